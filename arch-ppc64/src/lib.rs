@@ -1,0 +1,2 @@
+//! POWER MMU formats.
+#![no_std]

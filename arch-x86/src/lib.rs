@@ -1,0 +1,2 @@
+//! x86 MMU formats.
+#![no_std]

@@ -1,0 +1,2 @@
+//! The fragment allocator.
+#![no_std]

@@ -1,0 +1,2 @@
+//! The generic page-table layer.
+#![no_std]
