@@ -1,2 +1,27 @@
-//! The generic page-table layer.
+//! The generic page-table layer of a hypervisor.
 #![no_std]
+#![deny(missing_docs)]
+
+mod access;
+mod address;
+mod allocator;
+mod error;
+mod fault;
+mod format;
+mod gather;
+mod geometry;
+mod memory;
+mod space;
+mod stage;
+
+pub use access::{Access, AccessKind, Attributes, Privilege, Prot};
+pub use address::{Address, Gpa, Gva, Hpa, low_bits};
+pub use allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+pub use error::{Error, RangeError};
+pub use fault::{Cause, Fault};
+pub use format::{AccessedDirty, ByteOrder, Entry, EntryOf, Format, Input, Output, Unencodable};
+pub use gather::{Finished, Gather, GatherError, Invalidate, InvalidateFailed, Stale, StaleRange, Unused};
+pub use geometry::{Geometry, Level, LevelGeometry, MAX_LEVELS, Position};
+pub use memory::{DirectMap, MemoryError, TableMemory};
+pub use space::{AddressSpace, InputOf, Leaves, Mapping, MappingOf, OutputOf, Translation};
+pub use stage::{Stage, Stage1, Stage2};

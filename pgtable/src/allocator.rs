@@ -1,0 +1,158 @@
+//! Where tables come from, and what software knows about each.
+//!
+//! A table's own words belong to the hardware. What software knows about a table (how many of its
+//! entries are live, who holds its lock) stands in one small atomic word per table, which the allocator keeps
+//! beside its own book-keeping: [`TableState`]. It makes "is this table empty now?" a decrement, not a scan.
+
+use core::sync::atomic::{AtomicU16, Ordering};
+
+use crate::address::Address;
+use crate::geometry::Level;
+
+/// The size (and so the alignment) of a table, and what it is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TableLayout {
+    /// log2 of its size in bytes; its address is a multiple of that.
+    pub shift: u8,
+    /// The level of the tree in which it will stand.
+    pub level: Level,
+}
+
+impl TableLayout {
+    /// A table of `2^width` words of 8 bytes.
+    #[inline]
+    #[must_use]
+    pub const fn of_width(width: u8, level: Level) -> Self {
+        Self { shift: width + 3, level }
+    }
+
+    /// Its size in bytes.
+    #[inline]
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        1 << self.shift
+    }
+}
+
+/// What a table that comes back holds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Contents {
+    /// Every word is zero: it can be handed out again as it is.
+    Zeroed,
+    /// Anything.
+    Stale,
+}
+
+/// Why an allocator did not do what it was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AllocError {
+    /// No memory is left for a table of that size: free some, or give the allocator more, and try again.
+    #[error("no memory left for a table of 2^{} bytes ({})", layout.shift, layout.level)]
+    Exhausted {
+        /// What was asked for.
+        layout: TableLayout,
+    },
+    /// The allocator never hands out tables of that size.
+    #[error("this allocator has no tables of 2^{} bytes ({})", layout.shift, layout.level)]
+    Unsupported {
+        /// What was asked for.
+        layout: TableLayout,
+    },
+    /// The address is not that of a live table of this allocator: freed twice, or never handed out. Nothing was changed.
+    #[error("{address:#x} is not a live table of this allocator (freed twice, or never handed out)")]
+    NotLive {
+        /// The address that was given back.
+        address: u64,
+    },
+}
+
+/// Source of tables: a table of a given size, aligned to it, zeroed; and its return.
+///
+/// By `&self`, on an instance, fallible. `frag-alloc` is the implementation that this project ships.
+pub trait TableAllocator<A: Address> {
+    /// A table: `layout.bytes()` zero bytes at a multiple of that, that nobody else has. Its [`TableState`] is zero.
+    ///
+    /// # Errors
+    /// [`AllocError::Exhausted`], [`AllocError::Unsupported`].
+    fn allocate(&self, layout: TableLayout) -> Result<A, AllocError>;
+
+    /// Takes a table back. No hardware walker may still reach it; readers in software that still could are the
+    /// allocator's affair if it promises them anything.
+    ///
+    /// # Errors
+    /// [`AllocError::NotLive`] if `table` is not a live table of that layout; nothing was changed then.
+    fn free(&self, table: A, layout: TableLayout, contents: Contents) -> Result<(), AllocError>;
+
+    /// The state word of a live table; `None` if the address lies outside the allocator's memory.
+    fn state(&self, table: A) -> Option<&TableState>;
+}
+
+impl<A: Address, T: TableAllocator<A> + ?Sized> TableAllocator<A> for &T {
+    #[inline]
+    fn allocate(&self, layout: TableLayout) -> Result<A, AllocError> {
+        (**self).allocate(layout)
+    }
+
+    #[inline]
+    fn free(&self, table: A, layout: TableLayout, contents: Contents) -> Result<(), AllocError> {
+        (**self).free(table, layout, contents)
+    }
+
+    #[inline]
+    fn state(&self, table: A) -> Option<&TableState> {
+        (**self).state(table)
+    }
+}
+
+/// What software knows about one table, in 16 bits: live entries (bits 0 to 13: the widest root has 8192), lock (bit 15), left the tree (bit 14).
+///
+/// Sixteen bits, so that a state word for every 256-byte fragment is less than one per cent of the memory.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct TableState(AtomicU16);
+
+impl TableState {
+    /// The bits that count live entries.
+    pub const LIVE: u16 = (1 << 14) - 1;
+
+    /// A state with no live entry.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicU16::new(0))
+    }
+
+    /// How many entries of the table are present.
+    #[inline]
+    #[must_use]
+    pub fn live(&self) -> u16 {
+        self.0.load(Ordering::Relaxed) & Self::LIVE
+    }
+
+    /// The word as it is: zero if and only if the table has no live entry, no lock, and stands in a tree or with its allocator.
+    #[inline]
+    #[must_use]
+    pub fn raw(&self) -> u16 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// `entries` more are live. For the table's exclusive writer: a load and a store, not a read-modify-write.
+    #[inline]
+    pub fn add(&self, entries: u16) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(entries), Ordering::Relaxed);
+    }
+
+    /// `entries` fewer are live; returns how many remain. For the table's exclusive writer.
+    #[inline]
+    pub fn sub(&self, entries: u16) -> u16 {
+        let left = self.0.load(Ordering::Relaxed).wrapping_sub(entries);
+        self.0.store(left, Ordering::Relaxed);
+        left & Self::LIVE
+    }
+
+    /// Back to zero, as an allocator leaves it when the table is free.
+    #[inline]
+    pub fn reset(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,63 @@
+//! What can go wrong when a table is changed, by what the caller can do about it.
+
+use crate::allocator::AllocError;
+use crate::geometry::Position;
+use crate::memory::MemoryError;
+
+/// Why a table could not be changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The range is none of this space: it leaves it, wraps round, or is not a multiple of the page size. Ask for another.
+    #[error("the range is not within the address space, or not a multiple of its page size")]
+    Range,
+    /// No leaf of the wanted size fits: the format has none, an address is not aligned to it, or the place is held in
+    /// pages of another size. Ask for another size.
+    #[error("no leaf of the wanted size fits here")]
+    LeafSize,
+    /// Something is mapped there already. Unmap it first, or remap.
+    #[error("already mapped by a leaf of 2^{} bytes ({})", at.shift, at.level)]
+    Mapped {
+        /// Where the entry stands.
+        at: Position,
+    },
+    /// The format cannot say these attributes, or cannot hold that output address, at that place.
+    #[error("the format cannot encode these attributes or this output address at {}", at.level)]
+    Unencodable {
+        /// Where the entry was to stand.
+        at: Position,
+    },
+    /// The allocator has no table. Free memory and try again from where it stopped.
+    #[error(transparent)]
+    Alloc(#[from] AllocError),
+    /// An entry is present and no valid entry of its level: somebody else wrote this table. Do not go on with it.
+    #[error("malformed entry {word:#018x} at {} (table memory {entry:#x})", at.level)]
+    Malformed {
+        /// Where the entry stands.
+        at: Position,
+        /// The address of the entry.
+        entry: u64,
+        /// What it holds, in the architecture's bit order.
+        word: u64,
+    },
+    /// A table lies outside table memory: somebody else wrote this table. Do not go on with it.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Stale translations could not be made unreachable, so nothing that they reach was freed.
+    #[error("the invalidation failed; {tables} tables are held back")]
+    Invalidate {
+        /// How many retired tables are not freed.
+        tables: usize,
+    },
+}
+
+/// A range operation that stopped: everything before `at` is done, nothing from `at` on was changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{at}: {error}")]
+pub struct RangeError<A: core::fmt::Display> {
+    /// The first address that is not done.
+    pub at: A,
+    /// Why.
+    #[source]
+    pub error: Error,
+}

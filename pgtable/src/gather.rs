@@ -1,0 +1,252 @@
+//! What a change made stale, and what may be freed once nobody can reach it any more.
+//!
+//! # Protocol
+//! 1. A verb (unmap, protect, split …) stores the new entries, then adds to a [`Gather`] the ranges whose old
+//!    translations hardware may still hold, and the tables that left the tree.
+//! 2. [`Invalidate::invalidate`] makes every gathered translation unreachable.
+//! 3. Only then are the tables returned to their allocator.
+//!
+//! Freeing without step 2 is not expressible: retired tables are private to the gather, and the only way out
+//! runs the invalidation first. A gather that fills up in the middle of a verb runs steps 2 and 3 by itself and goes on. A gather
+//! that is dropped unfinished tells its [`Invalidate::abandoned`].
+
+use arrayvec::ArrayVec;
+
+use crate::address::Address;
+use crate::allocator::{AllocError, Contents, TableAllocator, TableLayout};
+use crate::stage::Stage;
+
+/// Ranges that a gather holds apart before it asks for everything to be flushed.
+pub const MAX_RANGES: usize = 16;
+/// Tables that a gather holds before it flushes and frees in the middle of a verb.
+pub const MAX_TABLES: usize = 64;
+
+/// Input addresses whose old translations hardware may hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StaleRange<A> {
+    /// The first stale address.
+    pub start: A,
+    /// The last stale page's first address (so that a range may end with the address space).
+    pub last: A,
+    /// log2 of the page size by which the old translations were made.
+    pub shift: u8,
+}
+
+impl<A: Address> StaleRange<A> {
+    /// How many pages it spans.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        ((self.last.get() - self.start.get()) >> self.shift) + 1
+    }
+}
+
+/// Everything that has to become unreachable, for the [`Invalidate`] implementation to read.
+#[derive(Clone, Debug)]
+pub struct Stale<A: Address> {
+    ranges: ArrayVec<StaleRange<A>, MAX_RANGES>,
+    everything: bool,
+    tables: bool,
+}
+
+impl<A: Address> Stale<A> {
+    const fn new() -> Self {
+        Self { ranges: ArrayVec::new_const(), everything: false, tables: false }
+    }
+
+    /// The stale ranges; not all of them if [`everything`](Self::everything) is set.
+    #[must_use]
+    pub fn ranges(&self) -> &[StaleRange<A>] {
+        &self.ranges
+    }
+
+    /// The whole address space is stale: more ranges than a gather holds, or a teardown.
+    #[must_use]
+    pub fn everything(&self) -> bool {
+        self.everything
+    }
+
+    /// Tables left the tree: page-walk caches must be invalidated too, not only leaf translations.
+    #[must_use]
+    pub fn tables(&self) -> bool {
+        self.tables
+    }
+
+    /// Nothing is stale.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty() && !self.everything && !self.tables
+    }
+
+    fn add(&mut self, range: StaleRange<A>) {
+        if self.everything {
+            return;
+        }
+        if let Some(last) = self.ranges.last_mut() {
+            if last.shift == range.shift
+                && last.last.get().wrapping_add(1 << range.shift) == range.start.get()
+                && range.start.get() != 0
+            {
+                last.last = range.last;
+                return;
+            }
+        }
+        if self.ranges.try_push(range).is_err() {
+            self.everything = true;
+        }
+    }
+}
+
+/// The act of making stale translations unreachable: what only the architecture and the embedder know.
+///
+/// On bare metal, `tlbie` or `INVLPG` and a shoot-down; in a VMM whose guest owns the tables, a request to the guest; for
+/// tables that no hardware has seen yet, [`Unused`].
+pub trait Invalidate<S: Stage> {
+    /// Which address space: PID and LPID, PCID and VPID.
+    type Identity: Copy + Eq + core::fmt::Debug;
+
+    /// Makes every translation in `stale` unreachable for `identity`, on every CPU, before it returns.
+    ///
+    /// # Errors
+    /// [`InvalidateFailed`] if it could not; then nothing is freed.
+    fn invalidate(&self, identity: Self::Identity, stale: &Stale<S::Input>) -> Result<(), InvalidateFailed>;
+
+    /// A gather was dropped with `stale` translations still reachable and `tables` tables that are now lost.
+    ///
+    /// The default panics in a build with debug assertions and does nothing otherwise; implementations log or count.
+    fn abandoned(&self, identity: Self::Identity, stale: &Stale<S::Input>, tables: usize) {
+        let _ = identity;
+        debug_assert!(
+            stale.is_empty() && tables == 0,
+            "a Gather was dropped unfinished: {stale:?}, {tables} tables lost"
+        );
+    }
+}
+
+/// An invalidation could not be carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("stale translations could not be invalidated")]
+pub struct InvalidateFailed;
+
+/// For tables that no hardware walks: there is nothing to invalidate.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unused;
+
+impl<S: Stage> Invalidate<S> for Unused {
+    type Identity = ();
+
+    fn invalidate(&self, (): (), _: &Stale<S::Input>) -> Result<(), InvalidateFailed> {
+        Ok(())
+    }
+}
+
+/// A table that left the tree and is not free yet.
+#[derive(Clone, Copy, Debug)]
+struct Retired<A> {
+    table: A,
+    layout: TableLayout,
+    contents: Contents,
+}
+
+/// What finishing a [`Gather`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Finished {
+    /// Tables returned to their allocator.
+    pub tables: usize,
+    /// Invalidations carried out, those in the middle of verbs included.
+    pub invalidations: usize,
+}
+
+/// Why a [`Gather`] could not be finished. What it still holds stays out of use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum GatherError {
+    /// The invalidation failed: nothing was freed.
+    #[error(transparent)]
+    Invalidate(#[from] InvalidateFailed),
+    /// The allocator did not take a table back: it is not one of its own. The others were freed.
+    #[error(transparent)]
+    Alloc(#[from] AllocError),
+}
+
+/// Collects what became stale, for one address space.
+#[must_use = "stale translations stay reachable, and tables are lost, unless the gather is finished"]
+#[derive(Debug)]
+pub struct Gather<'i, S: Stage, I: Invalidate<S>> {
+    by: &'i I,
+    identity: I::Identity,
+    stale: Stale<S::Input>,
+    retired: ArrayVec<Retired<S::Output>, MAX_TABLES>,
+    finished: Finished,
+}
+
+impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
+    /// An empty gather for the address space `identity`, whose stale translations `by` can invalidate.
+    pub fn new(by: &'i I, identity: I::Identity) -> Self {
+        Self { by, identity, stale: Stale::new(), retired: ArrayVec::new_const(), finished: Finished::default() }
+    }
+
+    /// What is stale so far.
+    #[must_use]
+    pub fn stale(&self) -> &Stale<S::Input> {
+        &self.stale
+    }
+
+    /// The pages of `2^shift` bytes from the one at `start` to the one at `last` had translations.
+    pub fn pages(&mut self, start: S::Input, last: S::Input, shift: u8) {
+        self.stale.add(StaleRange { start, last, shift });
+    }
+
+    /// The whole address space had translations.
+    pub fn everything(&mut self) {
+        self.stale.everything = true;
+    }
+
+    /// `table` left the tree; it is freed after the invalidation. If the gather is full it is flushed first.
+    pub(crate) fn retire<A: TableAllocator<S::Output>>(
+        &mut self,
+        table: S::Output,
+        layout: TableLayout,
+        contents: Contents,
+        allocator: &A,
+    ) -> Result<(), GatherError> {
+        let flushed = if self.retired.is_full() { self.flush(allocator) } else { Ok(()) };
+        self.stale.tables = true;
+        // A failed flush keeps what it holds; then this table is held back with the others as far as they go,
+        // and lost (reported by the error) beyond that.
+        let _ = self.retired.try_push(Retired { table, layout, contents });
+        flushed
+    }
+
+    /// Invalidates, then frees; the gather is empty again.
+    pub(crate) fn flush<A: TableAllocator<S::Output>>(&mut self, allocator: &A) -> Result<(), GatherError> {
+        if !self.stale.is_empty() {
+            self.by.invalidate(self.identity, &self.stale)?;
+            self.finished.invalidations += 1;
+            self.stale = Stale::new();
+        }
+        let mut refused = Ok(());
+        for retired in self.retired.drain(..) {
+            match allocator.free(retired.table, retired.layout, retired.contents) {
+                Ok(()) => self.finished.tables += 1,
+                Err(error) => refused = Err(error.into()),
+            }
+        }
+        refused
+    }
+
+    /// Invalidates what is stale, then returns retired tables to `allocator`, from which they came.
+    ///
+    /// # Errors
+    /// [`GatherError`]; after a failed invalidation nothing was freed.
+    pub fn finish<A: TableAllocator<S::Output>>(mut self, allocator: &A) -> Result<Finished, GatherError> {
+        self.flush(allocator)?;
+        Ok(self.finished)
+    }
+}
+
+impl<S: Stage, I: Invalidate<S>> Drop for Gather<'_, S, I> {
+    fn drop(&mut self) {
+        if !self.stale.is_empty() || !self.retired.is_empty() {
+            self.by.abandoned(self.identity, &self.stale, self.retired.len());
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What tree tables and hashed tables share: the interface that embedders write their code against.
+
+use core::ops::ControlFlow;
+
+use crate::access::{Access, Attributes};
+use crate::error::RangeError;
+use crate::gather::{Gather, Invalidate};
+use crate::stage::Stage;
+
+/// The input address type of a space.
+pub type InputOf<T> = <<T as AddressSpace>::Stage as Stage>::Input;
+/// The output address type of a space.
+pub type OutputOf<T> = <<T as AddressSpace>::Stage as Stage>::Output;
+
+/// Which leaf sizes a mapping may use.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Leaves {
+    /// The largest that alignment and the format allow, each time anew along the range.
+    #[default]
+    Largest,
+    /// As `Largest`, but none above `2^shift` bytes.
+    AtMost(u8),
+    /// Pages of `2^shift` bytes only.
+    Exactly(u8),
+}
+
+/// Where an address translates to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translation<A, T> {
+    /// The output address, the offset within the page included.
+    pub output: A,
+    /// log2 of the page's size.
+    pub shift: u8,
+    /// What the leaf says. The entries above it may allow less.
+    pub attributes: T,
+}
+
+/// One mapping of an iteration: a leaf, or a run of neighbouring leaves if they were coalesced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mapping<I, O, T> {
+    /// The first input address.
+    pub input: I,
+    /// Where it translates to.
+    pub output: O,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// log2 of the size of its leaves.
+    pub shift: u8,
+    /// What its leaves say.
+    pub attributes: T,
+}
+
+/// [`Mapping`] of a space.
+pub type MappingOf<T> = Mapping<InputOf<T>, OutputOf<T>, <T as AddressSpace>::Attributes>;
+
+/// An address space: map, unmap, protect, translate, iterate.
+///
+/// Lengths are in bytes. A range operation that fails says exactly how far it came
+/// ([`RangeError`]): everything before that address is done, nothing from it on was changed.
+pub trait AddressSpace {
+    /// The stage it is.
+    type Stage: Stage;
+    /// What a mapping says besides its address.
+    type Attributes: Attributes;
+    /// Why an access does not translate.
+    type Fault: core::error::Error;
+
+    /// Maps `bytes` bytes from `input` on to those from `output` on.
+    ///
+    /// # Errors
+    /// [`Error::Mapped`](crate::Error::Mapped) where something is mapped already, and as [`RangeError`] says.
+    fn map(
+        &mut self,
+        input: InputOf<Self>,
+        output: OutputOf<Self>,
+        bytes: u64,
+        attributes: Self::Attributes,
+        leaves: Leaves,
+    ) -> Result<(), RangeError<InputOf<Self>>>;
+
+    /// Unmaps whatever is mapped in the `bytes` bytes from `input` on; returns how many bytes that were. Leaves that reach beyond the
+    /// range are split. Holes are no error.
+    ///
+    /// # Errors
+    /// As [`RangeError`] says; splitting may need a table.
+    fn unmap<I: Invalidate<Self::Stage>>(
+        &mut self,
+        input: InputOf<Self>,
+        bytes: u64,
+        gather: &mut Gather<'_, Self::Stage, I>,
+    ) -> Result<u64, RangeError<InputOf<Self>>>;
+
+    /// Gives whatever is mapped in the `bytes` bytes from `input` on these attributes; returns how many bytes that were. What hardware
+    /// recorded (accessed, dirty) is kept. Leaves that reach beyond the range are split. Holes are no error.
+    ///
+    /// # Errors
+    /// As [`RangeError`] says; splitting may need a table.
+    fn protect<I: Invalidate<Self::Stage>>(
+        &mut self,
+        input: InputOf<Self>,
+        bytes: u64,
+        attributes: Self::Attributes,
+        gather: &mut Gather<'_, Self::Stage, I>,
+    ) -> Result<u64, RangeError<InputOf<Self>>>;
+
+    /// Translates one access.
+    ///
+    /// # Errors
+    /// The fault that the hardware would raise.
+    fn translate(
+        &self,
+        input: InputOf<Self>,
+        access: Access,
+    ) -> Result<Translation<OutputOf<Self>, Self::Attributes>, Self::Fault>;
+
+    /// Calls `visit` for each leaf in the `bytes` bytes from `input` on, in order, until it breaks.
+    ///
+    /// # Errors
+    /// As [`RangeError`] says.
+    fn for_each<B>(
+        &self,
+        input: InputOf<Self>,
+        bytes: u64,
+        visit: impl FnMut(MappingOf<Self>) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, RangeError<InputOf<Self>>>;
+
+    /// log2 of the leaf sizes that [`map`](Self::map) can use, ascending.
+    fn leaf_shifts(&self) -> arrayvec::ArrayVec<u8, 8>;
+
+    /// The first address of the space and its length in bytes.
+    fn range(&self) -> (InputOf<Self>, u64);
+}
