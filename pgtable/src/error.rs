@@ -1,6 +1,7 @@
 //! What can go wrong when a table is changed, by what the caller can do about it.
 
 use crate::allocator::AllocError;
+use crate::gather::InvalidateFailed;
 use crate::geometry::Position;
 use crate::memory::MemoryError;
 
@@ -44,11 +45,8 @@ pub enum Error {
     #[error(transparent)]
     Memory(#[from] MemoryError),
     /// Stale translations could not be made unreachable, so nothing that they reach was freed.
-    #[error("the invalidation failed; {tables} tables are held back")]
-    Invalidate {
-        /// How many retired tables are not freed.
-        tables: usize,
-    },
+    #[error(transparent)]
+    Invalidate(#[from] InvalidateFailed),
 }
 
 /// A range operation that stopped: everything before `at` is done, nothing from `at` on was changed.

@@ -6,6 +6,8 @@
 
 use core::fmt;
 
+use arrayvec::ArrayVec;
+
 use crate::address::low_bits;
 
 /// The most levels a tree may have.
@@ -143,6 +145,14 @@ impl Geometry {
         self.page_shift
     }
 
+    /// log2 of the smallest page that the tree can hold at all.
+    #[inline]
+    #[must_use]
+    pub const fn finest_shift(&self) -> u8 {
+        let width = self.widths[0];
+        if self.alternative > width { self.page_shift - (self.alternative - width) } else { self.page_shift }
+    }
+
     /// log2 of the bytes of input address space under the root.
     #[inline]
     #[must_use]
@@ -187,6 +197,13 @@ impl Geometry {
         None
     }
 
+    /// log2 of every page size that the tree can hold, ascending.
+    #[must_use]
+    pub fn leaf_shifts(&self) -> ArrayVec<u8, 8> {
+        let finest = self.finest_shift();
+        (finest..self.address_bits()).filter(|&shift| self.leaf(shift).is_some()).take(8).collect()
+    }
+
     /// log2 of the largest page that fits `alignment` (the OR of everything that must be a multiple of it)
     /// and is at most `2^max` bytes, or `None` where not even the smallest fits.
     #[inline]
@@ -219,6 +236,7 @@ mod tests {
     fn shapes() {
         assert_eq!(RADIX_64K.address_bits(), 52);
         assert_eq!(RADIX_64K.root(), Level(3));
+        assert_eq!((RADIX_64K.page_shift(), RADIX_64K.finest_shift()), (16, 12));
         assert_eq!(RADIX_64K.address_mask(), (1 << 52) - 1);
         for (shift, want) in [
             (16, Some((Level(0), 5))),
@@ -230,6 +248,11 @@ mod tests {
         ] {
             assert_eq!(RADIX_64K.leaf(shift), want, "2^{shift}");
         }
+    }
+
+    #[test]
+    fn every_page_size() {
+        assert_eq!(RADIX_64K.leaf_shifts().as_slice(), [12, 16, 21, 30]);
     }
 
     #[test]

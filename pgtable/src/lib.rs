@@ -5,14 +5,20 @@
 mod access;
 mod address;
 mod allocator;
+mod change;
+mod descent;
 mod error;
 mod fault;
 mod format;
 mod gather;
 mod geometry;
+mod map;
 mod memory;
 mod space;
 mod stage;
+mod table;
+mod walk;
+mod word;
 
 pub use access::{Access, AccessKind, Attributes, Privilege, Prot};
 pub use address::{Address, Gpa, Gva, Hpa, low_bits};
@@ -25,3 +31,5 @@ pub use geometry::{Geometry, Level, LevelGeometry, MAX_LEVELS, Position};
 pub use memory::{DirectMap, MemoryError, TableMemory};
 pub use space::{AddressSpace, InputOf, Leaves, Mapping, MappingOf, OutputOf, Translation};
 pub use stage::{Stage, Stage1, Stage2};
+pub use table::PageTable;
+pub use walk::{LeafOf, Trace, TraceEntry, TranslationOf, Walker};

@@ -127,6 +127,7 @@ pub trait AddressSpace {
     /// log2 of the leaf sizes that [`map`](Self::map) can use, ascending.
     fn leaf_shifts(&self) -> arrayvec::ArrayVec<u8, 8>;
 
-    /// The first address of the space and its length in bytes.
+    /// A contiguous range of inputs that all belong to the space: its first address and its length in bytes. (x86's lower half; there is
+    /// another beyond the hole.)
     fn range(&self) -> (InputOf<Self>, u64);
 }

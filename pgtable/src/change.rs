@@ -1,0 +1,256 @@
+//! Changing what is mapped: unmap and protect are one traversal with two verbs.
+//!
+//! The traversal descends, skips holes, splits leaves that reach beyond the range, hands each run of entries of one table to the
+//! verb, and keeps the books: what became stale goes to the [`Gather`], the live count goes down, empty tables leave the tree.
+
+use core::sync::atomic::AtomicU64;
+
+use crate::address::Address;
+use crate::allocator::TableAllocator;
+use crate::descent::{Node, Stop, Trail};
+use crate::error::{Error, RangeError};
+use crate::format::{Entry, Format, Input, Output};
+use crate::gather::{Gather, Invalidate};
+use crate::geometry::Position;
+use crate::memory::TableMemory;
+use crate::table::{PageTable, gather_error, layout};
+use crate::walk::bounds;
+use crate::word::{Word, any_set};
+
+/// What a verb did to a run of entries.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
+    /// How many entries it found present (and dealt with).
+    present: usize,
+    /// How many of them are not present any more.
+    removed: usize,
+    /// The first and the last entry whose old translation may live on in hardware.
+    stale: Option<(usize, usize)>,
+    /// The entry at which it had to stop, the word there, and whether the attributes (or else the word) are to blame.
+    stopped: Option<(usize, Refusal)>,
+}
+
+/// Why a verb stopped at an entry.
+#[derive(Clone, Copy, Debug)]
+enum Refusal {
+    /// The new attributes have no encoding there.
+    Unencodable,
+    /// The entry, which holds this word, is no leaf.
+    NoLeaf(u64),
+}
+
+impl Done {
+    /// The entry `index` had a translation that hardware may still hold.
+    #[inline(always)]
+    fn stale(&mut self, index: usize) {
+        self.stale = Some((self.stale.map_or(index, |(first, _)| first), index));
+    }
+}
+
+/// What is done to each run of present leaves.
+trait Verb<F: Format> {
+    /// Changes the entries of `run`, which stand at `at`. Absent ones are passed over.
+    fn run(&self, format: &F, run: &[AtomicU64], at: Position) -> Done;
+}
+
+/// Unmap: entries become absent.
+struct Clear;
+
+impl<F: Format> Verb<F> for Clear {
+    #[inline]
+    fn run(&self, format: &F, run: &[AtomicU64], _: Position) -> Done {
+        let present = format.present_mask();
+        let mut done = Done::default();
+        for (index, memory) in run.iter().enumerate() {
+            if any_set::<F>(memory, present) {
+                Word::<F>::new(memory).store(0);
+                done.removed += 1;
+                done.stale(index);
+            }
+        }
+        done.present = done.removed;
+        done
+    }
+}
+
+/// Protect: leaves keep their address and what hardware recorded, and take new attributes.
+struct Protect<T>(T);
+
+impl<F: Format> Verb<F> for Protect<F::Attributes> {
+    #[inline]
+    fn run(&self, format: &F, run: &[AtomicU64], at: Position) -> Done {
+        let present = format.present_mask();
+        let Ok(leaf) = format.leaf_word(self.0, at) else {
+            return Done { stopped: Some((0, Refusal::Unencodable)), ..Done::default() };
+        };
+        let output = format.output_mask(at);
+        let recorded = format.accessed_dirty();
+        let recorded = recorded.accessed | recorded.dirty;
+        let mut done = Done::default();
+        for (index, memory) in run.iter().enumerate() {
+            let slot = Word::<F>::new(memory);
+            let old = slot.load();
+            if old & present == 0 {
+                continue;
+            }
+            if !matches!(format.decode(old, at), Entry::Leaf { .. }) {
+                done.stopped = Some((index, Refusal::NoLeaf(old)));
+                break;
+            }
+            done.present += 1;
+            let new = leaf | (old & (output | recorded));
+            if new != old {
+                slot.replace(new, recorded);
+                done.stale(index);
+            }
+        }
+        done
+    }
+}
+
+impl<F, M, A> PageTable<F, M, A>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+{
+    /// Unmaps whatever is mapped in the `bytes` bytes from `input` on; returns how many bytes that were. Leaves that reach
+    /// beyond the range are split; tables that become empty leave the tree. Holes are no error.
+    ///
+    /// # Errors
+    /// [`Error::Range`]; [`Error::Alloc`] or [`Error::LeafSize`] if a leaf cannot be split; [`Error::Malformed`], [`Error::Memory`],
+    /// [`Error::Invalidate`]. Everything before the error's address is unmapped, nothing from it on was changed.
+    pub fn unmap<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        self.change(input, bytes, &Clear, gather)
+    }
+
+    /// Gives whatever is mapped in the `bytes` bytes from `input` on these attributes; returns how many bytes that were. What
+    /// hardware recorded (accessed, dirty) is kept. Leaves that reach beyond the range are split. Holes are no error.
+    ///
+    /// # Errors
+    /// As [`unmap`](Self::unmap), and [`Error::Unencodable`].
+    pub fn protect<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        self.change(input, bytes, &Protect(attributes), gather)
+    }
+
+    fn change<V: Verb<F>, I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        verb: &V,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        let (mut offset, end) = bounds(&self.format, input, bytes, self.format.geometry().finest_shift())?;
+        let mut trail = self.trail();
+        let mut changed = 0;
+        while offset < end {
+            match self.change_run(&mut trail, &mut offset, end, verb, gather) {
+                Ok(present) => changed += present,
+                Err(error) => return Err(RangeError { at: self.format.address(offset), error }),
+            }
+        }
+        Ok(changed)
+    }
+
+    /// One step: a hole, a split, or a run of one table. Moves `at` on by what is done, and returns how many bytes of that were mapped.
+    fn change_run<V: Verb<F>, I: Invalidate<F::Stage>>(
+        &self,
+        trail: &mut Trail,
+        at: &mut u64,
+        end: u64,
+        verb: &V,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, Error> {
+        let offset = *at;
+        let stop = trail.seek(&self.format, &self.memory, offset, 0).map_err(Self::lost)?;
+        let node = stop.node;
+        let whole = offset & (node.position().size() - 1) == 0 && end - offset >= node.position().size();
+        let entries = if node.level == 0 && whole {
+            node.entries(offset, end & !(node.position().size() - 1))
+        } else if self.leaf_at(&stop, offset)?.is_none() {
+            *at = node.next_entry(offset).min(end);
+            return Ok(0);
+        } else if whole {
+            1
+        } else {
+            self.split(&stop, offset, gather)?;
+            return Ok(0);
+        };
+        let run = self.memory.table(<Output<F> as Address>::new(node.entry(offset)), entries)?;
+        let done = verb.run(&self.format, run, node.position());
+        *at += (done.stopped.map_or(entries, |(index, _)| index) as u64) << node.shift;
+        if let Some((first, last)) = done.stale {
+            let page = |index: usize| self.format.address(offset + ((index as u64) << node.shift));
+            gather.pages(page(first), page(last), node.shift);
+        }
+        if done.removed > 0 {
+            self.discount(trail, offset, node.level, done.removed as u16, gather)?;
+        }
+        match done.stopped {
+            None => Ok((done.present as u64) << node.shift),
+            Some((_, Refusal::Unencodable)) => Err(Error::Unencodable { at: node.position() }),
+            Some((_, Refusal::NoLeaf(word))) => {
+                Err(Error::Malformed { at: node.position(), entry: node.entry(*at), word })
+            }
+        }
+    }
+
+    /// Replaces the leaf at which `stop` stands by a table of smaller leaves that say the same. Break before make: the leaf is taken out and
+    /// invalidated before the table is linked, since hardware must not hold two sizes for one address.
+    fn split<I: Invalidate<F::Stage>>(
+        &self,
+        stop: &Stop<'_, F>,
+        offset: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<(), Error> {
+        let node = stop.node;
+        let geometry = self.format.geometry();
+        let below = crate::Level(node.level.wrapping_sub(1));
+        if !geometry.is_leaf_level(below) {
+            return Err(Error::LeafSize);
+        }
+        let nodes = self.grow(node, offset, below.0, geometry.width(below))?;
+        let Some(&table) = nodes.first() else { return Err(Error::LeafSize) };
+        let page = self.format.address(offset & !(node.position().size() - 1));
+        gather.pages(page, page, node.shift);
+        let old = stop.slot.take();
+        let made = gather.flush(&self.tables).map_err(gather_error).and_then(|()| self.fill_split(node, old, table));
+        match made {
+            Ok(word) => {
+                stop.slot.publish(word);
+                Ok(())
+            }
+            Err(error) => {
+                stop.slot.publish(old);
+                self.shrink(&nodes)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Fills the table `below` with leaves that say what `old`, a leaf of `node`'s table, says; returns the entry that links it.
+    fn fill_split(&self, node: Node, old: u64, below: Node) -> Result<u64, Error> {
+        let at = below.position();
+        let Entry::Leaf { output, attributes } = self.format.decode(old, node.position()) else {
+            return Err(Error::Malformed { at: node.position(), entry: node.table, word: old });
+        };
+        let leaf = self.format.leaf_word(attributes, at).map_err(|_| Error::Unencodable { at })?;
+        let words = layout(below).bytes() / 8;
+        for (index, memory) in self.memory.table(<Output<F> as Address>::new(below.table), words)?.iter().enumerate() {
+            Word::<F>::new(memory).store(leaf | (output.get() + ((index as u64) << below.shift)));
+        }
+        self.count(below, words as u16);
+        self.table_word(node, below)
+    }
+}

@@ -1,0 +1,219 @@
+//! The descent: from a table towards the page that covers an address. There is one, and every verb uses it.
+//!
+//! It is bounded on any memory content: each step goes one level down, and every load goes through
+//! [`TableMemory`]. Each word is read once, and what is decided is decided on the value read.
+
+use crate::address::{Address, low_bits};
+use crate::format::{Entry, EntryOf, Format, Output};
+use crate::geometry::{Level, MAX_LEVELS, Position};
+use crate::memory::{MemoryError, TableMemory};
+use crate::word::Word;
+
+/// A table, as the entry above it (or the root register) describes it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Node {
+    /// Its address in the stage's output space.
+    pub(crate) table: u64,
+    /// Its level.
+    pub(crate) level: u8,
+    /// Its index bits.
+    pub(crate) width: u8,
+    /// log2 of what one of its entries covers.
+    pub(crate) shift: u8,
+}
+
+impl Node {
+    /// The root table of a tree of `format`.
+    #[inline(always)]
+    pub(crate) fn root<F: Format>(format: &F, table: u64) -> Self {
+        let geometry = format.geometry();
+        let level = geometry.root();
+        Self { table, level: level.0, width: geometry.width(level), shift: geometry.shift(level) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn position(self) -> Position {
+        Position { level: Level(self.level), shift: self.shift }
+    }
+
+    /// Which entry covers `offset`.
+    #[inline(always)]
+    pub(crate) fn index(self, offset: u64) -> u64 {
+        (offset >> self.shift) & low_bits(self.width)
+    }
+
+    /// The address of the entry that covers `offset`. A table is aligned to its size wherever the format says so; where a
+    /// hostile one is not, this wraps and table memory refuses.
+    #[inline(always)]
+    pub(crate) fn entry(self, offset: u64) -> u64 {
+        self.table.wrapping_add(self.index(offset) * 8)
+    }
+
+    /// log2 of what the whole table covers.
+    #[inline(always)]
+    pub(crate) fn span(self) -> u8 {
+        self.shift + self.width
+    }
+
+    /// The offset one past the entry that covers `offset`.
+    #[inline(always)]
+    pub(crate) fn next_entry(self, offset: u64) -> u64 {
+        (offset | low_bits(self.shift)).wrapping_add(1)
+    }
+
+    /// How many entries from the one that covers `offset` on lie in this table and before `end`.
+    #[inline(always)]
+    pub(crate) fn entries(self, offset: u64, end: u64) -> usize {
+        let table_end = (offset | low_bits(self.span())).wrapping_add(1);
+        let stop = if table_end == 0 { end } else { table_end.min(end) };
+        (stop.wrapping_sub(offset & !low_bits(self.shift)).wrapping_add(low_bits(self.shift)) >> self.shift) as usize
+    }
+
+    /// The table that `table` with `width` index bits is, one level further down.
+    #[inline(always)]
+    pub(crate) fn below(self, table: u64, width: u8) -> Self {
+        Self { table, level: self.level - 1, width, shift: self.shift - width }
+    }
+}
+
+/// Where a descent stopped: at an entry that is no table, or at the level that was asked for.
+#[derive(Debug)]
+pub(crate) struct Stop<'m, F: Format> {
+    /// The table in which the entry stands.
+    pub(crate) node: Node,
+    /// The entry in memory.
+    pub(crate) slot: Word<'m, F>,
+    /// What it held when it was read.
+    pub(crate) word: u64,
+    /// What the table entries on the way restrict.
+    pub(crate) path: F::Path,
+}
+
+impl<F: Format> Stop<'_, F> {
+    /// What the entry is.
+    #[inline(always)]
+    pub(crate) fn decode(&self, format: &F) -> EntryOf<F> {
+        decode(format, self.word, self.node.position())
+    }
+}
+
+/// A descent left table memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lost {
+    /// The table that is not there.
+    pub(crate) node: Node,
+    /// Why.
+    pub(crate) error: MemoryError,
+}
+
+/// What `word` at `at` is; a table that could not be descended into (no level below, no width, wider than what it covers) is malformed,
+/// whatever a format says.
+#[inline(always)]
+pub(crate) fn decode<F: Format>(format: &F, word: u64, at: Position) -> EntryOf<F> {
+    match format.decode(word, at) {
+        Entry::Table { width, .. } if at.level.0 == 0 || width == 0 || width >= at.shift => Entry::Malformed,
+        entry => entry,
+    }
+}
+
+/// Descends from `from` towards `offset`, no further than to a table of level `floor`; `down` sees each node that it enters
+/// and the entry by which it got there.
+#[inline(always)]
+pub(crate) fn descend<'m, F, M>(
+    format: &F,
+    memory: &'m M,
+    from: Node,
+    offset: u64,
+    floor: u8,
+    mut down: impl FnMut(Node, Position, u64, u64),
+) -> Result<Stop<'m, F>, Lost>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+{
+    let geometry = format.geometry();
+    let mut node = from;
+    let mut path = F::Path::default();
+    loop {
+        let entry = node.entry(offset);
+        let slot = match memory.word(<Output<F> as Address>::new(entry)) {
+            Ok(memory) => Word::<F>::new(memory),
+            Err(error) => return Err(Lost { node, error }),
+        };
+        let word = slot.load();
+        if node.level <= floor {
+            return Ok(Stop { node, slot, word, path });
+        }
+        let at = node.position();
+        let below = if let Some(table) = format.predicted_table(word, at) {
+            node.below(table, geometry.width(Level(node.level - 1)))
+        } else if let Entry::Table { table, width } = decode(format, word, at) {
+            node.below(table.get(), width)
+        } else {
+            return Ok(Stop { node, slot, word, path });
+        };
+        path = format.restrict(path, word);
+        down(below, at, entry, word);
+        node = below;
+    }
+}
+
+/// The tables on the way to the last offset that was looked for: where the next descent may begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trail {
+    nodes: [Node; MAX_LEVELS],
+    lowest: u8,
+    offset: u64,
+}
+
+impl Trail {
+    pub(crate) fn new(root: Node) -> Self {
+        let mut nodes = [Node::default(); MAX_LEVELS];
+        nodes[root.level as usize] = root;
+        Self { nodes, lowest: root.level, offset: 0 }
+    }
+
+    /// The table of `level` on the trail, if the trail goes that far down.
+    #[inline(always)]
+    pub(crate) fn node(&self, level: u8) -> Node {
+        self.nodes[level as usize % MAX_LEVELS]
+    }
+
+    /// Forgets everything below `level`: a table of `level - 1` left the tree.
+    #[inline(always)]
+    pub(crate) fn cut(&mut self, level: u8) {
+        self.lowest = self.lowest.max(level);
+    }
+
+    /// `node` is the table that covers the trail's offset on its level.
+    #[inline(always)]
+    pub(crate) fn extend(&mut self, node: Node) {
+        self.nodes[node.level as usize % MAX_LEVELS] = node;
+        self.lowest = node.level;
+    }
+
+    /// Descends to `offset`, beginning at the lowest table on the trail that covers it.
+    #[inline(always)]
+    pub(crate) fn seek<'m, F, M>(
+        &mut self,
+        format: &F,
+        memory: &'m M,
+        offset: u64,
+        floor: u8,
+    ) -> Result<Stop<'m, F>, Lost>
+    where
+        F: Format,
+        M: TableMemory<Output<F>>,
+    {
+        let root = format.geometry().root().0;
+        let moved = offset ^ self.offset;
+        let mut level = self.lowest.max(floor);
+        while level < root && moved >> self.node(level).span() != 0 {
+            level += 1;
+        }
+        self.lowest = level;
+        self.offset = offset;
+        let from = self.node(level);
+        descend(format, memory, from, offset, floor, |node, _, _, _| self.extend(node))
+    }
+}

@@ -1,0 +1,179 @@
+//! Mapping: leaves of the largest size that fits, filled run by run, each new table filled before it is linked.
+
+use core::sync::atomic::AtomicU64;
+
+use crate::address::{Address, low_bits};
+use crate::allocator::TableAllocator;
+use crate::descent::{Node, Stop, Trail};
+use crate::error::{Error, RangeError};
+use crate::format::{Entry, Format, Input, Output};
+use crate::memory::TableMemory;
+use crate::space::Leaves;
+use crate::table::PageTable;
+use crate::walk::bounds;
+use crate::word::{Word, any_set};
+
+/// The part of a mapping that is still to be made.
+#[derive(Clone, Copy)]
+struct Rest {
+    offset: u64,
+    end: u64,
+    output: u64,
+}
+
+impl Rest {
+    fn bytes(self) -> u64 {
+        self.end - self.offset
+    }
+
+    /// The largest leaf that may be used at the beginning, and at most `2^max` bytes.
+    fn leaf<F: Format>(self, format: &F, leaves: Leaves, max: u8) -> Result<u8, Error> {
+        let alignment = self.offset | self.output;
+        match leaves {
+            Leaves::Exactly(shift) => {
+                let fits = alignment & low_bits(shift) == 0 && self.bytes() & low_bits(shift) == 0;
+                if fits && shift <= max { Some(shift) } else { None }
+            }
+            Leaves::AtMost(limit) => format.geometry().largest_leaf(alignment, max.min(limit)),
+            Leaves::Largest => format.geometry().largest_leaf(alignment, max),
+        }
+        .ok_or(Error::LeafSize)
+    }
+}
+
+impl<F, M, A> PageTable<F, M, A>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+{
+    /// Maps `bytes` bytes from `input` on to those from `output` on.
+    ///
+    /// # Errors
+    /// [`Error::Mapped`] where something is mapped already; [`Error::Range`], [`Error::LeafSize`], [`Error::Unencodable`],
+    /// [`Error::Alloc`]. Everything before the error's address is mapped, nothing from it on was changed.
+    pub fn map(
+        &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> Result<(), RangeError<Input<F>>> {
+        let (offset, end) = bounds(&self.format, input, bytes, 0)?;
+        let mut rest = Rest { offset, end, output: output.get() };
+        let mut trail = self.trail();
+        while rest.bytes() > 0 {
+            match self.map_run(&mut trail, rest, attributes, leaves) {
+                Ok(done) => {
+                    rest.offset += done;
+                    rest.output = rest.output.wrapping_add(done);
+                }
+                Err(error) => return Err(RangeError { at: self.format.address(rest.offset), error }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Maps a run of equal leaves in one table at the beginning of `rest`; returns its length in bytes.
+    fn map_run(&self, trail: &mut Trail, rest: Rest, attributes: F::Attributes, leaves: Leaves) -> Result<u64, Error> {
+        let geometry = self.format.geometry();
+        let fitting = 63 - rest.bytes().leading_zeros() as u8;
+        let mut shift = rest.leaf(&self.format, leaves, fitting)?;
+        loop {
+            let (level, width) = geometry.leaf(shift).ok_or(Error::LeafSize)?;
+            let stop = trail.seek(&self.format, &self.memory, rest.offset, level.0).map_err(Self::lost)?;
+            if stop.node.level > level.0 {
+                return self.map_in_new_tables(trail, &stop, rest, attributes, (level.0, width));
+            }
+            if stop.node.shift > shift || (stop.node.shift < shift && matches!(leaves, Leaves::Exactly(_))) {
+                return Err(Error::LeafSize);
+            }
+            // Where a larger leaf would stand there may be a table already: then the pages go into it.
+            if level.0 > 0
+                && !matches!(leaves, Leaves::Exactly(_))
+                && matches!(stop.decode(&self.format), Entry::Table { .. })
+            {
+                shift = rest.leaf(&self.format, leaves, shift - 1)?;
+                continue;
+            }
+            return self.map_in_table(&stop, rest, attributes);
+        }
+    }
+
+    /// Maps into the table at which `stop` stands, as far as its entries are free.
+    fn map_in_table(&self, stop: &Stop<'_, F>, rest: Rest, attributes: F::Attributes) -> Result<u64, Error> {
+        let node = stop.node;
+        let (run, first) = self.run(node, rest, attributes)?;
+        let done = fill::<F>(run, first, 1 << node.shift, self.format.present_mask());
+        if done == 0 {
+            return Err(match stop.decode(&self.format) {
+                Entry::Malformed => crate::walk::malformed(stop, rest.offset),
+                _ => Error::Mapped { at: node.position() },
+            });
+        }
+        self.count(node, done as u16);
+        Ok((done as u64) << node.shift)
+    }
+
+    /// Maps into new tables down to `level`, below the absent entry at which `stop` stands.
+    fn map_in_new_tables(
+        &self,
+        trail: &mut Trail,
+        stop: &Stop<'_, F>,
+        rest: Rest,
+        attributes: F::Attributes,
+        (level, width): (u8, u8),
+    ) -> Result<u64, Error> {
+        if self.leaf_at(stop, rest.offset)?.is_some() {
+            return Err(Error::Mapped { at: stop.node.position() });
+        }
+        let nodes = self.grow(stop.node, rest.offset, level, width)?;
+        let (Some(&top), Some(&node)) = (nodes.first(), nodes.last()) else { return Err(Error::LeafSize) };
+        let filled = self.run(node, rest, attributes).and_then(|(run, first)| {
+            let done = fill::<F>(run, first, 1 << node.shift, 0);
+            self.count(node, done as u16);
+            self.link(stop.node, rest.offset, top).map(|()| done)
+        });
+        match filled {
+            Ok(done) => {
+                for &node in &nodes {
+                    trail.extend(node);
+                }
+                Ok((done as u64) << node.shift)
+            }
+            Err(error) => {
+                self.shrink(&nodes)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// The entries of `node`'s table that the beginning of `rest` covers whole, and what the first of them is to hold.
+    fn run(&self, node: Node, rest: Rest, attributes: F::Attributes) -> Result<(&[AtomicU64], u64), Error> {
+        let at = node.position();
+        let whole = rest.offset + (rest.bytes() & !low_bits(node.shift));
+        let entries = node.entries(rest.offset, whole);
+        let leaf = self.format.leaf_word(attributes, at).map_err(|_| Error::Unencodable { at })?;
+        let last = rest.output.checked_add(((entries as u64) << node.shift) - 1).ok_or(Error::Range)?;
+        let last = last & !low_bits(node.shift);
+        if (rest.output | last) & !self.format.output_mask(at) != 0 {
+            return Err(Error::Unencodable { at });
+        }
+        let table = <Output<F> as Address>::new(node.entry(rest.offset));
+        Ok((self.memory.table(table, entries)?, leaf | rest.output))
+    }
+}
+
+/// Stores `first`, `first + step` … into the entries of `run` until one is present; returns how many it stored.
+fn fill<F: Format>(run: &[AtomicU64], first: u64, step: u64, present: u64) -> usize {
+    let mut word = first;
+    for (done, memory) in run.iter().enumerate() {
+        if any_set::<F>(memory, present) {
+            return done;
+        }
+        Word::<F>::new(memory).store(word);
+        word = word.wrapping_add(step);
+    }
+    run.len()
+}

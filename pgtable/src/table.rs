@@ -1,0 +1,319 @@
+//! A tree that this process owns and changes: root, memory, and the allocator its tables come from.
+//!
+//! # Protocol
+//! There is one writer at a time (`&mut self`); hardware and any number of [`Walker`]s read meanwhile, and hardware sets accessed and
+//! dirty bits. So:
+//! - a table is filled before the entry that links it is stored (`Release`), and its words are never `&mut`;
+//! - an entry that hardware may be updating is replaced by an exchange that keeps late bits;
+//! - a table that lost its last live entry is unlinked at once, and freed by the [`Gather`] after the invalidation;
+//! - the count of live entries changes beside the store that changes the entry, in [`TableState`](crate::TableState).
+
+use core::ops::ControlFlow;
+
+use arrayvec::ArrayVec;
+
+use crate::access::Access;
+use crate::address::Address;
+use crate::allocator::{Contents, TableAllocator, TableLayout};
+use crate::descent::{Lost, Node, Stop, Trail};
+use crate::error::{Error, RangeError};
+use crate::fault::Fault;
+use crate::format::{Entry, Format, Input, Output};
+use crate::gather::{Finished, Gather, GatherError, Invalidate};
+use crate::geometry::{Level, MAX_LEVELS};
+use crate::memory::TableMemory;
+use crate::space::{AddressSpace, Leaves};
+use crate::walk::{LeafOf, TranslationOf, Walker};
+use crate::word::{Word, any_set};
+
+/// A tree of format `F`, whose tables stand in memory `M` and come from `A`.
+///
+/// Dropping it frees nothing, since hardware may still walk it: see [`destroy`](Self::destroy).
+#[derive(Debug)]
+pub struct PageTable<F, M, A> {
+    pub(crate) format: F,
+    pub(crate) memory: M,
+    pub(crate) tables: A,
+    root: u64,
+}
+
+impl<F, M, A> PageTable<F, M, A>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+{
+    /// An empty tree: allocates its root.
+    ///
+    /// # Errors
+    /// [`Error::Alloc`]; [`Error::Memory`] if the root does not stand in `memory`.
+    pub fn new(format: F, memory: M, tables: A) -> Result<Self, Error> {
+        let geometry = format.geometry();
+        let layout = TableLayout::of_width(geometry.width(geometry.root()), geometry.root());
+        let root = tables.allocate(layout)?;
+        if let Err(error) = memory.table(root, layout.bytes() / 8).map(|_| ()) {
+            tables.free(root, layout, Contents::Zeroed)?;
+            return Err(error.into());
+        }
+        Ok(Self { format, memory, tables, root: root.get() })
+    }
+
+    /// The address of the root table: what CR3, an EPTP, a process or partition table entry is made of.
+    pub fn root(&self) -> Output<F> {
+        <Output<F> as Address>::new(self.root)
+    }
+
+    /// The format.
+    pub fn format(&self) -> &F {
+        &self.format
+    }
+
+    /// The allocator that tables come from.
+    pub fn tables(&self) -> &A {
+        &self.tables
+    }
+
+    /// The memory that tables stand in.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// A reader of this tree.
+    pub fn walker(&self) -> Walker<F, &M> {
+        Walker::new(self.format, &self.memory, self.root())
+    }
+
+    /// Frees every table, the root included.
+    ///
+    /// The root must have been taken out of whatever register or table hardware finds it by; then everything is
+    /// invalidated, once, and the tables are freed.
+    ///
+    /// # Errors
+    /// [`GatherError`]; after a failed invalidation nothing was freed and the tree is given back.
+    pub fn destroy<I: Invalidate<F::Stage>>(
+        self,
+        mut gather: Gather<'_, F::Stage, I>,
+    ) -> Result<Finished, (Self, GatherError)> {
+        gather.everything();
+        if let Err(error) = gather.flush(&self.tables) {
+            return Err((self, error));
+        }
+        let mut freed = 0;
+        self.free_subtree(Node::root(&self.format, self.root), &mut freed);
+        match gather.finish(&self.tables) {
+            Ok(finished) => Ok(Finished { tables: finished.tables + freed, ..finished }),
+            Err(error) => Err((self, error)),
+        }
+    }
+
+    /// Frees the table of `node` and all below it. The depth is bounded by the levels; the work by the allocator, which takes each live table back
+    /// once: a table that is reached a second time (somebody else wrote here) is not descended into again.
+    fn free_subtree(&self, node: Node, freed: &mut usize) {
+        let address = <Output<F> as Address>::new(node.table);
+        let Some(state) = self.tables.state(address) else { return };
+        let live = state.live();
+        state.reset();
+        if node.level > 0 && live > 0 {
+            let present = self.format.present_mask();
+            if let Ok(words) = self.memory.table(address, 1 << node.width) {
+                for memory in words.iter().filter(|memory| any_set::<F>(memory, present)) {
+                    let word = Word::<F>::new(memory).load();
+                    if let Entry::Table { table, width } = crate::descent::decode(&self.format, word, node.position()) {
+                        self.free_subtree(node.below(table.get(), width), freed);
+                    }
+                }
+            }
+        }
+        let contents = if live == 0 { Contents::Zeroed } else { Contents::Stale };
+        if self.tables.free(address, layout(node), contents).is_ok() {
+            *freed += 1;
+        }
+    }
+
+    pub(crate) fn trail(&self) -> Trail {
+        Trail::new(Node::root(&self.format, self.root))
+    }
+
+    /// Tables of levels `stop.node.level - 1` down to `level`, the last of `width` index bits, linked to each other along
+    /// `offset` but not to the tree. Nothing is left behind on failure.
+    pub(crate) fn grow(
+        &self,
+        from: Node,
+        offset: u64,
+        level: u8,
+        width: u8,
+    ) -> Result<ArrayVec<Node, MAX_LEVELS>, Error> {
+        let mut nodes = ArrayVec::new();
+        let mut above = from;
+        while above.level > level {
+            let below = Level(above.level - 1);
+            let width = if below.0 == level { width } else { self.format.geometry().width(below) };
+            match self.tables.allocate(TableLayout::of_width(width, below)) {
+                Ok(table) => above = above.below(table.get(), width),
+                Err(error) => {
+                    self.shrink(&nodes)?;
+                    return Err(error.into());
+                }
+            }
+            // No tree has more levels than MAX_LEVELS.
+            let _ = nodes.try_push(above);
+        }
+        for pair in nodes.windows(2) {
+            if let Err(error) = self.link(pair[0], offset, pair[1]) {
+                self.shrink(&nodes)?;
+                return Err(error);
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// Takes back tables that were never linked to the tree.
+    pub(crate) fn shrink(&self, nodes: &[Node]) -> Result<(), Error> {
+        for node in nodes {
+            let table = <Output<F> as Address>::new(node.table);
+            if let Some(state) = self.tables.state(table) {
+                state.reset();
+            }
+            self.tables.free(table, layout(*node), Contents::Stale)?;
+        }
+        Ok(())
+    }
+
+    /// Stores the entry of `above` that makes `below` the table for `offset`.
+    pub(crate) fn link(&self, above: Node, offset: u64, below: Node) -> Result<(), Error> {
+        let word = self.table_word(above, below)?;
+        let slot = self.memory.word(<Output<F> as Address>::new(above.entry(offset)))?;
+        Word::<F>::new(slot).publish(word);
+        self.count(above, 1);
+        Ok(())
+    }
+
+    pub(crate) fn table_word(&self, above: Node, below: Node) -> Result<u64, Error> {
+        let at = above.position();
+        let table = <Output<F> as Address>::new(below.table);
+        self.format.table_word(table, below.width, at).ok_or(Error::Unencodable { at })
+    }
+
+    /// `entries` more are live in the table of `node`.
+    #[inline(always)]
+    pub(crate) fn count(&self, node: Node, entries: u16) {
+        if let Some(state) = self.tables.state(<Output<F> as Address>::new(node.table)) {
+            state.add(entries);
+        }
+    }
+
+    /// `entries` fewer are live in the table of `level` on the trail; if none is left it leaves the tree, and so on upwards.
+    pub(crate) fn discount<I: Invalidate<F::Stage>>(
+        &self,
+        trail: &mut Trail,
+        offset: u64,
+        level: u8,
+        entries: u16,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<(), Error> {
+        let mut entries = entries;
+        for level in level..=self.format.geometry().root().0 {
+            let node = trail.node(level);
+            let table = <Output<F> as Address>::new(node.table);
+            let Some(state) = self.tables.state(table) else { return Ok(()) };
+            if state.sub(entries) > 0 || level == self.format.geometry().root().0 {
+                return Ok(());
+            }
+            let above = trail.node(level + 1);
+            let slot = self.memory.word(<Output<F> as Address>::new(above.entry(offset)))?;
+            Word::<F>::new(slot).store(0);
+            trail.cut(level + 1);
+            gather.retire(table, layout(node), Contents::Zeroed, &self.tables).map_err(gather_error)?;
+            entries = 1;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn lost(lost: Lost) -> Error {
+        lost.error.into()
+    }
+
+    /// The leaf at which `stop` stands, or why there is none.
+    pub(crate) fn leaf_at(&self, stop: &Stop<'_, F>, offset: u64) -> Result<Option<F::Attributes>, Error> {
+        match stop.decode(&self.format) {
+            Entry::Absent => Ok(None),
+            Entry::Leaf { attributes, .. } => Ok(Some(attributes)),
+            Entry::Malformed | Entry::Table { .. } => Err(crate::walk::malformed(stop, offset)),
+        }
+    }
+}
+
+/// The layout that the table of `node` was allocated with.
+pub(crate) fn layout(node: Node) -> TableLayout {
+    TableLayout::of_width(node.width, Level(node.level))
+}
+
+/// What a caller of a verb can do about a gather that could not be flushed.
+pub(crate) fn gather_error(error: GatherError) -> Error {
+    match error {
+        GatherError::Invalidate(error) => Error::Invalidate(error),
+        GatherError::Alloc(error) => Error::Alloc(error),
+    }
+}
+
+impl<F, M, A> AddressSpace for PageTable<F, M, A>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+{
+    type Stage = F::Stage;
+    type Attributes = F::Attributes;
+    type Fault = Fault<F>;
+
+    fn map(
+        &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> Result<(), RangeError<Input<F>>> {
+        Self::map(self, input, output, bytes, attributes, leaves)
+    }
+
+    fn unmap<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        Self::unmap(self, input, bytes, gather)
+    }
+
+    fn protect<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        Self::protect(self, input, bytes, attributes, gather)
+    }
+
+    fn translate(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
+        self.walker().translate(input, access)
+    }
+
+    fn for_each<B>(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+        visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
+        self.walker().for_each(input, bytes, visit)
+    }
+
+    fn leaf_shifts(&self) -> ArrayVec<u8, 8> {
+        self.format.geometry().leaf_shifts()
+    }
+
+    fn range(&self) -> (Input<F>, u64) {
+        (self.format.address(0), 1 << (self.format.geometry().address_bits() - 1))
+    }
+}

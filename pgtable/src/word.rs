@@ -1,0 +1,79 @@
+//! One table word in memory: where memory order becomes the architecture's bit order, and which orderings apply.
+//!
+//! # Orderings
+//! A store that links a table is `Release`, after the table's own words. A walker loads `Relaxed`: the address of its next
+//! load depends on the value of the last, and every architecture that Rust supports orders dependent loads
+//! (an `Acquire` would cost a barrier per level on POWER, and buys only what the dependency gives). Rust's memory
+//! model has no dependency ordering, so under loom, which checks by that model, the loads are `Acquire`.
+
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::format::Format;
+
+/// The ordering of a walker's loads. See the module's documentation.
+const WALK: Ordering = if cfg!(loom) { Ordering::Acquire } else { Ordering::Relaxed };
+
+/// A word of a table of format `F`, seen in the architecture's bit order.
+#[derive(Debug)]
+pub(crate) struct Word<'m, F> {
+    memory: &'m AtomicU64,
+    format: PhantomData<F>,
+}
+
+impl<F> Clone for Word<'_, F> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F> Copy for Word<'_, F> {}
+
+impl<'m, F: Format> Word<'m, F> {
+    #[inline(always)]
+    pub(crate) fn new(memory: &'m AtomicU64) -> Self {
+        Self { memory, format: PhantomData }
+    }
+
+    #[inline(always)]
+    pub(crate) fn load(self) -> u64 {
+        F::BYTE_ORDER.swap(self.memory.load(WALK))
+    }
+
+    /// Stores a leaf, or nothing.
+    #[inline(always)]
+    pub(crate) fn store(self, word: u64) {
+        self.memory.store(F::BYTE_ORDER.swap(word), Ordering::Relaxed);
+    }
+
+    /// Stores an entry by which walkers reach what was stored before.
+    #[inline(always)]
+    pub(crate) fn publish(self, word: u64) {
+        self.memory.store(F::BYTE_ORDER.swap(word), Ordering::Release);
+    }
+
+    /// Takes the entry out: what it held, with everything that hardware has set until now.
+    #[inline(always)]
+    pub(crate) fn take(self) -> u64 {
+        F::BYTE_ORDER.swap(self.memory.swap(0, Ordering::AcqRel))
+    }
+
+    /// Stores `word`, with those bits of `keep` set that hardware has set in the meantime: none is lost.
+    ///
+    /// An exchange, and a second one only if there was such a bit: wait-free, whatever a guest writes meanwhile.
+    #[inline(always)]
+    pub(crate) fn replace(self, word: u64, keep: u64) {
+        let old = F::BYTE_ORDER.swap(self.memory.swap(F::BYTE_ORDER.swap(word), Ordering::AcqRel));
+        let late = old & keep & !word;
+        if late != 0 {
+            self.memory.fetch_or(F::BYTE_ORDER.swap(late), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Any of `mask`'s bits set in `memory`, without bringing the word into the architecture's order.
+#[inline(always)]
+pub(crate) fn any_set<F: Format>(memory: &AtomicU64, mask: u64) -> bool {
+    memory.load(WALK) & F::BYTE_ORDER.swap(mask) != 0
+}
