@@ -12,6 +12,8 @@ mod fault;
 mod format;
 mod gather;
 mod geometry;
+#[cfg(feature = "vm-memory")]
+mod guest_memory;
 mod map;
 mod memory;
 mod space;
@@ -28,6 +30,8 @@ pub use fault::{Cause, Fault};
 pub use format::{AccessedDirty, ByteOrder, Entry, EntryOf, Format, Input, Output, Unencodable};
 pub use gather::{Finished, Gather, GatherError, Invalidate, InvalidateFailed, Stale, StaleRange, Unused};
 pub use geometry::{Geometry, Level, LevelGeometry, MAX_LEVELS, Position};
+#[cfg(feature = "vm-memory")]
+pub use guest_memory::{GuestTables, RegionError};
 pub use memory::{DirectMap, MemoryError, TableMemory};
 pub use space::{AddressSpace, InputOf, Leaves, Mapping, MappingOf, OutputOf, Translation};
 pub use stage::{Stage, Stage1, Stage2};
