@@ -1,0 +1,149 @@
+//! Stage 1: 4-level and 5-level paging (SDM §4.5 to §4.7; APM §5.3 to §5.6).
+
+use pgtable::{
+    Access, AccessKind, AccessedDirty, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Gva, Position, Privilege,
+    Stage1, Unencodable,
+};
+
+use crate::attributes::PageAttributes;
+use crate::controls::{Controls, Levels};
+use crate::entry::PageEntry;
+use crate::page_fault::{LongModeFault, PageFaultCode};
+use crate::tree::{Path, Tree};
+
+/// The tables that a 64-bit guest's CR3 refers to, as a processor with these [`Controls`] reads them.
+///
+/// Order of checks: canonical address; then, level by level from the root, P and reserved bits; then, at the leaf, the rights that
+/// all entries of the way grant together, and the protection key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LongMode {
+    tree: Tree,
+    controls: Controls,
+}
+
+impl LongMode {
+    /// Tables of `levels` levels under `controls`.
+    #[must_use]
+    pub const fn new(levels: Levels, controls: Controls) -> Self {
+        let Controls { gib_pages, nxe, maxphyaddr, amd, .. } = controls;
+        Self { tree: Tree::new(levels, gib_pages, nxe, maxphyaddr, amd), controls }
+    }
+
+    /// The controls.
+    #[must_use]
+    pub const fn controls(&self) -> &Controls {
+        &self.controls
+    }
+
+    /// `offset`, with the bits above the tree's address bits equal to the highest of them.
+    #[inline(always)]
+    const fn sign_extended(&self, offset: u64) -> u64 {
+        let unused = 64 - self.tree.geometry.address_bits();
+        ((offset << unused) as i64 >> unused) as u64
+    }
+
+    /// The error code's bits that say what the access was.
+    const fn code(&self, access: Access) -> PageFaultCode {
+        PageFaultCode::of(access, self.controls.nxe || self.controls.smep)
+    }
+}
+
+impl Format for LongMode {
+    type Stage = Stage1;
+    type Attributes = PageAttributes;
+    type Fault = LongModeFault;
+    type Path = Path;
+
+    const BYTE_ORDER: ByteOrder = ByteOrder::Little;
+
+    #[inline(always)]
+    fn geometry(&self) -> &Geometry {
+        &self.tree.geometry
+    }
+
+    #[inline(always)]
+    fn offset(&self, address: Gva) -> Option<u64> {
+        let offset = address.get() & self.tree.geometry.address_mask();
+        (self.sign_extended(offset) == address.get()).then_some(offset)
+    }
+
+    #[inline(always)]
+    fn address(&self, offset: u64) -> Gva {
+        Gva::new(self.sign_extended(offset))
+    }
+
+    #[inline(always)]
+    fn decode(&self, word: u64, at: Position) -> EntryOf<Self> {
+        self.tree.decode(word, at, |attributes| attributes)
+    }
+
+    #[inline(always)]
+    fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
+        self.tree.predicted_table(word, at)
+    }
+
+    #[inline(always)]
+    fn present_mask(&self) -> u64 {
+        self.tree.present_mask()
+    }
+
+    #[inline(always)]
+    fn table_word(&self, table: Gpa, width: u8, at: Position) -> Option<u64> {
+        self.tree.table_word(table.get(), width, at)
+    }
+
+    #[inline(always)]
+    fn leaf_word(&self, attributes: PageAttributes, at: Position) -> Result<u64, Unencodable> {
+        self.tree.leaf_word(attributes, at)
+    }
+
+    #[inline(always)]
+    fn output_mask(&self, at: Position) -> u64 {
+        self.tree.output_mask(at)
+    }
+
+    #[inline(always)]
+    fn accessed_dirty(&self) -> AccessedDirty {
+        self.tree.accessed_dirty()
+    }
+
+    #[inline(always)]
+    fn restrict(&self, path: Path, word: u64) -> Path {
+        path.through(word)
+    }
+
+    #[inline(always)]
+    fn check(&self, word: u64, _: Position, path: Path, access: Access) -> Result<(), LongModeFault> {
+        let controls = &self.controls;
+        let path = path.through(word);
+        let user_page = !path.user_denied();
+        let user_access = access.privilege == Privilege::User;
+        let denied = match (access.privilege, access.kind) {
+            (Privilege::User, AccessKind::Read) => path.user_denied(),
+            (Privilege::User, AccessKind::Write) => path.user_denied() || path.write_denied(),
+            (Privilege::User, AccessKind::Fetch) => path.user_denied() || path.execute_denied(),
+            (Privilege::Supervisor, AccessKind::Fetch) => path.execute_denied() || user_page && controls.smep,
+            (Privilege::Supervisor, kind) => {
+                let write_denied = kind == AccessKind::Write && path.write_denied() && controls.wp;
+                write_denied || user_page && controls.smap && !controls.ac
+            }
+        };
+        let key = PageEntry::from_bits(word).protection_key();
+        let denied_by_key = controls.key_denies(key, user_page, user_access, access.kind);
+        if denied || denied_by_key {
+            return Err(LongModeFault::PageFault(self.code(access).because(Cause::Denied).with_pk(denied_by_key)));
+        }
+        Ok(())
+    }
+
+    fn fault(&self, cause: Cause, access: Access) -> LongModeFault {
+        match cause {
+            Cause::Address => LongModeFault::GeneralProtection,
+            _ => LongModeFault::PageFault(self.code(access).because(cause)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "long_mode_tests.rs"]
+mod tests;

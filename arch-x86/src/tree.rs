@@ -1,0 +1,192 @@
+//! The tree of the long-mode layout: what stage 1 and AMD's nested paging have in common.
+//!
+//! Everything here is about words; who may do what with a page is the formats' affair.
+
+use pgtable::{AccessedDirty, Address, Entry, Geometry, Level, LevelGeometry, Position, Unencodable, low_bits};
+
+use crate::attributes::PageAttributes;
+use crate::controls::Levels;
+use crate::entry::{PageEntry, TableEntry};
+
+/// Index bits of every table, in long mode, NPT and EPT.
+pub(crate) const WIDTH: u8 = 9;
+/// log2 of the smallest page.
+const PAGE_SHIFT: u8 = 12;
+/// The most physical address bits that the architecture has.
+const PHYSICAL_BITS: u8 = 52;
+
+/// The shape of a tree, for long mode, NPT and EPT alike.
+#[must_use]
+pub(crate) const fn geometry(levels: Levels, gib_pages: bool) -> Geometry {
+    const fn level(leaf: bool) -> LevelGeometry {
+        LevelGeometry { width: WIDTH, leaf }
+    }
+    const FOUR: Geometry = Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(false), level(false)]);
+    const FOUR_GIB: Geometry = Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(true), level(false)]);
+    const FIVE: Geometry =
+        Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(false), level(false), level(false)]);
+    const FIVE_GIB: Geometry =
+        Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(true), level(false), level(false)]);
+    match (levels, gib_pages) {
+        (Levels::Four, false) => FOUR,
+        (Levels::Four, true) => FOUR_GIB,
+        (Levels::Five, false) => FIVE,
+        (Levels::Five, true) => FIVE_GIB,
+    }
+}
+
+/// Bits 51:`maxphyaddr` of an entry.
+#[must_use]
+pub(crate) const fn beyond_maxphyaddr(maxphyaddr: u8) -> u64 {
+    low_bits(PHYSICAL_BITS) & !low_bits(maxphyaddr)
+}
+
+/// Bits 51:`shift` of an entry.
+#[inline(always)]
+#[must_use]
+pub(crate) const fn address_bits(shift: u8) -> u64 {
+    low_bits(PHYSICAL_BITS) & !low_bits(shift)
+}
+
+/// Marks an entry as present and not a huge page, in one compare.
+const TABLE: u64 = TableEntry::new().with_p(true).into_bits();
+const PRESENT: u64 = PageEntry::new().with_p(true).into_bits();
+const TABLE_OR_LEAF: u64 = TableEntry::new().with_p(true).with_ps(true).into_bits();
+
+/// What the entries on the way to a leaf deny. Each right has to be granted by all of them (SDM §4.6.1).
+///
+/// The bits stand where they stand in an entry: `rw` and `us` are set if an entry had them clear, `xd` if an entry had it set.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Path {
+    denied: TableEntry,
+}
+
+impl Path {
+    const GRANTS: u64 = TableEntry::new().with_rw(true).with_us(true).into_bits();
+    const COUNTS: u64 = TableEntry::new().with_rw(true).with_us(true).with_xd(true).into_bits();
+
+    /// The path, continued through the entry `word`, whether it is a table's or a leaf.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn through(self, word: u64) -> Self {
+        Self { denied: TableEntry::from_bits(self.denied.into_bits() | (word ^ Self::GRANTS) & Self::COUNTS) }
+    }
+
+    /// Some entry forbids writes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn write_denied(self) -> bool {
+        self.denied.rw()
+    }
+
+    /// Some entry forbids user-mode accesses: the address is a supervisor-mode address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn user_denied(self) -> bool {
+        self.denied.us()
+    }
+
+    /// Some entry forbids execution.
+    #[inline(always)]
+    #[must_use]
+    pub const fn execute_denied(self) -> bool {
+        self.denied.xd()
+    }
+}
+
+/// A tree whose words have the long-mode layout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Tree {
+    pub(crate) geometry: Geometry,
+    /// Bits that are reserved in every entry: from MAXPHYADDR on, and XD without EFER.NXE.
+    reserved: u64,
+    /// Bits that are reserved in PML4E and PML5E besides.
+    reserved_above: u64,
+}
+
+impl Tree {
+    pub(crate) const fn new(levels: Levels, gib_pages: bool, nxe: bool, maxphyaddr: u8, amd: bool) -> Self {
+        let xd = TableEntry::new().with_xd(!nxe).into_bits();
+        Self {
+            geometry: geometry(levels, gib_pages),
+            reserved: beyond_maxphyaddr(maxphyaddr) | xd,
+            reserved_above: TableEntry::new().with_mbz(amd).into_bits(),
+        }
+    }
+
+    /// The bits that are reserved in a table entry of `level`, PS left out.
+    #[inline(always)]
+    const fn reserved_in_table(&self, level: Level) -> u64 {
+        if level.0 >= 3 { self.reserved | self.reserved_above } else { self.reserved }
+    }
+
+    #[inline(always)]
+    pub(crate) fn decode<A: Address, T>(
+        &self,
+        word: u64,
+        at: Position,
+        attributes: impl FnOnce(PageAttributes) -> T,
+    ) -> Entry<A, T> {
+        let entry = TableEntry::from_bits(word);
+        if !entry.p() {
+            return Entry::Absent;
+        }
+        if at.level.0 != 0 && !entry.ps() {
+            if word & self.reserved_in_table(at.level) != 0 {
+                return Entry::Malformed;
+            }
+            return Entry::Table { table: A::new(word & address_bits(PAGE_SHIFT)), width: WIDTH };
+        }
+        // Bits 20:13 or 29:13 of a huge page; bit 12 is its PAT bit.
+        let misaligned = low_bits(at.shift) & !low_bits(PAGE_SHIFT + 1);
+        if !self.geometry.is_leaf_level(at.level) || word & (self.reserved | misaligned) != 0 {
+            return Entry::Malformed;
+        }
+        Entry::Leaf {
+            output: A::new(word & address_bits(at.shift)),
+            attributes: attributes(PageAttributes::from_leaf(word, at.level)),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
+        if word & (TABLE_OR_LEAF | self.reserved_in_table(at.level)) == TABLE && at.level.0 != 0 {
+            Some(word & address_bits(PAGE_SHIFT))
+        } else {
+            None
+        }
+    }
+
+    pub(crate) const fn present_mask(&self) -> u64 {
+        PRESENT
+    }
+
+    /// A table entry that restricts nothing: the leaf alone decides. It is marked accessed, as the leaves that software makes are.
+    #[inline(always)]
+    pub(crate) fn table_word(&self, table: u64, width: u8, at: Position) -> Option<u64> {
+        let entry = TableEntry::new().with_p(true).with_rw(true).with_us(true).with_a(true);
+        let fits = table & !(address_bits(PAGE_SHIFT) & !self.reserved) == 0;
+        (fits && width == WIDTH && at.level.0 != 0 && at.level.0 < self.geometry.levels())
+            .then_some(entry.into_bits() | table)
+    }
+
+    #[inline(always)]
+    pub(crate) fn leaf_word(&self, attributes: PageAttributes, at: Position) -> Result<u64, Unencodable> {
+        match attributes.to_leaf(at.level) {
+            Some(word) if word & self.reserved == 0 && self.geometry.is_leaf_level(at.level) => Ok(word),
+            _ => Err(Unencodable { at }),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn output_mask(&self, at: Position) -> u64 {
+        address_bits(at.shift) & !self.reserved
+    }
+
+    pub(crate) const fn accessed_dirty(&self) -> AccessedDirty {
+        AccessedDirty {
+            accessed: PageEntry::new().with_a(true).into_bits(),
+            dirty: PageEntry::new().with_d(true).into_bits(),
+        }
+    }
+}
