@@ -7,6 +7,8 @@ mod support;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
+use arch_x86::{Controls, Levels, LongMode};
 use pgtable::{
     Access, Address, AddressSpace, Attributes, Error, Format, Gather, InputOf, Leaves, Output, OutputOf, PageTable,
     Prot, RangeError,
@@ -295,4 +297,11 @@ macro_rules! formats {
     )*};
 }
 
-formats! {}
+formats! {
+    radix_64k_process: ProcessScoped::new(Granule::K64);
+    radix_4k_process: ProcessScoped::new(Granule::K4);
+    radix_64k_partition: PartitionScoped::new(Granule::K64);
+    radix_4k_partition: PartitionScoped::new(Granule::K4);
+    x86_4_level: LongMode::new(Levels::Four, Controls::new());
+    x86_5_level: LongMode::new(Levels::Five, Controls::new());
+}
