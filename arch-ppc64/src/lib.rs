@@ -6,7 +6,12 @@
 //! [`pgtable::ByteOrder::Big`]'s affair, and every word here is a native `u64`.
 #![no_std]
 
+#[cfg(all(feature = "kvm", target_os = "linux"))]
+extern crate std;
+
 mod interrupt;
+#[cfg(all(feature = "kvm", target_os = "linux"))]
+pub mod kvm;
 pub mod radix;
 
 pub use interrupt::{Interrupt, Status, Vector};
