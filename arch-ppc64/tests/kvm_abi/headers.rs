@@ -50,7 +50,11 @@ macro_rules! layout {
 #[macro_export]
 macro_rules! constants {
     ($($name:ident),* $(,)?) => {
-        [$($crate::headers::Row { c: stringify!($name).into(), rust: $name as u64 }),*]
+        [$({
+            #[allow(clippy::cast_lossless, reason = "the constants differ in width")]
+            let rust = $name as u64;
+            $crate::headers::Row { c: stringify!($name).into(), rust }
+        }),*]
     };
 }
 
@@ -72,14 +76,20 @@ pub enum Verdict {
     NoHeaders(String),
 }
 
-/// The compiler, and whether it knows `<linux/kvm.h>` for POWER.
+/// A compiler for POWER that has the kernel’s headers: a cross compiler, or a POWER host’s own.
 fn compiler() -> Result<&'static str, String> {
-    let name = if cfg!(target_arch = "powerpc64") { "cc" } else { "powerpc64le-linux-gnu-gcc" };
-    match compile(name, "#include <linux/kvm.h>\n") {
-        Ok(Ok(())) => Ok(name),
-        Ok(Err(message)) => Err(format!("{name} has no <linux/kvm.h> for POWER: {message}")),
-        Err(error) => Err(format!("{name}: {error}")),
+    let source = "#ifndef __powerpc64__\n#error not a compiler for POWER\n#endif\n\
+                  #include <linux/kvm.h>\n";
+    let mut reasons = String::new();
+    for name in ["powerpc64le-linux-gnu-gcc", "cc"] {
+        let reason = match compile(name, source) {
+            Ok(Ok(())) => return Ok(name),
+            Ok(Err(message)) => message,
+            Err(error) => error.to_string(),
+        };
+        write!(reasons, "{name}: {reason} ").expect("writing to a String");
     }
+    Err(reasons)
 }
 
 /// Compiles C source without making anything of it.
