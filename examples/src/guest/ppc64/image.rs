@@ -1,0 +1,102 @@
+//! The guest’s code: the bytes that `guest.S` became, and where its stubs are in them.
+
+/// The guest’s code, as it lies in this program.
+#[derive(Clone, Copy, Debug)]
+pub struct Image {
+    /// What goes to guest real address 0.
+    pub bytes: &'static [u8],
+    /// Offset of the page of stubs.
+    pub stubs: u64,
+    /// Offsets of the stubs, from the start of their page.
+    pub entry: Entries,
+    /// A function that adds one to the probe’s value, for copying to where the guest will call it.
+    pub target: &'static [u8],
+}
+
+/// Offsets of the stubs, from the start of their page.
+#[derive(Clone, Copy, Debug)]
+pub struct Entries {
+    /// Loads.
+    pub load: u64,
+    /// Stores.
+    pub store: u64,
+    /// Calls.
+    pub fetch: u64,
+    /// Runs `tlbie` with RIC = 0: translations.
+    pub tlbie_tlb: u64,
+    /// Runs `tlbie` with RIC = 1: the page-walk cache.
+    pub tlbie_pwc: u64,
+    /// Runs `tlbie` with RIC = 2: both, and the cached process-table entry.
+    pub tlbie_all: u64,
+    /// Puts off the decrementer, prints a line.
+    pub hello: u64,
+}
+
+impl Image {
+    /// The code, if this program was built for a machine that runs it.
+    #[cfg(all(target_arch = "powerpc64", target_endian = "little"))]
+    pub fn linked() -> Option<Self> {
+        use std::slice;
+
+        unsafe extern "C" {
+            static probe_guest_start: u8;
+            static probe_guest_stubs: u8;
+            static probe_guest_load: u8;
+            static probe_guest_store: u8;
+            static probe_guest_fetch: u8;
+            static probe_guest_tlbie_tlb: u8;
+            static probe_guest_tlbie_pwc: u8;
+            static probe_guest_tlbie_all: u8;
+            static probe_guest_hello: u8;
+            static probe_guest_target: u8;
+            static probe_guest_target_end: u8;
+            static probe_guest_end: u8;
+        }
+
+        // SAFETY: `guest.S` defines these symbols, in this order, in one read-only section.
+        // Everything between the first and the last is initialised and never changes.
+        unsafe {
+            let start = &raw const probe_guest_start;
+            let stubs = &raw const probe_guest_stubs;
+            let target = &raw const probe_guest_target;
+            let between = |from: *const u8, to: *const u8| to.offset_from(from).unsigned_abs();
+            let entry = |symbol| between(stubs, symbol) as u64;
+            Some(Self {
+                bytes: slice::from_raw_parts(start, between(start, &raw const probe_guest_end)),
+                stubs: between(start, stubs) as u64,
+                entry: Entries {
+                    load: entry(&raw const probe_guest_load),
+                    store: entry(&raw const probe_guest_store),
+                    fetch: entry(&raw const probe_guest_fetch),
+                    tlbie_tlb: entry(&raw const probe_guest_tlbie_tlb),
+                    tlbie_pwc: entry(&raw const probe_guest_tlbie_pwc),
+                    tlbie_all: entry(&raw const probe_guest_tlbie_all),
+                    hello: entry(&raw const probe_guest_hello),
+                },
+                target: slice::from_raw_parts(target, between(target, &raw const probe_guest_target_end)),
+            })
+        }
+    }
+
+    /// The code, if this program was built for a machine that runs it.
+    #[cfg(not(all(target_arch = "powerpc64", target_endian = "little")))]
+    pub fn linked() -> Option<Self> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs where there is code: on POWER, or in an emulator of its user mode.
+    #[test]
+    fn the_stubs_are_one_page_inside_the_code() {
+        let Some(image) = Image::linked() else { return };
+        assert!(image.stubs % 0x1000 == 0);
+        assert!(image.stubs + 0x1000 <= image.bytes.len() as u64, "{:#x}", image.bytes.len());
+        assert_eq!(image.entry.load, 0);
+        assert!(image.entry.hello < 0x1000);
+        assert!(image.target.len() == 8);
+    }
+}
