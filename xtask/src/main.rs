@@ -1,2 +1,57 @@
 //! The project’s own commands: `cargo xtask …`.
-fn main() {}
+//!
+//! This is the only place for set-up, cross builds, emulated hosts and running benches. Every
+//! command sets up what it needs by itself, says what it installs, and keeps what it fetched
+//! under the target folder, so that a second run needs no network.
+
+mod artifact;
+mod cargo;
+mod command;
+mod debian;
+mod emulated_host;
+mod host;
+mod microvm;
+mod ppc64le;
+mod report;
+mod xtask;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use xtask::Xtask;
+
+/// The project’s own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build and run the microVM on a POWER9 host: this machine if it is one, else an emulated one
+    Microvm(microvm::Options),
+    /// Run a statically linked powerpc64le program on an emulated POWER9 host with KVM
+    Host(host::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            report::failure(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let xtask = Xtask::load()?;
+    match command {
+        Command::Microvm(options) => microvm::run(&xtask, options),
+        Command::Host(options) => host::run(&xtask, options),
+    }
+}

@@ -1,0 +1,60 @@
+//! `/init` of the emulated host: loads KVM, runs the program, tells its exit status, powers off.
+//!
+//! What it tells are lines that begin with a mark: `run` where the program’s output begins, `exit N`
+//! where it ended, `broken …` if it never came to that.
+
+use std::process;
+
+use anyhow::{Context, Result};
+
+/// A mark that no program can print by chance: not even one that runs a guest with an init like
+/// ours, and prints what the guest prints.
+pub fn mark() -> String {
+    format!("xtask-host-{}:", process::id())
+}
+
+/// The script, for these modules in `/modules` (names in loading order, with spaces between) and `/work/program` with these
+/// arguments.
+pub fn script(mark: &str, modules: &str, arguments: &[String]) -> Result<String> {
+    let arguments = shlex::try_join(arguments.iter().map(String::as_str))
+        .context("an argument of the program holds a NUL character")?;
+    Ok(format!(
+        r#"#!/bin/busybox sh
+busybox=/bin/busybox
+broken() {{ echo "{mark} broken $1"; $busybox poweroff -f; }}
+$busybox mkdir -p /dev /proc /sys /tmp
+$busybox mount -t devtmpfs dev /dev || broken "no devtmpfs"
+$busybox mount -t proc proc /proc
+$busybox mount -t sysfs sys /sys
+for module in {modules}; do
+    $busybox insmod /modules/$module || broken "$module does not load"
+done
+cd /work
+echo "{mark} run"
+./program {arguments} </dev/null
+status=$?
+echo "{mark} exit $status"
+$busybox poweroff -f
+"#
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_reach_the_program_as_they_are() -> Result<()> {
+        let arguments = ["--name".to_owned(), "two words; $HOME".to_owned()];
+        let script = script("mark:", "kvm.ko kvm_hv.ko", &arguments)?;
+        assert!(
+            script.contains("for module in kvm.ko kvm_hv.ko; do\n"),
+            "{script}"
+        );
+        assert!(
+            script.contains("./program --name 'two words; $HOME' </dev/null\n"),
+            "{script}"
+        );
+        Ok(())
+    }
+}

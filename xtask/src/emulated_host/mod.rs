@@ -1,0 +1,137 @@
+//! A POWER9 machine with KVM, emulated: it boots Debian’s kernel, runs one program, powers off.
+//!
+//! The machine is QEMU’s `powernv9`, which emulates the hypervisor mode that KVM needs. The kernel
+//! is unpacked from its Debian package. The root file system is an archive in memory that holds
+//! busybox, the KVM modules, the program and the files that it asks for; its `/init` tells the
+//! program’s exit status on the console (see [`init`]), and [`console`] reads it there.
+
+mod boot;
+mod console;
+mod init;
+mod initramfs;
+mod kernel;
+mod modules;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::debian::ensure_installed;
+use crate::report;
+use crate::xtask::Xtask;
+use initramfs::Initramfs;
+use modules::Module;
+
+/// QEMU, and the firmware that it starts POWER machines with.
+const PACKAGES: [&str; 2] = ["qemu-system-ppc", "qemu-system-data"];
+
+/// What the emulated machine is like.
+#[derive(Args, Clone)]
+pub struct Machine {
+    /// Number of CPU cores
+    #[arg(long, default_value_t = 1)]
+    smp: u32,
+    /// Memory in MiB; the machine takes no less than 1024
+    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    memory: u32,
+    /// Let the host kernel itself use the hashed page table instead of radix trees
+    #[arg(long)]
+    hash: bool,
+    /// Seconds until a run counts as hung and is ended
+    #[arg(long, value_name = "SECONDS", default_value = "180", value_parser = seconds)]
+    timeout: Duration,
+    /// Show firmware and kernel messages too
+    #[arg(long)]
+    verbose: bool,
+}
+
+fn seconds(text: &str) -> Result<Duration> {
+    Ok(Duration::from_secs(text.parse()?))
+}
+
+/// One run of a program on the emulated machine.
+pub struct EmulatedHost {
+    machine: Machine,
+    program: PathBuf,
+    arguments: Vec<String>,
+    files: Vec<PathBuf>,
+}
+
+impl EmulatedHost {
+    /// Will run `program`, a statically linked powerpc64le executable.
+    pub fn new(machine: Machine, program: PathBuf) -> Self {
+        Self {
+            machine,
+            program,
+            arguments: Vec::new(),
+            files: Vec::new(),
+        }
+    }
+
+    /// Gives the program these arguments.
+    pub fn arguments(mut self, arguments: Vec<String>) -> Self {
+        self.arguments = arguments;
+        self
+    }
+
+    /// Puts these files into the program’s working folder, under their own names.
+    pub fn files(mut self, files: Vec<PathBuf>) -> Self {
+        self.files = files;
+        self
+    }
+
+    /// Sets up what is missing, boots, shows what the program prints while it runs, and returns the
+    /// program’s exit status.
+    ///
+    /// # Errors
+    /// The machine did not come up, hung, or died before the program ended; the error holds the
+    /// console’s last lines.
+    pub fn run(&self, xtask: &Xtask) -> Result<ExitCode> {
+        ensure_installed(&PACKAGES)?;
+        let system = kernel::set_up(xtask)?;
+        let root = tempfile::Builder::new()
+            .prefix(".boot-")
+            .tempdir_in(xtask.kept())?;
+        let initrd = root.path().join("initramfs.cpio");
+        let mark = init::mark();
+        fs::write(&initrd, self.initramfs(&system, &mark)?.archive()?)?;
+        report::note("booting an emulated POWER9 host");
+        let status = boot::run(&self.machine, &system.kernel, &initrd, mark)?;
+        Ok(ExitCode::from(status))
+    }
+
+    fn initramfs(&self, system: &kernel::System, mark: &str) -> Result<Initramfs> {
+        let modules = modules::with_dependencies(&system.modules, &["kvm", "kvm-hv"])?;
+        let mut root = Initramfs::new();
+        root.console();
+        root.executable("bin/busybox", read(&system.busybox)?);
+        let names: Vec<_> = modules
+            .iter()
+            .map(|module| module.file_name.clone())
+            .collect();
+        for Module { file_name, content } in modules {
+            root.file(&format!("modules/{file_name}"), content);
+        }
+        root.executable("work/program", read(&self.program)?);
+        for file in &self.files {
+            let name = file
+                .file_name()
+                .context("a file to pass has no name")?
+                .to_string_lossy();
+            root.file(&format!("work/{name}"), read(file)?);
+        }
+        root.executable(
+            "init",
+            init::script(mark, &names.join(" "), &self.arguments)?.into_bytes(),
+        );
+        Ok(root)
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| file.display().to_string())
+}

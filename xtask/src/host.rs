@@ -1,0 +1,39 @@
+//! `cargo xtask host`: any program on an emulated POWER9 host, for trying things out.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::emulated_host::{EmulatedHost, Machine};
+use crate::xtask::Xtask;
+
+/// What may be asked for on the command line.
+#[derive(Args)]
+pub struct Options {
+    #[command(flatten)]
+    machine: Machine,
+    /// A file to put into the program’s working folder; may be repeated
+    #[arg(long = "file", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The program
+    program: PathBuf,
+    /// Arguments of the program
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// Runs; the program’s exit status is ours.
+pub fn run(xtask: &Xtask, options: Options) -> Result<ExitCode> {
+    let Options {
+        machine,
+        files,
+        program,
+        arguments,
+    } = options;
+    EmulatedHost::new(machine, program)
+        .arguments(arguments)
+        .files(files)
+        .run(xtask)
+}

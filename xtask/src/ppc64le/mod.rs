@@ -1,0 +1,90 @@
+//! Cross-building for powerpc64le Linux, and running what was built under qemu-user.
+//!
+//! C compiler and libc are Debian’s cross packages. Rust’s standard library comes from rustup where
+//! rustup can fetch it, else from Debian together with Debian’s own, older rustc (see [`debian`]).
+//! Everything is linked statically: the emulated host has no libraries, and qemu-user then needs
+//! no library path.
+
+mod debian;
+mod rustup;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use duct::Expression;
+
+use crate::cargo::cargo;
+use crate::debian::ensure_installed;
+use crate::xtask::Xtask;
+use crate::{command, report};
+
+const TARGET: &str = "powerpc64le-unknown-linux-gnu";
+
+const PACKAGES: [&str; 3] = [
+    "gcc-powerpc64le-linux-gnu",
+    "libc6-dev-ppc64el-cross",
+    "linux-libc-dev-ppc64el-cross",
+];
+
+/// A toolchain that builds for powerpc64le Linux; everything that it needs is on this machine.
+pub struct Toolchain {
+    environment: Vec<(&'static str, OsString)>,
+    target_folder: PathBuf,
+}
+
+impl Toolchain {
+    /// Sets up what is missing.
+    pub fn set_up(xtask: &Xtask) -> Result<Self> {
+        ensure_installed(&PACKAGES)?;
+        let mut environment: Vec<(&str, OsString)> = vec![
+            (
+                "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_LINKER",
+                "powerpc64le-linux-gnu-gcc".into(),
+            ),
+            (
+                "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+                "-Ctarget-feature=+crt-static".into(),
+            ),
+            (
+                "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER",
+                "qemu-ppc64le-static".into(),
+            ),
+        ];
+        if !rustup::provides(TARGET, &xtask.kept())? {
+            let compiler = debian::Compiler::set_up(xtask)?;
+            report::note(&format!(
+                "compiling for {TARGET} with Debian’s rustc {}",
+                compiler.version
+            ));
+            environment.push(("RUSTC", compiler.rustc.into()));
+            environment.push(("RUSTDOC", compiler.rustdoc.into()));
+        }
+        // A folder of its own: with one folder for two compilers, each run would rebuild all.
+        Ok(Self {
+            environment,
+            target_folder: xtask.target("ppc64le"),
+        })
+    }
+
+    /// Builds the release form of a program of the package `examples`, and says where it stands.
+    pub fn build_example(&self, xtask: &Xtask, program: &str) -> Result<PathBuf> {
+        let arguments = ["--release", "--package", "examples", "--bin", program];
+        command::stream("cross build", &self.cargo(xtask, "build", &arguments))?;
+        Ok(self
+            .target_folder
+            .join(TARGET)
+            .join("release")
+            .join(program))
+    }
+
+    /// `cargo VERB --target powerpc64le-… ARGUMENTS…` in the workspace.
+    fn cargo(&self, xtask: &Xtask, verb: &str, arguments: &[&str]) -> Expression {
+        let target = [verb, "--target", TARGET];
+        let plain = cargo(xtask, target.iter().chain(arguments).copied());
+        let plain = plain.env("CARGO_TARGET_DIR", &self.target_folder);
+        self.environment
+            .iter()
+            .fold(plain, |cargo, (name, value)| cargo.env(name, value))
+    }
+}

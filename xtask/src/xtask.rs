@@ -1,0 +1,45 @@
+//! What every command works with: where the workspace stands, and the sources of what it needs.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use cargo_metadata::{Metadata, MetadataCommand};
+
+use crate::debian::Archive;
+
+/// The workspace as cargo sees it, and the archive that foreign packages come from.
+pub struct Xtask {
+    /// Members and their targets; dependencies are not resolved, so that reading it needs no
+    /// network.
+    pub metadata: Metadata,
+    /// Debian packages of the emulated host’s architecture.
+    pub archive: Archive,
+}
+
+impl Xtask {
+    /// Asks cargo about the workspace that this program was built in.
+    pub fn load() -> Result<Self> {
+        let metadata = MetadataCommand::new()
+            .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+            .no_deps()
+            .exec()
+            .context("cargo metadata")?;
+        let archive = Archive::new("ppc64el", metadata.target_directory.join("xtask").into());
+        Ok(Self { metadata, archive })
+    }
+
+    /// The folder that holds the workspace’s `Cargo.toml`.
+    pub fn root(&self) -> &Path {
+        self.metadata.workspace_root.as_std_path()
+    }
+
+    /// A folder below the target folder.
+    pub fn target(&self, name: &str) -> PathBuf {
+        self.metadata.target_directory.join(name).into()
+    }
+
+    /// The folder of kept artifacts (see [`crate::artifact`]).
+    pub fn kept(&self) -> PathBuf {
+        self.target("xtask")
+    }
+}
