@@ -12,7 +12,7 @@ pub struct Xtask {
     /// Members and their targets; dependencies are not resolved, so that reading it needs no
     /// network.
     pub metadata: Metadata,
-    /// Debian packages of the emulated host’s architecture.
+    /// Debian packages that are only unpacked: this machine’s and the emulated host’s.
     pub archive: Archive,
 }
 

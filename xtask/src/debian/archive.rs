@@ -1,8 +1,9 @@
-//! Packages of another architecture, unpacked and not installed.
+//! Packages that are unpacked and not installed, of this machine’s and of one other architecture.
 //!
-//! They are fetched through a private apt root: an apt that sees only the other architecture’s
-//! index of this machine’s mirror, and none of this machine’s packages. Adding the architecture to
-//! the machine itself would change the machine, and make every later `apt-get update` depend on it.
+//! They are fetched through a private apt root: an apt that sees the release itself on this
+//! machine’s mirror (no updates, so all of it is of one piece) and none of this machine’s packages.
+//! Adding the architecture to the machine would change the machine, and make every later
+//! `apt-get update` depend on it.
 
 use std::cell::OnceCell;
 use std::fs;
@@ -17,10 +18,10 @@ use crate::{command, report};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// The packages of one architecture. The private root is made at first use and lives as long as
-/// this value, so several packages share one index.
+/// The release’s packages for two architectures. The private root is made at first use and lives
+/// as long as this value, so several packages share one index.
 pub struct Archive {
-    architecture: &'static str,
+    foreign: &'static str,
     /// Where the private root’s temporary folder is made.
     shelf: PathBuf,
     root: OnceCell<PrivateRoot>,
@@ -32,29 +33,32 @@ struct PrivateRoot {
 }
 
 impl Archive {
-    /// Names the architecture; touches nothing yet.
-    pub fn new(architecture: &'static str, shelf: PathBuf) -> Self {
+    /// Names the other architecture; touches nothing yet.
+    pub fn new(foreign: &'static str, shelf: PathBuf) -> Self {
         Self {
-            architecture,
+            foreign,
             shelf,
             root: OnceCell::new(),
         }
     }
 
-    /// Downloads `package` (a name, or `name=version`) and unpacks it into the folder `into`.
-    pub fn unpack(&self, package: &str, into: &Path) -> Result<()> {
+    /// Downloads `packages` and unpacks them into the folder `into`. A package of the other
+    /// architecture is named `package:architecture`.
+    pub fn unpack(&self, packages: &[String], into: &Path) -> Result<()> {
+        let names = packages.join(" ");
         let root = self
             .root()
-            .with_context(|| format!("{package} is needed but not there yet"))?;
-        let _busy = report::busy(&format!("fetching {package} ({})", self.architecture));
+            .with_context(|| format!("needed and not there yet: {names}"))?;
+        let _busy = report::busy(&format!("fetching {names}"));
         let downloads = tempfile::tempdir_in(root.folder.path())?;
         let download = root
-            .apt("apt-get", &["download", "-q", package])
+            .apt("apt-get", ["download", "-q"], packages)
             .dir(downloads.path());
-        command::quiet_with_retries(&format!("apt-get download {package}"), &download)?;
+        command::quiet_with_retries("apt-get download", &download)?;
+        fs::create_dir_all(into)?;
         for deb in fs::read_dir(downloads.path())? {
             let unpack = cmd!("dpkg", "-x", deb?.path(), into);
-            command::quiet(&format!("dpkg -x {package}"), &unpack)?;
+            command::quiet("dpkg -x", &unpack)?;
         }
         Ok(())
     }
@@ -63,24 +67,38 @@ impl Archive {
     pub fn stands_for(&self, package: &str) -> Result<String> {
         let show = self
             .root()?
-            .apt("apt-cache", &["show", "--no-all-versions", package]);
-        let record = command::quiet(&format!("apt-cache show {package}"), &show)?;
-        let name = first_dependency(&record);
-        name.with_context(|| format!("{package} depends on nothing"))
+            .apt("apt-cache", ["show", "--no-all-versions"], [package]);
+        let record = command::quiet("apt-cache show", &show)?;
+        first_dependency(&record).with_context(|| format!("{package} depends on nothing"))
+    }
+
+    /// `package` and all that it needs, and that needs, and so on.
+    pub fn with_dependencies(&self, package: &str) -> Result<Vec<String>> {
+        let depends = ["depends", "--recurse", "--important", "--no-conflicts"];
+        let depends = self.root()?.apt("apt-cache", depends, [package]);
+        Ok(package_lines(&command::quiet(
+            "apt-cache depends",
+            &depends,
+        )?))
     }
 
     fn root(&self) -> Result<&PrivateRoot> {
         if let Some(root) = self.root.get() {
             return Ok(root);
         }
-        let root = PrivateRoot::new(self.architecture, &self.shelf)?;
+        let root = PrivateRoot::new(self.foreign, &self.shelf)?;
         Ok(self.root.get_or_init(|| root))
     }
 }
 
 impl PrivateRoot {
-    fn new(architecture: &str, shelf: &Path) -> Result<Self> {
-        let _busy = report::busy(&format!("reading Debian’s {architecture} package index"));
+    fn new(foreign: &str, shelf: &Path) -> Result<Self> {
+        let native = command::quiet("dpkg", &cmd!("dpkg", "--print-architecture"))?;
+        let architectures = [native.trim(), foreign];
+        let _busy = report::busy(&format!(
+            "reading Debian’s index of {}",
+            architectures.join(", ")
+        ));
         fs::create_dir_all(shelf)?;
         let folder = tempfile::Builder::new().prefix(".apt-").tempdir_in(shelf)?;
         let path = folder.path();
@@ -90,28 +108,39 @@ impl PrivateRoot {
         fs::write(path.join("status"), "")?;
         fs::write(
             path.join("sources/mirror.sources"),
-            source(&mirror::configured()?, architecture),
+            source(&mirror::configured()?, architectures),
         )?;
         let root = Self {
-            options: options(path, architecture),
+            options: options(path, architectures),
             folder,
         };
-        let update = root.apt("apt-get", &["update", "-q"]);
+        let update = root.apt("apt-get", ["update", "-q"], [] as [&str; 0]);
         command::quiet_with_retries("apt-get update of the private apt root", &update)?;
         Ok(root)
     }
 
-    fn apt(&self, program: &str, arguments: &[&str]) -> Expression {
+    /// `PROGRAM VERB… PACKAGES…`, looking at the private root.
+    fn apt<'a>(
+        &'a self,
+        program: &str,
+        verb: impl IntoIterator<Item = &'a str>,
+        packages: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Expression {
         let options = self.options.iter().flat_map(|option| ["-o", option]);
-        cmd(program, options.chain(arguments.iter().copied())).env("LC_ALL", "C")
+        let packages = packages
+            .into_iter()
+            .map(|package| package.as_ref().to_owned());
+        let arguments = options.chain(verb).map(str::to_owned).chain(packages);
+        cmd(program, arguments).env("LC_ALL", "C")
     }
 }
 
 /// The private root’s only source, in deb822 form.
-fn source(mirror: &Mirror, architecture: &str) -> String {
+fn source(mirror: &Mirror, architectures: [&str; 2]) -> String {
+    let architectures = architectures.join(" ");
     let Mirror { uri, suite } = mirror;
     let mut source = format!(
-        "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nArchitectures: {architecture}\n"
+        "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nArchitectures: {architectures}\n"
     );
     if Path::new(KEYRING).exists() {
         source.push_str("Signed-By: ");
@@ -122,7 +151,7 @@ fn source(mirror: &Mirror, architecture: &str) -> String {
 }
 
 /// What makes apt work in the private root, and leave the machine’s own state alone.
-fn options(root: &Path, architecture: &str) -> Vec<String> {
+fn options(root: &Path, [native, foreign]: [&str; 2]) -> Vec<String> {
     let root = root.display();
     vec![
         "Dir::Etc::SourceList=/dev/null".to_owned(),
@@ -133,8 +162,9 @@ fn options(root: &Path, architecture: &str) -> Vec<String> {
         format!("Dir::Cache::Archives={root}/archives"),
         "Dir::Cache::pkgcache=".to_owned(),
         "Dir::Cache::srcpkgcache=".to_owned(),
-        format!("APT::Architecture={architecture}"),
-        format!("APT::Architectures::={architecture}"),
+        format!("APT::Architecture={native}"),
+        format!("APT::Architectures::={native}"),
+        format!("APT::Architectures::={foreign}"),
         // The folder may stand where apt’s own user may not go.
         "APT::Sandbox::User=root".to_owned(),
         "Acquire::Languages=none".to_owned(),
@@ -149,6 +179,22 @@ fn first_dependency(record: &str) -> Option<String> {
         .find_map(|line| line.strip_prefix("Depends: "))?;
     let name = depends.split([' ', ',', '|']).next()?;
     Some(name.to_owned())
+}
+
+/// The packages in apt’s list of dependencies: the lines that neither are indented nor name a
+/// package that exists only as others’ by-name (`<name>`).
+fn package_lines(depends: &str) -> Vec<String> {
+    let packages = depends
+        .lines()
+        .filter(|line| !line.starts_with([' ', '|', '<']));
+    packages.map(str::to_owned).collect()
+}
+
+/// `packages` without the C library: two different ones can’t serve one program, and the machine’s
+/// own is loaded first.
+pub fn without_libc(mut packages: Vec<String>) -> Vec<String> {
+    packages.retain(|package| package != "libc6");
+    packages
 }
 
 #[cfg(test)]
@@ -171,6 +217,12 @@ mod tests {
     }
 
     #[test]
+    fn dependencies_are_the_lines_in_front() {
+        let depends = "a\n  Depends: b\n |Depends: c\n    d\nb\n  Depends: <v>\n    c\n<v>\nc\n";
+        assert_eq!(package_lines(depends), ["a", "b", "c"]);
+    }
+
+    #[test]
     fn the_source_names_one_architecture_of_one_release() {
         let uri = "http://mirror.example/debian/".to_owned();
         let source = source(
@@ -178,10 +230,10 @@ mod tests {
                 uri,
                 suite: "bookworm".to_owned(),
             },
-            "ppc64el",
+            ["amd64", "ppc64el"],
         );
         let expected = "Types: deb\nURIs: http://mirror.example/debian/\nSuites: bookworm\n\
-                        Components: main\nArchitectures: ppc64el\n";
+                        Components: main\nArchitectures: amd64 ppc64el\n";
         assert!(source.starts_with(expected), "{source}");
     }
 }

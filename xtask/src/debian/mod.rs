@@ -1,9 +1,9 @@
-//! Debian as the source of everything that is not a crate: packages of this machine, and packages
-//! of the emulated host’s architecture.
+//! Debian as the source of everything that is not a crate: packages that get installed on this
+//! machine, and packages that are only unpacked.
 
 mod archive;
 mod mirror;
 mod packages;
 
-pub use archive::Archive;
-pub use packages::{ensure_installed, version};
+pub use archive::{Archive, without_libc};
+pub use packages::ensure_installed;

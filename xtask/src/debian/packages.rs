@@ -29,15 +29,6 @@ pub fn ensure_installed(packages: &[&str]) -> Result<()> {
     install(&missing).with_context(|| format!("could not do\n  {by_hand}"))
 }
 
-/// The installed version of `package`.
-pub fn version(package: &str) -> Result<String> {
-    let version = query("${Version}", &[package])?;
-    if version.is_empty() {
-        bail!("the Debian package {package} is not installed");
-    }
-    Ok(version)
-}
-
 fn install(packages: &[&str]) -> Result<()> {
     let _busy = report::busy(&format!(
         "installing Debian packages: {}",

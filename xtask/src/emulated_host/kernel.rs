@@ -9,8 +9,8 @@ use crate::artifact;
 use crate::xtask::Xtask;
 
 /// Stands for whichever kernel the release has now.
-const KERNEL: &str = "linux-image-powerpc64le";
-const BUSYBOX: &str = "busybox-static";
+const KERNEL: &str = "linux-image-powerpc64le:ppc64el";
+const BUSYBOX: &str = "busybox-static:ppc64el";
 
 /// Where the parts stand.
 pub struct System {
@@ -24,11 +24,12 @@ pub struct System {
 
 /// Fetches what is missing.
 pub fn set_up(xtask: &Xtask) -> Result<System> {
-    let recipe = format!("1\n{KERNEL} and {BUSYBOX}, unpacked\n");
+    let recipe = format!("{KERNEL} and {BUSYBOX}, unpacked\n");
     let system = artifact::keep(&xtask.kept(), "host-system", &recipe, |folder| {
         let kernel = xtask.archive.stands_for(KERNEL)?;
-        xtask.archive.unpack(&kernel, folder)?;
-        xtask.archive.unpack(BUSYBOX, folder)?;
+        xtask
+            .archive
+            .unpack(&[format!("{kernel}:ppc64el"), BUSYBOX.to_owned()], folder)?;
         parts(folder).map(drop)
     })?;
     parts(&system)

@@ -1,12 +1,10 @@
 //! Cross-building for powerpc64le Linux, and running what was built under qemu-user.
 //!
-//! C compiler and libc are Debian’s cross packages. Rust’s standard library comes from rustup where
-//! rustup can fetch it, else from Debian together with Debian’s own, older rustc (see [`debian`]).
-//! Everything is linked statically: the emulated host has no libraries, and qemu-user then needs
-//! no library path.
+//! C compiler and libc are Debian’s cross packages, rustc and its library are Debian’s too (see
+//! [`rust`]). Everything is linked statically: the emulated host has no libraries, and qemu-user
+//! then needs no library path.
 
-mod debian;
-mod rustup;
+mod rust;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,9 +13,9 @@ use anyhow::Result;
 use duct::Expression;
 
 use crate::cargo::cargo;
+use crate::command;
 use crate::debian::ensure_installed;
 use crate::xtask::Xtask;
-use crate::{command, report};
 
 const TARGET: &str = "powerpc64le-unknown-linux-gnu";
 
@@ -37,7 +35,10 @@ impl Toolchain {
     /// Sets up what is missing.
     pub fn set_up(xtask: &Xtask) -> Result<Self> {
         ensure_installed(&PACKAGES)?;
-        let mut environment: Vec<(&str, OsString)> = vec![
+        let compiler = rust::Compiler::set_up(xtask)?;
+        let environment = vec![
+            ("RUSTC", compiler.rustc.into()),
+            ("RUSTDOC", compiler.rustdoc.into()),
             (
                 "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_LINKER",
                 "powerpc64le-linux-gnu-gcc".into(),
@@ -51,15 +52,6 @@ impl Toolchain {
                 "qemu-ppc64le-static".into(),
             ),
         ];
-        if !rustup::provides(TARGET, &xtask.kept())? {
-            let compiler = debian::Compiler::set_up(xtask)?;
-            report::note(&format!(
-                "compiling for {TARGET} with Debian’s rustc {}",
-                compiler.version
-            ));
-            environment.push(("RUSTC", compiler.rustc.into()));
-            environment.push(("RUSTDOC", compiler.rustdoc.into()));
-        }
         // A folder of its own: with one folder for two compilers, each run would rebuild all.
         Ok(Self {
             environment,
