@@ -15,20 +15,13 @@ const RECIPE: &str = "recipe.txt";
 ///
 /// `make` gets an empty folder that is renamed afterwards: what it writes there must not hold
 /// that folder’s own path.
-pub fn keep(
-    shelf: &Path,
-    name: &str,
-    recipe: &str,
-    make: impl FnOnce(&Path) -> Result<()>,
-) -> Result<PathBuf> {
+pub fn keep(shelf: &Path, name: &str, recipe: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let place = shelf.join(name);
     if fs::read_to_string(place.join(RECIPE)).is_ok_and(|made_by| made_by == recipe) {
         return Ok(place);
     }
     fs::create_dir_all(shelf).with_context(|| format!("creating {}", shelf.display()))?;
-    let half = tempfile::Builder::new()
-        .prefix(".half-")
-        .tempdir_in(shelf)?;
+    let half = tempfile::Builder::new().prefix(".half-").tempdir_in(shelf)?;
     make(half.path()).with_context(|| format!("making {name}"))?;
     fs::write(half.path().join(RECIPE), recipe)?;
     if place.exists() {
@@ -47,18 +40,13 @@ mod tests {
     #[test]
     fn made_once_per_recipe_and_never_half() -> Result<()> {
         let shelf = tempfile::tempdir()?;
-        let make =
-            |text: &'static str| move |folder: &Path| Ok(fs::write(folder.join("content"), text)?);
+        let make = |text: &'static str| move |folder: &Path| Ok(fs::write(folder.join("content"), text)?);
         let content = |place: &Path| fs::read_to_string(place.join("content"));
 
         let place = keep(shelf.path(), "thing", "recipe 1", make("first"))?;
         assert_eq!(content(&place)?, "first");
         keep(shelf.path(), "thing", "recipe 1", make("second"))?;
-        assert_eq!(
-            content(&place)?,
-            "first",
-            "the same recipe is not made twice"
-        );
+        assert_eq!(content(&place)?, "first", "the same recipe is not made twice");
 
         let broken = keep(shelf.path(), "thing", "recipe 2", |folder| {
             fs::write(folder.join("content"), "half")?;
@@ -69,11 +57,7 @@ mod tests {
 
         keep(shelf.path(), "thing", "recipe 2", make("third"))?;
         assert_eq!(content(&place)?, "third", "a changed recipe is made anew");
-        assert_eq!(
-            fs::read_dir(shelf.path())?.count(),
-            1,
-            "nothing half-made stays behind"
-        );
+        assert_eq!(fs::read_dir(shelf.path())?.count(), 1, "nothing half-made stays behind");
         Ok(())
     }
 }

@@ -1,7 +1,6 @@
 //! `cargo xtask host`: any program on an emulated POWER9 host, for trying things out.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
@@ -25,15 +24,7 @@ pub struct Options {
 }
 
 /// Runs; the program’s exit status is ours.
-pub fn run(xtask: &Xtask, options: Options) -> Result<ExitCode> {
-    let Options {
-        machine,
-        files,
-        program,
-        arguments,
-    } = options;
-    EmulatedHost::new(machine, program)
-        .arguments(arguments)
-        .files(files)
-        .run(xtask)
+pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
+    let Options { machine, files, program, arguments } = options;
+    EmulatedHost::new(machine, program).arguments(arguments).files(files).run(xtask)
 }

@@ -5,6 +5,7 @@
 //! under the target folder, so that a second run needs no network.
 
 mod artifact;
+mod bench;
 mod cargo;
 mod command;
 mod debian;
@@ -13,6 +14,7 @@ mod host;
 mod microvm;
 mod ppc64le;
 mod report;
+mod test;
 mod xtask;
 
 use std::process::ExitCode;
@@ -36,6 +38,10 @@ enum Command {
     Microvm(microvm::Options),
     /// Run a statically linked powerpc64le program on an emulated POWER9 host with KVM
     Host(host::Options),
+    /// Run everything that must hold before a change goes in
+    Test(test::Options),
+    /// Run a bench, or list them
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -51,7 +57,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     let xtask = Xtask::load()?;
     match command {
-        Command::Microvm(options) => microvm::run(&xtask, options),
-        Command::Host(options) => host::run(&xtask, options),
+        Command::Microvm(options) => microvm::run(&xtask, options).map(ExitCode::from),
+        Command::Host(options) => host::run(&xtask, options).map(ExitCode::from),
+        Command::Test(options) => test::run(&xtask, &options),
+        Command::Bench(options) => bench::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
     }
 }

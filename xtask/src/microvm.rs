@@ -4,7 +4,6 @@
 //! emulated host.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -17,7 +16,7 @@ use crate::xtask::Xtask;
 const PROGRAM: &str = "microvm";
 
 /// What may be asked for on the command line.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct Options {
     #[command(flatten)]
     machine: Machine,
@@ -30,47 +29,23 @@ pub struct Options {
 }
 
 /// Builds and runs; the microVM’s exit status is ours.
-pub fn run(xtask: &Xtask, options: Options) -> Result<ExitCode> {
-    let Options {
-        machine,
-        files,
-        arguments,
-    } = options;
+pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
+    let Options { machine, files, arguments } = options;
     if cfg!(target_arch = "powerpc64") {
         return natively(xtask, &arguments);
     }
     let program = Toolchain::set_up(xtask)?.build_example(xtask, PROGRAM)?;
-    EmulatedHost::new(machine, program)
-        .arguments(arguments)
-        .files(files)
-        .run(xtask)
+    EmulatedHost::new(machine, program).arguments(arguments).files(files).run(xtask)
 }
 
-fn natively(xtask: &Xtask, arguments: &[String]) -> Result<ExitCode> {
+fn natively(xtask: &Xtask, arguments: &[String]) -> Result<u8> {
     if !Path::new("/dev/kvm").exists() {
         bail!("this POWER machine has no /dev/kvm: as root, `modprobe kvm_hv`");
     }
-    let fixed = [
-        "run",
-        "--release",
-        "--package",
-        "examples",
-        "--bin",
-        PROGRAM,
-        "--",
-    ];
-    let arguments = fixed
-        .into_iter()
-        .chain(arguments.iter().map(String::as_str));
-    let output = cargo(xtask, arguments)
-        .unchecked()
-        .run()
-        .context("cargo run")?;
+    let fixed = ["run", "--release", "--package", "examples", "--bin", PROGRAM, "--"];
+    let arguments = fixed.into_iter().chain(arguments.iter().map(String::as_str));
+    let output = cargo(xtask, arguments).unchecked().run().context("cargo run")?;
     // A program that a signal ended has no status of its own.
-    let status = output
-        .status
-        .code()
-        .and_then(|code| u8::try_from(code).ok())
-        .unwrap_or(1);
-    Ok(ExitCode::from(status))
+    let status = output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    Ok(status)
 }

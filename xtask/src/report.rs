@@ -10,6 +10,11 @@ pub fn note(text: &str) {
     eprintln!("xtask: {text}");
 }
 
+/// Sets off what follows.
+pub fn heading(text: &str) {
+    eprintln!("\nxtask: == {text}");
+}
+
 /// Says why a command failed: the error and what it came from.
 pub fn failure(error: &Error) {
     eprintln!("xtask: error: {error:#}");

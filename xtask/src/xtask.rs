@@ -7,6 +7,9 @@ use cargo_metadata::{Metadata, MetadataCommand};
 
 use crate::debian::Archive;
 
+/// The packages that an embedder links, none of which needs `std`.
+pub const LIBRARIES: [&str; 4] = ["pgtable", "frag-alloc", "arch-ppc64", "arch-x86"];
+
 /// The workspace as cargo sees it, and the archive that foreign packages come from.
 pub struct Xtask {
     /// Members and their targets; dependencies are not resolved, so that reading it needs no

@@ -35,25 +35,17 @@ struct PrivateRoot {
 impl Archive {
     /// Names the other architecture; touches nothing yet.
     pub fn new(foreign: &'static str, shelf: PathBuf) -> Self {
-        Self {
-            foreign,
-            shelf,
-            root: OnceCell::new(),
-        }
+        Self { foreign, shelf, root: OnceCell::new() }
     }
 
     /// Downloads `packages` and unpacks them into the folder `into`. A package of the other
     /// architecture is named `package:architecture`.
     pub fn unpack(&self, packages: &[String], into: &Path) -> Result<()> {
         let names = packages.join(" ");
-        let root = self
-            .root()
-            .with_context(|| format!("needed and not there yet: {names}"))?;
+        let root = self.root().with_context(|| format!("needed and not there yet: {names}"))?;
         let _busy = report::busy(&format!("fetching {names}"));
         let downloads = tempfile::tempdir_in(root.folder.path())?;
-        let download = root
-            .apt("apt-get", ["download", "-q"], packages)
-            .dir(downloads.path());
+        let download = root.apt("apt-get", ["download", "-q"], packages).dir(downloads.path());
         command::quiet_with_retries("apt-get download", &download)?;
         fs::create_dir_all(into)?;
         for deb in fs::read_dir(downloads.path())? {
@@ -65,9 +57,7 @@ impl Archive {
 
     /// The first package that `package` depends on: for packages that only stand for another.
     pub fn stands_for(&self, package: &str) -> Result<String> {
-        let show = self
-            .root()?
-            .apt("apt-cache", ["show", "--no-all-versions"], [package]);
+        let show = self.root()?.apt("apt-cache", ["show", "--no-all-versions"], [package]);
         let record = command::quiet("apt-cache show", &show)?;
         first_dependency(&record).with_context(|| format!("{package} depends on nothing"))
     }
@@ -76,10 +66,7 @@ impl Archive {
     pub fn with_dependencies(&self, package: &str) -> Result<Vec<String>> {
         let depends = ["depends", "--recurse", "--important", "--no-conflicts"];
         let depends = self.root()?.apt("apt-cache", depends, [package]);
-        Ok(package_lines(&command::quiet(
-            "apt-cache depends",
-            &depends,
-        )?))
+        Ok(package_lines(&command::quiet("apt-cache depends", &depends)?))
     }
 
     fn root(&self) -> Result<&PrivateRoot> {
@@ -95,10 +82,7 @@ impl PrivateRoot {
     fn new(foreign: &str, shelf: &Path) -> Result<Self> {
         let native = command::quiet("dpkg", &cmd!("dpkg", "--print-architecture"))?;
         let architectures = [native.trim(), foreign];
-        let _busy = report::busy(&format!(
-            "reading Debian’s index of {}",
-            architectures.join(", ")
-        ));
+        let _busy = report::busy(&format!("reading Debian’s index of {}", architectures.join(", ")));
         fs::create_dir_all(shelf)?;
         let folder = tempfile::Builder::new().prefix(".apt-").tempdir_in(shelf)?;
         let path = folder.path();
@@ -106,14 +90,8 @@ impl PrivateRoot {
             fs::create_dir_all(path.join(part))?;
         }
         fs::write(path.join("status"), "")?;
-        fs::write(
-            path.join("sources/mirror.sources"),
-            source(&mirror::configured()?, architectures),
-        )?;
-        let root = Self {
-            options: options(path, architectures),
-            folder,
-        };
+        fs::write(path.join("sources/mirror.sources"), source(&mirror::configured()?, architectures))?;
+        let root = Self { options: options(path, architectures), folder };
         let update = root.apt("apt-get", ["update", "-q"], [] as [&str; 0]);
         command::quiet_with_retries("apt-get update of the private apt root", &update)?;
         Ok(root)
@@ -127,9 +105,7 @@ impl PrivateRoot {
         packages: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Expression {
         let options = self.options.iter().flat_map(|option| ["-o", option]);
-        let packages = packages
-            .into_iter()
-            .map(|package| package.as_ref().to_owned());
+        let packages = packages.into_iter().map(|package| package.as_ref().to_owned());
         let arguments = options.chain(verb).map(str::to_owned).chain(packages);
         cmd(program, arguments).env("LC_ALL", "C")
     }
@@ -139,9 +115,8 @@ impl PrivateRoot {
 fn source(mirror: &Mirror, architectures: [&str; 2]) -> String {
     let architectures = architectures.join(" ");
     let Mirror { uri, suite } = mirror;
-    let mut source = format!(
-        "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nArchitectures: {architectures}\n"
-    );
+    let mut source =
+        format!("Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nArchitectures: {architectures}\n");
     if Path::new(KEYRING).exists() {
         source.push_str("Signed-By: ");
         source.push_str(KEYRING);
@@ -174,9 +149,7 @@ fn options(root: &Path, [native, foreign]: [&str; 2]) -> Vec<String> {
 
 /// The first name in the `Depends` field of a package’s record, without its version.
 fn first_dependency(record: &str) -> Option<String> {
-    let depends = record
-        .lines()
-        .find_map(|line| line.strip_prefix("Depends: "))?;
+    let depends = record.lines().find_map(|line| line.strip_prefix("Depends: "))?;
     let name = depends.split([' ', ',', '|']).next()?;
     Some(name.to_owned())
 }
@@ -184,9 +157,7 @@ fn first_dependency(record: &str) -> Option<String> {
 /// The packages in apt’s list of dependencies: the lines that neither are indented nor name a
 /// package that exists only as others’ by-name (`<name>`).
 fn package_lines(depends: &str) -> Vec<String> {
-    let packages = depends
-        .lines()
-        .filter(|line| !line.starts_with([' ', '|', '<']));
+    let packages = depends.lines().filter(|line| !line.starts_with([' ', '|', '<']));
     packages.map(str::to_owned).collect()
 }
 
@@ -205,14 +176,8 @@ mod tests {
     fn a_stand_in_package_names_the_versioned_one() {
         let record = "Package: linux-image-powerpc64le\nPre-Depends: other\n\
                       Depends: linux-image-6.1.0-50-powerpc64le (= 6.1.176-1), more\n";
-        assert_eq!(
-            first_dependency(record).as_deref(),
-            Some("linux-image-6.1.0-50-powerpc64le")
-        );
-        assert_eq!(
-            first_dependency("Package: x\nDepends: y\n").as_deref(),
-            Some("y")
-        );
+        assert_eq!(first_dependency(record).as_deref(), Some("linux-image-6.1.0-50-powerpc64le"));
+        assert_eq!(first_dependency("Package: x\nDepends: y\n").as_deref(), Some("y"));
         assert_eq!(first_dependency("Package: x\n"), None);
     }
 
@@ -225,13 +190,7 @@ mod tests {
     #[test]
     fn the_source_names_one_architecture_of_one_release() {
         let uri = "http://mirror.example/debian/".to_owned();
-        let source = source(
-            &Mirror {
-                uri,
-                suite: "bookworm".to_owned(),
-            },
-            ["amd64", "ppc64el"],
-        );
+        let source = source(&Mirror { uri, suite: "bookworm".to_owned() }, ["amd64", "ppc64el"]);
         let expected = "Types: deb\nURIs: http://mirror.example/debian/\nSuites: bookworm\n\
                         Components: main\nArchitectures: amd64 ppc64el\n";
         assert!(source.starts_with(expected), "{source}");

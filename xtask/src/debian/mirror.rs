@@ -23,17 +23,8 @@ pub fn configured() -> Result<Mirror> {
     let os_release = fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
     let suite = code_name(&os_release).context("/etc/os-release names no VERSION_CODENAME")?;
     let find = || -> Result<Option<Mirror>> {
-        let targets = cmd!(
-            "apt-get",
-            "indextargets",
-            "--format",
-            FORMAT,
-            "Created-By: Packages"
-        );
-        Ok(main_mirror(
-            &command::quiet("apt-get indextargets", &targets)?,
-            &suite,
-        ))
+        let targets = cmd!("apt-get", "indextargets", "--format", FORMAT, "Created-By: Packages");
+        Ok(main_mirror(&command::quiet("apt-get indextargets", &targets)?, &suite))
     };
     if let Some(mirror) = find()? {
         return Ok(mirror);
@@ -45,23 +36,16 @@ pub fn configured() -> Result<Mirror> {
 }
 
 fn code_name(os_release: &str) -> Option<String> {
-    let value = os_release
-        .lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+    let value = os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
     Some(value.trim_matches('"').to_owned())
 }
 
 fn main_mirror(targets: &str, suite: &str) -> Option<Mirror> {
-    let uri = targets
-        .lines()
-        .find_map(|line| match *line.splitn(3, ' ').collect::<Vec<_>>() {
-            [release, "main", uri] if release == suite => Some(uri),
-            _ => None,
-        })?;
-    Some(Mirror {
-        uri: uri.to_owned(),
-        suite: suite.to_owned(),
-    })
+    let uri = targets.lines().find_map(|line| match *line.splitn(3, ' ').collect::<Vec<_>>() {
+        [release, "main", uri] if release == suite => Some(uri),
+        _ => None,
+    })?;
+    Some(Mirror { uri: uri.to_owned(), suite: suite.to_owned() })
 }
 
 #[cfg(test)]
@@ -75,26 +59,14 @@ mod tests {
                        bookworm main http://mirror.example/debian/\n";
         let mirror = main_mirror(targets, "bookworm");
         let uri = "http://mirror.example/debian/".to_owned();
-        assert_eq!(
-            mirror,
-            Some(Mirror {
-                uri,
-                suite: "bookworm".to_owned()
-            })
-        );
+        assert_eq!(mirror, Some(Mirror { uri, suite: "bookworm".to_owned() }));
         assert_eq!(main_mirror(targets, "trixie"), None);
     }
 
     #[test]
     fn code_name_with_and_without_quotes() {
-        assert_eq!(
-            code_name("ID=debian\nVERSION_CODENAME=bookworm\n").as_deref(),
-            Some("bookworm")
-        );
-        assert_eq!(
-            code_name("VERSION_CODENAME=\"trixie\"").as_deref(),
-            Some("trixie")
-        );
+        assert_eq!(code_name("ID=debian\nVERSION_CODENAME=bookworm\n").as_deref(), Some("bookworm"));
+        assert_eq!(code_name("VERSION_CODENAME=\"trixie\"").as_deref(), Some("trixie"));
         assert_eq!(code_name("ID=debian"), None);
     }
 }

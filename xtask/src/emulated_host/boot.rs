@@ -23,10 +23,7 @@ pub fn run(machine: &Machine, kernel: &Path, initrd: &Path, mark: String) -> Res
     for (option, file) in [("-kernel", kernel), ("-initrd", initrd)] {
         arguments.extend([option.to_owned(), file.display().to_string()]);
     }
-    let qemu = cmd("qemu-system-ppc64", arguments)
-        .stdin_null()
-        .stderr_to_stdout()
-        .unchecked();
+    let qemu = cmd("qemu-system-ppc64", arguments).stdin_null().stderr_to_stdout().unchecked();
     let qemu = Arc::new(qemu.reader().context("starting qemu-system-ppc64")?);
     let mut console = Console::new(mark);
     let ended = follow(&qemu, &mut console, machine)?;
@@ -38,18 +35,14 @@ pub fn run(machine: &Machine, kernel: &Path, initrd: &Path, mark: String) -> Res
             Ok(*status)
         }
         Some(Verdict::Broken(reason)) => {
-            bail!(
-                "the emulated host did not come up: {reason}\n{}",
-                console.last_lines()
-            )
+            bail!("the emulated host did not come up: {reason}\n{}", console.last_lines())
         }
-        None if ended => bail!(
-            "the emulated host stopped before the program ended; its last output:\n{}",
-            console.last_lines()
-        ),
+        None if ended => {
+            bail!("the emulated host stopped before the program ended; its last output:\n{}", console.last_lines())
+        }
         None => bail!(
             "the program did not end within {} s, and was ended; the last output:\n{}",
-            machine.timeout.as_secs(),
+            machine.timeout,
             console.last_lines()
         ),
     }
@@ -67,7 +60,7 @@ fn follow(qemu: &Arc<ReaderHandle>, console: &mut Console, machine: &Machine) ->
         }
     };
     let lines = lines_of(Arc::clone(qemu));
-    let mut deadline = Instant::now() + machine.timeout;
+    let mut deadline = Instant::now() + Duration::from_secs(machine.timeout);
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => take(console, &line),
@@ -114,11 +107,7 @@ fn arguments(machine: &Machine) -> Vec<String> {
 /// `panic=-1` ends QEMU at a panic, as it may not reboot. Level 1 lets through what the kernel says
 /// when it dies, and nothing else.
 fn kernel_command_line(machine: &Machine) -> String {
-    let noise = if machine.verbose {
-        ""
-    } else {
-        " quiet loglevel=1"
-    };
+    let noise = if machine.verbose { "" } else { " quiet loglevel=1" };
     let hash = if machine.hash { " disable_radix" } else { "" };
     format!("console=hvc0 rdinit=/init panic=-1{noise}{hash}")
 }
@@ -129,19 +118,9 @@ mod tests {
 
     #[test]
     fn machine_becomes_arguments() {
-        let timeout = Duration::from_secs(1);
-        let machine = Machine {
-            smp: 2,
-            memory: 1024,
-            hash: true,
-            timeout,
-            verbose: false,
-        };
+        let machine = Machine { smp: 2, memory: 1024, hash: true, ..Machine::default() };
         let line = arguments(&machine).join(" ");
-        assert!(
-            line.contains("-smp 2 -m 1024M -append console=hvc0"),
-            "{line}"
-        );
+        assert!(line.contains("-smp 2 -m 1024M -append console=hvc0"), "{line}");
         assert!(line.ends_with("quiet loglevel=1 disable_radix"), "{line}");
     }
 }

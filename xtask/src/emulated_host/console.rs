@@ -25,12 +25,7 @@ pub struct Console {
 impl Console {
     /// A console that has said nothing yet; the init’s own lines will begin with `mark`.
     pub fn new(mark: String) -> Self {
-        Self {
-            mark,
-            running: false,
-            verdict: None,
-            last: VecDeque::new(),
-        }
+        Self { mark, running: false, verdict: None, last: VecDeque::new() }
     }
 
     /// Takes the next line and returns what of it the program printed, if anything.
@@ -61,10 +56,7 @@ impl Console {
 
     /// The last lines, whosever they were.
     pub fn last_lines(&self) -> String {
-        self.last
-            .iter()
-            .map(|line| format!("  | {line}\n"))
-            .collect()
+        self.last.iter().map(|line| format!("  | {line}\n")).collect()
     }
 
     fn remember(&mut self, line: &str) {
@@ -75,18 +67,14 @@ impl Console {
     }
 }
 
-/// Whether a line begins with the kernel’s time stamp, `[   12.345678] `.
+/// Whether a line begins with the time stamp of the kernel, `[   12.345678] `, or of the firmware,
+/// which has its level in it, `[   12.345678901,5] `.
 fn is_kernel_message(line: &str) -> bool {
-    let stamp = line
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once("] "));
-    let Some((seconds, fraction)) = stamp.and_then(|(stamp, _)| stamp.trim().split_once('.'))
-    else {
+    let stamp = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+    let Some((seconds, fraction)) = stamp.and_then(|(stamp, _)| stamp.trim().split_once('.')) else {
         return false;
     };
-    [seconds, fraction]
-        .iter()
-        .all(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
+    [seconds, fraction].iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit() || byte == b','))
 }
 
 #[cfg(test)]
@@ -107,6 +95,7 @@ mod tests {
             "mark: run\r",
             "hello\r",
             "[    9.123456] KVM: something\r",
+            "[    9.123456789,2] OPAL: something\r",
             "",
             "[not the kernel] 1.5",
             "mark: exit 0\r",
@@ -120,14 +109,8 @@ mod tests {
     fn verdicts() {
         let rows: [(&[&str], Option<Verdict>); 5] = [
             (&["mark: exit 3"], Some(Verdict::Exited(3))),
-            (
-                &["mark: run", "no line endmark: exit 139"],
-                Some(Verdict::Exited(139)),
-            ),
-            (
-                &["mark: broken kvm.ko does not load"],
-                Some(Verdict::Broken("kvm.ko does not load".into())),
-            ),
+            (&["mark: run", "no line endmark: exit 139"], Some(Verdict::Exited(139))),
+            (&["mark: broken kvm.ko does not load"], Some(Verdict::Broken("kvm.ko does not load".into()))),
             (&["mark: exit nonsense"], None),
             (&["mark: run", "Kernel panic - not syncing"], None),
         ];

@@ -47,14 +47,8 @@ mod tests {
     fn arguments_reach_the_program_as_they_are() -> Result<()> {
         let arguments = ["--name".to_owned(), "two words; $HOME".to_owned()];
         let script = script("mark:", "kvm.ko kvm_hv.ko", &arguments)?;
-        assert!(
-            script.contains("for module in kvm.ko kvm_hv.ko; do\n"),
-            "{script}"
-        );
-        assert!(
-            script.contains("./program --name 'two words; $HOME' </dev/null\n"),
-            "{script}"
-        );
+        assert!(script.contains("for module in kvm.ko kvm_hv.ko; do\n"), "{script}");
+        assert!(script.contains("./program --name 'two words; $HOME' </dev/null\n"), "{script}");
         Ok(())
     }
 }

@@ -25,9 +25,7 @@ enum Entry {
 impl Initramfs {
     /// An archive that holds nothing.
     pub fn new() -> Self {
-        Self {
-            entries: BTreeMap::new(),
-        }
+        Self { entries: BTreeMap::new() }
     }
 
     /// Adds `/dev/console`: the kernel opens it as init’s standard input and output, before
@@ -38,32 +36,18 @@ impl Initramfs {
 
     /// Adds a program.
     pub fn executable(&mut self, path: &str, content: Vec<u8>) {
-        self.add(
-            path,
-            Entry::File {
-                mode: 0o755,
-                content,
-            },
-        );
+        self.add(path, Entry::File { mode: 0o755, content });
     }
 
     /// Adds a file.
     pub fn file(&mut self, path: &str, content: Vec<u8>) {
-        self.add(
-            path,
-            Entry::File {
-                mode: 0o644,
-                content,
-            },
-        );
+        self.add(path, Entry::File { mode: 0o644, content });
     }
 
     /// Adds an entry and the folders that lead to it.
     fn add(&mut self, path: &str, entry: Entry) {
         for (end, _) in path.match_indices('/') {
-            self.entries
-                .entry(path[..end].to_owned())
-                .or_insert(Entry::Folder);
+            self.entries.entry(path[..end].to_owned()).or_insert(Entry::Folder);
         }
         self.entries.insert(path.to_owned(), entry);
     }
@@ -82,16 +66,8 @@ impl Initramfs {
 
 fn append(archive: &mut Vec<u8>, header: Builder, entry: &Entry) -> Result<()> {
     let (header, content): (_, &[u8]) = match entry {
-        Entry::Folder => (
-            header
-                .mode(0o755)
-                .set_mode_file_type(ModeFileType::Directory),
-            &[],
-        ),
-        Entry::File { mode, content } => (
-            header.mode(*mode).set_mode_file_type(ModeFileType::Regular),
-            content,
-        ),
+        Entry::Folder => (header.mode(0o755).set_mode_file_type(ModeFileType::Directory), &[]),
+        Entry::File { mode, content } => (header.mode(*mode).set_mode_file_type(ModeFileType::Regular), content),
         Entry::Device(major, minor) => {
             let header = header.mode(0o600).set_mode_file_type(ModeFileType::Char);
             (header.rdev_major(*major).rdev_minor(*minor), &[])

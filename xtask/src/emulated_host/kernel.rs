@@ -27,9 +27,7 @@ pub fn set_up(xtask: &Xtask) -> Result<System> {
     let recipe = format!("{KERNEL} and {BUSYBOX}, unpacked\n");
     let system = artifact::keep(&xtask.kept(), "host-system", &recipe, |folder| {
         let kernel = xtask.archive.stands_for(KERNEL)?;
-        xtask
-            .archive
-            .unpack(&[format!("{kernel}:ppc64el"), BUSYBOX.to_owned()], folder)?;
+        xtask.archive.unpack(&[format!("{kernel}:ppc64el"), BUSYBOX.to_owned()], folder)?;
         parts(folder).map(drop)
     })?;
     parts(&system)
@@ -38,21 +36,11 @@ pub fn set_up(xtask: &Xtask) -> Result<System> {
 fn parts(folder: &Path) -> Result<System> {
     // Where /lib has become a link into /usr, packages hold the latter path.
     let modules = ["lib/modules", "usr/lib/modules"].map(|path| folder.join(path));
-    let modules = modules
-        .iter()
-        .find(|path| path.exists())
-        .context("no kernel modules")?;
+    let modules = modules.iter().find(|path| path.exists()).context("no kernel modules")?;
     let modules = only_entry(modules, "")?;
     let busybox = ["bin/busybox", "usr/bin/busybox"].map(|path| folder.join(path));
-    let busybox = busybox
-        .into_iter()
-        .find(|path| path.exists())
-        .context("no busybox")?;
-    Ok(System {
-        kernel: only_entry(&folder.join("boot"), "vmlinux-")?,
-        modules,
-        busybox,
-    })
+    let busybox = busybox.into_iter().find(|path| path.exists()).context("no busybox")?;
+    Ok(System { kernel: only_entry(&folder.join("boot"), "vmlinux-")?, modules, busybox })
 }
 
 /// The entry of `folder` whose name begins with `prefix`.

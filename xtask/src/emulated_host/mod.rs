@@ -14,8 +14,6 @@ mod modules;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -33,24 +31,26 @@ const PACKAGES: [&str; 2] = ["qemu-system-ppc", "qemu-system-data"];
 #[derive(Args, Clone)]
 pub struct Machine {
     /// Number of CPU cores
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = Machine::default().smp)]
     smp: u32,
     /// Memory in MiB; the machine takes no less than 1024
-    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    #[arg(long, value_name = "MIB", default_value_t = Machine::default().memory)]
     memory: u32,
     /// Let the host kernel itself use the hashed page table instead of radix trees
     #[arg(long)]
     hash: bool,
     /// Seconds until a run counts as hung and is ended
-    #[arg(long, value_name = "SECONDS", default_value = "180", value_parser = seconds)]
-    timeout: Duration,
+    #[arg(long, value_name = "SECONDS", default_value_t = Machine::default().timeout)]
+    timeout: u64,
     /// Show firmware and kernel messages too
     #[arg(long)]
     verbose: bool,
 }
 
-fn seconds(text: &str) -> Result<Duration> {
-    Ok(Duration::from_secs(text.parse()?))
+impl Default for Machine {
+    fn default() -> Self {
+        Self { smp: 1, memory: 2048, hash: false, timeout: 180, verbose: false }
+    }
 }
 
 /// One run of a program on the emulated machine.
@@ -64,12 +64,7 @@ pub struct EmulatedHost {
 impl EmulatedHost {
     /// Will run `program`, a statically linked powerpc64le executable.
     pub fn new(machine: Machine, program: PathBuf) -> Self {
-        Self {
-            machine,
-            program,
-            arguments: Vec::new(),
-            files: Vec::new(),
-        }
+        Self { machine, program, arguments: Vec::new(), files: Vec::new() }
     }
 
     /// Gives the program these arguments.
@@ -90,18 +85,15 @@ impl EmulatedHost {
     /// # Errors
     /// The machine did not come up, hung, or died before the program ended; the error holds the
     /// console’s last lines.
-    pub fn run(&self, xtask: &Xtask) -> Result<ExitCode> {
+    pub fn run(&self, xtask: &Xtask) -> Result<u8> {
         ensure_installed(&PACKAGES)?;
         let system = kernel::set_up(xtask)?;
-        let root = tempfile::Builder::new()
-            .prefix(".boot-")
-            .tempdir_in(xtask.kept())?;
+        let root = tempfile::Builder::new().prefix(".boot-").tempdir_in(xtask.kept())?;
         let initrd = root.path().join("initramfs.cpio");
         let mark = init::mark();
         fs::write(&initrd, self.initramfs(&system, &mark)?.archive()?)?;
         report::note("booting an emulated POWER9 host");
-        let status = boot::run(&self.machine, &system.kernel, &initrd, mark)?;
-        Ok(ExitCode::from(status))
+        boot::run(&self.machine, &system.kernel, &initrd, mark)
     }
 
     fn initramfs(&self, system: &kernel::System, mark: &str) -> Result<Initramfs> {
@@ -109,25 +101,16 @@ impl EmulatedHost {
         let mut root = Initramfs::new();
         root.console();
         root.executable("bin/busybox", read(&system.busybox)?);
-        let names: Vec<_> = modules
-            .iter()
-            .map(|module| module.file_name.clone())
-            .collect();
+        let names: Vec<_> = modules.iter().map(|module| module.file_name.clone()).collect();
         for Module { file_name, content } in modules {
             root.file(&format!("modules/{file_name}"), content);
         }
         root.executable("work/program", read(&self.program)?);
         for file in &self.files {
-            let name = file
-                .file_name()
-                .context("a file to pass has no name")?
-                .to_string_lossy();
+            let name = file.file_name().context("a file to pass has no name")?.to_string_lossy();
             root.file(&format!("work/{name}"), read(file)?);
         }
-        root.executable(
-            "init",
-            init::script(mark, &names.join(" "), &self.arguments)?.into_bytes(),
-        );
+        root.executable("init", init::script(mark, &names.join(" "), &self.arguments)?.into_bytes());
         Ok(root)
     }
 }

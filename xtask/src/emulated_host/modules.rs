@@ -38,9 +38,7 @@ fn add(name: &str, found: &HashMap<String, PathBuf>, loaded: &mut Vec<Module>) -
     if loaded.iter().any(|module| module.file_name == file_name) {
         return Ok(());
     }
-    let path = found
-        .get(&canonical(name))
-        .with_context(|| format!("no kernel module {name}"))?;
+    let path = found.get(&canonical(name)).with_context(|| format!("no kernel module {name}"))?;
     let content = read(path)?;
     for dependency in dependencies(&content).with_context(|| path.display().to_string())? {
         add(&dependency, found, loaded)?;
@@ -74,10 +72,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         Some("ko") => fs::read(path).with_context(|| path.display().to_string()),
         Some("xz") => {
             ensure_installed(&["xz-utils"])?;
-            Ok(cmd!("xz", "--decompress", "--stdout", path)
-                .stdout_capture()
-                .run()?
-                .stdout)
+            Ok(cmd!("xz", "--decompress", "--stdout", path).stdout_capture().run()?.stdout)
         }
         _ => bail!("{}: a module in an unknown form", path.display()),
     }
@@ -85,23 +80,15 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 fn dependencies(module: &[u8]) -> Result<Vec<String>> {
     let file = object::File::parse(module)?;
-    let modinfo = file
-        .section_by_name(".modinfo")
-        .context("no .modinfo section")?;
+    let modinfo = file.section_by_name(".modinfo").context("no .modinfo section")?;
     Ok(depends_field(modinfo.data()?))
 }
 
 /// The names in `depends=a,b` among the NUL-terminated strings of a `.modinfo` section.
 fn depends_field(modinfo: &[u8]) -> Vec<String> {
-    let field = modinfo
-        .split(|byte| *byte == 0)
-        .find_map(|field| field.strip_prefix(b"depends="));
+    let field = modinfo.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"depends="));
     let names = String::from_utf8_lossy(field.unwrap_or_default()).into_owned();
-    names
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect()
+    names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -110,10 +97,7 @@ mod tests {
 
     #[test]
     fn depends_field_is_read_from_modinfo() {
-        assert_eq!(
-            depends_field(b"license=GPL\0depends=kvm,irqbypass\0name=kvm_hv\0"),
-            ["kvm", "irqbypass"]
-        );
+        assert_eq!(depends_field(b"license=GPL\0depends=kvm,irqbypass\0name=kvm_hv\0"), ["kvm", "irqbypass"]);
         assert!(depends_field(b"license=GPL\0depends=\0").is_empty());
         assert!(depends_field(b"license=GPL\0").is_empty());
     }

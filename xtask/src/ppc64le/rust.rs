@@ -46,10 +46,7 @@ impl Compiler {
             wrap(&folder.join("bin"))
         })?;
         let bin = folder.join("bin");
-        Ok(Self {
-            rustc: bin.join("rustc"),
-            rustdoc: bin.join("rustdoc"),
-        })
+        Ok(Self { rustc: bin.join("rustc"), rustdoc: bin.join("rustdoc") })
     }
 }
 

@@ -1,0 +1,64 @@
+//! Finding the benches: programs of the packages in `<room>/benches/`.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use cargo_metadata::{MetadataCommand, TargetKind};
+
+use crate::xtask::Xtask;
+
+/// A program that measures something.
+pub struct Bench {
+    pub name: String,
+    /// The `Cargo.toml` of its package.
+    pub manifest: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Bin,
+    Bench,
+}
+
+impl Bench {
+    /// What cargo is told to build and run it.
+    pub fn cargo_arguments(&self) -> [&str; 4] {
+        match self.kind {
+            Kind::Bin => ["run", "--profile=bench", "--bin", &self.name],
+            Kind::Bench => ["bench", "--profile=bench", "--bench", &self.name],
+        }
+    }
+}
+
+/// The `Cargo.toml` of every bench package, in the order of their rooms’ names.
+pub fn manifests(xtask: &Xtask) -> Result<Vec<PathBuf>> {
+    let mut manifests = Vec::new();
+    for room in fs::read_dir(xtask.root())? {
+        let manifest = room?.path().join("benches/Cargo.toml");
+        if manifest.exists() {
+            manifests.push(manifest);
+        }
+    }
+    manifests.sort();
+    Ok(manifests)
+}
+
+/// All benches.
+pub fn benches(xtask: &Xtask) -> Result<Vec<Bench>> {
+    let mut benches = Vec::new();
+    for manifest in manifests(xtask)? {
+        let metadata = MetadataCommand::new().manifest_path(&manifest).no_deps().exec();
+        let metadata = metadata.with_context(|| manifest.display().to_string())?;
+        for target in metadata.packages.iter().flat_map(|package| &package.targets) {
+            let kind = match target.kind.first() {
+                Some(TargetKind::Bin) => Kind::Bin,
+                Some(TargetKind::Bench) => Kind::Bench,
+                _ => continue,
+            };
+            benches.push(Bench { name: target.name.clone(), manifest: manifest.clone(), kind });
+        }
+    }
+    Ok(benches)
+}

@@ -1,0 +1,74 @@
+//! The steps of `cargo xtask test`, cheap ones first.
+
+use anyhow::{Result, bail};
+
+use super::{loom, no_std};
+use crate::cargo::cargo;
+use crate::ppc64le::{self, Toolchain};
+use crate::xtask::{LIBRARIES, Xtask};
+use crate::{bench, command, microvm};
+
+/// One thing that must hold.
+pub struct Step {
+    /// What it is asked for by.
+    pub name: &'static str,
+    /// What it shows, in a line.
+    pub about: &'static str,
+    /// Whether it runs on an emulated processor: slower, and more to set up.
+    pub emulated: bool,
+    /// Does it.
+    pub run: fn(&Xtask) -> Result<()>,
+}
+
+/// All steps, in the order in which they run.
+pub const STEPS: &[Step] = &[
+    Step { name: "fmt", about: "the code is formatted", emulated: false, run: fmt },
+    Step { name: "clippy", about: "no lint fires, in any target of the workspace", emulated: false, run: clippy },
+    Step { name: "doc", about: "the documentation builds without a warning", emulated: false, run: doc },
+    Step { name: "test", about: "all tests of the workspace, on this machine", emulated: false, run: test },
+    Step { name: "loom", about: "model checks: every interleaving of small cases", emulated: false, run: loom::run },
+    Step { name: "no-std", about: "the libraries build where no std is", emulated: false, run: no_std::run },
+    Step { name: "benches", about: "the bench packages build, and no lint fires", emulated: false, run: benches },
+    Step {
+        name: "ppc64le",
+        about: "the libraries’ tests as POWER code, by the oldest supported rustc",
+        emulated: true,
+        run: ppc64le,
+    },
+    Step { name: "microvm", about: "the microVM under KVM on a POWER9 host", emulated: true, run: microvm },
+];
+
+fn fmt(xtask: &Xtask) -> Result<()> {
+    command::stream("cargo fmt", &cargo(xtask, ["fmt", "--all", "--check"]))
+}
+
+fn clippy(xtask: &Xtask) -> Result<()> {
+    let clippy = ["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"];
+    command::stream("cargo clippy", &cargo(xtask, clippy))
+}
+
+fn doc(xtask: &Xtask) -> Result<()> {
+    let doc = ["doc", "--workspace", "--no-deps", "--all-features"];
+    command::stream("cargo doc", &cargo(xtask, doc).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn test(xtask: &Xtask) -> Result<()> {
+    // Some tests ask the cross compiler whether the kernel’s headers agree with our numbers.
+    ppc64le::install_c_compiler()?;
+    command::stream("cargo test", &cargo(xtask, ["test", "--workspace", "--all-features"]))
+}
+
+fn benches(xtask: &Xtask) -> Result<()> {
+    bench::check(xtask)
+}
+
+fn ppc64le(xtask: &Xtask) -> Result<()> {
+    Toolchain::set_up(xtask)?.test(xtask, &LIBRARIES)
+}
+
+fn microvm(xtask: &Xtask) -> Result<()> {
+    match microvm::run(xtask, microvm::Options::default())? {
+        0 => Ok(()),
+        status => bail!("the microVM’s exit status is {status}"),
+    }
+}
