@@ -2,6 +2,8 @@
 //!
 //! One harness; a format is one line at the end.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::collections::BTreeMap;

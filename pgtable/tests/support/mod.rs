@@ -89,7 +89,7 @@ impl<A: Address> TableAllocator<A> for Tables<'_> {
         let words = self.words(address, layout);
         match contents {
             Contents::Zeroed => {
-                assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0), "said to be zeroed")
+                assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0), "said to be zeroed");
             }
             Contents::Stale => words.iter().for_each(|word| word.store(0, Ordering::Relaxed)),
         }
