@@ -5,9 +5,9 @@
 
 use core::sync::atomic::AtomicU64;
 
-use crate::address::Address;
+use crate::address::{Address, low_bits};
 use crate::allocator::TableAllocator;
-use crate::descent::{Node, Stop, Trail};
+use crate::descent::{Node, Stop, Trail, descend};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
@@ -126,7 +126,44 @@ where
         bytes: u64,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
+        if bytes == 1 << self.format.geometry().page_shift() && self.unmap_page(input, gather) {
+            return Ok(bytes);
+        }
         self.change(input, bytes, &Clear, gather)
+    }
+
+    /// The common case of [`unmap`](Self::unmap), one page of the usual size in a table that keeps others; false if it is any other case.
+    #[inline(always)]
+    fn unmap_page<I: Invalidate<F::Stage>>(&mut self, input: Input<F>, gather: &mut Gather<'_, F::Stage, I>) -> bool {
+        let format = self.format;
+        let Some(offset) = format.offset(input) else { return false };
+        let root = Node::root(&format, self.root().get());
+        let Ok(stop) = descend(&format, &self.memory, root, offset, 0, |_, _, _, _| ()) else { return false };
+        let at = stop.node.position();
+        let usual = at.level.0 == 0 && at.shift == format.geometry().page_shift() && offset & low_bits(at.shift) == 0;
+        if !usual || stop.word & format.present_mask() == 0 {
+            return false;
+        }
+        match self.tables.state(<Output<F> as Address>::new(stop.node.table)) {
+            Some(state) if state.live() > 1 => {
+                stop.slot.store(0);
+                gather.pages(input, input, at.shift);
+                state.sub(1);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// One step of [`unmap`](Self::unmap), for the cursor.
+    pub(crate) fn unmap_run<I: Invalidate<F::Stage>>(
+        &self,
+        trail: &mut Trail,
+        at: &mut u64,
+        end: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, Error> {
+        self.change_run(trail, at, end, &Clear, gather)
     }
 
     /// Gives whatever is mapped in the `bytes` bytes from `input` on these attributes; returns how many bytes that were. What
