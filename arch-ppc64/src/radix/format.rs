@@ -1,0 +1,255 @@
+//! The radix tree as a [`pgtable::Format`], for both scopes.
+
+use pgtable::{
+    Access, AccessKind, AccessedDirty, Address, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Input, Output,
+    Position, Stage1, Stage2, Unencodable, low_bits,
+};
+
+use super::attributes::PageAttributes;
+use super::entry::{Att, Pde, Pte};
+use super::geometry::{Granule, PageSize, WIDTH, supports_table};
+use super::policy::{Amr, Iamr, Quadrants, RcPolicy, Strictness, TableFault};
+use super::scope::Scope;
+use crate::interrupt::{Interrupt, Status};
+
+/// A radix tree's format: its granule, its policies, and the controls of its scope.
+///
+/// The default controls are those of POWER9 with AMR and IAMR zero: R and C left to software, tables as the manual wants them.
+///
+/// ```
+/// use arch_ppc64::radix::{Granule, PageAttributes, ProcessScoped, Quadrants};
+/// use pgtable::{Access, Format, Gva, Level, Position, Prot};
+///
+/// let format = ProcessScoped::new(Granule::K64).with_quadrants(Quadrants::Three);
+/// assert_eq!(format.offset(Gva::new(0xc000_0000_0001_2345)), Some(0x1_2345));
+/// assert_eq!(format.offset(Gva::new(0x1_2345)), None);
+///
+/// let page = Position { level: Level(0), shift: 16 };
+/// let word = format.leaf_word(PageAttributes::from(Prot::R), page)? | 0x2_0000;
+/// assert_eq!(word, 0xc000_0000_0002_018c);
+/// let interrupt = format.check(word, page, (), Access::WRITE).unwrap_err();
+/// assert_eq!(interrupt.to_string(), "DSI 0x300, DSISR 0x0a000000: protection, store");
+/// # Ok::<(), pgtable::Unencodable>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Radix<S: Scope> {
+    granule: Granule,
+    rc: RcPolicy,
+    strictness: Strictness,
+    controls: S::Controls,
+}
+
+/// The format of a process-scoped tree, `Gva → Gpa`: a guest's own.
+pub type ProcessScoped = Radix<Stage1>;
+/// The format of a partition-scoped tree, `Gpa → Hpa`: the hypervisor's.
+pub type PartitionScoped = Radix<Stage2>;
+
+impl<S: Scope> Radix<S> {
+    /// A tree that makes last-level tables of this granule.
+    #[must_use]
+    pub fn new(granule: Granule) -> Self {
+        Self { granule, rc: RcPolicy::default(), strictness: Strictness::default(), controls: S::Controls::default() }
+    }
+
+    /// The same with R and C set by others.
+    #[must_use]
+    pub const fn with_rc(mut self, rc: RcPolicy) -> Self {
+        self.rc = rc;
+        self
+    }
+
+    /// The same, as strict about entries that break the manual's rules.
+    #[must_use]
+    pub const fn with_strictness(mut self, strictness: Strictness) -> Self {
+        self.strictness = strictness;
+        self
+    }
+
+    /// Which last-level tables it makes.
+    #[must_use]
+    pub const fn granule(&self) -> Granule {
+        self.granule
+    }
+
+    /// Who sets R and C.
+    #[must_use]
+    pub const fn rc(&self) -> RcPolicy {
+        self.rc
+    }
+
+    /// How strict it is.
+    #[must_use]
+    pub const fn strictness(&self) -> Strictness {
+        self.strictness
+    }
+
+    /// The controls of its scope.
+    #[must_use]
+    pub const fn controls(&self) -> &S::Controls {
+        &self.controls
+    }
+
+    fn decode_leaf(&self, pte: Pte, at: Position) -> EntryOf<Self> {
+        let within = low_bits(at.shift);
+        let page = pte.page();
+        let malformed = match self.strictness {
+            Strictness::Qemu => false,
+            Strictness::Kvm => page & within != 0,
+            Strictness::Strict => page & within != 0 || pte.into_bits() & Pte::RESERVED != 0,
+        };
+        if malformed || (self.strictness != Strictness::Qemu && !self.geometry().is_leaf_level(at.level)) {
+            return Entry::Malformed;
+        }
+        Entry::Leaf { output: Output::<Self>::new(page & !within), attributes: PageAttributes::of(pte) }
+    }
+
+    fn decode_table(&self, pde: Pde, at: Position) -> EntryOf<Self> {
+        let width = pde.nls();
+        let within = low_bits(width + 3);
+        let malformed = match self.strictness {
+            Strictness::Qemu => false,
+            Strictness::Kvm => pde.table() & within != 0,
+            Strictness::Strict => pde.table() & within != 0 || pde.into_bits() & Pde::RESERVED != 0,
+        };
+        if malformed || !supports_table(at.level, width) || width >= at.shift {
+            return Entry::Malformed;
+        }
+        Entry::Table { table: Output::<Self>::new(pde.table() & !within), width }
+    }
+}
+
+impl ProcessScoped {
+    /// The same, reached from these quadrants.
+    #[must_use]
+    pub const fn with_quadrants(mut self, quadrants: Quadrants) -> Self {
+        self.controls.quadrants = quadrants;
+        self
+    }
+
+    /// The same under this Authority Mask Register.
+    #[must_use]
+    pub const fn with_amr(mut self, amr: Amr) -> Self {
+        self.controls.amr = amr;
+        self
+    }
+
+    /// The same under this Instruction Authority Mask Register.
+    #[must_use]
+    pub const fn with_iamr(mut self, iamr: Iamr) -> Self {
+        self.controls.iamr = iamr;
+        self
+    }
+
+    /// The same, reporting tables outside memory like this.
+    #[must_use]
+    pub const fn with_table_fault(mut self, table_fault: TableFault) -> Self {
+        self.controls.table_fault = table_fault;
+        self
+    }
+}
+
+impl<S: Scope> Format for Radix<S> {
+    type Stage = S;
+    type Attributes = PageAttributes;
+    type Fault = Interrupt;
+    type Path = ();
+
+    const BYTE_ORDER: ByteOrder = ByteOrder::Big;
+
+    #[inline(always)]
+    fn geometry(&self) -> &Geometry {
+        self.granule.geometry()
+    }
+
+    #[inline(always)]
+    fn offset(&self, address: Input<Self>) -> Option<u64> {
+        S::offset(&self.controls, address)
+    }
+
+    #[inline(always)]
+    fn address(&self, offset: u64) -> Input<Self> {
+        S::address(&self.controls, offset)
+    }
+
+    #[inline]
+    fn decode(&self, word: u64, at: Position) -> EntryOf<Self> {
+        let pde = Pde::from_bits(word);
+        match (pde.v(), pde.l()) {
+            (false, _) => Entry::Absent,
+            (true, true) => self.decode_leaf(Pte::from_bits(word), at),
+            (true, false) => self.decode_table(pde, at),
+        }
+    }
+
+    /// With V, NLS and nothing else but an aligned NLB, what is left when the expected bits are taken off is the table's
+    /// address. Anything odd (reserved bits, a misaligned base, the other granule) goes to [`decode`](Format::decode).
+    #[inline(always)]
+    fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
+        let width = match at.level.0 {
+            3 | 2 => WIDTH,
+            1 => self.granule.last_width(),
+            _ => return None,
+        };
+        let table = word ^ Pde::new().with_v(true).with_nls(width).into_bits();
+        if table & !(Pde::ADDRESS & !low_bits(width + 3)) == 0 { Some(table) } else { None }
+    }
+
+    #[inline(always)]
+    fn present_mask(&self) -> u64 {
+        const { Pde::new().with_v(true).into_bits() }
+    }
+
+    #[inline]
+    fn table_word(&self, table: Output<Self>, width: u8, at: Position) -> Option<u64> {
+        let fits = supports_table(at.level, width) && table.get() & !(Pde::ADDRESS & !low_bits(width + 3)) == 0;
+        fits.then(|| Pde::new().with_v(true).with_nlb(table.get() >> Pde::NLB_SHIFT).with_nls(width).into_bits())
+    }
+
+    #[inline]
+    fn leaf_word(&self, attributes: PageAttributes, at: Position) -> Result<u64, Unencodable> {
+        match PageSize::of_shift(at.shift) {
+            Some(size) if size.level() == at.level => Ok(attributes.pte().into_bits()),
+            _ => Err(Unencodable { at }),
+        }
+    }
+
+    #[inline(always)]
+    fn output_mask(&self, at: Position) -> u64 {
+        Pte::ADDRESS & !low_bits(at.shift)
+    }
+
+    #[inline(always)]
+    fn accessed_dirty(&self) -> AccessedDirty {
+        AccessedDirty { accessed: Pte::R, dirty: Pte::C }
+    }
+
+    /// In this order: nothing is fetched from non-idempotent storage; authority, privilege and keys; R and C.
+    #[inline]
+    fn check(&self, word: u64, _: Position, (): (), access: Access) -> Result<(), Interrupt> {
+        let pte = Pte::from_bits(word);
+        let fetch = access.kind == AccessKind::Fetch;
+        let guarded = fetch && pte.att() == Att::NonIdempotent;
+        if guarded || !S::allows(&self.controls, pte.eaa(), access) {
+            return Err(self.fault(Cause::Denied, access));
+        }
+        let recorded = pte.r() && (pte.c() || access.kind != AccessKind::Write);
+        if self.rc == RcPolicy::Fault && !recorded {
+            return Err(S::interrupt(Status::new().with_reference_change(true), access));
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn fault(&self, cause: Cause, access: Access) -> Interrupt {
+        match cause {
+            Cause::Address => S::address_fault(access),
+            Cause::TableAccess => S::table_fault(&self.controls, access),
+            Cause::NotPresent => S::interrupt(Status::new().with_no_translation(true), access),
+            Cause::Malformed => S::interrupt(Status::new().with_bad_configuration(true), access),
+            Cause::Denied if access.kind == AccessKind::Fetch => {
+                S::interrupt(Status::new().with_no_execute(true), access)
+            }
+            Cause::Denied => S::interrupt(Status::new().with_protection(true), access),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Radix translation (Power ISA v3.0B Book III 5.7.10): a tree per process, a tree per partition.
+//!
+//! ```text
+//! PTCR → partition table → PATE ─┬→ partition-scoped tree (Gpa → Hpa)            [`PartitionScoped`]
+//!                                └→ process table → PRTE → process-scoped tree   [`ProcessScoped`]
+//!                                   (guest real)           (Gva → Gpa)
+//! ```
+//!
+//! Where implementations differ (who sets R and C, what becomes of tables that the manual does not allow, who hears of a table outside memory) the
+//! difference is a value: [`RcPolicy`], [`Strictness`], [`TableFault`].
+
+mod attributes;
+mod entry;
+mod format;
+mod geometry;
+mod policy;
+mod scope;
+
+pub use attributes::PageAttributes;
+pub use entry::{Att, Eaa, Pde, Pte};
+pub use format::{PartitionScoped, ProcessScoped, Radix};
+pub use geometry::{ADDRESS_BITS, Granule, PageSize, RPDS, RTS};
+pub use policy::{Amr, Iamr, Quadrants, RcPolicy, Strictness, TableFault};
+pub use scope::{ProcessControls, Scope};

@@ -1,0 +1,178 @@
+//! The two scopes of radix translation, as the stages that they are: what differs between process-scoped trees (`Gva → Gpa`, a guest's own) and
+//! partition-scoped ones (`Gpa → Hpa`, the hypervisor's). All else is [`Radix`](super::Radix).
+
+use core::fmt::Debug;
+
+use pgtable::{Access, AccessKind, Address, Gpa, Gva, Privilege, Stage, Stage1, Stage2};
+
+use super::entry::Eaa;
+use super::geometry::ADDRESS_BITS;
+use super::policy::{Amr, Iamr, Quadrants, TableFault};
+use crate::interrupt::{Interrupt, Status, Vector};
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for pgtable::Stage1 {}
+    impl Sealed for pgtable::Stage2 {}
+}
+
+/// A scope of radix translation: [`Stage1`] is process-scoped, [`Stage2`] partition-scoped.
+pub trait Scope: Stage + Copy + Debug + Send + Sync + sealed::Sealed {
+    /// What only this scope's trees are controlled by.
+    type Controls: Copy + Default + Debug + Send + Sync + 'static;
+
+    /// The interrupt of a data access that does not translate.
+    const DATA: Vector;
+    /// The interrupt of a fetch that does not translate.
+    const FETCH: Vector;
+
+    /// See [`pgtable::Format::offset`].
+    fn offset(controls: &Self::Controls, address: Self::Input) -> Option<u64>;
+
+    /// See [`pgtable::Format::address`].
+    fn address(controls: &Self::Controls, offset: u64) -> Self::Input;
+
+    /// Whether a leaf with this authority allows `access`.
+    fn allows(controls: &Self::Controls, eaa: Eaa, access: Access) -> bool;
+
+    /// The interrupt for an address that is none of the scope's.
+    fn address_fault(access: Access) -> Interrupt;
+
+    /// The interrupt for a table outside memory.
+    fn table_fault(controls: &Self::Controls, access: Access) -> Interrupt;
+
+    /// The interrupt that `access` takes for `cause`: a store says so, a fetch has its own vector.
+    #[inline]
+    fn interrupt(cause: Status, access: Access) -> Interrupt {
+        match access.kind {
+            AccessKind::Fetch => Interrupt { vector: Self::FETCH, status: cause },
+            AccessKind::Read => Interrupt { vector: Self::DATA, status: cause },
+            AccessKind::Write => Interrupt { vector: Self::DATA, status: cause.with_store(true) },
+        }
+    }
+}
+
+/// What controls process-scoped translation besides its tables.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessControls {
+    /// From which quadrants the tree is reached.
+    pub quadrants: Quadrants,
+    /// The Authority Mask Register.
+    pub amr: Amr,
+    /// The Instruction Authority Mask Register.
+    pub iamr: Iamr,
+    /// Who hears of a table outside memory.
+    pub table_fault: TableFault,
+}
+
+/// The address bits that no tree translates: quadrant, and those that must be zero.
+const TOP: u64 = !pgtable::low_bits(ADDRESS_BITS);
+/// The top of a quadrant 3 address.
+pub(crate) const QUADRANT_3: u64 = 3 << 62;
+
+/// Loads, stores or fetches, whoever makes them. EAA has no write-only: what may be written may be read.
+#[inline(always)]
+fn authorises(eaa: Eaa, kind: AccessKind) -> bool {
+    match kind {
+        AccessKind::Read => eaa.read() || eaa.write(),
+        AccessKind::Write => eaa.write(),
+        AccessKind::Fetch => eaa.execute(),
+    }
+}
+
+impl Scope for Stage1 {
+    type Controls = ProcessControls;
+
+    const DATA: Vector = Vector::DataStorage;
+    const FETCH: Vector = Vector::InstructionStorage;
+
+    #[inline(always)]
+    fn offset(controls: &ProcessControls, address: Gva) -> Option<u64> {
+        let top = address.get() & TOP;
+        let legal = match controls.quadrants {
+            Quadrants::Zero => top == 0,
+            Quadrants::Three => top == QUADRANT_3,
+            Quadrants::ZeroAndThree => top == 0 || top == QUADRANT_3,
+        };
+        if legal { Some(address.get() & !TOP) } else { None }
+    }
+
+    #[inline(always)]
+    fn address(controls: &ProcessControls, offset: u64) -> Gva {
+        match controls.quadrants {
+            Quadrants::Zero => Gva::new(offset),
+            Quadrants::Three | Quadrants::ZeroAndThree => Gva::new(offset | QUADRANT_3),
+        }
+    }
+
+    /// In the order of ISA 5.7.12: a privileged page is nobody else's; a supervisor's access to any other
+    /// page goes by key 0 of AMR and IAMR too.
+    #[inline(always)]
+    fn allows(controls: &ProcessControls, eaa: Eaa, access: Access) -> bool {
+        let held_back = match (eaa.privileged(), access.privilege) {
+            (true, Privilege::User) => return false,
+            (true, Privilege::Supervisor) | (false, Privilege::User) => false,
+            (false, Privilege::Supervisor) => match access.kind {
+                AccessKind::Read => controls.amr.no_load(),
+                AccessKind::Write => controls.amr.no_store(),
+                AccessKind::Fetch => controls.iamr.no_execute(),
+            },
+        };
+        authorises(eaa, access.kind) && !held_back
+    }
+
+    #[inline]
+    fn address_fault(access: Access) -> Interrupt {
+        let vector = match access.kind {
+            AccessKind::Read | AccessKind::Write => Vector::DataSegment,
+            AccessKind::Fetch => Vector::InstructionSegment,
+        };
+        Interrupt { vector, status: Status::new() }
+    }
+
+    #[inline]
+    fn table_fault(controls: &ProcessControls, _: Access) -> Interrupt {
+        let vector = match controls.table_fault {
+            TableFault::ToHypervisor => Vector::HypervisorDataStorage,
+            TableFault::Reflected => Vector::DataStorage,
+        };
+        Interrupt { vector, status: Status::new().with_no_translation(true).with_table_access(true) }
+    }
+}
+
+impl Scope for Stage2 {
+    type Controls = ();
+
+    const DATA: Vector = Vector::HypervisorDataStorage;
+    const FETCH: Vector = Vector::HypervisorInstructionStorage;
+
+    #[inline(always)]
+    fn offset((): &(), address: Gpa) -> Option<u64> {
+        if address.get() & TOP == 0 { Some(address.get()) } else { None }
+    }
+
+    #[inline(always)]
+    fn address((): &(), offset: u64) -> Gpa {
+        Gpa::new(offset)
+    }
+
+    /// Partition scope does not know privilege, nor keys.
+    #[inline(always)]
+    fn allows((): &(), eaa: Eaa, access: Access) -> bool {
+        authorises(eaa, access.kind)
+    }
+
+    /// A guest real address beyond the tree has no translation. (QEMU's MMU ignores the bits beyond: there such an
+    /// address is an alias of the one below 2^52. Nobody should rely on that, and we do not follow.)
+    #[inline]
+    fn address_fault(access: Access) -> Interrupt {
+        Self::interrupt(Status::new().with_no_translation(true), access)
+    }
+
+    /// The hypervisor's tables stand in real memory: nothing translates their addresses, and hardware takes a machine check where there is
+    /// no memory. Software that walks them reports tables that cannot be used.
+    #[inline]
+    fn table_fault((): &(), access: Access) -> Interrupt {
+        Self::interrupt(Status::new().with_bad_configuration(true), access)
+    }
+}
