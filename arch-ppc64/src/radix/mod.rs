@@ -10,15 +10,25 @@
 //! difference is a value: [`RcPolicy`], [`Strictness`], [`TableFault`].
 
 mod attributes;
+mod descriptor;
 mod entry;
 mod format;
 mod geometry;
+mod guest;
+mod indexed;
+mod partition_table;
 mod policy;
+mod process_table;
 mod scope;
 
 pub use attributes::PageAttributes;
+pub use descriptor::{Pate, ProcessTableWord, Prte, Ptcr, RadixRoot};
 pub use entry::{Att, Eaa, Pde, Pte};
 pub use format::{PartitionScoped, ProcessScoped, Radix};
 pub use geometry::{ADDRESS_BITS, Granule, PageSize, RPDS, RTS};
+pub use guest::{GuestFault, GuestMmu};
+pub use indexed::TableError;
+pub use partition_table::PartitionTable;
 pub use policy::{Amr, Iamr, Quadrants, RcPolicy, Strictness, TableFault};
+pub use process_table::ProcessTable;
 pub use scope::{ProcessControls, Scope};

@@ -3,7 +3,7 @@
 
 use core::fmt::Debug;
 
-use pgtable::{Access, AccessKind, Address, Gpa, Gva, Privilege, Stage, Stage1, Stage2};
+use pgtable::{Access, AccessKind, Gpa, Gva, Privilege, Stage, Stage1, Stage2};
 
 use super::entry::Eaa;
 use super::geometry::ADDRESS_BITS;
