@@ -9,13 +9,24 @@
 mod attributes;
 mod controls;
 mod entry;
+mod ept;
+mod ept_attributes;
+mod ept_entry;
+mod ept_fault;
 mod long_mode;
+mod npt;
 mod page_fault;
+mod shape;
 mod tree;
 
 pub use attributes::PageAttributes;
 pub use controls::{Controls, KeyRegister, KeyRights, Levels};
 pub use entry::{HugePageEntry, PageEntry, TableEntry};
+pub use ept::{Ept, EptControls, EptPath};
+pub use ept_attributes::EptAttributes;
+pub use ept_entry::{EptPageEntry, EptTableEntry, Eptp, MemoryType};
+pub use ept_fault::{EptFault, EptViolation};
 pub use long_mode::LongMode;
+pub use npt::{NestedPageFault, Npt, NptAttributes, NptControls};
 pub use page_fault::{LongModeFault, PageFaultCode};
 pub use tree::Path;
