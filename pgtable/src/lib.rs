@@ -5,6 +5,7 @@
 mod access;
 mod address;
 mod allocator;
+mod batch;
 mod change;
 mod cursor;
 mod descent;
@@ -18,6 +19,7 @@ mod guest_memory;
 mod iterate;
 mod map;
 mod memory;
+mod reshape;
 mod space;
 mod stage;
 mod table;
