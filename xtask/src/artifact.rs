@@ -22,7 +22,8 @@ pub fn keep(shelf: &Path, name: &str, recipe: &str, make: impl FnOnce(&Path) -> 
     }
     fs::create_dir_all(shelf).with_context(|| format!("creating {}", shelf.display()))?;
     let half = tempfile::Builder::new().prefix(".half-").tempdir_in(shelf)?;
-    make(half.path()).with_context(|| format!("making {name}"))?;
+    make(half.path())
+        .with_context(|| format!("{name} is not there yet and can’t be made from {}", recipe.trim_end()))?;
     fs::write(half.path().join(RECIPE), recipe)?;
     if place.exists() {
         fs::remove_dir_all(&place).with_context(|| format!("removing {}", place.display()))?;

@@ -7,6 +7,7 @@
 
 mod boot;
 mod console;
+mod follow;
 mod init;
 mod initramfs;
 mod kernel;
@@ -88,8 +89,8 @@ impl EmulatedHost {
     pub fn run(&self, xtask: &Xtask) -> Result<u8> {
         ensure_installed(&PACKAGES)?;
         let system = kernel::set_up(xtask)?;
-        let root = tempfile::Builder::new().prefix(".boot-").tempdir_in(xtask.kept())?;
-        let initrd = root.path().join("initramfs.cpio");
+        let folder = tempfile::tempdir()?;
+        let initrd = folder.path().join("initramfs.cpio");
         let mark = init::mark();
         fs::write(&initrd, self.initramfs(&system, &mark)?.archive()?)?;
         report::note("booting an emulated POWER9 host");

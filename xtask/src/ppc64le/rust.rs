@@ -40,7 +40,7 @@ pub struct Compiler {
 impl Compiler {
     /// Fetches what is missing.
     pub fn set_up(xtask: &Xtask) -> Result<Self> {
-        let recipe = format!("{COMPILER}, {LIBRARY}, {FOREIGN_LIBRARY}, wrapped:\n{WRAPPER}");
+        let recipe = format!("the Debian packages {COMPILER}, {LIBRARY}, {FOREIGN_LIBRARY} and\n{WRAPPER}");
         let folder = artifact::keep(&xtask.kept(), "rust-ppc64le", &recipe, |folder| {
             unpack(&xtask.archive, &folder.join("unpacked"))?;
             wrap(&folder.join("bin"))
