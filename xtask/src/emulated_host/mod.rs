@@ -25,8 +25,8 @@ use crate::xtask::Xtask;
 use initramfs::Initramfs;
 use modules::Module;
 
-/// QEMU, and the firmware that it starts POWER machines with.
-const PACKAGES: [&str; 2] = ["qemu-system-ppc", "qemu-system-data"];
+/// The Debian packages of QEMU, and of the firmware that it starts POWER machines with.
+pub const PACKAGES: [&str; 2] = ["qemu-system-ppc", "qemu-system-data"];
 
 /// What the emulated machine is like.
 #[derive(Args, Clone)]
@@ -106,7 +106,7 @@ impl EmulatedHost {
         for Module { file_name, content } in modules {
             root.file(&format!("modules/{file_name}"), content);
         }
-        root.executable("work/program", read(&self.program)?);
+        root.executable("bin/program", read(&self.program)?);
         for file in &self.files {
             let name = file.file_name().context("a file to pass has no name")?.to_string_lossy();
             root.file(&format!("work/{name}"), read(file)?);
