@@ -7,26 +7,37 @@
 #![forbid(unsafe_code)]
 
 mod attributes;
+mod boot;
 mod controls;
 mod entry;
 mod ept;
 mod ept_attributes;
 mod ept_entry;
 mod ept_fault;
+mod gva;
+mod invalidate;
 mod long_mode;
 mod npt;
 mod page_fault;
+mod registers;
 mod shape;
 mod tree;
 
 pub use attributes::PageAttributes;
+pub use boot::{BootError, BootMapping, BootTables, boot_tables};
 pub use controls::{Controls, KeyRegister, KeyRights, Levels};
 pub use entry::{HugePageEntry, PageEntry, TableEntry};
 pub use ept::{Ept, EptControls, EptPath};
 pub use ept_attributes::EptAttributes;
 pub use ept_entry::{EptPageEntry, EptTableEntry, Eptp, MemoryType};
 pub use ept_fault::{EptFault, EptViolation};
+pub use gva::{GvaError, Paging, Unsupported, gva_to_gpa};
+pub use invalidate::{
+    CEILING, Flush, Invept, InveptDescriptor, InveptType, Invpcid, InvpcidDescriptor, InvpcidType, Invvpid,
+    InvvpidDescriptor, InvvpidType, Pages, TlbControl, invept, invpcid, invvpid, tlb_control,
+};
 pub use long_mode::LongMode;
 pub use npt::{NestedPageFault, Npt, NptAttributes, NptControls};
 pub use page_fault::{LongModeFault, PageFaultCode};
+pub use registers::{Cr0, Cr3, Cr3Pcid, Cr4, Efer, Pcid, Registers};
 pub use tree::Path;
