@@ -24,7 +24,6 @@
 //! ```
 
 use core::cell::Cell;
-use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
@@ -68,30 +67,14 @@ pub struct BootTables {
 }
 
 /// Why boot tables could not be made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BootError {
     /// The area for tables does not lie in memory, or has no room for the root.
-    Area(Error),
+    #[error("the area for boot tables cannot be used: {0}")]
+    Area(#[source] Error),
     /// A range could not be mapped: [`Error::Alloc`] if the area is full.
-    Mapping(RangeError<Gva>),
-}
-
-impl fmt::Display for BootError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Area(error) => write!(f, "the area for boot tables cannot be used: {error}"),
-            Self::Mapping(error) => write!(f, "boot tables: {error}"),
-        }
-    }
-}
-
-impl core::error::Error for BootError {
-    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        match self {
-            Self::Area(error) => Some(error),
-            Self::Mapping(error) => Some(error),
-        }
-    }
+    #[error("boot tables: {0}")]
+    Mapping(#[source] RangeError<Gva>),
 }
 
 /// Tables one after the other, for good: none is ever given back or loses an entry, so nothing is remembered about them.

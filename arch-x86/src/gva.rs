@@ -1,8 +1,6 @@
 //! What a guest's address means, from the vCPU's registers and the guest's memory: for gdb stubs, instruction emulators, crash
 //! dumps. No ioctl, no exit, and the fault that the guest would see instead of a bare "no".
 
-use core::fmt;
-
 use pgtable::{Access, Fault, Gpa, Gva, TableMemory, Walker, low_bits};
 
 use crate::controls::{Controls, Levels};
@@ -10,55 +8,25 @@ use crate::long_mode::LongMode;
 use crate::registers::Registers;
 
 /// A paging mode that this crate does not walk.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Unsupported {
-    /// 32-bit paging: CR0.PG = 1, CR4.PAE = 0.
+    /// CR0.PG = 1, CR4.PAE = 0.
+    #[error("32-bit paging is not supported")]
     Paging32,
-    /// PAE paging: CR0.PG = 1, CR4.PAE = 1, EFER.LMA = 0.
+    /// CR0.PG = 1, CR4.PAE = 1, EFER.LMA = 0.
+    #[error("PAE paging is not supported")]
     Pae,
 }
 
-impl fmt::Display for Unsupported {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Paging32 => "32-bit paging is not supported",
-            Self::Pae => "PAE paging is not supported",
-        })
-    }
-}
-
-impl core::error::Error for Unsupported {}
-
 /// Why a guest's address has no guest-physical one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum GvaError {
     /// The guest would take this fault.
-    Fault(Fault<LongMode>),
+    #[error(transparent)]
+    Fault(#[from] Fault<LongMode>),
     /// The vCPU is in a paging mode that this crate does not walk.
-    Unsupported(Unsupported),
-}
-
-impl fmt::Display for GvaError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fault(fault) => fmt::Display::fmt(fault, f),
-            Self::Unsupported(mode) => fmt::Display::fmt(mode, f),
-        }
-    }
-}
-
-impl core::error::Error for GvaError {}
-
-impl From<Fault<LongMode>> for GvaError {
-    fn from(fault: Fault<LongMode>) -> Self {
-        Self::Fault(fault)
-    }
-}
-
-impl From<Unsupported> for GvaError {
-    fn from(mode: Unsupported) -> Self {
-        Self::Unsupported(mode)
-    }
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
 }
 
 /// How a vCPU translates at the moment.

@@ -1,6 +1,6 @@
 //! The control registers' bits that concern paging, as words.
 //!
-//! SDM §2.5 (CR0, CR3, CR4), §4.5 (CR3), §2.2.1 (EFER), §2.3 (RFLAGS); APM §3.1. Other bits keep whatever value they have.
+//! SDM §2.5 (CR0, CR3, CR4), §4.5 (CR3), §2.2.1 (EFER); APM §3.1. Other bits keep whatever value they have.
 
 use bitfield_struct::bitfield;
 use pgtable::{Gpa, low_bits};

@@ -164,7 +164,7 @@ prop_compose! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_manual_agrees(controls in controls(), five: bool, seed: u64, canonical in 0_u8..20, access in access()) {
