@@ -23,7 +23,7 @@ pub struct NptControls {
     pub nxe: bool,
     /// CPUID.80000001H:EDX.Page1GB.
     pub gib_pages: bool,
-    /// CPUID.80000008H:EAX[7:0]: physical address bits from here on are reserved. 52 at most.
+    /// Bits 7:0 of CPUID.80000008H:EAX: physical address bits from here on are reserved. 52 at most.
     pub maxphyaddr: u8,
 }
 
