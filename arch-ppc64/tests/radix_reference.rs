@@ -28,7 +28,7 @@ struct Machine {
 
 fn at(memory: &[u64], address: u64) -> Option<u64> {
     assert_eq!(address % 8, 0);
-    memory.get(usize::try_from(address / 8).unwrap()).copied()
+    memory.get((address / 8) as usize).copied()
 }
 
 fn reference(memory: &[u64], process_table: u64, pidr: u64, ea: u64, access: Access, it: Machine) -> Outcome {
@@ -144,7 +144,7 @@ fn reference(memory: &[u64], process_table: u64, pidr: u64, ea: u64, access: Acc
         if it.rc_faults && (word & 0x100 == 0 || store && word & 0x80 == 0) {
             return Err(fail(0x0004_0000));
         }
-        return Ok((page & !within | ea & within, u8::try_from(shift).unwrap()));
+        return Ok((page & !within | ea & within, shift as u8));
     }
     unreachable!()
 }
@@ -166,7 +166,7 @@ fn ours(
         .with_amr(Amr::from_bits(it.amr))
         .with_iamr(Iamr::from_bits(it.iamr))
         .with_table_fault(if it.reflected { TableFault::Reflected } else { TableFault::ToHypervisor });
-    let mmu = GuestMmu::new(ProcessTableWord::from_bits(process_table), u32::try_from(pidr).unwrap(), format);
+    let mmu = GuestMmu::new(ProcessTableWord::from_bits(process_table), pidr as u32, format);
     match mmu.translate_ea(&memory, Gva::new(ea), access) {
         Ok(translation) => Ok((translation.output.get(), translation.shift)),
         Err(fault) => {
@@ -265,7 +265,7 @@ proptest! {
     ) {
         let mut memory = vec![0u64; WORDS];
         let pid = if ea >> 62 == 3 { 0 } else { pidr };
-        let entry = usize::try_from(PROCESS_TABLE / 8 + pid * 2).unwrap();
+        let entry = (PROCESS_TABLE / 8 + pid * 2) as usize;
         if entry + 1 < WORDS {
             memory[entry] = root;
             memory[entry + 1] = reserved;
@@ -276,7 +276,7 @@ proptest! {
         for word in entries {
             let count = shift.wrapping_sub(bits) & 63;
             let at = table.wrapping_add(8 * (offset >> count & ((1 << bits) - 1)));
-            match memory.get_mut(usize::try_from(at / 8).unwrap()) {
+            match memory.get_mut((at / 8) as usize) {
                 Some(slot) => *slot = word,
                 None => break,
             }
@@ -298,8 +298,8 @@ proptest! {
     ) {
         let mut memory: Vec<u64> = words.iter().copied().cycle().take(WORDS).collect();
         for pid in 0..256 {
-            memory[usize::try_from(PROCESS_TABLE / 8).unwrap() + 2 * pid] = 0x4000_0000_0000_00ad | ROOT;
-            memory[usize::try_from(PROCESS_TABLE / 8).unwrap() + 2 * pid + 1] = 0;
+            memory[(PROCESS_TABLE / 8) as usize + 2 * pid] = 0x4000_0000_0000_00ad | ROOT;
+            memory[(PROCESS_TABLE / 8) as usize + 2 * pid + 1] = 0;
         }
         compare(&memory, PROCESS_TABLE, pidr, ea, access, it)?;
     }
@@ -348,12 +348,12 @@ fn the_cases_reach_every_outcome() {
         }
         let mut words = vec![0u64; WORDS];
         for (address, word) in memory {
-            if let Some(slot) = words.get_mut(usize::try_from(address / 8).unwrap()) {
+            if let Some(slot) = words.get_mut((address / 8) as usize) {
                 *slot = word;
             }
         }
         for pid in [0, 1] {
-            words[usize::try_from(PROCESS_TABLE / 8).unwrap() + 2 * pid] = 0x4000_0000_0000_00ad | ROOT;
+            words[(PROCESS_TABLE / 8) as usize + 2 * pid] = 0x4000_0000_0000_00ad | ROOT;
         }
         seen.insert(reference(&words, PROCESS_TABLE, 1, ea, access, it).map(|(_, shift)| shift));
     }
