@@ -59,7 +59,7 @@ impl PartitionTable {
     }
 
     /// Stores the entry of partition `lpid`, the process table first, as Linux does. If hardware may have seen the old one, it must be
-    /// invalidated (`tlbie` with RIC = 2).
+    /// invalidated ([`Invalidation::all`](super::Invalidation::all)).
     ///
     /// # Errors
     /// [`TableError`].

@@ -73,7 +73,7 @@ impl ProcessTable {
         Ok(Prte { tree: tree.into(), reserved })
     }
 
-    /// Stores the entry of process `pid`. If hardware may have seen the old one, it must be invalidated (`tlbie` with RIC = 2).
+    /// Stores the entry of process `pid`. If hardware may have seen the old one, it must be invalidated ([`Invalidation::all`](super::Invalidation::all)).
     ///
     /// # Errors
     /// [`TableError`].
