@@ -146,6 +146,7 @@ impl Tree {
         AccessedDirty {
             accessed: PageEntry::new().with_a(true).into_bits(),
             dirty: PageEntry::new().with_d(true).into_bits(),
+            table: TableEntry::new().with_a(true).into_bits(),
         }
     }
 }
