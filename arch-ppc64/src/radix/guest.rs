@@ -1,4 +1,4 @@
-//! What a guest's access does: quadrant, process table, tree, and the interrupt that the guest sees (ISA 5.7.5 to 5.7.12, MSR\[HV\] = 0).
+//! What a guest's access does: quadrant, process table, tree, and the interrupt that the guest sees (ISA "Radix Tree Translation", MSR\[HV\] = 0).
 //!
 //! Also the way from a process table in guest memory to any process's tree, for introspection. All of it
 //! goes through the safe walker: it takes no lock, writes nothing, and believes no word.

@@ -3,7 +3,7 @@
 
 use bitfield_struct::bitfield;
 
-/// Who sets a leaf's R and C (ISA 5.7.12.1 allows both).
+/// Who sets a leaf's R and C (ISA "Reference and Change Recording" allows both).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum RcPolicy {
     /// The hardware sets them by itself, and no access ever faults for them. QEMU until 8.0.
@@ -49,7 +49,7 @@ pub enum TableFault {
     Reflected,
 }
 
-/// From which quadrants (address bits 0:1) a process-scoped tree is reached (ISA 5.7.5.1, MSR\[HV\] = 0).
+/// From which quadrants (address bits 0:1) a process-scoped tree is reached (ISA "Radix Tree Translation", MSR\[HV\] = 0).
 ///
 /// Quadrant 0 is the tree of the process in PIDR, quadrant 3 that of process 0; quadrants 1 and 2 take a segment interrupt.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -63,7 +63,7 @@ pub enum Quadrants {
     ZeroAndThree,
 }
 
-/// Authority Mask Register: what a supervisor may not do to user pages, by key. Radix pages all have key 0 (ISA 5.7.13).
+/// Authority Mask Register: what a supervisor may not do to user pages, by key. Radix pages all have key 0 (ISA "Storage Protection").
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Amr {
@@ -76,7 +76,7 @@ pub struct Amr {
     pub other_keys: u64,
 }
 
-/// Instruction Authority Mask Register: from which user pages a supervisor may not fetch, by key. Radix pages all have key 0 (ISA 5.7.13).
+/// Instruction Authority Mask Register: from which user pages a supervisor may not fetch, by key. Radix pages all have key 0 (ISA "Storage Protection").
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Iamr {
