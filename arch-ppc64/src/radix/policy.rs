@@ -26,8 +26,8 @@ pub enum RcPolicy {
 /// | reserved bits set | ignored | ignored | malformed |
 /// | order: unsupported size of a table against a table outside memory | memory first | size first | size first |
 ///
-/// Sources: `ppc_radix64_xlate_impl` of QEMU, `kvmppc_mmu_walk_radix_tree` of Linux, and the ISA's text. What silicon does with such tables is not
-/// published; QEMU's column is what an emulated POWER9 was seen to do.
+/// Sources: `ppc_radix64_xlate_impl` of QEMU, `kvmppc_mmu_walk_radix_tree` of Linux, and the ISA's text. What silicon
+/// does with such tables is not published.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Strictness {
     /// As QEMU's MMU, so also a guest of KVM-HV on an emulated POWER9.
