@@ -121,7 +121,7 @@ impl Scope for Stage1 {
         }
     }
 
-    /// In the order of ISA 5.7.12: a privileged page is nobody else's; a supervisor's access to any other
+    /// In the order of ISA "Storage Protection": a privileged page is nobody else's; a supervisor's access to any other
     /// page goes by key 0 of AMR and IAMR too.
     #[inline(always)]
     fn allows(controls: &ProcessControls, eaa: Eaa, access: Access) -> bool {
