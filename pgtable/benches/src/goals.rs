@@ -4,7 +4,7 @@ use crate::harness::{Goal, Row as _, Table};
 use crate::row::Row;
 
 /// The columns of crates that keep page tables.
-pub const PEERS: &[&str] = &["x86_64 mapped", "x86_64 offset"];
+pub const PEERS: &[&str] = &["x86_64 mapped", "x86_64 offset", "multiarch", "generic", "aarch64", "hyperlight"];
 
 /// The goals whose rows were run.
 pub fn goals(table: &Table) -> Vec<Goal> {
@@ -42,7 +42,7 @@ const X86: &str = "x86";
 const K4: &str = "radix 4K";
 const GUEST: &str = "x86, 4 regions";
 const X86_64: &[&str] = &["x86_64 mapped", "x86_64 offset"];
-const GENERIC: &[&str] = &["page-table-generic"];
+const GENERIC: &[&str] = &["generic"];
 
 const BOUNDS: &[Bound] = &[
     bound("map-one-x86", Row::Map, X86, PEERS, 1.0),

@@ -48,11 +48,6 @@ impl Work {
         Self { shift, hot: order(HOT), cold: order(PAGES), total: sum(shift, 0..PAGES) }
     }
 
-    /// The size of a page.
-    pub fn page(&self) -> u64 {
-        1 << self.shift
-    }
-
     /// The size of all.
     pub fn bytes(&self) -> u64 {
         PAGES << self.shift
