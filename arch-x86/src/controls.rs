@@ -61,7 +61,7 @@ pub struct Controls {
     pub pkrs: KeyRegister,
     /// CPUID.80000001H:EDX.Page1GB: PDPTEs may map 1-GiB pages.
     pub gib_pages: bool,
-    /// MAXPHYADDR (CPUID.80000008H:EAX[7:0]): physical address bits from here on are reserved. 52 at most.
+    /// MAXPHYADDR (bits 7:0 of CPUID.80000008H:EAX): physical address bits from here on are reserved. 52 at most.
     pub maxphyaddr: u8,
     /// The processor is AMD's, which reserves bit 8 of PML4E and PML5E; Intel ignores it.
     pub amd: bool,

@@ -9,6 +9,7 @@ use crate::attributes::PageAttributes;
 use crate::controls::{Controls, Levels};
 use crate::entry::PageEntry;
 use crate::page_fault::{LongModeFault, PageFaultCode};
+use crate::registers::{Cr0, Cr3, Cr4, Efer, Registers};
 use crate::tree::{Path, Tree};
 
 /// The tables that a 64-bit guest's CR3 refers to, as a processor with these [`Controls`] reads them.
@@ -33,6 +34,31 @@ impl LongMode {
     #[must_use]
     pub const fn controls(&self) -> &Controls {
         &self.controls
+    }
+
+    /// How many levels there are.
+    #[must_use]
+    pub const fn levels(&self) -> Levels {
+        if self.tree.geometry.levels() == 5 { Levels::Five } else { Levels::Four }
+    }
+
+    /// CR3 for the tree whose root table stands at `root`, and the bits of CR0, CR4 and EFER that a vCPU needs for it. What else these registers
+    /// hold is not this crate's affair.
+    #[must_use]
+    pub const fn registers(&self, root: Gpa) -> Registers {
+        let Controls { wp, smep, smap, nxe, pke, pks, .. } = self.controls;
+        Registers {
+            cr0: Cr0::new().with_pe(true).with_pg(true).with_wp(wp),
+            cr3: Cr3::of(root),
+            cr4: Cr4::new()
+                .with_pae(true)
+                .with_la57(matches!(self.levels(), Levels::Five))
+                .with_smep(smep)
+                .with_smap(smap)
+                .with_pke(pke)
+                .with_pks(pks),
+            efer: Efer::new().with_lme(true).with_lma(true).with_nxe(nxe),
+        }
     }
 
     /// `offset`, with the bits above the tree's address bits equal to the highest of them.

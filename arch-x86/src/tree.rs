@@ -2,56 +2,15 @@
 //!
 //! Everything here is about words; who may do what with a page is the formats' affair.
 
-use pgtable::{AccessedDirty, Address, Entry, Geometry, Level, LevelGeometry, Position, Unencodable, low_bits};
+use pgtable::{AccessedDirty, Address, Entry, Geometry, Level, Position, Unencodable, low_bits};
 
 use crate::attributes::PageAttributes;
 use crate::controls::Levels;
 use crate::entry::{PageEntry, TableEntry};
+use crate::shape::{PAGE_SHIFT, WIDTH, address_bits, beyond_maxphyaddr, geometry};
 
-/// Index bits of every table, in long mode, NPT and EPT.
-pub(crate) const WIDTH: u8 = 9;
-/// log2 of the smallest page.
-const PAGE_SHIFT: u8 = 12;
-/// The most physical address bits that the architecture has.
-const PHYSICAL_BITS: u8 = 52;
-
-/// The shape of a tree, for long mode, NPT and EPT alike.
-#[must_use]
-pub(crate) const fn geometry(levels: Levels, gib_pages: bool) -> Geometry {
-    const fn level(leaf: bool) -> LevelGeometry {
-        LevelGeometry { width: WIDTH, leaf }
-    }
-    const FOUR: Geometry = Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(false), level(false)]);
-    const FOUR_GIB: Geometry = Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(true), level(false)]);
-    const FIVE: Geometry =
-        Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(false), level(false), level(false)]);
-    const FIVE_GIB: Geometry =
-        Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(true), level(false), level(false)]);
-    match (levels, gib_pages) {
-        (Levels::Four, false) => FOUR,
-        (Levels::Four, true) => FOUR_GIB,
-        (Levels::Five, false) => FIVE,
-        (Levels::Five, true) => FIVE_GIB,
-    }
-}
-
-/// Bits 51:`maxphyaddr` of an entry.
-#[must_use]
-pub(crate) const fn beyond_maxphyaddr(maxphyaddr: u8) -> u64 {
-    low_bits(PHYSICAL_BITS) & !low_bits(maxphyaddr)
-}
-
-/// Bits 51:`shift` of an entry.
-#[inline(always)]
-#[must_use]
-pub(crate) const fn address_bits(shift: u8) -> u64 {
-    low_bits(PHYSICAL_BITS) & !low_bits(shift)
-}
-
-/// Marks an entry as present and not a huge page, in one compare.
-const TABLE: u64 = TableEntry::new().with_p(true).into_bits();
-const PRESENT: u64 = PageEntry::new().with_p(true).into_bits();
-const TABLE_OR_LEAF: u64 = TableEntry::new().with_p(true).with_ps(true).into_bits();
+const PRESENT: u64 = TableEntry::new().with_p(true).into_bits();
+const PRESENT_OR_PS: u64 = TableEntry::new().with_p(true).with_ps(true).into_bits();
 
 /// What the entries on the way to a leaf deny. Each right has to be granted by all of them (SDM §4.6.1).
 ///
@@ -150,7 +109,7 @@ impl Tree {
 
     #[inline(always)]
     pub(crate) fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
-        if word & (TABLE_OR_LEAF | self.reserved_in_table(at.level)) == TABLE && at.level.0 != 0 {
+        if word & (PRESENT_OR_PS | self.reserved_in_table(at.level)) == PRESENT && at.level.0 != 0 {
             Some(word & address_bits(PAGE_SHIFT))
         } else {
             None

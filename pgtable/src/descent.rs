@@ -179,6 +179,12 @@ impl Trail {
         self.nodes[level as usize % MAX_LEVELS]
     }
 
+    /// The lowest table on the trail.
+    #[inline(always)]
+    pub(crate) fn bottom(&self) -> Node {
+        self.node(self.lowest)
+    }
+
     /// Forgets everything below `level`: a table of `level - 1` left the tree.
     #[inline(always)]
     pub(crate) fn cut(&mut self, level: u8) {

@@ -5,7 +5,9 @@
 mod access;
 mod address;
 mod allocator;
+mod batch;
 mod change;
+mod cursor;
 mod descent;
 mod error;
 mod fault;
@@ -14,8 +16,10 @@ mod gather;
 mod geometry;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
+mod iterate;
 mod map;
 mod memory;
+mod reshape;
 mod space;
 mod stage;
 mod table;
@@ -25,6 +29,7 @@ mod word;
 pub use access::{Access, AccessKind, Attributes, Privilege, Prot};
 pub use address::{Address, Gpa, Gva, Hpa, low_bits};
 pub use allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+pub use cursor::Cursor;
 pub use error::{Error, RangeError};
 pub use fault::{Cause, Fault};
 pub use format::{AccessedDirty, ByteOrder, Entry, EntryOf, Format, Input, Output, Unencodable};
@@ -32,6 +37,7 @@ pub use gather::{Finished, Gather, GatherError, Invalidate, InvalidateFailed, St
 pub use geometry::{Geometry, Level, LevelGeometry, MAX_LEVELS, Position};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{GuestTables, RegionError};
+pub use iterate::{LeafIter, Run};
 pub use memory::{DirectMap, MemoryError, TableMemory};
 pub use space::{AddressSpace, InputOf, Leaves, Mapping, MappingOf, OutputOf, Translation};
 pub use stage::{Stage, Stage1, Stage2};

@@ -4,7 +4,7 @@ use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
 use crate::allocator::TableAllocator;
-use crate::descent::{Node, Stop, Trail};
+use crate::descent::{Node, Stop, Trail, descend};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::memory::TableMemory;
@@ -60,6 +60,9 @@ where
         attributes: F::Attributes,
         leaves: Leaves,
     ) -> Result<(), RangeError<Input<F>>> {
+        if self.map_page(input, output, bytes, attributes, leaves) {
+            return Ok(());
+        }
         let (offset, end) = bounds(&self.format, input, bytes, 0)?;
         let mut rest = Rest { offset, end, output: output.get() };
         let mut trail = self.trail();
@@ -73,6 +76,40 @@ where
             }
         }
         Ok(())
+    }
+
+    /// The common case of [`map`](Self::map), one page of the usual size into a table that is there; false, and nothing changed, if it is any other.
+    #[inline(always)]
+    fn map_page(
+        &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> bool {
+        let format = self.format;
+        let shift = format.geometry().page_shift();
+        let fits = match leaves {
+            Leaves::Largest => true,
+            Leaves::AtMost(limit) => limit >= shift,
+            Leaves::Exactly(exact) => exact == shift,
+        };
+        let Some(offset) = format.offset(input) else { return false };
+        if bytes != 1 << shift || !fits || offset & low_bits(shift) != 0 {
+            return false;
+        }
+        let root = Node::root(&format, self.root().get());
+        let Ok(stop) = descend(&format, &self.memory, root, offset, 0, |_, _, _, _| ()) else { return false };
+        let at = stop.node.position();
+        let free = stop.word & format.present_mask() == 0 && output.get() & !format.output_mask(at) == 0;
+        if at.level.0 != 0 || at.shift != shift || !free {
+            return false;
+        }
+        let Ok(leaf) = format.leaf_word(attributes, at) else { return false };
+        stop.slot.store(leaf | output.get());
+        self.count(stop.node, 1);
+        true
     }
 
     /// Maps a run of equal leaves in one table at the beginning of `rest`; returns its length in bytes.

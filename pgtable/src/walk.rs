@@ -1,19 +1,16 @@
-//! Reading: translation of an access, the trace of a walk, iteration. Safe on tables that somebody else wrote.
-
-use core::ops::ControlFlow;
+//! Reading: translation of an access, the trace of a walk. Safe on tables that somebody else wrote.
 
 use arrayvec::ArrayVec;
 
 use crate::access::Access;
 use crate::address::{Address, low_bits};
-use crate::descent::{Lost, Node, Stop, Trail, decode, descend};
+use crate::descent::{Lost, Node, Stop, decode, descend};
 use crate::error::{Error, RangeError};
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
 use crate::geometry::{Level, MAX_LEVELS, Position};
 use crate::memory::TableMemory;
 use crate::space::{Mapping, Translation};
-use crate::word::{Word, any_set};
 
 /// What a [`Walker`] of format `F` translates to.
 pub type TranslationOf<F> = Translation<Output<F>, <F as Format>::Attributes>;
@@ -59,6 +56,17 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         &self.format
     }
 
+    /// The memory that the tables stand in.
+    #[must_use]
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    #[inline(always)]
+    pub(crate) fn root_node(&self) -> Node {
+        Node::root(&self.format, self.root)
+    }
+
     /// The address of the root table.
     #[must_use]
     pub fn root(&self) -> Output<F> {
@@ -67,7 +75,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
 
     #[inline(always)]
     fn descend(&self, offset: u64) -> Result<Stop<'_, F>, Lost> {
-        descend(&self.format, &self.memory, Node::root(&self.format, self.root), offset, 0, |_, _, _, _| ())
+        descend(&self.format, &self.memory, self.root_node(), offset, 0, |_, _, _, _| ())
     }
 
     /// Translates one access.
@@ -117,7 +125,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     pub fn trace(&self, input: Input<F>) -> Trace<F> {
         let mut trace = Trace::<F>::new();
         let Some(offset) = self.format.offset(input) else { return trace };
-        let from = Node::root(&self.format, self.root);
+        let from = self.root_node();
         let mut push = |at: Position, address: u64, word: u64| {
             let entry = decode(&self.format, word, at);
             // A walk has no more entries than a tree has levels.
@@ -128,68 +136,6 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
             push(stop.node.position(), stop.node.entry(offset), stop.word);
         }
         trace
-    }
-
-    /// Calls `visit` for each leaf in the `bytes` bytes from `input` on, in order, until it breaks.
-    ///
-    /// # Errors
-    /// [`RangeError`]: a range that is none of this space, a malformed entry, a table outside table memory. Everything
-    /// before that address was visited.
-    pub fn for_each<B>(
-        &self,
-        input: Input<F>,
-        bytes: u64,
-        mut visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
-    ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
-        let format = self.format;
-        let (mut offset, end) = bounds(&format, input, bytes, 0)?;
-        let present = format.present_mask();
-        let mut trail = Trail::new(Node::root(&format, self.root));
-        while offset < end {
-            let fail = |error| RangeError { at: format.address(offset), error };
-            let stop = trail.seek(&format, &self.memory, offset, 0).map_err(|lost| fail(lost.error.into()))?;
-            let node = stop.node;
-            if node.level > 0 {
-                match stop.decode(&format) {
-                    Entry::Absent => {}
-                    Entry::Leaf { output, attributes } => {
-                        let leaf = leaf(&format, node, offset, output, attributes);
-                        if let ControlFlow::Break(value) = visit(leaf) {
-                            return Ok(ControlFlow::Break(value));
-                        }
-                    }
-                    Entry::Malformed | Entry::Table { .. } => return Err(fail(malformed(&stop, offset))),
-                }
-                offset = node.next_entry(offset);
-                continue;
-            }
-            let address = <Output<F> as Address>::new(node.entry(offset));
-            let run = self
-                .memory
-                .table(address, node.entries(offset, end))
-                .map_err(|error| RangeError { at: format.address(offset), error: error.into() })?;
-            let at = node.position();
-            for memory in run {
-                if any_set::<F>(memory, present) {
-                    let word = Word::<F>::new(memory).load();
-                    match decode(&format, word, at) {
-                        Entry::Leaf { output, attributes } => {
-                            let leaf = leaf(&format, node, offset, output, attributes);
-                            if let ControlFlow::Break(value) = visit(leaf) {
-                                return Ok(ControlFlow::Break(value));
-                            }
-                        }
-                        Entry::Absent => {}
-                        Entry::Malformed | Entry::Table { .. } => {
-                            let error = Error::Malformed { at, entry: node.entry(offset), word };
-                            return Err(RangeError { at: format.address(offset), error });
-                        }
-                    }
-                }
-                offset = node.next_entry(offset);
-            }
-        }
-        Ok(ControlFlow::Continue(()))
     }
 
     #[cold]
@@ -205,21 +151,11 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     }
 }
 
+/// The translation of `offset` by a leaf at `at`.
 #[inline(always)]
-fn translation<A: Address, T>(output: A, offset: u64, at: Position, attributes: T) -> Translation<A, T> {
+pub(crate) fn translation<A: Address, T>(output: A, offset: u64, at: Position, attributes: T) -> Translation<A, T> {
     let within = offset & low_bits(at.shift);
     Translation { output: A::new(output.get().wrapping_add(within)), shift: at.shift, attributes }
-}
-
-#[inline(always)]
-fn leaf<F: Format>(format: &F, node: Node, offset: u64, output: Output<F>, attributes: F::Attributes) -> LeafOf<F> {
-    Mapping {
-        input: format.address(offset & !low_bits(node.shift)),
-        output,
-        bytes: 1 << node.shift,
-        shift: node.shift,
-        attributes,
-    }
 }
 
 /// The error for the malformed entry at which `stop` stands.

@@ -89,6 +89,16 @@ impl<S: Scope> Radix<S> {
         &self.controls
     }
 
+    /// What the leaf `word` holds once hardware has made `access` through it: with R, and C for a store, where hardware sets them.
+    #[must_use]
+    pub const fn recorded(&self, word: u64, access: Access) -> u64 {
+        match (self.rc, access.kind) {
+            (RcPolicy::Fault, _) => word,
+            (RcPolicy::HardwareUpdate, AccessKind::Write) => word | Pte::R | Pte::C,
+            (RcPolicy::HardwareUpdate, AccessKind::Read | AccessKind::Fetch) => word | Pte::R,
+        }
+    }
+
     fn decode_leaf(&self, pte: Pte, at: Position) -> EntryOf<Self> {
         let within = low_bits(at.shift);
         let page = pte.page();
@@ -253,3 +263,6 @@ impl<S: Scope> Format for Radix<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

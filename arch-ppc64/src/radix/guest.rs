@@ -1,0 +1,193 @@
+//! What a guest's access does: quadrant, process table, tree, and the interrupt that the guest sees (ISA 5.7.5 to 5.7.12, MSR\[HV\] = 0).
+//!
+//! Also the way from a process table in guest memory to any process's tree, for introspection. All of it
+//! goes through the safe walker: it takes no lock, writes nothing, and believes no word.
+
+use core::fmt;
+
+use pgtable::{Access, Cause, Format, Gpa, Gva, Level, Position, TableMemory, TranslationOf, Walker, low_bits};
+
+use super::descriptor::{ProcessTableWord, Prte};
+use super::entry::Pde;
+use super::format::ProcessScoped;
+use super::indexed::TableError;
+use super::policy::{Quadrants, Strictness};
+use super::process_table::ProcessTable;
+use crate::interrupt::{Interrupt, Vector};
+
+/// An interrupt that an access takes, with the address that goes with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestFault {
+    /// The vector, and what DSISR or SRR1 (HDSISR, HSRR1) says.
+    pub interrupt: Interrupt,
+    /// The effective address: what DAR or HDAR holds, or SRR0 or HSRR0.
+    pub address: Gva,
+    /// The access.
+    pub access: Access,
+    /// Why, in the words that all architectures share.
+    pub cause: Cause,
+    /// The level of the entry at which the walk ended; `None` if it did not begin.
+    pub level: Option<Level>,
+    /// The address of that entry, or of the process table entry; `None` if none was looked for.
+    pub entry: Option<Gpa>,
+}
+
+impl GuestFault {
+    /// What DAR (or HDAR) holds; `None` where the address is in SRR0 (or HSRR0), as for all fetches that do not report a table.
+    #[must_use]
+    pub const fn dar(&self) -> Option<Gva> {
+        match self.interrupt.vector {
+            Vector::DataStorage | Vector::DataSegment | Vector::HypervisorDataStorage => Some(self.address),
+            Vector::InstructionStorage | Vector::InstructionSegment | Vector::HypervisorInstructionStorage => None,
+        }
+    }
+}
+
+impl fmt::Display for GuestFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {} {}", self.access, self.address, self.cause)?;
+        match (self.level, self.entry) {
+            (Some(level), Some(entry)) => write!(f, ", {level}, entry at {entry}")?,
+            (None, Some(entry)) => write!(f, ", process table entry at {entry}")?,
+            (_, None) => {}
+        }
+        write!(f, ": {}", self.interrupt)
+    }
+}
+
+impl core::error::Error for GuestFault {}
+
+/// A guest's side of translation: its process table, the process that runs, and how the hardware behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestMmu {
+    process_table: ProcessTableWord,
+    pidr: u32,
+    format: ProcessScoped,
+}
+
+/// Where a process's tree was lost.
+struct Lost {
+    cause: Cause,
+    entry: Option<Gpa>,
+}
+
+impl GuestMmu {
+    /// A guest whose process table `process_table` names, running process `pidr`. Of `format` the quadrants are not looked at: they follow
+    /// from the process.
+    #[must_use]
+    pub const fn new(process_table: ProcessTableWord, pidr: u32, format: ProcessScoped) -> Self {
+        Self { process_table, pidr, format }
+    }
+
+    /// The format of the tree of process `pid`, reached from the quadrants that lead to it.
+    #[must_use]
+    pub const fn format(&self, pid: u32) -> ProcessScoped {
+        self.format.with_quadrants(match (pid, self.pidr) {
+            (0, 0) => Quadrants::ZeroAndThree,
+            (0, _) => Quadrants::Three,
+            _ => Quadrants::Zero,
+        })
+    }
+
+    /// The process whose tree translates `address`; `None` for quadrants 1 and 2, which are the hypervisor's.
+    #[must_use]
+    pub const fn process(&self, address: Gva) -> Option<u32> {
+        match address.get() >> 62 {
+            0 => Some(self.pidr),
+            3 => Some(0),
+            _ => None,
+        }
+    }
+
+    /// A walker of the tree of process `pid`, running or not.
+    ///
+    /// # Errors
+    /// As [`ProcessTable::root`] says; [`Cause::Malformed`] for a process table that is not aligned to its size.
+    pub fn walker<M: TableMemory<Gpa>>(&self, memory: M, pid: u32) -> Result<Walker<ProcessScoped, M>, Cause> {
+        let table = ProcessTable::of_word(self.process_table).ok_or(Cause::Malformed)?;
+        let root = table.root(&memory, pid, self.format.strictness())?;
+        Ok(Walker::new(self.format(pid), memory, root))
+    }
+
+    /// Translates one access with relocation on: all that hardware does for it but the second stage.
+    ///
+    /// # Errors
+    /// The interrupt that the guest takes; or, for a table outside memory, the one that the format's
+    /// [`TableFault`](super::TableFault) names.
+    pub fn translate_ea<M: TableMemory<Gpa>>(
+        &self,
+        memory: &M,
+        address: Gva,
+        access: Access,
+    ) -> Result<TranslationOf<ProcessScoped>, GuestFault> {
+        let fault = |cause, level, entry| GuestFault {
+            interrupt: self.format.fault(cause, access),
+            address,
+            access,
+            cause,
+            level,
+            entry,
+        };
+        let pid = self.process(address).ok_or_else(|| fault(Cause::Address, None, None))?;
+        let format = self.format(pid);
+        let offset = format.offset(address).ok_or_else(|| fault(Cause::Address, None, None))?;
+        let root = self.root(memory, pid, offset).map_err(|lost| fault(lost.cause, None, lost.entry))?;
+        let walker = Walker::new(format, memory, root);
+        walker.translate(address, access).map_err(|stop| match stop.cause {
+            Cause::Malformed if self.size_comes_late(memory, &walker, address, offset) => {
+                fault(Cause::TableAccess, stop.level, stop.entry)
+            }
+            _ => GuestFault { interrupt: stop.arch, ..fault(stop.cause, stop.level, stop.entry) },
+        })
+    }
+
+    /// From the process table to a root, with the checks in hardware's order.
+    fn root<M: TableMemory<Gpa>>(&self, memory: &M, pid: u32, offset: u64) -> Result<Gpa, Lost> {
+        let lost = |cause, entry| Lost { cause, entry };
+        let table = ProcessTable::of_word(self.process_table).ok_or(lost(Cause::Malformed, None))?;
+        let at = table.entry(pid).ok();
+        let strictness = self.format.strictness();
+        match table.read(memory, pid) {
+            Err(TableError::Beyond { .. }) => Err(lost(Cause::NotPresent, None)),
+            Err(TableError::Memory(_)) => Err(lost(Cause::TableAccess, at)),
+            Ok(entry) => match entry.root(strictness) {
+                Some(root) => Ok(Gpa::new(root)),
+                None if strictness == Strictness::Qemu && root_is_outside(memory, entry, offset) => {
+                    Err(lost(Cause::TableAccess, at))
+                }
+                None => Err(lost(Cause::Malformed, at)),
+            },
+        }
+    }
+
+    /// Whether the walk to `address` ended at a directory entry whose table has an unsupported size, stands outside memory, and would
+    /// have been looked for before its size was judged: as QEMU's MMU does.
+    #[cold]
+    fn size_comes_late<M: TableMemory<Gpa>>(
+        &self,
+        memory: &M,
+        walker: &Walker<ProcessScoped, &M>,
+        address: Gva,
+        offset: u64,
+    ) -> bool {
+        if self.format.strictness() != Strictness::Qemu {
+            return false;
+        }
+        let trace = walker.trace(address);
+        let Some(last) = trace.last() else { return false };
+        let pde = Pde::from_bits(last.word);
+        let Position { shift, .. } = last.at;
+        pde.v() && !pde.l() && is_outside(memory, pde.table() & !low_bits(pde.nls() + 3), pde.nls(), shift, offset)
+    }
+}
+
+fn root_is_outside<M: TableMemory<Gpa>>(memory: &M, entry: Prte, offset: u64) -> bool {
+    is_outside(memory, entry.tree.base(), entry.tree.rpds(), entry.tree.address_bits(), offset)
+}
+
+/// Whether the entry for `offset` of a table of `2^width` entries, which together cover `2^covers` bytes, stands outside memory. A
+/// table wider than what it covers is indexed as a 64-bit shift by a negative count does it.
+fn is_outside<M: TableMemory<Gpa>>(memory: &M, table: u64, width: u8, covers: u8, offset: u64) -> bool {
+    let index = offset.wrapping_shr(u32::from(covers).wrapping_sub(u32::from(width))) & low_bits(width);
+    memory.word(Gpa::new(table.wrapping_add(index * 8))).is_err()
+}

@@ -1,0 +1,77 @@
+//! A table of 16-byte entries found by number: what process table and partition table have in common.
+
+use core::sync::atomic::Ordering;
+
+use pgtable::{Address, ByteOrder, MemoryError, TableMemory, low_bits};
+
+/// Why an entry of a process or partition table could not be reached.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+pub enum TableError {
+    /// The table ends before it.
+    #[error("entry {index} of a table of {entries}")]
+    Beyond {
+        /// The PID or LPID that was looked for.
+        index: u32,
+        /// How many entries the table has.
+        entries: u64,
+    },
+    /// It stands outside memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+/// The largest size that Linux takes for either table, as log2 of its bytes less 12.
+const MAX_SIZE: u8 = 24;
+
+/// Where such a table is, and its size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Indexed<A> {
+    base: A,
+    size: u8,
+}
+
+impl<A: Address> Indexed<A> {
+    pub(crate) const ENTRY_SHIFT: u8 = 4;
+
+    /// The table of `2^(12 + size)` bytes at `base`, if there may be such a one.
+    pub(crate) fn new(base: A, size: u8) -> Option<Self> {
+        let legal = size <= MAX_SIZE && base.is_aligned(12 + size) && base.get() <= low_bits(60);
+        legal.then_some(Self { base, size })
+    }
+
+    pub(crate) fn base(self) -> A {
+        self.base
+    }
+
+    /// log2 of its bytes, less 12.
+    pub(crate) fn size(self) -> u8 {
+        self.size
+    }
+
+    pub(crate) fn entries(self) -> u64 {
+        1 << (12 + self.size - Self::ENTRY_SHIFT)
+    }
+
+    /// The address of entry `index`.
+    pub(crate) fn entry(self, index: u32) -> Result<A, TableError> {
+        if u64::from(index) >= self.entries() {
+            return Err(TableError::Beyond { index, entries: self.entries() });
+        }
+        Ok(A::new(self.base.get() + (u64::from(index) << Self::ENTRY_SHIFT)))
+    }
+
+    /// Both doublewords of entry `index`.
+    pub(crate) fn read<M: TableMemory<A>>(self, memory: &M, index: u32) -> Result<[u64; 2], TableError> {
+        let words = memory.table(self.entry(index)?, 2)?;
+        let load = |word: usize| ByteOrder::Big.swap(words[word].load(Ordering::Relaxed));
+        Ok([load(0), load(1)])
+    }
+
+    /// Stores both doublewords of entry `index`, the second first: the first is what makes the entry usable.
+    pub(crate) fn write<M: TableMemory<A>>(self, memory: &M, index: u32, entry: [u64; 2]) -> Result<(), TableError> {
+        let words = memory.table(self.entry(index)?, 2)?;
+        words[1].store(ByteOrder::Big.swap(entry[1]), Ordering::Relaxed);
+        words[0].store(ByteOrder::Big.swap(entry[0]), Ordering::Release);
+        Ok(())
+    }
+}

@@ -1,0 +1,320 @@
+//! Stage 2 on AMD: nested paging (APM §15.25), whose words have the long-mode layout.
+//!
+//! Every guest access is a user-mode access to these tables, so U/S stands in every entry; the guest's CR0.WP, SMEP, SMAP and
+//! protection keys do not apply, and the address is not sign-extended.
+
+use core::fmt;
+
+use bitfield_struct::bitfield;
+use pgtable::{
+    Access, AccessKind, AccessedDirty, Attributes, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Hpa, Position,
+    Prot, Stage2, Unencodable,
+};
+
+use crate::attributes::PageAttributes;
+use crate::controls::Levels;
+use crate::page_fault::PageFaultCode;
+use crate::tree::{Path, Tree};
+
+/// The host's state that takes part in nested translation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct NptControls {
+    /// The host's EFER.NXE: bit 63 of an entry disables execution; without it that bit is reserved.
+    pub nxe: bool,
+    /// CPUID.80000001H:EDX.Page1GB.
+    pub gib_pages: bool,
+    /// Bits 7:0 of CPUID.80000008H:EAX: physical address bits from here on are reserved. 52 at most.
+    pub maxphyaddr: u8,
+}
+
+impl NptControls {
+    /// NXE on, 1-GiB pages, 52 bits of physical address.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { nxe: true, gib_pages: true, maxphyaddr: 52 }
+    }
+}
+
+impl Default for NptControls {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Leaf attributes in nested paging. [`Prot::user`] means nothing here.
+///
+/// The memory type is combined with the guest's own (APM §15.25.8).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct NptAttributes {
+    page: PageAttributes,
+}
+
+impl NptAttributes {
+    /// The same page with another memory type: an index into the host's PAT. Only the low three bits of `index` count.
+    #[must_use]
+    pub const fn with_pat(self, index: u8) -> Self {
+        Self { page: self.page.with_pat(index) }
+    }
+
+    /// The index into the host's PAT.
+    #[must_use]
+    pub const fn pat(self) -> u8 {
+        self.page.pat()
+    }
+
+    /// The same page with these software bits, ten of them: [`PageAttributes::with_software`].
+    #[must_use]
+    pub const fn with_software(self, bits: u16) -> Self {
+        Self { page: self.page.with_software(bits) }
+    }
+
+    /// The software bits.
+    #[must_use]
+    pub const fn software(self) -> u16 {
+        self.page.software()
+    }
+
+    /// The same page, accessed or not.
+    #[must_use]
+    pub const fn with_accessed(self, accessed: bool) -> Self {
+        Self { page: self.page.with_accessed(accessed) }
+    }
+
+    /// Whether it is marked accessed.
+    #[must_use]
+    pub const fn accessed(self) -> bool {
+        self.page.accessed()
+    }
+
+    /// The same page, dirty or not.
+    #[must_use]
+    pub const fn with_dirty(self, dirty: bool) -> Self {
+        Self { page: self.page.with_dirty(dirty) }
+    }
+
+    /// Whether it is marked dirty.
+    #[must_use]
+    pub const fn dirty(self) -> bool {
+        self.page.dirty()
+    }
+}
+
+impl From<Prot> for NptAttributes {
+    fn from(prot: Prot) -> Self {
+        Self { page: prot.for_user().into() }
+    }
+}
+
+impl Attributes for NptAttributes {
+    /// Nothing at all for a leaf with U/S = 0, which no guest can access.
+    fn prot(&self) -> Prot {
+        let prot = self.page.prot();
+        if prot.user() { prot.with_user(false) } else { Prot::new() }
+    }
+}
+
+/// EXITINFO1 of a nested page fault, `VMEXIT_NPF` (APM §15.25.6). EXITINFO2 is the address of the [`pgtable::Fault`] that carries it.
+///
+/// A walk knows one stage, and takes the access for the guest's final one. When the access was a guest's page-table walk, say so:
+/// [`of_guest_table`](Self::of_guest_table).
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct NestedPageFault {
+    /// The error code, as of #PF: U/S is always set; neither PK nor HLAT nor SGX is.
+    #[bits(32)]
+    pub code: PageFaultCode,
+    /// The access was to the guest's final physical address.
+    pub final_address: bool,
+    /// The access was to a guest page table.
+    pub guest_table: bool,
+    /// SNP: the page's encryption is not what the guest's is. A walk never sets it.
+    pub enc: bool,
+    /// SNP: the page's size is not the reverse map's. A walk never sets it.
+    pub sizem: bool,
+    /// SNP: the VM privilege level forbids the access. A walk never sets it.
+    pub vmpl: bool,
+    /// The leaf is a supervisor shadow-stack page. A walk never sets it.
+    pub sss: bool,
+    #[bits(26)]
+    __: u32,
+}
+
+impl NestedPageFault {
+    /// The same fault, met by a guest's page-table walk.
+    #[must_use]
+    pub const fn of_guest_table(self) -> Self {
+        self.with_final_address(false).with_guest_table(true)
+    }
+}
+
+impl fmt::Display for NestedPageFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let access = if self.guest_table() { "guest page table" } else { "final access" };
+        write!(f, "NPF exit info {:#x}: {}, {access}", self.into_bits(), self.code())
+    }
+}
+
+/// The tables that a VMCB's nested CR3 refers to, as an AMD processor in this state reads them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Npt {
+    tree: Tree,
+    nxe: bool,
+}
+
+impl Npt {
+    /// As what access nested paging judges a guest's page-table walk, loads included (APM §15.25.5).
+    pub const GUEST_TABLE_ACCESS: Access = Access::WRITE.by_user();
+
+    /// Tables of `levels` levels (the host's own paging mode) under `controls`.
+    #[must_use]
+    pub const fn new(levels: Levels, controls: NptControls) -> Self {
+        let NptControls { nxe, gib_pages, maxphyaddr } = controls;
+        Self { tree: Tree::new(levels, gib_pages, nxe, maxphyaddr, true), nxe }
+    }
+
+    const fn exit_info(&self, cause: Cause, access: Access) -> NestedPageFault {
+        let code = PageFaultCode::of(access.by_user(), self.nxe).because(cause);
+        NestedPageFault::new().with_code(code).with_final_address(true)
+    }
+}
+
+impl Format for Npt {
+    type Stage = Stage2;
+    type Attributes = NptAttributes;
+    type Fault = NestedPageFault;
+    type Path = Path;
+
+    const BYTE_ORDER: ByteOrder = ByteOrder::Little;
+
+    #[inline(always)]
+    fn geometry(&self) -> &Geometry {
+        &self.tree.geometry
+    }
+
+    #[inline(always)]
+    fn offset(&self, address: Gpa) -> Option<u64> {
+        (address.get() & !self.tree.geometry.address_mask() == 0).then_some(address.get())
+    }
+
+    #[inline(always)]
+    fn address(&self, offset: u64) -> Gpa {
+        Gpa::new(offset)
+    }
+
+    #[inline(always)]
+    fn decode(&self, word: u64, at: Position) -> EntryOf<Self> {
+        self.tree.decode(word, at, |page| NptAttributes { page })
+    }
+
+    #[inline(always)]
+    fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
+        self.tree.predicted_table(word, at)
+    }
+
+    #[inline(always)]
+    fn present_mask(&self) -> u64 {
+        self.tree.present_mask()
+    }
+
+    #[inline(always)]
+    fn table_word(&self, table: Hpa, width: u8, at: Position) -> Option<u64> {
+        self.tree.table_word(table.get(), width, at)
+    }
+
+    #[inline(always)]
+    fn leaf_word(&self, attributes: NptAttributes, at: Position) -> Result<u64, Unencodable> {
+        self.tree.leaf_word(attributes.page, at)
+    }
+
+    #[inline(always)]
+    fn output_mask(&self, at: Position) -> u64 {
+        self.tree.output_mask(at)
+    }
+
+    #[inline(always)]
+    fn accessed_dirty(&self) -> AccessedDirty {
+        self.tree.accessed_dirty()
+    }
+
+    #[inline(always)]
+    fn restrict(&self, path: Path, word: u64) -> Path {
+        path.through(word)
+    }
+
+    #[inline(always)]
+    fn check(&self, word: u64, _: Position, path: Path, access: Access) -> Result<(), NestedPageFault> {
+        let path = path.through(word);
+        let denied = path.user_denied()
+            || match access.kind {
+                AccessKind::Read => false,
+                AccessKind::Write => path.write_denied(),
+                AccessKind::Fetch => path.execute_denied(),
+            };
+        if denied { Err(self.exit_info(Cause::Denied, access)) } else { Ok(()) }
+    }
+
+    /// An address beyond the tree counts as not mapped.
+    fn fault(&self, cause: Cause, access: Access) -> NestedPageFault {
+        self.exit_info(cause, access)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgtable::{Entry, Level};
+    extern crate std;
+    use std::string::ToString;
+
+    const NPT: Npt = Npt::new(Levels::Four, NptControls::new());
+    const AT: Position = Position { level: Level(0), shift: 12 };
+
+    #[test]
+    fn guests_are_users() {
+        let word = NPT.leaf_word(Prot::RW.into(), AT).unwrap();
+        assert_eq!(word, 0x8000_0000_0000_0067);
+        let Entry::Leaf { attributes, .. } = NPT.decode(word, AT) else { panic!("a leaf") };
+        assert_eq!(attributes, Prot::RW.into());
+        assert_eq!(attributes.prot(), Prot::RW);
+        let Entry::Leaf { attributes, .. } = NPT.decode(word & !4, AT) else { panic!("a leaf") };
+        assert_eq!(attributes.prot(), Prot::new(), "U/S = 0");
+    }
+
+    #[test]
+    fn exit_info() {
+        let (read, write, fetch) = (Access::READ, Access::WRITE, Access::FETCH);
+        for (word, access, want) in [
+            (0x7, write, None),
+            (0x7, read.by_user(), None),
+            (0x5, read, None),
+            (0x5, write, Some(0x1_0000_0007)),
+            (0x3, read, Some(0x1_0000_0005)),
+            (1 << 63 | 7, fetch, Some(0x1_0000_0015)),
+            (1 << 63 | 7, read, None),
+        ] {
+            let got = NPT.check(word, AT, Path::default(), access).err().map(NestedPageFault::into_bits);
+            assert_eq!(got, want, "{access} of {word:#x}");
+        }
+        for (cause, want) in [
+            (Cause::Address, 0x1_0000_0006),
+            (Cause::NotPresent, 0x1_0000_0006),
+            (Cause::Malformed, 0x1_0000_000f),
+            (Cause::TableAccess, 0x1_0000_0006),
+        ] {
+            assert_eq!(NPT.fault(cause, write).into_bits(), want, "{cause:?}");
+        }
+        let table = NPT.fault(Cause::NotPresent, Npt::GUEST_TABLE_ACCESS).of_guest_table();
+        assert_eq!(table.into_bits(), 0x2_0000_0006);
+        assert_eq!(
+            table.to_string(),
+            "NPF exit info 0x200000006: user write to a page that is not present, guest page table"
+        );
+    }
+
+    #[test]
+    fn addresses_are_not_sign_extended() {
+        for (address, inside) in [(0, true), (0xffff_ffff_ffff, true), (1 << 48, false), (u64::MAX, false)] {
+            assert_eq!(NPT.offset(Gpa::new(address)).is_some(), inside, "{address:#x}");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The shape that long mode, NPT and EPT share: 9 index bits a level, 4-KiB pages, addresses in bits 51:12.
+
+use pgtable::{Geometry, LevelGeometry, low_bits};
+
+use crate::controls::Levels;
+
+/// Index bits of every table.
+pub(crate) const WIDTH: u8 = 9;
+/// log2 of the smallest page, and of a table.
+pub(crate) const PAGE_SHIFT: u8 = 12;
+/// The most physical address bits that the architecture has.
+const PHYSICAL_BITS: u8 = 52;
+
+const fn level(leaf: bool) -> LevelGeometry {
+    LevelGeometry { width: WIDTH, leaf }
+}
+
+/// The shape of a tree.
+pub(crate) const fn geometry(levels: Levels, gib_pages: bool) -> Geometry {
+    const FOUR: Geometry = Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(false), level(false)]);
+    const FOUR_GIB: Geometry = Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(true), level(false)]);
+    const FIVE: Geometry =
+        Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(false), level(false), level(false)]);
+    const FIVE_GIB: Geometry =
+        Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(true), level(false), level(false)]);
+    match (levels, gib_pages) {
+        (Levels::Four, false) => FOUR,
+        (Levels::Four, true) => FOUR_GIB,
+        (Levels::Five, false) => FIVE,
+        (Levels::Five, true) => FIVE_GIB,
+    }
+}
+
+/// The bits of an entry that hold the address of a page of `2^shift` bytes: 51:`shift`.
+#[inline(always)]
+pub(crate) const fn address_bits(shift: u8) -> u64 {
+    low_bits(PHYSICAL_BITS) & !low_bits(shift)
+}
+
+/// Bits 51:`maxphyaddr` of an entry, which are reserved.
+pub(crate) const fn beyond_maxphyaddr(maxphyaddr: u8) -> u64 {
+    address_bits(maxphyaddr)
+}

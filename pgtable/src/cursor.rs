@@ -1,0 +1,247 @@
+//! A cursor: page after page of one last-level table without descending again.
+//!
+//! # Protocol
+//! The cursor borrows the tree exclusively, so it is the one writer. It keeps the table it stands in, and how many entries it
+//! added to it or took from it; the count goes to the table's state, and the stale range to the gather, when it
+//! leaves that table: on the way to another, at [`finish`](Cursor::finish), or when it is dropped.
+
+use core::sync::atomic::AtomicU64;
+
+use crate::address::{Address, low_bits};
+use crate::allocator::TableAllocator;
+use crate::descent::{Node, Trail};
+use crate::error::Error;
+use crate::format::{Entry, Format, Input, Output};
+use crate::gather::{Gather, Invalidate};
+use crate::memory::TableMemory;
+use crate::table::PageTable;
+use crate::walk::TranslationOf;
+use crate::word::{Word, any_set};
+
+/// The last-level table in which a cursor stands.
+#[derive(Clone, Copy, Debug)]
+struct Leaf<'t> {
+    words: &'t [AtomicU64],
+    node: Node,
+    /// The offset that its first entry covers.
+    base: u64,
+    /// Live entries added (or taken away) since the cursor came.
+    delta: i32,
+    /// The first and the last entry whose old translation hardware may hold; first > last if there is none.
+    stale: (usize, usize),
+}
+
+/// Changes a tree page by page. For sequential pages, several times as fast as one call of the tree's own verbs per page.
+///
+/// Works on pages of the size that the format makes of its own accord ([`Geometry::page_shift`](crate::Geometry::page_shift)). Larger leaves in its way are
+/// [`Error::Mapped`] to [`map`](Self::map), and split by [`unmap`](Self::unmap); tables of other pages (POWER's 4 KiB pages in a tree of 64 KiB pages) are
+/// [`Error::LeafSize`] to `map`.
+#[derive(Debug)]
+pub struct Cursor<
+    't,
+    'g,
+    'i,
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+    I: Invalidate<F::Stage>,
+> {
+    table: &'t PageTable<F, M, A>,
+    gather: &'g mut Gather<'i, F::Stage, I>,
+    trail: Trail,
+    leaf: Option<Leaf<'t>>,
+}
+
+impl<F, M, A> PageTable<F, M, A>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+{
+    /// A cursor on this tree, which puts what becomes stale into `gather`.
+    pub fn cursor<'t, 'g, 'i, I: Invalidate<F::Stage>>(
+        &'t mut self,
+        gather: &'g mut Gather<'i, F::Stage, I>,
+    ) -> Cursor<'t, 'g, 'i, F, M, A, I> {
+        let trail = self.trail();
+        Cursor { table: self, gather, trail, leaf: None }
+    }
+}
+
+impl<'t, F, M, A, I> Cursor<'t, '_, '_, F, M, A, I>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+    I: Invalidate<F::Stage>,
+{
+    /// The entry for `offset` in the table where the cursor stands, if it stands in the right one.
+    #[inline(always)]
+    fn here(&mut self, offset: u64) -> Option<(&mut Leaf<'t>, &'t AtomicU64, usize)> {
+        let leaf = self.leaf.as_mut()?;
+        let index = (offset.wrapping_sub(leaf.base) >> leaf.node.shift) as usize;
+        let memory = leaf.words.get(index)?;
+        Some((leaf, memory, index))
+    }
+
+    /// Leaves the table where the cursor stands: its books are settled.
+    fn leave(&mut self) -> Result<(), Error> {
+        let Some(leaf) = self.leaf.take() else { return Ok(()) };
+        let (first, last) = leaf.stale;
+        if first <= last {
+            let page = |index: usize| self.table.format.address(leaf.base + ((index as u64) << leaf.node.shift));
+            self.gather.pages(page(first), page(last), leaf.node.shift);
+        }
+        if leaf.delta > 0 {
+            self.table.count(leaf.node, leaf.delta as u16);
+            return Ok(());
+        }
+        // Also where nothing was taken: a table that was made here and not filled does not stay.
+        let gone = leaf.delta.unsigned_abs() as u16;
+        self.table.discount(&mut self.trail, leaf.base, leaf.node.level, gone, self.gather)
+    }
+
+    /// Moves to the last-level table of usual pages for `offset`, making it (and those above) if `make` says so. Returns false if there
+    /// is none.
+    #[cold]
+    #[inline(never)]
+    fn enter(&mut self, offset: u64, make: bool) -> Result<bool, Error> {
+        self.leave()?;
+        let table = self.table;
+        let stop = self.trail.seek(&table.format, &table.memory, offset, 0).map_err(PageTable::<F, M, A>::lost)?;
+        let mut node = stop.node;
+        if node.level > 0 {
+            if !make || table.leaf_at(&stop, offset)?.is_some() {
+                return Ok(false);
+            }
+            let width = table.format.geometry().width(crate::Level(0));
+            let nodes = table.grow(node, offset, 0, width)?;
+            let (Some(&top), Some(&bottom)) = (nodes.first(), nodes.last()) else { return Ok(false) };
+            if let Err(error) = table.link(node, offset, top) {
+                table.shrink(&nodes)?;
+                return Err(error);
+            }
+            for &node in &nodes {
+                self.trail.extend(node);
+            }
+            node = bottom;
+        }
+        if node.shift != table.format.geometry().page_shift() {
+            return Ok(false);
+        }
+        let words = table.memory.table(<Output<F> as Address>::new(node.table), 1 << node.width)?;
+        let base = offset & !low_bits(node.span());
+        self.leaf = Some(Leaf { words, node, base, delta: 0, stale: (usize::MAX, 0) });
+        Ok(true)
+    }
+
+    /// Maps the page at `input` to the one at `output`.
+    ///
+    /// # Errors
+    /// [`Error::Mapped`], [`Error::Range`], [`Error::LeafSize`] (not aligned, or pages of another size stand there), [`Error::Unencodable`], [`Error::Alloc`]; nothing was changed then.
+    #[inline]
+    pub fn map(&mut self, input: Input<F>, output: Output<F>, attributes: F::Attributes) -> Result<(), Error> {
+        let format = self.table.format;
+        let offset = format.offset(input).ok_or(Error::Range)?;
+        if self.here(offset).is_none() && !self.enter(offset, true)? {
+            let at = self.trail.bottom().position();
+            return Err(if at.level.0 == 0 { Error::LeafSize } else { Error::Mapped { at } });
+        }
+        let Some((leaf, memory, _)) = self.here(offset) else { return Err(Error::Range) };
+        let at = leaf.node.position();
+        if any_set::<F>(memory, format.present_mask()) {
+            return Err(Error::Mapped { at });
+        }
+        let word = format.leaf_word(attributes, at).map_err(|_| Error::Unencodable { at })?;
+        if offset & low_bits(at.shift) != 0 {
+            return Err(Error::LeafSize);
+        }
+        if output.get() & !format.output_mask(at) != 0 {
+            return Err(Error::Unencodable { at });
+        }
+        Word::<F>::new(memory).store(word | output.get());
+        leaf.delta += 1;
+        Ok(())
+    }
+
+    /// What is mapped at `input`; `None` if nothing is.
+    ///
+    /// # Errors
+    /// [`Error::Range`], [`Error::Malformed`], [`Error::Memory`].
+    #[inline]
+    pub fn query(&mut self, input: Input<F>) -> Result<Option<TranslationOf<F>>, Error> {
+        let format = self.table.format;
+        let offset = format.offset(input).ok_or(Error::Range)?;
+        if self.here(offset).is_none() && !self.enter(offset, false)? {
+            return self.table.walker().query(input);
+        }
+        let Some((leaf, memory, _)) = self.here(offset) else { return Err(Error::Range) };
+        let at = leaf.node.position();
+        let word = Word::<F>::new(memory).load();
+        match format.decode(word, at) {
+            Entry::Leaf { output, attributes } => Ok(Some(crate::walk::translation(output, offset, at, attributes))),
+            Entry::Absent => Ok(None),
+            Entry::Malformed | Entry::Table { .. } => {
+                Err(Error::Malformed { at, entry: leaf.node.entry(offset), word })
+            }
+        }
+    }
+
+    /// Unmaps the page at `input`; returns whether one was mapped.
+    ///
+    /// # Errors
+    /// [`Error::Range`], [`Error::Malformed`], [`Error::Memory`], [`Error::Invalidate`]; [`Error::Alloc`] or [`Error::LeafSize`] if a larger leaf
+    /// cannot be split.
+    #[inline]
+    pub fn unmap(&mut self, input: Input<F>) -> Result<bool, Error> {
+        let format = self.table.format;
+        let offset = format.offset(input).ok_or(Error::Range)?;
+        if self.here(offset).is_none() && !self.enter(offset, false)? {
+            return self.unmap_larger(offset);
+        }
+        let Some((leaf, memory, index)) = self.here(offset) else { return Err(Error::Range) };
+        if !any_set::<F>(memory, format.present_mask()) {
+            return Ok(false);
+        }
+        Word::<F>::new(memory).store(0);
+        leaf.delta -= 1;
+        leaf.stale = (leaf.stale.0.min(index), leaf.stale.1.max(index));
+        Ok(true)
+    }
+
+    /// A page of a larger leaf, or none at all.
+    #[cold]
+    fn unmap_larger(&mut self, offset: u64) -> Result<bool, Error> {
+        let table = self.table;
+        let size = 1 << table.format.geometry().page_shift();
+        let mut at = offset & !(size - 1);
+        let end = at + size;
+        let mut unmapped = 0;
+        while at < end {
+            unmapped += table.unmap_run(&mut self.trail, &mut at, end, self.gather)?;
+        }
+        Ok(unmapped > 0)
+    }
+
+    /// Settles the books.
+    ///
+    /// # Errors
+    /// [`Error::Invalidate`] or [`Error::Alloc`] if an empty table could not be freed, [`Error::Memory`] if it could not be unlinked.
+    pub fn finish(mut self) -> Result<(), Error> {
+        self.leave()
+    }
+}
+
+impl<F, M, A, I> Drop for Cursor<'_, '_, '_, F, M, A, I>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+    I: Invalidate<F::Stage>,
+{
+    fn drop(&mut self) {
+        // An error here means that somebody else wrote the tables, or that the gather could not be flushed, which the
+        // gather keeps and reports.
+        let _ = self.leave();
+    }
+}

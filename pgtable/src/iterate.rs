@@ -1,0 +1,261 @@
+//! Iteration over what is mapped: by runs of one table (the fast form, which everything else is built on), by leaves, as an
+//! `Iterator`, coalesced.
+
+use core::ops::ControlFlow;
+use core::sync::atomic::AtomicU64;
+
+use crate::address::{Address, low_bits};
+use crate::descent::{Node, Stop, Trail, decode};
+use crate::error::{Error, RangeError};
+use crate::format::{Entry, Format, Input, Output};
+use crate::geometry::Position;
+use crate::memory::TableMemory;
+use crate::space::Mapping;
+use crate::walk::{LeafOf, Walker, bounds, malformed};
+use crate::word::{Word, any_set};
+
+/// Neighbouring entries of one table, none of which is a table.
+///
+/// They may be absent, and they may change while they are looked at; each is read once, by [`leaves`](Self::leaves).
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'m, F> {
+    format: F,
+    node: Node,
+    offset: u64,
+    words: &'m [AtomicU64],
+}
+
+impl<'m, F: Format> Run<'m, F> {
+    /// Where the entries stand.
+    #[must_use]
+    pub fn at(&self) -> Position {
+        self.node.position()
+    }
+
+    /// The first address that the first entry covers.
+    #[must_use]
+    pub fn input(&self) -> Input<F> {
+        self.format.address(self.offset)
+    }
+
+    /// The entries in memory order of bytes, as hardware sees them.
+    #[must_use]
+    pub fn words(&self) -> &'m [AtomicU64] {
+        self.words
+    }
+
+    /// The leaves among the entries, in order. An entry that is present and no leaf ends it with an error.
+    #[inline]
+    pub fn leaves(&self) -> impl Iterator<Item = Result<LeafOf<F>, RangeError<Input<F>>>> + use<'m, F> {
+        let Self { format, node, offset, words } = *self;
+        let at = node.position();
+        let present = format.present_mask();
+        words.iter().enumerate().filter(move |(_, memory)| any_set::<F>(memory, present)).filter_map(
+            move |(index, memory)| {
+                let offset = offset + ((index as u64) << node.shift);
+                let word = Word::<F>::new(memory).load();
+                match decode(&format, word, at) {
+                    Entry::Leaf { output, attributes } => {
+                        let (bytes, shift) = (at.size(), at.shift);
+                        Some(Ok(Mapping { input: format.address(offset), output, bytes, shift, attributes }))
+                    }
+                    Entry::Absent => None,
+                    Entry::Malformed | Entry::Table { .. } => {
+                        let error = Error::Malformed { at, entry: node.entry(offset), word };
+                        Some(Err(RangeError { at: format.address(offset), error }))
+                    }
+                }
+            },
+        )
+    }
+}
+
+/// Where an iteration stands.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    trail: Trail,
+    offset: u64,
+    end: u64,
+}
+
+impl Place {
+    /// The next run, if any is left; moves on.
+    #[inline]
+    fn next<'m, F: Format, M: TableMemory<Output<F>>>(
+        &mut self,
+        format: &F,
+        memory: &'m M,
+    ) -> Result<Option<Run<'m, F>>, RangeError<Input<F>>> {
+        while self.offset < self.end {
+            let offset = self.offset;
+            let fail = |error| RangeError { at: format.address(offset), error };
+            let stop = self.trail.seek(format, memory, offset, 0).map_err(|lost| fail(lost.error.into()))?;
+            let node = stop.node;
+            let entries = if node.level == 0 { node.entries(offset, self.end) } else { 1 };
+            self.offset = node.next_entry(offset).wrapping_add((entries as u64 - 1) << node.shift).min(self.end);
+            if node.level > 0 && !is_leaf(format, &stop, offset).map_err(fail)? {
+                continue;
+            }
+            let first = <Output<F> as Address>::new(node.entry(offset));
+            let words = memory.table(first, entries).map_err(|error| fail(error.into()))?;
+            let offset = offset & !low_bits(node.shift);
+            return Ok(Some(Run { format: *format, node, offset, words }));
+        }
+        Ok(None)
+    }
+}
+
+fn is_leaf<F: Format>(format: &F, stop: &Stop<'_, F>, offset: u64) -> Result<bool, Error> {
+    match stop.decode(format) {
+        Entry::Leaf { .. } => Ok(true),
+        Entry::Absent => Ok(false),
+        Entry::Malformed | Entry::Table { .. } => Err(malformed(stop, offset)),
+    }
+}
+
+impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
+    fn place(&self, input: Input<F>, bytes: u64) -> Result<Place, RangeError<Input<F>>> {
+        let (offset, end) = bounds(self.format(), input, bytes, 0)?;
+        Ok(Place { trail: Trail::new(self.root_node()), offset, end })
+    }
+
+    /// Calls `visit` for each run of entries in the `bytes` bytes from `input` on, in order, until it breaks: whole last-level tables (or the part
+    /// of them in the range) and single larger leaves. The fast way to look at a range.
+    ///
+    /// # Errors
+    /// [`RangeError`]: a range that is none of this space, a malformed entry above the last level, a table outside table
+    /// memory. Everything before that address was visited.
+    #[inline]
+    pub fn for_each_run<B>(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+        mut visit: impl FnMut(Run<'_, F>) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
+        let mut place = self.place(input, bytes)?;
+        while let Some(run) = place.next(self.format(), self.memory())? {
+            if let ControlFlow::Break(value) = visit(run) {
+                return Ok(ControlFlow::Break(value));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Calls `visit` for each leaf in the `bytes` bytes from `input` on, in order, until it breaks.
+    ///
+    /// # Errors
+    /// [`RangeError`]: a range that is none of this space, a malformed entry, a table outside table memory. Everything
+    /// before that address was visited.
+    #[inline]
+    pub fn for_each<B>(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+        mut visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
+        let mut place = self.place(input, bytes)?;
+        while let Some(run) = place.next(self.format(), self.memory())? {
+            for leaf in run.leaves() {
+                if let ControlFlow::Break(value) = visit(leaf?) {
+                    return Ok(ControlFlow::Break(value));
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The leaves in the `bytes` bytes from `input` on, in order. Ends after the first error.
+    ///
+    /// [`for_each_run`](Self::for_each_run) is the faster form.
+    ///
+    /// # Errors
+    /// [`Error::Range`] for a range that is none of this space; the items' errors are those of [`for_each`](Self::for_each).
+    pub fn iter(&self, input: Input<F>, bytes: u64) -> Result<LeafIter<'_, F, M>, RangeError<Input<F>>> {
+        Ok(LeafIter { walker: self, place: self.place(input, bytes)?, run: None, failed: false })
+    }
+
+    /// Calls `visit` for each mapping in the `bytes` bytes from `input` on, in order, until it breaks: neighbouring leaves of one size
+    /// whose outputs are neighbours too and whose attributes are equal come as one.
+    ///
+    /// # Errors
+    /// As [`for_each`](Self::for_each).
+    pub fn for_each_coalesced<B>(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+        mut visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
+        let mut pending: Option<LeafOf<F>> = None;
+        let flow = self.for_each(input, bytes, |leaf| match &mut pending {
+            Some(mapping) if continues(mapping, &leaf) => {
+                mapping.bytes += leaf.bytes;
+                ControlFlow::Continue(())
+            }
+            _ => pending.replace(leaf).map_or(ControlFlow::Continue(()), &mut visit),
+        });
+        // What was collected before an error, or before the end, is still to be shown.
+        let last = match (&flow, pending) {
+            (Ok(ControlFlow::Break(_)), _) | (_, None) => ControlFlow::Continue(()),
+            (_, Some(mapping)) => visit(mapping),
+        };
+        match (flow?, last) {
+            (ControlFlow::Continue(()), last) => Ok(last),
+            (flow, _) => Ok(flow),
+        }
+    }
+}
+
+fn continues<I: Address, O: Address, T: Eq>(mapping: &Mapping<I, O, T>, leaf: &Mapping<I, O, T>) -> bool {
+    mapping.shift == leaf.shift
+        && mapping.attributes == leaf.attributes
+        && mapping.input.checked_add(mapping.bytes) == Some(leaf.input)
+        && mapping.output.checked_add(mapping.bytes) == Some(leaf.output)
+}
+
+/// The leaves of a range, as [`Walker::iter`] gives them.
+#[derive(Debug)]
+pub struct LeafIter<'m, F, M> {
+    walker: &'m Walker<F, M>,
+    place: Place,
+    run: Option<(Run<'m, F>, usize)>,
+    failed: bool,
+}
+
+impl<F: Format, M: TableMemory<Output<F>>> Iterator for LeafIter<'_, F, M> {
+    type Item = Result<LeafOf<F>, RangeError<Input<F>>>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        loop {
+            if let Some((run, first)) = &mut self.run {
+                let rest = Run {
+                    words: run.words.get(*first..).unwrap_or_default(),
+                    offset: run.offset + ((*first as u64) << run.node.shift),
+                    ..*run
+                };
+                if let Some(leaf) = rest.leaves().next() {
+                    match &leaf {
+                        Ok(leaf) => {
+                            let offset = run.format.offset(leaf.input).unwrap_or(run.offset);
+                            *first = ((offset - run.offset) >> run.node.shift) as usize + 1;
+                        }
+                        Err(_) => self.failed = true,
+                    }
+                    return Some(leaf);
+                }
+                self.run = None;
+            }
+            match self.place.next(self.walker.format(), self.walker.memory()) {
+                Ok(Some(run)) => self.run = Some((run, 0)),
+                Ok(None) => return None,
+                Err(error) => {
+                    self.failed = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
