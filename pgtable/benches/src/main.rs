@@ -31,16 +31,17 @@ struct Options {
     /// Only rows whose title contains this
     #[arg(long, default_value = "")]
     filter: String,
-    /// Only columns whose name contains this
-    #[arg(long, default_value = "")]
-    only: String,
+    /// Only this column; may be repeated
+    #[arg(long)]
+    only: Vec<String>,
 }
 
 fn main() {
     let options = Options::parse();
     let rows: Vec<_> = Row::ALL.into_iter().filter(|row| row.title().contains(&options.filter)).collect();
     let mut contestants = contestants();
-    contestants.retain(|contestant| contestant.name().contains(&options.only));
+    contestants
+        .retain(|contestant| options.only.is_empty() || options.only.iter().any(|name| name == contestant.name()));
     let table = compete(&rows, &mut contestants, options.rounds);
     table.print();
     goals::goals(&table).iter().for_each(harness::Goal::print);
