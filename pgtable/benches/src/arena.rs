@@ -20,6 +20,9 @@ pub struct Arena {
     pub bytes: usize,
 }
 
+// SAFETY: a plain mapping; whoever uses it does so through what guards it.
+unsafe impl Send for Arena {}
+
 impl Arena {
     /// A block of `bytes` zero bytes at physical address `start`.
     pub fn new(start: u64, bytes: usize) -> Self {
@@ -86,7 +89,12 @@ pub struct Frames {
 
 impl Frames {
     pub fn new() -> Self {
-        let arena = Arena::new(0x4000_0000, BYTES);
+        Self::of(Arena::new(0x4000_0000, BYTES))
+    }
+
+    /// All frames of `arena`, which is made zero.
+    pub fn of(arena: Arena) -> Self {
+        arena.clear();
         Self { arena, top: arena.start, free: Vec::new() }
     }
 

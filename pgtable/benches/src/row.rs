@@ -10,11 +10,18 @@ use crate::work::{HOLES, PAGES, PageTables, Work};
 pub enum Row {
     Map,
     TranslateHot,
+    BatchHot,
     TranslateCold,
+    BatchCold,
     TranslateInOrder,
+    CursorInOrder,
     Iterate,
+    IterateRuns,
+    IterateExternal,
     Unmap,
     UnmapAlone,
+    MapCursor,
+    UnmapCursor,
     MapRange,
     ProtectRange,
     UnmapRange,
@@ -24,8 +31,9 @@ pub enum Row {
 }
 
 use Row::{
-    ChurnAlone, ChurnBeside, Iterate, Map, MapRange, ProtectRange, TranslateCold, TranslateHot, TranslateInOrder,
-    Unmap, UnmapAlone, UnmapMixed, UnmapRange,
+    BatchCold, BatchHot, ChurnAlone, ChurnBeside, CursorInOrder, Iterate, IterateExternal, IterateRuns, Map, MapCursor,
+    MapRange, ProtectRange, TranslateCold, TranslateHot, TranslateInOrder, Unmap, UnmapAlone, UnmapCursor, UnmapMixed,
+    UnmapRange,
 };
 
 /// What a table holds.
@@ -47,14 +55,21 @@ enum Held {
 
 impl Row {
     /// All, in an order in which most begin with what the one before left.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 20] = [
         Map,
         TranslateHot,
+        BatchHot,
         TranslateCold,
+        BatchCold,
         TranslateInOrder,
+        CursorInOrder,
         Iterate,
+        IterateRuns,
+        IterateExternal,
         Unmap,
         UnmapAlone,
+        MapCursor,
+        UnmapCursor,
         MapRange,
         ProtectRange,
         UnmapRange,
@@ -66,9 +81,10 @@ impl Row {
     /// What the table holds at the beginning, and at the end.
     fn held(self) -> (Held, Held) {
         match self {
-            Map => (Held::New, Held::Scattered),
-            TranslateHot | TranslateCold | TranslateInOrder | Iterate => (Held::Scattered, Held::Scattered),
-            Unmap | UnmapAlone => (Held::Scattered, Held::Nothing),
+            Map | MapCursor => (Held::New, Held::Scattered),
+            TranslateHot | BatchHot | TranslateCold | BatchCold | TranslateInOrder | CursorInOrder | Iterate
+            | IterateRuns | IterateExternal => (Held::Scattered, Held::Scattered),
+            Unmap | UnmapAlone | UnmapCursor => (Held::Scattered, Held::Nothing),
             MapRange => (Held::New, Held::Contiguous),
             ProtectRange => (Held::Contiguous, Held::Contiguous),
             UnmapRange => (Held::Contiguous, Held::Nothing),
@@ -84,11 +100,18 @@ impl harness::Row for Row {
         match self {
             Map => "map, one per call",
             TranslateHot => "translate, hot",
+            BatchHot => "translate, hot, batch",
             TranslateCold => "translate, cold",
+            BatchCold => "translate, cold, batch",
             TranslateInOrder => "translate, in order",
+            CursorInOrder => "translate, in order, cursor",
             Iterate => "iterate",
+            IterateRuns => "iterate, runs",
+            IterateExternal => "iterate, Iterator",
             Unmap => "unmap, one per call",
             UnmapAlone => "unmap, a gather per call",
+            MapCursor => "map, cursor",
+            UnmapCursor => "unmap, cursor",
             MapRange => "map range",
             ProtectRange => "protect range",
             UnmapRange => "unmap range",
@@ -187,6 +210,13 @@ impl<T: PageTables + 'static> Contestant<Row> for Column<T> {
         match row {
             Map => self.table.map_each(&work),
             TranslateHot => assert_eq!(self.table.translate_each(&work, &work.hot.indices), work.hot.sum),
+            BatchHot => assert_eq!(self.table.translate_batch(&work, &work.hot.indices), work.hot.sum),
+            BatchCold => assert_eq!(self.table.translate_batch(&work, &work.cold.indices), work.cold.sum),
+            CursorInOrder => assert_eq!(self.table.translate_by_cursor(&work), work.total),
+            IterateRuns => assert_eq!(self.table.iterate_runs(input, bytes), work.total),
+            IterateExternal => assert_eq!(self.table.iterate_external(input, bytes), work.total),
+            MapCursor => self.table.map_by_cursor(&work),
+            UnmapCursor => self.table.unmap_by_cursor(&work),
             TranslateCold => assert_eq!(self.table.translate_each(&work, &work.cold.indices), work.cold.sum),
             TranslateInOrder => assert_eq!(self.table.translate_in_order(&work), work.total),
             Iterate => assert_eq!(self.table.iterate(input, bytes), work.total),

@@ -48,11 +48,6 @@ impl Work {
         Self { shift, hot: order(HOT), cold: order(PAGES), total: sum(shift, 0..PAGES) }
     }
 
-    /// The size of a page.
-    pub fn page(&self) -> u64 {
-        1 << self.shift
-    }
-
     /// The size of all.
     pub fn bytes(&self) -> u64 {
         PAGES << self.shift
@@ -124,6 +119,36 @@ pub trait PageTables {
     /// Visits every mapped page of a range; the sum of where they lie.
     fn iterate(&self, input: u64, bytes: u64) -> u64 {
         unreachable!("iterate {input:#x} {bytes:#x}");
+    }
+
+    /// The same, from runs of table words.
+    fn iterate_runs(&self, input: u64, bytes: u64) -> u64 {
+        unreachable!("iterate {input:#x} {bytes:#x}");
+    }
+
+    /// The same, by an `Iterator`.
+    fn iterate_external(&self, input: u64, bytes: u64) -> u64 {
+        unreachable!("iterate {input:#x} {bytes:#x}");
+    }
+
+    /// Maps every page in order, by a cursor.
+    fn map_by_cursor(&mut self, _: &Work) {
+        unreachable!("no cursor");
+    }
+
+    /// Unmaps every page in order, by a cursor.
+    fn unmap_by_cursor(&mut self, _: &Work) {
+        unreachable!("no cursor");
+    }
+
+    /// Translates every page in order, by a cursor; the sum of where they lie.
+    fn translate_by_cursor(&mut self, _: &Work) -> u64 {
+        unreachable!("no cursor");
+    }
+
+    /// Translates many pages at once; the sum of where they lie.
+    fn translate_batch(&self, _: &Work, _: &[u32]) -> u64 {
+        unreachable!("no batch");
     }
 
     #[inline(never)]

@@ -13,6 +13,9 @@ pub use tables::Tables;
 
 pub const ROWS: &[Row] = &Row::ALL;
 
+/// How many addresses are given to a batch translation.
+const BATCH: usize = 512;
+
 /// A tree of format `F` in memory `M`.
 pub struct Table<F, M> {
     table: PageTable<F, M, &'static Tables>,
@@ -90,6 +93,82 @@ impl<F: Format<Stage = Stage1>, M: TableMemory<Gpa> + Copy> PageTables for Table
             ControlFlow::<()>::Continue(())
         });
         assert_eq!(visited, Ok(ControlFlow::Continue(())));
+        sum
+    }
+
+    #[inline(never)]
+    fn iterate_runs(&self, input: u64, bytes: u64) -> u64 {
+        let mut sum = 0u64;
+        let visited = self.table.walker().for_each_run(Gva::new(input), bytes, |run| {
+            for leaf in run.leaves() {
+                sum = sum.wrapping_add(leaf.unwrap().output.get());
+            }
+            ControlFlow::<()>::Continue(())
+        });
+        assert_eq!(visited, Ok(ControlFlow::Continue(())));
+        sum
+    }
+
+    #[inline(never)]
+    fn iterate_external(&self, input: u64, bytes: u64) -> u64 {
+        let mut sum = 0u64;
+        for leaf in self.table.walker().iter(Gva::new(input), bytes).unwrap() {
+            sum = sum.wrapping_add(leaf.unwrap().output.get());
+        }
+        sum
+    }
+
+    #[inline(never)]
+    fn map_by_cursor(&mut self, work: &Work) {
+        let attributes = attributes::<F>(true);
+        let mut gather = Gather::new(&Unused, ());
+        let mut cursor = self.table.cursor(&mut gather);
+        for index in 0..PAGES {
+            cursor.map(Gva::new(work.input(index)), Gpa::new(work.scattered(index)), attributes).unwrap();
+        }
+        cursor.finish().unwrap();
+        gather.finish(self.table.tables()).unwrap();
+    }
+
+    #[inline(never)]
+    fn unmap_by_cursor(&mut self, work: &Work) {
+        let mut gather = Gather::new(&Unused, ());
+        let mut cursor = self.table.cursor(&mut gather);
+        for index in 0..PAGES {
+            assert_eq!(cursor.unmap(Gva::new(work.input(index))), Ok(true));
+        }
+        cursor.finish().unwrap();
+        gather.finish(self.table.tables()).unwrap();
+    }
+
+    #[inline(never)]
+    fn translate_by_cursor(&mut self, work: &Work) -> u64 {
+        let mut sum = 0u64;
+        let mut gather = Gather::new(&Unused, ());
+        let mut cursor = self.table.cursor(&mut gather);
+        for index in 0..PAGES {
+            let found = cursor.query(Gva::new(work.input(index))).unwrap();
+            sum = sum.wrapping_add(found.unwrap().output.get());
+        }
+        cursor.finish().unwrap();
+        gather.finish(self.table.tables()).unwrap();
+        sum
+    }
+
+    #[inline(never)]
+    fn translate_batch(&self, work: &Work, order: &[u32]) -> u64 {
+        let mut sum = 0u64;
+        let (mut inputs, mut outputs) = ([Gva::new(0); BATCH], [None; BATCH]);
+        let walker = self.table.walker();
+        for order in order.chunks(BATCH) {
+            for (input, &index) in inputs.iter_mut().zip(order) {
+                *input = Gva::new(work.input(index.into()));
+            }
+            assert_eq!(walker.translate_batch(&inputs[..order.len()], Access::READ, &mut outputs), order.len());
+            for output in &outputs[..order.len()] {
+                sum = sum.wrapping_add(output.unwrap().get());
+            }
+        }
         sum
     }
 
