@@ -238,6 +238,19 @@ impl Format for Ept {
         ))
     }
 
+    #[inline]
+    fn guest_table_access(&self) -> Access {
+        Self::guest_table_access(self)
+    }
+
+    #[inline]
+    fn fault_of_guest_table(&self, fault: EptFault) -> EptFault {
+        match fault {
+            EptFault::Violation(violation) => EptFault::Violation(violation.of_guest_table()),
+            EptFault::Misconfiguration => EptFault::Misconfiguration,
+        }
+    }
+
     /// An address beyond the tree, like an entry that is not present, is a violation at which nothing is allowed.
     fn fault(&self, cause: Cause, access: Access) -> EptFault {
         match cause {

@@ -247,6 +247,16 @@ impl Format for Npt {
         if path.through(word).meets(demand) { Ok(()) } else { Err(self.exit_info(Cause::Denied, access)) }
     }
 
+    #[inline]
+    fn guest_table_access(&self) -> Access {
+        Self::GUEST_TABLE_ACCESS
+    }
+
+    #[inline]
+    fn fault_of_guest_table(&self, fault: NestedPageFault) -> NestedPageFault {
+        fault.of_guest_table()
+    }
+
     /// An address beyond the tree counts as not mapped.
     fn fault(&self, cause: Cause, access: Access) -> NestedPageFault {
         self.exit_info(cause, access)

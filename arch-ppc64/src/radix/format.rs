@@ -31,7 +31,7 @@ use crate::interrupt::{Interrupt, Status};
 /// assert_eq!(interrupt.to_string(), "DSI 0x300, DSISR 0x0a000000: protection, store");
 /// # Ok::<(), pgtable::Unencodable>(())
 /// ```
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Radix<S: Scope> {
     granule: Granule,
     rc: RcPolicy,
