@@ -65,16 +65,20 @@ pub struct Geometry {
     alternative: u8,
     widths: [u8; MAX_LEVELS],
     shifts: [u8; MAX_LEVELS],
+    /// Per level, the bits of `offset >> (shift - 3)` that are the byte offset of an entry in its table.
+    entries: [u32; MAX_LEVELS],
 }
 
 impl Geometry {
     /// A tree whose smallest pages are of `2^page_shift` bytes, with `levels` from the last to the root.
     ///
     /// # Panics
-    /// In a constant, at compile time: with no level, more than [`MAX_LEVELS`], or more than 64 address bits.
+    /// In a constant, at compile time: with no level, more than [`MAX_LEVELS`], pages of less than 8 bytes, tables of more than 2^20 entries, or more than
+    /// 64 address bits.
     #[must_use]
     pub const fn new(page_shift: u8, levels: &[LevelGeometry]) -> Self {
         assert!(!levels.is_empty() && levels.len() <= MAX_LEVELS, "1 to MAX_LEVELS levels");
+        assert!(page_shift >= 3, "a page holds a word");
         let mut it = Self {
             levels: levels.len() as u8,
             page_shift,
@@ -82,12 +86,15 @@ impl Geometry {
             alternative: 0,
             widths: [0; MAX_LEVELS],
             shifts: [0; MAX_LEVELS],
+            entries: [0; MAX_LEVELS],
         };
         let mut shift = page_shift;
         let mut level = 0;
         while level < levels.len() {
             it.widths[level] = levels[level].width;
             it.shifts[level] = shift;
+            assert!(levels[level].width <= 20, "a table of sensible size");
+            it.entries[level] = (low_bits(levels[level].width) << 3) as u32;
             if levels[level].leaf {
                 it.leaf_levels |= 1 << level;
             }
@@ -136,6 +143,14 @@ impl Geometry {
     #[must_use]
     pub const fn shift(&self, level: Level) -> u8 {
         if (level.0 as usize) < MAX_LEVELS { self.shifts[level.0 as usize] } else { 0 }
+    }
+
+    /// The byte offset, in its table of `level`, of the entry that covers `offset`.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn entry(&self, level: u8, offset: u64) -> u64 {
+        let level = level as usize % MAX_LEVELS;
+        (offset >> ((self.shifts[level].wrapping_sub(3)) & 63)) & self.entries[level] as u64
     }
 
     /// log2 of the smallest page that this space uses of its own accord.
