@@ -110,6 +110,10 @@ impl Invalidate<Stage1> for Machine<'_> {
         }
         Ok(())
     }
+
+    fn abandoned(&self, (): (), tables: usize, _: Result<(), InvalidateFailed>) {
+        assert!(std::thread::panicking(), "a gather was dropped with {tables} tables");
+    }
 }
 
 /// Tables one behind the other; those that come back are not used again.
@@ -159,7 +163,7 @@ fn by() -> impl Strategy<Value = By> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_stale_survives(

@@ -6,7 +6,7 @@
 //! use pgtable::{DirectMap, Gpa, Gva, Prot};
 //!
 //! # let words: Vec<AtomicU64> = (0..0x10000 / 8).map(|_| AtomicU64::new(0)).collect();
-//! let memory = DirectMap::new(&words, Gpa::new(0)); // or any `vm_memory::GuestMemory`
+//! let memory = DirectMap::new(&words, Gpa::new(0)); // or `GuestTables`, over vm-memory
 //! let format = LongMode::new(Levels::Four, Controls::new());
 //! let kernel = Gva::new(0xffff_ffff_8000_0000);
 //! let boot = boot_tables(

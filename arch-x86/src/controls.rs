@@ -87,8 +87,13 @@ impl Controls {
         }
     }
 
+    /// Whether protection keys are on at all.
+    #[inline(always)]
+    pub(crate) const fn any_keys(&self) -> bool {
+        self.pke || self.pks
+    }
+
     /// Whether a protection key forbids the access: SDM §4.6.2, and the condition of the error code's PK in §4.7.
-    #[inline]
     pub(crate) const fn key_denies(&self, key: u8, user_page: bool, user_access: bool, kind: AccessKind) -> bool {
         let (enabled, register) = if user_page { (self.pke, self.pkru) } else { (self.pks, self.pkrs) };
         let rights = register.rights(key);

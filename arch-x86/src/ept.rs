@@ -207,6 +207,7 @@ impl Format for Ept {
         AccessedDirty {
             accessed: EptPageEntry::new().with_a(true).into_bits(),
             dirty: EptPageEntry::new().with_d(true).into_bits(),
+            table: EptTableEntry::new().with_a(true).into_bits(),
         }
     }
 
@@ -237,11 +238,24 @@ impl Format for Ept {
         ))
     }
 
+    #[inline]
+    fn guest_table_access(&self) -> Access {
+        Self::guest_table_access(self)
+    }
+
+    #[inline]
+    fn fault_of_guest_table(&self, fault: EptFault) -> EptFault {
+        match fault {
+            EptFault::Violation(violation) => EptFault::Violation(violation.of_guest_table()),
+            EptFault::Misconfiguration => EptFault::Misconfiguration,
+        }
+    }
+
     /// An address beyond the tree, like an entry that is not present, is a violation at which nothing is allowed.
     fn fault(&self, cause: Cause, access: Access) -> EptFault {
         match cause {
             Cause::Malformed => EptFault::Misconfiguration,
-            Cause::Address | Cause::NotPresent | Cause::TableAccess | Cause::Denied => {
+            Cause::Address | Cause::NotPresent | Cause::TableAccess | Cause::Contended | Cause::Denied => {
                 EptFault::Violation(EptViolation::of(access))
             }
         }

@@ -14,7 +14,7 @@ use pgtable::{
 use crate::attributes::PageAttributes;
 use crate::controls::Levels;
 use crate::page_fault::PageFaultCode;
-use crate::tree::{Path, Tree};
+use crate::tree::{Demand, Path, Tree};
 
 /// The host's state that takes part in nested translation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -243,14 +243,18 @@ impl Format for Npt {
 
     #[inline(always)]
     fn check(&self, word: u64, _: Position, path: Path, access: Access) -> Result<(), NestedPageFault> {
-        let path = path.through(word);
-        let denied = path.user_denied()
-            || match access.kind {
-                AccessKind::Read => false,
-                AccessKind::Write => path.write_denied(),
-                AccessKind::Fetch => path.execute_denied(),
-            };
-        if denied { Err(self.exit_info(Cause::Denied, access)) } else { Ok(()) }
+        let demand = Demand::user_mode(access.kind == AccessKind::Write, access.kind == AccessKind::Fetch);
+        if path.through(word).meets(demand) { Ok(()) } else { Err(self.exit_info(Cause::Denied, access)) }
+    }
+
+    #[inline]
+    fn guest_table_access(&self) -> Access {
+        Self::GUEST_TABLE_ACCESS
+    }
+
+    #[inline]
+    fn fault_of_guest_table(&self, fault: NestedPageFault) -> NestedPageFault {
+        fault.of_guest_table()
     }
 
     /// An address beyond the tree counts as not mapped.

@@ -314,6 +314,10 @@ where
     }
 
     fn range(&self) -> (Input<F>, u64) {
-        (self.format.address(0), 1 << (self.format.geometry().address_bits() - 1))
+        let mask = self.format.geometry().address_mask();
+        let start = self.format.address(0);
+        // Where addresses are sign-extended, only half of them lie in a row.
+        let whole = start.checked_add(mask).and_then(|last| self.format.offset(last)) == Some(mask);
+        (start, if whole { mask } else { mask >> 1 } + 1)
     }
 }

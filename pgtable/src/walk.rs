@@ -8,7 +8,7 @@ use crate::descent::{Lost, Node, Stop, decode, descend};
 use crate::error::{Error, RangeError};
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
-use crate::geometry::{Level, MAX_LEVELS, Position};
+use crate::geometry::{MAX_LEVELS, Position};
 use crate::memory::TableMemory;
 use crate::space::{Mapping, Translation};
 
@@ -28,6 +28,24 @@ pub struct TraceEntry<F: Format> {
     pub word: u64,
     /// What that is.
     pub entry: EntryOf<F>,
+}
+
+/// A leaf that was found, with everything that it takes to judge another access to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leaf<F: Format> {
+    pub(crate) word: u64,
+    pub(crate) at: Position,
+    pub(crate) path: F::Path,
+    pub(crate) output: u64,
+    pub(crate) attributes: F::Attributes,
+}
+
+impl<F: Format> Leaf<F> {
+    /// The translation of `offset`, which the leaf covers.
+    #[inline(always)]
+    pub(crate) fn translation(&self, offset: u64) -> TranslationOf<F> {
+        translation(<Output<F> as Address>::new(self.output), offset, self.at, self.attributes)
+    }
 }
 
 /// Every entry on the way to an address.
@@ -84,6 +102,13 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     /// The [`Fault`] that the hardware raises for it.
     #[inline]
     pub fn translate(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
+        let (leaf, offset) = self.find(input, access)?;
+        Ok(leaf.translation(offset))
+    }
+
+    /// The leaf that translates `input`, which allows `access`, and the offset of `input` in the tree.
+    #[inline(always)]
+    pub(crate) fn find(&self, input: Input<F>, access: Access) -> Result<(Leaf<F>, u64), Fault<F>> {
         let Some(offset) = self.format.offset(input) else {
             return Err(self.fault(input, access, Cause::Address, None));
         };
@@ -94,7 +119,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         let at = stop.node.position();
         match stop.decode(&self.format) {
             Entry::Leaf { output, attributes } => match self.format.check(stop.word, at, stop.path, access) {
-                Ok(()) => Ok(translation(output, offset, at, attributes)),
+                Ok(()) => Ok((Leaf { word: stop.word, at, path: stop.path, output: output.get(), attributes }, offset)),
                 Err(arch) => Err(Fault { arch, ..self.fault(input, access, Cause::Denied, Some((stop.node, offset))) }),
             },
             Entry::Absent => Err(self.fault(input, access, Cause::NotPresent, Some((stop.node, offset)))),
@@ -144,7 +169,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
             address,
             access,
             cause,
-            level: node.map(|(node, _)| Level(node.level)),
+            at: node.map(|(node, _)| node.position()),
             entry: node.map(|(node, offset)| <Output<F> as Address>::new(node.entry(offset))),
             arch: self.format.fault(cause, access),
         }

@@ -31,7 +31,7 @@ use crate::interrupt::{Interrupt, Status};
 /// assert_eq!(interrupt.to_string(), "DSI 0x300, DSISR 0x0a000000: protection, store");
 /// # Ok::<(), pgtable::Unencodable>(())
 /// ```
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Radix<S: Scope> {
     granule: Granule,
     rc: RcPolicy,
@@ -230,7 +230,7 @@ impl<S: Scope> Format for Radix<S> {
 
     #[inline(always)]
     fn accessed_dirty(&self) -> AccessedDirty {
-        AccessedDirty { accessed: Pte::R, dirty: Pte::C }
+        AccessedDirty { accessed: Pte::R, dirty: Pte::C, table: 0 }
     }
 
     /// In this order: nothing is fetched from non-idempotent storage; authority, privilege and keys; R and C.
@@ -254,7 +254,7 @@ impl<S: Scope> Format for Radix<S> {
         match cause {
             Cause::Address => S::address_fault(access),
             Cause::TableAccess => S::table_fault(&self.controls, access),
-            Cause::NotPresent => S::interrupt(Status::new().with_no_translation(true), access),
+            Cause::NotPresent | Cause::Contended => S::interrupt(Status::new().with_no_translation(true), access),
             Cause::Malformed => S::interrupt(Status::new().with_bad_configuration(true), access),
             Cause::Denied if access.kind == AccessKind::Fetch => {
                 S::interrupt(Status::new().with_no_execute(true), access)

@@ -1,4 +1,4 @@
-//! What the hypervisor hears when the second stage of a guest's access fails: HDSI and HISI with HDAR and ASDR (ISA 6.5.16, 6.5.17).
+//! What the hypervisor hears when the second stage of a guest's access fails: HDSI and HISI with HDAR and ASDR.
 
 use core::fmt;
 

@@ -1,4 +1,4 @@
-//! Radix translation (Power ISA v3.0B Book III 5.7.10): a tree per process, a tree per partition.
+//! Radix translation (Power ISA v3.0B Book III, "Radix Tree Translation"): a tree per process, a tree per partition.
 //!
 //! ```text
 //! PTCR → partition table → PATE ─┬→ partition-scoped tree (Gpa → Hpa)            [`PartitionScoped`]

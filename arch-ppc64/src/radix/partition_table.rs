@@ -1,4 +1,4 @@
-//! The partition table (ISA 5.7.6.1): a partition-scoped tree and a process table per partition, in host memory.
+//! The partition table (ISA "Partition Table"): a partition-scoped tree and a process table per partition, in host memory.
 
 use pgtable::{Cause, Hpa, TableMemory};
 

@@ -1,4 +1,4 @@
-//! The process table (ISA 5.7.6.2): a tree per process, in guest memory.
+//! The process table (ISA "Process Table"): a tree per process, in guest memory.
 
 use pgtable::{Cause, Gpa, TableMemory};
 

@@ -18,9 +18,9 @@ mod sealed {
 }
 
 /// A scope of radix translation: [`Stage1`] is process-scoped, [`Stage2`] partition-scoped.
-pub trait Scope: Stage + Copy + Debug + Send + Sync + sealed::Sealed {
+pub trait Scope: Stage + Copy + Eq + Debug + Send + Sync + sealed::Sealed {
     /// What only this scope's trees are controlled by.
-    type Controls: Copy + Default + Debug + Send + Sync + 'static;
+    type Controls: Copy + Eq + Default + Debug + Send + Sync + 'static;
 
     /// The interrupt of a data access that does not translate.
     const DATA: Vector;
@@ -62,7 +62,7 @@ pub trait Scope: Stage + Copy + Debug + Send + Sync + sealed::Sealed {
 }
 
 /// What controls process-scoped translation besides its tables.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ProcessControls {
     /// From which quadrants the tree is reached.
     pub quadrants: Quadrants,
@@ -121,7 +121,7 @@ impl Scope for Stage1 {
         }
     }
 
-    /// In the order of ISA 5.7.12: a privileged page is nobody else's; a supervisor's access to any other
+    /// In the order of ISA "Storage Protection": a privileged page is nobody else's; a supervisor's access to any other
     /// page goes by key 0 of AMR and IAMR too.
     #[inline(always)]
     fn allows(controls: &ProcessControls, eaa: Eaa, access: Access) -> bool {

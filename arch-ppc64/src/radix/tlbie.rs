@@ -1,4 +1,4 @@
-//! `tlbie` and `tlbiel` for radix: the operands (Power ISA v3.0B Book III 5.9.3.3) and the instruction words.
+//! `tlbie` and `tlbiel` for radix: the operands (Power ISA v3.0B Book III, "TLB Invalidate Entry") and the instruction words.
 
 use core::marker::PhantomData;
 

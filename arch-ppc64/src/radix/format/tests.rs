@@ -90,7 +90,7 @@ fn encoded() {
     assert_eq!(format.leaf_word(attributes, M2).unwrap() | 0x200_0000, 0xc000_0000_0200_0187);
     assert_eq!(format.output_mask(G1), 0x01ff_ffff_c000_0000);
     assert_eq!(format.present_mask(), 1 << 63);
-    assert_eq!(format.accessed_dirty(), AccessedDirty { accessed: 0x100, dirty: 0x80 });
+    assert_eq!(format.accessed_dirty(), AccessedDirty { accessed: 0x100, dirty: 0x80, table: 0 });
 }
 
 #[test]

@@ -1,10 +1,8 @@
 //! What trees can do beyond an address space: cursors, splitting and promoting, remapping, batches, the forms of iteration. Same
 //! harness, same flat map, same TLB that forgets nothing.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
-
+use crate::support::harness::{Harness, Op, Place, op, place, prot};
+use crate::support::{Arena, Tables};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
@@ -12,8 +10,6 @@ use pgtable::{
 };
 use proptest::prelude::*;
 use std::ops::ControlFlow;
-use support::harness::{Harness, Op, Place, op, place, prot};
-use support::{Arena, Tables};
 
 #[derive(Clone, Debug)]
 enum TreeOp {

@@ -1,15 +1,11 @@
 //! Every address space against a flat map, through one harness; a format is one line at the end.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
-
+use crate::support::harness::{Harness, Op, op};
+use crate::support::{Arena, Tables};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{AddressSpace, Format, Gather, Output, PageTable};
 use proptest::prelude::*;
-use support::harness::{Harness, Op, op};
-use support::{Arena, Tables};
 
 /// Runs `ops` on a tree of `format`, tears it down, and looks for what was left behind.
 fn tree<F: Format>(format: F, ops: &[Op]) {
