@@ -120,8 +120,7 @@ pub(crate) fn decode<F: Format>(format: &F, word: u64, at: Position) -> EntryOf<
     }
 }
 
-/// Descends from `from` towards `offset`, no further than to a table of level `floor`; `down` sees each node that it enters
-/// and the entry by which it got there.
+/// Descends from `from` towards `offset`, no further than to a table of level `floor`; `down` sees each node that it enters.
 ///
 /// As long as tables are as the geometry predicts, only an address and a level are carried from one to the next; where one is not, [`descend_decoding`]
 /// takes over.
@@ -138,12 +137,44 @@ where
     F: Format,
     M: TableMemory<Output<F>>,
 {
-    let geometry = format.geometry();
-    let (mut table, mut level) = (from.table, from.level);
-    let mut path = F::Path::default();
-    if level <= floor {
-        return stop_at(memory, from, offset, path);
+    if from.level <= floor {
+        return stop_at(memory, from, offset, F::Path::default());
     }
+    descend_predicted(format, memory, (from.table, from.level), offset, floor, &mut down)
+}
+
+/// Descends from the root at `root` to the last level. For the usual numbers of levels, unrolled: that is what single translations and single
+/// pages are made of.
+#[inline(always)]
+pub(crate) fn descend_to_last<'m, F, M>(format: &F, memory: &'m M, root: u64, offset: u64) -> Result<Stop<'m, F>, Lost>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+{
+    let none = &mut |_, _, _, _| ();
+    match format.geometry().levels() {
+        4 => descend_predicted(format, memory, (root, 3), offset, 0, none),
+        5 => descend_predicted(format, memory, (root, 4), offset, 0, none),
+        levels => descend_predicted(format, memory, (root, levels - 1), offset, 0, none),
+    }
+}
+
+/// Descends through tables that are as the geometry predicts.
+#[inline(always)]
+fn descend_predicted<'m, F, M>(
+    format: &F,
+    memory: &'m M,
+    (mut table, mut level): (u64, u8),
+    offset: u64,
+    floor: u8,
+    down: &mut impl FnMut(Node, Position, u64, u64),
+) -> Result<Stop<'m, F>, Lost>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+{
+    let geometry = format.geometry();
+    let mut path = F::Path::default();
     loop {
         let entry = table.wrapping_add(geometry.entry(level, offset));
         let slot = match memory.word(<Output<F> as Address>::new(entry)) {
@@ -157,7 +188,7 @@ where
         let at = Position { level: Level(level), shift: geometry.shift(Level(level)) };
         let Some(next) = format.predicted_table(word, at) else {
             let here = Stop { node: Node::predicted(geometry, table, level), slot, word, path };
-            return descend_decoding(format, memory, here, offset, floor, &mut down);
+            return descend_decoding(format, memory, here, offset, floor, down);
         };
         path = format.restrict(path, word);
         (table, level) = (next, level - 1);

@@ -66,7 +66,9 @@ pub struct Geometry {
     address_bits: u8,
     widths: [u8; MAX_LEVELS],
     shifts: [u8; MAX_LEVELS],
-    /// Per level, the bits of `offset >> (shift - 3)` that are the byte offset of an entry in its table.
+    /// Per level, `shift - 3`: how far an offset is shifted to bring the byte offset of its entry into place …
+    entry_shifts: [u8; MAX_LEVELS],
+    /// … and the bits that are that byte offset.
     entries: [u32; MAX_LEVELS],
 }
 
@@ -88,6 +90,7 @@ impl Geometry {
             address_bits: 0,
             widths: [0; MAX_LEVELS],
             shifts: [0; MAX_LEVELS],
+            entry_shifts: [0; MAX_LEVELS],
             entries: [0; MAX_LEVELS],
         };
         let mut shift = page_shift;
@@ -96,6 +99,7 @@ impl Geometry {
             it.widths[level] = levels[level].width;
             it.shifts[level] = shift;
             assert!(levels[level].width <= 20, "a table of sensible size");
+            it.entry_shifts[level] = shift - 3;
             it.entries[level] = (low_bits(levels[level].width) << 3) as u32;
             if levels[level].leaf {
                 it.leaf_levels |= 1 << level;
@@ -153,7 +157,7 @@ impl Geometry {
     #[must_use]
     pub(crate) const fn entry(&self, level: u8, offset: u64) -> u64 {
         let level = level as usize % MAX_LEVELS;
-        (offset >> ((self.shifts[level].wrapping_sub(3)) & 63)) & self.entries[level] as u64
+        (offset >> (self.entry_shifts[level] & 63)) & self.entries[level] as u64
     }
 
     /// log2 of the smallest page that this space uses of its own accord.

@@ -43,7 +43,7 @@ pub use gather::{Finished, Gather, GatherError, Invalidate, InvalidateFailed, St
 pub use geometry::{Geometry, Level, LevelGeometry, MAX_LEVELS, Position};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{GuestTables, RegionError};
-pub use iterate::{LeafIter, Run};
+pub use iterate::{LeafIter, Run, RunLeaves};
 pub use memory::{DirectMap, MemoryError, TableMemory};
 pub use record::{Recorded, Writers};
 pub use space::{AddressSpace, InputOf, Leaves, Mapping, MappingOf, OutputOf, Translation};

@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 
 use crate::access::Access;
 use crate::address::{Address, low_bits};
-use crate::descent::{Lost, Node, Stop, decode, descend};
+use crate::descent::{Lost, Node, Stop, decode, descend, descend_to_last};
 use crate::error::{Error, RangeError};
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
@@ -93,7 +93,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
 
     #[inline(always)]
     fn descend(&self, offset: u64) -> Result<Stop<'_, F>, Lost> {
-        descend(&self.format, &self.memory, self.root_node(), offset, 0, |_, _, _, _| ())
+        descend_to_last(&self.format, &self.memory, self.root, offset)
     }
 
     /// Translates one access.
@@ -159,25 +159,32 @@ pub(crate) fn find<F: Format, M: TableMemory<Output<F>>>(
     let Some(offset) = format.offset(input) else {
         return Err(fault(format, input, access, Cause::Address, None));
     };
-    let stop = match descend(format, memory, Node::root(format, root), offset, 0, |_, _, _, _| ()) {
+    let stop = match descend_to_last(format, memory, root, offset) {
         Ok(stop) => stop,
         Err(lost) => return Err(fault(format, input, access, Cause::TableAccess, Some((lost.node, offset)))),
     };
     let at = stop.node.position();
-    let cause = match stop.decode(format) {
-        Entry::Leaf { output, attributes } => match format.check(stop.word, at, stop.path, access) {
-            Ok(()) => {
-                let leaf = Leaf { word: stop.word, at, path: stop.path, output: output.get(), attributes };
-                return Ok((leaf, offset));
-            }
-            Err(arch) => {
-                return Err(Fault { arch, ..fault(format, input, access, Cause::Denied, Some((stop.node, offset))) });
-            }
-        },
-        Entry::Absent => Cause::NotPresent,
-        Entry::Malformed | Entry::Table { .. } => Cause::Malformed,
+    if let Entry::Leaf { output, attributes } = stop.decode(format) {
+        if format.check(stop.word, at, stop.path, access).is_ok() {
+            let leaf = Leaf { word: stop.word, at, path: stop.path, output: output.get(), attributes };
+            return Ok((leaf, offset));
+        }
+    }
+    Err(refused(format, &stop, (input, offset), access))
+}
+
+/// Why the entry at which `stop` stands does not translate.
+#[cold]
+#[inline(never)]
+fn refused<F: Format>(format: &F, stop: &Stop<'_, F>, (input, offset): (Input<F>, u64), access: Access) -> Fault<F> {
+    let at = stop.node.position();
+    let (cause, denied) = match stop.decode(format) {
+        Entry::Leaf { .. } => (Cause::Denied, format.check(stop.word, at, stop.path, access).err()),
+        Entry::Absent => (Cause::NotPresent, None),
+        Entry::Malformed | Entry::Table { .. } => (Cause::Malformed, None),
     };
-    Err(fault(format, input, access, cause, Some((stop.node, offset))))
+    let fault = fault(format, input, access, cause, Some((stop.node, offset)));
+    Fault { arch: denied.unwrap_or(fault.arch), ..fault }
 }
 
 #[cold]
