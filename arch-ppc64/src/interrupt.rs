@@ -1,7 +1,7 @@
 //! Storage interrupts as the hardware reports them: a vector, and the cause bits of its status register.
 //!
 //! DSISR, SRR1, HDSISR and HSRR1 put the same causes at the same places, so one type describes them all
-//! (Power ISA v3.0B Book III 6.5.3 Data Storage, 6.5.5 Instruction Storage, 6.5.16 and 6.5.17 their hypervisor forms).
+//! (Power ISA v3.0B Book III, "Data Storage Interrupt", "Instruction Storage Interrupt", and their hypervisor forms).
 
 use core::fmt;
 

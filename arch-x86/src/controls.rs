@@ -61,7 +61,7 @@ pub struct Controls {
     pub pkrs: KeyRegister,
     /// CPUID.80000001H:EDX.Page1GB: PDPTEs may map 1-GiB pages.
     pub gib_pages: bool,
-    /// MAXPHYADDR (CPUID.80000008H:EAX[7:0]): physical address bits from here on are reserved. 52 at most.
+    /// MAXPHYADDR (bits 7:0 of CPUID.80000008H:EAX): physical address bits from here on are reserved. 52 at most.
     pub maxphyaddr: u8,
     /// The processor is AMD's, which reserves bit 8 of PML4E and PML5E; Intel ignores it.
     pub amd: bool,
@@ -87,8 +87,13 @@ impl Controls {
         }
     }
 
+    /// Whether protection keys are on at all.
+    #[inline(always)]
+    pub(crate) const fn any_keys(&self) -> bool {
+        self.pke || self.pks
+    }
+
     /// Whether a protection key forbids the access: SDM §4.6.2, and the condition of the error code's PK in §4.7.
-    #[inline]
     pub(crate) const fn key_denies(&self, key: u8, user_page: bool, user_access: bool, kind: AccessKind) -> bool {
         let (enabled, register) = if user_page { (self.pke, self.pkru) } else { (self.pks, self.pkrs) };
         let rights = register.rights(key);

@@ -207,6 +207,7 @@ impl Format for Ept {
         AccessedDirty {
             accessed: EptPageEntry::new().with_a(true).into_bits(),
             dirty: EptPageEntry::new().with_d(true).into_bits(),
+            table: EptTableEntry::new().with_a(true).into_bits(),
         }
     }
 
@@ -241,7 +242,7 @@ impl Format for Ept {
     fn fault(&self, cause: Cause, access: Access) -> EptFault {
         match cause {
             Cause::Malformed => EptFault::Misconfiguration,
-            Cause::Address | Cause::NotPresent | Cause::TableAccess | Cause::Denied => {
+            Cause::Address | Cause::NotPresent | Cause::TableAccess | Cause::Contended | Cause::Denied => {
                 EptFault::Violation(EptViolation::of(access))
             }
         }

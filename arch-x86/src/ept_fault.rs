@@ -87,7 +87,7 @@ impl fmt::Display for EptViolation {
                 f.write_str(letter)?;
             }
         } else {
-            f.write_str("a page that is not present")?;
+            f.write_str("a page that is not present or allows nothing")?;
         }
         f.write_str(if self.translated() { ", final access" } else { ", guest page table" })
     }
@@ -133,7 +133,10 @@ mod tests {
     #[test]
     fn a_person_understands() {
         for (qualification, text) in [
-            (0x182, "EPT violation, qualification 0x182: write to a page that is not present, final access"),
+            (
+                0x182,
+                "EPT violation, qualification 0x182: write to a page that is not present or allows nothing, final access",
+            ),
             (0x1aa, "EPT violation, qualification 0x1aa: write to a page that allows rx, final access"),
             (0x9c, "EPT violation, qualification 0x9c: fetch from a page that allows rw, guest page table"),
         ] {

@@ -146,7 +146,7 @@ fn encodings() {
     assert_eq!(NO_GIB.eptp(Hpa::new(0x1000)).into_bits(), 0x1066);
     assert_eq!(NO_AD.eptp(Hpa::new(0x1000)).into_bits(), 0x101e);
     assert_eq!(NO_AD.accessed_dirty(), AccessedDirty::default());
-    assert_eq!(EPT.accessed_dirty(), AccessedDirty { accessed: 0x100, dirty: 0x200 });
+    assert_eq!(EPT.accessed_dirty(), AccessedDirty { accessed: 0x100, dirty: 0x200, table: 0x100 });
 }
 
 prop_compose! {

@@ -1,32 +1,70 @@
-//! x86 MMU formats for [`pgtable`]: 4-level and 5-level paging.
+//! x86 MMU formats for [`pgtable`]: long mode, EPT, nested paging.
 //!
-//! "SDM" is Intel's Software Developer's Manual, volume 3; "APM" is AMD's Architecture Programmer's Manual, volume 2.
-//! Levels are counted from the bottom, as everywhere in `pgtable`: 0 is the page table (PT), 1 the page directory (PD), 2 the
-//! page-directory-pointer table (PDPT), 3 the PML4, 4 the PML5.
+//! - **Formats as values**: [`LongMode`] (stage 1, 4 or 5 levels), [`Npt`] and [`Ept`] (stage 2), each with the processor's controls that take
+//!   part in translation. `pgtable` walks, builds and changes their trees.
+//! - **Faults as the processor reports them**: [`LongModeFault`], [`NestedPageFault`], [`EptFault`].
+//! - **Invalidation** as operands of INVLPG, INVPCID, INVVPID, INVEPT, VMRUN: from what a gather collected to [`Flush`], [`invpcid`], [`invvpid`],
+//!   [`invept`], [`tlb_control`].
+//! - **For VMMs**: [`boot_tables`] writes a vCPU's first tables; [`gva_to_gpa`] says what a guest's address means.
+//!
+//! Not covered: 32-bit and PAE paging, shadow-stack accesses, linear-address masking, memory-encryption bits in
+//! addresses, sub-page permissions, guest-mode execute trap.
+//!
+//! ```
+//! use core::sync::atomic::AtomicU64;
+//! use arch_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
+//! use pgtable::{Access, DirectMap, Gpa, Gva, Prot, Walker};
+//!
+//! # let words: Vec<AtomicU64> = (0..0x10000 / 8).map(|_| AtomicU64::new(0)).collect();
+//! let memory = DirectMap::new(&words, Gpa::new(0));
+//! let format = LongMode::new(Levels::Four, Controls { smap: true, ..Controls::new() });
+//! let read_only = BootMapping::identity(1 << 30, Prot::R.for_user().into());
+//! let boot = boot_tables(format, &memory, Gpa::new(0x9000)..Gpa::new(0xc000), &[read_only])?;
+//!
+//! let walker = Walker::new(format, &memory, boot.registers.cr3.root());
+//! let fault = walker.translate(Gva::new(0x1234), Access::WRITE.by_user()).unwrap_err();
+//! assert_eq!(fault.arch.to_string(), "#PF error 0x7: user write to a present page");
+//! # Ok::<(), arch_x86::BootError>(())
+//! ```
+//!
+//! "SDM" is Intel's Software Developer's Manual, volume 3, by the sections of the 2023 editions, in which paging is chapter 4 and EPT chapter 29;
+//! "APM" is AMD's Architecture Programmer's Manual, volume 2. Levels are counted from the bottom, as everywhere in `pgtable`: 0 is the page
+//! table (PT), 1 the page directory (PD), 2 the page-directory-pointer table (PDPT), 3 the PML4, 4 the PML5.
 #![no_std]
 #![forbid(unsafe_code)]
 
 mod attributes;
+mod boot;
 mod controls;
 mod entry;
 mod ept;
 mod ept_attributes;
 mod ept_entry;
 mod ept_fault;
+mod gva;
+mod invalidate;
 mod long_mode;
 mod npt;
 mod page_fault;
+mod registers;
 mod shape;
 mod tree;
 
 pub use attributes::PageAttributes;
+pub use boot::{BootError, BootMapping, BootTables, boot_tables};
 pub use controls::{Controls, KeyRegister, KeyRights, Levels};
 pub use entry::{HugePageEntry, PageEntry, TableEntry};
 pub use ept::{Ept, EptControls, EptPath};
 pub use ept_attributes::EptAttributes;
 pub use ept_entry::{EptPageEntry, EptTableEntry, Eptp, MemoryType};
 pub use ept_fault::{EptFault, EptViolation};
+pub use gva::{GvaError, Paging, Unsupported, gva_to_gpa};
+pub use invalidate::{
+    CEILING, Flush, Invept, InveptDescriptor, InveptType, Invpcid, InvpcidDescriptor, InvpcidType, Invvpid,
+    InvvpidDescriptor, InvvpidType, Pages, TlbControl, invept, invpcid, invvpid, tlb_control,
+};
 pub use long_mode::LongMode;
 pub use npt::{NestedPageFault, Npt, NptAttributes, NptControls};
 pub use page_fault::{LongModeFault, PageFaultCode};
+pub use registers::{Cr0, Cr3, Cr3Pcid, Cr4, Efer, Pcid, Registers};
 pub use tree::Path;

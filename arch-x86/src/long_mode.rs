@@ -9,7 +9,8 @@ use crate::attributes::PageAttributes;
 use crate::controls::{Controls, Levels};
 use crate::entry::PageEntry;
 use crate::page_fault::{LongModeFault, PageFaultCode};
-use crate::tree::{Path, Tree};
+use crate::registers::{Cr0, Cr3, Cr4, Efer, Registers};
+use crate::tree::{Demand, Path, Tree};
 
 /// The tables that a 64-bit guest's CR3 refers to, as a processor with these [`Controls`] reads them.
 ///
@@ -35,11 +36,58 @@ impl LongMode {
         &self.controls
     }
 
+    /// How many levels there are.
+    #[must_use]
+    pub const fn levels(&self) -> Levels {
+        if self.tree.geometry.levels() == 5 { Levels::Five } else { Levels::Four }
+    }
+
+    /// CR3 for the tree whose root table stands at `root`, and the bits of CR0, CR4 and EFER that a vCPU needs for it. What else these registers
+    /// hold is not this crate's affair.
+    #[must_use]
+    pub const fn registers(&self, root: Gpa) -> Registers {
+        let Controls { wp, smep, smap, nxe, pke, pks, .. } = self.controls;
+        Registers {
+            cr0: Cr0::new().with_pe(true).with_pg(true).with_wp(wp),
+            cr3: Cr3::of(root),
+            cr4: Cr4::new()
+                .with_pae(true)
+                .with_la57(matches!(self.levels(), Levels::Five))
+                .with_smep(smep)
+                .with_smap(smap)
+                .with_pke(pke)
+                .with_pks(pks),
+            efer: Efer::new().with_lme(true).with_lma(true).with_nxe(nxe),
+        }
+    }
+
     /// `offset`, with the bits above the tree's address bits equal to the highest of them.
     #[inline(always)]
     const fn sign_extended(&self, offset: u64) -> u64 {
         let unused = 64 - self.tree.geometry.address_bits();
         ((offset << unused) as i64 >> unused) as u64
+    }
+
+    /// What an access demands of a page (SDM §4.6.1), protection keys left out.
+    #[inline(always)]
+    const fn demand(&self, access: Access) -> Demand {
+        let Controls { wp, smep, smap, ac, .. } = self.controls;
+        let write = matches!(access.kind, AccessKind::Write);
+        let fetch = matches!(access.kind, AccessKind::Fetch);
+        match access.privilege {
+            Privilege::User => Demand::user_mode(write, fetch),
+            Privilege::Supervisor => {
+                let no_user = if fetch { smep } else { smap && !ac };
+                Demand::supervisor_mode(write && wp, fetch, no_user)
+            }
+        }
+    }
+
+    /// Whether the protection key of the leaf `word` forbids an access.
+    const fn key_denies(&self, word: u64, path: Path, access: Access) -> bool {
+        let key = PageEntry::from_bits(word).protection_key();
+        let user_access = matches!(access.privilege, Privilege::User);
+        self.controls.key_denies(key, path.is_user_mode(), user_access, access.kind)
     }
 
     /// The error code's bits that say what the access was.
@@ -114,26 +162,13 @@ impl Format for LongMode {
 
     #[inline(always)]
     fn check(&self, word: u64, _: Position, path: Path, access: Access) -> Result<(), LongModeFault> {
-        let controls = &self.controls;
         let path = path.through(word);
-        let user_page = !path.user_denied();
-        let user_access = access.privilege == Privilege::User;
-        let denied = match (access.privilege, access.kind) {
-            (Privilege::User, AccessKind::Read) => path.user_denied(),
-            (Privilege::User, AccessKind::Write) => path.user_denied() || path.write_denied(),
-            (Privilege::User, AccessKind::Fetch) => path.user_denied() || path.execute_denied(),
-            (Privilege::Supervisor, AccessKind::Fetch) => path.execute_denied() || user_page && controls.smep,
-            (Privilege::Supervisor, kind) => {
-                let write_denied = kind == AccessKind::Write && path.write_denied() && controls.wp;
-                write_denied || user_page && controls.smap && !controls.ac
-            }
-        };
-        let key = PageEntry::from_bits(word).protection_key();
-        let denied_by_key = controls.key_denies(key, user_page, user_access, access.kind);
-        if denied || denied_by_key {
-            return Err(LongModeFault::PageFault(self.code(access).because(Cause::Denied).with_pk(denied_by_key)));
+        let allowed = path.meets(self.demand(access));
+        let denied_by_key = self.controls.any_keys() && self.key_denies(word, path, access);
+        if allowed && !denied_by_key {
+            return Ok(());
         }
-        Ok(())
+        Err(LongModeFault::PageFault(self.code(access).because(Cause::Denied).with_pk(denied_by_key)))
     }
 
     fn fault(&self, cause: Cause, access: Access) -> LongModeFault {

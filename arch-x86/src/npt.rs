@@ -14,7 +14,7 @@ use pgtable::{
 use crate::attributes::PageAttributes;
 use crate::controls::Levels;
 use crate::page_fault::PageFaultCode;
-use crate::tree::{Path, Tree};
+use crate::tree::{Demand, Path, Tree};
 
 /// The host's state that takes part in nested translation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -23,7 +23,7 @@ pub struct NptControls {
     pub nxe: bool,
     /// CPUID.80000001H:EDX.Page1GB.
     pub gib_pages: bool,
-    /// CPUID.80000008H:EAX[7:0]: physical address bits from here on are reserved. 52 at most.
+    /// Bits 7:0 of CPUID.80000008H:EAX: physical address bits from here on are reserved. 52 at most.
     pub maxphyaddr: u8,
 }
 
@@ -243,14 +243,8 @@ impl Format for Npt {
 
     #[inline(always)]
     fn check(&self, word: u64, _: Position, path: Path, access: Access) -> Result<(), NestedPageFault> {
-        let path = path.through(word);
-        let denied = path.user_denied()
-            || match access.kind {
-                AccessKind::Read => false,
-                AccessKind::Write => path.write_denied(),
-                AccessKind::Fetch => path.execute_denied(),
-            };
-        if denied { Err(self.exit_info(Cause::Denied, access)) } else { Ok(()) }
+        let demand = Demand::user_mode(access.kind == AccessKind::Write, access.kind == AccessKind::Fetch);
+        if path.through(word).meets(demand) { Ok(()) } else { Err(self.exit_info(Cause::Denied, access)) }
     }
 
     /// An address beyond the tree counts as not mapped.

@@ -54,7 +54,7 @@ impl PageFaultCode {
     #[must_use]
     pub(crate) const fn because(self, cause: Cause) -> Self {
         match cause {
-            Cause::Address | Cause::NotPresent | Cause::TableAccess => self,
+            Cause::Address | Cause::NotPresent | Cause::TableAccess | Cause::Contended => self,
             Cause::Malformed => self.with_p(true).with_rsvd(true),
             Cause::Denied => self.with_p(true),
         }

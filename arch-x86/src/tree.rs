@@ -31,25 +31,47 @@ impl Path {
         Self { denied: TableEntry::from_bits(self.denied.into_bits() | (word ^ Self::GRANTS) & Self::COUNTS) }
     }
 
-    /// Some entry forbids writes.
+    /// No entry forbids user-mode accesses: the address is a user-mode address.
     #[inline(always)]
     #[must_use]
-    pub const fn write_denied(self) -> bool {
-        self.denied.rw()
+    pub(crate) const fn is_user_mode(self) -> bool {
+        !self.denied.us()
     }
 
-    /// Some entry forbids user-mode accesses: the address is a supervisor-mode address.
+    /// Whether the page is what an access demands.
     #[inline(always)]
     #[must_use]
-    pub const fn user_denied(self) -> bool {
-        self.denied.us()
+    pub(crate) const fn meets(self, demand: Demand) -> bool {
+        self.denied.into_bits() & demand.counts == demand.denied
+    }
+}
+
+/// What an access demands of a page, as one compare: it depends on the access and the controls only, so a loop over
+/// addresses computes it once.
+#[derive(Clone, Copy)]
+pub(crate) struct Demand {
+    /// The bits of a path that count.
+    counts: u64,
+    /// What they must be.
+    denied: u64,
+}
+
+impl Demand {
+    /// An access that needs a user-mode address.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn user_mode(write: bool, execute: bool) -> Self {
+        Self { counts: TableEntry::new().with_us(true).with_rw(write).with_xd(execute).into_bits(), denied: 0 }
     }
 
-    /// Some entry forbids execution.
+    /// An access that a supervisor-mode address always allows, and a user-mode address unless `no_user`.
     #[inline(always)]
     #[must_use]
-    pub const fn execute_denied(self) -> bool {
-        self.denied.xd()
+    pub(crate) const fn supervisor_mode(write: bool, execute: bool, no_user: bool) -> Self {
+        Self {
+            counts: TableEntry::new().with_us(no_user).with_rw(write).with_xd(execute).into_bits(),
+            denied: TableEntry::new().with_us(no_user).into_bits(),
+        }
     }
 }
 
@@ -90,15 +112,21 @@ impl Tree {
         if !entry.p() {
             return Entry::Absent;
         }
-        if at.level.0 != 0 && !entry.ps() {
+        let reserved = if at.level.0 == 0 {
+            self.reserved
+        } else if entry.ps() {
+            if !self.geometry.is_leaf_level(at.level) {
+                return Entry::Malformed;
+            }
+            // Bits 20:13 or 29:13 of a huge page; bit 12 is its PAT bit.
+            self.reserved | low_bits(at.shift) & !low_bits(PAGE_SHIFT + 1)
+        } else {
             if word & self.reserved_in_table(at.level) != 0 {
                 return Entry::Malformed;
             }
             return Entry::Table { table: A::new(word & address_bits(PAGE_SHIFT)), width: WIDTH };
-        }
-        // Bits 20:13 or 29:13 of a huge page; bit 12 is its PAT bit.
-        let misaligned = low_bits(at.shift) & !low_bits(PAGE_SHIFT + 1);
-        if !self.geometry.is_leaf_level(at.level) || word & (self.reserved | misaligned) != 0 {
+        };
+        if word & reserved != 0 {
             return Entry::Malformed;
         }
         Entry::Leaf {
@@ -146,6 +174,7 @@ impl Tree {
         AccessedDirty {
             accessed: PageEntry::new().with_a(true).into_bits(),
             dirty: PageEntry::new().with_d(true).into_bits(),
+            table: TableEntry::new().with_a(true).into_bits(),
         }
     }
 }

@@ -7,13 +7,13 @@ use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
 use crate::allocator::TableAllocator;
-use crate::descent::{Node, Stop, Trail, descend};
+use crate::descent::{Node, Trail, descend};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
 use crate::geometry::Position;
 use crate::memory::TableMemory;
-use crate::table::{PageTable, gather_error, layout};
+use crate::table::PageTable;
 use crate::walk::bounds;
 use crate::word::{Word, any_set};
 
@@ -221,7 +221,7 @@ where
         } else if whole {
             1
         } else {
-            self.split(&stop, offset, gather)?;
+            self.split_leaf(&stop, offset, gather)?;
             return Ok(0);
         };
         let run = self.memory.table(<Output<F> as Address>::new(node.entry(offset)), entries)?;
@@ -241,53 +241,5 @@ where
                 Err(Error::Malformed { at: node.position(), entry: node.entry(*at), word })
             }
         }
-    }
-
-    /// Replaces the leaf at which `stop` stands by a table of smaller leaves that say the same. Break before make: the leaf is taken out and
-    /// invalidated before the table is linked, since hardware must not hold two sizes for one address.
-    fn split<I: Invalidate<F::Stage>>(
-        &self,
-        stop: &Stop<'_, F>,
-        offset: u64,
-        gather: &mut Gather<'_, F::Stage, I>,
-    ) -> Result<(), Error> {
-        let node = stop.node;
-        let geometry = self.format.geometry();
-        let below = crate::Level(node.level.wrapping_sub(1));
-        if !geometry.is_leaf_level(below) {
-            return Err(Error::LeafSize);
-        }
-        let nodes = self.grow(node, offset, below.0, geometry.width(below))?;
-        let Some(&table) = nodes.first() else { return Err(Error::LeafSize) };
-        let page = self.format.address(offset & !(node.position().size() - 1));
-        gather.pages(page, page, node.shift);
-        let old = stop.slot.take();
-        let made = gather.flush(&self.tables).map_err(gather_error).and_then(|()| self.fill_split(node, old, table));
-        match made {
-            Ok(word) => {
-                stop.slot.publish(word);
-                Ok(())
-            }
-            Err(error) => {
-                stop.slot.publish(old);
-                self.shrink(&nodes)?;
-                Err(error)
-            }
-        }
-    }
-
-    /// Fills the table `below` with leaves that say what `old`, a leaf of `node`'s table, says; returns the entry that links it.
-    fn fill_split(&self, node: Node, old: u64, below: Node) -> Result<u64, Error> {
-        let at = below.position();
-        let Entry::Leaf { output, attributes } = self.format.decode(old, node.position()) else {
-            return Err(Error::Malformed { at: node.position(), entry: node.table, word: old });
-        };
-        let leaf = self.format.leaf_word(attributes, at).map_err(|_| Error::Unencodable { at })?;
-        let words = layout(below).bytes() / 8;
-        for (index, memory) in self.memory.table(<Output<F> as Address>::new(below.table), words)?.iter().enumerate() {
-            Word::<F>::new(memory).store(leaf | (output.get() + ((index as u64) << below.shift)));
-        }
-        self.count(below, words as u16);
-        self.table_word(node, below)
     }
 }

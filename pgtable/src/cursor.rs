@@ -33,8 +33,9 @@ struct Leaf<'t> {
 
 /// Changes a tree page by page. For sequential pages, several times as fast as one call of the tree's own verbs per page.
 ///
-/// Works on pages of the format's smallest usual size; larger leaves in its way are [`Error::Mapped`] to [`map`](Self::map), and split
-/// by [`unmap`](Self::unmap).
+/// Works on pages of the size that the format makes of its own accord ([`Geometry::page_shift`](crate::Geometry::page_shift)). Larger leaves in its way are
+/// [`Error::Mapped`] to [`map`](Self::map), and split by [`unmap`](Self::unmap); tables of other pages (POWER's 4 KiB pages in a tree of 64 KiB pages) are
+/// [`Error::LeafSize`] to `map`.
 #[derive(Debug)]
 pub struct Cursor<
     't,
@@ -100,7 +101,8 @@ where
         self.table.discount(&mut self.trail, leaf.base, leaf.node.level, gone, self.gather)
     }
 
-    /// Moves to the last-level table for `offset`, making it (and those above) if `make` says so. Returns false if there is none.
+    /// Moves to the last-level table of usual pages for `offset`, making it (and those above) if `make` says so. Returns false if there
+    /// is none.
     #[cold]
     #[inline(never)]
     fn enter(&mut self, offset: u64, make: bool) -> Result<bool, Error> {
@@ -124,6 +126,9 @@ where
             }
             node = bottom;
         }
+        if node.shift != table.format.geometry().page_shift() {
+            return Ok(false);
+        }
         let words = table.memory.table(<Output<F> as Address>::new(node.table), 1 << node.width)?;
         let base = offset & !low_bits(node.span());
         self.leaf = Some(Leaf { words, node, base, delta: 0, stale: (usize::MAX, 0) });
@@ -133,13 +138,14 @@ where
     /// Maps the page at `input` to the one at `output`.
     ///
     /// # Errors
-    /// [`Error::Mapped`], [`Error::Range`], [`Error::LeafSize`] (not aligned), [`Error::Unencodable`], [`Error::Alloc`]; nothing was changed then.
+    /// [`Error::Mapped`], [`Error::Range`], [`Error::LeafSize`] (not aligned, or pages of another size stand there), [`Error::Unencodable`], [`Error::Alloc`]; nothing was changed then.
     #[inline]
     pub fn map(&mut self, input: Input<F>, output: Output<F>, attributes: F::Attributes) -> Result<(), Error> {
         let format = self.table.format;
         let offset = format.offset(input).ok_or(Error::Range)?;
         if self.here(offset).is_none() && !self.enter(offset, true)? {
-            return Err(Error::Mapped { at: self.trail.bottom().position() });
+            let at = self.trail.bottom().position();
+            return Err(if at.level.0 == 0 { Error::LeafSize } else { Error::Mapped { at } });
         }
         let Some((leaf, memory, _)) = self.here(offset) else { return Err(Error::Range) };
         let at = leaf.node.position();

@@ -18,6 +18,9 @@ pub enum Cause {
     Malformed,
     /// A table lies outside the memory that tables may stand in.
     TableAccess,
+    /// Others kept changing the entries while the walk was marking them: make the access again. Only
+    /// [`Walker::access`](crate::Walker::access) raises it; formats are never asked about it.
+    Contended,
     /// A leaf was found and does not allow the access, or needs an accessed/dirty update that hardware leaves to software.
     Denied,
 }
@@ -29,6 +32,7 @@ impl fmt::Display for Cause {
             Self::NotPresent => "is not mapped",
             Self::Malformed => "meets a malformed entry",
             Self::TableAccess => "needs a table that lies outside table memory",
+            Self::Contended => "meets entries that keep changing",
             Self::Denied => "is not allowed",
         })
     }

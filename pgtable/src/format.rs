@@ -140,7 +140,7 @@ pub trait Format: Copy + fmt::Debug + Send + Sync + 'static {
     /// The bits of a leaf at `at` that hold its output address. An output address with others has no encoding.
     fn output_mask(&self, at: Position) -> u64;
 
-    /// The leaf bits that hardware sets: accessed (POWER: R) and dirty (POWER: C). Zero where it has none.
+    /// The bits that hardware sets: accessed (POWER: R) and dirty (POWER: C). Zero where it has none.
     fn accessed_dirty(&self) -> AccessedDirty;
 
     /// `path`, restricted by the table entry `word`.
@@ -160,11 +160,13 @@ pub trait Format: Copy + fmt::Debug + Send + Sync + 'static {
     fn fault(&self, cause: Cause, access: Access) -> Self::Fault;
 }
 
-/// The bits of a leaf that record use. See [`Format::accessed_dirty`].
+/// The bits of entries that record use. See [`Format::accessed_dirty`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct AccessedDirty {
     /// Set by any access.
     pub accessed: u64,
     /// Set by a store.
     pub dirty: u64,
+    /// Of a table entry: set by a walk through it (x86's A; POWER has none).
+    pub table: u64,
 }

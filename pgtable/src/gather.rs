@@ -200,6 +200,11 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
         self.stale.everything = true;
     }
 
+    /// A table left the tree: page-walk caches may hold the way to it.
+    pub(crate) fn table_left(&mut self) {
+        self.stale.tables = true;
+    }
+
     /// `table` left the tree; it is freed after the invalidation. If the gather is full it is flushed first.
     pub(crate) fn retire<A: TableAllocator<S::Output>>(
         &mut self,

@@ -38,6 +38,20 @@ impl<'m, F: Format> Run<'m, F> {
         self.format.address(self.offset)
     }
 
+    pub(crate) fn format(&self) -> &F {
+        &self.format
+    }
+
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Whether `word`, as loaded from memory, is a leaf here.
+    #[inline(always)]
+    pub(crate) fn is_leaf(&self, word: u64) -> bool {
+        matches!(decode(&self.format, F::BYTE_ORDER.swap(word), self.at()), Entry::Leaf { .. })
+    }
+
     /// The entries in memory order of bytes, as hardware sees them.
     #[must_use]
     pub fn words(&self) -> &'m [AtomicU64] {

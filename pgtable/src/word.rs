@@ -59,6 +59,13 @@ impl<'m, F: Format> Word<'m, F> {
         F::BYTE_ORDER.swap(self.memory.swap(0, Ordering::AcqRel))
     }
 
+    /// Stores `marked` if the entry still holds `judged`.
+    #[inline(always)]
+    pub(crate) fn mark(self, judged: u64, marked: u64) -> bool {
+        let (judged, marked) = (F::BYTE_ORDER.swap(judged), F::BYTE_ORDER.swap(marked));
+        self.memory.compare_exchange(judged, marked, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
     /// Stores `word`, with those bits of `keep` set that hardware has set in the meantime: none is lost.
     ///
     /// An exchange, and a second one only if there was such a bit: wait-free, whatever a guest writes meanwhile.

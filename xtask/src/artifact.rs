@@ -13,8 +13,8 @@ const RECIPE: &str = "recipe.txt";
 
 /// The folder `shelf/name`, made by `make` unless the same `recipe` made it before.
 ///
-/// `make` gets an empty folder that is renamed afterwards: what it writes there must not hold
-/// that folder’s own path.
+/// The recipe’s first line says what it is made from; an error shows it. `make` gets an empty
+/// folder that is renamed afterwards: what it writes there must not hold that folder’s own path.
 pub fn keep(shelf: &Path, name: &str, recipe: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let place = shelf.join(name);
     if fs::read_to_string(place.join(RECIPE)).is_ok_and(|made_by| made_by == recipe) {
@@ -22,7 +22,8 @@ pub fn keep(shelf: &Path, name: &str, recipe: &str, make: impl FnOnce(&Path) -> 
     }
     fs::create_dir_all(shelf).with_context(|| format!("creating {}", shelf.display()))?;
     let half = tempfile::Builder::new().prefix(".half-").tempdir_in(shelf)?;
-    make(half.path()).with_context(|| format!("making {name}"))?;
+    let what = recipe.lines().next().unwrap_or_default();
+    make(half.path()).with_context(|| format!("{name} is not there yet and can’t be made from {what}"))?;
     fs::write(half.path().join(RECIPE), recipe)?;
     if place.exists() {
         fs::remove_dir_all(&place).with_context(|| format!("removing {}", place.display()))?;

@@ -9,8 +9,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::cargo::cargo;
-use crate::emulated_host::{EmulatedHost, Machine};
-use crate::ppc64le::Toolchain;
+use crate::debian::ensure_installed;
+use crate::emulated_host::{self, EmulatedHost, Machine};
+use crate::ppc64le::{self, Toolchain};
 use crate::xtask::Xtask;
 
 const PROGRAM: &str = "microvm";
@@ -34,6 +35,8 @@ pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
     if cfg!(target_arch = "powerpc64") {
         return natively(xtask, &arguments);
     }
+    // All at once, so that whoever must install them by hand hears of all.
+    ensure_installed(&[&ppc64le::C_COMPILER[..], &emulated_host::PACKAGES].concat())?;
     let program = Toolchain::set_up(xtask)?.build_example(xtask, PROGRAM)?;
     EmulatedHost::new(machine, program).arguments(arguments).files(files).run(xtask)
 }

@@ -1,12 +1,12 @@
-//! The words by which trees and tables are found: process and partition table entries, PTCR (Power ISA v3.0B Book III 5.7.6).
+//! The words by which trees and tables are found: process and partition table entries, PTCR (Power ISA v3.0B Book III, "Partition Table" and "Process Table").
 
 use bitfield_struct::bitfield;
 
 use super::geometry::{ADDRESS_BITS, RPDS, RTS};
 use super::policy::Strictness;
 
-/// Where a tree's root is, and its size: doubleword 0 of a radix process table entry (ISA 5.7.6.2) and of a radix
-/// partition table entry (ISA 5.7.6.1).
+/// Where a tree's root is, and its size: doubleword 0 of a radix process table entry (ISA "Process Table") and of a radix
+/// partition table entry (ISA "Partition Table").
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct RadixRoot {
@@ -91,7 +91,7 @@ impl RadixRoot {
     }
 }
 
-/// A process table entry (PRTE, ISA 5.7.6.2): the tree of one process.
+/// A process table entry (PRTE, ISA "Process Table"): the tree of one process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Prte {
     /// Doubleword 0: the tree.
@@ -120,7 +120,7 @@ impl Prte {
     }
 }
 
-/// A partition table entry for a radix partition (PATE, ISA 5.7.6.1): the hypervisor's tree for the partition, and where the
+/// A partition table entry for a radix partition (PATE, ISA "Partition Table"): the hypervisor's tree for the partition, and where the
 /// partition's process table is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Pate {
@@ -138,7 +138,7 @@ impl Pate {
     }
 }
 
-/// Where a process table is, and its size: doubleword 1 of a partition table entry (ISA 5.7.6.1), and what
+/// Where a process table is, and its size: doubleword 1 of a partition table entry (ISA "Partition Table"), and what
 /// `KVM_PPC_CONFIGURE_V3_MMU` takes as `process_table`.
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
@@ -165,7 +165,7 @@ impl ProcessTableWord {
     }
 }
 
-/// Partition Table Control Register (PTCR, SPR 464, ISA 5.7.6.1): where the partition table is, and its size.
+/// Partition Table Control Register (PTCR, SPR 464, ISA "Partition Table"): where the partition table is, and its size.
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Ptcr {

@@ -1,11 +1,11 @@
-//! The two kinds of entry of a radix tree: directory entry and page table entry (Power ISA v3.0B Book III 5.7.10.3).
+//! The two kinds of entry of a radix tree: directory entry and page table entry (Power ISA v3.0B Book III, "Radix Tree Translation").
 //!
 //! Both have V and L at the same place: V = 1, L = 0 is a directory entry, V = 1, L = 1 a leaf, at whatever
 //! level it stands. V = 0 is no entry, and the other bits are software's.
 
 use bitfield_struct::bitfield;
 
-/// A page directory entry (PDE, ISA 5.7.10.3.1): where the next table is, and how large.
+/// A page directory entry (PDE, ISA "Radix Tree Page Directory Entry"): where the next table is, and how large.
 ///
 /// It carries no permissions.
 #[bitfield(u64, order = Msb)]
@@ -45,7 +45,7 @@ impl Pde {
     }
 }
 
-/// A page table entry (PTE, ISA 5.7.10.3.2): a leaf, of 4 KiB, 64 KiB, 2 MiB or 1 GiB by the level where it stands.
+/// A page table entry (PTE, ISA "Radix Tree Page Table Entry"): a leaf, of 4 KiB, 64 KiB, 2 MiB or 1 GiB by the level where it stands.
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Pte {
@@ -100,7 +100,7 @@ impl Pte {
     }
 }
 
-/// Encoded Access Authority (ISA 5.7.10.3.2, 5.7.12): what a leaf allows, and to whom.
+/// Encoded Access Authority (ISA "Radix Tree Page Table Entry" and "Storage Protection"): what a leaf allows, and to whom.
 #[bitfield(u8, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Eaa {
@@ -116,7 +116,7 @@ pub struct Eaa {
     pub execute: bool,
 }
 
-/// Page attributes (ISA 5.7.10.3.2): what kind of storage a leaf maps.
+/// Page attributes (ISA "Radix Tree Page Table Entry"): what kind of storage a leaf maps.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum Att {

@@ -89,6 +89,16 @@ impl<S: Scope> Radix<S> {
         &self.controls
     }
 
+    /// What the leaf `word` holds once hardware has made `access` through it: with R, and C for a store, where hardware sets them.
+    #[must_use]
+    pub const fn recorded(&self, word: u64, access: Access) -> u64 {
+        match (self.rc, access.kind) {
+            (RcPolicy::Fault, _) => word,
+            (RcPolicy::HardwareUpdate, AccessKind::Write) => word | Pte::R | Pte::C,
+            (RcPolicy::HardwareUpdate, AccessKind::Read | AccessKind::Fetch) => word | Pte::R,
+        }
+    }
+
     fn decode_leaf(&self, pte: Pte, at: Position) -> EntryOf<Self> {
         let within = low_bits(at.shift);
         let page = pte.page();
@@ -220,7 +230,7 @@ impl<S: Scope> Format for Radix<S> {
 
     #[inline(always)]
     fn accessed_dirty(&self) -> AccessedDirty {
-        AccessedDirty { accessed: Pte::R, dirty: Pte::C }
+        AccessedDirty { accessed: Pte::R, dirty: Pte::C, table: 0 }
     }
 
     /// In this order: nothing is fetched from non-idempotent storage; authority, privilege and keys; R and C.
@@ -244,7 +254,7 @@ impl<S: Scope> Format for Radix<S> {
         match cause {
             Cause::Address => S::address_fault(access),
             Cause::TableAccess => S::table_fault(&self.controls, access),
-            Cause::NotPresent => S::interrupt(Status::new().with_no_translation(true), access),
+            Cause::NotPresent | Cause::Contended => S::interrupt(Status::new().with_no_translation(true), access),
             Cause::Malformed => S::interrupt(Status::new().with_bad_configuration(true), access),
             Cause::Denied if access.kind == AccessKind::Fetch => {
                 S::interrupt(Status::new().with_no_execute(true), access)
@@ -253,3 +263,6 @@ impl<S: Scope> Format for Radix<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -118,7 +118,7 @@ impl PageSize {
         }
     }
 
-    /// Actual Page Size, as `tlbie` wants it (ISA 5.9.3.3; `ibm,processor-radix-AP-encodings`).
+    /// Actual Page Size, as `tlbie` wants it (ISA "TLB Invalidate Entry"; `ibm,processor-radix-AP-encodings`).
     #[inline]
     #[must_use]
     pub const fn ap(self) -> u8 {

@@ -1,4 +1,4 @@
-//! What a guest's access does: quadrant, process table, tree, and the interrupt that the guest sees (ISA 5.7.5 to 5.7.12, MSR\[HV\] = 0).
+//! What a guest's access does: quadrant, process table, tree, and the interrupt that the guest sees (ISA "Radix Tree Translation", MSR\[HV\] = 0).
 //!
 //! Also the way from a process table in guest memory to any process's tree, for introspection. All of it
 //! goes through the safe walker: it takes no lock, writes nothing, and believes no word.
@@ -58,6 +58,30 @@ impl fmt::Display for GuestFault {
 impl core::error::Error for GuestFault {}
 
 /// A guest's side of translation: its process table, the process that runs, and how the hardware behaves.
+///
+/// ```
+/// use arch_ppc64::radix::{Granule, GuestMmu, ProcessScoped, ProcessTable, Prte, RcPolicy, Strictness, TableFault};
+/// use core::sync::atomic::AtomicU64;
+/// use pgtable::{Access, DirectMap, Gpa, Gva};
+///
+/// // 1 MiB of guest memory: a process table at 0xf0000, and an empty tree at 0x10000 for process 0.
+/// let words: Vec<AtomicU64> = (0..1 << 17).map(|_| AtomicU64::new(0)).collect();
+/// let memory = DirectMap::new(&words, Gpa::new(0));
+/// let processes = ProcessTable::new(Gpa::new(0xf_0000), 0).ok_or("aligned")?;
+/// processes.write(&memory, 0, Prte::of_tree(0x1_0000).ok_or("aligned")?)?;
+///
+/// // As a guest of KVM-HV sees an emulated POWER9.
+/// let format = ProcessScoped::new(Granule::K64)
+///     .with_strictness(Strictness::Qemu)
+///     .with_rc(RcPolicy::HardwareUpdate)
+///     .with_table_fault(TableFault::Reflected);
+/// let mmu = GuestMmu::new(processes.word(), 1, format);
+///
+/// let fault = mmu.translate_ea(&memory, Gva::new(0xc000_0000_0000_1000), Access::WRITE).unwrap_err();
+/// assert_eq!(fault.interrupt.to_string(), "DSI 0x300, DSISR 0x42000000: no translation, store");
+/// assert_eq!(fault.dar(), Some(Gva::new(0xc000_0000_0000_1000)));
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct GuestMmu {
     process_table: ProcessTableWord,
@@ -190,4 +214,84 @@ fn root_is_outside<M: TableMemory<Gpa>>(memory: &M, entry: Prte, offset: u64) ->
 fn is_outside<M: TableMemory<Gpa>>(memory: &M, table: u64, width: u8, covers: u8, offset: u64) -> bool {
     let index = offset.wrapping_shr(u32::from(covers).wrapping_sub(u32::from(width))) & low_bits(width);
     memory.word(Gpa::new(table.wrapping_add(index * 8))).is_err()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::radix::Granule;
+    use core::sync::atomic::AtomicU64;
+    use pgtable::DirectMap;
+    extern crate std;
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    const PROCESS_TABLE: u64 = 0x2_0000;
+    const ROOT: u64 = 0x1_0000;
+
+    fn memory() -> Vec<AtomicU64> {
+        let words: Vec<_> = (0..0x3_0000 / 8).map(|_| AtomicU64::new(0)).collect();
+        let memory = DirectMap::new(&words, Gpa::new(0));
+        let table = ProcessTable::new(Gpa::new(PROCESS_TABLE), 0).unwrap();
+        table.write(&memory, 0, Prte::of_tree(ROOT).unwrap()).unwrap();
+        words
+    }
+
+    fn mmu(pidr: u32) -> GuestMmu {
+        let word = ProcessTableWord::from_bits(1 << 63 | PROCESS_TABLE);
+        GuestMmu::new(word, pidr, ProcessScoped::new(Granule::K64))
+    }
+
+    #[test]
+    fn a_person_understands_it() {
+        let words = memory();
+        let memory = DirectMap::new(&words, Gpa::new(0));
+        for (pidr, address, access, text) in [
+            (
+                1,
+                0xc000_0080_0000_0000,
+                Access::WRITE,
+                "supervisor write at gva 0xc000008000000000 is not mapped, level 3, entry at gpa 0x10008: DSI 0x300, DSISR 0x42000000: no translation, store",
+            ),
+            (
+                1,
+                0x1000,
+                Access::READ.by_user(),
+                "user read at gva 0x1000 meets a malformed entry, process table entry at gpa 0x20010: DSI 0x300, DSISR 0x00080000: unsupported radix configuration",
+            ),
+            (
+                256,
+                0x1000,
+                Access::FETCH,
+                "supervisor fetch at gva 0x1000 is not mapped: ISI 0x400, SRR1 0x40000000: no translation",
+            ),
+            (
+                1,
+                0x4000_0000_0000_0000,
+                Access::FETCH,
+                "supervisor fetch at gva 0x4000000000000000 is no address of this space: ISEG 0x480",
+            ),
+        ] {
+            let fault = mmu(pidr).translate_ea(&memory, Gva::new(address), access).unwrap_err();
+            assert_eq!(fault.to_string(), text);
+            assert_eq!(fault.dar().is_some(), access.kind != pgtable::AccessKind::Fetch);
+        }
+    }
+
+    #[test]
+    fn introspection_reaches_any_process() {
+        let words = memory();
+        let memory = DirectMap::new(&words, Gpa::new(0));
+        for (pidr, pid, want) in [
+            (1, 0, Ok(Gpa::new(ROOT))),
+            (0, 0, Ok(Gpa::new(ROOT))),
+            (1, 2, Err(Cause::Malformed)),
+            (1, 256, Err(Cause::NotPresent)),
+        ] {
+            assert_eq!(mmu(pidr).walker(&memory, pid).map(|walker| walker.root()), want, "{pidr} {pid}");
+        }
+        // Process 0 is reached from quadrant 0 only while it runs.
+        let low = |pidr| mmu(pidr).walker(&memory, 0).unwrap().translate(Gva::new(0), Access::READ).unwrap_err().cause;
+        assert_eq!((low(0), low(1)), (Cause::NotPresent, Cause::Address));
+    }
 }

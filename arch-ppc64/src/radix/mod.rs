@@ -1,4 +1,4 @@
-//! Radix translation (Power ISA v3.0B Book III 5.7.10): a tree per process, a tree per partition.
+//! Radix translation (Power ISA v3.0B Book III, "Radix Tree Translation"): a tree per process, a tree per partition.
 //!
 //! ```text
 //! PTCR → partition table → PATE ─┬→ partition-scoped tree (Gpa → Hpa)            [`PartitionScoped`]
@@ -15,11 +15,15 @@ mod entry;
 mod format;
 mod geometry;
 mod guest;
+mod hcall;
+mod hypervisor;
 mod indexed;
+mod invalidation;
 mod partition_table;
 mod policy;
 mod process_table;
 mod scope;
+mod tlbie;
 
 pub use attributes::PageAttributes;
 pub use descriptor::{Pate, ProcessTableWord, Prte, Ptcr, RadixRoot};
@@ -27,8 +31,12 @@ pub use entry::{Att, Eaa, Pde, Pte};
 pub use format::{PartitionScoped, ProcessScoped, Radix};
 pub use geometry::{ADDRESS_BITS, Granule, PageSize, RPDS, RTS};
 pub use guest::{GuestFault, GuestMmu};
+pub use hcall::{H_RPT_INVALIDATE, H_TLB_INVALIDATE, RptInvalidate, RptPages, RptTarget, RptType, h_tlb_invalidate};
+pub use hypervisor::HypervisorFault;
 pub use indexed::TableError;
+pub use invalidation::{GLOBAL_CEILING, Invalidation, LOCAL_CEILING, Processor, Reach, Step, TLB_SETS};
 pub use partition_table::PartitionTable;
 pub use policy::{Amr, Iamr, Quadrants, RcPolicy, Strictness, TableFault};
 pub use process_table::ProcessTable;
 pub use scope::{ProcessControls, Scope};
+pub use tlbie::{Rb, Ric, Rs, Tlbie};

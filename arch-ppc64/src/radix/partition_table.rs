@@ -1,4 +1,4 @@
-//! The partition table (ISA 5.7.6.1): a partition-scoped tree and a process table per partition, in host memory.
+//! The partition table (ISA "Partition Table"): a partition-scoped tree and a process table per partition, in host memory.
 
 use pgtable::{Cause, Hpa, TableMemory};
 
@@ -59,7 +59,7 @@ impl PartitionTable {
     }
 
     /// Stores the entry of partition `lpid`, the process table first, as Linux does. If hardware may have seen the old one, it must be
-    /// invalidated (`tlbie` with RIC = 2).
+    /// invalidated ([`Invalidation::all`](super::Invalidation::all)).
     ///
     /// # Errors
     /// [`TableError`].

@@ -3,7 +3,7 @@
 
 use bitfield_struct::bitfield;
 
-/// Who sets a leaf's R and C (ISA 5.7.12.1 allows both).
+/// Who sets a leaf's R and C (ISA "Reference and Change Recording" allows both).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum RcPolicy {
     /// The hardware sets them by itself, and no access ever faults for them. QEMU until 8.0.
@@ -26,8 +26,8 @@ pub enum RcPolicy {
 /// | reserved bits set | ignored | ignored | malformed |
 /// | order: unsupported size of a table against a table outside memory | memory first | size first | size first |
 ///
-/// Sources: `ppc_radix64_xlate_impl` of QEMU, `kvmppc_mmu_walk_radix_tree` of Linux, and the ISA's text. What silicon does with such tables is not
-/// published; QEMU's column is what an emulated POWER9 was seen to do.
+/// Sources: `ppc_radix64_xlate_impl` of QEMU, `kvmppc_mmu_walk_radix_tree` of Linux, and the ISA's text. What silicon
+/// does with such tables is not published.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Strictness {
     /// As QEMU's MMU, so also a guest of KVM-HV on an emulated POWER9.
@@ -49,7 +49,7 @@ pub enum TableFault {
     Reflected,
 }
 
-/// From which quadrants (address bits 0:1) a process-scoped tree is reached (ISA 5.7.5.1, MSR\[HV\] = 0).
+/// From which quadrants (address bits 0:1) a process-scoped tree is reached (ISA "Radix Tree Translation", MSR\[HV\] = 0).
 ///
 /// Quadrant 0 is the tree of the process in PIDR, quadrant 3 that of process 0; quadrants 1 and 2 take a segment interrupt.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -63,7 +63,7 @@ pub enum Quadrants {
     ZeroAndThree,
 }
 
-/// Authority Mask Register: what a supervisor may not do to user pages, by key. Radix pages all have key 0 (ISA 5.7.13).
+/// Authority Mask Register: what a supervisor may not do to user pages, by key. Radix pages all have key 0 (ISA "Storage Protection").
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Amr {
@@ -76,7 +76,7 @@ pub struct Amr {
     pub other_keys: u64,
 }
 
-/// Instruction Authority Mask Register: from which user pages a supervisor may not fetch, by key. Radix pages all have key 0 (ISA 5.7.13).
+/// Instruction Authority Mask Register: from which user pages a supervisor may not fetch, by key. Radix pages all have key 0 (ISA "Storage Protection").
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Iamr {

@@ -1,4 +1,4 @@
-//! The process table (ISA 5.7.6.2): a tree per process, in guest memory.
+//! The process table (ISA "Process Table"): a tree per process, in guest memory.
 
 use pgtable::{Cause, Gpa, TableMemory};
 
@@ -73,7 +73,7 @@ impl ProcessTable {
         Ok(Prte { tree: tree.into(), reserved })
     }
 
-    /// Stores the entry of process `pid`. If hardware may have seen the old one, it must be invalidated (`tlbie` with RIC = 2).
+    /// Stores the entry of process `pid`. If hardware may have seen the old one, it must be invalidated ([`Invalidation::all`](super::Invalidation::all)).
     ///
     /// # Errors
     /// [`TableError`].

@@ -8,6 +8,7 @@ use pgtable::{Access, AccessKind, Gpa, Gva, Privilege, Stage, Stage1, Stage2};
 use super::entry::Eaa;
 use super::geometry::ADDRESS_BITS;
 use super::policy::{Amr, Iamr, Quadrants, TableFault};
+use super::tlbie::Rs;
 use crate::interrupt::{Interrupt, Status, Vector};
 
 mod sealed {
@@ -25,6 +26,14 @@ pub trait Scope: Stage + Copy + Debug + Send + Sync + sealed::Sealed {
     const DATA: Vector;
     /// The interrupt of a fetch that does not translate.
     const FETCH: Vector;
+
+    /// Whether invalidations are process-scoped (PRS).
+    const PROCESS_SCOPED: bool;
+    /// The IH of the `slbia` that drops this scope's effective-to-real translations: Linux's `PPC_RADIX_INVALIDATE_ERAT_USER` and `…_GUEST`.
+    const SLBIA: u8;
+
+    /// The process, or partition, 0 in the place of `whose`.
+    fn nobody(whose: Rs) -> Rs;
 
     /// See [`pgtable::Format::offset`].
     fn offset(controls: &Self::Controls, address: Self::Input) -> Option<u64>;
@@ -85,6 +94,13 @@ impl Scope for Stage1 {
 
     const DATA: Vector = Vector::DataStorage;
     const FETCH: Vector = Vector::InstructionStorage;
+    const PROCESS_SCOPED: bool = true;
+    const SLBIA: u8 = 3;
+
+    #[inline]
+    fn nobody(whose: Rs) -> Rs {
+        whose.with_pid(0)
+    }
 
     #[inline(always)]
     fn offset(controls: &ProcessControls, address: Gva) -> Option<u64> {
@@ -105,7 +121,7 @@ impl Scope for Stage1 {
         }
     }
 
-    /// In the order of ISA 5.7.12: a privileged page is nobody else's; a supervisor's access to any other
+    /// In the order of ISA "Storage Protection": a privileged page is nobody else's; a supervisor's access to any other
     /// page goes by key 0 of AMR and IAMR too.
     #[inline(always)]
     fn allows(controls: &ProcessControls, eaa: Eaa, access: Access) -> bool {
@@ -145,6 +161,13 @@ impl Scope for Stage2 {
 
     const DATA: Vector = Vector::HypervisorDataStorage;
     const FETCH: Vector = Vector::HypervisorInstructionStorage;
+    const PROCESS_SCOPED: bool = false;
+    const SLBIA: u8 = 6;
+
+    #[inline]
+    fn nobody(whose: Rs) -> Rs {
+        whose.with_lpid(0)
+    }
 
     #[inline(always)]
     fn offset((): &(), address: Gpa) -> Option<u64> {

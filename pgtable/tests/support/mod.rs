@@ -1,5 +1,7 @@
 //! What the tests of address spaces stand on: memory, an allocator that checks its callers and can run out, and a TLB that remembers everything.
 
+pub mod harness;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};

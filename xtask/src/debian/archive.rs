@@ -1,22 +1,16 @@
 //! Packages that are unpacked and not installed, of this machine’s and of one other architecture.
 //!
-//! They are fetched through a private apt root: an apt that sees the release itself on this
-//! machine’s mirror (no updates, so all of it is of one piece) and none of this machine’s packages.
-//! Adding the architecture to the machine would change the machine, and make every later
-//! `apt-get update` depend on it.
+//! They are fetched through a [`PrivateRoot`].
 
 use std::cell::OnceCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use duct::{Expression, cmd};
-use tempfile::TempDir;
+use duct::cmd;
 
-use super::mirror::{self, Mirror};
+use super::private_root::PrivateRoot;
 use crate::{command, report};
-
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// The release’s packages for two architectures. The private root is made at first use and lives
 /// as long as this value, so several packages share one index.
@@ -25,11 +19,6 @@ pub struct Archive {
     /// Where the private root’s temporary folder is made.
     shelf: PathBuf,
     root: OnceCell<PrivateRoot>,
-}
-
-struct PrivateRoot {
-    folder: TempDir,
-    options: Vec<String>,
 }
 
 impl Archive {
@@ -42,9 +31,9 @@ impl Archive {
     /// architecture is named `package:architecture`.
     pub fn unpack(&self, packages: &[String], into: &Path) -> Result<()> {
         let names = packages.join(" ");
-        let root = self.root().with_context(|| format!("needed and not there yet: {names}"))?;
+        let root = self.root()?;
         let _busy = report::busy(&format!("fetching {names}"));
-        let downloads = tempfile::tempdir_in(root.folder.path())?;
+        let downloads = root.scratch()?;
         let download = root.apt("apt-get", ["download", "-q"], packages).dir(downloads.path());
         command::quiet_with_retries("apt-get download", &download)?;
         fs::create_dir_all(into)?;
@@ -78,75 +67,6 @@ impl Archive {
     }
 }
 
-impl PrivateRoot {
-    fn new(foreign: &str, shelf: &Path) -> Result<Self> {
-        let native = command::quiet("dpkg", &cmd!("dpkg", "--print-architecture"))?;
-        let architectures = [native.trim(), foreign];
-        let _busy = report::busy(&format!("reading Debian’s index of {}", architectures.join(", ")));
-        fs::create_dir_all(shelf)?;
-        let folder = tempfile::Builder::new().prefix(".apt-").tempdir_in(shelf)?;
-        let path = folder.path();
-        for part in ["lists/partial", "archives/partial", "sources", "empty"] {
-            fs::create_dir_all(path.join(part))?;
-        }
-        fs::write(path.join("status"), "")?;
-        fs::write(path.join("sources/mirror.sources"), source(&mirror::configured()?, architectures))?;
-        let root = Self { options: options(path, architectures), folder };
-        let update = root.apt("apt-get", ["update", "-q"], [] as [&str; 0]);
-        command::quiet_with_retries("apt-get update of the private apt root", &update)?;
-        Ok(root)
-    }
-
-    /// `PROGRAM VERB… PACKAGES…`, looking at the private root.
-    fn apt<'a>(
-        &'a self,
-        program: &str,
-        verb: impl IntoIterator<Item = &'a str>,
-        packages: impl IntoIterator<Item = impl AsRef<str>>,
-    ) -> Expression {
-        let options = self.options.iter().flat_map(|option| ["-o", option]);
-        let packages = packages.into_iter().map(|package| package.as_ref().to_owned());
-        let arguments = options.chain(verb).map(str::to_owned).chain(packages);
-        cmd(program, arguments).env("LC_ALL", "C")
-    }
-}
-
-/// The private root’s only source, in deb822 form.
-fn source(mirror: &Mirror, architectures: [&str; 2]) -> String {
-    let architectures = architectures.join(" ");
-    let Mirror { uri, suite } = mirror;
-    let mut source =
-        format!("Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nArchitectures: {architectures}\n");
-    if Path::new(KEYRING).exists() {
-        source.push_str("Signed-By: ");
-        source.push_str(KEYRING);
-        source.push('\n');
-    }
-    source
-}
-
-/// What makes apt work in the private root, and leave the machine’s own state alone.
-fn options(root: &Path, [native, foreign]: [&str; 2]) -> Vec<String> {
-    let root = root.display();
-    vec![
-        "Dir::Etc::SourceList=/dev/null".to_owned(),
-        format!("Dir::Etc::SourceParts={root}/sources"),
-        format!("Dir::Etc::PreferencesParts={root}/empty"),
-        format!("Dir::State::Lists={root}/lists"),
-        format!("Dir::State::Status={root}/status"),
-        format!("Dir::Cache::Archives={root}/archives"),
-        "Dir::Cache::pkgcache=".to_owned(),
-        "Dir::Cache::srcpkgcache=".to_owned(),
-        format!("APT::Architecture={native}"),
-        format!("APT::Architectures::={native}"),
-        format!("APT::Architectures::={foreign}"),
-        // The folder may stand where apt’s own user may not go.
-        "APT::Sandbox::User=root".to_owned(),
-        "Acquire::Languages=none".to_owned(),
-        "Acquire::Retries=3".to_owned(),
-    ]
-}
-
 /// The first name in the `Depends` field of a package’s record, without its version.
 fn first_dependency(record: &str) -> Option<String> {
     let depends = record.lines().find_map(|line| line.strip_prefix("Depends: "))?;
@@ -154,8 +74,8 @@ fn first_dependency(record: &str) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// The packages in apt’s list of dependencies: the lines that neither are indented nor name a
-/// package that exists only as others’ by-name (`<name>`).
+/// The packages in apt’s list of dependencies: the lines that neither are indented nor stand in
+/// `<>`, as names do that several packages provide.
 fn package_lines(depends: &str) -> Vec<String> {
     let packages = depends.lines().filter(|line| !line.starts_with([' ', '|', '<']));
     packages.map(str::to_owned).collect()
@@ -185,14 +105,5 @@ mod tests {
     fn dependencies_are_the_lines_in_front() {
         let depends = "a\n  Depends: b\n |Depends: c\n    d\nb\n  Depends: <v>\n    c\n<v>\nc\n";
         assert_eq!(package_lines(depends), ["a", "b", "c"]);
-    }
-
-    #[test]
-    fn the_source_names_one_architecture_of_one_release() {
-        let uri = "http://mirror.example/debian/".to_owned();
-        let source = source(&Mirror { uri, suite: "bookworm".to_owned() }, ["amd64", "ppc64el"]);
-        let expected = "Types: deb\nURIs: http://mirror.example/debian/\nSuites: bookworm\n\
-                        Components: main\nArchitectures: amd64 ppc64el\n";
-        assert!(source.starts_with(expected), "{source}");
     }
 }

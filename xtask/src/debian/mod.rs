@@ -4,6 +4,7 @@
 mod archive;
 mod mirror;
 mod packages;
+mod private_root;
 
 pub use archive::{Archive, without_libc};
 pub use packages::ensure_installed;

@@ -1,32 +1,26 @@
-//! Running QEMU and following its console to the end.
+//! Starting QEMU as the machine that was asked for, and judging how the run ended.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use duct::{ReaderHandle, cmd};
+use duct::cmd;
 
-use super::Machine;
 use super::console::{Console, Verdict};
+use super::{Machine, follow};
 use crate::report;
-
-/// How long the machine may take to power off after its program ended.
-const POWER_OFF: Duration = Duration::from_secs(20);
 
 /// Boots, prints what the program prints, and returns the program’s exit status.
 pub fn run(machine: &Machine, kernel: &Path, initrd: &Path, mark: String) -> Result<u8> {
-    let mut arguments = arguments(machine);
+    // QEMU ends with us, however we end: a machine that hangs must not outlive its time limit.
+    let mut arguments: Vec<String> = ["--pdeathsig", "KILL", "--", "qemu-system-ppc64"].map(str::to_owned).into();
+    arguments.extend(machine_arguments(machine));
     for (option, file) in [("-kernel", kernel), ("-initrd", initrd)] {
         arguments.extend([option.to_owned(), file.display().to_string()]);
     }
-    let qemu = cmd("qemu-system-ppc64", arguments).stdin_null().stderr_to_stdout().unchecked();
-    let qemu = Arc::new(qemu.reader().context("starting qemu-system-ppc64")?);
+    let qemu = cmd("setpriv", arguments).stdin_null().stderr_to_stdout().unchecked();
+    let qemu = qemu.reader().context("starting QEMU")?;
     let mut console = Console::new(mark);
-    let ended = follow(&qemu, &mut console, machine)?;
+    let ended = follow::to_the_end(qemu, &mut console, machine)?;
     match console.verdict() {
         Some(Verdict::Exited(status)) => {
             if !ended {
@@ -48,51 +42,8 @@ pub fn run(machine: &Machine, kernel: &Path, initrd: &Path, mark: String) -> Res
     }
 }
 
-/// Takes in the console until QEMU ends (then true), or ends it when its time is over (false).
-fn follow(qemu: &Arc<ReaderHandle>, console: &mut Console, machine: &Machine) -> Result<bool> {
-    let take = |console: &mut Console, line: &[u8]| {
-        let line = String::from_utf8_lossy(line);
-        let printed = console.line(&line);
-        if machine.verbose {
-            println!("{}", line.trim_end());
-        } else if let Some(printed) = printed {
-            println!("{printed}");
-        }
-    };
-    let lines = lines_of(Arc::clone(qemu));
-    let mut deadline = Instant::now() + Duration::from_secs(machine.timeout);
-    loop {
-        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(line) => take(console, &line),
-            Err(RecvTimeoutError::Disconnected) => return Ok(true),
-            Err(RecvTimeoutError::Timeout) => break,
-        }
-        if console.verdict().is_some() {
-            deadline = deadline.min(Instant::now() + POWER_OFF);
-        }
-    }
-    qemu.kill().context("ending QEMU")?;
-    // What is left may be the beginning of a line, and tell where it hung.
-    lines.iter().for_each(|line| take(console, &line));
-    Ok(false)
-}
-
-/// Reads QEMU’s output on a thread of its own, so that waiting for a line can have a limit.
-fn lines_of(qemu: Arc<ReaderHandle>) -> Receiver<Vec<u8>> {
-    let (sender, lines) = mpsc::channel();
-    thread::spawn(move || {
-        let output = BufReader::new(&*qemu);
-        for line in output.split(b'\n').map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                break;
-            }
-        }
-    });
-    lines
-}
-
 /// What makes the machine: nothing that the firmware doesn’t need.
-fn arguments(machine: &Machine) -> Vec<String> {
+fn machine_arguments(machine: &Machine) -> Vec<String> {
     // Without the IPMI controller the machine can’t power itself off: the firmware asks that.
     let fixed = "-machine powernv9 -cpu POWER9 -nodefaults -display none -monitor none \
                  -serial stdio -no-reboot \
@@ -119,7 +70,7 @@ mod tests {
     #[test]
     fn machine_becomes_arguments() {
         let machine = Machine { smp: 2, memory: 1024, hash: true, ..Machine::default() };
-        let line = arguments(&machine).join(" ");
+        let line = machine_arguments(&machine).join(" ");
         assert!(line.contains("-smp 2 -m 1024M -append console=hvc0"), "{line}");
         assert!(line.ends_with("quiet loglevel=1 disable_radix"), "{line}");
     }

@@ -13,8 +13,8 @@ pub fn mark() -> String {
     format!("xtask-host-{}:", process::id())
 }
 
-/// The script, for these modules in `/modules` (names in loading order, with spaces between) and `/work/program` with these
-/// arguments.
+/// The script: it loads these modules from `/modules` (their files’ names in loading order, with
+/// spaces between), and runs `/bin/program` with these arguments in `/work`.
 pub fn script(mark: &str, modules: &str, arguments: &[String]) -> Result<String> {
     let arguments = shlex::try_join(arguments.iter().map(String::as_str))
         .context("an argument of the program holds a NUL character")?;
@@ -22,7 +22,7 @@ pub fn script(mark: &str, modules: &str, arguments: &[String]) -> Result<String>
         r#"#!/bin/busybox sh
 busybox=/bin/busybox
 broken() {{ echo "{mark} broken $1"; $busybox poweroff -f; }}
-$busybox mkdir -p /dev /proc /sys /tmp
+$busybox mkdir -p /dev /proc /sys /tmp /work
 $busybox mount -t devtmpfs dev /dev || broken "no devtmpfs"
 $busybox mount -t proc proc /proc
 $busybox mount -t sysfs sys /sys
@@ -31,7 +31,7 @@ for module in {modules}; do
 done
 cd /work
 echo "{mark} run"
-./program {arguments} </dev/null
+/bin/program {arguments} </dev/null
 status=$?
 echo "{mark} exit $status"
 $busybox poweroff -f
@@ -48,7 +48,7 @@ mod tests {
         let arguments = ["--name".to_owned(), "two words; $HOME".to_owned()];
         let script = script("mark:", "kvm.ko kvm_hv.ko", &arguments)?;
         assert!(script.contains("for module in kvm.ko kvm_hv.ko; do\n"), "{script}");
-        assert!(script.contains("./program --name 'two words; $HOME' </dev/null\n"), "{script}");
+        assert!(script.contains("/bin/program --name 'two words; $HOME' </dev/null\n"), "{script}");
         Ok(())
     }
 }

@@ -24,7 +24,7 @@ pub struct System {
 
 /// Fetches what is missing.
 pub fn set_up(xtask: &Xtask) -> Result<System> {
-    let recipe = format!("{KERNEL} and {BUSYBOX}, unpacked\n");
+    let recipe = format!("the Debian packages {KERNEL} and {BUSYBOX}");
     let system = artifact::keep(&xtask.kept(), "host-system", &recipe, |folder| {
         let kernel = xtask.archive.stands_for(KERNEL)?;
         xtask.archive.unpack(&[format!("{kernel}:ppc64el"), BUSYBOX.to_owned()], folder)?;

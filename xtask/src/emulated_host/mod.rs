@@ -7,6 +7,7 @@
 
 mod boot;
 mod console;
+mod follow;
 mod init;
 mod initramfs;
 mod kernel;
@@ -24,8 +25,8 @@ use crate::xtask::Xtask;
 use initramfs::Initramfs;
 use modules::Module;
 
-/// QEMU, and the firmware that it starts POWER machines with.
-const PACKAGES: [&str; 2] = ["qemu-system-ppc", "qemu-system-data"];
+/// The Debian packages of QEMU, and of the firmware that it starts POWER machines with.
+pub const PACKAGES: [&str; 2] = ["qemu-system-ppc", "qemu-system-data"];
 
 /// What the emulated machine is like.
 #[derive(Args, Clone)]
@@ -88,8 +89,8 @@ impl EmulatedHost {
     pub fn run(&self, xtask: &Xtask) -> Result<u8> {
         ensure_installed(&PACKAGES)?;
         let system = kernel::set_up(xtask)?;
-        let root = tempfile::Builder::new().prefix(".boot-").tempdir_in(xtask.kept())?;
-        let initrd = root.path().join("initramfs.cpio");
+        let folder = tempfile::tempdir()?;
+        let initrd = folder.path().join("initramfs.cpio");
         let mark = init::mark();
         fs::write(&initrd, self.initramfs(&system, &mark)?.archive()?)?;
         report::note("booting an emulated POWER9 host");
@@ -105,7 +106,7 @@ impl EmulatedHost {
         for Module { file_name, content } in modules {
             root.file(&format!("modules/{file_name}"), content);
         }
-        root.executable("work/program", read(&self.program)?);
+        root.executable("bin/program", read(&self.program)?);
         for file in &self.files {
             let name = file.file_name().context("a file to pass has no name")?.to_string_lossy();
             root.file(&format!("work/{name}"), read(file)?);

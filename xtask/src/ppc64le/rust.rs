@@ -21,33 +21,26 @@ const COMPILER: &str = "rustc-web";
 const LIBRARY: &str = "libstd-rust-web-dev";
 const FOREIGN_LIBRARY: &str = "libstd-rust-web-dev:ppc64el";
 
-/// What stands before each tool: it finds the unpacked shared libraries first.
+/// What is called as rustc: it finds the unpacked shared libraries first.
 const WRAPPER: &str = r#"#!/bin/sh
-root=$(dirname "$0")/../unpacked
+root=$(dirname "$0")/unpacked
 for libraries in "$root"/lib/*-linux-gnu "$root"/usr/lib/*-linux-gnu; do
     LD_LIBRARY_PATH=$libraries:$LD_LIBRARY_PATH
 done
 export LD_LIBRARY_PATH
-exec "$root/usr/bin/$(basename "$0")" "$@"
+exec "$root/usr/bin/rustc" "$@"
 "#;
 
-/// Debian’s rustc and rustdoc, for this machine and for powerpc64le.
-pub struct Compiler {
-    pub rustc: PathBuf,
-    pub rustdoc: PathBuf,
-}
-
-impl Compiler {
-    /// Fetches what is missing.
-    pub fn set_up(xtask: &Xtask) -> Result<Self> {
-        let recipe = format!("{COMPILER}, {LIBRARY}, {FOREIGN_LIBRARY}, wrapped:\n{WRAPPER}");
-        let folder = artifact::keep(&xtask.kept(), "rust-ppc64le", &recipe, |folder| {
-            unpack(&xtask.archive, &folder.join("unpacked"))?;
-            wrap(&folder.join("bin"))
-        })?;
-        let bin = folder.join("bin");
-        Ok(Self { rustc: bin.join("rustc"), rustdoc: bin.join("rustdoc") })
-    }
+/// Debian’s rustc, for this machine and for powerpc64le; fetches what is missing.
+pub fn set_up(xtask: &Xtask) -> Result<PathBuf> {
+    let recipe = format!("the Debian packages {COMPILER}, {LIBRARY}, {FOREIGN_LIBRARY}\n{WRAPPER}");
+    let folder = artifact::keep(&xtask.kept(), "rust-ppc64le", &recipe, |folder| {
+        unpack(&xtask.archive, &folder.join("unpacked"))?;
+        let wrapper = folder.join("rustc");
+        fs::write(&wrapper, WRAPPER)?;
+        Ok(fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755))?)
+    })?;
+    Ok(folder.join("rustc"))
 }
 
 fn unpack(archive: &Archive, folder: &Path) -> Result<()> {
@@ -56,15 +49,5 @@ fn unpack(archive: &Archive, folder: &Path) -> Result<()> {
     packages.extend([COMPILER.to_owned(), FOREIGN_LIBRARY.to_owned()]);
     archive.unpack(&packages, folder)?;
     fs::metadata(folder.join("usr/lib/rustlib").join(TARGET)).context("the unpacked library")?;
-    Ok(())
-}
-
-fn wrap(bin: &Path) -> Result<()> {
-    fs::create_dir(bin)?;
-    for tool in ["rustc", "rustdoc"] {
-        let wrapper = bin.join(tool);
-        fs::write(&wrapper, WRAPPER)?;
-        fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755))?;
-    }
     Ok(())
 }

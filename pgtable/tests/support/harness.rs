@@ -1,26 +1,17 @@
-//! Every address space against a flat map: random operations, running out of tables, a TLB that forgets nothing.
-//!
-//! One harness; a format is one line at the end.
-
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
+//! An address space and the flat map that says what it must hold: random operations, running out of tables, a TLB that forgets
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
-use arch_x86::{Controls, Levels, LongMode};
-use pgtable::{
-    Access, Address, AddressSpace, Attributes, Error, Format, Gather, InputOf, Leaves, Output, OutputOf, PageTable,
-    Prot, RangeError,
-};
+use pgtable::{Access, Address, AddressSpace, Attributes, Error, Gather, InputOf, Leaves, OutputOf, Prot, RangeError};
 use proptest::prelude::*;
-use support::{Arena, Tables, Tlb};
+
+use super::{Tables, Tlb};
 
 /// One operation, in units of the smallest page, at places that make neighbours and overlaps likely.
 #[derive(Clone, Debug)]
-enum Op {
+pub enum Op {
     Map { at: Place, pages: Pages, output: u64, prot: Prot, leaves: Choice, budget: usize },
     Unmap { at: Place, pages: Pages, budget: usize },
     Protect { at: Place, pages: Pages, prot: Prot, budget: usize },
@@ -28,13 +19,13 @@ enum Op {
 
 /// A place in the space: a far part (which large page) and a near part (which small page in it).
 #[derive(Clone, Copy, Debug)]
-struct Place {
-    far: u64,
-    near: u64,
+pub struct Place {
+    pub far: u64,
+    pub near: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Pages {
+pub enum Pages {
     /// So many of the smallest.
     Small(u64),
     /// So many of the nth size.
@@ -42,21 +33,21 @@ enum Pages {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Choice {
+pub enum Choice {
     Largest,
     AtMost(usize),
     Exactly(usize),
 }
 
-fn prot() -> impl Strategy<Value = Prot> {
+pub fn prot() -> impl Strategy<Value = Prot> {
     (0u8..16).prop_map(|bits| Prot::from_bits(bits).with_read(true))
 }
 
-fn place() -> impl Strategy<Value = Place> {
+pub fn place() -> impl Strategy<Value = Place> {
     (0u64..6, prop_oneof![Just(0u64), 0..40u64, 500..520u64]).prop_map(|(far, near)| Place { far, near })
 }
 
-fn pages() -> impl Strategy<Value = Pages> {
+pub fn pages() -> impl Strategy<Value = Pages> {
     prop_oneof![
         4 => (1u64..40).prop_map(Pages::Small),
         2 => (0usize..4, 1u64..3).prop_map(|(size, count)| Pages::Large(size, count)),
@@ -64,11 +55,11 @@ fn pages() -> impl Strategy<Value = Pages> {
     ]
 }
 
-fn budget() -> impl Strategy<Value = usize> {
+pub fn budget() -> impl Strategy<Value = usize> {
     prop_oneof![3 => Just(usize::MAX), 1 => 0usize..4]
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub fn op() -> impl Strategy<Value = Op> {
     let choice = prop_oneof![
         3 => Just(Choice::Largest),
         1 => (0usize..4).prop_map(Choice::AtMost),
@@ -84,23 +75,30 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// A space and the flat map that says what it must hold: page → (output, attributes).
-struct Harness<'h, S: AddressSpace> {
-    space: S,
-    unit: u64,
-    shifts: Vec<u8>,
-    model: BTreeMap<u64, (u64, S::Attributes)>,
-    tables: &'h Tables<'h>,
-    tlb: Tlb,
+pub struct Harness<'h, S: AddressSpace> {
+    pub space: S,
+    /// The smallest page.
+    pub unit: u64,
+    pub shifts: Vec<u8>,
+    pub model: BTreeMap<u64, (u64, S::Attributes)>,
+    pub tables: &'h Tables<'h>,
+    pub tlb: Tlb,
 }
 
-impl<S: AddressSpace> Harness<'_, S> {
-    fn input(&self, at: Place) -> u64 {
+impl<'h, S: AddressSpace> Harness<'h, S> {
+    pub fn new(space: S, tables: &'h Tables<'h>) -> Self {
+        let shifts = space.leaf_shifts().to_vec();
+        let unit = 1 << shifts[0];
+        Self { space, unit, shifts, model: BTreeMap::new(), tables, tlb: Tlb::default() }
+    }
+
+    pub fn input(&self, at: Place) -> u64 {
         let middle = self.shifts.get(1).map_or(0, |shift| 1 << shift);
         let far = [0, middle, 2 * middle, 1 << 30, (1 << 30) + middle, 1 << 40][at.far as usize % 6];
         self.space.range().0.get() + far + at.near * self.unit
     }
 
-    fn bytes(&self, pages: Pages) -> u64 {
+    pub fn bytes(&self, pages: Pages) -> u64 {
         match pages {
             Pages::Small(count) => count * self.unit,
             // The model is a page per entry: nothing above 4 MiB.
@@ -110,7 +108,7 @@ impl<S: AddressSpace> Harness<'_, S> {
         }
     }
 
-    fn leaves(&self, choice: Choice) -> Leaves {
+    pub fn leaves(&self, choice: Choice) -> Leaves {
         let shift = |n: usize| self.shifts.get(n).copied().unwrap_or(self.shifts[0]);
         match choice {
             Choice::Largest => Leaves::Largest,
@@ -130,11 +128,16 @@ impl<S: AddressSpace> Harness<'_, S> {
         }
     }
 
-    fn apply(&mut self, op: &Op) {
-        // The TLB holds everything that is mapped now.
-        let cached =
-            self.model.iter().map(|(&page, &(output, attributes))| (page, (output, attributes.prot().into_bits())));
-        *self.tlb.cached.borrow_mut() = cached.collect();
+    /// The TLB holds everything that is mapped now.
+    pub fn fill_tlb(&mut self) {
+        let entry = |(&page, &(output, attributes)): (&u64, &(u64, S::Attributes))| {
+            (page, (output, attributes.prot().into_bits()))
+        };
+        *self.tlb.cached.borrow_mut() = self.model.iter().map(entry).collect();
+    }
+
+    pub fn apply(&mut self, op: &Op) {
+        self.fill_tlb();
         let tlb = std::mem::take(&mut self.tlb);
         let mut gather = Gather::new(&tlb, 7);
         match *op {
@@ -200,7 +203,7 @@ impl<S: AddressSpace> Harness<'_, S> {
         self.check();
     }
 
-    fn check(&self) {
+    pub fn check(&self) {
         // Iteration lists exactly the model.
         let (start, bytes) = self.space.range();
         let mut listed = BTreeMap::new();
@@ -239,71 +242,4 @@ impl<S: AddressSpace> Harness<'_, S> {
             assert_eq!(now, Some((output, prot)), "stale translation of {page:#x} survived");
         }
     }
-}
-
-/// Runs `ops` on a tree of `format`, tears it down, and looks for what was left behind.
-fn tree<F: Format>(format: F, ops: &[Op]) {
-    let arena = Arena::new(8 << 20);
-    let tables = Tables::new(&arena);
-    let space = PageTable::new(format, arena.memory::<Output<F>>(), &tables).unwrap();
-    let shifts = space.leaf_shifts().to_vec();
-    let unit = 1 << shifts[0];
-    let mut harness = Harness { space, unit, shifts, model: BTreeMap::new(), tables: &tables, tlb: Tlb::default() };
-    harness.check();
-    for op in ops {
-        harness.apply(op);
-    }
-
-    // Unmapping everything leaves the root alone; so the tree holds no empty table.
-    let (start, bytes) = harness.space.range();
-    let mut gather = Gather::new(&harness.tlb, 7);
-    harness.space.unmap(start, bytes, &mut gather).unwrap();
-    gather.finish(&tables).unwrap();
-    assert_eq!(tables.live(), 1, "only the root is left");
-    harness.space.destroy(Gather::new(&harness.tlb, 7)).map_err(|(_, error)| error).unwrap();
-    assert_eq!(tables.live(), 0);
-}
-
-/// Builds a tree with `ops` and tears it down as it is.
-fn teardown<F: Format>(format: F, ops: &[Op]) {
-    let arena = Arena::new(8 << 20);
-    let tables = Tables::new(&arena);
-    let space = PageTable::new(format, arena.memory::<Output<F>>(), &tables).unwrap();
-    let shifts = space.leaf_shifts().to_vec();
-    let unit = 1 << shifts[0];
-    let mut harness = Harness { space, unit, shifts, model: BTreeMap::new(), tables: &tables, tlb: Tlb::default() };
-    for op in ops {
-        harness.apply(op);
-    }
-    let live = tables.live();
-    let finished = harness.space.destroy(Gather::new(&harness.tlb, 7)).map_err(|(_, error)| error).unwrap();
-    assert_eq!((finished.tables, tables.live()), (live, 0));
-}
-
-macro_rules! formats {
-    ($($name:ident: $format:expr;)*) => {$(
-        mod $name {
-            use super::*;
-            proptest! {
-                #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
-                #[test]
-                fn against_a_flat_map(ops in proptest::collection::vec(op(), 1..30)) {
-                    tree($format, &ops);
-                }
-                #[test]
-                fn teardown_leaves_nothing(ops in proptest::collection::vec(op(), 1..12)) {
-                    teardown($format, &ops);
-                }
-            }
-        }
-    )*};
-}
-
-formats! {
-    radix_64k_process: ProcessScoped::new(Granule::K64);
-    radix_4k_process: ProcessScoped::new(Granule::K4);
-    radix_64k_partition: PartitionScoped::new(Granule::K64);
-    radix_4k_partition: PartitionScoped::new(Granule::K4);
-    x86_4_level: LongMode::new(Levels::Four, Controls::new());
-    x86_5_level: LongMode::new(Levels::Five, Controls::new());
 }

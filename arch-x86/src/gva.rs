@@ -1,0 +1,117 @@
+//! What a guest's address means, from the vCPU's registers and the guest's memory: for gdb stubs, instruction emulators, crash
+//! dumps. No ioctl, no exit, and the fault that the guest would see instead of a bare "no".
+
+use pgtable::{Access, Fault, Gpa, Gva, TableMemory, Walker, low_bits};
+
+use crate::controls::{Controls, Levels};
+use crate::long_mode::LongMode;
+use crate::registers::Registers;
+
+/// A paging mode that this crate does not walk.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+pub enum Unsupported {
+    /// CR0.PG = 1, CR4.PAE = 0.
+    #[error("32-bit paging is not supported")]
+    Paging32,
+    /// CR0.PG = 1, CR4.PAE = 1, EFER.LMA = 0.
+    #[error("PAE paging is not supported")]
+    Pae,
+}
+
+/// Why a guest's address has no guest-physical one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum GvaError {
+    /// The guest would take this fault.
+    #[error(transparent)]
+    Fault(#[from] Fault<LongMode>),
+    /// The vCPU is in a paging mode that this crate does not walk.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+}
+
+/// How a vCPU translates at the moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Paging {
+    /// CR0.PG = 0: linear addresses have 32 bits and are physical addresses.
+    Off,
+    /// 4-level or 5-level paging.
+    Long {
+        /// The format, with the registers' controls.
+        format: LongMode,
+        /// The root table.
+        root: Gpa,
+    },
+}
+
+impl Paging {
+    /// What `registers` say. `processor` supplies what they do not: MAXPHYADDR, 1-GiB pages, the vendor, EFLAGS.AC, PKRU and PKRS.
+    ///
+    /// # Errors
+    /// [`Unsupported`].
+    pub const fn of(registers: Registers, processor: Controls) -> Result<Self, Unsupported> {
+        let Registers { cr0, cr3, cr4, efer } = registers;
+        if !cr0.pg() {
+            return Ok(Self::Off);
+        }
+        if !efer.lma() {
+            return Err(if cr4.pae() { Unsupported::Pae } else { Unsupported::Paging32 });
+        }
+        let controls = Controls {
+            wp: cr0.wp(),
+            smep: cr4.smep(),
+            smap: cr4.smap(),
+            nxe: efer.nxe(),
+            pke: cr4.pke(),
+            pks: cr4.pks(),
+            ..processor
+        };
+        let levels = if cr4.la57() { Levels::Five } else { Levels::Four };
+        Ok(Self::Long { format: LongMode::new(levels, controls), root: cr3.root() })
+    }
+
+    /// The same, with nothing that forbids a supervisor's loads and stores: what a debugger wants, which reads whatever is
+    /// mapped and writes through breakpoints.
+    #[must_use]
+    pub const fn unprotected(self) -> Self {
+        match self {
+            Self::Off => Self::Off,
+            Self::Long { format, root } => {
+                let open = Controls { wp: false, smap: false, pke: false, pks: false, ..*format.controls() };
+                Self::Long { format: LongMode::new(format.levels(), open), root }
+            }
+        }
+    }
+
+    /// Translates one access of the guest, whose page tables stand in `memory`.
+    ///
+    /// # Errors
+    /// The fault that the guest would take.
+    pub fn translate<M: TableMemory<Gpa>>(&self, memory: M, gva: Gva, access: Access) -> Result<Gpa, Fault<LongMode>> {
+        match *self {
+            Self::Off => Ok(Gpa::new(gva.get() & low_bits(32))),
+            Self::Long { format, root } => {
+                Walker::new(format, memory, root).translate(gva, access).map(|translation| translation.output)
+            }
+        }
+    }
+}
+
+/// The guest-physical address that a vCPU with these registers reaches by `access` to `gva`, its page tables being in `memory`.
+///
+/// For a processor with 52 physical address bits and 1-GiB pages, EFLAGS.AC = 0 and no key disabled; [`Paging::of`] takes another.
+/// Nothing is written: accessed and dirty flags stay as they are.
+///
+/// # Errors
+/// [`GvaError`].
+pub fn gva_to_gpa<M: TableMemory<Gpa>>(
+    cr0: u64,
+    cr3: u64,
+    cr4: u64,
+    efer: u64,
+    memory: M,
+    gva: Gva,
+    access: Access,
+) -> Result<Gpa, GvaError> {
+    let paging = Paging::of(Registers::from_raw(cr0, cr3, cr4, efer), Controls::new())?;
+    Ok(paging.translate(memory, gva, access)?)
+}

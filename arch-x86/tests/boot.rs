@@ -1,0 +1,138 @@
+//! Boot tables as VMMs write them by hand, and what registers make of addresses in them.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arch_x86::{
+    BootError, BootMapping, Controls, Cr0, GvaError, Levels, LongMode, LongModeFault, Paging, Registers, Unsupported,
+    boot_tables, gva_to_gpa,
+};
+use pgtable::{Access, DirectMap, Error, Gpa, Gva, Prot};
+
+const GIB: u64 = 1 << 30;
+const KERNEL: Gva = Gva::new(0xffff_ffff_8000_0000);
+
+/// 128 KiB of guest memory that is not zero.
+fn memory() -> Vec<AtomicU64> {
+    (0..0x2_0000 / 8).map(|_| AtomicU64::new(u64::MAX)).collect()
+}
+
+fn word(words: &[AtomicU64], address: usize) -> u64 {
+    words[address / 8].load(Ordering::Relaxed)
+}
+
+fn area(start: u64, end: u64) -> std::ops::Range<Gpa> {
+    Gpa::new(start)..Gpa::new(end)
+}
+
+/// 1 GiB by 2-MiB pages at 0x9000, 0xa000, 0xb000: what cloud-hypervisor and Firecracker write by hand.
+#[test]
+fn as_written_by_hand() {
+    let words = memory();
+    let memory = DirectMap::new(&words, Gpa::new(0));
+    let format = LongMode::new(Levels::Four, Controls { gib_pages: false, ..Controls::new() });
+    let mappings = [BootMapping::identity(GIB, Prot::RWX.into())];
+    let boot = boot_tables(format, &memory, area(0x9000, 0x2_0000), &mappings).unwrap();
+    assert_eq!(boot.end, Gpa::new(0xc000));
+    assert_eq!(word(&words, 0x9000), 0xa027, "PML4E");
+    assert_eq!(word(&words, 0xa000), 0xb027, "PDPTE");
+    for page in 0..512 {
+        assert_eq!(word(&words, 0xb000 + page * 8), (page as u64) << 21 | 0xe3, "PDE {page}");
+    }
+    for address in (0x9008..0xa000).chain(0xa008..0xb000).step_by(8) {
+        assert_eq!(word(&words, address), 0, "{address:#x}");
+    }
+    assert_eq!(word(&words, 0xc000), u64::MAX, "beyond the tables");
+    let Registers { cr0, cr3, cr4, efer } = boot.registers;
+    assert_eq!(cr0.into_bits(), 0x8001_0001, "PG, WP, PE");
+    assert_eq!(cr3.into_bits(), 0x9000);
+    assert_eq!(cr4.into_bits(), 0x20, "PAE");
+    assert_eq!(efer.into_bits(), 0xd00, "NXE, LMA, LME");
+}
+
+#[test]
+fn identity_and_higher_half() {
+    for (levels, gib_pages, tables) in
+        [(Levels::Four, true, 4), (Levels::Four, false, 8), (Levels::Five, true, 6), (Levels::Five, false, 10)]
+    {
+        let words = memory();
+        let memory = DirectMap::new(&words, Gpa::new(0));
+        let format = LongMode::new(levels, Controls { gib_pages, smep: true, ..Controls::new() });
+        let mappings = [
+            BootMapping::identity(4 * GIB, Prot::RWX.into()),
+            BootMapping { gva: KERNEL, gpa: Gpa::new(0x100_0000), bytes: 0x20_0000, attributes: Prot::RX.into() },
+        ];
+        let boot = boot_tables(format, &memory, area(0x9001, 0x2_0000), &mappings).unwrap();
+        assert_eq!(boot.end, Gpa::new(0xa000 + tables * 0x1000), "{levels:?} {gib_pages}");
+        let Registers { cr0, cr3, cr4, efer } = boot.registers;
+        let (cr0, cr3, cr4, efer) = (cr0.into_bits(), cr3.into_bits(), cr4.into_bits(), efer.into_bits());
+        let paging = Paging::of(boot.registers, Controls { gib_pages, ..Controls::new() });
+        assert_eq!(paging, Ok(Paging::Long { format, root: Gpa::new(0xa000) }), "the registers say what the format is");
+        let go = |gva, access| gva_to_gpa(cr0, cr3, cr4, efer, memory, Gva::new(gva), access).map(Gpa::get);
+        assert_eq!(go(0x1234_5678, Access::WRITE), Ok(0x1234_5678));
+        assert_eq!(go(4 * GIB - 1, Access::READ), Ok(4 * GIB - 1));
+        assert_eq!(go(KERNEL.get() + 0x1234, Access::FETCH), Ok(0x100_1234));
+        let fault = |result: Result<u64, GvaError>| match result {
+            Err(GvaError::Fault(fault)) => fault.arch,
+            other => panic!("{other:?}"),
+        };
+        let code = |result| match fault(result) {
+            LongModeFault::PageFault(code) => code.into_bits(),
+            LongModeFault::GeneralProtection => panic!("#GP"),
+        };
+        assert_eq!(code(go(4 * GIB, Access::READ)), 0);
+        assert_eq!(code(go(KERNEL.get(), Access::WRITE)), 3);
+        assert_eq!(code(go(0x1000, Access::READ.by_user())), 5);
+        assert_eq!(fault(go(1 << 62, Access::READ)), LongModeFault::GeneralProtection);
+    }
+}
+
+#[test]
+fn what_cannot_be_built() {
+    let words = memory();
+    let memory = DirectMap::new(&words, Gpa::new(0));
+    let format = LongMode::new(Levels::Four, Controls::new());
+    let build = |start, end, mapping| boot_tables(format, &memory, area(start, end), &[mapping]).unwrap_err();
+    let identity = BootMapping::identity(GIB, Prot::RWX.into());
+    assert!(matches!(build(0x9000, 0x9fff, identity), BootError::Area(Error::Alloc(_))));
+    assert!(matches!(build(0x9000, 0xa000, identity), BootError::Mapping(at) if matches!(at.error, Error::Alloc(_))));
+    assert!(matches!(build(0x4000_0000, 0x5000_0000, identity), BootError::Area(Error::Alloc(_))));
+    assert!(matches!(build(u64::MAX - 5, u64::MAX, identity), BootError::Area(Error::Alloc(_))));
+    let odd = BootMapping { bytes: 0x1001, ..identity };
+    assert!(matches!(build(0x9000, 0xf000, odd), BootError::Mapping(_)));
+    let hole = BootMapping { gva: Gva::new(1 << 47), ..identity };
+    assert!(matches!(build(0x9000, 0xf000, hole), BootError::Mapping(at) if at.error == Error::Range));
+    let text = build(0x9000, 0xa000, identity).to_string();
+    assert_eq!(text, "boot tables: gva 0x0: no memory left for a table of 2^12 bytes (level 2)");
+}
+
+#[test]
+fn other_modes() {
+    let words = memory();
+    let memory = DirectMap::new(&words, Gpa::new(0));
+    let go = |cr0, cr4, efer| gva_to_gpa(cr0, 0x9000, cr4, efer, memory, Gva::new(0x12_3456_789a), Access::READ);
+    assert_eq!(go(0x1, 0, 0), Ok(Gpa::new(0x3456_789a)), "no paging: 32-bit linear addresses");
+    assert_eq!(go(0x8000_0001, 0, 0), Err(Unsupported::Paging32.into()));
+    assert_eq!(go(0x8000_0001, 0x20, 0x100), Err(Unsupported::Pae.into()));
+}
+
+/// A debugger reads what the guest itself could not, and no more than is mapped.
+#[test]
+fn a_debugger_reads_what_is_mapped() {
+    let words = memory();
+    let memory = DirectMap::new(&words, Gpa::new(0));
+    let controls = Controls { smap: true, smep: true, pke: true, ..Controls::new() };
+    let format = LongMode::new(Levels::Four, controls);
+    let attributes = Prot::R.for_user().into();
+    let mappings = [BootMapping { attributes, ..BootMapping::identity(0x20_0000, attributes) }];
+    let boot = boot_tables(format, &memory, area(0x9000, 0x2_0000), &mappings).unwrap();
+    let paging = Paging::of(boot.registers, controls).unwrap();
+    assert!(paging.translate(memory, Gva::new(0x5000), Access::READ).is_err(), "SMAP");
+    let open = paging.unprotected();
+    assert_eq!(open.translate(memory, Gva::new(0x5000), Access::READ), Ok(Gpa::new(0x5000)));
+    assert_eq!(open.translate(memory, Gva::new(0x5000), Access::WRITE), Ok(Gpa::new(0x5000)));
+    assert!(open.translate(memory, Gva::new(0x20_0000), Access::READ).is_err());
+    let off = Registers { cr0: Cr0::new(), ..boot.registers };
+    assert_eq!(Paging::of(off, controls).map(Paging::unprotected), Ok(Paging::Off));
+}

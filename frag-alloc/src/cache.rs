@@ -1,0 +1,297 @@
+//! The tables of one address space.
+//!
+//! # Protocol
+//! One [`Pool`] per table size, each behind its own lock. A table is allocated by taking it out of its pool and marking its
+//! state word live, and freed by marking the state word idle (one swap: a second free of the same table, at any
+//! time, by any thread, finds it idle) and putting it back. When the pool has nothing, a frame is filled *outside*
+//! the lock; whoever finds, with the lock again, that somebody else was faster, sends his frame home unused.
+//!
+//! Tables of a whole frame or more have no pool: `fragments` is 1, and the free that makes it 0 retires the frame.
+//! Checked by `tests/loom_cache.rs`.
+
+use core::ops::Deref;
+
+use pgtable::{Address, AllocError, Contents, TableAllocator, TableLayout, TableState};
+
+use crate::descriptor::{GRANULE, Kind, Owner, Tag};
+use crate::error::Error;
+use crate::frames::Frames;
+use crate::linux::Bump;
+use crate::pool::{Pool, Put, UNCLEAN};
+use crate::source::FrameSource;
+use crate::sync::Lock;
+
+/// Table sizes that share a frame: from a granule to half a frame.
+pub(crate) const SIZES: usize = 8;
+
+/// What happens to a table that is freed while others in its frame live.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Policy {
+    /// It is handed out again before a new frame is taken.
+    #[default]
+    Reuse,
+    /// It never is: the frame stays until its last table is freed. Step by step what Linux does on POWER; for
+    /// comparison, and for readers without a grace period who rely on it.
+    Linux,
+}
+
+/// What a cache left behind when it closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Closed {
+    /// Frames that went home.
+    pub frames: u32,
+    /// Tables of pooled sizes that are still alive, or in somebody's front: each goes home by its own free.
+    pub live: u32,
+}
+
+/// Allocates and frees the tables of one address space. Shared by reference between threads; for the speed of a
+/// thread that has its own, see [`Local`](crate::Local).
+///
+/// `F` is `&Frames` or `Arc<Frames>`, or anything else that derefs to it.
+#[derive(Debug)]
+pub struct Cache<A, S, F>
+where
+    A: Address,
+    S: FrameSource<A>,
+    F: Deref<Target = Frames<A, S>>,
+{
+    frames: F,
+    owner: Owner,
+    kind: Kind,
+    policy: Policy,
+    pools: [Lock<Pool>; SIZES],
+    bumps: [Lock<Bump>; SIZES],
+}
+
+impl<A, S, F> Cache<A, S, F>
+where
+    A: Address,
+    S: FrameSource<A>,
+    F: Deref<Target = Frames<A, S>>,
+{
+    /// A cache with no frames, for the tables of `owner`.
+    pub fn new(frames: F, owner: Owner, kind: Kind, policy: Policy) -> Self {
+        let pool = |size| {
+            let shift = GRANULE + size as u8;
+            Lock::new(Pool::new(shift, frames.tables_shift(shift)))
+        };
+        let pools = core::array::from_fn(pool);
+        Self { frames, owner, kind, policy, pools, bumps: core::array::from_fn(|_| Lock::new(Bump::default())) }
+    }
+
+    /// The frame table that the tables come from.
+    pub fn frames(&self) -> &Frames<A, S> {
+        &self.frames
+    }
+
+    /// Whose tables these are.
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    #[inline]
+    pub(crate) fn tag(&self, shift: u8) -> Tag {
+        Tag::new(self.owner, self.kind, shift)
+    }
+
+    fn pool(&self, shift: u8) -> &Lock<Pool> {
+        &self.pools[usize::from(shift - GRANULE)]
+    }
+
+    /// A zeroed table of `2^shift` bytes, aligned to its size.
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`], [`Error::Unsupported`], [`Error::Constructor`], or a defect of the source.
+    pub fn take(&self, shift: u8) -> Result<A, Error<A>> {
+        if !(GRANULE..GRANULE + 32).contains(&shift) {
+            return Err(Error::Unsupported { shift });
+        }
+        let granule = if shift >= self.frames.shift {
+            self.frames.fill(self.tag(shift).loose(), 1)? << (self.frames.shift - GRANULE) | UNCLEAN
+        } else if self.policy == Policy::Linux {
+            let bump = &self.bumps[usize::from(shift - GRANULE)];
+            let next = bump.lock().next(&self.frames, shift);
+            match next {
+                Some(fragment) => fragment,
+                None => Bump::refill(bump, &self.frames, self.tag(shift))?,
+            }
+        } else {
+            let mut one = [0];
+            self.take_batch(shift, &mut one)?;
+            one[0]
+        };
+        // Out of a pool it comes clean, or not at all.
+        let clean = granule & !UNCLEAN;
+        if granule & UNCLEAN != 0 {
+            if let Err(error) = self.frames.zero(clean, shift) {
+                self.frames.drop_fragments(self.frames.frame_of(clean), 1)?;
+                return Err(error.into());
+            }
+        }
+        self.frames.set_live(clean);
+        Ok(self.frames.address(clean))
+    }
+
+    /// Fills `batch` with zeroed tables of a pooled size, at least one; says how many.
+    pub(crate) fn take_batch(&self, shift: u8, batch: &mut [u32]) -> Result<usize, Error<A>> {
+        let pool = self.pool(shift);
+        loop {
+            let taken = pool.lock().take(&self.frames, batch);
+            if taken > 0 {
+                for granule in &mut batch[..taken] {
+                    if *granule & UNCLEAN != 0 {
+                        *granule &= !UNCLEAN;
+                        self.frames.zero(*granule, shift)?;
+                    }
+                }
+                return Ok(taken);
+            }
+            let tables = 1 << self.frames.tables_shift(shift);
+            let frame = self.frames.fill(self.tag(shift), tables)?;
+            let mut pool = pool.lock();
+            if pool.closed || pool.has_room(&self.frames.descriptors) {
+                let closed = pool.closed;
+                drop(pool);
+                self.frames.drop_fragments(frame, tables)?;
+                if closed {
+                    return Err(Error::Exhausted { shift });
+                }
+            } else {
+                pool.adopt(&self.frames.descriptors, frame);
+            }
+        }
+    }
+
+    /// Takes a table of `2^shift` bytes back.
+    ///
+    /// # Errors
+    /// [`Error::NotLive`] or [`Error::Outside`], and nothing changed, if it isn't one; [`Error::Memory`] if it can't be zeroed:
+    /// it is then never handed out again.
+    pub fn give(&self, table: A, shift: u8, contents: Contents) -> Result<(), Error<A>> {
+        let Some(granule) = self.frames.granule(table).filter(|_| table.is_aligned(shift)) else {
+            return Err(self.frames.not_live(table));
+        };
+        let frame = self.frames.frame_of(granule);
+        let tag = self.frames.descriptor(frame).tag();
+        let mine = self.tag(shift);
+        if (tag != mine && tag != mine.loose()) || !self.frames.set_idle(granule) {
+            return Err(self.frames.not_live(table));
+        }
+        if tag == mine {
+            if contents == Contents::Stale {
+                self.frames.zero(granule, shift)?;
+            }
+            return self.put_batch(shift, &[granule]);
+        }
+        self.frames.drop_fragments(frame, 1)
+    }
+
+    /// Puts idle, zeroed tables of a pooled size back. All are taken, even after an error.
+    pub(crate) fn put_batch(&self, shift: u8, batch: &[u32]) -> Result<(), Error<A>> {
+        let tables = 1 << self.frames.tables_shift(shift);
+        let mut result = Ok(());
+        let mut pool = self.pool(shift).lock();
+        for &granule in batch {
+            if pool.closed {
+                result = result.and(self.frames.drop_fragments(self.frames.frame_of(granule), 1));
+            } else if let Put::Emptied(frame) = pool.put(&self.frames, granule) {
+                drop(pool);
+                result = result.and(self.frames.drop_fragments(frame, tables));
+                pool = self.pool(shift).lock();
+            }
+        }
+        result
+    }
+
+    /// How many tables of `2^shift` bytes a front may hold: a part of what a frame holds; none if they have no pool.
+    pub(crate) fn front_room(&self, shift: u8) -> usize {
+        match self.policy {
+            Policy::Reuse if shift < self.frames.shift => (1 << self.frames.tables_shift(shift)) / 4 + 1,
+            _ => 0,
+        }
+    }
+
+    /// Sends home the empty frames that are kept in reserve; says how many.
+    ///
+    /// # Errors
+    /// [`Error::Underflow`] if a frame's counter was tampered with.
+    pub fn trim(&self) -> Result<u32, Error<A>> {
+        let mut frames = 0;
+        for (size, pool) in self.pools.iter().enumerate() {
+            let empty = pool.lock().pop_empty(&self.frames.descriptors);
+            if let Some(frame) = empty {
+                self.frames.drop_fragments(frame, 1 << self.frames.tables_shift(GRANULE + size as u8))?;
+                frames += 1;
+            }
+        }
+        Ok(frames)
+    }
+
+    /// Returns everything that is not handed out; the cache allocates no pooled size from now on. Tables that are still
+    /// alive keep their frames, and are freed through this cache, or without it by [`Frames::give`].
+    ///
+    /// # Errors
+    /// [`Error::Underflow`] if a frame's counter was tampered with; the other frames were dealt with.
+    pub fn close(&self) -> Result<Closed, Error<A>> {
+        let mut closed = Closed::default();
+        let mut result = Ok(());
+        for (size, pool) in self.pools.iter().enumerate() {
+            let tag = self.tag(GRANULE + size as u8).loose();
+            pool.lock().closed = true;
+            loop {
+                let mut pool = pool.lock();
+                let Some((frame, in_hand)) = pool.pop(&self.frames.descriptors) else { break };
+                let live = pool.per_frame() - in_hand;
+                self.frames.descriptor(frame).set_tag(tag);
+                drop(pool);
+                if in_hand > 0 {
+                    result = result.and(self.frames.drop_fragments(frame, in_hand.into()));
+                }
+                closed.live += u32::from(live);
+                closed.frames += u32::from(live == 0);
+            }
+        }
+        for (size, bump) in self.bumps.iter().enumerate() {
+            let rest = bump.lock().close(&self.frames, GRANULE + size as u8);
+            if let Some((frame, rest)) = rest {
+                closed.frames += u32::from(self.frames.descriptor(frame).fragments() == rest);
+                result = result.and(self.frames.drop_fragments(frame, rest));
+            }
+        }
+        result.map(|()| closed)
+    }
+}
+
+impl<A, S, F> Drop for Cache<A, S, F>
+where
+    A: Address,
+    S: FrameSource<A>,
+    F: Deref<Target = Frames<A, S>>,
+{
+    /// Closes; whoever wants to know what was left closes first.
+    fn drop(&mut self) {
+        let _ = self.close();
+    }
+}
+
+impl<A, S, F> TableAllocator<A> for Cache<A, S, F>
+where
+    A: Address,
+    S: FrameSource<A>,
+    F: Deref<Target = Frames<A, S>>,
+{
+    #[inline]
+    fn allocate(&self, layout: TableLayout) -> Result<A, AllocError> {
+        self.take(layout.shift).map_err(|error| error.into_alloc(layout))
+    }
+
+    #[inline]
+    fn free(&self, table: A, layout: TableLayout, contents: Contents) -> Result<(), AllocError> {
+        self.give(table, layout.shift, contents).map_err(|error| error.into_alloc(layout))
+    }
+
+    #[inline]
+    fn state(&self, table: A) -> Option<&TableState> {
+        self.frames.state(table)
+    }
+}

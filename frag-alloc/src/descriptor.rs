@@ -1,0 +1,222 @@
+//! What is known about one frame: a cache line.
+//!
+//! # Protocol
+//! | word | who changes it | how |
+//! | --- | --- | --- |
+//! | `refs` | anyone | from 0 to 1 by whoever took the frame from its source; after that only +1 (if it is not 0) and −1 |
+//! | `fragments` | this crate | stored before the frame's first table is visible to anyone; after that only −n |
+//! | `tag` | this crate | stored with `fragments`; cleared before our own reference is dropped |
+//! | `hand`, `in_hand`, `fresh`, `next`, `previous` | the holder of the pool's lock | plain stores |
+//! | `flags` | anyone | OR; a frame's flags outlive its use |
+//!
+//! The two counts are apart because they answer different questions. `refs` says when the frame's *memory* may be
+//! given away, and anybody may hold one for a moment. `fragments` says when the frame has stopped being a *table frame*, and only
+//! tables hold it. When they were one word, a plain store lost a reader's reference: `tests/loom_designs.rs`.
+//! Neither count is ever stored over after publication, and neither goes below zero: a decrement that would is refused.
+
+use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+/// log2 of the smallest table: there is one state word for every so many bytes.
+pub const GRANULE: u8 = 8;
+
+/// No frame, in a list of frames.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// Which address space a table frame belongs to. The embedder's own numbers: a PID, an LPID, an index.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Owner(pub u32);
+
+/// For whom a frame's tables are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Kind {
+    /// User tables: the frame is constructed before its first table and destructed after its last.
+    User,
+    /// Kernel (or hypervisor) tables: neither.
+    Kernel,
+}
+
+/// Owner, kind and table size of a frame in one word, so that one compare answers "is this one of mine?".
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Tag(pub(crate) u64);
+
+impl Tag {
+    /// The frame is with its source, or with whoever holds references to it.
+    pub(crate) const FREE: Self = Self(0);
+    const LIVE: u64 = 1 << 8;
+    const KERNEL: u64 = 1 << 9;
+    const TAIL: u64 = 1 << 10;
+    const LOOSE: u64 = 1 << 11;
+
+    pub(crate) fn new(owner: Owner, kind: Kind, shift: u8) -> Self {
+        let kernel = if kind == Kind::Kernel { Self::KERNEL } else { 0 };
+        Self(u64::from(owner.0) << 32 | kernel | Self::LIVE | u64::from(shift))
+    }
+
+    /// The same for a frame whose tables, once freed, go to its counter and not to a pool.
+    pub(crate) fn loose(self) -> Self {
+        Self(self.0 | Self::LOOSE)
+    }
+
+    /// The same for the second and later frames of a table larger than a frame.
+    pub(crate) fn tail(self) -> Self {
+        Self(self.0 | Self::TAIL)
+    }
+
+    pub(crate) fn is_free(self) -> bool {
+        self.0 & Self::LIVE == 0
+    }
+
+    pub(crate) fn is_loose(self) -> bool {
+        self.0 & Self::LOOSE != 0
+    }
+
+    pub(crate) fn is_tail(self) -> bool {
+        self.0 & Self::TAIL != 0
+    }
+
+    pub(crate) fn shift(self) -> u8 {
+        self.0 as u8
+    }
+
+    pub(crate) fn owner(self) -> Option<Owner> {
+        (!self.is_free()).then_some(Owner((self.0 >> 32) as u32))
+    }
+
+    pub(crate) fn kind(self) -> Kind {
+        if self.0 & Self::KERNEL != 0 { Kind::Kernel } else { Kind::User }
+    }
+}
+
+/// A count would have gone below zero from this value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct WouldUnderflow(pub(crate) u32);
+
+/// The descriptor of a frame.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Descriptor {
+    refs: AtomicU32,
+    fragments: AtomicU32,
+    tag: AtomicU64,
+    /// One bit per table: set while the pool has it to hand out.
+    pub(crate) hand: [AtomicU64; 4],
+    pub(crate) next: AtomicU32,
+    pub(crate) previous: AtomicU32,
+    /// How many bits of `hand` are set.
+    pub(crate) in_hand: AtomicU16,
+    /// Tables from this one on were never handed out, and may hold anything.
+    pub(crate) fresh: AtomicU16,
+    flags: AtomicU32,
+}
+
+/// A flag bit: the frame is never handed out again. In the byte below it stands the order in which the frame was taken.
+pub(crate) const QUARANTINED: u32 = 1 << 8;
+
+impl Descriptor {
+    pub(crate) fn new() -> Self {
+        Self {
+            refs: AtomicU32::new(0),
+            fragments: AtomicU32::new(0),
+            tag: AtomicU64::new(0),
+            hand: [const { 0 }; 4].map(AtomicU64::new),
+            next: AtomicU32::new(NONE),
+            previous: AtomicU32::new(NONE),
+            in_hand: AtomicU16::new(0),
+            fresh: AtomicU16::new(0),
+            flags: AtomicU32::new(0),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn tag(&self) -> Tag {
+        Tag(self.tag.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_tag(&self, tag: Tag) {
+        self.tag.store(tag.0, Ordering::Release);
+    }
+
+    pub(crate) fn refs(&self) -> u32 {
+        self.refs.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn fragments(&self) -> u32 {
+        self.fragments.load(Ordering::Acquire)
+    }
+
+    /// From 0 to 1: the frame just came from its source. False if somebody holds it.
+    pub(crate) fn claim(&self) -> bool {
+        self.refs.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// One more reference, unless the frame is with its source.
+    pub(crate) fn get_unless_zero(&self) -> bool {
+        let more = |refs: u32| if refs == 0 { None } else { refs.checked_add(1) };
+        self.refs.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// One reference less; returns how many remain. Whoever gets 0 sends the frame home.
+    pub(crate) fn put(&self) -> Result<u32, WouldUnderflow> {
+        less(&self.refs, 1)
+    }
+
+    /// Before the first table is visible to anyone.
+    pub(crate) fn set_fragments(&self, count: u32) {
+        self.fragments.store(count, Ordering::Relaxed);
+    }
+
+    /// `count` tables fewer; returns how many remain. Whoever gets 0 retires the frame.
+    #[inline]
+    pub(crate) fn drop_fragments(&self, count: u32) -> Result<u32, WouldUnderflow> {
+        less(&self.fragments, count)
+    }
+
+    pub(crate) fn order(&self) -> u8 {
+        self.flags.load(Ordering::Relaxed) as u8
+    }
+
+    pub(crate) fn set_order(&self, order: u8) {
+        let _ = self
+            .flags
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |flags| Some(flags & !0xff | u32::from(order)));
+    }
+
+    pub(crate) fn raise(&self, flag: u32) {
+        self.flags.fetch_or(flag, Ordering::AcqRel);
+    }
+
+    pub(crate) fn is(&self, flag: u32) -> bool {
+        self.flags.load(Ordering::Acquire) & flag != 0
+    }
+}
+
+/// Release, so that whoever gets 0 sees what all others did to the frame before; Acquire, so that he does.
+#[inline]
+fn less(count: &AtomicU32, by: u32) -> Result<u32, WouldUnderflow> {
+    let fewer = |now: u32| now.checked_sub(by);
+    match count.fetch_update(Ordering::AcqRel, Ordering::Relaxed, fewer) {
+        Ok(before) => Ok(before - by),
+        Err(now) => Err(WouldUnderflow(now)),
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_is_a_cache_line() {
+        assert_eq!(size_of::<Descriptor>(), 64);
+    }
+
+    #[test]
+    fn counts_do_not_wrap() {
+        let it = Descriptor::new();
+        assert!(!it.get_unless_zero());
+        assert_eq!(it.put(), Err(WouldUnderflow(0)));
+        assert!(it.claim() && !it.claim() && it.get_unless_zero());
+        assert_eq!((it.put(), it.put(), it.put()), (Ok(1), Ok(0), Err(WouldUnderflow(0))));
+        it.set_fragments(3);
+        assert_eq!((it.drop_fragments(4), it.drop_fragments(3)), (Err(WouldUnderflow(3)), Ok(0)));
+    }
+}

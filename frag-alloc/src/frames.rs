@@ -1,0 +1,307 @@
+//! The frame table of one region of memory.
+//!
+//! # Protocol: the life of a frame
+//! ```text
+//!            take, refs 0→1          construct, fragments := n, tag
+//!   source ────────────────▶ claimed ──────────────────────────────▶ table frame
+//!     ▲                                                               │ fragments → 0: once, whoever gets there
+//!     │   refs → 0: whoever gets there                                ▼
+//!     └──────────────────────────────────────────────── retired: destruct, tag := free, drop our reference
+//! ```
+//! A speculative holder ([`Frames::try_get`]) may come and go at any point while `refs` is not zero. It keeps a retired
+//! frame from going home, and nothing else: the destructor has run by then, on the thread that freed the last table. Checked by
+//! `tests/loom_frames.rs`.
+
+use alloc::boxed::Box;
+use core::marker::PhantomData;
+
+use pgtable::{Address, MemoryError, TableState};
+
+use crate::descriptor::{Descriptor, GRANULE, Kind, NONE, Owner, QUARANTINED, Tag, WouldUnderflow};
+use crate::error::Error;
+use crate::source::FrameSource;
+use crate::sync::{AtomicU16, AtomicU32, Ordering};
+
+/// The state word of a table that nobody has: "left the tree", with more live entries than a table can have.
+const IDLE: u16 = 0x7fff;
+
+/// The descriptors of the frames of one region, and where they come from.
+#[derive(Debug)]
+pub struct Frames<A, S> {
+    pub(crate) start: u64,
+    pub(crate) shift: u8,
+    pub(crate) descriptors: Box<[Descriptor]>,
+    states: Box<[AtomicU16]>,
+    /// Goes up with each quarantine, so that whoever keeps tables in a front looks them over.
+    generation: AtomicU32,
+    pub(crate) source: S,
+    space: PhantomData<fn() -> A>,
+}
+
+impl<A: Address, S: FrameSource<A>> Frames<A, S> {
+    /// A frame table over all frames of `source`.
+    ///
+    /// Costs 64 bytes per frame, and 2 per 256 bytes of it: 0.88 % of frames of 64 KiB.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the frames are smaller than 256 bytes, larger than 64 KiB or more than 512 GiB together;
+    /// [`Error::Source`] if the first is not aligned.
+    pub fn new(source: S) -> Result<Self, Error<A>> {
+        let span = source.span();
+        if !(GRANULE..=GRANULE + 8).contains(&span.shift) {
+            return Err(Error::Unsupported { shift: span.shift });
+        }
+        if !span.start.is_aligned(span.shift) {
+            return Err(Error::Source { frame: span.start });
+        }
+        let granules = u64::from(span.frames) << (span.shift - GRANULE);
+        if granules > 1 << 31 || span.start.checked_add(granules << GRANULE).is_none() {
+            return Err(Error::Unsupported { shift: span.shift });
+        }
+        Ok(Self {
+            start: span.start.get(),
+            shift: span.shift,
+            descriptors: (0..span.frames).map(|_| Descriptor::new()).collect(),
+            states: (0..granules).map(|_| AtomicU16::new(0)).collect(),
+            generation: AtomicU32::new(0),
+            source,
+            space: PhantomData,
+        })
+    }
+
+    /// Where the frames come from.
+    #[must_use]
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// Bytes of book-keeping: descriptors and state words.
+    #[must_use]
+    pub fn overhead(&self) -> usize {
+        size_of_val(&*self.descriptors) + size_of_val(&*self.states)
+    }
+
+    /// The granule that starts at `address`, if it lies in the region.
+    #[inline]
+    pub(crate) fn granule(&self, address: A) -> Option<u32> {
+        let granule = address.get().wrapping_sub(self.start) >> GRANULE;
+        (granule < self.states.len() as u64).then_some(granule as u32)
+    }
+
+    /// Where a granule starts.
+    #[inline]
+    pub(crate) fn address(&self, granule: u32) -> A {
+        A::new(self.start + (u64::from(granule) << GRANULE))
+    }
+
+    /// The frame in which a granule lies.
+    #[inline]
+    pub(crate) fn frame_of(&self, granule: u32) -> u32 {
+        granule >> (self.shift - GRANULE)
+    }
+
+    /// What the frame of a granule holds, and whose.
+    #[inline]
+    pub(crate) fn tag_at(&self, granule: u32) -> Tag {
+        self.descriptor(self.frame_of(granule)).tag()
+    }
+
+    /// Where a frame starts.
+    pub(crate) fn frame_address(&self, frame: u32) -> A {
+        A::new(self.start + (u64::from(frame) << self.shift))
+    }
+
+    #[inline]
+    pub(crate) fn descriptor(&self, frame: u32) -> &Descriptor {
+        &self.descriptors[frame as usize]
+    }
+
+    /// How many tables of `2^shift` bytes a frame holds, as a power of two; 0 for a table of a frame or more.
+    #[inline]
+    pub(crate) fn tables_shift(&self, shift: u8) -> u8 {
+        self.shift.saturating_sub(shift)
+    }
+
+    /// The state word of the table at `address`, as pgtable uses it.
+    #[cfg(not(loom))]
+    #[inline]
+    pub(crate) fn state(&self, address: A) -> Option<&TableState> {
+        let state = &self.states[self.granule(address)? as usize];
+        // SAFETY: `TableState` is a transparent wrapper of the same atomic, and both are only ever accessed atomically.
+        Some(unsafe { &*core::ptr::from_ref(state).cast::<TableState>() })
+    }
+
+    /// Models have their own atomics, and no page tables that would use these.
+    #[cfg(loom)]
+    pub(crate) fn state(&self, _: A) -> Option<&TableState> {
+        None
+    }
+
+    /// The table that starts at `granule` is somebody's from now on.
+    #[inline]
+    pub(crate) fn set_live(&self, granule: u32) {
+        self.states[granule as usize].store(0, Ordering::Relaxed);
+    }
+
+    /// The table is nobody's from now on. False, and nothing changed, if it was nobody's already.
+    #[inline]
+    pub(crate) fn set_idle(&self, granule: u32) -> bool {
+        self.states[granule as usize].swap(IDLE, Ordering::Relaxed) != IDLE
+    }
+
+    pub(crate) fn is_live(&self, granule: u32) -> bool {
+        self.states[granule as usize].load(Ordering::Relaxed) != IDLE
+    }
+
+    /// Zeroes the table of `2^shift` bytes that starts at `granule`.
+    pub(crate) fn zero(&self, granule: u32, shift: u8) -> Result<(), MemoryError> {
+        for word in self.source.table(self.address(granule), 1 << (shift - 3))? {
+            word.store(0, core::sync::atomic::Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn next_generation(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Takes a frame (or, for a larger table, frames on end) from the source and makes it a table frame with `fragments` tables.
+    /// All its tables are idle; it holds anything.
+    pub(crate) fn fill(&self, tag: Tag, fragments: u32) -> Result<u32, Error<A>> {
+        let shift = tag.shift();
+        let order = shift.saturating_sub(self.shift);
+        let frame = self.take(shift, order)?;
+        let address = self.frame_address(frame);
+        let bytes = shift.max(self.shift);
+        if let Err(error) = self.source.table(address, 1 << (bytes - 3)) {
+            self.put(frame)?;
+            return Err(error.into());
+        }
+        if tag.kind() == Kind::User && self.source.construct(address, shift).is_err() {
+            self.put(frame)?;
+            return Err(Error::Constructor { frame: address });
+        }
+        let head = self.descriptor(frame);
+        head.next.store(NONE, Ordering::Relaxed);
+        head.previous.store(NONE, Ordering::Relaxed);
+        let first = frame << (self.shift - GRANULE);
+        for table in 0..1_u32 << self.tables_shift(shift) {
+            self.states[(first + (table << (shift - GRANULE))) as usize].store(IDLE, Ordering::Relaxed);
+        }
+        head.set_fragments(fragments);
+        for tail in 1..1 << order {
+            self.descriptor(frame + tail).set_tag(tag.tail());
+        }
+        head.set_tag(tag);
+        Ok(frame)
+    }
+
+    /// A frame from the source, with one reference, which is ours. Quarantined ones are put aside on the way.
+    fn take(&self, shift: u8, order: u8) -> Result<u32, Error<A>> {
+        if order > 6 {
+            return Err(Error::Unsupported { shift });
+        }
+        loop {
+            let address = self.source.take(order).ok_or(Error::Exhausted { shift })?;
+            let offset = address.get().wrapping_sub(self.start);
+            let frame = offset >> self.shift;
+            let last = frame + (1 << order) - 1;
+            if !address.is_aligned(self.shift + order) || last >= self.descriptors.len() as u64 {
+                return Err(Error::Source { frame: address });
+            }
+            let run = &self.descriptors[frame as usize..=last as usize];
+            if run.iter().any(|frame| frame.is(QUARANTINED)) {
+                continue;
+            }
+            if !run[0].claim() {
+                return Err(Error::Source { frame: address });
+            }
+            run[0].set_order(order);
+            return Ok(frame as u32);
+        }
+    }
+
+    /// `count` tables of the frame are gone for good: freed loosely, or never to be handed out. The last ones retire it.
+    pub(crate) fn drop_fragments(&self, frame: u32, count: u32) -> Result<(), Error<A>> {
+        match self.descriptor(frame).drop_fragments(count) {
+            Ok(0) => self.retire(frame),
+            Ok(_) => Ok(()),
+            Err(WouldUnderflow(value)) => {
+                Err(Error::Underflow { frame: self.frame_address(frame), count: "fragments", value })
+            }
+        }
+    }
+
+    /// No table is left in the frame.
+    fn retire(&self, frame: u32) -> Result<(), Error<A>> {
+        let head = self.descriptor(frame);
+        let tag = head.tag();
+        if tag.kind() == Kind::User {
+            self.source.destruct(self.frame_address(frame), tag.shift());
+        }
+        for word in &head.hand {
+            word.store(0, Ordering::Relaxed);
+        }
+        head.in_hand.store(0, Ordering::Relaxed);
+        head.fresh.store(0, Ordering::Relaxed);
+        let frames = 1_u32 << head.order();
+        let granules = self.shift - GRANULE;
+        for state in &self.states[(frame << granules) as usize..((frame + frames) << granules) as usize] {
+            state.store(0, Ordering::Relaxed);
+        }
+        for frame in frame..frame + frames {
+            self.descriptor(frame).set_tag(Tag::FREE);
+        }
+        self.put(frame)
+    }
+
+    /// One reference less; whoever drops the last sends the frame home.
+    pub(crate) fn put(&self, frame: u32) -> Result<(), Error<A>> {
+        let head = self.descriptor(frame);
+        // Read while we still hold a reference: afterwards the frame may be in use again, in another order.
+        let order = head.order();
+        match head.put() {
+            Ok(0) => {
+                let run = &self.descriptors[frame as usize..frame as usize + (1 << order)];
+                if !run.iter().any(|frame| frame.is(QUARANTINED)) {
+                    self.source.give(self.frame_address(frame), order);
+                }
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(WouldUnderflow(value)) => {
+                Err(Error::Underflow { frame: self.frame_address(frame), count: "refs", value })
+            }
+        }
+    }
+
+    /// Takes back a table whose cache is closed or gone, or never reuses: the frame's counter is all that is left to tell.
+    ///
+    /// # Errors
+    /// [`Error::NotLive`] or [`Error::Outside`], and nothing changed, if there is no such table at `table` or its cache is
+    /// still open.
+    pub fn give(&self, table: A, owner: Owner) -> Result<(), Error<A>> {
+        let Some(granule) = self.granule(table) else { return Err(self.not_live(table)) };
+        let tag = self.tag_at(granule);
+        let whole = table.is_aligned(tag.shift()) && !tag.is_tail();
+        if !tag.is_loose() || tag.owner() != Some(owner) || !whole || !self.set_idle(granule) {
+            return Err(self.not_live(table));
+        }
+        self.drop_fragments(self.frame_of(granule), 1)
+    }
+
+    /// The error for something at `table` that is not a live table of whoever freed it.
+    #[cold]
+    pub(crate) fn not_live(&self, table: A) -> Error<A> {
+        match self.granule(table).map(|granule| self.frame_of(granule)) {
+            None => Error::Outside { address: table },
+            Some(frame) => {
+                Error::NotLive { table, frame: self.frame_address(frame), owner: self.descriptor(frame).tag().owner() }
+            }
+        }
+    }
+}

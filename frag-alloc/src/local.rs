@@ -1,0 +1,209 @@
+//! A thread's own front of a cache.
+//!
+//! # Protocol
+//! A front belongs to one thread (it is not `Sync`), and holds a few tables of each pooled size that are idle, zeroed and still
+//! counted in their frame's `fragments`. So a table passes between the front and its user by two plain stores and the
+//! one swap of its state word, which finds a second free even if two threads free it at once. Tables go between front
+//! and pool by the half-front, under the pool's lock. A table may be freed into another front than it came from. Dropping
+//! the front puts everything back.
+//!
+//! After a quarantine the front puts everything back once, before it hands out another table: the pool passes over
+//! quarantined frames.
+
+use core::cell::Cell;
+use core::ops::Deref;
+
+use pgtable::{Address, AllocError, Contents, TableAllocator, TableLayout, TableState};
+
+use crate::cache::{Cache, SIZES};
+use crate::descriptor::GRANULE;
+use crate::error::Error;
+use crate::frames::Frames;
+use crate::source::FrameSource;
+
+/// The most tables of one size that a front holds.
+const DEPTH: usize = 32;
+
+/// Idle tables of one size, as a stack.
+#[derive(Debug)]
+struct Magazine {
+    held: Cell<usize>,
+    /// How many it may hold: fewer of large tables, none of those that have no pool.
+    room: usize,
+    tables: [Cell<u32>; DEPTH],
+}
+
+/// A thread's own front of a [`Cache`]: allocates and frees without a lock, and mostly without a shared cache line.
+#[derive(Debug)]
+pub struct Local<'c, A, S, F>
+where
+    A: Address,
+    S: FrameSource<A>,
+    F: Deref<Target = Frames<A, S>>,
+{
+    cache: &'c Cache<A, S, F>,
+    magazines: [Magazine; SIZES],
+    generation: Cell<u32>,
+}
+
+impl<'c, A, S, F> Local<'c, A, S, F>
+where
+    A: Address,
+    S: FrameSource<A>,
+    F: Deref<Target = Frames<A, S>>,
+{
+    /// An empty front of `cache`.
+    pub fn new(cache: &'c Cache<A, S, F>) -> Self {
+        let magazine = |size| Magazine {
+            held: Cell::new(0),
+            room: cache.front_room(GRANULE + size as u8).min(DEPTH),
+            tables: [const { Cell::new(0) }; DEPTH],
+        };
+        let generation = Cell::new(cache.frames().generation());
+        Self { cache, magazines: core::array::from_fn(magazine), generation }
+    }
+
+    /// A zeroed table of `2^shift` bytes, aligned to its size.
+    ///
+    /// # Errors
+    /// As [`Cache::take`].
+    #[inline]
+    pub fn take(&self, shift: u8) -> Result<A, Error<A>> {
+        let frames = self.cache.frames();
+        if let Some(magazine) = self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))) {
+            let held = magazine.held.get().wrapping_sub(1);
+            if let Some(table) = magazine.tables.get(held) {
+                if frames.generation() == self.generation.get() {
+                    magazine.held.set(held);
+                    frames.set_live(table.get());
+                    return Ok(frames.address(table.get()));
+                }
+            }
+        }
+        self.refill(shift)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refill(&self, shift: u8) -> Result<A, Error<A>> {
+        let frames = self.cache.frames();
+        let generation = frames.generation();
+        if generation != self.generation.replace(generation) {
+            self.put_back()?;
+        }
+        let Some(magazine) = self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))).filter(|it| it.room > 0)
+        else {
+            return self.cache.take(shift);
+        };
+        let mut batch = [0; DEPTH];
+        let taken = self.cache.take_batch(shift, &mut batch[..magazine.room.div_ceil(2)])?;
+        let (first, rest) = (batch[0], &batch[1..taken]);
+        for (cell, &table) in magazine.tables.iter().zip(rest) {
+            cell.set(table);
+        }
+        magazine.held.set(rest.len());
+        frames.set_live(first);
+        Ok(frames.address(first))
+    }
+
+    /// Takes a table of `2^shift` bytes back.
+    ///
+    /// # Errors
+    /// As [`Cache::give`].
+    #[inline]
+    pub fn give(&self, table: A, shift: u8, contents: Contents) -> Result<(), Error<A>> {
+        let frames = self.cache.frames();
+        if let (Some(granule), Some(magazine)) =
+            (frames.granule(table), self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))))
+        {
+            let held = magazine.held.get();
+            let aligned = table.is_aligned(shift);
+            if held < magazine.room && aligned && frames.tag_at(granule) == self.cache.tag(shift) {
+                if !frames.set_idle(granule) {
+                    return Err(frames.not_live(table));
+                }
+                if contents == Contents::Stale {
+                    frames.zero(granule, shift)?;
+                }
+                if let Some(cell) = magazine.tables.get(held) {
+                    cell.set(granule);
+                    magazine.held.set(held + 1);
+                }
+                return Ok(());
+            }
+        }
+        self.give_slowly(table, shift, contents)
+    }
+
+    /// The front is full, or the table is not one that it would hold.
+    #[cold]
+    #[inline(never)]
+    fn give_slowly(&self, table: A, shift: u8, contents: Contents) -> Result<(), Error<A>> {
+        if let Some(magazine) = self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))) {
+            let keep = magazine.held.get() / 2;
+            self.put_batch(shift, magazine, keep)?;
+        }
+        self.cache.give(table, shift, contents)
+    }
+
+    /// Puts back all but the `keep` tables that were freed last.
+    fn put_batch(&self, shift: u8, magazine: &Magazine, keep: usize) -> Result<(), Error<A>> {
+        let mut batch = [0; DEPTH];
+        let held = magazine.held.replace(keep).min(DEPTH);
+        for (to, from) in batch.iter_mut().zip(&magazine.tables[..held]) {
+            *to = from.get();
+        }
+        let (cold, warm) = batch[..held].split_at(held - keep);
+        for (to, &from) in magazine.tables.iter().zip(warm) {
+            to.set(from);
+        }
+        self.cache.put_batch(shift, cold)
+    }
+
+    /// Puts everything back into the cache.
+    ///
+    /// # Errors
+    /// [`Error::Underflow`] if a frame's counter was tampered with; the other tables were put back.
+    pub fn put_back(&self) -> Result<(), Error<A>> {
+        let mut result = Ok(());
+        for (size, magazine) in self.magazines.iter().enumerate() {
+            if magazine.held.get() > 0 {
+                result = result.and(self.put_batch(GRANULE + size as u8, magazine, 0));
+            }
+        }
+        result
+    }
+}
+
+impl<A, S, F> Drop for Local<'_, A, S, F>
+where
+    A: Address,
+    S: FrameSource<A>,
+    F: Deref<Target = Frames<A, S>>,
+{
+    fn drop(&mut self) {
+        let _ = self.put_back();
+    }
+}
+
+impl<A, S, F> TableAllocator<A> for Local<'_, A, S, F>
+where
+    A: Address,
+    S: FrameSource<A>,
+    F: Deref<Target = Frames<A, S>>,
+{
+    #[inline]
+    fn allocate(&self, layout: TableLayout) -> Result<A, AllocError> {
+        self.take(layout.shift).map_err(|error| error.into_alloc(layout))
+    }
+
+    #[inline]
+    fn free(&self, table: A, layout: TableLayout, contents: Contents) -> Result<(), AllocError> {
+        self.give(table, layout.shift, contents).map_err(|error| error.into_alloc(layout))
+    }
+
+    #[inline]
+    fn state(&self, table: A) -> Option<&TableState> {
+        self.cache.frames().state(table)
+    }
+}

@@ -1,0 +1,27 @@
+//! Frames in guest memory.
+#![cfg(all(feature = "vm-memory", not(loom)))]
+
+use frag_alloc::{Cache, Frames, Kind, Owner, Policy, guest_frames};
+use pgtable::{Contents, Gpa, Level, TableAllocator, TableLayout};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+#[test]
+fn tables_stand_where_the_guest_sees_them() {
+    let ranges = [(GuestAddress(0), 0x20_0000), (GuestAddress(0x100_0000), 0x10_0000)];
+    let memory = GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap();
+    for (start, frames, ok) in
+        [(0x10_0000, 16, true), (0x100_0000, 16, true), (0x100_0000, 17, false), (0x108_0100, 1, false)]
+    {
+        assert_eq!(guest_frames(&memory, Gpa::new(start), frames, 16).is_ok(), ok, "{start:#x}");
+    }
+    let frames = Frames::new(guest_frames(&memory, Gpa::new(0x10_0000), 16, 16).unwrap()).unwrap();
+    let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+    let layout = TableLayout { shift: 16, level: Level(3) };
+    let root = cache.allocate(layout).unwrap();
+    cache.free(root, layout, Contents::Stale).unwrap();
+    memory.write_obj(0xffff_u64, GuestAddress(root.get())).unwrap();
+    let root = cache.allocate(layout).unwrap();
+    assert_eq!(memory.read_obj::<u64>(GuestAddress(root.get())).unwrap(), 0, "zeroed in the guest's memory");
+    cache.free(root, layout, Contents::Stale).unwrap();
+    assert!(frames.census().all_home());
+}

@@ -1,0 +1,212 @@
+//! What hardware records in the entries that it uses: accessed and dirty (POWER: R and C). Recorded as hardware does it, and
+//! harvested.
+//!
+//! # Protocol
+//! Hardware sets these bits at any time. So they are set by compare-exchange on the very word that was judged, and judged anew if
+//! it has changed; and they are cleared by an atomic AND that touches nothing else. A bit that hardware sets after
+//! the AND is found by the next harvest; its translation is stale until the gather is finished, and hardware that still
+//! holds it as dirty writes without recording. Hence the order of live migration: harvest, finish the gather, *then* read the pages.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::access::{Access, AccessKind};
+use crate::address::{Address, low_bits};
+use crate::allocator::TableAllocator;
+use crate::descent::descend;
+use crate::error::RangeError;
+use crate::fault::{Cause, Fault};
+use crate::format::{Entry, Format, Input, Output};
+use crate::gather::{Gather, Invalidate};
+use crate::iterate::Run;
+use crate::memory::TableMemory;
+use crate::table::PageTable;
+use crate::walk::{TranslationOf, Walker, translation};
+use crate::word::Word;
+
+/// How often a walk starts anew because somebody else changed an entry between its being judged and its being marked.
+const TRIES: usize = 16;
+
+/// Which record is harvested.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Recorded {
+    /// Any use: working-set estimation.
+    Accessed,
+    /// Stores: live migration, dirty logs.
+    Dirty,
+}
+
+/// Whether anybody else sets bits in the entries meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Writers {
+    /// Hardware does: each entry is cleared by an atomic AND.
+    Running,
+    /// Nobody: the CPUs that walk the tables are stopped. Plain stores, several times as fast.
+    Stopped,
+}
+
+impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
+    /// Makes one access as hardware does: translates it, and records it in the entries that it used (accessed; dirty for a store), where the
+    /// format has such bits. For instruction emulators, and for devices that walk a guest's tables.
+    ///
+    /// # Errors
+    /// The [`Fault`] that the hardware raises; [`Cause::Contended`] if others keep changing the entries under the walk.
+    pub fn access(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
+        (0..TRIES).find_map(|_| self.try_access(input, access).transpose()).unwrap_or_else(|| {
+            let arch = self.format().fault(Cause::NotPresent, access);
+            Err(Fault { address: input, access, cause: Cause::Contended, level: None, entry: None, arch })
+        })
+    }
+
+    /// One attempt of [`access`](Self::access); `None` if an entry changed after it was judged.
+    fn try_access(&self, input: Input<F>, access: Access) -> Result<Option<TranslationOf<F>>, Fault<F>> {
+        let format = self.format();
+        let judged = self.translate(input, access)?;
+        let bits = format.accessed_dirty();
+        if bits.accessed | bits.dirty | bits.table == 0 {
+            return Ok(Some(judged));
+        }
+        // Judged once more on the way down, entry by entry, on the words that are marked.
+        let Some(offset) = format.offset(input) else { return Ok(None) };
+        let mut unmarked = arrayvec::ArrayVec::<(u64, u64), { crate::MAX_LEVELS }>::new();
+        let down = |_, _, entry: u64, word: u64| {
+            if word & bits.table != bits.table {
+                // A walk follows no more entries than a tree has levels.
+                let _ = unmarked.try_push((entry, word));
+            }
+        };
+        let Ok(stop) = descend(format, self.memory(), self.root_node(), offset, 0, down) else { return Ok(None) };
+        let at = stop.node.position();
+        let Entry::Leaf { output, attributes } = stop.decode(format) else { return Ok(None) };
+        if format.check(stop.word, at, stop.path, access).is_err() {
+            return Ok(None);
+        }
+        for (entry, word) in unmarked {
+            let Ok(memory) = self.memory().word(<Output<F> as Address>::new(entry)) else { return Ok(None) };
+            if !Word::<F>::new(memory).mark(word, word | bits.table) {
+                return Ok(None);
+            }
+        }
+        let dirty = if access.kind == AccessKind::Write { bits.dirty } else { 0 };
+        let marked = stop.word | bits.accessed | dirty;
+        let marked_now = marked == stop.word || stop.slot.mark(stop.word, marked);
+        Ok(marked_now.then(|| translation(output, offset, at, attributes)))
+    }
+}
+
+impl<F, M, A> PageTable<F, M, A>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+{
+    /// Collects which pages in the `bytes` bytes from `input` on were used, and clears the record; returns how many bits of `bitmap` it set.
+    ///
+    /// Bit `n` of `bitmap` (bit `n % 64` of word `n / 64`) is the `n`th page of the format's usual size
+    /// ([`Geometry::page_shift`](crate::Geometry::page_shift)) from `input` on; bits that are set already stay. A larger leaf sets the bits of all its pages. A leaf that reaches
+    /// beyond the range is reported and not cleared, so that nothing is lost for who asks about the rest. Pages beyond the bitmap are left alone.
+    ///
+    /// What was cleared is in `gather`; until it is finished, hardware may use cached translations that do not record.
+    ///
+    /// # Errors
+    /// [`RangeError`] as for iteration; everything before that address is harvested.
+    pub fn harvest<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        recorded: Recorded,
+        writers: Writers,
+        bitmap: &mut [u64],
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        let bits = self.format.accessed_dirty();
+        let bit = match recorded {
+            Recorded::Accessed => bits.accessed,
+            Recorded::Dirty => bits.dirty,
+        };
+        let page_shift = self.format.geometry().page_shift();
+        let room = (bitmap.len() as u64).saturating_mul(64).saturating_mul(1 << page_shift);
+        let bytes = bytes.min(room);
+        let start = self.format.offset(input).unwrap_or(0);
+        let mut map = PageMap { bitmap, start, end: start + bytes, page_shift, set: 0 };
+        let flow = self.walker().for_each_run(input, bytes, |run| {
+            harvest_run(&run, F::BYTE_ORDER.swap(bit), writers, &mut map, gather);
+            core::ops::ControlFlow::<()>::Continue(())
+        });
+        flow.map(|_| map.set)
+    }
+}
+
+/// The pages of a range as bits.
+struct PageMap<'b> {
+    bitmap: &'b mut [u64],
+    start: u64,
+    end: u64,
+    page_shift: u8,
+    set: u64,
+}
+
+impl PageMap<'_> {
+    /// Whether `size` bytes at `offset` lie in the range.
+    fn contains(&self, offset: u64, size: u64) -> bool {
+        offset >= self.start && offset + size <= self.end
+    }
+
+    /// Sets the bits of the pages that `size` bytes at `offset` share with the range.
+    #[inline]
+    fn set(&mut self, offset: u64, size: u64) {
+        let first = (offset.max(self.start) - self.start) >> self.page_shift;
+        let last = ((offset + size).min(self.end) - 1 - self.start) >> self.page_shift;
+        let mut page = first;
+        while page <= last {
+            let Some(word) = self.bitmap.get_mut((page / 64) as usize) else { return };
+            let count = (last - page + 1).min(64 - page % 64);
+            let bits = low_bits(count as u8) << (page % 64);
+            self.set += u64::from((bits & !*word).count_ones());
+            *word |= bits;
+            page += count;
+        }
+    }
+}
+
+/// Harvests one run: cache line by cache line, touching only those with a bit set. `bit` is in memory order.
+#[inline]
+fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
+    run: &Run<'_, F>,
+    bit: u64,
+    writers: Writers,
+    map: &mut PageMap<'_>,
+    gather: &mut Gather<'_, F::Stage, I>,
+) {
+    let size = run.at().size();
+    let mut stale: Option<(u64, u64)> = None;
+    for (line, words) in run.words().chunks(8).enumerate() {
+        if words.iter().fold(0, |any, memory| any | memory.load(Ordering::Relaxed)) & bit == 0 {
+            continue;
+        }
+        for (index, memory) in words.iter().enumerate() {
+            let word = memory.load(Ordering::Relaxed);
+            let offset = run.offset() + (line * 8 + index) as u64 * size;
+            if word & bit == 0 || !run.is_leaf(word) {
+                continue;
+            }
+            map.set(offset, size);
+            if map.contains(offset, size) {
+                clear(memory, word, bit, writers);
+                stale = Some((stale.map_or(offset, |(first, _)| first), offset));
+            }
+        }
+    }
+    if let Some((first, last)) = stale {
+        gather.pages(run.format().address(first), run.format().address(last), run.at().shift);
+    }
+}
+
+#[inline(always)]
+fn clear(memory: &AtomicU64, word: u64, bit: u64, writers: Writers) {
+    match writers {
+        Writers::Running => {
+            memory.fetch_and(!bit, Ordering::AcqRel);
+        }
+        Writers::Stopped => memory.store(word & !bit, Ordering::Relaxed),
+    }
+}

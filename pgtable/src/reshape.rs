@@ -1,0 +1,224 @@
+//! Changing the size of leaves without changing what they say: splitting and promoting; and moving what is mapped.
+//!
+//! # Break before make
+//! Hardware must not hold two sizes, or two outputs, for one address. So the old entry is taken out and invalidated before the new one is
+//! stored; in between, an access to the range faults, and whoever handles the fault tries again.
+
+use core::sync::atomic::AtomicU64;
+
+use crate::address::{Address, low_bits};
+use crate::allocator::{Contents, TableAllocator};
+use crate::descent::{Node, Stop};
+use crate::error::{Error, RangeError};
+use crate::format::{Entry, Format, Input, Output};
+use crate::gather::{Gather, Invalidate};
+use crate::geometry::Level;
+use crate::memory::TableMemory;
+use crate::space::Leaves;
+use crate::table::{PageTable, gather_error, layout};
+use crate::walk::bounds;
+use crate::word::Word;
+
+impl<F, M, A> PageTable<F, M, A>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+{
+    /// Splits every leaf in the `bytes` bytes from `input` on that is larger than `2^shift` bytes, until none is: what write-protecting page by page for
+    /// a dirty log needs first. Returns how many leaves were split.
+    ///
+    /// # Errors
+    /// [`Error::Range`], [`Error::Alloc`], [`Error::LeafSize`] (there is no smaller leaf), [`Error::Invalidate`], [`Error::Malformed`], [`Error::Memory`].
+    pub fn split<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        shift: u8,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<usize, RangeError<Input<F>>> {
+        let (mut offset, end) = bounds(&self.format, input, bytes, 0)?;
+        let mut trail = self.trail();
+        let mut split = 0;
+        while offset < end {
+            let mut step = || {
+                let stop = trail.seek(&self.format, &self.memory, offset, 0).map_err(Self::lost)?;
+                let node = stop.node;
+                if node.level == 0 && node.shift <= shift {
+                    return Ok((offset | low_bits(node.span())).wrapping_add(1));
+                }
+                if node.shift > shift && self.leaf_at(&stop, offset)?.is_some() {
+                    self.split_leaf(&stop, offset, gather)?;
+                    split += 1;
+                    return Ok(offset);
+                }
+                Ok(node.next_entry(offset))
+            };
+            offset = step().map_err(|error| RangeError { at: self.format.address(offset), error })?;
+        }
+        Ok(split)
+    }
+
+    /// Replaces tables in the `bytes` bytes from `input` on by larger leaves wherever a whole table says one thing: full, outputs in a row and
+    /// aligned, attributes equal but for what hardware recorded (which is merged, so that nothing is lost). Returns how many tables left the tree.
+    ///
+    /// # Errors
+    /// [`Error::Range`], [`Error::Invalidate`], [`Error::Malformed`], [`Error::Memory`]. Everything before the error's address is done.
+    pub fn promote<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<usize, RangeError<Input<F>>> {
+        let (start, end) = bounds(&self.format, input, bytes, 0)?;
+        let geometry = *self.format.geometry();
+        let mut promoted = 0;
+        for level in 0..geometry.root().0 {
+            let above = Level(level + 1);
+            if !geometry.is_leaf_level(above) {
+                continue;
+            }
+            let size = 1u64 << geometry.shift(above);
+            let mut trail = self.trail();
+            let mut offset = start.next_multiple_of(size);
+            while offset < end && end - offset >= size {
+                let mut step = || {
+                    let stop = trail.seek(&self.format, &self.memory, offset, level).map_err(Self::lost)?;
+                    if stop.node.level > level {
+                        return Ok(stop.node.next_entry(offset));
+                    }
+                    if self.promote_table(stop.node, trail.node(above.0), offset, gather)? {
+                        trail.cut(above.0);
+                        promoted += 1;
+                    }
+                    Ok(offset + size)
+                };
+                offset = step().map_err(|error| RangeError { at: self.format.address(offset), error })?;
+            }
+        }
+        Ok(promoted)
+    }
+
+    /// Maps `bytes` bytes from `input` on to those from `output` on, in the place of whatever is mapped there.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map) and [`unmap`](Self::unmap). Everything before the error's address is remapped; from it on, what was mapped may be unmapped.
+    pub fn remap<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<(), RangeError<Input<F>>> {
+        self.unmap(input, bytes, gather)?;
+        gather.flush(&self.tables).map_err(|error| RangeError { at: input, error: gather_error(error) })?;
+        self.map(input, output, bytes, attributes, leaves)
+    }
+
+    /// Replaces the table of `node` by a leaf of the table `above`, if it says one thing.
+    fn promote_table<I: Invalidate<F::Stage>>(
+        &self,
+        node: Node,
+        above: Node,
+        offset: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<bool, Error> {
+        let table = <Output<F> as Address>::new(node.table);
+        let full = |state: &crate::TableState| u64::from(state.live()) == 1 << node.width;
+        let Some(state) = self.tables.state(table).filter(|state| full(state)) else { return Ok(false) };
+        let words = self.memory.table(table, 1 << node.width)?;
+        if self.uniform(node, words, above).is_none() {
+            return Ok(false);
+        }
+        let slot = Word::<F>::new(self.memory.word(<Output<F> as Address>::new(above.entry(offset)))?);
+        let link = slot.take();
+        let base = offset & !low_bits(node.span());
+        let last = base + (((words.len() as u64) - 1) << node.shift);
+        gather.pages(self.format.address(base), self.format.address(last), node.shift);
+        gather.table_left();
+        if let Err(error) = gather.flush(&self.tables) {
+            slot.publish(link);
+            return Err(gather_error(error));
+        }
+        // Hardware cannot reach the table any more, so what it recorded is now complete; nor has it changed anything else.
+        match self.uniform(node, words, above) {
+            Some(leaf) => slot.publish(leaf),
+            None => {
+                slot.publish(link);
+                return Ok(false);
+            }
+        }
+        state.reset();
+        gather.retire(table, layout(node), Contents::Stale, &self.tables).map_err(gather_error)?;
+        Ok(true)
+    }
+
+    /// The one leaf of the table `above` that says what all `words` of `node`'s table say, if there is one.
+    fn uniform(&self, node: Node, words: &[AtomicU64], above: Node) -> Option<u64> {
+        let recorded = self.format.accessed_dirty();
+        let recorded = recorded.accessed | recorded.dirty;
+        let first = Word::<F>::new(words.first()?).load();
+        let mut all = 0;
+        for (index, memory) in words.iter().enumerate() {
+            let word = Word::<F>::new(memory).load();
+            if word & !recorded != (first & !recorded).wrapping_add((index as u64) << node.shift) {
+                return None;
+            }
+            all |= word & recorded;
+        }
+        let Entry::Leaf { output, attributes } = self.format.decode(first | all, node.position()) else { return None };
+        let at = above.position();
+        let leaf = self.format.leaf_word(attributes, at).ok()?;
+        (output.get() & !self.format.output_mask(at) == 0).then_some(leaf | output.get())
+    }
+
+    /// Replaces the leaf at which `stop` stands by a table of smaller leaves that say the same. Break before make: the leaf is taken out and
+    /// invalidated before the table is linked, since hardware must not hold two sizes for one address.
+    pub(crate) fn split_leaf<I: Invalidate<F::Stage>>(
+        &self,
+        stop: &Stop<'_, F>,
+        offset: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<(), Error> {
+        let node = stop.node;
+        let geometry = self.format.geometry();
+        let below = crate::Level(node.level.wrapping_sub(1));
+        if !geometry.is_leaf_level(below) {
+            return Err(Error::LeafSize);
+        }
+        let nodes = self.grow(node, offset, below.0, geometry.width(below))?;
+        let Some(&table) = nodes.first() else { return Err(Error::LeafSize) };
+        let page = self.format.address(offset & !(node.position().size() - 1));
+        gather.pages(page, page, node.shift);
+        let old = stop.slot.take();
+        let made = gather.flush(&self.tables).map_err(gather_error).and_then(|()| self.fill_split(node, old, table));
+        match made {
+            Ok(word) => {
+                stop.slot.publish(word);
+                Ok(())
+            }
+            Err(error) => {
+                stop.slot.publish(old);
+                self.shrink(&nodes)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Fills the table `below` with leaves that say what `old`, a leaf of `node`'s table, says; returns the entry that links it.
+    fn fill_split(&self, node: Node, old: u64, below: Node) -> Result<u64, Error> {
+        let at = below.position();
+        let Entry::Leaf { output, attributes } = self.format.decode(old, node.position()) else {
+            return Err(Error::Malformed { at: node.position(), entry: node.table, word: old });
+        };
+        let leaf = self.format.leaf_word(attributes, at).map_err(|_| Error::Unencodable { at })?;
+        let words = layout(below).bytes() / 8;
+        for (index, memory) in self.memory.table(<Output<F> as Address>::new(below.table), words)?.iter().enumerate() {
+            Word::<F>::new(memory).store(leaf | (output.get() + ((index as u64) << below.shift)));
+        }
+        self.count(below, words as u16);
+        self.table_word(node, below)
+    }
+}

@@ -1,0 +1,9 @@
+//! Model tests: random operations on every format against something simple enough to be obviously right.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod address_space;
+mod record;
+#[path = "../support/mod.rs"]
+mod support;
+mod tree;
