@@ -40,63 +40,73 @@ const RWX: Allows = Allows::both("rwx");
 const USER_RW: Prot = Prot::RW.for_user();
 const USER_R: Prot = Prot::R.for_user();
 
+const fn change(
+    (name, pid): (&'static str, u32),
+    (input, bytes): (u64, u64),
+    act: Act,
+    (affects, frees): (u64, usize),
+    then: &'static [(u64, Finds)],
+) -> Change {
+    Change { name, pid, input, bytes, act, affects, frees, then }
+}
+
 #[rustfmt::skip]
 const CHANGES: &[Change] = &[
-    Change { name: "unmap a 4K page", pid: PROCESS, input: 0x0041_0000, bytes: 0x1000, act: Act::Unmap, affects: 0x1000, frees: 0, then: &[
+    change(("unmap a 4K page", PROCESS), (0x0041_0000, 0x1000), Act::Unmap, (0x1000, 0), &[
         (0x0041_0000, Finds::Unmapped),
         (0x0041_1008, Finds::Page(0x0060_6008, Allows::both("r--"))),
-    ] },
-    Change { name: "map it elsewhere", pid: PROCESS, input: 0x0041_0000, bytes: 0x1000, act: Act::Map(0x0062_0000, 12, USER_RW), affects: 0x1000, frees: 0, then: &[
+    ]),
+    change(("map it elsewhere", PROCESS), (0x0041_0000, 0x1000), Act::Map(0x0062_0000, 12, USER_RW), (0x1000, 0), &[
         (0x0041_0000, Finds::Page(0x0062_0000, Allows::both("rw-"))),
-    ] },
-    Change { name: "64K page rw- to r--", pid: PROCESS, input: 0x0060_0000, bytes: 0x1_0000, act: Act::Protect(USER_R), affects: 0x1_0000, frees: 0, then: &[
+    ]),
+    change(("64K page rw- to r--", PROCESS), (0x0060_0000, 0x1_0000), Act::Protect(USER_R), (0x1_0000, 0), &[
         (0x0060_0000, Finds::Page(0x0074_0000, Allows::both("r--"))),
-    ] },
-    Change { name: "and back to rw-", pid: PROCESS, input: 0x0060_0000, bytes: 0x1_0000, act: Act::Protect(USER_RW), affects: 0x1_0000, frees: 0, then: &[
+    ]),
+    change(("and back to rw-", PROCESS), (0x0060_0000, 0x1_0000), Act::Protect(USER_RW), (0x1_0000, 0), &[
         (0x0060_fff8, Finds::Page(0x0074_fff8, Allows::both("rw-"))),
-    ] },
-    Change { name: "64K page r-x to r--", pid: PROCESS, input: 0x0062_0000, bytes: 0x1_0000, act: Act::Protect(USER_R), affects: 0x1_0000, frees: 0, then: &[
+    ]),
+    change(("64K page r-x to r--", PROCESS), (0x0062_0000, 0x1_0000), Act::Protect(USER_R), (0x1_0000, 0), &[
         (0x0062_0000, Finds::Page(0x0072_0000, Allows::both("r--"))),
-    ] },
-    Change { name: "2M page user r-- to privileged rw-", pid: PROCESS, input: 0x00a0_0000, bytes: 0x20_0000, act: Act::Protect(Prot::RW), affects: 0x20_0000, frees: 0, then: &[
+    ]),
+    change(("2M page user r-- to privileged rw-", PROCESS), (0x00a0_0000, 0x20_0000), Act::Protect(Prot::RW), (0x20_0000, 0), &[
         (0x00a0_0000, Finds::Page(0x0220_0000, Allows::privileged("rw-"))),
-    ] },
-    Change { name: "64K out of a 2M page", pid: PROCESS, input: 0x0085_0000, bytes: 0x1_0000, act: Act::Unmap, affects: 0x1_0000, frees: 0, then: &[
+    ]),
+    change(("64K out of a 2M page", PROCESS), (0x0085_0000, 0x1_0000), Act::Unmap, (0x1_0000, 0), &[
         (0x0085_0000, Finds::Unmapped),
         (0x0085_fff8, Finds::Unmapped),
         (0x0084_fff8, Finds::Page(0x0244_fff8, RWX)),
         (0x0086_0000, Finds::Page(0x0246_0000, RWX)),
         (0x009f_fff8, Finds::Page(0x025f_fff8, RWX)),
-    ] },
-    Change { name: "4K out of the kernel's 2M page", pid: KERNEL, input: Q3 | 0x0080_3000, bytes: 0x1000, act: Act::Unmap, affects: 0x1000, frees: 0, then: &[
+    ]),
+    change(("4K out of the kernel's 2M page", KERNEL), (Q3 | 0x0080_3000, 0x1000), Act::Unmap, (0x1000, 0), &[
         (Q3 | 0x0080_3000, Finds::Unmapped),
         (Q3 | 0x0080_2ff8, Finds::Page(0x0260_2ff8, Allows::privileged("rwx"))),
         (Q3 | 0x0080_4000, Finds::Page(0x0260_4000, Allows::privileged("rwx"))),
-    ] },
-    Change { name: "2M out of a 1G page", pid: PROCESS, input: 0x80e0_0000, bytes: 0x20_0000, act: Act::Unmap, affects: 0x20_0000, frees: 0, then: &[
+    ]),
+    change(("2M out of a 1G page", PROCESS), (0x80e0_0000, 0x20_0000), Act::Unmap, (0x20_0000, 0), &[
         (0x80e0_0000, Finds::Unmapped),
         (0x80df_fff8, Finds::Page(0x40df_fff8, RWX)),
         (0x8100_0000, Finds::Page(0x4100_0000, RWX)),
         (0xbfff_fff8, Finds::Page(0x7fff_fff8, RWX)),
-    ] },
-    Change { name: "64K of what was a 1G page to r--", pid: PROCESS, input: 0x9001_0000, bytes: 0x1_0000, act: Act::Protect(USER_R), affects: 0x1_0000, frees: 0, then: &[
+    ]),
+    change(("64K of what was a 1G page to r--", PROCESS), (0x9001_0000, 0x1_0000), Act::Protect(USER_R), (0x1_0000, 0), &[
         (0x9001_0000, Finds::Page(0x5001_0000, Allows::both("r--"))),
         (0x9002_0000, Finds::Page(0x5002_0000, RWX)),
-    ] },
-    Change { name: "unmap the tree's last page", pid: PROCESS, input: 0x000f_ffff_ffff_0000, bytes: 0x1_0000, act: Act::Unmap, affects: 0x1_0000, frees: 3, then: &[
+    ]),
+    change(("unmap the tree's last page", PROCESS), (0x000f_ffff_ffff_0000, 0x1_0000), Act::Unmap, (0x1_0000, 3), &[
         (0x000f_ffff_ffff_fff8, Finds::Unmapped),
-    ] },
-    Change { name: "map a 4K page there", pid: PROCESS, input: 0x000f_ffff_ffff_f000, bytes: 0x1000, act: Act::Map(0x0077_0000, 12, USER_RW), affects: 0x1000, frees: 0, then: &[
+    ]),
+    change(("map a 4K page there", PROCESS), (0x000f_ffff_ffff_f000, 0x1000), Act::Map(0x0077_0000, 12, USER_RW), (0x1000, 0), &[
         (0x000f_ffff_ffff_fff8, Finds::Page(0x0077_0ff8, Allows::both("rw-"))),
         (0x000f_ffff_ffff_eff8, Finds::Unmapped),
-    ] },
-    Change { name: "unmap 4M of 4K and 64K pages", pid: PROCESS, input: 0x0040_0000, bytes: 0x40_0000, act: Act::Unmap, affects: 16 * 0x1000 + 5 * 0x1_0000, frees: 2, then: &[
+    ]),
+    change(("unmap 4M of 4K and 64K pages", PROCESS), (0x0040_0000, 0x40_0000), Act::Unmap, (16 * 0x1000 + 5 * 0x1_0000, 2), &[
         (0x0041_0000, Finds::Unmapped),
         (0x005f_fff8, Finds::Unmapped),
         (0x0060_0000, Finds::Unmapped),
         (0x007f_fff8, Finds::Unmapped),
         (0x0080_0000, Finds::Page(0x0240_0000, RWX)),
-    ] },
+    ]),
 ];
 
 /// Makes every change, and looks.
@@ -117,7 +127,7 @@ pub fn run(
         let question = format!("{:#018x} + {:#x} of process {}", change.input, change.bytes, change.pid);
         let seen = |bytes, tables| format!("{bytes:#x} bytes, {tables} tables freed");
         report.equal(change.name, &question, seen(change.affects, change.frees), seen(affected, freed))?;
-        report.fact("", format!("{} tlbie", machine.shootdown.sent() - sent));
+        report.fact("invalidated by", format!("{} tlbie", machine.shootdown.sent() - sent));
         report.sample(machine.frames.census());
         for &(at, finds) in change.then {
             for check in (Look { name: change.name, pid: PROCESS, at, finds }).checks() {

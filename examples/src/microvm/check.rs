@@ -8,7 +8,7 @@ use std::fmt;
 use arch_ppc64::{Interrupt, Status, Vector};
 use examples::guest::Probe;
 use examples::guest::ppc64::{self, Outcome};
-use pgtable::{Access, AccessKind, Gpa, Gva};
+use pgtable::{Access, AccessKind, Gpa, Gva, Privilege};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::machine::Machine;
@@ -67,7 +67,7 @@ impl<'a> Checker<'a> {
         self.run_process(check.pid)?;
         let (guest, seen) = self.ask_guest(check)?;
         let Check { name, pid, address, access, expected } = check;
-        let question = format!("{access} {address:#018x} pid {pid}");
+        let question = format!("{:<16} {address:#018x} pid {pid}", access.to_string());
         if walker == *expected && guest == *expected {
             report.check(name, &question, expected, &seen);
             if report.verbose() {
@@ -134,7 +134,7 @@ impl<'a> Checker<'a> {
         let probe = Probe { address: check.address, access: check.access, value: given };
         let outcome = self.machine.guest.borrow_mut().probe(&probe)?;
         let answer = match (outcome, there, address) {
-            (Outcome::Interrupted(interrupt), ..) => taken(&interrupt, check.address),
+            (Outcome::Interrupted(interrupt), ..) => taken(&interrupt, check.address, check.access.privilege),
             (Outcome::Completed { value: seen }, Some(gpa), Some(address)) => {
                 let wanted = match check.access.kind {
                     AccessKind::Read | AccessKind::Write => value,
@@ -172,12 +172,12 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// The interrupt in the library's words, if it is about `address`.
-pub fn taken(interrupt: &ppc64::Interrupt, address: Gva) -> Answer {
+/// The interrupt in the library's words, if it is about `address` and came in that state.
+pub fn taken(interrupt: &ppc64::Interrupt, address: Gva, privilege: Privilege) -> Answer {
     let vectors = [Vector::DataStorage, Vector::DataSegment, Vector::InstructionStorage, Vector::InstructionSegment];
     let vector = vectors.into_iter().find(|vector| u64::from(vector.offset()) == interrupt.vector);
     match vector {
-        Some(vector) if interrupt.address() == Some(address.get()) => {
+        Some(vector) if interrupt.address() == Some(address.get()) && interrupt.privilege() == privilege => {
             Answer::Takes(Interrupt { vector, status: Status::from_bits(interrupt.reason().unwrap_or(0)) })
         }
         _ => Answer::Odd("an interrupt that is not this access's".into()),

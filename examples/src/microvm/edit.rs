@@ -4,6 +4,7 @@
 //! a new entry through the kernel's linear mapping of the tables, loads again, runs `tlbie`, and loads a third time. The second
 //! load may give the old or the new translation; the third must give the new one.
 
+use arch_ppc64::radix::{PageSize, Rs, Tlbie};
 use examples::guest::ppc64::{Edit, Edited};
 use pgtable::{Entry, Format, Gva};
 use vm_memory::{Bytes, GuestAddress};
@@ -13,7 +14,6 @@ use crate::layout::{LINEAR, PROCESS};
 use crate::look::{Allows, Finds, Look};
 use crate::machine::Machine;
 use crate::report::{Failure, Report};
-use crate::shootdown::{rb_page, rs};
 
 /// The page whose entry is edited.
 const AT: u64 = 0x007f_0000;
@@ -34,12 +34,12 @@ pub fn run(machine: Machine<'_>, checker: &mut Checker<'_>, report: &mut Report)
             .map_err(|cause| format!("process {PROCESS} {cause}"))?;
         let leaf = walker.trace(Gva::new(AT)).pop().ok_or("nothing to edit")?;
         let Entry::Leaf { attributes, .. } = leaf.entry else { return Err("no leaf to edit".into()) };
+        let size = PageSize::of_shift(leaf.at.shift).ok_or("a leaf of no page size")?;
         let edit = Edit {
             address: Gva::new(AT),
             entry: Gva::new(LINEAR + leaf.address.get()),
             word: walker.format().leaf_word(attributes, leaf.at)? | to.0,
-            rb: rb_page(Gva::new(AT), leaf.at.shift),
-            rs: rs(PROCESS),
+            tlbie: Tlbie::page(AT, size, Rs::new().with_pid(PROCESS)),
         };
         let question = format!("{AT:#018x} from gpa {:#x} to gpa {:#x}", from.0, to.0);
         let expected = format!("{:#x}, then either, then {:#x}", from.1, to.1);

@@ -3,13 +3,15 @@
 use std::fs;
 
 use arch_ppc64::kvm::PpcMmu;
+use arch_ppc64::radix::Granule;
 use examples::guest::ppc64::ProbeGuest;
 use examples::kvm_ppc::{Cap, Kvm};
+use pgtable::Level;
 
 use crate::report::{Failure, Report};
 
 /// Describes the host, and what its MMU offers to guests.
-pub fn describe(kvm: &Kvm, guest: &ProbeGuest, report: &Report) -> Result<(), Failure> {
+pub fn describe(kvm: &Kvm, guest: &ProbeGuest, report: &mut Report) -> Result<(), Failure> {
     report.section("host");
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".into());
     report.fact("kernel", kernel.trim());
@@ -37,5 +39,13 @@ pub fn describe(kvm: &Kvm, guest: &ProbeGuest, report: &Report) -> Result<(), Fa
     }
     let sizes: Vec<_> = mmu.supported_ap_encodings().map(|it| format!("2^{} (AP {})", it.page_shift, it.ap)).collect();
     report.fact("tlbie page sizes", sizes.join(", "));
+    for granule in [Granule::K4, Granule::K64] {
+        let ours = granule.geometry();
+        let widths = |widths: &mut dyn Iterator<Item = u32>| format!("{:?}", widths.collect::<Vec<_>>());
+        let theirs = mmu.supported_geometries().find(|it| it.page_shift() == u32::from(ours.page_shift()));
+        let theirs = theirs.map_or("no such tree".into(), |it| widths(&mut it.level_bits()));
+        let ours = widths(&mut (0..ours.levels()).map(|level| ours.width(Level(level)).into()));
+        report.equal("the host takes our trees", &format!("granule {granule:?}"), ours, theirs)?;
+    }
     Ok(())
 }

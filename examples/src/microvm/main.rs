@@ -86,7 +86,7 @@ fn run(options: &Options, report: &mut Report) -> Result<(), Failure> {
     let guest = RefCell::new(ProbeGuest::new(&kvm, memory.clone())?);
     host::describe(&kvm, &guest.borrow(), report)?;
 
-    let shootdown = Shootdown::new(&guest);
+    let shootdown = Shootdown::new(&guest)?;
     let processes =
         ProcessTable::new(Gpa::new(guest::PROCESS_TABLE), PRTS).ok_or("the process table is not aligned")?;
     let machine =
@@ -97,7 +97,7 @@ fn run(options: &Options, report: &mut Report) -> Result<(), Failure> {
     }
     build(&mut spaces, guest.borrow().stubs(), options.memory << 20)?;
     run_on(machine, &spaces)?;
-    describe(options, machine, &spaces, report);
+    describe(options, machine, &spaces, report)?;
 
     let mut checker = Checker::new(machine);
     report.section("the guest speaks");
@@ -112,6 +112,7 @@ fn run(options: &Options, report: &mut Report) -> Result<(), Failure> {
     edit::run(machine, &mut checker, report)?;
     report.section("changes while the guest is stopped");
     changes::run(machine, &mut spaces, &mut checker, report)?;
+    report.frames(&frames)?;
     report.section("teardown");
     teardown::run(machine, spaces, &caches, &mut checker, report)
 }
@@ -159,21 +160,16 @@ fn run_on(machine: Machine<'_>, spaces: &[Space<'_>]) -> Result<(), Failure> {
 }
 
 /// Says what was built.
-fn describe(options: &Options, machine: Machine<'_>, spaces: &[Space<'_>], report: &mut Report) {
+fn describe(options: &Options, machine: Machine<'_>, spaces: &[Space<'_>], report: &mut Report) -> Result<(), Failure> {
     let Machine { processes, frames, .. } = machine;
     report.section("guest");
     report.fact("memory", format!("{} MiB", options.memory));
     report.fact("process table", format!("{}, {} processes", processes.base(), processes.entries()));
     for space in spaces {
-        report.fact(
-            &format!("process {}", space.pid),
-            format!("root at {}, granule {:?}", space.root(), space.granule()),
-        );
+        let name = format!("process {}", space.pid);
+        report.fact(&name, format!("root at {}, granule {:?}", space.root(), space.granule()));
     }
-    let census = frames.census();
-    report.sample(census);
-    report.fact("table frames", format!("{} of {} frames of 64 KiB", census.table_frames, guest::FRAME_COUNT));
-    report.fact("tables", format!("{} alive; refs {}, fragments {}", census.live, census.refs, census.fragments));
+    report.frames(frames)
 }
 
 /// The guest's first words, through `H_PUT_TERM_CHAR`.

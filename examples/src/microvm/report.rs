@@ -3,7 +3,10 @@
 use std::error::Error;
 use std::fmt;
 
-use frag_alloc::Census;
+use frag_alloc::{Census, FrameSource};
+use pgtable::Gpa;
+
+use crate::space::TableFrames;
 
 /// Why the microVM ends without `ok`.
 #[derive(Debug)]
@@ -98,6 +101,38 @@ impl Report {
             walker: None,
             seen: seen.to_string(),
         })
+    }
+
+    /// Lists the frames that hold tables, and counts.
+    ///
+    /// # Errors
+    /// None, as long as the frame table knows its own frames.
+    pub fn frames(&mut self, frames: &TableFrames<'_>) -> Result<(), Failure> {
+        let span = frames.source().span();
+        for frame in 0..span.frames {
+            let start = Gpa::new(span.start.get() + (u64::from(frame) << span.shift));
+            let Some(frame) = frames.try_get(start)? else { continue };
+            let Some(held) = frame.table_frame() else { continue };
+            let tables = frame.tables().count();
+            let bytes = 1_u64 << held.shift;
+            let text = format!("owner {}, {:?}: {tables} tables of {bytes} bytes", held.owner.0, held.kind);
+            self.fact(&format!("frame {start:#x}"), text);
+        }
+        let census = frames.census();
+        self.sample(census);
+        self.fact(
+            "table frames",
+            format!("{} of {} frames of {} KiB", census.table_frames, span.frames, 1 << (span.shift - 10)),
+        );
+        let cached = census.fragments.saturating_sub(census.live.into());
+        self.fact(
+            "tables",
+            format!(
+                "{} alive, {cached} to hand out: fragments {}; refs {}",
+                census.live, census.fragments, census.refs
+            ),
+        );
+        Ok(())
     }
 
     /// Takes note of what the allocator says now.

@@ -4,7 +4,7 @@ use arch_ppc64::radix::Prte;
 use arch_ppc64::{Interrupt, Status, Vector};
 use examples::guest::ppc64::Outcome;
 use frag_alloc::Closed;
-use pgtable::{Access, Gva};
+use pgtable::{Access, Gva, Privilege};
 
 use crate::check::{Answer, Checker, taken};
 use crate::layout::{KERNEL, PROCESS, Q3, guest, stubs};
@@ -75,7 +75,9 @@ fn without_a_kernel(machine: Machine<'_>, report: &mut Report) -> Result<(), Fai
         Interrupt { vector: Vector::InstructionStorage, status: Status::new().with_bad_configuration(true) };
     let outcome = machine.guest.borrow_mut().hello()?;
     let seen = match outcome {
-        Outcome::Interrupted(it) if it.srr0 & !0xfff == stubs::SUPERVISOR => taken(&it, Gva::new(it.srr0)),
+        Outcome::Interrupted(it) if it.srr0 & !0xfff == stubs::SUPERVISOR => {
+            taken(&it, Gva::new(it.srr0), Privilege::Supervisor)
+        }
         outcome => Answer::Odd(outcome.to_string()),
     };
     let question = format!("{} {:#018x}", Access::FETCH, stubs::SUPERVISOR);

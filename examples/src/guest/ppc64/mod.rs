@@ -23,9 +23,9 @@ use super::Probe;
 use super::ticker::Ticker;
 use crate::kvm_ppc::{Cap, Kvm, OneReg, Vcpu, VcpuExit, Vm, VmType, kvm_regs, kvm_userspace_memory_region};
 use arch_ppc64::kvm::{KVM_PPC_MMUV3_GTSE, KVM_PPC_MMUV3_RADIX, PpcMmu, kvm_ppc_mmuv3_cfg};
-use arch_ppc64::radix::ProcessTableWord;
+use arch_ppc64::radix::{ProcessTableWord, Ric, Tlbie};
 use image::Image;
-use pgtable::{AccessKind, Gpa, Gva, Privilege};
+use pgtable::{AccessKind, Gpa, Gva, Privilege, Stage1};
 use std::io;
 use std::time::{Duration, Instant};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -43,17 +43,6 @@ const H_FUNCTION: u64 = (-2_i64) as u64;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(50);
-
-/// What a `tlbie` drops: its RIC field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Ric {
-    /// Translations (0).
-    Tlb,
-    /// The page-walk cache (1).
-    PageWalkCache,
-    /// Translations, the page-walk cache and the cached process-table entry (2).
-    All,
-}
 
 /// Where the tables map the page of stubs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,7 +65,7 @@ pub struct Edited {
 }
 
 /// An edit that [`ProbeGuest::edit`] makes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Edit {
     /// The address to load from.
     pub address: Gva,
@@ -84,10 +73,8 @@ pub struct Edit {
     pub entry: Gva,
     /// The entry’s new content, in the architecture’s bit order.
     pub word: u64,
-    /// The operand RB of the `tlbie`.
-    pub rb: u64,
-    /// The operand RS of the `tlbie`.
-    pub rs: u64,
+    /// What makes the old translation unreachable; RIC must be 0.
+    pub tlbie: Tlbie<Stage1>,
 }
 
 /// A VM with one vCPU that makes accesses on request.
@@ -146,6 +133,14 @@ impl ProbeGuest {
     /// The VM, for asking what its MMU can do.
     pub fn vm(&self) -> &Vm {
         &self.vm
+    }
+
+    /// The Processor Version Register.
+    ///
+    /// # Errors
+    /// The OS error.
+    pub fn pvr(&self) -> io::Result<u32> {
+        self.vcpu.get_sregs().map(|registers| registers.pvr)
     }
 
     /// How many bytes from guest real address 0 are the guest’s code.
@@ -214,19 +209,18 @@ impl ProbeGuest {
         self.run_stub(entry, probe.access.privilege, &[probe.address.get(), probe.value])
     }
 
-    /// Has the guest run `ptesync; tlbie; eieio; tlbsync; ptesync` with these operands,
-    /// process-scoped.
+    /// Has the guest run `ptesync; tlbie; eieio; tlbsync; ptesync`.
     ///
     /// # Errors
     /// The OS error of running the vCPU.
-    pub fn tlbie(&mut self, ric: Ric, rb: u64, rs: u64) -> io::Result<Outcome> {
-        let entry = match ric {
+    pub fn tlbie(&mut self, it: Tlbie<Stage1>) -> io::Result<Outcome> {
+        let entry = match it.ric() {
             Ric::Tlb => self.image.entry.tlbie_tlb,
-            Ric::PageWalkCache => self.image.entry.tlbie_pwc,
+            Ric::WalkCache => self.image.entry.tlbie_pwc,
             Ric::All => self.image.entry.tlbie_all,
         };
         // Real mode: the tables may be in any state just now.
-        Ok(self.run_at(self.image.stubs + entry, msr::REAL, &[rb, 0, rs])?.outcome())
+        Ok(self.run_at(self.image.stubs + entry, msr::REAL, &[it.rb().into(), 0, it.rs().into()])?.outcome())
     }
 
     /// Has the guest load, edit the entry that translates the load, load again, invalidate, and load
@@ -235,10 +229,10 @@ impl ProbeGuest {
     /// # Errors
     /// The outcome, if it did not come through. The OS error of running the vCPU.
     pub fn edit(&mut self, edit: &Edit) -> io::Result<Result<Edited, Outcome>> {
-        let Edit { address, entry, word, rb, rs } = *edit;
+        let Edit { address, entry, word, tlbie } = *edit;
         let pc = self.stubs_at.supervisor.get().wrapping_add(self.image.entry.edit);
         // The guest stores little-endian; entries are big-endian.
-        let operands = [address.get(), 0, rs, entry.get(), word.swap_bytes(), rb];
+        let operands = [address.get(), 0, tlbie.rs().into(), entry.get(), word.swap_bytes(), tlbie.rb().into()];
         let report = self.run_at(pc, msr::RELOCATED, &operands)?;
         Ok(match report.outcome() {
             Outcome::Completed { value } => {
