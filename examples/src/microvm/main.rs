@@ -1,8 +1,8 @@
 //! A microVM on KVM-HV POWER9 whose every address goes through tables that this workspace built.
 //!
 //! The guest runs with relocation on. Its process table and two radix trees (the kernel's, quadrant 3, and one
-//! process's, quadrant 0) are made by `pgtable` and `arch-ppc64` out of fragments that `frag-alloc` handed out, in guest memory that
-//! `vm-memory` owns. The guest then makes one access after the other; each must end as the row of a table says, and as
+//! process's, quadrant 0) are made by `pgtable` and `arch-ppc64` out of fragments that `frag-alloc` handed out, in guest
+//! memory that `vm-memory` owns. The guest then makes one access after the other; each must end as the row of a table says, and as
 //! the software walker says. Tables are changed while the guest is stopped, and in the end everything is given back.
 //!
 //! | file | what |
@@ -37,7 +37,7 @@ use clap::Parser;
 use examples::guest::ppc64::{Outcome, ProbeGuest, StubsAt};
 use examples::kvm_ppc::Kvm;
 use frag_alloc::guest_frames;
-use pgtable::{Access, Gpa, GuestTables, Gva, Leaves};
+use pgtable::{Access, Gpa, GuestTables, Gva, Leaves, Prot};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use check::Checker;
@@ -68,7 +68,8 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            println!("\nmicrovm: FAILED {failure}");
+            // One line, whatever an error says: whoever runs us reads the last one.
+            println!("\nmicrovm: FAILED {}", failure.to_string().replace('\n', "; "));
             ExitCode::FAILURE
         }
     }
@@ -137,7 +138,7 @@ fn build(spaces: &mut [Space<'_>], stubs: Gpa, bytes: u64) -> Result<(), Failure
             for (input, prot) in STUBS {
                 space.map(input, stubs.get(), 0x1000, prot, Leaves::Exactly(12))?;
             }
-            space.map(LINEAR, 0, bytes, pgtable::Prot::RW, Leaves::Largest)?;
+            space.map(LINEAR, 0, bytes, Prot::RW, Leaves::Largest)?;
         }
         let pid = space.pid;
         for row in MAPPINGS.iter().filter(|row| row.pid == pid) {
