@@ -110,6 +110,10 @@ impl Invalidate<Stage1> for Machine<'_> {
         }
         Ok(())
     }
+
+    fn abandoned(&self, (): (), tables: usize, _: Result<(), InvalidateFailed>) {
+        assert!(std::thread::panicking(), "a gather was dropped with {tables} tables");
+    }
 }
 
 /// Tables one behind the other; those that come back are not used again.

@@ -268,7 +268,7 @@ mod tests {
             Ok(())
         }
 
-        fn abandoned(&self, (): (), _: &Stale<S::Input>, _: usize) {}
+        fn abandoned(&self, (): (), _: usize, _: Result<(), InvalidateFailed>) {}
     }
 
     fn gather<S: Stage>(ranges: &[(u64, u64, u8)], everything: bool) -> Gather<'static, S, Look> {

@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::access::Access;
 use crate::format::{Format, Input, Output};
-use crate::geometry::Level;
+use crate::geometry::Position;
 use crate::stage::Stage;
 
 /// Why a walk ended without a translation, in words that all architectures share.
@@ -47,8 +47,8 @@ pub struct Fault<F: Format> {
     pub access: Access,
     /// Why it cannot be.
     pub cause: Cause,
-    /// The level of the entry at which the walk ended; `None` if it did not begin.
-    pub level: Option<Level>,
+    /// Where in the tree the entry stands at which the walk ended; `None` if it did not begin.
+    pub at: Option<Position>,
     /// The address of that entry; `None` if the walk did not begin.
     pub entry: Option<Output<F>>,
     /// The fault as the architecture reports it.
@@ -58,8 +58,8 @@ pub struct Fault<F: Format> {
 impl<F: Format> fmt::Display for Fault<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {} {} in {}", self.access, self.address, self.cause, F::Stage::NAME)?;
-        if let (Some(level), Some(entry)) = (self.level, self.entry) {
-            write!(f, ", {level}, entry at {entry}")?;
+        if let (Some(at), Some(entry)) = (self.at, self.entry) {
+            write!(f, ", {}, entry at {entry}", at.level)?;
         }
         write!(f, ": {}", self.arch)
     }

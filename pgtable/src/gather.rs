@@ -8,7 +8,7 @@
 //!
 //! Freeing without step 2 is not expressible: retired tables are private to the gather, and the only way out
 //! runs the invalidation first. A gather that fills up in the middle of a verb runs steps 2 and 3 by itself and goes on. A gather
-//! that is dropped unfinished tells its [`Invalidate::abandoned`].
+//! that is dropped unfinished invalidates, loses its tables, and says so to [`Invalidate::abandoned`].
 
 use arrayvec::ArrayVec;
 
@@ -36,7 +36,7 @@ impl<A: Address> StaleRange<A> {
     /// How many pages it spans.
     #[must_use]
     pub fn pages(&self) -> u64 {
-        ((self.last.get() - self.start.get()) >> self.shift) + 1
+        (self.last.get().saturating_sub(self.start.get()) >> self.shift) + 1
     }
 }
 
@@ -110,16 +110,9 @@ pub trait Invalidate<S: Stage> {
     /// [`InvalidateFailed`] if it could not; then nothing is freed.
     fn invalidate(&self, identity: Self::Identity, stale: &Stale<S::Input>) -> Result<(), InvalidateFailed>;
 
-    /// A gather was dropped with `stale` translations still reachable and `tables` tables that are now lost.
-    ///
-    /// The default panics in a build with debug assertions and does nothing otherwise; implementations log or count.
-    fn abandoned(&self, identity: Self::Identity, stale: &Stale<S::Input>, tables: usize) {
-        let _ = identity;
-        debug_assert!(
-            stale.is_empty() && tables == 0,
-            "a Gather was dropped unfinished: {stale:?}, {tables} tables lost"
-        );
-    }
+    /// A gather was dropped unfinished, and `tables` tables that it held are lost to their allocator. (What was stale has been invalidated by the drop, unless
+    /// `failed` says that this failed.) A bug of the caller's: log it, count it, panic.
+    fn abandoned(&self, identity: Self::Identity, tables: usize, failed: Result<(), InvalidateFailed>);
 }
 
 /// An invalidation could not be carried out.
@@ -137,6 +130,8 @@ impl<S: Stage> Invalidate<S> for Unused {
     fn invalidate(&self, (): (), _: &Stale<S::Input>) -> Result<(), InvalidateFailed> {
         Ok(())
     }
+
+    fn abandoned(&self, (): (), _: usize, _: Result<(), InvalidateFailed>) {}
 }
 
 /// A table that left the tree and is not free yet.
@@ -200,8 +195,8 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
         self.stale.everything = true;
     }
 
-    /// A table left the tree: page-walk caches may hold the way to it.
-    pub(crate) fn table_left(&mut self) {
+    /// A table left the tree, or the way to one changed: page-walk caches may hold it.
+    pub fn table_left(&mut self) {
         self.stale.tables = true;
     }
 
@@ -250,8 +245,10 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
 
 impl<S: Stage, I: Invalidate<S>> Drop for Gather<'_, S, I> {
     fn drop(&mut self) {
-        if !self.stale.is_empty() || !self.retired.is_empty() {
-            self.by.abandoned(self.identity, &self.stale, self.retired.len());
+        if self.stale.is_empty() && self.retired.is_empty() {
+            return;
         }
+        let invalidated = self.by.invalidate(self.identity, &self.stale);
+        self.by.abandoned(self.identity, self.retired.len(), invalidated);
     }
 }

@@ -53,7 +53,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     pub fn access(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
         (0..TRIES).find_map(|_| self.try_access(input, access).transpose()).unwrap_or_else(|| {
             let arch = self.format().fault(Cause::NotPresent, access);
-            Err(Fault { address: input, access, cause: Cause::Contended, level: None, entry: None, arch })
+            Err(Fault { address: input, access, cause: Cause::Contended, at: None, entry: None, arch })
         })
     }
 

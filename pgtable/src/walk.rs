@@ -8,7 +8,7 @@ use crate::descent::{Lost, Node, Stop, decode, descend};
 use crate::error::{Error, RangeError};
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
-use crate::geometry::{Level, MAX_LEVELS, Position};
+use crate::geometry::{MAX_LEVELS, Position};
 use crate::memory::TableMemory;
 use crate::space::{Mapping, Translation};
 
@@ -144,7 +144,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
             address,
             access,
             cause,
-            level: node.map(|(node, _)| Level(node.level)),
+            at: node.map(|(node, _)| node.position()),
             entry: node.map(|(node, offset)| <Output<F> as Address>::new(node.entry(offset))),
             arch: self.format.fault(cause, access),
         }

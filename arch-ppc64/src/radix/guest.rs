@@ -159,9 +159,9 @@ impl GuestMmu {
         let walker = Walker::new(format, memory, root);
         walker.translate(address, access).map_err(|stop| match stop.cause {
             Cause::Malformed if self.size_comes_late(memory, &walker, address, offset) => {
-                fault(Cause::TableAccess, stop.level, stop.entry)
+                fault(Cause::TableAccess, stop.at.map(|at| at.level), stop.entry)
             }
-            _ => GuestFault { interrupt: stop.arch, ..fault(stop.cause, stop.level, stop.entry) },
+            _ => GuestFault { interrupt: stop.arch, ..fault(stop.cause, stop.at.map(|at| at.level), stop.entry) },
         })
     }
 

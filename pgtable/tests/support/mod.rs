@@ -129,4 +129,8 @@ impl<S: Stage> Invalidate<S> for Tlb {
         }
         Ok(())
     }
+
+    fn abandoned(&self, _: u32, tables: usize, _: Result<(), InvalidateFailed>) {
+        assert!(std::thread::panicking(), "a gather was dropped with {tables} tables");
+    }
 }
