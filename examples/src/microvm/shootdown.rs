@@ -57,7 +57,7 @@ impl Invalidate<Stage1> for Shootdown<'_> {
         })
     }
 
-    fn abandoned(&self, pid: u32, stale: &Stale<Gva>, tables: usize) {
-        eprintln!("microvm: process {pid}: dropped with {stale:?} and {tables} tables");
+    fn abandoned(&self, pid: u32, tables: usize, _: Result<(), InvalidateFailed>) {
+        eprintln!("microvm: process {pid}: a change was broken off, {tables} tables are lost");
     }
 }
