@@ -142,7 +142,9 @@ fn build(spaces: &mut [Space<'_>], stubs: Gpa, bytes: u64) -> Result<(), Failure
         }
         let pid = space.pid;
         for row in MAPPINGS.iter().filter(|row| row.pid == pid) {
-            space.map(row.input, row.output, row.bytes, row.prot, Leaves::Exactly(row.leaf))?;
+            space
+                .map(row.input, row.output, row.bytes, row.prot, Leaves::Exactly(row.leaf))
+                .map_err(|failure| format!("mapping \"{}\" of process {pid}: {failure}", row.name))?;
         }
     }
     Ok(())
