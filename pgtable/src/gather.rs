@@ -115,6 +115,18 @@ pub trait Invalidate<S: Stage> {
     fn abandoned(&self, identity: Self::Identity, tables: usize, failed: Result<(), InvalidateFailed>);
 }
 
+impl<S: Stage, I: Invalidate<S> + ?Sized> Invalidate<S> for &I {
+    type Identity = I::Identity;
+
+    fn invalidate(&self, identity: I::Identity, stale: &Stale<S::Input>) -> Result<(), InvalidateFailed> {
+        (**self).invalidate(identity, stale)
+    }
+
+    fn abandoned(&self, identity: I::Identity, tables: usize, failed: Result<(), InvalidateFailed>) {
+        (**self).abandoned(identity, tables, failed);
+    }
+}
+
 /// An invalidation could not be carried out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("stale translations could not be invalidated")]
