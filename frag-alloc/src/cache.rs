@@ -94,6 +94,11 @@ where
         Tag::new(self.owner, self.kind, shift)
     }
 
+    /// How many table sizes are smaller than a frame.
+    fn pooled(&self) -> usize {
+        usize::from(self.frames.shift - GRANULE)
+    }
+
     fn pool(&self, shift: u8) -> &Lock<Pool> {
         &self.pools[usize::from(shift - GRANULE)]
     }
@@ -217,7 +222,7 @@ where
     /// [`Error::Underflow`] if a frame's counter was tampered with.
     pub fn trim(&self) -> Result<u32, Error<A>> {
         let mut frames = 0;
-        for (size, pool) in self.pools.iter().enumerate() {
+        for (size, pool) in self.pools[..self.pooled()].iter().enumerate() {
             let empty = pool.lock().pop_empty(&self.frames.descriptors);
             if let Some(frame) = empty {
                 self.frames.drop_fragments(frame, 1 << self.frames.tables_shift(GRANULE + size as u8))?;
@@ -235,7 +240,7 @@ where
     pub fn close(&self) -> Result<Closed, Error<A>> {
         let mut closed = Closed::default();
         let mut result = Ok(());
-        for (size, pool) in self.pools.iter().enumerate() {
+        for (size, pool) in self.pools[..self.pooled()].iter().enumerate() {
             let tag = self.tag(GRANULE + size as u8).loose();
             pool.lock().closed = true;
             loop {
@@ -251,7 +256,7 @@ where
                 closed.frames += u32::from(live == 0);
             }
         }
-        for (size, bump) in self.bumps.iter().enumerate() {
+        for (size, bump) in self.bumps[..self.pooled()].iter().enumerate() {
             let rest = bump.lock().close(&self.frames, GRANULE + size as u8);
             if let Some((frame, rest)) = rest {
                 closed.frames += u32::from(self.frames.descriptor(frame).fragments() == rest);
