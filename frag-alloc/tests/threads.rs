@@ -1,10 +1,14 @@
 //! Threads that allocate, free each other's tables, pass by and close; at the end all counters are summed. Also what the
-//! sanitizers run:
-//! `RUSTFLAGS=-Zsanitizer=address cargo +nightly test -p frag-alloc --target x86_64-unknown-linux-gnu --test threads`.
+//! sanitizers run, each with a target directory of its own:
+//! ```text
+//! RUSTFLAGS=-Zsanitizer=address cargo +nightly test -p frag-alloc --all-features --target x86_64-unknown-linux-gnu --test threads
+//! RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" (the same)
+//! ```
+//! The second reports the test harness's own channel; suppress `race:test::` and `race:std::sync::mpmc`.
 #![cfg(not(loom))]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Local, Owner, Policy, Region};
 use pgtable::{Contents, Hpa, MemoryError, TableMemory};
@@ -51,7 +55,8 @@ fn mark(frames: &Table, table: Hpa, by: u64) {
 fn hammer(policy: Policy) {
     let frames = table();
     let cache = Cache::new(frames.clone(), Owner(1), Kind::User, policy);
-    let shelf = Mutex::new(Vec::new());
+    // Tables lie here for any thread to free; an address is kept with its lowest bit set, so that 0 is none.
+    let shelf: Vec<_> = (0..4096).map(|_| AtomicU64::new(0)).collect();
     std::thread::scope(|scope| {
         for seed in 1..=3_u64 {
             let (frames, cache, shelf) = (&frames, &cache, &shelf);
@@ -59,34 +64,38 @@ fn hammer(policy: Policy) {
                 let front = Local::new(cache);
                 let mut state = seed * 0x9e37_79b9;
                 for step in 0..STEPS {
-                    match random(&mut state, 8) {
+                    let slot = &shelf[random(&mut state, 4096) as usize];
+                    let lift = |new: u64| match slot.swap(new, Ordering::AcqRel) {
+                        0 => None,
+                        old => Some(Hpa::new(old & !1)),
+                    };
+                    let freed = match random(&mut state, 8) {
                         0..3 => {
-                            let table = front.take(8).or_else(|_| cache.take(8));
-                            if let Ok(table) = table {
-                                mark(frames, table, seed << 32 | step);
-                                shelf.lock().expect("no panic").push(table);
-                            }
+                            let Ok(table) = front.take(8).or_else(|_| cache.take(8)) else { continue };
+                            mark(frames, table, seed << 32 | step | 1 << 63);
+                            lift(table.get() | 1)
                         }
-                        3..7 => {
-                            let Some(table) = shelf.lock().expect("no panic").pop() else { continue };
-                            if step % 2 == 0 {
-                                front.give(table, 8, Contents::Stale).expect("alive");
-                            } else {
-                                cache.give(table, 8, Contents::Stale).expect("alive");
-                            }
-                        }
+                        3..7 => lift(0),
                         _ => {
                             let address = Hpa::new(random(&mut state, u64::from(FRAMES) << 16));
                             if let Some(frame) = frames.try_get(address).expect("within") {
                                 assert!(frame.table_frame().is_none_or(|it| it.owner == Owner(1)));
                             }
+                            None
                         }
+                    };
+                    let Some(table) = freed else { continue };
+                    if step % 2 == 0 {
+                        front.give(table, 8, Contents::Stale).expect("alive");
+                    } else {
+                        cache.give(table, 8, Contents::Stale).expect("alive");
                     }
                 }
             });
         }
     });
-    let alive = shelf.into_inner().expect("no panic");
+    let alive: Vec<_> =
+        shelf.into_iter().map(AtomicU64::into_inner).filter(|&it| it != 0).map(|it| Hpa::new(it & !1)).collect();
     assert_eq!(frames.census().live as usize, alive.len());
     cache.close().expect("sound");
     assert_eq!(frames.census().fragments as usize, alive.len());
