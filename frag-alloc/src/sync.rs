@@ -4,9 +4,9 @@
 pub(crate) use core::sync::atomic::Ordering;
 
 #[cfg(not(loom))]
-pub(crate) use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+pub(crate) use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, fence};
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+pub(crate) use loom::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, fence};
 
 #[cfg(loom)]
 pub(crate) use blocking::Lock;

@@ -108,6 +108,25 @@ fn teardown_against_a_free_as_linux_does() {
     teardown_against_a_free(Policy::Linux);
 }
 
+/// The same, when all tables of the frame are out: nothing in the pool holds the frame any more.
+#[test]
+fn teardown_against_the_last_frees() {
+    check(|| {
+        let (frames, counts) = model::frames(1);
+        let cache = model::cache(&frames, Policy::Reuse);
+        let tables = [cache.take(TABLE).unwrap(), cache.take(TABLE).unwrap()];
+        let other = cache.clone();
+        let thread = thread::spawn(move || {
+            for table in tables {
+                other.give(table, TABLE, Contents::Zeroed).unwrap();
+            }
+        });
+        cache.close().unwrap();
+        thread.join().unwrap();
+        model::assert_all_home(&frames, &counts, 1);
+    });
+}
+
 /// The cache closes while another thread allocates: the table is refused, or handed out and freed later.
 #[test]
 fn teardown_against_an_allocation() {
