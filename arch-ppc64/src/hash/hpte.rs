@@ -142,6 +142,11 @@ impl HpteV {
 }
 
 impl HpteR {
+    /// The page at `real`, and nothing else. Bits of the address that the field does not have are cut off.
+    pub(crate) const fn of_page(real: u64) -> Self {
+        Self::new().with_rpn(real >> 12 & ((1 << Self::RPN_BITS) - 1))
+    }
+
     /// The page protection, all three bits.
     #[inline]
     #[must_use]

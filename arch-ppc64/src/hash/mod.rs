@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | translate as a processor does | [`HashMmu`] |
 //! | keep a guest's table for it, by hypercalls | [`Hcalls`] |
+//! | keep an address space of one's own, with the table as a cache of it | [`HashedSpace`] |
 
 mod authority;
 mod hcall;
@@ -16,10 +17,12 @@ mod hpte;
 mod mmu;
 mod order;
 mod page_size;
+mod resize;
 mod return_code;
 mod segment;
 mod slb;
 mod slot;
+mod space;
 mod table;
 mod tlbie;
 mod virtual_page;
@@ -32,10 +35,12 @@ pub use hpte::{Hpte, HpteR, HpteR3, HpteV, HpteV3, Layout};
 pub use mmu::{HashFault, HashMmu, HashTranslation};
 pub use order::{GROUP_ENTRIES, Hidx, HptOrder, PageHash};
 pub use page_size::{PageSize, PageSizes};
+pub use resize::{Action, Keep, Rehashed, Resize, ResizeError, rehash};
 pub use return_code::ReturnCode;
 pub use segment::{Segment, SegmentSize, SlbEsid, SlbVsid};
 pub use slb::{SLB_ENTRIES, Slb, SlbError};
 pub use slot::{Busy, Group, Locked, Pattern, Slot, Word};
+pub use space::{Context, Fragments, HashAttributes, HashedSpace, Pages, Pte4K, Pte64K, SoftwareTree};
 pub use table::{Found, Hpt, HptError};
 pub use tlbie::HashTlbie;
 pub use virtual_page::VirtualPage;

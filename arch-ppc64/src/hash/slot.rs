@@ -371,15 +371,15 @@ impl<'w, W: Word> Group<'w, W> {
         found
     }
 
-    /// Puts `words` into the first free entry; `None` if there is none.
+    /// Puts `words` into the first free entry of those in `places` (a bit for each); `None` if there is none.
     ///
     /// First without waiting, then, if that found nothing, waiting for the lock of each entry that may become free.
     ///
     /// # Errors
     /// [`Busy`].
     #[inline]
-    pub fn enter(self, words: [u64; 2]) -> Result<Option<usize>, Busy> {
-        let mut free = self.matching(Pattern::new(0, HpteV::V | HpteV::HVLOCK));
+    pub fn enter(self, words: [u64; 2], places: u8) -> Result<Option<usize>, Busy> {
+        let mut free = self.matching(Pattern::new(0, HpteV::V | HpteV::HVLOCK)) & u32::from(places);
         while free != 0 {
             let index = free.trailing_zeros() as usize;
             if self.slot(index).enter(words) {
@@ -387,12 +387,12 @@ impl<'w, W: Word> Group<'w, W> {
             }
             free &= free - 1;
         }
-        self.enter_waiting(words)
+        self.enter_waiting(words, places)
     }
 
     #[cold]
-    fn enter_waiting(self, words: [u64; 2]) -> Result<Option<usize>, Busy> {
-        for index in 0..GROUP_ENTRIES {
+    fn enter_waiting(self, words: [u64; 2], places: u8) -> Result<Option<usize>, Busy> {
+        for index in (0..GROUP_ENTRIES).filter(|index| places >> index & 1 != 0) {
             let slot = self.slot(index);
             let v = slot.v();
             if (v & HpteV::V == 0 || v & HpteV::HVLOCK != 0) && slot.enter_waiting(words)? {
@@ -418,9 +418,9 @@ mod tests {
         let words = words();
         let group = Group::new(&words).unwrap();
         for index in 0..8 {
-            assert_eq!(group.enter([0x1001, index]), Ok(Some(index as usize)));
+            assert_eq!(group.enter([0x1001, index], 0xff), Ok(Some(index as usize)));
         }
-        assert_eq!(group.enter([0x1001, 9]), Ok(None));
+        assert_eq!(group.enter([0x1001, 9], 0xff), Ok(None));
         let locked = group.slot(5).lock_if(|v| v & HpteV::V != 0).unwrap().unwrap();
         assert!(group.slot(5).try_lock_if(|_| true).is_none());
         assert_eq!((locked.v() & !HpteV::OWN, locked.r()), (0x1001, 5));
@@ -430,7 +430,8 @@ mod tests {
         assert_eq!(group.slot(5).v() & (HpteV::V | HpteV::HVLOCK), HpteV::HVLOCK);
         assert_eq!(locked.clear(), 5);
         assert_eq!(group.slot(5).read(), Ok([HpteV::MODIFIED, 0]));
-        assert_eq!(group.enter([0x2001, 7]), Ok(Some(5)));
+        assert_eq!(group.enter([0x2001, 7], 0xdf), Ok(None));
+        assert_eq!(group.enter([0x2001, 7], 0xff), Ok(Some(5)));
         assert_eq!(words[10].load(Ordering::Relaxed).to_be(), 0x2001 | HpteV::MODIFIED);
         assert!(Group::new(&words[1..]).is_none());
     }

@@ -208,10 +208,20 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     /// [`HptError`].
     #[inline]
     pub fn insert(&self, page: &VirtualPage, hpte: Hpte) -> Result<Option<Hidx>, HptError> {
+        self.insert_among(page, hpte, u16::MAX)
+    }
+
+    /// As [`insert`](Self::insert), only into the places that `places` names with a bit for each [`Hidx`].
+    ///
+    /// # Errors
+    /// [`HptError`].
+    #[inline]
+    pub fn insert_among(&self, page: &VirtualPage, hpte: Hpte, places: u16) -> Result<Option<Hidx>, HptError> {
         let hash = page.hash();
+        let places = places.to_le_bytes();
         for h in [false, true] {
             let words = self.layout.encode(Hpte { v: hpte.v.with_h(h).with_v(true), ..hpte });
-            if let Some(slot) = self.group(self.order.group(hash, h))?.enter(words)? {
+            if let Some(slot) = self.group(self.order.group(hash, h))?.enter(words, places[usize::from(h)])? {
                 return Ok(Some(Hidx::new(h, slot)));
             }
         }
@@ -266,16 +276,20 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         self.layout.decode([v, locked.clear()])
     }
 
-    /// Makes room in the primary (secondary: the other) group of `page`: takes out one entry that is not bolted, looking from entry `from` on. Returns
-    /// it and where it stood; `None` if all are bolted or locked. Its translation may live on in hardware.
+    /// Makes room for `page`: takes out one entry that is not bolted, of those places that `places` names with a bit for each [`Hidx`], looking from
+    /// `from` on. Returns it and where it stood; `None` if all are bolted or locked. Its translation may live on in hardware.
     ///
     /// # Errors
     /// [`HptError`].
-    pub fn evict(&self, page: &VirtualPage, secondary: bool, from: usize) -> Result<Option<(u64, Hpte)>, HptError> {
-        let group = self.order.group(page.hash(), secondary);
-        let entries = self.group(group)?;
-        for index in (from..from + GROUP_ENTRIES).map(|index| index % GROUP_ENTRIES) {
-            let loose = |v| HpteV::from_bits(v).v() && !HpteV::from_bits(v).bolted();
+    pub fn evict(&self, page: &VirtualPage, places: u16, from: Hidx) -> Result<Option<(u64, Hpte)>, HptError> {
+        let loose = |v| HpteV::from_bits(v).v() && !HpteV::from_bits(v).bolted();
+        for turn in 0..2 * GROUP_ENTRIES as u8 {
+            let at = Hidx::from_bits(from.into_bits().wrapping_add(turn));
+            if places >> at.into_bits() & 1 == 0 {
+                continue;
+            }
+            let group = self.order.group(page.hash(), at.secondary());
+            let (entries, index) = (self.group(group)?, at.slot());
             if let Some(locked) = entries.slot(index).try_lock_if(loose) {
                 return Ok(Some((group << GROUP_SHIFT | index as u64, self.take(locked))));
             }

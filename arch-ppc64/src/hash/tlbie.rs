@@ -3,9 +3,11 @@
 use bitfield_struct::bitfield;
 use pgtable::low_bits;
 
-use super::hpte::{Hpte, HpteV};
-use super::page_size::PageSize;
+use super::hpte::{Hpte, HpteR, HpteV};
+use super::order::HptOrder;
+use super::page_size::{PageSize, PageSizes};
 use super::segment::SegmentSize;
+use super::virtual_page::VirtualPage;
 
 /// The fields of RB that do not depend on the page's size.
 #[bitfield(u64, order = Msb)]
@@ -77,6 +79,13 @@ impl HashTlbie {
         Some(Self { rb: rb | Rb::new().with_b(hpte.v.b()).into_bits() })
     }
 
+    /// What any entry for `page` has translated, of these page sizes, wherever it stood.
+    #[must_use]
+    pub fn of_page(page: &VirtualPage, sizes: PageSizes) -> Option<Self> {
+        let hpte = Hpte { v: page.v().with_l(sizes.lp().is_some()), r: HpteR::new().with_sizes(sizes) };
+        Self::of(hpte, HptOrder::MAX.group(page.hash(), false) << 3)
+    }
+
     /// Register RB. RS is the partition (LPID); RIC, PRS and R are 0.
     #[must_use]
     pub const fn rb(self) -> u64 {
@@ -87,7 +96,7 @@ impl HashTlbie {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hash::{HptOrder, HpteR, PageSizes, Segment, VirtualPage};
+    use crate::hash::Segment;
     use pgtable::Gva;
 
     /// For a person to compare with `compute_tlbie_rb`: the same steps, on plain numbers.

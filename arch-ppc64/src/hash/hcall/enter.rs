@@ -37,7 +37,7 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
             return if entered { Ok(ptex) } else { Err(ReturnCode::PtegFull) };
         }
         let group = ptex >> GROUP_SHIFT;
-        let entered = self.hpt.group(group).map_err(HptError::from)?.enter(words).map_err(HptError::from)?;
+        let entered = self.hpt.group(group).map_err(HptError::from)?.enter(words, u8::MAX).map_err(HptError::from)?;
         entered.map(|index| group << GROUP_SHIFT | index as u64).ok_or(ReturnCode::PtegFull)
     }
 
