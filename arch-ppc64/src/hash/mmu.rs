@@ -74,7 +74,7 @@ impl<A: Address, M: TableMemory<A>> HashMmu<'_, A, M> {
     /// # Errors
     /// The interrupt that it takes: 0x380 or 0x480 where no segment is, else 0x300 or 0x400 with its causes. To whom it goes (to the
     /// partition, or as 0xE00 and 0xE20 to the hypervisor, as LPCR\[VPM\] says) is the caller's affair.
-    #[inline]
+    #[inline(always)]
     pub fn translate(&self, address: Gva, access: Access) -> Result<HashTranslation, HashFault> {
         let segment = self.slb.lookup(address).ok_or_else(|| HashFault::segment(access))?;
         translate(self.hpt, &segment, address, access, self.authority)
@@ -82,7 +82,7 @@ impl<A: Address, M: TableMemory<A>> HashMmu<'_, A, M> {
 }
 
 /// Translates `access` at `address`, which lies in `segment`.
-#[inline]
+#[inline(always)]
 pub(crate) fn translate<A: Address, M: TableMemory<A>>(
     hpt: &Hpt<A, M>,
     segment: &Segment,

@@ -9,11 +9,14 @@
 //! | --- | --- |
 //! | translate as a processor does | [`HashMmu`] |
 //! | keep a guest's table for it, by hypercalls | [`Hcalls`] |
+//! | give a table another size | [`rehash`], and [`Resize`] for the guest's hypercalls |
+//! | bring a table to another host, or see it | [`StreamReader`], [`load`], [`Hpt::listing`] |
 //! | keep an address space of one's own, with the table as a cache of it | [`HashedSpace`] |
 
 mod authority;
 mod hcall;
 mod hpte;
+mod listing;
 mod mmu;
 mod order;
 mod page_size;
@@ -23,6 +26,9 @@ mod segment;
 mod slb;
 mod slot;
 mod space;
+mod stream;
+#[cfg(all(feature = "kvm", target_os = "linux"))]
+mod supported;
 mod table;
 mod tlbie;
 mod virtual_page;
@@ -32,6 +38,7 @@ pub use hcall::{
     Answer, BulkAnswer, BulkKind, BulkRequest, Dialect, Hcall, HcallFlags, Hcalls, Partition, Refused, Storage,
 };
 pub use hpte::{Hpte, HpteR, HpteR3, HpteV, HpteV3, Layout};
+pub use listing::{ListedEntry, Listing};
 pub use mmu::{HashFault, HashMmu, HashTranslation};
 pub use order::{GROUP_ENTRIES, Hidx, HptOrder, PageHash};
 pub use page_size::{PageSize, PageSizes};
@@ -41,6 +48,9 @@ pub use segment::{Segment, SegmentSize, SlbEsid, SlbVsid};
 pub use slb::{SLB_ENTRIES, Slb, SlbError};
 pub use slot::{Busy, Group, Locked, Pattern, Slot, Word};
 pub use space::{Context, Fragments, HashAttributes, HashedSpace, Pages, Pte4K, Pte64K, SoftwareTree};
+pub use stream::{Chunk, ChunkEntry, ChunkHeader, Chunks, Loaded, Pass, StreamError, StreamReader, chunks, load};
+#[cfg(all(feature = "kvm", target_os = "linux"))]
+pub use supported::Supported;
 pub use table::{Found, Hpt, HptError};
 pub use tlbie::HashTlbie;
 pub use virtual_page::VirtualPage;

@@ -88,7 +88,7 @@ impl<const N: usize> Slb<N> {
     }
 
     /// The segment in which `address` lies; `None`: a segment interrupt.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn lookup(&self, address: Gva) -> Option<Segment> {
         let hit = |entry: &&Slbe| address.get() & entry.mask == entry.esid;

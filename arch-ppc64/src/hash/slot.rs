@@ -13,7 +13,7 @@
 //! - Every change sets MODIFIED in `v`; the incremental reader clears it before it looks at the entry.
 //!
 //! Waiting for a lock is bounded ([`Busy`]), since the words stand in memory that somebody else may have written. Checked by
-//! `tests/hash_loom.rs`, which runs this code.
+//! `tests/hash/loom.rs`, which runs this code.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,6 +37,12 @@ pub trait Word {
     fn fetch_and(&self, value: u64, order: Ordering) -> u64;
     /// As [`AtomicU64::fetch_or`].
     fn fetch_or(&self, value: u64, order: Ordering) -> u64;
+    /// A store (`Release`) by the owner of the lock, while others exchange single bits of the word. Loom does not know that such a store comes
+    /// after the exchanges that it overwrites; for it this is an exchange too.
+    #[inline(always)]
+    fn publish(&self, value: u64) {
+        self.store(value, Ordering::Release);
+    }
     /// Called in a loop that waits for another thread.
     fn relax() {
         core::hint::spin_loop();
@@ -160,7 +166,7 @@ impl<'w, W: Word> Slot<'w, W> {
     }
 
     /// Fills the entry if it is free and not locked; says whether it did.
-    #[inline]
+    #[inline(always)]
     pub fn enter(self, words: [u64; 2]) -> bool {
         let seen = self.v.load(Ordering::Relaxed);
         if seen & (LOCK | VALID) != 0
@@ -175,8 +181,9 @@ impl<'w, W: Word> Slot<'w, W> {
     /// Fills an entry whose lock the caller holds, and unlocks it.
     #[inline]
     fn fill(self, [v, r]: [u64; 2]) {
-        self.r.store(r.to_be(), Ordering::Relaxed);
-        self.v.store(v.to_be() & !LOCK | MODIFIED, Ordering::Release);
+        // `Release`, too: whoever sets R or C in this `r` must see that the entry is not the one before any more.
+        self.r.store(r.to_be(), Ordering::Release);
+        self.v.publish(v.to_be() & !LOCK | MODIFIED);
     }
 
     /// Fills the entry if it is free, waiting for its lock; says whether it did.
@@ -233,17 +240,12 @@ impl<'w, W: Word> Slot<'w, W> {
     /// then the access must be translated anew.
     #[inline]
     pub fn record(self, v: u64, r: u64, rc: u64) -> bool {
-        if self.r.compare_exchange(r.to_be(), (r | rc).to_be(), Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        if self.r.compare_exchange(r.to_be(), (r | rc).to_be(), Ordering::AcqRel, Ordering::Acquire).is_err() {
             return false;
         }
-        let now = self.v.load(Ordering::Acquire);
-        if (now ^ v.to_be()) & !(LOCK | MODIFIED) != 0 {
-            return false;
-        }
-        if now & MODIFIED == 0 {
-            self.v.fetch_or(MODIFIED, Ordering::Release);
-        }
-        true
+        // An exchange, not a load, even if the bit is set: it is ordered with the one that clears it.
+        let now = self.v.fetch_or(MODIFIED, Ordering::AcqRel);
+        (now ^ v.to_be()) & !(LOCK | MODIFIED) == 0
     }
 
     /// Clears MODIFIED; says whether it was set. Whatever set it is seen by later loads.
@@ -288,7 +290,7 @@ impl<W: Word> Locked<'_, W> {
     /// Makes the entry invalid, until it is unlocked.
     #[inline]
     pub fn hide(&mut self) {
-        self.slot.v.store(self.v & !VALID | LOCK, Ordering::Release);
+        self.slot.v.publish(self.v & !VALID | LOCK);
         self.changed = true;
     }
 
@@ -321,7 +323,7 @@ impl<W: Word> Drop for Locked<'_, W> {
     #[inline]
     fn drop(&mut self) {
         if self.changed {
-            self.slot.v.store(self.v | MODIFIED, Ordering::Release);
+            self.slot.v.publish(self.v | MODIFIED);
         } else {
             // Not a store: MODIFIED may have been set meanwhile.
             self.slot.v.fetch_and(!LOCK, Ordering::Release);

@@ -142,37 +142,55 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     ///
     /// # Errors
     /// [`HptError`].
-    #[inline]
+    #[inline(always)]
     pub fn find(&self, page: &VirtualPage) -> Result<Option<Found<'_>>, HptError> {
-        let hash = page.hash();
-        let v = page.v();
-        if let Some(found) = self.find_in(self.order.group(hash, false), v, page)? {
+        let (hash, v) = (page.hash(), page.v());
+        let group = self.order.group(hash, false);
+        let entries = self.group(group)?;
+        let matching = entries.matching(self.pattern(v, HpteV::SEARCH));
+        if let Some(found) = self.first_fitting(group, entries, matching, v, page) {
             return Ok(Some(found));
         }
-        if let Some(found) = self.find_in(self.order.group(hash, true), v.with_h(true), page)? {
-            return Ok(Some(found));
+        self.find_elsewhere(page)
+    }
+
+    /// Not in the primary group: in the secondary, or hidden.
+    #[inline(never)]
+    fn find_elsewhere(&self, page: &VirtualPage) -> Result<Option<Found<'_>>, HptError> {
+        match self.find_in(self.order.group(page.hash(), true), page.v().with_h(true), page)? {
+            Some(found) => Ok(Some(found)),
+            None => self.find_waiting(page),
         }
-        self.find_waiting(page)
     }
 
     /// The entry in `group` whose first doubleword is `v`, as far as a search compares.
-    #[inline]
     fn find_in(&self, group: u64, v: HpteV, page: &VirtualPage) -> Result<Option<Found<'_>>, HptError> {
         let entries = self.group(group)?;
-        let mut matching = entries.matching(self.pattern(v, HpteV::SEARCH));
+        let matching = entries.matching(self.pattern(v, HpteV::SEARCH));
+        Ok(self.first_fitting(group, entries, matching, v, page))
+    }
+
+    /// The first of the `matching` entries of `group` that is one of `page`.
+    #[inline(always)]
+    fn first_fitting<'m>(
+        &self,
+        group: u64,
+        entries: Group<'m, AtomicU64>,
+        mut matching: u32,
+        v: HpteV,
+        page: &VirtualPage,
+    ) -> Option<Found<'m>> {
         while matching != 0 {
             let index = matching.trailing_zeros() as usize;
             matching &= matching - 1;
             let slot = entries.slot(index);
-            let seen = slot.v();
-            let hpte = self.layout.decode([seen, slot.r()]);
+            let hpte = self.layout.decode([slot.v(), slot.r()]);
             let fits = hpte.sizes().is_some_and(|sizes| sizes.base() == page.base);
-            if fits && (hpte.v.into_bits() ^ v.into_bits()) & self.layout.stored_page() == 0 {
-                let ptex = group << GROUP_SHIFT | index as u64;
-                return Ok(Some(Found { ptex, hpte: Hpte { v: hpte.v, r: hpte.r }, slot }));
+            if fits && (hpte.v.into_bits() ^ v.into_bits()) & self.layout.stored_search() == 0 {
+                return Some(Found { ptex: group << GROUP_SHIFT | index as u64, hpte, slot });
             }
         }
-        Ok(None)
+        None
     }
 
     /// Nothing was found: an entry that somebody is changing just now is hidden, so it is waited for.
@@ -215,7 +233,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     ///
     /// # Errors
     /// [`HptError`].
-    #[inline]
+    #[inline(always)]
     pub fn insert_among(&self, page: &VirtualPage, hpte: Hpte, places: u16) -> Result<Option<Hidx>, HptError> {
         let hash = page.hash();
         let places = places.to_le_bytes();
@@ -241,7 +259,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         let Some(locked) = slot.lock_if(|v| (v ^ want) & mask == 0)? else { return Ok(None) };
         let hpte = self.layout.decode([locked.v(), locked.r()]);
         let fits = hpte.sizes().is_some_and(|sizes| sizes.base() == page.base);
-        let same = (hpte.v.into_bits() ^ want) & self.layout.stored_page() == 0;
+        let same = (hpte.v.into_bits() ^ want) & self.layout.stored_search() == 0;
         Ok((fits && same).then_some(locked))
     }
 
@@ -306,10 +324,10 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
 }
 
 impl Layout {
-    /// The bits of segment size and AVPN that an entry in this layout has.
+    /// What a search compares, as far as an entry in this layout has it.
     #[inline(always)]
-    const fn stored_page(self) -> u64 {
+    const fn stored_search(self) -> u64 {
         // B is always there: in the older layout in the first doubleword, in the newer in the second.
-        self.stored(HpteV::PAGE) | HpteV::new().with_b(3).into_bits()
+        self.stored(HpteV::SEARCH) | HpteV::new().with_b(3).into_bits()
     }
 }
