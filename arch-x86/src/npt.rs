@@ -188,7 +188,7 @@ impl Format for Npt {
 
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
-        &self.tree.geometry
+        self.tree.geometry
     }
 
     #[inline(always)]
@@ -245,6 +245,16 @@ impl Format for Npt {
     fn check(&self, word: u64, _: Position, path: Path, access: Access) -> Result<(), NestedPageFault> {
         let demand = Demand::user_mode(access.kind == AccessKind::Write, access.kind == AccessKind::Fetch);
         if path.through(word).meets(demand) { Ok(()) } else { Err(self.exit_info(Cause::Denied, access)) }
+    }
+
+    #[inline]
+    fn guest_table_access(&self) -> Access {
+        Self::GUEST_TABLE_ACCESS
+    }
+
+    #[inline]
+    fn fault_of_guest_table(&self, fault: NestedPageFault) -> NestedPageFault {
+        fault.of_guest_table()
     }
 
     /// An address beyond the tree counts as not mapped.

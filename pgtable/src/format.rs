@@ -81,7 +81,7 @@ pub struct Unencodable {
 /// Implementations are pure: the same value and arguments give the same answer, and no word makes
 /// them panic. [`decode`](Self::decode) answers `Table` only with a width of 1 to 20 bits that is less than the
 /// position's shift; the walker relies on that to end.
-pub trait Format: Copy + fmt::Debug + Send + Sync + 'static {
+pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// The stage it belongs to.
     type Stage: Stage;
     /// What a leaf says besides its address.
@@ -89,7 +89,7 @@ pub trait Format: Copy + fmt::Debug + Send + Sync + 'static {
     /// The fault as this architecture reports it: an error code, an interrupt vector and its cause register.
     type Fault: Copy + Eq + fmt::Debug + fmt::Display;
     /// What the table entries on the way down restrict (x86: R/W, U/S and NX of every level count; POWER: nothing, `()`).
-    type Path: Copy + Default + fmt::Debug;
+    type Path: Copy + Eq + Default + fmt::Debug;
 
     /// The order of the bytes of a word in memory.
     const BYTE_ORDER: ByteOrder;
@@ -155,6 +155,19 @@ pub trait Format: Copy + fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// The fault that the hardware raises.
     fn check(&self, word: u64, at: Position, path: Self::Path, access: Access) -> Result<(), Self::Fault>;
+
+    /// As what access this stage judges the reads of tables of the stage before it (a guest's own). A load on most; AMD's nested paging
+    /// takes it for a user's write.
+    #[inline]
+    fn guest_table_access(&self) -> Access {
+        Access::READ
+    }
+
+    /// `fault`, which this stage raised for a table of the stage before it.
+    #[inline]
+    fn fault_of_guest_table(&self, fault: Self::Fault) -> Self::Fault {
+        fault
+    }
 
     /// The fault that the hardware raises where a walk for `access` ends for another reason than permission.
     fn fault(&self, cause: Cause, access: Access) -> Self::Fault;

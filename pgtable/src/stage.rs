@@ -17,7 +17,7 @@ pub trait Stage: 'static {
 }
 
 /// Guest virtual to guest physical: the guest's own tables (POWER: process-scoped).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage1 {}
 
 impl Stage for Stage1 {
@@ -27,7 +27,7 @@ impl Stage for Stage1 {
 }
 
 /// Guest physical to host physical: the hypervisor's tables (POWER: partition-scoped; EPT, NPT).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage2 {}
 
 impl Stage for Stage2 {

@@ -7,3 +7,4 @@ mod record;
 #[path = "../support/mod.rs"]
 mod support;
 mod tree;
+mod two_stage;

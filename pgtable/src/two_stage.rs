@@ -1,0 +1,194 @@
+//! Both stages in one call: `Gva → Gpa → Hpa`, as hardware translates for a guest.
+//!
+//! The guest's tables stand at guest-physical addresses. Each of their words is reached through stage 2, as is the final address: with
+//! four levels each, 24 loads at worst. A fault says whose it is: the guest's own (stage 1), or the hypervisor's (stage 2), and then
+//! whether it hit a table of the guest's or the final access.
+
+use core::cell::Cell;
+use core::fmt;
+use core::sync::atomic::AtomicU64;
+
+use crate::access::Access;
+use crate::address::{Gpa, Gva, Hpa};
+use crate::cache::TranslationCache;
+use crate::fault::{Cause, Fault};
+use crate::format::Format;
+use crate::geometry::Position;
+use crate::memory::{MemoryError, TableMemory};
+use crate::stage::{Stage1, Stage2};
+use crate::walk::{TranslationOf, Walker};
+
+/// Where an address goes through both stages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TwoStageTranslation<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> {
+    /// What stage 1 says.
+    pub stage1: TranslationOf<F1>,
+    /// What stage 2 says about that.
+    pub stage2: TranslationOf<F2>,
+}
+
+impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> TwoStageTranslation<F1, F2> {
+    /// The final address.
+    pub fn output(&self) -> Hpa {
+        self.stage2.output
+    }
+
+    /// log2 of the range around the address that both stages translate as one: the smaller of the two pages.
+    pub fn shift(&self) -> u8 {
+        self.stage1.shift.min(self.stage2.shift)
+    }
+}
+
+/// Why an access does not go through both stages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TwoStageFault<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> {
+    /// The guest's own fault.
+    Stage1(Fault<F1>),
+    /// The hypervisor's.
+    Stage2 {
+        /// The address that the guest wanted to use.
+        address: Gva,
+        /// The access that it wanted to make.
+        access: Access,
+        /// Where in the guest's tree the table entry stands that was to be read; `None` if it was the final access.
+        table: Option<Position>,
+        /// What stage 2 says. Its address is the guest-physical one.
+        fault: Fault<F2>,
+    },
+}
+
+impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> fmt::Display for TwoStageFault<F1, F2> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stage1(fault) => fault.fmt(f),
+            Self::Stage2 { address, access, table, fault } => {
+                write!(f, "{access} at {address}, ")?;
+                match table {
+                    Some(at) => write!(f, "reading the guest's table entry of {}: {fault}", at.level),
+                    None => write!(f, "final access: {fault}"),
+                }
+            }
+        }
+    }
+}
+
+impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> core::error::Error for TwoStageFault<F1, F2> {}
+
+/// A guest's tree, walked through the hypervisor's.
+#[derive(Debug)]
+pub struct TwoStage<'c, F1, F2: Format<Stage = Stage2>, M, const N: usize = 64> {
+    stage1: F1,
+    root: Gpa,
+    stage2: Walker<F2, M>,
+    cache: Option<&'c TranslationCache<'c, F2, N>>,
+}
+
+impl<'c, F1, F2, M> TwoStage<'c, F1, F2, M>
+where
+    F1: Format<Stage = Stage1>,
+    F2: Format<Stage = Stage2>,
+    M: TableMemory<Hpa>,
+{
+    /// The guest's tree of `stage1` with its root table at `root`, behind the second stage `stage2`.
+    #[must_use]
+    pub fn new(stage1: F1, root: Gpa, stage2: Walker<F2, M>) -> Self {
+        Self { stage1, root, stage2, cache: None }
+    }
+
+    /// The same, remembering what stage 2 said: most of a guest's walk goes through few of its pages.
+    #[must_use]
+    pub fn with_cache<const N: usize>(self, cache: &'c TranslationCache<'c, F2, N>) -> TwoStage<'c, F1, F2, M, N> {
+        TwoStage { stage1: self.stage1, root: self.root, stage2: self.stage2, cache: Some(cache) }
+    }
+}
+
+impl<F1, F2, M, const N: usize> TwoStage<'_, F1, F2, M, N>
+where
+    F1: Format<Stage = Stage1>,
+    F2: Format<Stage = Stage2>,
+    M: TableMemory<Hpa>,
+{
+    /// Translates one access of the guest's.
+    ///
+    /// # Errors
+    /// [`TwoStageFault`].
+    #[inline]
+    pub fn translate(
+        &self,
+        address: Gva,
+        access: Access,
+    ) -> Result<TwoStageTranslation<F1, F2>, TwoStageFault<F1, F2>> {
+        let nested = Nested { stage: self, failed: Cell::new(None) };
+        let stage1 = match Walker::new(self.stage1, &nested, self.root).translate(address, access) {
+            Ok(translation) => translation,
+            Err(fault) => return Err(self.of_table(fault, &nested)),
+        };
+        match self.second(stage1.output, access) {
+            Ok(stage2) => Ok(TwoStageTranslation { stage1, stage2 }),
+            Err(fault) => Err(TwoStageFault::Stage2 { address, access, table: None, fault }),
+        }
+    }
+
+    #[inline(always)]
+    fn second(&self, gpa: Gpa, access: Access) -> Result<TranslationOf<F2>, Fault<F2>> {
+        match self.cache {
+            Some(cache) => cache.translate(&self.stage2, gpa, access),
+            None => self.stage2.translate(gpa, access),
+        }
+    }
+
+    /// Whose fault it is that stage 1's walk ended.
+    #[cold]
+    fn of_table(&self, fault: Fault<F1>, nested: &Nested<'_, '_, F1, F2, M, N>) -> TwoStageFault<F1, F2> {
+        match (fault.cause, nested.failed.take()) {
+            (Cause::TableAccess, Some(second)) => {
+                let arch = self.stage2.format().fault_of_guest_table(second.arch);
+                let fault2 = Fault { arch, ..second };
+                TwoStageFault::Stage2 { address: fault.address, access: fault.access, table: fault.at, fault: fault2 }
+            }
+            _ => TwoStageFault::Stage1(fault),
+        }
+    }
+}
+
+/// Guest-physical table memory, as stage 2 shows it.
+struct Nested<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
+    stage: &'s TwoStage<'c, F1, F2, M, N>,
+    /// What stage 2 said when it refused.
+    failed: Cell<Option<Fault<F2>>>,
+}
+
+impl<F1, F2, M, const N: usize> TableMemory<Gpa> for Nested<'_, '_, F1, F2, M, N>
+where
+    F1: Format<Stage = Stage1>,
+    F2: Format<Stage = Stage2>,
+    M: TableMemory<Hpa>,
+{
+    #[inline(always)]
+    fn word(&self, address: Gpa) -> Result<&AtomicU64, MemoryError> {
+        let access = self.stage.stage2.format().guest_table_access();
+        match self.stage.second(address, access) {
+            Ok(translation) => self.stage.stage2.memory().word(translation.output),
+            Err(fault) => {
+                self.failed.set(Some(fault));
+                Err(MemoryError { address: address.get(), bytes: 8 })
+            }
+        }
+    }
+
+    /// A table that lies within one page of stage 2; walks of single addresses need none.
+    fn table(&self, address: Gpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
+        let bytes = (words as u64).saturating_mul(8);
+        let outside = MemoryError { address: address.get(), bytes };
+        let access = self.stage.stage2.format().guest_table_access();
+        let translation = self.stage.second(address, access).map_err(|fault| {
+            self.failed.set(Some(fault));
+            outside
+        })?;
+        let room = (1u64 << translation.shift) - (address.get() & crate::low_bits(translation.shift));
+        if bytes > room {
+            return Err(outside);
+        }
+        self.stage.stage2.memory().table(translation.output, words)
+    }
+}

@@ -1,0 +1,281 @@
+//! Two stages against two flat maps; the cache that must never be stale; differences between trees.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::atomic::AtomicU64;
+
+use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
+use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
+use pgtable::{
+    Access, Address, AddressSpace, AllocError, Contents, DirectMap, Format, Gather, Generation, Gpa, Gva, Hpa, Input,
+    Leaves, MemoryError, Output, PageTable, Prot, Stage1, Stage2, TableAllocator, TableLayout, TableMemory, TableState,
+    TranslationCache, TwoStage, TwoStageFault, Watch,
+};
+use proptest::prelude::*;
+
+use crate::support::{Arena, Tables, Tlb};
+
+/// The guest's tables stand at other guest-physical than host-physical addresses: this far apart.
+const APART: u64 = 0x7_0000_0000;
+
+/// The same memory at guest-physical addresses, for whoever builds the guest's tables.
+struct Guest<'m>(DirectMap<'m, Gpa>);
+
+impl TableMemory<Gpa> for Guest<'_> {
+    fn word(&self, address: Gpa) -> Result<&AtomicU64, MemoryError> {
+        self.0.word(Gpa::new(address.get() - APART))
+    }
+
+    fn table(&self, address: Gpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
+        self.0.table(Gpa::new(address.get() - APART), words)
+    }
+}
+
+struct GuestTables<'m>(&'m Tables<'m>);
+
+impl TableAllocator<Gpa> for GuestTables<'_> {
+    fn allocate(&self, layout: TableLayout) -> Result<Gpa, AllocError> {
+        self.0.allocate(layout).map(|table: Gpa| Gpa::new(table.get() + APART))
+    }
+
+    fn free(&self, table: Gpa, layout: TableLayout, contents: Contents) -> Result<(), AllocError> {
+        self.0.free(Gpa::new(table.get() - APART), layout, contents)
+    }
+
+    fn state(&self, table: Gpa) -> Option<&TableState> {
+        TableAllocator::<Gpa>::state(self.0, Gpa::new(table.get() - APART))
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    MapGuest { page: u64, to: u64, prot: Prot },
+    UnmapGuest { page: u64 },
+    MapHost { page: u64, to: u64, prot: Prot },
+    UnmapHost { page: u64 },
+    ProtectHost { page: u64, prot: Prot },
+    Access { page: u64, access: Access },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let prot = prop_oneof![Just(Prot::RWX.for_user()), Just(Prot::RW.for_user()), Just(Prot::R.for_user())];
+    let access =
+        prop_oneof![Just(Access::READ.by_user()), Just(Access::WRITE.by_user()), Just(Access::FETCH.by_user())];
+    let page = || 0u64..12;
+    prop_oneof![
+        2 => (page(), page(), prot.clone()).prop_map(|(page, to, prot)| Op::MapGuest { page, to, prot }),
+        1 => page().prop_map(|page| Op::UnmapGuest { page }),
+        3 => (page(), page(), prot.clone()).prop_map(|(page, to, prot)| Op::MapHost { page, to, prot }),
+        1 => page().prop_map(|page| Op::UnmapHost { page }),
+        1 => (page(), prot).prop_map(|(page, prot)| Op::ProtectHost { page, prot }),
+        6 => (page(), access).prop_map(|(page, access)| Op::Access { page, access }),
+    ]
+}
+
+fn allows(prot: Prot, access: Access) -> bool {
+    match access.kind {
+        pgtable::AccessKind::Read => prot.read(),
+        pgtable::AccessKind::Write => prot.write(),
+        pgtable::AccessKind::Fetch => prot.execute(),
+    }
+}
+
+fn run<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>>(stage1: F1, stage2: F2, ops: &[Op]) {
+    let guest_arena = Arena::new(2 << 20);
+    let guest_tables = Tables::new(&guest_arena);
+    let host_arena = Arena::new(4 << 20);
+    let host_tables = Tables::new(&host_arena);
+    let shift = stage1.geometry().page_shift().max(stage2.geometry().page_shift());
+    let page = 1u64 << shift;
+
+    let guest_memory = Guest(guest_arena.memory());
+    let mut guest = PageTable::new(stage1, &guest_memory, GuestTables(&guest_tables)).unwrap();
+    let host_memory = Joined { tables: host_arena.memory(), guest: guest_arena.memory(), loads: 0.into() };
+    let mut host = PageTable::new(stage2, &host_memory, &host_tables).unwrap();
+    // The guest's table memory is mapped whole.
+    let all = F2::Attributes::from(Prot::RWX.for_user());
+    let tables_at = Gpa::new(0x4000_0000 + APART);
+    host.map(tables_at, Hpa::new(GUEST_AT), 2 << 20, all, Leaves::AtMost(21)).unwrap();
+
+    let generation = Generation::new();
+    let tlb = Tlb::default();
+    let by = Watch::new(&tlb, &generation);
+    let cache = TranslationCache::<F2, 16>::new(&generation);
+    let mut model1 = BTreeMap::new();
+    let mut model2 = BTreeMap::new();
+    let gva = |n: u64| Gva::new((1 << 30) + n * page);
+    let gpa = |n: u64| Gpa::new((5 << 30) + n * page);
+    let hpa = |n: u64| Hpa::new((9 << 30) + n * page);
+    for op in ops {
+        let mut of_guest = Gather::<Stage1, _>::new(&tlb, 1);
+        let mut of_host = Gather::<Stage2, _>::new(&by, 1);
+        match *op {
+            Op::MapGuest { page: at, to, prot } => {
+                let mapped = guest.map(gva(at), gpa(to), page, F1::Attributes::from(prot), Leaves::Largest);
+                assert_eq!(mapped.is_ok(), !model1.contains_key(&at));
+                model1.entry(at).or_insert((to, prot));
+            }
+            Op::UnmapGuest { page: at } => {
+                guest.unmap(gva(at), page, &mut of_guest).unwrap();
+                model1.remove(&at);
+            }
+            Op::MapHost { page: at, to, prot } => {
+                let mapped = host.map(gpa(at), hpa(to), page, F2::Attributes::from(prot), Leaves::Largest);
+                assert_eq!(mapped.is_ok(), !model2.contains_key(&at));
+                model2.entry(at).or_insert((to, prot));
+            }
+            Op::UnmapHost { page: at } => {
+                host.unmap(gpa(at), page, &mut of_host).unwrap();
+                model2.remove(&at);
+            }
+            Op::ProtectHost { page: at, prot } => {
+                host.protect(gpa(at), page, F2::Attributes::from(prot), &mut of_host).unwrap();
+                model2.entry(at).and_modify(|entry| entry.1 = prot);
+            }
+            Op::Access { .. } => {}
+        }
+        of_guest.finish(guest.tables()).unwrap();
+        of_host.finish(&&host_tables).unwrap();
+        let Op::Access { page: at, access } = *op else { continue };
+
+        let cold = TwoStage::new(stage1, guest.root(), host.walker());
+        host_memory.loads.set(0);
+        let uncached = cold.translate(gva(at), access);
+        let levels = usize::from(stage1.geometry().levels()) + 1;
+        assert!(
+            host_memory.loads.get() < levels * (usize::from(stage2.geometry().levels()) + 1),
+            "more loads than a walk has"
+        );
+        let warm = TwoStage::new(stage1, guest.root(), host.walker()).with_cache(&cache);
+        let cached = warm.translate(gva(at), access);
+        assert_eq!(cached, uncached, "the cache is stale");
+        let (one, two) = (model1.get(&at), model1.get(&at).and_then(|(to, _)| model2.get(to)));
+        match (uncached, one, two) {
+            (Ok(found), Some((_, prot1)), Some((to, prot2))) => {
+                assert_eq!(found.output(), hpa(*to));
+                assert!(allows(*prot1, access) && allows(*prot2, access));
+            }
+            (Err(TwoStageFault::Stage1(fault)), one, _) => {
+                assert_eq!(fault.address, gva(at));
+                assert!(one.is_none_or(|(_, prot)| !allows(*prot, access)), "{fault}");
+            }
+            (Err(TwoStageFault::Stage2 { table: None, fault, address, .. }), Some((to, prot1)), two) => {
+                assert_eq!((fault.address, address), (gpa(*to), gva(at)));
+                assert!(allows(*prot1, access) && two.is_none_or(|(_, prot)| !allows(*prot, access)), "{fault}");
+            }
+            (found, ..) => panic!("{found:?} with {one:?} and {two:?}"),
+        }
+    }
+
+    // The guest's root leaves the second stage: now it is a table that faults, and the fault says which.
+    let mut gather = Gather::<Stage2, _>::new(&by, 1);
+    host.unmap(tables_at, 2 << 20, &mut gather).unwrap();
+    gather.finish(&&host_tables).unwrap();
+    let warm = TwoStage::new(stage1, guest.root(), host.walker()).with_cache(&cache);
+    match warm.translate(gva(0), Access::READ.by_user()) {
+        Err(TwoStageFault::Stage2 { table: Some(at), fault, .. }) => {
+            assert_eq!(at.level, stage1.geometry().root());
+            assert_eq!(fault.address.get() & !0xffff, guest.root().get() & !0xffff);
+        }
+        found => panic!("{found:?}"),
+    }
+    guest.destroy(Gather::new(&tlb, 1)).map_err(|(_, error)| error).unwrap();
+    host.destroy(Gather::new(&tlb, 1)).map_err(|(_, error)| error).unwrap();
+}
+
+/// Where the guest's table memory stands in host-physical space.
+const GUEST_AT: u64 = 0x20_0000_0000;
+
+/// Host memory: the second stage's tables, and the guest's memory elsewhere. Counts loads.
+struct Joined<'m> {
+    tables: DirectMap<'m, Hpa>,
+    guest: DirectMap<'m, Hpa>,
+    loads: std::cell::Cell<usize>,
+}
+
+impl TableMemory<Hpa> for Joined<'_> {
+    fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
+        self.loads.set(self.loads.get() + 1);
+        match address.get().checked_sub(GUEST_AT) {
+            Some(within) => self.guest.word(Hpa::new(self.guest.start().get() + within)),
+            None => self.tables.word(address),
+        }
+    }
+
+    fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
+        self.tables.table(address, words)
+    }
+}
+
+macro_rules! pairs {
+    ($($name:ident: $stage1:expr, $stage2:expr;)*) => {
+        proptest! {
+            #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+            $(#[test]
+            fn $name(ops in proptest::collection::vec(op(), 1..80)) {
+                run($stage1, $stage2, &ops);
+            })*
+        }
+    };
+}
+
+pairs! {
+    radix_on_radix: ProcessScoped::new(Granule::K64), PartitionScoped::new(Granule::K64);
+    radix_4k_on_radix_64k: ProcessScoped::new(Granule::K4), PartitionScoped::new(Granule::K64);
+    x86_on_ept: LongMode::new(Levels::Four, Controls::new()), Ept::new(Levels::Four, EptControls::new());
+    x86_on_npt: LongMode::new(Levels::Five, Controls::new()), Npt::new(Levels::Four, NptControls::new());
+}
+
+/// Differences found by comparing every page are the differences found by `diff`.
+fn differences<F: Format>(format: F, before: &[(u64, u64, u64)], after: &[(u64, u64, u64)]) {
+    let arena = Arena::new(8 << 20);
+    let tables = Tables::new(&arena);
+    let page = 1 << format.geometry().page_shift();
+    let tree = |parts: &[(u64, u64, u64)]| {
+        let mut tree = PageTable::new(format, arena.memory::<Output<F>>(), &tables).unwrap();
+        for &(at, pages, to) in parts {
+            let attributes = F::Attributes::from(if to % 2 == 0 { Prot::RW } else { Prot::R });
+            // Where it is mapped already it stays.
+            let _ = tree.map(
+                Input::<F>::new(at * page),
+                Output::<F>::new(to * page),
+                pages * page,
+                attributes,
+                Leaves::Largest,
+            );
+        }
+        tree
+    };
+    let (one, two) = (tree(before), tree(after));
+    let (start, _) = one.range();
+    let mut changed = BTreeMap::new();
+    let flow = one.walker().diff(&two.walker(), start, 1 << 32, |change| {
+        for within in (0..change.bytes).step_by(page as usize) {
+            let moved = |side: Option<(Output<F>, F::Attributes)>| side.map(|(to, a)| (to.get() + within, a));
+            changed.insert(change.input.get() + within, (moved(change.before), moved(change.after)));
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    assert!(flow.unwrap().is_continue());
+    for at in (0..3000).map(|n| n * page) {
+        let side = |tree: &PageTable<F, _, &Tables<'_>>| {
+            tree.walker().query(Input::<F>::new(at)).unwrap().map(|found| (found.output.get(), found.attributes))
+        };
+        let (old, new) = (side(&one), side(&two));
+        assert_eq!(changed.get(&at).copied(), (old != new).then_some((old, new)), "{at:#x}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn diff_is_what_page_by_page_comparison_finds(
+        before in proptest::collection::vec((0u64..1200, 1u64..700, 0u64..2000), 0..6),
+        after in proptest::collection::vec((0u64..1200, 1u64..700, 0u64..2000), 0..6),
+        same in proptest::collection::vec((0u64..1200, 1u64..700, 0u64..2000), 0..4),
+    ) {
+        let both = |own: &[(u64, u64, u64)]| [&same[..], own].concat();
+        differences(ProcessScoped::new(Granule::K4), &both(&before), &both(&after));
+        differences(LongMode::new(Levels::Four, Controls::new()), &both(&before), &both(&after));
+    }
+}
