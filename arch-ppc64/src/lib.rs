@@ -9,6 +9,7 @@
 #[cfg(all(feature = "kvm", target_os = "linux"))]
 extern crate std;
 
+pub mod hash;
 mod interrupt;
 #[cfg(all(feature = "kvm", target_os = "linux"))]
 pub mod kvm;
