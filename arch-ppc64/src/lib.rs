@@ -13,5 +13,6 @@ mod interrupt;
 #[cfg(all(feature = "kvm", target_os = "linux"))]
 pub mod kvm;
 pub mod radix;
+pub mod second_stage;
 
 pub use interrupt::{Interrupt, Status, Vector};
