@@ -132,6 +132,9 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
         };
         match found {
             Ok(Translation { output, shift, attributes }) => {
+                // As they are once the access has been recorded.
+                let c = attributes.c() || asked.kind == AccessKind::Write;
+                let attributes = attributes.with_r(true).with_c(c);
                 Ok(Some(Through { gpa: Gpa::new(output.get()), shift, attributes }))
             }
             Err(fault) => match (fault.cause, fault.entry) {

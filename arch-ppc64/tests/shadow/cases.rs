@@ -7,7 +7,7 @@ use arch_ppc64::radix::{
     RptTarget, RptType,
 };
 use arch_ppc64::second_stage::{Action, HostPage, MemorySlot, Reason, SecondStage};
-use arch_ppc64::shadow::{HcallError, Nested, Outcome};
+use arch_ppc64::shadow::{Error, HcallError, Nested, Outcome};
 use arch_ppc64::{Interrupt, Status, Vector};
 use pgtable::{AccessKind, DirectMap, Gpa, Gva, Hpa, Prot};
 use proptest::prelude::*;
@@ -33,7 +33,9 @@ const EA: u64 = 0xc000_0000_0000_0678;
 
 fn slot(gpa: Gpa) -> Option<MemorySlot> {
     let memory = MemorySlot { gpa: Gpa::new(0), bytes: 1 << 30, hva: 0, read_only: false, logged: false };
-    memory.contains(gpa).then_some(memory)
+    // The same memory once more, read-only.
+    let alias = MemorySlot { gpa: Gpa::new(1 << 30), read_only: true, ..memory };
+    [memory, alias].into_iter().find(|slot| slot.contains(gpa))
 }
 
 impl Case<'_> {
@@ -44,11 +46,13 @@ impl Case<'_> {
     }
 
     fn fault_in(&mut self, gpa: u64, shift: u8) {
+        let kind = if slot(Gpa::new(gpa)).unwrap().read_only { AccessKind::Read } else { AccessKind::Write };
         let mut gather = self.host.gather(self.tlb);
-        let frame = Hpa::new(gpa >> shift << shift | 1 << 44);
-        let page = HostPage { frame, shift, writable: true, att: Att::Normal };
         let (ticket, slot) = (self.host.ticket(), slot(Gpa::new(gpa)).unwrap());
-        self.host.fault_in(ticket, Gpa::new(gpa), AccessKind::Write, &slot, page, &mut gather, |_| ()).unwrap();
+        let hva = slot.host_address(Gpa::new(gpa)).unwrap();
+        let page =
+            HostPage { frame: Hpa::new(hva >> shift << shift | 1 << 44), shift, writable: true, att: Att::Normal };
+        self.host.fault_in(ticket, Gpa::new(gpa), kind, &slot, page, &mut gather, |_| ()).unwrap();
         self.host.finish(gather).unwrap();
     }
 
@@ -235,6 +239,80 @@ fn entries_that_reach_in_from_before() {
         assert_eq!(case.nested.lost(Gpa::new(2 << 21), 0x1_0000, case.tlb), Ok(0));
         assert_eq!(case.nested.lost(Gpa::new(0), 1 << 40, case.tlb), Ok(1));
         assert_eq!(case.nested.entries(), 0);
+    });
+}
+
+/// L1 lets one page of L2's be another of its own, which is the same page of ours and may not be written, and does not say so yet. What the first one allowed
+/// must not be allowed by way of the second: our log would not see it.
+#[test]
+fn an_alias_is_not_added_to() {
+    const ALIAS: u64 = 1 << 30;
+    with_case(|mut case| {
+        case.fault_in(0, 16);
+        case.fault_in(ALIAS, 16);
+        assert!(case.l1.map(0, 0, 0, 12, PageAttributes::from(Prot::RW)));
+        assert_eq!(case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0), Outcome::Retry);
+        let allowed = |case: &Case<'_>| leaves(case.nested.shadow(L2).unwrap())[0].attributes.eaa().into_bits();
+        assert_eq!(allowed(&case), 0b0110);
+        let mut silent = pgtable::Gather::new(&pgtable::Unused, ());
+        case.l1.trees[0].unmap(Gpa::new(0), 0x1000, &mut silent).unwrap();
+        silent.finish(case.l1.trees[0].tables()).unwrap();
+        assert!(case.l1.map(0, 0, ALIAS, 12, rwx()));
+        case.tlb.fill(case.nested.shadow(L2).unwrap());
+        // R or C through the old entry would be recorded for a page that L1 no longer means.
+        assert_eq!(case.fault_status(Vector::HypervisorDataStorage, 0x0004_0000, 0), Outcome::Retry);
+        assert_eq!(case.shadows(), []);
+        assert!(case.l1.trees[0].walker().query(Gpa::new(0)).unwrap().is_some());
+        case.tlb.verify(case.nested.shadow(L2).unwrap());
+
+        assert!(case.l1.map(0, 0x1000, 0, 12, PageAttributes::from(Prot::RW)));
+        assert_eq!(case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0x1000), Outcome::Retry);
+        let mut silent = pgtable::Gather::new(&pgtable::Unused, ());
+        case.l1.trees[0].unmap(Gpa::new(0x1000), 0x1000, &mut silent).unwrap();
+        silent.finish(case.l1.trees[0].tables()).unwrap();
+        assert!(case.l1.map(0, 0x1000, ALIAS, 12, rwx()));
+        case.tlb.fill(case.nested.shadow(L2).unwrap());
+        assert_eq!(case.fault_status(Vector::HypervisorInstructionStorage, 0x1000_0000, 0x1000), Outcome::Retry);
+        assert_eq!(allowed(&case), 0b0101);
+        case.tlb.verify(case.nested.shadow(L2).unwrap());
+        assert_eq!(case.nested.lost(Gpa::new(0), 0x1_0000, case.tlb), Ok(0));
+        assert_eq!(case.nested.lost(Gpa::new(ALIAS), 0x1_0000, case.tlb), Ok(1));
+    });
+}
+
+/// C is for stores: a load makes no shadow entry dirty, although both trees have C.
+#[test]
+fn a_load_makes_nothing_dirty() {
+    with_case(|mut case| {
+        case.fault_in(0, 16);
+        assert!(case.l1.map(0, 0, 0, 12, rwx()));
+        for (status, c) in [(0x4000_0000, false), (0x0204_0000, true)] {
+            assert_eq!(case.fault_status(Vector::HypervisorDataStorage, status, 0), Outcome::Retry);
+            assert_eq!(leaves(case.nested.shadow(L2).unwrap())[0].attributes.c(), c);
+        }
+    });
+}
+
+/// Shadows of 64 KiB granule have no room for L1's smaller pages.
+#[test]
+fn too_small() {
+    with_case(|mut case| {
+        let (words, tlb) = (memory(), Tlb::default());
+        let frames = Tables::frames(&words);
+        let tables = Tables::new(&frames, &tlb, 101);
+        let format = PartitionScoped::new(Granule::K64);
+        let shadow = SecondStage::new(format, direct(&words), &tables, 101).unwrap();
+        let mut nested = Nested::new();
+        nested.h_set_partition_table(case.ptcr, |_| true).unwrap();
+        assert!(nested.insert(L2, shadow).is_ok());
+        case.fault_in(0, 16);
+        assert!(case.l1.map(0, 0, 0, 12, rwx()));
+        let interrupt = Interrupt { vector: Vector::HypervisorDataStorage, status: Status::from_bits(0x4000_0000) };
+        let fault = HypervisorFault { interrupt, hdar: Gva::new(EA), asdr: Gpa::new(0) };
+        let seen = nested.fault(L2, &fault, &case.l1_memory, &mut case.host, slot, &tlb);
+        assert_eq!(seen, Err(Error::TooSmall { shift: 12 }));
+        let seen = nested.fault(9, &fault, &case.l1_memory, &mut case.host, slot, &tlb);
+        assert_eq!(seen, Err(Error::NoShadow { l2: 9 }));
     });
 }
 
