@@ -4,6 +4,14 @@ use pgtable::{Attributes, Level, Prot};
 
 use crate::entry::{HugePageEntry, PageEntry};
 
+// A walk tests and makes whole words; see the tree's masks.
+const P: u64 = PageEntry::new().with_p(true).into_bits();
+const FRAME: u64 =
+    PageEntry::from_bits(u64::MAX).into_bits() ^ PageEntry::from_bits(u64::MAX).with_frame(0).into_bits();
+const PAT: u64 = PageEntry::new().with_pat(true).into_bits();
+const HUGE_PAT: u64 = HugePageEntry::new().with_pat(true).into_bits();
+const PS: u64 = HugePageEntry::new().with_ps(true).into_bits();
+
 /// Leaf attributes in long mode.
 ///
 /// The memory type is an index into the PAT (SDM §12.12; APM §7.8), 0 to 7, wherever a page of that size keeps its three bits. At
@@ -91,26 +99,31 @@ impl PageAttributes {
     /// The attributes of the leaf `word`, which stands at `level`.
     #[inline(always)]
     pub(crate) const fn from_leaf(word: u64, level: Level) -> Self {
-        let page = PageEntry::from_bits(word).with_frame(0);
-        if level.0 == 0 { Self { page } } else { Self { page: page.with_pat(HugePageEntry::from_bits(word).pat()) } }
+        let page = word & !FRAME;
+        if level.0 == 0 {
+            return Self { page: PageEntry::from_bits(page) };
+        }
+        let pat = if word & HUGE_PAT != 0 { PAT } else { 0 };
+        Self { page: PageEntry::from_bits(page & !PAT | pat) }
     }
 
     /// The leaf at `level` that maps address 0 with these attributes; `None` if they do not allow reading.
     #[inline(always)]
     pub(crate) const fn to_leaf(self, level: Level) -> Option<u64> {
-        if !self.page.p() {
+        let word = self.page.into_bits();
+        if word & P == 0 {
             return None;
         }
-        let word = self.page.into_bits();
         if level.0 == 0 {
             return Some(word);
         }
         // Bits 6:0, 11:8 and 63:52 are the same in a huge page; the PAT bit gives its place to PS.
-        Some(HugePageEntry::from_bits(word).with_pat(self.page.pat()).with_ps(true).into_bits())
+        Some(word | PS | if word & PAT != 0 { HUGE_PAT } else { 0 })
     }
 }
 
 impl From<Prot> for PageAttributes {
+    #[inline]
     fn from(prot: Prot) -> Self {
         Self {
             page: PageEntry::new()
@@ -125,6 +138,7 @@ impl From<Prot> for PageAttributes {
 }
 
 impl Attributes for PageAttributes {
+    #[inline]
     fn prot(&self) -> Prot {
         Prot::new()
             .with_read(self.page.p())

@@ -45,6 +45,9 @@ const RIGHTS: EptTableEntry = EptTableEntry::new().with_r(true).with_w(true).wit
 const XU: EptTableEntry = EptTableEntry::new().with_xu(true);
 const RESERVED_IN_TABLE: u64 = EptTableEntry::new().with_reserved(0xf).into_bits();
 const PS: u64 = EptTableEntry::new().with_ps(true).into_bits();
+const R: u64 = EptTableEntry::new().with_r(true).into_bits();
+const W: u64 = EptTableEntry::new().with_w(true).into_bits();
+const X: u64 = EptTableEntry::new().with_x(true).into_bits();
 
 /// What the entries on the way to an EPT page deny. Each right has to be granted by all of them. A bit that is set was clear in some entry.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -65,7 +68,7 @@ impl EptPath {
 /// The tables that an EPT pointer refers to, as a processor in this state reads them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ept {
-    geometry: Geometry,
+    geometry: &'static Geometry,
     controls: EptControls,
     /// Bits that are reserved in every entry.
     reserved: u64,
@@ -104,9 +107,9 @@ impl Ept {
     /// SDM §29.3.3.1: writable but not readable, or executable but not readable without support for that.
     #[inline(always)]
     const fn rights_misconfigured(&self, word: u64) -> bool {
-        let entry = EptTableEntry::from_bits(word);
-        let executable = entry.x() || entry.xu() && self.controls.mode_based_execute;
-        !entry.r() && (entry.w() || executable && !self.controls.execute_only)
+        let xu = if self.controls.mode_based_execute { XU.into_bits() } else { 0 };
+        let executable = word & (X | xu) != 0;
+        word & R == 0 && (word & W != 0 || executable && !self.controls.execute_only)
     }
 
     #[inline(always)]
@@ -125,7 +128,7 @@ impl Format for Ept {
 
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
-        &self.geometry
+        self.geometry
     }
 
     #[inline(always)]
@@ -178,10 +181,11 @@ impl Format for Ept {
     /// An entry that restricts nothing: the leaf alone decides. It is marked accessed, as the leaves that software makes are.
     #[inline(always)]
     fn table_word(&self, table: Hpa, width: u8, at: Position) -> Option<u64> {
-        let entry = RIGHTS.with_xu(self.controls.mode_based_execute).with_a(self.controls.accessed_dirty);
+        let xu = if self.controls.mode_based_execute { XU.into_bits() } else { 0 };
+        let entry = RIGHTS.into_bits() | xu | self.accessed_dirty().table;
         let fits = table.get() & !(address_bits(PAGE_SHIFT) & !self.reserved) == 0;
         (fits && width == WIDTH && at.level.0 != 0 && at.level.0 < self.geometry.levels())
-            .then_some(entry.into_bits() | table.get())
+            .then_some(entry | table.get())
     }
 
     #[inline(always)]
@@ -204,10 +208,12 @@ impl Format for Ept {
         if !self.controls.accessed_dirty {
             return AccessedDirty::default();
         }
-        AccessedDirty {
-            accessed: EptPageEntry::new().with_a(true).into_bits(),
-            dirty: EptPageEntry::new().with_d(true).into_bits(),
-            table: EptTableEntry::new().with_a(true).into_bits(),
+        const {
+            AccessedDirty {
+                accessed: EptPageEntry::new().with_a(true).into_bits(),
+                dirty: EptPageEntry::new().with_d(true).into_bits(),
+                table: EptTableEntry::new().with_a(true).into_bits(),
+            }
         }
     }
 

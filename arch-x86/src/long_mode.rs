@@ -106,7 +106,7 @@ impl Format for LongMode {
 
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
-        &self.tree.geometry
+        self.tree.geometry
     }
 
     #[inline(always)]

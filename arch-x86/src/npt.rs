@@ -188,7 +188,7 @@ impl Format for Npt {
 
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
-        &self.tree.geometry
+        self.tree.geometry
     }
 
     #[inline(always)]

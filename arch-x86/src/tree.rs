@@ -9,40 +9,51 @@ use crate::controls::Levels;
 use crate::entry::{PageEntry, TableEntry};
 use crate::shape::{PAGE_SHIFT, WIDTH, address_bits, beyond_maxphyaddr, geometry};
 
+// A walk tests and makes whole words: the fields' masks, computed once, at compile time. (The accessors of a bitfield are functions of
+// this crate that another crate's walk may not have inlined.)
 const PRESENT: u64 = TableEntry::new().with_p(true).into_bits();
-const PRESENT_OR_PS: u64 = TableEntry::new().with_p(true).with_ps(true).into_bits();
+const PS: u64 = TableEntry::new().with_ps(true).into_bits();
+const RW: u64 = TableEntry::new().with_rw(true).into_bits();
+const US: u64 = TableEntry::new().with_us(true).into_bits();
+const XD: u64 = TableEntry::new().with_xd(true).into_bits();
+
+/// `mask` if it is wanted.
+#[inline(always)]
+const fn when(wanted: bool, mask: u64) -> u64 {
+    if wanted { mask } else { 0 }
+}
 
 /// What the entries on the way to a leaf deny. Each right has to be granted by all of them (SDM §4.6.1).
 ///
 /// The bits stand where they stand in an entry: `rw` and `us` are set if an entry had them clear, `xd` if an entry had it set.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Path {
-    denied: TableEntry,
+    denied: u64,
 }
 
 impl Path {
-    const GRANTS: u64 = TableEntry::new().with_rw(true).with_us(true).into_bits();
-    const COUNTS: u64 = TableEntry::new().with_rw(true).with_us(true).with_xd(true).into_bits();
+    const GRANTS: u64 = RW | US;
+    const COUNTS: u64 = RW | US | XD;
 
     /// The path, continued through the entry `word`, whether it is a table's or a leaf.
     #[inline(always)]
     #[must_use]
     pub(crate) const fn through(self, word: u64) -> Self {
-        Self { denied: TableEntry::from_bits(self.denied.into_bits() | (word ^ Self::GRANTS) & Self::COUNTS) }
+        Self { denied: self.denied | (word ^ Self::GRANTS) & Self::COUNTS }
     }
 
     /// No entry forbids user-mode accesses: the address is a user-mode address.
     #[inline(always)]
     #[must_use]
     pub(crate) const fn is_user_mode(self) -> bool {
-        !self.denied.us()
+        self.denied & US == 0
     }
 
     /// Whether the page is what an access demands.
     #[inline(always)]
     #[must_use]
     pub(crate) const fn meets(self, demand: Demand) -> bool {
-        self.denied.into_bits() & demand.counts == demand.denied
+        self.denied & demand.counts == demand.denied
     }
 }
 
@@ -61,24 +72,22 @@ impl Demand {
     #[inline(always)]
     #[must_use]
     pub(crate) const fn user_mode(write: bool, execute: bool) -> Self {
-        Self { counts: TableEntry::new().with_us(true).with_rw(write).with_xd(execute).into_bits(), denied: 0 }
+        Self { counts: US | when(write, RW) | when(execute, XD), denied: 0 }
     }
 
     /// An access that a supervisor-mode address always allows, and a user-mode address unless `no_user`.
     #[inline(always)]
     #[must_use]
     pub(crate) const fn supervisor_mode(write: bool, execute: bool, no_user: bool) -> Self {
-        Self {
-            counts: TableEntry::new().with_us(no_user).with_rw(write).with_xd(execute).into_bits(),
-            denied: TableEntry::new().with_us(no_user).into_bits(),
-        }
+        let user = when(no_user, US);
+        Self { counts: user | when(write, RW) | when(execute, XD), denied: user }
     }
 }
 
 /// A tree whose words have the long-mode layout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Tree {
-    pub(crate) geometry: Geometry,
+    pub(crate) geometry: &'static Geometry,
     /// Bits that are reserved in every entry: from MAXPHYADDR on, and XD without EFER.NXE.
     reserved: u64,
     /// Bits that are reserved in PML4E and PML5E besides.
@@ -87,7 +96,7 @@ pub(crate) struct Tree {
 
 impl Tree {
     pub(crate) const fn new(levels: Levels, gib_pages: bool, nxe: bool, maxphyaddr: u8, amd: bool) -> Self {
-        let xd = TableEntry::new().with_xd(!nxe).into_bits();
+        let xd = when(!nxe, XD);
         Self {
             geometry: geometry(levels, gib_pages),
             reserved: beyond_maxphyaddr(maxphyaddr) | xd,
@@ -108,13 +117,12 @@ impl Tree {
         at: Position,
         attributes: impl FnOnce(PageAttributes) -> T,
     ) -> Entry<A, T> {
-        let entry = TableEntry::from_bits(word);
-        if !entry.p() {
+        if word & PRESENT == 0 {
             return Entry::Absent;
         }
         let reserved = if at.level.0 == 0 {
             self.reserved
-        } else if entry.ps() {
+        } else if word & PS != 0 {
             if !self.geometry.is_leaf_level(at.level) {
                 return Entry::Malformed;
             }
@@ -137,13 +145,14 @@ impl Tree {
 
     #[inline(always)]
     pub(crate) fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
-        if word & (PRESENT_OR_PS | self.reserved_in_table(at.level)) == PRESENT && at.level.0 != 0 {
+        if word & ((PRESENT | PS) | self.reserved_in_table(at.level)) == PRESENT && at.level.0 != 0 {
             Some(word & address_bits(PAGE_SHIFT))
         } else {
             None
         }
     }
 
+    #[inline(always)]
     pub(crate) const fn present_mask(&self) -> u64 {
         PRESENT
     }
@@ -151,10 +160,9 @@ impl Tree {
     /// A table entry that restricts nothing: the leaf alone decides. It is marked accessed, as the leaves that software makes are.
     #[inline(always)]
     pub(crate) fn table_word(&self, table: u64, width: u8, at: Position) -> Option<u64> {
-        let entry = TableEntry::new().with_p(true).with_rw(true).with_us(true).with_a(true);
+        const OPEN: u64 = TableEntry::new().with_p(true).with_rw(true).with_us(true).with_a(true).into_bits();
         let fits = table & !(address_bits(PAGE_SHIFT) & !self.reserved) == 0;
-        (fits && width == WIDTH && at.level.0 != 0 && at.level.0 < self.geometry.levels())
-            .then_some(entry.into_bits() | table)
+        (fits && width == WIDTH && at.level.0 != 0 && at.level.0 < self.geometry.levels()).then_some(OPEN | table)
     }
 
     #[inline(always)]
@@ -170,11 +178,14 @@ impl Tree {
         address_bits(at.shift) & !self.reserved
     }
 
+    #[inline(always)]
     pub(crate) const fn accessed_dirty(&self) -> AccessedDirty {
-        AccessedDirty {
-            accessed: PageEntry::new().with_a(true).into_bits(),
-            dirty: PageEntry::new().with_d(true).into_bits(),
-            table: TableEntry::new().with_a(true).into_bits(),
+        const {
+            AccessedDirty {
+                accessed: PageEntry::new().with_a(true).into_bits(),
+                dirty: PageEntry::new().with_d(true).into_bits(),
+                table: TableEntry::new().with_a(true).into_bits(),
+            }
         }
     }
 }

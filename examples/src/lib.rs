@@ -6,3 +6,7 @@
 
 pub mod guest;
 pub mod kvm_ppc;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

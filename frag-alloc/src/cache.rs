@@ -17,7 +17,7 @@ use crate::descriptor::{GRANULE, Kind, Owner, Tag};
 use crate::error::Error;
 use crate::frames::Frames;
 use crate::linux::Bump;
-use crate::pool::{Pool, Put, UNCLEAN};
+use crate::pool::{Leaving, Pool, UNCLEAN};
 use crate::source::FrameSource;
 use crate::sync::Lock;
 
@@ -42,6 +42,13 @@ pub struct Closed {
     pub frames: u32,
     /// Tables of pooled sizes that are still alive, or in somebody's front: each goes home by its own free.
     pub live: u32,
+}
+
+/// A table in the middle of being freed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Detached {
+    granule: u32,
+    shift: u8,
 }
 
 /// Allocates and frees the tables of one address space. Shared by reference between threads; for the speed of a
@@ -94,6 +101,11 @@ where
         Tag::new(self.owner, self.kind, shift)
     }
 
+    /// How many table sizes are smaller than a frame.
+    fn pooled(&self) -> usize {
+        usize::from(self.frames.shift - GRANULE)
+    }
+
     fn pool(&self, shift: u8) -> &Lock<Pool> {
         &self.pools[usize::from(shift - GRANULE)]
     }
@@ -136,7 +148,15 @@ where
     pub(crate) fn take_batch(&self, shift: u8, batch: &mut [u32]) -> Result<usize, Error<A>> {
         let pool = self.pool(shift);
         loop {
-            let taken = pool.lock().take(&self.frames, batch);
+            let mut locked = pool.lock();
+            if locked.is_stale(&self.frames) {
+                let leaving = locked.settle(&self.frames, 0, Leaving::NONE);
+                drop(locked);
+                self.let_go(leaving)?;
+                continue;
+            }
+            let taken = locked.take(&self.frames, batch);
+            drop(locked);
             if taken > 0 {
                 for granule in &mut batch[..taken] {
                     if *granule & UNCLEAN != 0 {
@@ -168,39 +188,61 @@ where
     /// [`Error::NotLive`] or [`Error::Outside`], and nothing changed, if it isn't one; [`Error::Memory`] if it can't be zeroed:
     /// it is then never handed out again.
     pub fn give(&self, table: A, shift: u8, contents: Contents) -> Result<(), Error<A>> {
-        let Some(granule) = self.frames.granule(table).filter(|_| table.is_aligned(shift)) else {
-            return Err(self.frames.not_live(table));
-        };
-        let frame = self.frames.frame_of(granule);
-        let tag = self.frames.descriptor(frame).tag();
-        let mine = self.tag(shift);
-        if (tag != mine && tag != mine.loose()) || !self.frames.set_idle(granule) {
-            return Err(self.frames.not_live(table));
-        }
-        if tag == mine {
-            if contents == Contents::Stale {
-                self.frames.zero(granule, shift)?;
+        self.put_detached(self.detach(table, shift)?, contents)
+    }
+
+    /// The first half of a free: the table is nobody's any more, but still counted, and in nobody's hand.
+    #[inline]
+    pub(crate) fn detach(&self, table: A, shift: u8) -> Result<Detached, Error<A>> {
+        if let Some(granule) = self.frames.granule(table).filter(|_| table.is_aligned(shift)) {
+            let tag = self.frames.tag_at(granule);
+            let mine = self.tag(shift);
+            if (tag == mine || tag == mine.loose()) && self.frames.set_idle(granule) {
+                return Ok(Detached { granule, shift });
             }
-            return self.put_batch(shift, &[granule]);
         }
-        self.frames.drop_fragments(frame, 1)
+        Err(self.frames.not_live(table))
+    }
+
+    /// The second half: it may be handed out again, or is counted no longer.
+    #[inline]
+    pub(crate) fn put_detached(&self, table: Detached, contents: Contents) -> Result<(), Error<A>> {
+        let Detached { granule, shift } = table;
+        if self.frames.tag_at(granule).is_loose() {
+            return self.frames.drop_fragments(self.frames.frame_of(granule), 1).map(|_| ());
+        }
+        if contents == Contents::Stale {
+            self.frames.zero(granule, shift)?;
+        }
+        self.put_batch(shift, &[granule])
     }
 
     /// Puts idle, zeroed tables of a pooled size back. All are taken, even after an error.
+    #[inline]
     pub(crate) fn put_batch(&self, shift: u8, batch: &[u32]) -> Result<(), Error<A>> {
-        let tables = 1 << self.frames.tables_shift(shift);
-        let mut result = Ok(());
         let mut pool = self.pool(shift).lock();
-        for &granule in batch {
-            if pool.closed {
-                result = result.and(self.frames.drop_fragments(self.frames.frame_of(granule), 1));
-            } else if let Put::Emptied(frame) = pool.put(&self.frames, granule) {
-                drop(pool);
-                result = result.and(self.frames.drop_fragments(frame, tables));
-                pool = self.pool(shift).lock();
+        if pool.closed {
+            drop(pool);
+            let loose = |&granule| self.frames.drop_fragments(self.frames.frame_of(granule), 1).map(|_| ());
+            return batch.iter().map(loose).fold(Ok(()), Result::and);
+        }
+        let leaving = pool.put(&self.frames, batch);
+        drop(pool);
+        self.let_go(leaving).map(|_| ())
+    }
+
+    /// What was in hand of these frames is never handed out again; says how many of them went home by that.
+    #[inline]
+    fn let_go(&self, mut leaving: Leaving) -> Result<u32, Error<A>> {
+        let mut home = 0;
+        let mut result = Ok(());
+        while let Some((frame, in_hand)) = leaving.pop(&self.frames.descriptors) {
+            match self.frames.drop_fragments(frame, in_hand.into()) {
+                Ok(retired) => home += u32::from(retired),
+                Err(error) => result = Err(error),
             }
         }
-        result
+        result.map(|()| home)
     }
 
     /// How many tables of `2^shift` bytes a front may hold: a part of what a frame holds; none if they have no pool.
@@ -211,18 +253,18 @@ where
         }
     }
 
-    /// Sends home the empty frames that are kept in reserve; says how many.
+    /// Sends home every frame in which no table is alive, except for tables in fronts; says how many.
     ///
     /// # Errors
     /// [`Error::Underflow`] if a frame's counter was tampered with.
     pub fn trim(&self) -> Result<u32, Error<A>> {
         let mut frames = 0;
-        for (size, pool) in self.pools.iter().enumerate() {
-            let empty = pool.lock().pop_empty(&self.frames.descriptors);
-            if let Some(frame) = empty {
-                self.frames.drop_fragments(frame, 1 << self.frames.tables_shift(GRANULE + size as u8))?;
-                frames += 1;
-            }
+        for pool in &self.pools[..self.pooled()] {
+            let mut pool = pool.lock();
+            let settled = pool.settle(&self.frames, 0, Leaving::NONE);
+            let leaving = pool.pop_empty(&self.frames.descriptors, settled);
+            drop(pool);
+            frames += self.let_go(leaving)?;
         }
         Ok(frames)
     }
@@ -235,27 +277,22 @@ where
     pub fn close(&self) -> Result<Closed, Error<A>> {
         let mut closed = Closed::default();
         let mut result = Ok(());
-        for (size, pool) in self.pools.iter().enumerate() {
+        for (size, pool) in self.pools[..self.pooled()].iter().enumerate() {
             let tag = self.tag(GRANULE + size as u8).loose();
-            pool.lock().closed = true;
-            loop {
-                let mut pool = pool.lock();
-                let Some((frame, in_hand)) = pool.pop(&self.frames.descriptors) else { break };
-                let live = pool.per_frame() - in_hand;
-                self.frames.descriptor(frame).set_tag(tag);
-                drop(pool);
-                if in_hand > 0 {
-                    result = result.and(self.frames.drop_fragments(frame, in_hand.into()));
-                }
-                closed.live += u32::from(live);
-                closed.frames += u32::from(live == 0);
+            let (leaving, live) = pool.lock().close(&self.frames, tag);
+            closed.live += live;
+            match self.let_go(leaving) {
+                Ok(home) => closed.frames += home,
+                Err(error) => result = Err(error),
             }
         }
-        for (size, bump) in self.bumps.iter().enumerate() {
+        for (size, bump) in self.bumps[..self.pooled()].iter().enumerate() {
             let rest = bump.lock().close(&self.frames, GRANULE + size as u8);
             if let Some((frame, rest)) = rest {
-                closed.frames += u32::from(self.frames.descriptor(frame).fragments() == rest);
-                result = result.and(self.frames.drop_fragments(frame, rest));
+                match self.frames.drop_fragments(frame, rest) {
+                    Ok(retired) => closed.frames += u32::from(retired),
+                    Err(error) => result = Err(error),
+                }
             }
         }
         result.map(|()| closed)

@@ -225,11 +225,12 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         }
     }
 
-    /// `count` tables of the frame are gone for good: freed loosely, or never to be handed out. The last ones retire it.
-    pub(crate) fn drop_fragments(&self, frame: u32, count: u32) -> Result<(), Error<A>> {
+    /// `count` tables of the frame are gone for good: freed loosely, or never to be handed out. The last ones retire it;
+    /// says whether these were.
+    pub(crate) fn drop_fragments(&self, frame: u32, count: u32) -> Result<bool, Error<A>> {
         match self.descriptor(frame).drop_fragments(count) {
-            Ok(0) => self.retire(frame),
-            Ok(_) => Ok(()),
+            Ok(0) => self.retire(frame).map(|()| true),
+            Ok(_) => Ok(false),
             Err(WouldUnderflow(value)) => {
                 Err(Error::Underflow { frame: self.frame_address(frame), count: "fragments", value })
             }
@@ -291,7 +292,7 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         if !tag.is_loose() || tag.owner() != Some(owner) || !whole || !self.set_idle(granule) {
             return Err(self.not_live(table));
         }
-        self.drop_fragments(self.frame_of(granule), 1)
+        self.drop_fragments(self.frame_of(granule), 1).map(|_| ())
     }
 
     /// The error for something at `table` that is not a live table of whoever freed it.

@@ -18,6 +18,7 @@ use crate::sync::Lock;
 #[derive(Debug, Default)]
 pub(crate) struct Bump {
     fragment: Option<u32>,
+    closed: bool,
 }
 
 impl Bump {
@@ -38,6 +39,11 @@ impl Bump {
         let frame = frames.fill(tag.loose(), 1)?;
         let fragment = frame << (frames.shift - GRANULE);
         let mut this = this.lock();
+        if this.closed {
+            drop(this);
+            frames.drop_fragments(frame, 1)?;
+            return Err(Error::Exhausted { shift: tag.shift() });
+        }
         if this.fragment.is_none() {
             // Before the lock is released, so before any of them can be freed.
             frames.descriptor(frame).set_fragments(1 << frames.tables_shift(tag.shift()));
@@ -46,12 +52,13 @@ impl Bump {
         Ok(fragment | UNCLEAN)
     }
 
-    /// The frame that the cache points into, and how many of its fragments were never handed out.
+    /// Closes: the frame that the cache points into, and how many of its fragments were never handed out.
     pub(crate) fn close<A: Address, S: FrameSource<A>>(
         &mut self,
         frames: &Frames<A, S>,
         shift: u8,
     ) -> Option<(u32, u32)> {
+        self.closed = true;
         let fragment = self.fragment.take()?;
         let frame = frames.frame_of(fragment);
         let handed_out = (fragment - (frame << (frames.shift - GRANULE))) >> (shift - GRANULE);

@@ -16,7 +16,7 @@ use core::ops::Deref;
 use pgtable::{Address, AllocError, Contents, TableAllocator, TableLayout, TableState};
 
 use crate::cache::{Cache, SIZES};
-use crate::descriptor::GRANULE;
+use crate::descriptor::{GRANULE, Tag};
 use crate::error::Error;
 use crate::frames::Frames;
 use crate::source::FrameSource;
@@ -28,6 +28,8 @@ const DEPTH: usize = 32;
 #[derive(Debug)]
 struct Magazine {
     held: Cell<usize>,
+    /// What the descriptor of a frame of such tables says.
+    tag: Tag,
     /// How many it may hold: fewer of large tables, none of those that have no pool.
     room: usize,
     tables: [Cell<u32>; DEPTH],
@@ -42,6 +44,7 @@ where
     F: Deref<Target = Frames<A, S>>,
 {
     cache: &'c Cache<A, S, F>,
+    frames: &'c Frames<A, S>,
     magazines: [Magazine; SIZES],
     generation: Cell<u32>,
 }
@@ -56,11 +59,12 @@ where
     pub fn new(cache: &'c Cache<A, S, F>) -> Self {
         let magazine = |size| Magazine {
             held: Cell::new(0),
+            tag: cache.tag(GRANULE + size as u8),
             room: cache.front_room(GRANULE + size as u8).min(DEPTH),
             tables: [const { Cell::new(0) }; DEPTH],
         };
         let generation = Cell::new(cache.frames().generation());
-        Self { cache, magazines: core::array::from_fn(magazine), generation }
+        Self { cache, frames: cache.frames(), magazines: core::array::from_fn(magazine), generation }
     }
 
     /// A zeroed table of `2^shift` bytes, aligned to its size.
@@ -69,7 +73,7 @@ where
     /// As [`Cache::take`].
     #[inline]
     pub fn take(&self, shift: u8) -> Result<A, Error<A>> {
-        let frames = self.cache.frames();
+        let frames = self.frames;
         if let Some(magazine) = self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))) {
             let held = magazine.held.get().wrapping_sub(1);
             if let Some(table) = magazine.tables.get(held) {
@@ -86,7 +90,7 @@ where
     #[cold]
     #[inline(never)]
     fn refill(&self, shift: u8) -> Result<A, Error<A>> {
-        let frames = self.cache.frames();
+        let frames = self.frames;
         let generation = frames.generation();
         if generation != self.generation.replace(generation) {
             self.put_back()?;
@@ -112,13 +116,13 @@ where
     /// As [`Cache::give`].
     #[inline]
     pub fn give(&self, table: A, shift: u8, contents: Contents) -> Result<(), Error<A>> {
-        let frames = self.cache.frames();
+        let frames = self.frames;
         if let (Some(granule), Some(magazine)) =
             (frames.granule(table), self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))))
         {
             let held = magazine.held.get();
             let aligned = table.is_aligned(shift);
-            if held < magazine.room && aligned && frames.tag_at(granule) == self.cache.tag(shift) {
+            if held < magazine.room && aligned && frames.tag_at(granule) == magazine.tag {
                 if !frames.set_idle(granule) {
                     return Err(frames.not_live(table));
                 }
@@ -204,6 +208,6 @@ where
 
     #[inline]
     fn state(&self, table: A) -> Option<&TableState> {
-        self.cache.frames().state(table)
+        self.frames.state(table)
     }
 }

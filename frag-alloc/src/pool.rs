@@ -7,12 +7,16 @@
 //! again. A frame leaves the pool when all its tables are in hand (they are dropped from the counter together, which
 //! retires it), or when the pool closes (those in hand are dropped; the rest become *loose*, one decrement each).
 //!
+//! The last few freed tables lie on a stack, and are the first to be handed out: warm, and without a look at their frame. They are
+//! still counted and not in hand; [`Pool::settle`] puts them in hand when the stack is full, when a frame was
+//! quarantined since, and when the pool is trimmed or closes.
+//!
 //! Frames are kept in lists by how full they are, and tables are taken from the fullest: sparse frames get a chance to
 //! empty. One empty frame is kept, so that a workload that swings around a frame's edge doesn't construct and destruct.
 
 use pgtable::Address;
 
-use crate::descriptor::{Descriptor, GRANULE, NONE, QUARANTINED};
+use crate::descriptor::{Descriptor, GRANULE, NONE, QUARANTINED, Tag};
 use crate::frames::Frames;
 use crate::source::FrameSource;
 use crate::sync::Ordering::Relaxed;
@@ -34,20 +38,43 @@ pub(crate) struct Pool {
     /// log2 of the tables per frame.
     tables: u8,
     pub(crate) closed: bool,
+    /// The frame table's generation when the stack was last looked over.
+    generation: u32,
+    held: usize,
+    stack: [u32; DEPTH],
 }
 
-/// What became of tables that were put back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Put {
-    /// They are in hand.
-    Kept,
-    /// They were the last of this frame, which has left the pool: its tables are to be dropped from its counter.
-    Emptied(u32),
+/// The most tables on the stack.
+const DEPTH: usize = 64;
+
+/// Frames that left the pool: what was in hand of them is to be dropped from their counters, without the lock.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Leaving(u32);
+
+impl Leaving {
+    pub(crate) const NONE: Self = Self(NONE);
+
+    /// The next one, and how many of its tables were in hand.
+    pub(crate) fn pop(&mut self, frames: &[Descriptor]) -> Option<(u32, u16)> {
+        let frame = self.0;
+        (frame != NONE).then(|| {
+            let it = &frames[frame as usize];
+            self.0 = it.next.load(Relaxed);
+            it.hand.iter().for_each(|word| word.store(0, Relaxed));
+            (frame, it.in_hand.swap(0, Relaxed))
+        })
+    }
+
+    fn push(&mut self, frames: &[Descriptor], frame: u32) {
+        frames[frame as usize].next.store(self.0, Relaxed);
+        self.0 = frame;
+    }
 }
 
 impl Pool {
     pub(crate) fn new(shift: u8, tables: u8) -> Self {
-        Self { heads: [NONE; LISTS], shift, tables, closed: false }
+        Self { heads: [NONE; LISTS], shift, tables, closed: false, generation: 0, held: 0, stack: [0; DEPTH] }
     }
 
     /// How many tables a frame holds.
@@ -95,9 +122,14 @@ impl Pool {
         }
     }
 
-    /// Whether a table is in hand that may be handed out.
+    /// How many tables the stack may hold: no more than a frame's.
+    fn room(&self) -> usize {
+        DEPTH.min(usize::from(self.per_frame()))
+    }
+
+    /// Whether there is a table that may be handed out.
     pub(crate) fn has_room(&self, frames: &[Descriptor]) -> bool {
-        self.roomy(frames).is_some()
+        self.held > 0 || self.roomy(frames).is_some()
     }
 
     /// The fullest frame with a table in hand.
@@ -128,8 +160,26 @@ impl Pool {
         self.link(frames, frame, EMPTY);
     }
 
-    /// Fills `batch` with tables from the fullest frames, as far as there are any; says how many.
+    /// Whether a frame was quarantined since the stack was last looked over: then it must settle first.
+    #[inline]
+    pub(crate) fn is_stale<A: Address, S: FrameSource<A>>(&self, frames: &Frames<A, S>) -> bool {
+        self.generation != frames.generation()
+    }
+
+    /// Fills `batch` with tables, warm ones or those of the fullest frames, as far as there are any; says how many.
+    #[inline]
     pub(crate) fn take<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, batch: &mut [u32]) -> usize {
+        if self.held == 0 {
+            return self.take_in_hand(frames, batch);
+        }
+        let count = self.held.min(batch.len());
+        self.held -= count;
+        batch[..count].copy_from_slice(&self.stack[self.held..self.held + count]);
+        count
+    }
+
+    /// The same from the fullest frames.
+    fn take_in_hand<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, batch: &mut [u32]) -> usize {
         let mut filled = 0;
         while filled < batch.len() {
             let Some(frame) = self.roomy(&frames.descriptors) else { break };
@@ -160,40 +210,86 @@ impl Pool {
         filled
     }
 
-    /// Takes a table into hand again.
-    pub(crate) fn put<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, granule: u32) -> Put {
+    /// Takes idle, zeroed tables back.
+    #[inline]
+    pub(crate) fn put<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, batch: &[u32]) -> Leaving {
+        let mut leaving = Leaving::NONE;
+        for &granule in batch {
+            if self.held == self.room() {
+                leaving = self.settle(frames, self.held / 2, leaving);
+            }
+            self.stack[self.held] = granule;
+            self.held += 1;
+        }
+        leaving
+    }
+
+    /// Takes all but the last `keep` tables of the stack into hand.
+    #[inline(never)]
+    pub(crate) fn settle<A: Address, S: FrameSource<A>>(
+        &mut self,
+        frames: &Frames<A, S>,
+        keep: usize,
+        mut leaving: Leaving,
+    ) -> Leaving {
+        self.generation = frames.generation();
+        let down = self.held.saturating_sub(keep);
+        for index in 0..down {
+            if let Some(frame) = self.take_into_hand(frames, self.stack[index]) {
+                leaving.push(&frames.descriptors, frame);
+            }
+        }
+        self.stack.copy_within(down..self.held, 0);
+        self.held -= down;
+        leaving
+    }
+
+    /// Returns the frame if it left the pool.
+    fn take_into_hand<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, granule: u32) -> Option<u32> {
         let frame = frames.frame_of(granule);
         let it = frames.descriptor(frame);
         let table = (granule - (frame << (frames.shift - GRANULE))) >> (self.shift - GRANULE);
         let word = &it.hand[(table / 64) as usize];
-        let bit = 1 << (table % 64);
-        word.store(word.load(Relaxed) | bit, Relaxed);
+        word.store(word.load(Relaxed) | 1 << (table % 64), Relaxed);
         let before = it.in_hand.load(Relaxed);
         let had_empty = self.heads[EMPTY] != NONE;
         self.recount(&frames.descriptors, frame, before, before + 1);
-        if before + 1 == self.per_frame() && (had_empty || it.is(QUARANTINED)) {
+        let leaves = before + 1 == self.per_frame() && (had_empty || it.is(QUARANTINED));
+        leaves.then(|| {
             self.unlink(&frames.descriptors, frame, EMPTY);
-            return Put::Emptied(frame);
-        }
-        Put::Kept
-    }
-
-    /// Takes the empty frame out, if there is one.
-    pub(crate) fn pop_empty(&mut self, frames: &[Descriptor]) -> Option<u32> {
-        let frame = self.heads[EMPTY];
-        (frame != NONE).then(|| {
-            self.unlink(frames, frame, EMPTY);
             frame
         })
     }
 
-    /// Takes any frame out, for a pool that closes; returns it with the number of its tables in hand.
-    pub(crate) fn pop(&mut self, frames: &[Descriptor]) -> Option<(u32, u16)> {
-        let list = (0..LISTS).find(|&list| self.heads[list] != NONE)?;
-        let frame = self.heads[list];
-        self.unlink(frames, frame, list);
-        let it = &frames[frame as usize];
-        it.hand.iter().for_each(|word| word.store(0, Relaxed));
-        Some((frame, it.in_hand.swap(0, Relaxed)))
+    /// Takes the empty frame out, if there is one.
+    pub(crate) fn pop_empty(&mut self, frames: &[Descriptor], mut leaving: Leaving) -> Leaving {
+        let frame = self.heads[EMPTY];
+        if frame != NONE {
+            self.unlink(frames, frame, EMPTY);
+            leaving.push(frames, frame);
+        }
+        leaving
+    }
+
+    /// Closes: nothing is handed out from now on, all frames become loose (with `tag`), and leave. Returns those with tables in hand,
+    /// and how many tables are not. In one hold of the lock: a frame without tables in hand is only its users' from then on.
+    pub(crate) fn close<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, tag: Tag) -> (Leaving, u32) {
+        self.closed = true;
+        let mut leaving = self.settle(frames, 0, Leaving::NONE);
+        let mut live = 0;
+        for list in 0..LISTS {
+            while self.heads[list] != NONE {
+                let frame = self.heads[list];
+                self.unlink(&frames.descriptors, frame, list);
+                let it = frames.descriptor(frame);
+                let in_hand = it.in_hand.load(Relaxed);
+                live += u32::from(self.per_frame() - in_hand);
+                it.set_tag(tag);
+                if in_hand > 0 {
+                    leaving.push(&frames.descriptors, frame);
+                }
+            }
+        }
+        (leaving, live)
     }
 }

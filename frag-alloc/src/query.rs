@@ -91,7 +91,7 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
 }
 
 impl<A: Address, S: FrameSource<A>> FrameRef<'_, A, S> {
-    /// What the frame is for; `None` if its last table is gone and only references keep it.
+    /// What the frame is for; `None` if its last table is gone and only references keep it, or its first is yet to come.
     #[must_use]
     pub fn table_frame(&self) -> Option<TableFrame<A>> {
         let tag = self.frames.descriptor(self.frame).tag();

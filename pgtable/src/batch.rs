@@ -6,13 +6,10 @@
 
 use core::sync::atomic::AtomicU64;
 
-use arrayvec::ArrayVec;
-
 use crate::access::Access;
 use crate::address::{Address, low_bits};
-use crate::descent::{Node, decode};
 use crate::format::{Entry, Format, Input, Output};
-use crate::geometry::Level;
+use crate::geometry::{Level, Position};
 use crate::memory::TableMemory;
 use crate::walk::Walker;
 use crate::word::Word;
@@ -20,16 +17,13 @@ use crate::word::Word;
 /// Addresses per chunk: enough that the misses of one fill the time that the next one takes to locate.
 const LANES: usize = 32;
 
-/// Where the leaf entry of an address stands, as far as prediction goes.
-struct Located<'m, F: Format> {
-    memory: &'m AtomicU64,
-    node: Node,
-    offset: u64,
-    path: F::Path,
+/// The leaf entries of a chunk, as far as prediction goes.
+struct Chunk<'m, F: Format> {
+    /// The entry; `None` for a lane that has to be walked alone (a larger leaf, a hole, anything odd).
+    entries: [Option<&'m AtomicU64>; LANES],
+    offsets: [u64; LANES],
+    paths: [F::Path; LANES],
 }
-
-/// The leaf entries of a chunk; `None` for a lane that has to be walked alone (a larger leaf, a hole, anything odd).
-type Chunk<'m, F> = ArrayVec<Option<Located<'m, F>>, LANES>;
 
 impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     /// Translates `access` at each of `inputs` into the `outputs` of the same index; returns how many translated.
@@ -50,36 +44,44 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         translated
     }
 
-    /// Brings every lane down to its last-level table, level by level.
+    /// Brings every lane down to its last-level table, level by level: all lanes stand at the same level, so only the
+    /// address of a table is carried from one to the next. A lane that is odd walks along at the root, and is walked again by itself.
     #[inline]
     fn locate(&self, inputs: &[Input<F>]) -> Chunk<'_, F> {
-        let format = *self.format();
+        let (format, memory) = (self.format(), self.memory());
         let geometry = format.geometry();
-        let root = self.root_node();
-        let mut lanes: ArrayVec<Option<(Node, u64, F::Path)>, LANES> =
-            inputs.iter().map(|&input| format.offset(input).map(|offset| (root, offset, F::Path::default()))).collect();
-        for level in (1..=root.level).rev() {
-            let width = geometry.width(Level(level - 1));
-            for lane in &mut lanes {
-                let Some((node, offset, path)) = lane else { continue };
-                let entry = <Output<F> as Address>::new(node.entry(*offset));
-                let below = self.memory().word(entry).ok().and_then(|memory| {
-                    let word = Word::<F>::new(memory).load();
-                    let table = format.predicted_table(word, node.position())?;
-                    Some((node.below(table, width), *offset, format.restrict(*path, word)))
-                });
-                *lane = below;
+        let root = geometry.root();
+        let mut chunk = Chunk::<F> { entries: [None; LANES], offsets: [0; LANES], paths: [F::Path::default(); LANES] };
+        let mut tables = [self.root().get(); LANES];
+        let mut odd = 0u32;
+        for (lane, &input) in inputs.iter().enumerate().take(LANES) {
+            match format.offset(input) {
+                Some(offset) => chunk.offsets[lane] = offset,
+                None => odd |= 1 << lane,
             }
         }
-        lanes
-            .iter()
-            .map(|lane| {
-                let (node, offset, path) = (*lane)?;
-                let memory = self.memory().word(<Output<F> as Address>::new(node.entry(offset))).ok()?;
-                prefetch(memory);
-                Some(Located { memory, node, offset, path })
-            })
-            .collect()
+        for level in (1..=root.0).rev() {
+            let at = Position { level: Level(level), shift: geometry.shift(Level(level)) };
+            for (lane, table) in tables.iter_mut().enumerate().take(inputs.len()) {
+                let entry = table.wrapping_add(geometry.entry(level, chunk.offsets[lane]));
+                let word = memory.word(<Output<F> as Address>::new(entry)).map(|memory| Word::<F>::new(memory).load());
+                match word.ok().and_then(|word| Some((word, format.predicted_table(word, at)?))) {
+                    Some((word, next)) => {
+                        *table = next;
+                        chunk.paths[lane] = format.restrict(chunk.paths[lane], word);
+                    }
+                    None => odd |= 1 << lane,
+                }
+            }
+        }
+        for (lane, table) in tables.iter().enumerate().take(inputs.len()) {
+            let entry = table.wrapping_add(geometry.entry(0, chunk.offsets[lane]));
+            if odd & (1 << lane) == 0 {
+                chunk.entries[lane] =
+                    memory.word(<Output<F> as Address>::new(entry)).ok().inspect(|memory| prefetch(memory));
+            }
+        }
+        chunk
     }
 
     /// Reads the leaf entries of a chunk that was located before.
@@ -92,9 +94,9 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         outputs: &mut [Option<Output<F>>],
     ) -> usize {
         let mut translated = 0;
-        for ((located, &input), output) in chunk.iter().zip(inputs).zip(outputs) {
-            *output = match located {
-                Some(located) => self.read_leaf(located, access),
+        for (lane, (&input, output)) in inputs.iter().zip(outputs).enumerate().take(LANES) {
+            *output = match chunk.entries[lane] {
+                Some(memory) => self.read_leaf(memory, chunk.offsets[lane], chunk.paths[lane], access),
                 None => self.translate(input, access).ok().map(|translation| translation.output),
             };
             translated += usize::from(output.is_some());
@@ -103,13 +105,13 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     }
 
     #[inline(always)]
-    fn read_leaf(&self, located: &Located<'_, F>, access: Access) -> Option<Output<F>> {
-        let at = located.node.position();
-        let word = Word::<F>::new(located.memory).load();
-        let Entry::Leaf { output, .. } = decode(self.format(), word, at) else { return None };
-        self.format().check(word, at, located.path, access).ok()?;
-        let within = located.offset & low_bits(at.shift);
-        Some(<Output<F> as Address>::new(output.get().wrapping_add(within)))
+    fn read_leaf(&self, memory: &AtomicU64, offset: u64, path: F::Path, access: Access) -> Option<Output<F>> {
+        let format = self.format();
+        let at = Position { level: Level(0), shift: format.geometry().page_shift() };
+        let word = Word::<F>::new(memory).load();
+        let Entry::Leaf { output, .. } = format.decode(word, at) else { return None };
+        format.check(word, at, path, access).ok()?;
+        Some(<Output<F> as Address>::new(output.get().wrapping_add(offset & low_bits(at.shift))))
     }
 }
 

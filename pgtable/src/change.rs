@@ -6,14 +6,14 @@
 use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
-use crate::allocator::TableAllocator;
-use crate::descent::{Node, Trail, descend};
+use crate::allocator::{Contents, TableAllocator};
+use crate::descent::{Trail, decode, descend_to_last};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
-use crate::geometry::Position;
+use crate::geometry::{Level, Position};
 use crate::memory::TableMemory;
-use crate::table::PageTable;
+use crate::table::{PageTable, gather_error, layout};
 use crate::walk::bounds;
 use crate::word::{Word, any_set};
 
@@ -120,6 +120,7 @@ where
     /// # Errors
     /// [`Error::Range`]; [`Error::Alloc`] or [`Error::LeafSize`] if a leaf cannot be split; [`Error::Malformed`], [`Error::Memory`],
     /// [`Error::Invalidate`]. Everything before the error's address is unmapped, nothing from it on was changed.
+    #[inline]
     pub fn unmap<I: Invalidate<F::Stage>>(
         &mut self,
         input: Input<F>,
@@ -129,16 +130,100 @@ where
         if bytes == 1 << self.format.geometry().page_shift() && self.unmap_page(input, gather) {
             return Ok(bytes);
         }
-        self.change(input, bytes, &Clear, gather)
+        self.unmap_range(input, bytes, gather)
+    }
+
+    /// The general case of [`unmap`](Self::unmap).
+    #[inline(never)]
+    fn unmap_range<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        let (mut offset, end) = bounds(&self.format, input, bytes, self.format.geometry().finest_shift())?;
+        let mut trail = self.trail();
+        let mut unmapped = 0;
+        while offset < end {
+            let done = match self.drop_tables(&mut trail, &mut offset, end, gather) {
+                Ok(Some(done)) => Ok(done),
+                Ok(None) => self.change_run(&mut trail, &mut offset, end, &Clear, gather),
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(done) => unmapped += done,
+                Err(error) => return Err(RangeError { at: self.format.address(offset), error }),
+            }
+        }
+        Ok(unmapped)
+    }
+
+    /// Takes whole last-level tables out of the tree, unread: their live counts say what was mapped there. Moves `at` on over the entries of one
+    /// table of level 1, as far as they are tables, larger leaves or holes that the range covers whole; returns how many bytes were mapped
+    /// there, or `None` if the first is nothing of that kind.
+    fn drop_tables<I: Invalidate<F::Stage>>(
+        &self,
+        trail: &mut Trail,
+        at: &mut u64,
+        end: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<Option<u64>, Error> {
+        let offset = *at;
+        let size = Position { level: Level(1), shift: self.format.geometry().shift(Level(1)) }.size();
+        if self.format.geometry().root().0 <= 1 || offset & (size - 1) != 0 || end - offset < size {
+            return Ok(None);
+        }
+        let stop = trail.seek(&self.format, &self.memory, offset, 1).map_err(Self::lost)?;
+        let node = stop.node;
+        if node.level != 1 {
+            return Ok(None);
+        }
+        let entries = node.entries(offset, end & !(size - 1));
+        let run = self.memory.table(<Output<F> as Address>::new(node.entry(offset)), entries)?;
+        let (mut unmapped, mut gone, mut retired) = (0, 0, Ok(()));
+        for memory in run {
+            let slot = Word::<F>::new(memory);
+            let last = *at + size;
+            match decode(&self.format, slot.load(), node.position()) {
+                Entry::Absent => {}
+                Entry::Leaf { .. } => {
+                    slot.store(0);
+                    let page = self.format.address(*at);
+                    gather.pages(page, page, node.shift);
+                    unmapped += size;
+                    gone += 1;
+                }
+                Entry::Table { table, width } => {
+                    let below = node.below(table.get(), width);
+                    let Some(state) = self.tables.state(table) else { break };
+                    slot.store(0);
+                    let page = self.format.address(last - below.position().size());
+                    gather.pages(self.format.address(*at), page, below.shift);
+                    unmapped += u64::from(state.live()) << below.shift;
+                    gone += 1;
+                    state.reset();
+                    retired = gather.retire(table, layout(below), Contents::Stale, &self.tables).map_err(gather_error);
+                }
+                Entry::Malformed => break,
+            }
+            *at = last;
+            if retired.is_err() {
+                break;
+            }
+        }
+        trail.cut(1);
+        if gone > 0 {
+            self.discount(trail, offset, 1, gone, gather)?;
+        }
+        retired.map(|()| (*at > offset).then_some(unmapped))
     }
 
     /// The common case of [`unmap`](Self::unmap), one page of the usual size in a table that keeps others; false if it is any other case.
     #[inline(always)]
     fn unmap_page<I: Invalidate<F::Stage>>(&mut self, input: Input<F>, gather: &mut Gather<'_, F::Stage, I>) -> bool {
-        let format = self.format;
+        let format = &self.format;
         let Some(offset) = format.offset(input) else { return false };
-        let root = Node::root(&format, self.root().get());
-        let Ok(stop) = descend(&format, &self.memory, root, offset, 0, |_, _, _, _| ()) else { return false };
+        let Ok(stop) = descend_to_last(format, &self.memory, self.root().get(), offset) else { return false };
         let at = stop.node.position();
         let usual = at.level.0 == 0 && at.shift == format.geometry().page_shift() && offset & low_bits(at.shift) == 0;
         if !usual || stop.word & format.present_mask() == 0 {
@@ -181,6 +266,7 @@ where
         self.change(input, bytes, &Protect(attributes), gather)
     }
 
+    #[inline(never)]
     fn change<V: Verb<F>, I: Invalidate<F::Stage>>(
         &mut self,
         input: Input<F>,

@@ -5,7 +5,7 @@
 
 use crate::address::{Address, low_bits};
 use crate::format::{Entry, EntryOf, Format, Output};
-use crate::geometry::{Level, MAX_LEVELS, Position};
+use crate::geometry::{Geometry, Level, MAX_LEVELS, Position};
 use crate::memory::{MemoryError, TableMemory};
 use crate::word::Word;
 
@@ -26,9 +26,13 @@ impl Node {
     /// The root table of a tree of `format`.
     #[inline(always)]
     pub(crate) fn root<F: Format>(format: &F, table: u64) -> Self {
-        let geometry = format.geometry();
-        let level = geometry.root();
-        Self { table, level: level.0, width: geometry.width(level), shift: geometry.shift(level) }
+        Self::predicted(format.geometry(), table, format.geometry().root().0)
+    }
+
+    /// A table of `level` as the geometry says.
+    #[inline(always)]
+    fn predicted(geometry: &Geometry, table: u64, level: u8) -> Self {
+        Self { table, level, width: geometry.width(Level(level)), shift: geometry.shift(Level(level)) }
     }
 
     #[inline(always)]
@@ -116,8 +120,10 @@ pub(crate) fn decode<F: Format>(format: &F, word: u64, at: Position) -> EntryOf<
     }
 }
 
-/// Descends from `from` towards `offset`, no further than to a table of level `floor`; `down` sees each node that it enters
-/// and the entry by which it got there.
+/// Descends from `from` towards `offset`, no further than to a table of level `floor`; `down` sees each node that it enters.
+///
+/// As long as tables are as the geometry predicts, only an address and a level are carried from one to the next; where one is not, [`descend_decoding`]
+/// takes over.
 #[inline(always)]
 pub(crate) fn descend<'m, F, M>(
     format: &F,
@@ -131,30 +137,102 @@ where
     F: Format,
     M: TableMemory<Output<F>>,
 {
+    if from.level <= floor {
+        return stop_at(memory, from, offset, F::Path::default());
+    }
+    descend_predicted(format, memory, (from.table, from.level), offset, floor, &mut down)
+}
+
+/// Descends from the root at `root` to the last level. For the usual numbers of levels, unrolled: that is what single translations and single
+/// pages are made of.
+#[inline(always)]
+pub(crate) fn descend_to_last<'m, F, M>(format: &F, memory: &'m M, root: u64, offset: u64) -> Result<Stop<'m, F>, Lost>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+{
+    let none = &mut |_, _, _, _| ();
+    match format.geometry().levels() {
+        4 => descend_predicted(format, memory, (root, 3), offset, 0, none),
+        5 => descend_predicted(format, memory, (root, 4), offset, 0, none),
+        levels => descend_predicted(format, memory, (root, levels - 1), offset, 0, none),
+    }
+}
+
+/// Descends through tables that are as the geometry predicts.
+#[inline(always)]
+fn descend_predicted<'m, F, M>(
+    format: &F,
+    memory: &'m M,
+    (mut table, mut level): (u64, u8),
+    offset: u64,
+    floor: u8,
+    down: &mut impl FnMut(Node, Position, u64, u64),
+) -> Result<Stop<'m, F>, Lost>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+{
     let geometry = format.geometry();
-    let mut node = from;
     let mut path = F::Path::default();
     loop {
-        let entry = node.entry(offset);
+        let entry = table.wrapping_add(geometry.entry(level, offset));
         let slot = match memory.word(<Output<F> as Address>::new(entry)) {
             Ok(memory) => Word::<F>::new(memory),
-            Err(error) => return Err(Lost { node, error }),
+            Err(error) => return Err(Lost { node: Node::predicted(geometry, table, level), error }),
         };
         let word = slot.load();
-        if node.level <= floor {
-            return Ok(Stop { node, slot, word, path });
+        if level <= floor {
+            return Ok(Stop { node: Node::predicted(geometry, table, level), slot, word, path });
         }
-        let at = node.position();
-        let below = if let Some(table) = format.predicted_table(word, at) {
-            node.below(table, geometry.width(Level(node.level - 1)))
-        } else if let Entry::Table { table, width } = decode(format, word, at) {
-            node.below(table.get(), width)
-        } else {
-            return Ok(Stop { node, slot, word, path });
+        let at = Position { level: Level(level), shift: geometry.shift(Level(level)) };
+        let Some(next) = format.predicted_table(word, at) else {
+            let here = Stop { node: Node::predicted(geometry, table, level), slot, word, path };
+            return descend_decoding(format, memory, here, offset, floor, down);
         };
         path = format.restrict(path, word);
-        down(below, at, entry, word);
-        node = below;
+        (table, level) = (next, level - 1);
+        down(Node::predicted(geometry, table, level), at, entry, word);
+    }
+}
+
+/// Goes on from an entry that is no table, or not the one that the geometry predicts.
+#[inline(never)]
+fn descend_decoding<'m, F, M>(
+    format: &F,
+    memory: &'m M,
+    mut here: Stop<'m, F>,
+    offset: u64,
+    floor: u8,
+    down: &mut impl FnMut(Node, Position, u64, u64),
+) -> Result<Stop<'m, F>, Lost>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+{
+    while here.node.level > floor {
+        let Entry::Table { table, width } = here.decode(format) else { break };
+        let below = here.node.below(table.get(), width);
+        let path = format.restrict(here.path, here.word);
+        down(below, here.node.position(), here.node.entry(offset), here.word);
+        here = stop_at(memory, below, offset, path)?;
+    }
+    Ok(here)
+}
+
+/// The entry of `node`'s table that covers `offset`.
+#[inline(always)]
+fn stop_at<'m, F, M>(memory: &'m M, node: Node, offset: u64, path: F::Path) -> Result<Stop<'m, F>, Lost>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+{
+    match memory.word(<Output<F> as Address>::new(node.entry(offset))) {
+        Ok(memory) => {
+            let slot = Word::<F>::new(memory);
+            Ok(Stop { node, slot, word: slot.load(), path })
+        }
+        Err(error) => Err(Lost { node, error }),
     }
 }
 

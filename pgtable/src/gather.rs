@@ -46,11 +46,14 @@ pub struct Stale<A: Address> {
     ranges: ArrayVec<StaleRange<A>, MAX_RANGES>,
     everything: bool,
     tables: bool,
+    /// The address at which the last range goes on, and its pages' size; 0 if there is none.
+    next: u64,
+    shift: u8,
 }
 
 impl<A: Address> Stale<A> {
     const fn new() -> Self {
-        Self { ranges: ArrayVec::new_const(), everything: false, tables: false }
+        Self { ranges: ArrayVec::new_const(), everything: false, tables: false, next: 0, shift: 0 }
     }
 
     /// The stale ranges; not all of them if [`everything`](Self::everything) is set.
@@ -77,19 +80,21 @@ impl<A: Address> Stale<A> {
         self.ranges.is_empty() && !self.everything && !self.tables
     }
 
+    #[inline]
     fn add(&mut self, range: StaleRange<A>) {
-        if self.everything {
-            return;
-        }
-        if let Some(last) = self.ranges.last_mut() {
-            if last.shift == range.shift
-                && last.last.get().wrapping_add(1 << range.shift) == range.start.get()
-                && range.start.get() != 0
-            {
+        let next = range.last.get().wrapping_add(1 << (range.shift & 63));
+        match self.ranges.last_mut() {
+            // Not across the end of the space: 0 goes on from nowhere.
+            Some(last) if range.start.get() == self.next && range.shift == self.shift && self.next != 0 => {
                 last.last = range.last;
-                return;
             }
+            _ => self.open(range),
         }
+        self.next = next;
+    }
+
+    fn open(&mut self, range: StaleRange<A>) {
+        self.shift = range.shift;
         if self.ranges.try_push(range).is_err() {
             self.everything = true;
         }
@@ -198,6 +203,7 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
     }
 
     /// The pages of `2^shift` bytes from the one at `start` to the one at `last` had translations.
+    #[inline]
     pub fn pages(&mut self, start: S::Input, last: S::Input, shift: u8) {
         self.stale.add(StaleRange { start, last, shift });
     }

@@ -10,8 +10,8 @@ use arrayvec::ArrayVec;
 
 use crate::address::low_bits;
 
-/// The most levels a tree may have.
-pub const MAX_LEVELS: usize = 6;
+/// The most levels a tree may have. A power of two, so that a level's number masked by it indexes without a check.
+pub const MAX_LEVELS: usize = 8;
 
 /// A level of a tree. 0 is the last one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -63,38 +63,52 @@ pub struct Geometry {
     page_shift: u8,
     leaf_levels: u8,
     alternative: u8,
+    address_bits: u8,
     widths: [u8; MAX_LEVELS],
     shifts: [u8; MAX_LEVELS],
+    /// Per level, `shift - 3`: how far an offset is shifted to bring the byte offset of its entry into place …
+    entry_shifts: [u8; MAX_LEVELS],
+    /// … and the bits that are that byte offset.
+    entries: [u32; MAX_LEVELS],
 }
 
 impl Geometry {
     /// A tree whose smallest pages are of `2^page_shift` bytes, with `levels` from the last to the root.
     ///
     /// # Panics
-    /// In a constant, at compile time: with no level, more than [`MAX_LEVELS`], or more than 64 address bits.
+    /// In a constant, at compile time: with no level, more than [`MAX_LEVELS`], pages of less than 8 bytes, tables of more than 2^20 entries, or 64 address bits or
+    /// more.
     #[must_use]
     pub const fn new(page_shift: u8, levels: &[LevelGeometry]) -> Self {
         assert!(!levels.is_empty() && levels.len() <= MAX_LEVELS, "1 to MAX_LEVELS levels");
+        assert!(page_shift >= 3, "a page holds a word");
         let mut it = Self {
             levels: levels.len() as u8,
             page_shift,
             leaf_levels: 0,
             alternative: 0,
+            address_bits: 0,
             widths: [0; MAX_LEVELS],
             shifts: [0; MAX_LEVELS],
+            entry_shifts: [0; MAX_LEVELS],
+            entries: [0; MAX_LEVELS],
         };
         let mut shift = page_shift;
         let mut level = 0;
         while level < levels.len() {
             it.widths[level] = levels[level].width;
             it.shifts[level] = shift;
+            assert!(levels[level].width <= 20, "a table of sensible size");
+            it.entry_shifts[level] = shift - 3;
+            it.entries[level] = (low_bits(levels[level].width) << 3) as u32;
             if levels[level].leaf {
                 it.leaf_levels |= 1 << level;
             }
             shift += levels[level].width;
-            assert!(shift <= 64, "an address has 64 bits");
+            assert!(shift < 64, "offsets and lengths are 64-bit numbers");
             level += 1;
         }
+        it.address_bits = shift;
         it
     }
 
@@ -124,18 +138,26 @@ impl Geometry {
         Level(self.levels - 1)
     }
 
-    /// Index bits of `level`; 0 for a level that the tree does not have.
+    /// Index bits of `level`, which must be one of the tree's.
     #[inline]
     #[must_use]
     pub const fn width(&self, level: Level) -> u8 {
-        if (level.0 as usize) < MAX_LEVELS { self.widths[level.0 as usize] } else { 0 }
+        self.widths[level.0 as usize % MAX_LEVELS]
     }
 
-    /// log2 of the bytes that an entry of `level` covers; 0 for a level that the tree does not have.
+    /// log2 of the bytes that an entry of `level`, which must be one of the tree's, covers.
     #[inline]
     #[must_use]
     pub const fn shift(&self, level: Level) -> u8 {
-        if (level.0 as usize) < MAX_LEVELS { self.shifts[level.0 as usize] } else { 0 }
+        self.shifts[level.0 as usize % MAX_LEVELS]
+    }
+
+    /// The byte offset, in its table of `level`, of the entry that covers `offset`.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn entry(&self, level: u8, offset: u64) -> u64 {
+        let level = level as usize % MAX_LEVELS;
+        (offset >> (self.entry_shifts[level] & 63)) & self.entries[level] as u64
     }
 
     /// log2 of the smallest page that this space uses of its own accord.
@@ -157,8 +179,7 @@ impl Geometry {
     #[inline]
     #[must_use]
     pub const fn address_bits(&self) -> u8 {
-        let root = self.levels as usize - 1;
-        self.shifts[root] + self.widths[root]
+        self.address_bits
     }
 
     /// A mask of the input address bits that the tree translates.

@@ -58,29 +58,76 @@ impl<'m, F: Format> Run<'m, F> {
         self.words
     }
 
-    /// The leaves among the entries, in order. An entry that is present and no leaf ends it with an error.
-    #[inline]
-    pub fn leaves(&self) -> impl Iterator<Item = Result<LeafOf<F>, RangeError<Input<F>>>> + use<'m, F> {
-        let Self { format, node, offset, words } = *self;
-        let at = node.position();
-        let present = format.present_mask();
-        words.iter().enumerate().filter(move |(_, memory)| any_set::<F>(memory, present)).filter_map(
-            move |(index, memory)| {
-                let offset = offset + ((index as u64) << node.shift);
-                let word = Word::<F>::new(memory).load();
-                match decode(&format, word, at) {
-                    Entry::Leaf { output, attributes } => {
-                        let (bytes, shift) = (at.size(), at.shift);
-                        Some(Ok(Mapping { input: format.address(offset), output, bytes, shift, attributes }))
-                    }
-                    Entry::Absent => None,
-                    Entry::Malformed | Entry::Table { .. } => {
-                        let error = Error::Malformed { at, entry: node.entry(offset), word };
-                        Some(Err(RangeError { at: format.address(offset), error }))
+    /// The leaves among the entries, in order. An entry that is present and no leaf is an error.
+    #[inline(always)]
+    pub fn leaves(&self) -> RunLeaves<'m, F> {
+        RunLeaves { run: *self, next: 0 }
+    }
+
+    /// Calls `visit` for each leaf, until it breaks or meets an entry that is present and no leaf. The innermost loop of iteration.
+    #[inline(always)]
+    fn visit<B>(
+        &self,
+        visit: &mut impl FnMut(LeafOf<F>) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
+        let present = self.format.present_mask();
+        for (index, memory) in self.words.iter().enumerate() {
+            if any_set::<F>(memory, present) {
+                if let Some(leaf) = self.leaf(index, memory) {
+                    if let ControlFlow::Break(value) = visit(leaf?) {
+                        return Ok(ControlFlow::Break(value));
                     }
                 }
-            },
-        )
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The leaf that `memory`, the entry of that index, holds; `None` if it is absent.
+    #[inline(always)]
+    fn leaf(&self, index: usize, memory: &AtomicU64) -> Option<Result<LeafOf<F>, RangeError<Input<F>>>> {
+        let at = self.node.position();
+        let offset = self.offset + ((index as u64) << at.shift);
+        let word = Word::<F>::new(memory).load();
+        match self.format.decode(word, at) {
+            Entry::Leaf { output, attributes } => {
+                let input = self.format.address(offset);
+                Some(Ok(Mapping { input, output, bytes: at.size(), shift: at.shift, attributes }))
+            }
+            Entry::Absent => None,
+            Entry::Malformed | Entry::Table { .. } => Some(Err(self.no_leaf(offset, word))),
+        }
+    }
+
+    #[cold]
+    fn no_leaf(&self, offset: u64, word: u64) -> RangeError<Input<F>> {
+        let error = Error::Malformed { at: self.node.position(), entry: self.node.entry(offset), word };
+        RangeError { at: self.format.address(offset), error }
+    }
+}
+
+/// The leaves of a [`Run`].
+#[derive(Clone, Debug)]
+pub struct RunLeaves<'m, F> {
+    run: Run<'m, F>,
+    next: usize,
+}
+
+impl<F: Format> Iterator for RunLeaves<'_, F> {
+    type Item = Result<LeafOf<F>, RangeError<Input<F>>>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        let present = self.run.format.present_mask();
+        while let Some(memory) = self.run.words.get(self.next) {
+            self.next += 1;
+            if any_set::<F>(memory, present) {
+                if let Some(leaf) = self.run.leaf(self.next - 1, memory) {
+                    return Some(leaf);
+                }
+            }
+        }
+        None
     }
 }
 
@@ -169,10 +216,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
         let mut place = self.place(input, bytes)?;
         while let Some(run) = place.next(self.format(), self.memory())? {
-            for leaf in run.leaves() {
-                if let ControlFlow::Break(value) = visit(leaf?) {
-                    return Ok(ControlFlow::Break(value));
-                }
+            if let ControlFlow::Break(value) = run.visit(&mut visit)? {
+                return Ok(ControlFlow::Break(value));
             }
         }
         Ok(ControlFlow::Continue(()))
@@ -231,7 +276,7 @@ fn continues<I: Address, O: Address, T: Eq>(mapping: &Mapping<I, O, T>, leaf: &M
 pub struct LeafIter<'m, F, M> {
     walker: &'m Walker<F, M>,
     place: Place,
-    run: Option<(Run<'m, F>, usize)>,
+    run: Option<RunLeaves<'m, F>>,
     failed: bool,
 }
 
@@ -244,26 +289,12 @@ impl<F: Format, M: TableMemory<Output<F>>> Iterator for LeafIter<'_, F, M> {
             return None;
         }
         loop {
-            if let Some((run, first)) = &mut self.run {
-                let rest = Run {
-                    words: run.words.get(*first..).unwrap_or_default(),
-                    offset: run.offset + ((*first as u64) << run.node.shift),
-                    ..*run
-                };
-                if let Some(leaf) = rest.leaves().next() {
-                    match &leaf {
-                        Ok(leaf) => {
-                            let offset = run.format.offset(leaf.input).unwrap_or(run.offset);
-                            *first = ((offset - run.offset) >> run.node.shift) as usize + 1;
-                        }
-                        Err(_) => self.failed = true,
-                    }
-                    return Some(leaf);
-                }
-                self.run = None;
+            if let Some(leaf) = self.run.as_mut().and_then(Iterator::next) {
+                self.failed = leaf.is_err();
+                return Some(leaf);
             }
             match self.place.next(self.walker.format(), self.walker.memory()) {
-                Ok(Some(run)) => self.run = Some((run, 0)),
+                Ok(Some(run)) => self.run = Some(run.leaves()),
                 Ok(None) => return None,
                 Err(error) => {
                     self.failed = true;

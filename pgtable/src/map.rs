@@ -4,7 +4,7 @@ use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
 use crate::allocator::TableAllocator;
-use crate::descent::{Node, Stop, Trail, descend};
+use crate::descent::{Node, Stop, Trail, descend_to_last};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::memory::TableMemory;
@@ -52,6 +52,7 @@ where
     /// # Errors
     /// [`Error::Mapped`] where something is mapped already; [`Error::Range`], [`Error::LeafSize`], [`Error::Unencodable`],
     /// [`Error::Alloc`]. Everything before the error's address is mapped, nothing from it on was changed.
+    #[inline]
     pub fn map(
         &mut self,
         input: Input<F>,
@@ -63,6 +64,19 @@ where
         if self.map_page(input, output, bytes, attributes, leaves) {
             return Ok(());
         }
+        self.map_range(input, output, bytes, attributes, leaves)
+    }
+
+    /// The general case of [`map`](Self::map).
+    #[inline(never)]
+    fn map_range(
+        &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> Result<(), RangeError<Input<F>>> {
         let (offset, end) = bounds(&self.format, input, bytes, 0)?;
         let mut rest = Rest { offset, end, output: output.get() };
         let mut trail = self.trail();
@@ -88,7 +102,7 @@ where
         attributes: F::Attributes,
         leaves: Leaves,
     ) -> bool {
-        let format = self.format;
+        let format = &self.format;
         let shift = format.geometry().page_shift();
         let fits = match leaves {
             Leaves::Largest => true,
@@ -99,8 +113,7 @@ where
         if bytes != 1 << shift || !fits || offset & low_bits(shift) != 0 {
             return false;
         }
-        let root = Node::root(&format, self.root().get());
-        let Ok(stop) = descend(&format, &self.memory, root, offset, 0, |_, _, _, _| ()) else { return false };
+        let Ok(stop) = descend_to_last(format, &self.memory, self.root().get(), offset) else { return false };
         let at = stop.node.position();
         let free = stop.word & format.present_mask() == 0 && output.get() & !format.output_mask(at) == 0;
         if at.level.0 != 0 || at.shift != shift || !free {

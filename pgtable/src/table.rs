@@ -23,7 +23,7 @@ use crate::gather::{Finished, Gather, GatherError, Invalidate};
 use crate::geometry::{Level, MAX_LEVELS};
 use crate::memory::TableMemory;
 use crate::space::{AddressSpace, Leaves};
-use crate::walk::{LeafOf, TranslationOf, Walker};
+use crate::walk::{LeafOf, TranslationOf, Walker, find};
 use crate::word::{Word, any_set};
 
 /// A tree of format `F`, whose tables stand in memory `M` and come from `A`.
@@ -81,6 +81,16 @@ where
     /// A reader of this tree.
     pub fn walker(&self) -> Walker<F, &M> {
         Walker::new(self.format, &self.memory, self.root())
+    }
+
+    /// Translates one access.
+    ///
+    /// # Errors
+    /// The [`Fault`] that the hardware raises for it.
+    #[inline]
+    pub fn translate(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
+        let (leaf, offset) = find(&self.format, &self.memory, self.root, input, access)?;
+        Ok(leaf.translation(offset))
     }
 
     /// Frees every table, the root included.
@@ -297,7 +307,7 @@ where
     }
 
     fn translate(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
-        self.walker().translate(input, access)
+        Self::translate(self, input, access)
     }
 
     fn for_each<B>(

@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 
 use crate::access::Access;
 use crate::address::{Address, low_bits};
-use crate::descent::{Lost, Node, Stop, decode, descend};
+use crate::descent::{Lost, Node, Stop, decode, descend, descend_to_last};
 use crate::error::{Error, RangeError};
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
@@ -93,7 +93,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
 
     #[inline(always)]
     fn descend(&self, offset: u64) -> Result<Stop<'_, F>, Lost> {
-        descend(&self.format, &self.memory, self.root_node(), offset, 0, |_, _, _, _| ())
+        descend_to_last(&self.format, &self.memory, self.root, offset)
     }
 
     /// Translates one access.
@@ -109,24 +109,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     /// The leaf that translates `input`, which allows `access`, and the offset of `input` in the tree.
     #[inline(always)]
     pub(crate) fn find(&self, input: Input<F>, access: Access) -> Result<(Leaf<F>, u64), Fault<F>> {
-        let Some(offset) = self.format.offset(input) else {
-            return Err(self.fault(input, access, Cause::Address, None));
-        };
-        let stop = match self.descend(offset) {
-            Ok(stop) => stop,
-            Err(lost) => return Err(self.fault(input, access, Cause::TableAccess, Some((lost.node, offset)))),
-        };
-        let at = stop.node.position();
-        match stop.decode(&self.format) {
-            Entry::Leaf { output, attributes } => match self.format.check(stop.word, at, stop.path, access) {
-                Ok(()) => Ok((Leaf { word: stop.word, at, path: stop.path, output: output.get(), attributes }, offset)),
-                Err(arch) => Err(Fault { arch, ..self.fault(input, access, Cause::Denied, Some((stop.node, offset))) }),
-            },
-            Entry::Absent => Err(self.fault(input, access, Cause::NotPresent, Some((stop.node, offset)))),
-            Entry::Malformed | Entry::Table { .. } => {
-                Err(self.fault(input, access, Cause::Malformed, Some((stop.node, offset))))
-            }
-        }
+        find(&self.format, &self.memory, self.root, input, access)
     }
 
     /// What is mapped at `input`, whatever access is allowed; `None` if nothing is.
@@ -162,17 +145,64 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         }
         trace
     }
+}
 
-    #[cold]
-    fn fault(&self, address: Input<F>, access: Access, cause: Cause, node: Option<(Node, u64)>) -> Fault<F> {
-        Fault {
-            address,
-            access,
-            cause,
-            at: node.map(|(node, _)| node.position()),
-            entry: node.map(|(node, offset)| <Output<F> as Address>::new(node.entry(offset))),
-            arch: self.format.fault(cause, access),
+/// The leaf of the tree under `root` that translates `input`, which allows `access`, and the offset of `input` in the tree.
+#[inline(always)]
+pub(crate) fn find<F: Format, M: TableMemory<Output<F>>>(
+    format: &F,
+    memory: &M,
+    root: u64,
+    input: Input<F>,
+    access: Access,
+) -> Result<(Leaf<F>, u64), Fault<F>> {
+    let Some(offset) = format.offset(input) else {
+        return Err(fault(format, input, access, Cause::Address, None));
+    };
+    let stop = match descend_to_last(format, memory, root, offset) {
+        Ok(stop) => stop,
+        Err(lost) => return Err(fault(format, input, access, Cause::TableAccess, Some((lost.node, offset)))),
+    };
+    let at = stop.node.position();
+    if let Entry::Leaf { output, attributes } = stop.decode(format) {
+        if format.check(stop.word, at, stop.path, access).is_ok() {
+            let leaf = Leaf { word: stop.word, at, path: stop.path, output: output.get(), attributes };
+            return Ok((leaf, offset));
         }
+    }
+    Err(refused(format, &stop, (input, offset), access))
+}
+
+/// Why the entry at which `stop` stands does not translate.
+#[cold]
+#[inline(never)]
+fn refused<F: Format>(format: &F, stop: &Stop<'_, F>, (input, offset): (Input<F>, u64), access: Access) -> Fault<F> {
+    let at = stop.node.position();
+    let (cause, denied) = match stop.decode(format) {
+        Entry::Leaf { .. } => (Cause::Denied, format.check(stop.word, at, stop.path, access).err()),
+        Entry::Absent => (Cause::NotPresent, None),
+        Entry::Malformed | Entry::Table { .. } => (Cause::Malformed, None),
+    };
+    let fault = fault(format, input, access, cause, Some((stop.node, offset)));
+    Fault { arch: denied.unwrap_or(fault.arch), ..fault }
+}
+
+#[cold]
+#[inline(never)]
+fn fault<F: Format>(
+    format: &F,
+    address: Input<F>,
+    access: Access,
+    cause: Cause,
+    node: Option<(Node, u64)>,
+) -> Fault<F> {
+    Fault {
+        address,
+        access,
+        cause,
+        at: node.map(|(node, _)| node.position()),
+        entry: node.map(|(node, offset)| <Output<F> as Address>::new(node.entry(offset))),
+        arch: format.fault(cause, access),
     }
 }
 

@@ -25,7 +25,7 @@ impl PageAttributes {
     #[inline(always)]
     #[must_use]
     pub const fn pte(self) -> Pte {
-        self.0.with_v(true).with_l(true)
+        Pte::from_bits(self.0.into_bits() | Pte::LEAF)
     }
 
     /// What it allows, and to whom.

@@ -30,8 +30,10 @@ pub struct Pde {
 }
 
 impl Pde {
-    /// log2 of NLB's unit.
-    pub(crate) const NLB_SHIFT: u8 = 8;
+    /// A directory entry with nothing else in it.
+    pub(crate) const VALID: u64 = Self::new().with_v(true).into_bits();
+    /// The size of the next table.
+    pub(crate) const NLS: u64 = Self::new().with_nls((1 << Self::NLS_BITS) - 1).into_bits();
     /// The bits of the next table's address.
     pub(crate) const ADDRESS: u64 = Self::new().with_nlb((1 << Self::NLB_BITS) - 1).into_bits();
     /// The bits that software must leave zero.
@@ -78,6 +80,8 @@ pub struct Pte {
     pub eaa: Eaa,
 }
 
+/// What a walk tests and makes whole words by: the fields' masks, computed at compile time. (The accessors of a bitfield are functions of this crate
+/// that another crate's walk may not have inlined.)
 impl Pte {
     /// The bits of the page's address.
     pub(crate) const ADDRESS: u64 = Self::new().with_rpn((1 << Self::RPN_BITS) - 1).into_bits();
@@ -91,6 +95,18 @@ impl Pte {
     pub(crate) const R: u64 = Self::new().with_r(true).into_bits();
     /// Change.
     pub(crate) const C: u64 = Self::new().with_c(true).into_bits();
+    /// Privileged state only.
+    pub(crate) const PRIVILEGED: u64 = Self::new().with_eaa(Eaa::new().with_privileged(true)).into_bits();
+    /// Loads.
+    pub(crate) const READ: u64 = Self::new().with_eaa(Eaa::new().with_read(true)).into_bits();
+    /// Loads and stores.
+    pub(crate) const WRITE: u64 = Self::new().with_eaa(Eaa::new().with_write(true)).into_bits();
+    /// Fetches.
+    pub(crate) const EXECUTE: u64 = Self::new().with_eaa(Eaa::new().with_execute(true)).into_bits();
+    /// The kind of storage.
+    pub(crate) const ATT: u64 = Self::new().with_att(Att::Tolerant).into_bits();
+    /// Non-idempotent I/O, as the kind of storage.
+    pub(crate) const NON_IDEMPOTENT: u64 = Self::new().with_att(Att::NonIdempotent).into_bits();
 
     /// The address of the page, as the entry has it: bits below the page's size are not cleared.
     #[inline(always)]

@@ -6,7 +6,7 @@ use pgtable::{
 };
 
 use super::attributes::PageAttributes;
-use super::entry::{Att, Pde, Pte};
+use super::entry::{Pde, Pte};
 use super::geometry::{Granule, PageSize, WIDTH, supports_table};
 use super::policy::{Amr, Iamr, Quadrants, RcPolicy, Strictness, TableFault};
 use super::scope::Scope;
@@ -99,6 +99,7 @@ impl<S: Scope> Radix<S> {
         }
     }
 
+    #[inline(always)]
     fn decode_leaf(&self, pte: Pte, at: Position) -> EntryOf<Self> {
         let within = low_bits(at.shift);
         let page = pte.page();
@@ -113,8 +114,9 @@ impl<S: Scope> Radix<S> {
         Entry::Leaf { output: Output::<Self>::new(page & !within), attributes: PageAttributes::of(pte) }
     }
 
+    #[inline]
     fn decode_table(&self, pde: Pde, at: Position) -> EntryOf<Self> {
-        let width = pde.nls();
+        let width = (pde.into_bits() & Pde::NLS) as u8;
         let within = low_bits(width + 3);
         let malformed = match self.strictness {
             Strictness::Qemu => false,
@@ -183,11 +185,10 @@ impl<S: Scope> Format for Radix<S> {
 
     #[inline]
     fn decode(&self, word: u64, at: Position) -> EntryOf<Self> {
-        let pde = Pde::from_bits(word);
-        match (pde.v(), pde.l()) {
-            (false, _) => Entry::Absent,
-            (true, true) => self.decode_leaf(Pte::from_bits(word), at),
-            (true, false) => self.decode_table(pde, at),
+        match word & Pte::LEAF {
+            Pte::LEAF => self.decode_leaf(Pte::from_bits(word), at),
+            Pde::VALID => self.decode_table(Pde::from_bits(word), at),
+            _ => Entry::Absent,
         }
     }
 
@@ -200,19 +201,19 @@ impl<S: Scope> Format for Radix<S> {
             1 => self.granule.last_width(),
             _ => return None,
         };
-        let table = word ^ Pde::new().with_v(true).with_nls(width).into_bits();
+        let table = word ^ (Pde::VALID | u64::from(width));
         if table & !(Pde::ADDRESS & !low_bits(width + 3)) == 0 { Some(table) } else { None }
     }
 
     #[inline(always)]
     fn present_mask(&self) -> u64 {
-        const { Pde::new().with_v(true).into_bits() }
+        Pde::VALID
     }
 
     #[inline]
     fn table_word(&self, table: Output<Self>, width: u8, at: Position) -> Option<u64> {
         let fits = supports_table(at.level, width) && table.get() & !(Pde::ADDRESS & !low_bits(width + 3)) == 0;
-        fits.then(|| Pde::new().with_v(true).with_nlb(table.get() >> Pde::NLB_SHIFT).with_nls(width).into_bits())
+        fits.then(|| Pde::VALID | table.get() | u64::from(width))
     }
 
     #[inline]
@@ -236,14 +237,12 @@ impl<S: Scope> Format for Radix<S> {
     /// In this order: nothing is fetched from non-idempotent storage; authority, privilege and keys; R and C.
     #[inline]
     fn check(&self, word: u64, _: Position, (): (), access: Access) -> Result<(), Interrupt> {
-        let pte = Pte::from_bits(word);
-        let fetch = access.kind == AccessKind::Fetch;
-        let guarded = fetch && pte.att() == Att::NonIdempotent;
-        if guarded || !S::allows(&self.controls, pte.eaa(), access) {
+        let guarded = access.kind == AccessKind::Fetch && word & Pte::ATT == Pte::NON_IDEMPOTENT;
+        if guarded || !S::allows(&self.controls, word, access) {
             return Err(self.fault(Cause::Denied, access));
         }
-        let recorded = pte.r() && (pte.c() || access.kind != AccessKind::Write);
-        if self.rc == RcPolicy::Fault && !recorded {
+        let record = if access.kind == AccessKind::Write { Pte::R | Pte::C } else { Pte::R };
+        if self.rc == RcPolicy::Fault && word & record != record {
             return Err(S::interrupt(Status::new().with_reference_change(true), access));
         }
         Ok(())

@@ -87,3 +87,15 @@ pub struct Iamr {
     #[bits(62)]
     pub other_keys: u64,
 }
+
+impl Amr {
+    /// The bit that forbids stores.
+    pub(crate) const NO_STORE: u64 = Self::new().with_no_store(true).into_bits();
+    /// The bit that forbids loads.
+    pub(crate) const NO_LOAD: u64 = Self::new().with_no_load(true).into_bits();
+}
+
+impl Iamr {
+    /// The bit that forbids fetches.
+    pub(crate) const NO_EXECUTE: u64 = Self::new().with_no_execute(true).into_bits();
+}

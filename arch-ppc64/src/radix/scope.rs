@@ -5,7 +5,7 @@ use core::fmt::Debug;
 
 use pgtable::{Access, AccessKind, Gpa, Gva, Privilege, Stage, Stage1, Stage2};
 
-use super::entry::Eaa;
+use super::entry::Pte;
 use super::geometry::ADDRESS_BITS;
 use super::policy::{Amr, Iamr, Quadrants, TableFault};
 use super::tlbie::Rs;
@@ -41,8 +41,8 @@ pub trait Scope: Stage + Copy + Eq + Debug + Send + Sync + sealed::Sealed {
     /// See [`pgtable::Format::address`].
     fn address(controls: &Self::Controls, offset: u64) -> Self::Input;
 
-    /// Whether a leaf with this authority allows `access`.
-    fn allows(controls: &Self::Controls, eaa: Eaa, access: Access) -> bool;
+    /// Whether the authority of the leaf `word` allows `access`.
+    fn allows(controls: &Self::Controls, word: u64, access: Access) -> bool;
 
     /// The interrupt for an address that is none of the scope's.
     fn address_fault(access: Access) -> Interrupt;
@@ -81,12 +81,13 @@ pub(crate) const QUADRANT_3: u64 = 3 << 62;
 
 /// Loads, stores or fetches, whoever makes them. EAA has no write-only: what may be written may be read.
 #[inline(always)]
-fn authorises(eaa: Eaa, kind: AccessKind) -> bool {
-    match kind {
-        AccessKind::Read => eaa.read() || eaa.write(),
-        AccessKind::Write => eaa.write(),
-        AccessKind::Fetch => eaa.execute(),
-    }
+fn authorises(word: u64, kind: AccessKind) -> bool {
+    let any_of = match kind {
+        AccessKind::Read => Pte::READ | Pte::WRITE,
+        AccessKind::Write => Pte::WRITE,
+        AccessKind::Fetch => Pte::EXECUTE,
+    };
+    word & any_of != 0
 }
 
 impl Scope for Stage1 {
@@ -124,17 +125,20 @@ impl Scope for Stage1 {
     /// In the order of ISA "Storage Protection": a privileged page is nobody else's; a supervisor's access to any other
     /// page goes by key 0 of AMR and IAMR too.
     #[inline(always)]
-    fn allows(controls: &ProcessControls, eaa: Eaa, access: Access) -> bool {
-        let held_back = match (eaa.privileged(), access.privilege) {
-            (true, Privilege::User) => return false,
-            (true, Privilege::Supervisor) | (false, Privilege::User) => false,
-            (false, Privilege::Supervisor) => match access.kind {
-                AccessKind::Read => controls.amr.no_load(),
-                AccessKind::Write => controls.amr.no_store(),
-                AccessKind::Fetch => controls.iamr.no_execute(),
-            },
+    fn allows(controls: &ProcessControls, word: u64, access: Access) -> bool {
+        let privileged = word & Pte::PRIVILEGED != 0;
+        let reachable = match access.privilege {
+            Privilege::User => !privileged,
+            Privilege::Supervisor => {
+                privileged
+                    || match access.kind {
+                        AccessKind::Read => controls.amr.into_bits() & Amr::NO_LOAD == 0,
+                        AccessKind::Write => controls.amr.into_bits() & Amr::NO_STORE == 0,
+                        AccessKind::Fetch => controls.iamr.into_bits() & Iamr::NO_EXECUTE == 0,
+                    }
+            }
         };
-        authorises(eaa, access.kind) && !held_back
+        authorises(word, access.kind) && reachable
     }
 
     #[inline]
@@ -181,8 +185,8 @@ impl Scope for Stage2 {
 
     /// Partition scope does not know privilege, nor keys.
     #[inline(always)]
-    fn allows((): &(), eaa: Eaa, access: Access) -> bool {
-        authorises(eaa, access.kind)
+    fn allows((): &(), word: u64, access: Access) -> bool {
+        authorises(word, access.kind)
     }
 
     /// A guest real address beyond the tree has no translation. (QEMU's MMU ignores the bits beyond: there such an

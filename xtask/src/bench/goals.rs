@@ -45,6 +45,7 @@ mod tests {
         assert_eq!(goals.to_string(), "no goals");
         for line in [
             "map, cursor        2.0 ns   goal < 6.4 ns   ok",
+            "goal cursor-map 0.310 0.500 ok",
             "goal: unmap 4.7 < 2.6 short",
             "the goal of this bench is ok to read",
             "goal",
@@ -52,6 +53,6 @@ mod tests {
         ] {
             goals.count(line);
         }
-        assert_eq!(goals.to_string(), "1 of 2 goals reached\n  goal: unmap 4.7 < 2.6 short");
+        assert_eq!(goals.to_string(), "2 of 3 goals reached\n  goal: unmap 4.7 < 2.6 short");
     }
 }

@@ -14,10 +14,14 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::cargo::cargo;
+use crate::debian::ensure_installed;
 use crate::xtask::Xtask;
 use crate::{command, report};
 use goals::Goals;
 use packages::Bench;
+
+/// What the build scripts of those that we compare with need: some are written in C and C++.
+const BUILD_TOOLS: [&str; 3] = ["g++", "make", "cmake"];
 
 /// What may be asked for on the command line.
 #[derive(Args)]
@@ -47,6 +51,7 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
 
 /// Runs the bench, showing its output while it is read for goals.
 fn follow(xtask: &Xtask, bench: &Bench, arguments: &[String]) -> Result<Goals> {
+    ensure_installed(&BUILD_TOOLS)?;
     let manifest = bench.manifest.to_string_lossy();
     let program = bench.cargo_arguments().into_iter().chain(["--manifest-path", &manifest, "--"]);
     let arguments = program.chain(arguments.iter().map(String::as_str));
@@ -63,7 +68,11 @@ fn follow(xtask: &Xtask, bench: &Bench, arguments: &[String]) -> Result<Goals> {
 
 /// Lints every bench package, which also shows that it builds.
 pub fn check(xtask: &Xtask) -> Result<()> {
-    for manifest in packages::manifests(xtask)? {
+    let manifests = packages::manifests(xtask)?;
+    if !manifests.is_empty() {
+        ensure_installed(&BUILD_TOOLS)?;
+    }
+    for manifest in manifests {
         report::note(&manifest.display().to_string());
         let manifest = manifest.to_string_lossy();
         let arguments = ["clippy", "--all-targets", "--manifest-path", &manifest, "--", "-D", "warnings"];

@@ -16,6 +16,8 @@
  *      R7  DSISR
  *      R8  DAR
  *      R9  R15, the value that the stub loaded or computed
+ *      R10 R17 and
+ *      R11 R18, for the stub that loads more than once
  *
  * A stub that comes through ends with `sc`, so that it can end in problem state
  * too, where `sc 1` is not allowed: the system call interrupt is the sign of
@@ -27,6 +29,8 @@
  *      R14  address
  *      R15  value
  *      R16  the operand RS of tlbie
+ *      R17  address of a table entry, R18 its new content, R19 the operand RB of tlbie:
+ *           for the stub that edits a table
  */
 
 #define H_PUT_TERM_CHAR 0x58
@@ -74,6 +78,8 @@ report:
         mfspr   %r7, SPR_DSISR
         mfspr   %r8, SPR_DAR
         mr      %r9, %r15
+        mr      %r10, %r17
+        mr      %r11, %r18
         li      %r3, 0
         mtspr   SPR_DSISR, %r3          /* nothing old in the next report */
         mtspr   SPR_DAR, %r3
@@ -98,6 +104,12 @@ probe_guest_store:
 
         .globl  probe_guest_fetch
 probe_guest_fetch:
+        bcl     20, 31, 1f              /* the VMM may just have written the code: */
+1:      mflr    %r17
+        sync
+        icbi    0, %r17                 /* POWER drops prefetched instructions at any icbi */
+        sync
+        isync
         mtctr   %r14
         bctrl
         sc
@@ -120,6 +132,25 @@ probe_guest_fetch:
         INVALIDATE probe_guest_tlbie_tlb, 0
         INVALIDATE probe_guest_tlbie_pwc, 1
         INVALIDATE probe_guest_tlbie_all, 2
+
+/*
+ * Loads, edits the entry that translates the load, loads again, invalidates, loads
+ * again: all without leaving the guest, so that whatever the processor has cached
+ * stays cached until the tlbie. Answers with R15, R17, R18.
+ */
+        .globl  probe_guest_edit
+probe_guest_edit:
+        ld      %r15, 0(%r14)
+        std     %r18, 0(%r17)
+        ptesync
+        ld      %r17, 0(%r14)
+        ptesync
+        tlbie   %r19, %r16, 0, 1, 1
+        eieio
+        tlbsync
+        ptesync
+        ld      %r18, 0(%r14)
+        sc
 
 /*
  * Puts the decrementer off (for a year if LPCR[LD] makes it large, else for four
@@ -157,7 +188,10 @@ line_end:
         .balign 16
         .space  16                      /* the last load reads past the line */
 
-/* A function that the VMM copies to wherever the guest is to call it. */
+/*
+ * A function that the VMM copies to wherever the guest is to call it. The VMM may put
+ * another immediate operand in, so that each copy has its own answer.
+ */
         .globl  probe_guest_target
 probe_guest_target:
         addi    %r15, %r15, 1

@@ -9,8 +9,8 @@ pub struct Image {
     pub stubs: u64,
     /// Offsets of the stubs, from the start of their page.
     pub entry: Entries,
-    /// A function that adds one to the probe’s value, for copying to where the guest will call it.
-    pub target: &'static [u8],
+    /// A function that adds one to the probe’s value: `addi r15, r15, 1; blr`.
+    target: &'static [u8],
 }
 
 /// Offsets of the stubs, from the start of their page.
@@ -28,11 +28,21 @@ pub struct Entries {
     pub tlbie_pwc: u64,
     /// Runs `tlbie` with RIC = 2: both, and the cached process-table entry.
     pub tlbie_all: u64,
+    /// Edits a table between loads.
+    pub edit: u64,
     /// Puts off the decrementer, prints a line.
     pub hello: u64,
 }
 
 impl Image {
+    /// A function that adds `addend` to the probe’s value.
+    pub fn target(&self, addend: i16) -> Vec<u8> {
+        let mut code = self.target.to_vec();
+        // The immediate operand of `addi` is the low half of its word, and the guest is little-endian.
+        code[..2].copy_from_slice(&addend.to_le_bytes());
+        code
+    }
+
     /// The code, if this program was built for a machine that runs it.
     #[cfg(all(target_arch = "powerpc64", target_endian = "little"))]
     pub fn linked() -> Option<Self> {
@@ -47,6 +57,7 @@ impl Image {
             static probe_guest_tlbie_tlb: u8;
             static probe_guest_tlbie_pwc: u8;
             static probe_guest_tlbie_all: u8;
+            static probe_guest_edit: u8;
             static probe_guest_hello: u8;
             static probe_guest_target: u8;
             static probe_guest_target_end: u8;
@@ -71,6 +82,7 @@ impl Image {
                     tlbie_tlb: entry(&raw const probe_guest_tlbie_tlb),
                     tlbie_pwc: entry(&raw const probe_guest_tlbie_pwc),
                     tlbie_all: entry(&raw const probe_guest_tlbie_all),
+                    edit: entry(&raw const probe_guest_edit),
                     hello: entry(&raw const probe_guest_hello),
                 },
                 target: slice::from_raw_parts(target, between(target, &raw const probe_guest_target_end)),
@@ -97,6 +109,6 @@ mod tests {
         assert!(image.stubs + 0x1000 <= image.bytes.len() as u64, "{:#x}", image.bytes.len());
         assert_eq!(image.entry.load, 0);
         assert!(image.entry.hello < 0x1000);
-        assert!(image.target.len() == 8);
+        assert_eq!(image.target(-2), [0xfe, 0xff, 0xef, 0x39, 0x20, 0x00, 0x80, 0x4e]);
     }
 }

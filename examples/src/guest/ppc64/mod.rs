@@ -7,8 +7,8 @@
 //! interrupt it took.
 //!
 //! One thing is asked of the tables: the page of stubs ([`ProbeGuest::stubs`], 4 KB) must be mapped
-//! executable for whoever makes the access, at the address that the VMM says. Interrupts arrive in real
-//! mode, untranslated by the guest’s tables.
+//! readable and executable for whoever makes the access, at the addresses that the VMM says
+//! ([`StubsAt`]). Interrupts arrive in real mode, untranslated by the guest’s tables.
 //!
 //! A VMM cannot run `tlbie` for its guest. The guest has LPCR\[GTSE\], so it runs `tlbie` itself, when
 //! the VMM asks: [`ProbeGuest::tlbie`].
@@ -23,8 +23,9 @@ use super::Probe;
 use super::ticker::Ticker;
 use crate::kvm_ppc::{Cap, Kvm, OneReg, Vcpu, VcpuExit, Vm, VmType, kvm_regs, kvm_userspace_memory_region};
 use arch_ppc64::kvm::{KVM_PPC_MMUV3_GTSE, KVM_PPC_MMUV3_RADIX, PpcMmu, kvm_ppc_mmuv3_cfg};
+use arch_ppc64::radix::{ProcessTableWord, Ric, Tlbie};
 use image::Image;
-use pgtable::{AccessKind, Gpa, Gva, Privilege};
+use pgtable::{AccessKind, Gpa, Gva, Privilege, Stage1};
 use std::io;
 use std::time::{Duration, Instant};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -43,15 +44,37 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(50);
 
-/// What a `tlbie` drops: its RIC field.
+/// Where the tables map the page of stubs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Ric {
-    /// Translations (0).
-    Tlb,
-    /// The page-walk cache (1).
-    PageWalkCache,
-    /// Translations, the page-walk cache and the cached process-table entry (2).
-    All,
+pub struct StubsAt {
+    /// For accesses in privileged state.
+    pub supervisor: Gva,
+    /// For accesses in problem state.
+    pub user: Gva,
+}
+
+/// What an edit of a table looked like from inside: three loads of the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edited {
+    /// Loaded before the edit.
+    pub before: u64,
+    /// Loaded after the edit and before the invalidation: the old translation or the new one.
+    pub between: u64,
+    /// Loaded after the invalidation.
+    pub after: u64,
+}
+
+/// An edit that [`ProbeGuest::edit`] makes.
+#[derive(Clone, Copy, Debug)]
+pub struct Edit {
+    /// The address to load from.
+    pub address: Gva,
+    /// The effective address of the entry that translates it.
+    pub entry: Gva,
+    /// The entry’s new content, in the architecture’s bit order.
+    pub word: u64,
+    /// What makes the old translation unreachable; RIC must be 0.
+    pub tlbie: Tlbie<Stage1>,
 }
 
 /// A VM with one vCPU that makes accesses on request.
@@ -60,8 +83,7 @@ pub struct ProbeGuest {
     vcpu: Vcpu,
     vm: Vm,
     image: Image,
-    /// Where the tables map the page of stubs.
-    stubs_at: Gva,
+    stubs_at: StubsAt,
     console: Vec<u8>,
     _ticker: Ticker,
     /// Last, so that it outlives the VM.
@@ -99,7 +121,8 @@ impl ProbeGuest {
         vcpu.enable_cap(Cap::PpcPapr, [0; 4])?;
         let lpcr = vcpu.get_one_reg(OneReg::Lpcr)?;
         vcpu.set_one_reg(OneReg::Lpcr, lpcr | msr::LPCR_ILE | msr::LPCR_LD)?;
-        Ok(Self { vcpu, vm, image, stubs_at: Gva::new(0), console: Vec::new(), _ticker: Ticker::start(TICK)?, memory })
+        let stubs_at = StubsAt { supervisor: Gva::new(image.stubs), user: Gva::new(image.stubs) };
+        Ok(Self { vcpu, vm, image, stubs_at, console: Vec::new(), _ticker: Ticker::start(TICK)?, memory })
     }
 
     /// The guest’s memory.
@@ -112,6 +135,14 @@ impl ProbeGuest {
         &self.vm
     }
 
+    /// The Processor Version Register.
+    ///
+    /// # Errors
+    /// The OS error.
+    pub fn pvr(&self) -> io::Result<u32> {
+        self.vcpu.get_sregs().map(|registers| registers.pvr)
+    }
+
     /// How many bytes from guest real address 0 are the guest’s code.
     pub fn code_size(&self) -> u64 {
         self.image.bytes.len() as u64
@@ -122,10 +153,10 @@ impl ProbeGuest {
         Gpa::new(self.image.stubs)
     }
 
-    /// The function that a probe may call: it adds one to the probe’s value. It is
+    /// A function that a probe may call: it adds `addend` to the probe’s value. It is
     /// position-independent; copy it to where the guest shall find it.
-    pub fn target(&self) -> &'static [u8] {
-        self.image.target
+    pub fn target(&self, addend: i16) -> Vec<u8> {
+        self.image.target(addend)
     }
 
     /// What the guest has printed.
@@ -133,19 +164,20 @@ impl ProbeGuest {
         &self.console
     }
 
-    /// Tells the hardware where the guest’s process table is, and the guest at which address its tables
-    /// map the stubs.
-    ///
-    /// `patb1` is the second doubleword of the partition-table entry, with GR set.
+    /// Tells the hardware where the guest’s process table is.
     ///
     /// # Errors
     /// `EINVAL`: PRTS is too large, GR isn’t set. The OS error.
-    pub fn set_process_table(&mut self, patb1: u64, stubs_at: Gva) -> io::Result<()> {
-        self.stubs_at = stubs_at;
+    pub fn set_process_table(&mut self, word: ProcessTableWord) -> io::Result<()> {
         self.vm.configure_v3_mmu(&kvm_ppc_mmuv3_cfg {
             flags: KVM_PPC_MMUV3_RADIX | KVM_PPC_MMUV3_GTSE,
-            process_table: patb1,
+            process_table: word.into(),
         })
+    }
+
+    /// Tells the guest where its tables map the stubs.
+    pub fn set_stubs(&mut self, at: StubsAt) {
+        self.stubs_at = at;
     }
 
     /// Says which process the guest runs: whose tree translates quadrant 0.
@@ -161,7 +193,7 @@ impl ProbeGuest {
     /// # Errors
     /// The OS error.
     pub fn hello(&mut self) -> io::Result<Outcome> {
-        self.run_stub(self.image.entry.hello, msr::RELOCATED, [0; 3])
+        self.run_stub(self.image.entry.hello, Privilege::Supervisor, &[])
     }
 
     /// Has the guest make one access.
@@ -174,52 +206,73 @@ impl ProbeGuest {
             AccessKind::Write => self.image.entry.store,
             AccessKind::Fetch => self.image.entry.fetch,
         };
-        let msr = match probe.access.privilege {
-            Privilege::Supervisor => msr::RELOCATED,
-            Privilege::User => msr::RELOCATED | msr::PR,
-        };
-        self.run_stub(entry, msr, [probe.address.get(), probe.value, 0])
+        self.run_stub(entry, probe.access.privilege, &[probe.address.get(), probe.value])
     }
 
-    /// Has the guest run `ptesync; tlbie; eieio; tlbsync; ptesync` with these operands,
-    /// process-scoped.
+    /// Has the guest run `ptesync; tlbie; eieio; tlbsync; ptesync`.
     ///
     /// # Errors
     /// The OS error of running the vCPU.
-    pub fn tlbie(&mut self, ric: Ric, rb: u64, rs: u64) -> io::Result<Outcome> {
-        let entry = match ric {
+    pub fn tlbie(&mut self, it: Tlbie<Stage1>) -> io::Result<Outcome> {
+        let entry = match it.ric() {
             Ric::Tlb => self.image.entry.tlbie_tlb,
-            Ric::PageWalkCache => self.image.entry.tlbie_pwc,
+            Ric::WalkCache => self.image.entry.tlbie_pwc,
             Ric::All => self.image.entry.tlbie_all,
         };
         // Real mode: the tables may be in any state just now.
-        self.run_stub_at(self.image.stubs + entry, msr::REAL, [rb, 0, rs])
+        Ok(self.run_at(self.image.stubs + entry, msr::REAL, &[it.rb().into(), 0, it.rs().into()])?.outcome())
     }
 
-    fn run_stub(&mut self, entry: u64, msr: u64, operands: [u64; 3]) -> io::Result<Outcome> {
-        self.run_stub_at(self.stubs_at.get().wrapping_add(entry), msr, operands)
+    /// Has the guest load, edit the entry that translates the load, load again, invalidate, and load
+    /// again, all in privileged state and without leaving the guest.
+    ///
+    /// # Errors
+    /// The outcome, if it did not come through. The OS error of running the vCPU.
+    pub fn edit(&mut self, edit: &Edit) -> io::Result<Result<Edited, Outcome>> {
+        let Edit { address, entry, word, tlbie } = *edit;
+        let pc = self.stubs_at.supervisor.get().wrapping_add(self.image.entry.edit);
+        // The guest stores little-endian; entries are big-endian.
+        let operands = [address.get(), 0, tlbie.rs().into(), entry.get(), word.swap_bytes(), tlbie.rb().into()];
+        let report = self.run_at(pc, msr::RELOCATED, &operands)?;
+        Ok(match report.outcome() {
+            Outcome::Completed { value } => {
+                let [between, after] = report.more;
+                Ok(Edited { before: value, between, after })
+            }
+            outcome => Err(outcome),
+        })
     }
 
-    fn run_stub_at(&mut self, pc: u64, msr: u64, operands: [u64; 3]) -> io::Result<Outcome> {
+    fn run_stub(&mut self, entry: u64, privilege: Privilege, operands: &[u64]) -> io::Result<Outcome> {
+        let (stubs, msr) = match privilege {
+            Privilege::Supervisor => (self.stubs_at.supervisor, msr::RELOCATED),
+            Privilege::User => (self.stubs_at.user, msr::RELOCATED | msr::PR),
+        };
+        Ok(self.run_at(stubs.get().wrapping_add(entry), msr, operands)?.outcome())
+    }
+
+    /// Runs from `pc` on, with the operands in R14 and up, to the report.
+    fn run_at(&mut self, pc: u64, msr: u64, operands: &[u64]) -> io::Result<Report> {
         let mut regs = kvm_regs { pc, msr, ..kvm_regs::default() };
-        regs.gpr[14..17].copy_from_slice(&operands);
+        for (register, &operand) in regs.gpr[14..].iter_mut().zip(operands) {
+            *register = operand;
+        }
         self.vcpu.set_regs(&regs)?;
-        self.run_to_report(Instant::now() + PATIENCE)
+        self.run_to_report(pc, msr)
     }
 
-    fn run_to_report(&mut self, deadline: Instant) -> io::Result<Outcome> {
-        let mut mmio = None;
+    fn run_to_report(&mut self, pc: u64, msr: u64) -> io::Result<Report> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut report = Report { pc, msr, ..Report::default() };
         loop {
             match self.vcpu.run()? {
                 VcpuExit::PaprHcall(call) if call.nr == H_PROBE_REPORT => {
-                    let [vector, srr0, srr1, dsisr, dar, value, ..] = call.args;
+                    let [vector, srr0, srr1, dsisr, dar, value, more @ ..] = call.args;
                     call.ret = H_SUCCESS;
-                    let interrupt = Interrupt { vector, srr0, srr1, dsisr: dsisr as u32, dar };
-                    return Ok(match (interrupt.vector, mmio) {
-                        (vector::SYSTEM_CALL, None) => Outcome::Completed { value },
-                        (vector::SYSTEM_CALL, Some(address)) => Outcome::NoMemory { address },
-                        _ => Outcome::Interrupted(interrupt),
-                    });
+                    report.interrupt = Some(Interrupt { vector, srr0, srr1, dsisr: dsisr as u32, dar });
+                    report.value = value;
+                    report.more = [more[0], more[1]];
+                    return Ok(report);
                 }
                 VcpuExit::PaprHcall(call) if call.nr == H_PUT_TERM_CHAR => {
                     let [_, length, first, second, ..] = call.args;
@@ -231,12 +284,53 @@ impl ProbeGuest {
                 VcpuExit::PaprHcall(call) => call.ret = H_FUNCTION,
                 VcpuExit::Mmio(access) => {
                     access.data = [0; 8];
-                    mmio = Some(Gpa::new(access.phys_addr));
+                    report.mmio = Some(Gpa::new(access.phys_addr));
                 }
                 VcpuExit::Intr if Instant::now() < deadline => {}
-                VcpuExit::Intr => return Ok(Outcome::Hung { pc: self.vcpu.get_regs()?.pc }),
+                VcpuExit::Intr => {
+                    report.hung = self.vcpu.get_regs()?.pc;
+                    return Ok(report);
+                }
                 exit => return Err(io::Error::other(format!("the vCPU stopped: {exit:?}"))),
             }
         }
+    }
+}
+
+/// How a run from `pc` on in state `msr` ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct Report {
+    pc: u64,
+    msr: u64,
+    /// The interrupt that ended it; `None`: it never ended.
+    interrupt: Option<Interrupt>,
+    /// R15.
+    value: u64,
+    /// R17 and R18.
+    more: [u64; 2],
+    /// Where an access met no memory.
+    mmio: Option<Gpa>,
+    /// Where it was when patience ended.
+    hung: u64,
+}
+
+impl Report {
+    fn outcome(&self) -> Outcome {
+        let Some(interrupt) = self.interrupt else { return Outcome::Hung { pc: self.hung } };
+        match self.mmio {
+            _ if !self.came_through(&interrupt) => Outcome::Interrupted(interrupt),
+            Some(address) => Outcome::NoMemory { address },
+            None => Outcome::Completed { value: self.value },
+        }
+    }
+
+    /// Whether the interrupt is the stub’s own last word: a system call out of the page that it was
+    /// started in, in the state that it was started in.
+    fn came_through(&self, interrupt: &Interrupt) -> bool {
+        const PAGE: u64 = !0xfff;
+        let call = interrupt.srr0.wrapping_sub(4);
+        interrupt.vector == vector::SYSTEM_CALL
+            && call & PAGE == self.pc & PAGE
+            && (interrupt.srr1 ^ self.msr) & msr::PR == 0
     }
 }

@@ -1,6 +1,7 @@
 //! What came of an access, in Power ISA’s words.
 
-use pgtable::Gpa;
+use super::msr;
+use pgtable::{Gpa, Privilege};
 use std::fmt;
 
 /// Interrupt vectors (Power ISA v3.0B, book III, 6.4).
@@ -68,6 +69,12 @@ impl Interrupt {
             vector::INSTRUCTION_STORAGE => Some((self.srr1 & Self::SRR1_REASON) as u32),
             _ => None,
         }
+    }
+
+    /// Who was interrupted.
+    #[must_use]
+    pub const fn privilege(&self) -> Privilege {
+        if self.srr1 & msr::PR == 0 { Privilege::Supervisor } else { Privilege::User }
     }
 
     /// The effective address that a storage or segment interrupt is about.

@@ -1,0 +1,154 @@
+//! Changes while the guest is stopped, each with the invalidation that it needs, and how things look afterwards.
+
+use pgtable::{Leaves, Prot};
+
+use crate::check::Checker;
+use crate::layout::{KERNEL, PROCESS, Q3};
+use crate::look::{Allows, Finds, Look};
+use crate::machine::Machine;
+use crate::report::{Failure, Report};
+use crate::space::Space;
+
+/// What is done.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    /// Unmap.
+    Unmap,
+    /// Map to this guest-physical address in leaves of this log2 size.
+    Map(u64, u8, Prot),
+    /// Protect.
+    Protect(Prot),
+}
+
+/// A change, and what must follow from it.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    name: &'static str,
+    pid: u32,
+    input: u64,
+    bytes: u64,
+    act: Act,
+    /// How many bytes are affected: mapped ones in the range.
+    affects: u64,
+    /// How many tables leave the tree.
+    frees: usize,
+    /// Places to look at afterwards, and what is found there.
+    then: &'static [(u64, Finds)],
+}
+
+const RWX: Allows = Allows::both("rwx");
+const USER_RW: Prot = Prot::RW.for_user();
+const USER_R: Prot = Prot::R.for_user();
+
+const fn change(
+    (name, pid): (&'static str, u32),
+    (input, bytes): (u64, u64),
+    act: Act,
+    (affects, frees): (u64, usize),
+    then: &'static [(u64, Finds)],
+) -> Change {
+    Change { name, pid, input, bytes, act, affects, frees, then }
+}
+
+#[rustfmt::skip]
+const CHANGES: &[Change] = &[
+    change(("unmap a 4K page", PROCESS), (0x0041_0000, 0x1000), Act::Unmap, (0x1000, 0), &[
+        (0x0041_0000, Finds::Unmapped),
+        (0x0041_1008, Finds::Page(0x0060_6008, Allows::both("r--"))),
+    ]),
+    change(("map it elsewhere", PROCESS), (0x0041_0000, 0x1000), Act::Map(0x0062_0000, 12, USER_RW), (0x1000, 0), &[
+        (0x0041_0000, Finds::Page(0x0062_0000, Allows::both("rw-"))),
+    ]),
+    change(("64K page rw- to r--", PROCESS), (0x0060_0000, 0x1_0000), Act::Protect(USER_R), (0x1_0000, 0), &[
+        (0x0060_0000, Finds::Page(0x0074_0000, Allows::both("r--"))),
+    ]),
+    change(("and back to rw-", PROCESS), (0x0060_0000, 0x1_0000), Act::Protect(USER_RW), (0x1_0000, 0), &[
+        (0x0060_fff8, Finds::Page(0x0074_fff8, Allows::both("rw-"))),
+    ]),
+    change(("64K page r-x to r--", PROCESS), (0x0062_0000, 0x1_0000), Act::Protect(USER_R), (0x1_0000, 0), &[
+        (0x0062_0000, Finds::Page(0x0072_0000, Allows::both("r--"))),
+    ]),
+    change(("2M page user r-- to privileged rw-", PROCESS), (0x00a0_0000, 0x20_0000), Act::Protect(Prot::RW), (0x20_0000, 0), &[
+        (0x00a0_0000, Finds::Page(0x0220_0000, Allows::privileged("rw-"))),
+    ]),
+    change(("64K out of a 2M page", PROCESS), (0x0085_0000, 0x1_0000), Act::Unmap, (0x1_0000, 0), &[
+        (0x0085_0000, Finds::Unmapped),
+        (0x0085_fff8, Finds::Unmapped),
+        (0x0084_fff8, Finds::Page(0x0244_fff8, RWX)),
+        (0x0086_0000, Finds::Page(0x0246_0000, RWX)),
+        (0x009f_fff8, Finds::Page(0x025f_fff8, RWX)),
+    ]),
+    change(("4K out of the kernel's 2M page", KERNEL), (Q3 | 0x0080_3000, 0x1000), Act::Unmap, (0x1000, 0), &[
+        (Q3 | 0x0080_3000, Finds::Unmapped),
+        (Q3 | 0x0080_2ff8, Finds::Page(0x0260_2ff8, Allows::privileged("rwx"))),
+        (Q3 | 0x0080_4000, Finds::Page(0x0260_4000, Allows::privileged("rwx"))),
+    ]),
+    change(("2M out of a 1G page", PROCESS), (0x80e0_0000, 0x20_0000), Act::Unmap, (0x20_0000, 0), &[
+        (0x80e0_0000, Finds::Unmapped),
+        (0x80df_fff8, Finds::Page(0x40df_fff8, RWX)),
+        (0x8100_0000, Finds::Page(0x4100_0000, RWX)),
+        (0xbfff_fff8, Finds::Page(0x7fff_fff8, RWX)),
+    ]),
+    change(("64K of what was a 1G page to r--", PROCESS), (0x9001_0000, 0x1_0000), Act::Protect(USER_R), (0x1_0000, 0), &[
+        (0x9001_0000, Finds::Page(0x5001_0000, Allows::both("r--"))),
+        (0x9002_0000, Finds::Page(0x5002_0000, RWX)),
+    ]),
+    change(("unmap the tree's last page", PROCESS), (0x000f_ffff_ffff_0000, 0x1_0000), Act::Unmap, (0x1_0000, 3), &[
+        (0x000f_ffff_ffff_fff8, Finds::Unmapped),
+    ]),
+    change(("map a 4K page there", PROCESS), (0x000f_ffff_ffff_f000, 0x1000), Act::Map(0x0077_0000, 12, USER_RW), (0x1000, 0), &[
+        (0x000f_ffff_ffff_fff8, Finds::Page(0x0077_0ff8, Allows::both("rw-"))),
+        (0x000f_ffff_ffff_eff8, Finds::Unmapped),
+    ]),
+    change(("unmap 4M of 4K and 64K pages", PROCESS), (0x0040_0000, 0x40_0000), Act::Unmap, (16 * 0x1000 + 5 * 0x1_0000, 2), &[
+        (0x0041_0000, Finds::Unmapped),
+        (0x005f_fff8, Finds::Unmapped),
+        (0x0060_0000, Finds::Unmapped),
+        (0x007f_fff8, Finds::Unmapped),
+        (0x0080_0000, Finds::Page(0x0240_0000, RWX)),
+    ]),
+];
+
+/// Makes every change, and looks.
+pub fn run(
+    machine: Machine<'_>,
+    spaces: &mut [Space<'_>],
+    checker: &mut Checker<'_>,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    for change in CHANGES {
+        // Without this the guest would not have the old translation, and an omitted invalidation would not show.
+        for &(at, _) in change.then {
+            checker.touch(PROCESS, at)?;
+        }
+        let space = spaces.iter_mut().find(|space| space.pid == change.pid).ok_or("a change of an unknown process")?;
+        let sent = machine.shootdown.sent();
+        let (affected, freed) = change.make(space)?;
+        let question = format!("{:#018x} + {:#x} of process {}", change.input, change.bytes, change.pid);
+        let seen = |bytes, tables| format!("{bytes:#x} bytes, {tables} tables freed");
+        report.equal(change.name, &question, seen(change.affects, change.frees), seen(affected, freed))?;
+        report.fact("invalidated by", format!("{} tlbie", machine.shootdown.sent() - sent));
+        report.sample(machine.frames.census());
+        for &(at, finds) in change.then {
+            for check in (Look { name: change.name, pid: PROCESS, at, finds }).checks() {
+                checker.run(&check, report)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Change {
+    /// Makes it; returns how many bytes were affected, and how many tables freed.
+    fn make(&self, space: &mut Space<'_>) -> Result<(u64, usize), Failure> {
+        let (bytes, finished) = match self.act {
+            Act::Unmap => space.unmap(self.input, self.bytes)?,
+            Act::Protect(prot) => space.protect(self.input, self.bytes, prot)?,
+            Act::Map(output, leaf, prot) => {
+                space.map(self.input, output, self.bytes, prot, Leaves::Exactly(leaf))?;
+                return Ok((self.bytes, 0));
+            }
+        };
+        Ok((bytes, finished.tables))
+    }
+}

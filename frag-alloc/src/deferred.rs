@@ -1,0 +1,152 @@
+//! Tables freed while readers without a lock may still walk them.
+//!
+//! # Protocol
+//! A freed table becomes idle at once (a second free is refused at once), and waits. Waiting tables gather in a batch;
+//! a grace period starts for the whole batch when the one before is through, after the last of its tables was freed. Only when it
+//! has passed is a table zeroed and put back, and only then is it no longer counted in its frame. So a frame can't
+//! retire before a grace period after the free of its last table: Linux's rule for deferred frames (`pte_free_defer`), and for
+//! each table besides, since ours are handed out again. Nothing runs behind the caller's back: tables are put back inside
+//! [`Deferred::give`], [`Deferred::take`] when memory runs out, and [`Deferred::collect`].
+
+use alloc::vec::Vec;
+use core::ops::Deref;
+
+use pgtable::{Address, AllocError, Contents, TableAllocator, TableLayout, TableState};
+
+use crate::cache::{Cache, Detached};
+use crate::error::Error;
+use crate::frames::Frames;
+use crate::grace::Grace;
+use crate::source::FrameSource;
+use crate::sync::Lock;
+
+/// Tables that gather before a free looks whether some can be put back.
+const BATCH: usize = 64;
+
+#[derive(Debug, Default)]
+struct Queue {
+    gathering: Vec<(Detached, Contents)>,
+    waiting: Vec<(Detached, Contents)>,
+    /// The grace period of `waiting`.
+    cookie: u64,
+}
+
+/// A [`Cache`] whose freed tables are handed out again only after a grace period.
+#[derive(Debug)]
+pub struct Deferred<A, S, F, G>
+where
+    A: Address,
+    S: FrameSource<A>,
+    F: Deref<Target = Frames<A, S>>,
+    G: Grace,
+{
+    cache: Cache<A, S, F>,
+    grace: G,
+    queue: Lock<Queue>,
+}
+
+impl<A, S, F, G> Deferred<A, S, F, G>
+where
+    A: Address,
+    S: FrameSource<A>,
+    F: Deref<Target = Frames<A, S>>,
+    G: Grace,
+{
+    /// The tables of `cache`, for readers whose grace periods `grace` knows.
+    pub fn new(cache: Cache<A, S, F>, grace: G) -> Self {
+        Self { cache, grace, queue: Lock::new(Queue::default()) }
+    }
+
+    /// The cache: to close it, or to free what no reader ever saw.
+    pub fn cache(&self) -> &Cache<A, S, F> {
+        &self.cache
+    }
+
+    /// As [`Cache::take`]; out of memory, it first puts back what it can.
+    ///
+    /// # Errors
+    /// As [`Cache::take`].
+    pub fn take(&self, shift: u8) -> Result<A, Error<A>> {
+        match self.cache.take(shift) {
+            Err(Error::Exhausted { .. }) if self.collect()? > 0 => self.cache.take(shift),
+            result => result,
+        }
+    }
+
+    /// As [`Cache::give`], after a grace period.
+    ///
+    /// # Errors
+    /// As [`Cache::give`]; [`Error::Exhausted`], and the table stays alive, if there is no memory to queue it.
+    pub fn give(&self, table: A, shift: u8, contents: Contents) -> Result<(), Error<A>> {
+        let mut queue = self.queue.lock();
+        if queue.gathering.try_reserve(1).is_err() {
+            return Err(Error::Exhausted { shift });
+        }
+        queue.gathering.push((self.cache.detach(table, shift)?, contents));
+        let full = queue.gathering.len() >= BATCH;
+        drop(queue);
+        if full { self.collect().map(|_| ()) } else { Ok(()) }
+    }
+
+    /// How many tables wait.
+    pub fn waiting(&self) -> usize {
+        let queue = self.queue.lock();
+        queue.gathering.len() + queue.waiting.len()
+    }
+
+    /// Puts back the tables whose grace period has passed, and starts one for those that gathered; says how many were put back.
+    /// With no reader about, the second of two calls finds nothing left.
+    ///
+    /// # Errors
+    /// The first error of putting a table back; the others were put back.
+    pub fn collect(&self) -> Result<usize, Error<A>> {
+        let mut queue = self.queue.lock();
+        if !queue.waiting.is_empty() && !self.grace.passed(queue.cookie) {
+            return Ok(0);
+        }
+        let through = core::mem::take(&mut queue.waiting);
+        if !queue.gathering.is_empty() {
+            queue.waiting = core::mem::take(&mut queue.gathering);
+            queue.cookie = self.grace.start();
+        }
+        drop(queue);
+        let count = through.len();
+        let put = |(table, contents)| self.cache.put_detached(table, contents);
+        through.into_iter().map(put).fold(Ok(()), Result::and).map(|()| count)
+    }
+}
+
+impl<A, S, F, G> TableAllocator<A> for Deferred<A, S, F, G>
+where
+    A: Address,
+    S: FrameSource<A>,
+    F: Deref<Target = Frames<A, S>>,
+    G: Grace,
+{
+    fn allocate(&self, layout: TableLayout) -> Result<A, AllocError> {
+        self.take(layout.shift).map_err(|error| error.into_alloc(layout))
+    }
+
+    fn free(&self, table: A, layout: TableLayout, contents: Contents) -> Result<(), AllocError> {
+        self.give(table, layout.shift, contents).map_err(|error| error.into_alloc(layout))
+    }
+
+    fn state(&self, table: A) -> Option<&TableState> {
+        self.cache.state(table)
+    }
+}
+
+impl<A, S, F, G> Drop for Deferred<A, S, F, G>
+where
+    A: Address,
+    S: FrameSource<A>,
+    F: Deref<Target = Frames<A, S>>,
+    G: Grace,
+{
+    /// Puts back what may be put back. What readers may still see stays counted, and so its frame stays out of use: a
+    /// leak that the census shows, never a reuse.
+    fn drop(&mut self) {
+        let _ = self.collect();
+        let _ = self.collect();
+    }
+}
