@@ -32,7 +32,8 @@ enum Op {
     L1Harvest(usize, bool, bool),
     HostUnmap(u64, u64),
     HostWriteProtect(u64, u64),
-    HostClearDirty(u64),
+    /// Of everything: a round of a dirty log.
+    HostClearDirty,
     HostAge(u64, u64),
 }
 
@@ -73,7 +74,7 @@ fn ops() -> impl Strategy<Value = Op> {
         1 => (l2, any::<bool>(), any::<bool>()).prop_map(|(l2, dirty, rpt)| Op::L1Harvest(l2, dirty, rpt)),
         2 => (gpas(), lengths.clone()).prop_map(|(at, bytes)| Op::HostUnmap(at, bytes)),
         1 => (gpas(), lengths.clone()).prop_map(|(at, bytes)| Op::HostWriteProtect(at, bytes)),
-        1 => gpas().prop_map(Op::HostClearDirty),
+        1 => Just(Op::HostClearDirty),
         1 => (gpas(), lengths).prop_map(|(at, bytes)| Op::HostAge(at, bytes)),
     ]
 }
@@ -303,11 +304,12 @@ impl World<'_> {
                 let (start, end) = (gpa >> 30 << 30, (gpa + bytes).next_multiple_of(1 << 30));
                 self.nested.restrict(Gpa::new(start), end - start, Restriction::Write, tlb).unwrap();
             }
-            Op::HostClearDirty(gpa) => {
-                let mut gather = self.host.gather(tlb);
-                let dirty = self.host.test_and_clear_dirty(Gpa::new(gpa), &mut gather).unwrap();
-                self.host.finish(gather).unwrap();
-                if let Some(leaf) = dirty {
+            Op::HostClearDirty => {
+                for leaf in leaves(&self.host) {
+                    let mut gather = self.host.gather(tlb);
+                    let dirty = self.host.test_and_clear_dirty(leaf.input, &mut gather).unwrap();
+                    prop_assert_eq!(dirty.is_some(), leaf.attributes.c());
+                    self.host.finish(gather).unwrap();
                     self.nested.restrict(leaf.input, leaf.bytes, Restriction::Change, tlb).unwrap();
                 }
             }
