@@ -122,8 +122,8 @@ pub(crate) fn decode<F: Format>(format: &F, word: u64, at: Position) -> EntryOf<
 
 /// Descends from `from` towards `offset`, no further than to a table of level `floor`; `down` sees each node that it enters.
 ///
-/// As long as tables are as the geometry predicts, only an address and a level are carried from one to the next; where one is not, [`descend_decoding`]
-/// takes over.
+/// As long as tables are as the geometry predicts ([`descend_predicted`]), only an address and a level are carried from one to the next; where one is not,
+/// [`descend_decoding`] takes over.
 #[inline(always)]
 pub(crate) fn descend<'m, F, M>(
     format: &F,
@@ -140,7 +140,11 @@ where
     if from.level <= floor {
         return stop_at(memory, from, offset, F::Path::default());
     }
-    descend_predicted(format, memory, (from.table, from.level), offset, floor, &mut down)
+    match descend_predicted(format, memory, (from.table, from.level), offset, floor, &mut down) {
+        Ok(stop) => Ok(stop),
+        Err(Diverted::Met(here)) => descend_decoding(format, memory, here, offset, floor, &mut down),
+        Err(Diverted::Lost(lost)) => Err(lost),
+    }
 }
 
 /// Why a descent did not come to a last-level entry through tables that are all as the geometry predicts.
@@ -164,42 +168,11 @@ where
     F: Format,
     M: TableMemory<Output<F>>,
 {
+    let down = &mut |_, _, _, _| ();
     match format.geometry().levels() {
-        4 => unrolled(format, memory, (root, 3), offset),
-        5 => unrolled(format, memory, (root, 4), offset),
-        levels => unrolled(format, memory, (root, levels - 1), offset),
-    }
-}
-
-#[inline(always)]
-fn unrolled<'m, F, M>(
-    format: &F,
-    memory: &'m M,
-    (mut table, mut level): (u64, u8),
-    offset: u64,
-) -> Result<Stop<'m, F>, Diverted<'m, F>>
-where
-    F: Format,
-    M: TableMemory<Output<F>>,
-{
-    let geometry = format.geometry();
-    let mut path = F::Path::default();
-    loop {
-        let entry = table.wrapping_add(format.entry_offset(level, offset));
-        let slot = match memory.word(<Output<F> as Address>::new(entry)) {
-            Ok(memory) => Word::<F>::new(memory),
-            Err(error) => return Err(Diverted::Lost(Lost { node: Node::predicted(geometry, table, level), error })),
-        };
-        let word = slot.load();
-        if level == 0 {
-            return Ok(Stop { node: Node::predicted(geometry, table, 0), slot, word, path });
-        }
-        let at = Position { level: Level(level), shift: geometry.shift(Level(level)) };
-        let Some(next) = format.predicted_table(word, at) else {
-            return Err(Diverted::Met(Stop { node: Node::predicted(geometry, table, level), slot, word, path }));
-        };
-        path = format.restrict(path, word);
-        (table, level) = (next, level - 1);
+        4 => descend_predicted(format, memory, (root, 3), offset, 0, down),
+        5 => descend_predicted(format, memory, (root, 4), offset, 0, down),
+        levels => descend_predicted(format, memory, (root, levels - 1), offset, 0, down),
     }
 }
 
@@ -230,7 +203,7 @@ fn descend_predicted<'m, F, M>(
     offset: u64,
     floor: u8,
     down: &mut impl FnMut(Node, Position, u64, u64),
-) -> Result<Stop<'m, F>, Lost>
+) -> Result<Stop<'m, F>, Diverted<'m, F>>
 where
     F: Format,
     M: TableMemory<Output<F>>,
@@ -241,7 +214,7 @@ where
         let entry = table.wrapping_add(format.entry_offset(level, offset));
         let slot = match memory.word(<Output<F> as Address>::new(entry)) {
             Ok(memory) => Word::<F>::new(memory),
-            Err(error) => return Err(Lost { node: Node::predicted(geometry, table, level), error }),
+            Err(error) => return Err(Diverted::Lost(Lost { node: Node::predicted(geometry, table, level), error })),
         };
         let word = slot.load();
         if level <= floor {
@@ -249,8 +222,7 @@ where
         }
         let at = Position { level: Level(level), shift: geometry.shift(Level(level)) };
         let Some(next) = format.predicted_table(word, at) else {
-            let here = Stop { node: Node::predicted(geometry, table, level), slot, word, path };
-            return descend_decoding(format, memory, here, offset, floor, down);
+            return Err(Diverted::Met(Stop { node: Node::predicted(geometry, table, level), slot, word, path }));
         };
         path = format.restrict(path, word);
         (table, level) = (next, level - 1);
