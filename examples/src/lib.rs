@@ -9,3 +9,7 @@ pub mod guest;
 pub mod kvm_ppc;
 #[cfg(target_arch = "x86_64")]
 pub mod kvm_x86;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -143,19 +143,81 @@ where
     descend_predicted(format, memory, (from.table, from.level), offset, floor, &mut down)
 }
 
-/// Descends from the root at `root` to the last level. For the usual numbers of levels, unrolled: that is what single translations and single
-/// pages are made of.
+/// Why a descent did not come to a last-level entry through tables that are all as the geometry predicts.
+pub(crate) enum Diverted<'m, F: Format> {
+    /// It met an entry that is no table, or another than predicted.
+    Met(Stop<'m, F>),
+    /// It left table memory.
+    Lost(Lost),
+}
+
+/// Descends from the root at `root` to the last level, through predicted tables only: what single translations and single pages are made
+/// of. For the usual numbers of levels it is unrolled, and what it returns stays in registers.
 #[inline(always)]
-pub(crate) fn descend_to_last<'m, F, M>(format: &F, memory: &'m M, root: u64, offset: u64) -> Result<Stop<'m, F>, Lost>
+pub(crate) fn descend_to_last<'m, F, M>(
+    format: &F,
+    memory: &'m M,
+    root: u64,
+    offset: u64,
+) -> Result<Stop<'m, F>, Diverted<'m, F>>
 where
     F: Format,
     M: TableMemory<Output<F>>,
 {
-    let none = &mut |_, _, _, _| ();
     match format.geometry().levels() {
-        4 => descend_predicted(format, memory, (root, 3), offset, 0, none),
-        5 => descend_predicted(format, memory, (root, 4), offset, 0, none),
-        levels => descend_predicted(format, memory, (root, levels - 1), offset, 0, none),
+        4 => unrolled(format, memory, (root, 3), offset),
+        5 => unrolled(format, memory, (root, 4), offset),
+        levels => unrolled(format, memory, (root, levels - 1), offset),
+    }
+}
+
+#[inline(always)]
+fn unrolled<'m, F, M>(
+    format: &F,
+    memory: &'m M,
+    (mut table, mut level): (u64, u8),
+    offset: u64,
+) -> Result<Stop<'m, F>, Diverted<'m, F>>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+{
+    let geometry = format.geometry();
+    let mut path = F::Path::default();
+    loop {
+        let entry = table.wrapping_add(format.entry_offset(level, offset));
+        let slot = match memory.word(<Output<F> as Address>::new(entry)) {
+            Ok(memory) => Word::<F>::new(memory),
+            Err(error) => return Err(Diverted::Lost(Lost { node: Node::predicted(geometry, table, level), error })),
+        };
+        let word = slot.load();
+        if level == 0 {
+            return Ok(Stop { node: Node::predicted(geometry, table, 0), slot, word, path });
+        }
+        let at = Position { level: Level(level), shift: geometry.shift(Level(level)) };
+        let Some(next) = format.predicted_table(word, at) else {
+            return Err(Diverted::Met(Stop { node: Node::predicted(geometry, table, level), slot, word, path }));
+        };
+        path = format.restrict(path, word);
+        (table, level) = (next, level - 1);
+    }
+}
+
+/// Goes on to the end where a descent was diverted.
+#[inline(never)]
+pub(crate) fn after_diversion<'m, F, M>(
+    format: &F,
+    memory: &'m M,
+    diverted: Diverted<'m, F>,
+    offset: u64,
+) -> Result<Stop<'m, F>, Lost>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+{
+    match diverted {
+        Diverted::Met(here) => descend_decoding(format, memory, here, offset, 0, &mut |_, _, _, _| ()),
+        Diverted::Lost(lost) => Err(lost),
     }
 }
 
@@ -176,7 +238,7 @@ where
     let geometry = format.geometry();
     let mut path = F::Path::default();
     loop {
-        let entry = table.wrapping_add(geometry.entry(level, offset));
+        let entry = table.wrapping_add(format.entry_offset(level, offset));
         let slot = match memory.word(<Output<F> as Address>::new(entry)) {
             Ok(memory) => Word::<F>::new(memory),
             Err(error) => return Err(Lost { node: Node::predicted(geometry, table, level), error }),

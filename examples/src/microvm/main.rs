@@ -61,26 +61,15 @@ struct Options {
     verbose: bool,
 }
 
-/// What runs, and how it ends.
-type Run = fn(&Options, &mut Report) -> Result<(), Failure>;
-
-/// The microVMs by architecture.
-const MICROVMS: &[(&str, Run)] = &[
-    ("powerpc64", run),
-    #[cfg(target_arch = "x86_64")]
-    ("x86_64", x86::run),
-];
-
-/// This machine's microVM; where there is none, POWER's, which says what it needs.
-fn microvm() -> Run {
-    let here = MICROVMS.iter().find(|(architecture, _)| *architecture == std::env::consts::ARCH);
-    here.map_or(run, |(_, run)| *run)
-}
-
 fn main() -> ExitCode {
     let options = Options::parse();
     let mut report = Report::new(options.verbose);
-    match microvm()(&options, &mut report) {
+    let result = match std::env::consts::ARCH {
+        #[cfg(target_arch = "x86_64")]
+        "x86_64" => x86::run(&mut report),
+        _ => run(&options, &mut report),
+    };
+    match result {
         Ok(()) => {
             println!("\n{}", report.ok());
             ExitCode::SUCCESS

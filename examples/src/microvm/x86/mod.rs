@@ -44,7 +44,7 @@ use shootdown::Shootdown;
 use space::Space;
 
 /// Runs it all.
-pub fn run(_: &crate::Options, report: &mut Report) -> Result<(), Failure> {
+pub fn run(report: &mut Report) -> Result<(), Failure> {
     let kvm = Kvm::new().map_err(|error| format!("/dev/kvm is not usable: {error}"))?;
     let (features, _) = examples::kvm_x86::Features::supported(&kvm)?;
     report.section("host");

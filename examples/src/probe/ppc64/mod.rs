@@ -1,0 +1,23 @@
+//! POWER: a guest of KVM-HV, behind radix trees.
+
+use std::error::Error;
+
+use clap::ValueEnum;
+
+use crate::report::Report;
+
+/// Which translation.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Mmu {
+    /// Radix trees
+    #[default]
+    Radix,
+}
+
+/// Probes.
+pub fn run(mmu: Mmu, cases: usize, seed: u64, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    let _ = (cases, seed, report);
+    match mmu {
+        Mmu::Radix => Err("not there yet".into()),
+    }
+}
