@@ -76,6 +76,7 @@ mod guest_memory;
 mod iterate;
 mod map;
 mod memory;
+mod movement;
 mod record;
 mod reshape;
 mod space;

@@ -34,7 +34,7 @@ pub struct PageTable<F, M, A> {
     pub(crate) format: F,
     pub(crate) memory: M,
     pub(crate) tables: A,
-    root: u64,
+    pub(crate) root: u64,
 }
 
 impl<F, M, A> PageTable<F, M, A>

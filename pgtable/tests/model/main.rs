@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod address_space;
+mod movement;
 mod record;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,0 +1,355 @@
+//! Movement: the tables of a tree go to other frames while readers and hardware walk it; a snapshot of a tree; a tree built anew from
+//! a list of what it maps.
+//!
+//! # Protocol of relocation
+//! The tree's one writer moves it, table by table, from the root down:
+//! 1. The new table gets the words of the old one, and its count of live entries.
+//! 2. The entry above is switched by compare-exchange, so that a bit that hardware sets in it meanwhile is kept.
+//! 3. After a batch of tables, what was walked through the old ones is invalidated: from now on hardware records in the new ones only.
+//! 4. What hardware recorded in the old ones after they were copied is added to the new ones.
+//! 5. The old tables are retired into the [`Gather`], which frees them after one more invalidation.
+//!
+//! At no time is anything not mapped that was mapped before. A reader in an old table reads there what the tree said when the table was
+//! switched, which was after the reader came; the words stay until the allocator hands the table out again, so the allocator
+//! has to wait for readers, as for every change. Going from the root down, a table that left the tree is reachable only from
+//! tables that left before it.
+//!
+//! Threads that *record* while they walk ([`Walker::access`]) are what hardware is in step 3: the [`Invalidate`] implementation has to wait for the accesses that they are making, here
+//! as for a harvest.
+
+use core::sync::atomic::Ordering;
+
+use arrayvec::ArrayVec;
+
+use crate::address::{Address, low_bits};
+use crate::allocator::{Contents, TableAllocator, TableLayout};
+use crate::descent::{Node, decode};
+use crate::error::{Error, RangeError};
+use crate::format::{Entry, Format, Input, Output};
+use crate::gather::{Gather, Invalidate, MAX_TABLES, Unused};
+use crate::memory::TableMemory;
+use crate::space::Leaves;
+use crate::table::{PageTable, gather_error, layout};
+use crate::walk::{LeafOf, Walker};
+use crate::word::Word;
+
+/// Tables that are moved between two invalidations. Half of what a gather holds, so that after a failed invalidation
+/// it holds those of the batch before and those of this one.
+const BATCH: usize = MAX_TABLES / 2;
+
+/// How often an entry is switched anew because hardware changed it meanwhile. It has one bit to set there.
+const TRIES: usize = 16;
+
+/// A table that was moved, and may still be walked where it was.
+#[derive(Clone, Copy)]
+struct Moved {
+    old: Node,
+    new: Node,
+}
+
+/// A relocation under way.
+struct Moving<'g, 'i, F: Format, I: Invalidate<F::Stage>, W> {
+    which: W,
+    gather: &'g mut Gather<'i, F::Stage, I>,
+    batch: ArrayVec<Moved, BATCH>,
+    count: usize,
+}
+
+impl<F, M, A> PageTable<F, M, A>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+{
+    /// Moves the tables below the root for which `which` says so to other places, which the tree's allocator chooses; returns how many. `|_, _| true` moves all of
+    /// them; to empty a frame, say yes to the tables in it.
+    ///
+    /// Everything stays mapped throughout, for hardware and for readers, and nothing that hardware records (accessed, dirty) is
+    /// lost. There is an invalidation per 32 tables, and the last old tables are freed when `gather` is finished.
+    ///
+    /// # Errors
+    /// [`Error::Alloc`], [`Error::Malformed`], [`Error::Memory`], [`Error::Unencodable`] (a new table lies where an entry cannot point): the tree is whole, and
+    /// part of it was moved. [`Error::Invalidate`]: likewise, but what hardware records in tables that it still walks at their old places is
+    /// lost; take everything for dirty.
+    pub fn relocate<I: Invalidate<F::Stage>>(
+        &mut self,
+        which: impl FnMut(Output<F>, TableLayout) -> bool,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<usize, Error> {
+        // Room for what a failed invalidation leaves behind.
+        gather.flush(&self.tables).map_err(gather_error)?;
+        let mut moving = Moving::<F, I, _> { which, gather, batch: ArrayVec::new(), count: 0 };
+        let walked = self.relocate_below(Node::root(&self.format, self.root), 0, &mut moving);
+        let settled = self.settle(&mut moving);
+        walked.and(settled).map(|()| moving.count)
+    }
+
+    /// Moves the root table; returns its new address.
+    ///
+    /// `switch` is called with it once the new root can be walked; it brings the address to wherever the root is found: CR3 or an EPTP on each CPU, a process or partition
+    /// table, the variable from which readers on other threads make their [`Walker`]s.
+    ///
+    /// # Errors
+    /// As [`relocate`](Self::relocate). Only with [`Error::Invalidate`], or [`Error::Alloc`] for a table that *came back*, was the root moved.
+    pub fn relocate_root<I: Invalidate<F::Stage>>(
+        &mut self,
+        switch: impl FnOnce(Output<F>),
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<Output<F>, Error> {
+        gather.flush(&self.tables).map_err(gather_error)?;
+        let old = Node::root(&self.format, self.root);
+        let new = self.copy_table(old)?;
+        self.root = new.table;
+        switch(self.root());
+        gather.everything();
+        gather.table_left();
+        let batch = ArrayVec::from_iter([Moved { old, new }]);
+        self.settle(&mut Moving::<F, I, _> { which: (), gather, batch, count: 1 })?;
+        Ok(self.root())
+    }
+
+    /// Moves tables below the one of `node`, whose first entry covers `base`.
+    fn relocate_below<I: Invalidate<F::Stage>, W: FnMut(Output<F>, TableLayout) -> bool>(
+        &self,
+        node: Node,
+        base: u64,
+        moving: &mut Moving<'_, '_, F, I, W>,
+    ) -> Result<(), Error> {
+        let words = self.memory.table(<Output<F> as Address>::new(node.table), 1 << node.width)?;
+        for (index, memory) in words.iter().enumerate() {
+            let slot = Word::<F>::new(memory);
+            let offset = base + ((index as u64) << node.shift);
+            let word = slot.load();
+            let mut below = match decode(&self.format, word, node.position()) {
+                Entry::Table { table, width } => node.below(table.get(), width),
+                Entry::Absent | Entry::Leaf { .. } => continue,
+                Entry::Malformed => {
+                    return Err(Error::Malformed { at: node.position(), entry: node.entry(offset), word });
+                }
+            };
+            if (moving.which)(<Output<F> as Address>::new(below.table), layout(below)) {
+                let new = self.copy_table(below)?;
+                if let Err(error) = self.switch(slot, node, below, new) {
+                    self.shrink(&[new])?;
+                    return Err(error);
+                }
+                self.moved(Moved { old: below, new }, offset, moving)?;
+                below = new;
+            }
+            if below.level > 0 {
+                self.relocate_below(below, offset, moving)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A new table that says what the one of `old` says; not in the tree yet.
+    fn copy_table(&self, old: Node) -> Result<Node, Error> {
+        let address = <Output<F> as Address>::new(old.table);
+        let words = layout(old).bytes() / 8;
+        let from = self.memory.table(address, words)?;
+        // Not the allocator's: then it could not be given back either.
+        let foreign = crate::AllocError::NotLive { address: old.table };
+        let live = self.tables.state(address).ok_or(foreign)?.live();
+        let table = self.tables.allocate(layout(old))?;
+        let new = Node { table: table.get(), ..old };
+        match self.memory.table(table, words) {
+            Ok(to) => {
+                for (from, to) in from.iter().zip(to) {
+                    Word::<F>::new(to).store(Word::<F>::new(from).load());
+                }
+            }
+            Err(error) => {
+                self.shrink(&[new])?;
+                return Err(error.into());
+            }
+        }
+        self.count(new, live);
+        Ok(new)
+    }
+
+    /// Makes `slot`, the entry of `above`'s table that is the way to `old`, the way to `new`; what else it says stays.
+    fn switch(&self, slot: Word<'_, F>, above: Node, old: Node, new: Node) -> Result<(), Error> {
+        for _ in 0..TRIES {
+            let word = slot.load();
+            if slot.mark(word, self.relink(word, above, old, new)?) {
+                return Ok(());
+            }
+        }
+        Err(Error::Malformed { at: above.position(), entry: above.table, word: slot.load() })
+    }
+
+    /// `word`, an entry of `above`'s table that is the way to `old`, as the way to `new`.
+    fn relink(&self, word: u64, above: Node, old: Node, new: Node) -> Result<u64, Error> {
+        let at = above.position();
+        // Of two entries for tables only the bits of the address differ.
+        let linked = word ^ self.table_word(above, old)? ^ self.table_word(above, new)?;
+        let table = <Output<F> as Address>::new(new.table);
+        match decode(&self.format, linked, at) {
+            entry if entry == (Entry::Table { table, width: new.width }) => Ok(linked),
+            _ => Err(Error::Malformed { at, entry: above.table, word }),
+        }
+    }
+
+    /// The table of `moved`, whose first entry covers `base`, has left the tree.
+    fn moved<I: Invalidate<F::Stage>, W>(
+        &self,
+        moved: Moved,
+        base: u64,
+        moving: &mut Moving<'_, '_, F, I, W>,
+    ) -> Result<(), Error> {
+        let old = moved.old;
+        moving.count += 1;
+        moving.gather.table_left();
+        if old.level == 0 {
+            let last = base + (low_bits(old.width) << old.shift);
+            moving.gather.pages(self.format.address(base), self.format.address(last), old.shift);
+        } else {
+            // Leaves of any size, on any level below.
+            moving.gather.everything();
+        }
+        // A full batch is settled at once.
+        let _ = moving.batch.try_push(moved);
+        if moving.batch.is_full() { self.settle(moving) } else { Ok(()) }
+    }
+
+    /// Invalidates; then what was recorded late is complete, and the old tables can go.
+    fn settle<I: Invalidate<F::Stage>, W>(&self, moving: &mut Moving<'_, '_, F, I, W>) -> Result<(), Error> {
+        let mut settled = moving.gather.flush(&self.tables).map_err(gather_error);
+        for Moved { old, new } in moving.batch.drain(..) {
+            let table = <Output<F> as Address>::new(old.table);
+            let merged = self.merge_records(old, new);
+            if let Some(state) = self.tables.state(table) {
+                state.reset();
+            }
+            let retired = moving.gather.retire(table, layout(old), Contents::Stale, &self.tables).map_err(gather_error);
+            settled = settled.and(merged).and(retired);
+        }
+        settled
+    }
+
+    /// Adds what hardware recorded in the table of `old` to that of `new`, which says the same otherwise.
+    fn merge_records(&self, old: Node, new: Node) -> Result<(), Error> {
+        let bits = self.format.accessed_dirty();
+        let words = layout(old).bytes() / 8;
+        let from = self.memory.table(<Output<F> as Address>::new(old.table), words)?;
+        let to = self.memory.table(<Output<F> as Address>::new(new.table), words)?;
+        for (from, to) in from.iter().zip(to) {
+            let word = Word::<F>::new(from).load();
+            let recorded = match decode(&self.format, word, old.position()) {
+                Entry::Leaf { .. } => bits.accessed | bits.dirty,
+                Entry::Table { .. } => bits.table,
+                Entry::Absent | Entry::Malformed => 0,
+            };
+            let late = word & recorded & !Word::<F>::new(to).load();
+            if late != 0 {
+                to.fetch_or(F::BYTE_ORDER.swap(late), Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// A tree of `format` that maps what `mappings` lists: what another tree's iteration gave, a saved state.
+    ///
+    /// Each mapping gets leaves of its own size. Fastest in order.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map), and as [`new`](Self::new) at the lowest address; nothing is left allocated.
+    pub fn rebuild(
+        format: F,
+        memory: M,
+        tables: A,
+        mappings: impl IntoIterator<Item = LeafOf<F>>,
+    ) -> Result<Self, RangeError<Input<F>>> {
+        let mut tree =
+            Self::new(format, memory, tables).map_err(|error| RangeError { at: format.address(0), error })?;
+        for it in mappings {
+            if let Err(error) = tree.map(it.input, it.output, it.bytes, it.attributes, Leaves::Exactly(it.shift)) {
+                tree.discard();
+                return Err(error);
+            }
+        }
+        Ok(tree)
+    }
+
+    /// Gives back a tree that nobody has seen.
+    fn discard(self) {
+        // There is nothing to invalidate that could fail; a table that its own allocator does not take back is none of the caller's error.
+        let _ = self.destroy(Gather::new(&Unused, ()));
+    }
+
+    /// Fills the table of `to`, which is empty, with what that of `from` in `source` says, and so on downwards.
+    fn copy_from<M2: TableMemory<Output<F>>>(&self, source: &M2, from: Node, to: Node) -> Result<(), Error> {
+        let words = source.table(<Output<F> as Address>::new(from.table), 1 << from.width)?;
+        let table = <Output<F> as Address>::new(to.table);
+        let copies = self.memory.table(table, words.len())?;
+        for (index, (memory, copy)) in words.iter().zip(copies).enumerate() {
+            let copy = Word::<F>::new(copy);
+            let word = Word::<F>::new(memory).load();
+            match decode(&self.format, word, from.position()) {
+                Entry::Absent => {}
+                Entry::Leaf { .. } => {
+                    copy.store(word);
+                    self.count(to, 1);
+                }
+                Entry::Table { table, width } => {
+                    let below = from.below(table.get(), width);
+                    let made = Node { table: self.tables.allocate(layout(below))?.get(), ..below };
+                    match self.relink(word, to, below, made) {
+                        Ok(link) => copy.publish(link),
+                        Err(error) => {
+                            self.shrink(&[made])?;
+                            return Err(error);
+                        }
+                    }
+                    self.count(to, 1);
+                    self.copy_from(source, below, made)?;
+                    self.drop_empty(copy, to, made)?;
+                }
+                Entry::Malformed => {
+                    let entry = from.table.wrapping_add(index as u64 * 8);
+                    return Err(Error::Malformed { at: from.position(), entry, word });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the table of `made` out of that of `above` again if it is empty: a tree of ours holds no empty tables.
+    fn drop_empty(&self, slot: Word<'_, F>, above: Node, made: Node) -> Result<(), Error> {
+        let state = |node: Node| self.tables.state(<Output<F> as Address>::new(node.table));
+        if state(made).is_some_and(|state| state.live() == 0) {
+            slot.store(0);
+            if let Some(state) = state(above) {
+                state.sub(1);
+            }
+            self.tables.free(<Output<F> as Address>::new(made.table), layout(made), Contents::Zeroed)?;
+        }
+        Ok(())
+    }
+}
+
+impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
+    /// A copy of the whole tree, leaf for leaf with what is recorded in it, in tables of `tables` in `memory`, with a root of its own.
+    ///
+    /// The tree may change meanwhile, and may be a hostile guest's: each entry is read once, the depth is bounded by the levels and the work by the allocator. Of a tree that
+    /// nobody changes, [`diff`](Self::diff) finds the copy equal.
+    ///
+    /// # Errors
+    /// [`Error::Alloc`], [`Error::Malformed`], [`Error::Memory`], [`Error::Unencodable`]; nothing is left allocated.
+    pub fn snapshot<M2, A>(&self, memory: M2, tables: A) -> Result<PageTable<F, M2, A>, Error>
+    where
+        M2: TableMemory<Output<F>>,
+        A: TableAllocator<Output<F>>,
+    {
+        let copy = PageTable::new(*self.format(), memory, tables)?;
+        let root = Node::root(self.format(), copy.root);
+        match copy.copy_from(self.memory(), self.root_node(), root) {
+            Ok(()) => Ok(copy),
+            Err(error) => {
+                copy.discard();
+                Err(error)
+            }
+        }
+    }
+}

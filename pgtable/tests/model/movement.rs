@@ -1,0 +1,332 @@
+//! Movement: trees built by random operations are moved, copied and built anew; they must say what they said, at every moment, and
+//! lose nothing that hardware records meanwhile.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+
+use crate::support::harness::{Harness, Op, budget, op};
+use crate::support::{Arena, Tables, Tlb};
+use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
+use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
+use pgtable::{
+    Address, AddressSpace, DirectMap, Error, Format, Gather, Input, Invalidate, InvalidateFailed, Leaves, Output,
+    PageTable, Prot, Recorded, Stale, TableMemory, Walker, Writers,
+};
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+struct Case {
+    build: Vec<Op>,
+    /// Which tables move: those whose address, in 256 bytes, has one of these bits set (all if it is none).
+    which: u64,
+    budget: usize,
+    then: Vec<Op>,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let ops = |most| proptest::collection::vec(op(), 1..most);
+    (ops(12), prop_oneof![2 => Just(0u64), 1 => 1u64..64], budget(), ops(4))
+        .prop_map(|(build, which, budget, then)| Case { build, which, budget, then })
+}
+
+/// The two trees say the same, root and tables apart.
+fn assert_equal<F: Format>(
+    one: &PageTable<F, impl TableMemory<Output<F>>, &Tables<'_>>,
+    two: &PageTable<F, impl TableMemory<Output<F>>, &Tables<'_>>,
+) {
+    let (start, bytes) = one.range();
+    let flow = one.walker().diff(&two.walker(), start, bytes, ControlFlow::Break);
+    assert_eq!(flow.unwrap(), ControlFlow::Continue(()));
+}
+
+fn moved<F: Format>(format: F, case: &Case) {
+    let arena = Arena::new(8 << 20);
+    let tables = Tables::new(&arena);
+    let memory = arena.memory::<Output<F>>();
+    let mut harness = Harness::new(PageTable::new(format, memory, &tables).unwrap(), &tables);
+    case.build.iter().for_each(|op| harness.apply(op));
+    let (start, bytes) = harness.space.range();
+
+    // Moved: the number of tables stays, those that were to move are elsewhere, and every one of them came home.
+    let before = tables.live();
+    let mut asked = Vec::new();
+    let mut gather = Gather::new(&harness.tlb, 7);
+    tables.budget.set(case.budget);
+    let result = harness.space.relocate(
+        |table, _| {
+            asked.push(table);
+            case.which == 0 || table.get() >> 8 & case.which != 0
+        },
+        &mut gather,
+    );
+    tables.budget.set(usize::MAX);
+    gather.finish(&tables).unwrap();
+    assert_eq!(tables.live(), before);
+    match result {
+        Ok(moved) => {
+            assert_eq!(asked.len(), before - 1, "every table but the root was asked about");
+            assert!(case.which != 0 || moved == before - 1);
+        }
+        Err(Error::Alloc(_)) => assert_ne!(case.budget, usize::MAX),
+        Err(error) => panic!("{error}"),
+    }
+    harness.check();
+
+    // The root too.
+    let mut gather = Gather::new(&harness.tlb, 7);
+    let (old, mut told) = (harness.space.root(), None);
+    let new = harness.space.relocate_root(|root| told = Some(root), &mut gather).unwrap();
+    gather.finish(&tables).unwrap();
+    assert!(old != new && told == Some(new) && harness.space.root() == new);
+    assert_eq!(tables.live(), before);
+    harness.check();
+
+    // A snapshot elsewhere, and another from the list of mappings, say the same.
+    let other = Arena::new(8 << 20);
+    let copies = Tables::new(&other);
+    copies.budget.set(case.budget);
+    match harness.space.walker().snapshot(other.memory::<Output<F>>(), &copies) {
+        Ok(copy) => {
+            assert_eq!(copies.live(), before);
+            assert_equal(&harness.space, &copy);
+            copy.destroy(Gather::new(&harness.tlb, 7)).map_err(|(_, error)| error).unwrap();
+        }
+        Err(Error::Alloc(_)) => assert_ne!(case.budget, usize::MAX),
+        Err(error) => panic!("{error}"),
+    }
+    assert_eq!(copies.live(), 0);
+    let list = || harness.space.walker().iter(start, bytes).unwrap().map(Result::unwrap).collect::<Vec<_>>();
+    match PageTable::rebuild(format, other.memory::<Output<F>>(), &copies, list()) {
+        Ok(copy) => {
+            assert_equal(&harness.space, &copy);
+            copy.destroy(Gather::new(&harness.tlb, 7)).map_err(|(_, error)| error).unwrap();
+        }
+        Err(error) => assert!(case.budget != usize::MAX && matches!(error.error, Error::Alloc(_)), "{error}"),
+    }
+    assert_eq!(copies.live(), 0);
+    copies.budget.set(usize::MAX);
+
+    // A moved tree and a snapshot are trees like any other: they go on, and apart from each other.
+    let copy = harness.space.walker().snapshot(other.memory::<Output<F>>(), &copies).unwrap();
+    let mut forked = Harness::new(copy, &copies);
+    forked.model = harness.model.clone();
+    case.then.iter().for_each(|op| forked.apply(op));
+    harness.check();
+    for (space, tables) in [(forked.space, &copies), (harness.space, &tables)] {
+        let mut space = space;
+        let mut gather = Gather::new(&harness.tlb, 7);
+        space.unmap(start, bytes, &mut gather).unwrap();
+        gather.finish(tables).unwrap();
+        assert_eq!(tables.live(), 1, "only the root is left: every count moved along");
+        space.destroy(Gather::new(&harness.tlb, 7)).map_err(|(_, error)| error).unwrap();
+    }
+}
+
+/// Hardware that walked each page once and remembers the way. It uses that way one last time when it is told to forget it.
+struct Late<'m, F: Format> {
+    format: F,
+    memory: DirectMap<'m, Output<F>>,
+    root: RefCell<Output<F>>,
+    /// Page → the entries on the way to it, from the root down.
+    ways: RefCell<BTreeMap<u64, Vec<Output<F>>>>,
+}
+
+impl<F: Format> Late<'_, F> {
+    fn way(&self, page: u64) -> Vec<Output<F>> {
+        let walker = Walker::new(self.format, self.memory, *self.root.borrow());
+        walker.trace(Input::<F>::new(page)).iter().map(|entry| entry.address).collect()
+    }
+
+    /// The bits that a store to a page records in the entries of its way.
+    fn bits(&self, way: &[Output<F>]) -> Vec<u64> {
+        let bits = self.format.accessed_dirty();
+        let leaf = F::BYTE_ORDER.swap(bits.accessed | bits.dirty);
+        let mut words = vec![F::BYTE_ORDER.swap(bits.table); way.len()];
+        *words.last_mut().unwrap() = leaf;
+        words
+    }
+}
+
+impl<F: Format> Invalidate<F::Stage> for Late<'_, F> {
+    type Identity = ();
+
+    fn invalidate(&self, (): (), stale: &Stale<Input<F>>) -> Result<(), InvalidateFailed> {
+        let mut ways = self.ways.borrow_mut();
+        let told = |page: u64| {
+            let covers = |range: &pgtable::StaleRange<Input<F>>| {
+                page >= range.start.get() && page < range.last.get() + (1 << range.shift)
+            };
+            stale.everything() || stale.ranges().iter().any(covers)
+        };
+        for (&page, way) in ways.iter_mut() {
+            let now = self.way(page);
+            if now != *way {
+                assert!(told(page), "{page:#x} moved, and hardware is not told");
+                for (&entry, bits) in way.iter().zip(self.bits(way)) {
+                    self.memory.word(entry).unwrap().fetch_or(bits, Ordering::Relaxed);
+                }
+                *way = now;
+            }
+        }
+        Ok(())
+    }
+
+    fn abandoned(&self, (): (), tables: usize, _: Result<(), InvalidateFailed>) {
+        assert!(std::thread::panicking(), "a gather was dropped with {tables} tables");
+    }
+}
+
+/// What hardware records through the old tables, until the moment that it forgets them, is in the new ones.
+fn records<F: Format>(format: F, which: u64) {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let memory = arena.memory::<Output<F>>();
+    let mut space = PageTable::new(format, memory, &tables).unwrap();
+    let attributes = F::Attributes::from(Prot::RW.for_user());
+    let shift = format.geometry().page_shift();
+    // Single pages far apart and near each other, so that there are more tables than a batch holds, and a large leaf.
+    let at = |n: u64| ((n % 2) << shift) + ((n / 2) << 30);
+    for page in (0..90).map(at) {
+        let (input, output) = (Input::<F>::new(page), Output::<F>::new(page & 0xff_ffff));
+        space.map(input, output, 1 << shift, attributes, Leaves::Exactly(shift)).unwrap();
+    }
+    let large = Input::<F>::new(90 << 30);
+    space.map(large, Output::<F>::new(0), 1 << 21, attributes, Leaves::AtMost(21)).unwrap();
+    let pages: Vec<_> = (0..90).map(at).chain([90 << 30]).collect();
+
+    // Nothing is recorded yet.
+    let tlb = Tlb::default();
+    let mut gather = Gather::new(&tlb, 7);
+    for recorded in [Recorded::Accessed, Recorded::Dirty] {
+        for &page in &pages {
+            let bytes = if page == large.get() { 1 << 21 } else { 1 << shift };
+            let writers = Writers::Stopped;
+            space.harvest(Input::<F>::new(page), bytes, recorded, writers, &mut [0; 8], &mut gather).unwrap();
+        }
+    }
+    gather.finish(&tables).unwrap();
+    let root = RefCell::new(space.root());
+    let late = Late { format, memory, root, ways: RefCell::default() };
+    for &page in &pages {
+        let way = late.way(page);
+        for (&entry, bits) in way.iter().zip(late.bits(&way)) {
+            memory.word(entry).unwrap().fetch_and(!bits, Ordering::Relaxed);
+        }
+        late.ways.borrow_mut().insert(page, way);
+    }
+    let before = late.ways.borrow().clone();
+    let mut gather = Gather::new(&late, ());
+    space.relocate(|table, _| which == 0 || table.get() >> 8 & which != 0, &mut gather).unwrap();
+    space.relocate_root(|root| *late.root.borrow_mut() = root, &mut gather).unwrap();
+    gather.finish(&tables).unwrap();
+
+    // On the way of each page, every entry that moved has the bits.
+    for &page in &pages {
+        let way = late.way(page);
+        let words = way.iter().zip(late.bits(&way)).zip(&before[&page]);
+        for (level, ((&entry, bits), &old)) in words.enumerate() {
+            let word = memory.word(entry).unwrap().load(Ordering::Relaxed);
+            assert!(entry == old || word & bits == bits, "page {page:#x}, entry {level} of its way lost a record");
+        }
+        assert!(which != 0 || way.iter().zip(&before[&page]).all(|(new, old)| new != old));
+    }
+    space.destroy(Gather::new(&late, ())).map_err(|(_, error)| error).unwrap();
+    assert_eq!(tables.live(), 0);
+}
+
+/// Invalidations that fail from the nth on.
+struct Failing(std::cell::Cell<usize>);
+
+impl<S: pgtable::Stage> Invalidate<S> for Failing {
+    type Identity = ();
+
+    fn invalidate(&self, (): (), _: &Stale<S::Input>) -> Result<(), InvalidateFailed> {
+        self.0.set(self.0.get().checked_sub(1).ok_or(InvalidateFailed)?);
+        Ok(())
+    }
+
+    fn abandoned(&self, (): (), _: usize, _: Result<(), InvalidateFailed>) {}
+}
+
+/// Invalidations fail in the middle: nothing that hardware may still walk is freed, and all of it once they work again.
+#[test]
+fn failing_invalidations_free_nothing() {
+    let format = Ept::new(Levels::Four, EptControls::new());
+    for works in 0..6 {
+        let arena = Arena::new(4 << 20);
+        let tables = Tables::new(&arena);
+        let mut space = PageTable::new(format, arena.memory(), &tables).unwrap();
+        let attributes = Prot::RW.into();
+        for page in (0..90).map(|n| n << 21) {
+            let (input, output) = (pgtable::Gpa::new(page), pgtable::Hpa::new(page));
+            space.map(input, output, 4096, attributes, Leaves::Exactly(12)).unwrap();
+        }
+        let before = tables.live();
+        let failing = Failing(std::cell::Cell::new(works));
+        let mut gather = Gather::new(&failing, ());
+        let result = space.relocate(|_, _| true, &mut gather);
+        assert_eq!(result.is_err(), works < 3, "{works} invalidations work: {result:?}");
+        assert!(tables.live() >= before);
+        failing.0.set(usize::MAX);
+        gather.finish(&tables).unwrap();
+        assert_eq!(tables.live(), before, "{works} invalidations work");
+        for page in (0..90).map(|n| n << 21) {
+            let found = space.walker().query(pgtable::Gpa::new(page)).unwrap().unwrap();
+            assert_eq!(found.output, pgtable::Hpa::new(page));
+        }
+        space.destroy(Gather::new(&failing, ())).map_err(|(_, error)| error).unwrap();
+        assert_eq!(tables.live(), 0);
+    }
+}
+
+/// A hostile tree that contains itself: the copy ends when its allocator does, and leaves nothing.
+#[test]
+fn a_snapshot_of_a_tree_that_contains_itself_ends() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let format = LongMode::new(Levels::Four, Controls::new());
+    let space = PageTable::new(format, arena.memory(), &tables).unwrap();
+    let root = space.root();
+    for index in 0..512 {
+        let entry = pgtable::Gpa::new(root.get() + index * 8);
+        arena.memory().word(entry).unwrap().store(root.get() | 0x67, Ordering::Relaxed);
+    }
+    let other = Arena::new(1 << 20);
+    let copies = Tables::new(&other);
+    let copy = space.walker().snapshot(other.memory(), &copies);
+    assert!(matches!(copy, Err(Error::Alloc(_))), "{:?}", copy.map(|_| ()));
+    assert_eq!(copies.live(), 0);
+}
+
+macro_rules! formats {
+    ($($name:ident: $format:expr;)*) => {$(
+        mod $name {
+            use super::*;
+            proptest! {
+                #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+                #[test]
+                fn says_what_it_said(case in case()) {
+                    moved($format, &case);
+                }
+            }
+            #[test]
+            fn loses_no_record() {
+                (0..16).for_each(|which| records($format, which));
+            }
+        }
+    )*};
+}
+
+formats! {
+    radix_64k_process: ProcessScoped::new(Granule::K64).with_rc(RcPolicy::HardwareUpdate);
+    radix_4k_process: ProcessScoped::new(Granule::K4);
+    radix_64k_partition: PartitionScoped::new(Granule::K64);
+    radix_4k_partition: PartitionScoped::new(Granule::K4).with_rc(RcPolicy::HardwareUpdate);
+    x86_4_level: LongMode::new(Levels::Four, Controls::new());
+    x86_5_level: LongMode::new(Levels::Five, Controls::new());
+    npt: Npt::new(Levels::Four, NptControls::new());
+    ept_4_level: Ept::new(Levels::Four, EptControls { accessed_dirty: true, ..EptControls::new() });
+    ept_5_level: Ept::new(Levels::Five, EptControls::new());
+}
