@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 use arch_ppc64::hash::{
     Dialect, HashTlbie, Hcall, Hcalls, Hpt, HptOrder, Layout, PageSize, Partition, Refused, Storage,
 };
-use pgtable::{Address, DirectMap, Gpa, Hpa};
+use pgtable::{DirectMap, Gpa, Hpa};
 use proptest::prelude::*;
 
 const ENTRIES: u64 = 1 << 14;

@@ -30,7 +30,7 @@ impl HptMemory {
     }
 
     fn hpt(&self, layout: Layout) -> Hpt<Gpa, DirectMap<'_, Gpa>> {
-        let order = HptOrder::new(self.words.len().trailing_zeros() as u64 + 3).unwrap();
+        let order = HptOrder::new(u64::from(self.words.len().trailing_zeros()) + 3).unwrap();
         Hpt::new(DirectMap::new(&self.words, self.base), self.base, order, layout).unwrap()
     }
 }
@@ -112,7 +112,7 @@ fn a_full_table_evicts_and_refaults() {
         let start = Gva::new(0x1000_0000);
         space.map(start, Gpa::new(0), count * size, clean, Leaves::Exactly(shift)).unwrap();
         // Of pages that are made of sixteen entries, each time another one.
-        let piece = |page: u64| if pages == Pages::K64In4K { (page >> 7) % 16 << 12 } else { 0 };
+        let piece = |page: u64| if pages == Pages::K64In4K { ((page >> 7) % 16) << 12 } else { 0 };
         let address = |page: u64| Gva::new(start.get() + page * size + piece(page));
         for page in 0..count {
             let access = if page % 3 == 0 { Access::WRITE } else { Access::READ }.by_user();

@@ -196,6 +196,18 @@ fn run(
         };
         assert_eq!(got, want, "{access} at {ea:#x}, segments {segments:x?}");
     }
+    // The same again in one call: what was recorded is recorded now, so the outcome is the same.
+    for access in [Access::READ, Access::FETCH.by_user()] {
+        let addresses: Vec<_> =
+            accesses.iter().map(|&((i, place), offset, _)| Gva::new(address(i, place) + offset)).collect();
+        let mut reals = vec![Some(1); addresses.len()];
+        let count = mmu.translate_batch(&addresses, access, &mut reals);
+        assert_eq!(count, reals.iter().flatten().count());
+        for (ea, real) in addresses.iter().zip(reals) {
+            let want = reference.translate(ea.get(), access);
+            assert_eq!(real.map(Outcome::Real), Some(want).filter(|want| matches!(want, Outcome::Real(_))));
+        }
+    }
     for (ptex, &(v, r)) in reference.entries.iter().enumerate() {
         let hpte = hpt.read(ptex as u64).unwrap().unwrap();
         assert_eq!((hpte.v.visible().into_bits(), hpte.r.into_bits()), (v & !0x60, r), "{ptex:#x}");

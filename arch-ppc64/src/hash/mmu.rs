@@ -79,6 +79,29 @@ impl<A: Address, M: TableMemory<A>> HashMmu<'_, A, M> {
         let segment = self.slb.lookup(address).ok_or_else(|| HashFault::segment(access))?;
         translate(self.hpt, &segment, address, access, self.authority)
     }
+
+    /// Translates `access` at each of `addresses` into the real address of the same index of `reals`; returns how many translated. `None` where the access
+    /// takes an interrupt: [`translate`](Self::translate) says which. What has no counterpart in the other slice is left out.
+    ///
+    /// Where the table is larger than the caches this is several times as fast as one call for each: the groups of many addresses are on their way
+    /// at the same time.
+    pub fn translate_batch(&self, addresses: &[Gva], access: Access, reals: &mut [Option<u64>]) -> usize {
+        /// As many as a processor has misses under way, and some.
+        const CHUNK: usize = 32;
+        let mut translated = 0;
+        for (addresses, reals) in addresses.chunks(CHUNK).zip(reals.chunks_mut(CHUNK)) {
+            for &address in addresses {
+                if let Some(segment) = self.slb.lookup(address) {
+                    self.hpt.touch(&VirtualPage::of(&segment, address));
+                }
+            }
+            for (&address, real) in addresses.iter().zip(reals) {
+                *real = self.translate(address, access).ok().map(|translation| translation.real);
+                translated += usize::from(real.is_some());
+            }
+        }
+        translated
+    }
 }
 
 /// Translates `access` at `address`, which lies in `segment`.

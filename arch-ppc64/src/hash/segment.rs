@@ -184,7 +184,7 @@ mod tests {
         let user = Segment { vsid: 0xf9_463f_51f7, size: SegmentSize::M256, ks: true, class: true, ..kernel };
         for (name, segment, want) in [
             ("VRMA: VRMA_VSID << 24 | B_1T | LLP", kernel, 0x4001_ffff_ff00_0510_u64),
-            ("user, 256M: VSID << 12 | KS | KP | C", user, 0x0f94_63f5_1f7d_90),
+            ("user, 256M: VSID << 12 | KS | KP | C", user, 0x000f_9463_f51f_7d90),
             ("16M base", Segment { base: PageSize::M16, ..kernel }, 0x4001_ffff_ff00_0500),
             ("16G base", Segment { base: PageSize::G16, ..kernel }, 0x4001_ffff_ff00_0520),
             ("4K base", Segment { base: PageSize::K4, ..kernel }, 0x4001_ffff_ff00_0400),

@@ -154,6 +154,14 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         self.find_elsewhere(page)
     }
 
+    /// Brings the primary group of `page` nearer, for a search that comes later.
+    #[inline(always)]
+    pub fn touch(&self, page: &VirtualPage) {
+        if let Ok(group) = self.group(self.order.group(page.hash(), false)) {
+            group.touch();
+        }
+    }
+
     /// Not in the primary group: in the secondary, or hidden.
     #[inline(never)]
     fn find_elsewhere(&self, page: &VirtualPage) -> Result<Option<Found<'_>>, HptError> {

@@ -128,7 +128,7 @@ mod tests {
     fn as_linux_computes_it() {
         let order = HptOrder::new(24).unwrap();
         for sizes in PageSizes::ALL {
-            for (size, vsid) in [(SegmentSize::M256, 0x000f_9463_f51f_7), (SegmentSize::T1, 0x7d7_4cb)] {
+            for (size, vsid) in [(SegmentSize::M256, 0x00f9_463f_51f7), (SegmentSize::T1, 0x07d7_44cb)] {
                 for (address, h) in [(0x0765_4321, false), (0x0fff_ffff, true), (0x0101_0000, true)] {
                     let segment =
                         Segment { vsid, size, base: sizes.base(), ks: false, kp: true, n: false, class: false };

@@ -1,5 +1,6 @@
 //! Entering, translating and removing: the hashed page table and a hash map from page to entry.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use arch_ppc64::hash::{Authority, HashMmu, Slb};
@@ -17,6 +18,10 @@ pub trait Map {
     fn enter(&mut self, keys: &[u64]);
     /// The sum of where the keys lead.
     fn translate(&self, keys: &[u64]) -> u64;
+    /// The same in as few calls as it can.
+    fn batch(&self, keys: &[u64]) -> u64 {
+        self.translate(keys)
+    }
     fn remove(&mut self, keys: &[u64]);
 }
 
@@ -44,6 +49,19 @@ impl Map for Ours {
         let mmu = HashMmu { slb: &self.slb, hpt: &self.hpt, authority: Authority::default() };
         keys.iter()
             .fold(0, |sum, &address| sum.wrapping_add(mmu.translate(Gva::new(address), Access::READ).unwrap().real))
+    }
+
+    #[inline(never)]
+    fn batch(&self, keys: &[u64]) -> u64 {
+        let mmu = HashMmu { slb: &self.slb, hpt: &self.hpt, authority: Authority::default() };
+        let (mut addresses, mut reals) = ([Gva::new(0); 64], [None; 64]);
+        let mut sum = 0_u64;
+        for keys in keys.chunks(64) {
+            addresses.iter_mut().zip(keys).for_each(|(address, &key)| *address = Gva::new(key));
+            assert_eq!(mmu.translate_batch(&addresses[..keys.len()], Access::READ, &mut reals), keys.len());
+            sum = reals[..keys.len()].iter().flatten().fold(sum, |sum, &real| sum.wrapping_add(real));
+        }
+        sum
     }
 
     #[inline(never)]
@@ -83,11 +101,27 @@ impl Map for HashMap {
     }
 }
 
-/// A map as a contestant: one at a time, of the size and load that a row wants.
+/// A map as a contestant: one of each size and load that a row wants.
 pub struct Column<M> {
     name: &'static str,
-    now: Option<Filled<M>>,
-    known: Vec<((Heat, Load), Rc<[u64]>)>,
+    known: Rc<Known>,
+    filled: Vec<Filled<M>>,
+}
+
+/// The keys that were needed so far, for all contestants.
+#[derive(Default)]
+pub struct Known(RefCell<Vec<((Heat, Load), Rc<[u64]>)>>);
+
+impl Known {
+    fn keys(&self, of: (Heat, Load)) -> Rc<[u64]> {
+        let mut known = self.0.borrow_mut();
+        if let Some((_, keys)) = known.iter().find(|(known, _)| *known == of) {
+            return Rc::clone(keys);
+        }
+        let keys: Rc<[u64]> = keys(of.0, of.1).into();
+        known.push((of, Rc::clone(&keys)));
+        keys
+    }
 }
 
 struct Filled<M> {
@@ -100,17 +134,20 @@ struct Filled<M> {
 }
 
 impl<M: Map> Column<M> {
-    pub fn new(name: &'static str) -> Self {
-        Self { name, now: None, known: Vec::new() }
+    pub fn new(name: &'static str, known: &Rc<Known>) -> Self {
+        Self { name, known: Rc::clone(known), filled: Vec::new() }
     }
 
-    fn keys(&mut self, of: (Heat, Load)) -> Rc<[u64]> {
-        if let Some((_, keys)) = self.known.iter().find(|(known, _)| *known == of) {
-            return Rc::clone(keys);
-        }
-        let keys: Rc<[u64]> = keys(of.0, of.1).into();
-        self.known.push((of, Rc::clone(&keys)));
-        keys
+    fn filled(&mut self, of: (Heat, Load)) -> &mut Filled<M> {
+        let at = self.filled.iter().position(|filled| filled.of == of).unwrap_or_else(|| {
+            let keys = self.known.keys(of);
+            let mut other_order = keys.to_vec();
+            Random(7).shuffle(&mut other_order);
+            let sum = keys.iter().fold(0_u64, |sum, &address| sum.wrapping_add(real(address)));
+            self.filled.push(Filled { map: M::new(of.0.entries_shift()), of, keys, other_order, sum, full: false });
+            self.filled.len() - 1
+        });
+        &mut self.filled[at]
     }
 }
 
@@ -125,36 +162,28 @@ impl<M: Map> Contestant<Row> for Column<M> {
 
     fn prepare(&mut self, row: Row) {
         let Row::Table(heat, load, operation) = row else { return };
-        let of = (heat, load);
-        if self.now.as_ref().is_none_or(|now| now.of != of) {
-            self.now = None;
-            let keys = self.keys(of);
-            let mut other_order = keys.to_vec();
-            Random(7).shuffle(&mut other_order);
-            let sum = keys.iter().fold(0_u64, |sum, &address| sum.wrapping_add(real(address)));
-            let map = M::new(heat.entries_shift());
-            self.now = Some(Filled { map, of, keys, other_order, sum, full: false });
-        }
-        let Some(now) = &mut self.now else { return };
+        let now = self.filled((heat, load));
         match (operation, now.full) {
             (Operation::Enter, true) => now.map.remove(&now.keys),
-            (Operation::Translate | Operation::Remove, false) => now.map.enter(&now.keys),
+            (Operation::Translate | Operation::Batch | Operation::Remove, false) => now.map.enter(&now.keys),
             _ => {}
         }
-        now.full = operation != Operation::Enter;
     }
 
     fn run(&mut self, row: Row) {
-        let (Row::Table(_, _, operation), Some(now)) = (row, &mut self.now) else { return };
+        let Row::Table(heat, load, operation) = row else { return };
+        let now = self.filled((heat, load));
         match operation {
             Operation::Enter => now.map.enter(&now.keys),
             Operation::Translate => assert_eq!(now.map.translate(&now.other_order), now.sum),
+            Operation::Batch => assert_eq!(now.map.batch(&now.other_order), now.sum),
             Operation::Remove => now.map.remove(&now.other_order),
         }
     }
 
     fn verify(&mut self, row: Row) {
-        let (Row::Table(_, _, operation), Some(now)) = (row, &mut self.now) else { return };
+        let Row::Table(heat, load, operation) = row else { return };
+        let now = self.filled((heat, load));
         now.full = operation != Operation::Remove;
         if now.full {
             assert_eq!(now.map.translate(&now.keys), now.sum);

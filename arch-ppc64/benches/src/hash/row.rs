@@ -7,7 +7,7 @@ use crate::harness;
 pub enum Heat {
     /// 256 KiB.
     Warm,
-    /// 64 MiB.
+    /// 32 MiB.
     Cold,
 }
 
@@ -23,6 +23,8 @@ pub enum Load {
 pub enum Operation {
     Enter,
     Translate,
+    /// Many in one call, where there is such.
+    Batch,
     Remove,
 }
 
@@ -52,7 +54,7 @@ impl Heat {
     pub fn entries_shift(self) -> u8 {
         match self {
             Self::Warm => 14,
-            Self::Cold => 22,
+            Self::Cold => 21,
         }
     }
 }
@@ -75,7 +77,7 @@ impl Row {
         let mut rows = Vec::new();
         for heat in [Heat::Warm, Heat::Cold] {
             for load in [Load::Half, Load::High] {
-                for operation in [Operation::Enter, Operation::Translate, Operation::Remove] {
+                for operation in [Operation::Enter, Operation::Translate, Operation::Batch, Operation::Remove] {
                     rows.push(Self::Table(heat, load, operation));
                 }
             }
@@ -92,15 +94,19 @@ impl harness::Row for Row {
         match self {
             Self::Table(Warm, Half, Enter) => "enter, warm, 50%",
             Self::Table(Warm, Half, Translate) => "translate, warm, 50%",
+            Self::Table(Warm, Half, Batch) => "batch, warm, 50%",
             Self::Table(Warm, Half, Remove) => "remove, warm, 50%",
             Self::Table(Warm, High, Enter) => "enter, warm, 85%",
             Self::Table(Warm, High, Translate) => "translate, warm, 85%",
+            Self::Table(Warm, High, Batch) => "batch, warm, 85%",
             Self::Table(Warm, High, Remove) => "remove, warm, 85%",
             Self::Table(Cold, Half, Enter) => "enter, cold, 50%",
             Self::Table(Cold, Half, Translate) => "translate, cold, 50%",
+            Self::Table(Cold, Half, Batch) => "batch, cold, 50%",
             Self::Table(Cold, Half, Remove) => "remove, cold, 50%",
             Self::Table(Cold, High, Enter) => "enter, cold, 85%",
             Self::Table(Cold, High, Translate) => "translate, cold, 85%",
+            Self::Table(Cold, High, Batch) => "batch, cold, 85%",
             Self::Table(Cold, High, Remove) => "remove, cold, 85%",
             Self::Unmap(Entries::Whole) => "unmap, 64K entries",
             Self::Unmap(Entries::All) => "unmap, 16 of 16 4K entries",
