@@ -67,6 +67,16 @@ pub struct Case {
 }
 
 impl Case {
+    /// Every word that it puts into memory.
+    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.prte.iter().chain(&self.entries)
+    }
+
+    /// The same, to change them.
+    pub fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.prte.iter_mut().chain(&mut self.entries)
+    }
+
     /// Changes one of the entries.
     pub fn entry(mut self, index: usize, change: impl FnOnce(u64) -> u64) -> Self {
         let slot = &mut self.entries[index];
@@ -93,7 +103,7 @@ impl fmt::Display for Case {
         let Self { pidr, address, access, amr, iamr, process_table, .. } = self;
         writeln!(f, "  access    {access} at {address:#018x}, PIDR {pidr:#x}, AMR {amr:#018x}, IAMR {iamr:#018x}")?;
         write!(f, "  tables    process table {process_table:#018x}")?;
-        for Slot { address, word } in self.prte.iter().chain(&self.entries) {
+        for Slot { address, word } in self.slots() {
             write!(f, "\n            {address:#x}: {word:#018x}")?;
         }
         Ok(())

@@ -277,17 +277,15 @@ fn pages_nowhere() -> Vec<Case> {
 
 /// Pages and tables beyond what a partition-scoped tree translates.
 fn beyond() -> Vec<Case> {
+    let kind = "beyond 2^52";
     let mut cases = Vec::new();
-    for bit in 52..57 {
-        cases.extend(KINDS.map(|access| Shape::PLAIN.case("page beyond 2^52", access).leaf(|word| word | 1 << bit)));
-    }
-    for (level, bit) in (0..3).flat_map(|level| (52..60).map(move |bit| (level, bit))) {
-        cases.extend(
-            KINDS.map(|access| Shape::PLAIN.case("table beyond 2^52", access).entry(level, |word| word | 1 << bit)),
-        );
-    }
-    for bit in 52..60 {
-        cases.extend(KINDS.map(|access| Shape::PLAIN.case("root beyond 2^52", access).prte(0, |word| word | 1 << bit)));
+    for (base, bit) in [NOWHERE[0], NOWHERE[2]].into_iter().flat_map(|base| (52..60).map(move |bit| (base, 1 << bit))) {
+        for access in KINDS {
+            cases.push(Shape::PLAIN.case(kind, access).prte(0, |_| base | bit | TREE));
+            cases.extend((0..3).map(|level| Shape::PLAIN.case(kind, access).entry(level, |_| V | base | bit | 9)));
+            // A page's address has three bits less.
+            cases.push(Shape::PLAIN.case(kind, access).leaf(|_| V | L | R | C | RWX | base | bit));
+        }
     }
     cases
 }
