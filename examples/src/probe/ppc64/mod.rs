@@ -1,4 +1,6 @@
-//! POWER: a guest of KVM-HV, behind radix trees.
+//! POWER: a guest of KVM-HV.
+
+mod radix;
 
 use std::error::Error;
 
@@ -16,8 +18,7 @@ pub enum Mmu {
 
 /// Probes.
 pub fn run(mmu: Mmu, cases: usize, seed: u64, report: &mut Report) -> Result<(), Box<dyn Error>> {
-    let _ = (cases, seed, report);
     match mmu {
-        Mmu::Radix => Err("not there yet".into()),
+        Mmu::Radix => radix::run(cases, seed, report),
     }
 }
