@@ -2,10 +2,12 @@
 //!
 //! The guest of [`examples::guest`] makes one access after the other, each behind tables of its own. What came of it (and
 //! what the tables hold afterwards) must be what the walker said, field by field. Which tables, and what there is to compare, is
-//! each architecture's own affair: [`ppc64`].
+//! each architecture's own affair: [`ppc64`], `x86`.
 
 mod ppc64;
 mod report;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use std::process::ExitCode;
 
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
     report.fact("seed", seed);
     let result = match std::env::consts::ARCH {
         "powerpc64" => ppc64::run(options.mmu, options.cases, seed, &mut report),
+        #[cfg(target_arch = "x86_64")]
+        "x86_64" => x86::run(options.cases, seed, &mut report),
         arch => Err(format!("there is no guest for {arch}").into()),
     };
     if report.finish(result) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
