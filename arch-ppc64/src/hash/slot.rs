@@ -458,6 +458,7 @@ mod tests {
         assert_eq!(slot.read(), Ok([0x1001, 0x190]));
         assert!(!slot.record(0x1001, 0x110, 0x80), "another second doubleword");
         assert!(!slot.record(0x2001, 0x190, 0x80), "another page");
+        assert!(slot.take_modified(), "that the entry is read once more does no harm");
         let locked = slot.lock_if(|_| true).unwrap().unwrap();
         drop(locked);
         assert_eq!(slot.read(), Ok([0x1001, 0x190]), "unchanged, so not marked as modified");

@@ -108,9 +108,12 @@ pub struct Column<M> {
     filled: Vec<Filled<M>>,
 }
 
+/// The keys for a table of that size and load.
+type KeysOf = ((Heat, Load), Rc<[u64]>);
+
 /// The keys that were needed so far, for all contestants.
 #[derive(Default)]
-pub struct Known(RefCell<Vec<((Heat, Load), Rc<[u64]>)>>);
+pub struct Known(RefCell<Vec<KeysOf>>);
 
 impl Known {
     fn keys(&self, of: (Heat, Load)) -> Rc<[u64]> {
