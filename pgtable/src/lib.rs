@@ -24,6 +24,8 @@ mod iterate;
 mod map;
 mod memory;
 mod movement;
+#[cfg(doctest)]
+mod promises;
 mod record;
 mod reshape;
 mod space;
