@@ -6,12 +6,17 @@
 //! [`pgtable::ByteOrder::Big`]'s affair, and every word here is a native `u64`.
 #![no_std]
 
+extern crate alloc;
+
 #[cfg(all(feature = "kvm", target_os = "linux"))]
 extern crate std;
 
+pub mod hash;
 mod interrupt;
 #[cfg(all(feature = "kvm", target_os = "linux"))]
 pub mod kvm;
 pub mod radix;
+pub mod second_stage;
+pub mod shadow;
 
 pub use interrupt::{Interrupt, Status, Vector};

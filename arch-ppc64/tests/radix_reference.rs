@@ -15,15 +15,15 @@ const MEMORY: u64 = 1 << 18;
 const WORDS: usize = (MEMORY / 8) as usize;
 
 /// What a walk comes to: an address and log2 of the page, or a vector and DSISR/SRR1.
-type Outcome = Result<(u64, u8), (u16, u32)>;
+pub(crate) type Outcome = Result<(u64, u8), (u16, u32)>;
 
 #[derive(Clone, Copy, Debug)]
-struct Machine {
-    strictness: Strictness,
-    rc_faults: bool,
-    amr: u64,
-    iamr: u64,
-    reflected: bool,
+pub(crate) struct Machine {
+    pub(crate) strictness: Strictness,
+    pub(crate) rc_faults: bool,
+    pub(crate) amr: u64,
+    pub(crate) iamr: u64,
+    pub(crate) reflected: bool,
 }
 
 fn at(memory: &[u64], address: u64) -> Option<u64> {
@@ -31,7 +31,14 @@ fn at(memory: &[u64], address: u64) -> Option<u64> {
     memory.get((address / 8) as usize).copied()
 }
 
-fn reference(memory: &[u64], process_table: u64, pidr: u64, ea: u64, access: Access, it: Machine) -> Outcome {
+pub(crate) fn reference(
+    memory: &[u64],
+    process_table: u64,
+    pidr: u64,
+    ea: u64,
+    access: Access,
+    it: Machine,
+) -> Outcome {
     let fetch = access.kind == AccessKind::Fetch;
     let store = access.kind == AccessKind::Write;
     let fail = |cause: u32| match (fetch, store) {
@@ -150,7 +157,7 @@ fn reference(memory: &[u64], process_table: u64, pidr: u64, ea: u64, access: Acc
 }
 
 /// The crate's answer to the same question.
-fn ours(
+pub(crate) fn ours(
     memory: &[AtomicU64],
     process_table: u64,
     pidr: u64,

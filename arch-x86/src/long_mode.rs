@@ -10,6 +10,7 @@ use crate::controls::{Controls, Levels};
 use crate::entry::PageEntry;
 use crate::page_fault::{LongModeFault, PageFaultCode};
 use crate::registers::{Cr0, Cr3, Cr4, Efer, Registers};
+use crate::shape::entry_offset;
 use crate::tree::{Demand, Path, Tree};
 
 /// The tables that a 64-bit guest's CR3 refers to, as a processor with these [`Controls`] reads them.
@@ -107,6 +108,11 @@ impl Format for LongMode {
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
         self.tree.geometry
+    }
+
+    #[inline(always)]
+    fn entry_offset(&self, level: u8, offset: u64) -> u64 {
+        entry_offset(level, offset)
     }
 
     #[inline(always)]

@@ -14,6 +14,7 @@ use pgtable::{
 use crate::attributes::PageAttributes;
 use crate::controls::Levels;
 use crate::page_fault::PageFaultCode;
+use crate::shape::entry_offset;
 use crate::tree::{Demand, Path, Tree};
 
 /// The host's state that takes part in nested translation.
@@ -189,6 +190,11 @@ impl Format for Npt {
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
         self.tree.geometry
+    }
+
+    #[inline(always)]
+    fn entry_offset(&self, level: u8, offset: u64) -> u64 {
+        entry_offset(level, offset)
     }
 
     #[inline(always)]

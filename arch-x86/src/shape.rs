@@ -41,3 +41,10 @@ pub(crate) const fn address_bits(shift: u8) -> u64 {
 pub(crate) const fn beyond_maxphyaddr(maxphyaddr: u8) -> u64 {
     address_bits(maxphyaddr)
 }
+
+/// The byte offset in its table of the entry of `level` that covers `offset`.
+#[inline(always)]
+pub(crate) const fn entry_offset(level: u8, offset: u64) -> u64 {
+    // The shift is that of the level, less 3: an entry has 8 bytes.
+    (offset >> ((PAGE_SHIFT - 3 + WIDTH * level) & 63)) & (low_bits(WIDTH) << 3)
+}

@@ -23,37 +23,42 @@ const fn when(wanted: bool, mask: u64) -> u64 {
     if wanted { mask } else { 0 }
 }
 
-/// What the entries on the way to a leaf deny. Each right has to be granted by all of them (SDM §4.6.1).
+/// What the entries on the way to a leaf grant: each right has to be granted by all of them (SDM §4.6.1).
 ///
-/// The bits stand where they stand in an entry: `rw` and `us` are set if an entry had them clear, `xd` if an entry had it set.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+/// The bits stand where they stand in an entry: RW and US are set if all entries have them set, XD if all have it clear.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Path {
-    denied: u64,
+    granted: u64,
+}
+
+impl Default for Path {
+    /// Before the first entry, nothing is denied.
+    #[inline(always)]
+    fn default() -> Self {
+        Self { granted: u64::MAX }
+    }
 }
 
 impl Path {
-    const GRANTS: u64 = RW | US;
-    const COUNTS: u64 = RW | US | XD;
-
     /// The path, continued through the entry `word`, whether it is a table's or a leaf.
     #[inline(always)]
     #[must_use]
     pub(crate) const fn through(self, word: u64) -> Self {
-        Self { denied: self.denied | (word ^ Self::GRANTS) & Self::COUNTS }
+        Self { granted: self.granted & (word ^ XD) }
     }
 
     /// No entry forbids user-mode accesses: the address is a user-mode address.
     #[inline(always)]
     #[must_use]
     pub(crate) const fn is_user_mode(self) -> bool {
-        self.denied & US == 0
+        self.granted & US != 0
     }
 
     /// Whether the page is what an access demands.
     #[inline(always)]
     #[must_use]
     pub(crate) const fn meets(self, demand: Demand) -> bool {
-        self.denied & demand.counts == demand.denied
+        !self.granted & demand.counts == demand.denied
     }
 }
 

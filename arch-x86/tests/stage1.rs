@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
+pub(crate) mod support;
 
 use arch_x86::{Controls, KeyRegister, Levels, LongMode, LongModeFault};
 use pgtable::{Access, AccessKind, Gpa, Gva, Privilege, Walker};
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use support::{Dice, Image, access};
 
 #[derive(Debug, PartialEq)]
-enum Outcome {
+pub(crate) enum Outcome {
     /// Guest-physical address and log2 of the page size.
     Page(u64, u8),
     /// The address of the entry at which the walk ended, and the error code.
@@ -20,7 +20,7 @@ enum Outcome {
 }
 
 /// SDM vol. 3 §4.5 to §4.7, as one reads it. `levels` and `level` count as the manual does: 4 = PML4.
-fn reference(image: &Image, root: u64, levels: u32, c: &Controls, gva: u64, access: Access) -> Outcome {
+pub(crate) fn reference(image: &Image, root: u64, levels: u32, c: &Controls, gva: u64, access: Access) -> Outcome {
     let user = access.privilege == Privilege::User;
     let write = access.kind == AccessKind::Write;
     let fetch = access.kind == AccessKind::Fetch;
@@ -141,7 +141,7 @@ fn word(dice: &mut Dice) -> u64 {
     if dice.one_in(10) { word | 0x80 | dice.huge() | (dice.word() & 1) << 12 } else { word | dice.table() }
 }
 
-fn outcome(format: LongMode, image: &Image, gva: u64, access: Access) -> Outcome {
+pub(crate) fn outcome(format: LongMode, image: &Image, gva: u64, access: Access) -> Outcome {
     match Walker::new(format, image.memory(), Gpa::new(0)).translate(Gva::new(gva), access) {
         Ok(page) => Outcome::Page(page.output.get(), page.shift),
         Err(fault) => match fault.arch {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
+pub(crate) mod support;
 
 use arch_x86::{Ept, EptControls, EptFault, Levels, Npt, NptControls};
 use pgtable::{Access, AccessKind, Gpa, Hpa, Privilege, Walker};
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use support::{Dice, Image, access};
 
 #[derive(Debug, PartialEq)]
-enum Outcome {
+pub(crate) enum Outcome {
     /// Host-physical address and log2 of the page size.
     Page(u64, u8),
     /// Exit qualification or exit info.
@@ -19,7 +19,7 @@ enum Outcome {
 }
 
 /// SDM vol. 3 §29.3.2 and §29.3.3, as one reads it. `level` counts as the manual does: 4 = EPT PML4.
-fn ept(image: &Image, levels: u32, c: &EptControls, gpa: u64, access: Access) -> Outcome {
+pub(crate) fn ept(image: &Image, levels: u32, c: &EptControls, gpa: u64, access: Access) -> Outcome {
     let mut qualification = 1 << 7 | 1 << 8;
     qualification |= match access.kind {
         AccessKind::Read => 1,
@@ -115,7 +115,7 @@ fn ept_word(dice: &mut Dice) -> u64 {
 }
 
 /// APM vol. 2 §15.25, as one reads it: like long mode, but every access is a user's.
-fn npt(image: &Image, levels: u32, c: &NptControls, gpa: u64, access: Access) -> Outcome {
+pub(crate) fn npt(image: &Image, levels: u32, c: &NptControls, gpa: u64, access: Access) -> Outcome {
     let mut info = 1 << 32 | 1 << 2;
     if access.kind == AccessKind::Write {
         info |= 1 << 1;

@@ -1,8 +1,15 @@
 //! What the example programs share.
 //!
 //! * [`kvm_ppc`]: VMs and vCPUs of KVM on POWER, in the manner of `kvm-ioctls`;
+//! * `kvm_x86` (on x86-64): what `kvm-ioctls` leaves to a VMM;
 //! * [`guest`]: a guest that makes one memory access at a time and says what came of it.
 #![cfg(target_os = "linux")]
 
 pub mod guest;
 pub mod kvm_ppc;
+#[cfg(target_arch = "x86_64")]
+pub mod kvm_x86;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -129,7 +129,7 @@ impl TableState {
         self.0.load(Ordering::Relaxed) & Self::LIVE
     }
 
-    /// The word as it is: zero if and only if the table has no live entry, no lock, and stands in a tree or with its allocator.
+    /// The word as it is. An allocator hands tables out with zero here, and may keep a mark of its own in it while the table is free.
     #[inline]
     #[must_use]
     pub fn raw(&self) -> u16 {

@@ -63,7 +63,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         for level in (1..=root.0).rev() {
             let at = Position { level: Level(level), shift: geometry.shift(Level(level)) };
             for (lane, table) in tables.iter_mut().enumerate().take(inputs.len()) {
-                let entry = table.wrapping_add(geometry.entry(level, chunk.offsets[lane]));
+                let entry = table.wrapping_add(format.entry_offset(level, chunk.offsets[lane]));
                 let word = memory.word(<Output<F> as Address>::new(entry)).map(|memory| Word::<F>::new(memory).load());
                 match word.ok().and_then(|word| Some((word, format.predicted_table(word, at)?))) {
                     Some((word, next)) => {
@@ -75,7 +75,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
             }
         }
         for (lane, table) in tables.iter().enumerate().take(inputs.len()) {
-            let entry = table.wrapping_add(geometry.entry(0, chunk.offsets[lane]));
+            let entry = table.wrapping_add(format.entry_offset(0, chunk.offsets[lane]));
             if odd & (1 << lane) == 0 {
                 chunk.entries[lane] =
                     memory.word(<Output<F> as Address>::new(entry)).ok().inspect(|memory| prefetch(memory));

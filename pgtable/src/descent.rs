@@ -122,8 +122,8 @@ pub(crate) fn decode<F: Format>(format: &F, word: u64, at: Position) -> EntryOf<
 
 /// Descends from `from` towards `offset`, no further than to a table of level `floor`; `down` sees each node that it enters.
 ///
-/// As long as tables are as the geometry predicts, only an address and a level are carried from one to the next; where one is not, [`descend_decoding`]
-/// takes over.
+/// As long as tables are as the geometry predicts ([`descend_predicted`]), only an address and a level are carried from one to the next; where one is not,
+/// [`descend_decoding`] takes over.
 #[inline(always)]
 pub(crate) fn descend<'m, F, M>(
     format: &F,
@@ -140,22 +140,57 @@ where
     if from.level <= floor {
         return stop_at(memory, from, offset, F::Path::default());
     }
-    descend_predicted(format, memory, (from.table, from.level), offset, floor, &mut down)
+    match descend_predicted(format, memory, (from.table, from.level), offset, floor, &mut down) {
+        Ok(stop) => Ok(stop),
+        Err(Diverted::Met(here)) => descend_decoding(format, memory, here, offset, floor, &mut down),
+        Err(Diverted::Lost(lost)) => Err(lost),
+    }
 }
 
-/// Descends from the root at `root` to the last level. For the usual numbers of levels, unrolled: that is what single translations and single
-/// pages are made of.
+/// Why a descent did not come to a last-level entry through tables that are all as the geometry predicts.
+pub(crate) enum Diverted<'m, F: Format> {
+    /// It met an entry that is no table, or another than predicted.
+    Met(Stop<'m, F>),
+    /// It left table memory.
+    Lost(Lost),
+}
+
+/// Descends from the root at `root` to the last level, through predicted tables only: what single translations and single pages are made
+/// of. For the usual numbers of levels it is unrolled, and what it returns stays in registers.
 #[inline(always)]
-pub(crate) fn descend_to_last<'m, F, M>(format: &F, memory: &'m M, root: u64, offset: u64) -> Result<Stop<'m, F>, Lost>
+pub(crate) fn descend_to_last<'m, F, M>(
+    format: &F,
+    memory: &'m M,
+    root: u64,
+    offset: u64,
+) -> Result<Stop<'m, F>, Diverted<'m, F>>
 where
     F: Format,
     M: TableMemory<Output<F>>,
 {
-    let none = &mut |_, _, _, _| ();
+    let down = &mut |_, _, _, _| ();
     match format.geometry().levels() {
-        4 => descend_predicted(format, memory, (root, 3), offset, 0, none),
-        5 => descend_predicted(format, memory, (root, 4), offset, 0, none),
-        levels => descend_predicted(format, memory, (root, levels - 1), offset, 0, none),
+        4 => descend_predicted(format, memory, (root, 3), offset, 0, down),
+        5 => descend_predicted(format, memory, (root, 4), offset, 0, down),
+        levels => descend_predicted(format, memory, (root, levels - 1), offset, 0, down),
+    }
+}
+
+/// Goes on to the end where a descent was diverted.
+#[inline(never)]
+pub(crate) fn after_diversion<'m, F, M>(
+    format: &F,
+    memory: &'m M,
+    diverted: Diverted<'m, F>,
+    offset: u64,
+) -> Result<Stop<'m, F>, Lost>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+{
+    match diverted {
+        Diverted::Met(here) => descend_decoding(format, memory, here, offset, 0, &mut |_, _, _, _| ()),
+        Diverted::Lost(lost) => Err(lost),
     }
 }
 
@@ -168,7 +203,7 @@ fn descend_predicted<'m, F, M>(
     offset: u64,
     floor: u8,
     down: &mut impl FnMut(Node, Position, u64, u64),
-) -> Result<Stop<'m, F>, Lost>
+) -> Result<Stop<'m, F>, Diverted<'m, F>>
 where
     F: Format,
     M: TableMemory<Output<F>>,
@@ -176,10 +211,10 @@ where
     let geometry = format.geometry();
     let mut path = F::Path::default();
     loop {
-        let entry = table.wrapping_add(geometry.entry(level, offset));
+        let entry = table.wrapping_add(format.entry_offset(level, offset));
         let slot = match memory.word(<Output<F> as Address>::new(entry)) {
             Ok(memory) => Word::<F>::new(memory),
-            Err(error) => return Err(Lost { node: Node::predicted(geometry, table, level), error }),
+            Err(error) => return Err(Diverted::Lost(Lost { node: Node::predicted(geometry, table, level), error })),
         };
         let word = slot.load();
         if level <= floor {
@@ -187,8 +222,7 @@ where
         }
         let at = Position { level: Level(level), shift: geometry.shift(Level(level)) };
         let Some(next) = format.predicted_table(word, at) else {
-            let here = Stop { node: Node::predicted(geometry, table, level), slot, word, path };
-            return descend_decoding(format, memory, here, offset, floor, down);
+            return Err(Diverted::Met(Stop { node: Node::predicted(geometry, table, level), slot, word, path }));
         };
         path = format.restrict(path, word);
         (table, level) = (next, level - 1);

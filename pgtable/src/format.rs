@@ -97,6 +97,13 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// The shape of the tree.
     fn geometry(&self) -> &Geometry;
 
+    /// The byte offset, in a table of `level` that is as wide as the geometry says, of the entry that covers `offset`. The geometry's answer; formats whose
+    /// shape hardly varies give it with constants, which a walk is faster by.
+    #[inline(always)]
+    fn entry_offset(&self, level: u8, offset: u64) -> u64 {
+        self.geometry().entry_offset(crate::Level(level), offset)
+    }
+
     /// The part of an input address that indexes the tree: sign extension or quadrant taken off. `None`: not an
     /// address of this space (not canonical; bits beyond the tree).
     fn offset(&self, address: Input<Self>) -> Option<u64>;

@@ -155,8 +155,8 @@ impl Geometry {
     /// The byte offset, in its table of `level`, of the entry that covers `offset`.
     #[inline(always)]
     #[must_use]
-    pub(crate) const fn entry(&self, level: u8, offset: u64) -> u64 {
-        let level = level as usize % MAX_LEVELS;
+    pub const fn entry_offset(&self, level: Level, offset: u64) -> u64 {
+        let level = level.0 as usize % MAX_LEVELS;
         (offset >> (self.entry_shifts[level] & 63)) & self.entries[level] as u64
     }
 

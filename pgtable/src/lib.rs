@@ -1,4 +1,59 @@
-//! The generic page-table layer of a hypervisor.
+//! The generic page-table layer of a hypervisor: build, change, walk and tear down translation tables that hardware, or a
+//! guest, reads at the same time.
+//!
+//! - **Formats are values** ([`Format`]): level count, granule and CPU controls are chosen at run time; the walker is compiled for the format's type. The formats
+//!   themselves stand in `arch-ppc64` and `arch-x86`. This crate knows no architecture.
+//! - **Addresses and stages are types**: [`Gva`], [`Gpa`], [`Hpa`]; a stage's tables stand in its output space. What does not compose does
+//!   not compile.
+//! - **Table memory can fail** ([`TableMemory`]): a guest's table pointer can point anywhere. Every word is accessed atomically and read
+//!   once; every walk is bounded; nothing panics on any content.
+//! - **One descent**: translate, map, unmap, protect, iterate, harvest all come down the same way.
+//! - **Freeing comes after invalidating** ([`Gather`]): a table that left the tree has no other way back to its allocator.
+//!
+//! | to … | use |
+//! | --- | --- |
+//! | change tables that you own | [`PageTable`]: `map`, `unmap`, `protect`, `remap`, `split`, `promote`, `harvest`; [`Cursor`] for page after page |
+//! | read any tables, also hostile ones | [`Walker`]: `translate`, `access`, `query`, `trace`, `translate_batch`, `for_each…`, `diff` |
+//! | translate through both stages | [`TwoStage`] |
+//! | remember translations | [`TranslationCache`], kept honest by a [`Watch`] |
+//! | write code that also runs on hashed tables | [`AddressSpace`] |
+//! | bring tables' memory | [`DirectMap`], `GuestTables` (feature `vm-memory`), your own [`TableMemory`] |
+//! | bring an allocator | `frag-alloc`, your own [`TableAllocator`] |
+//! | bring a shoot-down | your own [`Invalidate`] |
+//!
+//! # Levels
+//! Counted from the bottom, everywhere: 0 is the last level. See [`Level`].
+//!
+//! # Writers and readers
+//! One writer at a time (`&mut`); hardware and any number of walkers read meanwhile, without a lock. See [`PageTable`]'s module for the
+//! protocol, and `frag-alloc`'s `Deferred` for tables that readers may still see.
+//!
+//! # Features
+//! | feature | what for |
+//! | --- | --- |
+//! | `vm-memory` | `GuestTables`: tables in guest memory of any number of regions (needs `std`) |
+//! | `prefetch` | batches use prefetch instructions where the host has them (needs `std`) |
+//!
+//! Without features the crate is `no_std` and does not use `alloc`.
+//!
+//! # Example
+//! Code against the interface that all formats share:
+//!
+//! ```
+//! use pgtable::{Access, Address, AddressSpace, Attributes, InputOf, Leaves, OutputOf, Prot, RangeError};
+//!
+//! /// Maps a device's registers: read and write, nothing is fetched from them.
+//! fn map_registers<S: AddressSpace>(
+//!     space: &mut S,
+//!     at: InputOf<S>,
+//!     device: OutputOf<S>,
+//!     bytes: u64,
+//! ) -> Result<(), RangeError<InputOf<S>>> {
+//!     space.map(at, device, bytes, S::Attributes::from(Prot::RW), Leaves::Largest)?;
+//!     debug_assert!(space.translate(at, Access::FETCH).is_err());
+//!     Ok(())
+//! }
+//! ```
 #![no_std]
 #![deny(missing_docs)]
 

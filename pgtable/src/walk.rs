@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 
 use crate::access::Access;
 use crate::address::{Address, low_bits};
-use crate::descent::{Lost, Node, Stop, decode, descend, descend_to_last};
+use crate::descent::{Diverted, Lost, Node, Stop, after_diversion, decode, descend, descend_to_last};
 use crate::error::{Error, RangeError};
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
@@ -93,7 +93,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
 
     #[inline(always)]
     fn descend(&self, offset: u64) -> Result<Stop<'_, F>, Lost> {
-        descend_to_last(&self.format, &self.memory, self.root, offset)
+        let diverted = |diverted| after_diversion(&self.format, &self.memory, diverted, offset);
+        descend_to_last(&self.format, &self.memory, self.root, offset).or_else(diverted)
     }
 
     /// Translates one access.
@@ -159,24 +160,54 @@ pub(crate) fn find<F: Format, M: TableMemory<Output<F>>>(
     let Some(offset) = format.offset(input) else {
         return Err(fault(format, input, access, Cause::Address, None));
     };
-    let stop = match descend_to_last(format, memory, root, offset) {
+    match descend_to_last(format, memory, root, offset) {
+        Ok(stop) => match judge(format, &stop, access) {
+            Some(leaf) => Ok((leaf, offset)),
+            None => Err(refused(format, stop, (input, offset), access)),
+        },
+        Err(diverted) => find_diverted(format, memory, diverted, (input, offset), access),
+    }
+}
+
+/// The rest of [`find`] for a larger leaf, a hole, or a table that is not as the geometry predicts.
+#[inline(never)]
+fn find_diverted<F: Format, M: TableMemory<Output<F>>>(
+    format: &F,
+    memory: &M,
+    diverted: Diverted<'_, F>,
+    (input, offset): (Input<F>, u64),
+    access: Access,
+) -> Result<(Leaf<F>, u64), Fault<F>> {
+    let stop = match after_diversion(format, memory, diverted, offset) {
         Ok(stop) => stop,
         Err(lost) => return Err(fault(format, input, access, Cause::TableAccess, Some((lost.node, offset)))),
     };
-    let at = stop.node.position();
-    if let Entry::Leaf { output, attributes } = stop.decode(format) {
-        if format.check(stop.word, at, stop.path, access).is_ok() {
-            let leaf = Leaf { word: stop.word, at, path: stop.path, output: output.get(), attributes };
-            return Ok((leaf, offset));
-        }
+    match judge(format, &stop, access) {
+        Some(leaf) => Ok((leaf, offset)),
+        None => Err(refused(format, stop, (input, offset), access)),
     }
-    Err(refused(format, &stop, (input, offset), access))
 }
 
-/// Why the entry at which `stop` stands does not translate.
+/// The leaf at which `stop` stands, if there is one and it allows `access`.
+#[inline(always)]
+fn judge<F: Format>(format: &F, stop: &Stop<'_, F>, access: Access) -> Option<Leaf<F>> {
+    let at = stop.node.position();
+    match stop.decode(format) {
+        Entry::Leaf { output, attributes } if format.check(stop.word, at, stop.path, access).is_ok() => {
+            Some(Leaf { word: stop.word, at, path: stop.path, output: output.get(), attributes })
+        }
+        _ => None,
+    }
+}
+
+/// Why the entry at which `stop` stands does not translate. (By value, so that on the way here nothing of it has to be in memory.)
 #[cold]
 #[inline(never)]
-fn refused<F: Format>(format: &F, stop: &Stop<'_, F>, (input, offset): (Input<F>, u64), access: Access) -> Fault<F> {
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a reference would force the caller's fast path to keep it in memory"
+)]
+fn refused<F: Format>(format: &F, stop: Stop<'_, F>, (input, offset): (Input<F>, u64), access: Access) -> Fault<F> {
     let at = stop.node.position();
     let (cause, denied) = match stop.decode(format) {
         Entry::Leaf { .. } => (Cause::Denied, format.check(stop.word, at, stop.path, access).err()),

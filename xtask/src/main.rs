@@ -12,7 +12,9 @@ mod debian;
 mod emulated_host;
 mod host;
 mod microvm;
+mod power_host;
 mod ppc64le;
+mod probe;
 mod report;
 mod test;
 mod xtask;
@@ -36,6 +38,8 @@ struct Cli {
 enum Command {
     /// Build and run the microVM on a POWER9 host: this machine if it is one, else an emulated one
     Microvm(microvm::Options),
+    /// Ask the MMU itself whether the software walker is right, on thousands of page tables
+    Probe(probe::Options),
     /// Run a statically linked powerpc64le program on an emulated POWER9 host with KVM
     Host(host::Options),
     /// Run everything that must hold before a change goes in
@@ -58,6 +62,7 @@ fn run(command: Command) -> Result<ExitCode> {
     let xtask = Xtask::load()?;
     match command {
         Command::Microvm(options) => microvm::run(&xtask, options).map(ExitCode::from),
+        Command::Probe(options) => probe::run(&xtask, options).map(ExitCode::from),
         Command::Host(options) => host::run(&xtask, options).map(ExitCode::from),
         Command::Test(options) => test::run(&xtask, &options),
         Command::Bench(options) => bench::run(&xtask, &options).map(|()| ExitCode::SUCCESS),

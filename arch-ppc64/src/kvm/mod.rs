@@ -15,16 +15,20 @@
 //! | `rmmu` | `KVM_PPC_GET_RMMU_INFO` |
 //! | `smmu` | `KVM_PPC_GET_SMMU_INFO` |
 //! | `htab` | `KVM_PPC_ALLOCATE_HTAB`, `KVM_PPC_GET_HTAB_FD` |
+//! | `dirty_log` | `KVM_GET_DIRTY_LOG`, and the way to and from harvests |
 //! | `resize` | `KVM_PPC_RESIZE_HPT_PREPARE`, `KVM_PPC_RESIZE_HPT_COMMIT` |
 
+mod dirty_log;
 mod htab;
 pub mod ioctl;
 mod mmuv3;
+mod radix;
 mod resize;
 mod rmmu;
 mod smmu;
 mod vm;
 
+pub use dirty_log::{DirtyLog, KVM_GET_DIRTY_LOG, kvm_dirty_log};
 pub use htab::{
     KVM_GET_HTAB_BOLTED_ONLY, KVM_GET_HTAB_WRITE, KVM_PPC_ALLOCATE_HTAB, KVM_PPC_GET_HTAB_FD, kvm_get_htab_fd,
     kvm_get_htab_header,

@@ -1,9 +1,9 @@
 //! The calls themselves, as methods on whatever holds a VM file descriptor.
 
 use super::{
-    KVM_PPC_ALLOCATE_HTAB, KVM_PPC_CONFIGURE_V3_MMU, KVM_PPC_GET_HTAB_FD, KVM_PPC_GET_RMMU_INFO, KVM_PPC_GET_SMMU_INFO,
-    KVM_PPC_RESIZE_HPT_COMMIT, KVM_PPC_RESIZE_HPT_PREPARE, ResizePrepare, kvm_get_htab_fd, kvm_ppc_mmuv3_cfg,
-    kvm_ppc_resize_hpt, kvm_ppc_rmmu_info, kvm_ppc_smmu_info,
+    DirtyLog, KVM_GET_DIRTY_LOG, KVM_PPC_ALLOCATE_HTAB, KVM_PPC_CONFIGURE_V3_MMU, KVM_PPC_GET_HTAB_FD,
+    KVM_PPC_GET_RMMU_INFO, KVM_PPC_GET_SMMU_INFO, KVM_PPC_RESIZE_HPT_COMMIT, KVM_PPC_RESIZE_HPT_PREPARE, ResizePrepare,
+    kvm_get_htab_fd, kvm_ppc_mmuv3_cfg, kvm_ppc_resize_hpt, kvm_ppc_rmmu_info, kvm_ppc_smmu_info,
 };
 use std::fs::File;
 use std::io;
@@ -71,6 +71,24 @@ pub trait PpcMmu: AsRawFd {
         let fd = unsafe { KVM_PPC_GET_HTAB_FD.call_ref(self.as_raw_fd(), which) }?;
         // SAFETY: KVM has just opened this descriptor for the caller; nobody else owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
+    }
+
+    /// Adds to `log` what was written in its slot since KVM was last asked, and clears KVM’s own record.
+    ///
+    /// # Errors
+    /// `ENOENT`: there is no such slot, or it is not logged.
+    ///
+    /// # Safety
+    /// The slot must be no larger than `log` was made for, and the host’s pages no smaller: KVM writes a bit for each page.
+    unsafe fn get_dirty_log(&self, log: &mut DirtyLog) -> io::Result<()> {
+        let mut latest = log.clone();
+        latest.clear();
+        let argument = latest.argument();
+        // SAFETY: KVM reads one `kvm_dirty_log` and writes the bitmap that it names, which is borrowed
+        // exclusively and, as the caller vouches, large enough.
+        unsafe { KVM_GET_DIRTY_LOG.call_ref(self.as_raw_fd(), &argument) }?;
+        log.add(&latest);
+        Ok(())
     }
 
     /// Starts (or asks after) the allocation of a table of another size.

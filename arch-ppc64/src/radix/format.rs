@@ -1,13 +1,13 @@
 //! The radix tree as a [`pgtable::Format`], for both scopes.
 
 use pgtable::{
-    Access, AccessKind, AccessedDirty, Address, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Input, Output,
-    Position, Stage1, Stage2, Unencodable, low_bits,
+    Access, AccessKind, AccessedDirty, Address, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Input, Level,
+    Output, Position, Stage1, Stage2, Unencodable, low_bits,
 };
 
 use super::attributes::PageAttributes;
 use super::entry::{Pde, Pte};
-use super::geometry::{Granule, PageSize, WIDTH, supports_table};
+use super::geometry::{Granule, PageSize, RPDS, WIDTH, entry_offset, supports_table};
 use super::policy::{Amr, Iamr, Quadrants, RcPolicy, Strictness, TableFault};
 use super::scope::Scope;
 use crate::interrupt::{Interrupt, Status};
@@ -171,6 +171,16 @@ impl<S: Scope> Format for Radix<S> {
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
         self.granule.geometry()
+    }
+
+    #[inline(always)]
+    fn entry_offset(&self, level: u8, offset: u64) -> u64 {
+        match level {
+            3 => entry_offset(39, RPDS, offset),
+            2 => entry_offset(30, WIDTH, offset),
+            1 => entry_offset(21, WIDTH, offset),
+            _ => self.geometry().entry_offset(Level(level), offset),
+        }
     }
 
     #[inline(always)]

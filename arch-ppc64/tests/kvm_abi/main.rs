@@ -16,6 +16,7 @@ fn requests() {
         KVM_PPC_GET_HTAB_FD,
         KVM_PPC_RESIZE_HPT_PREPARE,
         KVM_PPC_RESIZE_HPT_COMMIT,
+        KVM_GET_DIRTY_LOG,
     ]);
 }
 
@@ -43,6 +44,7 @@ fn structures() {
     assert_agrees(&layout!(kvm_ppc_smmu_info { flags, slb_size, data_keys, instr_keys, sps }));
     assert_agrees(&layout!(kvm_get_htab_fd { flags, start_index, reserved }));
     assert_agrees(&layout!(kvm_get_htab_header { index, n_valid, n_invalid }));
+    assert_agrees(&layout!(kvm_dirty_log { slot, padding1, dirty_bitmap }));
     assert_agrees(&layout!(kvm_ppc_resize_hpt { flags, shift, pad }));
 }
 

@@ -1,4 +1,4 @@
-//! A microVM on KVM-HV POWER9 whose every address goes through tables that this workspace built.
+//! A microVM whose every address goes through tables that this workspace built: on KVM-HV POWER9, and on x86-64 (see `x86`).
 //!
 //! The guest runs with relocation on. Its process table and two radix trees (the kernel's, quadrant 3, and one
 //! process's, quadrant 0) are made by `pgtable` and `arch-ppc64` out of fragments that `frag-alloc` handed out, in guest
@@ -28,6 +28,8 @@ mod report;
 mod shootdown;
 mod space;
 mod teardown;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use std::cell::RefCell;
 use std::process::ExitCode;
@@ -47,10 +49,10 @@ use report::{Failure, Report};
 use shootdown::Shootdown;
 use space::{Space, TableFrames};
 
-/// Runs a guest on KVM-HV (POWER9) behind page tables that this workspace built, and checks each access from inside.
+/// Runs a guest (KVM-HV on POWER9, KVM on x86-64) behind page tables that this workspace built, and checks each access from inside.
 #[derive(Parser)]
 struct Options {
-    /// Guest memory in MiB, reserved and hardly touched
+    /// Guest memory in MiB, reserved and hardly touched; on x86-64 it is what the CPU's page sizes need
     #[arg(long, value_name = "MIB", default_value_t = guest::MIN_MIB,
           value_parser = clap::value_parser!(u64).range(guest::MIN_MIB..=1 << 20))]
     memory: u64,
@@ -62,7 +64,12 @@ struct Options {
 fn main() -> ExitCode {
     let options = Options::parse();
     let mut report = Report::new(options.verbose);
-    match run(&options, &mut report) {
+    let result = match std::env::consts::ARCH {
+        #[cfg(target_arch = "x86_64")]
+        "x86_64" => x86::run(&mut report),
+        _ => run(&options, &mut report),
+    };
+    match result {
         Ok(()) => {
             println!("\n{}", report.ok());
             ExitCode::SUCCESS

@@ -1,7 +1,7 @@
 //! What the model checks share: a tiny frame table that threads can own together, and how long to look.
 
 // Each suite includes this file and uses its part of it.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file that includes it uses its own part")]
 
 use std::sync::atomic::AtomicU64;
 

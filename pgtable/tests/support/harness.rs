@@ -128,9 +128,12 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
         }
     }
 
-    /// The TLB holds everything that is mapped now.
+    /// The TLB holds everything that is mapped now: each page was used, so a space that learns of its pages by their use knows them all.
     pub fn fill_tlb(&mut self) {
         let entry = |(&page, &(output, attributes)): (&u64, &(u64, S::Attributes))| {
+            let used =
+                [Access::READ, Access::READ.by_user()].map(|it| self.space.translate(InputOf::<S>::new(page), it));
+            assert!(used.iter().any(Result::is_ok), "{page:#x} is mapped readable");
             (page, (output, attributes.prot().into_bits()))
         };
         *self.tlb.cached.borrow_mut() = self.model.iter().map(entry).collect();

@@ -23,9 +23,9 @@ use super::Probe;
 use super::ticker::Ticker;
 use crate::kvm_ppc::{Cap, Kvm, OneReg, Vcpu, VcpuExit, Vm, VmType, kvm_regs, kvm_userspace_memory_region};
 use arch_ppc64::kvm::{KVM_PPC_MMUV3_GTSE, KVM_PPC_MMUV3_RADIX, PpcMmu, kvm_ppc_mmuv3_cfg};
-use arch_ppc64::radix::{ProcessTableWord, Ric, Tlbie};
+use arch_ppc64::radix::{Amr, Iamr, ProcessTableWord, Ric, Tlbie};
 use image::Image;
-use pgtable::{AccessKind, Gpa, Gva, Privilege, Stage1};
+use pgtable::{Access, AccessKind, Gpa, Gva, Privilege, Stage1};
 use std::io;
 use std::time::{Duration, Instant};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -39,7 +39,7 @@ const H_SUCCESS: u64 = 0;
 /// A hypercall is unknown: the value is −2.
 const H_FUNCTION: u64 = (-2_i64) as u64;
 
-/// How long one access may take before the guest is taken to hang.
+/// How long one access may take before the guest is taken to hang, unless somebody says otherwise.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -77,9 +77,19 @@ pub struct Edit {
     pub tlbie: Tlbie<Stage1>,
 }
 
+/// How an access begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The stub’s first instruction: the load or store itself, or what leads to the call.
+    pub pc: Gva,
+    /// The machine state.
+    pub msr: u64,
+}
+
 /// A VM with one vCPU that makes accesses on request.
 #[derive(Debug)]
 pub struct ProbeGuest {
+    patience: Duration,
     vcpu: Vcpu,
     vm: Vm,
     image: Image,
@@ -122,7 +132,8 @@ impl ProbeGuest {
         let lpcr = vcpu.get_one_reg(OneReg::Lpcr)?;
         vcpu.set_one_reg(OneReg::Lpcr, lpcr | msr::LPCR_ILE | msr::LPCR_LD)?;
         let stubs_at = StubsAt { supervisor: Gva::new(image.stubs), user: Gva::new(image.stubs) };
-        Ok(Self { vcpu, vm, image, stubs_at, console: Vec::new(), _ticker: Ticker::start(TICK)?, memory })
+        let ticker = Ticker::start(TICK)?;
+        Ok(Self { patience: PATIENCE, vcpu, vm, image, stubs_at, console: Vec::new(), _ticker: ticker, memory })
     }
 
     /// The guest’s memory.
@@ -188,12 +199,45 @@ impl ProbeGuest {
         self.vcpu.set_one_reg(OneReg::Pid, pid.into())
     }
 
+    /// Sets AMR and IAMR: what privileged state may not do to problem state’s pages.
+    ///
+    /// # Errors
+    /// The OS error.
+    pub fn set_authority(&self, amr: Amr, iamr: Iamr) -> io::Result<()> {
+        self.vcpu.set_one_reg(OneReg::Amr, amr.into())?;
+        self.vcpu.set_one_reg(OneReg::Iamr, iamr.into())
+    }
+
+    /// Says how long an access may take before the guest is taken to hang.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     /// Has the guest put its decrementer off, and print a line.
     ///
     /// # Errors
     /// The OS error.
     pub fn hello(&mut self) -> io::Result<Outcome> {
-        self.run_stub(self.image.entry.hello, Privilege::Supervisor, &[])
+        let Start { pc, msr } = self.start_of(self.image.entry.hello, Privilege::Supervisor);
+        Ok(self.run_at(pc.get(), msr, &[])?.outcome())
+    }
+
+    /// How an access begins: what SRR0 and SRR1 hold if it takes an interrupt.
+    pub fn start(&self, access: Access) -> Start {
+        let entry = match access.kind {
+            AccessKind::Read => self.image.entry.load,
+            AccessKind::Write => self.image.entry.store,
+            AccessKind::Fetch => self.image.entry.fetch,
+        };
+        self.start_of(entry, access.privilege)
+    }
+
+    fn start_of(&self, entry: u64, privilege: Privilege) -> Start {
+        let (stubs, msr) = match privilege {
+            Privilege::Supervisor => (self.stubs_at.supervisor, msr::RELOCATED),
+            Privilege::User => (self.stubs_at.user, msr::RELOCATED | msr::USER),
+        };
+        Start { pc: Gva::new(stubs.get().wrapping_add(entry)), msr }
     }
 
     /// Has the guest make one access.
@@ -201,12 +245,8 @@ impl ProbeGuest {
     /// # Errors
     /// The OS error of running the vCPU.
     pub fn probe(&mut self, probe: &Probe) -> io::Result<Outcome> {
-        let entry = match probe.access.kind {
-            AccessKind::Read => self.image.entry.load,
-            AccessKind::Write => self.image.entry.store,
-            AccessKind::Fetch => self.image.entry.fetch,
-        };
-        self.run_stub(entry, probe.access.privilege, &[probe.address.get(), probe.value])
+        let Start { pc, msr } = self.start(probe.access);
+        Ok(self.run_at(pc.get(), msr, &[probe.address.get(), probe.value])?.outcome())
     }
 
     /// Has the guest run `ptesync; tlbie; eieio; tlbsync; ptesync`.
@@ -243,14 +283,6 @@ impl ProbeGuest {
         })
     }
 
-    fn run_stub(&mut self, entry: u64, privilege: Privilege, operands: &[u64]) -> io::Result<Outcome> {
-        let (stubs, msr) = match privilege {
-            Privilege::Supervisor => (self.stubs_at.supervisor, msr::RELOCATED),
-            Privilege::User => (self.stubs_at.user, msr::RELOCATED | msr::PR),
-        };
-        Ok(self.run_at(stubs.get().wrapping_add(entry), msr, operands)?.outcome())
-    }
-
     /// Runs from `pc` on, with the operands in R14 and up, to the report.
     fn run_at(&mut self, pc: u64, msr: u64, operands: &[u64]) -> io::Result<Report> {
         let mut regs = kvm_regs { pc, msr, ..kvm_regs::default() };
@@ -262,7 +294,7 @@ impl ProbeGuest {
     }
 
     fn run_to_report(&mut self, pc: u64, msr: u64) -> io::Result<Report> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         let mut report = Report { pc, msr, ..Report::default() };
         loop {
             match self.vcpu.run()? {

@@ -4,6 +4,8 @@
 
 /// 64-bit mode.
 const SF: u64 = 1 << 63;
+/// Interrupts from outside are taken.
+const EE: u64 = 1 << 15;
 /// Problem state.
 pub(super) const PR: u64 = 1 << 14;
 /// Machine checks are interrupts.
@@ -21,6 +23,8 @@ const LE: u64 = 1;
 pub(super) const REAL: u64 = SF | ME | RI | LE;
 /// Privileged, with relocation.
 pub(super) const RELOCATED: u64 = REAL | IR | DR;
+/// Problem state, with relocation. It always has EE: KVM-HV adds it to an MSR that lacks it.
+pub(super) const USER: u64 = RELOCATED | PR | EE;
 
 /// Interrupts are taken little-endian.
 pub(super) const LPCR_ILE: u64 = 1 << 25;

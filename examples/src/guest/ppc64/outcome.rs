@@ -59,7 +59,7 @@ pub struct Interrupt {
 
 impl Interrupt {
     /// The bits of SRR1 that say why an instruction storage interrupt came.
-    const SRR1_REASON: u64 = 0x783f_0000;
+    pub const SRR1_REASON: u64 = 0x783f_0000;
 
     /// Why a storage interrupt came: the DSISR, or the bits of SRR1 that stand for it.
     #[must_use]

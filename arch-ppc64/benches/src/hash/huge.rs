@@ -1,0 +1,32 @@
+//! An allocator that puts what is large on huge pages: tables of every contestant alike, so that the host's TLB misses are not what is measured.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+
+/// The host's huge page.
+const HUGE: usize = 2 << 20;
+
+pub struct Huge;
+
+/// As asked for, but aligned to a huge page if it is as large.
+fn aligned(layout: Layout) -> Layout {
+    let align = if layout.size() >= HUGE { HUGE } else { layout.align() };
+    layout.align_to(align).unwrap_or(layout)
+}
+
+// SAFETY: the system's allocator, asked for no smaller alignment than the caller wants, and for the same one when it is freed.
+unsafe impl GlobalAlloc for Huge {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises about `layout` hold of a larger alignment too.
+        let block = unsafe { System.alloc(aligned(layout)) };
+        if !block.is_null() && layout.size() >= HUGE {
+            // SAFETY: within the block. Whether the advice is taken is the kernel's affair.
+            unsafe { libc::madvise(block.cast(), layout.size(), libc::MADV_HUGEPAGE) };
+        }
+        block
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: it was allocated with this very layout.
+        unsafe { System.dealloc(block, aligned(layout)) };
+    }
+}

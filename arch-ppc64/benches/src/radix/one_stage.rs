@@ -1,0 +1,112 @@
+//! One stage, ours: any format of a guest's own tree.
+
+use pgtable::{
+    Access, AddressSpace, ByteOrder, DirectMap, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Recorded, Stage1,
+    Unused, Writers,
+};
+use std::sync::atomic::Ordering;
+
+use crate::arena::{self, Arena};
+use crate::row::{DIRTY, Order, Row, Trees};
+use crate::tables::Tables;
+use crate::work::{PAGES, Work};
+
+pub const ROWS: &[Row] =
+    &[Row::Map, Row::WalkWarm, Row::WalkHot, Row::WalkCold, Row::BatchHot, Row::BatchCold, Row::Harvest];
+
+const START: u64 = 0x4000_0000;
+/// How many addresses are given to a batch translation.
+const BATCH: usize = 512;
+
+type Memory = DirectMap<'static, Gpa>;
+
+/// A tree of format `F`.
+pub struct Table<F> {
+    table: PageTable<F, Memory, &'static Tables>,
+    memory: Memory,
+    bitmap: Vec<u64>,
+}
+
+impl<F: Format<Stage = Stage1>> Table<F> {
+    pub fn new(format: F) -> Self {
+        let arena = Arena::new(START, arena::BYTES);
+        // SAFETY: the arena is valid as long as the process, and whoever resets it has no reference into it.
+        let memory = unsafe { DirectMap::from_raw(arena.host, arena.bytes, Gpa::new(START)) };
+        let tables: &Tables = Box::leak(Box::new(Tables::new(vec![arena])));
+        let bitmap = vec![0; PAGES as usize / 64];
+        Self { table: PageTable::new(format, memory, tables).unwrap(), memory, bitmap }
+    }
+}
+
+impl<F: Format<Stage = Stage1>> Trees for Table<F> {
+    fn reset(&mut self) {
+        let tables = *self.table.tables();
+        tables.clear();
+        self.table = PageTable::new(*self.table.format(), self.memory, tables).unwrap();
+    }
+
+    #[inline(never)]
+    fn map_each(&mut self, work: &Work) {
+        let leaves = Leaves::Exactly(work.shift);
+        let attributes = F::Attributes::from(Prot::RW);
+        for index in 0..PAGES {
+            let (input, output) = (Gva::new(work.input(index)), Gpa::new(work.scattered(index)));
+            self.table.map(input, output, 1 << work.shift, attributes, leaves).unwrap();
+        }
+    }
+
+    #[inline(never)]
+    fn translate_each(&self, order: &Order<'_>) -> u64 {
+        let mut sum = 0u64;
+        for &index in order.indices {
+            let found = self.table.translate(Gva::new(order.work.input(index.into())), Access::READ).ok();
+            sum = sum.wrapping_add(found.map(|found| found.output.get()).unwrap());
+        }
+        sum
+    }
+
+    #[inline(never)]
+    fn translate_batch(&self, order: &Order<'_>) -> u64 {
+        let mut sum = 0u64;
+        let (mut inputs, mut outputs) = ([Gva::new(0); BATCH], [None; BATCH]);
+        let walker = self.table.walker();
+        for indices in order.indices.chunks(BATCH) {
+            for (input, &index) in inputs.iter_mut().zip(indices) {
+                *input = Gva::new(order.work.input(index.into()));
+            }
+            let count = walker.translate_batch(&inputs[..indices.len()], Access::READ, &mut outputs);
+            assert_eq!(count, indices.len());
+            sum = outputs[..count].iter().fold(sum, |sum, output| sum.wrapping_add(output.unwrap().get()));
+        }
+        sum
+    }
+
+    fn soil(&mut self, work: &Work) {
+        let bits = self.table.format().accessed_dirty();
+        let dirty = F::BYTE_ORDER.swap(bits.dirty);
+        assert_eq!(F::BYTE_ORDER == ByteOrder::Little, dirty == bits.dirty);
+        let visited = self.table.walker().for_each_run(Gva::new(work.input(0)), work.bytes(), |run| {
+            let first = (run.input().get() - work.input(0)) >> work.shift;
+            for (index, word) in (first..).zip(run.words()) {
+                if index % DIRTY == 3 {
+                    word.fetch_or(dirty, Ordering::Relaxed);
+                } else {
+                    word.fetch_and(!dirty, Ordering::Relaxed);
+                }
+            }
+            std::ops::ControlFlow::<()>::Continue(())
+        });
+        assert!(visited.is_ok());
+        self.bitmap.fill(0);
+    }
+
+    #[inline(never)]
+    fn harvest(&mut self, work: &Work) -> u64 {
+        let mut gather = Gather::new(&Unused, ());
+        let input = Gva::new(work.input(0));
+        let (recorded, writers) = (Recorded::Dirty, Writers::Running);
+        let set = self.table.harvest(input, work.bytes(), recorded, writers, &mut self.bitmap, &mut gather);
+        gather.finish(self.table.tables()).unwrap();
+        set.unwrap()
+    }
+}

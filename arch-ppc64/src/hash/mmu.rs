@@ -1,0 +1,138 @@
+//! Translation as the hardware does it: segment, entry, permission, R and C (Power ISA v3.0B Book III 5.7.6 to 5.7.12), or the interrupt that it takes instead.
+
+use pgtable::{Access, AccessKind, Address, Gva, TableMemory, low_bits};
+
+use super::authority::{Authority, judge};
+use super::hpte::{Hpte, HpteR};
+use super::page_size::PageSizes;
+use super::segment::Segment;
+use super::slb::Slb;
+use super::table::{Hpt, HptError};
+use super::virtual_page::VirtualPage;
+use crate::interrupt::{Interrupt, Status, Vector};
+
+/// A translation through a hashed page table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HashTranslation {
+    /// The real address, as the entry has it.
+    pub real: u64,
+    /// The page sizes.
+    pub sizes: PageSizes,
+    /// Which entry of the table.
+    pub ptex: u64,
+    /// The entry, with R and C as they are now.
+    pub hpte: Hpte,
+}
+
+/// Why an address was not translated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HashFault {
+    /// The hardware takes this interrupt.
+    #[error("{0}")]
+    Interrupt(Interrupt),
+    /// The table itself could not be used: no interrupt, but a machine check if anything.
+    #[error(transparent)]
+    Table(#[from] HptError),
+}
+
+impl HashFault {
+    /// The storage interrupt for `access`, with these cause bits.
+    pub(crate) fn storage(access: Access, status: Status) -> Self {
+        let fetch = access.kind == AccessKind::Fetch;
+        let vector = if fetch { Vector::InstructionStorage } else { Vector::DataStorage };
+        Self::Interrupt(Interrupt { vector, status })
+    }
+
+    /// The segment interrupt for `access`.
+    pub(crate) fn segment(access: Access) -> Self {
+        let fetch = access.kind == AccessKind::Fetch;
+        let vector = if fetch { Vector::InstructionSegment } else { Vector::DataSegment };
+        Self::Interrupt(Interrupt { vector, status: Status::new() })
+    }
+
+    /// No entry was found for `access`.
+    pub(crate) fn no_entry(access: Access) -> Self {
+        let store = access.kind == AccessKind::Write;
+        Self::storage(access, Status::new().with_no_translation(true).with_store(store))
+    }
+}
+
+/// What one processor translates with: its SLB and key registers, and the partition's table.
+#[derive(Clone, Copy, Debug)]
+pub struct HashMmu<'h, A, M> {
+    /// The segments.
+    pub slb: &'h Slb,
+    /// The table.
+    pub hpt: &'h Hpt<A, M>,
+    /// AMR and IAMR.
+    pub authority: Authority,
+}
+
+impl<A: Address, M: TableMemory<A>> HashMmu<'_, A, M> {
+    /// Translates `access` at `address`, setting R and C as the access requires.
+    ///
+    /// # Errors
+    /// The interrupt that it takes: 0x380 or 0x480 where no segment is, else 0x300 or 0x400 with its causes. To whom it goes (to the
+    /// partition, or as 0xE00 and 0xE20 to the hypervisor, as LPCR\[VPM\] says) is the caller's affair.
+    #[inline(always)]
+    pub fn translate(&self, address: Gva, access: Access) -> Result<HashTranslation, HashFault> {
+        let segment = self.slb.lookup(address).ok_or_else(|| HashFault::segment(access))?;
+        translate(self.hpt, &segment, address, access, self.authority)
+    }
+
+    /// Translates `access` at each of `addresses` into the real address of the same index of `reals`; returns how many translated. `None` where the access
+    /// takes an interrupt: [`translate`](Self::translate) says which. What has no counterpart in the other slice is left out.
+    ///
+    /// Where the table is larger than the caches this is several times as fast as one call for each: the groups of many addresses are on their way
+    /// at the same time.
+    pub fn translate_batch(&self, addresses: &[Gva], access: Access, reals: &mut [Option<u64>]) -> usize {
+        /// As many as a processor has misses under way, and some.
+        const CHUNK: usize = 32;
+        let mut translated = 0;
+        for (addresses, reals) in addresses.chunks(CHUNK).zip(reals.chunks_mut(CHUNK)) {
+            for &address in addresses {
+                if let Some(segment) = self.slb.lookup(address) {
+                    self.hpt.touch(&VirtualPage::of(&segment, address));
+                }
+            }
+            for (&address, real) in addresses.iter().zip(reals) {
+                *real = self.translate(address, access).ok().map(|translation| translation.real);
+                translated += usize::from(real.is_some());
+            }
+        }
+        translated
+    }
+}
+
+/// Translates `access` at `address`, which lies in `segment`.
+#[inline(always)]
+pub(crate) fn translate<A: Address, M: TableMemory<A>>(
+    hpt: &Hpt<A, M>,
+    segment: &Segment,
+    address: Gva,
+    access: Access,
+    authority: Authority,
+) -> Result<HashTranslation, HashFault> {
+    if segment.n && access.kind == AccessKind::Fetch {
+        return Err(HashFault::storage(access, Status::new().with_no_execute(true)));
+    }
+    let page = VirtualPage::of(segment, address);
+    let wanted = HpteR::new().with_r(true).with_c(access.kind == AccessKind::Write);
+    loop {
+        let Some(found) = hpt.find(&page)? else { return Err(HashFault::no_entry(access)) };
+        let Hpte { v, r } = found.hpte;
+        judge(r, segment, access, authority).map_err(|status| HashFault::storage(access, status))?;
+        let recorded = HpteR::from_bits(r.into_bits() | wanted.into_bits());
+        if recorded != r {
+            let [v_word, r_word] = hpt.layout().encode(found.hpte);
+            if !found.slot.record(v_word, r_word, wanted.into_bits()) {
+                continue;
+            }
+        }
+        // `find` only finds entries that name page sizes.
+        let Some(sizes) = found.hpte.sizes() else { return Err(HashFault::no_entry(access)) };
+        let within = address.get() & low_bits(sizes.actual().shift());
+        let hpte = Hpte { v: v.visible(), r: recorded };
+        return Ok(HashTranslation { real: r.page(sizes) | within, sizes, ptex: found.ptex, hpte });
+    }
+}

@@ -1,0 +1,162 @@
+//! The segment lookaside buffer: which segment an effective address lies in (Power ISA v3.0B Book III 5.7.8).
+
+use pgtable::Gva;
+
+use super::page_size::PageSize;
+use super::segment::{Segment, SegmentSize, SlbEsid, SlbVsid};
+
+/// SLB entries of POWER9 and POWER10.
+pub const SLB_ENTRIES: usize = 32;
+
+/// Why an SLB entry was not written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+pub enum SlbError {
+    /// The SLB has no such entry.
+    #[error("there is no SLB entry {index}")]
+    Index {
+        /// The entry that was asked for.
+        index: u16,
+    },
+    /// A reserved bit is set.
+    #[error("reserved bits are set in an SLB word")]
+    Reserved,
+    /// B is 0b1x.
+    #[error("the segment size is reserved")]
+    SegmentSize,
+    /// L and LP name no base page size.
+    #[error("the base page size is reserved")]
+    PageSize,
+}
+
+/// An entry: the effective addresses under `mask` that are `esid`, and their segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Slbe {
+    mask: u64,
+    esid: u64,
+    segment: Segment,
+}
+
+/// The effective addresses of a segment of `size` around `address`: mask, and what is under it.
+const fn span(size: SegmentSize, address: u64) -> (u64, u64) {
+    let mask = !pgtable::low_bits(size.shift());
+    (mask, address & mask)
+}
+
+/// An SLB of `N` entries, as one processor has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slb<const N: usize = SLB_ENTRIES> {
+    entries: [Option<Slbe>; N],
+}
+
+impl<const N: usize> Default for Slb<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const N: usize> Slb<N> {
+    /// An empty SLB.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { entries: [None; N] }
+    }
+
+    /// `slbmte`: writes the entry that `rb` names. An entry with V = 0 is empty. What is reserved is refused, as by QEMU's MMU.
+    ///
+    /// # Errors
+    /// [`SlbError`]; nothing was changed.
+    pub fn slbmte(&mut self, rb: SlbEsid, rs: SlbVsid) -> Result<(), SlbError> {
+        let index = rb.index();
+        let entry = self.entries.get_mut(usize::from(index)).ok_or(SlbError::Index { index })?;
+        if rb.reserved_37() != 0 {
+            return Err(SlbError::Reserved);
+        }
+        let size = SegmentSize::of_b(rs.b()).ok_or(SlbError::SegmentSize)?;
+        PageSize::of_llp(rs.l(), rs.lp()).ok_or(SlbError::PageSize)?;
+        let (mask, esid) = span(size, SlbEsid::new().with_esid(rb.esid()).into_bits());
+        *entry = Segment::of_slb(rs).filter(|_| rb.v()).map(|segment| Slbe { mask, esid, segment });
+        Ok(())
+    }
+
+    /// The words of entry `index`, as `slbmfee` and `slbmfev` read them (the index left out); zero if it is empty.
+    #[must_use]
+    pub fn entry(&self, index: usize) -> (SlbEsid, SlbVsid) {
+        match self.entries.get(index) {
+            Some(Some(entry)) => (SlbEsid::from_bits(entry.esid).with_v(true), entry.segment.slb_word()),
+            _ => (SlbEsid::new(), SlbVsid::new()),
+        }
+    }
+
+    /// The segment in which `address` lies; `None`: a segment interrupt.
+    #[inline(always)]
+    #[must_use]
+    pub fn lookup(&self, address: Gva) -> Option<Segment> {
+        let hit = |entry: &&Slbe| address.get() & entry.mask == entry.esid;
+        self.entries.iter().flatten().find(hit).map(|entry| entry.segment)
+    }
+
+    /// `slbie`: drops the entry of the segment in which `address` lies.
+    pub fn slbie(&mut self, address: Gva) {
+        for slot in &mut self.entries {
+            if slot.is_some_and(|entry| address.get() & entry.mask == entry.esid) {
+                *slot = None;
+            }
+        }
+    }
+
+    /// `slbia` with IH = 0: drops all entries but the first.
+    pub fn slbia(&mut self) {
+        self.entries.iter_mut().skip(1).for_each(|entry| *entry = None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT: Segment =
+        Segment { vsid: 0x123, size: SegmentSize::M256, base: PageSize::K4, ks: true, kp: true, n: false, class: true };
+
+    #[test]
+    fn lookup_by_both_sizes() {
+        let mut slb = Slb::<32>::new();
+        let large = Segment { size: SegmentSize::T1, vsid: 7, ..SEGMENT };
+        slb.slbmte(SlbEsid::from_bits(0x1000_0000).with_v(true).with_index(1), SEGMENT.slb_word()).unwrap();
+        slb.slbmte(SlbEsid::from_bits(0xc000_0123_4000_0000).with_v(true).with_index(31), large.slb_word()).unwrap();
+        for (address, want) in [
+            (0x1000_0000, Some(SEGMENT)),
+            (0x1fff_ffff, Some(SEGMENT)),
+            (0x2000_0000, None),
+            (0x0fff_ffff, None),
+            (0xc000_0100_0000_0000, Some(large)),
+            (0xc000_01ff_ffff_ffff, Some(large)),
+            (0xc000_0200_0000_0000, None),
+            (0, None),
+            (u64::MAX, None),
+        ] {
+            assert_eq!(slb.lookup(Gva::new(address)), want, "{address:#x}");
+        }
+        assert_eq!(slb.entry(1), (SlbEsid::from_bits(0x1800_0000), SEGMENT.slb_word()));
+        slb.slbie(Gva::new(0xc000_0100_0000_0000));
+        assert_eq!(slb.lookup(Gva::new(0xc000_0100_0000_0000)), None);
+        slb.slbia();
+        assert_eq!(slb, Slb::new());
+    }
+
+    #[test]
+    fn bad_words_are_refused() {
+        let mut slb = Slb::<32>::new();
+        let (rb, rs) = (SlbEsid::new().with_v(true), SEGMENT.slb_word());
+        for (rb, rs, error) in [
+            (rb.with_index(32), rs, SlbError::Index { index: 32 }),
+            (rb.with_reserved_37(1), rs, SlbError::Reserved),
+            (rb, rs.with_b(2), SlbError::SegmentSize),
+            (rb, rs.with_b(3), SlbError::SegmentSize),
+            (rb, rs.with_l(true).with_lp(3), SlbError::PageSize),
+            (rb, rs.with_lp(1), SlbError::PageSize),
+        ] {
+            assert_eq!(slb.slbmte(rb, rs), Err(error));
+        }
+        assert_eq!(slb, Slb::new());
+    }
+}

@@ -1,0 +1,341 @@
+//! A hashed page table in memory: finding, entering and taking out the entry of a virtual page.
+//!
+//! Any number of threads may do all of this at once; the protocol is that of [`Slot`](super::Slot).
+
+use core::marker::PhantomData;
+use core::sync::atomic::AtomicU64;
+
+use pgtable::{Address, MemoryError, TableMemory};
+
+use super::hpte::{Hpte, HpteV, Layout};
+use super::order::{ENTRY_SHIFT, GROUP_ENTRIES, GROUP_SHIFT, Hidx, HptOrder};
+use super::return_code::ReturnCode;
+use super::slot::{Busy, Group, Locked, Pattern, Slot};
+use super::virtual_page::VirtualPage;
+
+/// Why a table could not be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HptError {
+    /// Its address is not a multiple of its size.
+    #[error("a hashed page table of 2^{} bytes cannot stand at {base:#x}", order.get())]
+    Misaligned {
+        /// The address.
+        base: u64,
+        /// The table's size.
+        order: HptOrder,
+    },
+    /// Part of it lies outside table memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// An entry stays locked: somebody else wrote this memory, or died with the lock.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+}
+
+impl From<HptError> for ReturnCode {
+    fn from(error: HptError) -> Self {
+        match error {
+            HptError::Busy(_) => Self::Busy,
+            HptError::Memory(_) | HptError::Misaligned { .. } => Self::Hardware,
+        }
+    }
+}
+
+/// An entry that was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'m> {
+    /// Which it is of all entries of the table.
+    pub ptex: u64,
+    /// What it says.
+    pub hpte: Hpte,
+    /// Where it stands.
+    pub slot: Slot<'m, AtomicU64>,
+}
+
+/// A hashed page table (HPT) that stands in memory `M`, addressed by `A`.
+#[derive(Clone, Copy, Debug)]
+pub struct Hpt<A, M> {
+    memory: M,
+    base: u64,
+    order: HptOrder,
+    layout: Layout,
+    space: PhantomData<A>,
+}
+
+impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
+    /// The table of `order` at `base`, as it is. A new one must be zero.
+    ///
+    /// # Errors
+    /// [`HptError::Misaligned`]; [`HptError::Memory`] if its first or its last group is not in `memory`.
+    pub fn new(memory: M, base: A, order: HptOrder, layout: Layout) -> Result<Self, HptError> {
+        if !base.is_aligned(order.get()) || base.checked_add(order.bytes() - 1).is_none() {
+            return Err(HptError::Misaligned { base: base.get(), order });
+        }
+        let it = Self { memory, base: base.get(), order, layout, space: PhantomData };
+        it.group(0)?;
+        it.group(order.groups() - 1)?;
+        Ok(it)
+    }
+
+    /// Where it stands.
+    pub fn base(&self) -> A {
+        A::new(self.base)
+    }
+
+    /// Its size.
+    pub fn order(&self) -> HptOrder {
+        self.order
+    }
+
+    /// How its entries stand in memory.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The memory that it stands in.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// What SDR1, or the first doubleword of a partition table entry, names it by: the address, and the order less 18.
+    pub fn root(&self) -> u64 {
+        self.base | u64::from(self.order.get() - HptOrder::MIN.get())
+    }
+
+    /// Group `group`, counted modulo the number of groups.
+    ///
+    /// # Errors
+    /// [`MemoryError`] if it is not in memory.
+    #[inline(always)]
+    pub fn group(&self, group: u64) -> Result<Group<'_, AtomicU64>, MemoryError> {
+        let at = self.base + ((group & (self.order.groups() - 1)) << (ENTRY_SHIFT + GROUP_SHIFT));
+        let words = self.memory.table(A::new(at), 2 * GROUP_ENTRIES)?;
+        let bytes = 1 << (ENTRY_SHIFT + GROUP_SHIFT);
+        Group::new(words).ok_or(MemoryError { address: at, bytes })
+    }
+
+    /// Entry `ptex`; `None` if the table has no such.
+    ///
+    /// # Errors
+    /// [`MemoryError`] if it is not in memory.
+    #[inline]
+    pub fn slot(&self, ptex: u64) -> Result<Option<Slot<'_, AtomicU64>>, MemoryError> {
+        if ptex >= self.order.entries() {
+            return Ok(None);
+        }
+        self.group(ptex >> GROUP_SHIFT).map(|group| Some(group.slot(ptex as usize)))
+    }
+
+    /// What entry `ptex` says, own software bits included; `None` if the table has no such entry.
+    ///
+    /// # Errors
+    /// [`HptError`].
+    pub fn read(&self, ptex: u64) -> Result<Option<Hpte>, HptError> {
+        match self.slot(ptex)? {
+            Some(slot) => Ok(Some(self.layout.decode(slot.read()?))),
+            None => Ok(None),
+        }
+    }
+
+    /// The entry for `page`, as hardware searches for it: primary group first, an entry whose page sizes do not fit the segment's base size is
+    /// passed over.
+    ///
+    /// # Errors
+    /// [`HptError`].
+    #[inline(always)]
+    pub fn find(&self, page: &VirtualPage) -> Result<Option<Found<'_>>, HptError> {
+        let (hash, v) = (page.hash(), page.v());
+        let group = self.order.group(hash, false);
+        let entries = self.group(group)?;
+        let matching = entries.matching(self.pattern(v, HpteV::SEARCH));
+        if let Some(found) = self.first_fitting(group, entries, matching, v, page) {
+            return Ok(Some(found));
+        }
+        self.find_elsewhere(page)
+    }
+
+    /// Brings the primary group of `page` nearer, for a search that comes later.
+    #[inline(always)]
+    pub fn touch(&self, page: &VirtualPage) {
+        if let Ok(group) = self.group(self.order.group(page.hash(), false)) {
+            group.touch();
+        }
+    }
+
+    /// Not in the primary group: in the secondary, or hidden.
+    #[inline(never)]
+    fn find_elsewhere(&self, page: &VirtualPage) -> Result<Option<Found<'_>>, HptError> {
+        match self.find_in(self.order.group(page.hash(), true), page.v().with_h(true), page)? {
+            Some(found) => Ok(Some(found)),
+            None => self.find_waiting(page),
+        }
+    }
+
+    /// The entry in `group` whose first doubleword is `v`, as far as a search compares.
+    fn find_in(&self, group: u64, v: HpteV, page: &VirtualPage) -> Result<Option<Found<'_>>, HptError> {
+        let entries = self.group(group)?;
+        let matching = entries.matching(self.pattern(v, HpteV::SEARCH));
+        Ok(self.first_fitting(group, entries, matching, v, page))
+    }
+
+    /// The first of the `matching` entries of `group` that is one of `page`.
+    #[inline(always)]
+    fn first_fitting<'m>(
+        &self,
+        group: u64,
+        entries: Group<'m, AtomicU64>,
+        mut matching: u32,
+        v: HpteV,
+        page: &VirtualPage,
+    ) -> Option<Found<'m>> {
+        while matching != 0 {
+            let index = matching.trailing_zeros() as usize;
+            matching &= matching - 1;
+            let slot = entries.slot(index);
+            let hpte = self.layout.decode([slot.v(), slot.r()]);
+            let fits = hpte.sizes().is_some_and(|sizes| sizes.base() == page.base);
+            if fits && (hpte.v.into_bits() ^ v.into_bits()) & self.layout.stored_search() == 0 {
+                return Some(Found { ptex: group << GROUP_SHIFT | index as u64, hpte, slot });
+            }
+        }
+        None
+    }
+
+    /// Nothing was found: an entry that somebody is changing just now is hidden, so it is waited for.
+    #[cold]
+    fn find_waiting(&self, page: &VirtualPage) -> Result<Option<Found<'_>>, HptError> {
+        let (hash, v) = (page.hash(), page.v().with_v(false));
+        for h in [false, true] {
+            let (group, v) = (self.order.group(hash, h), v.with_h(h));
+            let entries = self.group(group)?;
+            let hidden = self.pattern(v.with_hvlock(true), HpteV::SEARCH | HpteV::HVLOCK);
+            let mut matching = entries.matching(hidden);
+            while matching != 0 {
+                let index = matching.trailing_zeros() as usize;
+                matching &= matching - 1;
+                entries.slot(index).read()?;
+                if let Some(found) = self.find_in(group, v.with_v(true), page)? {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    #[inline(always)]
+    fn pattern(&self, v: HpteV, mask: u64) -> Pattern {
+        Pattern::new(v.into_bits(), self.layout.stored(mask))
+    }
+
+    /// Enters `hpte` for `page`, whose H is set as its place requires: into the primary group, or if that is full into the secondary. `None` if both
+    /// are full. That no other entry for the page exists is the caller's affair.
+    ///
+    /// # Errors
+    /// [`HptError`].
+    #[inline]
+    pub fn insert(&self, page: &VirtualPage, hpte: Hpte) -> Result<Option<Hidx>, HptError> {
+        self.insert_among(page, hpte, u16::MAX)
+    }
+
+    /// As [`insert`](Self::insert), only into the places that `places` names with a bit for each [`Hidx`].
+    ///
+    /// # Errors
+    /// [`HptError`].
+    #[inline(always)]
+    pub fn insert_among(&self, page: &VirtualPage, hpte: Hpte, places: u16) -> Result<Option<Hidx>, HptError> {
+        let hash = page.hash();
+        let places = places.to_le_bytes();
+        for h in [false, true] {
+            let words = self.layout.encode(Hpte { v: hpte.v.with_h(h).with_v(true), ..hpte });
+            if let Some(slot) = self.group(self.order.group(hash, h))?.enter(words, places[usize::from(h)])? {
+                return Ok(Some(Hidx::new(h, slot)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The lock on the entry for `page` if it stands at `at`; `None` if it does not.
+    ///
+    /// # Errors
+    /// [`HptError`].
+    #[inline]
+    pub fn lock(&self, page: &VirtualPage, at: Hidx) -> Result<Option<Locked<'_, AtomicU64>>, HptError> {
+        let h = at.secondary();
+        let slot = self.group(self.order.group(page.hash(), h))?.slot(at.slot());
+        let want = page.v().with_h(h).into_bits();
+        let mask = self.layout.stored(HpteV::SEARCH);
+        let Some(locked) = slot.lock_if(|v| (v ^ want) & mask == 0)? else { return Ok(None) };
+        let hpte = self.layout.decode([locked.v(), locked.r()]);
+        let fits = hpte.sizes().is_some_and(|sizes| sizes.base() == page.base);
+        let same = (hpte.v.into_bits() ^ want) & self.layout.stored_search() == 0;
+        Ok((fits && same).then_some(locked))
+    }
+
+    /// Takes out the entry for `page` if it stands at `at`: touches that one entry and no other. Returns it, with what was recorded in it
+    /// until now; `None` if it is not there. Its translation may live on in hardware until it is invalidated.
+    ///
+    /// # Errors
+    /// [`HptError`].
+    #[inline]
+    pub fn remove_at(&self, page: &VirtualPage, at: Hidx) -> Result<Option<Hpte>, HptError> {
+        Ok(self.lock(page, at)?.map(|locked| self.take(locked)))
+    }
+
+    /// Takes out the entry for `page`, searching for it. As [`remove_at`](Self::remove_at).
+    ///
+    /// # Errors
+    /// [`HptError`].
+    #[inline]
+    pub fn remove(&self, page: &VirtualPage) -> Result<Option<Hpte>, HptError> {
+        while let Some(found) = self.find(page)? {
+            if let Some(hpte) = self.remove_at(page, Hidx::new(found.hpte.v.h(), found.ptex as usize))? {
+                return Ok(Some(hpte));
+            }
+        }
+        Ok(None)
+    }
+
+    #[inline]
+    pub(super) fn take(&self, mut locked: Locked<'_, AtomicU64>) -> Hpte {
+        let v = locked.v();
+        locked.hide();
+        self.layout.decode([v, locked.clear()])
+    }
+
+    /// Makes room for `page`: takes out one entry that is not bolted, of those places that `places` names with a bit for each [`Hidx`], looking from
+    /// `from` on. Returns it and where it stood; `None` if all are bolted or locked. Its translation may live on in hardware.
+    ///
+    /// # Errors
+    /// [`HptError`].
+    pub fn evict(&self, page: &VirtualPage, places: u16, from: Hidx) -> Result<Option<(u64, Hpte)>, HptError> {
+        let loose = |v| HpteV::from_bits(v).v() && !HpteV::from_bits(v).bolted();
+        for turn in 0..2 * GROUP_ENTRIES as u8 {
+            let at = Hidx::from_bits(from.into_bits().wrapping_add(turn));
+            if places >> at.into_bits() & 1 == 0 {
+                continue;
+            }
+            let group = self.order.group(page.hash(), at.secondary());
+            let (entries, index) = (self.group(group)?, at.slot());
+            if let Some(locked) = entries.slot(index).try_lock_if(loose) {
+                return Ok(Some((group << GROUP_SHIFT | index as u64, self.take(locked))));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The entries from `first` on that are valid, with their places, until one cannot be read.
+    pub fn entries(&self, first: u64) -> impl Iterator<Item = (u64, Hpte)> + '_ {
+        (first..self.order.entries())
+            .map_while(|ptex| self.read(ptex).ok().flatten().map(|hpte| (ptex, hpte)))
+            .filter(|(_, hpte)| hpte.v.v())
+    }
+}
+
+impl Layout {
+    /// What a search compares, as far as an entry in this layout has it.
+    #[inline(always)]
+    const fn stored_search(self) -> u64 {
+        // B is always there: in the older layout in the first doubleword, in the newer in the second.
+        self.stored(HpteV::SEARCH) | HpteV::new().with_b(3).into_bits()
+    }
+}

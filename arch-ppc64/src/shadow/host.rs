@@ -1,0 +1,101 @@
+//! From our side: what our own second stage loses, its shadows lose.
+
+use pgtable::{Gpa, Hpa, Invalidate, Stage2, TableAllocator, TableMemory};
+
+use super::{Error, Nested};
+use crate::radix::{Eaa, Pte, RcPolicy};
+
+/// What was taken away from leaves of our second stage that are still there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Restriction {
+    /// R: they were aged. Nothing is invalidated, as for the leaves themselves.
+    Reference,
+    /// C: they are being logged.
+    Change,
+    /// The permission to write.
+    Write,
+}
+
+impl Restriction {
+    /// The bits that go from a shadow entry. Where hardware sets C by itself, the permission to write goes with it.
+    fn mask(self, rc: RcPolicy) -> Pte {
+        let write = Eaa::new().with_write(true);
+        match (self, rc) {
+            (Self::Reference, _) => Pte::new().with_r(true),
+            (Self::Change, RcPolicy::Fault) => Pte::new().with_c(true),
+            (Self::Change, RcPolicy::HardwareUpdate) => Pte::new().with_c(true).with_eaa(write),
+            (Self::Write, _) => Pte::new().with_eaa(write),
+        }
+    }
+}
+
+impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
+    /// Our second stage no longer maps the `bytes` bytes of L1's memory from `gpa` on: drops every shadow entry that was made through any of them, and makes it
+    /// unreachable. Returns how many those were.
+    ///
+    /// To be called for each leaf that [`SecondStage::unmap`](crate::second_stage::SecondStage::unmap) or
+    /// [`fault_in`](crate::second_stage::SecondStage::fault_in) reports gone, before the page is given away.
+    ///
+    /// # Errors
+    /// The first [`Error`]; all entries were tried, and the page must not be given away.
+    pub fn lost<I: Invalidate<Stage2, Identity = u32>>(
+        &mut self,
+        gpa: Gpa,
+        bytes: u64,
+        by: &I,
+    ) -> Result<usize, Error> {
+        let Self { partitions, links, .. } = self;
+        let mut dropped = Ok(0);
+        links.take(gpa, bytes, |link| {
+            let Some(partition) = partitions.get_mut(&link.l2()) else { return };
+            let done = partition.change(by, |shadow, gather| {
+                Ok(shadow.take(link.n_gpa(), link.bytes(), gather, |_| ()).map(|_| ())?)
+            });
+            dropped = dropped.and_then(|dropped| done.map(|()| dropped + 1));
+        });
+        dropped
+    }
+
+    /// The leaves of our second stage in the `bytes` bytes of L1's memory from `gpa` on lost something: so do the shadow entries that were made through them.
+    ///
+    /// # Errors
+    /// The first [`Error`]; all entries were tried.
+    pub fn restrict<I: Invalidate<Stage2, Identity = u32>>(
+        &mut self,
+        gpa: Gpa,
+        bytes: u64,
+        what: Restriction,
+        by: &I,
+    ) -> Result<(), Error> {
+        let Self { partitions, links, .. } = self;
+        let mut all = Ok(());
+        links.for_each(gpa, bytes, |link| {
+            let Some(partition) = partitions.get_mut(&link.l2()) else { return };
+            let done = partition.change(by, |shadow, gather| {
+                let mask = what.mask(shadow.format().rc());
+                shadow.clear_where(link.n_gpa(), 1, mask, |leaf| {
+                    if what != Restriction::Reference {
+                        gather.pages(leaf.input, leaf.input, leaf.shift);
+                    }
+                })?;
+                Ok(())
+            });
+            all = all.and(done);
+        });
+        all
+    }
+
+    /// Whether any shadow entry that was made through the `bytes` bytes of L1's memory from `gpa` on has R.
+    ///
+    /// # Errors
+    /// [`Error::Tree`]: somebody else wrote a shadow.
+    pub fn test_age(&self, gpa: Gpa, bytes: u64) -> Result<bool, Error> {
+        let mut young = Ok(false);
+        self.links.for_each(gpa, bytes, |link| {
+            if let (Ok(false), Some(partition)) = (&young, self.partitions.get(&link.l2())) {
+                young = partition.shadow.test_age(link.n_gpa(), 1).map_err(Error::from);
+            }
+        });
+        young
+    }
+}

@@ -1,0 +1,24 @@
+//! L1's memory, as L1's own second-stage tables address it.
+
+use core::sync::atomic::AtomicU64;
+
+use pgtable::{Gpa, Hpa, MemoryError, TableMemory};
+
+/// What L1 takes for host real addresses is its guest real memory `G`: the one place where the one becomes the other.
+///
+/// With it, a walker of L1's partition-scoped tables is an ordinary [`Walker`](pgtable::Walker) of [`PartitionScoped`](crate::radix::PartitionScoped), whose output is what L1 calls
+/// host real.
+#[derive(Clone, Copy, Debug)]
+pub struct L1Memory<'g, G>(pub &'g G);
+
+impl<G: TableMemory<Gpa>> TableMemory<Hpa> for L1Memory<'_, G> {
+    #[inline]
+    fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
+        self.0.word(Gpa::new(address.get()))
+    }
+
+    #[inline]
+    fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
+        self.0.table(Gpa::new(address.get()), words)
+    }
+}

@@ -1,0 +1,219 @@
+//! Model checks of the protocol of an entry: every interleaving, under Rust's memory model, of the code that ships.
+#![cfg(loom)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::atomic::Ordering;
+
+use arch_ppc64::hash::{Group, HpteV, Slot, Word};
+use loom::sync::Arc;
+use loom::sync::atomic::AtomicU64;
+use loom::thread;
+
+/// The model checker's word as a table's.
+struct Modelled(AtomicU64);
+
+impl Word for Modelled {
+    fn load(&self, order: Ordering) -> u64 {
+        self.0.load(order)
+    }
+    fn store(&self, value: u64, order: Ordering) {
+        self.0.store(value, order);
+    }
+    fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
+        self.0.compare_exchange(current, new, success, failure)
+    }
+    fn swap(&self, value: u64, order: Ordering) -> u64 {
+        self.0.swap(value, order)
+    }
+    fn fetch_and(&self, value: u64, order: Ordering) -> u64 {
+        self.0.fetch_and(value, order)
+    }
+    fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
+        self.0.fetch_or(value, order)
+    }
+    fn publish(&self, value: u64) {
+        self.0.swap(value, Ordering::AcqRel);
+    }
+    fn relax() {
+        thread::yield_now();
+    }
+}
+
+/// Two words that begin as an entry.
+struct Entry([Modelled; 2]);
+
+impl Entry {
+    fn new(v: u64, r: u64) -> Arc<Self> {
+        Arc::new(Self([v, r].map(|word| Modelled(AtomicU64::new(word.to_be())))))
+    }
+
+    fn slot(&self) -> Slot<'_, Modelled> {
+        Slot::new(&self.0[0], &self.0[1])
+    }
+}
+
+const V: u64 = 1;
+const PAGE: u64 = 0x1000 | V;
+const OTHER: u64 = 0x2000 | V;
+const R: u64 = 0x100;
+const C: u64 = 0x80;
+const PP: u64 = 3;
+
+fn visible(v: u64) -> u64 {
+    HpteV::from_bits(v).visible().into_bits()
+}
+
+fn valid(v: u64) -> bool {
+    v & V != 0
+}
+
+fn model(check: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(check);
+}
+
+/// A processor stores to the page: true if it went through the entry for `PAGE`.
+fn store_through(slot: Slot<'_, Modelled>) -> bool {
+    loop {
+        let v = slot.v();
+        if visible(v) != PAGE {
+            return false;
+        }
+        let r = slot.r();
+        if r & C != 0 || slot.record(v, r, R | C) {
+            return true;
+        }
+    }
+}
+
+fn remove(slot: Slot<'_, Modelled>) -> Option<u64> {
+    let mut locked = slot.lock_if(valid).unwrap()?;
+    locked.hide();
+    Some(locked.clear())
+}
+
+fn protect(slot: Slot<'_, Modelled>) -> bool {
+    let Some(mut locked) = slot.lock_if(valid).unwrap() else { return false };
+    locked.hide();
+    locked.update_r(|r| r | PP);
+    true
+}
+
+#[test]
+fn two_enters_share_no_entry() {
+    model(|| {
+        // Seven entries are taken; both want the last.
+        let words =
+            (0..16).map(|index| Modelled(AtomicU64::new(if index % 2 == 0 && index < 14 { V.to_be() } else { 0 })));
+        let words: Arc<Vec<_>> = Arc::new(words.collect());
+        let threads = [PAGE, OTHER].map(|v| {
+            let words = Arc::clone(&words);
+            thread::spawn(move || Group::new(&words).unwrap().enter([v, v << 4], 0x80).unwrap())
+        });
+        let places = threads.map(|thread| thread.join().unwrap());
+        assert!(places == [Some(7), None] || places == [None, Some(7)], "{places:?}");
+        let [v, r] = Group::new(&words).unwrap().slot(7).read().unwrap();
+        assert_eq!(visible(v), if places[0].is_some() { PAGE } else { OTHER });
+        assert_eq!(r, visible(v) << 4);
+    });
+}
+
+#[test]
+fn an_enter_that_finds_a_locked_entry_waits_for_it() {
+    model(|| {
+        let words: Arc<Vec<_>> = Arc::new((0..16).map(|_| Modelled(AtomicU64::new(V.to_be()))).collect());
+        let remover = {
+            let words = Arc::clone(&words);
+            thread::spawn(move || remove(Group::new(&words).unwrap().slot(7)).unwrap())
+        };
+        let entered = Group::new(&words).unwrap().enter([PAGE, R], 0x80).unwrap();
+        remover.join().unwrap();
+        let [v, r] = Group::new(&words).unwrap().slot(7).read().unwrap();
+        let want = if entered.is_some() { (PAGE, R) } else { (0, 0) };
+        assert_eq!((visible(v), r), want);
+    });
+}
+
+#[test]
+fn whoever_sees_an_entry_sees_all_of_it() {
+    model(|| {
+        let entry = Entry::new(0, 0);
+        let enterer = {
+            let entry = Arc::clone(&entry);
+            thread::spawn(move || assert!(entry.slot().enter([PAGE, R | PP])))
+        };
+        let slot = entry.slot();
+        if valid(slot.v()) {
+            assert_eq!(slot.r(), R | PP);
+        }
+        enterer.join().unwrap();
+    });
+}
+
+#[test]
+fn remove_against_protect() {
+    model(|| {
+        let entry = Entry::new(PAGE, R);
+        let protector = {
+            let entry = Arc::clone(&entry);
+            thread::spawn(move || protect(entry.slot()))
+        };
+        let removed = remove(entry.slot()).unwrap();
+        let protected = protector.join().unwrap();
+        assert_eq!(removed, if protected { R | PP } else { R });
+        assert_eq!(entry.slot().read().map(|[v, r]| (visible(v), r)), Ok((0, 0)));
+    });
+}
+
+#[test]
+fn a_store_before_a_remove_is_in_its_answer() {
+    model(|| {
+        let entry = Entry::new(PAGE, R);
+        let processor = {
+            let entry = Arc::clone(&entry);
+            thread::spawn(move || store_through(entry.slot()))
+        };
+        let removed = remove(entry.slot()).unwrap();
+        // The same place, the same second doubleword, another page.
+        assert_eq!(entry.slot().enter_waiting([OTHER, R]), Ok(true));
+        if processor.join().unwrap() {
+            assert_eq!(removed & C, C, "an update was lost");
+        }
+        let [v, r] = entry.slot().read().unwrap();
+        assert_eq!((visible(v), r & !C), (OTHER, R));
+    });
+}
+
+#[test]
+fn a_store_during_a_protect_is_kept() {
+    model(|| {
+        let entry = Entry::new(PAGE, R);
+        let processor = {
+            let entry = Arc::clone(&entry);
+            thread::spawn(move || store_through(entry.slot()))
+        };
+        assert!(protect(entry.slot()));
+        let stored = processor.join().unwrap();
+        let [v, r] = entry.slot().read().unwrap();
+        assert_eq!((visible(v), r & !C), (PAGE, R | PP));
+        assert!(!stored || r & C != 0, "an update was lost");
+    });
+}
+
+#[test]
+fn the_incremental_reader_misses_nothing() {
+    model(|| {
+        let entry = Entry::new(PAGE | HpteV::new().with_modified(true).into_bits(), R);
+        let processor = {
+            let entry = Arc::clone(&entry);
+            thread::spawn(move || assert!(store_through(entry.slot())))
+        };
+        entry.slot().take_modified();
+        let [_, seen] = entry.slot().read().unwrap();
+        processor.join().unwrap();
+        let [v, r] = entry.slot().read().unwrap();
+        assert_eq!(r & C, C);
+        assert!(seen & C != 0 || HpteV::from_bits(v).modified(), "a change would never be read");
+    });
+}

@@ -1,0 +1,278 @@
+//! The hashed address space against a flat map, through the harness that every address space passes; and what only it has: a table that is too small,
+//! slots, resizing.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../../pgtable/tests/support/mod.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arch_ppc64::hash::{
+    Context, GROUP_ENTRIES, HashAttributes, HashFault, HashedSpace, Hpt, HptOrder, Layout, Pages, VirtualPage,
+};
+use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
+use pgtable::{Access, AddressSpace, Attributes, DirectMap, Gather, Gpa, Gva, Leaves, Prot, TableMemory, Unused};
+use proptest::prelude::*;
+use support::harness::{Harness, Op, op};
+use support::{Arena, Tables};
+
+/// Memory for a hashed table.
+struct HptMemory {
+    words: Vec<AtomicU64>,
+    base: Gpa,
+}
+
+impl HptMemory {
+    fn new(order: HptOrder) -> Self {
+        Self { words: (0..order.bytes() / 8).map(|_| AtomicU64::new(0)).collect(), base: Gpa::new(order.bytes()) }
+    }
+
+    fn hpt(&self, layout: Layout) -> Hpt<Gpa, DirectMap<'_, Gpa>> {
+        let order = HptOrder::new(u64::from(self.words.len().trailing_zeros()) + 3).unwrap();
+        Hpt::new(DirectMap::new(&self.words, self.base), self.base, order, layout).unwrap()
+    }
+}
+
+type Space<'t> = HashedSpace<DirectMap<'t, Gpa>, &'t Tables<'t>, DirectMap<'t, Gpa>>;
+
+/// How many entries the table has, and that each is of a page that is mapped and stands where a search finds it.
+fn check_entries(harness: &Harness<'_, Space<'_>>, pages: Pages) -> usize {
+    let hpt = harness.space.hpt();
+    let mut seen = BTreeSet::new();
+    for (ptex, hpte) in hpt.entries(0) {
+        let page = VirtualPage::of_entry(hpte, ptex / GROUP_ENTRIES as u64, hpt.order()).unwrap();
+        assert!(seen.insert((page.vsid, page.offset)), "{page:?} has two entries");
+        assert_eq!(hpt.find(&page).unwrap().unwrap().ptex, ptex);
+        let sizes = hpte.sizes().unwrap();
+        assert_eq!(sizes.base(), pages.base());
+    }
+    seen.len()
+}
+
+fn against_a_flat_map(pages: Pages, layout: Layout, ops: &[Op]) {
+    let arena = Arena::new(16 << 20);
+    let tables = Tables::new(&arena);
+    let memory = HptMemory::new(HptOrder::MIN);
+    let space = HashedSpace::new(memory.hpt(layout), arena.memory(), &tables, pages, Context::new(5).unwrap()).unwrap();
+    let mut harness = Harness::new(space, &tables);
+    harness.check();
+    for op in ops {
+        harness.apply(op);
+    }
+    check_entries(&harness, pages);
+    let mut gather = Gather::new(&harness.tlb, 7);
+    let (start, bytes) = harness.space.range();
+    harness.space.unmap(start, bytes, &mut gather).unwrap();
+    gather.finish(&tables).unwrap();
+    assert_eq!(tables.live(), 1, "only the root is left");
+    assert_eq!(check_entries(&harness, pages), 0, "no entry outlives its page");
+    let mut gather = Gather::new(&harness.tlb, 7);
+    harness.space.destroy(&mut gather).unwrap();
+    gather.finish(&tables).unwrap();
+    assert_eq!(tables.live(), 0);
+}
+
+macro_rules! spaces {
+    ($($name:ident: $pages:expr, $layout:expr;)*) => {$(
+        mod $name {
+            use super::*;
+            proptest! {
+                #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 500, failure_persistence: None, ..ProptestConfig::default() })]
+                #[test]
+                fn a_flat_map(ops in proptest::collection::vec(op(), 1..20)) {
+                    against_a_flat_map($pages, $layout, &ops);
+                }
+            }
+        }
+    )*};
+}
+
+spaces! {
+    pages_4k: Pages::K4, Layout::V3;
+    pages_64k: Pages::K64, Layout::V3;
+    pages_64k_in_4k: Pages::K64In4K, Layout::V2;
+}
+
+/// A table with a sixteenth of the entries that the pages want: whatever is used translates, and nothing that was known about a page is lost.
+#[test]
+fn a_full_table_evicts_and_refaults() {
+    for pages in [Pages::K4, Pages::K64, Pages::K64In4K] {
+        let arena = Arena::new(64 << 20);
+        let tables = Tables::new(&arena);
+        let memory = HptMemory::new(HptOrder::MIN);
+        let hpt = memory.hpt(Layout::V3);
+        let entries = hpt.order().entries();
+        let mut space = HashedSpace::new(hpt, arena.memory(), &tables, pages, Context::new(77).unwrap()).unwrap();
+        let shift = space.leaf_shifts()[0];
+        let size = 1_u64 << shift;
+        let count = entries * 5 / 4;
+        let clean = HashAttributes::from(Prot::RW.for_user()).with_r(false).with_c(false);
+        let start = Gva::new(0x1000_0000);
+        space.map(start, Gpa::new(0), count * size, clean, Leaves::Exactly(shift)).unwrap();
+        // Of pages that are made of sixteen entries, each time another one.
+        let piece = |page: u64| if pages == Pages::K64In4K { ((page >> 7) % 16) << 12 } else { 0 };
+        let address = |page: u64| Gva::new(start.get() + page * size + piece(page));
+        for page in 0..count {
+            let access = if page % 3 == 0 { Access::WRITE } else { Access::READ }.by_user();
+            let translation = space.translate(address(page), access).unwrap();
+            assert_eq!(translation.output.get(), page * size + piece(page));
+            let wanted = clean.with_r(true).with_c(page % 3 == 0);
+            assert_eq!(translation.attributes, wanted, "page {page}");
+        }
+        // Neighbours fill every group to the last place, but for the one in sixteen that a nibble cannot name.
+        let full = space.hpt().entries(0).count() as u64;
+        let room = if pages == Pages::K4 { entries } else { entries - entries / 16 };
+        assert!(full >= room * 98 / 100 && full <= entries, "{pages:?}: {full} of {entries}");
+        // A second round: what was evicted comes back, and R and C are what they were.
+        for page in 0..count {
+            let translation = space.translate(address(page), Access::READ.by_user()).unwrap();
+            assert_eq!(translation.output.get(), page * size + piece(page));
+            assert_eq!(translation.attributes.c(), page % 3 == 0, "page {page}");
+        }
+        let mut gather = Gather::new(&Unused, ());
+        space.destroy(&mut gather).unwrap();
+        gather.finish(&&tables).unwrap();
+        assert_eq!(tables.live(), 0);
+        assert_eq!(memory.hpt(Layout::V3).entries(0).count(), 0);
+    }
+}
+
+/// A first store to a page that was only read is noticed although the entry is there.
+#[test]
+fn the_first_store_is_noticed() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let memory = HptMemory::new(HptOrder::MIN);
+    let context = Context::new(1).unwrap();
+    let mut space = HashedSpace::new(memory.hpt(Layout::V3), arena.memory(), &tables, Pages::K64, context).unwrap();
+    let clean = HashAttributes::from(Prot::RW).with_r(false).with_c(false);
+    let page = Gva::new(0x5555_0000);
+    space.map(page, Gpa::new(0x10_0000), 0x1_0000, clean, Leaves::Largest).unwrap();
+    for (access, r, c, entries) in
+        [(Access::READ, true, false, 1), (Access::READ, true, false, 1), (Access::WRITE, true, true, 1)]
+    {
+        let translation = space.translate(page, access).unwrap();
+        assert_eq!((translation.attributes.r(), translation.attributes.c()), (r, c), "{access}");
+        assert_eq!(space.hpt().entries(0).count(), entries);
+        assert_eq!(translation.output, Gpa::new(0x10_0000));
+    }
+    for (address, access, interrupt) in [
+        (page, Access::READ.by_user(), "DSI 0x300, DSISR 0x08000000: protection"),
+        (page, Access::FETCH, "ISI 0x400, SRR1 0x10000000: no-execute or guarded"),
+        (Gva::new(0x5556_0000), Access::WRITE, "DSI 0x300, DSISR 0x42000000: no translation, store"),
+        (Gva::new(1 << 49), Access::READ, "DSEG 0x380"),
+        (Gva::new(u64::MAX), Access::FETCH, "ISEG 0x480"),
+    ] {
+        assert_eq!(space.translate(address, access).unwrap_err().to_string(), interrupt, "{address}");
+    }
+}
+
+/// The second half is half of one fragment: sixteen page tables of 64K pages in a frame, and a slot array in a fragment of its own.
+#[test]
+fn a_page_table_and_its_slots_are_one_fragment() {
+    let words: Vec<AtomicU64> = (0..64 << 13).map(|_| AtomicU64::new(!0)).collect();
+    let start = Gpa::new(0x100_0000);
+    let region = Region::new(DirectMap::new(&words, start), start, 64, 16).unwrap();
+    let frames = Frames::new(region).unwrap();
+    let cache = Cache::new(&frames, Owner(3), Kind::User, Policy::Reuse);
+    let memory = HptMemory::new(HptOrder::MIN);
+    let table_memory = DirectMap::new(&words, start);
+    let context = Context::new(9).unwrap();
+    let mut space = HashedSpace::new(memory.hpt(Layout::V3), table_memory, &cache, Pages::K64, context).unwrap();
+    let one_table = 256_u64 << 16;
+    for table in 0..16 {
+        let address = Gva::new(table * one_table);
+        space.map(address, Gpa::new(0x1_0000), 1 << 16, Prot::RW.into(), Leaves::Largest).unwrap();
+        space.translate(address, Access::WRITE).unwrap();
+    }
+    // Root 2K, one directory of 8K, one of 8K + 8K, sixteen page tables of 2K + 2K: each size has frames of its own.
+    assert_eq!((frames.census().live, frames.census().table_frames), (19, 4));
+    let walker = space.tree().walker();
+    let entry = walker.trace(Gva::new(0)).last().unwrap().address;
+    assert_eq!(entry.get() % 4096, 0, "a fragment of 4 KiB");
+    let nibble = u64::from_be(table_memory.word(Gpa::new(entry.get() + 2048)).unwrap().load(Ordering::Relaxed));
+    assert!((1..=15).contains(&nibble), "{nibble:#x}");
+    space.map(Gva::new(1 << 30), Gpa::new(0), 1 << 24, Prot::RW.into(), Leaves::Exactly(24)).unwrap();
+    let before = frames.census().live;
+    space.translate(Gva::new((1 << 30) + 0x12_3456), Access::READ).unwrap();
+    assert_eq!(frames.census().live, before, "no fragment is needed when a page is used");
+    let mut gather = Gather::new(&Unused, ());
+    space.destroy(&mut gather).unwrap();
+    gather.finish(&&cache).unwrap();
+    cache.close().unwrap();
+    assert!(frames.census().all_home(), "{:?}", frames.census());
+}
+
+/// Slots stay true when the table grows and shrinks; what a smaller table has no place for refaults.
+#[test]
+fn resized_with_every_entry() {
+    for pages in [Pages::K4, Pages::K64, Pages::K64In4K] {
+        let arena = Arena::new(8 << 20);
+        let tables = Tables::new(&arena);
+        let memories = [18, 20, 18].map(|order| HptMemory::new(HptOrder::new(order).unwrap()));
+        let context = Context::new(2).unwrap();
+        let mut space = HashedSpace::new(memories[0].hpt(Layout::V2), arena.memory(), &tables, pages, context).unwrap();
+        let shift = space.leaf_shifts()[0];
+        let count = 9000_u64;
+        let at = |page: u64| Gva::new((1 << 40) + (page << shift));
+        let attributes = HashAttributes::from(Prot::RWX);
+        space.map(at(0), Gpa::new(0), count << shift, attributes, Leaves::Exactly(shift)).unwrap();
+        (0..count).for_each(|page| assert!(space.translate(at(page), Access::READ).is_ok()));
+        for (memory, layout) in [(&memories[1], Layout::V3), (&memories[2], Layout::V2)] {
+            let before = space.hpt().entries(0).count() as u64;
+            let mut gather = Gather::new(&Unused, ());
+            let (_, rehashed) = space.resize(memory.hpt(layout), &mut gather).unwrap();
+            gather.finish(&&tables).unwrap();
+            assert_eq!(rehashed.moved + rehashed.dropped, before);
+            assert_eq!(rehashed.moved, space.hpt().entries(0).count() as u64);
+            // Half of them only: the others stay where they are, for the last unmap to find by their slots.
+            for page in (0..count).step_by(2) {
+                let translation = space.translate(at(page), Access::WRITE).unwrap();
+                assert_eq!((translation.output.get(), translation.attributes.prot()), (page << shift, Prot::RWX));
+            }
+        }
+        let mut gather = Gather::new(&Unused, ());
+        space.destroy(&mut gather).unwrap();
+        gather.finish(&&tables).unwrap();
+        assert_eq!(memories[2].hpt(Layout::V2).entries(0).count(), 0);
+    }
+}
+
+/// Many threads use the pages of one space at once, in a table too small for them.
+#[test]
+fn threads_refault_and_evict_each_other() {
+    let memory = HptMemory::new(HptOrder::MIN);
+    let words: Vec<AtomicU64> = (0..64 << 13).map(|_| AtomicU64::new(0)).collect();
+    let start = Gpa::new(0x100_0000);
+    let region = Region::new(DirectMap::new(&words, start), start, 64, 16).unwrap();
+    let frames = Frames::new(region).unwrap();
+    let cache = Cache::new(&frames, Owner(3), Kind::User, Policy::Reuse);
+    let context = Context::new(9).unwrap();
+    let table_memory = DirectMap::new(&words, start);
+    let mut space = HashedSpace::new(memory.hpt(Layout::V3), table_memory, &cache, Pages::K4, context).unwrap();
+    let count = 20_000_u64;
+    space.map(Gva::new(0), Gpa::new(0), count << 12, Prot::RW.into(), Leaves::Largest).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..3_u64 {
+            let space = &space;
+            scope.spawn(move || {
+                for step in 0..count {
+                    let page = (step * 7 + thread * 6_667) % count;
+                    let access = if step % 2 == 0 { Access::READ } else { Access::WRITE };
+                    let translation = space.access(Gva::new(page << 12), access);
+                    assert_eq!(translation.map(|it| it.real), Ok::<_, HashFault>(page << 12));
+                }
+            });
+        }
+    });
+    let mut pages = BTreeSet::new();
+    for (ptex, hpte) in space.hpt().entries(0) {
+        assert!(pages.insert(hpte.r.rpn()), "{ptex:#x}: a page has two entries");
+    }
+    let mut gather = Gather::new(&Unused, ());
+    space.destroy(&mut gather).unwrap();
+    gather.finish(&&cache).unwrap();
+    assert_eq!(memory.hpt(Layout::V3).entries(0).count(), 0, "every slot was known");
+}

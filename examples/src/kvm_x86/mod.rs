@@ -1,0 +1,9 @@
+//! What the x86-64 programs do with KVM beyond `kvm-ioctls`: what the processor offers, memory slots, long mode's segments.
+
+mod features;
+mod segments;
+mod slots;
+
+pub use features::Features;
+pub use segments::{GDT, Selector, long_mode_segments};
+pub use slots::Slots;

@@ -1,0 +1,170 @@
+//! Changes while the guest is stopped, each with the invalidation that it needs, and how things look afterwards.
+
+use pgtable::{Leaves, Prot};
+
+use super::check::Checker;
+use super::layout::{OTHER, PROCESS};
+use super::look::{Allows, Finds, Look};
+use super::machine::Machine;
+use super::space::Space;
+use crate::report::{Failure, Report};
+
+/// What is done.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    /// Unmap.
+    Unmap,
+    /// Map to this guest-physical address in leaves of this log2 size.
+    Map(u64, u8, Prot),
+    /// Protect.
+    Protect(Prot),
+}
+
+/// A change, and what must follow from it.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    name: &'static str,
+    pid: u32,
+    input: u64,
+    bytes: u64,
+    act: Act,
+    /// How many bytes are affected: mapped ones in the range.
+    affects: u64,
+    /// How many tables leave the tree.
+    frees: usize,
+    /// Places to look at afterwards, and what is found there.
+    then: &'static [(u64, Finds)],
+}
+
+const RWX: Allows = Allows::both("rwx");
+const USER_RW: Prot = Prot::RW.for_user();
+const USER_R: Prot = Prot::R.for_user();
+
+const fn change(
+    (name, pid): (&'static str, u32),
+    (input, bytes): (u64, u64),
+    act: Act,
+    (affects, frees): (u64, usize),
+    then: &'static [(u64, Finds)],
+) -> Change {
+    Change { name, pid, input, bytes, act, affects, frees, then }
+}
+
+#[rustfmt::skip]
+const CHANGES: &[Change] = &[
+    change(("unmap a 4K page", PROCESS), (0x0041_0000, 0x1000), Act::Unmap, (0x1000, 0), &[
+        (0x0041_0000, Finds::Unmapped),
+        (0x0041_1008, Finds::Page(0x0060_6008, Allows::both("r--"))),
+    ]),
+    change(("map it elsewhere", PROCESS), (0x0041_0000, 0x1000), Act::Map(0x0064_0000, 12, USER_RW), (0x1000, 0), &[
+        (0x0041_0000, Finds::Page(0x0064_0000, Allows::both("rw-"))),
+    ]),
+    change(("4K page rw- to r--", PROCESS), (0x0041_0000, 0x1000), Act::Protect(USER_R), (0x1000, 0), &[
+        (0x0041_0000, Finds::Page(0x0064_0000, Allows::both("r--"))),
+    ]),
+    change(("and back to rw-", PROCESS), (0x0041_0000, 0x1000), Act::Protect(USER_RW), (0x1000, 0), &[
+        (0x0041_0ff8, Finds::Page(0x0064_0ff8, Allows::both("rw-"))),
+    ]),
+    change(("4K page r-x to r--", PROCESS), (0x0041_2000, 0x1000), Act::Protect(USER_R), (0x1000, 0), &[
+        (0x0041_2000, Finds::Page(0x0060_5000, Allows::both("r--"))),
+    ]),
+    change(("2M page user r-- to supervisor rw-", PROCESS), (0x00a0_0000, 0x20_0000), Act::Protect(Prot::RW), (0x20_0000, 0), &[
+        (0x00a0_0000, Finds::Page(0x0120_0000, Allows::supervisor("rw-"))),
+    ]),
+    change(("64K out of a 2M page", PROCESS), (0x0085_0000, 0x1_0000), Act::Unmap, (0x1_0000, 0), &[
+        (0x0085_0000, Finds::Unmapped),
+        (0x0085_fff8, Finds::Unmapped),
+        (0x0084_fff8, Finds::Page(0x00c4_fff8, RWX)),
+        (0x0086_0000, Finds::Page(0x00c6_0000, RWX)),
+        (0x009f_fff8, Finds::Page(0x00df_fff8, RWX)),
+    ]),
+    change(("4K of it to r--", PROCESS), (0x0080_0000, 0x1000), Act::Protect(USER_R), (0x1000, 0), &[
+        (0x0080_0000, Finds::Page(0x00c0_0000, Allows::both("r--"))),
+        (0x0080_1000, Finds::Page(0x00c0_1000, RWX)),
+    ]),
+    change(("4K out of a higher 2M page", PROCESS), (0xffff_9000_0080_3000, 0x1000), Act::Unmap, (0x1000, 0), &[
+        (0xffff_9000_0080_3000, Finds::Unmapped),
+        (0xffff_9000_0080_2ff8, Finds::Page(0x00e0_2ff8, Allows::supervisor("rwx"))),
+        (0xffff_9000_0080_4000, Finds::Page(0x00e0_4000, Allows::supervisor("rwx"))),
+    ]),
+    change(("unmap the lower half's last page", PROCESS), (0x0000_7fff_ffff_f000, 0x1000), Act::Unmap, (0x1000, 3), &[
+        (0x0000_7fff_ffff_fff8, Finds::Unmapped),
+    ]),
+    change(("map a page there", PROCESS), (0x0000_7fff_ffff_f000, 0x1000), Act::Map(0x0064_1000, 12, USER_RW), (0x1000, 0), &[
+        (0x0000_7fff_ffff_fff8, Finds::Page(0x0064_1ff8, Allows::both("rw-"))),
+        (0x0000_7fff_ffff_eff8, Finds::Unmapped),
+    ]),
+    change(("unmap 2M of 4K pages", PROCESS), (0x0040_0000, 0x20_0000), Act::Unmap, (16 * 0x1000, 1), &[
+        (0x0041_0000, Finds::Unmapped),
+        (0x005f_fff8, Finds::Unmapped),
+        (0x0080_0008, Finds::Page(0x00c0_0008, Allows::both("r--"))),
+    ]),
+    change(("map 2M there", PROCESS), (0x0040_0000, 0x20_0000), Act::Map(0x01a0_0000, 21, USER_RW), (0x20_0000, 0), &[
+        (0x0041_0000, Finds::Page(0x01a1_0000, Allows::both("rw-"))),
+        (0x005f_fff8, Finds::Page(0x01bf_fff8, Allows::both("rw-"))),
+    ]),
+    change(("unmap the other's 2M page", OTHER), (0x0080_0000, 0x20_0000), Act::Unmap, (0x20_0000, 0), &[
+        (0x0080_0000, Finds::Unmapped),
+        (0x0041_0000, Finds::Page(0x0060_b000, Allows::both("r--"))),
+    ]),
+];
+
+/// If there are 1-GiB pages.
+#[rustfmt::skip]
+const GIB_CHANGES: &[Change] = &[
+    change(("2M out of a 1G page", PROCESS), (0x80e0_0000, 0x20_0000), Act::Unmap, (0x20_0000, 0), &[
+        (0x80e0_0000, Finds::Unmapped),
+        (0x80df_fff8, Finds::Page(0x40df_fff8, RWX)),
+        (0x8100_0000, Finds::Page(0x4100_0000, RWX)),
+        (0xbfff_fff8, Finds::Page(0x7fff_fff8, RWX)),
+    ]),
+    change(("4K of what was a 1G page to r--", PROCESS), (0x9001_0000, 0x1000), Act::Protect(USER_R), (0x1000, 0), &[
+        (0x9001_0000, Finds::Page(0x5001_0000, Allows::both("r--"))),
+        (0x9001_1000, Finds::Page(0x5001_1000, RWX)),
+    ]),
+];
+
+/// Makes every change, and looks.
+pub fn run(
+    machine: Machine<'_>,
+    spaces: &mut [Space<'_>],
+    checker: &mut Checker<'_>,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let gib = spaces.iter().all(|space| space.has_leaf(30));
+    for change in CHANGES.iter().chain(if gib { GIB_CHANGES } else { &[] }) {
+        // Without this the guest would not have the old translation, and an omitted invalidation would not show.
+        for &(at, _) in change.then {
+            checker.touch(change.pid, at)?;
+        }
+        let space = spaces.iter_mut().find(|space| space.pid == change.pid).ok_or("a change of an unknown process")?;
+        let sent = machine.shootdown.sent();
+        let (affected, freed) = change.make(space)?;
+        let question = format!("{:#018x} + {:#x} of process {}", change.input, change.bytes, change.pid);
+        let seen = |bytes, tables| format!("{bytes:#x} bytes, {tables} tables freed");
+        report.equal(change.name, &question, seen(change.affects, change.frees), seen(affected, freed))?;
+        report.fact("invalidated by", format!("{} instructions", machine.shootdown.sent() - sent));
+        report.sample(machine.frames.census());
+        for &(at, finds) in change.then {
+            for check in (Look { name: change.name, pid: change.pid, at, finds }).checks() {
+                checker.run(&check, report)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Change {
+    /// Makes it; returns how many bytes were affected, and how many tables freed.
+    fn make(&self, space: &mut Space<'_>) -> Result<(u64, usize), Failure> {
+        let (bytes, finished) = match self.act {
+            Act::Unmap => space.unmap(self.input, self.bytes)?,
+            Act::Protect(prot) => space.protect(self.input, self.bytes, prot.into())?,
+            Act::Map(output, leaf, prot) => {
+                space.map(self.input, output, self.bytes, prot.into(), Leaves::Exactly(leaf))?;
+                return Ok((self.bytes, 0));
+            }
+        };
+        Ok((bytes, finished.tables))
+    }
+}

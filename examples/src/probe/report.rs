@@ -1,0 +1,93 @@
+//! What a person reads: a table of what was asked, the mismatches, and the last line. For all architectures.
+
+use std::error::Error;
+use std::fmt;
+
+/// How many mismatches are shown in full.
+const SHOWN: usize = 20;
+
+/// How the machine ended an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was done, in memory.
+    Done,
+    /// It was translated, to where the guest has no memory.
+    NoMemory,
+    /// It was refused.
+    Refused,
+}
+
+/// The cases of a kind.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    done: usize,
+    no_memory: usize,
+    refused: usize,
+    mismatches: usize,
+}
+
+/// Counts and prints.
+#[derive(Debug, Default)]
+pub struct Report {
+    kinds: Vec<(&'static str, Count)>,
+}
+
+impl Report {
+    /// A fact about the run.
+    pub fn fact(&self, name: &str, value: impl fmt::Display) {
+        println!("  {name:<18} {value}");
+    }
+
+    /// Takes note of a case; a mismatch is shown at once, as long as there are not too many.
+    pub fn case(&mut self, kind: &'static str, ended: Ended, mismatch: Option<impl fmt::Display>) {
+        let earlier = self.mismatches();
+        if let Some(mismatch) = &mismatch {
+            match earlier {
+                0..SHOWN => println!("\nMISMATCH in \"{kind}\"\n{mismatch}"),
+                SHOWN => println!("\nmore than {SHOWN} mismatches: the others are only counted"),
+                _ => {}
+            }
+        }
+        let index = self.kinds.iter().position(|(name, _)| *name == kind).unwrap_or_else(|| {
+            self.kinds.push((kind, Count::default()));
+            self.kinds.len() - 1
+        });
+        let count = &mut self.kinds[index].1;
+        *match ended {
+            Ended::Done => &mut count.done,
+            Ended::NoMemory => &mut count.no_memory,
+            Ended::Refused => &mut count.refused,
+        } += 1;
+        count.mismatches += usize::from(mismatch.is_some());
+    }
+
+    /// How many mismatches there have been.
+    pub fn mismatches(&self) -> usize {
+        self.kinds.iter().map(|(_, count)| count.mismatches).sum()
+    }
+
+    /// Prints the table and the last line; returns whether everything went well.
+    pub fn finish(&self, result: Result<(), Box<dyn Error>>) -> bool {
+        println!(
+            "\n  {:<34}{:>8}{:>8}{:>11}{:>9}{:>12}",
+            "kind", "cases", "done", "no memory", "refused", "mismatches"
+        );
+        let mut total = 0;
+        for (kind, Count { done, no_memory, refused, mismatches }) in &self.kinds {
+            let cases = done + no_memory + refused;
+            total += cases;
+            println!("  {kind:<34}{cases:>8}{done:>8}{no_memory:>11}{refused:>9}{mismatches:>12}");
+        }
+        let mismatches = self.mismatches();
+        match result {
+            // One line, whatever an error says: whoever runs us reads the last one.
+            Err(error) => println!("\nprobe: FAILED {}", error.to_string().replace('\n', "; ")),
+            Ok(()) if mismatches == 0 => {
+                println!("\nprobe: ok cases={total} mismatches=0");
+                return true;
+            }
+            Ok(()) => println!("\nprobe: FAILED cases={total} mismatches={mismatches}"),
+        }
+        false
+    }
+}

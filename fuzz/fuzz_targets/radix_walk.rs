@@ -1,0 +1,3 @@
+//! See `pgtable_fuzz::radix_walk`.
+#![cfg_attr(fuzzing, no_main)]
+pgtable_fuzz::fuzz_target!(radix_walk);

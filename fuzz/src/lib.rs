@@ -1,0 +1,54 @@
+//! The fuzz targets, as plain functions: libFuzzer calls them, and so does the replay of the corpora, on any compiler.
+//!
+//! A target takes arbitrary bytes, makes a case of them (never refusing any), and panics where the code under test
+//! disagrees with an oracle: a reference that is written the obvious way, a flat model, or another way to ask the same
+//! question. `README.md` says which.
+
+mod case;
+mod memory;
+#[allow(
+    clippy::duplicate_mod,
+    clippy::manual_is_multiple_of,
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "property tests of other packages, of which only the oracles are used here"
+)]
+mod oracle;
+mod radix_walk;
+mod reading;
+mod x86_walk;
+
+pub use radix_walk::radix_walk;
+pub use x86_walk::x86_walk;
+
+/// A target: its name and itself.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: &[Target] = &[("radix_walk", radix_walk), ("x86_walk", x86_walk)];
+
+/// Makes a program of a target: libFuzzer's under `cargo fuzz`, else one that replays the files that it is given.
+#[macro_export]
+macro_rules! fuzz_target {
+    ($name:ident) => {
+        #[cfg(fuzzing)]
+        libfuzzer_sys::fuzz_target!(|data: &[u8]| $crate::$name(data));
+
+        #[cfg(not(fuzzing))]
+        fn main() -> std::io::Result<()> {
+            $crate::replay($crate::$name, std::env::args_os().skip(1))
+        }
+    };
+}
+
+/// Runs `target` on each of `files`.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn replay(target: fn(&[u8]), files: impl Iterator<Item = impl AsRef<std::path::Path>>) -> std::io::Result<()> {
+    for file in files {
+        target(&std::fs::read(file)?);
+    }
+    Ok(())
+}

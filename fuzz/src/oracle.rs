@@ -1,0 +1,8 @@
+//! What the rooms' own tests compare with: no second copy of it.
+
+#[path = "../../arch-ppc64/tests/radix_reference.rs"]
+pub(crate) mod radix;
+#[path = "../../arch-x86/tests/stage1.rs"]
+pub(crate) mod x86_stage1;
+#[path = "../../arch-x86/tests/stage2.rs"]
+pub(crate) mod x86_stage2;

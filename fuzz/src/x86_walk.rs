@@ -1,0 +1,64 @@
+//! A guest's long-mode tables in arbitrary memory.
+
+use arbitrary::{Arbitrary, Unstructured};
+use arch_x86::{Controls, KeyRegister, Levels, LongMode};
+use pgtable::Gpa;
+
+use crate::case::{access, bit, neighbours, words};
+use crate::oracle::x86_stage1::support::Image;
+use crate::oracle::x86_stage1::{outcome, reference};
+use crate::reading::Tree;
+
+#[derive(Arbitrary)]
+struct Header {
+    flags: u16,
+    access: u8,
+    maxphyaddr: u8,
+    pkru: u32,
+    pkrs: u32,
+    gva: u64,
+    bytes: u32,
+}
+
+/// Arbitrary memory as tables; one linear address and its neighbours.
+///
+/// # Oracles
+/// The reference walker of `arch-x86`'s tests for translation and error code; all ways to read agree, and none
+/// reads more than it may.
+pub fn x86_walk(data: &[u8]) {
+    let mut input = Unstructured::new(data);
+    let Ok(header) = input.arbitrary::<Header>() else { return };
+    let Header { flags, .. } = header;
+    let given = words(input);
+    let access = access(header.access);
+    let controls = Controls {
+        wp: bit(flags, 0),
+        smep: bit(flags, 1),
+        smap: bit(flags, 2),
+        ac: bit(flags, 3),
+        nxe: bit(flags, 4),
+        pke: bit(flags, 5),
+        pks: bit(flags, 6),
+        pkru: KeyRegister(header.pkru),
+        pkrs: KeyRegister(header.pkrs),
+        gib_pages: bit(flags, 7),
+        maxphyaddr: if bit(flags, 8) { 32 + header.maxphyaddr % 21 } else { 52 },
+        amd: bit(flags, 9),
+    };
+    let (levels, number) = if bit(flags, 10) { (Levels::Five, 5) } else { (Levels::Four, 4) };
+    let unused = if bit(flags, 11) { 0 } else { 64 - (12 + 9 * number) };
+    let gva = ((header.gva << unused) as i64 >> unused) as u64;
+
+    let mut cycle = given.iter().copied().cycle();
+    let image = Image::new(|| cycle.next().unwrap_or(0));
+    let format = LongMode::new(levels, controls);
+    let inputs = neighbours(gva, &given);
+    for &gva in &inputs {
+        let want = reference(&image, 0, number, &controls, gva, access);
+        assert_eq!(outcome(format, &image, gva, access), want, "{access} at {gva:#x}");
+    }
+    let root = Gpa::new(u64::from(flags >> 12) << 12);
+    for root in [Gpa::new(0), root] {
+        Tree { format, memory: image.memory(), root }.check(&inputs, access, header.bytes.into());
+    }
+}

@@ -1,0 +1,42 @@
+//! A program of the package `examples` on a POWER9 host with KVM.
+//!
+//! On a POWER machine it runs right here; elsewhere it is cross-built and runs on an emulated host.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cargo::cargo;
+use crate::debian::ensure_installed;
+use crate::emulated_host::{self, EmulatedHost, Machine};
+use crate::ppc64le::{self, Toolchain};
+use crate::xtask::Xtask;
+
+/// Builds and runs; the program’s exit status is ours. Machine and files are for the emulated host.
+pub fn run_example(
+    xtask: &Xtask,
+    program: &str,
+    arguments: Vec<String>,
+    machine: Machine,
+    files: Vec<PathBuf>,
+) -> Result<u8> {
+    if cfg!(target_arch = "powerpc64") {
+        return natively(xtask, program, &arguments);
+    }
+    // All at once, so that whoever must install them by hand hears of all.
+    ensure_installed(&[&ppc64le::C_COMPILER[..], &emulated_host::PACKAGES].concat())?;
+    let program = Toolchain::set_up(xtask)?.build_example(xtask, program)?;
+    EmulatedHost::new(machine, program).arguments(arguments).files(files).run(xtask)
+}
+
+fn natively(xtask: &Xtask, program: &str, arguments: &[String]) -> Result<u8> {
+    if !Path::new("/dev/kvm").exists() {
+        bail!("this POWER machine has no /dev/kvm: as root, `modprobe kvm_hv`");
+    }
+    let fixed = ["run", "--release", "--package", "examples", "--bin", program, "--"];
+    let arguments = fixed.into_iter().chain(arguments.iter().map(String::as_str));
+    let output = cargo(xtask, arguments).unchecked().run().context("cargo run")?;
+    // A program that a signal ended has no status of its own.
+    let status = output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    Ok(status)
+}

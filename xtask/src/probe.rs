@@ -1,0 +1,59 @@
+//! `cargo xtask probe`: an MMU, and what the software walker says of it, on thousands of page tables.
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+use crate::emulated_host::Machine;
+use crate::power_host;
+use crate::xtask::Xtask;
+
+/// Whose MMU.
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum Arch {
+    /// POWER9
+    #[default]
+    Ppc64,
+}
+
+/// What may be asked for on the command line.
+#[derive(Args, Default)]
+pub struct Options {
+    /// Whose MMU is asked
+    #[arg(long, value_enum, default_value_t)]
+    arch: Arch,
+    /// Which of its translations: `radix` on ppc64
+    #[arg(long, value_name = "MMU")]
+    mmu: Option<String>,
+    /// How many cases
+    #[arg(long, value_name = "N")]
+    cases: Option<u64>,
+    /// What random cases begin from; each run without one takes another and prints it
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    machine: Machine,
+    /// Further arguments of the program
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+impl Options {
+    /// As many cases as the program thinks are a quick run, always the same.
+    pub fn quick() -> Self {
+        Self { seed: Some(1), ..Self::default() }
+    }
+}
+
+/// Builds and runs; the probe’s exit status is ours.
+pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
+    let Options { arch, mmu, cases, seed, machine, arguments: last } = options;
+    let mut arguments = Vec::new();
+    let given = [("--mmu", mmu), ("--cases", cases.map(|n| n.to_string())), ("--seed", seed.map(|n| n.to_string()))];
+    for (name, value) in given {
+        arguments.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
+    }
+    arguments.extend(last);
+    match arch {
+        Arch::Ppc64 => power_host::run_example(xtask, "probe", arguments, machine, Vec::new()),
+    }
+}
