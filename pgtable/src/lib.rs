@@ -73,10 +73,14 @@ mod gather;
 mod geometry;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
+#[cfg(feature = "iommu")]
+mod iommu;
 mod iterate;
 mod map;
 mod memory;
 mod movement;
+#[cfg(doctest)]
+mod promises;
 mod record;
 mod reshape;
 mod space;
@@ -99,6 +103,8 @@ pub use gather::{Finished, Gather, GatherError, Invalidate, InvalidateFailed, St
 pub use geometry::{Geometry, Level, LevelGeometry, MAX_LEVELS, Position};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{GuestTables, RegionError};
+#[cfg(feature = "iommu")]
+pub use iommu::{TableIommu, Translated};
 pub use iterate::{LeafIter, Run, RunLeaves};
 pub use memory::{DirectMap, MemoryError, TableMemory};
 pub use record::{Recorded, Writers};

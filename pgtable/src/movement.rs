@@ -87,7 +87,8 @@ where
     /// Moves the root table; returns its new address.
     ///
     /// `switch` is called with it once the new root can be walked; it brings the address to wherever the root is found: CR3 or an EPTP on each CPU, a process or partition
-    /// table, the variable from which readers on other threads make their [`Walker`]s.
+    /// table, the variable from which readers on other threads make their [`Walker`]s. A walker with the old root sees there what the tree was when its root
+    /// moved, for as long as it is kept.
     ///
     /// # Errors
     /// As [`relocate`](Self::relocate). Only with [`Error::Invalidate`], or [`Error::Alloc`] for a table that *came back*, was the root moved.

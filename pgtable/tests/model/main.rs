@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod address_space;
+#[cfg(feature = "iommu")]
+mod iommu;
 mod movement;
+mod readers;
 mod record;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,0 +1,86 @@
+//! What must not compile. Each refusal stands beside a twin that compiles, which differs from it in the one line that is wrong; so none is refused for
+//! another reason.
+//!
+//! # A table is not freed before the invalidation
+//! What left the tree is in the gather, and the only way out is [`finish`](crate::Gather::finish), which invalidates first:
+//! ```
+//! use pgtable::{Gather, Hpa, Stage2, TableAllocator, Unused};
+//! fn free(gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> usize {
+//!     gather.finish(tables).map_or(0, |finished| finished.tables)
+//! }
+//! ```
+//! It gives out no table,
+//! ```compile_fail
+//! use pgtable::{Gather, Hpa, Stage2, TableAllocator, Unused};
+//! fn free(gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> usize {
+//!     gather.retired.iter().filter(|it| tables.free(it.table, it.layout, it.contents).is_ok()).count()
+//! }
+//! ```
+//! and none can be freed past it, not even by taking it apart:
+//! ```compile_fail
+//! use pgtable::{Gather, Hpa, Stage2, TableAllocator, Unused};
+//! fn free(gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> usize {
+//!     let Gather { retired, .. } = gather; retired.len()
+//! }
+//! ```
+//! Nor does a gather go on once it is finished:
+//! ```
+//! use pgtable::{Gather, Gpa, Hpa, Stage2, TableAllocator, Unused};
+//! fn add(mut gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) {
+//!     gather.pages(Gpa::new(0), Gpa::new(0), 12);
+//!     let _ = gather.finish(tables);
+//! }
+//! ```
+//! ```compile_fail
+//! use pgtable::{Gather, Gpa, Hpa, Stage2, TableAllocator, Unused};
+//! fn add(mut gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) {
+//!     let _ = gather.finish(tables);
+//!     gather.pages(Gpa::new(0), Gpa::new(0), 12);
+//! }
+//! ```
+//!
+//! # A gather is not overlooked
+//! ```
+//! #![deny(unused_must_use)]
+//! use pgtable::{Gather, Stage2, Unused};
+//! fn make(by: &Unused) -> Gather<'_, Stage2, Unused> { Gather::new(by, ()) }
+//! fn drops(by: &Unused) { let _gather = make(by); }
+//! ```
+//! ```compile_fail
+//! #![deny(unused_must_use)]
+//! use pgtable::{Gather, Stage2, Unused};
+//! fn make(by: &Unused) -> Gather<'_, Stage2, Unused> { Gather::new(by, ()) }
+//! fn drops(by: &Unused) { make(by); }
+//! ```
+//! Nor is it overlooked that finishing it failed:
+//! ```
+//! #![deny(unused_must_use)]
+//! use pgtable::{Gather, GatherError, Hpa, Stage2, TableAllocator, Unused};
+//! fn end(gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> Result<(), GatherError> {
+//!     gather.finish(tables)?; Ok(())
+//! }
+//! ```
+//! ```compile_fail
+//! #![deny(unused_must_use)]
+//! use pgtable::{Gather, GatherError, Hpa, Stage2, TableAllocator, Unused};
+//! fn end(gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> Result<(), GatherError> {
+//!     gather.finish(tables); Ok(())
+//! }
+//! ```
+//!
+//! # A tree has one writer
+//! ```
+//! use pgtable::{Format, Output, PageTable, TableAllocator, TableMemory};
+//! fn two<F: Format, M: TableMemory<Output<F>>, A: TableAllocator<Output<F>>>(tree: &mut PageTable<F, M, A>, at: pgtable::Input<F>, bytes: u64, gather: &mut pgtable::Gather<'_, F::Stage, pgtable::Unused>) {
+//!     let _ = tree.promote(at, bytes, gather);
+//!     let _ = tree.walker().query(at);
+//! }
+//! ```
+//! ```compile_fail
+//! use pgtable::{Format, Output, PageTable, TableAllocator, TableMemory};
+//! fn two<F: Format, M: TableMemory<Output<F>>, A: TableAllocator<Output<F>>>(tree: &mut PageTable<F, M, A>, at: pgtable::Input<F>, bytes: u64, gather: &mut pgtable::Gather<'_, F::Stage, pgtable::Unused>) {
+//!     let walker = tree.walker();
+//!     let _ = tree.promote(at, bytes, gather);
+//!     let _ = walker.query(at);
+//! }
+//! ```
