@@ -39,9 +39,17 @@ pub fn map_unmap(data: &[u8]) {
     }
 }
 
+thread_local! {
+    /// Made once: a case that passes leaves it as it was, all zero.
+    static MEMORY: Arena = Arena::new(ARENA);
+}
+
 fn run<F: Format>(format: F, ops: &[TreeOp]) {
-    let arena = Arena::new(ARENA);
-    let tables = Tables::new(&arena);
+    MEMORY.with(|arena| run_in(arena, format, ops));
+}
+
+fn run_in<F: Format>(arena: &Arena, format: F, ops: &[TreeOp]) {
+    let tables = Tables::new(arena);
     let space = PageTable::new(format, arena.memory::<Output<F>>(), &tables).expect("room for a root");
     let mut harness = Harness::new(space, &tables);
     for op in ops {

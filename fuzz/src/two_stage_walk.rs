@@ -6,11 +6,11 @@ use arbitrary::{Arbitrary, Unstructured};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
-    Access, Cause, DirectMap, Entry, Fault, Format, Generation, Gpa, Gva, Hpa, Level, Position, Stage1, Stage2,
-    TableMemory, TranslationCache, TwoStage, TwoStageFault, Walker, low_bits,
+    Access, ByteOrder, Cause, DirectMap, Entry, Fault, Format, Generation, Gpa, Gva, Hpa, Level, Position, Stage1,
+    Stage2, TableMemory, TranslationCache, TwoStage, TwoStageFault, Walker, low_bits,
 };
 
-use crate::case::{access, bit, neighbours, words};
+use crate::case::{access, bit, image, neighbours, words};
 use crate::memory::Counted;
 
 /// As much as a radix root has entries: both trees stand in the same words, over each other.
@@ -34,14 +34,14 @@ pub fn two_stage_walk(data: &[u8]) {
     let given = words(input);
     let access = access(choice);
     let root = u64::from(guest_root);
-    let words = if flags & 3 < 2 { MOST } else { MOST / 2 };
-    let cycle = given.iter().copied().cycle().take(words);
-    let little = |cycle: std::iter::Take<_>| cycle.map(|word: u64| AtomicU64::new(word.to_le())).collect::<Vec<_>>();
+    let count = if flags & 3 < 2 { MOST } else { MOST / 2 };
+    let image = image(&given, count);
+    let memory = |order: ByteOrder| image.iter().map(|&word| AtomicU64::new(order.swap(word))).collect::<Vec<_>>();
     let controls = Controls { smep: bit(flags, 5), smap: bit(flags, 6), ..Controls::new() };
     let levels = if bit(flags, 7) { Levels::Five } else { Levels::Four };
     match flags & 3 {
         0 | 1 => {
-            let memory: Vec<_> = cycle.map(|word| AtomicU64::new(word.to_be())).collect();
+            let memory = memory(ByteOrder::Big);
             let granule = |n| if bit(flags, n) { Granule::K4 } else { Granule::K64 };
             let rc = if bit(flags, 4) { RcPolicy::Fault } else { RcPolicy::HardwareUpdate };
             let first = ProcessScoped::new(granule(2)).with_rc(rc);
@@ -56,11 +56,11 @@ pub fn two_stage_walk(data: &[u8]) {
                 ..EptControls::new()
             };
             let (first, second) = (LongMode::new(levels, controls), Ept::new(Levels::Four, second));
-            check(first, second, Gpa::new(root << 12), &little(cycle), &neighbours(gva, &given), access);
+            check(first, second, Gpa::new(root << 12), &memory(ByteOrder::Little), &neighbours(gva, &given), access);
         }
         _ => {
             let (first, second) = (LongMode::new(levels, controls), Npt::new(Levels::Four, NptControls::new()));
-            check(first, second, Gpa::new(root << 12), &little(cycle), &neighbours(gva, &given), access);
+            check(first, second, Gpa::new(root << 12), &memory(ByteOrder::Little), &neighbours(gva, &given), access);
         }
     }
 }
