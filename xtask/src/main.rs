@@ -4,6 +4,7 @@
 //! command sets up what it needs by itself, says what it installs, and keeps what it fetched
 //! under the target folder, so that a second run needs no network.
 
+mod arch;
 mod artifact;
 mod bench;
 mod cargo;
@@ -17,6 +18,7 @@ mod ppc64le;
 mod probe;
 mod report;
 mod test;
+mod x86_host;
 mod xtask;
 
 use std::process::ExitCode;
@@ -36,7 +38,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Build and run the microVM on a POWER9 host: this machine if it is one, else an emulated one
+    /// Build and run the microVM on a host with KVM: this machine if it is one, else an emulated one
     Microvm(microvm::Options),
     /// Ask the MMU itself whether the software walker is right, on thousands of page tables
     Probe(probe::Options),
