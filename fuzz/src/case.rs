@@ -33,9 +33,19 @@ pub fn words(rest: Unstructured<'_>) -> Vec<u64> {
     words
 }
 
+/// `given`, over and over, until there are `count` words.
+pub fn image(given: &[u64], count: usize) -> Vec<u64> {
+    let mut image = Vec::with_capacity(count + given.len());
+    while image.len() < count {
+        image.extend_from_slice(given);
+    }
+    image.truncate(count);
+    image
+}
+
 /// Addresses around `first`, and as far from it as the case's words are: what batches and caches are tried on.
 pub fn neighbours(first: u64, words: &[u64]) -> Vec<u64> {
     let near = [0, 1, 0xfff, 0x1000, 0x1_0000, 0x20_0000, 0x4000_0000, 1 << 39, 1 << 47];
     let near = near.iter().flat_map(|&apart| [first.wrapping_add(apart), first ^ apart]);
-    near.chain(words.iter().take(24).map(|&word| first ^ (word & 0x0000_ffff_ffff_f000))).collect()
+    near.chain(words.iter().take(8).map(|&word| first ^ (word & 0x0000_ffff_ffff_f000))).collect()
 }

@@ -5,6 +5,10 @@
 //! question. `README.md` says which.
 
 mod case;
+mod entries;
+mod ept_walk;
+mod frag_alloc;
+mod map_unmap;
 mod memory;
 #[allow(
     clippy::duplicate_mod,
@@ -17,16 +21,33 @@ mod memory;
 mod oracle;
 mod radix_walk;
 mod reading;
+#[allow(dead_code, reason = "property tests use the rest")]
+#[path = "../../pgtable/tests/support/mod.rs"]
+mod support;
+mod two_stage_walk;
 mod x86_walk;
 
+pub use entries::entries;
+pub use ept_walk::ept_walk;
+pub use frag_alloc::frag_alloc;
+pub use map_unmap::map_unmap;
 pub use radix_walk::radix_walk;
+pub use two_stage_walk::two_stage_walk;
 pub use x86_walk::x86_walk;
 
 /// A target: its name and itself.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: &[Target] = &[("radix_walk", radix_walk), ("x86_walk", x86_walk)];
+pub const TARGETS: &[Target] = &[
+    ("radix_walk", radix_walk),
+    ("x86_walk", x86_walk),
+    ("ept_walk", ept_walk),
+    ("map_unmap", map_unmap),
+    ("frag_alloc", frag_alloc),
+    ("entries", entries),
+    ("two_stage_walk", two_stage_walk),
+];
 
 /// Makes a program of a target: libFuzzer's under `cargo fuzz`, else one that replays the files that it is given.
 #[macro_export]

@@ -2,6 +2,8 @@
 
 #[path = "../../arch-ppc64/tests/radix_reference.rs"]
 pub(crate) mod radix;
+#[path = "../../pgtable/tests/model/tree.rs"]
+pub(crate) mod tree;
 #[path = "../../arch-x86/tests/stage1.rs"]
 pub(crate) mod x86_stage1;
 #[path = "../../arch-x86/tests/stage2.rs"]

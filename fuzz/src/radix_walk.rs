@@ -8,7 +8,7 @@ use arch_ppc64::radix::{
 };
 use pgtable::{Access, Cause, DirectMap, Gpa, Gva, Hpa, Privilege, Walker};
 
-use crate::case::{access, bit, neighbours, words};
+use crate::case::{access, bit, image, neighbours, words};
 use crate::oracle::radix::{Machine, ours, reference};
 use crate::reading::Tree;
 
@@ -43,9 +43,11 @@ pub fn radix_walk(data: &[u8]) {
         iamr: u64::from(flags >> 5 & 1) << 62,
         reflected: bit(flags, 6),
     };
-    let process_table = if bit(flags, 7) { header.process_table } else { header.process_table & 0x1000 };
+    // Larger process tables than Linux takes are refused whatever the strictness, which QEMU does not do.
+    let size = (header.process_table & 0x1f).min(24);
+    let process_table = if bit(flags, 7) { header.process_table & !0x1f | size } else { header.process_table & 0x1000 };
     let pidr = if bit(flags, 8) { header.pidr } else { header.pidr & 0xff };
-    let image: Vec<u64> = given.iter().copied().cycle().take(MOST >> (flags >> 9 & 3)).collect();
+    let image = image(&given, MOST >> (2 * (flags >> 9 & 3)));
     let memory: Vec<AtomicU64> = image.iter().map(|word| AtomicU64::new(word.to_be())).collect();
 
     let inputs = neighbours(ea, &given);

@@ -7,7 +7,7 @@ use arch_ppc64::radix::{
     RptTarget, RptType,
 };
 use arch_ppc64::second_stage::{Action, HostPage, MemorySlot, Reason, SecondStage};
-use arch_ppc64::shadow::{Error, HcallError, Nested, Outcome};
+use arch_ppc64::shadow::{Error, HcallError, Nested, Outcome, Restriction};
 use arch_ppc64::{Interrupt, Status, Vector};
 use pgtable::{AccessKind, DirectMap, Gpa, Gva, Hpa, Prot};
 use proptest::prelude::*;
@@ -290,6 +290,26 @@ fn a_load_makes_nothing_dirty() {
             assert_eq!(case.fault_status(Vector::HypervisorDataStorage, status, 0), Outcome::Retry);
             assert_eq!(leaves(case.nested.shadow(L2).unwrap())[0].attributes.c(), c);
         }
+    });
+}
+
+/// A store by way of a shadow is a store in our own log too.
+#[test]
+fn c_is_set_here_before_it_is_set_there() {
+    with_case(|mut case| {
+        case.fault_in(0, 16);
+        assert!(case.l1.map(0, 0, 0, 12, rwx()));
+        assert_eq!(case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0), Outcome::Retry);
+        let mut gather = case.host.gather(case.tlb);
+        assert!(case.host.test_and_clear_dirty(Gpa::new(0), &mut gather).unwrap().is_some());
+        case.host.finish(gather).unwrap();
+        case.nested.restrict(Gpa::new(0), 0x1_0000, Restriction::Change, case.tlb).unwrap();
+        let dirty = |case: &Case<'_>| {
+            [leaves(&case.host)[0], leaves(case.nested.shadow(L2).unwrap())[0]].map(|leaf| leaf.attributes.c())
+        };
+        assert_eq!(dirty(&case), [false, false]);
+        assert_eq!(case.fault_status(Vector::HypervisorDataStorage, 0x0204_0000, 0), Outcome::Retry);
+        assert_eq!(dirty(&case), [true, true]);
     });
 }
 

@@ -18,26 +18,38 @@ use report::Report;
 /// Compares the software walker with the MMU of the machine that this runs on, on thousands of page tables.
 #[derive(Parser)]
 struct Options {
-    /// Which of the machine's translations
-    #[arg(long, value_enum, default_value_t)]
-    mmu: ppc64::Mmu,
+    #[command(flatten)]
+    ppc64: ppc64::Options,
     /// How many cases
     #[arg(long, value_name = "N", default_value_t = 6000)]
     cases: usize,
     /// What random cases begin from
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
+    /// Only the case with this number
+    #[arg(long, value_name = "NUMBER")]
+    only: Option<usize>,
+}
+
+/// Which cases are asked for.
+struct Asked {
+    /// How many.
+    cases: usize,
+    /// What random ones begin from.
+    seed: u64,
+    /// If only one of them is to be carried out, its number.
+    only: Option<usize>,
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
+    let Options { ppc64, cases, seed, only } = Options::parse();
+    let asked = Asked { cases, seed: seed.unwrap_or_else(|| fastrand::u64(..)), only };
     let mut report = Report::default();
-    report.fact("seed", seed);
+    report.fact("seed", asked.seed);
     let result = match std::env::consts::ARCH {
-        "powerpc64" => ppc64::run(options.mmu, options.cases, seed, &mut report),
+        "powerpc64" => ppc64::run(ppc64, &asked, &mut report),
         #[cfg(target_arch = "x86_64")]
-        "x86_64" => x86::run(options.cases, seed, &mut report),
+        "x86_64" => x86::run(&asked, &mut report),
         arch => Err(format!("there is no guest for {arch}").into()),
     };
     if report.finish(result) { ExitCode::SUCCESS } else { ExitCode::FAILURE }

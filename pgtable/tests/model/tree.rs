@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use std::ops::ControlFlow;
 
 #[derive(Clone, Debug)]
-enum TreeOp {
+pub(crate) enum TreeOp {
     /// What every address space can do.
     Space(Op),
     /// A cursor walks over pages: (place, Some(output) to map, None to unmap).
@@ -36,7 +36,7 @@ fn tree_op() -> impl Strategy<Value = TreeOp> {
 
 type Tree<'h, F> = PageTable<F, DirectMap<'h, Output<F>>, &'h Tables<'h>>;
 
-fn apply<F: Format>(harness: &mut Harness<'_, Tree<'_, F>>, op: &TreeOp) {
+pub(crate) fn apply<F: Format>(harness: &mut Harness<'_, Tree<'_, F>>, op: &TreeOp) {
     let unit = harness.unit;
     if let TreeOp::Space(op) = op {
         return harness.apply(op);

@@ -7,7 +7,7 @@ use crate::cargo::cargo;
 use crate::debian::ensure_installed;
 use crate::ppc64le::{C_COMPILER, Toolchain};
 use crate::xtask::{LIBRARIES, Xtask};
-use crate::{bench, command, microvm, report};
+use crate::{bench, command, microvm, probe, report};
 
 /// One thing that must hold.
 pub struct Step {
@@ -37,6 +37,7 @@ pub const STEPS: &[Step] = &[
         run: ppc64le,
     },
     Step { name: "microvm", about: "the microVM under KVM on a POWER9 host", emulated: true, run: microvm },
+    Step { name: "probe", about: "the software walker against the MMU of a POWER9 host", emulated: true, run: probe },
 ];
 
 fn fmt(xtask: &Xtask) -> Result<()> {
@@ -75,5 +76,12 @@ fn microvm(xtask: &Xtask) -> Result<()> {
     match microvm::run(xtask, microvm::Options::default())? {
         0 => Ok(()),
         status => bail!("the microVM’s exit status is {status}"),
+    }
+}
+
+fn probe(xtask: &Xtask) -> Result<()> {
+    match probe::run(xtask, probe::Options::quick())? {
+        0 => Ok(()),
+        status => bail!("the probe’s exit status is {status}"),
     }
 }

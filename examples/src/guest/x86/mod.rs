@@ -313,6 +313,11 @@ impl ProbeGuest {
                     self.mode = None;
                     return Ok(Outcome::Shutdown);
                 }
+                // Not ports of ours, and no instruction that a stub comes to.
+                Ok(VcpuExit::IoOut(..) | VcpuExit::IoIn(..) | VcpuExit::Hlt) => {
+                    self.mode = None;
+                    return Ok(Outcome::Astray { rip: self.vcpu.get_regs()?.rip });
+                }
                 Ok(VcpuExit::Intr) if Instant::now() < deadline => {}
                 Err(error) if error.errno() == libc::EINTR && Instant::now() < deadline => {}
                 Ok(VcpuExit::Intr) => return self.hung(),

@@ -29,6 +29,11 @@ pub enum Outcome {
     Trapped(Trap),
     /// The guest could not even take an exception: a triple fault.
     Shutdown,
+    /// The guest ran into something else, and stopped there.
+    Astray {
+        /// Where.
+        rip: u64,
+    },
     /// The guest never came back.
     Hung {
         /// Where it was last.
@@ -78,6 +83,7 @@ impl fmt::Display for Outcome {
             Self::NoMemory { address } => write!(f, "no memory at {address}"),
             Self::Trapped(trap) => trap.fmt(f),
             Self::Shutdown => f.write_str("triple fault"),
+            Self::Astray { rip } => write!(f, "astray, stopped at {rip:#x}"),
             Self::Hung { rip } => write!(f, "hung at {rip:#x}"),
         }
     }

@@ -93,7 +93,7 @@ impl<'m> Judge<'m> {
                 writeln!(strays, "  {address}: {seen:#018x}, model {wanted:#018x}")?;
             }
         }
-        report.case("whole images afterwards", Ended::Done, Some(strays).filter(|strays| !strays.is_empty()));
+        report.case("whole images afterwards", Ended::Done, Some(strays.as_str()).filter(|strays| !strays.is_empty()));
         Ok(())
     }
 
@@ -147,7 +147,7 @@ impl<'m> Judge<'m> {
             }
             Some(text)
         };
-        report.case(kind, ended, mismatch);
+        report.case(kind, ended, mismatch.as_deref());
         Ok(())
     }
 

@@ -17,12 +17,16 @@ use std::error::Error;
 use examples::kvm_x86::Features;
 use kvm_ioctls::Kvm;
 
+use crate::Asked;
 use crate::report::Report;
 use image::Machine;
 use judge::Judge;
 
-/// Probes: all systematic cases, and `cases` random ones.
-pub fn run(cases: usize, seed: u64, report: &mut Report) -> Result<(), Box<dyn Error>> {
+/// Probes: all systematic cases, and as many random ones as are asked for.
+pub fn run(asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    if asked.only.is_some() {
+        return Err("the accesses to an image leave marks for those that follow: none can be had alone".into());
+    }
     let kvm = Kvm::new().map_err(|error| format!("/dev/kvm is not usable: {error}"))?;
     let (features, _) = Features::supported(&kvm)?;
     report.fact("a guest's CPU", features);
@@ -33,7 +37,7 @@ pub fn run(cases: usize, seed: u64, report: &mut Report) -> Result<(), Box<dyn E
             systematic::run(&mut judge, levels, controls, report)?;
         }
     }
-    random::run(&mut judge, &features, (cases, seed), report)?;
+    random::run(&mut judge, &features, (asked.cases, asked.seed), report)?;
     judge.tell(report);
     for (name, there) in features.named() {
         if !there {

@@ -72,11 +72,6 @@ impl Case {
         self.prte.iter().chain(&self.entries)
     }
 
-    /// The same, to change them.
-    pub fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
-        self.prte.iter_mut().chain(&mut self.entries)
-    }
-
     /// Changes one of the entries.
     pub fn entry(mut self, index: usize, change: impl FnOnce(u64) -> u64) -> Self {
         let slot = &mut self.entries[index];

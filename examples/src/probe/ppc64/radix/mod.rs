@@ -5,68 +5,80 @@
 //! | `layout` | what is where in the guest's memory |
 //! | `case` | an access and the tables behind it, as plain numbers |
 //! | `systematic`, `random` | which cases there are |
-//! | `stand` | asking the library and the machine |
+//! | `tables` | the guest's memory, word by word |
+//! | `prediction` | asking the library |
+//! | `stand` | asking the machine |
 //! | `seen` | comparing what they say |
 
 mod case;
 mod layout;
+mod prediction;
 mod random;
 mod seen;
 mod stand;
 mod systematic;
+mod tables;
 
 use std::error::Error;
+use std::iter;
 
 use arch_ppc64::radix::{Granule, ProcessScoped, RcPolicy, Strictness, TableFault};
 use fastrand::Rng;
 use pgtable::Access;
 
+use crate::Asked;
 use crate::report::{Ended, Report};
 use case::{Case, Shape};
 use seen::{End, Seen};
 use stand::Stand;
 
 /// Probes.
-pub fn run(cases: usize, seed: u64, report: &mut Report) -> Result<(), Box<dyn Error>> {
+pub fn run(strictness: Strictness, asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
     let memory = stand::memory()?;
     let mut stand = Stand::new(&memory)?;
     let rc = who_records(&mut stand)?;
+    let table_fault = TableFault::Reflected;
     report.fact("R and C", format!("{rc:?}"));
-    let format = ProcessScoped::new(Granule::K64)
-        .with_rc(rc)
-        .with_strictness(Strictness::Qemu)
-        .with_table_fault(TableFault::Reflected);
-    report.fact("walker", format!("{:?}, tables outside memory {:?}", Strictness::Qemu, TableFault::Reflected));
-    stand.set_format(format);
-    for (number, mut case) in all(cases, seed).enumerate() {
-        let (expected, seen) = stand.run(&mut case).map_err(|error| format!("case {number}: {error}\n{case}"))?;
+    report.fact("odd tables", format!("{strictness:?}"));
+    report.fact("tables not there", format!("{table_fault:?}"));
+    let format = ProcessScoped::new(Granule::K64).with_strictness(strictness);
+    stand.set_format(format.with_rc(rc).with_table_fault(table_fault));
+    for (number, mut case) in all(asked).enumerate() {
+        if report.cases() == asked.cases || asked.only.is_some_and(|only| only < number) {
+            break;
+        }
+        if asked.only.is_some_and(|only| only != number) {
+            continue;
+        }
+        let tried = stand.run(&mut case).map_err(|error| format!("case {number}: {error}\n{case}"))?;
+        let Some((expected, seen)) = tried else { continue };
         let ended = match seen.end {
             End::Done(_) => Ended::Done,
             End::NoMemory(_) => Ended::NoMemory,
             End::Took(_) | End::Odd(_) => Ended::Refused,
         };
         let mismatch = (expected != seen).then(|| mismatch(number, &case, &expected, &seen));
-        report.case(case.kind, ended, mismatch);
+        report.case(case.kind, ended, mismatch.as_deref());
     }
     Ok(())
 }
 
-/// The systematic cases, and then random ones. If that is too many, systematic ones from all over.
-fn all(cases: usize, seed: u64) -> impl Iterator<Item = Case> {
+/// The systematic cases, and then random ones without end. If fewer are asked for, systematic ones from all over.
+fn all(asked: &Asked) -> impl Iterator<Item = Case> {
     let systematic = systematic::cases();
     let count = systematic.len();
-    let taken = count.min(cases);
-    let mut rng = Rng::with_seed(seed);
+    let taken = count.min(asked.cases);
+    let mut rng = Rng::with_seed(asked.seed);
     (0..taken)
         .map(move |number| systematic[number * count / taken].clone())
-        .chain((taken..cases).map(move |_| random::case(&mut rng)))
+        .chain(iter::repeat_with(move || random::case(&mut rng)))
 }
 
 /// Who sets R and C: the architecture leaves it open, so the machine is asked.
 fn who_records(stand: &mut Stand<'_>) -> Result<RcPolicy, Box<dyn Error>> {
-    let (_, seen) = stand.run(&mut Shape { leaf: case::RWX, ..Shape::PLAIN }.case("", Access::READ))?;
-    Ok(match seen.end {
-        End::Took(interrupt) if interrupt.dsisr == 0x4_0000 => RcPolicy::Fault,
+    let tried = stand.run(&mut Shape { leaf: case::RWX, ..Shape::PLAIN }.case("", Access::READ))?;
+    Ok(match tried {
+        Some((_, Seen { end: End::Took(interrupt), .. })) if interrupt.dsisr == 0x4_0000 => RcPolicy::Fault,
         _ => RcPolicy::HardwareUpdate,
     })
 }

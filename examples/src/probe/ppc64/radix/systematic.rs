@@ -70,7 +70,7 @@ fn sizes() -> Vec<Case> {
     for size in SIZES {
         for regime in Regime::ALL {
             for ((start, bytes), tables) in DATA.into_iter().zip(TABLES) {
-                for (target, access) in [start, start + bytes - 8, start + (bytes / 3 & !7)].into_iter().zip(KINDS) {
+                for (target, access) in [start, start + bytes - 8, start + ((bytes / 3) & !7)].into_iter().zip(KINDS) {
                     cases.push(Shape { regime, tables, target, ..of_size(size) }.case("levels and leaf sizes", access));
                 }
             }

@@ -1,0 +1,151 @@
+//! A guest's tables behind a hypervisor's, both in arbitrary memory.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arbitrary::{Arbitrary, Unstructured};
+use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
+use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
+use pgtable::{
+    Access, ByteOrder, Cause, DirectMap, Entry, Fault, Format, Generation, Gpa, Gva, Hpa, Level, Position, Stage1,
+    Stage2, TableMemory, TranslationCache, TwoStage, TwoStageFault, Walker, low_bits,
+};
+
+use crate::case::{access, bit, image, neighbours, words};
+use crate::memory::Counted;
+
+/// As much as a radix root has entries: both trees stand in the same words, over each other.
+const MOST: usize = 1 << 13;
+
+#[derive(Arbitrary)]
+struct Header {
+    flags: u16,
+    access: u8,
+    guest_root: u8,
+    gva: u64,
+}
+
+/// Arbitrary memory as both stages' tables; one guest-virtual address and its neighbours.
+///
+/// # Oracles
+/// A step-by-step composition that asks the second stage's walker for each address; the bound on loads; a cache that must not change the answer.
+pub fn two_stage_walk(data: &[u8]) {
+    let mut input = Unstructured::new(data);
+    let Ok(Header { flags, access: choice, guest_root, gva }) = input.arbitrary::<Header>() else { return };
+    let given = words(input);
+    let access = access(choice);
+    let root = u64::from(guest_root);
+    let count = if flags & 3 < 2 { MOST } else { MOST / 2 };
+    let image = image(&given, count);
+    let memory = |order: ByteOrder| image.iter().map(|&word| AtomicU64::new(order.swap(word))).collect::<Vec<_>>();
+    let controls = Controls { smep: bit(flags, 5), smap: bit(flags, 6), ..Controls::new() };
+    let levels = if bit(flags, 7) { Levels::Five } else { Levels::Four };
+    match flags & 3 {
+        0 | 1 => {
+            let memory = memory(ByteOrder::Big);
+            let granule = |n| if bit(flags, n) { Granule::K4 } else { Granule::K64 };
+            let rc = if bit(flags, 4) { RcPolicy::Fault } else { RcPolicy::HardwareUpdate };
+            let first = ProcessScoped::new(granule(2)).with_rc(rc);
+            let second = PartitionScoped::new(granule(3)).with_rc(rc);
+            check(first, second, Gpa::new(root << 16), &memory, &neighbours(gva, &given), access);
+        }
+        2 => {
+            let second = EptControls {
+                mode_based_execute: bit(flags, 2),
+                accessed_dirty: bit(flags, 3),
+                execute_only: bit(flags, 4),
+                ..EptControls::new()
+            };
+            let (first, second) = (LongMode::new(levels, controls), Ept::new(Levels::Four, second));
+            check(first, second, Gpa::new(root << 12), &memory(ByteOrder::Little), &neighbours(gva, &given), access);
+        }
+        _ => {
+            let (first, second) = (LongMode::new(levels, controls), Npt::new(Levels::Four, NptControls::new()));
+            check(first, second, Gpa::new(root << 12), &memory(ByteOrder::Little), &neighbours(gva, &given), access);
+        }
+    }
+}
+
+/// What a walk comes to: the address and both page sizes, or the fault.
+type Outcome<F1, F2> = Result<(Hpa, u8, u8), TwoStageFault<F1, F2>>;
+
+fn check<F1, F2>(first: F1, second: F2, root: Gpa, memory: &[AtomicU64], inputs: &[u64], access: Access)
+where
+    F1: Format<Stage = Stage1>,
+    F2: Format<Stage = Stage2>,
+{
+    let memory = Counted::of(DirectMap::new(memory, Hpa::new(0)));
+    let walker = Walker::new(second, &memory, Hpa::new(0));
+    let both = TwoStage::new(first, root, walker);
+    let generation = Generation::new();
+    let cache = TranslationCache::<F2, 8>::new(&generation);
+    let cached = TwoStage::new(first, root, walker).with_cache(&cache);
+    let (levels, levels_2) = (usize::from(first.geometry().levels()), usize::from(second.geometry().levels()));
+    for &gva in inputs {
+        let gva = Gva::new(gva);
+        memory.loads();
+        let translated = both.translate(gva, access);
+        assert!(memory.loads() <= levels * (levels_2 + 1) + levels_2, "{gva}: more loads than two stages have");
+        for _ in 0..2 {
+            assert_eq!(cached.translate(gva, access), translated, "{gva}, with a cache");
+        }
+        let outcome = translated.map(|found| (found.output(), found.stage1.shift, found.stage2.shift));
+        let expected = step_by_step(first, &walker, root, gva, access);
+        match (&outcome, &expected) {
+            (Err(TwoStageFault::Stage1(seen)), Err(TwoStageFault::Stage1(want))) => {
+                assert_eq!((seen.cause, seen.at, seen.entry), (want.cause, want.at, want.entry), "{gva}");
+                assert_eq!((seen.address, seen.access, seen.arch), (gva, access, want.arch));
+            }
+            _ => assert_eq!(outcome, expected, "{access} at {gva}"),
+        }
+    }
+}
+
+/// Both stages, one word after the other.
+fn step_by_step<F1, F2, M>(first: F1, second: &Walker<F2, M>, root: Gpa, gva: Gva, access: Access) -> Outcome<F1, F2>
+where
+    F1: Format<Stage = Stage1>,
+    F2: Format<Stage = Stage2>,
+    M: TableMemory<Hpa>,
+{
+    let stage1 =
+        |cause, at, entry, arch| Err(TwoStageFault::Stage1(Fault { address: gva, access, cause, at, entry, arch }));
+    let Some(offset) = first.offset(gva) else {
+        return stage1(Cause::Address, None, None, first.fault(Cause::Address, access));
+    };
+    let mut level = first.geometry().root();
+    let mut at = Position { level, shift: first.geometry().shift(level) };
+    let (mut table, mut width, mut path) = (root, first.geometry().width(level), F1::Path::default());
+    loop {
+        let entry = Gpa::new(table.get().wrapping_add((offset >> at.shift & low_bits(width)) * 8));
+        let word = match second.translate(entry, second.format().guest_table_access()) {
+            Ok(found) => second.memory().word(found.output),
+            Err(fault) => {
+                let fault = Fault { arch: second.format().fault_of_guest_table(fault.arch), ..fault };
+                return Err(TwoStageFault::Stage2 { address: gva, access, table: Some(at), fault });
+            }
+        };
+        let here = |cause, arch| stage1(cause, Some(at), Some(entry), arch);
+        let Ok(word) = word else { return here(Cause::TableAccess, first.fault(Cause::TableAccess, access)) };
+        let word = F1::BYTE_ORDER.swap(word.load(Ordering::Relaxed));
+        match first.decode(word, at) {
+            Entry::Absent => return here(Cause::NotPresent, first.fault(Cause::NotPresent, access)),
+            Entry::Malformed => return here(Cause::Malformed, first.fault(Cause::Malformed, access)),
+            Entry::Table { table: next, width: bits } => {
+                path = first.restrict(path, word);
+                level = Level(level.0 - 1);
+                at = Position { level, shift: at.shift - bits };
+                (table, width) = (next, bits);
+            }
+            Entry::Leaf { output, .. } => {
+                if let Err(arch) = first.check(word, at, path, access) {
+                    return here(Cause::Denied, arch);
+                }
+                let gpa = Gpa::new(output.get() | offset & low_bits(at.shift));
+                return match second.translate(gpa, access) {
+                    Ok(found) => Ok((found.output, at.shift, found.shift)),
+                    Err(fault) => Err(TwoStageFault::Stage2 { address: gva, access, table: None, fault }),
+                };
+            }
+        }
+    }
+}
