@@ -213,6 +213,7 @@ where
         }
         trail.cut(1);
         if gone > 0 {
+            self.wrote(node.entry(offset), entries);
             self.discount(trail, offset, 1, gone, gather)?;
         }
         retired.map(|()| (*at > offset).then_some(unmapped))
@@ -232,6 +233,7 @@ where
         match self.tables.state(<Output<F> as Address>::new(stop.node.table)) {
             Some(state) if state.live() > 1 => {
                 stop.slot.store(0);
+                self.wrote(stop.node.entry(offset), 1);
                 gather.pages(input, input, at.shift);
                 state.sub(1);
                 true
@@ -314,6 +316,7 @@ where
         let done = verb.run(&self.format, run, node.position());
         *at += (done.stopped.map_or(entries, |(index, _)| index) as u64) << node.shift;
         if let Some((first, last)) = done.stale {
+            self.wrote(node.entry(offset) + first as u64 * 8, last - first + 1);
             let page = |index: usize| self.format.address(offset + ((index as u64) << node.shift));
             gather.pages(page(first), page(last), node.shift);
         }

@@ -88,6 +88,9 @@ where
     fn leave(&mut self) -> Result<(), Error> {
         let Some(leaf) = self.leaf.take() else { return Ok(()) };
         let (first, last) = leaf.stale;
+        if first <= last || leaf.delta != 0 {
+            self.table.wrote(leaf.node.table, leaf.words.len());
+        }
         if first <= last {
             let page = |index: usize| self.table.format.address(leaf.base + ((index as u64) << leaf.node.shift));
             self.gather.pages(page(first), page(last), leaf.node.shift);

@@ -107,7 +107,9 @@ impl<F: Format, M: TableMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     /// A window for `iova` that nobody uses.
     #[inline]
     fn window(&self, iova: u64) -> Result<MutexGuard<'_, Window>, Error> {
-        let home = (iova >> self.format.geometry().page_shift()) as usize % N.max(1);
+        // Neighbours get windows of their own, and so do pages at equal distances.
+        let page = iova >> self.format.geometry().page_shift();
+        let home = (page ^ (page >> 8) ^ (page >> 16)) as usize % N.max(1);
         let free = |index: usize| match self.windows.get(index % N.max(1))?.try_lock() {
             Ok(window) => Some(window),
             Err(TryLockError::Poisoned(poisoned)) => {

@@ -46,6 +46,11 @@ impl<'m, F: Format> Run<'m, F> {
         self.offset
     }
 
+    /// The address of the first entry.
+    pub(crate) fn entry(&self) -> u64 {
+        self.node.entry(self.offset)
+    }
+
     /// Whether `word`, as loaded from memory, is a leaf here.
     #[inline(always)]
     pub(crate) fn is_leaf(&self, word: u64) -> bool {

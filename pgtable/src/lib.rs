@@ -17,7 +17,9 @@
 //! | translate through both stages | [`TwoStage`] |
 //! | remember translations | [`TranslationCache`], kept honest by a [`Watch`] |
 //! | write code that also runs on hashed tables | [`AddressSpace`] |
-//! | bring tables' memory | [`DirectMap`], `GuestTables` (feature `vm-memory`), your own [`TableMemory`] |
+//! | move tables, copy a tree | [`PageTable::relocate`], [`PageTable::relocate_root`], [`PageTable::rebuild`], [`Walker::snapshot`] |
+//! | be the IOMMU of emulated devices | `TableIommu` (feature `iommu`) |
+//! | bring tables' memory | [`DirectMap`], `GuestTables` and `TrackedTables` (feature `vm-memory`), your own [`TableMemory`] |
 //! | bring an allocator | `frag-alloc`, your own [`TableAllocator`] |
 //! | bring a shoot-down | your own [`Invalidate`] |
 //!
@@ -31,7 +33,8 @@
 //! # Features
 //! | feature | what for |
 //! | --- | --- |
-//! | `vm-memory` | `GuestTables`: tables in guest memory of any number of regions (needs `std`) |
+//! | `vm-memory` | `GuestTables`: tables in guest memory of any number of regions; `TrackedTables`: with its dirty bitmaps (needs `std`) |
+//! | `iommu` | `TableIommu`: a tree behind `vm_memory::IommuMemory` (needs `std`) |
 //! | `prefetch` | batches use prefetch instructions where the host has them (needs `std`) |
 //!
 //! Without features the crate is `no_std` and does not use `alloc`.
@@ -86,6 +89,8 @@ mod reshape;
 mod space;
 mod stage;
 mod table;
+#[cfg(feature = "vm-memory")]
+mod tracked;
 mod two_stage;
 mod walk;
 mod word;
@@ -111,5 +116,7 @@ pub use record::{Recorded, Writers};
 pub use space::{AddressSpace, InputOf, Leaves, Mapping, MappingOf, OutputOf, Translation};
 pub use stage::{Stage, Stage1, Stage2};
 pub use table::PageTable;
+#[cfg(feature = "vm-memory")]
+pub use tracked::TrackedTables;
 pub use two_stage::{TwoStage, TwoStageFault, TwoStageTranslation};
 pub use walk::{LeafOf, Trace, TraceEntry, TranslationOf, Walker};

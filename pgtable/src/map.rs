@@ -121,6 +121,7 @@ where
         }
         let Ok(leaf) = format.leaf_word(attributes, at) else { return false };
         stop.slot.store(leaf | output.get());
+        self.wrote(stop.node.entry(offset), 1);
         self.count(stop.node, 1);
         true
     }
@@ -162,6 +163,7 @@ where
                 _ => Error::Mapped { at: node.position() },
             });
         }
+        self.wrote(node.entry(rest.offset), done);
         self.count(node, done as u16);
         Ok((done as u64) << node.shift)
     }
@@ -182,6 +184,7 @@ where
         let (Some(&top), Some(&node)) = (nodes.first(), nodes.last()) else { return Err(Error::LeafSize) };
         let filled = self.run(node, rest, attributes).and_then(|(run, first)| {
             let done = fill::<F>(run, first, 1 << node.shift, 0);
+            self.wrote(node.entry(rest.offset), done);
             self.count(node, done as u16);
             self.link(stop.node, rest.offset, top).map(|()| done)
         });

@@ -33,6 +33,14 @@ pub trait TableMemory<A: Address> {
     /// # Errors
     /// [`MemoryError`] if it is not, or any of them lies outside or not contiguously in the host's memory.
     fn table(&self, address: A, words: usize) -> Result<&[AtomicU64], MemoryError>;
+
+    /// The `words` words from `address` on may have been written by this process: whoever keeps a log of written memory notes it
+    /// (`TrackedTables` does, for `vm-memory`). Called after the stores, by every verb that changes a table, and by
+    /// [`Walker::access`](crate::Walker::access). What hardware or a guest writes is not seen, nor is what an allocator writes unless it calls this too.
+    #[inline(always)]
+    fn wrote(&self, address: A, words: usize) {
+        let _ = (address, words);
+    }
 }
 
 impl<A: Address, M: TableMemory<A> + ?Sized> TableMemory<A> for &M {
@@ -44,6 +52,11 @@ impl<A: Address, M: TableMemory<A> + ?Sized> TableMemory<A> for &M {
     #[inline(always)]
     fn table(&self, address: A, words: usize) -> Result<&[AtomicU64], MemoryError> {
         (**self).table(address, words)
+    }
+
+    #[inline(always)]
+    fn wrote(&self, address: A, words: usize) {
+        (**self).wrote(address, words);
     }
 }
 

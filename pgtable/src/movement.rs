@@ -134,6 +134,7 @@ where
                     self.shrink(&[new])?;
                     return Err(error);
                 }
+                self.wrote(node.entry(offset), 1);
                 self.moved(Moved { old: below, new }, offset, moving)?;
                 below = new;
             }
@@ -159,6 +160,7 @@ where
                 for (from, to) in from.iter().zip(to) {
                     Word::<F>::new(to).store(Word::<F>::new(from).load());
                 }
+                self.wrote(new.table, words);
             }
             Err(error) => {
                 self.shrink(&[new])?;
@@ -247,6 +249,7 @@ where
                 to.fetch_or(F::BYTE_ORDER.swap(late), Ordering::Relaxed);
             }
         }
+        self.wrote(new.table, words);
         Ok(())
     }
 
@@ -313,6 +316,7 @@ where
                 }
             }
         }
+        self.wrote(to.table, words.len());
         Ok(())
     }
 

@@ -85,11 +85,17 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
             if !Word::<F>::new(memory).mark(word, word | bits.table) {
                 return Ok(None);
             }
+            self.memory().wrote(<Output<F> as Address>::new(entry), 1);
         }
         let dirty = if access.kind == AccessKind::Write { bits.dirty } else { 0 };
         let marked = stop.word | bits.accessed | dirty;
-        let marked_now = marked == stop.word || stop.slot.mark(stop.word, marked);
-        Ok(marked_now.then(|| translation(output, offset, at, attributes)))
+        if marked != stop.word {
+            if !stop.slot.mark(stop.word, marked) {
+                return Ok(None);
+            }
+            self.memory().wrote(<Output<F> as Address>::new(stop.node.entry(offset)), 1);
+        }
+        Ok(Some(translation(output, offset, at, attributes)))
     }
 }
 
@@ -129,7 +135,9 @@ where
         let start = self.format.offset(input).unwrap_or(0);
         let mut map = PageMap { bitmap, start, end: start + bytes, page_shift, set: 0 };
         let flow = self.walker().for_each_run(input, bytes, |run| {
-            harvest_run(&run, F::BYTE_ORDER.swap(bit), writers, &mut map, gather);
+            if harvest_run(&run, F::BYTE_ORDER.swap(bit), writers, &mut map, gather) {
+                self.memory.wrote(<Output<F> as Address>::new(run.entry()), run.words().len());
+            }
             core::ops::ControlFlow::<()>::Continue(())
         });
         flow.map(|_| map.set)
@@ -168,7 +176,7 @@ impl PageMap<'_> {
     }
 }
 
-/// Harvests one run: cache line by cache line, touching only those with a bit set. `bit` is in memory order.
+/// Harvests one run: cache line by cache line, touching only those with a bit set; whether it cleared any. `bit` is in memory order.
 #[inline]
 fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
     run: &Run<'_, F>,
@@ -176,7 +184,7 @@ fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
     writers: Writers,
     map: &mut PageMap<'_>,
     gather: &mut Gather<'_, F::Stage, I>,
-) {
+) -> bool {
     let size = run.at().size();
     let mut stale: Option<(u64, u64)> = None;
     for (line, words) in run.words().chunks(8).enumerate() {
@@ -199,6 +207,7 @@ fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
     if let Some((first, last)) = stale {
         gather.pages(run.format().address(first), run.format().address(last), run.at().shift);
     }
+    stale.is_some()
 }
 
 #[inline(always)]

@@ -132,21 +132,22 @@ where
         if self.uniform(node, words, above).is_none() {
             return Ok(false);
         }
-        let slot = Word::<F>::new(self.memory.word(<Output<F> as Address>::new(above.entry(offset)))?);
+        let entry = above.entry(offset);
+        let slot = Word::<F>::new(self.memory.word(<Output<F> as Address>::new(entry))?);
         let link = slot.take();
         let base = offset & !low_bits(node.span());
         let last = base + (((words.len() as u64) - 1) << node.shift);
         gather.pages(self.format.address(base), self.format.address(last), node.shift);
         gather.table_left();
         if let Err(error) = gather.flush(&self.tables) {
-            slot.publish(link);
+            self.publish(slot, entry, link);
             return Err(gather_error(error));
         }
         // Hardware cannot reach the table any more, so what it recorded is now complete; nor has it changed anything else.
         match self.uniform(node, words, above) {
-            Some(leaf) => slot.publish(leaf),
+            Some(leaf) => self.publish(slot, entry, leaf),
             None => {
-                slot.publish(link);
+                self.publish(slot, entry, link);
                 return Ok(false);
             }
         }
@@ -196,11 +197,11 @@ where
         let made = gather.flush(&self.tables).map_err(gather_error).and_then(|()| self.fill_split(node, old, table));
         match made {
             Ok(word) => {
-                stop.slot.publish(word);
+                self.publish(stop.slot, node.entry(offset), word);
                 Ok(())
             }
             Err(error) => {
-                stop.slot.publish(old);
+                self.publish(stop.slot, node.entry(offset), old);
                 self.shrink(&nodes)?;
                 Err(error)
             }
@@ -218,6 +219,7 @@ where
         for (index, memory) in self.memory.table(<Output<F> as Address>::new(below.table), words)?.iter().enumerate() {
             Word::<F>::new(memory).store(leaf | (output.get() + ((index as u64) << below.shift)));
         }
+        self.wrote(below.table, words);
         self.count(below, words as u16);
         self.table_word(node, below)
     }

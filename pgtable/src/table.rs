@@ -193,9 +193,22 @@ where
     pub(crate) fn link(&self, above: Node, offset: u64, below: Node) -> Result<(), Error> {
         let word = self.table_word(above, below)?;
         let slot = self.memory.word(<Output<F> as Address>::new(above.entry(offset)))?;
-        Word::<F>::new(slot).publish(word);
+        self.publish(Word::new(slot), above.entry(offset), word);
         self.count(above, 1);
         Ok(())
+    }
+
+    /// Stores `word` into `slot`, the entry at `entry`, after all that was stored before.
+    #[inline(always)]
+    pub(crate) fn publish(&self, slot: Word<'_, F>, entry: u64, word: u64) {
+        slot.publish(word);
+        self.wrote(entry, 1);
+    }
+
+    /// Tells the memory that the `words` words at `entry` were written.
+    #[inline(always)]
+    pub(crate) fn wrote(&self, entry: u64, words: usize) {
+        self.memory.wrote(<Output<F> as Address>::new(entry), words);
     }
 
     pub(crate) fn table_word(&self, above: Node, below: Node) -> Result<u64, Error> {
@@ -232,6 +245,7 @@ where
             let above = trail.node(level + 1);
             let slot = self.memory.word(<Output<F> as Address>::new(above.entry(offset)))?;
             Word::<F>::new(slot).store(0);
+            self.wrote(above.entry(offset), 1);
             trail.cut(level + 1);
             gather.retire(table, layout(node), Contents::Zeroed, &self.tables).map_err(gather_error)?;
             entries = 1;

@@ -10,5 +10,6 @@ mod readers;
 mod record;
 #[path = "../support/mod.rs"]
 mod support;
+mod tracked;
 mod tree;
 mod two_stage;
