@@ -7,7 +7,7 @@ use crate::cargo::cargo;
 use crate::debian::ensure_installed;
 use crate::ppc64le::{C_COMPILER, Toolchain};
 use crate::xtask::{LIBRARIES, Xtask};
-use crate::{bench, command, microvm, report};
+use crate::{bench, command, fuzz, microvm, report};
 
 /// One thing that must hold.
 pub struct Step {
@@ -28,6 +28,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "doc", about: "the documentation builds without a warning", emulated: false, run: doc },
     Step { name: "test", about: "all tests of the workspace, on this machine", emulated: false, run: test },
     Step { name: "loom", about: "model checks: every interleaving of small cases", emulated: false, run: loom::run },
+    Step { name: "fuzz", about: "the corpora of all fuzz targets replay", emulated: false, run: fuzz::replay },
     Step { name: "no-std", about: "the libraries build where no std is", emulated: false, run: no_std::run },
     Step { name: "benches", about: "the bench packages build, and no lint fires", emulated: false, run: benches },
     Step {
