@@ -11,6 +11,7 @@ mod cargo;
 mod command;
 mod debian;
 mod emulated_host;
+mod fuzz;
 mod host;
 mod microvm;
 mod power_host;
@@ -48,6 +49,8 @@ enum Command {
     Test(test::Options),
     /// Run a bench, or list them
     Bench(bench::Options),
+    /// Run the fuzz targets, or one
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -68,5 +71,6 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Host(options) => host::run(&xtask, options).map(ExitCode::from),
         Command::Test(options) => test::run(&xtask, &options),
         Command::Bench(options) => bench::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
+        Command::Fuzz(options) => fuzz::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
     }
 }
