@@ -56,7 +56,7 @@ impl Arena {
     }
 
     fn word(&self, at: usize) -> &AtomicU64 {
-        assert!(at < self.bytes && at.is_multiple_of(8));
+        assert!(at < self.bytes && at % 8 == 0);
         // SAFETY: in the mapping, aligned, and valid for the life of the process.
         unsafe { &*self.host.add(at).cast() }
     }
