@@ -5,7 +5,7 @@ mod tables;
 
 use std::ops::ControlFlow;
 
-use pgtable::{Access, AddressSpace, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Stage1, TableMemory, Unused};
+use pgtable::{Access, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Stage1, TableMemory, Unused};
 
 use crate::row::Row;
 use crate::work::{PAGES, PageTables, Work};
