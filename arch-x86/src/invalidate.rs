@@ -294,6 +294,7 @@ mod tests {
     fn pages() {
         type Row<'a> = (&'a [(u64, u64, u8)], bool, u64, Option<&'a [u64]>);
         let top = 0xffff_ffff_ffff_f000;
+        let both = [top - 0x1000, top];
         let rows: &[Row<'_>] = &[
             (&[], false, CEILING, Some(&[])),
             (&[], true, CEILING, None),
@@ -302,7 +303,7 @@ mod tests {
             (&[(0x1000, 0x3000, 12)], true, CEILING, None),
             (&[(0x20_0000, 0x40_0000, 21), (0x1000, 0x1000, 12)], false, 3, Some(&[0x20_0000, 0x40_0000, 0x1000])),
             (&[(0, 0, 30)], false, CEILING, Some(&[0])),
-            (&[(top - 0x1000, top, 12)], false, CEILING, Some(&[top - 0x1000, top])),
+            (&[(top - 0x1000, top, 12)], false, CEILING, Some(&both)),
             (&[(0, top, 12)], false, CEILING, None),
         ];
         for &(ranges, everything, ceiling, want) in rows {
