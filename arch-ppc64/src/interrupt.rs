@@ -143,6 +143,16 @@ pub struct Interrupt {
     pub status: Status,
 }
 
+impl Interrupt {
+    /// The same, raised by partition scope for a table of process scope: the table's address is translated as a data load, whatever the access
+    /// (ISA "Hypervisor Data Storage Interrupt").
+    #[must_use]
+    pub const fn of_guest_table(self) -> Self {
+        let status = self.status.with_table_access(true).with_store(false);
+        Self { vector: Vector::HypervisorDataStorage, status }
+    }
+}
+
 impl fmt::Display for Interrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:#x}", self.vector, self.vector.offset())?;

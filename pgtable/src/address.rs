@@ -32,11 +32,11 @@ pub trait Address: Copy + Eq + Ord + Hash + Debug + Display + LowerHex + Send + 
     }
 }
 
-/// A mask of the low `bits` bits. `bits` is less than 64, as every shift of an address is; it counts modulo 64.
+/// A mask of the low `bits` bits; all of them from 64 on.
 #[inline(always)]
 #[must_use]
 pub const fn low_bits(bits: u8) -> u64 {
-    !(u64::MAX << (bits & 63))
+    if bits >= 64 { u64::MAX } else { !(u64::MAX << bits) }
 }
 
 macro_rules! address {
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn masks_and_alignment() {
-        for (bits, mask) in [(0, 0), (1, 1), (12, 0xfff), (63, u64::MAX >> 1)] {
+        for (bits, mask) in [(0, 0), (1, 1), (12, 0xfff), (63, u64::MAX >> 1), (64, u64::MAX)] {
             assert_eq!(low_bits(bits), mask, "{bits} bits");
         }
         assert!(Gpa::new(0x20_0000).is_aligned(21));

@@ -10,7 +10,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::access::{Access, AccessKind};
-use crate::address::Address;
+use crate::address::{Address, low_bits};
 use crate::allocator::TableAllocator;
 use crate::descent::descend;
 use crate::error::RangeError;
@@ -168,7 +168,7 @@ impl PageMap<'_> {
         while page <= last {
             let Some(word) = self.bitmap.get_mut((page / 64) as usize) else { return };
             let count = (last - page + 1).min(64 - page % 64);
-            let bits = (u64::MAX >> (64 - count)) << (page % 64);
+            let bits = low_bits(count as u8) << (page % 64);
             self.set += u64::from((bits & !*word).count_ones());
             *word |= bits;
             page += count;

@@ -2,6 +2,7 @@
 
 use std::env;
 
+use anyhow::{Context, Result};
 use duct::{Expression, cmd};
 
 use crate::xtask::Xtask;
@@ -10,4 +11,13 @@ use crate::xtask::Xtask;
 pub fn cargo<'a>(xtask: &Xtask, arguments: impl IntoIterator<Item = &'a str>) -> Expression {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     cmd(program, arguments).dir(xtask.root())
+}
+
+/// Builds the release form of a program of the package `examples` and runs it on this machine; its exit status is ours.
+pub fn run_example(xtask: &Xtask, program: &str, arguments: &[String]) -> Result<u8> {
+    let fixed = ["run", "--release", "--package", "examples", "--bin", program, "--"];
+    let arguments = fixed.into_iter().chain(arguments.iter().map(String::as_str));
+    let output = cargo(xtask, arguments).unchecked().run().context("cargo run")?;
+    // A program that a signal ended has no status of its own.
+    Ok(output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use crate::emulated_host::{EmulatedHost, Machine};
+use crate::emulated_host::{EmulatedHost, Machine, POWER9};
 use crate::xtask::Xtask;
 
 /// What may be asked for on the command line.
@@ -26,5 +26,5 @@ pub struct Options {
 /// Runs; the program’s exit status is ours.
 pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
     let Options { machine, files, program, arguments } = options;
-    EmulatedHost::new(machine, program).arguments(arguments).files(files).run(xtask)
+    EmulatedHost::new(&POWER9, machine, program).arguments(arguments).files(files).run(xtask)
 }

@@ -4,12 +4,14 @@
 //! command sets up what it needs by itself, says what it installs, and keeps what it fetched
 //! under the target folder, so that a second run needs no network.
 
+mod arch;
 mod artifact;
 mod bench;
 mod cargo;
 mod command;
 mod debian;
 mod emulated_host;
+mod fuzz;
 mod host;
 mod microvm;
 mod power_host;
@@ -17,6 +19,7 @@ mod ppc64le;
 mod probe;
 mod report;
 mod test;
+mod x86_host;
 mod xtask;
 
 use std::process::ExitCode;
@@ -36,7 +39,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Build and run the microVM on a POWER9 host: this machine if it is one, else an emulated one
+    /// Build and run the microVM on a host with KVM: this machine if it is one, else an emulated one
     Microvm(microvm::Options),
     /// Ask the MMU itself whether the software walker is right, on thousands of page tables
     Probe(probe::Options),
@@ -46,6 +49,8 @@ enum Command {
     Test(test::Options),
     /// Run a bench, or list them
     Bench(bench::Options),
+    /// Run the fuzz targets, or one
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -66,5 +71,6 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Host(options) => host::run(&xtask, options).map(ExitCode::from),
         Command::Test(options) => test::run(&xtask, &options),
         Command::Bench(options) => bench::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
+        Command::Fuzz(options) => fuzz::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
     }
 }

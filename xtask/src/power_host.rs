@@ -4,11 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::cargo::cargo;
+use crate::cargo::run_example as run_here;
 use crate::debian::ensure_installed;
-use crate::emulated_host::{self, EmulatedHost, Machine};
+use crate::emulated_host::{EmulatedHost, Machine, POWER9};
 use crate::ppc64le::{self, Toolchain};
 use crate::xtask::Xtask;
 
@@ -24,19 +24,14 @@ pub fn run_example(
         return natively(xtask, program, &arguments);
     }
     // All at once, so that whoever must install them by hand hears of all.
-    ensure_installed(&[&ppc64le::C_COMPILER[..], &emulated_host::PACKAGES].concat())?;
+    ensure_installed(&[&ppc64le::C_COMPILER[..], POWER9.packages].concat())?;
     let program = Toolchain::set_up(xtask)?.build_example(xtask, program)?;
-    EmulatedHost::new(machine, program).arguments(arguments).files(files).run(xtask)
+    EmulatedHost::new(&POWER9, machine, program).arguments(arguments).files(files).run(xtask)
 }
 
 fn natively(xtask: &Xtask, program: &str, arguments: &[String]) -> Result<u8> {
     if !Path::new("/dev/kvm").exists() {
         bail!("this POWER machine has no /dev/kvm: as root, `modprobe kvm_hv`");
     }
-    let fixed = ["run", "--release", "--package", "examples", "--bin", program, "--"];
-    let arguments = fixed.into_iter().chain(arguments.iter().map(String::as_str));
-    let output = cargo(xtask, arguments).unchecked().run().context("cargo run")?;
-    // A program that a signal ended has no status of its own.
-    let status = output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
-    Ok(status)
+    run_here(xtask, program, arguments)
 }

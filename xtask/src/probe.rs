@@ -1,19 +1,11 @@
 //! `cargo xtask probe`: an MMU, and what the software walker says of it, on thousands of page tables.
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
+use crate::arch::Arch;
 use crate::emulated_host::Machine;
-use crate::power_host;
 use crate::xtask::Xtask;
-
-/// Whose MMU.
-#[derive(Clone, Copy, Default, ValueEnum)]
-enum Arch {
-    /// POWER9
-    #[default]
-    Ppc64,
-}
 
 /// What may be asked for on the command line.
 #[derive(Args, Default)]
@@ -39,8 +31,8 @@ pub struct Options {
 
 impl Options {
     /// As many cases as the program thinks are a quick run, always the same.
-    pub fn quick() -> Self {
-        Self { seed: Some(1), ..Self::default() }
+    pub fn quick(arch: Arch) -> Self {
+        Self { arch, seed: Some(1), ..Self::default() }
     }
 }
 
@@ -53,7 +45,5 @@ pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
         arguments.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
     }
     arguments.extend(last);
-    match arch {
-        Arch::Ppc64 => power_host::run_example(xtask, "probe", arguments, machine, Vec::new()),
-    }
+    arch.run_example(xtask, "probe", arguments, machine, Vec::new())
 }

@@ -258,6 +258,12 @@ impl<S: Scope> Format for Radix<S> {
         Ok(())
     }
 
+    /// The partition scope takes an access to a table of the process scope for a load.
+    #[inline]
+    fn fault_of_guest_table(&self, fault: Interrupt) -> Interrupt {
+        fault.of_guest_table()
+    }
+
     #[cold]
     fn fault(&self, cause: Cause, access: Access) -> Interrupt {
         match cause {

@@ -29,9 +29,7 @@ impl HypervisorFault {
     /// was, and, since tables are read by loads, never marked as a store.
     #[must_use]
     pub fn of_table(fault: &Fault<PartitionScoped>, address: Gva) -> Self {
-        let status = fault.arch.status.with_table_access(true).with_store(false);
-        let interrupt = Interrupt { vector: Vector::HypervisorDataStorage, status };
-        Self { interrupt, ..Self::of_access(fault, address) }
+        Self { interrupt: fault.arch.of_guest_table(), ..Self::of_access(fault, address) }
     }
 }
 

@@ -175,6 +175,7 @@ fn run<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>>(stage1: F1, stage
     match warm.translate(gva(0), Access::READ.by_user()) {
         Err(TwoStageFault::Stage2 { table: Some(at), fault, .. }) => {
             assert_eq!(at.level, stage1.geometry().root());
+            assert_eq!(fault.arch, stage2.fault_of_guest_table(fault.arch), "the fault says that it hit a table");
             assert_eq!(fault.address.get() & !0xffff, guest.root().get() & !0xffff);
         }
         found => panic!("{found:?}"),

@@ -6,14 +6,14 @@ use anyhow::{Context, Result, bail};
 use duct::cmd;
 
 use super::console::{Console, Verdict};
-use super::{Machine, follow};
+use super::{Machine, Platform, follow};
 use crate::report;
 
 /// Boots, prints what the program prints, and returns the program’s exit status.
-pub fn run(machine: &Machine, kernel: &Path, initrd: &Path, mark: String) -> Result<u8> {
+pub fn run(platform: &Platform, machine: &Machine, kernel: &Path, initrd: &Path, mark: String) -> Result<u8> {
     // QEMU ends with us, however we end: a machine that hangs must not outlive its time limit.
-    let mut arguments: Vec<String> = ["--pdeathsig", "KILL", "--", "qemu-system-ppc64"].map(str::to_owned).into();
-    arguments.extend(machine_arguments(machine));
+    let mut arguments: Vec<String> = ["--pdeathsig", "KILL", "--", platform.qemu].map(str::to_owned).into();
+    arguments.extend(machine_arguments(platform, machine));
     for (option, file) in [("-kernel", kernel), ("-initrd", initrd)] {
         arguments.extend([option.to_owned(), file.display().to_string()]);
     }
@@ -42,35 +42,35 @@ pub fn run(machine: &Machine, kernel: &Path, initrd: &Path, mark: String) -> Res
     }
 }
 
-/// What makes the machine: nothing that the firmware doesn’t need.
-fn machine_arguments(machine: &Machine) -> Vec<String> {
-    // Without the IPMI controller the machine can’t power itself off: the firmware asks that.
-    let fixed = "-machine powernv9 -cpu POWER9 -nodefaults -display none -monitor none \
-                 -serial stdio -no-reboot \
-                 -device ipmi-bmc-sim,id=bmc0 -device isa-ipmi-bt,bmc=bmc0,irq=10";
-    let mut arguments: Vec<String> = fixed.split_whitespace().map(str::to_owned).collect();
+/// What makes the machine.
+fn machine_arguments(platform: &Platform, machine: &Machine) -> Vec<String> {
+    let fixed = "-nodefaults -display none -monitor none -serial stdio -no-reboot";
+    let fixed = [platform.machine, fixed];
+    let mut arguments: Vec<String> = fixed.iter().flat_map(|part| part.split_whitespace()).map(str::to_owned).collect();
     arguments.extend(["-smp".to_owned(), machine.smp.to_string()]);
     arguments.extend(["-m".to_owned(), format!("{}M", machine.memory)]);
-    arguments.extend(["-append".to_owned(), kernel_command_line(machine)]);
+    arguments.extend(["-append".to_owned(), kernel_command_line(platform, machine)]);
     arguments
 }
 
 /// `panic=-1` ends QEMU at a panic, as it may not reboot. Level 1 lets through what the kernel says
 /// when it dies, and nothing else.
-fn kernel_command_line(machine: &Machine) -> String {
+fn kernel_command_line(platform: &Platform, machine: &Machine) -> String {
     let noise = if machine.verbose { "" } else { " quiet loglevel=1" };
     let hash = if machine.hash { " disable_radix" } else { "" };
-    format!("console=hvc0 rdinit=/init panic=-1{noise}{hash}")
+    let console = platform.console;
+    format!("console={console} rdinit=/init panic=-1{noise}{hash}")
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::POWER9;
     use super::*;
 
     #[test]
     fn machine_becomes_arguments() {
         let machine = Machine { smp: 2, memory: 1024, hash: true, ..Machine::default() };
-        let line = machine_arguments(&machine).join(" ");
+        let line = machine_arguments(&POWER9, &machine).join(" ");
         assert!(line.contains("-smp 2 -m 1024M -append console=hvc0"), "{line}");
         assert!(line.ends_with("quiet loglevel=1 disable_radix"), "{line}");
     }

@@ -5,16 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::Platform;
 use crate::artifact;
 use crate::xtask::Xtask;
 
-/// Stands for whichever kernel the release has now.
-const KERNEL: &str = "linux-image-powerpc64le:ppc64el";
-const BUSYBOX: &str = "busybox-static:ppc64el";
-
 /// Where the parts stand.
 pub struct System {
-    /// The kernel image, an ELF file.
+    /// The kernel image, in the form that the emulator loads.
     pub kernel: PathBuf,
     /// The folder of its modules, which holds `modules.dep`.
     pub modules: PathBuf,
@@ -23,24 +20,26 @@ pub struct System {
 }
 
 /// Fetches what is missing.
-pub fn set_up(xtask: &Xtask) -> Result<System> {
-    let recipe = format!("the Debian packages {KERNEL} and {BUSYBOX}");
-    let system = artifact::keep(&xtask.kept(), "host-system", &recipe, |folder| {
-        let kernel = xtask.archive.stands_for(KERNEL)?;
-        xtask.archive.unpack(&[format!("{kernel}:ppc64el"), BUSYBOX.to_owned()], folder)?;
-        parts(folder).map(drop)
+pub fn set_up(xtask: &Xtask, platform: &Platform) -> Result<System> {
+    let of_architecture = |package: &str| format!("{package}:{}", platform.architecture);
+    let (kernel, busybox) = (of_architecture(platform.kernel), of_architecture("busybox-static"));
+    let recipe = format!("the Debian packages {kernel} and {busybox}");
+    let system = artifact::keep(&xtask.kept(), platform.kept, &recipe, |folder| {
+        let kernel = of_architecture(&xtask.archive.stands_for(&kernel)?);
+        xtask.archive.unpack(&[kernel, busybox], folder)?;
+        parts(folder, platform).map(drop)
     })?;
-    parts(&system)
+    parts(&system, platform)
 }
 
-fn parts(folder: &Path) -> Result<System> {
+fn parts(folder: &Path, platform: &Platform) -> Result<System> {
     // Where /lib has become a link into /usr, packages hold the latter path.
     let modules = ["lib/modules", "usr/lib/modules"].map(|path| folder.join(path));
     let modules = modules.iter().find(|path| path.exists()).context("no kernel modules")?;
     let modules = only_entry(modules, "")?;
     let busybox = ["bin/busybox", "usr/bin/busybox"].map(|path| folder.join(path));
     let busybox = busybox.into_iter().find(|path| path.exists()).context("no busybox")?;
-    Ok(System { kernel: only_entry(&folder.join("boot"), "vmlinux-")?, modules, busybox })
+    Ok(System { kernel: only_entry(&folder.join("boot"), platform.image)?, modules, busybox })
 }
 
 /// The entry of `folder` whose name begins with `prefix`.

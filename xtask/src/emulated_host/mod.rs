@@ -1,7 +1,6 @@
-//! A POWER9 machine with KVM, emulated: it boots Debian’s kernel, runs one program, powers off.
+//! A machine with KVM, emulated: it boots Debian’s kernel, runs one program, powers off.
 //!
-//! The machine is QEMU’s `powernv9`, which emulates the hypervisor mode that KVM needs. The kernel
-//! is unpacked from its Debian package. The root file system is an archive in memory that holds
+//! The machine is a [`Platform`] of QEMU’s, with the hypervisor mode that KVM needs. The kernel is unpacked from its Debian package. The root file system is an archive in memory that holds
 //! busybox, the KVM modules, the program and the files that it asks for; its `/init` tells the
 //! program’s exit status on the console (see [`init`]), and [`console`] reads it there.
 
@@ -12,6 +11,7 @@ mod init;
 mod initramfs;
 mod kernel;
 mod modules;
+mod platform;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,9 +24,7 @@ use crate::report;
 use crate::xtask::Xtask;
 use initramfs::Initramfs;
 use modules::Module;
-
-/// The Debian packages of QEMU, and of the firmware that it starts POWER machines with.
-pub const PACKAGES: [&str; 2] = ["qemu-system-ppc", "qemu-system-data"];
+pub use platform::{POWER9, Platform, X86_64};
 
 /// What the emulated machine is like.
 #[derive(Args, Clone)]
@@ -40,6 +38,9 @@ pub struct Machine {
     /// Let the host kernel itself use the hashed page table instead of radix trees
     #[arg(long)]
     hash: bool,
+    /// Emulate an x86-64 host even where this machine could be the host
+    #[arg(long)]
+    pub emulated: bool,
     /// Seconds until a run counts as hung and is ended
     #[arg(long, value_name = "SECONDS", default_value_t = Machine::default().timeout)]
     timeout: u64,
@@ -50,12 +51,13 @@ pub struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { smp: 1, memory: 2048, hash: false, timeout: 180, verbose: false }
+        Self { smp: 1, memory: 2048, hash: false, emulated: false, timeout: 180, verbose: false }
     }
 }
 
 /// One run of a program on the emulated machine.
 pub struct EmulatedHost {
+    platform: &'static Platform,
     machine: Machine,
     program: PathBuf,
     arguments: Vec<String>,
@@ -63,9 +65,9 @@ pub struct EmulatedHost {
 }
 
 impl EmulatedHost {
-    /// Will run `program`, a statically linked powerpc64le executable.
-    pub fn new(machine: Machine, program: PathBuf) -> Self {
-        Self { machine, program, arguments: Vec::new(), files: Vec::new() }
+    /// Will run `program`, a statically linked executable for such a platform.
+    pub fn new(platform: &'static Platform, machine: Machine, program: PathBuf) -> Self {
+        Self { platform, machine, program, arguments: Vec::new(), files: Vec::new() }
     }
 
     /// Gives the program these arguments.
@@ -87,18 +89,18 @@ impl EmulatedHost {
     /// The machine did not come up, hung, or died before the program ended; the error holds the
     /// console’s last lines.
     pub fn run(&self, xtask: &Xtask) -> Result<u8> {
-        ensure_installed(&PACKAGES)?;
-        let system = kernel::set_up(xtask)?;
+        ensure_installed(self.platform.packages)?;
+        let system = kernel::set_up(xtask, self.platform)?;
         let folder = tempfile::tempdir()?;
         let initrd = folder.path().join("initramfs.cpio");
         let mark = init::mark();
         fs::write(&initrd, self.initramfs(&system, &mark)?.archive()?)?;
-        report::note("booting an emulated POWER9 host");
-        boot::run(&self.machine, &system.kernel, &initrd, mark)
+        report::note(&format!("booting an emulated {} host", self.platform.name));
+        boot::run(self.platform, &self.machine, &system.kernel, &initrd, mark)
     }
 
     fn initramfs(&self, system: &kernel::System, mark: &str) -> Result<Initramfs> {
-        let modules = modules::with_dependencies(&system.modules, &["kvm", "kvm-hv"])?;
+        let modules = modules::with_dependencies(&system.modules, self.platform.modules)?;
         let mut root = Initramfs::new();
         root.console();
         root.executable("bin/busybox", read(&system.busybox)?);

@@ -3,11 +3,12 @@
 use anyhow::{Result, bail};
 
 use super::{loom, no_std};
+use crate::arch::Arch;
 use crate::cargo::cargo;
 use crate::debian::ensure_installed;
 use crate::ppc64le::{C_COMPILER, Toolchain};
 use crate::xtask::{LIBRARIES, Xtask};
-use crate::{bench, command, microvm, probe, report};
+use crate::{bench, command, fuzz, microvm, probe, report, x86_host};
 
 /// One thing that must hold.
 pub struct Step {
@@ -28,8 +29,10 @@ pub const STEPS: &[Step] = &[
     Step { name: "doc", about: "the documentation builds without a warning", emulated: false, run: doc },
     Step { name: "test", about: "all tests of the workspace, on this machine", emulated: false, run: test },
     Step { name: "loom", about: "model checks: every interleaving of small cases", emulated: false, run: loom::run },
+    Step { name: "fuzz", about: "the corpora of all fuzz targets replay", emulated: false, run: fuzz::replay },
     Step { name: "no-std", about: "the libraries build where no std is", emulated: false, run: no_std::run },
     Step { name: "benches", about: "the bench packages build, and no lint fires", emulated: false, run: benches },
+    Step { name: "x86", about: "x86-64 microVM and probe, where /dev/kvm is usable", emulated: false, run: x86 },
     Step {
         name: "ppc64le",
         about: "the tests as POWER code, by the oldest supported rustc",
@@ -73,15 +76,26 @@ fn ppc64le(xtask: &Xtask) -> Result<()> {
 }
 
 fn microvm(xtask: &Xtask) -> Result<()> {
-    match microvm::run(xtask, microvm::Options::default())? {
-        0 => Ok(()),
-        status => bail!("the microVM’s exit status is {status}"),
-    }
+    succeeds("the microVM", microvm::run(xtask, microvm::Options::of(Arch::Ppc64))?)
 }
 
 fn probe(xtask: &Xtask) -> Result<()> {
-    match probe::run(xtask, probe::Options::quick())? {
-        0 => Ok(()),
-        status => bail!("the probe’s exit status is {status}"),
+    succeeds("the probe", probe::run(xtask, probe::Options::quick(Arch::Ppc64))?)
+}
+
+/// The x86-64 microVM, then the x86-64 probe: a few seconds on a host with KVM. Nothing is emulated here.
+fn x86(xtask: &Xtask) -> Result<()> {
+    if let Err(why) = x86_host::usable() {
+        report::note(&format!("SKIPPED, nothing of x86-64 guests was tested: {why:#}"));
+        return Ok(());
     }
+    succeeds("the microVM", microvm::run(xtask, microvm::Options::of(Arch::X86))?)?;
+    succeeds("the probe", probe::run(xtask, probe::Options::quick(Arch::X86))?)
+}
+
+fn succeeds(program: &str, status: u8) -> Result<()> {
+    if status != 0 {
+        bail!("the exit status of {program} is {status}");
+    }
+    Ok(())
 }

@@ -91,3 +91,26 @@ fn mismatch(number: usize, case: &Case, expected: &Seen, seen: &Seen) -> String 
         expected.differences(seen).join("\n            ")
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use layout::{KERNEL, REGIONS, is_data, prte};
+
+    /// What the stubs need stays as it is, and so does what is to be loaded.
+    #[test]
+    fn cases_keep_to_their_own_memory() {
+        let asked = Asked { cases: usize::MAX, seed: 1, only: None };
+        let systematic = systematic::cases().len();
+        assert!(systematic > 4000, "{systematic}");
+        for case in all(&asked).take(systematic + 20_000) {
+            for &case::Slot { address, .. } in case.slots() {
+                let inside = REGIONS.iter().any(|&(start, bytes)| address >= start && address < start + bytes as u64);
+                let kernel = address <= prte(0) + 8 || (KERNEL[0]..KERNEL[3] + 0x1000).contains(&address);
+                let kernel_root = (KERNEL[0] + 8..KERNEL[1]).contains(&address);
+                assert!(inside && address % 8 == 0 && !is_data(address), "{address:#x}\n{case}");
+                assert!(!kernel || kernel_root, "{address:#x}\n{case}");
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! A program of the package `examples` on an x86-64 host with KVM.
+//!
+//! On an x86-64 machine whose /dev/kvm can be used it runs right here; on one without, on an emulated host.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use crate::cargo::{cargo, run_example as run_here};
+use crate::emulated_host::{EmulatedHost, Machine, X86_64};
+use crate::xtask::Xtask;
+use crate::{command, report};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Whether this machine runs x86-64 guests.
+pub fn usable() -> Result<()> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("this machine is no x86-64");
+    }
+    match File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => Ok(()),
+        Err(error) => bail!("/dev/kvm is not usable: {error}"),
+    }
+}
+
+/// Builds and runs; the program’s exit status is ours. Machine and files are for the emulated host.
+pub fn run_example(
+    xtask: &Xtask,
+    program: &str,
+    arguments: Vec<String>,
+    machine: Machine,
+    files: Vec<PathBuf>,
+) -> Result<u8> {
+    match usable() {
+        Ok(()) if !machine.emulated => return run_here(xtask, program, &arguments),
+        Ok(()) => {}
+        Err(why) => report::note(&format!("{why:#}")),
+    }
+    let program = build(xtask, program)?;
+    EmulatedHost::new(&X86_64, machine, program).arguments(arguments).files(files).run(xtask)
+}
+
+/// Builds the release form, linked statically: the emulated host has no libraries.
+fn build(xtask: &Xtask, program: &str) -> Result<PathBuf> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("x86-64 programs are built on x86-64 machines only");
+    }
+    let folder = xtask.target("x86-64");
+    let arguments = ["build", "--target", TARGET, "--release", "--package", "examples", "--bin", program];
+    let build = cargo(xtask, arguments)
+        .env("CARGO_TARGET_DIR", &folder)
+        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        // These would take the place of the flags above.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command::stream("building for the emulated host", &build)?;
+    Ok(folder.join(TARGET).join("release").join(program))
+}
