@@ -95,6 +95,16 @@ fn run<F: Format>(format: F, steps: &[Step]) {
                 harvested.map(|_| ()).map_err(|error| error.error)
             }
             7 => {
+                // As if no walk had come by yet: table entries are made with their bits set.
+                let bits = F::BYTE_ORDER.swap(format.accessed_dirty().table);
+                for page in page..page + count.min(8) {
+                    for entry in &space.walker().trace(input(page)) {
+                        if matches!(entry.entry, pgtable::Entry::Table { .. }) {
+                            memory.word(entry.address).unwrap().fetch_and(!bits, Ordering::Relaxed);
+                        }
+                    }
+                }
+                before = words();
                 for page in page..page + count.min(8) {
                     let access = [Access::READ, Access::WRITE][(count % 2) as usize];
                     let _ = Walker::new(format, &memory, space.root()).access(input(page), access);
