@@ -112,7 +112,7 @@ impl<'m> Judge<'m> {
             // Code where there is no memory is no matter of tables: KVM gives up on it.
             return Ok(());
         }
-        if predicted.as_ref().is_err_and(|fault| outside_at_its_own_offset(fault)) {
+        if predicted.as_ref().is_err_and(outside_at_its_own_offset) {
             return Ok(());
         }
         self.asked += 1;
