@@ -9,10 +9,11 @@ use examples::guest::Probe;
 use examples::guest::x86::{Outcome, ProbeGuest, vector};
 use examples::kvm_x86::Features;
 use kvm_ioctls::Kvm;
-use pgtable::{Access, AccessKind, Gpa, GuestTables, Gva, TableMemory, Walker};
+use pgtable::{Access, AccessKind, Cause, Entry, Fault, Gpa, GuestTables, Gva, Level, TableMemory, Walker};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::controls;
+use super::host::Faults;
 use super::image::{CORNER, IMAGE, Image, Machine, Model, load};
 use crate::report::{Ended, Report};
 
@@ -41,7 +42,10 @@ pub struct Judge<'m> {
     asked: u64,
     images: usize,
     witnessed: usize,
-    marked_and_faulted: usize,
+    /// Entries above the one at which a walk ended in a fault, and leaves that refused, that were marked accessed all the same.
+    marked_above: usize,
+    marked_leaves: usize,
+    pub faults: Faults,
 }
 
 impl<'m> Judge<'m> {
@@ -56,7 +60,9 @@ impl<'m> Judge<'m> {
             asked: 0,
             images: 0,
             witnessed: 0,
-            marked_and_faulted: 0,
+            marked_above: 0,
+            marked_leaves: 0,
+            faults: Faults::known(),
         })
     }
 
@@ -106,6 +112,9 @@ impl<'m> Judge<'m> {
             // Code where there is no memory is no matter of tables: KVM gives up on it.
             return Ok(());
         }
+        if predicted.as_ref().is_err_and(outside_at_its_own_offset) {
+            return Ok(());
+        }
         self.asked += 1;
         // No two accesses have the same value.
         let value = self.asked.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -120,10 +129,11 @@ impl<'m> Judge<'m> {
             Ok(translation) => wrong.extend(self.not_reached(translation.output, access.kind, value, &outcome)?),
             Err(fault) => wrong.extend(self.not_faulted(fault.arch, address, access, &outcome)),
         }
-        self.compare_entries(address, predicted.is_err(), &mut wrong)?;
+        let stop = predicted.as_ref().err().map(|fault| fault.entry);
+        self.compare_entries(address, stop, &mut wrong)?;
         if witness {
             wrong.extend(self.ask_kernel(address)?);
-            self.compare_entries(address, false, &mut wrong)?;
+            self.compare_entries(address, None, &mut wrong)?;
         }
         let ended = match outcome {
             Outcome::Completed { .. } => Ended::Done,
@@ -155,8 +165,11 @@ impl<'m> Judge<'m> {
     pub fn tell(&self, report: &Report) {
         report.fact("images of tables", self.images);
         report.fact("KVM_TRANSLATE", format!("asked {} times", self.witnessed));
-        let marked = format!("{} entries by walks that faulted below (allowed)", self.marked_and_faulted);
-        report.fact("marked accessed", marked);
+        let marked = format!("{} entries above a fault, {} leaves that refused", self.marked_above, self.marked_leaves);
+        report.fact("marked accessed", format!("{marked} (both allowed)"));
+        for fault in self.faults.named() {
+            report.fact("THIS HOST IS WRONG", fault);
+        }
     }
 
     fn is_memory(&self, gpa: Gpa) -> bool {
@@ -203,6 +216,7 @@ impl<'m> Judge<'m> {
         let Outcome::Trapped(trap) = outcome else { return Some("the access took no exception".into()) };
         let right = match fault {
             LongModeFault::PageFault(code) => {
+                let code = code.with_p(code.p() && !(self.faults.rsvd_without_p && code.rsvd()));
                 (trap.vector, trap.code, trap.cr2) == (vector::PAGE_FAULT, code.into_bits().into(), address.get())
             }
             LongModeFault::GeneralProtection => (trap.vector, trap.code) == (vector::GENERAL_PROTECTION, 0),
@@ -210,23 +224,32 @@ impl<'m> Judge<'m> {
         (!right || !self.guest.is_of(trap, address, access)).then(|| "the exception is another".into())
     }
 
-    /// Compares each entry on the way. After that the model has what the processor has, so that a mismatch shows once.
+    /// Compares each entry on the way; after a fault, `stop` is the entry at which the walk ended, if it began. After that the model has what
+    /// the processor has, so that a mismatch shows once.
     ///
-    /// A walk that faults may have marked the entries above accessed: "the processor sets the accessed flag in an entry that it uses" (SDM
-    /// §4.8), whether or not the translation comes about. Some do and some don't.
-    fn compare_entries(&mut self, address: Gva, faulted: bool, wrong: &mut Vec<String>) -> Result<(), Failure> {
-        let trace = self.model.trace(address);
-        for (index, entry) in trace.iter().enumerate() {
+    /// A walk that faults may have marked the valid entries that it read accessed: "whenever the processor uses a paging-structure entry as
+    /// part of linear-address translation, it sets the accessed flag" (SDM §4.8), whether or not the translation comes about. Some
+    /// processors do and some don't. D is set by stores that are made, and by nothing else.
+    fn compare_entries(
+        &mut self,
+        address: Gva,
+        stop: Option<Option<Gpa>>,
+        wrong: &mut Vec<String>,
+    ) -> Result<(), Failure> {
+        for entry in self.model.trace(address) {
             let seen = load(&self.tables, entry.address)?;
             if seen == entry.word {
                 continue;
             }
-            let last = index + 1 == trace.len();
-            if faulted && !last && seen == entry.word | ACCESSED {
-                self.marked_and_faulted += 1;
-            } else {
-                let levels = (entry.at.level, entry.address);
-                wrong.push(format!("{} {} holds {seen:#018x}, model {:#018x}", levels.0, levels.1, entry.word));
+            let marked = stop.is_some() && seen == entry.word | ACCESSED;
+            match entry.entry {
+                Entry::Table { .. } if marked && stop != Some(Some(entry.address)) => self.marked_above += 1,
+                Entry::Leaf { .. } if marked => self.marked_leaves += 1,
+                Entry::Malformed if marked && entry.at.level == Level(2) && self.faults.malformed_gib_marked => {}
+                _ => {
+                    let (level, place) = (entry.at.level, entry.address);
+                    wrong.push(format!("{level} {place} holds {seen:#018x}, model {:#018x}", entry.word));
+                }
             }
             self.model.memory().word(entry.address)?.store(seen.to_le(), Ordering::Relaxed);
         }
@@ -245,4 +268,14 @@ impl<'m> Judge<'m> {
         let words = |output: Option<Gpa>| output.map_or("nowhere".into(), |gpa| gpa.to_string());
         Ok((seen != wanted).then(|| format!("KVM_TRANSLATE leads to {}, walker {}", words(seen), words(wanted))))
     }
+}
+
+/// Whether the walk ends at a table that lies outside memory, at an entry whose offset in its page is the address's own.
+///
+/// Left out: on a host with EPT or NPT, KVM takes the one for the other (`emulator_read_write_onepage` goes by the offset), and the access
+/// for one to a device.
+fn outside_at_its_own_offset(fault: &Fault<LongMode>) -> bool {
+    let offset = |address: u64| address & 0xfff;
+    fault.cause == Cause::TableAccess
+        && fault.entry.is_some_and(|entry| offset(entry.get()) == offset(fault.address.get()))
 }

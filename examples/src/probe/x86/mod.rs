@@ -7,6 +7,7 @@
 //! What the guest's CPU cannot do (CPUID) is listed as not covered.
 
 mod controls;
+mod host;
 mod image;
 mod judge;
 mod random;

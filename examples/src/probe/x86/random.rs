@@ -8,6 +8,7 @@ use fastrand::Rng;
 use pgtable::{Access, AccessKind, Gva, Privilege};
 
 use super::controls;
+use super::host::Faults;
 use super::image::{DATA, GIB_DATA, IMAGE, Image, NOTHING};
 use super::judge::{Case, Judge};
 use crate::report::Report;
@@ -32,7 +33,7 @@ pub fn run(
         let levels = features.levels()[dice.usize(..features.levels().len())];
         let controls = controls::any(features, &mut dice);
         let mut image = judge.image(levels);
-        fill(&mut image, levels, &controls, &mut dice);
+        fill(&mut image, levels, &controls, judge.faults, &mut dice);
         judge.use_image(image, levels, controls)?;
         for _ in 0..rest.min(PER_IMAGE) {
             let access = access(&mut dice);
@@ -78,21 +79,21 @@ fn address(levels: Levels, dice: &mut Rng) -> Gva {
 }
 
 /// Fills an image: tables of each level, and entries at all indices that addresses have.
-fn fill(image: &mut Image<'_>, levels: Levels, controls: &Controls, dice: &mut Rng) {
+fn fill(image: &mut Image<'_>, levels: Levels, controls: &Controls, faults: Faults, dice: &mut Rng) {
     let root = if levels == Levels::Five { 4 } else { 3 };
     let mut above = vec![IMAGE.start];
     for level in (0..=root).rev() {
         let below: Vec<_> = if level == 0 { vec![] } else { (0..TABLES).filter_map(|_| image.table()).collect() };
         for table in &above {
             for number in 0..INDICES {
-                image.put(*table, index(number), word(level, &below, controls, dice));
+                image.put(*table, index(number), word(level, &below, (controls, faults), dice));
             }
         }
         above = below;
     }
 }
 
-fn word(level: u32, below: &[u64], controls: &Controls, dice: &mut Rng) -> u64 {
+fn word(level: u32, below: &[u64], (controls, faults): (&Controls, Faults), dice: &mut Rng) -> u64 {
     let mut one_in = |n: u32| dice.u32(..n) == 0;
     let (absent, read_only, supervisor, no_execute) = (one_in(30), one_in(6), one_in(8), one_in(10));
     let (page, misaligned, stray, outside, mbz) = (one_in(4), one_in(12), one_in(60), one_in(60), one_in(30));
@@ -105,7 +106,7 @@ fn word(level: u32, below: &[u64], controls: &Controls, dice: &mut Rng) -> u64 {
     let may_be_page = level == 1 || level == 2 && controls.gib_pages;
     let is_page = level == 0 || may_be_page && page;
     // G, ignored in tables' entries on all levels but the upper ones of AMD's.
-    word |= u64::from(if level < 3 { dice.bool() } else { mbz }) << 8;
+    word |= u64::from(if level < 3 { dice.bool() } else { mbz && !faults.mbz_ignored }) << 8;
     let reserved = 52 - u32::from(controls.maxphyaddr);
     if stray && reserved > 0 {
         word |= 1 << (52 - 1 - dice.u32(..reserved));

@@ -5,6 +5,7 @@ use std::error::Error;
 use arch_x86::{Controls, Levels};
 use pgtable::{Access, Gva};
 
+use super::host::Faults;
 use super::image::{DATA, OPEN};
 use super::judge::{Case, Judge};
 use crate::report::Report;
@@ -29,8 +30,9 @@ struct Way {
     flips: Flips,
 }
 
-/// All ways for trees with a root of level `root` whose leaves stand on the levels below `leaves`.
-fn ways(root: usize, leaves: usize) -> Vec<Way> {
+/// All ways for trees with a root of level `root` whose leaves stand on the levels below `leaves`, less those that `faults` say nothing is to
+/// be had from.
+fn ways(root: usize, leaves: usize, faults: Faults) -> Vec<Way> {
     let mut ways = Vec::new();
     for leaf in 0..leaves {
         let way = |kind, flips: &[(usize, u64)]| {
@@ -48,7 +50,8 @@ fn ways(root: usize, leaves: usize) -> Vec<Way> {
             }
             for bit in 0..64 {
                 let leads_to_data = level == leaf && IN_DATA.contains(&bit);
-                if !IN_MEMORY.contains(&bit) || leads_to_data {
+                let left_out = bit == 8 && level >= 3 && faults.mbz_ignored;
+                if (!IN_MEMORY.contains(&bit) || leads_to_data) && !left_out {
                     ways.push(way("one bit flipped", &[(level, 1 << bit)]));
                 }
             }
@@ -82,7 +85,7 @@ pub fn run(
     report: &mut Report,
 ) -> Result<(), Box<dyn Error>> {
     let root = if levels == Levels::Five { 4 } else { 3 };
-    let ways = ways(root, if controls.gib_pages { 3 } else { 2 });
+    let ways = ways(root, if controls.gib_pages { 3 } else { 2 }, judge.faults);
     let mut rest = ways.as_slice();
     while !rest.is_empty() {
         let mut image = judge.image(levels);
