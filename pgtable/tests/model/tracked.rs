@@ -177,17 +177,20 @@ fn the_bitmap_of_guest_memory_knows() {
     use vm_memory::bitmap::{AtomicBitmap, Bitmap};
     use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
+    /// No two tables share a page of any host: the bitmap counts in those.
+    const APART: u64 = 0x1_0000;
+
     struct Bump(std::cell::Cell<u64>, Vec<TableState>);
     impl TableAllocator<Gpa> for Bump {
         fn allocate(&self, _: TableLayout) -> Result<Gpa, AllocError> {
             // By turns from the two regions.
-            Ok(Gpa::new((self.0.replace(self.0.get() + 1) + 1) * 4096 + ((self.0.get() % 2) << 24)))
+            Ok(Gpa::new((self.0.replace(self.0.get() + 1) + 1) * APART + ((self.0.get() % 2) << 24)))
         }
         fn free(&self, _: Gpa, _: TableLayout, _: Contents) -> Result<(), AllocError> {
             Ok(())
         }
         fn state(&self, table: Gpa) -> Option<&TableState> {
-            self.1.get((table.get() as usize & 0xff_ffff) / 4096)
+            self.1.get(((table.get() & 0xff_ffff) / APART) as usize)
         }
     }
     let ranges = [(GuestAddress(0), 1 << 20), (GuestAddress(1 << 24), 1 << 20)];
@@ -195,19 +198,18 @@ fn the_bitmap_of_guest_memory_knows() {
     let dirty = || {
         let pages = guest.iter().flat_map(|region| {
             let start = region.start_addr().0;
-            (0..256u64)
-                .filter(|page| region.bitmap().dirty_at(*page as usize * 4096))
-                .map(move |page| start + page * 4096)
+            let dirty = (0..region.len()).step_by(4096).filter(|at| region.bitmap().dirty_at(*at as usize));
+            dirty.map(move |at| start + at / APART * APART)
         });
         pages.collect::<BTreeSet<_>>()
     };
-    let tables = Bump(0.into(), (0..64).map(|_| TableState::new()).collect());
+    let tables = Bump(0.into(), (0..16).map(|_| TableState::new()).collect());
     let memory = TrackedTables::<_, Gpa>::new(&guest).unwrap();
     let mut space = PageTable::new(LongMode::new(Levels::Four, Controls::new()), memory, &tables).unwrap();
     assert_eq!(dirty(), BTreeSet::new());
     let page = Gva::new(0x1234_5000);
     space.map(page, Gpa::new(0x5000), 4096, Prot::RW.into(), Leaves::Largest).unwrap();
-    let way: BTreeSet<_> = space.walker().trace(page).iter().map(|entry| entry.address.get() & !0xfff).collect();
+    let way: BTreeSet<_> = space.walker().trace(page).iter().map(|entry| entry.address.get() / APART * APART).collect();
     assert_eq!(way.len(), 4);
     assert_eq!(dirty(), way, "the tables on the way to the page, in both regions");
     assert_eq!(way.iter().filter(|table| **table >= 1 << 24).count(), 2);
