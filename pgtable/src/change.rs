@@ -224,16 +224,16 @@ where
     fn unmap_page<I: Invalidate<F::Stage>>(&mut self, input: Input<F>, gather: &mut Gather<'_, F::Stage, I>) -> bool {
         let format = &self.format;
         let Some(offset) = format.offset(input) else { return false };
-        let Ok(stop) = descend_to_last(format, &self.memory, self.root().get(), offset) else { return false };
-        let at = stop.node.position();
-        let usual = at.level.0 == 0 && at.shift == format.geometry().page_shift() && offset & low_bits(at.shift) == 0;
-        if !usual || stop.word & format.present_mask() == 0 {
+        let table = |word, at| format.predicted_table(word, at);
+        let Some(last) = descend_to_last(format, &self.memory, self.root, offset, table) else { return false };
+        let at = last.node(format).position();
+        if offset & low_bits(at.shift) != 0 || last.word & format.present_mask() == 0 {
             return false;
         }
-        match self.tables.state(<Output<F> as Address>::new(stop.node.table)) {
+        match self.tables.state(<Output<F> as Address>::new(last.table)) {
             Some(state) if state.live() > 1 => {
-                stop.slot.store(0);
-                self.wrote(stop.node.entry(offset), 1);
+                last.slot.store(0);
+                self.wrote(last.node(format).entry(offset), 1);
                 gather.pages(input, input, at.shift);
                 state.sub(1);
                 true

@@ -175,7 +175,7 @@ fn is_leaf<F: Format>(format: &F, stop: &Stop<'_, F>, offset: u64) -> Result<boo
     match stop.decode(format) {
         Entry::Leaf { .. } => Ok(true),
         Entry::Absent => Ok(false),
-        Entry::Malformed | Entry::Table { .. } => Err(malformed(stop, offset)),
+        Entry::Malformed | Entry::Table { .. } => Err(malformed(stop.node, stop.word, offset)),
     }
 }
 

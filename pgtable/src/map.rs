@@ -113,16 +113,18 @@ where
         if bytes != 1 << shift || !fits || offset & low_bits(shift) != 0 {
             return false;
         }
-        let Ok(stop) = descend_to_last(format, &self.memory, self.root().get(), offset) else { return false };
-        let at = stop.node.position();
-        let free = stop.word & format.present_mask() == 0 && output.get() & !format.output_mask(at) == 0;
-        if at.level.0 != 0 || at.shift != shift || !free {
+        let table = |word, at| format.predicted_table(word, at);
+        let Some(last) = descend_to_last(format, &self.memory, self.root, offset, table) else { return false };
+        let at = last.node(format).position();
+        let free = last.word & format.present_mask() == 0 && output.get() & !format.output_mask(at) == 0;
+        let Ok(leaf) = format.leaf_word(attributes, at) else { return false };
+        if !free {
             return false;
         }
-        let Ok(leaf) = format.leaf_word(attributes, at) else { return false };
-        stop.slot.store(leaf | output.get());
-        self.wrote(stop.node.entry(offset), 1);
-        self.count(stop.node, 1);
+        last.slot.store(leaf | output.get());
+        let node = last.node(format);
+        self.wrote(node.entry(offset), 1);
+        self.count(node, 1);
         true
     }
 
@@ -159,7 +161,7 @@ where
         let done = fill::<F>(run, first, 1 << node.shift, self.format.present_mask());
         if done == 0 {
             return Err(match stop.decode(&self.format) {
-                Entry::Malformed => crate::walk::malformed(stop, rest.offset),
+                Entry::Malformed => crate::walk::malformed(stop.node, stop.word, rest.offset),
                 _ => Error::Mapped { at: node.position() },
             });
         }

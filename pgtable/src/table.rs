@@ -23,7 +23,7 @@ use crate::gather::{Finished, Gather, GatherError, Invalidate};
 use crate::geometry::{Level, MAX_LEVELS};
 use crate::memory::TableMemory;
 use crate::space::{AddressSpace, Leaves};
-use crate::walk::{LeafOf, TranslationOf, Walker, find};
+use crate::walk::{LeafOf, TranslationOf, Walker, translate};
 use crate::word::{Word, any_set};
 
 /// A tree of format `F`, whose tables stand in memory `M` and come from `A`.
@@ -87,10 +87,9 @@ where
     ///
     /// # Errors
     /// The [`Fault`] that the hardware raises for it.
-    #[inline]
+    #[inline(always)]
     pub fn translate(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
-        let (leaf, offset) = find(&self.format, &self.memory, self.root, input, access)?;
-        Ok(leaf.translation(offset))
+        translate(&self.format, &self.memory, self.root, input, access)
     }
 
     /// Frees every table, the root included.
@@ -262,7 +261,7 @@ where
         match stop.decode(&self.format) {
             Entry::Absent => Ok(None),
             Entry::Leaf { attributes, .. } => Ok(Some(attributes)),
-            Entry::Malformed | Entry::Table { .. } => Err(crate::walk::malformed(stop, offset)),
+            Entry::Malformed | Entry::Table { .. } => Err(crate::walk::malformed(stop.node, stop.word, offset)),
         }
     }
 }

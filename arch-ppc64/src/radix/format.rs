@@ -174,6 +174,16 @@ impl<S: Scope> Format for Radix<S> {
     }
 
     #[inline(always)]
+    fn shift(&self, level: u8) -> u8 {
+        match level {
+            3 => 39,
+            2 => 30,
+            1 => 21,
+            _ => self.geometry().page_shift(),
+        }
+    }
+
+    #[inline(always)]
     fn entry_offset(&self, level: u8, offset: u64) -> u64 {
         match level {
             3 => entry_offset(39, RPDS, offset),
@@ -213,6 +223,24 @@ impl<S: Scope> Format for Radix<S> {
         };
         let table = word ^ (Pde::VALID | u64::from(width));
         if table & !(Pde::ADDRESS & !low_bits(width + 3)) == 0 { Some(table) } else { None }
+    }
+
+    /// Directories restrict nothing.
+    #[inline(always)]
+    fn quick_table(&self, word: u64, at: Position, _: Access) -> Option<u64> {
+        self.predicted_table(word, at)
+    }
+
+    /// By one compare, what every strictness takes for a leaf; only then is the access judged.
+    #[inline(always)]
+    fn quick_page(&self, word: u64, access: Access) -> Option<(Output<Self>, PageAttributes)> {
+        let at = Position { level: Level(0), shift: self.shift(0) };
+        let compared = Pte::LEAF | Pte::RESERVED | Pte::ADDRESS & low_bits(at.shift);
+        if word & compared != Pte::LEAF || self.check(word, at, (), access).is_err() {
+            return None;
+        }
+        let pte = Pte::from_bits(word);
+        Some((Output::<Self>::new(pte.page()), PageAttributes::of(pte)))
     }
 
     #[inline(always)]
