@@ -13,6 +13,7 @@ use crate::descent::{Node, Trail};
 use crate::error::Error;
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
+use crate::geometry::{Level, Position};
 use crate::memory::TableMemory;
 use crate::table::PageTable;
 use crate::walk::TranslationOf;
@@ -68,6 +69,12 @@ where
     }
 }
 
+/// Where the entries stand that a cursor works on: in a last-level table of usual pages.
+#[inline(always)]
+fn usual<F: Format>(format: &F) -> Position {
+    Position { level: Level(0), shift: format.shift(0) }
+}
+
 impl<'t, F, M, A, I> Cursor<'t, '_, '_, F, M, A, I>
 where
     F: Format,
@@ -79,7 +86,7 @@ where
     #[inline(always)]
     fn here(&mut self, offset: u64) -> Option<(&mut Leaf<'t>, &'t AtomicU64, usize)> {
         let leaf = self.leaf.as_mut()?;
-        let index = (offset.wrapping_sub(leaf.base) >> leaf.node.shift) as usize;
+        let index = (offset.wrapping_sub(leaf.base) >> self.table.format.shift(0)) as usize;
         let memory = leaf.words.get(index)?;
         Some((leaf, memory, index))
     }
@@ -151,7 +158,7 @@ where
             return Err(if at.level.0 == 0 { Error::LeafSize } else { Error::Mapped { at } });
         }
         let Some((leaf, memory, _)) = self.here(offset) else { return Err(Error::Range) };
-        let at = leaf.node.position();
+        let at = usual(&format);
         if any_set::<F>(memory, format.present_mask()) {
             return Err(Error::Mapped { at });
         }
@@ -179,7 +186,7 @@ where
             return self.table.walker().query(input);
         }
         let Some((leaf, memory, _)) = self.here(offset) else { return Err(Error::Range) };
-        let at = leaf.node.position();
+        let at = usual(&format);
         let word = Word::<F>::new(memory).load();
         match format.decode(word, at) {
             Entry::Leaf { output, attributes } => Ok(Some(crate::walk::translation(output, offset, at, attributes))),

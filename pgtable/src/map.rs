@@ -158,7 +158,13 @@ where
     fn map_in_table(&self, stop: &Stop<'_, F>, rest: Rest, attributes: F::Attributes) -> Result<u64, Error> {
         let node = stop.node;
         let (run, first) = self.run(node, rest, attributes)?;
-        let done = fill::<F>(run, first, 1 << node.shift, self.format.present_mask());
+        let empty = self.tables.state(<Output<F> as Address>::new(node.table)).is_some_and(|state| state.live() == 0);
+        let done = if empty {
+            fill_free::<F>(run, first, 1 << node.shift);
+            run.len()
+        } else {
+            fill::<F>(run, first, 1 << node.shift, self.format.present_mask())
+        };
         if done == 0 {
             return Err(match stop.decode(&self.format) {
                 Entry::Malformed => crate::walk::malformed(stop.node, stop.word, rest.offset),
@@ -185,7 +191,8 @@ where
         let nodes = self.grow(stop.node, rest.offset, level, width)?;
         let (Some(&top), Some(&node)) = (nodes.first(), nodes.last()) else { return Err(Error::LeafSize) };
         let filled = self.run(node, rest, attributes).and_then(|(run, first)| {
-            let done = fill::<F>(run, first, 1 << node.shift, 0);
+            let done = run.len();
+            fill_free::<F>(run, first, 1 << node.shift);
             self.wrote(node.entry(rest.offset), done);
             self.count(node, done as u16);
             self.link(stop.node, rest.offset, top).map(|()| done)
@@ -222,13 +229,24 @@ where
 
 /// Stores `first`, `first + step` … into the entries of `run` until one is present; returns how many it stored.
 fn fill<F: Format>(run: &[AtomicU64], first: u64, step: u64, present: u64) -> usize {
+    let free = run.iter().position(|memory| any_set::<F>(memory, present)).unwrap_or(run.len());
+    fill_free::<F>(&run[..free], first, step);
+    free
+}
+
+/// Stores `first`, `first + step` … into the entries of `run`, whatever they hold.
+fn fill_free<F: Format>(run: &[AtomicU64], first: u64, step: u64) {
     let mut word = first;
-    for (done, memory) in run.iter().enumerate() {
-        if any_set::<F>(memory, present) {
-            return done;
+    // Eight stores a turn: the compiler does not unroll loops of atomic accesses.
+    let mut eights = run.chunks_exact(8);
+    for eight in &mut eights {
+        for (index, memory) in (0..).zip(eight) {
+            Word::<F>::new(memory).store(word.wrapping_add(step.wrapping_mul(index)));
         }
+        word = word.wrapping_add(step.wrapping_mul(8));
+    }
+    for memory in eights.remainder() {
         Word::<F>::new(memory).store(word);
         word = word.wrapping_add(step);
     }
-    run.len()
 }

@@ -100,9 +100,11 @@ impl<F: Format<Stage = Stage1>, M: TableMemory<Gpa> + Copy> PageTables for Table
     fn iterate_runs(&self, input: u64, bytes: u64) -> u64 {
         let mut sum = 0u64;
         let visited = self.table.walker().for_each_run(Gva::new(input), bytes, |run| {
-            for leaf in run.leaves() {
-                sum = sum.wrapping_add(leaf.unwrap().output.get());
-            }
+            let visited = run.visit(|leaf| {
+                sum = sum.wrapping_add(leaf.output.get());
+                ControlFlow::<()>::Continue(())
+            });
+            assert_eq!(visited, Ok(ControlFlow::Continue(())));
             ControlFlow::<()>::Continue(())
         });
         assert_eq!(visited, Ok(ControlFlow::Continue(())));
