@@ -190,21 +190,64 @@ where
     F: Format,
     M: TableMemory<Output<F>>,
 {
-    let slot = |table: u64, level: u8| {
-        let entry = table.wrapping_add(format.entry_offset(level, offset));
-        memory.word(<Output<F> as Address>::new(entry)).ok().map(Word::<F>::new)
-    };
-    let step = |above: u64, level: u8| {
-        table(slot(above, level)?.load(), Position { level: Level(level), shift: format.shift(level) })
-    };
+    finish_quickly(format, memory, descend_quickly(format, memory, root, offset, &table)?, offset, &table)
+}
+
+/// The first part of [`descend_to_last`]: to the table of level 1.
+#[inline(always)]
+pub(crate) fn descend_quickly<F: Format, M: TableMemory<Output<F>>>(
+    format: &F,
+    memory: &M,
+    root: u64,
+    offset: u64,
+    table: impl Fn(u64, Position) -> Option<u64>,
+) -> Option<u64> {
+    let step = |above, level| step(format, memory, (above, level), offset, &table);
     let top = match format.geometry().root().0 {
         4 => step(root, 4)?,
         3 => root,
         _ => return None,
     };
-    let last = step(step(step(top, 3)?, 2)?, 1)?;
-    let slot = slot(last, 0)?;
-    Some(Last { table: last, slot, word: slot.load() })
+    step(step(top, 3)?, 2)
+}
+
+/// The second part: from the table `upper` of level 1 on.
+#[inline(always)]
+pub(crate) fn finish_quickly<'m, F: Format, M: TableMemory<Output<F>>>(
+    format: &F,
+    memory: &'m M,
+    upper: u64,
+    offset: u64,
+    table: impl Fn(u64, Position) -> Option<u64>,
+) -> Option<Last<'m, F>> {
+    let table = step(format, memory, (upper, 1), offset, table)?;
+    let slot = slot(format, memory, (table, 0), offset)?;
+    Some(Last { table, slot, word: slot.load() })
+}
+
+/// The entry for `offset` of a table of that level, in memory.
+#[inline(always)]
+fn slot<'m, F: Format, M: TableMemory<Output<F>>>(
+    format: &F,
+    memory: &'m M,
+    (table, level): (u64, u8),
+    offset: u64,
+) -> Option<Word<'m, F>> {
+    let entry = table.wrapping_add(format.entry_offset(level, offset));
+    memory.word(<Output<F> as Address>::new(entry)).ok().map(Word::new)
+}
+
+/// The table for `offset` below a table of that level, as `table` recognises it.
+#[inline(always)]
+fn step<F: Format, M: TableMemory<Output<F>>>(
+    format: &F,
+    memory: &M,
+    (above, level): (u64, u8),
+    offset: u64,
+    table: impl Fn(u64, Position) -> Option<u64>,
+) -> Option<u64> {
+    let word = slot(format, memory, (above, level), offset)?.load();
+    table(word, Position { level: Level(level), shift: format.shift(level) })
 }
 
 /// Descends through tables that are as the geometry predicts.

@@ -255,6 +255,8 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
     ///
     /// # Errors
     /// [`GatherError`]; after a failed invalidation nothing was freed.
+    // Not inlined: a gather is large, and is handed over where it stands only to a function that is really called.
+    #[inline(never)]
     pub fn finish<A: TableAllocator<S::Output>>(mut self, allocator: &A) -> Result<Finished, GatherError> {
         self.flush(allocator)?;
         Ok(self.finished)

@@ -12,7 +12,7 @@ use crate::geometry::{Level, Position};
 use crate::memory::TableMemory;
 use crate::space::Mapping;
 use crate::walk::{LeafOf, Walker, bounds, malformed};
-use crate::word::{Word, any_set};
+use crate::word::load_any;
 
 /// Neighbouring entries of one table, none of which is a table.
 ///
@@ -91,8 +91,8 @@ impl<'m, F: Format> Run<'m, F> {
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
         let present = self.format.present_mask();
         for (index, memory) in self.words.iter().enumerate() {
-            if any_set::<F>(memory, present) {
-                if let Some(leaf) = self.leaf(at, index, memory) {
+            if let Some(word) = load_any::<F>(memory, present) {
+                if let Some(leaf) = self.leaf(at, index, word) {
                     if let ControlFlow::Break(value) = visit(leaf?) {
                         return Ok(ControlFlow::Break(value));
                     }
@@ -102,11 +102,10 @@ impl<'m, F: Format> Run<'m, F> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// The leaf that `memory`, the entry of that index, holds; `None` if it is absent.
+    /// The leaf that `word`, the entry of that index, is; `None` if it is absent.
     #[inline(always)]
-    fn leaf(&self, at: Position, index: usize, memory: &AtomicU64) -> Option<Result<LeafOf<F>, RangeError<Input<F>>>> {
+    fn leaf(&self, at: Position, index: usize, word: u64) -> Option<Result<LeafOf<F>, RangeError<Input<F>>>> {
         let offset = self.offset + ((index as u64) << at.shift);
-        let word = Word::<F>::new(memory).load();
         match self.format.decode(word, at) {
             Entry::Leaf { output, attributes } => {
                 let input = self.format.address(offset);
@@ -139,8 +138,8 @@ impl<F: Format> Iterator for RunLeaves<'_, F> {
         let present = self.run.format.present_mask();
         while let Some(memory) = self.run.words.get(self.next) {
             self.next += 1;
-            if any_set::<F>(memory, present) {
-                if let Some(leaf) = self.run.leaf(self.run.at(), self.next - 1, memory) {
+            if let Some(word) = load_any::<F>(memory, present) {
+                if let Some(leaf) = self.run.leaf(self.run.at(), self.next - 1, word) {
                     return Some(leaf);
                 }
             }
@@ -148,6 +147,9 @@ impl<F: Format> Iterator for RunLeaves<'_, F> {
         None
     }
 }
+
+/// A run, if any is left, and where the iteration stands after it.
+type Next<'m, F> = (Place, Option<Run<'m, F>>);
 
 /// Where an iteration stands.
 #[derive(Clone, Copy, Debug)]
@@ -158,13 +160,13 @@ struct Place {
 }
 
 impl Place {
-    /// The next run, if any is left; moves on.
+    /// The next run, if any is left, and where it goes on after it. (By value: what an iterator keeps may then stay in registers.)
     #[inline]
     fn next<'m, F: Format, M: TableMemory<Output<F>>>(
-        &mut self,
+        mut self,
         format: &F,
         memory: &'m M,
-    ) -> Result<Option<Run<'m, F>>, RangeError<Input<F>>> {
+    ) -> Result<Next<'m, F>, RangeError<Input<F>>> {
         while self.offset < self.end {
             let offset = self.offset;
             let fail = |error| RangeError { at: format.address(offset), error };
@@ -178,9 +180,9 @@ impl Place {
             let first = <Output<F> as Address>::new(node.entry(offset));
             let words = memory.table(first, entries).map_err(|error| fail(error.into()))?;
             let offset = offset & !low_bits(node.shift);
-            return Ok(Some(Run { format: *format, node, offset, words }));
+            return Ok((self, Some(Run { format: *format, node, offset, words })));
         }
-        Ok(None)
+        Ok((self, None))
     }
 }
 
@@ -212,7 +214,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         mut visit: impl FnMut(Run<'_, F>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
         let mut place = self.place(input, bytes)?;
-        while let Some(run) = place.next(self.format(), self.memory())? {
+        while let (next, Some(run)) = place.next(self.format(), self.memory())? {
+            place = next;
             if let ControlFlow::Break(value) = visit(run) {
                 return Ok(ControlFlow::Break(value));
             }
@@ -233,7 +236,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         mut visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
         let mut place = self.place(input, bytes)?;
-        while let Some(run) = place.next(self.format(), self.memory())? {
+        while let (next, Some(run)) = place.next(self.format(), self.memory())? {
+            place = next;
             if let ControlFlow::Break(value) = run.visit(&mut visit)? {
                 return Ok(ControlFlow::Break(value));
             }
@@ -312,8 +316,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Iterator for LeafIter<'_, F, M> {
                 return Some(leaf);
             }
             match self.place.next(self.walker.format(), self.walker.memory()) {
-                Ok(Some(run)) => self.run = Some(run.leaves()),
-                Ok(None) => return None,
+                Ok((place, Some(run))) => (self.place, self.run) = (place, Some(run.leaves())),
+                Ok((_, None)) => return None,
                 Err(error) => {
                     self.failed = true;
                     return Some(Err(error));

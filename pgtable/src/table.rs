@@ -21,6 +21,7 @@ use crate::fault::Fault;
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Finished, Gather, GatherError, Invalidate};
 use crate::geometry::{Level, MAX_LEVELS};
+use crate::keep::Kept;
 use crate::memory::TableMemory;
 use crate::space::{AddressSpace, Leaves};
 use crate::walk::{LeafOf, TranslationOf, Walker, translate};
@@ -35,6 +36,7 @@ pub struct PageTable<F, M, A> {
     pub(crate) memory: M,
     pub(crate) tables: A,
     pub(crate) root: u64,
+    pub(crate) kept: Kept,
 }
 
 impl<F, M, A> PageTable<F, M, A>
@@ -55,7 +57,7 @@ where
             tables.free(root, layout, Contents::Zeroed)?;
             return Err(error.into());
         }
-        Ok(Self { format, memory, tables, root: root.get() })
+        Ok(Self { format, memory, tables, root: root.get(), kept: Kept::default() })
     }
 
     /// The address of the root table: what CR3, an EPTP, a process or partition table entry is made of.

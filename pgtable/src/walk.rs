@@ -180,7 +180,7 @@ fn translate_quickly<F: Format, M: TableMemory<Output<F>>>(
 
 /// For larger leaves, tables of another shape than the geometry's, rights that several entries decide together, and for all that faults.
 #[inline(never)]
-fn translate_properly<F: Format, M: TableMemory<Output<F>>>(
+pub(crate) fn translate_properly<F: Format, M: TableMemory<Output<F>>>(
     format: &F,
     memory: &M,
     root: u64,
