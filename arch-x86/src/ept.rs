@@ -112,6 +112,19 @@ impl Ept {
         word & R == 0 && (word & W != 0 || executable && !self.controls.execute_only)
     }
 
+    /// The right that an access needs.
+    #[inline(always)]
+    const fn right(&self, access: Access) -> u64 {
+        match access.kind {
+            AccessKind::Read => R,
+            AccessKind::Write => W,
+            AccessKind::Fetch if self.controls.mode_based_execute && matches!(access.privilege, Privilege::User) => {
+                XU.into_bits()
+            }
+            AccessKind::Fetch => X,
+        }
+    }
+
     #[inline(always)]
     const fn is_leaf(&self, word: u64, level: Level) -> bool {
         level.0 == 0 || word & PS != 0
@@ -184,6 +197,29 @@ impl Format for Ept {
     }
 
     #[inline(always)]
+    fn quick_table(&self, word: u64, _: Position, access: Access) -> Option<u64> {
+        let granted = RIGHTS.into_bits() | self.right(access);
+        let compared = granted | RESERVED_IN_TABLE | PS | self.reserved;
+        if word & compared == granted { Some(word & address_bits(PAGE_SHIFT)) } else { None }
+    }
+
+    /// The exit qualification tells of XU, which table entries need not grant.
+    #[inline(always)]
+    fn quick_restricts_nothing(&self, _: Access) -> bool {
+        !self.controls.mode_based_execute
+    }
+
+    /// A readable page: others may be misconfigured.
+    #[inline(always)]
+    fn quick_page(&self, word: u64, access: Access) -> Option<(Hpa, EptAttributes)> {
+        let granted = R | self.right(access);
+        if word & (granted | self.reserved) != granted {
+            return None;
+        }
+        Some((Hpa::new(word & address_bits(PAGE_SHIFT)), EptAttributes::from_leaf(word)?))
+    }
+
+    #[inline(always)]
     fn present_mask(&self) -> u64 {
         if self.controls.mode_based_execute { EptPath::COUNTS } else { RIGHTS.into_bits() }
     }
@@ -235,14 +271,7 @@ impl Format for Ept {
     #[inline(always)]
     fn check(&self, word: u64, _: Position, path: EptPath, access: Access) -> Result<(), EptFault> {
         let EptPath { denied } = path.through(word);
-        let by_user = self.controls.mode_based_execute && access.privilege == Privilege::User;
-        let refused = match access.kind {
-            AccessKind::Read => denied.r(),
-            AccessKind::Write => denied.w(),
-            AccessKind::Fetch if by_user => denied.xu(),
-            AccessKind::Fetch => denied.x(),
-        };
-        if !refused {
+        if denied.into_bits() & self.right(access) == 0 {
             return Ok(());
         }
         Err(EptFault::Violation(

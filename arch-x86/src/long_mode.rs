@@ -150,6 +150,12 @@ impl Format for LongMode {
         self.tree.quick_table(word, self.demand(access))
     }
 
+    /// Where user-mode addresses are forbidden, or have keys of their own, each entry of the way may be the one that makes it another.
+    #[inline(always)]
+    fn quick_restricts_nothing(&self, access: Access) -> bool {
+        !self.demand(access).forbids_user_mode() && !self.controls.any_keys()
+    }
+
     /// Where protection keys are in use, whose key a page has depends on all entries of the way.
     #[inline(always)]
     fn quick_page(&self, word: u64, access: Access) -> Option<(Gpa, PageAttributes)> {

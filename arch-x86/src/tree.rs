@@ -85,6 +85,13 @@ impl Demand {
         Self { counts: US | when(write, RW), denied: 0, forbidden: when(execute, XD) }
     }
 
+    /// Whether it is one that a user-mode address does not allow.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn forbids_user_mode(self) -> bool {
+        self.denied != 0
+    }
+
     /// An access that a supervisor-mode address always allows, and a user-mode address unless `no_user`.
     #[inline(always)]
     #[must_use]

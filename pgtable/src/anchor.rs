@@ -3,13 +3,12 @@
 
 use crate::access::Access;
 use crate::allocator::TableAllocator;
-use crate::descent::{descend_quickly, finish_quickly};
+use crate::descent::{Halt, descend_quickly, finish_quickly};
 use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
-use crate::geometry::{Level, Position};
 use crate::memory::TableMemory;
 use crate::table::PageTable;
-use crate::walk::{TranslationOf, translate_properly, translation};
+use crate::walk::{TranslationOf, read_quickly, translate_properly};
 
 /// Translates by a tree that nobody changes meanwhile (it is borrowed), remembering one upper table.
 #[derive(Debug)]
@@ -47,25 +46,26 @@ where
     #[inline(always)]
     pub fn translate(&mut self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
         match self.translate_quickly(input, access) {
-            Some(translation) => Ok(translation),
-            None => translate_properly(&self.table.format, &self.table.memory, self.table.root, input, access),
+            Ok(translation) => Ok(translation),
+            Err(halt) => {
+                let PageTable { format, memory, root, .. } = self.table;
+                translate_properly(format, memory, *root, halt, input, access)
+            }
         }
     }
 
     #[inline(always)]
-    fn translate_quickly(&mut self, input: Input<F>, access: Access) -> Option<TranslationOf<F>> {
-        let (format, memory) = (&self.table.format, &self.table.memory);
-        let offset = format.offset(input)?;
+    fn translate_quickly(&mut self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Halt> {
+        let PageTable { format, memory, root, .. } = self.table;
+        let offset = format.offset(input).ok_or(Halt::at_root(format, *root))?;
         let table = |word, at| format.quick_table(word, at, access);
         let part = offset >> format.shift(2);
         if part != self.part || access != self.access {
             self.part = u64::MAX;
-            self.upper = descend_quickly(format, memory, self.table.root, offset, table)?;
+            self.upper = descend_quickly(format, memory, *root, offset, table)?;
             (self.part, self.access) = (part, access);
         }
         let last = finish_quickly(format, memory, self.upper, offset, table)?;
-        let (output, attributes) = format.quick_page(last.word, access)?;
-        let at = Position { level: Level(0), shift: format.shift(0) };
-        Some(translation(output, offset, at, attributes))
+        read_quickly(format, &last, offset, access)
     }
 }

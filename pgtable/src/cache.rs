@@ -10,7 +10,6 @@ use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::access::{Access, Prot};
-use crate::address::{Address, low_bits};
 use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
 use crate::gather::{Invalidate, InvalidateFailed, Stale};
@@ -111,35 +110,65 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
     ///
     /// # Errors
     /// The [`Fault`] that the hardware raises for it.
-    #[inline]
+    #[inline(always)]
     pub fn translate<M: TableMemory<Output<F>>>(
         &self,
         walker: &Walker<F, M>,
         input: Input<F>,
         access: Access,
     ) -> Result<TranslationOf<F>, Fault<F>> {
+        match self.remembered(walker.format(), input, access) {
+            Some(translation) => Ok(translation),
+            None => self.translate_and_remember(walker, input, access),
+        }
+    }
+
+    /// Whether nothing was invalidated since something was remembered; if not, all is forgotten.
+    #[inline(always)]
+    pub(crate) fn is_current(&self) -> bool {
         let now = self.generation.now();
-        if now != self.seen.get() {
+        let current = now == self.seen.get();
+        if !current {
             self.forget(now);
         }
-        let format = walker.format();
-        let page_shift = format.geometry().finest_shift();
-        let page = format.offset(input).map(|offset| offset >> page_shift);
-        let slot = page.and_then(|page| self.slots.get(page as usize % N.max(1)));
-        if let (Some(slot), Some(page)) = (slot, page) {
-            let Slot { tag, leaf } = slot.get();
-            if tag == page + 1 && format.check(leaf.word, leaf.at, leaf.path, access).is_ok() {
-                return Ok(leaf.translation((page << page_shift) | (input.get() & low_bits(page_shift))));
-            }
+        current
+    }
+
+    /// What is remembered of `input`, if it allows `access`.
+    #[inline(always)]
+    pub(crate) fn remembered(&self, format: &F, input: Input<F>, access: Access) -> Option<TranslationOf<F>> {
+        if self.generation.now() != self.seen.get() {
+            return None;
         }
+        let offset = format.offset(input)?;
+        let page = offset >> format.geometry().finest_shift();
+        // By reference: what a slot holds is only copied as far as it is used.
+        let slot = self.slots.get(page as usize % N.max(1))?.as_ptr();
+        // SAFETY: the cell is not written while the reference lives: nothing here calls out but the format's pure functions, and
+        // a cell is no other thread's affair.
+        let Slot { tag, leaf } = unsafe { &*slot };
+        let allowed = *tag == page + 1 && format.check(leaf.word, leaf.at, leaf.path, access).is_ok();
+        allowed.then(|| leaf.translation(offset))
+    }
+
+    #[inline(never)]
+    fn translate_and_remember<M: TableMemory<Output<F>>>(
+        &self,
+        walker: &Walker<F, M>,
+        input: Input<F>,
+        access: Access,
+    ) -> Result<TranslationOf<F>, Fault<F>> {
+        self.is_current();
         let (leaf, offset) = walker.find(input, access)?;
-        if let (Some(slot), Some(page)) = (slot, page) {
+        let page = offset >> walker.format().geometry().finest_shift();
+        if let Some(slot) = self.slots.get(page as usize % N.max(1)) {
             slot.set(Slot { tag: page + 1, leaf });
         }
         Ok(leaf.translation(offset))
     }
 
     #[cold]
+    #[inline(never)]
     fn forget(&self, now: u64) {
         for slot in &self.slots {
             slot.set(Slot { tag: 0, ..slot.get() });

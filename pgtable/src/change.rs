@@ -241,7 +241,7 @@ where
         let format = &self.format;
         let Some(offset) = format.offset(input) else { return false };
         let table = |word, at| format.predicted_table(word, at);
-        let Some(last) = descend_to_last(format, &self.memory, self.root, offset, table) else { return false };
+        let Ok(last) = descend_to_last(format, &self.memory, self.root, offset, table) else { return false };
         let at = last.node(format).position();
         if offset & low_bits(at.shift) != 0 || last.word & format.present_mask() == 0 {
             return false;

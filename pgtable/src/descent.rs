@@ -173,8 +173,46 @@ impl<F: Format> Last<'_, F> {
     }
 }
 
+/// Where a quick descent gave up: at the entry for the offset in this table. Numbers only: nothing had to be in memory for it.
+#[derive(Clone, Copy)]
+pub(crate) struct Halt {
+    pub(crate) table: u64,
+    pub(crate) level: u8,
+    /// The entry; `None` if it was not read, or could not be.
+    pub(crate) word: Option<u64>,
+}
+
+impl Halt {
+    /// At the beginning.
+    #[inline(always)]
+    pub(crate) fn at_root<F: Format>(format: &F, root: u64) -> Self {
+        Self { table: root, level: format.geometry().root().0, word: None }
+    }
+
+    /// Goes on to where the descent ends, through whatever tables there are: the table there, the word, and what the way from here on restricts.
+    pub(crate) fn go_on<F: Format, M: TableMemory<Output<F>>>(
+        self,
+        format: &F,
+        memory: &M,
+        offset: u64,
+    ) -> Result<(Node, u64, F::Path), Lost> {
+        let read = |node: Node| match memory.word(<Output<F> as Address>::new(node.entry(offset))) {
+            Ok(memory) => Ok(Word::<F>::new(memory).load()),
+            Err(error) => Err(Lost { node, error }),
+        };
+        let (mut node, mut path) = (Node::predicted(format, self.table, self.level), F::Path::default());
+        let mut word = self.word.map_or_else(|| read(node), Ok)?;
+        while let Entry::Table { table, width } = decode(format, word, node.position()) {
+            path = format.restrict(path, word);
+            node = node.below(table.get(), width);
+            word = read(node)?;
+        }
+        Ok((node, word, path))
+    }
+}
+
 /// Descends from the root at `root` to the last level, through tables that `table` recognises: what single translations and single pages
-/// are made of. `None` if it doesn't come there; nothing of what it read counts then, and the caller walks properly.
+/// are made of.
 ///
 /// It is straight-line code for trees of four and of five levels, has no case but one, and carries one number from level to level: so it
 /// is small enough to stand in the caller's loop, with all that the format compares with in registers.
@@ -185,7 +223,7 @@ pub(crate) fn descend_to_last<'m, F, M>(
     root: u64,
     offset: u64,
     table: impl Fn(u64, Position) -> Option<u64>,
-) -> Option<Last<'m, F>>
+) -> Result<Last<'m, F>, Halt>
 where
     F: Format,
     M: TableMemory<Output<F>>,
@@ -201,12 +239,12 @@ pub(crate) fn descend_quickly<F: Format, M: TableMemory<Output<F>>>(
     root: u64,
     offset: u64,
     table: impl Fn(u64, Position) -> Option<u64>,
-) -> Option<u64> {
+) -> Result<u64, Halt> {
     let step = |above, level| step(format, memory, (above, level), offset, &table);
     let top = match format.geometry().root().0 {
         4 => step(root, 4)?,
         3 => root,
-        _ => return None,
+        level => return Err(Halt { table: root, level, word: None }),
     };
     step(step(top, 3)?, 2)
 }
@@ -219,10 +257,10 @@ pub(crate) fn finish_quickly<'m, F: Format, M: TableMemory<Output<F>>>(
     upper: u64,
     offset: u64,
     table: impl Fn(u64, Position) -> Option<u64>,
-) -> Option<Last<'m, F>> {
+) -> Result<Last<'m, F>, Halt> {
     let table = step(format, memory, (upper, 1), offset, table)?;
     let slot = slot(format, memory, (table, 0), offset)?;
-    Some(Last { table, slot, word: slot.load() })
+    Ok(Last { table, slot, word: slot.load() })
 }
 
 /// The entry for `offset` of a table of that level, in memory.
@@ -232,9 +270,12 @@ fn slot<'m, F: Format, M: TableMemory<Output<F>>>(
     memory: &'m M,
     (table, level): (u64, u8),
     offset: u64,
-) -> Option<Word<'m, F>> {
+) -> Result<Word<'m, F>, Halt> {
     let entry = table.wrapping_add(format.entry_offset(level, offset));
-    memory.word(<Output<F> as Address>::new(entry)).ok().map(Word::new)
+    match memory.word(<Output<F> as Address>::new(entry)) {
+        Ok(memory) => Ok(Word::new(memory)),
+        Err(_) => Err(Halt { table, level, word: None }),
+    }
 }
 
 /// The table for `offset` below a table of that level, as `table` recognises it.
@@ -245,9 +286,10 @@ fn step<F: Format, M: TableMemory<Output<F>>>(
     (above, level): (u64, u8),
     offset: u64,
     table: impl Fn(u64, Position) -> Option<u64>,
-) -> Option<u64> {
+) -> Result<u64, Halt> {
     let word = slot(format, memory, (above, level), offset)?.load();
-    table(word, Position { level: Level(level), shift: format.shift(level) })
+    let below = table(word, Position { level: Level(level), shift: format.shift(level) });
+    below.ok_or(Halt { table: above, level, word: Some(word) })
 }
 
 /// Descends through tables that are as the geometry predicts.

@@ -144,6 +144,14 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
         self.predicted_table(word, at).filter(|_| open)
     }
 
+    /// Whether a walk for `access` may go on from an entry that [`quick_table`](Self::quick_table)s led to as if it had begun there: what
+    /// those grant makes no difference to [`check`](Self::check), nor to the fault that it reports.
+    #[inline(always)]
+    fn quick_restricts_nothing(&self, access: Access) -> bool {
+        let _ = access;
+        true
+    }
+
     /// The page of a last-level entry, reached by [`quick_table`](Self::quick_table)s alone for the same `access`, which it allows: its address
     /// and attributes, as [`decode`](Self::decode) has them. `None`: "walk properly". One masked compare where the format allows.
     #[inline(always)]

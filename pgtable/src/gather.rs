@@ -19,7 +19,7 @@ use crate::stage::Stage;
 /// Ranges that a gather holds apart before it asks for everything to be flushed.
 pub const MAX_RANGES: usize = 16;
 /// Tables that a gather holds before it flushes and frees in the middle of a verb.
-pub const MAX_TABLES: usize = 32;
+pub const MAX_TABLES: usize = 64;
 
 /// Input addresses whose old translations hardware may hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

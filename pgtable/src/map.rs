@@ -114,7 +114,7 @@ where
             return false;
         }
         let table = |word, at| format.predicted_table(word, at);
-        let Some(last) = descend_to_last(format, &self.memory, self.root, offset, table) else { return false };
+        let Ok(last) = descend_to_last(format, &self.memory, self.root, offset, table) else { return false };
         let at = last.node(format).position();
         let free = last.word & format.present_mask() == 0 && output.get() & !format.output_mask(at) == 0;
         let Ok(leaf) = format.leaf_word(attributes, at) else { return false };

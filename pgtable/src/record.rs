@@ -160,8 +160,22 @@ impl PageMap<'_> {
     }
 
     /// Sets the bits of the pages that `size` bytes at `offset` share with the range.
-    #[inline]
+    #[inline(always)]
     fn set(&mut self, offset: u64, size: u64) {
+        if size == 1 << self.page_shift && offset >= self.start {
+            let page = (offset - self.start) >> self.page_shift;
+            if let Some(word) = self.bitmap.get_mut((page / 64) as usize) {
+                let bit = 1 << (page % 64);
+                self.set += u64::from(*word & bit == 0);
+                *word |= bit;
+            }
+            return;
+        }
+        self.set_all(offset, size);
+    }
+
+    /// The same for leaves of any size, wherever they begin.
+    fn set_all(&mut self, offset: u64, size: u64) {
         let first = (offset.max(self.start) - self.start) >> self.page_shift;
         let last = ((offset + size).min(self.end) - 1 - self.start) >> self.page_shift;
         let mut page = first;

@@ -9,11 +9,11 @@ use core::fmt;
 use core::sync::atomic::AtomicU64;
 
 use crate::access::Access;
-use crate::address::{Gpa, Gva, Hpa};
+use crate::address::{Gpa, Gva, Hpa, low_bits};
 use crate::cache::TranslationCache;
 use crate::fault::{Cause, Fault};
 use crate::format::Format;
-use crate::geometry::Position;
+use crate::geometry::{MAX_LEVELS, Position};
 use crate::memory::{MemoryError, TableMemory};
 use crate::stage::{Stage1, Stage2};
 use crate::walk::{TranslationOf, Walker};
@@ -81,7 +81,19 @@ pub struct TwoStage<'c, F1, F2: Format<Stage = Stage2>, M, const N: usize = 64> 
     root: Gpa,
     stage2: Walker<F2, M>,
     cache: Option<&'c TranslationCache<'c, F2, N>>,
+    /// With a cache: where the stage-1 table of each step of the last walks stands. Most walks share their upper tables, and a processor
+    /// that guesses that right need not wait for one table's entry to begin with the next.
+    steps: [Cell<Step>; MAX_LEVELS],
 }
+
+/// The page of stage 2 in which a stage-1 table stands: its number, and its address. No page has the number that is all ones.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    page: u64,
+    output: u64,
+}
+
+const NOWHERE: Step = Step { page: u64::MAX, output: 0 };
 
 impl<'c, F1, F2, M> TwoStage<'c, F1, F2, M>
 where
@@ -92,13 +104,14 @@ where
     /// The guest's tree of `stage1` with its root table at `root`, behind the second stage `stage2`.
     #[must_use]
     pub fn new(stage1: F1, root: Gpa, stage2: Walker<F2, M>) -> Self {
-        Self { stage1, root, stage2, cache: None }
+        Self { stage1, root, stage2, cache: None, steps: [const { Cell::new(NOWHERE) }; MAX_LEVELS] }
     }
 
     /// The same, remembering what stage 2 said: most of a guest's walk goes through few of its pages.
     #[must_use]
     pub fn with_cache<const N: usize>(self, cache: &'c TranslationCache<'c, F2, N>) -> TwoStage<'c, F1, F2, M, N> {
-        TwoStage { stage1: self.stage1, root: self.root, stage2: self.stage2, cache: Some(cache) }
+        let Self { stage1, root, stage2, steps, .. } = self;
+        TwoStage { stage1, root, stage2, cache: Some(cache), steps }
     }
 }
 
@@ -118,7 +131,10 @@ where
         address: Gva,
         access: Access,
     ) -> Result<TwoStageTranslation<F1, F2>, TwoStageFault<F1, F2>> {
-        let nested = Nested { stage: self, failed: Cell::new(None) };
+        if self.cache.is_some_and(|cache| !cache.is_current()) {
+            self.steps.iter().for_each(|step| step.set(NOWHERE));
+        }
+        let nested = Nested { stage: self, taken: Cell::new(0), failed: Cell::new(None) };
         let stage1 = match Walker::new(self.stage1, &nested, self.root).translate(address, access) {
             Ok(translation) => translation,
             Err(fault) => return Err(self.of_table(fault, &nested)),
@@ -151,9 +167,38 @@ where
     }
 }
 
+impl<F1, F2, M, const N: usize> Nested<'_, '_, F1, F2, M, N>
+where
+    F1: Format<Stage = Stage1>,
+    F2: Format<Stage = Stage2>,
+    M: TableMemory<Hpa>,
+{
+    /// A walk of stage 2 for a word of stage 1: out of line, since stage 1's walk may need one per level.
+    #[inline(never)]
+    fn word_by_walk(&self, address: Gpa, taken: usize) -> Result<&AtomicU64, MemoryError> {
+        let format = self.stage.stage2.format();
+        match self.stage.second(address, format.guest_table_access()) {
+            Ok(translation) => {
+                if self.stage.cache.is_some() {
+                    let shift = format.geometry().finest_shift();
+                    let output = translation.output.get() & !low_bits(shift);
+                    self.stage.steps[taken].set(Step { page: address.get() >> shift, output });
+                }
+                self.stage.stage2.memory().word(translation.output)
+            }
+            Err(fault) => {
+                self.failed.set(Some(fault));
+                Err(MemoryError { address: address.get(), bytes: 8 })
+            }
+        }
+    }
+}
+
 /// Guest-physical table memory, as stage 2 shows it.
 struct Nested<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
     stage: &'s TwoStage<'c, F1, F2, M, N>,
+    /// How many words the walk has read.
+    taken: Cell<usize>,
     /// What stage 2 said when it refused.
     failed: Cell<Option<Fault<F2>>>,
 }
@@ -164,17 +209,16 @@ where
     F2: Format<Stage = Stage2>,
     M: TableMemory<Hpa>,
 {
-    /// A walk of its own, so out of line: stage 1's walk calls it once per level.
-    #[inline(never)]
+    #[inline(always)]
     fn word(&self, address: Gpa) -> Result<&AtomicU64, MemoryError> {
-        let access = self.stage.stage2.format().guest_table_access();
-        match self.stage.second(address, access) {
-            Ok(translation) => self.stage.stage2.memory().word(translation.output),
-            Err(fault) => {
-                self.failed.set(Some(fault));
-                Err(MemoryError { address: address.get(), bytes: 8 })
-            }
+        let shift = self.stage.stage2.format().geometry().finest_shift();
+        let taken = self.taken.replace(self.taken.get() + 1) % MAX_LEVELS;
+        let step = self.stage.steps[taken].get();
+        if step.page == address.get() >> shift {
+            let within = address.get() & low_bits(shift);
+            return self.stage.stage2.memory().word(Hpa::new(step.output | within));
         }
+        self.word_by_walk(address, taken)
     }
 
     /// A table that lies within one page of stage 2; walks of single addresses need none.
@@ -186,7 +230,7 @@ where
             self.failed.set(Some(fault));
             outside
         })?;
-        let room = (1u64 << translation.shift) - (address.get() & crate::low_bits(translation.shift));
+        let room = (1u64 << translation.shift) - (address.get() & low_bits(translation.shift));
         if bytes > room {
             return Err(outside);
         }

@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 
 use crate::access::Access;
 use crate::address::{Address, low_bits};
-use crate::descent::{Lost, Node, Stop, decode, descend, descend_to_last};
+use crate::descent::{Halt, Last, Lost, Node, Stop, decode, descend, descend_to_last};
 use crate::error::{Error, RangeError};
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
@@ -54,8 +54,8 @@ pub type Trace<F> = ArrayVec<TraceEntry<F>, MAX_LEVELS>;
 /// Reads a tree: a format, the memory its tables stand in, and a root.
 ///
 /// Takes no lock, writes nothing, and trusts no word: the tree may be a hostile guest's, and may change while it is read.
-/// A translation decides on words that it read once each. The usual case (a page of the usual size, allowed by every entry on the way) takes
-/// one load per level; where that is not what the walk meets, it begins anew, and what it read before does not count: two loads per level at most.
+/// A translation reads each entry on its way once; only where several entries of x86 decide together what SMAP forbids may it have to
+/// begin anew, and what it read before does not count then.
 #[derive(Clone, Copy, Debug)]
 pub struct Walker<F, M> {
     format: F,
@@ -157,8 +157,8 @@ pub(crate) fn translate<F: Format, M: TableMemory<Output<F>>>(
     access: Access,
 ) -> Result<TranslationOf<F>, Fault<F>> {
     match translate_quickly(format, memory, root, input, access) {
-        Some(translation) => Ok(translation),
-        None => translate_properly(format, memory, root, input, access),
+        Ok(translation) => Ok(translation),
+        Err(halt) => translate_properly(format, memory, root, halt, input, access),
     }
 }
 
@@ -169,25 +169,40 @@ fn translate_quickly<F: Format, M: TableMemory<Output<F>>>(
     root: u64,
     input: Input<F>,
     access: Access,
-) -> Option<TranslationOf<F>> {
-    let offset = format.offset(input)?;
+) -> Result<TranslationOf<F>, Halt> {
+    let offset = format.offset(input).ok_or(Halt::at_root(format, root))?;
     let table = |word, at| format.quick_table(word, at, access);
     let last = descend_to_last(format, memory, root, offset, table)?;
-    let (output, attributes) = format.quick_page(last.word, access)?;
+    read_quickly(format, &last, offset, access)
+}
+
+/// The translation of `offset` by the last-level entry that a quick descent for `access` came to.
+#[inline(always)]
+pub(crate) fn read_quickly<F: Format>(
+    format: &F,
+    last: &Last<'_, F>,
+    offset: u64,
+    access: Access,
+) -> Result<TranslationOf<F>, Halt> {
+    let page = format.quick_page(last.word, access);
+    let (output, attributes) = page.ok_or(Halt { table: last.table, level: 0, word: Some(last.word) })?;
     let at = Position { level: Level(0), shift: format.shift(0) };
-    Some(translation(output, offset, at, attributes))
+    Ok(translation(output, offset, at, attributes))
 }
 
 /// For larger leaves, tables of another shape than the geometry's, rights that several entries decide together, and for all that faults.
+/// Goes on where the quick way halted, if the format says that what was passed there makes no difference; else from the root.
 #[inline(never)]
 pub(crate) fn translate_properly<F: Format, M: TableMemory<Output<F>>>(
     format: &F,
     memory: &M,
     root: u64,
+    halt: Halt,
     input: Input<F>,
     access: Access,
 ) -> Result<TranslationOf<F>, Fault<F>> {
-    let (leaf, offset) = find(format, memory, root, input, access)?;
+    let halt = if format.quick_restricts_nothing(access) { halt } else { Halt::at_root(format, root) };
+    let (leaf, offset) = find_from(format, memory, halt, input, access)?;
     Ok(leaf.translation(offset))
 }
 
@@ -200,25 +215,34 @@ pub(crate) fn find<F: Format, M: TableMemory<Output<F>>>(
     input: Input<F>,
     access: Access,
 ) -> Result<(Leaf<F>, u64), Fault<F>> {
+    find_from(format, memory, Halt::at_root(format, root), input, access)
+}
+
+/// The same from where another walk halted, which met nothing that restricts `access`.
+fn find_from<F: Format, M: TableMemory<Output<F>>>(
+    format: &F,
+    memory: &M,
+    halt: Halt,
+    input: Input<F>,
+    access: Access,
+) -> Result<(Leaf<F>, u64), Fault<F>> {
     let Some(offset) = format.offset(input) else {
         return Err(fault(format, input, access, Cause::Address, None));
     };
-    let stop = match descend(format, memory, Node::root(format, root), offset, 0, |_, _, _, _| ()) {
-        Ok(stop) => stop,
+    let (node, word, path) = match halt.go_on(format, memory, offset) {
+        Ok(end) => end,
         Err(lost) => return Err(fault(format, input, access, Cause::TableAccess, Some((lost.node, offset)))),
     };
-    let at = stop.node.position();
-    let leaf =
-        |output: Output<F>, attributes| Leaf { word: stop.word, at, path: stop.path, output: output.get(), attributes };
-    let (cause, denied) = match stop.decode(format) {
-        Entry::Leaf { output, attributes } => match format.check(stop.word, at, stop.path, access) {
-            Ok(()) => return Ok((leaf(output, attributes), offset)),
+    let at = node.position();
+    let (cause, denied) = match decode(format, word, at) {
+        Entry::Leaf { output, attributes } => match format.check(word, at, path, access) {
+            Ok(()) => return Ok((Leaf { word, at, path, output: output.get(), attributes }, offset)),
             Err(denied) => (Cause::Denied, Some(denied)),
         },
         Entry::Absent => (Cause::NotPresent, None),
         Entry::Malformed | Entry::Table { .. } => (Cause::Malformed, None),
     };
-    let fault = fault(format, input, access, cause, Some((stop.node, offset)));
+    let fault = fault(format, input, access, cause, Some((node, offset)));
     Err(Fault { arch: denied.unwrap_or(fault.arch), ..fault })
 }
 

@@ -6,6 +6,7 @@
 mod arena;
 mod goals;
 mod harness;
+mod hypervisor;
 mod ours;
 mod peers;
 mod row;
@@ -44,7 +45,9 @@ fn main() {
         .retain(|contestant| options.only.is_empty() || options.only.iter().any(|name| name == contestant.name()));
     let table = compete(&rows, &mut contestants, options.rounds);
     table.print();
-    goals::goals(&table).iter().for_each(harness::Goal::print);
+    let hypervisor =
+        if options.only.is_empty() { hypervisor::run(&options.filter, options.rounds) } else { Vec::new() };
+    goals::goals(&table).iter().chain(&hypervisor).for_each(harness::Goal::print);
 }
 
 /// The columns.
