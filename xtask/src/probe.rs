@@ -13,7 +13,7 @@ pub struct Options {
     /// Whose MMU is asked
     #[arg(long, value_enum, default_value_t)]
     arch: Arch,
-    /// Which of its translations: `radix` on ppc64
+    /// Which of its translations: on ppc64 `radix` or `hash`
     #[arg(long, value_name = "MMU")]
     mmu: Option<String>,
     /// How many cases

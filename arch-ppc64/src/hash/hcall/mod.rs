@@ -35,6 +35,9 @@ use super::tlbie::HashTlbie;
 pub enum Storage {
     /// The partition's memory.
     Memory,
+    /// The partition's memory, but in pieces that are smaller than the page, so that no processor could have one translation for it: the call is
+    /// refused. A host that backs its guests' memory with small pages has this (`Supported::limited_by_backing`).
+    SmallerPages,
     /// Anything else: a device, emulated or passed through.
     Device,
 }

@@ -1,5 +1,7 @@
 //! POWER: a guest of KVM-HV.
 
+mod end;
+mod hash;
 mod radix;
 
 use std::error::Error;
@@ -16,7 +18,7 @@ pub struct Options {
     /// Which of the processor's translations
     #[arg(long, value_enum, default_value_t)]
     mmu: Mmu,
-    /// What the walker is to make of tables that break the manual's rules
+    /// What the walker is to make of radix tables that break the manual's rules
     #[arg(long, value_enum, default_value_t)]
     strictness: OddTables,
 }
@@ -27,6 +29,8 @@ enum Mmu {
     /// Radix trees
     #[default]
     Radix,
+    /// Hashed page tables: hypercalls, translation, migration, resizing
+    Hash,
 }
 
 /// A [`Strictness`], on the command line.
@@ -50,5 +54,6 @@ pub fn run(options: Options, asked: &Asked, report: &mut Report) -> Result<(), B
     };
     match options.mmu {
         Mmu::Radix => radix::run(strictness, asked, report),
+        Mmu::Hash => hash::run(asked, report),
     }
 }
