@@ -11,7 +11,7 @@ use crate::hash::table::HptError;
 
 impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
     /// `H_ENTER`: puts the entry `pteh`, `ptel` into the first free place of the group in which `ptex` lies; with `EXACT` into `ptex` itself; with
-    /// `ZERO_PAGE` the page is filled with zeros before. Returns the place. V is set whatever `pteh` says; H is the caller's.
+    /// `ZERO_PAGE` the page is filled with zeros before ([`Dialect::Papr`]). Returns the place. V is set whatever `pteh` says; H is the caller's.
     ///
     /// # Errors
     /// `H_PARAMETER`: B is reserved, the page sizes are none, the storage consists of smaller pages, WIMG does not fit it ([`Dialect::Papr`]), the page
@@ -28,7 +28,7 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
             Dialect::Papr => ptel,
         };
         let slot = self.slot(ptex)?;
-        if flags.zero_page() {
+        if flags.zero_page() && self.dialect == Dialect::Papr {
             self.partition.zero(page, sizes.actual()).map_err(|_| ReturnCode::Parameter)?;
         }
         let words = self.hpt.layout().encode(Hpte { v: pteh.visible().with_v(true), r: ptel });

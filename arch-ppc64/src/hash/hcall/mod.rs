@@ -81,7 +81,7 @@ pub trait Partition {
 pub enum Dialect {
     /// PAPR, as QEMU reads it: WIMG of a mapping must fit the storage (memory: M alone; devices: I, with or without M), else `H_PARAMETER`.
     Papr,
-    /// KVM: any WIMG is taken (its hypervisor overrides what does not fit, unseen by the guest), tag bits are cleared.
+    /// KVM: any WIMG is taken (its hypervisor overrides what does not fit, unseen by the guest), tag bits are cleared, `H_ENTER` zeroes no page.
     #[default]
     Kvm,
 }

@@ -32,7 +32,7 @@ use crate::Asked;
 use crate::report::{Ended, Report};
 use layout::ORDER;
 use random::Random;
-use stand::{Migration, Stand};
+use stand::Stand;
 
 /// How many steps there are between two comparisons of all of the table.
 const BETWEEN: usize = 24;
@@ -78,12 +78,11 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
     report.fact("systematic steps", taken);
     let first = systematic.len() - taken;
     let mut steps = Random::new(asked.seed, systematic.into_iter().skip(first).collect());
-    let mut migration: Option<Migration> = None;
     let mut left_out = 0;
     let mut number = 0;
     while report.cases() < asked.cases && asked.only.is_none_or(|only| number <= only) {
         for (_, event) in EVENTS.iter().filter(|(part, _)| number == asked.cases * part / 100) {
-            let mut found = happen(*event, &mut stand, &mut migration, report)
+            let mut found = happen(*event, &mut stand, report)
                 .map_err(|error| format!("{event:?} before step {number}: {error}"))?;
             found.extend(stand.compare_tables()?);
             let mismatch = (!found.is_empty())
@@ -112,17 +111,11 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn happen(
-    event: Event,
-    stand: &mut Stand,
-    migration: &mut Option<Migration>,
-    report: &Report,
-) -> Result<Vec<String>, Box<dyn Error>> {
+fn happen(event: Event, stand: &mut Stand, report: &Report) -> Result<Vec<String>, Box<dyn Error>> {
     match event {
-        Event::BeginToMigrate => *migration = Some(stand.begin_to_migrate()?),
+        Event::BeginToMigrate => stand.begin_to_migrate()?,
         Event::Migrate => {
-            let migration = migration.take().ok_or("there is no VM to migrate to")?;
-            report.fact("migrated", format!("{} bytes of changes", stand.migrate(migration)?));
+            report.fact("migrated", format!("{} bytes of changes", stand.migrate()?));
         }
         Event::MoveToOurs => stand.move_to_ours()?,
         Event::Resize(order) => return stand.resize(HptOrder::new(order).ok_or("no such order")?),

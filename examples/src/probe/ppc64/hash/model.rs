@@ -2,17 +2,17 @@
 //!
 //! Where KVM does things of its own that are no part of the table's meaning, this follows KVM, and only here: it takes away W, I and G of a page
 //! of memory, unseen by the guest (so that fetching from a guarded page of memory works); it emulates devices by itself, looking at page
-//! protection before keys and recording neither R nor C.
+//! protection before keys and recording neither R nor C; after it resized a table it judges the first access to each entry like that, too.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::hash::{
-    Answer, Authority, Dialect, GROUP_ENTRIES, HashFault, HashMmu, HashTlbie, HashTranslation, Hcalls, Hpt, HptOrder,
-    Hpte, HpteR, HpteV, Keep, Layout, PageSize, PageSizes, Partition, Refused, ResizeError, Segment, Slb, Storage,
-    VirtualPage, judge, rehash,
+    Answer, Authority, Dialect, GROUP_ENTRIES, HashFault, HashMmu, HashTlbie, HashTranslation, Hcall, Hcalls, Hpt,
+    HptOrder, Hpte, HpteR, HpteV, Keep, Layout, PageSize, PageSizes, Partition, Refused, ResizeError, ReturnCode,
+    Segment, Slb, Storage, VirtualPage, judge, rehash,
 };
 use arch_ppc64::{Interrupt as Cause, Vector};
 use examples::guest::ppc64::{Interrupt, Start};
@@ -113,6 +113,10 @@ pub struct Model {
     partition: Memory,
     /// The places of the entries that the guest itself needs.
     kept: Vec<u64>,
+    /// The places of all other entries, and of some that are gone.
+    entered: RefCell<BTreeSet<u64>>,
+    /// The places of entries of which KVM has told the hardware nothing yet.
+    absent: RefCell<BTreeSet<u64>>,
 }
 
 impl Model {
@@ -129,7 +133,7 @@ impl Model {
             table.insert(&page, Hpte { v, r: r.with_sizes(sizes) })?;
         }
         let kept = table.entries(0).map(|(ptex, _)| ptex).collect();
-        Ok(Self { table, partition: Memory::default(), kept })
+        Ok(Self { table, partition: Memory::default(), kept, entered: RefCell::default(), absent: RefCell::default() })
     }
 
     /// The table.
@@ -145,7 +149,26 @@ impl Model {
     /// What a hypercall answers, and what it does to memory.
     pub fn call(&self, call: &Call) -> (Answer, Option<PageChange>) {
         let answer = Hcalls::new(&self.table, &self.partition, Dialect::Kvm).call(call.number, call.arguments);
+        if call.number == Hcall::Enter.number() && answer.code == ReturnCode::Success {
+            self.entered.borrow_mut().insert(answer.values[0]);
+            self.absent.borrow_mut().remove(&answer.values[0]);
+        }
         (answer, self.partition.changed.take())
+    }
+
+    /// How many places [`entry`](Self::entry) knows.
+    pub fn entries(&self) -> usize {
+        self.entered.borrow().len()
+    }
+
+    /// The place of an entry that the guest may do with as it likes, and its first doubleword; it may be gone.
+    pub fn entry(&self, index: usize) -> Option<(u64, u64)> {
+        let ptex = *self.entered.borrow().iter().nth(index)?;
+        let v = self.table.read(ptex).ok().flatten()?.v.visible();
+        if !v.v() {
+            self.entered.borrow_mut().remove(&ptex);
+        }
+        Some((ptex, v.into_bits()))
     }
 
     /// Goes over to a table of another size, which only bolted entries do.
@@ -160,6 +183,10 @@ impl Model {
             let found = self.table.find(&VirtualPage::of(&segment, Gva::new(0)))?;
             self.kept.push(found.ok_or("resizing lost what the guest needs")?.ptex);
         }
+        let all: BTreeSet<_> =
+            self.table.entries(0).map(|(ptex, _)| ptex).filter(|ptex| !self.is_kept(*ptex)).collect();
+        *self.entered.borrow_mut() = all.clone();
+        *self.absent.borrow_mut() = all;
         Ok(Ok(()))
     }
 
@@ -179,6 +206,12 @@ impl Model {
         }))
     }
 
+    /// The page of the entry at `ptex`.
+    pub fn page(&self, ptex: u64) -> Option<VirtualPage> {
+        let hpte = self.table.read(ptex).ok().flatten().filter(|hpte| hpte.v.v())?;
+        VirtualPage::of_entry(hpte, ptex / GROUP_ENTRIES as u64, self.table.order())
+    }
+
     fn judge(&self, touch: &Touch) -> Result<Option<Verdict>, Box<dyn Error>> {
         let &Touch { ref slb, authority, address, access } = touch;
         let Some(segment) = slb.lookup(address) else {
@@ -194,12 +227,19 @@ impl Model {
         let found = self.table.find(&page)?.ok_or("an entry that fits is not found")?;
         let sizes = found.hpte.sizes().ok_or("an entry without sizes is found")?;
         let r = found.hpte.r;
-        if self.partition.storage(Gpa::new(r.page(sizes)), sizes.actual()) == Storage::Device {
-            let within = address.get() & pgtable::low_bits(sizes.actual().shift());
-            return Ok(Some(Self::device(r, &segment, access, authority, r.page(sizes) | within)));
-        }
+        // What these mean is undefined.
         if matches!(r.protection(), 4 | 5 | 7) {
             return Ok(None);
+        }
+        if self.partition.storage(Gpa::new(r.page(sizes)), sizes.actual()) == Storage::Device {
+            let within = address.get() & pgtable::low_bits(sizes.actual().shift());
+            return Ok(Some(Self::by_kvm(r, &segment, access, authority, r.page(sizes) | within)));
+        }
+        if self.absent.borrow().contains(&found.ptex) {
+            if let refused @ Verdict::Refused(_) = Self::by_kvm(r, &segment, access, authority, 0) {
+                return Ok(Some(refused));
+            }
+            self.absent.borrow_mut().remove(&found.ptex);
         }
         // As KVM has it in the real table.
         let shown = [r.w(), r.i(), r.m(), r.g()];
@@ -233,9 +273,10 @@ impl Model {
         }
     }
 
-    fn device(r: HpteR, segment: &Segment, access: Access, authority: Authority, real: u64) -> Verdict {
+    /// As KVM judges by itself.
+    fn by_kvm(r: HpteR, segment: &Segment, access: Access, authority: Authority, real: u64) -> Verdict {
         let fetch = access.kind == AccessKind::Fetch;
-        // Real mode has no keys, and KVM knows none for fetches.
+        // KVM knows no keys of fetches.
         let authority = if fetch { Authority::default() } else { authority };
         match judge(r, segment, access, authority) {
             Ok(()) => Verdict::Real(real),

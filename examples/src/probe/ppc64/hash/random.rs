@@ -3,14 +3,13 @@
 use std::collections::VecDeque;
 
 use arch_ppc64::hash::{
-    Authority, BulkKind, BulkRequest, Hcall, HcallFlags, Hpte, HpteR, HpteV, PageSizes, Segment, SlbEsid, SlbVsid,
-    VirtualPage,
+    Authority, BulkKind, BulkRequest, Hcall, HcallFlags, Hpte, HpteR, HpteV, PageSizes, Segment, SlbEsid, VirtualPage,
 };
 use fastrand::Rng;
 use pgtable::Gva;
 
-use super::layout::{CODE_KEY, DATA, DEVICES, PLACES, STUBS, is_data, is_memory, slb};
-use super::model::{Contents, Model, contents};
+use super::layout::{CODE_KEY, DATA, DEVICES, PLACES, Place, STUBS, is_data, is_memory, slb};
+use super::model::Model;
 use super::step::{Action, Call, SlbInstruction, Step, Touch};
 use super::systematic::ACCESSES;
 
@@ -39,36 +38,43 @@ impl Random {
         if let Some(step) = self.waiting.pop_front() {
             return step;
         }
-        let there = contents(model.table());
         let step = |kind, number, arguments: [u64; 4]| (kind, Call::new(number, arguments));
         let (kind, mut call) = match self.rng.u8(..100) {
-            0..30 => return self.touch(),
+            0..30 => return self.touch(model),
             30..34 => return self.slb(),
             34..62 => ("H_ENTER", self.enter(model)),
-            62..72 => step("H_REMOVE", Hcall::Remove.number(), self.about_an_entry(&there)),
-            72..81 => step("H_PROTECT", Hcall::Protect.number(), self.about_an_entry(&there)),
-            81..88 => ("H_BULK_REMOVE", self.bulk_remove(&there)),
-            88..92 => step("H_READ", Hcall::Read.number(), self.about_an_entry(&there)),
-            92..95 => step("H_CLEAR_REF", Hcall::ClearRef.number(), self.about_an_entry(&there)),
-            95..98 => step("H_CLEAR_MOD", Hcall::ClearMod.number(), self.about_an_entry(&there)),
+            62..72 => step("H_REMOVE", Hcall::Remove.number(), self.about_an_entry(model)),
+            72..81 => step("H_PROTECT", Hcall::Protect.number(), self.about_an_entry(model)),
+            81..88 => ("H_BULK_REMOVE", self.bulk_remove(model)),
+            88..92 => step("H_READ", Hcall::Read.number(), self.about_an_entry(model)),
+            92..95 => step("H_CLEAR_REF", Hcall::ClearRef.number(), self.about_an_entry(model)),
+            95..98 => step("H_CLEAR_MOD", Hcall::ClearMod.number(), self.about_an_entry(model)),
             _ => ("H_PAGE_INIT", self.page_init()),
         };
         self.spare_the_guest(&mut call, model);
         Step { kind, action: Action::Call(call) }
     }
 
-    /// An address: most of the time of a page that may be there.
-    fn address(&mut self) -> Gva {
+    /// An address: most of the time of a page that is there.
+    fn address(&mut self, model: &Model) -> Gva {
+        let (ptex, _) = self.entry(model);
         let rng = &mut self.rng;
-        let place = pick(rng, &PLACES);
-        let numbers: Vec<_> = place.numbers().collect();
-        let start = place.address(pick(rng, &numbers)).get();
+        let known = model.page(ptex).filter(|_| rng.u8(..4) != 0);
+        let known = known.and_then(|page| {
+            let fits = |place: &&Place| (place.segment.vsid, place.segment.size) == (page.vsid, page.segment);
+            PLACES.iter().find(fits).map(|place| (*place, place.start + page.offset))
+        });
+        let (place, start) = known.unwrap_or_else(|| {
+            let place = pick(rng, &PLACES);
+            let numbers: Vec<_> = place.numbers().collect();
+            (place, place.address(pick(rng, &numbers)).get())
+        });
         let address = start | rng.u64(..) & pgtable::low_bits(place.segment.base.shift()) & !7;
         Gva::new(if rng.u8(..32) == 0 { address ^ 1 << rng.u8(12..64) } else { address })
     }
 
-    fn touch(&mut self) -> Step {
-        let address = self.address();
+    fn touch(&mut self, model: &Model) -> Step {
+        let address = self.address(model);
         let rng = &mut self.rng;
         let access = pick(rng, &ACCESSES);
         // Most of the time nothing is in the way of whatever else is odd.
@@ -132,11 +138,10 @@ impl Random {
     }
 
     /// Which entry, and of which page it is: most of the time one that is there.
-    fn entry(&mut self, there: &Contents) -> (u64, u64) {
+    fn entry(&mut self, model: &Model) -> (u64, u64) {
         let rng = &mut self.rng;
-        let index = rng.usize(..there.len().max(1));
-        match there.iter().nth(index) {
-            Some((&ptex, &[v, _])) if rng.u8(..8) != 0 => (ptex, v & !0x7f),
+        match model.entry(rng.usize(..model.entries().max(1))) {
+            Some((ptex, v)) if rng.u8(..8) != 0 => (ptex, v & !0x7f),
             _ => {
                 let any = rng.u64(..1 << 14);
                 (pick(rng, &[any, any, 1 << 14, 1 << 15, u64::MAX, 0]), 0)
@@ -145,8 +150,8 @@ impl Random {
     }
 
     /// Flags, place, AVPN or condition; all in all what fits together.
-    fn about_an_entry(&mut self, there: &Contents) -> [u64; 4] {
-        let (ptex, avpn) = self.entry(there);
+    fn about_an_entry(&mut self, model: &Model) -> [u64; 4] {
+        let (ptex, avpn) = self.entry(model);
         let rng = &mut self.rng;
         let new = rng.u64(..) & 0x3f07;
         let flags = HcallFlags::from_bits(new).with_read_4(rng.u8(..4) == 0);
@@ -161,10 +166,10 @@ impl Random {
         [flags, ptex, condition, 0]
     }
 
-    fn bulk_remove(&mut self, there: &Contents) -> Call {
+    fn bulk_remove(&mut self, model: &Model) -> Call {
         let mut arguments = [0; 9];
         for pair in arguments.chunks_exact_mut(2) {
-            let [flags, ptex, condition, _] = self.about_an_entry(there);
+            let [flags, ptex, condition, _] = self.about_an_entry(model);
             let flags = HcallFlags::from_bits(flags);
             let rng = &mut self.rng;
             let kind = match rng.u8(..16) {
@@ -215,7 +220,7 @@ impl Random {
                     let (mut rb, mut rs) = (place.esid().with_index(index).with_v(rng.u8(..4) != 0), vsid.slb_word());
                     match rng.u8(..8) {
                         0 => rb = SlbEsid::from_bits(rb.into_bits() ^ 1 << rng.u8(5..27)),
-                        1 => rs = SlbVsid::from_bits(rs.into_bits() ^ 1 << pick(rng, &[4, 5, 8, 63])),
+                        1 => rs = rs.with_b(rng.u8(2..4)),
                         _ => {}
                     }
                     SlbInstruction::Slbmte(rb, rs)
@@ -229,7 +234,9 @@ impl Random {
     fn spare_the_guest(&mut self, call: &mut Call, model: &Model) {
         let arguments = &mut call.arguments;
         match Hcall::of_number(call.number) {
-            Some(Hcall::Remove | Hcall::Protect) if model.is_kept(arguments[1]) => arguments[1] = u64::MAX,
+            Some(Hcall::Remove | Hcall::Protect | Hcall::ClearRef | Hcall::ClearMod) if model.is_kept(arguments[1]) => {
+                arguments[1] = u64::MAX
+            }
             Some(Hcall::BulkRemove) => {
                 for pair in arguments.chunks_exact_mut(2) {
                     let request = BulkRequest::from_bits(pair[0]);

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::thread;
 use std::time::Duration;
 
-use arch_ppc64::hash::{Authority, Hcall, HptOrder, ReturnCode, Slb, SlbEsid, SlbVsid};
+use arch_ppc64::hash::{Authority, Hcall, HptOrder, HpteR, ReturnCode, Slb, SlbEsid, SlbVsid};
 use arch_ppc64::kvm::{PpcMmu, ResizePrepare, kvm_ppc_resize_hpt};
 use arch_ppc64::radix::{Amr, Iamr};
 use examples::guest::Probe;
@@ -43,6 +43,9 @@ pub struct Stand {
     memory: GuestMemoryMmap,
     model: Model,
     mirror: Mirror,
+    /// The VM to which the guest migrates, and what changed since that began.
+    next: Option<ProbeGuest>,
+    changes: Option<Vec<u8>>,
     /// What the guest's registers were set to last.
     registers: Option<(Slb, Authority)>,
     asked: u64,
@@ -90,7 +93,7 @@ impl Stand {
         htab::write(guest.vm(), &htab::stream_of(model.table())?)?;
         greet(&mut guest)?;
         let mirror = Mirror::new(guest.vm(), order)?;
-        Ok(Self { guest, memory, model, mirror, registers: None, asked: 0, hangs: 0 })
+        Ok(Self { guest, memory, model, mirror, next: None, changes: None, registers: None, asked: 0, hangs: 0 })
     }
 
     /// The library's side.
@@ -109,7 +112,10 @@ impl Stand {
 
     /// Reads the VM's table and compares all of it with ours.
     pub fn compare_tables(&mut self) -> Result<Vec<String>, Box<dyn Error>> {
-        self.mirror.update()?;
+        let stream = self.mirror.update()?;
+        if let Some(changes) = &mut self.changes {
+            changes.extend(stream);
+        }
         Ok(differences(&super::model::contents(self.model.table()), &self.mirror.contents()))
     }
 
@@ -296,17 +302,22 @@ impl Stand {
     }
 
     /// Begins to migrate: a fresh VM, with everything that this one's table holds now.
-    pub fn begin_to_migrate(&mut self) -> Result<Migration, Box<dyn Error>> {
+    ///
+    /// Whoever reads a table clears KVM's marks of what changed, for all file descriptors of the VM: so from now on there is only the new one.
+    pub fn begin_to_migrate(&mut self) -> Result<(), Box<dyn Error>> {
         let next = guest(&self.memory, self.model.table().order())?;
-        let mut source = Mirror::new(self.guest.vm(), self.model.table().order())?;
-        htab::write(next.vm(), &source.update()?)?;
-        Ok(Migration { next, source })
+        self.mirror = Mirror::new(self.guest.vm(), self.model.table().order())?;
+        htab::write(next.vm(), &self.mirror.update()?)?;
+        self.next = Some(next);
+        self.changes = Some(Vec::new());
+        Ok(())
     }
 
     /// Ends it: what changed meanwhile follows, and the guest goes on there. Returns how many bytes that were.
-    pub fn migrate(&mut self, migration: Migration) -> Result<usize, Box<dyn Error>> {
-        let Migration { next, mut source } = migration;
-        let changes = source.update()?;
+    pub fn migrate(&mut self) -> Result<usize, Box<dyn Error>> {
+        let next = self.next.take().ok_or("there is no VM to migrate to")?;
+        let mut changes = self.changes.take().unwrap_or_default();
+        changes.extend(self.mirror.update()?);
         htab::write(next.vm(), &changes)?;
         self.switch(next)?;
         Ok(changes.len())
@@ -338,14 +349,14 @@ impl Stand {
     }
 }
 
-/// A VM that the guest is about to go on in.
-pub struct Migration {
-    next: ProbeGuest,
-    source: Mirror,
-}
-
-/// An answer without what KVM keeps to itself: an invalid entry's second doubleword is whatever KVM had there.
+/// An answer without what KVM keeps to itself: what an invalid entry says is whatever KVM had there, and `H_CLEAR_REF`, `H_CLEAR_MOD` show a bit
+/// that says that KVM noted a change.
 fn masked(number: Option<Hcall>, call: &Call, mut answer: [u64; 9]) -> [u64; 9] {
+    // KVM's own bit, which H_READ and H_REMOVE take out.
+    let own = HpteR::new().with_ts(true).into_bits();
+    if let Some(Hcall::ClearRef | Hcall::ClearMod) = number {
+        answer[1] &= !own;
+    }
     let reads = match number {
         Some(Hcall::Read) if call.arguments[0] >> 37 & 1 != 0 => 4,
         Some(Hcall::Read) => 1,
@@ -354,7 +365,7 @@ fn masked(number: Option<Hcall>, call: &Call, mut answer: [u64; 9]) -> [u64; 9] 
     if answer[0] == 0 {
         for pair in answer[1..].chunks_exact_mut(2).take(reads) {
             if pair[0] & 1 == 0 {
-                pair[1] = 0;
+                pair.fill(0);
             }
         }
     }
