@@ -75,14 +75,14 @@ where
             }
             let hpte = from.decode([v, slot.r()]);
             let bolted = hpte.v.bolted();
-            let page = match VirtualPage::of_entry(hpte, group, old.order()) {
-                Some(page) if bolted || keep == Keep::All => page,
+            let hash = match VirtualPage::rehash(hpte, group, old.order()) {
+                Some(hash) if bolted || keep == Keep::All => hash,
                 _ => {
                     done.dropped += 1;
                     continue;
                 }
             };
-            let target_group = new.order().group(page.hash(), hpte.v.h());
+            let target_group = new.order().group(hash, hpte.v.h());
             let target = new.group(target_group)?.slot(index);
             let there = HpteV::from_bits(target.v());
             if there.v() {

@@ -38,12 +38,14 @@ use stand::Stand;
 const BETWEEN: usize = 24;
 
 /// What happens beside the steps, and after which part of them, in hundredths.
-const EVENTS: [(usize, Event); 6] = [
+const EVENTS: [(usize, Event); 8] = [
     (20, Event::BeginToMigrate),
     (35, Event::Migrate),
     (50, Event::MoveToOurs),
     (65, Event::Resize(ORDER + 2)),
     (80, Event::Resize(ORDER)),
+    (85, Event::MakeWay(ORDER)),
+    (85, Event::Resize(ORDER)),
     (95, Event::MoveToOurs),
 ];
 
@@ -55,7 +57,9 @@ enum Event {
     Migrate,
     /// The guest goes on in a fresh VM, with our table.
     MoveToOurs,
-    /// The guest gets a table of this order.
+    /// The guest takes out bolted entries that would meet others in a table of this order.
+    MakeWay(u64),
+    /// The guest gets a table of this order; or does not, if bolted entries meet.
     Resize(u64),
 }
 
@@ -118,6 +122,7 @@ fn happen(event: Event, stand: &mut Stand, report: &Report) -> Result<Vec<String
             report.fact("migrated", format!("{} bytes of changes", stand.migrate()?));
         }
         Event::MoveToOurs => stand.move_to_ours()?,
+        Event::MakeWay(order) => return stand.make_way(HptOrder::new(order).ok_or("no such order")?),
         Event::Resize(order) => return stand.resize(HptOrder::new(order).ok_or("no such order")?),
     }
     Ok(vec![])

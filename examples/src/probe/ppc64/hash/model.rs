@@ -117,6 +117,8 @@ pub struct Model {
     entered: RefCell<BTreeSet<u64>>,
     /// The places of entries of which KVM has told the hardware nothing yet.
     absent: RefCell<BTreeSet<u64>>,
+    /// The places of entries of which it may, or may not.
+    unsure: RefCell<BTreeSet<u64>>,
 }
 
 impl Model {
@@ -133,7 +135,14 @@ impl Model {
             table.insert(&page, Hpte { v, r: r.with_sizes(sizes) })?;
         }
         let kept = table.entries(0).map(|(ptex, _)| ptex).collect();
-        Ok(Self { table, partition: Memory::default(), kept, entered: RefCell::default(), absent: RefCell::default() })
+        Ok(Self {
+            table,
+            partition: Memory::default(),
+            kept,
+            entered: RefCell::default(),
+            absent: RefCell::default(),
+            unsure: RefCell::default(),
+        })
     }
 
     /// The table.
@@ -151,9 +160,32 @@ impl Model {
         let answer = Hcalls::new(&self.table, &self.partition, Dialect::Kvm).call(call.number, call.arguments);
         if call.number == Hcall::Enter.number() && answer.code == ReturnCode::Success {
             self.entered.borrow_mut().insert(answer.values[0]);
-            self.absent.borrow_mut().remove(&answer.values[0]);
+            self.tell_the_hardware(answer.values[0]);
         }
         (answer, self.partition.changed.take())
+    }
+
+    fn tell_the_hardware(&self, ptex: u64) {
+        self.absent.borrow_mut().remove(&ptex);
+        self.unsure.borrow_mut().remove(&ptex);
+    }
+
+    /// Whether R and C of `hpte`, at `ptex`, are KVM's own affair: it may have kept from a guest that cleared them that they were set once.
+    pub fn hides_use(&self, ptex: u64, hpte: Hpte) -> bool {
+        let storage = |sizes: PageSizes| self.partition.storage(Gpa::new(hpte.r.page(sizes)), sizes.actual());
+        let device = hpte.sizes().is_some_and(|sizes| storage(sizes) == Storage::Device);
+        device || self.absent.borrow().contains(&ptex) || self.unsure.borrow().contains(&ptex)
+    }
+
+    /// A place whose entry may be what keeps the table from getting this size, if anything does.
+    pub fn in_the_way(&self, order: HptOrder) -> Result<Option<u64>, Box<dyn Error>> {
+        let Err(error) = rehash(&self.table, &table(order)?, Keep::Bolted) else { return Ok(None) };
+        let ResizeError::Collision { ptex: there } = error else { return Err(error.into()) };
+        let same_slot = |ptex: u64| (ptex ^ there) % GROUP_ENTRIES as u64 == 0 && !self.is_kept(ptex);
+        let bolted = self.table.entries(0).filter(|(ptex, hpte)| hpte.v.bolted() && same_slot(*ptex));
+        let bolted: Vec<_> = bolted.map(|(ptex, _)| ptex).collect();
+        let nearest = bolted.iter().find(|ptex| (**ptex ^ there) & (order.entries() - 1) == 0);
+        Ok(Some(*nearest.or(bolted.first()).ok_or("nothing is in the way")?))
     }
 
     /// How many places [`entry`](Self::entry) knows.
@@ -176,7 +208,12 @@ impl Model {
         let new = table(order)?;
         match rehash(&self.table, &new, Keep::Bolted) {
             Ok(_) => self.table = new,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => {
+                // KVM begins, and gives up half-way.
+                let all = self.table.entries(0).map(|(ptex, _)| ptex).filter(|ptex| !self.is_kept(*ptex));
+                self.unsure.borrow_mut().extend(all);
+                return Ok(Err(error));
+            }
         }
         self.kept.clear();
         for segment in [REAL_MODE, STUBS.segment] {
@@ -185,6 +222,7 @@ impl Model {
         }
         let all: BTreeSet<_> =
             self.table.entries(0).map(|(ptex, _)| ptex).filter(|ptex| !self.is_kept(*ptex)).collect();
+        self.unsure.borrow_mut().clear();
         *self.entered.borrow_mut() = all.clone();
         *self.absent.borrow_mut() = all;
         Ok(Ok(()))
@@ -235,11 +273,12 @@ impl Model {
             let within = address.get() & pgtable::low_bits(sizes.actual().shift());
             return Ok(Some(Self::by_kvm(r, &segment, access, authority, r.page(sizes) | within)));
         }
-        if self.absent.borrow().contains(&found.ptex) {
+        let unsure = self.unsure.borrow().contains(&found.ptex);
+        if unsure || self.absent.borrow().contains(&found.ptex) {
             if let refused @ Verdict::Refused(_) = Self::by_kvm(r, &segment, access, authority, 0) {
-                return Ok(Some(refused));
+                return Ok((!unsure).then_some(refused));
             }
-            self.absent.borrow_mut().remove(&found.ptex);
+            self.tell_the_hardware(found.ptex);
         }
         // As KVM has it in the real table.
         let shown = [r.w(), r.i(), r.m(), r.g()];

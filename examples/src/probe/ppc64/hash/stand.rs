@@ -4,7 +4,7 @@ use std::error::Error;
 use std::thread;
 use std::time::Duration;
 
-use arch_ppc64::hash::{Authority, Hcall, HptOrder, HpteR, ReturnCode, Slb, SlbEsid, SlbVsid};
+use arch_ppc64::hash::{Authority, Hcall, HcallFlags, HptOrder, Hpte, HpteR, HpteV, ReturnCode, Slb, SlbEsid, SlbVsid};
 use arch_ppc64::kvm::{PpcMmu, ResizePrepare, kvm_ppc_resize_hpt};
 use arch_ppc64::radix::{Amr, Iamr};
 use examples::guest::Probe;
@@ -152,7 +152,7 @@ impl Stand {
         let mut expected = [answer.code.code() as u64; 9];
         expected[1..].copy_from_slice(&answer.values[..8]);
         let mut differences = Vec::new();
-        let hide = |answer: [u64; 9]| masked(number, call, answer);
+        let hide = |answer: [u64; 9]| masked(&self.model, number, call, answer);
         if hide(expected) != hide(seen) {
             differences.push(format!(
                 "R3 to R11: expected{:?}\n                       seen    {:?}",
@@ -331,6 +331,15 @@ impl Stand {
         Ok(())
     }
 
+    /// Has the guest take out whatever would keep its table from getting this size.
+    pub fn make_way(&mut self, order: HptOrder) -> Result<Vec<String>, Box<dyn Error>> {
+        let mut differences = Vec::new();
+        while let Some(ptex) = self.model.in_the_way(order)? {
+            differences.extend(self.call(&Call::new(Hcall::Remove.number(), [0, ptex, 0]))?.differences);
+        }
+        Ok(differences)
+    }
+
     /// Has KVM give the guest a table of another size, and does the same.
     pub fn resize(&mut self, order: HptOrder) -> Result<Vec<String>, Box<dyn Error>> {
         let argument = kvm_ppc_resize_hpt { flags: 0, shift: order.get().into(), pad: 0 };
@@ -350,22 +359,26 @@ impl Stand {
 }
 
 /// An answer without what KVM keeps to itself: what an invalid entry says is whatever KVM had there, and `H_CLEAR_REF`, `H_CLEAR_MOD` show a bit
-/// that says that KVM noted a change.
-fn masked(number: Option<Hcall>, call: &Call, mut answer: [u64; 9]) -> [u64; 9] {
+/// that says that KVM noted a change; of an entry of which the hardware knows nothing `H_READ` shows R and C even after these calls (the
+/// file descriptor does not, nor `H_REMOVE`).
+fn masked(model: &Model, number: Option<Hcall>, call: &Call, mut answer: [u64; 9]) -> [u64; 9] {
     // KVM's own bit, which H_READ and H_REMOVE take out.
     let own = HpteR::new().with_ts(true).into_bits();
     if let Some(Hcall::ClearRef | Hcall::ClearMod) = number {
         answer[1] &= !own;
     }
-    let reads = match number {
-        Some(Hcall::Read) if call.arguments[0] >> 37 & 1 != 0 => 4,
-        Some(Hcall::Read) => 1,
-        _ => 0,
+    let (first, reads) = match number {
+        Some(Hcall::Read) if HcallFlags::from_bits(call.arguments[0]).read_4() => (call.arguments[1] & !3, 4),
+        Some(Hcall::Read) => (call.arguments[1], 1),
+        _ => (0, 0),
     };
     if answer[0] == 0 {
-        for pair in answer[1..].chunks_exact_mut(2).take(reads) {
-            if pair[0] & 1 == 0 {
+        for (ptex, pair) in (first..).zip(answer[1..].chunks_exact_mut(2)).take(reads) {
+            let hpte = Hpte { v: HpteV::from_bits(pair[0]), r: HpteR::from_bits(pair[1]) };
+            if !hpte.v.v() {
                 pair.fill(0);
+            } else if model.hides_use(ptex, hpte) {
+                pair[1] = hpte.r.with_r(false).with_c(false).into_bits();
             }
         }
     }
