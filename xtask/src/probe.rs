@@ -30,9 +30,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// As many cases as the program thinks are a quick run, always the same.
-    pub fn quick(arch: Arch) -> Self {
-        Self { arch, seed: Some(1), ..Self::default() }
+    /// As many cases as the program thinks are a quick run, always the same, for each translation that the architecture has.
+    pub fn quick(arch: Arch) -> Vec<Self> {
+        let options = |mmu: Option<&str>| Self { arch, mmu: mmu.map(str::to_owned), seed: Some(1), ..Self::default() };
+        match arch {
+            Arch::Ppc64 => ["radix", "hash"].map(|mmu| options(Some(mmu))).into(),
+            Arch::X86 => vec![options(None)],
+        }
     }
 }
 

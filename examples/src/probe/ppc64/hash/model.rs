@@ -119,6 +119,8 @@ pub struct Model {
     absent: RefCell<BTreeSet<u64>>,
     /// The places of entries of which it may, or may not.
     unsure: RefCell<BTreeSet<u64>>,
+    /// The places of entries that were protected: if that allowed stores, KVM waits for one before it tells the hardware.
+    protected: RefCell<BTreeSet<u64>>,
 }
 
 impl Model {
@@ -142,6 +144,7 @@ impl Model {
             entered: RefCell::default(),
             absent: RefCell::default(),
             unsure: RefCell::default(),
+            protected: RefCell::default(),
         })
     }
 
@@ -161,8 +164,19 @@ impl Model {
         if call.number == Hcall::Enter.number() && answer.code == ReturnCode::Success {
             self.entered.borrow_mut().insert(answer.values[0]);
             self.tell_the_hardware(answer.values[0]);
+            self.protected.borrow_mut().remove(&answer.values[0]);
+        }
+        if call.number == Hcall::Protect.number() && answer.code == ReturnCode::Success {
+            self.protected.borrow_mut().insert(call.arguments[1]);
         }
         (answer, self.partition.changed.take())
+    }
+
+    /// KVM has the table from elsewhere, and has told the hardware everything.
+    pub fn is_fresh(&self) {
+        for places in [&self.absent, &self.unsure, &self.protected] {
+            places.borrow_mut().clear();
+        }
     }
 
     fn tell_the_hardware(&self, ptex: u64) {
@@ -279,6 +293,11 @@ impl Model {
                 return Ok((!unsure).then_some(refused));
             }
             self.tell_the_hardware(found.ptex);
+        }
+        let open =
+            judge(r, &segment, access, Authority::default()).is_ok() && judge(r, &segment, access, authority).is_err();
+        if open && access.kind == AccessKind::Write && self.protected.borrow().contains(&found.ptex) {
+            return Ok(None);
         }
         // As KVM has it in the real table.
         let shown = [r.w(), r.i(), r.m(), r.g()];

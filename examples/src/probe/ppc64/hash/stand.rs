@@ -327,6 +327,7 @@ impl Stand {
         greet(&mut next)?;
         self.mirror = Mirror::new(next.vm(), self.model.table().order())?;
         self.guest = next;
+        self.model.is_fresh();
         self.registers = None;
         Ok(())
     }
