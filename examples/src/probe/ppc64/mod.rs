@@ -3,8 +3,10 @@
 mod end;
 mod hash;
 mod radix;
+mod stage2;
 
 use std::error::Error;
+use std::path::PathBuf;
 
 use arch_ppc64::radix::Strictness;
 use clap::{Args, ValueEnum};
@@ -13,7 +15,7 @@ use crate::Asked;
 use crate::report::Report;
 
 /// What may be asked for on POWER.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Which of the processor's translations
     #[arg(long, value_enum, default_value_t)]
@@ -21,6 +23,25 @@ pub struct Options {
     /// What the walker is to make of radix tables that break the manual's rules
     #[arg(long, value_enum, default_value_t)]
     strictness: OddTables,
+    /// Write a memory image for a bare machine, to try partition-scoped trees on; needs no POWER machine
+    #[arg(long, value_name = "FILE", conflicts_with = "stage2_seen")]
+    stage2_image: Option<PathBuf>,
+    /// Judge what the bare machine made of that image; same cases and seed
+    #[arg(long, value_name = "FILE")]
+    stage2_seen: Option<PathBuf>,
+}
+
+impl Options {
+    /// What is asked for, if it concerns a bare machine: then it runs here, whatever machine this is.
+    fn bare(&self) -> Option<stage2::Part<'_>> {
+        let image = self.stage2_image.as_deref().map(stage2::Part::Write);
+        image.or(self.stage2_seen.as_deref().map(stage2::Part::Judge))
+    }
+}
+
+/// Carries out what concerns a bare machine; `None` if nothing does.
+pub fn run_bare(options: &Options, asked: &Asked, report: &mut Report) -> Option<Result<(), Box<dyn Error>>> {
+    Some(stage2::run(options.bare()?, asked, report))
 }
 
 /// Which translation.
@@ -46,7 +67,7 @@ enum OddTables {
 }
 
 /// Probes.
-pub fn run(options: Options, asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
+pub fn run(options: &Options, asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
     let strictness = match options.strictness {
         OddTables::Qemu => Strictness::Qemu,
         OddTables::Kvm => Strictness::Kvm,

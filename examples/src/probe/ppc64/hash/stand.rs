@@ -1,6 +1,7 @@
 //! The test stand: the VM that runs, the model of its table, and a step carried out by both.
 
 use std::error::Error;
+use std::io::ErrorKind;
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ use crate::report::Ended;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often the guest may hang until it is not worth while to go on.
 const HANGS: usize = 5;
+/// How often a VM is made until it is given up.
+const TRIES: usize = 100;
 /// A 4 KiB page.
 const PAGE: usize = 1 << 12;
 /// `H_FUNCTION`, as registers hold it.
@@ -54,7 +57,15 @@ pub struct Stand {
 
 /// A VM with a table of this order, and nothing in it.
 fn guest(memory: &GuestMemoryMmap, order: HptOrder) -> Result<ProbeGuest, Box<dyn Error>> {
-    let mut guest = ProbeGuest::new(&Kvm::new()?, memory.clone())?;
+    let kvm = Kvm::new()?;
+    // The tick of a guest that is still there can interrupt the making of another (`mm_take_all_locks`).
+    let mut tries = 0..TRIES;
+    let mut guest = loop {
+        match ProbeGuest::new(&kvm, memory.clone()) {
+            Err(error) if error.kind() == ErrorKind::Interrupted && tries.next().is_some() => {}
+            made => break made?,
+        }
+    };
     let given = guest.vm().allocate_htab(order.get().into())?;
     if given != u32::from(order.get()) {
         return Err(format!("a table of order {order:?} was wanted, KVM made one of order {given}").into());
@@ -353,7 +364,7 @@ impl Stand {
         match (expected, seen) {
             (Ok(()), Ok(())) => Ok(vec![]),
             // `ENOSPC`: two bolted entries meet.
-            (Err(_), Err(error)) if error.kind() == std::io::ErrorKind::StorageFull => Ok(vec![]),
+            (Err(_), Err(error)) if error.kind() == ErrorKind::StorageFull => Ok(vec![]),
             (expected, seen) => Ok(vec![format!("resizing to {order:?}: expected {expected:?}, seen {seen:?}")]),
         }
     }
