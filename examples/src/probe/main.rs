@@ -9,6 +9,7 @@ mod report;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -45,13 +46,21 @@ fn main() -> ExitCode {
     let Options { ppc64, cases, seed, only } = Options::parse();
     let asked = Asked { cases, seed: seed.unwrap_or_else(|| fastrand::u64(..)), only };
     let mut report = Report::default();
+    if let Some(written) = ppc64.write_image(&asked) {
+        return written.map_or_else(failed, |()| ExitCode::SUCCESS);
+    }
     report.fact("seed", asked.seed);
-    let result = match (ppc64::run_bare(&ppc64, &asked, &mut report), std::env::consts::ARCH) {
-        (Some(done), _) => done,
+    let result = match (ppc64.judge_image(&asked, &mut report), std::env::consts::ARCH) {
+        (Some(judged), _) => judged,
         (None, "powerpc64") => ppc64::run(&ppc64, &asked, &mut report),
         #[cfg(target_arch = "x86_64")]
         (None, "x86_64") => x86::run(&asked, &mut report),
         (None, arch) => Err(format!("there is no guest for {arch}").into()),
     };
     if report.finish(result) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn failed(error: Box<dyn Error>) -> ExitCode {
+    eprintln!("probe: {error}");
+    ExitCode::FAILURE
 }

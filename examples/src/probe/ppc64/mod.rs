@@ -32,16 +32,15 @@ pub struct Options {
 }
 
 impl Options {
-    /// What is asked for, if it concerns a bare machine: then it runs here, whatever machine this is.
-    fn bare(&self) -> Option<stage2::Part<'_>> {
-        let image = self.stage2_image.as_deref().map(stage2::Part::Write);
-        image.or(self.stage2_seen.as_deref().map(stage2::Part::Judge))
+    /// Writes the image for a bare machine, if that is asked for: whatever machine this is.
+    pub fn write_image(&self, asked: &Asked) -> Option<Result<(), Box<dyn Error>>> {
+        Some(stage2::write(self.stage2_image.as_deref()?, asked))
     }
-}
 
-/// Carries out what concerns a bare machine; `None` if nothing does.
-pub fn run_bare(options: &Options, asked: &Asked, report: &mut Report) -> Option<Result<(), Box<dyn Error>>> {
-    Some(stage2::run(options.bare()?, asked, report))
+    /// Judges the image that a bare machine left behind, if that is asked for.
+    pub fn judge_image(&self, asked: &Asked, report: &mut Report) -> Option<Result<(), Box<dyn Error>>> {
+        Some(stage2::judge(self.stage2_seen.as_deref()?, asked, report))
+    }
 }
 
 /// Which translation.

@@ -71,7 +71,7 @@ pub const fn room() -> usize {
 }
 
 /// The image, of which `tables` is the end.
-pub fn write(header: Header, orders: &[Order], tables: impl Iterator<Item = u64>) -> Vec<u8> {
+pub fn write(header: Header, orders: &[Order], tables: Vec<u64>) -> Vec<u8> {
     let mut words =
         vec![0, orders.len() as u64, header.ptcr, header.lpidr, header.tlbie[0], header.tlbie[1], DATA.0, DATA.1];
     words.resize((RECORDS / 8) as usize, 0);
