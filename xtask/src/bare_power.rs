@@ -83,6 +83,8 @@ impl Machine {
                 "-M powernv9 -cpu POWER9 -m 1G -nodefaults -display none -serial none -monitor stdio -no-reboot"
                     .split(' '),
             )
+            // Without it QEMU warns that the machine cannot be switched off.
+            .args("-device ipmi-bmc-sim,id=bmc0 -device isa-ipmi-bt,bmc=bmc0,irq=10".split(' '))
             .args(["-bios", firmware, "-device", &format!("loader,file={image},addr={:#x},force-raw=on", IMAGE.0)])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -9,7 +9,6 @@ mod report;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use std::error::Error;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -47,7 +46,13 @@ fn main() -> ExitCode {
     let asked = Asked { cases, seed: seed.unwrap_or_else(|| fastrand::u64(..)), only };
     let mut report = Report::default();
     if let Some(written) = ppc64.write_image(&asked) {
-        return written.map_or_else(failed, |()| ExitCode::SUCCESS);
+        return match written {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("probe: {error}");
+                ExitCode::FAILURE
+            }
+        };
     }
     report.fact("seed", asked.seed);
     let result = match (ppc64.judge_image(&asked, &mut report), std::env::consts::ARCH) {
@@ -58,9 +63,4 @@ fn main() -> ExitCode {
         (None, arch) => Err(format!("there is no guest for {arch}").into()),
     };
     if report.finish(result) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn failed(error: Box<dyn Error>) -> ExitCode {
-    eprintln!("probe: {error}");
-    ExitCode::FAILURE
 }

@@ -67,7 +67,7 @@ impl Place {
 
     /// The effective address of page `number`, counted modulo their number.
     pub fn address(&self, number: u64) -> Gva {
-        Gva::new(self.start + (number % self.pages() << self.segment.base.shift()))
+        Gva::new(self.start + ((number % self.pages()) << self.segment.base.shift()))
     }
 
     /// Page `number`.

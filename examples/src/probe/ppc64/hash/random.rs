@@ -87,7 +87,7 @@ impl Random {
         let bits = rng.u8(..);
         let changed = |segment| Segment { ks: bits & 1 != 0, kp: bits & 2 != 0, n: bits & 12 == 0, ..segment };
         let slb = slb(|_, segment| (!odd || bits & 0xf0 != 0).then_some(if odd { changed(segment) } else { segment }));
-        Step { kind: "access", action: Action::Touch(Touch { slb, authority, address, access }) }
+        Step { kind: "access", action: Action::Touch(Box::new(Touch { slb, authority, address, access })) }
     }
 
     fn enter(&mut self, model: &Model) -> Call {
@@ -235,7 +235,7 @@ impl Random {
         let arguments = &mut call.arguments;
         match Hcall::of_number(call.number) {
             Some(Hcall::Remove | Hcall::Protect | Hcall::ClearRef | Hcall::ClearMod) if model.is_kept(arguments[1]) => {
-                arguments[1] = u64::MAX
+                arguments[1] = u64::MAX;
             }
             Some(Hcall::BulkRemove) => {
                 for pair in arguments.chunks_exact_mut(2) {

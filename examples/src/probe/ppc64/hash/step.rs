@@ -20,7 +20,7 @@ pub enum Action {
     /// A hypercall.
     Call(Call),
     /// An access.
-    Touch(Touch),
+    Touch(Box<Touch>),
     /// Instructions on an SLB that is as this says, in order.
     Slb(Box<Slb>, Vec<SlbInstruction>),
 }
@@ -73,7 +73,8 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.action {
             Action::Call(call) => call.fmt(f),
-            Action::Touch(Touch { slb, authority: Authority { amr, iamr }, address, access }) => {
+            Action::Touch(touch) => {
+                let Touch { slb, authority: Authority { amr, iamr }, address, access } = &**touch;
                 write!(f, "  access    {access} at {address}, AMR {amr:#018x}, IAMR {iamr:#018x}, segment ")?;
                 match slb.lookup(*address) {
                     Some(segment) => write!(f, "{segment:x?}"),

@@ -72,7 +72,7 @@ impl Scene {
             // Somewhere in the actual page, but not beyond the base page.
             let address = pgtable::Gva::new(place.address(self.number).get() + 0x238);
             let touch = Touch { slb, authority: self.authority, address, access };
-            steps.push(Step { kind: self.kind, action: Action::Touch(touch) });
+            steps.push(Step { kind: self.kind, action: Action::Touch(Box::new(touch)) });
         }
         let mut call = |call: Hcall, arguments: [u64; 4]| {
             let call = Call::new(call.number(), arguments);

@@ -111,7 +111,7 @@ fn with_cases(
     let words: Vec<_> = (TABLES.0..TABLES.1).step_by(8).map(|_| AtomicU64::new(0)).collect();
     let memory = DirectMap::new(&words, Hpa::new(TABLES.0));
     let frames = Frames::new(Region::new(memory, Hpa::new(FRAMES.0), FRAMES.1, 16)?)?;
-    let tables = Cache::new(&frames, Owner(LPID.into()), Kind::User, Policy::Reuse);
+    let tables = Cache::new(&frames, Owner(LPID), Kind::User, Policy::Reuse);
     let mut rng = Rng::with_seed(asked.seed);
     let mut tree = PageTable::new(format, memory, &tables)?;
     let mappings = map(&mut tree, &mut rng)?;
