@@ -50,7 +50,8 @@ impl From<ResizeError> for ReturnCode {
 }
 
 /// Copies the entries of `old` to `new`, which is empty: each to the same place of its new group, primary or secondary as before. So
-/// whoever remembers a place and a hash finds it again. In a larger table no two meet.
+/// whoever remembers a place and a hash finds it again. In a larger table no two meet that stand in their pages' groups; a guest can put entries into
+/// other groups, where nobody finds them, and these may.
 ///
 /// Nobody may use either table meanwhile. After an error `new` holds whatever was copied until then.
 ///
