@@ -14,6 +14,8 @@ use proptest::prelude::*;
 const ENTRIES: u64 = 1 << 14;
 /// Guest memory ends here; what lies above is a device.
 const MEMORY: u64 = 64 << 20;
+/// The 16 MiB from here on consist of smaller pages.
+const SMALL: u64 = 32 << 20;
 
 #[derive(Default)]
 struct Guest {
@@ -27,8 +29,12 @@ impl Partition for Guest {
         self.invalidated.borrow_mut().push(operand.rb());
     }
 
-    fn storage(&self, page: Gpa, _: PageSize) -> Storage {
-        if page.get() < MEMORY { Storage::Memory } else { Storage::Device }
+    fn storage(&self, page: Gpa, size: PageSize) -> Storage {
+        match page.get() {
+            SMALL if size == PageSize::M16 => Storage::SmallerPages,
+            0..MEMORY => Storage::Memory,
+            _ => Storage::Device,
+        }
     }
 
     fn zero(&self, page: Gpa, size: PageSize) -> Result<(), Refused> {
@@ -73,6 +79,9 @@ impl Model {
             return (PARAMETER, None);
         }
         let page = r & 0x0fff_ffff_ffff_f000 & !((1 << shift) - 1);
+        if shift == 24 && page == SMALL {
+            return (PARAMETER, None);
+        }
         let mut r = r;
         match self.dialect {
             Dialect::Kvm => r &= !(1 << 62),
@@ -87,7 +96,7 @@ impl Model {
         if ptex >= ENTRIES {
             return (PARAMETER, None);
         }
-        if flags & 1 << 15 != 0 && page + (1 << shift) > MEMORY {
+        if self.dialect == Dialect::Papr && flags & 1 << 15 != 0 && page + (1 << shift) > MEMORY {
             return (PARAMETER, None);
         }
         let places = if flags & 1 << 39 != 0 { ptex..ptex + 1 } else { ptex & !7..(ptex & !7) + 8 };
@@ -332,4 +341,28 @@ fn every_group_full() {
         hcalls.remove(0.into(), ptex, 0).unwrap();
     }
     assert_eq!(hpt.entries(0).count(), 0);
+}
+
+/// A large page of memory that consists of smaller ones is refused by both dialects; `ZERO_PAGE` zeroes a page only as PAPR says.
+#[test]
+fn what_stands_at_a_page_decides() {
+    let (large, small) = (4, 0);
+    for (dialect, flags, v, r, want, zeroed) in [
+        (Dialect::Kvm, 0, large, SMALL | 0x10, PARAMETER, 0),
+        (Dialect::Papr, 0, large, SMALL | 0x10, PARAMETER, 0),
+        (Dialect::Kvm, 0, large, (SMALL - (16 << 20)) | 0x10, SUCCESS, 0),
+        (Dialect::Papr, 0, small, SMALL | 0x10, SUCCESS, 0),
+        (Dialect::Papr, 1 << 15, small, SMALL | 0x10, SUCCESS, 1),
+        (Dialect::Kvm, 1 << 15, small, SMALL | 0x10, SUCCESS, 0),
+        (Dialect::Kvm, 1 << 15, small, MEMORY | 0x10, SUCCESS, 0),
+        (Dialect::Papr, 1 << 15, small, MEMORY | 0x20, PARAMETER, 0),
+    ] {
+        let words: Vec<AtomicU64> = (0..2 * ENTRIES).map(|_| AtomicU64::new(0)).collect();
+        let hpt = Hpt::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), HptOrder::MIN, Layout::V3).unwrap();
+        let guest = Guest::default();
+        let answer = Hcalls::new(&hpt, &guest, dialect).call(0x08, [flags, 8, v, r, 0, 0, 0, 0, 0]);
+        assert_eq!(answer.code.code(), want, "{dialect:?} {flags:#x} {v:#x} {r:#x}");
+        let done = guest.zeroed.borrow().iter().filter(|(page, _)| *page < MEMORY).count();
+        assert_eq!(done, zeroed, "{dialect:?} {flags:#x} {v:#x} {r:#x}");
+    }
 }

@@ -13,7 +13,9 @@ use arch_ppc64::hash::{
     Context, GROUP_ENTRIES, HashAttributes, HashFault, HashedSpace, Hpt, HptOrder, Layout, Pages, VirtualPage,
 };
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{Access, AddressSpace, Attributes, DirectMap, Gather, Gpa, Gva, Leaves, Prot, TableMemory, Unused};
+use pgtable::{
+    Access, AddressSpace, Attributes, DirectMap, Gather, Gpa, Gva, Leaves, Prot, Recorded, TableMemory, Unused,
+};
 use proptest::prelude::*;
 use support::harness::{Harness, Op, op};
 use support::{Arena, Tables};
@@ -166,6 +168,71 @@ fn the_first_store_is_noticed() {
         (Gva::new(u64::MAX), Access::FETCH, "ISEG 0x480"),
     ] {
         assert_eq!(space.translate(address, access).unwrap_err().to_string(), interrupt, "{address}");
+    }
+}
+
+/// Rounds of uses: each harvest has the pages that were used, or written, since the last one, and no others; whatever was cleared is stale
+/// in hardware, and whatever was not used keeps its entry.
+#[test]
+fn harvested_since_the_last_time() {
+    for pages in [Pages::K4, Pages::K64, Pages::K64In4K] {
+        let arena = Arena::new(8 << 20);
+        let tables = Tables::new(&arena);
+        let memory = HptMemory::new(HptOrder::MIN);
+        let context = Context::new(3).unwrap();
+        let mut space = HashedSpace::new(memory.hpt(Layout::V3), arena.memory(), &tables, pages, context).unwrap();
+        let shift = space.leaf_shifts()[0];
+        let large = space.leaf_shifts().contains(&24);
+        let (start, count) = (1_u64 << 32, 1_u64 << 9);
+        let clean = HashAttributes::from(Prot::RW).with_r(false).with_c(false);
+        // If there are large pages, the second half of the range is some.
+        let small = if large { count / 2 } else { count };
+        space.map(Gva::new(start), Gpa::new(0), small << shift, clean, Leaves::Exactly(shift)).unwrap();
+        if large {
+            let rest = Gva::new(start + (small << shift));
+            space.map(rest, Gpa::new(1 << 30), (count - small) << shift, clean, Leaves::Exactly(24)).unwrap();
+        }
+        let per_large = 1 << (24 - shift);
+        // The pages that `page` stands and falls with.
+        let whole = |page: u64| {
+            if page < small { page..page + 1 } else { page / per_large * per_large..(page / per_large + 1) * per_large }
+        };
+        let mut rng = 88_172_645_463_325_252_u64;
+        for round in 0..12 {
+            let (mut used, mut written) = (BTreeSet::new(), BTreeSet::new());
+            for _ in 0..round * 7 {
+                rng ^= rng << 13;
+                rng ^= rng >> 7;
+                rng ^= rng << 17;
+                let page = rng % count;
+                let access = if rng >> 40 & 1 == 0 { Access::READ } else { Access::WRITE };
+                space.translate(Gva::new(start + (page << shift) + (rng >> 50 & 0xfff)), access).unwrap();
+                used.extend(whole(page));
+                if access == Access::WRITE {
+                    written.extend(whole(page));
+                }
+            }
+            let entries = space.hpt().entries(0).count();
+            let tlb = support::Tlb::default();
+            tlb.cached.borrow_mut().extend(used.iter().map(|page| (start + (page << shift), (0, 0))));
+            for (recorded, wanted) in [(Recorded::Dirty, &written), (Recorded::Accessed, &used)] {
+                let mut bitmap = vec![0; count as usize / 64];
+                let mut gather = Gather::new(&tlb, 7);
+                let set = space.harvest(Gva::new(start), u64::MAX, recorded, &mut bitmap, &mut gather).unwrap();
+                let seen: BTreeSet<u64> =
+                    (0..count).filter(|page| bitmap[*page as usize / 64] >> (page % 64) & 1 != 0).collect();
+                assert_eq!((set, &seen), (wanted.len() as u64, wanted), "{pages:?} round {round} {recorded:?}");
+                gather.finish(&&tables).unwrap();
+                let known = |page: &&u64| tlb.cached.borrow().contains_key(&(start + (**page << shift)));
+                assert_eq!(wanted.iter().find(known), None, "{pages:?}: hardware goes on as before");
+            }
+            assert!(space.hpt().entries(0).count() <= entries);
+            assert!(used.is_empty() || space.hpt().entries(0).count() == 0, "whatever was used was harvested");
+        }
+        let mut gather = Gather::new(&Unused, ());
+        space.destroy(&mut gather).unwrap();
+        gather.finish(&&tables).unwrap();
+        assert_eq!(tables.live(), 0);
     }
 }
 

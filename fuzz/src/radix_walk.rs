@@ -43,9 +43,7 @@ pub fn radix_walk(data: &[u8]) {
         iamr: u64::from(flags >> 5 & 1) << 62,
         reflected: bit(flags, 6),
     };
-    // Larger process tables than Linux takes are refused whatever the strictness, which QEMU does not do.
-    let size = (header.process_table & 0x1f).min(24);
-    let process_table = if bit(flags, 7) { header.process_table & !0x1f | size } else { header.process_table & 0x1000 };
+    let process_table = if bit(flags, 7) { header.process_table } else { header.process_table & 0x1000 };
     let pidr = if bit(flags, 8) { header.pidr } else { header.pidr & 0xff };
     let image = image(&given, MOST >> (2 * (flags >> 9 & 3)));
     let memory: Vec<AtomicU64> = image.iter().map(|word| AtomicU64::new(word.to_be())).collect();

@@ -6,6 +6,7 @@
 
 mod arch;
 mod artifact;
+mod bare_power;
 mod bench;
 mod cargo;
 mod command;

@@ -50,7 +50,8 @@ impl From<ResizeError> for ReturnCode {
 }
 
 /// Copies the entries of `old` to `new`, which is empty: each to the same place of its new group, primary or secondary as before. So
-/// whoever remembers a place and a hash finds it again. In a larger table no two meet.
+/// whoever remembers a place and a hash finds it again. In a larger table no two meet that stand in their pages' groups; a guest can put entries into
+/// other groups, where nobody finds them, and these may.
 ///
 /// Nobody may use either table meanwhile. After an error `new` holds whatever was copied until then.
 ///
@@ -75,14 +76,14 @@ where
             }
             let hpte = from.decode([v, slot.r()]);
             let bolted = hpte.v.bolted();
-            let page = match VirtualPage::of_entry(hpte, group, old.order()) {
-                Some(page) if bolted || keep == Keep::All => page,
+            let hash = match VirtualPage::rehash(hpte, group, old.order()) {
+                Some(hash) if bolted || keep == Keep::All => hash,
                 _ => {
                     done.dropped += 1;
                     continue;
                 }
             };
-            let target_group = new.order().group(page.hash(), hpte.v.h());
+            let target_group = new.order().group(hash, hpte.v.h());
             let target = new.group(target_group)?.slot(index);
             let there = HpteV::from_bits(target.v());
             if there.v() {

@@ -5,6 +5,8 @@
 //! software's help (R and C set by hardware itself) is noticed with the entry's next change; so the last pass before a switch-over, with the guest stopped, is
 //! best a [`Pass::First`] again where hardware sets R and C.
 //!
+//! A table has one reader of changes: reading clears the marks, here (MODIFIED) as in KVM, where all file descriptors of a VM share them.
+//!
 //! KVM takes **one chunk per `write`**: it does not go on behind the first. [`chunks`] cuts a stream up for it; [`load`] takes any number.
 
 use core::mem::size_of;

@@ -62,6 +62,22 @@ impl VirtualPage {
         HpteV::of_page(self.segment.b(), self.avpn()).with_v(true)
     }
 
+    /// The hash by which `hpte`, standing in `group` of a table of `order`, goes to a table of another order: its page's, if it stands where its page
+    /// is looked for; else what KVM and QEMU make of it (`resize_hpt_rehash_hpte`, `rehash_hpte`). `None` as of [`of_entry`](Self::of_entry).
+    #[must_use]
+    pub(crate) const fn rehash(hpte: Hpte, group: u64, order: HptOrder) -> Option<PageHash> {
+        let Some(page) = Self::of_entry(hpte, group, order) else { return None };
+        let above = low_bits(page.segment.shift()) & !low_bits(AVPN_UNIT);
+        let offset = page.offset & above;
+        if page.base.shift() >= AVPN_UNIT {
+            return Some(page.hash());
+        }
+        let group = if hpte.v.h() { !group } else { group };
+        // What AVPN and group both have is not compared.
+        let number = offset >> page.base.shift() | (page.vsid_hash() ^ group) & (order.groups() - 1);
+        Some(PageHash(page.vsid_hash() ^ number))
+    }
+
     /// The page of which `hpte`, standing in `group` of a table of `order`, is an entry: the bits that AVPN has not are in the hash. `None` if
     /// the entry names no segment size or no page size.
     #[inline]
@@ -128,6 +144,9 @@ mod tests {
                             let hpte = Hpte { v: page.v().with_l(sizes.lp().is_some()).with_h(h), r };
                             let group = order.group(page.hash(), h);
                             assert_eq!(VirtualPage::of_entry(hpte, group, order), Some(page), "{sizes:?} {order:?}");
+                            let hash = VirtualPage::rehash(hpte, group, order).unwrap();
+                            let bits = (1 << 46 >> 7) - 1;
+                            assert_eq!((hash.0 ^ page.hash().0) & bits, 0, "{sizes:?} {order:?}");
                         }
                     }
                 }

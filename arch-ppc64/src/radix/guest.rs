@@ -128,7 +128,7 @@ impl GuestMmu {
     /// # Errors
     /// As [`ProcessTable::root`] says; [`Cause::Malformed`] for a process table that is not aligned to its size.
     pub fn walker<M: TableMemory<Gpa>>(&self, memory: M, pid: u32) -> Result<Walker<ProcessScoped, M>, Cause> {
-        let table = ProcessTable::of_word(self.process_table).ok_or(Cause::Malformed)?;
+        let table = self.table().ok_or(Cause::Malformed)?;
         let root = table.root(&memory, pid, self.format.strictness())?;
         Ok(Walker::new(self.format(pid), memory, root))
     }
@@ -165,10 +165,14 @@ impl GuestMmu {
         })
     }
 
+    fn table(&self) -> Option<ProcessTable> {
+        ProcessTable::of_word_as(self.process_table, self.format.strictness())
+    }
+
     /// From the process table to a root, with the checks in hardware's order.
     fn root<M: TableMemory<Gpa>>(&self, memory: &M, pid: u32, offset: u64) -> Result<Gpa, Lost> {
         let lost = |cause, entry| Lost { cause, entry };
-        let table = ProcessTable::of_word(self.process_table).ok_or(lost(Cause::Malformed, None))?;
+        let table = self.table().ok_or(lost(Cause::Malformed, None))?;
         let at = table.entry(pid).ok();
         let strictness = self.format.strictness();
         match table.read(memory, pid) {

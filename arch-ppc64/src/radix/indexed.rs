@@ -22,6 +22,8 @@ pub enum TableError {
 
 /// The largest size that Linux takes for either table, as log2 of its bytes less 12.
 const MAX_SIZE: u8 = 24;
+/// The largest that the field has room for.
+const FIELD_MAX: u8 = 31;
 
 /// Where such a table is, and its size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,7 +37,16 @@ impl<A: Address> Indexed<A> {
 
     /// The table of `2^(12 + size)` bytes at `base`, if there may be such a one.
     pub(crate) fn new(base: A, size: u8) -> Option<Self> {
-        let legal = size <= MAX_SIZE && base.is_aligned(12 + size) && base.get() <= low_bits(60);
+        Self::up_to(MAX_SIZE, base, size)
+    }
+
+    /// As [`new`](Self::new), but as large as its size can be written.
+    pub(crate) fn of_any_size(base: A, size: u8) -> Option<Self> {
+        Self::up_to(FIELD_MAX, base, size)
+    }
+
+    fn up_to(max: u8, base: A, size: u8) -> Option<Self> {
+        let legal = size <= max && base.is_aligned(12 + size) && base.get() <= low_bits(60);
         legal.then_some(Self { base, size })
     }
 

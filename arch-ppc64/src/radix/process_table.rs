@@ -37,6 +37,15 @@ impl ProcessTable {
         Self::new(Gpa::new(word.base()), word.prts())
     }
 
+    /// The table that a partition table entry names, as `strictness` reads it: [`Qemu`](Strictness::Qemu) knows no largest size.
+    #[must_use]
+    pub fn of_word_as(word: ProcessTableWord, strictness: Strictness) -> Option<Self> {
+        match strictness {
+            Strictness::Qemu => Indexed::of_any_size(Gpa::new(word.base()), word.prts()).map(Self),
+            Strictness::Kvm | Strictness::Strict => Self::of_word(word),
+        }
+    }
+
     /// The word by which it is found: a partition table entry's second, and what
     /// `KVM_PPC_CONFIGURE_V3_MMU` takes as `process_table`.
     #[must_use]
@@ -107,6 +116,14 @@ mod tests {
         assert_eq!(table.word().into_bits(), 0x8000_0000_0013_0004);
         assert_eq!(ProcessTable::of_word(table.word()), Some(table));
         assert_eq!(table.entries(), 4096);
+        let huge = |prts: u8| ProcessTableWord::from_bits(1 << 63 | u64::from(prts));
+        for (prts, qemu, others) in
+            [(24, Some(1 << 32), Some(1 << 32)), (25, Some(1 << 33), None), (31, Some(1 << 39), None)]
+        {
+            let entries = |strictness| ProcessTable::of_word_as(huge(prts), strictness).map(ProcessTable::entries);
+            assert_eq!(entries(Strictness::Qemu), qemu, "{prts}");
+            assert_eq!([Strictness::Kvm, Strictness::Strict].map(entries), [others; 2], "{prts}");
+        }
         for (base, prts) in [(0x13_1000, 4), (0x13_0000, 5), (0, 25), (0, 255), (1 << 60, 0)] {
             assert_eq!(ProcessTable::new(Gpa::new(base), prts), None, "{base:#x} {prts}");
         }

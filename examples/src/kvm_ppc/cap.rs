@@ -20,6 +20,8 @@ pub enum Cap {
     OneReg = 70,
     /// The guest’s hashed page table can be read and written through a file descriptor.
     PpcHtabFd = 84,
+    /// Which hypercalls the kernel carries out itself.
+    PpcEnableHcall = 104,
     /// Radix guests.
     PpcMmuRadix = 134,
     /// Hashed guests with ISA v3.0 process tables.

@@ -45,12 +45,22 @@ fn main() -> ExitCode {
     let Options { ppc64, cases, seed, only } = Options::parse();
     let asked = Asked { cases, seed: seed.unwrap_or_else(|| fastrand::u64(..)), only };
     let mut report = Report::default();
+    if let Some(written) = ppc64.write_image(&asked) {
+        return match written {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("probe: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     report.fact("seed", asked.seed);
-    let result = match std::env::consts::ARCH {
-        "powerpc64" => ppc64::run(ppc64, &asked, &mut report),
+    let result = match (ppc64.judge_image(&asked, &mut report), std::env::consts::ARCH) {
+        (Some(judged), _) => judged,
+        (None, "powerpc64") => ppc64::run(&ppc64, &asked, &mut report),
         #[cfg(target_arch = "x86_64")]
-        "x86_64" => x86::run(&asked, &mut report),
-        arch => Err(format!("there is no guest for {arch}").into()),
+        (None, "x86_64") => x86::run(&asked, &mut report),
+        (None, arch) => Err(format!("there is no guest for {arch}").into()),
     };
     if report.finish(result) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -11,24 +11,24 @@ use crate::hash::table::HptError;
 
 impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
     /// `H_ENTER`: puts the entry `pteh`, `ptel` into the first free place of the group in which `ptex` lies; with `EXACT` into `ptex` itself; with
-    /// `ZERO_PAGE` the page is filled with zeros before. Returns the place. V is set whatever `pteh` says; H is the caller's.
+    /// `ZERO_PAGE` the page is filled with zeros before ([`Dialect::Papr`]). Returns the place. V is set whatever `pteh` says; H is the caller's.
     ///
     /// # Errors
-    /// `H_PARAMETER`: B is reserved, the page sizes are none, WIMG does not fit the storage ([`Dialect::Papr`]), the page cannot be
-    /// zeroed, `ptex` is beyond the table. `H_PTEG_FULL`.
+    /// `H_PARAMETER`: B is reserved, the page sizes are none, the storage consists of smaller pages, WIMG does not fit it ([`Dialect::Papr`]), the page
+    /// cannot be zeroed, `ptex` is beyond the table. `H_PTEG_FULL`.
     pub fn enter(&self, flags: HcallFlags, ptex: u64, pteh: HpteV, ptel: HpteR) -> Result<u64, ReturnCode> {
         let sizes = Hpte { v: pteh, r: ptel }.sizes().ok_or(ReturnCode::Parameter)?;
         SegmentSize::of_b(pteh.b()).ok_or(ReturnCode::Parameter)?;
         let page = Gpa::new(ptel.page(sizes));
+        let storage = self.partition.storage(page, sizes.actual());
         let ptel = match self.dialect {
+            _ if storage == Storage::SmallerPages => return Err(ReturnCode::Parameter),
             Dialect::Kvm => ptel.with_ts(false),
-            Dialect::Papr if !self.cacheable_as_it_should(page, sizes.actual(), ptel) => {
-                return Err(ReturnCode::Parameter);
-            }
+            Dialect::Papr if !Self::cacheable_as_it_should(storage, ptel) => return Err(ReturnCode::Parameter),
             Dialect::Papr => ptel,
         };
         let slot = self.slot(ptex)?;
-        if flags.zero_page() {
+        if flags.zero_page() && self.dialect == Dialect::Papr {
             self.partition.zero(page, sizes.actual()).map_err(|_| ReturnCode::Parameter)?;
         }
         let words = self.hpt.layout().encode(Hpte { v: pteh.visible().with_v(true), r: ptel });
@@ -42,9 +42,9 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
     }
 
     /// Whether WIMG says what PAPR wants for what stands there.
-    fn cacheable_as_it_should(&self, page: Gpa, size: crate::hash::PageSize, ptel: HpteR) -> bool {
-        match self.partition.storage(page, size) {
-            Storage::Memory => !ptel.w() && !ptel.i() && ptel.m() && !ptel.g(),
+    fn cacheable_as_it_should(storage: Storage, ptel: HpteR) -> bool {
+        match storage {
+            Storage::Memory | Storage::SmallerPages => !ptel.w() && !ptel.i() && ptel.m() && !ptel.g(),
             Storage::Device => !ptel.w() && ptel.i(),
         }
     }

@@ -35,6 +35,9 @@ use super::tlbie::HashTlbie;
 pub enum Storage {
     /// The partition's memory.
     Memory,
+    /// The partition's memory, but in pieces that are smaller than the page, so that no processor could have one translation for it: the call is
+    /// refused. A host that backs its guests' memory with small pages has this (`Supported::limited_by_backing`).
+    SmallerPages,
     /// Anything else: a device, emulated or passed through.
     Device,
 }
@@ -78,7 +81,7 @@ pub trait Partition {
 pub enum Dialect {
     /// PAPR, as QEMU reads it: WIMG of a mapping must fit the storage (memory: M alone; devices: I, with or without M), else `H_PARAMETER`.
     Papr,
-    /// KVM: any WIMG is taken (its hypervisor overrides what does not fit, unseen by the guest), tag bits are cleared.
+    /// KVM: any WIMG is taken (its hypervisor overrides what does not fit, unseen by the guest), tag bits are cleared, `H_ENTER` zeroes no page.
     #[default]
     Kvm,
 }

@@ -79,7 +79,7 @@ where
             RangeError { at: Gva::new(page.max(input.get())), error }
         });
         let bytes = cut.as_ref().map_or_else(|error| error.at.get() - input.get(), |()| bytes);
-        self.flush(input, bytes, gather, arrays)?;
+        self.flush(input, bytes, gather, arrays, V)?;
         let mut tables = Gather::new(&Unused, ());
         let changed = verb(&mut self.tree, bytes, &mut tables);
         let freed =
@@ -99,7 +99,7 @@ where
             Some(last) if last.at.level.0 > 0 && matches!(last.entry, pgtable::Entry::Leaf { .. }) => last.address,
             _ => return Ok(()),
         };
-        self.flush(page, 1 << M16, gather, Arrays::Keep).map_err(|stopped| stopped.error)?;
+        self.flush(page, 1 << M16, gather, Arrays::Keep, V).map_err(|stopped| stopped.error)?;
         let mut tables = Gather::new(&Unused, ());
         let split = self.tree.split(page, 1 << M16, PageSize::K64.shift(), &mut tables);
         tables.finish(self.tree.tables()).map_err(gather_error)?;
@@ -108,16 +108,18 @@ where
         second.map_or(Ok(()), |second| self.free_array(second))
     }
 
-    /// Takes all entries of the pages in the range out of the hashed table. Each page that hardware may know goes to the gather.
-    fn flush<I: Invalidate<Stage1>>(
+    /// Takes all entries of the pages in the range whose words have one of the bits in `of` out of the hashed table. Each of these that hardware may
+    /// know goes to the gather.
+    pub(super) fn flush<I: Invalidate<Stage1>>(
         &self,
         input: Gva,
         bytes: u64,
         gather: &mut Gather<'_, Stage1, I>,
         arrays: Arrays,
+        of: u64,
     ) -> Result<(), RangeError<Gva>> {
         let walker = self.tree.walker();
-        let flow = walker.for_each_run(input, bytes, |run| match self.flush_run(&run, gather, arrays) {
+        let flow = walker.for_each_run(input, bytes, |run| match self.flush_run(&run, gather, arrays, of) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(RangeError { at: run.input(), error }),
         })?;
@@ -132,9 +134,13 @@ where
         run: &Run<'_, SoftwareTree>,
         gather: &mut Gather<'_, Stage1, I>,
         arrays: Arrays,
+        of: u64,
     ) -> Result<(), Error> {
-        let (at, hashpte) = (run.at(), self.pages.hashpte().to_be());
-        let used = |word: &AtomicU64| word.load(Ordering::Relaxed) & hashpte != 0;
+        let (at, hashpte, of) = (run.at(), self.pages.hashpte().to_be(), of.to_be());
+        let used = |word: &AtomicU64| {
+            let word = word.load(Ordering::Relaxed);
+            word & hashpte != 0 && word & of != 0
+        };
         let large = at.level.0 > 0;
         if !large && !run.words().iter().any(used) {
             return Ok(());

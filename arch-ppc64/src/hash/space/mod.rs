@@ -17,6 +17,7 @@ mod attributes;
 mod change;
 mod context;
 mod fragments;
+mod harvest;
 mod pages;
 mod pte;
 mod refault;

@@ -35,6 +35,7 @@
 
 #define H_PUT_TERM_CHAR 0x58
 #define H_PROBE_REPORT  0xfa00  /* unassigned; PAPR leaves 0xf000 and up to platforms */
+#define H_PROBE_ANSWER  0xfa04
 
 #define SPR_DSISR       18
 #define SPR_DAR         19
@@ -150,6 +151,56 @@ probe_guest_edit:
         tlbsync
         ptesync
         ld      %r18, 0(%r14)
+        sc
+
+/*
+ * Makes a hypercall: R3 to R12 from R14 to R23. Reports R3 to R11, as they are
+ * afterwards, by a hypercall of our own that has them in R4 to R12.
+ */
+        .globl  probe_guest_hcall
+probe_guest_hcall:
+        mr      %r3, %r14
+        mr      %r4, %r15
+        mr      %r5, %r16
+        mr      %r6, %r17
+        mr      %r7, %r18
+        mr      %r8, %r19
+        mr      %r9, %r20
+        mr      %r10, %r21
+        mr      %r11, %r22
+        mr      %r12, %r23
+        sc      1
+        mr      %r12, %r11
+        mr      %r11, %r10
+        mr      %r10, %r9
+        mr      %r9, %r8
+        mr      %r8, %r7
+        mr      %r7, %r6
+        mr      %r6, %r5
+        mr      %r5, %r4
+        mr      %r4, %r3
+        li      %r3, 0
+        ori     %r3, %r3, H_PROBE_ANSWER
+        sc      1
+        b       .
+
+/*
+ * Changes the SLB: R14 is RB, R16 is RS.
+ */
+        .globl  probe_guest_slbmte
+probe_guest_slbmte:
+        slbmte  %r16, %r14
+        isync
+        sc
+        .globl  probe_guest_slbie
+probe_guest_slbie:
+        slbie   %r14
+        isync
+        sc
+        .globl  probe_guest_slbia
+probe_guest_slbia:
+        slbia
+        isync
         sc
 
 /*

@@ -30,6 +30,14 @@ pub struct Entries {
     pub tlbie_all: u64,
     /// Edits a table between loads.
     pub edit: u64,
+    /// Makes a hypercall.
+    pub hcall: u64,
+    /// Writes an SLB entry.
+    pub slbmte: u64,
+    /// Drops the SLB entry of an address.
+    pub slbie: u64,
+    /// Drops all SLB entries but the first.
+    pub slbia: u64,
     /// Puts off the decrementer, prints a line.
     pub hello: u64,
 }
@@ -58,6 +66,10 @@ impl Image {
             static probe_guest_tlbie_pwc: u8;
             static probe_guest_tlbie_all: u8;
             static probe_guest_edit: u8;
+            static probe_guest_hcall: u8;
+            static probe_guest_slbmte: u8;
+            static probe_guest_slbie: u8;
+            static probe_guest_slbia: u8;
             static probe_guest_hello: u8;
             static probe_guest_target: u8;
             static probe_guest_target_end: u8;
@@ -83,6 +95,10 @@ impl Image {
                     tlbie_pwc: entry(&raw const probe_guest_tlbie_pwc),
                     tlbie_all: entry(&raw const probe_guest_tlbie_all),
                     edit: entry(&raw const probe_guest_edit),
+                    hcall: entry(&raw const probe_guest_hcall),
+                    slbmte: entry(&raw const probe_guest_slbmte),
+                    slbie: entry(&raw const probe_guest_slbie),
+                    slbia: entry(&raw const probe_guest_slbia),
                     hello: entry(&raw const probe_guest_hello),
                 },
                 target: slice::from_raw_parts(target, between(target, &raw const probe_guest_target_end)),

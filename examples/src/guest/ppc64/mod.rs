@@ -1,4 +1,4 @@
-//! The guest on POWER, under KVM-HV with radix translation.
+//! The guest on POWER, under KVM-HV, with radix or hashed translation.
 //!
 //! The protocol. The VMM owns the guest’s memory; the guest’s code stands at its beginning
 //! ([`ProbeGuest::code_size`] bytes). Before each access the VMM sets the vCPU’s registers, so nothing is carried over
@@ -13,10 +13,12 @@
 //! A VMM cannot run `tlbie` for its guest. The guest has LPCR\[GTSE\], so it runs `tlbie` itself, when
 //! the VMM asks: [`ProbeGuest::tlbie`].
 
+mod hashed;
 mod image;
 mod msr;
 mod outcome;
 
+pub use hashed::SlbWords;
 pub use outcome::{Interrupt, Outcome, vector};
 
 use super::Probe;
@@ -34,6 +36,8 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMma
 const H_PUT_TERM_CHAR: u64 = 0x58;
 /// The guest’s report; the number is agreed with `guest.S`.
 const H_PROBE_REPORT: u64 = 0xfa00;
+/// What another hypercall left in R3 to R11; the number is agreed with `guest.S`.
+const H_PROBE_ANSWER: u64 = 0xfa04;
 /// A hypercall was done.
 const H_SUCCESS: u64 = 0;
 /// A hypercall is unknown: the value is −2.
@@ -306,6 +310,11 @@ impl ProbeGuest {
                     report.more = [more[0], more[1]];
                     return Ok(report);
                 }
+                VcpuExit::PaprHcall(call) if call.nr == H_PROBE_ANSWER => {
+                    report.answer = Some(call.args);
+                    call.ret = H_SUCCESS;
+                    return Ok(report);
+                }
                 VcpuExit::PaprHcall(call) if call.nr == H_PUT_TERM_CHAR => {
                     let [_, length, first, second, ..] = call.args;
                     let characters = [first.to_be_bytes(), second.to_be_bytes()];
@@ -340,6 +349,8 @@ struct Report {
     value: u64,
     /// R17 and R18.
     more: [u64; 2],
+    /// What a hypercall left in R3 to R11.
+    answer: Option<[u64; 9]>,
     /// Where an access met no memory.
     mmio: Option<Gpa>,
     /// Where it was when patience ended.

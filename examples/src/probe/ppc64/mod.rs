@@ -1,8 +1,12 @@
 //! POWER: a guest of KVM-HV.
 
+mod end;
+mod hash;
 mod radix;
+mod stage2;
 
 use std::error::Error;
+use std::path::PathBuf;
 
 use arch_ppc64::radix::Strictness;
 use clap::{Args, ValueEnum};
@@ -11,14 +15,32 @@ use crate::Asked;
 use crate::report::Report;
 
 /// What may be asked for on POWER.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Which of the processor's translations
     #[arg(long, value_enum, default_value_t)]
     mmu: Mmu,
-    /// What the walker is to make of tables that break the manual's rules
+    /// What the walker is to make of radix tables that break the manual's rules
     #[arg(long, value_enum, default_value_t)]
     strictness: OddTables,
+    /// Write a memory image for a bare machine, to try partition-scoped trees on; needs no POWER machine
+    #[arg(long, value_name = "FILE", conflicts_with = "stage2_seen")]
+    stage2_image: Option<PathBuf>,
+    /// Judge what the bare machine made of that image; same cases and seed
+    #[arg(long, value_name = "FILE")]
+    stage2_seen: Option<PathBuf>,
+}
+
+impl Options {
+    /// Writes the image for a bare machine, if that is asked for: whatever machine this is.
+    pub fn write_image(&self, asked: &Asked) -> Option<Result<(), Box<dyn Error>>> {
+        Some(stage2::write(self.stage2_image.as_deref()?, asked))
+    }
+
+    /// Judges the image that a bare machine left behind, if that is asked for.
+    pub fn judge_image(&self, asked: &Asked, report: &mut Report) -> Option<Result<(), Box<dyn Error>>> {
+        Some(stage2::judge(self.stage2_seen.as_deref()?, asked, report))
+    }
 }
 
 /// Which translation.
@@ -27,6 +49,8 @@ enum Mmu {
     /// Radix trees
     #[default]
     Radix,
+    /// Hashed page tables: hypercalls, translation, migration, resizing
+    Hash,
 }
 
 /// A [`Strictness`], on the command line.
@@ -42,7 +66,7 @@ enum OddTables {
 }
 
 /// Probes.
-pub fn run(options: Options, asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
+pub fn run(options: &Options, asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
     let strictness = match options.strictness {
         OddTables::Qemu => Strictness::Qemu,
         OddTables::Kvm => Strictness::Kvm,
@@ -50,5 +74,6 @@ pub fn run(options: Options, asked: &Asked, report: &mut Report) -> Result<(), B
     };
     match options.mmu {
         Mmu::Radix => radix::run(strictness, asked, report),
+        Mmu::Hash => hash::run(asked, report),
     }
 }

@@ -27,9 +27,10 @@ use fastrand::Rng;
 use pgtable::Access;
 
 use crate::Asked;
+use crate::ppc64::end::End;
 use crate::report::{Ended, Report};
 use case::{Case, Shape};
-use seen::{End, Seen};
+use seen::Seen;
 use stand::Stand;
 
 /// Probes.
@@ -52,13 +53,8 @@ pub fn run(strictness: Strictness, asked: &Asked, report: &mut Report) -> Result
         }
         let tried = stand.run(&mut case).map_err(|error| format!("case {number}: {error}\n{case}"))?;
         let Some((expected, seen)) = tried else { continue };
-        let ended = match seen.end {
-            End::Done(_) => Ended::Done,
-            End::NoMemory(_) => Ended::NoMemory,
-            End::Took(_) | End::Odd(_) => Ended::Refused,
-        };
         let mismatch = (expected != seen).then(|| mismatch(number, &case, &expected, &seen));
-        report.case(case.kind, ended, mismatch.as_deref());
+        report.case(case.kind, Ended::from(&seen.end), mismatch.as_deref());
     }
     Ok(())
 }

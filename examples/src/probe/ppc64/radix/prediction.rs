@@ -7,8 +7,9 @@ use examples::guest::ppc64::{Interrupt, Start};
 use pgtable::{Access, AccessKind, Gva, TableMemory};
 
 use super::case::{Case, Slot};
-use super::seen::{End, Seen};
+use super::seen::Seen;
 use super::tables::Tables;
+use crate::ppc64::end::End;
 
 /// The library's view of a case whose words are in memory.
 pub struct Prediction<'a> {

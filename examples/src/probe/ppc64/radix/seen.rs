@@ -1,35 +1,7 @@
 //! What came of an access, and what the tables held afterwards: what is predicted, what is seen, and how they differ.
 
-use std::fmt;
-
-use examples::guest::ppc64::Interrupt;
-use pgtable::Gpa;
-
 use super::case::Slot;
-
-/// What came of an access.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// It was done, in memory there.
-    Done(Gpa),
-    /// It was translated, to where there is no memory.
-    NoMemory(Gpa),
-    /// It took this interrupt.
-    Took(Interrupt),
-    /// Anything else, in words.
-    Odd(String),
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Done(address) => write!(f, "done at {address}"),
-            Self::NoMemory(address) => write!(f, "no memory at {address}"),
-            Self::Took(interrupt) => interrupt.fmt(f),
-            Self::Odd(text) => f.write_str(text),
-        }
-    }
-}
+use crate::ppc64::end::End;
 
 /// What came of an access, and what every word on its way held afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,28 +15,10 @@ pub struct Seen {
 impl Seen {
     /// The fields in which the prediction `self` differs from what was `seen`, by name.
     pub fn differences(&self, seen: &Self) -> Vec<String> {
-        let mut all = Vec::new();
-        let mut field = |name: &str, expected: u64, seen: u64| {
-            if expected != seen {
-                all.push(format!("{name}: expected {expected:#x}, seen {seen:#x}"));
-            }
-        };
-        for (expected, seen) in self.words.iter().zip(&seen.words) {
-            field(&format!("word at {:#x}", expected.address), expected.word, seen.word);
-        }
-        match (&self.end, &seen.end) {
-            (End::Took(expected), End::Took(seen)) => {
-                field("vector", expected.vector, seen.vector);
-                field("DSISR", expected.dsisr.into(), seen.dsisr.into());
-                field("DAR", expected.dar, seen.dar);
-                field("SRR0", expected.srr0, seen.srr0);
-                let reason = Interrupt::SRR1_REASON;
-                field("SRR1 reason", expected.srr1 & reason, seen.srr1 & reason);
-                field("SRR1 state", expected.srr1 & !reason, seen.srr1 & !reason);
-            }
-            (expected, seen) if expected != seen => all.push(format!("end: expected {expected}, seen {seen}")),
-            _ => {}
-        }
-        all
+        let words = self.words.iter().zip(&seen.words).filter(|(expected, seen)| expected.word != seen.word);
+        let words = words.map(|(expected, seen)| {
+            format!("word at {:#x}: expected {:#x}, seen {:#x}", expected.address, expected.word, seen.word)
+        });
+        words.chain(self.end.differences(&seen.end)).collect()
     }
 }

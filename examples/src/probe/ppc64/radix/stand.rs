@@ -17,8 +17,9 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::case::{C, Case, L, R, Shape, Slot, TREE, V};
 use super::layout::{KERNEL, REGIONS, STUBS, is_data, prte};
 use super::prediction::Prediction;
-use super::seen::{End, Seen};
+use super::seen::Seen;
 use super::tables::Tables;
+use crate::ppc64::end::End;
 
 /// How long an access may take: a thousand times as long as it does.
 const PATIENCE: Duration = Duration::from_secs(1);
