@@ -7,6 +7,7 @@ use crate::allocator::TableAllocator;
 use crate::descent::{Node, Stop, Trail, descend_to_last};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
+use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::space::Leaves;
 use crate::table::PageTable;
@@ -64,13 +65,14 @@ where
         if self.map_page(input, output, bytes, attributes, leaves) {
             return Ok(());
         }
-        self.map_range(input, output, bytes, attributes, leaves)
+        self.map_range(&mut self.trail(), input, output, bytes, attributes, leaves)
     }
 
     /// The general case of [`map`](Self::map).
     #[inline(never)]
-    fn map_range(
-        &mut self,
+    pub(crate) fn map_range<L: Locks>(
+        &self,
+        trail: &mut Trail<L>,
         input: Input<F>,
         output: Output<F>,
         bytes: u64,
@@ -79,9 +81,8 @@ where
     ) -> Result<(), RangeError<Input<F>>> {
         let (offset, end) = bounds(&self.format, input, bytes, 0)?;
         let mut rest = Rest { offset, end, output: output.get() };
-        let mut trail = self.trail();
         while rest.bytes() > 0 {
-            match self.map_run(&mut trail, rest, attributes, leaves) {
+            match self.map_run(trail, rest, attributes, leaves) {
                 Ok(done) => {
                     rest.offset += done;
                     rest.output = rest.output.wrapping_add(done);
@@ -127,7 +128,13 @@ where
     }
 
     /// Maps a run of equal leaves in one table at the beginning of `rest`; returns its length in bytes.
-    fn map_run(&self, trail: &mut Trail, rest: Rest, attributes: F::Attributes, leaves: Leaves) -> Result<u64, Error> {
+    fn map_run<L: Locks>(
+        &self,
+        trail: &mut Trail<L>,
+        rest: Rest,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> Result<u64, Error> {
         let geometry = self.format.geometry();
         let fitting = 63 - rest.bytes().leading_zeros() as u8;
         let mut shift = rest.leaf(&self.format, leaves, fitting)?;
@@ -169,9 +176,9 @@ where
     }
 
     /// Maps into new tables down to `level`, below the absent entry at which `stop` stands.
-    fn map_in_new_tables(
+    fn map_in_new_tables<L: Locks>(
         &self,
-        trail: &mut Trail,
+        trail: &mut Trail<L>,
         stop: &Stop<'_, F>,
         rest: Rest,
         attributes: F::Attributes,
@@ -190,9 +197,7 @@ where
         });
         match filled {
             Ok(done) => {
-                for &node in &nodes {
-                    trail.extend(node);
-                }
+                trail.grown(&nodes);
                 Ok((done as u64) << node.shift)
             }
             Err(error) => {

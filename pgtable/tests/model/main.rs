@@ -13,3 +13,4 @@ mod support;
 mod tracked;
 mod tree;
 mod two_stage;
+mod writers;
