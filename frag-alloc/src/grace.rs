@@ -113,6 +113,9 @@ impl pgtable::ReadSide for Reader<'_> {
         if turns > 64 {
             std::thread::yield_now();
         }
+        // A model checker has to be told, or it would explore every number of turns.
+        #[cfg(loom)]
+        loom::thread::yield_now();
         core::hint::spin_loop();
         turns < 1 << 26
     }
