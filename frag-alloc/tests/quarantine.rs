@@ -22,11 +22,11 @@ fn left_of_two(
     test: impl FnOnce(&Table<'_>, &Cache<Hpa, Region<Hpa, DirectMap<'_, Hpa>>, &Table<'_>>) -> Hpa,
 ) {
     let words = words();
-    let region = Region::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), 2, FRAME).unwrap();
-    let frames = Frames::new(region).unwrap();
+    let region = Region::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), 2, FRAME).expect("aligned and within");
+    let frames = Frames::new(region).expect("fits");
     let cache = Cache::new(&frames, Owner(1), Kind::User, policy);
     let bad = test(&frames, &cache);
-    assert!(frames.is_quarantined(bad).unwrap());
+    assert!(frames.is_quarantined(bad).expect("within"));
     let mut had = 0;
     let end = loop {
         match cache.take(SHIFT) {
@@ -37,7 +37,10 @@ fn left_of_two(
     };
     assert_eq!(end, Error::Exhausted { shift: SHIFT });
     assert_eq!(had, PER_FRAME);
-    assert_eq!(cache.close().unwrap().live as usize, if policy == Policy::Reuse { PER_FRAME } else { 0 });
+    assert_eq!(
+        cache.close().expect("counted right").live as usize,
+        if policy == Policy::Reuse { PER_FRAME } else { 0 }
+    );
     assert_eq!(frames.census().table_frames, 1, "nothing of the quarantined frame is counted");
 }
 
