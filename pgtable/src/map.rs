@@ -104,27 +104,40 @@ where
         leaves: Leaves,
     ) -> bool {
         let format = &self.format;
-        let shift = format.geometry().page_shift();
+        let Some(offset) = self.usual_page(input, bytes, leaves) else { return false };
+        let Ok(stop) = descend_to_last(format, &self.memory, self.root().get(), offset) else { return false };
+        if stop.word & format.present_mask() != 0 {
+            return false;
+        }
+        let Some(leaf) = self.usual_leaf(stop.node, output, attributes) else { return false };
+        stop.slot.store(leaf);
+        self.wrote(stop.node.entry(offset), 1);
+        self.count(stop.node, 1);
+        true
+    }
+
+    /// The offset of `input`, if `bytes` bytes from there are one page of the usual size, and it may be mapped as such.
+    #[inline(always)]
+    pub(crate) fn usual_page(&self, input: Input<F>, bytes: u64, leaves: Leaves) -> Option<u64> {
+        let shift = self.format.geometry().page_shift();
         let fits = match leaves {
             Leaves::Largest => true,
             Leaves::AtMost(limit) => limit >= shift,
             Leaves::Exactly(exact) => exact == shift,
         };
-        let Some(offset) = format.offset(input) else { return false };
-        if bytes != 1 << shift || !fits || offset & low_bits(shift) != 0 {
-            return false;
+        let offset = self.format.offset(input)?;
+        (bytes == 1 << shift && fits && offset & low_bits(shift) == 0).then_some(offset)
+    }
+
+    /// The leaf for `output` in the table of `node`, if that is one of usual pages.
+    #[inline(always)]
+    pub(crate) fn usual_leaf(&self, node: Node, output: Output<F>, attributes: F::Attributes) -> Option<u64> {
+        let (format, at) = (&self.format, node.position());
+        let usual = at.level.0 == 0 && at.shift == format.geometry().page_shift();
+        if !usual || output.get() & !format.output_mask(at) != 0 {
+            return None;
         }
-        let Ok(stop) = descend_to_last(format, &self.memory, self.root().get(), offset) else { return false };
-        let at = stop.node.position();
-        let free = stop.word & format.present_mask() == 0 && output.get() & !format.output_mask(at) == 0;
-        if at.level.0 != 0 || at.shift != shift || !free {
-            return false;
-        }
-        let Ok(leaf) = format.leaf_word(attributes, at) else { return false };
-        stop.slot.store(leaf | output.get());
-        self.wrote(stop.node.entry(offset), 1);
-        self.count(stop.node, 1);
-        true
+        format.leaf_word(attributes, at).ok().map(|leaf| leaf | output.get())
     }
 
     /// Maps a run of equal leaves in one table at the beginning of `rest`; returns its length in bytes.

@@ -18,8 +18,8 @@ use arrayvec::ArrayVec;
 
 use crate::access::Access;
 use crate::address::Address;
-use crate::allocator::TableAllocator;
-use crate::descent::{Link, Node, Trail, descend};
+use crate::allocator::{TableAllocator, TableState};
+use crate::descent::{Link, Node, Stop, Trail, descend, descend_to_last};
 use crate::error::{Error, RangeError};
 use crate::fault::Fault;
 use crate::format::{Entry, Format, Input, Output};
@@ -31,6 +31,7 @@ use crate::record::{Recorded, Writers};
 use crate::space::{AddressSpace, Leaves};
 use crate::table::PageTable;
 use crate::walk::{LeafOf, TranslationOf, Walker, bounds, malformed, translation};
+use crate::word::{Word, any_set};
 
 /// How many tables that left the tree under it a writer follows before it gives up. Each is another writer's progress.
 const TRIES: usize = 1 << 12;
@@ -164,7 +165,7 @@ where
         let (start, end) = bounds(&self.table.format, input, bytes, 0)?;
         let geometry = self.table.format.geometry();
         // The lowest level at which one entry is less than the range.
-        let larger = |level: &u8| geometry.shift(Level(level + 1)) as u32 > 63 - bytes.max(1).leading_zeros();
+        let larger = |level: &u8| u32::from(geometry.shift(Level(level + 1))) > 63 - bytes.max(1).leading_zeros();
         let level = (0..geometry.root().0).find(larger).unwrap_or(geometry.root().0);
         let last = end.max(start + 1) - 1;
         self.hold(start, last, level).map_err(|error| RangeError { at: input, error })
@@ -233,9 +234,91 @@ where
         attributes: F::Attributes,
         leaves: Leaves,
     ) -> Result<(), RangeError<Input<F>>> {
+        if self.map_page(input, output, bytes, attributes, leaves) {
+            return Ok(());
+        }
+        self.map_range(input, output, bytes, attributes, leaves)
+    }
+
+    /// The general case of [`map`](Self::map).
+    #[inline(never)]
+    fn map_range(
+        &self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> Result<(), RangeError<Input<F>>> {
         let table = self.table;
         let mut held = self.hold_around(input, bytes)?;
         held.run(|trail| table.map_range(trail, input, output, bytes, attributes, leaves))
+    }
+
+    /// The common case of [`map`](Self::map): one page of the usual size into a table that is there, and that nobody has locked. False, and nothing changed, if it is any other.
+    #[inline(always)]
+    fn map_page(
+        &self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> bool {
+        let Some(offset) = self.table.usual_page(input, bytes, leaves) else { return false };
+        self.with_page(offset, |table, stop, state| {
+            let free = !any_set::<F>(stop.slot.memory(), table.format.present_mask());
+            let Some(leaf) = table.usual_leaf(stop.node, output, attributes).filter(|_| free) else { return false };
+            stop.slot.store(leaf);
+            table.wrote(stop.node.entry(offset), 1);
+            state.add(1);
+            true
+        })
+        .unwrap_or(false)
+    }
+
+    /// Does `change` to the last-level entry for `offset`, with its table locked; `None` if there is none, or it is not to be had at once.
+    #[inline(always)]
+    fn with_page<T>(
+        &self,
+        offset: u64,
+        change: impl FnOnce(&PageTable<F, M, A>, &Stop<'_, F>, &TableState) -> T,
+    ) -> Option<T> {
+        let table = self.table;
+        let mut reader = self.reader.try_borrow_mut().ok()?;
+        let reading = reader.read();
+        let stop = descend_to_last(&table.format, &table.memory, table.root, offset).ok()?;
+        let state = table.tables.state(<Output<F> as Address>::new(stop.node.table))?;
+        state.try_lock().ok()?;
+        // What is locked stays.
+        drop(reading);
+        let done = change(table, &stop, state);
+        state.unlock();
+        Some(done)
+    }
+
+    /// The common case of [`unmap`](Self::unmap): one page of the usual size in a table that keeps others, and that nobody has locked. False, and nothing changed, if it is any other.
+    #[inline(always)]
+    fn unmap_page<I: Invalidate<F::Stage>>(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> bool {
+        let Some(offset) = self.table.usual_page(input, bytes, Leaves::Largest) else { return false };
+        self.with_page(offset, |table, stop, state| {
+            let at = stop.node.position();
+            let usual = at.level.0 == 0 && at.shift == table.format.geometry().page_shift() && state.live() > 1;
+            if !usual || !any_set::<F>(stop.slot.memory(), table.format.present_mask()) {
+                return false;
+            }
+            stop.slot.store(0);
+            table.wrote(stop.node.entry(offset), 1);
+            gather.pages(input, input, at.shift);
+            state.sub(1);
+            true
+        })
+        .unwrap_or(false)
     }
 
     /// As [`PageTable::unmap`].
@@ -243,6 +326,20 @@ where
     /// # Errors
     /// As there, and [`Error::Contended`].
     pub fn unmap<I: Invalidate<F::Stage>>(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        if self.unmap_page(input, bytes, gather) {
+            return Ok(bytes);
+        }
+        self.unmap_range(input, bytes, gather)
+    }
+
+    /// The general case of [`unmap`](Self::unmap).
+    #[inline(never)]
+    fn unmap_range<I: Invalidate<F::Stage>>(
         &self,
         input: Input<F>,
         bytes: u64,
@@ -383,6 +480,49 @@ where
     /// # Errors
     /// As there; [`Error::Range`] beyond the range, [`Error::Contended`].
     pub fn map(
+        &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> Result<(), RangeError<Input<F>>> {
+        if self.map_page(input, output, bytes, attributes, leaves) {
+            return Ok(());
+        }
+        self.map_range(input, output, bytes, attributes, leaves)
+    }
+
+    /// The common case of [`map`](Self::map): one page of the usual size into the last-level table that is locked. False, and nothing changed, if it is any other.
+    #[inline(always)]
+    fn map_page(
+        &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> bool {
+        let table = self.writer.table;
+        let node = self.held.0.node(self.held.0.top());
+        let Some(offset) = table.usual_page(input, bytes, leaves) else { return false };
+        let Some(leaf) = table.usual_leaf(node, output, attributes) else { return false };
+        if offset < self.start || offset > self.last {
+            return false;
+        }
+        let Ok(memory) = table.memory.word(<Output<F> as Address>::new(node.entry(offset))) else { return false };
+        if any_set::<F>(memory, table.format.present_mask()) {
+            return false;
+        }
+        Word::<F>::new(memory).store(leaf);
+        table.wrote(node.entry(offset), 1);
+        table.count(node, 1);
+        true
+    }
+
+    /// The general case of [`map`](Self::map).
+    #[inline(never)]
+    fn map_range(
         &mut self,
         input: Input<F>,
         output: Output<F>,
