@@ -108,9 +108,9 @@ impl pgtable::ReadSide for Reader<'_> {
     }
 
     fn wait(turns: u32) -> bool {
-        // The other writer may have lost the CPU to us.
+        // What is done with a table locked takes a microsecond or two. Beyond that, the other writer may have lost the CPU to us.
         #[cfg(feature = "std")]
-        if turns > 64 {
+        if turns > 1 << 10 {
             std::thread::yield_now();
         }
         // A model checker has to be told, or it would explore every number of turns.
