@@ -6,16 +6,17 @@
 #[expect(dead_code, reason = "what a bench with peers needs is not used here")]
 mod harness;
 
+use std::cell::Cell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arch_x86::{Controls, Levels, LongMode};
 use clap::Parser;
-use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Owner, Policy, Reader, Region};
+use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Local, Owner, Policy, Reader, Region};
 use pgtable::{
-    Access, DirectMap, Gather, Gpa, Gva, Leaves, PageTable, Prot, SharedPageTable, TableAllocator, TableMemory, Unused,
-    Writer,
+    Access, AllocError, Contents, DirectMap, Gather, Gpa, Gva, Leaves, PageTable, Prot, SharedPageTable,
+    TableAllocator, TableLayout, TableMemory, TableState, Unused, Writer,
 };
 
 use harness::Goal;
@@ -75,8 +76,33 @@ fn output(at: u64) -> Gpa {
 
 type Memory = DirectMap<'static, Gpa>;
 type Source = Region<Gpa, Memory>;
-type Tables = Deferred<Gpa, Source, &'static Frames<Gpa, Source>, &'static Epochs>;
+type Waiting = Deferred<Gpa, Source, &'static Frames<Gpa, Source>, &'static Epochs>;
+type Front = Local<'static, Gpa, Source, &'static Frames<Gpa, Source>>;
 type Tree = PageTable<LongMode, Memory, &'static Tables>;
+
+thread_local! {
+    static THREAD: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Each thread takes tables from a front of its own; freed, they wait for who descends.
+struct Tables {
+    fronts: [Mutex<Front>; 2],
+    waiting: &'static Waiting,
+}
+
+impl TableAllocator<Gpa> for Tables {
+    fn allocate(&self, layout: TableLayout) -> Result<Gpa, AllocError> {
+        self.fronts[THREAD.get()].lock().expect("nobody panics").allocate(layout)
+    }
+
+    fn free(&self, table: Gpa, layout: TableLayout, contents: Contents) -> Result<(), AllocError> {
+        self.waiting.free(table, layout, contents)
+    }
+
+    fn state(&self, table: Gpa) -> Option<&TableState> {
+        self.waiting.state(table)
+    }
+}
 
 /// An empty tree, and who keeps its tables.
 fn tree() -> (Tree, &'static Epochs) {
@@ -86,8 +112,10 @@ fn tree() -> (Tree, &'static Epochs) {
     let source = Region::new(memory, start, FRAMES, 16).expect("frames of 64 KiB");
     let frames: &'static _ = Box::leak(Box::new(Frames::new(source).expect("a span of frames")));
     let epochs: &'static _ = Box::leak(Box::new(Epochs::new(2)));
-    let tables = Deferred::new(Cache::new(frames, Owner(1), Kind::User, Policy::Reuse), epochs);
-    let tables: &'static _ = Box::leak(Box::new(tables));
+    let waiting = Deferred::new(Cache::new(frames, Owner(1), Kind::User, Policy::Reuse), epochs);
+    let waiting: &'static Waiting = Box::leak(Box::new(waiting));
+    let fronts = [(); 2].map(|()| Mutex::new(Local::new(waiting.cache())));
+    let tables: &'static _ = Box::leak(Box::new(Tables { fronts, waiting }));
     let format = LongMode::new(Levels::Four, Controls::new());
     (PageTable::new(format, memory, tables).expect("a root"), epochs)
 }
@@ -101,6 +129,7 @@ fn each_thread(row: Row, work: impl Fn(u64) + Sync) -> Duration {
         while missing.load(Ordering::Acquire) > 0 {
             std::hint::spin_loop();
         }
+        THREAD.set(thread as usize);
         let start = Instant::now();
         work(thread);
         (start, Instant::now())
@@ -158,8 +187,8 @@ fn clear(tree: &mut Tree) {
     let mut gather = Gather::new(&Unused, ());
     tree.unmap(Gva::new(0), RANGES * RANGE, &mut gather).expect("nothing to split");
     gather.finish(tree.tables()).expect("our own tables");
-    while tree.tables().waiting() > 0 {
-        tree.tables().collect().expect("our own tables");
+    while tree.tables().waiting.waiting() > 0 {
+        tree.tables().waiting.collect().expect("our own tables");
     }
 }
 
