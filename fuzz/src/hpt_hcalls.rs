@@ -71,7 +71,7 @@ impl Call {
                 for (index, pair) in arguments[..8].chunks_exact_mut(2).enumerate() {
                     let kind = [1, 1, 1, u64::from(self.flags)][index] << 62;
                     let by = u64::from(self.flags >> (index * 2) & 3) << 56;
-                    let place = Self::place(self.place.wrapping_add(index as u8 * self.low), self.raw);
+                    let place = Self::place(self.place.wrapping_add((index as u8).wrapping_mul(self.low)), self.raw);
                     pair[0] = kind | by | place & ((1 << 56) - 1);
                     pair[1] = self.first() & if index & 1 == 0 { !0x7f } else { !0 };
                 }
