@@ -131,11 +131,20 @@ where
         if bytes == 1 << self.format.geometry().page_shift() && self.unmap_page(input, gather) {
             return Ok(bytes);
         }
+        self.unmap_from_root(input, bytes, gather)
+    }
+
+    #[inline(never)]
+    fn unmap_from_root<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
         self.unmap_range(&mut self.trail(), input, bytes, gather)
     }
 
-    /// The general case of [`unmap`](Self::unmap).
-    #[inline(never)]
+    /// The general case of [`unmap`](Self::unmap), by any writer.
     pub(crate) fn unmap_range<L: Locks, I: Invalidate<F::Stage>>(
         &self,
         trail: &mut Trail<L>,

@@ -65,11 +65,22 @@ where
         if self.map_page(input, output, bytes, attributes, leaves) {
             return Ok(());
         }
+        self.map_from_root(input, output, bytes, attributes, leaves)
+    }
+
+    #[inline(never)]
+    fn map_from_root(
+        &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> Result<(), RangeError<Input<F>>> {
         self.map_range(&mut self.trail(), input, output, bytes, attributes, leaves)
     }
 
-    /// The general case of [`map`](Self::map).
-    #[inline(never)]
+    /// The general case of [`map`](Self::map), by any writer.
     pub(crate) fn map_range<L: Locks>(
         &self,
         trail: &mut Trail<L>,
