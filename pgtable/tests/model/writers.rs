@@ -77,7 +77,7 @@ const REGION: u64 = 1 << 21;
 /// over the last, which belongs to nobody, they fight.
 const SHARED: u64 = 0;
 const FOUGHT: u64 = THREADS + 1;
-const ROUNDS: u64 = 60_000;
+const ROUNDS: u64 = 20_000;
 
 fn random(state: &mut u64, bound: u64) -> u64 {
     *state ^= *state << 13;
