@@ -254,7 +254,8 @@ fn call() -> impl Strategy<Value = (u64, [u64; 9])> {
     ]
 }
 
-fn run(layout: Layout, dialect: Dialect, calls: &[(u64, [u64; 9])]) {
+/// Makes the calls on an empty table and in the model, and compares all that the guest sees.
+pub fn run(layout: Layout, dialect: Dialect, calls: &[(u64, [u64; 9])]) {
     let words: Vec<AtomicU64> = (0..2 * ENTRIES).map(|_| AtomicU64::new(0)).collect();
     let base = Hpa::new(0x4_0000);
     let hpt = Hpt::new(DirectMap::new(&words, base), base, HptOrder::MIN, layout).unwrap();

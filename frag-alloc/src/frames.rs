@@ -20,7 +20,8 @@ use pgtable::{Address, MemoryError, TableState};
 use crate::descriptor::{Descriptor, GRANULE, Kind, NONE, Owner, QUARANTINED, Tag, WouldUnderflow};
 use crate::error::Error;
 use crate::source::FrameSource;
-use crate::sync::{AtomicU16, AtomicU32, Ordering};
+use crate::states::States;
+use crate::sync::{AtomicU32, Ordering};
 
 /// The state word of a table that nobody has: "left the tree", with more live entries than a table can have.
 const IDLE: u16 = 0x7fff;
@@ -31,7 +32,7 @@ pub struct Frames<A, S> {
     pub(crate) start: u64,
     pub(crate) shift: u8,
     pub(crate) descriptors: Box<[Descriptor]>,
-    states: Box<[AtomicU16]>,
+    states: States,
     /// Goes up with each quarantine, so that whoever keeps tables in a front looks them over.
     generation: AtomicU32,
     pub(crate) source: S,
@@ -62,7 +63,7 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
             start: span.start.get(),
             shift: span.shift,
             descriptors: (0..span.frames).map(|_| Descriptor::new()).collect(),
-            states: (0..granules).map(|_| AtomicU16::new(0)).collect(),
+            states: States::new(granules as u32),
             generation: AtomicU32::new(0),
             source,
             space: PhantomData,
@@ -78,14 +79,14 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     /// Bytes of book-keeping: descriptors and state words.
     #[must_use]
     pub fn overhead(&self) -> usize {
-        size_of_val(&*self.descriptors) + size_of_val(&*self.states)
+        size_of_val(&*self.descriptors) + self.states.bytes()
     }
 
     /// The granule that starts at `address`, if it lies in the region.
     #[inline]
     pub(crate) fn granule(&self, address: A) -> Option<u32> {
         let granule = address.get().wrapping_sub(self.start) >> GRANULE;
-        (granule < self.states.len() as u64).then_some(granule as u32)
+        (granule < u64::from(self.states.granules())).then_some(granule as u32)
     }
 
     /// Where a granule starts.
@@ -126,7 +127,7 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     #[cfg(not(loom))]
     #[inline]
     pub(crate) fn state(&self, address: A) -> Option<&TableState> {
-        let state = &self.states[self.granule(address)? as usize];
+        let state = self.states.of(self.granule(address)?);
         // SAFETY: `TableState` is a transparent wrapper of the same atomic, and both are only ever accessed atomically.
         Some(unsafe { &*core::ptr::from_ref(state).cast::<TableState>() })
     }
@@ -140,17 +141,17 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     /// The table that starts at `granule` is somebody's from now on.
     #[inline]
     pub(crate) fn set_live(&self, granule: u32) {
-        self.states[granule as usize].store(0, Ordering::Relaxed);
+        self.states.of(granule).store(0, Ordering::Relaxed);
     }
 
     /// The table is nobody's from now on. False, and nothing changed, if it was nobody's already.
     #[inline]
     pub(crate) fn set_idle(&self, granule: u32) -> bool {
-        self.states[granule as usize].swap(IDLE, Ordering::Relaxed) != IDLE
+        self.states.of(granule).swap(IDLE, Ordering::Relaxed) != IDLE
     }
 
     pub(crate) fn is_live(&self, granule: u32) -> bool {
-        self.states[granule as usize].load(Ordering::Relaxed) != IDLE
+        self.states.of(granule).load(Ordering::Relaxed) != IDLE
     }
 
     /// Zeroes the table of `2^shift` bytes that starts at `granule`.
@@ -196,7 +197,7 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         head.previous.store(NONE, Ordering::Relaxed);
         let first = frame << (self.shift - GRANULE);
         for table in 0..1_u32 << self.tables_shift(shift) {
-            self.states[(first + (table << (shift - GRANULE))) as usize].store(IDLE, Ordering::Relaxed);
+            self.states.of(first + (table << (shift - GRANULE))).store(IDLE, Ordering::Relaxed);
         }
         head.set_fragments(fragments);
         for tail in 1..1 << order {
@@ -257,8 +258,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         head.fresh.store(0, Ordering::Relaxed);
         let frames = 1_u32 << head.order();
         let granules = self.shift - GRANULE;
-        for state in &self.states[(frame << granules) as usize..((frame + frames) << granules) as usize] {
-            state.store(0, Ordering::Relaxed);
+        for granule in frame << granules..(frame + frames) << granules {
+            self.states.of(granule).store(0, Ordering::Relaxed);
         }
         for frame in frame..frame + frames {
             self.descriptor(frame).set_tag(Tag::FREE);

@@ -96,6 +96,31 @@ impl Reader<'_> {
     }
 }
 
+/// What a writer of a tree that many change at once descends under.
+impl pgtable::ReadSide for Reader<'_> {
+    type Reading<'r>
+        = Reading<'r>
+    where
+        Self: 'r;
+
+    fn read(&mut self) -> Reading<'_> {
+        Reader::read(self)
+    }
+
+    fn wait(turns: u32) -> bool {
+        // What is done with a table locked takes a microsecond or two. Beyond that, the other writer may have lost the CPU to us.
+        #[cfg(feature = "std")]
+        if turns > 1 << 10 {
+            std::thread::yield_now();
+        }
+        // A model checker has to be told, or it would explore every number of turns.
+        #[cfg(loom)]
+        loom::thread::yield_now();
+        core::hint::spin_loop();
+        turns < 1 << 26
+    }
+}
+
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
         self.slot.0.store(VACANT, Ordering::Release);

@@ -91,6 +91,7 @@ mod local;
 mod pool;
 mod query;
 mod source;
+mod states;
 mod sync;
 mod tagged;
 

@@ -8,6 +8,8 @@ mod case;
 mod entries;
 mod ept_walk;
 mod frag_alloc;
+mod hpt_hcalls;
+mod htab_stream;
 mod map_unmap;
 mod memory;
 #[allow(
@@ -30,6 +32,8 @@ mod x86_walk;
 pub use entries::entries;
 pub use ept_walk::ept_walk;
 pub use frag_alloc::frag_alloc;
+pub use hpt_hcalls::hpt_hcalls;
+pub use htab_stream::htab_stream;
 pub use map_unmap::map_unmap;
 pub use radix_walk::radix_walk;
 pub use two_stage_walk::two_stage_walk;
@@ -47,6 +51,8 @@ pub const TARGETS: &[Target] = &[
     ("frag_alloc", frag_alloc),
     ("entries", entries),
     ("two_stage_walk", two_stage_walk),
+    ("hpt_hcalls", hpt_hcalls),
+    ("htab_stream", htab_stream),
 ];
 
 /// Makes a program of a target: libFuzzer's under `cargo fuzz`, else one that replays the files that it is given.

@@ -1,5 +1,7 @@
 //! What the rooms' own tests compare with: no second copy of it.
 
+#[path = "../../arch-ppc64/tests/hash_hcall.rs"]
+pub(crate) mod hash_hcall;
 #[path = "../../arch-ppc64/tests/radix_reference.rs"]
 pub(crate) mod radix;
 #[path = "../../pgtable/tests/model/tree.rs"]

@@ -4,7 +4,12 @@
 //! entries are live, who holds its lock) stands in one small atomic word per table, which the allocator keeps
 //! beside its own book-keeping: [`TableState`]. It makes "is this table empty now?" a decrement, not a scan.
 
-use core::sync::atomic::{AtomicU16, Ordering};
+use core::sync::atomic::Ordering;
+
+#[cfg(not(loom))]
+use core::sync::atomic::AtomicU16;
+#[cfg(loom)]
+use loom::sync::atomic::AtomicU16;
 
 use crate::address::Address;
 use crate::geometry::Level;
@@ -71,7 +76,7 @@ pub enum AllocError {
 ///
 /// By `&self`, on an instance, fallible. `frag-alloc` is the implementation that this project ships.
 pub trait TableAllocator<A: Address> {
-    /// A table: `layout.bytes()` zero bytes at a multiple of that, that nobody else has. Its [`TableState`] is zero.
+    /// A table: `layout.bytes()` zero bytes at a multiple of that, that nobody else has. Its [`TableState`] is zero, whatever it was when the table came back.
     ///
     /// # Errors
     /// [`AllocError::Exhausted`], [`AllocError::Unsupported`].
@@ -105,6 +110,15 @@ impl<A: Address, T: TableAllocator<A> + ?Sized> TableAllocator<A> for &T {
     }
 }
 
+/// Why a table was not locked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LockRefused {
+    /// Another writer has it.
+    Busy,
+    /// It left the tree.
+    Left,
+}
+
 /// What software knows about one table, in 16 bits: live entries (bits 0 to 13: the widest root has 8192), lock (bit 15), left the tree (bit 14).
 ///
 /// Sixteen bits, so that a state word for every 256-byte fragment is less than one per cent of the memory.
@@ -116,9 +130,22 @@ impl TableState {
     /// The bits that count live entries.
     pub const LIVE: u16 = (1 << 14) - 1;
 
+    /// One writer has the table to himself.
+    const LOCK: u16 = 1 << 15;
+    /// The table left the tree: nobody gets its lock any more.
+    const LEFT: u16 = 1 << 14;
+
     /// A state with no live entry.
+    #[cfg(not(loom))]
     #[must_use]
     pub const fn new() -> Self {
+        Self(AtomicU16::new(0))
+    }
+
+    /// A state with no live entry. (A model checker's atomics are not made at compile time.)
+    #[cfg(loom)]
+    #[must_use]
+    pub fn new() -> Self {
         Self(AtomicU16::new(0))
     }
 
@@ -148,6 +175,37 @@ impl TableState {
         let left = self.0.load(Ordering::Relaxed).wrapping_sub(entries);
         self.0.store(left, Ordering::Relaxed);
         left & Self::LIVE
+    }
+
+    /// Tries once to lock the table.
+    #[inline]
+    pub(crate) fn try_lock(&self) -> Result<(), LockRefused> {
+        let state = self.0.load(Ordering::Relaxed);
+        if state & Self::LEFT != 0 {
+            // What the writer that took it out of the tree stored before is seen by whoever looks for it once more.
+            self.0.load(Ordering::Acquire);
+            return Err(LockRefused::Left);
+        }
+        if state & Self::LOCK != 0 {
+            return Err(LockRefused::Busy);
+        }
+        match self.0.compare_exchange(state, state | Self::LOCK, Ordering::Acquire, Ordering::Acquire) {
+            Ok(_) => Ok(()),
+            Err(found) if found & Self::LEFT != 0 => Err(LockRefused::Left),
+            Err(_) => Err(LockRefused::Busy),
+        }
+    }
+
+    /// Unlocks the table. For who has locked it, so nobody else changes the word meanwhile.
+    #[inline]
+    pub(crate) fn unlock(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed) & !Self::LOCK, Ordering::Release);
+    }
+
+    /// The locked table left the tree: who waits for its lock, and who comes later, has to look elsewhere.
+    #[inline]
+    pub(crate) fn leave(&self) {
+        self.0.store(Self::LEFT, Ordering::Release);
     }
 
     /// Back to zero, as an allocator leaves it when the table is free.

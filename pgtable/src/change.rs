@@ -12,6 +12,7 @@ use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
 use crate::geometry::{Level, Position};
+use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::record::Writers;
 use crate::table::{PageTable, gather_error, layout};
@@ -148,22 +149,23 @@ where
         if bytes == 1 << self.format.shift(0) && self.keep(input, gather)? && self.unmap_page(input, gather) {
             return Ok(bytes);
         }
-        self.unmap_range(input, bytes, gather)
+        self.unmap_range(&mut self.trail(), input, bytes, gather)
     }
 
-    fn unmap_range<I: Invalidate<F::Stage>>(
-        &mut self,
+    /// The general case of [`unmap`](Self::unmap), by any writer.
+    pub(crate) fn unmap_range<L: Locks, I: Invalidate<F::Stage>>(
+        &self,
+        trail: &mut Trail<L>,
         input: Input<F>,
         bytes: u64,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
         let (mut offset, end) = bounds(&self.format, input, bytes, self.format.geometry().finest_shift())?;
-        let mut trail = self.trail();
         let mut unmapped = 0;
         while offset < end {
-            let done = match self.drop_tables(&mut trail, &mut offset, end, gather) {
+            let done = match self.drop_tables(trail, &mut offset, end, gather) {
                 Ok(Some(done)) => Ok(done),
-                Ok(None) => self.change_run(&mut trail, &mut offset, end, &Clear, gather),
+                Ok(None) => self.change_run(trail, &mut offset, end, &Clear, gather),
                 Err(error) => Err(error),
             };
             match done {
@@ -177,9 +179,9 @@ where
     /// Takes whole last-level tables out of the tree, unread: their live counts say what was mapped there. Moves `at` on over the entries of one
     /// table of level 1, as far as they are tables, larger leaves or holes that the range covers whole; returns how many bytes were mapped
     /// there, or `None` if the first is nothing of that kind.
-    fn drop_tables<I: Invalidate<F::Stage>>(
+    fn drop_tables<L: Locks, I: Invalidate<F::Stage>>(
         &self,
-        trail: &mut Trail,
+        trail: &mut Trail<L>,
         at: &mut u64,
         end: u64,
         gather: &mut Gather<'_, F::Stage, I>,
@@ -200,7 +202,8 @@ where
         for memory in run {
             let slot = Word::<F>::new(memory);
             let last = *at + size;
-            match decode(&self.format, slot.load(), node.position()) {
+            let word = slot.load();
+            match decode(&self.format, word, node.position()) {
                 Entry::Absent => {}
                 Entry::Leaf { .. } => {
                     slot.store(0);
@@ -212,12 +215,15 @@ where
                 Entry::Table { table, width } => {
                     let below = node.below(table.get(), width);
                     let Some(state) = self.tables.state(table) else { break };
+                    if !trail.visit(below, node.position(), node.entry(*at), word) {
+                        break;
+                    }
                     slot.store(0);
                     let page = self.format.address(last - below.position().size());
                     gather.pages(self.format.address(*at), page, below.shift);
                     unmapped += u64::from(state.live()) << below.shift;
                     gone += 1;
-                    state.reset();
+                    L::left(state);
                     retired = gather.retire(table, layout(below), Contents::Stale, &self.tables).map_err(gather_error);
                 }
                 Entry::Malformed => break,
@@ -296,22 +302,24 @@ where
         writers: Writers,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
-        self.change(input, bytes, &Protect { attributes, writers }, gather)
+        self.protect_range(&mut self.trail(), (input, bytes), attributes, writers, gather)
     }
 
+    /// [`protect`](Self::protect), by any writer.
     #[inline(never)]
-    fn change<V: Verb<F>, I: Invalidate<F::Stage>>(
-        &mut self,
-        input: Input<F>,
-        bytes: u64,
-        verb: &V,
+    pub(crate) fn protect_range<L: Locks, I: Invalidate<F::Stage>>(
+        &self,
+        trail: &mut Trail<L>,
+        (input, bytes): (Input<F>, u64),
+        attributes: F::Attributes,
+        writers: Writers,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
         let (mut offset, end) = bounds(&self.format, input, bytes, self.format.geometry().finest_shift())?;
-        let mut trail = self.trail();
+        let verb = Protect { attributes, writers };
         let mut changed = 0;
         while offset < end {
-            match self.change_run(&mut trail, &mut offset, end, verb, gather) {
+            match self.change_run(trail, &mut offset, end, &verb, gather) {
                 Ok(present) => changed += present,
                 Err(error) => return Err(RangeError { at: self.format.address(offset), error }),
             }
@@ -320,9 +328,9 @@ where
     }
 
     /// One step: a hole, a split, or a run of one table. Moves `at` on by what is done, and returns how many bytes of that were mapped.
-    fn change_run<V: Verb<F>, I: Invalidate<F::Stage>>(
+    fn change_run<L: Locks, V: Verb<F>, I: Invalidate<F::Stage>>(
         &self,
-        trail: &mut Trail,
+        trail: &mut Trail<L>,
         at: &mut u64,
         end: u64,
         verb: &V,

@@ -4,8 +4,10 @@
 //! [`TableMemory`]. Each word is read once, and what is decided is decided on the value read.
 
 use crate::address::{Address, low_bits};
+use crate::allocator::TableState;
 use crate::format::{Entry, EntryOf, Format, Output};
 use crate::geometry::{Level, MAX_LEVELS, Position};
+use crate::lock::{Exclusive, Locks};
 use crate::memory::{MemoryError, TableMemory};
 use crate::word::Word;
 
@@ -101,7 +103,15 @@ impl<F: Format> Stop<'_, F> {
     }
 }
 
-/// A descent left table memory.
+/// The entry that leads to a table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    pub(crate) at: Position,
+    pub(crate) entry: u64,
+    pub(crate) word: u64,
+}
+
+/// A descent left table memory, or came to a table that its writer cannot have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lost {
     /// The table that is not there.
@@ -367,19 +377,37 @@ where
     }
 }
 
-/// The tables on the way to the last offset that was looked for: where the next descent may begin.
+/// The tables on the way to the last offset that was looked for: where the next descent may begin. Where writers share a tree, the
+/// tables on the trail are those that its writer has locked (see the module `lock`).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Trail {
+pub(crate) struct Trail<L = Exclusive> {
     nodes: [Node; MAX_LEVELS],
+    /// The level of the last table on the trail.
     lowest: u8,
+    /// The level of the first.
+    top: u8,
     offset: u64,
+    pub(crate) locks: L,
 }
 
 impl Trail {
     pub(crate) fn new(root: Node) -> Self {
+        Self::from(root, 0, Exclusive)
+    }
+}
+
+impl<L: Locks> Trail<L> {
+    /// A trail that begins at `top`, which covers `offset`, and which the writer has.
+    pub(crate) fn from(top: Node, offset: u64, locks: L) -> Self {
         let mut nodes = [Node::default(); MAX_LEVELS];
-        nodes[root.level as usize] = root;
-        Self { nodes, lowest: root.level, offset: 0 }
+        nodes[top.level as usize % MAX_LEVELS] = top;
+        Self { nodes, lowest: top.level, top: top.level, offset, locks }
+    }
+
+    /// The level of the table at which the trail begins.
+    #[inline(always)]
+    pub(crate) fn top(&self) -> u8 {
+        self.top
     }
 
     /// The table of `level` on the trail, if the trail goes that far down.
@@ -394,10 +422,23 @@ impl Trail {
         self.node(self.lowest)
     }
 
-    /// Forgets everything below `level`: a table of `level - 1` left the tree.
+    /// Forgets everything below `level`.
     #[inline(always)]
     pub(crate) fn cut(&mut self, level: u8) {
+        if L::HOLDS {
+            for level in self.lowest..level {
+                self.locks.leave(self.node(level));
+            }
+        }
         self.lowest = self.lowest.max(level);
+    }
+
+    /// The table of `level` on the trail, whose state is `state`, was taken out of the tree: nobody else gets it any more.
+    #[inline(always)]
+    pub(crate) fn left(&mut self, level: u8, state: &TableState) {
+        self.cut(level);
+        L::left(state);
+        self.lowest = self.lowest.max(level + 1);
     }
 
     /// `node` is the table that covers the trail's offset on its level.
@@ -405,6 +446,43 @@ impl Trail {
     pub(crate) fn extend(&mut self, node: Node) {
         self.nodes[node.level as usize % MAX_LEVELS] = node;
         self.lowest = node.level;
+    }
+
+    /// The tables of `nodes` were linked to the tree, below where the trail ended.
+    #[inline(always)]
+    pub(crate) fn grown(&mut self, nodes: &[Node]) {
+        // Others may have come to these tables since: whoever holds locks gets them on the next descent, as always.
+        if !L::HOLDS {
+            for &node in nodes {
+                self.extend(node);
+            }
+        }
+    }
+
+    /// Gets the table `node` for this writer, to which `word`, the entry at `entry`, leads from the trail's last table. False if it cannot be had.
+    #[inline(always)]
+    pub(crate) fn visit(&mut self, node: Node, at: Position, entry: u64, word: u64) -> bool {
+        if !L::HOLDS {
+            return true;
+        }
+        let above = self.nodes.get(usize::from(self.lowest)..=usize::from(self.top)).unwrap_or_default();
+        self.locks.enter(node, above, Link { at, entry, word })
+    }
+
+    /// Lets go of the tables above the lowest one on the trail that covers all from `start` to `last`, between which the trail's offset is.
+    pub(crate) fn narrow(&mut self, start: u64, last: u64) {
+        while self.top > self.lowest && (start ^ last) >> self.node(self.top - 1).span() == 0 {
+            self.locks.leave(self.node(self.top));
+            self.top -= 1;
+        }
+    }
+
+    /// Lets go of every table.
+    pub(crate) fn release(&mut self) {
+        for level in self.lowest..=self.top {
+            self.locks.leave(self.node(level));
+        }
+        self.lowest = self.top + 1;
     }
 
     /// Descends to `offset`, beginning at the lowest table on the trail that covers it.
@@ -420,15 +498,28 @@ impl Trail {
         F: Format,
         M: TableMemory<Output<F>>,
     {
-        let root = format.geometry().root().0;
+        // No writer gets above the tables that he has.
+        let floor = if L::HOLDS { floor.min(self.top) } else { floor };
         let moved = offset ^ self.offset;
         let mut level = self.lowest.max(floor);
-        while level < root && moved >> self.node(level).span() != 0 {
+        while level < self.top && moved >> self.node(level).span() != 0 {
             level += 1;
         }
+        self.cut(level);
         self.lowest = level;
         self.offset = offset;
         let from = self.node(level);
-        descend(format, memory, from, offset, floor, |node, _, _, _| self.extend(node))
+        let mut refused = None;
+        let stop = descend(format, memory, from, offset, floor, |node, at, entry, word| {
+            if !L::HOLDS || (refused.is_none() && self.visit(node, at, entry, word)) {
+                self.extend(node);
+            } else {
+                refused = refused.or(Some(node));
+            }
+        });
+        match refused {
+            Some(node) if L::HOLDS => Err(Lost { node, error: MemoryError { address: node.table, bytes: 8 } }),
+            _ => stop,
+        }
     }
 }

@@ -44,6 +44,9 @@ pub enum Error {
     /// A table lies outside table memory: somebody else wrote this table. Do not go on with it.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// Another writer holds a part of the tree that this one needs, for longer than it would wait. Try again from where it stopped.
+    #[error("another writer holds this part of the tree")]
+    Contended,
     /// Stale translations could not be made unreachable, so nothing that they reach was freed.
     #[error(transparent)]
     Invalidate(#[from] InvalidateFailed),

@@ -9,6 +9,7 @@ use crate::descent::{Node, Stop, Trail, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::geometry::{Level, Position};
+use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::space::Mapping;
 use crate::walk::{LeafOf, Walker, bounds, malformed};
@@ -167,23 +168,36 @@ impl Place {
         format: &F,
         memory: &'m M,
     ) -> Result<Next<'m, F>, RangeError<Input<F>>> {
-        while self.offset < self.end {
-            let offset = self.offset;
-            let fail = |error| RangeError { at: format.address(offset), error };
-            let stop = self.trail.seek(format, memory, offset, 0).map_err(|lost| fail(lost.error.into()))?;
-            let node = stop.node;
-            let entries = if node.level == 0 { node.entries(offset, self.end) } else { 1 };
-            self.offset = node.next_entry(offset).wrapping_add((entries as u64 - 1) << node.shift).min(self.end);
-            if node.level > 0 && !is_leaf(format, &stop, offset).map_err(fail)? {
-                continue;
-            }
-            let first = <Output<F> as Address>::new(node.entry(offset));
-            let words = memory.table(first, entries).map_err(|error| fail(error.into()))?;
-            let offset = offset & !low_bits(node.shift);
-            return Ok((self, Some(Run { format: *format, node, offset, words })));
-        }
-        Ok((self, None))
+        let run = next_run(format, memory, &mut self.trail, &mut self.offset, self.end)?;
+        Ok((self, run))
     }
+}
+
+/// The next run from `at` on and before `end`, if any is left; moves `at` on.
+#[inline]
+pub(crate) fn next_run<'m, F: Format, M: TableMemory<Output<F>>, L: Locks>(
+    format: &F,
+    memory: &'m M,
+    trail: &mut Trail<L>,
+    at: &mut u64,
+    end: u64,
+) -> Result<Option<Run<'m, F>>, RangeError<Input<F>>> {
+    while *at < end {
+        let offset = *at;
+        let fail = |error| RangeError { at: format.address(offset), error };
+        let stop = trail.seek(format, memory, offset, 0).map_err(|lost| fail(lost.error.into()))?;
+        let node = stop.node;
+        let entries = if node.level == 0 { node.entries(offset, end) } else { 1 };
+        *at = node.next_entry(offset).wrapping_add((entries as u64 - 1) << node.shift).min(end);
+        if node.level > 0 && !is_leaf(format, &stop, offset).map_err(fail)? {
+            continue;
+        }
+        let first = <Output<F> as Address>::new(node.entry(offset));
+        let words = memory.table(first, entries).map_err(|error| fail(error.into()))?;
+        let offset = offset & !low_bits(node.shift);
+        return Ok(Some(Run { format: *format, node, offset, words }));
+    }
+    Ok(None)
 }
 
 fn is_leaf<F: Format>(format: &F, stop: &Stop<'_, F>, offset: u64) -> Result<bool, Error> {

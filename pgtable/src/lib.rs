@@ -13,6 +13,7 @@
 //! | to … | use |
 //! | --- | --- |
 //! | change tables that you own | [`PageTable`]: `map`, `unmap`, `protect`, `remap`, `split`, `promote`, `harvest`; [`Cursor`] for page after page |
+//! | change one tree from many threads | [`SharedPageTable`]: a [`Writer`] per thread, a [`SharedCursor`] for a range |
 //! | read any tables, also hostile ones | [`Walker`]: `translate`, `access`, `query`, `trace`, `translate_batch`, `for_each…`, `diff` |
 //! | translate through both stages | [`TwoStage`] |
 //! | remember translations | [`TranslationCache`], kept honest by a [`Watch`] |
@@ -27,8 +28,8 @@
 //! Counted from the bottom, everywhere: 0 is the last level. See [`Level`].
 //!
 //! # Writers and readers
-//! One writer at a time (`&mut`); hardware and any number of walkers read meanwhile, without a lock. See [`PageTable`]'s module for the
-//! protocol, and `frag-alloc`'s `Deferred` for tables that readers may still see.
+//! One writer at a time (`&mut`, [`PageTable`]), who pays for no lock, or many ([`SharedPageTable`]), each of whom locks the subtree that he changes; hardware and
+//! any number of walkers read meanwhile, without a lock. Their modules state the protocols; `frag-alloc`'s `Deferred` is for tables that readers may still see.
 //!
 //! # Features
 //! | feature | what for |
@@ -81,6 +82,7 @@ mod guest_memory;
 mod iommu;
 mod iterate;
 mod keep;
+mod lock;
 mod map;
 mod memory;
 mod movement;
@@ -88,6 +90,7 @@ mod movement;
 mod promises;
 mod record;
 mod reshape;
+mod shared;
 mod space;
 mod stage;
 mod table;
@@ -114,8 +117,10 @@ pub use guest_memory::{GuestTables, RegionError};
 #[cfg(feature = "iommu")]
 pub use iommu::{TableIommu, Translated};
 pub use iterate::{LeafIter, Run, RunLeaves};
+pub use lock::ReadSide;
 pub use memory::{DirectMap, MemoryError, TableMemory};
 pub use record::{Recorded, Writers};
+pub use shared::{SharedCursor, SharedPageTable, Writer};
 pub use space::{AddressSpace, InputOf, Leaves, Mapping, MappingOf, OutputOf, Translation};
 pub use stage::{Stage, Stage1, Stage2};
 pub use table::PageTable;

@@ -7,6 +7,7 @@ use crate::allocator::TableAllocator;
 use crate::descent::{Node, Stop, Trail, descend_to_last};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
+use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::space::Leaves;
 use crate::table::PageTable;
@@ -64,13 +65,25 @@ where
         if self.map_page(input, output, bytes, attributes, leaves) {
             return Ok(());
         }
-        self.map_range(input, output, bytes, attributes, leaves)
+        self.map_from_root(input, output, bytes, attributes, leaves)
     }
 
-    /// The general case of [`map`](Self::map).
     #[inline(never)]
-    fn map_range(
+    fn map_from_root(
         &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> Result<(), RangeError<Input<F>>> {
+        self.map_range(&mut self.trail(), input, output, bytes, attributes, leaves)
+    }
+
+    /// The general case of [`map`](Self::map), by any writer.
+    pub(crate) fn map_range<L: Locks>(
+        &self,
+        trail: &mut Trail<L>,
         input: Input<F>,
         output: Output<F>,
         bytes: u64,
@@ -79,9 +92,8 @@ where
     ) -> Result<(), RangeError<Input<F>>> {
         let (offset, end) = bounds(&self.format, input, bytes, 0)?;
         let mut rest = Rest { offset, end, output: output.get() };
-        let mut trail = self.trail();
         while rest.bytes() > 0 {
-            match self.map_run(&mut trail, rest, attributes, leaves) {
+            match self.map_run(trail, rest, attributes, leaves) {
                 Ok(done) => {
                     rest.offset += done;
                     rest.output = rest.output.wrapping_add(done);
@@ -103,33 +115,52 @@ where
         leaves: Leaves,
     ) -> bool {
         let format = &self.format;
-        let shift = format.geometry().page_shift();
-        let fits = match leaves {
-            Leaves::Largest => true,
-            Leaves::AtMost(limit) => limit >= shift,
-            Leaves::Exactly(exact) => exact == shift,
-        };
-        let Some(offset) = format.offset(input) else { return false };
-        if bytes != 1 << shift || !fits || offset & low_bits(shift) != 0 {
-            return false;
-        }
+        let Some(offset) = self.usual_page(input, bytes, leaves) else { return false };
         let table = |word, at| format.predicted_table(word, at);
         let Ok(last) = descend_to_last(format, &self.memory, self.root, offset, table) else { return false };
-        let at = last.node(format).position();
-        let free = last.word & format.present_mask() == 0 && output.get() & !format.output_mask(at) == 0;
-        let Ok(leaf) = format.leaf_word(attributes, at) else { return false };
-        if !free {
+        let node = last.node(format);
+        let Some(leaf) = self.usual_leaf(node, output, attributes) else { return false };
+        if last.word & format.present_mask() != 0 {
             return false;
         }
-        last.slot.store(leaf | output.get());
-        let node = last.node(format);
+        last.slot.store(leaf);
         self.wrote(node.entry(offset), 1);
         self.count(node, 1);
         true
     }
 
+    /// The offset of `input`, if `bytes` bytes from there are one page of the usual size, and it may be mapped as such.
+    #[inline(always)]
+    pub(crate) fn usual_page(&self, input: Input<F>, bytes: u64, leaves: Leaves) -> Option<u64> {
+        let shift = self.format.shift(0);
+        let fits = match leaves {
+            Leaves::Largest => true,
+            Leaves::AtMost(limit) => limit >= shift,
+            Leaves::Exactly(exact) => exact == shift,
+        };
+        let offset = self.format.offset(input)?;
+        (bytes == 1 << shift && fits && offset & low_bits(shift) == 0).then_some(offset)
+    }
+
+    /// The leaf for `output` in the table of `node`, if that is one of usual pages.
+    #[inline(always)]
+    pub(crate) fn usual_leaf(&self, node: Node, output: Output<F>, attributes: F::Attributes) -> Option<u64> {
+        let (format, at) = (&self.format, node.position());
+        let usual = at.level.0 == 0 && at.shift == format.shift(0);
+        if !usual || output.get() & !format.output_mask(at) != 0 {
+            return None;
+        }
+        format.leaf_word(attributes, at).ok().map(|leaf| leaf | output.get())
+    }
+
     /// Maps a run of equal leaves in one table at the beginning of `rest`; returns its length in bytes.
-    fn map_run(&self, trail: &mut Trail, rest: Rest, attributes: F::Attributes, leaves: Leaves) -> Result<u64, Error> {
+    fn map_run<L: Locks>(
+        &self,
+        trail: &mut Trail<L>,
+        rest: Rest,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> Result<u64, Error> {
         let geometry = self.format.geometry();
         let fitting = 63 - rest.bytes().leading_zeros() as u8;
         let mut shift = rest.leaf(&self.format, leaves, fitting)?;
@@ -177,9 +208,9 @@ where
     }
 
     /// Maps into new tables down to `level`, below the absent entry at which `stop` stands.
-    fn map_in_new_tables(
+    fn map_in_new_tables<L: Locks>(
         &self,
-        trail: &mut Trail,
+        trail: &mut Trail<L>,
         stop: &Stop<'_, F>,
         rest: Rest,
         attributes: F::Attributes,
@@ -199,9 +230,7 @@ where
         });
         match filled {
             Ok(done) => {
-                for &node in &nodes {
-                    trail.extend(node);
-                }
+                trail.grown(&nodes);
                 Ok((done as u64) << node.shift)
             }
             Err(error) => {

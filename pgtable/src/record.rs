@@ -12,15 +12,16 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use crate::access::{Access, AccessKind};
 use crate::address::{Address, low_bits};
 use crate::allocator::TableAllocator;
-use crate::descent::descend;
+use crate::descent::{Trail, descend};
 use crate::error::RangeError;
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
-use crate::iterate::Run;
+use crate::iterate::{Run, next_run};
+use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::table::PageTable;
-use crate::walk::{TranslationOf, Walker, translation};
+use crate::walk::{TranslationOf, Walker, bounds, translation};
 use crate::word::Word;
 
 /// How often a walk starts anew because somebody else changed an entry between its being judged and its being marked.
@@ -124,6 +125,19 @@ where
         bitmap: &mut [u64],
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
+        self.harvest_range(&mut self.trail(), (input, bytes), recorded, writers, bitmap, gather)
+    }
+
+    /// [`harvest`](Self::harvest), by any writer.
+    pub(crate) fn harvest_range<L: Locks, I: Invalidate<F::Stage>>(
+        &self,
+        trail: &mut Trail<L>,
+        (input, bytes): (Input<F>, u64),
+        recorded: Recorded,
+        writers: Writers,
+        bitmap: &mut [u64],
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
         let bits = self.format.accessed_dirty();
         let bit = match recorded {
             Recorded::Accessed => bits.accessed,
@@ -132,15 +146,15 @@ where
         let page_shift = self.format.geometry().page_shift();
         let room = (bitmap.len() as u64).saturating_mul(64).saturating_mul(1 << page_shift);
         let bytes = bytes.min(room);
-        let start = self.format.offset(input).unwrap_or(0);
-        let mut map = PageMap { bitmap, start, end: start + bytes, page_shift, set: 0 };
-        let flow = self.walker().for_each_run(input, bytes, |run| {
+        let (start, end) = bounds(&self.format, input, bytes, 0)?;
+        let mut map = PageMap { bitmap, start, end, page_shift, set: 0 };
+        let mut at = start;
+        while let Some(run) = next_run(&self.format, &self.memory, trail, &mut at, end)? {
             if harvest_run(&run, F::BYTE_ORDER.swap(bit), writers, &mut map, gather) {
                 self.memory.wrote(<Output<F> as Address>::new(run.entry()), run.words().len());
             }
-            core::ops::ControlFlow::<()>::Continue(())
-        });
-        flow.map(|_| map.set)
+        }
+        Ok(map.set)
     }
 }
 

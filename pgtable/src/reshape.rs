@@ -8,11 +8,12 @@ use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
-use crate::descent::{Node, Stop};
+use crate::descent::{Node, Stop, Trail};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
 use crate::geometry::Level;
+use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::space::Leaves;
 use crate::table::{PageTable, gather_error, layout};
@@ -37,8 +38,19 @@ where
         shift: u8,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<usize, RangeError<Input<F>>> {
+        self.split_range(&mut self.trail(), input, bytes, shift, gather)
+    }
+
+    /// [`split`](Self::split), by any writer.
+    pub(crate) fn split_range<L: Locks, I: Invalidate<F::Stage>>(
+        &self,
+        trail: &mut Trail<L>,
+        input: Input<F>,
+        bytes: u64,
+        shift: u8,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<usize, RangeError<Input<F>>> {
         let (mut offset, end) = bounds(&self.format, input, bytes, 0)?;
-        let mut trail = self.trail();
         let mut split = 0;
         while offset < end {
             let mut step = || {
@@ -70,16 +82,27 @@ where
         bytes: u64,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<usize, RangeError<Input<F>>> {
+        self.promote_range(&mut self.trail(), input, bytes, gather)
+    }
+
+    /// [`promote`](Self::promote), by any writer.
+    pub(crate) fn promote_range<L: Locks, I: Invalidate<F::Stage>>(
+        &self,
+        trail: &mut Trail<L>,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<usize, RangeError<Input<F>>> {
         let (start, end) = bounds(&self.format, input, bytes, 0)?;
         let geometry = *self.format.geometry();
         let mut promoted = 0;
-        for level in 0..geometry.root().0 {
+        // A table that the writer has may be replaced by a leaf of the one above it, if he has that too.
+        for level in 0..trail.top() {
             let above = Level(level + 1);
             if !geometry.is_leaf_level(above) {
                 continue;
             }
             let size = 1u64 << geometry.shift(above);
-            let mut trail = self.trail();
             let mut offset = start.next_multiple_of(size);
             while offset < end && end - offset >= size {
                 let mut step = || {
@@ -87,10 +110,7 @@ where
                     if stop.node.level > level {
                         return Ok(stop.node.next_entry(offset));
                     }
-                    if self.promote_table(stop.node, trail.node(above.0), offset, gather)? {
-                        trail.cut(above.0);
-                        promoted += 1;
-                    }
+                    promoted += usize::from(self.promote_table(trail, stop.node, offset, gather)?);
                     Ok(offset + size)
                 };
                 offset = step().map_err(|error| RangeError { at: self.format.address(offset), error })?;
@@ -117,14 +137,15 @@ where
         self.map(input, output, bytes, attributes, leaves)
     }
 
-    /// Replaces the table of `node` by a leaf of the table `above`, if it says one thing.
-    fn promote_table<I: Invalidate<F::Stage>>(
+    /// Replaces the table of `node`, at which the trail ends, by a leaf of the table above it, if it says one thing.
+    fn promote_table<L: Locks, I: Invalidate<F::Stage>>(
         &self,
+        trail: &mut Trail<L>,
         node: Node,
-        above: Node,
         offset: u64,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<bool, Error> {
+        let above = trail.node(node.level + 1);
         let table = <Output<F> as Address>::new(node.table);
         let full = |state: &crate::TableState| u64::from(state.live()) == 1 << node.width;
         let Some(state) = self.tables.state(table).filter(|state| full(state)) else { return Ok(false) };
@@ -151,7 +172,7 @@ where
                 return Ok(false);
             }
         }
-        state.reset();
+        trail.left(node.level, state);
         gather.retire(table, layout(node), Contents::Stale, &self.tables).map_err(gather_error)?;
         Ok(true)
     }

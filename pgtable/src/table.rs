@@ -1,7 +1,7 @@
 //! A tree that this process owns and changes: root, memory, and the allocator its tables come from.
 //!
 //! # Protocol
-//! There is one writer at a time (`&mut self`); hardware and any number of [`Walker`]s read meanwhile, and hardware sets accessed and
+//! There is one writer at a time (`&mut self`; for several see [`SharedPageTable`](crate::SharedPageTable)); hardware and any number of [`Walker`]s read meanwhile, and hardware sets accessed and
 //! dirty bits. So:
 //! - a table is filled before the entry that links it is stored (`Release`), and its words are never `&mut`;
 //! - an entry that hardware may be updating is replaced by an exchange that keeps late bits;
@@ -22,6 +22,7 @@ use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Finished, Gather, GatherError, Invalidate};
 use crate::geometry::{Level, MAX_LEVELS};
 use crate::keep::Kept;
+use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::space::{AddressSpace, Leaves};
 use crate::walk::{LeafOf, TranslationOf, Walker, translate};
@@ -226,28 +227,28 @@ where
         }
     }
 
-    /// `entries` fewer are live in the table of `level` on the trail; if none is left it leaves the tree, and so on upwards.
-    pub(crate) fn discount<I: Invalidate<F::Stage>>(
+    /// `entries` fewer are live in the table of `level` on the trail; if none is left it leaves the tree, and so on upwards to where the trail begins.
+    pub(crate) fn discount<L: Locks, I: Invalidate<F::Stage>>(
         &self,
-        trail: &mut Trail,
+        trail: &mut Trail<L>,
         offset: u64,
         level: u8,
         entries: u16,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<(), Error> {
         let mut entries = entries;
-        for level in level..=self.format.geometry().root().0 {
+        for level in level..=trail.top() {
             let node = trail.node(level);
             let table = <Output<F> as Address>::new(node.table);
             let Some(state) = self.tables.state(table) else { return Ok(()) };
-            if state.sub(entries) > 0 || level == self.format.geometry().root().0 {
+            if state.sub(entries) > 0 || level == trail.top() {
                 return Ok(());
             }
             let above = trail.node(level + 1);
             let slot = self.memory.word(<Output<F> as Address>::new(above.entry(offset)))?;
             Word::<F>::new(slot).store(0);
             self.wrote(above.entry(offset), 1);
-            trail.cut(level + 1);
+            trail.left(level, state);
             gather.retire(table, layout(node), Contents::Zeroed, &self.tables).map_err(gather_error)?;
             entries = 1;
         }

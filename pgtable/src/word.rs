@@ -36,6 +36,12 @@ impl<'m, F: Format> Word<'m, F> {
         Self { memory, format: PhantomData }
     }
 
+    /// The word as it stands in memory.
+    #[inline(always)]
+    pub(crate) fn memory(self) -> &'m AtomicU64 {
+        self.memory
+    }
+
     #[inline(always)]
     pub(crate) fn load(self) -> u64 {
         F::BYTE_ORDER.swap(self.memory.load(WALK))

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod address_space;
+mod hostile;
 #[cfg(feature = "iommu")]
 mod iommu;
 mod keep;
@@ -14,3 +15,4 @@ mod support;
 mod tracked;
 mod tree;
 mod two_stage;
+mod writers;

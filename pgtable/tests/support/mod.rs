@@ -96,7 +96,8 @@ impl<A: Address> TableAllocator<A> for Tables<'_> {
             Contents::Stale => words.iter().for_each(|word| word.store(0, Ordering::Relaxed)),
         }
         let state = TableAllocator::<A>::state(self, table).unwrap();
-        assert_eq!(state.raw(), 0, "a free table has no live entry");
+        assert_eq!(state.live(), 0, "a free table has no live entry");
+        state.reset();
         self.free.borrow_mut().entry(layout.shift).or_default().push(address);
         Ok(())
     }

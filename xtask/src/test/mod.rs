@@ -5,6 +5,7 @@
 
 mod loom;
 mod no_std;
+mod sanitize;
 mod steps;
 
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ use clap::builder::PossibleValuesParser;
 
 use crate::report;
 use crate::xtask::Xtask;
+use sanitize::Tool;
 use steps::{STEPS, Step};
 
 /// What may be asked for on the command line.
@@ -33,6 +35,9 @@ pub struct Options {
     /// Tell the steps, and run none
     #[arg(long)]
     list: bool,
+    /// Run no step, but the libraries' tests under this tool, one of address, thread and valgrind
+    #[arg(long, value_name = "TOOL", num_args = 0..=1, default_missing_value = "address")]
+    sanitize: Option<Tool>,
 }
 
 /// How a step ended.
@@ -50,6 +55,9 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<ExitCode> {
             println!("{:<10}{}", step.name, step.about);
         }
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(tool) = options.sanitize {
+        return sanitize::run(xtask, tool).map(|()| ExitCode::SUCCESS);
     }
     let steps = chosen(&options.names, options.quick);
     let outcomes = run_each(&steps, options.keep_going, |step| (step.run)(xtask));

@@ -4,6 +4,8 @@
 //! `RUSTC_BOOTSTRAP` lets use the sanitizer hooks). Corpora grow in `fuzz/corpus`, which is not kept with the sources;
 //! seeds, and what once found something, are in `fuzz/seeds`. What crashes is minimised, and its place is printed.
 
+mod coverage;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,6 +41,9 @@ pub struct Options {
     /// The sanitizer to build with; `address` also sees misuse of memory, at half the speed
     #[arg(long, default_value = "none", value_parser = ["none", "address"])]
     sanitizer: String,
+    /// Fuzz nothing: print which lines of the libraries the inputs reach
+    #[arg(long)]
+    coverage: bool,
 }
 
 /// Runs the target, or all; fails if one finds something.
@@ -49,6 +54,9 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
         Some(name) => bail!("no target is named {name}; there are {}", all.join(", ")),
         None => all,
     };
+    if options.coverage {
+        return coverage::run(xtask, &chosen);
+    }
     let fuzz = Fuzz {
         folder: xtask.root().join("fuzz"),
         target_folder: xtask.target("fuzz"),

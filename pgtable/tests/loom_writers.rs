@@ -1,0 +1,438 @@
+//! A model check of many writers on a small tree: in every interleaving (of up to three preemptions), two writers on overlapping and on nested ranges, one
+//! beside the other's freeing and splitting.
+//!
+//! What runs is the shipped verbs, the shipped locks and frag-alloc's shipped [`Epochs`]. Only the words of the tables are not the shipped ones, since
+//! [`TableMemory`] gives out core's atomics, which loom does not see. So the true words are loom's, and each thread has a copy in core's atomics to work on: whenever it
+//! asks for a word, a table or a state, allocates, frees, or says that it wrote, what changed in its copy is brought to loom's words (entries that
+//! link a table `Release`, as the crate stores them, everything else `Relaxed`), and what it asked for is loaded from them. The verbs make such
+//! a call between any two stores on whose order something depends, and before each change of a lock.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p pgtable --release --test 'loom*'`
+#![cfg(loom)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64 as Copied, Ordering};
+use std::sync::{Arc as StdArc, Mutex};
+
+use frag_alloc::{Epochs, Grace, Reader};
+use loom::sync::Arc;
+use loom::sync::atomic::AtomicU64;
+use pgtable::{
+    Access, AccessedDirty, AllocError, Attributes, ByteOrder, Cause, Contents, Entry, EntryOf, Format, Gather,
+    Geometry, Gpa, Hpa, Leaves, LevelGeometry, MemoryError, PageTable, Position, Prot, SharedPageTable, Stage2,
+    TableAllocator, TableLayout, TableMemory, TableState, Unencodable, Unused, Writer as OneOf,
+};
+
+/// Two levels of tables of four entries, pages of 4 KiB. Bit 0: present, bit 1: a page; of both levels' sizes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Tiny;
+
+const LEVEL: LevelGeometry = LevelGeometry { width: 2, leaf: true };
+const TINY: Geometry = Geometry::new(12, &[LEVEL, LEVEL]);
+/// Tables stand at multiples of 32 bytes, pages at multiples of 4096.
+const ADDRESS: u64 = !31;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Plain;
+
+impl From<Prot> for Plain {
+    fn from(_: Prot) -> Self {
+        Self
+    }
+}
+
+impl Attributes for Plain {
+    fn prot(&self) -> Prot {
+        Prot::RW
+    }
+}
+
+impl Format for Tiny {
+    type Stage = Stage2;
+    type Attributes = Plain;
+    type Fault = Cause;
+    type Path = ();
+
+    const BYTE_ORDER: ByteOrder = ByteOrder::Little;
+
+    fn geometry(&self) -> &Geometry {
+        &TINY
+    }
+
+    fn offset(&self, address: Gpa) -> Option<u64> {
+        (address.get() >> 16 == 0).then_some(address.get())
+    }
+
+    fn address(&self, offset: u64) -> Gpa {
+        Gpa::new(offset)
+    }
+
+    fn decode(&self, word: u64, _: Position) -> EntryOf<Self> {
+        match word & 3 {
+            1 => Entry::Table { table: Hpa::new(word & ADDRESS), width: 2 },
+            3 => Entry::Leaf { output: Hpa::new(word & ADDRESS), attributes: Plain },
+            _ => Entry::Absent,
+        }
+    }
+
+    fn present_mask(&self) -> u64 {
+        1
+    }
+
+    fn table_word(&self, table: Hpa, _: u8, _: Position) -> Option<u64> {
+        Some(table.get() | 1)
+    }
+
+    fn leaf_word(&self, _: Plain, _: Position) -> Result<u64, Unencodable> {
+        Ok(3)
+    }
+
+    fn output_mask(&self, _: Position) -> u64 {
+        0xffff_f000
+    }
+
+    fn accessed_dirty(&self) -> AccessedDirty {
+        AccessedDirty::default()
+    }
+
+    fn check(&self, _: u64, _: Position, (): (), _: Access) -> Result<(), Cause> {
+        Ok(())
+    }
+
+    fn fault(&self, cause: Cause, _: Access) -> Cause {
+        cause
+    }
+}
+
+/// A root and three more tables.
+const TABLES: usize = 4;
+const WORDS: usize = TABLES * 4;
+const THREADS: usize = 2;
+
+loom::thread_local! {
+    /// Which of the threads this is.
+    static WHO: Cell<usize> = Cell::new(0);
+}
+
+/// One thread's copy of the tables.
+struct View {
+    copy: Vec<Copied>,
+    /// What loom's words held when this thread last looked, or what it stored there since.
+    known: RefCell<Vec<u64>>,
+}
+
+struct Memory {
+    words: Vec<AtomicU64>,
+    views: Vec<View>,
+}
+
+impl Memory {
+    fn new() -> Self {
+        let view = |_| View { copy: (0..WORDS).map(|_| Copied::new(0)).collect(), known: RefCell::new(vec![0; WORDS]) };
+        Self { words: (0..WORDS).map(|_| AtomicU64::new(0)).collect(), views: (0..THREADS).map(view).collect() }
+    }
+
+    /// Brings what this thread changed to loom's words.
+    fn store(&self) {
+        let view = &self.views[WHO.with(Cell::get)];
+        for index in 0..WORDS {
+            let now = view.copy[index].load(Ordering::Relaxed);
+            if now != view.known.borrow()[index] {
+                self.words[index].store(now, if now & 3 == 1 { Ordering::Release } else { Ordering::Relaxed });
+                view.known.borrow_mut()[index] = now;
+            }
+        }
+    }
+}
+
+impl TableMemory<Hpa> for Memory {
+    fn word(&self, address: Hpa) -> Result<&Copied, MemoryError> {
+        self.table(address, 1).map(|words| &words[0])
+    }
+
+    fn table(&self, address: Hpa, words: usize) -> Result<&[Copied], MemoryError> {
+        self.store();
+        let view = &self.views[WHO.with(Cell::get)];
+        let first = address.get() as usize / 8;
+        if first + words > WORDS {
+            return Err(MemoryError { address: address.get(), bytes: words as u64 * 8 });
+        }
+        for index in first..first + words {
+            // As the crate's own loads under loom: it has no dependency ordering.
+            let now = self.words[index].load(Ordering::Acquire);
+            view.copy[index].store(now, Ordering::Relaxed);
+            view.known.borrow_mut()[index] = now;
+        }
+        Ok(&view.copy[first..first + words])
+    }
+
+    fn wrote(&self, _: Hpa, _: usize) {
+        self.store();
+    }
+}
+
+/// Hands freed tables out again as soon as it may: at once, or once the readers who may see them have left.
+struct Tables {
+    memory: Arc<Memory>,
+    epochs: Arc<Epochs>,
+    deferred: bool,
+    free: RefCell<Vec<u64>>,
+    waiting: RefCell<Vec<(u64, u64)>>,
+    states: Vec<TableState>,
+}
+
+impl TableAllocator<Hpa> for Tables {
+    fn allocate(&self, layout: TableLayout) -> Result<Hpa, AllocError> {
+        self.memory.store();
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        for (table, cookie) in waiting {
+            if self.epochs.passed(cookie) {
+                self.free.borrow_mut().push(table);
+            } else {
+                self.waiting.borrow_mut().push((table, cookie));
+            }
+        }
+        let table = self.free.borrow_mut().pop().ok_or(AllocError::Exhausted { layout })?;
+        self.states[table as usize / 32].reset();
+        Ok(Hpa::new(table))
+    }
+
+    fn free(&self, table: Hpa, _: TableLayout, contents: Contents) -> Result<(), AllocError> {
+        self.memory.store();
+        assert_eq!(contents, Contents::Zeroed);
+        if self.deferred {
+            let cookie = self.epochs.start();
+            self.waiting.borrow_mut().push((table.get(), cookie));
+        } else {
+            self.free.borrow_mut().push(table.get());
+        }
+        Ok(())
+    }
+
+    fn state(&self, table: Hpa) -> Option<&TableState> {
+        self.memory.store();
+        self.states.get(table.get() as usize / 32)
+    }
+}
+
+/// Memory and allocator as a tree that threads share owns them.
+struct Own<T>(Arc<T>);
+
+impl<T: TableMemory<Hpa>> TableMemory<Hpa> for Own<T> {
+    fn word(&self, address: Hpa) -> Result<&Copied, MemoryError> {
+        self.0.word(address)
+    }
+
+    fn table(&self, address: Hpa, words: usize) -> Result<&[Copied], MemoryError> {
+        self.0.table(address, words)
+    }
+
+    fn wrote(&self, address: Hpa, words: usize) {
+        self.0.wrote(address, words);
+    }
+}
+
+impl<T: TableAllocator<Hpa>> TableAllocator<Hpa> for Own<T> {
+    fn allocate(&self, layout: TableLayout) -> Result<Hpa, AllocError> {
+        self.0.allocate(layout)
+    }
+
+    fn free(&self, table: Hpa, layout: TableLayout, contents: Contents) -> Result<(), AllocError> {
+        self.0.free(table, layout, contents)
+    }
+
+    fn state(&self, table: Hpa) -> Option<&TableState> {
+        self.0.state(table)
+    }
+}
+
+type Tree = SharedPageTable<Tiny, Own<Memory>, Own<Tables>>;
+type Writer<'t> = OneOf<'t, Tiny, Own<Memory>, Own<Tables>, Reader<'t>>;
+
+/// The pages that are mapped at the end, and to what.
+type Mapped = BTreeSet<(u64, u64)>;
+
+/// In every interleaving of `one` with `other`, after `first`: what is mapped at the end, and how many tables are left in the tree. Every count is checked.
+fn ends(
+    deferred: bool,
+    first: impl Fn(&Writer<'_>) + Send + Sync + 'static,
+    one: impl Fn(&Writer<'_>, &Tree) + Send + Sync + Copy + 'static,
+    other: impl Fn(&Writer<'_>, &Tree) + Send + Sync + 'static,
+) -> BTreeSet<(Mapped, usize)> {
+    let all = StdArc::new(Mutex::new(BTreeSet::new()));
+    let collected = all.clone();
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(move || {
+        let memory = Arc::new(Memory::new());
+        let epochs = Arc::new(Epochs::new(THREADS));
+        let tables = Arc::new(Tables {
+            memory: memory.clone(),
+            epochs: epochs.clone(),
+            deferred,
+            free: RefCell::new((0..TABLES as u64).rev().map(|table| table * 32).collect()),
+            waiting: RefCell::default(),
+            states: (0..TABLES).map(|_| TableState::new()).collect(),
+        });
+        let tree = PageTable::new(Tiny, Own(memory.clone()), Own(tables.clone())).unwrap();
+        let tree = Arc::new(Tree::from(tree));
+        let writer = tree.writer(epochs.reader().unwrap());
+        first(&writer);
+        memory.store();
+        let thread = loom::thread::spawn({
+            let (tree, epochs, memory) = (tree.clone(), epochs.clone(), memory.clone());
+            move || {
+                WHO.with(|who| who.set(1));
+                one(&tree.writer(epochs.reader().unwrap()), &tree);
+                memory.store();
+            }
+        });
+        other(&writer, &tree);
+        memory.store();
+        thread.join().unwrap();
+
+        let live = |table: u64| tables.states[table as usize / 32].raw();
+        let words = |table: u64| {
+            memory
+                .table(Hpa::new(table), 4)
+                .unwrap()
+                .iter()
+                .map(|word| word.load(Ordering::Relaxed))
+                .collect::<Vec<_>>()
+        };
+        let (mut mapped, mut left) = (Mapped::new(), 1);
+        let root = words(0);
+        assert_eq!(usize::from(live(0)), root.iter().filter(|word| **word != 0).count(), "the root's count, unlocked");
+        for (index, &word) in root.iter().enumerate() {
+            let at = (index as u64) << 14;
+            match Tiny.decode(word, Position { level: pgtable::Level(1), shift: 14 }) {
+                Entry::Table { table, .. } => {
+                    left += 1;
+                    let pages = words(table.get());
+                    let present = pages.iter().filter(|word| **word != 0).count();
+                    assert_eq!(usize::from(live(table.get())), present, "a table's count, unlocked");
+                    assert_ne!(present, 0, "an empty table stays in the tree");
+                    let present = pages.iter().enumerate().filter(|(_, word)| **word != 0);
+                    mapped.extend(present.map(|(page, word)| (at + ((page as u64) << 12), word & 0xffff_f000)));
+                }
+                Entry::Leaf { output, .. } => {
+                    mapped.extend((0..4).map(|page| (at + (page << 12), output.get() + (page << 12))));
+                }
+                _ => {}
+            }
+        }
+        // Those that still wait, or are free, are all the others.
+        assert_eq!(left + tables.free.borrow().len() + tables.waiting.borrow().len(), TABLES, "a table is lost");
+        all.lock().unwrap().insert((mapped, left));
+    });
+    let all = collected.lock().unwrap().clone();
+    all
+}
+
+const PAGE: u64 = 0x1000;
+/// What a table of pages covers.
+const LARGE: u64 = 4 * PAGE;
+
+fn map(writer: &Writer<'_>, at: u64, bytes: u64) {
+    writer.map(Gpa::new(at), Hpa::new(0x10_0000 + at), bytes, Plain, Leaves::Largest).unwrap();
+}
+
+fn unmap(writer: &Writer<'_>, tree: &Tree, at: u64, bytes: u64) {
+    let mut gather = Gather::new(&Unused, ());
+    writer.unmap(Gpa::new(at), bytes, &mut gather).unwrap();
+    gather.finish(tree.tables()).unwrap();
+}
+
+/// Those pages, each where `map` maps it to.
+fn pages(pages: &[u64]) -> Mapped {
+    pages.iter().map(|&page| (page, 0x10_0000 + page)).collect()
+}
+
+#[test]
+fn two_make_the_same_table() {
+    let ends = ends(true, |_| (), |writer, _| map(writer, 0, PAGE), |writer, _| map(writer, PAGE, PAGE));
+    assert_eq!(ends, [(pages(&[0, PAGE]), 2)].into());
+}
+
+#[test]
+fn one_range_twice() {
+    // The second to come finds what the first has mapped.
+    let first = |writer: &Writer<'_>| map(writer, 0, 2 * PAGE);
+    let ends = ends(
+        true,
+        first,
+        |writer, tree| unmap(writer, tree, 0, 2 * PAGE),
+        |writer, tree| {
+            unmap(writer, tree, PAGE, PAGE);
+            map(writer, PAGE, PAGE);
+        },
+    );
+    assert_eq!(ends, [(pages(&[]), 1), (pages(&[PAGE]), 2)].into());
+}
+
+#[test]
+fn nested_ranges() {
+    let first = |writer: &Writer<'_>| {
+        map(writer, 0, PAGE);
+        map(writer, LARGE, PAGE);
+    };
+    let ends = ends(
+        true,
+        first,
+        |writer, tree| unmap(writer, tree, 0, 2 * LARGE),
+        |writer, _| {
+            map(writer, LARGE + PAGE, PAGE);
+        },
+    );
+    assert_eq!(ends, [(pages(&[]), 1), (pages(&[LARGE + PAGE]), 2)].into());
+}
+
+/// Unmaps the only page of a table, and maps one elsewhere, into the same table if that may be used again.
+fn free_and_use_again(writer: &Writer<'_>, tree: &Tree) {
+    unmap(writer, tree, 0, PAGE);
+    map(writer, LARGE, PAGE);
+}
+
+#[test]
+fn a_table_that_is_freed_under_a_waiting_writer() {
+    let first = |writer: &Writer<'_>| map(writer, 0, PAGE);
+    let ends = ends(true, first, free_and_use_again, |writer, _| map(writer, PAGE, PAGE));
+    assert_eq!(ends, [(pages(&[LARGE, PAGE]), 3)].into());
+}
+
+/// Why the allocator has to wait for who descends: the writer locks a table that is another by now.
+#[test]
+#[should_panic(expected = "a table's count, unlocked")]
+fn one_that_is_used_again_at_once_breaks_the_books() {
+    let first = |writer: &Writer<'_>| map(writer, 0, PAGE);
+    ends(false, first, free_and_use_again, |writer, _| map(writer, PAGE, PAGE));
+}
+
+#[test]
+fn a_large_page_that_both_split() {
+    let first = |writer: &Writer<'_>| map(writer, 0, LARGE);
+    let ends = ends(
+        true,
+        first,
+        |writer, tree| unmap(writer, tree, 0, PAGE),
+        |writer, tree| {
+            unmap(writer, tree, PAGE, PAGE);
+        },
+    );
+    assert_eq!(ends, [(pages(&[2 * PAGE, 3 * PAGE]), 2)].into());
+}
+
+#[test]
+fn translations_beside_two_writers() {
+    // Whatever the others do, a page that neither of them touches translates.
+    let first = |writer: &Writer<'_>| map(writer, 0, 2 * PAGE);
+    let one = |writer: &Writer<'_>, tree: &Tree| unmap(writer, tree, 0, PAGE);
+    let ends = ends(true, first, one, |writer, _| {
+        let found = writer.translate(Gpa::new(PAGE), Access::READ).unwrap();
+        assert_eq!(found.output.get(), 0x10_0000 + PAGE);
+        map(writer, 2 * PAGE, PAGE);
+    });
+    assert_eq!(ends, [(pages(&[PAGE, 2 * PAGE]), 2)].into());
+}
