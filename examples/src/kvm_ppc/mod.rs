@@ -33,5 +33,7 @@ pub use sregs::{
     KVM_GET_SREGS, KVM_SET_SREGS, kvm_sregs, kvm_sregs_ppc32, kvm_sregs_ppc64, kvm_sregs_s, kvm_sregs_slb,
 };
 pub use system::{KVM_API_VERSION, KVM_CREATE_VM, KVM_GET_API_VERSION, KVM_GET_VCPU_MMAP_SIZE, Kvm, VmType};
-pub use vcpu::{KVM_RUN, Vcpu};
+pub use vcpu::{
+    KVM_INTERRUPT, KVM_INTERRUPT_SET_LEVEL, KVM_INTERRUPT_UNSET, KVM_RUN, Vcpu, VcpuControl, kvm_interrupt,
+};
 pub use vm::{KVM_CREATE_VCPU, KVM_SET_USER_MEMORY_REGION, Vm, kvm_userspace_memory_region};
