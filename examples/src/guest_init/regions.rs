@@ -49,7 +49,7 @@ impl Regions {
             return Err(io::Error::other("fresh memory is not zero"));
         }
 
-        let regions = Self { tagged, page };
+        let regions = Self { tagged, others: Vec::new(), page };
         for at in regions.pages() {
             // SAFETY: a writable page of a mapping of ours, in which nothing else lives.
             unsafe { (at as *mut usize).write_volatile(at) };

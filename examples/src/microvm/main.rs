@@ -222,3 +222,13 @@ fn greeting(machine: Machine<'_>, report: &mut Report) -> Result<(), Failure> {
     let expected = "Hello from a guest behind a tree of radix tables.\n";
     report.equal("H_PUT_TERM_CHAR", &question, format!("{expected:?}"), format!("{seen:?}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_of_one_piece() {
+        super::Options::command().debug_assert();
+    }
+}

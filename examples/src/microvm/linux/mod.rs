@@ -53,6 +53,7 @@ pub enum Translation {
 
 /// What may be asked for about a Linux guest.
 #[derive(Args, Clone, Debug)]
+#[group(id = "linux-guest")]
 #[command(next_help_heading = "Linux guests")]
 pub struct Options {
     /// Boot this kernel (POWER: an ELF vmlinux; x86-64: a bzImage) instead of checking page tables of our own

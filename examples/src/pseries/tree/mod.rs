@@ -2,6 +2,8 @@
 //!
 //! There is no negotiation without firmware: `ibm,architecture-vec-5` states its result, so the MMU is settled here.
 
+mod long_name;
+
 use arch_ppc64::hash::HptOrder;
 use vm_fdt::{Error, FdtReserveEntry, FdtWriter};
 
@@ -14,6 +16,9 @@ pub(super) const VTY: u32 = 0x7100_0000;
 const CONTROLLERS: u32 = 0x1111;
 /// POWER9's time base, in Hz (Linux takes 125 MHz if nobody tells).
 const TIMEBASE: u32 = 512_000_000;
+
+/// How a property is called while the tree is written, and in the end.
+const AP_ENCODINGS: (&str, &str) = ("radix-AP-encodings", "ibm,processor-radix-AP-encodings");
 
 /// Which translation the guest uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +58,10 @@ pub(super) fn device_tree(machine: Machine, layout: &Layout, command_line: &str)
     terminal(&mut tree)?;
     controllers(&mut tree, machine)?;
     tree.end_node(root)?;
-    tree.finish()
+    let mut tree = tree.finish()?;
+    let (short, long) = AP_ENCODINGS;
+    long_name::rename(&mut tree, short, long).ok_or(Error::InvalidPropertyName)?;
+    Ok(tree)
 }
 
 fn chosen(tree: &mut FdtWriter, machine: Machine, layout: &Layout, command_line: &str) -> Result<(), Error> {
@@ -152,7 +160,7 @@ fn translation(tree: &mut FdtWriter, mmu: Mmu) -> Result<(), Error> {
     tree.property_array_u32("ibm,segment-page-sizes", &[12, 0, 1, 12, 0, 16, 0x110, 1, 16, 1])?;
     // AP << 29 | shift: 4K, 64K, 2M, 1G.
     let encodings = [0x0000_000c, 0xa000_0010, 0x2000_0015, 0x4000_001e];
-    tree.property_array_u32("ibm,processor-radix-AP-encodings", &encodings)?;
+    tree.property_array_u32(AP_ENCODINGS.0, &encodings)?;
     let order = match mmu {
         Mmu::Hash(order) => order.get(),
         Mmu::Radix => 24,

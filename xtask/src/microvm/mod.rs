@@ -1,4 +1,6 @@
-//! `cargo xtask microvm`: the microVM example on a host with KVM.
+//! `cargo xtask microvm`: the microVM example on a host with KVM, with a guest of its own or with Linux.
+
+mod linux;
 
 use std::path::PathBuf;
 
@@ -16,6 +18,8 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t)]
     arch: Arch,
     #[command(flatten)]
+    linux: linux::Options,
+    #[command(flatten)]
     machine: Machine,
     /// A file to put into the microVM’s working folder on the emulated host; may be repeated
     #[arg(long = "file", value_name = "FILE")]
@@ -30,10 +34,24 @@ impl Options {
     pub fn of(arch: Arch) -> Self {
         Self { arch, ..Self::default() }
     }
+
+    /// Linux as its guest, translating like this; it must agree with our walker about its pages.
+    pub fn linux(arch: Arch, mmu: linux::Mmu, cpus: u32) -> Self {
+        Self { linux: linux::Options::introspect(mmu, cpus), ..Self::of(arch) }
+    }
 }
+
+pub use linux::Mmu;
 
 /// Builds and runs; the microVM’s exit status is ours.
 pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
-    let Options { arch, machine, files, arguments } = options;
+    let Options { arch, linux, machine, mut files, mut arguments } = options;
+    // Lives as long as the run: it holds the guest's root file system.
+    let guest = linux.set_up(xtask, arch, &machine)?;
+    if let Some(guest) = &guest {
+        let here = arch.runs_here(&machine);
+        arguments.splice(0..0, guest.arguments(here));
+        files.extend(guest.files());
+    }
     arch.run_example(xtask, "microvm", arguments, machine, files)
 }
