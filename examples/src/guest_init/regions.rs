@@ -31,6 +31,8 @@ impl Regions {
         let of_file = share(16, 512);
         tagged.push(range(kernel::map(of_file, write, Some(c"/tagged"))?, of_file));
 
+        // A kernel with little memory has them off unless somebody asks.
+        let _ = fs::write("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
         // As many whole huge pages as fit, in a mapping that has room to align them.
         let huge = huge_page().unwrap_or(2 << 20);
         let bytes = (free / 8 / huge).clamp(1, 32) * huge;

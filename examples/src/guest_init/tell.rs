@@ -10,6 +10,9 @@ use super::regions::Regions;
 
 /// Every how many of the kernel’s symbols are told.
 const EVERY: usize = 64;
+/// Those that are told in any case, if the kernel knows them.
+const ALWAYS: [&str; 8] =
+    ["_text", "_stext", "_etext", "_end", "__init_begin", "__init_end", "linux_banner", "page_offset_base"];
 /// How many runs stand in a line.
 const RUNS: usize = 8;
 /// What the kernel’s log is searched for.
@@ -30,7 +33,7 @@ const LOGGED: [&str; 12] = [
 
 /// The whole of it.
 pub fn tell_and_wait() -> io::Result<()> {
-    kernel::keep_heap(6 << 20);
+    kernel::keep_heap(6 << 20)?;
     let mut regions = Regions::new()?;
     let mut lines = vec![Line::System { arch: std::env::consts::ARCH.into(), page: kernel::page_size() as u64 }];
     for range in &regions.tagged {
@@ -106,7 +109,7 @@ fn symbols(lines: &mut Vec<Line>) -> io::Result<()> {
         let mut words = line.split_whitespace();
         let (Some(va), Some(kind), Some(name)) = (words.next(), words.next(), words.next()) else { continue };
         // A module's symbols have its name behind them; absolute ones are no addresses.
-        let wanted = index % EVERY == 0 || ["_text", "_stext", "_etext", "linux_banner", "_end"].contains(&name);
+        let wanted = index % EVERY == 0 || ALWAYS.contains(&name);
         if wanted && words.next().is_none() && !kind.eq_ignore_ascii_case("a") {
             lines.push(Line::Symbol { va: hex(va)?, name: name.into() });
         }

@@ -158,7 +158,9 @@ impl Watched for Guest<'_> {
     }
 
     fn compare(&self, statement: &Statement) -> Result<Comparison, Failure> {
+        let start = Instant::now();
         let index = self.stop_in_init(statement)?;
+        println!("linux: CPU {index} stopped in /init after {:.1} s", start.elapsed().as_secs_f64());
         let (vcpu, memory) = (&self.host().vcpus[index], self.platform.memory());
         let comparison = match self.platform.machine().mmu {
             Mmu::Radix => {
@@ -168,6 +170,7 @@ impl Watched for Guest<'_> {
             }
             Mmu::Hash(order) => compare(statement, &hash::Table::new(&self.host().vm, order, vcpu)?, memory),
         };
+        println!("linux: compared after {:.1} s", start.elapsed().as_secs_f64());
         self.host().gate.resume();
         Ok(comparison)
     }
