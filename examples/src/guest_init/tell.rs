@@ -11,8 +11,7 @@ use super::regions::Regions;
 /// Every how many of the kernel’s symbols are told.
 const EVERY: usize = 64;
 /// Those that are told in any case, if the kernel knows them.
-const ALWAYS: [&str; 8] =
-    ["_text", "_stext", "_etext", "_end", "__init_begin", "__init_end", "linux_banner", "page_offset_base"];
+const ALWAYS: [&str; 6] = ["_text", "_stext", "_etext", "_sinittext", "_einittext", "linux_banner"];
 /// How many runs stand in a line.
 const RUNS: usize = 8;
 /// What the kernel’s log is searched for.

@@ -1,6 +1,6 @@
 //! A radix guest's tables: its registers name the process, its process table the tree.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
 use arch_ppc64::radix::{Granule, GuestMmu, ProcessScoped, ProcessTableWord, RcPolicy};
 use examples::kvm_ppc::{OneReg, VcpuControl};
@@ -84,14 +84,13 @@ impl Tables for Tree<'_> {
     }
 
     fn more(&self, statement: &Statement, mismatch: &mut dyn FnMut(String)) -> usize {
-        // The kernel takes the right to execute away from what it needs no more.
-        let symbol = |name| statement.symbol(name).and_then(super::symbol).map_or(0, Gpa::get);
-        let init = symbol("__init_begin")..symbol("__init_end");
+        // The kernel takes the right to execute away from what it needs no more: all from its initial code on.
+        let init = statement.symbol("_sinittext").and_then(super::symbol).map_or(u64::MAX, Gpa::get);
         let mut lines = 0;
         for line in statement.log.iter().filter(|line| line.contains("Mapped 0x")) {
             lines += 1;
             match Mapped::parse(line) {
-                Some(mapped) => self.check(&mapped, line, &init, mismatch),
+                Some(mapped) => self.check(&mapped, line, init, mismatch),
                 None => mismatch(format!("the kernel says \"{line}\", which means nothing")),
             }
         }
@@ -104,13 +103,13 @@ impl Tables for Tree<'_> {
 
 impl Tree<'_> {
     /// The kernel's line about its linear mapping holds for each leaf of it.
-    fn check(&self, mapped: &Mapped, line: &str, init: &Range<u64>, mismatch: &mut dyn FnMut(String)) {
+    fn check(&self, mapped: &Mapped, line: &str, init: u64, mismatch: &mut dyn FnMut(String)) {
         let mut gpa = mapped.start;
         while gpa < mapped.end {
             let va = Gva::new(super::LINEAR.get() + gpa);
             let found = self.kernel(va);
             let equal = found.is_some_and(|leaf| {
-                let execute = mapped.execute && !init.contains(&gpa);
+                let execute = mapped.execute && gpa.saturating_add(mapped.bytes) <= init;
                 leaf.gpa.get() == gpa && 1 << leaf.shift == mapped.bytes && leaf.prot.execute() == execute
             });
             if !equal {
