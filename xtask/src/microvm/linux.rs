@@ -55,6 +55,12 @@ pub struct Options {
     /// What the guest’s /init does
     #[arg(long, value_enum, requires = "linux", default_value_t)]
     init: Init,
+    /// Seconds until the guest counts as hung
+    #[arg(long, value_name = "SECONDS", requires = "linux")]
+    limit: Option<u64>,
+    /// The guest must die, and what is said of it must hold these words
+    #[arg(long, value_name = "WORDS", requires = "linux")]
+    dies: Option<String>,
 }
 
 /// A guest that is ready to boot.
@@ -67,9 +73,21 @@ pub struct Guest {
 const INITRD: &str = "guest.cpio";
 
 impl Options {
-    /// The guest that says where its pages are.
+    /// A guest that says where its pages are, and must be right.
     pub fn introspect(mmu: Mmu, cpus: u32) -> Self {
         Self { linux: true, mmu, cpus: Some(cpus), ..Self::default() }
+    }
+
+    /// A guest whose kernel panics, which must be noticed.
+    pub fn panic() -> Self {
+        let dies = Some("sysrq triggered crash".to_owned());
+        Self { linux: true, init: Init::Panic, dies, ..Self::default() }
+    }
+
+    /// A guest that never ends, which must be noticed.
+    pub fn hang() -> Self {
+        let dies = Some("the guest did not end within 15 s; CPU 0 at pc".to_owned());
+        Self { linux: true, init: Init::Hang, dies, limit: Some(15), ..Self::default() }
     }
 
     /// Fetches and builds what is missing. `None`: no Linux is asked for.
@@ -111,6 +129,8 @@ impl Options {
             ("--mmu", Some(mmu.to_owned())),
             ("--cpus", self.cpus.map(|it| it.to_string())),
             ("--memory", self.memory.map(|it| it.to_string())),
+            ("--limit", self.limit.map(|it| it.to_string())),
+            ("--dies", self.dies.clone()),
         ];
         let given = given.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?]));
         given.flatten().collect()

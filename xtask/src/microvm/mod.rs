@@ -10,6 +10,7 @@ use clap::Args;
 use crate::arch::Arch;
 use crate::emulated_host::Machine;
 use crate::xtask::Xtask;
+pub use linux::{Mmu, Options as LinuxOptions};
 
 /// What may be asked for on the command line.
 #[derive(Args, Default)]
@@ -18,7 +19,7 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t)]
     arch: Arch,
     #[command(flatten)]
-    linux: linux::Options,
+    linux: LinuxOptions,
     #[command(flatten)]
     machine: Machine,
     /// A file to put into the microVM’s working folder on the emulated host; may be repeated
@@ -35,13 +36,11 @@ impl Options {
         Self { arch, ..Self::default() }
     }
 
-    /// Linux as its guest, translating like this; it must agree with our walker about its pages.
-    pub fn linux(arch: Arch, mmu: linux::Mmu, cpus: u32) -> Self {
-        Self { linux: linux::Options::introspect(mmu, cpus), ..Self::of(arch) }
+    /// Linux as its guest.
+    pub fn linux(arch: Arch, linux: LinuxOptions) -> Self {
+        Self { linux, ..Self::of(arch) }
     }
 }
-
-pub use linux::Mmu;
 
 /// Builds and runs; the microVM’s exit status is ours.
 pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {

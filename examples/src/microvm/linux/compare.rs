@@ -28,6 +28,9 @@ pub trait Tables {
     /// Where the kernel maps all memory.
     fn linear(&self) -> Gva;
 
+    /// What the kernel's log must say of this machine, in order.
+    fn log(&self) -> Vec<String>;
+
     /// What else can be compared on this architecture; returns how much it was.
     fn more(&self, _statement: &Statement, _mismatch: &mut dyn FnMut(String)) -> usize {
         0
@@ -55,6 +58,7 @@ pub struct Comparison {
     pub symbols: usize,
     pub mapped_lines: usize,
     pub leaves: usize,
+    pub log: usize,
     pub mismatches: usize,
     /// Leaves of `/init`'s by their sizes.
     pub sizes: Vec<(u8, usize)>,
@@ -75,10 +79,10 @@ impl Comparison {
 
     /// The line at the end.
     pub fn ok(&self) -> String {
-        let Self { pages, symbols, mapped_lines, leaves, uncached, mismatches, .. } = self;
+        let Self { pages, symbols, mapped_lines, leaves, log, uncached, mismatches, .. } = self;
         let uncached = if *uncached == 0 { String::new() } else { format!(" uncached={uncached}") };
         format!(
-            "ok pages={pages} symbols={symbols} mapped-lines={mapped_lines} leaves={leaves}{uncached} mismatches={mismatches}"
+            "ok pages={pages} symbols={symbols} mapped-lines={mapped_lines} leaves={leaves} log={log}{uncached} mismatches={mismatches}"
         )
     }
 }
@@ -91,6 +95,7 @@ pub fn compare(statement: &Statement, tables: &impl Tables, memory: &GuestMemory
     leaves(&mut it, statement, tables);
     symbols(&mut it, statement, tables, memory);
     all_memory(&mut it, statement, tables);
+    log(&mut it, statement, tables);
     let mut more = Vec::new();
     it.mapped_lines = tables.more(statement, &mut |text| more.push(text));
     for text in more {
@@ -207,5 +212,17 @@ fn all_memory(it: &mut Comparison, statement: &Statement, tables: &impl Tables) 
             };
             gpa = gpa.saturating_add(step);
         }
+    }
+}
+
+/// The kernel's log says what it must, each line after the one before.
+fn log(it: &mut Comparison, statement: &Statement, tables: &impl Tables) {
+    let mut lines = statement.log.iter();
+    for expected in tables.log() {
+        if !lines.any(|line| line.contains(&expected)) {
+            it.mismatch(format!("the kernel's log does not say \"{expected}\", or not in its place"));
+            return;
+        }
+        it.log += 1;
     }
 }

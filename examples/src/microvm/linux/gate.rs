@@ -103,11 +103,15 @@ impl Gate {
         }
     }
 
-    /// The CPU comes to the gate, and passes it once it is open. False: the machine ends.
-    pub fn pass(&self, cpu: u32) -> bool {
+    /// The CPU comes to the gate, and passes it once it is open; if it is closed, `still` is called before anybody takes the CPU to stand
+    /// still. False: the machine ends.
+    pub fn pass(&self, cpu: u32, mut still: impl FnMut()) -> bool {
         let mut state = self.lock();
         loop {
             let wanted = state.wanted;
+            if wanted == Wanted::Pause {
+                still();
+            }
             let Some(place) = state.cpus.get_mut(cpu as usize) else { return false };
             *place = if wanted == Wanted::Run { Cpu::Beyond } else { Cpu::AtGate };
             match wanted {
@@ -177,8 +181,8 @@ mod tests {
                 let (gate, runs) = (&gate, &runs);
                 scope.spawn(move || {
                     let Some(start) = gate.wait(cpu) else { return };
-                    assert_eq!(start.r3, cpu.into());
-                    while gate.pass(cpu) {
+                    assert_eq!(start.r3, u64::from(cpu));
+                    while gate.pass(cpu, || {}) {
                         runs.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                         thread::yield_now();
                     }

@@ -12,7 +12,7 @@
 //! | `compare` | the statement against the tables |
 //! | `watch` | what happens next, and how long that may take |
 //! | `dying` | the last words of a kernel that says nothing any more |
-//! | `power` | the machine on POWER |
+//! | `power`, `x86` | the machine on POWER, and on x86-64 |
 
 mod compare;
 mod dying;
@@ -22,6 +22,8 @@ mod input;
 mod power;
 mod screen;
 mod watch;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -78,6 +80,9 @@ pub struct Options {
     /// Its `/init` must make a statement of its pages, which must be right
     #[arg(long, requires = "kernel")]
     pub introspect: bool,
+    /// The guest must die, and what is said of it then must hold these words
+    #[arg(long, value_name = "WORDS", requires = "kernel", conflicts_with = "introspect")]
+    pub dies: Option<String>,
     /// What to put before each line that the guest prints
     #[arg(long, value_name = "TEXT", requires = "kernel", default_value = "")]
     pub prefix: String,
@@ -97,5 +102,15 @@ impl Options {
 /// # Errors
 /// A guest that does not end by powering off, or whose tables are not as it says.
 pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Failure> {
-    power::run(options, memory, verbose)
+    let outcome = match std::env::consts::ARCH {
+        #[cfg(target_arch = "x86_64")]
+        "x86_64" => x86::run(options, memory, verbose),
+        _ => power::run(options, memory, verbose),
+    };
+    let Some(words) = &options.dies else { return outcome };
+    match outcome {
+        Ok(outcome) => Err(format!("the guest did not die: {outcome}").into()),
+        Err(failure) if failure.to_string().contains(words) => Ok(format!("ok as it must be, {failure}")),
+        Err(failure) => Err(failure),
+    }
 }

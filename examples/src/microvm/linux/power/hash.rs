@@ -22,12 +22,13 @@ use crate::report::Failure;
 pub struct Table {
     words: Vec<AtomicU64>,
     order: HptOrder,
+    cpus: u32,
     slb: Slb,
 }
 
 impl Table {
-    /// Copies the table of the VM, and the segments of `vcpu`.
-    pub fn new(vm: &Vm, order: HptOrder, vcpu: &VcpuControl) -> Result<Self, Failure> {
+    /// Copies the table of the VM, and the segments of `vcpu`, one of `cpus`.
+    pub fn new(vm: &Vm, order: HptOrder, cpus: u32, vcpu: &VcpuControl) -> Result<Self, Failure> {
         let words = (0..order.bytes() / 8).map(|_| AtomicU64::new(0)).collect();
         let mut slb = Slb::new();
         for entry in vcpu.get_sregs()?.s.ppc64.slb {
@@ -36,7 +37,7 @@ impl Table {
                 slb.slbmte(rb, SlbVsid::from_bits(entry.slbv))?;
             }
         }
-        let table = Self { words, order, slb };
+        let table = Self { words, order, cpus, slb };
         let mut stream = vm.get_htab_fd(&kvm_get_htab_fd::default())?;
         let mut buffer = vec![0; 1 << 20];
         let mut entries = 0;
@@ -122,5 +123,15 @@ impl Tables for Table {
 
     fn linear(&self) -> Gva {
         super::LINEAR
+    }
+
+    fn log(&self) -> Vec<String> {
+        let of_hash = [
+            "hash-mmu: Page sizes from device-tree:",
+            "hash-mmu: base_shift=12: shift=12, sllp=0x0000, avpnm=0x00000000, tlbiel=1, penc=0",
+            "hash-mmu: base_shift=16: shift=16, sllp=0x0110, avpnm=0x00000000, tlbiel=1, penc=1",
+            "Using 1TB segments",
+        ];
+        of_hash.into_iter().map(str::to_owned).chain(super::log(self.cpus)).collect()
     }
 }

@@ -45,6 +45,18 @@ fn symbol(va: u64) -> Option<Gpa> {
     va.checked_sub(LINEAR.get()).filter(|offset| offset >> 40 == 0).map(Gpa::new)
 }
 
+/// What the kernel's log says on every machine of ours, after what it says of the MMU.
+fn log(cpus: u32) -> [String; 6] {
+    [
+        "Linux version".into(),
+        "Kernel command line: console=hvc0 rdinit=/init".into(),
+        "Memory: ".into(),
+        "printk: console [hvc0] enabled".into(),
+        format!("smp: Brought up 1 node, {cpus} CPU"),
+        "Run /init as init process".into(),
+    ]
+}
+
 /// The guest, to whoever watches it.
 struct Guest<'a> {
     platform: &'a Platform<GuestMemoryMmap, KvmHost>,
@@ -162,13 +174,14 @@ impl Watched for Guest<'_> {
         let index = self.stop_in_init(statement)?;
         println!("linux: CPU {index} stopped in /init after {:.1} s", start.elapsed().as_secs_f64());
         let (vcpu, memory) = (&self.host().vcpus[index], self.platform.memory());
-        let comparison = match self.platform.machine().mmu {
+        let Machine { cpus, mmu } = self.platform.machine();
+        let comparison = match mmu {
             Mmu::Radix => {
                 let word = self.platform.process_table().ok_or("the guest has registered no process table")?;
                 let tables = pgtable::GuestTables::new(memory)?;
-                compare(statement, &radix::Tree::new(&tables, word, vcpu)?, memory)
+                compare(statement, &radix::Tree::new(&tables, word, cpus, vcpu)?, memory)
             }
-            Mmu::Hash(order) => compare(statement, &hash::Table::new(&self.host().vm, order, vcpu)?, memory),
+            Mmu::Hash(order) => compare(statement, &hash::Table::new(&self.host().vm, order, cpus, vcpu)?, memory),
         };
         println!("linux: compared after {:.1} s", start.elapsed().as_secs_f64());
         self.host().gate.resume();

@@ -16,16 +16,18 @@ const USER: u64 = 1 << 52;
 /// The trees of the kernel and of the process that runs.
 pub struct Tree<'a> {
     memory: &'a GuestTables<'a, Gpa>,
+    cpus: u32,
     mmu: GuestMmu,
     kernel: Walker<ProcessScoped, &'a GuestTables<'a, Gpa>>,
     user: Walker<ProcessScoped, &'a GuestTables<'a, Gpa>>,
 }
 
 impl<'a> Tree<'a> {
-    /// The trees that `vcpu` translates with, the process table being where the guest has said.
+    /// The trees that `vcpu`, one of `cpus`, translates with, the process table being where the guest has said.
     pub fn new(
         memory: &'a GuestTables<'a, Gpa>,
         process_table: ProcessTableWord,
+        cpus: u32,
         vcpu: &VcpuControl,
     ) -> Result<Self, Failure> {
         let pid = u32::try_from(vcpu.get_one_reg(OneReg::Pid)?)?;
@@ -42,7 +44,7 @@ impl<'a> Tree<'a> {
             user.root(),
             kernel.root()
         );
-        Ok(Self { memory, mmu, kernel, user })
+        Ok(Self { memory, cpus, mmu, kernel, user })
     }
 }
 
@@ -81,6 +83,16 @@ impl Tables for Tree<'_> {
 
     fn linear(&self) -> Gva {
         super::LINEAR
+    }
+
+    fn log(&self) -> Vec<String> {
+        let sizes = [(12, 0), (16, 5), (21, 1), (30, 2)];
+        let sizes = sizes.map(|(shift, ap)| format!("radix-mmu: Page size shift = {shift} AP=0x{ap:x}"));
+        ["radix-mmu: Page sizes from device-tree:".to_owned()]
+            .into_iter()
+            .chain(sizes)
+            .chain(super::log(self.cpus))
+            .collect()
     }
 
     fn more(&self, statement: &Statement, mismatch: &mut dyn FnMut(String)) -> usize {

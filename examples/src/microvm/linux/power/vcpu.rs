@@ -35,7 +35,7 @@ fn run_to_the_end(
         regs.gpr[3] = start.r3;
         vcpu.set_regs(&regs)?;
         loop {
-            if !gate.pass(cpu) {
+            if !gate.pass(cpu, || {}) {
                 return Ok(());
             }
             match vcpu.run()? {
