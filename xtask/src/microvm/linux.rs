@@ -105,12 +105,14 @@ impl Options {
         fs::write(folder.path().join(INITRD), root.archive()?)?;
 
         let mut arguments = self.of_the_machine();
-        let (word, noise) = match self.init {
-            Init::Statement => ("statement", if machine.verbose { "" } else { " quiet" }),
-            Init::Shell => ("shell", " quiet"),
-            Init::Panic => ("panic", ""),
-            Init::Hang => ("hang", ""),
+        let word = match self.init {
+            Init::Statement => "statement",
+            Init::Shell => "shell",
+            Init::Panic => "panic",
+            Init::Hang => "hang",
         };
+        // Its printing takes longer than all the rest.
+        let noise = if machine.verbose { "" } else { " quiet" };
         arguments.extend(["--append".to_owned(), format!("microvm={word}{noise}")]);
         if self.init == Init::Statement {
             arguments.push("--introspect".to_owned());

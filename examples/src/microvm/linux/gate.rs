@@ -128,6 +128,14 @@ impl Gate {
         }
     }
 
+    /// The CPU comes back for good: it will not run again.
+    pub fn leave(&self, cpu: u32) {
+        if let Some(place) = self.lock().cpus.get_mut(cpu as usize) {
+            *place = Cpu::AtGate;
+        }
+        self.changed.notify_all();
+    }
+
     /// Closes the gate, and waits until no CPU is beyond it. False: one did not come back in time.
     pub fn pause(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;

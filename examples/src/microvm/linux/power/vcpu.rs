@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use examples::guest::Ticker;
 use examples::kvm_ppc::{Vcpu, VcpuExit, kvm_regs};
-use examples::pseries::{ENTRY_MSR, Hypercall, Next, Platform};
+use examples::pseries::{ENTRY_MSR, Ending, Hypercall, Next, Platform};
 use vm_memory::GuestMemoryMmap;
 
 use super::host::KvmHost;
@@ -16,18 +16,22 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// Runs a vCPU until the machine ends. What goes wrong is told.
 pub fn run(cpu: u32, mut vcpu: Vcpu, platform: &Platform<GuestMemoryMmap, KvmHost>, events: &Sender<Event>) {
-    if let Err(error) = run_to_the_end(cpu, &mut vcpu, platform, events) {
-        // Whoever watches may have gone already.
-        let _ = events.send(Event::Broken(format!("CPU {cpu}: {error}")));
-    }
+    let event = match run_to_the_end(cpu, &mut vcpu, platform) {
+        Ok(None) => return,
+        Ok(Some(ending)) => Event::Ended(ending == Ending::PowerOff, ending.to_string()),
+        Err(error) => Event::Broken(format!("CPU {cpu}: {error}")),
+    };
+    platform.host().gate.leave(cpu);
+    // Whoever watches may have gone already.
+    let _ = events.send(event);
 }
 
+/// How the guest ended the machine; `None`: somebody else did.
 fn run_to_the_end(
     cpu: u32,
     vcpu: &mut Vcpu,
     platform: &Platform<GuestMemoryMmap, KvmHost>,
-    events: &Sender<Event>,
-) -> std::io::Result<()> {
+) -> std::io::Result<Option<Ending>> {
     let gate = &platform.host().gate;
     let _ticker = Ticker::start(TICK)?;
     while let Some(start) = gate.wait(cpu) {
@@ -36,7 +40,7 @@ fn run_to_the_end(
         vcpu.set_regs(&regs)?;
         loop {
             if !gate.pass(cpu, || {}) {
-                return Ok(());
+                return Ok(None);
             }
             match vcpu.run()? {
                 VcpuExit::PaprHcall(exit) => {
@@ -46,11 +50,7 @@ fn run_to_the_end(
                     match next {
                         Next::Resume(status) => exit.ret = status.r3(),
                         Next::Stop => break,
-                        Next::End(ending) => {
-                            let well = ending == examples::pseries::Ending::PowerOff;
-                            let _ = events.send(Event::Ended(well, ending.to_string()));
-                            return Ok(());
-                        }
+                        Next::End(ending) => return Ok(Some(ending)),
                     }
                 }
                 // No device is there: loads see all ones, as on a bus where nobody answers.
@@ -64,5 +64,5 @@ fn run_to_the_end(
             }
         }
     }
-    Ok(())
+    Ok(None)
 }
