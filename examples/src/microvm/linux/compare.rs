@@ -1,5 +1,7 @@
 //! The guest's statement against what its own tables say: page by page, symbol by symbol, and back.
 
+use std::fmt;
+
 use pgtable::{Access, Gpa, Gva, Prot};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -50,6 +52,25 @@ pub struct Leaf {
     pub prot: Prot,
 }
 
+impl Leaf {
+    /// Whether it goes on where `length` bytes from `first` on end, and is like them.
+    fn continues(&self, first: &Self, length: u64) -> bool {
+        let next = |address: u64| address.wrapping_add(length);
+        self.va.get() == next(first.va.get())
+            && self.gpa.get() == next(first.gpa.get())
+            && (self.shift, self.prot) == (first.shift, first.prot)
+    }
+}
+
+impl fmt::Display for Leaf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { va, gpa, shift, prot } = self;
+        let flag = |is: bool, letter: char| if is { letter } else { '-' };
+        let (r, w, x) = (flag(prot.read(), 'r'), flag(prot.write(), 'w'), flag(prot.execute(), 'x'));
+        write!(f, "{:#018x} -> {:#014x} {r}{w}{x} in leaves of {} KiB", va.get(), gpa.get(), (1_u64 << shift) >> 10)
+    }
+}
+
 /// What was compared.
 #[derive(Clone, Debug, Default)]
 pub struct Comparison {
@@ -62,6 +83,8 @@ pub struct Comparison {
     pub mismatches: usize,
     /// Leaves of `/init`'s by their sizes.
     pub sizes: Vec<(u8, usize)>,
+    /// `/init`'s address space: what is mapped in one piece, with leaves of one size.
+    pub ranges: Vec<(Leaf, u64)>,
     /// The first of the mismatches, for a person to read.
     pub shown: Vec<String>,
 }
@@ -160,6 +183,10 @@ fn leaves(it: &mut Comparison, statement: &Statement, tables: &impl Tables) {
             None => it.sizes.push((leaf.shift, 1)),
         }
         let bytes = 1_u64 << leaf.shift;
+        match it.ranges.last_mut() {
+            Some((first, length)) if leaf.continues(first, *length) => *length += bytes,
+            _ => it.ranges.push((leaf, bytes)),
+        }
         for offset in (0..bytes).step_by(usize::try_from(statement.page).unwrap_or(0x1000)) {
             let va = leaf.va.get().wrapping_add(offset);
             let gpa = leaf.gpa.get().wrapping_add(offset);

@@ -24,7 +24,12 @@ pub trait Watched {
 ///
 /// # Errors
 /// The guest ended badly, or not at all, or lied.
-pub fn watch(guest: &impl Watched, events: &Receiver<Event>, options: &Options) -> Result<String, Failure> {
+pub fn watch(
+    guest: &impl Watched,
+    events: &Receiver<Event>,
+    options: &Options,
+    verbose: bool,
+) -> Result<String, Failure> {
     let deadline = Instant::now() + options.limit();
     let mut statement = Statement::default();
     let mut outcome: Option<Comparison> = None;
@@ -39,7 +44,7 @@ pub fn watch(guest: &impl Watched, events: &Receiver<Event>, options: &Options) 
                     answered = options.typed.first().is_none_or(|line| line == typed);
                 } else if statement.take(&line)? {
                     let comparison = guest.compare(&statement)?;
-                    show(&comparison);
+                    show(&comparison, verbose);
                     outcome = Some(comparison);
                     type_lines(guest, options);
                 }
@@ -80,13 +85,21 @@ fn type_lines(guest: &impl Watched, options: &Options) {
     }
 }
 
-fn show(comparison: &Comparison) {
+/// Says what was found; the whole address space with `verbose`, else its beginning.
+fn show(comparison: &Comparison, verbose: bool) {
     let sizes: Vec<_> = comparison
         .sizes
         .iter()
         .map(|(shift, count)| format!("{count} of {} KiB", 1_u64 << shift.saturating_sub(10)))
         .collect();
     println!("linux: the guest stands still; its /init has leaves: {}", sizes.join(", "));
+    let shown = if verbose { usize::MAX } else { 8 };
+    for (leaf, bytes) in comparison.ranges.iter().take(shown) {
+        println!("linux:   {leaf}, {} KiB", bytes >> 10);
+    }
+    if comparison.ranges.len() > shown {
+        println!("linux:   … {} ranges in all (--verbose lists them)", comparison.ranges.len());
+    }
     for text in &comparison.shown {
         println!("linux: MISMATCH {text}");
     }

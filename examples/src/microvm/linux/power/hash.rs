@@ -7,8 +7,8 @@ use std::io::Read;
 use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::hash::{
-    Authority, GROUP_ENTRIES, HashMmu, HashTranslation, Hpt, HptOrder, Layout, SLB_ENTRIES, Segment, Slb, SlbEsid,
-    SlbVsid, VirtualPage, load,
+    Authority, GROUP_ENTRIES, HashMmu, HashTranslation, Hpt, HptOrder, Hpte, Layout, SLB_ENTRIES, Segment, Slb,
+    SlbEsid, SlbVsid, VirtualPage, load, protection,
 };
 use arch_ppc64::kvm::{PpcMmu, kvm_get_htab_fd};
 use examples::kvm_ppc::{VcpuControl, Vm};
@@ -78,7 +78,13 @@ impl Table {
 }
 
 fn leaf(va: Gva, found: HashTranslation) -> Leaf {
-    Leaf { va, gpa: Gpa::new(found.real), shift: found.sizes.actual().shift(), prot: Prot::new() }
+    Leaf { va, gpa: Gpa::new(found.real), shift: found.sizes.actual().shift(), prot: prot(found.hpte) }
+}
+
+/// What an entry allows to problem state, whose storage key is 1.
+fn prot(hpte: Hpte) -> Prot {
+    let prot = protection(hpte.r.protection(), true);
+    prot.with_execute(prot.execute() && !hpte.r.n())
 }
 
 impl Tables for Table {
@@ -102,6 +108,7 @@ impl Tables for Table {
     fn each_user_leaf(&self, visit: &mut dyn FnMut(Leaf)) -> Result<(), String> {
         let hpt = self.hpt().map_err(|error| error.to_string())?;
         let users: Vec<_> = self.segments().filter(|(first, _)| first >> 63 == 0).collect();
+        let mut leaves = Vec::new();
         for (ptex, hpte) in hpt.entries(0) {
             let group = ptex / GROUP_ENTRIES as u64;
             let Some((page, sizes)) = VirtualPage::of_entry(hpte, group, self.order).zip(hpte.sizes()) else {
@@ -111,9 +118,12 @@ impl Tables for Table {
             if let Some((first, _)) = users.iter().find(|(_, segment)| same(segment)) {
                 let gpa = Gpa::new(hpte.r.page(sizes));
                 let (va, shift) = (Gva::new(first + page.offset), sizes.actual().shift());
-                visit(Leaf { va, gpa, shift, prot: Prot::new() });
+                leaves.push(Leaf { va, gpa, shift, prot: prot(hpte) });
             }
         }
+        // In the table they stand by their hashes.
+        leaves.sort_unstable_by_key(|leaf| leaf.va.get());
+        leaves.into_iter().for_each(visit);
         Ok(())
     }
 

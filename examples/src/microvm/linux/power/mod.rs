@@ -115,7 +115,7 @@ pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Fail
         drop(sender);
         platform.host().gate.start(0, Start { entry: entry.pc, r3: entry.r3 });
         super::input::follow(scope, &platform.host().gate, |bytes| platform.console.type_in(bytes));
-        let outcome = watch(&guest, &events, options);
+        let outcome = watch(&guest, &events, options, verbose);
         platform.host().gate.end();
         outcome
     });

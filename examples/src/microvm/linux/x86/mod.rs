@@ -89,7 +89,7 @@ pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Fail
         scope.spawn(move || vcpu::run(vcpu, gate, ports, registers, memory, &sender));
         gate.start(0, Start { entry: 0, r3: 0 });
         super::input::follow(scope, gate, |bytes| ports.type_in(bytes));
-        let outcome = watch(&guest, &events, options);
+        let outcome = watch(&guest, &events, options, verbose);
         gate.end();
         outcome
     });
