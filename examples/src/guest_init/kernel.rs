@@ -21,12 +21,13 @@ pub fn mount_all() -> io::Result<()> {
     Ok(())
 }
 
-/// Powers the machine off, once all that was printed has left it.
+/// Powers the machine off, once all that was printed has left it. The x86-64 machine has nothing to power itself off by: a reset ends it.
 pub fn power_off() -> ! {
+    let how = if cfg!(target_arch = "x86_64") { libc::RB_AUTOBOOT } else { libc::RB_POWER_OFF };
     // SAFETY: neither takes memory of ours.
     unsafe {
         libc::tcdrain(1);
-        libc::reboot(libc::RB_POWER_OFF);
+        libc::reboot(how);
     }
     loop {
         std::thread::park();

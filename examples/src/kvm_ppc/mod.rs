@@ -13,6 +13,7 @@ mod exit;
 mod one_reg;
 mod regs;
 mod run;
+mod slots;
 mod sregs;
 mod system;
 mod vcpu;
@@ -29,6 +30,7 @@ pub use run::{
     kvm_run, kvm_run_exit, kvm_run_fail_entry, kvm_run_hw, kvm_run_internal, kvm_run_mmio, kvm_run_papr_hcall,
     kvm_run_system_event,
 };
+pub use slots::Slots;
 pub use sregs::{
     KVM_GET_SREGS, KVM_SET_SREGS, kvm_sregs, kvm_sregs_ppc32, kvm_sregs_ppc64, kvm_sregs_s, kvm_sregs_slb,
 };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arch_ppc64::kvm::{PpcMmu, kvm_ppc_mmuv3_cfg};
-use examples::kvm_ppc::{OneReg, VcpuControl, Vm};
+use examples::kvm_ppc::{OneReg, Slots, VcpuControl};
 use examples::pseries::{CpuState, Host};
 
 use crate::linux::gate::{Gate, Start};
@@ -11,7 +11,7 @@ use crate::linux::screen::Screen;
 
 /// The VM, its vCPUs, and who sees what the guest prints.
 pub struct KvmHost {
-    pub vm: Vm,
+    pub slots: Slots,
     pub vcpus: Vec<Arc<VcpuControl>>,
     pub gate: Gate,
     pub screen: Screen,
@@ -37,7 +37,8 @@ impl Host for KvmHost {
     }
 
     fn configure_mmu(&self, configuration: &kvm_ppc_mmuv3_cfg) -> bool {
-        self.vm
+        self.slots
+            .vm()
             .configure_v3_mmu(configuration)
             .map_err(|error| self.note(&format!("the process table: {error}")))
             .is_ok()

@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use arch_ppc64::hash::HptOrder;
 use arch_ppc64::kvm::PpcMmu;
-use examples::kvm_ppc::{Cap, Vcpu, VmType, kvm_userspace_memory_region};
+use examples::kvm_ppc::{Cap, Slots, Vcpu, VmType};
 use examples::pseries::{Entry, Machine, Mmu, Platform, boot};
 use pgtable::{Gpa, Gva};
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use self::host::KvmHost;
 use super::compare::{Comparison, compare};
@@ -68,19 +68,8 @@ struct Guest<'a> {
 pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Failure> {
     let kvm = crate::power_kvm()?;
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), usize::try_from(memory)?)])?;
-    let vm = kvm.create_vm_with_type(VmType::Hv)?;
-    for (slot, region) in (0..).zip(memory.iter()) {
-        let region = kvm_userspace_memory_region {
-            slot,
-            flags: 0,
-            guest_phys_addr: region.start_addr().raw_value(),
-            memory_size: region.len(),
-            userspace_addr: region.as_ptr() as u64,
-        };
-        // SAFETY: the region is a mapping of `memory`, of which the platform below holds a clone until the VM is gone. `vm-memory`
-        // hands out volatile and atomic access only.
-        unsafe { vm.set_user_memory_region(&region) }?;
-    }
+    let slots = Slots::new(kvm.create_vm_with_type(VmType::Hv)?, memory.clone())?;
+    let vm = slots.vm();
     // Before the first vCPU: it decides what the guest is.
     let mmu = match options.mmu {
         Translation::Radix => Mmu::Radix,
@@ -103,7 +92,7 @@ pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Fail
     let (sender, events) = mpsc::channel();
     let screen = Screen::new(options.prefix.clone(), verbose, sender.clone());
     let gate = Gate::new(options.cpus);
-    let host = KvmHost { vm, vcpus: vcpus.iter().map(Vcpu::control).collect(), gate, screen };
+    let host = KvmHost { slots, vcpus: vcpus.iter().map(Vcpu::control).collect(), gate, screen };
     let platform = Platform::new(memory, host, machine);
     let guest = Guest { platform: &platform, kernel: entry.layout.initrd };
     let start = Instant::now();
@@ -181,7 +170,9 @@ impl Watched for Guest<'_> {
                 let tables = pgtable::GuestTables::new(memory)?;
                 compare(statement, &radix::Tree::new(&tables, word, cpus, vcpu)?, memory)
             }
-            Mmu::Hash(order) => compare(statement, &hash::Table::new(&self.host().vm, order, cpus, vcpu)?, memory),
+            Mmu::Hash(order) => {
+                compare(statement, &hash::Table::new(self.host().slots.vm(), order, cpus, vcpu)?, memory)
+            }
         };
         println!("linux: compared after {:.1} s", start.elapsed().as_secs_f64());
         self.host().gate.resume();
