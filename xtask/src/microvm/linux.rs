@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::arch::Arch;
 use crate::emulated_host::{Initramfs, Machine, System};
+use crate::report;
 use crate::xtask::Xtask;
 
 /// How the guest translates.
@@ -88,6 +89,16 @@ impl Options {
     pub fn hang() -> Self {
         let dies = Some("the guest did not end within 15 s; CPU 0 at pc".to_owned());
         Self { linux: true, init: Init::Hang, dies, limit: Some(15), ..Self::default() }
+    }
+
+    /// Whether this machine could run the guest, but takes hours for it: KVM without the processor's help (`kvm_pvm`) interprets a guest's kernel,
+    /// instruction by instruction.
+    pub fn needs_emulation(&self, arch: Arch) -> bool {
+        let interpreted = self.linux && arch == Arch::X86 && Path::new("/sys/module/kvm_pvm").exists();
+        if interpreted {
+            report::note("/dev/kvm is kvm_pvm, which would interpret the guest's kernel: emulating a host instead");
+        }
+        interpreted
     }
 
     /// Fetches and builds what is missing. `None`: no Linux is asked for.

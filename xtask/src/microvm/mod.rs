@@ -44,7 +44,8 @@ impl Options {
 
 /// Builds and runs; the microVM’s exit status is ours.
 pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
-    let Options { arch, linux, machine, mut files, mut arguments } = options;
+    let Options { arch, linux, mut machine, mut files, mut arguments } = options;
+    machine.emulated |= linux.needs_emulation(arch);
     // Lives as long as the run: it holds the guest's root file system.
     let guest = linux.set_up(xtask, arch, &machine)?;
     if let Some(guest) = &guest {
