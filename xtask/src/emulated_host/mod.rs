@@ -44,7 +44,7 @@ pub struct Machine {
     pub emulated: bool,
     /// Seconds until a run counts as hung and is ended
     #[arg(long, value_name = "SECONDS", default_value_t = Machine::default().timeout)]
-    timeout: u64,
+    pub timeout: u64,
     /// Show firmware and kernel messages too
     #[arg(long)]
     pub verbose: bool,

@@ -91,6 +91,11 @@ impl Options {
         Self { linux: true, init: Init::Hang, dies, limit: Some(15), ..Self::default() }
     }
 
+    /// Whether Linux is asked for.
+    pub fn wanted(&self) -> bool {
+        self.linux
+    }
+
     /// Whether this machine could run the guest, but takes hours for it: KVM without the processor's help (`kvm_pvm`) interprets a guest's kernel,
     /// instruction by instruction.
     pub fn needs_emulation(&self, arch: Arch) -> bool {
@@ -99,6 +104,14 @@ impl Options {
             report::note("/dev/kvm is kvm_pvm, which would interpret the guest's kernel: emulating a host instead");
         }
         interpreted
+    }
+
+    /// Seconds until the guest counts as hung: several times what it takes on an emulated host.
+    pub fn limit(&self, arch: Arch) -> u64 {
+        self.limit.unwrap_or(match arch {
+            Arch::Ppc64 => 240,
+            Arch::X86 => 480,
+        })
     }
 
     /// Fetches and builds what is missing. `None`: no Linux is asked for.
@@ -115,7 +128,7 @@ impl Options {
         let folder = tempfile::tempdir()?;
         fs::write(folder.path().join(INITRD), root.archive()?)?;
 
-        let mut arguments = self.of_the_machine();
+        let mut arguments = self.of_the_machine(arch);
         let word = match self.init {
             Init::Statement => "statement",
             Init::Shell => "shell",
@@ -133,7 +146,7 @@ impl Options {
         Ok(Some(Guest { kernel, folder, arguments }))
     }
 
-    fn of_the_machine(&self) -> Vec<String> {
+    fn of_the_machine(&self, arch: Arch) -> Vec<String> {
         let mmu = match self.mmu {
             Mmu::Radix => "radix",
             Mmu::Hash => "hash",
@@ -142,7 +155,7 @@ impl Options {
             ("--mmu", Some(mmu.to_owned())),
             ("--cpus", self.cpus.map(|it| it.to_string())),
             ("--memory", self.memory.map(|it| it.to_string())),
-            ("--limit", self.limit.map(|it| it.to_string())),
+            ("--limit", Some(self.limit(arch).to_string())),
             ("--dies", self.dies.clone()),
         ];
         let given = given.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?]));

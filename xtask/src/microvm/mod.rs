@@ -46,6 +46,10 @@ impl Options {
 pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
     let Options { arch, linux, mut machine, mut files, mut arguments } = options;
     machine.emulated |= linux.needs_emulation(arch);
+    if linux.wanted() {
+        // The guest's own limit ends it first, with more to say.
+        machine.timeout = machine.timeout.max(linux.limit(arch) + 60);
+    }
     // Lives as long as the run: it holds the guest's root file system.
     let guest = linux.set_up(xtask, arch, &machine)?;
     if let Some(guest) = &guest {

@@ -81,6 +81,8 @@ pub struct Comparison {
     pub leaves: usize,
     pub log: usize,
     pub mismatches: usize,
+    /// Pages by what they are.
+    pub kinds: Vec<(&'static str, usize)>,
     /// Leaves of `/init`'s by their sizes.
     pub sizes: Vec<(u8, usize)>,
     /// `/init`'s address space: what is mapped in one piece, with leaves of one size.
@@ -116,6 +118,7 @@ pub fn compare(statement: &Statement, tables: &impl Tables, memory: &GuestMemory
     pages(&mut it, statement, tables, memory);
     permissions(&mut it, statement, tables);
     leaves(&mut it, statement, tables);
+    kinds(&mut it, statement, tables);
     symbols(&mut it, statement, tables, memory);
     all_memory(&mut it, statement, tables);
     log(&mut it, statement, tables);
@@ -201,6 +204,34 @@ fn leaves(it: &mut Comparison, statement: &Statement, tables: &impl Tables) {
     }
     it.sizes.sort_unstable();
 }
+
+/// Every kind of memory was looked at: else agreement says little.
+fn kinds(it: &mut Comparison, statement: &Statement, tables: &impl Tables) {
+    it.kinds = ["anonymous", "of a file", "stack", "of the program"].map(|kind| (kind, 0)).into();
+    for vma in &statement.vmas {
+        let kind = match vma.name.as_str() {
+            "" => "anonymous",
+            "/tagged" => "of a file",
+            "[stack]" => "stack",
+            _ => "of the program",
+        };
+        let present = statement.pages.range(vma.range.clone()).filter(|(_, pfn)| pfn.is_some()).count();
+        if let Some((_, count)) = it.kinds.iter_mut().find(|(it, _)| *it == kind) {
+            *count += present;
+        }
+    }
+    let missing: Vec<_> = it.kinds.iter().filter(|(_, count)| *count == 0).map(|(kind, _)| *kind).collect();
+    for kind in missing {
+        it.mismatch(format!("the guest has no page that is {kind}"));
+    }
+    // A hashed guest of ours has no large pages: its MMU is not said to have any.
+    if tables.complete() && !it.sizes.iter().any(|(shift, _)| *shift >= HUGE) {
+        it.mismatch("the guest has no huge page".into());
+    }
+}
+
+/// A huge page has at least 2 MiB.
+const HUGE: u8 = 21;
 
 /// Each symbol leads where it must, and the kernel's banner can be read there.
 fn symbols(it: &mut Comparison, statement: &Statement, tables: &impl Tables, memory: &GuestMemoryMmap) {

@@ -1,6 +1,6 @@
 //! What a person types goes to the guest's console.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 use std::os::fd::AsRawFd;
 use std::thread::Scope;
 
@@ -13,15 +13,18 @@ const GLANCE: libc::c_int = 200;
 pub fn follow<'scope>(scope: &'scope Scope<'scope, '_>, gate: &'scope Gate, type_in: impl Fn(&[u8]) + Send + 'scope) {
     scope.spawn(move || {
         let mut input = io::stdin().lock();
-        let mut bytes = [0; 256];
         while !gate.has_ended() {
             let mut ready = libc::pollfd { fd: input.as_raw_fd(), events: libc::POLLIN, revents: 0 };
             // SAFETY: one structure, of which the kernel writes `revents`.
             match unsafe { libc::poll(&raw mut ready, 1, GLANCE) } {
                 0 => {}
-                1.. => match input.read(&mut bytes) {
-                    Ok(0) | Err(_) => return,
-                    Ok(length) => type_in(&bytes[..length]),
+                1.. => match input.fill_buf() {
+                    Ok([]) | Err(_) => return,
+                    Ok(bytes) => {
+                        type_in(bytes);
+                        let length = bytes.len();
+                        input.consume(length);
+                    }
                 },
                 _ => return,
             }

@@ -93,6 +93,8 @@ fn show(comparison: &Comparison, verbose: bool) {
         .map(|(shift, count)| format!("{count} of {} KiB", 1_u64 << shift.saturating_sub(10)))
         .collect();
     println!("linux: the guest stands still; its /init has leaves: {}", sizes.join(", "));
+    let kinds: Vec<_> = comparison.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    println!("linux: pages: {}", kinds.join(", "));
     let shown = if verbose { usize::MAX } else { 8 };
     for (leaf, bytes) in comparison.ranges.iter().take(shown) {
         println!("linux:   {leaf}, {} KiB", bytes >> 10);
