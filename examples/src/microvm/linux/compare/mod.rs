@@ -165,7 +165,8 @@ fn permissions(it: &mut Comparison, statement: &Statement, tables: &impl Tables)
                 continue;
             }
             for (permission, access) in forbidden {
-                let (may, can) = (vma.permissions.contains(permission), tables.allows(Gva::new(va), access.by_user()));
+                let access = access.by_user();
+                let (may, can) = (vma.permissions.contains(permission), tables.allows(Gva::new(va), access));
                 if can && !may || may && !can && permission == 'r' {
                     let (permissions, name) = (&vma.permissions, &vma.name);
                     let is = if can { "allowed" } else { "denied" };
@@ -284,3 +285,6 @@ fn log(it: &mut Comparison, statement: &Statement, tables: &impl Tables) {
         it.log += 1;
     }
 }
+
+#[cfg(test)]
+mod tests;
