@@ -54,7 +54,8 @@ use space::{Space, TableFrames};
 /// Runs a guest (KVM-HV on POWER9, KVM on x86-64) behind page tables that this workspace built, and checks each access from inside.
 #[derive(Parser)]
 struct Options {
-    /// Guest memory in MiB, reserved and hardly touched; on x86-64 it is what the CPU's page sizes need
+    /// Guest memory in MiB, of which little is touched: 2048 and more, or of a Linux guest 128 and more (512 if nobody says); on x86-64, without
+    /// Linux, it is what the CPU's page sizes need
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     memory: Option<u64>,
     /// Show the software walk of each check

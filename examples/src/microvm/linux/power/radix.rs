@@ -99,15 +99,21 @@ impl Tables for Tree<'_> {
         // The kernel takes the right to execute away from what it needs no more: all from its initial code on.
         let init = statement.symbol("_sinittext").and_then(super::symbol).map_or(u64::MAX, Gpa::get);
         let mut lines = 0;
+        let mut end = 0;
         for line in statement.log.iter().filter(|line| line.contains("Mapped 0x")) {
             lines += 1;
             match Mapped::parse(line) {
-                Some(mapped) => self.check(&mapped, line, init, mismatch),
+                Some(mapped) if mapped.start == end => {
+                    self.check(&mapped, line, init, mismatch);
+                    end = mapped.end;
+                }
+                Some(_) => mismatch(format!("the kernel says \"{line}\", and nothing of what is before that")),
                 None => mismatch(format!("the kernel says \"{line}\", which means nothing")),
             }
         }
-        if lines == 0 {
-            mismatch("the kernel does not say what it mapped".into());
+        let memory = statement.iomem.iter().map(|(range, _)| range.end).max().unwrap_or(0);
+        if end != memory {
+            mismatch(format!("the kernel says that it mapped {end:#x} bytes, and has {memory:#x}"));
         }
         lines
     }
