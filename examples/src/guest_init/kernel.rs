@@ -45,6 +45,14 @@ pub fn log() -> io::Result<String> {
     Ok(String::from_utf8_lossy(&buffer).into_owned())
 }
 
+/// Keeps the kernel from writing into the middle of our lines, unless it dies.
+pub fn hush() -> io::Result<()> {
+    /// `SYSLOG_ACTION_CONSOLE_LEVEL`.
+    const CONSOLE_LEVEL: libc::c_int = 8;
+    // SAFETY: takes no memory of ours.
+    check(unsafe { libc::klogctl(CONSOLE_LEVEL, ptr::null_mut(), 1) }).map(drop)
+}
+
 /// The size of a page.
 pub fn page_size() -> usize {
     // SAFETY: takes no memory of ours.
