@@ -10,6 +10,7 @@
 //! | `gate` | stopping, starting and ending vCPUs |
 //! | `given` | the guest's statement, put together |
 //! | `compare` | the statement against the tables |
+//! | `listing` | all leaves of a tree |
 //! | `watch` | what happens next, and how long that may take |
 //! | `dying` | the last words of a kernel that says nothing any more |
 //! | `power`, `x86` | the machine on POWER, and on x86-64 |
@@ -19,6 +20,7 @@ mod dying;
 mod gate;
 mod given;
 mod input;
+mod listing;
 mod power;
 mod screen;
 mod watch;

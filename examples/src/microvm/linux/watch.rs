@@ -13,6 +13,9 @@ pub trait Watched {
     /// Types into the guest's console.
     fn type_in(&self, bytes: &[u8]);
 
+    /// Its bytes of memory, from address 0 on.
+    fn memory(&self) -> u64;
+
     /// Stops the guest, and compares its statement with its tables.
     fn compare(&self, statement: &Statement) -> Result<Comparison, Failure>;
 
@@ -31,7 +34,7 @@ pub fn watch(
     verbose: bool,
 ) -> Result<String, Failure> {
     let deadline = Instant::now() + options.limit();
-    let mut statement = Statement::default();
+    let mut statement = Statement::new(guest.memory());
     let mut outcome: Option<Comparison> = None;
     let mut answered = false;
     if !options.introspect {

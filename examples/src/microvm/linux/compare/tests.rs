@@ -1,6 +1,7 @@
 //! A comparison finds each way in which tables and statement can differ.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use pgtable::{Access, AccessKind, Gpa, Gva, Prot};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -56,8 +57,8 @@ impl Tables for Listed {
         self.complete
     }
 
-    fn each_user_leaf(&self, visit: &mut dyn FnMut(Leaf)) -> Result<(), String> {
-        self.leaves.range(..LINEAR).for_each(|(_, leaf)| visit(*leaf));
+    fn each_user_leaf(&self, visit: &mut dyn FnMut(Leaf) -> ControlFlow<()>) -> Result<(), String> {
+        let _ = self.leaves.range(..LINEAR).try_for_each(|(_, leaf)| visit(*leaf));
         Ok(())
     }
 
@@ -111,7 +112,7 @@ fn guest() -> (Statement, Listed, GuestMemoryMmap) {
     ] {
         lines.push(line.into());
     }
-    let mut statement = Statement::default();
+    let mut statement = Statement::new(32 << 20);
     for line in &lines {
         statement.take(line).unwrap();
     }

@@ -4,6 +4,7 @@
 //! has an entry for each segment that the process has touched lately.
 
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::hash::{
@@ -105,7 +106,7 @@ impl Tables for Table {
         false
     }
 
-    fn each_user_leaf(&self, visit: &mut dyn FnMut(Leaf)) -> Result<(), String> {
+    fn each_user_leaf(&self, visit: &mut dyn FnMut(Leaf) -> ControlFlow<()>) -> Result<(), String> {
         let hpt = self.hpt().map_err(|error| error.to_string())?;
         let users: Vec<_> = self.segments().filter(|(first, _)| first >> 63 == 0).collect();
         let mut leaves = Vec::new();
@@ -123,7 +124,7 @@ impl Tables for Table {
         }
         // In the table they stand by their hashes.
         leaves.sort_unstable_by_key(|leaf| leaf.va.get());
-        leaves.into_iter().for_each(visit);
+        let _ = leaves.into_iter().try_for_each(visit);
         Ok(())
     }
 

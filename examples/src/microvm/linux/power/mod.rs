@@ -158,6 +158,10 @@ impl Watched for Guest<'_> {
         self.platform.console.type_in(bytes);
     }
 
+    fn memory(&self) -> u64 {
+        self.platform.memory().last_addr().raw_value() + 1
+    }
+
     fn compare(&self, statement: &Statement) -> Result<Comparison, Failure> {
         let start = Instant::now();
         let index = self.stop_in_init(statement)?;

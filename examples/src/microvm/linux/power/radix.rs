@@ -8,6 +8,7 @@ use pgtable::{Access, Attributes, Cause, Gpa, GuestTables, Gva, Translation, Wal
 
 use crate::linux::compare::{Leaf, Tables};
 use crate::linux::given::Statement;
+use crate::linux::listing::each_leaf;
 use crate::report::Failure;
 
 /// The addresses of quadrant 0 (Power ISA v3.0B, book III 5.7.5.1): 2^52 bytes.
@@ -69,12 +70,8 @@ impl Tables for Tree<'_> {
         true
     }
 
-    fn each_user_leaf(&self, visit: &mut dyn FnMut(Leaf)) -> Result<(), String> {
-        let listed = self.user.for_each(Gva::new(0), USER, |it| {
-            visit(Leaf { va: it.input, gpa: it.output, shift: it.shift, prot: it.attributes.prot() });
-            ControlFlow::<()>::Continue(())
-        });
-        listed.map(drop).map_err(|error| format!("listing the process's tree: {error}"))
+    fn each_user_leaf(&self, visit: &mut dyn FnMut(Leaf) -> ControlFlow<()>) -> Result<(), String> {
+        each_leaf(&self.user, USER, visit)
     }
 
     fn symbol(&self, _: &Statement, va: u64) -> Option<Gpa> {
@@ -98,20 +95,22 @@ impl Tables for Tree<'_> {
     fn more(&self, statement: &Statement, mismatch: &mut dyn FnMut(String)) -> usize {
         // The kernel takes the right to execute away from what it needs no more: all from its initial code on.
         let init = statement.symbol("_sinittext").and_then(super::symbol).map_or(u64::MAX, Gpa::get);
+        let memory = statement.ram().map(|range| range.end).max().unwrap_or(0);
         let mut lines = 0;
         let mut end = 0;
         for line in statement.log.iter().filter(|line| line.contains("Mapped 0x")) {
             lines += 1;
             match Mapped::parse(line) {
-                Some(mapped) if mapped.start == end => {
+                Some(mapped) if mapped.start == end && mapped.end <= memory => {
                     self.check(&mapped, line, init, mismatch);
                     end = mapped.end;
                 }
-                Some(_) => mismatch(format!("the kernel says \"{line}\", and nothing of what is before that")),
+                Some(_) => mismatch(format!(
+                    "the kernel says \"{line}\", which does not go on where it ended, or beyond memory"
+                )),
                 None => mismatch(format!("the kernel says \"{line}\", which means nothing")),
             }
         }
-        let memory = statement.iomem.iter().map(|(range, _)| range.end).max().unwrap_or(0);
         if end != memory {
             mismatch(format!("the kernel says that it mapped {end:#x} bytes, and has {memory:#x}"));
         }

@@ -24,7 +24,7 @@ use examples::kvm_x86::{Features, Slots};
 use kvm_bindings::{CpuId, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_regs, kvm_sregs};
 use kvm_ioctls::{Cap, Kvm};
 use pgtable::GuestTables;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use self::port::Ports;
 use super::compare::{Comparison, compare};
@@ -139,6 +139,10 @@ impl Guest<'_> {
 impl Watched for Guest<'_> {
     fn type_in(&self, bytes: &[u8]) {
         self.ports.type_in(bytes);
+    }
+
+    fn memory(&self) -> u64 {
+        self.memory.last_addr().raw_value() + 1
     }
 
     fn compare(&self, statement: &Statement) -> Result<Comparison, Failure> {

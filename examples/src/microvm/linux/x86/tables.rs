@@ -9,6 +9,7 @@ use pgtable::{Access, Attributes, Gpa, GuestTables, Gva, Walker};
 use super::Registers;
 use crate::linux::compare::{Leaf, Tables};
 use crate::linux::given::Statement;
+use crate::linux::listing::each_leaf;
 use crate::report::Failure;
 
 /// The kernel's image begins here (Linux `__START_KERNEL_map`).
@@ -68,13 +69,9 @@ impl Tables for Trees<'_> {
         true
     }
 
-    fn each_user_leaf(&self, visit: &mut dyn FnMut(Leaf)) -> Result<(), String> {
+    fn each_user_leaf(&self, visit: &mut dyn FnMut(Leaf) -> ControlFlow<()>) -> Result<(), String> {
         let bytes = 1_u64 << if self.levels == Levels::Five { 56 } else { 47 };
-        let listed = self.walker.for_each(Gva::new(0), bytes, |it| {
-            visit(Leaf { va: it.input, gpa: it.output, shift: it.shift, prot: it.attributes.prot() });
-            ControlFlow::<()>::Continue(())
-        });
-        listed.map(drop).map_err(|error| format!("listing the tree: {error}"))
+        each_leaf(&self.walker, bytes, visit)
     }
 
     /// The image stands in memory as it is linked, from its first byte on.
