@@ -17,6 +17,7 @@ fn requests() {
         KVM_CREATE_VCPU,
         KVM_SET_USER_MEMORY_REGION,
         KVM_RUN,
+        KVM_INTERRUPT,
         KVM_GET_REGS,
         KVM_SET_REGS,
         KVM_GET_SREGS,
@@ -31,6 +32,8 @@ fn requests() {
 fn constants() {
     assert_agrees(&constants![
         KVM_API_VERSION,
+        KVM_INTERRUPT_SET_LEVEL,
+        KVM_INTERRUPT_UNSET,
         KVM_EXIT_UNKNOWN,
         KVM_EXIT_MMIO,
         KVM_EXIT_FAIL_ENTRY,
@@ -68,6 +71,7 @@ fn enumerations() {
 fn structures() {
     assert_agrees(&layout!(kvm_enable_cap { cap, flags, args, pad }));
     assert_agrees(&layout!(kvm_userspace_memory_region { slot, flags, guest_phys_addr, memory_size, userspace_addr }));
+    assert_agrees(&layout!(kvm_interrupt { irq }));
     assert_agrees(&layout!(kvm_regs {
         pc,
         cr,

@@ -1,10 +1,12 @@
 //! The cargo that started this program, run again in the workspace.
 
 use std::env;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use duct::{Expression, cmd};
 
+use crate::command;
 use crate::xtask::Xtask;
 
 /// `cargo ARGUMENTS…` in the workspace’s folder.
@@ -20,4 +22,23 @@ pub fn run_example(xtask: &Xtask, program: &str, arguments: &[String]) -> Result
     let output = cargo(xtask, arguments).unchecked().run().context("cargo run")?;
     // A program that a signal ended has no status of its own.
     Ok(output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+/// Builds the release form of a program of the package `examples` for this machine, linked statically, and says where it stands.
+pub fn build_static(xtask: &Xtask, program: &str) -> Result<PathBuf> {
+    // Named, so that the flags are not those of build scripts too.
+    let (target, variable) = match env::consts::ARCH {
+        "powerpc64" => ("powerpc64le-unknown-linux-gnu", "POWERPC64LE"),
+        _ => ("x86_64-unknown-linux-gnu", "X86_64"),
+    };
+    let folder = xtask.target("static");
+    let arguments = ["build", "--target", target, "--release", "--package", "examples", "--bin", program];
+    let build = cargo(xtask, arguments)
+        .env("CARGO_TARGET_DIR", &folder)
+        .env(format!("CARGO_TARGET_{variable}_UNKNOWN_LINUX_GNU_RUSTFLAGS"), "-Ctarget-feature=+crt-static")
+        // These would take the place of the flags above.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command::stream("building a static program", &build)?;
+    Ok(folder.join(target).join("release").join(program))
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use crate::cargo::run_example as run_here;
+use crate::cargo::{build_static, run_example as run_here};
 use crate::debian::ensure_installed;
 use crate::emulated_host::{EmulatedHost, Machine, POWER9};
 use crate::ppc64le::{self, Toolchain};
@@ -25,8 +25,16 @@ pub fn run_example(
     }
     // All at once, so that whoever must install them by hand hears of all.
     ensure_installed(&[&ppc64le::C_COMPILER[..], POWER9.packages].concat())?;
-    let program = Toolchain::set_up(xtask)?.build_example(xtask, program)?;
+    let program = build(xtask, program)?;
     EmulatedHost::new(&POWER9, machine, program).arguments(arguments).files(files).run(xtask)
+}
+
+/// Builds the release form, linked statically: neither the emulated host nor a guest has libraries.
+pub fn build(xtask: &Xtask, program: &str) -> Result<PathBuf> {
+    if cfg!(target_arch = "powerpc64") {
+        return build_static(xtask, program);
+    }
+    Toolchain::set_up(xtask)?.build_example(xtask, program)
 }
 
 fn natively(xtask: &Xtask, program: &str, arguments: &[String]) -> Result<u8> {

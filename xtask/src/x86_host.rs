@@ -7,12 +7,10 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use crate::cargo::{cargo, run_example as run_here};
+use crate::cargo::{build_static, run_example as run_here};
 use crate::emulated_host::{EmulatedHost, Machine, X86_64};
+use crate::report;
 use crate::xtask::Xtask;
-use crate::{command, report};
-
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Whether this machine runs x86-64 guests.
 pub fn usable() -> Result<()> {
@@ -42,19 +40,10 @@ pub fn run_example(
     EmulatedHost::new(&X86_64, machine, program).arguments(arguments).files(files).run(xtask)
 }
 
-/// Builds the release form, linked statically: the emulated host has no libraries.
-fn build(xtask: &Xtask, program: &str) -> Result<PathBuf> {
+/// Builds the release form, linked statically: neither the emulated host nor a guest has libraries.
+pub fn build(xtask: &Xtask, program: &str) -> Result<PathBuf> {
     if !cfg!(target_arch = "x86_64") {
         bail!("x86-64 programs are built on x86-64 machines only");
     }
-    let folder = xtask.target("x86-64");
-    let arguments = ["build", "--target", TARGET, "--release", "--package", "examples", "--bin", program];
-    let build = cargo(xtask, arguments)
-        .env("CARGO_TARGET_DIR", &folder)
-        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-Ctarget-feature=+crt-static")
-        // These would take the place of the flags above.
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    command::stream("building for the emulated host", &build)?;
-    Ok(folder.join(TARGET).join("release").join(program))
+    build_static(xtask, program)
 }

@@ -13,6 +13,8 @@ mod ticker;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
 
+pub use ticker::Ticker;
+
 use pgtable::{Access, Gva};
 
 /// One access of eight bytes, or one call.

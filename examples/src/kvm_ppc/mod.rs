@@ -13,6 +13,7 @@ mod exit;
 mod one_reg;
 mod regs;
 mod run;
+mod slots;
 mod sregs;
 mod system;
 mod vcpu;
@@ -29,9 +30,12 @@ pub use run::{
     kvm_run, kvm_run_exit, kvm_run_fail_entry, kvm_run_hw, kvm_run_internal, kvm_run_mmio, kvm_run_papr_hcall,
     kvm_run_system_event,
 };
+pub use slots::Slots;
 pub use sregs::{
     KVM_GET_SREGS, KVM_SET_SREGS, kvm_sregs, kvm_sregs_ppc32, kvm_sregs_ppc64, kvm_sregs_s, kvm_sregs_slb,
 };
 pub use system::{KVM_API_VERSION, KVM_CREATE_VM, KVM_GET_API_VERSION, KVM_GET_VCPU_MMAP_SIZE, Kvm, VmType};
-pub use vcpu::{KVM_RUN, Vcpu};
+pub use vcpu::{
+    KVM_INTERRUPT, KVM_INTERRUPT_SET_LEVEL, KVM_INTERRUPT_UNSET, KVM_RUN, Vcpu, VcpuControl, kvm_interrupt,
+};
 pub use vm::{KVM_CREATE_VCPU, KVM_SET_USER_MEMORY_REGION, Vm, kvm_userspace_memory_region};

@@ -2,12 +2,12 @@
 
 use arch_ppc64::kvm::ioctl::Request;
 
-/// Request number of [`Vcpu::get_one_reg`](super::Vcpu::get_one_reg).
+/// Request number of [`VcpuControl::get_one_reg`](super::VcpuControl::get_one_reg).
 ///
 /// The kernel writes through the address inside the argument, not to the argument itself: `_IOW` is
 /// right.
 pub const KVM_GET_ONE_REG: Request = Request::write::<kvm_one_reg>(0xab);
-/// Request number of [`Vcpu::set_one_reg`](super::Vcpu::set_one_reg).
+/// Request number of [`VcpuControl::set_one_reg`](super::VcpuControl::set_one_reg).
 pub const KVM_SET_ONE_REG: Request = Request::write::<kvm_one_reg>(0xac);
 
 /// `KVM_REG_PPC | KVM_REG_SIZE_U32`.

@@ -2,9 +2,9 @@
 
 use arch_ppc64::kvm::ioctl::Request;
 
-/// Request number of [`Vcpu::get_regs`](super::Vcpu::get_regs).
+/// Request number of [`VcpuControl::get_regs`](super::VcpuControl::get_regs).
 pub const KVM_GET_REGS: Request = Request::read::<kvm_regs>(0x81);
-/// Request number of [`Vcpu::set_regs`](super::Vcpu::set_regs).
+/// Request number of [`VcpuControl::set_regs`](super::VcpuControl::set_regs).
 pub const KVM_SET_REGS: Request = Request::write::<kvm_regs>(0x82);
 
 /// The registers, named as in Power ISA.

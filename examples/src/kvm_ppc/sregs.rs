@@ -5,9 +5,9 @@
 
 use arch_ppc64::kvm::ioctl::Request;
 
-/// Request number of [`Vcpu::get_sregs`](super::Vcpu::get_sregs).
+/// Request number of [`VcpuControl::get_sregs`](super::VcpuControl::get_sregs).
 pub const KVM_GET_SREGS: Request = Request::read::<kvm_sregs>(0x83);
-/// Request number of [`Vcpu::set_sregs`](super::Vcpu::set_sregs).
+/// Request number of [`VcpuControl::set_sregs`](super::VcpuControl::set_sregs).
 pub const KVM_SET_SREGS: Request = Request::write::<kvm_sregs>(0x84);
 
 /// The special registers.

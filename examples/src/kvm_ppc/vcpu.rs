@@ -1,4 +1,4 @@
-//! A vCPU: its registers, and running it.
+//! A vCPU: its registers, which any thread may reach between two runs, and running it, which one thread does.
 
 use super::cap::{self, Cap};
 use super::exit::VcpuExit;
@@ -8,22 +8,51 @@ use super::run::RunMapping;
 use super::sregs::{KVM_GET_SREGS, KVM_SET_SREGS, kvm_sregs};
 use arch_ppc64::kvm::ioctl::Request;
 use std::io;
+use std::ops::Deref;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 /// Request number of [`Vcpu::run`].
 pub const KVM_RUN: Request = Request::none(0x80);
+/// Request number of [`VcpuControl::interrupt`].
+pub const KVM_INTERRUPT: Request = Request::write::<kvm_interrupt>(0x86);
+
+/// The argument of `KVM_INTERRUPT`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct kvm_interrupt {
+    /// [`KVM_INTERRUPT_SET_LEVEL`] or [`KVM_INTERRUPT_UNSET`].
+    pub irq: u32,
+}
+
+/// The external interrupt is pending until it is unset.
+pub const KVM_INTERRUPT_SET_LEVEL: u32 = 0u32.wrapping_sub(3);
+/// The external interrupt is not pending.
+pub const KVM_INTERRUPT_UNSET: u32 = 0u32.wrapping_sub(2);
 
 /// A vCPU’s file descriptor and its `kvm_run`.
 #[derive(Debug)]
 pub struct Vcpu {
-    fd: OwnedFd,
+    control: Arc<VcpuControl>,
     run: RunMapping,
 }
 
-impl Vcpu {
-    pub(super) fn new(fd: OwnedFd, run_size: usize) -> io::Result<Self> {
-        let run = RunMapping::new(&fd, run_size)?;
-        Ok(Self { fd, run })
+/// What can be done to a vCPU from any thread. While another thread runs it, a call waits until it stops; only
+/// [`interrupt`](Self::interrupt) does not.
+#[derive(Debug)]
+pub struct VcpuControl {
+    fd: OwnedFd,
+}
+
+impl VcpuControl {
+    /// Raises or lowers the external interrupt; a vCPU that waits for one goes on.
+    ///
+    /// # Errors
+    /// The OS error.
+    pub fn interrupt(&self, pending: bool) -> io::Result<()> {
+        let irq = if pending { KVM_INTERRUPT_SET_LEVEL } else { KVM_INTERRUPT_UNSET };
+        // SAFETY: KVM reads one `kvm_interrupt`.
+        unsafe { KVM_INTERRUPT.call_ref(self.as_raw_fd(), &kvm_interrupt { irq }) }.map(drop)
     }
 
     /// Switches a capability on.
@@ -102,11 +131,24 @@ impl Vcpu {
         // SAFETY: KVM reads the argument, and the register’s size, 4 or 8 bytes, at `addr`.
         unsafe { KVM_SET_ONE_REG.call_ref(self.as_raw_fd(), &argument) }.map(drop)
     }
+}
+
+impl Vcpu {
+    pub(super) fn new(fd: OwnedFd, run_size: usize) -> io::Result<Self> {
+        let run = RunMapping::new(&fd, run_size)?;
+        Ok(Self { control: Arc::new(VcpuControl { fd }), run })
+    }
+
+    /// The part that other threads may use.
+    #[must_use]
+    pub fn control(&self) -> Arc<VcpuControl> {
+        Arc::clone(&self.control)
+    }
 
     /// Runs the vCPU until it stops for something that the VMM must see.
     ///
     /// Before the next call KVM finishes what the last exit began: it puts a hypercall’s `ret` and
-    /// `args` into R3 and R4 to R12, over anything that [`set_regs`](Self::set_regs) put there.
+    /// `args` into R3 and R4 to R12, over anything that [`set_regs`](VcpuControl::set_regs) put there.
     ///
     /// # Errors
     /// `EINVAL`: PAPR mode isn’t enabled, or the MMU isn’t set up. `EFAULT`: guest memory that the
@@ -122,7 +164,15 @@ impl Vcpu {
     }
 }
 
-impl AsRawFd for Vcpu {
+impl Deref for Vcpu {
+    type Target = VcpuControl;
+
+    fn deref(&self) -> &VcpuControl {
+        &self.control
+    }
+}
+
+impl AsRawFd for VcpuControl {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }

@@ -14,6 +14,7 @@
 //! | `space` | an address space: a tree, its cache, its verbs |
 //! | `shootdown` | invalidation by the guest, on request |
 //! | `changes`, `edit` | changes by the VMM, and by the guest itself |
+//! | `linux` | another guest: Linux, and a look at its tables |
 //! | `teardown` | giving everything back, and counting |
 //! | `host`, `report` | what a person reads |
 
@@ -22,6 +23,7 @@ mod check;
 mod edit;
 mod host;
 mod layout;
+mod linux;
 mod look;
 mod machine;
 mod report;
@@ -52,17 +54,25 @@ use space::{Space, TableFrames};
 /// Runs a guest (KVM-HV on POWER9, KVM on x86-64) behind page tables that this workspace built, and checks each access from inside.
 #[derive(Parser)]
 struct Options {
-    /// Guest memory in MiB, reserved and hardly touched; on x86-64 it is what the CPU's page sizes need
-    #[arg(long, value_name = "MIB", default_value_t = guest::MIN_MIB,
-          value_parser = clap::value_parser!(u64).range(guest::MIN_MIB..=1 << 20))]
-    memory: u64,
+    /// Guest memory in MiB, of which little is touched: 2048 and more, or of a Linux guest 128 and more (512 if nobody says); on x86-64, without
+    /// Linux, it is what the CPU's page sizes need
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    memory: Option<u64>,
     /// Show the software walk of each check
     #[arg(long)]
     verbose: bool,
+    #[command(flatten)]
+    linux: linux::Options,
 }
+
+/// A Linux guest's memory in MiB, unless somebody says otherwise.
+const LINUX_MIB: u64 = 512;
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if options.linux.kernel.is_some() {
+        return run_linux(&options);
+    }
     let mut report = Report::new(options.verbose);
     let result = match std::env::consts::ARCH {
         #[cfg(target_arch = "x86_64")]
@@ -82,9 +92,27 @@ fn main() -> ExitCode {
     }
 }
 
+fn run_linux(options: &Options) -> ExitCode {
+    let memory = options.memory.unwrap_or(LINUX_MIB) << 20;
+    match linux::run(&options.linux, memory, options.verbose) {
+        Ok(text) => {
+            println!("linux: {text}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            println!("linux: FAILED {}", failure.to_string().replace('\n', "; "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn run(options: &Options, report: &mut Report) -> Result<(), Failure> {
     let kvm = power_kvm()?;
-    let bytes = usize::try_from(options.memory << 20)?;
+    let mib = options.memory.unwrap_or(guest::MIN_MIB);
+    if mib < guest::MIN_MIB {
+        return Err(format!("the guest's tables map {} MiB of memory, and it has {mib}", guest::MIN_MIB).into());
+    }
+    let bytes = usize::try_from(mib << 20)?;
     // Before everything that borrows from it; the guest holds it too.
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), bytes)])?;
     let tables = GuestTables::<Gpa>::new(&memory)?;
@@ -103,9 +131,9 @@ fn run(options: &Options, report: &mut Report) -> Result<(), Failure> {
     for (cache, pid) in caches.iter().zip([KERNEL, PROCESS]) {
         spaces.push(Space::new(pid, machine, cache)?);
     }
-    build(&mut spaces, guest.borrow().stubs(), options.memory << 20)?;
+    build(&mut spaces, guest.borrow().stubs(), mib << 20)?;
     run_on(machine, &spaces)?;
-    describe(options, machine, &spaces, report)?;
+    describe(mib, machine, &spaces, report)?;
 
     let mut checker = Checker::new(machine);
     report.section("the guest speaks");
@@ -170,10 +198,10 @@ fn run_on(machine: Machine<'_>, spaces: &[Space<'_>]) -> Result<(), Failure> {
 }
 
 /// Says what was built.
-fn describe(options: &Options, machine: Machine<'_>, spaces: &[Space<'_>], report: &mut Report) -> Result<(), Failure> {
+fn describe(mib: u64, machine: Machine<'_>, spaces: &[Space<'_>], report: &mut Report) -> Result<(), Failure> {
     let Machine { processes, frames, .. } = machine;
     report.section("guest");
-    report.fact("memory", format!("{} MiB", options.memory));
+    report.fact("memory", format!("{mib} MiB"));
     report.fact("process table", format!("{}, {} processes", processes.base(), processes.entries()));
     for space in spaces {
         let name = format!("process {}", space.pid);
@@ -194,4 +222,14 @@ fn greeting(machine: Machine<'_>, report: &mut Report) -> Result<(), Failure> {
     let question = format!("{} {:#018x} pid {PROCESS}", Access::FETCH, stubs::SUPERVISOR);
     let expected = "Hello from a guest behind a tree of radix tables.\n";
     report.equal("H_PUT_TERM_CHAR", &question, format!("{expected:?}"), format!("{seen:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_of_one_piece() {
+        super::Options::command().debug_assert();
+    }
 }

@@ -22,7 +22,8 @@ use clap::Args;
 use crate::debian::ensure_installed;
 use crate::report;
 use crate::xtask::Xtask;
-use initramfs::Initramfs;
+pub use initramfs::Initramfs;
+pub use kernel::{System, set_up as system};
 use modules::Module;
 pub use platform::{POWER9, Platform, X86_64};
 
@@ -33,7 +34,7 @@ pub struct Machine {
     #[arg(long, default_value_t = Machine::default().smp)]
     smp: u32,
     /// Memory in MiB; the machine takes no less than 1024
-    #[arg(long, value_name = "MIB", default_value_t = Machine::default().memory)]
+    #[arg(id = "host-memory", long, value_name = "MIB", default_value_t = Machine::default().memory)]
     memory: u32,
     /// Let the host kernel itself use the hashed page table instead of radix trees
     #[arg(long)]
@@ -43,10 +44,10 @@ pub struct Machine {
     pub emulated: bool,
     /// Seconds until a run counts as hung and is ended
     #[arg(long, value_name = "SECONDS", default_value_t = Machine::default().timeout)]
-    timeout: u64,
+    pub timeout: u64,
     /// Show firmware and kernel messages too
     #[arg(long)]
-    verbose: bool,
+    pub verbose: bool,
 }
 
 impl Default for Machine {

@@ -6,6 +6,7 @@ use super::{loom, no_std};
 use crate::arch::Arch;
 use crate::cargo::cargo;
 use crate::debian::ensure_installed;
+use crate::microvm::{LinuxOptions, Mmu};
 use crate::ppc64le::{C_COMPILER, Toolchain};
 use crate::xtask::{LIBRARIES, Xtask};
 use crate::{bench, command, fuzz, microvm, probe, report, x86_host};
@@ -40,6 +41,12 @@ pub const STEPS: &[Step] = &[
         run: ppc64le,
     },
     Step { name: "microvm", about: "the microVM under KVM on a POWER9 host", emulated: true, run: microvm },
+    Step {
+        name: "linux",
+        about: "Linux guests on a POWER9 host, whose tables agree with what they say of them",
+        emulated: true,
+        run: linux,
+    },
     Step {
         name: "probe",
         about: "the software walkers and hypercalls against a POWER9 host",
@@ -82,6 +89,20 @@ fn ppc64le(xtask: &Xtask) -> Result<()> {
 
 fn microvm(xtask: &Xtask) -> Result<()> {
     succeeds("the microVM", microvm::run(xtask, microvm::Options::of(Arch::Ppc64))?)
+}
+
+/// Radix with two CPUs, a hashed page table; then one that panics and one that hangs, which must be noticed.
+fn linux(xtask: &Xtask) -> Result<()> {
+    let guests = [
+        LinuxOptions::introspect(Mmu::Radix, 2),
+        LinuxOptions::introspect(Mmu::Hash, 1),
+        LinuxOptions::panic(),
+        LinuxOptions::hang(),
+    ];
+    for guest in guests {
+        succeeds("the microVM", microvm::run(xtask, microvm::Options::linux(Arch::Ppc64, guest))?)?;
+    }
+    Ok(())
 }
 
 fn probe(xtask: &Xtask) -> Result<()> {

@@ -23,14 +23,14 @@ pub use outcome::{Interrupt, Outcome, vector};
 
 use super::Probe;
 use super::ticker::Ticker;
-use crate::kvm_ppc::{Cap, Kvm, OneReg, Vcpu, VcpuExit, Vm, VmType, kvm_regs, kvm_userspace_memory_region};
+use crate::kvm_ppc::{Cap, Kvm, OneReg, Slots, Vcpu, VcpuExit, Vm, VmType, kvm_regs};
 use arch_ppc64::kvm::{KVM_PPC_MMUV3_GTSE, KVM_PPC_MMUV3_RADIX, PpcMmu, kvm_ppc_mmuv3_cfg};
 use arch_ppc64::radix::{Amr, Iamr, ProcessTableWord, Ric, Tlbie};
 use image::Image;
 use pgtable::{Access, AccessKind, Gpa, Gva, Privilege, Stage1};
 use std::io;
 use std::time::{Duration, Instant};
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// `H_PUT_TERM_CHAR`: PAPR 14.15.3.1.
 const H_PUT_TERM_CHAR: u64 = 0x58;
@@ -95,13 +95,11 @@ pub struct Start {
 pub struct ProbeGuest {
     patience: Duration,
     vcpu: Vcpu,
-    vm: Vm,
+    slots: Slots,
     image: Image,
     stubs_at: StubsAt,
     console: Vec<u8>,
     _ticker: Ticker,
-    /// Last, so that it outlives the VM.
-    memory: GuestMemoryMmap,
 }
 
 impl ProbeGuest {
@@ -117,37 +115,24 @@ impl ProbeGuest {
         let image = Image::linked().ok_or_else(|| io::Error::other("built for a machine that has no guest code"))?;
         memory.write_slice(image.bytes, GuestAddress(0)).map_err(io::Error::other)?;
 
-        let vm = kvm.create_vm_with_type(VmType::Hv)?;
-        for (slot, region) in (0..).zip(memory.iter()) {
-            let region = kvm_userspace_memory_region {
-                slot,
-                flags: 0,
-                guest_phys_addr: region.start_addr().raw_value(),
-                memory_size: region.len(),
-                userspace_addr: region.as_ptr() as u64,
-            };
-            // SAFETY: the region is a mapping of `memory`, which lives in the same value as the VM
-            // and is dropped after it. `vm-memory` hands out volatile and atomic access only.
-            unsafe { vm.set_user_memory_region(&region) }?;
-        }
-
-        let vcpu = vm.create_vcpu(0)?;
+        let slots = Slots::new(kvm.create_vm_with_type(VmType::Hv)?, memory)?;
+        let vcpu = slots.vm().create_vcpu(0)?;
         vcpu.enable_cap(Cap::PpcPapr, [0; 4])?;
         let lpcr = vcpu.get_one_reg(OneReg::Lpcr)?;
         vcpu.set_one_reg(OneReg::Lpcr, lpcr | msr::LPCR_ILE | msr::LPCR_LD)?;
         let stubs_at = StubsAt { supervisor: Gva::new(image.stubs), user: Gva::new(image.stubs) };
         let ticker = Ticker::start(TICK)?;
-        Ok(Self { patience: PATIENCE, vcpu, vm, image, stubs_at, console: Vec::new(), _ticker: ticker, memory })
+        Ok(Self { patience: PATIENCE, vcpu, slots, image, stubs_at, console: Vec::new(), _ticker: ticker })
     }
 
     /// The guest’s memory.
     pub fn memory(&self) -> &GuestMemoryMmap {
-        &self.memory
+        self.slots.memory()
     }
 
     /// The VM, for asking what its MMU can do.
     pub fn vm(&self) -> &Vm {
-        &self.vm
+        self.slots.vm()
     }
 
     /// The Processor Version Register.
@@ -184,7 +169,7 @@ impl ProbeGuest {
     /// # Errors
     /// `EINVAL`: PRTS is too large, GR isn’t set. The OS error.
     pub fn set_process_table(&mut self, word: ProcessTableWord) -> io::Result<()> {
-        self.vm.configure_v3_mmu(&kvm_ppc_mmuv3_cfg {
+        self.slots.vm().configure_v3_mmu(&kvm_ppc_mmuv3_cfg {
             flags: KVM_PPC_MMUV3_RADIX | KVM_PPC_MMUV3_GTSE,
             process_table: word.into(),
         })

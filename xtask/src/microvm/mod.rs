@@ -1,4 +1,6 @@
-//! `cargo xtask microvm`: the microVM example on a host with KVM.
+//! `cargo xtask microvm`: the microVM example on a host with KVM, with a guest of its own or with Linux.
+
+mod linux;
 
 use std::path::PathBuf;
 
@@ -8,6 +10,7 @@ use clap::Args;
 use crate::arch::Arch;
 use crate::emulated_host::Machine;
 use crate::xtask::Xtask;
+pub use linux::{Mmu, Options as LinuxOptions};
 
 /// What may be asked for on the command line.
 #[derive(Args, Default)]
@@ -15,6 +18,8 @@ pub struct Options {
     /// Whose guest is run
     #[arg(long, value_enum, default_value_t)]
     arch: Arch,
+    #[command(flatten)]
+    linux: LinuxOptions,
     #[command(flatten)]
     machine: Machine,
     /// A file to put into the microVM’s working folder on the emulated host; may be repeated
@@ -30,10 +35,27 @@ impl Options {
     pub fn of(arch: Arch) -> Self {
         Self { arch, ..Self::default() }
     }
+
+    /// Linux as its guest.
+    pub fn linux(arch: Arch, linux: LinuxOptions) -> Self {
+        Self { linux, ..Self::of(arch) }
+    }
 }
 
 /// Builds and runs; the microVM’s exit status is ours.
 pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
-    let Options { arch, machine, files, arguments } = options;
+    let Options { arch, linux, mut machine, mut files, mut arguments } = options;
+    machine.emulated |= linux.needs_emulation(arch);
+    if linux.wanted() {
+        // The guest's own limit ends it first, with more to say.
+        machine.timeout = machine.timeout.max(linux.limit(arch) + 60);
+    }
+    // Lives as long as the run: it holds the guest's root file system.
+    let guest = linux.set_up(xtask, arch, &machine)?;
+    if let Some(guest) = &guest {
+        let here = arch.runs_here(&machine);
+        arguments.splice(0..0, guest.arguments(here));
+        files.extend(guest.files());
+    }
     arch.run_example(xtask, "microvm", arguments, machine, files)
 }

@@ -1,0 +1,48 @@
+//! Memory slots: the guest's memory as KVM knows it.
+
+use super::vm::{Vm, kvm_userspace_memory_region};
+use std::io;
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+/// One slot per region of a VM's memory.
+#[derive(Debug)]
+pub struct Slots {
+    vm: Vm,
+    /// Last, so that it outlives the VM.
+    memory: GuestMemoryMmap,
+}
+
+impl Slots {
+    /// Gives the VM its memory.
+    ///
+    /// # Errors
+    /// The OS error.
+    pub fn new(vm: Vm, memory: GuestMemoryMmap) -> io::Result<Self> {
+        let slots = Self { vm, memory };
+        for (slot, region) in (0..).zip(slots.memory.iter()) {
+            let region = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: the region is a mapping of `memory`, which this value holds and drops after the VM (a vCPU that outlives it
+            // cannot run, as its owner runs it through the value that owns both). `vm-memory` hands out volatile and atomic access only.
+            unsafe { slots.vm.set_user_memory_region(&region) }?;
+        }
+        Ok(slots)
+    }
+
+    /// The memory.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// The VM.
+    #[must_use]
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+}
