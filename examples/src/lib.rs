@@ -2,10 +2,14 @@
 //!
 //! * [`kvm_ppc`]: VMs and vCPUs of KVM on POWER, in the manner of `kvm-ioctls`;
 //! * `kvm_x86` (on x86-64): what `kvm-ioctls` leaves to a VMM;
-//! * [`guest`]: a guest that makes one memory access at a time and says what came of it.
+//! * [`guest`]: a guest that makes one memory access at a time and says what came of it;
+//! * [`image`]: memory in files, raw or as ELF cores, as table memory;
+//! * [`dump`]: what the page tables in an image say.
 #![cfg(target_os = "linux")]
 
+pub mod dump;
 pub mod guest;
+pub mod image;
 pub mod kvm_ppc;
 #[cfg(target_arch = "x86_64")]
 pub mod kvm_x86;
