@@ -33,7 +33,7 @@ pub struct HashTable {
 #[derive(Clone, Debug, Default)]
 pub struct HashView {
     /// These, and no others.
-    pub slb: Option<Slb>,
+    pub slb: Option<Box<Slb>>,
     /// Linux's of this process; of the kernel if it is 0. `None`: the kernel's, and a list shows all.
     pub context: Option<u32>,
 }

@@ -47,7 +47,7 @@ pub struct Request {
     /// The layout of hashed entries.
     pub layout: Layout,
     /// Segments for a hashed page table, if they are not Linux's.
-    pub slb: Option<Slb>,
+    pub slb: Option<Box<Slb>>,
 }
 
 /// Where the tables begin.
@@ -181,7 +181,7 @@ pub fn locate<S: Source>(
                 return Err(bad("HTABORG is a multiple of the table's size"));
             }
             let table = HashTable { base: Gpa::new(base), order, layout: request.layout };
-            let view = HashView { slb: request.slb, context: request.pid };
+            let view = HashView { slb: request.slb.clone(), context: request.pid };
             found(Root::Hash(table, view), "--root")
         }
     }
