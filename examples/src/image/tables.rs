@@ -23,9 +23,9 @@ pub struct Allowance {
 }
 
 impl Default for Allowance {
-    /// 2^32 words (the tables of 16 TiB in 4-KiB pages, or some ten seconds), 1 GiB (the tables of 512 GiB in 4-KiB pages).
+    /// 2^28 words (the tables of 1 TiB in 4-KiB pages; seconds, or minutes if each of them is shown on a line of its own), 1 GiB.
     fn default() -> Self {
-        Self { words: 1 << 32, bytes: 1 << 30 }
+        Self { words: 1 << 28, bytes: 1 << 30 }
     }
 }
 

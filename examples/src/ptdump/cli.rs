@@ -94,7 +94,7 @@ pub struct Options {
     #[arg(long, global = true)]
     pub json: bool,
     /// Table words to look at before giving up
-    #[arg(long, value_name = "N", value_parser = address::size, default_value = "4G", global = true)]
+    #[arg(long, value_name = "N", value_parser = address::size, default_value = "256M", global = true)]
     pub limit_words: u64,
     /// Bytes of tables to keep in memory before giving up
     #[arg(long, value_name = "SIZE", value_parser = address::size, default_value = "1G", global = true)]

@@ -22,7 +22,8 @@ use clap::Args;
 use crate::debian::ensure_installed;
 use crate::report;
 use crate::xtask::Xtask;
-use initramfs::Initramfs;
+pub use initramfs::Initramfs;
+pub use kernel::set_up as system;
 use modules::Module;
 pub use platform::{POWER9, Platform, X86_64};
 
