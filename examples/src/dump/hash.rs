@@ -52,6 +52,7 @@ struct Listed {
     context: Option<u32>,
     va: Option<u64>,
     vsid: u64,
+    offset: u64,
     hpte: Hpte,
 }
 
@@ -135,10 +136,6 @@ impl<'i, S: Source> HashSpace<'i, S> {
             ControlFlow::Continue(())
         });
         listed.sort_unstable_by_key(|entry| (entry.context.is_none(), entry.context, entry.va, entry.vsid));
-        // Each part of a page that is larger than its segment's base size may have an entry of its own.
-        listed.dedup_by(|one, two| {
-            one.va.is_some() && (one.va, one.context, one.hpte.r) == (two.va, two.context, two.hpte.r)
-        });
         let mut last: Option<Range> = None;
         for entry in listed {
             let new = self.range(&entry);
@@ -165,22 +162,22 @@ impl<'i, S: Source> HashSpace<'i, S> {
     /// Where `hpte` in `group` belongs; `None` if it names no page.
     fn place(&self, hpte: Hpte, group: u64) -> Option<Listed> {
         let page = VirtualPage::of_entry(hpte, group, self.table.order)?;
-        // A page that is larger than its segment's base size is entered under any address in it.
-        let within = page.offset & !low_bits(hpte.sizes()?.actual().shift());
         let (context, start) = match &self.view.slb {
             Some(slb) => (None, segment_start(slb, &page)),
             None => place_of(page.vsid, page.segment).map(|place| (place.context, place.start)).unzip(),
         };
-        Some(Listed { context, va: start.map(|start| start | within), vsid: page.vsid, hpte })
+        Some(Listed { context, va: start.map(|start| start | page.offset), vsid: page.vsid, offset: page.offset, hpte })
     }
 
     fn range(&self, entry: &Listed) -> Range {
-        let Listed { context, va, vsid, hpte } = *entry;
-        let sizes = hpte.sizes();
-        let size = sizes.map_or(0, |sizes| sizes.actual().bytes());
+        let Listed { context, va, vsid, offset, hpte } = *entry;
         let segment = self.segment_of(va, context, vsid);
-        let pa = sizes.map_or(0, |sizes| hpte.r.page(sizes));
-        let range = Range::mapped(va, pa, size, rights(hpte, &segment), describe(hpte)).of_bytes(size);
+        // Of a page that is larger than its segment's base size an entry is found for its own part only: each part has another hash.
+        let (base, size, pa) = hpte.sizes().map_or((0, 0, 0), |sizes| {
+            let within = offset & low_bits(sizes.actual().shift());
+            (sizes.base().bytes(), sizes.actual().bytes(), hpte.r.page(sizes) | within)
+        });
+        let range = Range::mapped(va, pa, size, rights(hpte, &segment), describe(hpte)).of_bytes(base);
         Range { vsid: Some(vsid), context, ..range }
     }
 

@@ -176,17 +176,16 @@ impl Text {
         if census.fragments > 0 {
             let _ = writeln!(text, "fragments  {} tables are smaller than a frame", census.fragments);
         }
-        text + &pages(&census.pages, census.mapped())
+        text + &pages(&census.pages) + &format!("mapped  {}\n", human(census.mapped()))
     }
 }
 
-fn pages(pages: &std::collections::BTreeMap<u64, u64>, mapped: u64) -> String {
+fn pages(pages: &std::collections::BTreeMap<u64, u64>) -> String {
     let mut text = String::from("pages");
     for (size, count) in pages {
         let _ = write!(text, "  {count} of {}", human(*size));
     }
-    let _ = writeln!(text, "  = {} mapped", human(mapped));
-    text
+    text + "\n"
 }
 
 fn hash(census: &HashCensus) -> String {
@@ -208,8 +207,7 @@ fn hash(census: &HashCensus) -> String {
     for (valid, groups) in census.fill.iter().enumerate() {
         let _ = write!(text, "  {valid}: {groups}");
     }
-    let mapped = census.pages.iter().fold(0_u64, |sum, (size, count)| sum.saturating_add(size.saturating_mul(*count)));
-    text + "\n" + &pages(&census.pages, mapped)
+    text + "\n" + &pages(&census.pages)
 }
 
 fn percent(part: u64, whole: u64) -> u64 {

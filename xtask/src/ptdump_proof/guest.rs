@@ -143,6 +143,7 @@ fn wait_for(qemu: &Handle, console: &Path) -> Result<()> {
     }
 }
 
+/// A number as the monitor prints it: zero without `0x`.
 fn hex(text: &str) -> Option<u64> {
-    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+    u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok()
 }

@@ -117,6 +117,9 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
         None => guest.folder().join("guest.core"),
     };
     guest.dump(&core)?;
+    if matches!(case, Case::X86_64 | Case::X86_64La57) {
+        ptdump.expect(&core, &format!(": {}, CR3 of CPU 0 in QEMU's notes", case.name()))?;
+    }
     let views = match case {
         // All that is to be known stands in the core.
         Case::X86_64 | Case::X86_64La57 => vec![vec![]],

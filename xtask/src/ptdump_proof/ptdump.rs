@@ -43,6 +43,16 @@ impl Ptdump {
         Ok(all)
     }
 
+    /// Without options it finds `what` in the core, as it says on standard error.
+    pub fn expect(&self, core: &Path, what: &str) -> Result<()> {
+        let run = cmd!(&self.0, core, "stats").stdout_null().stderr_capture().unchecked().run()?;
+        let stderr = String::from_utf8_lossy(&run.stderr);
+        if !run.status.success() || !stderr.contains(what) {
+            bail!("expected {what:?} of ptdump; it says\n{stderr}");
+        }
+        Ok(())
+    }
+
     /// What it lists as mapped.
     pub fn list(&self, core: &Path, view: &[String]) -> Result<Vec<Mapped>> {
         let ranges = self.json(core, view, &["list"], String::new())?;
