@@ -19,6 +19,7 @@ mod memory;
     reason = "property tests of other packages, of which only the oracles are used here"
 )]
 mod oracle;
+mod ptdump_core;
 mod radix_walk;
 mod reading;
 #[allow(dead_code, reason = "property tests use the rest")]
@@ -31,6 +32,7 @@ pub use entries::entries;
 pub use ept_walk::ept_walk;
 pub use frag_alloc::frag_alloc;
 pub use map_unmap::map_unmap;
+pub use ptdump_core::ptdump_core;
 pub use radix_walk::radix_walk;
 pub use two_stage_walk::two_stage_walk;
 pub use x86_walk::x86_walk;
@@ -47,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     ("frag_alloc", frag_alloc),
     ("entries", entries),
     ("two_stage_walk", two_stage_walk),
+    ("ptdump_core", ptdump_core),
 ];
 
 /// Makes a program of a target: libFuzzer's under `cargo fuzz`, else one that replays the files that it is given.

@@ -277,7 +277,7 @@ fn looks_like<S: Source>(
 ) -> Option<ProcessTable> {
     let word = |n: usize| Some(u64::from_be_bytes(entry.get(n * 8..n * 8 + 8)?.try_into().ok()?));
     let prte = Prte { tree: word(0)?.into(), reserved: word(1)? };
-    let root = prte.root(Strictness::Strict).filter(|root| image.extents().contain(*root, 1 << 16))?;
+    let root = prte.root(Strictness::Strict).filter(|root| image.extents().hold(*root, 1 << 16))?;
     let table = process_table(at)?;
     let memory = image.tables(Allowance { words: 64, bytes: 1 << 17 });
     let format = mmu(table).format(0);

@@ -107,17 +107,11 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
             match result {
                 Ok(flow) => return flow,
                 Err(_) if self.tables.is_over() => break,
-                Err(error) => match self.hole(error) {
-                    Some((offset, size, why)) => {
-                        self.fault(offset, size, why, last, visit)?;
-                        next = (offset | (size - 1)) + 1;
-                    }
-                    // The root itself is not there.
-                    None => {
-                        let why = error.error.to_string();
-                        return self.fault(start, end - start, why, last, visit);
-                    }
-                },
+                Err(error) => {
+                    let Some((offset, size, why)) = self.hole(error) else { break };
+                    self.fault(offset, size, why, last, visit)?;
+                    next = (offset | (size - 1)) + 1;
+                }
             }
         }
         ControlFlow::Continue(())
@@ -159,12 +153,19 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
         Judge { path, last: None }
     }
 
-    /// The range that an error leaves out: its first offset, its size and why. `None` if no entry can be read at all.
+    /// Where the root's entries stand.
+    fn top(&self) -> Position {
+        let geometry = self.walker.format().geometry();
+        Position { level: geometry.root(), shift: geometry.shift(geometry.root()) }
+    }
+
+    /// The range that an error leaves out: its first offset, its size and why.
     fn hole(&self, error: RangeError<Input<F>>) -> Option<(u64, u64, String)> {
         let offset = self.walker.format().offset(error.at)?;
         let at = match error.error {
             Error::Malformed { at, .. } => at,
-            _ => self.walker.trace(error.at).last()?.at,
+            // The entry whose table is not there; or, if not even that can be read, the root's.
+            _ => self.walker.trace(error.at).last().map_or_else(|| self.top(), |step| step.at),
         };
         Some((offset & !low_bits(at.shift), at.size(), self.why(error.error, error.at)))
     }

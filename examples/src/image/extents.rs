@@ -1,5 +1,8 @@
 //! Where in a file each piece of physical memory stands.
 
+/// Bytes of a page, the unit of memory.
+pub(super) const PAGE: u64 = 4096;
+
 /// A contiguous piece of physical memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extent {
@@ -71,15 +74,16 @@ impl Extents {
         (skip < extent.bytes).then(|| extent.after(skip))
     }
 
-    /// Whether all of the `bytes` bytes from `address` on are memory.
-    pub fn contain(&self, address: u64, bytes: u64) -> bool {
-        let Some(end) = address.checked_add(bytes) else { return false };
-        let mut next = address;
-        while next < end {
-            let Some(extent) = self.at(next) else { return false };
-            next = extent.start + extent.bytes;
-        }
-        true
+    /// Whether all of the `bytes` bytes from `address` on are memory, which comes in whole pages: where a piece does not begin or end with one, the
+    /// rest of the page is zero. (So no table of a page or less is there in part.)
+    pub fn hold(&self, address: u64, bytes: u64) -> bool {
+        let Some(last) = address.checked_add(bytes.saturating_sub(1)) else { return false };
+        (address / PAGE..=last / PAGE).all(|page| {
+            let (first, last) = (page * PAGE, page * PAGE + (PAGE - 1));
+            let next = self.0.partition_point(|extent| extent.start <= last);
+            let before = next.checked_sub(1).and_then(|index| self.0.get(index));
+            before.is_some_and(|extent| extent.start + (extent.bytes - 1) >= first)
+        })
     }
 }
 
@@ -95,7 +99,7 @@ mod tests {
     #[test]
     fn overlaps_are_clipped() {
         let extents = Extents::new([
-            extent(0x3000, 0x1000, 900, 0x800),
+            extent(0x3000, 0x1004, 900, 0x800),
             extent(0x1000, 0x1000, 100, 0x1000),
             extent(0x1800, 0x1000, 500, 0x1000),
             extent(0x1000, 0x100, 700, 0x100),
@@ -105,23 +109,25 @@ mod tests {
         let want = [
             extent(0x1000, 0x1000, 100, 0x1000),
             extent(0x2000, 0x800, 500 + 0x800, 0x800),
-            extent(0x3000, 0x1000, 900, 0x800),
+            extent(0x3000, 0x1004, 900, 0x800),
             extent(u64::MAX - 1, 1, 0, 100),
         ];
         assert_eq!(extents.iter().copied().collect::<Vec<_>>(), want);
         for (address, bytes, inside) in [
-            (0x1000, 0x1800, true),
-            (0x1000, 0x1801, false),
+            (0x1000, 0x4000, true),
+            (0x1000, 0x4001, false),
             (0xfff, 1, false),
-            (0x3fff, 1, true),
-            (0x4000, 1, false),
-            (0x4000, 0, true),
-            (u64::MAX - 1, 1, true),
+            (0x2fff, 1, true),
+            (0x4fff, 1, true),
+            (0x5000, 1, false),
+            (0x8000, 1, false),
+            (u64::MAX - 7, 8, true),
+            (u64::MAX - 0x1000, 8, false),
             (u64::MAX, 8, false),
         ] {
-            assert_eq!(extents.contain(address, bytes), inside, "{address:#x} {bytes:#x}");
+            assert_eq!(extents.hold(address, bytes), inside, "{address:#x} {bytes:#x}");
         }
-        assert_eq!(extents.at(0x3900), Some(extent(0x3900, 0x700, 900 + 0x900, 0)));
-        assert_eq!((extents.bytes(), extents.end()), (0x2801, u64::MAX));
+        assert_eq!(extents.at(0x3900), Some(extent(0x3900, 0x704, 900 + 0x900, 0)));
+        assert_eq!((extents.bytes(), extents.end()), (0x2805, u64::MAX));
     }
 }

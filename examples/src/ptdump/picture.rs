@@ -167,7 +167,7 @@ mod tests {
             picture.take(&range(n << 13, 0x1000, 0x1000));
         }
         assert!(picture.blocks().len() < MOST_BLOCKS && picture.grain > 0);
-        assert_eq!(picture.blocks().iter().map(|block| block.bytes).sum::<u64>(), 3 * (MOST_BLOCKS as u64) << 12);
+        assert_eq!(picture.blocks().iter().map(|block| block.bytes).sum::<u64>(), (3 * MOST_BLOCKS as u64) << 12);
         let mut worst = Picture::default();
         for n in 0..2 * MOST_BLOCKS as u64 {
             worst.take(&range(n << 30, 0x1000, 0x1000 << (n % 2)));

@@ -191,7 +191,7 @@ fn forms_of_reading<F: Format>(harness: &Harness<'_, Tree<'_, F>>) {
         for entry in table.entries() {
             match entry.entry {
                 pgtable::Entry::Leaf { output, attributes } => {
-                    in_tables.push((entry.input, output, table.at().shift, attributes))
+                    in_tables.push((entry.input, output, table.at().shift, attributes));
                 }
                 pgtable::Entry::Malformed => panic!("{entry:?}"),
                 pgtable::Entry::Absent | pgtable::Entry::Table { .. } => {}
