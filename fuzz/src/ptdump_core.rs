@@ -136,14 +136,14 @@ fn check(image: &Image<&[u8]>, root: &examples::dump::Root, listed: &[Range], wh
 /// Memory as `image` gives it against a search through the program headers for each byte.
 fn memory(image: &Image<&[u8]>, file: &[u8], base: u64, va: u64) {
     let pieces = match image.form() {
-        Form::Raw => vec![(base, file.len() as u64, 0, file.len() as u64)],
+        Form::Raw => vec![(base, (file.len() as u64).min(u64::MAX - base), 0, file.len() as u64)],
         Form::ElfCore => pieces(file),
     };
     let byte = |address: u64| {
         let covers = |piece: &&(u64, u64, u64, u64)| address >= piece.0 && address - piece.0 < piece.1;
         let (start, _, offset, stored) = pieces.iter().find(covers)?;
         let within = address - start;
-        let at = usize::try_from(offset + within).ok().filter(|_| within < *stored);
+        let at = offset.checked_add(within).and_then(|at| usize::try_from(at).ok()).filter(|_| within < *stored);
         Some(at.and_then(|at| file.get(at)).copied().unwrap_or(0))
     };
     // Memory comes in whole pages; what of a page no header has is zero.

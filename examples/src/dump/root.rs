@@ -213,13 +213,13 @@ fn radix<S: Source>(image: &Image<S>, request: &Request, progress: &dyn Fn(u64, 
         }
         (None, _) => {
             let table = search(image, &mmu, progress).ok_or(RootError::NoRoot("the process table's address"))?;
-            (table, "a process table, found by its looks,")
+            (table, "found by its looks")
         }
     };
     let memory = image.tables(Allowance::default());
     let walker = mmu(table).walker(&memory, pid);
     let walker = walker.map_err(|cause| RootError::NoProcess { pid, table: table.base().get(), cause })?;
-    let source = format!("{source} (process table at {:#x}, process {pid})", table.base().get());
+    let source = format!("process {pid} of the process table at {:#x} ({source})", table.base().get());
     Ok(Located { arch, root: Root::Radix(*walker.format(), walker.root()), source })
 }
 

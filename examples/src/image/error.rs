@@ -6,10 +6,10 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The file cannot be read.
-    #[error("reading the image: {0}")]
+    #[error("the image cannot be read")]
     Io(#[from] io::Error),
     /// It begins as an ELF file and is none, or is cut short.
-    #[error("the ELF core is damaged: {0}")]
+    #[error("the ELF core is damaged")]
     Elf(#[from] object::read::Error),
     /// It is an ELF file of another kind: a program, or a core of 32 bits.
     #[error("this ELF file is no core of a 64-bit machine: {0}")]

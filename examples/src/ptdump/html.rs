@@ -13,7 +13,8 @@ const PAGE: &str = include_str!("page.html");
 /// Writes the page.
 pub fn write(picture: &Picture, title: &str, out: &mut dyn Write) -> Result<()> {
     let (head, rest) = PAGE.split_once("@DATA@").unwrap_or((PAGE, ""));
-    out.write_all(head.replace("@TITLE@", &escaped(title)).as_bytes())?;
+    let grain = picture.grain.to_string();
+    out.write_all(head.replace("@TITLE@", &escaped(title)).replace("@GRAIN@", &grain).as_bytes())?;
     // Addresses as text: JavaScript's numbers do not hold 64 bits. All of it is numbers and letters of ours.
     for block in picture.blocks() {
         writeln!(
@@ -28,7 +29,7 @@ pub fn write(picture: &Picture, title: &str, out: &mut dyn Write) -> Result<()> 
             rights_colour(block.rights),
         )?;
     }
-    out.write_all(rest.replace("@GRAIN@", &picture.grain.to_string()).as_bytes())?;
+    out.write_all(rest.as_bytes())?;
     Ok(())
 }
 

@@ -72,7 +72,7 @@ impl Picture {
     /// Merges what is near until half of the blocks are left.
     fn coarsen(&mut self) {
         while self.blocks.len() > MOST_BLOCKS / 2 {
-            self.grain = (self.grain * 4).max(1 << 16);
+            self.grain = self.grain.saturating_mul(4).clamp(1 << 16, 1 << 60);
             let mut blocks = std::mem::take(&mut self.blocks);
             if self.grain >= 1 << 60 {
                 // Nothing merges: sizes and rights alternate all the way.

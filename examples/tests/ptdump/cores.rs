@@ -184,7 +184,9 @@ fn a_process_table_is_found() {
         assert_eq!(ranges(&list), [(0x1000_0000, Some(0x20_0000), 0x3_0000, Some(0x1_0000))]);
         let (status, _, error) = text(&image, &format!("{arch} --pid 8"));
         assert_eq!(status, 3);
-        assert!(error.contains("process table at 0x380000, ") || error.contains("process 8 has no tree"), "{error}");
+        assert!(error.contains("process 8 has no tree: its entry in the process table at 0x380000"), "{error}");
+        let (_, _, note) = text(&image, &format!("{arch} --pid 7"));
+        assert!(note.contains("process 7 of the process table at 0x380000 (found by its looks)"), "{note}");
     }
 }
 

@@ -1,16 +1,16 @@
 //! The program itself: exit statuses, manual, completions, pictures, standard input.
 
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use arch_x86::{Controls, Levels, LongMode};
 use pgtable::Prot;
 use serde_json::Value;
 
-use crate::support::{Bench, Memory, build, number, text};
+use crate::support::{Bench, Memory, build, number, program, text};
 
 fn run(words: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_ptdump")).args(words).output().unwrap();
+    let output = program().args(words).output().unwrap();
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 
@@ -46,7 +46,7 @@ fn image(bench: &Bench) -> (std::path::PathBuf, String) {
 fn addresses_from_standard_input() {
     let bench = Bench::new();
     let (image, options) = image(&bench);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ptdump"))
+    let mut child = program()
         .arg(&image)
         .args(options.split(' '))
         .args(["--json", "translate", "0x1000", "-"])
