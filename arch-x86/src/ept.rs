@@ -9,7 +9,7 @@ use crate::controls::Levels;
 use crate::ept_attributes::EptAttributes;
 use crate::ept_entry::{EptPageEntry, EptTableEntry, Eptp, MemoryType};
 use crate::ept_fault::{EptFault, EptViolation};
-use crate::shape::{PAGE_SHIFT, WIDTH, address_bits, beyond_maxphyaddr, entry_offset, geometry};
+use crate::shape::{PAGE_SHIFT, WIDTH, address_bits, beyond_maxphyaddr, entry_offset, geometry, shift};
 
 /// The host's state that takes part in EPT translation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -129,6 +129,11 @@ impl Format for Ept {
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
         self.geometry
+    }
+
+    #[inline(always)]
+    fn shift(&self, level: u8) -> u8 {
+        shift(level)
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@ use crate::controls::{Controls, Levels};
 use crate::entry::PageEntry;
 use crate::page_fault::{LongModeFault, PageFaultCode};
 use crate::registers::{Cr0, Cr3, Cr4, Efer, Registers};
-use crate::shape::entry_offset;
+use crate::shape::{entry_offset, shift};
 use crate::tree::{Demand, Path, Tree};
 
 /// The tables that a 64-bit guest's CR3 refers to, as a processor with these [`Controls`] reads them.
@@ -21,6 +21,8 @@ use crate::tree::{Demand, Path, Tree};
 pub struct LongMode {
     tree: Tree,
     controls: Controls,
+    /// The address bits that index the tree.
+    address_mask: u64,
 }
 
 impl LongMode {
@@ -28,7 +30,8 @@ impl LongMode {
     #[must_use]
     pub const fn new(levels: Levels, controls: Controls) -> Self {
         let Controls { gib_pages, nxe, maxphyaddr, amd, .. } = controls;
-        Self { tree: Tree::new(levels, gib_pages, nxe, maxphyaddr, amd), controls }
+        let tree = Tree::new(levels, gib_pages, nxe, maxphyaddr, amd);
+        Self { tree, controls, address_mask: tree.geometry.address_mask() }
     }
 
     /// The controls.
@@ -111,14 +114,20 @@ impl Format for LongMode {
     }
 
     #[inline(always)]
+    fn shift(&self, level: u8) -> u8 {
+        shift(level)
+    }
+
+    #[inline(always)]
     fn entry_offset(&self, level: u8, offset: u64) -> u64 {
         entry_offset(level, offset)
     }
 
     #[inline(always)]
     fn offset(&self, address: Gva) -> Option<u64> {
-        let offset = address.get() & self.tree.geometry.address_mask();
-        (self.sign_extended(offset) == address.get()).then_some(offset)
+        // Half the tree's reach further, the canonical addresses are those below all of it.
+        let canonical = address.get().wrapping_add((self.address_mask >> 1) + 1) & !self.address_mask == 0;
+        canonical.then_some(address.get() & self.address_mask)
     }
 
     #[inline(always)]
@@ -134,6 +143,20 @@ impl Format for LongMode {
     #[inline(always)]
     fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
         self.tree.predicted_table(word, at)
+    }
+
+    #[inline(always)]
+    fn quick_table(&self, word: u64, _: Position, access: Access) -> Option<u64> {
+        self.tree.quick_table(word, self.demand(access))
+    }
+
+    /// Where protection keys are in use, whose key a page has depends on all entries of the way.
+    #[inline(always)]
+    fn quick_page(&self, word: u64, access: Access) -> Option<(Gpa, PageAttributes)> {
+        if self.controls.any_keys() {
+            return None;
+        }
+        self.tree.quick_page(word, self.demand(access)).map(|(page, attributes)| (Gpa::new(page), attributes))
     }
 
     #[inline(always)]

@@ -14,7 +14,7 @@ use pgtable::{
 use crate::attributes::PageAttributes;
 use crate::controls::Levels;
 use crate::page_fault::PageFaultCode;
-use crate::shape::entry_offset;
+use crate::shape::{entry_offset, shift};
 use crate::tree::{Demand, Path, Tree};
 
 /// The host's state that takes part in nested translation.
@@ -179,6 +179,12 @@ impl Npt {
     }
 }
 
+/// What an access demands: all are a user's (APM §15.25.5).
+#[inline(always)]
+const fn demand(access: Access) -> Demand {
+    Demand::user_mode(matches!(access.kind, AccessKind::Write), matches!(access.kind, AccessKind::Fetch))
+}
+
 impl Format for Npt {
     type Stage = Stage2;
     type Attributes = NptAttributes;
@@ -190,6 +196,11 @@ impl Format for Npt {
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
         self.tree.geometry
+    }
+
+    #[inline(always)]
+    fn shift(&self, level: u8) -> u8 {
+        shift(level)
     }
 
     #[inline(always)]
@@ -215,6 +226,18 @@ impl Format for Npt {
     #[inline(always)]
     fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
         self.tree.predicted_table(word, at)
+    }
+
+    #[inline(always)]
+    fn quick_table(&self, word: u64, _: Position, access: Access) -> Option<u64> {
+        self.tree.quick_table(word, demand(access))
+    }
+
+    #[inline(always)]
+    fn quick_page(&self, word: u64, access: Access) -> Option<(Hpa, NptAttributes)> {
+        self.tree
+            .quick_page(word, demand(access))
+            .map(|(page, attributes)| (Hpa::new(page), NptAttributes { page: attributes }))
     }
 
     #[inline(always)]
@@ -249,8 +272,7 @@ impl Format for Npt {
 
     #[inline(always)]
     fn check(&self, word: u64, _: Position, path: Path, access: Access) -> Result<(), NestedPageFault> {
-        let demand = Demand::user_mode(access.kind == AccessKind::Write, access.kind == AccessKind::Fetch);
-        if path.through(word).meets(demand) { Ok(()) } else { Err(self.exit_info(Cause::Denied, access)) }
+        if path.through(word).meets(demand(access)) { Ok(()) } else { Err(self.exit_info(Cause::Denied, access)) }
     }
 
     #[inline]

@@ -42,9 +42,15 @@ pub(crate) const fn beyond_maxphyaddr(maxphyaddr: u8) -> u64 {
     address_bits(maxphyaddr)
 }
 
+/// log2 of what an entry of `level` covers.
+#[inline(always)]
+pub(crate) const fn shift(level: u8) -> u8 {
+    PAGE_SHIFT + WIDTH * (level & 7)
+}
+
 /// The byte offset in its table of the entry of `level` that covers `offset`.
 #[inline(always)]
 pub(crate) const fn entry_offset(level: u8, offset: u64) -> u64 {
     // The shift is that of the level, less 3: an entry has 8 bytes.
-    (offset >> ((PAGE_SHIFT - 3 + WIDTH * level) & 63)) & (low_bits(WIDTH) << 3)
+    (offset >> (shift(level) - 3)) & (low_bits(WIDTH) << 3)
 }

@@ -25,17 +25,20 @@ const fn when(wanted: bool, mask: u64) -> u64 {
 
 /// What the entries on the way to a leaf grant: each right has to be granted by all of them (SDM §4.6.1).
 ///
-/// The bits stand where they stand in an entry: RW and US are set if all entries have them set, XD if all have it clear.
+/// The bits stand where they stand in an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Path {
+    /// RW and US are set if all entries have them set.
     granted: u64,
+    /// XD is set if any entry has it set.
+    forbidden: u64,
 }
 
 impl Default for Path {
     /// Before the first entry, nothing is denied.
     #[inline(always)]
     fn default() -> Self {
-        Self { granted: u64::MAX }
+        Self { granted: u64::MAX, forbidden: 0 }
     }
 }
 
@@ -44,7 +47,7 @@ impl Path {
     #[inline(always)]
     #[must_use]
     pub(crate) const fn through(self, word: u64) -> Self {
-        Self { granted: self.granted & (word ^ XD) }
+        Self { granted: self.granted & word, forbidden: self.forbidden | word }
     }
 
     /// No entry forbids user-mode accesses: the address is a user-mode address.
@@ -58,7 +61,7 @@ impl Path {
     #[inline(always)]
     #[must_use]
     pub(crate) const fn meets(self, demand: Demand) -> bool {
-        !self.granted & demand.counts == demand.denied
+        !self.granted & demand.counts == demand.denied && self.forbidden & demand.forbidden == 0
     }
 }
 
@@ -66,10 +69,12 @@ impl Path {
 /// addresses computes it once.
 #[derive(Clone, Copy)]
 pub(crate) struct Demand {
-    /// The bits of a path that count.
+    /// The bits of what a path grants that count.
     counts: u64,
-    /// What they must be.
+    /// Which of them it must not grant; it must grant the others.
     denied: u64,
+    /// What it must not forbid.
+    forbidden: u64,
 }
 
 impl Demand {
@@ -77,7 +82,7 @@ impl Demand {
     #[inline(always)]
     #[must_use]
     pub(crate) const fn user_mode(write: bool, execute: bool) -> Self {
-        Self { counts: US | when(write, RW) | when(execute, XD), denied: 0 }
+        Self { counts: US | when(write, RW), denied: 0, forbidden: when(execute, XD) }
     }
 
     /// An access that a supervisor-mode address always allows, and a user-mode address unless `no_user`.
@@ -85,7 +90,7 @@ impl Demand {
     #[must_use]
     pub(crate) const fn supervisor_mode(write: bool, execute: bool, no_user: bool) -> Self {
         let user = when(no_user, US);
-        Self { counts: user | when(write, RW) | when(execute, XD), denied: user }
+        Self { counts: user | when(write, RW), denied: user, forbidden: when(execute, XD) }
     }
 }
 
@@ -122,30 +127,32 @@ impl Tree {
         at: Position,
         attributes: impl FnOnce(PageAttributes) -> T,
     ) -> Entry<A, T> {
+        let leaf = |shift: u8| Entry::Leaf {
+            output: A::new(word & address_bits(shift)),
+            attributes: attributes(PageAttributes::from_leaf(word, at.level)),
+        };
+        // What is most often met, by one compare.
+        if at.level.0 == 0 && word & (PRESENT | self.reserved) == PRESENT {
+            return leaf(PAGE_SHIFT);
+        }
         if word & PRESENT == 0 {
             return Entry::Absent;
         }
-        let reserved = if at.level.0 == 0 {
-            self.reserved
-        } else if word & PS != 0 {
-            if !self.geometry.is_leaf_level(at.level) {
-                return Entry::Malformed;
-            }
-            // Bits 20:13 or 29:13 of a huge page; bit 12 is its PAT bit.
-            self.reserved | low_bits(at.shift) & !low_bits(PAGE_SHIFT + 1)
-        } else {
+        if at.level.0 == 0 {
+            return Entry::Malformed;
+        }
+        if word & PS == 0 {
             if word & self.reserved_in_table(at.level) != 0 {
                 return Entry::Malformed;
             }
             return Entry::Table { table: A::new(word & address_bits(PAGE_SHIFT)), width: WIDTH };
-        };
-        if word & reserved != 0 {
+        }
+        // Bits 20:13 or 29:13 of a huge page; bit 12 is its PAT bit.
+        let reserved = self.reserved | low_bits(at.shift) & !low_bits(PAGE_SHIFT + 1);
+        if !self.geometry.is_leaf_level(at.level) || word & reserved != 0 {
             return Entry::Malformed;
         }
-        Entry::Leaf {
-            output: A::new(word & address_bits(at.shift)),
-            attributes: attributes(PageAttributes::from_leaf(word, at.level)),
-        }
+        leaf(at.shift)
     }
 
     #[inline(always)]
@@ -155,6 +162,23 @@ impl Tree {
         } else {
             None
         }
+    }
+
+    /// The table of an entry that alone grants what the `demand` is. Where a right must *not* be granted, one entry does not tell.
+    #[inline(always)]
+    pub(crate) fn quick_table(&self, word: u64, demand: Demand) -> Option<u64> {
+        let needed = demand.counts & !demand.denied;
+        let compared = PRESENT | PS | self.reserved | self.reserved_above | needed | demand.forbidden;
+        if word & compared == PRESENT | needed { Some(word & address_bits(PAGE_SHIFT)) } else { None }
+    }
+
+    /// The 4-KiB page of an entry that meets the `demand` if the whole way to it does: of a right that must not be granted, the last entry is
+    /// enough to withhold it.
+    #[inline(always)]
+    pub(crate) fn quick_page(&self, word: u64, demand: Demand) -> Option<(u64, PageAttributes)> {
+        let compared = PRESENT | self.reserved | demand.counts | demand.forbidden;
+        let found = word & compared == PRESENT | demand.counts & !demand.denied;
+        found.then(|| (word & address_bits(PAGE_SHIFT), PageAttributes::from_leaf(word, Level(0))))
     }
 
     #[inline(always)]

@@ -122,7 +122,13 @@ where
             self.frames.fill(self.tag(shift).loose(), 1)? << (self.frames.shift - GRANULE) | UNCLEAN
         } else if self.policy == Policy::Linux {
             let bump = &self.bumps[usize::from(shift - GRANULE)];
-            let next = bump.lock().next(&self.frames, shift);
+            let (left, next) = {
+                let mut bump = bump.lock();
+                (bump.leave_quarantined(&self.frames, shift), bump.next(&self.frames, shift))
+            };
+            if let Some((frame, rest)) = left {
+                self.frames.drop_fragments(frame, rest)?;
+            }
             match next {
                 Some(fragment) => fragment,
                 None => Bump::refill(bump, &self.frames, self.tag(shift))?,

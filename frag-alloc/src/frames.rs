@@ -165,6 +165,12 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// Whether the frame of a granule is quarantined. As long as none ever was, that costs a look at a word that nobody writes.
+    #[inline]
+    pub(crate) fn is_out_of_use(&self, granule: u32) -> bool {
+        self.generation() != 0 && self.descriptor(self.frame_of(granule)).is(QUARANTINED)
+    }
+
     pub(crate) fn next_generation(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }

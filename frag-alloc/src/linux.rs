@@ -4,6 +4,8 @@
 //! outside the lock, count 1; under the lock, if the cache is still empty, raise the count to the number of fragments and cache the
 //! second; else the racing filler's cache stays, and our frame serves for its one fragment. Free: decrement; 0 retires the
 //! frame. Close: subtract what was never handed out. Checked step by step in `tests/linux.rs`.
+//!
+//! One thing Linux has no need of: when the frame that the pointer is in was quarantined, what was not handed out of it is subtracted.
 
 use pgtable::Address;
 
@@ -52,13 +54,27 @@ impl Bump {
         Ok(fragment | UNCLEAN)
     }
 
-    /// Closes: the frame that the cache points into, and how many of its fragments were never handed out.
+    /// Leaves the frame that the cache points into if it is quarantined: the frame, and how many of its fragments were never
+    /// handed out.
+    pub(crate) fn leave_quarantined<A: Address, S: FrameSource<A>>(
+        &mut self,
+        frames: &Frames<A, S>,
+        shift: u8,
+    ) -> Option<(u32, u32)> {
+        if frames.is_out_of_use(self.fragment?) { self.leave(frames, shift) } else { None }
+    }
+
+    /// Closes; returns as [`leave_quarantined`](Self::leave_quarantined), for any frame.
     pub(crate) fn close<A: Address, S: FrameSource<A>>(
         &mut self,
         frames: &Frames<A, S>,
         shift: u8,
     ) -> Option<(u32, u32)> {
         self.closed = true;
+        self.leave(frames, shift)
+    }
+
+    fn leave<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, shift: u8) -> Option<(u32, u32)> {
         let fragment = self.fragment.take()?;
         let frame = frames.frame_of(fragment);
         let handed_out = (fragment - (frame << (frames.shift - GRANULE))) >> (shift - GRANULE);

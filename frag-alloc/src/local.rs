@@ -7,8 +7,8 @@
 //! and pool by the half-front, under the pool's lock. A table may be freed into another front than it came from. Dropping
 //! the front puts everything back.
 //!
-//! After a quarantine the front puts everything back once, before it hands out another table: the pool passes over
-//! quarantined frames.
+//! After a quarantine the front puts everything back once, before it hands out another table, and from then on takes no table
+//! of a quarantined frame: the pool keeps those.
 
 use core::cell::Cell;
 use core::ops::Deref;
@@ -122,7 +122,8 @@ where
         {
             let held = magazine.held.get();
             let aligned = table.is_aligned(shift);
-            if held < magazine.room && aligned && frames.tag_at(granule) == magazine.tag {
+            let ours = aligned && frames.tag_at(granule) == magazine.tag;
+            if held < magazine.room && ours && !frames.is_out_of_use(granule) {
                 if !frames.set_idle(granule) {
                     return Err(frames.not_live(table));
                 }

@@ -11,6 +11,10 @@
 //! still counted and not in hand; [`Pool::settle`] puts them in hand when the stack is full, when a frame was
 //! quarantined since, and when the pool is trimmed or closes.
 //!
+//! Tables of a quarantined frame go straight into hand when they come back, and nothing is taken from such a frame. What lay on
+//! the stack before the quarantine is found by the frame table's generation: a pool that looked its stack over at an older one does
+//! so again before it hands anything out.
+//!
 //! Frames are kept in lists by how full they are, and tables are taken from the fullest: sparse frames get a chance to
 //! empty. One empty frame is kept, so that a workload that swings around a frame's edge doesn't construct and destruct.
 
@@ -215,6 +219,12 @@ impl Pool {
     pub(crate) fn put<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, batch: &[u32]) -> Leaving {
         let mut leaving = Leaving::NONE;
         for &granule in batch {
+            if frames.is_out_of_use(granule) {
+                if let Some(frame) = self.take_into_hand(frames, granule) {
+                    leaving.push(&frames.descriptors, frame);
+                }
+                continue;
+            }
             if self.held == self.room() {
                 leaving = self.settle(frames, self.held / 2, leaving);
             }
@@ -232,7 +242,10 @@ impl Pool {
         keep: usize,
         mut leaving: Leaving,
     ) -> Leaving {
-        self.generation = frames.generation();
+        // What stays on the stack was not looked over.
+        if keep == 0 {
+            self.generation = frames.generation();
+        }
         let down = self.held.saturating_sub(keep);
         for index in 0..down {
             if let Some(frame) = self.take_into_hand(frames, self.stack[index]) {

@@ -84,3 +84,20 @@ fn a_quarantine_at_any_point_holds() {
         assert!(frames.census().all_home());
     });
 }
+
+/// Quarantine against the free of one of two tables: the freed one is not handed out again.
+#[test]
+fn a_quarantine_during_a_free_holds() {
+    check_to_depth(|| {
+        let (frames, _counts) = model::frames(2);
+        let cache = model::cache(&frames, Policy::Reuse);
+        let tables = [cache.take(TABLE).unwrap(), cache.take(TABLE).unwrap()];
+        let (bad, same) = (tables[0].get() >> FRAME, frames.clone());
+        let by = thread::spawn(move || same.quarantine(tables[0]).unwrap());
+        cache.give(tables[1], TABLE, Contents::Zeroed).unwrap();
+        by.join().unwrap();
+        assert_ne!(cache.take(TABLE).unwrap().get() >> FRAME, bad);
+        cache.give(tables[0], TABLE, Contents::Zeroed).unwrap();
+        assert_ne!(cache.take(TABLE).unwrap().get() >> FRAME, bad);
+    });
+}

@@ -12,9 +12,6 @@ const START: u64 = 0x20_0000;
 /// log2 of a frame: sixteen of the smallest tables.
 const SHIFT: u8 = 12;
 const FRAMES: u32 = 12;
-/// Whether tables of a quarantined frame that are freed later, or that a cache or a front holds, stay out of use. Not yet:
-/// `seeds/frag_alloc/quarantine-*` show how each comes back.
-const QUARANTINE_HOLDS: bool = false;
 /// The most steps of a case.
 const MOST: usize = 400;
 
@@ -139,8 +136,7 @@ fn run(mut input: Unstructured<'_>) -> Result<()> {
                             );
                             !used_again
                         });
-                        let out_of_use = quarantined.contains(&frame_of(table)) && QUARANTINE_HOLDS;
-                        assert!(!out_of_use, "{table} is in quarantine");
+                        assert!(!quarantined.contains(&frame_of(table)), "{table} is in quarantine");
                         let words = memory.table(table, 1 << (shift - 3)).expect("within");
                         assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0), "{table} is not zeroed");
                         words.iter().for_each(|word| word.store(table.get(), Ordering::Relaxed));

@@ -2,13 +2,14 @@
 //!
 //! A walk is a chain of dependent loads, and the last one misses. Lanes of a chunk therefore go down level by level side
 //! by side, and two chunks are in flight: while the leaf entries of one are on their way into the cache, the next
-//! chunk is located. With feature `prefetch` the leaf entries are asked for by prefetch instructions, where the host's architecture has any.
+//! chunk is located. Where all lanes of a chunk go through one entry, it is read once for all.
+//! With feature `prefetch` the leaf entries are asked for by prefetch instructions, where the host's architecture has any.
 
 use core::sync::atomic::AtomicU64;
 
 use crate::access::Access;
 use crate::address::{Address, low_bits};
-use crate::format::{Entry, Format, Input, Output};
+use crate::format::{Format, Input, Output};
 use crate::geometry::{Level, Position};
 use crate::memory::TableMemory;
 use crate::walk::Walker;
@@ -17,12 +18,11 @@ use crate::word::Word;
 /// Addresses per chunk: enough that the misses of one fill the time that the next one takes to locate.
 const LANES: usize = 32;
 
-/// The leaf entries of a chunk, as far as prediction goes.
-struct Chunk<'m, F: Format> {
+/// The leaf entries of a chunk.
+struct Chunk<'m> {
     /// The entry; `None` for a lane that has to be walked alone (a larger leaf, a hole, anything odd).
     entries: [Option<&'m AtomicU64>; LANES],
     offsets: [u64; LANES],
-    paths: [F::Path; LANES],
 }
 
 impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
@@ -33,85 +33,91 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     pub fn translate_batch(&self, inputs: &[Input<F>], access: Access, outputs: &mut [Option<Output<F>>]) -> usize {
         let count = inputs.len().min(outputs.len());
         let (inputs, outputs) = (&inputs[..count], &mut outputs[..count]);
+        let mut chunks = [const { Chunk { entries: [None; LANES], offsets: [0; LANES] } }; 2];
+        let mut ahead = inputs.chunks(LANES);
+        if let Some(first) = ahead.next() {
+            self.locate(first, access, &mut chunks[0]);
+        }
         let mut translated = 0;
-        let mut located = inputs.chunks(LANES).map(|inputs| self.locate(inputs)).peekable();
-        for (inputs, outputs) in inputs.chunks(LANES).zip(outputs.chunks_mut(LANES)) {
-            let Some(chunk) = located.next() else { break };
+        for (turn, (inputs, outputs)) in inputs.chunks(LANES).zip(outputs.chunks_mut(LANES)).enumerate() {
             // The next chunk's misses are under way before this one's entries are read.
-            let _ = located.peek();
-            translated += self.read(&chunk, inputs, access, outputs);
+            if let Some(next) = ahead.next() {
+                self.locate(next, access, &mut chunks[(turn + 1) % 2]);
+            }
+            translated += self.read(&chunks[turn % 2], inputs, access, outputs);
         }
         translated
     }
 
     /// Brings every lane down to its last-level table, level by level: all lanes stand at the same level, so only the
-    /// address of a table is carried from one to the next. A lane that is odd walks along at the root, and is walked again by itself.
+    /// address of a table is carried from one to the next. A lane that is odd walks along wherever it is, and is walked again by itself.
     #[inline]
-    fn locate(&self, inputs: &[Input<F>]) -> Chunk<'_, F> {
+    fn locate<'m>(&'m self, inputs: &[Input<F>], access: Access, chunk: &mut Chunk<'m>) {
         let (format, memory) = (self.format(), self.memory());
-        let geometry = format.geometry();
-        let root = geometry.root();
-        let mut chunk = Chunk::<F> { entries: [None; LANES], offsets: [0; LANES], paths: [F::Path::default(); LANES] };
-        let mut tables = [self.root().get(); LANES];
+        let lanes = inputs.len().min(LANES);
         let mut odd = 0u32;
-        for (lane, &input) in inputs.iter().enumerate().take(LANES) {
+        for (lane, (&input, offset)) in inputs.iter().zip(&mut chunk.offsets).enumerate() {
             match format.offset(input) {
-                Some(offset) => chunk.offsets[lane] = offset,
-                None => odd |= 1 << lane,
+                Some(of_input) => *offset = of_input,
+                None => (*offset, odd) = (0, odd | 1 << lane),
             }
         }
-        for level in (1..=root.0).rev() {
-            let at = Position { level: Level(level), shift: geometry.shift(Level(level)) };
-            for (lane, table) in tables.iter_mut().enumerate().take(inputs.len()) {
-                let entry = table.wrapping_add(format.entry_offset(level, chunk.offsets[lane]));
-                let word = memory.word(<Output<F> as Address>::new(entry)).map(|memory| Word::<F>::new(memory).load());
-                match word.ok().and_then(|word| Some((word, format.predicted_table(word, at)?))) {
-                    Some((word, next)) => {
-                        *table = next;
-                        chunk.paths[lane] = format.restrict(chunk.paths[lane], word);
-                    }
+        let (offsets, entries) = (&chunk.offsets[..lanes], &mut chunk.entries[..lanes]);
+        let first = offsets.first().copied().unwrap_or_default();
+        let apart = offsets.iter().fold(0, |apart, offset| apart | (offset ^ first));
+        let step = |table: u64, level: u8, offset: u64| {
+            let entry = table.wrapping_add(format.entry_offset(level, offset));
+            let word = Word::<F>::new(memory.word(<Output<F> as Address>::new(entry)).ok()?).load();
+            format.quick_table(word, Position { level: Level(level), shift: format.shift(level) }, access)
+        };
+        let (mut level, mut top) = (format.geometry().root().0, Some(self.root().get()));
+        while level > 0 && apart >> format.shift(level) == 0 {
+            top = top.and_then(|table| step(table, level, first));
+            level -= 1;
+        }
+        let Some(top) = top else {
+            entries.fill(None);
+            return;
+        };
+        let mut tables = [top; LANES];
+        for level in (1..=level).rev() {
+            for (lane, (table, &offset)) in tables.iter_mut().zip(offsets).enumerate() {
+                match step(*table, level, offset) {
+                    Some(next) => *table = next,
                     None => odd |= 1 << lane,
                 }
             }
         }
-        for (lane, table) in tables.iter().enumerate().take(inputs.len()) {
-            let entry = table.wrapping_add(format.entry_offset(0, chunk.offsets[lane]));
-            if odd & (1 << lane) == 0 {
-                chunk.entries[lane] =
-                    memory.word(<Output<F> as Address>::new(entry)).ok().inspect(|memory| prefetch(memory));
-            }
+        for (lane, ((entry, table), &offset)) in entries.iter_mut().zip(tables).zip(offsets).enumerate() {
+            let address = <Output<F> as Address>::new(table.wrapping_add(format.entry_offset(0, offset)));
+            let here = odd & 1 << lane == 0;
+            *entry = memory.word(address).ok().filter(|_| here).inspect(|memory| prefetch(memory));
         }
-        chunk
     }
 
     /// Reads the leaf entries of a chunk that was located before.
     #[inline]
-    fn read(
-        &self,
-        chunk: &Chunk<'_, F>,
-        inputs: &[Input<F>],
-        access: Access,
-        outputs: &mut [Option<Output<F>>],
-    ) -> usize {
+    fn read(&self, chunk: &Chunk<'_>, inputs: &[Input<F>], access: Access, outputs: &mut [Option<Output<F>>]) -> usize {
+        let format = self.format();
+        let within = low_bits(format.shift(0));
         let mut translated = 0;
-        for (lane, (&input, output)) in inputs.iter().zip(outputs).enumerate().take(LANES) {
-            *output = match chunk.entries[lane] {
-                Some(memory) => self.read_leaf(memory, chunk.offsets[lane], chunk.paths[lane], access),
-                None => self.translate(input, access).ok().map(|translation| translation.output),
+        let lanes = chunk.entries.iter().zip(&chunk.offsets);
+        for ((&input, output), (&entry, &offset)) in inputs.iter().zip(outputs).zip(lanes) {
+            let quickly = entry.and_then(|memory| format.quick_page(Word::<F>::new(memory).load(), access));
+            *output = match quickly {
+                Some((page, _)) => Some(<Output<F> as Address>::new(page.get().wrapping_add(offset & within))),
+                None => self.translate_alone(input, access),
             };
             translated += usize::from(output.is_some());
         }
         translated
     }
 
-    #[inline(always)]
-    fn read_leaf(&self, memory: &AtomicU64, offset: u64, path: F::Path, access: Access) -> Option<Output<F>> {
-        let format = self.format();
-        let at = Position { level: Level(0), shift: format.geometry().page_shift() };
-        let word = Word::<F>::new(memory).load();
-        let Entry::Leaf { output, .. } = format.decode(word, at) else { return None };
-        format.check(word, at, path, access).ok()?;
-        Some(<Output<F> as Address>::new(output.get().wrapping_add(offset & low_bits(at.shift))))
+    /// A lane that is odd.
+    #[cold]
+    #[inline(never)]
+    fn translate_alone(&self, input: Input<F>, access: Access) -> Option<Output<F>> {
+        self.translate(input, access).ok().map(|translation| translation.output)
     }
 }
 

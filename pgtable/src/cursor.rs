@@ -13,12 +13,13 @@ use crate::descent::{Node, Trail};
 use crate::error::Error;
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
+use crate::geometry::{Level, Position};
 use crate::memory::TableMemory;
 use crate::table::PageTable;
 use crate::walk::TranslationOf;
 use crate::word::{Word, any_set};
 
-/// The last-level table in which a cursor stands.
+/// The last-level table in which a cursor stands: one without a word if it stands nowhere.
 #[derive(Clone, Copy, Debug)]
 struct Leaf<'t> {
     words: &'t [AtomicU64],
@@ -29,6 +30,13 @@ struct Leaf<'t> {
     delta: i32,
     /// The first and the last entry whose old translation hardware may hold; first > last if there is none.
     stale: (usize, usize),
+}
+
+impl Leaf<'_> {
+    /// Nowhere.
+    fn nowhere() -> Self {
+        Self { words: &[], node: Node::default(), base: 0, delta: 0, stale: (usize::MAX, 0) }
+    }
 }
 
 /// Changes a tree page by page. For sequential pages, several times as fast as one call of the tree's own verbs per page.
@@ -49,7 +57,7 @@ pub struct Cursor<
     table: &'t PageTable<F, M, A>,
     gather: &'g mut Gather<'i, F::Stage, I>,
     trail: Trail,
-    leaf: Option<Leaf<'t>>,
+    leaf: Leaf<'t>,
 }
 
 impl<F, M, A> PageTable<F, M, A>
@@ -64,8 +72,14 @@ where
         gather: &'g mut Gather<'i, F::Stage, I>,
     ) -> Cursor<'t, 'g, 'i, F, M, A, I> {
         let trail = self.trail();
-        Cursor { table: self, gather, trail, leaf: None }
+        Cursor { table: self, gather, trail, leaf: Leaf::nowhere() }
     }
+}
+
+/// Where the entries stand that a cursor works on: in a last-level table of usual pages.
+#[inline(always)]
+fn usual<F: Format>(format: &F) -> Position {
+    Position { level: Level(0), shift: format.shift(0) }
 }
 
 impl<'t, F, M, A, I> Cursor<'t, '_, '_, F, M, A, I>
@@ -77,16 +91,17 @@ where
 {
     /// The entry for `offset` in the table where the cursor stands, if it stands in the right one.
     #[inline(always)]
-    fn here(&mut self, offset: u64) -> Option<(&mut Leaf<'t>, &'t AtomicU64, usize)> {
-        let leaf = self.leaf.as_mut()?;
-        let index = (offset.wrapping_sub(leaf.base) >> leaf.node.shift) as usize;
-        let memory = leaf.words.get(index)?;
-        Some((leaf, memory, index))
+    fn here(&self, offset: u64) -> Option<(&'t AtomicU64, usize)> {
+        let index = (offset.wrapping_sub(self.leaf.base) >> self.table.format.shift(0)) as usize;
+        Some((self.leaf.words.get(index)?, index))
     }
 
     /// Leaves the table where the cursor stands: its books are settled.
     fn leave(&mut self) -> Result<(), Error> {
-        let Some(leaf) = self.leaf.take() else { return Ok(()) };
+        let leaf = core::mem::replace(&mut self.leaf, Leaf::nowhere());
+        if leaf.words.is_empty() {
+            return Ok(());
+        }
         let (first, last) = leaf.stale;
         if first <= last || leaf.delta != 0 {
             self.table.wrote(leaf.node.table, leaf.words.len());
@@ -134,7 +149,7 @@ where
         }
         let words = table.memory.table(<Output<F> as Address>::new(node.table), 1 << node.width)?;
         let base = offset & !low_bits(node.span());
-        self.leaf = Some(Leaf { words, node, base, delta: 0, stale: (usize::MAX, 0) });
+        self.leaf = Leaf { words, node, base, ..Leaf::nowhere() };
         Ok(true)
     }
 
@@ -142,52 +157,84 @@ where
     ///
     /// # Errors
     /// [`Error::Mapped`], [`Error::Range`], [`Error::LeafSize`] (not aligned, or pages of another size stand there), [`Error::Unencodable`], [`Error::Alloc`]; nothing was changed then.
-    #[inline]
+    #[inline(always)]
     pub fn map(&mut self, input: Input<F>, output: Output<F>, attributes: F::Attributes) -> Result<(), Error> {
+        if self.map_here(input, output, attributes) { Ok(()) } else { self.map_anywhere(input, output, attributes) }
+    }
+
+    /// The common case of [`map`](Self::map); false, and nothing changed, if it is any other.
+    #[inline(always)]
+    fn map_here(&mut self, input: Input<F>, output: Output<F>, attributes: F::Attributes) -> bool {
+        let (format, at) = (&self.table.format, usual(&self.table.format));
+        let Some(offset) = format.offset(input) else { return false };
+        let Some((memory, _)) = self.here(offset) else { return false };
+        let Ok(word) = format.leaf_word(attributes, at) else { return false };
+        let odd = offset & low_bits(at.shift) | output.get() & !format.output_mask(at);
+        if odd != 0 || any_set::<F>(memory, format.present_mask()) {
+            return false;
+        }
+        Word::<F>::new(memory).store(word | output.get());
+        self.leaf.delta += 1;
+        true
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn map_anywhere(&mut self, input: Input<F>, output: Output<F>, attributes: F::Attributes) -> Result<(), Error> {
         let format = self.table.format;
         let offset = format.offset(input).ok_or(Error::Range)?;
         if self.here(offset).is_none() && !self.enter(offset, true)? {
             let at = self.trail.bottom().position();
             return Err(if at.level.0 == 0 { Error::LeafSize } else { Error::Mapped { at } });
         }
-        let Some((leaf, memory, _)) = self.here(offset) else { return Err(Error::Range) };
-        let at = leaf.node.position();
-        if any_set::<F>(memory, format.present_mask()) {
-            return Err(Error::Mapped { at });
+        if self.map_here(input, output, attributes) {
+            return Ok(());
         }
-        let word = format.leaf_word(attributes, at).map_err(|_| Error::Unencodable { at })?;
-        if offset & low_bits(at.shift) != 0 {
-            return Err(Error::LeafSize);
-        }
-        if output.get() & !format.output_mask(at) != 0 {
-            return Err(Error::Unencodable { at });
-        }
-        Word::<F>::new(memory).store(word | output.get());
-        leaf.delta += 1;
-        Ok(())
+        let at = usual(&format);
+        let (memory, _) = self.here(offset).ok_or(Error::Range)?;
+        Err(if any_set::<F>(memory, format.present_mask()) {
+            Error::Mapped { at }
+        } else if format.leaf_word(attributes, at).is_ok() && offset & low_bits(at.shift) != 0 {
+            Error::LeafSize
+        } else {
+            Error::Unencodable { at }
+        })
     }
 
     /// What is mapped at `input`; `None` if nothing is.
     ///
     /// # Errors
     /// [`Error::Range`], [`Error::Malformed`], [`Error::Memory`].
-    #[inline]
+    #[inline(always)]
     pub fn query(&mut self, input: Input<F>) -> Result<Option<TranslationOf<F>>, Error> {
-        let format = self.table.format;
-        let offset = format.offset(input).ok_or(Error::Range)?;
-        if self.here(offset).is_none() && !self.enter(offset, false)? {
-            return self.table.walker().query(input);
+        match self.query_here(input) {
+            Some(found) => Ok(Some(found)),
+            None => self.query_anywhere(input),
         }
-        let Some((leaf, memory, _)) = self.here(offset) else { return Err(Error::Range) };
-        let at = leaf.node.position();
-        let word = Word::<F>::new(memory).load();
-        match format.decode(word, at) {
-            Entry::Leaf { output, attributes } => Ok(Some(crate::walk::translation(output, offset, at, attributes))),
-            Entry::Absent => Ok(None),
-            Entry::Malformed | Entry::Table { .. } => {
-                Err(Error::Malformed { at, entry: leaf.node.entry(offset), word })
+    }
+
+    /// The common case of [`query`](Self::query).
+    #[inline(always)]
+    fn query_here(&self, input: Input<F>) -> Option<TranslationOf<F>> {
+        let (format, at) = (&self.table.format, usual(&self.table.format));
+        let offset = format.offset(input)?;
+        let (memory, _) = self.here(offset)?;
+        match format.decode(Word::<F>::new(memory).load(), at) {
+            Entry::Leaf { output, attributes } => Some(crate::walk::translation(output, offset, at, attributes)),
+            Entry::Absent | Entry::Malformed | Entry::Table { .. } => None,
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn query_anywhere(&mut self, input: Input<F>) -> Result<Option<TranslationOf<F>>, Error> {
+        let offset = self.table.format.offset(input).ok_or(Error::Range)?;
+        if self.here(offset).is_none() && self.enter(offset, false)? {
+            if let Some(found) = self.query_here(input) {
+                return Ok(Some(found));
             }
         }
+        self.table.walker().query(input)
     }
 
     /// Unmaps the page at `input`; returns whether one was mapped.
@@ -195,21 +242,33 @@ where
     /// # Errors
     /// [`Error::Range`], [`Error::Malformed`], [`Error::Memory`], [`Error::Invalidate`]; [`Error::Alloc`] or [`Error::LeafSize`] if a larger leaf
     /// cannot be split.
-    #[inline]
+    #[inline(always)]
     pub fn unmap(&mut self, input: Input<F>) -> Result<bool, Error> {
-        let format = self.table.format;
-        let offset = format.offset(input).ok_or(Error::Range)?;
+        if self.unmap_here(input) { Ok(true) } else { self.unmap_anywhere(input) }
+    }
+
+    /// The common case of [`unmap`](Self::unmap); false, and nothing changed, if it is any other.
+    #[inline(always)]
+    fn unmap_here(&mut self, input: Input<F>) -> bool {
+        let format = &self.table.format;
+        let Some((memory, index)) = format.offset(input).and_then(|offset| self.here(offset)) else { return false };
+        if !any_set::<F>(memory, format.present_mask()) {
+            return false;
+        }
+        Word::<F>::new(memory).store(0);
+        self.leaf.delta -= 1;
+        self.leaf.stale = (self.leaf.stale.0.min(index), self.leaf.stale.1.max(index));
+        true
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn unmap_anywhere(&mut self, input: Input<F>) -> Result<bool, Error> {
+        let offset = self.table.format.offset(input).ok_or(Error::Range)?;
         if self.here(offset).is_none() && !self.enter(offset, false)? {
             return self.unmap_larger(offset);
         }
-        let Some((leaf, memory, index)) = self.here(offset) else { return Err(Error::Range) };
-        if !any_set::<F>(memory, format.present_mask()) {
-            return Ok(false);
-        }
-        Word::<F>::new(memory).store(0);
-        leaf.delta -= 1;
-        leaf.stale = (leaf.stale.0.min(index), leaf.stale.1.max(index));
-        Ok(true)
+        Ok(self.unmap_here(input))
     }
 
     /// A page of a larger leaf, or none at all.

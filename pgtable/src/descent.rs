@@ -5,7 +5,7 @@
 
 use crate::address::{Address, low_bits};
 use crate::format::{Entry, EntryOf, Format, Output};
-use crate::geometry::{Geometry, Level, MAX_LEVELS, Position};
+use crate::geometry::{Level, MAX_LEVELS, Position};
 use crate::memory::{MemoryError, TableMemory};
 use crate::word::Word;
 
@@ -26,13 +26,13 @@ impl Node {
     /// The root table of a tree of `format`.
     #[inline(always)]
     pub(crate) fn root<F: Format>(format: &F, table: u64) -> Self {
-        Self::predicted(format.geometry(), table, format.geometry().root().0)
+        Self::predicted(format, table, format.geometry().root().0)
     }
 
     /// A table of `level` as the geometry says.
     #[inline(always)]
-    fn predicted(geometry: &Geometry, table: u64, level: u8) -> Self {
-        Self { table, level, width: geometry.width(Level(level)), shift: geometry.shift(Level(level)) }
+    fn predicted<F: Format>(format: &F, table: u64, level: u8) -> Self {
+        Self { table, level, width: format.geometry().width(Level(level)), shift: format.shift(level) }
     }
 
     #[inline(always)]
@@ -147,51 +147,107 @@ where
     }
 }
 
-/// Why a descent did not come to a last-level entry through tables that are all as the geometry predicts.
-pub(crate) enum Diverted<'m, F: Format> {
-    /// It met an entry that is no table, or another than predicted.
+/// Where a descent met an entry that is no table, or another than predicted, or left table memory.
+enum Diverted<'m, F: Format> {
+    /// It met this entry.
     Met(Stop<'m, F>),
     /// It left table memory.
     Lost(Lost),
 }
 
-/// Descends from the root at `root` to the last level, through predicted tables only: what single translations and single pages are made
-/// of. For the usual numbers of levels it is unrolled, and what it returns stays in registers.
+/// A last-level entry that was reached through tables that are all as the geometry predicts.
+pub(crate) struct Last<'m, F: Format> {
+    /// The table in which it stands.
+    pub(crate) table: u64,
+    /// The entry in memory.
+    pub(crate) slot: Word<'m, F>,
+    /// What it held when it was read.
+    pub(crate) word: u64,
+}
+
+impl<F: Format> Last<'_, F> {
+    /// The last-level table, which is as the geometry says.
+    #[inline(always)]
+    pub(crate) fn node(&self, format: &F) -> Node {
+        Node::predicted(format, self.table, 0)
+    }
+}
+
+/// Descends from the root at `root` to the last level, through tables that `table` recognises: what single translations and single pages
+/// are made of. `None` if it doesn't come there; nothing of what it read counts then, and the caller walks properly.
+///
+/// It is straight-line code for trees of four and of five levels, has no case but one, and carries one number from level to level: so it
+/// is small enough to stand in the caller's loop, with all that the format compares with in registers.
 #[inline(always)]
 pub(crate) fn descend_to_last<'m, F, M>(
     format: &F,
     memory: &'m M,
     root: u64,
     offset: u64,
-) -> Result<Stop<'m, F>, Diverted<'m, F>>
+    table: impl Fn(u64, Position) -> Option<u64>,
+) -> Option<Last<'m, F>>
 where
     F: Format,
     M: TableMemory<Output<F>>,
 {
-    let down = &mut |_, _, _, _| ();
-    match format.geometry().levels() {
-        4 => descend_predicted(format, memory, (root, 3), offset, 0, down),
-        5 => descend_predicted(format, memory, (root, 4), offset, 0, down),
-        levels => descend_predicted(format, memory, (root, levels - 1), offset, 0, down),
-    }
+    finish_quickly(format, memory, descend_quickly(format, memory, root, offset, &table)?, offset, &table)
 }
 
-/// Goes on to the end where a descent was diverted.
-#[inline(never)]
-pub(crate) fn after_diversion<'m, F, M>(
+/// The first part of [`descend_to_last`]: to the table of level 1.
+#[inline(always)]
+pub(crate) fn descend_quickly<F: Format, M: TableMemory<Output<F>>>(
+    format: &F,
+    memory: &M,
+    root: u64,
+    offset: u64,
+    table: impl Fn(u64, Position) -> Option<u64>,
+) -> Option<u64> {
+    let step = |above, level| step(format, memory, (above, level), offset, &table);
+    let top = match format.geometry().root().0 {
+        4 => step(root, 4)?,
+        3 => root,
+        _ => return None,
+    };
+    step(step(top, 3)?, 2)
+}
+
+/// The second part: from the table `upper` of level 1 on.
+#[inline(always)]
+pub(crate) fn finish_quickly<'m, F: Format, M: TableMemory<Output<F>>>(
     format: &F,
     memory: &'m M,
-    diverted: Diverted<'m, F>,
+    upper: u64,
     offset: u64,
-) -> Result<Stop<'m, F>, Lost>
-where
-    F: Format,
-    M: TableMemory<Output<F>>,
-{
-    match diverted {
-        Diverted::Met(here) => descend_decoding(format, memory, here, offset, 0, &mut |_, _, _, _| ()),
-        Diverted::Lost(lost) => Err(lost),
-    }
+    table: impl Fn(u64, Position) -> Option<u64>,
+) -> Option<Last<'m, F>> {
+    let table = step(format, memory, (upper, 1), offset, table)?;
+    let slot = slot(format, memory, (table, 0), offset)?;
+    Some(Last { table, slot, word: slot.load() })
+}
+
+/// The entry for `offset` of a table of that level, in memory.
+#[inline(always)]
+fn slot<'m, F: Format, M: TableMemory<Output<F>>>(
+    format: &F,
+    memory: &'m M,
+    (table, level): (u64, u8),
+    offset: u64,
+) -> Option<Word<'m, F>> {
+    let entry = table.wrapping_add(format.entry_offset(level, offset));
+    memory.word(<Output<F> as Address>::new(entry)).ok().map(Word::new)
+}
+
+/// The table for `offset` below a table of that level, as `table` recognises it.
+#[inline(always)]
+fn step<F: Format, M: TableMemory<Output<F>>>(
+    format: &F,
+    memory: &M,
+    (above, level): (u64, u8),
+    offset: u64,
+    table: impl Fn(u64, Position) -> Option<u64>,
+) -> Option<u64> {
+    let word = slot(format, memory, (above, level), offset)?.load();
+    table(word, Position { level: Level(level), shift: format.shift(level) })
 }
 
 /// Descends through tables that are as the geometry predicts.
@@ -208,25 +264,24 @@ where
     F: Format,
     M: TableMemory<Output<F>>,
 {
-    let geometry = format.geometry();
     let mut path = F::Path::default();
     loop {
         let entry = table.wrapping_add(format.entry_offset(level, offset));
         let slot = match memory.word(<Output<F> as Address>::new(entry)) {
             Ok(memory) => Word::<F>::new(memory),
-            Err(error) => return Err(Diverted::Lost(Lost { node: Node::predicted(geometry, table, level), error })),
+            Err(error) => return Err(Diverted::Lost(Lost { node: Node::predicted(format, table, level), error })),
         };
         let word = slot.load();
         if level <= floor {
-            return Ok(Stop { node: Node::predicted(geometry, table, level), slot, word, path });
+            return Ok(Stop { node: Node::predicted(format, table, level), slot, word, path });
         }
-        let at = Position { level: Level(level), shift: geometry.shift(Level(level)) };
+        let at = Position { level: Level(level), shift: format.shift(level) };
         let Some(next) = format.predicted_table(word, at) else {
-            return Err(Diverted::Met(Stop { node: Node::predicted(geometry, table, level), slot, word, path }));
+            return Err(Diverted::Met(Stop { node: Node::predicted(format, table, level), slot, word, path }));
         };
         path = format.restrict(path, word);
         (table, level) = (next, level - 1);
-        down(Node::predicted(geometry, table, level), at, entry, word);
+        down(Node::predicted(format, table, level), at, entry, word);
     }
 }
 

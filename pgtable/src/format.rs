@@ -97,6 +97,12 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// The shape of the tree.
     fn geometry(&self) -> &Geometry;
 
+    /// log2 of what an entry of `level` covers. The geometry's answer, as [`entry_offset`](Self::entry_offset).
+    #[inline(always)]
+    fn shift(&self, level: u8) -> u8 {
+        self.geometry().shift(crate::Level(level))
+    }
+
     /// The byte offset, in a table of `level` that is as wide as the geometry says, of the entry that covers `offset`. The geometry's answer; formats whose
     /// shape hardly varies give it with constants, which a walk is faster by.
     #[inline(always)]
@@ -124,6 +130,28 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
                 if width == self.geometry().width(crate::Level(at.level.0.wrapping_sub(1))) =>
             {
                 Some(crate::Address::get(table))
+            }
+            _ => None,
+        }
+    }
+
+    /// [`predicted_table`](Self::predicted_table) of an entry that grants everything that `access` could demand of the way to its page;
+    /// `None` if it doesn't, or if a look at this entry alone doesn't show it ("walk properly").
+    #[inline(always)]
+    fn quick_table(&self, word: u64, at: Position, access: Access) -> Option<u64> {
+        let _ = access;
+        let open = self.restrict(Self::Path::default(), word) == Self::Path::default();
+        self.predicted_table(word, at).filter(|_| open)
+    }
+
+    /// The page of a last-level entry, reached by [`quick_table`](Self::quick_table)s alone for the same `access`, which it allows: its address
+    /// and attributes, as [`decode`](Self::decode) has them. `None`: "walk properly". One masked compare where the format allows.
+    #[inline(always)]
+    fn quick_page(&self, word: u64, access: Access) -> Option<(Output<Self>, Self::Attributes)> {
+        let at = Position { level: crate::Level(0), shift: self.shift(0) };
+        match self.decode(word, at) {
+            Entry::Leaf { output, attributes } if self.check(word, at, Self::Path::default(), access).is_ok() => {
+                Some((output, attributes))
             }
             _ => None,
         }

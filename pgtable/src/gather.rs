@@ -19,7 +19,7 @@ use crate::stage::Stage;
 /// Ranges that a gather holds apart before it asks for everything to be flushed.
 pub const MAX_RANGES: usize = 16;
 /// Tables that a gather holds before it flushes and frees in the middle of a verb.
-pub const MAX_TABLES: usize = 64;
+pub const MAX_TABLES: usize = 32;
 
 /// Input addresses whose old translations hardware may hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -255,6 +255,8 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
     ///
     /// # Errors
     /// [`GatherError`]; after a failed invalidation nothing was freed.
+    // Not inlined: a gather is large, and is handed over where it stands only to a function that is really called.
+    #[inline(never)]
     pub fn finish<A: TableAllocator<S::Output>>(mut self, allocator: &A) -> Result<Finished, GatherError> {
         self.flush(allocator)?;
         Ok(self.finished)

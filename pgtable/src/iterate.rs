@@ -8,11 +8,11 @@ use crate::address::{Address, low_bits};
 use crate::descent::{Node, Stop, Trail, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
-use crate::geometry::Position;
+use crate::geometry::{Level, Position};
 use crate::memory::TableMemory;
 use crate::space::Mapping;
 use crate::walk::{LeafOf, Walker, bounds, malformed};
-use crate::word::{Word, any_set};
+use crate::word::load_any;
 
 /// Neighbouring entries of one table, none of which is a table.
 ///
@@ -69,16 +69,30 @@ impl<'m, F: Format> Run<'m, F> {
         RunLeaves { run: *self, next: 0 }
     }
 
-    /// Calls `visit` for each leaf, until it breaks or meets an entry that is present and no leaf. The innermost loop of iteration.
+    /// Calls `visit` for each leaf, until it breaks: the innermost loop of iteration, and the fastest.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for an entry that is present and no leaf.
     #[inline(always)]
-    fn visit<B>(
+    pub fn visit<B>(
         &self,
+        mut visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
+        let (here, usual) = (self.at(), Position { level: Level(0), shift: self.format.shift(0) });
+        // The same, but in the usual case of a place that many formats know as a constant.
+        if here == usual { self.visit_at(usual, &mut visit) } else { self.visit_at(here, &mut visit) }
+    }
+
+    #[inline(always)]
+    fn visit_at<B>(
+        &self,
+        at: Position,
         visit: &mut impl FnMut(LeafOf<F>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
         let present = self.format.present_mask();
         for (index, memory) in self.words.iter().enumerate() {
-            if any_set::<F>(memory, present) {
-                if let Some(leaf) = self.leaf(index, memory) {
+            if let Some(word) = load_any::<F>(memory, present) {
+                if let Some(leaf) = self.leaf(at, index, word) {
                     if let ControlFlow::Break(value) = visit(leaf?) {
                         return Ok(ControlFlow::Break(value));
                     }
@@ -88,12 +102,10 @@ impl<'m, F: Format> Run<'m, F> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// The leaf that `memory`, the entry of that index, holds; `None` if it is absent.
+    /// The leaf that `word`, the entry of that index, is; `None` if it is absent.
     #[inline(always)]
-    fn leaf(&self, index: usize, memory: &AtomicU64) -> Option<Result<LeafOf<F>, RangeError<Input<F>>>> {
-        let at = self.node.position();
+    fn leaf(&self, at: Position, index: usize, word: u64) -> Option<Result<LeafOf<F>, RangeError<Input<F>>>> {
         let offset = self.offset + ((index as u64) << at.shift);
-        let word = Word::<F>::new(memory).load();
         match self.format.decode(word, at) {
             Entry::Leaf { output, attributes } => {
                 let input = self.format.address(offset);
@@ -126,8 +138,8 @@ impl<F: Format> Iterator for RunLeaves<'_, F> {
         let present = self.run.format.present_mask();
         while let Some(memory) = self.run.words.get(self.next) {
             self.next += 1;
-            if any_set::<F>(memory, present) {
-                if let Some(leaf) = self.run.leaf(self.next - 1, memory) {
+            if let Some(word) = load_any::<F>(memory, present) {
+                if let Some(leaf) = self.run.leaf(self.run.at(), self.next - 1, word) {
                     return Some(leaf);
                 }
             }
@@ -135,6 +147,9 @@ impl<F: Format> Iterator for RunLeaves<'_, F> {
         None
     }
 }
+
+/// A run, if any is left, and where the iteration stands after it.
+type Next<'m, F> = (Place, Option<Run<'m, F>>);
 
 /// Where an iteration stands.
 #[derive(Clone, Copy, Debug)]
@@ -145,13 +160,13 @@ struct Place {
 }
 
 impl Place {
-    /// The next run, if any is left; moves on.
+    /// The next run, if any is left, and where it goes on after it. (By value: what an iterator keeps may then stay in registers.)
     #[inline]
     fn next<'m, F: Format, M: TableMemory<Output<F>>>(
-        &mut self,
+        mut self,
         format: &F,
         memory: &'m M,
-    ) -> Result<Option<Run<'m, F>>, RangeError<Input<F>>> {
+    ) -> Result<Next<'m, F>, RangeError<Input<F>>> {
         while self.offset < self.end {
             let offset = self.offset;
             let fail = |error| RangeError { at: format.address(offset), error };
@@ -165,9 +180,9 @@ impl Place {
             let first = <Output<F> as Address>::new(node.entry(offset));
             let words = memory.table(first, entries).map_err(|error| fail(error.into()))?;
             let offset = offset & !low_bits(node.shift);
-            return Ok(Some(Run { format: *format, node, offset, words }));
+            return Ok((self, Some(Run { format: *format, node, offset, words })));
         }
-        Ok(None)
+        Ok((self, None))
     }
 }
 
@@ -175,7 +190,7 @@ fn is_leaf<F: Format>(format: &F, stop: &Stop<'_, F>, offset: u64) -> Result<boo
     match stop.decode(format) {
         Entry::Leaf { .. } => Ok(true),
         Entry::Absent => Ok(false),
-        Entry::Malformed | Entry::Table { .. } => Err(malformed(stop, offset)),
+        Entry::Malformed | Entry::Table { .. } => Err(malformed(stop.node, stop.word, offset)),
     }
 }
 
@@ -199,7 +214,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         mut visit: impl FnMut(Run<'_, F>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
         let mut place = self.place(input, bytes)?;
-        while let Some(run) = place.next(self.format(), self.memory())? {
+        while let (next, Some(run)) = place.next(self.format(), self.memory())? {
+            place = next;
             if let ControlFlow::Break(value) = visit(run) {
                 return Ok(ControlFlow::Break(value));
             }
@@ -220,7 +236,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         mut visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
         let mut place = self.place(input, bytes)?;
-        while let Some(run) = place.next(self.format(), self.memory())? {
+        while let (next, Some(run)) = place.next(self.format(), self.memory())? {
+            place = next;
             if let ControlFlow::Break(value) = run.visit(&mut visit)? {
                 return Ok(ControlFlow::Break(value));
             }
@@ -299,8 +316,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Iterator for LeafIter<'_, F, M> {
                 return Some(leaf);
             }
             match self.place.next(self.walker.format(), self.walker.memory()) {
-                Ok(Some(run)) => self.run = Some(run.leaves()),
-                Ok(None) => return None,
+                Ok((place, Some(run))) => (self.place, self.run) = (place, Some(run.leaves())),
+                Ok((_, None)) => return None,
                 Err(error) => {
                     self.failed = true;
                     return Some(Err(error));

@@ -63,6 +63,7 @@
 mod access;
 mod address;
 mod allocator;
+mod anchor;
 mod batch;
 mod cache;
 mod change;
@@ -79,6 +80,7 @@ mod guest_memory;
 #[cfg(feature = "iommu")]
 mod iommu;
 mod iterate;
+mod keep;
 mod map;
 mod memory;
 mod movement;
@@ -99,6 +101,7 @@ mod word;
 pub use access::{Access, AccessKind, Attributes, Privilege, Prot};
 pub use address::{Address, Gpa, Gva, Hpa, low_bits};
 pub use allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+pub use anchor::Anchored;
 pub use cache::{Generation, TranslationCache, Watch};
 pub use cursor::Cursor;
 pub use diff::{Change, Side};

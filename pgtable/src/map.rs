@@ -113,16 +113,18 @@ where
         if bytes != 1 << shift || !fits || offset & low_bits(shift) != 0 {
             return false;
         }
-        let Ok(stop) = descend_to_last(format, &self.memory, self.root().get(), offset) else { return false };
-        let at = stop.node.position();
-        let free = stop.word & format.present_mask() == 0 && output.get() & !format.output_mask(at) == 0;
-        if at.level.0 != 0 || at.shift != shift || !free {
+        let table = |word, at| format.predicted_table(word, at);
+        let Some(last) = descend_to_last(format, &self.memory, self.root, offset, table) else { return false };
+        let at = last.node(format).position();
+        let free = last.word & format.present_mask() == 0 && output.get() & !format.output_mask(at) == 0;
+        let Ok(leaf) = format.leaf_word(attributes, at) else { return false };
+        if !free {
             return false;
         }
-        let Ok(leaf) = format.leaf_word(attributes, at) else { return false };
-        stop.slot.store(leaf | output.get());
-        self.wrote(stop.node.entry(offset), 1);
-        self.count(stop.node, 1);
+        last.slot.store(leaf | output.get());
+        let node = last.node(format);
+        self.wrote(node.entry(offset), 1);
+        self.count(node, 1);
         true
     }
 
@@ -156,10 +158,16 @@ where
     fn map_in_table(&self, stop: &Stop<'_, F>, rest: Rest, attributes: F::Attributes) -> Result<u64, Error> {
         let node = stop.node;
         let (run, first) = self.run(node, rest, attributes)?;
-        let done = fill::<F>(run, first, 1 << node.shift, self.format.present_mask());
+        let empty = self.tables.state(<Output<F> as Address>::new(node.table)).is_some_and(|state| state.live() == 0);
+        let done = if empty {
+            fill_free::<F>(run, first, 1 << node.shift);
+            run.len()
+        } else {
+            fill::<F>(run, first, 1 << node.shift, self.format.present_mask())
+        };
         if done == 0 {
             return Err(match stop.decode(&self.format) {
-                Entry::Malformed => crate::walk::malformed(stop, rest.offset),
+                Entry::Malformed => crate::walk::malformed(stop.node, stop.word, rest.offset),
                 _ => Error::Mapped { at: node.position() },
             });
         }
@@ -183,7 +191,8 @@ where
         let nodes = self.grow(stop.node, rest.offset, level, width)?;
         let (Some(&top), Some(&node)) = (nodes.first(), nodes.last()) else { return Err(Error::LeafSize) };
         let filled = self.run(node, rest, attributes).and_then(|(run, first)| {
-            let done = fill::<F>(run, first, 1 << node.shift, 0);
+            let done = run.len();
+            fill_free::<F>(run, first, 1 << node.shift);
             self.wrote(node.entry(rest.offset), done);
             self.count(node, done as u16);
             self.link(stop.node, rest.offset, top).map(|()| done)
@@ -220,13 +229,24 @@ where
 
 /// Stores `first`, `first + step` … into the entries of `run` until one is present; returns how many it stored.
 fn fill<F: Format>(run: &[AtomicU64], first: u64, step: u64, present: u64) -> usize {
+    let free = run.iter().position(|memory| any_set::<F>(memory, present)).unwrap_or(run.len());
+    fill_free::<F>(&run[..free], first, step);
+    free
+}
+
+/// Stores `first`, `first + step` … into the entries of `run`, whatever they hold.
+fn fill_free<F: Format>(run: &[AtomicU64], first: u64, step: u64) {
     let mut word = first;
-    for (done, memory) in run.iter().enumerate() {
-        if any_set::<F>(memory, present) {
-            return done;
+    // Eight stores a turn: the compiler does not unroll loops of atomic accesses.
+    let mut eights = run.chunks_exact(8);
+    for eight in &mut eights {
+        for (index, memory) in (0..).zip(eight) {
+            Word::<F>::new(memory).store(word.wrapping_add(step.wrapping_mul(index)));
         }
+        word = word.wrapping_add(step.wrapping_mul(8));
+    }
+    for memory in eights.remainder() {
         Word::<F>::new(memory).store(word);
         word = word.wrapping_add(step);
     }
-    run.len()
 }

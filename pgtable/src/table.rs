@@ -21,9 +21,10 @@ use crate::fault::Fault;
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Finished, Gather, GatherError, Invalidate};
 use crate::geometry::{Level, MAX_LEVELS};
+use crate::keep::Kept;
 use crate::memory::TableMemory;
 use crate::space::{AddressSpace, Leaves};
-use crate::walk::{LeafOf, TranslationOf, Walker, find};
+use crate::walk::{LeafOf, TranslationOf, Walker, translate};
 use crate::word::{Word, any_set};
 
 /// A tree of format `F`, whose tables stand in memory `M` and come from `A`.
@@ -35,6 +36,7 @@ pub struct PageTable<F, M, A> {
     pub(crate) memory: M,
     pub(crate) tables: A,
     pub(crate) root: u64,
+    pub(crate) kept: Kept,
 }
 
 impl<F, M, A> PageTable<F, M, A>
@@ -55,7 +57,7 @@ where
             tables.free(root, layout, Contents::Zeroed)?;
             return Err(error.into());
         }
-        Ok(Self { format, memory, tables, root: root.get() })
+        Ok(Self { format, memory, tables, root: root.get(), kept: Kept::default() })
     }
 
     /// The address of the root table: what CR3, an EPTP, a process or partition table entry is made of.
@@ -87,10 +89,9 @@ where
     ///
     /// # Errors
     /// The [`Fault`] that the hardware raises for it.
-    #[inline]
+    #[inline(always)]
     pub fn translate(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
-        let (leaf, offset) = find(&self.format, &self.memory, self.root, input, access)?;
-        Ok(leaf.translation(offset))
+        translate(&self.format, &self.memory, self.root, input, access)
     }
 
     /// Frees every table, the root included.
@@ -262,7 +263,7 @@ where
         match stop.decode(&self.format) {
             Entry::Absent => Ok(None),
             Entry::Leaf { attributes, .. } => Ok(Some(attributes)),
-            Entry::Malformed | Entry::Table { .. } => Err(crate::walk::malformed(stop, offset)),
+            Entry::Malformed | Entry::Table { .. } => Err(crate::walk::malformed(stop.node, stop.word, offset)),
         }
     }
 }

@@ -164,7 +164,8 @@ where
     F2: Format<Stage = Stage2>,
     M: TableMemory<Hpa>,
 {
-    #[inline(always)]
+    /// A walk of its own, so out of line: stage 1's walk calls it once per level.
+    #[inline(never)]
     fn word(&self, address: Gpa) -> Result<&AtomicU64, MemoryError> {
         let access = self.stage.stage2.format().guest_table_access();
         match self.stage.second(address, access) {

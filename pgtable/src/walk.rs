@@ -4,11 +4,11 @@ use arrayvec::ArrayVec;
 
 use crate::access::Access;
 use crate::address::{Address, low_bits};
-use crate::descent::{Diverted, Lost, Node, Stop, after_diversion, decode, descend, descend_to_last};
+use crate::descent::{Lost, Node, Stop, decode, descend, descend_to_last};
 use crate::error::{Error, RangeError};
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
-use crate::geometry::{MAX_LEVELS, Position};
+use crate::geometry::{Level, MAX_LEVELS, Position};
 use crate::memory::TableMemory;
 use crate::space::{Mapping, Translation};
 
@@ -54,7 +54,8 @@ pub type Trace<F> = ArrayVec<TraceEntry<F>, MAX_LEVELS>;
 /// Reads a tree: a format, the memory its tables stand in, and a root.
 ///
 /// Takes no lock, writes nothing, and trusts no word: the tree may be a hostile guest's, and may change while it is read.
-/// Each translation does at most one load per level.
+/// A translation decides on words that it read once each. The usual case (a page of the usual size, allowed by every entry on the way) takes
+/// one load per level; where that is not what the walk meets, it begins anew, and what it read before does not count: two loads per level at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Walker<F, M> {
     format: F,
@@ -93,22 +94,20 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
 
     #[inline(always)]
     fn descend(&self, offset: u64) -> Result<Stop<'_, F>, Lost> {
-        let diverted = |diverted| after_diversion(&self.format, &self.memory, diverted, offset);
-        descend_to_last(&self.format, &self.memory, self.root, offset).or_else(diverted)
+        descend(&self.format, &self.memory, self.root_node(), offset, 0, |_, _, _, _| ())
     }
 
     /// Translates one access.
     ///
     /// # Errors
     /// The [`Fault`] that the hardware raises for it.
-    #[inline]
+    #[inline(always)]
     pub fn translate(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
-        let (leaf, offset) = self.find(input, access)?;
-        Ok(leaf.translation(offset))
+        translate(&self.format, &self.memory, self.root, input, access)
     }
 
     /// The leaf that translates `input`, which allows `access`, and the offset of `input` in the tree.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn find(&self, input: Input<F>, access: Access) -> Result<(Leaf<F>, u64), Fault<F>> {
         find(&self.format, &self.memory, self.root, input, access)
     }
@@ -125,7 +124,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         match stop.decode(&self.format) {
             Entry::Leaf { output, attributes } => Ok(Some(translation(output, offset, at, attributes))),
             Entry::Absent => Ok(None),
-            Entry::Malformed | Entry::Table { .. } => Err(malformed(&stop, offset)),
+            Entry::Malformed | Entry::Table { .. } => Err(malformed(stop.node, stop.word, offset)),
         }
     }
 
@@ -148,8 +147,52 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     }
 }
 
-/// The leaf of the tree under `root` that translates `input`, which allows `access`, and the offset of `input` in the tree.
+/// Translates one access by the tree under `root`: a page of the usual size through tables of the usual kind at once, all else properly.
 #[inline(always)]
+pub(crate) fn translate<F: Format, M: TableMemory<Output<F>>>(
+    format: &F,
+    memory: &M,
+    root: u64,
+    input: Input<F>,
+    access: Access,
+) -> Result<TranslationOf<F>, Fault<F>> {
+    match translate_quickly(format, memory, root, input, access) {
+        Some(translation) => Ok(translation),
+        None => translate_properly(format, memory, root, input, access),
+    }
+}
+
+#[inline(always)]
+fn translate_quickly<F: Format, M: TableMemory<Output<F>>>(
+    format: &F,
+    memory: &M,
+    root: u64,
+    input: Input<F>,
+    access: Access,
+) -> Option<TranslationOf<F>> {
+    let offset = format.offset(input)?;
+    let table = |word, at| format.quick_table(word, at, access);
+    let last = descend_to_last(format, memory, root, offset, table)?;
+    let (output, attributes) = format.quick_page(last.word, access)?;
+    let at = Position { level: Level(0), shift: format.shift(0) };
+    Some(translation(output, offset, at, attributes))
+}
+
+/// For larger leaves, tables of another shape than the geometry's, rights that several entries decide together, and for all that faults.
+#[inline(never)]
+pub(crate) fn translate_properly<F: Format, M: TableMemory<Output<F>>>(
+    format: &F,
+    memory: &M,
+    root: u64,
+    input: Input<F>,
+    access: Access,
+) -> Result<TranslationOf<F>, Fault<F>> {
+    let (leaf, offset) = find(format, memory, root, input, access)?;
+    Ok(leaf.translation(offset))
+}
+
+/// The leaf of the tree under `root` that translates `input`, which allows `access`, and the offset of `input` in the tree.
+#[inline]
 pub(crate) fn find<F: Format, M: TableMemory<Output<F>>>(
     format: &F,
     memory: &M,
@@ -160,62 +203,23 @@ pub(crate) fn find<F: Format, M: TableMemory<Output<F>>>(
     let Some(offset) = format.offset(input) else {
         return Err(fault(format, input, access, Cause::Address, None));
     };
-    match descend_to_last(format, memory, root, offset) {
-        Ok(stop) => match judge(format, &stop, access) {
-            Some(leaf) => Ok((leaf, offset)),
-            None => Err(refused(format, stop, (input, offset), access)),
-        },
-        Err(diverted) => find_diverted(format, memory, diverted, (input, offset), access),
-    }
-}
-
-/// The rest of [`find`] for a larger leaf, a hole, or a table that is not as the geometry predicts.
-#[inline(never)]
-fn find_diverted<F: Format, M: TableMemory<Output<F>>>(
-    format: &F,
-    memory: &M,
-    diverted: Diverted<'_, F>,
-    (input, offset): (Input<F>, u64),
-    access: Access,
-) -> Result<(Leaf<F>, u64), Fault<F>> {
-    let stop = match after_diversion(format, memory, diverted, offset) {
+    let stop = match descend(format, memory, Node::root(format, root), offset, 0, |_, _, _, _| ()) {
         Ok(stop) => stop,
         Err(lost) => return Err(fault(format, input, access, Cause::TableAccess, Some((lost.node, offset)))),
     };
-    match judge(format, &stop, access) {
-        Some(leaf) => Ok((leaf, offset)),
-        None => Err(refused(format, stop, (input, offset), access)),
-    }
-}
-
-/// The leaf at which `stop` stands, if there is one and it allows `access`.
-#[inline(always)]
-fn judge<F: Format>(format: &F, stop: &Stop<'_, F>, access: Access) -> Option<Leaf<F>> {
     let at = stop.node.position();
-    match stop.decode(format) {
-        Entry::Leaf { output, attributes } if format.check(stop.word, at, stop.path, access).is_ok() => {
-            Some(Leaf { word: stop.word, at, path: stop.path, output: output.get(), attributes })
-        }
-        _ => None,
-    }
-}
-
-/// Why the entry at which `stop` stands does not translate. (By value, so that on the way here nothing of it has to be in memory.)
-#[cold]
-#[inline(never)]
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "a reference would force the caller's fast path to keep it in memory"
-)]
-fn refused<F: Format>(format: &F, stop: Stop<'_, F>, (input, offset): (Input<F>, u64), access: Access) -> Fault<F> {
-    let at = stop.node.position();
+    let leaf =
+        |output: Output<F>, attributes| Leaf { word: stop.word, at, path: stop.path, output: output.get(), attributes };
     let (cause, denied) = match stop.decode(format) {
-        Entry::Leaf { .. } => (Cause::Denied, format.check(stop.word, at, stop.path, access).err()),
+        Entry::Leaf { output, attributes } => match format.check(stop.word, at, stop.path, access) {
+            Ok(()) => return Ok((leaf(output, attributes), offset)),
+            Err(denied) => (Cause::Denied, Some(denied)),
+        },
         Entry::Absent => (Cause::NotPresent, None),
         Entry::Malformed | Entry::Table { .. } => (Cause::Malformed, None),
     };
     let fault = fault(format, input, access, cause, Some((stop.node, offset)));
-    Fault { arch: denied.unwrap_or(fault.arch), ..fault }
+    Err(Fault { arch: denied.unwrap_or(fault.arch), ..fault })
 }
 
 #[cold]
@@ -244,10 +248,10 @@ pub(crate) fn translation<A: Address, T>(output: A, offset: u64, at: Position, a
     Translation { output: A::new(output.get().wrapping_add(within)), shift: at.shift, attributes }
 }
 
-/// The error for the malformed entry at which `stop` stands.
+/// The error for the malformed entry `word` for `offset` in the table of `node`.
 #[cold]
-pub(crate) fn malformed<F: Format>(stop: &Stop<'_, F>, offset: u64) -> Error {
-    Error::Malformed { at: stop.node.position(), entry: stop.node.entry(offset), word: stop.word }
+pub(crate) fn malformed(node: Node, word: u64, offset: u64) -> Error {
+    Error::Malformed { at: node.position(), entry: node.entry(offset), word }
 }
 
 /// The range of `bytes` bytes from `input` on as offsets into the tree: start and end.

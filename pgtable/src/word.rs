@@ -84,3 +84,10 @@ impl<'m, F: Format> Word<'m, F> {
 pub(crate) fn any_set<F: Format>(memory: &AtomicU64, mask: u64) -> bool {
     memory.load(WALK) & F::BYTE_ORDER.swap(mask) != 0
 }
+
+/// What `memory` holds, in the architecture's bit order, if any of `mask`'s bits is set: one load, and no change of order for nothing.
+#[inline(always)]
+pub(crate) fn load_any<F: Format>(memory: &AtomicU64, mask: u64) -> Option<u64> {
+    let word = memory.load(WALK);
+    (word & F::BYTE_ORDER.swap(mask) != 0).then(|| F::BYTE_ORDER.swap(word))
+}

@@ -99,7 +99,6 @@ impl<S: Scope> Radix<S> {
         }
     }
 
-    #[inline(always)]
     fn decode_leaf(&self, pte: Pte, at: Position) -> EntryOf<Self> {
         let within = low_bits(at.shift);
         let page = pte.page();
@@ -114,7 +113,6 @@ impl<S: Scope> Radix<S> {
         Entry::Leaf { output: Output::<Self>::new(page & !within), attributes: PageAttributes::of(pte) }
     }
 
-    #[inline]
     fn decode_table(&self, pde: Pde, at: Position) -> EntryOf<Self> {
         let width = (pde.into_bits() & Pde::NLS) as u8;
         let within = low_bits(width + 3);
@@ -160,6 +158,18 @@ impl ProcessScoped {
     }
 }
 
+/// Whether `word` is a leaf without reserved bits, whose page of `2^shift` bytes is aligned: one that every strictness takes for a leaf.
+#[inline(always)]
+const fn is_usual_leaf(word: u64, shift: u8) -> bool {
+    word & (Pte::LEAF | Pte::RESERVED | Pte::ADDRESS & low_bits(shift)) == Pte::LEAF
+}
+
+#[inline(always)]
+fn usual_leaf<S: Scope>(word: u64) -> EntryOf<Radix<S>> {
+    let pte = Pte::from_bits(word);
+    Entry::Leaf { output: Output::<Radix<S>>::new(pte.page()), attributes: PageAttributes::of(pte) }
+}
+
 impl<S: Scope> Format for Radix<S> {
     type Stage = S;
     type Attributes = PageAttributes;
@@ -171,6 +181,16 @@ impl<S: Scope> Format for Radix<S> {
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
         self.granule.geometry()
+    }
+
+    #[inline(always)]
+    fn shift(&self, level: u8) -> u8 {
+        match level {
+            3 => 39,
+            2 => 30,
+            1 => 21,
+            _ => self.geometry().page_shift(),
+        }
     }
 
     #[inline(always)]
@@ -193,8 +213,12 @@ impl<S: Scope> Format for Radix<S> {
         S::address(&self.controls, offset)
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(&self, word: u64, at: Position) -> EntryOf<Self> {
+        // What is most often met, first.
+        if at.level.0 == 0 && is_usual_leaf(word, at.shift) {
+            return usual_leaf::<S>(word);
+        }
         match word & Pte::LEAF {
             Pte::LEAF => self.decode_leaf(Pte::from_bits(word), at),
             Pde::VALID => self.decode_table(Pde::from_bits(word), at),
@@ -215,6 +239,12 @@ impl<S: Scope> Format for Radix<S> {
         if table & !(Pde::ADDRESS & !low_bits(width + 3)) == 0 { Some(table) } else { None }
     }
 
+    /// Directories restrict nothing.
+    #[inline(always)]
+    fn quick_table(&self, word: u64, at: Position, _: Access) -> Option<u64> {
+        self.predicted_table(word, at)
+    }
+
     #[inline(always)]
     fn present_mask(&self) -> u64 {
         Pde::VALID
@@ -226,7 +256,7 @@ impl<S: Scope> Format for Radix<S> {
         fits.then(|| Pde::VALID | table.get() | u64::from(width))
     }
 
-    #[inline]
+    #[inline(always)]
     fn leaf_word(&self, attributes: PageAttributes, at: Position) -> Result<u64, Unencodable> {
         match PageSize::of_shift(at.shift) {
             Some(size) if size.level() == at.level => Ok(attributes.pte().into_bits()),
@@ -245,7 +275,7 @@ impl<S: Scope> Format for Radix<S> {
     }
 
     /// In this order: nothing is fetched from non-idempotent storage; authority, privilege and keys; R and C.
-    #[inline]
+    #[inline(always)]
     fn check(&self, word: u64, _: Position, (): (), access: Access) -> Result<(), Interrupt> {
         let guarded = access.kind == AccessKind::Fetch && word & Pte::ATT == Pte::NON_IDEMPOTENT;
         if guarded || !S::allows(&self.controls, word, access) {

@@ -10,6 +10,7 @@ use crate::work::{HOLES, PAGES, PageTables, Work};
 pub enum Row {
     Map,
     TranslateHot,
+    AnchoredHot,
     BatchHot,
     TranslateCold,
     BatchCold,
@@ -24,6 +25,7 @@ pub enum Row {
     UnmapCursor,
     MapRange,
     ProtectRange,
+    ProtectStopped,
     UnmapRange,
     UnmapMixed,
     ChurnAlone,
@@ -31,9 +33,9 @@ pub enum Row {
 }
 
 use Row::{
-    BatchCold, BatchHot, ChurnAlone, ChurnBeside, CursorInOrder, Iterate, IterateExternal, IterateRuns, Map, MapCursor,
-    MapRange, ProtectRange, TranslateCold, TranslateHot, TranslateInOrder, Unmap, UnmapAlone, UnmapCursor, UnmapMixed,
-    UnmapRange,
+    AnchoredHot, BatchCold, BatchHot, ChurnAlone, ChurnBeside, CursorInOrder, Iterate, IterateExternal, IterateRuns,
+    Map, MapCursor, MapRange, ProtectRange, ProtectStopped, TranslateCold, TranslateHot, TranslateInOrder, Unmap,
+    UnmapAlone, UnmapCursor, UnmapMixed, UnmapRange,
 };
 
 /// What a table holds.
@@ -55,9 +57,10 @@ enum Held {
 
 impl Row {
     /// All, in an order in which most begin with what the one before left.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Map,
         TranslateHot,
+        AnchoredHot,
         BatchHot,
         TranslateCold,
         BatchCold,
@@ -72,6 +75,7 @@ impl Row {
         UnmapCursor,
         MapRange,
         ProtectRange,
+        ProtectStopped,
         UnmapRange,
         UnmapMixed,
         ChurnAlone,
@@ -82,11 +86,11 @@ impl Row {
     fn held(self) -> (Held, Held) {
         match self {
             Map | MapCursor => (Held::New, Held::Scattered),
-            TranslateHot | BatchHot | TranslateCold | BatchCold | TranslateInOrder | CursorInOrder | Iterate
-            | IterateRuns | IterateExternal => (Held::Scattered, Held::Scattered),
+            TranslateHot | AnchoredHot | BatchHot | TranslateCold | BatchCold | TranslateInOrder | CursorInOrder
+            | Iterate | IterateRuns | IterateExternal => (Held::Scattered, Held::Scattered),
             Unmap | UnmapAlone | UnmapCursor => (Held::Scattered, Held::Nothing),
             MapRange => (Held::New, Held::Contiguous),
-            ProtectRange => (Held::Contiguous, Held::Contiguous),
+            ProtectRange | ProtectStopped => (Held::Contiguous, Held::Contiguous),
             UnmapRange => (Held::Contiguous, Held::Nothing),
             UnmapMixed => (Held::Mixed, Held::Nothing),
             ChurnAlone => (Held::New, Held::Nothing),
@@ -100,6 +104,7 @@ impl harness::Row for Row {
         match self {
             Map => "map, one per call",
             TranslateHot => "translate, hot",
+            AnchoredHot => "translate, hot, anchored",
             BatchHot => "translate, hot, batch",
             TranslateCold => "translate, cold",
             BatchCold => "translate, cold, batch",
@@ -114,6 +119,7 @@ impl harness::Row for Row {
             UnmapCursor => "unmap, cursor",
             MapRange => "map range",
             ProtectRange => "protect range",
+            ProtectStopped => "protect range, CPUs stopped",
             UnmapRange => "unmap range",
             UnmapMixed => "unmap range, holes",
             ChurnAlone => "map and unmap, table goes",
@@ -210,6 +216,7 @@ impl<T: PageTables + 'static> Contestant<Row> for Column<T> {
         match row {
             Map => self.table.map_each(&work),
             TranslateHot => assert_eq!(self.table.translate_each(&work, &work.hot.indices), work.hot.sum),
+            AnchoredHot => assert_eq!(self.table.translate_anchored(&work, &work.hot.indices), work.hot.sum),
             BatchHot => assert_eq!(self.table.translate_batch(&work, &work.hot.indices), work.hot.sum),
             BatchCold => assert_eq!(self.table.translate_batch(&work, &work.cold.indices), work.cold.sum),
             CursorInOrder => assert_eq!(self.table.translate_by_cursor(&work), work.total),
@@ -226,6 +233,10 @@ impl<T: PageTables + 'static> Contestant<Row> for Column<T> {
             ProtectRange => {
                 self.writable = !self.writable;
                 self.table.protect_range(input, bytes, self.writable);
+            }
+            ProtectStopped => {
+                self.writable = !self.writable;
+                self.table.protect_range_stopped(input, bytes, self.writable);
             }
             UnmapRange => self.table.unmap_range(input, bytes, bytes),
             UnmapMixed => self.table.unmap_range(input, bytes, bytes - bytes / HOLES),

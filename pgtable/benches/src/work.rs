@@ -147,6 +147,14 @@ pub trait PageTables {
     }
 
     /// Translates many pages at once; the sum of where they lie.
+    fn translate_anchored(&self, _: &Work, _: &[u32]) -> u64 {
+        unreachable!("no anchor");
+    }
+
+    fn protect_range_stopped(&mut self, _: u64, _: u64, _: bool) {
+        unreachable!("no such difference");
+    }
+
     fn translate_batch(&self, _: &Work, _: &[u32]) -> u64 {
         unreachable!("no batch");
     }

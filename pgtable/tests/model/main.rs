@@ -5,6 +5,7 @@
 mod address_space;
 #[cfg(feature = "iommu")]
 mod iommu;
+mod keep;
 mod movement;
 mod readers;
 mod record;

@@ -3,10 +3,11 @@
 
 use crate::support::harness::{Harness, Op, Place, op, place, prot};
 use crate::support::{Arena, Tables};
-use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
+use arch_ppc64::radix::{Granule, PageAttributes, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
-    Access, Address, AddressSpace, Attributes, DirectMap, Error, Format, Gather, Input, Leaves, Output, PageTable, Prot,
+    Access, Address, AddressSpace, Attributes, DirectMap, Error, Format, Gather, Gpa, Gva, Input, Leaves, Output,
+    PageTable, Prot, Unused, Writers,
 };
 use proptest::prelude::*;
 use std::ops::ControlFlow;
@@ -149,6 +150,10 @@ fn forms_of_reading<F: Format>(harness: &Harness<'_, Tree<'_, F>>) {
         for (&input, &output) in inputs.iter().zip(&outputs) {
             assert_eq!(output, walker.translate(input, access).ok().map(|one| one.output), "{input}");
         }
+        let mut anchored = harness.space.anchored();
+        for &input in &inputs {
+            assert_eq!(anchored.translate(input, access), walker.translate(input, access), "{input}");
+        }
     }
 
     let leaves: Vec<_> = walker.iter(start, bytes).unwrap().map(Result::unwrap).collect();
@@ -278,6 +283,31 @@ fn promote_and_split_are_inverse() {
     there_and_back(PartitionScoped::new(Granule::K4));
     there_and_back(LongMode::new(Levels::Four, Controls::new()));
     there_and_back(Ept::new(Levels::Four, EptControls::new()));
+}
+
+/// Stores beside stopped CPUs leave what exchanges beside running ones leave.
+#[test]
+fn protection_beside_stopped_cpus() {
+    let arena = Arena::new(8 << 20);
+    let tables = Tables::new(&arena);
+    let format = ProcessScoped::new(Granule::K64);
+    let mut trees = [(); 2].map(|()| PageTable::new(format, arena.memory(), &tables).unwrap());
+    let (start, bytes) = (Gva::new(0x7ffe_0000), 0x40_0000u64);
+    for (tree, writers) in trees.iter_mut().zip([Writers::Running, Writers::Stopped]) {
+        tree.map(start, Gpa::new(0x7ffe_0000), bytes, Prot::RW.into(), Leaves::Largest).unwrap();
+        let mut gather = Gather::new(&Unused, ());
+        assert_eq!(tree.unmap(Gva::new(0x8001_0000), 0x1_0000, &mut gather), Ok(0x1_0000));
+        let (at, attributes) = (Gva::new(0x8000_0000), PageAttributes::from(Prot::R).with_c(false));
+        assert_eq!(tree.protect_beside(at, 0x20_0000, attributes, writers, &mut gather), Ok(0x1f_0000));
+        gather.finish(&tables).unwrap();
+    }
+    let leaves = trees.map(|tree| {
+        let leaves: Vec<_> = tree.walker().iter(start, bytes).unwrap().map(Result::unwrap).collect();
+        tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
+        leaves
+    });
+    assert_eq!(leaves[0], leaves[1]);
+    assert!(leaves[0].iter().any(|leaf| !leaf.attributes.prot().write()) && leaves[0].len() > 31);
 }
 
 macro_rules! formats {

@@ -3,9 +3,10 @@
 pub mod memory;
 mod tables;
 
+use std::hint::black_box;
 use std::ops::ControlFlow;
 
-use pgtable::{Access, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Stage1, TableMemory, Unused};
+use pgtable::{Access, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Stage1, TableMemory, Unused, Writers};
 
 use crate::row::Row;
 use crate::work::{PAGES, PageTables, Work};
@@ -100,9 +101,11 @@ impl<F: Format<Stage = Stage1>, M: TableMemory<Gpa> + Copy> PageTables for Table
     fn iterate_runs(&self, input: u64, bytes: u64) -> u64 {
         let mut sum = 0u64;
         let visited = self.table.walker().for_each_run(Gva::new(input), bytes, |run| {
-            for leaf in run.leaves() {
-                sum = sum.wrapping_add(leaf.unwrap().output.get());
-            }
+            let visited = run.visit(|leaf| {
+                sum = sum.wrapping_add(leaf.output.get());
+                ControlFlow::<()>::Continue(())
+            });
+            assert_eq!(visited, Ok(ControlFlow::Continue(())));
             ControlFlow::<()>::Continue(())
         });
         assert_eq!(visited, Ok(ControlFlow::Continue(())));
@@ -170,6 +173,40 @@ impl<F: Format<Stage = Stage1>, M: TableMemory<Gpa> + Copy> PageTables for Table
             }
         }
         sum
+    }
+
+    #[inline(never)]
+    fn translate_anchored(&self, work: &Work, order: &[u32]) -> u64 {
+        let mut sum = 0u64;
+        let mut anchored = self.table.anchored();
+        for &index in order {
+            sum = sum.wrapping_add(
+                anchored.translate(Gva::new(work.input(index.into())), Access::READ).unwrap().output.get(),
+            );
+        }
+        sum
+    }
+
+    #[inline(never)]
+    fn protect_range_stopped(&mut self, input: u64, bytes: u64, writable: bool) {
+        let mut gather = Gather::new(&Unused, ());
+        let (attributes, input) = (attributes::<F>(writable), Gva::new(input));
+        assert_eq!(self.table.protect_beside(input, bytes, attributes, Writers::Stopped, &mut gather), Ok(bytes));
+        gather.finish(self.table.tables()).unwrap();
+    }
+
+    /// With the last empty table kept, and a gather for each call.
+    #[inline(never)]
+    fn churn(&mut self, work: &Work) {
+        self.table.keep_last_empty(true);
+        for index in 0..PAGES {
+            self.map(black_box(work.input(0)), work.scattered(index));
+            self.unmap(black_box(work.input(0)));
+        }
+        let mut gather = Gather::new(&Unused, ());
+        self.table.trim(&mut gather).unwrap();
+        gather.finish(self.table.tables()).unwrap();
+        self.table.keep_last_empty(false);
     }
 
     /// One gather for all: it frees tables whenever it is full.

@@ -1,0 +1,77 @@
+//! Hysteresis: the last-level table that became empty last stays in the tree, if its owner wants that.
+//!
+//! A workload that maps and unmaps one page again and again (a bounce buffer, a fixmap) otherwise makes and frees up to a table per
+//! level each time. What is kept is known by the part of the tree it covers, not by its address: whatever else happens to the tree, it is
+//! looked up again before it leaves.
+
+use crate::address::Address;
+use crate::allocator::TableAllocator;
+use crate::error::{Error, RangeError};
+use crate::format::{Format, Input, Output};
+use crate::gather::{Gather, Invalidate};
+use crate::memory::TableMemory;
+use crate::table::PageTable;
+
+/// Which table is kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Kept {
+    wanted: bool,
+    /// The number of the part of the tree that it covers, plus 1; 0 if there is none.
+    part: u64,
+}
+
+impl Kept {
+    /// Whether the table of `part` is the one that may stay.
+    #[inline(always)]
+    pub(crate) fn is_in(self, part: u64) -> bool {
+        self.part == part + 1
+    }
+}
+
+impl<F, M, A> PageTable<F, M, A>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+{
+    /// From now on, if `keep`, the last-level table that [`unmap`](Self::unmap) of a single page emptied last stays in the tree until another
+    /// becomes empty, or until [`trim`](Self::trim); otherwise, as at the beginning, empty tables leave at once.
+    ///
+    /// Where it stays no larger leaf can be mapped: that is [`Error::Mapped`] or comes as smaller leaves, as over any table.
+    pub fn keep_last_empty(&mut self, keep: bool) {
+        self.kept.wanted = keep;
+    }
+
+    /// Lets the empty table that was kept, if any, leave the tree.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], [`Error::Invalidate`], [`Error::Alloc`]; it is not kept any more all the same.
+    pub fn trim<I: Invalidate<F::Stage>>(&mut self, gather: &mut Gather<'_, F::Stage, I>) -> Result<(), Error> {
+        let Some(part) = core::mem::take(&mut self.kept.part).checked_sub(1) else { return Ok(()) };
+        let offset = part << self.last_span();
+        let mut trail = self.trail();
+        let node = trail.seek(&self.format, &self.memory, offset, 0).map_err(Self::lost)?.node;
+        let state = self.tables.state(<Output<F> as Address>::new(node.table));
+        if node.level == 0 && state.is_some_and(|state| state.live() == 0) {
+            self.discount(&mut trail, offset, 0, 0, gather)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the table around `input` the one that stays; says whether any may.
+    pub(crate) fn keep<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<bool, RangeError<Input<F>>> {
+        let Some(offset) = self.format.offset(input).filter(|_| self.kept.wanted) else { return Ok(false) };
+        self.trim(gather).map_err(|error| RangeError { at: input, error })?;
+        self.kept.part = (offset >> self.last_span()) + 1;
+        Ok(true)
+    }
+
+    /// log2 of what a last-level table of usual pages covers.
+    fn last_span(&self) -> u8 {
+        self.format.shift(0) + self.format.geometry().width(crate::Level(0))
+    }
+}
