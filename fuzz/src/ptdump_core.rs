@@ -11,7 +11,7 @@ use pgtable::{Access, Gpa, TableMemory};
 use crate::case::{access, bit, image, words};
 
 /// What a case may cost. Tables that lead in circles reach it.
-const ALLOWANCE: Allowance = Allowance { words: 1 << 16, bytes: 1 << 20 };
+const ALLOWANCE: Allowance = Allowance { words: 1 << 15, bytes: 1 << 20 };
 /// How many ranges of a list are looked at.
 const MOST_RANGES: usize = 64;
 

@@ -6,7 +6,7 @@ use pgtable::{Address, RangeError};
 use serde::Serialize;
 
 use super::describe::Describe;
-use super::hash::HashSpace;
+use super::hash::{HashSpace, Listed};
 use super::range::Range;
 use super::tree::Tree;
 use crate::image::Source;
@@ -147,44 +147,43 @@ fn join(
     last.replace(new).map_or(ControlFlow::Continue(()), visit)
 }
 
-/// Compares the lists of two hashed page tables.
+/// Compares the entries of two hashed page tables, page by page.
 pub(super) fn of_lists<S: Source>(
     before: &HashSpace<'_, S>,
     after: &HashSpace<'_, S>,
     visit: &mut dyn FnMut(Difference) -> ControlFlow<()>,
     progress: &dyn Fn(u64, u64),
 ) {
-    let collect = |space: &HashSpace<'_, S>| {
-        let mut pages = std::collections::BTreeMap::new();
-        let mut take = |range: Range| {
-            if let (Some(pa), Some(bytes), Some(size)) = (range.pa, range.bytes, range.size.filter(|size| *size > 0)) {
-                for at in (0..bytes).step_by(usize::try_from(size).unwrap_or(usize::MAX)) {
-                    let key = (range.context, range.vsid.filter(|_| range.va.is_none()), range.va.map(|va| va + at));
-                    let rights = range.rights.map_or(String::new(), |rights| rights.to_string());
-                    let attributes = format!("{rights} {}", range.attributes).trim_end().to_owned();
-                    pages.insert(key, (size, Side { pa: pa + at, attributes }));
-                }
-            }
-            ControlFlow::Continue(())
-        };
-        space.list(&mut take, progress);
-        pages
-    };
-    let (one, mut two) = (collect(before), collect(after));
+    let (one, two) = (before.entries(progress), after.entries(progress));
+    let (mut one, mut two) = (one.iter().peekable(), two.iter().peekable());
     let mut last = None;
-    let mut all: Vec<_> = Vec::new();
-    for (key, (size, side)) in one {
-        let other = two.remove(&key).map(|(_, side)| side);
-        if other.as_ref() != Some(&side) {
-            all.push((key, size, Some(side), other));
+    loop {
+        let first = match (one.peek(), two.peek()) {
+            (Some(one), Some(two)) => one.key().min(two.key()),
+            (Some(it), None) | (None, Some(it)) => it.key(),
+            (None, None) => break,
+        };
+        let (old, new) = (one.next_if(|it| it.key() == first), two.next_if(|it| it.key() == first));
+        if old.map(Listed::says) == new.map(Listed::says) {
+            continue;
         }
-    }
-    all.extend(two.into_iter().map(|(key, (size, side))| (key, size, None, Some(side))));
-    all.sort_by_key(|(key, ..)| *key);
-    for ((_, _, va), bytes, before, after) in all {
-        if join(&mut last, Difference { va, bytes, before, after, fault: None }, visit).is_break() {
+        let (old, new) = (old.map(|it| before.range(it)), new.map(|it| after.range(it)));
+        let (va, bytes) = [&old, &new].into_iter().flatten().map(|it| (it.va, it.bytes)).next().unwrap_or_default();
+        let difference = Difference {
+            va,
+            bytes: bytes.unwrap_or(0),
+            before: old.and_then(side_of_range),
+            after: new.and_then(side_of_range),
+            fault: None,
+        };
+        if join(&mut last, difference, visit).is_break() {
             return;
         }
     }
     let _ = finish(last, visit);
+}
+
+fn side_of_range(range: Range) -> Option<Side> {
+    let rights = range.rights.map_or_else(String::new, |rights| rights.to_string());
+    Some(Side { pa: range.pa?, attributes: format!("{rights} {}", range.attributes).trim_end().to_owned() })
 }

@@ -48,12 +48,26 @@ pub struct HashSpace<'i, S> {
 
 /// An entry with its place in some address space.
 #[derive(Clone, Copy)]
-struct Listed {
+pub(super) struct Listed {
     context: Option<u32>,
     va: Option<u64>,
     vsid: u64,
     offset: u64,
     hpte: Hpte,
+}
+
+/// What entries are ordered by, and what names a page.
+pub(super) type Key = (bool, Option<u32>, Option<u64>, u64, u64);
+
+impl Listed {
+    pub(super) fn key(&self) -> Key {
+        (self.va.is_none(), self.context, self.va, self.vsid, self.offset)
+    }
+
+    /// What it says, but for where in the table it stands.
+    pub(super) fn says(&self) -> Hpte {
+        Hpte { v: self.hpte.v.with_h(false), ..self.hpte }
+    }
 }
 
 /// Groups that are read at a time: a megabyte.
@@ -118,26 +132,8 @@ impl<'i, S: Source> HashSpace<'i, S> {
     /// Lists what is mapped, by address space and address, neighbours that say the same as one; until `visit` breaks. Then entries of no
     /// address space that is known, with `va` null.
     pub fn list(&self, visit: &mut dyn FnMut(Range) -> ControlFlow<()>, progress: &dyn Fn(u64, u64)) {
-        let mut listed = Vec::new();
-        self.for_each_group(progress, |group, entries| {
-            for hpte in entries.unwrap_or_default().into_iter().filter(|hpte| hpte.v.v()) {
-                let Some(entry) = self.place(hpte, group) else { continue };
-                let shown = match self.view.context {
-                    Some(context) => entry.context == Some(context),
-                    None => true,
-                };
-                if shown {
-                    if !self.tables.keep(size_of::<Listed>() as u64) {
-                        return ControlFlow::Break(());
-                    }
-                    listed.push(entry);
-                }
-            }
-            ControlFlow::Continue(())
-        });
-        listed.sort_unstable_by_key(|entry| (entry.context.is_none(), entry.context, entry.va, entry.vsid));
         let mut last: Option<Range> = None;
-        for entry in listed {
+        for entry in self.entries(progress) {
             let new = self.range(&entry);
             let joined = match &mut last {
                 Some(last) if continues(last, &new) => {
@@ -159,6 +155,29 @@ impl<'i, S: Source> HashSpace<'i, S> {
         }
     }
 
+    /// The valid entries that are in view, by address space and address.
+    pub(super) fn entries(&self, progress: &dyn Fn(u64, u64)) -> Vec<Listed> {
+        let mut listed = Vec::new();
+        self.for_each_group(progress, |group, entries| {
+            for hpte in entries.unwrap_or_default().into_iter().filter(|hpte| hpte.v.v()) {
+                let Some(entry) = self.place(hpte, group) else { continue };
+                let shown = match self.view.context {
+                    Some(context) => entry.context == Some(context),
+                    None => true,
+                };
+                if shown {
+                    if !self.tables.keep(size_of::<Listed>() as u64) {
+                        return ControlFlow::Break(());
+                    }
+                    listed.push(entry);
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        listed.sort_by_key(Listed::key);
+        listed
+    }
+
     /// Where `hpte` in `group` belongs; `None` if it names no page.
     fn place(&self, hpte: Hpte, group: u64) -> Option<Listed> {
         let page = VirtualPage::of_entry(hpte, group, self.table.order)?;
@@ -169,7 +188,8 @@ impl<'i, S: Source> HashSpace<'i, S> {
         Some(Listed { context, va: start.map(|start| start | page.offset), vsid: page.vsid, offset: page.offset, hpte })
     }
 
-    fn range(&self, entry: &Listed) -> Range {
+    /// The part of a page that an entry maps.
+    pub(super) fn range(&self, entry: &Listed) -> Range {
         let Listed { context, va, vsid, offset, hpte } = *entry;
         let segment = self.segment_of(va, context, vsid);
         // Of a page that is larger than its segment's base size an entry is found for its own part only: each part has another hash.

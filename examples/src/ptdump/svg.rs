@@ -93,13 +93,17 @@ fn by_pixel(band: &Band<'_>) -> Vec<Pixels> {
     for block in band.blocks {
         let (first, last) = (pixel(block.start), pixel(block.last));
         match all.last_mut() {
-            // Two in one pixel: the larger is seen.
-            Some(before) if before.last >= first => {
+            // No pixel of its own is left: of those in one pixel the largest is seen, and a fault before all others.
+            Some(before) if before.last >= last => {
                 before.blocks += 1;
-                if block.bytes > before.block.bytes || block.size.is_none() {
+                let narrow = before.first == before.last && before.block.size.is_some();
+                if narrow && block.bytes > before.block.bytes || block.size.is_none() {
                     before.block = *block;
                 }
-                before.last = before.last.max(last);
+            }
+            Some(before) if before.last >= first => {
+                let first = before.last + 1;
+                all.push(Pixels { first, last, block: *block, blocks: 1 });
             }
             _ => all.push(Pixels { first, last, block: *block, blocks: 1 }),
         }
@@ -117,6 +121,23 @@ pub fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
     use examples::dump::{Range, Rights};
+
+    #[test]
+    fn neighbours_keep_their_pixels() {
+        let block = |start: u64, bytes: u64, size| Block {
+            start,
+            last: start + (bytes - 1),
+            bytes,
+            size,
+            rights: Rights::default(),
+            pa: 0,
+        };
+        // Nearly as many bytes as pixels: boundaries fall into pixels.
+        let blocks = [block(0, 300, Some(1)), block(300, 1, Some(2)), block(301, 400, Some(4)), block(701, 299, None)];
+        let band = Band { start: 0, last: 999, blocks: &blocks };
+        let seen: Vec<_> = by_pixel(&band).iter().map(|it| (it.first, it.last, it.block.size, it.blocks)).collect();
+        assert_eq!(seen, [(0, 287, Some(1), 1), (288, 288, Some(2), 1), (289, 672, Some(4), 1), (673, 959, None, 1)]);
+    }
 
     #[test]
     fn blocks_become_rectangles() {
