@@ -172,8 +172,8 @@ pub(super) fn of_lists<S: Source>(
         let difference = Difference {
             va,
             bytes: bytes.unwrap_or(0),
-            before: old.and_then(side_of_range),
-            after: new.and_then(side_of_range),
+            before: old.as_ref().and_then(side_of_range),
+            after: new.as_ref().and_then(side_of_range),
             fault: None,
         };
         if join(&mut last, difference, visit).is_break() {
@@ -183,7 +183,7 @@ pub(super) fn of_lists<S: Source>(
     let _ = finish(last, visit);
 }
 
-fn side_of_range(range: Range) -> Option<Side> {
+fn side_of_range(range: &Range) -> Option<Side> {
     let rights = range.rights.map_or_else(String::new, |rights| rights.to_string());
     Some(Side { pa: range.pa?, attributes: format!("{rights} {}", range.attributes).trim_end().to_owned() })
 }
