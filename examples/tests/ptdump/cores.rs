@@ -190,6 +190,25 @@ fn a_process_table_is_found() {
     }
 }
 
+/// A vmcore of POWER: the kernel's tree without a process table; other processes need one.
+#[test]
+fn vmcoreinfo_tells_the_root_on_power() {
+    let bench = Bench::new();
+    let memory = Memory::new(0, 2 << 20);
+    let kernel = [(0xc000_0000_0000_0000, 0, 0x8000_0000, 30, Prot::RW)];
+    let format = ProcessScoped::new(Granule::K64).with_quadrants(Quadrants::Three);
+    let (root, _) = build(format, &memory, 0x10_0000, &kernel);
+    let info = format!("SYMBOL(swapper_pg_dir)={:x}\n", 0xc000_0000_0000_0000 | root);
+    let notes = [("CORE", 1, vec![0; 504]), ("VMCOREINFO", 0, info.into_bytes())];
+    let image = bench.file("vmcore", &core(false, 21, &notes, &[(0, &memory.bytes(), 0)]));
+    let (status, list) = json(&image, "");
+    assert_eq!(status, 0);
+    assert_eq!(ranges(&list), [(0xc000_0000_0000_0000, Some(0), 0x8000_0000, Some(0x4000_0000))]);
+    let (status, _, error) = text(&image, "--pid 5");
+    assert_eq!(status, 3);
+    assert!(error.contains("give --root (the process table's address)"), "{error}");
+}
+
 #[test]
 fn what_is_no_core_is_said() {
     let bench = Bench::new();

@@ -76,3 +76,23 @@ fn addresses(listed: &[Mapped], random: &mut Rng, count: usize) -> Vec<u64> {
     }
     addresses
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_region_is_asked_about_inside_and_outside() {
+        let listed: Vec<_> = (0..1000)
+            .map(|n| Mapped { va: 0xffff_ff00_0000_0000 + n * 0x1_0000, bytes: 0x1000 })
+            .chain([Mapped { va: 0x40_0000, bytes: 0x20_0000 }, Mapped { va: u64::MAX - 0xfff, bytes: 0x1000 }])
+            .collect();
+        let addresses = addresses(&listed, &mut Rng::with_seed(1), 300);
+        let inside = |address: &u64, range: &Mapped| (range.va..=range.va + (range.bytes - 1)).contains(address);
+        let low = addresses.iter().filter(|address| inside(address, &listed[1000])).count();
+        assert!(low > 150, "{low}");
+        let mapped = addresses.iter().filter(|it| listed.iter().any(|range| inside(it, range))).count();
+        assert!(mapped > 600 && mapped < addresses.len() - 100, "{mapped} of {}", addresses.len());
+        assert!(super::addresses(&[], &mut Rng::with_seed(1), 300).is_empty());
+    }
+}
