@@ -21,6 +21,7 @@ mod memory;
     reason = "property tests of other packages, of which only the oracles are used here"
 )]
 mod oracle;
+mod ptdump_core;
 mod radix_walk;
 mod reading;
 #[allow(dead_code, reason = "property tests use the rest")]
@@ -35,6 +36,7 @@ pub use frag_alloc::frag_alloc;
 pub use hpt_hcalls::hpt_hcalls;
 pub use htab_stream::htab_stream;
 pub use map_unmap::map_unmap;
+pub use ptdump_core::ptdump_core;
 pub use radix_walk::radix_walk;
 pub use two_stage_walk::two_stage_walk;
 pub use x86_walk::x86_walk;
@@ -53,6 +55,7 @@ pub const TARGETS: &[Target] = &[
     ("two_stage_walk", two_stage_walk),
     ("hpt_hcalls", hpt_hcalls),
     ("htab_stream", htab_stream),
+    ("ptdump_core", ptdump_core),
 ];
 
 /// Makes a program of a target: libFuzzer's under `cargo fuzz`, else one that replays the files that it is given.

@@ -14,7 +14,7 @@
 //! | --- | --- |
 //! | change tables that you own | [`PageTable`]: `map`, `unmap`, `protect`, `remap`, `split`, `promote`, `harvest`; [`Cursor`] for page after page |
 //! | change one tree from many threads | [`SharedPageTable`]: a [`Writer`] per thread, a [`SharedCursor`] for a range |
-//! | read any tables, also hostile ones | [`Walker`]: `translate`, `access`, `query`, `trace`, `translate_batch`, `for_each…`, `diff` |
+//! | read any tables, also hostile ones | [`Walker`]: `translate`, `access`, `query`, `trace`, `translate_batch`, `for_each…`, `for_each_table`, `diff` |
 //! | translate through both stages | [`TwoStage`] |
 //! | remember translations | [`TranslationCache`], kept honest by a [`Watch`] |
 //! | write code that also runs on hashed tables | [`AddressSpace`] |
@@ -94,6 +94,7 @@ mod shared;
 mod space;
 mod stage;
 mod table;
+mod tables;
 #[cfg(feature = "vm-memory")]
 mod tracked;
 mod two_stage;
@@ -124,6 +125,7 @@ pub use shared::{SharedCursor, SharedPageTable, Writer};
 pub use space::{AddressSpace, InputOf, Leaves, Mapping, MappingOf, OutputOf, Translation};
 pub use stage::{Stage, Stage1, Stage2};
 pub use table::PageTable;
+pub use tables::{Table, TableEntry};
 #[cfg(feature = "vm-memory")]
 pub use tracked::TrackedTables;
 pub use two_stage::{TwoStage, TwoStageFault, TwoStageTranslation};

@@ -18,6 +18,7 @@ mod microvm;
 mod power_host;
 mod ppc64le;
 mod probe;
+mod ptdump_proof;
 mod report;
 mod test;
 mod x86_host;
@@ -46,6 +47,8 @@ enum Command {
     Probe(probe::Options),
     /// Run a statically linked powerpc64le program on an emulated POWER9 host with KVM
     Host(host::Options),
+    /// Ask QEMU whether ptdump translates as its own MMU does, on memory dumps of Debian’s kernels
+    PtdumpProof(ptdump_proof::Options),
     /// Run everything that must hold before a change goes in
     Test(test::Options),
     /// Run a bench, or list them
@@ -70,6 +73,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Microvm(options) => microvm::run(&xtask, options).map(ExitCode::from),
         Command::Probe(options) => probe::run(&xtask, options).map(ExitCode::from),
         Command::Host(options) => host::run(&xtask, options).map(ExitCode::from),
+        Command::PtdumpProof(options) => ptdump_proof::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
         Command::Test(options) => test::run(&xtask, &options),
         Command::Bench(options) => bench::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
         Command::Fuzz(options) => fuzz::run(&xtask, &options).map(|()| ExitCode::SUCCESS),

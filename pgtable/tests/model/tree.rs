@@ -188,6 +188,29 @@ fn forms_of_reading<F: Format>(harness: &Harness<'_, Tree<'_, F>>) {
         assert!(!joins, "{pair:?} should be one");
     }
 
+    // The tables themselves: as many as the allocator has given out, and their leaves are the leaves.
+    let (mut tables, mut in_tables) = (0, Vec::new());
+    let flow = walker.for_each_table(|table| {
+        tables += 1;
+        assert_eq!(table.entries().count(), 1 << table.width());
+        for entry in table.entries() {
+            match entry.entry {
+                pgtable::Entry::Leaf { output, attributes } => {
+                    in_tables.push((entry.input, output, table.at().shift, attributes));
+                }
+                pgtable::Entry::Malformed => panic!("{entry:?}"),
+                pgtable::Entry::Absent | pgtable::Entry::Table { .. } => {}
+            }
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    assert!(flow.is_continue());
+    assert_eq!(tables, harness.tables.live());
+    in_tables.retain(|leaf| leaf.0.get() - start.get() < bytes);
+    in_tables.sort_by_key(|leaf| leaf.0);
+    assert_eq!(in_tables, leaves.iter().map(|it| (it.input, it.output, it.shift, it.attributes)).collect::<Vec<_>>());
+    assert_eq!(walker.for_each_table(|table| ControlFlow::Break(table.address())), ControlFlow::Break(walker.root()));
+
     // Each walk's trace ends at what the address translates to.
     if let Some((&page, &(output, attributes))) = harness.model.first_key_value() {
         let trace = walker.trace(Input::<F>::new(page));

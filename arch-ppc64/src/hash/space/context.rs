@@ -12,6 +12,9 @@ pub(crate) const CONTEXT_BITS: u8 = 49;
 const ID_BITS: u8 = 19;
 /// Linux's multiplier, which spreads neighbouring segments over the table (`VSID_MULTIPLIER_256M` and `_1T`).
 const MULTIPLIER: u64 = 12_538_073;
+/// Its inverses, modulo 2^40 - 1 and 2^28 - 1 (`VSID_MULINV_256M` and `_1T`).
+const INVERSE_256M: u128 = 665_548_017_062;
+const INVERSE_1T: u128 = 209_034_062;
 
 /// An address space's number: its VSIDs are no other's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -40,11 +43,42 @@ impl Context {
         Some(segment(self.vsid(address, size), size, pages))
     }
 
+    /// The virtual segment of `size` in which the low 49 bits of `address` lie.
     #[inline]
-    const fn vsid(self, address: Gva, size: SegmentSize) -> u64 {
+    #[must_use]
+    pub const fn vsid(self, address: Gva, size: SegmentSize) -> u64 {
         let esid_bits = CONTEXT_BITS - size.shift();
-        let proto = (self.0 as u64) << esid_bits | address.get() >> size.shift();
+        let proto = (self.0 as u64) << esid_bits | (address.get() & low_bits(CONTEXT_BITS)) >> size.shift();
         proto * MULTIPLIER % low_bits(ID_BITS + esid_bits)
+    }
+
+    /// Whose segment `vsid` is, of `size`, and where it begins: the inverse of [`vsid`](Self::vsid). `None` if it is none of Linux's.
+    ///
+    /// ```
+    /// use arch_ppc64::hash::{Context, SegmentSize};
+    /// use pgtable::Gva;
+    ///
+    /// let context = Context::new(8).ok_or("a context")?;
+    /// let vsid = context.vsid(Gva::new(0x7fff_1234_5678), SegmentSize::T1);
+    /// assert_eq!(Context::of_vsid(vsid, SegmentSize::T1), Some((context, Gva::new(0x7f00_0000_0000))));
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub const fn of_vsid(vsid: u64, size: SegmentSize) -> Option<(Self, Gva)> {
+        let esid_bits = CONTEXT_BITS - size.shift();
+        let modulus = low_bits(ID_BITS + esid_bits);
+        if vsid >= modulus {
+            return None;
+        }
+        let inverse = match size {
+            SegmentSize::M256 => INVERSE_256M,
+            SegmentSize::T1 => INVERSE_1T,
+        };
+        let proto = (vsid as u128 * inverse % modulus as u128) as u64;
+        match Self::new((proto >> esid_bits) as u32) {
+            Some(context) => Some((context, Gva::new((proto & low_bits(esid_bits)) << size.shift()))),
+            None => None,
+        }
     }
 }
 
@@ -55,14 +89,15 @@ mod tests {
     #[test]
     fn vsids_are_scrambled_and_can_be_undone() {
         let context = Context::new(0x5_4321).unwrap();
-        // The modular inverses of the multiplier.
-        for (size, inverse) in [(SegmentSize::M256, 665_548_017_062_u128), (SegmentSize::T1, 209_034_062)] {
-            let bits = 68 - size.shift();
+        for size in [SegmentSize::M256, SegmentSize::T1] {
             for esid in [0, 1, 5, 255] {
-                let vsid = context.vsid(Gva::new(esid << size.shift()), size);
-                let proto = u64::try_from(u128::from(vsid) * inverse % u128::from(low_bits(bits))).unwrap();
-                assert_eq!(proto, 0x5_4321 << (49 - size.shift()) | esid, "{size:?} {esid}");
+                let start = Gva::new(esid << size.shift());
+                let vsid = context.vsid(Gva::new(start.get() + 0x123_4567), size);
+                assert_eq!(Context::of_vsid(vsid, size), Some((context, start)), "{size:?} {esid}");
             }
+            assert_eq!(Context::of_vsid(0, size), None, "context 0 is nobody's");
+            assert_eq!(Context::of_vsid(low_bits(68 - size.shift()), size), None);
+            assert_eq!(Context::of_vsid(u64::MAX, size), None);
         }
         assert_eq!((Context::new(0), Context::new((1 << 19) - 1)), (None, None));
         assert_eq!(context.segment(Gva::new(1 << 49), Pages::K4), None);

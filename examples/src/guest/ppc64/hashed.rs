@@ -21,7 +21,7 @@ impl ProbeGuest {
     /// # Errors
     /// `EINVAL`: the kernel does not know it.
     pub fn enable_hcall(&self, number: u64) -> io::Result<()> {
-        self.vm.enable_cap(Cap::PpcEnableHcall, [number, 1, 0, 0])
+        self.vm().enable_cap(Cap::PpcEnableHcall, [number, 1, 0, 0])
     }
 
     /// Has the guest make a hypercall in real mode, with these arguments in R4 to R12. Returns what R3 to R11 hold afterwards: one that the kernel

@@ -1,0 +1,25 @@
+//! What the page tables in an image of memory say: lists, translations, counts, differences. The part of `ptdump` that is no user interface.
+//!
+//! [`locate`] finds the root, [`Space::of`] makes of it an address space that can be asked. Trees are read by `pgtable`'s walkers, hashed page
+//! tables by `arch-ppc64`'s; what these refuse is shown as a fault in its place, and reading goes on behind it.
+//!
+//! Whatever the image holds, work and memory are bounded by the [`Allowance`](crate::image::Allowance); depth by the tree's levels.
+
+mod census;
+mod describe;
+mod diff;
+mod hash;
+mod linux;
+mod range;
+mod root;
+mod space;
+mod tree;
+
+pub use census::{Census, HashCensus, LevelCensus, TreeCensus};
+pub use diff::{Difference, Mismatch, Side};
+pub use hash::{HashSpace, HashTable, HashView};
+pub use linux::{Place, kernel_context, place_of};
+pub use range::{Range, Rights, Step};
+pub use root::{Arch, Located, Request, Root, RootError, locate};
+pub use space::Space;
+pub use tree::Tree;

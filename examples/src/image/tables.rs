@@ -1,0 +1,275 @@
+//! An image as table memory: pages are read when they are first asked for, and kept.
+//!
+//! Nothing is ever dropped while a walker may hold a reference, so what a hostile image could make us read is bounded from the start: an
+//! [`Allowance`] of words that may be looked at (work) and of bytes that may be kept (memory). When it is spent every access fails, and
+//! [`ImageTables::spent`] says which of the two it was.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::sync::atomic::AtomicU64;
+
+use elsa::FrozenMap;
+use pgtable::{Address, MemoryError, TableMemory};
+
+use super::extents::PAGE;
+use super::{Extents, Source};
+
+/// How much may be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Allowance {
+    /// Table words that may be looked at, each time counted.
+    pub words: u64,
+    /// Bytes of tables that may be kept in memory.
+    pub bytes: u64,
+}
+
+impl Default for Allowance {
+    /// 2^28 words (the tables of 1 TiB in 4-KiB pages; seconds, or minutes if each of them is shown on a line of its own), 1 GiB.
+    fn default() -> Self {
+        Self { words: 1 << 28, bytes: 1 << 30 }
+    }
+}
+
+/// What was spent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// The words that may be looked at.
+    Words,
+    /// The bytes that may be kept.
+    Bytes,
+}
+
+type Words = Box<[AtomicU64]>;
+
+/// The memory of an image, as table memory at physical addresses of either space.
+pub struct ImageTables<'i, S> {
+    source: &'i S,
+    extents: &'i Extents,
+    allowance: Allowance,
+    words: Cell<u64>,
+    bytes: Cell<u64>,
+    spent: Cell<Option<Kind>>,
+    failure: RefCell<Option<io::Error>>,
+    pages: FrozenMap<u64, Words>,
+    /// Tables that are larger than a page, or not aligned: by address and number of words.
+    spans: FrozenMap<(u64, usize), Words>,
+}
+
+impl<'i, S: Source> ImageTables<'i, S> {
+    pub(super) fn new(source: &'i S, extents: &'i Extents, allowance: Allowance) -> Self {
+        Self {
+            source,
+            extents,
+            allowance,
+            words: Cell::new(0),
+            bytes: Cell::new(0),
+            spent: Cell::new(None),
+            failure: RefCell::new(None),
+            pages: FrozenMap::new(),
+            spans: FrozenMap::new(),
+        }
+    }
+
+    /// What was spent, if anything: from then on every access fails.
+    pub fn spent(&self) -> Option<Kind> {
+        self.spent.get()
+    }
+
+    /// What the system said, if the image could not be read.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.borrow().as_ref().map(ToString::to_string)
+    }
+
+    /// Whether nothing more can be read.
+    pub fn is_over(&self) -> bool {
+        self.spent.get().is_some() || self.failure.borrow().is_some()
+    }
+
+    /// How much was read until now: words looked at, bytes kept.
+    pub fn cost(&self) -> (u64, u64) {
+        (self.words.get(), self.bytes.get())
+    }
+
+    /// What is left of the allowance.
+    pub fn left(&self) -> Allowance {
+        Allowance {
+            words: self.allowance.words.saturating_sub(self.words.get()),
+            bytes: self.allowance.bytes.saturating_sub(self.bytes.get()),
+        }
+    }
+
+    /// Whether `bytes` more may be kept by whoever collects what the tables say; they are taken off the allowance.
+    pub fn keep(&self, bytes: u64) -> bool {
+        Self::charge(&self.bytes, bytes, self.allowance.bytes) || {
+            self.spent.set(Some(Kind::Bytes));
+            false
+        }
+    }
+
+    /// Takes `words` off the allowance: somebody else has looked at so many on its behalf.
+    pub fn spend(&self, words: u64) {
+        if !Self::charge(&self.words, words, self.allowance.words) {
+            self.spent.set(Some(Kind::Words));
+        }
+    }
+
+    /// Takes over the failure of `other`, which read the same image.
+    pub fn fail_as(&self, other: &Self) {
+        if let Some(failure) = other.failure.take() {
+            *self.failure.borrow_mut() = Some(failure);
+        }
+    }
+
+    fn charge(counter: &Cell<u64>, amount: u64, limit: u64) -> bool {
+        let sum = counter.get().saturating_add(amount);
+        counter.set(sum.min(limit));
+        sum <= limit
+    }
+
+    /// Whether `words` words at `address` may be looked at.
+    fn admit(&self, address: u64, words: u64) -> Result<(), MemoryError> {
+        let bytes = words.saturating_mul(8);
+        let refused = MemoryError { address, bytes };
+        if self.is_over() || address % 8 != 0 || !self.extents.hold(address, bytes) {
+            return Err(refused);
+        }
+        if !Self::charge(&self.words, words, self.allowance.words) {
+            self.spent.set(Some(Kind::Words));
+            return Err(refused);
+        }
+        Ok(())
+    }
+
+    /// The page at `address`.
+    fn page(&self, address: u64) -> Result<&[AtomicU64], MemoryError> {
+        match self.pages.get(&address) {
+            Some(page) => Ok(page),
+            None => Ok(self.pages.insert(address, self.read(address, PAGE as usize / 8)?)),
+        }
+    }
+
+    /// Reads `words` words at `address`; what is no memory is zero.
+    #[cold]
+    fn read(&self, address: u64, words: usize) -> Result<Words, MemoryError> {
+        let refused = MemoryError { address, bytes: words as u64 * 8 };
+        if !self.keep(refused.bytes) {
+            return Err(refused);
+        }
+        let mut bytes = vec![0; words * 8];
+        let mut done = 0;
+        while done < bytes.len() {
+            let here = address.saturating_add(done as u64);
+            let Some(extent) = self.extents.at(here) else {
+                // Up to the next word: pieces of memory need not begin or end with one.
+                done += 1;
+                continue;
+            };
+            let length = usize::try_from(extent.bytes).unwrap_or(usize::MAX).min(bytes.len() - done);
+            let stored = usize::try_from(extent.stored).unwrap_or(usize::MAX).min(length);
+            if let Err(error) = self.source.read_at(extent.offset, &mut bytes[done..done + stored]) {
+                *self.failure.borrow_mut() = Some(error);
+                return Err(refused);
+            }
+            done += length;
+        }
+        let word = |chunk: &[u8]| {
+            let mut word = [0; 8];
+            word.copy_from_slice(chunk);
+            AtomicU64::new(u64::from_ne_bytes(word))
+        };
+        Ok(bytes.chunks_exact(8).map(word).collect())
+    }
+}
+
+impl<A: Address, S: Source> TableMemory<A> for ImageTables<'_, S> {
+    fn word(&self, address: A) -> Result<&AtomicU64, MemoryError> {
+        let address = address.get();
+        self.admit(address, 1)?;
+        let within = address % PAGE;
+        Ok(&self.page(address - within)?[within as usize / 8])
+    }
+
+    fn table(&self, address: A, words: usize) -> Result<&[AtomicU64], MemoryError> {
+        let address = address.get();
+        self.admit(address, words as u64)?;
+        let within = address % PAGE;
+        if within + words as u64 * 8 <= PAGE {
+            let first = within as usize / 8;
+            return Ok(&self.page(address - within)?[first..first + words]);
+        }
+        match self.spans.get(&(address, words)) {
+            Some(span) => Ok(span),
+            None => Ok(self.spans.insert((address, words), self.read(address, words)?)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::image::{Extent, Image};
+    use pgtable::Gpa;
+    use std::sync::atomic::Ordering;
+
+    fn bytes(count: usize) -> Vec<u8> {
+        (0..count).map(|n| (n * 7 + n / 251) as u8).collect()
+    }
+
+    #[test]
+    fn words_are_those_of_the_file() {
+        let bytes = bytes(0x5004);
+        let image = Image::open(&bytes[..], 0x1_0000).unwrap();
+        let tables = image.tables(Allowance::default());
+        let want = |address: usize| u64::from_ne_bytes(bytes[address - 0x1_0000..][..8].try_into().unwrap());
+        for address in [0x1_0000, 0x1_0ff8, 0x1_1000, 0x1_4ff8] {
+            assert_eq!(tables.word(Gpa::new(address as u64)).unwrap().load(Ordering::Relaxed), want(address));
+        }
+        for (address, count, ok) in [
+            (0x1_0000, 512, true),
+            (0x1_0ff8, 3, true),
+            (0x1_0000, 0xa00, true),
+            (0x1_0000, 0xc01, false),
+            (0x1_0004, 1, false),
+            (0xfff8, 2, false),
+            (0x1_6000, 1, false),
+        ] {
+            let table = tables.table(Gpa::new(address as u64), count);
+            assert_eq!(table.is_ok(), ok, "{address:#x} {count}");
+            for (n, word) in table.unwrap_or_default().iter().enumerate() {
+                assert_eq!(word.load(Ordering::Relaxed), want(address + n * 8));
+            }
+        }
+        assert_eq!(tables.spent(), None);
+    }
+
+    #[test]
+    fn pieces_that_meet_in_a_page() {
+        let bytes = bytes(0x3000);
+        let piece = |start, bytes, offset, stored| Extent { start, bytes, offset, stored };
+        let extents = Extents::new([piece(0x800, 0x900, 3, 0x900), piece(0x1100, 0xf00, 0x1003, 0x100)]);
+        let source = &bytes[..];
+        let tables = ImageTables::new(&source, &extents, Allowance::default());
+        let word = |address| tables.word(Gpa::new(address)).map(|word| word.load(Ordering::Relaxed).to_ne_bytes());
+        assert_eq!(word(0x1000).unwrap(), bytes[0x803..0x80b]);
+        assert_eq!(word(0x1100).unwrap(), bytes[0x1003..0x100b]);
+        assert_eq!(word(0x1200).unwrap(), [0; 8], "what a core does not store is zero");
+        assert_eq!(word(0x7f8).unwrap(), [0; 8], "memory comes in whole pages");
+        assert!(word(0x2000).is_err());
+    }
+
+    #[test]
+    fn an_allowance_is_spent_and_stays_spent() {
+        let bytes = bytes(0x10000);
+        let image = Image::open(&bytes[..], 0).unwrap();
+        let tables = image.tables(Allowance { words: 3, bytes: 1 << 20 });
+        assert!(tables.table(Gpa::new(0), 2).is_ok() && tables.word(Gpa::new(0)).is_ok());
+        assert!(tables.word(Gpa::new(0)).is_err() && tables.word(Gpa::new(8)).is_err());
+        assert_eq!(tables.spent(), Some(Kind::Words));
+
+        let tables = image.tables(Allowance { words: 1 << 20, bytes: 0x2000 });
+        assert!(tables.word(Gpa::new(0)).is_ok() && tables.word(Gpa::new(0x1000)).is_ok());
+        assert!(tables.word(Gpa::new(0x2000)).is_err());
+        assert_eq!((tables.spent(), tables.cost()), (Some(Kind::Bytes), (3, 0x2000)));
+    }
+}

@@ -1,0 +1,12 @@
+//! `ptdump` on images that our own crates built, that QEMU might have written, and that somebody hostile made.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod cores;
+mod hashed;
+mod hostile;
+mod program;
+mod sparse;
+mod support;
+mod trees;

@@ -1,0 +1,192 @@
+//! What `ptdump` makes of an arbitrary file: as an ELF core, as raw memory.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+
+use arbitrary::{Arbitrary, Unstructured};
+use examples::dump::{Arch, Census, Range, Request, Space, locate};
+use examples::image::{Allowance, Form, Image};
+use pgtable::{Access, Gpa, TableMemory};
+
+use crate::case::{access, bit, image, words};
+
+/// What a case may cost. Tables that lead in circles reach it.
+const ALLOWANCE: Allowance = Allowance { words: 1 << 15, bytes: 1 << 20 };
+/// How many ranges of a list are looked at.
+const MOST_RANGES: usize = 64;
+
+#[derive(Arbitrary)]
+struct Header {
+    flags: u16,
+    pid: u32,
+    root: u64,
+    base: u64,
+    va: u64,
+}
+
+/// An arbitrary file, as it is or as words that fill 64 KiB of raw memory; an architecture, a root (or none: then the file must tell) and an address.
+///
+/// # Oracles
+/// Each word of memory is what a naive reader of program headers finds. What is listed is what single translations say, first and last byte
+/// of each range, and what is not listed does not translate; the census counts as many bytes as are listed; an image differs from itself in nothing but
+/// what cannot be read. No question costs more than its allowance.
+pub fn ptdump_core(data: &[u8]) {
+    let mut input = Unstructured::new(data);
+    let Ok(header) = input.arbitrary::<Header>() else { return };
+    let Header { flags, .. } = header;
+    let file: Vec<u8> = if bit(flags, 0) {
+        image(&words(input), 1 << 13).iter().flat_map(|word| word.to_le_bytes()).collect()
+    } else {
+        input.take_rest().to_vec()
+    };
+    let Ok(image) = Image::open(&file[..], header.base) else { return };
+    memory(&image, &file, header.base, header.va);
+
+    let archs = [Arch::X86_64, Arch::X86_64La57, Arch::Ept, Arch::Ppc64Radix, Arch::Ppc64Hash];
+    let request = Request {
+        arch: archs.get(usize::from(flags >> 1 & 7)).copied(),
+        root: bit(flags, 4).then_some(header.root),
+        pid: bit(flags, 5).then_some(header.pid),
+        cpu: usize::from(flags >> 6 & 1),
+        layout: if bit(flags, 7) { arch_ppc64::hash::Layout::V2 } else { arch_ppc64::hash::Layout::V3 },
+        slb: None,
+    };
+    let Ok(located) = locate(&image, &request, &|_, _| ()) else { return };
+    let tables = image.tables(ALLOWANCE);
+    let Ok(space) = Space::of(&image, &tables, &located.root) else { return };
+
+    let mut listed = Vec::new();
+    let mut take = |range: Range| {
+        listed.push(range);
+        ControlFlow::Continue(())
+    };
+    space.list(&mut take, &|_, _| ());
+    let whole = !tables.is_over();
+    within(tables.cost());
+    check(&image, &located.root, &listed, whole, header.va, access((flags >> 8) as u8));
+}
+
+fn within((words, bytes): (u64, u64)) {
+    assert!(words <= ALLOWANCE.words && bytes <= ALLOWANCE.bytes, "{words} words, {bytes} bytes");
+}
+
+/// What the list says against what else there is to ask.
+fn check(image: &Image<&[u8]>, root: &examples::dump::Root, listed: &[Range], whole: bool, va: u64, access: Access) {
+    let fresh = image.tables(ALLOWANCE);
+    let space = Space::of(image, &fresh, root).expect("it was read before");
+    let hashed = matches!(space, Space::Hash(_));
+    let mut last = None;
+    for range in listed.iter().take(MOST_RANGES) {
+        let (Some(start), Some(bytes)) = (range.va, range.bytes) else { continue };
+        let end = start + (bytes - 1);
+        if !hashed {
+            assert!(last.is_none_or(|last| last < start), "{start:#x} is out of order");
+            last = Some(end);
+            for (at, within) in [(start, 0), (end, bytes - 1)] {
+                let one = space.translate(at, None);
+                assert_eq!(one.pa, range.pa.map(|pa| pa + within), "{at:#x}: {range:?} {one:?}");
+                if range.pa.is_some() {
+                    assert_eq!((one.size, one.rights, &one.attributes), (range.size, range.rights, &range.attributes));
+                }
+            }
+        }
+    }
+    for at in [va, va ^ 1 << 12, va ^ 1 << 47] {
+        let one = space.translate(at, None);
+        let judged = space.translate(at, Some(access));
+        assert!(judged.pa.is_none() || judged.pa == one.pa, "{at:#x}: {one:?} {judged:?}");
+        assert_eq!((one.pa.is_none(), judged.pa.is_none()), (one.fault.is_some(), judged.fault.is_some()));
+        let covers = |range: &&Range| range.va.is_some_and(|va| va <= at && at - va < range.bytes.unwrap_or(0));
+        let mut found = listed.iter().filter(covers);
+        if whole && !hashed {
+            let pa = found.next().and_then(|range| range.pa.map(|pa| pa + (at - range.va.unwrap_or(0))));
+            assert_eq!(one.pa, pa, "{at:#x}");
+        } else if whole && one.pa.is_some() {
+            // Several entries may claim one page: one of them it is.
+            assert!(
+                found.any(|range| range.pa.map(|pa| pa + (at - range.va.unwrap_or(0))) == one.pa),
+                "{at:#x} {one:?}"
+            );
+        }
+    }
+    within(fresh.cost());
+
+    let fresh = image.tables(ALLOWANCE);
+    let space = Space::of(image, &fresh, root).expect("it was read before");
+    let census = space.census(&|_, _| ());
+    within(fresh.cost());
+    let missing = matches!(&census, Census::Tree(it) if it.levels.iter().any(|level| level.missing > 0));
+    if let (Census::Tree(census), true) = (census, whole && !missing && !fresh.is_over()) {
+        let mapped = listed.iter().filter(|range| range.pa.is_some());
+        assert_eq!(census.mapped(), mapped.filter_map(|range| range.bytes).sum::<u64>());
+    }
+
+    let (one, two) = (image.tables(ALLOWANCE), image.tables(ALLOWANCE));
+    let (before, after) = (Space::of(image, &one, root), Space::of(image, &two, root));
+    let (before, after) = (before.expect("it was read before"), after.expect("it was read before"));
+    let mut same = |difference: examples::dump::Difference| {
+        assert!(difference.fault.is_some(), "{difference:?}");
+        ControlFlow::Continue(())
+    };
+    before.diff(&after, &mut same, &|_, _| ()).expect("the same kind");
+    within(one.cost());
+    within(two.cost());
+}
+
+/// Memory as `image` gives it against a search through the program headers for each byte.
+fn memory(image: &Image<&[u8]>, file: &[u8], base: u64, va: u64) {
+    let pieces = match image.form() {
+        Form::Raw => vec![(base, (file.len() as u64).min(u64::MAX - base), 0, file.len() as u64)],
+        Form::ElfCore => pieces(file),
+    };
+    let byte = |address: u64| {
+        let covers = |piece: &&(u64, u64, u64, u64)| address >= piece.0 && address - piece.0 < piece.1;
+        let (start, _, offset, stored) = pieces.iter().find(covers)?;
+        let within = address - start;
+        let at = offset.checked_add(within).and_then(|at| usize::try_from(at).ok()).filter(|_| within < *stored);
+        Some(at.and_then(|at| file.get(at)).copied().unwrap_or(0))
+    };
+    // Memory comes in whole pages; what of a page no header has is zero.
+    let page = |address: u64| {
+        let (first, last) = (address & !0xfff, address | 0xfff);
+        pieces.iter().any(|piece| piece.1 > 0 && piece.0 <= last && piece.0 + (piece.1 - 1) >= first)
+    };
+    let tables = image.tables(ALLOWANCE);
+    let starts = pieces.iter().take(8).flat_map(|piece| [piece.0, piece.0.wrapping_add(piece.1)]);
+    for near in starts.chain([va, 0, base]) {
+        for address in [near & !7, (near & !7).wrapping_add(8), (near & !7).wrapping_sub(8), near | 1] {
+            let is_word = address % 8 == 0 && page(address);
+            let want = is_word.then(|| (0..8).map(|n| byte(address + n).unwrap_or(0)).collect::<Vec<u8>>());
+            let seen = tables.word(Gpa::new(address)).ok().map(|word| word.load(Ordering::Relaxed).to_ne_bytes());
+            assert_eq!(seen.map(|it| it.to_vec()), want, "{address:#x}");
+        }
+    }
+    within(tables.cost());
+}
+
+/// The loaded pieces of a 64-bit ELF file: address, length, offset, stored length; those that begin first come first.
+fn pieces(file: &[u8]) -> Vec<(u64, u64, u64, u64)> {
+    let big = file[5] == 2;
+    let number = |at: usize, size: usize| {
+        let bytes = &file[at..at + size];
+        let digit = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
+        if big { bytes.iter().fold(0, digit) } else { bytes.iter().rev().fold(0, digit) }
+    };
+    let (first, mut count) = (number(32, 8), number(56, 2));
+    if first == 0 {
+        return Vec::new();
+    }
+    if count == 0xffff {
+        // More than fit: section 0 says how many.
+        count = number(number(40, 8) as usize + 44, 4);
+    }
+    let mut pieces = Vec::new();
+    for header in (0..count).map(|n| (first + n * 56) as usize).filter(|at| number(*at, 4) == 1) {
+        let [offset, _, start, in_file, in_memory] = [8, 16, 24, 32, 40].map(|field| number(header + field, 8));
+        let stored = in_file.min((file.len() as u64).saturating_sub(offset));
+        let bytes = if stored < in_file { stored } else { in_file.max(in_memory) };
+        pieces.push((start, bytes.min(u64::MAX - start), offset, stored));
+    }
+    pieces.sort_by_key(|piece| piece.0);
+    pieces
+}

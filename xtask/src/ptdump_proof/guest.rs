@@ -1,0 +1,149 @@
+//! A guest under emulation, with QEMU's monitor: booted until its init sleeps, then stopped.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use duct::{Handle, cmd};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::qmp::Qmp;
+use crate::emulated_host::{Initramfs, Platform, system};
+use crate::report;
+use crate::xtask::Xtask;
+
+/// What init says when it is up.
+const READY: &str = "ptdump-proof: ready";
+/// How long a guest may take to come up.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Init: something is mapped and touched, then it sleeps.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox mkdir -p /proc /tmp
+/bin/busybox mount -t proc proc /proc
+/bin/busybox dd if=/bin/busybox of=/tmp/file bs=65536 2>/dev/null
+/bin/busybox echo "ptdump-proof: ready"
+exec /bin/busybox sleep 100000
+"#;
+
+/// A guest that has come up, and stands still.
+pub struct Guest {
+    folder: TempDir,
+    qemu: Handle,
+    qmp: Qmp,
+}
+
+impl Guest {
+    /// Boots the platform's kernel on `machine`.
+    pub fn boot(xtask: &Xtask, platform: &Platform, machine: &str, kernel_arguments: &str) -> Result<Self> {
+        let software = system(xtask, platform)?;
+        let folder = tempfile::tempdir()?;
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let mut root = Initramfs::new();
+        root.console();
+        root.executable("bin/busybox", fs::read(&software.busybox)?);
+        root.executable("init", INIT.as_bytes().to_vec());
+        fs::write(path("initramfs.cpio"), root.archive()?)?;
+        report::note(&format!("booting {machine}"));
+
+        // QEMU ends with us, however we end.
+        let mut arguments: Vec<String> = ["--pdeathsig", "KILL", "--", platform.qemu].map(str::to_owned).into();
+        arguments.extend(machine.split_whitespace().map(str::to_owned));
+        arguments.extend("-nodefaults -display none -no-reboot".split_whitespace().map(str::to_owned));
+        let console = platform.console;
+        for (option, value) in [
+            ("-kernel", software.kernel.display().to_string()),
+            ("-initrd", path("initramfs.cpio")),
+            ("-append", format!("console={console} rdinit=/init panic=-1 quiet loglevel=1{kernel_arguments}")),
+            ("-serial", format!("file:{}", path("console"))),
+            ("-qmp", format!("unix:{},server=on,wait=off", path("qmp"))),
+        ] {
+            arguments.extend([option.to_owned(), value]);
+        }
+        let qemu = cmd("setpriv", arguments).stdin_null().stdout_capture().stderr_capture().unchecked();
+        let qemu = qemu.start().context("starting QEMU")?;
+        wait_for(&qemu, &folder.path().join("console"))?;
+        // What init did last is over, and the CPU idles.
+        thread::sleep(Duration::from_secs(2));
+        let mut qmp = Qmp::connect(&folder.path().join("qmp"))?;
+        qmp.execute("stop", &json!({}))?;
+        Ok(Self { folder, qemu, qmp })
+    }
+
+    /// A folder that goes away with the guest.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Has QEMU write the guest's memory, and what it tells of the CPUs, into an ELF core.
+    pub fn dump(&mut self, core: &Path) -> Result<()> {
+        let arguments = json!({ "paging": false, "protocol": format!("file:{}", core.display()) });
+        self.qmp.execute("dump-guest-memory", &arguments).map(drop)
+    }
+
+    /// What the monitor says to `command`.
+    pub fn monitor(&mut self, command: &str) -> Result<String> {
+        let answer = self.qmp.execute("human-monitor-command", &json!({ "command-line": command }))?;
+        Ok(answer.as_str().context("the monitor's answer is no text")?.to_owned())
+    }
+
+    /// The value of an expression of the monitor's, like a register.
+    pub fn number(&mut self, expression: &str) -> Result<u64> {
+        let answer = self.monitor(&format!("print/x {expression}"))?;
+        hex(answer.trim()).with_context(|| format!("the monitor says of {expression}: {answer}"))
+    }
+
+    /// The word at a physical address, as the machine's byte order is.
+    pub fn physical_word(&mut self, address: u64) -> Result<u64> {
+        let answer = self.monitor(&format!("xp/1gx {address:#x}"))?;
+        let word = answer.split_whitespace().last().and_then(hex);
+        word.with_context(|| format!("the monitor says of {address:#x}: {answer}"))
+    }
+
+    /// Where a virtual address goes, as the CPU would have it; `None` if nowhere.
+    pub fn gva2gpa(&mut self, address: u64) -> Result<Option<u64>> {
+        let answer = self.monitor(&format!("gva2gpa {address:#x}"))?;
+        match answer.trim() {
+            "Unmapped" => Ok(None),
+            text => match text.strip_prefix("gpa: ").and_then(hex) {
+                Some(gpa) => Ok(Some(gpa)),
+                None => bail!("gva2gpa {address:#x}: {text}"),
+            },
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // Nothing is lost if it has ended by itself.
+        let _ = self.qemu.kill();
+    }
+}
+
+/// Waits until init is up.
+fn wait_for(qemu: &Handle, console: &Path) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let said = fs::read(console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        if said.contains(READY) {
+            return Ok(());
+        }
+        if let Some(output) = qemu.try_wait()? {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            bail!("QEMU ended ({}) before the guest was up:\n{stderr}{said}", output.status);
+        }
+        if Instant::now() > deadline {
+            let _ = qemu.kill();
+            bail!("the guest did not come up within {} s; its console:\n{said}", PATIENCE.as_secs());
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// A number as the monitor prints it: zero without `0x`.
+fn hex(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok()
+}

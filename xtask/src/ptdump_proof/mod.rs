@@ -1,0 +1,172 @@
+//! `cargo xtask ptdump-proof`: whether `ptdump` translates as QEMU does.
+//!
+//! Boots Debian's own kernel under plain emulation, stops it, has QEMU dump its memory into an ELF core, and asks both for hundreds of addresses: QEMU's
+//! monitor by `gva2gpa`, which walks the tables of the stopped CPU with QEMU's own walker, and `ptdump translate --json` with nothing but the core.
+//!
+//! What a CPU may not read `gva2gpa` calls unmapped. So the guests stand still in the kernel, and on POWER run without the protection that keeps the kernel
+//! off user pages (`nosmap`).
+
+mod compare;
+mod guest;
+mod ptdump;
+mod qmp;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::debian::ensure_installed;
+use crate::emulated_host::{POWER9, Platform, X86_64};
+use crate::report;
+use crate::xtask::Xtask;
+use compare::compare;
+use guest::Guest;
+use ptdump::Ptdump;
+
+/// What may be asked for on the command line.
+#[derive(Args)]
+pub struct Options {
+    /// Only these; without one, all
+    #[arg(value_enum)]
+    cases: Vec<Case>,
+    /// What random addresses begin from
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// How many addresses of each kind
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    addresses: usize,
+    /// Keep the core in this folder
+    #[arg(long, value_name = "FOLDER")]
+    keep: Option<std::path::PathBuf>,
+}
+
+/// A guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Case {
+    /// x86-64 with four levels
+    #[value(name = "x86-64")]
+    X86_64,
+    /// x86-64 with five levels
+    #[value(name = "x86-64-la57")]
+    X86_64La57,
+    /// A pseries guest with radix trees
+    #[value(name = "ppc64-radix")]
+    Ppc64Radix,
+    /// A POWER9 machine with a hashed page table (that of a pseries guest is not in its memory)
+    #[value(name = "ppc64-hash")]
+    Ppc64Hash,
+}
+
+impl Case {
+    fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86-64",
+            Self::X86_64La57 => "x86-64-la57",
+            Self::Ppc64Radix => "ppc64-radix",
+            Self::Ppc64Hash => "ppc64-hash",
+        }
+    }
+
+    fn platform(self) -> &'static Platform {
+        match self {
+            Self::X86_64 | Self::X86_64La57 => &X86_64,
+            Self::Ppc64Radix | Self::Ppc64Hash => &POWER9,
+        }
+    }
+
+    /// What makes the machine.
+    fn machine(self) -> &'static str {
+        match self {
+            Self::X86_64 => "-machine q35 -accel tcg -cpu max,la57=off -m 512M",
+            Self::X86_64La57 => "-machine q35 -accel tcg -cpu max -m 512M",
+            Self::Ppc64Radix => {
+                "-machine pseries,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken -accel tcg -cpu POWER9 -m 1G"
+            }
+            Self::Ppc64Hash => "-machine powernv9 -accel tcg -cpu POWER9 -m 1G",
+        }
+    }
+
+    /// What the kernel is told besides its console.
+    fn kernel_arguments(self) -> &'static str {
+        match self {
+            Self::X86_64 | Self::X86_64La57 => "",
+            Self::Ppc64Radix => " nosmap nosmep",
+            Self::Ppc64Hash => " nosmap nosmep disable_radix",
+        }
+    }
+}
+
+/// Runs the cases; fails if one of them finds a difference.
+pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
+    let all = Case::value_variants();
+    let cases = if options.cases.is_empty() { all } else { &options.cases };
+    let ptdump = Ptdump::build(xtask)?;
+    for case in cases {
+        prove(xtask, *case, &ptdump, options).with_context(|| case.name())?;
+    }
+    Ok(())
+}
+
+fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Result<()> {
+    ensure_installed(case.platform().packages)?;
+    let mut guest = Guest::boot(xtask, case.platform(), case.machine(), case.kernel_arguments())?;
+    let core = match &options.keep {
+        Some(folder) => {
+            std::fs::create_dir_all(folder)?;
+            std::path::absolute(folder)?.join(format!("{}.core", case.name()))
+        }
+        None => guest.folder().join("guest.core"),
+    };
+    guest.dump(&core)?;
+    if matches!(case, Case::X86_64 | Case::X86_64La57) {
+        ptdump.expect(&core, &format!(": {}, CR3 of CPU 0 in QEMU's notes", case.name()))?;
+    }
+    let views = match case {
+        // All that is to be known stands in the core.
+        Case::X86_64 | Case::X86_64La57 => vec![vec![]],
+        Case::Ppc64Radix => {
+            let pid = guest.number("$PID")?;
+            vec![vec!["--pid".to_owned(), "0".to_owned()], vec!["--pid".to_owned(), pid.to_string()]]
+        }
+        Case::Ppc64Hash => hash_views(&mut guest)?,
+    };
+    let (mut asked, mut mapped) = (0, 0);
+    for view in views {
+        let outcome = compare(&mut guest, ptdump, &core, &view, options.seed, options.addresses)?;
+        if outcome.mapped * 4 < outcome.asked {
+            bail!("only {} of {} addresses were mapped: that proves little", outcome.mapped, outcome.asked);
+        }
+        asked += outcome.asked;
+        mapped += outcome.mapped;
+    }
+    println!("ptdump-proof: ok {} addresses={asked} mapped={mapped} differences=0", case.name());
+    Ok(())
+}
+
+/// How the hashed table is looked at: through Linux's VSIDs undone, and through the CPU's own segments.
+///
+/// PTCR names the partition table, whose first entry names the table as SDR1 did (Power ISA v3.0B Book III, "Partition Table").
+fn hash_views(guest: &mut Guest) -> Result<Vec<Vec<String>>> {
+    let ptcr = guest.number("$PTCR")?;
+    let pate = guest.physical_word(ptcr & 0x0fff_ffff_ffff_f000)?;
+    if pate >> 63 != 0 {
+        bail!("the machine came up with radix trees: PATE {pate:#x}");
+    }
+    let sdr1 = pate & 0x0fff_ffff_fffc_001f;
+    let table = ["--arch", "ppc64-hash", "--root", &format!("{sdr1:#x}")].map(str::to_owned);
+    let linux = [&table[..], &["--pid".to_owned(), "0".to_owned()]].concat();
+    let mut segments = table.to_vec();
+    let slb = guest.monitor("info tlb")?;
+    for line in slb.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        if let [_, esid, vsid] = words[..] {
+            if esid.starts_with("0x") {
+                segments.extend(["--slb".to_owned(), format!("{esid}:{vsid}")]);
+            }
+        }
+    }
+    if segments.len() == table.len() {
+        bail!("the monitor shows no segments:\n{slb}");
+    }
+    report::note(&format!("hashed page table {sdr1:#x}, {} segments", (segments.len() - table.len()) / 2));
+    Ok(vec![linux, segments])
+}
