@@ -49,7 +49,9 @@ where
             Ok(translation) => Ok(translation),
             Err(halt) => {
                 let PageTable { format, memory, root, .. } = self.table;
-                translate_properly(format, memory, *root, halt, input, access)
+                let exact = format.quick_restricts_nothing(access);
+                let halt = if exact { halt } else { Halt::at_root(format, *root) };
+                translate_properly(format, memory, halt, input, access)
             }
         }
     }

@@ -188,15 +188,25 @@ impl<F: Format> Last<'_, F> {
 pub(crate) struct Halt {
     pub(crate) table: u64,
     pub(crate) level: u8,
-    /// The entry; `None` if it was not read, or could not be.
-    pub(crate) word: Option<u64>,
+    pub(crate) seen: Seen,
+}
+
+/// What a quick descent saw where it gave up.
+#[derive(Clone, Copy)]
+pub(crate) enum Seen {
+    /// It has not looked.
+    Nothing,
+    /// The entry.
+    Word(u64),
+    /// That the entry is not there.
+    Refused(MemoryError),
 }
 
 impl Halt {
     /// At the beginning.
     #[inline(always)]
     pub(crate) fn at_root<F: Format>(format: &F, root: u64) -> Self {
-        Self { table: root, level: format.geometry().root().0, word: None }
+        Self { table: root, level: format.geometry().root().0, seen: Seen::Nothing }
     }
 
     /// Goes on to where the descent ends, through whatever tables there are: the table there, the word, and what the way from here on restricts.
@@ -211,7 +221,11 @@ impl Halt {
             Err(error) => Err(Lost { node, error }),
         };
         let (mut node, mut path) = (Node::predicted(format, self.table, self.level), F::Path::default());
-        let mut word = self.word.map_or_else(|| read(node), Ok)?;
+        let mut word = match self.seen {
+            Seen::Nothing => read(node)?,
+            Seen::Word(word) => word,
+            Seen::Refused(error) => return Err(Lost { node, error }),
+        };
         while let Entry::Table { table, width } = decode(format, word, node.position()) {
             path = format.restrict(path, word);
             node = node.below(table.get(), width);
@@ -254,7 +268,7 @@ pub(crate) fn descend_quickly<F: Format, M: TableMemory<Output<F>>>(
     let top = match format.geometry().root().0 {
         4 => step(root, 4)?,
         3 => root,
-        level => return Err(Halt { table: root, level, word: None }),
+        level => return Err(Halt { table: root, level, seen: Seen::Nothing }),
     };
     step(step(top, 3)?, 2)
 }
@@ -284,7 +298,7 @@ fn slot<'m, F: Format, M: TableMemory<Output<F>>>(
     let entry = table.wrapping_add(format.entry_offset(level, offset));
     match memory.word(<Output<F> as Address>::new(entry)) {
         Ok(memory) => Ok(Word::new(memory)),
-        Err(_) => Err(Halt { table, level, word: None }),
+        Err(error) => Err(Halt { table, level, seen: Seen::Refused(error) }),
     }
 }
 
@@ -299,7 +313,7 @@ fn step<F: Format, M: TableMemory<Output<F>>>(
 ) -> Result<u64, Halt> {
     let word = slot(format, memory, (above, level), offset)?.load();
     let below = table(word, Position { level: Level(level), shift: format.shift(level) });
-    below.ok_or(Halt { table: above, level, word: Some(word) })
+    below.ok_or(Halt { table: above, level, seen: Seen::Word(word) })
 }
 
 /// Descends through tables that are as the geometry predicts.

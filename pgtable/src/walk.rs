@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 
 use crate::access::Access;
 use crate::address::{Address, low_bits};
-use crate::descent::{Halt, Last, Lost, Node, Stop, decode, descend, descend_to_last};
+use crate::descent::{Halt, Last, Lost, Node, Seen, Stop, decode, descend, descend_to_last};
 use crate::error::{Error, RangeError};
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
@@ -54,8 +54,7 @@ pub type Trace<F> = ArrayVec<TraceEntry<F>, MAX_LEVELS>;
 /// Reads a tree: a format, the memory its tables stand in, and a root.
 ///
 /// Takes no lock, writes nothing, and trusts no word: the tree may be a hostile guest's, and may change while it is read.
-/// A translation reads each entry on its way once; only where several entries of x86 decide together what SMAP forbids may it have to
-/// begin anew, and what it read before does not count then.
+/// A translation reads each entry on its way once, and decides on what it read.
 #[derive(Clone, Copy, Debug)]
 pub struct Walker<F, M> {
     format: F,
@@ -156,10 +155,15 @@ pub(crate) fn translate<F: Format, M: TableMemory<Output<F>>>(
     input: Input<F>,
     access: Access,
 ) -> Result<TranslationOf<F>, Fault<F>> {
-    match translate_quickly(format, memory, root, input, access) {
-        Ok(translation) => Ok(translation),
-        Err(halt) => translate_properly(format, memory, root, halt, input, access),
-    }
+    let halt = if format.quick_restricts_nothing(access) {
+        match translate_quickly(format, memory, root, input, access) {
+            Ok(translation) => return Ok(translation),
+            Err(halt) => halt,
+        }
+    } else {
+        Halt::at_root(format, root)
+    };
+    translate_properly(format, memory, halt, input, access)
 }
 
 #[inline(always)]
@@ -185,23 +189,21 @@ pub(crate) fn read_quickly<F: Format>(
     access: Access,
 ) -> Result<TranslationOf<F>, Halt> {
     let page = format.quick_page(last.word, access);
-    let (output, attributes) = page.ok_or(Halt { table: last.table, level: 0, word: Some(last.word) })?;
+    let (output, attributes) = page.ok_or(Halt { table: last.table, level: 0, seen: Seen::Word(last.word) })?;
     let at = Position { level: Level(0), shift: format.shift(0) };
     Ok(translation(output, offset, at, attributes))
 }
 
-/// For larger leaves, tables of another shape than the geometry's, rights that several entries decide together, and for all that faults.
-/// Goes on where the quick way halted, if the format says that what was passed there makes no difference; else from the root.
+/// For larger leaves, tables of another shape than the geometry's, rights that several entries decide together, and for all that faults:
+/// goes on from where another walk halted, which met nothing that restricts `access`.
 #[inline(never)]
 pub(crate) fn translate_properly<F: Format, M: TableMemory<Output<F>>>(
     format: &F,
     memory: &M,
-    root: u64,
     halt: Halt,
     input: Input<F>,
     access: Access,
 ) -> Result<TranslationOf<F>, Fault<F>> {
-    let halt = if format.quick_restricts_nothing(access) { halt } else { Halt::at_root(format, root) };
     let (leaf, offset) = find_from(format, memory, halt, input, access)?;
     Ok(leaf.translation(offset))
 }
