@@ -142,12 +142,8 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
         }
         let offset = format.offset(input)?;
         let page = offset >> format.geometry().finest_shift();
-        // By reference: what a slot holds is only copied as far as it is used.
-        let slot = self.slots.get(page as usize % N.max(1))?.as_ptr();
-        // SAFETY: the cell is not written while the reference lives: nothing here calls out but the format's pure functions, and
-        // a cell is no other thread's affair.
-        let Slot { tag, leaf } = unsafe { &*slot };
-        let allowed = *tag == page + 1 && format.check(leaf.word, leaf.at, leaf.path, access).is_ok();
+        let Slot { tag, leaf } = self.slots.get(page as usize % N.max(1))?.get();
+        let allowed = tag == page + 1 && format.check(leaf.word, leaf.at, leaf.path, access).is_ok();
         allowed.then(|| leaf.translation(offset))
     }
 

@@ -22,91 +22,13 @@ use frag_alloc::{Epochs, Grace};
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use pgtable::{
-    Access, AccessedDirty, AllocError, Attributes, ByteOrder, Cause, Contents, Entry, EntryOf, Format, Gather,
-    Geometry, Gpa, Hpa, Leaves, LevelGeometry, MemoryError, PageTable, Position, Prot, Stage2, TableAllocator,
-    TableLayout, TableMemory, TableState, Unencodable, Unused, Walker,
+    Access, AllocError, Contents, Entry, Format, Gather, Gpa, Hpa, Leaves, MemoryError, PageTable, Position,
+    TableAllocator, TableLayout, TableMemory, TableState, Unused, Walker,
 };
 
-/// Two levels of tables of four entries, pages of 4 KiB. Bit 0: present, bit 1: a page.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Tiny;
-
-const LEVEL: LevelGeometry = LevelGeometry { width: 2, leaf: true };
-const TINY: Geometry = Geometry::new(12, &[LEVEL, LevelGeometry { width: 2, leaf: false }]);
-/// Tables stand at multiples of 32 bytes, pages at multiples of 4096.
-const ADDRESS: u64 = !31;
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Plain;
-
-impl From<Prot> for Plain {
-    fn from(_: Prot) -> Self {
-        Self
-    }
-}
-
-impl Attributes for Plain {
-    fn prot(&self) -> Prot {
-        Prot::RW
-    }
-}
-
-impl Format for Tiny {
-    type Stage = Stage2;
-    type Attributes = Plain;
-    type Fault = Cause;
-    type Path = ();
-
-    const BYTE_ORDER: ByteOrder = ByteOrder::Little;
-
-    fn geometry(&self) -> &Geometry {
-        &TINY
-    }
-
-    fn offset(&self, address: Gpa) -> Option<u64> {
-        (address.get() >> 16 == 0).then_some(address.get())
-    }
-
-    fn address(&self, offset: u64) -> Gpa {
-        Gpa::new(offset)
-    }
-
-    fn decode(&self, word: u64, _: Position) -> EntryOf<Self> {
-        match word & 3 {
-            1 => Entry::Table { table: Hpa::new(word & ADDRESS), width: 2 },
-            3 => Entry::Leaf { output: Hpa::new(word & ADDRESS), attributes: Plain },
-            _ => Entry::Absent,
-        }
-    }
-
-    fn present_mask(&self) -> u64 {
-        1
-    }
-
-    fn table_word(&self, table: Hpa, _: u8, _: Position) -> Option<u64> {
-        Some(table.get() | 1)
-    }
-
-    fn leaf_word(&self, _: Plain, _: Position) -> Result<u64, Unencodable> {
-        Ok(3)
-    }
-
-    fn output_mask(&self, _: Position) -> u64 {
-        0xffff_f000
-    }
-
-    fn accessed_dirty(&self) -> AccessedDirty {
-        AccessedDirty::default()
-    }
-
-    fn check(&self, _: u64, _: Position, (): (), _: Access) -> Result<(), Cause> {
-        Ok(())
-    }
-
-    fn fault(&self, cause: Cause, _: Access) -> Cause {
-        cause
-    }
-}
+#[path = "support/tiny.rs"]
+mod tiny;
+use tiny::{Plain, Tiny};
 
 /// A root and two more tables.
 const TABLES: usize = 3;
@@ -159,8 +81,10 @@ impl Write {
         for (index, stored) in self.stored.borrow_mut().iter_mut().enumerate() {
             let now = self.copy[index].load(Ordering::Relaxed);
             if now != *stored {
-                let links =
-                    matches!(Tiny.decode(now, Position { level: pgtable::Level(1), shift: 14 }), Entry::Table { .. });
+                let links = matches!(
+                    Tiny::PAGES.decode(now, Position { level: pgtable::Level(1), shift: 14 }),
+                    Entry::Table { .. }
+                );
                 self.words[index].store(now, if links { Ordering::Release } else { Ordering::Relaxed });
                 *stored = now;
             }
@@ -263,14 +187,14 @@ fn seen(deferred: bool, write: impl Fn(&mut Tree<'_>, &Tables<'_>) + Send + Sync
             waiting: RefCell::default(),
             states: Default::default(),
         };
-        let mut tree = PageTable::new(Tiny, &memory, &tables).unwrap();
+        let mut tree = PageTable::new(Tiny::PAGES, &memory, &tables).unwrap();
         tree.map(PAGE, ITS, 0x1000, Plain, Leaves::Largest).unwrap();
         memory.store();
         let (root, all) = (tree.root(), all.clone());
         let reader = loom::thread::spawn(move || {
             let mut reader = epochs.reader().unwrap();
             let reading = reader.read();
-            let walker = Walker::new(Tiny, Read { words, copy: copies() }, root);
+            let walker = Walker::new(Tiny::PAGES, Read { words, copy: copies() }, root);
             let seen = match walker.translate(PAGE, Access::READ) {
                 Ok(found) if found.output == ITS => Seen::ItsPage,
                 Ok(found) => Seen::Garbage(found.output.get()),

@@ -20,91 +20,13 @@ use frag_alloc::{Epochs, Grace, Reader};
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use pgtable::{
-    Access, AccessedDirty, AllocError, Attributes, ByteOrder, Cause, Contents, Entry, EntryOf, Format, Gather,
-    Geometry, Gpa, Hpa, Leaves, LevelGeometry, MemoryError, PageTable, Position, Prot, SharedPageTable, Stage2,
-    TableAllocator, TableLayout, TableMemory, TableState, Unencodable, Unused, Writer as OneOf,
+    Access, AllocError, Contents, Entry, Format, Gather, Gpa, Hpa, Leaves, MemoryError, PageTable, Position,
+    SharedPageTable, TableAllocator, TableLayout, TableMemory, TableState, Unused, Writer as OneOf,
 };
 
-/// Two levels of tables of four entries, pages of 4 KiB. Bit 0: present, bit 1: a page; of both levels' sizes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Tiny;
-
-const LEVEL: LevelGeometry = LevelGeometry { width: 2, leaf: true };
-const TINY: Geometry = Geometry::new(12, &[LEVEL, LEVEL]);
-/// Tables stand at multiples of 32 bytes, pages at multiples of 4096.
-const ADDRESS: u64 = !31;
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Plain;
-
-impl From<Prot> for Plain {
-    fn from(_: Prot) -> Self {
-        Self
-    }
-}
-
-impl Attributes for Plain {
-    fn prot(&self) -> Prot {
-        Prot::RW
-    }
-}
-
-impl Format for Tiny {
-    type Stage = Stage2;
-    type Attributes = Plain;
-    type Fault = Cause;
-    type Path = ();
-
-    const BYTE_ORDER: ByteOrder = ByteOrder::Little;
-
-    fn geometry(&self) -> &Geometry {
-        &TINY
-    }
-
-    fn offset(&self, address: Gpa) -> Option<u64> {
-        (address.get() >> 16 == 0).then_some(address.get())
-    }
-
-    fn address(&self, offset: u64) -> Gpa {
-        Gpa::new(offset)
-    }
-
-    fn decode(&self, word: u64, _: Position) -> EntryOf<Self> {
-        match word & 3 {
-            1 => Entry::Table { table: Hpa::new(word & ADDRESS), width: 2 },
-            3 => Entry::Leaf { output: Hpa::new(word & ADDRESS), attributes: Plain },
-            _ => Entry::Absent,
-        }
-    }
-
-    fn present_mask(&self) -> u64 {
-        1
-    }
-
-    fn table_word(&self, table: Hpa, _: u8, _: Position) -> Option<u64> {
-        Some(table.get() | 1)
-    }
-
-    fn leaf_word(&self, _: Plain, _: Position) -> Result<u64, Unencodable> {
-        Ok(3)
-    }
-
-    fn output_mask(&self, _: Position) -> u64 {
-        0xffff_f000
-    }
-
-    fn accessed_dirty(&self) -> AccessedDirty {
-        AccessedDirty::default()
-    }
-
-    fn check(&self, _: u64, _: Position, (): (), _: Access) -> Result<(), Cause> {
-        Ok(())
-    }
-
-    fn fault(&self, cause: Cause, _: Access) -> Cause {
-        cause
-    }
-}
+#[path = "support/tiny.rs"]
+mod tiny;
+use tiny::{Plain, Tiny};
 
 /// A root and three more tables.
 const TABLES: usize = 4;
@@ -276,7 +198,7 @@ fn ends(
             waiting: RefCell::default(),
             states: (0..TABLES).map(|_| TableState::new()).collect(),
         });
-        let tree = PageTable::new(Tiny, Own(memory.clone()), Own(tables.clone())).unwrap();
+        let tree = PageTable::new(Tiny::BOTH, Own(memory.clone()), Own(tables.clone())).unwrap();
         let tree = Arc::new(Tree::from(tree));
         let writer = tree.writer(epochs.reader().unwrap());
         first(&writer);
@@ -307,7 +229,7 @@ fn ends(
         assert_eq!(usize::from(live(0)), root.iter().filter(|word| **word != 0).count(), "the root's count, unlocked");
         for (index, &word) in root.iter().enumerate() {
             let at = (index as u64) << 14;
-            match Tiny.decode(word, Position { level: pgtable::Level(1), shift: 14 }) {
+            match Tiny::BOTH.decode(word, Position { level: pgtable::Level(1), shift: 14 }) {
                 Entry::Table { table, .. } => {
                     left += 1;
                     let pages = words(table.get());

@@ -124,7 +124,7 @@ fn targets(xtask: &Xtask) -> Result<Vec<String>> {
 
 /// Installs cargo-fuzz unless it is there; returns the folder of its program.
 fn set_up(xtask: &Xtask) -> Result<PathBuf> {
-    let recipe = format!("cargo-fuzz {CARGO_FUZZ} from crates.io");
+    let recipe = format!("cargo-fuzz {CARGO_FUZZ}");
     let tool = artifact::keep(&xtask.kept(), "cargo-fuzz", &recipe, |folder| {
         let _busy = report::busy(&format!("installing {recipe} into the target folder"));
         let root = folder.to_string_lossy();
