@@ -7,6 +7,7 @@
 mod case;
 mod entries;
 mod ept_walk;
+mod fdt_hcall;
 mod frag_alloc;
 mod hpt_hcalls;
 mod htab_stream;
@@ -32,6 +33,7 @@ mod x86_walk;
 
 pub use entries::entries;
 pub use ept_walk::ept_walk;
+pub use fdt_hcall::fdt_hcall;
 pub use frag_alloc::frag_alloc;
 pub use hpt_hcalls::hpt_hcalls;
 pub use htab_stream::htab_stream;
@@ -56,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     ("hpt_hcalls", hpt_hcalls),
     ("htab_stream", htab_stream),
     ("ptdump_core", ptdump_core),
+    ("fdt_hcall", fdt_hcall),
 ];
 
 /// Makes a program of a target: libFuzzer's under `cargo fuzz`, else one that replays the files that it is given.
