@@ -61,6 +61,7 @@ pub struct LevelGeometry {
 pub struct Geometry {
     levels: u8,
     page_shift: u8,
+    finest_shift: u8,
     leaf_levels: u8,
     alternative: u8,
     address_bits: u8,
@@ -85,6 +86,7 @@ impl Geometry {
         let mut it = Self {
             levels: levels.len() as u8,
             page_shift,
+            finest_shift: page_shift,
             leaf_levels: 0,
             alternative: 0,
             address_bits: 0,
@@ -121,6 +123,9 @@ impl Geometry {
     pub const fn with_last_level(mut self, width: u8) -> Self {
         assert!(width > 0 && self.page_shift + self.widths[0] > width, "a page has a size");
         self.alternative = width;
+        if width > self.widths[0] {
+            self.finest_shift = self.page_shift - (width - self.widths[0]);
+        }
         self
     }
 
@@ -171,8 +176,7 @@ impl Geometry {
     #[inline]
     #[must_use]
     pub const fn finest_shift(&self) -> u8 {
-        let width = self.widths[0];
-        if self.alternative > width { self.page_shift - (self.alternative - width) } else { self.page_shift }
+        self.finest_shift
     }
 
     /// log2 of the bytes of input address space under the root.

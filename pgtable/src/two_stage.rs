@@ -16,7 +16,7 @@ use crate::format::Format;
 use crate::geometry::{MAX_LEVELS, Position};
 use crate::memory::{MemoryError, TableMemory};
 use crate::stage::{Stage1, Stage2};
-use crate::walk::{TranslationOf, Walker};
+use crate::walk::{TranslationOf, Walker, translate};
 
 /// Where an address goes through both stages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,9 +84,11 @@ pub struct TwoStage<'c, F1, F2: Format<Stage = Stage2>, M, const N: usize = 64> 
     /// With a cache: where the stage-1 table of each step of the last walks stands. Most walks share their upper tables, and a processor
     /// that guesses that right need not wait for one table's entry to begin with the next.
     steps: [Cell<Step>; MAX_LEVELS],
+    /// The bits of an address within the smallest page of stage 2.
+    within: u64,
 }
 
-/// The page of stage 2 in which a stage-1 table stands: its number, and its address. No page has the number that is all ones.
+/// The page of stage 2 in which a stage-1 table stands: its address there, and behind it. No page has the address that is all ones.
 #[derive(Clone, Copy, Debug)]
 struct Step {
     page: u64,
@@ -104,14 +106,15 @@ where
     /// The guest's tree of `stage1` with its root table at `root`, behind the second stage `stage2`.
     #[must_use]
     pub fn new(stage1: F1, root: Gpa, stage2: Walker<F2, M>) -> Self {
-        Self { stage1, root, stage2, cache: None, steps: [const { Cell::new(NOWHERE) }; MAX_LEVELS] }
+        let within = low_bits(stage2.format().geometry().finest_shift());
+        Self { stage1, root, stage2, cache: None, steps: [const { Cell::new(NOWHERE) }; MAX_LEVELS], within }
     }
 
     /// The same, remembering what stage 2 said: most of a guest's walk goes through few of its pages.
     #[must_use]
     pub fn with_cache<const N: usize>(self, cache: &'c TranslationCache<'c, F2, N>) -> TwoStage<'c, F1, F2, M, N> {
-        let Self { stage1, root, stage2, steps, .. } = self;
-        TwoStage { stage1, root, stage2, cache: Some(cache), steps }
+        let Self { stage1, root, stage2, steps, within, .. } = self;
+        TwoStage { stage1, root, stage2, cache: Some(cache), steps, within }
     }
 }
 
@@ -135,7 +138,7 @@ where
             self.steps.iter().for_each(|step| step.set(NOWHERE));
         }
         let nested = Nested { stage: self, taken: Cell::new(0), failed: Cell::new(None) };
-        let stage1 = match Walker::new(self.stage1, &nested, self.root).translate(address, access) {
+        let stage1 = match translate(&self.stage1, &nested, self.root.get(), address, access) {
             Ok(translation) => translation,
             Err(fault) => return Err(self.of_table(fault, &nested)),
         };
@@ -180,9 +183,9 @@ where
         match self.stage.second(address, format.guest_table_access()) {
             Ok(translation) => {
                 if self.stage.cache.is_some() {
-                    let shift = format.geometry().finest_shift();
-                    let output = translation.output.get() & !low_bits(shift);
-                    self.stage.steps[taken].set(Step { page: address.get() >> shift, output });
+                    let within = self.stage.within;
+                    let output = translation.output.get() & !within;
+                    self.stage.steps[taken].set(Step { page: address.get() & !within, output });
                 }
                 self.stage.stage2.memory().word(translation.output)
             }
@@ -211,12 +214,11 @@ where
 {
     #[inline(always)]
     fn word(&self, address: Gpa) -> Result<&AtomicU64, MemoryError> {
-        let shift = self.stage.stage2.format().geometry().finest_shift();
+        let within = self.stage.within;
         let taken = self.taken.replace(self.taken.get() + 1) % MAX_LEVELS;
         let step = self.stage.steps[taken].get();
-        if step.page == address.get() >> shift {
-            let within = address.get() & low_bits(shift);
-            return self.stage.stage2.memory().word(Hpa::new(step.output | within));
+        if step.page == address.get() & !within {
+            return self.stage.stage2.memory().word(Hpa::new(step.output | address.get() & within));
         }
         self.word_by_walk(address, taken)
     }

@@ -270,7 +270,8 @@ fn fault<F: Format>(
 /// The translation of `offset` by a leaf at `at`.
 #[inline(always)]
 pub(crate) fn translation<A: Address, T>(output: A, offset: u64, at: Position, attributes: T) -> Translation<A, T> {
-    let within = offset & low_bits(at.shift);
+    // A leaf covers less than 2^64 bytes.
+    let within = offset & !(u64::MAX << (at.shift & 63));
     Translation { output: A::new(output.get().wrapping_add(within)), shift: at.shift, attributes }
 }
 
