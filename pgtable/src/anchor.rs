@@ -3,10 +3,10 @@
 
 use crate::access::Access;
 use crate::allocator::TableAllocator;
-use crate::descent::{Halt, descend_quickly, finish_quickly};
 use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
 use crate::memory::TableMemory;
+use crate::quick::{Halt, descend_quickly, finish_quickly};
 use crate::table::PageTable;
 use crate::walk::{TranslationOf, read_quickly, translate_properly};
 

@@ -7,13 +7,14 @@ use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
-use crate::descent::{Trail, decode, descend_to_last};
+use crate::descent::{Trail, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
 use crate::geometry::{Level, Position};
 use crate::lock::Locks;
 use crate::memory::TableMemory;
+use crate::quick::descend_to_last;
 use crate::record::Writers;
 use crate::table::{PageTable, gather_error, layout};
 use crate::walk::bounds;

@@ -88,6 +88,7 @@ mod memory;
 mod movement;
 #[cfg(doctest)]
 mod promises;
+mod quick;
 mod record;
 mod reshape;
 mod shared;

@@ -4,11 +4,12 @@ use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
 use crate::allocator::TableAllocator;
-use crate::descent::{Node, Stop, Trail, descend_to_last};
+use crate::descent::{Node, Stop, Trail};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::lock::Locks;
 use crate::memory::TableMemory;
+use crate::quick::descend_to_last;
 use crate::space::Leaves;
 use crate::table::PageTable;
 use crate::walk::bounds;

@@ -4,12 +4,13 @@ use arrayvec::ArrayVec;
 
 use crate::access::Access;
 use crate::address::{Address, low_bits};
-use crate::descent::{Halt, Last, Lost, Node, Seen, Stop, decode, descend, descend_to_last};
+use crate::descent::{Lost, Node, Stop, decode, descend};
 use crate::error::{Error, RangeError};
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
 use crate::geometry::{Level, MAX_LEVELS, Position};
 use crate::memory::TableMemory;
+use crate::quick::{Halt, Last, Seen, descend_to_last};
 use crate::space::{Mapping, Translation};
 
 /// What a [`Walker`] of format `F` translates to.
