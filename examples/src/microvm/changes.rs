@@ -2,56 +2,17 @@
 
 use pgtable::{Leaves, Prot};
 
+use crate::allows::Allows;
+use crate::change::{Act, Change, RWX, USER_R, USER_RW, change};
 use crate::check::Checker;
 use crate::layout::{KERNEL, PROCESS, Q3};
-use crate::look::{Allows, Finds, Look};
+use crate::look::{Finds, Look};
 use crate::machine::Machine;
 use crate::report::{Failure, Report};
 use crate::space::Space;
 
-/// What is done.
-#[derive(Clone, Copy, Debug)]
-enum Act {
-    /// Unmap.
-    Unmap,
-    /// Map to this guest-physical address in leaves of this log2 size.
-    Map(u64, u8, Prot),
-    /// Protect.
-    Protect(Prot),
-}
-
-/// A change, and what must follow from it.
-#[derive(Clone, Copy, Debug)]
-struct Change {
-    name: &'static str,
-    pid: u32,
-    input: u64,
-    bytes: u64,
-    act: Act,
-    /// How many bytes are affected: mapped ones in the range.
-    affects: u64,
-    /// How many tables leave the tree.
-    frees: usize,
-    /// Places to look at afterwards, and what is found there.
-    then: &'static [(u64, Finds)],
-}
-
-const RWX: Allows = Allows::both("rwx");
-const USER_RW: Prot = Prot::RW.for_user();
-const USER_R: Prot = Prot::R.for_user();
-
-const fn change(
-    (name, pid): (&'static str, u32),
-    (input, bytes): (u64, u64),
-    act: Act,
-    (affects, frees): (u64, usize),
-    then: &'static [(u64, Finds)],
-) -> Change {
-    Change { name, pid, input, bytes, act, affects, frees, then }
-}
-
 #[rustfmt::skip]
-const CHANGES: &[Change] = &[
+const CHANGES: &[Change<Finds>] = &[
     change(("unmap a 4K page", PROCESS), (0x0041_0000, 0x1000), Act::Unmap, (0x1000, 0), &[
         (0x0041_0000, Finds::Unmapped),
         (0x0041_1008, Finds::Page(0x0060_6008, Allows::both("r--"))),
@@ -69,7 +30,7 @@ const CHANGES: &[Change] = &[
         (0x0062_0000, Finds::Page(0x0072_0000, Allows::both("r--"))),
     ]),
     change(("2M page user r-- to privileged rw-", PROCESS), (0x00a0_0000, 0x20_0000), Act::Protect(Prot::RW), (0x20_0000, 0), &[
-        (0x00a0_0000, Finds::Page(0x0220_0000, Allows::privileged("rw-"))),
+        (0x00a0_0000, Finds::Page(0x0220_0000, Allows::supervisor("rw-"))),
     ]),
     change(("64K out of a 2M page", PROCESS), (0x0085_0000, 0x1_0000), Act::Unmap, (0x1_0000, 0), &[
         (0x0085_0000, Finds::Unmapped),
@@ -80,8 +41,8 @@ const CHANGES: &[Change] = &[
     ]),
     change(("4K out of the kernel's 2M page", KERNEL), (Q3 | 0x0080_3000, 0x1000), Act::Unmap, (0x1000, 0), &[
         (Q3 | 0x0080_3000, Finds::Unmapped),
-        (Q3 | 0x0080_2ff8, Finds::Page(0x0260_2ff8, Allows::privileged("rwx"))),
-        (Q3 | 0x0080_4000, Finds::Page(0x0260_4000, Allows::privileged("rwx"))),
+        (Q3 | 0x0080_2ff8, Finds::Page(0x0260_2ff8, Allows::supervisor("rwx"))),
+        (Q3 | 0x0080_4000, Finds::Page(0x0260_4000, Allows::supervisor("rwx"))),
     ]),
     change(("2M out of a 1G page", PROCESS), (0x80e0_0000, 0x20_0000), Act::Unmap, (0x20_0000, 0), &[
         (0x80e0_0000, Finds::Unmapped),
@@ -138,7 +99,7 @@ pub fn run(
     Ok(())
 }
 
-impl Change {
+impl Change<Finds> {
     /// Makes it; returns how many bytes were affected, and how many tables freed.
     fn make(&self, space: &mut Space<'_>) -> Result<(u64, usize), Failure> {
         let (bytes, finished) = match self.act {

@@ -9,9 +9,10 @@ use examples::guest::ppc64::{Edit, Edited};
 use pgtable::{Entry, Format, Gva};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::allows::Allows;
 use crate::check::Checker;
 use crate::layout::{LINEAR, PROCESS};
-use crate::look::{Allows, Finds, Look};
+use crate::look::{Finds, Look};
 use crate::machine::Machine;
 use crate::report::{Failure, Report};
 

@@ -2,8 +2,9 @@
 
 use pgtable::Prot;
 
+use crate::allows::Allows;
 use crate::check::Check;
-use crate::look::{ACCESSES, Allows, Finds, Look};
+use crate::look::{ACCESSES, Finds, Look};
 
 /// The kernel's process: its tree translates quadrant 3.
 pub const KERNEL: u32 = 0;
@@ -109,28 +110,28 @@ pub const MAPPINGS: &[Mapping] = &[
     row(("4K user r-x",        PROCESS), 0x0041_2000, 0x0060_5000, (KIB_4, 12), USER_RX,  Allows::both("r-x")),
     row(("4K user rwx",        PROCESS), 0x0041_3000, 0x0060_4000, (KIB_4, 12), USER_RWX, Allows::both("rwx")),
     row(("4K user --x",        PROCESS), 0x0041_4000, 0x0060_3000, (KIB_4, 12), USER_X,   Allows::both("--x")),
-    row(("4K privileged rw-",  PROCESS), 0x0041_5000, 0x0060_2000, (KIB_4, 12), Prot::RW, Allows::privileged("rw-")),
-    row(("4K privileged r--",  PROCESS), 0x0041_6000, 0x0060_1000, (KIB_4, 12), Prot::R,  Allows::privileged("r--")),
-    row(("4K privileged r-x",  PROCESS), 0x0041_7000, 0x0060_0000, (KIB_4, 12), Prot::RX, Allows::privileged("r-x")),
+    row(("4K privileged rw-",  PROCESS), 0x0041_5000, 0x0060_2000, (KIB_4, 12), Prot::RW, Allows::supervisor("rw-")),
+    row(("4K privileged r--",  PROCESS), 0x0041_6000, 0x0060_1000, (KIB_4, 12), Prot::R,  Allows::supervisor("r--")),
+    row(("4K privileged r-x",  PROCESS), 0x0041_7000, 0x0060_0000, (KIB_4, 12), Prot::RX, Allows::supervisor("r-x")),
     row(("4K run of 8",        PROCESS), 0x005f_8000, 0x0061_0000, (8 * KIB_4, 12), USER_RWX, Allows::both("rwx")),
 
     row(("64K user rw-",       PROCESS), 0x0060_0000, 0x0074_0000, (KIB_64, 16), USER_RW,  Allows::both("rw-")),
     row(("64K user r--",       PROCESS), 0x0061_0000, 0x0073_0000, (KIB_64, 16), USER_R,   Allows::both("r--")),
     row(("64K user r-x",       PROCESS), 0x0062_0000, 0x0072_0000, (KIB_64, 16), USER_RX,  Allows::both("r-x")),
-    row(("64K privileged rw-", PROCESS), 0x0063_0000, 0x0071_0000, (KIB_64, 16), Prot::RW, Allows::privileged("rw-")),
+    row(("64K privileged rw-", PROCESS), 0x0063_0000, 0x0071_0000, (KIB_64, 16), Prot::RW, Allows::supervisor("rw-")),
     row(("64K last of table",  PROCESS), 0x007f_0000, 0x0070_0000, (KIB_64, 16), USER_RWX, Allows::both("rwx")),
     row(("64K last of tree",   PROCESS), 0x000f_ffff_ffff_0000, 0x0075_0000, (KIB_64, 16), USER_RWX, Allows::both("rwx")),
 
     row(("2M user rwx",        PROCESS), 0x0080_0000, 0x0240_0000, (MIB_2, 21), USER_RWX, Allows::both("rwx")),
     row(("2M user r--",        PROCESS), 0x00a0_0000, 0x0220_0000, (MIB_2, 21), USER_R,   Allows::both("r--")),
-    row(("2M privileged rwx",  PROCESS), 0x00c0_0000, 0x0200_0000, (MIB_2, 21), Prot::RWX, Allows::privileged("rwx")),
+    row(("2M privileged rwx",  PROCESS), 0x00c0_0000, 0x0200_0000, (MIB_2, 21), Prot::RWX, Allows::supervisor("rwx")),
     row(("1G user rwx",        PROCESS), 0x8000_0000, 0x4000_0000, (GIB_1, 30), USER_RWX, Allows::both("rwx")),
 
-    row(("Q3 4K privileged rw-",  KERNEL), Q3 | 0x0041_0000, 0x0060_8000, (KIB_4, 12), Prot::RW, Allows::privileged("rw-")),
+    row(("Q3 4K privileged rw-",  KERNEL), Q3 | 0x0041_0000, 0x0060_8000, (KIB_4, 12), Prot::RW, Allows::supervisor("rw-")),
     row(("Q3 4K user r--",        KERNEL), Q3 | 0x0041_1000, 0x0060_9000, (KIB_4, 12), USER_R,   Allows::both("r--")),
-    row(("Q3 64K privileged r-x", KERNEL), Q3 | 0x0060_0000, 0x0076_0000, (KIB_64, 16), Prot::RX, Allows::privileged("r-x")),
-    row(("Q3 2M privileged rwx",  KERNEL), Q3 | 0x0080_0000, 0x0260_0000, (MIB_2, 21), Prot::RWX, Allows::privileged("rwx")),
-    row(("Q3 1G privileged rw-",  KERNEL), Q3 | 0x4000_0000, 0x4000_0000, (GIB_1, 30), Prot::RW, Allows::privileged("rw-")),
+    row(("Q3 64K privileged r-x", KERNEL), Q3 | 0x0060_0000, 0x0076_0000, (KIB_64, 16), Prot::RX, Allows::supervisor("r-x")),
+    row(("Q3 2M privileged rwx",  KERNEL), Q3 | 0x0080_0000, 0x0260_0000, (MIB_2, 21), Prot::RWX, Allows::supervisor("rwx")),
+    row(("Q3 1G privileged rw-",  KERNEL), Q3 | 0x4000_0000, 0x4000_0000, (GIB_1, 30), Prot::RW, Allows::supervisor("rw-")),
 ];
 
 /// Places that need more words than a mapping: what is not mapped at each level, other processes, no addresses.
@@ -148,10 +149,10 @@ pub const LOOKS: &[Look] = &[
     look("quadrant 2",                   PROCESS, 2 << 62 | 0x0041_0000, Finds::NoAddress),
     look("bit 52 in quadrant 0",         PROCESS, 0x0010_0000_0041_0000, Finds::NoAddress),
     look("bit 61 in quadrant 3",         PROCESS, Q3 | 0x2000_0000_0041_0000, Finds::NoAddress),
-    look("process 0 in quadrant 0",      KERNEL, 0x0041_0010, Finds::Page(0x0060_8010, Allows::privileged("rw-"))),
-    look("process 0 in quadrant 3",      KERNEL, Q3 | 0x0041_0020, Finds::Page(0x0060_8020, Allows::privileged("rw-"))),
+    look("process 0 in quadrant 0",      KERNEL, 0x0041_0010, Finds::Page(0x0060_8010, Allows::supervisor("rw-"))),
+    look("process 0 in quadrant 3",      KERNEL, Q3 | 0x0041_0020, Finds::Page(0x0060_8020, Allows::supervisor("rw-"))),
     look("process without a tree",       NO_TREE, 0x0041_0000, Finds::NoTree),
-    look("its quadrant 3 is the same",   NO_TREE, Q3 | 0x0041_0030, Finds::Page(0x0060_8030, Allows::privileged("rw-"))),
+    look("its quadrant 3 is the same",   NO_TREE, Q3 | 0x0041_0030, Finds::Page(0x0060_8030, Allows::supervisor("rw-"))),
     look("process beyond the table",     BEYOND, 0x0041_0000, Finds::Unmapped),
 ];
 

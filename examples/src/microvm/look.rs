@@ -4,43 +4,10 @@
 //! nothing of encodings, so a wrong bit in an encoder shows even where the software walker decodes it just as wrongly.
 
 use arch_ppc64::{Interrupt, Status, Vector};
-use pgtable::{Access, AccessKind, Gpa, Gva, Privilege};
+use pgtable::{Access, AccessKind, Gpa, Gva};
 
+use crate::allows::Allows;
 use crate::check::{Answer, Check};
-
-/// What a page allows, in letters: each string is three long, of `r`, `w`, `x` and `-`.
-#[derive(Clone, Copy, Debug)]
-pub struct Allows {
-    /// In privileged state.
-    pub supervisor: &'static str,
-    /// In problem state.
-    pub user: &'static str,
-}
-
-impl Allows {
-    /// Both may do the same.
-    pub const fn both(letters: &'static str) -> Self {
-        Self { supervisor: letters, user: letters }
-    }
-
-    /// Only the supervisor may do it.
-    pub const fn privileged(letters: &'static str) -> Self {
-        Self { supervisor: letters, user: "---" }
-    }
-
-    fn allows(self, access: Access) -> bool {
-        let letters = match access.privilege {
-            Privilege::Supervisor => self.supervisor,
-            Privilege::User => self.user,
-        };
-        let letter = match access.kind {
-            AccessKind::Read => 'r',
-            AccessKind::Write => 'w',
-            AccessKind::Fetch => 'x',
-        };
-        letters.contains(letter)
-    }
-}
 
 /// What is found at an address.
 #[derive(Clone, Copy, Debug)]

@@ -8,6 +8,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `layout` | the tables of what is where |
+//! | `allows`, `change` | the words of rows, on every architecture |
 //! | `look` | what a row says must come of an access |
 //! | `check` | asking guest and walker, and comparing |
 //! | `machine` | what they all work with |
@@ -18,6 +19,8 @@
 //! | `teardown` | giving everything back, and counting |
 //! | `host`, `report` | what a person reads |
 
+mod allows;
+mod change;
 mod changes;
 mod check;
 mod edit;

@@ -6,9 +6,10 @@ use examples::guest::ppc64::Outcome;
 use frag_alloc::Closed;
 use pgtable::{Access, Gva, Privilege};
 
+use crate::allows::Allows;
 use crate::check::{Answer, Checker, taken};
 use crate::layout::{KERNEL, PROCESS, Q3, guest, stubs};
-use crate::look::{Allows, Finds, Look};
+use crate::look::{Finds, Look};
 use crate::machine::Machine;
 use crate::report::{Failure, Report};
 use crate::space::{Space, TableCache};
@@ -60,7 +61,7 @@ pub fn run(
 fn gone(checker: &mut Checker<'_>, report: &mut Report) -> Result<(), Failure> {
     let name = "after a process has gone";
     for (at, finds) in
-        [(0x0080_0000, Finds::NoTree), (Q3 | 0x0041_0040, Finds::Page(0x0060_8040, Allows::privileged("rw-")))]
+        [(0x0080_0000, Finds::NoTree), (Q3 | 0x0041_0040, Finds::Page(0x0060_8040, Allows::supervisor("rw-")))]
     {
         for check in (Look { name, pid: PROCESS, at, finds }).checks() {
             checker.run(&check, report)?;

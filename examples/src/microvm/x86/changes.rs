@@ -4,54 +4,15 @@ use pgtable::{Leaves, Prot};
 
 use super::check::Checker;
 use super::layout::{OTHER, PROCESS};
-use super::look::{Allows, Finds, Look};
+use super::look::{Finds, Look};
 use super::machine::Machine;
 use super::space::Space;
+use crate::allows::Allows;
+use crate::change::{Act, Change, RWX, USER_R, USER_RW, change};
 use crate::report::{Failure, Report};
 
-/// What is done.
-#[derive(Clone, Copy, Debug)]
-enum Act {
-    /// Unmap.
-    Unmap,
-    /// Map to this guest-physical address in leaves of this log2 size.
-    Map(u64, u8, Prot),
-    /// Protect.
-    Protect(Prot),
-}
-
-/// A change, and what must follow from it.
-#[derive(Clone, Copy, Debug)]
-struct Change {
-    name: &'static str,
-    pid: u32,
-    input: u64,
-    bytes: u64,
-    act: Act,
-    /// How many bytes are affected: mapped ones in the range.
-    affects: u64,
-    /// How many tables leave the tree.
-    frees: usize,
-    /// Places to look at afterwards, and what is found there.
-    then: &'static [(u64, Finds)],
-}
-
-const RWX: Allows = Allows::both("rwx");
-const USER_RW: Prot = Prot::RW.for_user();
-const USER_R: Prot = Prot::R.for_user();
-
-const fn change(
-    (name, pid): (&'static str, u32),
-    (input, bytes): (u64, u64),
-    act: Act,
-    (affects, frees): (u64, usize),
-    then: &'static [(u64, Finds)],
-) -> Change {
-    Change { name, pid, input, bytes, act, affects, frees, then }
-}
-
 #[rustfmt::skip]
-const CHANGES: &[Change] = &[
+const CHANGES: &[Change<Finds>] = &[
     change(("unmap a 4K page", PROCESS), (0x0041_0000, 0x1000), Act::Unmap, (0x1000, 0), &[
         (0x0041_0000, Finds::Unmapped),
         (0x0041_1008, Finds::Page(0x0060_6008, Allows::both("r--"))),
@@ -111,7 +72,7 @@ const CHANGES: &[Change] = &[
 
 /// If there are 1-GiB pages.
 #[rustfmt::skip]
-const GIB_CHANGES: &[Change] = &[
+const GIB_CHANGES: &[Change<Finds>] = &[
     change(("2M out of a 1G page", PROCESS), (0x80e0_0000, 0x20_0000), Act::Unmap, (0x20_0000, 0), &[
         (0x80e0_0000, Finds::Unmapped),
         (0x80df_fff8, Finds::Page(0x40df_fff8, RWX)),
@@ -154,7 +115,7 @@ pub fn run(
     Ok(())
 }
 
-impl Change {
+impl Change<Finds> {
     /// Makes it; returns how many bytes were affected, and how many tables freed.
     fn make(&self, space: &mut Space<'_>) -> Result<(u64, usize), Failure> {
         let (bytes, finished) = match self.act {

@@ -10,8 +10,9 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::check::Checker;
 use super::layout::{LINEAR, PROCESS};
-use super::look::{Allows, Finds, Look};
+use super::look::{Finds, Look};
 use super::machine::Machine;
+use crate::allows::Allows;
 use crate::report::{Failure, Report};
 
 /// The page whose entry is edited.

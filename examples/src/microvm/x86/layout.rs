@@ -6,7 +6,8 @@ use examples::guest::x86::{self, Corner};
 use pgtable::{Gva, Prot};
 
 use super::check::Check;
-use super::look::{ACCESSES, Allows, Finds, Look};
+use super::look::{ACCESSES, Finds, Look};
+use crate::allows::Allows;
 
 /// The process that most rows are about.
 pub const PROCESS: u32 = 1;

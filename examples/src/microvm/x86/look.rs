@@ -6,40 +6,7 @@
 use pgtable::{Access, AccessKind, Gpa, Gva, Privilege};
 
 use super::check::{Answer, Check};
-
-/// What a page allows, in letters: each string is three long, of `r`, `w`, `x` and `-`.
-#[derive(Clone, Copy, Debug)]
-pub struct Allows {
-    /// In supervisor mode.
-    pub supervisor: &'static str,
-    /// In user mode.
-    pub user: &'static str,
-}
-
-impl Allows {
-    /// Both may do the same: CR0.WP is on, SMEP and SMAP are off.
-    pub const fn both(letters: &'static str) -> Self {
-        Self { supervisor: letters, user: letters }
-    }
-
-    /// Only the supervisor may do it.
-    pub const fn supervisor(letters: &'static str) -> Self {
-        Self { supervisor: letters, user: "---" }
-    }
-
-    fn allows(self, access: Access) -> bool {
-        let letters = match access.privilege {
-            Privilege::Supervisor => self.supervisor,
-            Privilege::User => self.user,
-        };
-        let letter = match access.kind {
-            AccessKind::Read => 'r',
-            AccessKind::Write => 'w',
-            AccessKind::Fetch => 'x',
-        };
-        letters.contains(letter)
-    }
-}
+use crate::allows::Allows;
 
 /// What is found at an address.
 #[derive(Clone, Copy, Debug)]

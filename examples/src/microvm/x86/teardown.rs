@@ -4,9 +4,10 @@ use frag_alloc::Closed;
 
 use super::check::Checker;
 use super::layout::{OTHER, PROCESS, guest};
-use super::look::{Allows, Finds, Look};
+use super::look::{Finds, Look};
 use super::machine::Machine;
 use super::space::Space;
+use crate::allows::Allows;
 use crate::report::{Failure, Report};
 use crate::space::TableCache;
 
