@@ -73,24 +73,29 @@ impl<S: Stage, I: Invalidate<S>> Invalidate<S> for Watch<'_, I> {
 }
 
 /// A translation, by the smallest page that it is looked up by. In one cache line.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 #[repr(align(64))]
 struct Slot<F: Format> {
     /// The number of the page, as the input address has it, plus 1; 0 if the slot is empty.
-    tag: u64,
-    leaf: Leaf<F>,
+    tag: Cell<u64>,
+    leaf: Cell<Leaf<F>>,
 }
 
-/// A direct-mapped cache of `N` translations of one tree.
+/// A cache of `N` translations of one tree.
 ///
-/// Permissions are judged anew for each access, so one entry serves reads, writes and fetches; only successes are kept. A larger leaf
-/// takes an entry for each small page of it that is used.
+/// Permissions are judged anew for each access, so one entry serves reads, writes and fetches; only successes are kept. Translations are looked up by the smallest
+/// leaf that was met since the last invalidation; a larger one takes an entry for each part of that size that is used.
 #[derive(Debug)]
 pub struct TranslationCache<'g, F: Format, const N: usize = 64> {
-    slots: [Cell<Slot<F>>; N],
+    slots: [Slot<F>; N],
+    /// log2 of the pages by which translations are looked up: the smallest that was met.
+    shift: Cell<u8>,
     generation: &'g Generation,
     seen: Cell<u64>,
 }
+
+/// No page was met yet.
+const ANY: u8 = 63;
 
 impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
     /// An empty cache, kept honest by `generation`.
@@ -100,7 +105,8 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
         let attributes = F::Attributes::from(Prot::new());
         let leaf = Leaf { word: 0, at, path: F::Path::default(), output: 0, attributes };
         Self {
-            slots: core::array::from_fn(|_| Cell::new(Slot { tag: 0, leaf })),
+            slots: core::array::from_fn(|_| Slot { tag: Cell::new(0), leaf: Cell::new(leaf) }),
+            shift: Cell::new(ANY),
             generation,
             seen: Cell::new(generation.now()),
         }
@@ -142,20 +148,27 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
         current
     }
 
-    /// The slot of a page. Pages of all sizes are spread over all slots.
+    /// The slot in which a page is looked for first: neighbours never share one.
     #[inline(always)]
-    fn slot(&self, page: u64) -> Option<&Cell<Slot<F>>> {
-        // 2^64 divided by the golden ratio: multiples of a power of two end up far apart.
+    fn first(&self, page: u64) -> Option<&Slot<F>> {
+        self.slots.get((page % N.max(1) as u64) as usize)
+    }
+
+    /// The slot to which it goes when another page needs the first one: which page of those that share the first goes where is no pattern of theirs.
+    #[inline(always)]
+    fn second(&self, page: u64) -> Option<&Slot<F>> {
+        // 2^64 divided by the golden ratio.
         let spread = page.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         self.slots.get(((spread * N as u64) >> 32) as usize)
     }
 
-    /// What is remembered of `input`, if it allows `access`. The cache is current.
+    /// What is remembered of `input`, if it allows `access`. For who looks whether the cache is current.
     #[inline(always)]
     pub(crate) fn remembered(&self, format: &F, input: Input<F>, access: Access) -> Option<TranslationOf<F>> {
-        let page = input.get() >> format.geometry().finest_shift();
-        let Slot { tag, leaf } = self.slot(page)?.get();
-        let allowed = tag == page.wrapping_add(1) && format.check(leaf.word, leaf.at, leaf.path, access).is_ok();
+        let page = input.get() >> (self.shift.get() & 63);
+        let here = |slot: &&Slot<F>| slot.tag.get() == page.wrapping_add(1);
+        let leaf = self.first(page).filter(here).or_else(|| self.second(page).filter(here))?.leaf.get();
+        let allowed = format.check(leaf.word, leaf.at, leaf.path, access).is_ok();
         allowed.then(|| leaf.translation(input.get()))
     }
 
@@ -168,9 +181,21 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
     ) -> Result<TranslationOf<F>, Fault<F>> {
         self.make_current();
         let (leaf, offset) = walker.find(input, access)?;
-        let page = input.get() >> walker.format().geometry().finest_shift();
-        if let Some(slot) = self.slot(page) {
-            slot.set(Slot { tag: page.wrapping_add(1), leaf });
+        if leaf.at.shift < self.shift.get() {
+            // At most once for each size of leaves; then all are looked up by the smallest.
+            self.forget(self.seen.get());
+            self.shift.set(leaf.at.shift);
+        }
+        let page = input.get() >> (self.shift.get() & 63);
+        if let Some(first) = self.first(page) {
+            let (tag, before) = (first.tag.replace(page.wrapping_add(1)), first.leaf.replace(leaf));
+            let moves = tag != 0 && tag != page.wrapping_add(1);
+            // Which may be the same slot: then it is forgotten.
+            let second = self.second(tag.wrapping_sub(1)).filter(|second| moves && !core::ptr::eq(*second, first));
+            if let Some(second) = second {
+                second.tag.set(tag);
+                second.leaf.set(before);
+            }
         }
         Ok(leaf.translation(offset))
     }
@@ -179,8 +204,9 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
     #[inline(never)]
     fn forget(&self, now: u64) {
         for slot in &self.slots {
-            slot.set(Slot { tag: 0, ..slot.get() });
+            slot.tag.set(0);
         }
+        self.shift.set(ANY);
         self.seen.set(now);
     }
 }
