@@ -1,0 +1,131 @@
+//! What a second stage has to say to be probed: how the machine is given it, and how the machine tells what came of a case.
+
+use std::fmt::{self, Debug};
+
+use arch_x86::{Controls, Registers};
+use pgtable::{Format, Hpa, Privilege, Stage2};
+
+use super::records::Answer;
+
+/// Which machine it is: the processor's rules are the manual's, except where the [`Known`] things of an emulator say otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// The processor is AMD's: SVM. Otherwise Intel's: VMX.
+    pub amd: bool,
+    /// MAXPHYADDR.
+    pub maxphyaddr: u8,
+    /// Mode-based execute control for EPT.
+    pub mode_based_execute: bool,
+    /// In what the emulator is known to differ from the manual.
+    pub known: Known,
+}
+
+/// In what an emulator is known to differ from the manual. Each is told at the end of the run, and only there is anything but the manual taken
+/// for right.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known {
+    /// Bit 8 of PML4E and PML5E is not reserved (APM §5.3.3): such entries are left out.
+    pub mbz_ignored: bool,
+}
+
+impl Known {
+    /// Each by name, if the machine has it.
+    pub fn named(self) -> impl Iterator<Item = &'static str> {
+        let all = [(self.mbz_ignored, "bit 8 of PML4E is not reserved: left out")];
+        all.into_iter().filter_map(|(there, name)| there.then_some(name))
+    }
+}
+
+/// What comes of an access.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was done; then the guest called the hypervisor.
+    Called,
+    /// The guest's own #PF.
+    PageFault { code: u64, address: u64 },
+    /// The guest's own #GP.
+    GeneralProtection,
+    /// A nested page fault or EPT violation: guest-physical address, EXITINFO1 or exit qualification, and the guest-linear address where the processor
+    /// tells it.
+    Nested { gpa: u64, info: u64, linear: Option<u64> },
+    /// An EPT misconfiguration.
+    Misconfigured { gpa: u64 },
+    /// Anything else, in words.
+    Odd(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Called => f.write_str("done"),
+            Self::PageFault { code, address } => write!(f, "#PF, error code {code:#x}, CR2 {address:#x}"),
+            Self::GeneralProtection => f.write_str("#GP"),
+            Self::Nested { gpa, info, linear } => {
+                write!(f, "stage 2 refuses {gpa:#x}: {info:#x}")?;
+                linear.map_or(Ok(()), |linear| write!(f, ", linear {linear:#x}"))
+            }
+            Self::Misconfigured { gpa } => write!(f, "stage 2 is misconfigured for {gpa:#x}"),
+            Self::Odd(text) => f.write_str(text),
+        }
+    }
+}
+
+/// How a guest begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// CR0, CR3, CR4, EFER.
+    pub registers: Registers,
+    /// EFLAGS.AC.
+    pub ac: bool,
+    /// RIP.
+    pub rip: u64,
+    /// CPL 3 or 0.
+    pub privilege: Privilege,
+}
+
+/// A second stage.
+pub trait Second: Format<Stage = Stage2> + Copy {
+    /// Its controls.
+    type Controls: Copy + Debug;
+
+    /// The format under these controls, with four levels.
+    fn under(controls: Self::Controls) -> Self;
+
+    /// The usual controls first, then the others.
+    fn controls(machine: &Machine) -> Vec<Self::Controls>;
+
+    /// The second stage's and the guest's fault as it is reported; `linear` is the address that the guest wanted to use.
+    fn end(fault: &pgtable::Fault<Self>, linear: u64) -> End;
+
+    /// The fields that all cases share: field, value, and 0 or the MSR that limits it.
+    fn setup(&self) -> Vec<(u64, u64, u64)>;
+
+    /// The fields that tell what came of a case: at most seven.
+    fn read() -> Vec<u64>;
+
+    /// The fields of one case.
+    fn fields(&self, root: Hpa, start: &Start) -> Vec<(u64, u64)>;
+
+    /// The hypervisor's own EFER.
+    fn host_efer(&self) -> u64;
+
+    /// What the machine says, and RIP.
+    fn seen(answer: &Answer) -> (End, u64);
+
+    /// R/W, X and what else an entry allows: all combinations of these bits are tried.
+    fn rights(machine: &Machine) -> &'static [u64];
+
+    /// Other bits of a leaf of which all combinations are tried.
+    const LEAF_BITS: &'static [u64];
+}
+
+/// The guest's controls that a machine has.
+pub fn guest_controls(machine: &Machine) -> Controls {
+    Controls { maxphyaddr: machine.maxphyaddr, amd: machine.amd, ..Controls::new() }
+}
+
+/// All combinations of `bits`.
+pub fn combinations(bits: &[u64]) -> impl Iterator<Item = u64> {
+    (0..1_u64 << bits.len())
+        .map(|set| bits.iter().enumerate().filter(|(at, _)| set >> at & 1 != 0).map(|(_, bit)| bit).sum())
+}
