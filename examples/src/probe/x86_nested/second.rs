@@ -26,12 +26,17 @@ pub struct Machine {
 pub struct Known {
     /// Bit 8 of PML4E and PML5E is not reserved (APM §5.3.3): such entries are left out.
     pub mbz_ignored: bool,
+    /// Error codes with RSVD lack P. "RSVD can be set only if P is also set" (SDM §4.7; APM §8.4.2).
+    pub rsvd_without_p: bool,
 }
 
 impl Known {
     /// Each by name, if the machine has it.
     pub fn named(self) -> impl Iterator<Item = &'static str> {
-        let all = [(self.mbz_ignored, "bit 8 of PML4E is not reserved: left out")];
+        let all = [
+            (self.mbz_ignored, "bit 8 of PML4E is not reserved: left out"),
+            (self.rsvd_without_p, "error codes with RSVD lack P: compared without P"),
+        ];
         all.into_iter().filter_map(|(there, name)| there.then_some(name))
     }
 }
@@ -52,6 +57,18 @@ pub enum End {
     Misconfigured { gpa: u64 },
     /// Anything else, in words.
     Odd(String),
+}
+
+impl End {
+    /// The same, as far as a machine tells it rightly.
+    pub fn known(mut self, known: Known) -> Self {
+        if let Self::PageFault { code: word, .. } | Self::Nested { info: word, linear: None, .. } = &mut self {
+            if known.rsvd_without_p && *word & 1 << 3 != 0 {
+                *word &= !1;
+            }
+        }
+        self
+    }
 }
 
 impl fmt::Display for End {
