@@ -35,6 +35,8 @@ pub struct Case<S: Second> {
     pub guest: Controls,
     pub second: S::Controls,
     pub address: u64,
+    /// Where that is, if nothing comes between: a block that nobody else may write.
+    pub data: u64,
     pub access: Access,
     /// What is stored.
     pub value: u64,
@@ -166,6 +168,9 @@ impl<'w> Bench<'w> {
             Some(Err(Some(end))) => Err(end),
             _ => return Ok(None),
         };
+        if end != Ok(case.data) {
+            watches.push(Watch { address: case.data, expected: block(self.vmx, case.data), may: 0 });
+        }
         let Ok(hpa) = end else {
             return Ok(end.err().map(|end| Prediction { end, rip, rax: None, watches }));
         };

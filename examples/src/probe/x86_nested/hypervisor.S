@@ -34,12 +34,12 @@
 #define SETUP           80
 #define READ            2048
 #define RECORDS         0x800000
-#define RECORD_SIZE     512
+#define RECORD_SHIFT    9
 
 /* A record: what to do, */
 #define PATCHES         0       /* two words that are changed before: address, content */
 #define WATCHES         32      /* how many words to look at and to restore, and their addresses, */
-#define FIELDS          240     /* how many fields to write, and these: field, value */
+#define FIELDS          224     /* how many fields to write, and these: field, value */
 #define RCX             424
 #define RAX             432
 #define EFER            440     /* the host's */
@@ -82,6 +82,19 @@ start32:
         mov     %eax, %es
         mov     %eax, %ss
         mov     $STACK, %esp
+
+        /*
+         * Bochs loads an image into memory that it has given only the first addresses of; others
+         * get theirs in the order in which they are used. So they are used in order, before all else.
+         */
+        mov     $IMAGE, %esi
+        mov     8(%esi), %edi
+        shl     $RECORD_SHIFT, %edi
+        lea     RECORDS(%esi, %edi), %edi
+1:      mov     (%esi), %eax
+        add     $0x1000, %esi
+        cmp     %edi, %esi
+        jb      1b
 
         /* The first 4 GiB, each at its own address, in pages of 2 MiB. */
         cld
@@ -231,13 +244,11 @@ vmx_enter:
         mov     $POINTERS, %edi
         mov     $2, %edx
         invept  16(%rdi), %rdx          /* all contexts */
+        vmclear 8(%rdi)                 /* so that VMLAUNCH is right each time */
+        vmptrld 8(%rdi)
         mov     RAX(%rbx), %rax
-        btsq    $0, 32(%rdi)
-        jc      1f
         vmlaunch
-        jmp     2f
-1:      vmresume
-2:      /* It did not begin: so much for the first answer. */
+        /* It did not begin: so much for the first answer. */
         mov     $VM_INSTRUCTION_ERROR, %edx
         vmread  %rdx, %rax
         bts     $63, %rax
@@ -286,7 +297,7 @@ restore:
         dec     %ecx
         jnz     1b
 
-        add     $RECORD_SIZE, %rbx
+        add     $(1 << RECORD_SHIFT), %rbx
         dec     %r12
         jmp     case
 
@@ -353,7 +364,6 @@ vmx_on:
         movq    $VMCB, 8(%rdi)
         mov     %rax, 16(%rdi)
         mov     %rax, 24(%rdi)
-        mov     %rax, 32(%rdi)
         vmxon   (%rdi)
         vmclear 8(%rdi)
         vmptrld 8(%rdi)

@@ -63,7 +63,8 @@ impl Emulator {
     fn machine(self) -> Machine {
         let known = match self {
             Self::Qemu => Known { mbz_ignored: true, rsvd_without_p: true },
-            Self::BochsSvm | Self::BochsVmx => Known::default(),
+            Self::BochsSvm => Known { mbz_ignored: true, rsvd_without_p: false },
+            Self::BochsVmx => Known::default(),
         };
         Machine { amd: !matches!(self, Self::BochsVmx), maxphyaddr: 40, mode_based_execute: false, known }
     }

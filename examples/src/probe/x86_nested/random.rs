@@ -41,13 +41,13 @@ pub fn cases<S: Second>(
         let prot = Prot::from_bits(rng.u8(..)).with_read(true).with_write(rng.u8(..4) != 0).with_user(rng.u8(..4) != 0);
         let attributes = PageAttributes::from(prot).with_accessed(rng.bool()).with_dirty(rng.bool());
         pages.push((gva, gpa, shift, attributes));
-        addresses.push((gva, shift));
+        addresses.push((gva, shift, hpa));
     }
     let scene = builder.build((8, 10), 12, usual, S::under(seconds[0]), &pages, &mappings)?;
 
     let mut all = Vec::with_capacity(count);
     while all.len() < count {
-        let (gva, shift) = addresses[rng.usize(..addresses.len())];
+        let (gva, shift, data) = addresses[rng.usize(..addresses.len())];
         let mut address = match rng.u8(..8) {
             0 => gva ^ 1 << rng.u8(12..48),
             1 => gva ^ rng.u64(..) & low_bits(shift) & !15,
@@ -70,7 +70,7 @@ pub fn cases<S: Second>(
         };
         let second = seconds[rng.usize(..seconds.len())];
         let value = values.next();
-        let mut case = Case { kind: "random", scene, patches: Vec::new(), guest, second, address, access, value };
+        let mut case = Case { kind: "random", scene, patches: Vec::new(), guest, second, address, data, access, value };
         let (first, second) = bench.entries(&case);
         let entries: Vec<_> = first.into_iter().chain(second).collect();
         for _ in 0..rng.usize(..3) {

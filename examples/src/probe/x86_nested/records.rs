@@ -10,9 +10,9 @@ pub const TABLES: (u64, u64) = (IMAGE + 0x1_0000, IMAGE + 0x80_0000);
 /// The memory that is filled with blocks: where cases may write, and fetch from.
 pub const DATA: (u64, u64) = (0x1000_0000, 0x1100_0000);
 /// How many words a case may look at.
-pub const WATCHES: usize = 25;
+pub const WATCHES: usize = 23;
 /// How many fields a case may write.
-pub const FIELDS: usize = 11;
+pub const FIELDS: usize = 12;
 
 const SETUP: usize = 80 / 8;
 const READ: usize = 2048 / 8;
@@ -178,8 +178,8 @@ mod tests {
             (record + 24, 0x13),
             (record + 32, 2),
             (record + 40, 0x20),
-            (record + 240, 1),
-            (record + 248, 0x30),
+            (record + 224, 1),
+            (record + 232, 0x30),
             (record + 424, 0x40),
             (record + 432, 0x41),
             (record + 440, 0x42),

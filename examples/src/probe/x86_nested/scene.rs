@@ -86,20 +86,20 @@ impl<'w> Builder<'w> {
         if self.next <= TABLES.1 { Ok(start) } else { Err("there is no room for more tables".into()) }
     }
 
-    /// One page of the guest's in one of the second stage's; and the guest's address of data there.
+    /// One page of the guest's in one of the second stage's; and an address of data there, the guest's own and the machine's.
     pub fn single<S: Second>(
         &mut self,
         shape: Shape,
         guest: Controls,
         second: S,
-    ) -> Result<(Scene, u64), Box<dyn Error>> {
+    ) -> Result<(Scene, u64, u64), Box<dyn Error>> {
         let hpa = DATA.0 + 0x34_5670;
         let gpa = twisted(DATA_GPA, hpa, shape.second);
         let slot = if shape.first == 21 { 0xffff_9300_8000_0000 } else { 0x0000_5a05_8000_0000 };
         let gva = twisted(slot, gpa, shape.first);
         let page = (gva, gpa, shape.first, Prot::RWX.for_user().into());
         let mapping = (gpa, hpa, shape.second, Prot::RWX.into());
-        Ok((self.build((1, 2), shape.tables, guest, second, &[page], &[mapping])?, gva))
+        Ok((self.build((1, 2), shape.tables, guest, second, &[page], &[mapping])?, gva, hpa))
     }
 
     /// Both trees, in so many frames; mappings that do not fit beside those before are left out.

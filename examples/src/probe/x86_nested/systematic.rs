@@ -49,7 +49,7 @@ pub fn cases<S: Second>(
             for marked in [true, false] {
                 let tables = SHIFTS[(row + column + usize::from(marked)) % 3];
                 let shape = Shape { first, second, tables };
-                let (scene, address) = builder.single(shape, guest, S::under(seconds[0]))?;
+                let (scene, address, data) = builder.single(shape, guest, S::under(seconds[0]))?;
                 let plain = Case {
                     kind: "",
                     scene,
@@ -57,6 +57,7 @@ pub fn cases<S: Second>(
                     guest,
                     second: seconds[0],
                     address,
+                    data,
                     access: Access::READ,
                     value: 0,
                 };

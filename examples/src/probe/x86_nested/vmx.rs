@@ -125,6 +125,7 @@ impl Second for Ept {
             (EFER, registers.efer.into_bits()),
             (RFLAGS, 2 | u64::from(ac) << 18),
             (RIP, rip),
+            (SELECTOR + CS, ring),
             (SELECTOR + SS, ring),
             (RIGHTS + CS, 0xa09b | ring << 5),
             (RIGHTS + SS, 0xc093 | ring << 5),
