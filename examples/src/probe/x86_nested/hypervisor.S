@@ -20,7 +20,7 @@
  *            says which bits of the value may be 0 (low half) or 1 (high half)
  *      2048  how many fields are read after each case, and these
  *      0x10000 the tables
- *      0x800000 the records, 512 bytes each
+ *      0x800000 the records, 640 bytes each
  *
  * A block is 16 bytes, of which 8 are used: code that loads its own number (its address / 16) into
  * EAX and calls the hypervisor. So a fetch tells where it went, and a load too.
@@ -34,18 +34,18 @@
 #define SETUP           80
 #define READ            2048
 #define RECORDS         0x800000
-#define RECORD_SHIFT    9
+#define RECORD_SIZE     640
 
 /* A record: what to do, */
 #define PATCHES         0       /* two words that are changed before: address, content */
 #define WATCHES         32      /* how many words to look at and to restore, and their addresses, */
-#define FIELDS          224     /* how many fields to write, and these: field, value */
-#define RCX             424
-#define RAX             432
-#define EFER            440     /* the host's */
+#define FIELDS          352     /* how many fields to write, and these: field, value */
+#define RCX             552
+#define RAX             560
+#define EFER            568     /* the host's */
 /* and what came of it: what the watched words held, in place of their addresses, and */
-#define ANSWERS         448     /* the fields that are read; then RAX */
-#define RAX_AFTER       504
+#define ANSWERS         576     /* the fields that are read; then RAX */
+#define RAX_AFTER       632
 
 /* Memory of its own. */
 #define PML4            0x100000
@@ -88,8 +88,7 @@ start32:
          * get theirs in the order in which they are used. So they are used in order, before all else.
          */
         mov     $IMAGE, %esi
-        mov     8(%esi), %edi
-        shl     $RECORD_SHIFT, %edi
+        imul    $RECORD_SIZE, 8(%esi), %edi
         lea     RECORDS(%esi, %edi), %edi
 1:      mov     (%esi), %eax
         add     $0x1000, %esi
@@ -297,7 +296,7 @@ restore:
         dec     %ecx
         jnz     1b
 
-        add     $(1 << RECORD_SHIFT), %rbx
+        add     $RECORD_SIZE, %rbx
         dec     %r12
         jmp     case
 

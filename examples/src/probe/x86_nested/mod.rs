@@ -62,9 +62,9 @@ enum Emulator {
 impl Emulator {
     fn machine(self) -> Machine {
         let known = match self {
-            Self::Qemu => Known { mbz_ignored: true, rsvd_without_p: true },
-            Self::BochsSvm => Known { mbz_ignored: true, rsvd_without_p: false },
-            Self::BochsVmx => Known::default(),
+            Self::Qemu => Known { mbz_ignored: true, rsvd_without_p: true, ..Known::default() },
+            Self::BochsSvm => Known { mbz_ignored: true, fetch_told: true, ..Known::default() },
+            Self::BochsVmx => Known { table_read_untold: true, bit_12_ignored: true, ..Known::default() },
         };
         Machine { amd: !matches!(self, Self::BochsVmx), maxphyaddr: 40, mode_based_execute: false, known }
     }
@@ -120,6 +120,7 @@ fn judge<S: Second>(
         report.fact("physical address", format!("{} bits", capabilities.maxphyaddr));
         if !machine.amd {
             report.fact("EPT capabilities", format!("{:#x}", capabilities.ept_vpid_cap));
+            report.fact("secondary controls", format!("{:#x}", capabilities.secondary >> 32));
         }
         if capabilities.maxphyaddr != machine.maxphyaddr {
             return Err("the machine has other physical addresses than was thought".into());
@@ -167,8 +168,7 @@ fn with_cases<S: Second>(
     cases.extend(random::cases::<S>(&bench, &mut builder, machine, &values, (asked.cases, &mut rng))?);
     let mut planned = Vec::new();
     for case in cases {
-        let reserved = |&(at, word): &(u64, u64)| case.scene.is_root(at) && word & 1 << 8 != 0;
-        if machine.known.mbz_ignored && case.patches.iter().any(reserved) {
+        if case.patches.iter().any(|&(at, word)| machine.known.leaves_out(word, case.scene.is_root(at))) {
             continue;
         }
         let Some(prediction) = bench.predict(&case)? else { continue };
@@ -187,7 +187,8 @@ impl<S: Second> Planned<S> {
         let mut all = Vec::new();
         let Prediction { end, rip, rax, watches } = &self.prediction;
         let (seen, seen_rip) = S::seen(answer);
-        if end.clone().known(known) != seen.clone().known(known) {
+        let nxe = self.order.host_efer & 1 << 11 != 0;
+        if end.clone().known(known, nxe) != seen.clone().known(known, nxe) {
             all.push(format!("end: expected {end}; seen {seen}"));
         }
         let mut field = |name: &str, expected: u64, seen: u64| {

@@ -10,14 +10,14 @@ pub const TABLES: (u64, u64) = (IMAGE + 0x1_0000, IMAGE + 0x80_0000);
 /// The memory that is filled with blocks: where cases may write, and fetch from.
 pub const DATA: (u64, u64) = (0x1000_0000, 0x1100_0000);
 /// How many words a case may look at.
-pub const WATCHES: usize = 23;
+pub const WATCHES: usize = 39;
 /// How many fields a case may write.
 pub const FIELDS: usize = 12;
 
 const SETUP: usize = 80 / 8;
 const READ: usize = 2048 / 8;
-const RECORD_WORDS: usize = 64;
-const ANSWERS: usize = 56;
+const RECORD_WORDS: usize = 80;
+const ANSWERS: usize = 72;
 /// How many records there is room for, in a machine of 512 MiB.
 pub const ROOM: usize = ((DATA.0 - TABLES.1) / (RECORD_WORDS as u64 * 8)) as usize;
 
@@ -178,16 +178,16 @@ mod tests {
             (record + 24, 0x13),
             (record + 32, 2),
             (record + 40, 0x20),
-            (record + 224, 1),
-            (record + 232, 0x30),
-            (record + 424, 0x40),
-            (record + 432, 0x41),
-            (record + 440, 0x42),
+            (record + 352, 1),
+            (record + 360, 0x30),
+            (record + 552, 0x40),
+            (record + 560, 0x41),
+            (record + 568, 0x42),
         ] {
             assert_eq!(at(offset), want, "{offset}");
         }
-        assert_eq!(image.len() as u64, record + 512);
-        for (offset, word) in [(0, 1_u64), (record + 40, 0x50), (record + 448, 0x51), (record + 504, 0x52)] {
+        assert_eq!(image.len() as u64, record + 640);
+        for (offset, word) in [(0, 1_u64), (record + 40, 0x50), (record + 576, 0x51), (record + 632, 0x52)] {
             image[offset as usize..][..8].copy_from_slice(&word.to_le_bytes());
         }
         let seen = Seen::new(&image).unwrap();

@@ -28,14 +28,31 @@ pub struct Known {
     pub mbz_ignored: bool,
     /// Error codes with RSVD lack P. "RSVD can be set only if P is also set" (SDM §4.7; APM §8.4.2).
     pub rsvd_without_p: bool,
+    /// The exit info of a nested page fault tells a fetch (I/D) though the host's EFER.NXE is off (APM §8.4.2: "only defined if the no-execute
+    /// feature is enabled"): Bochs' `nested_page_fault` does not ask.
+    pub fetch_told: bool,
+    /// The exit qualification of a guest's page walk that EPT's accessed and dirty flags make a write lacks the read (bit 0). SDM table 28-7, note: "the
+    /// processor sets both bit 0 and bit 1". Bochs' `translate_guest_physical` makes it a write, and no read.
+    pub table_read_untold: bool,
+    /// Bit 12 of an EPT entry that maps 2 MiB or 1 GiB is not reserved (SDM tables 29-3 and 29-5: bits 20:12 and 29:12 must be 0): Bochs takes it for the PAT bit that
+    /// stands there in stage 1. Such entries are left out.
+    pub bit_12_ignored: bool,
 }
 
 impl Known {
+    /// Whether nothing is to be had from an entry.
+    pub fn leaves_out(self, word: u64, in_root: bool) -> bool {
+        self.mbz_ignored && in_root && word & 1 << 8 != 0 || self.bit_12_ignored && word & 0x1080 == 0x1080
+    }
+
     /// Each by name, if the machine has it.
     pub fn named(self) -> impl Iterator<Item = &'static str> {
         let all = [
             (self.mbz_ignored, "bit 8 of PML4E is not reserved: left out"),
             (self.rsvd_without_p, "error codes with RSVD lack P: compared without P"),
+            (self.bit_12_ignored, "bit 12 of large EPT pages is not reserved: left out"),
+            (self.fetch_told, "exit info tells of fetches though NXE is off: compared without I/D"),
+            (self.table_read_untold, "page walks that are writes are no reads: compared without bit 0"),
         ];
         all.into_iter().filter_map(|(there, name)| there.then_some(name))
     }
@@ -60,12 +77,21 @@ pub enum End {
 }
 
 impl End {
-    /// The same, as far as a machine tells it rightly.
-    pub fn known(mut self, known: Known) -> Self {
-        if let Self::PageFault { code: word, .. } | Self::Nested { info: word, linear: None, .. } = &mut self {
-            if known.rsvd_without_p && *word & 1 << 3 != 0 {
-                *word &= !1;
+    /// The same, as far as a machine tells it rightly. `nxe` is the host's EFER.NXE.
+    pub fn known(mut self, known: Known, nxe: bool) -> Self {
+        match &mut self {
+            Self::PageFault { code, .. } | Self::Nested { info: code, linear: None, .. } => {
+                if known.rsvd_without_p && *code & 1 << 3 != 0 {
+                    *code &= !1;
+                }
             }
+            // A write at a guest's table.
+            Self::Nested { info, linear: Some(_), .. } if known.table_read_untold && *info & 0x102 == 2 => *info &= !1,
+            _ => {}
+        }
+        match &mut self {
+            Self::Nested { info, linear: None, .. } if known.fetch_told && !nxe => *info &= !(1 << 4),
+            _ => {}
         }
         self
     }
