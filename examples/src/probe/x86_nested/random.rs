@@ -38,7 +38,8 @@ pub fn cases<S: Second>(
         let shift = SHIFTS[rng.usize(..3)];
         let high = if rng.bool() { 0xffff_8000_0000_0000 } else { 0 };
         let gva = twisted(gvas[rng.usize(..8)] | high | near(rng), gpa, shift);
-        let prot = Prot::from_bits(rng.u8(..)).with_read(true).with_write(rng.u8(..4) != 0).with_user(rng.u8(..4) != 0);
+        let mut often = || rng.u8(..5) != 0;
+        let prot = Prot::R.with_write(often()).with_execute(often()).with_user(often());
         let attributes = PageAttributes::from(prot).with_accessed(rng.bool()).with_dirty(rng.bool());
         pages.push((gva, gpa, shift, attributes));
         addresses.push((gva, shift, hpa));
@@ -59,11 +60,11 @@ pub fn cases<S: Second>(
             // Not canonical, perhaps.
             address ^= 1 << rng.u8(47..64);
         }
-        let smap = rng.bool();
+        let smap = rng.u8(..4) == 0;
         let guest = Controls {
             wp: rng.u8(..4) != 0,
-            nxe: rng.u8(..4) != 0,
-            smep: rng.bool(),
+            nxe: rng.u8(..8) != 0,
+            smep: rng.u8(..4) == 0,
             smap,
             ac: smap && rng.bool(),
             ..usual
@@ -94,7 +95,7 @@ fn attributes<S: Second>(format: S, rng: &mut Rng, shift: u8) -> S::Attributes {
     let at = Position { level: Level((shift - 12) / 9), shift };
     let plain = S::Attributes::from(Prot::RWX);
     let Ok(word) = format.leaf_word(plain, at) else { return plain };
-    let word = word ^ rng.u64(..) & 0x8000_0000_0000_0f7f & if rng.bool() { u64::MAX } else { 0x360 };
+    let word = word ^ rng.u64(..) & 0x8000_0000_0000_0f7f & if rng.u8(..5) == 0 { u64::MAX } else { 0x360 };
     match format.decode(word, at) {
         Entry::Leaf { attributes, .. } => attributes,
         _ => plain,

@@ -182,6 +182,17 @@ fn unmarked<S: Second>(bench: &Bench<'_>, machine: &Machine, cases: &mut Cases<'
         }
     }
     let (guest, second_entries) = (cases.plain.guest, second);
+    let rights = S::rights(machine);
+    let all: u64 = rights.iter().sum();
+    for &at in &second_entries {
+        let word = bench.load(at)?;
+        for allowed in combinations(rights) {
+            for second in S::controls(machine) {
+                let patches = [(at, word & !all | allowed)];
+                cases.push("not accessed, and rights of stage 2", &patches, (guest, second), &ACCESSES);
+            }
+        }
+    }
     for second in S::controls(machine) {
         cases.push("not accessed, not dirty", &[], (guest, second), &ACCESSES);
         for &at in first.iter().chain(&second_entries) {
