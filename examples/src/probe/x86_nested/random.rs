@@ -11,7 +11,6 @@ use super::records::DATA;
 use super::scene::{Builder, twisted};
 use super::second::{Machine, Second, guest_controls};
 
-const SHIFTS: [u8; 3] = [12, 21, 30];
 /// How many pages each stage gets.
 const PAGES: usize = 160;
 
@@ -26,18 +25,24 @@ pub fn cases<S: Second>(
     let usual = guest_controls(machine);
     let seconds = S::controls(machine);
     // Few regions of 1 GiB, so that pages share tables.
-    let regions = |rng: &mut Rng, bits: u8| (0..8).map(|_| rng.u64(..1 << bits) >> 30 << 30).collect::<Vec<_>>();
+    let regions = |rng: &mut Rng, bits: u8| (0..12).map(|_| rng.u64(..1 << bits) >> 30 << 30).collect::<Vec<_>>();
     let (gvas, gpas) = (regions(rng, 47), regions(rng, machine.maxphyaddr.min(48)));
+    // Few pages of 1 GiB: each keeps a region to itself.
+    let size = |rng: &mut Rng| match rng.u8(..32) {
+        0 => 30,
+        1..16 => 21,
+        _ => 12,
+    };
     let near = |rng: &mut Rng| rng.u64(..) & low_bits([30, 23, 15][rng.usize(..3)]);
     let (mut pages, mut mappings, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..PAGES {
         let hpa = rng.u64(DATA.0..DATA.1) & !15;
-        let shift = SHIFTS[rng.usize(..3)];
-        let gpa = twisted(gpas[rng.usize(..8)] | near(rng), hpa, shift);
+        let shift = size(rng);
+        let gpa = twisted(gpas[rng.usize(..12)] | near(rng), hpa, shift);
         mappings.push((gpa, hpa, shift, attributes(S::under(seconds[0]), rng, shift)));
-        let shift = SHIFTS[rng.usize(..3)];
+        let shift = size(rng);
         let high = if rng.bool() { 0xffff_8000_0000_0000 } else { 0 };
-        let gva = twisted(gvas[rng.usize(..8)] | high | near(rng), gpa, shift);
+        let gva = twisted(gvas[rng.usize(..12)] | high | near(rng), gpa, shift);
         let mut often = || rng.u8(..5) != 0;
         let prot = Prot::R.with_write(often()).with_execute(often()).with_user(often());
         let attributes = PageAttributes::from(prot).with_accessed(rng.bool()).with_dirty(rng.bool());
