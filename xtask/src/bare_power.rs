@@ -22,8 +22,7 @@ const HYPERVISOR: &str = "examples/src/probe/ppc64/stage2/hypervisor.S";
 /// Where the image stands: agreed with the program.
 const IMAGE: u64 = 0x200_0000;
 /// Without the IPMI controller QEMU warns that the machine cannot be switched off.
-const MACHINE: &str =
-    "-M powernv9 -cpu POWER9 -m 1G -device ipmi-bmc-sim,id=bmc0 -device isa-ipmi-bt,bmc=bmc0,irq=10";
+const MACHINE: &str = "-M powernv9 -cpu POWER9 -m 1G -device ipmi-bmc-sim,id=bmc0 -device isa-ipmi-bt,bmc=bmc0,irq=10";
 
 /// Builds, runs, judges; with small pages, then with large ones. The probe’s exit status is ours.
 pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {

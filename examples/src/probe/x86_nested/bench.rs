@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_x86::{Controls, Levels, LongMode, LongModeFault};
 use pgtable::{
-    Access, AccessKind, Cause, DirectMap, Entry, Gpa, Gva, Hpa, MemoryError, TableMemory, TwoStage,
+    Access, AccessKind, Cause, DirectMap, Entry, Format, Gpa, Gva, Hpa, MemoryError, TableMemory, TwoStage,
     TwoStageFault, Walker,
 };
 
@@ -65,6 +65,8 @@ pub struct Prediction {
 pub struct Bench<'w> {
     pub memory: Memory<'w>,
     pub vmx: bool,
+    /// How many levels both stages have.
+    pub levels: Levels,
 }
 
 /// A guest's table memory, through stage 2.
@@ -111,8 +113,8 @@ impl<'w> Bench<'w> {
     }
 
     fn stages<S: Second>(&self, case: &Case<S>) -> Stages<'w, S> {
-        let second = Walker::new(S::under(case.second), self.memory, case.scene.second);
-        Stages { first: LongMode::new(Levels::Four, case.guest), root: case.scene.first, second }
+        let second = Walker::new(S::under(self.levels, case.second), self.memory, case.scene.second);
+        Stages { first: LongMode::new(self.levels, case.guest), root: case.scene.first, second }
     }
 
     /// What comes of a case; `None`: a table stands where the library sees no memory, or the page where there is no data.
@@ -214,7 +216,11 @@ impl<'w> Bench<'w> {
 impl<S: Second> Stages<'_, S> {
     /// Makes an access: where it goes, or how it ends. `None` if the library cannot tell.
     fn make(&self, address: Gva, access: Access) -> Result<Option<Hpa>, Option<End>> {
-        let both = TwoStage::new(self.first, self.root, Walker::new(*self.second.format(), *self.second.memory(), self.second.root()));
+        let both = TwoStage::new(
+            self.first,
+            self.root,
+            Walker::new(*self.second.format(), *self.second.memory(), self.second.root()),
+        );
         let result = both.translate(address, access);
         let marking = Through { second: &self.second, marks: true };
         let marked = Walker::new(self.first, marking, self.root).access(address, access);
@@ -245,7 +251,7 @@ impl<S: Second> Stages<'_, S> {
         let trace = walker.trace(address);
         let index = |level: u8| (address.get() >> (12 + 9 * level) & 511) * 8;
         let entry = |table: Gpa, level: u8| Gpa::new(table.get() + index(level));
-        let mut all = vec![entry(self.root, 3)];
+        let mut all = vec![entry(self.root, self.first.geometry().root().0)];
         for step in &trace {
             match step.entry {
                 Entry::Table { table, .. } => all.push(entry(table, step.at.level.0.saturating_sub(1))),

@@ -15,7 +15,7 @@
  *      48    CPUID.80000008H:EAX
  *      56    IA32_VMX_EPT_VPID_CAP
  *      64    IA32_VMX_PROCBASED_CTLS2
- *      72    scratch
+ *      72    whether its own tables, and so the second stage's, have five levels (SVM)
  *      80    how many fields are written once, and these: field, value, 0 or an MSR that
  *            says which bits of the value may be 0 (low half) or 1 (high half)
  *      2048  how many fields are read after each case, and these
@@ -31,6 +31,7 @@
 #define DATA            24
 #define BLOCK           40
 #define CPUID           48
+#define FIVE            72
 #define SETUP           80
 #define READ            2048
 #define RECORDS         0x800000
@@ -49,6 +50,7 @@
 
 /* Memory of its own. */
 #define PML4            0x100000
+#define PML5            0x106000
 #define STACK           0x120000
 #define VMCB            0x121000        /* or VMCS */
 #define HSAVE           0x122000        /* or the VMXON region */
@@ -99,9 +101,10 @@ start32:
         cld
         mov     $PML4, %edi
         xor     %eax, %eax
-        mov     $(6 * 1024), %ecx
+        mov     $(7 * 1024), %ecx
         rep stosl
         movl    $(PML4 + 0x1007), PML4
+        movl    $(PML4 + 7), PML5
         mov     $(PML4 + 0x2007), %eax
         mov     $(PML4 + 0x1000), %edi
 1:      mov     %eax, (%edi)
@@ -117,9 +120,13 @@ start32:
         cmp     $(PML4 + 0x6000), %edi
         jb      1b
 
-        mov     $PML4, %eax
-        mov     %eax, %cr3
+        mov     $PML4, %ebx
         mov     $0x20, %eax             /* PAE */
+        cmpl    $0, IMAGE + FIVE
+        je      1f
+        mov     $PML5, %ebx
+        or      $0x1000, %eax           /* LA57 */
+1:      mov     %ebx, %cr3
         mov     %eax, %cr4
         mov     $MSR_EFER, %ecx
         mov     $0x900, %eax            /* LME, NXE */

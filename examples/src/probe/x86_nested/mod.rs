@@ -21,7 +21,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
-use arch_x86::{Ept, Npt};
+use arch_x86::{Ept, Levels, Npt};
 use clap::{Args, ValueEnum};
 use fastrand::Rng;
 use pgtable::{DirectMap, Hpa};
@@ -53,6 +53,8 @@ enum Emulator {
     /// QEMU's `max` processor as AMD's: nested paging
     #[default]
     Qemu,
+    /// The same with five levels
+    QemuLa57,
     /// Bochs' `ryzen`: nested paging
     BochsSvm,
     /// Bochs' processors of Intel's: EPT
@@ -62,11 +64,12 @@ enum Emulator {
 impl Emulator {
     fn machine(self) -> Machine {
         let known = match self {
-            Self::Qemu => Known { mbz_ignored: true, rsvd_without_p: true, ..Known::default() },
+            Self::Qemu | Self::QemuLa57 => Known { mbz_ignored: true, rsvd_without_p: true, ..Known::default() },
             Self::BochsSvm => Known { mbz_ignored: true, fetch_told: true, ..Known::default() },
             Self::BochsVmx => Known { table_read_untold: true, bit_12_ignored: true, ..Known::default() },
         };
-        Machine { amd: !matches!(self, Self::BochsVmx), maxphyaddr: 40, mode_based_execute: false, known }
+        let levels = if matches!(self, Self::QemuLa57) { Levels::Five } else { Levels::Four };
+        Machine { amd: !matches!(self, Self::BochsVmx), levels, maxphyaddr: 40, mode_based_execute: false, known }
     }
 }
 
@@ -99,24 +102,25 @@ struct Planned<S: Second> {
 
 fn write<S: Second>(path: &Path, machine: &Machine, asked: &Asked) -> Result<(), Box<dyn Error>> {
     with_cases::<S>(machine, asked, |bench, planned| {
-        let second = S::under(S::controls(machine)[0]);
-        let header = Header { vmx: !machine.amd, setup: second.setup(), read: S::read() };
+        let second = S::under(machine.levels, S::controls(machine)[0]);
+        let header = Header {
+            vmx: !machine.amd,
+            five_levels: machine.levels == Levels::Five,
+            setup: second.setup(),
+            read: S::read(),
+        };
         let orders: Vec<_> = planned.iter().map(|planned| planned.order.clone()).collect();
         let tables = (TABLES.0..TABLES.1).step_by(8).map(|at| bench.load(at)).collect::<Result<Vec<_>, _>>()?;
         Ok(fs::write(path, records::write(&header, &orders, tables.into_iter()))?)
     })
 }
 
-fn judge<S: Second>(
-    path: &Path,
-    machine: &Machine,
-    asked: &Asked,
-    report: &mut Report,
-) -> Result<(), Box<dyn Error>> {
+fn judge<S: Second>(path: &Path, machine: &Machine, asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
     with_cases::<S>(machine, asked, |bench, planned| {
         let seen = Seen::new(&fs::read(path)?)?;
         let capabilities = seen.capabilities();
         report.fact("second stage", if machine.amd { "nested paging" } else { "EPT" });
+        report.fact("levels", if machine.levels == Levels::Five { 5 } else { 4 });
         report.fact("physical address", format!("{} bits", capabilities.maxphyaddr));
         if !machine.amd {
             report.fact("EPT capabilities", format!("{:#x}", capabilities.ept_vpid_cap));
@@ -126,7 +130,9 @@ fn judge<S: Second>(
             return Err("the machine has other physical addresses than was thought".into());
         }
         let mut early = 0;
-        for (number, (planned, answer)) in planned.iter().zip(seen.answers(planned.iter().map(|it| &it.order))).enumerate() {
+        for (number, (planned, answer)) in
+            planned.iter().zip(seen.answers(planned.iter().map(|it| &it.order))).enumerate()
+        {
             let differences = planned.differences(&answer, machine.known, &mut early);
             let mismatch = (!differences.is_empty()).then(|| {
                 let list = differences.join("\n            ");
@@ -157,21 +163,26 @@ fn with_cases<S: Second>(
     act: impl FnOnce(&Bench<'_>, &[Planned<S>]) -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
     let words: Vec<_> = (TABLES.0..TABLES.1).step_by(8).map(|_| AtomicU64::new(0)).collect();
-    let bench = Bench { memory: DirectMap::new(&words, Hpa::new(TABLES.0)), vmx: !machine.amd };
+    let bench = Bench { memory: DirectMap::new(&words, Hpa::new(TABLES.0)), vmx: !machine.amd, levels: machine.levels };
     for (at, word) in scene::code(!machine.amd) {
         bench.store(at, word)?;
     }
-    let mut builder = Builder::new(&words);
+    let mut builder = Builder::new(&words, machine.levels);
     let mut rng = Rng::with_seed(asked.seed);
     let values = Values::default();
     let mut cases = systematic::cases::<S>(&bench, &mut builder, machine, &values)?;
     cases.extend(random::cases::<S>(&bench, &mut builder, machine, &values, (asked.cases, &mut rng))?);
     let mut planned = Vec::new();
     for case in cases {
-        if case.patches.iter().any(|&(at, word)| machine.known.leaves_out(word, case.scene.is_root(at))) {
+        let Some(prediction) = bench.predict(&case)? else { continue };
+        // Where the machine ignores what the manual reserves, nothing is to be had from entries that differ in just that.
+        let patches = case.patches.iter().map(|&(at, word)| (at, word & !machine.known.ignored(word))).collect();
+        let without = Case { patches, ..case.clone() };
+        if without.patches != case.patches
+            && bench.predict(&without)?.is_none_or(|without| without.end != prediction.end)
+        {
             continue;
         }
-        let Some(prediction) = bench.predict(&case)? else { continue };
         let Some(order) = bench.order(&case, &prediction) else { continue };
         planned.push(Planned { case, prediction, order });
     }
@@ -209,7 +220,8 @@ impl<S: Second> Planned<S> {
 
     fn describe(&self, bench: &Bench<'_>) -> String {
         let Case { scene, patches, guest, second, address, access, .. } = &self.case;
-        let mut text = format!("  access    {access} at {address:#x}, CR3 {}, stage 2 at {}", scene.first, scene.second);
+        let mut text =
+            format!("  access    {access} at {address:#x}, CR3 {}, stage 2 at {}", scene.first, scene.second);
         for (at, word) in patches {
             let before = bench.load(*at).unwrap_or_default();
             text += &format!("\n  entry     {at:#x}: {word:#018x}, was {before:#018x}");

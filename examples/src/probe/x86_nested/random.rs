@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use arch_x86::{Controls, PageAttributes};
+use arch_x86::{Controls, Levels, PageAttributes};
 use fastrand::Rng;
 use pgtable::{Access, Entry, Level, Position, Prot, low_bits};
 
@@ -25,8 +25,9 @@ pub fn cases<S: Second>(
     let usual = guest_controls(machine);
     let seconds = S::controls(machine);
     // Few regions of 1 GiB, so that pages share tables.
+    let bits = if machine.levels == Levels::Five { 56 } else { 47 };
     let regions = |rng: &mut Rng, bits: u8| (0..12).map(|_| rng.u64(..1 << bits) >> 30 << 30).collect::<Vec<_>>();
-    let (gvas, gpas) = (regions(rng, 47), regions(rng, machine.maxphyaddr.min(48)));
+    let (gvas, gpas) = (regions(rng, bits), regions(rng, machine.maxphyaddr.min(48)));
     // Few pages of 1 GiB: each keeps a region to itself.
     let size = |rng: &mut Rng| match rng.u8(..32) {
         0 => 30,
@@ -39,9 +40,9 @@ pub fn cases<S: Second>(
         let hpa = rng.u64(DATA.0..DATA.1) & !15;
         let shift = size(rng);
         let gpa = twisted(gpas[rng.usize(..12)] | near(rng), hpa, shift);
-        mappings.push((gpa, hpa, shift, attributes(S::under(seconds[0]), rng, shift)));
+        mappings.push((gpa, hpa, shift, attributes(S::under(machine.levels, seconds[0]), rng, shift)));
         let shift = size(rng);
-        let high = if rng.bool() { 0xffff_8000_0000_0000 } else { 0 };
+        let high = if rng.bool() { u64::MAX << bits } else { 0 };
         let gva = twisted(gvas[rng.usize(..12)] | high | near(rng), gpa, shift);
         let mut often = || rng.u8(..5) != 0;
         let prot = Prot::R.with_write(often()).with_execute(often()).with_user(often());
@@ -49,13 +50,13 @@ pub fn cases<S: Second>(
         pages.push((gva, gpa, shift, attributes));
         addresses.push((gva, shift, hpa));
     }
-    let scene = builder.build((8, 10), 12, usual, S::under(seconds[0]), &pages, &mappings)?;
+    let scene = builder.build((8, 10), 12, usual, S::under(machine.levels, seconds[0]), &pages, &mappings)?;
 
     let mut all = Vec::with_capacity(count);
     while all.len() < count {
         let (gva, shift, data) = addresses[rng.usize(..addresses.len())];
         let mut address = match rng.u8(..8) {
-            0 => gva ^ 1 << rng.u8(12..48),
+            0 => gva ^ 1 << rng.u8(12..bits),
             1 => gva ^ rng.u64(..) & low_bits(shift) & !15,
             _ => gva,
         };
@@ -63,7 +64,7 @@ pub fn cases<S: Second>(
         let access = if rng.bool() { access.by_user() } else { access };
         if access.kind != pgtable::AccessKind::Fetch && rng.u8(..32) == 0 {
             // Not canonical, perhaps.
-            address ^= 1 << rng.u8(47..64);
+            address ^= 1 << rng.u8(bits..64);
         }
         let smap = rng.u8(..4) == 0;
         let guest = Controls {

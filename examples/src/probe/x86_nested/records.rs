@@ -26,6 +26,8 @@ pub const ROOM: usize = ((DATA.0 - TABLES.1) / (RECORD_WORDS as u64 * 8)) as usi
 pub struct Header {
     /// The machine has VMX; otherwise SVM.
     pub vmx: bool,
+    /// The second stage has five levels.
+    pub five_levels: bool,
     /// The fields that are written once: which, what, and 0 or an MSR that limits it.
     pub setup: Vec<(u64, u64, u64)>,
     /// The fields that are read after each case.
@@ -74,7 +76,8 @@ pub struct Capabilities {
 /// The image.
 pub fn write(header: &Header, orders: &[Order], tables: impl Iterator<Item = u64>) -> Vec<u8> {
     let mut words = vec![0, orders.len() as u64, header.vmx.into(), DATA.0, DATA.1, block(header.vmx, 0)];
-    words.resize(SETUP, 0);
+    words.resize(SETUP - 1, 0);
+    words.push(header.five_levels.into());
     words.push(header.setup.len() as u64);
     words.extend(header.setup.iter().flat_map(|&(field, value, limits)| [field, value, limits]));
     words.resize(READ, 0);
@@ -162,13 +165,14 @@ mod tests {
             rax: 0x41,
             host_efer: 0x42,
         };
-        let header = Header { vmx: false, setup: vec![(1, 2, 3)], read: vec![4] };
+        let header = Header { vmx: false, five_levels: true, setup: vec![(1, 2, 3)], read: vec![4] };
         let mut image = write(&header, &[order.clone()], (TABLES.0..TABLES.1).step_by(8));
         let at = |offset: u64| u64::from_le_bytes(*image[offset as usize..].first_chunk().unwrap());
         let record = TABLES.1 - IMAGE;
         for (offset, want) in [
             (8, 1),
             (24, DATA.0),
+            (72, 1),
             (80, 1),
             (88, 1),
             (104, 3),

@@ -48,17 +48,8 @@ pub fn code(vmx: bool) -> [(u64, u64); 2] {
 pub struct Scene {
     /// The guest's root.
     pub first: Gpa,
-    /// Where that stands.
-    pub first_at: Hpa,
     /// The hypervisor's root.
     pub second: Hpa,
-}
-
-impl Scene {
-    /// Whether a word at this address is an entry of one of the root tables.
-    pub fn is_root(&self, address: u64) -> bool {
-        [self.first_at, self.second].iter().any(|root| address & !0xfff == root.get())
-    }
 }
 
 /// log2 of the sizes of pages: of the guest's page, and of the second stage's for it and for the guest's tables.
@@ -72,12 +63,14 @@ pub struct Shape {
 /// Builds scenes one after the other.
 pub struct Builder<'w> {
     words: &'w [AtomicU64],
+    levels: Levels,
     next: u64,
 }
 
 impl<'w> Builder<'w> {
-    pub fn new(words: &'w [AtomicU64]) -> Self {
-        Self { words, next: FRAMES }
+    /// Scenes of so many levels.
+    pub fn new(words: &'w [AtomicU64], levels: Levels) -> Self {
+        Self { words, levels, next: FRAMES }
     }
 
     fn frames(&mut self, count: u32) -> Result<u64, Box<dyn Error>> {
@@ -95,7 +88,12 @@ impl<'w> Builder<'w> {
     ) -> Result<(Scene, u64, u64), Box<dyn Error>> {
         let hpa = DATA.0 + 0x34_5670;
         let gpa = twisted(DATA_GPA, hpa, shape.second);
-        let slot = if shape.first == 21 { 0xffff_9300_8000_0000 } else { 0x0000_5a05_8000_0000 };
+        let slot = match (shape.first, self.levels) {
+            (21, Levels::Four) => 0xffff_9300_8000_0000,
+            (21, Levels::Five) => 0xff5a_9300_8000_0000,
+            (_, Levels::Four) => 0x0000_5a05_8000_0000,
+            (_, Levels::Five) => 0x00a1_5a05_8000_0000,
+        };
         let gva = twisted(slot, gpa, shape.first);
         let page = (gva, gpa, shape.first, Prot::RWX.for_user().into());
         let mapping = (gpa, hpa, shape.second, Prot::RWX.into());
@@ -135,7 +133,7 @@ impl<'w> Builder<'w> {
         let memory = DirectMap::new(words, Gpa::new(tables_gpa));
         let source = Frames::new(Region::new(memory, Gpa::new(tables_gpa), frames.0, 16)?)?;
         let cache = Cache::new(&source, Owner(1), Kind::User, Policy::Reuse);
-        let mut tree = PageTable::new(LongMode::new(Levels::Four, guest), memory, cache)?;
+        let mut tree = PageTable::new(LongMode::new(self.levels, guest), memory, cache)?;
         for (at, prot) in [(0, Prot::RX), (0x1000, Prot::RX.for_user())] {
             let attributes = PageAttributes::from(prot);
             tree.map(Gva::new(STUBS + at), Gpa::new(STUBS_GPA), 0x1000, attributes, Leaves::Exactly(12))?;
@@ -143,8 +141,7 @@ impl<'w> Builder<'w> {
         for &(from, to, shift, attributes) in pages {
             let _ = page(&mut tree, from, to, shift, attributes);
         }
-        let first = tree.root();
-        Ok(Scene { first, first_at: Hpa::new(own + (first.get() - tables_gpa)), second: root })
+        Ok(Scene { first: tree.root(), second: root })
     }
 }
 

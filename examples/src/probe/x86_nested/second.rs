@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Debug};
 
-use arch_x86::{Controls, Registers};
+use arch_x86::{Controls, Levels, Registers};
 use pgtable::{Format, Hpa, Privilege, Stage2};
 
 use super::records::Answer;
@@ -12,6 +12,8 @@ use super::records::Answer;
 pub struct Machine {
     /// The processor is AMD's: SVM. Otherwise Intel's: VMX.
     pub amd: bool,
+    /// How many levels both stages have.
+    pub levels: Levels,
     /// MAXPHYADDR.
     pub maxphyaddr: u8,
     /// Mode-based execute control for EPT.
@@ -40,9 +42,10 @@ pub struct Known {
 }
 
 impl Known {
-    /// Whether nothing is to be had from an entry.
-    pub fn leaves_out(self, word: u64, in_root: bool) -> bool {
-        self.mbz_ignored && in_root && word & 1 << 8 != 0 || self.bit_12_ignored && word & 0x1080 == 0x1080
+    /// The bits that make a difference to the manual, and none to the machine, if `word` has them and is an entry of the kind that they are reserved in.
+    pub fn ignored(self, word: u64) -> u64 {
+        let huge = word & 1 << 7 != 0;
+        u64::from(self.mbz_ignored) << 8 | u64::from(self.bit_12_ignored && huge) << 12
     }
 
     /// Each by name, if the machine has it.
@@ -131,8 +134,8 @@ pub trait Second: Format<Stage = Stage2> + Copy {
     /// Its controls.
     type Controls: Copy + Debug;
 
-    /// The format under these controls, with four levels.
-    fn under(controls: Self::Controls) -> Self;
+    /// The format of so many levels under these controls.
+    fn under(levels: Levels, controls: Self::Controls) -> Self;
 
     /// The usual controls first, then the others.
     fn controls(machine: &Machine) -> Vec<Self::Controls>;

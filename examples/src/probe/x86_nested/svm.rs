@@ -49,8 +49,8 @@ impl Second for Npt {
 
     const LEAF_BITS: &'static [u64] = &[1 << 5, 1 << 6];
 
-    fn under(controls: NptControls) -> Self {
-        Self::new(Levels::Four, controls)
+    fn under(levels: Levels, controls: NptControls) -> Self {
+        Self::new(levels, controls)
     }
 
     fn controls(machine: &Machine) -> Vec<NptControls> {

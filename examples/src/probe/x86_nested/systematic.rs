@@ -49,7 +49,7 @@ pub fn cases<S: Second>(
             for marked in [true, false] {
                 let tables = SHIFTS[(row + column + usize::from(marked)) % 3];
                 let shape = Shape { first, second, tables };
-                let (scene, address, data) = builder.single(shape, guest, S::under(seconds[0]))?;
+                let (scene, address, data) = builder.single(shape, guest, S::under(machine.levels, seconds[0]))?;
                 let plain = Case {
                     kind: "",
                     scene,
@@ -100,11 +100,7 @@ impl<S: Second> Cases<'_, S> {
     }
 }
 
-fn variations<S: Second>(
-    bench: &Bench<'_>,
-    machine: &Machine,
-    cases: &mut Cases<'_, S>,
-) -> Result<(), Box<dyn Error>> {
+fn variations<S: Second>(bench: &Bench<'_>, machine: &Machine, cases: &mut Cases<'_, S>) -> Result<(), Box<dyn Error>> {
     let (first, second) = bench.entries(&cases.plain);
     let usual = (cases.plain.guest, cases.plain.second);
     let seconds = S::controls(machine);
@@ -174,7 +170,7 @@ fn is_page<S: Second>(bench: &Bench<'_>, plain: &Case<S>, at: u64) -> bool {
 /// Entries that are marked neither accessed nor dirty.
 fn unmarked<S: Second>(bench: &Bench<'_>, machine: &Machine, cases: &mut Cases<'_, S>) -> Result<(), Box<dyn Error>> {
     let (first, second) = bench.entries(&cases.plain);
-    let recorded = S::under(cases.plain.second).accessed_dirty();
+    let recorded = S::under(machine.levels, cases.plain.second).accessed_dirty();
     let all = recorded.accessed | recorded.dirty;
     for (entries, bits) in [(&first, RECORD), (&second, all)] {
         for &at in entries {

@@ -60,8 +60,8 @@ impl Second for Ept {
 
     const LEAF_BITS: &'static [u64] = &[1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 8, 1 << 9];
 
-    fn under(controls: EptControls) -> Self {
-        Self::new(Levels::Four, controls)
+    fn under(levels: Levels, controls: EptControls) -> Self {
+        Self::new(levels, controls)
     }
 
     fn controls(machine: &Machine) -> Vec<EptControls> {
