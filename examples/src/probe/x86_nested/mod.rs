@@ -48,28 +48,43 @@ pub struct Options {
 }
 
 /// Whose MMU is the judge.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Emulator {
     /// QEMU's `max` processor as AMD's: nested paging
     #[default]
     Qemu,
     /// The same with five levels
     QemuLa57,
+    /// The same without pages of 1 GiB
+    QemuSmall,
     /// Bochs' `ryzen`: nested paging
     BochsSvm,
-    /// Bochs' processors of Intel's: EPT
+    /// Bochs' `corei7_skylake_x`: EPT
     BochsVmx,
+    /// Bochs' `corei7_ivy_bridge_3770k`: EPT without pages of 1 GiB, accessed and dirty flags
+    BochsVmxSmall,
 }
 
 impl Emulator {
     fn machine(self) -> Machine {
         let known = match self {
-            Self::Qemu | Self::QemuLa57 => Known { mbz_ignored: true, rsvd_without_p: true, ..Known::default() },
+            Self::Qemu | Self::QemuLa57 | Self::QemuSmall => {
+                Known { mbz_ignored: true, rsvd_without_p: true, ..Known::default() }
+            }
             Self::BochsSvm => Known { mbz_ignored: true, fetch_told: true, ..Known::default() },
-            Self::BochsVmx => Known { table_read_untold: true, bit_12_ignored: true, ..Known::default() },
+            Self::BochsVmx | Self::BochsVmxSmall => {
+                Known { table_read_untold: true, bit_12_ignored: true, ..Known::default() }
+            }
         };
-        let levels = if matches!(self, Self::QemuLa57) { Levels::Five } else { Levels::Four };
-        Machine { amd: !matches!(self, Self::BochsVmx), levels, maxphyaddr: 40, mode_based_execute: false, known }
+        Machine {
+            amd: !matches!(self, Self::BochsVmx | Self::BochsVmxSmall),
+            levels: if self == Self::QemuLa57 { Levels::Five } else { Levels::Four },
+            maxphyaddr: 40,
+            gib_pages: !matches!(self, Self::QemuSmall | Self::BochsVmxSmall),
+            smap: self != Self::BochsVmxSmall,
+            ept_accessed_dirty: self != Self::BochsVmxSmall,
+            known,
+        }
     }
 }
 
@@ -126,8 +141,8 @@ fn judge<S: Second>(path: &Path, machine: &Machine, asked: &Asked, report: &mut 
             report.fact("EPT capabilities", format!("{:#x}", capabilities.ept_vpid_cap));
             report.fact("secondary controls", format!("{:#x}", capabilities.secondary >> 32));
         }
-        if capabilities.maxphyaddr != machine.maxphyaddr {
-            return Err("the machine has other physical addresses than was thought".into());
+        if !capabilities.are_those_of(machine) {
+            return Err("the machine is not the one that the image was made for".into());
         }
         let mut early = 0;
         for (number, (planned, answer)) in

@@ -30,8 +30,8 @@ pub fn cases<S: Second>(
     let (gvas, gpas) = (regions(rng, bits), regions(rng, machine.maxphyaddr.min(48)));
     // Few pages of 1 GiB: each keeps a region to itself.
     let size = |rng: &mut Rng| match rng.u8(..32) {
-        0 => 30,
-        1..16 => 21,
+        0 if machine.gib_pages => 30,
+        0..16 => 21,
         _ => 12,
     };
     let near = |rng: &mut Rng| rng.u64(..) & low_bits([30, 23, 15][rng.usize(..3)]);
@@ -66,7 +66,7 @@ pub fn cases<S: Second>(
             // Not canonical, perhaps.
             address ^= 1 << rng.u8(bits..64);
         }
-        let smap = rng.u8(..4) == 0;
+        let smap = machine.smap && rng.u8(..4) == 0;
         let guest = Controls {
             wp: rng.u8(..4) != 0,
             nxe: rng.u8(..8) != 0,

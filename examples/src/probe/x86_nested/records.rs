@@ -3,6 +3,8 @@
 
 use std::error::Error;
 
+use super::second::Machine;
+
 /// Where the image stands.
 pub const IMAGE: u64 = 0x200_0000;
 /// Where the tables begin, and where they end: there the records begin.
@@ -71,6 +73,15 @@ pub struct Capabilities {
     pub ept_vpid_cap: u64,
     /// `IA32_VMX_PROCBASED_CTLS2`; 0 without VMX.
     pub secondary: u64,
+}
+
+impl Capabilities {
+    /// Whether they are what is known of `machine`. EPT's 1-GiB pages and flags are bits 17 and 21 (SDM §A.10).
+    pub fn are_those_of(self, machine: &Machine) -> bool {
+        let ept = |bit: u32| self.ept_vpid_cap >> bit & 1 != 0;
+        let intel = ept(17) == machine.gib_pages && ept(21) == machine.ept_accessed_dirty && ept(0);
+        self.maxphyaddr == machine.maxphyaddr && (machine.amd || intel)
+    }
 }
 
 /// The image.

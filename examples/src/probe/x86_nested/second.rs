@@ -16,8 +16,12 @@ pub struct Machine {
     pub levels: Levels,
     /// MAXPHYADDR.
     pub maxphyaddr: u8,
-    /// Mode-based execute control for EPT.
-    pub mode_based_execute: bool,
+    /// 1-GiB pages, in both stages.
+    pub gib_pages: bool,
+    /// CR4.SMAP.
+    pub smap: bool,
+    /// EPT has accessed and dirty flags.
+    pub ept_accessed_dirty: bool,
     /// In what the emulator is known to differ from the manual.
     pub known: Known,
 }
@@ -159,7 +163,7 @@ pub trait Second: Format<Stage = Stage2> + Copy {
     fn seen(answer: &Answer) -> (End, u64);
 
     /// R/W, X and what else an entry allows: all combinations of these bits are tried.
-    fn rights(machine: &Machine) -> &'static [u64];
+    const RIGHTS: &'static [u64];
 
     /// Other bits of a leaf of which all combinations are tried.
     const LEAF_BITS: &'static [u64];
@@ -167,7 +171,13 @@ pub trait Second: Format<Stage = Stage2> + Copy {
 
 /// The guest's controls that a machine has.
 pub fn guest_controls(machine: &Machine) -> Controls {
-    Controls { maxphyaddr: machine.maxphyaddr, amd: machine.amd, ..Controls::new() }
+    let Machine { amd, maxphyaddr, gib_pages, .. } = *machine;
+    Controls { amd, maxphyaddr, gib_pages, ..Controls::new() }
+}
+
+/// log2 of the sizes of pages.
+pub fn shifts(machine: &Machine) -> &'static [u8] {
+    if machine.gib_pages { &[12, 21, 30] } else { &[12, 21] }
 }
 
 /// All combinations of `bits`.

@@ -47,6 +47,9 @@ const fn segment(attributes: u64) -> u64 {
 impl Second for Npt {
     type Controls = NptControls;
 
+    /// P, R/W, U/S, NX.
+    const RIGHTS: &'static [u64] = &[1 << 0, 1 << 1, 1 << 2, 1 << 63];
+    /// A, D.
     const LEAF_BITS: &'static [u64] = &[1 << 5, 1 << 6];
 
     fn under(levels: Levels, controls: NptControls) -> Self {
@@ -54,7 +57,7 @@ impl Second for Npt {
     }
 
     fn controls(machine: &Machine) -> Vec<NptControls> {
-        let usual = NptControls { maxphyaddr: machine.maxphyaddr, ..NptControls::new() };
+        let usual = NptControls { nxe: true, gib_pages: machine.gib_pages, maxphyaddr: machine.maxphyaddr };
         vec![usual, NptControls { nxe: false, ..usual }]
     }
 
@@ -118,10 +121,5 @@ impl Second for Npt {
             _ => End::Odd(format!("exit {code:#x}, {info1:#x}, {info2:#x}")),
         };
         (end, rip)
-    }
-
-    /// P, R/W, U/S, NX.
-    fn rights(_: &Machine) -> &'static [u64] {
-        &[1 << 0, 1 << 1, 1 << 2, 1 << 63]
     }
 }

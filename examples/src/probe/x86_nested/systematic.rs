@@ -8,9 +8,8 @@ use pgtable::Access;
 
 use super::bench::{Bench, Case, Values};
 use super::scene::{Builder, Shape};
-use super::second::{Machine, Second, combinations, guest_controls};
+use super::second::{Machine, Second, combinations, guest_controls, shifts};
 
-const SHIFTS: [u8; 3] = [12, 21, 30];
 /// P, R/W, U/S, XD of stage 1.
 const RIGHTS: [u64; 4] = [1 << 0, 1 << 1, 1 << 2, 1 << 63];
 /// A and D of stage 1.
@@ -22,16 +21,19 @@ const ACCESSES: [Access; 6] = {
 };
 
 /// The guest's controls, each in the position that it usually is not in.
-fn guests(usual: Controls) -> [Controls; 6] {
-    let smap = Controls { smap: true, ..usual };
-    [
+fn guests(machine: &Machine) -> Vec<Controls> {
+    let usual = guest_controls(machine);
+    let mut all = vec![
         usual,
         Controls { wp: false, ..usual },
         Controls { nxe: false, ..usual },
         Controls { smep: true, ..usual },
-        smap,
-        Controls { ac: true, ..smap },
-    ]
+    ];
+    if machine.smap {
+        let smap = Controls { smap: true, ..usual };
+        all.extend([smap, Controls { ac: true, ..smap }]);
+    }
+    all
 }
 
 /// All cases.
@@ -44,10 +46,11 @@ pub fn cases<S: Second>(
     let guest = guest_controls(machine);
     let seconds = S::controls(machine);
     let mut all = Vec::new();
-    for (row, first) in SHIFTS.into_iter().enumerate() {
-        for (column, second) in SHIFTS.into_iter().enumerate() {
+    let shifts = shifts(machine);
+    for (row, &first) in shifts.iter().enumerate() {
+        for (column, &second) in shifts.iter().enumerate() {
             for marked in [true, false] {
-                let tables = SHIFTS[(row + column + usize::from(marked)) % 3];
+                let tables = shifts[(row + column + usize::from(marked)) % shifts.len()];
                 let shape = Shape { first, second, tables };
                 let (scene, address, data) = builder.single(shape, guest, S::under(machine.levels, seconds[0]))?;
                 let plain = Case {
@@ -104,9 +107,9 @@ fn variations<S: Second>(bench: &Bench<'_>, machine: &Machine, cases: &mut Cases
     let (first, second) = bench.entries(&cases.plain);
     let usual = (cases.plain.guest, cases.plain.second);
     let seconds = S::controls(machine);
-    let rights = S::rights(machine);
+    let rights = S::RIGHTS;
     for &second in &seconds {
-        for guest in guests(usual.0) {
+        for guest in guests(machine) {
             cases.push("nothing changed", &[], (guest, second), &ACCESSES);
         }
     }
@@ -125,7 +128,7 @@ fn variations<S: Second>(bench: &Bench<'_>, machine: &Machine, cases: &mut Cases
         let word = bench.load(at)?;
         let all: u64 = RIGHTS.iter().sum();
         for allowed in combinations(&RIGHTS) {
-            for guest in guests(usual.0) {
+            for guest in guests(machine) {
                 cases.push("stage 1, rights", &[(at, word & !all | allowed)], (guest, usual.1), &ACCESSES);
             }
         }
@@ -178,7 +181,7 @@ fn unmarked<S: Second>(bench: &Bench<'_>, machine: &Machine, cases: &mut Cases<'
         }
     }
     let (guest, second_entries) = (cases.plain.guest, second);
-    let rights = S::rights(machine);
+    let rights = S::RIGHTS;
     let all: u64 = rights.iter().sum();
     for &at in &second_entries {
         let word = bench.load(at)?;

@@ -42,9 +42,8 @@ const PRIMARY_LIMITS: u64 = 0x482;
 const EXIT_LIMITS: u64 = 0x483;
 const ENTRY_LIMITS: u64 = 0x484;
 
-/// Secondary controls: "enable EPT", "mode-based execute control for EPT".
+/// Secondary controls: "enable EPT".
 const ENABLE_EPT: u64 = 1 << 1;
-const MODE_BASED: u64 = 1 << 22;
 
 /// Exit reasons (SDM, appendix C).
 const EXCEPTION: u64 = 0;
@@ -58,6 +57,9 @@ const TOLD: u64 = 0x1ff;
 impl Second for Ept {
     type Controls = EptControls;
 
+    /// R, W, X.
+    const RIGHTS: &'static [u64] = &[1, 2, 4];
+    /// Memory type, IPAT, A, D.
     const LEAF_BITS: &'static [u64] = &[1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 8, 1 << 9];
 
     fn under(levels: Levels, controls: EptControls) -> Self {
@@ -65,12 +67,10 @@ impl Second for Ept {
     }
 
     fn controls(machine: &Machine) -> Vec<EptControls> {
-        let usual = EptControls { maxphyaddr: machine.maxphyaddr, ..EptControls::new() };
-        let mut all = vec![usual, EptControls { accessed_dirty: false, ..usual }];
-        if machine.mode_based_execute {
-            all.extend(all.clone().into_iter().map(|controls| EptControls { mode_based_execute: true, ..controls }));
-        }
-        all
+        let Machine { gib_pages, maxphyaddr, .. } = *machine;
+        let usual = EptControls { gib_pages, maxphyaddr, ..EptControls::new() };
+        let without = EptControls { accessed_dirty: false, ..usual };
+        if machine.ept_accessed_dirty { vec![usual, without] } else { vec![without] }
     }
 
     fn end(fault: &Fault<Self>, linear: u64) -> End {
@@ -114,10 +114,9 @@ impl Second for Ept {
     fn fields(&self, root: Hpa, start: &Start) -> Vec<(u64, u64)> {
         let Start { registers, ac, rip, privilege } = *start;
         let ring = if privilege == Privilege::User { 3 } else { 0 };
-        let mode_based = if self.controls().mode_based_execute { MODE_BASED } else { 0 };
         vec![
             (EPT_POINTER, self.eptp(root).into_bits()),
-            (SECONDARY_CONTROLS, ENABLE_EPT | mode_based),
+            (SECONDARY_CONTROLS, ENABLE_EPT),
             // NE and VMXE: VMX operation demands them.
             (CR0, registers.cr0.into_bits() | 0x30),
             (CR3, registers.cr3.into_bits()),
@@ -147,10 +146,5 @@ impl Second for Ept {
             _ => End::Odd(format!("exit {reason:#x}, {qualification:#x}, interruption {interruption:#x}")),
         };
         (end, rip)
-    }
-
-    /// R, W, X, and XU.
-    fn rights(machine: &Machine) -> &'static [u64] {
-        if machine.mode_based_execute { &[1, 2, 4, 1 << 10] } else { &[1, 2, 4] }
     }
 }
