@@ -67,6 +67,8 @@ pub struct Bench<'w> {
     pub vmx: bool,
     /// How many levels both stages have.
     pub levels: Levels,
+    /// MAXPHYADDR: from here on there is no memory, and what leads there is no entry.
+    pub maxphyaddr: u8,
 }
 
 /// A guest's table memory, through stage 2.
@@ -100,6 +102,7 @@ struct Stages<'w, S: Second> {
     first: LongMode,
     root: Gpa,
     second: Walker<S, Memory<'w>>,
+    maxphyaddr: u8,
 }
 
 impl<'w> Bench<'w> {
@@ -114,7 +117,12 @@ impl<'w> Bench<'w> {
 
     fn stages<S: Second>(&self, case: &Case<S>) -> Stages<'w, S> {
         let second = Walker::new(S::under(self.levels, case.second), self.memory, case.scene.second);
-        Stages { first: LongMode::new(self.levels, case.guest), root: case.scene.first, second }
+        Stages {
+            first: LongMode::new(self.levels, case.guest),
+            root: case.scene.first,
+            second,
+            maxphyaddr: self.maxphyaddr,
+        }
     }
 
     /// What comes of a case; `None`: a table stands where the library sees no memory, or the page where there is no data.
@@ -176,6 +184,10 @@ impl<'w> Bench<'w> {
         let Ok(hpa) = end else {
             return Ok(end.err().map(|end| Prediction { end, rip, rax: None, watches }));
         };
+        if hpa >> self.maxphyaddr != 0 {
+            let end = End::Odd(format!("the library goes to {hpa:#x}, beyond MAXPHYADDR"));
+            return Ok(Some(Prediction { end, rip, rax: None, watches }));
+        }
         // Data is read by whole blocks.
         if !(DATA.0..DATA.1).contains(&hpa) || hpa & 15 != 0 {
             return Ok(None);
@@ -237,7 +249,12 @@ impl<S: Second> Stages<'_, S> {
             (Err(TwoStageFault::Stage2 { address, fault, table, .. }), marked)
                 if matches!((table, marked), (Some(_), Err(_)) | (None, Ok(Err(_)))) =>
             {
-                Err((fault.cause != Cause::TableAccess).then(|| S::end(&fault, address.get())))
+                let entry = fault.entry.map_or(0, Hpa::get);
+                Err(match fault.cause {
+                    Cause::TableAccess if entry >> self.maxphyaddr == 0 => None,
+                    Cause::TableAccess => Some(End::Odd(format!("the library reads {entry:#x}, beyond MAXPHYADDR"))),
+                    _ => Some(S::end(&fault, address.get())),
+                })
             }
             (result, marked) => {
                 Err(Some(End::Odd(format!("the library’s walks do not agree: {result:?}, {:?}", marked.is_ok()))))

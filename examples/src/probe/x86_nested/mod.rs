@@ -116,7 +116,7 @@ struct Planned<S: Second> {
 }
 
 fn write<S: Second>(path: &Path, machine: &Machine, asked: &Asked) -> Result<(), Box<dyn Error>> {
-    with_cases::<S>(machine, asked, |bench, planned| {
+    with_cases::<S>(machine, asked, |bench, planned, _| {
         let second = S::under(machine.levels, S::controls(machine)[0]);
         let header = Header {
             vmx: !machine.amd,
@@ -131,7 +131,7 @@ fn write<S: Second>(path: &Path, machine: &Machine, asked: &Asked) -> Result<(),
 }
 
 fn judge<S: Second>(path: &Path, machine: &Machine, asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
-    with_cases::<S>(machine, asked, |bench, planned| {
+    with_cases::<S>(machine, asked, |bench, planned, left_out| {
         let seen = Seen::new(&fs::read(path)?)?;
         let capabilities = seen.capabilities();
         report.fact("second stage", if machine.amd { "nested paging" } else { "EPT" });
@@ -165,20 +165,27 @@ fn judge<S: Second>(path: &Path, machine: &Machine, asked: &Asked, report: &mut 
         }
         report.case("all tables afterwards", Ended::Done, Some(strays.as_str()).filter(|strays| !strays.is_empty()));
         println!();
+        report.fact("left out", format!("{left_out} cases, of which the library or the machine cannot tell"));
         report.fact("marked early", format!("{early} words, by accesses that faulted"));
         machine.known.named().for_each(|name| report.fact("known", name));
         Ok(())
     })
 }
 
-/// Builds the tables and makes the cases, the same for the same seed, and calls `act` with them.
+/// Builds the tables and makes the cases, the same for the same seed, and calls `act` with them, and with how many there are besides of which nothing can be
+/// told: they lead to tables or pages where none are.
 fn with_cases<S: Second>(
     machine: &Machine,
     asked: &Asked,
-    act: impl FnOnce(&Bench<'_>, &[Planned<S>]) -> Result<(), Box<dyn Error>>,
+    act: impl FnOnce(&Bench<'_>, &[Planned<S>], usize) -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
     let words: Vec<_> = (TABLES.0..TABLES.1).step_by(8).map(|_| AtomicU64::new(0)).collect();
-    let bench = Bench { memory: DirectMap::new(&words, Hpa::new(TABLES.0)), vmx: !machine.amd, levels: machine.levels };
+    let bench = Bench {
+        memory: DirectMap::new(&words, Hpa::new(TABLES.0)),
+        vmx: !machine.amd,
+        levels: machine.levels,
+        maxphyaddr: machine.maxphyaddr,
+    };
     for (at, word) in scene::code(!machine.amd) {
         bench.store(at, word)?;
     }
@@ -187,7 +194,7 @@ fn with_cases<S: Second>(
     let values = Values::default();
     let mut cases = systematic::cases::<S>(&bench, &mut builder, machine, &values)?;
     cases.extend(random::cases::<S>(&bench, &mut builder, machine, &values, (asked.cases, &mut rng))?);
-    let mut planned = Vec::new();
+    let (mut planned, all) = (Vec::new(), cases.len());
     for case in cases {
         let Some(prediction) = bench.predict(&case)? else { continue };
         // Where the machine ignores what the manual reserves, nothing is to be had from entries that differ in just that.
@@ -204,7 +211,7 @@ fn with_cases<S: Second>(
     if planned.len() > ROOM {
         return Err(format!("there is room for {ROOM} cases, not for {}", planned.len()).into());
     }
-    act(&bench, &planned)
+    act(&bench, &planned, all - planned.len())
 }
 
 impl<S: Second> Planned<S> {
