@@ -18,20 +18,31 @@ use crate::{bare_bochs, bare_qemu, command, report};
 const HYPERVISOR: &str = "examples/src/probe/x86_nested/hypervisor.S";
 /// Where the image stands: agreed with the program.
 const IMAGE: u64 = 0x200_0000;
-const MACHINE: &str = "-machine pc -accel tcg -cpu max,vendor=AuthenticAMD -m 512M";
 /// The assembler’s package; its program has the same name everywhere.
 const ASSEMBLER: &str = if cfg!(target_arch = "x86_64") { "gcc" } else { "gcc-x86-64-linux-gnu" };
 
-/// The machines, by the names that the program knows; those of Bochs with its names for their processors.
-const MACHINES: [(&str, Option<&str>); 3] =
-    [("qemu", None), ("bochs-svm", Some("ryzen")), ("bochs-vmx", Some("corei7_skylake_x"))];
+/// Who emulates a machine, and its name for the processor.
+enum Emulator {
+    Qemu(&'static str),
+    Bochs(&'static str),
+}
+
+/// The machines, by the names that the program knows.
+const MACHINES: [(&str, Emulator); 6] = [
+    ("qemu", Emulator::Qemu("max,vendor=AuthenticAMD")),
+    ("qemu-la57", Emulator::Qemu("max,vendor=AuthenticAMD")),
+    ("qemu-small", Emulator::Qemu("max,vendor=AuthenticAMD,-pdpe1gb")),
+    ("bochs-svm", Emulator::Bochs("ryzen")),
+    ("bochs-vmx", Emulator::Bochs("corei7_skylake_x")),
+    ("bochs-vmx-small", Emulator::Bochs("corei7_ivy_bridge_3770k")),
+];
 
 /// Builds, runs, judges, on each machine. The probe’s exit status is ours.
 pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
     ensure_installed(&[&[ASSEMBLER][..], X86_64.packages, &bare_bochs::PACKAGES].concat())?;
     let folder = tempfile::tempdir()?;
     let firmware = assemble(xtask, folder.path())?;
-    for (name, processor) in MACHINES {
+    for (name, emulator) in MACHINES {
         let file = |part: &str| folder.path().join(format!("{name}-{part}")).display().to_string();
         let (image, seen) = (file("image"), file("seen"));
         let part = |option: &str, path: &str| {
@@ -44,14 +55,14 @@ pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
             bail!("the probe wrote no image");
         }
         let (firmware, image) = (firmware.as_str(), image.as_str());
-        match processor {
-            None => {
-                report::note("starting a bare x86-64 machine of QEMU’s");
-                let machine = MACHINE;
+        match emulator {
+            Emulator::Qemu(processor) => {
+                report::note(&format!("starting a bare machine of QEMU’s: {name}"));
+                let machine = &format!("-machine pc -accel tcg -cpu {processor} -m 512M");
                 bare_qemu::Bare { qemu: X86_64.qemu, machine, firmware, image, address: IMAGE }.run(&seen)?;
             }
-            Some(processor) => {
-                report::note(&format!("starting a bare x86-64 machine of Bochs’: {processor}"));
+            Emulator::Bochs(processor) => {
+                report::note(&format!("starting a bare machine of Bochs’: {name}"));
                 bare_bochs::Bare { processor, firmware, image, address: IMAGE }.run(folder.path(), &seen)?;
             }
         }
