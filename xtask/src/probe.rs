@@ -40,12 +40,14 @@ impl Options {
     pub fn quick(arch: Arch) -> Vec<Self> {
         let options = |mmu: Option<&str>| Self { arch, mmu: mmu.map(str::to_owned), seed: Some(1), ..Self::default() };
         match arch {
-            Arch::Ppc64 => {
-                let stage2 = Self { stage2: true, ..options(None) };
-                vec![options(Some("radix")), options(Some("hash")), stage2]
-            }
+            Arch::Ppc64 => vec![options(Some("radix")), options(Some("hash")), Self::second_stages(arch)],
             Arch::X86 => vec![options(None)],
         }
+    }
+
+    /// The same for the architecture's second stages, which need no host.
+    pub fn second_stages(arch: Arch) -> Self {
+        Self { arch, stage2: true, seed: Some(1), ..Self::default() }
     }
 }
 

@@ -5,6 +5,9 @@
 //! misconfiguration; and what all entries of both stages on the way hold afterwards. A tiny hypervisor (`hypervisor.S`) makes these
 //! accesses in a guest; the image that it leaves behind is compared. The program runs on any machine; `cargo xtask probe --arch x86 --stage2` runs it, then
 //! the machine, then it again.
+//!
+//! Not covered, since no emulator at hand has it: EPT with five levels, mode-based execute control, paging-write and verify-guest-paging, EPT without support for
+//! execute-only pages. "EPT-violation #VE" is off, so that suppress #VE is one more bit that is ignored.
 
 mod bench;
 mod random;

@@ -177,7 +177,7 @@ mod tests {
             host_efer: 0x42,
         };
         let header = Header { vmx: false, five_levels: true, setup: vec![(1, 2, 3)], read: vec![4] };
-        let mut image = write(&header, &[order.clone()], (TABLES.0..TABLES.1).step_by(8));
+        let mut image = write(&header, std::slice::from_ref(&order), (TABLES.0..TABLES.1).step_by(8));
         let at = |offset: u64| u64::from_le_bytes(*image[offset as usize..].first_chunk().unwrap());
         let record = TABLES.1 - IMAGE;
         for (offset, want) in [

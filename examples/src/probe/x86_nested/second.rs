@@ -86,18 +86,13 @@ pub enum End {
 impl End {
     /// The same, as far as a machine tells it rightly. `nxe` is the host's EFER.NXE.
     pub fn known(mut self, known: Known, nxe: bool) -> Self {
+        let rsvd = |code: u64| if known.rsvd_without_p && code & 1 << 3 != 0 { 1 } else { 0 };
+        let fetch = if known.fetch_told && !nxe { 1 << 4 } else { 0 };
         match &mut self {
-            Self::PageFault { code, .. } | Self::Nested { info: code, linear: None, .. } => {
-                if known.rsvd_without_p && *code & 1 << 3 != 0 {
-                    *code &= !1;
-                }
-            }
+            Self::PageFault { code, .. } => *code &= !rsvd(*code),
+            Self::Nested { info, linear: None, .. } => *info &= !(rsvd(*info) | fetch),
             // A write at a guest's table.
             Self::Nested { info, linear: Some(_), .. } if known.table_read_untold && *info & 0x102 == 2 => *info &= !1,
-            _ => {}
-        }
-        match &mut self {
-            Self::Nested { info, linear: None, .. } if known.fetch_told && !nxe => *info &= !(1 << 4),
             _ => {}
         }
         self
