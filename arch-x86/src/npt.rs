@@ -159,7 +159,7 @@ impl fmt::Display for NestedPageFault {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Npt {
     tree: Tree,
-    nxe: bool,
+    controls: NptControls,
 }
 
 impl Npt {
@@ -170,11 +170,17 @@ impl Npt {
     #[must_use]
     pub const fn new(levels: Levels, controls: NptControls) -> Self {
         let NptControls { nxe, gib_pages, maxphyaddr } = controls;
-        Self { tree: Tree::new(levels, gib_pages, nxe, maxphyaddr, true), nxe }
+        Self { tree: Tree::new(levels, gib_pages, nxe, maxphyaddr, true), controls }
+    }
+
+    /// The controls.
+    #[must_use]
+    pub const fn controls(&self) -> &NptControls {
+        &self.controls
     }
 
     const fn exit_info(&self, cause: Cause, access: Access) -> NestedPageFault {
-        let code = PageFaultCode::of(access.by_user(), self.nxe).because(cause);
+        let code = PageFaultCode::of(access.by_user(), self.controls.nxe).because(cause);
         NestedPageFault::new().with_code(code).with_final_address(true)
     }
 }

@@ -6,7 +6,10 @@
 
 mod arch;
 mod artifact;
+mod bare_bochs;
 mod bare_power;
+mod bare_qemu;
+mod bare_x86;
 mod bench;
 mod cargo;
 mod command;

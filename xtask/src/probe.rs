@@ -6,9 +6,9 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::arch::Arch;
-use crate::bare_power;
 use crate::emulated_host::Machine;
 use crate::xtask::Xtask;
+use crate::{bare_power, bare_x86};
 
 /// What may be asked for on the command line.
 #[derive(Args, Default)]
@@ -25,7 +25,7 @@ pub struct Options {
     /// What random cases begin from; each run without one takes another and prints it
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// Partition-scoped trees (`Gpa → Hpa`), on a bare emulated POWER9
+    /// Second stages (`Gpa → Hpa`), on bare emulated machines: a POWER9 for partition-scoped trees, x86-64 with SVM and VMX for nested paging and EPT
     #[arg(long)]
     stage2: bool,
     #[command(flatten)]
@@ -40,12 +40,14 @@ impl Options {
     pub fn quick(arch: Arch) -> Vec<Self> {
         let options = |mmu: Option<&str>| Self { arch, mmu: mmu.map(str::to_owned), seed: Some(1), ..Self::default() };
         match arch {
-            Arch::Ppc64 => {
-                let stage2 = Self { stage2: true, ..options(None) };
-                vec![options(Some("radix")), options(Some("hash")), stage2]
-            }
+            Arch::Ppc64 => vec![options(Some("radix")), options(Some("hash")), Self::second_stages(arch)],
             Arch::X86 => vec![options(None)],
         }
+    }
+
+    /// The same for the architecture's second stages, which need no host.
+    pub fn second_stages(arch: Arch) -> Self {
+        Self { arch, stage2: true, seed: Some(1), ..Self::default() }
     }
 }
 
@@ -53,10 +55,14 @@ impl Options {
 pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
     let Options { arch, mmu, cases, seed, stage2, machine, arguments: last } = options;
     if stage2 {
-        if arch != Arch::Ppc64 || mmu.is_some_and(|mmu| mmu != "radix") || !last.is_empty() {
-            bail!("`--stage2` is for radix trees on ppc64, without further arguments");
+        if mmu.is_some_and(|mmu| arch != Arch::Ppc64 || mmu != "radix") || !last.is_empty() {
+            bail!("`--stage2` is for radix trees on ppc64, and for x86, without further arguments");
         }
-        return bare_power::probe(xtask, cases, seed.unwrap_or_else(seed_of_now));
+        let seed = seed.unwrap_or_else(seed_of_now);
+        return match arch {
+            Arch::Ppc64 => bare_power::probe(xtask, cases, seed),
+            Arch::X86 => bare_x86::probe(xtask, cases, seed),
+        };
     }
     let mut arguments = Vec::new();
     let given = [("--mmu", mmu), ("--cases", cases.map(|n| n.to_string())), ("--seed", seed.map(|n| n.to_string()))];

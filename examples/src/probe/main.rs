@@ -2,12 +2,13 @@
 //!
 //! The guest of [`examples::guest`] makes one access after the other, each behind tables of its own. What came of it (and
 //! what the tables hold afterwards) must be what the walker said, field by field. Which tables, and what there is to compare, is
-//! each architecture's own affair: [`ppc64`], `x86`.
+//! each architecture's own affair: [`ppc64`], `x86`, [`x86_nested`].
 
 mod ppc64;
 mod report;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+mod x86_nested;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,8 @@ use report::Report;
 struct Options {
     #[command(flatten)]
     ppc64: ppc64::Options,
+    #[command(flatten)]
+    nested: x86_nested::Options,
     /// How many cases
     #[arg(long, value_name = "N", default_value_t = 6000)]
     cases: usize,
@@ -42,10 +45,10 @@ struct Asked {
 }
 
 fn main() -> ExitCode {
-    let Options { ppc64, cases, seed, only } = Options::parse();
+    let Options { ppc64, nested, cases, seed, only } = Options::parse();
     let asked = Asked { cases, seed: seed.unwrap_or_else(|| fastrand::u64(..)), only };
     let mut report = Report::default();
-    if let Some(written) = ppc64.write_image(&asked) {
+    if let Some(written) = ppc64.write_image(&asked).or_else(|| nested.write_image(&asked)) {
         return match written {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -55,7 +58,8 @@ fn main() -> ExitCode {
         };
     }
     report.fact("seed", asked.seed);
-    let result = match (ppc64.judge_image(&asked, &mut report), std::env::consts::ARCH) {
+    let judged = ppc64.judge_image(&asked, &mut report).or_else(|| nested.judge_image(&asked, &mut report));
+    let result = match (judged, std::env::consts::ARCH) {
         (Some(judged), _) => judged,
         (None, "powerpc64") => ppc64::run(&ppc64, &asked, &mut report),
         #[cfg(target_arch = "x86_64")]

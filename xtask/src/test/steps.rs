@@ -49,7 +49,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "probe",
-        about: "the software walkers and hypercalls against a POWER9 host",
+        about: "the software walkers and hypercalls against a POWER9 host, second stages against bare machines",
         emulated: true,
         run: probe,
     },
@@ -106,7 +106,8 @@ fn linux(xtask: &Xtask) -> Result<()> {
 }
 
 fn probe(xtask: &Xtask) -> Result<()> {
-    probe_all(xtask, Arch::Ppc64)
+    probe_all(xtask, Arch::Ppc64)?;
+    succeeds("the probe", probe::run(xtask, probe::Options::second_stages(Arch::X86))?)
 }
 
 fn probe_all(xtask: &Xtask, arch: Arch) -> Result<()> {

@@ -1,0 +1,84 @@
+//! Bare x86-64 machines, emulated: no firmware, no kernel, only what a program wrote for them. They try second stages that the library built (nested paging, EPT)
+//! on MMUs that the library's authors did not write.
+//!
+//! The program `probe` writes an image of memory; a hypervisor, assembled here, works through it with SVM or VMX; the program judges what the machine left
+//! behind.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use duct::cmd;
+
+use crate::cargo::run_example;
+use crate::debian::ensure_installed;
+use crate::emulated_host::X86_64;
+use crate::xtask::Xtask;
+use crate::{bare_bochs, bare_qemu, command, report};
+
+const HYPERVISOR: &str = "examples/src/probe/x86_nested/hypervisor.S";
+/// Where the image stands: agreed with the program.
+const IMAGE: u64 = 0x200_0000;
+/// The assembler’s package; its program has the same name everywhere.
+const ASSEMBLER: &str = if cfg!(target_arch = "x86_64") { "gcc" } else { "gcc-x86-64-linux-gnu" };
+
+/// Who emulates a machine, and its name for the processor.
+enum Emulator {
+    Qemu(&'static str),
+    Bochs(&'static str),
+}
+
+/// The machines, by the names that the program knows.
+const MACHINES: [(&str, Emulator); 6] = [
+    ("qemu", Emulator::Qemu("max,vendor=AuthenticAMD")),
+    ("qemu-la57", Emulator::Qemu("max,vendor=AuthenticAMD")),
+    ("qemu-small", Emulator::Qemu("max,vendor=AuthenticAMD,-pdpe1gb")),
+    ("bochs-svm", Emulator::Bochs("ryzen")),
+    ("bochs-vmx", Emulator::Bochs("corei7_skylake_x")),
+    ("bochs-vmx-small", Emulator::Bochs("corei7_ivy_bridge_3770k")),
+];
+
+/// Builds, runs, judges, on each machine. The probe’s exit status is ours.
+pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
+    ensure_installed(&[&[ASSEMBLER][..], X86_64.packages, &bare_bochs::PACKAGES].concat())?;
+    let folder = tempfile::tempdir()?;
+    let firmware = assemble(xtask, folder.path())?;
+    for (name, emulator) in MACHINES {
+        let file = |part: &str| folder.path().join(format!("{name}-{part}")).display().to_string();
+        let (image, seen) = (file("image"), file("seen"));
+        let part = |option: &str, path: &str| {
+            let arguments = [option, path, "--nested-machine", name, "--seed", &seed.to_string()];
+            let mut arguments = arguments.map(str::to_owned).to_vec();
+            arguments.extend(cases.into_iter().flat_map(|cases| ["--cases".to_owned(), cases.to_string()]));
+            run_example(xtask, "probe", &arguments)
+        };
+        if part("--nested-image", &image)? != 0 {
+            bail!("the probe wrote no image");
+        }
+        let (firmware, image) = (firmware.as_str(), image.as_str());
+        match emulator {
+            Emulator::Qemu(processor) => {
+                report::note(&format!("starting a bare machine of QEMU’s: {name}"));
+                let machine = &format!("-machine pc -accel tcg -cpu {processor} -m 512M");
+                bare_qemu::Bare { qemu: X86_64.qemu, machine, firmware, image, address: IMAGE }.run(&seen)?;
+            }
+            Emulator::Bochs(processor) => {
+                report::note(&format!("starting a bare machine of Bochs’: {name}"));
+                bare_bochs::Bare { processor, firmware, image, address: IMAGE }.run(folder.path(), &seen)?;
+            }
+        }
+        let status = part("--nested-seen", &seen)?;
+        if status != 0 {
+            return Ok(status);
+        }
+    }
+    Ok(0)
+}
+
+/// The hypervisor as bytes.
+fn assemble(xtask: &Xtask, folder: &Path) -> Result<String> {
+    let (source, object, firmware) = (xtask.root().join(HYPERVISOR), folder.join("object"), folder.join("firmware"));
+    command::quiet("assembling", &cmd!("x86_64-linux-gnu-gcc", "-c", &source, "-o", &object))?;
+    let copy = cmd!("x86_64-linux-gnu-objcopy", "-O", "binary", "-j", ".text", &object, &firmware);
+    command::quiet("objcopy", &copy)?;
+    Ok(firmware.display().to_string())
+}
