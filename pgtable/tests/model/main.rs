@@ -7,6 +7,7 @@ mod hostile;
 #[cfg(feature = "iommu")]
 mod iommu;
 mod keep;
+mod locked;
 mod movement;
 mod readers;
 mod record;
