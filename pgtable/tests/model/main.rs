@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod address_space;
+mod found;
 mod hostile;
 #[cfg(feature = "iommu")]
 mod iommu;
