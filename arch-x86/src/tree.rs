@@ -2,7 +2,7 @@
 //!
 //! Everything here is about words; who may do what with a page is the formats' affair.
 
-use pgtable::{AccessedDirty, Address, Entry, Geometry, Level, Position, Unencodable, low_bits};
+use pgtable::{AccessedDirty, Address, Entry, Geometry, Level, Pattern, Position, Unencodable, low_bits};
 
 use crate::attributes::PageAttributes;
 use crate::controls::Levels;
@@ -186,6 +186,11 @@ impl Tree {
         let compared = PRESENT | self.reserved | demand.counts | demand.forbidden;
         let found = word & compared == PRESENT | demand.counts & !demand.denied;
         found.then(|| (word & address_bits(PAGE_SHIFT), PageAttributes::from_leaf(word, Level(0))))
+    }
+
+    #[inline(always)]
+    pub(crate) fn usual_leaf(&self, at: Position) -> Option<Pattern> {
+        (at.level.0 == 0).then_some(Pattern { compared: PRESENT | self.reserved, value: PRESENT })
     }
 
     #[inline(always)]

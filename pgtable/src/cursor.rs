@@ -8,7 +8,7 @@
 use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
-use crate::allocator::TableAllocator;
+use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{Node, Trail};
 use crate::error::Error;
 use crate::format::{Entry, Format, Input, Output};
@@ -133,7 +133,7 @@ where
                 return Ok(false);
             }
             let width = table.format.geometry().width(crate::Level(0));
-            let nodes = table.grow(node, offset, 0, width)?;
+            let nodes = table.grow(node, offset, (0, width), Contents::Zeroed)?;
             let (Some(&top), Some(&bottom)) = (nodes.first(), nodes.last()) else { return Ok(false) };
             if let Err(error) = table.link(node, offset, top) {
                 table.shrink(&nodes)?;
