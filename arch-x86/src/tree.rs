@@ -209,7 +209,10 @@ impl Tree {
     #[inline(always)]
     pub(crate) fn leaf_word(&self, attributes: PageAttributes, at: Position) -> Result<u64, Unencodable> {
         match attributes.to_leaf(at.level) {
-            Some(word) if word & self.reserved == 0 && self.geometry.is_leaf_level(at.level) => Ok(word),
+            // Every shape has pages at the last level.
+            Some(word) if word & self.reserved == 0 && (at.level.0 == 0 || self.geometry.is_leaf_level(at.level)) => {
+                Ok(word)
+            }
             _ => Err(Unencodable { at }),
         }
     }

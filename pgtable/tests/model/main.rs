@@ -4,6 +4,8 @@
 
 mod address_space;
 mod found;
+mod formats;
+mod gather;
 mod hostile;
 #[cfg(feature = "iommu")]
 mod iommu;
