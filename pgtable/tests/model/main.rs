@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod address_space;
-mod found;
 mod formats;
+mod found;
 mod gather;
 mod hostile;
 #[cfg(feature = "iommu")]

@@ -24,7 +24,8 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 
 /// Whether a quoted word is a function's name: several words, as tests and fuzz targets have them.
 fn is_name(word: &str) -> bool {
-    word.contains('_') && word.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_')
+    word.contains('_')
+        && word.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_')
 }
 
 #[test]
