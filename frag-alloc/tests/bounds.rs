@@ -15,7 +15,7 @@ fn words(frames: usize) -> Vec<AtomicU64> {
 
 fn frames(words: &[AtomicU64]) -> Frames<Hpa, Region<Hpa, DirectMap<'_, Hpa>>> {
     let count = (words.len() >> (FRAME - 3)) as u32;
-    let region = Region::new(DirectMap::new(words, Hpa::new(0)), Hpa::new(0), count.into(), FRAME).unwrap();
+    let region = Region::new(DirectMap::new(words, Hpa::new(0)), Hpa::new(0), count, FRAME).unwrap();
     Frames::new(region).unwrap()
 }
 
