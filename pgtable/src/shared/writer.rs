@@ -23,7 +23,7 @@ use crate::walk::{LeafOf, TranslationOf, Walker, bounds};
 use super::SharedCursor;
 use super::held::{Held, TrailOf};
 
-/// One thread's hand on a [`SharedPageTable`].
+/// One thread's hand on a [`SharedPageTable`](super::SharedPageTable).
 #[derive(Debug)]
 pub struct Writer<'t, F, M, A, R> {
     pub(super) table: &'t PageTable<F, M, A>,
