@@ -14,8 +14,13 @@ fn words(frames: usize) -> Vec<AtomicU64> {
 }
 
 fn frames(words: &[AtomicU64]) -> Frames<Hpa, Region<Hpa, DirectMap<'_, Hpa>>> {
-    let count = (words.len() >> (FRAME - 3)) as u32;
-    let region = Region::new(DirectMap::new(words, Hpa::new(0)), Hpa::new(0), count, FRAME).unwrap();
+    frames_of(words, FRAME)
+}
+
+/// All of `words` as frames of `2^shift` bytes.
+fn frames_of(words: &[AtomicU64], shift: u8) -> Frames<Hpa, Region<Hpa, DirectMap<'_, Hpa>>> {
+    let count = (words.len() >> (shift - 3)) as u32;
+    let region = Region::new(DirectMap::new(words, Hpa::new(0)), Hpa::new(0), count, shift).unwrap();
     Frames::new(region).unwrap()
 }
 
@@ -34,6 +39,17 @@ fn a_front_holds_so_much() {
         }
         assert_eq!(left, (1 << (FRAME - shift)) - taken, "tables of 2^{shift} bytes");
         front.give(table, shift, Contents::Stale).unwrap();
+    }
+    // A table that is a frame or more goes straight back to it, also where a front has a place for that size.
+    for shift in [12, 13, 15] {
+        let words = words(1);
+        let frames = frames_of(&words, 12);
+        let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+        let front = Local::new(&cache);
+        let table = front.take(shift).unwrap();
+        assert_eq!(frames.census().fragments, 1, "2^{shift}");
+        front.give(table, shift, Contents::Stale).unwrap();
+        assert!(frames.census().all_home(), "2^{shift}");
     }
 }
 
@@ -82,6 +98,9 @@ fn a_table_is_at_most_64_frames() {
     }
     cache.give(table, FRAME + 6, Contents::Stale).unwrap();
     assert!(frames.census().all_home());
+    // One that is kept out of use is at home.
+    frames.quarantine(Hpa::new(0)).unwrap();
+    assert!(frames.census().quarantined == 1 && frames.census().all_home());
 }
 
 /// Whoever holds a table of a closed cache gives it back by the frames; only the table itself, and once.
