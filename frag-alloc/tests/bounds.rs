@@ -4,8 +4,8 @@
 
 use std::sync::atomic::AtomicU64;
 
-use frag_alloc::{Cache, Deferred, Epochs, Error, Frames, Kind, Local, Owner, Policy, Region};
-use pgtable::{Address, Contents, DirectMap, Hpa, TableAllocator};
+use frag_alloc::{Cache, Deferred, Epochs, Error, FrameSource, Frames, Kind, Local, Owner, Policy, Region, Span};
+use pgtable::{Address, Contents, DirectMap, Hpa, MemoryError, TableAllocator, TableMemory};
 
 const FRAME: u8 = 16;
 
@@ -138,4 +138,54 @@ fn a_deferred_table_has_its_state() {
     assert!(deferred.state(Hpa::new(2 << FRAME)).is_none(), "beyond the region");
     state.sub(3);
     deferred.give(table, 8, Contents::Stale).unwrap();
+}
+
+/// Four frames from 1 MiB on, and a source that hands out what it likes.
+struct Wrong<'w>(DirectMap<'w, Hpa>, u64);
+
+impl TableMemory<Hpa> for Wrong<'_> {
+    fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
+        self.0.word(address)
+    }
+
+    fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
+        self.0.table(address, words)
+    }
+}
+
+impl FrameSource<Hpa> for Wrong<'_> {
+    fn span(&self) -> Span<Hpa> {
+        Span { start: Hpa::new(1 << 20), frames: 4, shift: FRAME }
+    }
+
+    fn take(&self, _: u8) -> Option<Hpa> {
+        Some(Hpa::new(self.1))
+    }
+
+    fn give(&self, frame: Hpa, _: u8) {
+        panic!("{frame} was never taken");
+    }
+}
+
+/// A source's frame that is none of its own, or not aligned, is an error that names it, and not used.
+#[test]
+fn a_source_is_not_believed() {
+    const START: u64 = 1 << 20;
+    let words = words(4);
+    for (frame, shift) in [
+        (START + 0x100, 8),
+        (START + (3 << FRAME) + 0x8000, 8),
+        (START + (4 << FRAME), 8),
+        (START - (1 << FRAME), 8),
+        (0, 8),
+        (u64::MAX & !0xffff, 8),
+        (START + (1 << FRAME), FRAME + 1),
+        (START + (4 << FRAME), FRAME + 1),
+        (START + (4 << FRAME), FRAME + 2),
+    ] {
+        let frames = Frames::new(Wrong(DirectMap::new(&words, Hpa::new(START)), frame)).unwrap();
+        let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+        assert_eq!(cache.take(shift), Err(Error::Source { frame: Hpa::new(frame) }), "{frame:#x}");
+        assert!(frames.census().all_home());
+    }
 }
