@@ -178,7 +178,7 @@ fn a_source_is_not_believed() {
         (START + (4 << FRAME), 8),
         (START - (1 << FRAME), 8),
         (0, 8),
-        (u64::MAX & !0xffff, 8),
+        (!0xffff, 8),
         (START + (1 << FRAME), FRAME + 1),
         (START + (4 << FRAME), FRAME + 1),
         (START + (4 << FRAME), FRAME + 2),
