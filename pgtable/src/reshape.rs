@@ -132,7 +132,8 @@ where
         leaves: Leaves,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<(), RangeError<Input<F>>> {
-        self.unmap(input, bytes, gather)?;
+        // Nothing is in its new place yet, however far this came.
+        self.unmap(input, bytes, gather).map_err(|RangeError { error, .. }| RangeError { at: input, error })?;
         gather.flush(&self.tables).map_err(|error| RangeError { at: input, error: gather_error(error) })?;
         self.map(input, output, bytes, attributes, leaves)
     }

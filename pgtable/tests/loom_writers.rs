@@ -20,8 +20,9 @@ use frag_alloc::{Epochs, Grace, Reader};
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use pgtable::{
-    Access, AllocError, Contents, Entry, Format, Gather, Gpa, Hpa, Leaves, MemoryError, PageTable, Position,
-    SharedPageTable, TableAllocator, TableLayout, TableMemory, TableState, Unused, Writer as OneOf,
+    Access, AllocError, Contents, Entry, Format, Gather, Gpa, Hpa, Leaves, MemoryError, PageTable, Position, Recorded,
+    SharedCursor, SharedPageTable, Stage2, TableAllocator, TableLayout, TableMemory, TableState, Unused,
+    Writer as OneOf, Writers,
 };
 
 #[path = "support/tiny.rs"]
@@ -102,6 +103,8 @@ struct Tables {
     deferred: bool,
     free: RefCell<Vec<u64>>,
     waiting: RefCell<Vec<(u64, u64)>>,
+    /// Those that came back as they were, until they are handed out again.
+    stale: RefCell<BTreeSet<u64>>,
     states: Vec<TableState>,
 }
 
@@ -118,12 +121,20 @@ impl TableAllocator<Hpa> for Tables {
         }
         let table = self.free.borrow_mut().pop().ok_or(AllocError::Exhausted { layout })?;
         self.states[table as usize / 32].reset();
+        if self.stale.borrow_mut().remove(&table) {
+            // Nobody reads it any more.
+            let words = self.memory.table(Hpa::new(table), 4).unwrap();
+            words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+            self.memory.store();
+        }
         Ok(Hpa::new(table))
     }
 
     fn free(&self, table: Hpa, _: TableLayout, contents: Contents) -> Result<(), AllocError> {
         self.memory.store();
-        assert_eq!(contents, Contents::Zeroed);
+        if contents == Contents::Stale {
+            self.stale.borrow_mut().insert(table.get());
+        }
         if self.deferred {
             let cookie = self.epochs.start();
             self.waiting.borrow_mut().push((table.get(), cookie));
@@ -196,6 +207,7 @@ fn ends(
             deferred,
             free: RefCell::new((0..TABLES as u64).rev().map(|table| table * 32).collect()),
             waiting: RefCell::default(),
+            stale: RefCell::default(),
             states: (0..TABLES).map(|_| TableState::new()).collect(),
         });
         let tree = PageTable::new(Tiny::BOTH, Own(memory.clone()), Own(tables.clone())).unwrap();
@@ -357,4 +369,90 @@ fn translations_beside_two_writers() {
         map(writer, 2 * PAGE, PAGE);
     });
     assert_eq!(ends, [(pages(&[PAGE, 2 * PAGE]), 2)].into());
+}
+
+/// Several things to one range under one lock, as one thing to everybody else.
+fn locked(
+    writer: &Writer<'_>,
+    tree: &Tree,
+    (at, bytes): (u64, u64),
+    verbs: impl Fn(&mut SharedCursor<'_, '_, Tiny, Own<Memory>, Own<Tables>, Reader<'_>>, &mut Gather<'_, Stage2, Unused>),
+) {
+    let mut gather = Gather::new(&Unused, ());
+    let mut cursor = writer.lock(Gpa::new(at), bytes).unwrap();
+    verbs(&mut cursor, &mut gather);
+    cursor.finish(&mut gather).unwrap();
+    gather.finish(tree.tables()).unwrap();
+}
+
+#[test]
+fn a_large_page_that_is_split_under_a_lock() {
+    // The other unmaps one of its pages, before (then it is he who splits it) or after, never in between: the page that was moved is where one put it.
+    let first = |writer: &Writer<'_>| map(writer, 0, LARGE);
+    let ends = ends(
+        true,
+        first,
+        |writer, tree| {
+            locked(writer, tree, (0, LARGE), |cursor, gather| {
+                assert!(cursor.split(Gpa::new(0), LARGE, 12, gather).unwrap() <= 1);
+                assert_eq!(cursor.unmap(Gpa::new(0), PAGE, gather), Ok(PAGE));
+                let elsewhere = Hpa::new(0x20_0000);
+                assert_eq!(cursor.map(Gpa::new(0), elsewhere, PAGE, Plain, Leaves::Largest), Ok(()));
+            });
+        },
+        |writer, tree| unmap(writer, tree, PAGE, PAGE),
+    );
+    let mut left = pages(&[2 * PAGE, 3 * PAGE]);
+    left.insert((0, 0x20_0000));
+    assert_eq!(ends, [(left, 2)].into());
+}
+
+#[test]
+fn a_table_that_is_promoted_under_a_lock() {
+    // Either the table is whole, and becomes a page that the other splits again; or the other was there first, and nothing is promoted.
+    let first = |writer: &Writer<'_>| {
+        (0..4).for_each(|page| map(writer, page * PAGE, PAGE));
+    };
+    let ends = ends(
+        true,
+        first,
+        |writer, tree| {
+            locked(writer, tree, (0, 2 * LARGE), |cursor, gather| {
+                let whole = cursor.query(Gpa::new(PAGE)).unwrap().is_some();
+                assert_eq!(cursor.promote(Gpa::new(0), LARGE, gather), Ok(usize::from(whole)));
+            });
+        },
+        |writer, tree| unmap(writer, tree, PAGE, PAGE),
+    );
+    assert_eq!(ends, [(pages(&[0, 2 * PAGE, 3 * PAGE]), 2)].into());
+}
+
+#[test]
+fn a_record_that_is_harvested_under_a_lock() {
+    // What the page says that it was used for is harvested before the other takes it out, or not at all; never from the page that comes in its place.
+    let first = |writer: &Writer<'_>| {
+        map(writer, 0, 2 * PAGE);
+        writer.read(|walker| walker.access(Gpa::new(PAGE), Access::WRITE).unwrap());
+    };
+    let ends = ends(
+        true,
+        first,
+        |writer, tree| {
+            locked(writer, tree, (0, LARGE), |cursor, gather| {
+                let found = cursor.query(Gpa::new(PAGE)).unwrap();
+                let mut bits = [0];
+                let harvested =
+                    cursor.harvest(Gpa::new(0), LARGE, Recorded::Dirty, Writers::Running, &mut bits, gather);
+                let used = found.is_some_and(|found| found.output.get() == 0x10_0000 + PAGE);
+                assert_eq!((harvested, bits[0]), (Ok(u64::from(used)), u64::from(used) << 1));
+            });
+        },
+        |writer, tree| {
+            unmap(writer, tree, PAGE, PAGE);
+            writer.map(Gpa::new(PAGE), Hpa::new(0x20_0000), PAGE, Plain, Leaves::Largest).unwrap();
+        },
+    );
+    let mut left = pages(&[0]);
+    left.insert((PAGE, 0x20_0000));
+    assert_eq!(ends, [(left, 2)].into());
 }

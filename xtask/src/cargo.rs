@@ -6,13 +6,27 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use duct::{Expression, cmd};
 
-use crate::command;
 use crate::xtask::Xtask;
+use crate::{artifact, command, report};
 
 /// `cargo ARGUMENTS…` in the workspace’s folder.
 pub fn cargo<'a>(xtask: &Xtask, arguments: impl IntoIterator<Item = &'a str>) -> Expression {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     cmd(program, arguments).dir(xtask.root())
+}
+
+/// The program of the package `name`, installed under the target folder unless it is there.
+pub fn installed(xtask: &Xtask, name: &str, version: &str) -> Result<PathBuf> {
+    let recipe = format!("{name} {version}");
+    let tool = artifact::keep(&xtask.kept(), name, &recipe, |folder| {
+        let _busy = report::busy(&format!("installing {recipe} into the target folder"));
+        let root = folder.to_string_lossy();
+        let install = ["install", name, "--version", version, "--locked", "--root", &root];
+        let build = xtask.target(&format!("{name}-build"));
+        let install = cargo(xtask, install).env("CARGO_TARGET_DIR", build);
+        command::quiet_with_retries(&format!("cargo install {name}"), &install).map(|_| ())
+    })?;
+    Ok(tool.join("bin").join(name))
 }
 
 /// Builds the release form of a program of the package `examples` and runs it on this machine; its exit status is ours.

@@ -18,6 +18,7 @@ mod emulated_host;
 mod fuzz;
 mod host;
 mod microvm;
+mod mutants;
 mod power_host;
 mod ppc64le;
 mod probe;
@@ -58,6 +59,8 @@ enum Command {
     Bench(bench::Options),
     /// Run the fuzz targets, or one
     Fuzz(fuzz::Options),
+    /// Change the libraries' code in many small ways, and see whether a test notices
+    Mutants(mutants::Options),
 }
 
 fn main() -> ExitCode {
@@ -80,6 +83,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test(options) => test::run(&xtask, &options),
         Command::Bench(options) => bench::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
         Command::Fuzz(options) => fuzz::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
+        Command::Mutants(options) => mutants::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
     }
 }
 

@@ -1,7 +1,13 @@
 //! `cargo xtask bench writers`: many writers on one tree, each page faulted in by a call of its own, beside one global lock around the exclusive writer.
 //!
 //! Ranges of 2 MiB are made page by page: all by one thread; half of them by each of two; and every one by both, page by page in turn. Tables come from
-//! frag-alloc, and wait for who descends. Only ratios within one run say anything, and those of two threads only if two CPUs are free.
+//! frag-alloc, and wait for who descends.
+//!
+//! Of other crates there is one with its own way of keeping writers apart that can be linked: `pagetable`, a lock-free radix tree in its own memory (nodes of 65,536 words), which
+//! frees nothing and counts nothing. Page tables of a hypervisor's kind that lock (ostd's cursor, Theseus's mapper) are private to their kernels; x86_64, page-table-generic,
+//! page_table_multiarch, aarch64-paging and memflow leave locking to their callers, as the column with one lock does.
+//!
+//! Only ratios within one run say anything, and those of two threads only if two CPUs are free.
 
 #[expect(dead_code, reason = "what a bench with peers needs is not used here")]
 mod harness;
@@ -301,6 +307,30 @@ impl Faults for Shared {
     }
 }
 
+/// The peer: an entry is had without a lock, and taken by an exchange.
+#[derive(Default)]
+struct LockFree(pagetable::PageTable<AtomicU64>);
+
+impl Faults for LockFree {
+    fn fault(&self, row: Row, thread: u64) {
+        let (ranges, step) = row.share(thread);
+        for at in ranges.flat_map(|range| (range..range + RANGE).step_by(step)) {
+            let entry = self.0.get(at / PAGE);
+            let leaf = output(at).get() | 3;
+            entry.compare_exchange(0, leaf, Ordering::AcqRel, Ordering::Relaxed).expect("absent");
+        }
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn translate(&self, at: u64) -> Option<u64> {
+        let leaf = self.0.get(at / PAGE).load(Ordering::Acquire);
+        (leaf & 1 != 0).then_some(leaf & !(PAGE - 1))
+    }
+}
+
 fn main() {
     let options = Options::parse();
     let mut columns = [
@@ -308,6 +338,7 @@ fn main() {
         Column::new("global lock", Global(Mutex::new(tree().0)), Row::ALL),
         Column::new("shared", Shared::new(false), Row::ALL),
         Column::new("shared, cursor", Shared::new(true), Row::ALL),
+        Column::new("pagetable (lock-free)", LockFree::default(), Row::ALL),
     ];
     for _ in 0..options.rounds {
         Row::ALL.iter().for_each(|&row| columns.iter_mut().for_each(|column| column.run(row)));
@@ -320,7 +351,7 @@ fn main() {
         columns.iter().for_each(|column| print!("{:>24.2}", column.best(row)));
         println!();
     }
-    let [apart, global, shared, cursor] = columns;
+    let [apart, global, shared, cursor, _] = columns;
     let goal = |name: &str, measured, bound| Goal { name: name.to_owned(), measured, bound }.print();
     // 1.8 times as fast by two threads as by one.
     goal("writers-two-pages", shared.best(Row::Two) / shared.best(Row::One), 0.555);

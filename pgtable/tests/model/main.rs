@@ -4,11 +4,13 @@
 
 mod address_space;
 mod formats;
+mod found;
 mod gather;
 mod hostile;
 #[cfg(feature = "iommu")]
 mod iommu;
 mod keep;
+mod locked;
 mod movement;
 mod readers;
 mod record;

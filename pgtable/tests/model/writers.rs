@@ -260,6 +260,51 @@ where
         gather.finish(self.tables).unwrap();
     }
 
+    /// Several things under one lock.
+    fn several(&mut self) {
+        let page = self.page();
+        let usual = page.trailing_zeros() as u8;
+        let ((at, bytes), choice) = (self.own(4), self.random(4));
+        let mut gather = Gather::new(&Unused, ());
+        if choice < 2 {
+            let (input, prot) = (Input::<F>::new(region(1 + self.number)), [Prot::R, Prot::RW][choice as usize].into());
+            // More than the region, which a leaf may cover; nobody is in between.
+            let around = region(1 + self.number) & !((1 << 30) - 1);
+            let mut cursor = if self.number == 0 {
+                self.writer.lock(input, REGION).unwrap()
+            } else {
+                self.writer.lock(Input::<F>::new(around), 1 << 30).unwrap()
+            };
+            let mapped = self.model.range(input.get()..input.get() + REGION).count() as u64 * page;
+            assert_eq!(Self::may_run_out(cursor.protect(input, REGION, prot, &mut gather)), Some(mapped));
+            let mut bitmap = [0; 8];
+            let (recorded, writers) = (Recorded::Dirty, Writers::Running);
+            let dirty = cursor.harvest(input, REGION, recorded, writers, &mut bitmap, &mut gather).unwrap();
+            assert!(dirty * page <= mapped);
+            assert_eq!(cursor.harvest(input, REGION, recorded, writers, &mut [0; 8], &mut gather), Ok(0));
+            Self::may_run_out(cursor.split(input, REGION, usual, &mut gather));
+            assert!(cursor.promote(input, REGION, &mut gather).unwrap() <= 1);
+            cursor.finish(&mut gather).unwrap();
+        } else {
+            let mut cursor = self.writer.lock(Input::<F>::new(at), bytes).unwrap();
+            for by in (0..bytes).step_by(page as usize) {
+                let found = cursor.query(Input::<F>::new(at + by)).unwrap();
+                assert_eq!(found.map(|found| found.output.get()), self.model.get(&(at + by)).copied());
+                if Self::may_run_out(cursor.unmap(Input::<F>::new(at + by), page, &mut gather)).is_none() {
+                    continue;
+                }
+                self.model.remove(&(at + by));
+                let output = Output::<F>::new(16 * REGION + (at + by) % (16 * REGION));
+                let (input, attributes) = (Input::<F>::new(at + by), Prot::RW.into());
+                if Self::may_run_out(cursor.map(input, output, page, attributes, Leaves::Largest)).is_some() {
+                    self.model.insert(at + by, output.get());
+                }
+            }
+            cursor.finish(&mut gather).unwrap();
+        }
+        gather.finish(self.tables).unwrap();
+    }
+
     fn step(&mut self) {
         let page = self.page();
         let usual = page.trailing_zeros() as u8;
@@ -282,27 +327,7 @@ where
             }
             9 => self.map(region(1 + self.number), REGION, Leaves::Largest),
             10 => self.unmap(region(1 + self.number), REGION),
-            11 => {
-                // Several things under one lock.
-                let (at, bytes) = self.own(4);
-                let mut gather = Gather::new(&Unused, ());
-                let mut cursor = self.writer.lock(Input::<F>::new(at), bytes).unwrap();
-                for by in (0..bytes).step_by(page as usize) {
-                    let found = cursor.query(Input::<F>::new(at + by)).unwrap();
-                    assert_eq!(found.map(|found| found.output.get()), self.model.get(&(at + by)).copied());
-                    if Self::may_run_out(cursor.unmap(Input::<F>::new(at + by), page, &mut gather)).is_none() {
-                        continue;
-                    }
-                    self.model.remove(&(at + by));
-                    let output = Output::<F>::new(16 * REGION + (at + by) % (16 * REGION));
-                    let (input, attributes) = (Input::<F>::new(at + by), Prot::RW.into());
-                    if Self::may_run_out(cursor.map(input, output, page, attributes, Leaves::Largest)).is_some() {
-                        self.model.insert(at + by, output.get());
-                    }
-                }
-                cursor.finish(&mut gather).unwrap();
-                gather.finish(self.tables).unwrap();
-            }
+            11 => self.several(),
             12 => {
                 let (at, bytes) = self.own(8);
                 let mut gather = Gather::new(&Unused, ());

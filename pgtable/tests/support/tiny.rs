@@ -5,7 +5,7 @@ use pgtable::{
     Position, Prot, Stage2, Unencodable,
 };
 
-/// Bit 0: present, bit 1: a page.
+/// Bit 0: present, bit 1: a page, bit 2: accessed, bit 3: dirty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tiny(&'static Geometry);
 
@@ -83,7 +83,7 @@ impl Format for Tiny {
     }
 
     fn accessed_dirty(&self) -> AccessedDirty {
-        AccessedDirty::default()
+        AccessedDirty { accessed: 4, dirty: 8, ..AccessedDirty::default() }
     }
 
     fn check(&self, _: u64, _: Position, (): (), _: Access) -> Result<(), Cause> {

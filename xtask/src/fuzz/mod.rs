@@ -2,24 +2,26 @@
 //!
 //! Sets itself up: cargo-fuzz is installed under the target folder, and built upon by the stable compiler (which
 //! `RUSTC_BOOTSTRAP` lets use the sanitizer hooks). Corpora grow in `fuzz/corpus`, which is not kept with the sources;
-//! seeds, and what once found something, are in `fuzz/seeds`. What crashes is minimised, and its place is printed.
+//! seeds, and what once found something, are in `fuzz/seeds`, and what the inputs are made of in `fuzz/dictionaries`. What crashes is minimised, and its place is printed.
 
 mod coverage;
+mod dictionary;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{MetadataCommand, TargetKind};
 use clap::Args;
 use duct::{Expression, cmd};
 
-use crate::cargo::cargo;
+use crate::cargo::{cargo, installed};
 use crate::xtask::Xtask;
-use crate::{artifact, command, report};
+use crate::{command, report};
 
 /// The version of cargo-fuzz.
 const CARGO_FUZZ: &str = "0.13.2";
@@ -27,6 +29,11 @@ const CARGO_FUZZ: &str = "0.13.2";
 const JOBS: usize = 2;
 /// Longer inputs do not reach more.
 const LONGEST_INPUT: u32 = 1024;
+/// One input takes milliseconds; one that takes so many seconds hangs.
+const HANGS: u32 = 60;
+/// How long each target runs when everything is tested, and all together at most.
+const BRIEF: u32 = 5;
+const ALL_BRIEF: u32 = 60;
 /// How many runs a crash is minimised for.
 const MINIMISING_RUNS: u32 = 20_000;
 
@@ -41,6 +48,9 @@ pub struct Options {
     /// The sanitizer to build with; `address` also sees misuse of memory, at half the speed
     #[arg(long, default_value = "none", value_parser = ["none", "address"])]
     sanitizer: String,
+    /// What the random choices begin with, as a run has printed it: the same ones again
+    #[arg(long)]
+    seed: Option<u32>,
     /// Fuzz nothing: print which lines of the libraries the inputs reach
     #[arg(long)]
     coverage: bool,
@@ -59,58 +69,56 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
     }
     let fuzz = Fuzz {
         folder: xtask.root().join("fuzz"),
+        corpora: xtask.root().join("fuzz/corpus"),
         target_folder: xtask.target("fuzz"),
-        tool: set_up(xtask)?,
+        tool: installed(xtask, "cargo-fuzz", CARGO_FUZZ)?,
         seconds: options.seconds,
         sanitizer: &options.sanitizer,
+        seed: options.seed.unwrap_or_else(any_seed),
     };
-    for target in &chosen {
-        command::stream(
-            &format!("building {target}"),
-            &fuzz.cargo_fuzz(["build", target, "--sanitizer", &options.sanitizer]),
-        )?;
-    }
-    let left = Mutex::new(chosen.iter().rev().collect::<Vec<_>>());
-    let found = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..JOBS {
-            scope.spawn(|| {
-                while let Some(target) = left.lock().ok().and_then(|mut left| left.pop()) {
-                    let result = fuzz.fuzz(target);
-                    if let Ok(mut found) = found.lock() {
-                        found.push((target, result));
-                    }
-                }
-            });
+    fuzz.all(&chosen)
+}
+
+/// Replays every corpus; then fuzzes each target for a moment, where cargo-fuzz is to be had.
+pub fn check(xtask: &Xtask) -> Result<()> {
+    replay(xtask)?;
+    let tool = match installed(xtask, "cargo-fuzz", CARGO_FUZZ) {
+        Ok(tool) => tool,
+        Err(why) => {
+            report::note(&format!("SKIPPED, nothing but the corpora was tried: {why:#}"));
+            return Ok(());
         }
-    });
-    let found = found.into_inner().ok().context("a target's thread panicked")?;
-    let mut failed = false;
-    for (target, result) in found {
-        match result {
-            Ok(crashes) if crashes.is_empty() => {}
-            Ok(crashes) => {
-                failed = true;
-                report::note(&format!("{target} found something. Put it into fuzz/seeds/{target} when it is fixed:"));
-                crashes.iter().for_each(|crash| report::note(&format!("  {}", crash.display())));
-            }
-            Err(error) => {
-                failed = true;
-                report::failure(&error.context(target.clone()));
-            }
-        }
+    };
+    let targets = targets(xtask)?;
+    // What grows here is not kept: each time the same seeds, and other choices.
+    let corpora = xtask.target("fuzz-brief");
+    if corpora.exists() {
+        fs::remove_dir_all(&corpora)?;
     }
-    if failed {
-        bail!("not all targets passed");
-    }
-    Ok(())
+    let share = ALL_BRIEF * JOBS as u32 / targets.len().max(1) as u32;
+    let fuzz = Fuzz {
+        folder: xtask.root().join("fuzz"),
+        corpora,
+        target_folder: xtask.target("fuzz"),
+        tool,
+        seconds: share.clamp(1, BRIEF),
+        sanitizer: "none",
+        seed: any_seed(),
+    };
+    fuzz.all(&targets)
 }
 
 /// Replays every corpus, without libFuzzer and in seconds.
-pub fn replay(xtask: &Xtask) -> Result<()> {
+fn replay(xtask: &Xtask) -> Result<()> {
     let manifest = xtask.root().join("fuzz/Cargo.toml");
     let test = cargo(xtask, ["test", "--manifest-path", &manifest.to_string_lossy()]);
     command::stream("cargo test", &test.env("CARGO_TARGET_DIR", xtask.target("fuzz")))
+}
+
+/// Another one each time.
+fn any_seed() -> u32 {
+    // libFuzzer takes 0 for none.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.subsec_nanos().max(1))
 }
 
 /// The names of the targets: the programs of the package.
@@ -122,30 +130,79 @@ fn targets(xtask: &Xtask) -> Result<Vec<String>> {
     Ok(programs.filter(|it| it.kind.contains(&TargetKind::Bin)).map(|it| it.name.clone()).collect())
 }
 
-/// Installs cargo-fuzz unless it is there; returns the folder of its program.
-fn set_up(xtask: &Xtask) -> Result<PathBuf> {
-    let recipe = format!("cargo-fuzz {CARGO_FUZZ}");
-    let tool = artifact::keep(&xtask.kept(), "cargo-fuzz", &recipe, |folder| {
-        let _busy = report::busy(&format!("installing {recipe} into the target folder"));
-        let root = folder.to_string_lossy();
-        let install = ["install", "cargo-fuzz", "--version", CARGO_FUZZ, "--locked", "--root", &root];
-        let build = xtask.target("cargo-fuzz-build");
-        let install = cargo(xtask, install).env("CARGO_TARGET_DIR", build);
-        command::quiet_with_retries("cargo install cargo-fuzz", &install).map(|_| ())
-    })?;
-    Ok(tool.join("bin/cargo-fuzz"))
-}
-
 /// What all calls of cargo-fuzz share.
 struct Fuzz<'o> {
     folder: PathBuf,
+    /// Where what is found to reach more is kept, in a folder for each target.
+    corpora: PathBuf,
     target_folder: PathBuf,
     tool: PathBuf,
     seconds: u32,
     sanitizer: &'o str,
+    seed: u32,
+}
+
+/// What came of a target.
+#[derive(Default)]
+struct Fuzzed {
+    /// How many inputs were run, as far as libFuzzer says.
+    runs: u64,
+    /// Those at which it failed.
+    crashes: Vec<PathBuf>,
 }
 
 impl Fuzz<'_> {
+    /// Builds the targets and runs them, two at a time; fails if one finds something.
+    fn all(&self, chosen: &[String]) -> Result<()> {
+        for target in chosen {
+            command::stream(
+                &format!("building {target}"),
+                &self.cargo_fuzz(["build", target, "--sanitizer", self.sanitizer]),
+            )?;
+        }
+        let left = Mutex::new(chosen.iter().rev().collect::<Vec<_>>());
+        let found = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for _ in 0..JOBS {
+                scope.spawn(|| {
+                    while let Some(target) = left.lock().ok().and_then(|mut left| left.pop()) {
+                        let result = self.fuzz(target);
+                        if let Ok(mut found) = found.lock() {
+                            found.push((target, result));
+                        }
+                    }
+                });
+            }
+        });
+        let found = found.into_inner().ok().context("a target's thread panicked")?;
+        let (mut failed, mut runs) = (false, 0);
+        for (target, result) in found {
+            match result {
+                Ok(fuzzed) => {
+                    runs += fuzzed.runs;
+                    if fuzzed.crashes.is_empty() {
+                        continue;
+                    }
+                    failed = true;
+                    report::note(&format!(
+                        "{target} found something (cargo xtask fuzz {target} --seed {}). Put it into fuzz/seeds/{target} when it is fixed:",
+                        self.seed
+                    ));
+                    fuzzed.crashes.iter().for_each(|crash| report::note(&format!("  {}", crash.display())));
+                }
+                Err(error) => {
+                    failed = true;
+                    report::failure(&error.context(target.clone()));
+                }
+            }
+        }
+        report::note(&format!("fuzz: {} targets, {runs} runs, seed {}", chosen.len(), self.seed));
+        if failed {
+            bail!("not all targets passed");
+        }
+        Ok(())
+    }
+
     fn folder(&self, kind: &str, target: &str) -> PathBuf {
         self.folder.join(kind).join(target)
     }
@@ -158,30 +215,26 @@ impl Fuzz<'_> {
             .env("CARGO_TARGET_DIR", &self.target_folder)
     }
 
-    /// Runs a target for its time; returns what it found, minimised where that works.
-    fn fuzz(&self, target: &str) -> Result<Vec<PathBuf>> {
-        let (corpus, artifacts) = (self.folder("corpus", target), self.folder("artifacts", target));
+    /// Runs a target for its time; what it finds is minimised where that works.
+    fn fuzz(&self, target: &str) -> Result<Fuzzed> {
+        let (corpus, artifacts) = (self.corpora.join(target), self.folder("artifacts", target));
         let seeds = self.folder("seeds", target);
         fs::create_dir_all(&corpus)?;
         fs::create_dir_all(&artifacts)?;
         let before = files(&artifacts)?;
-        report::note(&format!("{target}: {} s", self.seconds));
-        let (corpus, seeds) = (corpus.to_string_lossy(), seeds.to_string_lossy());
-        let time = format!("-max_total_time={}", self.seconds);
-        let length = format!("-max_len={LONGEST_INPUT}");
-        let run = [
-            "run",
-            target,
-            "--sanitizer",
-            self.sanitizer,
-            &corpus,
-            &seeds,
-            "--",
-            &time,
-            &length,
-            "-print_final_stats=1",
-        ];
-        let output = self.cargo_fuzz(run).stdin_null().stderr_to_stdout().stdout_capture().unchecked().run()?;
+        report::note(&format!("{target}: {} s, seed {}", self.seconds, self.seed));
+        let mut run = ["run", target, "--sanitizer", self.sanitizer].map(str::to_owned).to_vec();
+        run.extend([corpus, seeds].map(|folder| folder.display().to_string()));
+        run.extend(["--".to_owned(), "-print_final_stats=1".to_owned()]);
+        run.push(format!("-max_total_time={}", self.seconds));
+        run.push(format!("-max_len={LONGEST_INPUT}"));
+        run.push(format!("-timeout={HANGS}"));
+        run.push(format!("-seed={}", self.seed));
+        if let Some(words) = dictionary::make(&self.folder, &self.target_folder.join("dictionaries"), target)? {
+            run.push(format!("-dict={}", words.display()));
+        }
+        let run = self.cargo_fuzz(run.iter().map(String::as_str));
+        let output = run.stdin_null().stderr_to_stdout().stdout_capture().unchecked().run()?;
         let output_text = String::from_utf8_lossy(&output.stdout);
         for line in output_text.lines().filter(|line| is_summary(line)) {
             report::note(&format!("{target}: {line}"));
@@ -190,7 +243,8 @@ impl Fuzz<'_> {
         if !output.status.success() && found.is_empty() {
             bail!("cargo fuzz run: {}\n{output_text}", output.status);
         }
-        found.iter().map(|crash| self.minimise(target, crash)).collect()
+        let crashes = found.iter().map(|crash| self.minimise(target, crash)).collect::<Result<_>>()?;
+        Ok(Fuzzed { runs: runs(&output_text), crashes })
     }
 
     /// The shortest input that libFuzzer finds for the same target to fail at; the crash itself if it finds none.
@@ -217,9 +271,21 @@ fn is_summary(line: &str) -> bool {
         .any(|word| line.contains(word))
 }
 
+/// How many inputs libFuzzer says that it ran.
+fn runs(output: &str) -> u64 {
+    let counts = output.lines().filter_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+    counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_are_counted() {
+        assert_eq!(runs("#5 DONE\nstat::number_of_executed_units: 1234\nstat::average_exec_per_sec:     148\n"), 1234);
+        assert_eq!(runs("thread '<unnamed>' panicked"), 0);
+    }
 
     #[test]
     fn the_report_is_short() {

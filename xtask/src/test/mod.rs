@@ -3,6 +3,8 @@
 //! The steps are data (see [`steps`]); this runs those that were asked for, each under a heading,
 //! and closes with a table of outcomes and times.
 
+#[cfg(test)]
+mod claims;
 mod loom;
 mod no_std;
 mod sanitize;

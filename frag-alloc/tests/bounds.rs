@@ -1,0 +1,191 @@
+//! How much: what a front holds back from others, which frame is used next, what the books cost, how large a table may be, and what is no table.
+#![cfg(not(loom))]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::atomic::AtomicU64;
+
+use frag_alloc::{Cache, Deferred, Epochs, Error, FrameSource, Frames, Kind, Local, Owner, Policy, Region, Span};
+use pgtable::{Address, Contents, DirectMap, Hpa, MemoryError, TableAllocator, TableMemory};
+
+const FRAME: u8 = 16;
+
+fn words(frames: usize) -> Vec<AtomicU64> {
+    (0..frames << (FRAME - 3)).map(|_| AtomicU64::new(0)).collect()
+}
+
+fn frames(words: &[AtomicU64]) -> Frames<Hpa, Region<Hpa, DirectMap<'_, Hpa>>> {
+    frames_of(words, FRAME)
+}
+
+/// All of `words` as frames of `2^shift` bytes.
+fn frames_of(words: &[AtomicU64], shift: u8) -> Frames<Hpa, Region<Hpa, DirectMap<'_, Hpa>>> {
+    let count = (words.len() >> (shift - 3)) as u32;
+    let region = Region::new(DirectMap::new(words, Hpa::new(0)), Hpa::new(0), count, shift).unwrap();
+    Frames::new(region).unwrap()
+}
+
+/// A front that has handed out one table keeps some for itself: half of a quarter of a frame's, at most 16 with the one; so nobody starves by another thread's front.
+#[test]
+fn a_front_holds_so_much() {
+    for (shift, taken) in [(8, 16), (9, 16), (10, 9), (11, 5), (12, 3), (13, 2), (14, 1), (15, 1), (16, 1)] {
+        let words = words(1);
+        let frames = frames(&words);
+        let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+        let front = Local::new(&cache);
+        let table = front.take(shift).unwrap();
+        let mut left = 0;
+        while cache.take(shift).is_ok() {
+            left += 1;
+        }
+        assert_eq!(left, (1 << (FRAME - shift)) - taken, "tables of 2^{shift} bytes");
+        front.give(table, shift, Contents::Stale).unwrap();
+    }
+    // A table that is a frame or more goes straight back to it, also where a front has a place for that size.
+    for shift in [12, 13, 15] {
+        let words = words(1);
+        let frames = frames_of(&words, 12);
+        let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+        let front = Local::new(&cache);
+        let table = front.take(shift).unwrap();
+        assert_eq!(frames.census().fragments, 1, "2^{shift}");
+        front.give(table, shift, Contents::Stale).unwrap();
+        assert!(frames.census().all_home(), "2^{shift}");
+    }
+}
+
+/// Freed tables are used again in the fullest frame first, so that the others can become empty.
+#[test]
+fn the_fullest_frame_is_used_next() {
+    let words = words(2);
+    let frames = frames(&words);
+    let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+    let tables: Vec<Hpa> = (0..512).map(|_| cache.take(8).unwrap()).collect();
+    let of = |frame: u64| tables.iter().copied().filter(move |table| table.get() >> FRAME == frame);
+    // Of the first frame a quarter stays, of the second nearly all.
+    for table in of(0).skip(64).chain(of(1).take(32)) {
+        cache.give(table, 8, Contents::Stale).unwrap();
+    }
+    // What was freed last is warm, and comes back first: the stack of at most 64 tables. What comes after it is the second frame's.
+    let again: Vec<Hpa> = (0..32 + 64).map(|_| cache.take(8).unwrap()).collect();
+    assert_eq!(again.iter().filter(|table| table.get() >> FRAME == 1).count(), 32);
+    // All of the first but what was left of it can go: it is in use by what stayed, and no more.
+    for table in again.into_iter().filter(|table| table.get() >> FRAME == 0).chain(of(0).take(64)) {
+        cache.give(table, 8, Contents::Stale).unwrap();
+    }
+    cache.trim().unwrap();
+    assert_eq!(frames.census().table_frames, 1);
+}
+
+/// A descriptor per frame and a state word per 256 bytes: between half a percent and two of what they describe.
+#[test]
+fn the_books_are_small() {
+    let words = words(64);
+    let (frames, bytes) = (frames(&words), 64 << FRAME);
+    let share = frames.overhead() * 1000 / bytes;
+    assert!((5..20).contains(&share), "{share} per mille");
+}
+
+#[test]
+fn a_table_is_at_most_64_frames() {
+    let words = words(128);
+    let frames = frames(&words);
+    let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+    assert!(!frames.census().retired_frames > 0 && frames.census().all_home());
+    let table = cache.take(FRAME + 6).unwrap();
+    assert!(table.is_aligned(FRAME + 6) && !frames.census().all_home());
+    for shift in [FRAME + 7, 40, 63, 7, 0] {
+        assert_eq!(cache.take(shift), Err(Error::Unsupported { shift }));
+    }
+    cache.give(table, FRAME + 6, Contents::Stale).unwrap();
+    assert!(frames.census().all_home());
+    // One that is kept out of use is at home.
+    frames.quarantine(Hpa::new(0)).unwrap();
+    assert!(frames.census().quarantined == 1 && frames.census().all_home());
+}
+
+/// Whoever holds a table of a closed cache gives it back by the frames; only the table itself, and once.
+#[test]
+fn what_is_no_table_is_not_taken_back() {
+    let words = words(8);
+    let frames = frames(&words);
+    let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+    let (small, large) = (cache.take(12).unwrap(), cache.take(FRAME + 1).unwrap());
+    assert_eq!(cache.close().unwrap().live, 1, "a table larger than a frame is no pool's");
+    let inside = [small.get() + 0x100, small.get() + 0x800, large.get() + 0x100, large.get() + (1 << FRAME)];
+    for address in inside.map(Hpa::new) {
+        assert!(matches!(frames.give(address, Owner(1)), Err(Error::NotLive { table, .. }) if table == address));
+    }
+    for table in [small, large] {
+        assert!(matches!(frames.give(table, Owner(2)), Err(Error::NotLive { .. })), "somebody else's");
+        frames.give(table, Owner(1)).unwrap();
+        assert!(matches!(frames.give(table, Owner(1)), Err(Error::NotLive { .. })), "twice");
+    }
+    assert_eq!(frames.give(Hpa::new(8 << FRAME), Owner(1)), Err(Error::Outside { address: Hpa::new(8 << FRAME) }));
+    assert!(frames.census().all_home());
+}
+
+/// Tables that wait for readers are the cache's: their state is where its is.
+#[test]
+fn a_deferred_table_has_its_state() {
+    let words = words(2);
+    let frames = frames(&words);
+    let epochs = Epochs::new(1);
+    let deferred = Deferred::new(Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse), &epochs);
+    let table = deferred.take(8).unwrap();
+    let state = deferred.state(table).unwrap();
+    state.add(3);
+    assert!(std::ptr::eq(state, TableAllocator::<Hpa>::state(&deferred, table).unwrap()) && state.live() == 3);
+    assert!(deferred.state(Hpa::new(2 << FRAME)).is_none(), "beyond the region");
+    state.sub(3);
+    deferred.give(table, 8, Contents::Stale).unwrap();
+}
+
+/// Four frames from 1 MiB on, and a source that hands out what it likes.
+struct Wrong<'w>(DirectMap<'w, Hpa>, u64);
+
+impl TableMemory<Hpa> for Wrong<'_> {
+    fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
+        self.0.word(address)
+    }
+
+    fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
+        self.0.table(address, words)
+    }
+}
+
+impl FrameSource<Hpa> for Wrong<'_> {
+    fn span(&self) -> Span<Hpa> {
+        Span { start: Hpa::new(1 << 20), frames: 4, shift: FRAME }
+    }
+
+    fn take(&self, _: u8) -> Option<Hpa> {
+        Some(Hpa::new(self.1))
+    }
+
+    fn give(&self, frame: Hpa, _: u8) {
+        panic!("{frame} was never taken");
+    }
+}
+
+/// A source's frame that is none of its own, or not aligned, is an error that names it, and not used.
+#[test]
+fn a_source_is_not_believed() {
+    const START: u64 = 1 << 20;
+    let words = words(4);
+    for (frame, shift) in [
+        (START + 0x100, 8),
+        (START + (3 << FRAME) + 0x8000, 8),
+        (START + (4 << FRAME), 8),
+        (START - (1 << FRAME), 8),
+        (0, 8),
+        (!0xffff, 8),
+        (START + (1 << FRAME), FRAME + 1),
+        (START + (4 << FRAME), FRAME + 1),
+        (START + (4 << FRAME), FRAME + 2),
+    ] {
+        let frames = Frames::new(Wrong(DirectMap::new(&words, Hpa::new(START)), frame)).unwrap();
+        let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+        assert_eq!(cache.take(shift), Err(Error::Source { frame: Hpa::new(frame) }), "{frame:#x}");
+        assert!(frames.census().all_home());
+    }
+}

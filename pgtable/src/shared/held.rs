@@ -1,0 +1,113 @@
+//! The tables that a writer has locked, from the one that covers its range down to where it works.
+
+use crate::address::Address;
+use crate::allocator::TableAllocator;
+use crate::descent::{Link, Node, Trail, descend};
+use crate::error::{Error, RangeError};
+use crate::format::{Format, Input, Output};
+use crate::geometry::Level;
+use crate::lock::{ReadSide, Shared};
+use crate::memory::TableMemory;
+use crate::table::PageTable;
+use crate::walk::bounds;
+
+use super::Writer;
+
+/// How many tables that left the tree under it a writer follows before it gives up. Each is another writer's progress.
+const TRIES: usize = 1 << 12;
+
+/// The way to where a writer works, by tables that he has locked.
+pub(super) type TrailOf<'t, F, A> = Trail<Shared<'t, A, Output<F>>>;
+
+/// The tables that a writer has locked, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Held<'t, O: Address, A: TableAllocator<O>>(Trail<Shared<'t, A, O>>);
+
+impl<O: Address, A: TableAllocator<O>> Drop for Held<'_, O, A> {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+impl<'t, O: Address, A: TableAllocator<O>> Held<'t, O, A> {
+    /// The highest of them.
+    pub(super) fn top(&self) -> Node {
+        self.0.node(self.0.top())
+    }
+
+    /// The way down from it. What is refused on it is the caller's to take.
+    pub(super) fn trail(&mut self) -> &mut Trail<Shared<'t, A, O>> {
+        &mut self.0
+    }
+
+    /// Does `verb`; if a table could not be locked on the way, says why.
+    pub(super) fn run<T, I: Address>(
+        &mut self,
+        verb: impl FnOnce(&mut Trail<Shared<'t, A, O>>) -> Result<T, RangeError<I>>,
+    ) -> Result<T, RangeError<I>> {
+        let result = verb(&mut self.0);
+        match self.0.locks.take_refusal() {
+            Some(refusal) => result.map_err(|RangeError { at, .. }| RangeError { at, error: refusal }),
+            None => result,
+        }
+    }
+}
+
+impl<'t, F, M, A, R> Writer<'t, F, M, A, R>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+    R: ReadSide,
+{
+    /// Locks the lowest table of `level` or above that covers the offsets `start` to `last`.
+    pub(super) fn hold(&self, start: u64, last: u64, level: u8) -> Result<Held<'t, Output<F>, A>, Error> {
+        let table = self.table;
+        let (format, geometry) = (&table.format, table.format.geometry());
+        let mut floor = geometry.root().0;
+        while floor > level && (start ^ last) >> geometry.shift(Level(floor)) == 0 {
+            floor -= 1;
+        }
+        let root = Node::root(format, table.root);
+        let locks = Shared::new(&table.tables, R::wait);
+        let mut reader = self.reader.try_borrow_mut().map_err(|_| Error::Contended)?;
+        let _reading = reader.read();
+        let mut gone = None;
+        for _ in 0..TRIES {
+            let (mut cover, mut link) = (root, None);
+            descend(format, &table.memory, root, start, floor, |node, at, entry, word| {
+                if (start ^ last) >> node.span() == 0 {
+                    (cover, link) = (node, Some(Link { at, entry, word }));
+                }
+            })
+            .map_err(PageTable::<F, M, A>::lost)?;
+            match locks.lock(cover.table) {
+                Ok(()) => return Ok(Held(Trail::from(cover, start, locks))),
+                Err(Some(error)) => return Err(error),
+                // It was unlinked before it said that it left, and its place is not used again while this thread reads. So nothing leads there any more, unless somebody
+                // else wrote the tables.
+                Err(None) if gone == Some(cover.table) => {
+                    let Some(Link { at, entry, word }) = link else { break };
+                    return Err(Error::Malformed { at, entry, word });
+                }
+                Err(None) => gone = Some(cover.table),
+            }
+        }
+        Err(Error::Contended)
+    }
+
+    /// Locks a table that covers `bytes` bytes from `input` on, and more than those: so that it stays where it is whatever becomes of them.
+    pub(super) fn hold_around(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+    ) -> Result<Held<'t, Output<F>, A>, RangeError<Input<F>>> {
+        let (start, end) = bounds(&self.table.format, input, bytes, 0)?;
+        let geometry = self.table.format.geometry();
+        // The lowest level at which one entry is less than the range.
+        let larger = |level: &u8| u32::from(geometry.shift(Level(level + 1))) > 63 - bytes.max(1).leading_zeros();
+        let level = (0..geometry.root().0).find(larger).unwrap_or(geometry.root().0);
+        let last = end.max(start + 1) - 1;
+        self.hold(start, last, level).map_err(|error| RangeError { at: input, error })
+    }
+}

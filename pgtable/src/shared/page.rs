@@ -1,0 +1,89 @@
+//! A writer's common case: one page of the usual size in a table that is there, and that nobody has locked.
+
+use crate::address::Address;
+use crate::allocator::{TableAllocator, TableState};
+use crate::format::{Format, Input, Output};
+use crate::gather::{Gather, Invalidate};
+use crate::lock::ReadSide;
+use crate::memory::TableMemory;
+use crate::quick::{Last, descend_to_last};
+use crate::space::Leaves;
+use crate::table::PageTable;
+use crate::word::any_set;
+
+use super::Writer;
+
+impl<F, M, A, R> Writer<'_, F, M, A, R>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+    R: ReadSide,
+{
+    /// The common case of [`map`](Self::map): one page of the usual size into a table that is there, and that nobody has locked. False, and nothing changed, if it is any other.
+    #[inline(always)]
+    pub(super) fn map_page(
+        &self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> bool {
+        let Some(offset) = self.table.usual_page(input, bytes, leaves) else { return false };
+        self.with_page(offset, |table, last, state| {
+            let (node, free) =
+                (last.node(&table.format), !any_set::<F>(last.slot.memory(), table.format.present_mask()));
+            let Some(leaf) = table.usual_leaf(node, output, attributes).filter(|_| free) else { return false };
+            last.slot.store(leaf);
+            table.wrote(node.entry(offset), 1);
+            state.add(1);
+            true
+        })
+        .unwrap_or(false)
+    }
+
+    /// Does `change` to the last-level entry for `offset`, with its table locked; `None` if there is none, or it is not to be had at once.
+    #[inline(always)]
+    fn with_page<T>(
+        &self,
+        offset: u64,
+        change: impl FnOnce(&PageTable<F, M, A>, &Last<'_, F>, &TableState) -> T,
+    ) -> Option<T> {
+        let table = self.table;
+        let mut reader = self.reader.try_borrow_mut().ok()?;
+        let reading = reader.read();
+        let predicted = |word, at| table.format.predicted_table(word, at);
+        let last = descend_to_last(&table.format, &table.memory, table.root, offset, predicted).ok()?;
+        let state = table.tables.state(<Output<F> as Address>::new(last.table))?;
+        state.try_lock().ok()?;
+        // What is locked stays.
+        drop(reading);
+        let done = change(table, &last, state);
+        state.unlock();
+        Some(done)
+    }
+
+    /// The common case of [`unmap`](Self::unmap): one page of the usual size in a table that keeps others, and that nobody has locked. False, and nothing changed, if it is any other.
+    #[inline(always)]
+    pub(super) fn unmap_page<I: Invalidate<F::Stage>>(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> bool {
+        let Some(offset) = self.table.usual_page(input, bytes, Leaves::Largest) else { return false };
+        self.with_page(offset, |table, last, state| {
+            let node = last.node(&table.format);
+            if state.live() <= 1 || !any_set::<F>(last.slot.memory(), table.format.present_mask()) {
+                return false;
+            }
+            last.slot.store(0);
+            table.wrote(node.entry(offset), 1);
+            gather.pages(input, input, node.shift);
+            state.sub(1);
+            true
+        })
+        .unwrap_or(false)
+    }
+}

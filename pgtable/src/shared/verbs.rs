@@ -1,0 +1,71 @@
+//! The verbs that [`Writer`](super::Writer) and [`SharedCursor`](super::SharedCursor) have in common, stated once: each is [`PageTable`](crate::PageTable)'s, on the tables that the one
+//! locks for it and the other has locked.
+//!
+//! (Those of which one page has a way of its own, or after which tables are taken out, stand with the types.)
+
+/// The methods of an `impl` block. `$receiver` is what they take, `$within` what their documentation says after the verb's name; both types have a method `within`, which
+/// does something to the tables that cover a range.
+macro_rules! verbs {
+    ($self:ident: $receiver:ty, $within:literal) => {
+        #[doc = concat!("As [`PageTable::protect`]", $within)]
+        ///
+        /// # Errors
+        /// As there, and [`Error::Contended`].
+        pub fn protect<I: Invalidate<F::Stage>>(
+            $self: $receiver,
+            input: Input<F>,
+            bytes: u64,
+            attributes: F::Attributes,
+            gather: &mut Gather<'_, F::Stage, I>,
+        ) -> Result<u64, RangeError<Input<F>>> {
+            $self.within(input, bytes, |table, trail| {
+                table.protect_range(trail, (input, bytes), attributes, Writers::Running, gather)
+            })
+        }
+
+        #[doc = concat!("As [`PageTable::split`]", $within)]
+        ///
+        /// # Errors
+        /// As there, and [`Error::Contended`].
+        pub fn split<I: Invalidate<F::Stage>>(
+            $self: $receiver,
+            input: Input<F>,
+            bytes: u64,
+            shift: u8,
+            gather: &mut Gather<'_, F::Stage, I>,
+        ) -> Result<usize, RangeError<Input<F>>> {
+            $self.within(input, bytes, |table, trail| table.split_range(trail, input, bytes, shift, gather))
+        }
+
+        #[doc = concat!("As [`PageTable::promote`]", $within)]
+        ///
+        /// # Errors
+        /// As there, and [`Error::Contended`].
+        pub fn promote<I: Invalidate<F::Stage>>(
+            $self: $receiver,
+            input: Input<F>,
+            bytes: u64,
+            gather: &mut Gather<'_, F::Stage, I>,
+        ) -> Result<usize, RangeError<Input<F>>> {
+            $self.within(input, bytes, |table, trail| table.promote_range(trail, input, bytes, gather))
+        }
+
+        #[doc = concat!("As [`PageTable::harvest`]", $within)]
+        ///
+        /// # Errors
+        /// As there, and [`Error::Contended`].
+        pub fn harvest<I: Invalidate<F::Stage>>(
+            $self: $receiver,
+            input: Input<F>,
+            bytes: u64,
+            recorded: Recorded,
+            writers: Writers,
+            bitmap: &mut [u64],
+            gather: &mut Gather<'_, F::Stage, I>,
+        ) -> Result<u64, RangeError<Input<F>>> {
+            $self.within(input, bytes, |table, trail| {
+                table.harvest_range(trail, (input, bytes), recorded, writers, bitmap, gather)
+            })
+        }
+    };
+}

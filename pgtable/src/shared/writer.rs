@@ -1,0 +1,258 @@
+//! One thread's hand on a tree that is shared.
+
+use core::cell::RefCell;
+use core::ops::ControlFlow;
+
+use arrayvec::ArrayVec;
+
+use crate::access::Access;
+use crate::address::Address;
+use crate::allocator::TableAllocator;
+use crate::descent::Node;
+use crate::error::{Error, RangeError};
+use crate::fault::Fault;
+use crate::format::{Format, Input, Output};
+use crate::gather::{Gather, Invalidate};
+use crate::lock::ReadSide;
+use crate::memory::TableMemory;
+use crate::record::{Recorded, Writers};
+use crate::space::{AddressSpace, Leaves};
+use crate::table::PageTable;
+use crate::walk::{LeafOf, TranslationOf, Walker, bounds};
+
+use super::SharedCursor;
+use super::held::{Held, TrailOf};
+
+/// One thread's hand on a [`SharedPageTable`](super::SharedPageTable).
+#[derive(Debug)]
+pub struct Writer<'t, F, M, A, R> {
+    pub(super) table: &'t PageTable<F, M, A>,
+    pub(super) reader: RefCell<R>,
+}
+
+impl<'t, F, M, A, R> Writer<'t, F, M, A, R>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+    R: ReadSide,
+{
+    pub(super) fn new(table: &'t PageTable<F, M, A>, reader: R) -> Self {
+        Self { table, reader: RefCell::new(reader) }
+    }
+
+    /// Does `verb` to a range, with the tables locked that it comes to.
+    fn within<T>(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+        verb: impl FnOnce(&PageTable<F, M, A>, &mut TrailOf<'t, F, A>) -> Result<T, RangeError<Input<F>>>,
+    ) -> Result<T, RangeError<Input<F>>> {
+        self.hold_around(input, bytes)?.run(|trail| verb(self.table, trail))
+    }
+
+    /// Takes the table of `level` that covers `offset` out of the tree if it is empty, and those above it that become empty by that.
+    fn prune<I: Invalidate<F::Stage>>(
+        &self,
+        offset: u64,
+        level: u8,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<(), Error> {
+        let table = self.table;
+        let mut level = level;
+        while level < table.format.geometry().root().0 {
+            let mut held = self.hold(offset, offset, level + 1)?;
+            let trail = held.trail();
+            let found = trail.seek(&table.format, &table.memory, offset, level).map(|stop| stop.node.level);
+            if let Some(refusal) = trail.locks.take_refusal() {
+                return Err(refusal);
+            }
+            if found.map_err(PageTable::<F, M, A>::lost)? == level && trail.top() > level {
+                table.discount(trail, offset, level, 0, gather)?;
+            }
+            if !empty(table, held.top()) {
+                break;
+            }
+            level = held.top().level;
+        }
+        Ok(())
+    }
+
+    /// Unlocks, and takes what became empty out of the tree.
+    pub(super) fn let_go<I: Invalidate<F::Stage>>(
+        &self,
+        held: Held<'t, Output<F>, A>,
+        offset: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<(), Error> {
+        let cover = held.top();
+        let empty = empty(self.table, cover);
+        drop(held);
+        if empty { self.prune(offset, cover.level, gather) } else { Ok(()) }
+    }
+
+    /// Locks the smallest subtree that covers the `bytes` bytes from `input` on, for several operations within them.
+    ///
+    /// # Errors
+    /// [`Error::Range`], [`Error::Memory`], [`Error::Malformed`]; [`Error::Contended`] if another writer holds it for too long.
+    pub fn lock(&self, input: Input<F>, bytes: u64) -> Result<SharedCursor<'_, 't, F, M, A, R>, RangeError<Input<F>>> {
+        let (start, end) = bounds(&self.table.format, input, bytes, 0)?;
+        let last = end.max(start + 1) - 1;
+        let held = self.hold(start, last, 0).map_err(|error| RangeError { at: input, error })?;
+        Ok(SharedCursor::new(self, held, (start, last)))
+    }
+
+    /// As [`PageTable::map`].
+    ///
+    /// # Errors
+    /// As there, and [`Error::Contended`].
+    pub fn map(
+        &self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> Result<(), RangeError<Input<F>>> {
+        if self.map_page(input, output, bytes, attributes, leaves) {
+            return Ok(());
+        }
+        self.map_range(input, output, bytes, attributes, leaves)
+    }
+
+    /// The general case of [`map`](Self::map).
+    #[inline(never)]
+    fn map_range(
+        &self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> Result<(), RangeError<Input<F>>> {
+        self.within(input, bytes, |table, trail| table.map_range(trail, input, output, bytes, attributes, leaves))
+    }
+
+    /// As [`PageTable::unmap`].
+    ///
+    /// # Errors
+    /// As there, and [`Error::Contended`].
+    pub fn unmap<I: Invalidate<F::Stage>>(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        if self.unmap_page(input, bytes, gather) {
+            return Ok(bytes);
+        }
+        self.unmap_range(input, bytes, gather)
+    }
+
+    /// The general case of [`unmap`](Self::unmap).
+    #[inline(never)]
+    fn unmap_range<I: Invalidate<F::Stage>>(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        let table = self.table;
+        let mut held = self.hold_around(input, bytes)?;
+        let unmapped = held.run(|trail| table.unmap_range(trail, input, bytes, gather));
+        let offset = table.format.offset(input).unwrap_or(0);
+        let pruned = self.let_go(held, offset, gather).map_err(|error| RangeError { at: input, error });
+        unmapped.and_then(|unmapped| pruned.map(|()| unmapped))
+    }
+
+    verbs!(self: &Self, ".");
+
+    /// Does `look` with a walker of the tree, while what it sees is kept from reuse. No lock is taken.
+    pub fn read<T>(&self, look: impl FnOnce(Walker<F, &M>) -> T) -> T {
+        // If it is borrowed, this thread is reading already.
+        let mut reader = self.reader.try_borrow_mut().ok();
+        let _reading = reader.as_mut().map(|reader| reader.read());
+        look(self.table.walker())
+    }
+
+    /// Translates one access, without a lock.
+    ///
+    /// # Errors
+    /// The [`Fault`] that the hardware raises for it.
+    pub fn translate(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
+        self.read(|walker| walker.translate(input, access))
+    }
+}
+
+/// Whether the table of `node` has no live entry.
+fn empty<F, M, A>(table: &PageTable<F, M, A>, node: Node) -> bool
+where
+    F: Format,
+    A: TableAllocator<Output<F>>,
+{
+    table.tables.state(<Output<F> as Address>::new(node.table)).is_some_and(|state| state.live() == 0)
+}
+
+/// Code that is written for one writer runs beside others.
+impl<F, M, A, R> AddressSpace for Writer<'_, F, M, A, R>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+    R: ReadSide,
+{
+    type Stage = F::Stage;
+    type Attributes = F::Attributes;
+    type Fault = Fault<F>;
+
+    fn map(
+        &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> Result<(), RangeError<Input<F>>> {
+        Self::map(self, input, output, bytes, attributes, leaves)
+    }
+
+    fn unmap<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        Self::unmap(self, input, bytes, gather)
+    }
+
+    fn protect<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        Self::protect(self, input, bytes, attributes, gather)
+    }
+
+    fn translate(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
+        Self::translate(self, input, access)
+    }
+
+    fn for_each<B>(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+        visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
+        self.read(|walker| walker.for_each(input, bytes, visit))
+    }
+
+    fn leaf_shifts(&self) -> ArrayVec<u8, 8> {
+        self.table.leaf_shifts()
+    }
+
+    fn range(&self) -> (Input<F>, u64) {
+        self.table.range()
+    }
+}
