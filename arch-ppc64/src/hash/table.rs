@@ -7,10 +7,12 @@ use core::sync::atomic::AtomicU64;
 
 use pgtable::{Address, MemoryError, TableMemory};
 
-use super::hpte::{Hpte, HpteV, Layout};
-use super::order::{ENTRY_SHIFT, GROUP_ENTRIES, GROUP_SHIFT, Hidx, HptOrder};
+use super::group::{Group, Pattern};
+use super::hpte::{Hpte, HpteR, HpteV, Layout};
+use super::order::{ENTRY_SHIFT, GROUP_ENTRIES, GROUP_SHIFT, Hidx, HptOrder, PageHash};
 use super::return_code::ReturnCode;
-use super::slot::{Busy, Group, Locked, Pattern, Slot};
+use super::search::{Bits, own_l};
+use super::slot::{Busy, Locked, Slot};
 use super::virtual_page::VirtualPage;
 
 /// Why a table could not be used.
@@ -50,6 +52,27 @@ pub struct Found<'m> {
     pub hpte: Hpte,
     /// Where it stands.
     pub slot: Slot<'m, AtomicU64>,
+}
+
+/// What a look at one group shows.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Look<'m> {
+    /// No entry of that first doubleword.
+    Absent,
+    /// The group is not in memory.
+    Odd,
+    /// The first of them.
+    Seen(Seen<'m>),
+}
+
+/// An entry as it was seen: whatever is not as it should be in it is a matter for [`Hpt::find`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen<'m> {
+    pub(super) ptex: u64,
+    pub(super) slot: Slot<'m, AtomicU64>,
+    /// Its doublewords, in the layout of the table.
+    pub(super) v: u64,
+    pub(super) r: u64,
 }
 
 /// A hashed page table (HPT) that stands in memory `M`, addressed by `A`.
@@ -154,10 +177,32 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         self.find_elsewhere(page)
     }
 
+    /// The quick part of a search, in one group: the first entry whose first doubleword is `v`, with H as it has to be there, as far as a search
+    /// compares; whatever page sizes it names.
+    #[inline(always)]
+    pub(super) fn look(&self, hash: PageHash, v: HpteV, secondary: bool) -> Look<'_> {
+        let group = self.order.group(hash, secondary);
+        let Ok(entries) = self.group(group) else { return Look::Odd };
+        let matching = entries.matching(self.pattern(v, HpteV::SEARCH));
+        if matching == 0 {
+            return Look::Absent;
+        }
+        let index = matching.trailing_zeros() as usize;
+        let slot = entries.slot(index);
+        let v_word = slot.v();
+        Look::Seen(Seen { ptex: group << GROUP_SHIFT | index as u64, slot, v: v_word, r: slot.r() })
+    }
+
     /// Brings the primary group of `page` nearer, for a search that comes later.
     #[inline(always)]
     pub fn touch(&self, page: &VirtualPage) {
-        if let Ok(group) = self.group(self.order.group(page.hash(), false)) {
+        self.touch_hash(page.hash());
+    }
+
+    /// As [`touch`](Self::touch), for pages of this hash.
+    #[inline(always)]
+    pub(super) fn touch_hash(&self, hash: PageHash) {
+        if let Ok(group) = self.group(self.order.group(hash, false)) {
             group.touch();
         }
     }
@@ -232,7 +277,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     ///
     /// # Errors
     /// [`HptError`].
-    #[inline]
+    #[inline(always)]
     pub fn insert(&self, page: &VirtualPage, hpte: Hpte) -> Result<Option<Hidx>, HptError> {
         self.insert_among(page, hpte, u16::MAX)
     }
@@ -244,14 +289,22 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     #[inline(always)]
     pub fn insert_among(&self, page: &VirtualPage, hpte: Hpte, places: u16) -> Result<Option<Hidx>, HptError> {
         let hash = page.hash();
-        let places = places.to_le_bytes();
-        for h in [false, true] {
-            let words = self.layout.encode(Hpte { v: hpte.v.with_h(h).with_v(true), ..hpte });
-            if let Some(slot) = self.group(self.order.group(hash, h))?.enter(words, places[usize::from(h)])? {
-                return Ok(Some(Hidx::new(h, slot)));
-            }
+        let words = self.layout.encode(Hpte { v: hpte.v.with_h(false).with_v(true), ..hpte });
+        match self.group(self.order.group(hash, false))?.enter_at_once(words, places as u8) {
+            Some(slot) => Ok(Some(Hidx::new(false, slot))),
+            None => self.insert_further(hash, words, places),
         }
-        Ok(None)
+    }
+
+    /// No place in the primary group: in the secondary, or waiting for one.
+    #[inline(never)]
+    fn insert_further(&self, hash: PageHash, [v, r]: [u64; 2], places: u16) -> Result<Option<Hidx>, HptError> {
+        let [primary, secondary] = places.to_le_bytes();
+        if let Some(slot) = self.group(self.order.group(hash, false))?.enter_waiting([v, r], primary)? {
+            return Ok(Some(Hidx::new(false, slot)));
+        }
+        let slot = self.group(self.order.group(hash, true))?.enter([v | HpteV::H, r], secondary)?;
+        Ok(slot.map(|slot| Hidx::new(true, slot)))
     }
 
     /// The lock on the entry for `page` if it stands at `at`; `None` if it does not.
@@ -276,8 +329,19 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     ///
     /// # Errors
     /// [`HptError`].
-    #[inline]
+    #[inline(always)]
     pub fn remove_at(&self, page: &VirtualPage, at: Hidx) -> Result<Option<Hpte>, HptError> {
+        let h = at.secondary();
+        let slot = self.group(self.order.group(page.hash(), h))?.slot(at.slot());
+        match self.take_at_once(page, slot, h) {
+            Some(hpte) => Ok(Some(hpte)),
+            None => self.remove_at_waiting(page, at),
+        }
+    }
+
+    /// It is not there, or locked, or somebody changes it just now.
+    #[inline(never)]
+    fn remove_at_waiting(&self, page: &VirtualPage, at: Hidx) -> Result<Option<Hpte>, HptError> {
         Ok(self.lock(page, at)?.map(|locked| self.take(locked)))
     }
 
@@ -285,14 +349,64 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     ///
     /// # Errors
     /// [`HptError`].
-    #[inline]
+    #[inline(always)]
     pub fn remove(&self, page: &VirtualPage) -> Result<Option<Hpte>, HptError> {
+        let look = self.look(page.hash(), page.v(), false);
+        if let Look::Seen(seen) = look {
+            if let Some(hpte) = self.take_at_once(page, seen.slot, false) {
+                return Ok(Some(hpte));
+            }
+        }
+        self.remove_further(page, matches!(look, Look::Absent))
+    }
+
+    /// Not at once from the primary group; in which, if it is `absent`, there is none.
+    #[inline(never)]
+    fn remove_further(&self, page: &VirtualPage, absent: bool) -> Result<Option<Hpte>, HptError> {
+        if absent {
+            if let Look::Seen(seen) = self.look(page.hash(), page.v().with_h(true), true) {
+                if let Some(hpte) = self.take_at_once(page, seen.slot, true) {
+                    return Ok(Some(hpte));
+                }
+            }
+        }
         while let Some(found) = self.find(page)? {
-            if let Some(hpte) = self.remove_at(page, Hidx::new(found.hpte.v.h(), found.ptex as usize))? {
+            let at = Hidx::new(found.hpte.v.h(), found.ptex as usize);
+            if let Some(hpte) = self.remove_at_waiting(page, at)? {
                 return Ok(Some(hpte));
             }
         }
         Ok(None)
+    }
+
+    /// Takes out the entry in `slot` if it is one for `page`, not locked, and stays so; otherwise it is left alone.
+    #[inline(always)]
+    fn take_at_once(&self, page: &VirtualPage, slot: Slot<'_, AtomicU64>, h: bool) -> Option<Hpte> {
+        let (v, r) = (slot.v(), slot.r());
+        let own = Bits::of_size(self.layout, page.segment, page.base);
+        let first = page.v().with_h(h).with_l(own_l(page.base)).into_bits();
+        let usual = (v ^ first) & self.layout.stored(HpteV::SEARCH | HpteV::L) == 0;
+        let usual = usual && own.fit(r, HpteR::new(), HpteR::new());
+        if !usual && !self.fits(page, [v, r], h) {
+            return None;
+        }
+        let hidden = slot.hide_if(v)?;
+        let now = hidden.r();
+        // Another entry of the same first doubleword may have come in between: if so, this one stays.
+        if (now ^ r) & (Bits::LP | self.layout.b_of_r()) != 0 {
+            return None;
+        }
+        hidden.clear();
+        Some(self.layout.decode([v, now]))
+    }
+
+    /// Whether an entry of these doublewords is one for `page`, of whatever page size.
+    #[inline(never)]
+    fn fits(&self, page: &VirtualPage, words: [u64; 2], h: bool) -> bool {
+        let hpte = self.layout.decode(words);
+        let want = page.v().with_h(h).into_bits();
+        let base = hpte.sizes().is_some_and(|sizes| sizes.base() == page.base);
+        base && (hpte.v.into_bits() ^ want) & self.layout.stored_search() == 0
     }
 
     #[inline]

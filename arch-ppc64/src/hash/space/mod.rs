@@ -44,6 +44,7 @@ use super::authority::Authority;
 use super::mmu::{HashFault, HashTranslation, translate};
 use super::resize::{Keep, Rehashed, ResizeError, rehash};
 use super::segment::Segment;
+use super::slb::Found;
 use super::table::Hpt;
 use super::tlbie::HashTlbie;
 use super::virtual_page::VirtualPage;
@@ -127,7 +128,8 @@ where
     #[inline]
     pub fn access(&self, address: Gva, access: Access) -> Result<HashTranslation, HashFault> {
         let segment = self.segment(address).ok_or_else(|| HashFault::segment(access))?;
-        match translate(&self.hpt, &segment, address, access, self.authority) {
+        let found = Found::new(segment, address);
+        match translate(&self.hpt, &found, address, access, self.authority) {
             Err(HashFault::Interrupt(_)) => self.refault(&segment, address, access),
             other => other,
         }
