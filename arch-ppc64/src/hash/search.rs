@@ -19,36 +19,26 @@ pub(super) struct Bits {
 }
 
 impl Bits {
-    /// Where the second doubleword may hold LP.
-    pub(super) const LP: u64 = HpteR::new().with_rpn(low_bits(8)).into_bits();
-
     /// Whether `word`, and of `flags` exactly those of `set`, are so.
     #[inline(always)]
     pub(super) const fn fit(self, word: u64, flags: HpteR, set: HpteR) -> bool {
         (word ^ (self.want | set.into_bits())) & (self.mask | flags.into_bits()) == 0
     }
 
-    /// What the second doubleword of an entry in this layout says of its sizes, if its page is of `base` in segments of `base` and of `size`: LP, and B.
-    pub(super) const fn of_size(layout: Layout, size: SegmentSize, base: PageSize) -> Self {
+    /// What the second doubleword of an entry in this layout says of its sizes, if it is for a page of `sizes` in a segment of `segment`: LP, and B.
+    #[inline(always)]
+    pub(super) const fn of_sizes(layout: Layout, segment: SegmentSize, sizes: PageSizes) -> Self {
         // Of 64K pages four bits are LP, of larger ones eight; 4K pages have none.
-        let lp = match base {
+        let mask = match sizes.actual() {
             PageSize::K4 => 0,
             PageSize::K64 => 4,
             PageSize::M16 | PageSize::G16 => 8,
         };
-        let lp = Self {
-            want: HpteR::new().with_sizes(PageSizes::only(base)).into_bits(),
-            mask: HpteR::new().with_rpn(low_bits(lp)).into_bits(),
-        };
+        let mask = HpteR::new().with_rpn(low_bits(mask)).into_bits();
         let b = layout.b_of_r();
-        Self { want: lp.want | HpteR3::new().with_b(size.b()).into_bits() & b, mask: lp.mask | b }
+        let want = HpteR::new().with_sizes(sizes).into_bits();
+        Self { want: want | HpteR3::new().with_b(segment.b()).into_bits() & b, mask: mask | b }
     }
-}
-
-/// L of an entry whose page is of `base` in segments of `base`.
-#[inline]
-pub(super) const fn own_l(base: PageSize) -> bool {
-    !matches!(base, PageSize::K4)
 }
 
 /// A segment, as a search wants it.
@@ -74,13 +64,13 @@ impl Search {
         let esid = address.get() & !low_bits(segment.size.shift());
         let first = VirtualPage::of(segment, Gva::new(0));
         let avpn = (!low_bits(segment.base.shift()) >> AVPN_SHIFT) & HpteV::new().with_avpn(low_bits(55)).into_bits();
-        let (size, base) = (segment.size, segment.base);
+        let (size, base, sizes) = (segment.size, segment.base, PageSizes::only(segment.base));
         Self {
             hash: first.hash().0 ^ esid >> base.shift(),
-            v: first.v().with_l(own_l(base)).into_bits() ^ esid >> AVPN_SHIFT & avpn,
+            v: first.v().with_l(sizes.lp().is_some()).into_bits() ^ esid >> AVPN_SHIFT & avpn,
             avpn,
             within: low_bits(base.shift()),
-            own: [Bits::of_size(Layout::V2, size, base), Bits::of_size(Layout::V3, size, base)],
+            own: [Bits::of_sizes(Layout::V2, size, sizes), Bits::of_sizes(Layout::V3, size, sizes)],
             shift: base.shift(),
         }
     }
@@ -142,22 +132,21 @@ mod tests {
     }
 
     #[test]
-    fn own_sizes_and_no_others() {
-        for (base, size) in
-            PageSize::ALL.into_iter().flat_map(|base| [(base, SegmentSize::M256), (base, SegmentSize::T1)])
+    fn each_pair_of_sizes_and_no_other() {
+        for (sizes, size) in PageSizes::ALL.into_iter().flat_map(|it| [(it, SegmentSize::M256), (it, SegmentSize::T1)])
         {
             for layout in [Layout::V2, Layout::V3] {
-                let own = Bits::of_size(layout, size, base);
+                let bits = Bits::of_sizes(layout, size, sizes);
                 for (l, b, lp) in
                     (0..=255).flat_map(|lp| [(false, 0, lp), (true, 0, lp), (false, 1, lp), (true, 1, lp)])
                 {
                     let hpte = Hpte { v: HpteV::new().with_l(l).with_b(b), r: HpteR::new().with_rpn(lp) };
                     let [v, r] = layout.encode(hpte);
                     // In the older layout B stands in the first doubleword.
-                    let first = l == own_l(base) && (layout == Layout::V3 || HpteV::from_bits(v).b() == size.b());
-                    let fits = first && own.fit(r, HpteR::new(), HpteR::new());
-                    let want = hpte.sizes() == Some(PageSizes::only(base)) && b == size.b();
-                    assert_eq!(fits, want, "{base:?}, {size:?}, {layout:?}, L {l}, B {b}, LP {lp:#x}");
+                    let b_fits = layout == Layout::V3 || HpteV::from_bits(v).b() == size.b();
+                    let fits = l == sizes.lp().is_some() && b_fits && bits.fit(r, HpteR::new(), HpteR::new());
+                    let want = hpte.sizes() == Some(sizes) && b == size.b();
+                    assert_eq!(fits, want, "{sizes:?}, {size:?}, {layout:?}, L {l}, B {b}, LP {lp:#x}");
                 }
             }
         }

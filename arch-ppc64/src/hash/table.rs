@@ -5,13 +5,15 @@
 use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{Address, MemoryError, TableMemory};
+use pgtable::{Address, Gva, MemoryError, TableMemory};
 
 use super::group::{Group, Pattern};
 use super::hpte::{Hpte, HpteR, HpteV, Layout};
 use super::order::{ENTRY_SHIFT, GROUP_ENTRIES, GROUP_SHIFT, Hidx, HptOrder, PageHash};
+use super::page_size::PageSizes;
 use super::return_code::ReturnCode;
-use super::search::{Bits, own_l};
+use super::search::{Bits, Search};
+use super::segment::Segment;
 use super::slot::{Busy, Locked, Slot};
 use super::virtual_page::VirtualPage;
 
@@ -331,12 +333,40 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     /// [`HptError`].
     #[inline(always)]
     pub fn remove_at(&self, page: &VirtualPage, at: Hidx) -> Result<Option<Hpte>, HptError> {
-        let h = at.secondary();
-        let slot = self.group(self.order.group(page.hash(), h))?.slot(at.slot());
-        match self.take_at_once(page, slot, h) {
+        let slot = self.slot_at(page.hash(), at)?;
+        match self.take_at_once(slot, self.own(page, at.secondary())) {
             Some(hpte) => Ok(Some(hpte)),
             None => self.remove_at_waiting(page, at),
         }
+    }
+
+    /// As [`remove_at`](Self::remove_at), of a page of `sizes` at `address` in `segment`, for which `search` is.
+    #[inline(always)]
+    pub(super) fn remove_found(
+        &self,
+        (segment, search): (&Segment, &Search),
+        address: Gva,
+        (l, sizes): (bool, Bits),
+        at: Hidx,
+    ) -> Result<(), HptError> {
+        let slot = self.slot_at(search.hash(address), at)?;
+        match self.take_at_once(slot, (search.v(address).with_l(l).with_h(at.secondary()), sizes)) {
+            Some(_) => Ok(()),
+            None => self.remove_at_waiting(&VirtualPage::of(segment, address), at).map(drop),
+        }
+    }
+
+    #[inline(always)]
+    fn slot_at(&self, hash: PageHash, at: Hidx) -> Result<Slot<'_, AtomicU64>, MemoryError> {
+        self.group(self.order.group(hash, at.secondary())).map(|group| group.slot(at.slot()))
+    }
+
+    /// What the two doublewords of the entry for `page` say, if it is of the size that the segment has.
+    #[inline(always)]
+    fn own(&self, page: &VirtualPage, h: bool) -> (HpteV, Bits) {
+        let sizes = PageSizes::only(page.base);
+        let v = page.v().with_h(h).with_l(sizes.lp().is_some());
+        (v, Bits::of_sizes(self.layout, page.segment, sizes))
     }
 
     /// It is not there, or locked, or somebody changes it just now.
@@ -353,7 +383,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     pub fn remove(&self, page: &VirtualPage) -> Result<Option<Hpte>, HptError> {
         let look = self.look(page.hash(), page.v(), false);
         if let Look::Seen(seen) = look {
-            if let Some(hpte) = self.take_at_once(page, seen.slot, false) {
+            if let Some(hpte) = self.take_at_once(seen.slot, self.own(page, false)) {
                 return Ok(Some(hpte));
             }
         }
@@ -365,7 +395,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     fn remove_further(&self, page: &VirtualPage, absent: bool) -> Result<Option<Hpte>, HptError> {
         if absent {
             if let Look::Seen(seen) = self.look(page.hash(), page.v().with_h(true), true) {
-                if let Some(hpte) = self.take_at_once(page, seen.slot, true) {
+                if let Some(hpte) = self.take_at_once(seen.slot, self.own(page, true)) {
                     return Ok(Some(hpte));
                 }
             }
@@ -379,34 +409,22 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         Ok(None)
     }
 
-    /// Takes out the entry in `slot` if it is one for `page`, not locked, and stays so; otherwise it is left alone.
+    /// Takes out the entry in `slot` if it says just this, is not locked, and stays so; otherwise it is left alone.
     #[inline(always)]
-    fn take_at_once(&self, page: &VirtualPage, slot: Slot<'_, AtomicU64>, h: bool) -> Option<Hpte> {
+    fn take_at_once(&self, slot: Slot<'_, AtomicU64>, (first, second): (HpteV, Bits)) -> Option<Hpte> {
         let (v, r) = (slot.v(), slot.r());
-        let own = Bits::of_size(self.layout, page.segment, page.base);
-        let first = page.v().with_h(h).with_l(own_l(page.base)).into_bits();
-        let usual = (v ^ first) & self.layout.stored(HpteV::SEARCH | HpteV::L) == 0;
-        let usual = usual && own.fit(r, HpteR::new(), HpteR::new());
-        if !usual && !self.fits(page, [v, r], h) {
+        let same = (v ^ first.into_bits()) & self.layout.stored(HpteV::SEARCH | HpteV::L) == 0;
+        if !same || !second.fit(r, HpteR::new(), HpteR::new()) {
             return None;
         }
         let hidden = slot.hide_if(v)?;
-        let now = hidden.r();
-        // Another entry of the same first doubleword may have come in between: if so, this one stays.
-        if (now ^ r) & (Bits::LP | self.layout.b_of_r()) != 0 {
+        let r = hidden.r();
+        // Another entry of the same first doubleword may have come in between: if so, it stays.
+        if !second.fit(r, HpteR::new(), HpteR::new()) {
             return None;
         }
         hidden.clear();
-        Some(self.layout.decode([v, now]))
-    }
-
-    /// Whether an entry of these doublewords is one for `page`, of whatever page size.
-    #[inline(never)]
-    fn fits(&self, page: &VirtualPage, words: [u64; 2], h: bool) -> bool {
-        let hpte = self.layout.decode(words);
-        let want = page.v().with_h(h).into_bits();
-        let base = hpte.sizes().is_some_and(|sizes| sizes.base() == page.base);
-        base && (hpte.v.into_bits() ^ want) & self.layout.stored_search() == 0
+        Some(self.layout.decode([v, r]))
     }
 
     #[inline]

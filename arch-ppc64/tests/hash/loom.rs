@@ -140,7 +140,7 @@ fn two_enters_share_no_entry() {
 
 #[test]
 fn an_enter_that_finds_a_locked_entry_waits_for_it() {
-    REMOVERS.map(|remove| {
+    for remove in REMOVERS {
         model(move || {
             let words: Arc<Vec<_>> = Arc::new((0..16).map(|_| Modelled(AtomicU64::new(V.to_be()))).collect());
             let remover = {
@@ -152,8 +152,8 @@ fn an_enter_that_finds_a_locked_entry_waits_for_it() {
             let [v, r] = Group::new(&words).unwrap().slot(7).read().unwrap();
             let want = if entered.is_some() { (PAGE, R) } else { (0, 0) };
             assert_eq!((visible(v), r), want);
-        })
-    });
+        });
+    }
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn whoever_sees_an_entry_sees_all_of_it() {
 
 #[test]
 fn remove_against_protect() {
-    REMOVERS.map(|remove| {
+    for remove in REMOVERS {
         model(move || {
             let entry = Entry::new(PAGE, R);
             let protector = {
@@ -185,8 +185,8 @@ fn remove_against_protect() {
             let protected = protector.join().unwrap();
             assert_eq!(removed, if protected { R | PP } else { R });
             assert_eq!(entry.slot().read().map(|[v, r]| (visible(v), r)), Ok((0, 0)));
-        })
-    });
+        });
+    }
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn an_entry_that_is_put_back_is_as_it_was() {
 
 #[test]
 fn a_store_before_a_remove_is_in_its_answer() {
-    REMOVERS.map(|remove| {
+    for remove in REMOVERS {
         model(move || {
             let entry = Entry::new(PAGE, R);
             let processor = {
@@ -236,8 +236,8 @@ fn a_store_before_a_remove_is_in_its_answer() {
             }
             let [v, r] = entry.slot().read().unwrap();
             assert_eq!((visible(v), r & !C), (OTHER, R));
-        })
-    });
+        });
+    }
 }
 
 #[test]

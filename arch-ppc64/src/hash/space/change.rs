@@ -13,9 +13,9 @@ use super::pte::V;
 use super::slots::{ARRAY_WORDS, Slots};
 use super::{ARRAY, Fragments, HashedSpace, SoftwareTree};
 use crate::hash::page_size::PageSize;
+use crate::hash::search::{Bits, Search};
 use crate::hash::segment::Segment;
 use crate::hash::table::HptError;
-use crate::hash::virtual_page::VirtualPage;
 
 /// What becomes of the slot arrays of 16M pages whose entries are taken out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +45,25 @@ fn hpt_error(error: HptError) -> Error {
     match error {
         HptError::Memory(error) => error.into(),
         HptError::Busy(_) | HptError::Misaligned { .. } => pgtable::MemoryError { address: 0, bytes: 0 }.into(),
+    }
+}
+
+/// The segment in which a page lies, kept for the next.
+struct Known {
+    address: Gva,
+    segment: Segment,
+    search: Search,
+}
+
+impl Known {
+    fn new(segment: Segment, address: Gva) -> Self {
+        Self { address, segment, search: Search::new(&segment, address) }
+    }
+
+    /// Whether `address` lies in it.
+    #[inline(always)]
+    fn has(&self, address: Gva) -> bool {
+        (self.address.get() ^ address.get()) & !low_bits(self.segment.size.shift()) == 0
     }
 }
 
@@ -155,6 +174,7 @@ where
             }
             None => &[],
         };
+        let mut segment = None;
         for (index, word) in run.words().iter().enumerate() {
             let input = Gva::new(run.input().get() + ((index as u64) << at.shift));
             if used(word) {
@@ -163,7 +183,7 @@ where
                     Some(nibbles) if !large => Slots::Nibbles(nibbles),
                     Some(_) => self.leaf_of(first.address, at.level, at.shift)?.slots,
                 };
-                self.flush_page(input, word, slots, at.shift).map_err(hpt_error)?;
+                self.flush_page(input, word, slots, at.shift, &mut segment).map_err(hpt_error)?;
                 self.stale(input, at.shift, gather);
             }
             if let (true, Arrays::Free, Some(second)) = (large, arrays, second.get(index)) {
@@ -173,20 +193,30 @@ where
         Ok(())
     }
 
-    /// Takes the entries of the page at `input` out of the hashed table: each slot that it remembers, and no other.
-    fn flush_page(&self, input: Gva, word: &AtomicU64, slots: Slots<'_>, shift: u8) -> Result<(), HptError> {
-        let before = u64::from_be(word.fetch_and(!self.pages.hashed().to_be(), Ordering::Relaxed));
+    /// Takes the entries of the page at `input` out of the hashed table: each slot that it remembers, and no other. `segment` is that of the page before.
+    #[inline(always)]
+    fn flush_page(
+        &self,
+        input: Gva,
+        word: &AtomicU64,
+        slots: Slots<'_>,
+        shift: u8,
+        segment: &mut Option<Known>,
+    ) -> Result<(), HptError> {
+        // No exchange: whoever changes the tree has the space for himself.
+        let before = u64::from_be(word.load(Ordering::Relaxed));
+        word.store((before & !self.pages.hashed()).to_be(), Ordering::Relaxed);
+        if !segment.as_ref().is_some_and(|known| known.has(input)) {
+            *segment = self.segment(input).map(|segment| Known::new(segment, input));
+        }
         // A page lies in one segment.
-        let Some(segment) = self.segment(input) else { return Ok(()) };
-        let base: u8 = self.pages.sizes(shift).base().shift();
+        let Some(Known { segment, search, .. }) = segment else { return Ok(()) };
+        let sizes = self.pages.sizes(shift);
+        let bits = (sizes.lp().is_some(), Bits::of_sizes(self.hpt.layout(), segment.size, sizes));
         slots.drain(before, |piece, at| {
-            let page = Self::piece(&segment, input, (piece as u64) << base);
-            self.hpt.remove_at(&page, at).map(drop)
+            let address = Gva::new(input.get() | (piece as u64) << sizes.base().shift());
+            self.hpt.remove_found((segment, search), address, bits, at)
         })
-    }
-
-    fn piece(segment: &Segment, input: Gva, offset: u64) -> VirtualPage {
-        VirtualPage::of(segment, Gva::new(input.get() | offset))
     }
 
     /// Hardware may have translations of the page at `input`, of the size that its entries have.
