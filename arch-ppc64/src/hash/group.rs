@@ -82,19 +82,25 @@ impl<'w, W: Word> Group<'w, W> {
     /// [`Busy`].
     #[inline]
     pub fn enter(self, words: [u64; 2], places: u8) -> Result<Option<usize>, Busy> {
-        match self.enter_at_once(words, places) {
+        match self.enter_at_once(words, places, Slot::enter) {
             Some(index) => Ok(Some(index)),
             None => self.enter_waiting(words, places),
         }
     }
 
-    /// As [`enter`](Self::enter), without waiting: `None` also if what may become free is locked.
+    /// As [`enter`](Self::enter), without waiting: `None` also if what may become free is locked. By `enter`, which fills a free entry and says whether
+    /// it did.
     #[inline(always)]
-    pub(super) fn enter_at_once(self, words: [u64; 2], places: u8) -> Option<usize> {
+    pub(super) fn enter_at_once(
+        self,
+        words: [u64; 2],
+        places: u8,
+        enter: impl Fn(Slot<'w, W>, [u64; 2]) -> bool,
+    ) -> Option<usize> {
         let mut free = self.matching(Pattern::new(0, HpteV::V | HpteV::HVLOCK)) & u32::from(places);
         while free != 0 {
             let index = free.trailing_zeros() as usize;
-            if self.slot(index).enter(words) {
+            if enter(self.slot(index), words) {
                 return Some(index);
             }
             free &= free - 1;

@@ -35,6 +35,7 @@ mod table;
 mod tlbie;
 mod virtual_page;
 mod word;
+mod writers;
 
 pub use authority::{Authority, judge, protection};
 pub use group::{Group, Pattern};
@@ -59,3 +60,4 @@ pub use table::{Found, Hpt, HptError};
 pub use tlbie::HashTlbie;
 pub use virtual_page::VirtualPage;
 pub use word::Word;
+pub use writers::Alone;

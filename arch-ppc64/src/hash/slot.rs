@@ -69,6 +69,12 @@ impl<'w, W: Word> Slot<'w, W> {
         u64::from_be(self.r.load(Ordering::Acquire))
     }
 
+    /// Loads a word, so that the entry is in the cache soon; does not wait for it.
+    #[inline(always)]
+    pub fn touch(self) {
+        core::hint::black_box(self.v.load(Ordering::Relaxed));
+    }
+
     /// Both doublewords as they were at one time.
     ///
     /// # Errors

@@ -1,20 +1,17 @@
-//! A hashed page table in memory: finding, entering and taking out the entry of a virtual page.
+//! A hashed page table in memory, and finding the entry of a virtual page. How entries come and go stands in `writers`.
 //!
 //! Any number of threads may do all of this at once; the protocol is that of [`Slot`](super::Slot).
 
 use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{Address, Gva, MemoryError, TableMemory};
+use pgtable::{Address, MemoryError, TableMemory};
 
 use super::group::{Group, Pattern};
-use super::hpte::{Hpte, HpteR, HpteV, Layout};
+use super::hpte::{Hpte, HpteV, Layout};
 use super::order::{ENTRY_SHIFT, GROUP_ENTRIES, GROUP_SHIFT, Hidx, HptOrder, PageHash};
-use super::page_size::PageSizes;
 use super::return_code::ReturnCode;
-use super::search::{Bits, Search};
-use super::segment::Segment;
-use super::slot::{Busy, Locked, Slot};
+use super::slot::{Busy, Slot};
 use super::virtual_page::VirtualPage;
 
 /// Why a table could not be used.
@@ -82,8 +79,8 @@ pub(super) struct Seen<'m> {
 pub struct Hpt<A, M> {
     memory: M,
     base: u64,
-    order: HptOrder,
-    layout: Layout,
+    pub(super) order: HptOrder,
+    pub(super) layout: Layout,
     space: PhantomData<A>,
 }
 
@@ -201,6 +198,14 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         self.touch_hash(page.hash());
     }
 
+    /// Brings the entry of a page of this hash nearer that stands at `at`.
+    #[inline(always)]
+    pub(super) fn touch_at(&self, hash: PageHash, at: Hidx) {
+        if let Ok(group) = self.group(self.order.group(hash, at.secondary())) {
+            group.slot(at.slot()).touch();
+        }
+    }
+
     /// As [`touch`](Self::touch), for pages of this hash.
     #[inline(always)]
     pub(super) fn touch_hash(&self, hash: PageHash) {
@@ -274,187 +279,6 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         Pattern::new(v.into_bits(), self.layout.stored(mask))
     }
 
-    /// Enters `hpte` for `page`, whose H is set as its place requires: into the primary group, or if that is full into the secondary. `None` if both
-    /// are full. That no other entry for the page exists is the caller's affair.
-    ///
-    /// # Errors
-    /// [`HptError`].
-    #[inline(always)]
-    pub fn insert(&self, page: &VirtualPage, hpte: Hpte) -> Result<Option<Hidx>, HptError> {
-        self.insert_among(page, hpte, u16::MAX)
-    }
-
-    /// As [`insert`](Self::insert), only into the places that `places` names with a bit for each [`Hidx`].
-    ///
-    /// # Errors
-    /// [`HptError`].
-    #[inline(always)]
-    pub fn insert_among(&self, page: &VirtualPage, hpte: Hpte, places: u16) -> Result<Option<Hidx>, HptError> {
-        let hash = page.hash();
-        let words = self.layout.encode(Hpte { v: hpte.v.with_h(false).with_v(true), ..hpte });
-        match self.group(self.order.group(hash, false))?.enter_at_once(words, places as u8) {
-            Some(slot) => Ok(Some(Hidx::new(false, slot))),
-            None => self.insert_further(hash, words, places),
-        }
-    }
-
-    /// No place in the primary group: in the secondary, or waiting for one.
-    #[inline(never)]
-    fn insert_further(&self, hash: PageHash, [v, r]: [u64; 2], places: u16) -> Result<Option<Hidx>, HptError> {
-        let [primary, secondary] = places.to_le_bytes();
-        if let Some(slot) = self.group(self.order.group(hash, false))?.enter_waiting([v, r], primary)? {
-            return Ok(Some(Hidx::new(false, slot)));
-        }
-        let slot = self.group(self.order.group(hash, true))?.enter([v | HpteV::H, r], secondary)?;
-        Ok(slot.map(|slot| Hidx::new(true, slot)))
-    }
-
-    /// The lock on the entry for `page` if it stands at `at`; `None` if it does not.
-    ///
-    /// # Errors
-    /// [`HptError`].
-    #[inline]
-    pub fn lock(&self, page: &VirtualPage, at: Hidx) -> Result<Option<Locked<'_, AtomicU64>>, HptError> {
-        let h = at.secondary();
-        let slot = self.group(self.order.group(page.hash(), h))?.slot(at.slot());
-        let want = page.v().with_h(h).into_bits();
-        let mask = self.layout.stored(HpteV::SEARCH);
-        let Some(locked) = slot.lock_if(|v| (v ^ want) & mask == 0)? else { return Ok(None) };
-        let hpte = self.layout.decode([locked.v(), locked.r()]);
-        let fits = hpte.sizes().is_some_and(|sizes| sizes.base() == page.base);
-        let same = (hpte.v.into_bits() ^ want) & self.layout.stored_search() == 0;
-        Ok((fits && same).then_some(locked))
-    }
-
-    /// Takes out the entry for `page` if it stands at `at`: touches that one entry and no other. Returns it, with what was recorded in it
-    /// until now; `None` if it is not there. Its translation may live on in hardware until it is invalidated.
-    ///
-    /// # Errors
-    /// [`HptError`].
-    #[inline(always)]
-    pub fn remove_at(&self, page: &VirtualPage, at: Hidx) -> Result<Option<Hpte>, HptError> {
-        let slot = self.slot_at(page.hash(), at)?;
-        match self.take_at_once(slot, self.own(page, at.secondary())) {
-            Some(hpte) => Ok(Some(hpte)),
-            None => self.remove_at_waiting(page, at),
-        }
-    }
-
-    /// As [`remove_at`](Self::remove_at), of a page of `sizes` at `address` in `segment`, for which `search` is.
-    #[inline(always)]
-    pub(super) fn remove_found(
-        &self,
-        (segment, search): (&Segment, &Search),
-        address: Gva,
-        (l, sizes): (bool, Bits),
-        at: Hidx,
-    ) -> Result<(), HptError> {
-        let slot = self.slot_at(search.hash(address), at)?;
-        match self.take_at_once(slot, (search.v(address).with_l(l).with_h(at.secondary()), sizes)) {
-            Some(_) => Ok(()),
-            None => self.remove_at_waiting(&VirtualPage::of(segment, address), at).map(drop),
-        }
-    }
-
-    #[inline(always)]
-    fn slot_at(&self, hash: PageHash, at: Hidx) -> Result<Slot<'_, AtomicU64>, MemoryError> {
-        self.group(self.order.group(hash, at.secondary())).map(|group| group.slot(at.slot()))
-    }
-
-    /// What the two doublewords of the entry for `page` say, if it is of the size that the segment has.
-    #[inline(always)]
-    fn own(&self, page: &VirtualPage, h: bool) -> (HpteV, Bits) {
-        let sizes = PageSizes::only(page.base);
-        let v = page.v().with_h(h).with_l(sizes.lp().is_some());
-        (v, Bits::of_sizes(self.layout, page.segment, sizes))
-    }
-
-    /// It is not there, or locked, or somebody changes it just now.
-    #[inline(never)]
-    fn remove_at_waiting(&self, page: &VirtualPage, at: Hidx) -> Result<Option<Hpte>, HptError> {
-        Ok(self.lock(page, at)?.map(|locked| self.take(locked)))
-    }
-
-    /// Takes out the entry for `page`, searching for it. As [`remove_at`](Self::remove_at).
-    ///
-    /// # Errors
-    /// [`HptError`].
-    #[inline(always)]
-    pub fn remove(&self, page: &VirtualPage) -> Result<Option<Hpte>, HptError> {
-        let look = self.look(page.hash(), page.v(), false);
-        if let Look::Seen(seen) = look {
-            if let Some(hpte) = self.take_at_once(seen.slot, self.own(page, false)) {
-                return Ok(Some(hpte));
-            }
-        }
-        self.remove_further(page, matches!(look, Look::Absent))
-    }
-
-    /// Not at once from the primary group; in which, if it is `absent`, there is none.
-    #[inline(never)]
-    fn remove_further(&self, page: &VirtualPage, absent: bool) -> Result<Option<Hpte>, HptError> {
-        if absent {
-            if let Look::Seen(seen) = self.look(page.hash(), page.v().with_h(true), true) {
-                if let Some(hpte) = self.take_at_once(seen.slot, self.own(page, true)) {
-                    return Ok(Some(hpte));
-                }
-            }
-        }
-        while let Some(found) = self.find(page)? {
-            let at = Hidx::new(found.hpte.v.h(), found.ptex as usize);
-            if let Some(hpte) = self.remove_at_waiting(page, at)? {
-                return Ok(Some(hpte));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Takes out the entry in `slot` if it says just this, is not locked, and stays so; otherwise it is left alone.
-    #[inline(always)]
-    fn take_at_once(&self, slot: Slot<'_, AtomicU64>, (first, second): (HpteV, Bits)) -> Option<Hpte> {
-        let (v, r) = (slot.v(), slot.r());
-        let same = (v ^ first.into_bits()) & self.layout.stored(HpteV::SEARCH | HpteV::L) == 0;
-        if !same || !second.fit(r, HpteR::new(), HpteR::new()) {
-            return None;
-        }
-        let hidden = slot.hide_if(v)?;
-        let r = hidden.r();
-        // Another entry of the same first doubleword may have come in between: if so, it stays.
-        if !second.fit(r, HpteR::new(), HpteR::new()) {
-            return None;
-        }
-        hidden.clear();
-        Some(self.layout.decode([v, r]))
-    }
-
-    #[inline]
-    pub(super) fn take(&self, mut locked: Locked<'_, AtomicU64>) -> Hpte {
-        let v = locked.v();
-        locked.hide();
-        self.layout.decode([v, locked.clear()])
-    }
-
-    /// Makes room for `page`: takes out one entry that is not bolted, of those places that `places` names with a bit for each [`Hidx`], looking from
-    /// `from` on. Returns it and where it stood; `None` if all are bolted or locked. Its translation may live on in hardware.
-    ///
-    /// # Errors
-    /// [`HptError`].
-    pub fn evict(&self, page: &VirtualPage, places: u16, from: Hidx) -> Result<Option<(u64, Hpte)>, HptError> {
-        let loose = |v| HpteV::from_bits(v).v() && !HpteV::from_bits(v).bolted();
-        for turn in 0..2 * GROUP_ENTRIES as u8 {
-            let at = Hidx::from_bits(from.into_bits().wrapping_add(turn));
-            if places >> at.into_bits() & 1 == 0 {
-                continue;
-            }
-            let group = self.order.group(page.hash(), at.secondary());
-            let (entries, index) = (self.group(group)?, at.slot());
-            if let Some(locked) = entries.slot(index).try_lock_if(loose) {
-                return Ok(Some((group << GROUP_SHIFT | index as u64, self.take(locked))));
-            }
-        }
-        Ok(None)
-    }
-
     /// The entries from `first` on that are valid, with their places, until one cannot be read.
     pub fn entries(&self, first: u64) -> impl Iterator<Item = (u64, Hpte)> + '_ {
         (first..self.order.entries())
@@ -466,7 +290,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
 impl Layout {
     /// What a search compares, as far as an entry in this layout has it.
     #[inline(always)]
-    const fn stored_search(self) -> u64 {
+    pub(super) const fn stored_search(self) -> u64 {
         // B is always there: in the older layout in the first doubleword, in the newer in the second.
         self.stored(HpteV::SEARCH) | HpteV::new().with_b(3).into_bits()
     }

@@ -30,6 +30,9 @@ type Tree<M, A> = PageTable<SoftwareTree, M, Fragments<A>>;
 /// No hardware walks the tree: its tables are free as soon as they left it.
 type TreeGather<'i> = Gather<'i, Stage1, Unused>;
 
+/// How many pages' entries are brought nearer at a time: as many as a processor has misses under way, if each has one.
+const AHEAD: usize = 16;
+
 const M16: u8 = PageSize::M16.shift();
 
 /// What a caller can do about a gather that could not be finished.
@@ -176,6 +179,9 @@ where
         };
         let mut segment = None;
         for (index, word) in run.words().iter().enumerate() {
+            if index % AHEAD == 0 {
+                self.approach(run, index, second, &used, &mut segment);
+            }
             let input = Gva::new(run.input().get() + ((index as u64) << at.shift));
             if used(word) {
                 let slots = match second.get(index) {
@@ -193,6 +199,43 @@ where
         Ok(())
     }
 
+    /// Brings the entries of the pages from the one of this `index` on nearer, as many as are flushed at a time: whoever takes an entry out waits for it, so
+    /// that otherwise each would come alone.
+    #[inline(always)]
+    fn approach(
+        &self,
+        run: &Run<'_, SoftwareTree>,
+        index: usize,
+        second: &[AtomicU64],
+        used: &impl Fn(&AtomicU64) -> bool,
+        segment: &mut Option<Known>,
+    ) {
+        let at = run.at();
+        if at.level.0 > 0 {
+            return;
+        }
+        let base = self.pages.base().shift();
+        for (index, word) in run.words().iter().enumerate().skip(index).take(AHEAD).filter(|(_, word)| used(word)) {
+            let input = Gva::new(run.input().get() + ((index as u64) << at.shift));
+            let Some(Known { search, .. }) = self.known(input, segment) else { continue };
+            let word = u64::from_be(word.load(Ordering::Relaxed));
+            let slots = second.get(index).map_or(Slots::InWord, Slots::Nibbles);
+            slots.each(word, |piece, at| {
+                let address = Gva::new(input.get() | (piece as u64) << base);
+                self.hpt.touch_at(search.hash(address), at);
+            });
+        }
+    }
+
+    /// The segment in which `input` lies, if it is one of this space; `segment` is that of the page before.
+    #[inline(always)]
+    fn known<'k>(&self, input: Gva, segment: &'k mut Option<Known>) -> Option<&'k Known> {
+        if !segment.as_ref().is_some_and(|known| known.has(input)) {
+            *segment = self.segment(input).map(|segment| Known::new(segment, input));
+        }
+        segment.as_ref()
+    }
+
     /// Takes the entries of the page at `input` out of the hashed table: each slot that it remembers, and no other. `segment` is that of the page before.
     #[inline(always)]
     fn flush_page(
@@ -206,11 +249,8 @@ where
         // No exchange: whoever changes the tree has the space for himself.
         let before = u64::from_be(word.load(Ordering::Relaxed));
         word.store((before & !self.pages.hashed()).to_be(), Ordering::Relaxed);
-        if !segment.as_ref().is_some_and(|known| known.has(input)) {
-            *segment = self.segment(input).map(|segment| Known::new(segment, input));
-        }
         // A page lies in one segment.
-        let Some(Known { segment, search, .. }) = segment else { return Ok(()) };
+        let Some(Known { segment, search, .. }) = self.known(input, segment) else { return Ok(()) };
         let sizes = self.pages.sizes(shift);
         let bits = (sizes.lp().is_some(), Bits::of_sizes(self.hpt.layout(), segment.size, sizes));
         slots.drain(before, |piece, at| {
