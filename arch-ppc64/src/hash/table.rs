@@ -9,7 +9,7 @@ use pgtable::{Address, MemoryError, TableMemory};
 
 use super::group::{Group, Pattern};
 use super::hpte::{Hpte, HpteV, Layout};
-use super::order::{ENTRY_SHIFT, GROUP_ENTRIES, GROUP_SHIFT, Hidx, HptOrder, PageHash};
+use super::order::{ENTRY_SHIFT, GROUP_ENTRIES, GROUP_SHIFT, HptOrder, PageHash};
 use super::return_code::ReturnCode;
 use super::slot::{Busy, Slot};
 use super::virtual_page::VirtualPage;
@@ -196,14 +196,6 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     #[inline(always)]
     pub fn touch(&self, page: &VirtualPage) {
         self.touch_hash(page.hash());
-    }
-
-    /// Brings the entry of a page of this hash nearer that stands at `at`.
-    #[inline(always)]
-    pub(super) fn touch_at(&self, hash: PageHash, at: Hidx) {
-        if let Ok(group) = self.group(self.order.group(hash, at.secondary())) {
-            group.slot(at.slot()).touch();
-        }
     }
 
     /// As [`touch`](Self::touch), for pages of this hash.

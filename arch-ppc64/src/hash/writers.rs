@@ -5,13 +5,12 @@
 
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{Address, Gva, MemoryError, TableMemory};
+use pgtable::{Address, MemoryError, TableMemory};
 
 use super::hpte::{Hpte, HpteR, HpteV};
 use super::order::{GROUP_ENTRIES, GROUP_SHIFT, Hidx, PageHash};
 use super::page_size::PageSizes;
-use super::search::{Bits, Search};
-use super::segment::Segment;
+use super::search::Bits;
 use super::slot::{Locked, Slot};
 use super::table::{Hpt, HptError, Look};
 use super::virtual_page::VirtualPage;
@@ -95,24 +94,9 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         }
     }
 
-    /// As [`remove_at`](Self::remove_at), of a page of `sizes` at `address` in `segment`, for which `search` is.
+    /// Where an entry for a page of this hash stands that was put `at`.
     #[inline(always)]
-    pub(super) fn remove_found(
-        &self,
-        (segment, search): (&Segment, &Search),
-        address: Gva,
-        (l, sizes): (bool, Bits),
-        at: Hidx,
-    ) -> Result<(), HptError> {
-        let slot = self.slot_at(search.hash(address), at)?;
-        match self.take_at_once(slot, (search.v(address).with_l(l).with_h(at.secondary()), sizes)) {
-            Some(_) => Ok(()),
-            None => self.remove_at_waiting(&VirtualPage::of(segment, address), at).map(drop),
-        }
-    }
-
-    #[inline(always)]
-    fn slot_at(&self, hash: PageHash, at: Hidx) -> Result<Slot<'_, AtomicU64>, MemoryError> {
+    pub(super) fn slot_at(&self, hash: PageHash, at: Hidx) -> Result<Slot<'_, AtomicU64>, MemoryError> {
         self.group(self.order.group(hash, at.secondary())).map(|group| group.slot(at.slot()))
     }
 
@@ -126,7 +110,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
 
     /// It is not there, or locked, or somebody changes it just now.
     #[inline(never)]
-    fn remove_at_waiting(&self, page: &VirtualPage, at: Hidx) -> Result<Option<Hpte>, HptError> {
+    pub(super) fn remove_at_waiting(&self, page: &VirtualPage, at: Hidx) -> Result<Option<Hpte>, HptError> {
         Ok(self.lock(page, at)?.map(|locked| self.take(locked)))
     }
 
@@ -176,7 +160,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
 
     /// Takes out the entry in `slot` if it says just this, is not locked, and stays so; otherwise it is left alone.
     #[inline(always)]
-    fn take_at_once(&self, slot: Slot<'_, AtomicU64>, (first, second): (HpteV, Bits)) -> Option<Hpte> {
+    pub(super) fn take_at_once(&self, slot: Slot<'_, AtomicU64>, (first, second): (HpteV, Bits)) -> Option<Hpte> {
         let [v, _] = self.as_it_should_be(slot, (first, second))?;
         let hidden = slot.hide_if(v)?;
         let r = hidden.r();

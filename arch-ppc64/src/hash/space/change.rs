@@ -8,13 +8,12 @@ use pgtable::{
     TableAllocator, TableMemory, Unused, low_bits,
 };
 
+use super::leaving::Leaving;
 use super::pages::Pages;
 use super::pte::V;
 use super::slots::{ARRAY_WORDS, Slots};
 use super::{ARRAY, Fragments, HashedSpace, SoftwareTree};
 use crate::hash::page_size::PageSize;
-use crate::hash::search::{Bits, Search};
-use crate::hash::segment::Segment;
 use crate::hash::table::HptError;
 
 /// What becomes of the slot arrays of 16M pages whose entries are taken out.
@@ -29,9 +28,6 @@ pub(super) enum Arrays {
 type Tree<M, A> = PageTable<SoftwareTree, M, Fragments<A>>;
 /// No hardware walks the tree: its tables are free as soon as they left it.
 type TreeGather<'i> = Gather<'i, Stage1, Unused>;
-
-/// How many pages' entries are brought nearer at a time: as many as a processor has misses under way, if each has one.
-const AHEAD: usize = 16;
 
 const M16: u8 = PageSize::M16.shift();
 
@@ -48,25 +44,6 @@ fn hpt_error(error: HptError) -> Error {
     match error {
         HptError::Memory(error) => error.into(),
         HptError::Busy(_) | HptError::Misaligned { .. } => pgtable::MemoryError { address: 0, bytes: 0 }.into(),
-    }
-}
-
-/// The segment in which a page lies, kept for the next.
-struct Known {
-    address: Gva,
-    segment: Segment,
-    search: Search,
-}
-
-impl Known {
-    fn new(segment: Segment, address: Gva) -> Self {
-        Self { address, segment, search: Search::new(&segment, address) }
-    }
-
-    /// Whether `address` lies in it.
-    #[inline(always)]
-    fn has(&self, address: Gva) -> bool {
-        (self.address.get() ^ address.get()) & !low_bits(self.segment.size.shift()) == 0
     }
 }
 
@@ -177,86 +154,71 @@ where
             }
             None => &[],
         };
-        let mut segment = None;
+        if large {
+            return self.flush_large(run, first.address, second, used, gather, arrays);
+        }
+        self.flush_small(run, second, used, gather).map_err(hpt_error)
+    }
+
+    /// Pages of one last-level table, which lies in one segment. Their entries are collected, and thereby brought nearer, before any is taken out: whoever
+    /// takes an entry out waits for it, so that otherwise each would come alone.
+    fn flush_small<I: Invalidate<Stage1>>(
+        &self,
+        run: &Run<'_, SoftwareTree>,
+        second: &[AtomicU64],
+        used: impl Fn(&AtomicU64) -> bool,
+        gather: &mut Gather<'_, Stage1, I>,
+    ) -> Result<(), HptError> {
+        let shift = run.at().shift;
+        let Some(segment) = self.segment(run.input()) else { return Ok(()) };
+        let mut leaving = Leaving::new(&self.hpt, segment, run.input(), self.pages.sizes(shift));
+        let base = self.pages.sizes(shift).base().shift();
+        let hashed = self.pages.hashed().to_be();
+        let drained = run.words().iter().enumerate().filter(|(_, word)| used(word)).try_for_each(|(index, word)| {
+            let input = Gva::new(run.input().get() + ((index as u64) << shift));
+            // No exchange: whoever changes the tree has the space for himself.
+            let before = word.load(Ordering::Relaxed);
+            word.store(before & !hashed, Ordering::Relaxed);
+            self.stale(input, shift, gather);
+            let slots = second.get(index).map_or(Slots::InWord, Slots::Nibbles);
+            slots.drain(u64::from_be(before), |piece, at| {
+                leaving.add(Gva::new(input.get() | (piece as u64) << base), at)
+            })
+        });
+        drained.and(leaving.leave())
+    }
+
+    fn flush_large<I: Invalidate<Stage1>>(
+        &self,
+        run: &Run<'_, SoftwareTree>,
+        first: Gpa,
+        second: &[AtomicU64],
+        used: impl Fn(&AtomicU64) -> bool,
+        gather: &mut Gather<'_, Stage1, I>,
+        arrays: Arrays,
+    ) -> Result<(), Error> {
+        let at = run.at();
         for (index, word) in run.words().iter().enumerate() {
-            if index % AHEAD == 0 {
-                self.approach(run, index, second, &used, &mut segment);
-            }
             let input = Gva::new(run.input().get() + ((index as u64) << at.shift));
             if used(word) {
-                let slots = match second.get(index) {
-                    None => Slots::InWord,
-                    Some(nibbles) if !large => Slots::Nibbles(nibbles),
-                    Some(_) => self.leaf_of(first.address, at.level, at.shift)?.slots,
-                };
-                self.flush_page(input, word, slots, at.shift, &mut segment).map_err(hpt_error)?;
+                let slots = self.leaf_of(first, at.level, at.shift)?.slots;
+                let before = u64::from_be(word.load(Ordering::Relaxed));
+                word.store((before & !self.pages.hashed()).to_be(), Ordering::Relaxed);
                 self.stale(input, at.shift, gather);
+                // A page lies in one segment.
+                let Some(segment) = self.segment(input) else { continue };
+                let sizes = self.pages.sizes(at.shift);
+                let mut leaving = Leaving::new(&self.hpt, segment, input, sizes);
+                let drained = slots.drain(before, |piece, at| {
+                    leaving.add(Gva::new(input.get() | (piece as u64) << sizes.base().shift()), at)
+                });
+                drained.and(leaving.leave()).map_err(hpt_error)?;
             }
-            if let (true, Arrays::Free, Some(second)) = (large, arrays, second.get(index)) {
+            if let (Arrays::Free, Some(second)) = (arrays, second.get(index)) {
                 self.free_array(second)?;
             }
         }
         Ok(())
-    }
-
-    /// Brings the entries of the pages from the one of this `index` on nearer, as many as are flushed at a time: whoever takes an entry out waits for it, so
-    /// that otherwise each would come alone.
-    #[inline(always)]
-    fn approach(
-        &self,
-        run: &Run<'_, SoftwareTree>,
-        index: usize,
-        second: &[AtomicU64],
-        used: &impl Fn(&AtomicU64) -> bool,
-        segment: &mut Option<Known>,
-    ) {
-        let at = run.at();
-        if at.level.0 > 0 {
-            return;
-        }
-        let base = self.pages.base().shift();
-        for (index, word) in run.words().iter().enumerate().skip(index).take(AHEAD).filter(|(_, word)| used(word)) {
-            let input = Gva::new(run.input().get() + ((index as u64) << at.shift));
-            let Some(Known { search, .. }) = self.known(input, segment) else { continue };
-            let word = u64::from_be(word.load(Ordering::Relaxed));
-            let slots = second.get(index).map_or(Slots::InWord, Slots::Nibbles);
-            slots.each(word, |piece, at| {
-                let address = Gva::new(input.get() | (piece as u64) << base);
-                self.hpt.touch_at(search.hash(address), at);
-            });
-        }
-    }
-
-    /// The segment in which `input` lies, if it is one of this space; `segment` is that of the page before.
-    #[inline(always)]
-    fn known<'k>(&self, input: Gva, segment: &'k mut Option<Known>) -> Option<&'k Known> {
-        if !segment.as_ref().is_some_and(|known| known.has(input)) {
-            *segment = self.segment(input).map(|segment| Known::new(segment, input));
-        }
-        segment.as_ref()
-    }
-
-    /// Takes the entries of the page at `input` out of the hashed table: each slot that it remembers, and no other. `segment` is that of the page before.
-    #[inline(always)]
-    fn flush_page(
-        &self,
-        input: Gva,
-        word: &AtomicU64,
-        slots: Slots<'_>,
-        shift: u8,
-        segment: &mut Option<Known>,
-    ) -> Result<(), HptError> {
-        // No exchange: whoever changes the tree has the space for himself.
-        let before = u64::from_be(word.load(Ordering::Relaxed));
-        word.store((before & !self.pages.hashed()).to_be(), Ordering::Relaxed);
-        // A page lies in one segment.
-        let Some(Known { segment, search, .. }) = self.known(input, segment) else { return Ok(()) };
-        let sizes = self.pages.sizes(shift);
-        let bits = (sizes.lp().is_some(), Bits::of_sizes(self.hpt.layout(), segment.size, sizes));
-        slots.drain(before, |piece, at| {
-            let address = Gva::new(input.get() | (piece as u64) << sizes.base().shift());
-            self.hpt.remove_found((segment, search), address, bits, at)
-        })
     }
 
     /// Hardware may have translations of the page at `input`, of the size that its entries have.

@@ -18,6 +18,7 @@ mod change;
 mod context;
 mod fragments;
 mod harvest;
+mod leaving;
 mod pages;
 mod pte;
 mod refault;

@@ -73,24 +73,6 @@ impl Slots<'_> {
         word.store((others | (value & mask) << shift).to_be(), Ordering::Relaxed);
     }
 
-    /// Calls `each` with piece and slot of every one that a small page whose word is `word` remembers; of an array with none.
-    #[inline]
-    pub(crate) fn each(&self, word: u64, mut each: impl FnMut(usize, Hidx)) {
-        match self {
-            Self::InWord => Pages::slot_in(word).into_iter().for_each(|at| each(0, at)),
-            Self::Nibbles(nibbles) => {
-                let mut left = load(nibbles);
-                while left != 0 {
-                    let index = left.trailing_zeros() as usize / NIBBLE;
-                    let field = 15 << (index * NIBBLE);
-                    each(index, Hidx::from_bits(((left & field) >> (index * NIBBLE)).wrapping_sub(1) as u8));
-                    left &= !field;
-                }
-            }
-            Self::Bytes(_) => {}
-        }
-    }
-
     /// Forgets all slots of the page whose word was `word`, calling `each` with piece and slot.
     #[inline]
     pub(crate) fn drain<E>(&self, word: u64, mut each: impl FnMut(usize, Hidx) -> Result<(), E>) -> Result<(), E> {
