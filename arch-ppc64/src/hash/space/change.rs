@@ -174,17 +174,24 @@ where
         let mut leaving = Leaving::new(&self.hpt, segment, run.input(), self.pages.sizes(shift));
         let base = self.pages.sizes(shift).base().shift();
         let hashed = self.pages.hashed().to_be();
+        // Pages that follow one another, and where the next would be.
+        let (mut first, mut next) = (run.input(), run.input());
         let drained = run.words().iter().enumerate().filter(|(_, word)| used(word)).try_for_each(|(index, word)| {
             let input = Gva::new(run.input().get() + ((index as u64) << shift));
             // No exchange: whoever changes the tree has the space for himself.
             let before = word.load(Ordering::Relaxed);
             word.store(before & !hashed, Ordering::Relaxed);
-            self.stale(input, shift, gather);
+            if input != next {
+                self.stale(first, next, shift, gather);
+                first = input;
+            }
+            next = Gva::new(input.get() + (1 << shift));
             let slots = second.get(index).map_or(Slots::InWord, Slots::Nibbles);
             slots.drain(u64::from_be(before), |piece, at| {
                 leaving.add(Gva::new(input.get() | (piece as u64) << base), at)
             })
         });
+        self.stale(first, next, shift, gather);
         drained.and(leaving.leave())
     }
 
@@ -204,7 +211,7 @@ where
                 let slots = self.leaf_of(first, at.level, at.shift)?.slots;
                 let before = u64::from_be(word.load(Ordering::Relaxed));
                 word.store((before & !self.pages.hashed()).to_be(), Ordering::Relaxed);
-                self.stale(input, at.shift, gather);
+                self.stale(input, Gva::new(input.get() + (1 << at.shift)), at.shift, gather);
                 // A page lies in one segment.
                 let Some(segment) = self.segment(input) else { continue };
                 let sizes = self.pages.sizes(at.shift);
@@ -221,11 +228,12 @@ where
         Ok(())
     }
 
-    /// Hardware may have translations of the page at `input`, of the size that its entries have.
-    fn stale<I: Invalidate<Stage1>>(&self, input: Gva, shift: u8, gather: &mut Gather<'_, Stage1, I>) {
-        let actual = self.pages.sizes(shift).actual();
-        let last = input.get() | (low_bits(shift) & !low_bits(actual.shift()));
-        gather.pages(input, Gva::new(last), actual.shift());
+    /// Hardware may have translations of the pages from `first` to before `end`, of the size that their entries have.
+    fn stale<I: Invalidate<Stage1>>(&self, first: Gva, end: Gva, shift: u8, gather: &mut Gather<'_, Stage1, I>) {
+        let actual = self.pages.sizes(shift).actual().shift();
+        if end > first {
+            gather.pages(first, Gva::new(end.get() - (1 << actual)), actual);
+        }
     }
 
     /// Frees the slot array whose address stands in `second`, if there is one. It has no slots any more.

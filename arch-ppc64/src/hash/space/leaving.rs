@@ -65,7 +65,7 @@ impl<'h, H: TableMemory<Gpa>> Leaving<'h, H> {
     ///
     /// # Errors
     /// [`HptError`], when as many have been taken out as can be.
-    #[inline(always)]
+    #[inline(never)]
     pub(super) fn leave(&mut self) -> Result<(), HptError> {
         let mut left = Ok(());
         for Entry { slot, v, address, at } in &self.entries {
