@@ -65,16 +65,31 @@ pub(super) struct Allowed([[u8; 3]; 2]);
 
 impl Allowed {
     /// In this segment; of N in an entry it knows nothing.
+    #[inline]
     pub(super) const fn new(segment: &Segment) -> Self {
+        /// By Ks, Kp and N.
+        const ALL: [Allowed; 8] = {
+            let mut all = [Allowed([[0; 3]; 2]); 8];
+            let mut of = 0;
+            while of < all.len() {
+                all[of] = Allowed::by(of & 1 != 0, of & 2 != 0, of & 4 != 0);
+                of += 1;
+            }
+            all
+        };
+        ALL[segment.ks as usize | (segment.kp as usize) << 1 | (segment.n as usize) << 2]
+    }
+
+    /// With these storage keys of privileged and of problem state, and this N.
+    const fn by(ks: bool, kp: bool, n: bool) -> Self {
         let mut table = [[0; 3]; 2];
         let mut pp = 0;
         while pp < 8 {
             let bit = 1 << Self::place(HpteR::new().with_protection(pp));
             let mut privilege = 0;
             while privilege < 2 {
-                let key = segment.key(if privilege == 0 { Privilege::User } else { Privilege::Supervisor });
-                let prot = protection(pp, key);
-                let allowed = [prot.read(), prot.write(), prot.execute() && !segment.n];
+                let prot = protection(pp, if privilege == 0 { kp } else { ks });
+                let allowed = [prot.read(), prot.write(), prot.execute() && !n];
                 let mut kind = 0;
                 while kind < 3 {
                     table[privilege][kind] |= if allowed[kind] { bit } else { 0 };
