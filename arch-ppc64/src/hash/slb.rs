@@ -60,12 +60,6 @@ impl Found {
     pub(super) const fn new(segment: Segment, address: Gva) -> Self {
         Self { segment, search: Search::new(&segment, address), allowed: Allowed::new(&segment) }
     }
-
-    /// What an entry is while it is empty.
-    const EMPTY: Self = {
-        let (size, base) = (SegmentSize::M256, PageSize::K4);
-        Self::new(Segment { vsid: 0, size, base, ks: false, kp: false, n: false, class: false }, Gva::new(0))
-    };
 }
 
 /// The effective addresses of a segment of `size` around `address`: mask, and what is under it.
@@ -78,7 +72,7 @@ const fn span(size: SegmentSize, address: u64) -> (u64, u64) {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Slb<const N: usize = SLB_ENTRIES> {
     tags: [Tag; N],
-    found: [Found; N],
+    found: [Option<Found>; N],
 }
 
 impl<const N: usize> Default for Slb<N> {
@@ -91,7 +85,7 @@ impl<const N: usize> Slb<N> {
     /// An empty SLB.
     #[must_use]
     pub const fn new() -> Self {
-        Self { tags: [Tag::EMPTY; N], found: [Found::EMPTY; N] }
+        Self { tags: [Tag::EMPTY; N], found: [None; N] }
     }
 
     /// `slbmte`: writes the entry that `rb` names. An entry with V = 0 is empty. What is reserved is refused, as by QEMU's MMU.
@@ -112,9 +106,9 @@ impl<const N: usize> Slb<N> {
         match Segment::of_slb(rs) {
             Some(segment) if rb.v() => {
                 let found = Found::new(segment, Gva::new(esid));
-                self.set(usize::from(index), Tag { mask, esid }, found);
+                self.set(usize::from(index), Tag { mask, esid }, Some(found));
             }
-            _ => self.set(usize::from(index), Tag::EMPTY, Found::EMPTY),
+            _ => self.set(usize::from(index), Tag::EMPTY, None),
         }
         Ok(())
     }
@@ -123,9 +117,7 @@ impl<const N: usize> Slb<N> {
     #[must_use]
     pub fn entry(&self, index: usize) -> (SlbEsid, SlbVsid) {
         match (self.tags.get(index), self.found.get(index)) {
-            (Some(tag), Some(found)) if *tag != Tag::EMPTY => {
-                (SlbEsid::from_bits(tag.esid).with_v(true), found.segment.slb_word())
-            }
+            (Some(tag), Some(Some(found))) => (SlbEsid::from_bits(tag.esid).with_v(true), found.segment.slb_word()),
             _ => (SlbEsid::new(), SlbVsid::new()),
         }
     }
@@ -142,18 +134,17 @@ impl<const N: usize> Slb<N> {
     pub(super) fn find(&self, address: Gva) -> Option<&Found> {
         // The first alone, so that what stands in a caller's loop is small.
         match (self.tags.first(), self.found.first()) {
-            (Some(tag), Some(found)) if tag.fits(address) => Some(found),
+            (Some(tag), Some(Some(found))) if tag.fits(address) => Some(found),
             _ => self.find_further(address),
         }
     }
 
     #[inline(never)]
     fn find_further(&self, address: Gva) -> Option<&Found> {
-        let hit = self.tags.iter().zip(&self.found).find(|(tag, _)| tag.fits(address));
-        hit.map(|(_, found)| found)
+        self.tags.iter().zip(&self.found).filter(|(tag, _)| tag.fits(address)).find_map(|(_, found)| found.as_ref())
     }
 
-    fn set(&mut self, index: usize, tag: Tag, found: Found) {
+    fn set(&mut self, index: usize, tag: Tag, found: Option<Found>) {
         if let (Some(old_tag), Some(old)) = (self.tags.get_mut(index), self.found.get_mut(index)) {
             (*old_tag, *old) = (tag, found);
         }
@@ -163,7 +154,7 @@ impl<const N: usize> Slb<N> {
     pub fn slbie(&mut self, address: Gva) {
         for index in 0..N {
             if self.tags[index].fits(address) {
-                self.set(index, Tag::EMPTY, Found::EMPTY);
+                self.set(index, Tag::EMPTY, None);
             }
         }
     }
@@ -171,7 +162,7 @@ impl<const N: usize> Slb<N> {
     /// `slbia` with IH = 0: drops all entries but the first.
     pub fn slbia(&mut self) {
         for index in 1..N {
-            self.set(index, Tag::EMPTY, Found::EMPTY);
+            self.set(index, Tag::EMPTY, None);
         }
     }
 }
@@ -207,6 +198,46 @@ mod tests {
         assert_eq!(slb.lookup(Gva::new(0xc000_0100_0000_0000)), None);
         slb.slbia();
         assert_eq!(slb, Slb::new());
+    }
+
+    /// Against a list of what was entered, each with its first address and its size.
+    #[test]
+    fn as_a_list_of_segments() {
+        let mut slb = Slb::<8>::new();
+        let mut list: [Option<(u64, Segment)>; 8] = [None; 8];
+        for step in 0..20_000_u64 {
+            let random = step.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23).wrapping_mul(0xd6e8_feb8_6659_fd93);
+            let (index, address) = (random as usize % 8, random >> 8 & 0x0003_0000_7000_0000);
+            let size = if random & 0x80 == 0 { SegmentSize::M256 } else { SegmentSize::T1 };
+            let segment = Segment { size, vsid: random >> 56, ..SEGMENT };
+            let start = |size: SegmentSize| address & !pgtable::low_bits(size.shift());
+            let here = |entry: &Option<(u64, Segment)>| entry.is_some_and(|(first, it)| start(it.size) == first);
+            match random >> 3 & 7 {
+                0 => {
+                    slb.slbia();
+                    list[1..].fill(None);
+                }
+                1 | 2 => {
+                    slb.slbie(Gva::new(address));
+                    list.iter_mut().filter(|entry| here(entry)).for_each(|entry| *entry = None);
+                }
+                kind => {
+                    let rb = SlbEsid::from_bits(address).with_v(kind != 3).with_index(index as u16);
+                    slb.slbmte(rb, segment.slb_word()).unwrap();
+                    list[index] = (kind != 3).then_some((start(size), segment));
+                }
+            }
+            assert_eq!(
+                slb.lookup(Gva::new(address)),
+                list.iter().find(|entry| here(entry)).and_then(|entry| entry.map(|it| it.1))
+            );
+            for (index, entry) in list.iter().enumerate() {
+                let want = entry.map_or((SlbEsid::new(), SlbVsid::new()), |(first, it)| {
+                    (SlbEsid::from_bits(first).with_v(true), it.slb_word())
+                });
+                assert_eq!(slb.entry(index), want, "entry {index} after step {step}");
+            }
+        }
     }
 
     #[test]
