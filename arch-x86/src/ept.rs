@@ -1,8 +1,8 @@
 //! Stage 2 on Intel: the extended page-table mechanism (SDM §29.3).
 
 use pgtable::{
-    Access, AccessKind, AccessedDirty, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa, Hpa, Level, Position,
-    Privilege, Stage2, Unencodable, low_bits,
+    Access, AccessKind, AccessedDirty, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa, Hpa, Level, Pattern,
+    Position, Privilege, Stage2, Unencodable, low_bits,
 };
 
 use crate::controls::Levels;
@@ -217,6 +217,14 @@ impl Format for Ept {
             return None;
         }
         Some((Hpa::new(word & address_bits(PAGE_SHIFT)), EptAttributes::from_leaf(word)?))
+    }
+
+    /// Readable, and of ordinary memory.
+    #[inline(always)]
+    fn usual_leaf(&self, at: Position) -> Option<Pattern> {
+        const WRITE_BACK: u64 = EptPageEntry::new().with_memory_type(MemoryType::WriteBack as u8).into_bits();
+        const MEMORY_TYPE: u64 = EptPageEntry::new().with_memory_type(7).into_bits();
+        (at.level.0 == 0).then_some(Pattern { compared: R | MEMORY_TYPE | self.reserved, value: R | WRITE_BACK })
     }
 
     #[inline(always)]

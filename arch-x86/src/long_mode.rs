@@ -1,8 +1,8 @@
 //! Stage 1: 4-level and 5-level paging (SDM §4.5 to §4.7; APM §5.3 to §5.6).
 
 use pgtable::{
-    Access, AccessKind, AccessedDirty, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Gva, Position, Privilege,
-    Stage1, Unencodable,
+    Access, AccessKind, AccessedDirty, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Gva, Pattern, Position,
+    Privilege, Stage1, Unencodable,
 };
 
 use crate::attributes::PageAttributes;
@@ -163,6 +163,11 @@ impl Format for LongMode {
             return None;
         }
         self.tree.quick_page(word, self.demand(access)).map(|(page, attributes)| (Gpa::new(page), attributes))
+    }
+
+    #[inline(always)]
+    fn usual_leaf(&self, at: Position) -> Option<Pattern> {
+        self.tree.usual_leaf(at)
     }
 
     #[inline(always)]

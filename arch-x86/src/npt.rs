@@ -7,8 +7,8 @@ use core::fmt;
 
 use bitfield_struct::bitfield;
 use pgtable::{
-    Access, AccessKind, AccessedDirty, Attributes, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Hpa, Position,
-    Prot, Stage2, Unencodable,
+    Access, AccessKind, AccessedDirty, Attributes, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Hpa, Pattern,
+    Position, Prot, Stage2, Unencodable,
 };
 
 use crate::attributes::PageAttributes;
@@ -238,6 +238,11 @@ impl Format for Npt {
         self.tree
             .quick_page(word, demand(access))
             .map(|(page, attributes)| (Hpa::new(page), NptAttributes { page: attributes }))
+    }
+
+    #[inline(always)]
+    fn usual_leaf(&self, at: Position) -> Option<Pattern> {
+        self.tree.usual_leaf(at)
     }
 
     #[inline(always)]

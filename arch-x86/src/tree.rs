@@ -2,7 +2,7 @@
 //!
 //! Everything here is about words; who may do what with a page is the formats' affair.
 
-use pgtable::{AccessedDirty, Address, Entry, Geometry, Level, Position, Unencodable, low_bits};
+use pgtable::{AccessedDirty, Address, Entry, Geometry, Level, Pattern, Position, Unencodable, low_bits};
 
 use crate::attributes::PageAttributes;
 use crate::controls::Levels;
@@ -189,6 +189,11 @@ impl Tree {
     }
 
     #[inline(always)]
+    pub(crate) fn usual_leaf(&self, at: Position) -> Option<Pattern> {
+        (at.level.0 == 0).then_some(Pattern { compared: PRESENT | self.reserved, value: PRESENT })
+    }
+
+    #[inline(always)]
     pub(crate) const fn present_mask(&self) -> u64 {
         PRESENT
     }
@@ -204,7 +209,10 @@ impl Tree {
     #[inline(always)]
     pub(crate) fn leaf_word(&self, attributes: PageAttributes, at: Position) -> Result<u64, Unencodable> {
         match attributes.to_leaf(at.level) {
-            Some(word) if word & self.reserved == 0 && self.geometry.is_leaf_level(at.level) => Ok(word),
+            // Every shape has pages at the last level.
+            Some(word) if word & self.reserved == 0 && (at.level.0 == 0 || self.geometry.is_leaf_level(at.level)) => {
+                Ok(word)
+            }
             _ => Err(Unencodable { at }),
         }
     }

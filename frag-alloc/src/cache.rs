@@ -17,7 +17,7 @@ use crate::descriptor::{GRANULE, Kind, Owner, Tag};
 use crate::error::Error;
 use crate::frames::Frames;
 use crate::linux::Bump;
-use crate::pool::{Leaving, Pool, UNCLEAN};
+use crate::pool::{Leaving, Pool};
 use crate::source::FrameSource;
 use crate::sync::Lock;
 
@@ -114,12 +114,18 @@ where
     ///
     /// # Errors
     /// [`Error::Exhausted`], [`Error::Unsupported`], [`Error::Constructor`], or a defect of the source.
+    #[inline]
     pub fn take(&self, shift: u8) -> Result<A, Error<A>> {
+        self.take_holding(shift, Contents::Zeroed)
+    }
+
+    /// A table that holds what is wanted.
+    pub(crate) fn take_holding(&self, shift: u8, wanted: Contents) -> Result<A, Error<A>> {
         if !(GRANULE..GRANULE + 32).contains(&shift) {
             return Err(Error::Unsupported { shift });
         }
         let granule = if shift >= self.frames.shift {
-            self.frames.fill(self.tag(shift).loose(), 1)? << (self.frames.shift - GRANULE) | UNCLEAN
+            self.frames.fill(self.tag(shift).loose(), 1)? << (self.frames.shift - GRANULE)
         } else if self.policy == Policy::Linux {
             let bump = &self.bumps[usize::from(shift - GRANULE)];
             let (left, next) = {
@@ -138,19 +144,10 @@ where
             self.take_batch(shift, &mut one)?;
             one[0]
         };
-        // Out of a pool it comes clean, or not at all.
-        let clean = granule & !UNCLEAN;
-        if granule & UNCLEAN != 0 {
-            if let Err(error) = self.frames.zero(clean, shift) {
-                self.frames.drop_fragments(self.frames.frame_of(clean), 1)?;
-                return Err(error.into());
-            }
-        }
-        self.frames.set_live(clean);
-        Ok(self.frames.address(clean))
+        self.frames.hand_out(granule, shift, wanted)
     }
 
-    /// Fills `batch` with zeroed tables of a pooled size, at least one; says how many.
+    /// Fills `batch` with idle tables of a pooled size, at least one; says how many.
     pub(crate) fn take_batch(&self, shift: u8, batch: &mut [u32]) -> Result<usize, Error<A>> {
         let pool = self.pool(shift);
         loop {
@@ -164,12 +161,6 @@ where
             let taken = locked.take(&self.frames, batch);
             drop(locked);
             if taken > 0 {
-                for granule in &mut batch[..taken] {
-                    if *granule & UNCLEAN != 0 {
-                        *granule &= !UNCLEAN;
-                        self.frames.zero(*granule, shift)?;
-                    }
-                }
                 return Ok(taken);
             }
             let tables = 1 << self.frames.tables_shift(shift);
@@ -191,19 +182,18 @@ where
     /// Takes a table of `2^shift` bytes back.
     ///
     /// # Errors
-    /// [`Error::NotLive`] or [`Error::Outside`], and nothing changed, if it isn't one; [`Error::Memory`] if it can't be zeroed:
-    /// it is then never handed out again.
+    /// [`Error::NotLive`] or [`Error::Outside`], and nothing changed, if it isn't one.
     pub fn give(&self, table: A, shift: u8, contents: Contents) -> Result<(), Error<A>> {
-        self.put_detached(self.detach(table, shift)?, contents)
+        self.put_detached(self.detach(table, shift, contents)?)
     }
 
     /// The first half of a free: the table is nobody's any more, but still counted, and in nobody's hand.
     #[inline]
-    pub(crate) fn detach(&self, table: A, shift: u8) -> Result<Detached, Error<A>> {
+    pub(crate) fn detach(&self, table: A, shift: u8, contents: Contents) -> Result<Detached, Error<A>> {
         if let Some(granule) = self.frames.granule(table).filter(|_| table.is_aligned(shift)) {
             let tag = self.frames.tag_at(granule);
             let mine = self.tag(shift);
-            if (tag == mine || tag == mine.loose()) && self.frames.set_idle(granule) {
+            if (tag == mine || tag == mine.loose()) && self.frames.set_idle(granule, contents) {
                 return Ok(Detached { granule, shift });
             }
         }
@@ -212,18 +202,15 @@ where
 
     /// The second half: it may be handed out again, or is counted no longer.
     #[inline]
-    pub(crate) fn put_detached(&self, table: Detached, contents: Contents) -> Result<(), Error<A>> {
+    pub(crate) fn put_detached(&self, table: Detached) -> Result<(), Error<A>> {
         let Detached { granule, shift } = table;
         if self.frames.tag_at(granule).is_loose() {
             return self.frames.drop_fragments(self.frames.frame_of(granule), 1).map(|_| ());
         }
-        if contents == Contents::Stale {
-            self.frames.zero(granule, shift)?;
-        }
         self.put_batch(shift, &[granule])
     }
 
-    /// Puts idle, zeroed tables of a pooled size back. All are taken, even after an error.
+    /// Puts idle tables of a pooled size back. All are taken, even after an error.
     #[inline]
     pub(crate) fn put_batch(&self, shift: u8, batch: &[u32]) -> Result<(), Error<A>> {
         let mut pool = self.pool(shift).lock();
@@ -326,6 +313,11 @@ where
     #[inline]
     fn allocate(&self, layout: TableLayout) -> Result<A, AllocError> {
         self.take(layout.shift).map_err(|error| error.into_alloc(layout))
+    }
+
+    #[inline]
+    fn allocate_stale(&self, layout: TableLayout) -> Result<A, AllocError> {
+        self.take_holding(layout.shift, Contents::Stale).map_err(|error| error.into_alloc(layout))
     }
 
     #[inline]

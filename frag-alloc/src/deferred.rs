@@ -25,8 +25,8 @@ const BATCH: usize = 64;
 
 #[derive(Debug, Default)]
 struct Queue {
-    gathering: Vec<(Detached, Contents)>,
-    waiting: Vec<(Detached, Contents)>,
+    gathering: Vec<Detached>,
+    waiting: Vec<Detached>,
     /// The grace period of `waiting`.
     cookie: u64,
 }
@@ -67,8 +67,12 @@ where
     /// # Errors
     /// As [`Cache::take`].
     pub fn take(&self, shift: u8) -> Result<A, Error<A>> {
-        match self.cache.take(shift) {
-            Err(Error::Exhausted { .. }) if self.collect()? > 0 => self.cache.take(shift),
+        self.take_holding(shift, Contents::Zeroed)
+    }
+
+    fn take_holding(&self, shift: u8, wanted: Contents) -> Result<A, Error<A>> {
+        match self.cache.take_holding(shift, wanted) {
+            Err(Error::Exhausted { .. }) if self.collect()? > 0 => self.cache.take_holding(shift, wanted),
             result => result,
         }
     }
@@ -82,7 +86,7 @@ where
         if queue.gathering.try_reserve(1).is_err() {
             return Err(Error::Exhausted { shift });
         }
-        queue.gathering.push((self.cache.detach(table, shift)?, contents));
+        queue.gathering.push(self.cache.detach(table, shift, contents)?);
         let full = queue.gathering.len() >= BATCH;
         drop(queue);
         if full { self.collect().map(|_| ()) } else { Ok(()) }
@@ -111,7 +115,7 @@ where
         }
         drop(queue);
         let count = through.len();
-        let put = |(table, contents)| self.cache.put_detached(table, contents);
+        let put = |table| self.cache.put_detached(table);
         through.into_iter().map(put).fold(Ok(()), Result::and).map(|()| count)
     }
 }
@@ -125,6 +129,10 @@ where
 {
     fn allocate(&self, layout: TableLayout) -> Result<A, AllocError> {
         self.take(layout.shift).map_err(|error| error.into_alloc(layout))
+    }
+
+    fn allocate_stale(&self, layout: TableLayout) -> Result<A, AllocError> {
+        self.take_holding(layout.shift, Contents::Stale).map_err(|error| error.into_alloc(layout))
     }
 
     fn free(&self, table: A, layout: TableLayout, contents: Contents) -> Result<(), AllocError> {

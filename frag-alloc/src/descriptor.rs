@@ -6,7 +6,7 @@
 //! | `refs` | anyone | from 0 to 1 by whoever took the frame from its source; after that only +1 (if it is not 0) and −1 |
 //! | `fragments` | this crate | stored before the frame's first table is visible to anyone; after that only −n |
 //! | `tag` | this crate | stored with `fragments`; cleared before our own reference is dropped |
-//! | `hand`, `in_hand`, `fresh`, `next`, `previous` | the holder of the pool's lock | plain stores |
+//! | `hand`, `in_hand`, `next`, `previous` | the holder of the pool's lock | plain stores |
 //! | `flags` | anyone | OR; a frame's flags outlive its use |
 //!
 //! The two counts are apart because they answer different questions. `refs` says when the frame's *memory* may be
@@ -104,8 +104,6 @@ pub(crate) struct Descriptor {
     pub(crate) previous: AtomicU32,
     /// How many bits of `hand` are set.
     pub(crate) in_hand: AtomicU16,
-    /// Tables from this one on were never handed out, and may hold anything.
-    pub(crate) fresh: AtomicU16,
     flags: AtomicU32,
 }
 
@@ -122,7 +120,6 @@ impl Descriptor {
             next: AtomicU32::new(NONE),
             previous: AtomicU32::new(NONE),
             in_hand: AtomicU16::new(0),
-            fresh: AtomicU16::new(0),
             flags: AtomicU32::new(0),
         }
     }

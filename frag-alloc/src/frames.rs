@@ -15,7 +15,7 @@
 use alloc::boxed::Box;
 use core::marker::PhantomData;
 
-use pgtable::{Address, MemoryError, TableState};
+use pgtable::{Address, Contents, TableState};
 
 use crate::descriptor::{Descriptor, GRANULE, Kind, NONE, Owner, QUARANTINED, Tag, WouldUnderflow};
 use crate::error::Error;
@@ -23,8 +23,15 @@ use crate::source::FrameSource;
 use crate::states::States;
 use crate::sync::{AtomicU32, Ordering};
 
-/// The state word of a table that nobody has: "left the tree", with more live entries than a table can have.
+/// The state word of a zeroed table that nobody has: "left the tree", with more live entries than a table can have.
 const IDLE: u16 = 0x7fff;
+/// That of one that holds anything.
+const IDLE_STALE: u16 = 0x7ffe;
+
+#[inline]
+fn is_idle(state: u16) -> bool {
+    matches!(state, IDLE | IDLE_STALE)
+}
 
 /// The descriptors of the frames of one region, and where they come from.
 #[derive(Debug)]
@@ -138,28 +145,52 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         None
     }
 
-    /// The table that starts at `granule` is somebody's from now on.
+    /// The idle table of `2^shift` bytes that starts at `granule`, which the caller took from where idle tables are, is somebody's from now on. If he asks for a
+    /// zeroed one, it is zeroed now, unless it came back zeroed.
     #[inline]
-    pub(crate) fn set_live(&self, granule: u32) {
-        self.states.of(granule).store(0, Ordering::Relaxed);
+    pub(crate) fn hand_out(&self, granule: u32, shift: u8, wanted: Contents) -> Result<A, Error<A>> {
+        let state = self.states.of(granule);
+        if wanted == Contents::Zeroed && state.load(Ordering::Relaxed) != IDLE {
+            self.zero(granule, shift)?;
+        }
+        state.store(0, Ordering::Relaxed);
+        Ok(self.address(granule))
     }
 
     /// The table is nobody's from now on. False, and nothing changed, if it was nobody's already.
     #[inline]
-    pub(crate) fn set_idle(&self, granule: u32) -> bool {
-        self.states.of(granule).swap(IDLE, Ordering::Relaxed) != IDLE
+    pub(crate) fn set_idle(&self, granule: u32, contents: Contents) -> bool {
+        let state = self.states.of(granule);
+        let idle = if contents == Contents::Zeroed { IDLE } else { IDLE_STALE };
+        let mut now = state.load(Ordering::Relaxed);
+        // Whoever changes it meanwhile frees it too: then it is idle, and this ends.
+        while !is_idle(now) {
+            match state.compare_exchange(now, idle, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(found) => now = found,
+            }
+        }
+        false
     }
 
     pub(crate) fn is_live(&self, granule: u32) -> bool {
-        self.states.of(granule).load(Ordering::Relaxed) != IDLE
+        !is_idle(self.states.of(granule).load(Ordering::Relaxed))
     }
 
-    /// Zeroes the table of `2^shift` bytes that starts at `granule`.
-    pub(crate) fn zero(&self, granule: u32, shift: u8) -> Result<(), MemoryError> {
-        for word in self.source.table(self.address(granule), 1 << (shift - 3))? {
-            word.store(0, core::sync::atomic::Ordering::Relaxed);
+    /// Zeroes the table of `2^shift` bytes that starts at `granule`. It must never be handed out if that fails.
+    #[cold]
+    #[inline(never)]
+    fn zero(&self, granule: u32, shift: u8) -> Result<(), Error<A>> {
+        match self.source.table(self.address(granule), 1 << (shift - 3)) {
+            Ok(words) => {
+                words.iter().for_each(|word| word.store(0, core::sync::atomic::Ordering::Relaxed));
+                Ok(())
+            }
+            Err(error) => {
+                self.drop_fragments(self.frame_of(granule), 1)?;
+                Err(error.into())
+            }
         }
-        Ok(())
     }
 
     pub(crate) fn generation(&self) -> u32 {
@@ -197,7 +228,7 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         head.previous.store(NONE, Ordering::Relaxed);
         let first = frame << (self.shift - GRANULE);
         for table in 0..1_u32 << self.tables_shift(shift) {
-            self.states.of(first + (table << (shift - GRANULE))).store(IDLE, Ordering::Relaxed);
+            self.states.of(first + (table << (shift - GRANULE))).store(IDLE_STALE, Ordering::Relaxed);
         }
         head.set_fragments(fragments);
         for tail in 1..1 << order {
@@ -255,7 +286,6 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
             word.store(0, Ordering::Relaxed);
         }
         head.in_hand.store(0, Ordering::Relaxed);
-        head.fresh.store(0, Ordering::Relaxed);
         let frames = 1_u32 << head.order();
         let granules = self.shift - GRANULE;
         for granule in frame << granules..(frame + frames) << granules {
@@ -296,7 +326,7 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         let Some(granule) = self.granule(table) else { return Err(self.not_live(table)) };
         let tag = self.tag_at(granule);
         let whole = table.is_aligned(tag.shift()) && !tag.is_tail();
-        if !tag.is_loose() || tag.owner() != Some(owner) || !whole || !self.set_idle(granule) {
+        if !tag.is_loose() || tag.owner() != Some(owner) || !whole || !self.set_idle(granule, Contents::Stale) {
             return Err(self.not_live(table));
         }
         self.drop_fragments(self.frame_of(granule), 1).map(|_| ())

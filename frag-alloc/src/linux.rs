@@ -12,7 +12,6 @@ use pgtable::Address;
 use crate::descriptor::{GRANULE, Tag};
 use crate::error::Error;
 use crate::frames::Frames;
-use crate::pool::UNCLEAN;
 use crate::source::FrameSource;
 use crate::sync::Lock;
 
@@ -29,7 +28,7 @@ impl Bump {
         let fragment = self.fragment?;
         let next = fragment + (1 << (shift - GRANULE));
         self.fragment = (frames.frame_of(next) == frames.frame_of(fragment)).then_some(next);
-        Some(fragment | UNCLEAN)
+        Some(fragment)
     }
 
     /// The slow path: a new frame's first fragment.
@@ -51,7 +50,7 @@ impl Bump {
             frames.descriptor(frame).set_fragments(1 << frames.tables_shift(tag.shift()));
             this.fragment = Some(fragment + (1 << (tag.shift() - GRANULE)));
         }
-        Ok(fragment | UNCLEAN)
+        Ok(fragment)
     }
 
     /// Leaves the frame that the cache points into if it is quarantined: the frame, and how many of its fragments were never

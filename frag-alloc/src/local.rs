@@ -73,23 +73,27 @@ where
     /// As [`Cache::take`].
     #[inline]
     pub fn take(&self, shift: u8) -> Result<A, Error<A>> {
+        self.take_holding(shift, Contents::Zeroed)
+    }
+
+    #[inline]
+    fn take_holding(&self, shift: u8, wanted: Contents) -> Result<A, Error<A>> {
         let frames = self.frames;
         if let Some(magazine) = self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))) {
             let held = magazine.held.get().wrapping_sub(1);
             if let Some(table) = magazine.tables.get(held) {
                 if frames.generation() == self.generation.get() {
                     magazine.held.set(held);
-                    frames.set_live(table.get());
-                    return Ok(frames.address(table.get()));
+                    return frames.hand_out(table.get(), shift, wanted);
                 }
             }
         }
-        self.refill(shift)
+        self.refill(shift, wanted)
     }
 
     #[cold]
     #[inline(never)]
-    fn refill(&self, shift: u8) -> Result<A, Error<A>> {
+    fn refill(&self, shift: u8, wanted: Contents) -> Result<A, Error<A>> {
         let frames = self.frames;
         let generation = frames.generation();
         if generation != self.generation.replace(generation) {
@@ -97,7 +101,7 @@ where
         }
         let Some(magazine) = self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))).filter(|it| it.room > 0)
         else {
-            return self.cache.take(shift);
+            return self.cache.take_holding(shift, wanted);
         };
         let mut batch = [0; DEPTH];
         let taken = self.cache.take_batch(shift, &mut batch[..magazine.room.div_ceil(2)])?;
@@ -106,8 +110,7 @@ where
             cell.set(table);
         }
         magazine.held.set(rest.len());
-        frames.set_live(first);
-        Ok(frames.address(first))
+        frames.hand_out(first, shift, wanted)
     }
 
     /// Takes a table of `2^shift` bytes back.
@@ -124,11 +127,8 @@ where
             let aligned = table.is_aligned(shift);
             let ours = aligned && frames.tag_at(granule) == magazine.tag;
             if held < magazine.room && ours && !frames.is_out_of_use(granule) {
-                if !frames.set_idle(granule) {
+                if !frames.set_idle(granule, contents) {
                     return Err(frames.not_live(table));
-                }
-                if contents == Contents::Stale {
-                    frames.zero(granule, shift)?;
                 }
                 if let Some(cell) = magazine.tables.get(held) {
                     cell.set(granule);
@@ -200,6 +200,11 @@ where
     #[inline]
     fn allocate(&self, layout: TableLayout) -> Result<A, AllocError> {
         self.take(layout.shift).map_err(|error| error.into_alloc(layout))
+    }
+
+    #[inline]
+    fn allocate_stale(&self, layout: TableLayout) -> Result<A, AllocError> {
+        self.take_holding(layout.shift, Contents::Stale).map_err(|error| error.into_alloc(layout))
     }
 
     #[inline]

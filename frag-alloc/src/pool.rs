@@ -25,9 +25,6 @@ use crate::frames::Frames;
 use crate::source::FrameSource;
 use crate::sync::Ordering::Relaxed;
 
-/// In a batch of granules: the table was never handed out, and must be zeroed.
-pub(crate) const UNCLEAN: u32 = 1 << 31;
-
 /// Lists of frames: eight by how full they are (the fullest first), those with no table alive, those with none in hand.
 const LISTS: usize = 10;
 const EMPTY: usize = 8;
@@ -160,7 +157,6 @@ impl Pool {
             word.store(if bits >= 64 { u64::MAX } else { (1 << bits) - 1 }, Relaxed);
         }
         it.in_hand.store(all, Relaxed);
-        it.fresh.store(0, Relaxed);
         self.link(frames, frame, EMPTY);
     }
 
@@ -196,14 +192,7 @@ impl Pool {
                 while bits != 0 && filled < batch.len() {
                     let table = index as u16 * 64 + bits.trailing_zeros() as u16;
                     bits &= bits - 1;
-                    // The lowest comes first, so the first one that was never handed out is the watermark itself.
-                    let unclean = if table >= it.fresh.load(Relaxed) {
-                        it.fresh.store(table + 1, Relaxed);
-                        UNCLEAN
-                    } else {
-                        0
-                    };
-                    batch[filled] = (first + (u32::from(table) << (self.shift - GRANULE))) | unclean;
+                    batch[filled] = first + (u32::from(table) << (self.shift - GRANULE));
                     filled += 1;
                     taken += 1;
                 }
@@ -214,7 +203,7 @@ impl Pool {
         filled
     }
 
-    /// Takes idle, zeroed tables back.
+    /// Takes idle tables back.
     #[inline]
     pub(crate) fn put<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, batch: &[u32]) -> Leaving {
         let mut leaving = Leaving::NONE;

@@ -82,6 +82,15 @@ pub trait TableAllocator<A: Address> {
     /// [`AllocError::Exhausted`], [`AllocError::Unsupported`].
     fn allocate(&self, layout: TableLayout) -> Result<A, AllocError>;
 
+    /// The same for whoever stores every word of it before anybody can reach it: it need not be zeroed, and holds anything.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    #[inline]
+    fn allocate_stale(&self, layout: TableLayout) -> Result<A, AllocError> {
+        self.allocate(layout)
+    }
+
     /// Takes a table back. No hardware walker may still reach it; readers in software that still could are the
     /// allocator's affair if it promises them anything.
     ///
@@ -97,6 +106,11 @@ impl<A: Address, T: TableAllocator<A> + ?Sized> TableAllocator<A> for &T {
     #[inline]
     fn allocate(&self, layout: TableLayout) -> Result<A, AllocError> {
         (**self).allocate(layout)
+    }
+
+    #[inline]
+    fn allocate_stale(&self, layout: TableLayout) -> Result<A, AllocError> {
+        (**self).allocate_stale(layout)
     }
 
     #[inline]

@@ -10,6 +10,7 @@ use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::access::{Access, Prot};
+use crate::address::Address;
 use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
 use crate::gather::{Invalidate, InvalidateFailed, Stale};
@@ -71,10 +72,11 @@ impl<S: Stage, I: Invalidate<S>> Invalidate<S> for Watch<'_, I> {
     }
 }
 
-/// A translation, by the smallest page that it is looked up by.
+/// A translation, by the smallest page that it is looked up by. In one cache line.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 struct Slot<F: Format> {
-    /// The page's number, plus 1; 0 if the slot is empty.
+    /// The number of the page, as the input address has it, plus 1; 0 if the slot is empty.
     tag: u64,
     leaf: Leaf<F>,
 }
@@ -118,14 +120,20 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
         access: Access,
     ) -> Result<TranslationOf<F>, Fault<F>> {
         match self.remembered(walker.format(), input, access) {
-            Some(translation) => Ok(translation),
-            None => self.translate_and_remember(walker, input, access),
+            Some(translation) if self.is_current() => Ok(translation),
+            _ => self.translate_and_remember(walker, input, access),
         }
     }
 
-    /// Whether nothing was invalidated since something was remembered; if not, all is forgotten.
+    /// Whether nothing was invalidated since something was remembered.
     #[inline(always)]
     pub(crate) fn is_current(&self) -> bool {
+        self.generation.now() == self.seen.get()
+    }
+
+    /// The same; if not, all is forgotten, so that the cache is current from now on.
+    #[inline]
+    pub(crate) fn make_current(&self) -> bool {
         let now = self.generation.now();
         let current = now == self.seen.get();
         if !current {
@@ -134,17 +142,21 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
         current
     }
 
-    /// What is remembered of `input`, if it allows `access`.
+    /// The slot of a page. Pages of all sizes are spread over all slots.
+    #[inline(always)]
+    fn slot(&self, page: u64) -> Option<&Cell<Slot<F>>> {
+        // 2^64 divided by the golden ratio: multiples of a power of two end up far apart.
+        let spread = page.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        self.slots.get(((spread * N as u64) >> 32) as usize)
+    }
+
+    /// What is remembered of `input`, if it allows `access`. The cache is current.
     #[inline(always)]
     pub(crate) fn remembered(&self, format: &F, input: Input<F>, access: Access) -> Option<TranslationOf<F>> {
-        if self.generation.now() != self.seen.get() {
-            return None;
-        }
-        let offset = format.offset(input)?;
-        let page = offset >> format.geometry().finest_shift();
-        let Slot { tag, leaf } = self.slots.get(page as usize % N.max(1))?.get();
-        let allowed = tag == page + 1 && format.check(leaf.word, leaf.at, leaf.path, access).is_ok();
-        allowed.then(|| leaf.translation(offset))
+        let page = input.get() >> format.geometry().finest_shift();
+        let Slot { tag, leaf } = self.slot(page)?.get();
+        let allowed = tag == page.wrapping_add(1) && format.check(leaf.word, leaf.at, leaf.path, access).is_ok();
+        allowed.then(|| leaf.translation(input.get()))
     }
 
     #[inline(never)]
@@ -154,11 +166,11 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
         input: Input<F>,
         access: Access,
     ) -> Result<TranslationOf<F>, Fault<F>> {
-        self.is_current();
+        self.make_current();
         let (leaf, offset) = walker.find(input, access)?;
-        let page = offset >> walker.format().geometry().finest_shift();
-        if let Some(slot) = self.slots.get(page as usize % N.max(1)) {
-            slot.set(Slot { tag: page + 1, leaf });
+        let page = input.get() >> walker.format().geometry().finest_shift();
+        if let Some(slot) = self.slot(page) {
+            slot.set(Slot { tag: page.wrapping_add(1), leaf });
         }
         Ok(leaf.translation(offset))
     }

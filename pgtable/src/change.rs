@@ -3,13 +3,13 @@
 //! The traversal descends, skips holes, splits leaves that reach beyond the range, hands each run of entries of one table to the
 //! verb, and keeps the books: what became stale goes to the [`Gather`], the live count goes down, empty tables leave the tree.
 
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{Trail, decode};
 use crate::error::{Error, RangeError};
-use crate::format::{Entry, Format, Input, Output};
+use crate::format::{Entry, Format, Input, Output, Pattern};
 use crate::gather::{Gather, Invalidate};
 use crate::geometry::{Level, Position};
 use crate::lock::Locks;
@@ -89,29 +89,75 @@ impl<F: Format> Verb<F> for Protect<F::Attributes> {
         let Ok(leaf) = format.leaf_word(self.attributes, at) else {
             return Done { stopped: Some((0, Refusal::Unencodable)), ..Done::default() };
         };
-        let output = format.output_mask(at);
         let recorded = format.accessed_dirty();
         let recorded = recorded.accessed | recorded.dirty;
+        let keep = format.output_mask(at) | recorded;
+        let usual = format.usual_leaf(at).filter(|_| self.writers == Writers::Stopped);
         let mut done = Done::default();
-        for (index, memory) in run.iter().enumerate() {
-            let Some(old) = load_any::<F>(memory, present) else { continue };
-            let slot = Word::<F>::new(memory);
-            if !matches!(format.decode(old, at), Entry::Leaf { .. }) {
-                done.stopped = Some((index, Refusal::NoLeaf(old)));
-                break;
-            }
-            done.present += 1;
-            let new = leaf | (old & (output | recorded));
-            if new != old {
-                match self.writers {
-                    Writers::Running => slot.replace(new, recorded),
-                    Writers::Stopped => slot.store(new),
+        let mut index = 0;
+        while let Some(rest @ [_, ..]) = run.get(index..) {
+            if let Some(usual) = usual {
+                let (rewritten, changed) = rewrite::<F>(rest, usual, leaf, keep);
+                if let Some((first, last)) = changed {
+                    done.stale(index + first);
+                    done.stale(index + last);
                 }
-                done.stale(index);
+                done.present += rewritten;
+                index += rewritten;
+            }
+            for memory in run.iter().skip(index).take(EIGHT) {
+                if let Some(old) = load_any::<F>(memory, present) {
+                    let slot = Word::<F>::new(memory);
+                    if !matches!(format.decode(old, at), Entry::Leaf { .. }) {
+                        return Done { stopped: Some((index, Refusal::NoLeaf(old))), ..done };
+                    }
+                    done.present += 1;
+                    let new = leaf | (old & keep);
+                    if new != old {
+                        match self.writers {
+                            Writers::Running => slot.replace(new, recorded),
+                            Writers::Stopped => slot.store(new),
+                        }
+                        done.stale(index);
+                    }
+                }
+                index += 1;
             }
         }
         done
     }
+}
+
+/// Entries that are dealt with in one turn: a cache line. (The compiler does not unroll loops of atomic accesses.)
+const EIGHT: usize = 8;
+
+/// Gives the leaves at the beginning of `run`, which nobody else writes, the bits of `leaf` but for those in `keep`, cache line by cache line as far as they are all
+/// usual leaves. Returns how many, and the first and the last of the lines that changed by that.
+// Not inlined: there it is short of registers.
+#[inline(never)]
+fn rewrite<F: Format>(run: &[AtomicU64], usual: Pattern, leaf: u64, keep: u64) -> (usize, Option<(usize, usize)>) {
+    // All as it stands in memory. What `leaf` sets of what is kept is new where it is not set yet.
+    let usual = usual.in_memory::<F>();
+    let (leaf, keep) = (F::BYTE_ORDER.swap(leaf), F::BYTE_ORDER.swap(keep));
+    let same = Pattern { compared: !keep | leaf, value: leaf };
+    let (mut rewritten, mut stale) = (0, None);
+    for eight in run.chunks_exact(EIGHT) {
+        let Ok(eight) = <&[AtomicU64; EIGHT]>::try_from(eight) else { break };
+        let old: [u64; EIGHT] = core::array::from_fn(|index| eight[index].load(Ordering::Relaxed));
+        // Bits that are set in any, and bits that are set in all: where these agree, all are alike.
+        let (any, all) = old.iter().fold((0, u64::MAX), |(any, all), &word| (any | word, all & word));
+        if usual.odd(any) | usual.odd(all) != 0 {
+            break;
+        }
+        for (memory, old) in eight.iter().zip(old) {
+            memory.store(leaf | old & keep, Ordering::Relaxed);
+        }
+        if same.odd(any) | same.odd(all) != 0 {
+            stale = Some((stale.map_or(rewritten, |(first, _)| first), rewritten + EIGHT - 1));
+        }
+        rewritten += EIGHT;
+    }
+    (rewritten, stale)
 }
 
 impl<F, M, A> PageTable<F, M, A>

@@ -8,7 +8,7 @@
 use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
-use crate::allocator::TableAllocator;
+use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{Node, Trail};
 use crate::error::Error;
 use crate::format::{Entry, Format, Input, Output};
@@ -26,16 +26,57 @@ struct Leaf<'t> {
     node: Node,
     /// The offset that its first entry covers.
     base: u64,
-    /// Live entries added (or taken away) since the cursor came.
+    /// Entries that were filled one after the other, and entries that were emptied so, and are not in the books yet.
+    filled: Span,
+    emptied: Span,
+    /// Live entries added (or taken away) since the cursor came, those spans left out.
     delta: i32,
-    /// The first and the last entry whose old translation hardware may hold; first > last if there is none.
+    /// The first and the last entry whose old translation hardware may hold; first > last if there is none. The span left out.
     stale: (usize, usize),
+}
+
+/// Entries from one index to before another. What goes on where it ends costs a comparison that a processor guesses right, and a store: no page waits for the
+/// last one's books.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: usize,
+    end: usize,
+}
+
+impl Span {
+    /// One entry more; or the span that ended before, for the books.
+    #[inline(always)]
+    fn add(&mut self, index: usize) -> Option<Self> {
+        let goes_on = self.end == index;
+        let old = *self;
+        self.end = index + 1;
+        if goes_on {
+            return None;
+        }
+        self.start = index;
+        Some(old)
+    }
 }
 
 impl Leaf<'_> {
     /// Nowhere.
     fn nowhere() -> Self {
-        Self { words: &[], node: Node::default(), base: 0, delta: 0, stale: (usize::MAX, 0) }
+        let none = Span { start: 0, end: 0 };
+        let nothing = (usize::MAX, 0);
+        Self { words: &[], node: Node::default(), base: 0, filled: none, emptied: none, delta: 0, stale: nothing }
+    }
+
+    #[cold]
+    fn book_filled(&mut self, span: Span) {
+        self.delta += (span.end - span.start) as i32;
+    }
+
+    #[cold]
+    fn book_emptied(&mut self, span: Span) {
+        if span.start < span.end {
+            self.delta -= (span.end - span.start) as i32;
+            self.stale = (self.stale.0.min(span.start), self.stale.1.max(span.end - 1));
+        }
     }
 }
 
@@ -98,10 +139,12 @@ where
 
     /// Leaves the table where the cursor stands: its books are settled.
     fn leave(&mut self) -> Result<(), Error> {
-        let leaf = core::mem::replace(&mut self.leaf, Leaf::nowhere());
+        let mut leaf = core::mem::replace(&mut self.leaf, Leaf::nowhere());
         if leaf.words.is_empty() {
             return Ok(());
         }
+        leaf.book_filled(leaf.filled);
+        leaf.book_emptied(leaf.emptied);
         let (first, last) = leaf.stale;
         if first <= last || leaf.delta != 0 {
             self.table.wrote(leaf.node.table, leaf.words.len());
@@ -133,7 +176,7 @@ where
                 return Ok(false);
             }
             let width = table.format.geometry().width(crate::Level(0));
-            let nodes = table.grow(node, offset, 0, width)?;
+            let nodes = table.grow(node, offset, (0, width), Contents::Zeroed)?;
             let (Some(&top), Some(&bottom)) = (nodes.first(), nodes.last()) else { return Ok(false) };
             if let Err(error) = table.link(node, offset, top) {
                 table.shrink(&nodes)?;
@@ -167,14 +210,16 @@ where
     fn map_here(&mut self, input: Input<F>, output: Output<F>, attributes: F::Attributes) -> bool {
         let (format, at) = (&self.table.format, usual(&self.table.format));
         let Some(offset) = format.offset(input) else { return false };
-        let Some((memory, _)) = self.here(offset) else { return false };
+        let Some((memory, index)) = self.here(offset) else { return false };
         let Ok(word) = format.leaf_word(attributes, at) else { return false };
         let odd = offset & low_bits(at.shift) | output.get() & !format.output_mask(at);
         if odd != 0 || any_set::<F>(memory, format.present_mask()) {
             return false;
         }
         Word::<F>::new(memory).store(word | output.get());
-        self.leaf.delta += 1;
+        if let Some(before) = self.leaf.filled.add(index) {
+            self.leaf.book_filled(before);
+        }
         true
     }
 
@@ -256,8 +301,9 @@ where
             return false;
         }
         Word::<F>::new(memory).store(0);
-        self.leaf.delta -= 1;
-        self.leaf.stale = (self.leaf.stale.0.min(index), self.leaf.stale.1.max(index));
+        if let Some(before) = self.leaf.emptied.add(index) {
+            self.leaf.book_emptied(before);
+        }
         true
     }
 

@@ -165,6 +165,14 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
         }
     }
 
+    /// How to know the leaves at `at` that are met most often by one masked compare: [`decode`](Self::decode) takes every word that passes for a leaf
+    /// whose address is its [`output_mask`](Self::output_mask). What does not pass may be one all the same.
+    #[inline(always)]
+    fn usual_leaf(&self, at: Position) -> Option<Pattern> {
+        let _ = at;
+        None
+    }
+
     /// Any of these bits set means that an entry is present (`Absent` otherwise).
     fn present_mask(&self) -> u64;
 
@@ -214,6 +222,38 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
 
     /// The fault that the hardware raises where a walk for `access` ends for another reason than permission.
     fn fault(&self, cause: Cause, access: Access) -> Self::Fault;
+}
+
+/// Words of which some bits are given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pattern {
+    /// The bits that are compared.
+    pub compared: u64,
+    /// What they are. No others are set.
+    pub value: u64,
+}
+
+impl Pattern {
+    /// The compared bits of `word` that are not as they should be: zero if it passes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn odd(self, word: u64) -> u64 {
+        word & self.compared ^ self.value
+    }
+
+    /// The same for words as they stand in memory.
+    #[inline(always)]
+    #[must_use]
+    pub fn in_memory<F: Format>(self) -> Self {
+        Self { compared: F::BYTE_ORDER.swap(self.compared), value: F::BYTE_ORDER.swap(self.value) }
+    }
+
+    /// The same with these bits set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, bits: u64) -> Self {
+        Self { compared: self.compared | bits, value: self.value | bits }
+    }
 }
 
 /// The bits of entries that record use. See [`Format::accessed_dirty`].

@@ -56,6 +56,12 @@ impl<A: Address> Stale<A> {
         Self { ranges: ArrayVec::new_const(), everything: false, tables: false, next: 0, shift: 0 }
     }
 
+    fn clear(&mut self) {
+        self.ranges.clear();
+        (self.everything, self.tables) = (false, false);
+        (self.next, self.shift) = (0, 0);
+    }
+
     /// The stale ranges; not all of them if [`everything`](Self::everything) is set.
     #[must_use]
     pub fn ranges(&self) -> &[StaleRange<A>] {
@@ -168,7 +174,7 @@ pub struct Finished {
     pub invalidations: usize,
 }
 
-/// Why a [`Gather`] could not be finished. What it still holds stays out of use.
+/// Why a [`Gather`] could not be finished. What it still holds stays out of use until it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum GatherError {
     /// The invalidation failed: nothing was freed.
@@ -192,6 +198,7 @@ pub struct Gather<'i, S: Stage, I: Invalidate<S>> {
 
 impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
     /// An empty gather for the address space `identity`, whose stale translations `by` can invalidate.
+    #[inline]
     pub fn new(by: &'i I, identity: I::Identity) -> Self {
         Self { by, identity, stale: Stale::new(), retired: ArrayVec::new_const(), finished: Finished::default() }
     }
@@ -239,7 +246,7 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
         if !self.stale.is_empty() {
             self.by.invalidate(self.identity, &self.stale)?;
             self.finished.invalidations += 1;
-            self.stale = Stale::new();
+            self.stale.clear();
         }
         let mut refused = Ok(());
         for retired in self.retired.drain(..) {
@@ -251,23 +258,29 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
         refused
     }
 
-    /// Invalidates what is stale, then returns retired tables to `allocator`, from which they came.
+    /// Invalidates what is stale, then returns retired tables to `allocator`, from which they came. The gather is empty again, and may be used again.
     ///
     /// # Errors
-    /// [`GatherError`]; after a failed invalidation nothing was freed.
-    // Not inlined: a gather is large, and is handed over where it stands only to a function that is really called.
-    #[inline(never)]
-    pub fn finish<A: TableAllocator<S::Output>>(mut self, allocator: &A) -> Result<Finished, GatherError> {
+    /// [`GatherError`]; after a failed invalidation nothing was freed, all is still gathered, and finishing may be tried again.
+    #[inline]
+    pub fn finish<A: TableAllocator<S::Output>>(&mut self, allocator: &A) -> Result<Finished, GatherError> {
         self.flush(allocator)?;
-        Ok(self.finished)
+        Ok(core::mem::take(&mut self.finished))
     }
 }
 
 impl<S: Stage, I: Invalidate<S>> Drop for Gather<'_, S, I> {
+    #[inline]
     fn drop(&mut self) {
-        if self.stale.is_empty() && self.retired.is_empty() {
-            return;
+        if !self.stale.is_empty() || !self.retired.is_empty() {
+            self.abandon();
         }
+    }
+}
+
+impl<S: Stage, I: Invalidate<S>> Gather<'_, S, I> {
+    #[cold]
+    fn abandon(&mut self) {
         let invalidated = self.by.invalidate(self.identity, &self.stale);
         self.by.abandoned(self.identity, self.retired.len(), invalidated);
     }

@@ -3,7 +3,7 @@
 use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
-use crate::allocator::TableAllocator;
+use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{Node, Stop, Trail};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
@@ -26,6 +26,12 @@ struct Rest {
 impl Rest {
     fn bytes(self) -> u64 {
         self.end - self.offset
+    }
+
+    /// What a new table of `2^span` bytes of addresses at the beginning may hold before it is filled: anything, if that fills it from end to end.
+    fn before(self, span: u8) -> Contents {
+        let whole = self.offset & low_bits(span) == 0 && self.bytes() >> span > 0;
+        if whole { Contents::Stale } else { Contents::Zeroed }
     }
 
     /// The largest leaf that may be used at the beginning, and at most `2^max` bytes.
@@ -169,7 +175,8 @@ where
             let (level, width) = geometry.leaf(shift).ok_or(Error::LeafSize)?;
             let stop = trail.seek(&self.format, &self.memory, rest.offset, level.0).map_err(Self::lost)?;
             if stop.node.level > level.0 {
-                return self.map_in_new_tables(trail, &stop, rest, attributes, (level.0, width));
+                let contents = rest.before(shift + width);
+                return self.map_in_new_tables(trail, &stop, rest, attributes, (level.0, width), contents);
             }
             if stop.node.shift > shift || (stop.node.shift < shift && matches!(leaves, Leaves::Exactly(_))) {
                 return Err(Error::LeafSize);
@@ -208,19 +215,20 @@ where
         Ok((done as u64) << node.shift)
     }
 
-    /// Maps into new tables down to `level`, below the absent entry at which `stop` stands.
+    /// Maps into new tables, the last of which has that level and width and may hold such contents, below the absent entry at which `stop` stands.
     fn map_in_new_tables<L: Locks>(
         &self,
         trail: &mut Trail<L>,
         stop: &Stop<'_, F>,
         rest: Rest,
         attributes: F::Attributes,
-        (level, width): (u8, u8),
+        table: (u8, u8),
+        contents: Contents,
     ) -> Result<u64, Error> {
         if self.leaf_at(stop, rest.offset)?.is_some() {
             return Err(Error::Mapped { at: stop.node.position() });
         }
-        let nodes = self.grow(stop.node, rest.offset, level, width)?;
+        let nodes = self.grow(stop.node, rest.offset, table, contents)?;
         let (Some(&top), Some(&node)) = (nodes.first(), nodes.last()) else { return Err(Error::LeafSize) };
         let filled = self.run(node, rest, attributes).and_then(|(run, first)| {
             let done = run.len();

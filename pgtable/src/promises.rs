@@ -5,37 +5,22 @@
 //! What left the tree is in the gather, and the only way out is [`finish`](crate::Gather::finish), which invalidates first:
 //! ```
 //! use pgtable::{Gather, Hpa, Stage2, TableAllocator, Unused};
-//! fn free(gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> usize {
+//! fn free(mut gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> usize {
 //!     gather.finish(tables).map_or(0, |finished| finished.tables)
 //! }
 //! ```
 //! It gives out no table,
 //! ```compile_fail
 //! use pgtable::{Gather, Hpa, Stage2, TableAllocator, Unused};
-//! fn free(gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> usize {
+//! fn free(mut gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> usize {
 //!     gather.retired.iter().filter(|it| tables.free(it.table, it.layout, it.contents).is_ok()).count()
 //! }
 //! ```
 //! and none can be freed past it, not even by taking it apart:
 //! ```compile_fail
 //! use pgtable::{Gather, Hpa, Stage2, TableAllocator, Unused};
-//! fn free(gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> usize {
+//! fn free(mut gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> usize {
 //!     let Gather { retired, .. } = gather; retired.len()
-//! }
-//! ```
-//! Nor does a gather go on once it is finished:
-//! ```
-//! use pgtable::{Gather, Gpa, Hpa, Stage2, TableAllocator, Unused};
-//! fn add(mut gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) {
-//!     gather.pages(Gpa::new(0), Gpa::new(0), 12);
-//!     let _ = gather.finish(tables);
-//! }
-//! ```
-//! ```compile_fail
-//! use pgtable::{Gather, Gpa, Hpa, Stage2, TableAllocator, Unused};
-//! fn add(mut gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) {
-//!     let _ = gather.finish(tables);
-//!     gather.pages(Gpa::new(0), Gpa::new(0), 12);
 //! }
 //! ```
 //!
@@ -56,14 +41,14 @@
 //! ```
 //! #![deny(unused_must_use)]
 //! use pgtable::{Gather, GatherError, Hpa, Stage2, TableAllocator, Unused};
-//! fn end(gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> Result<(), GatherError> {
+//! fn end(mut gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> Result<(), GatherError> {
 //!     gather.finish(tables)?; Ok(())
 //! }
 //! ```
 //! ```compile_fail
 //! #![deny(unused_must_use)]
 //! use pgtable::{Gather, GatherError, Hpa, Stage2, TableAllocator, Unused};
-//! fn end(gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> Result<(), GatherError> {
+//! fn end(mut gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> Result<(), GatherError> {
 //!     gather.finish(tables); Ok(())
 //! }
 //! ```

@@ -15,7 +15,7 @@ use crate::allocator::TableAllocator;
 use crate::descent::{Trail, descend};
 use crate::error::RangeError;
 use crate::fault::{Cause, Fault};
-use crate::format::{Entry, Format, Input, Output};
+use crate::format::{Entry, Format, Input, Output, Pattern};
 use crate::gather::{Gather, Invalidate};
 use crate::iterate::{Run, next_run};
 use crate::lock::Locks;
@@ -188,6 +188,23 @@ impl PageMap<'_> {
         self.set_all(offset, size);
     }
 
+    /// The page that begins at `offset`, if `count` leaves from there on are one page each, and all of the range.
+    #[inline(always)]
+    fn first_of(&self, offset: u64, size: u64, count: usize) -> Option<u64> {
+        let one_page_each = size == 1 << self.page_shift && self.contains(offset, size * count as u64);
+        one_page_each.then(|| (offset - self.start) >> self.page_shift)
+    }
+
+    /// Sets the bits of a cache line's pages from `page` on.
+    #[inline(always)]
+    fn set_line(&mut self, page: u64) {
+        let (index, bits) = ((page / 64) as usize, u128::from(u8::MAX) << (page % 64));
+        for (word, bits) in self.bitmap.iter_mut().skip(index).zip([bits as u64, (bits >> 64) as u64]) {
+            self.set += u64::from((bits & !*word).count_ones());
+            *word |= bits;
+        }
+    }
+
     /// The same for leaves of any size, wherever they begin.
     fn set_all(&mut self, offset: u64, size: u64) {
         let first = (offset.max(self.start) - self.start) >> self.page_shift;
@@ -204,7 +221,11 @@ impl PageMap<'_> {
     }
 }
 
-/// Harvests one run: cache line by cache line, touching only those with a bit set; whether it cleared any. `bit` is in memory order.
+/// Entries in a cache line, and in a block that is looked over at once.
+const LINE: usize = 8;
+const BLOCK: usize = 4 * LINE;
+
+/// Harvests one run: block by block, touching only cache lines with a bit set; whether it cleared any. `bit` is in memory order.
 #[inline]
 fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
     run: &Run<'_, F>,
@@ -214,36 +235,84 @@ fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
     gather: &mut Gather<'_, F::Stage, I>,
 ) -> bool {
     let size = run.at().size();
-    let mut stale: Option<(u64, u64)> = None;
-    for (line, words) in run.words().chunks(8).enumerate() {
+    let usual = run.format().usual_leaf(run.at()).map(|usual| usual.in_memory::<F>().with(bit));
+    let mut stale = Extent::default();
+    for (block, words) in run.words().chunks(BLOCK).enumerate() {
         if words.iter().fold(0, |any, memory| any | memory.load(Ordering::Relaxed)) & bit == 0 {
             continue;
         }
-        for (index, memory) in words.iter().enumerate() {
-            let word = memory.load(Ordering::Relaxed);
-            let offset = run.offset() + (line * 8 + index) as u64 * size;
-            if word & bit == 0 || !run.is_leaf(word) {
-                continue;
+        for (line, words) in words.chunks(LINE).enumerate() {
+            let start = run.offset() + (block * BLOCK + line * LINE) as u64 * size;
+            let usual = usual.and_then(|usual| Some((words.try_into().ok()?, usual, map.first_of(start, size, LINE)?)));
+            if let Some((words, usual, page)) = usual {
+                match recorded_in(words, usual, bit) {
+                    InLine::None => continue,
+                    InLine::All => {
+                        map.set_line(page);
+                        words.iter().for_each(|memory| clear(memory, bit, writers));
+                        stale.add(start, start + (LINE as u64 - 1) * size);
+                        continue;
+                    }
+                    InLine::Some => {}
+                }
             }
-            map.set(offset, size);
-            if map.contains(offset, size) {
-                clear(memory, word, bit, writers);
-                stale = Some((stale.map_or(offset, |(first, _)| first), offset));
+            for (index, memory) in words.iter().enumerate() {
+                let word = memory.load(Ordering::Relaxed);
+                let offset = start + index as u64 * size;
+                if word & bit == 0 || !run.is_leaf(word) {
+                    continue;
+                }
+                map.set(offset, size);
+                if map.contains(offset, size) {
+                    clear(memory, bit, writers);
+                    stale.add(offset, offset);
+                }
             }
         }
     }
-    if let Some((first, last)) = stale {
-        gather.pages(run.format().address(first), run.format().address(last), run.at().shift);
+    let Some((first, last)) = stale.0 else { return false };
+    gather.pages(run.format().address(first), run.format().address(last), run.at().shift);
+    true
+}
+
+/// From where to where something reaches.
+#[derive(Clone, Copy, Default)]
+struct Extent(Option<(u64, u64)>);
+
+impl Extent {
+    #[inline(always)]
+    fn add(&mut self, first: u64, last: u64) {
+        self.0 = Some((self.0.map_or(first, |(first, _)| first), last));
     }
-    stale.is_some()
+}
+
+/// How many leaves of a cache line have the bit that is looked for.
+enum InLine {
+    None,
+    /// Not all, or other entries than usual leaves.
+    Some,
+    All,
+}
+
+/// Looks for leaves with `bit`, which are all `usual` leaves that have it.
+#[inline(always)]
+fn recorded_in(words: &[AtomicU64; LINE], usual: Pattern, bit: u64) -> InLine {
+    let words: [u64; LINE] = core::array::from_fn(|index| words[index].load(Ordering::Relaxed));
+    if words.iter().fold(0, |any, word| any | word) & bit == 0 {
+        InLine::None
+    } else if words.iter().fold(0, |odd, &word| odd | usual.odd(word)) == 0 {
+        InLine::All
+    } else {
+        InLine::Some
+    }
 }
 
 #[inline(always)]
-fn clear(memory: &AtomicU64, word: u64, bit: u64, writers: Writers) {
+fn clear(memory: &AtomicU64, bit: u64, writers: Writers) {
     match writers {
         Writers::Running => {
             memory.fetch_and(!bit, Ordering::AcqRel);
         }
-        Writers::Stopped => memory.store(word & !bit, Ordering::Relaxed),
+        Writers::Stopped => memory.store(memory.load(Ordering::Relaxed) & !bit, Ordering::Relaxed),
     }
 }

@@ -210,7 +210,7 @@ where
         if !geometry.is_leaf_level(below) {
             return Err(Error::LeafSize);
         }
-        let nodes = self.grow(node, offset, below.0, geometry.width(below))?;
+        let nodes = self.grow(node, offset, (below.0, geometry.width(below)), Contents::Stale)?;
         let Some(&table) = nodes.first() else { return Err(Error::LeafSize) };
         let page = self.format.address(offset & !(node.position().size() - 1));
         gather.pages(page, page, node.shift);

@@ -147,20 +147,25 @@ where
     }
 
     /// Tables of levels `stop.node.level - 1` down to `level`, the last of `width` index bits, linked to each other along
-    /// `offset` but not to the tree. Nothing is left behind on failure.
+    /// `offset` but not to the tree. The last holds anything if its `contents` may be stale. Nothing is left behind on failure.
     pub(crate) fn grow(
         &self,
         from: Node,
         offset: u64,
-        level: u8,
-        width: u8,
+        (level, width): (u8, u8),
+        contents: Contents,
     ) -> Result<ArrayVec<Node, MAX_LEVELS>, Error> {
         let mut nodes = ArrayVec::new();
         let mut above = from;
         while above.level > level {
             let below = Level(above.level - 1);
             let width = if below.0 == level { width } else { self.format.geometry().width(below) };
-            match self.tables.allocate(TableLayout::of_width(width, below)) {
+            let layout = TableLayout::of_width(width, below);
+            let table = match contents {
+                Contents::Stale if below.0 == level => self.tables.allocate_stale(layout),
+                _ => self.tables.allocate(layout),
+            };
+            match table {
                 Ok(table) => above = above.below(table.get(), width),
                 Err(error) => {
                     self.shrink(&nodes)?;

@@ -15,8 +15,9 @@ use crate::fault::{Cause, Fault};
 use crate::format::Format;
 use crate::geometry::{MAX_LEVELS, Position};
 use crate::memory::{MemoryError, TableMemory};
+use crate::quick::descend_to_last;
 use crate::stage::{Stage1, Stage2};
-use crate::walk::{TranslationOf, Walker, translate};
+use crate::walk::{TranslationOf, Walker, read_quickly, translate};
 
 /// Where an address goes through both stages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,18 +85,17 @@ pub struct TwoStage<'c, F1, F2: Format<Stage = Stage2>, M, const N: usize = 64> 
     /// With a cache: where the stage-1 table of each step of the last walks stands. Most walks share their upper tables, and a processor
     /// that guesses that right need not wait for one table's entry to begin with the next.
     steps: [Cell<Step>; MAX_LEVELS],
-    /// The bits of an address within the smallest page of stage 2.
-    within: u64,
 }
 
-/// The page of stage 2 in which a stage-1 table stands: its address there, and behind it. No page has the address that is all ones.
+/// The page of stage 2 in which a stage-1 table stands: where it begins, its bytes, and where it begins behind stage 2.
 #[derive(Clone, Copy, Debug)]
 struct Step {
     page: u64,
+    bytes: u64,
     output: u64,
 }
 
-const NOWHERE: Step = Step { page: u64::MAX, output: 0 };
+const NOWHERE: Step = Step { page: 0, bytes: 0, output: 0 };
 
 impl<'c, F1, F2, M> TwoStage<'c, F1, F2, M>
 where
@@ -106,15 +106,14 @@ where
     /// The guest's tree of `stage1` with its root table at `root`, behind the second stage `stage2`.
     #[must_use]
     pub fn new(stage1: F1, root: Gpa, stage2: Walker<F2, M>) -> Self {
-        let within = low_bits(stage2.format().geometry().finest_shift());
-        Self { stage1, root, stage2, cache: None, steps: [const { Cell::new(NOWHERE) }; MAX_LEVELS], within }
+        Self { stage1, root, stage2, cache: None, steps: [const { Cell::new(NOWHERE) }; MAX_LEVELS] }
     }
 
     /// The same, remembering what stage 2 said: most of a guest's walk goes through few of its pages.
     #[must_use]
     pub fn with_cache<const N: usize>(self, cache: &'c TranslationCache<'c, F2, N>) -> TwoStage<'c, F1, F2, M, N> {
-        let Self { stage1, root, stage2, steps, within, .. } = self;
-        TwoStage { stage1, root, stage2, cache: Some(cache), steps, within }
+        let Self { stage1, root, stage2, steps, .. } = self;
+        TwoStage { stage1, root, stage2, cache: Some(cache), steps }
     }
 }
 
@@ -128,13 +127,40 @@ where
     ///
     /// # Errors
     /// [`TwoStageFault`].
-    #[inline]
+    #[inline(always)]
     pub fn translate(
         &self,
         address: Gva,
         access: Access,
     ) -> Result<TwoStageTranslation<F1, F2>, TwoStageFault<F1, F2>> {
-        if self.cache.is_some_and(|cache| !cache.is_current()) {
+        match self.translate_remembered(address, access) {
+            Some(translation) => Ok(translation),
+            None => self.translate_properly(address, access),
+        }
+    }
+
+    /// The translation, if all that stage 2 has to say to it is remembered, and stage 1's part is as [`descend_to_last`] knows it.
+    #[inline(always)]
+    fn translate_remembered(&self, address: Gva, access: Access) -> Option<TwoStageTranslation<F1, F2>> {
+        let cache = self.cache.filter(|cache| cache.is_current())?;
+        let format = &self.stage1;
+        let offset = format.offset(address).filter(|_| format.quick_restricts_nothing(access))?;
+        let remembered = Remembered { stage: self, taken: Cell::new(0) };
+        let table = |word, at| format.quick_table(word, at, access);
+        let last = descend_to_last(format, &remembered, self.root.get(), offset, table).ok()?;
+        let stage1 = read_quickly(format, &last, offset, access).ok()?;
+        let stage2 = cache.remembered(self.stage2.format(), stage1.output, access)?;
+        Some(TwoStageTranslation { stage1, stage2 })
+    }
+
+    /// The same whatever is remembered.
+    #[inline(never)]
+    fn translate_properly(
+        &self,
+        address: Gva,
+        access: Access,
+    ) -> Result<TwoStageTranslation<F1, F2>, TwoStageFault<F1, F2>> {
+        if self.cache.is_some_and(|cache| !cache.make_current()) {
             self.steps.iter().for_each(|step| step.set(NOWHERE));
         }
         let nested = Nested { stage: self, taken: Cell::new(0), failed: Cell::new(None) };
@@ -176,24 +202,42 @@ where
     F2: Format<Stage = Stage2>,
     M: TableMemory<Hpa>,
 {
-    /// A walk of stage 2 for a word of stage 1: out of line, since stage 1's walk may need one per level.
-    #[inline(never)]
-    fn word_by_walk(&self, address: Gpa, taken: usize) -> Result<&AtomicU64, MemoryError> {
-        let format = self.stage.stage2.format();
-        match self.stage.second(address, format.guest_table_access()) {
-            Ok(translation) => {
-                if self.stage.cache.is_some() {
-                    let within = self.stage.within;
-                    let output = translation.output.get() & !within;
-                    self.stage.steps[taken].set(Step { page: address.get() & !within, output });
-                }
-                self.stage.stage2.memory().word(translation.output)
-            }
-            Err(fault) => {
-                self.failed.set(Some(fault));
-                Err(MemoryError { address: address.get(), bytes: 8 })
-            }
+    /// What stage 2 says to where a table of stage 1 stands.
+    fn of_table(&self, address: Gpa, bytes: u64) -> Result<TranslationOf<F2>, MemoryError> {
+        let access = self.stage.stage2.format().guest_table_access();
+        self.stage.second(address, access).map_err(|fault| {
+            self.failed.set(Some(fault));
+            MemoryError { address: address.get(), bytes }
+        })
+    }
+}
+
+/// Guest-physical table memory, as far as it is remembered where stage 2 shows it. It forgets nothing, so it may be asked anything.
+struct Remembered<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
+    stage: &'s TwoStage<'c, F1, F2, M, N>,
+    /// How many words the walk has read.
+    taken: Cell<usize>,
+}
+
+impl<F1, F2, M, const N: usize> TableMemory<Gpa> for Remembered<'_, '_, F1, F2, M, N>
+where
+    F1: Format<Stage = Stage1>,
+    F2: Format<Stage = Stage2>,
+    M: TableMemory<Hpa>,
+{
+    #[inline(always)]
+    fn word(&self, address: Gpa) -> Result<&AtomicU64, MemoryError> {
+        let step = self.stage.steps[self.taken.replace(self.taken.get() + 1) % MAX_LEVELS].get();
+        let within = address.get().wrapping_sub(step.page);
+        if within >= step.bytes {
+            return Err(MemoryError { address: address.get(), bytes: 8 });
         }
+        self.stage.stage2.memory().word(Hpa::new(step.output.wrapping_add(within)))
+    }
+
+    /// Walks of single addresses need none.
+    fn table(&self, address: Gpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
+        Err(MemoryError { address: address.get(), bytes: (words as u64).saturating_mul(8) })
     }
 }
 
@@ -212,29 +256,24 @@ where
     F2: Format<Stage = Stage2>,
     M: TableMemory<Hpa>,
 {
-    #[inline(always)]
     fn word(&self, address: Gpa) -> Result<&AtomicU64, MemoryError> {
-        let within = self.stage.within;
+        let translation = self.of_table(address, 8)?;
         let taken = self.taken.replace(self.taken.get() + 1) % MAX_LEVELS;
-        let step = self.stage.steps[taken].get();
-        if step.page == address.get() & !within {
-            return self.stage.stage2.memory().word(Hpa::new(step.output | address.get() & within));
+        if self.stage.cache.is_some() {
+            let within = low_bits(translation.shift);
+            let output = translation.output.get() & !within;
+            self.stage.steps[taken].set(Step { page: address.get() & !within, bytes: 1 << translation.shift, output });
         }
-        self.word_by_walk(address, taken)
+        self.stage.stage2.memory().word(translation.output)
     }
 
     /// A table that lies within one page of stage 2; walks of single addresses need none.
     fn table(&self, address: Gpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
         let bytes = (words as u64).saturating_mul(8);
-        let outside = MemoryError { address: address.get(), bytes };
-        let access = self.stage.stage2.format().guest_table_access();
-        let translation = self.stage.second(address, access).map_err(|fault| {
-            self.failed.set(Some(fault));
-            outside
-        })?;
+        let translation = self.of_table(address, bytes)?;
         let room = (1u64 << translation.shift) - (address.get() & low_bits(translation.shift));
         if bytes > room {
-            return Err(outside);
+            return Err(MemoryError { address: address.get(), bytes });
         }
         self.stage.stage2.memory().table(translation.output, words)
     }

@@ -2,7 +2,7 @@
 
 use pgtable::{
     Access, AccessKind, AccessedDirty, Address, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Input, Level,
-    Output, Position, Stage1, Stage2, Unencodable, low_bits,
+    Output, Pattern, Position, Stage1, Stage2, Unencodable, low_bits,
 };
 
 use super::attributes::PageAttributes;
@@ -243,6 +243,12 @@ impl<S: Scope> Format for Radix<S> {
     #[inline(always)]
     fn quick_table(&self, word: u64, at: Position, _: Access) -> Option<u64> {
         self.predicted_table(word, at)
+    }
+
+    #[inline(always)]
+    fn usual_leaf(&self, at: Position) -> Option<Pattern> {
+        let compared = Pte::LEAF | Pte::RESERVED | Pte::ADDRESS & low_bits(at.shift);
+        (at.level.0 == 0).then_some(Pattern { compared, value: Pte::LEAF })
     }
 
     #[inline(always)]

@@ -127,7 +127,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
     /// [`GatherError`]; after a failed invalidation nothing was freed.
     pub fn finish<I: Invalidate<Stage2, Identity = u32>>(
         &self,
-        gather: Gather<'_, Stage2, I>,
+        mut gather: Gather<'_, Stage2, I>,
     ) -> Result<Finished, GatherError> {
         gather.finish(self.table.tables())
     }

@@ -61,6 +61,14 @@ impl Arena {
         unsafe { &*self.host.add(at).cast() }
     }
 
+    /// Its first `bytes` bytes, and the rest.
+    pub fn split(self, bytes: usize) -> (Self, Self) {
+        assert!(bytes <= self.bytes && bytes % HUGE == 0);
+        // SAFETY: within the mapping.
+        let host = unsafe { self.host.add(bytes) };
+        (Self { bytes, ..self }, Self { host, start: self.start + bytes as u64, bytes: self.bytes - bytes })
+    }
+
     /// Makes it zero again. No table in it may be in use.
     pub fn clear(self) {
         // SAFETY: the whole mapping, and nobody else refers to it.

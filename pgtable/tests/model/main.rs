@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod address_space;
+mod formats;
+mod gather;
 mod hostile;
 #[cfg(feature = "iommu")]
 mod iommu;

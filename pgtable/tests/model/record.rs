@@ -100,7 +100,7 @@ fn run<F: Format>(format: F, ops: &[Op]) {
                 assert_eq!(got, want);
                 assert_eq!(set, want.len() as u64);
                 // Whole leaves are clean now, and no cached translation of them is left once the gather is finished.
-                let ended = std::mem::replace(&mut gather, Gather::new(&tlb, 7));
+                let mut ended = std::mem::replace(&mut gather, Gather::new(&tlb, 7));
                 ended.finish(&tables).unwrap();
                 for bit in want {
                     let (leaf, size) = leaf_of[(first + bit) as usize].unwrap();

@@ -130,6 +130,7 @@ pub(crate) fn apply<F: Format>(harness: &mut Harness<'_, Tree<'_, F>>, op: &Tree
     }
     harness.tables.budget.set(usize::MAX);
     gather.finish(harness.tables).unwrap();
+    drop(gather);
     harness.tlb = tlb;
     harness.check();
     forms_of_reading(harness);

@@ -202,6 +202,7 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
         }
         self.tables.budget.set(usize::MAX);
         gather.finish(&self.tables).unwrap();
+        drop(gather);
         self.tlb = tlb;
         self.check();
     }

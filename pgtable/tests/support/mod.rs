@@ -85,6 +85,13 @@ impl<A: Address> TableAllocator<A> for Tables<'_> {
         Ok(A::new(table))
     }
 
+    /// What it holds looks like entries of any format, so that a word which is not stored shows.
+    fn allocate_stale(&self, layout: TableLayout) -> Result<A, AllocError> {
+        let table: A = self.allocate(layout)?;
+        self.words(table.get(), layout).iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
+        Ok(table)
+    }
+
     fn free(&self, table: A, layout: TableLayout, contents: Contents) -> Result<(), AllocError> {
         let address = table.get();
         assert_eq!(self.live.borrow_mut().remove(&address), Some(layout), "{address:#x} is not live with that layout");

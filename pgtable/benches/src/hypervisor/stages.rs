@@ -22,31 +22,12 @@ pub const TRANSLATIONS: u64 = 1 << 20;
 const PAGES: u64 = 256;
 /// Translations that the second stage's cache holds.
 const CACHED: usize = 1024;
-/// Where the guest's tables stand; its memory is mapped one to one, and ends far above.
+/// Where the guest's tables stand; its memory is mapped one to one. The host's follow them.
 const GUEST_TABLES: u64 = 0x4000_0000;
-const HOST_TABLES: u64 = 0x80_0000_0000;
 
 type Memory<A> = DirectMap<'static, A>;
 type Stage1Tree = PageTable<LongMode, Memory<Gpa>, &'static Tables>;
-type Stage2Tree = PageTable<Ept, Both, &'static Tables>;
-
-/// All of the host's memory that tables stand in: the guest's memory, one to one, and the host's own.
-#[derive(Clone, Copy)]
-struct Both {
-    guest: Memory<Hpa>,
-    host: Memory<Hpa>,
-}
-
-impl TableMemory<Hpa> for Both {
-    #[inline(always)]
-    fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
-        if address.get() < HOST_TABLES { self.guest.word(address) } else { self.host.word(address) }
-    }
-
-    fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
-        if address.get() < HOST_TABLES { self.guest.table(address, words) } else { self.host.table(address, words) }
-    }
-}
+type Stage2Tree = PageTable<Ept, Memory<Hpa>, &'static Tables>;
 
 struct Guest {
     stage1: Stage1Tree,
@@ -55,18 +36,17 @@ struct Guest {
 }
 
 fn guest() -> Guest {
-    let (in_guest, in_host) = (Arena::new(GUEST_TABLES, arena::BYTES), Arena::new(HOST_TABLES, arena::BYTES));
+    let both = Arena::new(GUEST_TABLES, 2 * arena::BYTES);
+    let (in_guest, in_host) = both.split(arena::BYTES);
     let leak = |arena| -> &'static Tables { Box::leak(Box::new(Tables::new(vec![arena]))) };
     // SAFETY: arenas are valid as long as the process, and are not reset.
     let memory = unsafe { DirectMap::from_raw(in_guest.host, in_guest.bytes, Gpa::new(GUEST_TABLES)) };
     // SAFETY: as above; all accesses are atomic.
-    let guest = unsafe { DirectMap::from_raw(in_guest.host, in_guest.bytes, Hpa::new(GUEST_TABLES)) };
-    // SAFETY: as above.
-    let host = unsafe { DirectMap::from_raw(in_host.host, in_host.bytes, Hpa::new(HOST_TABLES)) };
+    let host = unsafe { DirectMap::from_raw(both.host, both.bytes, Hpa::new(GUEST_TABLES)) };
     let long_mode = LongMode::new(Levels::Four, Controls::new());
     let mut stage1 = PageTable::new(long_mode, memory, leak(in_guest)).unwrap();
     let ept = Ept::new(Levels::Four, EptControls::new());
-    let mut stage2 = PageTable::new(ept, Both { guest, host }, leak(in_host)).unwrap();
+    let mut stage2 = PageTable::new(ept, host, leak(in_host)).unwrap();
     let work = Work::new(12);
     let one_to_one = |stage2: &mut Stage2Tree, at: u64, bytes| {
         stage2.map(Gpa::new(at), Hpa::new(at), bytes, Prot::RWX.into(), Leaves::Exactly(12)).unwrap();
@@ -127,7 +107,7 @@ pub fn columns() -> Vec<Box<dyn Contestant<Row>>> {
 }
 
 /// Memory that counts its loads.
-struct Counted<'c>(Both, &'c Cell<u32>);
+struct Counted<'c>(Memory<Hpa>, &'c Cell<u32>);
 
 impl TableMemory<Hpa> for Counted<'_> {
     fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {

@@ -18,6 +18,7 @@ pub struct Tables {
     arenas: Vec<Arena>,
     tops: Vec<Cell<u64>>,
     next: Cell<usize>,
+    /// Free tables of each size; bit 0 is set in the address of one that is not zeroed.
     free: [RefCell<Vec<u64>>; SIZES],
     start: u64,
     states: Vec<TableState>,
@@ -56,6 +57,13 @@ impl Tables {
         (table + bytes <= arena.start + arena.bytes as u64).then_some(table)
     }
 
+    #[inline]
+    fn take(&self, layout: TableLayout) -> Result<u64, AllocError> {
+        let list = self.free.get(usize::from(layout.shift)).ok_or(AllocError::Unsupported { layout })?;
+        let table = list.borrow_mut().pop().or_else(|| self.bump(layout.bytes() as u64));
+        table.ok_or(AllocError::Exhausted { layout })
+    }
+
     /// Makes the `bytes` bytes of `table` zero.
     fn zero(&self, table: u64, bytes: usize) {
         let arena = self.arenas.iter().find(|arena| table.wrapping_sub(arena.start) < arena.bytes as u64);
@@ -67,18 +75,22 @@ impl Tables {
 impl<A: Address> TableAllocator<A> for Tables {
     #[inline]
     fn allocate(&self, layout: TableLayout) -> Result<A, AllocError> {
-        let list = self.free.get(usize::from(layout.shift)).ok_or(AllocError::Unsupported { layout })?;
-        let table = list.borrow_mut().pop().or_else(|| self.bump(layout.bytes() as u64));
-        table.map(A::new).ok_or(AllocError::Exhausted { layout })
+        let table = self.take(layout)?;
+        if table & 1 != 0 {
+            self.zero(table & !1, layout.bytes());
+        }
+        Ok(A::new(table & !1))
+    }
+
+    #[inline]
+    fn allocate_stale(&self, layout: TableLayout) -> Result<A, AllocError> {
+        Ok(A::new(self.take(layout)? & !1))
     }
 
     #[inline]
     fn free(&self, table: A, layout: TableLayout, contents: Contents) -> Result<(), AllocError> {
         let list = self.free.get(usize::from(layout.shift)).ok_or(AllocError::Unsupported { layout })?;
-        if contents == Contents::Stale {
-            self.zero(table.get(), layout.bytes());
-        }
-        list.borrow_mut().push(table.get());
+        list.borrow_mut().push(table.get() | u64::from(contents == Contents::Stale));
         Ok(())
     }
 
