@@ -53,7 +53,7 @@ impl Options {
 
 /// Builds and runs; the probe’s exit status is ours.
 pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
-    let Options { arch, mmu, cases, seed, stage2, machine, arguments: last } = options;
+    let Options { arch, mmu, cases, seed, stage2, mut machine, arguments: last } = options;
     if stage2 {
         if mmu.is_some_and(|mmu| arch != Arch::Ppc64 || mmu != "radix") || !last.is_empty() {
             bail!("`--stage2` is for radix trees on ppc64, and for x86, without further arguments");
@@ -64,6 +64,8 @@ pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
             Arch::X86 => bare_x86::probe(xtask, cases, seed),
         };
     }
+    // An emulated host carries out dozens of cases a second, if it has a processor for itself.
+    machine.timeout = machine.timeout.max(60 + cases.unwrap_or(0) / CASES_PER_SECOND);
     let mut arguments = Vec::new();
     let given = [("--mmu", mmu), ("--cases", cases.map(|n| n.to_string())), ("--seed", seed.map(|n| n.to_string()))];
     for (name, value) in given {
@@ -72,6 +74,9 @@ pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
     arguments.extend(last);
     arch.run_example(xtask, "probe", arguments, machine, Vec::new())
 }
+
+/// So many at least, on a machine that does other things too.
+const CASES_PER_SECOND: u64 = 20;
 
 /// Another one each time.
 fn seed_of_now() -> u64 {

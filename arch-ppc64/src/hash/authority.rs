@@ -59,6 +59,72 @@ pub const fn protection(pp: u8, key: bool) -> Prot {
     }
 }
 
+/// Which accesses the page protections of a segment's pages allow, looked up: [`protection`] the other way round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Allowed([[u8; 3]; 2]);
+
+impl Allowed {
+    /// In this segment; of N in an entry it knows nothing.
+    #[inline]
+    pub(super) const fn new(segment: &Segment) -> Self {
+        /// By Ks, Kp and N.
+        const ALL: [Allowed; 8] = {
+            let mut all = [Allowed([[0; 3]; 2]); 8];
+            let mut of = 0;
+            while of < all.len() {
+                all[of] = Allowed::by(of & 1 != 0, of & 2 != 0, of & 4 != 0);
+                of += 1;
+            }
+            all
+        };
+        ALL[segment.ks as usize | (segment.kp as usize) << 1 | (segment.n as usize) << 2]
+    }
+
+    /// With these storage keys of privileged and of problem state, and this N.
+    const fn by(ks: bool, kp: bool, n: bool) -> Self {
+        let mut table = [[0; 3]; 2];
+        let mut pp = 0;
+        while pp < 8 {
+            let bit = 1 << Self::place(HpteR::new().with_protection(pp));
+            let mut privilege = 0;
+            while privilege < 2 {
+                let prot = protection(pp, if privilege == 0 { kp } else { ks });
+                let allowed = [prot.read(), prot.write(), prot.execute() && !n];
+                let mut kind = 0;
+                while kind < 3 {
+                    table[privilege][kind] |= if allowed[kind] { bit } else { 0 };
+                    kind += 1;
+                }
+                privilege += 1;
+            }
+            pp += 1;
+        }
+        Self(table)
+    }
+
+    /// Which bit is for the page protection of `r`: its three bits, as they stand beside each other when the word is rotated by one.
+    #[inline(always)]
+    const fn place(r: HpteR) -> u32 {
+        r.into_bits().rotate_left(1) as u32 & 7
+    }
+
+    /// Whether they allow `access` by an entry with this second doubleword.
+    #[inline(always)]
+    pub(super) const fn allows(&self, r: HpteR, access: Access) -> bool {
+        let [user, supervisor] = self.0;
+        let by_kind = match access.privilege {
+            Privilege::User => user,
+            Privilege::Supervisor => supervisor,
+        };
+        let allowed = match access.kind {
+            AccessKind::Read => by_kind[0],
+            AccessKind::Write => by_kind[1],
+            AccessKind::Fetch => by_kind[2],
+        };
+        allowed >> Self::place(r) & 1 != 0
+    }
+}
+
 impl Segment {
     /// The storage key under which `access` is made.
     #[inline]
@@ -114,6 +180,21 @@ mod tests {
             (7, none, none),
         ] {
             assert_eq!((protection(pp, false), protection(pp, true)), (key_0, key_1), "PP {pp}");
+        }
+    }
+
+    #[test]
+    fn looked_up_as_judged() {
+        for (ks, kp, n) in (0..8).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0)) {
+            let segment = Segment { ks, kp, n, ..SEGMENT };
+            for r in (0..8).map(|pp| HpteR::new().with_protection(pp)) {
+                for access in
+                    [Access::READ, Access::WRITE, Access::FETCH].map(|access| [access, access.by_user()]).concat()
+                {
+                    let judged = judge(r, &segment, access, Authority::default()).is_ok();
+                    assert_eq!(Allowed::new(&segment).allows(r, access), judged, "{segment:?} {r:?} {access:?}");
+                }
+            }
         }
     }
 

@@ -120,6 +120,8 @@ impl HpteV {
     pub(crate) const MODIFIED: u64 = Self::new().with_modified(true).into_bits();
     /// V.
     pub(crate) const V: u64 = Self::new().with_v(true).into_bits();
+    /// L.
+    pub(crate) const L: u64 = Self::new().with_l(true).into_bits();
     /// H.
     pub(crate) const H: u64 = Self::new().with_h(true).into_bits();
     /// The bits that are this crate's own, which nobody else sees or sets.

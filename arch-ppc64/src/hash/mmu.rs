@@ -3,11 +3,11 @@
 use pgtable::{Access, AccessKind, Address, Gva, TableMemory, low_bits};
 
 use super::authority::{Authority, judge};
-use super::hpte::{Hpte, HpteR};
+use super::hpte::{Hpte, HpteR, HpteV, Layout};
 use super::page_size::PageSizes;
 use super::segment::Segment;
-use super::slb::Slb;
-use super::table::{Hpt, HptError};
+use super::slb::{Found, Slb};
+use super::table::{Hpt, HptError, Look, Seen};
 use super::virtual_page::VirtualPage;
 use crate::interrupt::{Interrupt, Status, Vector};
 
@@ -76,8 +76,8 @@ impl<A: Address, M: TableMemory<A>> HashMmu<'_, A, M> {
     /// partition, or as 0xE00 and 0xE20 to the hypervisor, as LPCR\[VPM\] says) is the caller's affair.
     #[inline(always)]
     pub fn translate(&self, address: Gva, access: Access) -> Result<HashTranslation, HashFault> {
-        let segment = self.slb.lookup(address).ok_or_else(|| HashFault::segment(access))?;
-        translate(self.hpt, &segment, address, access, self.authority)
+        let found = self.slb.find(address).ok_or_else(|| HashFault::segment(access))?;
+        translate(self.hpt, found, address, access, self.authority)
     }
 
     /// Translates `access` at each of `addresses` into the real address of the same index of `reals`; returns how many translated. `None` where the access
@@ -91,8 +91,8 @@ impl<A: Address, M: TableMemory<A>> HashMmu<'_, A, M> {
         let mut translated = 0;
         for (addresses, reals) in addresses.chunks(CHUNK).zip(reals.chunks_mut(CHUNK)) {
             for &address in addresses {
-                if let Some(segment) = self.slb.lookup(address) {
-                    self.hpt.touch(&VirtualPage::of(&segment, address));
+                if let Some(found) = self.slb.find(address) {
+                    self.hpt.touch_hash(found.search.hash(address));
                 }
             }
             for (&address, real) in addresses.iter().zip(reals) {
@@ -104,9 +104,82 @@ impl<A: Address, M: TableMemory<A>> HashMmu<'_, A, M> {
     }
 }
 
-/// Translates `access` at `address`, which lies in `segment`.
+/// Translates `access` at `address`, which lies in the segment that was `found`.
 #[inline(always)]
-pub(crate) fn translate<A: Address, M: TableMemory<A>>(
+pub(super) fn translate<A: Address, M: TableMemory<A>>(
+    hpt: &Hpt<A, M>,
+    found: &Found,
+    address: Gva,
+    access: Access,
+    authority: Authority,
+) -> Result<HashTranslation, HashFault> {
+    let v = found.search.v(address);
+    let look = hpt.look(found.search.hash(address), v, false);
+    if let Look::Seen(seen) = look {
+        if let Some(translation) = usual(hpt.layout(), &seen, v, found, address, access, authority) {
+            return Ok(translation);
+        }
+    }
+    elsewhere(hpt, found, address, access, authority, matches!(look, Look::Absent))
+}
+
+/// The primary group, which has been looked at, does not translate the access just so. Perhaps, if it has no entry (`absent`), the secondary does.
+#[inline(never)]
+fn elsewhere<A: Address, M: TableMemory<A>>(
+    hpt: &Hpt<A, M>,
+    found: &Found,
+    address: Gva,
+    access: Access,
+    authority: Authority,
+    absent: bool,
+) -> Result<HashTranslation, HashFault> {
+    if absent {
+        let v = found.search.v(address).with_h(true);
+        if let Look::Seen(seen) = hpt.look(found.search.hash(address), v, true) {
+            if let Some(translation) = usual(hpt.layout(), &seen, v, found, address, access, authority) {
+                return Ok(translation);
+            }
+        }
+    }
+    carefully(hpt, &found.segment, address, access, authority)
+}
+
+/// The translation by an entry that was seen, if it is one of `v`'s page, allows the access, and has nothing to record; which most accesses find. What it
+/// refuses is for [`carefully`] to judge.
+#[inline(always)]
+fn usual(
+    layout: Layout,
+    seen: &Seen<'_>,
+    v: HpteV,
+    found: &Found,
+    address: Gva,
+    access: Access,
+    authority: Authority,
+) -> Option<HashTranslation> {
+    // V, H, AVPN and L in the one doubleword; LP, B, R and what the access demands in the other: a comparison each.
+    let first = layout.stored(HpteV::SEARCH | HpteV::L);
+    if (seen.v ^ v.into_bits()) & first != 0 {
+        return None;
+    }
+    let used = HpteR::new().with_r(true);
+    let (flags, set) = match access.kind {
+        AccessKind::Read => (used, used),
+        AccessKind::Write => (used.with_c(true), used.with_c(true)),
+        AccessKind::Fetch => (used.with_n(true).with_g(true), used),
+    };
+    let r = HpteR::from_bits(seen.r & !layout.b_of_r());
+    let fits = found.search.own(layout).fit(seen.r, flags, set);
+    if !fits || !found.allowed.allows(r, access) || !authority.allows(r.key(), access.kind) {
+        return None;
+    }
+    let real = found.search.real(r.into_bits() & HpteR::of_page(u64::MAX).into_bits(), address);
+    let hpte = Hpte { v: layout.decode([seen.v, seen.r]).v.visible(), r };
+    Some(HashTranslation { real, sizes: PageSizes::only(found.segment.base), ptex: seen.ptex, hpte })
+}
+
+/// As [`translate`], whatever there is: every entry of both groups, entries that are hidden just now, rights, and what is to be recorded.
+#[inline(never)]
+fn carefully<A: Address, M: TableMemory<A>>(
     hpt: &Hpt<A, M>,
     segment: &Segment,
     address: Gva,

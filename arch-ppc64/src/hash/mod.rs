@@ -14,6 +14,7 @@
 //! | keep an address space of one's own, with the table as a cache of it | [`HashedSpace`] |
 
 mod authority;
+mod group;
 mod hcall;
 mod hpte;
 mod listing;
@@ -22,6 +23,7 @@ mod order;
 mod page_size;
 mod resize;
 mod return_code;
+mod search;
 mod segment;
 mod slb;
 mod slot;
@@ -32,8 +34,11 @@ mod supported;
 mod table;
 mod tlbie;
 mod virtual_page;
+mod word;
+mod writers;
 
 pub use authority::{Authority, judge, protection};
+pub use group::{Group, Pattern};
 pub use hcall::{
     Answer, BulkAnswer, BulkKind, BulkRequest, Dialect, Hcall, HcallFlags, Hcalls, Partition, Refused, Storage,
 };
@@ -46,7 +51,7 @@ pub use resize::{Action, Keep, Rehashed, Resize, ResizeError, rehash};
 pub use return_code::ReturnCode;
 pub use segment::{Segment, SegmentSize, SlbEsid, SlbVsid};
 pub use slb::{SLB_ENTRIES, Slb, SlbError};
-pub use slot::{Busy, Group, Locked, Pattern, Slot, Word};
+pub use slot::{Busy, Hidden, Locked, Slot};
 pub use space::{Context, Fragments, HashAttributes, HashedSpace, Pages, Pte4K, Pte64K, SoftwareTree};
 pub use stream::{Chunk, ChunkEntry, ChunkHeader, Chunks, Loaded, Pass, StreamError, StreamReader, chunks, load};
 #[cfg(all(feature = "kvm", target_os = "linux"))]
@@ -54,3 +59,5 @@ pub use supported::Supported;
 pub use table::{Found, Hpt, HptError};
 pub use tlbie::HashTlbie;
 pub use virtual_page::VirtualPage;
+pub use word::Word;
+pub use writers::Alone;

@@ -3,7 +3,7 @@
 use pgtable::{Address, MemoryError, TableMemory};
 
 use super::hpte::{Hpte, HpteV};
-use super::order::{GROUP_ENTRIES, HptOrder};
+use super::order::{GROUP_ENTRIES, GROUP_SHIFT, HptOrder};
 use super::return_code::ReturnCode;
 use super::table::Hpt;
 use super::virtual_page::VirtualPage;
@@ -49,6 +49,27 @@ impl From<ResizeError> for ReturnCode {
     }
 }
 
+/// The group of a table of order `to` in which `hpte` stands after resizing, which stands in `group` of one of order `from`; `None` if it names no segment size or no page size.
+#[inline]
+const fn group_in(hpte: Hpte, group: u64, from: HptOrder, to: HptOrder) -> Option<u64> {
+    match VirtualPage::rehash(hpte, group, from) {
+        Some(hash) => Some(to.group(hash, hpte.v.h())),
+        None => None,
+    }
+}
+
+impl Hpte {
+    /// Where this entry, which stands at `ptex` of a table of order `from`, stands after [`rehash`] into one of order `to`. `None` if it goes nowhere: it
+    /// names no segment size or no page size.
+    #[must_use]
+    pub const fn ptex_in(self, ptex: u64, from: HptOrder, to: HptOrder) -> Option<u64> {
+        match group_in(self, ptex >> GROUP_SHIFT, from, to) {
+            Some(group) => Some(group << GROUP_SHIFT | ptex & (GROUP_ENTRIES as u64 - 1)),
+            None => None,
+        }
+    }
+}
+
 /// Copies the entries of `old` to `new`, which is empty: each to the same place of its new group, primary or secondary as before. So
 /// whoever remembers a place and a hash finds it again. In a larger table no two meet that stand in their pages' groups; a guest can put entries into
 /// other groups, where nobody finds them, and these may.
@@ -76,19 +97,18 @@ where
             }
             let hpte = from.decode([v, slot.r()]);
             let bolted = hpte.v.bolted();
-            let hash = match VirtualPage::rehash(hpte, group, old.order()) {
-                Some(hash) if bolted || keep == Keep::All => hash,
+            let target_group = match group_in(hpte, group, old.order(), new.order()) {
+                Some(target) if bolted || keep == Keep::All => target,
                 _ => {
                     done.dropped += 1;
                     continue;
                 }
             };
-            let target_group = new.order().group(hash, hpte.v.h());
             let target = new.group(target_group)?.slot(index);
             let there = HpteV::from_bits(target.v());
             if there.v() {
                 if there.bolted() && bolted {
-                    return Err(ResizeError::Collision { ptex: target_group << 3 | index as u64 });
+                    return Err(ResizeError::Collision { ptex: target_group << GROUP_SHIFT | index as u64 });
                 }
                 done.dropped += 1;
                 if there.bolted() || !bolted {

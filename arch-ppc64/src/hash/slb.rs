@@ -2,7 +2,9 @@
 
 use pgtable::Gva;
 
+use super::authority::Allowed;
 use super::page_size::PageSize;
+use super::search::Search;
 use super::segment::{Segment, SegmentSize, SlbEsid, SlbVsid};
 
 /// SLB entries of POWER9 and POWER10.
@@ -28,12 +30,36 @@ pub enum SlbError {
     PageSize,
 }
 
-/// An entry: the effective addresses under `mask` that are `esid`, and their segment.
+/// Which effective addresses an entry is for: those that are `esid` under `mask`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Slbe {
+struct Tag {
     mask: u64,
     esid: u64,
-    segment: Segment,
+}
+
+impl Tag {
+    /// No address.
+    const EMPTY: Self = Self { mask: 0, esid: 1 };
+
+    #[inline(always)]
+    const fn fits(self, address: Gva) -> bool {
+        address.get() & self.mask == self.esid
+    }
+}
+
+/// What an entry says of its segment, and what follows from that for every search.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Found {
+    pub(super) segment: Segment,
+    pub(super) search: Search,
+    pub(super) allowed: Allowed,
+}
+
+impl Found {
+    /// Of `segment`, in which `address` lies.
+    pub(super) const fn new(segment: Segment, address: Gva) -> Self {
+        Self { segment, search: Search::new(&segment, address), allowed: Allowed::new(&segment) }
+    }
 }
 
 /// The effective addresses of a segment of `size` around `address`: mask, and what is under it.
@@ -45,7 +71,8 @@ const fn span(size: SegmentSize, address: u64) -> (u64, u64) {
 /// An SLB of `N` entries, as one processor has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Slb<const N: usize = SLB_ENTRIES> {
-    entries: [Option<Slbe>; N],
+    tags: [Tag; N],
+    found: [Option<Found>; N],
 }
 
 impl<const N: usize> Default for Slb<N> {
@@ -58,7 +85,7 @@ impl<const N: usize> Slb<N> {
     /// An empty SLB.
     #[must_use]
     pub const fn new() -> Self {
-        Self { entries: [None; N] }
+        Self { tags: [Tag::EMPTY; N], found: [None; N] }
     }
 
     /// `slbmte`: writes the entry that `rb` names. An entry with V = 0 is empty. What is reserved is refused, as by QEMU's MMU.
@@ -67,22 +94,30 @@ impl<const N: usize> Slb<N> {
     /// [`SlbError`]; nothing was changed.
     pub fn slbmte(&mut self, rb: SlbEsid, rs: SlbVsid) -> Result<(), SlbError> {
         let index = rb.index();
-        let entry = self.entries.get_mut(usize::from(index)).ok_or(SlbError::Index { index })?;
+        if usize::from(index) >= N {
+            return Err(SlbError::Index { index });
+        }
         if rb.reserved_37() != 0 {
             return Err(SlbError::Reserved);
         }
         let size = SegmentSize::of_b(rs.b()).ok_or(SlbError::SegmentSize)?;
         PageSize::of_llp(rs.l(), rs.lp()).ok_or(SlbError::PageSize)?;
         let (mask, esid) = span(size, SlbEsid::new().with_esid(rb.esid()).into_bits());
-        *entry = Segment::of_slb(rs).filter(|_| rb.v()).map(|segment| Slbe { mask, esid, segment });
+        match Segment::of_slb(rs) {
+            Some(segment) if rb.v() => {
+                let found = Found::new(segment, Gva::new(esid));
+                self.set(usize::from(index), Tag { mask, esid }, Some(found));
+            }
+            _ => self.set(usize::from(index), Tag::EMPTY, None),
+        }
         Ok(())
     }
 
     /// The words of entry `index`, as `slbmfee` and `slbmfev` read them (the index left out); zero if it is empty.
     #[must_use]
     pub fn entry(&self, index: usize) -> (SlbEsid, SlbVsid) {
-        match self.entries.get(index) {
-            Some(Some(entry)) => (SlbEsid::from_bits(entry.esid).with_v(true), entry.segment.slb_word()),
+        match (self.tags.get(index), self.found.get(index)) {
+            (Some(tag), Some(Some(found))) => (SlbEsid::from_bits(tag.esid).with_v(true), found.segment.slb_word()),
             _ => (SlbEsid::new(), SlbVsid::new()),
         }
     }
@@ -91,22 +126,44 @@ impl<const N: usize> Slb<N> {
     #[inline(always)]
     #[must_use]
     pub fn lookup(&self, address: Gva) -> Option<Segment> {
-        let hit = |entry: &&Slbe| address.get() & entry.mask == entry.esid;
-        self.entries.iter().flatten().find(hit).map(|entry| entry.segment)
+        self.find(address).map(|found| found.segment)
+    }
+
+    /// As [`lookup`](Self::lookup), with what a search wants.
+    #[inline(always)]
+    pub(super) fn find(&self, address: Gva) -> Option<&Found> {
+        // The first alone, so that what stands in a caller's loop is small.
+        match (self.tags.first(), self.found.first()) {
+            (Some(tag), Some(Some(found))) if tag.fits(address) => Some(found),
+            _ => self.find_further(address),
+        }
+    }
+
+    #[inline(never)]
+    fn find_further(&self, address: Gva) -> Option<&Found> {
+        self.tags.iter().zip(&self.found).filter(|(tag, _)| tag.fits(address)).find_map(|(_, found)| found.as_ref())
+    }
+
+    fn set(&mut self, index: usize, tag: Tag, found: Option<Found>) {
+        if let (Some(old_tag), Some(old)) = (self.tags.get_mut(index), self.found.get_mut(index)) {
+            (*old_tag, *old) = (tag, found);
+        }
     }
 
     /// `slbie`: drops the entry of the segment in which `address` lies.
     pub fn slbie(&mut self, address: Gva) {
-        for slot in &mut self.entries {
-            if slot.is_some_and(|entry| address.get() & entry.mask == entry.esid) {
-                *slot = None;
+        for index in 0..N {
+            if self.tags[index].fits(address) {
+                self.set(index, Tag::EMPTY, None);
             }
         }
     }
 
     /// `slbia` with IH = 0: drops all entries but the first.
     pub fn slbia(&mut self) {
-        self.entries.iter_mut().skip(1).for_each(|entry| *entry = None);
+        for index in 1..N {
+            self.set(index, Tag::EMPTY, None);
+        }
     }
 }
 
@@ -141,6 +198,46 @@ mod tests {
         assert_eq!(slb.lookup(Gva::new(0xc000_0100_0000_0000)), None);
         slb.slbia();
         assert_eq!(slb, Slb::new());
+    }
+
+    /// Against a list of what was entered, each with its first address and its size.
+    #[test]
+    fn as_a_list_of_segments() {
+        let mut slb = Slb::<8>::new();
+        let mut list: [Option<(u64, Segment)>; 8] = [None; 8];
+        for step in 0..20_000_u64 {
+            let random = step.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23).wrapping_mul(0xd6e8_feb8_6659_fd93);
+            let (index, address) = (random as usize % 8, random >> 8 & 0x0003_0000_7000_0000);
+            let size = if random & 0x80 == 0 { SegmentSize::M256 } else { SegmentSize::T1 };
+            let segment = Segment { size, vsid: random >> 56, ..SEGMENT };
+            let start = |size: SegmentSize| address & !pgtable::low_bits(size.shift());
+            let here = |entry: &Option<(u64, Segment)>| entry.is_some_and(|(first, it)| start(it.size) == first);
+            match random >> 3 & 7 {
+                0 => {
+                    slb.slbia();
+                    list[1..].fill(None);
+                }
+                1 | 2 => {
+                    slb.slbie(Gva::new(address));
+                    list.iter_mut().filter(|entry| here(entry)).for_each(|entry| *entry = None);
+                }
+                kind => {
+                    let rb = SlbEsid::from_bits(address).with_v(kind != 3).with_index(index as u16);
+                    slb.slbmte(rb, segment.slb_word()).unwrap();
+                    list[index] = (kind != 3).then_some((start(size), segment));
+                }
+            }
+            assert_eq!(
+                slb.lookup(Gva::new(address)),
+                list.iter().find(|entry| here(entry)).and_then(|entry| entry.map(|it| it.1))
+            );
+            for (index, entry) in list.iter().enumerate() {
+                let want = entry.map_or((SlbEsid::new(), SlbVsid::new()), |(first, it)| {
+                    (SlbEsid::from_bits(first).with_v(true), it.slb_word())
+                });
+                assert_eq!(slb.entry(index), want, "entry {index} after step {step}");
+            }
+        }
     }
 
     #[test]

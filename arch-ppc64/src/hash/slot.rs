@@ -10,76 +10,16 @@
 //!   translation invalidated, and then changes `r` by an atomic exchange. So an R or C that is set before the exchange is seen
 //!   by it, and one that comes later fails its compare-exchange, or finds V gone when it looks again: no update is lost, and none hits an entry that
 //!   was meanwhile put in the same place.
+//! - Whoever only takes an entry out takes the lock and V by one exchange ([`Slot::hide_if`]), after which `r` need only be loaded ([`Hidden`]).
 //! - Every change sets MODIFIED in `v`; the incremental reader clears it before it looks at the entry.
 //!
 //! Waiting for a lock is bounded ([`Busy`]), since the words stand in memory that somebody else may have written. Checked by
 //! `tests/hash/loom.rs`, which runs this code.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use super::hpte::HpteV;
-use super::order::GROUP_ENTRIES;
-
-/// A word of a table that several threads read and write: an `AtomicU64`, or a model checker's.
-pub trait Word {
-    /// As [`AtomicU64::load`].
-    fn load(&self, order: Ordering) -> u64;
-    /// As [`AtomicU64::store`].
-    fn store(&self, value: u64, order: Ordering);
-    /// As [`AtomicU64::compare_exchange`].
-    ///
-    /// # Errors
-    /// What it holds, if that is not `current`.
-    fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64>;
-    /// As [`AtomicU64::swap`].
-    fn swap(&self, value: u64, order: Ordering) -> u64;
-    /// As [`AtomicU64::fetch_and`].
-    fn fetch_and(&self, value: u64, order: Ordering) -> u64;
-    /// As [`AtomicU64::fetch_or`].
-    fn fetch_or(&self, value: u64, order: Ordering) -> u64;
-    /// A store (`Release`) by the owner of the lock, while others exchange single bits of the word. Loom does not know that such a store comes
-    /// after the exchanges that it overwrites; for it this is an exchange too.
-    #[inline(always)]
-    fn publish(&self, value: u64) {
-        self.store(value, Ordering::Release);
-    }
-    /// Called in a loop that waits for another thread.
-    fn relax() {
-        core::hint::spin_loop();
-    }
-}
-
-impl Word for AtomicU64 {
-    #[inline(always)]
-    fn load(&self, order: Ordering) -> u64 {
-        self.load(order)
-    }
-
-    #[inline(always)]
-    fn store(&self, value: u64, order: Ordering) {
-        self.store(value, order);
-    }
-
-    #[inline(always)]
-    fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
-        self.compare_exchange(current, new, success, failure)
-    }
-
-    #[inline(always)]
-    fn swap(&self, value: u64, order: Ordering) -> u64 {
-        self.swap(value, order)
-    }
-
-    #[inline(always)]
-    fn fetch_and(&self, value: u64, order: Ordering) -> u64 {
-        self.fetch_and(value, order)
-    }
-
-    #[inline(always)]
-    fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
-        self.fetch_or(value, order)
-    }
-}
+use super::word::Word;
 
 /// An entry stayed locked for longer than anybody holds a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -93,22 +33,6 @@ const PATIENCE: u32 = 1 << 26;
 const LOCK: u64 = HpteV::HVLOCK.to_be();
 const VALID: u64 = HpteV::V.to_be();
 const MODIFIED: u64 = HpteV::MODIFIED.to_be();
-
-/// What a search compares first doublewords with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pattern {
-    mask: u64,
-    want: u64,
-}
-
-impl Pattern {
-    /// Words that are `want` under `mask`, both in the bit order of [`HpteV`].
-    #[inline(always)]
-    #[must_use]
-    pub const fn new(want: u64, mask: u64) -> Self {
-        Self { mask: mask.to_be(), want: (want & mask).to_be() }
-    }
-}
 
 /// The two words of an entry.
 #[derive(Debug)]
@@ -143,6 +67,12 @@ impl<'w, W: Word> Slot<'w, W> {
     #[must_use]
     pub fn r(self) -> u64 {
         u64::from_be(self.r.load(Ordering::Acquire))
+    }
+
+    /// Loads a word, so that the entry is in the cache soon; does not wait for it.
+    #[inline(always)]
+    pub fn touch(self) {
+        core::hint::black_box(self.v.load(Ordering::Relaxed));
     }
 
     /// Both doublewords as they were at one time.
@@ -236,6 +166,18 @@ impl<'w, W: Word> Slot<'w, W> {
         Some(Locked { slot: self, v: seen, changed: false })
     }
 
+    /// Takes the lock and makes the entry invalid, in one exchange, if it is still as it was seen: `v`, which is valid and not locked.
+    #[inline(always)]
+    pub fn hide_if(self, v: u64) -> Option<Hidden<'w, W>> {
+        let seen = v.to_be();
+        if seen & LOCK != 0 {
+            return None;
+        }
+        let hidden = seen & !VALID | LOCK;
+        self.v.compare_exchange(seen, hidden, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        Some(Hidden { slot: self, v: seen })
+    }
+
     /// Sets what `rc` has of R and C in the entry that was seen as `v` and `r`, on behalf of an access; false if it is not that entry any more:
     /// then the access must be translated anew.
     #[inline]
@@ -259,6 +201,40 @@ impl<'w, W: Word> Slot<'w, W> {
     pub fn put(self, [v, r]: [u64; 2]) {
         self.r.store(r.to_be(), Ordering::Relaxed);
         self.v.store(v.to_be(), Ordering::Release);
+    }
+}
+
+/// The lock on an entry that was made invalid by the exchange that took the lock. Dropping it puts the entry back.
+///
+/// Who records R and C exchanges `v` after `r`. So either his exchange of `v` was before the one that hid the entry, and what he set in `r` is seen by
+/// whoever holds this; or it comes after, and he sees that the entry is gone. So `r` need only be loaded.
+#[derive(Debug)]
+pub struct Hidden<'w, W: Word> {
+    slot: Slot<'w, W>,
+    /// What `v` was, in memory's byte order.
+    v: u64,
+}
+
+impl<W: Word> Hidden<'_, W> {
+    /// The second doubleword, with everything that was recorded in it.
+    #[inline(always)]
+    #[must_use]
+    pub fn r(&self) -> u64 {
+        u64::from_be(self.slot.r.load(Ordering::Relaxed))
+    }
+
+    /// Empties the entry, and unlocks it.
+    #[inline(always)]
+    pub fn clear(self) {
+        self.slot.r.publish(0);
+        self.slot.v.publish(MODIFIED);
+        core::mem::forget(self);
+    }
+}
+
+impl<W: Word> Drop for Hidden<'_, W> {
+    fn drop(&mut self) {
+        self.slot.v.publish(self.v | MODIFIED);
     }
 }
 
@@ -331,119 +307,15 @@ impl<W: Word> Drop for Locked<'_, W> {
     }
 }
 
-/// The eight entries of a group.
-#[derive(Debug)]
-pub struct Group<'w, W> {
-    words: &'w [W; 2 * GROUP_ENTRIES],
-}
-
-impl<W> Clone for Group<'_, W> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<W> Copy for Group<'_, W> {}
-
-impl<'w, W: Word> Group<'w, W> {
-    /// The group that consists of these words; `None` if they are not sixteen.
-    #[inline(always)]
-    #[must_use]
-    pub fn new(words: &'w [W]) -> Option<Self> {
-        Some(Self { words: words.try_into().ok()? })
-    }
-
-    /// Entry `index`, of which the low three bits count.
-    #[inline(always)]
-    #[must_use]
-    pub fn slot(self, index: usize) -> Slot<'w, W> {
-        let at = index % GROUP_ENTRIES * 2;
-        Slot { v: &self.words[at], r: &self.words[at + 1] }
-    }
-
-    /// Loads a word of each half, so that both are in the cache soon; waits for neither.
-    #[inline(always)]
-    pub fn touch(self) {
-        for half in [0, GROUP_ENTRIES] {
-            core::hint::black_box(self.words[half].load(Ordering::Relaxed));
-        }
-    }
-
-    /// Which entries' first doublewords fit `pattern`, as a bit for each.
-    #[inline(always)]
-    #[must_use]
-    pub fn matching(self, pattern: Pattern) -> u32 {
-        let mut found = 0;
-        for index in 0..GROUP_ENTRIES {
-            let word = self.words[index * 2].load(Ordering::Relaxed);
-            found |= u32::from(word & pattern.mask == pattern.want) << index;
-        }
-        found
-    }
-
-    /// Puts `words` into the first free entry of those in `places` (a bit for each); `None` if there is none.
-    ///
-    /// First without waiting, then, if that found nothing, waiting for the lock of each entry that may become free.
-    ///
-    /// # Errors
-    /// [`Busy`].
-    #[inline]
-    pub fn enter(self, words: [u64; 2], places: u8) -> Result<Option<usize>, Busy> {
-        let mut free = self.matching(Pattern::new(0, HpteV::V | HpteV::HVLOCK)) & u32::from(places);
-        while free != 0 {
-            let index = free.trailing_zeros() as usize;
-            if self.slot(index).enter(words) {
-                return Ok(Some(index));
-            }
-            free &= free - 1;
-        }
-        self.enter_waiting(words, places)
-    }
-
-    #[cold]
-    fn enter_waiting(self, words: [u64; 2], places: u8) -> Result<Option<usize>, Busy> {
-        for index in (0..GROUP_ENTRIES).filter(|index| places >> index & 1 != 0) {
-            let slot = self.slot(index);
-            let v = slot.v();
-            if (v & HpteV::V == 0 || v & HpteV::HVLOCK != 0) && slot.enter_waiting(words)? {
-                return Ok(Some(index));
-            }
-        }
-        Ok(None)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::hash::Group;
     extern crate std;
+    use core::sync::atomic::AtomicU64;
     use std::vec::Vec;
 
     fn words() -> Vec<AtomicU64> {
         (0..16).map(|_| AtomicU64::new(0)).collect()
-    }
-
-    #[test]
-    fn a_group_fills_in_order_and_no_further() {
-        let words = words();
-        let group = Group::new(&words).unwrap();
-        for index in 0..8 {
-            assert_eq!(group.enter([0x1001, index], 0xff), Ok(Some(index as usize)));
-        }
-        assert_eq!(group.enter([0x1001, 9], 0xff), Ok(None));
-        let locked = group.slot(5).lock_if(|v| v & HpteV::V != 0).unwrap().unwrap();
-        assert!(group.slot(5).try_lock_if(|_| true).is_none());
-        assert_eq!((locked.v() & !HpteV::OWN, locked.r()), (0x1001, 5));
-        drop(locked);
-        let mut locked = group.slot(5).try_lock_if(|_| true).unwrap();
-        locked.hide();
-        assert_eq!(group.slot(5).v() & (HpteV::V | HpteV::HVLOCK), HpteV::HVLOCK);
-        assert_eq!(locked.clear(), 5);
-        assert_eq!(group.slot(5).read(), Ok([HpteV::MODIFIED, 0]));
-        assert_eq!(group.enter([0x2001, 7], 0xdf), Ok(None));
-        assert_eq!(group.enter([0x2001, 7], 0xff), Ok(Some(5)));
-        assert_eq!(words[10].load(Ordering::Relaxed).to_be(), 0x2001 | HpteV::MODIFIED);
-        assert!(Group::new(&words[1..]).is_none());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A hashed page table in memory: finding, entering and taking out the entry of a virtual page.
+//! A hashed page table in memory, and finding the entry of a virtual page. How entries come and go stands in `writers`.
 //!
 //! Any number of threads may do all of this at once; the protocol is that of [`Slot`](super::Slot).
 
@@ -7,10 +7,11 @@ use core::sync::atomic::AtomicU64;
 
 use pgtable::{Address, MemoryError, TableMemory};
 
+use super::group::{Group, Pattern};
 use super::hpte::{Hpte, HpteV, Layout};
-use super::order::{ENTRY_SHIFT, GROUP_ENTRIES, GROUP_SHIFT, Hidx, HptOrder};
+use super::order::{ENTRY_SHIFT, GROUP_ENTRIES, GROUP_SHIFT, HptOrder, PageHash};
 use super::return_code::ReturnCode;
-use super::slot::{Busy, Group, Locked, Pattern, Slot};
+use super::slot::{Busy, Slot};
 use super::virtual_page::VirtualPage;
 
 /// Why a table could not be used.
@@ -52,13 +53,34 @@ pub struct Found<'m> {
     pub slot: Slot<'m, AtomicU64>,
 }
 
+/// What a look at one group shows.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Look<'m> {
+    /// No entry of that first doubleword.
+    Absent,
+    /// The group is not in memory.
+    Odd,
+    /// The first of them.
+    Seen(Seen<'m>),
+}
+
+/// An entry as it was seen: whatever is not as it should be in it is a matter for [`Hpt::find`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen<'m> {
+    pub(super) ptex: u64,
+    pub(super) slot: Slot<'m, AtomicU64>,
+    /// Its doublewords, in the layout of the table.
+    pub(super) v: u64,
+    pub(super) r: u64,
+}
+
 /// A hashed page table (HPT) that stands in memory `M`, addressed by `A`.
 #[derive(Clone, Copy, Debug)]
 pub struct Hpt<A, M> {
     memory: M,
     base: u64,
-    order: HptOrder,
-    layout: Layout,
+    pub(super) order: HptOrder,
+    pub(super) layout: Layout,
     space: PhantomData<A>,
 }
 
@@ -154,10 +176,32 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         self.find_elsewhere(page)
     }
 
+    /// The quick part of a search, in one group: the first entry whose first doubleword is `v`, with H as it has to be there, as far as a search
+    /// compares; whatever page sizes it names.
+    #[inline(always)]
+    pub(super) fn look(&self, hash: PageHash, v: HpteV, secondary: bool) -> Look<'_> {
+        let group = self.order.group(hash, secondary);
+        let Ok(entries) = self.group(group) else { return Look::Odd };
+        let matching = entries.matching(self.pattern(v, HpteV::SEARCH));
+        if matching == 0 {
+            return Look::Absent;
+        }
+        let index = matching.trailing_zeros() as usize;
+        let slot = entries.slot(index);
+        let v_word = slot.v();
+        Look::Seen(Seen { ptex: group << GROUP_SHIFT | index as u64, slot, v: v_word, r: slot.r() })
+    }
+
     /// Brings the primary group of `page` nearer, for a search that comes later.
     #[inline(always)]
     pub fn touch(&self, page: &VirtualPage) {
-        if let Ok(group) = self.group(self.order.group(page.hash(), false)) {
+        self.touch_hash(page.hash());
+    }
+
+    /// As [`touch`](Self::touch), for pages of this hash.
+    #[inline(always)]
+    pub(super) fn touch_hash(&self, hash: PageHash) {
+        if let Ok(group) = self.group(self.order.group(hash, false)) {
             group.touch();
         }
     }
@@ -227,102 +271,6 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         Pattern::new(v.into_bits(), self.layout.stored(mask))
     }
 
-    /// Enters `hpte` for `page`, whose H is set as its place requires: into the primary group, or if that is full into the secondary. `None` if both
-    /// are full. That no other entry for the page exists is the caller's affair.
-    ///
-    /// # Errors
-    /// [`HptError`].
-    #[inline]
-    pub fn insert(&self, page: &VirtualPage, hpte: Hpte) -> Result<Option<Hidx>, HptError> {
-        self.insert_among(page, hpte, u16::MAX)
-    }
-
-    /// As [`insert`](Self::insert), only into the places that `places` names with a bit for each [`Hidx`].
-    ///
-    /// # Errors
-    /// [`HptError`].
-    #[inline(always)]
-    pub fn insert_among(&self, page: &VirtualPage, hpte: Hpte, places: u16) -> Result<Option<Hidx>, HptError> {
-        let hash = page.hash();
-        let places = places.to_le_bytes();
-        for h in [false, true] {
-            let words = self.layout.encode(Hpte { v: hpte.v.with_h(h).with_v(true), ..hpte });
-            if let Some(slot) = self.group(self.order.group(hash, h))?.enter(words, places[usize::from(h)])? {
-                return Ok(Some(Hidx::new(h, slot)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The lock on the entry for `page` if it stands at `at`; `None` if it does not.
-    ///
-    /// # Errors
-    /// [`HptError`].
-    #[inline]
-    pub fn lock(&self, page: &VirtualPage, at: Hidx) -> Result<Option<Locked<'_, AtomicU64>>, HptError> {
-        let h = at.secondary();
-        let slot = self.group(self.order.group(page.hash(), h))?.slot(at.slot());
-        let want = page.v().with_h(h).into_bits();
-        let mask = self.layout.stored(HpteV::SEARCH);
-        let Some(locked) = slot.lock_if(|v| (v ^ want) & mask == 0)? else { return Ok(None) };
-        let hpte = self.layout.decode([locked.v(), locked.r()]);
-        let fits = hpte.sizes().is_some_and(|sizes| sizes.base() == page.base);
-        let same = (hpte.v.into_bits() ^ want) & self.layout.stored_search() == 0;
-        Ok((fits && same).then_some(locked))
-    }
-
-    /// Takes out the entry for `page` if it stands at `at`: touches that one entry and no other. Returns it, with what was recorded in it
-    /// until now; `None` if it is not there. Its translation may live on in hardware until it is invalidated.
-    ///
-    /// # Errors
-    /// [`HptError`].
-    #[inline]
-    pub fn remove_at(&self, page: &VirtualPage, at: Hidx) -> Result<Option<Hpte>, HptError> {
-        Ok(self.lock(page, at)?.map(|locked| self.take(locked)))
-    }
-
-    /// Takes out the entry for `page`, searching for it. As [`remove_at`](Self::remove_at).
-    ///
-    /// # Errors
-    /// [`HptError`].
-    #[inline]
-    pub fn remove(&self, page: &VirtualPage) -> Result<Option<Hpte>, HptError> {
-        while let Some(found) = self.find(page)? {
-            if let Some(hpte) = self.remove_at(page, Hidx::new(found.hpte.v.h(), found.ptex as usize))? {
-                return Ok(Some(hpte));
-            }
-        }
-        Ok(None)
-    }
-
-    #[inline]
-    pub(super) fn take(&self, mut locked: Locked<'_, AtomicU64>) -> Hpte {
-        let v = locked.v();
-        locked.hide();
-        self.layout.decode([v, locked.clear()])
-    }
-
-    /// Makes room for `page`: takes out one entry that is not bolted, of those places that `places` names with a bit for each [`Hidx`], looking from
-    /// `from` on. Returns it and where it stood; `None` if all are bolted or locked. Its translation may live on in hardware.
-    ///
-    /// # Errors
-    /// [`HptError`].
-    pub fn evict(&self, page: &VirtualPage, places: u16, from: Hidx) -> Result<Option<(u64, Hpte)>, HptError> {
-        let loose = |v| HpteV::from_bits(v).v() && !HpteV::from_bits(v).bolted();
-        for turn in 0..2 * GROUP_ENTRIES as u8 {
-            let at = Hidx::from_bits(from.into_bits().wrapping_add(turn));
-            if places >> at.into_bits() & 1 == 0 {
-                continue;
-            }
-            let group = self.order.group(page.hash(), at.secondary());
-            let (entries, index) = (self.group(group)?, at.slot());
-            if let Some(locked) = entries.slot(index).try_lock_if(loose) {
-                return Ok(Some((group << GROUP_SHIFT | index as u64, self.take(locked))));
-            }
-        }
-        Ok(None)
-    }
-
     /// The entries from `first` on that are valid, with their places, until one cannot be read.
     pub fn entries(&self, first: u64) -> impl Iterator<Item = (u64, Hpte)> + '_ {
         (first..self.order.entries())
@@ -334,7 +282,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
 impl Layout {
     /// What a search compares, as far as an entry in this layout has it.
     #[inline(always)]
-    const fn stored_search(self) -> u64 {
+    pub(super) const fn stored_search(self) -> u64 {
         // B is always there: in the older layout in the first doubleword, in the newer in the second.
         self.stored(HpteV::SEARCH) | HpteV::new().with_b(3).into_bits()
     }

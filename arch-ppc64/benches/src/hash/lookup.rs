@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Mutex;
 
 use arch_ppc64::hash::{Authority, HashMmu, Slb};
 use pgtable::{Access, Gva};
@@ -13,6 +14,8 @@ use crate::row::{Heat, Load, Operation, Row};
 
 /// What a contestant can do.
 pub trait Map {
+    /// Whether it is here for entering and removing only.
+    const CHANGES_ONLY: bool = false;
     /// With room for `2^shift` entries, none of them in use.
     fn new(shift: u8) -> Self;
     fn enter(&mut self, keys: &[u64]);
@@ -72,6 +75,38 @@ impl Map for Ours {
     }
 }
 
+/// The hashed page table, of which the holder is the only user: as a hash map behind `&mut`.
+pub struct OursAlone(Ours);
+
+impl Map for OursAlone {
+    const CHANGES_ONLY: bool = true;
+
+    fn new(shift: u8) -> Self {
+        Self(Ours::new(shift))
+    }
+
+    #[inline(never)]
+    fn enter(&mut self, keys: &[u64]) {
+        let mut hpt = self.0.hpt.alone();
+        for &address in keys {
+            let page = page(address);
+            assert!(hpt.insert(&page, entry(&page, address)).unwrap().is_some());
+        }
+    }
+
+    fn translate(&self, keys: &[u64]) -> u64 {
+        self.0.translate(keys)
+    }
+
+    #[inline(never)]
+    fn remove(&mut self, keys: &[u64]) {
+        let mut hpt = self.0.hpt.alone();
+        for &address in keys {
+            assert!(hpt.remove(&page(address)).unwrap().is_some());
+        }
+    }
+}
+
 /// `hashbrown`, with its default hasher.
 pub struct HashMap(hashbrown::HashMap<u64, u64>);
 
@@ -97,6 +132,41 @@ impl Map for HashMap {
     fn remove(&mut self, keys: &[u64]) {
         for address in keys {
             assert!(self.0.remove(address).is_some());
+        }
+    }
+}
+
+/// The same behind a lock that each operation takes, so that several threads may change it, as they may our table.
+pub struct LockedHashMap(Mutex<hashbrown::HashMap<Key, u64>>);
+
+/// A key of another type, so that each of the two maps has code of its own, compiled for where it is called: as shared code neither is as fast.
+#[derive(PartialEq, Eq, Hash)]
+pub struct Key(u64);
+
+impl Map for LockedHashMap {
+    const CHANGES_ONLY: bool = true;
+
+    fn new(shift: u8) -> Self {
+        Self(Mutex::new(hashbrown::HashMap::with_capacity((1 << shift) / 8 * 7)))
+    }
+
+    #[inline(never)]
+    fn enter(&mut self, keys: &[u64]) {
+        let map = &self.0;
+        for &address in keys {
+            assert!(map.lock().unwrap().insert(Key(address), real(address) | 0x192).is_none());
+        }
+    }
+
+    fn translate(&self, keys: &[u64]) -> u64 {
+        keys.iter().fold(0, |sum, &address| sum.wrapping_add(self.0.lock().unwrap()[&Key(address)] & !0xfff))
+    }
+
+    #[inline(never)]
+    fn remove(&mut self, keys: &[u64]) {
+        let map = &self.0;
+        for &address in keys {
+            assert!(map.lock().unwrap().remove(&Key(address)).is_some());
         }
     }
 }
@@ -160,7 +230,7 @@ impl<M: Map> Contestant<Row> for Column<M> {
     }
 
     fn has(&self, row: Row) -> bool {
-        matches!(row, Row::Table(..))
+        matches!(row, Row::Table(_, _, operation) if !M::CHANGES_ONLY || operation.changes())
     }
 
     fn prepare(&mut self, row: Row) {

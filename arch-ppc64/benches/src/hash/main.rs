@@ -40,7 +40,9 @@ fn main() {
     let known = Rc::default();
     let mut contestants: Vec<Box<dyn Contestant<Row>>> = vec![
         Box::new(lookup::Column::<lookup::Ours>::new("hpt", &known)),
+        Box::new(lookup::Column::<lookup::OursAlone>::new("alone", &known)),
         Box::new(lookup::Column::<lookup::HashMap>::new("hashbrown", &known)),
+        Box::new(lookup::Column::<lookup::LockedHashMap>::new("in a lock", &known)),
         Box::new(unmap::BySlot::default()),
         Box::new(unmap::BySearch::default()),
         Box::new(resize::Rehash::default()),
@@ -53,18 +55,26 @@ fn main() {
 
 /// The goals whose rows were run.
 fn goals(rows: &[Row], table: &Table) -> Vec<Goal> {
+    let goal = |row: &Row, suffix: &str, ours: &str, theirs: Option<&str>, bound: f64| {
+        let against = theirs.map_or(Some(1.0), |column| table.get(row.title(), column))?;
+        let measured = table.get(row.title(), ours)? / against;
+        let title = row.title().replace([',', ' '], "-").replace("--", "-");
+        Some(Goal { name: title + suffix, measured, bound })
+    };
     rows.iter()
-        .filter_map(|row| {
-            let (ours, theirs, bound) = match row {
-                Row::Table(_, _, Operation::Translate | Operation::Batch) => ("hpt", Some("hashbrown"), 1.0),
-                Row::Table(..) => ("hpt", Some("hashbrown"), 1.3),
-                Row::Unmap(_) => ("by slot", Some("by search"), 0.333),
-                // 50 million entries a second.
-                Row::Resize => ("rehash", None, 20.0),
-            };
-            let against = theirs.map_or(Some(1.0), |column| table.get(row.title(), column))?;
-            let measured = table.get(row.title(), ours)? / against;
-            Some(Goal { name: row.title().replace([',', ' '], "-").replace("--", "-"), measured, bound })
+        .flat_map(|row| match row {
+            Row::Table(_, _, Operation::Translate | Operation::Batch) => {
+                vec![goal(row, "", "hpt", Some("hashbrown"), 1.0)]
+            }
+            // Like with like: one user each, and many users each.
+            Row::Table(..) => vec![
+                goal(row, "", "alone", Some("hashbrown"), 1.3),
+                goal(row, "-shared", "hpt", Some("in a lock"), 1.3),
+            ],
+            Row::Unmap(_) => vec![goal(row, "", "by slot", Some("by search"), 0.333)],
+            // 50 million entries a second.
+            Row::Resize => vec![goal(row, "", "rehash", None, 20.0)],
         })
+        .flatten()
         .collect()
 }

@@ -49,6 +49,12 @@ pub enum Row {
     Resize,
 }
 
+impl Operation {
+    pub fn changes(self) -> bool {
+        matches!(self, Self::Enter | Self::Remove)
+    }
+}
+
 impl Heat {
     /// log2 of the entries that the table has room for.
     pub fn entries_shift(self) -> u8 {

@@ -8,14 +8,13 @@ use pgtable::{
     TableAllocator, TableMemory, Unused, low_bits,
 };
 
+use super::leaving::Leaving;
 use super::pages::Pages;
 use super::pte::V;
 use super::slots::{ARRAY_WORDS, Slots};
 use super::{ARRAY, Fragments, HashedSpace, SoftwareTree};
 use crate::hash::page_size::PageSize;
-use crate::hash::segment::Segment;
 use crate::hash::table::HptError;
-use crate::hash::virtual_page::VirtualPage;
 
 /// What becomes of the slot arrays of 16M pages whose entries are taken out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -155,45 +154,86 @@ where
             }
             None => &[],
         };
+        if large {
+            return self.flush_large(run, first.address, second, used, gather, arrays);
+        }
+        self.flush_small(run, second, used, gather).map_err(hpt_error)
+    }
+
+    /// Pages of one last-level table, which lies in one segment. Their entries are collected, and thereby brought nearer, before any is taken out: whoever
+    /// takes an entry out waits for it, so that otherwise each would come alone.
+    fn flush_small<I: Invalidate<Stage1>>(
+        &self,
+        run: &Run<'_, SoftwareTree>,
+        second: &[AtomicU64],
+        used: impl Fn(&AtomicU64) -> bool,
+        gather: &mut Gather<'_, Stage1, I>,
+    ) -> Result<(), HptError> {
+        let shift = run.at().shift;
+        let Some(segment) = self.segment(run.input()) else { return Ok(()) };
+        let mut leaving = Leaving::new(&self.hpt, segment, run.input(), self.pages.sizes(shift));
+        let base = self.pages.sizes(shift).base().shift();
+        let hashed = self.pages.hashed().to_be();
+        // Pages that follow one another, and where the next would be.
+        let (mut first, mut next) = (run.input(), run.input());
+        let drained = run.words().iter().enumerate().filter(|(_, word)| used(word)).try_for_each(|(index, word)| {
+            let input = Gva::new(run.input().get() + ((index as u64) << shift));
+            // No exchange: whoever changes the tree has the space for himself.
+            let before = word.load(Ordering::Relaxed);
+            word.store(before & !hashed, Ordering::Relaxed);
+            if input != next {
+                self.stale(first, next, shift, gather);
+                first = input;
+            }
+            next = Gva::new(input.get() + (1 << shift));
+            let slots = second.get(index).map_or(Slots::InWord, Slots::Nibbles);
+            slots.drain(u64::from_be(before), |piece, at| {
+                leaving.add(Gva::new(input.get() | (piece as u64) << base), at)
+            })
+        });
+        self.stale(first, next, shift, gather);
+        drained.and(leaving.leave())
+    }
+
+    fn flush_large<I: Invalidate<Stage1>>(
+        &self,
+        run: &Run<'_, SoftwareTree>,
+        first: Gpa,
+        second: &[AtomicU64],
+        used: impl Fn(&AtomicU64) -> bool,
+        gather: &mut Gather<'_, Stage1, I>,
+        arrays: Arrays,
+    ) -> Result<(), Error> {
+        let at = run.at();
         for (index, word) in run.words().iter().enumerate() {
             let input = Gva::new(run.input().get() + ((index as u64) << at.shift));
             if used(word) {
-                let slots = match second.get(index) {
-                    None => Slots::InWord,
-                    Some(nibbles) if !large => Slots::Nibbles(nibbles),
-                    Some(_) => self.leaf_of(first.address, at.level, at.shift)?.slots,
-                };
-                self.flush_page(input, word, slots, at.shift).map_err(hpt_error)?;
-                self.stale(input, at.shift, gather);
+                let slots = self.leaf_of(first, at.level, at.shift)?.slots;
+                let before = u64::from_be(word.load(Ordering::Relaxed));
+                word.store((before & !self.pages.hashed()).to_be(), Ordering::Relaxed);
+                self.stale(input, Gva::new(input.get() + (1 << at.shift)), at.shift, gather);
+                // A page lies in one segment.
+                let Some(segment) = self.segment(input) else { continue };
+                let sizes = self.pages.sizes(at.shift);
+                let mut leaving = Leaving::new(&self.hpt, segment, input, sizes);
+                let drained = slots.drain(before, |piece, at| {
+                    leaving.add(Gva::new(input.get() | (piece as u64) << sizes.base().shift()), at)
+                });
+                drained.and(leaving.leave()).map_err(hpt_error)?;
             }
-            if let (true, Arrays::Free, Some(second)) = (large, arrays, second.get(index)) {
+            if let (Arrays::Free, Some(second)) = (arrays, second.get(index)) {
                 self.free_array(second)?;
             }
         }
         Ok(())
     }
 
-    /// Takes the entries of the page at `input` out of the hashed table: each slot that it remembers, and no other.
-    fn flush_page(&self, input: Gva, word: &AtomicU64, slots: Slots<'_>, shift: u8) -> Result<(), HptError> {
-        let before = u64::from_be(word.fetch_and(!self.pages.hashed().to_be(), Ordering::Relaxed));
-        // A page lies in one segment.
-        let Some(segment) = self.segment(input) else { return Ok(()) };
-        let base: u8 = self.pages.sizes(shift).base().shift();
-        slots.drain(before, |piece, at| {
-            let page = Self::piece(&segment, input, (piece as u64) << base);
-            self.hpt.remove_at(&page, at).map(drop)
-        })
-    }
-
-    fn piece(segment: &Segment, input: Gva, offset: u64) -> VirtualPage {
-        VirtualPage::of(segment, Gva::new(input.get() | offset))
-    }
-
-    /// Hardware may have translations of the page at `input`, of the size that its entries have.
-    fn stale<I: Invalidate<Stage1>>(&self, input: Gva, shift: u8, gather: &mut Gather<'_, Stage1, I>) {
-        let actual = self.pages.sizes(shift).actual();
-        let last = input.get() | (low_bits(shift) & !low_bits(actual.shift()));
-        gather.pages(input, Gva::new(last), actual.shift());
+    /// Hardware may have translations of the pages from `first` to before `end`, of the size that their entries have.
+    fn stale<I: Invalidate<Stage1>>(&self, first: Gva, end: Gva, shift: u8, gather: &mut Gather<'_, Stage1, I>) {
+        let actual = self.pages.sizes(shift).actual().shift();
+        if end > first {
+            gather.pages(first, Gva::new(end.get() - (1 << actual)), actual);
+        }
     }
 
     /// Frees the slot array whose address stands in `second`, if there is one. It has no slots any more.

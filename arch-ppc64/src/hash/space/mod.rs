@@ -18,6 +18,7 @@ mod change;
 mod context;
 mod fragments;
 mod harvest;
+mod leaving;
 mod pages;
 mod pte;
 mod refault;
@@ -44,6 +45,7 @@ use super::authority::Authority;
 use super::mmu::{HashFault, HashTranslation, translate};
 use super::resize::{Keep, Rehashed, ResizeError, rehash};
 use super::segment::Segment;
+use super::slb::Found;
 use super::table::Hpt;
 use super::tlbie::HashTlbie;
 use super::virtual_page::VirtualPage;
@@ -127,7 +129,8 @@ where
     #[inline]
     pub fn access(&self, address: Gva, access: Access) -> Result<HashTranslation, HashFault> {
         let segment = self.segment(address).ok_or_else(|| HashFault::segment(access))?;
-        match translate(&self.hpt, &segment, address, access, self.authority) {
+        let found = Found::new(segment, address);
+        match translate(&self.hpt, &found, address, access, self.authority) {
             Err(HashFault::Interrupt(_)) => self.refault(&segment, address, access),
             other => other,
         }

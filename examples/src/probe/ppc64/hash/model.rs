@@ -191,15 +191,18 @@ impl Model {
         device || self.absent.borrow().contains(&ptex) || self.unsure.borrow().contains(&ptex)
     }
 
-    /// A place whose entry may be what keeps the table from getting this size, if anything does.
-    pub fn in_the_way(&self, order: HptOrder) -> Result<Option<u64>, Box<dyn Error>> {
-        let Err(error) = rehash(&self.table, &table(order)?, Keep::Bolted) else { return Ok(None) };
-        let ResizeError::Collision { ptex: there } = error else { return Err(error.into()) };
-        let same_slot = |ptex: u64| (ptex ^ there) % GROUP_ENTRIES as u64 == 0 && !self.is_kept(ptex);
-        let bolted = self.table.entries(0).filter(|(ptex, hpte)| hpte.v.bolted() && same_slot(*ptex));
-        let bolted: Vec<_> = bolted.map(|(ptex, _)| ptex).collect();
-        let nearest = bolted.iter().find(|ptex| (**ptex ^ there) & (order.entries() - 1) == 0);
-        Ok(Some(*nearest.or(bolted.first()).ok_or("nothing is in the way")?))
+    /// The places of the bolted entries without which no two meet in a table of this order; those that the guest needs are none of them.
+    pub fn in_the_way(&self, order: HptOrder) -> Vec<u64> {
+        let from = self.table.order();
+        let bolted = || self.table.entries(0).filter(|(_, hpte)| hpte.v.bolted());
+        let place = |(ptex, hpte): &(u64, Hpte)| hpte.ptex_in(*ptex, from, order);
+        // One pass: the guest's own have their places, of the others the first that comes.
+        let mut taken: BTreeSet<_> =
+            bolted().filter(|(ptex, _)| self.is_kept(*ptex)).filter_map(|it| place(&it)).collect();
+        bolted()
+            .filter(|(ptex, _)| !self.is_kept(*ptex))
+            .filter_map(|it| place(&it).filter(|place| !taken.insert(*place)).map(|_| it.0))
+            .collect()
     }
 
     /// How many places [`entry`](Self::entry) knows.

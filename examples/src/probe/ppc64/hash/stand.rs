@@ -346,7 +346,7 @@ impl Stand {
     /// Has the guest take out whatever would keep its table from getting this size.
     pub fn make_way(&mut self, order: HptOrder) -> Result<Vec<String>, Box<dyn Error>> {
         let mut differences = Vec::new();
-        while let Some(ptex) = self.model.in_the_way(order)? {
+        for ptex in self.model.in_the_way(order) {
             differences.extend(self.call(&Call::new(Hcall::Remove.number(), [0, ptex, 0]))?.differences);
         }
         Ok(differences)

@@ -1,0 +1,159 @@
+//! The eight entries of a group: which of them a search means, and the first that is free.
+
+use core::sync::atomic::Ordering;
+
+use super::hpte::HpteV;
+use super::order::GROUP_ENTRIES;
+use super::slot::{Busy, Slot};
+use super::word::Word;
+
+/// What a search compares first doublewords with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pattern {
+    mask: u64,
+    want: u64,
+}
+
+impl Pattern {
+    /// Words that are `want` under `mask`, both in the bit order of [`HpteV`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(want: u64, mask: u64) -> Self {
+        Self { mask: mask.to_be(), want: (want & mask).to_be() }
+    }
+}
+
+/// The eight entries of a group.
+#[derive(Debug)]
+pub struct Group<'w, W> {
+    words: &'w [W; 2 * GROUP_ENTRIES],
+}
+
+impl<W> Clone for Group<'_, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Group<'_, W> {}
+
+impl<'w, W: Word> Group<'w, W> {
+    /// The group that consists of these words; `None` if they are not sixteen.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(words: &'w [W]) -> Option<Self> {
+        Some(Self { words: words.try_into().ok()? })
+    }
+
+    /// Entry `index`, of which the low three bits count.
+    #[inline(always)]
+    #[must_use]
+    pub fn slot(self, index: usize) -> Slot<'w, W> {
+        let at = index % GROUP_ENTRIES * 2;
+        Slot::new(&self.words[at], &self.words[at + 1])
+    }
+
+    /// Loads a word of each half, so that both are in the cache soon; waits for neither.
+    #[inline(always)]
+    pub fn touch(self) {
+        for half in [0, GROUP_ENTRIES] {
+            core::hint::black_box(self.words[half].load(Ordering::Relaxed));
+        }
+    }
+
+    /// Which entries' first doublewords fit `pattern`, as a bit for each.
+    #[inline(always)]
+    #[must_use]
+    pub fn matching(self, pattern: Pattern) -> u32 {
+        // A borrow for each that is zero, shifted in from the last to the first: no branch, and two instructions beside the comparison.
+        let mut found = 0_u32;
+        for index in (0..GROUP_ENTRIES).rev() {
+            let differs = (self.words[index * 2].load(Ordering::Relaxed) ^ pattern.want) & pattern.mask;
+            found = found + found + u32::from(differs == 0);
+        }
+        found
+    }
+
+    /// Puts `words` into the first free entry of those in `places` (a bit for each); `None` if there is none.
+    ///
+    /// First without waiting, then, if that found nothing, waiting for the lock of each entry that may become free.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    #[inline]
+    pub fn enter(self, words: [u64; 2], places: u8) -> Result<Option<usize>, Busy> {
+        match self.enter_at_once(words, places, Slot::enter) {
+            Some(index) => Ok(Some(index)),
+            None => self.enter_waiting(words, places),
+        }
+    }
+
+    /// As [`enter`](Self::enter), without waiting: `None` also if what may become free is locked. By `enter`, which fills a free entry and says whether
+    /// it did.
+    #[inline(always)]
+    pub(super) fn enter_at_once(
+        self,
+        words: [u64; 2],
+        places: u8,
+        enter: impl Fn(Slot<'w, W>, [u64; 2]) -> bool,
+    ) -> Option<usize> {
+        let mut free = self.matching(Pattern::new(0, HpteV::V | HpteV::HVLOCK)) & u32::from(places);
+        while free != 0 {
+            let index = free.trailing_zeros() as usize;
+            if enter(self.slot(index), words) {
+                return Some(index);
+            }
+            free &= free - 1;
+        }
+        None
+    }
+
+    #[inline(never)]
+    pub(super) fn enter_waiting(self, words: [u64; 2], places: u8) -> Result<Option<usize>, Busy> {
+        let full = self.matching(Pattern::new(HpteV::V, HpteV::V | HpteV::HVLOCK));
+        let mut open = u32::from(places) & !full;
+        while open != 0 {
+            let index = open.trailing_zeros() as usize;
+            if self.slot(index).enter_waiting(words)? {
+                return Ok(Some(index));
+            }
+            open &= open - 1;
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::sync::atomic::AtomicU64;
+    extern crate std;
+    use std::vec::Vec;
+
+    fn words() -> Vec<AtomicU64> {
+        (0..16).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    #[test]
+    fn a_group_fills_in_order_and_no_further() {
+        let words = words();
+        let group = Group::new(&words).unwrap();
+        for index in 0..8 {
+            assert_eq!(group.enter([0x1001, index], 0xff), Ok(Some(index as usize)));
+        }
+        assert_eq!(group.enter([0x1001, 9], 0xff), Ok(None));
+        let locked = group.slot(5).lock_if(|v| v & HpteV::V != 0).unwrap().unwrap();
+        assert!(group.slot(5).try_lock_if(|_| true).is_none());
+        assert_eq!((locked.v() & !HpteV::OWN, locked.r()), (0x1001, 5));
+        drop(locked);
+        let mut locked = group.slot(5).try_lock_if(|_| true).unwrap();
+        locked.hide();
+        assert_eq!(group.slot(5).v() & (HpteV::V | HpteV::HVLOCK), HpteV::HVLOCK);
+        assert_eq!(locked.clear(), 5);
+        assert_eq!(group.slot(5).read(), Ok([HpteV::MODIFIED, 0]));
+        assert_eq!(group.enter([0x2001, 7], 0xdf), Ok(None));
+        assert_eq!(group.enter([0x2001, 7], 0xff), Ok(Some(5)));
+        assert_eq!(words[10].load(Ordering::Relaxed).to_be(), 0x2001 | HpteV::MODIFIED);
+        assert!(Group::new(&words[1..]).is_none());
+    }
+}
