@@ -193,16 +193,22 @@ where
         (region(1 + self.number) + first * page, pages.min(REGION / page - first) * page)
     }
 
-    /// Out of memory while tables wait for readers: no harm was done, and the others are let on.
-    fn may_run_out<T>(result: Result<T, RangeError<Input<F>>>) -> Option<T> {
+    /// Out of memory while tables wait for readers: no harm was done.
+    fn unless_out_of_memory<T>(result: Result<T, RangeError<Input<F>>>) -> Option<T> {
         match result {
             Ok(done) => Some(done),
-            Err(RangeError { error: Error::Alloc(_), .. }) => {
-                std::thread::yield_now();
-                None
-            }
+            Err(RangeError { error: Error::Alloc(_), .. }) => None,
             Err(error) => panic!("{error}"),
         }
+    }
+
+    /// The same, and the others are let on. Not for who holds a lock, for which they wait.
+    fn may_run_out<T>(result: Result<T, RangeError<Input<F>>>) -> Option<T> {
+        let done = Self::unless_out_of_memory(result);
+        if done.is_none() {
+            std::thread::yield_now();
+        }
+        done
     }
 
     fn map(&mut self, at: u64, bytes: u64, leaves: Leaves) {
@@ -276,13 +282,13 @@ where
                 self.writer.lock(Input::<F>::new(around), 1 << 30).unwrap()
             };
             let mapped = self.model.range(input.get()..input.get() + REGION).count() as u64 * page;
-            assert_eq!(Self::may_run_out(cursor.protect(input, REGION, prot, &mut gather)), Some(mapped));
+            assert_eq!(Self::unless_out_of_memory(cursor.protect(input, REGION, prot, &mut gather)), Some(mapped));
             let mut bitmap = [0; 8];
             let (recorded, writers) = (Recorded::Dirty, Writers::Running);
             let dirty = cursor.harvest(input, REGION, recorded, writers, &mut bitmap, &mut gather).unwrap();
             assert!(dirty * page <= mapped);
             assert_eq!(cursor.harvest(input, REGION, recorded, writers, &mut [0; 8], &mut gather), Ok(0));
-            Self::may_run_out(cursor.split(input, REGION, usual, &mut gather));
+            Self::unless_out_of_memory(cursor.split(input, REGION, usual, &mut gather));
             assert!(cursor.promote(input, REGION, &mut gather).unwrap() <= 1);
             cursor.finish(&mut gather).unwrap();
         } else {
@@ -290,13 +296,13 @@ where
             for by in (0..bytes).step_by(page as usize) {
                 let found = cursor.query(Input::<F>::new(at + by)).unwrap();
                 assert_eq!(found.map(|found| found.output.get()), self.model.get(&(at + by)).copied());
-                if Self::may_run_out(cursor.unmap(Input::<F>::new(at + by), page, &mut gather)).is_none() {
+                if Self::unless_out_of_memory(cursor.unmap(Input::<F>::new(at + by), page, &mut gather)).is_none() {
                     continue;
                 }
                 self.model.remove(&(at + by));
                 let output = Output::<F>::new(16 * REGION + (at + by) % (16 * REGION));
                 let (input, attributes) = (Input::<F>::new(at + by), Prot::RW.into());
-                if Self::may_run_out(cursor.map(input, output, page, attributes, Leaves::Largest)).is_some() {
+                if Self::unless_out_of_memory(cursor.map(input, output, page, attributes, Leaves::Largest)).is_some() {
                     self.model.insert(at + by, output.get());
                 }
             }
