@@ -17,7 +17,7 @@ use pgtable::{DirectMap, Gpa, Hpa};
 const LOCK: u64 = 0x40;
 const VALID: u64 = 1;
 /// The most looks at one entry.
-const PATIENCE: u64 = 1 << 26;
+const PATIENCE: u64 = 1 << 22;
 
 thread_local! {
     static LOOKS: Cell<u64> = const { Cell::new(0) };

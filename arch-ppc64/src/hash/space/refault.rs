@@ -19,7 +19,7 @@ use crate::hash::virtual_page::VirtualPage;
 /// How often another entry is evicted before it is given up: every entry of both groups, several times.
 const EVICTIONS: u32 = 64;
 /// How often a page is looked at that somebody else makes an entry for: seconds.
-const PATIENCE: u32 = 1 << 26;
+const PATIENCE: u32 = 1 << 22;
 
 impl<M, A, H> HashedSpace<M, A, H>
 where
