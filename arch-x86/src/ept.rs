@@ -15,7 +15,7 @@ use crate::shape::{PAGE_SHIFT, WIDTH, address_bits, beyond_maxphyaddr, entry_off
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct EptControls {
     /// "Mode-based execute control for EPT": XU governs fetches from user-mode linear addresses, X those from supervisor-mode ones. The
-    /// [`Privilege`] of an access is then that of the linear address (its U/S bits), not of the CPL.
+    /// [`Privilege`] of an access is then that of the linear address (its U/S bits), not of the CPL; [`TwoStage`](pgtable::TwoStage) sees to that.
     pub mode_based_execute: bool,
     /// The EPT pointer enables accessed and dirty flags.
     pub accessed_dirty: bool,
@@ -201,6 +201,12 @@ impl Format for Ept {
         let granted = RIGHTS.into_bits() | self.right(access);
         let compared = granted | RESERVED_IN_TABLE | PS | self.reserved;
         if word & compared == granted { Some(word & address_bits(PAGE_SHIFT)) } else { None }
+    }
+
+    /// SDM §29.3.2: XU governs fetches from user-mode linear addresses, X those from supervisor-mode ones.
+    #[inline(always)]
+    fn asks_whose_page(&self, access: Access) -> bool {
+        self.controls.mode_based_execute && access.kind == AccessKind::Fetch
     }
 
     /// The exit qualification tells of XU, which table entries need not grant.

@@ -200,6 +200,10 @@ impl Format for LongMode {
         path.through(word)
     }
 
+    fn is_user_page(&self, word: u64, path: Path) -> bool {
+        path.through(word).is_user_mode()
+    }
+
     #[inline(always)]
     fn check(&self, word: u64, _: Position, path: Path, access: Access) -> Result<(), LongModeFault> {
         let path = path.through(word);

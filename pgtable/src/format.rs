@@ -207,6 +207,22 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// The fault that the hardware raises.
     fn check(&self, word: u64, at: Position, path: Self::Path, access: Access) -> Result<(), Self::Fault>;
 
+    /// Whether a page that was reached by `path` (its own entry `word` included or not) is one of user mode, whoever accesses it. For a second stage that
+    /// [asks](Self::asks_whose_page). Where user mode is no matter of pages: yes.
+    #[inline]
+    fn is_user_page(&self, word: u64, path: Self::Path) -> bool {
+        let _ = (word, path);
+        true
+    }
+
+    /// Whether this stage judges `access` by whose page the stage before it makes of the address (then that is the access's privilege), not by who accesses it. EPT
+    /// does so for fetches under mode-based execute control.
+    #[inline(always)]
+    fn asks_whose_page(&self, access: Access) -> bool {
+        let _ = access;
+        false
+    }
+
     /// As what access this stage judges the reads of tables of the stage before it (a guest's own). A load on most; AMD's nested paging
     /// takes it for a user's write.
     #[inline]

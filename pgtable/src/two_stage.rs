@@ -8,7 +8,7 @@ use core::cell::Cell;
 use core::fmt;
 use core::sync::atomic::AtomicU64;
 
-use crate::access::Access;
+use crate::access::{Access, Privilege};
 use crate::address::{Gpa, Gva, Hpa, low_bits};
 use crate::cache::TranslationCache;
 use crate::fault::{Cause, Fault};
@@ -17,7 +17,7 @@ use crate::geometry::{MAX_LEVELS, Position};
 use crate::memory::{MemoryError, TableMemory};
 use crate::quick::descend_to_last;
 use crate::stage::{Stage1, Stage2};
-use crate::walk::{TranslationOf, Walker, read_quickly, translate};
+use crate::walk::{TranslationOf, Walker, find, read_quickly};
 
 /// Where an address goes through both stages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,6 +143,9 @@ where
     #[inline(always)]
     fn translate_remembered(&self, address: Gva, access: Access) -> Option<TwoStageTranslation<F1, F2>> {
         let cache = self.cache.filter(|cache| cache.is_current())?;
+        if self.stage2.format().asks_whose_page(access) {
+            return None;
+        }
         let format = &self.stage1;
         let offset = format.offset(address).filter(|_| format.quick_restricts_nothing(access))?;
         let remembered = Remembered { stage: self, taken: Cell::new(0) };
@@ -164,11 +167,16 @@ where
             self.steps.iter().for_each(|step| step.set(NOWHERE));
         }
         let nested = Nested { stage: self, taken: Cell::new(0), failed: Cell::new(None) };
-        let stage1 = match translate(&self.stage1, &nested, self.root.get(), address, access) {
-            Ok(translation) => translation,
+        let (stage1, of_page) = match find(&self.stage1, &nested, self.root.get(), address, access) {
+            Ok((leaf, offset)) => (leaf.translation(offset), self.stage1.is_user_page(leaf.word, leaf.path)),
             Err(fault) => return Err(self.of_table(fault, &nested)),
         };
-        match self.second(stage1.output, access) {
+        let judged = if self.stage2.format().asks_whose_page(access) {
+            Access { privilege: if of_page { Privilege::User } else { Privilege::Supervisor }, ..access }
+        } else {
+            access
+        };
+        match self.second(stage1.output, judged) {
             Ok(stage2) => Ok(TwoStageTranslation { stage1, stage2 }),
             Err(fault) => Err(TwoStageFault::Stage2 { address, access, table: None, fault }),
         }

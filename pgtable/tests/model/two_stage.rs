@@ -280,3 +280,40 @@ proptest! {
         differences(LongMode::new(Levels::Four, Controls::new()), &both(&before), &both(&after));
     }
 }
+
+/// Under mode-based execute control it is the page that says whether XU or X governs a fetch, not who fetches: of all its entries, those above it included.
+#[test]
+fn fetches_are_judged_by_whose_page_it_is() {
+    let host = Arena::new(1 << 20);
+    let tables = Tables::new(&host);
+    let controls = Controls { smep: false, ..Controls::new() };
+    let mut guest = PageTable::new(LongMode::new(Levels::Four, controls), host.memory::<Gpa>(), &tables).unwrap();
+    let controls = EptControls { mode_based_execute: true, ..EptControls::new() };
+    let mut ept = PageTable::new(Ept::new(Levels::Four, controls), host.memory::<Hpa>(), &tables).unwrap();
+    let (user, supervisor, below) = (Gva::new(0x1000), Gva::new(0x2000), Gva::new(1 << 39));
+    for (page, prot) in [(user, Prot::RWX.with_user(true)), (supervisor, Prot::RWX), (below, Prot::RWX.with_user(true))]
+    {
+        guest.map(page, Gpa::new(0x7000), 0x1000, prot.into(), Leaves::Largest).unwrap();
+    }
+    // A user page below an entry that is the supervisor's.
+    let entry = guest.root().get() + 8;
+    guest.memory().word(Gpa::new(entry)).unwrap().fetch_and(!4, std::sync::atomic::Ordering::Relaxed);
+    let tables_at = guest.root().get() & !0xfffff;
+    ept.map(Gpa::new(tables_at), Hpa::new(tables_at), 1 << 20, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+    // Fetches from supervisor-mode addresses only.
+    let page = arch_x86::EptAttributes::from(Prot::RWX).with_user_execute(false);
+    ept.map(Gpa::new(0x7000), Hpa::new(0x7000), 0x1000, page, Leaves::Largest).unwrap();
+    let generation = Generation::new();
+    let cache = TranslationCache::<Ept, 16>::new(&generation);
+    let plain = TwoStage::new(*guest.format(), guest.root(), ept.walker());
+    let cached = TwoStage::new(*guest.format(), guest.root(), ept.walker()).with_cache(&cache);
+    for _ in 0..2 {
+        for (address, allowed) in [(user, false), (supervisor, true), (below, true)] {
+            // SMEP is off: a supervisor may fetch from either.
+            let fetch = Access::FETCH;
+            assert_eq!(plain.translate(address, fetch).is_ok(), allowed, "{address}");
+            assert_eq!(cached.translate(address, fetch).is_ok(), allowed, "{address}, cached");
+            assert!(cached.translate(address, Access::READ).is_ok(), "{address}");
+        }
+    }
+}
