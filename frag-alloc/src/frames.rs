@@ -161,16 +161,12 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     #[inline]
     pub(crate) fn set_idle(&self, granule: u32, contents: Contents) -> bool {
         let state = self.states.of(granule);
-        let idle = if contents == Contents::Zeroed { IDLE } else { IDLE_STALE };
-        let mut now = state.load(Ordering::Relaxed);
-        // Whoever changes it meanwhile frees it too: then it is idle, and this ends.
-        while !is_idle(now) {
-            match state.compare_exchange(now, idle, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return true,
-                Err(found) => now = found,
-            }
+        // Stale at first, whatever it holds: who frees it a second time makes it be zeroed once for nothing, and nothing else.
+        let live = !is_idle(state.swap(IDLE_STALE, Ordering::Relaxed));
+        if live && contents == Contents::Zeroed {
+            state.store(IDLE, Ordering::Relaxed);
         }
-        false
+        live
     }
 
     pub(crate) fn is_live(&self, granule: u32) -> bool {
