@@ -34,9 +34,29 @@ use crate::interrupt::{Interrupt, Status};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Radix<S: Scope> {
     granule: Granule,
+    last: LastLevel,
     rc: RcPolicy,
     strictness: Strictness,
     controls: S::Controls,
+}
+
+/// What the granule says of a walk's last step, computed once: a walk that meets it anew for each address has it in three loads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct LastLevel {
+    /// log2 of a page.
+    shift: u8,
+    /// How far an address is shifted for the index to stand where the entry's offset has it, and the bits of that offset.
+    entry_shift: u8,
+    entries: u64,
+    /// How to know usual leaves.
+    usual: Pattern,
+}
+
+impl LastLevel {
+    fn of(granule: Granule) -> Self {
+        let shift = granule.geometry().page_shift();
+        Self { shift, entry_shift: shift - 3, entries: low_bits(granule.last_width()) << 3, usual: usual(shift) }
+    }
 }
 
 /// The format of a process-scoped tree, `Gva → Gpa`: a guest's own.
@@ -48,7 +68,8 @@ impl<S: Scope> Radix<S> {
     /// A tree that makes last-level tables of this granule.
     #[must_use]
     pub fn new(granule: Granule) -> Self {
-        Self { granule, rc: RcPolicy::default(), strictness: Strictness::default(), controls: S::Controls::default() }
+        let (rc, strictness, controls) = (RcPolicy::default(), Strictness::default(), S::Controls::default());
+        Self { granule, last: LastLevel::of(granule), rc, strictness, controls }
     }
 
     /// The same with R and C set by others.
@@ -158,10 +179,10 @@ impl ProcessScoped {
     }
 }
 
-/// Whether `word` is a leaf without reserved bits, whose page of `2^shift` bytes is aligned: one that every strictness takes for a leaf.
+/// Leaves without reserved bits, whose page of `2^shift` bytes is aligned: those that every strictness takes for leaves.
 #[inline(always)]
-const fn is_usual_leaf(word: u64, shift: u8) -> bool {
-    word & (Pte::LEAF | Pte::RESERVED | Pte::ADDRESS & low_bits(shift)) == Pte::LEAF
+const fn usual(shift: u8) -> Pattern {
+    Pattern { compared: Pte::LEAF | Pte::RESERVED | Pte::ADDRESS & low_bits(shift), value: Pte::LEAF }
 }
 
 #[inline(always)]
@@ -189,7 +210,7 @@ impl<S: Scope> Format for Radix<S> {
             3 => 39,
             2 => 30,
             1 => 21,
-            _ => self.geometry().page_shift(),
+            _ => self.last.shift,
         }
     }
 
@@ -199,7 +220,7 @@ impl<S: Scope> Format for Radix<S> {
             3 => entry_offset(39, RPDS, offset),
             2 => entry_offset(30, WIDTH, offset),
             1 => entry_offset(21, WIDTH, offset),
-            _ => self.geometry().entry_offset(Level(level), offset),
+            _ => offset >> (self.last.entry_shift & 63) & self.last.entries,
         }
     }
 
@@ -216,7 +237,7 @@ impl<S: Scope> Format for Radix<S> {
     #[inline(always)]
     fn decode(&self, word: u64, at: Position) -> EntryOf<Self> {
         // What is most often met, first.
-        if at.level.0 == 0 && is_usual_leaf(word, at.shift) {
+        if at.level.0 == 0 && usual(at.shift).odd(word) == 0 {
             return usual_leaf::<S>(word);
         }
         match word & Pte::LEAF {
@@ -246,9 +267,18 @@ impl<S: Scope> Format for Radix<S> {
     }
 
     #[inline(always)]
+    fn quick_page(&self, word: u64, access: Access) -> Option<(Output<Self>, PageAttributes)> {
+        if self.last.usual.odd(word) != 0 {
+            return None;
+        }
+        self.check(word, Position { level: Level(0), shift: self.last.shift }, (), access).ok()?;
+        let pte = Pte::from_bits(word);
+        Some((Output::<Self>::new(pte.page()), PageAttributes::of(pte)))
+    }
+
+    #[inline(always)]
     fn usual_leaf(&self, at: Position) -> Option<Pattern> {
-        let compared = Pte::LEAF | Pte::RESERVED | Pte::ADDRESS & low_bits(at.shift);
-        (at.level.0 == 0).then_some(Pattern { compared, value: Pte::LEAF })
+        (at.level.0 == 0).then(|| usual(at.shift))
     }
 
     #[inline(always)]
