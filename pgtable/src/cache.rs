@@ -133,19 +133,24 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
 
     /// Whether nothing was invalidated since something was remembered.
     #[inline(always)]
-    pub(crate) fn is_current(&self) -> bool {
+    fn is_current(&self) -> bool {
         self.generation.now() == self.seen.get()
     }
 
-    /// The same; if not, all is forgotten, so that the cache is current from now on.
+    /// The same for who remembers something of his own besides, since the count stood at `seen`.
+    #[inline(always)]
+    pub(crate) fn is_current_since(&self, seen: u64) -> bool {
+        self.is_current() && self.seen.get() == seen
+    }
+
+    /// Forgets all if something was invalidated; returns the count as of which the cache is current.
     #[inline]
-    pub(crate) fn make_current(&self) -> bool {
+    pub(crate) fn make_current(&self) -> u64 {
         let now = self.generation.now();
-        let current = now == self.seen.get();
-        if !current {
+        if now != self.seen.get() {
             self.forget(now);
         }
-        current
+        now
     }
 
     /// The slot in which a page is looked for first: neighbours never share one.

@@ -85,6 +85,8 @@ pub struct TwoStage<'c, F1, F2: Format<Stage = Stage2>, M, const N: usize = 64> 
     /// With a cache: where the stage-1 table of each step of the last walks stands. Most walks share their upper tables, and a processor
     /// that guesses that right need not wait for one table's entry to begin with the next.
     steps: [Cell<Step>; MAX_LEVELS],
+    /// The cache's count of invalidations since which they are remembered. The cache may be others' too, who make it current by themselves.
+    seen: Cell<u64>,
 }
 
 /// The page of stage 2 in which a stage-1 table stands: where it begins, its bytes, and where it begins behind stage 2.
@@ -106,14 +108,15 @@ where
     /// The guest's tree of `stage1` with its root table at `root`, behind the second stage `stage2`.
     #[must_use]
     pub fn new(stage1: F1, root: Gpa, stage2: Walker<F2, M>) -> Self {
-        Self { stage1, root, stage2, cache: None, steps: [const { Cell::new(NOWHERE) }; MAX_LEVELS] }
+        let steps = [const { Cell::new(NOWHERE) }; MAX_LEVELS];
+        Self { stage1, root, stage2, cache: None, steps, seen: Cell::new(0) }
     }
 
     /// The same, remembering what stage 2 said: most of a guest's walk goes through few of its pages.
     #[must_use]
     pub fn with_cache<const N: usize>(self, cache: &'c TranslationCache<'c, F2, N>) -> TwoStage<'c, F1, F2, M, N> {
-        let Self { stage1, root, stage2, steps, .. } = self;
-        TwoStage { stage1, root, stage2, cache: Some(cache), steps }
+        let Self { stage1, root, stage2, steps, seen, .. } = self;
+        TwoStage { stage1, root, stage2, cache: Some(cache), steps, seen }
     }
 }
 
@@ -142,7 +145,7 @@ where
     /// The translation, if all that stage 2 has to say to it is remembered, and stage 1's part is as [`descend_to_last`] knows it.
     #[inline(always)]
     fn translate_remembered(&self, address: Gva, access: Access) -> Option<TwoStageTranslation<F1, F2>> {
-        let cache = self.cache.filter(|cache| cache.is_current())?;
+        let cache = self.cache.filter(|cache| cache.is_current_since(self.seen.get()))?;
         if self.stage2.format().asks_whose_page(access) {
             return None;
         }
@@ -163,8 +166,11 @@ where
         address: Gva,
         access: Access,
     ) -> Result<TwoStageTranslation<F1, F2>, TwoStageFault<F1, F2>> {
-        if self.cache.is_some_and(|cache| !cache.make_current()) {
-            self.steps.iter().for_each(|step| step.set(NOWHERE));
+        if let Some(cache) = self.cache {
+            let now = cache.make_current();
+            if self.seen.replace(now) != now {
+                self.steps.iter().for_each(|step| step.set(NOWHERE));
+            }
         }
         let nested = Nested { stage: self, taken: Cell::new(0), failed: Cell::new(None) };
         let (stage1, of_page) = match find(&self.stage1, &nested, self.root.get(), address, access) {

@@ -317,3 +317,41 @@ fn fetches_are_judged_by_whose_page_it_is() {
         }
     }
 }
+
+/// One cache serves several guest trees behind the same second stage, and whoever else asks it: each of them forgets by itself where its tables stood.
+#[test]
+fn who_shares_a_cache_is_not_stale() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let format = LongMode::new(Levels::Four, Controls::new());
+    let mut guest = PageTable::new(format, arena.memory::<Gpa>(), &tables).unwrap();
+    let ept = Ept::new(Levels::Four, EptControls::new());
+    let mut ept = PageTable::new(ept, arena.memory::<Hpa>(), &tables).unwrap();
+    let (page, output) = (Gva::new(0x1000), Gpa::new(0x7000));
+    guest.map(page, output, 0x1000, Prot::RW.into(), Leaves::Largest).unwrap();
+    let tables_at = guest.root().get() & !0xfffff;
+    ept.map(Gpa::new(tables_at), Hpa::new(tables_at), 1 << 20, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+    ept.map(output, Hpa::new(0x9000), 0x1000, Prot::RW.into(), Leaves::Largest).unwrap();
+
+    let generation = Generation::new();
+    let tlb = Tlb::default();
+    let by = Watch::new(&tlb, &generation);
+    let cache = TranslationCache::<Ept, 16>::new(&generation);
+    let root = ept.root();
+    let walker = || pgtable::Walker::new(*ept.format(), arena.memory::<Hpa>(), root);
+    let stages = TwoStage::new(format, guest.root(), walker()).with_cache(&cache);
+    for _ in 0..2 {
+        assert_eq!(stages.translate(page, Access::READ).unwrap().output(), Hpa::new(0x9000));
+    }
+    let walker = walker();
+
+    // The root of the guest's tree goes.
+    let mut gather = Gather::new(&by, 7);
+    let gone = ept.unmap(Gpa::new(guest.root().get()), 0x1000, &mut gather);
+    gather.finish(ept.tables()).unwrap();
+    assert_eq!(gone, Ok(0x1000));
+    // The cache is current again by somebody else's doing, and knows the page once more.
+    assert_eq!(cache.translate(&walker, output, Access::READ).unwrap().output, Hpa::new(0x9000));
+    let fault = stages.translate(page, Access::READ).unwrap_err();
+    assert!(matches!(fault, TwoStageFault::Stage2 { table: Some(_), .. }), "{fault}");
+}
