@@ -27,7 +27,7 @@ use super::word::Word;
 pub struct Busy;
 
 /// How often a lock is looked at before [`Busy`]: for tens of milliseconds, longer than a holder that lost its CPU is without it.
-const PATIENCE: u32 = 1 << 22;
+pub(in crate::hash) const PATIENCE: u32 = 1 << 22;
 
 /// Masks in memory's byte order, so that a word need not be swapped to be looked at.
 const LOCK: u64 = HpteV::HVLOCK.to_be();

@@ -12,14 +12,12 @@ use crate::hash::hpte::{Hpte, HpteR};
 use crate::hash::mmu::{HashFault, HashTranslation};
 use crate::hash::order::{GROUP_SHIFT, Hidx};
 use crate::hash::segment::Segment;
-use crate::hash::slot::Busy;
+use crate::hash::slot::{Busy, PATIENCE};
 use crate::hash::table::HptError;
 use crate::hash::virtual_page::VirtualPage;
 
 /// How often another entry is evicted before it is given up: every entry of both groups, several times.
 const EVICTIONS: u32 = 64;
-/// How often a page is looked at that somebody else makes an entry for: seconds.
-const PATIENCE: u32 = 1 << 22;
 
 impl<M, A, H> HashedSpace<M, A, H>
 where
