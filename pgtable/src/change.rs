@@ -10,7 +10,7 @@ use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{Trail, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output, Pattern};
-use crate::gather::{Gather, Invalidate};
+use crate::gather::{Extent, Gather, Invalidate};
 use crate::geometry::{Level, Position};
 use crate::lock::Locks;
 use crate::memory::TableMemory;
@@ -28,7 +28,7 @@ struct Done {
     /// How many of them are not present any more.
     removed: usize,
     /// The first and the last entry whose old translation may live on in hardware.
-    stale: Option<(usize, usize)>,
+    stale: Extent<usize>,
     /// The entry at which it had to stop, the word there, and whether the attributes (or else the word) are to blame.
     stopped: Option<(usize, Refusal)>,
 }
@@ -40,14 +40,6 @@ enum Refusal {
     Unencodable,
     /// The entry, which holds this word, is no leaf.
     NoLeaf(u64),
-}
-
-impl Done {
-    /// The entry `index` had a translation that hardware may still hold.
-    #[inline(always)]
-    fn stale(&mut self, index: usize) {
-        self.stale = Some((self.stale.map_or(index, |(first, _)| first), index));
-    }
 }
 
 /// What is done to each run of present leaves.
@@ -68,7 +60,7 @@ impl<F: Format> Verb<F> for Clear {
             if any_set::<F>(memory, present) {
                 Word::<F>::new(memory).store(0);
                 done.removed += 1;
-                done.stale(index);
+                done.stale.add(index, index);
             }
         }
         done.present = done.removed;
@@ -98,9 +90,8 @@ impl<F: Format> Verb<F> for Protect<F::Attributes> {
         while let Some(rest @ [_, ..]) = run.get(index..) {
             if let Some(usual) = usual {
                 let (rewritten, changed) = rewrite::<F>(rest, usual, leaf, keep);
-                if let Some((first, last)) = changed {
-                    done.stale(index + first);
-                    done.stale(index + last);
+                if let Some((first, last)) = changed.0 {
+                    done.stale.add(index + first, index + last);
                 }
                 done.present += rewritten;
                 index += rewritten;
@@ -118,7 +109,7 @@ impl<F: Format> Verb<F> for Protect<F::Attributes> {
                             Writers::Running => slot.replace(new, recorded),
                             Writers::Stopped => slot.store(new),
                         }
-                        done.stale(index);
+                        done.stale.add(index, index);
                     }
                 }
                 index += 1;
@@ -135,12 +126,12 @@ const EIGHT: usize = 8;
 /// usual leaves. Returns how many, and the first and the last of the lines that changed by that.
 // Not inlined: there it is short of registers.
 #[inline(never)]
-fn rewrite<F: Format>(run: &[AtomicU64], usual: Pattern, leaf: u64, keep: u64) -> (usize, Option<(usize, usize)>) {
+fn rewrite<F: Format>(run: &[AtomicU64], usual: Pattern, leaf: u64, keep: u64) -> (usize, Extent<usize>) {
     // All as it stands in memory. What `leaf` sets of what is kept is new where it is not set yet.
     let usual = usual.in_memory::<F>();
     let (leaf, keep) = (F::BYTE_ORDER.swap(leaf), F::BYTE_ORDER.swap(keep));
     let same = Pattern { compared: !keep | leaf, value: leaf };
-    let (mut rewritten, mut stale) = (0, None);
+    let (mut rewritten, mut stale) = (0, Extent::default());
     for eight in run.chunks_exact(EIGHT) {
         let Ok(eight) = <&[AtomicU64; EIGHT]>::try_from(eight) else { break };
         let old: [u64; EIGHT] = core::array::from_fn(|index| eight[index].load(Ordering::Relaxed));
@@ -153,7 +144,7 @@ fn rewrite<F: Format>(run: &[AtomicU64], usual: Pattern, leaf: u64, keep: u64) -
             memory.store(leaf | old & keep, Ordering::Relaxed);
         }
         if same.odd(any) | same.odd(all) != 0 {
-            stale = Some((stale.map_or(rewritten, |(first, _)| first), rewritten + EIGHT - 1));
+            stale.add(rewritten, rewritten + EIGHT - 1);
         }
         rewritten += EIGHT;
     }
@@ -401,7 +392,7 @@ where
         let run = self.memory.table(<Output<F> as Address>::new(node.entry(offset)), entries)?;
         let done = verb.run(&self.format, run, node.position());
         *at += (done.stopped.map_or(entries, |(index, _)| index) as u64) << node.shift;
-        if let Some((first, last)) = done.stale {
+        if let Some((first, last)) = done.stale.0 {
             self.wrote(node.entry(offset) + first as u64 * 8, last - first + 1);
             let page = |index: usize| self.format.address(offset + ((index as u64) << node.shift));
             gather.pages(page(first), page(last), node.shift);

@@ -40,6 +40,18 @@ impl<A: Address> StaleRange<A> {
     }
 }
 
+/// From where to where stale entries reach, as they are met in order: what a verb notes of a run before it tells its gather.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extent<T>(pub(crate) Option<(T, T)>);
+
+impl<T: Copy> Extent<T> {
+    /// Those from `first` to `last` are stale too.
+    #[inline(always)]
+    pub(crate) fn add(&mut self, first: T, last: T) {
+        self.0 = Some((self.0.map_or(first, |(first, _)| first), last));
+    }
+}
+
 /// Everything that has to become unreachable, for the [`Invalidate`] implementation to read.
 #[derive(Clone, Debug)]
 pub struct Stale<A: Address> {

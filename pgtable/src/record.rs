@@ -16,7 +16,7 @@ use crate::descent::{Trail, descend};
 use crate::error::RangeError;
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, Format, Input, Output, Pattern};
-use crate::gather::{Gather, Invalidate};
+use crate::gather::{Extent, Gather, Invalidate};
 use crate::iterate::{Run, next_run};
 use crate::lock::Locks;
 use crate::memory::TableMemory;
@@ -273,17 +273,6 @@ fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
     let Some((first, last)) = stale.0 else { return false };
     gather.pages(run.format().address(first), run.format().address(last), run.at().shift);
     true
-}
-
-/// From where to where something reaches.
-#[derive(Clone, Copy, Default)]
-struct Extent(Option<(u64, u64)>);
-
-impl Extent {
-    #[inline(always)]
-    fn add(&mut self, first: u64, last: u64) {
-        self.0 = Some((self.0.map_or(first, |(first, _)| first), last));
-    }
 }
 
 /// How many leaves of a cache line have the bit that is looked for.
