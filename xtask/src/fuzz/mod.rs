@@ -231,6 +231,8 @@ impl Fuzz<'_> {
         run.push(format!("-max_total_time={}", self.seconds));
         run.push(format!("-max_len={LONGEST_INPUT}"));
         run.push(format!("-timeout={HANGS}"));
+        // What is merely slow, beside other work, is nothing found.
+        run.push(format!("-report_slow_units={HANGS}"));
         run.push(format!("-seed={}", self.seed));
         if let Some(words) = dictionary::make(&self.folder, &self.target_folder.join("dictionaries"), target)? {
             run.push(format!("-dict={}", words.display()));
