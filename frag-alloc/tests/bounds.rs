@@ -2,10 +2,13 @@
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
 use frag_alloc::{Cache, Deferred, Epochs, Error, FrameSource, Frames, Kind, Local, Owner, Policy, Region, Span};
-use pgtable::{Address, Contents, DirectMap, Hpa, MemoryError, TableAllocator, TableMemory};
+use pgtable::{
+    Address, AllocError, Contents, DirectMap, Hpa, Level, MemoryError, TableAllocator, TableLayout, TableMemory,
+};
 
 const FRAME: u8 = 16;
 
@@ -186,6 +189,84 @@ fn a_source_is_not_believed() {
         let frames = Frames::new(Wrong(DirectMap::new(&words, Hpa::new(START)), frame)).unwrap();
         let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
         assert_eq!(cache.take(shift), Err(Error::Source { frame: Hpa::new(frame) }), "{frame:#x}");
+        assert!(frames.census().all_home());
+    }
+}
+
+/// Closing says how many frames went home with it, of all sizes together.
+#[test]
+fn closing_counts_the_frames_that_go_home() {
+    let words = words(8);
+    let frames = frames(&words);
+    let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+    let tables = [8, 10, 12, 15].map(|shift| (cache.take(shift).unwrap(), shift));
+    for (table, shift) in tables {
+        cache.give(table, shift, Contents::Stale).unwrap();
+    }
+    let kept = frames.census().table_frames;
+    assert!(kept >= 2, "an empty frame of each size stays with its cache");
+    assert_eq!((cache.close().unwrap().frames, cache.close().unwrap().frames), (kept, 0));
+    assert!(frames.census().all_home());
+}
+
+/// A thread's front as an allocator: what it frees is free, and has its state while it lives.
+#[test]
+fn a_front_is_an_allocator() {
+    let words = words(2);
+    let frames = frames(&words);
+    let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+    let front = Local::new(&cache);
+    let layout = TableLayout { shift: 9, level: Level(0) };
+    let table: Hpa = front.allocate(layout).unwrap();
+    let state = TableAllocator::<Hpa>::state(&front, table).unwrap();
+    assert!(std::ptr::eq(state, cache.state(table).unwrap()));
+    front.free(table, layout, Contents::Stale).unwrap();
+    let twice = front.free(table, layout, Contents::Stale);
+    assert!(matches!(twice, Err(AllocError::NotLive { address }) if address == table.get()), "{twice:?}");
+    drop(front);
+    cache.close().unwrap();
+    assert!(frames.census().all_home());
+}
+
+/// One frame, whose memory ends before it.
+struct Short<'w>(DirectMap<'w, Hpa>, Cell<u32>);
+
+impl TableMemory<Hpa> for Short<'_> {
+    fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
+        self.0.word(address)
+    }
+
+    fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
+        self.0.table(address, words)
+    }
+}
+
+impl FrameSource<Hpa> for Short<'_> {
+    fn span(&self) -> Span<Hpa> {
+        Span { start: Hpa::new(0), frames: 2, shift: FRAME }
+    }
+
+    fn take(&self, _: u8) -> Option<Hpa> {
+        self.1.set(self.1.get() + 1);
+        Some(Hpa::new(0))
+    }
+
+    fn give(&self, _: Hpa, _: u8) {
+        self.1.set(self.1.get() - 1);
+    }
+}
+
+/// Memory that ends within a frame has no table of that frame, wherever it would be; the frame goes back.
+#[test]
+fn a_frame_is_memory_to_its_end() {
+    const FRAME_WORDS: usize = 1 << (FRAME - 3);
+    for (shift, there) in [(8, FRAME_WORDS - 1), (8, 32), (FRAME, FRAME_WORDS - 1), (FRAME + 1, 2 * FRAME_WORDS - 1)] {
+        let words = words(2);
+        let source = Short(DirectMap::new(&words[..there], Hpa::new(0)), Cell::new(0));
+        let frames = Frames::new(source).unwrap();
+        let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+        assert!(matches!(cache.take(shift), Err(Error::Memory(_))), "2^{shift} with {there} words");
+        assert_eq!(frames.source().1.get(), 0);
         assert!(frames.census().all_home());
     }
 }

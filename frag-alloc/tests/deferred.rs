@@ -1,10 +1,11 @@
 //! Tables that wait for readers.
 #![cfg(not(loom))]
 
+use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
-use frag_alloc::{Cache, Deferred, Epochs, Error, Frames, Kind, Owner, Policy, Region};
-use pgtable::{Contents, DirectMap, Hpa};
+use frag_alloc::{Cache, Deferred, Epochs, Error, Frames, Grace, Kind, Owner, Policy, Region};
+use pgtable::{Contents, DirectMap, Hpa, Level, TableAllocator, TableLayout};
 
 #[test]
 fn a_table_is_handed_out_again_only_when_its_readers_have_left() {
@@ -33,6 +34,48 @@ fn a_table_is_handed_out_again_only_when_its_readers_have_left() {
     tables.cache().close().unwrap();
     assert_eq!(frames.census().fragments, 2, "those that wait are counted");
     drop(_reading);
+    drop(tables);
+    assert!(frames.census().all_home());
+}
+
+/// Grace periods that pass when they are told to.
+#[derive(Default)]
+struct Told {
+    started: Cell<u64>,
+    passed: Cell<u64>,
+}
+
+impl Grace for Told {
+    fn start(&self) -> u64 {
+        self.started.set(self.started.get() + 1);
+        self.started.get()
+    }
+
+    fn passed(&self, cookie: u64) -> bool {
+        cookie <= self.passed.get()
+    }
+}
+
+/// A free looks after readers only when 64 tables have gathered: one grace period for all of them.
+#[test]
+fn tables_gather_before_a_grace_period_starts() {
+    let words: Vec<_> = (0..2 << 13).map(|_| AtomicU64::new(0)).collect();
+    let source = Region::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), 2, 16).unwrap();
+    let frames = Frames::new(source).unwrap();
+    let grace = Told::default();
+    let tables = Deferred::new(Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse), &grace);
+    let layout = TableLayout { shift: 9, level: Level(0) };
+    let all: Vec<Hpa> = (0..70).map(|_| tables.allocate(layout).unwrap()).collect();
+    assert_eq!(tables.waiting(), 0);
+    for (freed, table) in all.iter().enumerate() {
+        tables.free(*table, layout, Contents::Stale).unwrap();
+        assert_eq!((tables.waiting(), grace.started.get()), (freed + 1, u64::from(freed >= 63)));
+    }
+    assert_eq!((tables.collect(), tables.waiting()), (Ok(0), 70));
+    grace.passed.set(1);
+    assert_eq!((tables.collect(), tables.waiting(), grace.started.get()), (Ok(64), 6, 2));
+    grace.passed.set(2);
+    assert_eq!((tables.collect(), tables.waiting(), grace.started.get()), (Ok(6), 0, 2));
     drop(tables);
     assert!(frames.census().all_home());
 }

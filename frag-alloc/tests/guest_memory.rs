@@ -25,3 +25,12 @@ fn tables_stand_where_the_guest_sees_them() {
     cache.free(root, layout, Contents::Stale).unwrap();
     assert!(frames.census().all_home());
 }
+
+/// A region that does not begin with a word has none at a multiple of eight: it is refused, not read across its words.
+#[test]
+fn words_are_aligned_in_host_memory_too() {
+    for (base, ok) in [(0, true), (4, false), (8, true)] {
+        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(base), 0x4_0000)]).unwrap();
+        assert_eq!(guest_frames(&memory, Gpa::new(0x1_0000), 1, 16).is_ok(), ok, "a region from {base}");
+    }
+}
