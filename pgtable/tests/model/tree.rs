@@ -144,16 +144,22 @@ fn forms_of_reading<F: Format>(harness: &Harness<'_, Tree<'_, F>>) {
     let mut inputs: Vec<_> = harness.model.keys().map(|&page| Input::<F>::new(page + 3)).step_by(7).take(90).collect();
     let beyond = (0..10).map(|hole| Input::<F>::new(start.get() + hole * 0x1234_5000 + 1));
     inputs.extend(beyond.chain([Input::<F>::new(u64::MAX >> 1), Input::<F>::new(1 << 60)]));
-    for access in [Access::READ, Access::WRITE.by_user(), Access::FETCH] {
+    let accesses = [Access::READ, Access::WRITE.by_user(), Access::FETCH];
+    for access in accesses {
         let mut outputs = vec![None; inputs.len()];
         let translated = walker.translate_batch(&inputs, access, &mut outputs);
         assert_eq!(translated, outputs.iter().flatten().count());
         for (&input, &output) in inputs.iter().zip(&outputs) {
             assert_eq!(output, walker.translate(input, access).ok().map(|one| one.output), "{input}");
         }
-        let mut anchored = harness.space.anchored();
-        for &input in &inputs {
-            assert_eq!(anchored.translate(input, access), walker.translate(input, access), "{input}");
+    }
+    // One access after the other, here and at the same place of another part of the tree: what is remembered serves neither the wrong access nor the wrong part.
+    let mut anchored = harness.space.anchored();
+    for &input in &inputs {
+        for input in [input, Input::<F>::new(input.get() ^ 1 << 40)] {
+            for access in accesses {
+                assert_eq!(anchored.translate(input, access), walker.translate(input, access), "{access} at {input}");
+            }
         }
     }
 
