@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 
 use frag_alloc::{Cache, Deferred, Epochs, Error, FrameSource, Frames, Kind, Local, Owner, Policy, Region, Span};
@@ -268,5 +269,36 @@ fn a_frame_is_memory_to_its_end() {
         assert!(matches!(cache.take(shift), Err(Error::Memory(_))), "2^{shift} with {there} words");
         assert_eq!(frames.source().1.get(), 0);
         assert!(frames.census().all_home());
+    }
+}
+
+/// What fronts, and whoever takes tables one by one, are given is all that there is, each once, whoever comes to the rest of a frame; freed in any order it is all
+/// there again.
+#[test]
+fn every_table_of_every_frame_is_handed_out_once() {
+    for shift in 8..=FRAME {
+        let words = words(3);
+        let frames = frames(&words);
+        let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+        let per_frame = 1_usize << (FRAME - shift);
+        for round in 0..3 {
+            let mut tables: Vec<Hpa> = (1..per_frame).map(|_| cache.take(shift).unwrap()).collect();
+            let front = Local::new(&cache);
+            while let Ok(table) = front.take(shift) {
+                tables.push(table);
+            }
+            assert_eq!(tables.len(), 3 * per_frame, "2^{shift}, round {round}");
+            let all: BTreeSet<Hpa> = tables.iter().copied().filter(|table| table.is_aligned(shift)).collect();
+            assert_eq!(all.len(), tables.len(), "2^{shift}, round {round}: one twice, or crooked");
+            assert!(all.last().unwrap().get() + (1 << shift) <= 3 << FRAME);
+            // Every third first: frames have holes all over when the others come.
+            for start in [round % 3, (round + 1) % 3, (round + 2) % 3] {
+                for table in tables.iter().skip(start).step_by(3) {
+                    cache.give(*table, shift, Contents::Stale).unwrap();
+                }
+            }
+        }
+        cache.close().unwrap();
+        assert!(frames.census().all_home(), "2^{shift}");
     }
 }
