@@ -2,7 +2,8 @@
 //!
 //! Where KVM does things of its own that are no part of the table's meaning, this follows KVM, and only here: it takes away W, I and G of a page
 //! of memory, unseen by the guest (so that fetching from a guarded page of memory works); it emulates devices by itself, looking at page
-//! protection before keys and recording neither R nor C; after it resized a table it judges the first access to each entry like that, too.
+//! protection before keys and recording neither R nor C, and remembers such entries (see `devices`); after it resized a table it judges the first
+//! access to each entry like that, too.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,20 +11,23 @@ use std::error::Error;
 use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::hash::{
-    Answer, Authority, Dialect, GROUP_ENTRIES, HashFault, HashMmu, HashTlbie, HashTranslation, Hcall, Hcalls, Hpt,
-    HptOrder, Hpte, HpteR, HpteV, Keep, Layout, PageSize, PageSizes, Partition, Refused, ResizeError, ReturnCode,
-    Segment, Slb, Storage, VirtualPage, judge, rehash,
+    Answer, Authority, BulkRequest, Dialect, GROUP_ENTRIES, HashFault, HashMmu, HashTlbie, HashTranslation, Hcall,
+    Hcalls, Hpt, HptOrder, Hpte, HpteR, HpteV, Keep, Layout, PageSize, PageSizes, Partition, Refused, ResizeError,
+    ReturnCode, Segment, Slb, Storage, VirtualPage, judge, rehash,
 };
 use arch_ppc64::{Interrupt as Cause, Vector};
 use examples::guest::ppc64::{Interrupt, Start};
 use pgtable::{Access, AccessKind, Gpa, Gva, Hpa, MemoryError, TableMemory};
 
+use super::devices::Devices;
 use super::layout::{CODE_KEY, REAL_MODE, STUBS, is_memory};
 use super::step::{Call, Touch};
 use crate::ppc64::end::End;
 
 /// The entries of a table: place, and both doublewords.
 pub type Contents = BTreeMap<u64, [u64; 2]>;
+/// A place, and bits of its second doubleword.
+pub type Unread = (u64, u64);
 /// A table in this process's memory.
 pub type Table = Hpt<Hpa, Words>;
 
@@ -121,6 +125,10 @@ pub struct Model {
     unsure: RefCell<BTreeSet<u64>>,
     /// The places of entries that were protected: if that allowed stores, KVM waits for one before it tells the hardware.
     protected: RefCell<BTreeSet<u64>>,
+    /// What of R and C accesses have set, by place, since KVM's own copies of the second doublewords have it: which is when somebody reads the table.
+    unread: RefCell<BTreeMap<u64, u64>>,
+    /// What KVM remembers of entries for devices.
+    devices: RefCell<Devices>,
 }
 
 impl Model {
@@ -145,6 +153,8 @@ impl Model {
             absent: RefCell::default(),
             unsure: RefCell::default(),
             protected: RefCell::default(),
+            unread: RefCell::default(),
+            devices: RefCell::default(),
         })
     }
 
@@ -160,16 +170,49 @@ impl Model {
 
     /// What a hypercall answers, and what it does to memory.
     pub fn call(&self, call: &Call) -> (Answer, Option<PageChange>) {
+        let about = self.devices_named_by(call);
         let answer = Hcalls::new(&self.table, &self.partition, Dialect::Kvm).call(call.number, call.arguments);
-        if call.number == Hcall::Enter.number() && answer.code == ReturnCode::Success {
-            self.entered.borrow_mut().insert(answer.values[0]);
-            self.tell_the_hardware(answer.values[0]);
-            self.protected.borrow_mut().remove(&answer.values[0]);
-        }
-        if call.number == Hcall::Protect.number() && answer.code == ReturnCode::Success {
-            self.protected.borrow_mut().insert(call.arguments[1]);
+        let done = answer.code == ReturnCode::Success;
+        match Hcall::of_number(call.number) {
+            Some(Hcall::Enter) if done => {
+                let ptex = answer.values[0];
+                self.entered.borrow_mut().insert(ptex);
+                self.tell_the_hardware(ptex);
+                self.protected.borrow_mut().remove(&ptex);
+                self.unread.borrow_mut().remove(&ptex);
+            }
+            Some(Hcall::Protect) if done => {
+                self.protected.borrow_mut().insert(call.arguments[1]);
+                about.iter().for_each(|_| self.devices.borrow_mut().changed());
+            }
+            // Of several entries some may be gone, whatever the call answers.
+            Some(Hcall::Remove | Hcall::BulkRemove) => {
+                let gone = about.iter().filter(|ptex| self.page(**ptex).is_none());
+                gone.for_each(|_| self.devices.borrow_mut().changed());
+            }
+            _ => {}
         }
         (answer, self.partition.changed.take())
+    }
+
+    /// The places of the entries for devices that a call may change or take out.
+    fn devices_named_by(&self, call: &Call) -> BTreeSet<u64> {
+        let places = match Hcall::of_number(call.number) {
+            Some(Hcall::Remove | Hcall::Protect) => vec![call.arguments[1]],
+            Some(Hcall::BulkRemove) => {
+                call.arguments.chunks_exact(2).map(|pair| BulkRequest::from_bits(pair[0]).ptex()).collect()
+            }
+            _ => vec![],
+        };
+        places.into_iter().filter(|&ptex| self.is_device(ptex)).collect()
+    }
+
+    fn is_device(&self, ptex: u64) -> bool {
+        let hpte = self.table.read(ptex).ok().flatten().filter(|hpte| hpte.v.v());
+        let storage = |hpte: Hpte, sizes: PageSizes| {
+            self.partition.storage(Gpa::new(hpte.r.page(sizes)), sizes.actual()) == Storage::Device
+        };
+        hpte.is_some_and(|hpte| hpte.sizes().is_some_and(|sizes| storage(hpte, sizes)))
     }
 
     /// KVM has the table from elsewhere, and has told the hardware everything.
@@ -177,6 +220,13 @@ impl Model {
         for places in [&self.absent, &self.unsure, &self.protected] {
             places.borrow_mut().clear();
         }
+        self.is_read();
+        self.devices.take();
+    }
+
+    /// Somebody has read all of KVM's table.
+    pub fn is_read(&self) {
+        self.unread.borrow_mut().clear();
     }
 
     fn tell_the_hardware(&self, ptex: u64) {
@@ -220,11 +270,24 @@ impl Model {
         Some((ptex, v.into_bits()))
     }
 
-    /// Goes over to a table of another size, which only bolted entries do.
-    pub fn resize(&mut self, order: HptOrder) -> Result<Result<(), ResizeError>, Box<dyn Error>> {
+    /// Goes over to a table of another size, which only bolted entries do. Returns what of R and C nobody had read until then, by place: Linux
+    /// copies its own copy of a second doubleword before it looks what the hardware has set (`resize_hpt_rehash_hpte`), so that this is lost.
+    pub fn resize(&mut self, order: HptOrder) -> Result<Result<Vec<Unread>, ResizeError>, Box<dyn Error>> {
         let new = table(order)?;
+        let mut unread = Vec::new();
         match rehash(&self.table, &new, Keep::Bolted) {
-            Ok(_) => self.table = new,
+            Ok(_) => {
+                let old = std::mem::replace(&mut self.table, new);
+                for (ptex, bits) in self.unread.take() {
+                    let hpte = old.read(ptex)?.filter(|hpte| hpte.v.v() && hpte.v.bolted());
+                    let Some(hpte) = hpte else { continue };
+                    let to = hpte.ptex_in(ptex, old.order(), order).ok_or("a used entry names no sizes")?;
+                    // What the guest has cleared since is not lost.
+                    let bits = bits & hpte.r.into_bits();
+                    unread.extend((bits != 0).then_some((to, bits)));
+                }
+                self.devices.borrow_mut().resized();
+            }
             Err(error) => {
                 // KVM begins, and gives up half-way.
                 let all = self.table.entries(0).map(|(ptex, _)| ptex).filter(|ptex| !self.is_kept(*ptex));
@@ -242,7 +305,17 @@ impl Model {
         self.unsure.borrow_mut().clear();
         *self.entered.borrow_mut() = all.clone();
         *self.absent.borrow_mut() = all;
-        Ok(Ok(()))
+        Ok(Ok(unread))
+    }
+
+    /// This was lost.
+    pub fn lose(&self, unread: &[Unread]) -> Result<(), Box<dyn Error>> {
+        for &(ptex, bits) in unread {
+            let slot = self.table.slot(ptex)?.ok_or("a place beyond the table")?;
+            let Hpte { v, r } = self.table.layout().decode(slot.read()?);
+            slot.put(self.table.layout().encode(Hpte { v, r: HpteR::from_bits(r.into_bits() & !bits) }));
+        }
+        Ok(())
     }
 
     /// What comes of an access that begins like this; `None`: that has no one answer.
@@ -267,17 +340,39 @@ impl Model {
         VirtualPage::of_entry(hpte, ptex / GROUP_ENTRIES as u64, self.table.order())
     }
 
+    /// Whether KVM remembers an entry for a device at `address`.
+    pub fn remembers(&self, segment: &Segment, address: Gva) -> bool {
+        self.devices.borrow().remembered(segment, address).is_some()
+    }
+
+    /// The pages of the bolted entries, but for those that the guest itself needs.
+    pub fn bolted(&self) -> impl Iterator<Item = VirtualPage> + '_ {
+        let bolted = self.table.entries(0).filter(|(ptex, hpte)| hpte.v.bolted() && !self.is_kept(*ptex));
+        bolted.filter_map(|(ptex, _)| self.page(ptex))
+    }
+
     fn judge(&self, touch: &Touch) -> Result<Option<Verdict>, Box<dyn Error>> {
         let &Touch { ref slb, authority, address, access } = touch;
         let Some(segment) = slb.lookup(address) else {
             return self.translate(slb, authority, address, access).map(Some);
         };
         let page = VirtualPage::of(&segment, address);
-        match self.matching(&page)? {
-            0 => return self.translate(slb, authority, address, access).map(Some),
-            1 => {}
+        let matching = self.matching(&page)?;
+        if matching > 1 {
             // Of several the hardware may take any.
-            _ => return Ok(None),
+            return Ok(None);
+        }
+        // If the hardware has none KVM asks its memory first.
+        if let Some(it) = self.devices.borrow().remembered(&segment, address) {
+            let there = self.table.find(&page)?;
+            if there.is_none_or(|found| self.hides_use(found.ptex, found.hpte)) {
+                let unsure = there.is_some_and(|found| self.unsure.borrow().contains(&found.ptex));
+                let real = it.r.page(it.sizes) | address.get() & pgtable::low_bits(it.sizes.actual().shift());
+                return Ok((!unsure).then(|| Self::by_kvm(it.r, &segment, access, authority, real)));
+            }
+        }
+        if matching == 0 {
+            return self.translate(slb, authority, address, access).map(Some);
         }
         let found = self.table.find(&page)?.ok_or("an entry that fits is not found")?;
         let sizes = found.hpte.sizes().ok_or("an entry without sizes is found")?;
@@ -288,7 +383,11 @@ impl Model {
         }
         if self.partition.storage(Gpa::new(r.page(sizes)), sizes.actual()) == Storage::Device {
             let within = address.get() & pgtable::low_bits(sizes.actual().shift());
-            return Ok(Some(Self::by_kvm(r, &segment, access, authority, r.page(sizes) | within)));
+            let verdict = Self::by_kvm(r, &segment, access, authority, r.page(sizes) | within);
+            if let Verdict::Real(_) = verdict {
+                self.devices.borrow_mut().remember(&segment, address, r, sizes);
+            }
+            return Ok(Some(verdict));
         }
         let unsure = self.unsure.borrow().contains(&found.ptex);
         if unsure || self.absent.borrow().contains(&found.ptex) {
@@ -305,17 +404,20 @@ impl Model {
         // As KVM has it in the real table.
         let shown = [r.w(), r.i(), r.m(), r.g()];
         let sao = [true, true, true, false];
-        if shown == sao || shown == [false, false, true, false] {
-            return self.translate(slb, authority, address, access).map(Some);
-        }
-        let hidden = r.with_w(false).with_i(false).with_g(false).with_m(true);
+        let kept = shown == sao || shown == [false, false, true, false];
         let put =
             |r: HpteR| found.slot.put(self.table.layout().encode(Hpte { r, v: found.hpte.v.with_modified(true) }));
-        put(hidden);
+        if !kept {
+            put(r.with_w(false).with_i(false).with_g(false).with_m(true));
+        }
         let verdict = self.translate(slb, authority, address, access);
         let now = self.table.read(found.ptex)?.ok_or("an entry is gone")?.r;
-        let [w, i, m, g] = shown;
-        put(now.with_w(w).with_i(i).with_m(m).with_g(g));
+        let set = now.into_bits() & !r.into_bits() & HpteR::new().with_r(true).with_c(true).into_bits();
+        *self.unread.borrow_mut().entry(found.ptex).or_default() |= set;
+        if !kept {
+            let [w, i, m, g] = shown;
+            put(now.with_w(w).with_i(i).with_m(m).with_g(g));
+        }
         verdict.map(Some)
     }
 
