@@ -94,8 +94,10 @@ impl Partition for Memory {
         Ok(())
     }
 
+    /// For KVM the last page of a region is neither copied nor copied to: the end of the page must lie before the region's (`kvmppc_copy_guest`).
     fn copy(&self, to: Gpa, from: Gpa) -> Result<(), Refused> {
-        if !is_memory(to.get(), 1) || !is_memory(from.get(), 1) {
+        let and_a_byte = PageSize::K4.bytes() + 1;
+        if !is_memory(to.get(), and_a_byte) || !is_memory(from.get(), and_a_byte) {
             return Err(Refused);
         }
         self.changed.set(Some(PageChange::Copied(to, from)));
