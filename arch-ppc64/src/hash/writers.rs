@@ -130,9 +130,10 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         page: &VirtualPage,
         take: impl Fn(Slot<'m, AtomicU64>, (HpteV, Bits)) -> Option<Hpte>,
     ) -> Result<Option<Hpte>, HptError> {
-        let look = self.look(page.hash(), page.v(), false);
+        let own = self.own(page, false);
+        let look = self.look(page.hash(), own.0, false);
         if let Look::Seen(seen) = look {
-            if let Some(hpte) = take(seen.slot, self.own(page, false)) {
+            if let Some(hpte) = take(seen.slot, own) {
                 return Ok(Some(hpte));
             }
         }
@@ -143,8 +144,9 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     #[inline(never)]
     fn remove_further(&self, page: &VirtualPage, absent: bool) -> Result<Option<Hpte>, HptError> {
         if absent {
-            if let Look::Seen(seen) = self.look(page.hash(), page.v().with_h(true), true) {
-                if let Some(hpte) = self.take_at_once(seen.slot, self.own(page, true)) {
+            let own = self.own(page, true);
+            if let Look::Seen(seen) = self.look(page.hash(), own.0, true) {
+                if let Some(hpte) = self.take_at_once(seen.slot, own) {
                     return Ok(Some(hpte));
                 }
             }

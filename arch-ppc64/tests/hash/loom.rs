@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
-use arch_ppc64::hash::{Group, HpteV, Slot, Word};
+use arch_ppc64::hash::{Group, HpteV, Pattern, Slot, Word};
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use loom::thread;
@@ -169,6 +169,26 @@ fn whoever_sees_an_entry_sees_all_of_it() {
             assert_eq!(slot.r(), R | PP);
         }
         enterer.join().unwrap();
+    });
+}
+
+#[test]
+fn who_reads_an_entry_without_its_lock_has_one_entry() {
+    model(|| {
+        let entry = Entry::new(PAGE, PP);
+        let writer = {
+            let entry = Arc::clone(&entry);
+            thread::spawn(move || {
+                assert!(remove_at_once(entry.slot()).is_some());
+                assert!(entry.slot().enter([OTHER, R]));
+            })
+        };
+        for (v, r) in [(PAGE, PP), (OTHER, R)] {
+            if let Some(words) = entry.slot().read_if(Pattern::new(v, !HpteV::new().with_modified(true).into_bits())) {
+                assert_eq!(words.map(visible), [v, r]);
+            }
+        }
+        writer.join().unwrap();
     });
 }
 
