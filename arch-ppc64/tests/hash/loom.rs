@@ -176,19 +176,20 @@ fn whoever_sees_an_entry_sees_all_of_it() {
 fn who_reads_an_entry_without_its_lock_has_one_entry() {
     model(|| {
         let entry = Entry::new(PAGE, PP);
-        let writer = {
+        let reader = {
             let entry = Arc::clone(&entry);
             thread::spawn(move || {
-                assert!(remove_at_once(entry.slot()).is_some());
-                assert!(entry.slot().enter([OTHER, R]));
+                for (v, r) in [(PAGE, PP), (OTHER, R)] {
+                    let pattern = Pattern::new(v, !HpteV::new().with_modified(true).into_bits());
+                    if let Some(words) = entry.slot().read_if(pattern) {
+                        assert_eq!(words.map(visible), [v, r]);
+                    }
+                }
             })
         };
-        for (v, r) in [(PAGE, PP), (OTHER, R)] {
-            if let Some(words) = entry.slot().read_if(Pattern::new(v, !HpteV::new().with_modified(true).into_bits())) {
-                assert_eq!(words.map(visible), [v, r]);
-            }
-        }
-        writer.join().unwrap();
+        assert!(remove_at_once(entry.slot()).is_some());
+        assert!(entry.slot().enter([OTHER, R]));
+        reader.join().unwrap();
     });
 }
 
