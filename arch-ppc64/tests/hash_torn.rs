@@ -28,13 +28,13 @@ fn frame(address: u64) -> u64 {
     address ^ 0x5_5555_5000
 }
 
-/// Translations of the page that `now` says, and of the one before, until that is `TURNS`. Returns how many there were, and those that are wrong.
-fn translate(mmu: &HashMmu<'_, Gpa, DirectMap<'_, Gpa>>, now: &AtomicU64) -> (u64, Vec<(u64, u64)>) {
-    let (mut met, mut torn) = (0, Vec::new());
+/// Translations of the page that `now` says, and of the one before, until that is `TURNS`. Counts them in `met`, and returns those that are wrong.
+fn translate(mmu: &HashMmu<'_, Gpa, DirectMap<'_, Gpa>>, now: &AtomicU64, met: &AtomicU64) -> Vec<(u64, u64)> {
+    let mut torn = Vec::new();
     loop {
         let turn = now.load(Ordering::Relaxed);
         if turn == TURNS {
-            return (met, torn);
+            return torn;
         }
         let addresses = [turn, turn.saturating_sub(1)].map(|turn| address(turn, mmu.hpt.order()));
         let mut batch = [None; 2];
@@ -42,7 +42,7 @@ fn translate(mmu: &HashMmu<'_, Gpa, DirectMap<'_, Gpa>>, now: &AtomicU64) -> (u6
         let single = addresses.map(|it| mmu.translate(Gva::new(it), Access::READ).ok().map(|found| found.real));
         for (address, real) in addresses.into_iter().cycle().zip(batch.into_iter().chain(single)) {
             let Some(real) = real else { continue };
-            met += 1;
+            met.fetch_add(1, Ordering::Relaxed);
             torn.extend((real != frame(address)).then_some((address, real)));
         }
     }
@@ -59,9 +59,9 @@ fn whole_entries_or_none() {
             let words: Vec<_> = (0..order.bytes() / 8).map(|_| AtomicU64::new(0)).collect();
             let hpt = Hpt::new(DirectMap::new(&words, Gpa::new(0)), Gpa::new(0), order, layout).unwrap();
             let mmu = HashMmu { slb: &slb, hpt: &hpt, authority: Authority::default() };
-            let now = AtomicU64::new(0);
-            let (met, torn) = thread::scope(|scope| {
-                let reader = scope.spawn(|| translate(&mmu, &now));
+            let (now, met) = (AtomicU64::new(0), AtomicU64::new(0));
+            let torn = thread::scope(|scope| {
+                let reader = scope.spawn(|| translate(&mmu, &now, &met));
                 for turn in 0..TURNS {
                     let address = address(turn, order);
                     let page = VirtualPage::of(&SEGMENT, Gva::new(address));
@@ -69,14 +69,17 @@ fn whole_entries_or_none() {
                     let at = hpt.insert(&page, Hpte { v: page.v(), r }).unwrap().unwrap();
                     assert_eq!((at.secondary(), at.slot()), (false, 0));
                     now.store(turn, Ordering::Relaxed);
+                    // The reader is there before the first entry goes.
+                    while met.load(Ordering::Relaxed) == 0 {
+                        thread::yield_now();
+                    }
                     let gone = hpt.remove_at(&page, at).unwrap().unwrap();
                     assert_eq!(gone.r.rpn() << 12, frame(address));
                 }
                 now.store(TURNS, Ordering::Relaxed);
                 reader.join().unwrap()
             });
-            assert!(met > 0, "the reader never met an entry");
-            assert!(torn.is_empty(), "{layout:?}, {rc:?}: {} of {met} are torn: {:x?}", torn.len(), torn.first());
+            assert!(torn.is_empty(), "{layout:?}, {rc:?}: {} of {met:?} are torn: {:x?}", torn.len(), torn.first());
         }
     }
 }

@@ -149,7 +149,7 @@ fn elsewhere<A: Address, M: TableMemory<A>>(
 #[inline(always)]
 fn usual(
     layout: Layout,
-    seen: &Seen<'_>,
+    seen: &Seen,
     found: &Found,
     address: Gva,
     access: Access,

@@ -55,20 +55,19 @@ pub struct Found<'m> {
 
 /// What a look at one group shows.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Look<'m> {
+pub(super) enum Look {
     /// No entry of that first doubleword.
     Absent,
     /// The group is not in memory; or the first of them has another L, or was gone before all of it was seen.
     Odd,
     /// The first of them.
-    Seen(Seen<'m>),
+    Seen(Seen),
 }
 
 /// An entry as it was seen: whatever is not as it should be in it is a matter for [`Hpt::find`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen<'m> {
+pub(super) struct Seen {
     pub(super) ptex: u64,
-    pub(super) slot: Slot<'m, AtomicU64>,
     /// Its doublewords, in the layout of the table.
     pub(super) v: u64,
     pub(super) r: u64,
@@ -179,13 +178,30 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     /// The quick part of a search, in one group: the first entry whose first doubleword is `v`, with H as it has to be there, as far as a search compares; L
     /// must be `v`'s too. What else its second doubleword says of page sizes is not looked at.
     #[inline(always)]
-    pub(super) fn look(&self, hash: PageHash, v: HpteV, secondary: bool) -> Look<'_> {
+    pub(super) fn look(&self, hash: PageHash, v: HpteV, secondary: bool) -> Look {
         let group = self.order.group(hash, secondary);
         let Ok(entries) = self.group(group) else { return Look::Odd };
         let Some(index) = entries.first_matching(self.pattern(v, HpteV::SEARCH)) else { return Look::Absent };
         let slot = entries.slot(index);
         let Some([v, r]) = slot.read_if(self.pattern(v, HpteV::SEARCH | HpteV::L)) else { return Look::Odd };
-        Look::Seen(Seen { ptex: group << GROUP_SHIFT | index as u64, slot, v, r })
+        Look::Seen(Seen { ptex: group << GROUP_SHIFT | index as u64, v, r })
+    }
+
+    /// The first entry in one group that [`look`](Self::look) would see, for those who read it themselves. All of the group is compared at once: what is done
+    /// to an entry waits for its comparison, so that a wrong guess of the half would cost more than the other half does.
+    ///
+    /// # Errors
+    /// The group is not in memory.
+    #[inline(always)]
+    pub(super) fn first(
+        &self,
+        hash: PageHash,
+        v: HpteV,
+        secondary: bool,
+    ) -> Result<Option<Slot<'_, AtomicU64>>, MemoryError> {
+        let entries = self.group(self.order.group(hash, secondary))?;
+        let matching = entries.matching(self.pattern(v, HpteV::SEARCH));
+        Ok((matching != 0).then(|| entries.slot(matching.trailing_zeros() as usize)))
     }
 
     /// Brings the primary group of `page` nearer, for a search that comes later.
