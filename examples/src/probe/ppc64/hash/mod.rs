@@ -10,7 +10,7 @@
 //! | `layout` | what is where |
 //! | `step` | a call, an access, or instructions on the SLB, as plain numbers |
 //! | `systematic`, `random` | which steps there are |
-//! | `model` | asking the library |
+//! | `model`, `model::verdict` | asking the library |
 //! | `devices` | what KVM remembers of entries for devices |
 //! | `htab` | a VM's table as a stream |
 //! | `stand` | asking the machine |
