@@ -6,8 +6,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
-    Access, ByteOrder, Cause, DirectMap, Entry, Fault, Format, Generation, Gpa, Gva, Hpa, Level, Position, Stage1,
-    Stage2, TableMemory, TranslationCache, TwoStage, TwoStageFault, Walker, low_bits,
+    Access, AccessKind, ByteOrder, Cause, DirectMap, Entry, Fault, Format, Generation, Gpa, Gva, Hpa, Level, Position,
+    Privilege, Stage1, Stage2, TableMemory, TranslationCache, TwoStage, TwoStageFault, Walker, low_bits,
 };
 
 use crate::case::{access, bit, image, neighbours, words};
@@ -15,6 +15,9 @@ use crate::memory::Counted;
 
 /// As much as a radix root has entries: both trees stand in the same words, over each other.
 const MOST: usize = 1 << 13;
+
+/// U/S, which every entry on the way to a user page of x86 has.
+const USER: u64 = 1 << 2;
 
 #[derive(Arbitrary)]
 struct Header {
@@ -46,7 +49,7 @@ pub fn two_stage_walk(data: &[u8]) {
             let rc = if bit(flags, 4) { RcPolicy::Fault } else { RcPolicy::HardwareUpdate };
             let first = ProcessScoped::new(granule(2)).with_rc(rc);
             let second = PartitionScoped::new(granule(3)).with_rc(rc);
-            check(first, second, Gpa::new(root << 16), &memory, &neighbours(gva, &given), access);
+            check(first, second, None, Gpa::new(root << 16), &memory, &neighbours(gva, &given), access);
         }
         2 => {
             let second = EptControls {
@@ -55,12 +58,15 @@ pub fn two_stage_walk(data: &[u8]) {
                 execute_only: bit(flags, 4),
                 ..EptControls::new()
             };
+            let asked = (second.mode_based_execute && access.kind == AccessKind::Fetch).then_some(USER);
             let (first, second) = (LongMode::new(levels, controls), Ept::new(Levels::Four, second));
-            check(first, second, Gpa::new(root << 12), &memory(ByteOrder::Little), &neighbours(gva, &given), access);
+            let memory = memory(ByteOrder::Little);
+            check(first, second, asked, Gpa::new(root << 12), &memory, &neighbours(gva, &given), access);
         }
         _ => {
             let (first, second) = (LongMode::new(levels, controls), Npt::new(Levels::Four, NptControls::new()));
-            check(first, second, Gpa::new(root << 12), &memory(ByteOrder::Little), &neighbours(gva, &given), access);
+            let memory = memory(ByteOrder::Little);
+            check(first, second, None, Gpa::new(root << 12), &memory, &neighbours(gva, &given), access);
         }
     }
 }
@@ -68,8 +74,16 @@ pub fn two_stage_walk(data: &[u8]) {
 /// What a walk comes to: the address and both page sizes, or the fault.
 type Outcome<F1, F2> = Result<(Hpa, u8, u8), TwoStageFault<F1, F2>>;
 
-fn check<F1, F2>(first: F1, second: F2, root: Gpa, memory: &[AtomicU64], inputs: &[u64], access: Access)
-where
+/// `user` is the bit by which stage 2 knows a user page of stage 1's, if it asks.
+fn check<F1, F2>(
+    first: F1,
+    second: F2,
+    user: Option<u64>,
+    root: Gpa,
+    memory: &[AtomicU64],
+    inputs: &[u64],
+    access: Access,
+) where
     F1: Format<Stage = Stage1>,
     F2: Format<Stage = Stage2>,
 {
@@ -89,7 +103,7 @@ where
             assert_eq!(cached.translate(gva, access), translated, "{gva}, with a cache");
         }
         let outcome = translated.map(|found| (found.output(), found.stage1.shift, found.stage2.shift));
-        let expected = step_by_step(first, &walker, root, gva, access);
+        let expected = step_by_step(first, &walker, user, root, gva, access);
         match (&outcome, &expected) {
             (Err(TwoStageFault::Stage1(seen)), Err(TwoStageFault::Stage1(want))) => {
                 assert_eq!((seen.cause, seen.at, seen.entry), (want.cause, want.at, want.entry), "{gva}");
@@ -101,7 +115,14 @@ where
 }
 
 /// Both stages, one word after the other.
-fn step_by_step<F1, F2, M>(first: F1, second: &Walker<F2, M>, root: Gpa, gva: Gva, access: Access) -> Outcome<F1, F2>
+fn step_by_step<F1, F2, M>(
+    first: F1,
+    second: &Walker<F2, M>,
+    user: Option<u64>,
+    root: Gpa,
+    gva: Gva,
+    access: Access,
+) -> Outcome<F1, F2>
 where
     F1: Format<Stage = Stage1>,
     F2: Format<Stage = Stage2>,
@@ -115,6 +136,7 @@ where
     let mut level = first.geometry().root();
     let mut at = Position { level, shift: first.geometry().shift(level) };
     let (mut table, mut width, mut path) = (root, first.geometry().width(level), F1::Path::default());
+    let mut all = !0;
     loop {
         let entry = Gpa::new(table.get().wrapping_add((offset >> at.shift & low_bits(width)) * 8));
         let word = match second.translate(entry, second.format().guest_table_access()) {
@@ -127,6 +149,7 @@ where
         let here = |cause, arch| stage1(cause, Some(at), Some(entry), arch);
         let Ok(word) = word else { return here(Cause::TableAccess, first.fault(Cause::TableAccess, access)) };
         let word = F1::BYTE_ORDER.swap(word.load(Ordering::Relaxed));
+        all &= word;
         match first.decode(word, at) {
             Entry::Absent => return here(Cause::NotPresent, first.fault(Cause::NotPresent, access)),
             Entry::Malformed => return here(Cause::Malformed, first.fault(Cause::Malformed, access)),
@@ -141,7 +164,12 @@ where
                     return here(Cause::Denied, arch);
                 }
                 let gpa = Gpa::new(output.get() | offset & low_bits(at.shift));
-                return match second.translate(gpa, access) {
+                let privilege = match user {
+                    Some(bit) if all & bit != 0 => Privilege::User,
+                    Some(_) => Privilege::Supervisor,
+                    None => access.privilege,
+                };
+                return match second.translate(gpa, Access { privilege, ..access }) {
                     Ok(found) => Ok((found.output, at.shift, found.shift)),
                     Err(fault) => Err(TwoStageFault::Stage2 { address: gva, access, table: None, fault }),
                 };

@@ -248,11 +248,13 @@ fn search<S: Source>(
     let mut before = 0;
     let mut buffer = vec![0; CHUNK];
     for extent in image.extents().iter() {
-        let mut skip = extent.start.next_multiple_of(STEP) - extent.start;
+        // To the next multiple; there may be none, at the end of the address space.
+        let mut skip = extent.start.wrapping_neg() % STEP;
         while skip < extent.stored {
             progress(before + skip, total);
-            // Holes are passed over by whole steps.
-            let data = image.source().next_data(extent.offset + skip)?.saturating_sub(extent.offset);
+            // Holes are passed over by whole steps. What follows in memory may stand further ahead in the file.
+            let Some(data) = image.source().next_data(extent.offset + skip) else { break };
+            let data = data.saturating_sub(extent.offset);
             skip += (data.max(skip) - skip) / STEP * STEP;
             let length = usize::try_from(extent.stored.saturating_sub(skip)).unwrap_or(CHUNK).min(CHUNK);
             let read = image.source().read_at(extent.offset + skip, &mut buffer[..length]).ok()?;

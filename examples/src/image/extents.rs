@@ -42,6 +42,7 @@ impl Extents {
         for mut extent in given {
             // Nothing reaches beyond the end of the address space.
             extent.bytes = extent.bytes.min(u64::MAX - extent.start);
+            extent.stored = extent.stored.min(extent.bytes);
             let end = kept.last().map_or(0, |last| last.start + last.bytes);
             let extent = extent.after(end.saturating_sub(extent.start));
             if extent.bytes > 0 {
@@ -110,7 +111,7 @@ mod tests {
             extent(0x1000, 0x1000, 100, 0x1000),
             extent(0x2000, 0x800, 500 + 0x800, 0x800),
             extent(0x3000, 0x1004, 900, 0x800),
-            extent(u64::MAX - 1, 1, 0, 100),
+            extent(u64::MAX - 1, 1, 0, 1),
         ];
         assert_eq!(extents.iter().copied().collect::<Vec<_>>(), want);
         for (address, bytes, inside) in [

@@ -101,10 +101,12 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
     pub fn bytes(&self, pages: Pages) -> u64 {
         match pages {
             Pages::Small(count) => count * self.unit,
-            // The model is a page per entry: nothing above 4 MiB.
-            Pages::Large(size, count) => {
-                self.shifts.get(size).filter(|shift| **shift <= 21).map_or(self.unit, |shift| count << shift)
-            }
+            // The model has an entry for each of the smallest pages: no sizes that have more than 512 of them.
+            Pages::Large(size, count) => self
+                .shifts
+                .get(size)
+                .filter(|shift| **shift <= self.shifts[0] + 9)
+                .map_or(self.unit, |shift| count << shift),
         }
     }
 
@@ -146,7 +148,8 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
         match *op {
             Op::Map { at, pages, output, prot, leaves, budget } => {
                 let (start, bytes, leaves) = (self.input(at), self.bytes(pages), self.leaves(leaves));
-                let output = if output % 3 == 0 { output << 21 } else { output * self.unit };
+                let large = self.shifts.get(1).map_or(21, |shift| 21.max(*shift));
+                let output = if output % 3 == 0 { output << large } else { output * self.unit };
                 let attributes = S::Attributes::from(prot);
                 self.tables.budget.set(budget);
                 let result =
