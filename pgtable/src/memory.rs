@@ -119,7 +119,7 @@ impl<A: Address> TableMemory<A> for DirectMap<'_, A> {
     #[inline(always)]
     fn table(&self, address: A, words: usize) -> Result<&[AtomicU64], MemoryError> {
         let index = address.get().wrapping_sub(self.start).rotate_right(3) as usize;
-        match self.words.get(index..).and_then(|rest| rest.get(..words)) {
+        match self.words.get(index..index.wrapping_add(words)) {
             Some(table) => Ok(table),
             None => Err(Self::outside(address, words)),
         }

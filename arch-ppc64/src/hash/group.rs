@@ -7,6 +7,9 @@ use super::order::GROUP_ENTRIES;
 use super::slot::{Busy, Slot};
 use super::word::Word;
 
+/// Entries of a group that are in one cache line.
+const HALF: usize = GROUP_ENTRIES / 2;
+
 /// What a search compares first doublewords with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pattern {
@@ -19,7 +22,13 @@ impl Pattern {
     #[inline(always)]
     #[must_use]
     pub const fn new(want: u64, mask: u64) -> Self {
-        Self { mask: mask.to_be(), want: (want & mask).to_be() }
+        Self { mask: mask.to_be(), want: want.to_be() }
+    }
+
+    /// Whether both words, in memory's byte order, are so.
+    #[inline(always)]
+    pub(super) const fn fits(self, one: u64, other: u64) -> bool {
+        (one ^ self.want | other ^ self.want) & self.mask == 0
     }
 }
 
@@ -65,13 +74,32 @@ impl<'w, W: Word> Group<'w, W> {
     #[inline(always)]
     #[must_use]
     pub fn matching(self, pattern: Pattern) -> u32 {
+        self.matching_half(pattern, 0) | self.matching_half(pattern, HALF)
+    }
+
+    /// The first of the entries whose first doublewords fit `pattern`; the second half, which is another cache line, is looked at only if the first has none.
+    #[inline(always)]
+    pub(super) fn first_matching(self, pattern: Pattern) -> Option<usize> {
+        let mut matching = self.matching_half(pattern, 0);
+        if matching == 0 {
+            matching = self.matching_half(pattern, HALF);
+            if matching == 0 {
+                return None;
+            }
+        }
+        Some(matching.trailing_zeros() as usize)
+    }
+
+    /// As [`matching`](Self::matching), of the four entries from `first` on.
+    #[inline(always)]
+    fn matching_half(self, pattern: Pattern, first: usize) -> u32 {
         // A borrow for each that is zero, shifted in from the last to the first: no branch, and two instructions beside the comparison.
         let mut found = 0_u32;
-        for index in (0..GROUP_ENTRIES).rev() {
+        for index in (first..first + HALF).rev() {
             let differs = (self.words[index * 2].load(Ordering::Relaxed) ^ pattern.want) & pattern.mask;
             found = found + found + u32::from(differs == 0);
         }
-        found
+        found << first
     }
 
     /// Puts `words` into the first free entry of those in `places` (a bit for each); `None` if there is none.
@@ -97,13 +125,16 @@ impl<'w, W: Word> Group<'w, W> {
         places: u8,
         enter: impl Fn(Slot<'w, W>, [u64; 2]) -> bool,
     ) -> Option<usize> {
-        let mut free = self.matching(Pattern::new(0, HpteV::V | HpteV::HVLOCK)) & u32::from(places);
-        while free != 0 {
-            let index = free.trailing_zeros() as usize;
-            if enter(self.slot(index), words) {
-                return Some(index);
+        let free = Pattern::new(0, HpteV::V | HpteV::HVLOCK);
+        for half in [0, HALF] {
+            let mut free = self.matching_half(free, half) & u32::from(places);
+            while free != 0 {
+                let index = free.trailing_zeros() as usize;
+                if enter(self.slot(index), words) {
+                    return Some(index);
+                }
+                free &= free - 1;
             }
-            free &= free - 1;
         }
         None
     }

@@ -3,7 +3,7 @@
 use pgtable::{Access, AccessKind, Address, Gva, TableMemory, low_bits};
 
 use super::authority::{Authority, judge};
-use super::hpte::{Hpte, HpteR, HpteV, Layout};
+use super::hpte::{Hpte, HpteR, Layout};
 use super::page_size::PageSizes;
 use super::segment::Segment;
 use super::slb::{Found, Slb};
@@ -116,7 +116,7 @@ pub(super) fn translate<A: Address, M: TableMemory<A>>(
     let v = found.search.v(address);
     let look = hpt.look(found.search.hash(address), v, false);
     if let Look::Seen(seen) = look {
-        if let Some(translation) = usual(hpt.layout(), &seen, v, found, address, access, authority) {
+        if let Some(translation) = usual(hpt.layout(), &seen, found, address, access, authority) {
             return Ok(translation);
         }
     }
@@ -136,7 +136,7 @@ fn elsewhere<A: Address, M: TableMemory<A>>(
     if absent {
         let v = found.search.v(address).with_h(true);
         if let Look::Seen(seen) = hpt.look(found.search.hash(address), v, true) {
-            if let Some(translation) = usual(hpt.layout(), &seen, v, found, address, access, authority) {
+            if let Some(translation) = usual(hpt.layout(), &seen, found, address, access, authority) {
                 return Ok(translation);
             }
         }
@@ -149,31 +149,28 @@ fn elsewhere<A: Address, M: TableMemory<A>>(
 #[inline(always)]
 fn usual(
     layout: Layout,
-    seen: &Seen<'_>,
-    v: HpteV,
+    seen: &Seen,
     found: &Found,
     address: Gva,
     access: Access,
     authority: Authority,
 ) -> Option<HashTranslation> {
-    // V, H, AVPN and L in the one doubleword; LP, B, R and what the access demands in the other: a comparison each.
-    let first = layout.stored(HpteV::SEARCH | HpteV::L);
-    if (seen.v ^ v.into_bits()) & first != 0 {
-        return None;
-    }
+    // V, H, AVPN and L are as they should be in the one doubleword. LP, B, R and what the access demands in the other: one comparison.
     let used = HpteR::new().with_r(true);
     let (flags, set) = match access.kind {
         AccessKind::Read => (used, used),
         AccessKind::Write => (used.with_c(true), used.with_c(true)),
         AccessKind::Fetch => (used.with_n(true).with_g(true), used),
     };
-    let r = HpteR::from_bits(seen.r & !layout.b_of_r());
     let fits = found.search.own(layout).fit(seen.r, flags, set);
+    // Protection and key stand in the same places in both layouts.
+    let r = HpteR::from_bits(seen.r);
     if !fits || !found.allowed.allows(r, access) || !authority.allows(r.key(), access.kind) {
         return None;
     }
-    let real = found.search.real(r.into_bits() & HpteR::of_page(u64::MAX).into_bits(), address);
-    let hpte = Hpte { v: layout.decode([seen.v, seen.r]).v.visible(), r };
+    let real = found.search.real(layout, seen.r, address);
+    let Hpte { v, r } = layout.decode([seen.v, seen.r]);
+    let hpte = Hpte { v: v.visible(), r };
     Some(HashTranslation { real, sizes: PageSizes::only(found.segment.base), ptex: seen.ptex, hpte })
 }
 

@@ -52,8 +52,8 @@ pub(super) struct Search {
     avpn: u64,
     /// The bits of an address within a page.
     within: u64,
-    /// What the second doubleword of an entry for a page of the segment's own size says, by layout.
-    own: [Bits; 2],
+    /// What the second doubleword of an entry for a page of the segment's own size says, and where in it the page is, by layout.
+    own: [(Bits, u64); 2],
     /// log2 of the base page size.
     shift: u8,
 }
@@ -70,7 +70,10 @@ impl Search {
             v: first.v().with_l(sizes.lp().is_some()).into_bits() ^ esid >> AVPN_SHIFT & avpn,
             avpn,
             within: low_bits(base.shift()),
-            own: [Bits::of_sizes(Layout::V2, size, sizes), Bits::of_sizes(Layout::V3, size, sizes)],
+            own: [
+                (Bits::of_sizes(Layout::V2, size, sizes), Layout::V2.page_of_r()),
+                (Bits::of_sizes(Layout::V3, size, sizes), Layout::V3.page_of_r()),
+            ],
             shift: base.shift(),
         }
     }
@@ -90,17 +93,23 @@ impl Search {
     /// What the second doubleword then says.
     #[inline(always)]
     pub(super) const fn own(&self, layout: Layout) -> Bits {
-        self.own[layout as usize]
+        self.own[layout as usize].0
     }
 
-    /// Where `address` is, whose page is at `page` or a few bits further.
+    /// Where `address` is, if the second doubleword of its entry is `r`.
     #[inline(always)]
-    pub(super) const fn real(&self, page: u64, address: Gva) -> u64 {
+    pub(super) const fn real(&self, layout: Layout, r: u64, address: Gva) -> u64 {
+        let page = r & self.own[layout as usize].1;
         page ^ (page ^ address.get()) & self.within
     }
 }
 
 impl Layout {
+    /// The bits of a second doubleword that hold the address of a page of 4 KiB, and of larger ones LP in the low of them.
+    const fn page_of_r(self) -> u64 {
+        HpteR::of_page(u64::MAX).into_bits() & !self.b_of_r()
+    }
+
     /// The bits of a second doubleword that hold B.
     #[inline(always)]
     pub(super) const fn b_of_r(self) -> u64 {

@@ -2,8 +2,8 @@
 //!
 //! # Protocol
 //! An entry is two words: `v`, which holds V and the lock bit (HVLOCK), and `r`, which holds R and C. Both are big-endian.
-//! - Hardware, and software that translates, read `v` before `r`. They never lock. They set R and C in `r` by themselves: software by a
-//!   compare-exchange, after which it looks at `v` again ([`Slot::record`]).
+//! - Hardware, and software that translates, read `v` before `r`, and never lock. Hardware reads both at once; software looks at `v` again
+//!   ([`Slot::read_if`]). They set R and C in `r` by themselves: software by a compare-exchange, after which it looks at `v` again ([`Slot::record`]).
 //! - Everybody else changes an entry only while he holds its lock bit. A free entry is filled by taking the lock out of V = 0, storing
 //!   `r`, then storing `v` without the lock (`Release`): so whoever sees V sees the right `r`.
 //! - To take an entry out, or to change what hardware may have cached, the owner of the lock stores `v` with V = 0 ([`Locked::hide`]), has the old
@@ -18,6 +18,7 @@
 
 use core::sync::atomic::Ordering;
 
+use super::group::Pattern;
 use super::hpte::HpteV;
 use super::word::Word;
 
@@ -73,6 +74,17 @@ impl<'w, W: Word> Slot<'w, W> {
     #[inline(always)]
     pub fn touch(self) {
         core::hint::black_box(self.v.load(Ordering::Relaxed));
+    }
+
+    /// Both doublewords, if the first fits `pattern` before and after the second is loaded; so that they belong together, unless meanwhile the entry was
+    /// taken out, another put in its place and taken out, and the first put there again.
+    #[inline(always)]
+    #[must_use]
+    pub fn read_if(self, pattern: Pattern) -> Option<[u64; 2]> {
+        let before = self.v.load(Ordering::Acquire);
+        let r = self.r.load(Ordering::Acquire);
+        let after = self.v.load(Ordering::Relaxed);
+        pattern.fits(before, after).then(|| [after, r].map(u64::from_be))
     }
 
     /// Both doublewords as they were at one time.

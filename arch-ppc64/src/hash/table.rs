@@ -55,20 +55,19 @@ pub struct Found<'m> {
 
 /// What a look at one group shows.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Look<'m> {
+pub(super) enum Look {
     /// No entry of that first doubleword.
     Absent,
-    /// The group is not in memory.
+    /// The group is not in memory; or the first of them has another L, or was gone before all of it was seen.
     Odd,
     /// The first of them.
-    Seen(Seen<'m>),
+    Seen(Seen),
 }
 
 /// An entry as it was seen: whatever is not as it should be in it is a matter for [`Hpt::find`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen<'m> {
+pub(super) struct Seen {
     pub(super) ptex: u64,
-    pub(super) slot: Slot<'m, AtomicU64>,
     /// Its doublewords, in the layout of the table.
     pub(super) v: u64,
     pub(super) r: u64,
@@ -176,20 +175,33 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         self.find_elsewhere(page)
     }
 
-    /// The quick part of a search, in one group: the first entry whose first doubleword is `v`, with H as it has to be there, as far as a search
-    /// compares; whatever page sizes it names.
+    /// The quick part of a search, in one group: the first entry whose first doubleword is `v`, with H as it has to be there, as far as a search compares; L
+    /// must be `v`'s too. What else its second doubleword says of page sizes is not looked at.
     #[inline(always)]
-    pub(super) fn look(&self, hash: PageHash, v: HpteV, secondary: bool) -> Look<'_> {
+    pub(super) fn look(&self, hash: PageHash, v: HpteV, secondary: bool) -> Look {
         let group = self.order.group(hash, secondary);
         let Ok(entries) = self.group(group) else { return Look::Odd };
-        let matching = entries.matching(self.pattern(v, HpteV::SEARCH));
-        if matching == 0 {
-            return Look::Absent;
-        }
-        let index = matching.trailing_zeros() as usize;
+        let Some(index) = entries.first_matching(self.pattern(v, HpteV::SEARCH)) else { return Look::Absent };
         let slot = entries.slot(index);
-        let v_word = slot.v();
-        Look::Seen(Seen { ptex: group << GROUP_SHIFT | index as u64, slot, v: v_word, r: slot.r() })
+        let Some([v, r]) = slot.read_if(self.pattern(v, HpteV::SEARCH | HpteV::L)) else { return Look::Odd };
+        Look::Seen(Seen { ptex: group << GROUP_SHIFT | index as u64, v, r })
+    }
+
+    /// The first entry in one group that [`look`](Self::look) would see, for those who read it themselves. All of the group is compared at once: what is done
+    /// to an entry waits for its comparison, so that a wrong guess of the half would cost more than the other half does.
+    ///
+    /// # Errors
+    /// The group is not in memory.
+    #[inline(always)]
+    pub(super) fn first(
+        &self,
+        hash: PageHash,
+        v: HpteV,
+        secondary: bool,
+    ) -> Result<Option<Slot<'_, AtomicU64>>, MemoryError> {
+        let entries = self.group(self.order.group(hash, secondary))?;
+        let matching = entries.matching(self.pattern(v, HpteV::SEARCH));
+        Ok((matching != 0).then(|| entries.slot(matching.trailing_zeros() as usize)))
     }
 
     /// Brings the primary group of `page` nearer, for a search that comes later.
@@ -236,7 +248,9 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
             let index = matching.trailing_zeros() as usize;
             matching &= matching - 1;
             let slot = entries.slot(index);
-            let hpte = self.layout.decode([slot.v(), slot.r()]);
+            // What is gone may have left its place to another entry.
+            let Some(words) = slot.read_if(self.pattern(v, HpteV::SEARCH)) else { continue };
+            let hpte = self.layout.decode(words);
             let fits = hpte.sizes().is_some_and(|sizes| sizes.base() == page.base);
             if fits && (hpte.v.into_bits() ^ v.into_bits()) & self.layout.stored_search() == 0 {
                 return Some(Found { ptex: group << GROUP_SHIFT | index as u64, hpte, slot });

@@ -12,7 +12,7 @@ use super::order::{GROUP_ENTRIES, GROUP_SHIFT, Hidx, PageHash};
 use super::page_size::PageSizes;
 use super::search::Bits;
 use super::slot::{Locked, Slot};
-use super::table::{Hpt, HptError, Look};
+use super::table::{Hpt, HptError};
 use super::virtual_page::VirtualPage;
 
 impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
@@ -130,23 +130,22 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         page: &VirtualPage,
         take: impl Fn(Slot<'m, AtomicU64>, (HpteV, Bits)) -> Option<Hpte>,
     ) -> Result<Option<Hpte>, HptError> {
-        let look = self.look(page.hash(), page.v(), false);
-        if let Look::Seen(seen) = look {
-            if let Some(hpte) = take(seen.slot, self.own(page, false)) {
-                return Ok(Some(hpte));
-            }
+        let own = self.own(page, false);
+        let first = self.first(page.hash(), own.0, false)?;
+        if let Some(hpte) = first.and_then(|slot| take(slot, own)) {
+            return Ok(Some(hpte));
         }
-        self.remove_further(page, matches!(look, Look::Absent))
+        self.remove_further(page, first.is_none())
     }
 
     /// Not at once from the primary group; in which, if it is `absent`, there is none.
     #[inline(never)]
     fn remove_further(&self, page: &VirtualPage, absent: bool) -> Result<Option<Hpte>, HptError> {
         if absent {
-            if let Look::Seen(seen) = self.look(page.hash(), page.v().with_h(true), true) {
-                if let Some(hpte) = self.take_at_once(seen.slot, self.own(page, true)) {
-                    return Ok(Some(hpte));
-                }
+            let own = self.own(page, true);
+            let first = self.first(page.hash(), own.0, true)?;
+            if let Some(hpte) = first.and_then(|slot| self.take_at_once(slot, own)) {
+                return Ok(Some(hpte));
             }
         }
         while let Some(found) = self.find(page)? {
@@ -161,10 +160,13 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     /// Takes out the entry in `slot` if it says just this, is not locked, and stays so; otherwise it is left alone.
     #[inline(always)]
     pub(super) fn take_at_once(&self, slot: Slot<'_, AtomicU64>, (first, second): (HpteV, Bits)) -> Option<Hpte> {
-        let [v, _] = self.as_it_should_be(slot, (first, second))?;
+        let v = slot.v();
+        if !self.is(v, first) {
+            return None;
+        }
+        // What the second doubleword says counts once the entry is hidden: if it is one of another size, it is put back.
         let hidden = slot.hide_if(v)?;
         let r = hidden.r();
-        // Another entry of the same first doubleword may have come in between: if so, it stays.
         if !second.fit(r, HpteR::new(), HpteR::new()) {
             return None;
         }
@@ -172,12 +174,10 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         Some(self.layout.decode([v, r]))
     }
 
-    /// The doublewords of the entry in `slot`, if they say just this.
+    /// Whether the first doubleword `v` is `first`, as far as a search compares, with the same L.
     #[inline(always)]
-    fn as_it_should_be(&self, slot: Slot<'_, AtomicU64>, (first, second): (HpteV, Bits)) -> Option<[u64; 2]> {
-        let (v, r) = (slot.v(), slot.r());
-        let same = (v ^ first.into_bits()) & self.layout.stored(HpteV::SEARCH | HpteV::L) == 0;
-        (same && second.fit(r, HpteR::new(), HpteR::new())).then_some([v, r])
+    fn is(&self, v: u64, first: HpteV) -> bool {
+        (v ^ first.into_bits()) & self.layout.stored(HpteV::SEARCH | HpteV::L) == 0
     }
 
     #[inline]
@@ -245,8 +245,11 @@ impl<A: Address, M: TableMemory<A>> Alone<'_, A, M> {
     #[inline(always)]
     pub fn remove(&mut self, page: &VirtualPage) -> Result<Option<Hpte>, HptError> {
         let hpt = &*self.hpt;
-        hpt.remove_by(page, |slot, own| {
-            let [v, r] = hpt.as_it_should_be(slot, own).filter(|[v, _]| v & HpteV::HVLOCK == 0)?;
+        hpt.remove_by(page, |slot, own: (HpteV, Bits)| {
+            let (v, r) = (slot.v(), slot.r());
+            if !hpt.is(v, own.0) || v & HpteV::HVLOCK != 0 || !own.1.fit(r, HpteR::new(), HpteR::new()) {
+                return None;
+            }
             slot.put([HpteV::MODIFIED, 0]);
             Some(hpt.layout.decode([v, r]))
         })

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
-use arch_ppc64::hash::{Group, HpteV, Slot, Word};
+use arch_ppc64::hash::{Group, HpteV, Pattern, Slot, Word};
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use loom::thread;
@@ -70,6 +70,7 @@ fn valid(v: u64) -> bool {
     v & V != 0
 }
 
+/// Tries every interleaving. Whoever only loads should not be the first thread: with it the checker tries one order only.
 fn model(check: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
@@ -160,15 +161,38 @@ fn an_enter_that_finds_a_locked_entry_waits_for_it() {
 fn whoever_sees_an_entry_sees_all_of_it() {
     model(|| {
         let entry = Entry::new(0, 0);
-        let enterer = {
+        let reader = {
             let entry = Arc::clone(&entry);
-            thread::spawn(move || assert!(entry.slot().enter([PAGE, R | PP])))
+            thread::spawn(move || {
+                let slot = entry.slot();
+                if valid(slot.v()) {
+                    assert_eq!(slot.r(), R | PP);
+                }
+            })
         };
-        let slot = entry.slot();
-        if valid(slot.v()) {
-            assert_eq!(slot.r(), R | PP);
-        }
-        enterer.join().unwrap();
+        assert!(entry.slot().enter([PAGE, R | PP]));
+        reader.join().unwrap();
+    });
+}
+
+#[test]
+fn who_reads_an_entry_without_its_lock_has_one_entry() {
+    model(|| {
+        let entry = Entry::new(PAGE, PP);
+        let reader = {
+            let entry = Arc::clone(&entry);
+            thread::spawn(move || {
+                for (v, r) in [(PAGE, PP), (OTHER, R)] {
+                    let pattern = Pattern::new(v, !HpteV::new().with_modified(true).into_bits());
+                    if let Some(words) = entry.slot().read_if(pattern) {
+                        assert_eq!(words.map(visible), [v, r]);
+                    }
+                }
+            })
+        };
+        assert!(remove_at_once(entry.slot()).is_some());
+        assert!(entry.slot().enter([OTHER, R]));
+        reader.join().unwrap();
     });
 }
 
@@ -260,13 +284,15 @@ fn a_store_during_a_protect_is_kept() {
 fn the_incremental_reader_misses_nothing() {
     model(|| {
         let entry = Entry::new(PAGE | HpteV::new().with_modified(true).into_bits(), R);
-        let processor = {
+        let reader = {
             let entry = Arc::clone(&entry);
-            thread::spawn(move || assert!(store_through(entry.slot())))
+            thread::spawn(move || {
+                entry.slot().take_modified();
+                entry.slot().read().unwrap()
+            })
         };
-        entry.slot().take_modified();
-        let [_, seen] = entry.slot().read().unwrap();
-        processor.join().unwrap();
+        assert!(store_through(entry.slot()));
+        let [_, seen] = reader.join().unwrap();
         let [v, r] = entry.slot().read().unwrap();
         assert_eq!(r & C, C);
         assert!(seen & C != 0 || HpteV::from_bits(v).modified(), "a change would never be read");

@@ -45,6 +45,7 @@ fn main() {
         Box::new(lookup::Column::<lookup::LockedHashMap>::new("in a lock", &known)),
         Box::new(unmap::BySlot::default()),
         Box::new(unmap::BySearch::default()),
+        Box::new(unmap::Known::default()),
         Box::new(resize::Rehash::default()),
         Box::new(resize::Copy::default()),
     ];

@@ -75,6 +75,11 @@ impl Place {
         VirtualPage::of(&self.segment, self.address(number))
     }
 
+    /// Whether `page` is one of it.
+    pub fn has(&self, page: &VirtualPage) -> bool {
+        (self.segment.vsid, self.segment.size) == (page.vsid, page.segment)
+    }
+
     /// Its SLB entry's first word.
     pub fn esid(&self) -> SlbEsid {
         SlbEsid::from_bits(self.start).with_v(true)

@@ -2,7 +2,10 @@
 //!
 //! Where KVM does things of its own that are no part of the table's meaning, this follows KVM, and only here: it takes away W, I and G of a page
 //! of memory, unseen by the guest (so that fetching from a guarded page of memory works); it emulates devices by itself, looking at page
-//! protection before keys and recording neither R nor C; after it resized a table it judges the first access to each entry like that, too.
+//! protection before keys and recording neither R nor C, and remembers such entries (see `devices`); after it resized a table it judges the first
+//! access to each entry like that, too.
+
+mod verdict;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,20 +13,19 @@ use std::error::Error;
 use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::hash::{
-    Answer, Authority, Dialect, GROUP_ENTRIES, HashFault, HashMmu, HashTlbie, HashTranslation, Hcall, Hcalls, Hpt,
-    HptOrder, Hpte, HpteR, HpteV, Keep, Layout, PageSize, PageSizes, Partition, Refused, ResizeError, ReturnCode,
-    Segment, Slb, Storage, VirtualPage, judge, rehash,
+    Answer, BulkRequest, Dialect, GROUP_ENTRIES, HashTlbie, Hcall, Hcalls, Hpt, HptOrder, Hpte, HpteR, Keep, Layout,
+    PageSize, PageSizes, Partition, Refused, ResizeError, ReturnCode, Segment, Storage, VirtualPage, rehash,
 };
-use arch_ppc64::{Interrupt as Cause, Vector};
-use examples::guest::ppc64::{Interrupt, Start};
-use pgtable::{Access, AccessKind, Gpa, Gva, Hpa, MemoryError, TableMemory};
+use pgtable::{Gpa, Gva, Hpa, MemoryError, TableMemory};
 
+use super::devices::Devices;
 use super::layout::{CODE_KEY, REAL_MODE, STUBS, is_memory};
-use super::step::{Call, Touch};
-use crate::ppc64::end::End;
+use super::step::Call;
 
 /// The entries of a table: place, and both doublewords.
 pub type Contents = BTreeMap<u64, [u64; 2]>;
+/// A place, and bits of its second doubleword.
+pub type Unread = (u64, u64);
 /// A table in this process's memory.
 pub type Table = Hpt<Hpa, Words>;
 
@@ -90,21 +92,15 @@ impl Partition for Memory {
         Ok(())
     }
 
+    /// For KVM the last page of a region is neither copied nor copied to: the end of the page must lie before the region's (`kvmppc_copy_guest`).
     fn copy(&self, to: Gpa, from: Gpa) -> Result<(), Refused> {
-        if !is_memory(to.get(), 1) || !is_memory(from.get(), 1) {
+        let and_a_byte = PageSize::K4.bytes() + 1;
+        if !is_memory(to.get(), and_a_byte) || !is_memory(from.get(), and_a_byte) {
             return Err(Refused);
         }
         self.changed.set(Some(PageChange::Copied(to, from)));
         Ok(())
     }
-}
-
-/// How an access is judged.
-enum Verdict {
-    /// It goes there.
-    Real(u64),
-    /// It takes this interrupt.
-    Refused(Cause),
 }
 
 /// The library's table.
@@ -121,6 +117,10 @@ pub struct Model {
     unsure: RefCell<BTreeSet<u64>>,
     /// The places of entries that were protected: if that allowed stores, KVM waits for one before it tells the hardware.
     protected: RefCell<BTreeSet<u64>>,
+    /// What of R and C accesses have set, by place, since KVM's own copies of the second doublewords have it: which is when somebody reads the table.
+    unread: RefCell<BTreeMap<u64, u64>>,
+    /// What KVM remembers of entries for devices.
+    devices: RefCell<Devices>,
 }
 
 impl Model {
@@ -145,6 +145,8 @@ impl Model {
             absent: RefCell::default(),
             unsure: RefCell::default(),
             protected: RefCell::default(),
+            unread: RefCell::default(),
+            devices: RefCell::default(),
         })
     }
 
@@ -160,16 +162,49 @@ impl Model {
 
     /// What a hypercall answers, and what it does to memory.
     pub fn call(&self, call: &Call) -> (Answer, Option<PageChange>) {
+        let about = self.devices_named_by(call);
         let answer = Hcalls::new(&self.table, &self.partition, Dialect::Kvm).call(call.number, call.arguments);
-        if call.number == Hcall::Enter.number() && answer.code == ReturnCode::Success {
-            self.entered.borrow_mut().insert(answer.values[0]);
-            self.tell_the_hardware(answer.values[0]);
-            self.protected.borrow_mut().remove(&answer.values[0]);
-        }
-        if call.number == Hcall::Protect.number() && answer.code == ReturnCode::Success {
-            self.protected.borrow_mut().insert(call.arguments[1]);
+        let done = answer.code == ReturnCode::Success;
+        match Hcall::of_number(call.number) {
+            Some(Hcall::Enter) if done => {
+                let ptex = answer.values[0];
+                self.entered.borrow_mut().insert(ptex);
+                self.tell_the_hardware(ptex);
+                self.protected.borrow_mut().remove(&ptex);
+                self.unread.borrow_mut().remove(&ptex);
+            }
+            Some(Hcall::Protect) if done => {
+                self.protected.borrow_mut().insert(call.arguments[1]);
+                about.iter().for_each(|_| self.devices.borrow_mut().changed());
+            }
+            // Of several entries some may be gone, whatever the call answers.
+            Some(Hcall::Remove | Hcall::BulkRemove) => {
+                let gone = about.iter().filter(|ptex| self.page(**ptex).is_none());
+                gone.for_each(|_| self.devices.borrow_mut().changed());
+            }
+            _ => {}
         }
         (answer, self.partition.changed.take())
+    }
+
+    /// The places of the entries for devices that a call may change or take out.
+    fn devices_named_by(&self, call: &Call) -> BTreeSet<u64> {
+        let places = match Hcall::of_number(call.number) {
+            Some(Hcall::Remove | Hcall::Protect) => vec![call.arguments[1]],
+            Some(Hcall::BulkRemove) => {
+                call.arguments.chunks_exact(2).map(|pair| BulkRequest::from_bits(pair[0]).ptex()).collect()
+            }
+            _ => vec![],
+        };
+        places.into_iter().filter(|&ptex| self.is_device(ptex)).collect()
+    }
+
+    fn is_device(&self, ptex: u64) -> bool {
+        let hpte = self.table.read(ptex).ok().flatten().filter(|hpte| hpte.v.v());
+        let storage = |hpte: Hpte, sizes: PageSizes| {
+            self.partition.storage(Gpa::new(hpte.r.page(sizes)), sizes.actual()) == Storage::Device
+        };
+        hpte.is_some_and(|hpte| hpte.sizes().is_some_and(|sizes| storage(hpte, sizes)))
     }
 
     /// KVM has the table from elsewhere, and has told the hardware everything.
@@ -177,6 +212,13 @@ impl Model {
         for places in [&self.absent, &self.unsure, &self.protected] {
             places.borrow_mut().clear();
         }
+        self.is_read();
+        self.devices.take();
+    }
+
+    /// Somebody has read all of KVM's table.
+    pub fn is_read(&self) {
+        self.unread.borrow_mut().clear();
     }
 
     fn tell_the_hardware(&self, ptex: u64) {
@@ -220,11 +262,24 @@ impl Model {
         Some((ptex, v.into_bits()))
     }
 
-    /// Goes over to a table of another size, which only bolted entries do.
-    pub fn resize(&mut self, order: HptOrder) -> Result<Result<(), ResizeError>, Box<dyn Error>> {
+    /// Goes over to a table of another size, which only bolted entries do. Returns what of R and C nobody had read until then, by place: Linux
+    /// copies its own copy of a second doubleword before it looks what the hardware has set (`resize_hpt_rehash_hpte`), so that this is lost.
+    pub fn resize(&mut self, order: HptOrder) -> Result<Result<Vec<Unread>, ResizeError>, Box<dyn Error>> {
         let new = table(order)?;
+        let mut unread = Vec::new();
         match rehash(&self.table, &new, Keep::Bolted) {
-            Ok(_) => self.table = new,
+            Ok(_) => {
+                let old = std::mem::replace(&mut self.table, new);
+                for (ptex, bits) in self.unread.take() {
+                    let hpte = old.read(ptex)?.filter(|hpte| hpte.v.v() && hpte.v.bolted());
+                    let Some(hpte) = hpte else { continue };
+                    let to = hpte.ptex_in(ptex, old.order(), order).ok_or("a used entry names no sizes")?;
+                    // What the guest has cleared since is not lost.
+                    let bits = bits & hpte.r.into_bits();
+                    unread.extend((bits != 0).then_some((to, bits)));
+                }
+                self.devices.borrow_mut().resized();
+            }
             Err(error) => {
                 // KVM begins, and gives up half-way.
                 let all = self.table.entries(0).map(|(ptex, _)| ptex).filter(|ptex| !self.is_kept(*ptex));
@@ -242,23 +297,17 @@ impl Model {
         self.unsure.borrow_mut().clear();
         *self.entered.borrow_mut() = all.clone();
         *self.absent.borrow_mut() = all;
-        Ok(Ok(()))
+        Ok(Ok(unread))
     }
 
-    /// What comes of an access that begins like this; `None`: that has no one answer.
-    pub fn touch(&self, touch: &Touch, start: Start) -> Result<Option<End>, Box<dyn Error>> {
-        // The first thing that the guest does is to fetch the stub.
-        let stub = Touch { address: start.pc, access: Access { kind: AccessKind::Fetch, ..touch.access }, ..*touch };
-        match self.judge(&stub)? {
-            Some(Verdict::Refused(cause)) => return Ok(Some(End::Took(interrupt(&stub, cause, start)))),
-            Some(Verdict::Real(_)) => {}
-            None => return Ok(None),
+    /// This was lost.
+    pub fn lose(&self, unread: &[Unread]) -> Result<(), Box<dyn Error>> {
+        for &(ptex, bits) in unread {
+            let slot = self.table.slot(ptex)?.ok_or("a place beyond the table")?;
+            let Hpte { v, r } = self.table.layout().decode(slot.read()?);
+            slot.put(self.table.layout().encode(Hpte { v, r: HpteR::from_bits(r.into_bits() & !bits) }));
         }
-        Ok(self.judge(touch)?.map(|verdict| match verdict {
-            Verdict::Refused(cause) => End::Took(interrupt(touch, cause, start)),
-            Verdict::Real(address) if is_memory(address, 8) => End::Done(Gpa::new(address)),
-            Verdict::Real(address) => End::NoMemory(Gpa::new(address)),
-        }))
+        Ok(())
     }
 
     /// The page of the entry at `ptex`.
@@ -267,118 +316,14 @@ impl Model {
         VirtualPage::of_entry(hpte, ptex / GROUP_ENTRIES as u64, self.table.order())
     }
 
-    fn judge(&self, touch: &Touch) -> Result<Option<Verdict>, Box<dyn Error>> {
-        let &Touch { ref slb, authority, address, access } = touch;
-        let Some(segment) = slb.lookup(address) else {
-            return self.translate(slb, authority, address, access).map(Some);
-        };
-        let page = VirtualPage::of(&segment, address);
-        match self.matching(&page)? {
-            0 => return self.translate(slb, authority, address, access).map(Some),
-            1 => {}
-            // Of several the hardware may take any.
-            _ => return Ok(None),
-        }
-        let found = self.table.find(&page)?.ok_or("an entry that fits is not found")?;
-        let sizes = found.hpte.sizes().ok_or("an entry without sizes is found")?;
-        let r = found.hpte.r;
-        // What these mean is undefined.
-        if matches!(r.protection(), 4 | 5 | 7) {
-            return Ok(None);
-        }
-        if self.partition.storage(Gpa::new(r.page(sizes)), sizes.actual()) == Storage::Device {
-            let within = address.get() & pgtable::low_bits(sizes.actual().shift());
-            return Ok(Some(Self::by_kvm(r, &segment, access, authority, r.page(sizes) | within)));
-        }
-        let unsure = self.unsure.borrow().contains(&found.ptex);
-        if unsure || self.absent.borrow().contains(&found.ptex) {
-            if let refused @ Verdict::Refused(_) = Self::by_kvm(r, &segment, access, authority, 0) {
-                return Ok((!unsure).then_some(refused));
-            }
-            self.tell_the_hardware(found.ptex);
-        }
-        let open =
-            judge(r, &segment, access, Authority::default()).is_ok() && judge(r, &segment, access, authority).is_err();
-        if open && access.kind == AccessKind::Write && self.protected.borrow().contains(&found.ptex) {
-            return Ok(None);
-        }
-        // As KVM has it in the real table.
-        let shown = [r.w(), r.i(), r.m(), r.g()];
-        let sao = [true, true, true, false];
-        if shown == sao || shown == [false, false, true, false] {
-            return self.translate(slb, authority, address, access).map(Some);
-        }
-        let hidden = r.with_w(false).with_i(false).with_g(false).with_m(true);
-        let put =
-            |r: HpteR| found.slot.put(self.table.layout().encode(Hpte { r, v: found.hpte.v.with_modified(true) }));
-        put(hidden);
-        let verdict = self.translate(slb, authority, address, access);
-        let now = self.table.read(found.ptex)?.ok_or("an entry is gone")?.r;
-        let [w, i, m, g] = shown;
-        put(now.with_w(w).with_i(i).with_m(m).with_g(g));
-        verdict.map(Some)
+    /// Whether KVM remembers an entry for a device at `address`.
+    pub fn remembers(&self, segment: &Segment, address: Gva) -> bool {
+        self.devices.borrow().remembered(segment, address).is_some()
     }
 
-    /// As the library's MMU does it.
-    fn translate(
-        &self,
-        slb: &Slb,
-        authority: Authority,
-        address: Gva,
-        access: Access,
-    ) -> Result<Verdict, Box<dyn Error>> {
-        match (HashMmu { slb, hpt: &self.table, authority }).translate(address, access) {
-            Ok(HashTranslation { real, .. }) => Ok(Verdict::Real(real)),
-            Err(HashFault::Interrupt(cause)) => Ok(Verdict::Refused(cause)),
-            Err(HashFault::Table(error)) => Err(error.into()),
-        }
-    }
-
-    /// As KVM judges by itself.
-    fn by_kvm(r: HpteR, segment: &Segment, access: Access, authority: Authority, real: u64) -> Verdict {
-        let fetch = access.kind == AccessKind::Fetch;
-        // KVM knows no keys of fetches.
-        let authority = if fetch { Authority::default() } else { authority };
-        match judge(r, segment, access, authority) {
-            Ok(()) => Verdict::Real(real),
-            Err(status) => {
-                let vector = if fetch { Vector::InstructionStorage } else { Vector::DataStorage };
-                let status = if status.protection() { status.with_key(false) } else { status };
-                Verdict::Refused(Cause { vector, status })
-            }
-        }
-    }
-
-    /// How many entries fit `page`.
-    fn matching(&self, page: &VirtualPage) -> Result<usize, Box<dyn Error>> {
-        let mut count = 0;
-        for h in [false, true] {
-            let first = self.table.order().group(page.hash(), h) * GROUP_ENTRIES as u64;
-            let want = Self::compared(page.v().with_h(h));
-            for ptex in first..first + GROUP_ENTRIES as u64 {
-                let hpte = self.table.read(ptex)?.ok_or("a group beyond the table")?;
-                let base = hpte.sizes().map(PageSizes::base);
-                count += usize::from(Self::compared(hpte.v) == want && base == Some(page.base));
-            }
-        }
-        Ok(count)
-    }
-
-    fn compared(v: HpteV) -> (u8, u64, bool, bool) {
-        (v.b(), v.avpn(), v.h(), v.v())
-    }
-}
-
-/// The interrupt with every register that goes with it.
-fn interrupt(touch: &Touch, cause: Cause, start: Start) -> Interrupt {
-    let fetch = touch.access.kind == AccessKind::Fetch;
-    let status = cause.status.into_bits();
-    Interrupt {
-        vector: cause.vector.offset().into(),
-        // A fetch has left the stub when it takes its interrupt.
-        srr0: if fetch { touch.address.get() } else { start.pc.get() },
-        srr1: if fetch { start.msr | u64::from(status) } else { start.msr },
-        dsisr: if fetch { 0 } else { status },
-        dar: if fetch { 0 } else { touch.address.get() },
+    /// The pages of the bolted entries, but for those that the guest itself needs.
+    pub fn bolted(&self) -> impl Iterator<Item = VirtualPage> + '_ {
+        let bolted = self.table.entries(0).filter(|(ptex, hpte)| hpte.v.bolted() && !self.is_kept(*ptex));
+        bolted.filter_map(|(ptex, _)| self.page(ptex))
     }
 }

@@ -8,7 +8,7 @@ use arch_ppc64::hash::{
 use fastrand::Rng;
 use pgtable::Gva;
 
-use super::layout::{CODE_KEY, DATA, DEVICES, PLACES, Place, STUBS, is_data, is_memory, slb};
+use super::layout::{CODE_KEY, DATA, DEVICES, PLACES, STUBS, is_data, is_memory, slb};
 use super::model::Model;
 use super::step::{Action, Call, SlbInstruction, Step, Touch};
 use super::systematic::ACCESSES;
@@ -61,8 +61,7 @@ impl Random {
         let rng = &mut self.rng;
         let known = model.page(ptex).filter(|_| rng.u8(..4) != 0);
         let known = known.and_then(|page| {
-            let fits = |place: &&Place| (place.segment.vsid, place.segment.size) == (page.vsid, page.segment);
-            PLACES.iter().find(fits).map(|place| (*place, place.start + page.offset))
+            PLACES.iter().find(|place| place.has(&page)).map(|place| (*place, place.start + page.offset))
         });
         let (place, start) = known.unwrap_or_else(|| {
             let place = pick(rng, &PLACES);

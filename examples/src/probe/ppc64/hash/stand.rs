@@ -2,11 +2,10 @@
 
 use std::error::Error;
 use std::io::ErrorKind;
-use std::thread;
 use std::time::Duration;
 
 use arch_ppc64::hash::{Authority, Hcall, HcallFlags, HptOrder, Hpte, HpteR, HpteV, ReturnCode, Slb, SlbEsid, SlbVsid};
-use arch_ppc64::kvm::{PpcMmu, ResizePrepare, kvm_ppc_resize_hpt};
+use arch_ppc64::kvm::PpcMmu;
 use arch_ppc64::radix::{Amr, Iamr};
 use examples::guest::Probe;
 use examples::guest::ppc64::{Outcome, ProbeGuest, StubsAt};
@@ -42,10 +41,10 @@ pub struct Tried {
 
 /// The test stand.
 pub struct Stand {
-    guest: ProbeGuest,
+    pub(super) guest: ProbeGuest,
     memory: GuestMemoryMmap,
-    model: Model,
-    mirror: Mirror,
+    pub(super) model: Model,
+    pub(super) mirror: Mirror,
     /// The VM to which the guest migrates, and what changed since that began.
     next: Option<ProbeGuest>,
     changes: Option<Vec<u8>>,
@@ -123,14 +122,21 @@ impl Stand {
 
     /// Reads the VM's table and compares all of it with ours.
     pub fn compare_tables(&mut self) -> Result<Vec<String>, Box<dyn Error>> {
-        let stream = self.mirror.update()?;
+        let stream = self.read()?;
         if let Some(changes) = &mut self.changes {
             changes.extend(stream);
         }
         Ok(differences(&super::model::contents(self.model.table()), &self.mirror.contents()))
     }
 
-    fn call(&mut self, call: &Call) -> Result<Tried, Box<dyn Error>> {
+    /// Reads the VM's table.
+    pub(super) fn read(&mut self) -> Result<Vec<u8>, Box<dyn Error>> {
+        self.model.is_read();
+        self.mirror.update()
+    }
+
+    /// A hypercall.
+    pub(super) fn call(&mut self, call: &Call) -> Result<Tried, Box<dyn Error>> {
         // Every page that a call might change has a content of its own, and each call another.
         let number = Hcall::of_number(call.number);
         let watched = match number {
@@ -190,7 +196,7 @@ impl Stand {
 
     /// An access that would write to the guest's code, or fetch from where there is no memory, which KVM-HV tries again without end, becomes
     /// a load.
-    fn touch(&mut self, touch: &mut Touch) -> Result<Option<Tried>, Box<dyn Error>> {
+    pub(super) fn touch(&mut self, touch: &mut Touch) -> Result<Option<Tried>, Box<dyn Error>> {
         // What the model records in a first attempt, the load records too.
         let mut predicted = self.model.touch(touch, self.guest.start(touch.access))?;
         let harmful = match (touch.access.kind, &predicted) {
@@ -318,7 +324,7 @@ impl Stand {
     pub fn begin_to_migrate(&mut self) -> Result<(), Box<dyn Error>> {
         let next = guest(&self.memory, self.model.table().order())?;
         self.mirror = Mirror::new(self.guest.vm(), self.model.table().order())?;
-        htab::write(next.vm(), &self.mirror.update()?)?;
+        htab::write(next.vm(), &self.read()?)?;
         self.next = Some(next);
         self.changes = Some(Vec::new());
         Ok(())
@@ -328,7 +334,7 @@ impl Stand {
     pub fn migrate(&mut self) -> Result<usize, Box<dyn Error>> {
         let next = self.next.take().ok_or("there is no VM to migrate to")?;
         let mut changes = self.changes.take().unwrap_or_default();
-        changes.extend(self.mirror.update()?);
+        changes.extend(self.read()?);
         htab::write(next.vm(), &changes)?;
         self.switch(next)?;
         Ok(changes.len())
@@ -341,32 +347,6 @@ impl Stand {
         self.model.is_fresh();
         self.registers = None;
         Ok(())
-    }
-
-    /// Has the guest take out whatever would keep its table from getting this size.
-    pub fn make_way(&mut self, order: HptOrder) -> Result<Vec<String>, Box<dyn Error>> {
-        let mut differences = Vec::new();
-        for ptex in self.model.in_the_way(order) {
-            differences.extend(self.call(&Call::new(Hcall::Remove.number(), [0, ptex, 0]))?.differences);
-        }
-        Ok(differences)
-    }
-
-    /// Has KVM give the guest a table of another size, and does the same.
-    pub fn resize(&mut self, order: HptOrder) -> Result<Vec<String>, Box<dyn Error>> {
-        let argument = kvm_ppc_resize_hpt { flags: 0, shift: order.get().into(), pad: 0 };
-        while let ResizePrepare::Busy(time) = self.guest.vm().resize_hpt_prepare(&argument)? {
-            thread::sleep(time);
-        }
-        let seen = self.guest.vm().resize_hpt_commit(&argument);
-        let expected = self.model.resize(order)?;
-        self.mirror = Mirror::new(self.guest.vm(), self.model.table().order())?;
-        match (expected, seen) {
-            (Ok(()), Ok(())) => Ok(vec![]),
-            // `ENOSPC`: two bolted entries meet.
-            (Err(_), Err(error)) if error.kind() == ErrorKind::StorageFull => Ok(vec![]),
-            (expected, seen) => Ok(vec![format!("resizing to {order:?}: expected {expected:?}, seen {seen:?}")]),
-        }
     }
 }
 

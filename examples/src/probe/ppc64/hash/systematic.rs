@@ -16,6 +16,9 @@ pub const ACCESSES: [Access; 6] = [
     Access::FETCH.by_user(),
 ];
 
+/// Bytes of the pages that `H_PAGE_INIT` is about.
+const PAGE: u64 = 1 << 12;
+
 /// A page, and how it is entered and used.
 #[derive(Clone, Copy)]
 struct Scene {
@@ -133,6 +136,15 @@ pub fn steps() -> Vec<Step> {
             let scene = Scene::plain("storage control", 0);
             let r = scene.r.with_w(wimg & 8 != 0).with_i(wimg & 4 != 0).with_m(wimg & 2 != 0).with_g(wimg & 1 != 0);
             Scene { r, real, ..scene }.steps(&[Access::READ, Access::WRITE.by_user(), Access::FETCH], &mut steps);
+        }
+    }
+    for (start, bytes) in DATA {
+        let (first, last, middle) = (start, start + bytes - PAGE, start + bytes / 2);
+        for (to, from) in [(first, last), (last, first), (middle, last - PAGE), (last - PAGE, middle)] {
+            for flags in [HcallFlags::new().with_copy_page(true), HcallFlags::new().with_zero_page(true)] {
+                let call = Call::new(Hcall::PageInit.number(), [flags.into_bits(), to, from]);
+                steps.push(Step { kind: "H_PAGE_INIT", action: Action::Call(call) });
+            }
         }
     }
     for access in ACCESSES {
