@@ -87,6 +87,10 @@ mod tests {
         assert_eq!(supported.sizes[..], PageSizes::ALL[..6]);
         assert!(supported.terabyte_segments && supported.limited_by_backing);
         assert_eq!((supported.slb_size, supported.data_keys, supported.instruction_keys), (32, 32, 0));
+        for (flags, seen) in [(0, (false, false)), (1, (false, true)), (2, (true, false))] {
+            let supported = Supported::of_kvm(&kvm_ppc_smmu_info { flags, ..info }).unwrap();
+            assert_eq!((supported.terabyte_segments, supported.limited_by_backing), seen);
+        }
         info.sps[0].enc[1].pte_enc = 9;
         assert_eq!(Supported::of_kvm(&info).unwrap().sizes.len(), 5, "an encoding that is not ours");
         info.flags = KVM_PPC_NO_HASH;
