@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod address_space;
+mod cache;
 mod formats;
 mod found;
 mod gather;
