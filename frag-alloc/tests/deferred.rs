@@ -4,8 +4,8 @@
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
-use frag_alloc::{Cache, Deferred, Epochs, Error, Frames, Grace, Kind, Owner, Policy, Region};
-use pgtable::{Contents, DirectMap, Hpa, Level, TableAllocator, TableLayout};
+use frag_alloc::{Cache, Deferred, Epochs, Error, Frames, Grace, Kind, Owner, Policy, Reader, Region};
+use pgtable::{Contents, DirectMap, Hpa, Level, ReadSide, TableAllocator, TableLayout};
 
 #[test]
 fn a_table_is_handed_out_again_only_when_its_readers_have_left() {
@@ -78,4 +78,18 @@ fn tables_gather_before_a_grace_period_starts() {
     assert_eq!((tables.collect(), tables.waiting(), grace.started.get()), (Ok(6), 0, 2));
     drop(tables);
     assert!(frames.census().all_home());
+}
+
+/// Whoever waits for a lock goes on for a bounded number of turns; a reader that is gone leaves its slot to another.
+#[test]
+fn readers_come_and_go() {
+    for (turns, on) in [(0, true), (1 << 11, true), ((1 << 26) - 1, true), (1 << 26, false), (u32::MAX, false)] {
+        assert_eq!(<Reader<'_> as ReadSide>::wait(turns), on, "{turns}");
+    }
+    let epochs = Epochs::new(1);
+    for _ in 0..3 {
+        let reader = epochs.reader().unwrap();
+        assert!(epochs.reader().is_none());
+        drop(reader);
+    }
 }

@@ -18,17 +18,33 @@ use crate::xtask::{LIBRARIES, Xtask};
 
 /// The version of cargo-mutants.
 const CARGO_MUTANTS: &str = "27.1.0";
+/// The model tests, and whose they are.
+const MODEL: &str = "model";
+const MODEL_OF: &str = "pgtable";
 /// The mutants that survive, and why.
 const SURVIVORS: &str = "MUTANTS.md";
-/// The tests that a package's mutants have to pass: all that take a second, and no model checks, which take hours so.
+/// The tests that a package's mutants have to pass: all that take seconds, and no model checks, which take hours so. What the formats of an architecture say is what
+/// `pgtable`'s model tests ask them.
 const TESTS: [(&str, &[&str]); 4] = [
-    ("pgtable", &["model"]),
-    ("frag-alloc", &["sequences", "tables", "quarantine", "linux", "deferred", "bounds"]),
+    (MODEL_OF, &[MODEL]),
+    ("frag-alloc", &["sequences", "tables", "quarantine", "linux", "deferred", "bounds", "region", "guest_memory"]),
     (
         "arch-ppc64",
-        &["radix_invalidation", "radix_reference", "radix_roundtrip", "hash_hcall", "hash_translate", "hash_stream"],
+        &[
+            "radix_invalidation",
+            "radix_reference",
+            "radix_roundtrip",
+            "radix_tables",
+            "second_stage",
+            "hash_books",
+            "hash_hcall",
+            "hash_space",
+            "hash_stream",
+            "hash_translate",
+            MODEL,
+        ],
     ),
-    ("arch-x86", &["boot", "invalidate", "stage1", "stage2", "boundaries"]),
+    ("arch-x86", &["boot", "invalidate", "stage1", "stage2", "boundaries", MODEL]),
 ];
 
 /// What may be asked for on the command line.
@@ -72,6 +88,8 @@ fn try_all(xtask: &Xtask, tool: &Path, package: &str, tests: &[&str], options: &
         ["mutants", "--all-features", "--package", package, "--jobs=1"].map(Into::into).into();
     arguments.extend(["--output".to_owned(), output.display().to_string(), "--cargo-arg=--lib".to_owned()]);
     arguments.extend(tests.iter().map(|test| format!("--cargo-arg=--test={test}")));
+    let asked = if tests.contains(&MODEL) { &[MODEL_OF, package][..] } else { &[package] };
+    arguments.extend(asked.iter().map(|package| format!("--test-package={package}")));
     arguments.extend(options.file.iter().map(|glob| format!("--file={glob}")));
     if let Some(shard) = &options.shard {
         arguments.extend([format!("--shard={shard}"), "--sharding=round-robin".to_owned()]);
