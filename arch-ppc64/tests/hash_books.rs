@@ -15,8 +15,8 @@ use arch_ppc64::hash::{
     Pass, Rehashed, Resize, ResizeError, ReturnCode, StreamReader, chunks, load,
 };
 use pgtable::{
-    Access, AddressSpace, Attributes, DirectMap, Gather, Gpa, Gva, Invalidate, InvalidateFailed, Leaves, Prot, Stage1,
-    Stale,
+    Access, AddressSpace, Attributes, DirectMap, Error, Gather, Gpa, Gva, Invalidate, InvalidateFailed, Leaves, Prot,
+    RangeError, Stage1, Stale, Unused,
 };
 use support::{Arena, Tables};
 
@@ -205,5 +205,131 @@ fn rights_imply_reading() {
             let seen = attributes.with_eaa(eaa).prot();
             assert_eq!((seen.read(), seen.write(), seen.execute()), (true, write, execute));
         }
+    }
+}
+
+const M16: u64 = 1 << 24;
+const K64: u64 = 1 << 16;
+
+/// What is changed of a 16M page in part is split first. If there is no memory for that, all that comes before the page is changed nevertheless, the error says where it
+/// stopped, and the page is what it was.
+#[test]
+fn a_page_that_cannot_be_split_stays() {
+    let (arena, words) = (Arena::new(4 << 20), memory(18));
+    let tables = Tables::new(&arena);
+    let hpt = table(&words, Layout::V3);
+    let mut space = HashedSpace::new(hpt, arena.memory(), &tables, Pages::K64, Context::new(6).unwrap()).unwrap();
+    let start = (1 << 30) + M16;
+    let at = |page: u64| Gva::new(start + page * K64);
+    let output = |page: u64| Gpa::new((7 << 30) + page * K64);
+    space.map(at(0), output(0), 3 * M16, Prot::RW.into(), Leaves::Exactly(24)).unwrap();
+    let use_all = |space: &HashedSpace<_, _, _>, from: u64, to: u64| {
+        for page in from..to {
+            let found = space.translate(Gva::new(at(page).get() + 0x123), Access::WRITE);
+            assert_eq!(found.map(|it| it.output), Ok(Gpa::new(output(page).get() + 0x123)), "page {page}");
+        }
+    };
+    use_all(&space, 0, 768);
+    assert_eq!(space.hpt().entries(0).count(), 768);
+    let change = |space: &mut HashedSpace<_, _, _>, from: u64, pages: u64, unmap: bool| {
+        let mut gather = Gather::new(&Unused, ());
+        let result = if unmap {
+            space.unmap(at(from), pages * K64, &mut gather)
+        } else {
+            space.protect(at(from), pages * K64, Prot::R.into(), &mut gather)
+        };
+        tables.budget.set(usize::MAX);
+        gather.finish(&&tables).unwrap();
+        result
+    };
+    let stopped = |result: Result<u64, RangeError<Gva>>| match result {
+        Err(RangeError { at, error: Error::Alloc(_) }) => (at.get() - start) / K64,
+        other => panic!("{other:?}"),
+    };
+    tables.budget.set(0);
+    assert_eq!(stopped(change(&mut space, 0, 512 + 5, true)), 512, "two pages, and no part of the third");
+    assert!((0..512).all(|page| space.translate(at(page), Access::READ).is_err()));
+    assert_eq!(space.hpt().entries(0).count(), 0, "those of the third page were taken out for the split");
+    use_all(&space, 512, 768);
+    assert_eq!(space.hpt().entries(0).count(), 256);
+    // In the middle, and at the beginning.
+    for (from, pages) in [(512 + 9, 3), (512, 5), (512 + 250, 6)] {
+        for unmap in [true, false] {
+            tables.budget.set(0);
+            assert_eq!(stopped(change(&mut space, from, pages, unmap)), from);
+            use_all(&space, 512, 768);
+        }
+    }
+    assert_eq!(change(&mut space, 512 + 9, 3, true), Ok(3 * K64));
+    assert_eq!(space.hpt().entries(0).count(), 0, "split: all of it is used anew");
+    use_all(&space, 512, 512 + 9);
+    use_all(&space, 512 + 12, 768);
+    assert!((9..12).all(|page| space.translate(at(512 + page), Access::READ).is_err()));
+    assert_eq!(space.hpt().entries(0).count(), 253);
+    assert_eq!(change(&mut space, 512, 256, true), Ok(253 * K64));
+    assert_eq!((space.hpt().entries(0).count(), tables.live()), (0, 1));
+}
+
+/// Each 16M page has an array for its slots; where these run out what was mapped ends, and what is said to be mapped is.
+#[test]
+fn pages_without_an_array_are_not_mapped() {
+    let (arena, words) = (Arena::new(4 << 20), memory(18));
+    let tables = Tables::new(&arena);
+    let hpt = table(&words, Layout::V3);
+    let mut space = HashedSpace::new(hpt, arena.memory(), &tables, Pages::K64, Context::new(6).unwrap()).unwrap();
+    let mut came = BTreeSet::new();
+    for budget in 0..12 {
+        let start = Gva::new((3 << 30) - 2 * M16);
+        tables.budget.set(budget);
+        let result = space.map(start, Gpa::new(1 << 30), 5 * M16, Prot::RW.into(), Leaves::Largest);
+        tables.budget.set(usize::MAX);
+        let done = match result {
+            Ok(()) => 5,
+            Err(RangeError { at, error: Error::Alloc(_) }) => (at.get() - start.get()) / M16,
+            Err(error) => panic!("{error}"),
+        };
+        came.insert(done);
+        for page in 0..5 {
+            for piece in [0, 77, 255] {
+                let address = Gva::new(start.get() + page * M16 + piece * K64);
+                let found = space.translate(address, Access::WRITE);
+                assert_eq!(found.is_ok(), page < done, "budget {budget}: {done} pages, page {page}");
+            }
+        }
+        assert_eq!(space.hpt().entries(0).count() as u64, done * 3);
+        let mut gather = Gather::new(&Unused, ());
+        assert_eq!(space.unmap(start, 5 * M16, &mut gather), Ok(done * M16));
+        gather.finish(&&tables).unwrap();
+        assert_eq!((space.hpt().entries(0).count(), tables.live()), (0, 1), "budget {budget}: arrays are lost");
+    }
+    assert_eq!(came, (0..=5).collect(), "each number of pages once");
+}
+
+/// Nothing beyond the space's end is changed, nor said to be in it.
+#[test]
+fn a_space_ends() {
+    for pages in [Pages::K4, Pages::K64, Pages::K64In4K] {
+        let (arena, words) = (Arena::new(4 << 20), memory(18));
+        let tables = Tables::new(&arena);
+        let context = Context::new(6).unwrap();
+        let hpt = table(&words, Layout::V3);
+        let mut space = HashedSpace::new(hpt, arena.memory(), &tables, pages, context).unwrap();
+        let (_, end) = space.range();
+        let page = 1_u64 << space.leaf_shifts()[0];
+        space.map(Gva::new(end - page), Gpa::new(0), page, Prot::RW.into(), Leaves::Largest).unwrap();
+        assert!(space.translate(Gva::new(end - 1), Access::WRITE).is_ok());
+        assert!(space.segment(Gva::new(end - 1)).is_some() && space.segment(Gva::new(end)).is_none());
+        let mut gather = Gather::new(&Unused, ());
+        for (start, bytes) in [(end - page, 2 * page), (end, page), (u64::MAX - page + 1, page), (0, end + page)] {
+            let start = Gva::new(start);
+            let mapped = space.map(start, Gpa::new(0), bytes, Prot::RW.into(), Leaves::Largest);
+            let unmapped = space.unmap(start, bytes, &mut gather);
+            let protected = space.protect(start, bytes, Prot::R.into(), &mut gather);
+            for error in [mapped.unwrap_err(), unmapped.unwrap_err(), protected.unwrap_err()] {
+                assert_eq!((error.at, error.error), (start, Error::Range), "{pages:?}");
+            }
+        }
+        assert!(space.translate(Gva::new(end - 1), Access::WRITE).is_ok());
+        gather.finish(&&tables).unwrap();
     }
 }
