@@ -7,6 +7,8 @@ mod cache;
 mod formats;
 mod found;
 mod gather;
+#[cfg(feature = "vm-memory")]
+mod guest_memory;
 mod hostile;
 #[cfg(feature = "iommu")]
 mod iommu;
