@@ -17,6 +17,7 @@ mod locked;
 mod movement;
 mod readers;
 mod record;
+mod refused;
 #[path = "../support/mod.rs"]
 mod support;
 mod tracked;

@@ -1,0 +1,77 @@
+//! What is refused, and by what name: each error is the caller's to act on, and nothing has changed.
+
+use arch_x86::{Ept, EptControls, Levels};
+use pgtable::{Error, Gather, Gpa, Hpa, Leaves, PageTable, Prot, RangeError, Unused};
+
+use crate::support::{Arena, Tables};
+
+const LARGE: u64 = 2 << 20;
+const PAGE: u64 = 0x1000;
+
+/// EPT knows no page that may be written and not read (SDM §29.3.3.1).
+const WRITE_ONLY: Prot = Prot::new().with_write(true);
+
+#[test]
+fn nothing_changes_and_the_error_says_why() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let format = Ept::new(Levels::Four, EptControls::new());
+    let mut tree = PageTable::new(format, arena.memory::<Hpa>(), &tables).unwrap();
+    tree.map(Gpa::new(LARGE), Hpa::new(LARGE), LARGE, Prot::RW.into(), Leaves::Largest).unwrap();
+    tree.map(Gpa::new(3 * LARGE), Hpa::new(0x5000), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
+    tree.map(Gpa::new(3 * LARGE + 7 * PAGE), Hpa::new(0x9000), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
+    let before: Vec<_> = tree.walker().iter(Gpa::new(0), 1 << 40).unwrap().map(Result::unwrap).collect();
+    assert_eq!(before.len(), 3);
+
+    // Protecting, from a hole, from a large leaf and from a page on.
+    for start in [0, LARGE, 3 * LARGE, 3 * LARGE + 7 * PAGE] {
+        let mut gather = Gather::new(&Unused, ());
+        let refused = tree.protect(Gpa::new(start), 4 * LARGE - start, WRITE_ONLY.into(), &mut gather).unwrap_err();
+        let first = before.iter().find(|leaf| leaf.input.get() + leaf.bytes > start).unwrap().input;
+        assert!(matches!(refused.error, Error::Unencodable { .. }), "{refused}");
+        assert!(refused.at >= Gpa::new(start) && refused.at <= first, "{refused}");
+        gather.finish(&&tables).unwrap();
+    }
+    let at = Gpa::new(5 * LARGE);
+    let mapped = tree.map(at, Hpa::new(0), PAGE, WRITE_ONLY.into(), Leaves::Largest);
+    assert!(matches!(mapped, Err(RangeError { at: there, error: Error::Unencodable { .. } }) if there == at));
+
+    // By cursor, page by page.
+    let mut gather = Gather::new(&Unused, ());
+    let mut cursor = tree.cursor(&mut gather);
+    let rw = || Prot::RW.into();
+    let mut map = |input: u64, output: u64, attributes| cursor.map(Gpa::new(input), Hpa::new(output), attributes);
+    // Twice: in another table than the cursor stands at, and in the one that it stands at.
+    for _ in 0..2 {
+        assert!(matches!(map(LARGE + PAGE, 0, rw()), Err(Error::Mapped { at }) if at.level.0 == 1));
+        assert!(matches!(map(3 * LARGE, 0, rw()), Err(Error::Mapped { at }) if at.level.0 == 0));
+        assert_eq!(map(3 * LARGE + PAGE + 8, 0, rw()), Err(Error::LeafSize));
+        assert!(matches!(map(3 * LARGE + PAGE, 0x123, rw()), Err(Error::Unencodable { .. })));
+        assert!(matches!(map(3 * LARGE + PAGE, 0, WRITE_ONLY.into()), Err(Error::Unencodable { .. })));
+        assert_eq!(map(1 << 60, 0, rw()), Err(Error::Range));
+    }
+    for (input, found) in [
+        (LARGE + 0x1_2345, Some(LARGE + 0x1_2345)),
+        (3 * LARGE + 8, Some(0x5008)),
+        (3 * LARGE + PAGE, None),
+        (3 * LARGE + 7 * PAGE + 0xfff, Some(0x9fff)),
+        (0, None),
+        (LARGE, Some(LARGE)),
+    ] {
+        let seen = cursor.query(Gpa::new(input)).unwrap();
+        assert_eq!(seen.map(|it| it.output.get()), found, "{input:#x}");
+    }
+    assert_eq!(cursor.query(Gpa::new(1 << 60)), Err(Error::Range));
+    // The page of a table, one of a larger leaf, and none.
+    for (input, was) in
+        [(3 * LARGE, true), (3 * LARGE, false), (LARGE + 3 * PAGE, true), (LARGE + 3 * PAGE, false), (0, false)]
+    {
+        assert_eq!(cursor.unmap(Gpa::new(input)), Ok(was), "{input:#x}");
+    }
+    cursor.finish().unwrap();
+    gather.finish(&&tables).unwrap();
+    let left: u64 = tree.walker().iter(Gpa::new(0), 1 << 40).unwrap().map(|leaf| leaf.unwrap().bytes).sum();
+    assert_eq!(left, LARGE - PAGE + PAGE);
+    tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
+    assert_eq!(tables.live(), 0);
+}
