@@ -153,11 +153,11 @@ fn forms_of_reading<F: Format>(harness: &Harness<'_, Tree<'_, F>>) {
             assert_eq!(output, walker.translate(input, access).ok().map(|one| one.output), "{input}");
         }
     }
-    // One access after the other, here and at the same place of another part of the tree: what is remembered serves neither the wrong access nor the wrong part.
+    // One access after the other, here and at the same place of another part of the tree: what is remembered does not serve the wrong part.
     let mut anchored = harness.space.anchored();
     for &input in &inputs {
-        for input in [input, Input::<F>::new(input.get() ^ 1 << 40)] {
-            for access in accesses {
+        for access in accesses {
+            for input in [input, Input::<F>::new(input.get() ^ 1 << 40)] {
                 assert_eq!(anchored.translate(input, access), walker.translate(input, access), "{access} at {input}");
             }
         }
