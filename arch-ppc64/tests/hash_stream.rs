@@ -131,6 +131,7 @@ proptest! {
         for (ptex, hpte) in kept {
             let page = VirtualPage::of_entry(hpte, ptex / 8, old.order()).unwrap();
             let found = new.find(&page).unwrap().unwrap();
+            prop_assert_eq!(hpte.ptex_in(ptex, old.order(), new.order()), Some(found.ptex));
             prop_assert_eq!((found.ptex % 8, found.hpte.v.visible(), found.hpte.r), (ptex % 8, hpte.v.visible(), hpte.r));
         }
     }

@@ -41,10 +41,11 @@ const TESTS: [(&str, &[&str]); 4] = [
             "hash_space",
             "hash_stream",
             "hash_translate",
+            "vectors",
             MODEL,
         ],
     ),
-    ("arch-x86", &["boot", "invalidate", "stage1", "stage2", "boundaries", MODEL]),
+    ("arch-x86", &["boot", "invalidate", "stage1", "stage2", "boundaries", "registers", MODEL]),
 ];
 
 /// What may be asked for on the command line.
