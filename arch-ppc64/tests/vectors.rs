@@ -35,7 +35,7 @@ fn fields_of_a_radix_page() {
     for (r, c) in [(true, false), (false, true), (true, true)] {
         let page = plain.with_r(r).with_c(c);
         assert_eq!((page.r(), page.c()), (r, c));
-        assert_eq!(word(page) ^ word(plain), u64::from(r) * bit(55) | u64::from(c) * bit(56));
+        assert_eq!(word(page) ^ word(plain), (u64::from(r) * bit(55)) | (u64::from(c) * bit(56)));
     }
 }
 
