@@ -2,34 +2,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "hash/backing.rs"]
+mod backing;
 #[path = "../../pgtable/tests/support/mod.rs"]
 #[allow(dead_code, reason = "not everything is needed here")]
 mod support;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::hash::{
-    Action, Context, HashAttributes, HashTlbie, HashedSpace, Hpt, HptOrder, Hpte, HpteR, HpteV, Layout, Loaded, Pages,
-    Pass, Rehashed, Resize, ResizeError, ReturnCode, StreamReader, chunks, load,
+    Action, Context, HashAttributes, HashTlbie, HashedSpace, HptOrder, Hpte, HpteR, HpteV, Layout, Loaded, Pages, Pass,
+    Rehashed, Resize, ResizeError, ReturnCode, StreamReader, chunks, load,
 };
+use backing::{memory, table};
 use pgtable::{
     Access, AddressSpace, Attributes, DirectMap, Error, Gather, Gpa, Gva, Invalidate, InvalidateFailed, Leaves, Prot,
     RangeError, Stage1, Stale, Unused,
 };
 use support::{Arena, Tables};
-
-type Table<'m> = Hpt<Gpa, DirectMap<'m, Gpa>>;
-
-fn memory(order: u64) -> Vec<AtomicU64> {
-    (0..1_u64 << (order - 3)).map(|_| AtomicU64::new(0)).collect()
-}
-
-fn table(words: &[AtomicU64], layout: Layout) -> Table<'_> {
-    let order = HptOrder::new(u64::from(words.len().trailing_zeros()) + 3).unwrap();
-    Hpt::new(DirectMap::new(words, Gpa::new(order.bytes())), Gpa::new(order.bytes()), order, layout).unwrap()
-}
 
 /// More entries in a row, and more empty places, than a chunk's 16 bits count: the stream goes on in another chunk. What was loaded counts as changed.
 #[test]

@@ -3,15 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "hash/backing.rs"]
+mod backing;
 #[path = "../../pgtable/tests/support/mod.rs"]
 mod support;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::hash::{
-    Context, GROUP_ENTRIES, HashAttributes, HashFault, HashedSpace, Hpt, HptOrder, Layout, Pages, VirtualPage,
-};
+use arch_ppc64::hash::{Context, GROUP_ENTRIES, HashAttributes, HashFault, HashedSpace, Layout, Pages, VirtualPage};
+use backing::{memory, table};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::{
     Access, AddressSpace, Attributes, DirectMap, Gather, Gpa, Gva, Leaves, Prot, Recorded, TableMemory, Unused,
@@ -19,23 +20,6 @@ use pgtable::{
 use proptest::prelude::*;
 use support::harness::{Harness, Op, op};
 use support::{Arena, Tables};
-
-/// Memory for a hashed table.
-struct HptMemory {
-    words: Vec<AtomicU64>,
-    base: Gpa,
-}
-
-impl HptMemory {
-    fn new(order: HptOrder) -> Self {
-        Self { words: (0..order.bytes() / 8).map(|_| AtomicU64::new(0)).collect(), base: Gpa::new(order.bytes()) }
-    }
-
-    fn hpt(&self, layout: Layout) -> Hpt<Gpa, DirectMap<'_, Gpa>> {
-        let order = HptOrder::new(u64::from(self.words.len().trailing_zeros()) + 3).unwrap();
-        Hpt::new(DirectMap::new(&self.words, self.base), self.base, order, layout).unwrap()
-    }
-}
 
 type Space<'t> = HashedSpace<DirectMap<'t, Gpa>, &'t Tables<'t>, DirectMap<'t, Gpa>>;
 
@@ -56,8 +40,9 @@ fn check_entries(harness: &Harness<'_, Space<'_>>, pages: Pages) -> usize {
 fn against_a_flat_map(pages: Pages, layout: Layout, ops: &[Op]) {
     let arena = Arena::new(16 << 20);
     let tables = Tables::new(&arena);
-    let memory = HptMemory::new(HptOrder::MIN);
-    let space = HashedSpace::new(memory.hpt(layout), arena.memory(), &tables, pages, Context::new(5).unwrap()).unwrap();
+    let memory = memory(18);
+    let space =
+        HashedSpace::new(table(&memory, layout), arena.memory(), &tables, pages, Context::new(5).unwrap()).unwrap();
     let mut harness = Harness::new(space, &tables);
     harness.check();
     for op in ops {
@@ -103,8 +88,8 @@ fn a_full_table_evicts_and_refaults() {
     for pages in [Pages::K4, Pages::K64, Pages::K64In4K] {
         let arena = Arena::new(64 << 20);
         let tables = Tables::new(&arena);
-        let memory = HptMemory::new(HptOrder::MIN);
-        let hpt = memory.hpt(Layout::V3);
+        let memory = memory(18);
+        let hpt = table(&memory, Layout::V3);
         let entries = hpt.order().entries();
         let mut space = HashedSpace::new(hpt, arena.memory(), &tables, pages, Context::new(77).unwrap()).unwrap();
         let shift = space.leaf_shifts()[0];
@@ -137,7 +122,7 @@ fn a_full_table_evicts_and_refaults() {
         space.destroy(&mut gather).unwrap();
         gather.finish(&&tables).unwrap();
         assert_eq!(tables.live(), 0);
-        assert_eq!(memory.hpt(Layout::V3).entries(0).count(), 0);
+        assert_eq!(table(&memory, Layout::V3).entries(0).count(), 0);
     }
 }
 
@@ -146,9 +131,9 @@ fn a_full_table_evicts_and_refaults() {
 fn the_first_store_is_noticed() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
-    let memory = HptMemory::new(HptOrder::MIN);
+    let memory = memory(18);
     let context = Context::new(1).unwrap();
-    let mut space = HashedSpace::new(memory.hpt(Layout::V3), arena.memory(), &tables, Pages::K64, context).unwrap();
+    let mut space = HashedSpace::new(table(&memory, Layout::V3), arena.memory(), &tables, Pages::K64, context).unwrap();
     let clean = HashAttributes::from(Prot::RW).with_r(false).with_c(false);
     let page = Gva::new(0x5555_0000);
     space.map(page, Gpa::new(0x10_0000), 0x1_0000, clean, Leaves::Largest).unwrap();
@@ -178,9 +163,9 @@ fn harvested_since_the_last_time() {
     for pages in [Pages::K4, Pages::K64, Pages::K64In4K] {
         let arena = Arena::new(8 << 20);
         let tables = Tables::new(&arena);
-        let memory = HptMemory::new(HptOrder::MIN);
+        let memory = memory(18);
         let context = Context::new(3).unwrap();
-        let mut space = HashedSpace::new(memory.hpt(Layout::V3), arena.memory(), &tables, pages, context).unwrap();
+        let mut space = HashedSpace::new(table(&memory, Layout::V3), arena.memory(), &tables, pages, context).unwrap();
         let shift = space.leaf_shifts()[0];
         let large = space.leaf_shifts().contains(&24);
         let (start, count) = (1_u64 << 32, 1_u64 << 9);
@@ -244,10 +229,10 @@ fn a_page_table_and_its_slots_are_one_fragment() {
     let region = Region::new(DirectMap::new(&words, start), start, 64, 16).unwrap();
     let frames = Frames::new(region).unwrap();
     let cache = Cache::new(&frames, Owner(3), Kind::User, Policy::Reuse);
-    let memory = HptMemory::new(HptOrder::MIN);
+    let memory = memory(18);
     let table_memory = DirectMap::new(&words, start);
     let context = Context::new(9).unwrap();
-    let mut space = HashedSpace::new(memory.hpt(Layout::V3), table_memory, &cache, Pages::K64, context).unwrap();
+    let mut space = HashedSpace::new(table(&memory, Layout::V3), table_memory, &cache, Pages::K64, context).unwrap();
     let one_table = 256_u64 << 16;
     for table in 0..16 {
         let address = Gva::new(table * one_table);
@@ -278,9 +263,10 @@ fn resized_with_every_entry() {
     for pages in [Pages::K4, Pages::K64, Pages::K64In4K] {
         let arena = Arena::new(8 << 20);
         let tables = Tables::new(&arena);
-        let memories = [18, 20, 18].map(|order| HptMemory::new(HptOrder::new(order).unwrap()));
+        let memories = [18, 20, 18].map(memory);
         let context = Context::new(2).unwrap();
-        let mut space = HashedSpace::new(memories[0].hpt(Layout::V2), arena.memory(), &tables, pages, context).unwrap();
+        let mut space =
+            HashedSpace::new(table(&memories[0], Layout::V2), arena.memory(), &tables, pages, context).unwrap();
         let shift = space.leaf_shifts()[0];
         let count = 9000_u64;
         let at = |page: u64| Gva::new((1 << 40) + (page << shift));
@@ -290,7 +276,7 @@ fn resized_with_every_entry() {
         for (memory, layout) in [(&memories[1], Layout::V3), (&memories[2], Layout::V2)] {
             let before = space.hpt().entries(0).count() as u64;
             let mut gather = Gather::new(&Unused, ());
-            let (_, rehashed) = space.resize(memory.hpt(layout), &mut gather).unwrap();
+            let (_, rehashed) = space.resize(table(memory, layout), &mut gather).unwrap();
             gather.finish(&&tables).unwrap();
             assert_eq!(rehashed.moved + rehashed.dropped, before);
             assert_eq!(rehashed.moved, space.hpt().entries(0).count() as u64);
@@ -303,14 +289,14 @@ fn resized_with_every_entry() {
         let mut gather = Gather::new(&Unused, ());
         space.destroy(&mut gather).unwrap();
         gather.finish(&&tables).unwrap();
-        assert_eq!(memories[2].hpt(Layout::V2).entries(0).count(), 0);
+        assert_eq!(table(&memories[2], Layout::V2).entries(0).count(), 0);
     }
 }
 
 /// Many threads use the pages of one space at once, in a table too small for them.
 #[test]
 fn threads_refault_and_evict_each_other() {
-    let memory = HptMemory::new(HptOrder::MIN);
+    let memory = memory(18);
     let words: Vec<AtomicU64> = (0..64 << 13).map(|_| AtomicU64::new(0)).collect();
     let start = Gpa::new(0x100_0000);
     let region = Region::new(DirectMap::new(&words, start), start, 64, 16).unwrap();
@@ -318,7 +304,7 @@ fn threads_refault_and_evict_each_other() {
     let cache = Cache::new(&frames, Owner(3), Kind::User, Policy::Reuse);
     let context = Context::new(9).unwrap();
     let table_memory = DirectMap::new(&words, start);
-    let mut space = HashedSpace::new(memory.hpt(Layout::V3), table_memory, &cache, Pages::K4, context).unwrap();
+    let mut space = HashedSpace::new(table(&memory, Layout::V3), table_memory, &cache, Pages::K4, context).unwrap();
     let count = 20_000_u64;
     space.map(Gva::new(0), Gpa::new(0), count << 12, Prot::RW.into(), Leaves::Largest).unwrap();
     std::thread::scope(|scope| {
@@ -341,5 +327,5 @@ fn threads_refault_and_evict_each_other() {
     let mut gather = Gather::new(&Unused, ());
     space.destroy(&mut gather).unwrap();
     gather.finish(&&cache).unwrap();
-    assert_eq!(memory.hpt(Layout::V3).entries(0).count(), 0, "every slot was known");
+    assert_eq!(table(&memory, Layout::V3).entries(0).count(), 0, "every slot was known");
 }

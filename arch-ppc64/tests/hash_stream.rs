@@ -2,26 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "hash/backing.rs"]
+mod backing;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::hash::{
-    Action, Hpt, HptOrder, Hpte, HpteR, Keep, Layout, PageSize, PageSizes, Pass, Resize, ResizeError, ReturnCode,
-    Segment, SegmentSize, StreamError, StreamReader, VirtualPage, chunks, load, rehash,
+    Action, HptOrder, Hpte, HpteR, Keep, Layout, PageSize, PageSizes, Pass, Resize, ResizeError, ReturnCode, Segment,
+    SegmentSize, StreamError, StreamReader, VirtualPage, chunks, load, rehash,
 };
-use pgtable::{DirectMap, Gva, Hpa};
+use pgtable::Gva;
 use proptest::prelude::*;
 
-type Table<'m> = Hpt<Hpa, DirectMap<'m, Hpa>>;
-
-fn memory(order: u64) -> Vec<AtomicU64> {
-    (0..1_u64 << (order - 3)).map(|_| AtomicU64::new(0)).collect()
-}
-
-fn table(words: &[AtomicU64], layout: Layout) -> Table<'_> {
-    let order = HptOrder::new(u64::from(words.len().trailing_zeros()) + 3).unwrap();
-    Hpt::new(DirectMap::new(words, Hpa::new(0)), Hpa::new(0), order, layout).unwrap()
-}
+use backing::{Table, memory, table};
 
 fn page(vsid: u64, number: u64, sizes: PageSizes) -> VirtualPage {
     let size = if vsid % 2 == 0 { SegmentSize::T1 } else { SegmentSize::M256 };
