@@ -1,10 +1,11 @@
-//! A gather whose invalidation fails keeps everything, and can be finished later.
+//! What is stale is said to the page. A gather whose invalidation fails keeps everything, and can be finished later.
 
 use std::cell::Cell;
 
 use arch_x86::{Controls, Levels, LongMode};
 use pgtable::{
-    Access, Gather, GatherError, Gpa, Gva, Invalidate, InvalidateFailed, Leaves, PageTable, Prot, Stage, Stale,
+    Access, Gather, GatherError, Gpa, Gva, Invalidate, InvalidateFailed, Leaves, PageTable, Prot, Stage, Stage1, Stale,
+    Unused, Writers,
 };
 
 use crate::support::{Arena, Tables};
@@ -69,4 +70,107 @@ fn finishing_is_tried_again() {
     assert_eq!(gather.finish(&tables), Err(GatherError::Invalidate(InvalidateFailed)));
     drop(gather);
     assert_eq!((by.lost.get(), tables.live()), (3, 4));
+}
+
+type Collected = Gather<'static, Stage1, Unused>;
+
+/// The ranges that are stale: first page, last page, size.
+fn ranges(gather: &Collected) -> Vec<(u64, u64, u8)> {
+    assert!(!gather.stale().everything());
+    gather.stale().ranges().iter().map(|range| (range.start.get(), range.last.get(), range.shift)).collect()
+}
+
+#[test]
+fn neighbours_become_one_range() {
+    let page = |number: u64| number << 12;
+    let mut gather = Collected::new(&Unused, ());
+    assert!(gather.stale().is_empty());
+    for (first, last, shift) in [(1, 2, 12), (3, 3, 12), (4, 4, 21), (0x204, 0x204, 12), (0x206, 0x207, 12), (9, 9, 12)]
+    {
+        gather.pages(Gva::new(page(first)), Gva::new(page(last)), shift);
+    }
+    let expected = [
+        (page(1), page(3), 12),
+        // Of another size, which is what comes next; and again.
+        (page(4), page(4), 21),
+        (page(0x204), page(0x204), 12),
+        (page(0x206), page(0x207), 12),
+        (page(9), page(9), 12),
+    ];
+    assert_eq!(ranges(&gather), expected);
+    assert_eq!(gather.stale().ranges().iter().map(|range| range.pages()).collect::<Vec<_>>(), [3, 1, 1, 2, 1]);
+
+    // The space ends; what begins at 0 is no neighbour of its end. Nor does an empty gather go on at 0.
+    let end = u64::MAX << 12;
+    let mut gather = Collected::new(&Unused, ());
+    for first in [0, end, 0] {
+        gather.pages(Gva::new(first), Gva::new(first), 12);
+    }
+    assert_eq!(ranges(&gather), [(0, 0, 12), (end, end, 12), (0, 0, 12)]);
+}
+
+/// Nothing is invalidated that did not change, but for the rest of a cache line beside stopped CPUs.
+#[test]
+fn what_a_verb_makes_stale() {
+    const PAGE: u64 = 0x1000;
+    const TABLE: u64 = 0x20_0000;
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let format = LongMode::new(Levels::Four, Controls::new());
+    let mut tree = PageTable::new(format, arena.memory::<Gpa>(), &tables).unwrap();
+    let at = |page: u64| Gva::new(TABLE + page * PAGE);
+    let map = |tree: &mut PageTable<_, _, _>, page: u64, count: u64| {
+        let leaves = Leaves::Exactly(12);
+        tree.map(at(page), Gpa::new(TABLE + page * PAGE), count * PAGE, Prot::RW.into(), leaves).unwrap();
+    };
+    let range = |first: u64, last: u64| (at(first).get(), at(last).get(), 12);
+    map(&mut tree, 0, 512);
+
+    let mut gather = Collected::new(&Unused, ());
+    assert_eq!(tree.unmap(at(3), 2 * PAGE, &mut gather), Ok(2 * PAGE));
+    assert_eq!(tree.unmap(at(7), PAGE, &mut gather), Ok(PAGE));
+    assert_eq!(tree.unmap(at(3), 8 * PAGE, &mut gather), Ok(5 * PAGE));
+    assert_eq!(ranges(&gather), [range(3, 4), range(7, 7), range(5, 10)]);
+
+    // By cursor: one range for each table, from the first to the last.
+    let mut gather = Collected::new(&Unused, ());
+    let mut cursor = tree.cursor(&mut gather);
+    for page in [22, 23, 20, 26] {
+        assert_eq!(cursor.unmap(at(page)), Ok(true));
+    }
+    cursor.map(at(22), Gpa::new(0), Prot::RW.into()).unwrap();
+    cursor.finish().unwrap();
+    assert_eq!(ranges(&gather), [range(20, 26)]);
+    // Mapping makes nothing stale.
+    let mut gather = Collected::new(&Unused, ());
+    let mut cursor = tree.cursor(&mut gather);
+    cursor.map(at(23), Gpa::new(0), Prot::RW.into()).unwrap();
+    cursor.finish().unwrap();
+    assert!(gather.stale().is_empty());
+
+    // From the first to the last that was not so already; beside stopped CPUs in whole cache lines, if all eight are mapped.
+    for (writers, base, stale) in [(Writers::Running, 64, range(66, 92)), (Writers::Stopped, 128, range(128, 159))] {
+        let mut protect = |first: u64, count: u64, prot: Prot| {
+            let mut gather = Collected::new(&Unused, ());
+            let done = tree.protect_beside(at(base + first), count * PAGE, prot.into(), writers, &mut gather);
+            assert_eq!(done, Ok(count * PAGE));
+            ranges(&gather)
+        };
+        assert_eq!(protect(6, 1, Prot::R), [range(base + 6, base + 6)]);
+        assert_eq!(protect(6, 1, Prot::R), []);
+        assert_eq!(protect(8, 40, Prot::RW), []);
+        assert_eq!(protect(0, 2, Prot::R), [range(base, base + 1)]);
+        assert_eq!(protect(29, 3, Prot::R), [range(base + 29, base + 31)]);
+        assert_eq!(protect(0, 32, Prot::R), [stale]);
+    }
+
+    // A table that goes goes as a whole, and a larger leaf as what it is.
+    let mut gather = Collected::new(&Unused, ());
+    let large = Gva::new(2 * TABLE);
+    tree.map(large, Gpa::new(0), TABLE, Prot::RW.into(), Leaves::Largest).unwrap();
+    assert_eq!(tree.unmap(at(0), 2 * TABLE, &mut gather), Ok(2 * TABLE - 10 * PAGE));
+    assert_eq!(ranges(&gather), [range(0, 511), (large.get(), large.get(), 21)]);
+    assert!(gather.stale().tables());
+    assert_eq!(gather.finish(&tables).unwrap().tables, 3);
+    tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
 }

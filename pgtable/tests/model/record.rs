@@ -1,12 +1,14 @@
 //! Accessed and dirty, recorded as hardware does and harvested, against sets of pages.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::{Arena, Tables, Tlb};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
-    Access, Address, AddressSpace, Format, Gather, Input, Leaves, Output, PageTable, Prot, Recorded, Writers,
+    Access, Address, AddressSpace, Format, Gather, Gpa, Gva, Input, Leaves, Output, PageTable, Prot, Recorded, Unused,
+    Walker, Writers,
 };
 use proptest::prelude::*;
 
@@ -114,6 +116,40 @@ fn run<F: Format>(format: F, ops: &[Op]) {
     }
     gather.finish(&tables).unwrap();
     space.destroy(Gather::new(&tlb, 7)).map_err(|(_, error)| error).unwrap();
+}
+
+/// What a CPU records while its page is protected is not lost.
+#[test]
+fn protection_beside_a_cpu_that_stores() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let format = LongMode::new(Levels::Four, Controls::new());
+    let mut tree = PageTable::new(format, arena.memory::<Gpa>(), &tables).unwrap();
+    let (start, bytes) = (Gva::new(1 << 30), 64 << 12);
+    tree.map(start, Gpa::new(1 << 30), bytes, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+    let walker = Walker::new(format, arena.memory::<Gpa>(), tree.root());
+    for turn in 0..200 {
+        let mut gather = Gather::new(&Unused, ());
+        tree.harvest(start, bytes, Recorded::Dirty, Writers::Stopped, &mut [0], &mut gather).unwrap();
+        let begin = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !begin.load(Ordering::Acquire) {}
+                for page in 0..64 {
+                    walker.access(Gva::new(start.get() + (page << 12)), Access::WRITE).unwrap();
+                }
+            });
+            begin.store(true, Ordering::Release);
+            for prot in [Prot::RWX, Prot::RW, Prot::RWX, Prot::RW] {
+                tree.protect(start, bytes, prot.into(), &mut gather).unwrap();
+            }
+        });
+        let mut dirty = [0];
+        tree.harvest(start, bytes, Recorded::Dirty, Writers::Stopped, &mut dirty, &mut gather).unwrap();
+        assert_eq!(dirty, [u64::MAX], "turn {turn}");
+        gather.finish(&tables).unwrap();
+    }
+    tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
 }
 
 macro_rules! formats {

@@ -1,7 +1,9 @@
 //! What is refused, and by what name: each error is the caller's to act on, and nothing has changed.
 
+use std::sync::atomic::Ordering;
+
 use arch_x86::{Ept, EptControls, Levels};
-use pgtable::{Error, Gather, Gpa, Hpa, Leaves, PageTable, Prot, RangeError, Unused};
+use pgtable::{Attributes, Error, Gather, Gpa, Hpa, Leaves, PageTable, Prot, RangeError, TableMemory, Unused, Writers};
 
 use crate::support::{Arena, Tables};
 
@@ -74,4 +76,34 @@ fn nothing_changes_and_the_error_says_why() {
     assert_eq!(left, LARGE - PAGE + PAGE);
     tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
     assert_eq!(tables.live(), 0);
+}
+
+/// An entry that means nothing stops a verb there: what stands before it is done, and nothing after it.
+#[test]
+fn as_far_as_a_malformed_entry() {
+    for (writers, broken) in [(Writers::Running, 11), (Writers::Stopped, 11), (Writers::Stopped, 3)] {
+        let arena = Arena::new(1 << 20);
+        let tables = Tables::new(&arena);
+        let memory = arena.memory::<Hpa>();
+        let mut tree = PageTable::new(Ept::new(Levels::Four, EptControls::new()), memory, &tables).unwrap();
+        let at = |page: u64| Gpa::new(LARGE + page * PAGE);
+        tree.map(at(0), Hpa::new(0), 24 * PAGE, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+        let entry = tree.walker().trace(at(broken)).last().unwrap().address;
+        let word = memory.word(entry).unwrap();
+        // Written and not read.
+        let was = word.swap(2, Ordering::Relaxed);
+        let mut gather = Gather::new(&Unused, ());
+        let refused = tree.protect_beside(at(0), 24 * PAGE, Prot::R.into(), writers, &mut gather).unwrap_err();
+        assert_eq!(refused.at, at(broken));
+        let Error::Malformed { entry: there, word: 2, at: position } = refused.error else { panic!("{refused}") };
+        assert_eq!((there, position.level.0, position.shift), (entry.get(), 0, 12));
+        let stale: Vec<_> = gather.stale().ranges().iter().map(|it| (it.start, it.last)).collect();
+        assert_eq!(stale, [(at(0), at(broken - 1))], "{writers:?}");
+        word.store(was, Ordering::Relaxed);
+        for leaf in tree.walker().iter(at(0), 24 * PAGE).unwrap().map(Result::unwrap) {
+            assert_eq!(leaf.attributes.prot().write(), leaf.input >= at(broken), "{}", leaf.input);
+        }
+        gather.finish(&tables).unwrap();
+        tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
+    }
 }

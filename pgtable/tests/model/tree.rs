@@ -1,7 +1,7 @@
 //! What trees can do beyond an address space: cursors, splitting and promoting, remapping, batches, the forms of iteration. Same
 //! harness, same flat map, same TLB that forgets nothing.
 
-use crate::support::harness::{Harness, Op, Place, op, place, prot};
+use crate::support::harness::{Harness, Op, Pages, Place, budget, op, pages, place, prot};
 use crate::support::{Arena, Tables};
 use arch_ppc64::radix::{Granule, PageAttributes, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
@@ -21,17 +21,19 @@ pub(crate) enum TreeOp {
     Split(Place, u64, usize, usize),
     Promote(Place, u64),
     Remap(Place, u64, u64, Prot),
+    /// Protects while nobody else writes.
+    Protect(Place, Pages, Prot, usize),
 }
 
 fn tree_op() -> impl Strategy<Value = TreeOp> {
     let steps = proptest::collection::vec((place(), proptest::option::weighted(0.6, 0u64..4096)), 1..60);
-    let budget = prop_oneof![3 => Just(usize::MAX), 1 => 0usize..4];
     prop_oneof![
         4 => op().prop_map(TreeOp::Space),
-        3 => (steps, prot(), budget.clone()).prop_map(|(steps, prot, budget)| TreeOp::Cursor(steps, prot, budget)),
-        1 => (place(), 1u64..1200, 0usize..4, budget).prop_map(|(at, n, size, budget)| TreeOp::Split(at, n, size, budget)),
+        3 => (steps, prot(), budget()).prop_map(|(steps, prot, budget)| TreeOp::Cursor(steps, prot, budget)),
+        1 => (place(), 1u64..1200, 0usize..4, budget()).prop_map(|(at, n, size, budget)| TreeOp::Split(at, n, size, budget)),
         2 => (place(), 1u64..2400).prop_map(|(at, pages)| TreeOp::Promote(at, pages)),
         1 => (place(), 1u64..40, 0u64..4096, prot()).prop_map(|(at, n, output, prot)| TreeOp::Remap(at, n, output, prot)),
+        2 => (place(), pages(), prot(), budget()).prop_map(|(at, n, prot, budget)| TreeOp::Protect(at, n, prot, budget)),
     ]
 }
 
@@ -66,7 +68,8 @@ pub(crate) fn apply<F: Format>(harness: &mut Harness<'_, Tree<'_, F>>, op: &Tree
                                     harness.model.insert(start + at, (output + at, attributes));
                                 }
                             }
-                            Err(Error::Mapped { .. } | Error::LeafSize | Error::Unencodable { .. }) => {}
+                            Err(Error::Mapped { .. }) => assert!(mapped, "nothing is mapped at {input}"),
+                            Err(Error::LeafSize) => assert!(unit < page, "pages of another size at {input}"),
                             Err(Error::Alloc(_)) => assert_ne!(budget, usize::MAX),
                             Err(error) => panic!("{error}"),
                         }
@@ -126,6 +129,13 @@ pub(crate) fn apply<F: Format>(harness: &mut Harness<'_, Tree<'_, F>>, op: &Tree
             for at in (0..done).step_by(unit as usize) {
                 harness.model.insert(start + at, (output + at, attributes));
             }
+        }
+        TreeOp::Protect(at, pages, prot, budget) => {
+            let (start, bytes, attributes) = (harness.input(at), harness.bytes(pages), F::Attributes::from(prot));
+            harness.tables.budget.set(budget);
+            let tree = &mut harness.space;
+            let result = tree.protect_beside(Input::<F>::new(start), bytes, attributes, Writers::Stopped, &mut gather);
+            harness.protected(start, bytes, attributes, result);
         }
     }
     harness.tables.budget.set(usize::MAX);
@@ -200,6 +210,8 @@ fn forms_of_reading<F: Format>(harness: &Harness<'_, Tree<'_, F>>) {
     let flow = walker.for_each_table(|table| {
         tables += 1;
         assert_eq!(table.entries().count(), 1 << table.width());
+        let empty = table.entries().all(|entry| entry.entry == pgtable::Entry::Absent);
+        assert!(!empty || table.address() == walker.root(), "an empty table stayed");
         for entry in table.entries() {
             match entry.entry {
                 pgtable::Entry::Leaf { output, attributes } => {
@@ -290,31 +302,6 @@ fn promote_and_split_are_inverse() {
     there_and_back(PartitionScoped::new(Granule::K4));
     there_and_back(LongMode::new(Levels::Four, Controls::new()));
     there_and_back(Ept::new(Levels::Four, EptControls::new()));
-}
-
-/// Stores beside stopped CPUs leave what exchanges beside running ones leave.
-#[test]
-fn protection_beside_stopped_cpus() {
-    let arena = Arena::new(8 << 20);
-    let tables = Tables::new(&arena);
-    let format = ProcessScoped::new(Granule::K64);
-    let mut trees = [(); 2].map(|()| PageTable::new(format, arena.memory(), &tables).unwrap());
-    let (start, bytes) = (Gva::new(0x7ffe_0000), 0x40_0000u64);
-    for (tree, writers) in trees.iter_mut().zip([Writers::Running, Writers::Stopped]) {
-        tree.map(start, Gpa::new(0x7ffe_0000), bytes, Prot::RW.into(), Leaves::Largest).unwrap();
-        let mut gather = Gather::new(&Unused, ());
-        assert_eq!(tree.unmap(Gva::new(0x8001_0000), 0x1_0000, &mut gather), Ok(0x1_0000));
-        let (at, attributes) = (Gva::new(0x8000_0000), PageAttributes::from(Prot::R).with_c(false));
-        assert_eq!(tree.protect_beside(at, 0x20_0000, attributes, writers, &mut gather), Ok(0x1f_0000));
-        gather.finish(&tables).unwrap();
-    }
-    let leaves = trees.map(|tree| {
-        let leaves: Vec<_> = tree.walker().iter(start, bytes).unwrap().map(Result::unwrap).collect();
-        tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
-        leaves
-    });
-    assert_eq!(leaves[0], leaves[1]);
-    assert!(leaves[0].iter().any(|leaf| !leaf.attributes.prot().write()) && leaves[0].len() > 31);
 }
 
 macro_rules! formats {

@@ -189,18 +189,7 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
                 let attributes = S::Attributes::from(prot);
                 self.tables.budget.set(budget);
                 let result = self.space.protect(InputOf::<S>::new(start), bytes, attributes, &mut gather);
-                let done = Self::done(start, bytes, &result);
-                let mut touched = 0;
-                for (_, (_, old)) in self.model.range_mut(start..start + done) {
-                    *old = attributes;
-                    touched += 1;
-                }
-                match result {
-                    Ok(changed) => assert_eq!(changed, touched * self.unit),
-                    Err(RangeError { error: Error::Alloc(_), .. }) => assert_ne!(budget, usize::MAX),
-                    Err(RangeError { error: Error::LeafSize, .. }) => {}
-                    Err(error) => panic!("{error}: {op:?}"),
-                }
+                self.protected(start, bytes, attributes, result);
             }
         }
         self.tables.budget.set(usize::MAX);
@@ -208,6 +197,28 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
         drop(gather);
         self.tlb = tlb;
         self.check();
+    }
+
+    /// The `bytes` bytes from `start` on were given these attributes, as far as `result` says.
+    pub fn protected(
+        &mut self,
+        start: u64,
+        bytes: u64,
+        attributes: S::Attributes,
+        result: Result<u64, RangeError<InputOf<S>>>,
+    ) {
+        let done = Self::done(start, bytes, &result);
+        let mut touched = 0;
+        for (_, (_, old)) in self.model.range_mut(start..start + done) {
+            *old = attributes;
+            touched += 1;
+        }
+        match result {
+            Ok(changed) => assert_eq!(changed, touched * self.unit),
+            Err(RangeError { error: Error::Alloc(_), .. }) => assert_ne!(self.tables.budget.get(), usize::MAX),
+            Err(RangeError { error: Error::LeafSize, .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
     }
 
     pub fn check(&self) {
