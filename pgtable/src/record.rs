@@ -109,13 +109,13 @@ where
     /// Collects which pages in the `bytes` bytes from `input` on were used, and clears the record; returns how many bits of `bitmap` it set.
     ///
     /// Bit `n` of `bitmap` (bit `n % 64` of word `n / 64`) is the `n`th page of the format's usual size
-    /// ([`Geometry::page_shift`](crate::Geometry::page_shift)) from `input` on; bits that are set already stay. A larger leaf sets the bits of all its pages. A leaf that reaches
+    /// ([`Geometry::page_shift`](crate::Geometry::page_shift)) from `input` on, and the range is one of whole such pages; bits that are set already stay. A larger leaf sets the bits of all its pages. A leaf that reaches
     /// beyond the range is reported and not cleared, so that nothing is lost for who asks about the rest. Pages beyond the bitmap are left alone.
     ///
     /// What was cleared is in `gather`; until it is finished, hardware may use cached translations that do not record.
     ///
     /// # Errors
-    /// [`RangeError`] as for iteration; everything before that address is harvested.
+    /// [`Error::Range`](crate::Error::Range) also of a range that is not one of whole pages; otherwise [`RangeError`] as for iteration: everything before that address is harvested.
     pub fn harvest<I: Invalidate<F::Stage>>(
         &mut self,
         input: Input<F>,
@@ -146,7 +146,7 @@ where
         let page_shift = self.format.geometry().page_shift();
         let room = (bitmap.len() as u64).saturating_mul(64).saturating_mul(1 << page_shift);
         let bytes = bytes.min(room);
-        let (start, end) = bounds(&self.format, input, bytes, 0)?;
+        let (start, end) = bounds(&self.format, input, bytes, page_shift)?;
         let mut map = PageMap { bitmap, start, end, page_shift, set: 0 };
         let mut at = start;
         while let Some(run) = next_run(&self.format, &self.memory, trail, &mut at, end)? {
@@ -176,8 +176,7 @@ impl PageMap<'_> {
     /// Sets the bits of the pages that `size` bytes at `offset` share with the range.
     #[inline(always)]
     fn set(&mut self, offset: u64, size: u64) {
-        if size == 1 << self.page_shift && offset >= self.start {
-            let page = (offset - self.start) >> self.page_shift;
+        if let Some(page) = self.page_at(offset, size) {
             if let Some(word) = self.bitmap.get_mut((page / 64) as usize) {
                 let bit = 1 << (page % 64);
                 self.set += u64::from(*word & bit == 0);
@@ -188,11 +187,10 @@ impl PageMap<'_> {
         self.set_all(offset, size);
     }
 
-    /// The page that begins at `offset`, if `count` leaves from there on are one page each, and all of the range.
+    /// The page that begins at `offset`, in the range, if leaves of `size` are one page each.
     #[inline(always)]
-    fn first_of(&self, offset: u64, size: u64, count: usize) -> Option<u64> {
-        let one_page_each = size == 1 << self.page_shift && self.contains(offset, size * count as u64);
-        one_page_each.then(|| (offset - self.start) >> self.page_shift)
+    fn page_at(&self, offset: u64, size: u64) -> Option<u64> {
+        (size == 1 << self.page_shift).then(|| (offset - self.start) >> self.page_shift)
     }
 
     /// Sets the bits of a cache line's pages from `page` on.
@@ -243,7 +241,7 @@ fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
         }
         for (line, words) in words.chunks(LINE).enumerate() {
             let start = run.offset() + (block * BLOCK + line * LINE) as u64 * size;
-            let usual = usual.and_then(|usual| Some((words.try_into().ok()?, usual, map.first_of(start, size, LINE)?)));
+            let usual = usual.and_then(|usual| Some((words.try_into().ok()?, usual, map.page_at(start, size)?)));
             if let Some((words, usual, page)) = usual {
                 match recorded_in(words, usual, bit) {
                     InLine::None => continue,

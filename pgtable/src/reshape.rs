@@ -138,7 +138,7 @@ where
         self.map(input, output, bytes, attributes, leaves)
     }
 
-    /// Replaces the table of `node`, at which the trail ends, by a leaf of the table above it, if it says one thing.
+    /// Replaces the table of `node`, at which the trail ends and whose first entry covers `offset`, by a leaf of the table above it, if it says one thing.
     fn promote_table<L: Locks, I: Invalidate<F::Stage>>(
         &self,
         trail: &mut Trail<L>,
@@ -157,9 +157,8 @@ where
         let entry = above.entry(offset);
         let slot = Word::<F>::new(self.memory.word(<Output<F> as Address>::new(entry))?);
         let link = slot.take();
-        let base = offset & !low_bits(node.span());
-        let last = base + (((words.len() as u64) - 1) << node.shift);
-        gather.pages(self.format.address(base), self.format.address(last), node.shift);
+        let last = offset + (low_bits(node.width) << node.shift);
+        gather.pages(self.format.address(offset), self.format.address(last), node.shift);
         gather.table_left();
         if let Err(error) = gather.flush(&self.tables) {
             self.publish(slot, entry, link);

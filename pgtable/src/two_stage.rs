@@ -210,22 +210,6 @@ where
     }
 }
 
-impl<F1, F2, M, const N: usize> Nested<'_, '_, F1, F2, M, N>
-where
-    F1: Format<Stage = Stage1>,
-    F2: Format<Stage = Stage2>,
-    M: TableMemory<Hpa>,
-{
-    /// What stage 2 says to where a table of stage 1 stands.
-    fn of_table(&self, address: Gpa, bytes: u64) -> Result<TranslationOf<F2>, MemoryError> {
-        let access = self.stage.stage2.format().guest_table_access();
-        self.stage.second(address, access).map_err(|fault| {
-            self.failed.set(Some(fault));
-            MemoryError { address: address.get(), bytes }
-        })
-    }
-}
-
 /// Guest-physical table memory, as far as it is remembered where stage 2 shows it. It forgets nothing, so it may be asked anything.
 struct Remembered<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
     stage: &'s TwoStage<'c, F1, F2, M, N>,
@@ -271,7 +255,11 @@ where
     M: TableMemory<Hpa>,
 {
     fn word(&self, address: Gpa) -> Result<&AtomicU64, MemoryError> {
-        let translation = self.of_table(address, 8)?;
+        let access = self.stage.stage2.format().guest_table_access();
+        let translation = self.stage.second(address, access).map_err(|fault| {
+            self.failed.set(Some(fault));
+            MemoryError { address: address.get(), bytes: 8 }
+        })?;
         let taken = self.taken.replace(self.taken.get() + 1) % MAX_LEVELS;
         if self.stage.cache.is_some() {
             let within = low_bits(translation.shift);
@@ -281,14 +269,8 @@ where
         self.stage.stage2.memory().word(translation.output)
     }
 
-    /// A table that lies within one page of stage 2; walks of single addresses need none.
+    /// Walks of single addresses need none.
     fn table(&self, address: Gpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
-        let bytes = (words as u64).saturating_mul(8);
-        let translation = self.of_table(address, bytes)?;
-        let room = (1u64 << translation.shift) - (address.get() & low_bits(translation.shift));
-        if bytes > room {
-            return Err(MemoryError { address: address.get(), bytes });
-        }
-        self.stage.stage2.memory().table(translation.output, words)
+        Err(MemoryError { address: address.get(), bytes: (words as u64).saturating_mul(8) })
     }
 }

@@ -4,8 +4,8 @@ use std::cell::Cell;
 
 use arch_x86::{Controls, Levels, LongMode};
 use pgtable::{
-    Access, Gather, GatherError, Gpa, Gva, Invalidate, InvalidateFailed, Leaves, PageTable, Prot, Stage, Stage1, Stale,
-    Unused, Writers,
+    Access, Gather, GatherError, Gpa, Gva, Invalidate, InvalidateFailed, Leaves, PageTable, Prot, Recorded, Stage,
+    Stage1, Stale, Unused, Writers,
 };
 
 use crate::support::{Arena, Tables};
@@ -163,6 +163,18 @@ fn what_a_verb_makes_stale() {
         assert_eq!(protect(29, 3, Prot::R), [range(base + 29, base + 31)]);
         assert_eq!(protect(0, 32, Prot::R), [stale]);
     }
+
+    // What is harvested: from the first to the last that was recorded.
+    let mut harvest = |first: u64, count: u64| {
+        let mut gather = Collected::new(&Unused, ());
+        let (mut bits, dirty) = ([0; 8], Recorded::Dirty);
+        tree.harvest(at(first), count * PAGE, dirty, Writers::Running, &mut bits, &mut gather).unwrap();
+        ranges(&gather)
+    };
+    assert_eq!(harvest(203, 1), [range(203, 203)]);
+    assert_eq!(harvest(200, 56), [range(200, 255)]);
+    assert_eq!(harvest(192, 72), [range(192, 263)]);
+    assert_eq!(harvest(192, 72), []);
 
     // A table that goes goes as a whole, and a larger leaf as what it is.
     let mut gather = Collected::new(&Unused, ());

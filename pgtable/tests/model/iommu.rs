@@ -281,6 +281,51 @@ fn a_recording_device_leaves_traces() {
     }
 }
 
+/// A device that does not record leaves none, one of user mode sees no page of the supervisor's, and who only asks sees all.
+#[test]
+fn devices_of_other_kinds() {
+    use pgtable::{Recorded, Writers};
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let format = LongMode::new(Levels::Four, Controls { smap: true, ..Controls::new() });
+    let mut space = PageTable::new(format, arena.memory(), &tables).unwrap();
+    let (user, supervisor) = (Gva::new(0), Gva::new(PAGE));
+    space.map(user, Gpa::new(7 * PAGE), PAGE, Prot::RW.for_user().into(), Leaves::Largest).unwrap();
+    space.map(supervisor, Gpa::new(9 * PAGE), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
+    let iommu = || TableIommu::<_, _, 2>::new(format, arena.memory(), space.root());
+    let all = [Permissions::No, Permissions::Read, Permissions::Write, Permissions::ReadWrite];
+    let seen = |iommu: &TableIommu<_, _, 2>, at: Gva| {
+        all.map(|access| iommu.translate(GuestAddress(at.get()), 8, access).is_ok())
+    };
+    assert_eq!(seen(&iommu().by_user(), user), [true; 4]);
+    assert_eq!(seen(&iommu().by_user(), supervisor), [true, false, false, false]);
+    // SMAP: a supervisor sees no page of user mode, unless it only asks where it is.
+    assert_eq!(seen(&iommu(), user), [true, false, false, false]);
+    assert_eq!(seen(&iommu(), supervisor), [true; 4]);
+    let quiet = iommu();
+    let mut gather = Gather::new(&pgtable::Unused, ());
+    let mut harvest = |space: &mut PageTable<_, _, _>| {
+        [Recorded::Accessed, Recorded::Dirty]
+            .map(|recorded| space.harvest(supervisor, PAGE, recorded, Writers::Running, &mut [0], &mut gather).unwrap())
+    };
+    assert_eq!(harvest(&mut space), [1, 1]);
+    assert_eq!(seen(&quiet, supervisor), [true; 4]);
+    assert_eq!(harvest(&mut space), [0, 0]);
+
+    // To the end of what is mapped, and not a byte further; nothing, at the end of the space; and round it.
+    let ask = |at: u64, length: u64| quiet.translate(GuestAddress(at), length as usize, Permissions::Read).map(|_| ());
+    assert!(ask(PAGE + 8, PAGE - 8).is_ok());
+    assert!(matches!(ask(PAGE + 8, PAGE - 7), Err(Error::CannotResolve { iova_range, .. })
+        if iova_range == IovaRange { base: GuestAddress(2 * PAGE), length: 1 }));
+    assert!(ask(u64::MAX, 0).is_ok() && ask(2 * PAGE, 0).is_ok());
+    let (base, length) = (GuestAddress(u64::MAX - 5), 5);
+    assert!(
+        matches!(ask(base.0, 7), Err(Error::CannotResolve { iova_range, .. }) if iova_range == IovaRange { base, length })
+    );
+    gather.finish(&tables).unwrap();
+    space.destroy(Gather::new(&pgtable::Unused, ())).map_err(|(_, error)| error).unwrap();
+}
+
 /// Forgetting waits for who still uses a translation; more translations than windows are refused, and nobody waits for one.
 #[test]
 fn forgetting_waits() {

@@ -11,6 +11,8 @@ use proptest::prelude::*;
 #[derive(Clone, Debug)]
 enum Step {
     Map(u64),
+    /// The three pages of one table, in a row.
+    MapAll(u64),
     Unmap(u64),
     /// A range, which never leaves a table empty.
     UnmapAll(u64, u64),
@@ -21,6 +23,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0u64..12).prop_map(Step::Map),
+        1 => (0u64..4).prop_map(Step::MapAll),
         6 => (0u64..12).prop_map(Step::Unmap),
         1 => (0u64..12, 1u64..6).prop_map(|(first, count)| Step::UnmapAll(first, count)),
         1 => any::<bool>().prop_map(Step::Keep),
@@ -60,6 +63,16 @@ fn run<F: Format>(format: F, steps: &[Step]) {
                 let mapped = space.map(input, to, size, Prot::RW.into(), Leaves::Exactly(size.trailing_zeros() as u8));
                 assert_eq!(mapped.is_ok(), !model.contains_key(&at));
                 model.entry(at).or_insert(output);
+            }
+            Step::MapAll(table) => {
+                let (at, output) = (page(&format, 3 * table), time * size);
+                let (input, to) = (Input::<F>::new(at), Output::<F>::new(output));
+                let leaves = Leaves::Exactly(size.trailing_zeros() as u8);
+                let mapped = space.map(input, to, 3 * size, Prot::RW.into(), leaves);
+                let done = mapped.map_or_else(|error| error.at.get() - at, |()| 3 * size);
+                let first = model.range(at..at + 3 * size).next().map_or(3 * size, |(taken, _)| taken - at);
+                assert_eq!(done, first);
+                model.extend((0..done).step_by(size as usize).map(|page| (at + page, output + page)));
             }
             Step::Unmap(number) => {
                 let at = page(&format, number);

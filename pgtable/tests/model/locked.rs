@@ -205,3 +205,95 @@ fn what_is_locked_stays_and_nothing_else() {
     gather.finish(&&tables).unwrap();
     assert_eq!(tables.live(), 1);
 }
+
+/// Of the table that is locked, only what is in the range: page by page, on the quick way too.
+#[test]
+fn pages_beside_the_range() {
+    const PAGE: u64 = 0x1000;
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let format = LongMode::new(Levels::Four, Controls::new());
+    let shared = SharedPageTable::from(PageTable::new(format, arena.memory(), &tables).unwrap());
+    let writer = shared.writer(Impatient);
+    let mut gather = Gather::new(&Unused, ());
+    writer.map(Gva::new(0), Gpa::new(0), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
+    let mut cursor = writer.lock(Gva::new(3 * PAGE), 3 * PAGE).unwrap();
+    let mut map = |page: u64| {
+        cursor.map(Gva::new(page * PAGE), Gpa::new(page * PAGE), PAGE, Prot::RW.into(), Leaves::Exactly(12))
+    };
+    let outside = |page: u64| Err(RangeError { at: Gva::new(page * PAGE), error: Error::Range });
+    let all = [(1, true), (2, true), (3, false), (4, false), (5, false), (6, true), (511, true), (512, true)];
+    for (page, beyond) in all {
+        assert_eq!(map(page), if beyond { outside(page) } else { Ok(()) }, "page {page}");
+    }
+    // Nothing at all is in the range, wherever it is said to be; and not beyond the space.
+    assert_eq!(cursor.unmap(Gva::new(3 * PAGE), 0, &mut gather), Ok(0));
+    assert_eq!(
+        writer.lock(Gva::new(1 << 50), PAGE).map(|_| ()),
+        Err(RangeError { at: Gva::new(1 << 50), error: Error::Range })
+    );
+    cursor.finish(&mut gather).unwrap();
+    for (page, beyond) in all {
+        assert_eq!(writer.translate(Gva::new(page * PAGE), Access::READ).is_ok(), !beyond);
+    }
+    assert_eq!(writer.unmap(Gva::new(0), 1 << 21, &mut gather), Ok(4 * PAGE));
+    gather.finish(&&tables).unwrap();
+    assert_eq!(tables.live(), 1);
+}
+
+/// Which operations of others wait for a range that is locked: those whose tables it holds, and those that could take a table of it out.
+#[test]
+fn who_has_to_wait() {
+    const PAGE: u64 = 0x1000;
+    const HUGE: u64 = 1 << 30;
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let format = LongMode::new(Levels::Four, Controls::new());
+    let shared = SharedPageTable::from(PageTable::new(format, arena.memory(), &tables).unwrap());
+    let (one, other) = (shared.writer(Impatient), shared.writer(Impatient));
+    let mut gather = Gather::new(&Unused, ());
+    for at in [0, LARGE, HUGE, HUGE + LARGE, 1 << 39] {
+        one.map(Gva::new(at), Gpa::new(at), 4 * PAGE, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+    }
+    // What is locked, what somebody else protects, and whether that waits. A range locks the lowest table that covers it, and those below only while it works in
+    // them; a verb locks one of which its range is less than all, since what fills a table to its ends may take it out.
+    let half = HUGE / 2;
+    for (locked, wanted, waits) in [
+        ((0, PAGE), (PAGE, PAGE), true),
+        ((0, PAGE), (LARGE, PAGE), false),
+        ((0, PAGE), (LARGE, LARGE), false),
+        ((0, PAGE), (0, LARGE), true),
+        ((0, PAGE), (0, HUGE), true),
+        ((0, PAGE), (HUGE, LARGE), false),
+        ((0, PAGE), (HUGE, HUGE), false),
+        ((0, LARGE), (LARGE, PAGE), false),
+        ((LARGE, LARGE), (LARGE - PAGE, PAGE), false),
+        ((0, 2 * LARGE), (LARGE, PAGE), false),
+        ((0, 2 * LARGE), (LARGE, LARGE - PAGE), false),
+        ((0, 2 * LARGE), (LARGE, LARGE), true),
+        ((LARGE - PAGE, 2 * PAGE), (LARGE - PAGE, 2 * PAGE), true),
+        ((LARGE - PAGE, 2 * PAGE), (LARGE - PAGE, PAGE), false),
+        ((LARGE - PAGE, 2 * PAGE), (HUGE, LARGE), false),
+        // No table is there yet but the one that is locked.
+        ((0, half), (half, PAGE), true),
+        ((0, half), (HUGE, PAGE), false),
+        ((HUGE + 5 * LARGE, 1), (HUGE, LARGE), true),
+        ((HUGE + LARGE, PAGE), (HUGE, LARGE), false),
+        ((0, HUGE), (HUGE, HUGE), false),
+        ((HUGE - PAGE, 2 * PAGE), (0, LARGE), false),
+        ((HUGE - PAGE, 2 * PAGE), (0, HUGE - PAGE), false),
+        ((HUGE - PAGE, 2 * PAGE), (0, HUGE), true),
+        ((HUGE - PAGE, 2 * PAGE), (1 << 39, HUGE), false),
+        ((0, 1 << 39), (1 << 39, HUGE), false),
+        ((0, (1 << 39) + PAGE), (1 << 39, HUGE), false),
+        ((0, (1 << 39) + PAGE), (1 << 39, 1 << 39), true),
+    ] {
+        let cursor = one.lock(Gva::new(locked.0), locked.1).unwrap();
+        let done = other.protect(Gva::new(wanted.0), wanted.1, Prot::R.into(), &mut gather);
+        assert_eq!(done.is_err(), waits, "{locked:x?} is locked, {wanted:x?} is wanted");
+        drop(cursor);
+    }
+    assert_eq!(one.unmap(Gva::new(0), 1 << 40, &mut gather), Ok(20 * PAGE));
+    gather.finish(&&tables).unwrap();
+    assert_eq!(tables.live(), 1);
+}

@@ -15,9 +15,11 @@ mod iommu;
 mod keep;
 mod locked;
 mod movement;
+mod plain;
 mod readers;
 mod record;
 mod refused;
+mod reshape;
 #[path = "../support/mod.rs"]
 mod support;
 mod tracked;

@@ -300,6 +300,39 @@ fn a_snapshot_of_a_tree_that_contains_itself_ends() {
     assert_eq!(copies.live(), 0);
 }
 
+/// What of a tree means nothing is named by its place; and tables without an entry are not copied.
+#[test]
+fn a_snapshot_of_crooked_tables() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let memory = arena.memory::<pgtable::Hpa>();
+    let format = Ept::new(Levels::Four, EptControls::new());
+    let mut space = PageTable::new(format, memory, &tables).unwrap();
+    let at = |n: u64| pgtable::Gpa::new(n << 21);
+    for n in 0..3 {
+        space.map(at(n), pgtable::Hpa::new(n << 12), 4096, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+    }
+    let entry = |n: u64| space.walker().trace(at(n)).last().unwrap().address;
+    // The second table becomes empty, by somebody else's hand.
+    memory.word(entry(1)).unwrap().store(0, Ordering::Relaxed);
+    let other = Arena::new(1 << 20);
+    let copies = Tables::new(&other);
+    let copy = space.walker().snapshot(other.memory(), &copies).unwrap();
+    assert_eq!(copies.live(), 3 + 2, "three levels, and two tables of pages");
+    for n in 0..3 {
+        let found = copy.walker().query(at(n)).unwrap().map(|found| found.output.get());
+        assert_eq!(found, (n != 1).then_some(n << 12));
+    }
+    copy.destroy(Gather::new(&pgtable::Unused, ())).map_err(|(_, error)| error).unwrap();
+    // Written and not read: misconfigured (SDM §29.3.3.1).
+    let third = pgtable::Hpa::new(entry(2).get() + 5 * 8);
+    memory.word(third).unwrap().store(2, Ordering::Relaxed);
+    let copy = space.walker().snapshot(other.memory(), &copies).map(|_| ());
+    assert!(matches!(copy, Err(Error::Malformed { entry, word: 2, .. }) if entry == third.get()), "{copy:?}");
+    assert_eq!(copies.live(), 0);
+    space.destroy(Gather::new(&pgtable::Unused, ())).map_err(|(_, error)| error).unwrap();
+}
+
 macro_rules! formats {
     ($($name:ident: $format:expr;)*) => {$(
         mod $name {

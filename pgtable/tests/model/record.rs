@@ -7,8 +7,8 @@ use crate::support::{Arena, Tables, Tlb};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
-    Access, Address, AddressSpace, Format, Gather, Gpa, Gva, Input, Leaves, Output, PageTable, Prot, Recorded, Unused,
-    Walker, Writers,
+    Access, Address, AddressSpace, DirectMap, Error, Format, Gather, Gpa, Gva, Hpa, Input, Leaves, Output, PageTable,
+    Prot, Recorded, TableMemory, Unused, Walker, Writers,
 };
 use proptest::prelude::*;
 
@@ -116,6 +116,50 @@ fn run<F: Format>(format: F, ops: &[Op]) {
     }
     gather.finish(&tables).unwrap();
     space.destroy(Gather::new(&tlb, 7)).map_err(|(_, error)| error).unwrap();
+}
+
+/// Large pages, several in a row and beyond both ends of what is asked for; entries that only look recorded; ranges that are none of whole pages.
+#[test]
+fn whole_pages_and_leaves_only() {
+    const PAGE: u64 = 0x1000;
+    const LARGE: u64 = 2 << 20;
+    /// SDM §29.3.3.2.
+    const DIRTY: u64 = 1 << 9;
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let memory = arena.memory::<Hpa>();
+    let format = Ept::new(Levels::Four, EptControls { accessed_dirty: true, ..EptControls::new() });
+    let mut tree = PageTable::new(format, memory, &tables).unwrap();
+    tree.map(Gpa::new(0), Hpa::new(0), 32 * LARGE, Prot::RW.into(), Leaves::Largest).unwrap();
+    let mut gather = Gather::new(&Unused, ());
+    let mut bits = vec![0u64; 256];
+    let mut harvest = |tree: &mut PageTable<Ept, DirectMap<'_, Hpa>, &Tables<'_>>, at: u64, bytes: u64| {
+        bits.fill(0);
+        let set = tree.harvest(Gpa::new(at), bytes, Recorded::Dirty, Writers::Stopped, &mut bits, &mut gather);
+        let counted: u32 = bits.iter().map(|word| word.count_ones()).sum();
+        assert!(set.is_err() || set == Ok(u64::from(counted)));
+        set.map_err(|error| (error.at.get(), error.error))
+    };
+    // From within the first to within the last: these two are reported and not cleared.
+    assert_eq!(harvest(&mut tree, 5 * PAGE, 31 * LARGE), Ok(31 * 512));
+    assert_eq!(harvest(&mut tree, 5 * PAGE, 31 * LARGE), Ok(507 + 5));
+    assert_eq!(harvest(&mut tree, 0, 32 * LARGE), Ok(2 * 512), "the first and the last");
+    assert_eq!(harvest(&mut tree, 0, 32 * LARGE), Ok(0));
+    for (at, bytes) in [(1, PAGE), (0, PAGE + 1), (0x800, PAGE), (PAGE, 0x800)] {
+        assert_eq!(harvest(&mut tree, at, bytes), Err((at, Error::Range)));
+    }
+
+    // An entry that is not present may hold anything: it is neither dirty nor changed.
+    let page = Gpa::new(40 * LARGE);
+    tree.map(page, Hpa::new(0), 4 * PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
+    assert_eq!(harvest(&mut tree, page.get(), 4 * PAGE), Ok(4));
+    let entry = tree.walker().trace(page).last().unwrap().address;
+    let absent = memory.word(entry.checked_add(5 * 8).unwrap()).unwrap();
+    absent.store(DIRTY.to_le(), Ordering::Relaxed);
+    assert_eq!(harvest(&mut tree, page.get(), 64 * PAGE), Ok(0));
+    assert_eq!(absent.swap(0, Ordering::Relaxed), DIRTY.to_le());
+    gather.finish(&tables).unwrap();
+    tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
 }
 
 /// What a CPU records while its page is protected is not lost.

@@ -2,8 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use arch_x86::{Ept, EptControls, Levels};
-use pgtable::{Attributes, Error, Gather, Gpa, Hpa, Leaves, PageTable, Prot, RangeError, TableMemory, Unused, Writers};
+use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
+use pgtable::{
+    Attributes, Error, Gather, Gpa, Gva, Hpa, Leaves, PageTable, Prot, RangeError, TableMemory, Unused, Writers,
+};
 
 use crate::support::{Arena, Tables};
 
@@ -99,6 +101,30 @@ fn as_far_as_a_malformed_entry() {
         assert_eq!((there, position.level.0, position.shift), (entry.get(), 0, 12));
         let stale: Vec<_> = gather.stale().ranges().iter().map(|it| (it.start, it.last)).collect();
         assert_eq!(stale, [(at(0), at(broken - 1))], "{writers:?}");
+        // Nor is it what is mapped there already, nor anything to map over: alone, as the first of several, as a table's entry.
+        let above = tree.walker().trace(at(0))[2].address;
+        let mut map = |page: u64, pages: u64| {
+            let mapped = tree.map(at(page), Hpa::new(0), pages * PAGE, Prot::RW.into(), Leaves::Exactly(12));
+            mapped.map_err(|it| (it.at, it.error))
+        };
+        for pages in [1, 4] {
+            let refused = map(broken, pages).unwrap_err();
+            assert!(
+                matches!(refused, (_, Error::Malformed { entry: there, .. }) if there == entry.get()),
+                "{refused:?}"
+            );
+            assert_eq!(refused.0, at(broken));
+        }
+        let table = memory.word(above).unwrap();
+        let linked = table.swap(2, Ordering::Relaxed);
+        for page in [0, 100] {
+            let refused = map(page, 1).unwrap_err();
+            assert!(
+                matches!(refused, (_, Error::Malformed { entry: there, .. }) if there == above.get()),
+                "{refused:?}"
+            );
+        }
+        table.store(linked, Ordering::Relaxed);
         word.store(was, Ordering::Relaxed);
         for leaf in tree.walker().iter(at(0), 24 * PAGE).unwrap().map(Result::unwrap) {
             assert_eq!(leaf.attributes.prot().write(), leaf.input >= at(broken), "{}", leaf.input);
@@ -106,4 +132,54 @@ fn as_far_as_a_malformed_entry() {
         gather.finish(&tables).unwrap();
         tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
     }
+}
+
+/// Ranges that are none of the space, and outputs that no entry can hold.
+#[test]
+fn where_a_range_cannot_be() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let memory = arena.memory::<Gpa>();
+    let mut tree = PageTable::new(LongMode::new(Levels::Four, Controls::new()), memory, &tables).unwrap();
+    let outside = |at: u64| RangeError { at: Gva::new(at), error: Error::Range };
+    let mut gather = Gather::new(&Unused, ());
+    let low_end = 1 << 47;
+    let high_start = u64::MAX << 47;
+    // Not canonical; across the hole; beyond the last address; no multiples of the smallest page.
+    for (at, bytes) in [
+        (low_end, PAGE),
+        (low_end - PAGE, 2 * PAGE),
+        (low_end - PAGE, high_start - low_end + 2 * PAGE),
+        (high_start - PAGE, 2 * PAGE),
+        (u64::MAX - PAGE + 1, 2 * PAGE),
+        (0x800, PAGE),
+        (PAGE, 0x800),
+        (PAGE + 1, PAGE - 1),
+    ] {
+        assert_eq!(tree.unmap(Gva::new(at), bytes, &mut gather), Err(outside(at)), "{at:#x}, {bytes:#x}");
+        assert_eq!(tree.protect(Gva::new(at), bytes, Prot::R.into(), &mut gather), Err(outside(at)));
+    }
+    assert_eq!(tree.walker().iter(Gva::new(low_end - PAGE), 2 * PAGE).map(|_| ()), Err(outside(low_end - PAGE)));
+    for (at, bytes) in [(0, low_end), (high_start, low_end), (low_end - PAGE, PAGE), (u64::MAX - PAGE + 1, PAGE)] {
+        assert_eq!(tree.unmap(Gva::new(at), bytes, &mut gather), Ok(0), "{at:#x}, {bytes:#x}");
+    }
+
+    // The last page of a run decides (SDM §5.5.4: 52 bits at most), and so does one that wraps round.
+    let end = 1 << 52;
+    let mut map = |at: u64, output: u64, pages: u64| {
+        let leaves = Leaves::Exactly(12);
+        let mapped = tree.map(Gva::new(at), Gpa::new(output), pages * PAGE, Prot::RW.into(), leaves);
+        mapped.map_err(|it| (it.at.get(), it.error))
+    };
+    for (output, pages) in [(end - 3 * PAGE, 4), (end, 1), (end - PAGE, 512)] {
+        let refused = map(LARGE, output, pages).unwrap_err();
+        assert!(matches!(refused, (LARGE, Error::Unencodable { .. })), "{refused:?}");
+    }
+    assert_eq!(map(LARGE, u64::MAX - PAGE + 1, 2), Err((LARGE, Error::Range)));
+    assert_eq!(map(LARGE, end - 3 * PAGE, 3), Ok(()));
+    assert!(matches!(map(LARGE + 3 * PAGE, end - PAGE, 2), Err((_, Error::Unencodable { .. }))));
+
+    assert_eq!(tree.unmap(Gva::new(LARGE), LARGE, &mut gather), Ok(3 * PAGE));
+    gather.finish(&tables).unwrap();
+    tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
 }

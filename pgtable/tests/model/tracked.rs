@@ -73,6 +73,7 @@ fn run<F: Format>(format: F, steps: &[Step]) {
     let shift = format.geometry().page_shift();
     let input = |page: u64| Input::<F>::new((page << shift) + (1 << 30));
     let mut before = words();
+    assert_eq!(before.len(), 2 << 17);
     for &(verb, page, count) in steps {
         memory.wrote.borrow_mut().clear();
         let bytes = count << shift;
@@ -213,4 +214,21 @@ fn the_bitmap_of_guest_memory_knows() {
     assert_eq!(way.len(), 4);
     assert_eq!(dirty(), way, "the tables on the way to the page, in both regions");
     assert_eq!(way.iter().filter(|table| **table >= 1 << 24).count(), 2);
+}
+
+/// A root of 64 KiB is as many of the bitmap's pages.
+#[cfg(feature = "vm-memory")]
+#[test]
+fn a_table_of_several_pages() {
+    use pgtable::{Gpa, TrackedTables};
+    use vm_memory::bitmap::{AtomicBitmap, Bitmap};
+    use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+    let guest = GuestMemoryMmap::<AtomicBitmap>::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap();
+    let memory = TrackedTables::<_, Gpa>::new(&guest).unwrap();
+    memory.wrote(Gpa::new(1 << 20), 8192);
+    let region = guest.iter().next().unwrap();
+    let dirty = |at: u64| region.bitmap().dirty_at(at as usize);
+    assert!((1 << 20..(1 << 20) + (64 << 10)).step_by(4096).all(dirty));
+    assert!(!dirty((1 << 20) - 1) && !dirty((1 << 20) + (64 << 10)));
 }

@@ -3,11 +3,11 @@
 
 use crate::support::harness::{Harness, Op, Pages, Place, budget, op, pages, place, prot};
 use crate::support::{Arena, Tables};
-use arch_ppc64::radix::{Granule, PageAttributes, PartitionScoped, ProcessScoped};
+use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
-    Access, Address, AddressSpace, Attributes, DirectMap, Error, Format, Gather, Gpa, Gva, Input, Leaves, Output,
-    PageTable, Prot, Unused, Writers,
+    Access, Address, AddressSpace, Attributes, DirectMap, Error, Format, Gather, Input, Leaves, Output, PageTable,
+    Prot, Writers,
 };
 use proptest::prelude::*;
 use std::ops::ControlFlow;
@@ -210,6 +210,7 @@ fn forms_of_reading<F: Format>(harness: &Harness<'_, Tree<'_, F>>) {
     let flow = walker.for_each_table(|table| {
         tables += 1;
         assert_eq!(table.entries().count(), 1 << table.width());
+        assert_eq!(table.bytes(), table.words().unwrap().len() as u64 * 8);
         let empty = table.entries().all(|entry| entry.entry == pgtable::Entry::Absent);
         assert!(!empty || table.address() == walker.root(), "an empty table stayed");
         for entry in table.entries() {

@@ -355,3 +355,84 @@ fn who_shares_a_cache_is_not_stale() {
     let fault = stages.translate(page, Access::READ).unwrap_err();
     assert!(matches!(fault, TwoStageFault::Stage2 { table: Some(_), .. }), "{fault}");
 }
+
+/// What is remembered of a walk is where each level's table stood: another walk's tables are others, though they stand beside them; and nothing of it is true after an
+/// invalidation, though a walk that ends early looks at the first level only.
+#[test]
+fn where_tables_stood() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let format = LongMode::new(Levels::Four, Controls::new());
+    let mut guest = PageTable::new(format, arena.memory::<Gpa>(), &tables).unwrap();
+    let mut ept = PageTable::new(Ept::new(Levels::Four, EptControls::new()), arena.memory::<Hpa>(), &tables).unwrap();
+    let far = |n: u64| Gva::new((n << 39) + 0x5000);
+    for n in 0..3 {
+        guest.map(far(n), Gpa::new((n + 1) << 20), 0x1000, Prot::RW.into(), Leaves::Largest).unwrap();
+    }
+    // A second table of the last level for the first page, that says something else: where the first one is said to stand later.
+    let leaf = guest.walker().trace(far(0)).last().unwrap().address;
+    let table = Gpa::new(leaf.get() & !0xfff);
+    let other = TableAllocator::<Gpa>::allocate(&tables, TableLayout::of_width(9, pgtable::Level(0))).unwrap();
+    let word = guest.memory().word(leaf).unwrap().load(std::sync::atomic::Ordering::Relaxed);
+    let moved = guest.memory().word(Gpa::new(other.get() | leaf.get() & 0xfff)).unwrap();
+    moved.store(word ^ (1u64 << 20).to_le() ^ (9u64 << 20).to_le(), std::sync::atomic::Ordering::Relaxed);
+
+    let rw = || Prot::RW.into();
+    let tables_at = guest.root().get() & !0xfffff;
+    ept.map(Gpa::new(tables_at), Hpa::new(tables_at), 1 << 20, rw(), Leaves::Exactly(12)).unwrap();
+    ept.map(Gpa::new(0), Hpa::new(0), 16 << 20, rw(), Leaves::Largest).unwrap();
+    let (generation, tlb) = (Generation::new(), Tlb::default());
+    let by = Watch::new(&tlb, &generation);
+    let cache = TranslationCache::<Ept, 64>::new(&generation);
+    let root = ept.root();
+    let walker = || pgtable::Walker::new(*ept.format(), arena.memory::<Hpa>(), root);
+    let stages = TwoStage::new(format, guest.root(), walker()).with_cache(&cache);
+    let output = |at: Gva| stages.translate(at, Access::READ).map(|found| found.output().get());
+    for n in [0, 1, 2, 0, 2, 1, 1, 0] {
+        assert_eq!(output(far(n)), Ok((n + 1) << 20), "{n}");
+    }
+    let found = stages.translate(far(0), Access::READ).unwrap();
+    assert_eq!((found.stage1.shift, found.stage2.shift, found.shift()), (12, 21, 12));
+
+    // The hypervisor puts another page in the place of the table.
+    let mut gather = Gather::new(&by, 7);
+    let at = Hpa::new(other.get());
+    let remapped = ept.remap(table, at, 0x1000, Prot::RW.into(), Leaves::Exactly(12), &mut gather);
+    gather.finish(ept.tables()).unwrap();
+    remapped.unwrap();
+    // A walk that ends at the root, and the page.
+    assert!(output(far(7)).is_err());
+    assert_eq!(output(far(0)), Ok(9 << 20));
+    TableAllocator::<Gpa>::free(&tables, other, TableLayout::of_width(9, pgtable::Level(0)), Contents::Stale).unwrap();
+}
+
+/// Leaves of different sizes that overlap in part: the change is the part.
+#[test]
+fn the_difference_of_a_page() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let tree = || PageTable::new(LongMode::new(Levels::Four, Controls::new()), arena.memory(), &tables).unwrap();
+    let (mut one, mut two) = (tree(), tree());
+    let (at, to, large) = (Gva::new(4 << 20), Gpa::new(6 << 20), 2 << 20);
+    one.map(at, to, large, Prot::RW.into(), Leaves::Largest).unwrap();
+    two.map(at, to, large, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+    let page = Gva::new(at.get() + 0x7000);
+    let tlb = Tlb::default();
+    let mut gather = Gather::new(&tlb, 7);
+    two.unmap(Gva::new(at.get() + large - 0x1000), 0x1000, &mut gather).unwrap();
+    two.remap(page, Gpa::new(0x9000), 0x1000, Prot::RW.into(), Leaves::Exactly(12), &mut gather).unwrap();
+    gather.finish(&&tables).unwrap();
+    let mut changes = Vec::new();
+    let side = |side: Option<(Gpa, arch_x86::PageAttributes)>| side.map(|it| it.0.get());
+    let flow = one.walker().diff(&two.walker(), Gva::new(0), 1 << 30, |change| {
+        changes.push((change.input.get(), change.bytes, side(change.before), side(change.after)));
+        ControlFlow::<()>::Continue(())
+    });
+    assert_eq!(flow, Ok(ControlFlow::Continue(())));
+    let (page, end) = (page.get(), at.get() + large - 0x1000);
+    let changed = (page, 0x1000, Some(to.get() + 0x7000), Some(0x9000));
+    assert_eq!(changes, [changed, (end, 0x1000, Some(to.get() + large - 0x1000), None)]);
+    for tree in [one, two] {
+        tree.destroy(Gather::new(&tlb, 7)).map_err(|(_, error)| error).unwrap();
+    }
+}

@@ -393,6 +393,8 @@ impl ReadSide for Impatient {
 
 #[test]
 fn waiting_ends() {
+    // Of who says nothing else: long after any verb of another is done.
+    assert!(Alone::wait(0) && Alone::wait((1 << 26) - 1) && !Alone::wait(1 << 26));
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
     let format = LongMode::new(Levels::Four, Controls::new());
