@@ -98,7 +98,7 @@ fn neighbours_become_one_range() {
         (page(9), page(9), 12),
     ];
     assert_eq!(ranges(&gather), expected);
-    assert_eq!(gather.stale().ranges().iter().map(|range| range.pages()).collect::<Vec<_>>(), [3, 1, 1, 2, 1]);
+    assert_eq!(gather.stale().ranges().iter().map(pgtable::StaleRange::pages).collect::<Vec<_>>(), [3, 1, 1, 2, 1]);
 
     // The space ends; what begins at 0 is no neighbour of its end. Nor does an empty gather go on at 0.
     let end = u64::MAX << 12;

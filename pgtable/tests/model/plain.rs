@@ -87,7 +87,7 @@ fn alike<F: Format>(format: F) {
     let (tables, others) = (Tables::new(&here), Tables::new(&there));
     let mut one = PageTable::new(format, here.memory::<Output<F>>(), &tables).unwrap();
     let mut other = PageTable::new(plain, there.memory::<Output<F>>(), &others).unwrap();
-    let page = |n: u64| Input::<F>::new((n % 40 << 12) + (n / 40 % 3 << 21) + (n / 120 << 39));
+    let page = |n: u64| Input::<F>::new(((n % 40) << 12) + ((n / 40 % 3) << 21) + ((n / 120) << 39));
     let verbs = (0..60u64).map(|n| (page(n * 7), PROTS[n as usize % PROTS.len()], n << 12));
     for (at, prot, to) in verbs.chain([(Input::<F>::new(5 << 30), Prot::RWX.for_user(), 3 << 30)]) {
         let bytes = if to < 1 << 30 { 0x1000 } else { 0x60_0000 };

@@ -178,7 +178,9 @@ fn protection_beside_a_cpu_that_stores() {
         let begin = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                while !begin.load(Ordering::Acquire) {}
+                while !begin.load(Ordering::Acquire) {
+                    std::hint::spin_loop();
+                }
                 for page in 0..64 {
                     walker.access(Gva::new(start.get() + (page << 12)), Access::WRITE).unwrap();
                 }

@@ -142,6 +142,9 @@ fn a_table_is_out_while_it_is_promoted() {
     tree.destroy(Gather::new(&by, ())).map_err(|(_, error)| error).unwrap();
 }
 
+/// What keeps the pages of a table from being one.
+type Change = dyn Fn(&mut Tree<'_>, &mut Gather<'_, Stage2, Listening<'_>>);
+
 /// Pages in a row that do not say one thing.
 #[test]
 fn what_is_not_uniform_stays() {
@@ -150,7 +153,7 @@ fn what_is_not_uniform_stays() {
     let mut tree = PageTable::new(format(), arena.memory(), &tables).unwrap();
     let quiet = listening(&arena, &tree, 0);
     let mut gather = Gather::new(&quiet, ());
-    let change: [&dyn Fn(&mut Tree<'_>, &mut Gather<'_, Stage2, Listening<'_>>); 4] = [
+    let changes: [&Change; 4] = [
         // A hole; a page elsewhere; other rights; all in a row, but not where a large page could be.
         &|tree, gather| assert_eq!(tree.unmap(Gpa::new(LARGE + 77 * PAGE), PAGE, gather), Ok(PAGE)),
         &|tree, gather| {
@@ -163,7 +166,7 @@ fn what_is_not_uniform_stays() {
             tree.remap(at, to, LARGE, Prot::RW.into(), Leaves::Exactly(12), gather).unwrap();
         },
     ];
-    for (nth, change) in change.into_iter().enumerate() {
+    for (nth, change) in changes.into_iter().enumerate() {
         map(&mut tree, LARGE, LARGE, Leaves::Exactly(12));
         change(&mut tree, &mut gather);
         assert_eq!(tree.promote(Gpa::new(LARGE), LARGE, &mut gather), Ok(0), "{nth}");
