@@ -38,9 +38,9 @@ const QUIET: u64 = 0;
 /// Nobody has the slot.
 const VACANT: u64 = u64::MAX;
 
-/// A reader's slot, on a cache line of its own.
+/// A reader's slot, on a cache line of its own: POWER's are of 128 bytes, and some x86 CPUs fetch two of 64 at once.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(align(128))]
 struct Slot(AtomicU64);
 
 /// Epochs for a fixed number of readers.

@@ -2,15 +2,12 @@
 //! [`gva_to_gpa`] over a `GuestMemoryMmap`, and by KVM_TRANSLATE on the same tables, where there is a /dev/kvm.
 
 mod guest;
-#[path = "../../../pgtable/benches/src/harness.rs"]
-#[allow(dead_code, reason = "this bench has one peer, so it asks for no best of several")]
-mod harness;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod kernel;
 
 use arch_x86::gva_to_gpa;
+use bench_harness::{Contestant, Goal, Row as _, compete};
 use clap::Parser;
-use harness::{Contestant, Goal, Row as _, compete};
 use pgtable::{Access, Gpa, GuestTables};
 use vm_memory::GuestMemoryMmap;
 
@@ -28,7 +25,7 @@ struct Options {
 #[derive(Clone, Copy)]
 struct Row;
 
-impl harness::Row for Row {
+impl bench_harness::Row for Row {
     fn title(&self) -> &'static str {
         "translate"
     }

@@ -1,7 +1,7 @@
 //! The goals, as data: a row of ours against the best peer of the same run.
 
-use crate::harness::{Goal, Row as _, Table};
 use crate::row::Row;
+use bench_harness::{Goal, Row as _, Table};
 
 /// The columns of crates that keep page tables.
 pub const PEERS: &[&str] = &["x86_64 mapped", "x86_64 offset", "multiarch", "generic", "aarch64", "hyperlight"];

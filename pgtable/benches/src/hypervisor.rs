@@ -6,7 +6,7 @@ mod iommu;
 mod readers;
 mod stages;
 
-use crate::harness::{Contestant, Goal, Row as _, Table, compete};
+use bench_harness::{Contestant, Goal, Row as _, Table, compete};
 
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +24,7 @@ use Row::{Device, HarvestAll, HarvestClean, HarvestSome, OneStage, TwoStagesUnca
 
 const ROWS: [Row; 7] = [HarvestClean, HarvestSome, HarvestAll, OneStage, TwoStagesWarm, TwoStagesUncached, Device];
 
-impl crate::harness::Row for Row {
+impl bench_harness::Row for Row {
     fn title(&self) -> &'static str {
         match self {
             HarvestClean => "harvest, nothing dirty",
@@ -39,7 +39,7 @@ impl crate::harness::Row for Row {
 
     fn operations(&self) -> u64 {
         match self {
-            HarvestClean | HarvestSome | HarvestAll => crate::work::PAGES,
+            HarvestClean | HarvestSome | HarvestAll => bench_harness::work::PAGES,
             OneStage | TwoStagesWarm | TwoStagesUncached => stages::TRANSLATIONS,
             Device => iommu::TRANSLATIONS,
         }

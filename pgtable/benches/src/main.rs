@@ -3,14 +3,11 @@
 //! 1,048,576 pages are mapped, each to a scattered place where calls are per page, to neighbouring ones where they are per range.
 //! Only ratios within one run say anything.
 
-mod arena;
 mod goals;
-mod harness;
 mod hypervisor;
 mod ours;
 mod peers;
 mod row;
-mod work;
 
 use std::rc::Rc;
 
@@ -18,10 +15,10 @@ use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Levels, LongMode};
 use clap::Parser;
 
-use harness::{Contestant, Row as _, compete};
+use bench_harness::work::Work;
+use bench_harness::{Contestant, Row as _, compete};
 use ours::memory::{direct, guest};
 use row::{Column, Row};
-use work::Work;
 
 /// Measures page tables.
 #[derive(Parser)]
@@ -47,7 +44,7 @@ fn main() {
     table.print();
     let hypervisor =
         if options.only.is_empty() { hypervisor::run(&options.filter, options.rounds) } else { Vec::new() };
-    goals::goals(&table).iter().chain(&hypervisor).for_each(harness::Goal::print);
+    goals::goals(&table).iter().chain(&hypervisor).for_each(bench_harness::Goal::print);
 }
 
 /// The columns.

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use crate::harness::{self, Contestant};
-use crate::work::{HOLES, PAGES, PageTables, Work};
+use bench_harness::Contestant;
+use bench_harness::work::{HOLES, PAGES, PageTables, Work};
 
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,7 +99,7 @@ impl Row {
     }
 }
 
-impl harness::Row for Row {
+impl bench_harness::Row for Row {
     fn title(&self) -> &'static str {
         match self {
             Map => "map, one per call",

@@ -9,9 +9,6 @@
 //!
 //! Only ratios within one run say anything, and those of two threads only if two CPUs are free.
 
-#[expect(dead_code, reason = "what a bench with peers needs is not used here")]
-mod harness;
-
 use std::cell::Cell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +22,7 @@ use pgtable::{
     TableAllocator, TableLayout, TableMemory, TableState, Unused, Writer,
 };
 
-use harness::Goal;
+use bench_harness::Goal;
 
 const PAGE: u64 = 4096;
 const RANGE: u64 = 2 << 20;

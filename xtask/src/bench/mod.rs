@@ -66,7 +66,7 @@ fn follow(xtask: &Xtask, bench: &Bench, arguments: &[String]) -> Result<Goals> {
     Ok(goals)
 }
 
-/// Lints every bench package, which also shows that it builds.
+/// Looks at the format of every bench package and lints it, which also shows that it builds.
 pub fn check(xtask: &Xtask) -> Result<()> {
     let manifests = packages::manifests(xtask)?;
     if !manifests.is_empty() {
@@ -75,6 +75,7 @@ pub fn check(xtask: &Xtask) -> Result<()> {
     for manifest in manifests {
         report::note(&manifest.display().to_string());
         let manifest = manifest.to_string_lossy();
+        command::stream("cargo fmt", &cargo(xtask, ["fmt", "--all", "--check", "--manifest-path", &manifest]))?;
         let arguments = ["clippy", "--all-targets", "--manifest-path", &manifest, "--", "-D", "warnings"];
         let clippy = cargo(xtask, arguments).env("CARGO_TARGET_DIR", target_folder(xtask));
         command::stream("cargo clippy", &clippy)?;

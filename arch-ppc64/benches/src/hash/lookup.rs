@@ -7,10 +7,10 @@ use std::sync::Mutex;
 use arch_ppc64::hash::{Authority, HashMmu, Slb};
 use pgtable::{Access, Gva};
 
-use crate::harness::Contestant;
 use crate::keys::{Random, entry, keys, page, real, slb};
 use crate::memory::{Table, table};
 use crate::row::{Heat, Load, Operation, Row};
+use bench_harness::Contestant;
 
 /// What a contestant can do.
 pub trait Map {

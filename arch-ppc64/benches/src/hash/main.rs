@@ -3,9 +3,6 @@
 //!
 //! Warm tables fit the second-level cache, cold ones no cache. Only ratios within one run say anything.
 
-#[path = "../../../../pgtable/benches/src/harness.rs"]
-#[allow(dead_code, reason = "this bench has one peer, so it asks for no best of several")]
-mod harness;
 mod huge;
 mod keys;
 mod lookup;
@@ -16,8 +13,8 @@ mod unmap;
 
 use std::rc::Rc;
 
+use bench_harness::{Contestant, Goal, Row as _, Table, compete};
 use clap::Parser;
-use harness::{Contestant, Goal, Row as _, Table, compete};
 use row::{Operation, Row};
 
 #[global_allocator]

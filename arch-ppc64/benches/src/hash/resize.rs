@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_ppc64::hash::{Keep, rehash};
 
-use crate::harness::Contestant;
 use crate::keys::{Random, entry, page};
 use crate::memory::{Table, clear, table, words};
 use crate::row::{Load, RESIZED, Row};
+use bench_harness::Contestant;
 
 /// How many entries there are to move.
 const ENTRIES: usize = (1 << (RESIZED - 4)) * Load::High as usize / 100;

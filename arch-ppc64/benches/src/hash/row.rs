@@ -1,7 +1,5 @@
 //! The rows of the table, as data.
 
-use crate::harness;
-
 /// How large a table is against the caches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Heat {
@@ -94,7 +92,7 @@ impl Row {
     }
 }
 
-impl harness::Row for Row {
+impl bench_harness::Row for Row {
     fn title(&self) -> &'static str {
         use {Heat::*, Load::*, Operation::*};
         match self {

@@ -11,9 +11,9 @@ use pgtable::{
     TableMemory, TableState, Unused,
 };
 
-use crate::harness::Contestant;
 use crate::memory::{Table, table, words};
 use crate::row::{Entries, PAGES, Row};
+use bench_harness::Contestant;
 
 const SHIFT: u8 = 16;
 const PIECE: u8 = 12;

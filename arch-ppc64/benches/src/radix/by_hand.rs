@@ -4,9 +4,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::arena::{self, Arena};
 use crate::row::{DIRTY, Order, Row, Trees};
-use crate::work::{PAGES, Work};
+use bench_harness::arena::{self, Arena};
+use bench_harness::work::{PAGES, Work};
 
 pub const ROWS: &[Row] =
     &[Row::Map, Row::WalkWarm, Row::WalkHot, Row::WalkCold, Row::Harvest, Row::TwoWarm, Row::TwoHot, Row::TwoCold];

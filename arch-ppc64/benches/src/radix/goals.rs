@@ -1,8 +1,8 @@
 //! The goals, as data.
 
-use crate::harness::{Goal, Row as _, Table};
 use crate::loads::Loads;
 use crate::row::Row;
+use bench_harness::{Goal, Row as _, Table};
 
 /// `row` of `column` takes at most `ratio` times `against_row` of `against`.
 struct Bound {

@@ -8,7 +8,7 @@ use pgtable::{Access, DirectMap, Generation, Gva, Hpa, MemoryError, TableMemory,
 
 use crate::row::Trees as _;
 use crate::two_stage::Both;
-use crate::work::Work;
+use bench_harness::work::Work;
 
 /// Table memory that counts.
 struct Counting<'c> {

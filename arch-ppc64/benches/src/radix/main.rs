@@ -3,18 +3,6 @@
 //! 1,048,576 pages are mapped, each to a scattered place. One stage is the guest's own; two stages are the guest's tree behind the hypervisor's. Only ratios
 //! within one run say anything.
 
-#[path = "../../../../pgtable/benches/src/arena.rs"]
-#[allow(dead_code, reason = "shared with the bench of pgtable, which uses all of it")]
-mod arena;
-#[path = "../../../../pgtable/benches/src/harness.rs"]
-mod harness;
-#[path = "../../../../pgtable/benches/src/ours/tables.rs"]
-#[allow(dead_code, reason = "shared with the bench of pgtable, which uses all of it")]
-mod tables;
-#[path = "../../../../pgtable/benches/src/work.rs"]
-#[allow(dead_code, reason = "shared with the bench of pgtable, which uses all of it")]
-mod work;
-
 mod by_hand;
 mod goals;
 mod loads;
@@ -28,9 +16,9 @@ use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use clap::Parser;
 
-use harness::{Contestant, Row as _, compete};
+use bench_harness::work::Work;
+use bench_harness::{Contestant, Row as _, compete};
 use row::{Column, Row};
-use work::Work;
 
 /// Measures radix trees.
 #[derive(Parser)]
@@ -51,7 +39,7 @@ fn main() {
     let loads = loads::worst();
     println!("loads of a two-stage walk at worst: {}", loads.without_cache);
     println!("the same with a warm cache: {}", loads.with_cache);
-    goals::goals(&table, &loads).iter().for_each(harness::Goal::print);
+    goals::goals(&table, &loads).iter().for_each(bench_harness::Goal::print);
 }
 
 /// The columns.

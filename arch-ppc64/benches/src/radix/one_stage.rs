@@ -5,10 +5,10 @@ use pgtable::{
 };
 use std::sync::atomic::Ordering;
 
-use crate::arena::{self, Arena};
 use crate::row::{DIRTY, Order, Row, Trees};
-use crate::tables::Tables;
-use crate::work::{PAGES, Work};
+use bench_harness::arena::{self, Arena};
+use bench_harness::tables::Tables;
+use bench_harness::work::{PAGES, Work};
 
 pub const ROWS: &[Row] =
     &[Row::Map, Row::WalkWarm, Row::WalkHot, Row::WalkCold, Row::BatchHot, Row::BatchCold, Row::Harvest];

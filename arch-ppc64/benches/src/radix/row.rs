@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use crate::harness::{self, Contestant};
-use crate::work::{PAGES, Work};
+use bench_harness::Contestant;
+use bench_harness::work::{PAGES, Work};
 
 /// Pages of the warm set: few enough for every cache in play.
 pub const WARM: u64 = 256;
@@ -57,7 +57,7 @@ impl Row {
     }
 }
 
-impl harness::Row for Row {
+impl bench_harness::Row for Row {
     fn title(&self) -> &'static str {
         match self {
             Map => "map, one per call",

@@ -5,10 +5,10 @@ use pgtable::{
     TranslationCache, TwoStage,
 };
 
-use crate::arena::{self, Arena};
 use crate::row::{Order, Row, Trees};
-use crate::tables::Tables;
-use crate::work::{PAGES, Work};
+use bench_harness::arena::{self, Arena};
+use bench_harness::tables::Tables;
+use bench_harness::work::{PAGES, Work};
 
 pub const ROWS: &[Row] = &[Row::TwoWarm, Row::TwoWarmCached, Row::TwoHot, Row::TwoCold, Row::TwoColdCached];
 

@@ -12,7 +12,7 @@ use pgtable::{
 
 use super::{Act, Cells, Contestant, Row};
 use crate::ours::{Tables, memory::direct};
-use crate::work::{PAGES, Work};
+use bench_harness::work::{PAGES, Work};
 
 const DIRTY: u64 = 1 << 6;
 

@@ -6,7 +6,7 @@ use vm_memory::{GuestAddress, Iommu, Iotlb, Permissions};
 
 use super::{Cells, Contestant, Row};
 use crate::ours::memory::direct;
-use crate::work::Work;
+use bench_harness::work::Work;
 
 /// Translations per run.
 pub const TRANSLATIONS: u64 = 1 << 16;

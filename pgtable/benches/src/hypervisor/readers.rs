@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use arch_x86::{Controls, Levels, LongMode};
 use pgtable::{Access, DirectMap, Gather, Gpa, Gva, Leaves, PageTable, Prot, Unused, Walker};
 
-use crate::arena::{self, Arena};
-use crate::harness::Goal;
 use crate::ours::Tables;
-use crate::work::Work;
+use bench_harness::Goal;
+use bench_harness::arena::{self, Arena};
+use bench_harness::work::Work;
 
 const START: u64 = 0x4000_0000;
 /// Pages that are read.

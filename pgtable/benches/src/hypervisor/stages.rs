@@ -11,10 +11,10 @@ use pgtable::{
 };
 
 use super::{Cells, Contestant, Row};
-use crate::arena::{self, Arena};
-use crate::harness::Goal;
 use crate::ours::Tables;
-use crate::work::Work;
+use bench_harness::Goal;
+use bench_harness::arena::{self, Arena};
+use bench_harness::work::Work;
 
 /// Translations per run.
 pub const TRANSLATIONS: u64 = 1 << 20;

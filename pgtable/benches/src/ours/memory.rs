@@ -5,7 +5,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 use super::Tables;
-use crate::arena::{self, Arena};
+use bench_harness::arena::{self, Arena};
 
 /// Where table memory begins.
 const START: u64 = 0x4000_0000;

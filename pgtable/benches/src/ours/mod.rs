@@ -1,7 +1,6 @@
 //! Ours: any format over any table memory, with checked memory, `Result`s, live counts and freeing.
 
 pub mod memory;
-mod tables;
 
 use std::hint::black_box;
 use std::ops::ControlFlow;
@@ -9,8 +8,8 @@ use std::ops::ControlFlow;
 use pgtable::{Access, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Stage1, TableMemory, Unused, Writers};
 
 use crate::row::Row;
-use crate::work::{PAGES, PageTables, Work};
-pub use tables::Tables;
+pub use bench_harness::tables::Tables;
+use bench_harness::work::{PAGES, PageTables, Work};
 
 pub const ROWS: &[Row] = &Row::ALL;
 

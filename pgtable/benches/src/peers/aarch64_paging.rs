@@ -7,9 +7,9 @@ use aarch64_paging::Mapping;
 use aarch64_paging::descriptor::{El1Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El1And0, MemoryRegion, PageTable, Translation, VaRange};
 
-use crate::arena::Frames;
 use crate::row::Row;
-use crate::work::PageTables;
+use bench_harness::arena::Frames;
+use bench_harness::work::PageTables;
 
 pub const ROWS: &[Row] = &[
     Row::Map,
@@ -60,7 +60,7 @@ pub struct Table(Mapping<Source, El1And0>);
 
 impl Table {
     pub fn new() -> Self {
-        Self::over(Frames::new())
+        Self::over(Frames::default())
     }
 
     fn over(frames: Frames) -> Self {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::row::Row;
-use crate::work::{INPUT, PAGES, PageTables};
+use bench_harness::work::{INPUT, PAGES, PageTables};
 
 pub const ROWS: &[Row] = &[
     Row::Map,

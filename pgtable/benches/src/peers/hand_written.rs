@@ -2,9 +2,9 @@
 //!
 //! No bounds check, no `Result`, no live count; tables are never freed.
 
-use crate::arena::Frames;
 use crate::row::Row;
-use crate::work::PageTables;
+use bench_harness::arena::Frames;
+use bench_harness::work::PageTables;
 
 pub const ROWS: &[Row] = &[
     Row::Map,
@@ -38,14 +38,14 @@ pub struct HandWritten {
 
 impl HandWritten {
     pub fn new() -> Self {
-        let mut frames = Frames::new();
+        let mut frames = Frames::default();
         let root = frames.allocate().unwrap();
         Self { offset: frames.arena.offset(), frames, root }
     }
 
     /// Where its tables stand.
     #[cfg(feature = "memflow")]
-    pub fn arena(&self) -> crate::arena::Arena {
+    pub fn arena(&self) -> bench_harness::arena::Arena {
         self.frames.arena
     }
 

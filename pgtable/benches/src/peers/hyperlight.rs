@@ -6,9 +6,9 @@ use hyperlight_common::vmem::{
     self, BasicMapping, Mapping, MappingKind, MayNotMoveTable, TableOps, TableReadOps, Void,
 };
 
-use crate::arena::Frames;
 use crate::row::Row;
-use crate::work::PageTables;
+use bench_harness::arena::Frames;
+use bench_harness::work::PageTables;
 
 pub const ROWS: &[Row] = &[
     Row::Map,
@@ -38,7 +38,7 @@ pub struct Table {
 
 impl Table {
     pub fn new() -> Self {
-        let mut frames = Frames::new();
+        let mut frames = Frames::default();
         let root = frames.allocate().unwrap();
         Self { root, offset: frames.arena.offset(), frames: RefCell::new(frames) }
     }

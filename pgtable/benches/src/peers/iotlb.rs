@@ -3,7 +3,7 @@
 use vm_memory::{GuestAddress, Iotlb, Permissions};
 
 use crate::row::Row;
-use crate::work::PageTables;
+use bench_harness::work::PageTables;
 
 pub const ROWS: &[Row] = &[Row::Map, Row::TranslateHot, Row::TranslateCold, Row::TranslateInOrder, Row::Unmap];
 

@@ -9,7 +9,7 @@ use memflow::types::{Address, umem};
 
 use super::hand_written::HandWritten;
 use crate::row::Row;
-use crate::work::PageTables;
+use bench_harness::work::PageTables;
 
 pub const ROWS: &[Row] = &[Row::TranslateHot, Row::TranslateCold, Row::TranslateInOrder];
 

@@ -1,4 +1,4 @@
-//! The peers: each crate behind [`PageTables`](crate::work::PageTables), called as its own documentation says.
+//! The peers: each crate behind [`PageTables`](bench_harness::work::PageTables), called as its own documentation says.
 
 pub mod aarch64_paging;
 pub mod flat;

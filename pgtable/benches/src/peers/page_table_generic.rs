@@ -6,9 +6,9 @@ use page_table_generic::{
     FrameAllocator, MapConfig, PageTable, PageTableEntry, PhysAddr, TableMeta, VirtAddr, WalkConfig,
 };
 
-use crate::arena::Frames;
 use crate::row::Row;
-use crate::work::PageTables;
+use bench_harness::arena::Frames;
+use bench_harness::work::PageTables;
 
 pub const ROWS: &[Row] = &[
     Row::Map,
@@ -125,7 +125,7 @@ pub struct Table {
 
 impl Table {
     pub fn new() -> Self {
-        let frames = Frames::new();
+        let frames = Frames::default();
         let offset = frames.arena.offset();
         let source = Source { frames: Box::leak(Box::new(Mutex::new(frames))), offset };
         Self { table: PageTable::new(source).unwrap(), source }

@@ -12,9 +12,9 @@ use page_table_entry::MappingFlags;
 use page_table_entry::x86_64::X64PTE;
 use page_table_multiarch::{GenericPTE, PageSize, PageTable64, PagingHandler, PagingMetaData};
 
-use crate::arena::Frames;
 use crate::row::Row;
-use crate::work::PageTables;
+use bench_harness::arena::Frames;
+use bench_harness::work::PageTables;
 
 pub const ROWS: &[Row] = &[
     Row::Map,
@@ -76,7 +76,7 @@ const WRITABLE: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE);
 
 impl Table {
     pub fn new() -> Self {
-        let frames = Frames::new();
+        let frames = Frames::default();
         OFFSET.store(frames.arena.offset() as usize, Ordering::Relaxed);
         *FRAMES.lock().unwrap() = Some(frames);
         Self(PageTable64::try_new().unwrap())

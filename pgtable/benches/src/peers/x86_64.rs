@@ -4,9 +4,9 @@ use x86_64::structures::paging::mapper::{MappedPageTable, Mapper, OffsetPageTabl
 use x86_64::structures::paging::{FrameAllocator, Page, PageTable, PageTableFlags, PhysFrame, Size4KiB};
 use x86_64::{PhysAddr, VirtAddr};
 
-use crate::arena::Frames;
 use crate::row::Row;
-use crate::work::PageTables;
+use bench_harness::arena::Frames;
+use bench_harness::work::PageTables;
 
 pub const ROWS: &[Row] = &[
     Row::Map,
@@ -69,7 +69,7 @@ pub fn offset() -> Table<OffsetPageTable<'static>> {
 
 impl<M> Table<M> {
     fn new(make: fn(&Frames, u64) -> M) -> Self {
-        let mut frames = Frames::new();
+        let mut frames = Frames::default();
         let root = frames.allocate().unwrap();
         Self { mapper: make(&frames, root), frames, make }
     }

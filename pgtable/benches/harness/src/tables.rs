@@ -48,6 +48,7 @@ impl Tables {
     }
 
     /// A table that was never used.
+    #[inline]
     fn bump(&self, bytes: u64) -> Option<u64> {
         let turn = self.next.get();
         self.next.set((turn + 1) % self.arenas.len());
@@ -65,6 +66,7 @@ impl Tables {
     }
 
     /// Makes the `bytes` bytes of `table` zero.
+    #[inline]
     fn zero(&self, table: u64, bytes: usize) {
         let arena = self.arenas.iter().find(|arena| table.wrapping_sub(arena.start) < arena.bytes as u64);
         // SAFETY: a table that was handed out, so in that arena as a whole, and that nobody uses any more.

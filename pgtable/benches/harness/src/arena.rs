@@ -55,6 +55,7 @@ impl Arena {
         }
     }
 
+    #[inline]
     fn word(&self, at: usize) -> &AtomicU64 {
         assert!(at < self.bytes && at % 8 == 0);
         // SAFETY: in the mapping, aligned, and valid for the life of the process.
@@ -76,11 +77,13 @@ impl Arena {
     }
 
     /// What has to be added to a physical address in it to get the pointer.
+    #[inline]
     pub fn offset(self) -> u64 {
         (self.host as u64).wrapping_sub(self.start)
     }
 
     /// The pointer to physical address `address`.
+    #[inline]
     pub fn pointer(self, address: u64) -> *mut u8 {
         assert!(address - self.start < self.bytes as u64);
         // SAFETY: just checked.
@@ -95,11 +98,13 @@ pub struct Frames {
     free: Vec<u64>,
 }
 
-impl Frames {
-    pub fn new() -> Self {
+impl Default for Frames {
+    fn default() -> Self {
         Self::of(Arena::new(0x4000_0000, BYTES))
     }
+}
 
+impl Frames {
     /// All frames of `arena`, which is made zero.
     pub fn of(arena: Arena) -> Self {
         arena.clear();
@@ -107,6 +112,7 @@ impl Frames {
     }
 
     /// The physical address of a frame.
+    #[inline]
     pub fn allocate(&mut self) -> Option<u64> {
         if let Some(frame) = self.free.pop() {
             return Some(frame);
@@ -116,6 +122,7 @@ impl Frames {
         (self.top - self.arena.start <= self.arena.bytes as u64).then_some(frame)
     }
 
+    #[inline]
     pub fn free(&mut self, frame: u64) {
         self.free.push(frame);
     }

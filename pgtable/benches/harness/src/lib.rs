@@ -1,7 +1,11 @@
-//! Timing contestants against each other: interleaved, best of several rounds, as a table of ns per operation.
+//! Timing contestants against each other: interleaved, best of several rounds, as a table of ns per operation. And what several benches do it on: memory, tables, work.
 //!
-//! Knows nothing of page tables. In each round every row is run by every contestant in turn, so that whatever else the
+//! In each round every row is run by every contestant in turn, so that whatever else the
 //! machine does meanwhile hits all of a row; of each cell the fastest round counts.
+
+pub mod arena;
+pub mod tables;
+pub mod work;
 
 use std::time::Instant;
 

@@ -49,6 +49,7 @@ impl Work {
     }
 
     /// The size of all.
+    #[inline]
     pub fn bytes(&self) -> u64 {
         PAGES << self.shift
     }
