@@ -37,7 +37,12 @@ pub const STEPS: &[Step] = &[
         run: fuzz::check,
     },
     Step { name: "no-std", about: "the libraries build where no std is", emulated: false, run: no_std::run },
-    Step { name: "benches", about: "the bench packages are formatted and build, and no lint fires", emulated: false, run: benches },
+    Step {
+        name: "benches",
+        about: "the bench packages are formatted and build, and no lint fires",
+        emulated: false,
+        run: benches,
+    },
     Step { name: "x86", about: "x86-64 microVM and probe, where /dev/kvm is usable", emulated: false, run: x86 },
     Step {
         name: "ppc64le",
