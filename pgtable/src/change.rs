@@ -236,7 +236,7 @@ where
         }
         let entries = node.entries(offset, end & !(size - 1));
         let run = self.memory.table(<Output<F> as Address>::new(node.entry(offset)), entries)?;
-        let (mut unmapped, mut gone, mut retired) = (0, 0, Ok(()));
+        let (mut unmapped, mut gone, mut room) = (0, 0, Ok(()));
         for memory in run {
             let slot = Word::<F>::new(memory);
             let last = *at + size;
@@ -253,7 +253,8 @@ where
                 Entry::Table { table, width } => {
                     let below = node.below(table.get(), width);
                     let Some(state) = self.tables.state(table) else { break };
-                    if !trail.visit(below, node.position(), node.entry(*at), word) {
+                    room = gather.make_room(&self.tables).map_err(gather_error);
+                    if room.is_err() || !trail.visit(below, node.position(), node.entry(*at), word) {
                         break;
                     }
                     slot.store(0);
@@ -262,21 +263,18 @@ where
                     unmapped += u64::from(state.live()) << below.shift;
                     gone += 1;
                     L::left(state);
-                    retired = gather.retire(table, layout(below), Contents::Stale, &self.tables).map_err(gather_error);
+                    gather.retire(table, layout(below), Contents::Stale);
                 }
                 Entry::Malformed => break,
             }
             *at = last;
-            if retired.is_err() {
-                break;
-            }
         }
         trail.cut(1);
         if gone > 0 {
             self.wrote(node.entry(offset), entries);
             self.discount(trail, offset, 1, gone, gather)?;
         }
-        retired.map(|()| (*at > offset).then_some(unmapped))
+        room.map(|()| (*at > offset).then_some(unmapped))
     }
 
     /// The common case of [`unmap`](Self::unmap), one page of the usual size in a table that keeps others; false if it is any other case.
@@ -397,7 +395,8 @@ where
             let page = |index: usize| self.format.address(offset + ((index as u64) << node.shift));
             gather.pages(page(first), page(last), node.shift);
         }
-        if done.removed > 0 {
+        // A table in which nothing was may be one that had to stay when it became empty.
+        if done.removed > 0 || done.present == 0 {
             self.discount(trail, offset, node.level, done.removed as u16, gather)?;
         }
         match done.stopped {

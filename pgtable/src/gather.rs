@@ -237,20 +237,16 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
         self.stale.tables = true;
     }
 
-    /// `table` left the tree; it is freed after the invalidation. If the gather is full it is flushed first.
-    pub(crate) fn retire<A: TableAllocator<S::Output>>(
-        &mut self,
-        table: S::Output,
-        layout: TableLayout,
-        contents: Contents,
-        allocator: &A,
-    ) -> Result<(), GatherError> {
-        let flushed = if self.retired.is_full() { self.flush(allocator) } else { Ok(()) };
+    /// Makes room for a table that is about to leave the tree: flushes if there is none. If that fails the table has to stay.
+    pub(crate) fn make_room<A: TableAllocator<S::Output>>(&mut self, allocator: &A) -> Result<(), GatherError> {
+        if self.retired.is_full() { self.flush(allocator) } else { Ok(()) }
+    }
+
+    /// `table` left the tree; it is freed after the invalidation.
+    pub(crate) fn retire(&mut self, table: S::Output, layout: TableLayout, contents: Contents) {
         self.stale.tables = true;
-        // A failed flush keeps what it holds; then this table is held back with the others as far as they go,
-        // and lost (reported by the error) beyond that.
+        // There is room: made before, or left by a flush.
         let _ = self.retired.try_push(Retired { table, layout, contents });
-        flushed
     }
 
     /// Invalidates, then frees; the gather is empty again.

@@ -225,8 +225,8 @@ where
             if let Some(state) = self.tables.state(table) {
                 state.reset();
             }
-            let retired = moving.gather.retire(table, layout(old), Contents::Stale, &self.tables).map_err(gather_error);
-            settled = settled.and(merged).and(retired);
+            moving.gather.retire(table, layout(old), Contents::Stale);
+            settled = settled.and(merged);
         }
         settled
     }

@@ -173,7 +173,7 @@ where
             }
         }
         trail.left(node.level, state);
-        gather.retire(table, layout(node), Contents::Stale, &self.tables).map_err(gather_error)?;
+        gather.retire(table, layout(node), Contents::Stale);
         Ok(true)
     }
 

@@ -232,7 +232,8 @@ where
         }
     }
 
-    /// `entries` fewer are live in the table of `level` on the trail; if none is left it leaves the tree, and so on upwards to where the trail begins.
+    /// `entries` fewer are live in the table of `level` on the trail; if none is left it leaves the tree, and so on upwards to where the trail begins. (Or it stays, empty, if
+    /// the gather is full and cannot be flushed.)
     pub(crate) fn discount<L: Locks, I: Invalidate<F::Stage>>(
         &self,
         trail: &mut Trail<L>,
@@ -249,12 +250,13 @@ where
             if state.sub(entries) > 0 || level == trail.top() {
                 return Ok(());
             }
+            gather.make_room(&self.tables).map_err(gather_error)?;
             let above = trail.node(level + 1);
             let slot = self.memory.word(<Output<F> as Address>::new(above.entry(offset)))?;
             Word::<F>::new(slot).store(0);
             self.wrote(above.entry(offset), 1);
             trail.left(level, state);
-            gather.retire(table, layout(node), Contents::Zeroed, &self.tables).map_err(gather_error)?;
+            gather.retire(table, layout(node), Contents::Zeroed);
             entries = 1;
         }
         Ok(())

@@ -72,6 +72,24 @@ fn finishing_is_tried_again() {
     assert_eq!((by.lost.get(), tables.live()), (3, 4));
 }
 
+/// A gather that is dropped as it is tells of it: hardware of what is stale, and the embedder of the tables that it had, if it had any.
+#[test]
+fn dropped_unfinished() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let format = LongMode::new(Levels::Four, Controls::new());
+    let mut tree = PageTable::new(format, arena.memory::<Gpa>(), &tables).unwrap();
+    tree.map(Gva::new(0), Gpa::new(0x7000), 0x2000, Prot::RW.into(), Leaves::Largest).unwrap();
+    let by = Failing::default();
+    let mut gather = Gather::new(&by, ());
+    assert_eq!(tree.unmap(Gva::new(0), 0x1000, &mut gather), Ok(0x1000));
+    drop(gather);
+    assert_eq!((by.ranges.take(), by.lost.get(), tables.live()), (1, 0, 4));
+    drop(Gather::<Stage1, _>::new(&by, ()));
+    assert_eq!(by.ranges.get(), 0, "there was nothing to say");
+    tree.destroy(Gather::new(&by, ())).map_err(|(_, error)| error).unwrap();
+}
+
 type Collected = Gather<'static, Stage1, Unused>;
 
 /// The ranges that are stale: first page, last page, size.
@@ -131,6 +149,7 @@ fn what_a_verb_makes_stale() {
     assert_eq!(tree.unmap(at(7), PAGE, &mut gather), Ok(PAGE));
     assert_eq!(tree.unmap(at(3), 8 * PAGE, &mut gather), Ok(5 * PAGE));
     assert_eq!(ranges(&gather), [range(3, 4), range(7, 7), range(5, 10)]);
+    assert!(!gather.stale().tables());
 
     // By cursor: one range for each table, from the first to the last.
     let mut gather = Collected::new(&Unused, ());
@@ -164,6 +183,17 @@ fn what_a_verb_makes_stale() {
         assert_eq!(protect(0, 32, Prot::R), [stale]);
     }
 
+    // A line that is as it was, and one with a hole, before one that changes.
+    assert_eq!(tree.unmap(at(331), PAGE, &mut Collected::new(&Unused, ())), Ok(PAGE));
+    let mut protect = |first: u64, count: u64| {
+        let mut gather = Collected::new(&Unused, ());
+        tree.protect_beside(at(320 + first), count * PAGE, Prot::R.into(), Writers::Stopped, &mut gather).unwrap();
+        ranges(&gather)
+    };
+    assert_eq!(protect(0, 16), [range(320, 335)]);
+    assert_eq!(protect(0, 36), [range(336, 355)]);
+    assert_eq!(protect(0, 36), []);
+
     // What is harvested: from the first to the last that was recorded.
     let mut harvest = |first: u64, count: u64| {
         let mut gather = Collected::new(&Unused, ());
@@ -180,7 +210,7 @@ fn what_a_verb_makes_stale() {
     let mut gather = Collected::new(&Unused, ());
     let large = Gva::new(2 * TABLE);
     tree.map(large, Gpa::new(0), TABLE, Prot::RW.into(), Leaves::Largest).unwrap();
-    assert_eq!(tree.unmap(at(0), 2 * TABLE, &mut gather), Ok(2 * TABLE - 10 * PAGE));
+    assert_eq!(tree.unmap(at(0), 2 * TABLE, &mut gather), Ok(2 * TABLE - 11 * PAGE));
     assert_eq!(ranges(&gather), [range(0, 511), (large.get(), large.get(), 21)]);
     assert!(gather.stale().tables());
     assert_eq!(gather.finish(&tables).unwrap().tables, 3);

@@ -163,7 +163,7 @@ impl<F: Format> Invalidate<F::Stage> for Late<'_, F> {
         for (&page, way) in ways.iter_mut() {
             let now = self.way(page);
             if now != *way {
-                assert!(told(page), "{page:#x} moved, and hardware is not told");
+                assert!(told(page) && stale.tables(), "{page:#x} moved, and hardware is not told");
                 for (&entry, bits) in way.iter().zip(self.bits(way)) {
                     self.memory.word(entry).unwrap().fetch_or(bits, Ordering::Relaxed);
                 }

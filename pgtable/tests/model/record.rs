@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::{Arena, Tables, Tlb};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
+use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls, PageAttributes};
 use pgtable::{
     Access, Address, AddressSpace, DirectMap, Error, Format, Gather, Gpa, Gva, Hpa, Input, Leaves, Output, PageTable,
     Prot, Recorded, TableMemory, Unused, Walker, Writers,
@@ -187,9 +187,13 @@ fn protection_beside_a_cpu_that_stores() {
             });
             begin.store(true, Ordering::Release);
             for prot in [Prot::RWX, Prot::RW, Prot::RWX, Prot::RW] {
-                tree.protect(start, bytes, prot.into(), &mut gather).unwrap();
+                let attributes = PageAttributes::from(prot).with_accessed(false).with_dirty(false);
+                tree.protect(start, bytes, attributes, &mut gather).unwrap();
             }
         });
+        // Nor beside nobody.
+        let attributes = PageAttributes::from(Prot::RW).with_accessed(false).with_dirty(false);
+        tree.protect_beside(start, bytes, attributes, Writers::Stopped, &mut gather).unwrap();
         let mut dirty = [0];
         tree.harvest(start, bytes, Recorded::Dirty, Writers::Stopped, &mut dirty, &mut gather).unwrap();
         assert_eq!(dirty, [u64::MAX], "turn {turn}");

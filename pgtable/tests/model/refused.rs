@@ -1,10 +1,12 @@
 //! What is refused, and by what name: each error is the caller's to act on, and nothing has changed.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
-    Attributes, Error, Gather, Gpa, Gva, Hpa, Leaves, PageTable, Prot, RangeError, TableMemory, Unused, Writers,
+    Attributes, Error, Gather, Gpa, Gva, Hpa, Invalidate, InvalidateFailed, Leaves, PageTable, Prot, RangeError,
+    Stage2, Stale, TableMemory, Unused, Writers,
 };
 
 use crate::support::{Arena, Tables};
@@ -182,4 +184,102 @@ fn where_a_range_cannot_be() {
     assert_eq!(tree.unmap(Gva::new(LARGE), LARGE, &mut gather), Ok(3 * PAGE));
     gather.finish(&tables).unwrap();
     tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
+}
+
+/// Tables to which an entry leads that is not as we make them (it allows less than it could) are tables all the same, on whatever level one stops.
+#[test]
+fn below_an_entry_that_restricts() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let memory = arena.memory::<Hpa>();
+    let mut tree = PageTable::new(Ept::new(Levels::Four, EptControls::new()), memory, &tables).unwrap();
+    tree.map(Gpa::new(0), Hpa::new(0), PAGE, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+    for level in 1..4 {
+        let above = tree.walker().trace(Gpa::new(0))[3 - level].address;
+        // Read and write, no execute (SDM §29.3.2).
+        memory.word(above).unwrap().fetch_and(!4, Ordering::Relaxed);
+        let mut map = |at: u64, shift: u8| {
+            let mapped = tree.map(Gpa::new(at), Hpa::new(at), 1 << shift, Prot::RW.into(), Leaves::Exactly(shift));
+            mapped.map_err(|it| it.error)
+        };
+        assert!(matches!(map(0, 21), Err(Error::Mapped { at }) if at.level.0 == 1));
+        assert!(matches!(map(0, 30), Err(Error::Mapped { at }) if at.level.0 == 2));
+        assert!(matches!(map(0, 12), Err(Error::Mapped { at }) if at.level.0 == 0));
+        assert_eq!((map(level as u64 * LARGE, 21), map((level as u64) << 30, 30)), (Ok(()), Ok(())));
+        let mut gather = Gather::new(&Unused, ());
+        assert_eq!(tree.promote(Gpa::new(0), 1 << 39, &mut gather), Ok(0));
+        gather.finish(&tables).unwrap();
+    }
+    let mut gather = Gather::new(&Unused, ());
+    assert_eq!(tree.unmap(Gpa::new(0), 1 << 39, &mut gather), Ok(PAGE + 3 * LARGE + (3 << 30)));
+    gather.finish(&tables).unwrap();
+    tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
+}
+
+/// As many tables as a gather holds before it has to invalidate.
+const MAX_TABLES: u64 = 64;
+
+/// Invalidations that fail as long as they are to.
+struct Failing(Cell<bool>);
+
+impl Invalidate<Stage2> for Failing {
+    type Identity = ();
+
+    fn invalidate(&self, (): (), _: &Stale<Gpa>) -> Result<(), InvalidateFailed> {
+        if self.0.get() { Err(InvalidateFailed) } else { Ok(()) }
+    }
+
+    fn abandoned(&self, (): (), tables: usize, _: Result<(), InvalidateFailed>) {
+        assert!(std::thread::panicking(), "a gather was dropped with {tables} tables");
+    }
+}
+
+/// A cursor's books are settled when it is finished, which may fail, and when it is dropped.
+#[test]
+fn a_cursor_ends() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let mut tree = PageTable::new(Ept::new(Levels::Four, EptControls::new()), arena.memory(), &tables).unwrap();
+    let by = Failing(Cell::new(true));
+    let mut gather = Gather::new(&by, ());
+    let at = |n: u64| Gpa::new(n * LARGE);
+    let mut cursor = tree.cursor(&mut gather);
+    // As many tables as a gather holds, one more, and one that stays.
+    for n in 0..=MAX_TABLES + 1 {
+        cursor.map(at(n), Hpa::new(0), Prot::RW.into()).unwrap();
+    }
+    drop(cursor);
+    let full = tables.live();
+    assert_eq!(full as u64, MAX_TABLES + 2 + 3);
+    let mut cursor = tree.cursor(&mut gather);
+    for n in 0..=MAX_TABLES {
+        assert_eq!(cursor.unmap(at(n)), Ok(true));
+    }
+    assert!(matches!(cursor.finish(), Err(Error::Invalidate(_))));
+    assert_eq!(tables.live(), full, "nothing is freed before its invalidation");
+    by.0.set(false);
+    gather.finish(&&tables).unwrap();
+    // The one beyond what the gather holds had to stay, and goes when its place is looked at again.
+    assert_eq!(tables.live(), 1 + 3 + 1);
+    let mut gather = Gather::new(&by, ());
+    assert_eq!(tree.unmap(at(MAX_TABLES), PAGE, &mut gather), Ok(0));
+    gather.finish(&&tables).unwrap();
+    assert_eq!(tables.live(), 1 + 3);
+    // The same by ranges: what comes after the tables that the gather holds is as it was.
+    for n in 0..=MAX_TABLES {
+        tree.map(at(n), Hpa::new(0), PAGE, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+    }
+    by.0.set(true);
+    let mut gather = Gather::new(&by, ());
+    let refused = tree.unmap(Gpa::new(0), (MAX_TABLES + 1) * LARGE, &mut gather).unwrap_err();
+    assert!(refused.at == at(MAX_TABLES) && matches!(refused.error, Error::Invalidate(_)), "{refused}");
+    by.0.set(false);
+    gather.finish(&&tables).unwrap();
+    let left: Vec<_> = tree.walker().iter(Gpa::new(0), 1 << 30).unwrap().map(|leaf| leaf.unwrap().input).collect();
+    assert_eq!((left, tables.live()), (vec![at(MAX_TABLES), at(MAX_TABLES + 1)], 3 + 2));
+    let mut gather = Gather::new(&by, ());
+    assert_eq!(tree.unmap(Gpa::new(0), 1 << 30, &mut gather), Ok(2 * PAGE));
+    gather.finish(&&tables).unwrap();
+    assert_eq!(tables.live(), 1);
+    tree.destroy(Gather::new(&by, ())).map_err(|(_, error)| error).unwrap();
 }

@@ -22,13 +22,16 @@ struct Listening<'m> {
     at: Gpa,
     told: RefCell<Vec<Told>>,
     fails: Cell<bool>,
+    /// Whether the last one was of tables too.
+    of_tables: Cell<bool>,
 }
 
 impl Invalidate<Stage2> for Listening<'_> {
     type Identity = ();
 
     fn invalidate(&self, (): (), stale: &Stale<Gpa>) -> Result<(), InvalidateFailed> {
-        let ranges = stale.ranges().iter().map(|it| (it.start.get(), it.last.get(), it.shift)).collect();
+        let ranges: Vec<_> = stale.ranges().iter().map(|it| (it.start.get(), it.last.get(), it.shift)).collect();
+        self.of_tables.set(stale.tables());
         let found = self.walker.query(self.at).unwrap().map(|found| found.output.get());
         self.told.borrow_mut().push((ranges, found));
         if self.fails.get() { Err(InvalidateFailed) } else { Ok(()) }
@@ -47,7 +50,13 @@ type Tree<'m> = PageTable<Ept, DirectMap<'m, Hpa>, &'m Tables<'m>>;
 
 fn listening<'m>(arena: &'m Arena, tree: &Tree<'_>, at: u64) -> Listening<'m> {
     let walker = Walker::new(format(), arena.memory(), tree.root());
-    Listening { walker, at: Gpa::new(at), told: RefCell::default(), fails: Cell::new(false) }
+    Listening {
+        walker,
+        at: Gpa::new(at),
+        told: RefCell::default(),
+        fails: Cell::new(false),
+        of_tables: Cell::new(false),
+    }
 }
 
 fn map(tree: &mut Tree<'_>, at: u64, bytes: u64, leaves: Leaves) {
@@ -117,6 +126,7 @@ fn a_table_is_out_while_it_is_promoted() {
     let (at, bytes) = whole(3, 1532);
     assert_eq!(tree.promote(at, bytes, &mut gather), Ok(1));
     assert_eq!(by.told.take(), [(vec![(2 * LARGE, 3 * LARGE - PAGE, 12)], None)]);
+    assert!(by.of_tables.get());
     assert_eq!(sizes(&tree, LARGE, 4 * LARGE), [&[12; 512][..], &[21], &[12; 1024]].concat());
     gather.finish(&&tables).unwrap();
     by.told.take();
