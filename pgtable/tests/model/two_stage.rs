@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
@@ -360,50 +360,61 @@ fn who_shares_a_cache_is_not_stale() {
 /// invalidation, though a walk that ends early looks at the first level only.
 #[test]
 fn where_tables_stood() {
-    let arena = Arena::new(1 << 20);
-    let tables = Tables::new(&arena);
+    const PAGE: u64 = 0x1000;
+    let (guest_arena, host_arena) = (Arena::new(1 << 20), Arena::new(1 << 20));
+    let (guest_tables, tables) = (Tables::new(&guest_arena), Tables::new(&host_arena));
     let format = LongMode::new(Levels::Four, Controls::new());
-    let mut guest = PageTable::new(format, arena.memory::<Gpa>(), &tables).unwrap();
-    let mut ept = PageTable::new(Ept::new(Levels::Four, EptControls::new()), arena.memory::<Hpa>(), &tables).unwrap();
+    let guest_memory = Guest(guest_arena.memory());
+    let mut guest = PageTable::new(format, &guest_memory, GuestTables(&guest_tables)).unwrap();
+    let memory = Joined { tables: host_arena.memory(), guest: guest_arena.memory(), loads: 0.into() };
+    let mut ept = PageTable::new(Ept::new(Levels::Four, EptControls::new()), &memory, &tables).unwrap();
     let far = |n: u64| Gva::new((n << 39) + 0x5000);
     for n in 0..3 {
-        guest.map(far(n), Gpa::new((n + 1) << 20), 0x1000, Prot::RW.into(), Leaves::Largest).unwrap();
+        guest.map(far(n), Gpa::new((n + 1) << 20), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
     }
-    // A second table of the last level for the first page, that says something else: where the first one is said to stand later.
+    // A second table of the last level for the first page, that says something else: what the hypervisor puts in the place of the first one later.
     let leaf = guest.walker().trace(far(0)).last().unwrap().address;
-    let table = Gpa::new(leaf.get() & !0xfff);
-    let other = TableAllocator::<Gpa>::allocate(&tables, TableLayout::of_width(9, pgtable::Level(0))).unwrap();
-    let word = guest.memory().word(leaf).unwrap().load(std::sync::atomic::Ordering::Relaxed);
-    let moved = guest.memory().word(Gpa::new(other.get() | leaf.get() & 0xfff)).unwrap();
-    moved.store(word ^ (1u64 << 20).to_le() ^ (9u64 << 20).to_le(), std::sync::atomic::Ordering::Relaxed);
+    let (table, within) = (Gpa::new(leaf.get() & !0xfff), leaf.get() & 0xfff);
+    let layout = TableLayout::of_width(9, pgtable::Level(0));
+    let other: Gpa = guest.tables().allocate(layout).unwrap();
+    let word = guest_memory.word(leaf).unwrap().load(Ordering::Relaxed);
+    let moved = guest_memory.word(Gpa::new(other.get() + within)).unwrap();
+    moved.store(word ^ (1u64 << 20).to_le() ^ (9u64 << 20).to_le(), Ordering::Relaxed);
 
     let rw = || Prot::RW.into();
-    let tables_at = guest.root().get() & !0xfffff;
-    ept.map(Gpa::new(tables_at), Hpa::new(tables_at), 1 << 20, rw(), Leaves::Exactly(12)).unwrap();
+    let host = |at: Gpa| Hpa::new(at.get() - (0x4000_0000 + APART) + GUEST_AT);
+    let tables_at = Gpa::new(0x4000_0000 + APART);
+    ept.map(tables_at, host(tables_at), 1 << 20, rw(), Leaves::Exactly(12)).unwrap();
     ept.map(Gpa::new(0), Hpa::new(0), 16 << 20, rw(), Leaves::Largest).unwrap();
     let (generation, tlb) = (Generation::new(), Tlb::default());
     let by = Watch::new(&tlb, &generation);
     let cache = TranslationCache::<Ept, 64>::new(&generation);
     let root = ept.root();
-    let walker = || pgtable::Walker::new(*ept.format(), arena.memory::<Hpa>(), root);
+    let walker = || pgtable::Walker::new(*ept.format(), &memory, root);
     let stages = TwoStage::new(format, guest.root(), walker()).with_cache(&cache);
+    let other_walker = walker();
     let output = |at: Gva| stages.translate(at, Access::READ).map(|found| found.output().get());
-    for n in [0, 1, 2, 0, 2, 1, 1, 0] {
+    for n in [0, 0, 1, 1, 2, 0, 2, 1, 1, 0, 0] {
+        memory.loads.set(0);
         assert_eq!(output(far(n)), Ok((n + 1) << 20), "{n}");
     }
+    // The same again: a load for each level of the guest's tree, and none of the second stage.
+    assert_eq!(memory.loads.get(), 4);
     let found = stages.translate(far(0), Access::READ).unwrap();
     assert_eq!((found.stage1.shift, found.stage2.shift, found.shift()), (12, 21, 12));
 
     // The hypervisor puts another page in the place of the table.
     let mut gather = Gather::new(&by, 7);
-    let at = Hpa::new(other.get());
-    let remapped = ept.remap(table, at, 0x1000, Prot::RW.into(), Leaves::Exactly(12), &mut gather);
+    let remapped = ept.remap(table, host(other), PAGE, Prot::RW.into(), Leaves::Exactly(12), &mut gather);
     gather.finish(ept.tables()).unwrap();
     remapped.unwrap();
-    // A walk that ends at the root, and the page.
+    // A walk that ends at the root; somebody else asks for the page that the table leads to now, and to the one that it led to.
     assert!(output(far(7)).is_err());
+    for page in [1, 9] {
+        assert!(cache.translate(&other_walker, Gpa::new(page << 20), Access::READ).is_ok());
+    }
     assert_eq!(output(far(0)), Ok(9 << 20));
-    TableAllocator::<Gpa>::free(&tables, other, TableLayout::of_width(9, pgtable::Level(0)), Contents::Stale).unwrap();
+    guest.tables().free(other, layout, Contents::Stale).unwrap();
 }
 
 /// Leaves of different sizes that overlap in part: the change is the part.
