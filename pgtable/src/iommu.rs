@@ -256,11 +256,7 @@ where
         };
         let mut window = self.window(start)?;
         let held = window.start <= start && end <= window.end && window.allows.is_some_and(|all| all.allow(access));
-        let apart = match length {
-            0 => Some(nothing_at(iova)?),
-            _ if held => None,
-            _ => self.fill(&mut window, start, end, access)?,
-        };
+        let apart = if held { None } else { self.fill(&mut window, start, end, access)? };
         Iotlb::lookup(Translated { apart, window }, iova, length, access).map_err(|fails| {
             // What was just filled in holds everything.
             let fail = fails.misses.first().or(fails.access_fails.first());
@@ -268,15 +264,6 @@ where
             Error::CannotResolve { iova_range: range, reason: "the translation changed".to_string() }
         })
     }
-}
-
-/// Where an empty range is found: a look-up wants something at its address, and takes nothing from it.
-#[cold]
-fn nothing_at(iova: GuestAddress) -> Result<Iotlb, Error> {
-    let mut iotlb = Iotlb::new();
-    let start = GuestAddress(iova.0.min(u64::MAX - 1));
-    iotlb.set_mapping(start, start, 1, Permissions::ReadWrite)?;
-    Ok(iotlb)
 }
 
 #[cold]

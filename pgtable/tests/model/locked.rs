@@ -226,13 +226,15 @@ fn pages_beside_the_range() {
     for (page, beyond) in all {
         assert_eq!(map(page), if beyond { outside(page) } else { Ok(()) }, "page {page}");
     }
-    // Nothing at all is in the range, wherever it is said to be; and not beyond the space.
+    // Nothing at all is in the range, wherever it is said to be, and in any space.
     assert_eq!(cursor.unmap(Gva::new(3 * PAGE), 0, &mut gather), Ok(0));
     assert_eq!(
         writer.lock(Gva::new(1 << 50), PAGE).map(|_| ()),
         Err(RangeError { at: Gva::new(1 << 50), error: Error::Range })
     );
     cursor.finish(&mut gather).unwrap();
+    assert_eq!(writer.protect(Gva::new(0), 0, Prot::R.into(), &mut gather), Ok(0));
+    assert_eq!(writer.lock(Gva::new(0), 0).map(drop), Ok(()));
     for (page, beyond) in all {
         assert_eq!(writer.translate(Gva::new(page * PAGE), Access::READ).is_ok(), !beyond);
     }
@@ -294,6 +296,28 @@ fn who_has_to_wait() {
         drop(cursor);
     }
     assert_eq!(one.unmap(Gva::new(0), 1 << 40, &mut gather), Ok(20 * PAGE));
+    gather.finish(&&tables).unwrap();
+    assert_eq!(tables.live(), 1);
+}
+
+/// Where pages of another size stand in the table that is locked, none of the usual size is put beside them.
+#[test]
+fn small_pages_under_a_lock() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let shared =
+        SharedPageTable::from(PageTable::new(ProcessScoped::new(Granule::K64), arena.memory(), &tables).unwrap());
+    let writer = shared.writer(Impatient);
+    let mut gather = Gather::new(&Unused, ());
+    let rw = || Prot::RW.into();
+    writer.map(Gva::new(0), Gpa::new(0), 0x1000, rw(), Leaves::Exactly(12)).unwrap();
+    let mut cursor = writer.lock(Gva::new(0), LARGE).unwrap();
+    let error = RangeError { at: Gva::new(0x1_0000), error: Error::LeafSize };
+    assert_eq!(cursor.map(Gva::new(0x1_0000), Gpa::new(0), 0x1_0000, rw(), Leaves::Exactly(16)), Err(error));
+    assert_eq!(cursor.map(Gva::new(0x1_0000), Gpa::new(0), 0x1_0000, rw(), Leaves::Largest), Ok(()));
+    assert_eq!(cursor.query(Gva::new(0x1_2345)).unwrap().map(|it| (it.output.get(), it.shift)), Some((0x2345, 12)));
+    cursor.finish(&mut gather).unwrap();
+    assert_eq!(writer.unmap(Gva::new(0), LARGE, &mut gather), Ok(0x1_1000));
     gather.finish(&&tables).unwrap();
     assert_eq!(tables.live(), 1);
 }

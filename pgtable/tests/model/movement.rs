@@ -12,7 +12,7 @@ use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
     Address, AddressSpace, DirectMap, Error, Format, Gather, Input, Invalidate, InvalidateFailed, Leaves, Output,
-    PageTable, Prot, Recorded, Stale, TableMemory, Walker, Writers,
+    PageTable, Prot, Recorded, Stage, Stale, TableMemory, Unused, Walker, Writers,
 };
 use proptest::prelude::*;
 
@@ -323,14 +323,60 @@ fn a_snapshot_of_crooked_tables() {
         let found = copy.walker().query(at(n)).unwrap().map(|found| found.output.get());
         assert_eq!(found, (n != 1).then_some(n << 12));
     }
-    copy.destroy(Gather::new(&pgtable::Unused, ())).map_err(|(_, error)| error).unwrap();
+    copy.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
     // Written and not read: misconfigured (SDM §29.3.3.1).
     let third = pgtable::Hpa::new(entry(2).get() + 5 * 8);
     memory.word(third).unwrap().store(2, Ordering::Relaxed);
     let copy = space.walker().snapshot(other.memory(), &copies).map(|_| ());
     assert!(matches!(copy, Err(Error::Malformed { entry, word: 2, .. }) if entry == third.get()), "{copy:?}");
     assert_eq!(copies.live(), 0);
-    space.destroy(Gather::new(&pgtable::Unused, ())).map_err(|(_, error)| error).unwrap();
+    space.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
+}
+
+/// What is stale: ranges (first page, last page, size), everything, ways to tables.
+type Said = (Vec<(u64, u64, u8)>, bool, bool);
+
+/// Keeps what it is told.
+#[derive(Default)]
+struct Told(RefCell<Vec<Said>>);
+
+impl<S: Stage> Invalidate<S> for Told {
+    type Identity = ();
+
+    fn invalidate(&self, (): (), stale: &Stale<S::Input>) -> Result<(), InvalidateFailed> {
+        let ranges = stale.ranges().iter().map(|it| (it.start.get(), it.last.get(), it.shift)).collect();
+        self.0.borrow_mut().push((ranges, stale.everything(), stale.tables()));
+        Ok(())
+    }
+
+    fn abandoned(&self, (): (), _: usize, _: Result<(), InvalidateFailed>) {}
+}
+
+/// Hardware is told of what is below a table that moved, and of no more: its pages, if it is one of the last level; else everything.
+#[test]
+fn what_a_move_makes_stale() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let format = LongMode::new(Levels::Four, Controls::new());
+    let mut space = PageTable::new(format, arena.memory(), &tables).unwrap();
+    let start = 5 << 30 | 3 << 21;
+    for at in [start, 6 << 30] {
+        let (at, to) = (pgtable::Gva::new(at), pgtable::Gpa::new(0));
+        space.map(at, to, 4096, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+    }
+    let way: Vec<_> =
+        space.walker().trace(pgtable::Gva::new(start)).iter().map(|it| it.address.get() & !0xfff).collect();
+    for level in 0..3 {
+        let told = Told::default();
+        let mut gather = Gather::new(&told, ());
+        let moved = space.relocate(|table, layout| layout.level.0 == level && way.contains(&table.get()), &mut gather);
+        assert_eq!(moved, Ok(1));
+        gather.finish(&tables).unwrap();
+        let pages = if level == 0 { vec![(start, start + (511 << 12), 12)] } else { vec![] };
+        // Before the old table is retired, and because it is.
+        assert_eq!(told.0.take(), [(pages, level > 0, true), (vec![], false, true)]);
+    }
+    space.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
 }
 
 macro_rules! formats {

@@ -2,6 +2,7 @@
 //! the trait's contract: its entries are malformed where they could not be followed.
 
 use crate::support::{Arena, Tables};
+use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
     Access, AccessedDirty, Address, ByteOrder, Cause, Entry, EntryOf, Format, Gather, Geometry, Gpa, Gva, Hpa, Input,
@@ -119,6 +120,8 @@ fn what_the_trait_answers() {
     alike(LongMode::new(Levels::Four, Controls::new()));
     alike(Ept::new(Levels::Four, EptControls::new()));
     alike(Npt::new(Levels::Four, NptControls::new()));
+    alike(ProcessScoped::new(Granule::K4));
+    alike(PartitionScoped::new(Granule::K4));
     let plain = Plain { format: Npt::new(Levels::Four, NptControls::new()), lie: None };
     assert!(!plain.asks_whose_page(Access::FETCH) && plain.is_user_page(0, Default::default()));
     assert_eq!(plain.guest_table_access(), Access::READ);

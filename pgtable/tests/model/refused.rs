@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
+use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
     Attributes, Error, Gather, Gpa, Gva, Hpa, Invalidate, InvalidateFailed, Leaves, PageTable, Prot, RangeError,
@@ -180,6 +181,11 @@ fn where_a_range_cannot_be() {
     assert_eq!(map(LARGE, u64::MAX - PAGE + 1, 2), Err((LARGE, Error::Range)));
     assert_eq!(map(LARGE, end - 3 * PAGE, 3), Ok(()));
     assert!(matches!(map(LARGE + 3 * PAGE, end - PAGE, 2), Err((_, Error::Unencodable { .. }))));
+    // In a table that is there, too.
+    for output in [end, 0x800, 1 << 63] {
+        let refused = map(LARGE + 5 * PAGE, output, 1);
+        assert!(matches!(refused, Err((_, Error::Unencodable { .. } | Error::LeafSize))), "{output:#x}: {refused:?}");
+    }
 
     assert_eq!(tree.unmap(Gva::new(LARGE), LARGE, &mut gather), Ok(3 * PAGE));
     gather.finish(&tables).unwrap();
@@ -212,6 +218,46 @@ fn below_an_entry_that_restricts() {
     }
     let mut gather = Gather::new(&Unused, ());
     assert_eq!(tree.unmap(Gpa::new(0), 1 << 39, &mut gather), Ok(PAGE + 3 * LARGE + (3 << 30)));
+    gather.finish(&tables).unwrap();
+    tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
+}
+
+/// Pages of the size that is asked for and no other, at multiples of it; and as far as there is room for them.
+#[test]
+fn sizes_and_places() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let mut tree = PageTable::new(ProcessScoped::new(Granule::K64), arena.memory::<Gpa>(), &tables).unwrap();
+    let (page, large) = (0x1_0000, LARGE);
+    let mut map = |at: u64, bytes: u64, leaves: Leaves| {
+        let mapped = tree.map(Gva::new(at), Gpa::new(at), bytes, Prot::RW.into(), leaves);
+        mapped.map_err(|it| (it.at.get(), it.error))
+    };
+    assert_eq!(map(0, page, Leaves::Exactly(16)), Ok(()));
+    // A table of pages of 64 KiB is there now: in it ...
+    assert_eq!(map(page, page, Leaves::Exactly(21)), Err((page, Error::LeafSize)));
+    assert_eq!(map(page, page, Leaves::AtMost(15)), Err((page, Error::LeafSize)));
+    assert_eq!(map(page, page, Leaves::AtMost(11)), Err((page, Error::LeafSize)));
+    assert_eq!(map(page + 0x1000, page, Leaves::Exactly(16)), Err((page + 0x1000, Error::LeafSize)));
+    assert_eq!(map(page + 0x1000, page, Leaves::Largest), Err((page + 0x1000, Error::LeafSize)));
+    assert_eq!(map(page, page, Leaves::AtMost(16)), Ok(()));
+    // ... as here are small ones.
+    assert_eq!(map(large, 0x1000, Leaves::Exactly(12)), Ok(()));
+    assert_eq!(map(large + page, page, Leaves::Exactly(16)), Err((large + page, Error::LeafSize)));
+    // A large page where a table is: pages of that table, until one is taken.
+    assert_eq!(map(2 * large + 5 * page, page, Leaves::Largest), Ok(()));
+    let taken = map(2 * large, large, Leaves::Largest);
+    assert!(
+        matches!(taken, Err((at, Error::Mapped { at: entry })) if at == 2 * large + 5 * page && entry.shift == 16),
+        "{taken:?}"
+    );
+    let taken = map(2 * large, large, Leaves::Exactly(21));
+    assert!(
+        matches!(taken, Err((at, Error::Mapped { at: entry })) if at == 2 * large && entry.shift == 21),
+        "{taken:?}"
+    );
+    let mut gather = Gather::new(&Unused, ());
+    assert_eq!(tree.unmap(Gva::new(0), 4 * large, &mut gather), Ok(2 * page + 0x1000 + 6 * page));
     gather.finish(&tables).unwrap();
     tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
 }

@@ -185,3 +185,20 @@ fn what_is_not_uniform_stays() {
     gather.finish(&&tables).unwrap();
     tree.destroy(Gather::new(&quiet, ())).map_err(|(_, error)| error).unwrap();
 }
+
+/// A table of large pages in a row is one of the next size, and none of a smaller.
+#[test]
+fn large_pages_become_larger() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let mut tree = PageTable::new(format(), arena.memory(), &tables).unwrap();
+    map(&mut tree, 1 << 30, 1 << 30, Leaves::Exactly(21));
+    let quiet = listening(&arena, &tree, 0);
+    let mut gather = Gather::new(&quiet, ());
+    assert_eq!(tree.promote(Gpa::new((1 << 30) + LARGE), LARGE, &mut gather), Ok(0));
+    assert_eq!(tree.promote(Gpa::new((1 << 30) + LARGE), (1 << 30) - LARGE, &mut gather), Ok(0));
+    assert_eq!(tree.promote(Gpa::new(LARGE), 2 << 30, &mut gather), Ok(1));
+    assert_eq!(sizes(&tree, 0, 4 << 30), [30]);
+    gather.finish(&&tables).unwrap();
+    tree.destroy(Gather::new(&quiet, ())).map_err(|(_, error)| error).unwrap();
+}

@@ -108,7 +108,12 @@ fn run<F: Format>(format: F, steps: &[Step]) {
                 before = words();
                 for page in page..page + count.min(8) {
                     let access = [Access::READ, Access::WRITE][(count % 2) as usize];
-                    let _ = Walker::new(format, &memory, space.root()).access(input(page), access);
+                    let walker = Walker::new(format, &memory, space.root());
+                    let output = |it: Option<pgtable::TranslationOf<F>>| it.map(|it| it.output);
+                    let found = output(walker.query(input(page)).unwrap());
+                    let used = output(walker.access(input(page), access).ok());
+                    assert_eq!(used, output(walker.translate(input(page), access).ok()));
+                    assert_eq!(output(walker.query(input(page)).unwrap()), found);
                 }
                 Ok(())
             }
