@@ -4,6 +4,7 @@
 
 mod address_space;
 mod cache;
+mod diff;
 mod formats;
 mod found;
 mod gather;
