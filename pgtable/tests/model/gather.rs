@@ -190,8 +190,8 @@ fn what_a_verb_makes_stale() {
         tree.protect_beside(at(320 + first), count * PAGE, Prot::R.into(), Writers::Stopped, &mut gather).unwrap();
         ranges(&gather)
     };
-    assert_eq!(protect(0, 16), [range(320, 335)]);
-    assert_eq!(protect(0, 36), [range(336, 355)]);
+    assert_eq!(protect(0, 24), [range(320, 343)]);
+    assert_eq!(protect(0, 36), [range(344, 355)]);
     assert_eq!(protect(0, 36), []);
 
     // What is harvested: from the first to the last that was recorded.

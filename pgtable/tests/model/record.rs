@@ -1,7 +1,7 @@
 //! Accessed and dirty, recorded as hardware does and harvested, against sets of pages.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::support::{Arena, Tables, Tlb};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
@@ -169,36 +169,45 @@ fn protection_beside_a_cpu_that_stores() {
     let tables = Tables::new(&arena);
     let format = LongMode::new(Levels::Four, Controls::new());
     let mut tree = PageTable::new(format, arena.memory::<Gpa>(), &tables).unwrap();
-    let (start, bytes) = (Gva::new(1 << 30), 64 << 12);
-    tree.map(start, Gpa::new(1 << 30), bytes, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+    const PAGES: u64 = 8;
+    let (start, bytes) = (Gva::new(1 << 30), PAGES << 12);
+    let recorded_nothing = |prot: Prot| PageAttributes::from(prot).with_accessed(false).with_dirty(false);
+    tree.map(start, Gpa::new(1 << 30), bytes, recorded_nothing(Prot::RW), Leaves::Exactly(12)).unwrap();
     let walker = Walker::new(format, arena.memory::<Gpa>(), tree.root());
-    for turn in 0..200 {
-        let mut gather = Gather::new(&Unused, ());
-        tree.harvest(start, bytes, Recorded::Dirty, Writers::Stopped, &mut [0], &mut gather).unwrap();
-        let begin = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !begin.load(Ordering::Acquire) {
+    // The CPU stores to each page in turn `n` when `begun` is n, and says so in `done`.
+    let [begun, done] = [const { AtomicU64::new(0) }; 2];
+    let turns = 1..=20_000;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for turn in turns.clone() {
+                while begun.load(Ordering::Acquire) < turn {
                     std::hint::spin_loop();
                 }
-                for page in 0..64 {
+                for page in 0..PAGES {
                     walker.access(Gva::new(start.get() + (page << 12)), Access::WRITE).unwrap();
                 }
-            });
-            begin.store(true, Ordering::Release);
-            for prot in [Prot::RWX, Prot::RW, Prot::RWX, Prot::RW] {
-                let attributes = PageAttributes::from(prot).with_accessed(false).with_dirty(false);
-                tree.protect(start, bytes, attributes, &mut gather).unwrap();
+                done.store(turn, Ordering::Release);
             }
         });
-        // Nor beside nobody.
-        let attributes = PageAttributes::from(Prot::RW).with_accessed(false).with_dirty(false);
-        tree.protect_beside(start, bytes, attributes, Writers::Stopped, &mut gather).unwrap();
-        let mut dirty = [0];
-        tree.harvest(start, bytes, Recorded::Dirty, Writers::Stopped, &mut dirty, &mut gather).unwrap();
-        assert_eq!(dirty, [u64::MAX], "turn {turn}");
-        gather.finish(&tables).unwrap();
-    }
+        for turn in turns.clone() {
+            begun.store(turn, Ordering::Release);
+            let mut gather = Gather::new(&Unused, ());
+            while done.load(Ordering::Acquire) < turn {
+                for prot in [Prot::RWX, Prot::RW] {
+                    tree.protect(start, bytes, recorded_nothing(prot), &mut gather).unwrap();
+                }
+            }
+            // Nor beside nobody.
+            tree.protect_beside(start, bytes, recorded_nothing(Prot::RWX), Writers::Stopped, &mut gather).unwrap();
+            let mut dirty = [0];
+            tree.harvest(start, bytes, Recorded::Dirty, Writers::Stopped, &mut dirty, &mut gather).unwrap();
+            if dirty != [(1 << PAGES) - 1] {
+                begun.store(u64::MAX, Ordering::Release);
+                panic!("turn {turn}: {dirty:x?}");
+            }
+            gather.finish(&tables).unwrap();
+        }
+    });
     tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
 }
 

@@ -1,6 +1,7 @@
 //! Two stages against two flat maps; the cache that must never be stale.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
@@ -317,14 +318,28 @@ fn where_tables_stood() {
     for n in 0..3 {
         guest.map(far(n), Gpa::new((n + 1) << 20), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
     }
-    // A second table of the last level for the first page, that says something else: what the hypervisor puts in the place of the first one later.
+    // A second table of the last level: what the hypervisor puts in the place of the first one later.
     let leaf = guest.walker().trace(far(0)).last().unwrap().address;
     let (table, within) = (Gpa::new(leaf.get() & !0xfff), leaf.get() & 0xfff);
     let layout = TableLayout::of_width(9, pgtable::Level(0));
     let other: Gpa = guest.tables().allocate(layout).unwrap();
+    // Whatever else is taken for such a table says something else than any of them.
     let word = guest_memory.word(leaf).unwrap().load(Ordering::Relaxed);
-    let moved = guest_memory.word(Gpa::new(other.get() + within)).unwrap();
-    moved.store(word ^ (1u64 << 20).to_le() ^ (9u64 << 20).to_le(), Ordering::Relaxed);
+    let decoy = word ^ (1u64 << 20).to_le() ^ (9u64 << 20).to_le();
+    let mut in_use = vec![];
+    assert!(
+        guest
+            .walker()
+            .for_each_table(|it| {
+                in_use.push(it.address());
+                ControlFlow::<()>::Continue(())
+            })
+            .is_continue()
+    );
+    let first = 0x4000_0000 + APART;
+    for page in (first..first + (1 << 20)).step_by(0x1000).filter(|page| !in_use.contains(&Gpa::new(*page))) {
+        guest_memory.word(Gpa::new(page + within)).unwrap().store(decoy, Ordering::Relaxed);
+    }
 
     let rw = || Prot::RW.into();
     let host = |at: Gpa| Hpa::new(at.get() - (0x4000_0000 + APART) + GUEST_AT);
@@ -358,6 +373,8 @@ fn where_tables_stood() {
     for page in [1, 9] {
         assert!(cache.translate(&other_walker, Gpa::new(page << 20), Access::READ).is_ok());
     }
-    assert_eq!(output(far(0)), Ok(9 << 20));
+    for n in [0, 0, 1, 0, 2, 1, 2, 2, 0] {
+        assert_eq!(output(far(n)), Ok(if n == 0 { 9 << 20 } else { (n + 1) << 20 }), "{n}");
+    }
     guest.tables().free(other, layout, Contents::Stale).unwrap();
 }
