@@ -228,3 +228,36 @@ fn combine(l1: PageAttributes, ours: PageAttributes, store: bool, rc: RcPolicy) 
         .with_execute(l1.eaa().execute() && ours.eaa().execute());
     PageAttributes::of(Pte::new().with_eaa(eaa).with_att(ours.att()).with_r(l1.r() && ours.r()).with_c(c))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every combination of rights and records: what the shadow has, both have; and a store that one of them has not recorded gets no entry that allows it, where
+    /// hardware records by itself.
+    #[test]
+    fn no_more_than_both() {
+        let attributes = |bits: u8| {
+            let eaa = Eaa::new().with_read(bits & 1 != 0).with_write(bits & 2 != 0).with_execute(bits & 4 != 0);
+            PageAttributes::of(Pte::new().with_eaa(eaa).with_r(bits & 8 != 0).with_c(bits & 16 != 0))
+        };
+        for (l1, ours) in (0..32).flat_map(|l1| (0..32).map(move |ours| (attributes(l1), attributes(ours)))) {
+            for (store, rc) in [
+                (false, RcPolicy::Fault),
+                (true, RcPolicy::Fault),
+                (false, RcPolicy::HardwareUpdate),
+                (true, RcPolicy::HardwareUpdate),
+            ] {
+                let both = combine(l1, ours, store, rc);
+                let all = |has: fn(&PageAttributes) -> bool| has(&l1) && has(&ours);
+                assert_eq!(both.r(), all(|it| it.r()));
+                assert_eq!(both.c(), store && all(|it| it.c()));
+                // A page that may be written may be read.
+                assert_eq!(both.eaa().read(), all(|it| it.eaa().read() || it.eaa().write()));
+                assert_eq!(both.eaa().execute(), all(|it| it.eaa().execute()));
+                let unseen = rc == RcPolicy::HardwareUpdate && !both.c();
+                assert_eq!(both.eaa().write(), all(|it| it.eaa().write()) && !unseen);
+            }
+        }
+    }
+}

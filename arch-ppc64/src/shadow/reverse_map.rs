@@ -216,3 +216,7 @@ fn frames(gpa: Gpa, bytes: u64) -> Option<(u64, u64)> {
     let last = gpa.get().saturating_add(bytes.checked_sub(1)?);
     Some((gpa.get() >> FRAME, last >> FRAME))
 }
+
+#[cfg(test)]
+#[path = "reverse_map_tests.rs"]
+mod tests;
