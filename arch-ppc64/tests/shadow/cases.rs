@@ -208,16 +208,33 @@ fn hypercalls() {
 
         // A range drops what it meets, of any size.
         case.fault_in(2 << 21, 21);
-        for (start, end, left) in
-            [(1 << 20, 1 << 21, 1), (2 << 21, 3 << 21, 1), ((1 << 21) + 0x1000, (1 << 21) + 0x2000, 0)]
-        {
+        let (nested, tlb, pwc, prt) = (1, 2, 4, 8);
+        let within = ((1 << 21) + 0x1000, (1 << 21) + 0x2000);
+        for (types, (start, end), left) in [
+            (tlb, (1 << 20, 1 << 21), 1),
+            (tlb, (2 << 21, 3 << 21), 1),
+            (tlb, within, 0),
+            (tlb, (within.0, within.0), 1),
+            // To either end of the space, but not from the other.
+            (tlb, (0, 1 << 20), 1),
+            (tlb, (2 << 21, u64::MAX), 1),
+            (tlb, (0, u64::MAX), 0),
+            // What is kept of tables is nothing: without the TLB there is nothing to drop, and with it the range says what.
+            (pwc, within, 1),
+            (prt, within, 1),
+            (pwc | prt, (0, u64::MAX), 1),
+            (tlb | pwc, (2 << 21, 3 << 21), 1),
+            (tlb | prt, (2 << 21, 3 << 21), 1),
+            (tlb | pwc, within, 0),
+            (tlb | pwc | prt, (0, u64::MAX), 0),
+        ] {
             assert_eq!(case.fault_status(Vector::HypervisorDataStorage, 0x4000_0000, 1 << 21), Outcome::Retry);
             assert_eq!(case.shadows().len(), 1);
-            let types = RptType::from_bits(3);
+            let types = RptType::from_bits(nested | types);
             let target = RptTarget::from_bits(1);
             let call = RptInvalidate { id: 3, target, types, pages: RptPages::ALL, start, end };
             case.nested.h_rpt_invalidate(&call, &case.l1_memory, case.tlb).unwrap();
-            assert_eq!(case.shadows().len(), left, "{start:#x} to {end:#x}");
+            assert_eq!(case.shadows().len(), left, "{types:?}, {start:#x} to {end:#x}");
         }
     });
 }
