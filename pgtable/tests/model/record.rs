@@ -176,7 +176,7 @@ fn protection_beside_a_cpu_that_stores() {
     let walker = Walker::new(format, arena.memory::<Gpa>(), tree.root());
     // The CPU stores to each page in turn `n` when `begun` is n, and says so in `done`.
     let [begun, done] = [const { AtomicU64::new(0) }; 2];
-    let turns = 1..=20_000;
+    let turns = 1..=100_000;
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for turn in turns.clone() {
