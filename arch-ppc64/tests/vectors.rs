@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use arch_ppc64::hash::PageSize;
+use arch_ppc64::hash::{Context, PageSize, SegmentSize};
 use arch_ppc64::radix::{Att, Granule, PageAttributes, ProcessScoped, RcPolicy};
 use arch_ppc64::shadow::{Error, HcallError};
 use pgtable::{Attributes, Format, Prot};
@@ -44,4 +44,16 @@ fn fields_of_a_radix_page() {
 fn what_a_nested_hypervisor_is_told() {
     let codes = [HcallError::Parameter, HcallError::P2, HcallError::P5, HcallError::Shadow(Error::NoMemory)];
     assert_eq!(codes.map(|error| error.code()), [-4, -55, -58, -1]);
+}
+
+/// A virtual address has 78 bits: what a segment has not of them names it.
+#[test]
+fn segments() {
+    for (size, shift, b) in [(SegmentSize::M256, 28, 0), (SegmentSize::T1, 40, 1)] {
+        assert_eq!((size.shift(), size.vsid_bits(), size.b()), (shift, 78 - shift, b));
+    }
+    for id in [1, 2, 5, (1 << 19) - 2] {
+        assert_eq!(Context::new(id).map(Context::id), Some(id));
+    }
+    assert_eq!([0, (1 << 19) - 1, u32::MAX].map(Context::new), [None; 3]);
 }

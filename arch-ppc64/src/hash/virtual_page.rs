@@ -67,14 +67,12 @@ impl VirtualPage {
     #[must_use]
     pub(crate) const fn rehash(hpte: Hpte, group: u64, order: HptOrder) -> Option<PageHash> {
         let Some(page) = Self::of_entry(hpte, group, order) else { return None };
-        let above = low_bits(page.segment.shift()) & !low_bits(AVPN_UNIT);
-        let offset = page.offset & above;
         if page.base.shift() >= AVPN_UNIT {
             return Some(page.hash());
         }
         let group = if hpte.v.h() { !group } else { group };
-        // What AVPN and group both have is not compared.
-        let number = offset >> page.base.shift() | (page.vsid_hash() ^ group) & (order.groups() - 1);
+        // What AVPN and group both have is not compared: the offset's lower bits, which AVPN has not, are among the group's.
+        let number = page.offset >> page.base.shift() | (page.vsid_hash() ^ group) & (order.groups() - 1);
         Some(PageHash(page.vsid_hash() ^ number))
     }
 

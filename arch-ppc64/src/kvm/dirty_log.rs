@@ -152,7 +152,16 @@ mod tests {
             granule in prop_oneof![Just(Granule::K4), Just(Granule::K64)],
             host in prop_oneof![Just(12u8), Just(16)],
             pages in 1u64..300,
-            source in prop::collection::vec(prop_oneof![2 => Just(0u64), 1 => Just(u64::MAX), 2 => any::<u64>()], 300),
+            source in prop::collection::vec(
+                prop_oneof![
+                    2 => Just(0u64),
+                    1 => Just(u64::MAX),
+                    2 => any::<u64>(),
+                    // A run in the middle.
+                    2 => (0u32..64, 0u32..64).prop_map(|(low, high)| u64::MAX << low & u64::MAX >> high),
+                ],
+                300,
+            ),
         ) {
             let granule_shift = granule.geometry().page_shift();
             let mut log = DirtyLog::new(0, pages << host, host);

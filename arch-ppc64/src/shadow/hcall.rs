@@ -194,7 +194,9 @@ mod tests {
         let whose = Rs::new().with_lpid(3);
         for size in PageSize::ALL {
             let n_gpa = Gpa::new(5 << 30);
-            let said = Tlbie::<Stage2>::page(n_gpa.get(), size, whose).h_tlb_invalidate();
+            let one = Tlbie::<Stage2>::page(n_gpa.get(), size, whose);
+            assert!(!one.prs());
+            let said = one.h_tlb_invalidate();
             assert_eq!(TlbInvalidation::of(said), Ok(TlbInvalidation::Page { l2: 3, n_gpa, size }));
         }
         for ric in [Ric::Tlb, Ric::WalkCache, Ric::All] {

@@ -69,6 +69,17 @@ fn what_was_unmapped_meanwhile_faults_again() {
 /// KVM's hazard: the old translations and the page-walk cache must be gone before the memory of the table is used for anything else. `Tables` checks
 /// the latter, the TLB the former.
 #[test]
+fn what_is_mapped() {
+    with_stage(|mut stage, tlb, _| {
+        fault_in(&mut stage, tlb, 0x3_0000, &MEMORY, 16).unwrap();
+        let found = stage.query(Gpa::new(0x3_4567)).unwrap().unwrap();
+        assert_eq!((found.output.get() & 0xffff, found.shift), (0x4567, 16));
+        assert_eq!(stage.query(Gpa::new(0x4_0000)), Ok(None));
+        assert_eq!(stage.query(Gpa::new(u64::MAX)), Ok(None));
+    });
+}
+
+#[test]
 fn a_table_in_the_way_of_a_leaf_and_the_reverse() {
     with_stage(|mut stage, tlb, tables| {
         let logged = MemorySlot { logged: true, ..MEMORY };

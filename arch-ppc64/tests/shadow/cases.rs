@@ -239,6 +239,20 @@ fn hypercalls() {
     });
 }
 
+/// A partition has one shadow, and a number that L1 can say.
+#[test]
+fn one_shadow_for_each_partition() {
+    with_case(|mut case| {
+        let other = case.nested.remove(L2).unwrap();
+        assert!(case.nested.shadow(L2).is_none());
+        let Err(other) = case.nested.insert(1 << 12, other) else { panic!("a number of 13 bits") };
+        assert!(case.nested.insert(L2, other).is_ok());
+        let shadow = case.nested.remove(L2).unwrap();
+        assert!(case.nested.insert((1 << 12) - 1, shadow).is_ok());
+        assert!(case.nested.shadow(L2).is_none() && case.nested.shadow((1 << 12) - 1).is_some());
+    });
+}
+
 /// A part of our page is lost: the shadow entry that began before it goes too.
 #[test]
 fn entries_that_reach_in_from_before() {
