@@ -114,9 +114,15 @@ fn a_full_table_evicts_and_refaults() {
         assert!(full >= room * 98 / 100 && full <= entries, "{pages:?}: {full} of {entries}");
         // A second round: what was evicted comes back, and R and C are what they were.
         for page in 0..count {
-            let translation = space.translate(address(page), Access::READ.by_user()).unwrap();
-            assert_eq!(translation.output.get(), page * size + piece(page));
-            assert_eq!(translation.attributes.c(), page % 3 == 0, "page {page}");
+            let made = space.access(address(page), Access::READ.by_user()).unwrap();
+            assert_eq!(made.real, page * size + piece(page));
+            assert_eq!(made.hpte.r.c(), page % 3 == 0, "page {page}");
+            let there = space.hpt().entries(made.ptex).next().map(|(ptex, hpte)| (ptex, hpte.v.avpn(), hpte.r.rpn()));
+            assert_eq!(
+                there,
+                Some((made.ptex, made.hpte.v.avpn(), made.hpte.r.rpn())),
+                "the entry is where it is said to be"
+            );
         }
         let mut gather = Gather::new(&Unused, ());
         space.destroy(&mut gather).unwrap();
@@ -219,6 +225,66 @@ fn harvested_since_the_last_time() {
         gather.finish(&&tables).unwrap();
         assert_eq!(tables.live(), 0);
     }
+}
+
+/// What is taken out is told of to the page, of every size, and no more is taken out than was asked for.
+#[test]
+fn what_is_taken_out_is_stale() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let memory = memory(18);
+    let context = Context::new(3).unwrap();
+    let mut space = HashedSpace::new(table(&memory, Layout::V3), arena.memory(), &tables, Pages::K64, context).unwrap();
+    let (large, small) = (1u64 << 24, 1u64 << 16);
+    let clean = HashAttributes::from(Prot::RW.for_user()).with_r(false).with_c(false);
+    let start = Gva::new(1 << 30);
+    space.map(start, Gpa::new(0), 3 * large, clean, Leaves::Exactly(24)).unwrap();
+    let pages = Gva::new(2 << 30);
+    space.map(pages, Gpa::new(3 * large), 16 * small, clean, Leaves::Exactly(16)).unwrap();
+    let used = [0, 1, 2].map(|page| start.get() + page * large + page * 0x2_3456);
+    let used = used.into_iter().chain([3, 4, 7].map(|page| pages.get() + page * small));
+    for address in used.clone() {
+        space.access(Gva::new(address), Access::WRITE.by_user()).unwrap();
+    }
+    let entries = |space: &Space<'_>| space.hpt().entries(0).count();
+    assert_eq!(entries(&space), 6);
+    let mut harvest = |input: u64, bytes: u64| {
+        let mut gather = Gather::new(&Unused, ());
+        let set = space.harvest(Gva::new(input), bytes, Recorded::Dirty, &mut [0; 16], &mut gather).unwrap();
+        let stale: Vec<_> =
+            gather.stale().ranges().iter().map(|it| (it.start.get(), it.last.get(), it.shift)).collect();
+        (set, stale, entries(&space))
+    };
+    let second = start.get() + large;
+    assert_eq!(harvest(second, large), (256, vec![(second, second, 24)], 5));
+    assert_eq!(harvest(second, large), (0, vec![], 5));
+    let page = |number: u64| pages.get() + number * small;
+    assert_eq!(harvest(page(0), 16 * small), (3, vec![(page(3), page(4), 16), (page(7), page(7), 16)], 2));
+    // What was taken out is made again when it is used, and is where it is said to be.
+    for address in used {
+        let made = space.access(Gva::new(address), Access::READ.by_user()).unwrap();
+        let there = space.hpt().entries(made.ptex).next().unwrap();
+        assert_eq!((there.0, there.1.r.rpn()), (made.ptex, made.hpte.r.rpn()));
+    }
+    assert_eq!(entries(&space), 6);
+
+    // No memory for the slots of the second of three large pages: it is not mapped, nor is the third.
+    let far = Gva::new(1 << 36);
+    space.map(far, Gpa::new(0), large, clean, Leaves::Exactly(24)).unwrap();
+    tables.budget.set(1);
+    let next = Gva::new(far.get() + large);
+    let refused = space.map(next, Gpa::new(large), 3 * large, clean, Leaves::Exactly(24)).unwrap_err();
+    tables.budget.set(usize::MAX);
+    assert_eq!(refused.at.get(), next.get() + large);
+    assert!(matches!(refused.error, pgtable::Error::Alloc(_)), "{refused}");
+    for page in 0..4 {
+        let access = space.access(Gva::new(far.get() + page * large + 5), Access::READ.by_user());
+        assert_eq!(access.is_ok(), page < 2, "large page {page}");
+    }
+    let mut gather = Gather::new(&Unused, ());
+    space.destroy(&mut gather).unwrap();
+    gather.finish(&&tables).unwrap();
+    assert_eq!(tables.live(), 0);
 }
 
 /// The second half is half of one fragment: sixteen page tables of 64K pages in a frame, and a slot array in a fragment of its own.
