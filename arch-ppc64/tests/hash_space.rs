@@ -271,6 +271,9 @@ fn what_is_taken_out_is_stale() {
     // No memory for the slots of the second of three large pages: it is not mapped, nor is the third.
     let far = Gva::new(1 << 36);
     space.map(far, Gpa::new(0), large, clean, Leaves::Exactly(24)).unwrap();
+    // What is mapped beyond stays.
+    let beyond = Gva::new(far.get() + 9 * large);
+    space.map(beyond, Gpa::new(0), small, clean, Leaves::Exactly(16)).unwrap();
     tables.budget.set(1);
     let next = Gva::new(far.get() + large);
     let refused = space.map(next, Gpa::new(large), 3 * large, clean, Leaves::Exactly(24)).unwrap_err();
@@ -281,6 +284,7 @@ fn what_is_taken_out_is_stale() {
         let access = space.access(Gva::new(far.get() + page * large + 5), Access::READ.by_user());
         assert_eq!(access.is_ok(), page < 2, "large page {page}");
     }
+    assert!(space.access(beyond, Access::READ.by_user()).is_ok());
     let mut gather = Gather::new(&Unused, ());
     space.destroy(&mut gather).unwrap();
     gather.finish(&&tables).unwrap();

@@ -41,6 +41,7 @@ const TESTS: [(&str, &[&str]); 4] = [
             "hash_space",
             "hash_stream",
             "hash_translate",
+            "shadow",
             "vectors",
             MODEL,
         ],

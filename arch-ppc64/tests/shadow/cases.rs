@@ -236,6 +236,11 @@ fn hypercalls() {
             case.nested.h_rpt_invalidate(&call, &case.l1_memory, case.tlb).unwrap();
             assert_eq!(case.shadows().len(), left, "{types:?}, {start:#x} to {end:#x}");
         }
+        // Everything of everybody: R, IS 3 (PAPR+, H_TLB_INVALIDATE).
+        assert_eq!(case.fault_status(Vector::HypervisorDataStorage, 0x4000_0000, 1 << 21), Outcome::Retry);
+        assert_eq!(case.shadows().len(), 1);
+        case.nested.h_tlb_invalidate([0x1_0000, 0, 0xc00], &case.l1_memory, case.tlb).unwrap();
+        assert_eq!(case.shadows().len(), 0);
     });
 }
 
