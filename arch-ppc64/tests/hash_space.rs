@@ -11,7 +11,9 @@ mod support;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::hash::{Context, GROUP_ENTRIES, HashAttributes, HashFault, HashedSpace, Layout, Pages, VirtualPage};
+use arch_ppc64::hash::{
+    Context, GROUP_ENTRIES, HashAttributes, HashFault, HashTranslation, HashedSpace, Hpte, Layout, Pages, VirtualPage,
+};
 use backing::{memory, table};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::{
@@ -19,7 +21,7 @@ use pgtable::{
 };
 use proptest::prelude::*;
 use support::harness::{Harness, Op, op};
-use support::{Arena, Tables};
+use support::{Arena, Tables, ranges};
 
 type Space<'t> = HashedSpace<DirectMap<'t, Gpa>, &'t Tables<'t>, DirectMap<'t, Gpa>>;
 
@@ -35,6 +37,13 @@ fn check_entries(harness: &Harness<'_, Space<'_>>, pages: Pages) -> usize {
         assert_eq!(sizes.base(), pages.base());
     }
     seen.len()
+}
+
+/// The entry that translated an access is where it is said to be.
+fn check_place(space: &Space<'_>, made: &HashTranslation) {
+    let (ptex, there) = space.hpt().entries(made.ptex).next().unwrap();
+    let of = |hpte: Hpte| (hpte.v.avpn(), hpte.r.rpn());
+    assert_eq!((ptex, of(there)), (made.ptex, of(made.hpte)));
 }
 
 fn against_a_flat_map(pages: Pages, layout: Layout, ops: &[Op]) {
@@ -117,12 +126,7 @@ fn a_full_table_evicts_and_refaults() {
             let made = space.access(address(page), Access::READ.by_user()).unwrap();
             assert_eq!(made.real, page * size + piece(page));
             assert_eq!(made.hpte.r.c(), page % 3 == 0, "page {page}");
-            let there = space.hpt().entries(made.ptex).next().map(|(ptex, hpte)| (ptex, hpte.v.avpn(), hpte.r.rpn()));
-            assert_eq!(
-                there,
-                Some((made.ptex, made.hpte.v.avpn(), made.hpte.r.rpn())),
-                "the entry is where it is said to be"
-            );
+            check_place(&space, &made);
         }
         let mut gather = Gather::new(&Unused, ());
         space.destroy(&mut gather).unwrap();
@@ -251,9 +255,7 @@ fn what_is_taken_out_is_stale() {
     let mut harvest = |input: u64, bytes: u64| {
         let mut gather = Gather::new(&Unused, ());
         let set = space.harvest(Gva::new(input), bytes, Recorded::Dirty, &mut [0; 16], &mut gather).unwrap();
-        let stale: Vec<_> =
-            gather.stale().ranges().iter().map(|it| (it.start.get(), it.last.get(), it.shift)).collect();
-        (set, stale, entries(&space))
+        (set, ranges(gather.stale()), entries(&space))
     };
     let second = start.get() + large;
     assert_eq!(harvest(second, large), (256, vec![(second, second, 24)], 5));
@@ -263,8 +265,7 @@ fn what_is_taken_out_is_stale() {
     // What was taken out is made again when it is used, and is where it is said to be.
     for address in used {
         let made = space.access(Gva::new(address), Access::READ.by_user()).unwrap();
-        let there = space.hpt().entries(made.ptex).next().unwrap();
-        assert_eq!((there.0, there.1.r.rpn()), (made.ptex, made.hpte.r.rpn()));
+        check_place(&space, &made);
     }
     assert_eq!(entries(&space), 6);
 

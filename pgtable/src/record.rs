@@ -109,7 +109,8 @@ where
     /// Collects which pages in the `bytes` bytes from `input` on were used, and clears the record; returns how many bits of `bitmap` it set.
     ///
     /// Bit `n` of `bitmap` (bit `n % 64` of word `n / 64`) is the `n`th page of the format's usual size
-    /// ([`Geometry::page_shift`](crate::Geometry::page_shift)) from `input` on, and the range is one of whole such pages; bits that are set already stay. A larger leaf sets the bits of all its pages. A leaf that reaches
+    /// ([`Geometry::page_shift`](crate::Geometry::page_shift)) from `input` on, and the range is one of whole such pages; bits that are set already stay. A larger leaf sets the bits of
+    /// all its pages. A leaf that reaches
     /// beyond the range is reported and not cleared, so that nothing is lost for who asks about the rest. Pages beyond the bitmap are left alone.
     ///
     /// What was cleared is in `gather`; until it is finished, hardware may use cached translations that do not record.

@@ -8,14 +8,14 @@ use pgtable::{
     Stage1, Stale, Unused, Writers,
 };
 
-use crate::support::{Arena, Tables};
+use crate::support::{self, Arena, Tables};
 
 /// Fails as often as it is told to, and counts what it was asked and what was lost.
 #[derive(Default)]
-struct Failing {
-    failures: Cell<usize>,
-    ranges: Cell<usize>,
-    lost: Cell<usize>,
+pub(crate) struct Failing {
+    pub failures: Cell<usize>,
+    pub ranges: Cell<usize>,
+    pub lost: Cell<usize>,
 }
 
 impl<S: Stage> Invalidate<S> for Failing {
@@ -92,10 +92,10 @@ fn dropped_unfinished() {
 
 type Collected = Gather<'static, Stage1, Unused>;
 
-/// The ranges that are stale: first page, last page, size.
+/// What is stale, which is not everything.
 fn ranges(gather: &Collected) -> Vec<(u64, u64, u8)> {
     assert!(!gather.stale().everything());
-    gather.stale().ranges().iter().map(|range| (range.start.get(), range.last.get(), range.shift)).collect()
+    support::ranges(gather.stale())
 }
 
 #[test]
@@ -137,12 +137,8 @@ fn what_a_verb_makes_stale() {
     let format = LongMode::new(Levels::Four, Controls::new());
     let mut tree = PageTable::new(format, arena.memory::<Gpa>(), &tables).unwrap();
     let at = |page: u64| Gva::new(TABLE + page * PAGE);
-    let map = |tree: &mut PageTable<_, _, _>, page: u64, count: u64| {
-        let leaves = Leaves::Exactly(12);
-        tree.map(at(page), Gpa::new(TABLE + page * PAGE), count * PAGE, Prot::RW.into(), leaves).unwrap();
-    };
     let range = |first: u64, last: u64| (at(first).get(), at(last).get(), 12);
-    map(&mut tree, 0, 512);
+    tree.map(at(0), Gpa::new(TABLE), TABLE, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
 
     let mut gather = Collected::new(&Unused, ());
     assert_eq!(tree.unmap(at(3), 2 * PAGE, &mut gather), Ok(2 * PAGE));
@@ -167,32 +163,25 @@ fn what_a_verb_makes_stale() {
     cursor.finish().unwrap();
     assert!(gather.stale().is_empty());
 
+    assert_eq!(tree.unmap(at(331), PAGE, &mut Collected::new(&Unused, ())), Ok(PAGE));
+    let mut protect = |writers, first: u64, count: u64, prot: Prot| {
+        let mut gather = Collected::new(&Unused, ());
+        let done = tree.protect_beside(at(first), count * PAGE, prot.into(), writers, &mut gather).unwrap();
+        (done / PAGE, ranges(&gather))
+    };
     // From the first to the last that was not so already; beside stopped CPUs in whole cache lines, if all eight are mapped.
     for (writers, base, stale) in [(Writers::Running, 64, range(66, 92)), (Writers::Stopped, 128, range(128, 159))] {
-        let mut protect = |first: u64, count: u64, prot: Prot| {
-            let mut gather = Collected::new(&Unused, ());
-            let done = tree.protect_beside(at(base + first), count * PAGE, prot.into(), writers, &mut gather);
-            assert_eq!(done, Ok(count * PAGE));
-            ranges(&gather)
-        };
-        assert_eq!(protect(6, 1, Prot::R), [range(base + 6, base + 6)]);
-        assert_eq!(protect(6, 1, Prot::R), []);
-        assert_eq!(protect(8, 40, Prot::RW), []);
-        assert_eq!(protect(0, 2, Prot::R), [range(base, base + 1)]);
-        assert_eq!(protect(29, 3, Prot::R), [range(base + 29, base + 31)]);
-        assert_eq!(protect(0, 32, Prot::R), [stale]);
+        assert_eq!(protect(writers, base + 6, 1, Prot::R), (1, vec![range(base + 6, base + 6)]));
+        assert_eq!(protect(writers, base + 6, 1, Prot::R), (1, vec![]));
+        assert_eq!(protect(writers, base + 8, 40, Prot::RW), (40, vec![]));
+        assert_eq!(protect(writers, base, 2, Prot::R), (2, vec![range(base, base + 1)]));
+        assert_eq!(protect(writers, base + 29, 3, Prot::R), (3, vec![range(base + 29, base + 31)]));
+        assert_eq!(protect(writers, base, 32, Prot::R), (32, vec![stale]));
     }
-
     // A line that is as it was, and one with a hole, before one that changes.
-    assert_eq!(tree.unmap(at(331), PAGE, &mut Collected::new(&Unused, ())), Ok(PAGE));
-    let mut protect = |first: u64, count: u64| {
-        let mut gather = Collected::new(&Unused, ());
-        tree.protect_beside(at(320 + first), count * PAGE, Prot::R.into(), Writers::Stopped, &mut gather).unwrap();
-        ranges(&gather)
-    };
-    assert_eq!(protect(0, 24), [range(320, 343)]);
-    assert_eq!(protect(0, 36), [range(344, 355)]);
-    assert_eq!(protect(0, 36), []);
+    assert_eq!(protect(Writers::Stopped, 320, 24, Prot::R), (23, vec![range(320, 343)]));
+    assert_eq!(protect(Writers::Stopped, 320, 36, Prot::R), (35, vec![range(344, 355)]));
+    assert_eq!(protect(Writers::Stopped, 320, 36, Prot::R), (35, vec![]));
 
     // What is harvested: from the first to the last that was recorded.
     let mut harvest = |first: u64, count: u64| {

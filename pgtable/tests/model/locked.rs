@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
-    Access, Address, Error, Format, Gather, Gpa, Gva, Input, Leaves, Output, PageTable, Prot, RangeError, ReadSide,
-    Recorded, SharedPageTable, Unused, Writers,
+    Access, Address, DirectMap, Error, Format, Gather, Gpa, Gva, Input, Leaves, Output, PageTable, Prot, RangeError,
+    ReadSide, Recorded, SharedPageTable, Unused, Writers,
 };
 use proptest::prelude::*;
 
@@ -159,14 +159,22 @@ formats! {
     ept_under_a_lock: Ept::new(Levels::Four, EptControls { accessed_dirty: true, ..EptControls::new() }), 12;
 }
 
+/// An empty tree for many writers.
+fn shared<'t, F: Format>(
+    format: F,
+    arena: &'t Arena,
+    tables: &'t Tables<'t>,
+) -> SharedPageTable<F, DirectMap<'t, Output<F>>, &'t Tables<'t>> {
+    PageTable::new(format, arena.memory(), tables).unwrap().into()
+}
+
 /// What is locked is the least that has to be: another writer comes to what is beside it, as soon as there is a table for the range alone. And the table that is
 /// locked stays.
 #[test]
 fn what_is_locked_stays_and_nothing_else() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
-    let format = LongMode::new(Levels::Four, Controls::new());
-    let shared = SharedPageTable::from(PageTable::new(format, arena.memory(), &tables).unwrap());
+    let shared = shared(LongMode::new(Levels::Four, Controls::new()), &arena, &tables);
     let (one, other) = (shared.writer(Impatient), shared.writer(Impatient));
     let mut gather = Gather::new(&Unused, ());
     let beside = |at: u64| other.map(Gva::new(at), Gpa::new(0x1000), 0x1000, Prot::RW.into(), Leaves::Largest);
@@ -212,8 +220,7 @@ fn pages_beside_the_range() {
     const PAGE: u64 = 0x1000;
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
-    let format = LongMode::new(Levels::Four, Controls::new());
-    let shared = SharedPageTable::from(PageTable::new(format, arena.memory(), &tables).unwrap());
+    let shared = shared(LongMode::new(Levels::Four, Controls::new()), &arena, &tables);
     let writer = shared.writer(Impatient);
     let mut gather = Gather::new(&Unused, ());
     writer.map(Gva::new(0), Gpa::new(0), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
@@ -250,8 +257,7 @@ fn who_has_to_wait() {
     const HUGE: u64 = 1 << 30;
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
-    let format = LongMode::new(Levels::Four, Controls::new());
-    let shared = SharedPageTable::from(PageTable::new(format, arena.memory(), &tables).unwrap());
+    let shared = shared(LongMode::new(Levels::Four, Controls::new()), &arena, &tables);
     let (one, other) = (shared.writer(Impatient), shared.writer(Impatient));
     let mut gather = Gather::new(&Unused, ());
     for at in [0, LARGE, HUGE, HUGE + LARGE, 1 << 39] {
@@ -305,8 +311,7 @@ fn who_has_to_wait() {
 fn small_pages_under_a_lock() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
-    let shared =
-        SharedPageTable::from(PageTable::new(ProcessScoped::new(Granule::K64), arena.memory(), &tables).unwrap());
+    let shared = shared(ProcessScoped::new(Granule::K64), &arena, &tables);
     let writer = shared.writer(Impatient);
     let mut gather = Gather::new(&Unused, ());
     let rw = || Prot::RW.into();

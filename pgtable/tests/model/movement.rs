@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use crate::support::harness::{Harness, Op, budget, op};
-use crate::support::{Arena, Tables, Tlb};
+use crate::support::{Arena, Tables, Tlb, ranges};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
@@ -349,8 +349,7 @@ impl<S: Stage> Invalidate<S> for Told {
     type Identity = ();
 
     fn invalidate(&self, (): (), stale: &Stale<S::Input>) -> Result<(), InvalidateFailed> {
-        let ranges = stale.ranges().iter().map(|it| (it.start.get(), it.last.get(), it.shift)).collect();
-        self.0.borrow_mut().push((ranges, stale.everything(), stale.tables()));
+        self.0.borrow_mut().push((ranges(stale), stale.everything(), stale.tables()));
         Ok(())
     }
 

@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
-    Attributes, Error, Gather, Gpa, Gva, Hpa, Invalidate, InvalidateFailed, Leaves, PageTable, Prot, RangeError,
-    Stage2, Stale, TableMemory, Unused, Writers,
+    Attributes, Error, Gather, Gpa, Gva, Hpa, Leaves, PageTable, Prot, RangeError, TableMemory, Unused, Writers,
 };
 
-use crate::support::{Arena, Tables};
+use crate::gather::Failing;
+use crate::support::{Arena, Tables, ranges};
 
 const LARGE: u64 = 2 << 20;
 const PAGE: u64 = 0x1000;
@@ -102,8 +102,7 @@ fn as_far_as_a_malformed_entry() {
         assert_eq!(refused.at, at(broken));
         let Error::Malformed { entry: there, word: 2, at: position } = refused.error else { panic!("{refused}") };
         assert_eq!((there, position.level.0, position.shift), (entry.get(), 0, 12));
-        let stale: Vec<_> = gather.stale().ranges().iter().map(|it| (it.start, it.last)).collect();
-        assert_eq!(stale, [(at(0), at(broken - 1))], "{writers:?}");
+        assert_eq!(ranges(gather.stale()), [(at(0).get(), at(broken - 1).get(), 12)], "{writers:?}");
         // Nor is it what is mapped there already, nor anything to map over: alone, as the first of several, as a table's entry.
         let above = tree.walker().trace(at(0))[2].address;
         let mut map = |page: u64, pages: u64| {
@@ -265,28 +264,13 @@ fn sizes_and_places() {
 /// As many tables as a gather holds before it has to invalidate.
 const MAX_TABLES: u64 = 64;
 
-/// Invalidations that fail as long as they are to.
-struct Failing(Cell<bool>);
-
-impl Invalidate<Stage2> for Failing {
-    type Identity = ();
-
-    fn invalidate(&self, (): (), _: &Stale<Gpa>) -> Result<(), InvalidateFailed> {
-        if self.0.get() { Err(InvalidateFailed) } else { Ok(()) }
-    }
-
-    fn abandoned(&self, (): (), tables: usize, _: Result<(), InvalidateFailed>) {
-        assert!(std::thread::panicking(), "a gather was dropped with {tables} tables");
-    }
-}
-
 /// A cursor's books are settled when it is finished, which may fail, and when it is dropped.
 #[test]
 fn a_cursor_ends() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
     let mut tree = PageTable::new(Ept::new(Levels::Four, EptControls::new()), arena.memory(), &tables).unwrap();
-    let by = Failing(Cell::new(true));
+    let by = Failing { failures: Cell::new(usize::MAX), ..Failing::default() };
     let mut gather = Gather::new(&by, ());
     let at = |n: u64| Gpa::new(n * LARGE);
     let mut cursor = tree.cursor(&mut gather);
@@ -303,7 +287,7 @@ fn a_cursor_ends() {
     }
     assert!(matches!(cursor.finish(), Err(Error::Invalidate(_))));
     assert_eq!(tables.live(), full, "nothing is freed before its invalidation");
-    by.0.set(false);
+    by.failures.set(0);
     gather.finish(&&tables).unwrap();
     // The one beyond what the gather holds had to stay, and goes when its place is looked at again.
     assert_eq!(tables.live(), 1 + 3 + 1);
@@ -315,11 +299,11 @@ fn a_cursor_ends() {
     for n in 0..=MAX_TABLES {
         tree.map(at(n), Hpa::new(0), PAGE, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
     }
-    by.0.set(true);
+    by.failures.set(usize::MAX);
     let mut gather = Gather::new(&by, ());
     let refused = tree.unmap(Gpa::new(0), (MAX_TABLES + 1) * LARGE, &mut gather).unwrap_err();
     assert!(refused.at == at(MAX_TABLES) && matches!(refused.error, Error::Invalidate(_)), "{refused}");
-    by.0.set(false);
+    by.failures.set(0);
     gather.finish(&&tables).unwrap();
     let left: Vec<_> = tree.walker().iter(Gpa::new(0), 1 << 30).unwrap().map(|leaf| leaf.unwrap().input).collect();
     assert_eq!((left, tables.live()), (vec![at(MAX_TABLES), at(MAX_TABLES + 1)], 3 + 2));
@@ -327,5 +311,6 @@ fn a_cursor_ends() {
     assert_eq!(tree.unmap(Gpa::new(0), 1 << 30, &mut gather), Ok(2 * PAGE));
     gather.finish(&&tables).unwrap();
     assert_eq!(tables.live(), 1);
+    assert_eq!(by.lost.get(), 0);
     tree.destroy(Gather::new(&by, ())).map_err(|(_, error)| error).unwrap();
 }

@@ -8,7 +8,7 @@ use pgtable::{
     Recorded, Stage2, Stale, Walker, Writers,
 };
 
-use crate::support::{Arena, Tables};
+use crate::support::{Arena, Tables, ranges};
 
 const PAGE: u64 = 0x1000;
 const LARGE: u64 = 2 << 20;
@@ -30,10 +30,9 @@ impl Invalidate<Stage2> for Listening<'_> {
     type Identity = ();
 
     fn invalidate(&self, (): (), stale: &Stale<Gpa>) -> Result<(), InvalidateFailed> {
-        let ranges: Vec<_> = stale.ranges().iter().map(|it| (it.start.get(), it.last.get(), it.shift)).collect();
         self.of_tables.set(stale.tables());
         let found = self.walker.query(self.at).unwrap().map(|found| found.output.get());
-        self.told.borrow_mut().push((ranges, found));
+        self.told.borrow_mut().push((ranges(stale), found));
         if self.fails.get() { Err(InvalidateFailed) } else { Ok(()) }
     }
 

@@ -114,6 +114,11 @@ impl<A: Address> TableAllocator<A> for Tables<'_> {
     }
 }
 
+/// The ranges that are stale: first page, last page, size.
+pub fn ranges<A: Address>(stale: &Stale<A>) -> Vec<(u64, u64, u8)> {
+    stale.ranges().iter().map(|range| (range.start.get(), range.last.get(), range.shift)).collect()
+}
+
 /// A TLB of unlimited size: whatever was once translated stays until it is invalidated.
 #[derive(Default)]
 pub struct Tlb {
