@@ -157,7 +157,9 @@ impl fmt::Display for Interrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:#x}", self.vector, self.vector.offset())?;
         match self.vector.status_register() {
-            Some(register) => write!(f, ", {register} {:#010x}: {}", self.status.into_bits(), self.status),
+            Some(register) => {
+                write!(f, ", {register} {:#010x}: {}", self.status.into_bits(), self.status)
+            }
             None => Ok(()),
         }
     }
@@ -197,11 +199,23 @@ mod tests {
     #[test]
     fn a_person_understands_it() {
         for (vector, bits, text) in [
-            (Vector::DataStorage, 0x4200_0000, "DSI 0x300, DSISR 0x42000000: no translation, store"),
-            (Vector::InstructionStorage, 0x1000_0000, "ISI 0x400, SRR1 0x10000000: no-execute or guarded"),
+            (
+                Vector::DataStorage,
+                0x4200_0000,
+                "DSI 0x300, DSISR 0x42000000: no translation, store",
+            ),
+            (
+                Vector::InstructionStorage,
+                0x1000_0000,
+                "ISI 0x400, SRR1 0x10000000: no-execute or guarded",
+            ),
             (Vector::DataSegment, 0, "DSEG 0x380"),
             (Vector::InstructionSegment, 0, "ISEG 0x480"),
-            (Vector::HypervisorDataStorage, 0x4002_0000, "HDSI 0xe00, HDSISR 0x40020000: no translation, table access"),
+            (
+                Vector::HypervisorDataStorage,
+                0x4002_0000,
+                "HDSI 0xe00, HDSISR 0x40020000: no translation, table access",
+            ),
             (Vector::HypervisorInstructionStorage, 0, "HISI 0xe20, HSRR1 0x00000000: no cause"),
         ] {
             assert_eq!(Interrupt { vector, status: Status::from_bits(bits) }.to_string(), text);

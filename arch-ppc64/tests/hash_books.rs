@@ -12,13 +12,13 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use arch_ppc64::hash::{
-    Action, Context, HashAttributes, HashTlbie, HashedSpace, HptOrder, Hpte, HpteR, HpteV, Layout, Loaded, Pages, Pass,
-    Rehashed, Resize, ResizeError, ReturnCode, StreamReader, chunks, load,
+    Action, Context, HashAttributes, HashTlbie, HashedSpace, HptOrder, Hpte, HpteR, HpteV, Layout,
+    Loaded, Pages, Pass, Rehashed, Resize, ResizeError, ReturnCode, StreamReader, chunks, load,
 };
 use backing::{memory, table};
 use pgtable::{
-    Access, AddressSpace, Attributes, DirectMap, Error, Gather, Gpa, Gva, Invalidate, InvalidateFailed, Leaves, Prot,
-    RangeError, Stage1, Stale, Unused,
+    Access, AddressSpace, Attributes, DirectMap, Error, Gather, Gpa, Gva, Invalidate,
+    InvalidateFailed, Leaves, Prot, RangeError, Stage1, Stale, Unused,
 };
 use support::{Arena, Tables};
 
@@ -43,7 +43,9 @@ fn streams_of_more_than_a_chunk_counts() {
     stream.truncate(length);
     let counts: Vec<_> = chunks(&stream)
         .map(|chunk| chunk.unwrap())
-        .map(|chunk| (u64::from(chunk.index), chunk.entries.len() as u64, u64::from(chunk.n_invalid)))
+        .map(|chunk| {
+            (u64::from(chunk.index), chunk.entries.len() as u64, u64::from(chunk.n_invalid))
+        })
         .collect();
     let rest = entries - valid;
     assert_eq!(
@@ -53,13 +55,17 @@ fn streams_of_more_than_a_chunk_counts() {
     );
     assert_eq!(load(&there, &stream).unwrap(), Loaded { stored: valid, emptied: rest.min(65_535) });
     let mut left = there.entries(0);
-    assert!((0..valid).all(|ptex| left.next().is_some_and(|(at, it)| at == ptex && it.r == hpte(ptex).r)));
+    assert!(
+        (0..valid)
+            .all(|ptex| left.next().is_some_and(|(at, it)| at == ptex && it.r == hpte(ptex).r))
+    );
     assert!(left.next().is_none());
     // Who reads the changes of the copy, to send it on, gets all of it.
     let mut onwards = StreamReader::new(0, Pass::Changes, false);
     let mut stream = vec![0; 4 << 20];
     let length = onwards.read(&there, &mut stream).unwrap();
-    let sent: u64 = chunks(&stream[..length]).map(|chunk| chunk.unwrap().entries.len() as u64).sum();
+    let sent: u64 =
+        chunks(&stream[..length]).map(|chunk| chunk.unwrap().entries.len() as u64).sum();
     assert_eq!(sent, valid);
 }
 
@@ -72,11 +78,22 @@ fn only_what_was_prepared_is_committed() {
     assert_eq!(resize.commit(0, 20, never), Err((ReturnCode::Closed, None)));
     assert_eq!(resize.prepare(0, 20), (ReturnCode::LongBusy100Ms, Action::Allocate(order(20))));
     assert_eq!(resize.commit(0, 20, never), Err((ReturnCode::Busy, None)));
-    assert_eq!(resize.commit(0, 21, never), Err((ReturnCode::Closed, None)), "being prepared, but not that");
+    assert_eq!(
+        resize.commit(0, 21, never),
+        Err((ReturnCode::Closed, None)),
+        "being prepared, but not that"
+    );
     resize.allocated(order(20), Ok("20")).unwrap();
-    assert_eq!(resize.commit(0, 21, never), Err((ReturnCode::Closed, None)), "prepared, but not that");
+    assert_eq!(
+        resize.commit(0, 21, never),
+        Err((ReturnCode::Closed, None)),
+        "prepared, but not that"
+    );
     assert_eq!(resize.prepare(0, 20), (ReturnCode::Success, Action::Nothing), "it is still there");
-    assert_eq!(resize.commit(0, 20, |table| Ok(Rehashed { moved: table.len() as u64, dropped: 0 })), Ok("20"));
+    assert_eq!(
+        resize.commit(0, 20, |table| Ok(Rehashed { moved: table.len() as u64, dropped: 0 })),
+        Ok("20")
+    );
     // One that could not be had says so once: to who commits, and to who asks again.
     for (asked, code) in [(22, ReturnCode::Closed), (23, ReturnCode::NoMem)] {
         assert_eq!(resize.prepare(0, 23), (ReturnCode::LongBusy100Ms, Action::Allocate(order(23))));
@@ -125,12 +142,20 @@ fn operands_of_a_range_are_those_of_its_entries() {
         let words = [memory(18), memory(18)];
         let space = |n: usize| {
             let context = Context::new(12).unwrap();
-            HashedSpace::new(table(&words[n], Layout::V3), arenas[n].memory(), &tables[n], pages, context).unwrap()
+            HashedSpace::new(
+                table(&words[n], Layout::V3),
+                arenas[n].memory(),
+                &tables[n],
+                pages,
+                context,
+            )
+            .unwrap()
         };
         let (mut space, other) = (space(0), space(1));
         let size = 1_u64 << space.leaf_shifts()[0];
         let attributes = HashAttributes::from(Prot::RW);
-        let mut mapped = vec![(Gva::new(1 << 40), 7 * size), (Gva::new((1 << 41) + 0x10 * size), size)];
+        let mut mapped =
+            vec![(Gva::new(1 << 40), 7 * size), (Gva::new((1 << 41) + 0x10 * size), size)];
         if pages == Pages::K64 {
             mapped.push((Gva::new(1 << 30), 2 << 24));
         }
@@ -176,8 +201,8 @@ fn authority_is_asked() {
         (!(no_load | no_store), !no_load, [true, true, true]),
     ] {
         space.set_authority(arch_ppc64::hash::Authority { amr, iamr });
-        let seen =
-            [Access::READ, Access::WRITE, Access::FETCH].map(|it| space.translate(Gva::new(0x1_0000), it).is_ok());
+        let seen = [Access::READ, Access::WRITE, Access::FETCH]
+            .map(|it| space.translate(Gva::new(0x1_0000), it).is_ok());
         assert_eq!(seen, allowed, "AMR {amr:#x}, IAMR {iamr:#x}");
     }
 }
@@ -209,7 +234,9 @@ fn a_page_that_cannot_be_split_stays() {
     let (arena, words) = (Arena::new(4 << 20), memory(18));
     let tables = Tables::new(&arena);
     let hpt = table(&words, Layout::V3);
-    let mut space = HashedSpace::new(hpt, arena.memory(), &tables, Pages::K64, Context::new(6).unwrap()).unwrap();
+    let mut space =
+        HashedSpace::new(hpt, arena.memory(), &tables, Pages::K64, Context::new(6).unwrap())
+            .unwrap();
     let start = (1 << 30) + M16;
     let at = |page: u64| Gva::new(start + page * K64);
     let output = |page: u64| Gpa::new((7 << 30) + page * K64);
@@ -217,7 +244,11 @@ fn a_page_that_cannot_be_split_stays() {
     let use_all = |space: &HashedSpace<_, _, _>, from: u64, to: u64| {
         for page in from..to {
             let found = space.translate(Gva::new(at(page).get() + 0x123), Access::WRITE);
-            assert_eq!(found.map(|it| it.output), Ok(Gpa::new(output(page).get() + 0x123)), "page {page}");
+            assert_eq!(
+                found.map(|it| it.output),
+                Ok(Gpa::new(output(page).get() + 0x123)),
+                "page {page}"
+            );
         }
     };
     use_all(&space, 0, 768);
@@ -238,9 +269,17 @@ fn a_page_that_cannot_be_split_stays() {
         other => panic!("{other:?}"),
     };
     tables.budget.set(0);
-    assert_eq!(stopped(change(&mut space, 0, 512 + 5, true)), 512, "two pages, and no part of the third");
+    assert_eq!(
+        stopped(change(&mut space, 0, 512 + 5, true)),
+        512,
+        "two pages, and no part of the third"
+    );
     assert!((0..512).all(|page| space.translate(at(page), Access::READ).is_err()));
-    assert_eq!(space.hpt().entries(0).count(), 0, "those of the third page were taken out for the split");
+    assert_eq!(
+        space.hpt().entries(0).count(),
+        0,
+        "those of the third page were taken out for the split"
+    );
     use_all(&space, 512, 768);
     assert_eq!(space.hpt().entries(0).count(), 256);
     // In the middle, and at the beginning.
@@ -267,7 +306,9 @@ fn pages_without_an_array_are_not_mapped() {
     let (arena, words) = (Arena::new(4 << 20), memory(18));
     let tables = Tables::new(&arena);
     let hpt = table(&words, Layout::V3);
-    let mut space = HashedSpace::new(hpt, arena.memory(), &tables, Pages::K64, Context::new(6).unwrap()).unwrap();
+    let mut space =
+        HashedSpace::new(hpt, arena.memory(), &tables, Pages::K64, Context::new(6).unwrap())
+            .unwrap();
     let mut came = BTreeSet::new();
     for budget in 0..12 {
         let start = Gva::new((3 << 30) - 2 * M16);
@@ -284,14 +325,22 @@ fn pages_without_an_array_are_not_mapped() {
             for piece in [0, 77, 255] {
                 let address = Gva::new(start.get() + page * M16 + piece * K64);
                 let found = space.translate(address, Access::WRITE);
-                assert_eq!(found.is_ok(), page < done, "budget {budget}: {done} pages, page {page}");
+                assert_eq!(
+                    found.is_ok(),
+                    page < done,
+                    "budget {budget}: {done} pages, page {page}"
+                );
             }
         }
         assert_eq!(space.hpt().entries(0).count() as u64, done * 3);
         let mut gather = Gather::new(&Unused, ());
         assert_eq!(space.unmap(start, 5 * M16, &mut gather), Ok(done * M16));
         gather.finish(&&tables).unwrap();
-        assert_eq!((space.hpt().entries(0).count(), tables.live()), (0, 1), "budget {budget}: arrays are lost");
+        assert_eq!(
+            (space.hpt().entries(0).count(), tables.live()),
+            (0, 1),
+            "budget {budget}: arrays are lost"
+        );
     }
     assert_eq!(came, (0..=5).collect(), "each number of pages once");
 }
@@ -307,11 +356,17 @@ fn a_space_ends() {
         let mut space = HashedSpace::new(hpt, arena.memory(), &tables, pages, context).unwrap();
         let (_, end) = space.range();
         let page = 1_u64 << space.leaf_shifts()[0];
-        space.map(Gva::new(end - page), Gpa::new(0), page, Prot::RW.into(), Leaves::Largest).unwrap();
+        space
+            .map(Gva::new(end - page), Gpa::new(0), page, Prot::RW.into(), Leaves::Largest)
+            .unwrap();
         assert!(space.translate(Gva::new(end - 1), Access::WRITE).is_ok());
-        assert!(space.segment(Gva::new(end - 1)).is_some() && space.segment(Gva::new(end)).is_none());
+        assert!(
+            space.segment(Gva::new(end - 1)).is_some() && space.segment(Gva::new(end)).is_none()
+        );
         let mut gather = Gather::new(&Unused, ());
-        for (start, bytes) in [(end - page, 2 * page), (end, page), (u64::MAX - page + 1, page), (0, end + page)] {
+        for (start, bytes) in
+            [(end - page, 2 * page), (end, page), (u64::MAX - page + 1, page), (0, end + page)]
+        {
             let start = Gva::new(start);
             let mapped = space.map(start, Gpa::new(0), bytes, Prot::RW.into(), Leaves::Largest);
             let unmapped = space.unmap(start, bytes, &mut gather);

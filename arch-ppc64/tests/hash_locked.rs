@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use arch_ppc64::hash::{
-    Busy, Dialect, Group, HashTlbie, Hcalls, Hpt, HptOrder, Layout, PageSize, Partition, Refused, ReturnCode, Slot,
-    Storage, Word,
+    Busy, Dialect, Group, HashTlbie, Hcalls, Hpt, HptOrder, Layout, PageSize, Partition, Refused,
+    ReturnCode, Slot, Storage, Word,
 };
 use pgtable::{DirectMap, Gpa, Hpa};
 
@@ -42,7 +42,13 @@ impl Word for Counted {
         panic!("an entry was changed that somebody else has locked");
     }
 
-    fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
+    fn compare_exchange(
+        &self,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
         self.look().compare_exchange(current, new, success, failure)
     }
 
@@ -138,14 +144,18 @@ fn every_hypercall_comes_back() {
     // Each waits for itself; two at a time.
     thread::scope(|scope| {
         for part in calls.chunks(calls.len().div_ceil(2)) {
-            scope.spawn(move || part.iter().for_each(|&(name, number, arguments)| comes_back(name, number, arguments)));
+            scope.spawn(move || {
+                part.iter()
+                    .for_each(|&(name, number, arguments)| comes_back(name, number, arguments))
+            });
         }
     });
 }
 
 fn comes_back(name: &str, number: u64, first: [u64; 4]) {
     let words: Vec<AtomicU64> = (0..2 * ENTRIES).map(|_| AtomicU64::new(0)).collect();
-    let hpt = Hpt::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), HptOrder::MIN, Layout::V3).unwrap();
+    let hpt = Hpt::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), HptOrder::MIN, Layout::V3)
+        .unwrap();
     // The whole group is locked: there is no free place beside the one that is asked for.
     for entry in words[2 * PTEX as usize..].chunks(2).take(8) {
         entry[0].store((LOCK | VALID).to_be(), Ordering::Relaxed);
@@ -164,7 +174,8 @@ fn comes_back(name: &str, number: u64, first: [u64; 4]) {
 #[test]
 fn the_rest_of_the_group_goes_on() {
     let words: Vec<AtomicU64> = (0..2 * ENTRIES).map(|_| AtomicU64::new(0)).collect();
-    let hpt = Hpt::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), HptOrder::MIN, Layout::V3).unwrap();
+    let hpt = Hpt::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), HptOrder::MIN, Layout::V3)
+        .unwrap();
     words[2 * PTEX as usize].store(LOCK.to_be(), Ordering::Relaxed);
     let calls = Hcalls::new(&hpt, &Memory, Dialect::Kvm);
     for place in 1..8 {

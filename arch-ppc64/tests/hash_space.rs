@@ -12,12 +12,14 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_ppc64::hash::{
-    Context, GROUP_ENTRIES, HashAttributes, HashFault, HashTranslation, HashedSpace, Hpte, Layout, Pages, VirtualPage,
+    Context, GROUP_ENTRIES, HashAttributes, HashFault, HashTranslation, HashedSpace, Hpte, Layout,
+    Pages, VirtualPage,
 };
 use backing::{memory, table};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::{
-    Access, AddressSpace, Attributes, DirectMap, Gather, Gpa, Gva, Leaves, Prot, Recorded, TableMemory, Unused,
+    Access, AddressSpace, Attributes, DirectMap, Gather, Gpa, Gva, Leaves, Prot, Recorded,
+    TableMemory, Unused,
 };
 use proptest::prelude::*;
 use support::harness::{Harness, Op, op};
@@ -50,8 +52,14 @@ fn against_a_flat_map(pages: Pages, layout: Layout, ops: &[Op]) {
     let arena = Arena::new(16 << 20);
     let tables = Tables::new(&arena);
     let memory = memory(18);
-    let space =
-        HashedSpace::new(table(&memory, layout), arena.memory(), &tables, pages, Context::new(5).unwrap()).unwrap();
+    let space = HashedSpace::new(
+        table(&memory, layout),
+        arena.memory(),
+        &tables,
+        pages,
+        Context::new(5).unwrap(),
+    )
+    .unwrap();
     let mut harness = Harness::new(space, &tables);
     harness.check();
     for op in ops {
@@ -100,7 +108,9 @@ fn a_full_table_evicts_and_refaults() {
         let memory = memory(18);
         let hpt = table(&memory, Layout::V3);
         let entries = hpt.order().entries();
-        let mut space = HashedSpace::new(hpt, arena.memory(), &tables, pages, Context::new(77).unwrap()).unwrap();
+        let mut space =
+            HashedSpace::new(hpt, arena.memory(), &tables, pages, Context::new(77).unwrap())
+                .unwrap();
         let shift = space.leaf_shifts()[0];
         let size = 1_u64 << shift;
         let count = entries * 5 / 4;
@@ -143,13 +153,17 @@ fn the_first_store_is_noticed() {
     let tables = Tables::new(&arena);
     let memory = memory(18);
     let context = Context::new(1).unwrap();
-    let mut space = HashedSpace::new(table(&memory, Layout::V3), arena.memory(), &tables, Pages::K64, context).unwrap();
+    let mut space =
+        HashedSpace::new(table(&memory, Layout::V3), arena.memory(), &tables, Pages::K64, context)
+            .unwrap();
     let clean = HashAttributes::from(Prot::RW).with_r(false).with_c(false);
     let page = Gva::new(0x5555_0000);
     space.map(page, Gpa::new(0x10_0000), 0x1_0000, clean, Leaves::Largest).unwrap();
-    for (access, r, c, entries) in
-        [(Access::READ, true, false, 1), (Access::READ, true, false, 1), (Access::WRITE, true, true, 1)]
-    {
+    for (access, r, c, entries) in [
+        (Access::READ, true, false, 1),
+        (Access::READ, true, false, 1),
+        (Access::WRITE, true, true, 1),
+    ] {
         let translation = space.translate(page, access).unwrap();
         assert_eq!((translation.attributes.r(), translation.attributes.c()), (r, c), "{access}");
         assert_eq!(space.hpt().entries(0).count(), entries);
@@ -158,11 +172,19 @@ fn the_first_store_is_noticed() {
     for (address, access, interrupt) in [
         (page, Access::READ.by_user(), "DSI 0x300, DSISR 0x08000000: protection"),
         (page, Access::FETCH, "ISI 0x400, SRR1 0x10000000: no-execute or guarded"),
-        (Gva::new(0x5556_0000), Access::WRITE, "DSI 0x300, DSISR 0x42000000: no translation, store"),
+        (
+            Gva::new(0x5556_0000),
+            Access::WRITE,
+            "DSI 0x300, DSISR 0x42000000: no translation, store",
+        ),
         (Gva::new(1 << 49), Access::READ, "DSEG 0x380"),
         (Gva::new(u64::MAX), Access::FETCH, "ISEG 0x480"),
     ] {
-        assert_eq!(space.translate(address, access).unwrap_err().to_string(), interrupt, "{address}");
+        assert_eq!(
+            space.translate(address, access).unwrap_err().to_string(),
+            interrupt,
+            "{address}"
+        );
     }
 }
 
@@ -175,22 +197,32 @@ fn harvested_since_the_last_time() {
         let tables = Tables::new(&arena);
         let memory = memory(18);
         let context = Context::new(3).unwrap();
-        let mut space = HashedSpace::new(table(&memory, Layout::V3), arena.memory(), &tables, pages, context).unwrap();
+        let mut space =
+            HashedSpace::new(table(&memory, Layout::V3), arena.memory(), &tables, pages, context)
+                .unwrap();
         let shift = space.leaf_shifts()[0];
         let large = space.leaf_shifts().contains(&24);
         let (start, count) = (1_u64 << 32, 1_u64 << 9);
         let clean = HashAttributes::from(Prot::RW).with_r(false).with_c(false);
         // If there are large pages, the second half of the range is some.
         let small = if large { count / 2 } else { count };
-        space.map(Gva::new(start), Gpa::new(0), small << shift, clean, Leaves::Exactly(shift)).unwrap();
+        space
+            .map(Gva::new(start), Gpa::new(0), small << shift, clean, Leaves::Exactly(shift))
+            .unwrap();
         if large {
             let rest = Gva::new(start + (small << shift));
-            space.map(rest, Gpa::new(1 << 30), (count - small) << shift, clean, Leaves::Exactly(24)).unwrap();
+            space
+                .map(rest, Gpa::new(1 << 30), (count - small) << shift, clean, Leaves::Exactly(24))
+                .unwrap();
         }
         let per_large = 1 << (24 - shift);
         // The pages that `page` stands and falls with.
         let whole = |page: u64| {
-            if page < small { page..page + 1 } else { page / per_large * per_large..(page / per_large + 1) * per_large }
+            if page < small {
+                page..page + 1
+            } else {
+                page / per_large * per_large..(page / per_large + 1) * per_large
+            }
         };
         let mut rng = 88_172_645_463_325_252_u64;
         for round in 0..12 {
@@ -201,7 +233,9 @@ fn harvested_since_the_last_time() {
                 rng ^= rng << 17;
                 let page = rng % count;
                 let access = if rng >> 40 & 1 == 0 { Access::READ } else { Access::WRITE };
-                space.translate(Gva::new(start + (page << shift) + (rng >> 50 & 0xfff)), access).unwrap();
+                space
+                    .translate(Gva::new(start + (page << shift) + (rng >> 50 & 0xfff)), access)
+                    .unwrap();
                 used.extend(whole(page));
                 if access == Access::WRITE {
                     written.extend(whole(page));
@@ -209,20 +243,37 @@ fn harvested_since_the_last_time() {
             }
             let entries = space.hpt().entries(0).count();
             let tlb = support::Tlb::default();
-            tlb.cached.borrow_mut().extend(used.iter().map(|page| (start + (page << shift), (0, 0))));
+            tlb.cached
+                .borrow_mut()
+                .extend(used.iter().map(|page| (start + (page << shift), (0, 0))));
             for (recorded, wanted) in [(Recorded::Dirty, &written), (Recorded::Accessed, &used)] {
                 let mut bitmap = vec![0; count as usize / 64];
                 let mut gather = Gather::new(&tlb, 7);
-                let set = space.harvest(Gva::new(start), u64::MAX, recorded, &mut bitmap, &mut gather).unwrap();
-                let seen: BTreeSet<u64> =
-                    (0..count).filter(|page| bitmap[*page as usize / 64] >> (page % 64) & 1 != 0).collect();
-                assert_eq!((set, &seen), (wanted.len() as u64, wanted), "{pages:?} round {round} {recorded:?}");
+                let set = space
+                    .harvest(Gva::new(start), u64::MAX, recorded, &mut bitmap, &mut gather)
+                    .unwrap();
+                let seen: BTreeSet<u64> = (0..count)
+                    .filter(|page| bitmap[*page as usize / 64] >> (page % 64) & 1 != 0)
+                    .collect();
+                assert_eq!(
+                    (set, &seen),
+                    (wanted.len() as u64, wanted),
+                    "{pages:?} round {round} {recorded:?}"
+                );
                 gather.finish(&&tables).unwrap();
-                let known = |page: &&u64| tlb.cached.borrow().contains_key(&(start + (**page << shift)));
-                assert_eq!(wanted.iter().find(known), None, "{pages:?}: hardware goes on as before");
+                let known =
+                    |page: &&u64| tlb.cached.borrow().contains_key(&(start + (**page << shift)));
+                assert_eq!(
+                    wanted.iter().find(known),
+                    None,
+                    "{pages:?}: hardware goes on as before"
+                );
             }
             assert!(space.hpt().entries(0).count() <= entries);
-            assert!(used.is_empty() || space.hpt().entries(0).count() == 0, "whatever was used was harvested");
+            assert!(
+                used.is_empty() || space.hpt().entries(0).count() == 0,
+                "whatever was used was harvested"
+            );
         }
         let mut gather = Gather::new(&Unused, ());
         space.destroy(&mut gather).unwrap();
@@ -238,7 +289,9 @@ fn what_is_taken_out_is_stale() {
     let tables = Tables::new(&arena);
     let memory = memory(18);
     let context = Context::new(3).unwrap();
-    let mut space = HashedSpace::new(table(&memory, Layout::V3), arena.memory(), &tables, Pages::K64, context).unwrap();
+    let mut space =
+        HashedSpace::new(table(&memory, Layout::V3), arena.memory(), &tables, Pages::K64, context)
+            .unwrap();
     let (large, small) = (1u64 << 24, 1u64 << 16);
     let clean = HashAttributes::from(Prot::RW.for_user()).with_r(false).with_c(false);
     let start = Gva::new(1 << 30);
@@ -254,14 +307,19 @@ fn what_is_taken_out_is_stale() {
     assert_eq!(entries(&space), 6);
     let mut harvest = |input: u64, bytes: u64| {
         let mut gather = Gather::new(&Unused, ());
-        let set = space.harvest(Gva::new(input), bytes, Recorded::Dirty, &mut [0; 16], &mut gather).unwrap();
+        let set = space
+            .harvest(Gva::new(input), bytes, Recorded::Dirty, &mut [0; 16], &mut gather)
+            .unwrap();
         (set, ranges(gather.stale()), entries(&space))
     };
     let second = start.get() + large;
     assert_eq!(harvest(second, large), (256, vec![(second, second, 24)], 5));
     assert_eq!(harvest(second, large), (0, vec![], 5));
     let page = |number: u64| pages.get() + number * small;
-    assert_eq!(harvest(page(0), 16 * small), (3, vec![(page(3), page(4), 16), (page(7), page(7), 16)], 2));
+    assert_eq!(
+        harvest(page(0), 16 * small),
+        (3, vec![(page(3), page(4), 16), (page(7), page(7), 16)], 2)
+    );
     // What was taken out is made again when it is used, and is where it is said to be.
     for address in used {
         let made = space.access(Gva::new(address), Access::READ.by_user()).unwrap();
@@ -277,7 +335,8 @@ fn what_is_taken_out_is_stale() {
     space.map(beyond, Gpa::new(0), small, clean, Leaves::Exactly(16)).unwrap();
     tables.budget.set(1);
     let next = Gva::new(far.get() + large);
-    let refused = space.map(next, Gpa::new(large), 3 * large, clean, Leaves::Exactly(24)).unwrap_err();
+    let refused =
+        space.map(next, Gpa::new(large), 3 * large, clean, Leaves::Exactly(24)).unwrap_err();
     tables.budget.set(usize::MAX);
     assert_eq!(refused.at.get(), next.get() + large);
     assert!(matches!(refused.error, pgtable::Error::Alloc(_)), "{refused}");
@@ -303,7 +362,9 @@ fn a_page_table_and_its_slots_are_one_fragment() {
     let memory = memory(18);
     let table_memory = DirectMap::new(&words, start);
     let context = Context::new(9).unwrap();
-    let mut space = HashedSpace::new(table(&memory, Layout::V3), table_memory, &cache, Pages::K64, context).unwrap();
+    let mut space =
+        HashedSpace::new(table(&memory, Layout::V3), table_memory, &cache, Pages::K64, context)
+            .unwrap();
     let one_table = 256_u64 << 16;
     for table in 0..16 {
         let address = Gva::new(table * one_table);
@@ -315,9 +376,13 @@ fn a_page_table_and_its_slots_are_one_fragment() {
     let walker = space.tree().walker();
     let entry = walker.trace(Gva::new(0)).last().unwrap().address;
     assert_eq!(entry.get() % 4096, 0, "a fragment of 4 KiB");
-    let nibble = u64::from_be(table_memory.word(Gpa::new(entry.get() + 2048)).unwrap().load(Ordering::Relaxed));
+    let nibble = u64::from_be(
+        table_memory.word(Gpa::new(entry.get() + 2048)).unwrap().load(Ordering::Relaxed),
+    );
     assert!((1..=15).contains(&nibble), "{nibble:#x}");
-    space.map(Gva::new(1 << 30), Gpa::new(0), 1 << 24, Prot::RW.into(), Leaves::Exactly(24)).unwrap();
+    space
+        .map(Gva::new(1 << 30), Gpa::new(0), 1 << 24, Prot::RW.into(), Leaves::Exactly(24))
+        .unwrap();
     let before = frames.census().live;
     space.translate(Gva::new((1 << 30) + 0x12_3456), Access::READ).unwrap();
     assert_eq!(frames.census().live, before, "no fragment is needed when a page is used");
@@ -336,8 +401,14 @@ fn resized_with_every_entry() {
         let tables = Tables::new(&arena);
         let memories = [18, 20, 18].map(memory);
         let context = Context::new(2).unwrap();
-        let mut space =
-            HashedSpace::new(table(&memories[0], Layout::V2), arena.memory(), &tables, pages, context).unwrap();
+        let mut space = HashedSpace::new(
+            table(&memories[0], Layout::V2),
+            arena.memory(),
+            &tables,
+            pages,
+            context,
+        )
+        .unwrap();
         let shift = space.leaf_shifts()[0];
         let count = 9000_u64;
         let at = |page: u64| Gva::new((1 << 40) + (page << shift));
@@ -354,7 +425,10 @@ fn resized_with_every_entry() {
             // Half of them only: the others stay where they are, for the last unmap to find by their slots.
             for page in (0..count).step_by(2) {
                 let translation = space.translate(at(page), Access::WRITE).unwrap();
-                assert_eq!((translation.output.get(), translation.attributes.prot()), (page << shift, Prot::RWX));
+                assert_eq!(
+                    (translation.output.get(), translation.attributes.prot()),
+                    (page << shift, Prot::RWX)
+                );
             }
         }
         let mut gather = Gather::new(&Unused, ());
@@ -375,7 +449,9 @@ fn threads_refault_and_evict_each_other() {
     let cache = Cache::new(&frames, Owner(3), Kind::User, Policy::Reuse);
     let context = Context::new(9).unwrap();
     let table_memory = DirectMap::new(&words, start);
-    let mut space = HashedSpace::new(table(&memory, Layout::V3), table_memory, &cache, Pages::K4, context).unwrap();
+    let mut space =
+        HashedSpace::new(table(&memory, Layout::V3), table_memory, &cache, Pages::K4, context)
+            .unwrap();
     let count = 20_000_u64;
     space.map(Gva::new(0), Gpa::new(0), count << 12, Prot::RW.into(), Leaves::Largest).unwrap();
     std::thread::scope(|scope| {

@@ -8,8 +8,8 @@ mod backing;
 use std::collections::BTreeMap;
 
 use arch_ppc64::hash::{
-    Action, HptOrder, Hpte, HpteR, Keep, Layout, PageSize, PageSizes, Pass, Resize, ResizeError, ReturnCode, Segment,
-    SegmentSize, StreamError, StreamReader, VirtualPage, chunks, load, rehash,
+    Action, HptOrder, Hpte, HpteR, Keep, Layout, PageSize, PageSizes, Pass, Resize, ResizeError,
+    ReturnCode, Segment, SegmentSize, StreamError, StreamReader, VirtualPage, chunks, load, rehash,
 };
 use pgtable::Gva;
 use proptest::prelude::*;
@@ -18,7 +18,8 @@ use backing::{Table, memory, table};
 
 fn page(vsid: u64, number: u64, sizes: PageSizes) -> VirtualPage {
     let size = if vsid % 2 == 0 { SegmentSize::T1 } else { SegmentSize::M256 };
-    let segment = Segment { vsid, size, base: sizes.base(), ks: false, kp: true, n: false, class: false };
+    let segment =
+        Segment { vsid, size, base: sizes.base(), ks: false, kp: true, n: false, class: false };
     VirtualPage::of(&segment, Gva::new(number << sizes.base().shift()))
 }
 
@@ -28,7 +29,9 @@ fn entry(page: &VirtualPage, sizes: PageSizes, real: u64, bolted: bool) -> Hpte 
 }
 
 fn contents(hpt: &Table<'_>) -> BTreeMap<u64, (u64, u64)> {
-    hpt.entries(0).map(|(ptex, hpte)| (ptex, (hpte.v.visible().into_bits(), hpte.r.into_bits()))).collect()
+    hpt.entries(0)
+        .map(|(ptex, hpte)| (ptex, (hpte.v.visible().into_bits(), hpte.r.into_bits())))
+        .collect()
 }
 
 /// A whole pass, by a buffer of `room` bytes.
@@ -135,14 +138,26 @@ fn what_a_stream_may_not_say() {
     let words = memory(18);
     let hpt = table(&words, Layout::V3);
     let chunk = |index: u32, valid: u16, invalid: u16, entries: &[(u64, u64)]| {
-        let mut bytes =
-            [index.to_ne_bytes().to_vec(), valid.to_ne_bytes().to_vec(), invalid.to_ne_bytes().to_vec()].concat();
+        let mut bytes = [
+            index.to_ne_bytes().to_vec(),
+            valid.to_ne_bytes().to_vec(),
+            invalid.to_ne_bytes().to_vec(),
+        ]
+        .concat();
         entries.iter().for_each(|(v, r)| bytes.extend([v.to_be_bytes(), r.to_be_bytes()].concat()));
         bytes
     };
     for (name, stream, error) in [
-        ("index past the end", chunk(1 << 14, 1, 0, &[(1, 0x190)]), StreamError::Beyond { index: 1 << 14 }),
-        ("run past the end", chunk((1 << 14) - 1, 1, 1, &[(1, 0x190)]), StreamError::Beyond { index: (1 << 14) - 1 }),
+        (
+            "index past the end",
+            chunk(1 << 14, 1, 0, &[(1, 0x190)]),
+            StreamError::Beyond { index: 1 << 14 },
+        ),
+        (
+            "run past the end",
+            chunk((1 << 14) - 1, 1, 1, &[(1, 0x190)]),
+            StreamError::Beyond { index: (1 << 14) - 1 },
+        ),
         ("V = 0", chunk(3, 1, 0, &[(0, 0x190)]), StreamError::Invalid { ptex: 3 }),
         ("LP", chunk(3, 2, 0, &[(1, 0x190), (5, 0xf190)]), StreamError::Invalid { ptex: 4 }),
         ("B", chunk(3, 1, 0, &[(2 << 62 | 1, 0x190)]), StreamError::Invalid { ptex: 3 }),
@@ -209,7 +224,9 @@ fn the_hypercalls() {
     };
     nothing(-10, Resize::new(false, order(20)).prepare(0, 20));
     let mut resize = Resize::new(true, order(24));
-    for (flags, shift, code) in [(1, 20, -4), (0, 17, -4), (0, 47, -4), (0, u64::MAX, -4), (0, 26, -16), (0, 0, 0)] {
+    for (flags, shift, code) in
+        [(1, 20, -4), (0, 17, -4), (0, 47, -4), (0, u64::MAX, -4), (0, 26, -16), (0, 0, 0)]
+    {
         nothing(code, resize.prepare(flags, shift));
     }
     let commit = |resize: &mut Resize<&'static str>, shift, result| {
@@ -225,7 +242,10 @@ fn the_hypercalls() {
     assert_eq!(resize.allocated(order(20), Ok("late")), Err(Some("late")), "no longer wanted");
     assert_eq!(resize.allocated(order(25), Ok("25")), Ok(()));
     nothing(0, resize.prepare(0, 25));
-    assert_eq!(resize.prepare(0, 18), (ReturnCode::LongBusy100Ms, Action::Free("25", Some(order(18)))));
+    assert_eq!(
+        resize.prepare(0, 18),
+        (ReturnCode::LongBusy100Ms, Action::Free("25", Some(order(18))))
+    );
     assert_eq!(resize.allocated(order(18), Err(ReturnCode::NoMem)), Ok(()));
     nothing(-9, resize.prepare(0, 18));
     assert_eq!(resize.prepare(0, 18), (ReturnCode::LongBusy100Ms, Action::Allocate(order(18))));

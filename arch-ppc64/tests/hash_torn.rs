@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use arch_ppc64::hash::{
-    Authority, HashMmu, Hpt, HptOrder, Hpte, HpteR, Layout, PageSize, Segment, SegmentSize, Slb, SlbEsid, VirtualPage,
+    Authority, HashMmu, Hpt, HptOrder, Hpte, HpteR, Layout, PageSize, Segment, SegmentSize, Slb,
+    SlbEsid, VirtualPage,
 };
 use pgtable::{Access, DirectMap, Gpa, Gva};
 
@@ -15,8 +16,15 @@ use pgtable::{Access, DirectMap, Gpa, Gva};
 const TURNS: u64 = 300_000;
 /// How many pages there are whose group is the same: an entry that comes back does so long after its time.
 const PAGES: u64 = 1 << 16;
-const SEGMENT: Segment =
-    Segment { vsid: 0x7d7_4cb, size: SegmentSize::T1, base: PageSize::K4, ks: false, kp: true, n: false, class: false };
+const SEGMENT: Segment = Segment {
+    vsid: 0x7d7_4cb,
+    size: SegmentSize::T1,
+    base: PageSize::K4,
+    ks: false,
+    kp: true,
+    n: false,
+    class: false,
+};
 
 /// The address of a page; the group of all is the same.
 fn address(turn: u64, order: HptOrder) -> u64 {
@@ -29,7 +37,11 @@ fn frame(address: u64) -> u64 {
 }
 
 /// Translations of the page that `now` says, and of the one before, until that is `TURNS`. Counts them in `met`, and returns those that are wrong.
-fn translate(mmu: &HashMmu<'_, Gpa, DirectMap<'_, Gpa>>, now: &AtomicU64, met: &AtomicU64) -> Vec<(u64, u64)> {
+fn translate(
+    mmu: &HashMmu<'_, Gpa, DirectMap<'_, Gpa>>,
+    now: &AtomicU64,
+    met: &AtomicU64,
+) -> Vec<(u64, u64)> {
     let mut torn = Vec::new();
     loop {
         let turn = now.load(Ordering::Relaxed);
@@ -39,7 +51,8 @@ fn translate(mmu: &HashMmu<'_, Gpa, DirectMap<'_, Gpa>>, now: &AtomicU64, met: &
         let addresses = [turn, turn.saturating_sub(1)].map(|turn| address(turn, mmu.hpt.order()));
         let mut batch = [None; 2];
         mmu.translate_batch(&addresses.map(Gva::new), Access::READ, &mut batch);
-        let single = addresses.map(|it| mmu.translate(Gva::new(it), Access::READ).ok().map(|found| found.real));
+        let single = addresses
+            .map(|it| mmu.translate(Gva::new(it), Access::READ).ok().map(|found| found.real));
         for (address, real) in addresses.into_iter().cycle().zip(batch.into_iter().chain(single)) {
             let Some(real) = real else { continue };
             met.fetch_add(1, Ordering::Relaxed);
@@ -57,7 +70,8 @@ fn whole_entries_or_none() {
     for rc in [HpteR::new().with_r(true).with_c(true), HpteR::new()] {
         for layout in [Layout::V2, Layout::V3] {
             let words: Vec<_> = (0..order.bytes() / 8).map(|_| AtomicU64::new(0)).collect();
-            let hpt = Hpt::new(DirectMap::new(&words, Gpa::new(0)), Gpa::new(0), order, layout).unwrap();
+            let hpt =
+                Hpt::new(DirectMap::new(&words, Gpa::new(0)), Gpa::new(0), order, layout).unwrap();
             let mmu = HashMmu { slb: &slb, hpt: &hpt, authority: Authority::default() };
             let (now, met) = (AtomicU64::new(0), AtomicU64::new(0));
             let torn = thread::scope(|scope| {
@@ -79,7 +93,12 @@ fn whole_entries_or_none() {
                 now.store(TURNS, Ordering::Relaxed);
                 reader.join().unwrap()
             });
-            assert!(torn.is_empty(), "{layout:?}, {rc:?}: {} of {met:?} are torn: {:x?}", torn.len(), torn.first());
+            assert!(
+                torn.is_empty(),
+                "{layout:?}, {rc:?}: {} of {met:?} are torn: {:x?}",
+                torn.len(),
+                torn.first()
+            );
         }
     }
 }

@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_ppc64::hash::{
-    Authority, HashFault, HashMmu, Hpt, HptOrder, Layout, PageSize, PageSizes, Segment, SegmentSize, Slb, SlbEsid,
-    SlbVsid, VirtualPage,
+    Authority, HashFault, HashMmu, Hpt, HptOrder, Layout, PageSize, PageSizes, Segment,
+    SegmentSize, Slb, SlbEsid, SlbVsid, VirtualPage,
 };
 use pgtable::{Access, AccessKind, DirectMap, Gva, Hpa, Privilege};
 use proptest::prelude::*;
@@ -57,13 +57,19 @@ impl Reference {
     fn translate(&mut self, ea: u64, access: Access) -> Outcome {
         let (fetch, store) = (access.kind == AccessKind::Fetch, access.kind == AccessKind::Write);
         let storage = |cause: u32| {
-            Outcome::Interrupt(if fetch { 0x400 } else { 0x300 }, cause | if store { 0x0200_0000 } else { 0 })
+            Outcome::Interrupt(
+                if fetch { 0x400 } else { 0x300 },
+                cause | if store { 0x0200_0000 } else { 0 },
+            )
         };
         let hit = self.slb.iter().find(|(slbe, slbv)| {
-            let mask = if slbv >> 62 == 1 { 0xffff_ff00_0000_0000_u64 } else { 0xffff_ffff_f000_0000 };
+            let mask =
+                if slbv >> 62 == 1 { 0xffff_ff00_0000_0000_u64 } else { 0xffff_ffff_f000_0000 };
             slbe & 0x0800_0000 != 0 && (slbe ^ ea) & mask == 0
         });
-        let Some(&(_, slbv)) = hit else { return Outcome::Interrupt(if fetch { 0x480 } else { 0x380 }, 0) };
+        let Some(&(_, slbv)) = hit else {
+            return Outcome::Interrupt(if fetch { 0x480 } else { 0x380 }, 0);
+        };
         if fetch && slbv & 0x200 != 0 {
             return storage(0x1000_0000);
         }
@@ -143,19 +149,22 @@ fn entry() -> impl Strategy<Value = Entry> {
     let low = prop_oneof![3 => Just(0x190), 1 => 0u64..0x1000];
     let high = prop_oneof![3 => Just(0), 1 => (0u64..16).prop_map(|high| high << 60)];
     let lp = prop_oneof![Just(0u64), Just(7), Just(0x38), Just(1), Just(8), Just(3), 0u64..256];
-    let r = (0u64..1 << 20, lp, low, high).prop_map(|(rpn, lp, low, high)| rpn << 20 | lp << 12 | low | high);
+    let r = (0u64..1 << 20, lp, low, high)
+        .prop_map(|(rpn, lp, low, high)| rpn << 20 | lp << 12 | low | high);
     ((0usize..4, 0u64..6), (any::<bool>(), 0usize..8), r, proptest::bool::weighted(0.9))
 }
 
 fn access() -> impl Strategy<Value = Access> {
-    let kind = proptest::sample::select(vec![AccessKind::Read, AccessKind::Write, AccessKind::Fetch]);
+    let kind =
+        proptest::sample::select(vec![AccessKind::Read, AccessKind::Write, AccessKind::Fetch]);
     let privilege = proptest::sample::select(vec![Privilege::User, Privilege::Supervisor]);
     (kind, privilege).prop_map(|(kind, privilege)| Access { kind, privilege })
 }
 
 /// Few places: beginnings, neighbours, and far parts of segments.
 fn address(segment: usize, place: u64) -> u64 {
-    (segment as u64) << 40 | [0, 0x1000, 0x1_0000, 0x100_0000, 0x0765_4000, 0x0fff_0000][place as usize % 6]
+    (segment as u64) << 40
+        | [0, 0x1000, 0x1_0000, 0x100_0000, 0x0765_4000, 0x0fff_0000][place as usize % 6]
 }
 
 fn run(
@@ -168,7 +177,8 @@ fn run(
     let words: Vec<AtomicU64> = (0..2 * ENTRIES).map(|_| AtomicU64::new(0)).collect();
     let base = Hpa::new(0x4_0000);
     let hpt = Hpt::new(DirectMap::new(&words, base), base, HptOrder::MIN, layout).unwrap();
-    let mut reference = Reference { entries: vec![(0, 0); ENTRIES], slb: Vec::new(), amr: keys.0, iamr: keys.1 };
+    let mut reference =
+        Reference { entries: vec![(0, 0); ENTRIES], slb: Vec::new(), amr: keys.0, iamr: keys.1 };
     let mut slb = Slb::new();
     for (index, segment) in segments.iter().enumerate() {
         let slbe = SlbEsid::from_bits((index as u64) << 40).with_v(true).with_index(index as u16);
@@ -178,7 +188,10 @@ fn run(
     for &((index, place), (secondary, slot), r, large) in entries {
         let Some(segment) = segments.get(index) else { continue };
         let page = VirtualPage::of(segment, Gva::new(address(index, place)));
-        let v = page.v().with_h(secondary).with_l((segment.base != PageSize::K4 || r & 0xff000 != 0) == large);
+        let v = page
+            .v()
+            .with_h(secondary)
+            .with_l((segment.base != PageSize::K4 || r & 0xff000 != 0) == large);
         let ptex = HptOrder::MIN.group(page.hash(), secondary) as usize * 8 + slot;
         reference.entries[ptex] = (v.into_bits(), r);
         let [v, r] = layout.encode(arch_ppc64::hash::Hpte { v, r: r.into() });
@@ -191,21 +204,28 @@ fn run(
         let want = reference.translate(ea, access);
         let got = match mmu.translate(Gva::new(ea), access) {
             Ok(translation) => Outcome::Real(translation.real),
-            Err(HashFault::Interrupt(it)) => Outcome::Interrupt(it.vector.offset(), it.status.into_bits()),
+            Err(HashFault::Interrupt(it)) => {
+                Outcome::Interrupt(it.vector.offset(), it.status.into_bits())
+            }
             Err(HashFault::Table(error)) => panic!("{error}"),
         };
         assert_eq!(got, want, "{access} at {ea:#x}, segments {segments:x?}");
     }
     // The same again in one call: what was recorded is recorded now, so the outcome is the same.
     for access in [Access::READ, Access::FETCH.by_user()] {
-        let addresses: Vec<_> =
-            accesses.iter().map(|&((i, place), offset, _)| Gva::new(address(i, place) + offset)).collect();
+        let addresses: Vec<_> = accesses
+            .iter()
+            .map(|&((i, place), offset, _)| Gva::new(address(i, place) + offset))
+            .collect();
         let mut reals = vec![Some(1); addresses.len()];
         let count = mmu.translate_batch(&addresses, access, &mut reals);
         assert_eq!(count, reals.iter().flatten().count());
         for (ea, real) in addresses.iter().zip(reals) {
             let want = reference.translate(ea.get(), access);
-            assert_eq!(real.map(Outcome::Real), Some(want).filter(|want| matches!(want, Outcome::Real(_))));
+            assert_eq!(
+                real.map(Outcome::Real),
+                Some(want).filter(|want| matches!(want, Outcome::Real(_)))
+            );
         }
     }
     for (ptex, &(v, r)) in reference.entries.iter().enumerate() {
@@ -272,8 +292,11 @@ fn mixed_pages_in_one_segment() {
             let entries = [((0, 4), (false, 3), real | lp | 0x190, true)];
             let piece = address(0, 4) & !(sizes.base().bytes() - 1);
             let layout = if v3 { Layout::V3 } else { Layout::V2 };
-            let accesses =
-                [((0, 4), 0x123, Access::READ), ((0, 4), 0xabc, Access::WRITE.by_user()), ((1, 4), 0, Access::READ)];
+            let accesses = [
+                ((0, 4), 0x123, Access::READ),
+                ((0, 4), 0xabc, Access::WRITE.by_user()),
+                ((1, 4), 0, Access::READ),
+            ];
             run(layout, &[segment], &entries, &accesses, (0, 0));
             assert_eq!(piece % sizes.base().bytes(), 0);
         }

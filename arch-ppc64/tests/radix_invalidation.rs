@@ -11,11 +11,12 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use arch_ppc64::radix::{
-    Granule, Invalidation, PageAttributes, ProcessScoped, Processor, Reach, Ric, RptInvalidate, Step, Tlbie,
+    Granule, Invalidation, PageAttributes, ProcessScoped, Processor, Reach, Ric, RptInvalidate,
+    Step, Tlbie,
 };
 use pgtable::{
-    AddressSpace, AllocError, Contents, DirectMap, Gather, Gpa, Gva, Invalidate, InvalidateFailed, Leaves, PageTable,
-    Prot, Stage1, Stale, TableAllocator, TableLayout, TableState,
+    AddressSpace, AllocError, Contents, DirectMap, Gather, Gpa, Gva, Invalidate, InvalidateFailed,
+    Leaves, PageTable, Prot, Stage1, Stale, TableAllocator, TableLayout, TableState,
 };
 use proptest::prelude::*;
 
@@ -94,7 +95,9 @@ impl Invalidate<Stage1> for Machine<'_> {
 
     fn invalidate(&self, (): (), stale: &Stale<Gva>) -> Result<(), InvalidateFailed> {
         match self.by {
-            By::Hypercalls => RptInvalidate::each::<Stage1>(stale, PID, false, |call| self.tlb.rpt(call)),
+            By::Hypercalls => {
+                RptInvalidate::each::<Stage1>(stale, PID, false, |call| self.tlb.rpt(call))
+            }
             By::Instructions(reach, processor) => {
                 let mut last = None;
                 Invalidation::of_process(PID, 0, reach, processor).steps(stale, |step| {
@@ -105,7 +108,10 @@ impl Invalidate<Stage1> for Machine<'_> {
                     }
                     last = Some(step);
                 });
-                assert!(matches!(last, Some(Step::Ptesync | Step::Isync | Step::CpAbort)), "{last:?}");
+                assert!(
+                    matches!(last, Some(Step::Ptesync | Step::Isync | Step::CpAbort)),
+                    "{last:?}"
+                );
             }
         }
         Ok(())
@@ -145,7 +151,10 @@ fn leaves(tree: &impl AddressSpace<Stage = Stage1>) -> BTreeSet<(u64, u8)> {
     let mut leaves = BTreeSet::new();
     let (start, bytes) = tree.range();
     let visited = tree.for_each(start, bytes, |leaf| {
-        leaves.extend((0..leaf.bytes >> leaf.shift).map(|page| (leaf.input.get() + (page << leaf.shift), leaf.shift)));
+        leaves.extend(
+            (0..leaf.bytes >> leaf.shift)
+                .map(|page| (leaf.input.get() + (page << leaf.shift), leaf.shift)),
+        );
         ControlFlow::<()>::Continue(())
     });
     assert!(visited.is_ok());

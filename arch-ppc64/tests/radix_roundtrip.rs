@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use arch_ppc64::radix::{
-    Granule, PageAttributes, PageSize, PartitionScoped, PartitionTable, Pde, ProcessScoped, ProcessTable, Ptcr, Pte,
-    Quadrants, Radix, RadixRoot, Rb, Scope, Strictness,
+    Granule, PageAttributes, PageSize, PartitionScoped, PartitionTable, Pde, ProcessScoped,
+    ProcessTable, Ptcr, Pte, Quadrants, Radix, RadixRoot, Rb, Scope, Strictness,
 };
-use pgtable::{Access, Address, Entry, Format, Gpa, Gva, Hpa, Level, Position, Prot, Stage1, Stage2};
+use pgtable::{
+    Access, Address, Entry, Format, Gpa, Gva, Hpa, Level, Position, Prot, Stage1, Stage2,
+};
 use proptest::prelude::*;
 
 fn strictness() -> impl Strategy<Value = Strictness> {
@@ -24,7 +26,10 @@ fn place() -> impl Strategy<Value = Position> {
 }
 
 fn leaf_place() -> impl Strategy<Value = Position> {
-    (0usize..4).prop_map(|size| Position { level: PageSize::ALL[size].level(), shift: PageSize::ALL[size].shift() })
+    (0usize..4).prop_map(|size| Position {
+        level: PageSize::ALL[size].level(),
+        shift: PageSize::ALL[size].shift(),
+    })
 }
 
 fn attributes() -> impl Strategy<Value = PageAttributes> {
@@ -39,12 +44,19 @@ fn leaf_survives<S: Scope>(
 ) -> Result<(), TestCaseError> {
     let output = output & format.output_mask(at);
     let word = format.leaf_word(attributes, at).unwrap() | output;
-    prop_assert_eq!(format.decode(word, at), Entry::Leaf { output: Address::new(output), attributes });
+    prop_assert_eq!(
+        format.decode(word, at),
+        Entry::Leaf { output: Address::new(output), attributes }
+    );
     prop_assert_ne!(word & format.present_mask(), 0);
     Ok(())
 }
 
-fn word_is_understood<S: Scope>(format: Radix<S>, word: u64, at: Position) -> Result<(), TestCaseError> {
+fn word_is_understood<S: Scope>(
+    format: Radix<S>,
+    word: u64,
+    at: Position,
+) -> Result<(), TestCaseError> {
     let entry = format.decode(word, at);
     let again = match entry {
         Entry::Absent => {
@@ -64,7 +76,10 @@ fn word_is_understood<S: Scope>(format: Radix<S>, word: u64, at: Position) -> Re
         Entry::Leaf { output, attributes } => {
             prop_assert_eq!(output.get() & !format.output_mask(at), 0);
             for access in [Access::READ, Access::WRITE, Access::FETCH] {
-                let _ = (format.check(word, at, (), access), format.check(word, at, (), access.by_user()));
+                let _ = (
+                    format.check(word, at, (), access),
+                    format.check(word, at, (), access.by_user()),
+                );
             }
             if at.level == Level(3) {
                 prop_assert_eq!(format.strictness(), Strictness::Qemu);

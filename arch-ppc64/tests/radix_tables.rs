@@ -10,12 +10,12 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_ppc64::radix::{
-    Granule, Invalidation, PartitionScoped, PartitionTable, Pate, ProcessScoped, ProcessTable, Processor, Prte, Reach,
-    Ric, RptInvalidate, Step, TableError,
+    Granule, Invalidation, PartitionScoped, PartitionTable, Pate, ProcessScoped, ProcessTable,
+    Processor, Prte, Reach, Ric, RptInvalidate, Step, TableError,
 };
 use pgtable::{
-    DirectMap, Gather, Gpa, Gva, Hpa, Invalidate, InvalidateFailed, Leaves, PageTable, Prot, Stage1, Stage2, Stale,
-    TableMemory,
+    DirectMap, Gather, Gpa, Gva, Hpa, Invalidate, InvalidateFailed, Leaves, PageTable, Prot,
+    Stage1, Stage2, Stale, TableMemory,
 };
 use support::{Arena, Tables};
 
@@ -27,12 +27,19 @@ fn entries_are_where_they_say() {
     let memory = DirectMap::new(&words, Hpa::new(0x1_2000));
     assert_eq!((partitions.base(), partitions.entries()), (Hpa::new(0x1_2000), 512));
     for lpid in [0, 1, 77, 511] {
-        let entry = Pate { tree: (0xabc0 + u64::from(lpid)).into(), process_table: (0xdef0 + u64::from(lpid)).into() };
+        let entry = Pate {
+            tree: (0xabc0 + u64::from(lpid)).into(),
+            process_table: (0xdef0 + u64::from(lpid)).into(),
+        };
         let at = partitions.entry(lpid).unwrap();
         assert_eq!(at, Hpa::new(0x1_2000 + u64::from(lpid) * 16));
         partitions.write(&memory, lpid, entry).unwrap();
-        let stored = [0, 8].map(|word| memory.word(Hpa::new(at.get() + word)).unwrap().load(Ordering::Relaxed));
-        assert_eq!(stored.map(u64::from_be), [u64::from(entry.tree), u64::from(entry.process_table)]);
+        let stored = [0, 8]
+            .map(|word| memory.word(Hpa::new(at.get() + word)).unwrap().load(Ordering::Relaxed));
+        assert_eq!(
+            stored.map(u64::from_be),
+            [u64::from(entry.tree), u64::from(entry.process_table)]
+        );
         assert_eq!(partitions.read(&memory, lpid).unwrap(), entry);
     }
     assert_eq!(partitions.entry(512), Err(TableError::Beyond { index: 512, entries: 512 }));
@@ -92,12 +99,14 @@ const WAYS: [(Reach, Processor); 4] = [
 fn the_kernel_is_invalidated_whole() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
-    let mut tree = PageTable::new(ProcessScoped::new(Granule::K64), arena.memory(), &tables).unwrap();
+    let mut tree =
+        PageTable::new(ProcessScoped::new(Granule::K64), arena.memory(), &tables).unwrap();
     for (reach, processor) in WAYS {
         for (pid, whole) in [(0, true), (7, false)] {
             let by = Steps(Invalidation::of_process(pid, 3, reach, processor), RefCell::default());
             // A page that shares its table with another one, so that no table leaves.
-            tree.map(Gva::new(0x10_0000), Gpa::new(0), 2 << 16, Prot::RW.into(), Leaves::Largest).unwrap();
+            tree.map(Gva::new(0x10_0000), Gpa::new(0), 2 << 16, Prot::RW.into(), Leaves::Largest)
+                .unwrap();
             let mut gather = Gather::new(&by, ());
             tree.unmap(Gva::new(0x10_0000), 1 << 16, &mut gather).unwrap();
             gather.finish(&&tables).unwrap();
@@ -121,7 +130,8 @@ fn the_kernel_is_invalidated_whole() {
 fn all_of_a_partition() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
-    let mut tree = PageTable::new(PartitionScoped::new(Granule::K64), arena.memory::<Hpa>(), &tables).unwrap();
+    let mut tree =
+        PageTable::new(PartitionScoped::new(Granule::K64), arena.memory::<Hpa>(), &tables).unwrap();
     for (reach, processor) in WAYS {
         let by = Steps(Invalidation::of_partition(5, reach, processor), RefCell::default());
         let told = by.all();
@@ -134,7 +144,8 @@ fn all_of_a_partition() {
         let nobody = lookups.iter().any(|(_, lpid)| *lpid == 0);
         assert_eq!(nobody, processor.erat_bug && reach == Reach::Global, "{lookups:?}");
         // The same for pages.
-        tree.map(Gpa::new(0x10_0000), Hpa::new(0), 2 << 16, Prot::RW.into(), Leaves::Exactly(16)).unwrap();
+        tree.map(Gpa::new(0x10_0000), Hpa::new(0), 2 << 16, Prot::RW.into(), Leaves::Exactly(16))
+            .unwrap();
         let mut gather = Gather::new(&by, ());
         tree.unmap(Gpa::new(0x10_0000), 1 << 16, &mut gather).unwrap();
         gather.finish(&&tables).unwrap();
@@ -163,7 +174,9 @@ impl Invalidate<Stage1> for Calls {
     type Identity = u32;
 
     fn invalidate(&self, pid: u32, stale: &Stale<Gva>) -> Result<(), InvalidateFailed> {
-        RptInvalidate::each::<Stage1>(stale, pid, false, |call| self.0.borrow_mut().push(call.arguments()));
+        RptInvalidate::each::<Stage1>(stale, pid, false, |call| {
+            self.0.borrow_mut().push(call.arguments())
+        });
         Ok(())
     }
 
@@ -188,7 +201,8 @@ fn pages_of_no_size_are_everything() {
         gather.pages(Gva::new(0x1000_0000), Gva::new(last), shift);
         gather.finish(&&tables).unwrap();
         let calls = by.0.take();
-        let told: Vec<_> = calls.iter().map(|call| (call[0], call[2] & TLB, call[4], call[5])).collect();
+        let told: Vec<_> =
+            calls.iter().map(|call| (call[0], call[2] & TLB, call[4], call[5])).collect();
         assert_eq!(told, [(9, TLB, start, end)], "2^{shift}");
     }
 }

@@ -11,7 +11,10 @@ use pgtable::{Attributes, Format, Prot};
 fn sizes_of_pages() {
     let sizes = [(PageSize::K4, 12), (PageSize::K64, 16), (PageSize::M16, 24), (PageSize::G16, 34)];
     for (size, shift) in sizes {
-        assert_eq!((size.bytes(), size.shift(), PageSize::of_shift(shift)), (1 << shift, shift, Some(size)));
+        assert_eq!(
+            (size.bytes(), size.shift(), PageSize::of_shift(shift)),
+            (1 << shift, shift, Some(size))
+        );
     }
 }
 
@@ -30,7 +33,10 @@ fn fields_of_a_radix_page() {
         assert_eq!(page.software(), bits & 15);
         let set = |mask: u8, n: u32| if bits & mask != 0 { bit(n) } else { 0 };
         assert_eq!(word(page) ^ word(plain), set(8, 2) | set(4, 52) | set(2, 53) | set(1, 54));
-        assert_eq!((page.prot(), page.att(), page.r(), page.c()), (Prot::RW, Att::Normal, false, false));
+        assert_eq!(
+            (page.prot(), page.att(), page.r(), page.c()),
+            (Prot::RW, Att::Normal, false, false)
+        );
     }
     for (r, c) in [(true, false), (false, true), (true, true)] {
         let page = plain.with_r(r).with_c(c);
@@ -42,7 +48,12 @@ fn fields_of_a_radix_page() {
 /// PAPR's return codes.
 #[test]
 fn what_a_nested_hypervisor_is_told() {
-    let codes = [HcallError::Parameter, HcallError::P2, HcallError::P5, HcallError::Shadow(Error::NoMemory)];
+    let codes = [
+        HcallError::Parameter,
+        HcallError::P2,
+        HcallError::P5,
+        HcallError::Shadow(Error::NoMemory),
+    ];
     assert_eq!(codes.map(|error| error.code()), [-4, -55, -58, -1]);
 }
 

@@ -6,8 +6,8 @@ use crate::entry::{HugePageEntry, PageEntry};
 
 // A walk tests and makes whole words; see the tree's masks.
 const P: u64 = PageEntry::new().with_p(true).into_bits();
-const FRAME: u64 =
-    PageEntry::from_bits(u64::MAX).into_bits() ^ PageEntry::from_bits(u64::MAX).with_frame(0).into_bits();
+const FRAME: u64 = PageEntry::from_bits(u64::MAX).into_bits()
+    ^ PageEntry::from_bits(u64::MAX).with_frame(0).into_bits();
 const PAT: u64 = PageEntry::new().with_pat(true).into_bits();
 const HUGE_PAT: u64 = HugePageEntry::new().with_pat(true).into_bits();
 const PS: u64 = HugePageEntry::new().with_ps(true).into_bits();
@@ -26,7 +26,8 @@ impl PageAttributes {
     /// The same page with another memory type: an index into the PAT. Only the low three bits of `index` count.
     #[must_use]
     pub const fn with_pat(self, index: u8) -> Self {
-        let page = self.page.with_pwt(index & 1 != 0).with_pcd(index & 2 != 0).with_pat(index & 4 != 0);
+        let page =
+            self.page.with_pwt(index & 1 != 0).with_pcd(index & 2 != 0).with_pat(index & 4 != 0);
         Self { page }
     }
 
@@ -184,7 +185,11 @@ mod tests {
             ("software", page.with_software(u16::MAX), 0x07f0_0000_0000_0e00),
             ("software 2:0", page.with_software(7), 0xe00),
         ] {
-            assert_eq!(word.to_leaf(Level(0)), page.to_leaf(Level(0)).map(|plain| plain | bits), "{name}");
+            assert_eq!(
+                word.to_leaf(Level(0)),
+                page.to_leaf(Level(0)).map(|plain| plain | bits),
+                "{name}"
+            );
         }
         assert_eq!(page.with_software(0x155).software(), 0x155);
         assert_eq!(page.with_protection_key(9).protection_key(), 9);

@@ -28,8 +28,8 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use pgtable::{
-    Address, AllocError, Contents, Error, Gpa, Gva, Leaves, PageTable, RangeError, TableAllocator, TableLayout,
-    TableMemory, TableState,
+    Address, AllocError, Contents, Error, Gpa, Gva, Leaves, PageTable, RangeError, TableAllocator,
+    TableLayout, TableMemory, TableState,
 };
 
 use crate::attributes::PageAttributes;
@@ -88,7 +88,10 @@ impl<M: TableMemory<Gpa>> TableAllocator<Gpa> for Area<'_, M> {
     fn allocate(&self, layout: TableLayout) -> Result<Gpa, AllocError> {
         let exhausted = AllocError::Exhausted { layout };
         let table = self.next.get();
-        let next = table.checked_add(layout.bytes() as u64).filter(|next| *next <= self.end).ok_or(exhausted)?;
+        let next = table
+            .checked_add(layout.bytes() as u64)
+            .filter(|next| *next <= self.end)
+            .ok_or(exhausted)?;
         let words = self.memory.table(table, layout.bytes() / 8).map_err(|_| exhausted)?;
         for word in words {
             word.store(0, Ordering::Relaxed);

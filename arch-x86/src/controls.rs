@@ -94,14 +94,23 @@ impl Controls {
     }
 
     /// Whether a protection key forbids the access: SDM §4.6.2, and the condition of the error code's PK in §4.7.
-    pub(crate) const fn key_denies(&self, key: u8, user_page: bool, user_access: bool, kind: AccessKind) -> bool {
-        let (enabled, register) = if user_page { (self.pke, self.pkru) } else { (self.pks, self.pkrs) };
+    pub(crate) const fn key_denies(
+        &self,
+        key: u8,
+        user_page: bool,
+        user_access: bool,
+        kind: AccessKind,
+    ) -> bool {
+        let (enabled, register) =
+            if user_page { (self.pke, self.pkru) } else { (self.pks, self.pkrs) };
         let rights = register.rights(key);
         enabled
             && match kind {
                 AccessKind::Fetch => false,
                 AccessKind::Read => rights.access_disable,
-                AccessKind::Write => rights.access_disable || rights.write_disable && (user_access || self.wp),
+                AccessKind::Write => {
+                    rights.access_disable || rights.write_disable && (user_access || self.wp)
+                }
             }
     }
 }
@@ -119,10 +128,18 @@ mod tests {
     #[test]
     fn key_registers() {
         let register = KeyRegister(0b10_01 << 28 | 0b11);
-        for (key, access_disable, write_disable) in
-            [(0, true, true), (1, false, false), (14, true, false), (15, false, true), (16, true, true)]
-        {
-            assert_eq!(register.rights(key), KeyRights { access_disable, write_disable }, "key {key}");
+        for (key, access_disable, write_disable) in [
+            (0, true, true),
+            (1, false, false),
+            (14, true, false),
+            (15, false, true),
+            (16, true, true),
+        ] {
+            assert_eq!(
+                register.rights(key),
+                KeyRights { access_disable, write_disable },
+                "key {key}"
+            );
         }
     }
 }

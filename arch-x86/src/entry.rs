@@ -147,13 +147,21 @@ mod tests {
             ("page avl", page().with_avl(7).into_bits(), 0xe00),
             ("page frame", page().with_frame(0xff_ffff_ffff).into_bits(), 0x000f_ffff_ffff_f000),
             ("page avl_high", page().with_avl_high(0x7f).into_bits(), 0x07f0_0000_0000_0000),
-            ("page protection_key", page().with_protection_key(15).into_bits(), 0x7800_0000_0000_0000),
+            (
+                "page protection_key",
+                page().with_protection_key(15).into_bits(),
+                0x7800_0000_0000_0000,
+            ),
             ("page xd", page().with_xd(true).into_bits(), 1 << 63),
             ("huge ps", huge().with_ps(true).into_bits(), 1 << 7),
             ("huge pat", huge().with_pat(true).into_bits(), 1 << 12),
             ("huge frame", huge().with_frame(0x7f_ffff_ffff).into_bits(), 0x000f_ffff_ffff_e000),
             ("huge avl_high", huge().with_avl_high(0x7f).into_bits(), 0x07f0_0000_0000_0000),
-            ("huge protection_key", huge().with_protection_key(15).into_bits(), 0x7800_0000_0000_0000),
+            (
+                "huge protection_key",
+                huge().with_protection_key(15).into_bits(),
+                0x7800_0000_0000_0000,
+            ),
             ("huge xd", huge().with_xd(true).into_bits(), 1 << 63),
         ] {
             assert_eq!(word, bits, "{name}: {word:#x}, want {bits:#x}");

@@ -1,15 +1,17 @@
 //! Stage 2 on Intel: the extended page-table mechanism (SDM §29.3).
 
 use pgtable::{
-    Access, AccessKind, AccessedDirty, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa, Hpa, Level, Pattern,
-    Position, Privilege, Stage2, Unencodable, low_bits,
+    Access, AccessKind, AccessedDirty, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa,
+    Hpa, Level, Pattern, Position, Privilege, Stage2, Unencodable, low_bits,
 };
 
 use crate::controls::Levels;
 use crate::ept_attributes::EptAttributes;
 use crate::ept_entry::{EptPageEntry, EptTableEntry, Eptp, MemoryType};
 use crate::ept_fault::{EptFault, EptViolation};
-use crate::shape::{PAGE_SHIFT, WIDTH, address_bits, beyond_maxphyaddr, entry_offset, geometry, shift};
+use crate::shape::{
+    PAGE_SHIFT, WIDTH, address_bits, beyond_maxphyaddr, entry_offset, geometry, shift,
+};
 
 /// The host's state that takes part in EPT translation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -31,7 +33,13 @@ impl EptControls {
     /// Accessed and dirty flags, execute-only and 1-GiB pages, 52 bits of physical address; no mode-based execute control.
     #[must_use]
     pub const fn new() -> Self {
-        Self { mode_based_execute: false, accessed_dirty: true, execute_only: true, gib_pages: true, maxphyaddr: 52 }
+        Self {
+            mode_based_execute: false,
+            accessed_dirty: true,
+            execute_only: true,
+            gib_pages: true,
+            maxphyaddr: 52,
+        }
     }
 }
 
@@ -118,7 +126,10 @@ impl Ept {
         match access.kind {
             AccessKind::Read => R,
             AccessKind::Write => W,
-            AccessKind::Fetch if self.controls.mode_based_execute && matches!(access.privilege, Privilege::User) => {
+            AccessKind::Fetch
+                if self.controls.mode_based_execute
+                    && matches!(access.privilege, Privilege::User) =>
+            {
                 XU.into_bits()
             }
             AccessKind::Fetch => X,
@@ -193,7 +204,8 @@ impl Format for Ept {
     #[inline(always)]
     fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
         let compared = RIGHTS.into_bits() | RESERVED_IN_TABLE | PS | self.reserved;
-        (word & compared == RIGHTS.into_bits() && at.level.0 != 0).then_some(word & address_bits(PAGE_SHIFT))
+        (word & compared == RIGHTS.into_bits() && at.level.0 != 0)
+            .then_some(word & address_bits(PAGE_SHIFT))
     }
 
     #[inline(always)]
@@ -228,9 +240,11 @@ impl Format for Ept {
     /// Readable, and of ordinary memory.
     #[inline(always)]
     fn usual_leaf(&self, at: Position) -> Option<Pattern> {
-        const WRITE_BACK: u64 = EptPageEntry::new().with_memory_type(MemoryType::WriteBack as u8).into_bits();
+        const WRITE_BACK: u64 =
+            EptPageEntry::new().with_memory_type(MemoryType::WriteBack as u8).into_bits();
         const MEMORY_TYPE: u64 = EptPageEntry::new().with_memory_type(7).into_bits();
-        (at.level.0 == 0).then_some(Pattern { compared: R | MEMORY_TYPE | self.reserved, value: R | WRITE_BACK })
+        (at.level.0 == 0)
+            .then_some(Pattern { compared: R | MEMORY_TYPE | self.reserved, value: R | WRITE_BACK })
     }
 
     #[inline(always)]
@@ -314,9 +328,11 @@ impl Format for Ept {
     fn fault(&self, cause: Cause, access: Access) -> EptFault {
         match cause {
             Cause::Malformed => EptFault::Misconfiguration,
-            Cause::Address | Cause::NotPresent | Cause::TableAccess | Cause::Contended | Cause::Denied => {
-                EptFault::Violation(EptViolation::of(access))
-            }
+            Cause::Address
+            | Cause::NotPresent
+            | Cause::TableAccess
+            | Cause::Contended
+            | Cause::Denied => EptFault::Violation(EptViolation::of(access)),
         }
     }
 }

@@ -80,9 +80,10 @@ impl EptAttributes {
     pub(crate) const fn from_leaf(word: u64) -> Option<Self> {
         let page = EptPageEntry::from_bits(word);
         match MemoryType::decode(page.memory_type()) {
-            Some(memory_type) => {
-                Some(Self { page: page.with_frame(0).with_ps(false).with_memory_type(0), memory_type })
-            }
+            Some(memory_type) => Some(Self {
+                page: page.with_frame(0).with_ps(false).with_memory_type(0),
+                memory_type,
+            }),
             None => None,
         }
     }

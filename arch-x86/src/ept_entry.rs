@@ -170,7 +170,11 @@ mod tests {
             ("pointer walk", pointer().with_walk_length(3).into_bits(), 0x18),
             ("pointer ad", pointer().with_ad(true).into_bits(), 0x40),
             ("pointer sss", pointer().with_sss(true).into_bits(), 0x80),
-            ("pointer frame", pointer().with_frame(0xff_ffff_ffff).into_bits(), 0x000f_ffff_ffff_f000),
+            (
+                "pointer frame",
+                pointer().with_frame(0xff_ffff_ffff).into_bits(),
+                0x000f_ffff_ffff_f000,
+            ),
         ] {
             assert_eq!(word, bits, "{name}: {word:#x}, want {bits:#x}");
         }

@@ -78,8 +78,12 @@ impl fmt::Display for EptViolation {
             (false, true) => "write to",
             (false, false) => "read of",
         };
-        let granted =
-            [(self.readable(), "r"), (self.writable(), "w"), (self.executable(), "x"), (self.user_executable(), "u")];
+        let granted = [
+            (self.readable(), "r"),
+            (self.writable(), "w"),
+            (self.executable(), "x"),
+            (self.user_executable(), "u"),
+        ];
         write!(f, "{what} ")?;
         if granted.iter().any(|(set, _)| *set) {
             f.write_str("a page that allows ")?;
@@ -137,10 +141,19 @@ mod tests {
                 0x182,
                 "EPT violation, qualification 0x182: write to a page that is not present or allows nothing, final access",
             ),
-            (0x1aa, "EPT violation, qualification 0x1aa: write to a page that allows rx, final access"),
-            (0x9c, "EPT violation, qualification 0x9c: fetch from a page that allows rw, guest page table"),
+            (
+                0x1aa,
+                "EPT violation, qualification 0x1aa: write to a page that allows rx, final access",
+            ),
+            (
+                0x9c,
+                "EPT violation, qualification 0x9c: fetch from a page that allows rw, guest page table",
+            ),
         ] {
-            assert_eq!(EptFault::Violation(EptViolation::from_bits(qualification)).to_string(), text);
+            assert_eq!(
+                EptFault::Violation(EptViolation::from_bits(qualification)).to_string(),
+                text
+            );
         }
     }
 }

@@ -6,12 +6,17 @@ use super::*;
 use pgtable::{Attributes, Prot};
 
 const EPT: Ept = Ept::new(Levels::Four, EptControls { maxphyaddr: 46, ..EptControls::new() });
-const MBEC: Ept = Ept::new(Levels::Four, EptControls { mode_based_execute: true, ..EptControls::new() });
-const NO_XO: Ept = Ept::new(Levels::Four, EptControls { execute_only: false, ..EptControls::new() });
-const NO_XO_MBEC: Ept =
-    Ept::new(Levels::Four, EptControls { execute_only: false, mode_based_execute: true, ..EptControls::new() });
+const MBEC: Ept =
+    Ept::new(Levels::Four, EptControls { mode_based_execute: true, ..EptControls::new() });
+const NO_XO: Ept =
+    Ept::new(Levels::Four, EptControls { execute_only: false, ..EptControls::new() });
+const NO_XO_MBEC: Ept = Ept::new(
+    Levels::Four,
+    EptControls { execute_only: false, mode_based_execute: true, ..EptControls::new() },
+);
 const NO_GIB: Ept = Ept::new(Levels::Five, EptControls { gib_pages: false, ..EptControls::new() });
-const NO_AD: Ept = Ept::new(Levels::Four, EptControls { accessed_dirty: false, ..EptControls::new() });
+const NO_AD: Ept =
+    Ept::new(Levels::Four, EptControls { accessed_dirty: false, ..EptControls::new() });
 
 const fn at(level: u8) -> Position {
     Position { level: Level(level), shift: 12 + 9 * level }
@@ -97,7 +102,8 @@ fn rights() {
     ] {
         let path = format.restrict(EptPath::default(), table);
         let got = format.check(leaf, at(0), path, access);
-        let want = want.map_or(Ok(()), |bits| Err(EptFault::Violation(EptViolation::from_bits(bits))));
+        let want =
+            want.map_or(Ok(()), |bits| Err(EptFault::Violation(EptViolation::from_bits(bits))));
         assert_eq!(got, want, "{access} through {table:#x} to {leaf:#x}");
     }
 }
@@ -117,7 +123,8 @@ fn other_faults() {
         panic!("a violation")
     };
     assert_eq!(table.of_guest_table().into_bits(), 0x83);
-    let EptFault::Violation(table) = NO_AD.fault(Cause::NotPresent, NO_AD.guest_table_access()) else {
+    let EptFault::Violation(table) = NO_AD.fault(Cause::NotPresent, NO_AD.guest_table_access())
+    else {
         panic!("a violation")
     };
     assert_eq!(table.of_guest_table().into_bits(), 0x81);
@@ -129,7 +136,10 @@ fn encodings() {
     assert_eq!(EPT.leaf_word(rw, at(0)), Ok(0x333));
     assert_eq!(EPT.leaf_word(rw, at(1)), Ok(0x3b3));
     assert_eq!(EPT.leaf_word(Prot::RWX.into(), at(2)), Ok(0x7b7));
-    assert_eq!(EPT.leaf_word(rw.with_memory_type(MemoryType::Uncacheable).with_ignore_pat(true), at(0)), Ok(0x343));
+    assert_eq!(
+        EPT.leaf_word(rw.with_memory_type(MemoryType::Uncacheable).with_ignore_pat(true), at(0)),
+        Ok(0x343)
+    );
     assert_eq!(EPT.leaf_word(rw.with_suppress_ve(true), at(0)), Ok(1 << 63 | 0x333));
     assert_eq!(EPT.leaf_word(rw.with_software(0x3f), at(0)), Ok(0x01f0_0000_0000_0b33));
     assert!(EPT.leaf_word(rw, at(3)).is_err());

@@ -76,7 +76,13 @@ impl Paging {
         match self {
             Self::Off => Self::Off,
             Self::Long { format, root } => {
-                let open = Controls { wp: false, smap: false, pke: false, pks: false, ..*format.controls() };
+                let open = Controls {
+                    wp: false,
+                    smap: false,
+                    pke: false,
+                    pks: false,
+                    ..*format.controls()
+                };
                 Self::Long { format: LongMode::new(format.levels(), open), root }
             }
         }
@@ -86,12 +92,17 @@ impl Paging {
     ///
     /// # Errors
     /// The fault that the guest would take.
-    pub fn translate<M: TableMemory<Gpa>>(&self, memory: M, gva: Gva, access: Access) -> Result<Gpa, Fault<LongMode>> {
+    pub fn translate<M: TableMemory<Gpa>>(
+        &self,
+        memory: M,
+        gva: Gva,
+        access: Access,
+    ) -> Result<Gpa, Fault<LongMode>> {
         match *self {
             Self::Off => Ok(Gpa::new(gva.get() & low_bits(32))),
-            Self::Long { format, root } => {
-                Walker::new(format, memory, root).translate(gva, access).map(|translation| translation.output)
-            }
+            Self::Long { format, root } => Walker::new(format, memory, root)
+                .translate(gva, access)
+                .map(|translation| translation.output),
         }
     }
 }

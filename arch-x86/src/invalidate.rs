@@ -35,7 +35,8 @@ impl<'s> Flush<'s> {
     /// What `stale` asks for; more than `ceiling` pages become everything.
     #[must_use]
     pub fn of(stale: &'s Stale<Gva>, ceiling: u64) -> Self {
-        let pages = stale.ranges().iter().fold(0_u64, |sum, range| sum.saturating_add(range.pages()));
+        let pages =
+            stale.ranges().iter().fold(0_u64, |sum, range| sum.saturating_add(range.pages()));
         if stale.is_empty() {
             Self::Nothing
         } else if stale.everything() || pages == 0 || pages > ceiling {
@@ -129,7 +130,12 @@ pub struct Invpcid {
 
 /// The INVPCIDs that make `stale` unreachable under `pcid`, whatever PCID is current. `globals`: translations of this space may be global;
 /// then everything global goes, since INVPCID has no narrower form for them.
-pub fn invpcid(stale: &Stale<Gva>, pcid: Pcid, globals: bool, ceiling: u64) -> impl Iterator<Item = Invpcid> {
+pub fn invpcid(
+    stale: &Stale<Gva>,
+    pcid: Pcid,
+    globals: bool,
+    ceiling: u64,
+) -> impl Iterator<Item = Invpcid> {
     let descriptor = InvpcidDescriptor::new().with_pcid(pcid.get());
     let page = move |address: Gva| Invpcid {
         kind: InvpcidType::IndividualAddress,
@@ -180,7 +186,11 @@ pub struct Invvpid {
 }
 
 /// The INVVPIDs by which a hypervisor makes a guest's `stale` stage-1 translations unreachable; global ones and every PCID included.
-pub fn invvpid(stale: &Stale<Gva>, vpid: NonZeroU16, ceiling: u64) -> impl Iterator<Item = Invvpid> {
+pub fn invvpid(
+    stale: &Stale<Gva>,
+    vpid: NonZeroU16,
+    ceiling: u64,
+) -> impl Iterator<Item = Invvpid> {
     let descriptor = InvvpidDescriptor::new().with_vpid(vpid.get());
     let page = move |address: Gva| Invvpid {
         kind: InvvpidType::IndividualAddress,
@@ -301,7 +311,12 @@ mod tests {
             (&[(0x1000, 0x3000, 12)], false, CEILING, Some(&[0x1000, 0x2000, 0x3000])),
             (&[(0x1000, 0x3000, 12)], false, 2, None),
             (&[(0x1000, 0x3000, 12)], true, CEILING, None),
-            (&[(0x20_0000, 0x40_0000, 21), (0x1000, 0x1000, 12)], false, 3, Some(&[0x20_0000, 0x40_0000, 0x1000])),
+            (
+                &[(0x20_0000, 0x40_0000, 21), (0x1000, 0x1000, 12)],
+                false,
+                3,
+                Some(&[0x20_0000, 0x40_0000, 0x1000]),
+            ),
             (&[(0, 0, 30)], false, CEILING, Some(&[0])),
             (&[(top - 0x1000, top, 12)], false, CEILING, Some(&both)),
             (&[(0, top, 12)], false, CEILING, None),
@@ -331,7 +346,9 @@ mod tests {
 
         let vpid = NonZeroU16::new(0x4567).unwrap();
         let raw = |gather: &Gather<'_, Stage1, Look>| -> Vec<(u64, u128)> {
-            invvpid(gather.stale(), vpid, CEILING).map(|it| (it.kind as u64, it.descriptor.into_bits())).collect()
+            invvpid(gather.stale(), vpid, CEILING)
+                .map(|it| (it.kind as u64, it.descriptor.into_bits()))
+                .collect()
         };
         assert_eq!(raw(&some), [(0, first - 0x123 + 0x4567), (0, second - 0x123 + 0x4567)]);
         assert_eq!(raw(&all), [(1, 0x4567)]);

@@ -60,8 +60,9 @@ pub use ept_entry::{EptPageEntry, EptTableEntry, Eptp, MemoryType};
 pub use ept_fault::{EptFault, EptViolation};
 pub use gva::{GvaError, Paging, Unsupported, gva_to_gpa};
 pub use invalidate::{
-    CEILING, Flush, Invept, InveptDescriptor, InveptType, Invpcid, InvpcidDescriptor, InvpcidType, Invvpid,
-    InvvpidDescriptor, InvvpidType, Pages, TlbControl, invept, invpcid, invvpid, tlb_control,
+    CEILING, Flush, Invept, InveptDescriptor, InveptType, Invpcid, InvpcidDescriptor, InvpcidType,
+    Invvpid, InvvpidDescriptor, InvvpidType, Pages, TlbControl, invept, invpcid, invvpid,
+    tlb_control,
 };
 pub use long_mode::LongMode;
 pub use npt::{NestedPageFault, Npt, NptAttributes, NptControls};

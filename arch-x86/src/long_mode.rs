@@ -1,8 +1,8 @@
 //! Stage 1: 4-level and 5-level paging (SDM §4.5 to §4.7; APM §5.3 to §5.6).
 
 use pgtable::{
-    Access, AccessKind, AccessedDirty, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Gva, Pattern, Position,
-    Privilege, Stage1, Unencodable,
+    Access, AccessKind, AccessedDirty, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Gva,
+    Pattern, Position, Privilege, Stage1, Unencodable,
 };
 
 use crate::attributes::PageAttributes;
@@ -126,7 +126,8 @@ impl Format for LongMode {
     #[inline(always)]
     fn offset(&self, address: Gva) -> Option<u64> {
         // Half the tree's reach further, the canonical addresses are those below all of it.
-        let canonical = address.get().wrapping_add((self.address_mask >> 1) + 1) & !self.address_mask == 0;
+        let canonical =
+            address.get().wrapping_add((self.address_mask >> 1) + 1) & !self.address_mask == 0;
         canonical.then_some(address.get() & self.address_mask)
     }
 
@@ -162,7 +163,9 @@ impl Format for LongMode {
         if self.controls.any_keys() {
             return None;
         }
-        self.tree.quick_page(word, self.demand(access)).map(|(page, attributes)| (Gpa::new(page), attributes))
+        self.tree
+            .quick_page(word, self.demand(access))
+            .map(|(page, attributes)| (Gpa::new(page), attributes))
     }
 
     #[inline(always)]
@@ -205,14 +208,22 @@ impl Format for LongMode {
     }
 
     #[inline(always)]
-    fn check(&self, word: u64, _: Position, path: Path, access: Access) -> Result<(), LongModeFault> {
+    fn check(
+        &self,
+        word: u64,
+        _: Position,
+        path: Path,
+        access: Access,
+    ) -> Result<(), LongModeFault> {
         let path = path.through(word);
         let allowed = path.meets(self.demand(access));
         let denied_by_key = self.controls.any_keys() && self.key_denies(word, path, access);
         if allowed && !denied_by_key {
             return Ok(());
         }
-        Err(LongModeFault::PageFault(self.code(access).because(Cause::Denied).with_pk(denied_by_key)))
+        Err(LongModeFault::PageFault(
+            self.code(access).because(Cause::Denied).with_pk(denied_by_key),
+        ))
     }
 
     fn fault(&self, cause: Cause, access: Access) -> LongModeFault {

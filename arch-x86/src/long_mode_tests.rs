@@ -8,8 +8,10 @@ use pgtable::{Attributes, Entry, Level, Prot};
 
 const INTEL: LongMode = LongMode::new(Levels::Four, Controls { maxphyaddr: 46, ..Controls::new() });
 const NO_NXE: LongMode = LongMode::new(Levels::Four, Controls { nxe: false, ..Controls::new() });
-const NO_GIB: LongMode = LongMode::new(Levels::Four, Controls { gib_pages: false, ..Controls::new() });
-const AMD: LongMode = LongMode::new(Levels::Five, Controls { amd: true, maxphyaddr: 48, ..Controls::new() });
+const NO_GIB: LongMode =
+    LongMode::new(Levels::Four, Controls { gib_pages: false, ..Controls::new() });
+const AMD: LongMode =
+    LongMode::new(Levels::Five, Controls { amd: true, maxphyaddr: 48, ..Controls::new() });
 
 const XD: u64 = 1 << 63;
 
@@ -170,7 +172,8 @@ fn rights() {
         let format = LongMode::new(Levels::Four, controls);
         let path = format.restrict(Path::default(), table);
         let got = format.check(leaf, at(0), path, access);
-        let want = want.map_or(Ok(()), |code| Err(LongModeFault::PageFault(PageFaultCode::from_bits(code))));
+        let want = want
+            .map_or(Ok(()), |code| Err(LongModeFault::PageFault(PageFaultCode::from_bits(code))));
         assert_eq!(got, want, "{access} through {table:#x} to {leaf:#x} under {controls:?}");
     }
 }
@@ -199,7 +202,10 @@ fn what_has_no_encoding() {
     assert_eq!(NO_GIB.leaf_word(rw, at(2)), Err(Unencodable { at: at(2) }));
     assert_eq!(NO_NXE.leaf_word(rw, at(0)), Err(Unencodable { at: at(0) }), "XD is reserved");
     assert!(NO_NXE.leaf_word(Prot::RWX.into(), at(0)).is_ok());
-    assert!(INTEL.leaf_word(Prot::new().with_execute(true).into(), at(0)).is_err(), "reads cannot be forbidden");
+    assert!(
+        INTEL.leaf_word(Prot::new().with_execute(true).into(), at(0)).is_err(),
+        "reads cannot be forbidden"
+    );
     assert_eq!(INTEL.table_word(Gpa::new(0x1000), 9, at(1)), Some(0x1027));
     assert_eq!(INTEL.table_word(Gpa::new(0x1001), 9, at(1)), None);
     assert_eq!(INTEL.table_word(Gpa::new(1 << 46), 9, at(1)), None);

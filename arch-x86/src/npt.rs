@@ -7,8 +7,8 @@ use core::fmt;
 
 use bitfield_struct::bitfield;
 use pgtable::{
-    Access, AccessKind, AccessedDirty, Attributes, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Hpa, Pattern,
-    Position, Prot, Stage2, Unencodable,
+    Access, AccessKind, AccessedDirty, Attributes, ByteOrder, Cause, EntryOf, Format, Geometry,
+    Gpa, Hpa, Pattern, Position, Prot, Stage2, Unencodable,
 };
 
 use crate::attributes::PageAttributes;
@@ -188,7 +188,10 @@ impl Npt {
 /// What an access demands: all are a user's (APM §15.25.5).
 #[inline(always)]
 const fn demand(access: Access) -> Demand {
-    Demand::user_mode(matches!(access.kind, AccessKind::Write), matches!(access.kind, AccessKind::Fetch))
+    Demand::user_mode(
+        matches!(access.kind, AccessKind::Write),
+        matches!(access.kind, AccessKind::Fetch),
+    )
 }
 
 impl Format for Npt {
@@ -282,8 +285,18 @@ impl Format for Npt {
     }
 
     #[inline(always)]
-    fn check(&self, word: u64, _: Position, path: Path, access: Access) -> Result<(), NestedPageFault> {
-        if path.through(word).meets(demand(access)) { Ok(()) } else { Err(self.exit_info(Cause::Denied, access)) }
+    fn check(
+        &self,
+        word: u64,
+        _: Position,
+        path: Path,
+        access: Access,
+    ) -> Result<(), NestedPageFault> {
+        if path.through(word).meets(demand(access)) {
+            Ok(())
+        } else {
+            Err(self.exit_info(Cause::Denied, access))
+        }
     }
 
     #[inline]
@@ -335,7 +348,8 @@ mod tests {
             (1 << 63 | 7, fetch, Some(0x1_0000_0015)),
             (1 << 63 | 7, read, None),
         ] {
-            let got = NPT.check(word, AT, Path::default(), access).err().map(NestedPageFault::into_bits);
+            let got =
+                NPT.check(word, AT, Path::default(), access).err().map(NestedPageFault::into_bits);
             assert_eq!(got, want, "{access} of {word:#x}");
         }
         for (cause, want) in [
@@ -356,7 +370,9 @@ mod tests {
 
     #[test]
     fn addresses_are_not_sign_extended() {
-        for (address, inside) in [(0, true), (0xffff_ffff_ffff, true), (1 << 48, false), (u64::MAX, false)] {
+        for (address, inside) in
+            [(0, true), (0xffff_ffff_ffff, true), (1 << 48, false), (u64::MAX, false)]
+        {
             assert_eq!(NPT.offset(Gpa::new(address)).is_some(), inside, "{address:#x}");
         }
     }

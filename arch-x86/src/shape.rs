@@ -17,12 +17,18 @@ const fn level(leaf: bool) -> LevelGeometry {
 
 /// The shape of a tree.
 pub(crate) const fn geometry(levels: Levels, gib_pages: bool) -> &'static Geometry {
-    static FOUR: Geometry = Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(false), level(false)]);
-    static FOUR_GIB: Geometry = Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(true), level(false)]);
-    static FIVE: Geometry =
-        Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(false), level(false), level(false)]);
-    static FIVE_GIB: Geometry =
-        Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(true), level(false), level(false)]);
+    static FOUR: Geometry =
+        Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(false), level(false)]);
+    static FOUR_GIB: Geometry =
+        Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(true), level(false)]);
+    static FIVE: Geometry = Geometry::new(
+        PAGE_SHIFT,
+        &[level(true), level(true), level(false), level(false), level(false)],
+    );
+    static FIVE_GIB: Geometry = Geometry::new(
+        PAGE_SHIFT,
+        &[level(true), level(true), level(true), level(false), level(false)],
+    );
     match (levels, gib_pages) {
         (Levels::Four, false) => &FOUR,
         (Levels::Four, true) => &FOUR_GIB,

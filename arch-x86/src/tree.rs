@@ -2,7 +2,9 @@
 //!
 //! Everything here is about words; who may do what with a page is the formats' affair.
 
-use pgtable::{AccessedDirty, Address, Entry, Geometry, Level, Pattern, Position, Unencodable, low_bits};
+use pgtable::{
+    AccessedDirty, Address, Entry, Geometry, Level, Pattern, Position, Unencodable, low_bits,
+};
 
 use crate::attributes::PageAttributes;
 use crate::controls::Levels;
@@ -112,7 +114,13 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    pub(crate) const fn new(levels: Levels, gib_pages: bool, nxe: bool, maxphyaddr: u8, amd: bool) -> Self {
+    pub(crate) const fn new(
+        levels: Levels,
+        gib_pages: bool,
+        nxe: bool,
+        maxphyaddr: u8,
+        amd: bool,
+    ) -> Self {
         let xd = when(!nxe, XD);
         Self {
             geometry: geometry(levels, gib_pages),
@@ -164,7 +172,8 @@ impl Tree {
 
     #[inline(always)]
     pub(crate) fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
-        if word & ((PRESENT | PS) | self.reserved_in_table(at.level)) == PRESENT && at.level.0 != 0 {
+        if word & ((PRESENT | PS) | self.reserved_in_table(at.level)) == PRESENT && at.level.0 != 0
+        {
             Some(word & address_bits(PAGE_SHIFT))
         } else {
             None
@@ -175,8 +184,13 @@ impl Tree {
     #[inline(always)]
     pub(crate) fn quick_table(&self, word: u64, demand: Demand) -> Option<u64> {
         let needed = demand.counts & !demand.denied;
-        let compared = PRESENT | PS | self.reserved | self.reserved_above | needed | demand.forbidden;
-        if word & compared == PRESENT | needed { Some(word & address_bits(PAGE_SHIFT)) } else { None }
+        let compared =
+            PRESENT | PS | self.reserved | self.reserved_above | needed | demand.forbidden;
+        if word & compared == PRESENT | needed {
+            Some(word & address_bits(PAGE_SHIFT))
+        } else {
+            None
+        }
     }
 
     /// The 4-KiB page of an entry that meets the `demand` if the whole way to it does: of a right that must not be granted, the last entry is
@@ -201,16 +215,25 @@ impl Tree {
     /// A table entry that restricts nothing: the leaf alone decides. It is marked accessed, as the leaves that software makes are.
     #[inline(always)]
     pub(crate) fn table_word(&self, table: u64, width: u8, at: Position) -> Option<u64> {
-        const OPEN: u64 = TableEntry::new().with_p(true).with_rw(true).with_us(true).with_a(true).into_bits();
+        const OPEN: u64 =
+            TableEntry::new().with_p(true).with_rw(true).with_us(true).with_a(true).into_bits();
         let fits = table & !(address_bits(PAGE_SHIFT) & !self.reserved) == 0;
-        (fits && width == WIDTH && at.level.0 != 0 && at.level.0 < self.geometry.levels()).then_some(OPEN | table)
+        (fits && width == WIDTH && at.level.0 != 0 && at.level.0 < self.geometry.levels())
+            .then_some(OPEN | table)
     }
 
     #[inline(always)]
-    pub(crate) fn leaf_word(&self, attributes: PageAttributes, at: Position) -> Result<u64, Unencodable> {
+    pub(crate) fn leaf_word(
+        &self,
+        attributes: PageAttributes,
+        at: Position,
+    ) -> Result<u64, Unencodable> {
         match attributes.to_leaf(at.level) {
             // Every shape has pages at the last level.
-            Some(word) if word & self.reserved == 0 && (at.level.0 == 0 || self.geometry.is_leaf_level(at.level)) => {
+            Some(word)
+                if word & self.reserved == 0
+                    && (at.level.0 == 0 || self.geometry.is_leaf_level(at.level)) =>
+            {
                 Ok(word)
             }
             _ => Err(Unencodable { at }),

@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_x86::{
-    BootError, BootMapping, Controls, Cr0, GvaError, Levels, LongMode, LongModeFault, Paging, Registers, Unsupported,
-    boot_tables, gva_to_gpa,
+    BootError, BootMapping, Controls, Cr0, GvaError, Levels, LongMode, LongModeFault, Paging,
+    Registers, Unsupported, boot_tables, gva_to_gpa,
 };
 use pgtable::{Access, DirectMap, Error, Gpa, Gva, Prot};
 
@@ -53,23 +53,38 @@ fn as_written_by_hand() {
 
 #[test]
 fn identity_and_higher_half() {
-    for (levels, gib_pages, tables) in
-        [(Levels::Four, true, 4), (Levels::Four, false, 8), (Levels::Five, true, 6), (Levels::Five, false, 10)]
-    {
+    for (levels, gib_pages, tables) in [
+        (Levels::Four, true, 4),
+        (Levels::Four, false, 8),
+        (Levels::Five, true, 6),
+        (Levels::Five, false, 10),
+    ] {
         let words = memory();
         let memory = DirectMap::new(&words, Gpa::new(0));
         let format = LongMode::new(levels, Controls { gib_pages, smep: true, ..Controls::new() });
         let mappings = [
             BootMapping::identity(4 * GIB, Prot::RWX.into()),
-            BootMapping { gva: KERNEL, gpa: Gpa::new(0x100_0000), bytes: 0x20_0000, attributes: Prot::RX.into() },
+            BootMapping {
+                gva: KERNEL,
+                gpa: Gpa::new(0x100_0000),
+                bytes: 0x20_0000,
+                attributes: Prot::RX.into(),
+            },
         ];
         let boot = boot_tables(format, &memory, area(0x9001, 0x2_0000), &mappings).unwrap();
         assert_eq!(boot.end, Gpa::new(0xa000 + tables * 0x1000), "{levels:?} {gib_pages}");
         let Registers { cr0, cr3, cr4, efer } = boot.registers;
-        let (cr0, cr3, cr4, efer) = (cr0.into_bits(), cr3.into_bits(), cr4.into_bits(), efer.into_bits());
+        let (cr0, cr3, cr4, efer) =
+            (cr0.into_bits(), cr3.into_bits(), cr4.into_bits(), efer.into_bits());
         let paging = Paging::of(boot.registers, Controls { gib_pages, ..Controls::new() });
-        assert_eq!(paging, Ok(Paging::Long { format, root: Gpa::new(0xa000) }), "the registers say what the format is");
-        let go = |gva, access| gva_to_gpa(cr0, cr3, cr4, efer, memory, Gva::new(gva), access).map(Gpa::get);
+        assert_eq!(
+            paging,
+            Ok(Paging::Long { format, root: Gpa::new(0xa000) }),
+            "the registers say what the format is"
+        );
+        let go = |gva, access| {
+            gva_to_gpa(cr0, cr3, cr4, efer, memory, Gva::new(gva), access).map(Gpa::get)
+        };
         assert_eq!(go(0x1234_5678, Access::WRITE), Ok(0x1234_5678));
         assert_eq!(go(4 * GIB - 1, Access::READ), Ok(4 * GIB - 1));
         assert_eq!(go(KERNEL.get() + 0x1234, Access::FETCH), Ok(0x100_1234));
@@ -93,16 +108,22 @@ fn what_cannot_be_built() {
     let words = memory();
     let memory = DirectMap::new(&words, Gpa::new(0));
     let format = LongMode::new(Levels::Four, Controls::new());
-    let build = |start, end, mapping| boot_tables(format, &memory, area(start, end), &[mapping]).unwrap_err();
+    let build = |start, end, mapping| {
+        boot_tables(format, &memory, area(start, end), &[mapping]).unwrap_err()
+    };
     let identity = BootMapping::identity(GIB, Prot::RWX.into());
     assert!(matches!(build(0x9000, 0x9fff, identity), BootError::Area(Error::Alloc(_))));
-    assert!(matches!(build(0x9000, 0xa000, identity), BootError::Mapping(at) if matches!(at.error, Error::Alloc(_))));
+    assert!(
+        matches!(build(0x9000, 0xa000, identity), BootError::Mapping(at) if matches!(at.error, Error::Alloc(_)))
+    );
     assert!(matches!(build(0x4000_0000, 0x5000_0000, identity), BootError::Area(Error::Alloc(_))));
     assert!(matches!(build(u64::MAX - 5, u64::MAX, identity), BootError::Area(Error::Alloc(_))));
     let odd = BootMapping { bytes: 0x1001, ..identity };
     assert!(matches!(build(0x9000, 0xf000, odd), BootError::Mapping(_)));
     let hole = BootMapping { gva: Gva::new(1 << 47), ..identity };
-    assert!(matches!(build(0x9000, 0xf000, hole), BootError::Mapping(at) if at.error == Error::Range));
+    assert!(
+        matches!(build(0x9000, 0xf000, hole), BootError::Mapping(at) if at.error == Error::Range)
+    );
     let text = build(0x9000, 0xa000, identity).to_string();
     assert_eq!(text, "boot tables: gva 0x0: no memory left for a table of 2^12 bytes (level 2)");
 }
@@ -111,7 +132,9 @@ fn what_cannot_be_built() {
 fn other_modes() {
     let words = memory();
     let memory = DirectMap::new(&words, Gpa::new(0));
-    let go = |cr0, cr4, efer| gva_to_gpa(cr0, 0x9000, cr4, efer, memory, Gva::new(0x12_3456_789a), Access::READ);
+    let go = |cr0, cr4, efer| {
+        gva_to_gpa(cr0, 0x9000, cr4, efer, memory, Gva::new(0x12_3456_789a), Access::READ)
+    };
     assert_eq!(go(0x1, 0, 0), Ok(Gpa::new(0x3456_789a)), "no paging: 32-bit linear addresses");
     assert_eq!(go(0x8000_0001, 0, 0), Err(Unsupported::Paging32.into()));
     assert_eq!(go(0x8000_0001, 0x20, 0x100), Err(Unsupported::Pae.into()));

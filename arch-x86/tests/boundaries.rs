@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use arch_x86::{
-    Controls, Ept, EptAttributes, EptControls, EptFault, EptViolation, Levels, LongMode, MemoryType, Npt,
-    NptAttributes, NptControls, PageAttributes,
+    Controls, Ept, EptAttributes, EptControls, EptFault, EptViolation, Levels, LongMode,
+    MemoryType, Npt, NptAttributes, NptControls, PageAttributes,
 };
 use pgtable::{Entry, Format, Hpa, Level, Output, Position, Prot};
 
@@ -36,10 +36,16 @@ fn rights_of_an_ept_entry_and_nothing_else() {
                     (true, false) => Entry::Malformed,
                     (true, true) => Entry::Table { table: Hpa::new(0), width: 9 },
                 };
-                let case = format!("{word:#x}, execute-only {execute_only}, mode-based {mode_based_execute}");
+                let case = format!(
+                    "{word:#x}, execute-only {execute_only}, mode-based {mode_based_execute}"
+                );
                 assert_eq!(format.decode(word, TABLE), want, "{case}");
                 // Foretold is only what everything is granted by.
-                assert_eq!(format.predicted_table(word, TABLE), (word & 7 == 7).then_some(0), "{case}");
+                assert_eq!(
+                    format.predicted_table(word, TABLE),
+                    (word & 7 == 7).then_some(0),
+                    "{case}"
+                );
             }
         }
     }
@@ -61,8 +67,14 @@ fn attributes_are_bits<F: Format>(format: F, rows: &[(&str, F::Attributes, u64)]
         let word = format.leaf_word(attributes, PAGE).unwrap();
         assert_eq!(word ^ none, bits, "{name}");
         let decoded = format.decode(word, PAGE);
-        let Entry::Leaf { attributes: again, output } = decoded else { panic!("{name}: {decoded:?}") };
-        assert_eq!((again, output), (attributes, <Output<F> as pgtable::Address>::new(0)), "{name}");
+        let Entry::Leaf { attributes: again, output } = decoded else {
+            panic!("{name}: {decoded:?}")
+        };
+        assert_eq!(
+            (again, output),
+            (attributes, <Output<F> as pgtable::Address>::new(0)),
+            "{name}"
+        );
     }
 }
 
@@ -87,13 +99,19 @@ fn attributes_of_long_mode() {
         ],
     );
     for n in 0..8 {
-        assert_eq!((page().with_pat(n).pat(), page().with_protection_key(n + 8).protection_key()), (n, n + 8));
+        assert_eq!(
+            (page().with_pat(n).pat(), page().with_protection_key(n + 8).protection_key()),
+            (n, n + 8)
+        );
     }
     for on in [false, true] {
         let it = page().with_global(on).with_accessed(!on).with_dirty(on);
         assert_eq!((it.global(), it.accessed(), it.dirty()), (on, !on, on));
         let it = it.with_dirty(!on).with_accessed(on);
-        assert_eq!((it.accessed(), it.dirty(), it.with_software(0x2a5).software()), (on, !on, 0x2a5));
+        assert_eq!(
+            (it.accessed(), it.dirty(), it.with_software(0x2a5).software()),
+            (on, !on, 0x2a5)
+        );
     }
 }
 
@@ -143,11 +161,16 @@ fn attributes_of_ept() {
         assert_eq!(it.memory_type(), memory_type);
         rows.push(("memory type", it, (bits ^ 6) << 3));
     }
-    let controls = EptControls { mode_based_execute: true, accessed_dirty: true, ..EptControls::new() };
+    let controls =
+        EptControls { mode_based_execute: true, accessed_dirty: true, ..EptControls::new() };
     attributes_are_bits(Ept::new(Levels::Four, controls), &rows);
     for on in [false, true] {
-        let it = page().with_accessed(on).with_dirty(!on).with_user_execute(on).with_ignore_pat(!on);
-        assert_eq!((it.accessed(), it.dirty(), it.user_execute(), it.ignore_pat()), (on, !on, on, !on));
+        let it =
+            page().with_accessed(on).with_dirty(!on).with_user_execute(on).with_ignore_pat(!on);
+        assert_eq!(
+            (it.accessed(), it.dirty(), it.user_execute(), it.ignore_pat()),
+            (on, !on, on, !on)
+        );
         let it = page().with_suppress_ve(on).with_paging_write(!on).with_verify_guest_paging(on);
         assert_eq!((it.suppress_ve(), it.paging_write(), it.verify_guest_paging()), (on, !on, on));
     }

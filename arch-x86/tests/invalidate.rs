@@ -6,10 +6,12 @@ use std::cell::Cell;
 use std::num::NonZeroU16;
 use std::sync::atomic::AtomicU64;
 
-use arch_x86::{CEILING, Controls, Flush, InvpcidType, InvvpidType, Levels, LongMode, Pcid, invpcid, invvpid};
+use arch_x86::{
+    CEILING, Controls, Flush, InvpcidType, InvvpidType, Levels, LongMode, Pcid, invpcid, invvpid,
+};
 use pgtable::{
-    AllocError, Contents, DirectMap, Gather, Gpa, Gva, Leaves, PageTable, Prot, TableAllocator, TableLayout,
-    TableState, Unused,
+    AllocError, Contents, DirectMap, Gather, Gpa, Gva, Leaves, PageTable, Prot, TableAllocator,
+    TableLayout, TableState, Unused,
 };
 
 const TABLES: usize = 8;
@@ -55,7 +57,9 @@ fn tables_that_left_the_tree() {
     space.unmap(page(0), 0x1000, &mut gather).unwrap();
     let stale = gather.stale();
     assert!(!stale.tables());
-    assert!(invpcid(stale, pcid, false, CEILING).all(|it| it.kind == InvpcidType::IndividualAddress));
+    assert!(
+        invpcid(stale, pcid, false, CEILING).all(|it| it.kind == InvpcidType::IndividualAddress)
+    );
     assert!(invvpid(stale, vpid, CEILING).all(|it| it.kind == InvvpidType::IndividualAddress));
     gather.finish(&tables).unwrap();
 
@@ -64,9 +68,13 @@ fn tables_that_left_the_tree() {
     space.unmap(page(1), 0x1000, &mut gather).unwrap();
     let stale = gather.stale();
     assert!(stale.tables());
-    let Flush::Pages(pages) = Flush::of(stale, CEILING) else { panic!("INVLPG reaches those caches") };
+    let Flush::Pages(pages) = Flush::of(stale, CEILING) else {
+        panic!("INVLPG reaches those caches")
+    };
     assert_eq!(pages.collect::<Vec<_>>(), [page(1)]);
-    assert!(invpcid(stale, pcid, false, CEILING).map(|it| it.kind).eq([InvpcidType::SingleContext]));
+    assert!(
+        invpcid(stale, pcid, false, CEILING).map(|it| it.kind).eq([InvpcidType::SingleContext])
+    );
     assert!(invvpid(stale, vpid, CEILING).map(|it| it.kind).eq([InvvpidType::SingleContext]));
     gather.finish(&tables).unwrap();
 }

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use arch_x86::{
-    Controls, Cr0, Cr3, Cr3Pcid, Cr4, Efer, Ept, EptAttributes, EptControls, EptViolation, Levels, LongMode,
-    NestedPageFault, Paging, Pcid, Registers,
+    Controls, Cr0, Cr3, Cr3Pcid, Cr4, Efer, Ept, EptAttributes, EptControls, EptViolation, Levels,
+    LongMode, NestedPageFault, Paging, Pcid, Registers,
 };
 use pgtable::{Attributes, Format, Gpa, Hpa, Position, Prot};
 
@@ -20,7 +20,11 @@ fn eptp() {
         let ept = Ept::new(levels, EptControls { accessed_dirty, ..EptControls::new() });
         let root = Hpa::new(0x000f_edcb_a987_6000);
         assert_eq!(ept.eptp(root).into_bits(), root.get() | low);
-        assert_eq!(ept.eptp(Hpa::new(0xfff)).into_bits(), low, "what is no frame's address does not count");
+        assert_eq!(
+            ept.eptp(Hpa::new(0xfff)).into_bits(),
+            low,
+            "what is no frame's address does not count"
+        );
     }
 }
 
@@ -46,7 +50,10 @@ fn software_bits_of_ept() {
         assert_eq!(page.software(), bits & 0x3f);
         let bits = u64::from(bits);
         let word = ept.leaf_word(page, at).unwrap();
-        assert_eq!(word ^ ept.leaf_word(plain, at).unwrap(), (bits & 1) << 11 | (bits >> 1 & 0x1f) << 52);
+        assert_eq!(
+            word ^ ept.leaf_word(plain, at).unwrap(),
+            (bits & 1) << 11 | (bits >> 1 & 0x1f) << 52
+        );
         assert_eq!((page.prot(), page.memory_type()), (plain.prot(), plain.memory_type()));
     }
 }
@@ -69,15 +76,32 @@ fn how_a_vcpu_translates() {
         cr4: Cr4::from_bits(1 << 5),
         efer: Efer::from_bits(1 << 10 | 1 << 8),
     };
-    let controls = |registers: Registers, processor: Controls| match Paging::of(registers, processor) {
-        Ok(Paging::Long { format, root }) => {
-            assert_eq!(root, Gpa::new(0x7000));
-            (*format.controls(), format.levels())
-        }
-        other => panic!("{other:?}"),
+    let controls =
+        |registers: Registers, processor: Controls| match Paging::of(registers, processor) {
+            Ok(Paging::Long { format, root }) => {
+                assert_eq!(root, Gpa::new(0x7000));
+                (*format.controls(), format.levels())
+            }
+            other => panic!("{other:?}"),
+        };
+    let none = Controls {
+        wp: false,
+        smep: false,
+        smap: false,
+        nxe: false,
+        pke: false,
+        pks: false,
+        ..Controls::new()
     };
-    let none = Controls { wp: false, smep: false, smap: false, nxe: false, pke: false, pks: false, ..Controls::new() };
-    let all = Controls { wp: true, smep: true, smap: true, nxe: true, pke: true, pks: true, ..Controls::new() };
+    let all = Controls {
+        wp: true,
+        smep: true,
+        smap: true,
+        nxe: true,
+        pke: true,
+        pks: true,
+        ..Controls::new()
+    };
     // What the registers say counts, not what the processor is said to do.
     for processor in [none, all] {
         assert_eq!(controls(long, processor), (none, Levels::Four));
@@ -93,7 +117,8 @@ fn how_a_vcpu_translates() {
         assert_eq!(controls(cr4(1 << 12), processor), (none, Levels::Five));
     }
     // A debugger reads and writes what is mapped; what may be executed stays.
-    let open = Paging::Long { format: LongMode::new(Levels::Four, all), root: Gpa::new(0) }.unprotected();
+    let open =
+        Paging::Long { format: LongMode::new(Levels::Four, all), root: Gpa::new(0) }.unprotected();
     let Paging::Long { format, .. } = open else { panic!("{open:?}") };
     assert_eq!(*format.controls(), Controls { smep: true, nxe: true, ..none });
 }

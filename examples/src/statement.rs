@@ -71,8 +71,12 @@ impl Run {
             (Self::Rising { pfn, pages }, Some(next)) if next == pfn.wrapping_add(pages) => {
                 Some(Self::Rising { pfn, pages: pages + 1 })
             }
-            (Self::Rising { pfn, pages: 1 }, Some(next)) if next == pfn => Some(Self::Same { pfn, pages: 2 }),
-            (Self::Same { pfn, pages }, Some(next)) if next == pfn => Some(Self::Same { pfn, pages: pages + 1 }),
+            (Self::Rising { pfn, pages: 1 }, Some(next)) if next == pfn => {
+                Some(Self::Same { pfn, pages: 2 })
+            }
+            (Self::Same { pfn, pages }, Some(next)) if next == pfn => {
+                Some(Self::Same { pfn, pages: pages + 1 })
+            }
             _ => None,
         }
     }
@@ -121,7 +125,9 @@ impl FromStr for Run {
         let wrong = || Unintelligible(text.into());
         let number = |text: &str| u64::from_str_radix(text, 16).map_err(|_| wrong());
         // What no address space has is no run.
-        let count = |text: &str| number(text).and_then(|it| if it >> 52 == 0 { Ok(it) } else { Err(wrong()) });
+        let count = |text: &str| {
+            number(text).and_then(|it| if it >> 52 == 0 { Ok(it) } else { Err(wrong()) })
+        };
         if let Some(pages) = text.strip_prefix('-') {
             return Ok(Self::Absent(count(pages)?));
         }
@@ -205,7 +211,9 @@ impl fmt::Display for Line {
         match self {
             Self::System { arch, page } => write!(f, "system {arch} page={page:x}"),
             Self::Text { start, end } => write!(f, "text {start:x} {end:x}"),
-            Self::Vma { start, end, permissions, name } => write!(f, "vma {start:x} {end:x} {permissions} {name}"),
+            Self::Vma { start, end, permissions, name } => {
+                write!(f, "vma {start:x} {end:x} {permissions} {name}")
+            }
             Self::Pages { va, runs } => {
                 write!(f, "pages {va:x}")?;
                 runs.iter().try_for_each(|run| write!(f, " {run}"))
@@ -234,7 +242,10 @@ impl FromStr for Line {
         Ok(match word {
             "system" => {
                 let arch = part()?.into();
-                Self::System { arch, page: number(part()?.strip_prefix("page=").ok_or_else(wrong)?)? }
+                Self::System {
+                    arch,
+                    page: number(part()?.strip_prefix("page=").ok_or_else(wrong)?)?,
+                }
             }
             "text" => Self::Text { start: number(part()?)?, end: number(part()?)? },
             "vma" => Self::Vma {
@@ -285,20 +296,40 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Line>().map(|line| line.to_string()), Ok(text.to_owned()));
         }
-        for text in
-            ["", "@", "@ what", "pages 1", "@ pages x", "@ pages 1 2", "@ pages 1 -ffffffffffffffff", "@ text 1"]
-        {
+        for text in [
+            "",
+            "@",
+            "@ what",
+            "pages 1",
+            "@ pages x",
+            "@ pages 1 2",
+            "@ pages 1 -ffffffffffffffff",
+            "@ text 1",
+        ] {
             assert!(text.parse::<Line>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn runs_give_their_pages_back() {
-        let pages = [None, None, Some(4), Some(4), Some(4), Some(5), Some(6), Some(9), None, Some(8), Some(8)];
+        let pages = [
+            None,
+            None,
+            Some(4),
+            Some(4),
+            Some(4),
+            Some(5),
+            Some(6),
+            Some(9),
+            None,
+            Some(8),
+            Some(8),
+        ];
         let runs = Run::all(pages);
         let text: Vec<_> = runs.iter().map(ToString::to_string).collect();
         assert_eq!(text, ["-2", "4*3", "5+2", "9+1", "-1", "8*2"]);
-        let back: Vec<_> = runs.iter().flat_map(|run| (0..run.pages()).map(|index| run.pfn(index))).collect();
+        let back: Vec<_> =
+            runs.iter().flat_map(|run| (0..run.pages()).map(|index| run.pfn(index))).collect();
         assert_eq!(back, pages);
     }
 }

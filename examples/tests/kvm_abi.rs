@@ -70,7 +70,13 @@ fn enumerations() {
 #[test]
 fn structures() {
     assert_agrees(&layout!(kvm_enable_cap { cap, flags, args, pad }));
-    assert_agrees(&layout!(kvm_userspace_memory_region { slot, flags, guest_phys_addr, memory_size, userspace_addr }));
+    assert_agrees(&layout!(kvm_userspace_memory_region {
+        slot,
+        flags,
+        guest_phys_addr,
+        memory_size,
+        userspace_addr
+    }));
     assert_agrees(&layout!(kvm_interrupt { irq }));
     assert_agrees(&layout!(kvm_regs {
         pc,
@@ -108,7 +114,10 @@ fn unions() {
         row("offsetof(struct kvm_sregs, u.s.sdr1)", offset_of!(kvm_sregs, s.sdr1)),
         row("offsetof(struct kvm_sregs, u.s.ppc64.slb)", offset_of!(kvm_sregs, s.ppc64.slb)),
         row("sizeof(((struct kvm_sregs *)0)->u.s.ppc64.slb)", size_of::<kvm_sregs_ppc64>()),
-        row("offsetof(struct kvm_sregs, u.s.ppc64.slb[0].slbv)", offset_of!(kvm_sregs, s.ppc64.slb) + 8),
+        row(
+            "offsetof(struct kvm_sregs, u.s.ppc64.slb[0].slbv)",
+            offset_of!(kvm_sregs, s.ppc64.slb) + 8,
+        ),
         row("offsetof(struct kvm_sregs, u.s.ppc32.sr)", offset_of!(kvm_sregs, s.ppc32.sr)),
         row("offsetof(struct kvm_sregs, u.s.ppc32.ibat)", offset_of!(kvm_sregs, s.ppc32.ibat)),
         row("offsetof(struct kvm_sregs, u.s.ppc32.dbat)", offset_of!(kvm_sregs, s.ppc32.dbat)),

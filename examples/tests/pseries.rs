@@ -6,7 +6,9 @@ use std::sync::Mutex;
 
 use arch_ppc64::hash::HptOrder;
 use arch_ppc64::kvm::kvm_ppc_mmuv3_cfg;
-use examples::pseries::{BootError, CpuState, Ending, Host, Hypercall, Machine, Mmu, Next, Platform, Status, boot};
+use examples::pseries::{
+    BootError, CpuState, Ending, Host, Hypercall, Machine, Mmu, Next, Platform, Status, boot,
+};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Writes down what it is asked for.
@@ -83,15 +85,33 @@ fn hypercalls_answer_as_papr_says() {
     const RADIX_TABLE: &str = "mmu 0x3 0x800000001e00000c";
     let (set_mode, register) = (0x31c, 0x37c);
     for (name, nr, args, status, wanted) in [
-        ("little-endian interrupts", set_mode, &[1, 4, 0, 0][..], Status::SUCCESS, "lpcr 0x2000000 0x2000000"),
+        (
+            "little-endian interrupts",
+            set_mode,
+            &[1, 4, 0, 0][..],
+            Status::SUCCESS,
+            "lpcr 0x2000000 0x2000000",
+        ),
         ("big-endian interrupts", set_mode, &[0, 4, 0, 0], Status::SUCCESS, "lpcr 0x2000000 0x0"),
-        ("AIL that the CPU has not", set_mode, &[3, 3, 0, 0], Status::UNSUPPORTED_FLAG, "lpcr 0x1800000 0x1800000"),
+        (
+            "AIL that the CPU has not",
+            set_mode,
+            &[3, 3, 0, 0],
+            Status::UNSUPPORTED_FLAG,
+            "lpcr 0x1800000 0x1800000",
+        ),
         ("AIL 1 is reserved", set_mode, &[1, 3, 0, 0], Status::UNSUPPORTED_FLAG, ""),
         ("a flag of no endianness", set_mode, &[2, 4, 0, 0], Status::UNSUPPORTED_FLAG, ""),
         ("a value where there is none", set_mode, &[1, 4, 1, 0], Status::P3, ""),
         ("another", set_mode, &[1, 4, 0, 1], Status::P4, ""),
         ("no resource", set_mode, &[1, 9, 0, 0], Status::P2, ""),
-        ("Linux's process table", register, &[0x1d, 0x1e00_0000, 0, 12], Status::SUCCESS, RADIX_TABLE),
+        (
+            "Linux's process table",
+            register,
+            &[0x1d, 0x1e00_0000, 0, 12],
+            Status::SUCCESS,
+            RADIX_TABLE,
+        ),
         ("misaligned", register, &[0x1d, 0x1_0100, 0, 12], Status::P2, ""),
         ("beyond", register, &[0x1d, 1 << 60, 0, 12], Status::P2, ""),
         ("a page size", register, &[0x1d, 0x1_0000, 1, 12], Status::P3, ""),
@@ -145,14 +165,24 @@ fn the_terminal_has_two_directions() {
 }
 
 /// Makes an RTAS call with its block at `at`, and returns what became of it and the results.
-fn rtas(it: &Platform<GuestMemoryMmap, Recorder>, at: u64, token: u32, args: &[u32], nret: u32) -> (Next, Vec<u32>) {
+fn rtas(
+    it: &Platform<GuestMemoryMmap, Recorder>,
+    at: u64,
+    token: u32,
+    args: &[u32],
+    nret: u32,
+) -> (Next, Vec<u32>) {
     let words = [token, args.len() as u32, nret].into_iter().chain(args.iter().copied());
     for (word, at) in words.zip((at..).step_by(4)) {
         it.memory().write_obj(word.to_be_bytes(), GuestAddress(at)).unwrap();
     }
     let next = call(it, 0xf000, &[at]).0;
     let results = at + 12 + 4 * args.len() as u64;
-    let read = |index| u32::from_be_bytes(it.memory().read_obj(GuestAddress(results + 4 * u64::from(index))).unwrap());
+    let read = |index| {
+        u32::from_be_bytes(
+            it.memory().read_obj(GuestAddress(results + 4 * u64::from(index))).unwrap(),
+        )
+    };
     (next, (0..nret).map(read).collect())
 }
 
@@ -172,14 +202,24 @@ fn rtas_serves() {
     let (_, time) = rtas(&it, 0x400, 0x2001, &[], 8);
     assert_eq!((time[0], time[2] <= 12, time[7] < 1_000_000_000), (0, true, true));
     assert!(time[1] >= 2024, "{time:?}");
-    assert_eq!(rtas(&it, 0x500, 0x2008, &[44, 0, 0], 1), (done.clone(), vec![none]), "no system parameters");
+    assert_eq!(
+        rtas(&it, 0x500, 0x2008, &[44, 0, 0], 1),
+        (done.clone(), vec![none]),
+        "no system parameters"
+    );
     assert_eq!(rtas(&it, 0x500, 0x2fff, &[], 1), (done, vec![none]));
     assert_eq!(rtas(&it, 0x600, 0x2003, &[0, 0], 1).0, Next::End(Ending::PowerOff));
     assert_eq!(rtas(&it, 0x600, 0x2004, &[], 1).0, Next::End(Ending::Reboot));
     assert_eq!(rtas(&it, 0x600, 0x2007, &[], 1).0, Next::Stop);
     it.memory().write_slice(b"no more\0 never", GuestAddress(0x700)).unwrap();
-    assert_eq!(rtas(&it, 0x600, 0x201f, &[0x700], 1).0, Next::End(Ending::Terminated("no more".into())));
-    assert_eq!(rtas(&it, 0x600, 0x201f, &[u32::MAX], 1).0, Next::End(Ending::Terminated(String::new())));
+    assert_eq!(
+        rtas(&it, 0x600, 0x201f, &[0x700], 1).0,
+        Next::End(Ending::Terminated("no more".into()))
+    );
+    assert_eq!(
+        rtas(&it, 0x600, 0x201f, &[u32::MAX], 1).0,
+        Next::End(Ending::Terminated(String::new()))
+    );
 }
 
 #[test]
@@ -190,11 +230,17 @@ fn rtas_blocks_that_cannot_be() {
         assert_eq!(call(&it, 0xf000, &[at]).0, Next::Resume(Status::PARAMETER), "{at:#x}");
     }
     // Room for the header and no more; and more arguments than any service has.
-    for (at, nargs, nret) in [(end - 12, 1, 0), (end - 12, 0, 1), (0, 17, 0), (0, 0, 17), (0, u32::MAX, u32::MAX)] {
+    for (at, nargs, nret) in
+        [(end - 12, 1, 0), (end - 12, 0, 1), (0, 17, 0), (0, 0, 17), (0, u32::MAX, u32::MAX)]
+    {
         for (word, at) in [0x2000, nargs, nret].into_iter().zip((at..).step_by(4)) {
             it.memory().write_obj(word.to_be_bytes(), GuestAddress(at)).unwrap();
         }
-        assert_eq!(call(&it, 0xf000, &[at]).0, Next::Resume(Status::PARAMETER), "{at:#x} {nargs} {nret}");
+        assert_eq!(
+            call(&it, 0xf000, &[at]).0,
+            Next::Resume(Status::PARAMETER),
+            "{at:#x} {nargs} {nret}"
+        );
     }
 }
 
@@ -208,7 +254,11 @@ fn any_arguments_are_answered() {
             let at = random.u64(..MEMORY as u64);
             let word = if random.bool() { random.u32(0x1fff..0x2022) } else { random.u32(..20) };
             let _ = it.memory().write_obj(word.to_be_bytes(), GuestAddress(at & !3));
-            let nr = if random.u8(..8) == 0 { random.u64(..) } else { calls[random.usize(..calls.len())] };
+            let nr = if random.u8(..8) == 0 {
+                random.u64(..)
+            } else {
+                calls[random.usize(..calls.len())]
+            };
             let argument = |random: &mut fastrand::Rng| match random.u8(..4) {
                 0 => random.u64(..),
                 1 => random.u64(..MEMORY as u64) & !3,
@@ -225,7 +275,8 @@ fn any_arguments_are_answered() {
 
 #[test]
 fn kernels_that_cannot_be_booted() {
-    let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 128 << 20)]).unwrap();
+    let memory: GuestMemoryMmap =
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 128 << 20)]).unwrap();
     let machine = Machine { cpus: 1, mmu: Mmu::Radix };
     let elf = |machine: u16, address: u64, bytes: u64| {
         let mut file = vec![0; 0x1000];

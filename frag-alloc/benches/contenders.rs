@@ -101,9 +101,14 @@ impl Ours {
     pub fn with(frames: usize, policy: Policy) -> Self {
         let words = arena(frames);
         let start = Hpa::new(words.as_ptr() as u64);
-        let region = Region::new(DirectMap::new(words, start), start, frames as u32, FRAME).expect("aligned");
+        let region = Region::new(DirectMap::new(words, start), start, frames as u32, FRAME)
+            .expect("aligned");
         let table = Box::leak(Box::new(Frames::new(region).expect("small enough")));
-        Self { frames: table, cache: Cache::new(table, Owner(1), Kind::User, policy), bytes: frames << FRAME }
+        Self {
+            frames: table,
+            cache: Cache::new(table, Owner(1), Kind::User, policy),
+            bytes: frames << FRAME,
+        }
     }
 
     pub fn frames(&self) -> &'static Frames<Hpa, Source> {
@@ -177,7 +182,8 @@ pub fn talc(frames: usize) -> General<talc::Talck<spin::Mutex<()>, talc::ErrOnOo
     let mut talc = talc::Talc::new(talc::ErrOnOom);
     // SAFETY: the arena is nobody else's.
     unsafe {
-        talc.claim(talc::Span::from_base_size(words.as_ptr() as *mut u8, words.len() * 8)).expect("large enough")
+        talc.claim(talc::Span::from_base_size(words.as_ptr() as *mut u8, words.len() * 8))
+            .expect("large enough")
     };
     General("talc", talc.lock())
 }

@@ -20,7 +20,9 @@ impl Linux {
         Self {
             words,
             counts: (0..frames).map(|_| AtomicUsize::new(0)).collect(),
-            free: spin::Mutex::new((0..frames).rev().map(|frame| start + (frame << FRAME)).collect()),
+            free: spin::Mutex::new(
+                (0..frames).rev().map(|frame| start + (frame << FRAME)).collect(),
+            ),
             fragment: [const { spin::Mutex::new(0) }; 16],
         }
     }

@@ -51,11 +51,15 @@ pub fn churn() -> f64 {
     let linux = Linux::new(1024);
     let (peak, trough) = rounds(&ours, || ours.frames().census().table_frames as usize);
     let (linux_peak, linux_trough) = rounds(&linux, || linux.pages());
-    println!("\nchurn: {PEAK} tables of 256 B alive, a random 90 % freed, {ROUNDS} times; frames held / frames needed");
+    println!(
+        "\nchurn: {PEAK} tables of 256 B alive, a random 90 % freed, {ROUNDS} times; frames held / frames needed"
+    );
     println!("{:<24} {:>10} {:>10}", "", "all alive", "a tenth");
     println!("{:<24} {peak:>10.2} {trough:>10.2}", "frag-alloc");
     println!("{:<24} {linux_peak:>10.2} {linux_trough:>10.2}", "Linux's algorithm");
-    println!("(a tenth, at random, leaves tables in every frame: who cannot move tables cannot give one back)");
+    println!(
+        "(a tenth, at random, leaves tables in every frame: who cannot move tables cannot give one back)"
+    );
     peak
 }
 
@@ -73,8 +77,9 @@ pub fn sparse() {
         rows[0].1[column] = ((3 + pages) << FRAME) / pages;
         for (row, caches) in [(1, SPACES), (2, 1)] {
             let ours = Ours::new(4096);
-            let caches: Vec<_> =
-                (0..caches).map(|owner| Cache::new(ours.frames(), Owner(owner), Kind::User, Policy::Reuse)).collect();
+            let caches: Vec<_> = (0..caches)
+                .map(|owner| Cache::new(ours.frames(), Owner(owner), Kind::User, Policy::Reuse))
+                .collect();
             for space in 0..SPACES as usize {
                 let cache = &caches[space % caches.len()];
                 for shift in [16, 12, 12].into_iter().chain(std::iter::repeat_n(8, pages)) {

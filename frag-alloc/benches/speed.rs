@@ -44,7 +44,12 @@ fn touch(table: usize, shift: u8) {
 fn pair<C: Contender>(contender: &C, shift: u8, clean: bool) -> f64 {
     let tables = contender.thread();
     let first = tables.take(shift);
-    assert_eq!((sum(first, shift), first % (1 << shift)), (0, 0), "{}: not zeroed or not aligned", contender.name());
+    assert_eq!(
+        (sum(first, shift), first % (1 << shift)),
+        (0, 0),
+        "{}: not zeroed or not aligned",
+        contender.name()
+    );
     tables.give(first, shift, true);
     run_pairs(&tables, shift, clean, 20_000)
 }
@@ -82,7 +87,9 @@ pub fn pairs() -> f64 {
     let all = All::new();
     println!("ns per table taken and given back; best of {ROUNDS} rounds, all in turn\n");
     print!("{:<34}", "");
-    each!(all, name).iter().for_each(|name| print!(" {:>8.8}", name.trim_start_matches("frag-alloc, ")));
+    each!(all, name)
+        .iter()
+        .for_each(|name| print!(" {:>8.8}", name.trim_start_matches("frag-alloc, ")));
     println!("\n{:<34} (front, shared: frag-alloc)", "");
     let mut order: Vec<usize> = (0..BATCH).collect();
     let mut random = crate::memory::Random(7);
@@ -118,7 +125,8 @@ fn together<C: Contender>(contender: &C, threads: usize) -> f64 {
         running.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
     let (start, end) = (times.iter().map(|it| it.0).min(), times.iter().map(|it| it.1).max());
-    let elapsed = end.zip(start).map_or(f64::INFINITY, |(end, start)| (end - start).as_nanos() as f64);
+    let elapsed =
+        end.zip(start).map_or(f64::INFINITY, |(end, start)| (end - start).as_nanos() as f64);
     elapsed / (f64::from(COUNT) * threads as f64)
 }
 

@@ -83,7 +83,14 @@ where
             Lock::new(Pool::new(shift, frames.tables_shift(shift)))
         };
         let pools = core::array::from_fn(pool);
-        Self { frames, owner, kind, policy, pools, bumps: core::array::from_fn(|_| Lock::new(Bump::default())) }
+        Self {
+            frames,
+            owner,
+            kind,
+            policy,
+            pools,
+            bumps: core::array::from_fn(|_| Lock::new(Bump::default())),
+        }
     }
 
     /// The frame table that the tables come from.
@@ -189,7 +196,12 @@ where
 
     /// The first half of a free: the table is nobody's any more, but still counted, and in nobody's hand.
     #[inline]
-    pub(crate) fn detach(&self, table: A, shift: u8, contents: Contents) -> Result<Detached, Error<A>> {
+    pub(crate) fn detach(
+        &self,
+        table: A,
+        shift: u8,
+        contents: Contents,
+    ) -> Result<Detached, Error<A>> {
         if let Some(granule) = self.frames.granule(table).filter(|_| table.is_aligned(shift)) {
             let tag = self.frames.tag_at(granule);
             let mine = self.tag(shift);
@@ -216,7 +228,8 @@ where
         let mut pool = self.pool(shift).lock();
         if pool.closed {
             drop(pool);
-            let loose = |&granule| self.frames.drop_fragments(self.frames.frame_of(granule), 1).map(|_| ());
+            let loose =
+                |&granule| self.frames.drop_fragments(self.frames.frame_of(granule), 1).map(|_| ());
             return batch.iter().map(loose).fold(Ok(()), Result::and);
         }
         let leaving = pool.put(&self.frames, batch);
@@ -241,7 +254,9 @@ where
     /// How many tables of `2^shift` bytes a front may hold: a part of what a frame holds; none if they have no pool.
     pub(crate) fn front_room(&self, shift: u8) -> usize {
         match self.policy {
-            Policy::Reuse if shift < self.frames.shift => (1 << self.frames.tables_shift(shift)) / 4 + 1,
+            Policy::Reuse if shift < self.frames.shift => {
+                (1 << self.frames.tables_shift(shift)) / 4 + 1
+            }
             _ => 0,
         }
     }

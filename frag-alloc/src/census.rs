@@ -51,7 +51,11 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     /// The first granules of the tables that are alive in a frame.
     pub(crate) fn live_in(&self, frame: u32) -> impl Iterator<Item = u32> + '_ {
         let tag = self.descriptor(frame).tag();
-        let tables = if tag.is_free() || tag.is_tail() { 0 } else { 1_u32 << self.tables_shift(tag.shift()) };
+        let tables = if tag.is_free() || tag.is_tail() {
+            0
+        } else {
+            1_u32 << self.tables_shift(tag.shift())
+        };
         let first = frame << (self.shift - GRANULE);
         (0..tables)
             .map(move |table| first + (table << (tag.shift() - GRANULE)))

@@ -72,7 +72,9 @@ where
 
     fn take_holding(&self, shift: u8, wanted: Contents) -> Result<A, Error<A>> {
         match self.cache.take_holding(shift, wanted) {
-            Err(Error::Exhausted { .. }) if self.collect()? > 0 => self.cache.take_holding(shift, wanted),
+            Err(Error::Exhausted { .. }) if self.collect()? > 0 => {
+                self.cache.take_holding(shift, wanted)
+            }
             result => result,
         }
     }

@@ -173,9 +173,9 @@ impl Descriptor {
     }
 
     pub(crate) fn set_order(&self, order: u8) {
-        let _ = self
-            .flags
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |flags| Some(flags & !0xff | u32::from(order)));
+        let _ = self.flags.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |flags| {
+            Some(flags & !0xff | u32::from(order))
+        });
     }
 
     pub(crate) fn raise(&self, flag: u32) {

@@ -28,7 +28,9 @@ pub enum Error<A: Address> {
     },
     /// Not a live table of this owner and size: freed twice, never handed out, or another address space's. Nothing
     /// was changed.
-    #[error("{table} is not a live table of this owner and size (in the frame at {frame}, whose owner is {owner:?})")]
+    #[error(
+        "{table} is not a live table of this owner and size (in the frame at {frame}, whose owner is {owner:?})"
+    )]
     NotLive {
         /// The address that was given back.
         table: A,
@@ -73,9 +75,10 @@ impl<A: Address> Error<A> {
             Self::NotLive { table, .. } => AllocError::NotLive { address: table.get() },
             Self::Outside { address } => AllocError::NotLive { address: address.get() },
             Self::Underflow { frame, .. } => AllocError::NotLive { address: frame.get() },
-            Self::Exhausted { .. } | Self::Constructor { .. } | Self::Source { .. } | Self::Memory(_) => {
-                AllocError::Exhausted { layout }
-            }
+            Self::Exhausted { .. }
+            | Self::Constructor { .. }
+            | Self::Source { .. }
+            | Self::Memory(_) => AllocError::Exhausted { layout },
         }
     }
 }

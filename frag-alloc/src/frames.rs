@@ -148,7 +148,12 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     /// The idle table of `2^shift` bytes that starts at `granule`, which the caller took from where idle tables are, is somebody's from now on. If he asks for a
     /// zeroed one, it is zeroed now, unless it came back zeroed.
     #[inline]
-    pub(crate) fn hand_out(&self, granule: u32, shift: u8, wanted: Contents) -> Result<A, Error<A>> {
+    pub(crate) fn hand_out(
+        &self,
+        granule: u32,
+        shift: u8,
+        wanted: Contents,
+    ) -> Result<A, Error<A>> {
         let state = self.states.of(granule);
         if wanted == Contents::Zeroed && state.load(Ordering::Relaxed) != IDLE {
             self.zero(granule, shift)?;
@@ -224,7 +229,9 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         head.previous.store(NONE, Ordering::Relaxed);
         let first = frame << (self.shift - GRANULE);
         for table in 0..1_u32 << self.tables_shift(shift) {
-            self.states.of(first + (table << (shift - GRANULE))).store(IDLE_STALE, Ordering::Relaxed);
+            self.states
+                .of(first + (table << (shift - GRANULE)))
+                .store(IDLE_STALE, Ordering::Relaxed);
         }
         head.set_fragments(fragments);
         for tail in 1..1 << order {
@@ -265,9 +272,11 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         match self.descriptor(frame).drop_fragments(count) {
             Ok(0) => self.retire(frame).map(|()| true),
             Ok(_) => Ok(false),
-            Err(WouldUnderflow(value)) => {
-                Err(Error::Underflow { frame: self.frame_address(frame), count: "fragments", value })
-            }
+            Err(WouldUnderflow(value)) => Err(Error::Underflow {
+                frame: self.frame_address(frame),
+                count: "fragments",
+                value,
+            }),
         }
     }
 
@@ -322,7 +331,11 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         let Some(granule) = self.granule(table) else { return Err(self.not_live(table)) };
         let tag = self.tag_at(granule);
         let whole = table.is_aligned(tag.shift()) && !tag.is_tail();
-        if !tag.is_loose() || tag.owner() != Some(owner) || !whole || !self.set_idle(granule, Contents::Stale) {
+        if !tag.is_loose()
+            || tag.owner() != Some(owner)
+            || !whole
+            || !self.set_idle(granule, Contents::Stale)
+        {
             return Err(self.not_live(table));
         }
         self.drop_fragments(self.frame_of(granule), 1).map(|_| ())
@@ -333,9 +346,11 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     pub(crate) fn not_live(&self, table: A) -> Error<A> {
         match self.granule(table).map(|granule| self.frame_of(granule)) {
             None => Error::Outside { address: table },
-            Some(frame) => {
-                Error::NotLive { table, frame: self.frame_address(frame), owner: self.descriptor(frame).tag().owner() }
-            }
+            Some(frame) => Error::NotLive {
+                table,
+                frame: self.frame_address(frame),
+                owner: self.descriptor(frame).tag().owner(),
+            },
         }
     }
 }

@@ -60,7 +60,9 @@ impl Epochs {
 
     /// A slot for one thread's reading; `None` if all are in use.
     pub fn reader(&self) -> Option<Reader<'_>> {
-        let free = |slot: &&Slot| slot.0.compare_exchange(VACANT, QUIET, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let free = |slot: &&Slot| {
+            slot.0.compare_exchange(VACANT, QUIET, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
         self.slots.iter().find(free).map(|slot| Reader { epochs: self, slot })
     }
 }

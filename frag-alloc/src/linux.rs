@@ -24,7 +24,11 @@ pub(crate) struct Bump {
 
 impl Bump {
     /// Hands out the next fragment.
-    pub(crate) fn next<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, shift: u8) -> Option<u32> {
+    pub(crate) fn next<A: Address, S: FrameSource<A>>(
+        &mut self,
+        frames: &Frames<A, S>,
+        shift: u8,
+    ) -> Option<u32> {
         let fragment = self.fragment?;
         let next = fragment + (1 << (shift - GRANULE));
         self.fragment = (frames.frame_of(next) == frames.frame_of(fragment)).then_some(next);
@@ -73,7 +77,11 @@ impl Bump {
         self.leave(frames, shift)
     }
 
-    fn leave<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, shift: u8) -> Option<(u32, u32)> {
+    fn leave<A: Address, S: FrameSource<A>>(
+        &mut self,
+        frames: &Frames<A, S>,
+        shift: u8,
+    ) -> Option<(u32, u32)> {
         let fragment = self.fragment.take()?;
         let frame = frames.frame_of(fragment);
         let handed_out = (fragment - (frame << (frames.shift - GRANULE))) >> (shift - GRANULE);

@@ -64,7 +64,12 @@ where
             tables: [const { Cell::new(0) }; DEPTH],
         };
         let generation = Cell::new(cache.frames().generation());
-        Self { cache, frames: cache.frames(), magazines: core::array::from_fn(magazine), generation }
+        Self {
+            cache,
+            frames: cache.frames(),
+            magazines: core::array::from_fn(magazine),
+            generation,
+        }
     }
 
     /// A zeroed table of `2^shift` bytes, aligned to its size.
@@ -99,7 +104,8 @@ where
         if generation != self.generation.replace(generation) {
             self.put_back()?;
         }
-        let Some(magazine) = self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))).filter(|it| it.room > 0)
+        let Some(magazine) =
+            self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))).filter(|it| it.room > 0)
         else {
             return self.cache.take_holding(shift, wanted);
         };

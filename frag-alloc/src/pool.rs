@@ -75,7 +75,15 @@ impl Leaving {
 
 impl Pool {
     pub(crate) fn new(shift: u8, tables: u8) -> Self {
-        Self { heads: [NONE; LISTS], shift, tables, closed: false, generation: 0, held: 0, stack: [0; DEPTH] }
+        Self {
+            heads: [NONE; LISTS],
+            shift,
+            tables,
+            closed: false,
+            generation: 0,
+            held: 0,
+            stack: [0; DEPTH],
+        }
     }
 
     /// How many tables a frame holds.
@@ -102,8 +110,10 @@ impl Pool {
     }
 
     fn unlink(&mut self, frames: &[Descriptor], frame: u32, list: usize) {
-        let (next, previous) =
-            (frames[frame as usize].next.load(Relaxed), frames[frame as usize].previous.load(Relaxed));
+        let (next, previous) = (
+            frames[frame as usize].next.load(Relaxed),
+            frames[frame as usize].previous.load(Relaxed),
+        );
         if next != NONE {
             frames[next as usize].previous.store(previous, Relaxed);
         }
@@ -168,7 +178,11 @@ impl Pool {
 
     /// Fills `batch` with tables, warm ones or those of the fullest frames, as far as there are any; says how many.
     #[inline]
-    pub(crate) fn take<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, batch: &mut [u32]) -> usize {
+    pub(crate) fn take<A: Address, S: FrameSource<A>>(
+        &mut self,
+        frames: &Frames<A, S>,
+        batch: &mut [u32],
+    ) -> usize {
         if self.held == 0 {
             return self.take_in_hand(frames, batch);
         }
@@ -179,7 +193,11 @@ impl Pool {
     }
 
     /// The same from the fullest frames.
-    fn take_in_hand<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, batch: &mut [u32]) -> usize {
+    fn take_in_hand<A: Address, S: FrameSource<A>>(
+        &mut self,
+        frames: &Frames<A, S>,
+        batch: &mut [u32],
+    ) -> usize {
         let mut filled = 0;
         while filled < batch.len() {
             let Some(frame) = self.roomy(&frames.descriptors) else { break };
@@ -205,7 +223,11 @@ impl Pool {
 
     /// Takes idle tables back.
     #[inline]
-    pub(crate) fn put<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, batch: &[u32]) -> Leaving {
+    pub(crate) fn put<A: Address, S: FrameSource<A>>(
+        &mut self,
+        frames: &Frames<A, S>,
+        batch: &[u32],
+    ) -> Leaving {
         let mut leaving = Leaving::NONE;
         for &granule in batch {
             if frames.is_out_of_use(granule) {
@@ -247,7 +269,11 @@ impl Pool {
     }
 
     /// Returns the frame if it left the pool.
-    fn take_into_hand<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, granule: u32) -> Option<u32> {
+    fn take_into_hand<A: Address, S: FrameSource<A>>(
+        &mut self,
+        frames: &Frames<A, S>,
+        granule: u32,
+    ) -> Option<u32> {
         let frame = frames.frame_of(granule);
         let it = frames.descriptor(frame);
         let table = (granule - (frame << (frames.shift - GRANULE))) >> (self.shift - GRANULE);
@@ -275,7 +301,11 @@ impl Pool {
 
     /// Closes: nothing is handed out from now on, all frames become loose (with `tag`), and leave. Returns those with tables in hand,
     /// and how many tables are not. In one hold of the lock: a frame without tables in hand is only its users' from then on.
-    pub(crate) fn close<A: Address, S: FrameSource<A>>(&mut self, frames: &Frames<A, S>, tag: Tag) -> (Leaving, u32) {
+    pub(crate) fn close<A: Address, S: FrameSource<A>>(
+        &mut self,
+        frames: &Frames<A, S>,
+        tag: Tag,
+    ) -> (Leaving, u32) {
         self.closed = true;
         let mut leaving = self.settle(frames, 0, Leaving::NONE);
         let mut live = 0;

@@ -117,9 +117,13 @@ impl<A: Address, S: FrameSource<A>> FrameRef<'_, A, S> {
         let tag = self.frames.descriptor(self.frame).tag();
         let granule = self.frames.granule(address)?;
         let first = self.frame << (self.frames.shift - GRANULE);
-        let table =
-            first + (granule.checked_sub(first)? >> (tag.shift().checked_sub(GRANULE)?) << (tag.shift() - GRANULE));
-        self.frames.live_in(self.frame).find(|&live| live == table).map(|table| self.frames.address(table))
+        let table = first
+            + (granule.checked_sub(first)? >> (tag.shift().checked_sub(GRANULE)?)
+                << (tag.shift() - GRANULE));
+        self.frames
+            .live_in(self.frame)
+            .find(|&live| live == table)
+            .map(|table| self.frames.address(table))
     }
 }
 

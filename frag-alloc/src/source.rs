@@ -102,10 +102,19 @@ impl<A: Address, M: TableMemory<A>, H: Hooks<A>> Region<A, M, H> {
     ///
     /// # Errors
     /// As [`new`](Region::new).
-    pub fn with_hooks(memory: M, start: A, frames: u32, shift: u8, hooks: H) -> Result<Self, MemoryError> {
+    pub fn with_hooks(
+        memory: M,
+        start: A,
+        frames: u32,
+        shift: u8,
+        hooks: H,
+    ) -> Result<Self, MemoryError> {
         let bytes = u64::from(frames).checked_shl(u32::from(shift)).unwrap_or(u64::MAX);
         let outside = MemoryError { address: start.get(), bytes };
-        if !(3..=30).contains(&shift) || !start.is_aligned(shift) || start.checked_add(bytes).is_none() {
+        if !(3..=30).contains(&shift)
+            || !start.is_aligned(shift)
+            || start.checked_add(bytes).is_none()
+        {
             return Err(outside);
         }
         for frame in 0..frames {
@@ -138,7 +147,9 @@ impl<A: Address, M: TableMemory<A>, H: Hooks<A>> Region<A, M, H> {
         }
         // Alignment is that of the address, not of the index.
         let first = (self.span.start.get() >> self.span.shift).wrapping_add(word as u64 * 64);
-        (0..=64 - count).find(|&bit| (first + u64::from(bit)) % u64::from(count) == 0 && bits >> bit & mask == mask)
+        (0..=64 - count).find(|&bit| {
+            (first + u64::from(bit)) % u64::from(count) == 0 && bits >> bit & mask == mask
+        })
     }
 }
 
@@ -155,7 +166,12 @@ impl<A: Address, M: TableMemory<A>, H: Hooks<A>> FrameSource<A> for Region<A, M,
         for (index, word) in self.here.iter().enumerate() {
             let mut bits = word.load(Ordering::Relaxed);
             while let Some(bit) = self.bit_of(index, bits, order) {
-                match word.compare_exchange_weak(bits, bits & !(mask << bit), Ordering::Acquire, Ordering::Relaxed) {
+                match word.compare_exchange_weak(
+                    bits,
+                    bits & !(mask << bit),
+                    Ordering::Acquire,
+                    Ordering::Relaxed,
+                ) {
                     Ok(_) => {
                         let frame = index as u64 * 64 + u64::from(bit);
                         return Some(A::new(self.span.start.get() + (frame << self.span.shift)));

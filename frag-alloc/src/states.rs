@@ -20,7 +20,9 @@ pub(crate) struct States {
 impl States {
     /// For so many granules, all zero.
     pub(crate) fn new(granules: u32) -> Self {
-        let words = (0..u64::from(granules).next_multiple_of(u64::from(BLOCK))).map(|_| AtomicU16::new(0)).collect();
+        let words = (0..u64::from(granules).next_multiple_of(u64::from(BLOCK)))
+            .map(|_| AtomicU16::new(0))
+            .collect();
         Self { words, granules }
     }
 
@@ -68,7 +70,8 @@ mod tests {
     fn neighbours_are_in_different_lines() {
         for (step, but) in [(1, 4), (16, 0)] {
             let starts = (0..BLOCK - step).step_by(step as usize);
-            let same = starts.filter(|granule| place(*granule) / 32 == place(granule + step) / 32).count();
+            let same =
+                starts.filter(|granule| place(*granule) / 32 == place(granule + step) / 32).count();
             assert!(same <= but, "{same} neighbours of {step} granules in one line");
         }
     }

@@ -104,11 +104,17 @@ mod tests {
 
     #[test]
     fn the_word_is_linuxs() {
-        for (raw, kind) in
-            [(0x1000, TableKind::Pte), (0x1001, TableKind::Pmd), (0x1002, TableKind::Pud), (0x1003, TableKind::Pgd)]
-        {
+        for (raw, kind) in [
+            (0x1000, TableKind::Pte),
+            (0x1001, TableKind::Pmd),
+            (0x1002, TableKind::Pud),
+            (0x1003, TableKind::Pgd),
+        ] {
             let tagged = TaggedTable::new(Hpa::new(0x1000), kind).unwrap();
-            assert_eq!((tagged.raw(), tagged.table(), tagged.kind()), (raw, Hpa::new(0x1000), kind));
+            assert_eq!(
+                (tagged.raw(), tagged.table(), tagged.kind()),
+                (raw, Hpa::new(0x1000), kind)
+            );
             assert_eq!(TaggedTable::from_raw(raw), Some(tagged));
         }
         assert_eq!(TaggedTable::new(Hpa::new(0x1008), TableKind::Pte), None);

@@ -6,9 +6,12 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 
-use frag_alloc::{Cache, Deferred, Epochs, Error, FrameSource, Frames, Kind, Local, Owner, Policy, Region, Span};
+use frag_alloc::{
+    Cache, Deferred, Epochs, Error, FrameSource, Frames, Kind, Local, Owner, Policy, Region, Span,
+};
 use pgtable::{
-    Address, AllocError, Contents, DirectMap, Hpa, Level, MemoryError, TableAllocator, TableLayout, TableMemory,
+    Address, AllocError, Contents, DirectMap, Hpa, Level, MemoryError, TableAllocator, TableLayout,
+    TableMemory,
 };
 
 const FRAME: u8 = 16;
@@ -24,14 +27,17 @@ fn frames(words: &[AtomicU64]) -> Frames<Hpa, Region<Hpa, DirectMap<'_, Hpa>>> {
 /// All of `words` as frames of `2^shift` bytes.
 fn frames_of(words: &[AtomicU64], shift: u8) -> Frames<Hpa, Region<Hpa, DirectMap<'_, Hpa>>> {
     let count = (words.len() >> (shift - 3)) as u32;
-    let region = Region::new(DirectMap::new(words, Hpa::new(0)), Hpa::new(0), count, shift).unwrap();
+    let region =
+        Region::new(DirectMap::new(words, Hpa::new(0)), Hpa::new(0), count, shift).unwrap();
     Frames::new(region).unwrap()
 }
 
 /// A front that has handed out one table keeps some for itself: half of a quarter of a frame's, at most 16 with the one; so nobody starves by another thread's front.
 #[test]
 fn a_front_holds_so_much() {
-    for (shift, taken) in [(8, 16), (9, 16), (10, 9), (11, 5), (12, 3), (13, 2), (14, 1), (15, 1), (16, 1)] {
+    for (shift, taken) in
+        [(8, 16), (9, 16), (10, 9), (11, 5), (12, 3), (13, 2), (14, 1), (15, 1), (16, 1)]
+    {
         let words = words(1);
         let frames = frames(&words);
         let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
@@ -115,16 +121,25 @@ fn what_is_no_table_is_not_taken_back() {
     let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
     let (small, large) = (cache.take(12).unwrap(), cache.take(FRAME + 1).unwrap());
     assert_eq!(cache.close().unwrap().live, 1, "a table larger than a frame is no pool's");
-    let inside = [small.get() + 0x100, small.get() + 0x800, large.get() + 0x100, large.get() + (1 << FRAME)];
+    let inside =
+        [small.get() + 0x100, small.get() + 0x800, large.get() + 0x100, large.get() + (1 << FRAME)];
     for address in inside.map(Hpa::new) {
-        assert!(matches!(frames.give(address, Owner(1)), Err(Error::NotLive { table, .. }) if table == address));
+        assert!(
+            matches!(frames.give(address, Owner(1)), Err(Error::NotLive { table, .. }) if table == address)
+        );
     }
     for table in [small, large] {
-        assert!(matches!(frames.give(table, Owner(2)), Err(Error::NotLive { .. })), "somebody else's");
+        assert!(
+            matches!(frames.give(table, Owner(2)), Err(Error::NotLive { .. })),
+            "somebody else's"
+        );
         frames.give(table, Owner(1)).unwrap();
         assert!(matches!(frames.give(table, Owner(1)), Err(Error::NotLive { .. })), "twice");
     }
-    assert_eq!(frames.give(Hpa::new(8 << FRAME), Owner(1)), Err(Error::Outside { address: Hpa::new(8 << FRAME) }));
+    assert_eq!(
+        frames.give(Hpa::new(8 << FRAME), Owner(1)),
+        Err(Error::Outside { address: Hpa::new(8 << FRAME) })
+    );
     assert!(frames.census().all_home());
 }
 
@@ -138,7 +153,10 @@ fn a_deferred_table_has_its_state() {
     let table = deferred.take(8).unwrap();
     let state = deferred.state(table).unwrap();
     state.add(3);
-    assert!(std::ptr::eq(state, TableAllocator::<Hpa>::state(&deferred, table).unwrap()) && state.live() == 3);
+    assert!(
+        std::ptr::eq(state, TableAllocator::<Hpa>::state(&deferred, table).unwrap())
+            && state.live() == 3
+    );
     assert!(deferred.state(Hpa::new(2 << FRAME)).is_none(), "beyond the region");
     state.sub(3);
     deferred.give(table, 8, Contents::Stale).unwrap();
@@ -223,7 +241,10 @@ fn a_front_is_an_allocator() {
     assert!(std::ptr::eq(state, cache.state(table).unwrap()));
     front.free(table, layout, Contents::Stale).unwrap();
     let twice = front.free(table, layout, Contents::Stale);
-    assert!(matches!(twice, Err(AllocError::NotLive { address }) if address == table.get()), "{twice:?}");
+    assert!(
+        matches!(twice, Err(AllocError::NotLive { address }) if address == table.get()),
+        "{twice:?}"
+    );
     drop(front);
     cache.close().unwrap();
     assert!(frames.census().all_home());
@@ -261,7 +282,9 @@ impl FrameSource<Hpa> for Short<'_> {
 #[test]
 fn a_frame_is_memory_to_its_end() {
     const FRAME_WORDS: usize = 1 << (FRAME - 3);
-    for (shift, there) in [(8, FRAME_WORDS - 1), (8, 32), (FRAME, FRAME_WORDS - 1), (FRAME + 1, 2 * FRAME_WORDS - 1)] {
+    for (shift, there) in
+        [(8, FRAME_WORDS - 1), (8, 32), (FRAME, FRAME_WORDS - 1), (FRAME + 1, 2 * FRAME_WORDS - 1)]
+    {
         let words = words(2);
         let source = Short(DirectMap::new(&words[..there], Hpa::new(0)), Cell::new(0));
         let frames = Frames::new(source).unwrap();
@@ -288,7 +311,8 @@ fn every_table_of_every_frame_is_handed_out_once() {
                 tables.push(table);
             }
             assert_eq!(tables.len(), 3 * per_frame, "2^{shift}, round {round}");
-            let all: BTreeSet<Hpa> = tables.iter().copied().filter(|table| table.is_aligned(shift)).collect();
+            let all: BTreeSet<Hpa> =
+                tables.iter().copied().filter(|table| table.is_aligned(shift)).collect();
             assert_eq!(all.len(), tables.len(), "2^{shift}, round {round}: one twice, or crooked");
             assert!(all.last().unwrap().get() + (1 << shift) <= 3 << FRAME);
             // Every third first: frames have holes all over when the others come.

@@ -4,7 +4,9 @@
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
-use frag_alloc::{Cache, Deferred, Epochs, Error, Frames, Grace, Kind, Owner, Policy, Reader, Region};
+use frag_alloc::{
+    Cache, Deferred, Epochs, Error, Frames, Grace, Kind, Owner, Policy, Reader, Region,
+};
 use pgtable::{Contents, DirectMap, Hpa, Level, ReadSide, TableAllocator, TableLayout};
 
 #[test]
@@ -83,7 +85,9 @@ fn tables_gather_before_a_grace_period_starts() {
 /// Whoever waits for a lock goes on for a bounded number of turns; a reader that is gone leaves its slot to another.
 #[test]
 fn readers_come_and_go() {
-    for (turns, on) in [(0, true), (1 << 11, true), ((1 << 26) - 1, true), (1 << 26, false), (u32::MAX, false)] {
+    for (turns, on) in
+        [(0, true), (1 << 11, true), ((1 << 26) - 1, true), (1 << 26, false), (u32::MAX, false)]
+    {
         assert_eq!(<Reader<'_> as ReadSide>::wait(turns), on, "{turns}");
     }
     let epochs = Epochs::new(1);

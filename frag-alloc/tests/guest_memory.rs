@@ -9,9 +9,12 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 fn tables_stand_where_the_guest_sees_them() {
     let ranges = [(GuestAddress(0), 0x20_0000), (GuestAddress(0x100_0000), 0x10_0000)];
     let memory = GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap();
-    for (start, frames, ok) in
-        [(0x10_0000, 16, true), (0x100_0000, 16, true), (0x100_0000, 17, false), (0x108_0100, 1, false)]
-    {
+    for (start, frames, ok) in [
+        (0x10_0000, 16, true),
+        (0x100_0000, 16, true),
+        (0x100_0000, 17, false),
+        (0x108_0100, 1, false),
+    ] {
         assert_eq!(guest_frames(&memory, Gpa::new(start), frames, 16).is_ok(), ok, "{start:#x}");
     }
     let frames = Frames::new(guest_frames(&memory, Gpa::new(0x10_0000), 16, 16).unwrap()).unwrap();
@@ -21,7 +24,11 @@ fn tables_stand_where_the_guest_sees_them() {
     cache.free(root, layout, Contents::Stale).unwrap();
     memory.write_obj(0xffff_u64, GuestAddress(root.get())).unwrap();
     let root = cache.allocate(layout).unwrap();
-    assert_eq!(memory.read_obj::<u64>(GuestAddress(root.get())).unwrap(), 0, "zeroed in the guest's memory");
+    assert_eq!(
+        memory.read_obj::<u64>(GuestAddress(root.get())).unwrap(),
+        0,
+        "zeroed in the guest's memory"
+    );
     cache.free(root, layout, Contents::Stale).unwrap();
     assert!(frames.census().all_home());
 }
@@ -31,6 +38,10 @@ fn tables_stand_where_the_guest_sees_them() {
 fn words_are_aligned_in_host_memory_too() {
     for (base, ok) in [(0, true), (4, false), (8, true)] {
         let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(base), 0x4_0000)]).unwrap();
-        assert_eq!(guest_frames(&memory, Gpa::new(0x1_0000), 1, 16).is_ok(), ok, "a region from {base}");
+        assert_eq!(
+            guest_frames(&memory, Gpa::new(0x1_0000), 1, 16).is_ok(),
+            ok,
+            "a region from {base}"
+        );
     }
 }

@@ -24,7 +24,9 @@ use Step::{Alloc, Destroy, Free};
 #[test]
 fn the_counter_stands_as_linuxs_does() {
     let words: Vec<_> = (0..4 << 13).map(|_| AtomicU64::new(!0)).collect();
-    let frames = Frames::new(Region::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), 4, 16).unwrap()).unwrap();
+    let frames =
+        Frames::new(Region::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), 4, 16).unwrap())
+            .unwrap();
     let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Linux);
     // hash 64K, PMD with its second half: 16 KiB, 4 per page.
     let layout = TableSizes::HASH_64K.layout(TableKind::Pmd);
@@ -47,7 +49,9 @@ fn the_counter_stands_as_linuxs_does() {
     for (number, (step, fragments, why)) in steps.into_iter().enumerate() {
         let at = |frame: u64, table: u64| Hpa::new((frame << 16) + (table << shift));
         match step {
-            Alloc { frame, table } => assert_eq!(cache.take(shift), Ok(at(frame, table)), "step {number}: {why}"),
+            Alloc { frame, table } => {
+                assert_eq!(cache.take(shift), Ok(at(frame, table)), "step {number}: {why}")
+            }
             Free { frame, table } => {
                 let tagged = TaggedTable::new(at(frame, table), TableKind::Pmd).unwrap();
                 let queued = TaggedTable::<Hpa>::from_raw(tagged.raw()).unwrap();

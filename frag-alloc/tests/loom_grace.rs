@@ -42,7 +42,12 @@ fn deferred_frees_against_teardown() {
     check_to_depth(|| {
         let (frames, counts) = model::frames(1);
         let epochs = Epochs::new(0);
-        let cache = frag_alloc::Cache::new(frames.clone(), frag_alloc::Owner(1), frag_alloc::Kind::User, Policy::Reuse);
+        let cache = frag_alloc::Cache::new(
+            frames.clone(),
+            frag_alloc::Owner(1),
+            frag_alloc::Kind::User,
+            Policy::Reuse,
+        );
         let tables = Arc::new(Deferred::new(cache, epochs));
         let (first, second) = (tables.take(TABLE).unwrap(), tables.take(TABLE).unwrap());
         let other = tables.clone();

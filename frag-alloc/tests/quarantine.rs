@@ -22,7 +22,8 @@ fn left_of_two(
     test: impl FnOnce(&Table<'_>, &Cache<Hpa, Region<Hpa, DirectMap<'_, Hpa>>, &Table<'_>>) -> Hpa,
 ) {
     let words = words();
-    let region = Region::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), 2, FRAME).expect("aligned and within");
+    let region = Region::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), 2, FRAME)
+        .expect("aligned and within");
     let frames = Frames::new(region).expect("fits");
     let cache = Cache::new(&frames, Owner(1), Kind::User, policy);
     let bad = test(&frames, &cache);
@@ -30,7 +31,9 @@ fn left_of_two(
     let mut had = 0;
     let end = loop {
         match cache.take(SHIFT) {
-            Ok(table) => assert_ne!(table.get() >> FRAME, bad.get() >> FRAME, "{table} after {had}"),
+            Ok(table) => {
+                assert_ne!(table.get() >> FRAME, bad.get() >> FRAME, "{table} after {had}")
+            }
             Err(error) => break error,
         }
         had += 1;

@@ -18,7 +18,8 @@ fn words(frames: usize) -> Vec<AtomicU64> {
 
 fn region(words: &[AtomicU64], first: u64) -> Region<Hpa, DirectMap<'_, Hpa>> {
     let start = Hpa::new(first * FRAME);
-    Region::new(DirectMap::new(words, start), start, (words.len() / FRAME_WORDS) as u32, SHIFT).unwrap()
+    Region::new(DirectMap::new(words, start), start, (words.len() / FRAME_WORDS) as u32, SHIFT)
+        .unwrap()
 }
 
 /// All of its memory is there, to the last word of the last frame.
@@ -35,11 +36,17 @@ fn a_region_is_memory() {
         (22, 1, false),
     ] {
         let memory = DirectMap::new(&words[..there], start);
-        assert_eq!(Region::new(memory, start, frames, SHIFT).is_ok(), ok, "{frames} frames in {there} words");
+        assert_eq!(
+            Region::new(memory, start, frames, SHIFT).is_ok(),
+            ok,
+            "{frames} frames in {there} words"
+        );
     }
     let memory = || DirectMap::new(&words, start);
     assert!(Region::new(memory(), Hpa::new(8), 1, SHIFT).is_err(), "misaligned");
-    assert!(Region::new(memory(), start, 1, 2).is_err() && Region::new(memory(), start, 1, 31).is_err());
+    assert!(
+        Region::new(memory(), start, 1, 2).is_err() && Region::new(memory(), start, 1, 31).is_err()
+    );
 }
 
 /// Runs of every order: aligned by their addresses, wherever the region begins; disjoint; as many as there are; and they come back.
@@ -54,13 +61,27 @@ fn runs_are_aligned_and_all_there_are() {
             let taken: Vec<Hpa> = std::iter::from_fn(|| region.take(order)).collect();
             let run = FRAME << order;
             // Runs lie within 64 frames of the region, which a word of its bitmap stands for.
-            let fits = |at: u64| at % (1 << order) == 0 && (at - first) / 64 == (at + (1 << order) - 1 - first) / 64;
+            let fits = |at: u64| {
+                at % (1 << order) == 0 && (at - first) / 64 == (at + (1 << order) - 1 - first) / 64
+            };
             let starts = (first..=first + FRAMES as u64 - (1 << order)).filter(|at| fits(*at));
             let wanted: BTreeSet<Hpa> = starts.map(|at| Hpa::new(at * FRAME)).collect();
-            assert_eq!(taken.iter().copied().collect::<BTreeSet<_>>(), wanted, "order {order} from frame {first}");
+            assert_eq!(
+                taken.iter().copied().collect::<BTreeSet<_>>(),
+                wanted,
+                "order {order} from frame {first}"
+            );
             assert_eq!(taken.len(), wanted.len(), "one twice");
-            assert!(taken.iter().all(|at| at.is_aligned(SHIFT + order) && at.get() + run <= (first + 130) * FRAME));
-            assert_eq!(u64::from(region.available()), FRAMES as u64 - (taken.len() as u64) * (1 << order));
+            assert!(
+                taken
+                    .iter()
+                    .all(|at| at.is_aligned(SHIFT + order)
+                        && at.get() + run <= (first + 130) * FRAME)
+            );
+            assert_eq!(
+                u64::from(region.available()),
+                FRAMES as u64 - (taken.len() as u64) * (1 << order)
+            );
             taken.iter().for_each(|at| region.give(*at, order));
             assert_eq!(region.available(), FRAMES as u32);
         }
@@ -99,6 +120,8 @@ fn what_lies_where() {
     cache.give(small[0], SHIFT - 1, Contents::Stale).unwrap();
     assert_eq!(other.table_at(small[0]), None, "idle");
     frames.quarantine(Hpa::new(large[0].get() + FRAME)).unwrap();
-    let out: Vec<bool> = (0..4).map(|n| frames.is_quarantined(Hpa::new(large[0].get() + n * FRAME)).unwrap()).collect();
+    let out: Vec<bool> = (0..4)
+        .map(|n| frames.is_quarantined(Hpa::new(large[0].get() + n * FRAME)).unwrap())
+        .collect();
     assert_eq!(out, [false, true, false, false]);
 }

@@ -40,27 +40,39 @@ fn step() -> impl Strategy<Value = Step> {
 fn run(steps: Vec<Step>, policy: Policy) {
     let words: Vec<_> = (0..(FRAMES as usize) << 13).map(|_| AtomicU64::new(!0)).collect();
     let memory = DirectMap::new(&words, Hpa::new(0x20_0000));
-    let frames = Frames::new(Region::new(memory, Hpa::new(0x20_0000), FRAMES, 16).expect("aligned")).expect("small");
+    let frames =
+        Frames::new(Region::new(memory, Hpa::new(0x20_0000), FRAMES, 16).expect("aligned"))
+            .expect("small");
     let caches = [1, 2].map(|owner| Cache::new(&frames, Owner(owner), Kind::User, policy));
     let fronts = caches.each_ref().map(Local::new);
     let mut alive: BTreeMap<Hpa, (usize, u8)> = BTreeMap::new();
     let mut held = Vec::new();
     for step in steps {
         let nth = |which: prop::sample::Index| {
-            (!alive.is_empty()).then(|| alive.iter().nth(which.index(alive.len())).map(|(k, v)| (*k, *v))).flatten()
+            (!alive.is_empty())
+                .then(|| alive.iter().nth(which.index(alive.len())).map(|(k, v)| (*k, *v)))
+                .flatten()
         };
         match step {
             Step::Take { cache, shift, front } => {
-                let taken = if front { fronts[cache].take(shift) } else { caches[cache].take(shift) };
+                let taken =
+                    if front { fronts[cache].take(shift) } else { caches[cache].take(shift) };
                 match taken {
                     Ok(table) => {
                         assert_eq!(table.get() % (1 << shift), 0);
                         let end = table.get() + (1 << shift);
-                        if let Some((before, (_, size))) = alive.range(..Hpa::new(end)).next_back() {
-                            assert!(before.get() + (1 << size) <= table.get(), "{table} overlaps {before}");
+                        if let Some((before, (_, size))) = alive.range(..Hpa::new(end)).next_back()
+                        {
+                            assert!(
+                                before.get() + (1 << size) <= table.get(),
+                                "{table} overlaps {before}"
+                            );
                         }
                         let words = memory.table(table, 1 << (shift - 3)).expect("within");
-                        assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0), "{table} is not zeroed");
+                        assert!(
+                            words.iter().all(|word| word.load(Ordering::Relaxed) == 0),
+                            "{table} is not zeroed"
+                        );
                         words.iter().for_each(|word| word.store(table.get(), Ordering::Relaxed));
                         alive.insert(table, (cache, shift));
                     }
@@ -70,7 +82,11 @@ fn run(steps: Vec<Step>, policy: Policy) {
             Step::Give { which, front, clean } => {
                 let Some((table, (cache, shift))) = nth(which) else { continue };
                 for word in memory.table(table, 1 << (shift - 3)).expect("within") {
-                    assert_eq!(word.load(Ordering::Relaxed), table.get(), "somebody wrote to {table}");
+                    assert_eq!(
+                        word.load(Ordering::Relaxed),
+                        table.get(),
+                        "somebody wrote to {table}"
+                    );
                     word.store(if clean { 0 } else { !0 }, Ordering::Relaxed);
                 }
                 let contents = if clean { Contents::Zeroed } else { Contents::Stale };
@@ -85,7 +101,8 @@ fn run(steps: Vec<Step>, policy: Policy) {
                 assert!(matches!(again, Err(Error::NotLive { .. })), "{again:?}");
             }
             Step::GiveAgain { which } => {
-                let address = Hpa::new(0x20_0000 + (which.index(FRAMES as usize * 256) as u64) * 256);
+                let address =
+                    Hpa::new(0x20_0000 + (which.index(FRAMES as usize * 256) as u64) * 256);
                 if !alive.contains_key(&address) {
                     assert!(caches[0].give(address, 8, Contents::Zeroed).is_err());
                     assert!(fronts[1].give(address, 8, Contents::Zeroed).is_err());

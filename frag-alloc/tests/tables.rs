@@ -4,8 +4,12 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use frag_alloc::{Cache, Census, Closed, Error, Frames, Hooks, Kind, Local, Owner, Policy, Refused, Region};
-use pgtable::{AllocError, Contents, DirectMap, Hpa, Level, TableAllocator, TableLayout, TableMemory};
+use frag_alloc::{
+    Cache, Census, Closed, Error, Frames, Hooks, Kind, Local, Owner, Policy, Refused, Region,
+};
+use pgtable::{
+    AllocError, Contents, DirectMap, Hpa, Level, TableAllocator, TableLayout, TableMemory,
+};
 
 const START: u64 = 0x4000_0000;
 
@@ -15,7 +19,8 @@ fn words(frames: usize, shift: u8) -> Vec<AtomicU64> {
 
 fn region(words: &[AtomicU64], shift: u8) -> Region<Hpa, DirectMap<'_, Hpa>> {
     let frames = (words.len() >> (shift - 3)) as u32;
-    Region::new(DirectMap::new(words, Hpa::new(START)), Hpa::new(START), frames, shift).expect("aligned and within")
+    Region::new(DirectMap::new(words, Hpa::new(START)), Hpa::new(START), frames, shift)
+        .expect("aligned and within")
 }
 
 /// Counts constructions and destructions; refuses the first `refuse`.
@@ -65,17 +70,22 @@ fn every_row_allocates_zeroed_aligned_distinct_tables_and_gives_everything_back(
                 let words = words(64, frame);
                 let hooks = Counting::default();
                 let memory = DirectMap::new(&words, Hpa::new(START));
-                let source = Region::with_hooks(memory, Hpa::new(START), 64, frame, &hooks).unwrap();
+                let source =
+                    Region::with_hooks(memory, Hpa::new(START), 64, frame, &hooks).unwrap();
                 let frames = Frames::new(source).unwrap();
                 let cache = Cache::new(&frames, Owner(7), kind, policy);
                 let layout = TableLayout { shift: table, level: Level(0) };
                 let wanted = per_frame * 2 + per_frame / 2;
-                let mut tables: Vec<Hpa> = (0..wanted).map(|_| cache.allocate(layout).unwrap()).collect();
+                let mut tables: Vec<Hpa> =
+                    (0..wanted).map(|_| cache.allocate(layout).unwrap()).collect();
                 for table in &tables {
                     assert!(table.is_aligned_to(layout), "{name}: {table}");
                     assert_eq!(cache.state(*table).unwrap().raw(), 0, "{name}");
                     let words = memory.table(*table, layout.bytes() / 8).unwrap();
-                    assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0), "{name}: not zeroed");
+                    assert!(
+                        words.iter().all(|word| word.load(Ordering::Relaxed) == 0),
+                        "{name}: not zeroed"
+                    );
                     words[0].store(1, Ordering::Relaxed);
                 }
                 let per_table = (layout.bytes() >> frame).max(1) as u32;
@@ -140,13 +150,18 @@ fn a_refused_frame_goes_back_and_is_named() {
     let words = words(1, 16);
     let hooks = Counting { refuse: Cell::new(1), ..Counting::default() };
     let memory = DirectMap::new(&words, Hpa::new(START));
-    let frames = Frames::new(Region::with_hooks(memory, Hpa::new(START), 1, 16, &hooks).unwrap()).unwrap();
+    let frames =
+        Frames::new(Region::with_hooks(memory, Hpa::new(START), 1, 16, &hooks).unwrap()).unwrap();
     let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
     assert_eq!(cache.take(8), Err(Error::Constructor { frame: Hpa::new(START) }));
     assert!(frames.census().all_home());
     assert!(cache.take(8).is_ok());
     drop(cache);
-    assert_eq!((hooks.constructed.get(), hooks.destructed.get()), (1, 0), "one table is still alive");
+    assert_eq!(
+        (hooks.constructed.get(), hooks.destructed.get()),
+        (1, 0),
+        "one table is still alive"
+    );
 }
 
 #[test]
@@ -169,14 +184,30 @@ fn what_is_not_a_live_table_is_refused_and_nothing_changes() {
         (
             START + 0x10000,
             8,
-            Error::NotLive { table: Hpa::new(START + 0x10000), frame: Hpa::new(START + 0x10000), owner: None },
+            Error::NotLive {
+                table: Hpa::new(START + 0x10000),
+                frame: Hpa::new(START + 0x10000),
+                owner: None,
+            },
         ),
     ] {
-        assert_eq!(cache.give(Hpa::new(address), shift, Contents::Zeroed), Err(expected), "{address:#x}");
-        assert_eq!(front.give(Hpa::new(address), shift, Contents::Zeroed), Err(expected), "front, {address:#x}");
+        assert_eq!(
+            cache.give(Hpa::new(address), shift, Contents::Zeroed),
+            Err(expected),
+            "{address:#x}"
+        );
+        assert_eq!(
+            front.give(Hpa::new(address), shift, Contents::Zeroed),
+            Err(expected),
+            "front, {address:#x}"
+        );
     }
     assert_eq!(other.give(table, 8, Contents::Zeroed), Err(Error::NotLive { table, frame, owner }));
-    assert_eq!(frames.give(table, Owner(1)), Err(Error::NotLive { table, frame, owner }), "its cache is open");
+    assert_eq!(
+        frames.give(table, Owner(1)),
+        Err(Error::NotLive { table, frame, owner }),
+        "its cache is open"
+    );
     assert_eq!(frames.census(), before);
     cache.give(table, 8, Contents::Stale).unwrap();
 }
@@ -188,7 +219,10 @@ fn tables_that_outlive_their_cache_go_home_one_by_one() {
     let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
     let tables: Vec<_> = (0..300).map(|_| cache.take(8).unwrap()).collect();
     assert_eq!(cache.close(), Ok(Closed { frames: 0, live: 300 }));
-    assert_eq!(frames.census(), Census { table_frames: 2, live: 300, refs: 2, fragments: 300, ..Census::default() });
+    assert_eq!(
+        frames.census(),
+        Census { table_frames: 2, live: 300, refs: 2, fragments: 300, ..Census::default() }
+    );
     assert_eq!(cache.take(8), Err(Error::Exhausted { shift: 8 }));
     cache.give(tables[0], 8, Contents::Stale).unwrap();
     drop(cache);
@@ -259,7 +293,8 @@ fn the_last_reference_sends_the_frame_home_and_the_last_table_destructs() {
     let words = words(1, 16);
     let hooks = Counting::default();
     let memory = DirectMap::new(&words, Hpa::new(START));
-    let frames = Frames::new(Region::with_hooks(memory, Hpa::new(START), 1, 16, &hooks).unwrap()).unwrap();
+    let frames =
+        Frames::new(Region::with_hooks(memory, Hpa::new(START), 1, 16, &hooks).unwrap()).unwrap();
     let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Linux);
     let table = cache.take(16).unwrap();
     let held = frames.try_get(table).unwrap().unwrap();

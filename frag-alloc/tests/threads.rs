@@ -26,7 +26,9 @@ impl TableMemory<Hpa> for Words {
 
     fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
         let start = address.get() as usize / 8;
-        self.0.get(start..start + words).ok_or(MemoryError { address: address.get(), bytes: words as u64 * 8 })
+        self.0
+            .get(start..start + words)
+            .ok_or(MemoryError { address: address.get(), bytes: words as u64 * 8 })
     }
 }
 
@@ -34,7 +36,9 @@ type Table = Arc<Frames<Hpa, Region<Hpa, Words>>>;
 
 fn table() -> Table {
     let words = Words((0..u64::from(FRAMES) << 13).map(|_| AtomicU64::new(0)).collect());
-    Arc::new(Frames::new(Region::new(words, Hpa::new(0), FRAMES, 16).expect("aligned")).expect("small"))
+    Arc::new(
+        Frames::new(Region::new(words, Hpa::new(0), FRAMES, 16).expect("aligned")).expect("small"),
+    )
 }
 
 fn random(state: &mut u64, bound: u64) -> u64 {
@@ -71,7 +75,9 @@ fn hammer(policy: Policy) {
                     };
                     let freed = match random(&mut state, 8) {
                         0..3 => {
-                            let Ok(table) = front.take(8).or_else(|_| cache.take(8)) else { continue };
+                            let Ok(table) = front.take(8).or_else(|_| cache.take(8)) else {
+                                continue;
+                            };
                             mark(frames, table, seed << 32 | step | 1 << 63);
                             lift(table.get() | 1)
                         }
@@ -94,8 +100,12 @@ fn hammer(policy: Policy) {
             });
         }
     });
-    let alive: Vec<_> =
-        shelf.into_iter().map(AtomicU64::into_inner).filter(|&it| it != 0).map(|it| Hpa::new(it & !1)).collect();
+    let alive: Vec<_> = shelf
+        .into_iter()
+        .map(AtomicU64::into_inner)
+        .filter(|&it| it != 0)
+        .map(|it| Hpa::new(it & !1))
+        .collect();
     assert_eq!(frames.census().live as usize, alive.len());
     cache.close().expect("sound");
     assert_eq!(frames.census().fragments as usize, alive.len());
@@ -121,7 +131,8 @@ fn threads_as_linux_does() {
 fn readers_never_see_a_table_used_again() {
     let frames = table();
     let epochs = Epochs::new(2);
-    let tables = Deferred::new(Cache::new(frames.clone(), Owner(1), Kind::User, Policy::Reuse), &epochs);
+    let tables =
+        Deferred::new(Cache::new(frames.clone(), Owner(1), Kind::User, Policy::Reuse), &epochs);
     let fresh = |value: u64| {
         // A reader that lost the CPU in the middle of reading holds everything up: wait for it.
         loop {
@@ -143,7 +154,10 @@ fn readers_never_see_a_table_used_again() {
                     let table = Hpa::new(link.load(Ordering::Acquire));
                     let words = frames.source().table(table, 32).expect("within");
                     let first = words[0].load(Ordering::Relaxed);
-                    assert!(first != 0 && words.iter().all(|word| word.load(Ordering::Relaxed) == first));
+                    assert!(
+                        first != 0
+                            && words.iter().all(|word| word.load(Ordering::Relaxed) == first)
+                    );
                 }
             });
         }

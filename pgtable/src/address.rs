@@ -9,7 +9,9 @@ use core::hash::Hash;
 ///
 /// Implemented by [`Gva`], [`Gpa`] and [`Hpa`] only; generic code names it to say which space a
 /// table, an input or an output stands in.
-pub trait Address: Copy + Eq + Ord + Hash + Debug + Display + LowerHex + Send + Sync + 'static {
+pub trait Address:
+    Copy + Eq + Ord + Hash + Debug + Display + LowerHex + Send + Sync + 'static
+{
     /// The short name of the space, as error messages print it: `"gva"`, `"gpa"`, `"hpa"`.
     const SPACE: &'static str;
 
@@ -96,9 +98,21 @@ macro_rules! address {
     };
 }
 
-address!(Gva, "gva", "A guest virtual address: what guest code uses. On POWER, an effective address (EA).");
-address!(Gpa, "gpa", "A guest physical address: what the guest takes for memory. On POWER, a guest real address.");
-address!(Hpa, "hpa", "A host physical address: what the memory controller sees. On POWER, a host real address.");
+address!(
+    Gva,
+    "gva",
+    "A guest virtual address: what guest code uses. On POWER, an effective address (EA)."
+);
+address!(
+    Gpa,
+    "gpa",
+    "A guest physical address: what the guest takes for memory. On POWER, a guest real address."
+);
+address!(
+    Hpa,
+    "hpa",
+    "A host physical address: what the memory controller sees. On POWER, a host real address."
+);
 
 #[cfg(test)]
 mod tests {
@@ -118,6 +132,9 @@ mod tests {
 
     #[test]
     fn a_person_sees_the_space() {
-        assert_eq!(format!("{} {:?} {:#x}", Gva::new(16), Hpa::new(17), Gpa::new(18)), "gva 0x10 hpa 0x11 0x12");
+        assert_eq!(
+            format!("{} {:?} {:#x}", Gva::new(16), Hpa::new(17), Gpa::new(18)),
+            "gva 0x10 hpa 0x11 0x12"
+        );
     }
 }

@@ -65,7 +65,9 @@ pub enum AllocError {
         layout: TableLayout,
     },
     /// The address is not that of a live table of this allocator: freed twice, or never handed out. Nothing was changed.
-    #[error("{address:#x} is not a live table of this allocator (freed twice, or never handed out)")]
+    #[error(
+        "{address:#x} is not a live table of this allocator (freed twice, or never handed out)"
+    )]
     NotLive {
         /// The address that was given back.
         address: u64,
@@ -203,7 +205,12 @@ impl TableState {
         if state & Self::LOCK != 0 {
             return Err(LockRefused::Busy);
         }
-        match self.0.compare_exchange(state, state | Self::LOCK, Ordering::Acquire, Ordering::Acquire) {
+        match self.0.compare_exchange(
+            state,
+            state | Self::LOCK,
+            Ordering::Acquire,
+            Ordering::Acquire,
+        ) {
             Ok(_) => Ok(()),
             Err(found) if found & Self::LEFT != 0 => Err(LockRefused::Left),
             Err(_) => Err(LockRefused::Busy),

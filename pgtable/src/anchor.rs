@@ -44,7 +44,11 @@ where
     /// # Errors
     /// The [`Fault`] that the hardware raises for it.
     #[inline(always)]
-    pub fn translate(&mut self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
+    pub fn translate(
+        &mut self,
+        input: Input<F>,
+        access: Access,
+    ) -> Result<TranslationOf<F>, Fault<F>> {
         match self.translate_quickly(input, access) {
             Ok(translation) => Ok(translation),
             Err(halt) => {
@@ -57,7 +61,11 @@ where
     }
 
     #[inline(always)]
-    fn translate_quickly(&mut self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Halt> {
+    fn translate_quickly(
+        &mut self,
+        input: Input<F>,
+        access: Access,
+    ) -> Result<TranslationOf<F>, Halt> {
         let PageTable { format, memory, root, .. } = self.table;
         let offset = format.offset(input).ok_or(Halt::at_root(format, *root))?;
         let table = |word, at| format.quick_table(word, at, access);

@@ -30,7 +30,12 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     ///
     /// An output is `None` where the access faults; [`translate`](Self::translate) says why. Inputs beyond the length of `outputs` are left
     /// out. Several times as fast as one call per address where the tables are larger than the caches; no faster where they are hot.
-    pub fn translate_batch(&self, inputs: &[Input<F>], access: Access, outputs: &mut [Option<Output<F>>]) -> usize {
+    pub fn translate_batch(
+        &self,
+        inputs: &[Input<F>],
+        access: Access,
+        outputs: &mut [Option<Output<F>>],
+    ) -> usize {
         let count = inputs.len().min(outputs.len());
         let (inputs, outputs) = (&inputs[..count], &mut outputs[..count]);
         let mut chunks = [const { Chunk { entries: [None; LANES], offsets: [0; LANES] } }; 2];
@@ -39,7 +44,9 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
             self.locate(first, access, &mut chunks[0]);
         }
         let mut translated = 0;
-        for (turn, (inputs, outputs)) in inputs.chunks(LANES).zip(outputs.chunks_mut(LANES)).enumerate() {
+        for (turn, (inputs, outputs)) in
+            inputs.chunks(LANES).zip(outputs.chunks_mut(LANES)).enumerate()
+        {
             // The next chunk's misses are under way before this one's entries are read.
             if let Some(next) = ahead.next() {
                 self.locate(next, access, &mut chunks[(turn + 1) % 2]);
@@ -68,7 +75,11 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         let step = |table: u64, level: u8, offset: u64| {
             let entry = table.wrapping_add(format.entry_offset(level, offset));
             let word = Word::<F>::new(memory.word(<Output<F> as Address>::new(entry)).ok()?).load();
-            format.quick_table(word, Position { level: Level(level), shift: format.shift(level) }, access)
+            format.quick_table(
+                word,
+                Position { level: Level(level), shift: format.shift(level) },
+                access,
+            )
         };
         let (mut level, mut top) = (format.geometry().root().0, Some(self.root().get()));
         while level > 0 && apart >> format.shift(level) == 0 {
@@ -88,8 +99,11 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
                 }
             }
         }
-        for (lane, ((entry, table), &offset)) in entries.iter_mut().zip(tables).zip(offsets).enumerate() {
-            let address = <Output<F> as Address>::new(table.wrapping_add(format.entry_offset(0, offset)));
+        for (lane, ((entry, table), &offset)) in
+            entries.iter_mut().zip(tables).zip(offsets).enumerate()
+        {
+            let address =
+                <Output<F> as Address>::new(table.wrapping_add(format.entry_offset(0, offset)));
             let here = odd & 1 << lane == 0;
             *entry = memory.word(address).ok().filter(|_| here).inspect(|memory| prefetch(memory));
         }
@@ -97,15 +111,24 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
 
     /// Reads the leaf entries of a chunk that was located before.
     #[inline]
-    fn read(&self, chunk: &Chunk<'_>, inputs: &[Input<F>], access: Access, outputs: &mut [Option<Output<F>>]) -> usize {
+    fn read(
+        &self,
+        chunk: &Chunk<'_>,
+        inputs: &[Input<F>],
+        access: Access,
+        outputs: &mut [Option<Output<F>>],
+    ) -> usize {
         let format = self.format();
         let within = low_bits(format.shift(0));
         let mut translated = 0;
         let lanes = chunk.entries.iter().zip(&chunk.offsets);
         for ((&input, output), (&entry, &offset)) in inputs.iter().zip(outputs).zip(lanes) {
-            let quickly = entry.and_then(|memory| format.quick_page(Word::<F>::new(memory).load(), access));
+            let quickly =
+                entry.and_then(|memory| format.quick_page(Word::<F>::new(memory).load(), access));
             *output = match quickly {
-                Some((page, _)) => Some(<Output<F> as Address>::new(page.get().wrapping_add(offset & within))),
+                Some((page, _)) => {
+                    Some(<Output<F> as Address>::new(page.get().wrapping_add(offset & within)))
+                }
                 None => self.translate_alone(input, access),
             };
             translated += usize::from(output.is_some());

@@ -62,12 +62,21 @@ impl<'g, I> Watch<'g, I> {
 impl<S: Stage, I: Invalidate<S>> Invalidate<S> for Watch<'_, I> {
     type Identity = I::Identity;
 
-    fn invalidate(&self, identity: I::Identity, stale: &Stale<S::Input>) -> Result<(), InvalidateFailed> {
+    fn invalidate(
+        &self,
+        identity: I::Identity,
+        stale: &Stale<S::Input>,
+    ) -> Result<(), InvalidateFailed> {
         self.generation.advance();
         self.inner.invalidate(identity, stale)
     }
 
-    fn abandoned(&self, identity: I::Identity, tables: usize, failed: Result<(), InvalidateFailed>) {
+    fn abandoned(
+        &self,
+        identity: I::Identity,
+        tables: usize,
+        failed: Result<(), InvalidateFailed>,
+    ) {
         self.inner.abandoned(identity, tables, failed);
     }
 }
@@ -169,10 +178,16 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
 
     /// What is remembered of `input`, if it allows `access`. For who looks whether the cache is current.
     #[inline(always)]
-    pub(crate) fn remembered(&self, format: &F, input: Input<F>, access: Access) -> Option<TranslationOf<F>> {
+    pub(crate) fn remembered(
+        &self,
+        format: &F,
+        input: Input<F>,
+        access: Access,
+    ) -> Option<TranslationOf<F>> {
         let page = input.get() >> (self.shift.get() & 63);
         let here = |slot: &&Slot<F>| slot.tag.get() == page.wrapping_add(1);
-        let leaf = self.first(page).filter(here).or_else(|| self.second(page).filter(here))?.leaf.get();
+        let leaf =
+            self.first(page).filter(here).or_else(|| self.second(page).filter(here))?.leaf.get();
         let allowed = format.check(leaf.word, leaf.at, leaf.path, access).is_ok();
         allowed.then(|| leaf.translation(input.get()))
     }
@@ -196,7 +211,9 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
             let (tag, before) = (first.tag.replace(page.wrapping_add(1)), first.leaf.replace(leaf));
             let moves = tag != 0 && tag != page.wrapping_add(1);
             // Which may be the same slot: then it is forgotten.
-            let second = self.second(tag.wrapping_sub(1)).filter(|second| moves && !core::ptr::eq(*second, first));
+            let second = self
+                .second(tag.wrapping_sub(1))
+                .filter(|second| moves && !core::ptr::eq(*second, first));
             if let Some(second) = second {
                 second.tag.set(tag);
                 second.leaf.set(before);

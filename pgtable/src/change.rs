@@ -126,7 +126,12 @@ const EIGHT: usize = 8;
 /// usual leaves. Returns how many, and the first and the last of the lines that changed by that.
 // Not inlined: there it is short of registers.
 #[inline(never)]
-fn rewrite<F: Format>(run: &[AtomicU64], usual: Pattern, leaf: u64, keep: u64) -> (usize, Extent<usize>) {
+fn rewrite<F: Format>(
+    run: &[AtomicU64],
+    usual: Pattern,
+    leaf: u64,
+    keep: u64,
+) -> (usize, Extent<usize>) {
     // All as it stands in memory. What `leaf` sets of what is kept is new where it is not set yet.
     let usual = usual.in_memory::<F>();
     let (leaf, keep) = (F::BYTE_ORDER.swap(leaf), F::BYTE_ORDER.swap(keep));
@@ -136,7 +141,8 @@ fn rewrite<F: Format>(run: &[AtomicU64], usual: Pattern, leaf: u64, keep: u64) -
         let Ok(eight) = <&[AtomicU64; EIGHT]>::try_from(eight) else { break };
         let old: [u64; EIGHT] = core::array::from_fn(|index| eight[index].load(Ordering::Relaxed));
         // Bits that are set in any, and bits that are set in all: where these agree, all are alike.
-        let (any, all) = old.iter().fold((0, u64::MAX), |(any, all), &word| (any | word, all & word));
+        let (any, all) =
+            old.iter().fold((0, u64::MAX), |(any, all), &word| (any | word, all & word));
         if usual.odd(any) | usual.odd(all) != 0 {
             break;
         }
@@ -184,7 +190,10 @@ where
         bytes: u64,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
-        if bytes == 1 << self.format.shift(0) && self.keep(input, gather)? && self.unmap_page(input, gather) {
+        if bytes == 1 << self.format.shift(0)
+            && self.keep(input, gather)?
+            && self.unmap_page(input, gather)
+        {
             return Ok(bytes);
         }
         self.unmap_range(&mut self.trail(), input, bytes, gather)
@@ -198,7 +207,8 @@ where
         bytes: u64,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
-        let (mut offset, end) = bounds(&self.format, input, bytes, self.format.geometry().finest_shift())?;
+        let (mut offset, end) =
+            bounds(&self.format, input, bytes, self.format.geometry().finest_shift())?;
         let mut unmapped = 0;
         while offset < end {
             let done = match self.drop_tables(trail, &mut offset, end, gather) {
@@ -225,7 +235,8 @@ where
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<Option<u64>, Error> {
         let offset = *at;
-        let size = Position { level: Level(1), shift: self.format.geometry().shift(Level(1)) }.size();
+        let size =
+            Position { level: Level(1), shift: self.format.geometry().shift(Level(1)) }.size();
         if self.format.geometry().root().0 <= 1 || offset & (size - 1) != 0 || end - offset < size {
             return Ok(None);
         }
@@ -254,7 +265,8 @@ where
                     let below = node.below(table.get(), width);
                     let Some(state) = self.tables.state(table) else { break };
                     room = gather.make_room(&self.tables).map_err(gather_error);
-                    if room.is_err() || !trail.visit(below, node.position(), node.entry(*at), word) {
+                    if room.is_err() || !trail.visit(below, node.position(), node.entry(*at), word)
+                    {
                         break;
                     }
                     slot.store(0);
@@ -279,16 +291,24 @@ where
 
     /// The common case of [`unmap`](Self::unmap), one page of the usual size in a table that keeps others; false if it is any other case.
     #[inline(always)]
-    fn unmap_page<I: Invalidate<F::Stage>>(&mut self, input: Input<F>, gather: &mut Gather<'_, F::Stage, I>) -> bool {
+    fn unmap_page<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> bool {
         let format = &self.format;
         let Some(offset) = format.offset(input) else { return false };
         let table = |word, at| format.predicted_table(word, at);
-        let Ok(last) = descend_to_last(format, &self.memory, self.root, offset, table) else { return false };
+        let Ok(last) = descend_to_last(format, &self.memory, self.root, offset, table) else {
+            return false;
+        };
         let at = last.node(format).position();
         if offset & low_bits(at.shift) != 0 || last.word & format.present_mask() == 0 {
             return false;
         }
-        let Some(state) = self.tables.state(<Output<F> as Address>::new(last.table)) else { return false };
+        let Some(state) = self.tables.state(<Output<F> as Address>::new(last.table)) else {
+            return false;
+        };
         if state.live() > 1 || self.kept.is_in(offset >> last.node(format).span()) {
             last.slot.store(0);
             self.wrote(last.node(format).entry(offset), 1);
@@ -351,7 +371,8 @@ where
         writers: Writers,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
-        let (mut offset, end) = bounds(&self.format, input, bytes, self.format.geometry().finest_shift())?;
+        let (mut offset, end) =
+            bounds(&self.format, input, bytes, self.format.geometry().finest_shift())?;
         let verb = Protect { attributes, writers };
         let mut changed = 0;
         while offset < end {
@@ -375,7 +396,8 @@ where
         let offset = *at;
         let stop = trail.seek(&self.format, &self.memory, offset, 0).map_err(Self::lost)?;
         let node = stop.node;
-        let whole = offset & (node.position().size() - 1) == 0 && end - offset >= node.position().size();
+        let whole =
+            offset & (node.position().size() - 1) == 0 && end - offset >= node.position().size();
         let entries = if node.level == 0 && whole {
             node.entries(offset, end & !(node.position().size() - 1))
         } else if self.leaf_at(&stop, offset)?.is_none() {

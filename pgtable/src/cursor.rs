@@ -63,7 +63,15 @@ impl Leaf<'_> {
     fn nowhere() -> Self {
         let none = Span { start: 0, end: 0 };
         let nothing = (usize::MAX, 0);
-        Self { words: &[], node: Node::default(), base: 0, filled: none, emptied: none, delta: 0, stale: nothing }
+        Self {
+            words: &[],
+            node: Node::default(),
+            base: 0,
+            filled: none,
+            emptied: none,
+            delta: 0,
+            stale: nothing,
+        }
     }
 
     #[cold]
@@ -150,7 +158,9 @@ where
             self.table.wrote(leaf.node.table, leaf.words.len());
         }
         if first <= last {
-            let page = |index: usize| self.table.format.address(leaf.base + ((index as u64) << leaf.node.shift));
+            let page = |index: usize| {
+                self.table.format.address(leaf.base + ((index as u64) << leaf.node.shift))
+            };
             self.gather.pages(page(first), page(last), leaf.node.shift);
         }
         if leaf.delta > 0 {
@@ -169,7 +179,10 @@ where
     fn enter(&mut self, offset: u64, make: bool) -> Result<bool, Error> {
         self.leave()?;
         let table = self.table;
-        let stop = self.trail.seek(&table.format, &table.memory, offset, 0).map_err(PageTable::<F, M, A>::lost)?;
+        let stop = self
+            .trail
+            .seek(&table.format, &table.memory, offset, 0)
+            .map_err(PageTable::<F, M, A>::lost)?;
         let mut node = stop.node;
         if node.level > 0 {
             if !make || table.leaf_at(&stop, offset)?.is_some() {
@@ -177,7 +190,9 @@ where
             }
             let width = table.format.geometry().width(crate::Level(0));
             let nodes = table.grow(node, offset, (0, width), Contents::Zeroed)?;
-            let (Some(&top), Some(&bottom)) = (nodes.first(), nodes.last()) else { return Ok(false) };
+            let (Some(&top), Some(&bottom)) = (nodes.first(), nodes.last()) else {
+                return Ok(false);
+            };
             if let Err(error) = table.link(node, offset, top) {
                 table.shrink(&nodes)?;
                 return Err(error);
@@ -201,8 +216,17 @@ where
     /// # Errors
     /// [`Error::Mapped`], [`Error::Range`], [`Error::LeafSize`] (not aligned, or pages of another size stand there), [`Error::Unencodable`], [`Error::Alloc`]; nothing was changed then.
     #[inline(always)]
-    pub fn map(&mut self, input: Input<F>, output: Output<F>, attributes: F::Attributes) -> Result<(), Error> {
-        if self.map_here(input, output, attributes) { Ok(()) } else { self.map_anywhere(input, output, attributes) }
+    pub fn map(
+        &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        attributes: F::Attributes,
+    ) -> Result<(), Error> {
+        if self.map_here(input, output, attributes) {
+            Ok(())
+        } else {
+            self.map_anywhere(input, output, attributes)
+        }
     }
 
     /// The common case of [`map`](Self::map); false, and nothing changed, if it is any other.
@@ -225,7 +249,12 @@ where
 
     #[cold]
     #[inline(never)]
-    fn map_anywhere(&mut self, input: Input<F>, output: Output<F>, attributes: F::Attributes) -> Result<(), Error> {
+    fn map_anywhere(
+        &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        attributes: F::Attributes,
+    ) -> Result<(), Error> {
         let format = self.table.format;
         let offset = format.offset(input).ok_or(Error::Range)?;
         if self.here(offset).is_none() && !self.enter(offset, true)? {
@@ -265,7 +294,9 @@ where
         let offset = format.offset(input)?;
         let (memory, _) = self.here(offset)?;
         match format.decode(Word::<F>::new(memory).load(), at) {
-            Entry::Leaf { output, attributes } => Some(crate::walk::translation(output, offset, at, attributes)),
+            Entry::Leaf { output, attributes } => {
+                Some(crate::walk::translation(output, offset, at, attributes))
+            }
             Entry::Absent | Entry::Malformed | Entry::Table { .. } => None,
         }
     }
@@ -296,7 +327,10 @@ where
     #[inline(always)]
     fn unmap_here(&mut self, input: Input<F>) -> bool {
         let format = &self.table.format;
-        let Some((memory, index)) = format.offset(input).and_then(|offset| self.here(offset)) else { return false };
+        let Some((memory, index)) = format.offset(input).and_then(|offset| self.here(offset))
+        else {
+            return false;
+        };
         if !any_set::<F>(memory, format.present_mask()) {
             return false;
         }

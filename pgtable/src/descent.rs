@@ -34,7 +34,12 @@ impl Node {
     /// A table of `level` as the geometry says.
     #[inline(always)]
     pub(crate) fn predicted<F: Format>(format: &F, table: u64, level: u8) -> Self {
-        Self { table, level, width: format.geometry().width(Level(level)), shift: format.shift(level) }
+        Self {
+            table,
+            level,
+            width: format.geometry().width(Level(level)),
+            shift: format.shift(level),
+        }
     }
 
     #[inline(always)]
@@ -72,7 +77,8 @@ impl Node {
     pub(crate) fn entries(self, offset: u64, end: u64) -> usize {
         let table_end = (offset | low_bits(self.span())).wrapping_add(1);
         let stop = if table_end == 0 { end } else { table_end.min(end) };
-        (stop.wrapping_sub(offset & !low_bits(self.shift)).wrapping_add(low_bits(self.shift)) >> self.shift) as usize
+        (stop.wrapping_sub(offset & !low_bits(self.shift)).wrapping_add(low_bits(self.shift))
+            >> self.shift) as usize
     }
 
     /// The table that `table` with `width` index bits is, one level further down.
@@ -125,7 +131,9 @@ pub(crate) struct Lost {
 #[inline(always)]
 pub(crate) fn decode<F: Format>(format: &F, word: u64, at: Position) -> EntryOf<F> {
     match format.decode(word, at) {
-        Entry::Table { width, .. } if at.level.0 == 0 || width == 0 || width >= at.shift => Entry::Malformed,
+        Entry::Table { width, .. } if at.level.0 == 0 || width == 0 || width >= at.shift => {
+            Entry::Malformed
+        }
         entry => entry,
     }
 }
@@ -152,7 +160,9 @@ where
     }
     match descend_predicted(format, memory, (from.table, from.level), offset, floor, &mut down) {
         Ok(stop) => Ok(stop),
-        Err(Diverted::Met(here)) => descend_decoding(format, memory, here, offset, floor, &mut down),
+        Err(Diverted::Met(here)) => {
+            descend_decoding(format, memory, here, offset, floor, &mut down)
+        }
         Err(Diverted::Lost(lost)) => Err(lost),
     }
 }
@@ -184,7 +194,12 @@ where
         let entry = table.wrapping_add(format.entry_offset(level, offset));
         let slot = match memory.word(<Output<F> as Address>::new(entry)) {
             Ok(memory) => Word::<F>::new(memory),
-            Err(error) => return Err(Diverted::Lost(Lost { node: Node::predicted(format, table, level), error })),
+            Err(error) => {
+                return Err(Diverted::Lost(Lost {
+                    node: Node::predicted(format, table, level),
+                    error,
+                }));
+            }
         };
         let word = slot.load();
         if level <= floor {
@@ -192,7 +207,12 @@ where
         }
         let at = Position { level: Level(level), shift: format.shift(level) };
         let Some(next) = format.predicted_table(word, at) else {
-            return Err(Diverted::Met(Stop { node: Node::predicted(format, table, level), slot, word, path }));
+            return Err(Diverted::Met(Stop {
+                node: Node::predicted(format, table, level),
+                slot,
+                word,
+                path,
+            }));
         };
         path = format.restrict(path, word);
         (table, level) = (next, level - 1);
@@ -226,7 +246,12 @@ where
 
 /// The entry of `node`'s table that covers `offset`.
 #[inline(always)]
-fn stop_at<'m, F, M>(memory: &'m M, node: Node, offset: u64, path: F::Path) -> Result<Stop<'m, F>, Lost>
+fn stop_at<'m, F, M>(
+    memory: &'m M,
+    node: Node,
+    offset: u64,
+    path: F::Path,
+) -> Result<Stop<'m, F>, Lost>
 where
     F: Format,
     M: TableMemory<Output<F>>,
@@ -328,7 +353,8 @@ impl<L: Locks> Trail<L> {
         if !L::HOLDS {
             return true;
         }
-        let above = self.nodes.get(usize::from(self.lowest)..=usize::from(self.top)).unwrap_or_default();
+        let above =
+            self.nodes.get(usize::from(self.lowest)..=usize::from(self.top)).unwrap_or_default();
         self.locks.enter(node, above, Link { at, entry, word })
     }
 
@@ -381,7 +407,9 @@ impl<L: Locks> Trail<L> {
             }
         });
         match refused {
-            Some(node) if L::HOLDS => Err(Lost { node, error: MemoryError { address: node.table, bytes: 8 } }),
+            Some(node) if L::HOLDS => {
+                Err(Lost { node, error: MemoryError { address: node.table, bytes: 8 } })
+            }
             _ => stop,
         }
     }

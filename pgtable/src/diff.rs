@@ -71,8 +71,18 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         loop {
             let change = match (before.fill()?, after.fill()?) {
                 (None, None) => return Ok(ControlFlow::Continue(())),
-                (Some(one), None) => Change { input: one.input, bytes: one.bytes, before: side::<F>(one), after: None },
-                (None, Some(two)) => Change { input: two.input, bytes: two.bytes, before: None, after: side::<F>(two) },
+                (Some(one), None) => Change {
+                    input: one.input,
+                    bytes: one.bytes,
+                    before: side::<F>(one),
+                    after: None,
+                },
+                (None, Some(two)) => Change {
+                    input: two.input,
+                    bytes: two.bytes,
+                    before: None,
+                    after: side::<F>(two),
+                },
                 (Some(one), Some(two)) => {
                     let apart = two.input.get().abs_diff(one.input.get());
                     if one.input < two.input {
@@ -83,7 +93,12 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
                         Change { input: two.input, bytes, before: None, after: side::<F>(two) }
                     } else {
                         let bytes = one.bytes.min(two.bytes);
-                        Change { input: one.input, bytes, before: side::<F>(one), after: side::<F>(two) }
+                        Change {
+                            input: one.input,
+                            bytes,
+                            before: side::<F>(one),
+                            after: side::<F>(two),
+                        }
                     }
                 }
             };

@@ -158,7 +158,9 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     fn quick_page(&self, word: u64, access: Access) -> Option<(Output<Self>, Self::Attributes)> {
         let at = Position { level: crate::Level(0), shift: self.shift(0) };
         match self.decode(word, at) {
-            Entry::Leaf { output, attributes } if self.check(word, at, Self::Path::default(), access).is_ok() => {
+            Entry::Leaf { output, attributes }
+                if self.check(word, at, Self::Path::default(), access).is_ok() =>
+            {
                 Some((output, attributes))
             }
             _ => None,
@@ -205,7 +207,13 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// The fault that the hardware raises.
-    fn check(&self, word: u64, at: Position, path: Self::Path, access: Access) -> Result<(), Self::Fault>;
+    fn check(
+        &self,
+        word: u64,
+        at: Position,
+        path: Self::Path,
+        access: Access,
+    ) -> Result<(), Self::Fault>;
 
     /// Whether a page that was reached by `path` (its own entry `word` included or not) is one of user mode, whoever accesses it. For a second stage that
     /// [asks](Self::asks_whose_page). Where user mode is no matter of pages: yes.

@@ -103,7 +103,11 @@ impl<A: Address> Stale<A> {
         let next = range.last.get().wrapping_add(1 << (range.shift & 63));
         match self.ranges.last_mut() {
             // Not across the end of the space: 0 goes on from nowhere.
-            Some(last) if range.start.get() == self.next && range.shift == self.shift && self.next != 0 => {
+            Some(last)
+                if range.start.get() == self.next
+                    && range.shift == self.shift
+                    && self.next != 0 =>
+            {
                 last.last = range.last;
             }
             _ => self.open(range),
@@ -131,21 +135,39 @@ pub trait Invalidate<S: Stage> {
     ///
     /// # Errors
     /// [`InvalidateFailed`] if it could not; then nothing is freed.
-    fn invalidate(&self, identity: Self::Identity, stale: &Stale<S::Input>) -> Result<(), InvalidateFailed>;
+    fn invalidate(
+        &self,
+        identity: Self::Identity,
+        stale: &Stale<S::Input>,
+    ) -> Result<(), InvalidateFailed>;
 
     /// A gather was dropped unfinished, and `tables` tables that it held are lost to their allocator. (What was stale has been invalidated by the drop, unless
     /// `failed` says that this failed.) A bug of the caller's: log it, count it, panic.
-    fn abandoned(&self, identity: Self::Identity, tables: usize, failed: Result<(), InvalidateFailed>);
+    fn abandoned(
+        &self,
+        identity: Self::Identity,
+        tables: usize,
+        failed: Result<(), InvalidateFailed>,
+    );
 }
 
 impl<S: Stage, I: Invalidate<S> + ?Sized> Invalidate<S> for &I {
     type Identity = I::Identity;
 
-    fn invalidate(&self, identity: I::Identity, stale: &Stale<S::Input>) -> Result<(), InvalidateFailed> {
+    fn invalidate(
+        &self,
+        identity: I::Identity,
+        stale: &Stale<S::Input>,
+    ) -> Result<(), InvalidateFailed> {
         (**self).invalidate(identity, stale)
     }
 
-    fn abandoned(&self, identity: I::Identity, tables: usize, failed: Result<(), InvalidateFailed>) {
+    fn abandoned(
+        &self,
+        identity: I::Identity,
+        tables: usize,
+        failed: Result<(), InvalidateFailed>,
+    ) {
         (**self).abandoned(identity, tables, failed);
     }
 }
@@ -212,7 +234,13 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
     /// An empty gather for the address space `identity`, whose stale translations `by` can invalidate.
     #[inline]
     pub fn new(by: &'i I, identity: I::Identity) -> Self {
-        Self { by, identity, stale: Stale::new(), retired: ArrayVec::new_const(), finished: Finished::default() }
+        Self {
+            by,
+            identity,
+            stale: Stale::new(),
+            retired: ArrayVec::new_const(),
+            finished: Finished::default(),
+        }
     }
 
     /// What is stale so far.
@@ -238,7 +266,10 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
     }
 
     /// Makes room for a table that is about to leave the tree: flushes if there is none. If that fails the table has to stay.
-    pub(crate) fn make_room<A: TableAllocator<S::Output>>(&mut self, allocator: &A) -> Result<(), GatherError> {
+    pub(crate) fn make_room<A: TableAllocator<S::Output>>(
+        &mut self,
+        allocator: &A,
+    ) -> Result<(), GatherError> {
         if self.retired.is_full() { self.flush(allocator) } else { Ok(()) }
     }
 
@@ -250,7 +281,10 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
     }
 
     /// Invalidates, then frees; the gather is empty again.
-    pub(crate) fn flush<A: TableAllocator<S::Output>>(&mut self, allocator: &A) -> Result<(), GatherError> {
+    pub(crate) fn flush<A: TableAllocator<S::Output>>(
+        &mut self,
+        allocator: &A,
+    ) -> Result<(), GatherError> {
         if !self.stale.is_empty() {
             self.by.invalidate(self.identity, &self.stale)?;
             self.finished.invalidations += 1;
@@ -271,7 +305,10 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
     /// # Errors
     /// [`GatherError`]; after a failed invalidation nothing was freed, all is still gathered, and finishing may be tried again.
     #[inline]
-    pub fn finish<A: TableAllocator<S::Output>>(&mut self, allocator: &A) -> Result<Finished, GatherError> {
+    pub fn finish<A: TableAllocator<S::Output>>(
+        &mut self,
+        allocator: &A,
+    ) -> Result<Finished, GatherError> {
         self.flush(allocator)?;
         Ok(core::mem::take(&mut self.finished))
     }

@@ -238,7 +238,10 @@ impl Geometry {
         while level > 0 {
             level -= 1;
             let shift = self.shifts[level as usize];
-            if self.leaf_levels & (1 << level) != 0 && shift <= max && alignment & low_bits(shift) == 0 {
+            if self.leaf_levels & (1 << level) != 0
+                && shift <= max
+                && alignment & low_bits(shift) == 0
+            {
                 return Some(shift);
             }
         }
@@ -255,7 +258,8 @@ mod tests {
     }
 
     const RADIX_64K: Geometry =
-        Geometry::new(16, &[level(5, true), level(9, true), level(9, true), level(13, false)]).with_last_level(9);
+        Geometry::new(16, &[level(5, true), level(9, true), level(9, true), level(13, false)])
+            .with_last_level(9);
 
     #[test]
     fn shapes() {

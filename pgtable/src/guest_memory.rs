@@ -21,7 +21,9 @@ const MAX_GRANULES: u64 = 1 << 12;
 
 /// A memory map that cannot hold tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the region at guest address {start:#x} is not accessible to this process, or not aligned to 8 bytes")]
+#[error(
+    "the region at guest address {start:#x} is not accessible to this process, or not aligned to 8 bytes"
+)]
 pub struct RegionError {
     /// The first guest address of the region.
     pub start: u64,
@@ -86,7 +88,8 @@ impl<'m, A: Address> GuestTables<'m, A> {
         let boundaries = regions.iter().skip(1).fold(0, |bits, region| bits | region.start);
         let exact = if boundaries == 0 { 63 } else { boundaries.trailing_zeros() as u8 };
         let coarse = (0..63).find(|&shift| end >> shift < MAX_GRANULES).unwrap_or(63);
-        let (shift, ragged) = if exact >= coarse { (exact, Vec::new()) } else { (coarse, regions.to_vec()) };
+        let (shift, ragged) =
+            if exact >= coarse { (exact, Vec::new()) } else { (coarse, regions.to_vec()) };
         let count = if end == 0 { 0 } else { ((end - 1) >> shift) + 1 };
         let granules = (0..count)
             .map(|granule| {
@@ -94,7 +97,10 @@ impl<'m, A: Address> GuestTables<'m, A> {
                 // The last region that begins in or before the granule, if it reaches into it.
                 let index = regions.partition_point(|region| region.start <= last);
                 let region = index.checked_sub(1).and_then(|index| regions.get(index));
-                region.filter(|region| region.start + region.bytes > granule << shift).copied().unwrap_or(Region::NONE)
+                region
+                    .filter(|region| region.start + region.bytes > granule << shift)
+                    .copied()
+                    .unwrap_or(Region::NONE)
             })
             .collect();
         Self { granules, shift, ragged, memory: PhantomData }
@@ -156,7 +162,8 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
     fn memory(ranges: &[(u64, usize)]) -> GuestMemoryMmap {
-        let ranges: Vec<_> = ranges.iter().map(|&(start, bytes)| (GuestAddress(start), bytes)).collect();
+        let ranges: Vec<_> =
+            ranges.iter().map(|&(start, bytes)| (GuestAddress(start), bytes)).collect();
         GuestMemoryMmap::from_ranges(&ranges).unwrap()
     }
 
@@ -174,13 +181,18 @@ mod tests {
             let tables = GuestTables::<Gpa>::new(&memory).unwrap();
             for &(start, bytes) in ranges {
                 let end = start + bytes as u64;
-                for address in [start, start + 8, end - 8, end, start.wrapping_sub(8), start + 4, u64::MAX - 7] {
+                for address in
+                    [start, start + 8, end - 8, end, start.wrapping_sub(8), start + 4, u64::MAX - 7]
+                {
                     let ours = tables.word(Gpa::new(address));
                     let theirs = memory.load::<u64>(GuestAddress(address), Ordering::Relaxed);
                     assert_eq!(ours.is_ok(), theirs.is_ok(), "{ranges:x?} {address:#x}");
                     if let Ok(word) = ours {
                         word.store(address ^ 0x55, Ordering::Relaxed);
-                        assert_eq!(memory.read_obj::<u64>(GuestAddress(address)).unwrap(), address ^ 0x55);
+                        assert_eq!(
+                            memory.read_obj::<u64>(GuestAddress(address)).unwrap(),
+                            address ^ 0x55
+                        );
                     }
                 }
                 assert!(tables.table(Gpa::new(start), bytes / 8).is_ok());

@@ -125,7 +125,13 @@ impl<F: Format, M: TableMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     /// Walks to every page of `iova..end`; into `window` if they are few, otherwise into an interval tree of their own.
     #[cold]
     #[inline(never)]
-    fn fill(&self, window: &mut Window, iova: u64, end: u64, access: Permissions) -> Result<Option<Iotlb>, Error> {
+    fn fill(
+        &self,
+        window: &mut Window,
+        iova: u64,
+        end: u64,
+        access: Permissions,
+    ) -> Result<Option<Iotlb>, Error> {
         let root = <Output<F> as Address>::new(self.root.load(Ordering::Acquire));
         let walker = Walker::new(self.format, &self.memory, root);
         let mut filled = Window { allows: Some(Permissions::ReadWrite), ..Window::default() };
@@ -151,7 +157,13 @@ impl<F: Format, M: TableMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     }
 
     /// The leaf at `iova`, which allows `access`.
-    fn piece(&self, walker: &Walker<F, &M>, iova: u64, access: Permissions, records: bool) -> Result<Piece, Fault<F>> {
+    fn piece(
+        &self,
+        walker: &Walker<F, &M>,
+        iova: u64,
+        access: Permissions,
+        records: bool,
+    ) -> Result<Piece, Fault<F>> {
         let input = <Input<F> as Address>::new(iova);
         let by = |kind| Access { kind, privilege: self.privilege };
         let (read, write) = (by(AccessKind::Read), by(AccessKind::Write));
@@ -171,7 +183,8 @@ impl<F: Format, M: TableMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
             Permissions::Read | Permissions::Write | Permissions::ReadWrite => {
                 let first = if access == Permissions::Write { write } else { read };
                 let (leaf, offset) = walker.find(input, first)?;
-                let allows = |access| self.format.check(leaf.word, leaf.at, leaf.path, access).is_ok();
+                let allows =
+                    |access| self.format.check(leaf.word, leaf.at, leaf.path, access).is_ok();
                 let allowed = match (allows(read), allows(write)) {
                     (true, true) => Permissions::ReadWrite,
                     (true, false) => Permissions::Read,
@@ -190,7 +203,14 @@ impl<F: Format, M: TableMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     }
 
     /// The error for `at`, which does not translate: it names the stretch from there on that does not, as far as it was asked for.
-    fn unresolved(&self, walker: &Walker<F, &M>, at: u64, end: u64, access: Permissions, fault: Fault<F>) -> Error {
+    fn unresolved(
+        &self,
+        walker: &Walker<F, &M>,
+        at: u64,
+        end: u64,
+        access: Permissions,
+        fault: Fault<F>,
+    ) -> Error {
         let mut next = Some(fault);
         let mut stretch = at;
         while let Some(fault) = next.filter(|_| stretch < end) {
@@ -255,20 +275,27 @@ where
             return Err(unresolved(start, u64::MAX - start, "the range wraps round".to_string()));
         };
         let mut window = self.window(start)?;
-        let held = window.start <= start && end <= window.end && window.allows.is_some_and(|all| all.allow(access));
+        let held = window.start <= start
+            && end <= window.end
+            && window.allows.is_some_and(|all| all.allow(access));
         let apart = if held { None } else { self.fill(&mut window, start, end, access)? };
         Iotlb::lookup(Translated { apart, window }, iova, length, access).map_err(|fails| {
             // What was just filled in holds everything.
             let fail = fails.misses.first().or(fails.access_fails.first());
             let range = fail.cloned().unwrap_or(IovaRange { base: iova, length });
-            Error::CannotResolve { iova_range: range, reason: "the translation changed".to_string() }
+            Error::CannotResolve {
+                iova_range: range,
+                reason: "the translation changed".to_string(),
+            }
         })
     }
 }
 
 #[cold]
 fn busy() -> Error {
-    Error::IommuMisconfigured { reason: "all windows are in use: make the IOMMU with more".to_string() }
+    Error::IommuMisconfigured {
+        reason: "all windows are in use: make the IOMMU with more".to_string(),
+    }
 }
 
 #[cold]

@@ -81,7 +81,11 @@ impl<'m, F: Format> Run<'m, F> {
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
         let (here, usual) = (self.at(), Position { level: Level(0), shift: self.format.shift(0) });
         // The same, but in the usual case of a place that many formats know as a constant.
-        if here == usual { self.visit_at(usual, &mut visit) } else { self.visit_at(here, &mut visit) }
+        if here == usual {
+            self.visit_at(usual, &mut visit)
+        } else {
+            self.visit_at(here, &mut visit)
+        }
     }
 
     #[inline(always)]
@@ -105,7 +109,12 @@ impl<'m, F: Format> Run<'m, F> {
 
     /// The leaf that `word`, the entry of that index, is; `None` if it is absent.
     #[inline(always)]
-    fn leaf(&self, at: Position, index: usize, word: u64) -> Option<Result<LeafOf<F>, RangeError<Input<F>>>> {
+    fn leaf(
+        &self,
+        at: Position,
+        index: usize,
+        word: u64,
+    ) -> Option<Result<LeafOf<F>, RangeError<Input<F>>>> {
         let offset = self.offset + ((index as u64) << at.shift);
         match self.format.decode(word, at) {
             Entry::Leaf { output, attributes } => {
@@ -119,7 +128,8 @@ impl<'m, F: Format> Run<'m, F> {
 
     #[cold]
     fn no_leaf(&self, offset: u64, word: u64) -> RangeError<Input<F>> {
-        let error = Error::Malformed { at: self.node.position(), entry: self.node.entry(offset), word };
+        let error =
+            Error::Malformed { at: self.node.position(), entry: self.node.entry(offset), word };
         RangeError { at: self.format.address(offset), error }
     }
 }
@@ -265,7 +275,11 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     ///
     /// # Errors
     /// [`Error::Range`] for a range that is none of this space; the items' errors are those of [`for_each`](Self::for_each).
-    pub fn iter(&self, input: Input<F>, bytes: u64) -> Result<LeafIter<'_, F, M>, RangeError<Input<F>>> {
+    pub fn iter(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+    ) -> Result<LeafIter<'_, F, M>, RangeError<Input<F>>> {
         Ok(LeafIter { walker: self, place: self.place(input, bytes)?, run: None, failed: false })
     }
 
@@ -300,7 +314,10 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     }
 }
 
-fn continues<I: Address, O: Address, T: Eq>(mapping: &Mapping<I, O, T>, leaf: &Mapping<I, O, T>) -> bool {
+fn continues<I: Address, O: Address, T: Eq>(
+    mapping: &Mapping<I, O, T>,
+    leaf: &Mapping<I, O, T>,
+) -> bool {
     mapping.shift == leaf.shift
         && mapping.attributes == leaf.attributes
         && mapping.input.checked_add(mapping.bytes) == Some(leaf.input)

@@ -46,7 +46,10 @@ where
     ///
     /// # Errors
     /// [`Error::Memory`], [`Error::Invalidate`], [`Error::Alloc`]; it is not kept any more all the same.
-    pub fn trim<I: Invalidate<F::Stage>>(&mut self, gather: &mut Gather<'_, F::Stage, I>) -> Result<(), Error> {
+    pub fn trim<I: Invalidate<F::Stage>>(
+        &mut self,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<(), Error> {
         let Some(part) = core::mem::take(&mut self.kept.part).checked_sub(1) else { return Ok(()) };
         let offset = part << self.last_span();
         let mut trail = self.trail();
@@ -64,7 +67,9 @@ where
         input: Input<F>,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<bool, RangeError<Input<F>>> {
-        let Some(offset) = self.format.offset(input).filter(|_| self.kept.wanted) else { return Ok(false) };
+        let Some(offset) = self.format.offset(input).filter(|_| self.kept.wanted) else {
+            return Ok(false);
+        };
         self.trim(gather).map_err(|error| RangeError { at: input, error })?;
         self.kept.part = (offset >> self.last_span()) + 1;
         Ok(true)

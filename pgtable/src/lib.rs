@@ -111,8 +111,12 @@ pub use cursor::Cursor;
 pub use diff::{Change, Side};
 pub use error::{Error, RangeError};
 pub use fault::{Cause, Fault};
-pub use format::{AccessedDirty, ByteOrder, Entry, EntryOf, Format, Input, Output, Pattern, Unencodable};
-pub use gather::{Finished, Gather, GatherError, Invalidate, InvalidateFailed, Stale, StaleRange, Unused};
+pub use format::{
+    AccessedDirty, ByteOrder, Entry, EntryOf, Format, Input, Output, Pattern, Unencodable,
+};
+pub use gather::{
+    Finished, Gather, GatherError, Invalidate, InvalidateFailed, Stale, StaleRange, Unused,
+};
 pub use geometry::{Geometry, Level, LevelGeometry, MAX_LEVELS, Position};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{GuestTables, RegionError};

@@ -105,7 +105,9 @@ where
                     rest.offset += done;
                     rest.output = rest.output.wrapping_add(done);
                 }
-                Err(error) => return Err(RangeError { at: self.format.address(rest.offset), error }),
+                Err(error) => {
+                    return Err(RangeError { at: self.format.address(rest.offset), error });
+                }
             }
         }
         Ok(())
@@ -124,7 +126,9 @@ where
         let format = &self.format;
         let Some(offset) = self.usual_page(input, bytes, leaves) else { return false };
         let table = |word, at| format.predicted_table(word, at);
-        let Ok(last) = descend_to_last(format, &self.memory, self.root, offset, table) else { return false };
+        let Ok(last) = descend_to_last(format, &self.memory, self.root, offset, table) else {
+            return false;
+        };
         let node = last.node(format);
         let Some(leaf) = self.usual_leaf(node, output, attributes) else { return false };
         if last.word & format.present_mask() != 0 {
@@ -151,7 +155,12 @@ where
 
     /// The leaf for `output` in the table of `node`, if that is one of usual pages.
     #[inline(always)]
-    pub(crate) fn usual_leaf(&self, node: Node, output: Output<F>, attributes: F::Attributes) -> Option<u64> {
+    pub(crate) fn usual_leaf(
+        &self,
+        node: Node,
+        output: Output<F>,
+        attributes: F::Attributes,
+    ) -> Option<u64> {
         let (format, at) = (&self.format, node.position());
         let usual = at.level.0 == 0 && at.shift == format.shift(0);
         if !usual || output.get() & !format.output_mask(at) != 0 {
@@ -173,12 +182,22 @@ where
         let mut shift = rest.leaf(&self.format, leaves, fitting)?;
         loop {
             let (level, width) = geometry.leaf(shift).ok_or(Error::LeafSize)?;
-            let stop = trail.seek(&self.format, &self.memory, rest.offset, level.0).map_err(Self::lost)?;
+            let stop =
+                trail.seek(&self.format, &self.memory, rest.offset, level.0).map_err(Self::lost)?;
             if stop.node.level > level.0 {
                 let contents = rest.before(shift + width);
-                return self.map_in_new_tables(trail, &stop, rest, attributes, (level.0, width), contents);
+                return self.map_in_new_tables(
+                    trail,
+                    &stop,
+                    rest,
+                    attributes,
+                    (level.0, width),
+                    contents,
+                );
             }
-            if stop.node.shift > shift || (stop.node.shift < shift && matches!(leaves, Leaves::Exactly(_))) {
+            if stop.node.shift > shift
+                || (stop.node.shift < shift && matches!(leaves, Leaves::Exactly(_)))
+            {
                 return Err(Error::LeafSize);
             }
             // Where a larger leaf would stand there may be a table already: then the pages go into it.
@@ -194,10 +213,18 @@ where
     }
 
     /// Maps into the table at which `stop` stands, as far as its entries are free.
-    fn map_in_table(&self, stop: &Stop<'_, F>, rest: Rest, attributes: F::Attributes) -> Result<u64, Error> {
+    fn map_in_table(
+        &self,
+        stop: &Stop<'_, F>,
+        rest: Rest,
+        attributes: F::Attributes,
+    ) -> Result<u64, Error> {
         let node = stop.node;
         let (run, first) = self.run(node, rest, attributes)?;
-        let empty = self.tables.state(<Output<F> as Address>::new(node.table)).is_some_and(|state| state.live() == 0);
+        let empty = self
+            .tables
+            .state(<Output<F> as Address>::new(node.table))
+            .is_some_and(|state| state.live() == 0);
         let done = if empty {
             fill_free::<F>(run, first, 1 << node.shift);
             run.len()
@@ -229,7 +256,9 @@ where
             return Err(Error::Mapped { at: stop.node.position() });
         }
         let nodes = self.grow(stop.node, rest.offset, table, contents)?;
-        let (Some(&top), Some(&node)) = (nodes.first(), nodes.last()) else { return Err(Error::LeafSize) };
+        let (Some(&top), Some(&node)) = (nodes.first(), nodes.last()) else {
+            return Err(Error::LeafSize);
+        };
         let filled = self.run(node, rest, attributes).and_then(|(run, first)| {
             let done = run.len();
             fill_free::<F>(run, first, 1 << node.shift);
@@ -250,12 +279,18 @@ where
     }
 
     /// The entries of `node`'s table that the beginning of `rest` covers whole, and what the first of them is to hold.
-    fn run(&self, node: Node, rest: Rest, attributes: F::Attributes) -> Result<(&[AtomicU64], u64), Error> {
+    fn run(
+        &self,
+        node: Node,
+        rest: Rest,
+        attributes: F::Attributes,
+    ) -> Result<(&[AtomicU64], u64), Error> {
         let at = node.position();
         let whole = rest.offset + (rest.bytes() & !low_bits(node.shift));
         let entries = node.entries(rest.offset, whole);
         let leaf = self.format.leaf_word(attributes, at).map_err(|_| Error::Unencodable { at })?;
-        let last = rest.output.checked_add(((entries as u64) << node.shift) - 1).ok_or(Error::Range)?;
+        let last =
+            rest.output.checked_add(((entries as u64) << node.shift) - 1).ok_or(Error::Range)?;
         let last = last & !low_bits(node.shift);
         if (rest.output | last) & !self.format.output_mask(at) != 0 {
             return Err(Error::Unencodable { at });

@@ -125,7 +125,11 @@ where
                 Entry::Table { table, width } => node.below(table.get(), width),
                 Entry::Absent | Entry::Leaf { .. } => continue,
                 Entry::Malformed => {
-                    return Err(Error::Malformed { at: node.position(), entry: node.entry(offset), word });
+                    return Err(Error::Malformed {
+                        at: node.position(),
+                        entry: node.entry(offset),
+                        word,
+                    });
                 }
             };
             if (moving.which)(<Output<F> as Address>::new(below.table), layout(below)) {
@@ -217,7 +221,10 @@ where
     }
 
     /// Invalidates; then what was recorded late is complete, and the old tables can go.
-    fn settle<I: Invalidate<F::Stage>, W>(&self, moving: &mut Moving<'_, '_, F, I, W>) -> Result<(), Error> {
+    fn settle<I: Invalidate<F::Stage>, W>(
+        &self,
+        moving: &mut Moving<'_, '_, F, I, W>,
+    ) -> Result<(), Error> {
         let mut settled = moving.gather.flush(&self.tables).map_err(gather_error);
         for Moved { old, new } in moving.batch.drain(..) {
             let table = <Output<F> as Address>::new(old.table);
@@ -265,10 +272,12 @@ where
         tables: A,
         mappings: impl IntoIterator<Item = LeafOf<F>>,
     ) -> Result<Self, RangeError<Input<F>>> {
-        let mut tree =
-            Self::new(format, memory, tables).map_err(|error| RangeError { at: format.address(0), error })?;
+        let mut tree = Self::new(format, memory, tables)
+            .map_err(|error| RangeError { at: format.address(0), error })?;
         for it in mappings {
-            if let Err(error) = tree.map(it.input, it.output, it.bytes, it.attributes, Leaves::Exactly(it.shift)) {
+            if let Err(error) =
+                tree.map(it.input, it.output, it.bytes, it.attributes, Leaves::Exactly(it.shift))
+            {
                 tree.discard();
                 return Err(error);
             }
@@ -283,7 +292,12 @@ where
     }
 
     /// Fills the table of `to`, which is empty, with what that of `from` in `source` says, and so on downwards.
-    fn copy_from<M2: TableMemory<Output<F>>>(&self, source: &M2, from: Node, to: Node) -> Result<(), Error> {
+    fn copy_from<M2: TableMemory<Output<F>>>(
+        &self,
+        source: &M2,
+        from: Node,
+        to: Node,
+    ) -> Result<(), Error> {
         let words = source.table(<Output<F> as Address>::new(from.table), 1 << from.width)?;
         let table = <Output<F> as Address>::new(to.table);
         let copies = self.memory.table(table, words.len())?;
@@ -328,7 +342,11 @@ where
             if let Some(state) = state(above) {
                 state.sub(1);
             }
-            self.tables.free(<Output<F> as Address>::new(made.table), layout(made), Contents::Zeroed)?;
+            self.tables.free(
+                <Output<F> as Address>::new(made.table),
+                layout(made),
+                Contents::Zeroed,
+            )?;
         }
         Ok(())
     }

@@ -63,7 +63,8 @@ impl Halt {
             Ok(memory) => Ok(Word::<F>::new(memory).load()),
             Err(error) => Err(Lost { node, error }),
         };
-        let (mut node, mut path) = (Node::predicted(format, self.table, self.level), F::Path::default());
+        let (mut node, mut path) =
+            (Node::predicted(format, self.table, self.level), F::Path::default());
         let mut word = match self.seen {
             Seen::Nothing => read(node)?,
             Seen::Word(word) => word,
@@ -95,7 +96,13 @@ where
     F: Format,
     M: TableMemory<Output<F>>,
 {
-    finish_quickly(format, memory, descend_quickly(format, memory, root, offset, &table)?, offset, &table)
+    finish_quickly(
+        format,
+        memory,
+        descend_quickly(format, memory, root, offset, &table)?,
+        offset,
+        &table,
+    )
 }
 
 /// The first part of [`descend_to_last`]: to the table of level 1.

@@ -54,12 +54,23 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     pub fn access(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
         (0..TRIES).find_map(|_| self.try_access(input, access).transpose()).unwrap_or_else(|| {
             let arch = self.format().fault(Cause::NotPresent, access);
-            Err(Fault { address: input, access, cause: Cause::Contended, at: None, entry: None, arch })
+            Err(Fault {
+                address: input,
+                access,
+                cause: Cause::Contended,
+                at: None,
+                entry: None,
+                arch,
+            })
         })
     }
 
     /// One attempt of [`access`](Self::access); `None` if an entry changed after it was judged.
-    fn try_access(&self, input: Input<F>, access: Access) -> Result<Option<TranslationOf<F>>, Fault<F>> {
+    fn try_access(
+        &self,
+        input: Input<F>,
+        access: Access,
+    ) -> Result<Option<TranslationOf<F>>, Fault<F>> {
         let format = self.format();
         let judged = self.translate(input, access)?;
         let bits = format.accessed_dirty();
@@ -75,14 +86,18 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
                 let _ = unmarked.try_push((entry, word));
             }
         };
-        let Ok(stop) = descend(format, self.memory(), self.root_node(), offset, 0, down) else { return Ok(None) };
+        let Ok(stop) = descend(format, self.memory(), self.root_node(), offset, 0, down) else {
+            return Ok(None);
+        };
         let at = stop.node.position();
         let Entry::Leaf { output, attributes } = stop.decode(format) else { return Ok(None) };
         if format.check(stop.word, at, stop.path, access).is_err() {
             return Ok(None);
         }
         for (entry, word) in unmarked {
-            let Ok(memory) = self.memory().word(<Output<F> as Address>::new(entry)) else { return Ok(None) };
+            let Ok(memory) = self.memory().word(<Output<F> as Address>::new(entry)) else {
+                return Ok(None);
+            };
             if !Word::<F>::new(memory).mark(word, word | bits.table) {
                 return Ok(None);
             }
@@ -198,7 +213,9 @@ impl PageMap<'_> {
     #[inline(always)]
     fn set_line(&mut self, page: u64) {
         let (index, bits) = ((page / 64) as usize, u128::from(u8::MAX) << (page % 64));
-        for (word, bits) in self.bitmap.iter_mut().skip(index).zip([bits as u64, (bits >> 64) as u64]) {
+        for (word, bits) in
+            self.bitmap.iter_mut().skip(index).zip([bits as u64, (bits >> 64) as u64])
+        {
             self.set += u64::from((bits & !*word).count_ones());
             *word |= bits;
         }
@@ -242,7 +259,8 @@ fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
         }
         for (line, words) in words.chunks(LINE).enumerate() {
             let start = run.offset() + (block * BLOCK + line * LINE) as u64 * size;
-            let usual = usual.and_then(|usual| Some((words.try_into().ok()?, usual, map.page_at(start, size)?)));
+            let usual = usual
+                .and_then(|usual| Some((words.try_into().ok()?, usual, map.page_at(start, size)?)));
             if let Some((words, usual, page)) = usual {
                 match recorded_in(words, usual, bit) {
                     InLine::None => continue,

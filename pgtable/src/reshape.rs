@@ -66,7 +66,8 @@ where
                 }
                 Ok(node.next_entry(offset))
             };
-            offset = step().map_err(|error| RangeError { at: self.format.address(offset), error })?;
+            offset =
+                step().map_err(|error| RangeError { at: self.format.address(offset), error })?;
         }
         Ok(split)
     }
@@ -106,14 +107,17 @@ where
             let mut offset = start.next_multiple_of(size);
             while offset < end && end - offset >= size {
                 let mut step = || {
-                    let stop = trail.seek(&self.format, &self.memory, offset, level).map_err(Self::lost)?;
+                    let stop = trail
+                        .seek(&self.format, &self.memory, offset, level)
+                        .map_err(Self::lost)?;
                     if stop.node.level > level {
                         return Ok(stop.node.next_entry(offset));
                     }
                     promoted += usize::from(self.promote_table(trail, stop.node, offset, gather)?);
                     Ok(offset + size)
                 };
-                offset = step().map_err(|error| RangeError { at: self.format.address(offset), error })?;
+                offset = step()
+                    .map_err(|error| RangeError { at: self.format.address(offset), error })?;
             }
         }
         Ok(promoted)
@@ -133,8 +137,11 @@ where
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<(), RangeError<Input<F>>> {
         // Nothing is in its new place yet, however far this came.
-        self.unmap(input, bytes, gather).map_err(|RangeError { error, .. }| RangeError { at: input, error })?;
-        gather.flush(&self.tables).map_err(|error| RangeError { at: input, error: gather_error(error) })?;
+        self.unmap(input, bytes, gather)
+            .map_err(|RangeError { error, .. }| RangeError { at: input, error })?;
+        gather
+            .flush(&self.tables)
+            .map_err(|error| RangeError { at: input, error: gather_error(error) })?;
         self.map(input, output, bytes, attributes, leaves)
     }
 
@@ -149,7 +156,9 @@ where
         let above = trail.node(node.level + 1);
         let table = <Output<F> as Address>::new(node.table);
         let full = |state: &crate::TableState| u64::from(state.live()) == 1 << node.width;
-        let Some(state) = self.tables.state(table).filter(|state| full(state)) else { return Ok(false) };
+        let Some(state) = self.tables.state(table).filter(|state| full(state)) else {
+            return Ok(false);
+        };
         let words = self.memory.table(table, 1 << node.width)?;
         if self.uniform(node, words, above).is_none() {
             return Ok(false);
@@ -190,7 +199,10 @@ where
             }
             all |= word & recorded;
         }
-        let Entry::Leaf { output, attributes } = self.format.decode(first | all, node.position()) else { return None };
+        let Entry::Leaf { output, attributes } = self.format.decode(first | all, node.position())
+        else {
+            return None;
+        };
         let at = above.position();
         let leaf = self.format.leaf_word(attributes, at).ok()?;
         (output.get() & !self.format.output_mask(at) == 0).then_some(leaf | output.get())
@@ -215,7 +227,10 @@ where
         let page = self.format.address(offset & !(node.position().size() - 1));
         gather.pages(page, page, node.shift);
         let old = stop.slot.take();
-        let made = gather.flush(&self.tables).map_err(gather_error).and_then(|()| self.fill_split(node, old, table));
+        let made = gather
+            .flush(&self.tables)
+            .map_err(gather_error)
+            .and_then(|()| self.fill_split(node, old, table));
         match made {
             Ok(word) => {
                 self.publish(stop.slot, node.entry(offset), word);
@@ -237,7 +252,9 @@ where
         };
         let leaf = self.format.leaf_word(attributes, at).map_err(|_| Error::Unencodable { at })?;
         let words = layout(below).bytes() / 8;
-        for (index, memory) in self.memory.table(<Output<F> as Address>::new(below.table), words)?.iter().enumerate() {
+        for (index, memory) in
+            self.memory.table(<Output<F> as Address>::new(below.table), words)?.iter().enumerate()
+        {
             Word::<F>::new(memory).store(leaf | (output.get() + ((index as u64) << below.shift)));
         }
         self.wrote(below.table, words);

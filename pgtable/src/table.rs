@@ -130,7 +130,9 @@ where
             if let Ok(words) = self.memory.table(address, 1 << node.width) {
                 for memory in words.iter().filter(|memory| any_set::<F>(memory, present)) {
                     let word = Word::<F>::new(memory).load();
-                    if let Entry::Table { table, width } = crate::descent::decode(&self.format, word, node.position()) {
+                    if let Entry::Table { table, width } =
+                        crate::descent::decode(&self.format, word, node.position())
+                    {
                         self.free_subtree(node.below(table.get(), width), freed);
                     }
                 }
@@ -267,11 +269,17 @@ where
     }
 
     /// The leaf at which `stop` stands, or why there is none.
-    pub(crate) fn leaf_at(&self, stop: &Stop<'_, F>, offset: u64) -> Result<Option<F::Attributes>, Error> {
+    pub(crate) fn leaf_at(
+        &self,
+        stop: &Stop<'_, F>,
+        offset: u64,
+    ) -> Result<Option<F::Attributes>, Error> {
         match stop.decode(&self.format) {
             Entry::Absent => Ok(None),
             Entry::Leaf { attributes, .. } => Ok(Some(attributes)),
-            Entry::Malformed | Entry::Table { .. } => Err(crate::walk::malformed(stop.node, stop.word, offset)),
+            Entry::Malformed | Entry::Table { .. } => {
+                Err(crate::walk::malformed(stop.node, stop.word, offset))
+            }
         }
     }
 }

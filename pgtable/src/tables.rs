@@ -87,7 +87,10 @@ impl<'m, F: Format> Table<'m, F> {
 impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     /// Calls `visit` for each table of the tree, each before those below it, in the order of the addresses that they cover, until it breaks. A
     /// table to which several entries lead is visited as often: on tables that somebody else wrote it is the caller who bounds the work, by breaking off.
-    pub fn for_each_table<B>(&self, mut visit: impl FnMut(Table<'_, F>) -> ControlFlow<B>) -> ControlFlow<B> {
+    pub fn for_each_table<B>(
+        &self,
+        mut visit: impl FnMut(Table<'_, F>) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
         self.visit_tables(self.root_node(), 0, &mut visit)
     }
 
@@ -106,7 +109,11 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         for (index, memory) in words.unwrap_or_default().iter().enumerate() {
             let word = Word::<F>::new(memory).load();
             if let Entry::Table { table, width } = decode(self.format(), word, node.position()) {
-                self.visit_tables(node.below(table.get(), width), offset + ((index as u64) << node.shift), visit)?;
+                self.visit_tables(
+                    node.below(table.get(), width),
+                    offset + ((index as u64) << node.shift),
+                    visit,
+                )?;
             }
         }
         ControlFlow::Continue(())

@@ -58,14 +58,18 @@ pub enum TwoStageFault<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> {
     },
 }
 
-impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> fmt::Display for TwoStageFault<F1, F2> {
+impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> fmt::Display
+    for TwoStageFault<F1, F2>
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stage1(fault) => fault.fmt(f),
             Self::Stage2 { address, access, table, fault } => {
                 write!(f, "{access} at {address}, ")?;
                 match table {
-                    Some(at) => write!(f, "reading the guest's table entry of {}: {fault}", at.level),
+                    Some(at) => {
+                        write!(f, "reading the guest's table entry of {}: {fault}", at.level)
+                    }
                     None => write!(f, "final access: {fault}"),
                 }
             }
@@ -73,7 +77,10 @@ impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> fmt::Display for Tw
     }
 }
 
-impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> core::error::Error for TwoStageFault<F1, F2> {}
+impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> core::error::Error
+    for TwoStageFault<F1, F2>
+{
+}
 
 /// A guest's tree, walked through the hypervisor's.
 #[derive(Debug)]
@@ -114,7 +121,10 @@ where
 
     /// The same, remembering what stage 2 said: most of a guest's walk goes through few of its pages.
     #[must_use]
-    pub fn with_cache<const N: usize>(self, cache: &'c TranslationCache<'c, F2, N>) -> TwoStage<'c, F1, F2, M, N> {
+    pub fn with_cache<const N: usize>(
+        self,
+        cache: &'c TranslationCache<'c, F2, N>,
+    ) -> TwoStage<'c, F1, F2, M, N> {
         let Self { stage1, root, stage2, steps, seen, .. } = self;
         TwoStage { stage1, root, stage2, cache: Some(cache), steps, seen }
     }
@@ -144,7 +154,11 @@ where
 
     /// The translation, if all that stage 2 has to say to it is remembered, and stage 1's part is as [`descend_to_last`] knows it.
     #[inline(always)]
-    fn translate_remembered(&self, address: Gva, access: Access) -> Option<TwoStageTranslation<F1, F2>> {
+    fn translate_remembered(
+        &self,
+        address: Gva,
+        access: Access,
+    ) -> Option<TwoStageTranslation<F1, F2>> {
         let cache = self.cache.filter(|cache| cache.is_current_since(self.seen.get()))?;
         if self.stage2.format().asks_whose_page(access) {
             return None;
@@ -173,12 +187,18 @@ where
             }
         }
         let nested = Nested { stage: self, taken: Cell::new(0), failed: Cell::new(None) };
-        let (stage1, of_page) = match find(&self.stage1, &nested, self.root.get(), address, access) {
-            Ok((leaf, offset)) => (leaf.translation(offset), self.stage1.is_user_page(leaf.word, leaf.path)),
+        let (stage1, of_page) = match find(&self.stage1, &nested, self.root.get(), address, access)
+        {
+            Ok((leaf, offset)) => {
+                (leaf.translation(offset), self.stage1.is_user_page(leaf.word, leaf.path))
+            }
             Err(fault) => return Err(self.of_table(fault, &nested)),
         };
         let judged = if self.stage2.format().asks_whose_page(access) {
-            Access { privilege: if of_page { Privilege::User } else { Privilege::Supervisor }, ..access }
+            Access {
+                privilege: if of_page { Privilege::User } else { Privilege::Supervisor },
+                ..access
+            }
         } else {
             access
         };
@@ -198,12 +218,21 @@ where
 
     /// Whose fault it is that stage 1's walk ended.
     #[cold]
-    fn of_table(&self, fault: Fault<F1>, nested: &Nested<'_, '_, F1, F2, M, N>) -> TwoStageFault<F1, F2> {
+    fn of_table(
+        &self,
+        fault: Fault<F1>,
+        nested: &Nested<'_, '_, F1, F2, M, N>,
+    ) -> TwoStageFault<F1, F2> {
         match (fault.cause, nested.failed.take()) {
             (Cause::TableAccess, Some(second)) => {
                 let arch = self.stage2.format().fault_of_guest_table(second.arch);
                 let fault2 = Fault { arch, ..second };
-                TwoStageFault::Stage2 { address: fault.address, access: fault.access, table: fault.at, fault: fault2 }
+                TwoStageFault::Stage2 {
+                    address: fault.address,
+                    access: fault.access,
+                    table: fault.at,
+                    fault: fault2,
+                }
             }
             _ => TwoStageFault::Stage1(fault),
         }
@@ -264,7 +293,11 @@ where
         if self.stage.cache.is_some() {
             let within = low_bits(translation.shift);
             let output = translation.output.get() & !within;
-            self.stage.steps[taken].set(Step { page: address.get() & !within, bytes: 1 << translation.shift, output });
+            self.stage.steps[taken].set(Step {
+                page: address.get() & !within,
+                bytes: 1 << translation.shift,
+                output,
+            });
         }
         self.stage.stage2.memory().word(translation.output)
     }

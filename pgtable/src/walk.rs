@@ -122,7 +122,9 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         let stop = self.descend(offset).map_err(|lost| lost.error)?;
         let at = stop.node.position();
         match stop.decode(&self.format) {
-            Entry::Leaf { output, attributes } => Ok(Some(translation(output, offset, at, attributes))),
+            Entry::Leaf { output, attributes } => {
+                Ok(Some(translation(output, offset, at, attributes)))
+            }
             Entry::Absent => Ok(None),
             Entry::Malformed | Entry::Table { .. } => Err(malformed(stop.node, stop.word, offset)),
         }
@@ -137,9 +139,16 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         let mut push = |at: Position, address: u64, word: u64| {
             let entry = decode(&self.format, word, at);
             // A walk has no more entries than a tree has levels.
-            let _ = trace.try_push(TraceEntry { at, address: <Output<F> as Address>::new(address), word, entry });
+            let _ = trace.try_push(TraceEntry {
+                at,
+                address: <Output<F> as Address>::new(address),
+                word,
+                entry,
+            });
         };
-        let stop = descend(&self.format, &self.memory, from, offset, 0, |_, at, address, word| push(at, address, word));
+        let stop = descend(&self.format, &self.memory, from, offset, 0, |_, at, address, word| {
+            push(at, address, word)
+        });
         if let Ok(stop) = stop {
             push(stop.node.position(), stop.node.entry(offset), stop.word);
         }
@@ -190,7 +199,8 @@ pub(crate) fn read_quickly<F: Format>(
     access: Access,
 ) -> Result<TranslationOf<F>, Halt> {
     let page = format.quick_page(last.word, access);
-    let (output, attributes) = page.ok_or(Halt { table: last.table, level: 0, seen: Seen::Word(last.word) })?;
+    let (output, attributes) =
+        page.ok_or(Halt { table: last.table, level: 0, seen: Seen::Word(last.word) })?;
     let at = Position { level: Level(0), shift: format.shift(0) };
     Ok(translation(output, offset, at, attributes))
 }
@@ -234,12 +244,22 @@ fn find_from<F: Format, M: TableMemory<Output<F>>>(
     };
     let (node, word, path) = match halt.go_on(format, memory, offset) {
         Ok(end) => end,
-        Err(lost) => return Err(fault(format, input, access, Cause::TableAccess, Some((lost.node, offset)))),
+        Err(lost) => {
+            return Err(fault(
+                format,
+                input,
+                access,
+                Cause::TableAccess,
+                Some((lost.node, offset)),
+            ));
+        }
     };
     let at = node.position();
     let (cause, denied) = match decode(format, word, at) {
         Entry::Leaf { output, attributes } => match format.check(word, at, path, access) {
-            Ok(()) => return Ok((Leaf { word, at, path, output: output.get(), attributes }, offset)),
+            Ok(()) => {
+                return Ok((Leaf { word, at, path, output: output.get(), attributes }, offset));
+            }
             Err(denied) => (Cause::Denied, Some(denied)),
         },
         Entry::Absent => (Cause::NotPresent, None),
@@ -270,7 +290,12 @@ fn fault<F: Format>(
 
 /// The translation of `offset` by a leaf at `at`.
 #[inline(always)]
-pub(crate) fn translation<A: Address, T>(output: A, offset: u64, at: Position, attributes: T) -> Translation<A, T> {
+pub(crate) fn translation<A: Address, T>(
+    output: A,
+    offset: u64,
+    at: Position,
+    attributes: T,
+) -> Translation<A, T> {
     // A leaf covers less than 2^64 bytes.
     let within = offset & !(u64::MAX << (at.shift & 63));
     Translation { output: A::new(output.get().wrapping_add(within)), shift: at.shift, attributes }

@@ -22,8 +22,8 @@ use frag_alloc::{Epochs, Grace};
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use pgtable::{
-    Access, AllocError, Contents, Entry, Format, Gather, Gpa, Hpa, Leaves, MemoryError, PageTable, Position,
-    TableAllocator, TableLayout, TableMemory, TableState, Unused, Walker,
+    Access, AllocError, Contents, Entry, Format, Gather, Gpa, Hpa, Leaves, MemoryError, PageTable,
+    Position, TableAllocator, TableLayout, TableMemory, TableState, Unused, Walker,
 };
 
 #[path = "support/tiny.rs"]
@@ -62,7 +62,8 @@ impl TableMemory<Hpa> for Read {
 
     fn table(&self, address: Hpa, words: usize) -> Result<&[Copied], MemoryError> {
         let first = index(address, words)?;
-        (0..words as u64).try_for_each(|word| self.word(Hpa::new(address.get() + word * 8)).map(|_| ()))?;
+        (0..words as u64)
+            .try_for_each(|word| self.word(Hpa::new(address.get() + word * 8)).map(|_| ()))?;
         Ok(&self.copy[first..first + words])
     }
 }
@@ -85,7 +86,8 @@ impl Write {
                     Tiny::PAGES.decode(now, Position { level: pgtable::Level(1), shift: 14 }),
                     Entry::Table { .. }
                 );
-                self.words[index].store(now, if links { Ordering::Release } else { Ordering::Relaxed });
+                self.words[index]
+                    .store(now, if links { Ordering::Release } else { Ordering::Relaxed });
                 *stored = now;
             }
         }
@@ -173,13 +175,17 @@ const ELSEWHERE: Hpa = Hpa::new(0xb000);
 type Tree<'t> = PageTable<Tiny, &'t Write, &'t Tables<'t>>;
 
 /// In every interleaving of `write` with one reader: what the reader sees.
-fn seen(deferred: bool, write: impl Fn(&mut Tree<'_>, &Tables<'_>) + Send + Sync + 'static) -> BTreeSet<Seen> {
+fn seen(
+    deferred: bool,
+    write: impl Fn(&mut Tree<'_>, &Tables<'_>) + Send + Sync + 'static,
+) -> BTreeSet<Seen> {
     let all = StdArc::new(Mutex::new(BTreeSet::new()));
     let collected = all.clone();
     loom::model(move || {
         let words: Words = Arc::new((0..WORDS).map(|_| AtomicU64::new(0)).collect());
         let epochs = Arc::new(Epochs::new(1));
-        let memory = Write { words: words.clone(), copy: copies(), stored: RefCell::new(vec![0; WORDS]) };
+        let memory =
+            Write { words: words.clone(), copy: copies(), stored: RefCell::new(vec![0; WORDS]) };
         let tables = Tables {
             memory: &memory,
             epochs: deferred.then(|| epochs.clone()),

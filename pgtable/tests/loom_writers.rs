@@ -20,9 +20,9 @@ use frag_alloc::{Epochs, Grace, Reader};
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use pgtable::{
-    Access, AllocError, Contents, Entry, Format, Gather, Gpa, Hpa, Leaves, MemoryError, PageTable, Position, Recorded,
-    SharedCursor, SharedPageTable, Stage2, TableAllocator, TableLayout, TableMemory, TableState, Unused,
-    Writer as OneOf, Writers,
+    Access, AllocError, Contents, Entry, Format, Gather, Gpa, Hpa, Leaves, MemoryError, PageTable,
+    Position, Recorded, SharedCursor, SharedPageTable, Stage2, TableAllocator, TableLayout,
+    TableMemory, TableState, Unused, Writer as OneOf, Writers,
 };
 
 #[path = "support/tiny.rs"]
@@ -53,8 +53,14 @@ struct Memory {
 
 impl Memory {
     fn new() -> Self {
-        let view = |_| View { copy: (0..WORDS).map(|_| Copied::new(0)).collect(), known: RefCell::new(vec![0; WORDS]) };
-        Self { words: (0..WORDS).map(|_| AtomicU64::new(0)).collect(), views: (0..THREADS).map(view).collect() }
+        let view = |_| View {
+            copy: (0..WORDS).map(|_| Copied::new(0)).collect(),
+            known: RefCell::new(vec![0; WORDS]),
+        };
+        Self {
+            words: (0..WORDS).map(|_| AtomicU64::new(0)).collect(),
+            views: (0..THREADS).map(view).collect(),
+        }
     }
 
     /// Brings what this thread changed to loom's words.
@@ -63,7 +69,8 @@ impl Memory {
         for index in 0..WORDS {
             let now = view.copy[index].load(Ordering::Relaxed);
             if now != view.known.borrow()[index] {
-                self.words[index].store(now, if now & 3 == 1 { Ordering::Release } else { Ordering::Relaxed });
+                self.words[index]
+                    .store(now, if now & 3 == 1 { Ordering::Release } else { Ordering::Relaxed });
                 view.known.borrow_mut()[index] = now;
             }
         }
@@ -238,7 +245,11 @@ fn ends(
         };
         let (mut mapped, mut left) = (Mapped::new(), 1);
         let root = words(0);
-        assert_eq!(usize::from(live(0)), root.iter().filter(|word| **word != 0).count(), "the root's count, unlocked");
+        assert_eq!(
+            usize::from(live(0)),
+            root.iter().filter(|word| **word != 0).count(),
+            "the root's count, unlocked"
+        );
         for (index, &word) in root.iter().enumerate() {
             let at = (index as u64) << 14;
             match Tiny::BOTH.decode(word, Position { level: pgtable::Level(1), shift: 14 }) {
@@ -246,19 +257,32 @@ fn ends(
                     left += 1;
                     let pages = words(table.get());
                     let present = pages.iter().filter(|word| **word != 0).count();
-                    assert_eq!(usize::from(live(table.get())), present, "a table's count, unlocked");
+                    assert_eq!(
+                        usize::from(live(table.get())),
+                        present,
+                        "a table's count, unlocked"
+                    );
                     assert_ne!(present, 0, "an empty table stays in the tree");
                     let present = pages.iter().enumerate().filter(|(_, word)| **word != 0);
-                    mapped.extend(present.map(|(page, word)| (at + ((page as u64) << 12), word & 0xffff_f000)));
+                    mapped.extend(
+                        present
+                            .map(|(page, word)| (at + ((page as u64) << 12), word & 0xffff_f000)),
+                    );
                 }
                 Entry::Leaf { output, .. } => {
-                    mapped.extend((0..4).map(|page| (at + (page << 12), output.get() + (page << 12))));
+                    mapped.extend(
+                        (0..4).map(|page| (at + (page << 12), output.get() + (page << 12))),
+                    );
                 }
                 _ => {}
             }
         }
         // Those that still wait, or are free, are all the others.
-        assert_eq!(left + tables.free.borrow().len() + tables.waiting.borrow().len(), TABLES, "a table is lost");
+        assert_eq!(
+            left + tables.free.borrow().len() + tables.waiting.borrow().len(),
+            TABLES,
+            "a table is lost"
+        );
         all.lock().unwrap().insert((mapped, left));
     });
     let all = collected.lock().unwrap().clone();
@@ -286,7 +310,8 @@ fn pages(pages: &[u64]) -> Mapped {
 
 #[test]
 fn two_make_the_same_table() {
-    let ends = ends(true, |_| (), |writer, _| map(writer, 0, PAGE), |writer, _| map(writer, PAGE, PAGE));
+    let ends =
+        ends(true, |_| (), |writer, _| map(writer, 0, PAGE), |writer, _| map(writer, PAGE, PAGE));
     assert_eq!(ends, [(pages(&[0, PAGE]), 2)].into());
 }
 
@@ -376,7 +401,10 @@ fn locked(
     writer: &Writer<'_>,
     tree: &Tree,
     (at, bytes): (u64, u64),
-    verbs: impl Fn(&mut SharedCursor<'_, '_, Tiny, Own<Memory>, Own<Tables>, Reader<'_>>, &mut Gather<'_, Stage2, Unused>),
+    verbs: impl Fn(
+        &mut SharedCursor<'_, '_, Tiny, Own<Memory>, Own<Tables>, Reader<'_>>,
+        &mut Gather<'_, Stage2, Unused>,
+    ),
 ) {
     let mut gather = Gather::new(&Unused, ());
     let mut cursor = writer.lock(Gpa::new(at), bytes).unwrap();
@@ -397,7 +425,10 @@ fn a_large_page_that_is_split_under_a_lock() {
                 assert!(cursor.split(Gpa::new(0), LARGE, 12, gather).unwrap() <= 1);
                 assert_eq!(cursor.unmap(Gpa::new(0), PAGE, gather), Ok(PAGE));
                 let elsewhere = Hpa::new(0x20_0000);
-                assert_eq!(cursor.map(Gpa::new(0), elsewhere, PAGE, Plain, Leaves::Largest), Ok(()));
+                assert_eq!(
+                    cursor.map(Gpa::new(0), elsewhere, PAGE, Plain, Leaves::Largest),
+                    Ok(())
+                );
             });
         },
         |writer, tree| unmap(writer, tree, PAGE, PAGE),
@@ -441,8 +472,14 @@ fn a_record_that_is_harvested_under_a_lock() {
             locked(writer, tree, (0, LARGE), |cursor, gather| {
                 let found = cursor.query(Gpa::new(PAGE)).unwrap();
                 let mut bits = [0];
-                let harvested =
-                    cursor.harvest(Gpa::new(0), LARGE, Recorded::Dirty, Writers::Running, &mut bits, gather);
+                let harvested = cursor.harvest(
+                    Gpa::new(0),
+                    LARGE,
+                    Recorded::Dirty,
+                    Writers::Running,
+                    &mut bits,
+                    gather,
+                );
                 let used = found.is_some_and(|found| found.output.get() == 0x10_0000 + PAGE);
                 assert_eq!((harvested, bits[0]), (Ok(u64::from(used)), u64::from(used) << 1));
             });

@@ -15,7 +15,12 @@ const RECIPE: &str = "recipe.txt";
 ///
 /// The recipe’s first line says what it is made from; an error shows it. `make` gets an empty
 /// folder that is renamed afterwards: what it writes there must not hold that folder’s own path.
-pub fn keep(shelf: &Path, name: &str, recipe: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+pub fn keep(
+    shelf: &Path,
+    name: &str,
+    recipe: &str,
+    make: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
     let place = shelf.join(name);
     if fs::read_to_string(place.join(RECIPE)).is_ok_and(|made_by| made_by == recipe) {
         return Ok(place);
@@ -23,7 +28,8 @@ pub fn keep(shelf: &Path, name: &str, recipe: &str, make: impl FnOnce(&Path) -> 
     fs::create_dir_all(shelf).with_context(|| format!("creating {}", shelf.display()))?;
     let half = tempfile::Builder::new().prefix(".half-").tempdir_in(shelf)?;
     let what = recipe.lines().next().unwrap_or_default();
-    make(half.path()).with_context(|| format!("{name} is not there yet and can’t be made from {what}"))?;
+    make(half.path())
+        .with_context(|| format!("{name} is not there yet and can’t be made from {what}"))?;
     fs::write(half.path().join(RECIPE), recipe)?;
     if place.exists() {
         fs::remove_dir_all(&place).with_context(|| format!("removing {}", place.display()))?;
@@ -41,7 +47,8 @@ mod tests {
     #[test]
     fn made_once_per_recipe_and_never_half() -> Result<()> {
         let shelf = tempfile::tempdir()?;
-        let make = |text: &'static str| move |folder: &Path| Ok(fs::write(folder.join("content"), text)?);
+        let make =
+            |text: &'static str| move |folder: &Path| Ok(fs::write(folder.join("content"), text)?);
         let content = |place: &Path| fs::read_to_string(place.join("content"));
 
         let place = keep(shelf.path(), "thing", "recipe 1", make("first"))?;

@@ -31,7 +31,8 @@ impl Bare<'_> {
         let Bare { processor, firmware, image, address } = self;
         let file = |name: &str| folder.join(name).display().to_string();
         let length = fs::metadata(image).context("the image")?.len();
-        let (configuration, commands, vga, log) = (file("bochsrc"), file("commands"), file("vga"), file("log"));
+        let (configuration, commands, vga, log) =
+            (file("bochsrc"), file("commands"), file("vga"), file("log"));
         fs::write(&vga, empty_vga_bios())?;
         fs::write(
             &configuration,
@@ -47,9 +48,13 @@ impl Bare<'_> {
                  log: {log}\n"
             ),
         )?;
-        fs::write(&commands, format!("continue\nwritemem \"{seen}\" {address:#x} {length:#x}\nquit\n"))?;
+        fs::write(
+            &commands,
+            format!("continue\nwritemem \"{seen}\" {address:#x} {length:#x}\nquit\n"),
+        )?;
         // Bochs ends with us, however we end.
-        let arguments = ["--pdeathsig", "KILL", "--", "bochs", "-q", "-f", &configuration, "-rc", &commands];
+        let arguments =
+            ["--pdeathsig", "KILL", "--", "bochs", "-q", "-f", &configuration, "-rc", &commands];
         let bochs = cmd("setpriv", arguments)
             .env("TERM", "dumb")
             .stdin_null()
@@ -60,7 +65,11 @@ impl Bare<'_> {
             .context("starting Bochs")?;
         if bochs.wait_timeout(PATIENCE)?.is_none() {
             bochs.kill()?;
-            bail!("the machine was not done within {} s:\n{}", PATIENCE.as_secs(), complaints(&log));
+            bail!(
+                "the machine was not done within {} s:\n{}",
+                PATIENCE.as_secs(),
+                complaints(&log)
+            );
         }
         match fs::metadata(seen) {
             Ok(saved) if saved.len() == length => Ok(()),
@@ -101,7 +110,11 @@ mod tests {
     fn errors_and_panics_are_complaints() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log").display().to_string();
-        fs::write(&log, "00000000000i[A] all is well\n00000000001e[B] not so\n00000000002p[C] >>PANIC<<\n").unwrap();
+        fs::write(
+            &log,
+            "00000000000i[A] all is well\n00000000001e[B] not so\n00000000002p[C] >>PANIC<<\n",
+        )
+        .unwrap();
         assert_eq!(complaints(&log), "00000000001e[B] not so\n00000000002p[C] >>PANIC<<");
     }
 }

@@ -33,15 +33,25 @@ pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
         let file = |name: &str| folder.path().join(name).display().to_string();
         let (image, seen) = (file("image"), file("seen"));
         let part = |option: &str, path: &str| {
-            let mut arguments = [option, path, "--seed", &seed.to_string()].map(str::to_owned).to_vec();
-            arguments.extend(cases.into_iter().flat_map(|cases| ["--cases".to_owned(), cases.to_string()]));
+            let mut arguments =
+                [option, path, "--seed", &seed.to_string()].map(str::to_owned).to_vec();
+            arguments.extend(
+                cases.into_iter().flat_map(|cases| ["--cases".to_owned(), cases.to_string()]),
+            );
             run_example(xtask, "probe", &arguments)
         };
         if part("--stage2-image", &image)? != 0 {
             bail!("the probe wrote no image");
         }
         report::note("starting a bare POWER9 machine");
-        Bare { qemu: POWER9.qemu, machine: MACHINE, firmware: &firmware, image: &image, address: IMAGE }.run(&seen)?;
+        Bare {
+            qemu: POWER9.qemu,
+            machine: MACHINE,
+            firmware: &firmware,
+            image: &image,
+            address: IMAGE,
+        }
+        .run(&seen)?;
         let status = part("--stage2-seen", &seen)?;
         if status != 0 {
             return Ok(status);
@@ -52,10 +62,20 @@ pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
 
 /// The hypervisor as bytes.
 fn assemble(xtask: &Xtask, folder: &Path) -> Result<String> {
-    let (source, object, firmware) = (xtask.root().join(HYPERVISOR), folder.join("object"), folder.join("firmware"));
-    let compile = cmd!("powerpc64le-linux-gnu-gcc", "-mbig-endian", "-mcpu=power9", "-c", &source, "-o", &object);
+    let (source, object, firmware) =
+        (xtask.root().join(HYPERVISOR), folder.join("object"), folder.join("firmware"));
+    let compile = cmd!(
+        "powerpc64le-linux-gnu-gcc",
+        "-mbig-endian",
+        "-mcpu=power9",
+        "-c",
+        &source,
+        "-o",
+        &object
+    );
     command::quiet("assembling", &compile)?;
-    let copy = cmd!("powerpc64le-linux-gnu-objcopy", "-O", "binary", "-j", ".text", &object, &firmware);
+    let copy =
+        cmd!("powerpc64le-linux-gnu-objcopy", "-O", "binary", "-j", ".text", &object, &firmware);
     command::quiet("objcopy", &copy)?;
     Ok(firmware.display().to_string())
 }

@@ -48,7 +48,12 @@ impl Machine {
             .args(["--pdeathsig", "KILL", "--", qemu])
             .args(machine.split(' '))
             .args("-nodefaults -display none -serial none -monitor stdio -no-reboot".split(' '))
-            .args(["-bios", firmware, "-device", &format!("loader,file={image},addr={address:#x},force-raw=on")])
+            .args([
+                "-bios",
+                firmware,
+                "-device",
+                &format!("loader,file={image},addr={address:#x},force-raw=on"),
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -56,14 +61,17 @@ impl Machine {
         let monitor = qemu.stdin.take().context("QEMU’s monitor")?;
         let output = BufReader::new(qemu.stdout.take().context("QEMU’s monitor")?);
         let (sender, lines) = mpsc::channel();
-        thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
         Ok(Self { qemu, monitor, lines })
     }
 
     /// Waits until the hypervisor is done, and saves the image.
     fn run(mut self, bare: &Bare<'_>, seen: &str) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        let (address, length) = (bare.address, fs::metadata(bare.image).context("the image")?.len());
+        let (address, length) =
+            (bare.address, fs::metadata(bare.image).context("the image")?.len());
         let done = format!("{address:016x}: 0x{:016x}", 1);
         loop {
             self.tell(&format!("xp /1gx {address:#x}"))?;
@@ -75,7 +83,11 @@ impl Machine {
                 self.tell("info registers")?;
                 thread::sleep(PAUSE);
                 let last: Vec<_> = self.lines.try_iter().collect();
-                bail!("the machine was not done within {} s:\n{}", PATIENCE.as_secs(), last.join("\n"));
+                bail!(
+                    "the machine was not done within {} s:\n{}",
+                    PATIENCE.as_secs(),
+                    last.join("\n")
+                );
             }
         }
         self.tell(&format!("pmemsave {address:#x} {length:#x} \"{seen}\""))?;

@@ -48,7 +48,9 @@ pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
         let part = |option: &str, path: &str| {
             let arguments = [option, path, "--nested-machine", name, "--seed", &seed.to_string()];
             let mut arguments = arguments.map(str::to_owned).to_vec();
-            arguments.extend(cases.into_iter().flat_map(|cases| ["--cases".to_owned(), cases.to_string()]));
+            arguments.extend(
+                cases.into_iter().flat_map(|cases| ["--cases".to_owned(), cases.to_string()]),
+            );
             run_example(xtask, "probe", &arguments)
         };
         if part("--nested-image", &image)? != 0 {
@@ -59,11 +61,13 @@ pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
             Emulator::Qemu(processor) => {
                 report::note(&format!("starting a bare machine of QEMU’s: {name}"));
                 let machine = &format!("-machine pc -accel tcg -cpu {processor} -m 512M");
-                bare_qemu::Bare { qemu: X86_64.qemu, machine, firmware, image, address: IMAGE }.run(&seen)?;
+                bare_qemu::Bare { qemu: X86_64.qemu, machine, firmware, image, address: IMAGE }
+                    .run(&seen)?;
             }
             Emulator::Bochs(processor) => {
                 report::note(&format!("starting a bare machine of Bochs’: {name}"));
-                bare_bochs::Bare { processor, firmware, image, address: IMAGE }.run(folder.path(), &seen)?;
+                bare_bochs::Bare { processor, firmware, image, address: IMAGE }
+                    .run(folder.path(), &seen)?;
             }
         }
         let status = part("--nested-seen", &seen)?;
@@ -76,7 +80,8 @@ pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
 
 /// The hypervisor as bytes.
 fn assemble(xtask: &Xtask, folder: &Path) -> Result<String> {
-    let (source, object, firmware) = (xtask.root().join(HYPERVISOR), folder.join("object"), folder.join("firmware"));
+    let (source, object, firmware) =
+        (xtask.root().join(HYPERVISOR), folder.join("object"), folder.join("firmware"));
     command::quiet("assembling", &cmd!("x86_64-linux-gnu-gcc", "-c", &source, "-o", &object))?;
     let copy = cmd!("x86_64-linux-gnu-objcopy", "-O", "binary", "-j", ".text", &object, &firmware);
     command::quiet("objcopy", &copy)?;

@@ -46,10 +46,14 @@ pub fn build_static(xtask: &Xtask, program: &str) -> Result<PathBuf> {
         _ => ("x86_64-unknown-linux-gnu", "X86_64"),
     };
     let folder = xtask.target("static");
-    let arguments = ["build", "--target", target, "--release", "--package", "examples", "--bin", program];
+    let arguments =
+        ["build", "--target", target, "--release", "--package", "examples", "--bin", program];
     let build = cargo(xtask, arguments)
         .env("CARGO_TARGET_DIR", &folder)
-        .env(format!("CARGO_TARGET_{variable}_UNKNOWN_LINUX_GNU_RUSTFLAGS"), "-Ctarget-feature=+crt-static")
+        .env(
+            format!("CARGO_TARGET_{variable}_UNKNOWN_LINUX_GNU_RUSTFLAGS"),
+            "-Ctarget-feature=+crt-static",
+        )
         // These would take the place of the flags above.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");

@@ -18,8 +18,13 @@ pub fn stream(what: &str, expression: &Expression) -> Result<()> {
 /// Runs `expression` silently and returns its standard output; what it said is part of the error
 /// if it fails. `what` names it there.
 pub fn quiet(what: &str, expression: &Expression) -> Result<String> {
-    let output =
-        expression.stdin_null().stdout_capture().stderr_capture().unchecked().run().with_context(|| what.to_owned())?;
+    let output = expression
+        .stdin_null()
+        .stdout_capture()
+        .stderr_capture()
+        .unchecked()
+        .run()
+        .with_context(|| what.to_owned())?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -79,7 +79,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Microvm(options) => microvm::run(&xtask, options).map(ExitCode::from),
         Command::Probe(options) => probe::run(&xtask, options).map(ExitCode::from),
         Command::Host(options) => host::run(&xtask, options).map(ExitCode::from),
-        Command::PtdumpProof(options) => ptdump_proof::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
+        Command::PtdumpProof(options) => {
+            ptdump_proof::run(&xtask, &options).map(|()| ExitCode::SUCCESS)
+        }
         Command::Test(options) => test::run(&xtask, &options),
         Command::Bench(options) => bench::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
         Command::Fuzz(options) => fuzz::run(&xtask, &options).map(|()| ExitCode::SUCCESS),

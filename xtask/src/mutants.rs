@@ -27,7 +27,19 @@ const SURVIVORS: &str = "MUTANTS.md";
 /// `pgtable`'s model tests ask them.
 const TESTS: [(&str, &[&str]); 4] = [
     (MODEL_OF, &[MODEL]),
-    ("frag-alloc", &["sequences", "tables", "quarantine", "linux", "deferred", "bounds", "region", "guest_memory"]),
+    (
+        "frag-alloc",
+        &[
+            "sequences",
+            "tables",
+            "quarantine",
+            "linux",
+            "deferred",
+            "bounds",
+            "region",
+            "guest_memory",
+        ],
+    ),
     (
         "arch-ppc64",
         &[
@@ -68,7 +80,9 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
     let tool = installed(xtask, "cargo-mutants", CARGO_MUTANTS)?;
     let known = fs::read_to_string(xtask.root().join(SURVIVORS)).context(SURVIVORS)?;
     let mut unknown = Vec::new();
-    for (package, tests) in TESTS.iter().filter(|(name, _)| options.package.as_ref().is_none_or(|it| it == name)) {
+    for (package, tests) in
+        TESTS.iter().filter(|(name, _)| options.package.as_ref().is_none_or(|it| it == name))
+    {
         let output = xtask.target("mutants").join(package);
         fs::create_dir_all(&output)?;
         try_all(xtask, &tool, package, tests, options, &output)?;
@@ -85,10 +99,21 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
 }
 
 /// One package's mutants.
-fn try_all(xtask: &Xtask, tool: &Path, package: &str, tests: &[&str], options: &Options, output: &Path) -> Result<()> {
+fn try_all(
+    xtask: &Xtask,
+    tool: &Path,
+    package: &str,
+    tests: &[&str],
+    options: &Options,
+    output: &Path,
+) -> Result<()> {
     let mut arguments: Vec<String> =
         ["mutants", "--all-features", "--package", package, "--jobs=1"].map(Into::into).into();
-    arguments.extend(["--output".to_owned(), output.display().to_string(), "--cargo-arg=--lib".to_owned()]);
+    arguments.extend([
+        "--output".to_owned(),
+        output.display().to_string(),
+        "--cargo-arg=--lib".to_owned(),
+    ]);
     arguments.extend(tests.iter().map(|test| format!("--cargo-arg=--test={test}")));
     let asked = if tests.contains(&MODEL) { &[MODEL_OF, package][..] } else { &[package] };
     arguments.extend(asked.iter().map(|package| format!("--test-package={package}")));
@@ -117,7 +142,9 @@ fn summary(package: &str, outcomes: &str) -> Result<String> {
     let number = |what: &str| outcomes[what].as_u64().unwrap_or(0);
     let [all, caught, missed] = ["total_mutants", "caught", "missed"].map(number);
     let [timeout, unviable] = ["timeout", "unviable"].map(number);
-    Ok(format!("{package}: {all} mutants: {caught} caught, {missed} missed, {timeout} timeouts, {unviable} unviable"))
+    Ok(format!(
+        "{package}: {all} mutants: {caught} caught, {missed} missed, {timeout} timeouts, {unviable} unviable"
+    ))
 }
 
 /// A mutant's name without line and column, which other changes move.
@@ -139,16 +166,19 @@ mod tests {
 
     #[test]
     fn a_survivor_is_known_wherever_it_stands_in_its_file() {
-        let mutant = place_less("pgtable/src/map.rs:12:30: replace < with <= in PageTable<F, M, A>::map");
+        let mutant =
+            place_less("pgtable/src/map.rs:12:30: replace < with <= in PageTable<F, M, A>::map");
         assert_eq!(mutant, "pgtable/src/map.rs: replace < with <= in PageTable<F, M, A>::map");
-        let known = "- `pgtable/src/map.rs: replace < with <= in PageTable<F, M, A>::map`: only slower";
+        let known =
+            "- `pgtable/src/map.rs: replace < with <= in PageTable<F, M, A>::map`: only slower";
         assert!(is_listed(known, &mutant));
         assert!(!is_listed(known, &mutant.replace("map.rs", "cursor.rs")));
     }
 
     #[test]
     fn the_summary_has_all_ends() -> Result<()> {
-        let outcomes = r#"{"total_mutants": 9, "caught": 4, "missed": 2, "timeout": 1, "unviable": 2}"#;
+        let outcomes =
+            r#"{"total_mutants": 9, "caught": 4, "missed": 2, "timeout": 1, "unviable": 2}"#;
         let expected = "pgtable: 9 mutants: 4 caught, 2 missed, 1 timeouts, 2 unviable";
         assert_eq!(summary("pgtable", outcomes)?, expected);
         Ok(())

@@ -38,9 +38,16 @@ pub struct Options {
 impl Options {
     /// As many cases as the program thinks are a quick run, always the same, for each translation that the architecture has.
     pub fn quick(arch: Arch) -> Vec<Self> {
-        let options = |mmu: Option<&str>| Self { arch, mmu: mmu.map(str::to_owned), seed: Some(1), ..Self::default() };
+        let options = |mmu: Option<&str>| Self {
+            arch,
+            mmu: mmu.map(str::to_owned),
+            seed: Some(1),
+            ..Self::default()
+        };
         match arch {
-            Arch::Ppc64 => vec![options(Some("radix")), options(Some("hash")), Self::second_stages(arch)],
+            Arch::Ppc64 => {
+                vec![options(Some("radix")), options(Some("hash")), Self::second_stages(arch)]
+            }
             Arch::X86 => vec![options(None)],
         }
     }
@@ -67,7 +74,11 @@ pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
     // An emulated host carries out dozens of cases a second, if it has a processor for itself.
     machine.timeout = machine.timeout.max(60 + cases.unwrap_or(0) / CASES_PER_SECOND);
     let mut arguments = Vec::new();
-    let given = [("--mmu", mmu), ("--cases", cases.map(|n| n.to_string())), ("--seed", seed.map(|n| n.to_string()))];
+    let given = [
+        ("--mmu", mmu),
+        ("--cases", cases.map(|n| n.to_string())),
+        ("--seed", seed.map(|n| n.to_string())),
+    ];
     for (name, value) in given {
         arguments.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
     }

@@ -142,7 +142,12 @@ impl Segment {
 /// # Errors
 /// The status bits with which hardware refuses it.
 #[inline]
-pub fn judge(r: HpteR, segment: &Segment, access: Access, authority: Authority) -> Result<(), Status> {
+pub fn judge(
+    r: HpteR,
+    segment: &Segment,
+    access: Access,
+    authority: Authority,
+) -> Result<(), Status> {
     let pp = protection(r.protection(), segment.key(access.privilege));
     let no_execute = access.kind == AccessKind::Fetch && (r.n() || r.g() || segment.n);
     let allowed = match access.kind {
@@ -163,8 +168,15 @@ mod tests {
     use super::*;
     use crate::hash::{PageSize, SegmentSize};
 
-    const SEGMENT: Segment =
-        Segment { vsid: 0, size: SegmentSize::T1, base: PageSize::K4, ks: false, kp: true, n: false, class: false };
+    const SEGMENT: Segment = Segment {
+        vsid: 0,
+        size: SegmentSize::T1,
+        base: PageSize::K4,
+        ks: false,
+        kp: true,
+        n: false,
+        class: false,
+    };
 
     #[test]
     fn page_protection() {
@@ -188,11 +200,16 @@ mod tests {
         for (ks, kp, n) in (0..8).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0)) {
             let segment = Segment { ks, kp, n, ..SEGMENT };
             for r in (0..8).map(|pp| HpteR::new().with_protection(pp)) {
-                for access in
-                    [Access::READ, Access::WRITE, Access::FETCH].map(|access| [access, access.by_user()]).concat()
+                for access in [Access::READ, Access::WRITE, Access::FETCH]
+                    .map(|access| [access, access.by_user()])
+                    .concat()
                 {
                     let judged = judge(r, &segment, access, Authority::default()).is_ok();
-                    assert_eq!(Allowed::new(&segment).allows(r, access), judged, "{segment:?} {r:?} {access:?}");
+                    assert_eq!(
+                        Allowed::new(&segment).allows(r, access),
+                        judged,
+                        "{segment:?} {r:?} {access:?}"
+                    );
                 }
             }
         }
@@ -227,12 +244,26 @@ mod tests {
             ("user page", user, SEGMENT, Access::WRITE.by_user(), open, 0),
             ("read-only store", kernel_ro, SEGMENT, Access::WRITE, open, 0x0a00_0000),
             ("user on kernel's", kernel_ro, SEGMENT, Access::READ.by_user(), open, 0x0800_0000),
-            ("user fetch of kernel's", kernel_ro, SEGMENT, Access::FETCH.by_user(), open, 0x0800_0000),
+            (
+                "user fetch of kernel's",
+                kernel_ro,
+                SEGMENT,
+                Access::FETCH.by_user(),
+                open,
+                0x0800_0000,
+            ),
             ("N", user.with_n(true), SEGMENT, Access::FETCH, open, 0x1000_0000),
             ("N of the segment", user, no_fetch, Access::FETCH, open, 0x1000_0000),
             ("guarded", user.with_g(true), SEGMENT, Access::FETCH, open, 0x1000_0000),
             ("guarded load", user.with_g(true), SEGMENT, Access::READ, open, 0),
-            ("N before PP", kernel_ro.with_n(true), SEGMENT, Access::FETCH.by_user(), open, 0x1000_0000),
+            (
+                "N before PP",
+                kernel_ro.with_n(true),
+                SEGMENT,
+                Access::FETCH.by_user(),
+                open,
+                0x1000_0000,
+            ),
             ("key, load", keyed, SEGMENT, Access::READ, shut, 0x0020_0000),
             ("key, store", keyed, SEGMENT, Access::WRITE.by_user(), shut, 0x0220_0000),
             ("key, fetch", keyed, SEGMENT, Access::FETCH, shut, 0x0020_0000),

@@ -96,7 +96,8 @@ impl<'w, W: Word> Group<'w, W> {
         // A borrow for each that is zero, shifted in from the last to the first: no branch, and two instructions beside the comparison.
         let mut found = 0_u32;
         for index in (first..first + HALF).rev() {
-            let differs = (self.words[index * 2].load(Ordering::Relaxed) ^ pattern.want) & pattern.mask;
+            let differs =
+                (self.words[index * 2].load(Ordering::Relaxed) ^ pattern.want) & pattern.mask;
             found = found + found + u32::from(differs == 0);
         }
         found << first

@@ -127,7 +127,8 @@ impl HpteV {
     /// The bits that are this crate's own, which nobody else sees or sets.
     pub(crate) const OWN: u64 = Self::HVLOCK | Self::MODIFIED;
     /// Segment size and AVPN: what an AVPN argument of a hypercall is compared with.
-    pub(crate) const PAGE: u64 = Self::new().with_b(3).with_avpn((1 << Self::AVPN_BITS) - 1).into_bits();
+    pub(crate) const PAGE: u64 =
+        Self::new().with_b(3).with_avpn((1 << Self::AVPN_BITS) - 1).into_bits();
     /// What a search compares: segment size, AVPN, H, V.
     pub(crate) const SEARCH: u64 = Self::PAGE | Self::H | Self::V;
 
@@ -258,7 +259,8 @@ impl Layout {
     }
 
     /// What both layouts have in their first doubleword.
-    const COMMON: u64 = !HpteV3::new().with_reserved_0((1 << HpteV3::RESERVED_0_BITS) - 1).into_bits();
+    const COMMON: u64 =
+        !HpteV3::new().with_reserved_0((1 << HpteV3::RESERVED_0_BITS) - 1).into_bits();
 }
 
 #[cfg(test)]
@@ -307,10 +309,14 @@ mod tests {
 
     #[test]
     fn kvms_real_mode_entry() {
-        let hpte = Hpte { v: HpteV::from_bits(0x4001_ffff_ff00_03d5), r: HpteR::from_bits(0x3ff_1190) };
+        let hpte =
+            Hpte { v: HpteV::from_bits(0x4001_ffff_ff00_03d5), r: HpteR::from_bits(0x3ff_1190) };
         assert_eq!(hpte.sizes(), Some(PageSizes::only(crate::hash::PageSize::K64)));
         assert_eq!((hpte.v.b(), hpte.v.bolted(), hpte.v.h()), (1, true, false));
-        assert_eq!((hpte.r.page(hpte.sizes().unwrap()), hpte.r.r(), hpte.r.m()), (0x3ff_0000, true, true));
+        assert_eq!(
+            (hpte.r.page(hpte.sizes().unwrap()), hpte.r.r(), hpte.r.m()),
+            (0x3ff_0000, true, true)
+        );
         assert_eq!(Layout::V3.encode(hpte), [0x0001_ffff_ff00_03d5, 0x0400_0000_03ff_1190]);
     }
 

@@ -29,9 +29,10 @@ impl fmt::Display for ListedEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { ptex, hpte: Hpte { v, r }, order } = *self;
         write!(f, "{ptex:#010x} {}", if v.h() { 's' } else { 'p' })?;
-        let (Some(page), Some(sizes)) =
-            (VirtualPage::of_entry(self.hpte, ptex / GROUP_ENTRIES as u64, order), self.hpte.sizes())
-        else {
+        let (Some(page), Some(sizes)) = (
+            VirtualPage::of_entry(self.hpte, ptex / GROUP_ENTRIES as u64, order),
+            self.hpte.sizes(),
+        ) else {
             return write!(f, " undecodable {:#018x} {:#018x}", v.into_bits(), r.into_bits());
         };
         let size = |shift: u8| match shift {
@@ -78,7 +79,9 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
 
 impl<A: Address, M: TableMemory<A>> fmt::Display for Listing<'_, A, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.entries(0).try_for_each(|(ptex, hpte)| writeln!(f, "{}", ListedEntry::new(ptex, hpte, self.0.order())))
+        self.0.entries(0).try_for_each(|(ptex, hpte)| {
+            writeln!(f, "{}", ListedEntry::new(ptex, hpte, self.0.order()))
+        })
     }
 }
 
@@ -91,9 +94,12 @@ mod tests {
 
     #[test]
     fn kvms_real_mode_entry() {
-        let hpte = Hpte { v: HpteV::from_bits(0x4001_ffff_ff00_0395), r: HpteR::from_bits(0x3ff_1190) };
+        let hpte =
+            Hpte { v: HpteV::from_bits(0x4001_ffff_ff00_0395), r: HpteR::from_bits(0x3ff_1190) };
         let order = HptOrder::MIN;
-        let ptex = order.group(crate::hash::PageHash(0x1ff_ffff ^ 0x1ff_ffff << 25 ^ 0x3ff), false) * 8 + 7;
+        let ptex = order.group(crate::hash::PageHash(0x1ff_ffff ^ 0x1ff_ffff << 25 ^ 0x3ff), false)
+            * 8
+            + 7;
         assert_eq!(
             ListedEntry::new(ptex, hpte, order).to_string(),
             "0x00002007 p vsid 0x0001ffffff (1T) + 0x003ff0000 -> 0x000003ff0000 64K in 64K, pp 0 key 0 RC--M-- bolted"

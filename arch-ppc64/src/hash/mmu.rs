@@ -85,7 +85,12 @@ impl<A: Address, M: TableMemory<A>> HashMmu<'_, A, M> {
     ///
     /// Where the table is larger than the caches this is several times as fast as one call for each: the groups of many addresses are on their way
     /// at the same time.
-    pub fn translate_batch(&self, addresses: &[Gva], access: Access, reals: &mut [Option<u64>]) -> usize {
+    pub fn translate_batch(
+        &self,
+        addresses: &[Gva],
+        access: Access,
+        reals: &mut [Option<u64>],
+    ) -> usize {
         /// As many as a processor has misses under way, and some.
         const CHUNK: usize = 32;
         let mut translated = 0;
@@ -136,7 +141,8 @@ fn elsewhere<A: Address, M: TableMemory<A>>(
     if absent {
         let v = found.search.v(address).with_h(true);
         if let Look::Seen(seen) = hpt.look(found.search.hash(address), v, true) {
-            if let Some(translation) = usual(hpt.layout(), &seen, found, address, access, authority) {
+            if let Some(translation) = usual(hpt.layout(), &seen, found, address, access, authority)
+            {
                 return Ok(translation);
             }
         }
@@ -171,7 +177,12 @@ fn usual(
     let real = found.search.real(layout, seen.r, address);
     let Hpte { v, r } = layout.decode([seen.v, seen.r]);
     let hpte = Hpte { v: v.visible(), r };
-    Some(HashTranslation { real, sizes: PageSizes::only(found.segment.base), ptex: seen.ptex, hpte })
+    Some(HashTranslation {
+        real,
+        sizes: PageSizes::only(found.segment.base),
+        ptex: seen.ptex,
+        hpte,
+    })
 }
 
 /// As [`translate`], whatever there is: every entry of both groups, entries that are hidden just now, rights, and what is to be recorded.
@@ -191,7 +202,8 @@ fn carefully<A: Address, M: TableMemory<A>>(
     loop {
         let Some(found) = hpt.find(&page)? else { return Err(HashFault::no_entry(access)) };
         let Hpte { v, r } = found.hpte;
-        judge(r, segment, access, authority).map_err(|status| HashFault::storage(access, status))?;
+        judge(r, segment, access, authority)
+            .map_err(|status| HashFault::storage(access, status))?;
         let recorded = HpteR::from_bits(r.into_bits() | wanted.into_bits());
         if recorded != r {
             let [v_word, r_word] = hpt.layout().encode(found.hpte);

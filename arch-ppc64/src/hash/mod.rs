@@ -40,7 +40,8 @@ mod writers;
 pub use authority::{Authority, judge, protection};
 pub use group::{Group, Pattern};
 pub use hcall::{
-    Answer, BulkAnswer, BulkKind, BulkRequest, Dialect, Hcall, HcallFlags, Hcalls, Partition, Refused, Storage,
+    Answer, BulkAnswer, BulkKind, BulkRequest, Dialect, Hcall, HcallFlags, Hcalls, Partition,
+    Refused, Storage,
 };
 pub use hpte::{Hpte, HpteR, HpteR3, HpteV, HpteV3, Layout};
 pub use listing::{ListedEntry, Listing};
@@ -52,8 +53,12 @@ pub use return_code::ReturnCode;
 pub use segment::{Segment, SegmentSize, SlbEsid, SlbVsid};
 pub use slb::{SLB_ENTRIES, Slb, SlbError};
 pub use slot::{Busy, Hidden, Locked, Slot};
-pub use space::{Context, Fragments, HashAttributes, HashedSpace, Pages, Pte4K, Pte64K, SoftwareTree};
-pub use stream::{Chunk, ChunkEntry, ChunkHeader, Chunks, Loaded, Pass, StreamError, StreamReader, chunks, load};
+pub use space::{
+    Context, Fragments, HashAttributes, HashedSpace, Pages, Pte4K, Pte64K, SoftwareTree,
+};
+pub use stream::{
+    Chunk, ChunkEntry, ChunkHeader, Chunks, Loaded, Pass, StreamError, StreamReader, chunks, load,
+};
 #[cfg(all(feature = "kvm", target_os = "linux"))]
 pub use supported::Supported;
 pub use table::{Found, Hpt, HptError};

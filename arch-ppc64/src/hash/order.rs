@@ -22,7 +22,11 @@ impl HptOrder {
     /// A table of `2^order` bytes; `None` outside 18 to 46.
     #[must_use]
     pub const fn new(order: u64) -> Option<Self> {
-        if order >= Self::MIN.0 as u64 && order <= Self::MAX.0 as u64 { Some(Self(order as u8)) } else { None }
+        if order >= Self::MIN.0 as u64 && order <= Self::MAX.0 as u64 {
+            Some(Self(order as u8))
+        } else {
+            None
+        }
     }
 
     /// log2 of its size in bytes.
@@ -121,17 +125,25 @@ mod tests {
 
     #[test]
     fn orders() {
-        assert_eq!((HptOrder::new(17), HptOrder::new(47), HptOrder::new(u64::MAX)), (None, None, None));
+        assert_eq!(
+            (HptOrder::new(17), HptOrder::new(47), HptOrder::new(u64::MAX)),
+            (None, None, None)
+        );
         for order in 18..=46 {
             let it = HptOrder::new(order).unwrap();
-            assert_eq!((it.bytes(), it.groups(), it.entries()), (1 << order, 1 << (order - 7), 1 << (order - 4)));
+            assert_eq!(
+                (it.bytes(), it.groups(), it.entries()),
+                (1 << order, 1 << (order - 7), 1 << (order - 4))
+            );
             for hash in [0, 1, 0x7f_ffff_ffff, 0x123_4567_89ab, u64::MAX] {
                 let mask = (1 << (order - 7)) - 1;
                 assert_eq!(it.group(PageHash(hash), false), hash & mask);
                 assert_eq!(it.group(PageHash(hash), true), !hash & mask);
             }
         }
-        for (memory, order) in [(0, 18), (64 << 20, 19), (256 << 20, 21), ((256 << 20) + 1, 22), (u64::MAX, 46)] {
+        for (memory, order) in
+            [(0, 18), (64 << 20, 19), (256 << 20, 21), ((256 << 20) + 1, 22), (u64::MAX, 46)]
+        {
             assert_eq!(HptOrder::recommended(memory).get(), order, "{memory:#x}");
         }
     }
@@ -140,7 +152,10 @@ mod tests {
     fn places() {
         for bits in 0..16 {
             let it = Hidx::from_bits(bits);
-            assert_eq!((it.into_bits(), it.secondary(), it.slot()), (bits, bits >= 8, usize::from(bits % 8)));
+            assert_eq!(
+                (it.into_bits(), it.secondary(), it.slot()),
+                (bits, bits >= 8, usize::from(bits % 8))
+            );
             assert_eq!(Hidx::new(it.secondary(), it.slot()), it);
         }
     }

@@ -168,7 +168,10 @@ mod tests {
     #[test]
     fn every_pair_says_itself_and_no_other() {
         for sizes in PageSizes::ALL {
-            assert_eq!(PageSizes::of_entry(sizes.lp().is_some(), sizes.lp().unwrap_or(0)), Some(sizes));
+            assert_eq!(
+                PageSizes::of_entry(sizes.lp().is_some(), sizes.lp().unwrap_or(0)),
+                Some(sizes)
+            );
             assert_eq!(PageSizes::new(sizes.base(), sizes.actual()), Some(sizes));
         }
         // Bits of the page number above the encoding do not matter: four bits of it for 64K pages, eight for larger.
@@ -196,6 +199,9 @@ mod tests {
             assert_eq!(PageSize::of_llp(l, lp), Some(size));
             assert_eq!(PageSize::of_shift(size.shift()), Some(size));
         }
-        assert_eq!((PageSize::of_llp(true, 3), PageSize::of_llp(false, 1), PageSize::of_shift(20)), (None, None, None));
+        assert_eq!(
+            (PageSize::of_llp(true, 3), PageSize::of_llp(false, 1), PageSize::of_shift(20)),
+            (None, None, None)
+        );
     }
 }

@@ -78,7 +78,11 @@ impl Hpte {
 ///
 /// # Errors
 /// [`ResizeError`].
-pub fn rehash<A, M, B, N>(old: &Hpt<A, M>, new: &Hpt<B, N>, keep: Keep) -> Result<Rehashed, ResizeError>
+pub fn rehash<A, M, B, N>(
+    old: &Hpt<A, M>,
+    new: &Hpt<B, N>,
+    keep: Keep,
+) -> Result<Rehashed, ResizeError>
 where
     A: Address,
     M: TableMemory<A>,
@@ -108,7 +112,9 @@ where
             let there = HpteV::from_bits(target.v());
             if there.v() {
                 if there.bolted() && bolted {
-                    return Err(ResizeError::Collision { ptex: target_group << GROUP_SHIFT | index as u64 });
+                    return Err(ResizeError::Collision {
+                        ptex: target_group << GROUP_SHIFT | index as u64,
+                    });
                 }
                 done.dropped += 1;
                 if there.bolted() || !bolted {
@@ -211,7 +217,11 @@ impl<T> Resize<T> {
     ///
     /// # Errors
     /// The table, if the guest does not want it any more.
-    pub fn allocated(&mut self, order: HptOrder, table: Result<T, ReturnCode>) -> Result<(), Option<T>> {
+    pub fn allocated(
+        &mut self,
+        order: HptOrder,
+        table: Result<T, ReturnCode>,
+    ) -> Result<(), Option<T>> {
         match &self.pending {
             Pending::Allocating(wanted) if *wanted == order => {
                 self.pending = match table {

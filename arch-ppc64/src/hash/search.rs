@@ -63,7 +63,8 @@ impl Search {
     pub(super) const fn new(segment: &Segment, address: Gva) -> Self {
         let esid = address.get() & !low_bits(segment.size.shift());
         let first = VirtualPage::of(segment, Gva::new(0));
-        let avpn = (!low_bits(segment.base.shift()) >> AVPN_SHIFT) & HpteV::new().with_avpn(low_bits(55)).into_bits();
+        let avpn = (!low_bits(segment.base.shift()) >> AVPN_SHIFT)
+            & HpteV::new().with_avpn(low_bits(55)).into_bits();
         let (size, base, sizes) = (segment.size, segment.base, PageSizes::only(segment.base));
         Self {
             hash: first.hash().0 ^ esid >> base.shift(),
@@ -142,20 +143,28 @@ mod tests {
 
     #[test]
     fn each_pair_of_sizes_and_no_other() {
-        for (sizes, size) in PageSizes::ALL.into_iter().flat_map(|it| [(it, SegmentSize::M256), (it, SegmentSize::T1)])
+        for (sizes, size) in PageSizes::ALL
+            .into_iter()
+            .flat_map(|it| [(it, SegmentSize::M256), (it, SegmentSize::T1)])
         {
             for layout in [Layout::V2, Layout::V3] {
                 let bits = Bits::of_sizes(layout, size, sizes);
-                for (l, b, lp) in
-                    (0..=255).flat_map(|lp| [(false, 0, lp), (true, 0, lp), (false, 1, lp), (true, 1, lp)])
+                for (l, b, lp) in (0..=255)
+                    .flat_map(|lp| [(false, 0, lp), (true, 0, lp), (false, 1, lp), (true, 1, lp)])
                 {
-                    let hpte = Hpte { v: HpteV::new().with_l(l).with_b(b), r: HpteR::new().with_rpn(lp) };
+                    let hpte =
+                        Hpte { v: HpteV::new().with_l(l).with_b(b), r: HpteR::new().with_rpn(lp) };
                     let [v, r] = layout.encode(hpte);
                     // In the older layout B stands in the first doubleword.
                     let b_fits = layout == Layout::V3 || HpteV::from_bits(v).b() == size.b();
-                    let fits = l == sizes.lp().is_some() && b_fits && bits.fit(r, HpteR::new(), HpteR::new());
+                    let fits = l == sizes.lp().is_some()
+                        && b_fits
+                        && bits.fit(r, HpteR::new(), HpteR::new());
                     let want = hpte.sizes() == Some(sizes) && b == size.b();
-                    assert_eq!(fits, want, "{sizes:?}, {size:?}, {layout:?}, L {l}, B {b}, LP {lp:#x}");
+                    assert_eq!(
+                        fits, want,
+                        "{sizes:?}, {size:?}, {layout:?}, L {l}, B {b}, LP {lp:#x}"
+                    );
                 }
             }
         }

@@ -124,7 +124,9 @@ impl Segment {
     /// The segment that an SLB entry with this second word describes; `None` where B or the base page size is reserved.
     #[must_use]
     pub const fn of_slb(word: SlbVsid) -> Option<Self> {
-        let (Some(size), Some(base)) = (SegmentSize::of_b(word.b()), PageSize::of_llp(word.l(), word.lp())) else {
+        let (Some(size), Some(base)) =
+            (SegmentSize::of_b(word.b()), PageSize::of_llp(word.l(), word.lp()))
+        else {
             return None;
         };
         let vsid = word.vsid() >> (size.shift() - SegmentSize::M256.shift());
@@ -135,7 +137,8 @@ impl Segment {
     #[must_use]
     pub const fn slb_word(self) -> SlbVsid {
         let (l, lp) = self.base.llp();
-        let vsid = (self.vsid & low_bits(self.size.vsid_bits())) << (self.size.shift() - SegmentSize::M256.shift());
+        let vsid = (self.vsid & low_bits(self.size.vsid_bits()))
+            << (self.size.shift() - SegmentSize::M256.shift());
         SlbVsid::new()
             .with_b(self.size.b())
             .with_vsid(vsid)
@@ -167,7 +170,11 @@ mod tests {
             assert_eq!(word.into_bits(), want, "{name}");
         }
         assert_eq!(SlbEsid::new().with_v(true).into_bits(), 0x0800_0000, "SLB_ESID_V");
-        assert_eq!(SlbEsid::new().with_esid(0xf_ffff_ffff).into_bits(), 0xffff_ffff_f000_0000, "ESID_MASK");
+        assert_eq!(
+            SlbEsid::new().with_esid(0xf_ffff_ffff).into_bits(),
+            0xffff_ffff_f000_0000,
+            "ESID_MASK"
+        );
     }
 
     #[test]
@@ -181,7 +188,13 @@ mod tests {
             n: false,
             class: false,
         };
-        let user = Segment { vsid: 0xf9_463f_51f7, size: SegmentSize::M256, ks: true, class: true, ..kernel };
+        let user = Segment {
+            vsid: 0xf9_463f_51f7,
+            size: SegmentSize::M256,
+            ks: true,
+            class: true,
+            ..kernel
+        };
         for (name, segment, want) in [
             ("VRMA: VRMA_VSID << 24 | B_1T | LLP", kernel, 0x4001_ffff_ff00_0510_u64),
             ("user, 256M: VSID << 12 | KS | KP | C", user, 0x000f_9463_f51f_7d90),

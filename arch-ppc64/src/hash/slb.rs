@@ -117,7 +117,9 @@ impl<const N: usize> Slb<N> {
     #[must_use]
     pub fn entry(&self, index: usize) -> (SlbEsid, SlbVsid) {
         match (self.tags.get(index), self.found.get(index)) {
-            (Some(tag), Some(Some(found))) => (SlbEsid::from_bits(tag.esid).with_v(true), found.segment.slb_word()),
+            (Some(tag), Some(Some(found))) => {
+                (SlbEsid::from_bits(tag.esid).with_v(true), found.segment.slb_word())
+            }
             _ => (SlbEsid::new(), SlbVsid::new()),
         }
     }
@@ -141,7 +143,11 @@ impl<const N: usize> Slb<N> {
 
     #[inline(never)]
     fn find_further(&self, address: Gva) -> Option<&Found> {
-        self.tags.iter().zip(&self.found).filter(|(tag, _)| tag.fits(address)).find_map(|(_, found)| found.as_ref())
+        self.tags
+            .iter()
+            .zip(&self.found)
+            .filter(|(tag, _)| tag.fits(address))
+            .find_map(|(_, found)| found.as_ref())
     }
 
     fn set(&mut self, index: usize, tag: Tag, found: Option<Found>) {
@@ -171,15 +177,27 @@ impl<const N: usize> Slb<N> {
 mod tests {
     use super::*;
 
-    const SEGMENT: Segment =
-        Segment { vsid: 0x123, size: SegmentSize::M256, base: PageSize::K4, ks: true, kp: true, n: false, class: true };
+    const SEGMENT: Segment = Segment {
+        vsid: 0x123,
+        size: SegmentSize::M256,
+        base: PageSize::K4,
+        ks: true,
+        kp: true,
+        n: false,
+        class: true,
+    };
 
     #[test]
     fn lookup_by_both_sizes() {
         let mut slb = Slb::<32>::new();
         let large = Segment { size: SegmentSize::T1, vsid: 7, ..SEGMENT };
-        slb.slbmte(SlbEsid::from_bits(0x1000_0000).with_v(true).with_index(1), SEGMENT.slb_word()).unwrap();
-        slb.slbmte(SlbEsid::from_bits(0xc000_0123_4000_0000).with_v(true).with_index(31), large.slb_word()).unwrap();
+        slb.slbmte(SlbEsid::from_bits(0x1000_0000).with_v(true).with_index(1), SEGMENT.slb_word())
+            .unwrap();
+        slb.slbmte(
+            SlbEsid::from_bits(0xc000_0123_4000_0000).with_v(true).with_index(31),
+            large.slb_word(),
+        )
+        .unwrap();
         for (address, want) in [
             (0x1000_0000, Some(SEGMENT)),
             (0x1fff_ffff, Some(SEGMENT)),
@@ -206,12 +224,17 @@ mod tests {
         let mut slb = Slb::<8>::new();
         let mut list: [Option<(u64, Segment)>; 8] = [None; 8];
         for step in 0..20_000_u64 {
-            let random = step.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23).wrapping_mul(0xd6e8_feb8_6659_fd93);
+            let random = step
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .rotate_left(23)
+                .wrapping_mul(0xd6e8_feb8_6659_fd93);
             let (index, address) = (random as usize % 8, random >> 8 & 0x0003_0000_7000_0000);
             let size = if random & 0x80 == 0 { SegmentSize::M256 } else { SegmentSize::T1 };
             let segment = Segment { size, vsid: random >> 56, ..SEGMENT };
             let start = |size: SegmentSize| address & !pgtable::low_bits(size.shift());
-            let here = |entry: &Option<(u64, Segment)>| entry.is_some_and(|(first, it)| start(it.size) == first);
+            let here = |entry: &Option<(u64, Segment)>| {
+                entry.is_some_and(|(first, it)| start(it.size) == first)
+            };
             match random >> 3 & 7 {
                 0 => {
                     slb.slbia();

@@ -194,7 +194,11 @@ impl<'w, W: Word> Slot<'w, W> {
     /// then the access must be translated anew.
     #[inline]
     pub fn record(self, v: u64, r: u64, rc: u64) -> bool {
-        if self.r.compare_exchange(r.to_be(), (r | rc).to_be(), Ordering::AcqRel, Ordering::Acquire).is_err() {
+        if self
+            .r
+            .compare_exchange(r.to_be(), (r | rc).to_be(), Ordering::AcqRel, Ordering::Acquire)
+            .is_err()
+        {
             return false;
         }
         // An exchange, not a load, even if the bit is set: it is ordered with the one that clears it.
@@ -205,7 +209,8 @@ impl<'w, W: Word> Slot<'w, W> {
     /// Clears MODIFIED; says whether it was set. Whatever set it is seen by later loads.
     #[inline]
     pub fn take_modified(self) -> bool {
-        self.v.load(Ordering::Relaxed) & MODIFIED != 0 && self.v.fetch_and(!MODIFIED, Ordering::AcqRel) & MODIFIED != 0
+        self.v.load(Ordering::Relaxed) & MODIFIED != 0
+            && self.v.fetch_and(!MODIFIED, Ordering::AcqRel) & MODIFIED != 0
     }
 
     /// Stores an entry, or zeros, in a table that nobody else uses now.

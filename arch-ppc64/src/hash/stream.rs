@@ -20,7 +20,19 @@ use super::segment::SegmentSize;
 use super::table::{Hpt, HptError};
 
 /// What stands before the entries of a chunk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    KnownLayout,
+    Immutable,
+    Unaligned,
+)]
 #[repr(C)]
 pub struct ChunkHeader {
     /// The place of the first entry.
@@ -32,7 +44,19 @@ pub struct ChunkHeader {
 }
 
 /// An entry of a stream.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    KnownLayout,
+    Immutable,
+    Unaligned,
+)]
 #[repr(C)]
 pub struct ChunkEntry {
     /// The first doubleword.
@@ -117,7 +141,12 @@ impl<'b> Iterator for Chunks<'b> {
             let (entries, _) = <[ChunkEntry]>::ref_from_prefix_with_elems(behind, count).ok()?;
             let length = size_of::<ChunkHeader>() + size_of_val(entries);
             let bytes = rest.get(..length)?;
-            Some(Chunk { index: header.index.get(), entries, n_invalid: header.n_invalid.get(), bytes })
+            Some(Chunk {
+                index: header.index.get(),
+                entries,
+                n_invalid: header.n_invalid.get(),
+                bytes,
+            })
         });
         match chunk {
             Some(chunk) => {
@@ -142,7 +171,10 @@ pub struct Loaded {
 ///
 /// # Errors
 /// [`StreamError`]; what came before was stored.
-pub fn load<A: Address, M: TableMemory<A>>(hpt: &Hpt<A, M>, stream: &[u8]) -> Result<Loaded, StreamError> {
+pub fn load<A: Address, M: TableMemory<A>>(
+    hpt: &Hpt<A, M>,
+    stream: &[u8],
+) -> Result<Loaded, StreamError> {
     let mut loaded = Loaded::default();
     for chunk in chunks(stream) {
         let chunk = chunk?;
@@ -168,7 +200,11 @@ pub fn load<A: Address, M: TableMemory<A>>(hpt: &Hpt<A, M>, stream: &[u8]) -> Re
     Ok(loaded)
 }
 
-fn put<A: Address, M: TableMemory<A>>(hpt: &Hpt<A, M>, ptex: u64, hpte: Hpte) -> Result<(), HptError> {
+fn put<A: Address, M: TableMemory<A>>(
+    hpt: &Hpt<A, M>,
+    ptex: u64,
+    hpte: Hpte,
+) -> Result<(), HptError> {
     if let Some(slot) = hpt.slot(ptex)? {
         slot.put(hpt.layout().encode(hpte));
     }
@@ -268,12 +304,19 @@ impl StreamReader {
         Ok((header, usize::from(n_valid) * size_of::<ChunkEntry>()))
     }
 
-    fn is_modified<A: Address, M: TableMemory<A>>(&self, hpt: &Hpt<A, M>) -> Result<bool, HptError> {
+    fn is_modified<A: Address, M: TableMemory<A>>(
+        &self,
+        hpt: &Hpt<A, M>,
+    ) -> Result<bool, HptError> {
         Ok(hpt.slot(self.next)?.is_some_and(|slot| HpteV::from_bits(slot.v()).modified()))
     }
 
     /// The next entry, if it belongs to this pass and is valid (empty) as `wanted`; it is then no longer marked as modified.
-    fn take<A: Address, M: TableMemory<A>>(&self, hpt: &Hpt<A, M>, valid: bool) -> Result<Option<Hpte>, HptError> {
+    fn take<A: Address, M: TableMemory<A>>(
+        &self,
+        hpt: &Hpt<A, M>,
+        valid: bool,
+    ) -> Result<Option<Hpte>, HptError> {
         let Some(slot) = hpt.slot(self.next)? else { return Ok(None) };
         let wanted = |hpte: Hpte| (hpte.v.v() && (hpte.v.bolted() || !self.bolted_only)) == valid;
         let seen = hpt.layout().decode(slot.read()?);

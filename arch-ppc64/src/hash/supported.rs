@@ -4,7 +4,9 @@ use arrayvec::ArrayVec;
 
 use super::page_size::{PageSize, PageSizes};
 use super::segment::SlbVsid;
-use crate::kvm::{KVM_PPC_1T_SEGMENTS, KVM_PPC_NO_HASH, KVM_PPC_PAGE_SIZES_REAL, kvm_ppc_smmu_info};
+use crate::kvm::{
+    KVM_PPC_1T_SEGMENTS, KVM_PPC_NO_HASH, KVM_PPC_PAGE_SIZES_REAL, kvm_ppc_smmu_info,
+};
 
 /// What a host's hashed MMU takes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,7 +36,10 @@ impl Supported {
         for segment in &info.sps {
             for page in &segment.enc {
                 let pair = size(segment.page_shift).zip(size(page.page_shift));
-                let Some(pair) = pair.and_then(|(base, actual)| PageSizes::new(base, actual)) else { continue };
+                let Some(pair) = pair.and_then(|(base, actual)| PageSizes::new(base, actual))
+                else {
+                    continue;
+                };
                 let llp = SlbVsid::from_bits(segment.slb_enc.into());
                 let same = PageSize::of_llp(llp.l(), llp.lp()) == Some(pair.base())
                     && page.pte_enc == pair.lp().map_or(0, u32::from);
@@ -74,7 +79,12 @@ mod tests {
             }
             all
         };
-        let mut info = kvm_ppc_smmu_info { flags: 3, slb_size: 32, data_keys: 32, ..kvm_ppc_smmu_info::default() };
+        let mut info = kvm_ppc_smmu_info {
+            flags: 3,
+            slb_size: 32,
+            data_keys: 32,
+            ..kvm_ppc_smmu_info::default()
+        };
         for (place, (page_shift, slb_enc, sizes)) in info.sps.iter_mut().zip([
             (12, 0, enc(&[(12, 0), (16, 7), (24, 0x38)])),
             (16, 0x110, enc(&[(16, 1), (24, 8)])),
@@ -86,13 +96,20 @@ mod tests {
         let supported = Supported::of_kvm(&info).unwrap();
         assert_eq!(supported.sizes[..], PageSizes::ALL[..6]);
         assert!(supported.terabyte_segments && supported.limited_by_backing);
-        assert_eq!((supported.slb_size, supported.data_keys, supported.instruction_keys), (32, 32, 0));
+        assert_eq!(
+            (supported.slb_size, supported.data_keys, supported.instruction_keys),
+            (32, 32, 0)
+        );
         for (flags, seen) in [(0, (false, false)), (1, (false, true)), (2, (true, false))] {
             let supported = Supported::of_kvm(&kvm_ppc_smmu_info { flags, ..info }).unwrap();
             assert_eq!((supported.terabyte_segments, supported.limited_by_backing), seen);
         }
         info.sps[0].enc[1].pte_enc = 9;
-        assert_eq!(Supported::of_kvm(&info).unwrap().sizes.len(), 5, "an encoding that is not ours");
+        assert_eq!(
+            Supported::of_kvm(&info).unwrap().sizes.len(),
+            5,
+            "an encoding that is not ours"
+        );
         info.flags = KVM_PPC_NO_HASH;
         assert_eq!(Supported::of_kvm(&info), None);
     }

@@ -181,9 +181,13 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     pub(super) fn look(&self, hash: PageHash, v: HpteV, secondary: bool) -> Look {
         let group = self.order.group(hash, secondary);
         let Ok(entries) = self.group(group) else { return Look::Odd };
-        let Some(index) = entries.first_matching(self.pattern(v, HpteV::SEARCH)) else { return Look::Absent };
+        let Some(index) = entries.first_matching(self.pattern(v, HpteV::SEARCH)) else {
+            return Look::Absent;
+        };
         let slot = entries.slot(index);
-        let Some([v, r]) = slot.read_if(self.pattern(v, HpteV::SEARCH | HpteV::L)) else { return Look::Odd };
+        let Some([v, r]) = slot.read_if(self.pattern(v, HpteV::SEARCH | HpteV::L)) else {
+            return Look::Odd;
+        };
         Look::Seen(Seen { ptex: group << GROUP_SHIFT | index as u64, v, r })
     }
 
@@ -228,7 +232,12 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     }
 
     /// The entry in `group` whose first doubleword is `v`, as far as a search compares.
-    fn find_in(&self, group: u64, v: HpteV, page: &VirtualPage) -> Result<Option<Found<'_>>, HptError> {
+    fn find_in(
+        &self,
+        group: u64,
+        v: HpteV,
+        page: &VirtualPage,
+    ) -> Result<Option<Found<'_>>, HptError> {
         let entries = self.group(group)?;
         let matching = entries.matching(self.pattern(v, HpteV::SEARCH));
         Ok(self.first_fitting(group, entries, matching, v, page))

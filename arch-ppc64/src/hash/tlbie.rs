@@ -68,7 +68,9 @@ impl HashTlbie {
             };
             rb |= low << 12 | Rb::new().with_ap(ap).into_bits();
         } else {
-            let lp = (hpte.r.rpn() << 12) & Rb::new().with_ava_or_lp(u8::MAX).into_bits() & low_bits(actual);
+            let lp = (hpte.r.rpn() << 12)
+                & Rb::new().with_ava_or_lp(u8::MAX).into_bits()
+                & low_bits(actual);
             rb |= low << base & low_bits(23) & !low_bits(12);
             rb &= !low_bits(actual);
             // The missing bits that stand below 4 KiB of AVA, from bit 56 on; bit 63 is L.
@@ -82,7 +84,8 @@ impl HashTlbie {
     /// What any entry for `page` has translated, of these page sizes, wherever it stood.
     #[must_use]
     pub fn of_page(page: &VirtualPage, sizes: PageSizes) -> Option<Self> {
-        let hpte = Hpte { v: page.v().with_l(sizes.lp().is_some()), r: HpteR::new().with_sizes(sizes) };
+        let hpte =
+            Hpte { v: page.v().with_l(sizes.lp().is_some()), r: HpteR::new().with_sizes(sizes) };
         Self::of(hpte, HptOrder::MAX.group(page.hash(), false) << 3)
     }
 
@@ -128,15 +131,31 @@ mod tests {
     fn as_linux_computes_it() {
         let order = HptOrder::new(24).unwrap();
         for sizes in PageSizes::ALL {
-            for (size, vsid) in [(SegmentSize::M256, 0x00f9_463f_51f7), (SegmentSize::T1, 0x07d7_44cb)] {
-                for (address, h) in [(0x0765_4321, false), (0x0fff_ffff, true), (0x0101_0000, true)] {
-                    let segment =
-                        Segment { vsid, size, base: sizes.base(), ks: false, kp: true, n: false, class: false };
+            for (size, vsid) in
+                [(SegmentSize::M256, 0x00f9_463f_51f7), (SegmentSize::T1, 0x07d7_44cb)]
+            {
+                for (address, h) in [(0x0765_4321, false), (0x0fff_ffff, true), (0x0101_0000, true)]
+                {
+                    let segment = Segment {
+                        vsid,
+                        size,
+                        base: sizes.base(),
+                        ks: false,
+                        kp: true,
+                        n: false,
+                        class: false,
+                    };
                     let page = VirtualPage::of(&segment, Gva::new(address));
-                    let r = HpteR::from_bits(0x0123_4567_0000_0190 & !low_bits(sizes.actual().shift()) | 0x190);
-                    let hpte = Hpte { v: page.v().with_l(sizes.lp().is_some()).with_h(h), r: r.with_sizes(sizes) };
+                    let r = HpteR::from_bits(
+                        0x0123_4567_0000_0190 & !low_bits(sizes.actual().shift()) | 0x190,
+                    );
+                    let hpte = Hpte {
+                        v: page.v().with_l(sizes.lp().is_some()).with_h(h),
+                        r: r.with_sizes(sizes),
+                    };
                     let ptex = order.group(page.hash(), h) * 8 + 3;
-                    let (base, actual) = (sizes.base().shift().into(), sizes.actual().shift().into());
+                    let (base, actual) =
+                        (sizes.base().shift().into(), sizes.actual().shift().into());
                     let want = linux(hpte.v.into_bits(), hpte.r.into_bits(), ptex, base, actual);
                     let rb = HashTlbie::of(hpte, ptex).unwrap().rb();
                     assert_eq!(rb, want, "{sizes:?} {size:?} {address:#x}: {rb:#x} {want:#x}");
@@ -161,7 +180,10 @@ mod tests {
         let order = HptOrder::new(18).unwrap();
         let hpte = Hpte { v: page.v(), r: HpteR::from_bits(0x5190) };
         let ptex = order.group(page.hash(), false) * 8;
-        assert_eq!(HashTlbie::of(hpte, ptex).map(HashTlbie::rb), Some(0x123_4567 << 28 | 0x0abc_d000));
+        assert_eq!(
+            HashTlbie::of(hpte, ptex).map(HashTlbie::rb),
+            Some(0x123_4567 << 28 | 0x0abc_d000)
+        );
         let nonsense = Hpte { v: page.v().with_l(true), r: HpteR::from_bits(0xf190) };
         assert_eq!(HashTlbie::of(nonsense, ptex), None);
     }

@@ -28,7 +28,8 @@ impl VirtualPage {
     #[inline]
     #[must_use]
     pub const fn of(segment: &Segment, address: Gva) -> Self {
-        let offset = address.get() & low_bits(segment.size.shift()) & !low_bits(segment.base.shift());
+        let offset =
+            address.get() & low_bits(segment.size.shift()) & !low_bits(segment.base.shift());
         Self { vsid: segment.vsid, offset, segment: segment.size, base: segment.base }
     }
 
@@ -72,7 +73,8 @@ impl VirtualPage {
         }
         let group = if hpte.v.h() { !group } else { group };
         // What AVPN and group both have is not compared: the offset's lower bits, which AVPN has not, are among the group's.
-        let number = page.offset >> page.base.shift() | (page.vsid_hash() ^ group) & (order.groups() - 1);
+        let number =
+            page.offset >> page.base.shift() | (page.vsid_hash() ^ group) & (order.groups() - 1);
         Some(PageHash(page.vsid_hash() ^ number))
     }
 
@@ -81,7 +83,9 @@ impl VirtualPage {
     #[inline]
     #[must_use]
     pub const fn of_entry(hpte: Hpte, group: u64, order: HptOrder) -> Option<Self> {
-        let (Some(segment), Some(sizes)) = (SegmentSize::of_b(hpte.v.b()), hpte.sizes()) else { return None };
+        let (Some(segment), Some(sizes)) = (SegmentSize::of_b(hpte.v.b()), hpte.sizes()) else {
+            return None;
+        };
         let base = sizes.base();
         let avpn = hpte.v.avpn();
         let above = segment.shift() - AVPN_UNIT;
@@ -112,12 +116,23 @@ mod tests {
             n: false,
             class: false,
         };
-        let user = Segment { vsid: 0xf9_463f_51f7, size: SegmentSize::M256, base: PageSize::K4, ..vrma };
+        let user =
+            Segment { vsid: 0xf9_463f_51f7, size: SegmentSize::M256, base: PageSize::K4, ..vrma };
         for (segment, address, hash, v) in [
             // KVM's VRMA entry for guest real 0x3ff0000: v 4001ffffff0003d5 with software bits and L.
-            (vrma, 0x3ff_0000, 0x1ff_ffff_u64 ^ 0x1ff_ffff << 25 ^ 0x3ff, 0x4001_ffff_ff00_0381_u64),
+            (
+                vrma,
+                0x3ff_0000,
+                0x1ff_ffff_u64 ^ 0x1ff_ffff << 25 ^ 0x3ff,
+                0x4001_ffff_ff00_0381_u64,
+            ),
             (vrma, 0, 0x1ff_ffff ^ 0x1ff_ffff << 25, 0x4001_ffff_ff00_0001),
-            (user, 0x1234_5678, 0xf9_463f_51f7 ^ 0x2345, 0x000f_9463_f51f_7001 | 0x234_5000 >> 16 & 0xf80),
+            (
+                user,
+                0x1234_5678,
+                0xf9_463f_51f7 ^ 0x2345,
+                0x000f_9463_f51f_7001 | 0x234_5000 >> 16 & 0xf80,
+            ),
         ] {
             let page = VirtualPage::of(&segment, Gva::new(address));
             assert_eq!(page.hash(), PageHash(hash), "{address:#x}");
@@ -128,20 +143,35 @@ mod tests {
     #[test]
     fn an_entry_and_its_group_give_the_page_back() {
         for sizes in PageSizes::ALL {
-            for (size, vsid) in [(SegmentSize::M256, 0x2_1357_9bdf_1234), (SegmentSize::T1, 0x25_2468_ace1)] {
+            for (size, vsid) in
+                [(SegmentSize::M256, 0x2_1357_9bdf_1234), (SegmentSize::T1, 0x25_2468_ace1)]
+            {
                 if size == SegmentSize::M256 && sizes.base() == PageSize::G16 {
                     continue;
                 }
-                let segment = Segment { vsid, size, base: sizes.base(), ks: false, kp: false, n: false, class: false };
+                let segment = Segment {
+                    vsid,
+                    size,
+                    base: sizes.base(),
+                    ks: false,
+                    kp: false,
+                    n: false,
+                    class: false,
+                };
                 for order in [18, 24, 46] {
                     let order = HptOrder::new(order).unwrap();
                     for address in [0, 0x0123_4567, 0x0fff_ffff, 0xab_cdef_0123, 0xff_ffff_ffff] {
                         let page = VirtualPage::of(&segment, Gva::new(address));
                         for h in [false, true] {
                             let r = HpteR::new().with_sizes(sizes);
-                            let hpte = Hpte { v: page.v().with_l(sizes.lp().is_some()).with_h(h), r };
+                            let hpte =
+                                Hpte { v: page.v().with_l(sizes.lp().is_some()).with_h(h), r };
                             let group = order.group(page.hash(), h);
-                            assert_eq!(VirtualPage::of_entry(hpte, group, order), Some(page), "{sizes:?} {order:?}");
+                            assert_eq!(
+                                VirtualPage::of_entry(hpte, group, order),
+                                Some(page),
+                                "{sizes:?} {order:?}"
+                            );
                             let hash = VirtualPage::rehash(hpte, group, order).unwrap();
                             let bits = (1 << 46 >> 7) - 1;
                             assert_eq!((hash.0 ^ page.hash().0) & bits, 0, "{sizes:?} {order:?}");

@@ -12,7 +12,13 @@ pub trait Word {
     ///
     /// # Errors
     /// What it holds, if that is not `current`.
-    fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64>;
+    fn compare_exchange(
+        &self,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64>;
     /// As [`AtomicU64::swap`].
     fn swap(&self, value: u64, order: Ordering) -> u64;
     /// As [`AtomicU64::fetch_and`].
@@ -43,7 +49,13 @@ impl Word for AtomicU64 {
     }
 
     #[inline(always)]
-    fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
+    fn compare_exchange(
+        &self,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
         self.compare_exchange(current, new, success, failure)
     }
 

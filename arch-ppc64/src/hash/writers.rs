@@ -31,7 +31,12 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     /// # Errors
     /// [`HptError`].
     #[inline(always)]
-    pub fn insert_among(&self, page: &VirtualPage, hpte: Hpte, places: u16) -> Result<Option<Hidx>, HptError> {
+    pub fn insert_among(
+        &self,
+        page: &VirtualPage,
+        hpte: Hpte,
+        places: u16,
+    ) -> Result<Option<Hidx>, HptError> {
         let hash = page.hash();
         let words = self.layout.encode(Hpte { v: hpte.v.with_h(false).with_v(true), ..hpte });
         self.insert_by(hash, words, places, Slot::enter)
@@ -54,9 +59,16 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
 
     /// No place in the primary group: in the secondary, or waiting for one.
     #[inline(never)]
-    fn insert_further(&self, hash: PageHash, [v, r]: [u64; 2], places: u16) -> Result<Option<Hidx>, HptError> {
+    fn insert_further(
+        &self,
+        hash: PageHash,
+        [v, r]: [u64; 2],
+        places: u16,
+    ) -> Result<Option<Hidx>, HptError> {
         let [primary, secondary] = places.to_le_bytes();
-        if let Some(slot) = self.group(self.order.group(hash, false))?.enter_waiting([v, r], primary)? {
+        if let Some(slot) =
+            self.group(self.order.group(hash, false))?.enter_waiting([v, r], primary)?
+        {
             return Ok(Some(Hidx::new(false, slot)));
         }
         let slot = self.group(self.order.group(hash, true))?.enter([v | HpteV::H, r], secondary)?;
@@ -68,7 +80,11 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     /// # Errors
     /// [`HptError`].
     #[inline]
-    pub fn lock(&self, page: &VirtualPage, at: Hidx) -> Result<Option<Locked<'_, AtomicU64>>, HptError> {
+    pub fn lock(
+        &self,
+        page: &VirtualPage,
+        at: Hidx,
+    ) -> Result<Option<Locked<'_, AtomicU64>>, HptError> {
         let h = at.secondary();
         let slot = self.group(self.order.group(page.hash(), h))?.slot(at.slot());
         let want = page.v().with_h(h).into_bits();
@@ -96,7 +112,11 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
 
     /// Where an entry for a page of this hash stands that was put `at`.
     #[inline(always)]
-    pub(super) fn slot_at(&self, hash: PageHash, at: Hidx) -> Result<Slot<'_, AtomicU64>, MemoryError> {
+    pub(super) fn slot_at(
+        &self,
+        hash: PageHash,
+        at: Hidx,
+    ) -> Result<Slot<'_, AtomicU64>, MemoryError> {
         self.group(self.order.group(hash, at.secondary())).map(|group| group.slot(at.slot()))
     }
 
@@ -110,7 +130,11 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
 
     /// It is not there, or locked, or somebody changes it just now.
     #[inline(never)]
-    pub(super) fn remove_at_waiting(&self, page: &VirtualPage, at: Hidx) -> Result<Option<Hpte>, HptError> {
+    pub(super) fn remove_at_waiting(
+        &self,
+        page: &VirtualPage,
+        at: Hidx,
+    ) -> Result<Option<Hpte>, HptError> {
         Ok(self.lock(page, at)?.map(|locked| self.take(locked)))
     }
 
@@ -159,7 +183,11 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
 
     /// Takes out the entry in `slot` if it says just this, is not locked, and stays so; otherwise it is left alone.
     #[inline(always)]
-    pub(super) fn take_at_once(&self, slot: Slot<'_, AtomicU64>, (first, second): (HpteV, Bits)) -> Option<Hpte> {
+    pub(super) fn take_at_once(
+        &self,
+        slot: Slot<'_, AtomicU64>,
+        (first, second): (HpteV, Bits),
+    ) -> Option<Hpte> {
         let v = slot.v();
         if !self.is(v, first) {
             return None;
@@ -192,7 +220,12 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     ///
     /// # Errors
     /// [`HptError`].
-    pub fn evict(&self, page: &VirtualPage, places: u16, from: Hidx) -> Result<Option<(u64, Hpte)>, HptError> {
+    pub fn evict(
+        &self,
+        page: &VirtualPage,
+        places: u16,
+        from: Hidx,
+    ) -> Result<Option<(u64, Hpte)>, HptError> {
         let loose = |v| HpteV::from_bits(v).v() && !HpteV::from_bits(v).bolted();
         for turn in 0..2 * GROUP_ENTRIES as u8 {
             let at = Hidx::from_bits(from.into_bits().wrapping_add(turn));
@@ -247,7 +280,10 @@ impl<A: Address, M: TableMemory<A>> Alone<'_, A, M> {
         let hpt = &*self.hpt;
         hpt.remove_by(page, |slot, own: (HpteV, Bits)| {
             let (v, r) = (slot.v(), slot.r());
-            if !hpt.is(v, own.0) || v & HpteV::HVLOCK != 0 || !own.1.fit(r, HpteR::new(), HpteR::new()) {
+            if !hpt.is(v, own.0)
+                || v & HpteV::HVLOCK != 0
+                || !own.1.fit(r, HpteR::new(), HpteR::new())
+            {
                 return None;
             }
             slot.put([HpteV::MODIFIED, 0]);
@@ -270,9 +306,12 @@ mod tests {
     fn alone_as_among_others() {
         let order = HptOrder::new(18).unwrap();
         for layout in [Layout::V2, Layout::V3] {
-            let memory = || -> Vec<_> { (0..order.bytes() / 8).map(|_| AtomicU64::new(0)).collect() };
+            let memory =
+                || -> Vec<_> { (0..order.bytes() / 8).map(|_| AtomicU64::new(0)).collect() };
             let (words, others) = (memory(), memory());
-            let table = |words| Hpt::new(DirectMap::new(words, Gpa::new(0)), Gpa::new(0), order, layout).unwrap();
+            let table = |words| {
+                Hpt::new(DirectMap::new(words, Gpa::new(0)), Gpa::new(0), order, layout).unwrap()
+            };
             let (mut alone, shared) = (table(&words), table(&others));
             let mut alone = alone.alone();
             let mut known = BTreeMap::new();

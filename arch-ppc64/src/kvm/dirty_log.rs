@@ -68,14 +68,16 @@ impl DirtyLog {
     /// Sets in `harvest`, a bitmap as [`pgtable::PageTable::harvest`] fills it for a tree of `granule` from the slot’s beginning on, what is dirty here. Pages beyond it are
     /// left out.
     pub fn merge_into(&self, granule: Granule, harvest: &mut [u64]) {
-        let to = Bits { page_shift: granule.geometry().page_shift(), pages: harvest.len() as u64 * 64 };
+        let to =
+            Bits { page_shift: granule.geometry().page_shift(), pages: harvest.len() as u64 * 64 };
         let from = Bits { page_shift: self.page_shift, pages: self.pages };
         from.merge(|word| u64::from_le(self.words[word]), to, |word, bits| harvest[word] |= bits);
     }
 
     /// Sets what is set in `harvest`, a bitmap as [`pgtable::PageTable::harvest`] fills it for a tree of `granule` from the slot’s beginning on.
     pub fn merge_from(&mut self, granule: Granule, harvest: &[u64]) {
-        let from = Bits { page_shift: granule.geometry().page_shift(), pages: harvest.len() as u64 * 64 };
+        let from =
+            Bits { page_shift: granule.geometry().page_shift(), pages: harvest.len() as u64 * 64 };
         let to = Bits { page_shift: self.page_shift, pages: self.pages };
         from.merge(|word| harvest[word], to, |word, bits| self.words[word] |= bits.to_le());
     }

@@ -43,7 +43,12 @@ pub struct Request(u32);
 impl Request {
     const fn encode(dir: u32, kind: u8, nr: u8, size: usize) -> Self {
         assert!(size < 1 << SIZE_BITS, "the argument does not fit _IOC_SIZEBITS");
-        Self(dir << DIR_SHIFT | (size as u32) << SIZE_SHIFT | (kind as u32) << TYPE_SHIFT | (nr as u32) << NR_SHIFT)
+        Self(
+            dir << DIR_SHIFT
+                | (size as u32) << SIZE_SHIFT
+                | (kind as u32) << TYPE_SHIFT
+                | (nr as u32) << NR_SHIFT,
+        )
     }
 
     /// A KVM request without an encoded argument: `_IO(KVMIO, nr)`.

@@ -30,14 +30,20 @@ mod vm;
 
 pub use dirty_log::{DirtyLog, KVM_GET_DIRTY_LOG, kvm_dirty_log};
 pub use htab::{
-    KVM_GET_HTAB_BOLTED_ONLY, KVM_GET_HTAB_WRITE, KVM_PPC_ALLOCATE_HTAB, KVM_PPC_GET_HTAB_FD, kvm_get_htab_fd,
-    kvm_get_htab_header,
+    KVM_GET_HTAB_BOLTED_ONLY, KVM_GET_HTAB_WRITE, KVM_PPC_ALLOCATE_HTAB, KVM_PPC_GET_HTAB_FD,
+    kvm_get_htab_fd, kvm_get_htab_header,
 };
-pub use mmuv3::{KVM_PPC_CONFIGURE_V3_MMU, KVM_PPC_MMUV3_GTSE, KVM_PPC_MMUV3_RADIX, kvm_ppc_mmuv3_cfg};
-pub use resize::{KVM_PPC_RESIZE_HPT_COMMIT, KVM_PPC_RESIZE_HPT_PREPARE, ResizePrepare, kvm_ppc_resize_hpt};
-pub use rmmu::{ApEncoding, KVM_PPC_GET_RMMU_INFO, RadixGeometry, kvm_ppc_radix_geom, kvm_ppc_rmmu_info};
+pub use mmuv3::{
+    KVM_PPC_CONFIGURE_V3_MMU, KVM_PPC_MMUV3_GTSE, KVM_PPC_MMUV3_RADIX, kvm_ppc_mmuv3_cfg,
+};
+pub use resize::{
+    KVM_PPC_RESIZE_HPT_COMMIT, KVM_PPC_RESIZE_HPT_PREPARE, ResizePrepare, kvm_ppc_resize_hpt,
+};
+pub use rmmu::{
+    ApEncoding, KVM_PPC_GET_RMMU_INFO, RadixGeometry, kvm_ppc_radix_geom, kvm_ppc_rmmu_info,
+};
 pub use smmu::{
-    KVM_PPC_1T_SEGMENTS, KVM_PPC_GET_SMMU_INFO, KVM_PPC_NO_HASH, KVM_PPC_PAGE_SIZES_MAX_SZ, KVM_PPC_PAGE_SIZES_REAL,
-    kvm_ppc_one_page_size, kvm_ppc_one_seg_page_size, kvm_ppc_smmu_info,
+    KVM_PPC_1T_SEGMENTS, KVM_PPC_GET_SMMU_INFO, KVM_PPC_NO_HASH, KVM_PPC_PAGE_SIZES_MAX_SZ,
+    KVM_PPC_PAGE_SIZES_REAL, kvm_ppc_one_page_size, kvm_ppc_one_seg_page_size, kvm_ppc_smmu_info,
 };
 pub use vm::PpcMmu;

@@ -8,15 +8,19 @@ impl kvm_ppc_rmmu_info {
     #[must_use]
     pub fn supports(&self, granule: Granule) -> bool {
         let geometry = granule.geometry();
-        let levels = (0..geometry.levels()).map(|level| u32::from(geometry.width(pgtable::Level(level))));
+        let levels =
+            (0..geometry.levels()).map(|level| u32::from(geometry.width(pgtable::Level(level))));
         let page_shift = u32::from(geometry.page_shift());
-        self.supported_geometries().any(|tree| tree.page_shift() == page_shift && tree.level_bits().eq(levels.clone()))
+        self.supported_geometries()
+            .any(|tree| tree.page_shift() == page_shift && tree.level_bits().eq(levels.clone()))
     }
 
     /// The granule for a tree whose pages are backed by host pages of `2^page_shift` bytes: the largest that the host walks and that such a page fills.
     #[must_use]
     pub fn granule(&self, page_shift: u8) -> Option<Granule> {
-        let fits = |granule: &Granule| granule.geometry().page_shift() <= page_shift && self.supports(*granule);
+        let fits = |granule: &Granule| {
+            granule.geometry().page_shift() <= page_shift && self.supports(*granule)
+        };
         [Granule::K64, Granule::K4].into_iter().find(fits)
     }
 
@@ -35,7 +39,10 @@ impl kvm_ppc_mmuv3_cfg {
     #[must_use]
     pub fn radix(process_table: ProcessTableWord, tlbie: bool) -> Self {
         let tlbie = if tlbie { KVM_PPC_MMUV3_GTSE } else { 0 };
-        Self { flags: KVM_PPC_MMUV3_RADIX | tlbie, process_table: process_table.with_gr(true).into_bits() }
+        Self {
+            flags: KVM_PPC_MMUV3_RADIX | tlbie,
+            process_table: process_table.with_gr(true).into_bits(),
+        }
     }
 }
 

@@ -90,8 +90,10 @@ mod tests {
     /// What a POWER9 running Linux 6.1 answers.
     fn power9() -> kvm_ppc_rmmu_info {
         let mut info = kvm_ppc_rmmu_info::default();
-        info.geometries[0] = kvm_ppc_radix_geom { page_shift: 12, level_bits: [9, 9, 9, 13], pad: [0; 3] };
-        info.geometries[1] = kvm_ppc_radix_geom { page_shift: 16, level_bits: [5, 9, 9, 13], pad: [0; 3] };
+        info.geometries[0] =
+            kvm_ppc_radix_geom { page_shift: 12, level_bits: [9, 9, 9, 13], pad: [0; 3] };
+        info.geometries[1] =
+            kvm_ppc_radix_geom { page_shift: 16, level_bits: [5, 9, 9, 13], pad: [0; 3] };
         info.ap_encodings[..4].copy_from_slice(&[0xc, 0xa000_0010, 0x2000_0015, 0x4000_001e]);
         info
     }

@@ -1,9 +1,10 @@
 //! The calls themselves, as methods on whatever holds a VM file descriptor.
 
 use super::{
-    DirtyLog, KVM_GET_DIRTY_LOG, KVM_PPC_ALLOCATE_HTAB, KVM_PPC_CONFIGURE_V3_MMU, KVM_PPC_GET_HTAB_FD,
-    KVM_PPC_GET_RMMU_INFO, KVM_PPC_GET_SMMU_INFO, KVM_PPC_RESIZE_HPT_COMMIT, KVM_PPC_RESIZE_HPT_PREPARE, ResizePrepare,
-    kvm_get_htab_fd, kvm_ppc_mmuv3_cfg, kvm_ppc_resize_hpt, kvm_ppc_rmmu_info, kvm_ppc_smmu_info,
+    DirtyLog, KVM_GET_DIRTY_LOG, KVM_PPC_ALLOCATE_HTAB, KVM_PPC_CONFIGURE_V3_MMU,
+    KVM_PPC_GET_HTAB_FD, KVM_PPC_GET_RMMU_INFO, KVM_PPC_GET_SMMU_INFO, KVM_PPC_RESIZE_HPT_COMMIT,
+    KVM_PPC_RESIZE_HPT_PREPARE, ResizePrepare, kvm_get_htab_fd, kvm_ppc_mmuv3_cfg,
+    kvm_ppc_resize_hpt, kvm_ppc_rmmu_info, kvm_ppc_smmu_info,
 };
 use std::fs::File;
 use std::io;

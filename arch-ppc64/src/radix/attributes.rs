@@ -142,7 +142,10 @@ mod tests {
             .with_att(Att::NonIdempotent)
             .with_software(0b1010);
         assert_eq!(it.pte().into_bits(), 0xe000_0000_0000_042c);
-        assert_eq!((it.r(), it.c(), it.att(), it.software()), (false, false, Att::NonIdempotent, 0b1010));
+        assert_eq!(
+            (it.r(), it.c(), it.att(), it.software()),
+            (false, false, Att::NonIdempotent, 0b1010)
+        );
         assert_eq!(PageAttributes::of(it.pte()), it);
         assert_eq!(it.with_eaa(Eaa::from_bits(0xff)).eaa().into_bits(), 15);
     }

@@ -203,13 +203,20 @@ mod tests {
             ("PATE1", process_table.into_bits(), 0x8000_0000_0013_0004),
             ("RPDB", RadixRoot::BASE, 0x0fff_ffff_ffff_ff00),
             ("RTS", RadixRoot::new().with_rts(31).into_bits(), 3 << 61 | 7 << 5),
-            ("PRTB", ProcessTableWord::new().with_prtb((1 << 48) - 1).into_bits(), 0x0fff_ffff_ffff_f000),
+            (
+                "PRTB",
+                ProcessTableWord::new().with_prtb((1 << 48) - 1).into_bits(),
+                0x0fff_ffff_ffff_f000,
+            ),
             ("PATB", Ptcr::new().with_patb((1 << 48) - 1).into_bits(), 0x0fff_ffff_ffff_f000),
             ("PATS", Ptcr::new().with_pats(31).into_bits(), 0x1f),
         ] {
             assert_eq!(word, want, "{name}");
         }
-        assert_eq!((root.rts(), root.address_bits(), root.rpds(), root.base()), (21, 52, 13, 0x10_0000));
+        assert_eq!(
+            (root.rts(), root.address_bits(), root.rpds(), root.base()),
+            (21, 52, 13, 0x10_0000)
+        );
         assert_eq!(process_table.base(), 0x13_0000);
         assert_eq!(RadixRoot::of_tree(0x10_8000), None);
         assert_eq!(RadixRoot::of_tree(1 << 60), None);

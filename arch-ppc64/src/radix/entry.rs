@@ -86,7 +86,8 @@ impl Pte {
     /// The bits of the page's address.
     pub(crate) const ADDRESS: u64 = Self::new().with_rpn((1 << Self::RPN_BITS) - 1).into_bits();
     /// The bits that software must leave zero.
-    pub(crate) const RESERVED: u64 = Self::new().with_reserved_3(15).with_reserved_57(true).into_bits();
+    pub(crate) const RESERVED: u64 =
+        Self::new().with_reserved_3(15).with_reserved_57(true).into_bits();
     /// What makes a word a leaf.
     pub(crate) const LEAF: u64 = Self::new().with_v(true).with_l(true).into_bits();
     /// The bits that say what the page is, besides its address.
@@ -96,7 +97,8 @@ impl Pte {
     /// Change.
     pub(crate) const C: u64 = Self::new().with_c(true).into_bits();
     /// Privileged state only.
-    pub(crate) const PRIVILEGED: u64 = Self::new().with_eaa(Eaa::new().with_privileged(true)).into_bits();
+    pub(crate) const PRIVILEGED: u64 =
+        Self::new().with_eaa(Eaa::new().with_privileged(true)).into_bits();
     /// Loads.
     pub(crate) const READ: u64 = Self::new().with_eaa(Eaa::new().with_read(true)).into_bits();
     /// Loads and stores.

@@ -1,8 +1,8 @@
 //! The radix tree as a [`pgtable::Format`], for both scopes.
 
 use pgtable::{
-    Access, AccessKind, AccessedDirty, Address, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Input, Level,
-    Output, Pattern, Position, Stage1, Stage2, Unencodable, low_bits,
+    Access, AccessKind, AccessedDirty, Address, ByteOrder, Cause, Entry, EntryOf, Format, Geometry,
+    Input, Level, Output, Pattern, Position, Stage1, Stage2, Unencodable, low_bits,
 };
 
 use super::attributes::PageAttributes;
@@ -55,7 +55,12 @@ struct LastLevel {
 impl LastLevel {
     fn of(granule: Granule) -> Self {
         let shift = granule.geometry().page_shift();
-        Self { shift, entry_shift: shift - 3, entries: low_bits(granule.last_width()) << 3, usual: usual(shift) }
+        Self {
+            shift,
+            entry_shift: shift - 3,
+            entries: low_bits(granule.last_width()) << 3,
+            usual: usual(shift),
+        }
     }
 }
 
@@ -68,7 +73,8 @@ impl<S: Scope> Radix<S> {
     /// A tree that makes last-level tables of this granule.
     #[must_use]
     pub fn new(granule: Granule) -> Self {
-        let (rc, strictness, controls) = (RcPolicy::default(), Strictness::default(), S::Controls::default());
+        let (rc, strictness, controls) =
+            (RcPolicy::default(), Strictness::default(), S::Controls::default());
         Self { granule, last: LastLevel::of(granule), rc, strictness, controls }
     }
 
@@ -128,10 +134,15 @@ impl<S: Scope> Radix<S> {
             Strictness::Kvm => page & within != 0,
             Strictness::Strict => page & within != 0 || pte.into_bits() & Pte::RESERVED != 0,
         };
-        if malformed || (self.strictness != Strictness::Qemu && !self.geometry().is_leaf_level(at.level)) {
+        if malformed
+            || (self.strictness != Strictness::Qemu && !self.geometry().is_leaf_level(at.level))
+        {
             return Entry::Malformed;
         }
-        Entry::Leaf { output: Output::<Self>::new(page & !within), attributes: PageAttributes::of(pte) }
+        Entry::Leaf {
+            output: Output::<Self>::new(page & !within),
+            attributes: PageAttributes::of(pte),
+        }
     }
 
     fn decode_table(&self, pde: Pde, at: Position) -> EntryOf<Self> {
@@ -182,7 +193,10 @@ impl ProcessScoped {
 /// Leaves without reserved bits, whose page of `2^shift` bytes is aligned: those that every strictness takes for leaves.
 #[inline(always)]
 const fn usual(shift: u8) -> Pattern {
-    Pattern { compared: Pte::LEAF | Pte::RESERVED | Pte::ADDRESS & low_bits(shift), value: Pte::LEAF }
+    Pattern {
+        compared: Pte::LEAF | Pte::RESERVED | Pte::ADDRESS & low_bits(shift),
+        value: Pte::LEAF,
+    }
 }
 
 #[inline(always)]
@@ -288,7 +302,8 @@ impl<S: Scope> Format for Radix<S> {
 
     #[inline]
     fn table_word(&self, table: Output<Self>, width: u8, at: Position) -> Option<u64> {
-        let fits = supports_table(at.level, width) && table.get() & !(Pde::ADDRESS & !low_bits(width + 3)) == 0;
+        let fits = supports_table(at.level, width)
+            && table.get() & !(Pde::ADDRESS & !low_bits(width + 3)) == 0;
         fits.then(|| Pde::VALID | table.get() | u64::from(width))
     }
 
@@ -335,7 +350,9 @@ impl<S: Scope> Format for Radix<S> {
         match cause {
             Cause::Address => S::address_fault(access),
             Cause::TableAccess => S::table_fault(&self.controls, access),
-            Cause::NotPresent | Cause::Contended => S::interrupt(Status::new().with_no_translation(true), access),
+            Cause::NotPresent | Cause::Contended => {
+                S::interrupt(Status::new().with_no_translation(true), access)
+            }
             Cause::Malformed => S::interrupt(Status::new().with_bad_configuration(true), access),
             Cause::Denied if access.kind == AccessKind::Fetch => {
                 S::interrupt(Status::new().with_no_execute(true), access)

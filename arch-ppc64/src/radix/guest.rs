@@ -5,7 +5,9 @@
 
 use core::fmt;
 
-use pgtable::{Access, Cause, Format, Gpa, Gva, Level, Position, TableMemory, TranslationOf, Walker, low_bits};
+use pgtable::{
+    Access, Cause, Format, Gpa, Gva, Level, Position, TableMemory, TranslationOf, Walker, low_bits,
+};
 
 use super::descriptor::{ProcessTableWord, Prte};
 use super::entry::Pde;
@@ -37,8 +39,12 @@ impl GuestFault {
     #[must_use]
     pub const fn dar(&self) -> Option<Gva> {
         match self.interrupt.vector {
-            Vector::DataStorage | Vector::DataSegment | Vector::HypervisorDataStorage => Some(self.address),
-            Vector::InstructionStorage | Vector::InstructionSegment | Vector::HypervisorInstructionStorage => None,
+            Vector::DataStorage | Vector::DataSegment | Vector::HypervisorDataStorage => {
+                Some(self.address)
+            }
+            Vector::InstructionStorage
+            | Vector::InstructionSegment
+            | Vector::HypervisorInstructionStorage => None,
         }
     }
 }
@@ -127,7 +133,11 @@ impl GuestMmu {
     ///
     /// # Errors
     /// As [`ProcessTable::root`] says; [`Cause::Malformed`] for a process table that is not aligned to its size.
-    pub fn walker<M: TableMemory<Gpa>>(&self, memory: M, pid: u32) -> Result<Walker<ProcessScoped, M>, Cause> {
+    pub fn walker<M: TableMemory<Gpa>>(
+        &self,
+        memory: M,
+        pid: u32,
+    ) -> Result<Walker<ProcessScoped, M>, Cause> {
         let table = self.table().ok_or(Cause::Malformed)?;
         let root = table.root(&memory, pid, self.format.strictness())?;
         Ok(Walker::new(self.format(pid), memory, root))
@@ -155,13 +165,17 @@ impl GuestMmu {
         let pid = self.process(address).ok_or_else(|| fault(Cause::Address, None, None))?;
         let format = self.format(pid);
         let offset = format.offset(address).ok_or_else(|| fault(Cause::Address, None, None))?;
-        let root = self.root(memory, pid, offset).map_err(|lost| fault(lost.cause, None, lost.entry))?;
+        let root =
+            self.root(memory, pid, offset).map_err(|lost| fault(lost.cause, None, lost.entry))?;
         let walker = Walker::new(format, memory, root);
         walker.translate(address, access).map_err(|stop| match stop.cause {
             Cause::Malformed if self.size_comes_late(memory, &walker, address, offset) => {
                 fault(Cause::TableAccess, stop.at.map(|at| at.level), stop.entry)
             }
-            _ => GuestFault { interrupt: stop.arch, ..fault(stop.cause, stop.at.map(|at| at.level), stop.entry) },
+            _ => GuestFault {
+                interrupt: stop.arch,
+                ..fault(stop.cause, stop.at.map(|at| at.level), stop.entry)
+            },
         })
     }
 
@@ -180,7 +194,9 @@ impl GuestMmu {
             Err(TableError::Memory(_)) => Err(lost(Cause::TableAccess, at)),
             Ok(entry) => match entry.root(strictness) {
                 Some(root) => Ok(Gpa::new(root)),
-                None if strictness == Strictness::Qemu && root_is_outside(memory, entry, offset) => {
+                None if strictness == Strictness::Qemu
+                    && root_is_outside(memory, entry, offset) =>
+                {
                     Err(lost(Cause::TableAccess, at))
                 }
                 None => Err(lost(Cause::Malformed, at)),
@@ -205,7 +221,9 @@ impl GuestMmu {
         let Some(last) = trace.last() else { return false };
         let pde = Pde::from_bits(last.word);
         let Position { shift, .. } = last.at;
-        pde.v() && !pde.l() && is_outside(memory, pde.table() & !low_bits(pde.nls() + 3), pde.nls(), shift, offset)
+        pde.v()
+            && !pde.l()
+            && is_outside(memory, pde.table() & !low_bits(pde.nls() + 3), pde.nls(), shift, offset)
     }
 }
 
@@ -215,8 +233,15 @@ fn root_is_outside<M: TableMemory<Gpa>>(memory: &M, entry: Prte, offset: u64) ->
 
 /// Whether the entry for `offset` of a table of `2^width` entries, which together cover `2^covers` bytes, stands outside memory. A
 /// table wider than what it covers is indexed as a 64-bit shift by a negative count does it.
-fn is_outside<M: TableMemory<Gpa>>(memory: &M, table: u64, width: u8, covers: u8, offset: u64) -> bool {
-    let index = offset.wrapping_shr(u32::from(covers).wrapping_sub(u32::from(width))) & low_bits(width);
+fn is_outside<M: TableMemory<Gpa>>(
+    memory: &M,
+    table: u64,
+    width: u8,
+    covers: u8,
+    offset: u64,
+) -> bool {
+    let index =
+        offset.wrapping_shr(u32::from(covers).wrapping_sub(u32::from(width))) & low_bits(width);
     memory.word(Gpa::new(table.wrapping_add(index * 8))).is_err()
 }
 
@@ -292,10 +317,21 @@ mod tests {
             (1, 2, Err(Cause::Malformed)),
             (1, 256, Err(Cause::NotPresent)),
         ] {
-            assert_eq!(mmu(pidr).walker(&memory, pid).map(|walker| walker.root()), want, "{pidr} {pid}");
+            assert_eq!(
+                mmu(pidr).walker(&memory, pid).map(|walker| walker.root()),
+                want,
+                "{pidr} {pid}"
+            );
         }
         // Process 0 is reached from quadrant 0 only while it runs.
-        let low = |pidr| mmu(pidr).walker(&memory, 0).unwrap().translate(Gva::new(0), Access::READ).unwrap_err().cause;
+        let low = |pidr| {
+            mmu(pidr)
+                .walker(&memory, 0)
+                .unwrap()
+                .translate(Gva::new(0), Access::READ)
+                .unwrap_err()
+                .cause
+        };
         assert_eq!((low(0), low(1)), (Cause::NotPresent, Cause::Address));
     }
 }

@@ -97,7 +97,14 @@ impl RptInvalidate {
     /// The arguments, in order.
     #[must_use]
     pub const fn arguments(&self) -> [u64; 6] {
-        [self.id, self.target.into_bits(), self.types.into_bits(), self.pages.into_bits(), self.start, self.end]
+        [
+            self.id,
+            self.target.into_bits(),
+            self.types.into_bits(),
+            self.pages.into_bits(),
+            self.start,
+            self.end,
+        ]
     }
 
     /// Calls `call` with each hypercall that makes what is `stale` unreachable on every processor: process-scoped of process `id`, or
@@ -105,7 +112,12 @@ impl RptInvalidate {
     /// hypervisors take no other target than processors for their guest's guests).
     ///
     /// The hypervisor itself decides when many pages are better done all at once.
-    pub fn each<S: Scope>(stale: &Stale<S::Input>, id: u32, nest: bool, mut call: impl FnMut(Self)) {
+    pub fn each<S: Scope>(
+        stale: &Stale<S::Input>,
+        id: u32,
+        nest: bool,
+        mut call: impl FnMut(Self),
+    ) {
         // Any number of pages is a range to the hypervisor, but not a size that radix does not have.
         let plan = Plan::of(stale, Space::of::<S>(id), u64::MAX - 1);
         Self::of_plan::<S>(plan, stale.ranges(), id, nest, &mut call);
@@ -131,7 +143,9 @@ impl RptInvalidate {
             Plan::Nothing => {}
             Plan::Space(Ric::Tlb) => call(Self { types: types.with_tlb(true), ..all }),
             Plan::Space(Ric::WalkCache) => call(Self { types: types.with_pwc(true), ..all }),
-            Plan::Space(Ric::All) => call(Self { types: types.with_tlb(true).with_pwc(true).with_prt(true), ..all }),
+            Plan::Space(Ric::All) => {
+                call(Self { types: types.with_tlb(true).with_pwc(true).with_prt(true), ..all })
+            }
             Plan::Pages { walk_cache } => {
                 let mut types = types.with_tlb(true).with_pwc(walk_cache);
                 for range in ranges {
@@ -162,7 +176,12 @@ pub fn h_tlb_invalidate(stale: &Stale<Gpa>, lpid: u32, mut call: impl FnMut([u64
     tlb_invalidate(plan, stale.ranges(), lpid, &mut call);
 }
 
-fn tlb_invalidate(plan: Plan, ranges: &[StaleRange<Gpa>], lpid: u32, call: &mut impl FnMut([u64; 3])) {
+fn tlb_invalidate(
+    plan: Plan,
+    ranges: &[StaleRange<Gpa>],
+    lpid: u32,
+    call: &mut impl FnMut([u64; 3]),
+) {
     let whose = Rs::new().with_lpid(lpid);
     let mut tlbie = |it: Tlbie<Stage2>| call(it.h_tlb_invalidate());
     match plan {
@@ -199,7 +218,9 @@ mod tests {
 
     fn rpt<S: Scope>(plan: Plan, id: u32, nest: bool) -> Vec<[u64; 6]> {
         let mut calls = Vec::new();
-        RptInvalidate::of_plan::<S>(plan, &ranges(), id, nest, &mut |call: RptInvalidate| calls.push(call.arguments()));
+        RptInvalidate::of_plan::<S>(plan, &ranges(), id, nest, &mut |call: RptInvalidate| {
+            calls.push(call.arguments())
+        });
         calls
     }
 
@@ -223,15 +244,27 @@ mod tests {
                 rpt::<Stage1>(PAGES_AND_TABLES, 5, false),
                 &[[5, 1, 6, 1, 0x1000, 0x4000], [5, 1, 2, 4, 0x20_0000, 0x40_0000]],
             ),
-            ("translations", rpt::<Stage1>(Plan::Space(Ric::Tlb), 5, false), &[[5, 1, 2, ALL, 0, ALL]]),
-            ("tables", rpt::<Stage1>(Plan::Space(Ric::WalkCache), 5, false), &[[5, 1, 4, ALL, 0, ALL]]),
+            (
+                "translations",
+                rpt::<Stage1>(Plan::Space(Ric::Tlb), 5, false),
+                &[[5, 1, 2, ALL, 0, ALL]],
+            ),
+            (
+                "tables",
+                rpt::<Stage1>(Plan::Space(Ric::WalkCache), 5, false),
+                &[[5, 1, 4, ALL, 0, ALL]],
+            ),
             ("all", rpt::<Stage1>(Plan::Space(Ric::All), 5, false), &[[5, 1, 14, ALL, 0, ALL]]),
             (
                 "second stage",
                 rpt::<Stage2>(PAGES_AND_TABLES, 3, true),
                 &[[3, 1, 7, 1, 0x1000, 0x4000], [3, 1, 3, 4, 0x20_0000, 0x40_0000]],
             ),
-            ("second stage, all", rpt::<Stage2>(Plan::Space(Ric::All), 3, true), &[[3, 1, 15, ALL, 0, ALL]]),
+            (
+                "second stage, all",
+                rpt::<Stage2>(Plan::Space(Ric::All), 3, true),
+                &[[3, 1, 15, ALL, 0, ALL]],
+            ),
         ] {
             assert_eq!(seen, want, "{name}");
         }
@@ -239,8 +272,12 @@ mod tests {
 
     #[test]
     fn asking_the_hypervisors_hypervisor() {
-        const PAGES_CALLS: [[u64; 3]; 4] =
-            [[0x1_0000, 3, 0x1000], [0x1_0000, 3, 0x2000], [0x1_0000, 3, 0x3000], [0x1_0000, 3, 0x20_0020]];
+        const PAGES_CALLS: [[u64; 3]; 4] = [
+            [0x1_0000, 3, 0x1000],
+            [0x1_0000, 3, 0x2000],
+            [0x1_0000, 3, 0x3000],
+            [0x1_0000, 3, 0x20_0020],
+        ];
         const WALK_CACHE: [u64; 3] = [0x5_0000, 3, 0x800];
         let with_tables: Vec<_> = [WALK_CACHE].into_iter().chain(PAGES_CALLS).collect();
         for (plan, want) in [

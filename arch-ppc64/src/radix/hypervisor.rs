@@ -37,7 +37,9 @@ impl fmt::Display for HypervisorFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let asdr = self.asdr.get();
         match self.interrupt.vector {
-            Vector::HypervisorInstructionStorage => write!(f, "{}, HSRR0 {:#x}", self.interrupt, self.hdar),
+            Vector::HypervisorInstructionStorage => {
+                write!(f, "{}, HSRR0 {:#x}", self.interrupt, self.hdar)
+            }
             _ => write!(f, "{}, HDAR {:#x}", self.interrupt, self.hdar),
         }?;
         write!(f, ", ASDR {asdr:#x}")

@@ -72,14 +72,23 @@ impl<A: Address> Indexed<A> {
     }
 
     /// Both doublewords of entry `index`.
-    pub(crate) fn read<M: TableMemory<A>>(self, memory: &M, index: u32) -> Result<[u64; 2], TableError> {
+    pub(crate) fn read<M: TableMemory<A>>(
+        self,
+        memory: &M,
+        index: u32,
+    ) -> Result<[u64; 2], TableError> {
         let words = memory.table(self.entry(index)?, 2)?;
         let load = |word: usize| ByteOrder::Big.swap(words[word].load(Ordering::Relaxed));
         Ok([load(0), load(1)])
     }
 
     /// Stores both doublewords of entry `index`, the second first: the first is what makes the entry usable.
-    pub(crate) fn write<M: TableMemory<A>>(self, memory: &M, index: u32, entry: [u64; 2]) -> Result<(), TableError> {
+    pub(crate) fn write<M: TableMemory<A>>(
+        self,
+        memory: &M,
+        index: u32,
+        entry: [u64; 2],
+    ) -> Result<(), TableError> {
         let words = memory.table(self.entry(index)?, 2)?;
         words[1].store(ByteOrder::Big.swap(entry[1]), Ordering::Relaxed);
         words[0].store(ByteOrder::Big.swap(entry[0]), Ordering::Release);

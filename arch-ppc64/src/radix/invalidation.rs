@@ -155,7 +155,12 @@ impl Invalidation<Stage1> {
     /// Of process `pid` of partition `lpid` (a hypervisor's own: 0).
     #[must_use]
     pub const fn of_process(pid: u32, lpid: u32, reach: Reach, processor: Processor) -> Self {
-        Self { whose: Rs::new().with_pid(pid).with_lpid(lpid), reach, processor, scope: PhantomData }
+        Self {
+            whose: Rs::new().with_pid(pid).with_lpid(lpid),
+            reach,
+            processor,
+            scope: PhantomData,
+        }
     }
 }
 
@@ -180,7 +185,11 @@ impl<S: Scope> Invalidation<S> {
             Reach::Global => GLOBAL_CEILING,
             Reach::Local => LOCAL_CEILING,
         };
-        self.run(Plan::of(stale, Space::of::<S>(self.whose.pid()), ceiling), stale.ranges(), &mut step);
+        self.run(
+            Plan::of(stale, Space::of::<S>(self.whose.pid()), ceiling),
+            stale.ranges(),
+            &mut step,
+        );
     }
 
     /// Calls `step` with each instruction that makes everything unreachable that is cached of the space: translations, directory entries, and the process
@@ -194,7 +203,9 @@ impl<S: Scope> Invalidation<S> {
             (Plan::Nothing, _) => {}
             (Plan::Space(ric), Reach::Global) => self.space_everywhere(ric, step),
             (Plan::Space(ric), Reach::Local) => self.space_here(ric, step),
-            (Plan::Pages { walk_cache }, Reach::Global) => self.pages_everywhere(ranges, walk_cache, step),
+            (Plan::Pages { walk_cache }, Reach::Global) => {
+                self.pages_everywhere(ranges, walk_cache, step)
+            }
             (Plan::Pages { walk_cache }, Reach::Local) => self.pages_here(ranges, walk_cache, step),
         }
     }
@@ -205,12 +216,22 @@ impl<S: Scope> Invalidation<S> {
         step(Step::Ptesync);
         step(Step::Tlbie(Tlbie::space(ric, self.whose)));
         if ric != Ric::WalkCache {
-            self.work_around(Tlbie::space(Ric::Tlb, S::nobody(self.whose)), UNUSED, PageSize::K64, step);
+            self.work_around(
+                Tlbie::space(Ric::Tlb, S::nobody(self.whose)),
+                UNUSED,
+                PageSize::K64,
+                step,
+            );
         }
         Self::everywhere_done(step);
     }
 
-    fn pages_everywhere(&self, ranges: &[StaleRange<S::Input>], walk_cache: bool, step: &mut impl FnMut(Step<S>)) {
+    fn pages_everywhere(
+        &self,
+        ranges: &[StaleRange<S::Input>],
+        walk_cache: bool,
+        step: &mut impl FnMut(Step<S>),
+    ) {
         let nobody = S::nobody(self.whose);
         step(Step::Ptesync);
         if walk_cache {
@@ -224,14 +245,24 @@ impl<S: Scope> Invalidation<S> {
             }
             if let Some((last, size)) = last {
                 let one = range.start == range.last;
-                let other = if one { Tlbie::page(last, size, nobody) } else { Tlbie::space(Ric::Tlb, nobody) };
+                let other = if one {
+                    Tlbie::page(last, size, nobody)
+                } else {
+                    Tlbie::space(Ric::Tlb, nobody)
+                };
                 self.work_around(other, last, size, step);
             }
         }
         Self::everywhere_done(step);
     }
 
-    fn work_around(&self, other: Tlbie<S>, last: u64, size: PageSize, step: &mut impl FnMut(Step<S>)) {
+    fn work_around(
+        &self,
+        other: Tlbie<S>,
+        last: u64,
+        size: PageSize,
+        step: &mut impl FnMut(Step<S>),
+    ) {
         if self.processor.erat_bug {
             step(Step::Ptesync);
             step(Step::Tlbie(other));
@@ -264,7 +295,12 @@ impl<S: Scope> Invalidation<S> {
         step(Step::Isync);
     }
 
-    fn pages_here(&self, ranges: &[StaleRange<S::Input>], walk_cache: bool, step: &mut impl FnMut(Step<S>)) {
+    fn pages_here(
+        &self,
+        ranges: &[StaleRange<S::Input>],
+        walk_cache: bool,
+        step: &mut impl FnMut(Step<S>),
+    ) {
         step(Step::Ptesync);
         if walk_cache {
             step(Step::Tlbiel(Tlbie::space(Ric::WalkCache, self.whose)));
@@ -286,9 +322,9 @@ impl<S: Scope> Invalidation<S> {
 /// The address and size of each page of a range; none if radix has no such size.
 pub(crate) fn pages<A: Address>(range: StaleRange<A>) -> impl Iterator<Item = (u64, PageSize)> {
     let start = range.start.get();
-    PageSize::of_shift(range.shift)
-        .into_iter()
-        .flat_map(move |size| (0..range.pages()).map(move |page| (start + (page << size.shift()), size)))
+    PageSize::of_shift(range.shift).into_iter().flat_map(move |size| {
+        (0..range.pages()).map(move |page| (start + (page << size.shift()), size))
+    })
 }
 
 #[cfg(test)]

@@ -31,10 +31,15 @@ pub use entry::{Att, Eaa, Pde, Pte};
 pub use format::{PartitionScoped, ProcessScoped, Radix};
 pub use geometry::{ADDRESS_BITS, Granule, PageSize, RPDS, RTS};
 pub use guest::{GuestFault, GuestMmu};
-pub use hcall::{H_RPT_INVALIDATE, H_TLB_INVALIDATE, RptInvalidate, RptPages, RptTarget, RptType, h_tlb_invalidate};
+pub use hcall::{
+    H_RPT_INVALIDATE, H_TLB_INVALIDATE, RptInvalidate, RptPages, RptTarget, RptType,
+    h_tlb_invalidate,
+};
 pub use hypervisor::HypervisorFault;
 pub use indexed::TableError;
-pub use invalidation::{GLOBAL_CEILING, Invalidation, LOCAL_CEILING, Processor, Reach, Step, TLB_SETS};
+pub use invalidation::{
+    GLOBAL_CEILING, Invalidation, LOCAL_CEILING, Processor, Reach, Step, TLB_SETS,
+};
 pub use partition_table::PartitionTable;
 pub use policy::{Amr, Iamr, Quadrants, RcPolicy, Strictness, TableFault};
 pub use process_table::ProcessTable;

@@ -63,7 +63,12 @@ impl PartitionTable {
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn write<M: TableMemory<Hpa>>(self, memory: &M, lpid: u32, entry: Pate) -> Result<(), TableError> {
+    pub fn write<M: TableMemory<Hpa>>(
+        self,
+        memory: &M,
+        lpid: u32,
+        entry: Pate,
+    ) -> Result<(), TableError> {
         self.0.write(memory, lpid, [entry.tree.into(), entry.process_table.into()])
     }
 
@@ -72,7 +77,12 @@ impl PartitionTable {
     /// # Errors
     /// [`Cause::Malformed`] for a partition beyond the table (hardware: HDSISR 0x00080000), one that is hashed, or a tree that is not supported;
     /// [`Cause::TableAccess`] for an entry outside memory.
-    pub fn root<M: TableMemory<Hpa>>(self, memory: &M, lpid: u32, strictness: Strictness) -> Result<Hpa, Cause> {
+    pub fn root<M: TableMemory<Hpa>>(
+        self,
+        memory: &M,
+        lpid: u32,
+        strictness: Strictness,
+    ) -> Result<Hpa, Cause> {
         match self.read(memory, lpid) {
             Ok(entry) => entry.root(strictness).map(Hpa::new).ok_or(Cause::Malformed),
             Err(TableError::Beyond { .. }) => Err(Cause::Malformed),
@@ -101,7 +111,9 @@ mod tests {
         assert_eq!(u64::from_be(words[14].load(Ordering::Relaxed)), 0xc000_0000_0010_00ad);
         assert_eq!(u64::from_be(words[15].load(Ordering::Relaxed)), 0x8000_0000_0013_0004);
         assert_eq!(table.read(&memory, 7), Ok(pate));
-        for (lpid, want) in [(7, Ok(Hpa::new(0x10_0000))), (8, Err(Cause::Malformed)), (256, Err(Cause::Malformed))] {
+        for (lpid, want) in
+            [(7, Ok(Hpa::new(0x10_0000))), (8, Err(Cause::Malformed)), (256, Err(Cause::Malformed))]
+        {
             assert_eq!(table.root(&memory, lpid, Strictness::Strict), want, "LPID {lpid}");
         }
         let linux = PartitionTable::new(Hpa::new(0x1_0000), 4).unwrap();

@@ -50,7 +50,10 @@ impl ProcessTable {
     /// `KVM_PPC_CONFIGURE_V3_MMU` takes as `process_table`.
     #[must_use]
     pub fn word(self) -> ProcessTableWord {
-        ProcessTableWord::new().with_gr(true).with_prtb(self.0.base().get() >> 12).with_prts(self.0.size())
+        ProcessTableWord::new()
+            .with_gr(true)
+            .with_prtb(self.0.base().get() >> 12)
+            .with_prts(self.0.size())
     }
 
     /// Its address.
@@ -86,7 +89,12 @@ impl ProcessTable {
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn write<M: TableMemory<Gpa>>(self, memory: &M, pid: u32, entry: Prte) -> Result<(), TableError> {
+    pub fn write<M: TableMemory<Gpa>>(
+        self,
+        memory: &M,
+        pid: u32,
+        entry: Prte,
+    ) -> Result<(), TableError> {
         self.0.write(memory, pid, [entry.tree.into(), entry.reserved])
     }
 
@@ -95,7 +103,12 @@ impl ProcessTable {
     /// # Errors
     /// What hardware makes of it, in its order: [`Cause::NotPresent`] for a process beyond the table, [`Cause::TableAccess`] for an
     /// entry outside memory, [`Cause::Malformed`] for a tree that is not supported.
-    pub fn root<M: TableMemory<Gpa>>(self, memory: &M, pid: u32, strictness: Strictness) -> Result<Gpa, Cause> {
+    pub fn root<M: TableMemory<Gpa>>(
+        self,
+        memory: &M,
+        pid: u32,
+        strictness: Strictness,
+    ) -> Result<Gpa, Cause> {
         match self.read(memory, pid) {
             Ok(entry) => entry.root(strictness).map(Gpa::new).ok_or(Cause::Malformed),
             Err(TableError::Beyond { .. }) => Err(Cause::NotPresent),
@@ -117,10 +130,14 @@ mod tests {
         assert_eq!(ProcessTable::of_word(table.word()), Some(table));
         assert_eq!(table.entries(), 4096);
         let huge = |prts: u8| ProcessTableWord::from_bits(1 << 63 | u64::from(prts));
-        for (prts, qemu, others) in
-            [(24, Some(1 << 32), Some(1 << 32)), (25, Some(1 << 33), None), (31, Some(1 << 39), None)]
-        {
-            let entries = |strictness| ProcessTable::of_word_as(huge(prts), strictness).map(ProcessTable::entries);
+        for (prts, qemu, others) in [
+            (24, Some(1 << 32), Some(1 << 32)),
+            (25, Some(1 << 33), None),
+            (31, Some(1 << 39), None),
+        ] {
+            let entries = |strictness| {
+                ProcessTable::of_word_as(huge(prts), strictness).map(ProcessTable::entries)
+            };
             assert_eq!(entries(Strictness::Qemu), qemu, "{prts}");
             assert_eq!([Strictness::Kvm, Strictness::Strict].map(entries), [others; 2], "{prts}");
         }
@@ -136,7 +153,10 @@ mod tests {
         let table = ProcessTable::new(Gpa::new(0x1000), 0).unwrap();
         let entry = Prte::of_tree(0x10_0000).unwrap();
         table.write(&memory, 3, entry).unwrap();
-        assert_eq!(words[6].load(Ordering::Relaxed).to_ne_bytes(), [0x40, 0, 0, 0, 0, 0x10, 0, 0xad]);
+        assert_eq!(
+            words[6].load(Ordering::Relaxed).to_ne_bytes(),
+            [0x40, 0, 0, 0, 0, 0x10, 0, 0xad]
+        );
         assert_eq!(table.read(&memory, 3), Ok(entry));
         for (pid, want) in [
             (3, Ok(Gpa::new(0x10_0000))),

@@ -156,7 +156,10 @@ impl Scope for Stage1 {
             TableFault::ToHypervisor => Vector::HypervisorDataStorage,
             TableFault::Reflected => Vector::DataStorage,
         };
-        Interrupt { vector, status: Status::new().with_no_translation(true).with_table_access(true) }
+        Interrupt {
+            vector,
+            status: Status::new().with_no_translation(true).with_table_access(true),
+        }
     }
 }
 

@@ -91,7 +91,12 @@ impl<S: Scope> Tlbie<S> {
     /// Whatever `ric` reaches of the whole process, or of the whole partition.
     #[must_use]
     pub const fn space(ric: Ric, whose: Rs) -> Self {
-        Self { rb: Rb::new().with_is(if S::PROCESS_SCOPED { 1 } else { 2 }), rs: whose, ric, scope: PhantomData }
+        Self {
+            rb: Rb::new().with_is(if S::PROCESS_SCOPED { 1 } else { 2 }),
+            rs: whose,
+            ric,
+            scope: PhantomData,
+        }
     }
 
     /// The same for one set of the TLB: what `tlbiel` does at a time on POWER9, with [`space`](Self::space). Bits of `set` beyond the low 12 are ignored.
@@ -129,7 +134,12 @@ impl<S: Scope> Tlbie<S> {
     }
 
     const fn instruction(self, extended: u16, rb: u8, rs: u8) -> u32 {
-        self.word().with_opcode(31).with_extended(extended).with_rb(rb & 31).with_rs(rs & 31).into_bits()
+        self.word()
+            .with_opcode(31)
+            .with_extended(extended)
+            .with_rb(rb & 31)
+            .with_rs(rs & 31)
+            .into_bits()
     }
 
     /// The word of `tlbie`, with its operands in general registers `rb` and `rs` (0 to 31).
@@ -167,7 +177,10 @@ mod tests {
             (0xc000_0000_0000_1000, PageSize::K4, 0xc000_0000_0000_1000),
         ] {
             let page = Tlbie::<Stage1>::page(address, size, whose);
-            assert_eq!((page.rb().into_bits(), page.rs().into_bits(), page.ric()), (rb, 0x42 << 32, Ric::Tlb));
+            assert_eq!(
+                (page.rb().into_bits(), page.rs().into_bits(), page.ric()),
+                (rb, 0x42 << 32, Ric::Tlb)
+            );
         }
         let process = Tlbie::<Stage1>::space(Ric::All, whose);
         assert_eq!(process.rb().into_bits(), 0x400);
@@ -182,9 +195,17 @@ mod tests {
     fn instructions() {
         let whose = Rs::new();
         for (name, word, want) in [
-            ("tlbie 4,5,0,1,1", Tlbie::<Stage1>::page(0, PageSize::K4, whose).tlbie(4, 5), 0x7ca3_2264),
+            (
+                "tlbie 4,5,0,1,1",
+                Tlbie::<Stage1>::page(0, PageSize::K4, whose).tlbie(4, 5),
+                0x7ca3_2264,
+            ),
             ("tlbie 4,5,2,1,1", Tlbie::<Stage1>::space(Ric::All, whose).tlbie(4, 5), 0x7cab_2264),
-            ("tlbie 4,5,1,0,1", Tlbie::<Stage2>::space(Ric::WalkCache, whose).tlbie(4, 5), 0x7ca5_2264),
+            (
+                "tlbie 4,5,1,0,1",
+                Tlbie::<Stage2>::space(Ric::WalkCache, whose).tlbie(4, 5),
+                0x7ca5_2264,
+            ),
             ("tlbiel 3,0,0,1,1", Tlbie::<Stage1>::space(Ric::Tlb, whose).tlbiel(3, 0), 0x7c03_1a24),
         ] {
             assert_eq!(word, want, "{name}: {word:#x}");

@@ -97,7 +97,8 @@ impl StorageFault {
         let fetch = fault.interrupt.vector == Vector::HypervisorInstructionStorage;
         let reported = fault.interrupt.status;
         let store = reported.store() || (fetch && reported.update_failed());
-        let status = if fetch { reported.with_store(store).with_update_failed(false) } else { reported };
+        let status =
+            if fetch { reported.with_store(store).with_update_failed(false) } else { reported };
         let kind = match (store, fetch && !status.table_access()) {
             (true, _) => AccessKind::Write,
             (false, true) => AccessKind::Fetch,
@@ -123,7 +124,11 @@ impl StorageFault {
     }
 
     /// The same, from where the address matters; it is at `gpa` that memory is looked for.
-    pub(crate) fn action_at(&self, gpa: Gpa, slot: impl FnOnce(Gpa) -> Option<MemorySlot>) -> Action {
+    pub(crate) fn action_at(
+        &self,
+        gpa: Gpa,
+        slot: impl FnOnce(Gpa) -> Option<MemorySlot>,
+    ) -> Action {
         let Self { status, kind, ea, .. } = *self;
         let store = kind == AccessKind::Write;
         let Some(slot) = slot(gpa) else {
@@ -136,7 +141,10 @@ impl StorageFault {
             };
         };
         if slot.read_only && store {
-            return Action::ReflectDsi { dar: ea, dsisr: Status::new().with_store(true).with_protection(true) };
+            return Action::ReflectDsi {
+                dar: ea,
+                dsisr: Status::new().with_store(true).with_protection(true),
+            };
         }
         if status.reference_change() {
             return Action::SetRc { gpa, kind, alone: self.nothing_else() };
@@ -156,7 +164,13 @@ mod tests {
     use crate::interrupt::Interrupt;
 
     fn slot(gpa: Gpa) -> Option<MemorySlot> {
-        let memory = MemorySlot { gpa: Gpa::new(0), bytes: 1 << 30, hva: 0, read_only: false, logged: false };
+        let memory = MemorySlot {
+            gpa: Gpa::new(0),
+            bytes: 1 << 30,
+            hva: 0,
+            read_only: false,
+            logged: false,
+        };
         let rom = MemorySlot { gpa: Gpa::new(1 << 30), read_only: true, ..memory };
         [memory, rom].into_iter().find(|slot| slot.contains(gpa))
     }
@@ -169,7 +183,8 @@ mod tests {
         const MEMORY: u64 = 0x1234_5000;
         const ROM: u64 = 0x4000_5000;
         const NONE: u64 = 0x9000_0000;
-        let dsi = |dsisr: u32| Action::ReflectDsi { dar: Gva::new(EA), dsisr: Status::from_bits(dsisr) };
+        let dsi =
+            |dsisr: u32| Action::ReflectDsi { dar: Gva::new(EA), dsisr: Status::from_bits(dsisr) };
         let mmio = |store| Action::Mmio { gpa: Gpa::new(NONE | 0x678), store };
         let new = |gpa, kind| Action::Instantiate { gpa: Gpa::new(gpa), kind };
         let set = |gpa, kind, alone| Action::SetRc { gpa: Gpa::new(gpa), kind, alone };
@@ -205,9 +220,21 @@ mod tests {
             ("fetch", hisi, 0x4000_0000, MEMORY, new(MEMORY | 0x678, Fetch)),
             ("fetch, no execute", hisi, 0x1000_0000, MEMORY, new(MEMORY | 0x678, Fetch)),
             ("table", hdsi, 0x4002_0000, MEMORY, new(MEMORY, Read)),
-            ("table of a fetch that was to be written", hisi, 0x0003_0000, MEMORY, new(MEMORY, Write)),
+            (
+                "table of a fetch that was to be written",
+                hisi,
+                0x0003_0000,
+                MEMORY,
+                new(MEMORY, Write),
+            ),
             ("the same in rom", hisi, 0x0003_0000, ROM, dsi(0x0a00_0000)),
-            ("top bits of ASDR", hdsi, 0x4000_0000, 0xf000_0000_0000_0fff | MEMORY, new(MEMORY | 0x678, Read)),
+            (
+                "top bits of ASDR",
+                hdsi,
+                0x4000_0000,
+                0xf000_0000_0000_0fff | MEMORY,
+                new(MEMORY | 0x678, Read),
+            ),
         ] {
             let interrupt = Interrupt { vector, status: Status::from_bits(status) };
             let fault = HypervisorFault { interrupt, hdar: Gva::new(EA), asdr: Gpa::new(asdr) };

@@ -6,7 +6,9 @@
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use pgtable::{ByteOrder, Entry, Error, Format, Gpa, Hpa, Position, RangeError, TableAllocator, TableMemory};
+use pgtable::{
+    ByteOrder, Entry, Error, Format, Gpa, Hpa, Position, RangeError, TableAllocator, TableMemory,
+};
 
 use super::{Leaf, SecondStage};
 use crate::radix::{PageAttributes, PartitionScoped, Pte};

@@ -33,8 +33,8 @@ mod slot;
 mod unmap;
 
 use pgtable::{
-    Finished, Gather, GatherError, Gpa, Hpa, Invalidate, LeafOf, PageTable, Stage2, TableAllocator, TableMemory,
-    TranslationOf, Walker,
+    Finished, Gather, GatherError, Gpa, Hpa, Invalidate, LeafOf, PageTable, Stage2, TableAllocator,
+    TableMemory, TranslationOf, Walker,
 };
 
 use crate::radix::{Granule, PartitionScoped, Pate, ProcessTableWord, RadixRoot};
@@ -69,8 +69,17 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
     ///
     /// # Errors
     /// [`pgtable::Error::Alloc`], [`pgtable::Error::Memory`]: there is no root to be had.
-    pub fn new(format: PartitionScoped, memory: M, tables: A, lpid: u32) -> Result<Self, pgtable::Error> {
-        Ok(Self { table: PageTable::new(format, memory, tables)?, lpid, sequence: sequence::Sequence::default() })
+    pub fn new(
+        format: PartitionScoped,
+        memory: M,
+        tables: A,
+        lpid: u32,
+    ) -> Result<Self, pgtable::Error> {
+        Ok(Self {
+            table: PageTable::new(format, memory, tables)?,
+            lpid,
+            sequence: sequence::Sequence::default(),
+        })
     }
 
     /// The partition.
@@ -117,7 +126,10 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
     }
 
     /// An empty gather for this guest.
-    pub fn gather<'i, I: Invalidate<Stage2, Identity = u32>>(&self, by: &'i I) -> Gather<'i, Stage2, I> {
+    pub fn gather<'i, I: Invalidate<Stage2, Identity = u32>>(
+        &self,
+        by: &'i I,
+    ) -> Gather<'i, Stage2, I> {
         Gather::new(by, self.lpid)
     }
 
@@ -136,8 +148,13 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
     ///
     /// # Errors
     /// [`GatherError`]; after a failed invalidation nothing was freed and the tree is given back.
-    pub fn destroy<I: Invalidate<Stage2, Identity = u32>>(self, by: &I) -> Result<Finished, (Self, GatherError)> {
+    pub fn destroy<I: Invalidate<Stage2, Identity = u32>>(
+        self,
+        by: &I,
+    ) -> Result<Finished, (Self, GatherError)> {
         let Self { table, lpid, sequence } = self;
-        table.destroy(Gather::new(by, lpid)).map_err(|(table, error)| (Self { table, lpid, sequence }, error))
+        table
+            .destroy(Gather::new(by, lpid))
+            .map_err(|(table, error)| (Self { table, lpid, sequence }, error))
     }
 }

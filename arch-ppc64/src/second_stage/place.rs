@@ -2,8 +2,8 @@
 //! `kvmppc_create_pte`).
 
 use pgtable::{
-    AccessKind, Error as TreeError, Gather, Gpa, Hpa, Invalidate, Leaves, RangeError, Stage2, TableAllocator,
-    TableMemory, low_bits,
+    AccessKind, Error as TreeError, Gather, Gpa, Hpa, Invalidate, Leaves, RangeError, Stage2,
+    TableAllocator, TableMemory, low_bits,
 };
 
 use super::error::Error;
@@ -65,7 +65,10 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
     /// # Errors
     /// [`Error`]; after [`Error::Tree`] what stood in the way may be gone.
     // A fault has that many sides.
-    #[allow(clippy::too_many_arguments, reason = "each is a different thing, and they come from different places")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is a different thing, and they come from different places"
+    )]
     pub fn fault_in<I: Invalidate<Stage2, Identity = u32>>(
         &mut self,
         ticket: Ticket,
@@ -85,7 +88,9 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
         if store && !writable {
             return Err(Error::ReadOnly);
         }
-        let shift = slot.leaf_shift(gpa, page.shift, self.granule()).ok_or(Error::TooSmall { shift: page.shift })?;
+        let shift = slot
+            .leaf_shift(gpa, page.shift, self.granule())
+            .ok_or(Error::TooSmall { shift: page.shift })?;
         let within = host_address & low_bits(page.shift) & !low_bits(shift);
         let eaa = Eaa::new().with_read(true).with_execute(true).with_write(writable);
         let pte = crate::radix::Pte::new().with_eaa(eaa).with_att(page.att).with_r(true);

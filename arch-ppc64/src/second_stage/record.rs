@@ -11,7 +11,10 @@
 
 use core::ops::ControlFlow;
 
-use pgtable::{Gather, Gpa, Hpa, Invalidate, RangeError, Recorded, Stage2, TableAllocator, TableMemory, Writers};
+use pgtable::{
+    Gather, Gpa, Hpa, Invalidate, RangeError, Recorded, Stage2, TableAllocator, TableMemory,
+    Writers,
+};
 
 use super::leaf::{C, R, RC, W};
 use super::{Leaf, SecondStage};
@@ -40,7 +43,9 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
     /// # Errors
     /// As [`set_rc`](Self::set_rc).
     pub fn redirty(&mut self, gpa: Gpa) -> Result<bool, RangeError<Gpa>> {
-        let set = self.standing_at(gpa, |standing| standing.set(Pte::from_bits(W.into_bits() | RC.into_bits())))?;
+        let set = self.standing_at(gpa, |standing| {
+            standing.set(Pte::from_bits(W.into_bits() | RC.into_bits()))
+        })?;
         Ok(set.is_some())
     }
 

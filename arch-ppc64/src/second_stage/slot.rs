@@ -29,7 +29,11 @@ impl MemorySlot {
     /// The host virtual address behind `gpa`; `None` outside the slot.
     #[must_use]
     pub const fn host_address(&self, gpa: Gpa) -> Option<u64> {
-        if self.contains(gpa) { Some(self.hva.wrapping_add(gpa.get().wrapping_sub(self.gpa.get()))) } else { None }
+        if self.contains(gpa) {
+            Some(self.hva.wrapping_add(gpa.get().wrapping_sub(self.gpa.get())))
+        } else {
+            None
+        }
     }
 
     /// log2 of the largest leaf that may map `gpa` where the host's own page is of `2^host` bytes: no larger than that, equally
@@ -66,13 +70,20 @@ mod tests {
 
     #[test]
     fn page_sizes() {
-        let whole = MemorySlot { gpa: Gpa::new(0), bytes: 4 * G1, hva: 64 * G1, read_only: false, logged: false };
+        let whole = MemorySlot {
+            gpa: Gpa::new(0),
+            bytes: 4 * G1,
+            hva: 64 * G1,
+            read_only: false,
+            logged: false,
+        };
         let logged = MemorySlot { logged: true, ..whole };
         let askew_64k = MemorySlot { hva: 64 * G1 + 0x1_0000, ..whole };
         let askew_4k = MemorySlot { hva: 64 * G1 + 0x1000, ..whole };
         let askew_2m = MemorySlot { hva: 64 * G1 + M2, ..whole };
         let short = MemorySlot { bytes: M2 + 0x1_0000, ..whole };
-        let late = MemorySlot { gpa: Gpa::new(0x1_0000), hva: 64 * G1 + 0x1_0000, bytes: G1, ..whole };
+        let late =
+            MemorySlot { gpa: Gpa::new(0x1_0000), hva: 64 * G1 + 0x1_0000, bytes: G1, ..whole };
         let (k4, k64) = (Granule::K4, Granule::K64);
         for (name, slot, gpa, host, granule, want) in [
             ("1G", whole, 0x1234_5678, 30, k64, Some(30)),
@@ -105,8 +116,13 @@ mod tests {
 
     #[test]
     fn a_slot_at_the_end_of_everything() {
-        let slot =
-            MemorySlot { gpa: Gpa::new(u64::MAX - 0xffff), bytes: 0x1_0000, hva: 0, read_only: false, logged: false };
+        let slot = MemorySlot {
+            gpa: Gpa::new(u64::MAX - 0xffff),
+            bytes: 0x1_0000,
+            hva: 0,
+            read_only: false,
+            logged: false,
+        };
         assert!(slot.contains(Gpa::new(u64::MAX)) && !slot.contains(Gpa::new(0)));
         assert_eq!(slot.leaf_shift(Gpa::new(u64::MAX), 30, Granule::K64), Some(16));
     }

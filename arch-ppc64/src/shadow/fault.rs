@@ -1,16 +1,20 @@
 //! A fault of L2's: through L1's tree, then through our second stage, into the shadow; or to whoever has to do something first.
 
 use pgtable::{
-    Access, AccessKind, Cause, Format, Gpa, Hpa, Invalidate, Stage2, TableAllocator, TableMemory, Walker, low_bits,
+    Access, AccessKind, Cause, Format, Gpa, Hpa, Invalidate, Stage2, TableAllocator, TableMemory,
+    Walker, low_bits,
 };
 
 use super::reverse_map::ReverseMap;
 use super::{Error, L1Memory, Nested, Partition};
 use crate::interrupt::{Interrupt, Status, Vector};
 use crate::radix::{
-    Eaa, Granule, HypervisorFault, PageAttributes, PartitionScoped, PartitionTable, Pte, RcPolicy, Strictness,
+    Eaa, Granule, HypervisorFault, PageAttributes, PartitionScoped, PartitionTable, Pte, RcPolicy,
+    Strictness,
 };
-use crate::second_stage::{Action, HDSISR_CANARY, Leaf, MemorySlot, Reason, SecondStage, StorageFault, Translation};
+use crate::second_stage::{
+    Action, HDSISR_CANARY, Leaf, MemorySlot, Reason, SecondStage, StorageFault, Translation,
+};
 
 /// What is to be done about a fault of L2's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,14 +115,16 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
         l1: &G,
     ) -> Result<Option<Through>, HypervisorFault> {
         let rc = self.shadow.format().rc();
-        let format = PartitionScoped::new(Granule::K64).with_strictness(Strictness::Kvm).with_rc(rc);
+        let format =
+            PartitionScoped::new(Granule::K64).with_strictness(Strictness::Kvm).with_rc(rc);
         let access = Access { kind: asked.kind, ..Access::READ };
         let to_l1 = |status: Status, asdr: u64| {
             // What was a store or a table stays one; in HSRR1 a store has its own bit.
             let fetch = vector == Vector::HypervisorInstructionStorage;
             let store = asked.kind == AccessKind::Write;
             let status = status.with_store(store && !fetch).with_update_failed(store && fetch);
-            let status = status.with_table_access(status.table_access() || asked.status.table_access());
+            let status =
+                status.with_table_access(status.table_access() || asked.status.table_access());
             let interrupt = Interrupt { vector, status };
             HypervisorFault { interrupt, hdar: asked.ea, asdr: Gpa::new(asdr & !0xfff) }
         };
@@ -139,7 +145,9 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
             }
             Err(fault) => match (fault.cause, fault.entry) {
                 (Cause::Contended, _) => Ok(None),
-                (Cause::TableAccess, Some(entry)) => Err(to_l1(Status::new().with_table_access(true), entry.get())),
+                (Cause::TableAccess, Some(entry)) => {
+                    Err(to_l1(Status::new().with_table_access(true), entry.get()))
+                }
                 _ => Err(to_l1(fault.arch.status, asked.gpa.get())),
             },
         }
@@ -174,7 +182,12 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
         by: &I,
     ) -> Result<(), Error> {
         let most = l1.shift.min(ours.shift);
-        let shift = self.shadow.granule().geometry().largest_leaf(0, most).ok_or(Error::TooSmall { shift: most })?;
+        let shift = self
+            .shadow
+            .granule()
+            .geometry()
+            .largest_leaf(0, most)
+            .ok_or(Error::TooSmall { shift: most })?;
         let start = |address: u64| address & !low_bits(shift);
         let store = asked.kind == AccessKind::Write;
         let attributes = combine(l1.attributes, ours.attributes, store, self.shadow.format().rc());
@@ -191,7 +204,9 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
             // An entry that L1 got to by another page of its own is not added to, even if it is the same page of ours: what that one
             // allowed is not what this one allows.
             if links.target(l2, leaf.input, shift).is_some_and(|target| target != gpa) {
-                shadow.take(leaf.input, leaf.bytes, gather, |gone| links.remove(l2, gone.input, gone.shift))?;
+                shadow.take(leaf.input, leaf.bytes, gather, |gone| {
+                    links.remove(l2, gone.input, gone.shift)
+                })?;
             }
             shadow.place(&leaf, gather, |gone| links.remove(l2, gone.input, gone.shift))?;
             if let Err(error) = links.insert(l2, leaf.input, shift, gpa) {
@@ -226,7 +241,9 @@ fn combine(l1: PageAttributes, ours: PageAttributes, store: bool, rc: RcPolicy) 
         .with_read(reads(l1.eaa()) && reads(ours.eaa()))
         .with_write(write)
         .with_execute(l1.eaa().execute() && ours.eaa().execute());
-    PageAttributes::of(Pte::new().with_eaa(eaa).with_att(ours.att()).with_r(l1.r() && ours.r()).with_c(c))
+    PageAttributes::of(
+        Pte::new().with_eaa(eaa).with_att(ours.att()).with_r(l1.r() && ours.r()).with_c(c),
+    )
 }
 
 #[cfg(test)]
@@ -238,10 +255,17 @@ mod tests {
     #[test]
     fn no_more_than_both() {
         let attributes = |bits: u8| {
-            let eaa = Eaa::new().with_read(bits & 1 != 0).with_write(bits & 2 != 0).with_execute(bits & 4 != 0);
-            PageAttributes::of(Pte::new().with_eaa(eaa).with_r(bits & 8 != 0).with_c(bits & 16 != 0))
+            let eaa = Eaa::new()
+                .with_read(bits & 1 != 0)
+                .with_write(bits & 2 != 0)
+                .with_execute(bits & 4 != 0);
+            PageAttributes::of(
+                Pte::new().with_eaa(eaa).with_r(bits & 8 != 0).with_c(bits & 16 != 0),
+            )
         };
-        for (l1, ours) in (0..32).flat_map(|l1| (0..32).map(move |ours| (attributes(l1), attributes(ours)))) {
+        for (l1, ours) in
+            (0..32).flat_map(|l1| (0..32).map(move |ours| (attributes(l1), attributes(ours))))
+        {
             for (store, rc) in [
                 (false, RcPolicy::Fault),
                 (true, RcPolicy::Fault),

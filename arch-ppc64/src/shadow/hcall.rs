@@ -79,7 +79,9 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         by: &I,
     ) -> Result<(), HcallError> {
         match TlbInvalidation::of(arguments)? {
-            TlbInvalidation::Page { l2, n_gpa, size } => self.forget_range(l2, n_gpa, 1 << size.shift(), by)?,
+            TlbInvalidation::Page { l2, n_gpa, size } => {
+                self.forget_range(l2, n_gpa, 1 << size.shift(), by)?
+            }
             TlbInvalidation::Partition { l2, ric } => self.forget_partition(l2, ric, l1, by)?,
             TlbInvalidation::Everything { ric } => {
                 let mut all = Ok(());
@@ -148,7 +150,9 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         by: &I,
     ) -> Result<(), Error> {
         let Self { table, partitions, links } = self;
-        let Some(partition) = partitions.get_mut(&l2).filter(|_| ric != Ric::WalkCache) else { return Ok(()) };
+        let Some(partition) = partitions.get_mut(&l2).filter(|_| ric != Ric::WalkCache) else {
+            return Ok(());
+        };
         if ric == Ric::All {
             partition.reload(*table, l2, l1);
         }

@@ -86,7 +86,11 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
     ///
     /// # Errors
     /// [`HcallError::Parameter`] for a table of more than 4096 entries, misaligned, or where there is no memory.
-    pub fn h_set_partition_table(&mut self, ptcr: u64, visible: impl FnOnce(Gpa) -> bool) -> Result<(), HcallError> {
+    pub fn h_set_partition_table(
+        &mut self,
+        ptcr: u64,
+        visible: impl FnOnce(Gpa) -> bool,
+    ) -> Result<(), HcallError> {
         let table = PartitionTable::of_ptcr(Ptcr::from_bits(ptcr)).ok_or(HcallError::Parameter)?;
         if table.entries() > 1 << LPID_BITS || !visible(Gpa::new(table.base().get())) {
             return Err(HcallError::Parameter);
@@ -126,7 +130,11 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
 
     /// Where L1 said that partition `l2` has its process table, for the partition table entry of the shadow ([`SecondStage::pate`]); reads L1's partition table if that has not been
     /// done. `None` if L1's entry cannot be used, or there is no shadow.
-    pub fn process_table<G: TableMemory<Gpa>>(&mut self, l2: u32, l1: &G) -> Option<ProcessTableWord> {
+    pub fn process_table<G: TableMemory<Gpa>>(
+        &mut self,
+        l2: u32,
+        l1: &G,
+    ) -> Option<ProcessTableWord> {
         let table = self.table;
         let partition = self.partitions.get_mut(&l2)?;
         partition.root(table, l2, l1).map(|_| partition.pate.process_table)
@@ -166,7 +174,12 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
     }
 
     /// The root of L1's tree, in L1's words; read from L1's partition table if it is not known.
-    fn root<G: TableMemory<Gpa>>(&mut self, table: Option<PartitionTable>, l2: u32, l1: &G) -> Option<Hpa> {
+    fn root<G: TableMemory<Gpa>>(
+        &mut self,
+        table: Option<PartitionTable>,
+        l2: u32,
+        l1: &G,
+    ) -> Option<Hpa> {
         if self.pate.root(Strictness::Kvm).is_none() {
             self.reload(table, l2, l1);
         }

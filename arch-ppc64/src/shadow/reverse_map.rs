@@ -35,7 +35,10 @@ pub(super) struct Link {
 
 impl Link {
     fn of(l2: u32, n_gpa: Gpa, shift: u8) -> Self {
-        Self::new().with_l2(l2 & 0xfff).with_page((n_gpa.get() >> FRAME) & low_bits(40)).with_shift(shift & 63)
+        Self::new()
+            .with_l2(l2 & 0xfff)
+            .with_page((n_gpa.get() >> FRAME) & low_bits(40))
+            .with_shift(shift & 63)
     }
 
     /// The entry's address in L2's memory.
@@ -112,7 +115,11 @@ impl ReverseMap {
     pub(super) fn remove(&mut self, l2: u32, n_gpa: Gpa, shift: u8) {
         let link = Link::of(l2, n_gpa, shift);
         let Some(frame) = self.frames.remove(&link) else { return };
-        if self.entries.get_mut(&frame).is_some_and(|entries| entries.extract(|other| other == link, &mut |_| ())) {
+        if self
+            .entries
+            .get_mut(&frame)
+            .is_some_and(|entries| entries.extract(|other| other == link, &mut |_| ()))
+        {
             self.entries.remove(&frame);
         }
     }
@@ -139,7 +146,11 @@ impl ReverseMap {
         };
         for frame in Self::before(first) {
             let reaches = |link: Link| frame + (link.bytes() >> FRAME) > first;
-            if self.entries.get_mut(&frame).is_some_and(|entries| entries.extract(reaches, &mut taken)) {
+            if self
+                .entries
+                .get_mut(&frame)
+                .is_some_and(|entries| entries.extract(reaches, &mut taken))
+            {
                 self.entries.remove(&frame);
             }
         }
@@ -150,7 +161,9 @@ impl ReverseMap {
                 }
             }
         } else {
-            for (_, mut entries) in self.entries.extract_if(|frame, _| (first..=last).contains(frame)) {
+            for (_, mut entries) in
+                self.entries.extract_if(|frame, _| (first..=last).contains(frame))
+            {
                 entries.extract(|_| true, &mut taken);
             }
         }
@@ -178,7 +191,9 @@ impl ReverseMap {
     fn before(frame: u64) -> impl Iterator<Item = u64> {
         let starts = PageSize::ALL.map(|size| frame & !low_bits(size.shift() - FRAME));
         (0..starts.len())
-            .filter(move |&index| starts[index] < frame && !starts[..index].contains(&starts[index]))
+            .filter(move |&index| {
+                starts[index] < frame && !starts[..index].contains(&starts[index])
+            })
             .map(move |index| starts[index])
     }
 }
@@ -194,7 +209,11 @@ impl Entries {
     }
 
     /// Takes those out that `matches`; returns whether none is left.
-    fn extract(&mut self, mut matches: impl FnMut(Link) -> bool, taken: &mut impl FnMut(Link)) -> bool {
+    fn extract(
+        &mut self,
+        mut matches: impl FnMut(Link) -> bool,
+        taken: &mut impl FnMut(Link),
+    ) -> bool {
         match self {
             Self::One(link) => {
                 let matched = matches(*link);

@@ -34,8 +34,11 @@ fn op() -> impl Strategy<Value = Op> {
     // Few places, so that many entries share one, and sizes reach over one another.
     let entry = (1u32..4, 0u64..3, prop_oneof![Just(12u8), Just(16), Just(21)]);
     let at = prop_oneof![0u64..4, 510u64..514, Just(1024), 1039u64..1042];
-    let range =
-        (prop_oneof![0u64..0x40_0000, Just(0), Just(0x20_0000), Just(u64::MAX - 0x1000)], 0u64..4, any::<bool>());
+    let range = (
+        prop_oneof![0u64..0x40_0000, Just(0), Just(0x20_0000), Just(u64::MAX - 0x1000)],
+        0u64..4,
+        any::<bool>(),
+    );
     prop_oneof![
         8 => (entry.clone(), at).prop_map(|((l2, page, shift), at)| Op::Insert { l2, page, shift, at }),
         2 => entry.prop_map(|(l2, page, shift)| Op::Remove { l2, page, shift }),
@@ -49,7 +52,9 @@ fn op() -> impl Strategy<Value = Op> {
 type Model = BTreeMap<(u32, u64, u8), u64>;
 
 fn in_range(model: &Model, gpa: u64, bytes: u64) -> Vec<(u32, u64, u8)> {
-    let Some(last) = bytes.checked_sub(1).map(|more| gpa.saturating_add(more)) else { return Vec::new() };
+    let Some(last) = bytes.checked_sub(1).map(|more| gpa.saturating_add(more)) else {
+        return Vec::new();
+    };
     // By pages: who maps any byte of a page is told of.
     let (first, last) = (gpa >> FRAME, last >> FRAME);
     let meets = |&(&(_, _, shift), &at): &(&(u32, u64, u8), &u64)| {

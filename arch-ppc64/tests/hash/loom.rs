@@ -19,7 +19,13 @@ impl Word for Modelled {
     fn store(&self, value: u64, order: Ordering) {
         self.0.store(value, order);
     }
-    fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
+    fn compare_exchange(
+        &self,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
         self.0.compare_exchange(current, new, success, failure)
     }
     fn swap(&self, value: u64, order: Ordering) -> u64 {
@@ -124,8 +130,9 @@ fn protect(slot: Slot<'_, Modelled>) -> bool {
 fn two_enters_share_no_entry() {
     model(|| {
         // Seven entries are taken; both want the last.
-        let words =
-            (0..16).map(|index| Modelled(AtomicU64::new(if index % 2 == 0 && index < 14 { V.to_be() } else { 0 })));
+        let words = (0..16).map(|index| {
+            Modelled(AtomicU64::new(if index % 2 == 0 && index < 14 { V.to_be() } else { 0 }))
+        });
         let words: Arc<Vec<_>> = Arc::new(words.collect());
         let threads = [PAGE, OTHER].map(|v| {
             let words = Arc::clone(&words);
@@ -143,7 +150,8 @@ fn two_enters_share_no_entry() {
 fn an_enter_that_finds_a_locked_entry_waits_for_it() {
     for remove in REMOVERS {
         model(move || {
-            let words: Arc<Vec<_>> = Arc::new((0..16).map(|_| Modelled(AtomicU64::new(V.to_be()))).collect());
+            let words: Arc<Vec<_>> =
+                Arc::new((0..16).map(|_| Modelled(AtomicU64::new(V.to_be()))).collect());
             let remover = {
                 let words = Arc::clone(&words);
                 thread::spawn(move || remove(Group::new(&words).unwrap().slot(7)).unwrap())

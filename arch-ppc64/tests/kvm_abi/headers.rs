@@ -103,7 +103,11 @@ fn compile(compiler: &str, source: &str) -> io::Result<Result<(), String>> {
         stdin.write_all(source.as_bytes())?;
     }
     let output = child.wait_with_output()?;
-    Ok(if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) })
+    Ok(if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    })
 }
 
 /// Checks rows against the headers.
@@ -114,8 +118,11 @@ pub fn verdict(rows: &[Row]) -> Verdict {
     };
     let mut source = String::from("#include <stddef.h>\n#include <linux/kvm.h>\n");
     for Row { c, rust } in rows {
-        writeln!(source, "_Static_assert((unsigned long long)({c}) == {rust:#x}ULL, \"{c} is not {rust:#x}\");")
-            .expect("writing to a String");
+        writeln!(
+            source,
+            "_Static_assert((unsigned long long)({c}) == {rust:#x}ULL, \"{c} is not {rust:#x}\");"
+        )
+        .expect("writing to a String");
     }
     match compile(name, &source) {
         Ok(Ok(())) => Verdict::Agrees,
@@ -148,6 +155,10 @@ pub fn assert_differs(wrong: Row) {
 
 fn not_run(why: &str) {
     // `eprintln!` would be captured; a skipped check must be seen.
-    writeln!(io::stderr(), "NOT CHECKED against the kernel’s headers: {why}").expect("standard error");
-    assert!(std::env::var_os("REQUIRE_KVM_HEADERS").is_none(), "REQUIRE_KVM_HEADERS is set, and there are none: {why}");
+    writeln!(io::stderr(), "NOT CHECKED against the kernel’s headers: {why}")
+        .expect("standard error");
+    assert!(
+        std::env::var_os("REQUIRE_KVM_HEADERS").is_none(),
+        "REQUIRE_KVM_HEADERS is set, and there are none: {why}"
+    );
 }

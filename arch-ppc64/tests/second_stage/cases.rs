@@ -4,24 +4,39 @@ use core::cell::{Cell, RefCell};
 
 use arch_ppc64::radix::{Att, Granule, PartitionScoped, ProcessTableWord};
 use arch_ppc64::second_stage::{Error, HostPage, MemorySlot, Placed, SecondStage};
-use pgtable::{AccessKind, DirectMap, Gpa, Hpa, Invalidate, InvalidateFailed, Stage2, Stale, Walker};
+use pgtable::{
+    AccessKind, DirectMap, Gpa, Hpa, Invalidate, InvalidateFailed, Stage2, Stale, Walker,
+};
 
 use crate::host::{TABLES, Tables, Tlb, direct, leaves, memory};
 
 type Stage<'m> = SecondStage<DirectMap<'m, Hpa>, &'m Tables<'m>>;
 
 const HVA: u64 = 1 << 45;
-const MEMORY: MemorySlot = MemorySlot { gpa: Gpa::new(0), bytes: 4 << 30, hva: HVA, read_only: false, logged: false };
+const MEMORY: MemorySlot =
+    MemorySlot { gpa: Gpa::new(0), bytes: 4 << 30, hva: HVA, read_only: false, logged: false };
 
 fn host_page(gpa: u64, shift: u8) -> HostPage {
-    HostPage { frame: Hpa::new(gpa >> shift << shift | 1 << 40), shift, writable: true, att: Att::Normal }
+    HostPage {
+        frame: Hpa::new(gpa >> shift << shift | 1 << 40),
+        shift,
+        writable: true,
+        att: Att::Normal,
+    }
 }
 
-fn fault_in(stage: &mut Stage<'_>, tlb: &Tlb, gpa: u64, slot: &MemorySlot, shift: u8) -> Result<Placed, Error> {
+fn fault_in(
+    stage: &mut Stage<'_>,
+    tlb: &Tlb,
+    gpa: u64,
+    slot: &MemorySlot,
+    shift: u8,
+) -> Result<Placed, Error> {
     let mut gather = stage.gather(tlb);
     let ticket = stage.ticket();
     let page = host_page(gpa, shift);
-    let placed = stage.fault_in(ticket, Gpa::new(gpa), AccessKind::Write, slot, page, &mut gather, |_| ());
+    let placed =
+        stage.fault_in(ticket, Gpa::new(gpa), AccessKind::Write, slot, page, &mut gather, |_| ());
     stage.finish(gather).unwrap();
     placed
 }
@@ -30,7 +45,8 @@ fn with_stage(test: impl for<'m> FnOnce(Stage<'m>, &'m Tlb, &dyn Fn() -> u32)) {
     let (words, tlb) = (memory(), Tlb::default());
     let frames = Tables::frames(&words);
     let tables = Tables::new(&frames, &tlb, 5);
-    let stage = SecondStage::new(PartitionScoped::new(Granule::K64), direct(&words), &tables, 5).unwrap();
+    let stage =
+        SecondStage::new(PartitionScoped::new(Granule::K64), direct(&words), &tables, 5).unwrap();
     test(stage, &tlb, &|| frames.census().live);
 }
 
@@ -40,7 +56,15 @@ fn what_was_unmapped_meanwhile_faults_again() {
         let again = |stage: &mut Stage<'_>, ticket| {
             let mut gather = stage.gather(tlb);
             let page = host_page(0, 16);
-            let placed = stage.fault_in(ticket, Gpa::new(0), AccessKind::Read, &MEMORY, page, &mut gather, |_| ());
+            let placed = stage.fault_in(
+                ticket,
+                Gpa::new(0),
+                AccessKind::Read,
+                &MEMORY,
+                page,
+                &mut gather,
+                |_| (),
+            );
             stage.finish(gather).unwrap();
             placed
         };
@@ -127,7 +151,9 @@ fn read_only_memory_is_mapped_for_reading_and_never_dirty() {
         let mut gather = stage.gather(tlb);
         let ticket = stage.ticket();
         let page = host_page(0, 16);
-        stage.fault_in(ticket, Gpa::new(0), AccessKind::Fetch, &rom, page, &mut gather, |_| ()).unwrap();
+        stage
+            .fault_in(ticket, Gpa::new(0), AccessKind::Fetch, &rom, page, &mut gather, |_| ())
+            .unwrap();
         stage.finish(gather).unwrap();
         let it = leaves(&stage)[0].attributes;
         assert_eq!((it.eaa().into_bits(), it.r(), it.c()), (0b0101, true, false));
@@ -149,7 +175,9 @@ fn only_stores_dirty_a_logged_page() {
             let mut gather = stage.gather(tlb);
             stage.unmap(Gpa::new(0), 1 << 30, &mut gather, |_| ()).unwrap();
             let ticket = stage.ticket();
-            stage.fault_in(ticket, Gpa::new(0), kind, &slot, host_page(0, 16), &mut gather, |_| ()).unwrap();
+            stage
+                .fault_in(ticket, Gpa::new(0), kind, &slot, host_page(0, 16), &mut gather, |_| ())
+                .unwrap();
             stage.finish(gather).unwrap();
             assert_eq!(leaves(&stage)[0].attributes.c(), dirty, "{kind:?}, logged: {logged}");
         }
@@ -177,7 +205,8 @@ impl Invalidate<Stage2> for Looking<'_> {
 
     fn invalidate(&self, _: u32, _: &Stale<Gpa>) -> Result<(), InvalidateFailed> {
         let (memory, root) = self.tree.get().unwrap();
-        let found = Walker::new(PartitionScoped::new(Granule::K64), memory, root).query(self.at).unwrap();
+        let found =
+            Walker::new(PartitionScoped::new(Granule::K64), memory, root).query(self.at).unwrap();
         self.seen.borrow_mut().push(found.map(|it| it.shift));
         Ok(())
     }
@@ -193,9 +222,13 @@ fn break_before_make() {
     let frames = Tables::frames(&words);
     let tables = Tables::new(&frames, &tlb, 5);
     let memory = direct(&words);
-    let mut stage = SecondStage::new(PartitionScoped::new(Granule::K64), memory, &tables, 5).unwrap();
-    let by =
-        Looking { tree: Cell::new(Some((memory, stage.walker().root()))), at: Gpa::new(0), seen: RefCell::default() };
+    let mut stage =
+        SecondStage::new(PartitionScoped::new(Granule::K64), memory, &tables, 5).unwrap();
+    let by = Looking {
+        tree: Cell::new(Some((memory, stage.walker().root()))),
+        at: Gpa::new(0),
+        seen: RefCell::default(),
+    };
     let logged = MemorySlot { logged: true, ..MEMORY };
     let moved = |shift| HostPage { frame: Hpa::new(1 << 41), ..host_page(0, shift) };
     for (name, slot, page, during) in [
@@ -208,7 +241,9 @@ fn break_before_make() {
     ] {
         let mut gather = stage.gather(&by);
         let ticket = stage.ticket();
-        stage.fault_in(ticket, Gpa::new(0), AccessKind::Read, slot, page, &mut gather, |_| ()).unwrap();
+        stage
+            .fault_in(ticket, Gpa::new(0), AccessKind::Read, slot, page, &mut gather, |_| ())
+            .unwrap();
         assert_eq!(by.seen.take(), during, "{name}: before the leaf is stored");
         stage.finish(gather).unwrap();
         by.seen.take();

@@ -9,8 +9,8 @@ use arch_ppc64::radix::{Invalidation, Processor, Reach, Ric, Step, Tlbie};
 use arch_ppc64::second_stage::{Leaf, SecondStage};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::{
-    AllocError, Contents, DirectMap, Gpa, Hpa, Invalidate, InvalidateFailed, Stage2, Stale, TableAllocator,
-    TableLayout, TableMemory, TableState,
+    AllocError, Contents, DirectMap, Gpa, Hpa, Invalidate, InvalidateFailed, Stage2, Stale,
+    TableAllocator, TableLayout, TableMemory, TableState,
 };
 
 /// Where tables lie; far from what the tests map.
@@ -37,19 +37,25 @@ pub struct Tlb {
 impl Tlb {
     /// Caches all of `stage`.
     pub fn fill<M: TableMemory<Hpa>, A: TableAllocator<Hpa>>(&self, stage: &SecondStage<M, A>) {
-        let all = leaves(stage).into_iter().map(|leaf| ((leaf.input.get(), leaf.shift), leaf)).collect();
+        let all =
+            leaves(stage).into_iter().map(|leaf| ((leaf.input.get(), leaf.shift), leaf)).collect();
         self.leaves.borrow_mut().insert(stage.lpid(), all);
         self.directories.borrow_mut().insert(stage.lpid());
     }
 
     /// Panics if anything is still cached that says more than `stage` does.
     pub fn verify<M: TableMemory<Hpa>, A: TableAllocator<Hpa>>(&self, stage: &SecondStage<M, A>) {
-        let now: Leaves = leaves(stage).into_iter().map(|leaf| ((leaf.input.get(), leaf.shift), leaf)).collect();
+        let now: Leaves =
+            leaves(stage).into_iter().map(|leaf| ((leaf.input.get(), leaf.shift), leaf)).collect();
         for (key, cached) in self.leaves.borrow().get(&stage.lpid()).into_iter().flatten() {
             let Some(leaf) = now.get(key) else { panic!("still cached: {cached:?}") };
             let (old, new) = (cached.attributes, leaf.attributes);
             assert_eq!(cached.output, leaf.output, "still cached: {cached:?}");
-            assert_eq!(old.eaa().into_bits() & !new.eaa().into_bits(), 0, "still allowed: {cached:?}, now {leaf:?}");
+            assert_eq!(
+                old.eaa().into_bits() & !new.eaa().into_bits(),
+                0,
+                "still allowed: {cached:?}, now {leaf:?}"
+            );
             assert!(!old.c() || new.c(), "writes go on unrecorded: {cached:?}, now {leaf:?}");
         }
     }

@@ -27,8 +27,9 @@ struct Model(BTreeMap<u64, Page>);
 
 impl Model {
     fn overlapping(&self, gpa: u64, bytes: u64) -> Vec<u64> {
-        let meets =
-            |(&start, page): (&u64, &Page)| (start < gpa + bytes && gpa < start + (1 << page.shift)).then_some(start);
+        let meets = |(&start, page): (&u64, &Page)| {
+            (start < gpa + bytes && gpa < start + (1 << page.shift)).then_some(start)
+        };
         self.0.iter().filter_map(meets).collect()
     }
 
@@ -38,7 +39,10 @@ impl Model {
     }
 
     fn take(&mut self, gpa: u64, bytes: u64) -> Vec<(u64, Page)> {
-        self.overlapping(gpa, bytes).into_iter().map(|start| (start, self.0.remove(&start).unwrap())).collect()
+        self.overlapping(gpa, bytes)
+            .into_iter()
+            .map(|start| (start, self.0.remove(&start).unwrap()))
+            .collect()
     }
 
     fn each(&mut self, gpa: u64, bytes: u64) -> impl Iterator<Item = &mut Page> {
@@ -49,7 +53,16 @@ impl Model {
 
 fn page_of(leaf: &Leaf) -> (u64, Page) {
     let it = leaf.attributes;
-    (leaf.input.get(), Page { shift: leaf.shift, hpa: leaf.output.get(), w: it.prot().write(), r: it.r(), c: it.c() })
+    (
+        leaf.input.get(),
+        Page {
+            shift: leaf.shift,
+            hpa: leaf.output.get(),
+            w: it.prot().write(),
+            r: it.r(),
+            c: it.c(),
+        },
+    )
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -76,17 +89,31 @@ fn kinds() -> impl Strategy<Value = AccessKind> {
 
 /// Addresses that often share tables and leaves.
 fn gpas() -> impl Strategy<Value = u64> {
-    (0u64..2, 0u64..3, 0u64..4, 0u64..2).prop_map(|(g, m, k64, k4)| g << 30 | m << 21 | k64 << 16 | k4 << 12 | 0x678)
+    (0u64..2, 0u64..3, 0u64..4, 0u64..2)
+        .prop_map(|(g, m, k64, k4)| g << 30 | m << 21 | k64 << 16 | k4 << 12 | 0x678)
 }
 
 fn lengths() -> impl Strategy<Value = u64> {
-    prop_oneof![Just(1u64), Just(0x1000), Just(0x1_0000), Just(0x3_0000), Just(3 << 21), Just(1 << 30)]
+    prop_oneof![
+        Just(1u64),
+        Just(0x1000),
+        Just(0x1_0000),
+        Just(0x3_0000),
+        Just(3 << 21),
+        Just(1 << 30)
+    ]
 }
 
 fn ops() -> impl Strategy<Value = Op> {
     let shifts = prop_oneof![Just(12u8), Just(16), Just(21), Just(24), Just(30)];
-    let fault_in =
-        (gpas(), kinds(), shifts, prop::bool::weighted(0.7), prop::bool::weighted(0.3), prop::bool::weighted(0.2));
+    let fault_in = (
+        gpas(),
+        kinds(),
+        shifts,
+        prop::bool::weighted(0.7),
+        prop::bool::weighted(0.3),
+        prop::bool::weighted(0.2),
+    );
     prop_oneof![
         8 => fault_in.prop_map(|(gpa, kind, shift, writable, logged, askew)| Op::FaultIn(gpa, kind, shift, writable, logged, askew)),
         3 => (gpas(), lengths()).prop_map(|(gpa, bytes)| Op::Unmap(gpa, bytes)),
@@ -274,13 +301,18 @@ proptest! {
 
 /// How many blocks of `2^shift` bytes hold a leaf.
 fn count(model: &Model, shift: u8) -> u64 {
-    let blocks: std::collections::BTreeSet<_> = model.0.keys().map(|start| start >> shift).collect();
+    let blocks: std::collections::BTreeSet<_> =
+        model.0.keys().map(|start| start >> shift).collect();
     blocks.len() as u64
 }
 
 /// How many blocks of `2^shift` bytes hold a smaller leaf.
 fn count_below(model: &Model, shift: u8) -> u64 {
-    let blocks: std::collections::BTreeSet<_> =
-        model.0.iter().filter(|(_, page)| page.shift < shift).map(|(start, _)| start >> shift).collect();
+    let blocks: std::collections::BTreeSet<_> = model
+        .0
+        .iter()
+        .filter(|(_, page)| page.shift < shift)
+        .map(|(start, _)| start >> shift)
+        .collect();
     blocks.len() as u64
 }

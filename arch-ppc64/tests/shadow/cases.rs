@@ -3,8 +3,8 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch_ppc64::radix::{
-    Att, Granule, HypervisorFault, PageAttributes, PartitionScoped, ProcessTableWord, RptInvalidate, RptPages,
-    RptTarget, RptType,
+    Att, Granule, HypervisorFault, PageAttributes, PartitionScoped, ProcessTableWord,
+    RptInvalidate, RptPages, RptTarget, RptType,
 };
 use arch_ppc64::second_stage::{Action, HostPage, MemorySlot, Reason, SecondStage};
 use arch_ppc64::shadow::{Error, HcallError, Nested, Outcome, Restriction};
@@ -32,7 +32,8 @@ const L2: u32 = L2S[0];
 const EA: u64 = 0xc000_0000_0000_0678;
 
 fn slot(gpa: Gpa) -> Option<MemorySlot> {
-    let memory = MemorySlot { gpa: Gpa::new(0), bytes: 1 << 30, hva: 0, read_only: false, logged: false };
+    let memory =
+        MemorySlot { gpa: Gpa::new(0), bytes: 1 << 30, hva: 0, read_only: false, logged: false };
     // The same memory once more, read-only.
     let alias = MemorySlot { gpa: Gpa::new(1 << 30), read_only: true, ..memory };
     [memory, alias].into_iter().find(|slot| slot.contains(gpa))
@@ -46,19 +47,30 @@ impl Case<'_> {
     }
 
     fn fault_in(&mut self, gpa: u64, shift: u8) {
-        let kind = if slot(Gpa::new(gpa)).unwrap().read_only { AccessKind::Read } else { AccessKind::Write };
+        let kind = if slot(Gpa::new(gpa)).unwrap().read_only {
+            AccessKind::Read
+        } else {
+            AccessKind::Write
+        };
         let mut gather = self.host.gather(self.tlb);
         let (ticket, slot) = (self.host.ticket(), slot(Gpa::new(gpa)).unwrap());
         let hva = slot.host_address(Gpa::new(gpa)).unwrap();
-        let page =
-            HostPage { frame: Hpa::new(hva >> shift << shift | 1 << 44), shift, writable: true, att: Att::Normal };
+        let page = HostPage {
+            frame: Hpa::new(hva >> shift << shift | 1 << 44),
+            shift,
+            writable: true,
+            att: Att::Normal,
+        };
         self.host.fault_in(ticket, Gpa::new(gpa), kind, &slot, page, &mut gather, |_| ()).unwrap();
         self.host.finish(gather).unwrap();
     }
 
     fn shadows(&self) -> Vec<(u64, u64, u8)> {
         let shadow = self.nested.shadow(L2).unwrap();
-        leaves(shadow).iter().map(|leaf| (leaf.input.get(), leaf.output.get(), leaf.shift)).collect()
+        leaves(shadow)
+            .iter()
+            .map(|leaf| (leaf.input.get(), leaf.output.get(), leaf.shift))
+            .collect()
     }
 }
 
@@ -66,8 +78,9 @@ fn with_case(test: impl FnOnce(Case<'_>)) {
     let (words, tlb) = (memory(), Tlb::default());
     let frames = Tables::frames(&words);
     let [host_tables, tables] = [1, 100].map(|lpid| Tables::new(&frames, &tlb, lpid));
-    let stage =
-        |tables, granule, lpid| SecondStage::new(PartitionScoped::new(granule), direct(&words), tables, lpid).unwrap();
+    let stage = |tables, granule, lpid| {
+        SecondStage::new(PartitionScoped::new(granule), direct(&words), tables, lpid).unwrap()
+    };
     let host = stage(&host_tables, Granule::K64, 1);
     let mut nested = Nested::new();
     assert!(nested.insert(L2, stage(&tables, Granule::K4, 100)).is_ok());
@@ -108,30 +121,74 @@ fn who_hears_of_it() {
         };
         let host = |gpa, kind| Outcome::Host(Action::Instantiate { gpa: Gpa::new(gpa), kind });
         let mmio = |gpa, store| Outcome::Host(Action::Mmio { gpa: Gpa::new(gpa), store });
-        let dsi = |dsisr| Outcome::Host(Action::ReflectDsi { dar: Gva::new(EA), dsisr: Status::from_bits(dsisr) });
+        let dsi = |dsisr| {
+            Outcome::Host(Action::ReflectDsi { dar: Gva::new(EA), dsisr: Status::from_bits(dsisr) })
+        };
         let bad = |reason| Outcome::Host(Action::Bad(reason));
         for (name, vector, status, asdr, want) in [
             ("canary", HDSI, 0x7fff, 0x0_0000, Outcome::Retry),
             ("our shadow is bad", HDSI, 0x0008_0000, 0x0_0000, bad(Reason::UnsupportedTables)),
             ("nothing there", HDSI, 0x4000_0000, 0x9_0000, to_l1(HDSI, 0x4000_0000, 0x9_0000)),
-            ("nothing there, store", HDSI, 0x4200_0000, 0x9_0000, to_l1(HDSI, 0x4200_0000, 0x9_0000)),
-            ("nothing there, fetch", HISI, 0x4000_0000, 0x9_0000, to_l1(HISI, 0x4000_0000, 0x9_0000)),
-            ("nothing there, a table", HDSI, 0x4002_0000, 0x9_0000, to_l1(HDSI, 0x4002_0000, 0x9_0000)),
+            (
+                "nothing there, store",
+                HDSI,
+                0x4200_0000,
+                0x9_0000,
+                to_l1(HDSI, 0x4200_0000, 0x9_0000),
+            ),
+            (
+                "nothing there, fetch",
+                HISI,
+                0x4000_0000,
+                0x9_0000,
+                to_l1(HISI, 0x4000_0000, 0x9_0000),
+            ),
+            (
+                "nothing there, a table",
+                HDSI,
+                0x4002_0000,
+                0x9_0000,
+                to_l1(HDSI, 0x4002_0000, 0x9_0000),
+            ),
             ("beyond L1's tree", HDSI, 0x4000_0000, 1 << 52, to_l1(HDSI, 0x4000_0000, 1 << 52)),
-            ("beyond everything", HDSI, 0x4000_0000, u64::MAX, to_l1(HDSI, 0x4000_0000, 0x0fff_ffff_ffff_f000)),
+            (
+                "beyond everything",
+                HDSI,
+                0x4000_0000,
+                u64::MAX,
+                to_l1(HDSI, 0x4000_0000, 0x0fff_ffff_ffff_f000),
+            ),
             ("store to R", HDSI, 0x4200_0000, 0x1_0000, to_l1(HDSI, 0x0a00_0000, 0x1_0000)),
             ("fetch from RW", HISI, 0x4000_0000, 0x2_0000, to_l1(HISI, 0x1000_0000, 0x2_0000)),
             ("load from none", HDSI, 0x4000_0000, 0x5_0000, to_l1(HDSI, 0x0800_0000, 0x5_0000)),
             ("L1's R", HDSI, 0x4000_0000, 0x3_0000, to_l1(HDSI, 0x0004_0000, 0x3_0000)),
             ("L1's R, fetch", HISI, 0x0004_0000, 0x3_0000, to_l1(HISI, 0x0004_0000, 0x3_0000)),
             ("L1's C", HDSI, 0x0204_0000, 0x4_0000, to_l1(HDSI, 0x0204_0000, 0x4_0000)),
-            ("a write to a table by a fetch, L1's C", HISI, 0x0003_0000, 0x4_0000, to_l1(HISI, 0x0007_0000, 0x4_0000)),
-            ("L1 says yes, we have nothing", HDSI, 0x4000_0000, 0x0_0000, host(0x678, AccessKind::Read)),
+            (
+                "a write to a table by a fetch, L1's C",
+                HISI,
+                0x0003_0000,
+                0x4_0000,
+                to_l1(HISI, 0x0007_0000, 0x4_0000),
+            ),
+            (
+                "L1 says yes, we have nothing",
+                HDSI,
+                0x4000_0000,
+                0x0_0000,
+                host(0x678, AccessKind::Read),
+            ),
             ("the same, store", HDSI, 0x4200_0000, 0x0_0000, host(0x678, AccessKind::Write)),
             ("the same, a table", HDSI, 0x4002_0000, 0x0_0000, host(0, AccessKind::Read)),
             ("the same, but R is said to be missing", HDSI, 0x0004_0000, 0x0_0000, Outcome::Retry),
             ("bad access", HDSI, 0x0400_0000, 0x0_0000, dsi(0x0400_0000)),
-            ("bad access where L1 says no", HDSI, 0x0400_0000, 0x9_0000, to_l1(HDSI, 0x4000_0000, 0x9_0000)),
+            (
+                "bad access where L1 says no",
+                HDSI,
+                0x0400_0000,
+                0x9_0000,
+                to_l1(HDSI, 0x4000_0000, 0x9_0000),
+            ),
             ("no memory of L1's", HDSI, 0x4000_0000, 0x6_0000, mmio(1 << 31 | 0x678, false)),
             ("no memory of L1's, store", HDSI, 0x4200_0000, 0x6_0000, mmio(1 << 31 | 0x678, true)),
             ("no memory of L1's, fetch", HISI, 0x4000_0000, 0x6_0000, bad(Reason::FetchFromDevice)),
@@ -157,21 +214,38 @@ fn tables_that_l1_got_wrong() {
             ("nothing", 0, 0x4200_0000, 0x5000),
         ] {
             case.l1_words[root].store(word.to_be(), Ordering::Relaxed);
-            let Outcome::ToL1(heard) = case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0x5000) else {
+            let Outcome::ToL1(heard) =
+                case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0x5000)
+            else {
                 panic!("{name}")
             };
-            assert_eq!((heard.interrupt.status.into_bits(), heard.asdr.get()), (status, asdr), "{name}");
+            assert_eq!(
+                (heard.interrupt.status.into_bits(), heard.asdr.get()),
+                (status, asdr),
+                "{name}"
+            );
         }
         case.l1_words[root].store(good, Ordering::Relaxed);
         // The partition table entry is read once, and again when L1 says so.
         let entry = 2 * L2 as usize;
         let pate = case.l1_words[entry].swap(0, Ordering::Relaxed);
-        assert!(matches!(case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0), Outcome::Host(_)));
-        case.nested.h_tlb_invalidate([0x9_0000, L2.into(), 0x800], &case.l1_memory, case.tlb).unwrap();
-        let Outcome::ToL1(heard) = case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0) else { panic!() };
+        assert!(matches!(
+            case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0),
+            Outcome::Host(_)
+        ));
+        case.nested
+            .h_tlb_invalidate([0x9_0000, L2.into(), 0x800], &case.l1_memory, case.tlb)
+            .unwrap();
+        let Outcome::ToL1(heard) = case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0)
+        else {
+            panic!()
+        };
         assert_eq!(heard.interrupt.status.into_bits(), 0x0208_0000);
         case.l1_words[entry].store(pate, Ordering::Relaxed);
-        assert!(matches!(case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0), Outcome::Host(_)));
+        assert!(matches!(
+            case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0),
+            Outcome::Host(_)
+        ));
         let process_table = case.nested.process_table(L2, &case.l1_memory);
         assert_eq!(process_table, Some(ProcessTableWord::from_bits(0x8000_0000_0030_0004)));
     });
@@ -195,15 +269,30 @@ fn hypercalls() {
             ("no number", call(nested, 1 << 32 | 3, 1, 3, 0, 1), Err(HcallError::Parameter)),
             ("beyond everything", call(nested, 3, 1, 3, 1 << 60, u64::MAX), Ok(())),
             ("walk cache", call(nested, 3, 1, 5, 0, u64::MAX), Ok(())),
-            ("a larger table", nested.h_set_partition_table(*ptcr + 1, |_| true), Err(HcallError::Parameter)),
-            ("misaligned", nested.h_set_partition_table(*ptcr | 0x1000, |_| true), Err(HcallError::Parameter)),
-            ("no memory", nested.h_set_partition_table(*ptcr, |_| false), Err(HcallError::Parameter)),
+            (
+                "a larger table",
+                nested.h_set_partition_table(*ptcr + 1, |_| true),
+                Err(HcallError::Parameter),
+            ),
+            (
+                "misaligned",
+                nested.h_set_partition_table(*ptcr | 0x1000, |_| true),
+                Err(HcallError::Parameter),
+            ),
+            (
+                "no memory",
+                nested.h_set_partition_table(*ptcr, |_| false),
+                Err(HcallError::Parameter),
+            ),
             ("smaller", nested.h_set_partition_table(*ptcr - 4, |_| true), Ok(())),
             ("as it was", nested.h_set_partition_table(*ptcr, |_| true), Ok(())),
         ] {
             assert_eq!(seen, want, "{name}");
         }
-        assert_eq!([HcallError::Parameter, HcallError::P2, HcallError::P5].map(|error| error.code()), [-4, -55, -58]);
+        assert_eq!(
+            [HcallError::Parameter, HcallError::P2, HcallError::P5].map(|error| error.code()),
+            [-4, -55, -58]
+        );
         let _ = host;
 
         // A range drops what it meets, of any size.
@@ -228,7 +317,10 @@ fn hypercalls() {
             (tlb | pwc, within, 0),
             (tlb | pwc | prt, (0, u64::MAX), 0),
         ] {
-            assert_eq!(case.fault_status(Vector::HypervisorDataStorage, 0x4000_0000, 1 << 21), Outcome::Retry);
+            assert_eq!(
+                case.fault_status(Vector::HypervisorDataStorage, 0x4000_0000, 1 << 21),
+                Outcome::Retry
+            );
             assert_eq!(case.shadows().len(), 1);
             let types = RptType::from_bits(nested | types);
             let target = RptTarget::from_bits(1);
@@ -237,7 +329,10 @@ fn hypercalls() {
             assert_eq!(case.shadows().len(), left, "{types:?}, {start:#x} to {end:#x}");
         }
         // Everything of everybody: R, IS 3 (PAPR+, H_TLB_INVALIDATE).
-        assert_eq!(case.fault_status(Vector::HypervisorDataStorage, 0x4000_0000, 1 << 21), Outcome::Retry);
+        assert_eq!(
+            case.fault_status(Vector::HypervisorDataStorage, 0x4000_0000, 1 << 21),
+            Outcome::Retry
+        );
         assert_eq!(case.shadows().len(), 1);
         case.nested.h_tlb_invalidate([0x1_0000, 0, 0xc00], &case.l1_memory, case.tlb).unwrap();
         assert_eq!(case.shadows().len(), 0);
@@ -287,8 +382,13 @@ fn an_alias_is_not_added_to() {
         case.fault_in(0, 16);
         case.fault_in(ALIAS, 16);
         assert!(case.l1.map(0, 0, 0, 12, PageAttributes::from(Prot::RW)));
-        assert_eq!(case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0), Outcome::Retry);
-        let allowed = |case: &Case<'_>| leaves(case.nested.shadow(L2).unwrap())[0].attributes.eaa().into_bits();
+        assert_eq!(
+            case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0),
+            Outcome::Retry
+        );
+        let allowed = |case: &Case<'_>| {
+            leaves(case.nested.shadow(L2).unwrap())[0].attributes.eaa().into_bits()
+        };
         assert_eq!(allowed(&case), 0b0110);
         let mut silent = pgtable::Gather::new(&pgtable::Unused, ());
         case.l1.trees[0].unmap(Gpa::new(0), 0x1000, &mut silent).unwrap();
@@ -296,19 +396,28 @@ fn an_alias_is_not_added_to() {
         assert!(case.l1.map(0, 0, ALIAS, 12, rwx()));
         case.tlb.fill(case.nested.shadow(L2).unwrap());
         // R or C through the old entry would be recorded for a page that L1 no longer means.
-        assert_eq!(case.fault_status(Vector::HypervisorDataStorage, 0x0004_0000, 0), Outcome::Retry);
+        assert_eq!(
+            case.fault_status(Vector::HypervisorDataStorage, 0x0004_0000, 0),
+            Outcome::Retry
+        );
         assert_eq!(case.shadows(), []);
         assert!(case.l1.trees[0].walker().query(Gpa::new(0)).unwrap().is_some());
         case.tlb.verify(case.nested.shadow(L2).unwrap());
 
         assert!(case.l1.map(0, 0x1000, 0, 12, PageAttributes::from(Prot::RW)));
-        assert_eq!(case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0x1000), Outcome::Retry);
+        assert_eq!(
+            case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0x1000),
+            Outcome::Retry
+        );
         let mut silent = pgtable::Gather::new(&pgtable::Unused, ());
         case.l1.trees[0].unmap(Gpa::new(0x1000), 0x1000, &mut silent).unwrap();
         silent.finish(case.l1.trees[0].tables()).unwrap();
         assert!(case.l1.map(0, 0x1000, ALIAS, 12, rwx()));
         case.tlb.fill(case.nested.shadow(L2).unwrap());
-        assert_eq!(case.fault_status(Vector::HypervisorInstructionStorage, 0x1000_0000, 0x1000), Outcome::Retry);
+        assert_eq!(
+            case.fault_status(Vector::HypervisorInstructionStorage, 0x1000_0000, 0x1000),
+            Outcome::Retry
+        );
         assert_eq!(allowed(&case), 0b0101);
         case.tlb.verify(case.nested.shadow(L2).unwrap());
         assert_eq!(case.nested.lost(Gpa::new(0), 0x1_0000, case.tlb), Ok(0));
@@ -335,16 +444,23 @@ fn c_is_set_here_before_it_is_set_there() {
     with_case(|mut case| {
         case.fault_in(0, 16);
         assert!(case.l1.map(0, 0, 0, 12, rwx()));
-        assert_eq!(case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0), Outcome::Retry);
+        assert_eq!(
+            case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0),
+            Outcome::Retry
+        );
         let mut gather = case.host.gather(case.tlb);
         assert!(case.host.test_and_clear_dirty(Gpa::new(0), &mut gather).unwrap().is_some());
         case.host.finish(gather).unwrap();
         case.nested.restrict(Gpa::new(0), 0x1_0000, Restriction::Change, case.tlb).unwrap();
         let dirty = |case: &Case<'_>| {
-            [leaves(&case.host)[0], leaves(case.nested.shadow(L2).unwrap())[0]].map(|leaf| leaf.attributes.c())
+            [leaves(&case.host)[0], leaves(case.nested.shadow(L2).unwrap())[0]]
+                .map(|leaf| leaf.attributes.c())
         };
         assert_eq!(dirty(&case), [false, false]);
-        assert_eq!(case.fault_status(Vector::HypervisorDataStorage, 0x0204_0000, 0), Outcome::Retry);
+        assert_eq!(
+            case.fault_status(Vector::HypervisorDataStorage, 0x0204_0000, 0),
+            Outcome::Retry
+        );
         assert_eq!(dirty(&case), [true, true]);
     });
 }
@@ -363,7 +479,10 @@ fn too_small() {
         assert!(nested.insert(L2, shadow).is_ok());
         case.fault_in(0, 16);
         assert!(case.l1.map(0, 0, 0, 12, rwx()));
-        let interrupt = Interrupt { vector: Vector::HypervisorDataStorage, status: Status::from_bits(0x4000_0000) };
+        let interrupt = Interrupt {
+            vector: Vector::HypervisorDataStorage,
+            status: Status::from_bits(0x4000_0000),
+        };
         let fault = HypervisorFault { interrupt, hdar: Gva::new(EA), asdr: Gpa::new(0) };
         let seen = nested.fault(L2, &fault, &case.l1_memory, &mut case.host, slot, &tlb);
         assert_eq!(seen, Err(Error::TooSmall { shift: 12 }));
@@ -379,9 +498,14 @@ fn one_page_many_times() {
         case.fault_in(0, 16);
         for page in 0..200 {
             assert!(case.l1.map(0, page << 12, 0, 12, rwx()));
-            assert_eq!(case.fault_status(Vector::HypervisorDataStorage, 0x4000_0000, page << 12), Outcome::Retry);
+            assert_eq!(
+                case.fault_status(Vector::HypervisorDataStorage, 0x4000_0000, page << 12),
+                Outcome::Retry
+            );
         }
-        case.nested.h_tlb_invalidate([0x1_0000, L2.into(), 7 << 12], &case.l1_memory, case.tlb).unwrap();
+        case.nested
+            .h_tlb_invalidate([0x1_0000, L2.into(), 7 << 12], &case.l1_memory, case.tlb)
+            .unwrap();
         assert_eq!((case.nested.entries(), case.shadows().len()), (199, 199));
         assert_eq!(case.nested.test_age(Gpa::new(0), 1), Ok(true));
         case.tlb.fill(case.nested.shadow(L2).unwrap());

@@ -4,13 +4,13 @@ use core::cell::{Cell, RefCell};
 use core::sync::atomic::AtomicU64;
 
 use arch_ppc64::radix::{
-    Granule, PageAttributes, PartitionScoped, PartitionTable, Pate, ProcessTableWord, RadixRoot, RptInvalidate,
-    h_tlb_invalidate,
+    Granule, PageAttributes, PartitionScoped, PartitionTable, Pate, ProcessTableWord, RadixRoot,
+    RptInvalidate, h_tlb_invalidate,
 };
 use arch_ppc64::shadow::L1Memory;
 use pgtable::{
-    AllocError, Contents, DirectMap, Gather, Gpa, Hpa, Invalidate, InvalidateFailed, Leaves, PageTable, Recorded,
-    Stage2, Stale, TableAllocator, TableLayout, TableState, Writers,
+    AllocError, Contents, DirectMap, Gather, Gpa, Hpa, Invalidate, InvalidateFailed, Leaves,
+    PageTable, Recorded, Stage2, Stale, TableAllocator, TableLayout, TableState, Writers,
 };
 
 /// Where L1 keeps its tables, in its own memory; the partition table first.
@@ -38,7 +38,9 @@ impl Invalidate<Stage2> for Calls {
     fn invalidate(&self, lpid: u32, stale: &Stale<Gpa>) -> Result<(), InvalidateFailed> {
         let mut calls = self.calls.borrow_mut();
         if self.rpt.get() {
-            RptInvalidate::each::<Stage2>(stale, lpid, false, |call| calls.push(Call::RptInvalidate(call)));
+            RptInvalidate::each::<Stage2>(stale, lpid, false, |call| {
+                calls.push(Call::RptInvalidate(call))
+            });
         } else {
             h_tlb_invalidate(stale, lpid, |call| calls.push(Call::TlbInvalidate(call)));
         }
@@ -86,7 +88,10 @@ pub fn direct(words: &[AtomicU64]) -> DirectMap<'_, Gpa> {
 }
 
 pub fn bump() -> Bump {
-    Bump { top: Cell::new(TABLES + 0x1_0000), states: (0..BYTES / 256).map(|_| TableState::new()).collect() }
+    Bump {
+        top: Cell::new(TABLES + 0x1_0000),
+        states: (0..BYTES / 256).map(|_| TableState::new()).collect(),
+    }
 }
 
 pub type Tree<'m> = PageTable<PartitionScoped, L1Memory<'m, DirectMap<'m, Gpa>>, &'m Bump>;
@@ -105,14 +110,22 @@ impl<'m> L1<'m> {
         let trees = L2S.map(|l2| {
             let tree = PageTable::new(format, L1Memory(memory), tables).unwrap();
             let root = RadixRoot::of_tree(tree.root().get()).unwrap().with_hr(true);
-            let process_table = ProcessTableWord::from_bits(0x8000_0000_0000_0004 | u64::from(l2) << 20);
+            let process_table =
+                ProcessTableWord::from_bits(0x8000_0000_0000_0004 | u64::from(l2) << 20);
             partitions.write(&L1Memory(memory), l2, Pate { tree: root, process_table }).unwrap();
             tree
         });
         (Self { trees, calls }, partitions.ptcr().into_bits())
     }
 
-    pub fn map(&mut self, index: usize, n_gpa: u64, gpa: u64, shift: u8, attributes: PageAttributes) -> bool {
+    pub fn map(
+        &mut self,
+        index: usize,
+        n_gpa: u64,
+        gpa: u64,
+        shift: u8,
+        attributes: PageAttributes,
+    ) -> bool {
         let (input, output) = (Gpa::new(n_gpa), Hpa::new(gpa));
         self.trees[index].map(input, output, 1 << shift, attributes, Leaves::Exactly(shift)).is_ok()
     }
@@ -130,7 +143,8 @@ impl<'m> L1<'m> {
         let tree = &mut self.trees[index];
         let mut gather = Gather::new(self.calls, L2S[index]);
         let mut bitmap = vec![0; (4 << 30 >> 12) / 64];
-        tree.harvest(Gpa::new(0), 4 << 30, recorded, Writers::Running, &mut bitmap, &mut gather).unwrap();
+        tree.harvest(Gpa::new(0), 4 << 30, recorded, Writers::Running, &mut bitmap, &mut gather)
+            .unwrap();
         gather.finish(tree.tables()).unwrap();
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use arch_ppc64::radix::{Att, Eaa, Granule, HypervisorFault, PageAttributes, PartitionScoped, Pte, RcPolicy};
+use arch_ppc64::radix::{
+    Att, Eaa, Granule, HypervisorFault, PageAttributes, PartitionScoped, Pte, RcPolicy,
+};
 use arch_ppc64::second_stage::{Action, Error, HostPage, Leaf, MemorySlot, SecondStage};
 use arch_ppc64::shadow::{Nested, Outcome, Restriction};
 use pgtable::{Access, AccessKind, DirectMap, Gpa, Gva, Hpa, Recorded};
@@ -43,13 +45,16 @@ fn kinds() -> impl Strategy<Value = AccessKind> {
 
 /// L2's addresses.
 fn n_gpas() -> impl Strategy<Value = u64> {
-    (0u64..2, 0u64..2, 0u64..3, 0u64..2).prop_map(|(g, m, k64, k4)| g << 30 | m << 21 | k64 << 16 | k4 << 12)
+    (0u64..2, 0u64..2, 0u64..3, 0u64..2)
+        .prop_map(|(g, m, k64, k4)| g << 30 | m << 21 | k64 << 16 | k4 << 12)
 }
 
 /// L1's: memory from 0 to 3 GiB, the same again read-only from 3 to 4 GiB, nothing beyond.
 fn gpas() -> impl Strategy<Value = u64> {
-    let gigabyte = prop_oneof![3 => Just(0u64), 3 => Just(1), 1 => Just(2), 2 => Just(3), 1 => Just(4)];
-    (gigabyte, 0u64..2, 0u64..3, 0u64..2).prop_map(|(g, m, k64, k4)| g << 30 | m << 21 | k64 << 16 | k4 << 12)
+    let gigabyte =
+        prop_oneof![3 => Just(0u64), 3 => Just(1), 1 => Just(2), 2 => Just(3), 1 => Just(4)];
+    (gigabyte, 0u64..2, 0u64..3, 0u64..2)
+        .prop_map(|(g, m, k64, k4)| g << 30 | m << 21 | k64 << 16 | k4 << 12)
 }
 
 fn shifts() -> impl Strategy<Value = u8> {
@@ -64,9 +69,16 @@ fn ops() -> impl Strategy<Value = Op> {
         prop::bool::weighted(0.8),
         prop::bool::weighted(0.7),
     )
-        .prop_map(|(shift, gpa, eaa, r, c)| L1Leaf { shift, gpa: gpa >> shift << shift, eaa, r, c });
+        .prop_map(|(shift, gpa, eaa, r, c)| L1Leaf {
+            shift,
+            gpa: gpa >> shift << shift,
+            eaa,
+            r,
+            c,
+        });
     let l2 = 0usize..2;
-    let lengths = prop_oneof![Just(0x1000u64), Just(0x1_0000), Just(0x3_0000), Just(2 << 21), Just(1 << 30)];
+    let lengths =
+        prop_oneof![Just(0x1000u64), Just(0x1_0000), Just(0x3_0000), Just(2 << 21), Just(1 << 30)];
     prop_oneof![
         10 => (l2.clone(), n_gpas(), kinds(), any::<bool>()).prop_map(|(l2, at, kind, logged)| Op::Fault(l2, at | 0x678, kind, logged)),
         5 => (l2.clone(), n_gpas(), l1_leaf, any::<bool>()).prop_map(|(l2, at, leaf, rpt)| Op::L1Map(l2, at >> leaf.shift << leaf.shift, leaf, rpt)),
@@ -82,14 +94,20 @@ fn ops() -> impl Strategy<Value = Op> {
 /// The slots of L1: memory, and the first gigabyte of it again, read-only.
 fn slot(gpa: Gpa, logged: bool) -> Option<MemorySlot> {
     let memory = MemorySlot { gpa: Gpa::new(0), bytes: 3 << 30, hva: 0, read_only: false, logged };
-    let alias = MemorySlot { gpa: Gpa::new(3 << 30), bytes: 1 << 30, hva: 0, read_only: true, logged };
+    let alias =
+        MemorySlot { gpa: Gpa::new(3 << 30), bytes: 1 << 30, hva: 0, read_only: true, logged };
     [memory, alias].into_iter().find(|slot| slot.contains(gpa))
 }
 
 /// The host's own leaves: 2 MiB, then 1 GiB, then 64 KiB.
 fn host_page(hva: u64) -> HostPage {
     let shift = [21, 30, 16][(hva >> 30) as usize % 3];
-    HostPage { frame: Hpa::new(hva >> shift << shift | 1 << 44), shift, writable: true, att: Att::Normal }
+    HostPage {
+        frame: Hpa::new(hva >> shift << shift | 1 << 44),
+        shift,
+        writable: true,
+        att: Att::Normal,
+    }
 }
 
 struct World<'m> {
@@ -102,7 +120,11 @@ struct World<'m> {
     rc: RcPolicy,
 }
 
-fn covering<T: Copy>(map: &BTreeMap<u64, T>, at: u64, shift: impl Fn(&T) -> u8) -> Option<(u64, T)> {
+fn covering<T: Copy>(
+    map: &BTreeMap<u64, T>,
+    at: u64,
+    shift: impl Fn(&T) -> u8,
+) -> Option<(u64, T)> {
     let (&start, leaf) = map.range(..=at).next_back()?;
     (at - start < 1 << shift(leaf)).then_some((start, *leaf))
 }
@@ -116,8 +138,12 @@ impl World<'_> {
     fn hear(&mut self) {
         for call in self.l1.calls.calls.take() {
             match call {
-                Call::TlbInvalidate(call) => self.nested.h_tlb_invalidate(call, &self.l1_memory, self.tlb),
-                Call::RptInvalidate(call) => self.nested.h_rpt_invalidate(&call, &self.l1_memory, self.tlb),
+                Call::TlbInvalidate(call) => {
+                    self.nested.h_tlb_invalidate(call, &self.l1_memory, self.tlb)
+                }
+                Call::RptInvalidate(call) => {
+                    self.nested.h_rpt_invalidate(&call, &self.l1_memory, self.tlb)
+                }
             }
             .unwrap();
         }
@@ -157,7 +183,13 @@ impl World<'_> {
     }
 
     /// One access of L2's, with all faults on the way.
-    fn access(&mut self, index: usize, n_gpa: u64, kind: AccessKind, logged: bool) -> Result<(), TestCaseError> {
+    fn access(
+        &mut self,
+        index: usize,
+        n_gpa: u64,
+        kind: AccessKind,
+        logged: bool,
+    ) -> Result<(), TestCaseError> {
         let (l2, store) = (L2S[index], kind == AccessKind::Write);
         let ea = Gva::new(0xc000_0000_0000_0678);
         for _ in 0..8 {
@@ -174,18 +206,25 @@ impl World<'_> {
             };
             let fault = HypervisorFault::of_access(&fault, ea);
             let slot = |gpa| slot(gpa, logged);
-            let outcome = self.nested.fault(l2, &fault, &self.l1_memory, &mut self.host, slot, self.tlb).unwrap();
+            let outcome = self
+                .nested
+                .fault(l2, &fault, &self.l1_memory, &mut self.host, slot, self.tlb)
+                .unwrap();
             let found = covering(&self.model[index], n_gpa, |leaf| leaf.shift);
             let expected = match (found, kind) {
                 (None, _) => Some(0x4000_0000),
                 (Some((_, it)), AccessKind::Fetch) if it.eaa & 1 == 0 => Some(0x1000_0000),
                 (Some((_, it)), AccessKind::Write) if it.eaa & 2 == 0 => Some(0x0800_0000),
                 (Some((_, it)), AccessKind::Read) if !reads(it.eaa) => Some(0x0800_0000),
-                (Some((_, it)), _) if self.rc == RcPolicy::Fault && !(it.r && (it.c || !store)) => Some(0x0004_0000),
+                (Some((_, it)), _) if self.rc == RcPolicy::Fault && !(it.r && (it.c || !store)) => {
+                    Some(0x0004_0000)
+                }
                 _ => None,
             };
             if let Some(status) = expected {
-                let Outcome::ToL1(to_l1) = outcome else { panic!("{outcome:?}, not {status:#x} to L1") };
+                let Outcome::ToL1(to_l1) = outcome else {
+                    panic!("{outcome:?}, not {status:#x} to L1")
+                };
                 let store = if store { 0x0200_0000 } else { 0 };
                 prop_assert_eq!(to_l1.interrupt.status.into_bits(), status | store);
                 prop_assert_eq!(to_l1.interrupt.vector, fault.interrupt.vector);
@@ -230,7 +269,8 @@ impl World<'_> {
 
     /// Nothing in a shadow that both trees do not say.
     fn verify(&self) -> Result<(), TestCaseError> {
-        let ours: BTreeMap<_, _> = leaves(&self.host).into_iter().map(|leaf| (leaf.input.get(), leaf)).collect();
+        let ours: BTreeMap<_, _> =
+            leaves(&self.host).into_iter().map(|leaf| (leaf.input.get(), leaf)).collect();
         let mut entries = 0;
         for (index, l2) in L2S.into_iter().enumerate() {
             let seen: Vec<_> = leaves_of(&self.l1.trees[index]);
@@ -240,22 +280,49 @@ impl World<'_> {
                 entries += 1;
                 let it = leaf.attributes;
                 for at in [leaf.input.get(), leaf.input.get() + leaf.bytes - 0x1000] {
-                    let Some((start, l1)) = covering(&self.model[index], at, |leaf| leaf.shift) else {
+                    let Some((start, l1)) = covering(&self.model[index], at, |leaf| leaf.shift)
+                    else {
                         panic!("L1 maps nothing at {at:#x}, we {leaf:?}")
                     };
                     let gpa = l1.gpa + (at - start);
                     let Some((base, our)) = covering(&ours, gpa, |leaf| leaf.shift) else {
                         panic!("we map nothing at {gpa:#x}, but {leaf:?}")
                     };
-                    prop_assert_eq!(leaf.output.get() + (at - leaf.input.get()), our.output.get() + (gpa - base));
+                    prop_assert_eq!(
+                        leaf.output.get() + (at - leaf.input.get()),
+                        our.output.get() + (gpa - base)
+                    );
                     let (eaa, its) = (it.eaa().into_bits(), our.attributes);
                     prop_assert!(!reads(eaa) || reads(l1.eaa) && reads(its.eaa().into_bits()));
-                    prop_assert_eq!(eaa & 3 & !(l1.eaa & its.eaa().into_bits()), 0, "{:?}: {:?} {:?}", leaf, l1, our);
-                    prop_assert!(!it.c() || l1.c && its.c(), "C ahead: {:?}: {:?} {:?}", leaf, l1, our);
+                    prop_assert_eq!(
+                        eaa & 3 & !(l1.eaa & its.eaa().into_bits()),
+                        0,
+                        "{:?}: {:?} {:?}",
+                        leaf,
+                        l1,
+                        our
+                    );
+                    prop_assert!(
+                        !it.c() || l1.c && its.c(),
+                        "C ahead: {:?}: {:?} {:?}",
+                        leaf,
+                        l1,
+                        our
+                    );
                     if self.rc == RcPolicy::Fault {
-                        prop_assert!(!it.r() || l1.r && its.r(), "R ahead: {:?}: {:?} {:?}", leaf, l1, our);
+                        prop_assert!(
+                            !it.r() || l1.r && its.r(),
+                            "R ahead: {:?}: {:?} {:?}",
+                            leaf,
+                            l1,
+                            our
+                        );
                     } else {
-                        prop_assert!(it.c() || eaa & 2 == 0, "hardware would set C unseen: {:?}", leaf);
+                        prop_assert!(
+                            it.c() || eaa & 2 == 0,
+                            "hardware would set C unseen: {:?}",
+                            leaf
+                        );
                     }
                     prop_assert!(leaf.shift <= l1.shift && leaf.shift <= our.shift);
                 }
@@ -273,7 +340,8 @@ impl World<'_> {
             Op::Fault(index, n_gpa, kind, logged) => self.access(index, n_gpa, kind, logged)?,
             Op::L1Map(index, n_gpa, leaf, rpt) => {
                 self.l1_unmap(index, n_gpa, 1 << leaf.shift, rpt);
-                let pte = Pte::new().with_eaa(Eaa::from_bits(leaf.eaa)).with_r(leaf.r).with_c(leaf.c);
+                let pte =
+                    Pte::new().with_eaa(Eaa::from_bits(leaf.eaa)).with_r(leaf.r).with_c(leaf.c);
                 if self.l1.map(index, n_gpa, leaf.gpa, leaf.shift, PageAttributes::of(pte)) {
                     self.model[index].insert(n_gpa, leaf);
                 }
@@ -302,7 +370,9 @@ impl World<'_> {
                 self.host.finish(gather).unwrap();
                 // The leaves that it meets are larger than the range, and lose it as a whole.
                 let (start, end) = (gpa >> 30 << 30, (gpa + bytes).next_multiple_of(1 << 30));
-                self.nested.restrict(Gpa::new(start), end - start, Restriction::Write, tlb).unwrap();
+                self.nested
+                    .restrict(Gpa::new(start), end - start, Restriction::Write, tlb)
+                    .unwrap();
             }
             Op::HostClearDirty => {
                 for leaf in leaves(&self.host) {
@@ -337,12 +407,18 @@ fn leaves_of(tree: &l1::Tree<'_>) -> Vec<(u64, L1Leaf)> {
 fn run(granule: Granule, rc: RcPolicy, ops: &[Op]) -> Result<(), TestCaseError> {
     let (words, tlb) = (memory(), Tlb::default());
     let frames = Tables::frames(&words);
-    let [host_tables, tables_a, tables_b] = [1, 100, 101].map(|lpid| Tables::new(&frames, &tlb, lpid));
+    let [host_tables, tables_a, tables_b] =
+        [1, 100, 101].map(|lpid| Tables::new(&frames, &tlb, lpid));
     let format = PartitionScoped::new(granule).with_rc(rc);
     let host = SecondStage::new(format, direct(&words), &host_tables, 1).unwrap();
     let mut nested = Nested::new();
     for (l2, lpid, tables) in [(L2S[0], 100, &tables_a), (L2S[1], 101, &tables_b)] {
-        let shadow = SecondStage::new(PartitionScoped::new(Granule::K4).with_rc(rc), direct(&words), tables, lpid);
+        let shadow = SecondStage::new(
+            PartitionScoped::new(Granule::K4).with_rc(rc),
+            direct(&words),
+            tables,
+            lpid,
+        );
         assert!(nested.insert(l2, shadow.unwrap()).is_ok());
     }
     let l1_words = l1::memory();

@@ -93,7 +93,12 @@ fn main() {
     let cell = |column| table.get(Row.title(), column);
     match (cell("gva_to_gpa"), cell("KVM_TRANSLATE")) {
         (Some(ours), Some(kernel)) => {
-            Goal { name: "gva-over-kvm-translate".to_owned(), measured: ours / kernel, bound: 0.02 }.print();
+            Goal {
+                name: "gva-over-kvm-translate".to_owned(),
+                measured: ours / kernel,
+                bound: 0.02,
+            }
+            .print();
         }
         _ => println!("/dev/kvm cannot be used here: nothing to compare with"),
     }

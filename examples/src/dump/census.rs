@@ -59,8 +59,10 @@ impl TreeCensus {
         pages: BTreeMap<u64, u64>,
     ) -> Self {
         levels.reverse();
-        let (count, most) = frames.fold((0, 0), |(count, most), (tables, _)| (count + 1, tables.max(most)));
-        let small = |level: &&LevelCensus| level.tables > 0 && level.bytes / level.tables < frame_bytes;
+        let (count, most) =
+            frames.fold((0, 0), |(count, most), (tables, _)| (count + 1, tables.max(most)));
+        let small =
+            |level: &&LevelCensus| level.tables > 0 && level.bytes / level.tables < frame_bytes;
         let fragments = levels.iter().filter(small).map(|level| level.tables).sum();
         Self { levels, frame_bytes, frames: count, most_in_a_frame: most, fragments, pages }
     }
@@ -77,7 +79,9 @@ impl TreeCensus {
 
     /// How many bytes are mapped.
     pub fn mapped(&self) -> u64 {
-        self.pages.iter().fold(0, |sum, (size, count)| sum.saturating_add(size.saturating_mul(*count)))
+        self.pages
+            .iter()
+            .fold(0, |sum, (size, count)| sum.saturating_add(size.saturating_mul(*count)))
     }
 }
 

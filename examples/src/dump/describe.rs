@@ -28,8 +28,11 @@ impl Describe for LongMode {
     const FRAME: u64 = 4096;
 
     fn describe(attributes: &PageAttributes) -> String {
-        let flags =
-            [(attributes.accessed(), "accessed"), (attributes.dirty(), "dirty"), (attributes.global(), "global")];
+        let flags = [
+            (attributes.accessed(), "accessed"),
+            (attributes.dirty(), "dirty"),
+            (attributes.global(), "global"),
+        ];
         let pat = field("pat", attributes.pat().into());
         let key = field("key", attributes.protection_key().into());
         words(&flags, [pat, key, field("software", attributes.software())].into_iter().flatten())

@@ -53,7 +53,10 @@ fn side<F: Describe>(side: pgtable::Side<F>) -> Option<Side> {
         letter(letters.execute(), "x"),
         letter(letters.user(), "u"),
     ];
-    Some(Side { pa: output.get(), attributes: format!("{} {words}", prot.concat()).trim_end().to_owned() })
+    Some(Side {
+        pa: output.get(),
+        attributes: format!("{} {words}", prot.concat()).trim_end().to_owned(),
+    })
 }
 
 /// Compares trees leaf by leaf; where one of them cannot be read the range is reported, and left out.
@@ -72,23 +75,28 @@ pub(super) fn of_trees<F: Describe, S: Source>(
     for (start, end) in before.rows() {
         let mut next = start;
         while next < end {
-            let result = before.walker().diff(after.walker(), format.address(next), end - next, |change| {
-                progress(format.offset(change.input).unwrap_or(0), mask);
-                let difference = Difference {
-                    va: Some(change.input.get()),
-                    bytes: change.bytes,
-                    before: side::<F>(change.before),
-                    after: side::<F>(change.after),
-                    fault: None,
-                };
-                join(&mut last, difference, visit)
-            });
+            let result =
+                before.walker().diff(after.walker(), format.address(next), end - next, |change| {
+                    progress(format.offset(change.input).unwrap_or(0), mask);
+                    let difference = Difference {
+                        va: Some(change.input.get()),
+                        bytes: change.bytes,
+                        before: side::<F>(change.before),
+                        after: side::<F>(change.after),
+                        fault: None,
+                    };
+                    join(&mut last, difference, visit)
+                });
             match result {
                 Ok(ControlFlow::Break(())) => return Ok(()),
                 Ok(ControlFlow::Continue(())) => break,
-                Err(_) if before.tables().is_over() || after.tables().is_over() => return finish(last, visit),
+                Err(_) if before.tables().is_over() || after.tables().is_over() => {
+                    return finish(last, visit);
+                }
                 Err(error) => {
-                    let Some((at, size, why)) = hole(before, after, error) else { return finish(last, visit) };
+                    let Some((at, size, why)) = hole(before, after, error) else {
+                        return finish(last, visit);
+                    };
                     let fault = Difference {
                         va: Some(format.address(at).get()),
                         bytes: size,
@@ -107,7 +115,10 @@ pub(super) fn of_trees<F: Describe, S: Source>(
     finish(last, visit)
 }
 
-fn finish(last: Option<Difference>, visit: &mut dyn FnMut(Difference) -> ControlFlow<()>) -> Result<(), Mismatch> {
+fn finish(
+    last: Option<Difference>,
+    visit: &mut dyn FnMut(Difference) -> ControlFlow<()>,
+) -> Result<(), Mismatch> {
     if let Some(last) = last {
         let _ = visit(last);
     }
@@ -132,11 +143,15 @@ fn join(
     visit: &mut dyn FnMut(Difference) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     if let Some(old) = last {
-        let continues = |old_side: &Option<Side>, new_side: &Option<Side>| match (old_side, new_side) {
-            (None, None) => true,
-            (Some(one), Some(two)) => one.pa.checked_add(old.bytes) == Some(two.pa) && one.attributes == two.attributes,
-            _ => false,
-        };
+        let continues =
+            |old_side: &Option<Side>, new_side: &Option<Side>| match (old_side, new_side) {
+                (None, None) => true,
+                (Some(one), Some(two)) => {
+                    one.pa.checked_add(old.bytes) == Some(two.pa)
+                        && one.attributes == two.attributes
+                }
+                _ => false,
+            };
         let follows = old.va.and_then(|va| va.checked_add(old.bytes)) == new.va && new.va.is_some();
         let alike = continues(&old.before, &new.before) && continues(&old.after, &new.after);
         if follows && alike && old.fault.is_none() && new.fault.is_none() {
@@ -168,7 +183,12 @@ pub(super) fn of_lists<S: Source>(
             continue;
         }
         let (old, new) = (old.map(|it| before.range(it)), new.map(|it| after.range(it)));
-        let (va, bytes) = [&old, &new].into_iter().flatten().map(|it| (it.va, it.bytes)).next().unwrap_or_default();
+        let (va, bytes) = [&old, &new]
+            .into_iter()
+            .flatten()
+            .map(|it| (it.va, it.bytes))
+            .next()
+            .unwrap_or_default();
         let difference = Difference {
             va,
             bytes: bytes.unwrap_or(0),
@@ -185,5 +205,8 @@ pub(super) fn of_lists<S: Source>(
 
 fn side_of_range(range: &Range) -> Option<Side> {
     let rights = range.rights.map_or_else(String::new, |rights| rights.to_string());
-    Some(Side { pa: range.pa?, attributes: format!("{rights} {}", range.attributes).trim_end().to_owned() })
+    Some(Side {
+        pa: range.pa?,
+        attributes: format!("{rights} {}", range.attributes).trim_end().to_owned(),
+    })
 }

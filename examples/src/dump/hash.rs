@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use arch_ppc64::hash::{
-    Authority, GROUP_ENTRIES, Hpt, HptError, HptOrder, Hpte, Layout, PageSize, Segment, SegmentSize, Slb, VirtualPage,
-    judge,
+    Authority, GROUP_ENTRIES, Hpt, HptError, HptOrder, Hpte, Layout, PageSize, Segment,
+    SegmentSize, Slb, VirtualPage, judge,
 };
 use pgtable::{Access, Gpa, Gva, Prot, low_bits};
 
@@ -105,14 +105,17 @@ impl<'i, S: Source> HashSpace<'i, S> {
         for first in (0..order.groups()).step_by(CHUNK as usize) {
             progress(first, order.groups());
             // Each piece is read into a memory of its own, which is dropped behind it.
-            let piece = self.image.tables(Allowance { words: self.tables.left().words, bytes: 4 << 20 });
+            let piece =
+                self.image.tables(Allowance { words: self.tables.left().words, bytes: 4 << 20 });
             let Ok(hpt) = Hpt::new(&piece, base, order, layout) else {
                 self.tables.spend(u64::MAX);
                 return;
             };
             for group in first..(first + CHUNK).min(order.groups()) {
                 let entries = hpt.group(group).ok().map(|entries| {
-                    std::array::from_fn(|index| layout.decode([entries.slot(index).v(), entries.slot(index).r()]))
+                    std::array::from_fn(|index| {
+                        layout.decode([entries.slot(index).v(), entries.slot(index).r()])
+                    })
                 });
                 if entries.is_none() && piece.is_over() {
                     break;
@@ -131,7 +134,11 @@ impl<'i, S: Source> HashSpace<'i, S> {
 
     /// Lists what is mapped, by address space and address, neighbours that say the same as one; until `visit` breaks. Then entries of no
     /// address space that is known, with `va` null.
-    pub fn list(&self, visit: &mut dyn FnMut(Range) -> ControlFlow<()>, progress: &dyn Fn(u64, u64)) {
+    pub fn list(
+        &self,
+        visit: &mut dyn FnMut(Range) -> ControlFlow<()>,
+        progress: &dyn Fn(u64, u64),
+    ) {
         let mut last: Option<Range> = None;
         for entry in self.entries(progress) {
             let new = self.range(&entry);
@@ -183,9 +190,17 @@ impl<'i, S: Source> HashSpace<'i, S> {
         let page = VirtualPage::of_entry(hpte, group, self.table.order)?;
         let (context, start) = match &self.view.slb {
             Some(slb) => (None, segment_start(slb, &page)),
-            None => place_of(page.vsid, page.segment).map(|place| (place.context, place.start)).unzip(),
+            None => {
+                place_of(page.vsid, page.segment).map(|place| (place.context, place.start)).unzip()
+            }
         };
-        Some(Listed { context, va: start.map(|start| start | page.offset), vsid: page.vsid, offset: page.offset, hpte })
+        Some(Listed {
+            context,
+            va: start.map(|start| start | page.offset),
+            vsid: page.vsid,
+            offset: page.offset,
+            hpte,
+        })
     }
 
     /// The part of a page that an entry maps.
@@ -197,7 +212,8 @@ impl<'i, S: Source> HashSpace<'i, S> {
             let within = offset & low_bits(sizes.actual().shift());
             (sizes.base().bytes(), sizes.actual().bytes(), hpte.r.page(sizes) | within)
         });
-        let range = Range::mapped(va, pa, size, rights(hpte, &segment), describe(hpte)).of_bytes(base);
+        let range =
+            Range::mapped(va, pa, size, rights(hpte, &segment), describe(hpte)).of_bytes(base);
         Range { vsid: Some(vsid), context, ..range }
     }
 
@@ -235,14 +251,20 @@ impl<'i, S: Source> HashSpace<'i, S> {
     pub fn translate(&self, va: u64, access: Option<Access>) -> Range {
         let segments = self.segments(va);
         if segments.is_empty() {
-            let whose = if self.view.slb.is_some() { "the segments given" } else { "Linux's of this process" };
+            let whose = if self.view.slb.is_some() {
+                "the segments given"
+            } else {
+                "Linux's of this process"
+            };
             return Range::faulting(va, None, format!("gva {va:#x} lies in no segment of {whose}"));
         }
         let found = segments.iter().find_map(|segment| Some((segment, self.find(segment, va)?)));
         if let (Some((segment, (ptex, hpte))), Some(access)) = (found, access) {
             if let Err(status) = judge(hpte.r, segment, access, Authority::default()) {
                 let status = status.into_bits();
-                let why = format!("{access} at gva {va:#x} is not allowed by entry {ptex:#x}, status {status:#010x}");
+                let why = format!(
+                    "{access} at gva {va:#x} is not allowed by entry {ptex:#x}, status {status:#010x}"
+                );
                 return Range::faulting(va, hpte.sizes().map(|sizes| sizes.actual().bytes()), why);
             }
         }
@@ -288,7 +310,8 @@ impl<'i, S: Source> HashSpace<'i, S> {
     /// Counts entries and pages.
     pub fn census(&self, progress: &dyn Fn(u64, u64)) -> HashCensus {
         let HashTable { order, .. } = self.table;
-        let mut census = HashCensus { bytes: order.bytes(), groups: order.groups(), ..HashCensus::default() };
+        let mut census =
+            HashCensus { bytes: order.bytes(), groups: order.groups(), ..HashCensus::default() };
         let mut pages = BTreeMap::new();
         self.for_each_group(progress, |group, entries| {
             let Some(entries) = entries else {
@@ -300,7 +323,8 @@ impl<'i, S: Source> HashSpace<'i, S> {
                 valid += 1;
                 census.bolted += u64::from(hpte.v.bolted());
                 census.secondary += u64::from(hpte.v.h());
-                match hpte.sizes().filter(|_| VirtualPage::of_entry(*hpte, group, order).is_some()) {
+                match hpte.sizes().filter(|_| VirtualPage::of_entry(*hpte, group, order).is_some())
+                {
                     Some(sizes) => *pages.entry(sizes.actual().bytes()).or_default() += 1,
                     None => census.malformed += 1,
                 }
@@ -318,14 +342,16 @@ fn segment_start(slb: &Slb, page: &VirtualPage) -> Option<u64> {
     (0..arch_ppc64::hash::SLB_ENTRIES).find_map(|index| {
         let (esid, word) = slb.entry(index);
         let segment = Segment::of_slb(word).filter(|_| esid.v())?;
-        let same = (segment.vsid, segment.size, segment.base) == (page.vsid, page.segment, page.base);
+        let same =
+            (segment.vsid, segment.size, segment.base) == (page.vsid, page.segment, page.base);
         same.then(|| esid.into_bits() >> segment.size.shift() << segment.size.shift())
     })
 }
 
 fn continues(last: &Range, new: &Range) -> bool {
     let follows = |one: Option<u64>, two: Option<u64>| {
-        one.zip(last.bytes).and_then(|(start, bytes)| start.checked_add(bytes)) == two && two.is_some()
+        one.zip(last.bytes).and_then(|(start, bytes)| start.checked_add(bytes)) == two
+            && two.is_some()
     };
     (last.size, last.rights, last.context) == (new.size, new.rights, new.context)
         && last.attributes == new.attributes
@@ -356,7 +382,8 @@ fn describe(hpte: Hpte) -> String {
         (r.i(), "inhibited"),
         (r.g(), "guarded"),
     ];
-    let mut words: Vec<_> = flags.iter().filter(|(said, _)| *said).map(|(_, word)| (*word).to_owned()).collect();
+    let mut words: Vec<_> =
+        flags.iter().filter(|(said, _)| *said).map(|(_, word)| (*word).to_owned()).collect();
     if r.key() != 0 {
         words.push(format!("key={}", r.key()));
     }

@@ -22,7 +22,8 @@ const KERNEL: [(u32, u64); 7] = [
 
 /// The context that translates `address` of the kernel; `None` if it is none of the kernel's.
 pub fn kernel_context(address: u64) -> Option<Context> {
-    let (id, _) = KERNEL.into_iter().find(|(_, start)| start >> CONTEXT_BITS == address >> CONTEXT_BITS)?;
+    let (id, _) =
+        KERNEL.into_iter().find(|(_, start)| start >> CONTEXT_BITS == address >> CONTEXT_BITS)?;
     Context::new(id)
 }
 
@@ -71,7 +72,11 @@ mod tests {
             for size in [SegmentSize::M256, SegmentSize::T1] {
                 let start = address >> size.shift() << size.shift();
                 let vsid = vsid(context, address, size).unwrap();
-                assert_eq!(place_of(vsid, size), Some(Place { context, start }), "{address:#x} {size:?}");
+                assert_eq!(
+                    place_of(vsid, size),
+                    Some(Place { context, start }),
+                    "{address:#x} {size:?}"
+                );
             }
         }
         assert_eq!(vsid(0, 0x1000_0000, SegmentSize::T1), None, "no kernel address");

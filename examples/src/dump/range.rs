@@ -21,7 +21,9 @@ struct Letters(Prot);
 
 impl fmt::Display for Letters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (allowed, letter) in [(self.0.read(), 'r'), (self.0.write(), 'w'), (self.0.execute(), 'x')] {
+        for (allowed, letter) in
+            [(self.0.read(), 'r'), (self.0.write(), 'w'), (self.0.execute(), 'x')]
+        {
             fmt::Write::write_char(f, if allowed { letter } else { '-' })?;
         }
         Ok(())
@@ -86,7 +88,14 @@ pub struct Range {
 impl Range {
     /// A range that is translated.
     pub fn mapped(va: Option<u64>, pa: u64, size: u64, rights: Rights, attributes: String) -> Self {
-        Self { va, pa: Some(pa), size: Some(size), rights: Some(rights), attributes, ..Self::default() }
+        Self {
+            va,
+            pa: Some(pa),
+            size: Some(size),
+            rights: Some(rights),
+            attributes,
+            ..Self::default()
+        }
     }
 
     /// A range that is not, and why.
@@ -105,7 +114,10 @@ pub(super) fn hex<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S
     serializer.collect_str(&format_args!("{number:#x}"))
 }
 
-pub(super) fn hex_or_null<S: Serializer>(number: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn hex_or_null<S: Serializer>(
+    number: &Option<u64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match number {
         Some(number) => hex(number, serializer),
         None => serializer.serialize_none(),
@@ -124,7 +136,8 @@ mod tests {
     #[test]
     fn as_json() {
         let rights = Rights { supervisor: Prot::RW, user: Prot::R };
-        let range = Range::mapped(Some(0x1000), 0x20_0000, 4096, rights, "dirty".to_owned()).of_bytes(8192);
+        let range =
+            Range::mapped(Some(0x1000), 0x20_0000, 4096, rights, "dirty".to_owned()).of_bytes(8192);
         assert_eq!(
             serde_json::to_string(&range).unwrap(),
             r#"{"va":"0x1000","pa":"0x200000","bytes":8192,"size":4096,"supervisor":"rw-","user":"r--","attributes":"dirty","fault":null}"#

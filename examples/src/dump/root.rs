@@ -11,7 +11,9 @@
 //! root is in the image and which maps the effective address 0xc000000000000000 to 0, as every Linux on POWER does.
 
 use arch_ppc64::hash::{HptOrder, Layout, Slb};
-use arch_ppc64::radix::{Granule, GuestMmu, ProcessScoped, ProcessTable, ProcessTableWord, Prte, RcPolicy, Strictness};
+use arch_ppc64::radix::{
+    Granule, GuestMmu, ProcessScoped, ProcessTable, ProcessTableWord, Prte, RcPolicy, Strictness,
+};
 use arch_x86::{Controls, Cr3, Cr4, Ept, EptControls, Eptp, Levels, LongMode};
 use pgtable::{Access, Cause, Gpa, Gva, Hpa, Walker};
 
@@ -151,12 +153,16 @@ pub fn locate<S: Source>(
             let format = LongMode::new(levels, Controls::new());
             let kernel = || info.and_then(x86_kernel_root);
             match (request.root, registers, kernel()) {
-                (Some(cr3), ..) => found(Root::LongMode(format, Cr3::from_bits(cr3).root()), "--root"),
+                (Some(cr3), ..) => {
+                    found(Root::LongMode(format, Cr3::from_bits(cr3).root()), "--root")
+                }
                 (None, Some(registers), _) => {
                     let source = format!("CR3 of CPU {} in QEMU's notes", request.cpu);
                     found(Root::LongMode(format, Cr3::from_bits(registers.cr3).root()), &source)
                 }
-                (None, None, Some(root)) => found(Root::LongMode(format, root), "swapper_pg_dir in VMCOREINFO"),
+                (None, None, Some(root)) => {
+                    found(Root::LongMode(format, root), "swapper_pg_dir in VMCOREINFO")
+                }
                 (None, None, None) => Err(RootError::NoRoot("CR3")),
             }
         }
@@ -165,7 +171,12 @@ pub fn locate<S: Source>(
             let levels = match eptp.walk_length() {
                 0 | 3 => Levels::Four,
                 4 => Levels::Five,
-                _ => return Err(RootError::Bad { root: eptp.into_bits(), why: "EPT has four or five levels" }),
+                _ => {
+                    return Err(RootError::Bad {
+                        root: eptp.into_bits(),
+                        why: "EPT has four or five levels",
+                    });
+                }
             };
             let format = Ept::new(levels, EptControls::new());
             found(Root::Ept(format, Hpa::new(eptp.frame() << 12)), "--root")
@@ -174,8 +185,8 @@ pub fn locate<S: Source>(
         Arch::Ppc64Hash => {
             let sdr1 = request.root.ok_or(RootError::NoRoot("HTABORG and HTABSIZE, as in SDR1"))?;
             let bad = |why| RootError::Bad { root: sdr1, why };
-            let order =
-                HptOrder::new(u64::from(HptOrder::MIN.get()) + (sdr1 & 0x1f)).ok_or(bad("HTABSIZE is at most 28"))?;
+            let order = HptOrder::new(u64::from(HptOrder::MIN.get()) + (sdr1 & 0x1f))
+                .ok_or(bad("HTABSIZE is at most 28"))?;
             let base = sdr1 & !0x3_ffff & ((1 << 60) - 1);
             if base & (order.bytes() - 1) != 0 {
                 return Err(bad("HTABORG is a multiple of the table's size"));
@@ -194,16 +205,23 @@ fn x86_kernel_root(info: &VmcoreInfo) -> Option<Gpa> {
 }
 
 /// The tree of a process. Entries are judged as by KVM's walker: Linux keeps bits of its own where the manual has reserved ones.
-fn radix<S: Source>(image: &Image<S>, request: &Request, progress: &dyn Fn(u64, u64)) -> Result<Located, RootError> {
+fn radix<S: Source>(
+    image: &Image<S>,
+    request: &Request,
+    progress: &dyn Fn(u64, u64),
+) -> Result<Located, RootError> {
     let arch = Arch::Ppc64Radix;
     let pid = request.pid.unwrap_or(0);
-    let format = ProcessScoped::new(Granule::K64).with_rc(RcPolicy::HardwareUpdate).with_strictness(Strictness::Kvm);
+    let format = ProcessScoped::new(Granule::K64)
+        .with_rc(RcPolicy::HardwareUpdate)
+        .with_strictness(Strictness::Kvm);
     // Process 0 is reached from quadrant 3, others from quadrant 0: as while another process runs, or that one.
     let mmu = |table: ProcessTable| GuestMmu::new(table.word(), pid.max(1), format);
     let swapper = image.notes().vmcoreinfo.as_ref().and_then(|info| info.symbol("swapper_pg_dir"));
     let (table, source) = match (request.root, swapper) {
         (Some(root), _) => (
-            process_table(root).ok_or(RootError::Bad { root, why: "a process table is aligned to its size" })?,
+            process_table(root)
+                .ok_or(RootError::Bad { root, why: "a process table is aligned to its size" })?,
             "--root",
         ),
         (None, Some(swapper)) if pid == 0 && swapper >= PPC64_LINEAR_MAP => {
@@ -212,14 +230,17 @@ fn radix<S: Source>(image: &Image<S>, request: &Request, progress: &dyn Fn(u64, 
             return Ok(Located { arch, root, source: "swapper_pg_dir in VMCOREINFO".to_owned() });
         }
         (None, _) => {
-            let table = search(image, &mmu, progress).ok_or(RootError::NoRoot("the process table's address"))?;
+            let table = search(image, &mmu, progress)
+                .ok_or(RootError::NoRoot("the process table's address"))?;
             (table, "found by its looks")
         }
     };
     let memory = image.tables(Allowance::default());
     let walker = mmu(table).walker(&memory, pid);
-    let walker = walker.map_err(|cause| RootError::NoProcess { pid, table: table.base().get(), cause })?;
-    let source = format!("process {pid} of the process table at {:#x} ({source})", table.base().get());
+    let walker =
+        walker.map_err(|cause| RootError::NoProcess { pid, table: table.base().get(), cause })?;
+    let source =
+        format!("process {pid} of the process table at {:#x} ({source})", table.base().get());
     Ok(Located { arch, root: Root::Radix(*walker.format(), walker.root()), source })
 }
 
@@ -256,7 +277,8 @@ fn search<S: Source>(
             let Some(data) = image.source().next_data(extent.offset + skip) else { break };
             let data = data.saturating_sub(extent.offset);
             skip += (data.max(skip) - skip) / STEP * STEP;
-            let length = usize::try_from(extent.stored.saturating_sub(skip)).unwrap_or(CHUNK).min(CHUNK);
+            let length =
+                usize::try_from(extent.stored.saturating_sub(skip)).unwrap_or(CHUNK).min(CHUNK);
             let read = image.source().read_at(extent.offset + skip, &mut buffer[..length]).ok()?;
             for (index, entry) in buffer[..read].chunks(STEP as usize).enumerate() {
                 let at = extent.start + skip + index as u64 * STEP;
@@ -300,19 +322,30 @@ mod tests {
 
     #[test]
     fn roots_as_registers_hold_them() {
-        let Root::LongMode(format, root) = located(Arch::X86_64La57, Some(0x1234_5018)).unwrap().root else { panic!() };
+        let Root::LongMode(format, root) =
+            located(Arch::X86_64La57, Some(0x1234_5018)).unwrap().root
+        else {
+            panic!()
+        };
         assert_eq!((format.levels(), root), (Levels::Five, Gpa::new(0x1234_5000)));
-        let Root::Ept(_, root) = located(Arch::Ept, Some(0x8000_005e)).unwrap().root else { panic!() };
+        let Root::Ept(_, root) = located(Arch::Ept, Some(0x8000_005e)).unwrap().root else {
+            panic!()
+        };
         assert_eq!(root, Hpa::new(0x8000_0000));
         assert!(matches!(located(Arch::Ept, Some(0x8000_0010)), Err(RootError::Bad { .. })));
-        let Root::Hash(table, _) = located(Arch::Ppc64Hash, Some(0x400_0006)).unwrap().root else { panic!() };
+        let Root::Hash(table, _) = located(Arch::Ppc64Hash, Some(0x400_0006)).unwrap().root else {
+            panic!()
+        };
         assert_eq!((table.base, table.order.get()), (Gpa::new(0x400_0000), 24));
         assert!(matches!(located(Arch::Ppc64Hash, Some(0x404_0006)), Err(RootError::Bad { .. })));
         assert!(matches!(located(Arch::Ppc64Hash, Some(29)), Err(RootError::Bad { .. })));
         for arch in [Arch::X86_64, Arch::Ept, Arch::Ppc64Radix, Arch::Ppc64Hash] {
             assert!(matches!(located(arch, None), Err(RootError::NoRoot(_))), "{arch:?}");
         }
-        assert!(matches!(located(Arch::Ppc64Radix, Some(0x1000)), Err(RootError::NoProcess { pid: 0, .. })));
+        assert!(matches!(
+            located(Arch::Ppc64Radix, Some(0x1000)),
+            Err(RootError::NoProcess { pid: 0, .. })
+        ));
     }
 
     #[test]

@@ -43,12 +43,18 @@ impl<'i, S: Source> Space<'i, S> {
     ///
     /// # Errors
     /// [`HptError`] if a hashed page table is not in the image. (Of a tree that is a fault of its addresses.)
-    pub fn of(image: &'i Image<S>, tables: &'i ImageTables<'i, S>, root: &Root) -> Result<Self, HptError> {
+    pub fn of(
+        image: &'i Image<S>,
+        tables: &'i ImageTables<'i, S>,
+        root: &Root,
+    ) -> Result<Self, HptError> {
         Ok(match root {
             Root::LongMode(format, root) => Self::LongMode(Tree::new(*format, tables, *root)),
             Root::Ept(format, root) => Self::Ept(Tree::new(*format, tables, *root)),
             Root::Radix(format, root) => Self::Radix(Tree::new(*format, tables, *root)),
-            Root::Hash(table, view) => Self::Hash(HashSpace::new(image, tables, *table, view.clone())?),
+            Root::Hash(table, view) => {
+                Self::Hash(HashSpace::new(image, tables, *table, view.clone())?)
+            }
         })
     }
 
@@ -58,7 +64,11 @@ impl<'i, S: Source> Space<'i, S> {
     }
 
     /// Lists what is mapped and what is wrong, in order, neighbours that say the same as one; until `visit` breaks or the allowance is spent.
-    pub fn list(&self, visit: &mut dyn FnMut(Range) -> ControlFlow<()>, progress: &dyn Fn(u64, u64)) {
+    pub fn list(
+        &self,
+        visit: &mut dyn FnMut(Range) -> ControlFlow<()>,
+        progress: &dyn Fn(u64, u64),
+    ) {
         each!(self, it => it.list(visit, progress));
     }
 
@@ -88,7 +98,9 @@ impl<'i, S: Source> Space<'i, S> {
         progress: &dyn Fn(u64, u64),
     ) -> Result<(), Mismatch> {
         match (self, after) {
-            (Self::LongMode(before), Self::LongMode(after)) => of_trees(before, after, visit, progress),
+            (Self::LongMode(before), Self::LongMode(after)) => {
+                of_trees(before, after, visit, progress)
+            }
             (Self::Ept(before), Self::Ept(after)) => of_trees(before, after, visit, progress),
             (Self::Radix(before), Self::Radix(after)) => of_trees(before, after, visit, progress),
             (Self::Hash(before), Self::Hash(after)) => {

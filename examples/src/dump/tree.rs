@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use pgtable::{
-    Access, Address, Entry, Error, Format, Input, Output, Position, Prot, RangeError, Run, Walker, low_bits,
+    Access, Address, Entry, Error, Format, Input, Output, Position, Prot, RangeError, Run, Walker,
+    low_bits,
 };
 
 use super::census::{LevelCensus, TreeCensus};
@@ -149,7 +150,9 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
     fn judge(&self, input: Input<F>) -> Judge<F> {
         let trace = self.walker.trace(input);
         let above = trace.split_last().map_or(&[][..], |(_, above)| above);
-        let path = above.iter().fold(F::Path::default(), |path, step| self.walker.format().restrict(path, step.word));
+        let path = above
+            .iter()
+            .fold(F::Path::default(), |path, step| self.walker.format().restrict(path, step.word));
         Judge { path, last: None }
     }
 
@@ -179,17 +182,29 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
     fn why(&self, error: Error, at: Input<F>) -> String {
         match (error, self.walker.trace(at).last()) {
             (Error::Memory(outside), Some(entry)) => {
-                format!("{outside}, entry {:#018x} at {} ({})", entry.word, entry.address, entry.at.level)
+                format!(
+                    "{outside}, entry {:#018x} at {} ({})",
+                    entry.word, entry.address, entry.at.level
+                )
             }
             (error, _) => error.to_string(),
         }
     }
 
-    fn fault(&self, offset: u64, size: u64, why: String, last: &mut Last<F>, visit: Visit<'_>) -> ControlFlow<()> {
+    fn fault(
+        &self,
+        offset: u64,
+        size: u64,
+        why: String,
+        last: &mut Last<F>,
+        visit: Visit<'_>,
+    ) -> ControlFlow<()> {
         let va = self.address(offset & !(size - 1)).get();
         match last {
             // The first of neighbours that are all wrong names its entry; that the others are wrong is enough.
-            Last::Fault(start, bytes, its_size, _) if *its_size == size && start.wrapping_add(*bytes) == va => {
+            Last::Fault(start, bytes, its_size, _)
+                if *its_size == size && start.wrapping_add(*bytes) == va =>
+            {
                 *bytes = bytes.saturating_add(size);
                 ControlFlow::Continue(())
             }
@@ -209,11 +224,18 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
         let range = match (found, trace.last()) {
             (Some(found), Some(leaf)) => {
                 let rights = self.judge(input).rights(self.walker.format(), leaf.word, leaf.at);
-                Range::mapped(Some(va), found.output.get(), leaf.at.size(), rights, F::describe(&found.attributes))
+                Range::mapped(
+                    Some(va),
+                    found.output.get(),
+                    leaf.at.size(),
+                    rights,
+                    F::describe(&found.attributes),
+                )
             }
             _ => {
                 let fault = self.walker.translate(input, access.unwrap_or(Access::READ)).err();
-                let why = fault.map_or_else(|| "the entry changed".to_owned(), |fault| fault.to_string());
+                let why =
+                    fault.map_or_else(|| "the entry changed".to_owned(), |fault| fault.to_string());
                 Range::faulting(va, size, why)
             }
         };
@@ -246,7 +268,10 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
             if self.tables.is_over() {
                 return ControlFlow::Break(());
             }
-            progress(self.walker.format().offset(table.input()).unwrap_or(0), geometry.address_mask());
+            progress(
+                self.walker.format().offset(table.input()).unwrap_or(0),
+                geometry.address_mask(),
+            );
             if table.words().is_err() {
                 level.missing += 1;
                 return ControlFlow::Continue(());
@@ -308,7 +333,8 @@ impl<F: Format> Judge<F> {
 /// Joins `new` to what came last if it continues it, else shows that.
 fn join<F: Describe>(last: &mut Last<F>, new: Pending<F>, visit: Visit<'_>) -> ControlFlow<()> {
     if let Last::Mapped(old) = last {
-        let continues = (old.shift, old.rights, old.attributes) == (new.shift, new.rights, new.attributes)
+        let continues = (old.shift, old.rights, old.attributes)
+            == (new.shift, new.rights, new.attributes)
             && old.va.checked_add(old.bytes) == Some(new.va)
             && old.pa.checked_add(old.bytes) == Some(new.pa);
         if continues {
@@ -322,9 +348,12 @@ fn join<F: Describe>(last: &mut Last<F>, new: Pending<F>, visit: Visit<'_>) -> C
 fn show<F: Describe>(last: Last<F>, visit: Visit<'_>) -> ControlFlow<()> {
     match last {
         Last::Nothing => ControlFlow::Continue(()),
-        Last::Fault(va, bytes, size, why) => visit(Range::faulting(va, Some(size), why).of_bytes(bytes)),
-        Last::Mapped(Pending { va, pa, bytes, shift, attributes, rights }) => {
-            visit(Range::mapped(Some(va), pa, 1 << shift, rights, F::describe(&attributes)).of_bytes(bytes))
+        Last::Fault(va, bytes, size, why) => {
+            visit(Range::faulting(va, Some(size), why).of_bytes(bytes))
         }
+        Last::Mapped(Pending { va, pa, bytes, shift, attributes, rights }) => visit(
+            Range::mapped(Some(va), pa, 1 << shift, rights, F::describe(&attributes))
+                .of_bytes(bytes),
+        ),
     }
 }

@@ -40,7 +40,9 @@ pub fn log() -> io::Result<String> {
     const READ_ALL: libc::c_int = 3;
     let mut buffer = vec![0_u8; 1 << 18];
     // SAFETY: the kernel writes no more than the buffer's length to it.
-    let length = check(unsafe { libc::klogctl(READ_ALL, buffer.as_mut_ptr().cast(), buffer.len() as libc::c_int) })?;
+    let length = check(unsafe {
+        libc::klogctl(READ_ALL, buffer.as_mut_ptr().cast(), buffer.len() as libc::c_int)
+    })?;
     buffer.truncate(length.unsigned_abs() as usize);
     Ok(String::from_utf8_lossy(&buffer).into_owned())
 }
@@ -65,10 +67,19 @@ pub fn keep_heap(bytes: usize) -> io::Result<()> {
     /// glibc takes no more (`HEAP_MAX_SIZE / 2`).
     const MOST: libc::c_int = 32 << 20;
     // SAFETY: sets numbers of the allocator's.
-    let set = unsafe { [libc::mallopt(libc::M_MMAP_THRESHOLD, MOST), libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX)] };
+    let set = unsafe {
+        [
+            libc::mallopt(libc::M_MMAP_THRESHOLD, MOST),
+            libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX),
+        ]
+    };
     // The compiler must not see that nobody uses it.
     drop(std::hint::black_box(vec![1_u8; bytes]));
-    if set == [1, 1] { Ok(()) } else { Err(io::Error::other("the allocator does not take its settings")) }
+    if set == [1, 1] {
+        Ok(())
+    } else {
+        Err(io::Error::other("the allocator does not take its settings"))
+    }
 }
 
 /// Makes all that is mapped present, and keeps it so.
@@ -90,7 +101,8 @@ pub fn map(bytes: usize, protection: libc::c_int, file: Option<&CStr>) -> io::Re
         None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
         Some(path) => {
             // SAFETY: a C string; the kernel opens it.
-            let fd = check(unsafe { libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CREAT, 0o600) })?;
+            let fd =
+                check(unsafe { libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CREAT, 0o600) })?;
             // SAFETY: takes no memory of ours.
             check(unsafe { libc::ftruncate(fd, bytes as libc::off_t) })?;
             (libc::MAP_SHARED, fd)

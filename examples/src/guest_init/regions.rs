@@ -45,7 +45,8 @@ impl Regions {
         let zeros = kernel::map(512 * page, read, None)?;
         kernel::advise(zeros, 512 * page, libc::MADV_NOHUGEPAGE);
         // SAFETY: a mapping of ours of that length, readable.
-        let sum: u8 = (0..256).map(|index| unsafe { zeros.add(index * page).read_volatile() }).sum();
+        let sum: u8 =
+            (0..256).map(|index| unsafe { zeros.add(index * page).read_volatile() }).sum();
         kernel::map(16 * page, libc::PROT_NONE, None)?;
         if sum != 0 {
             return Err(io::Error::other("fresh memory is not zero"));
@@ -89,13 +90,19 @@ fn range(at: *mut u8, bytes: usize) -> Range<usize> {
 fn free_memory() -> io::Result<usize> {
     let meminfo = fs::read_to_string("/proc/meminfo")?;
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemFree:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().next()).and_then(|word| word.parse::<usize>().ok());
+    let kilobytes = line
+        .and_then(|line| line.split_whitespace().next())
+        .and_then(|word| word.parse::<usize>().ok());
     kilobytes.map(|it| it << 10).ok_or_else(|| io::Error::other("no MemFree in /proc/meminfo"))
 }
 
 /// The size of a transparent huge page, if the kernel has them.
 fn huge_page() -> Option<usize> {
-    fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").ok()?.trim().parse().ok()
+    fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// Goes `depth` steps of 32 KiB down the stack.

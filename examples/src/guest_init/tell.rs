@@ -34,7 +34,10 @@ const LOGGED: [&str; 12] = [
 pub fn tell_and_wait() -> io::Result<()> {
     kernel::keep_heap(6 << 20)?;
     let mut regions = Regions::new()?;
-    let mut lines = vec![Line::System { arch: std::env::consts::ARCH.into(), page: kernel::page_size() as u64 }];
+    let mut lines = vec![Line::System {
+        arch: std::env::consts::ARCH.into(),
+        page: kernel::page_size() as u64,
+    }];
     for range in &regions.tagged {
         lines.push(Line::Tagged { start: range.start as u64, end: range.end as u64 });
     }
@@ -75,7 +78,9 @@ pub fn tell_and_wait() -> io::Result<()> {
 /// The range of a memory area that can be read without harm: not what the kernel puts beside the vDSO, which may be no memory.
 fn readable(line: &Line) -> Option<std::ops::Range<usize>> {
     match line {
-        Line::Vma { start, end, permissions, name } if permissions.starts_with('r') && !name.starts_with("[vv") => {
+        Line::Vma { start, end, permissions, name }
+            if permissions.starts_with('r') && !name.starts_with("[vv") =>
+        {
             Some(usize::try_from(*start).ok()?..usize::try_from(*end).ok()?)
         }
         _ => None,
@@ -87,7 +92,8 @@ fn hex(text: &str) -> io::Result<u64> {
 }
 
 fn range(text: &str) -> io::Result<(u64, u64)> {
-    let (start, end) = text.split_once('-').ok_or_else(|| io::Error::other(format!("no range: {text}")))?;
+    let (start, end) =
+        text.split_once('-').ok_or_else(|| io::Error::other(format!("no range: {text}")))?;
     Ok((hex(start)?, hex(end)?))
 }
 
@@ -111,7 +117,9 @@ fn symbols(lines: &mut Vec<Line>) -> io::Result<()> {
             break;
         }
         let mut words = line.split_whitespace();
-        let (Some(va), Some(kind), Some(name)) = (words.next(), words.next(), words.next()) else { continue };
+        let (Some(va), Some(kind), Some(name)) = (words.next(), words.next(), words.next()) else {
+            continue;
+        };
         // A module's symbols have its name behind them; absolute ones are no addresses.
         let wanted = index % EVERY == 0 || ALWAYS.contains(&name);
         if wanted && words.next().is_none() && !kind.eq_ignore_ascii_case("a") {
@@ -149,7 +157,8 @@ fn pages(lines: &mut Vec<Line>) -> io::Result<()> {
         if (start..end).contains(&here) {
             lines.push(Line::Text { start, end });
         }
-        let mut words = vec![0_u8; usize::try_from((end - start) / page).map_err(io::Error::other)? * 8];
+        let mut words =
+            vec![0_u8; usize::try_from((end - start) / page).map_err(io::Error::other)? * 8];
         pagemap.seek(SeekFrom::Start(start / page * 8))?;
         pagemap.read_exact(&mut words)?;
         let runs = Run::all(words.chunks_exact(8).map(frame));

@@ -61,7 +61,11 @@ pub fn open<S: Source>(source: S) -> Result<Image<S>, ImageError> {
         }
         let count = header.phnum(endian, data)? as u64;
         if count > MOST_HEADERS {
-            return Err(ImageError::TooMany { what: "program headers", count, limit: MOST_HEADERS });
+            return Err(ImageError::TooMany {
+                what: "program headers",
+                count,
+                limit: MOST_HEADERS,
+            });
         }
         let (mut loads, mut notes) = (Vec::new(), Notes::default());
         let mut left = MOST_NOTES;
@@ -79,7 +83,14 @@ pub fn open<S: Source>(source: S) -> Result<Image<S>, ImageError> {
                 PT_NOTE => {
                     let bytes = stored.min(left);
                     left -= bytes;
-                    read_notes(&source, offset, bytes, endian, segment.p_align(endian), &mut notes)?;
+                    read_notes(
+                        &source,
+                        offset,
+                        bytes,
+                        endian,
+                        segment.p_align(endian),
+                        &mut notes,
+                    )?;
                 }
                 _ => {}
             }
@@ -101,7 +112,9 @@ fn read_notes<S: Source>(
     let mut data = vec![0; usize::try_from(bytes).unwrap_or(0)];
     let read = source.read_at(offset, &mut data)?;
     data.truncate(read);
-    let Ok(mut all) = NoteIterator::<FileHeader64<Endianness>>::new(endian, align, &data) else { return Ok(()) };
+    let Ok(mut all) = NoteIterator::<FileHeader64<Endianness>>::new(endian, align, &data) else {
+        return Ok(());
+    };
     while let Ok(Some(note)) = all.next() {
         notes.take(note.name(), note.n_type(endian), note.desc());
     }

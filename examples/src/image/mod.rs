@@ -50,11 +50,24 @@ impl<S: Source> Image<S> {
         let read = source.read_at(0, &mut magic)?;
         match &magic[..read] {
             [0x7f, b'E', b'L', b'F', ..] => elf_core::open(source),
-            [b'K', b'D', b'U', b'M', b'P', b' ', b' ', b' ', ..] => Err(ImageError::Compressed("kdump-compressed")),
+            [b'K', b'D', b'U', b'M', b'P', b' ', b' ', b' ', ..] => {
+                Err(ImageError::Compressed("kdump-compressed"))
+            }
             b"makedumpfile" => Err(ImageError::Compressed("flattened")),
             _ => {
-                let extents = Extents::new([Extent { start: base, bytes: length, offset: 0, stored: length }]);
-                Ok(Self { source, form: Form::Raw, machine: None, extents, notes: Notes::default() })
+                let extents = Extents::new([Extent {
+                    start: base,
+                    bytes: length,
+                    offset: 0,
+                    stored: length,
+                }]);
+                Ok(Self {
+                    source,
+                    form: Form::Raw,
+                    machine: None,
+                    extents,
+                    notes: Notes::default(),
+                })
             }
         }
     }

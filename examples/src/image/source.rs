@@ -62,7 +62,11 @@ impl Source for File {
             return u64::try_from(at).ok();
         }
         // ENXIO: nothing but a hole from here on. Anything else: this file system does not know.
-        if io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO) { None } else { Some(offset) }
+        if io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO) {
+            None
+        } else {
+            Some(offset)
+        }
     }
 }
 
@@ -72,7 +76,8 @@ impl Source for &[u8] {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let rest = usize::try_from(offset).ok().and_then(|offset| self.get(offset..)).unwrap_or_default();
+        let rest =
+            usize::try_from(offset).ok().and_then(|offset| self.get(offset..)).unwrap_or_default();
         let bytes = rest.len().min(buffer.len());
         buffer[..bytes].copy_from_slice(&rest[..bytes]);
         Ok(bytes)

@@ -164,9 +164,11 @@ impl<'i, S: Source> ImageTables<'i, S> {
                 done += 1;
                 continue;
             };
-            let length = usize::try_from(extent.bytes).unwrap_or(usize::MAX).min(bytes.len() - done);
+            let length =
+                usize::try_from(extent.bytes).unwrap_or(usize::MAX).min(bytes.len() - done);
             let stored = usize::try_from(extent.stored).unwrap_or(usize::MAX).min(length);
-            if let Err(error) = self.source.read_at(extent.offset, &mut bytes[done..done + stored]) {
+            if let Err(error) = self.source.read_at(extent.offset, &mut bytes[done..done + stored])
+            {
                 *self.failure.borrow_mut() = Some(error);
                 return Err(refused);
             }
@@ -221,9 +223,14 @@ mod tests {
         let bytes = bytes(0x5004);
         let image = Image::open(&bytes[..], 0x1_0000).unwrap();
         let tables = image.tables(Allowance::default());
-        let want = |address: usize| u64::from_ne_bytes(bytes[address - 0x1_0000..][..8].try_into().unwrap());
+        let want = |address: usize| {
+            u64::from_ne_bytes(bytes[address - 0x1_0000..][..8].try_into().unwrap())
+        };
         for address in [0x1_0000, 0x1_0ff8, 0x1_1000, 0x1_4ff8] {
-            assert_eq!(tables.word(Gpa::new(address as u64)).unwrap().load(Ordering::Relaxed), want(address));
+            assert_eq!(
+                tables.word(Gpa::new(address as u64)).unwrap().load(Ordering::Relaxed),
+                want(address)
+            );
         }
         for (address, count, ok) in [
             (0x1_0000, 512, true),
@@ -247,10 +254,13 @@ mod tests {
     fn pieces_that_meet_in_a_page() {
         let bytes = bytes(0x3000);
         let piece = |start, bytes, offset, stored| Extent { start, bytes, offset, stored };
-        let extents = Extents::new([piece(0x800, 0x900, 3, 0x900), piece(0x1100, 0xf00, 0x1003, 0x100)]);
+        let extents =
+            Extents::new([piece(0x800, 0x900, 3, 0x900), piece(0x1100, 0xf00, 0x1003, 0x100)]);
         let source = &bytes[..];
         let tables = ImageTables::new(&source, &extents, Allowance::default());
-        let word = |address| tables.word(Gpa::new(address)).map(|word| word.load(Ordering::Relaxed).to_ne_bytes());
+        let word = |address| {
+            tables.word(Gpa::new(address)).map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
+        };
         assert_eq!(word(0x1000).unwrap(), bytes[0x803..0x80b]);
         assert_eq!(word(0x1100).unwrap(), bytes[0x1003..0x100b]);
         assert_eq!(word(0x1200).unwrap(), [0; 8], "what a core does not store is zero");

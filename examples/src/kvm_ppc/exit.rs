@@ -48,7 +48,9 @@ impl<'a> VcpuExit<'a> {
                 KVM_EXIT_PAPR_HCALL => Self::PaprHcall(&mut exit.papr_hcall),
                 KVM_EXIT_MMIO => Self::Mmio(&mut exit.mmio),
                 KVM_EXIT_INTR => Self::Intr,
-                KVM_EXIT_FAIL_ENTRY => Self::FailEntry(exit.fail_entry.hardware_entry_failure_reason),
+                KVM_EXIT_FAIL_ENTRY => {
+                    Self::FailEntry(exit.fail_entry.hardware_entry_failure_reason)
+                }
                 KVM_EXIT_INTERNAL_ERROR => Self::InternalError(exit.internal.suberror),
                 KVM_EXIT_SYSTEM_EVENT => Self::SystemEvent(exit.system_event.r#type),
                 KVM_EXIT_UNKNOWN => Self::Unknown(exit.hw.hardware_exit_reason),

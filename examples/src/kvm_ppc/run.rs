@@ -141,7 +141,14 @@ impl RunMapping {
         }
         // SAFETY: a new mapping at an address that the kernel chooses touches no other memory.
         let address = unsafe {
-            libc::mmap(ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, vcpu.as_raw_fd(), 0)
+            libc::mmap(
+                ptr::null_mut(),
+                size,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                vcpu.as_raw_fd(),
+                0,
+            )
         };
         match NonNull::new(address.cast()) {
             Some(run) if address != libc::MAP_FAILED => Ok(Self { run, size }),

@@ -65,7 +65,10 @@ impl Vm {
     /// The guest reads and writes `memory_size` bytes at `userspace_addr` until the slot is taken
     /// away or the VM is gone. They must stay mapped for so long, and this process must touch them
     /// only as memory that others change at any time (atomically, or through raw pointers).
-    pub unsafe fn set_user_memory_region(&self, region: &kvm_userspace_memory_region) -> io::Result<()> {
+    pub unsafe fn set_user_memory_region(
+        &self,
+        region: &kvm_userspace_memory_region,
+    ) -> io::Result<()> {
         // SAFETY: KVM reads one `kvm_userspace_memory_region`; the caller answers for the memory.
         unsafe { KVM_SET_USER_MEMORY_REGION.call_ref(self.as_raw_fd(), region) }.map(drop)
     }

@@ -43,8 +43,13 @@ impl Features {
     }
 
     fn of(leaves: &[kvm_cpuid_entry2]) -> Self {
-        let leaf =
-            |function| leaves.iter().find(|it| it.function == function && it.index == 0).copied().unwrap_or_default();
+        let leaf = |function| {
+            leaves
+                .iter()
+                .find(|it| it.function == function && it.index == 0)
+                .copied()
+                .unwrap_or_default()
+        };
         let bit = |word: u32, bit: u32| word >> bit & 1 != 0;
         let (vendor, structured) = (leaf(0), leaf(7));
         let (extended, sizes) = (leaf(0x8000_0001), leaf(0x8000_0008));
@@ -97,7 +102,12 @@ impl Features {
 
 impl fmt::Display for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} rules, {} physical address bits", if self.amd { "AMD" } else { "Intel" }, self.maxphyaddr)?;
+        write!(
+            f,
+            "{} rules, {} physical address bits",
+            if self.amd { "AMD" } else { "Intel" },
+            self.maxphyaddr
+        )?;
         for (name, there) in self.named() {
             write!(f, ", {}{name}", if there { "" } else { "no " })?;
         }
@@ -111,7 +121,13 @@ mod tests {
 
     #[test]
     fn bits_are_where_the_manual_has_them() {
-        let leaf = |function, ebx, ecx, edx| kvm_cpuid_entry2 { function, ebx, ecx, edx, ..Default::default() };
+        let leaf = |function, ebx, ecx, edx| kvm_cpuid_entry2 {
+            function,
+            ebx,
+            ecx,
+            edx,
+            ..Default::default()
+        };
         let vendor = leaf(0, 0x6874_7541, 0x444d_4163, 0x6974_6e65);
         let sizes = kvm_cpuid_entry2 { function: 0x8000_0008, eax: 0x3030, ..Default::default() };
         let all = [vendor, leaf(7, 1 << 7 | 1 << 20, 1 << 3 | 1 << 16 | 1 << 31, 0), sizes];

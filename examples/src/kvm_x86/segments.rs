@@ -34,8 +34,14 @@ pub fn long_mode_segments(sregs: &mut kvm_sregs, privilege: Privilege, (base, li
         *segment = data;
     }
     // Type 11: a busy 64-bit task state segment.
-    sregs.tr =
-        kvm_segment { base, limit: limit.into(), selector: Selector::Task as u16, type_: 11, present: 1, ..sregs.tr };
+    sregs.tr = kvm_segment {
+        base,
+        limit: limit.into(),
+        selector: Selector::Task as u16,
+        type_: 11,
+        present: 1,
+        ..sregs.tr
+    };
     sregs.ldt = kvm_segment { unusable: 1, type_: 2, ..kvm_segment::default() };
 }
 

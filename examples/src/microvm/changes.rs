@@ -82,12 +82,21 @@ pub fn run(
         for &(at, _) in change.then {
             checker.touch(PROCESS, at)?;
         }
-        let space = spaces.iter_mut().find(|space| space.pid == change.pid).ok_or("a change of an unknown process")?;
+        let space = spaces
+            .iter_mut()
+            .find(|space| space.pid == change.pid)
+            .ok_or("a change of an unknown process")?;
         let sent = machine.shootdown.sent();
         let (affected, freed) = change.make(space)?;
-        let question = format!("{:#018x} + {:#x} of process {}", change.input, change.bytes, change.pid);
+        let question =
+            format!("{:#018x} + {:#x} of process {}", change.input, change.bytes, change.pid);
         let seen = |bytes, tables| format!("{bytes:#x} bytes, {tables} tables freed");
-        report.equal(change.name, &question, seen(change.affects, change.frees), seen(affected, freed))?;
+        report.equal(
+            change.name,
+            &question,
+            seen(change.affects, change.frees),
+            seen(affected, freed),
+        )?;
         report.fact("invalidated by", format!("{} tlbie", machine.shootdown.sent() - sent));
         report.sample(machine.frames.census());
         for &(at, finds) in change.then {

@@ -97,12 +97,20 @@ impl<'a> Checker<'a> {
     /// Has the guest load from there, whatever comes of it: the processor may cache the translation from now on.
     pub fn touch(&mut self, pid: u32, address: u64) -> Result<(), Failure> {
         self.run_process(pid)?;
-        self.machine.guest.borrow_mut().probe(&Probe { address: Gva::new(address), access: Access::READ, value: 0 })?;
+        self.machine.guest.borrow_mut().probe(&Probe {
+            address: Gva::new(address),
+            access: Access::READ,
+            value: 0,
+        })?;
         Ok(())
     }
 
     fn ask_walker(&self, check: &Check) -> Answer {
-        match self.machine.mmu(check.pid).translate_ea(self.machine.tables, check.address, check.access) {
+        match self.machine.mmu(check.pid).translate_ea(
+            self.machine.tables,
+            check.address,
+            check.access,
+        ) {
             Ok(translation) => Answer::Reaches(translation.output),
             Err(fault) if fault.address == check.address => Answer::Takes(fault.interrupt),
             Err(fault) => Answer::Odd(fault.to_string()),
@@ -126,7 +134,9 @@ impl<'a> Checker<'a> {
                 AccessKind::Read => self.machine.memory.write_obj(value.to_le(), address)?,
                 AccessKind::Write => self.machine.memory.write_obj(!value, address)?,
                 AccessKind::Fetch => {
-                    self.machine.memory.write_slice(&self.machine.guest.borrow().target(addend), address)?;
+                    self.machine
+                        .memory
+                        .write_slice(&self.machine.guest.borrow().target(addend), address)?;
                 }
             }
         }
@@ -134,7 +144,9 @@ impl<'a> Checker<'a> {
         let probe = Probe { address: check.address, access: check.access, value: given };
         let outcome = self.machine.guest.borrow_mut().probe(&probe)?;
         let answer = match (outcome, there, address) {
-            (Outcome::Interrupted(interrupt), ..) => taken(&interrupt, check.address, check.access.privilege),
+            (Outcome::Interrupted(interrupt), ..) => {
+                taken(&interrupt, check.address, check.access.privilege)
+            }
             (Outcome::Completed { value: seen }, Some(gpa), Some(address)) => {
                 let wanted = match check.access.kind {
                     AccessKind::Read | AccessKind::Write => value,
@@ -164,7 +176,10 @@ impl<'a> Checker<'a> {
         match mmu.walker(self.machine.tables, pid) {
             Ok(walker) => {
                 for entry in walker.trace(check.address) {
-                    println!("        {}: {:#x} holds {:#018x}", entry.at.level, entry.address, entry.word);
+                    println!(
+                        "        {}: {:#x} holds {:#018x}",
+                        entry.at.level, entry.address, entry.word
+                    );
                 }
             }
             Err(cause) => println!("        process {pid} {cause}"),
@@ -174,11 +189,21 @@ impl<'a> Checker<'a> {
 
 /// The interrupt in the library's words, if it is about `address` and came in that state.
 pub fn taken(interrupt: &ppc64::Interrupt, address: Gva, privilege: Privilege) -> Answer {
-    let vectors = [Vector::DataStorage, Vector::DataSegment, Vector::InstructionStorage, Vector::InstructionSegment];
+    let vectors = [
+        Vector::DataStorage,
+        Vector::DataSegment,
+        Vector::InstructionStorage,
+        Vector::InstructionSegment,
+    ];
     let vector = vectors.into_iter().find(|vector| u64::from(vector.offset()) == interrupt.vector);
     match vector {
-        Some(vector) if interrupt.address() == Some(address.get()) && interrupt.privilege() == privilege => {
-            Answer::Takes(Interrupt { vector, status: Status::from_bits(interrupt.reason().unwrap_or(0)) })
+        Some(vector)
+            if interrupt.address() == Some(address.get()) && interrupt.privilege() == privilege =>
+        {
+            Answer::Takes(Interrupt {
+                vector,
+                status: Status::from_bits(interrupt.reason().unwrap_or(0)),
+            })
         }
         _ => Answer::Odd("an interrupt that is not this access's".into()),
     }

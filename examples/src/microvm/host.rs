@@ -13,18 +13,25 @@ use crate::report::{Failure, Report};
 /// Describes the host, and what its MMU offers to guests.
 pub fn describe(kvm: &Kvm, guest: &ProbeGuest, report: &mut Report) -> Result<(), Failure> {
     report.section("host");
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".into());
+    let kernel =
+        fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".into());
     report.fact("kernel", kernel.trim());
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     for key in ["cpu", "platform", "MMU"] {
-        let value = cpuinfo.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| name.trim() == key);
+        let value = cpuinfo
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| name.trim() == key);
         if let Some((_, value)) = value {
             report.fact(key, value.trim());
         }
     }
     let offers = [("radix", Cap::PpcMmuRadix), ("hash", Cap::PpcMmuHashV3)];
     for (name, cap) in offers {
-        report.fact(&format!("KVM {name} v3"), if kvm.check_extension(cap)? > 0 { "yes" } else { "no" });
+        report.fact(
+            &format!("KVM {name} v3"),
+            if kvm.check_extension(cap)? > 0 { "yes" } else { "no" },
+        );
     }
     let mmu = guest.vm().get_rmmu_info()?;
     for geometry in mmu.supported_geometries() {
@@ -37,12 +44,17 @@ pub fn describe(kvm: &Kvm, guest: &ProbeGuest, report: &mut Report) -> Result<()
         );
         report.fact("radix tree", text);
     }
-    let sizes: Vec<_> = mmu.supported_ap_encodings().map(|it| format!("2^{} (AP {})", it.page_shift, it.ap)).collect();
+    let sizes: Vec<_> = mmu
+        .supported_ap_encodings()
+        .map(|it| format!("2^{} (AP {})", it.page_shift, it.ap))
+        .collect();
     report.fact("tlbie page sizes", sizes.join(", "));
     for granule in [Granule::K4, Granule::K64] {
         let ours = granule.geometry();
-        let widths = |widths: &mut dyn Iterator<Item = u32>| format!("{:?}", widths.collect::<Vec<_>>());
-        let theirs = mmu.supported_geometries().find(|it| it.page_shift() == u32::from(ours.page_shift()));
+        let widths =
+            |widths: &mut dyn Iterator<Item = u32>| format!("{:?}", widths.collect::<Vec<_>>());
+        let theirs =
+            mmu.supported_geometries().find(|it| it.page_shift() == u32::from(ours.page_shift()));
         let theirs = theirs.map_or("no such tree".into(), |it| widths(&mut it.level_bits()));
         let ours = widths(&mut (0..ours.levels()).map(|level| ours.width(Level(level)).into()));
         report.equal("the host takes our trees", &format!("granule {granule:?}"), ours, theirs)?;

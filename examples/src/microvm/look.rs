@@ -90,6 +90,8 @@ fn storage(status: Status, access: Access) -> Answer {
     Answer::Takes(match access.kind {
         AccessKind::Fetch => Interrupt { vector: Vector::InstructionStorage, status },
         AccessKind::Read => Interrupt { vector: Vector::DataStorage, status },
-        AccessKind::Write => Interrupt { vector: Vector::DataStorage, status: status.with_store(true) },
+        AccessKind::Write => {
+            Interrupt { vector: Vector::DataStorage, status: status.with_store(true) }
+        }
     })
 }

@@ -113,23 +113,37 @@ fn run(options: &Options, report: &mut Report) -> Result<(), Failure> {
     let kvm = power_kvm()?;
     let mib = options.memory.unwrap_or(guest::MIN_MIB);
     if mib < guest::MIN_MIB {
-        return Err(format!("the guest's tables map {} MiB of memory, and it has {mib}", guest::MIN_MIB).into());
+        return Err(format!(
+            "the guest's tables map {} MiB of memory, and it has {mib}",
+            guest::MIN_MIB
+        )
+        .into());
     }
     let bytes = usize::try_from(mib << 20)?;
     // Before everything that borrows from it; the guest holds it too.
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), bytes)])?;
     let tables = GuestTables::<Gpa>::new(&memory)?;
-    let frames =
-        TableFrames::new(guest_frames(&memory, Gpa::new(guest::FRAMES), guest::FRAME_COUNT, guest::FRAME_SHIFT)?)?;
+    let frames = TableFrames::new(guest_frames(
+        &memory,
+        Gpa::new(guest::FRAMES),
+        guest::FRAME_COUNT,
+        guest::FRAME_SHIFT,
+    )?)?;
     let caches = [KERNEL, PROCESS].map(|pid| space::cache(&frames, pid));
     let guest = RefCell::new(ProbeGuest::new(&kvm, memory.clone())?);
     host::describe(&kvm, &guest.borrow(), report)?;
 
     let shootdown = Shootdown::new(&guest)?;
-    let processes =
-        ProcessTable::new(Gpa::new(guest::PROCESS_TABLE), PRTS).ok_or("the process table is not aligned")?;
-    let machine =
-        Machine { guest: &guest, memory: &memory, tables: &tables, frames: &frames, processes, shootdown: &shootdown };
+    let processes = ProcessTable::new(Gpa::new(guest::PROCESS_TABLE), PRTS)
+        .ok_or("the process table is not aligned")?;
+    let machine = Machine {
+        guest: &guest,
+        memory: &memory,
+        tables: &tables,
+        frames: &frames,
+        processes,
+        shootdown: &shootdown,
+    };
     let mut spaces = Vec::new();
     for (cache, pid) in caches.iter().zip([KERNEL, PROCESS]) {
         spaces.push(Space::new(pid, machine, cache)?);
@@ -166,7 +180,8 @@ fn power_kvm() -> Result<Kvm, Failure> {
         )
         .into());
     }
-    Kvm::new().map_err(|error| format!("{needs}; /dev/kvm: {error} (as root, `modprobe kvm_hv`)").into())
+    Kvm::new()
+        .map_err(|error| format!("{needs}; /dev/kvm: {error} (as root, `modprobe kvm_hv`)").into())
 }
 
 /// Maps the stubs, the kernel's linear mapping of all memory, and every row of the table.
@@ -182,7 +197,9 @@ fn build(spaces: &mut [Space<'_>], stubs: Gpa, bytes: u64) -> Result<(), Failure
         for row in MAPPINGS.iter().filter(|row| row.pid == pid) {
             space
                 .map(row.input, row.output, row.bytes, row.prot, Leaves::Exactly(row.leaf))
-                .map_err(|failure| format!("mapping \"{}\" of process {pid}: {failure}", row.name))?;
+                .map_err(|failure| {
+                    format!("mapping \"{}\" of process {pid}: {failure}", row.name)
+                })?;
         }
     }
     Ok(())
@@ -196,16 +213,25 @@ fn run_on(machine: Machine<'_>, spaces: &[Space<'_>]) -> Result<(), Failure> {
     }
     let mut guest = machine.guest.borrow_mut();
     guest.set_process_table(machine.processes.word())?;
-    guest.set_stubs(StubsAt { supervisor: Gva::new(stubs::SUPERVISOR), user: Gva::new(stubs::USER) });
+    guest.set_stubs(StubsAt {
+        supervisor: Gva::new(stubs::SUPERVISOR),
+        user: Gva::new(stubs::USER),
+    });
     Ok(())
 }
 
 /// Says what was built.
-fn describe(mib: u64, machine: Machine<'_>, spaces: &[Space<'_>], report: &mut Report) -> Result<(), Failure> {
+fn describe(
+    mib: u64,
+    machine: Machine<'_>,
+    spaces: &[Space<'_>],
+    report: &mut Report,
+) -> Result<(), Failure> {
     let Machine { processes, frames, .. } = machine;
     report.section("guest");
     report.fact("memory", format!("{mib} MiB"));
-    report.fact("process table", format!("{}, {} processes", processes.base(), processes.entries()));
+    report
+        .fact("process table", format!("{}, {} processes", processes.base(), processes.entries()));
     for space in spaces {
         let name = format!("process {}", space.pid);
         report.fact(&name, format!("root at {}, granule {:?}", space.root(), space.granule()));

@@ -74,9 +74,18 @@ impl Report {
     }
 
     /// A check that went well.
-    pub fn check(&mut self, name: &str, question: &str, expected: impl fmt::Display, seen: impl fmt::Display) {
+    pub fn check(
+        &mut self,
+        name: &str,
+        question: &str,
+        expected: impl fmt::Display,
+        seen: impl fmt::Display,
+    ) {
         self.checks += 1;
-        println!("  {:>4} ok  {name:<30} {question:<44} expected {expected} | seen {seen}", self.checks);
+        println!(
+            "  {:>4} ok  {name:<30} {question:<44} expected {expected} | seen {seen}",
+            self.checks
+        );
     }
 
     /// A check of two values that must be equal.
@@ -115,14 +124,22 @@ impl Report {
             let Some(held) = frame.table_frame() else { continue };
             let tables = frame.tables().count();
             let bytes = 1_u64 << held.shift;
-            let text = format!("owner {}, {:?}: {tables} tables of {bytes} bytes", held.owner.0, held.kind);
+            let text = format!(
+                "owner {}, {:?}: {tables} tables of {bytes} bytes",
+                held.owner.0, held.kind
+            );
             self.fact(&format!("frame {start:#x}"), text);
         }
         let census = frames.census();
         self.sample(census);
         self.fact(
             "table frames",
-            format!("{} of {} frames of {} KiB", census.table_frames, span.frames, 1 << (span.shift - 10)),
+            format!(
+                "{} of {} frames of {} KiB",
+                census.table_frames,
+                span.frames,
+                1 << (span.shift - 10)
+            ),
         );
         let cached = census.fragments.saturating_sub(census.live.into());
         self.fact(
@@ -144,6 +161,9 @@ impl Report {
 
     /// The last line of a run in which everything went well: frames and tables alive at the peak.
     pub fn ok(&self) -> String {
-        format!("microvm: ok checks={} frames={} fragments={}", self.checks, self.peak.table_frames, self.peak.live)
+        format!(
+            "microvm: ok checks={} frames={} fragments={}",
+            self.checks, self.peak.table_frames, self.peak.live
+        )
     }
 }

@@ -39,7 +39,11 @@ impl<'a> Space<'a> {
             _ => (Granule::K64, Quadrants::Zero),
         };
         let format = ProcessScoped::new(granule).with_quadrants(quadrants);
-        Ok(Self { pid, tree: PageTable::new(format, machine.tables, cache)?, shootdown: machine.shootdown })
+        Ok(Self {
+            pid,
+            tree: PageTable::new(format, machine.tables, cache)?,
+            shootdown: machine.shootdown,
+        })
     }
 
     /// Where the root is.
@@ -53,8 +57,21 @@ impl<'a> Space<'a> {
     }
 
     /// Maps. Nothing is stale after it.
-    pub fn map(&mut self, input: u64, output: u64, bytes: u64, prot: Prot, leaves: Leaves) -> Result<(), Failure> {
-        Ok(self.tree.map(Gva::new(input), Gpa::new(output), bytes, PageAttributes::from(prot), leaves)?)
+    pub fn map(
+        &mut self,
+        input: u64,
+        output: u64,
+        bytes: u64,
+        prot: Prot,
+        leaves: Leaves,
+    ) -> Result<(), Failure> {
+        Ok(self.tree.map(
+            Gva::new(input),
+            Gpa::new(output),
+            bytes,
+            PageAttributes::from(prot),
+            leaves,
+        )?)
     }
 
     /// Unmaps, invalidates, frees; returns how many bytes were mapped.
@@ -65,9 +82,15 @@ impl<'a> Space<'a> {
     }
 
     /// Changes what is allowed, and invalidates; returns how many bytes were mapped.
-    pub fn protect(&mut self, input: u64, bytes: u64, prot: Prot) -> Result<(u64, Finished), Failure> {
+    pub fn protect(
+        &mut self,
+        input: u64,
+        bytes: u64,
+        prot: Prot,
+    ) -> Result<(u64, Finished), Failure> {
         let mut gather = Gather::new(self.shootdown, self.pid);
-        let changed = self.tree.protect(Gva::new(input), bytes, PageAttributes::from(prot), &mut gather)?;
+        let changed =
+            self.tree.protect(Gva::new(input), bytes, PageAttributes::from(prot), &mut gather)?;
         Ok((changed, gather.finish(self.tree.tables())?))
     }
 

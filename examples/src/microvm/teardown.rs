@@ -46,7 +46,12 @@ pub fn run(
     for cache in caches {
         let question = format!("owner {}", cache.owner().0);
         let alive = |closed: Closed| format!("{} tables alive", closed.live);
-        report.equal("close a cache", &question, alive(Closed::default()), alive(cache.close()?))?;
+        report.equal(
+            "close a cache",
+            &question,
+            alive(Closed::default()),
+            alive(cache.close()?),
+        )?;
     }
     let census = frames.census();
     let question = format!("{} frames from gpa {:#x} on", guest::FRAME_COUNT, guest::FRAMES);
@@ -54,15 +59,21 @@ pub fn run(
     report.equal("tables alive", &question, 0, census.live)?;
     report.equal("sum of refs", &question, 0, census.refs)?;
     report.equal("sum of fragments", &question, 0, census.fragments)?;
-    report.equal("frames at their source", &question, guest::FRAME_COUNT, frames.source().available())
+    report.equal(
+        "frames at their source",
+        &question,
+        guest::FRAME_COUNT,
+        frames.source().available(),
+    )
 }
 
 /// The process has no tree any more, and the kernel's still works.
 fn gone(checker: &mut Checker<'_>, report: &mut Report) -> Result<(), Failure> {
     let name = "after a process has gone";
-    for (at, finds) in
-        [(0x0080_0000, Finds::NoTree), (Q3 | 0x0041_0040, Finds::Page(0x0060_8040, Allows::supervisor("rw-")))]
-    {
+    for (at, finds) in [
+        (0x0080_0000, Finds::NoTree),
+        (Q3 | 0x0041_0040, Finds::Page(0x0060_8040, Allows::supervisor("rw-"))),
+    ] {
         for check in (Look { name, pid: PROCESS, at, finds }).checks() {
             checker.run(&check, report)?;
         }
@@ -72,8 +83,10 @@ fn gone(checker: &mut Checker<'_>, report: &mut Report) -> Result<(), Failure> {
 
 /// Without a kernel's tree not even the stubs can be fetched.
 fn without_a_kernel(machine: Machine<'_>, report: &mut Report) -> Result<(), Failure> {
-    let interrupt =
-        Interrupt { vector: Vector::InstructionStorage, status: Status::new().with_bad_configuration(true) };
+    let interrupt = Interrupt {
+        vector: Vector::InstructionStorage,
+        status: Status::new().with_bad_configuration(true),
+    };
     let outcome = machine.guest.borrow_mut().hello()?;
     let seen = match outcome {
         Outcome::Interrupted(it) if it.srr0 & !0xfff == stubs::SUPERVISOR => {

@@ -58,7 +58,8 @@ fn main() -> ExitCode {
         };
     }
     report.fact("seed", asked.seed);
-    let judged = ppc64.judge_image(&asked, &mut report).or_else(|| nested.judge_image(&asked, &mut report));
+    let judged =
+        ppc64.judge_image(&asked, &mut report).or_else(|| nested.judge_image(&asked, &mut report));
     let result = match (judged, std::env::consts::ARCH) {
         (Some(judged), _) => judged,
         (None, "powerpc64") => ppc64::run(&ppc64, &asked, &mut report),

@@ -85,7 +85,10 @@ impl Report {
         );
         for (kind, count) in &self.kinds {
             let Count { done, no_memory, refused, mismatches } = count;
-            println!("  {kind:<34}{:>8}{done:>8}{no_memory:>11}{refused:>9}{mismatches:>12}", count.cases());
+            println!(
+                "  {kind:<34}{:>8}{done:>8}{no_memory:>11}{refused:>9}{mismatches:>12}",
+                count.cases()
+            );
         }
         let cases = self.cases();
         let mismatches = self.mismatches();

@@ -70,19 +70,25 @@ pub fn boot<M: GuestMemoryBackend>(
     command_line: &str,
 ) -> Result<Entry, BootError> {
     let segments = segments(kernel)?;
-    let end = segments.iter().map(|it| it.at.saturating_add(it.bytes)).max().ok_or(BootError::NotAtZero)?;
+    let end = segments
+        .iter()
+        .map(|it| it.at.saturating_add(it.bytes))
+        .max()
+        .ok_or(BootError::NotAtZero)?;
     if !segments.iter().any(|it| it.at == 0) {
         return Err(BootError::NotAtZero);
     }
     // Only what reaches from 0 to the end without a hole counts.
-    let available = memory.find_region(GuestAddress(0)).map_or(0, vm_memory::GuestMemoryRegion::len);
+    let available =
+        memory.find_region(GuestAddress(0)).map_or(0, vm_memory::GuestMemoryRegion::len);
     let room = || BootError::Room { kernel: end, initrd: initrd.len() as u64, memory: available };
     let layout = Layout::new(available, end, initrd.len() as u64).ok_or_else(room)?;
     for segment in segments {
         memory.write_slice(segment.content, GuestAddress(segment.at))?;
     }
     memory.write_slice(initrd, GuestAddress(layout.initrd))?;
-    let tree = device_tree(machine, &layout, command_line).map_err(|error| BootError::Tree(error.to_string()))?;
+    let tree = device_tree(machine, &layout, command_line)
+        .map_err(|error| BootError::Tree(error.to_string()))?;
     if tree.len() as u64 > layout.tree_room {
         return Err(BootError::Tree(format!("{} bytes", tree.len())));
     }
@@ -108,9 +114,15 @@ fn segments(kernel: &[u8]) -> Result<Vec<Segment<'_>>, BootError> {
         return Err(BootError::NotOurs);
     }
     let mut segments = Vec::new();
-    for program in header.program_headers(endian, kernel)?.iter().filter(|it| it.p_type(endian) == PT_LOAD) {
+    for program in
+        header.program_headers(endian, kernel)?.iter().filter(|it| it.p_type(endian) == PT_LOAD)
+    {
         let content = program.data(endian, kernel).map_err(|()| BootError::NotOurs)?;
-        segments.push(Segment { at: program.p_paddr(endian), bytes: program.p_memsz(endian), content });
+        segments.push(Segment {
+            at: program.p_paddr(endian),
+            bytes: program.p_memsz(endian),
+            content,
+        });
     }
     Ok(segments)
 }

@@ -41,14 +41,23 @@ impl Layout {
     pub fn new(memory: u64, kernel: u64, initrd_bytes: u64) -> Option<Self> {
         // The kernel's first allocations follow it: some room is left.
         let behind_kernel = kernel.checked_add(4 << 20)?.checked_next_multiple_of(PAGE)?;
-        let fits = |from: u64, end: u64| from.checked_add(initrd_bytes).is_some_and(|last| last <= end);
+        let fits =
+            |from: u64, end: u64| from.checked_add(initrd_bytes).is_some_and(|last| last <= end);
         let places = [(behind_kernel, TREE), (MIN_MEMORY, memory)];
         let (initrd, _) = places.into_iter().find(|&(from, end)| fits(from, end))?;
         if memory < MIN_MEMORY || behind_kernel > TREE {
             return None;
         }
         let tree = TREE;
-        Some(Self { memory, initrd, initrd_bytes, tree, tree_room: TREE_ROOM, rtas: RTAS, rtas_bytes: PAGE })
+        Some(Self {
+            memory,
+            initrd,
+            initrd_bytes,
+            tree,
+            tree_room: TREE_ROOM,
+            rtas: RTAS,
+            rtas_bytes: PAGE,
+        })
     }
 }
 

@@ -49,7 +49,12 @@ impl Controllers {
     }
 
     /// Changes one controller, and calls `line` with whether its interrupt is pending then, before anybody else changes it. `None`: no such CPU.
-    fn change(&self, cpu: u64, line: impl FnOnce(bool), change: impl FnOnce(&mut Controller)) -> Option<Presented> {
+    fn change(
+        &self,
+        cpu: u64,
+        line: impl FnOnce(bool),
+        change: impl FnOnce(&mut Controller),
+    ) -> Option<Presented> {
         let controller = self.0.get(usize::try_from(cpu).ok()?)?;
         let mut controller = controller.lock().unwrap_or_else(PoisonError::into_inner);
         let before = Presented { xirr: controller.xirr(), mfrr: controller.mfrr };
@@ -102,7 +107,11 @@ mod tests {
         all.set_priority(1, 0xff, |up| line.push(up));
         assert_eq!(seen(all.poll(1)), Some((0xff00_0002, 4)));
         assert_eq!(seen(all.accept(1, |up| line.push(up))), Some((0xff00_0002, 4)));
-        assert_eq!(seen(all.accept(1, |up| line.push(up))), Some((0x0400_0000, 4)), "it is accepted once");
+        assert_eq!(
+            seen(all.accept(1, |up| line.push(up))),
+            Some((0x0400_0000, 4)),
+            "it is accepted once"
+        );
         all.message(1, 0xff, |up| line.push(up));
         all.end(1, 0xff00_0002, |up| line.push(up));
         assert_eq!(line, [false, true, false, false, false, false]);

@@ -21,7 +21,8 @@ pub(super) const H_RTAS: u64 = 0xf000;
 /// ```text
 /// mr r4,r3 ; lis r3,0 ; ori r3,r3,H_RTAS ; sc 1 ; blr
 /// ```
-pub(super) const BLOB: [u32; 5] = [0x7c64_1b78, 0x3c60_0000, 0x6063_0000 | H_RTAS as u32, 0x4400_0022, 0x4e80_0020];
+pub(super) const BLOB: [u32; 5] =
+    [0x7c64_1b78, 0x3c60_0000, 0x6063_0000 | H_RTAS as u32, 0x4400_0022, 0x4e80_0020];
 
 /// The most arguments, or results, that a call of ours is given.
 const MOST: usize = 16;
@@ -87,7 +88,9 @@ impl<M: GuestMemoryBackend, H: Host> Platform<M, H> {
     /// R4: the block’s real address. The call itself succeeds; the service’s status is in the block.
     pub(super) fn rtas(&self, args: &[u64; 9]) -> Next {
         let block = args[0];
-        let Some([token, nargs, nret]) = self.words(block) else { return Next::Resume(Status::PARAMETER) };
+        let Some([token, nargs, nret]) = self.words(block) else {
+            return Next::Resume(Status::PARAMETER);
+        };
         if nargs as usize > MOST || nret as usize > MOST {
             return Next::Resume(Status::PARAMETER);
         }
@@ -101,7 +104,9 @@ impl<M: GuestMemoryBackend, H: Host> Platform<M, H> {
         let outcome = match TOKENS.iter().find(|(_, it)| *it == token) {
             Some((name, _)) => Self::service(name)(self, &mut call),
             None => {
-                self.note_once(1 << 32 | u64::from(token), || format!("RTAS has no service {token:#x}"));
+                self.note_once(1 << 32 | u64::from(token), || {
+                    format!("RTAS has no service {token:#x}")
+                });
                 Outcome::Status(NO_SUCH)
             }
         };
@@ -141,7 +146,15 @@ impl<M: GuestMemoryBackend, H: Host> Platform<M, H> {
     fn get_time_of_day(&self, call: &mut Call) -> Outcome {
         let now = DateTime::<Utc>::from(SystemTime::now());
         let year = u32::try_from(now.year()).unwrap_or_default();
-        call.results.extend([year, now.month(), now.day(), now.hour(), now.minute(), now.second(), now.nanosecond()]);
+        call.results.extend([
+            year,
+            now.month(),
+            now.day(),
+            now.hour(),
+            now.minute(),
+            now.second(),
+            now.nanosecond(),
+        ]);
         Outcome::Status(SUCCESS)
     }
 

@@ -11,7 +11,8 @@ pub fn address(text: &str) -> Result<u64, String> {
         None if digits.len() == 16 => u64::from_str_radix(&digits, 16),
         None => digits.parse(),
     };
-    number.map_err(|_| "an address is hexadecimal (0x1000, or sixteen digits) or decimal".to_owned())
+    number
+        .map_err(|_| "an address is hexadecimal (0x1000, or sixteen digits) or decimal".to_owned())
 }
 
 /// A number with K, M, G or T behind it, or none.
@@ -80,21 +81,30 @@ mod tests {
         ] {
             assert_eq!(address(text).ok(), want, "{text}");
         }
-        for (text, want) in
-            [("2G", Some(2 << 30)), ("64k", Some(65536)), ("0x10M", Some(16 << 20)), ("99999999T", None)]
-        {
+        for (text, want) in [
+            ("2G", Some(2 << 30)),
+            ("64k", Some(65536)),
+            ("0x10M", Some(16 << 20)),
+            ("99999999T", None),
+        ] {
             assert_eq!(size(text).ok(), want, "{text}");
         }
-        for (bytes, text) in [(4096, "4K"), (3 << 20, "3M"), (0, "0"), (1, "1"), (1 << 40, "1T"), (0x1_1000, "68K")] {
+        for (bytes, text) in
+            [(4096, "4K"), (3 << 20, "3M"), (0, "0"), (1, "1"), (1 << 40, "1T"), (0x1_1000, "68K")]
+        {
             assert_eq!(human(bytes), text);
         }
     }
 
     #[test]
     fn segments() {
-        let entries = [(0xc000_0000_0800_0000, 0x0000_7ef5_e1d7_8510), (0x1000_0000, 0x000f_9463_f51f_7d90)];
+        let entries =
+            [(0xc000_0000_0800_0000, 0x0000_7ef5_e1d7_8510), (0x1000_0000, 0x000f_9463_f51f_7d90)];
         let slb = slb(&entries).unwrap_or_default().unwrap_or_default();
-        assert_eq!(slb.lookup(pgtable::Gva::new(0x1234_5678)).map(|segment| segment.vsid), Some(0xf9_463f_51f7));
+        assert_eq!(
+            slb.lookup(pgtable::Gva::new(0x1234_5678)).map(|segment| segment.vsid),
+            Some(0xf9_463f_51f7)
+        );
         assert!(super::slb(&[(0, 2 << 62)]).is_err());
         assert_eq!(segment("0x10:0x20"), Ok((16, 32)));
         assert!(segment("0x10").is_err());

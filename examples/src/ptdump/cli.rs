@@ -158,7 +158,10 @@ impl Addresses {
             AccessName::Write => AccessKind::Write,
             AccessName::Fetch => AccessKind::Fetch,
         };
-        Some(Access { kind, privilege: if self.user { Privilege::User } else { Privilege::Supervisor } })
+        Some(Access {
+            kind,
+            privilege: if self.user { Privilege::User } else { Privilege::Supervisor },
+        })
     }
 }
 

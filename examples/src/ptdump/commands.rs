@@ -83,7 +83,13 @@ fn came_to_the_end(tables: &ImageTables<'_, File>) -> bool {
     false
 }
 
-fn list(space: &Space<'_, File>, found: &Located, options: &Options, text: &Text, listing: &Listing) -> Result<u8> {
+fn list(
+    space: &Space<'_, File>,
+    found: &Located,
+    options: &Options,
+    text: &Text,
+    listing: &Listing,
+) -> Result<u8> {
     let progress = Progress::new("reading tables");
     let progress = |done, total| progress.at(done, total);
     if listing.svg.is_some() || listing.html.is_some() {
@@ -126,7 +132,9 @@ fn list(space: &Space<'_, File>, found: &Located, options: &Options, text: &Text
                 last = Some(range);
                 keep(
                     &mut result,
-                    heading.map_or(Ok(()), |it| writeln!(out, "{it}")).and_then(|()| writeln!(out, "{line}")),
+                    heading
+                        .map_or(Ok(()), |it| writeln!(out, "{it}"))
+                        .and_then(|()| writeln!(out, "{line}")),
                 )
             },
             &progress,
@@ -171,7 +179,11 @@ impl serde_json::ser::Formatter for Lines {
         writer.write_all(b"{")
     }
 
-    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+    fn begin_array_value<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
         writer.write_all(if first { b"\n " } else { b",\n " })
     }
 
@@ -180,7 +192,12 @@ impl serde_json::ser::Formatter for Lines {
     }
 }
 
-fn translate(space: &Space<'_, File>, options: &Options, text: &Text, addresses: &Addresses) -> Result<u8> {
+fn translate(
+    space: &Space<'_, File>,
+    options: &Options,
+    text: &Text,
+    addresses: &Addresses,
+) -> Result<u8> {
     let mut wanted = Vec::new();
     for word in &addresses.addresses {
         if word == "-" {
@@ -235,7 +252,13 @@ fn stats(space: &Space<'_, File>, options: &Options, text: &Text) -> Result<u8> 
     Ok(FINE)
 }
 
-fn diff(space: &Space<'_, File>, found: &Located, options: &Options, text: &Text, other: &Other) -> Result<u8> {
+fn diff(
+    space: &Space<'_, File>,
+    found: &Located,
+    options: &Options,
+    text: &Text,
+    other: &Other,
+) -> Result<u8> {
     let image = open(&other.other, options)?;
     let located = match (other.other_root, options.root) {
         (Some(root), _) => find(&image, options, Some(root))?,

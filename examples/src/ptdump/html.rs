@@ -42,13 +42,16 @@ mod tests {
     #[test]
     fn the_page_holds_its_data() {
         let mut picture = Picture::default();
-        let range = Range::mapped(Some(0x1000), 0x5000, 4096, Rights::default(), String::new()).of_bytes(8192);
+        let range = Range::mapped(Some(0x1000), 0x5000, 4096, Rights::default(), String::new())
+            .of_bytes(8192);
         picture.take(&range);
         let mut out = Vec::new();
         write(&picture, "</script>", &mut out).unwrap();
         let page = String::from_utf8(out).unwrap();
         assert!(
-            page.contains("[\"0x1000\",\"0x2fff\",4096,\"0x5000\",\"---/---\",\"#4c78a8\",\"#d8d8d8\"],"),
+            page.contains(
+                "[\"0x1000\",\"0x2fff\",4096,\"0x5000\",\"---/---\",\"#4c78a8\",\"#d8d8d8\"],"
+            ),
             "{page}"
         );
         assert!(!page.contains("@DATA@") && !page.contains("@TITLE@") && !page.contains("@GRAIN@"));

@@ -57,9 +57,11 @@ fn manual() -> Result<()> {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| match (cause.downcast_ref::<io::Error>(), cause.downcast_ref::<serde_json::Error>()) {
-        (Some(error), _) => error.kind() == io::ErrorKind::BrokenPipe,
-        (_, Some(error)) => error.io_error_kind() == Some(io::ErrorKind::BrokenPipe),
-        _ => false,
+    error.chain().any(|cause| {
+        match (cause.downcast_ref::<io::Error>(), cause.downcast_ref::<serde_json::Error>()) {
+            (Some(error), _) => error.kind() == io::ErrorKind::BrokenPipe,
+            (_, Some(error)) => error.io_error_kind() == Some(io::ErrorKind::BrokenPipe),
+            _ => false,
+        }
     })
 }

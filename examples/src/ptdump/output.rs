@@ -18,13 +18,19 @@ impl Text {
         let colours = match colour {
             Colour::Always => true,
             Colour::Never => false,
-            Colour::Auto => Term::stdout().features().colors_supported() && console::colors_enabled(),
+            Colour::Auto => {
+                Term::stdout().features().colors_supported() && console::colors_enabled()
+            }
         };
         Self { colours }
     }
 
     fn paint(&self, text: &str, style: Style) -> String {
-        if self.colours { style.force_styling(true).apply_to(text).to_string() } else { text.to_owned() }
+        if self.colours {
+            style.force_styling(true).apply_to(text).to_string()
+        } else {
+            text.to_owned()
+        }
     }
 
     /// Says something about the work, on standard error.
@@ -61,13 +67,21 @@ impl Text {
             (Some(pa), _) => {
                 let size = human(range.size.unwrap_or(0));
                 let rights = self.rights(range.rights.unwrap_or_default());
-                let line =
-                    format!("{span}  {pa:#018x}  {:>7}  {rights}  {size:>4}  {}", human(bytes), range.attributes);
+                let line = format!(
+                    "{span}  {pa:#018x}  {:>7}  {rights}  {size:>4}  {}",
+                    human(bytes),
+                    range.attributes
+                );
                 line.trim_end().to_owned()
             }
             (None, fault) => {
                 let fault = format!("fault: {}", fault.as_deref().unwrap_or("none"));
-                format!("{span}  {:18}  {:>7}  {}", "", human(bytes), self.paint(&fault, Style::new().red()))
+                format!(
+                    "{span}  {:18}  {:>7}  {}",
+                    "",
+                    human(bytes),
+                    self.paint(&fault, Style::new().red())
+                )
             }
         }
     }
@@ -92,7 +106,9 @@ impl Text {
             (Some(pa), _) => {
                 let size = human(range.size.unwrap_or(0));
                 let rights = self.rights(range.rights.unwrap_or_default());
-                format!("{va:#018x}  {pa:#018x}  {rights}  {size:>4}  {}", range.attributes).trim_end().to_owned()
+                format!("{va:#018x}  {pa:#018x}  {rights}  {size:>4}  {}", range.attributes)
+                    .trim_end()
+                    .to_owned()
             }
             (None, fault) => {
                 let fault = format!("fault: {}", fault.as_deref().unwrap_or("none"));
@@ -100,8 +116,11 @@ impl Text {
             }
         };
         for step in &range.walk {
-            let _ =
-                write!(text, "\n    level {}  {:#018x}  {:#018x}  {}", step.level, step.address, step.word, step.entry);
+            let _ = write!(
+                text,
+                "\n    level {}  {:#018x}  {:#018x}  {}",
+                step.level, step.address, step.word, step.entry
+            );
         }
         text
     }
@@ -109,7 +128,9 @@ impl Text {
     /// A range that two images translate differently.
     pub fn difference(&self, difference: &Difference) -> String {
         let span = match difference.va {
-            Some(va) => format!("{va:#018x}-{:#018x}", va.wrapping_add(difference.bytes.saturating_sub(1))),
+            Some(va) => {
+                format!("{va:#018x}-{:#018x}", va.wrapping_add(difference.bytes.saturating_sub(1)))
+            }
             None => format!("{:37}", "no address known"),
         };
         let side = |side: &Option<Side>| match side {
@@ -136,11 +157,16 @@ impl Text {
     }
 
     fn tree(&self, census: &TreeCensus) -> String {
-        let mut text =
-            String::from("level   tables      bytes    entries       live      pages  full  shared  wrong\n");
+        let mut text = String::from(
+            "level   tables      bytes    entries       live      pages  full  shared  wrong\n",
+        );
         for level in &census.levels {
             let wrong = level.malformed + level.missing;
-            let wrong = if wrong > 0 { self.paint(&wrong.to_string(), Style::new().red()) } else { "0".to_owned() };
+            let wrong = if wrong > 0 {
+                self.paint(&wrong.to_string(), Style::new().red())
+            } else {
+                "0".to_owned()
+            };
             let _ = writeln!(
                 text,
                 "{:>5}  {:>7}  {:>9}  {:>9}  {:>9}  {:>9}  {:>3}%  {:>6}  {wrong:>5}",
@@ -174,7 +200,8 @@ impl Text {
             percent(census.bytes().min(frames), frames)
         );
         if census.fragments > 0 {
-            let _ = writeln!(text, "fragments  {} tables are smaller than a frame", census.fragments);
+            let _ =
+                writeln!(text, "fragments  {} tables are smaller than a frame", census.fragments);
         }
         text + &pages(&census.pages) + &format!("mapped  {}\n", human(census.mapped()))
     }

@@ -45,7 +45,9 @@ pub struct Picture {
 impl Picture {
     /// Takes in the next range of a list. What has no address is left out.
     pub fn take(&mut self, range: &Range) {
-        let (Some(va), Some(bytes)) = (range.va, range.bytes.filter(|bytes| *bytes > 0)) else { return };
+        let (Some(va), Some(bytes)) = (range.va, range.bytes.filter(|bytes| *bytes > 0)) else {
+            return;
+        };
         let size = if range.fault.is_some() { None } else { range.size };
         let (rights, pa) = (range.rights.unwrap_or_default(), range.pa.unwrap_or(0));
         let last = va.saturating_add(bytes - 1);
@@ -108,7 +110,9 @@ impl Picture {
         for at in parted.into_iter().chain([self.blocks.len()]) {
             let (blocks, others) = rest.split_at(at - before);
             (rest, before) = (others, at);
-            if let (Some(first), Some(end)) = (blocks.first(), blocks.iter().map(|block| block.last).max()) {
+            if let (Some(first), Some(end)) =
+                (blocks.first(), blocks.iter().map(|block| block.last).max())
+            {
                 bands.push(Band { start: first.start, last: end, blocks });
             }
         }
@@ -156,7 +160,8 @@ mod tests {
         picture.take(&range(0x20_0000, 0x20_0000, 0x20_0000));
         picture.take(&range(0xffff_ffff_8000_0000, 0x8000_0000, 0x20_0000));
         picture.finish();
-        let seen: Vec<_> = picture.bands().iter().map(|band| (band.start, band.last, band.blocks.len())).collect();
+        let seen: Vec<_> =
+            picture.bands().iter().map(|band| (band.start, band.last, band.blocks.len())).collect();
         assert_eq!(seen, [(0x1000, 0x3f_ffff, 2), (0xffff_ffff_8000_0000, u64::MAX, 1)]);
     }
 
@@ -167,7 +172,10 @@ mod tests {
             picture.take(&range(n << 13, 0x1000, 0x1000));
         }
         assert!(picture.blocks().len() < MOST_BLOCKS && picture.grain > 0);
-        assert_eq!(picture.blocks().iter().map(|block| block.bytes).sum::<u64>(), (3 * MOST_BLOCKS as u64) << 12);
+        assert_eq!(
+            picture.blocks().iter().map(|block| block.bytes).sum::<u64>(),
+            (3 * MOST_BLOCKS as u64) << 12
+        );
         let mut worst = Picture::default();
         for n in 0..2 * MOST_BLOCKS as u64 {
             worst.take(&range(n << 30, 0x1000, 0x1000 << (n % 2)));

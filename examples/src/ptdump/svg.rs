@@ -53,7 +53,12 @@ pub fn draw(picture: &Picture, title: &str, out: &mut dyn Write) -> Result<()> {
 fn row(band: &Band<'_>, y: u64, out: &mut dyn Write) -> Result<()> {
     let span = band.last - band.start;
     writeln!(out, r#"<text x="10" y="{}">{:#018x}</text>"#, y + 11, band.start)?;
-    writeln!(out, r##"<text x="10" y="{}" fill="#777">{}</text>"##, y + 23, human(span.saturating_add(1)))?;
+    writeln!(
+        out,
+        r##"<text x="10" y="{}" fill="#777">{}</text>"##,
+        y + 23,
+        human(span.saturating_add(1))
+    )?;
     writeln!(out, r##"<rect x="{LEFT}" y="{y}" width="{WIDTH}" height="24" fill="#f4f4f4"/>"##)?;
     for pixels in by_pixel(band) {
         let Pixels { first, last, block, blocks } = pixels;
@@ -63,8 +68,10 @@ fn row(band: &Band<'_>, y: u64, out: &mut dyn Write) -> Result<()> {
             Some(size) => format!("pages of {}, {}", human(size), block.rights),
             None => "fault".to_owned(),
         };
-        let more = if blocks > 1 { format!(", and {} more ranges", blocks - 1) } else { String::new() };
-        let tip = format!("{:#018x}-{:#018x} -> {:#x}: {what}{more}", block.start, block.last, block.pa);
+        let more =
+            if blocks > 1 { format!(", and {} more ranges", blocks - 1) } else { String::new() };
+        let tip =
+            format!("{:#018x}-{:#018x} -> {:#x}: {what}{more}", block.start, block.last, block.pa);
         writeln!(
             out,
             r#"<g><title>{}</title><rect x="{x}" y="{y}" width="{width}" height="18" fill="{}"/><rect x="{x}" y="{}" width="{width}" height="5" fill="{}"/></g>"#,
@@ -133,19 +140,41 @@ mod tests {
             pa: 0,
         };
         // Nearly as many bytes as pixels: boundaries fall into pixels.
-        let blocks = [block(0, 300, Some(1)), block(300, 1, Some(2)), block(301, 400, Some(4)), block(701, 299, None)];
+        let blocks = [
+            block(0, 300, Some(1)),
+            block(300, 1, Some(2)),
+            block(301, 400, Some(4)),
+            block(701, 299, None),
+        ];
         let band = Band { start: 0, last: 999, blocks: &blocks };
-        let seen: Vec<_> = by_pixel(&band).iter().map(|it| (it.first, it.last, it.block.size, it.blocks)).collect();
-        assert_eq!(seen, [(0, 287, Some(1), 1), (288, 288, Some(2), 1), (289, 672, Some(4), 1), (673, 959, None, 1)]);
+        let seen: Vec<_> = by_pixel(&band)
+            .iter()
+            .map(|it| (it.first, it.last, it.block.size, it.blocks))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (0, 287, Some(1), 1),
+                (288, 288, Some(2), 1),
+                (289, 672, Some(4), 1),
+                (673, 959, None, 1)
+            ]
+        );
     }
 
     #[test]
     fn blocks_become_rectangles() {
         let mut picture = Picture::default();
-        for (va, bytes, size) in [(0x1000, 0x1000, 0x1000), (0x20_0000, 0x40_0000, 0x20_0000), (1 << 46, 4096, 4096)] {
-            picture.take(&Range::mapped(Some(va), 7, size, Rights::default(), String::new()).of_bytes(bytes));
+        for (va, bytes, size) in
+            [(0x1000, 0x1000, 0x1000), (0x20_0000, 0x40_0000, 0x20_0000), (1 << 46, 4096, 4096)]
+        {
+            picture.take(
+                &Range::mapped(Some(va), 7, size, Rights::default(), String::new()).of_bytes(bytes),
+            );
         }
-        picture.take(&Range::faulting((1 << 46) + (1 << 20), Some(4096), "<&>".to_owned()).of_bytes(4096));
+        picture.take(
+            &Range::faulting((1 << 46) + (1 << 20), Some(4096), "<&>".to_owned()).of_bytes(4096),
+        );
         let mut out = Vec::new();
         draw(&picture, "a < b", &mut out).unwrap();
         let svg = String::from_utf8(out).unwrap();

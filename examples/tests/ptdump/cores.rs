@@ -42,7 +42,8 @@ pub fn core(big: bool, machine: u16, notes: &[Note<'_>], pieces: &[(u64, &[u8], 
         }
     }
     let notes = all.bytes;
-    let mut elf = Elf { big, bytes: vec![0x7f, b'E', b'L', b'F', 2, if big { 2 } else { 1 }, 1, 0] };
+    let mut elf =
+        Elf { big, bytes: vec![0x7f, b'E', b'L', b'F', 2, if big { 2 } else { 1 }, 1, 0] };
     elf.bytes.resize(16, 0);
     let headers = pieces.len() as u64 + 1;
     for (size, value) in [
@@ -64,7 +65,9 @@ pub fn core(big: bool, machine: u16, notes: &[Note<'_>], pieces: &[(u64, &[u8], 
     }
     let mut offset = 64 + 56 * headers;
     let header = |elf: &mut Elf, kind, offset, address, stored, bytes| {
-        for (size, value) in [(4, kind), (4, 0), (8, offset), (8, 0), (8, address), (8, stored), (8, bytes), (8, 0)] {
+        for (size, value) in
+            [(4, kind), (4, 0), (8, offset), (8, 0), (8, address), (8, stored), (8, bytes), (8, 0)]
+        {
             elf.word(size, value);
         }
     };
@@ -143,14 +146,19 @@ fn vmcoreinfo_tells_the_root() {
     let bench = Bench::new();
     let (memory, root) = x86(Levels::Four);
     let bytes = memory.bytes();
-    let info =
-        format!("SYMBOL(swapper_pg_dir)={:x}\nNUMBER(phys_base)=-4096\n", 0xffff_ffff_8000_0000_u64 + root + 4096);
+    let info = format!(
+        "SYMBOL(swapper_pg_dir)={:x}\nNUMBER(phys_base)=-4096\n",
+        0xffff_ffff_8000_0000_u64 + root + 4096
+    );
     let notes = [("CORE", 1, vec![0; 336]), ("VMCOREINFO", 0, info.into_bytes())];
     let twice = [(START, &bytes[..], 0), (START + 0x1000, &bytes[0x1000..0x5000], 0)];
     let image = bench.file("vmcore", &core(false, 62, &notes, &twice));
     let (status, answer) = json(&image, "translate 0xffffffff80123456 0x400fff");
     assert_eq!(status, 0);
-    assert_eq!([number(&answer[0]["pa"]), number(&answer[1]["pa"])], [Some(0x112_3456), Some(0x7000_0fff)]);
+    assert_eq!(
+        [number(&answer[0]["pa"]), number(&answer[1]["pa"])],
+        [Some(0x112_3456), Some(0x7000_0fff)]
+    );
 }
 
 /// POWER: big-endian headers and little-endian ones; the process table is found by its looks.
@@ -179,14 +187,23 @@ fn a_process_table_is_found() {
         let arch = if image.ends_with("raw") { "--arch ppc64-radix" } else { "" };
         let (status, list) = json(&image, arch);
         assert_eq!(status, 0);
-        assert_eq!(ranges(&list), [(0xc000_0000_0000_0000, Some(0), 0x4000_0000, Some(0x4000_0000))]);
+        assert_eq!(
+            ranges(&list),
+            [(0xc000_0000_0000_0000, Some(0), 0x4000_0000, Some(0x4000_0000))]
+        );
         let (_, list) = json(&image, &format!("{arch} --pid 7"));
         assert_eq!(ranges(&list), [(0x1000_0000, Some(0x20_0000), 0x3_0000, Some(0x1_0000))]);
         let (status, _, error) = text(&image, &format!("{arch} --pid 8"));
         assert_eq!(status, 3);
-        assert!(error.contains("process 8 has no tree: its entry in the process table at 0x380000"), "{error}");
+        assert!(
+            error.contains("process 8 has no tree: its entry in the process table at 0x380000"),
+            "{error}"
+        );
         let (_, _, note) = text(&image, &format!("{arch} --pid 7"));
-        assert!(note.contains("process 7 of the process table at 0x380000 (found by its looks)"), "{note}");
+        assert!(
+            note.contains("process 7 of the process table at 0x380000 (found by its looks)"),
+            "{note}"
+        );
     }
 }
 

@@ -1,7 +1,8 @@
 //! Hashed page tables that `arch-ppc64` filled.
 
 use arch_ppc64::hash::{
-    Context, Hpt, HptOrder, Hpte, HpteR, Layout, PageSize, PageSizes, Segment, SegmentSize, VirtualPage,
+    Context, Hpt, HptOrder, Hpte, HpteR, Layout, PageSize, PageSizes, Segment, SegmentSize,
+    VirtualPage,
 };
 use pgtable::{Gpa, Gva};
 use serde_json::json;
@@ -11,10 +12,25 @@ use crate::support::{Bench, Memory, json, number, patience, ranges, text};
 const BASE: u64 = 0x40_0000;
 
 /// Enters a page of `sizes` at `va` of `context`.
-fn enter(hpt: &Hpt<Gpa, pgtable::DirectMap<'_, Gpa>>, context: u32, va: u64, pa: u64, sizes: PageSizes, pp: u8) {
+fn enter(
+    hpt: &Hpt<Gpa, pgtable::DirectMap<'_, Gpa>>,
+    context: u32,
+    va: u64,
+    pa: u64,
+    sizes: PageSizes,
+    pp: u8,
+) {
     let size = if va >> 60 == 0 && va < 1 << 40 { SegmentSize::M256 } else { SegmentSize::T1 };
     let vsid = Context::new(context).unwrap().vsid(Gva::new(va), size);
-    let segment = Segment { vsid, size, base: sizes.base(), ks: context > 7, kp: true, n: false, class: false };
+    let segment = Segment {
+        vsid,
+        size,
+        base: sizes.base(),
+        ks: context > 7,
+        kp: true,
+        n: false,
+        class: false,
+    };
     let page = VirtualPage::of(&segment, Gva::new(va));
     let r = HpteR::from_bits(pa).with_protection(pp).with_sizes(sizes).with_r(true).with_m(true);
     let v = page.v().with_l(sizes.lp().is_some()).with_bolted(context < 8);
@@ -31,7 +47,14 @@ fn lists_and_translations() {
         let (k4, k64) = (PageSizes::only(PageSize::K4), PageSizes::only(PageSize::K64));
         let m16 = PageSizes::new(PageSize::K64, PageSize::M16).unwrap();
         for page in 0..4 {
-            enter(&hpt, 1, 0xc000_0000_0000_0000 + (page << 24), page << 24, PageSizes::only(PageSize::M16), 0);
+            enter(
+                &hpt,
+                1,
+                0xc000_0000_0000_0000 + (page << 24),
+                page << 24,
+                PageSizes::only(PageSize::M16),
+                0,
+            );
         }
         // Three parts of a page that is larger than its segment's base size.
         for part in [3, 4, 5] {
@@ -43,7 +66,8 @@ fn lists_and_translations() {
         enter(&hpt, 9, 0x7fff_0000_0000, 0x300_0000, k64, 2);
         enter(&hpt, 10, 0x1000_0000, 0x400_0000, k4, 2);
         let image = bench.file("image", &memory.bytes());
-        let options = format!("--arch ppc64-hash --base {BASE:#x} --root {BASE:#x} --hpte-layout {option}");
+        let options =
+            format!("--arch ppc64-hash --base {BASE:#x} --root {BASE:#x} --hpte-layout {option}");
 
         let (status, list) = json(&image, &options);
         assert_eq!(status, 0);
@@ -58,10 +82,15 @@ fn lists_and_translations() {
         ];
         let ten = [(0x1000_0000, Some(0x400_0000), 0x1000, Some(0x1000))];
         assert_eq!(ranges(&list), [&kernel[..], &nine, &ten].concat());
-        let contexts: Vec<_> = list.as_array().unwrap().iter().map(|range| range["context"].as_u64()).collect();
+        let contexts: Vec<_> =
+            list.as_array().unwrap().iter().map(|range| range["context"].as_u64()).collect();
         assert_eq!(contexts, [0, 0, 9, 9, 9, 10].map(Some));
-        let rights: Vec<_> =
-            list.as_array().unwrap().iter().map(|it| format!("{}/{}", it["supervisor"], it["user"])).collect();
+        let rights: Vec<_> = list
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| format!("{}/{}", it["supervisor"], it["user"]))
+            .collect();
         let want = [
             r#""rwx"/"---""#,
             r#""rwx"/"---""#,
@@ -92,20 +121,33 @@ fn lists_and_translations() {
 
         // The same through a segment as the processor has it.
         let vsid = Context::new(9).unwrap().vsid(Gva::new(0x1000_0000), SegmentSize::M256);
-        let segment =
-            Segment { vsid, size: SegmentSize::M256, base: PageSize::K64, ks: true, kp: true, n: false, class: false };
+        let segment = Segment {
+            vsid,
+            size: SegmentSize::M256,
+            base: PageSize::K64,
+            ks: true,
+            kp: true,
+            n: false,
+            class: false,
+        };
         let slb = format!("--slb 0x18000000:{:#x}", segment.slb_word().into_bits());
-        let (_, answer) = json(&image, &format!("{options} {slb} translate 0x10012345 0xc000000000000000"));
+        let (_, answer) =
+            json(&image, &format!("{options} {slb} translate 0x10012345 0xc000000000000000"));
         assert_eq!([number(&answer[0]["pa"]), number(&answer[1]["pa"])], [Some(0x201_2345), None]);
-        let (status, answer) = json(&image, &format!("{options} {slb} translate 0x10012345 --access write --user"));
+        let (status, answer) =
+            json(&image, &format!("{options} {slb} translate 0x10012345 --access write --user"));
         assert_eq!((status, &answer[0]["pa"]), (1, &json!(null)));
 
         let (status, stats) = json(&image, &format!("{options} stats"));
         assert_eq!(status, 0);
         let hash = &stats["hash"];
-        assert_eq!((&hash["valid"], &hash["bolted"], &hash["groups"]), (&json!(12), &json!(5), &json!(2048)));
+        assert_eq!(
+            (&hash["valid"], &hash["bolted"], &hash["groups"]),
+            (&json!(12), &json!(5), &json!(2048))
+        );
         assert_eq!(hash["pages"], json!({"4096": 1, "65536": 4, "16777216": 7}));
-        let fill: Vec<_> = hash["fill"].as_array().unwrap().iter().map(|it| it.as_u64().unwrap()).collect();
+        let fill: Vec<_> =
+            hash["fill"].as_array().unwrap().iter().map(|it| it.as_u64().unwrap()).collect();
         assert_eq!(fill.iter().sum::<u64>(), 2048);
         assert_eq!(fill.iter().zip(0..).map(|(groups, valid)| groups * valid).sum::<u64>(), 12);
 
@@ -134,7 +176,8 @@ fn locked_entries_are_read_as_they_are() {
     assert_eq!(json(&image, &format!("{options} translate 0xc000000000000000")).0, 1);
     assert_eq!(json(&image, &format!("{options} stats")).1["hash"]["valid"], 1 << 14);
     assert!(start.elapsed() < patience(20));
-    let (status, _, error) = text(&image, &format!("--arch ppc64-hash --base {BASE:#x} --root {:#x}", BASE | 3));
+    let (status, _, error) =
+        text(&image, &format!("--arch ppc64-hash --base {BASE:#x} --root {:#x}", BASE | 3));
     assert_eq!(status, 3);
     assert!(error.contains("not within table memory"), "{error}");
 }

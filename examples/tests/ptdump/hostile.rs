@@ -25,7 +25,9 @@ fn circles_end_at_the_limit() {
         assert_eq!(status, 3, "{command}: {error}");
         assert!(error.contains("stopped after 2097152 table words"), "{error}");
     }
-    for command in [format!("list --svg {}", bench.path("a.svg").display()), "list --json".to_owned()] {
+    for command in
+        [format!("list --svg {}", bench.path("a.svg").display()), "list --json".to_owned()]
+    {
         assert_eq!(text(&image, &format!("{options} {command}")).0, 3);
     }
     assert!(std::fs::metadata(bench.path("a.svg")).unwrap().len() < 1 << 20);
@@ -39,7 +41,10 @@ fn circles_end_at_the_limit() {
 fn wrong_entries_are_told_and_passed() {
     let bench = Bench::new();
     let memory = Memory::new(START, 1 << 20);
-    let rows = [(0x1000, 0x5000, 0x4000, 12, Prot::RW), (0x8000_0000, 0x4000_0000, 0x40_0000, 21, Prot::RW)];
+    let rows = [
+        (0x1000, 0x5000, 0x4000, 12, Prot::RW),
+        (0x8000_0000, 0x4000_0000, 0x40_0000, 21, Prot::RW),
+    ];
     let format = LongMode::new(Levels::Four, Controls { maxphyaddr: 40, ..Controls::new() });
     let (root, _) = build(format, &memory, START, &rows);
     // PML4 entries 5 and 6: PS is reserved there; 7: a table outside the image.
@@ -63,9 +68,16 @@ fn wrong_entries_are_told_and_passed() {
     assert!(fault.contains("malformed entry 0x0000000000000081 at level 3"), "{fault}");
     let (_, stats) = json(&image, &format!("{options} stats"));
     let levels = &stats["tree"]["levels"];
-    assert_eq!((levels[0]["malformed"].as_u64(), levels[1]["missing"].as_u64()), (Some(2), Some(1)));
+    assert_eq!(
+        (levels[0]["malformed"].as_u64(), levels[1]["missing"].as_u64()),
+        (Some(2), Some(1))
+    );
     let (status, differences) = json(&image, &format!("{options} diff {}", image.display()));
-    assert_eq!((status, differences.as_array().unwrap().len()), (1, 3), "what cannot be read cannot be compared");
+    assert_eq!(
+        (status, differences.as_array().unwrap().len()),
+        (1, 3),
+        "what cannot be read cannot be compared"
+    );
 }
 
 /// Every byte of a small core changed in turn, and the core cut at every length: an answer each time.
@@ -78,8 +90,16 @@ fn damaged_cores_are_refused_or_read() {
     let memory = Memory::new(0x1000, 0x4000);
     let rows = [(0x1000, 0x5000, 0x1000, 12, Prot::RW)];
     let (root, _) = build(LongMode::new(Levels::Four, Controls::new()), &memory, 0x1000, &rows);
-    let info = format!("SYMBOL(swapper_pg_dir)={:x}\nNUMBER(phys_base)=0\n", 0xffff_ffff_8000_0000_u64 + root);
-    let good = crate::cores::core(false, 62, &[("VMCOREINFO", 0, info.into_bytes())], &[(0x1000, &memory.bytes(), 0)]);
+    let info = format!(
+        "SYMBOL(swapper_pg_dir)={:x}\nNUMBER(phys_base)=0\n",
+        0xffff_ffff_8000_0000_u64 + root
+    );
+    let good = crate::cores::core(
+        false,
+        62,
+        &[("VMCOREINFO", 0, info.into_bytes())],
+        &[(0x1000, &memory.bytes(), 0)],
+    );
     let look = |bytes: &[u8]| {
         let Ok(image) = Image::open(bytes, 0) else { return 0 };
         let Ok(located) = locate(&image, &Request::default(), &|_, _| ()) else { return 0 };

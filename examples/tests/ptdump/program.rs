@@ -21,7 +21,9 @@ fn manual_and_completions() {
     for part in [".TH", "ptdump", "EXIT STATUS", "ppc64\\-hash", "JSON"] {
         assert!(manual.contains(part), "{part}");
     }
-    for (shell, part) in [("bash", "_ptdump()"), ("zsh", "#compdef ptdump"), ("fish", "complete -c ptdump")] {
+    for (shell, part) in
+        [("bash", "_ptdump()"), ("zsh", "#compdef ptdump"), ("fish", "complete -c ptdump")]
+    {
         let (status, script) = run(&["--completions", shell]);
         assert_eq!(status, Some(0));
         assert!(script.contains(part), "{shell}");
@@ -66,16 +68,26 @@ fn pictures() {
     let bench = Bench::new();
     let (image, options) = image(&bench);
     let (svg, html) = (bench.path("map.svg"), bench.path("map.html"));
-    let (status, out, _) = text(&image, &format!("{options} list --svg {} --html {}", svg.display(), html.display()));
+    let (status, out, _) =
+        text(&image, &format!("{options} list --svg {} --html {}", svg.display(), html.display()));
     assert_eq!((status, out.as_str()), (0, ""));
     let svg = std::fs::read_to_string(svg).unwrap();
     // Two bands: what is low, and the upper half; each range has its tool tip.
-    for tip in ["0x0000000000001000-0x0000000000002fff", "0x0000000000400000-0x00000000007fffff", "rwx/---"] {
+    for tip in [
+        "0x0000000000001000-0x0000000000002fff",
+        "0x0000000000400000-0x00000000007fffff",
+        "rwx/---",
+    ] {
         assert!(svg.contains(tip), "{svg}");
     }
     assert_eq!(svg.matches("<title>").count(), 3);
     let html = std::fs::read_to_string(html).unwrap();
-    assert!(html.contains("[\"0xffff800000000000\",\"0xffff80003fffffff\",1073741824,\"0x0\",\"rwx/---\","), "{html}");
+    assert!(
+        html.contains(
+            "[\"0xffff800000000000\",\"0xffff80003fffffff\",1073741824,\"0x0\",\"rwx/---\","
+        ),
+        "{html}"
+    );
     assert!(!html.contains("src=") && !html.contains("href="), "self-contained");
 }
 
@@ -97,7 +109,11 @@ fn text_for_people() {
     assert!(list.contains("\u{1b}["), "colours if they are asked for");
     let (status, answer, _) = text(&image, &format!("{options} translate 0x1234 0x9000 --walk"));
     assert_eq!(status, 1);
-    assert!(answer.starts_with("0x0000000000001234  0x0000000000005234  rw-/---    4K  accessed dirty\n"), "{answer}");
+    assert!(
+        answer
+            .starts_with("0x0000000000001234  0x0000000000005234  rw-/---    4K  accessed dirty\n"),
+        "{answer}"
+    );
     assert_eq!(answer.matches("    level ").count(), 8, "{answer}");
     let (status, stats, _) = text(&image, &format!("{options} stats"));
     assert_eq!(status, 0);

@@ -19,7 +19,13 @@ const TABLES: u64 = SIZE - (1 << 30);
 /// Runs the program with no more than this many KiB of address space.
 fn confined(image: &Path, words: &str, kibibytes: u32) -> Output {
     let script = format!("ulimit -v {kibibytes}; exec \"$0\" \"$1\" {words}");
-    Command::new("sh").arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_ptdump")).arg(image).output().unwrap()
+    Command::new("sh")
+        .arg("-c")
+        .arg(script)
+        .arg(env!("CARGO_BIN_EXE_ptdump"))
+        .arg(image)
+        .output()
+        .unwrap()
 }
 
 #[test]
@@ -27,9 +33,12 @@ fn sixty_four_gigabytes() {
     let bench = Bench::new();
     let memory = Memory::new(TABLES, 64 << 20);
     // 8 GiB in 4-KiB pages (16 MiB of tables), and the rest in large ones.
-    let rows =
-        [(0xffff_8880_0000_0000, 0, 8 << 30, 12, Prot::RW), (0xffff_8882_0000_0000, 8 << 30, 56 << 30, 30, Prot::RW)];
-    let (root, tables) = build(LongMode::new(Levels::Four, Controls::new()), &memory, TABLES, &rows);
+    let rows = [
+        (0xffff_8880_0000_0000, 0, 8 << 30, 12, Prot::RW),
+        (0xffff_8882_0000_0000, 8 << 30, 56 << 30, 30, Prot::RW),
+    ];
+    let (root, tables) =
+        build(LongMode::new(Levels::Four, Controls::new()), &memory, TABLES, &rows);
     let path = bench.path("sparse");
     let file = File::create(&path).unwrap();
     file.set_len(SIZE).unwrap();

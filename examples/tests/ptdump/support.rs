@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pgtable::{
-    Address, AllocError, Attributes, Contents, DirectMap, Format, Input, Leaves, Output as OutputOf, PageTable, Prot,
-    TableAllocator, TableLayout, TableMemory, TableState,
+    Address, AllocError, Attributes, Contents, DirectMap, Format, Input, Leaves,
+    Output as OutputOf, PageTable, Prot, TableAllocator, TableLayout, TableMemory, TableState,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -112,7 +112,9 @@ impl Bench {
 /// What this test itself is run by, if it is built for another machine: cargo's runner.
 fn runner() -> Option<String> {
     let name = "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER";
-    std::env::var(name).ok().filter(|_| cfg!(all(target_arch = "powerpc64", target_endian = "little")))
+    std::env::var(name)
+        .ok()
+        .filter(|_| cfg!(all(target_arch = "powerpc64", target_endian = "little")))
 }
 
 /// Whether this machine is emulated: slow, and no measure of memory.
@@ -168,7 +170,12 @@ pub fn number(value: &Value) -> Option<u64> {
 /// Each range of a list: va, pa, bytes, page size.
 pub fn ranges(list: &Value) -> Vec<(u64, Option<u64>, u64, Option<u64>)> {
     let range = |it: &Value| {
-        (number(&it["va"]).unwrap(), number(&it["pa"]), it["bytes"].as_u64().unwrap(), it["size"].as_u64())
+        (
+            number(&it["va"]).unwrap(),
+            number(&it["pa"]),
+            it["bytes"].as_u64().unwrap(),
+            it["size"].as_u64(),
+        )
     };
     list.as_array().unwrap().iter().map(range).collect()
 }

@@ -20,7 +20,13 @@ fn rows(base: u64, shifts: [u8; 3]) -> Vec<Row> {
     ]
 }
 
-fn check<F: Format>(format: F, options: &str, base: u64, shifts: [u8; 3], root: impl Fn(&Memory, u64) -> u64) {
+fn check<F: Format>(
+    format: F,
+    options: &str,
+    base: u64,
+    shifts: [u8; 3],
+    root: impl Fn(&Memory, u64) -> u64,
+) {
     let bench = Bench::new();
     let rows = rows(base, shifts);
     let memory = Memory::new(START, 2 << 20);
@@ -31,7 +37,10 @@ fn check<F: Format>(format: F, options: &str, base: u64, shifts: [u8; 3], root: 
     // The list: exactly the rows.
     let (status, list) = json(&image, &options);
     assert_eq!(status, 0, "{list}");
-    let want: Vec<_> = rows.iter().map(|&(va, pa, bytes, shift, _)| (va, Some(pa), bytes, Some(1 << shift))).collect();
+    let want: Vec<_> = rows
+        .iter()
+        .map(|&(va, pa, bytes, shift, _)| (va, Some(pa), bytes, Some(1 << shift)))
+        .collect();
     assert_eq!(ranges(&list), want);
     for (range, row) in list.as_array().unwrap().iter().zip(&rows) {
         let letters = |prot: Prot| {
@@ -48,15 +57,25 @@ fn check<F: Format>(format: F, options: &str, base: u64, shifts: [u8; 3], root: 
 
     // Translations: in each range its first and last byte, and one in the middle; and beyond.
     for &(va, pa, bytes, shift, _) in &rows {
-        let words = format!("{options} translate {va:#x} {:#x} {:#x}", va + bytes / 2 + 0x123, va + bytes - 1);
+        let words = format!(
+            "{options} translate {va:#x} {:#x} {:#x}",
+            va + bytes / 2 + 0x123,
+            va + bytes - 1
+        );
         let (status, all) = json(&image, &words);
         assert_eq!(status, 0);
-        for (answer, within) in all.as_array().unwrap().iter().zip([0, bytes / 2 + 0x123, bytes - 1]) {
-            assert_eq!((number(&answer["va"]), number(&answer["pa"])), (Some(va + within), Some(pa + within)));
+        for (answer, within) in
+            all.as_array().unwrap().iter().zip([0, bytes / 2 + 0x123, bytes - 1])
+        {
+            assert_eq!(
+                (number(&answer["va"]), number(&answer["pa"])),
+                (Some(va + within), Some(pa + within))
+            );
             assert_eq!(answer["size"], 1_u64 << shift);
         }
     }
-    let (status, all) = json(&image, &format!("{options} translate {:#x} --walk", base + 0x3000_0000));
+    let (status, all) =
+        json(&image, &format!("{options} translate {:#x} --walk", base + 0x3000_0000));
     assert_eq!((status, &all[0]["pa"]), (1, &json!(null)));
     let fault = all[0]["fault"].as_str().unwrap();
     assert!(fault.contains("is not mapped") && fault.contains("level"), "{fault}");
@@ -89,7 +108,10 @@ fn check<F: Format>(format: F, options: &str, base: u64, shifts: [u8; 3], root: 
         (number(&it["va"]).unwrap(), it["bytes"].as_u64().unwrap(), side("before"), side("after"))
     });
     let (two, three) = (rows[2], rows[3]);
-    let want = [(two.0, two.2, Some(two.1), Some(two.1 + (1 << 40))), (three.0, three.2, Some(three.1), None)];
+    let want = [
+        (two.0, two.2, Some(two.1), Some(two.1 + (1 << 40))),
+        (three.0, three.2, Some(three.1), None),
+    ];
     assert_eq!(seen.collect::<Vec<_>>(), want);
 
     // For people: a line for each row, with its addresses and its size.
@@ -98,7 +120,10 @@ fn check<F: Format>(format: F, options: &str, base: u64, shifts: [u8; 3], root: 
     let lines: Vec<_> = list.lines().filter(|line| !line.starts_with("---[")).collect();
     assert_eq!(lines.len(), rows.len(), "{list}");
     for (line, &(va, pa, bytes, ..)) in lines.iter().zip(&rows) {
-        assert!(line.starts_with(&format!("{va:#018x}-{:#018x}  {pa:#018x} ", va + bytes - 1)), "{line}");
+        assert!(
+            line.starts_with(&format!("{va:#018x}-{:#018x}  {pa:#018x} ", va + bytes - 1)),
+            "{line}"
+        );
     }
     assert!(!list.contains('\u{1b}'), "no colour but on a terminal");
 }
@@ -110,11 +135,17 @@ fn radix() {
             let quadrant = if pid == 0 { Quadrants::Three } else { Quadrants::Zero };
             let format = ProcessScoped::new(granule).with_quadrants(quadrant);
             let small = if granule == Granule::K64 { 16 } else { 12 };
-            check(format, &format!("--arch ppc64-radix --pid {pid}"), base, [small, 21, 30], |memory, root| {
-                let table = ProcessTable::new(Gpa::new(START), 0).unwrap();
-                table.write(&memory.map(), pid, Prte::of_tree(root).unwrap()).unwrap();
-                START
-            });
+            check(
+                format,
+                &format!("--arch ppc64-radix --pid {pid}"),
+                base,
+                [small, 21, 30],
+                |memory, root| {
+                    let table = ProcessTable::new(Gpa::new(START), 0).unwrap();
+                    table.write(&memory.map(), pid, Prte::of_tree(root).unwrap()).unwrap();
+                    START
+                },
+            );
         }
     }
 }

@@ -21,12 +21,16 @@ pub struct Words(Box<[AtomicU64]>);
 
 impl TableMemory<Hpa> for Words {
     fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
-        self.0.get(address.get() as usize / 8).ok_or(MemoryError { address: address.get(), bytes: 8 })
+        self.0
+            .get(address.get() as usize / 8)
+            .ok_or(MemoryError { address: address.get(), bytes: 8 })
     }
 
     fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
         let start = address.get() as usize / 8;
-        self.0.get(start..start + words).ok_or(MemoryError { address: address.get(), bytes: words as u64 * 8 })
+        self.0
+            .get(start..start + words)
+            .ok_or(MemoryError { address: address.get(), bytes: words as u64 * 8 })
     }
 }
 
@@ -52,7 +56,8 @@ pub type Table = Arc<Frames<Hpa, Source>>;
 pub fn frames(frames: u32) -> (Table, Counts) {
     let counts = Counts(Arc::new((AtomicU32::new(0), AtomicU32::new(0))));
     let words = Words((0..frames << (FRAME - 3)).map(|_| AtomicU64::new(0)).collect());
-    let source = Region::with_hooks(words, Hpa::new(0), frames, FRAME, counts.clone()).expect("aligned and within");
+    let source = Region::with_hooks(words, Hpa::new(0), frames, FRAME, counts.clone())
+        .expect("aligned and within");
     (Arc::new(Frames::new(source).expect("small")), counts)
 }
 

@@ -4,7 +4,8 @@ use crate::row::Row;
 use bench_harness::{Goal, Row as _, Table};
 
 /// The columns of crates that keep page tables.
-pub const PEERS: &[&str] = &["x86_64 mapped", "x86_64 offset", "multiarch", "generic", "aarch64", "hyperlight"];
+pub const PEERS: &[&str] =
+    &["x86_64 mapped", "x86_64 offset", "multiarch", "generic", "aarch64", "hyperlight"];
 
 /// The goals whose rows were run.
 pub fn goals(table: &Table) -> Vec<Goal> {

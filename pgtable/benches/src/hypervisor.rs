@@ -20,9 +20,12 @@ pub enum Row {
     Device,
 }
 
-use Row::{Device, HarvestAll, HarvestClean, HarvestSome, OneStage, TwoStagesUncached, TwoStagesWarm};
+use Row::{
+    Device, HarvestAll, HarvestClean, HarvestSome, OneStage, TwoStagesUncached, TwoStagesWarm,
+};
 
-const ROWS: [Row; 7] = [HarvestClean, HarvestSome, HarvestAll, OneStage, TwoStagesWarm, TwoStagesUncached, Device];
+const ROWS: [Row; 7] =
+    [HarvestClean, HarvestSome, HarvestAll, OneStage, TwoStagesWarm, TwoStagesUncached, Device];
 
 impl bench_harness::Row for Row {
     fn title(&self) -> &'static str {
@@ -59,13 +62,21 @@ impl Cells {
         Self { name, cells: Vec::new() }
     }
 
-    fn with(mut self, row: Row, prepare: impl FnMut() + 'static, run: impl FnMut() + 'static) -> Self {
+    fn with(
+        mut self,
+        row: Row,
+        prepare: impl FnMut() + 'static,
+        run: impl FnMut() + 'static,
+    ) -> Self {
         self.cells.push((row, Box::new(prepare), Box::new(run)));
         self
     }
 
     fn find(&mut self, row: Row) -> &mut (Row, Act, Act) {
-        self.cells.iter_mut().find(|cell| cell.0 == row).expect("only rows that it has are asked for")
+        self.cells
+            .iter_mut()
+            .find(|cell| cell.0 == row)
+            .expect("only rows that it has are asked for")
     }
 }
 
@@ -125,7 +136,12 @@ fn bounds(table: &Table) -> Vec<Goal> {
         goal("harvest-clean-radix4k", cell(HarvestClean, "radix 4K"), scan, 1.2),
         goal("harvest-some-radix4k", cell(HarvestSome, "radix 4K"), scan, 3.5),
         goal("harvest-all-radix4k", cell(HarvestAll, "radix 4K"), exchange, 1.05),
-        goal("two-stages-warm", cell(TwoStagesWarm, "x86 on EPT"), cell(OneStage, "x86 on EPT"), 2.0),
+        goal(
+            "two-stages-warm",
+            cell(TwoStagesWarm, "x86 on EPT"),
+            cell(OneStage, "x86 on EPT"),
+            2.0,
+        ),
         goal("iommu", cell(Device, "our tables"), cell(Device, "Iotlb"), 0.3),
     ]
     .into_iter()

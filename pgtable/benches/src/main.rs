@@ -36,14 +36,19 @@ struct Options {
 
 fn main() {
     let options = Options::parse();
-    let rows: Vec<_> = Row::ALL.into_iter().filter(|row| row.title().contains(&options.filter)).collect();
+    let rows: Vec<_> =
+        Row::ALL.into_iter().filter(|row| row.title().contains(&options.filter)).collect();
     let mut contestants = contestants();
-    contestants
-        .retain(|contestant| options.only.is_empty() || options.only.iter().any(|name| name == contestant.name()));
+    contestants.retain(|contestant| {
+        options.only.is_empty() || options.only.iter().any(|name| name == contestant.name())
+    });
     let table = compete(&rows, &mut contestants, options.rounds);
     table.print();
-    let hypervisor =
-        if options.only.is_empty() { hypervisor::run(&options.filter, options.rounds) } else { Vec::new() };
+    let hypervisor = if options.only.is_empty() {
+        hypervisor::run(&options.filter, options.rounds)
+    } else {
+        Vec::new()
+    };
     goals::goals(&table).iter().chain(&hypervisor).for_each(bench_harness::Goal::print);
 }
 
@@ -62,11 +67,19 @@ fn contestants() -> Vec<Box<dyn Contestant<Row>>> {
         let (memory, tables) = direct();
         ours::Table::new(format, memory, tables)
     };
-    #[cfg_attr(not(feature = "memflow"), expect(unused_mut, reason = "only memflow is put in afterwards"))]
+    #[cfg_attr(
+        not(feature = "memflow"),
+        expect(unused_mut, reason = "only memflow is put in afterwards")
+    )]
     let mut columns = vec![
         Column::boxed("flat", peers::flat::ROWS, peers::flat::Flat::new(false), &small),
         Column::boxed("flat, locked", &[Row::ProtectRange], peers::flat::Flat::new(true), &small),
-        Column::boxed("by hand", peers::hand_written::ROWS, peers::hand_written::HandWritten::new(), &small),
+        Column::boxed(
+            "by hand",
+            peers::hand_written::ROWS,
+            peers::hand_written::HandWritten::new(),
+            &small,
+        ),
         Column::boxed("x86_64 mapped", peers::x86_64::ROWS, peers::x86_64::mapped(), &small),
         Column::boxed("x86_64 offset", peers::x86_64::ROWS, peers::x86_64::offset(), &small),
         Column::boxed(
@@ -75,9 +88,24 @@ fn contestants() -> Vec<Box<dyn Contestant<Row>>> {
             peers::page_table_multiarch::Table::new(),
             &small,
         ),
-        Column::boxed("generic", peers::page_table_generic::ROWS, peers::page_table_generic::Table::new(), &small),
-        Column::boxed("aarch64", peers::aarch64_paging::ROWS, peers::aarch64_paging::Table::new(), &small),
-        Column::boxed("hyperlight", peers::hyperlight::ROWS, peers::hyperlight::Table::new(), &small),
+        Column::boxed(
+            "generic",
+            peers::page_table_generic::ROWS,
+            peers::page_table_generic::Table::new(),
+            &small,
+        ),
+        Column::boxed(
+            "aarch64",
+            peers::aarch64_paging::ROWS,
+            peers::aarch64_paging::Table::new(),
+            &small,
+        ),
+        Column::boxed(
+            "hyperlight",
+            peers::hyperlight::ROWS,
+            peers::hyperlight::Table::new(),
+            &small,
+        ),
         Column::boxed("iotlb", peers::iotlb::ROWS, peers::iotlb::Cache::new(), &small),
         Column::boxed("x86", ours::ROWS, over_direct(long_mode), &small),
         Column::boxed("radix 4K", ours::ROWS, radix(radix_4k), &small),
@@ -85,6 +113,9 @@ fn contestants() -> Vec<Box<dyn Contestant<Row>>> {
         Column::boxed("x86, 4 regions", ours::ROWS, over_regions, &small),
     ];
     #[cfg(feature = "memflow")]
-    columns.insert(8, Column::boxed("memflow", peers::memflow::ROWS, peers::memflow::Table::new(), &small));
+    columns.insert(
+        8,
+        Column::boxed("memflow", peers::memflow::ROWS, peers::memflow::Table::new(), &small),
+    );
     columns
 }

@@ -33,9 +33,10 @@ pub enum Row {
 }
 
 use Row::{
-    AnchoredHot, BatchCold, BatchHot, ChurnAlone, ChurnBeside, CursorInOrder, Iterate, IterateExternal, IterateRuns,
-    Map, MapCursor, MapRange, ProtectRange, ProtectStopped, TranslateCold, TranslateHot, TranslateInOrder, Unmap,
-    UnmapAlone, UnmapCursor, UnmapMixed, UnmapRange,
+    AnchoredHot, BatchCold, BatchHot, ChurnAlone, ChurnBeside, CursorInOrder, Iterate,
+    IterateExternal, IterateRuns, Map, MapCursor, MapRange, ProtectRange, ProtectStopped,
+    TranslateCold, TranslateHot, TranslateInOrder, Unmap, UnmapAlone, UnmapCursor, UnmapMixed,
+    UnmapRange,
 };
 
 /// What a table holds.
@@ -86,8 +87,10 @@ impl Row {
     fn held(self) -> (Held, Held) {
         match self {
             Map | MapCursor => (Held::New, Held::Scattered),
-            TranslateHot | AnchoredHot | BatchHot | TranslateCold | BatchCold | TranslateInOrder | CursorInOrder
-            | Iterate | IterateRuns | IterateExternal => (Held::Scattered, Held::Scattered),
+            TranslateHot | AnchoredHot | BatchHot | TranslateCold | BatchCold
+            | TranslateInOrder | CursorInOrder | Iterate | IterateRuns | IterateExternal => {
+                (Held::Scattered, Held::Scattered)
+            }
             Unmap | UnmapAlone | UnmapCursor => (Held::Scattered, Held::Nothing),
             MapRange => (Held::New, Held::Contiguous),
             ProtectRange | ProtectStopped => (Held::Contiguous, Held::Contiguous),
@@ -147,8 +150,20 @@ pub struct Column<T> {
 
 impl<T: PageTables + 'static> Column<T> {
     /// `table` under `name`, in these rows.
-    pub fn boxed(name: &'static str, rows: &'static [Row], table: T, work: &Rc<Work>) -> Box<dyn Contestant<Row>> {
-        Box::new(Self { name, rows, table, work: Rc::clone(work), held: Held::Nothing, writable: true })
+    pub fn boxed(
+        name: &'static str,
+        rows: &'static [Row],
+        table: T,
+        work: &Rc<Work>,
+    ) -> Box<dyn Contestant<Row>> {
+        Box::new(Self {
+            name,
+            rows,
+            table,
+            work: Rc::clone(work),
+            held: Held::Nothing,
+            writable: true,
+        })
     }
 
     fn reset(&mut self) {
@@ -215,16 +230,26 @@ impl<T: PageTables + 'static> Contestant<Row> for Column<T> {
         let (input, bytes) = (work.input(0), work.bytes());
         match row {
             Map => self.table.map_each(&work),
-            TranslateHot => assert_eq!(self.table.translate_each(&work, &work.hot.indices), work.hot.sum),
-            AnchoredHot => assert_eq!(self.table.translate_anchored(&work, &work.hot.indices), work.hot.sum),
-            BatchHot => assert_eq!(self.table.translate_batch(&work, &work.hot.indices), work.hot.sum),
-            BatchCold => assert_eq!(self.table.translate_batch(&work, &work.cold.indices), work.cold.sum),
+            TranslateHot => {
+                assert_eq!(self.table.translate_each(&work, &work.hot.indices), work.hot.sum)
+            }
+            AnchoredHot => {
+                assert_eq!(self.table.translate_anchored(&work, &work.hot.indices), work.hot.sum)
+            }
+            BatchHot => {
+                assert_eq!(self.table.translate_batch(&work, &work.hot.indices), work.hot.sum)
+            }
+            BatchCold => {
+                assert_eq!(self.table.translate_batch(&work, &work.cold.indices), work.cold.sum)
+            }
             CursorInOrder => assert_eq!(self.table.translate_by_cursor(&work), work.total),
             IterateRuns => assert_eq!(self.table.iterate_runs(input, bytes), work.total),
             IterateExternal => assert_eq!(self.table.iterate_external(input, bytes), work.total),
             MapCursor => self.table.map_by_cursor(&work),
             UnmapCursor => self.table.unmap_by_cursor(&work),
-            TranslateCold => assert_eq!(self.table.translate_each(&work, &work.cold.indices), work.cold.sum),
+            TranslateCold => {
+                assert_eq!(self.table.translate_each(&work, &work.cold.indices), work.cold.sum)
+            }
             TranslateInOrder => assert_eq!(self.table.translate_in_order(&work), work.total),
             Iterate => assert_eq!(self.table.iterate(input, bytes), work.total),
             Unmap => self.table.unmap_each(&work),
@@ -248,7 +273,12 @@ impl<T: PageTables + 'static> Contestant<Row> for Column<T> {
         (_, self.held) = row.held();
         for index in (0..PAGES).step_by(61).chain([1, PAGES - 1]) {
             let input = self.work.input(index);
-            assert_eq!(self.table.translate(input), self.expected(index), "{} {row:?} {input:#x}", self.name);
+            assert_eq!(
+                self.table.translate(input),
+                self.expected(index),
+                "{} {row:?} {input:#x}",
+                self.name
+            );
         }
     }
 }

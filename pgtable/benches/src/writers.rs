@@ -18,8 +18,8 @@ use arch_x86::{Controls, Levels, LongMode};
 use clap::Parser;
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Local, Owner, Policy, Reader, Region};
 use pgtable::{
-    Access, AllocError, Contents, DirectMap, Gather, Gpa, Gva, Leaves, PageTable, Prot, SharedPageTable,
-    TableAllocator, TableLayout, TableMemory, TableState, Unused, Writer,
+    Access, AllocError, Contents, DirectMap, Gather, Gpa, Gva, Leaves, PageTable, Prot,
+    SharedPageTable, TableAllocator, TableLayout, TableMemory, TableState, Unused, Writer,
 };
 
 use bench_harness::Goal;
@@ -139,7 +139,8 @@ fn each_thread(row: Row, work: impl Fn(u64) + Sync) -> Duration {
     };
     let mut times = vec![];
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..row.threads()).map(|thread| scope.spawn(move || timed(thread))).collect();
+        let others: Vec<_> =
+            (1..row.threads()).map(|thread| scope.spawn(move || timed(thread))).collect();
         times.push(timed(0));
         times.extend(others.into_iter().map(|other| other.join().expect("nobody panics")));
     });
@@ -177,7 +178,8 @@ impl Column {
         for at in (0..RANGES * RANGE).step_by(61 * PAGE as usize) {
             assert_eq!(self.faults.translate(at), Some(output(at).get()), "{} {at:#x}", self.title);
         }
-        self.best[index] = self.best[index].min(took.as_secs_f64() * 1e9 / (RANGES * RANGE / PAGE) as f64);
+        self.best[index] =
+            self.best[index].min(took.as_secs_f64() * 1e9 / (RANGES * RANGE / PAGE) as f64);
     }
 
     fn best(&self, row: Row) -> f64 {
@@ -282,7 +284,9 @@ fn each_range<M: TableMemory<Gpa>, A: TableAllocator<Gpa>>(
     for range in ranges {
         let mut cursor = writer.lock(Gva::new(range & !(RANGE - 1)), RANGE).expect("of this space");
         for at in (range..range + RANGE).step_by(step) {
-            cursor.map(Gva::new(at), output(at), PAGE, leaf(), Leaves::Exactly(12)).expect("absent");
+            cursor
+                .map(Gva::new(at), output(at), PAGE, leaf(), Leaves::Exactly(12))
+                .expect("absent");
         }
     }
 }
@@ -290,7 +294,11 @@ fn each_range<M: TableMemory<Gpa>, A: TableAllocator<Gpa>>(
 impl Faults for Shared {
     fn fault(&self, row: Row, thread: u64) {
         let writer = self.tree().writer(self.epochs.reader().expect("two slots"));
-        if self.cursor { each_range(&writer, (row, thread)) } else { each_page(&writer, (row, thread)) }
+        if self.cursor {
+            each_range(&writer, (row, thread))
+        } else {
+            each_page(&writer, (row, thread))
+        }
     }
 
     fn clear(&mut self) {
@@ -300,7 +308,11 @@ impl Faults for Shared {
     }
 
     fn translate(&self, at: u64) -> Option<u64> {
-        self.tree().walker().translate(Gva::new(at), Access::READ).ok().map(|found| found.output.get())
+        self.tree()
+            .walker()
+            .translate(Gva::new(at), Access::READ)
+            .ok()
+            .map(|found| found.output.get())
     }
 }
 
@@ -331,7 +343,11 @@ impl Faults for LockFree {
 fn main() {
     let options = Options::parse();
     let mut columns = [
-        Column::new("exclusive, a tree each", Exclusive([tree().0, tree().0].map(Mutex::new)), Row::ALL),
+        Column::new(
+            "exclusive, a tree each",
+            Exclusive([tree().0, tree().0].map(Mutex::new)),
+            Row::ALL,
+        ),
         Column::new("global lock", Global(Mutex::new(tree().0)), Row::ALL),
         Column::new("shared", Shared::new(false), Row::ALL),
         Column::new("shared, cursor", Shared::new(true), Row::ALL),
@@ -349,7 +365,8 @@ fn main() {
         println!();
     }
     let [apart, global, shared, cursor, _] = columns;
-    let goal = |name: &str, measured, bound| Goal { name: name.to_owned(), measured, bound }.print();
+    let goal =
+        |name: &str, measured, bound| Goal { name: name.to_owned(), measured, bound }.print();
     // 1.8 times as fast by two threads as by one.
     goal("writers-two-pages", shared.best(Row::Two) / shared.best(Row::One), 0.555);
     goal("writers-two-cursors", cursor.best(Row::Two) / cursor.best(Row::One), 0.555);
@@ -357,5 +374,9 @@ fn main() {
     let gain = |column: &Column| column.best(Row::Two) / column.best(Row::One);
     goal("writers-two-pages-beside-two-trees", gain(&shared) / gain(&apart), 1.1);
     goal("writers-two-beside-global-lock", shared.best(Row::Two) / global.best(Row::Two), 0.5);
-    goal("writers-contended-beside-global-lock", shared.best(Row::TwoInTurn) / global.best(Row::TwoInTurn), 1.0);
+    goal(
+        "writers-contended-beside-global-lock",
+        shared.best(Row::TwoInTurn) / global.best(Row::TwoInTurn),
+        1.0,
+    );
 }

@@ -92,7 +92,9 @@ where
         if offset < self.start || offset > self.last {
             return false;
         }
-        let Ok(memory) = table.memory.word(<Output<F> as Address>::new(node.entry(offset))) else { return false };
+        let Ok(memory) = table.memory.word(<Output<F> as Address>::new(node.entry(offset))) else {
+            return false;
+        };
         if any_set::<F>(memory, table.format.present_mask()) {
             return false;
         }
@@ -112,7 +114,9 @@ where
         attributes: F::Attributes,
         leaves: Leaves,
     ) -> Result<(), RangeError<Input<F>>> {
-        self.within(input, bytes, |table, trail| table.map_range(trail, input, output, bytes, attributes, leaves))
+        self.within(input, bytes, |table, trail| {
+            table.map_range(trail, input, output, bytes, attributes, leaves)
+        })
     }
 
     /// As [`PageTable::unmap`], within the range.
@@ -135,7 +139,10 @@ where
         &mut self,
         input: Input<F>,
         bytes: u64,
-        verb: impl FnOnce(&PageTable<F, M, A>, &mut TrailOf<'t, F, A>) -> Result<T, RangeError<Input<F>>>,
+        verb: impl FnOnce(
+            &PageTable<F, M, A>,
+            &mut TrailOf<'t, F, A>,
+        ) -> Result<T, RangeError<Input<F>>>,
     ) -> Result<T, RangeError<Input<F>>> {
         self.check(input, bytes)?;
         let (table, start, last) = (self.writer.table, self.start, self.last);
@@ -156,7 +163,10 @@ where
     ///
     /// # Errors
     /// [`Error::Range`] beyond the range, [`Error::Malformed`], [`Error::Memory`], [`Error::Contended`].
-    pub fn query(&mut self, input: Input<F>) -> Result<Option<TranslationOf<F>>, RangeError<Input<F>>> {
+    pub fn query(
+        &mut self,
+        input: Input<F>,
+    ) -> Result<Option<TranslationOf<F>>, RangeError<Input<F>>> {
         self.check(input, 1)?;
         let table = self.writer.table;
         let fail = |error| RangeError { at: input, error };
@@ -170,7 +180,9 @@ where
                 Entry::Leaf { output, attributes } => {
                     Ok(Some(translation(output, offset, stop.node.position(), attributes)))
                 }
-                Entry::Malformed | Entry::Table { .. } => Err(fail(malformed(stop.node, stop.word, offset))),
+                Entry::Malformed | Entry::Table { .. } => {
+                    Err(fail(malformed(stop.node, stop.word, offset)))
+                }
             }
         })
     }
@@ -179,7 +191,10 @@ where
     ///
     /// # Errors
     /// [`Error::Contended`], and as [`PageTable::unmap`]'s; the range is unlocked in any case.
-    pub fn finish<I: Invalidate<F::Stage>>(self, gather: &mut Gather<'_, F::Stage, I>) -> Result<(), Error> {
+    pub fn finish<I: Invalidate<F::Stage>>(
+        self,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<(), Error> {
         self.writer.let_go(self.held, self.start, gather)
     }
 }

@@ -47,7 +47,9 @@ impl<'t, O: Address, A: TableAllocator<O>> Held<'t, O, A> {
     ) -> Result<T, RangeError<I>> {
         let result = verb(&mut self.0);
         match self.0.locks.take_refusal() {
-            Some(refusal) => result.map_err(|RangeError { at, .. }| RangeError { at, error: refusal }),
+            Some(refusal) => {
+                result.map_err(|RangeError { at, .. }| RangeError { at, error: refusal })
+            }
             None => result,
         }
     }
@@ -61,7 +63,12 @@ where
     R: ReadSide,
 {
     /// Locks the lowest table of `level` or above that covers the offsets `start` to `last`.
-    pub(super) fn hold(&self, start: u64, last: u64, level: u8) -> Result<Held<'t, Output<F>, A>, Error> {
+    pub(super) fn hold(
+        &self,
+        start: u64,
+        last: u64,
+        level: u8,
+    ) -> Result<Held<'t, Output<F>, A>, Error> {
         let table = self.table;
         let (format, geometry) = (&table.format, table.format.geometry());
         let mut floor = geometry.root().0;
@@ -105,7 +112,9 @@ where
         let (start, end) = bounds(&self.table.format, input, bytes, 0)?;
         let geometry = self.table.format.geometry();
         // The lowest level at which one entry is less than the range.
-        let larger = |level: &u8| u32::from(geometry.shift(Level(level + 1))) > 63 - bytes.max(1).leading_zeros();
+        let larger = |level: &u8| {
+            u32::from(geometry.shift(Level(level + 1))) > 63 - bytes.max(1).leading_zeros()
+        };
         let level = (0..geometry.root().0).find(larger).unwrap_or(geometry.root().0);
         let last = end.max(start + 1) - 1;
         self.hold(start, last, level).map_err(|error| RangeError { at: input, error })

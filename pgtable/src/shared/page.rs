@@ -32,9 +32,13 @@ where
     ) -> bool {
         let Some(offset) = self.table.usual_page(input, bytes, leaves) else { return false };
         self.with_page(offset, |table, last, state| {
-            let (node, free) =
-                (last.node(&table.format), !any_set::<F>(last.slot.memory(), table.format.present_mask()));
-            let Some(leaf) = table.usual_leaf(node, output, attributes).filter(|_| free) else { return false };
+            let (node, free) = (
+                last.node(&table.format),
+                !any_set::<F>(last.slot.memory(), table.format.present_mask()),
+            );
+            let Some(leaf) = table.usual_leaf(node, output, attributes).filter(|_| free) else {
+                return false;
+            };
             last.slot.store(leaf);
             table.wrote(node.entry(offset), 1);
             state.add(1);
@@ -54,7 +58,8 @@ where
         let mut reader = self.reader.try_borrow_mut().ok()?;
         let reading = reader.read();
         let predicted = |word, at| table.format.predicted_table(word, at);
-        let last = descend_to_last(&table.format, &table.memory, table.root, offset, predicted).ok()?;
+        let last =
+            descend_to_last(&table.format, &table.memory, table.root, offset, predicted).ok()?;
         let state = table.tables.state(<Output<F> as Address>::new(last.table))?;
         state.try_lock().ok()?;
         // What is locked stays.
@@ -72,7 +77,9 @@ where
         bytes: u64,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> bool {
-        let Some(offset) = self.table.usual_page(input, bytes, Leaves::Largest) else { return false };
+        let Some(offset) = self.table.usual_page(input, bytes, Leaves::Largest) else {
+            return false;
+        };
         self.with_page(offset, |table, last, state| {
             let node = last.node(&table.format);
             if state.live() <= 1 || !any_set::<F>(last.slot.memory(), table.format.present_mask()) {

@@ -34,7 +34,9 @@ macro_rules! verbs {
             shift: u8,
             gather: &mut Gather<'_, F::Stage, I>,
         ) -> Result<usize, RangeError<Input<F>>> {
-            $self.within(input, bytes, |table, trail| table.split_range(trail, input, bytes, shift, gather))
+            $self.within(input, bytes, |table, trail| {
+                table.split_range(trail, input, bytes, shift, gather)
+            })
         }
 
         #[doc = concat!("As [`PageTable::promote`]", $within)]
@@ -47,7 +49,9 @@ macro_rules! verbs {
             bytes: u64,
             gather: &mut Gather<'_, F::Stage, I>,
         ) -> Result<usize, RangeError<Input<F>>> {
-            $self.within(input, bytes, |table, trail| table.promote_range(trail, input, bytes, gather))
+            $self.within(input, bytes, |table, trail| {
+                table.promote_range(trail, input, bytes, gather)
+            })
         }
 
         #[doc = concat!("As [`PageTable::harvest`]", $within)]

@@ -46,7 +46,10 @@ where
         &self,
         input: Input<F>,
         bytes: u64,
-        verb: impl FnOnce(&PageTable<F, M, A>, &mut TrailOf<'t, F, A>) -> Result<T, RangeError<Input<F>>>,
+        verb: impl FnOnce(
+            &PageTable<F, M, A>,
+            &mut TrailOf<'t, F, A>,
+        ) -> Result<T, RangeError<Input<F>>>,
     ) -> Result<T, RangeError<Input<F>>> {
         self.hold_around(input, bytes)?.run(|trail| verb(self.table, trail))
     }
@@ -63,7 +66,8 @@ where
         while level < table.format.geometry().root().0 {
             let mut held = self.hold(offset, offset, level + 1)?;
             let trail = held.trail();
-            let found = trail.seek(&table.format, &table.memory, offset, level).map(|stop| stop.node.level);
+            let found =
+                trail.seek(&table.format, &table.memory, offset, level).map(|stop| stop.node.level);
             if let Some(refusal) = trail.locks.take_refusal() {
                 return Err(refusal);
             }
@@ -95,7 +99,11 @@ where
     ///
     /// # Errors
     /// [`Error::Range`], [`Error::Memory`], [`Error::Malformed`]; [`Error::Contended`] if another writer holds it for too long.
-    pub fn lock(&self, input: Input<F>, bytes: u64) -> Result<SharedCursor<'_, 't, F, M, A, R>, RangeError<Input<F>>> {
+    pub fn lock(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+    ) -> Result<SharedCursor<'_, 't, F, M, A, R>, RangeError<Input<F>>> {
         let (start, end) = bounds(&self.table.format, input, bytes, 0)?;
         let last = end.max(start + 1) - 1;
         let held = self.hold(start, last, 0).map_err(|error| RangeError { at: input, error })?;
@@ -130,7 +138,9 @@ where
         attributes: F::Attributes,
         leaves: Leaves,
     ) -> Result<(), RangeError<Input<F>>> {
-        self.within(input, bytes, |table, trail| table.map_range(trail, input, output, bytes, attributes, leaves))
+        self.within(input, bytes, |table, trail| {
+            table.map_range(trail, input, output, bytes, attributes, leaves)
+        })
     }
 
     /// As [`PageTable::unmap`].
@@ -161,7 +171,8 @@ where
         let mut held = self.hold_around(input, bytes)?;
         let unmapped = held.run(|trail| table.unmap_range(trail, input, bytes, gather));
         let offset = table.format.offset(input).unwrap_or(0);
-        let pruned = self.let_go(held, offset, gather).map_err(|error| RangeError { at: input, error });
+        let pruned =
+            self.let_go(held, offset, gather).map_err(|error| RangeError { at: input, error });
         unmapped.and_then(|unmapped| pruned.map(|()| unmapped))
     }
 
@@ -190,7 +201,10 @@ where
     F: Format,
     A: TableAllocator<Output<F>>,
 {
-    table.tables.state(<Output<F> as Address>::new(node.table)).is_some_and(|state| state.live() == 0)
+    table
+        .tables
+        .state(<Output<F> as Address>::new(node.table))
+        .is_some_and(|state| state.live() == 0)
 }
 
 /// Code that is written for one writer runs beside others.

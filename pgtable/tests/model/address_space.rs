@@ -38,7 +38,8 @@ fn teardown<F: Format>(format: F, ops: &[Op]) {
         harness.apply(op);
     }
     let live = tables.live();
-    let finished = harness.space.destroy(Gather::new(&harness.tlb, 7)).map_err(|(_, error)| error).unwrap();
+    let finished =
+        harness.space.destroy(Gather::new(&harness.tlb, 7)).map_err(|(_, error)| error).unwrap();
     assert_eq!((finished.tables, tables.live()), (live, 0));
 }
 

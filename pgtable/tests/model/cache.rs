@@ -6,8 +6,9 @@ use std::sync::atomic::AtomicU64;
 use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
-    Access, Address, DirectMap, Format, Gather, Generation, Input, Invalidate, InvalidateFailed, Leaves, MemoryError,
-    Output, PageTable, Prot, Stage, Stale, TableMemory, TranslationCache, Watch,
+    Access, Address, DirectMap, Format, Gather, Generation, Input, Invalidate, InvalidateFailed,
+    Leaves, MemoryError, Output, PageTable, Prot, Stage, Stale, TableMemory, TranslationCache,
+    Watch,
 };
 
 use crate::support::{Arena, Tables, Tlb};
@@ -54,27 +55,45 @@ fn as_the_walker<F: Format>(format: F) {
     for _ in 0..300 {
         let start = starts[random(&mut state, 4) as usize];
         let (at, pages) = (start + random(&mut state, 12) * unit, 1 + random(&mut state, 4));
-        let prot = [Prot::R, Prot::RW, Prot::RWX, Prot::RW.for_user()][random(&mut state, 4) as usize];
+        let prot =
+            [Prot::R, Prot::RW, Prot::RWX, Prot::RW.for_user()][random(&mut state, 4) as usize];
         let attributes = F::Attributes::from(prot);
         let mut gather = Gather::new(&by, 1);
         match random(&mut state, 8) {
             0 => _ = tree.unmap(Input::<F>::new(start), 1 << large, &mut gather).unwrap(),
             1 => _ = tree.unmap(Input::<F>::new(at), pages * unit, &mut gather).unwrap(),
-            2 => _ = tree.protect(Input::<F>::new(at), pages * unit, attributes, &mut gather).unwrap(),
+            2 => {
+                _ = tree
+                    .protect(Input::<F>::new(at), pages * unit, attributes, &mut gather)
+                    .unwrap()
+            }
             3 => {
                 let output = Output::<F>::new((5 << 30) + (random(&mut state, 8) << large));
-                _ = tree.map(Input::<F>::new(start), output, 1 << large, attributes, Leaves::Largest);
+                _ = tree.map(
+                    Input::<F>::new(start),
+                    output,
+                    1 << large,
+                    attributes,
+                    Leaves::Largest,
+                );
             }
             _ => {
                 let output = Output::<F>::new((9 << 30) + random(&mut state, 64) * unit);
-                _ = tree.map(Input::<F>::new(at), output, pages * unit, attributes, Leaves::Largest);
+                _ = tree.map(
+                    Input::<F>::new(at),
+                    output,
+                    pages * unit,
+                    attributes,
+                    Leaves::Largest,
+                );
             }
         }
         gather.finish(tree.tables()).unwrap();
         let walker = tree.walker();
         for _ in 0..40 {
             let start = starts[random(&mut state, 4) as usize];
-            let input = Input::<F>::new(start + random(&mut state, 16) * unit + random(&mut state, unit));
+            let input =
+                Input::<F>::new(start + random(&mut state, 16) * unit + random(&mut state, unit));
             for access in [Access::READ, Access::WRITE.by_user(), Access::FETCH] {
                 let want = walker.translate(input, access);
                 assert_eq!(one.translate(&walker, input, access), want, "{access} at {input}");
@@ -120,7 +139,10 @@ fn what_is_known_is_not_walked_for() {
             assert!(walks(n, Access::READ), "page {n} in round {round}");
         }
         for n in (0..N).rev() {
-            assert!(!walks(n, Access::WRITE) && !walks(n, Access::READ), "page {n} in round {round}");
+            assert!(
+                !walks(n, Access::WRITE) && !walks(n, Access::READ),
+                "page {n} in round {round}"
+            );
         }
         assert!(walks(512, Access::READ) && !walks(512, Access::READ) && walks(513, Access::READ));
         generation.advance();

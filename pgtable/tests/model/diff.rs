@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 
 use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Levels, LongMode};
-use pgtable::{Address, AddressSpace, Format, Gather, Gpa, Gva, Input, Leaves, Output, PageTable, Prot};
+use pgtable::{
+    Address, AddressSpace, Format, Gather, Gpa, Gva, Input, Leaves, Output, PageTable, Prot,
+};
 use proptest::prelude::*;
 
 use crate::support::{Arena, Tables, Tlb};
@@ -35,15 +37,21 @@ fn differences<F: Format>(format: F, before: &[(u64, u64, u64)], after: &[(u64, 
     let mut changed = BTreeMap::new();
     let flow = one.walker().diff(&two.walker(), start, 1 << 32, |change| {
         for within in (0..change.bytes).step_by(page as usize) {
-            let moved = |side: Option<(Output<F>, F::Attributes)>| side.map(|(to, a)| (to.get() + within, a));
-            changed.insert(change.input.get() + within, (moved(change.before), moved(change.after)));
+            let moved = |side: Option<(Output<F>, F::Attributes)>| {
+                side.map(|(to, a)| (to.get() + within, a))
+            };
+            changed
+                .insert(change.input.get() + within, (moved(change.before), moved(change.after)));
         }
         ControlFlow::<()>::Continue(())
     });
     assert!(flow.unwrap().is_continue());
     for at in (0..3000).map(|n| n * page) {
         let side = |tree: &PageTable<F, _, &Tables<'_>>| {
-            tree.walker().query(Input::<F>::new(at)).unwrap().map(|found| (found.output.get(), found.attributes))
+            tree.walker()
+                .query(Input::<F>::new(at))
+                .unwrap()
+                .map(|found| (found.output.get(), found.attributes))
         };
         let (old, new) = (side(&one), side(&two));
         assert_eq!(changed.get(&at).copied(), (old != new).then_some((old, new)), "{at:#x}");
@@ -69,7 +77,10 @@ proptest! {
 fn the_difference_of_a_page() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
-    let tree = || PageTable::new(LongMode::new(Levels::Four, Controls::new()), arena.memory(), &tables).unwrap();
+    let tree = || {
+        PageTable::new(LongMode::new(Levels::Four, Controls::new()), arena.memory(), &tables)
+            .unwrap()
+    };
     let (mut one, mut two) = (tree(), tree());
     let (at, to, large) = (Gva::new(4 << 20), Gpa::new(6 << 20), 2 << 20);
     one.map(at, to, large, Prot::RW.into(), Leaves::Largest).unwrap();
@@ -78,7 +89,8 @@ fn the_difference_of_a_page() {
     let tlb = Tlb::default();
     let mut gather = Gather::new(&tlb, 7);
     two.unmap(Gva::new(at.get() + large - 0x1000), 0x1000, &mut gather).unwrap();
-    two.remap(page, Gpa::new(0x9000), 0x1000, Prot::RW.into(), Leaves::Exactly(12), &mut gather).unwrap();
+    two.remap(page, Gpa::new(0x9000), 0x1000, Prot::RW.into(), Leaves::Exactly(12), &mut gather)
+        .unwrap();
     gather.finish(&&tables).unwrap();
     let mut changes = Vec::new();
     let side = |side: Option<(Gpa, arch_x86::PageAttributes)>| side.map(|it| it.0.get());

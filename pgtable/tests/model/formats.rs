@@ -30,7 +30,10 @@ fn usual_leaves<F: Format>(format: F, word: u64) {
                 assert_eq!(output.get(), leaf & format.output_mask(at), "{leaf:#x} at {at:?}");
                 // What protect writes over it keeps that address.
                 let encoded = format.leaf_word(attributes, at);
-                assert!(encoded.is_ok_and(|encoded| encoded & format.output_mask(at) == 0), "{leaf:#x} at {at:?}");
+                assert!(
+                    encoded.is_ok_and(|encoded| encoded & format.output_mask(at) == 0),
+                    "{leaf:#x} at {at:?}"
+                );
             }
             entry => panic!("{leaf:#x} at {at:?} passes for a leaf, and is {entry:?}"),
         }

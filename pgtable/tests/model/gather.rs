@@ -4,8 +4,8 @@ use std::cell::Cell;
 
 use arch_x86::{Controls, Levels, LongMode};
 use pgtable::{
-    Access, Gather, GatherError, Gpa, Gva, Invalidate, InvalidateFailed, Leaves, PageTable, Prot, Recorded, Stage,
-    Stage1, Stale, Unused, Writers,
+    Access, Gather, GatherError, Gpa, Gva, Invalidate, InvalidateFailed, Leaves, PageTable, Prot,
+    Recorded, Stage, Stage1, Stale, Unused, Writers,
 };
 
 use crate::support::{self, Arena, Tables};
@@ -49,7 +49,11 @@ fn finishing_is_tried_again() {
     assert_eq!(tree.unmap(Gva::new(0x1000), 0x1000, &mut gather), Ok(0x1000));
     for _ in 0..2 {
         assert_eq!(gather.finish(&tables), Err(GatherError::Invalidate(InvalidateFailed)));
-        assert_eq!((tables.live(), by.ranges.get()), (4, 1), "nothing is freed, and nothing forgotten");
+        assert_eq!(
+            (tables.live(), by.ranges.get()),
+            (4, 1),
+            "nothing is freed, and nothing forgotten"
+        );
     }
     let finished = gather.finish(&tables).unwrap();
     assert_eq!((finished.tables, finished.invalidations, tables.live()), (3, 1, 1));
@@ -103,7 +107,8 @@ fn neighbours_become_one_range() {
     let page = |number: u64| number << 12;
     let mut gather = Collected::new(&Unused, ());
     assert!(gather.stale().is_empty());
-    for (first, last, shift) in [(1, 2, 12), (3, 3, 12), (4, 4, 21), (0x204, 0x204, 12), (0x206, 0x207, 12), (9, 9, 12)]
+    for (first, last, shift) in
+        [(1, 2, 12), (3, 3, 12), (4, 4, 21), (0x204, 0x204, 12), (0x206, 0x207, 12), (9, 9, 12)]
     {
         gather.pages(Gva::new(page(first)), Gva::new(page(last)), shift);
     }
@@ -116,7 +121,10 @@ fn neighbours_become_one_range() {
         (page(9), page(9), 12),
     ];
     assert_eq!(ranges(&gather), expected);
-    assert_eq!(gather.stale().ranges().iter().map(pgtable::StaleRange::pages).collect::<Vec<_>>(), [3, 1, 1, 2, 1]);
+    assert_eq!(
+        gather.stale().ranges().iter().map(pgtable::StaleRange::pages).collect::<Vec<_>>(),
+        [3, 1, 1, 2, 1]
+    );
 
     // The space ends; what begins at 0 is no neighbour of its end. Nor does an empty gather go on at 0.
     let end = u64::MAX << 12;
@@ -166,11 +174,15 @@ fn what_a_verb_makes_stale() {
     assert_eq!(tree.unmap(at(331), PAGE, &mut Collected::new(&Unused, ())), Ok(PAGE));
     let mut protect = |writers, first: u64, count: u64, prot: Prot| {
         let mut gather = Collected::new(&Unused, ());
-        let done = tree.protect_beside(at(first), count * PAGE, prot.into(), writers, &mut gather).unwrap();
+        let done = tree
+            .protect_beside(at(first), count * PAGE, prot.into(), writers, &mut gather)
+            .unwrap();
         (done / PAGE, ranges(&gather))
     };
     // From the first to the last that was not so already; beside stopped CPUs in whole cache lines, if all eight are mapped.
-    for (writers, base, stale) in [(Writers::Running, 64, range(66, 92)), (Writers::Stopped, 128, range(128, 159))] {
+    for (writers, base, stale) in
+        [(Writers::Running, 64, range(66, 92)), (Writers::Stopped, 128, range(128, 159))]
+    {
         assert_eq!(protect(writers, base + 6, 1, Prot::R), (1, vec![range(base + 6, base + 6)]));
         assert_eq!(protect(writers, base + 6, 1, Prot::R), (1, vec![]));
         assert_eq!(protect(writers, base + 8, 40, Prot::RW), (40, vec![]));
@@ -187,7 +199,8 @@ fn what_a_verb_makes_stale() {
     let mut harvest = |first: u64, count: u64| {
         let mut gather = Collected::new(&Unused, ());
         let (mut bits, dirty) = ([0; 8], Recorded::Dirty);
-        tree.harvest(at(first), count * PAGE, dirty, Writers::Running, &mut bits, &mut gather).unwrap();
+        tree.harvest(at(first), count * PAGE, dirty, Writers::Running, &mut bits, &mut gather)
+            .unwrap();
         ranges(&gather)
     };
     assert_eq!(harvest(203, 1), [range(203, 203)]);

@@ -23,7 +23,8 @@ const LAYOUTS: [Regions; 9] = [
 #[test]
 fn every_word_of_every_region_and_no_other() {
     for layout in LAYOUTS {
-        let ranges: Vec<_> = layout.iter().map(|&(start, bytes)| (GuestAddress(start), bytes)).collect();
+        let ranges: Vec<_> =
+            layout.iter().map(|&(start, bytes)| (GuestAddress(start), bytes)).collect();
         let memory = GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap();
         let tables = GuestTables::<Gpa>::new(&memory).unwrap();
         let boundaries = layout.iter().flat_map(|&(start, bytes)| [start, start + bytes as u64]);
@@ -34,14 +35,23 @@ fn every_word_of_every_region_and_no_other() {
                     let bytes = words as u64 * 8;
                     let holds = |&&(start, size): &&(u64, usize)| {
                         start <= address
-                            && address.checked_add(bytes).is_some_and(|end| end <= start + (size as u64 & !7))
+                            && address
+                                .checked_add(bytes)
+                                .is_some_and(|end| end <= start + (size as u64 & !7))
                     };
                     let there = address % 8 == 0 && layout.iter().find(holds).is_some();
                     let found = tables.table(Gpa::new(address), words);
-                    assert_eq!(found.is_ok(), there, "{words} words at {address:#x} of {layout:x?}");
+                    assert_eq!(
+                        found.is_ok(),
+                        there,
+                        "{words} words at {address:#x} of {layout:x?}"
+                    );
                     let Ok(found) = found else { continue };
                     let host = memory.get_host_address(GuestAddress(address)).unwrap();
-                    assert_eq!((found.as_ptr().cast::<u8>(), found.len()), (host.cast_const(), words));
+                    assert_eq!(
+                        (found.as_ptr().cast::<u8>(), found.len()),
+                        (host.cast_const(), words)
+                    );
                     assert!(std::ptr::eq(tables.word(Gpa::new(address)).unwrap(), &found[0]));
                 }
                 if tables.table(Gpa::new(address), 1).is_err() {

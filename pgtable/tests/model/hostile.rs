@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
-    Access, Address, Cause, DirectMap, Format, Gather, Input, Invalidate, InvalidateFailed, Leaves, MemoryError,
-    Output, PageTable, Prot, Stage1, Stale, TableMemory, Unused, Walker,
+    Access, Address, Cause, DirectMap, Format, Gather, Input, Invalidate, InvalidateFailed, Leaves,
+    MemoryError, Output, PageTable, Prot, Stage1, Stale, TableMemory, Unused, Walker,
 };
 
 use crate::support::{Arena, Tables};
@@ -57,7 +57,9 @@ fn once<F: Format>(format: F) {
     let asked = Asked { memory, times: RefCell::default() };
     let walker = Walker::new(format, &asked, tree.root());
     let levels = usize::from(format.geometry().levels());
-    for input in [1u64 << 30, (1 << 30) + (1 << 21), 3 << 30, 4 << 30, (4 << 30) + (6 << shift), 1 << 40] {
+    for input in
+        [1u64 << 30, (1 << 30) + (1 << 21), 3 << 30, 4 << 30, (4 << 30) + (6 << shift), 1 << 40]
+    {
         let input = Input::<F>::new(input + 8);
         let _ = walker.translate(input, Access::READ);
         let (most, words) = asked.most();
@@ -139,13 +141,15 @@ fn an_access_that_a_guest_always_beats_ends() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
     let memory = arena.memory::<pgtable::Gpa>();
-    let mut tree = PageTable::new(LongMode::new(Levels::Four, Controls::new()), memory, &tables).unwrap();
+    let mut tree =
+        PageTable::new(LongMode::new(Levels::Four, Controls::new()), memory, &tables).unwrap();
     let page = pgtable::Gva::new(0);
     tree.map(page, pgtable::Gpa::new(0x1000), 0x1000, Prot::RW.into(), Leaves::Largest).unwrap();
     // The root's entry was never used.
     memory.word(tree.root()).unwrap().fetch_and(!(1 << 5), Ordering::Relaxed);
     let busy = Busy { memory, entry: tree.root().get(), asked: Cell::new(0) };
-    let fault = Walker::new(*tree.format(), &busy, tree.root()).access(page, Access::WRITE).unwrap_err();
+    let fault =
+        Walker::new(*tree.format(), &busy, tree.root()).access(page, Access::WRITE).unwrap_err();
     assert_eq!(fault.cause, Cause::Contended);
     // Sixteen times: judged, judged again, and the attempt to mark.
     assert!(busy.asked.get() <= 16 * 3 * 4, "{} words", busy.asked.get());
@@ -175,7 +179,8 @@ fn a_gather_holds_so_much() {
     let mut tree = PageTable::new(format, arena.memory(), &tables).unwrap();
     let pages = || (0..200).map(|n: u64| pgtable::Gva::new(n << 30));
     for page in pages() {
-        tree.map(page, pgtable::Gpa::new(0x1000), 0x1000, Prot::RW.into(), Leaves::Largest).unwrap();
+        tree.map(page, pgtable::Gpa::new(0x1000), 0x1000, Prot::RW.into(), Leaves::Largest)
+            .unwrap();
     }
     let log = Log::default();
     let mut gather = Gather::new(&log, ());
@@ -188,7 +193,9 @@ fn a_gather_holds_so_much() {
     // Two tables each, 64 at a time.
     assert!(
         log.len() > 200 * 2 / 64
-            && log.iter().all(|(ranges, everything)| *ranges <= 16 && (*ranges < 16 || *everything)),
+            && log
+                .iter()
+                .all(|(ranges, everything)| *ranges <= 16 && (*ranges < 16 || *everything)),
         "{log:?}"
     );
     assert_eq!(tables.live(), 1);

@@ -9,13 +9,15 @@ use crate::support::{Arena, Tables};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
-    Access, Address, Format, Gather, Gpa, GuestTables, Gva, Hpa, Input, Invalidate, InvalidateFailed, Leaves, Output,
-    PageTable, Prot, Stage, Stale, TableIommu, TableMemory,
+    Access, Address, Format, Gather, Gpa, GuestTables, Gva, Hpa, Input, Invalidate,
+    InvalidateFailed, Leaves, Output, PageTable, Prot, Stage, Stale, TableIommu, TableMemory,
 };
 use proptest::prelude::*;
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::iommu::{Error, Iommu, IovaRange, MappedRange};
-use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, IommuMemory, Permissions};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, IommuMemory, Permissions,
+};
 
 /// An invalidation that tells an IOMMU, as an embedder's does.
 struct Devices<'i, I>(&'i I);
@@ -47,11 +49,17 @@ impl<S: Stage, I: Forget> Invalidate<S> for Devices<'_, I> {
 type Request = (usize, u64, u64, u8);
 
 fn request() -> impl Strategy<Value = Request> {
-    (0usize..4096, 0u64..0x3000, prop_oneof![3 => 0u64..0x80, 2 => 0u64..0x9000, 1 => 0u64..0x30_0000], 0u8..4)
+    (
+        0usize..4096,
+        0u64..0x3000,
+        prop_oneof![3 => 0u64..0x80, 2 => 0u64..0x9000, 1 => 0u64..0x30_0000],
+        0u8..4,
+    )
 }
 
 fn permissions(bits: u8) -> Permissions {
-    [Permissions::No, Permissions::Read, Permissions::Write, Permissions::ReadWrite][bits as usize % 4]
+    [Permissions::No, Permissions::Read, Permissions::Write, Permissions::ReadWrite]
+        [bits as usize % 4]
 }
 
 /// What the IOMMU says about any request is what the space says page by page.
@@ -65,7 +73,12 @@ fn requests<F: Format>(format: F, ops: &[Op], requests: &[Request]) {
         harness.apply(op);
         iommu.forget();
         for &(nth, into, length, bits) in requests {
-            let near = harness.model.keys().nth(nth % harness.model.len().max(1)).copied().unwrap_or(0x5000);
+            let near = harness
+                .model
+                .keys()
+                .nth(nth % harness.model.len().max(1))
+                .copied()
+                .unwrap_or(0x5000);
             let (iova, access) = ((near + into).saturating_sub(0x1800), permissions(bits));
             check(&harness, &iommu, iova, length, access);
         }
@@ -95,7 +108,9 @@ fn check<F: Format, M: TableMemory<Output<F>> + std::fmt::Debug + Send + Sync>(
     while at < end {
         let next = ((at | (harness.unit - 1)) + 1).min(end);
         match (allowed(at), &mut failed) {
-            (Some(output), None) => want.extend((at..next).step_by(1000).map(|byte| (byte, output + (byte - at)))),
+            (Some(output), None) => {
+                want.extend((at..next).step_by(1000).map(|byte| (byte, output + (byte - at))))
+            }
             (None, None) => failed = Some((at, next)),
             (None, Some(stretch)) if stretch.1 == at => stretch.1 = next,
             (Some(_), Some(_)) => break,
@@ -122,7 +137,9 @@ fn check<F: Format, M: TableMemory<Output<F>> + std::fmt::Debug + Send + Sync>(
             let want = IovaRange { base: GuestAddress(start), length: (stop - start) as usize };
             assert_eq!(iova_range, want, "{iova:#x}+{length:#x} {access:?}: {reason}");
         }
-        (got, want) => panic!("{iova:#x}+{length:#x} {access:?}: {:?}, but {want:x?}", got.map(|_| ())),
+        (got, want) => {
+            panic!("{iova:#x}+{length:#x} {access:?}: {:?}, but {want:x?}", got.map(|_| ()))
+        }
     }
 }
 
@@ -150,7 +167,8 @@ const PAGE: u64 = 4096;
 
 /// Guest memory whose upper part holds the tables, all of it seen by the device, with dirty bitmaps.
 fn guest() -> GuestMemoryMmap<AtomicBitmap> {
-    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20), (GuestAddress(1 << 21), 1 << 20)]).unwrap()
+    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20), (GuestAddress(1 << 21), 1 << 20)])
+        .unwrap()
 }
 
 /// Tables cut from the second region of `guest`.
@@ -175,7 +193,12 @@ impl pgtable::TableAllocator<Gpa> for Bump<'_> {
         Ok(table)
     }
 
-    fn free(&self, _: Gpa, _: pgtable::TableLayout, _: pgtable::Contents) -> Result<(), pgtable::AllocError> {
+    fn free(
+        &self,
+        _: Gpa,
+        _: pgtable::TableLayout,
+        _: pgtable::Contents,
+    ) -> Result<(), pgtable::AllocError> {
         Ok(())
     }
 
@@ -225,8 +248,11 @@ fn a_device_reads_and_writes_through_the_tree() {
     ] {
         let range = IovaRange { base: GuestAddress(base), length: length as usize };
         let start = if base == u64::MAX - 7 { base } else { 0x10_1ff0 };
-        let result = device.get_slices(GuestAddress(start), (base + length - start) as usize, access).map(|_| ());
-        let Err(GuestMemoryError::IommuError(Error::CannotResolve { iova_range, reason })) = result else {
+        let result = device
+            .get_slices(GuestAddress(start), (base + length - start) as usize, access)
+            .map(|_| ());
+        let Err(GuestMemoryError::IommuError(Error::CannotResolve { iova_range, reason })) = result
+        else {
             panic!("{base:#x}: {result:?}")
         };
         assert_eq!(iova_range, range, "{reason}");
@@ -238,14 +264,25 @@ fn a_device_reads_and_writes_through_the_tree() {
     // Everything above again, after the page that a window holds is mapped elsewhere.
     let devices = Devices(&**device.iommu());
     let mut gather = Gather::new(&devices, ());
-    space.remap(Gva::new(0x10_2000), Gpa::new(0x2_0000), PAGE, Prot::RW.into(), Leaves::Largest, &mut gather).unwrap();
+    space
+        .remap(
+            Gva::new(0x10_2000),
+            Gpa::new(0x2_0000),
+            PAGE,
+            Prot::RW.into(),
+            Leaves::Largest,
+            &mut gather,
+        )
+        .unwrap();
     gather.finish(&tables).unwrap();
     device.write_obj(0x1122_u64, third).unwrap();
     assert_eq!(guest.read_obj::<u64>(GuestAddress(0x2_0000)).unwrap(), 0x1122);
 
     // Another tree.
     let mut other = PageTable::new(format, &memory, &tables).unwrap();
-    other.map(Gva::new(0x10_2000), Gpa::new(0x3_0000), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
+    other
+        .map(Gva::new(0x10_2000), Gpa::new(0x3_0000), PAGE, Prot::RW.into(), Leaves::Largest)
+        .unwrap();
     device.iommu().set_root(other.root());
     device.write_obj(0x3344_u64, third).unwrap();
     assert_eq!(guest.read_obj::<u64>(GuestAddress(0x3_0000)).unwrap(), 0x3344);
@@ -265,11 +302,14 @@ fn a_recording_device_leaves_traces() {
     let mut harvest = |recorded| {
         let mut gather = Gather::new(&devices, ());
         let mut bits = [0];
-        space.harvest(Gpa::new(0), 4 * PAGE, recorded, Writers::Running, &mut bits, &mut gather).unwrap();
+        space
+            .harvest(Gpa::new(0), 4 * PAGE, recorded, Writers::Running, &mut bits, &mut gather)
+            .unwrap();
         gather.finish(&tables).unwrap();
         bits[0]
     };
-    let use_page = |page: u64, access| drop(iommu.translate(GuestAddress(page * PAGE), 8, access).unwrap());
+    let use_page =
+        |page: u64, access| drop(iommu.translate(GuestAddress(page * PAGE), 8, access).unwrap());
     assert_eq!((harvest(Recorded::Accessed), harvest(Recorded::Dirty)), (0b1111, 0b1111));
     for _ in 0..2 {
         use_page(1, Permissions::Read);
@@ -308,15 +348,20 @@ fn devices_of_other_kinds() {
     let quiet = iommu();
     let mut gather = Gather::new(&pgtable::Unused, ());
     let mut harvest = |space: &mut PageTable<_, _, _>| {
-        [Recorded::Accessed, Recorded::Dirty]
-            .map(|recorded| space.harvest(supervisor, PAGE, recorded, Writers::Running, &mut [0], &mut gather).unwrap())
+        [Recorded::Accessed, Recorded::Dirty].map(|recorded| {
+            space
+                .harvest(supervisor, PAGE, recorded, Writers::Running, &mut [0], &mut gather)
+                .unwrap()
+        })
     };
     assert_eq!(harvest(&mut space), [1, 1]);
     assert_eq!(seen(&quiet, supervisor), [true; 4]);
     assert_eq!(harvest(&mut space), [0, 0]);
 
     // To the end of what is mapped, and not a byte further; nothing, at the end of the space; and round it.
-    let ask = |at: u64, length: u64| quiet.translate(GuestAddress(at), length as usize, Permissions::Read).map(|_| ());
+    let ask = |at: u64, length: u64| {
+        quiet.translate(GuestAddress(at), length as usize, Permissions::Read).map(|_| ())
+    };
     assert!(ask(PAGE + 8, PAGE - 8).is_ok());
     assert!(matches!(ask(PAGE + 8, PAGE - 7), Err(Error::CannotResolve { iova_range, .. })
         if iova_range == IovaRange { base: GuestAddress(2 * PAGE), length: 1 }));
@@ -381,7 +426,9 @@ fn devices_never_read_what_was_taken_from_them() {
                     page = page.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seed);
                     let wanted = (page >> 33) % PAGES;
                     let start = GuestAddress(input(wanted).get() + 0x100);
-                    let Ok(mut pieces) = iommu.translate(start, 8, Permissions::Read) else { continue };
+                    let Ok(mut pieces) = iommu.translate(start, 8, Permissions::Read) else {
+                        continue;
+                    };
                     let frame = (pieces.next().unwrap().base.0 - 0x100) / size;
                     // The access: the translation is still held.
                     let found = frames[frame as usize].load(Ordering::Acquire);
@@ -408,9 +455,14 @@ fn devices_never_read_what_was_taken_from_them() {
                 frames[held].store(TAKEN, Ordering::Release);
             }
             frames[frame as usize].store(page, Ordering::Release);
-            space.map(input(page), Gpa::new(frame * size), size, Prot::RW.into(), Leaves::Largest).unwrap();
+            space
+                .map(input(page), Gpa::new(frame * size), size, Prot::RW.into(), Leaves::Largest)
+                .unwrap();
             round += 1;
-            assert!(started.elapsed() < Duration::from_secs(120), "the devices do not come to read");
+            assert!(
+                started.elapsed() < Duration::from_secs(120),
+                "the devices do not come to read"
+            );
         }
         done.store(true, Ordering::Relaxed);
     });

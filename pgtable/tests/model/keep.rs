@@ -60,7 +60,13 @@ fn run<F: Format>(format: F, steps: &[Step]) {
             Step::Map(number) => {
                 let (at, output) = (page(&format, number), time * size);
                 let (input, to) = (Input::<F>::new(at), Output::<F>::new(output));
-                let mapped = space.map(input, to, size, Prot::RW.into(), Leaves::Exactly(size.trailing_zeros() as u8));
+                let mapped = space.map(
+                    input,
+                    to,
+                    size,
+                    Prot::RW.into(),
+                    Leaves::Exactly(size.trailing_zeros() as u8),
+                );
                 assert_eq!(mapped.is_ok(), !model.contains_key(&at));
                 model.entry(at).or_insert(output);
             }
@@ -70,9 +76,12 @@ fn run<F: Format>(format: F, steps: &[Step]) {
                 let leaves = Leaves::Exactly(size.trailing_zeros() as u8);
                 let mapped = space.map(input, to, 3 * size, Prot::RW.into(), leaves);
                 let done = mapped.map_or_else(|error| error.at.get() - at, |()| 3 * size);
-                let first = model.range(at..at + 3 * size).next().map_or(3 * size, |(taken, _)| taken - at);
+                let first =
+                    model.range(at..at + 3 * size).next().map_or(3 * size, |(taken, _)| taken - at);
                 assert_eq!(done, first);
-                model.extend((0..done).step_by(size as usize).map(|page| (at + page, output + page)));
+                model.extend(
+                    (0..done).step_by(size as usize).map(|page| (at + page, output + page)),
+                );
             }
             Step::Unmap(number) => {
                 let at = page(&format, number);
@@ -90,13 +99,18 @@ fn run<F: Format>(format: F, steps: &[Step]) {
         gather.finish(&tables).unwrap();
         gather = Gather::new(&Unused, ());
         let (needed, root) = (needed(&format, &model), usize::from(format.geometry().root().0));
-        assert!((needed..=needed + root).contains(&tables.live()), "{step:?}: {} live, {needed} needed", tables.live());
+        assert!(
+            (needed..=needed + root).contains(&tables.live()),
+            "{step:?}: {} live, {needed} needed",
+            tables.live()
+        );
         if matches!(step, Step::Trim) {
             assert_eq!(tables.live(), needed, "after trimming");
         }
         for number in 0..12 {
             let at = page(&format, number);
-            let found = space.walker().query(Input::<F>::new(at)).unwrap().map(|found| found.output.get());
+            let found =
+                space.walker().query(Input::<F>::new(at)).unwrap().map(|found| found.output.get());
             assert_eq!(found, model.get(&at).copied());
         }
     }
@@ -130,7 +144,9 @@ fn a_page_that_comes_and_goes() {
     let input = pgtable::Gva::new(0x1234_5000);
     space.keep_last_empty(true);
     for time in 0..3 {
-        space.map(input, pgtable::Gpa::new(0x1000), 0x1000, Prot::RW.into(), Leaves::Largest).unwrap();
+        space
+            .map(input, pgtable::Gpa::new(0x1000), 0x1000, Prot::RW.into(), Leaves::Largest)
+            .unwrap();
         let mut gather = Gather::new(&Unused, ());
         assert_eq!(space.unmap(input, 0x1000, &mut gather), Ok(0x1000));
         assert_eq!(gather.finish(&tables).unwrap().tables, 0, "time {time}");
@@ -147,7 +163,9 @@ fn a_page_that_comes_and_goes() {
 fn what_is_mapped_into_a_table_that_stayed() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
-    let mut space = PageTable::new(LongMode::new(Levels::Four, Controls::new()), arena.memory(), &tables).unwrap();
+    let mut space =
+        PageTable::new(LongMode::new(Levels::Four, Controls::new()), arena.memory(), &tables)
+            .unwrap();
     space.keep_last_empty(true);
     let (start, to, large) = (pgtable::Gva::new(2 << 20), pgtable::Gpa::new(6 << 20), 2 << 20);
     for bytes in [0x3000, large] {
@@ -155,7 +173,8 @@ fn what_is_mapped_into_a_table_that_stayed() {
         let mut gather = Gather::new(&Unused, ());
         assert_eq!(space.unmap(start, 0x1000, &mut gather), Ok(0x1000));
         space.map(start, to, bytes, Prot::RW.into(), Leaves::Largest).unwrap();
-        let leaves: Vec<_> = space.walker().iter(start, large).unwrap().map(Result::unwrap).collect();
+        let leaves: Vec<_> =
+            space.walker().iter(start, large).unwrap().map(Result::unwrap).collect();
         assert_eq!(leaves.len() as u64, bytes >> 12);
         for leaf in leaves {
             assert_eq!(leaf.output.get() - to.get(), leaf.input.get() - start.get());

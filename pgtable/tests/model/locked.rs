@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
-    Access, Address, DirectMap, Error, Format, Gather, Gpa, Gva, Input, Leaves, Output, PageTable, Prot, RangeError,
-    ReadSide, Recorded, SharedPageTable, Unused, Writers,
+    Access, Address, DirectMap, Error, Format, Gather, Gpa, Gva, Input, Leaves, Output, PageTable,
+    Prot, RangeError, ReadSide, Recorded, SharedPageTable, Unused, Writers,
 };
 use proptest::prelude::*;
 
@@ -83,18 +83,26 @@ fn same<F: Format>(format: F, ops: &[Op]) {
     for op in ops {
         match *op {
             Op::Map { page, pages, output, leaves } => {
-                let (at, to, bytes) = (input(page), Output::<F>::new(output << shift), pages << shift);
+                let (at, to, bytes) =
+                    (input(page), Output::<F>::new(output << shift), pages << shift);
                 let attributes = F::Attributes::from(Prot::RW);
-                let (exclusive, locked) =
-                    (one.map(at, to, bytes, attributes, leaves), cursor.map(at, to, bytes, attributes, leaves));
+                let (exclusive, locked) = (
+                    one.map(at, to, bytes, attributes, leaves),
+                    cursor.map(at, to, bytes, attributes, leaves),
+                );
                 assert_eq!(exclusive, locked, "{op:?}");
             }
             Op::Unmap { page, pages } => {
                 let (at, bytes) = (input(page), pages << shift);
-                assert_eq!(one.unmap(at, bytes, &mut stale), cursor.unmap(at, bytes, &mut gather), "{op:?}");
+                assert_eq!(
+                    one.unmap(at, bytes, &mut stale),
+                    cursor.unmap(at, bytes, &mut gather),
+                    "{op:?}"
+                );
             }
             Op::Protect { page, pages, prot } => {
-                let (at, bytes, attributes) = (input(page), pages << shift, F::Attributes::from(prot));
+                let (at, bytes, attributes) =
+                    (input(page), pages << shift, F::Attributes::from(prot));
                 let exclusive = one.protect(at, bytes, attributes, &mut stale);
                 assert_eq!(exclusive, cursor.protect(at, bytes, attributes, &mut gather), "{op:?}");
             }
@@ -110,12 +118,17 @@ fn same<F: Format>(format: F, ops: &[Op]) {
             Op::Use { page, store } => {
                 let access = if store { Access::WRITE } else { Access::READ };
                 let exclusive = one.walker().access(input(page), access).is_ok();
-                assert_eq!(exclusive, shared.walker().access(input(page), access).is_ok(), "{op:?}");
+                assert_eq!(
+                    exclusive,
+                    shared.walker().access(input(page), access).is_ok(),
+                    "{op:?}"
+                );
             }
             Op::Harvest { page, pages, recorded, writers } => {
                 let (at, bytes, mut bits) = (input(page), pages << shift, [[0; 40]; 2]);
                 let exclusive = one.harvest(at, bytes, recorded, writers, &mut bits[0], &mut stale);
-                let locked = cursor.harvest(at, bytes, recorded, writers, &mut bits[1], &mut gather);
+                let locked =
+                    cursor.harvest(at, bytes, recorded, writers, &mut bits[1], &mut gather);
                 assert_eq!((exclusive, bits[0]), (locked, bits[1]), "{op:?}");
             }
         }
@@ -177,7 +190,9 @@ fn what_is_locked_stays_and_nothing_else() {
     let shared = shared(LongMode::new(Levels::Four, Controls::new()), &arena, &tables);
     let (one, other) = (shared.writer(Impatient), shared.writer(Impatient));
     let mut gather = Gather::new(&Unused, ());
-    let beside = |at: u64| other.map(Gva::new(at), Gpa::new(0x1000), 0x1000, Prot::RW.into(), Leaves::Largest);
+    let beside = |at: u64| {
+        other.map(Gva::new(at), Gpa::new(0x1000), 0x1000, Prot::RW.into(), Leaves::Largest)
+    };
     let contended = |at: u64| Err(RangeError { at: Gva::new(at), error: Error::Contended });
 
     // A large page is an entry of the table above, in which the neighbours stand too.
@@ -199,12 +214,16 @@ fn what_is_locked_stays_and_nothing_else() {
     let outside = |at: u64| RangeError { at: Gva::new(at), error: Error::Range };
     for (at, bytes) in [(2 * LARGE, 0x1000), (LARGE, 2 * LARGE), (0, 3 * LARGE)] {
         let (at, error) = (Gva::new(at), outside(at));
-        assert_eq!(cursor.map(at, Gpa::new(0), bytes, Prot::RW.into(), Leaves::Largest), Err(error));
+        assert_eq!(
+            cursor.map(at, Gpa::new(0), bytes, Prot::RW.into(), Leaves::Largest),
+            Err(error)
+        );
         assert_eq!(cursor.unmap(at, bytes, &mut gather), Err(error));
         assert_eq!(cursor.protect(at, bytes, Prot::R.into(), &mut gather), Err(error));
         assert_eq!(cursor.split(at, bytes, 12, &mut gather), Err(error));
         assert_eq!(cursor.promote(at, bytes, &mut gather), Err(error));
-        let harvested = cursor.harvest(at, bytes, Recorded::Dirty, Writers::Running, &mut [0; 32], &mut gather);
+        let harvested =
+            cursor.harvest(at, bytes, Recorded::Dirty, Writers::Running, &mut [0; 32], &mut gather);
         assert_eq!(harvested, Err(error));
     }
     assert_eq!(cursor.query(Gva::new(2 * LARGE)), Err(outside(2 * LARGE)));
@@ -226,10 +245,25 @@ fn pages_beside_the_range() {
     writer.map(Gva::new(0), Gpa::new(0), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
     let mut cursor = writer.lock(Gva::new(3 * PAGE), 3 * PAGE).unwrap();
     let mut map = |page: u64| {
-        cursor.map(Gva::new(page * PAGE), Gpa::new(page * PAGE), PAGE, Prot::RW.into(), Leaves::Exactly(12))
+        cursor.map(
+            Gva::new(page * PAGE),
+            Gpa::new(page * PAGE),
+            PAGE,
+            Prot::RW.into(),
+            Leaves::Exactly(12),
+        )
     };
     let outside = |page: u64| Err(RangeError { at: Gva::new(page * PAGE), error: Error::Range });
-    let all = [(1, true), (2, true), (3, false), (4, false), (5, false), (6, true), (511, true), (512, true)];
+    let all = [
+        (1, true),
+        (2, true),
+        (3, false),
+        (4, false),
+        (5, false),
+        (6, true),
+        (511, true),
+        (512, true),
+    ];
     for (page, beyond) in all {
         assert_eq!(map(page), if beyond { outside(page) } else { Ok(()) }, "page {page}");
     }
@@ -261,7 +295,8 @@ fn who_has_to_wait() {
     let (one, other) = (shared.writer(Impatient), shared.writer(Impatient));
     let mut gather = Gather::new(&Unused, ());
     for at in [0, LARGE, HUGE, HUGE + LARGE, 1 << 39] {
-        one.map(Gva::new(at), Gpa::new(at), 4 * PAGE, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+        one.map(Gva::new(at), Gpa::new(at), 4 * PAGE, Prot::RW.into(), Leaves::Exactly(12))
+            .unwrap();
     }
     // What is locked, what somebody else protects, and whether that waits. A range locks the lowest table that covers it, and those below only while it works in
     // them; a verb locks one of which its range is less than all, since what fills a table to its ends may take it out.
@@ -318,9 +353,18 @@ fn small_pages_under_a_lock() {
     writer.map(Gva::new(0), Gpa::new(0), 0x1000, rw(), Leaves::Exactly(12)).unwrap();
     let mut cursor = writer.lock(Gva::new(0), LARGE).unwrap();
     let error = RangeError { at: Gva::new(0x1_0000), error: Error::LeafSize };
-    assert_eq!(cursor.map(Gva::new(0x1_0000), Gpa::new(0), 0x1_0000, rw(), Leaves::Exactly(16)), Err(error));
-    assert_eq!(cursor.map(Gva::new(0x1_0000), Gpa::new(0), 0x1_0000, rw(), Leaves::Largest), Ok(()));
-    assert_eq!(cursor.query(Gva::new(0x1_2345)).unwrap().map(|it| (it.output.get(), it.shift)), Some((0x2345, 12)));
+    assert_eq!(
+        cursor.map(Gva::new(0x1_0000), Gpa::new(0), 0x1_0000, rw(), Leaves::Exactly(16)),
+        Err(error)
+    );
+    assert_eq!(
+        cursor.map(Gva::new(0x1_0000), Gpa::new(0), 0x1_0000, rw(), Leaves::Largest),
+        Ok(())
+    );
+    assert_eq!(
+        cursor.query(Gva::new(0x1_2345)).unwrap().map(|it| (it.output.get(), it.shift)),
+        Some((0x2345, 12))
+    );
     cursor.finish(&mut gather).unwrap();
     assert_eq!(writer.unmap(Gva::new(0), LARGE, &mut gather), Ok(0x1_1000));
     gather.finish(&&tables).unwrap();

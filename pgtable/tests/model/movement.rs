@@ -11,8 +11,8 @@ use crate::support::{Arena, Tables, Tlb, ranges};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
-    Address, AddressSpace, DirectMap, Error, Format, Gather, Input, Invalidate, InvalidateFailed, Leaves, Output,
-    PageTable, Prot, Recorded, Stage, Stale, TableMemory, Unused, Walker, Writers,
+    Address, AddressSpace, DirectMap, Error, Format, Gather, Input, Invalidate, InvalidateFailed,
+    Leaves, Output, PageTable, Prot, Recorded, Stage, Stale, TableMemory, Unused, Walker, Writers,
 };
 use proptest::prelude::*;
 
@@ -97,13 +97,17 @@ fn moved<F: Format>(format: F, case: &Case) {
         Err(error) => panic!("{error}"),
     }
     assert_eq!(copies.live(), 0);
-    let list = || harness.space.walker().iter(start, bytes).unwrap().map(Result::unwrap).collect::<Vec<_>>();
+    let list = || {
+        harness.space.walker().iter(start, bytes).unwrap().map(Result::unwrap).collect::<Vec<_>>()
+    };
     match PageTable::rebuild(format, other.memory::<Output<F>>(), &copies, list()) {
         Ok(copy) => {
             assert_equal(&harness.space, &copy);
             copy.destroy(Gather::new(&harness.tlb, 7)).map_err(|(_, error)| error).unwrap();
         }
-        Err(error) => assert!(case.budget != usize::MAX && matches!(error.error, Error::Alloc(_)), "{error}"),
+        Err(error) => {
+            assert!(case.budget != usize::MAX && matches!(error.error, Error::Alloc(_)), "{error}")
+        }
     }
     assert_eq!(copies.live(), 0);
     copies.budget.set(usize::MAX);
@@ -203,7 +207,9 @@ fn records<F: Format>(format: F, which: u64) {
         for &page in &pages {
             let bytes = if page == large.get() { 1 << 21 } else { 1 << shift };
             let writers = Writers::Stopped;
-            space.harvest(Input::<F>::new(page), bytes, recorded, writers, &mut [0; 8], &mut gather).unwrap();
+            space
+                .harvest(Input::<F>::new(page), bytes, recorded, writers, &mut [0; 8], &mut gather)
+                .unwrap();
         }
     }
     gather.finish(&tables).unwrap();
@@ -218,7 +224,9 @@ fn records<F: Format>(format: F, which: u64) {
     }
     let before = late.ways.borrow().clone();
     let mut gather = Gather::new(&late, ());
-    space.relocate(|_, layout| which == 0 || which >> layout.level.0 & 1 != 0, &mut gather).unwrap();
+    space
+        .relocate(|_, layout| which == 0 || which >> layout.level.0 & 1 != 0, &mut gather)
+        .unwrap();
     // On the way of each page, every entry that moved has the bits. (The root moves alone: hardware uses all of each way then.)
     let check = || {
         for &page in &pages {
@@ -226,7 +234,10 @@ fn records<F: Format>(format: F, which: u64) {
             let words = way.iter().zip(late.bits(&way)).zip(&before[&page]);
             for (level, ((&entry, bits), &old)) in words.enumerate() {
                 let word = memory.word(entry).unwrap().load(Ordering::Relaxed);
-                assert!(entry == old || word & bits == bits, "page {page:#x}, entry {level} of its way lost a record");
+                assert!(
+                    entry == old || word & bits == bits,
+                    "page {page:#x}, entry {level} of its way lost a record"
+                );
             }
         }
     };
@@ -235,7 +246,9 @@ fn records<F: Format>(format: F, which: u64) {
     gather.finish(&tables).unwrap();
     check();
     for &page in &pages {
-        assert!(which != 0 || late.way(page).iter().zip(&before[&page]).all(|(new, old)| new != old));
+        assert!(
+            which != 0 || late.way(page).iter().zip(&before[&page]).all(|(new, old)| new != old)
+        );
     }
     space.destroy(Gather::new(&late, ())).map_err(|(_, error)| error).unwrap();
     assert_eq!(tables.live(), 0);
@@ -315,7 +328,9 @@ fn a_snapshot_of_crooked_tables() {
     let mut space = PageTable::new(format, memory, &tables).unwrap();
     let at = |n: u64| pgtable::Gpa::new(n << 21);
     for n in 0..3 {
-        space.map(at(n), pgtable::Hpa::new(n << 12), 4096, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+        space
+            .map(at(n), pgtable::Hpa::new(n << 12), 4096, Prot::RW.into(), Leaves::Exactly(12))
+            .unwrap();
     }
     let entry = |n: u64| space.walker().trace(at(n)).last().unwrap().address;
     // The second table becomes empty, by somebody else's hand.
@@ -333,7 +348,10 @@ fn a_snapshot_of_crooked_tables() {
     let third = pgtable::Hpa::new(entry(2).get() + 5 * 8);
     memory.word(third).unwrap().store(2, Ordering::Relaxed);
     let copy = space.walker().snapshot(other.memory(), &copies).map(|_| ());
-    assert!(matches!(copy, Err(Error::Malformed { entry, word: 2, .. }) if entry == third.get()), "{copy:?}");
+    assert!(
+        matches!(copy, Err(Error::Malformed { entry, word: 2, .. }) if entry == third.get()),
+        "{copy:?}"
+    );
     assert_eq!(copies.live(), 0);
     space.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
 }
@@ -368,12 +386,19 @@ fn what_a_move_makes_stale() {
         let (at, to) = (pgtable::Gva::new(at), pgtable::Gpa::new(0));
         space.map(at, to, 4096, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
     }
-    let way: Vec<_> =
-        space.walker().trace(pgtable::Gva::new(start)).iter().map(|it| it.address.get() & !0xfff).collect();
+    let way: Vec<_> = space
+        .walker()
+        .trace(pgtable::Gva::new(start))
+        .iter()
+        .map(|it| it.address.get() & !0xfff)
+        .collect();
     for level in 0..3 {
         let told = Told::default();
         let mut gather = Gather::new(&told, ());
-        let moved = space.relocate(|table, layout| layout.level.0 == level && way.contains(&table.get()), &mut gather);
+        let moved = space.relocate(
+            |table, layout| layout.level.0 == level && way.contains(&table.get()),
+            &mut gather,
+        );
         assert_eq!(moved, Ok(1));
         gather.finish(&tables).unwrap();
         let pages = if level == 0 { vec![(start, start + (511 << 12), 12)] } else { vec![] };

@@ -5,8 +5,9 @@ use crate::support::{Arena, Tables};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
-    Access, AccessedDirty, Address, ByteOrder, Cause, Entry, EntryOf, Format, Gather, Geometry, Gpa, Gva, Hpa, Input,
-    Leaves, Output, PageTable, Position, Prot, TwoStage, Unencodable, Unused, Walker,
+    Access, AccessedDirty, Address, ByteOrder, Cause, Entry, EntryOf, Format, Gather, Geometry,
+    Gpa, Gva, Hpa, Input, Leaves, Output, PageTable, Position, Prot, TwoStage, Unencodable, Unused,
+    Walker,
 };
 
 /// Another format, without what it knows better than the trait; and what it takes a present entry for, at a level.
@@ -70,7 +71,13 @@ impl<F: Format> Format for Plain<F> {
         self.format.restrict(path, word)
     }
 
-    fn check(&self, word: u64, at: Position, path: Self::Path, access: Access) -> Result<(), Self::Fault> {
+    fn check(
+        &self,
+        word: u64,
+        at: Position,
+        path: Self::Path,
+        access: Access,
+    ) -> Result<(), Self::Fault> {
         self.format.check(word, at, path, access)
     }
 
@@ -79,7 +86,8 @@ impl<F: Format> Format for Plain<F> {
     }
 }
 
-const PROTS: [Prot; 6] = [Prot::R, Prot::RW, Prot::RX, Prot::RWX, Prot::RW.for_user(), Prot::RX.for_user()];
+const PROTS: [Prot; 6] =
+    [Prot::R, Prot::RW, Prot::RX, Prot::RWX, Prot::RW.for_user(), Prot::RX.for_user()];
 
 /// Two trees of the same verbs, one by each format, are the same words; and each access is answered alike.
 fn alike<F: Format>(format: F) {
@@ -88,23 +96,33 @@ fn alike<F: Format>(format: F) {
     let (tables, others) = (Tables::new(&here), Tables::new(&there));
     let mut one = PageTable::new(format, here.memory::<Output<F>>(), &tables).unwrap();
     let mut other = PageTable::new(plain, there.memory::<Output<F>>(), &others).unwrap();
-    let page = |n: u64| Input::<F>::new(((n % 40) << 12) + ((n / 40 % 3) << 21) + ((n / 120) << 39));
+    let page =
+        |n: u64| Input::<F>::new(((n % 40) << 12) + ((n / 40 % 3) << 21) + ((n / 120) << 39));
     let verbs = (0..60u64).map(|n| (page(n * 7), PROTS[n as usize % PROTS.len()], n << 12));
     for (at, prot, to) in verbs.chain([(Input::<F>::new(5 << 30), Prot::RWX.for_user(), 3 << 30)]) {
         let bytes = if to < 1 << 30 { 0x1000 } else { 0x60_0000 };
         let mapped = one.map(at, Output::<F>::new(to), bytes, prot.into(), Leaves::Largest);
-        assert_eq!(mapped, other.map(at, Output::<F>::new(to), bytes, prot.into(), Leaves::Largest));
+        assert_eq!(
+            mapped,
+            other.map(at, Output::<F>::new(to), bytes, prot.into(), Leaves::Largest)
+        );
     }
     for n in (0..60).step_by(9) {
         let unmapped = one.unmap(page(n * 7), 0x1000, &mut Gather::new(&Unused, ()));
         assert_eq!(unmapped, other.unmap(page(n * 7), 0x1000, &mut Gather::new(&Unused, ())));
     }
     let (known, asked) = (one.walker(), other.walker());
-    let accesses = [Access::READ, Access::WRITE, Access::FETCH].into_iter().flat_map(|it| [it, it.by_user()]);
+    let accesses =
+        [Access::READ, Access::WRITE, Access::FETCH].into_iter().flat_map(|it| [it, it.by_user()]);
     for access in accesses {
-        for at in (0..240).map(page).chain([Input::<F>::new(5 << 30), Input::<F>::new((5 << 30) + 0x41_2345)]) {
+        for at in (0..240)
+            .map(page)
+            .chain([Input::<F>::new(5 << 30), Input::<F>::new((5 << 30) + 0x41_2345)])
+        {
             let (known, asked) = (known.translate(at, access), asked.translate(at, access));
-            let said = |fault: pgtable::Fault<F>| (fault.address, fault.cause, fault.at, fault.entry, fault.arch);
+            let said = |fault: pgtable::Fault<F>| {
+                (fault.address, fault.cause, fault.at, fault.entry, fault.arch)
+            };
             let asked = asked.map_err(|it| (it.address, it.cause, it.at, it.entry, it.arch));
             assert_eq!(known.map_err(said), asked, "{access} at {at}");
         }
@@ -135,10 +153,20 @@ fn pages_of_nobody_are_a_users() {
     let stage1 = Plain { format: LongMode::new(Levels::Four, Controls::new()), lie: None };
     let mut guest = PageTable::new(stage1, arena.memory::<Gpa>(), &tables).unwrap();
     let controls = EptControls { mode_based_execute: true, ..EptControls::new() };
-    let mut ept = PageTable::new(Ept::new(Levels::Four, controls), arena.memory::<Hpa>(), &tables).unwrap();
-    guest.map(Gva::new(0x2000), Gpa::new(0x7000), 0x1000, Prot::RWX.into(), Leaves::Largest).unwrap();
+    let mut ept =
+        PageTable::new(Ept::new(Levels::Four, controls), arena.memory::<Hpa>(), &tables).unwrap();
+    guest
+        .map(Gva::new(0x2000), Gpa::new(0x7000), 0x1000, Prot::RWX.into(), Leaves::Largest)
+        .unwrap();
     let tables_at = guest.root().get() & !0xfffff;
-    ept.map(Gpa::new(tables_at), Hpa::new(tables_at), 1 << 20, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+    ept.map(
+        Gpa::new(tables_at),
+        Hpa::new(tables_at),
+        1 << 20,
+        Prot::RW.into(),
+        Leaves::Exactly(12),
+    )
+    .unwrap();
     let page = arch_x86::EptAttributes::from(Prot::RWX).with_user_execute(false);
     ept.map(Gpa::new(0x7000), Hpa::new(0x7000), 0x1000, page, Leaves::Largest).unwrap();
     let stages = TwoStage::new(stage1, guest.root(), ept.walker());
@@ -156,9 +184,17 @@ fn tables_that_cannot_be_are_malformed() {
         let mut tree = PageTable::new(format, arena.memory::<Gpa>(), &tables).unwrap();
         let at = Gva::new(0x1234_5000);
         tree.map(at, tree.root(), 0x1000, Prot::RW.into(), Leaves::Largest).unwrap();
-        let lying = Walker::new(Plain { format, lie: Some((level, width)) }, arena.memory::<Gpa>(), tree.root());
+        let lying = Walker::new(
+            Plain { format, lie: Some((level, width)) },
+            arena.memory::<Gpa>(),
+            tree.root(),
+        );
         let fault = lying.translate(at, Access::READ).unwrap_err();
-        assert_eq!((fault.cause, fault.at.unwrap().level.0), (Cause::Malformed, level), "{width} bits at {level}");
+        assert_eq!(
+            (fault.cause, fault.at.unwrap().level.0),
+            (Cause::Malformed, level),
+            "{width} bits at {level}"
+        );
         assert!(lying.query(at).is_err());
         assert!(lying.iter(at, 0x1000).unwrap().any(|leaf| leaf.is_err()));
         tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();

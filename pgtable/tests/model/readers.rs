@@ -11,8 +11,8 @@ use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Owner, Policy, Region};
 use pgtable::{
-    Access, Address, Cause, DirectMap, Error, Format, Gather, Input, Leaves, Output, PageTable, Prot, RangeError,
-    Unused, Walker,
+    Access, Address, Cause, DirectMap, Error, Format, Gather, Input, Leaves, Output, PageTable,
+    Prot, RangeError, Unused, Walker,
 };
 
 /// Regions of one large page each, every one under a table of the third level of its own. The last is never changed.
@@ -73,7 +73,8 @@ fn hammer<F: Format>(format: F, frames: u32, rounds: u64) {
     let (done, translated) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for seed in 1..=READERS as u64 {
-            let (epochs, truth, root, done, translated) = (&epochs, &truth, &root, &done, &translated);
+            let (epochs, truth, root, done, translated) =
+                (&epochs, &truth, &root, &done, &translated);
             scope.spawn(move || {
                 // If this reader fails, the others and the writer end too.
                 struct End<'d>(&'d AtomicBool);
@@ -91,10 +92,17 @@ fn hammer<F: Format>(format: F, frames: u32, rounds: u64) {
                         let page = random(&mut state, places.pages * REGIONS);
                         let ended = truth[page as usize].ended.load(Ordering::Acquire);
                         // Each look begins at the root, which moves.
-                        let walker = Walker::new(format, memory, Output::<F>::new(root.load(Ordering::Acquire)));
+                        let walker = Walker::new(
+                            format,
+                            memory,
+                            Output::<F>::new(root.load(Ordering::Acquire)),
+                        );
                         let found = look(&walker, places, page, ended, &truth[page as usize]);
                         translated.fetch_add(usize::from(found), Ordering::Relaxed);
-                        assert!(found || page / places.pages != STEADY, "page {page} was never unmapped");
+                        assert!(
+                            found || page / places.pages != STEADY,
+                            "page {page} was never unmapped"
+                        );
                     }
                     drop(reading);
                 }
@@ -102,7 +110,9 @@ fn hammer<F: Format>(format: F, frames: u32, rounds: u64) {
         }
         let began = Instant::now();
         let (mut round, mut state) = (0, 0x9e37_79b9);
-        while !done.load(Ordering::Relaxed) && (round < rounds || translated.load(Ordering::Relaxed) < 50_000) {
+        while !done.load(Ordering::Relaxed)
+            && (round < rounds || translated.load(Ordering::Relaxed) < 50_000)
+        {
             writer.step(&mut space, &mut state);
             // What may be used again is, at once.
             tables.collect().unwrap();
@@ -160,27 +170,41 @@ impl Writer<'_> {
         &self.truth[first as usize..(first + pages) as usize]
     }
 
-    fn map<F, M, A>(&mut self, space: &mut Tree<F, M, A>, first: u64, pages: u64, leaves: Leaves) -> Result<(), Error>
+    fn map<F, M, A>(
+        &mut self,
+        space: &mut Tree<F, M, A>,
+        first: u64,
+        pages: u64,
+        leaves: Leaves,
+    ) -> Result<(), Error>
     where
         F: Format,
         M: pgtable::TableMemory<Output<F>>,
         A: pgtable::TableAllocator<Output<F>>,
     {
         self.number += 1;
-        self.of(first, pages).iter().for_each(|page| page.begun.store(self.number, Ordering::Relaxed));
+        self.of(first, pages)
+            .iter()
+            .for_each(|page| page.begun.store(self.number, Ordering::Relaxed));
         fence(Ordering::SeqCst);
         let (input, output) = (self.places.input(first), self.places.output(self.number, first));
         let bytes = pages << self.places.shift;
         let (input, output) = (Input::<F>::new(input), Output::<F>::new(output));
-        let RangeError { error, .. } = match space.map(input, output, bytes, Prot::RW.into(), leaves) {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
+        let RangeError { error, .. } =
+            match space.map(input, output, bytes, Prot::RW.into(), leaves) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
         // Part of it may be mapped.
         self.unmap(space, first, pages).and(Err(error))
     }
 
-    fn unmap<F, M, A>(&mut self, space: &mut Tree<F, M, A>, first: u64, pages: u64) -> Result<(), Error>
+    fn unmap<F, M, A>(
+        &mut self,
+        space: &mut Tree<F, M, A>,
+        first: u64,
+        pages: u64,
+    ) -> Result<(), Error>
     where
         F: Format,
         M: pgtable::TableMemory<Output<F>>,
@@ -210,21 +234,33 @@ impl Writer<'_> {
         let (page, count) = (region + page, count.min(pages - page));
         let mut gather = Gather::new(&Unused, ());
         let result = match random(state, 12) {
-            0 => self.unmap(space, region, pages).and_then(|()| self.map(space, region, pages, Leaves::Largest)),
-            1 | 2 => {
-                self.unmap(space, region, pages).and_then(|()| self.map(space, region, pages, Leaves::Exactly(shift)))
-            }
+            0 => self
+                .unmap(space, region, pages)
+                .and_then(|()| self.map(space, region, pages, Leaves::Largest)),
+            1 | 2 => self
+                .unmap(space, region, pages)
+                .and_then(|()| self.map(space, region, pages, Leaves::Exactly(shift))),
             3 => self.unmap(space, region, pages),
             4..8 => self.unmap(space, page, count).and_then(|()| {
-                if random(state, 3) > 0 { self.map(space, page, count, Leaves::Largest) } else { Ok(()) }
+                if random(state, 3) > 0 {
+                    self.map(space, page, count, Leaves::Largest)
+                } else {
+                    Ok(())
+                }
             }),
             8 => {
                 let prot = [Prot::R, Prot::RW][random(state, 2) as usize];
                 let changed = space.protect(input(page), count << shift, prot.into(), &mut gather);
                 changed.map(|_| ()).map_err(|error| error.error)
             }
-            9 => space.split(input(region), REGION, shift, &mut gather).map(|_| ()).map_err(|error| error.error),
-            10 => space.promote(input(region), REGION, &mut gather).map(|_| ()).map_err(|error| error.error),
+            9 => space
+                .split(input(region), REGION, shift, &mut gather)
+                .map(|_| ())
+                .map_err(|error| error.error),
+            10 => space
+                .promote(input(region), REGION, &mut gather)
+                .map(|_| ())
+                .map_err(|error| error.error),
             _ => {
                 let moved = space.relocate(|_, _| true, &mut gather);
                 let switch = |root: Output<F>| self.root.store(root.get(), Ordering::Release);

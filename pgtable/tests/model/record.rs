@@ -7,8 +7,8 @@ use crate::support::{Arena, Tables, Tlb};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls, PageAttributes};
 use pgtable::{
-    Access, Address, AddressSpace, DirectMap, Error, Format, Gather, Gpa, Gva, Hpa, Input, Leaves, Output, PageTable,
-    Prot, Recorded, TableMemory, Unused, Walker, Writers,
+    Access, Address, AddressSpace, DirectMap, Error, Format, Gather, Gpa, Gva, Hpa, Input, Leaves,
+    Output, PageTable, Prot, Recorded, TableMemory, Unused, Walker, Writers,
 };
 use proptest::prelude::*;
 
@@ -40,9 +40,19 @@ fn run<F: Format>(format: F, ops: &[Op]) {
     // The first half in the largest leaves that fit, the rest in pages; holes are made by two unmapped pages.
     let attributes = F::Attributes::from(Prot::RW.for_user());
     let half = (PAGES / 2) & !31;
-    space.map(page_at(0), Output::<F>::new(0), half << shift, attributes, Leaves::AtMost(21)).unwrap();
+    space
+        .map(page_at(0), Output::<F>::new(0), half << shift, attributes, Leaves::AtMost(21))
+        .unwrap();
     let rest = (PAGES - half) << shift;
-    space.map(page_at(half), Output::<F>::new(half << shift), rest, attributes, Leaves::Exactly(shift)).unwrap();
+    space
+        .map(
+            page_at(half),
+            Output::<F>::new(half << shift),
+            rest,
+            attributes,
+            Leaves::Exactly(shift),
+        )
+        .unwrap();
     let tlb = Tlb::default();
     let mut gather = Gather::new(&tlb, 7);
     space.unmap(page_at(700), 2 << shift, &mut gather).unwrap();
@@ -90,13 +100,23 @@ fn run<F: Format>(format: F, ops: &[Op]) {
                         .map(|page| (page_at(page).get(), (0, 0))),
                 );
                 let mut bitmap = vec![0; pages.div_ceil(64) as usize];
-                let set =
-                    space.harvest(page_at(first), pages << shift, recorded, writers, &mut bitmap, &mut gather).unwrap();
-                let got: BTreeSet<_> =
-                    (0..pages).filter(|bit| bitmap[(bit / 64) as usize] >> (bit % 64) & 1 == 1).collect();
+                let set = space
+                    .harvest(
+                        page_at(first),
+                        pages << shift,
+                        recorded,
+                        writers,
+                        &mut bitmap,
+                        &mut gather,
+                    )
+                    .unwrap();
+                let got: BTreeSet<_> = (0..pages)
+                    .filter(|bit| bitmap[(bit / 64) as usize] >> (bit % 64) & 1 == 1)
+                    .collect();
                 let want: BTreeSet<_> = (0..pages)
                     .filter(|bit| {
-                        leaf_of[(first + bit) as usize].is_some_and(|(leaf, _)| marked[which].contains(&leaf))
+                        leaf_of[(first + bit) as usize]
+                            .is_some_and(|(leaf, _)| marked[which].contains(&leaf))
                     })
                     .collect();
                 assert_eq!(got, want);
@@ -133,13 +153,21 @@ fn whole_pages_and_leaves_only() {
     tree.map(Gpa::new(0), Hpa::new(0), 32 * LARGE, Prot::RW.into(), Leaves::Largest).unwrap();
     let mut gather = Gather::new(&Unused, ());
     let mut bits = vec![0u64; 256];
-    let mut harvest = |tree: &mut PageTable<Ept, DirectMap<'_, Hpa>, &Tables<'_>>, at: u64, bytes: u64| {
-        bits.fill(0);
-        let set = tree.harvest(Gpa::new(at), bytes, Recorded::Dirty, Writers::Stopped, &mut bits, &mut gather);
-        let counted: u32 = bits.iter().map(|word| word.count_ones()).sum();
-        assert!(set.is_err() || set == Ok(u64::from(counted)));
-        set.map_err(|error| (error.at.get(), error.error))
-    };
+    let mut harvest =
+        |tree: &mut PageTable<Ept, DirectMap<'_, Hpa>, &Tables<'_>>, at: u64, bytes: u64| {
+            bits.fill(0);
+            let set = tree.harvest(
+                Gpa::new(at),
+                bytes,
+                Recorded::Dirty,
+                Writers::Stopped,
+                &mut bits,
+                &mut gather,
+            );
+            let counted: u32 = bits.iter().map(|word| word.count_ones()).sum();
+            assert!(set.is_err() || set == Ok(u64::from(counted)));
+            set.map_err(|error| (error.at.get(), error.error))
+        };
     // From within the first to within the last: these two are reported and not cleared.
     assert_eq!(harvest(&mut tree, 5 * PAGE, 31 * LARGE), Ok(31 * 512));
     assert_eq!(harvest(&mut tree, 5 * PAGE, 31 * LARGE), Ok(507 + 5));
@@ -171,8 +199,10 @@ fn protection_beside_a_cpu_that_stores() {
     let mut tree = PageTable::new(format, arena.memory::<Gpa>(), &tables).unwrap();
     const PAGES: u64 = 8;
     let (start, bytes) = (Gva::new(1 << 30), PAGES << 12);
-    let recorded_nothing = |prot: Prot| PageAttributes::from(prot).with_accessed(false).with_dirty(false);
-    tree.map(start, Gpa::new(1 << 30), bytes, recorded_nothing(Prot::RW), Leaves::Exactly(12)).unwrap();
+    let recorded_nothing =
+        |prot: Prot| PageAttributes::from(prot).with_accessed(false).with_dirty(false);
+    tree.map(start, Gpa::new(1 << 30), bytes, recorded_nothing(Prot::RW), Leaves::Exactly(12))
+        .unwrap();
     let walker = Walker::new(format, arena.memory::<Gpa>(), tree.root());
     // The CPU stores to each page in turn `n` when `begun` is n, and says so in `done`.
     let [begun, done] = [const { AtomicU64::new(0) }; 2];
@@ -198,9 +228,17 @@ fn protection_beside_a_cpu_that_stores() {
                 }
             }
             // Nor beside nobody.
-            tree.protect_beside(start, bytes, recorded_nothing(Prot::RWX), Writers::Stopped, &mut gather).unwrap();
+            tree.protect_beside(
+                start,
+                bytes,
+                recorded_nothing(Prot::RWX),
+                Writers::Stopped,
+                &mut gather,
+            )
+            .unwrap();
             let mut dirty = [0];
-            tree.harvest(start, bytes, Recorded::Dirty, Writers::Stopped, &mut dirty, &mut gather).unwrap();
+            tree.harvest(start, bytes, Recorded::Dirty, Writers::Stopped, &mut dirty, &mut gather)
+                .unwrap();
             if dirty != [(1 << PAGES) - 1] {
                 begun.store(u64::MAX, Ordering::Release);
                 panic!("turn {turn}: {dirty:x?}");

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
-    Attributes, Error, Gather, Gpa, Gva, Hpa, Leaves, PageTable, Prot, RangeError, TableMemory, Unused, Writers,
+    Attributes, Error, Gather, Gpa, Gva, Hpa, Leaves, PageTable, Prot, RangeError, TableMemory,
+    Unused, Writers,
 };
 
 use crate::gather::Failing;
@@ -25,15 +26,26 @@ fn nothing_changes_and_the_error_says_why() {
     let format = Ept::new(Levels::Four, EptControls::new());
     let mut tree = PageTable::new(format, arena.memory::<Hpa>(), &tables).unwrap();
     tree.map(Gpa::new(LARGE), Hpa::new(LARGE), LARGE, Prot::RW.into(), Leaves::Largest).unwrap();
-    tree.map(Gpa::new(3 * LARGE), Hpa::new(0x5000), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
-    tree.map(Gpa::new(3 * LARGE + 7 * PAGE), Hpa::new(0x9000), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
-    let before: Vec<_> = tree.walker().iter(Gpa::new(0), 1 << 40).unwrap().map(Result::unwrap).collect();
+    tree.map(Gpa::new(3 * LARGE), Hpa::new(0x5000), PAGE, Prot::RW.into(), Leaves::Largest)
+        .unwrap();
+    tree.map(
+        Gpa::new(3 * LARGE + 7 * PAGE),
+        Hpa::new(0x9000),
+        PAGE,
+        Prot::RW.into(),
+        Leaves::Largest,
+    )
+    .unwrap();
+    let before: Vec<_> =
+        tree.walker().iter(Gpa::new(0), 1 << 40).unwrap().map(Result::unwrap).collect();
     assert_eq!(before.len(), 3);
 
     // Protecting, from a hole, from a large leaf and from a page on.
     for start in [0, LARGE, 3 * LARGE, 3 * LARGE + 7 * PAGE] {
         let mut gather = Gather::new(&Unused, ());
-        let refused = tree.protect(Gpa::new(start), 4 * LARGE - start, WRITE_ONLY.into(), &mut gather).unwrap_err();
+        let refused = tree
+            .protect(Gpa::new(start), 4 * LARGE - start, WRITE_ONLY.into(), &mut gather)
+            .unwrap_err();
         let first = before.iter().find(|leaf| leaf.input.get() + leaf.bytes > start).unwrap().input;
         assert!(matches!(refused.error, Error::Unencodable { .. }), "{refused}");
         assert!(refused.at >= Gpa::new(start) && refused.at <= first, "{refused}");
@@ -41,20 +53,27 @@ fn nothing_changes_and_the_error_says_why() {
     }
     let at = Gpa::new(5 * LARGE);
     let mapped = tree.map(at, Hpa::new(0), PAGE, WRITE_ONLY.into(), Leaves::Largest);
-    assert!(matches!(mapped, Err(RangeError { at: there, error: Error::Unencodable { .. } }) if there == at));
+    assert!(
+        matches!(mapped, Err(RangeError { at: there, error: Error::Unencodable { .. } }) if there == at)
+    );
 
     // By cursor, page by page.
     let mut gather = Gather::new(&Unused, ());
     let mut cursor = tree.cursor(&mut gather);
     let rw = || Prot::RW.into();
-    let mut map = |input: u64, output: u64, attributes| cursor.map(Gpa::new(input), Hpa::new(output), attributes);
+    let mut map = |input: u64, output: u64, attributes| {
+        cursor.map(Gpa::new(input), Hpa::new(output), attributes)
+    };
     // Twice: in another table than the cursor stands at, and in the one that it stands at.
     for _ in 0..2 {
         assert!(matches!(map(LARGE + PAGE, 0, rw()), Err(Error::Mapped { at }) if at.level.0 == 1));
         assert!(matches!(map(3 * LARGE, 0, rw()), Err(Error::Mapped { at }) if at.level.0 == 0));
         assert_eq!(map(3 * LARGE + PAGE + 8, 0, rw()), Err(Error::LeafSize));
         assert!(matches!(map(3 * LARGE + PAGE, 0x123, rw()), Err(Error::Unencodable { .. })));
-        assert!(matches!(map(3 * LARGE + PAGE, 0, WRITE_ONLY.into()), Err(Error::Unencodable { .. })));
+        assert!(matches!(
+            map(3 * LARGE + PAGE, 0, WRITE_ONLY.into()),
+            Err(Error::Unencodable { .. })
+        ));
         assert_eq!(map(1 << 60, 0, rw()), Err(Error::Range));
     }
     for (input, found) in [
@@ -70,14 +89,19 @@ fn nothing_changes_and_the_error_says_why() {
     }
     assert_eq!(cursor.query(Gpa::new(1 << 60)), Err(Error::Range));
     // The page of a table, one of a larger leaf, and none.
-    for (input, was) in
-        [(3 * LARGE, true), (3 * LARGE, false), (LARGE + 3 * PAGE, true), (LARGE + 3 * PAGE, false), (0, false)]
-    {
+    for (input, was) in [
+        (3 * LARGE, true),
+        (3 * LARGE, false),
+        (LARGE + 3 * PAGE, true),
+        (LARGE + 3 * PAGE, false),
+        (0, false),
+    ] {
         assert_eq!(cursor.unmap(Gpa::new(input)), Ok(was), "{input:#x}");
     }
     cursor.finish().unwrap();
     gather.finish(&&tables).unwrap();
-    let left: u64 = tree.walker().iter(Gpa::new(0), 1 << 40).unwrap().map(|leaf| leaf.unwrap().bytes).sum();
+    let left: u64 =
+        tree.walker().iter(Gpa::new(0), 1 << 40).unwrap().map(|leaf| leaf.unwrap().bytes).sum();
     assert_eq!(left, LARGE - PAGE + PAGE);
     tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
     assert_eq!(tables.live(), 0);
@@ -86,11 +110,13 @@ fn nothing_changes_and_the_error_says_why() {
 /// An entry that means nothing stops a verb there: what stands before it is done, and nothing after it.
 #[test]
 fn as_far_as_a_malformed_entry() {
-    for (writers, broken) in [(Writers::Running, 11), (Writers::Stopped, 11), (Writers::Stopped, 3)] {
+    for (writers, broken) in [(Writers::Running, 11), (Writers::Stopped, 11), (Writers::Stopped, 3)]
+    {
         let arena = Arena::new(1 << 20);
         let tables = Tables::new(&arena);
         let memory = arena.memory::<Hpa>();
-        let mut tree = PageTable::new(Ept::new(Levels::Four, EptControls::new()), memory, &tables).unwrap();
+        let mut tree =
+            PageTable::new(Ept::new(Levels::Four, EptControls::new()), memory, &tables).unwrap();
         let at = |page: u64| Gpa::new(LARGE + page * PAGE);
         tree.map(at(0), Hpa::new(0), 24 * PAGE, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
         let entry = tree.walker().trace(at(broken)).last().unwrap().address;
@@ -98,15 +124,24 @@ fn as_far_as_a_malformed_entry() {
         // Written and not read.
         let was = word.swap(2, Ordering::Relaxed);
         let mut gather = Gather::new(&Unused, ());
-        let refused = tree.protect_beside(at(0), 24 * PAGE, Prot::R.into(), writers, &mut gather).unwrap_err();
+        let refused = tree
+            .protect_beside(at(0), 24 * PAGE, Prot::R.into(), writers, &mut gather)
+            .unwrap_err();
         assert_eq!(refused.at, at(broken));
-        let Error::Malformed { entry: there, word: 2, at: position } = refused.error else { panic!("{refused}") };
+        let Error::Malformed { entry: there, word: 2, at: position } = refused.error else {
+            panic!("{refused}")
+        };
         assert_eq!((there, position.level.0, position.shift), (entry.get(), 0, 12));
-        assert_eq!(ranges(gather.stale()), [(at(0).get(), at(broken - 1).get(), 12)], "{writers:?}");
+        assert_eq!(
+            ranges(gather.stale()),
+            [(at(0).get(), at(broken - 1).get(), 12)],
+            "{writers:?}"
+        );
         // Nor is it what is mapped there already, nor anything to map over: alone, as the first of several, as a table's entry.
         let above = tree.walker().trace(at(0))[2].address;
         let mut map = |page: u64, pages: u64| {
-            let mapped = tree.map(at(page), Hpa::new(0), pages * PAGE, Prot::RW.into(), Leaves::Exactly(12));
+            let mapped =
+                tree.map(at(page), Hpa::new(0), pages * PAGE, Prot::RW.into(), Leaves::Exactly(12));
             mapped.map_err(|it| (it.at, it.error))
         };
         for pages in [1, 4] {
@@ -142,7 +177,8 @@ fn where_a_range_cannot_be() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
     let memory = arena.memory::<Gpa>();
-    let mut tree = PageTable::new(LongMode::new(Levels::Four, Controls::new()), memory, &tables).unwrap();
+    let mut tree =
+        PageTable::new(LongMode::new(Levels::Four, Controls::new()), memory, &tables).unwrap();
     let outside = |at: u64| RangeError { at: Gva::new(at), error: Error::Range };
     let mut gather = Gather::new(&Unused, ());
     let low_end = 1 << 47;
@@ -158,11 +194,23 @@ fn where_a_range_cannot_be() {
         (PAGE, 0x800),
         (PAGE + 1, PAGE - 1),
     ] {
-        assert_eq!(tree.unmap(Gva::new(at), bytes, &mut gather), Err(outside(at)), "{at:#x}, {bytes:#x}");
-        assert_eq!(tree.protect(Gva::new(at), bytes, Prot::R.into(), &mut gather), Err(outside(at)));
+        assert_eq!(
+            tree.unmap(Gva::new(at), bytes, &mut gather),
+            Err(outside(at)),
+            "{at:#x}, {bytes:#x}"
+        );
+        assert_eq!(
+            tree.protect(Gva::new(at), bytes, Prot::R.into(), &mut gather),
+            Err(outside(at))
+        );
     }
-    assert_eq!(tree.walker().iter(Gva::new(low_end - PAGE), 2 * PAGE).map(|_| ()), Err(outside(low_end - PAGE)));
-    for (at, bytes) in [(0, low_end), (high_start, low_end), (low_end - PAGE, PAGE), (u64::MAX - PAGE + 1, PAGE)] {
+    assert_eq!(
+        tree.walker().iter(Gva::new(low_end - PAGE), 2 * PAGE).map(|_| ()),
+        Err(outside(low_end - PAGE))
+    );
+    for (at, bytes) in
+        [(0, low_end), (high_start, low_end), (low_end - PAGE, PAGE), (u64::MAX - PAGE + 1, PAGE)]
+    {
         assert_eq!(tree.unmap(Gva::new(at), bytes, &mut gather), Ok(0), "{at:#x}, {bytes:#x}");
     }
 
@@ -170,7 +218,8 @@ fn where_a_range_cannot_be() {
     let end = 1 << 52;
     let mut map = |at: u64, output: u64, pages: u64| {
         let leaves = Leaves::Exactly(12);
-        let mapped = tree.map(Gva::new(at), Gpa::new(output), pages * PAGE, Prot::RW.into(), leaves);
+        let mapped =
+            tree.map(Gva::new(at), Gpa::new(output), pages * PAGE, Prot::RW.into(), leaves);
         mapped.map_err(|it| (it.at.get(), it.error))
     };
     for (output, pages) in [(end - 3 * PAGE, 4), (end, 1), (end - PAGE, 512)] {
@@ -183,7 +232,10 @@ fn where_a_range_cannot_be() {
     // In a table that is there, too.
     for output in [end, 0x800, 1 << 63] {
         let refused = map(LARGE + 5 * PAGE, output, 1);
-        assert!(matches!(refused, Err((_, Error::Unencodable { .. } | Error::LeafSize))), "{output:#x}: {refused:?}");
+        assert!(
+            matches!(refused, Err((_, Error::Unencodable { .. } | Error::LeafSize))),
+            "{output:#x}: {refused:?}"
+        );
     }
 
     assert_eq!(tree.unmap(Gva::new(LARGE), LARGE, &mut gather), Ok(3 * PAGE));
@@ -197,20 +249,30 @@ fn below_an_entry_that_restricts() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
     let memory = arena.memory::<Hpa>();
-    let mut tree = PageTable::new(Ept::new(Levels::Four, EptControls::new()), memory, &tables).unwrap();
+    let mut tree =
+        PageTable::new(Ept::new(Levels::Four, EptControls::new()), memory, &tables).unwrap();
     tree.map(Gpa::new(0), Hpa::new(0), PAGE, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
     for level in 1..4 {
         let above = tree.walker().trace(Gpa::new(0))[3 - level].address;
         // Read and write, no execute (SDM §29.3.2).
         memory.word(above).unwrap().fetch_and(!4, Ordering::Relaxed);
         let mut map = |at: u64, shift: u8| {
-            let mapped = tree.map(Gpa::new(at), Hpa::new(at), 1 << shift, Prot::RW.into(), Leaves::Exactly(shift));
+            let mapped = tree.map(
+                Gpa::new(at),
+                Hpa::new(at),
+                1 << shift,
+                Prot::RW.into(),
+                Leaves::Exactly(shift),
+            );
             mapped.map_err(|it| it.error)
         };
         assert!(matches!(map(0, 21), Err(Error::Mapped { at }) if at.level.0 == 1));
         assert!(matches!(map(0, 30), Err(Error::Mapped { at }) if at.level.0 == 2));
         assert!(matches!(map(0, 12), Err(Error::Mapped { at }) if at.level.0 == 0));
-        assert_eq!((map(level as u64 * LARGE, 21), map((level as u64) << 30, 30)), (Ok(()), Ok(())));
+        assert_eq!(
+            (map(level as u64 * LARGE, 21), map((level as u64) << 30, 30)),
+            (Ok(()), Ok(()))
+        );
         let mut gather = Gather::new(&Unused, ());
         assert_eq!(tree.promote(Gpa::new(0), 1 << 39, &mut gather), Ok(0));
         gather.finish(&tables).unwrap();
@@ -226,7 +288,8 @@ fn below_an_entry_that_restricts() {
 fn sizes_and_places() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
-    let mut tree = PageTable::new(ProcessScoped::new(Granule::K64), arena.memory::<Gpa>(), &tables).unwrap();
+    let mut tree =
+        PageTable::new(ProcessScoped::new(Granule::K64), arena.memory::<Gpa>(), &tables).unwrap();
     let (page, large) = (0x1_0000, LARGE);
     let mut map = |at: u64, bytes: u64, leaves: Leaves| {
         let mapped = tree.map(Gva::new(at), Gpa::new(at), bytes, Prot::RW.into(), leaves);
@@ -237,7 +300,10 @@ fn sizes_and_places() {
     assert_eq!(map(page, page, Leaves::Exactly(21)), Err((page, Error::LeafSize)));
     assert_eq!(map(page, page, Leaves::AtMost(15)), Err((page, Error::LeafSize)));
     assert_eq!(map(page, page, Leaves::AtMost(11)), Err((page, Error::LeafSize)));
-    assert_eq!(map(page + 0x1000, page, Leaves::Exactly(16)), Err((page + 0x1000, Error::LeafSize)));
+    assert_eq!(
+        map(page + 0x1000, page, Leaves::Exactly(16)),
+        Err((page + 0x1000, Error::LeafSize))
+    );
     assert_eq!(map(page + 0x1000, page, Leaves::Largest), Err((page + 0x1000, Error::LeafSize)));
     assert_eq!(map(page, page, Leaves::AtMost(16)), Ok(()));
     // ... as here are small ones.
@@ -269,7 +335,9 @@ const MAX_TABLES: u64 = 64;
 fn a_cursor_ends() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
-    let mut tree = PageTable::new(Ept::new(Levels::Four, EptControls::new()), arena.memory(), &tables).unwrap();
+    let mut tree =
+        PageTable::new(Ept::new(Levels::Four, EptControls::new()), arena.memory(), &tables)
+            .unwrap();
     let by = Failing { failures: Cell::new(usize::MAX), ..Failing::default() };
     let mut gather = Gather::new(&by, ());
     let at = |n: u64| Gpa::new(n * LARGE);
@@ -302,10 +370,14 @@ fn a_cursor_ends() {
     by.failures.set(usize::MAX);
     let mut gather = Gather::new(&by, ());
     let refused = tree.unmap(Gpa::new(0), (MAX_TABLES + 1) * LARGE, &mut gather).unwrap_err();
-    assert!(refused.at == at(MAX_TABLES) && matches!(refused.error, Error::Invalidate(_)), "{refused}");
+    assert!(
+        refused.at == at(MAX_TABLES) && matches!(refused.error, Error::Invalidate(_)),
+        "{refused}"
+    );
     by.failures.set(0);
     gather.finish(&&tables).unwrap();
-    let left: Vec<_> = tree.walker().iter(Gpa::new(0), 1 << 30).unwrap().map(|leaf| leaf.unwrap().input).collect();
+    let left: Vec<_> =
+        tree.walker().iter(Gpa::new(0), 1 << 30).unwrap().map(|leaf| leaf.unwrap().input).collect();
     assert_eq!((left, tables.live()), (vec![at(MAX_TABLES), at(MAX_TABLES + 1)], 3 + 2));
     let mut gather = Gather::new(&by, ());
     assert_eq!(tree.unmap(Gpa::new(0), 1 << 30, &mut gather), Ok(2 * PAGE));

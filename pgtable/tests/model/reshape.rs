@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 
 use arch_x86::{Ept, EptControls, Levels};
 use pgtable::{
-    Access, DirectMap, Error, Gather, Gpa, Hpa, Invalidate, InvalidateFailed, Leaves, PageTable, Prot, RangeError,
-    Recorded, Stage2, Stale, Walker, Writers,
+    Access, DirectMap, Error, Gather, Gpa, Hpa, Invalidate, InvalidateFailed, Leaves, PageTable,
+    Prot, RangeError, Recorded, Stage2, Stale, Walker, Writers,
 };
 
 use crate::support::{Arena, Tables, ranges};
@@ -107,7 +107,15 @@ fn a_table_is_out_while_it_is_promoted() {
     let by = listening(&arena, &tree, 2 * LARGE + 5 * PAGE);
     let mut gather = Gather::new(&by, ());
     for recorded in [Recorded::Accessed, Recorded::Dirty] {
-        tree.harvest(Gpa::new(LARGE), 4 * LARGE, recorded, Writers::Stopped, &mut [0; 32], &mut gather).unwrap();
+        tree.harvest(
+            Gpa::new(LARGE),
+            4 * LARGE,
+            recorded,
+            Writers::Stopped,
+            &mut [0; 32],
+            &mut gather,
+        )
+        .unwrap();
     }
     gather.finish(&&tables).unwrap();
     by.told.take();
@@ -116,7 +124,8 @@ fn a_table_is_out_while_it_is_promoted() {
 
     // Neither of a table that the range does not cover whole, at either end, ...
     let whole = |first: u64, pages: u64| (Gpa::new(LARGE + first * PAGE), pages * PAGE);
-    for (at, bytes) in [whole(1, 511), whole(0, 511), whole(1, 1022), whole(511, 2), whole(512, 0)] {
+    for (at, bytes) in [whole(1, 511), whole(0, 511), whole(1, 1022), whole(511, 2), whole(512, 0)]
+    {
         assert_eq!(tree.promote(at, bytes, &mut gather), Ok(0), "{at}, {bytes:#x}");
     }
     gather.finish(&&tables).unwrap();
@@ -131,16 +140,26 @@ fn a_table_is_out_while_it_is_promoted() {
     by.told.take();
 
     // What any of its pages recorded, the large one has.
-    for (recorded, pages) in [(Recorded::Accessed, 512), (Recorded::Dirty, 512), (Recorded::Dirty, 0)] {
+    for (recorded, pages) in
+        [(Recorded::Accessed, 512), (Recorded::Dirty, 512), (Recorded::Dirty, 0)]
+    {
         let mut bits = [0; 8];
-        let set = tree.harvest(Gpa::new(2 * LARGE), LARGE, recorded, Writers::Stopped, &mut bits, &mut gather);
+        let set = tree.harvest(
+            Gpa::new(2 * LARGE),
+            LARGE,
+            recorded,
+            Writers::Stopped,
+            &mut bits,
+            &mut gather,
+        );
         assert_eq!(set, Ok(pages), "{recorded:?}");
     }
     gather.finish(&&tables).unwrap();
     by.told.take();
     // An invalidation that fails: the table stays where it was.
     by.fails.set(true);
-    let failed = tree.promote(Gpa::new(3 * LARGE), LARGE, &mut gather).map_err(|it| (it.at.get(), it.error));
+    let failed =
+        tree.promote(Gpa::new(3 * LARGE), LARGE, &mut gather).map_err(|it| (it.at.get(), it.error));
     assert!(matches!(failed, Err((at, Error::Invalidate(_))) if at == 3 * LARGE), "{failed:?}");
     assert_eq!(sizes(&tree, 3 * LARGE, LARGE), [12; 512]);
     by.fails.set(false);
@@ -169,7 +188,9 @@ fn what_is_not_uniform_stays() {
             let (at, to) = (Gpa::new(LARGE + 511 * PAGE), Hpa::new(0x7000));
             tree.remap(at, to, PAGE, Prot::RW.into(), Leaves::Exactly(12), gather).unwrap();
         },
-        &|tree, gather| assert_eq!(tree.protect(Gpa::new(LARGE), PAGE, Prot::R.into(), gather), Ok(PAGE)),
+        &|tree, gather| {
+            assert_eq!(tree.protect(Gpa::new(LARGE), PAGE, Prot::R.into(), gather), Ok(PAGE))
+        },
         &|tree, gather| {
             let (at, to) = (Gpa::new(LARGE), Hpa::new(PAGE));
             tree.remap(at, to, LARGE, Prot::RW.into(), Leaves::Exactly(12), gather).unwrap();

@@ -8,8 +8,9 @@ use crate::support::{Arena, Tables};
 use arch_ppc64::radix::{Granule, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
-    Access, Address, AllocError, Contents, DirectMap, Error, Format, Gather, Input, Leaves, MemoryError, Output,
-    PageTable, Prot, Recorded, TableAllocator, TableLayout, TableMemory, TableState, Unused, Walker, Writers,
+    Access, Address, AllocError, Contents, DirectMap, Error, Format, Gather, Input, Leaves,
+    MemoryError, Output, PageTable, Prot, Recorded, TableAllocator, TableLayout, TableMemory,
+    TableState, Unused, Walker, Writers,
 };
 use proptest::prelude::*;
 
@@ -80,19 +81,41 @@ fn run<F: Format>(format: F, steps: &[Step]) {
         let mut gather = Gather::new(&Unused, ());
         let (rw, output) = (F::Attributes::from(Prot::RW), Output::<F>::new(page << shift));
         let done = match verb {
-            0 => space.map(input(page), output, bytes, rw, Leaves::Largest).map_err(|error| error.error),
-            1 => space.map(input(page), output, bytes, rw, Leaves::Exactly(shift)).map_err(|error| error.error),
-            2 => space.unmap(input(page), bytes, &mut gather).map(|_| ()).map_err(|error| error.error),
+            0 => space
+                .map(input(page), output, bytes, rw, Leaves::Largest)
+                .map_err(|error| error.error),
+            1 => space
+                .map(input(page), output, bytes, rw, Leaves::Exactly(shift))
+                .map_err(|error| error.error),
+            2 => space
+                .unmap(input(page), bytes, &mut gather)
+                .map(|_| ())
+                .map_err(|error| error.error),
             3 => {
                 let prot = [Prot::R, Prot::RX][(count % 2) as usize].into();
-                space.protect(input(page), bytes, prot, &mut gather).map(|_| ()).map_err(|error| error.error)
+                space
+                    .protect(input(page), bytes, prot, &mut gather)
+                    .map(|_| ())
+                    .map_err(|error| error.error)
             }
-            4 => space.split(input(page), bytes, shift, &mut gather).map(|_| ()).map_err(|error| error.error),
-            5 => space.promote(input(0), 1 << 23, &mut gather).map(|_| ()).map_err(|error| error.error),
+            4 => space
+                .split(input(page), bytes, shift, &mut gather)
+                .map(|_| ())
+                .map_err(|error| error.error),
+            5 => space
+                .promote(input(0), 1 << 23, &mut gather)
+                .map(|_| ())
+                .map_err(|error| error.error),
             6 => {
                 let recorded = [Recorded::Accessed, Recorded::Dirty][(count % 2) as usize];
-                let harvested =
-                    space.harvest(input(page), bytes, recorded, Writers::Running, &mut [0; 32], &mut gather);
+                let harvested = space.harvest(
+                    input(page),
+                    bytes,
+                    recorded,
+                    Writers::Running,
+                    &mut [0; 32],
+                    &mut gather,
+                );
                 harvested.map(|_| ()).map_err(|error| error.error)
             }
             7 => {
@@ -117,7 +140,9 @@ fn run<F: Format>(format: F, steps: &[Step]) {
                 }
                 Ok(())
             }
-            8 => space.relocate(|table, _| table.get() >> 12 & 1 == count & 1, &mut gather).map(|_| ()),
+            8 => space
+                .relocate(|table, _| table.get() >> 12 & 1 == count & 1, &mut gather)
+                .map(|_| ()),
             9 => space.relocate_root(|_| (), &mut gather).map(|_| ()),
             10 => {
                 let mut cursor = space.cursor(&mut gather);
@@ -129,7 +154,8 @@ fn run<F: Format>(format: F, steps: &[Step]) {
                 cursor.finish()
             }
             _ => {
-                let remapped = space.remap(input(page), output, bytes, rw, Leaves::Largest, &mut gather);
+                let remapped =
+                    space.remap(input(page), output, bytes, rw, Leaves::Largest, &mut gather);
                 remapped.map_err(|error| error.error)
             }
         };
@@ -152,7 +178,10 @@ fn run<F: Format>(format: F, steps: &[Step]) {
     let copy = space.walker().snapshot(&memory, &told).unwrap();
     for (index, (old, new)) in before.iter().zip(&words()).enumerate() {
         let address = memory.inner.start().get() + index as u64 * 8;
-        assert!(old == new || memory.wrote.borrow().contains(&address), "{address:#x}, unsaid, in the copy");
+        assert!(
+            old == new || memory.wrote.borrow().contains(&address),
+            "{address:#x}, unsaid, in the copy"
+        );
     }
     for space in [copy, space] {
         space.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
@@ -190,7 +219,9 @@ fn the_bitmap_of_guest_memory_knows() {
     impl TableAllocator<Gpa> for Bump {
         fn allocate(&self, _: TableLayout) -> Result<Gpa, AllocError> {
             // By turns from the two regions.
-            Ok(Gpa::new((self.0.replace(self.0.get() + 1) + 1) * APART + ((self.0.get() % 2) << 24)))
+            Ok(Gpa::new(
+                (self.0.replace(self.0.get() + 1) + 1) * APART + ((self.0.get() % 2) << 24),
+            ))
         }
         fn free(&self, _: Gpa, _: TableLayout, _: Contents) -> Result<(), AllocError> {
             Ok(())
@@ -204,18 +235,25 @@ fn the_bitmap_of_guest_memory_knows() {
     let dirty = || {
         let pages = guest.iter().flat_map(|region| {
             let start = region.start_addr().0;
-            let dirty = (0..region.len()).step_by(4096).filter(|at| region.bitmap().dirty_at(*at as usize));
+            let dirty =
+                (0..region.len()).step_by(4096).filter(|at| region.bitmap().dirty_at(*at as usize));
             dirty.map(move |at| start + at / APART * APART)
         });
         pages.collect::<BTreeSet<_>>()
     };
     let tables = Bump(0.into(), (0..16).map(|_| TableState::new()).collect());
     let memory = TrackedTables::<_, Gpa>::new(&guest).unwrap();
-    let mut space = PageTable::new(LongMode::new(Levels::Four, Controls::new()), memory, &tables).unwrap();
+    let mut space =
+        PageTable::new(LongMode::new(Levels::Four, Controls::new()), memory, &tables).unwrap();
     assert_eq!(dirty(), BTreeSet::new());
     let page = Gva::new(0x1234_5000);
     space.map(page, Gpa::new(0x5000), 4096, Prot::RW.into(), Leaves::Largest).unwrap();
-    let way: BTreeSet<_> = space.walker().trace(page).iter().map(|entry| entry.address.get() / APART * APART).collect();
+    let way: BTreeSet<_> = space
+        .walker()
+        .trace(page)
+        .iter()
+        .map(|entry| entry.address.get() / APART * APART)
+        .collect();
     assert_eq!(way.len(), 4);
     assert_eq!(dirty(), way, "the tables on the way to the page, in both regions");
     assert_eq!(way.iter().filter(|table| **table >= 1 << 24).count(), 2);
@@ -229,7 +267,8 @@ fn a_table_of_several_pages() {
     use vm_memory::bitmap::{AtomicBitmap, Bitmap};
     use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-    let guest = GuestMemoryMmap::<AtomicBitmap>::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap();
+    let guest =
+        GuestMemoryMmap::<AtomicBitmap>::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap();
     let memory = TrackedTables::<_, Gpa>::new(&guest).unwrap();
     memory.wrote(Gpa::new(1 << 20), 8192);
     let region = guest.iter().next().unwrap();

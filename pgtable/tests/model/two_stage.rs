@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
-    Access, AllocError, Contents, DirectMap, Format, Gather, Generation, Gpa, Gva, Hpa, Leaves, MemoryError, PageTable,
-    Prot, Stage1, Stage2, TableAllocator, TableLayout, TableMemory, TableState, TranslationCache, TwoStage,
-    TwoStageFault, Watch,
+    Access, AllocError, Contents, DirectMap, Format, Gather, Generation, Gpa, Gva, Hpa, Leaves,
+    MemoryError, PageTable, Prot, Stage1, Stage2, TableAllocator, TableLayout, TableMemory,
+    TableState, TranslationCache, TwoStage, TwoStageFault, Watch,
 };
 use proptest::prelude::*;
 
@@ -58,9 +58,16 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let prot = prop_oneof![Just(Prot::RWX.for_user()), Just(Prot::RW.for_user()), Just(Prot::R.for_user())];
-    let access =
-        prop_oneof![Just(Access::READ.by_user()), Just(Access::WRITE.by_user()), Just(Access::FETCH.by_user())];
+    let prot = prop_oneof![
+        Just(Prot::RWX.for_user()),
+        Just(Prot::RW.for_user()),
+        Just(Prot::R.for_user())
+    ];
+    let access = prop_oneof![
+        Just(Access::READ.by_user()),
+        Just(Access::WRITE.by_user()),
+        Just(Access::FETCH.by_user())
+    ];
     let page = || 0u64..12;
     prop_oneof![
         2 => (page(), page(), prot.clone()).prop_map(|(page, to, prot)| Op::MapGuest { page, to, prot }),
@@ -90,7 +97,8 @@ fn run<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>>(stage1: F1, stage
 
     let guest_memory = Guest(guest_arena.memory());
     let mut guest = PageTable::new(stage1, &guest_memory, GuestTables(&guest_tables)).unwrap();
-    let host_memory = Joined { tables: host_arena.memory(), guest: guest_arena.memory(), loads: 0.into() };
+    let host_memory =
+        Joined { tables: host_arena.memory(), guest: guest_arena.memory(), loads: 0.into() };
     let mut host = PageTable::new(stage2, &host_memory, &host_tables).unwrap();
     // The guest's table memory is mapped whole.
     let all = F2::Attributes::from(Prot::RWX.for_user());
@@ -111,7 +119,8 @@ fn run<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>>(stage1: F1, stage
         let mut of_host = Gather::<Stage2, _>::new(&by, 1);
         match *op {
             Op::MapGuest { page: at, to, prot } => {
-                let mapped = guest.map(gva(at), gpa(to), page, F1::Attributes::from(prot), Leaves::Largest);
+                let mapped =
+                    guest.map(gva(at), gpa(to), page, F1::Attributes::from(prot), Leaves::Largest);
                 assert_eq!(mapped.is_ok(), !model1.contains_key(&at));
                 model1.entry(at).or_insert((to, prot));
             }
@@ -120,7 +129,8 @@ fn run<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>>(stage1: F1, stage
                 model1.remove(&at);
             }
             Op::MapHost { page: at, to, prot } => {
-                let mapped = host.map(gpa(at), hpa(to), page, F2::Attributes::from(prot), Leaves::Largest);
+                let mapped =
+                    host.map(gpa(at), hpa(to), page, F2::Attributes::from(prot), Leaves::Largest);
                 assert_eq!(mapped.is_ok(), !model2.contains_key(&at));
                 model2.entry(at).or_insert((to, prot));
             }
@@ -159,9 +169,16 @@ fn run<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>>(stage1: F1, stage
                 assert_eq!(fault.address, gva(at));
                 assert!(one.is_none_or(|(_, prot)| !allows(*prot, access)), "{fault}");
             }
-            (Err(TwoStageFault::Stage2 { table: None, fault, address, .. }), Some((to, prot1)), two) => {
+            (
+                Err(TwoStageFault::Stage2 { table: None, fault, address, .. }),
+                Some((to, prot1)),
+                two,
+            ) => {
                 assert_eq!((fault.address, address), (gpa(*to), gva(at)));
-                assert!(allows(*prot1, access) && two.is_none_or(|(_, prot)| !allows(*prot, access)), "{fault}");
+                assert!(
+                    allows(*prot1, access) && two.is_none_or(|(_, prot)| !allows(*prot, access)),
+                    "{fault}"
+                );
             }
             (found, ..) => panic!("{found:?} with {one:?} and {two:?}"),
         }
@@ -175,7 +192,11 @@ fn run<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>>(stage1: F1, stage
     match warm.translate(gva(0), Access::READ.by_user()) {
         Err(TwoStageFault::Stage2 { table: Some(at), fault, .. }) => {
             assert_eq!(at.level, stage1.geometry().root());
-            assert_eq!(fault.arch, stage2.fault_of_guest_table(fault.arch), "the fault says that it hit a table");
+            assert_eq!(
+                fault.arch,
+                stage2.fault_of_guest_table(fault.arch),
+                "the fault says that it hit a table"
+            );
             assert_eq!(fault.address.get() & !0xffff, guest.root().get() & !0xffff);
         }
         found => panic!("{found:?}"),
@@ -233,19 +254,36 @@ fn fetches_are_judged_by_whose_page_it_is() {
     let host = Arena::new(1 << 20);
     let tables = Tables::new(&host);
     let controls = Controls { smep: false, ..Controls::new() };
-    let mut guest = PageTable::new(LongMode::new(Levels::Four, controls), host.memory::<Gpa>(), &tables).unwrap();
+    let mut guest =
+        PageTable::new(LongMode::new(Levels::Four, controls), host.memory::<Gpa>(), &tables)
+            .unwrap();
     let controls = EptControls { mode_based_execute: true, ..EptControls::new() };
-    let mut ept = PageTable::new(Ept::new(Levels::Four, controls), host.memory::<Hpa>(), &tables).unwrap();
+    let mut ept =
+        PageTable::new(Ept::new(Levels::Four, controls), host.memory::<Hpa>(), &tables).unwrap();
     let (user, supervisor, below) = (Gva::new(0x1000), Gva::new(0x2000), Gva::new(1 << 39));
-    for (page, prot) in [(user, Prot::RWX.with_user(true)), (supervisor, Prot::RWX), (below, Prot::RWX.with_user(true))]
-    {
+    for (page, prot) in [
+        (user, Prot::RWX.with_user(true)),
+        (supervisor, Prot::RWX),
+        (below, Prot::RWX.with_user(true)),
+    ] {
         guest.map(page, Gpa::new(0x7000), 0x1000, prot.into(), Leaves::Largest).unwrap();
     }
     // A user page below an entry that is the supervisor's.
     let entry = guest.root().get() + 8;
-    guest.memory().word(Gpa::new(entry)).unwrap().fetch_and(!4, std::sync::atomic::Ordering::Relaxed);
+    guest
+        .memory()
+        .word(Gpa::new(entry))
+        .unwrap()
+        .fetch_and(!4, std::sync::atomic::Ordering::Relaxed);
     let tables_at = guest.root().get() & !0xfffff;
-    ept.map(Gpa::new(tables_at), Hpa::new(tables_at), 1 << 20, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+    ept.map(
+        Gpa::new(tables_at),
+        Hpa::new(tables_at),
+        1 << 20,
+        Prot::RW.into(),
+        Leaves::Exactly(12),
+    )
+    .unwrap();
     // Fetches from supervisor-mode addresses only.
     let page = arch_x86::EptAttributes::from(Prot::RWX).with_user_execute(false);
     ept.map(Gpa::new(0x7000), Hpa::new(0x7000), 0x1000, page, Leaves::Largest).unwrap();
@@ -276,7 +314,14 @@ fn who_shares_a_cache_is_not_stale() {
     let (page, output) = (Gva::new(0x1000), Gpa::new(0x7000));
     guest.map(page, output, 0x1000, Prot::RW.into(), Leaves::Largest).unwrap();
     let tables_at = guest.root().get() & !0xfffff;
-    ept.map(Gpa::new(tables_at), Hpa::new(tables_at), 1 << 20, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+    ept.map(
+        Gpa::new(tables_at),
+        Hpa::new(tables_at),
+        1 << 20,
+        Prot::RW.into(),
+        Leaves::Exactly(12),
+    )
+    .unwrap();
     ept.map(output, Hpa::new(0x9000), 0x1000, Prot::RW.into(), Leaves::Largest).unwrap();
 
     let generation = Generation::new();
@@ -312,8 +357,10 @@ fn where_tables_stood() {
     let format = LongMode::new(Levels::Four, Controls::new());
     let guest_memory = Guest(guest_arena.memory());
     let mut guest = PageTable::new(format, &guest_memory, GuestTables(&guest_tables)).unwrap();
-    let memory = Joined { tables: host_arena.memory(), guest: guest_arena.memory(), loads: 0.into() };
-    let mut ept = PageTable::new(Ept::new(Levels::Four, EptControls::new()), &memory, &tables).unwrap();
+    let memory =
+        Joined { tables: host_arena.memory(), guest: guest_arena.memory(), loads: 0.into() };
+    let mut ept =
+        PageTable::new(Ept::new(Levels::Four, EptControls::new()), &memory, &tables).unwrap();
     let far = |n: u64| Gva::new((n << 39) + 0x5000);
     for n in 0..3 {
         guest.map(far(n), Gpa::new((n + 1) << 20), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
@@ -337,7 +384,9 @@ fn where_tables_stood() {
             .is_continue()
     );
     let first = 0x4000_0000 + APART;
-    for page in (first..first + (1 << 20)).step_by(0x1000).filter(|page| !in_use.contains(&Gpa::new(*page))) {
+    for page in
+        (first..first + (1 << 20)).step_by(0x1000).filter(|page| !in_use.contains(&Gpa::new(*page)))
+    {
         guest_memory.word(Gpa::new(page + within)).unwrap().store(decoy, Ordering::Relaxed);
     }
 
@@ -365,7 +414,8 @@ fn where_tables_stood() {
 
     // The hypervisor puts another page in the place of the table.
     let mut gather = Gather::new(&by, 7);
-    let remapped = ept.remap(table, host(other), PAGE, Prot::RW.into(), Leaves::Exactly(12), &mut gather);
+    let remapped =
+        ept.remap(table, host(other), PAGE, Prot::RW.into(), Leaves::Exactly(12), &mut gather);
     gather.finish(ept.tables()).unwrap();
     remapped.unwrap();
     // A walk that ends at the root; somebody else asks for the page that the table leads to now, and to the one that it led to.

@@ -11,8 +11,9 @@ use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Owner, Policy, Region};
 use pgtable::{
-    Access, Address, AddressSpace, DirectMap, Error, Format, Gather, Input, Leaves, Output, PageTable, Prot,
-    RangeError, ReadSide, Recorded, SharedPageTable, TableAllocator, TableMemory, Unused, Writer, Writers,
+    Access, Address, AddressSpace, DirectMap, Error, Format, Gather, Input, Leaves, Output,
+    PageTable, Prot, RangeError, ReadSide, Recorded, SharedPageTable, TableAllocator, TableMemory,
+    Unused, Writer, Writers,
 };
 use proptest::prelude::*;
 
@@ -32,7 +33,9 @@ impl ReadSide for Alone {
 fn alone<F: Format>(format: F, ops: &[Op]) {
     let arena = Arena::new(8 << 20);
     let tables = Tables::new(&arena);
-    let shared = SharedPageTable::from(PageTable::new(format, arena.memory::<Output<F>>(), &tables).unwrap());
+    let shared = SharedPageTable::from(
+        PageTable::new(format, arena.memory::<Output<F>>(), &tables).unwrap(),
+    );
     let mut harness = Harness::new(shared.writer(Alone), &tables);
     harness.check();
     for op in ops {
@@ -110,7 +113,8 @@ fn hammer<F: Format>(format: F) {
                 scope.spawn(move || {
                     let writer = shared.writer(epochs.reader().unwrap());
                     let (model, tables) = (BTreeMap::new(), shared.tables());
-                    let mut owner = Thread { writer, tables, number, model, state: number + 1, fought };
+                    let mut owner =
+                        Thread { writer, tables, number, model, state: number + 1, fought };
                     (0..ROUNDS).for_each(|_| owner.step());
                     owner.model
                 })
@@ -216,11 +220,20 @@ where
         let output = (1 + self.random(64)) * 16 * REGION + at % (16 * REGION);
         let attributes = Prot::RW.into();
         let taken = self.model.range(at..at + bytes).next().map(|(&at, _)| at);
-        let mapped = self.writer.map(Input::<F>::new(at), Output::<F>::new(output), bytes, attributes, leaves);
+        let mapped = self.writer.map(
+            Input::<F>::new(at),
+            Output::<F>::new(output),
+            bytes,
+            attributes,
+            leaves,
+        );
         let done = match mapped {
             Ok(()) => bytes,
             Err(RangeError { at: failed, error }) => {
-                assert!(matches!(error, Error::Alloc(_)) || (matches!(error, Error::Mapped { .. }) && taken.is_some()));
+                assert!(
+                    matches!(error, Error::Alloc(_))
+                        || (matches!(error, Error::Mapped { .. }) && taken.is_some())
+                );
                 failed.get() - at
             }
         };
@@ -249,18 +262,22 @@ where
     fn fight(&mut self) {
         let page = self.page();
         let pages = REGION / page;
-        let (first, count) = if self.random(4) == 0 { (0, pages) } else { (self.random(pages), 1 + self.random(4)) };
+        let (first, count) =
+            if self.random(4) == 0 { (0, pages) } else { (self.random(pages), 1 + self.random(4)) };
         let (at, bytes) = (region(FOUGHT) + first * page, count.min(pages - first) * page);
         let mut gather = Gather::new(&Unused, ());
         if self.random(2) == 0 {
             let output = Output::<F>::new(16 * REGION + at % (16 * REGION));
-            let leaves = [Leaves::Largest, Leaves::AtMost(page.trailing_zeros() as u8)][self.random(2) as usize];
-            let mapped = self.writer.map(Input::<F>::new(at), output, bytes, Prot::RW.into(), leaves);
+            let leaves = [Leaves::Largest, Leaves::AtMost(page.trailing_zeros() as u8)]
+                [self.random(2) as usize];
+            let mapped =
+                self.writer.map(Input::<F>::new(at), output, bytes, Prot::RW.into(), leaves);
             let done = mapped.map_or_else(|error| error.at.get() - at, |()| bytes);
             self.fought.fetch_add(done, Ordering::Relaxed);
         } else {
             // What a failing verb did is known by walking only, and others are at it; it fails when a large page cannot be split. The whole is always possible.
-            let unmapped = self.writer.unmap(Input::<F>::new(region(FOUGHT)), REGION, &mut gather).unwrap();
+            let unmapped =
+                self.writer.unmap(Input::<F>::new(region(FOUGHT)), REGION, &mut gather).unwrap();
             self.fought.fetch_sub(unmapped, Ordering::Relaxed);
         }
         gather.finish(self.tables).unwrap();
@@ -273,7 +290,10 @@ where
         let ((at, bytes), choice) = (self.own(4), self.random(4));
         let mut gather = Gather::new(&Unused, ());
         if choice < 2 {
-            let (input, prot) = (Input::<F>::new(region(1 + self.number)), [Prot::R, Prot::RW][choice as usize].into());
+            let (input, prot) = (
+                Input::<F>::new(region(1 + self.number)),
+                [Prot::R, Prot::RW][choice as usize].into(),
+            );
             // More than the region, which a leaf may cover; nobody is in between.
             let around = region(1 + self.number) & !((1 << 30) - 1);
             let mut cursor = if self.number == 0 {
@@ -282,12 +302,19 @@ where
                 self.writer.lock(Input::<F>::new(around), 1 << 30).unwrap()
             };
             let mapped = self.model.range(input.get()..input.get() + REGION).count() as u64 * page;
-            assert_eq!(Self::unless_out_of_memory(cursor.protect(input, REGION, prot, &mut gather)), Some(mapped));
+            assert_eq!(
+                Self::unless_out_of_memory(cursor.protect(input, REGION, prot, &mut gather)),
+                Some(mapped)
+            );
             let mut bitmap = [0; 8];
             let (recorded, writers) = (Recorded::Dirty, Writers::Running);
-            let dirty = cursor.harvest(input, REGION, recorded, writers, &mut bitmap, &mut gather).unwrap();
+            let dirty =
+                cursor.harvest(input, REGION, recorded, writers, &mut bitmap, &mut gather).unwrap();
             assert!(dirty * page <= mapped);
-            assert_eq!(cursor.harvest(input, REGION, recorded, writers, &mut [0; 8], &mut gather), Ok(0));
+            assert_eq!(
+                cursor.harvest(input, REGION, recorded, writers, &mut [0; 8], &mut gather),
+                Ok(0)
+            );
             Self::unless_out_of_memory(cursor.split(input, REGION, usual, &mut gather));
             assert!(cursor.promote(input, REGION, &mut gather).unwrap() <= 1);
             cursor.finish(&mut gather).unwrap();
@@ -295,14 +322,31 @@ where
             let mut cursor = self.writer.lock(Input::<F>::new(at), bytes).unwrap();
             for by in (0..bytes).step_by(page as usize) {
                 let found = cursor.query(Input::<F>::new(at + by)).unwrap();
-                assert_eq!(found.map(|found| found.output.get()), self.model.get(&(at + by)).copied());
-                if Self::unless_out_of_memory(cursor.unmap(Input::<F>::new(at + by), page, &mut gather)).is_none() {
+                assert_eq!(
+                    found.map(|found| found.output.get()),
+                    self.model.get(&(at + by)).copied()
+                );
+                if Self::unless_out_of_memory(cursor.unmap(
+                    Input::<F>::new(at + by),
+                    page,
+                    &mut gather,
+                ))
+                .is_none()
+                {
                     continue;
                 }
                 self.model.remove(&(at + by));
                 let output = Output::<F>::new(16 * REGION + (at + by) % (16 * REGION));
                 let (input, attributes) = (Input::<F>::new(at + by), Prot::RW.into());
-                if Self::unless_out_of_memory(cursor.map(input, output, page, attributes, Leaves::Largest)).is_some() {
+                if Self::unless_out_of_memory(cursor.map(
+                    input,
+                    output,
+                    page,
+                    attributes,
+                    Leaves::Largest,
+                ))
+                .is_some()
+                {
                     self.model.insert(at + by, output.get());
                 }
             }
@@ -359,7 +403,9 @@ where
                 let mut gather = Gather::new(&Unused, ());
                 let at = Input::<F>::new(region(1 + self.number));
                 let (recorded, writers) = (Recorded::Dirty, Writers::Running);
-                self.writer.harvest(at, REGION, recorded, writers, &mut bitmap, &mut gather).unwrap();
+                self.writer
+                    .harvest(at, REGION, recorded, writers, &mut bitmap, &mut gather)
+                    .unwrap();
                 gather.finish(self.tables).unwrap();
             }
             _ => self.fight(),
@@ -368,7 +414,11 @@ where
         let (own, between) = (self.own(1).0, self.between());
         for at in [own, between] {
             let found = self.writer.translate(Input::<F>::new(at + 5), Access::READ);
-            assert_eq!(found.ok().map(|found| found.output.get() - 5), self.model.get(&at).copied(), "{at:#x}");
+            assert_eq!(
+                found.ok().map(|found| found.output.get() - 5),
+                self.model.get(&at).copied(),
+                "{at:#x}"
+            );
         }
     }
 }
@@ -438,7 +488,10 @@ fn a_circle_that_somebody_else_made_is_an_error() {
     memory.word(root).unwrap().store(root.get() | 7, Ordering::Relaxed);
     let mut gather = Gather::new(&Unused, ());
     let error = writer.unmap(pgtable::Gva::new(0), 1 << 40, &mut gather).unwrap_err();
-    assert!(matches!(error.error, Error::Malformed { entry, .. } if entry == root.get()), "{error}");
+    assert!(
+        matches!(error.error, Error::Malformed { entry, .. } if entry == root.get()),
+        "{error}"
+    );
     // The same by a table that has left the tree.
     memory.word(root).unwrap().store(0, Ordering::Relaxed);
     let page = (pgtable::Gva::new(0), pgtable::Gpa::new(0x1000));
@@ -447,7 +500,10 @@ fn a_circle_that_somebody_else_made_is_an_error() {
     writer.unmap(page.0, 0x1000, &mut gather).unwrap();
     memory.word(root).unwrap().store(link, Ordering::Relaxed);
     let error = writer.map(page.0, page.1, 0x1000, Prot::RW.into(), Leaves::Largest).unwrap_err();
-    assert!(matches!(error.error, Error::Malformed { entry, .. } if entry == root.get()), "{error}");
+    assert!(
+        matches!(error.error, Error::Malformed { entry, .. } if entry == root.get()),
+        "{error}"
+    );
     memory.word(root).unwrap().store(0, Ordering::Relaxed);
     gather.finish(&&tables).unwrap();
 }

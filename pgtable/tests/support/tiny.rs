@@ -1,8 +1,8 @@
 //! A format small enough for a model checker: two levels of tables of four entries, pages of 4 KiB.
 
 use pgtable::{
-    Access, AccessedDirty, Attributes, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa, Hpa, LevelGeometry,
-    Position, Prot, Stage2, Unencodable,
+    Access, AccessedDirty, Attributes, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa,
+    Hpa, LevelGeometry, Position, Prot, Stage2, Unencodable,
 };
 
 /// Bit 0: present, bit 1: a page, bit 2: accessed, bit 3: dirty.
@@ -14,7 +14,8 @@ const LEVEL: LevelGeometry = LevelGeometry { width: 2, leaf: true };
 impl Tiny {
     /// Pages of the last level only.
     #[allow(dead_code, reason = "not every model has both")]
-    pub const PAGES: Self = Self(&const { Geometry::new(12, &[LEVEL, LevelGeometry { width: 2, leaf: false }]) });
+    pub const PAGES: Self =
+        Self(&const { Geometry::new(12, &[LEVEL, LevelGeometry { width: 2, leaf: false }]) });
     /// Pages of both levels' sizes.
     #[allow(dead_code, reason = "not every model has both")]
     pub const BOTH: Self = Self(&const { Geometry::new(12, &[LEVEL, LEVEL]) });

@@ -15,7 +15,8 @@ pub struct Goals {
 impl Goals {
     /// Takes a line of the bench’s output.
     pub fn count(&mut self, line: &str) {
-        let words = line.split_whitespace().skip_while(|word| word.trim_end_matches(':') != "goal").skip(1);
+        let words =
+            line.split_whitespace().skip_while(|word| word.trim_end_matches(':') != "goal").skip(1);
         match words.last() {
             Some("ok") => self.reached += 1,
             Some("short") => self.short.push(line.trim().to_owned()),

@@ -43,7 +43,8 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
         return Ok(());
     };
     let bench = benches.iter().find(|bench| bench.name == *name);
-    let bench = bench.with_context(|| format!("no bench is named {name}; `cargo xtask bench` lists them"))?;
+    let bench = bench
+        .with_context(|| format!("no bench is named {name}; `cargo xtask bench` lists them"))?;
     let goals = follow(xtask, bench, &options.arguments)?;
     report::note(&format!("{name}: {goals}"));
     Ok(())
@@ -75,8 +76,12 @@ pub fn check(xtask: &Xtask) -> Result<()> {
     for manifest in manifests {
         report::note(&manifest.display().to_string());
         let manifest = manifest.to_string_lossy();
-        command::stream("cargo fmt", &cargo(xtask, ["fmt", "--all", "--check", "--manifest-path", &manifest]))?;
-        let arguments = ["clippy", "--all-targets", "--manifest-path", &manifest, "--", "-D", "warnings"];
+        command::stream(
+            "cargo fmt",
+            &cargo(xtask, ["fmt", "--all", "--check", "--manifest-path", &manifest]),
+        )?;
+        let arguments =
+            ["clippy", "--all-targets", "--manifest-path", &manifest, "--", "-D", "warnings"];
         let clippy = cargo(xtask, arguments).env("CARGO_TARGET_DIR", target_folder(xtask));
         command::stream("cargo clippy", &clippy)?;
     }

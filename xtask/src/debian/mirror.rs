@@ -65,7 +65,10 @@ mod tests {
 
     #[test]
     fn code_name_with_and_without_quotes() {
-        assert_eq!(code_name("ID=debian\nVERSION_CODENAME=bookworm\n").as_deref(), Some("bookworm"));
+        assert_eq!(
+            code_name("ID=debian\nVERSION_CODENAME=bookworm\n").as_deref(),
+            Some("bookworm")
+        );
         assert_eq!(code_name("VERSION_CODENAME=\"trixie\"").as_deref(), Some("trixie"));
         assert_eq!(code_name("ID=debian"), None);
     }

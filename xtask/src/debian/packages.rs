@@ -19,7 +19,9 @@ pub fn ensure_installed(packages: &[&str]) -> Result<()> {
     }
     let by_hand = format!("apt-get install --no-install-recommends {}", missing.join(" "));
     if !rustix::process::geteuid().is_root() {
-        bail!("missing Debian packages, and no permission to install them: as root, run\n  {by_hand}");
+        bail!(
+            "missing Debian packages, and no permission to install them: as root, run\n  {by_hand}"
+        );
     }
     install(&missing).with_context(|| format!("could not do\n  {by_hand}"))
 }
@@ -31,7 +33,8 @@ fn install(packages: &[&str]) -> Result<()> {
     // `--no-remove`: what this machine has installed is not ours to take away.
     let options = ["install", "-y", "-q", "--no-install-recommends", "--no-remove"];
     let patience = ["-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"];
-    let install = cmd("apt-get", [&options[..], &patience, packages].concat()).env("DEBIAN_FRONTEND", "noninteractive");
+    let install = cmd("apt-get", [&options[..], &patience, packages].concat())
+        .env("DEBIAN_FRONTEND", "noninteractive");
     command::quiet_with_retries("apt-get install", &install)?;
     Ok(())
 }
@@ -51,7 +54,8 @@ fn query(format: &str, packages: &[&str]) -> Result<String> {
 
 /// Those of `packages` that `listed` (lines of status and name) doesn’t show as installed.
 fn missing<'a>(packages: &[&'a str], listed: &str) -> Vec<&'a str> {
-    let installed: HashSet<&str> = listed.lines().filter_map(|line| line.strip_prefix("installed ")).collect();
+    let installed: HashSet<&str> =
+        listed.lines().filter_map(|line| line.strip_prefix("installed ")).collect();
     packages.iter().copied().filter(|package| !installed.contains(package)).collect()
 }
 
@@ -62,6 +66,9 @@ mod tests {
     #[test]
     fn removed_and_unknown_packages_are_missing() {
         let listed = "installed tar\nconfig-files gone\nnot-installed other\n";
-        assert_eq!(missing(&["tar", "gone", "other", "unheard-of"], listed), ["gone", "other", "unheard-of"]);
+        assert_eq!(
+            missing(&["tar", "gone", "other", "unheard-of"], listed),
+            ["gone", "other", "unheard-of"]
+        );
     }
 }

@@ -27,7 +27,8 @@ impl PrivateRoot {
     pub fn new(foreign: &str, shelf: &Path) -> Result<Self> {
         let native = command::quiet("dpkg", &cmd!("dpkg", "--print-architecture"))?;
         let architectures = [native.trim(), foreign];
-        let _busy = report::busy(&format!("reading Debian’s index of {}", architectures.join(", ")));
+        let _busy =
+            report::busy(&format!("reading Debian’s index of {}", architectures.join(", ")));
         fs::create_dir_all(shelf)?;
         let folder = tempfile::Builder::new().prefix(".apt-").tempdir_in(shelf)?;
         let path = folder.path();
@@ -35,7 +36,10 @@ impl PrivateRoot {
             fs::create_dir_all(path.join(part))?;
         }
         fs::write(path.join("status"), "")?;
-        fs::write(path.join("sources/mirror.sources"), source(&mirror::configured()?, architectures))?;
+        fs::write(
+            path.join("sources/mirror.sources"),
+            source(&mirror::configured()?, architectures),
+        )?;
         let root = Self { options: options(path, architectures), folder };
         let update = root.apt("apt-get", ["update", "-q"], [] as [&str; 0]);
         command::quiet_with_retries("apt-get update of the private apt root", &update)?;
@@ -65,8 +69,9 @@ impl PrivateRoot {
 fn source(mirror: &Mirror, architectures: [&str; 2]) -> String {
     let architectures = architectures.join(" ");
     let Mirror { uri, suite } = mirror;
-    let mut source =
-        format!("Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nArchitectures: {architectures}\n");
+    let mut source = format!(
+        "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nArchitectures: {architectures}\n"
+    );
     if Path::new(KEYRING).exists() {
         source.push_str("Signed-By: ");
         source.push_str(KEYRING);

@@ -10,9 +10,16 @@ use super::{Machine, Platform, follow};
 use crate::report;
 
 /// Boots, prints what the program prints, and returns the program’s exit status.
-pub fn run(platform: &Platform, machine: &Machine, kernel: &Path, initrd: &Path, mark: String) -> Result<u8> {
+pub fn run(
+    platform: &Platform,
+    machine: &Machine,
+    kernel: &Path,
+    initrd: &Path,
+    mark: String,
+) -> Result<u8> {
     // QEMU ends with us, however we end: a machine that hangs must not outlive its time limit.
-    let mut arguments: Vec<String> = ["--pdeathsig", "KILL", "--", platform.qemu].map(str::to_owned).into();
+    let mut arguments: Vec<String> =
+        ["--pdeathsig", "KILL", "--", platform.qemu].map(str::to_owned).into();
     arguments.extend(machine_arguments(platform, machine));
     for (option, file) in [("-kernel", kernel), ("-initrd", initrd)] {
         arguments.extend([option.to_owned(), file.display().to_string()]);
@@ -32,7 +39,10 @@ pub fn run(platform: &Platform, machine: &Machine, kernel: &Path, initrd: &Path,
             bail!("the emulated host did not come up: {reason}\n{}", console.last_lines())
         }
         None if ended => {
-            bail!("the emulated host stopped before the program ended; its last output:\n{}", console.last_lines())
+            bail!(
+                "the emulated host stopped before the program ended; its last output:\n{}",
+                console.last_lines()
+            )
         }
         None => bail!(
             "the program did not end within {} s, and was ended; the last output:\n{}",
@@ -46,7 +56,8 @@ pub fn run(platform: &Platform, machine: &Machine, kernel: &Path, initrd: &Path,
 fn machine_arguments(platform: &Platform, machine: &Machine) -> Vec<String> {
     let fixed = "-nodefaults -display none -monitor none -serial stdio -no-reboot";
     let fixed = [platform.machine, fixed];
-    let mut arguments: Vec<String> = fixed.iter().flat_map(|part| part.split_whitespace()).map(str::to_owned).collect();
+    let mut arguments: Vec<String> =
+        fixed.iter().flat_map(|part| part.split_whitespace()).map(str::to_owned).collect();
     arguments.extend(["-smp".to_owned(), machine.smp.to_string()]);
     arguments.extend(["-m".to_owned(), format!("{}M", machine.memory)]);
     arguments.extend(["-append".to_owned(), kernel_command_line(platform, machine)]);

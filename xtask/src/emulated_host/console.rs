@@ -71,10 +71,13 @@ impl Console {
 /// which has its level in it, `[   12.345678901,5] `.
 fn is_kernel_message(line: &str) -> bool {
     let stamp = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
-    let Some((seconds, fraction)) = stamp.and_then(|(stamp, _)| stamp.trim().split_once('.')) else {
+    let Some((seconds, fraction)) = stamp.and_then(|(stamp, _)| stamp.trim().split_once('.'))
+    else {
         return false;
     };
-    [seconds, fraction].iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit() || byte == b','))
+    [seconds, fraction]
+        .iter()
+        .all(|part| part.bytes().all(|byte| byte.is_ascii_digit() || byte == b','))
 }
 
 #[cfg(test)]
@@ -110,7 +113,10 @@ mod tests {
         let rows: [(&[&str], Option<Verdict>); 5] = [
             (&["mark: exit 3"], Some(Verdict::Exited(3))),
             (&["mark: run", "no line endmark: exit 139"], Some(Verdict::Exited(139))),
-            (&["mark: broken kvm.ko does not load"], Some(Verdict::Broken("kvm.ko does not load".into()))),
+            (
+                &["mark: broken kvm.ko does not load"],
+                Some(Verdict::Broken("kvm.ko does not load".into())),
+            ),
             (&["mark: exit nonsense"], None),
             (&["mark: run", "Kernel panic - not syncing"], None),
         ];

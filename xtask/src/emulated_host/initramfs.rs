@@ -67,7 +67,9 @@ impl Initramfs {
 fn append(archive: &mut Vec<u8>, header: Builder, entry: &Entry) -> Result<()> {
     let (header, content): (_, &[u8]) = match entry {
         Entry::Folder => (header.mode(0o755).set_mode_file_type(ModeFileType::Directory), &[]),
-        Entry::File { mode, content } => (header.mode(*mode).set_mode_file_type(ModeFileType::Regular), content),
+        Entry::File { mode, content } => {
+            (header.mode(*mode).set_mode_file_type(ModeFileType::Regular), content)
+        }
         Entry::Device(major, minor) => {
             let header = header.mode(0o600).set_mode_file_type(ModeFileType::Char);
             (header.rdev_major(*major).rdev_minor(*minor), &[])

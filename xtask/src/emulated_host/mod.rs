@@ -114,7 +114,10 @@ impl EmulatedHost {
             let name = file.file_name().context("a file to pass has no name")?.to_string_lossy();
             root.file(&format!("work/{name}"), read(file)?);
         }
-        root.executable("init", init::script(mark, &names.join(" "), &self.arguments)?.into_bytes());
+        root.executable(
+            "init",
+            init::script(mark, &names.join(" "), &self.arguments)?.into_bytes(),
+        );
         Ok(root)
     }
 }

@@ -97,7 +97,10 @@ mod tests {
 
     #[test]
     fn depends_field_is_read_from_modinfo() {
-        assert_eq!(depends_field(b"license=GPL\0depends=kvm,irqbypass\0name=kvm_hv\0"), ["kvm", "irqbypass"]);
+        assert_eq!(
+            depends_field(b"license=GPL\0depends=kvm,irqbypass\0name=kvm_hv\0"),
+            ["kvm", "irqbypass"]
+        );
         assert!(depends_field(b"license=GPL\0depends=\0").is_empty());
         assert!(depends_field(b"license=GPL\0").is_empty());
     }

@@ -30,18 +30,23 @@ pub fn run(xtask: &Xtask, targets: &[String]) -> Result<()> {
     }
     fs::create_dir_all(&records)?;
     let mut programs = Vec::new();
-    for (name, program) in build(xtask, &folder)?.into_iter().filter(|(name, _)| targets.contains(name)) {
+    for (name, program) in
+        build(xtask, &folder)?.into_iter().filter(|(name, _)| targets.contains(name))
+    {
         let inputs = inputs(xtask, &name)?;
         report::note(&format!("{name}: {} inputs", inputs.len()));
         for inputs in inputs.chunks(FILES) {
-            let replay = cmd(&program, inputs).env("LLVM_PROFILE_FILE", records.join(format!("{name}-%p.profraw")));
+            let replay = cmd(&program, inputs)
+                .env("LLVM_PROFILE_FILE", records.join(format!("{name}-%p.profraw")));
             command::quiet(&name, &replay)?;
         }
         programs.push(program);
     }
     let profile = folder.join("all.profdata");
     let recorded = files(&records)?;
-    let merge = ["merge".into(), "-sparse".into(), "-o".into(), profile.clone()].into_iter().chain(recorded);
+    let merge = ["merge".into(), "-sparse".into(), "-o".into(), profile.clone()]
+        .into_iter()
+        .chain(recorded);
     command::quiet("llvm-profdata", &cmd(tool("llvm-profdata"), merge))?;
     println!("{}", table(xtask, &programs, &profile)?);
     Ok(())
@@ -55,12 +60,20 @@ fn tool(name: &str) -> PathBuf {
 fn build(xtask: &Xtask, folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let manifest = xtask.root().join("fuzz/Cargo.toml");
     let manifest = manifest.to_string_lossy();
-    let build =
-        cargo(xtask, ["build", "--bins", "--manifest-path", &manifest, "--message-format=json-render-diagnostics"])
-            .env("RUSTFLAGS", "-Cinstrument-coverage")
-            .env("CARGO_TARGET_DIR", folder)
-            // Build scripts are instrumented too, and would leave their records in the sources.
-            .env("LLVM_PROFILE_FILE", folder.join("build-%p.profraw"));
+    let build = cargo(
+        xtask,
+        [
+            "build",
+            "--bins",
+            "--manifest-path",
+            &manifest,
+            "--message-format=json-render-diagnostics",
+        ],
+    )
+    .env("RUSTFLAGS", "-Cinstrument-coverage")
+    .env("CARGO_TARGET_DIR", folder)
+    // Build scripts are instrumented too, and would leave their records in the sources.
+    .env("LLVM_PROFILE_FILE", folder.join("build-%p.profraw"));
     let output = build.stdout_capture().unchecked().run().context("cargo build")?;
     if !output.status.success() {
         bail!("cargo build: {}", output.status);
@@ -69,7 +82,9 @@ fn build(xtask: &Xtask, folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     for message in Message::parse_stream(&output.stdout[..]) {
         if let Message::CompilerArtifact(artifact) = message? {
             if artifact.target.kind.contains(&TargetKind::Bin) {
-                programs.extend(artifact.executable.map(|program| (artifact.target.name, program.into())));
+                programs.extend(
+                    artifact.executable.map(|program| (artifact.target.name, program.into())),
+                );
             }
         }
     }
@@ -103,9 +118,12 @@ fn table(xtask: &Xtask, programs: &[PathBuf], profile: &Path) -> Result<String> 
     let mut table = String::new();
     let mut whole = [0, 0];
     for file in exported["data"][0]["files"].as_array().context("llvm-cov names no file")? {
-        let name = file["filename"].as_str().and_then(|name| Path::new(name).strip_prefix(xtask.root()).ok());
-        let Some(name) = name.filter(|name| LIBRARIES.iter().any(|library| name.starts_with(format!("{library}/src"))))
-        else {
+        let name = file["filename"]
+            .as_str()
+            .and_then(|name| Path::new(name).strip_prefix(xtask.root()).ok());
+        let Some(name) = name.filter(|name| {
+            LIBRARIES.iter().any(|library| name.starts_with(format!("{library}/src")))
+        }) else {
             continue;
         };
         let number = |what: &str| file["summary"]["lines"][what].as_u64().unwrap_or(0);

@@ -190,7 +190,10 @@ impl Fuzz<'_> {
                         "{target} found something (cargo xtask fuzz {target} --seed {}). Put it into fuzz/seeds/{target} when it is fixed:",
                         self.seed
                     ));
-                    fuzzed.crashes.iter().for_each(|crash| report::note(&format!("  {}", crash.display())));
+                    fuzzed
+                        .crashes
+                        .iter()
+                        .for_each(|crash| report::note(&format!("  {}", crash.display())));
                 }
                 Err(error) => {
                     failed = true;
@@ -234,7 +237,9 @@ impl Fuzz<'_> {
         // What is merely slow, beside other work, is nothing found.
         run.push(format!("-report_slow_units={HANGS}"));
         run.push(format!("-seed={}", self.seed));
-        if let Some(words) = dictionary::make(&self.folder, &self.target_folder.join("dictionaries"), target)? {
+        if let Some(words) =
+            dictionary::make(&self.folder, &self.target_folder.join("dictionaries"), target)?
+        {
             run.push(format!("-dict={}", words.display()));
         }
         let run = self.cargo_fuzz(run.iter().map(String::as_str));
@@ -247,7 +252,8 @@ impl Fuzz<'_> {
         if !output.status.success() && found.is_empty() {
             bail!("cargo fuzz run: {}\n{output_text}", output.status);
         }
-        let crashes = found.iter().map(|crash| self.minimise(target, crash)).collect::<Result<_>>()?;
+        let crashes =
+            found.iter().map(|crash| self.minimise(target, crash)).collect::<Result<_>>()?;
         Ok(Fuzzed { runs: runs(&output_text), crashes })
     }
 
@@ -260,7 +266,10 @@ impl Fuzz<'_> {
         self.cargo_fuzz(minimise).stdin_null().stderr_null().stdout_null().unchecked().run()?;
         let after = files(&self.folder("artifacts", target))?;
         let size = |file: &PathBuf| fs::metadata(file).map_or(u64::MAX, |file| file.len());
-        Ok(after.difference(&before).min_by_key(|file| size(file)).map_or_else(|| crash.to_owned(), Clone::clone))
+        Ok(after
+            .difference(&before)
+            .min_by_key(|file| size(file))
+            .map_or_else(|| crash.to_owned(), Clone::clone))
     }
 }
 
@@ -270,14 +279,22 @@ fn files(folder: &Path) -> Result<BTreeSet<PathBuf>> {
 
 /// Whether a line of libFuzzer's output belongs into the report: what failed, and the statistics at the end.
 fn is_summary(line: &str) -> bool {
-    ["stat::number_of_executed_units", "stat::average_exec_per_sec", "panicked at", "assertion", "ERROR:", "DONE"]
-        .iter()
-        .any(|word| line.contains(word))
+    [
+        "stat::number_of_executed_units",
+        "stat::average_exec_per_sec",
+        "panicked at",
+        "assertion",
+        "ERROR:",
+        "DONE",
+    ]
+    .iter()
+    .any(|word| line.contains(word))
 }
 
 /// How many inputs libFuzzer says that it ran.
 fn runs(output: &str) -> u64 {
-    let counts = output.lines().filter_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+    let counts =
+        output.lines().filter_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
     counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum()
 }
 
@@ -287,14 +304,22 @@ mod tests {
 
     #[test]
     fn runs_are_counted() {
-        assert_eq!(runs("#5 DONE\nstat::number_of_executed_units: 1234\nstat::average_exec_per_sec:     148\n"), 1234);
+        assert_eq!(
+            runs(
+                "#5 DONE\nstat::number_of_executed_units: 1234\nstat::average_exec_per_sec:     148\n"
+            ),
+            1234
+        );
         assert_eq!(runs("thread '<unnamed>' panicked"), 0);
     }
 
     #[test]
     fn the_report_is_short() {
         for (line, expected) in [
-            ("#512\tDONE   cov: 1350 ft: 4894 corp: 284/32Kb lim: 152 exec/s: 160 rss: 380Mb", true),
+            (
+                "#512\tDONE   cov: 1350 ft: 4894 corp: 284/32Kb lim: 152 exec/s: 160 rss: 380Mb",
+                true,
+            ),
             ("#128\tNEW    cov: 1349 ft: 4892 corp: 282/32Kb", false),
             ("stat::average_exec_per_sec:     148", true),
             ("stat::peak_rss_mb:              462", false),

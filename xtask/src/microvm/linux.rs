@@ -99,9 +99,12 @@ impl Options {
     /// Whether this machine could run the guest, but takes hours for it: KVM without the processor's help (`kvm_pvm`) interprets a guest's kernel,
     /// instruction by instruction.
     pub fn needs_emulation(&self, arch: Arch) -> bool {
-        let interpreted = self.linux && arch == Arch::X86 && Path::new("/sys/module/kvm_pvm").exists();
+        let interpreted =
+            self.linux && arch == Arch::X86 && Path::new("/sys/module/kvm_pvm").exists();
         if interpreted {
-            report::note("/dev/kvm is kvm_pvm, which would interpret the guest's kernel: emulating a host instead");
+            report::note(
+                "/dev/kvm is kvm_pvm, which would interpret the guest's kernel: emulating a host instead",
+            );
         }
         interpreted
     }
@@ -124,7 +127,10 @@ impl Options {
         let mut root = Initramfs::new();
         root.console();
         root.executable("init", fs::read(&init).with_context(|| init.display().to_string())?);
-        root.executable("bin/busybox", fs::read(&busybox).with_context(|| busybox.display().to_string())?);
+        root.executable(
+            "bin/busybox",
+            fs::read(&busybox).with_context(|| busybox.display().to_string())?,
+        );
         let folder = tempfile::tempdir()?;
         fs::write(folder.path().join(INITRD), root.archive()?)?;
 

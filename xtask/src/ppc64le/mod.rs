@@ -54,9 +54,10 @@ impl Toolchain {
         ensure_installed(&["qemu-user-static"])?;
         let packages = packages.iter().flat_map(|package| ["--package", package]);
         let arguments: Vec<_> = ["--tests", "--all-features"].into_iter().chain(packages).collect();
-        let test = self
-            .cargo(xtask, "test", &arguments, &format!("{STATIC} -Dwarnings"))
-            .env("CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER", "qemu-ppc64le-static -p 65536");
+        let test = self.cargo(xtask, "test", &arguments, &format!("{STATIC} -Dwarnings")).env(
+            "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER",
+            "qemu-ppc64le-static -p 65536",
+        );
         command::stream("cargo test for POWER", &test)
     }
 

@@ -32,15 +32,25 @@ pub fn compare(
     for (address, ours) in addresses.iter().zip(&ours) {
         let theirs = guest.gva2gpa(*address)?;
         if theirs != *ours {
-            differences.push(format!("  {address:#018x}: QEMU says {theirs:x?}, ptdump says {ours:x?}"));
+            differences
+                .push(format!("  {address:#018x}: QEMU says {theirs:x?}, ptdump says {ours:x?}"));
         }
     }
     let mapped = ours.iter().flatten().count();
     let view = if view.is_empty() { "no options".to_owned() } else { view.join(" ") };
-    report::note(&format!("{view}: {} ranges, {} addresses, {mapped} mapped", listed.len(), addresses.len()));
+    report::note(&format!(
+        "{view}: {} ranges, {} addresses, {mapped} mapped",
+        listed.len(),
+        addresses.len()
+    ));
     if !differences.is_empty() {
         let first: Vec<_> = differences.iter().take(20).cloned().collect();
-        bail!("{} of {} addresses differ ({view}):\n{}", differences.len(), addresses.len(), first.join("\n"));
+        bail!(
+            "{} of {} addresses differ ({view}):\n{}",
+            differences.len(),
+            addresses.len(),
+            first.join("\n")
+        );
     }
     Ok(Outcome { asked: addresses.len(), mapped })
 }
@@ -85,13 +95,19 @@ mod tests {
     fn every_region_is_asked_about_inside_and_outside() {
         let listed: Vec<_> = (0..1000)
             .map(|n| Mapped { va: 0xffff_ff00_0000_0000 + n * 0x1_0000, bytes: 0x1000 })
-            .chain([Mapped { va: 0x40_0000, bytes: 0x20_0000 }, Mapped { va: u64::MAX - 0xfff, bytes: 0x1000 }])
+            .chain([
+                Mapped { va: 0x40_0000, bytes: 0x20_0000 },
+                Mapped { va: u64::MAX - 0xfff, bytes: 0x1000 },
+            ])
             .collect();
         let addresses = addresses(&listed, &mut Rng::with_seed(1), 300);
-        let inside = |address: &u64, range: &Mapped| (range.va..=range.va + (range.bytes - 1)).contains(address);
+        let inside = |address: &u64, range: &Mapped| {
+            (range.va..=range.va + (range.bytes - 1)).contains(address)
+        };
         let low = addresses.iter().filter(|address| inside(address, &listed[1000])).count();
         assert!(low > 150, "{low}");
-        let mapped = addresses.iter().filter(|it| listed.iter().any(|range| inside(it, range))).count();
+        let mapped =
+            addresses.iter().filter(|it| listed.iter().any(|range| inside(it, range))).count();
         assert!(mapped > 600 && mapped < addresses.len() - 100, "{mapped} of {}", addresses.len());
         assert!(super::addresses(&[], &mut Rng::with_seed(1), 300).is_empty());
     }

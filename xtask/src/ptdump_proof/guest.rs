@@ -38,7 +38,12 @@ pub struct Guest {
 
 impl Guest {
     /// Boots the platform's kernel on `machine`.
-    pub fn boot(xtask: &Xtask, platform: &Platform, machine: &str, kernel_arguments: &str) -> Result<Self> {
+    pub fn boot(
+        xtask: &Xtask,
+        platform: &Platform,
+        machine: &str,
+        kernel_arguments: &str,
+    ) -> Result<Self> {
         let software = system(xtask, platform)?;
         let folder = tempfile::tempdir()?;
         let path = |name: &str| folder.path().join(name).display().to_string();
@@ -50,20 +55,28 @@ impl Guest {
         report::note(&format!("booting {machine}"));
 
         // QEMU ends with us, however we end.
-        let mut arguments: Vec<String> = ["--pdeathsig", "KILL", "--", platform.qemu].map(str::to_owned).into();
+        let mut arguments: Vec<String> =
+            ["--pdeathsig", "KILL", "--", platform.qemu].map(str::to_owned).into();
         arguments.extend(machine.split_whitespace().map(str::to_owned));
-        arguments.extend("-nodefaults -display none -no-reboot".split_whitespace().map(str::to_owned));
+        arguments
+            .extend("-nodefaults -display none -no-reboot".split_whitespace().map(str::to_owned));
         let console = platform.console;
         for (option, value) in [
             ("-kernel", software.kernel.display().to_string()),
             ("-initrd", path("initramfs.cpio")),
-            ("-append", format!("console={console} rdinit=/init panic=-1 quiet loglevel=1{kernel_arguments}")),
+            (
+                "-append",
+                format!(
+                    "console={console} rdinit=/init panic=-1 quiet loglevel=1{kernel_arguments}"
+                ),
+            ),
             ("-serial", format!("file:{}", path("console"))),
             ("-qmp", format!("unix:{},server=on,wait=off", path("qmp"))),
         ] {
             arguments.extend([option.to_owned(), value]);
         }
-        let qemu = cmd("setpriv", arguments).stdin_null().stdout_capture().stderr_capture().unchecked();
+        let qemu =
+            cmd("setpriv", arguments).stdin_null().stdout_capture().stderr_capture().unchecked();
         let qemu = qemu.start().context("starting QEMU")?;
         wait_for(&qemu, &folder.path().join("console"))?;
         // What init did last is over, and the CPU idles.
@@ -86,7 +99,8 @@ impl Guest {
 
     /// What the monitor says to `command`.
     pub fn monitor(&mut self, command: &str) -> Result<String> {
-        let answer = self.qmp.execute("human-monitor-command", &json!({ "command-line": command }))?;
+        let answer =
+            self.qmp.execute("human-monitor-command", &json!({ "command-line": command }))?;
         Ok(answer.as_str().context("the monitor's answer is no text")?.to_owned())
     }
 
@@ -127,7 +141,9 @@ impl Drop for Guest {
 fn wait_for(qemu: &Handle, console: &Path) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let said = fs::read(console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let said = fs::read(console)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default();
         if said.contains(READY) {
             return Ok(());
         }
@@ -137,7 +153,10 @@ fn wait_for(qemu: &Handle, console: &Path) -> Result<()> {
         }
         if Instant::now() > deadline {
             let _ = qemu.kill();
-            bail!("the guest did not come up within {} s; its console:\n{said}", PATIENCE.as_secs());
+            bail!(
+                "the guest did not come up within {} s; its console:\n{said}",
+                PATIENCE.as_secs()
+            );
         }
         thread::sleep(Duration::from_millis(200));
     }

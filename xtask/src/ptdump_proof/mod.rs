@@ -125,7 +125,10 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
         Case::X86_64 | Case::X86_64La57 => vec![vec![]],
         Case::Ppc64Radix => {
             let pid = guest.number("$PID")?;
-            vec![vec!["--pid".to_owned(), "0".to_owned()], vec!["--pid".to_owned(), pid.to_string()]]
+            vec![
+                vec!["--pid".to_owned(), "0".to_owned()],
+                vec!["--pid".to_owned(), pid.to_string()],
+            ]
         }
         Case::Ppc64Hash => hash_views(&mut guest)?,
     };
@@ -133,7 +136,11 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
     for view in views {
         let outcome = compare(&mut guest, ptdump, &core, &view, options.seed, options.addresses)?;
         if outcome.mapped * 4 < outcome.asked {
-            bail!("only {} of {} addresses were mapped: that proves little", outcome.mapped, outcome.asked);
+            bail!(
+                "only {} of {} addresses were mapped: that proves little",
+                outcome.mapped,
+                outcome.asked
+            );
         }
         asked += outcome.asked;
         mapped += outcome.mapped;
@@ -167,6 +174,9 @@ fn hash_views(guest: &mut Guest) -> Result<Vec<Vec<String>>> {
     if segments.len() == table.len() {
         bail!("the monitor shows no segments:\n{slb}");
     }
-    report::note(&format!("hashed page table {sdr1:#x}, {} segments", (segments.len() - table.len()) / 2));
+    report::note(&format!(
+        "hashed page table {sdr1:#x}, {} segments",
+        (segments.len() - table.len()) / 2
+    ));
     Ok(vec![linux, segments])
 }

@@ -28,17 +28,29 @@ impl Ptdump {
     }
 
     /// Runs it on `core` with these options and this command; standard input is `input`.
-    fn json(&self, core: &Path, view: &[String], command: &[&str], input: String) -> Result<Vec<Value>> {
+    fn json(
+        &self,
+        core: &Path,
+        view: &[String],
+        command: &[&str],
+        input: String,
+    ) -> Result<Vec<Value>> {
         let mut arguments = vec![core.display().to_string(), "--json".to_owned()];
         arguments.extend_from_slice(view);
         arguments.extend(command.iter().map(|&word| word.to_owned()));
-        let run = cmd(&self.0, &arguments).stdin_bytes(input).stdout_capture().stderr_capture().unchecked().run()?;
+        let run = cmd(&self.0, &arguments)
+            .stdin_bytes(input)
+            .stdout_capture()
+            .stderr_capture()
+            .unchecked()
+            .run()?;
         let stderr = String::from_utf8_lossy(&run.stderr);
         // 1 says that some address does not translate.
         if !matches!(run.status.code(), Some(0 | 1)) {
             bail!("ptdump {}: {}\n{stderr}", arguments.join(" "), run.status);
         }
-        let json = serde_json::from_slice(&run.stdout).with_context(|| format!("ptdump's answer\n{stderr}"))?;
+        let json = serde_json::from_slice(&run.stdout)
+            .with_context(|| format!("ptdump's answer\n{stderr}"))?;
         let Value::Array(all) = json else { bail!("ptdump's answer is no array") };
         Ok(all)
     }
@@ -58,16 +70,24 @@ impl Ptdump {
         let ranges = self.json(core, view, &["list"], String::new())?;
         let faults: Vec<_> = ranges.iter().filter(|range| !range["fault"].is_null()).collect();
         if let [first, ..] = faults[..] {
-            bail!("ptdump finds {} ranges of a sound machine wrong, the first: {first}", faults.len());
+            bail!(
+                "ptdump finds {} ranges of a sound machine wrong, the first: {first}",
+                faults.len()
+            );
         }
-        let mapped = ranges
-            .iter()
-            .filter_map(|range| Some(Mapped { va: number(&range["va"])?, bytes: range["bytes"].as_u64()? }));
+        let mapped = ranges.iter().filter_map(|range| {
+            Some(Mapped { va: number(&range["va"])?, bytes: range["bytes"].as_u64()? })
+        });
         Ok(mapped.collect())
     }
 
     /// Where it says that these addresses go.
-    pub fn translate(&self, core: &Path, view: &[String], addresses: &[u64]) -> Result<Vec<Option<u64>>> {
+    pub fn translate(
+        &self,
+        core: &Path,
+        view: &[String],
+        addresses: &[u64],
+    ) -> Result<Vec<Option<u64>>> {
         let input: String = addresses.iter().map(|address| format!("{address:#x}\n")).collect();
         let answers = self.json(core, view, &["translate", "-"], input)?;
         if answers.len() != addresses.len() {
@@ -75,10 +95,14 @@ impl Ptdump {
         }
         let pairs = answers.iter().zip(addresses);
         pairs
-            .map(|(answer, address)| match (number(&answer["va"]), &answer["pa"], &answer["fault"]) {
-                (Some(va), Value::Null, Value::String(_)) if va == *address => Ok(None),
-                (Some(va), pa @ Value::String(_), Value::Null) if va == *address => Ok(number(pa)),
-                _ => bail!("the answer for {address:#x} is {answer}"),
+            .map(|(answer, address)| {
+                match (number(&answer["va"]), &answer["pa"], &answer["fault"]) {
+                    (Some(va), Value::Null, Value::String(_)) if va == *address => Ok(None),
+                    (Some(va), pa @ Value::String(_), Value::Null) if va == *address => {
+                        Ok(number(pa))
+                    }
+                    _ => bail!("the answer for {address:#x} is {answer}"),
+                }
             })
             .collect()
     }

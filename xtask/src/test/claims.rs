@@ -25,7 +25,9 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 /// Whether a quoted word is a function's name: several words, as tests and fuzz targets have them.
 fn is_name(word: &str) -> bool {
     word.contains('_')
-        && word.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_')
+        && word
+            .chars()
+            .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_')
 }
 
 #[test]
@@ -35,9 +37,12 @@ fn what_is_named_is_there() {
     for folder in ["pgtable", "frag-alloc", "arch-ppc64", "arch-x86", "fuzz", "examples"] {
         sources(&root.join(folder), &mut files).expect("readable sources");
     }
-    let paths: BTreeSet<String> = files.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-    let all: String = files.iter().map(|path| fs::read_to_string(path).expect("readable")).collect();
-    let named = |word: &str| all.contains(&format!("fn {word}(")) || all.contains(&format!("fn {word}<"));
+    let paths: BTreeSet<String> =
+        files.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    let all: String =
+        files.iter().map(|path| fs::read_to_string(path).expect("readable")).collect();
+    let named =
+        |word: &str| all.contains(&format!("fn {word}(")) || all.contains(&format!("fn {word}<"));
     let mut seen = 0;
     for document in ["SECURITY.md", "MUTANTS.md"] {
         let text = fs::read_to_string(root.join(document)).expect("a document");

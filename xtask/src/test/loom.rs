@@ -17,9 +17,11 @@ pub fn run(xtask: &Xtask) -> Result<()> {
                 continue;
             }
             any = true;
-            let arguments = ["test", "--release", "--package", &package.name, "--test", &target.name];
-            let test =
-                cargo(xtask, arguments).env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", xtask.target("loom"));
+            let arguments =
+                ["test", "--release", "--package", &package.name, "--test", &target.name];
+            let test = cargo(xtask, arguments)
+                .env("RUSTFLAGS", "--cfg loom")
+                .env("CARGO_TARGET_DIR", xtask.target("loom"));
             command::stream(&format!("model check {}/{}", package.name, target.name), &test)?;
         }
     }

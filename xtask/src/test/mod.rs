@@ -118,10 +118,13 @@ mod tests {
 
     fn outcome_words(keep_going: bool) -> String {
         let steps: Vec<_> = STEPS.iter().take(3).collect();
-        let second_fails = |step: &Step| if step.name == STEPS[1].name { bail!("no") } else { Ok(()) };
+        let second_fails =
+            |step: &Step| if step.name == STEPS[1].name { bail!("no") } else { Ok(()) };
         let outcomes = run_each(&steps, keep_going, second_fails);
         let rows = table(&steps, &outcomes);
-        rows.lines().map(|row| row.get(12..20).unwrap_or_default().trim_end().to_owned() + ",").collect()
+        rows.lines()
+            .map(|row| row.get(12..20).unwrap_or_default().trim_end().to_owned() + ",")
+            .collect()
     }
 
     #[test]
@@ -134,7 +137,8 @@ mod tests {
     fn quick_leaves_out_emulation() {
         assert!(chosen(&[], true).iter().all(|step| !step.emulated));
         assert_eq!(chosen(&[], false).len(), STEPS.len());
-        let names: Vec<_> = chosen(&["microvm".into(), "fmt".into()], true).iter().map(|step| step.name).collect();
+        let names: Vec<_> =
+            chosen(&["microvm".into(), "fmt".into()], true).iter().map(|step| step.name).collect();
         assert_eq!(names, ["fmt"]);
     }
 }

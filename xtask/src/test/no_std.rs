@@ -31,7 +31,10 @@ esac
 /// Builds the libraries without default features.
 pub fn run(xtask: &Xtask) -> Result<()> {
     let compiler = command::quiet("rustc", &cmd!("rustc", "-vV").dir(xtask.root()))?;
-    let host = compiler.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
+    let host = compiler
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("rustc names no host")?;
     let recipe = format!("{CRATES:?} of {compiler}{WRAPPER}");
     let sysroot = artifact::keep(&xtask.kept(), "no-std-sysroot", &recipe, |folder| {
         let libraries = cmd!("rustc", "--print", "target-libdir").dir(xtask.root());

@@ -49,25 +49,36 @@ pub fn run(xtask: &Xtask, tool: Tool) -> Result<()> {
         Tool::Address => {
             let packages = LIBRARIES.iter().flat_map(|library| ["--package", library]);
             let test = ["test", "--all-features", "--lib", "--tests"].into_iter().chain(packages);
-            sanitized(xtask, "address", "-Zsanitizer=address", &test.map(str::to_owned).collect::<Vec<_>>(), &[])
+            sanitized(
+                xtask,
+                "address",
+                "-Zsanitizer=address",
+                &test.map(str::to_owned).collect::<Vec<_>>(),
+                &[],
+            )
         }
         Tool::Thread => {
             let suppressions = xtask.target("sanitize-thread.supp");
-            fs::write(&suppressions, NOT_OURS).with_context(|| suppressions.display().to_string())?;
+            fs::write(&suppressions, NOT_OURS)
+                .with_context(|| suppressions.display().to_string())?;
             let options = format!("suppressions={} halt_on_error=1", suppressions.display());
             let flags = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer";
-            THREADED
-                .iter()
-                .try_for_each(|of| sanitized(xtask, "thread", flags, &test(of), &[("TSAN_OPTIONS", &options)]))
+            THREADED.iter().try_for_each(|of| {
+                sanitized(xtask, "thread", flags, &test(of), &[("TSAN_OPTIONS", &options)])
+            })
         }
         Tool::Valgrind => {
             ensure_installed(&["valgrind"])?;
-            let runner = format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace('-', "_"));
+            let runner =
+                format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace('-', "_"));
             UNSAFE.iter().try_for_each(|of| {
                 let arguments = test(of);
                 let what = format!("valgrind: {}", arguments.join(" "));
                 let run = cargo(xtask, arguments.iter().map(String::as_str));
-                command::stream(&what, &run.env(&runner, "valgrind --quiet --error-exitcode=1 --leak-check=no"))
+                command::stream(
+                    &what,
+                    &run.env(&runner, "valgrind --quiet --error-exitcode=1 --leak-check=no"),
+                )
             })
         }
     }
@@ -80,7 +91,13 @@ fn test((package, target, filter): &(&str, &str, &str)) -> Vec<String> {
 }
 
 /// Builds for the host as for a foreign target, so that build scripts and macros are left alone.
-fn sanitized(xtask: &Xtask, name: &str, flags: &str, test: &[String], env: &[(&str, &str)]) -> Result<()> {
+fn sanitized(
+    xtask: &Xtask,
+    name: &str,
+    flags: &str,
+    test: &[String],
+    env: &[(&str, &str)],
+) -> Result<()> {
     let what = format!("{name}: cargo {}", test.join(" "));
     let target = ["--target".to_owned(), host()?];
     let test = cargo(xtask, test[..1].iter().chain(&target).chain(&test[1..]).map(String::as_str))

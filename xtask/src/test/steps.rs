@@ -26,31 +26,66 @@ pub struct Step {
 /// All steps, in the order in which they run.
 pub const STEPS: &[Step] = &[
     Step { name: "fmt", about: "the code is formatted", emulated: false, run: fmt },
-    Step { name: "clippy", about: "no lint fires, in any target of the workspace", emulated: false, run: clippy },
-    Step { name: "doc", about: "the documentation builds without a warning", emulated: false, run: doc },
-    Step { name: "test", about: "all tests of the workspace, on this machine", emulated: false, run: test },
-    Step { name: "loom", about: "model checks: every interleaving of small cases", emulated: false, run: loom::run },
+    Step {
+        name: "clippy",
+        about: "no lint fires, in any target of the workspace",
+        emulated: false,
+        run: clippy,
+    },
+    Step {
+        name: "doc",
+        about: "the documentation builds without a warning",
+        emulated: false,
+        run: doc,
+    },
+    Step {
+        name: "test",
+        about: "all tests of the workspace, on this machine",
+        emulated: false,
+        run: test,
+    },
+    Step {
+        name: "loom",
+        about: "model checks: every interleaving of small cases",
+        emulated: false,
+        run: loom::run,
+    },
     Step {
         name: "fuzz",
         about: "the corpora of all fuzz targets replay, and each target runs for a moment",
         emulated: false,
         run: fuzz::check,
     },
-    Step { name: "no-std", about: "the libraries build where no std is", emulated: false, run: no_std::run },
+    Step {
+        name: "no-std",
+        about: "the libraries build where no std is",
+        emulated: false,
+        run: no_std::run,
+    },
     Step {
         name: "benches",
         about: "the bench packages are formatted and build, and no lint fires",
         emulated: false,
         run: benches,
     },
-    Step { name: "x86", about: "x86-64 microVM and probe, where /dev/kvm is usable", emulated: false, run: x86 },
+    Step {
+        name: "x86",
+        about: "x86-64 microVM and probe, where /dev/kvm is usable",
+        emulated: false,
+        run: x86,
+    },
     Step {
         name: "ppc64le",
         about: "the tests as POWER code, by the oldest supported rustc",
         emulated: true,
         run: ppc64le,
     },
-    Step { name: "microvm", about: "the microVM under KVM on a POWER9 host", emulated: true, run: microvm },
+    Step {
+        name: "microvm",
+        about: "the microVM under KVM on a POWER9 host",
+        emulated: true,
+        run: microvm,
+    },
     Step {
         name: "linux",
         about: "Linux guests on a POWER9 host, whose tables agree with what they say of them",
@@ -70,7 +105,8 @@ fn fmt(xtask: &Xtask) -> Result<()> {
 }
 
 fn clippy(xtask: &Xtask) -> Result<()> {
-    let clippy = ["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"];
+    let clippy =
+        ["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"];
     command::stream("cargo clippy", &cargo(xtask, clippy))
 }
 

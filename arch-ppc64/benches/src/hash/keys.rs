@@ -7,8 +7,15 @@ use crate::memory::table;
 use crate::row::{Heat, Load};
 
 /// The segment.
-pub const SEGMENT: Segment =
-    Segment { vsid: 0x7d7_4cb, size: SegmentSize::T1, base: PageSize::K4, ks: false, kp: true, n: false, class: false };
+pub const SEGMENT: Segment = Segment {
+    vsid: 0x7d7_4cb,
+    size: SegmentSize::T1,
+    base: PageSize::K4,
+    ks: false,
+    kp: true,
+    n: false,
+    class: false,
+};
 
 /// An SLB with that segment.
 pub fn slb() -> Slb {

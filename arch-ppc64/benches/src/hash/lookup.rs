@@ -50,8 +50,9 @@ impl Map for Ours {
     #[inline(never)]
     fn translate(&self, keys: &[u64]) -> u64 {
         let mmu = HashMmu { slb: &self.slb, hpt: &self.hpt, authority: Authority::default() };
-        keys.iter()
-            .fold(0, |sum, &address| sum.wrapping_add(mmu.translate(Gva::new(address), Access::READ).unwrap().real))
+        keys.iter().fold(0, |sum, &address| {
+            sum.wrapping_add(mmu.translate(Gva::new(address), Access::READ).unwrap().real)
+        })
     }
 
     #[inline(never)]
@@ -61,8 +62,12 @@ impl Map for Ours {
         let mut sum = 0_u64;
         for keys in keys.chunks(64) {
             addresses.iter_mut().zip(keys).for_each(|(address, &key)| *address = Gva::new(key));
-            assert_eq!(mmu.translate_batch(&addresses[..keys.len()], Access::READ, &mut reals), keys.len());
-            sum = reals[..keys.len()].iter().flatten().fold(sum, |sum, &real| sum.wrapping_add(real));
+            assert_eq!(
+                mmu.translate_batch(&addresses[..keys.len()], Access::READ, &mut reals),
+                keys.len()
+            );
+            sum =
+                reals[..keys.len()].iter().flatten().fold(sum, |sum, &real| sum.wrapping_add(real));
         }
         sum
     }
@@ -159,7 +164,9 @@ impl Map for LockedHashMap {
     }
 
     fn translate(&self, keys: &[u64]) -> u64 {
-        keys.iter().fold(0, |sum, &address| sum.wrapping_add(self.0.lock().unwrap()[&Key(address)] & !0xfff))
+        keys.iter().fold(0, |sum, &address| {
+            sum.wrapping_add(self.0.lock().unwrap()[&Key(address)] & !0xfff)
+        })
     }
 
     #[inline(never)]
@@ -217,7 +224,14 @@ impl<M: Map> Column<M> {
             let mut other_order = keys.to_vec();
             Random(7).shuffle(&mut other_order);
             let sum = keys.iter().fold(0_u64, |sum, &address| sum.wrapping_add(real(address)));
-            self.filled.push(Filled { map: M::new(of.0.entries_shift()), of, keys, other_order, sum, full: false });
+            self.filled.push(Filled {
+                map: M::new(of.0.entries_shift()),
+                of,
+                keys,
+                other_order,
+                sum,
+                full: false,
+            });
             self.filled.len() - 1
         });
         &mut self.filled[at]
@@ -238,7 +252,9 @@ impl<M: Map> Contestant<Row> for Column<M> {
         let now = self.filled((heat, load));
         match (operation, now.full) {
             (Operation::Enter, true) => now.map.remove(&now.keys),
-            (Operation::Translate | Operation::Batch | Operation::Remove, false) => now.map.enter(&now.keys),
+            (Operation::Translate | Operation::Batch | Operation::Remove, false) => {
+                now.map.enter(&now.keys)
+            }
             _ => {}
         }
     }

@@ -33,7 +33,8 @@ struct Options {
 
 fn main() {
     let options = Options::parse();
-    let rows: Vec<_> = Row::all().into_iter().filter(|row| row.title().contains(&options.filter)).collect();
+    let rows: Vec<_> =
+        Row::all().into_iter().filter(|row| row.title().contains(&options.filter)).collect();
     let known = Rc::default();
     let mut contestants: Vec<Box<dyn Contestant<Row>>> = vec![
         Box::new(lookup::Column::<lookup::Ours>::new("hpt", &known)),

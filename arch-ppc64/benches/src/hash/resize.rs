@@ -34,7 +34,9 @@ impl Contestant<Row> for Rehash {
                 let address = random.next() >> 36 << 12;
                 let page = page(address);
                 let free = old.find(&page).unwrap().is_none();
-                entered += usize::from(free && old.insert(&page, entry(&page, address)).unwrap().is_some());
+                entered += usize::from(
+                    free && old.insert(&page, entry(&page, address)).unwrap().is_some(),
+                );
             }
             [old, table(RESIZED + 1)]
         });

@@ -81,7 +81,9 @@ impl Row {
         let mut rows = Vec::new();
         for heat in [Heat::Warm, Heat::Cold] {
             for load in [Load::Half, Load::High] {
-                for operation in [Operation::Enter, Operation::Translate, Operation::Batch, Operation::Remove] {
+                for operation in
+                    [Operation::Enter, Operation::Translate, Operation::Batch, Operation::Remove]
+                {
                     rows.push(Self::Table(heat, load, operation));
                 }
             }

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use arch_ppc64::hash::{Context, HashedSpace, Hidx, Pages, Segment, VirtualPage};
 use pgtable::{
-    Access, AddressSpace, AllocError, Contents, DirectMap, Gather, Gpa, Gva, Leaves, Prot, TableAllocator, TableLayout,
-    TableMemory, TableState, Unused,
+    Access, AddressSpace, AllocError, Contents, DirectMap, Gather, Gpa, Gva, Leaves, Prot,
+    TableAllocator, TableLayout, TableMemory, TableState, Unused,
 };
 
 use crate::memory::{Table, table, words};
@@ -49,13 +49,18 @@ impl TableAllocator<Gpa> for Fragments {
         }
         let table = self.top.get().next_multiple_of(layout.bytes() as u64);
         self.top.set(table + layout.bytes() as u64);
-        self.memory.table(Gpa::new(table), layout.bytes() / 8).map_err(|_| AllocError::Exhausted { layout })?;
+        self.memory
+            .table(Gpa::new(table), layout.bytes() / 8)
+            .map_err(|_| AllocError::Exhausted { layout })?;
         Ok(Gpa::new(table))
     }
 
     fn free(&self, table: Gpa, layout: TableLayout, contents: Contents) -> Result<(), AllocError> {
         if contents == Contents::Stale {
-            let words = self.memory.table(table, layout.bytes() / 8).map_err(|_| AllocError::Exhausted { layout })?;
+            let words = self
+                .memory
+                .table(table, layout.bytes() / 8)
+                .map_err(|_| AllocError::Exhausted { layout })?;
             crate::memory::clear(words);
         }
         self.free.borrow_mut().entry(layout.shift).or_default().push(table.get());
@@ -112,7 +117,9 @@ fn prepare(now: &mut Option<Prepared>, entries: Entries) {
     let Some(now) = now else { return };
     unmap(&mut now.space);
     let bytes = PAGES << SHIFT;
-    now.space.map(address(0, 0), Gpa::new(0), bytes, Prot::RW.into(), Leaves::Exactly(SHIFT)).unwrap();
+    now.space
+        .map(address(0, 0), Gpa::new(0), bytes, Prot::RW.into(), Leaves::Exactly(SHIFT))
+        .unwrap();
     for page in 0..PAGES {
         for piece in entries.pieces(page) {
             now.space.access(address(page, piece), Access::WRITE).unwrap();
@@ -204,7 +211,8 @@ pub struct Known {
 impl Known {
     /// The pages that have entries, in order.
     fn pages(now: &Prepared) -> impl Iterator<Item = VirtualPage> {
-        let (segment, entries): (Segment, _) = (now.space.segment(address(0, 0)).unwrap(), now.entries);
+        let (segment, entries): (Segment, _) =
+            (now.space.segment(address(0, 0)).unwrap(), now.entries);
         (0..PAGES)
             .flat_map(move |page| entries.pieces(page).map(move |piece| address(page, piece)))
             .map(move |address| VirtualPage::of(&segment, address))
@@ -225,8 +233,10 @@ impl Contestant<Row> for Known {
             prepare(&mut self.prepared, entries);
             let Some(now) = &self.prepared else { return };
             let found = |page: VirtualPage| now.space.hpt().find(&page).unwrap().unwrap();
-            self.at =
-                Self::pages(now).map(found).map(|found| Hidx::new(found.hpte.v.h(), found.ptex as usize % 8)).collect();
+            self.at = Self::pages(now)
+                .map(found)
+                .map(|found| Hidx::new(found.hpte.v.h(), found.ptex as usize % 8))
+                .collect();
         }
     }
 

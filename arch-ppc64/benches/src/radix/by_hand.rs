@@ -8,8 +8,16 @@ use crate::row::{DIRTY, Order, Row, Trees};
 use bench_harness::arena::{self, Arena};
 use bench_harness::work::{PAGES, Work};
 
-pub const ROWS: &[Row] =
-    &[Row::Map, Row::WalkWarm, Row::WalkHot, Row::WalkCold, Row::Harvest, Row::TwoWarm, Row::TwoHot, Row::TwoCold];
+pub const ROWS: &[Row] = &[
+    Row::Map,
+    Row::WalkWarm,
+    Row::WalkHot,
+    Row::WalkCold,
+    Row::Harvest,
+    Row::TwoWarm,
+    Row::TwoHot,
+    Row::TwoCold,
+];
 
 const VALID: u64 = 1 << 63;
 const LEAF: u64 = 1 << 62;
@@ -35,7 +43,8 @@ pub struct ByHand {
 impl ByHand {
     pub fn new() -> Self {
         let arena = Arena::new(0x4000_0000, 3 * arena::BYTES);
-        let mut it = Self { arena, top: 0, guest: 0, host: 0, bitmap: vec![0; PAGES as usize / 64] };
+        let mut it =
+            Self { arena, top: 0, guest: 0, host: 0, bitmap: vec![0; PAGES as usize / 64] };
         it.reset();
         it
     }
@@ -132,7 +141,8 @@ impl Trees for ByHand {
     fn translate_each(&self, order: &Order<'_>) -> u64 {
         let mut sum = 0u64;
         for &index in order.indices {
-            sum = sum.wrapping_add(self.one_stage(self.guest, order.work.input(index.into())).unwrap());
+            sum = sum
+                .wrapping_add(self.one_stage(self.guest, order.work.input(index.into())).unwrap());
         }
         sum
     }
@@ -153,7 +163,8 @@ impl Trees for ByHand {
     fn translate_two(&self, order: &Order<'_>, _: bool) -> u64 {
         let mut sum = 0u64;
         for &index in order.indices {
-            sum = sum.wrapping_add(self.two_stages(order.work.input(index.into())).unwrap() - OFFSET);
+            sum =
+                sum.wrapping_add(self.two_stages(order.work.input(index.into())).unwrap() - OFFSET);
         }
         sum
     }
@@ -162,7 +173,8 @@ impl Trees for ByHand {
         for index in 0..PAGES {
             let entry = self.leaf_or_new(self.guest, work.input(index));
             let dirty = if index % DIRTY == 3 { CHANGED } else { 0 };
-            self.word(entry).store((work.scattered(index) | RW & !CHANGED | dirty).to_be(), Ordering::Relaxed);
+            self.word(entry)
+                .store((work.scattered(index) | RW & !CHANGED | dirty).to_be(), Ordering::Relaxed);
         }
         self.bitmap.fill(0);
     }

@@ -14,7 +14,12 @@ struct Bound {
     ratio: f64,
 }
 
-const fn bound(name: &'static str, row: (Row, &'static str), against: (Row, &'static str), ratio: f64) -> Bound {
+const fn bound(
+    name: &'static str,
+    row: (Row, &'static str),
+    against: (Row, &'static str),
+    ratio: f64,
+) -> Bound {
     Bound { name, row: row.0, column: row.1, against_row: against.0, against: against.1, ratio }
 }
 
@@ -50,7 +55,11 @@ const BOUNDS: &[Bound] = &[
 
 /// The goals whose rows were run.
 pub fn goals(table: &Table, loads: &Loads) -> Vec<Goal> {
-    let loads = Goal { name: "two-stage-loads".to_owned(), measured: loads.without_cache as f64, bound: 24.0 };
+    let loads = Goal {
+        name: "two-stage-loads".to_owned(),
+        measured: loads.without_cache as f64,
+        bound: 24.0,
+    };
     let ratios = BOUNDS.iter().filter_map(|bound| {
         let ours = table.get(bound.row.title(), bound.column)?;
         let theirs = table.best(bound.against_row.title(), &[bound.against])?;

@@ -4,7 +4,10 @@ use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
-use pgtable::{Access, DirectMap, Generation, Gva, Hpa, MemoryError, TableMemory, TranslationCache, TwoStage, Walker};
+use pgtable::{
+    Access, DirectMap, Generation, Gva, Hpa, MemoryError, TableMemory, TranslationCache, TwoStage,
+    Walker,
+};
 
 use crate::row::Trees as _;
 use crate::two_stage::Both;
@@ -45,7 +48,8 @@ pub fn worst() -> Loads {
     let generation = Generation::new();
     let cache = TranslationCache::<_, 1024>::new(&generation);
     let plain = TwoStage::new(*both.guest.format(), both.guest.root(), walker());
-    let cached = TwoStage::new(*both.guest.format(), both.guest.root(), walker()).with_cache(&cache);
+    let cached =
+        TwoStage::new(*both.guest.format(), both.guest.root(), walker()).with_cache(&cache);
     let mut loads = Loads { without_cache: 0, with_cache: 0 };
     for index in (0..1 << 20).step_by(4099) {
         let address = Gva::new(work.input(index));

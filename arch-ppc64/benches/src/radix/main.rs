@@ -33,7 +33,8 @@ struct Options {
 
 fn main() {
     let options = Options::parse();
-    let rows: Vec<_> = Row::ALL.into_iter().filter(|row| row.title().contains(&options.filter)).collect();
+    let rows: Vec<_> =
+        Row::ALL.into_iter().filter(|row| row.title().contains(&options.filter)).collect();
     let table = compete(&rows, &mut contestants(), options.rounds);
     table.print();
     let loads = loads::worst();
@@ -56,7 +57,17 @@ fn contestants() -> Vec<Box<dyn Contestant<Row>>> {
         Column::boxed("radix 4K", one_stage::ROWS, one_stage::Table::new(process(k4)), &small),
         Column::boxed("radix 64K", one_stage::ROWS, one_stage::Table::new(process(k64)), &large),
         Column::boxed("x86, EPT", two_stage::ROWS, two_stage::Both::new(long_mode, ept), &small),
-        Column::boxed("radix 4K, 4K", two_stage::ROWS, two_stage::Both::new(process(k4), partition(k4)), &small),
-        Column::boxed("radix 64K, 64K", two_stage::ROWS, two_stage::Both::new(process(k64), partition(k64)), &large),
+        Column::boxed(
+            "radix 4K, 4K",
+            two_stage::ROWS,
+            two_stage::Both::new(process(k4), partition(k4)),
+            &small,
+        ),
+        Column::boxed(
+            "radix 64K, 64K",
+            two_stage::ROWS,
+            two_stage::Both::new(process(k64), partition(k64)),
+            &large,
+        ),
     ]
 }

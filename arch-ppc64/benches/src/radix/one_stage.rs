@@ -1,7 +1,8 @@
 //! One stage, ours: any format of a guest's own tree.
 
 use pgtable::{
-    Access, ByteOrder, DirectMap, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Recorded, Stage1, Unused, Writers,
+    Access, ByteOrder, DirectMap, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Recorded,
+    Stage1, Unused, Writers,
 };
 use std::sync::atomic::Ordering;
 
@@ -10,8 +11,15 @@ use bench_harness::arena::{self, Arena};
 use bench_harness::tables::Tables;
 use bench_harness::work::{PAGES, Work};
 
-pub const ROWS: &[Row] =
-    &[Row::Map, Row::WalkWarm, Row::WalkHot, Row::WalkCold, Row::BatchHot, Row::BatchCold, Row::Harvest];
+pub const ROWS: &[Row] = &[
+    Row::Map,
+    Row::WalkWarm,
+    Row::WalkHot,
+    Row::WalkCold,
+    Row::BatchHot,
+    Row::BatchCold,
+    Row::Harvest,
+];
 
 const START: u64 = 0x4000_0000;
 /// How many addresses are given to a batch translation.
@@ -58,7 +66,8 @@ impl<F: Format<Stage = Stage1>> Trees for Table<F> {
     fn translate_each(&self, order: &Order<'_>) -> u64 {
         let mut sum = 0u64;
         for &index in order.indices {
-            let found = self.table.translate(Gva::new(order.work.input(index.into())), Access::READ).ok();
+            let found =
+                self.table.translate(Gva::new(order.work.input(index.into())), Access::READ).ok();
             sum = sum.wrapping_add(found.map(|found| found.output.get()).unwrap());
         }
         sum
@@ -73,9 +82,12 @@ impl<F: Format<Stage = Stage1>> Trees for Table<F> {
             for (input, &index) in inputs.iter_mut().zip(indices) {
                 *input = Gva::new(order.work.input(index.into()));
             }
-            let count = walker.translate_batch(&inputs[..indices.len()], Access::READ, &mut outputs);
+            let count =
+                walker.translate_batch(&inputs[..indices.len()], Access::READ, &mut outputs);
             assert_eq!(count, indices.len());
-            sum = outputs[..count].iter().fold(sum, |sum, output| sum.wrapping_add(output.unwrap().get()));
+            sum = outputs[..count]
+                .iter()
+                .fold(sum, |sum, output| sum.wrapping_add(output.unwrap().get()));
         }
         sum
     }
@@ -84,17 +96,18 @@ impl<F: Format<Stage = Stage1>> Trees for Table<F> {
         let bits = self.table.format().accessed_dirty();
         let dirty = F::BYTE_ORDER.swap(bits.dirty);
         assert_eq!(F::BYTE_ORDER == ByteOrder::Little, dirty == bits.dirty);
-        let visited = self.table.walker().for_each_run(Gva::new(work.input(0)), work.bytes(), |run| {
-            let first = (run.input().get() - work.input(0)) >> work.shift;
-            for (index, word) in (first..).zip(run.words()) {
-                if index % DIRTY == 3 {
-                    word.fetch_or(dirty, Ordering::Relaxed);
-                } else {
-                    word.fetch_and(!dirty, Ordering::Relaxed);
+        let visited =
+            self.table.walker().for_each_run(Gva::new(work.input(0)), work.bytes(), |run| {
+                let first = (run.input().get() - work.input(0)) >> work.shift;
+                for (index, word) in (first..).zip(run.words()) {
+                    if index % DIRTY == 3 {
+                        word.fetch_or(dirty, Ordering::Relaxed);
+                    } else {
+                        word.fetch_and(!dirty, Ordering::Relaxed);
+                    }
                 }
-            }
-            std::ops::ControlFlow::<()>::Continue(())
-        });
+                std::ops::ControlFlow::<()>::Continue(())
+            });
         assert!(visited.is_ok());
         self.bitmap.fill(0);
     }
@@ -104,7 +117,14 @@ impl<F: Format<Stage = Stage1>> Trees for Table<F> {
         let mut gather = Gather::new(&Unused, ());
         let input = Gva::new(work.input(0));
         let (recorded, writers) = (Recorded::Dirty, Writers::Running);
-        let set = self.table.harvest(input, work.bytes(), recorded, writers, &mut self.bitmap, &mut gather);
+        let set = self.table.harvest(
+            input,
+            work.bytes(),
+            recorded,
+            writers,
+            &mut self.bitmap,
+            &mut gather,
+        );
         gather.finish(self.table.tables()).unwrap();
         set.unwrap()
     }

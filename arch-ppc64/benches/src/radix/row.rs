@@ -30,8 +30,8 @@ pub enum Row {
 }
 
 use Row::{
-    BatchCold, BatchHot, Harvest, Map, TwoCold, TwoColdCached, TwoHot, TwoWarm, TwoWarmCached, WalkCold, WalkHot,
-    WalkWarm,
+    BatchCold, BatchHot, Harvest, Map, TwoCold, TwoColdCached, TwoHot, TwoWarm, TwoWarmCached,
+    WalkCold, WalkHot, WalkWarm,
 };
 
 impl Row {
@@ -140,7 +140,12 @@ pub struct Column<T> {
 
 impl<T: Trees + 'static> Column<T> {
     /// `trees` under `name`, in these rows.
-    pub fn boxed(name: &'static str, rows: &'static [Row], trees: T, work: &Rc<Work>) -> Box<dyn Contestant<Row>> {
+    pub fn boxed(
+        name: &'static str,
+        rows: &'static [Row],
+        trees: T,
+        work: &Rc<Work>,
+    ) -> Box<dyn Contestant<Row>> {
         let warm = work.hot.indices.iter().map(|index| index % WARM as u32).collect();
         Box::new(Self { name, rows, trees, work: Rc::clone(work), warm, full: false, sum: 0 })
     }
@@ -202,11 +207,22 @@ impl<T: Trees + 'static> Contestant<Row> for Column<T> {
         match row {
             Map | Harvest => {
                 self.full = true;
-                let indices: Vec<u32> = (0..PAGES as u32).step_by(61).chain([1, PAGES as u32 - 1]).collect();
+                let indices: Vec<u32> =
+                    (0..PAGES as u32).step_by(61).chain([1, PAGES as u32 - 1]).collect();
                 let order = Order { work: &self.work, indices: &indices };
-                assert_eq!(self.trees.translate_each(&order), self.expected(&indices), "{} {row:?}", self.name);
+                assert_eq!(
+                    self.trees.translate_each(&order),
+                    self.expected(&indices),
+                    "{} {row:?}",
+                    self.name
+                );
             }
-            _ => assert_eq!(self.sum, self.expected(self.order(row).indices), "{} {row:?}", self.name),
+            _ => assert_eq!(
+                self.sum,
+                self.expected(self.order(row).indices),
+                "{} {row:?}",
+                self.name
+            ),
         }
     }
 }

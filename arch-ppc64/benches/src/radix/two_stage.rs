@@ -1,8 +1,8 @@
 //! Two stages, ours: a guest's tree, whose tables and pages lie where the hypervisor's tree says.
 
 use pgtable::{
-    Access, DirectMap, Format, Generation, Gpa, Gva, Hpa, Leaves, PageTable, Prot, Stage1, Stage2, TableMemory,
-    TranslationCache, TwoStage,
+    Access, DirectMap, Format, Generation, Gpa, Gva, Hpa, Leaves, PageTable, Prot, Stage1, Stage2,
+    TableMemory, TranslationCache, TwoStage,
 };
 
 use crate::row::{Order, Row, Trees};
@@ -10,7 +10,8 @@ use bench_harness::arena::{self, Arena};
 use bench_harness::tables::Tables;
 use bench_harness::work::{PAGES, Work};
 
-pub const ROWS: &[Row] = &[Row::TwoWarm, Row::TwoWarmCached, Row::TwoHot, Row::TwoCold, Row::TwoColdCached];
+pub const ROWS: &[Row] =
+    &[Row::TwoWarm, Row::TwoWarmCached, Row::TwoHot, Row::TwoCold, Row::TwoColdCached];
 
 /// Where the guest keeps its tables, in its own memory; beyond its pages.
 const GUEST_TABLES: u64 = 0x80_0000_0000;
@@ -32,7 +33,8 @@ impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> Both<F1, F2> {
     pub fn new(stage1: F1, stage2: F2) -> Self {
         let arena = Arena::new(START, 3 * arena::BYTES);
         // SAFETY: the first part of the arena; it is valid as long as the process, and every access to it is atomic.
-        let guest_memory = unsafe { DirectMap::from_raw(arena.host, arena::BYTES, Gpa::new(GUEST_TABLES)) };
+        let guest_memory =
+            unsafe { DirectMap::from_raw(arena.host, arena::BYTES, Gpa::new(GUEST_TABLES)) };
         // SAFETY: all of the arena, likewise.
         let host_memory = unsafe { DirectMap::from_raw(arena.host, arena.bytes, Hpa::new(START)) };
         let guest_arena = Arena { start: GUEST_TABLES, bytes: arena::BYTES, ..arena };
@@ -59,10 +61,14 @@ impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> Both<F1, F2> {
 
     /// Translates `order`; the sum of where the pages lie, less what the host adds.
     #[inline(always)]
-    fn sum<M: TableMemory<Hpa>, const N: usize>(stages: &TwoStage<'_, F1, F2, M, N>, order: &Order<'_>) -> u64 {
+    fn sum<M: TableMemory<Hpa>, const N: usize>(
+        stages: &TwoStage<'_, F1, F2, M, N>,
+        order: &Order<'_>,
+    ) -> u64 {
         let mut sum = 0u64;
         for &index in order.indices {
-            let found = stages.translate(Gva::new(order.work.input(index.into())), Access::READ).ok();
+            let found =
+                stages.translate(Gva::new(order.work.input(index.into())), Access::READ).ok();
             sum = sum.wrapping_add(found.map(|found| found.output().get()).unwrap() - OFFSET);
         }
         sum
@@ -73,8 +79,11 @@ impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> Trees for Both<F1, 
     fn reset(&mut self) {
         self.guest.tables().clear();
         self.host.tables().clear();
-        self.guest = PageTable::new(*self.guest.format(), *self.guest.memory(), *self.guest.tables()).unwrap();
-        self.host = PageTable::new(*self.host.format(), *self.host.memory(), *self.host.tables()).unwrap();
+        self.guest =
+            PageTable::new(*self.guest.format(), *self.guest.memory(), *self.guest.tables())
+                .unwrap();
+        self.host =
+            PageTable::new(*self.host.format(), *self.host.memory(), *self.host.tables()).unwrap();
         self.generation.advance();
     }
 
@@ -82,7 +91,9 @@ impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> Trees for Both<F1, 
         let attributes = F1::Attributes::from(Prot::RW);
         for index in 0..PAGES {
             let (input, output) = (Gva::new(work.input(index)), Gpa::new(work.scattered(index)));
-            self.guest.map(input, output, 1 << work.shift, attributes, Leaves::Exactly(work.shift)).unwrap();
+            self.guest
+                .map(input, output, 1 << work.shift, attributes, Leaves::Exactly(work.shift))
+                .unwrap();
         }
         self.map_guest(work);
     }

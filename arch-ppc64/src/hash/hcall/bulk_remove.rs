@@ -106,7 +106,9 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
             let flags = HcallFlags::new().with_avpn(request.avpn()).with_andcond(request.andcond());
             let response = Self::response(*request);
             *request = match self.remove(flags, request.ptex(), *avpn) {
-                Ok(hpte) => response.with_answer(BulkAnswer::Success).with_r(hpte.r.r()).with_c(hpte.r.c()),
+                Ok(hpte) => {
+                    response.with_answer(BulkAnswer::Success).with_r(hpte.r.r()).with_c(hpte.r.c())
+                }
                 Err(ReturnCode::NotFound) => response.with_answer(BulkAnswer::NotFound),
                 Err(ReturnCode::Parameter) => return Self::refuse(request),
                 Err(error) => {

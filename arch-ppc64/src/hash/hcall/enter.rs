@@ -16,7 +16,13 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
     /// # Errors
     /// `H_PARAMETER`: B is reserved, the page sizes are none, the storage consists of smaller pages, WIMG does not fit it ([`Dialect::Papr`]), the page
     /// cannot be zeroed, `ptex` is beyond the table. `H_PTEG_FULL`.
-    pub fn enter(&self, flags: HcallFlags, ptex: u64, pteh: HpteV, ptel: HpteR) -> Result<u64, ReturnCode> {
+    pub fn enter(
+        &self,
+        flags: HcallFlags,
+        ptex: u64,
+        pteh: HpteV,
+        ptel: HpteR,
+    ) -> Result<u64, ReturnCode> {
         let sizes = Hpte { v: pteh, r: ptel }.sizes().ok_or(ReturnCode::Parameter)?;
         SegmentSize::of_b(pteh.b()).ok_or(ReturnCode::Parameter)?;
         let page = Gpa::new(ptel.page(sizes));
@@ -24,7 +30,9 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
         let ptel = match self.dialect {
             _ if storage == Storage::SmallerPages => return Err(ReturnCode::Parameter),
             Dialect::Kvm => ptel.with_ts(false),
-            Dialect::Papr if !Self::cacheable_as_it_should(storage, ptel) => return Err(ReturnCode::Parameter),
+            Dialect::Papr if !Self::cacheable_as_it_should(storage, ptel) => {
+                return Err(ReturnCode::Parameter);
+            }
             Dialect::Papr => ptel,
         };
         let slot = self.slot(ptex)?;
@@ -37,14 +45,21 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
             return if entered { Ok(ptex) } else { Err(ReturnCode::PtegFull) };
         }
         let group = ptex >> GROUP_SHIFT;
-        let entered = self.hpt.group(group).map_err(HptError::from)?.enter(words, u8::MAX).map_err(HptError::from)?;
+        let entered = self
+            .hpt
+            .group(group)
+            .map_err(HptError::from)?
+            .enter(words, u8::MAX)
+            .map_err(HptError::from)?;
         entered.map(|index| group << GROUP_SHIFT | index as u64).ok_or(ReturnCode::PtegFull)
     }
 
     /// Whether WIMG says what PAPR wants for what stands there.
     fn cacheable_as_it_should(storage: Storage, ptel: HpteR) -> bool {
         match storage {
-            Storage::Memory | Storage::SmallerPages => !ptel.w() && !ptel.i() && ptel.m() && !ptel.g(),
+            Storage::Memory | Storage::SmallerPages => {
+                !ptel.w() && !ptel.i() && ptel.m() && !ptel.g()
+            }
             Storage::Device => !ptel.w() && ptel.i(),
         }
     }

@@ -105,11 +105,20 @@ impl<'h, A: Address, M: TableMemory<A>, P: Partition> Hcalls<'h, A, M, P> {
     }
 
     /// Locks entry `ptex` if it is valid and fits what `flags` ask of `avpn`.
-    fn lock(&self, flags: HcallFlags, ptex: u64, avpn: u64) -> Result<Locked<'h, AtomicU64>, ReturnCode> {
+    fn lock(
+        &self,
+        flags: HcallFlags,
+        ptex: u64,
+        avpn: u64,
+    ) -> Result<Locked<'h, AtomicU64>, ReturnCode> {
         let slot = self.slot(ptex)?;
-        let locked = slot.lock_if(|v| v & HpteV::V != 0).map_err(HptError::from)?.ok_or(ReturnCode::NotFound)?;
+        let locked = slot
+            .lock_if(|v| v & HpteV::V != 0)
+            .map_err(HptError::from)?
+            .ok_or(ReturnCode::NotFound)?;
         let v = self.decode(locked.v(), locked.r()).v.visible().into_bits();
-        let fits = (!flags.avpn() || v & HpteV::PAGE == avpn) && (!flags.andcond() || v & avpn == 0);
+        let fits =
+            (!flags.avpn() || v & HpteV::PAGE == avpn) && (!flags.andcond() || v & avpn == 0);
         if fits { Ok(locked) } else { Err(ReturnCode::NotFound) }
     }
 

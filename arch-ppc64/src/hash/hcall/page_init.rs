@@ -23,9 +23,17 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
     ///
     /// # Errors
     /// `H_PARAMETER`: an unknown flag, an address that is not a multiple of 4 KiB, or not in the partition's memory.
-    pub fn page_init(&self, flags: HcallFlags, destination: Gpa, source: Gpa) -> Result<(), ReturnCode> {
+    pub fn page_init(
+        &self,
+        flags: HcallFlags,
+        destination: Gpa,
+        source: Gpa,
+    ) -> Result<(), ReturnCode> {
         let aligned = |page: Gpa| page.is_aligned(PageSize::K4.shift());
-        if flags.into_bits() & !KNOWN != 0 || !aligned(destination) || (flags.copy_page() && !aligned(source)) {
+        if flags.into_bits() & !KNOWN != 0
+            || !aligned(destination)
+            || (flags.copy_page() && !aligned(source))
+        {
             return Err(ReturnCode::Parameter);
         }
         if flags.copy_page() {

@@ -91,7 +91,8 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
                 values[..2].copy_from_slice(&[hpte.v.into_bits(), hpte.r.into_bits()]);
             }
             Hcall::Enter => {
-                values[0] = self.enter(flags, second, HpteV::from_bits(third), HpteR::from_bits(fourth))?;
+                values[0] =
+                    self.enter(flags, second, HpteV::from_bits(third), HpteR::from_bits(fourth))?;
             }
             Hcall::Read if flags.read_4() => {
                 for (pair, hpte) in values.chunks_exact_mut(2).zip(self.read_4(second)?) {

@@ -111,7 +111,11 @@ mod tests {
             ("user RO", Prot::R.for_user().into(), 0x2_1197),
             ("user RW, clean", HashAttributes::from(Prot::RW.for_user()).with_c(false), 0x2_1117),
             ("device", HashAttributes::from(Prot::RW).with_att(Att::NonIdempotent), 0x2_11ac),
-            ("key 31", HashAttributes::from(Prot::RW.for_user()).with_key(31), 0x3000_0000_0002_1f96),
+            (
+                "key 31",
+                HashAttributes::from(Prot::RW.for_user()).with_key(31),
+                0x3000_0000_0002_1f96,
+            ),
         ] {
             let r = attributes.entry(0x2_0000, k64);
             assert_eq!(r.into_bits(), word, "{name}: {:#x}", r.into_bits());

@@ -4,8 +4,8 @@ use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use pgtable::{
-    Address, Contents, Error, Gather, GatherError, Gpa, Gva, Invalidate, Level, PageTable, RangeError, Run, Stage1,
-    TableAllocator, TableMemory, Unused, low_bits,
+    Address, Contents, Error, Gather, GatherError, Gpa, Gva, Invalidate, Level, PageTable,
+    RangeError, Run, Stage1, TableAllocator, TableMemory, Unused, low_bits,
 };
 
 use super::leaving::Leaving;
@@ -43,7 +43,9 @@ pub(super) fn gather_error(error: GatherError) -> Error {
 fn hpt_error(error: HptError) -> Error {
     match error {
         HptError::Memory(error) => error.into(),
-        HptError::Busy(_) | HptError::Misaligned { .. } => pgtable::MemoryError { address: 0, bytes: 0 }.into(),
+        HptError::Busy(_) | HptError::Misaligned { .. } => {
+            pgtable::MemoryError { address: 0, bytes: 0 }.into()
+        }
     }
 }
 
@@ -81,13 +83,18 @@ where
         self.flush(input, bytes, gather, arrays, V)?;
         let mut tables = Gather::new(&Unused, ());
         let changed = verb(&mut self.tree, bytes, &mut tables);
-        let freed =
-            tables.finish(self.tree.tables()).map_err(|error| RangeError { at: input, error: gather_error(error) });
+        let freed = tables
+            .finish(self.tree.tables())
+            .map_err(|error| RangeError { at: input, error: gather_error(error) });
         cut.and(freed.and(changed))
     }
 
     /// Splits the 16M page in which `at` lies, unless it begins there.
-    fn split<I: Invalidate<Stage1>>(&mut self, at: Gva, gather: &mut Gather<'_, Stage1, I>) -> Result<(), Error> {
+    fn split<I: Invalidate<Stage1>>(
+        &mut self,
+        at: Gva,
+        gather: &mut Gather<'_, Stage1, I>,
+    ) -> Result<(), Error> {
         if self.pages != Pages::K64 || at.is_aligned(M16) {
             return Ok(());
         }
@@ -95,7 +102,11 @@ where
         let walker = self.tree.walker();
         let trace = walker.trace(page);
         let entry = match trace.last() {
-            Some(last) if last.at.level.0 > 0 && matches!(last.entry, pgtable::Entry::Leaf { .. }) => last.address,
+            Some(last)
+                if last.at.level.0 > 0 && matches!(last.entry, pgtable::Entry::Leaf { .. }) =>
+            {
+                last.address
+            }
             _ => return Ok(()),
         };
         self.flush(page, 1 << M16, gather, Arrays::Keep, V).map_err(|stopped| stopped.error)?;
@@ -118,9 +129,11 @@ where
         of: u64,
     ) -> Result<(), RangeError<Gva>> {
         let walker = self.tree.walker();
-        let flow = walker.for_each_run(input, bytes, |run| match self.flush_run(&run, gather, arrays, of) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => ControlFlow::Break(RangeError { at: run.input(), error }),
+        let flow = walker.for_each_run(input, bytes, |run| {
+            match self.flush_run(&run, gather, arrays, of) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => ControlFlow::Break(RangeError { at: run.input(), error }),
+            }
         })?;
         match flow {
             ControlFlow::Continue(()) => Ok(()),
@@ -150,7 +163,9 @@ where
         let second = match self.second_half(first.address, at.level)? {
             Some(_) => {
                 let half = 8u64 << self.pages.geometry().width(at.level);
-                self.tree.memory().table(Gpa::new(first.address.get().wrapping_add(half)), run.words().len())?
+                self.tree
+                    .memory()
+                    .table(Gpa::new(first.address.get().wrapping_add(half)), run.words().len())?
             }
             None => &[],
         };
@@ -176,21 +191,23 @@ where
         let hashed = self.pages.hashed().to_be();
         // Pages that follow one another, and where the next would be.
         let (mut first, mut next) = (run.input(), run.input());
-        let drained = run.words().iter().enumerate().filter(|(_, word)| used(word)).try_for_each(|(index, word)| {
-            let input = Gva::new(run.input().get() + ((index as u64) << shift));
-            // No exchange: whoever changes the tree has the space for himself.
-            let before = word.load(Ordering::Relaxed);
-            word.store(before & !hashed, Ordering::Relaxed);
-            if input != next {
-                self.stale(first, next, shift, gather);
-                first = input;
-            }
-            next = Gva::new(input.get() + (1 << shift));
-            let slots = second.get(index).map_or(Slots::InWord, Slots::Nibbles);
-            slots.drain(u64::from_be(before), |piece, at| {
-                leaving.add(Gva::new(input.get() | (piece as u64) << base), at)
-            })
-        });
+        let drained = run.words().iter().enumerate().filter(|(_, word)| used(word)).try_for_each(
+            |(index, word)| {
+                let input = Gva::new(run.input().get() + ((index as u64) << shift));
+                // No exchange: whoever changes the tree has the space for himself.
+                let before = word.load(Ordering::Relaxed);
+                word.store(before & !hashed, Ordering::Relaxed);
+                if input != next {
+                    self.stale(first, next, shift, gather);
+                    first = input;
+                }
+                next = Gva::new(input.get() + (1 << shift));
+                let slots = second.get(index).map_or(Slots::InWord, Slots::Nibbles);
+                slots.drain(u64::from_be(before), |piece, at| {
+                    leaving.add(Gva::new(input.get() | (piece as u64) << base), at)
+                })
+            },
+        );
         self.stale(first, next, shift, gather);
         drained.and(leaving.leave())
     }
@@ -229,7 +246,13 @@ where
     }
 
     /// Hardware may have translations of the pages from `first` to before `end`, of the size that their entries have.
-    fn stale<I: Invalidate<Stage1>>(&self, first: Gva, end: Gva, shift: u8, gather: &mut Gather<'_, Stage1, I>) {
+    fn stale<I: Invalidate<Stage1>>(
+        &self,
+        first: Gva,
+        end: Gva,
+        shift: u8,
+        gather: &mut Gather<'_, Stage1, I>,
+    ) {
         let actual = self.pages.sizes(shift).actual().shift();
         if end > first {
             gather.pages(first, Gva::new(end.get() - (1 << actual)), actual);
@@ -245,7 +268,11 @@ where
     }
 
     /// Gives each 16M page in the range, which was just mapped, an array for its slots. If there is none left it is unmapped again, with all after it.
-    pub(super) fn allocate_arrays(&mut self, input: Gva, bytes: u64) -> Result<(), RangeError<Gva>> {
+    pub(super) fn allocate_arrays(
+        &mut self,
+        input: Gva,
+        bytes: u64,
+    ) -> Result<(), RangeError<Gva>> {
         if self.pages != Pages::K64 || bytes < 1 << M16 {
             return Ok(());
         }
@@ -258,13 +285,16 @@ where
         let rest = input.get() + bytes - stopped.at.get();
         let mut tables = Gather::new(&Unused, ());
         let unmapped = self.tree.unmap(stopped.at, rest, &mut tables);
-        tables.finish(self.tree.tables()).map_err(|error| RangeError { at: stopped.at, error: gather_error(error) })?;
+        tables
+            .finish(self.tree.tables())
+            .map_err(|error| RangeError { at: stopped.at, error: gather_error(error) })?;
         unmapped.and(Err(stopped))
     }
 
     fn allocate_array(&self, run: &Run<'_, SoftwareTree>) -> Result<(), Error> {
         let at = run.at();
-        let present = run.words().first().is_some_and(|word| word.load(Ordering::Relaxed) & V.to_be() != 0);
+        let present =
+            run.words().first().is_some_and(|word| word.load(Ordering::Relaxed) & V.to_be() != 0);
         if at.level.0 == 0 || !present {
             return Ok(());
         }

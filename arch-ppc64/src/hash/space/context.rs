@@ -39,7 +39,11 @@ impl Context {
         if address.get() & !low_bits(CONTEXT_BITS) != 0 {
             return None;
         }
-        let size = if address.get() < 1 << SegmentSize::T1.shift() { SegmentSize::M256 } else { SegmentSize::T1 };
+        let size = if address.get() < 1 << SegmentSize::T1.shift() {
+            SegmentSize::M256
+        } else {
+            SegmentSize::T1
+        };
         Some(segment(self.vsid(address, size), size, pages))
     }
 
@@ -48,7 +52,8 @@ impl Context {
     #[must_use]
     pub const fn vsid(self, address: Gva, size: SegmentSize) -> u64 {
         let esid_bits = CONTEXT_BITS - size.shift();
-        let proto = (self.0 as u64) << esid_bits | (address.get() & low_bits(CONTEXT_BITS)) >> size.shift();
+        let proto =
+            (self.0 as u64) << esid_bits | (address.get() & low_bits(CONTEXT_BITS)) >> size.shift();
         proto * MULTIPLIER % low_bits(ID_BITS + esid_bits)
     }
 
@@ -76,7 +81,9 @@ impl Context {
         };
         let proto = (vsid as u128 * inverse % modulus as u128) as u64;
         match Self::new((proto >> esid_bits) as u32) {
-            Some(context) => Some((context, Gva::new((proto & low_bits(esid_bits)) << size.shift()))),
+            Some(context) => {
+                Some((context, Gva::new((proto & low_bits(esid_bits)) << size.shift())))
+            }
             None => None,
         }
     }
@@ -101,7 +108,10 @@ mod tests {
         }
         assert_eq!((Context::new(0), Context::new((1 << 19) - 1)), (None, None));
         assert_eq!(context.segment(Gva::new(1 << 49), Pages::K4), None);
-        assert_eq!(context.segment(Gva::new((1 << 40) - 1), Pages::K4).unwrap().size, SegmentSize::M256);
+        assert_eq!(
+            context.segment(Gva::new((1 << 40) - 1), Pages::K4).unwrap().size,
+            SegmentSize::M256
+        );
         assert_eq!(context.segment(Gva::new(1 << 40), Pages::K64).unwrap().size, SegmentSize::T1);
     }
 }

@@ -5,7 +5,10 @@
 //! and is noted there. A page without the bit is not touched, nor is its entry.
 
 use pgtable::{Format, Gpa};
-use pgtable::{Gather, Gva, Invalidate, RangeError, Recorded, Stage1, TableAllocator, TableMemory, Unused, Writers};
+use pgtable::{
+    Gather, Gva, Invalidate, RangeError, Recorded, Stage1, TableAllocator, TableMemory, Unused,
+    Writers,
+};
 
 use super::HashedSpace;
 use super::change::{Arrays, gather_error};
@@ -45,7 +48,8 @@ where
         self.flush(input, bytes, gather, Arrays::Keep, bit)?;
         // Nobody but this crate writes the tree, and the space is exclusive. What is stale is in the caller's gather already.
         let mut unused = Gather::new(&Unused, ());
-        let found = self.tree.harvest(input, bytes, recorded, Writers::Stopped, bitmap, &mut unused);
+        let found =
+            self.tree.harvest(input, bytes, recorded, Writers::Stopped, bitmap, &mut unused);
         let finished = unused.finish(self.tree.tables());
         finished.map_err(|error| RangeError { at: input, error: gather_error(error) }).and(found)
     }

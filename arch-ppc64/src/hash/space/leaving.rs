@@ -38,7 +38,12 @@ struct Entry<'h> {
 
 impl<'h, H: TableMemory<Gpa>> Leaving<'h, H> {
     /// None yet, of pages of `sizes` in `segment`, in which `address` lies.
-    pub(super) fn new(hpt: &'h Hpt<Gpa, H>, segment: Segment, address: Gva, sizes: PageSizes) -> Self {
+    pub(super) fn new(
+        hpt: &'h Hpt<Gpa, H>,
+        segment: Segment,
+        address: Gva,
+        sizes: PageSizes,
+    ) -> Self {
         let search = Search::new(&segment, address);
         let bits = Bits::of_sizes(hpt.layout(), segment.size, sizes);
         Self { hpt, segment, search, l: sizes.lp().is_some(), bits, entries: ArrayVec::new() }

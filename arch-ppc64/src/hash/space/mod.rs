@@ -30,8 +30,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use arrayvec::ArrayVec;
 use pgtable::{
-    Access, AddressSpace, Error, Gather, Gpa, Gva, Invalidate, LeafOf, Leaves, Level, MemoryError, PageTable,
-    RangeError, Stage1, Stale, TableAllocator, TableLayout, TableMemory, Translation, Unused,
+    Access, AddressSpace, Error, Gather, Gpa, Gva, Invalidate, LeafOf, Leaves, Level, MemoryError,
+    PageTable, RangeError, Stage1, Stale, TableAllocator, TableLayout, TableMemory, Translation,
+    Unused,
 };
 
 pub use attributes::HashAttributes;
@@ -88,7 +89,13 @@ where
     ///
     /// # Errors
     /// [`Error::Alloc`]; [`Error::Memory`] if the tree's root does not stand in `memory`.
-    pub fn new(hpt: Hpt<Gpa, H>, memory: M, tables: A, pages: Pages, context: Context) -> Result<Self, Error> {
+    pub fn new(
+        hpt: Hpt<Gpa, H>,
+        memory: M,
+        tables: A,
+        pages: Pages,
+        context: Context,
+    ) -> Result<Self, Error> {
         let tables = Fragments::new(tables, pages.second_halves());
         let tree = PageTable::new(SoftwareTree::new(pages), memory, tables)?;
         let authority = Authority::default();
@@ -142,7 +149,9 @@ where
             let sizes = self.pages.sizes(range.shift);
             let step = sizes.base().bytes();
             let end = range.last.get().saturating_add(1 << range.shift);
-            for address in (range.start.get()..end).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+            for address in
+                (range.start.get()..end).step_by(usize::try_from(step).unwrap_or(usize::MAX))
+            {
                 let address = Gva::new(address);
                 let page = self.segment(address).map(|segment| VirtualPage::of(&segment, address));
                 if let Some(operand) = page.and_then(|page| HashTlbie::of_page(&page, sizes)) {
@@ -172,7 +181,10 @@ where
     ///
     /// # Errors
     /// As [`AddressSpace::unmap`]; tables that are left then are lost.
-    pub fn destroy<I: Invalidate<Stage1>>(mut self, gather: &mut Gather<'_, Stage1, I>) -> Result<(), RangeError<Gva>> {
+    pub fn destroy<I: Invalidate<Stage1>>(
+        mut self,
+        gather: &mut Gather<'_, Stage1, I>,
+    ) -> Result<(), RangeError<Gva>> {
         let (start, bytes) = self.range();
         self.unmap(start, bytes, gather)?;
         match self.tree.destroy(Gather::new(&Unused, ())) {
@@ -199,10 +211,12 @@ where
         let slots = match self.second_half(entry, level)? {
             None => Slots::InWord,
             Some(second) if level.0 == 0 => Slots::Nibbles(second),
-            Some(second) => match u64::from_be(second.load(core::sync::atomic::Ordering::Relaxed)) {
-                0 => Slots::Bytes(&[]),
-                array => Slots::Bytes(self.tree.memory().table(Gpa::new(array), ARRAY_WORDS)?),
-            },
+            Some(second) => {
+                match u64::from_be(second.load(core::sync::atomic::Ordering::Relaxed)) {
+                    0 => Slots::Bytes(&[]),
+                    array => Slots::Bytes(self.tree.memory().table(Gpa::new(array), ARRAY_WORDS)?),
+                }
+            }
         };
         Ok(Leaf { word, slots, shift })
     }
@@ -249,7 +263,9 @@ where
         bytes: u64,
         gather: &mut Gather<'_, Stage1, I>,
     ) -> Result<u64, RangeError<Gva>> {
-        self.change(input, bytes, gather, change::Arrays::Free, |tree, bytes, gather| tree.unmap(input, bytes, gather))
+        self.change(input, bytes, gather, change::Arrays::Free, |tree, bytes, gather| {
+            tree.unmap(input, bytes, gather)
+        })
     }
 
     fn protect<I: Invalidate<Stage1>>(
@@ -265,9 +281,19 @@ where
     }
 
     /// As [`access`](HashedSpace::access). The attributes are the software page's.
-    fn translate(&self, input: Gva, access: Access) -> Result<Translation<Gpa, HashAttributes>, HashFault> {
+    fn translate(
+        &self,
+        input: Gva,
+        access: Access,
+    ) -> Result<Translation<Gpa, HashAttributes>, HashFault> {
         let translation = self.access(input, access)?;
-        let page = self.tree.walker().query(input).ok().flatten().ok_or_else(|| HashFault::no_entry(access))?;
+        let page = self
+            .tree
+            .walker()
+            .query(input)
+            .ok()
+            .flatten()
+            .ok_or_else(|| HashFault::no_entry(access))?;
         let output = Gpa::new(translation.real);
         Ok(Translation { output, shift: page.shift, attributes: page.attributes })
     }

@@ -27,8 +27,10 @@ const fn level(width: u8, leaf: bool) -> LevelGeometry {
     LevelGeometry { width, leaf }
 }
 
-static TREE_4K: Geometry = Geometry::new(12, &[level(9, true), level(7, false), level(9, false), level(9, false)]);
-static TREE_64K: Geometry = Geometry::new(16, &[level(8, true), level(10, true), level(10, false), level(8, false)]);
+static TREE_4K: Geometry =
+    Geometry::new(12, &[level(9, true), level(7, false), level(9, false), level(9, false)]);
+static TREE_64K: Geometry =
+    Geometry::new(16, &[level(8, true), level(10, true), level(10, false), level(8, false)]);
 static TREE_64K_IN_4K: Geometry =
     Geometry::new(16, &[level(8, true), level(10, false), level(10, false), level(8, false)]);
 

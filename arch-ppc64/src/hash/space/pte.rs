@@ -124,7 +124,9 @@ impl Pages {
     #[inline]
     pub(crate) const fn hashed(self) -> u64 {
         match self {
-            Self::K4 => Pte4K::new().with_hashpte(true).with_f_second(true).with_f_gix(7).into_bits(),
+            Self::K4 => {
+                Pte4K::new().with_hashpte(true).with_f_second(true).with_f_gix(7).into_bits()
+            }
             Self::K64 => self.hashpte(),
             Self::K64In4K => Pte64K::new().with_hashpte(true).with_combo(1).into_bits(),
         }
@@ -220,17 +222,26 @@ mod tests {
         for pages in [Pages::K4, Pages::K64, Pages::K64In4K] {
             for prot in [Prot::R, Prot::RW, Prot::RX, Prot::RWX.for_user()] {
                 let plain = HashAttributes::from(prot);
-                for it in [plain, plain.with_c(false).with_key(7).with_software(0b1010).with_att(Att::Tolerant)] {
+                for it in [
+                    plain,
+                    plain.with_c(false).with_key(7).with_software(0b1010).with_att(Att::Tolerant),
+                ] {
                     let word = pages.word(it).unwrap();
                     assert_eq!(pages.attributes(word), it);
-                    assert_eq!(pages.attributes(word | pages.hashed_at(Hidx::new(true, 5)) | BUSY), it);
+                    assert_eq!(
+                        pages.attributes(word | pages.hashed_at(Hidx::new(true, 5)) | BUSY),
+                        it
+                    );
                     assert_eq!(word & (pages.hashed() | pages.rpn(12)), 0);
                 }
             }
         }
         assert_eq!(Pages::K4.word(HashAttributes::from(Prot::R).with_key(8)), None);
         assert_eq!(Pages::K64.word(HashAttributes::from(Prot::new())), None);
-        assert_eq!(Pages::slot_in(Pages::K4.hashed_at(Hidx::new(true, 5))), Some(Hidx::new(true, 5)));
+        assert_eq!(
+            Pages::slot_in(Pages::K4.hashed_at(Hidx::new(true, 5))),
+            Some(Hidx::new(true, 5))
+        );
         assert_eq!(Pages::slot_in(0), None);
     }
 }

@@ -33,7 +33,10 @@ where
         address: Gva,
         access: Access,
     ) -> Result<HashTranslation, HashFault> {
-        let leaf = self.leaf(address).map_err(HptError::from)?.ok_or_else(|| HashFault::no_entry(access))?;
+        let leaf = self
+            .leaf(address)
+            .map_err(HptError::from)?
+            .ok_or_else(|| HashFault::no_entry(access))?;
         let word = self.lock_page(&leaf, segment, access)?;
         let made = self.make_entry(&leaf, word, segment, address);
         // The page is unlocked whatever happened.
@@ -44,14 +47,20 @@ where
         leaf.word.store(hashed.to_be(), Ordering::Release);
         let (hpte, at) = made?;
         let page = VirtualPage::of(segment, address);
-        let ptex = self.hpt.order().group(page.hash(), at.secondary()) << GROUP_SHIFT | at.slot() as u64;
+        let ptex =
+            self.hpt.order().group(page.hash(), at.secondary()) << GROUP_SHIFT | at.slot() as u64;
         let sizes = self.pages.sizes(leaf.shift);
         let within = address.get() & low_bits(sizes.actual().shift());
         Ok(HashTranslation { real: hpte.r.page(sizes) | within, sizes, ptex, hpte })
     }
 
     /// Locks the page if it allows `access`, and marks it as referenced, and as changed by a store. Returns its word, unlocked.
-    fn lock_page(&self, leaf: &Leaf<'_>, segment: &Segment, access: Access) -> Result<u64, HashFault> {
+    fn lock_page(
+        &self,
+        leaf: &Leaf<'_>,
+        segment: &Segment,
+        access: Access,
+    ) -> Result<u64, HashFault> {
         let used = if access.kind == AccessKind::Write { R | C } else { R };
         let mut seen = leaf.word.load(Ordering::Acquire);
         for _ in 0..PATIENCE {
@@ -65,7 +74,8 @@ where
                 continue;
             }
             let r = self.pages.attributes(word | used).entry(0, self.pages.sizes(leaf.shift));
-            judge(r, segment, access, self.authority).map_err(|status| HashFault::storage(access, status))?;
+            judge(r, segment, access, self.authority)
+                .map_err(|status| HashFault::storage(access, status))?;
             let locked = (word | used | BUSY).to_be();
             match leaf.word.compare_exchange(seen, locked, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => return Ok(word | used),
@@ -87,14 +97,16 @@ where
         let page = VirtualPage::of(segment, address);
         let within = address.get() & low_bits(leaf.shift);
         let piece = (within >> sizes.base().shift()) as usize;
-        let real = (word & self.pages.rpn(leaf.shift)) | (within & !low_bits(sizes.actual().shift()));
+        let real =
+            (word & self.pages.rpn(leaf.shift)) | (within & !low_bits(sizes.actual().shift()));
         let r = self.pages.attributes(word).entry(real, sizes);
         let hpte = Hpte { v: page.v().with_l(sizes.lp().is_some()), r };
         if let Slots::Bytes([]) = leaf.slots {
             // A 16M page that somebody else mapped: nowhere to remember its entries.
             return Err(HptError::from(pgtable::MemoryError { address: 0, bytes: 0 }).into());
         }
-        let cached = if word & self.pages.hashpte() == 0 { None } else { leaf.slots.get(word, piece) };
+        let cached =
+            if word & self.pages.hashpte() == 0 { None } else { leaf.slots.get(word, piece) };
         if let Some(at) = cached {
             if self.update(&page, at, r)? {
                 return Ok((Hpte { v: hpte.v.with_h(at.secondary()), r }, at));

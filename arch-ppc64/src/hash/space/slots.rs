@@ -63,9 +63,13 @@ impl Slots<'_> {
     pub(crate) fn set(&self, piece: usize, at: Hidx) {
         let (word, shift, value, mask) = match self {
             Self::InWord => return,
-            Self::Nibbles(nibbles) => (*nibbles, piece % 16 * NIBBLE, u64::from(at.into_bits()) + 1, 15),
+            Self::Nibbles(nibbles) => {
+                (*nibbles, piece % 16 * NIBBLE, u64::from(at.into_bits()) + 1, 15)
+            }
             Self::Bytes(array) => match array.get(piece / BYTES) {
-                Some(word) => (word, piece % BYTES * BYTE, u64::from(at.into_bits()) << 1 | 1, 0xff),
+                Some(word) => {
+                    (word, piece % BYTES * BYTE, u64::from(at.into_bits()) << 1 | 1, 0xff)
+                }
                 None => return,
             },
         };
@@ -75,14 +79,20 @@ impl Slots<'_> {
 
     /// Forgets all slots of the page whose word was `word`, calling `each` with piece and slot.
     #[inline]
-    pub(crate) fn drain<E>(&self, word: u64, mut each: impl FnMut(usize, Hidx) -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn drain<E>(
+        &self,
+        word: u64,
+        mut each: impl FnMut(usize, Hidx) -> Result<(), E>,
+    ) -> Result<(), E> {
         match self {
             Self::InWord => Pages::slot_in(word).map_or(Ok(()), |at| each(0, at)),
-            Self::Nibbles(nibbles) => {
-                drain_word(nibbles, NIBBLE, |index, value| each(index, Hidx::from_bits(value.wrapping_sub(1) as u8)))
-            }
+            Self::Nibbles(nibbles) => drain_word(nibbles, NIBBLE, |index, value| {
+                each(index, Hidx::from_bits(value.wrapping_sub(1) as u8))
+            }),
             Self::Bytes(array) => array.iter().enumerate().try_for_each(|(word, bytes)| {
-                drain_word(bytes, BYTE, |index, value| each(word * BYTES + index, Hidx::from_bits((value >> 1) as u8)))
+                drain_word(bytes, BYTE, |index, value| {
+                    each(word * BYTES + index, Hidx::from_bits((value >> 1) as u8))
+                })
             }),
         }
     }
@@ -94,7 +104,11 @@ fn load(word: &AtomicU64) -> u64 {
 
 /// Zeroes `word` and calls `each` with what its fields of `width` bits held that were not zero.
 #[inline]
-fn drain_word<E>(word: &AtomicU64, width: usize, mut each: impl FnMut(usize, u64) -> Result<(), E>) -> Result<(), E> {
+fn drain_word<E>(
+    word: &AtomicU64,
+    width: usize,
+    mut each: impl FnMut(usize, u64) -> Result<(), E>,
+) -> Result<(), E> {
     let mut left = load(word);
     if left == 0 {
         return Ok(());

@@ -1,8 +1,8 @@
 //! The software tree as a [`Format`]: no hardware walks it, so its directory entries may look like radix's.
 
 use pgtable::{
-    Access, AccessedDirty, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa, Gva, Input, Level, Output,
-    Position, Stage1, Unencodable, low_bits,
+    Access, AccessedDirty, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa, Gva, Input,
+    Level, Output, Position, Stage1, Unencodable, low_bits,
 };
 
 use super::attributes::HashAttributes;
@@ -42,7 +42,9 @@ impl SoftwareTree {
 fn interrupt(fault: HashFault) -> Interrupt {
     match fault {
         HashFault::Interrupt(interrupt) => interrupt,
-        HashFault::Table(_) => Interrupt { vector: crate::Vector::DataStorage, status: Status::new() },
+        HashFault::Table(_) => {
+            Interrupt { vector: crate::Vector::DataStorage, status: Status::new() }
+        }
     }
 }
 
@@ -84,8 +86,9 @@ impl Format for SoftwareTree {
         }
         let width = pde.nls();
         let table = pde.table();
-        let fits =
-            at.level.0 > 0 && width == self.geometry().width(Level(at.level.0 - 1)) && table & low_bits(width + 3) == 0;
+        let fits = at.level.0 > 0
+            && width == self.geometry().width(Level(at.level.0 - 1))
+            && table & low_bits(width + 3) == 0;
         if fits { Entry::Table { table: Gpa::new(table), width } } else { Entry::Malformed }
     }
 
@@ -118,7 +121,8 @@ impl Format for SoftwareTree {
     fn check(&self, word: u64, at: Position, (): (), access: Access) -> Result<(), Interrupt> {
         let r = self.pages.attributes(word).with_c(true).entry(0, self.pages.sizes(at.shift));
         let segment = segment(0, SegmentSize::M256, self.pages);
-        judge(r, &segment, access, Authority::default()).map_err(|status| interrupt(HashFault::storage(access, status)))
+        judge(r, &segment, access, Authority::default())
+            .map_err(|status| interrupt(HashFault::storage(access, status)))
     }
 
     fn fault(&self, cause: Cause, access: Access) -> Interrupt {

@@ -57,8 +57,14 @@ fn decoded() {
         (0xc000_0000_0200_01c7, M2, [leaf(0x187, 0x200_0000), leaf(0x187, 0x200_0000), bad]),
         (0xde00_0000_0200_0187, M2, [leaf(0x187, 0x200_0000), leaf(0x187, 0x200_0000), bad]),
     ] {
-        for (strictness, want) in [Strictness::Qemu, Strictness::Kvm, Strictness::Strict].into_iter().zip(answers) {
-            assert_eq!(process(strictness).decode(word, at), want, "{word:#018x} at {at:?}, {strictness:?}");
+        for (strictness, want) in
+            [Strictness::Qemu, Strictness::Kvm, Strictness::Strict].into_iter().zip(answers)
+        {
+            assert_eq!(
+                process(strictness).decode(word, at),
+                want,
+                "{word:#018x} at {at:?}, {strictness:?}"
+            );
         }
     }
 }
@@ -77,7 +83,11 @@ fn encoded() {
         (0x12_1000, 9, K64, None),
         (1 << 60, 9, M2, None),
     ] {
-        assert_eq!(format.table_word(Gpa::new(address), width, at), want, "{address:#x} {width} {at:?}");
+        assert_eq!(
+            format.table_word(Gpa::new(address), width, at),
+            want,
+            "{address:#x} {width} {at:?}"
+        );
     }
     let attributes = PageAttributes::from(Prot::RWX.for_user());
     for (at, want) in [(K4, true), (K64, true), (M2, true), (G1, true), (ROOT, false)] {
@@ -108,7 +118,11 @@ fn predicted() {
         (Granule::K64, 0x8000_0000_0012_1005, K64, None),
         (Granule::K64, 0, ROOT, None),
     ] {
-        assert_eq!(ProcessScoped::new(granule).predicted_table(word, at), want, "{granule:?} {word:#018x} {at:?}");
+        assert_eq!(
+            ProcessScoped::new(granule).predicted_table(word, at),
+            want,
+            "{granule:?} {word:#018x} {at:?}"
+        );
     }
 }
 
@@ -144,17 +158,40 @@ fn judged() {
     let kuap = free.with_amr(Amr::from_bits(3 << 62)).with_iamr(Iamr::from_bits(1 << 62));
     let partition = PartitionScoped::new(Granule::K64).with_rc(RcPolicy::HardwareUpdate);
     for eaa in 0..16_u64 {
-        let (privileged, read, write, execute) = (eaa & 8 != 0, eaa & 6 != 0, eaa & 2 != 0, eaa & 1 != 0);
-        for (access, right) in [(Access::READ, read), (Access::WRITE, write), (Access::FETCH, execute)] {
+        let (privileged, read, write, execute) =
+            (eaa & 8 != 0, eaa & 6 != 0, eaa & 2 != 0, eaa & 1 != 0);
+        for (access, right) in
+            [(Access::READ, read), (Access::WRITE, write), (Access::FETCH, execute)]
+        {
             let word = 0xc000_0000_0000_0000 | eaa;
             let seen = |ok: Result<(), Interrupt>| ok.is_ok();
             assert_eq!(seen(free.check(word, K4, (), access)), right, "{eaa:#x} {access}");
-            assert_eq!(seen(kuap.check(word, K4, (), access)), right && privileged, "{eaa:#x} {access} AMR");
+            assert_eq!(
+                seen(kuap.check(word, K4, (), access)),
+                right && privileged,
+                "{eaa:#x} {access} AMR"
+            );
             let user = access.by_user();
-            assert_eq!(seen(free.check(word, K4, (), user)), right && !privileged, "{eaa:#x} {user}");
-            assert_eq!(seen(kuap.check(word, K4, (), user)), right && !privileged, "{eaa:#x} {user} AMR");
-            assert_eq!(seen(partition.check(word, K4, (), access)), right, "{eaa:#x} {access} partition");
-            assert_eq!(seen(partition.check(word, K4, (), user)), right, "{eaa:#x} {user} partition");
+            assert_eq!(
+                seen(free.check(word, K4, (), user)),
+                right && !privileged,
+                "{eaa:#x} {user}"
+            );
+            assert_eq!(
+                seen(kuap.check(word, K4, (), user)),
+                right && !privileged,
+                "{eaa:#x} {user} AMR"
+            );
+            assert_eq!(
+                seen(partition.check(word, K4, (), access)),
+                right,
+                "{eaa:#x} {access} partition"
+            );
+            assert_eq!(
+                seen(partition.check(word, K4, (), user)),
+                right,
+                "{eaa:#x} {user} partition"
+            );
         }
     }
 }
@@ -180,14 +217,28 @@ fn reported() {
         ("table, fetch", process.fault(Cause::TableAccess, Access::FETCH), (0xe00, 0x4002_0000)),
         (
             "table, fetch, reflected",
-            process.with_table_fault(TableFault::Reflected).fault(Cause::TableAccess, Access::FETCH),
+            process
+                .with_table_fault(TableFault::Reflected)
+                .fault(Cause::TableAccess, Access::FETCH),
             (0x300, 0x4002_0000),
         ),
-        ("absent in stage 2", partition.fault(Cause::NotPresent, Access::WRITE), (0xe00, 0x4200_0000)),
-        ("absent in stage 2, fetch", partition.fault(Cause::NotPresent, Access::FETCH), (0xe20, 0x4000_0000)),
+        (
+            "absent in stage 2",
+            partition.fault(Cause::NotPresent, Access::WRITE),
+            (0xe00, 0x4200_0000),
+        ),
+        (
+            "absent in stage 2, fetch",
+            partition.fault(Cause::NotPresent, Access::FETCH),
+            (0xe20, 0x4000_0000),
+        ),
         ("beyond stage 2", partition.fault(Cause::Address, Access::READ), (0xe00, 0x4000_0000)),
         ("denied in stage 2", partition.fault(Cause::Denied, Access::READ), (0xe00, 0x0800_0000)),
-        ("denied in stage 2, fetch", partition.fault(Cause::Denied, Access::FETCH), (0xe20, 0x1000_0000)),
+        (
+            "denied in stage 2, fetch",
+            partition.fault(Cause::Denied, Access::FETCH),
+            (0xe20, 0x1000_0000),
+        ),
     ] {
         assert_eq!(show(seen), want, "{name}");
     }

@@ -14,10 +14,16 @@ fn range<A: Address>(start: u64, last: u64, shift: u8) -> StaleRange<A> {
 }
 
 /// The steps as an assembler listing: `tlbie RB RS RIC`.
-fn listing<S: Scope>(it: Invalidation<S>, plan: Plan, ranges: &[StaleRange<S::Input>]) -> Vec<String> {
+fn listing<S: Scope>(
+    it: Invalidation<S>,
+    plan: Plan,
+    ranges: &[StaleRange<S::Input>],
+) -> Vec<String> {
     let mut lines = Vec::new();
     it.run(plan, ranges, &mut |step: Step<S>| {
-        let operands = |it: Tlbie<S>| format!("{:#x} {:#x} {:?}", it.rb().into_bits(), it.rs().into_bits(), it.ric());
+        let operands = |it: Tlbie<S>| {
+            format!("{:#x} {:#x} {:?}", it.rb().into_bits(), it.rs().into_bits(), it.ric())
+        };
         lines.push(match step {
             Step::Ptesync => "ptesync".into(),
             Step::Tlbie(it) => format!("tlbie {}", operands(it)),
@@ -43,14 +49,23 @@ fn as_linux_chooses() {
         (&[range(0, 33 << 16, 16)], true, 33, Plan::Space(Ric::All)),
         (&[range(0, 255 << 16, 16)], false, 256, pages(false)),
         (&[range(0, 256 << 16, 16)], false, 256, Plan::Space(Ric::Tlb)),
-        (&[range(0, 20 << 12, 12), range(1 << 30, (1 << 30) + (12 << 21), 21)], false, 33, Plan::Space(Ric::Tlb)),
+        (
+            &[range(0, 20 << 12, 12), range(1 << 30, (1 << 30) + (12 << 21), 21)],
+            false,
+            33,
+            Plan::Space(Ric::Tlb),
+        ),
         (&[], true, 33, Plan::Space(Ric::WalkCache)),
         (&[range(0, 0, 39)], false, 33, Plan::Space(Ric::Tlb)),
         (&[range(0, 0, 255)], true, 33, Plan::Space(Ric::All)),
         (&[range(0x2000, 0x1000, 12)], false, 33, Plan::Space(Ric::Tlb)),
         (&[range(0, u64::MAX, 12), range(0, u64::MAX, 12)], false, 33, Plan::Space(Ric::Tlb)),
     ] {
-        assert_eq!(Plan::of_ranges::<Gva>(ranges, tables, ceiling), want, "{ranges:?} {tables} {ceiling}");
+        assert_eq!(
+            Plan::of_ranges::<Gva>(ranges, tables, ceiling),
+            want,
+            "{ranges:?} {tables} {ceiling}"
+        );
     }
     assert_eq!(Space::of::<Stage1>(0), Space::Kernel);
     assert_eq!(Space::of::<Stage1>(1), Space::Ordinary);

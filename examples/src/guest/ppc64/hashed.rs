@@ -29,10 +29,15 @@ impl ProbeGuest {
     ///
     /// # Errors
     /// The outcome, if it did not come through. The OS error of running the vCPU.
-    pub fn hcall(&mut self, number: u64, arguments: [u64; 9]) -> io::Result<Result<[u64; 9], Outcome>> {
+    pub fn hcall(
+        &mut self,
+        number: u64,
+        arguments: [u64; 9],
+    ) -> io::Result<Result<[u64; 9], Outcome>> {
         let mut operands = [number; 10];
         operands[1..].copy_from_slice(&arguments);
-        let report = self.run_at(self.image.stubs + self.image.entry.hcall, msr::REAL, &operands)?;
+        let report =
+            self.run_at(self.image.stubs + self.image.entry.hcall, msr::REAL, &operands)?;
         Ok(report.answer.ok_or(report.outcome()))
     }
 
@@ -56,7 +61,9 @@ impl ProbeGuest {
     /// The OS error.
     pub fn slb(&self) -> io::Result<Vec<SlbWords>> {
         let slb = self.vcpu.get_sregs()?.s.ppc64.slb;
-        let words = slb.map(|kvm_sregs_slb { slbe, slbv }| (SlbEsid::from_bits(slbe), SlbVsid::from_bits(slbv)));
+        let words = slb.map(|kvm_sregs_slb { slbe, slbv }| {
+            (SlbEsid::from_bits(slbe), SlbVsid::from_bits(slbv))
+        });
         Ok(words.into_iter().filter(|(esid, _)| esid.v()).collect())
     }
 

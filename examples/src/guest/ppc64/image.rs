@@ -101,7 +101,10 @@ impl Image {
                     slbia: entry(&raw const probe_guest_slbia),
                     hello: entry(&raw const probe_guest_hello),
                 },
-                target: slice::from_raw_parts(target, between(target, &raw const probe_guest_target_end)),
+                target: slice::from_raw_parts(
+                    target,
+                    between(target, &raw const probe_guest_target_end),
+                ),
             })
         }
     }

@@ -112,7 +112,8 @@ impl ProbeGuest {
     /// No KVM-HV here, a program that wasn’t built for POWER, memory that doesn’t begin at guest real
     /// address 0, or another OS error.
     pub fn new(kvm: &Kvm, memory: GuestMemoryMmap) -> io::Result<Self> {
-        let image = Image::linked().ok_or_else(|| io::Error::other("built for a machine that has no guest code"))?;
+        let image = Image::linked()
+            .ok_or_else(|| io::Error::other("built for a machine that has no guest code"))?;
         memory.write_slice(image.bytes, GuestAddress(0)).map_err(io::Error::other)?;
 
         let slots = Slots::new(kvm.create_vm_with_type(VmType::Hv)?, memory)?;
@@ -122,7 +123,15 @@ impl ProbeGuest {
         vcpu.set_one_reg(OneReg::Lpcr, lpcr | msr::LPCR_ILE | msr::LPCR_LD)?;
         let stubs_at = StubsAt { supervisor: Gva::new(image.stubs), user: Gva::new(image.stubs) };
         let ticker = Ticker::start(TICK)?;
-        Ok(Self { patience: PATIENCE, vcpu, slots, image, stubs_at, console: Vec::new(), _ticker: ticker })
+        Ok(Self {
+            patience: PATIENCE,
+            vcpu,
+            slots,
+            image,
+            stubs_at,
+            console: Vec::new(),
+            _ticker: ticker,
+        })
     }
 
     /// The guest’s memory.
@@ -249,7 +258,9 @@ impl ProbeGuest {
             Ric::All => self.image.entry.tlbie_all,
         };
         // Real mode: the tables may be in any state just now.
-        Ok(self.run_at(self.image.stubs + entry, msr::REAL, &[it.rb().into(), 0, it.rs().into()])?.outcome())
+        Ok(self
+            .run_at(self.image.stubs + entry, msr::REAL, &[it.rb().into(), 0, it.rs().into()])?
+            .outcome())
     }
 
     /// Has the guest load, edit the entry that translates the load, load again, invalidate, and load
@@ -261,7 +272,14 @@ impl ProbeGuest {
         let Edit { address, entry, word, tlbie } = *edit;
         let pc = self.stubs_at.supervisor.get().wrapping_add(self.image.entry.edit);
         // The guest stores little-endian; entries are big-endian.
-        let operands = [address.get(), 0, tlbie.rs().into(), entry.get(), word.swap_bytes(), tlbie.rb().into()];
+        let operands = [
+            address.get(),
+            0,
+            tlbie.rs().into(),
+            entry.get(),
+            word.swap_bytes(),
+            tlbie.rb().into(),
+        ];
         let report = self.run_at(pc, msr::RELOCATED, &operands)?;
         Ok(match report.outcome() {
             Outcome::Completed { value } => {
@@ -290,7 +308,8 @@ impl ProbeGuest {
                 VcpuExit::PaprHcall(call) if call.nr == H_PROBE_REPORT => {
                     let [vector, srr0, srr1, dsisr, dar, value, more @ ..] = call.args;
                     call.ret = H_SUCCESS;
-                    report.interrupt = Some(Interrupt { vector, srr0, srr1, dsisr: dsisr as u32, dar });
+                    report.interrupt =
+                        Some(Interrupt { vector, srr0, srr1, dsisr: dsisr as u32, dar });
                     report.value = value;
                     report.more = [more[0], more[1]];
                     return Ok(report);

@@ -91,7 +91,10 @@ impl Interrupt {
 impl fmt::Display for Interrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { vector, srr0, srr1, dsisr, dar } = self;
-        write!(f, "interrupt {vector:#x} srr0={srr0:#x} srr1={srr1:#x} dsisr={dsisr:#x} dar={dar:#x}")
+        write!(
+            f,
+            "interrupt {vector:#x} srr0={srr0:#x} srr1={srr1:#x} dsisr={dsisr:#x} dar={dar:#x}"
+        )
     }
 }
 

@@ -190,7 +190,10 @@ impl Image {
                     hello: entry(&raw const x86_probe_guest_hello),
                 },
                 vectors: entry(&raw const x86_probe_guest_vectors),
-                target: slice::from_raw_parts(target, between(target, &raw const x86_probe_guest_target_end)),
+                target: slice::from_raw_parts(
+                    target,
+                    between(target, &raw const x86_probe_guest_target_end),
+                ),
             }
         }
     }

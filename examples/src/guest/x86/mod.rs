@@ -284,7 +284,12 @@ impl ProbeGuest {
     }
 
     /// Runs a stub to its report.
-    fn run(&mut self, entry: u64, privilege: Privilege, set: impl FnOnce(&mut kvm_regs)) -> io::Result<Outcome> {
+    fn run(
+        &mut self,
+        entry: u64,
+        privilege: Privilege,
+        set: impl FnOnce(&mut kvm_regs),
+    ) -> io::Result<Outcome> {
         self.enter(privilege)?;
         let mut regs = kvm_regs {
             rip: self.page(privilege).wrapping_add(entry),
@@ -301,7 +306,9 @@ impl ProbeGuest {
                 Ok(VcpuExit::IoOut(PORT_CONSOLE, text)) => self.console.extend(text),
                 Ok(VcpuExit::IoOut(PORT_DONE, _)) => {
                     let value = self.vcpu.get_regs()?.rax;
-                    return Ok(unbacked.map_or(Outcome::Completed { value }, |address| Outcome::NoMemory { address }));
+                    return Ok(unbacked.map_or(Outcome::Completed { value }, |address| {
+                        Outcome::NoMemory { address }
+                    }));
                 }
                 Ok(VcpuExit::IoOut(PORT_TRAPPED, _)) => return self.trapped(),
                 Ok(VcpuExit::MmioRead(address, bytes)) => {
@@ -340,9 +347,12 @@ impl ProbeGuest {
             self.mode = None;
         }
         let rsp = self.vcpu.get_regs()?.rsp;
-        let frame =
-            self.corner.on_stack(rsp).ok_or_else(|| io::Error::other(format!("no exception frame at {rsp:#x}")))?;
-        let words: [u64; 5] = self.memory().read_obj(GuestAddress(frame.get())).map_err(io::Error::other)?;
+        let frame = self
+            .corner
+            .on_stack(rsp)
+            .ok_or_else(|| io::Error::other(format!("no exception frame at {rsp:#x}")))?;
+        let words: [u64; 5] =
+            self.memory().read_obj(GuestAddress(frame.get())).map_err(io::Error::other)?;
         let [cr2, vector, code, rip, cs] = words.map(u64::from_le);
         Ok(Outcome::Trapped(Trap { vector, code, cr2, rip, cs }))
     }

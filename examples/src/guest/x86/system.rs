@@ -71,7 +71,11 @@ impl Corner {
     }
 
     /// Writes the three pages.
-    pub(super) fn write(self, image: &Image, memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
+    pub(super) fn write(
+        self,
+        image: &Image,
+        memory: &GuestMemoryMmap,
+    ) -> Result<(), GuestMemoryError> {
         let to = |offset: u64| GuestAddress(CODE.get() + offset);
         memory.write_slice(image.bytes, to(0))?;
         for (index, descriptor) in (0..).zip(GDT) {
@@ -93,7 +97,8 @@ impl Corner {
 fn gate(handler: u64) -> u128 {
     let attributes = 0x8e00_u128 << 32;
     let selector = (Selector::KernelCode as u128) << 16;
-    let [low, middle, high] = [handler & 0xffff, handler >> 16 & 0xffff, handler >> 32].map(u128::from);
+    let [low, middle, high] =
+        [handler & 0xffff, handler >> 16 & 0xffff, handler >> 32].map(u128::from);
     low | selector | attributes | middle << 48 | high << 64
 }
 

@@ -15,7 +15,8 @@ pub fn last_words(memory: &GuestMemoryMmap, start: u64, bytes: usize) -> Option<
     // The words themselves are in the kernel's read-only data too, as formats: those go on with a directive.
     for words in WORDS {
         for at in memmem::find_iter(&data, words) {
-            let text = data[at..].iter().take(LONGEST).take_while(|byte| (b' '..=b'~').contains(*byte));
+            let text =
+                data[at..].iter().take(LONGEST).take_while(|byte| (b' '..=b'~').contains(*byte));
             let text: String = text.map(|byte| char::from(*byte)).collect();
             if text.len() > words.len() && !text.contains('%') {
                 return Some(text);
@@ -34,7 +35,9 @@ mod tests {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
         memory.write_slice(b"Kernel panic - not syncing: %s\0", GuestAddress(0x100)).unwrap();
         assert_eq!(last_words(&memory, 0, 0x10000), None);
-        memory.write_slice(b"Kernel panic - not syncing: No init found.\x01", GuestAddress(0x900)).unwrap();
+        memory
+            .write_slice(b"Kernel panic - not syncing: No init found.\x01", GuestAddress(0x900))
+            .unwrap();
         let words = last_words(&memory, 0, 0x10000);
         assert_eq!(words.as_deref(), Some("Kernel panic - not syncing: No init found."));
         assert_eq!(last_words(&memory, 0x8000, 0x10000), None, "beyond the end there is nothing");

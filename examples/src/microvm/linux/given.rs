@@ -59,9 +59,12 @@ impl Statement {
     /// # Errors
     /// A line that means nothing, or that cannot be: the console lost something, or the guest is not ours.
     pub fn take(&mut self, line: &str) -> Result<bool, String> {
-        let line: Line = line.parse().map_err(|error: examples::statement::Unintelligible| error.to_string())?;
+        let line: Line =
+            line.parse().map_err(|error: examples::statement::Unintelligible| error.to_string())?;
         match line {
-            Line::System { page, .. } if page.is_power_of_two() && (0x1000..=0x1_0000).contains(&page) => {
+            Line::System { page, .. }
+                if page.is_power_of_two() && (0x1000..=0x1_0000).contains(&page) =>
+            {
                 self.page = page;
             }
             Line::System { page, .. } => return Err(format!("pages of {page:#x} bytes")),
@@ -78,16 +81,24 @@ impl Statement {
                 // Other ranges are no memory, and may be anywhere.
                 let range = range(start, end.saturating_add(1))?;
                 match name.as_str() {
-                    RAM | "Kernel code" if range.end <= self.memory => self.iomem.push((range, name)),
-                    RAM | "Kernel code" => return Err(format!("memory to {end:#x}, of {:#x} bytes", self.memory)),
+                    RAM | "Kernel code" if range.end <= self.memory => {
+                        self.iomem.push((range, name))
+                    }
+                    RAM | "Kernel code" => {
+                        return Err(format!("memory to {end:#x}, of {:#x} bytes", self.memory));
+                    }
                     _ => {}
                 }
             }
             Line::Symbol { va, name } => self.symbols.push((va, name)),
             Line::Log(text) => self.log.push(text),
-            Line::End(_) if self.page == 0 => return Err("the guest does not say how large its pages are".into()),
+            Line::End(_) if self.page == 0 => {
+                return Err("the guest does not say how large its pages are".into());
+            }
             Line::End(lines) if lines == self.lines => return Ok(true),
-            Line::End(lines) => return Err(format!("the guest said {lines} lines, and {} came", self.lines)),
+            Line::End(lines) => {
+                return Err(format!("the guest said {lines} lines, and {} came", self.lines));
+            }
             Line::Bye(_) => {}
         }
         self.lines += 1;
@@ -137,8 +148,11 @@ mod tests {
 
     #[test]
     fn lines_become_pages_and_losses_are_noticed() {
-        let lines =
-            ["@ system powerpc64 page=10000", "@ pages 7fff00000000 10+2 -1 4*2", "@ tagged 7fff00000000 7fff00010000"];
+        let lines = [
+            "@ system powerpc64 page=10000",
+            "@ pages 7fff00000000 10+2 -1 4*2",
+            "@ tagged 7fff00000000 7fff00010000",
+        ];
         let mut statement = Statement::new(1 << 20);
         for line in lines {
             assert_eq!(statement.take(line), Ok(false));

@@ -26,7 +26,12 @@ pub fn each_leaf<F: Format<Stage = Stage1>, M: TableMemory<Gpa>>(
         }
         for leaf in run.leaves() {
             let flow = match leaf {
-                Ok(it) => visit(Leaf { va: it.input, gpa: it.output, shift: it.shift, prot: it.attributes.prot() }),
+                Ok(it) => visit(Leaf {
+                    va: it.input,
+                    gpa: it.output,
+                    shift: it.shift,
+                    prot: it.attributes.prot(),
+                }),
                 Err(error) => return ControlFlow::Break(Err(error.to_string())),
             };
             if flow.is_break() {

@@ -112,7 +112,9 @@ pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Fail
     let Some(words) = &options.dies else { return outcome };
     match outcome {
         Ok(outcome) => Err(format!("the guest did not die: {outcome}").into()),
-        Err(failure) if failure.to_string().contains(words) => Ok(format!("ok as it must be, {failure}")),
+        Err(failure) if failure.to_string().contains(words) => {
+            Ok(format!("ok as it must be, {failure}"))
+        }
         Err(failure) => Err(failure),
     }
 }

@@ -45,7 +45,9 @@ impl Screen {
             }
         }
         // A prompt has no end of line, and must be seen all the same.
-        if !MARK.as_bytes().starts_with(&line.bytes) && (self.verbose || !line.bytes.starts_with(MARK.as_bytes())) {
+        if !MARK.as_bytes().starts_with(&line.bytes)
+            && (self.verbose || !line.bytes.starts_with(MARK.as_bytes()))
+        {
             let _ = self.show(&mut line);
             let _ = io::stdout().flush();
         }
@@ -57,7 +59,8 @@ impl Screen {
             let _ = self.show(line).and_then(|()| io::stdout().write_all(b"\n"));
         }
         if statement {
-            let _ = self.events.send(Event::Said(String::from_utf8_lossy(&line.bytes).into_owned()));
+            let _ =
+                self.events.send(Event::Said(String::from_utf8_lossy(&line.bytes).into_owned()));
         }
         *line = Line::default();
     }

@@ -54,13 +54,20 @@ pub fn watch(
             }
             Ok(Event::Ended(true, how)) => {
                 return match outcome {
-                    Some(it) if it.mismatches > 0 => {
-                        Err(format!("{} mismatches, the first: {}", it.mismatches, it.shown.join("; ")).into())
+                    Some(it) if it.mismatches > 0 => Err(format!(
+                        "{} mismatches, the first: {}",
+                        it.mismatches,
+                        it.shown.join("; ")
+                    )
+                    .into()),
+                    Some(it) if it.pages == 0 || it.symbols == 0 => {
+                        Err("nothing was compared".into())
                     }
-                    Some(it) if it.pages == 0 || it.symbols == 0 => Err("nothing was compared".into()),
                     Some(_) if !answered => Err("what was typed did not reach the guest".into()),
                     Some(it) => Ok(it.ok()),
-                    None if options.introspect => Err(format!("{how}, and said nothing of its pages").into()),
+                    None if options.introspect => {
+                        Err(format!("{how}, and said nothing of its pages").into())
+                    }
                     None => Ok(format!("ok {how}")),
                 };
             }
@@ -68,7 +75,9 @@ pub fn watch(
             Ok(Event::Broken(how)) => return Err(format!("{how}{}", after(guest)).into()),
             Err(RecvTimeoutError::Timeout) => {
                 let seconds = options.limit;
-                return Err(format!("the guest did not end within {seconds} s{}", after(guest)).into());
+                return Err(
+                    format!("the guest did not end within {seconds} s{}", after(guest)).into()
+                );
             }
             Err(RecvTimeoutError::Disconnected) => return Err("all vCPUs are gone".into()),
         }
@@ -96,7 +105,8 @@ fn show(comparison: &Comparison, verbose: bool) {
         .map(|(shift, count)| format!("{count} of {} KiB", 1_u64 << shift.saturating_sub(10)))
         .collect();
     println!("linux: the guest stands still; its /init has leaves: {}", sizes.join(", "));
-    let kinds: Vec<_> = comparison.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let kinds: Vec<_> =
+        comparison.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     println!("linux: pages: {}", kinds.join(", "));
     let shown = if verbose { usize::MAX } else { 8 };
     for (leaf, bytes) in comparison.ranges.iter().take(shown) {

@@ -94,7 +94,11 @@ impl<'a> Checker<'a> {
     pub fn touch(&mut self, pid: u32, address: u64) -> Result<(), Failure> {
         self.machine.run_process(pid)?;
         for access in [Access::READ, Access::READ.by_user()] {
-            self.machine.guest.borrow_mut().probe(&Probe { address: Gva::new(address), access, value: 0 })?;
+            self.machine.guest.borrow_mut().probe(&Probe {
+                address: Gva::new(address),
+                access,
+                value: 0,
+            })?;
         }
         Ok(())
     }
@@ -114,7 +118,8 @@ impl<'a> Checker<'a> {
         let Some(wanted) = check.kernel else { return Ok(None) };
         let seen = self.machine.guest.borrow_mut().translate(check.address)?.output;
         let words = |output: Option<Gpa>| output.map_or("nowhere".into(), |gpa| gpa.to_string());
-        Ok((seen != wanted).then(|| format!("; KVM_TRANSLATE: {}, expected {}", words(seen), words(wanted))))
+        Ok((seen != wanted)
+            .then(|| format!("; KVM_TRANSLATE: {}, expected {}", words(seen), words(wanted))))
     }
 
     /// The guest's answer, and what was seen of it.
@@ -133,7 +138,9 @@ impl<'a> Checker<'a> {
                 AccessKind::Read => self.machine.memory.write_obj(value.to_le(), address)?,
                 AccessKind::Write => self.machine.memory.write_obj(!value, address)?,
                 AccessKind::Fetch => {
-                    self.machine.memory.write_slice(&self.machine.guest.borrow().target(number), address)?;
+                    self.machine
+                        .memory
+                        .write_slice(&self.machine.guest.borrow().target(number), address)?;
                 }
             }
         }
@@ -143,7 +150,8 @@ impl<'a> Checker<'a> {
         let answer = match (outcome, there, address) {
             (Outcome::Trapped(trap), ..) => self.trapped(&trap, check),
             (Outcome::Completed { value: seen }, Some(gpa), Some(address)) => {
-                let wanted = if check.access.kind == AccessKind::Fetch { u64::from(number) } else { value };
+                let wanted =
+                    if check.access.kind == AccessKind::Fetch { u64::from(number) } else { value };
                 let stored = match check.access.kind {
                     AccessKind::Write => u64::from_le(self.machine.memory.read_obj(address)?),
                     AccessKind::Read | AccessKind::Fetch => wanted,
@@ -165,7 +173,9 @@ impl<'a> Checker<'a> {
     fn trapped(&self, trap: &Trap, check: &Check) -> Answer {
         let own = self.machine.guest.borrow().is_of(trap, check.address, check.access);
         match trap.vector {
-            vector::PAGE_FAULT if own && trap.cr2 == check.address.get() => Answer::PageFault(trap.code),
+            vector::PAGE_FAULT if own && trap.cr2 == check.address.get() => {
+                Answer::PageFault(trap.code)
+            }
             vector::GENERAL_PROTECTION if own => Answer::GeneralProtection(trap.code),
             _ => Answer::Odd("an exception that is not this access's".into()),
         }

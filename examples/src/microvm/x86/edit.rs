@@ -18,10 +18,15 @@ use crate::report::{Failure, Report};
 /// The page whose entry is edited.
 const AT: u64 = 0x005f_9000;
 /// Where it is and where it moves to, and what stands there.
-const PLACES: [(u64, u64); 2] = [(0x0061_1000, 0x0123_4567_89ab_cdef), (0x0063_0000, 0xfedc_ba98_7654_3210)];
+const PLACES: [(u64, u64); 2] =
+    [(0x0061_1000, 0x0123_4567_89ab_cdef), (0x0063_0000, 0xfedc_ba98_7654_3210)];
 
 /// Moves the page there, and back.
-pub fn run(machine: Machine<'_>, checker: &mut Checker<'_>, report: &mut Report) -> Result<(), Failure> {
+pub fn run(
+    machine: Machine<'_>,
+    checker: &mut Checker<'_>,
+    report: &mut Report,
+) -> Result<(), Failure> {
     machine.run_process(PROCESS)?;
     let [here, there] = PLACES;
     for (name, from, to) in [("the guest moves a page", here, there), ("and back", there, here)] {
@@ -30,7 +35,9 @@ pub fn run(machine: Machine<'_>, checker: &mut Checker<'_>, report: &mut Report)
         }
         let walker = machine.walker(PROCESS)?;
         let leaf = walker.trace(Gva::new(AT)).pop().ok_or("nothing to edit")?;
-        let Entry::Leaf { attributes, .. } = leaf.entry else { return Err("no leaf to edit".into()) };
+        let Entry::Leaf { attributes, .. } = leaf.entry else {
+            return Err("no leaf to edit".into());
+        };
         let edit = Edit {
             address: Gva::new(AT),
             entry: Gva::new(LINEAR + leaf.address.get()),
@@ -42,18 +49,36 @@ pub fn run(machine: Machine<'_>, checker: &mut Checker<'_>, report: &mut Report)
             Ok(Edited { before, between, after })
                 if before == from.1 && (between == from.1 || between == to.1) && after == to.1 =>
             {
-                report.check(name, &question, expected, format!("{before:#x}, {between:#x}, {after:#x}"));
+                report.check(
+                    name,
+                    &question,
+                    expected,
+                    format!("{before:#x}, {between:#x}, {after:#x}"),
+                );
             }
             seen => {
                 let seen = match seen {
-                    Ok(Edited { before, between, after }) => format!("{before:#x}, {between:#x}, {after:#x}"),
+                    Ok(Edited { before, between, after }) => {
+                        format!("{before:#x}, {between:#x}, {after:#x}")
+                    }
                     Err(outcome) => outcome.to_string(),
                 };
-                return Err(Failure::Check { name: name.into(), question, expected, walker: None, seen });
+                return Err(Failure::Check {
+                    name: name.into(),
+                    question,
+                    expected,
+                    walker: None,
+                    seen,
+                });
             }
         }
-        for check in
-            (Look { name, pid: PROCESS, at: AT + 8, finds: Finds::Page(to.0 + 8, Allows::both("rwx")) }).checks()
+        for check in (Look {
+            name,
+            pid: PROCESS,
+            at: AT + 8,
+            finds: Finds::Page(to.0 + 8, Allows::both("rwx")),
+        })
+        .checks()
         {
             checker.run(&check, report)?;
         }

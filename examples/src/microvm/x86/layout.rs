@@ -32,10 +32,12 @@ pub mod guest {
 }
 
 /// The guest's memory: a slot each. The first holds the tables; with a hole behind the second.
-pub const MEMORY: [Range<u64>; 3] = [0..0x0100_0000, 0x0100_0000..0x0200_0000, guest::GIB..guest::GIB + GIB_1];
+pub const MEMORY: [Range<u64>; 3] =
+    [0..0x0100_0000, 0x0100_0000..0x0200_0000, guest::GIB..guest::GIB + GIB_1];
 
 /// Where the guest's own pages are mapped.
-pub const CORNER: Corner = Corner { supervisor: Gva::new(0xffff_ffff_8000_0000), user: Gva::new(0x0020_0000) };
+pub const CORNER: Corner =
+    Corner { supervisor: Gva::new(0xffff_ffff_8000_0000), user: Gva::new(0x0020_0000) };
 /// Where the frames of tables are mapped, less their guest-physical address.
 pub const LINEAR: u64 = 0xffff_8880_0000_0000;
 /// A page that is mapped for user mode, and two pages of memory that it may be moved between.

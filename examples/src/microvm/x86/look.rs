@@ -47,7 +47,14 @@ impl Look {
             Finds::NoAddress => None,
         };
         let expected = self.finds.expected(access);
-        Check { name: self.name, pid: self.pid, address: Gva::new(self.at), access, expected, kernel }
+        Check {
+            name: self.name,
+            pid: self.pid,
+            address: Gva::new(self.at),
+            access,
+            expected,
+            kernel,
+        }
     }
 }
 
@@ -65,7 +72,9 @@ impl Finds {
     /// What comes of an access: the error code's bits as the SDM (§4.7) has them, EFER.NXE being on.
     fn expected(self, access: Access) -> Answer {
         let present = match self {
-            Self::Page(gpa, allows) if allows.allows(access) => return Answer::Reaches(Gpa::new(gpa)),
+            Self::Page(gpa, allows) if allows.allows(access) => {
+                return Answer::Reaches(Gpa::new(gpa));
+            }
             Self::NoAddress => return Answer::GeneralProtection(0),
             Self::Page(..) => 0x1,
             Self::Unmapped => 0x0,

@@ -48,7 +48,8 @@ pub fn run(report: &mut Report) -> Result<(), Failure> {
     let kvm = Kvm::new().map_err(|error| format!("/dev/kvm is not usable: {error}"))?;
     let (features, _) = examples::kvm_x86::Features::supported(&kvm)?;
     report.section("host");
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".into());
+    let kernel =
+        fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".into());
     report.fact("kernel", kernel.trim());
     report.fact("a guest's CPU", features);
 
@@ -61,8 +62,12 @@ pub fn run(report: &mut Report) -> Result<(), Failure> {
     // Before everything that borrows from it; the guest holds it too.
     let memory = GuestMemoryMmap::from_ranges(&ranges)?;
     let tables = GuestTables::<Gpa>::new(&memory)?;
-    let frames =
-        TableFrames::new(guest_frames(&memory, Gpa::new(guest::FRAMES), guest::FRAME_COUNT, guest::FRAME_SHIFT)?)?;
+    let frames = TableFrames::new(guest_frames(
+        &memory,
+        Gpa::new(guest::FRAMES),
+        guest::FRAME_COUNT,
+        guest::FRAME_SHIFT,
+    )?)?;
     let caches = [PROCESS, OTHER].map(|pid| cache(&frames, pid));
     let guest = RefCell::new(ProbeGuest::new(&kvm, memory.clone(), CORNER)?);
 
@@ -91,7 +96,10 @@ pub fn run(report: &mut Report) -> Result<(), Failure> {
     report.fact("VMM's table edits", shootdown.says());
     report.section("each mapping, and what is none");
     let impossible = |row: &Mapping| row.impossible(features.gib_pages, shootdown.shadowed());
-    let mapped = MAPPINGS.iter().filter(|row| impossible(row).is_none()).flat_map(|mapping| mapping.checks());
+    let mapped = MAPPINGS
+        .iter()
+        .filter(|row| impossible(row).is_none())
+        .flat_map(|mapping| mapping.checks());
     for check in mapped.chain(LOOKS.iter().flat_map(|look| look.checks())) {
         checker.run(&check, report)?;
     }
@@ -118,7 +126,13 @@ fn build(spaces: &mut [Space<'_>], report: &mut Report) -> Result<(), Failure> {
         }
         let pid = space.pid;
         let frames = u64::from(guest::FRAME_COUNT) << guest::FRAME_SHIFT;
-        space.map(LINEAR + guest::FRAMES, guest::FRAMES, frames, Prot::RW.into(), Leaves::Exactly(12))?;
+        space.map(
+            LINEAR + guest::FRAMES,
+            guest::FRAMES,
+            frames,
+            Prot::RW.into(),
+            Leaves::Exactly(12),
+        )?;
         for row in MAPPINGS.iter().filter(|row| row.pid == pid) {
             if !space.has_leaf(row.leaf) {
                 continue;
@@ -126,9 +140,17 @@ fn build(spaces: &mut [Space<'_>], report: &mut Report) -> Result<(), Failure> {
             let attributes = PageAttributes::from(row.prot).with_pat(row.pat);
             space
                 .map(row.input, row.output, row.bytes, attributes, Leaves::Exactly(row.leaf))
-                .map_err(|failure| format!("mapping \"{}\" of process {pid}: {failure}", row.name))?;
+                .map_err(|failure| {
+                    format!("mapping \"{}\" of process {pid}: {failure}", row.name)
+                })?;
         }
-        let refused = space.map(0x7000_0000, 0, 0x1000, Prot::new().with_execute(true).into(), Leaves::Largest);
+        let refused = space.map(
+            0x7000_0000,
+            0,
+            0x1000,
+            Prot::new().with_execute(true).into(),
+            Leaves::Largest,
+        );
         let seen = if refused.is_err() { "refused" } else { "mapped" };
         report.equal("a page that can't be read", &format!("process {pid}"), "refused", seen)?;
     }
@@ -140,7 +162,10 @@ fn describe(machine: Machine<'_>, report: &mut Report) -> Result<(), Failure> {
     report.section("guest");
     for range in MEMORY {
         if machine.is_memory(range.start) {
-            report.fact("memory", format!("{} MiB from gpa {:#x} on", (range.end - range.start) >> 20, range.start));
+            report.fact(
+                "memory",
+                format!("{} MiB from gpa {:#x} on", (range.end - range.start) >> 20, range.start),
+            );
         }
     }
     for (pid, root) in machine.processes.all() {

@@ -53,15 +53,21 @@ impl<'g> Shootdown<'g> {
     }
 
     /// Moves a user's page by a store of our own to its entry, and looks whether the guest's INVLPG is enough for it to be seen.
-    pub fn find_out(&self, machine: Machine<'_>, (at, places): (u64, [u64; 2])) -> Result<(), Failure> {
+    pub fn find_out(
+        &self,
+        machine: Machine<'_>,
+        (at, places): (u64, [u64; 2]),
+    ) -> Result<(), Failure> {
         for (place, value) in places.into_iter().zip(1_u64..) {
             machine.memory.write_obj(value.to_le(), GuestAddress(place))?;
         }
         let probe = Probe { address: Gva::new(at), access: Access::READ.by_user(), value: 0 };
         let load = || self.guest.borrow_mut().probe(&probe);
-        let entry = machine.walker(PROCESS)?.trace(Gva::new(at)).pop().ok_or("no page to try with")?;
+        let entry =
+            machine.walker(PROCESS)?.trace(Gva::new(at)).pop().ok_or("no page to try with")?;
         let word = machine.tables.word(entry.address)?;
-        let move_to = |place: u64| word.store((entry.word & !places[0] | place).to_le(), Ordering::Release);
+        let move_to =
+            |place: u64| word.store((entry.word & !places[0] | place).to_le(), Ordering::Release);
 
         machine.run_process(PROCESS)?;
         let before = load()?;
@@ -73,7 +79,9 @@ impl<'g> Shootdown<'g> {
         self.shadowed.set(match (before, after) {
             (Outcome::Completed { value: 1 }, Outcome::Completed { value: 2 }) => false,
             (Outcome::Completed { value: 1 }, Outcome::Completed { value: 1 }) => true,
-            (before, after) => return Err(format!("loads around an edit: {before}, then {after}").into()),
+            (before, after) => {
+                return Err(format!("loads around an edit: {before}, then {after}").into());
+            }
         });
         Ok(())
     }

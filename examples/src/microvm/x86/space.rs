@@ -59,7 +59,12 @@ impl<'a> Space<'a> {
     }
 
     /// Changes what is allowed, and invalidates; returns how many bytes were mapped.
-    pub fn protect(&mut self, input: u64, bytes: u64, attributes: PageAttributes) -> Result<(u64, Finished), Failure> {
+    pub fn protect(
+        &mut self,
+        input: u64,
+        bytes: u64,
+        attributes: PageAttributes,
+    ) -> Result<(u64, Finished), Failure> {
         let mut gather = Gather::new(self.shootdown, self.pid);
         let changed = self.tree.protect(Gva::new(input), bytes, attributes, &mut gather)?;
         Ok((changed, gather.finish(self.tree.tables())?))

@@ -35,7 +35,12 @@ pub fn run(
         )?;
         if pid == OTHER {
             let finds = Finds::Page(0x0060_9040, Allows::both("r--"));
-            let look = Look { name: "after a process has gone", pid: PROCESS, at: 0xffff_9000_0041_1040, finds };
+            let look = Look {
+                name: "after a process has gone",
+                pid: PROCESS,
+                at: 0xffff_9000_0041_1040,
+                finds,
+            };
             for check in look.checks() {
                 checker.run(&check, report)?;
             }
@@ -44,7 +49,12 @@ pub fn run(
     for cache in caches {
         let question = format!("owner {}", cache.owner().0);
         let alive = |closed: Closed| format!("{} tables alive", closed.live);
-        report.equal("close a cache", &question, alive(Closed::default()), alive(cache.close()?))?;
+        report.equal(
+            "close a cache",
+            &question,
+            alive(Closed::default()),
+            alive(cache.close()?),
+        )?;
     }
     let census = frames.census();
     let question = format!("{} frames from gpa {:#x} on", guest::FRAME_COUNT, guest::FRAMES);
@@ -52,5 +62,10 @@ pub fn run(
     report.equal("tables alive", &question, 0, census.live)?;
     report.equal("sum of refs", &question, 0, census.refs)?;
     report.equal("sum of fragments", &question, 0, census.fragments)?;
-    report.equal("frames at their source", &question, guest::FRAME_COUNT, frames.source().available())
+    report.equal(
+        "frames at their source",
+        &question,
+        guest::FRAME_COUNT,
+        frames.source().available(),
+    )
 }

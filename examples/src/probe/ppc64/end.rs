@@ -39,7 +39,9 @@ impl End {
                 field("SRR1 reason", expected.srr1 & reason, seen.srr1 & reason);
                 field("SRR1 state", expected.srr1 & !reason, seen.srr1 & !reason);
             }
-            (expected, seen) if expected != seen => all.push(format!("end: expected {expected}, seen {seen}")),
+            (expected, seen) if expected != seen => {
+                all.push(format!("end: expected {expected}, seen {seen}"))
+            }
             _ => {}
         }
         all

@@ -38,7 +38,11 @@ impl Options {
     }
 
     /// Judges the image that a bare machine left behind, if that is asked for.
-    pub fn judge_image(&self, asked: &Asked, report: &mut Report) -> Option<Result<(), Box<dyn Error>>> {
+    pub fn judge_image(
+        &self,
+        asked: &Asked,
+        report: &mut Report,
+    ) -> Option<Result<(), Box<dyn Error>>> {
         Some(stage2::judge(self.stage2_seen.as_deref()?, asked, report))
     }
 }

@@ -9,10 +9,16 @@ pub fn each(features: &Features) -> Vec<Controls> {
     let usual = features.controls();
     let mut sets = vec![usual, Controls { wp: false, ..usual }];
     if features.nx {
-        sets.extend([Controls { nxe: false, ..usual }, Controls { nxe: false, wp: false, ..usual }]);
+        sets.extend([
+            Controls { nxe: false, ..usual },
+            Controls { nxe: false, wp: false, ..usual },
+        ]);
     }
     if features.smep {
-        sets.extend([Controls { smep: true, ..usual }, Controls { smep: true, nxe: false, ..usual }]);
+        sets.extend([
+            Controls { smep: true, ..usual },
+            Controls { smep: true, nxe: false, ..usual },
+        ]);
     }
     if features.smap {
         let smap = Controls { smap: true, ..usual };
@@ -48,7 +54,9 @@ pub fn any(features: &Features, dice: &mut Rng) -> Controls {
 pub fn words(controls: &Controls) -> String {
     let Controls { wp, smep, smap, ac, nxe, pke, pkru, .. } = *controls;
     let mut text = String::new();
-    for (on, name) in [(wp, "WP"), (nxe, "NXE"), (smep, "SMEP"), (smap, "SMAP"), (ac, "AC"), (pke, "PKE")] {
+    for (on, name) in
+        [(wp, "WP"), (nxe, "NXE"), (smep, "SMEP"), (smap, "SMAP"), (ac, "AC"), (pke, "PKE")]
+    {
         if on {
             text += name;
             text.push(' ');

@@ -19,7 +19,8 @@ impl Faults {
     /// Those of the host that this runs on.
     pub fn known() -> Self {
         let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let emulated = cpu.lines().any(|line| line.starts_with("model name") && line.contains("QEMU TCG"));
+        let emulated =
+            cpu.lines().any(|line| line.starts_with("model name") && line.contains("QEMU TCG"));
         Self { rsvd_without_p: emulated, mbz_ignored: emulated, malformed_gib_marked: emulated }
     }
 
@@ -28,7 +29,10 @@ impl Faults {
         let all = [
             (self.rsvd_without_p, "error codes with RSVD lack P: compared without P"),
             (self.mbz_ignored, "bit 8 of PML4E and PML5E is not reserved: left out"),
-            (self.malformed_gib_marked, "malformed entries of 1-GiB pages are marked accessed: allowed"),
+            (
+                self.malformed_gib_marked,
+                "malformed entries of 1-GiB pages are marked accessed: allowed",
+            ),
         ];
         all.into_iter().filter_map(|(there, name)| there.then_some(name))
     }

@@ -47,7 +47,10 @@ impl Machine {
     pub fn new(features: &Features) -> Result<Self, Box<dyn Error>> {
         let mut ranges = vec![(GuestAddress(0), usize::try_from(DATA.end)?)];
         if features.gib_pages {
-            ranges.push((GuestAddress(GIB_DATA.start), usize::try_from(GIB_DATA.end - GIB_DATA.start)?));
+            ranges.push((
+                GuestAddress(GIB_DATA.start),
+                usize::try_from(GIB_DATA.end - GIB_DATA.start)?,
+            ));
         }
         let memory = GuestMemoryMmap::from_ranges(&ranges)?;
         let words = (IMAGE.end - IMAGE.start) / 8;
@@ -59,7 +62,8 @@ impl Machine {
     /// Builds the tables of the guest's own pages.
     fn corner(&self) -> Result<(), Box<dyn Error>> {
         let put = |level: u64, index: u64, word: u64| {
-            self.memory.write_obj(word.to_le(), GuestAddress(CORNER_TABLES + level * PAGE + index * 8))
+            self.memory
+                .write_obj(word.to_le(), GuestAddress(CORNER_TABLES + level * PAGE + index * 8))
         };
         let first = CORNER.supervisor.get() >> 12 & 511;
         for page in 0..x86::BYTES / PAGE {
@@ -74,7 +78,9 @@ impl Machine {
     }
 
     /// The processor's tables, and the model.
-    pub fn tables(&self) -> Result<(GuestTables<'_, Gpa>, pgtable::DirectMap<'_, Gpa>), Box<dyn Error>> {
+    pub fn tables(
+        &self,
+    ) -> Result<(GuestTables<'_, Gpa>, pgtable::DirectMap<'_, Gpa>), Box<dyn Error>> {
         let model = pgtable::DirectMap::new(&self.model, Gpa::new(IMAGE.start));
         Ok((GuestTables::new(&self.memory)?, model))
     }
@@ -125,8 +131,12 @@ impl Image<'_> {
 
     /// Copies it to where the processor walks it.
     pub fn done(self) -> Result<(), Box<dyn Error>> {
-        let bytes: Vec<u8> =
-            self.machine.model.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
+        let bytes: Vec<u8> = self
+            .machine
+            .model
+            .iter()
+            .flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
+            .collect();
         Ok(self.machine.memory.write_slice(&bytes, GuestAddress(IMAGE.start))?)
     }
 }

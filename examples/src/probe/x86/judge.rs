@@ -9,7 +9,9 @@ use examples::guest::Probe;
 use examples::guest::x86::{Outcome, ProbeGuest, vector};
 use examples::kvm_x86::Features;
 use kvm_ioctls::Kvm;
-use pgtable::{Access, AccessKind, Cause, Entry, Fault, Gpa, GuestTables, Gva, Level, TableMemory, Walker};
+use pgtable::{
+    Access, AccessKind, Cause, Entry, Fault, Gpa, GuestTables, Gva, Level, TableMemory, Walker,
+};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::controls;
@@ -72,7 +74,12 @@ impl<'m> Judge<'m> {
     }
 
     /// Lets the processor walk the image, under `controls`.
-    pub fn use_image(&mut self, image: Image<'m>, levels: Levels, controls: Controls) -> Result<(), Failure> {
+    pub fn use_image(
+        &mut self,
+        image: Image<'m>,
+        levels: Levels,
+        controls: Controls,
+    ) -> Result<(), Failure> {
         image.done()?;
         let format = LongMode::new(levels, controls);
         self.model = Walker::new(format, *self.model.memory(), Gpa::new(IMAGE.start));
@@ -94,12 +101,17 @@ impl<'m> Judge<'m> {
     pub fn finish_image(&mut self, report: &mut Report) -> Result<(), Failure> {
         let mut strays = String::new();
         for address in IMAGE.step_by(8).map(Gpa::new) {
-            let (seen, wanted) = (load(&self.tables, address)?, load(self.model.memory(), address)?);
+            let (seen, wanted) =
+                (load(&self.tables, address)?, load(self.model.memory(), address)?);
             if seen != wanted {
                 writeln!(strays, "  {address}: {seen:#018x}, model {wanted:#018x}")?;
             }
         }
-        report.case("whole images afterwards", Ended::Done, Some(strays.as_str()).filter(|strays| !strays.is_empty()));
+        report.case(
+            "whole images afterwards",
+            Ended::Done,
+            Some(strays.as_str()).filter(|strays| !strays.is_empty()),
+        );
         Ok(())
     }
 
@@ -126,7 +138,9 @@ impl<'m> Judge<'m> {
         let predicted = self.model.access(address, access);
         let mut wrong = Vec::new();
         match &predicted {
-            Ok(translation) => wrong.extend(self.not_reached(translation.output, access.kind, value, &outcome)?),
+            Ok(translation) => {
+                wrong.extend(self.not_reached(translation.output, access.kind, value, &outcome)?)
+            }
             Err(fault) => wrong.extend(self.not_faulted(fault.arch, address, access, &outcome)),
         }
         let stop = predicted.as_ref().err().map(|fault| fault.entry);
@@ -143,7 +157,8 @@ impl<'m> Judge<'m> {
         let mismatch = if wrong.is_empty() {
             None
         } else {
-            let predicted = predicted.map_or_else(|fault| fault.to_string(), |page| page.output.to_string());
+            let predicted =
+                predicted.map_or_else(|fault| fault.to_string(), |page| page.output.to_string());
             let mut text = format!(
                 "  {access} of {address}, {} levels, {}\n  walker    {predicted}\n  processor {outcome}\n",
                 self.model.format().levels() as usize + 4,
@@ -165,7 +180,10 @@ impl<'m> Judge<'m> {
     pub fn tell(&self, report: &Report) {
         report.fact("images of tables", self.images);
         report.fact("KVM_TRANSLATE", format!("asked {} times", self.witnessed));
-        let marked = format!("{} entries above a fault, {} leaves that refused", self.marked_above, self.marked_leaves);
+        let marked = format!(
+            "{} entries above a fault, {} leaves that refused",
+            self.marked_above, self.marked_leaves
+        );
         report.fact("marked accessed", format!("{marked} (both allowed)"));
         for fault in self.faults.named() {
             report.fact("THIS HOST IS WRONG", fault);
@@ -183,7 +201,9 @@ impl<'m> Judge<'m> {
         match kind {
             AccessKind::Read => self.machine.memory.write_obj(value.to_le(), there)?,
             AccessKind::Write => self.machine.memory.write_obj(!value, there)?,
-            AccessKind::Fetch => self.machine.memory.write_slice(&self.guest.target(value as u32), there)?,
+            AccessKind::Fetch => {
+                self.machine.memory.write_slice(&self.guest.target(value as u32), there)?
+            }
         }
         Ok(())
     }
@@ -212,16 +232,28 @@ impl<'m> Judge<'m> {
     }
 
     /// What is wrong, if the access did not take `fault`.
-    fn not_faulted(&self, fault: LongModeFault, address: Gva, access: Access, outcome: &Outcome) -> Option<String> {
-        let Outcome::Trapped(trap) = outcome else { return Some("the access took no exception".into()) };
+    fn not_faulted(
+        &self,
+        fault: LongModeFault,
+        address: Gva,
+        access: Access,
+        outcome: &Outcome,
+    ) -> Option<String> {
+        let Outcome::Trapped(trap) = outcome else {
+            return Some("the access took no exception".into());
+        };
         let right = match fault {
             LongModeFault::PageFault(code) => {
                 let code = code.with_p(code.p() && !(self.faults.rsvd_without_p && code.rsvd()));
-                (trap.vector, trap.code, trap.cr2) == (vector::PAGE_FAULT, code.into_bits().into(), address.get())
+                (trap.vector, trap.code, trap.cr2)
+                    == (vector::PAGE_FAULT, code.into_bits().into(), address.get())
             }
-            LongModeFault::GeneralProtection => (trap.vector, trap.code) == (vector::GENERAL_PROTECTION, 0),
+            LongModeFault::GeneralProtection => {
+                (trap.vector, trap.code) == (vector::GENERAL_PROTECTION, 0)
+            }
         };
-        (!right || !self.guest.is_of(trap, address, access)).then(|| "the exception is another".into())
+        (!right || !self.guest.is_of(trap, address, access))
+            .then(|| "the exception is another".into())
     }
 
     /// Compares each entry on the way; after a fault, `stop` is the entry at which the walk ended, if it began. After that the model has what
@@ -243,12 +275,19 @@ impl<'m> Judge<'m> {
             }
             let marked = stop.is_some() && seen == entry.word | ACCESSED;
             match entry.entry {
-                Entry::Table { .. } if marked && stop != Some(Some(entry.address)) => self.marked_above += 1,
+                Entry::Table { .. } if marked && stop != Some(Some(entry.address)) => {
+                    self.marked_above += 1
+                }
                 Entry::Leaf { .. } if marked => self.marked_leaves += 1,
-                Entry::Malformed if marked && entry.at.level == Level(2) && self.faults.malformed_gib_marked => {}
+                Entry::Malformed
+                    if marked && entry.at.level == Level(2) && self.faults.malformed_gib_marked => {
+                }
                 _ => {
                     let (level, place) = (entry.at.level, entry.address);
-                    wrong.push(format!("{level} {place} holds {seen:#018x}, model {:#018x}", entry.word));
+                    wrong.push(format!(
+                        "{level} {place} holds {seen:#018x}, model {:#018x}",
+                        entry.word
+                    ));
                 }
             }
             self.model.memory().word(entry.address)?.store(seen.to_le(), Ordering::Relaxed);
@@ -264,9 +303,11 @@ impl<'m> Judge<'m> {
         }
         self.witnessed += 1;
         let seen = self.guest.translate(address)?.output;
-        let wanted = self.model.access(address, Access::READ).ok().map(|translation| translation.output);
+        let wanted =
+            self.model.access(address, Access::READ).ok().map(|translation| translation.output);
         let words = |output: Option<Gpa>| output.map_or("nowhere".into(), |gpa| gpa.to_string());
-        Ok((seen != wanted).then(|| format!("KVM_TRANSLATE leads to {}, walker {}", words(seen), words(wanted))))
+        Ok((seen != wanted)
+            .then(|| format!("KVM_TRANSLATE leads to {}, walker {}", words(seen), words(wanted))))
     }
 }
 

@@ -26,7 +26,10 @@ use judge::Judge;
 /// Probes: all systematic cases, and as many random ones as are asked for.
 pub fn run(asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
     if asked.only.is_some() {
-        return Err("the accesses to an image leave marks for those that follow: none can be had alone".into());
+        return Err(
+            "the accesses to an image leave marks for those that follow: none can be had alone"
+                .into(),
+        );
     }
     let kvm = Kvm::new().map_err(|error| format!("/dev/kvm is not usable: {error}"))?;
     let (features, _) = Features::supported(&kvm)?;

@@ -42,7 +42,10 @@ pub fn run(
                 Privilege::Supervisor => "random, supervisor mode",
             };
             let witness = dice.u8(..8) == 0;
-            judge.case(&Case { kind, address: address(levels, &mut dice), access, witness }, report)?;
+            judge.case(
+                &Case { kind, address: address(levels, &mut dice), access, witness },
+                report,
+            )?;
         }
         judge.finish_image(report)?;
         rest -= rest.min(PER_IMAGE);
@@ -79,11 +82,18 @@ fn address(levels: Levels, dice: &mut Rng) -> Gva {
 }
 
 /// Fills an image: tables of each level, and entries at all indices that addresses have.
-fn fill(image: &mut Image<'_>, levels: Levels, controls: &Controls, faults: Faults, dice: &mut Rng) {
+fn fill(
+    image: &mut Image<'_>,
+    levels: Levels,
+    controls: &Controls,
+    faults: Faults,
+    dice: &mut Rng,
+) {
     let root = if levels == Levels::Five { 4 } else { 3 };
     let mut above = vec![IMAGE.start];
     for level in (0..=root).rev() {
-        let below: Vec<_> = if level == 0 { vec![] } else { (0..TABLES).filter_map(|_| image.table()).collect() };
+        let below: Vec<_> =
+            if level == 0 { vec![] } else { (0..TABLES).filter_map(|_| image.table()).collect() };
         for table in &above {
             for number in 0..INDICES {
                 image.put(*table, index(number), word(level, &below, (controls, faults), dice));
@@ -95,8 +105,10 @@ fn fill(image: &mut Image<'_>, levels: Levels, controls: &Controls, faults: Faul
 
 fn word(level: u32, below: &[u64], (controls, faults): (&Controls, Faults), dice: &mut Rng) -> u64 {
     let mut one_in = |n: u32| dice.u32(..n) == 0;
-    let (absent, read_only, supervisor, no_execute) = (one_in(30), one_in(6), one_in(8), one_in(10));
-    let (page, misaligned, stray, outside, mbz) = (one_in(4), one_in(12), one_in(60), one_in(60), one_in(30));
+    let (absent, read_only, supervisor, no_execute) =
+        (one_in(30), one_in(6), one_in(8), one_in(10));
+    let (page, misaligned, stray, outside, mbz) =
+        (one_in(4), one_in(12), one_in(60), one_in(60), one_in(30));
     let ps_where_none_is = one_in(60);
     // PWT, PCD, A, D, what is ignored, and the protection key.
     let mut word = dice.u64(..) & 0x7ff0_0000_0000_0e78;

@@ -74,7 +74,10 @@ fn ways(root: usize, leaves: usize, faults: Faults) -> Vec<Way> {
 
 const ORDERS: [[Access; 6]; 2] = {
     let [r, w, f] = [Access::READ, Access::WRITE, Access::FETCH];
-    [[r.by_user(), w.by_user(), f.by_user(), r, w, f], [w, r, f, f.by_user(), w.by_user(), r.by_user()]]
+    [
+        [r.by_user(), w.by_user(), f.by_user(), r, w, f],
+        [w, r, f, f.by_user(), w.by_user(), r.by_user()],
+    ]
 };
 
 /// Probes all ways with trees of `levels` levels under `controls`.
@@ -102,7 +105,8 @@ pub fn run(
         judge.use_image(image, levels, controls)?;
         for (number, (way, address)) in made.into_iter().enumerate() {
             for (turn, access) in ORDERS[number % 2].into_iter().enumerate() {
-                judge.case(&Case { kind: way.kind, address, access, witness: turn == 5 }, report)?;
+                judge
+                    .case(&Case { kind: way.kind, address, access, witness: turn == 5 }, report)?;
             }
         }
         judge.finish_image(report)?;

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_x86::{Controls, Levels, LongMode, LongModeFault};
 use pgtable::{
-    Access, AccessKind, Cause, DirectMap, Entry, Format, Gpa, Gva, Hpa, MemoryError, TableMemory, TwoStage,
-    TwoStageFault, Walker,
+    Access, AccessKind, Cause, DirectMap, Entry, Format, Gpa, Gva, Hpa, MemoryError, TableMemory,
+    TwoStage, TwoStageFault, Walker,
 };
 
 use super::records::{DATA, Order, WATCHES, block};
@@ -81,8 +81,11 @@ struct Through<'s, 'w, S> {
 impl<S: Second> TableMemory<Gpa> for Through<'_, '_, S> {
     fn word(&self, address: Gpa) -> Result<&AtomicU64, MemoryError> {
         let access = self.second.format().guest_table_access();
-        let found =
-            if self.marks { self.second.access(address, access) } else { self.second.translate(address, access) };
+        let found = if self.marks {
+            self.second.access(address, access)
+        } else {
+            self.second.translate(address, access)
+        };
         match found {
             Ok(found) => self.second.memory().word(found.output),
             Err(_) => Err(MemoryError { address: address.get(), bytes: 8 }),
@@ -116,7 +119,8 @@ impl<'w> Bench<'w> {
     }
 
     fn stages<S: Second>(&self, case: &Case<S>) -> Stages<'w, S> {
-        let second = Walker::new(S::under(self.levels, case.second), self.memory, case.scene.second);
+        let second =
+            Walker::new(S::under(self.levels, case.second), self.memory, case.scene.second);
         Stages {
             first: LongMode::new(self.levels, case.guest),
             root: case.scene.first,
@@ -131,7 +135,11 @@ impl<'w> Bench<'w> {
     }
 
     /// Does something while words are other words.
-    pub fn with<T>(&self, patches: &[(u64, u64)], act: impl FnOnce() -> T) -> Result<T, MemoryError> {
+    pub fn with<T>(
+        &self,
+        patches: &[(u64, u64)],
+        act: impl FnOnce() -> T,
+    ) -> Result<T, MemoryError> {
         let mut before = Vec::new();
         for &(address, word) in patches {
             before.push((address, self.load(address)?));
@@ -144,7 +152,10 @@ impl<'w> Bench<'w> {
         Ok(result)
     }
 
-    fn predict_patched<S: Second>(&self, case: &Case<S>) -> Result<Option<Prediction>, Box<dyn Error>> {
+    fn predict_patched<S: Second>(
+        &self,
+        case: &Case<S>,
+    ) -> Result<Option<Prediction>, Box<dyn Error>> {
         let stages = self.stages(case);
         let Access { kind, privilege } = case.access;
         let rip = if kind == AccessKind::Fetch { case.address } else { stub(kind, privilege) };
@@ -179,7 +190,11 @@ impl<'w> Bench<'w> {
             _ => return Ok(None),
         };
         if end != Ok(case.data) {
-            watches.push(Watch { address: case.data, expected: block(self.vmx, case.data), may: 0 });
+            watches.push(Watch {
+                address: case.data,
+                expected: block(self.vmx, case.data),
+                may: 0,
+            });
         }
         let Ok(hpa) = end else {
             return Ok(end.err().map(|end| Prediction { end, rip, rax: None, watches }));
@@ -200,7 +215,12 @@ impl<'w> Bench<'w> {
         };
         watches.push(Watch { address: hpa, expected: after, may: 0 });
         let length = if kind == AccessKind::Fetch { 5 } else { 3 };
-        Ok(Some(Prediction { end: End::Called, rip: rip.wrapping_add(length), rax: Some(rax), watches }))
+        Ok(Some(Prediction {
+            end: End::Called,
+            rip: rip.wrapping_add(length),
+            rax: Some(rax),
+            watches,
+        }))
     }
 
     /// What the machine is to do for a case. `None` if there are too many words to look at.
@@ -215,7 +235,8 @@ impl<'w> Bench<'w> {
         let watches: Vec<_> = prediction.watches.iter().map(|watch| watch.address).collect();
         let fields = stages.second.format().fields(case.scene.second, &start);
         let host_efer = stages.second.format().host_efer();
-        let order = Order { patches, watches, fields, rcx: case.address, rax: case.value, host_efer };
+        let order =
+            Order { patches, watches, fields, rcx: case.address, rax: case.value, host_efer };
         (order.watches.len() <= WATCHES).then_some(order)
     }
 
@@ -236,14 +257,16 @@ impl<S: Second> Stages<'_, S> {
         let result = both.translate(address, access);
         let marking = Through { second: &self.second, marks: true };
         let marked = Walker::new(self.first, marking, self.root).access(address, access);
-        let marked = marked.map(|found| self.second.access(found.output, access).map(|found| found.output));
+        let marked =
+            marked.map(|found| self.second.access(found.output, access).map(|found| found.output));
         match (result, marked) {
             (Ok(found), Ok(Ok(output))) if found.output() == output => Ok(Some(output)),
             (Err(TwoStageFault::Stage1(fault)), Err(_)) => Err(match (fault.cause, fault.arch) {
                 (Cause::TableAccess, _) => None,
-                (_, LongModeFault::PageFault(code)) => {
-                    Some(End::PageFault { code: u64::from(code.into_bits()), address: fault.address.get() })
-                }
+                (_, LongModeFault::PageFault(code)) => Some(End::PageFault {
+                    code: u64::from(code.into_bits()),
+                    address: fault.address.get(),
+                }),
                 (_, LongModeFault::GeneralProtection) => Some(End::GeneralProtection),
             }),
             (Err(TwoStageFault::Stage2 { address, fault, table, .. }), marked)
@@ -252,26 +275,32 @@ impl<S: Second> Stages<'_, S> {
                 let entry = fault.entry.map_or(0, Hpa::get);
                 Err(match fault.cause {
                     Cause::TableAccess if entry >> self.maxphyaddr == 0 => None,
-                    Cause::TableAccess => Some(End::Odd(format!("the library reads {entry:#x}, beyond MAXPHYADDR"))),
+                    Cause::TableAccess => {
+                        Some(End::Odd(format!("the library reads {entry:#x}, beyond MAXPHYADDR")))
+                    }
                     _ => Some(S::end(&fault, address.get())),
                 })
             }
-            (result, marked) => {
-                Err(Some(End::Odd(format!("the library’s walks do not agree: {result:?}, {:?}", marked.is_ok()))))
-            }
+            (result, marked) => Err(Some(End::Odd(format!(
+                "the library’s walks do not agree: {result:?}, {:?}",
+                marked.is_ok()
+            )))),
         }
     }
 
     /// The guest-physical addresses of the entries of stage 1 on the way, and of the page.
     fn guest_addresses(&self, address: Gva) -> (Vec<Gpa>, Option<Gpa>) {
-        let walker = Walker::new(self.first, Through { second: &self.second, marks: false }, self.root);
+        let walker =
+            Walker::new(self.first, Through { second: &self.second, marks: false }, self.root);
         let trace = walker.trace(address);
         let index = |level: u8| (address.get() >> (12 + 9 * level) & 511) * 8;
         let entry = |table: Gpa, level: u8| Gpa::new(table.get() + index(level));
         let mut all = vec![entry(self.root, self.first.geometry().root().0)];
         for step in &trace {
             match step.entry {
-                Entry::Table { table, .. } => all.push(entry(table, step.at.level.0.saturating_sub(1))),
+                Entry::Table { table, .. } => {
+                    all.push(entry(table, step.at.level.0.saturating_sub(1)))
+                }
                 Entry::Leaf { output, .. } => {
                     let within = address.get() & pgtable::low_bits(step.at.shift);
                     return (all, Some(Gpa::new(output.get() | within)));
@@ -285,7 +314,8 @@ impl<S: Second> Stages<'_, S> {
     fn entries(&self, address: Gva) -> (Vec<u64>, Vec<u64>) {
         let (tables, page) = self.guest_addresses(address);
         let access = self.second.format().guest_table_access();
-        let reached = |gpa: &Gpa| self.second.translate(*gpa, access).ok().map(|found| found.output.get());
+        let reached =
+            |gpa: &Gpa| self.second.translate(*gpa, access).ok().map(|found| found.output.get());
         let first = tables.iter().filter_map(reached).collect();
         let mut second = Vec::new();
         for gpa in tables.into_iter().chain(page) {
@@ -303,7 +333,8 @@ impl<S: Second> Stages<'_, S> {
         let seconds = second.into_iter().map(|at| (at, recorded.accessed | recorded.table));
         let last = first.len().saturating_sub(1);
         let firsts = first.into_iter().enumerate();
-        let firsts = firsts.map(|(number, at)| (at, if number == last { ACCESSED | dirty } else { ACCESSED }));
+        let firsts = firsts
+            .map(|(number, at)| (at, if number == last { ACCESSED | dirty } else { ACCESSED }));
         for (at, may) in seconds.chain(firsts) {
             if let Ok(word) = self.second.memory().word(Hpa::new(at)) {
                 way.insert(at, (u64::from_le(word.load(Ordering::Relaxed)), may));

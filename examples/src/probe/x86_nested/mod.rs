@@ -96,11 +96,19 @@ impl Options {
     pub fn write_image(&self, asked: &Asked) -> Option<Result<(), Box<dyn Error>>> {
         let path = self.nested_image.as_deref()?;
         let machine = self.nested_machine.machine();
-        Some(if machine.amd { write::<Npt>(path, &machine, asked) } else { write::<Ept>(path, &machine, asked) })
+        Some(if machine.amd {
+            write::<Npt>(path, &machine, asked)
+        } else {
+            write::<Ept>(path, &machine, asked)
+        })
     }
 
     /// Judges the image that a bare machine left behind, if that is asked for.
-    pub fn judge_image(&self, asked: &Asked, report: &mut Report) -> Option<Result<(), Box<dyn Error>>> {
+    pub fn judge_image(
+        &self,
+        asked: &Asked,
+        report: &mut Report,
+    ) -> Option<Result<(), Box<dyn Error>>> {
         let path = self.nested_seen.as_deref()?;
         let machine = self.nested_machine.machine();
         Some(if machine.amd {
@@ -128,12 +136,20 @@ fn write<S: Second>(path: &Path, machine: &Machine, asked: &Asked) -> Result<(),
             read: S::read(),
         };
         let orders: Vec<_> = planned.iter().map(|planned| planned.order.clone()).collect();
-        let tables = (TABLES.0..TABLES.1).step_by(8).map(|at| bench.load(at)).collect::<Result<Vec<_>, _>>()?;
+        let tables = (TABLES.0..TABLES.1)
+            .step_by(8)
+            .map(|at| bench.load(at))
+            .collect::<Result<Vec<_>, _>>()?;
         Ok(fs::write(path, records::write(&header, &orders, tables.into_iter()))?)
     })
 }
 
-fn judge<S: Second>(path: &Path, machine: &Machine, asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
+fn judge<S: Second>(
+    path: &Path,
+    machine: &Machine,
+    asked: &Asked,
+    report: &mut Report,
+) -> Result<(), Box<dyn Error>> {
     with_cases::<S>(machine, asked, |bench, planned, left_out| {
         let seen = Seen::new(&fs::read(path)?)?;
         let capabilities = seen.capabilities();
@@ -156,7 +172,8 @@ fn judge<S: Second>(path: &Path, machine: &Machine, asked: &Asked, report: &mut 
                 let list = differences.join("\n            ");
                 format!("{}\n  case      {number}\n  differs   {list}", planned.describe(bench))
             });
-            let ended = if S::seen(&answer).0 == End::Called { Ended::Done } else { Ended::Refused };
+            let ended =
+                if S::seen(&answer).0 == End::Called { Ended::Done } else { Ended::Refused };
             report.case(planned.case.kind, ended, mismatch.as_deref());
         }
         let mut strays = String::new();
@@ -166,9 +183,16 @@ fn judge<S: Second>(path: &Path, machine: &Machine, asked: &Asked, report: &mut 
                 writeln!(strays, "  {at:#x}: {word:#018x}, expected {wanted:#018x}")?;
             }
         }
-        report.case("all tables afterwards", Ended::Done, Some(strays.as_str()).filter(|strays| !strays.is_empty()));
+        report.case(
+            "all tables afterwards",
+            Ended::Done,
+            Some(strays.as_str()).filter(|strays| !strays.is_empty()),
+        );
         println!();
-        report.fact("left out", format!("{left_out} cases, of which the library or the machine cannot tell"));
+        report.fact(
+            "left out",
+            format!("{left_out} cases, of which the library or the machine cannot tell"),
+        );
         report.fact("marked early", format!("{early} words, by accesses that faulted"));
         machine.known.named().for_each(|name| report.fact("known", name));
         Ok(())
@@ -196,12 +220,22 @@ fn with_cases<S: Second>(
     let mut rng = Rng::with_seed(asked.seed);
     let values = Values::default();
     let mut cases = systematic::cases::<S>(&bench, &mut builder, machine, &values)?;
-    cases.extend(random::cases::<S>(&bench, &mut builder, machine, &values, (asked.cases, &mut rng))?);
+    cases.extend(random::cases::<S>(
+        &bench,
+        &mut builder,
+        machine,
+        &values,
+        (asked.cases, &mut rng),
+    )?);
     let (mut planned, all) = (Vec::new(), cases.len());
     for case in cases {
         let Some(prediction) = bench.predict(&case)? else { continue };
         // Where the machine ignores what the manual reserves, nothing is to be had from entries that differ in just that.
-        let patches = case.patches.iter().map(|&(at, word)| (at, word & !machine.known.ignored(word))).collect();
+        let patches = case
+            .patches
+            .iter()
+            .map(|&(at, word)| (at, word & !machine.known.ignored(word)))
+            .collect();
         let without = Case { patches, ..case.clone() };
         if without.patches != case.patches
             && bench.predict(&without)?.is_none_or(|without| without.end != prediction.end)
@@ -237,7 +271,11 @@ impl<S: Second> Planned<S> {
             field("RAX", *rax, answer.rax);
         }
         for (watch, &word) in watches.iter().zip(&answer.watched) {
-            field(&format!("word at {:#x}", watch.address), watch.expected | word & watch.may, word);
+            field(
+                &format!("word at {:#x}", watch.address),
+                watch.expected | word & watch.may,
+                word,
+            );
             *early += usize::from(word & watch.may & !watch.expected != 0);
         }
         all
@@ -245,12 +283,17 @@ impl<S: Second> Planned<S> {
 
     fn describe(&self, bench: &Bench<'_>) -> String {
         let Case { scene, patches, guest, second, address, access, .. } = &self.case;
-        let mut text =
-            format!("  access    {access} at {address:#x}, CR3 {}, stage 2 at {}", scene.first, scene.second);
+        let mut text = format!(
+            "  access    {access} at {address:#x}, CR3 {}, stage 2 at {}",
+            scene.first, scene.second
+        );
         for (at, word) in patches {
             let before = bench.load(*at).unwrap_or_default();
             text += &format!("\n  entry     {at:#x}: {word:#018x}, was {before:#018x}");
         }
-        text + &format!("\n  controls  {guest:?}\n            {second:?}\n  expected  {}", self.prediction.end)
+        text + &format!(
+            "\n  controls  {guest:?}\n            {second:?}\n  expected  {}",
+            self.prediction.end
+        )
     }
 }

@@ -26,7 +26,9 @@ pub fn cases<S: Second>(
     let seconds = S::controls(machine);
     // Few regions of 1 GiB, so that pages share tables.
     let bits = if machine.levels == Levels::Five { 56 } else { 47 };
-    let regions = |rng: &mut Rng, bits: u8| (0..12).map(|_| rng.u64(..1 << bits) >> 30 << 30).collect::<Vec<_>>();
+    let regions = |rng: &mut Rng, bits: u8| {
+        (0..12).map(|_| rng.u64(..1 << bits) >> 30 << 30).collect::<Vec<_>>()
+    };
     let (gvas, gpas) = (regions(rng, bits), regions(rng, machine.maxphyaddr.min(48)));
     // Few pages of 1 GiB: each keeps a region to itself.
     let size = |rng: &mut Rng| match rng.u8(..32) {
@@ -40,17 +42,30 @@ pub fn cases<S: Second>(
         let hpa = rng.u64(DATA.0..DATA.1) & !15;
         let shift = size(rng);
         let gpa = twisted(gpas[rng.usize(..12)] | near(rng), hpa, shift);
-        mappings.push((gpa, hpa, shift, attributes(S::under(machine.levels, seconds[0]), rng, shift)));
+        mappings.push((
+            gpa,
+            hpa,
+            shift,
+            attributes(S::under(machine.levels, seconds[0]), rng, shift),
+        ));
         let shift = size(rng);
         let high = if rng.bool() { u64::MAX << bits } else { 0 };
         let gva = twisted(gvas[rng.usize(..12)] | high | near(rng), gpa, shift);
         let mut often = || rng.u8(..5) != 0;
         let prot = Prot::R.with_write(often()).with_execute(often()).with_user(often());
-        let attributes = PageAttributes::from(prot).with_accessed(rng.bool()).with_dirty(rng.bool());
+        let attributes =
+            PageAttributes::from(prot).with_accessed(rng.bool()).with_dirty(rng.bool());
         pages.push((gva, gpa, shift, attributes));
         addresses.push((gva, shift, hpa));
     }
-    let scene = builder.build((8, 10), 12, usual, S::under(machine.levels, seconds[0]), &pages, &mappings)?;
+    let scene = builder.build(
+        (8, 10),
+        12,
+        usual,
+        S::under(machine.levels, seconds[0]),
+        &pages,
+        &mappings,
+    )?;
 
     let mut all = Vec::with_capacity(count);
     while all.len() < count {
@@ -77,7 +92,17 @@ pub fn cases<S: Second>(
         };
         let second = seconds[rng.usize(..seconds.len())];
         let value = values.next();
-        let mut case = Case { kind: "random", scene, patches: Vec::new(), guest, second, address, data, access, value };
+        let mut case = Case {
+            kind: "random",
+            scene,
+            patches: Vec::new(),
+            guest,
+            second,
+            address,
+            data,
+            access,
+            value,
+        };
         let (first, second) = bench.entries(&case);
         let entries: Vec<_> = first.into_iter().chain(second).collect();
         for _ in 0..rng.usize(..3) {
@@ -101,7 +126,8 @@ fn attributes<S: Second>(format: S, rng: &mut Rng, shift: u8) -> S::Attributes {
     let at = Position { level: Level((shift - 12) / 9), shift };
     let plain = S::Attributes::from(Prot::RWX);
     let Ok(word) = format.leaf_word(plain, at) else { return plain };
-    let word = word ^ rng.u64(..) & 0x8000_0000_0000_0f7f & if rng.u8(..5) == 0 { u64::MAX } else { 0x360 };
+    let word = word
+        ^ rng.u64(..) & 0x8000_0000_0000_0f7f & if rng.u8(..5) == 0 { u64::MAX } else { 0x360 };
     match format.decode(word, at) {
         Entry::Leaf { attributes, .. } => attributes,
         _ => plain,

@@ -86,7 +86,8 @@ impl Capabilities {
 
 /// The image.
 pub fn write(header: &Header, orders: &[Order], tables: impl Iterator<Item = u64>) -> Vec<u8> {
-    let mut words = vec![0, orders.len() as u64, header.vmx.into(), DATA.0, DATA.1, block(header.vmx, 0)];
+    let mut words =
+        vec![0, orders.len() as u64, header.vmx.into(), DATA.0, DATA.1, block(header.vmx, 0)];
     words.resize(SETUP - 1, 0);
     words.push(header.five_levels.into());
     words.push(header.setup.len() as u64);
@@ -118,7 +119,8 @@ pub struct Seen(Vec<u64>);
 impl Seen {
     /// Takes it apart.
     pub fn new(image: &[u8]) -> Result<Self, Box<dyn Error>> {
-        let words: Vec<_> = image.chunks_exact(8).map_while(|bytes| bytes.first_chunk().copied()).collect();
+        let words: Vec<_> =
+            image.chunks_exact(8).map_while(|bytes| bytes.first_chunk().copied()).collect();
         let words: Vec<_> = words.into_iter().map(u64::from_le_bytes).collect();
         match words.first() {
             Some(1) => Ok(Self(words)),
@@ -142,7 +144,10 @@ impl Seen {
     }
 
     /// The answers to `orders`.
-    pub fn answers<'s>(&'s self, orders: impl Iterator<Item = &'s Order>) -> impl Iterator<Item = Answer> {
+    pub fn answers<'s>(
+        &'s self,
+        orders: impl Iterator<Item = &'s Order>,
+    ) -> impl Iterator<Item = Answer> {
         let first = ((TABLES.1 - IMAGE) / 8) as usize;
         orders.enumerate().map(move |(number, order)| {
             let at = first + number * RECORD_WORDS;
@@ -176,8 +181,10 @@ mod tests {
             rax: 0x41,
             host_efer: 0x42,
         };
-        let header = Header { vmx: false, five_levels: true, setup: vec![(1, 2, 3)], read: vec![4] };
-        let mut image = write(&header, std::slice::from_ref(&order), (TABLES.0..TABLES.1).step_by(8));
+        let header =
+            Header { vmx: false, five_levels: true, setup: vec![(1, 2, 3)], read: vec![4] };
+        let mut image =
+            write(&header, std::slice::from_ref(&order), (TABLES.0..TABLES.1).step_by(8));
         let at = |offset: u64| u64::from_le_bytes(*image[offset as usize..].first_chunk().unwrap());
         let record = TABLES.1 - IMAGE;
         for (offset, want) in [
@@ -202,7 +209,9 @@ mod tests {
             assert_eq!(at(offset), want, "{offset}");
         }
         assert_eq!(image.len() as u64, record + 640);
-        for (offset, word) in [(0, 1_u64), (record + 40, 0x50), (record + 576, 0x51), (record + 632, 0x52)] {
+        for (offset, word) in
+            [(0, 1_u64), (record + 40, 0x50), (record + 576, 0x51), (record + 632, 0x52)]
+        {
             image[offset as usize..][..8].copy_from_slice(&word.to_le_bytes());
         }
         let seen = Seen::new(&image).unwrap();

@@ -8,7 +8,10 @@ use std::sync::atomic::AtomicU64;
 
 use arch_x86::{Controls, Levels, LongMode, PageAttributes};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{AccessKind, Address, DirectMap, Format, Gpa, Gva, Hpa, Leaves, PageTable, Privilege, Prot, low_bits};
+use pgtable::{
+    AccessKind, Address, DirectMap, Format, Gpa, Gva, Hpa, Leaves, PageTable, Privilege, Prot,
+    low_bits,
+};
 
 use super::records::{DATA, TABLES};
 use super::second::Second;
@@ -76,7 +79,11 @@ impl<'w> Builder<'w> {
     fn frames(&mut self, count: u32) -> Result<u64, Box<dyn Error>> {
         let start = self.next;
         self.next += u64::from(count) * FRAME;
-        if self.next <= TABLES.1 { Ok(start) } else { Err("there is no room for more tables".into()) }
+        if self.next <= TABLES.1 {
+            Ok(start)
+        } else {
+            Err("there is no room for more tables".into())
+        }
     }
 
     /// One page of the guest's in one of the second stage's; and an address of data there, the guest's own and the machine's.
@@ -116,27 +123,50 @@ impl<'w> Builder<'w> {
 
         let memory = DirectMap::new(self.words, Hpa::new(TABLES.0));
         let source = Frames::new(Region::new(memory, Hpa::new(others), frames.1, 16)?)?;
-        let mut tree = PageTable::new(second, memory, Cache::new(&source, Owner(1), Kind::User, Policy::Reuse))?;
-        tree.map(Gpa::new(STUBS_GPA), Hpa::new(CODE), 0x1000, Prot::RX.into(), Leaves::Exactly(12))?;
+        let mut tree = PageTable::new(
+            second,
+            memory,
+            Cache::new(&source, Owner(1), Kind::User, Policy::Reuse),
+        )?;
+        tree.map(
+            Gpa::new(STUBS_GPA),
+            Hpa::new(CODE),
+            0x1000,
+            Prot::RX.into(),
+            Leaves::Exactly(12),
+        )?;
         let whole = |address: u64| address & !low_bits(tables_shift);
         let end = (tables_gpa + bytes - 1) | low_bits(tables_shift);
         let size = end + 1 - whole(tables_gpa);
         let rwx = Prot::RWX.into();
-        tree.map(Gpa::new(whole(tables_gpa)), Hpa::new(whole(own)), size, rwx, Leaves::Exactly(tables_shift))?;
+        tree.map(
+            Gpa::new(whole(tables_gpa)),
+            Hpa::new(whole(own)),
+            size,
+            rwx,
+            Leaves::Exactly(tables_shift),
+        )?;
         for &(from, to, shift, attributes) in mappings {
             let _ = page(&mut tree, from, to, shift, attributes);
         }
         let root = tree.root();
 
         let from = ((own - TABLES.0) / 8) as usize;
-        let words = self.words.get(from..from + (bytes / 8) as usize).ok_or("tables beyond memory")?;
+        let words =
+            self.words.get(from..from + (bytes / 8) as usize).ok_or("tables beyond memory")?;
         let memory = DirectMap::new(words, Gpa::new(tables_gpa));
         let source = Frames::new(Region::new(memory, Gpa::new(tables_gpa), frames.0, 16)?)?;
         let cache = Cache::new(&source, Owner(1), Kind::User, Policy::Reuse);
         let mut tree = PageTable::new(LongMode::new(self.levels, guest), memory, cache)?;
         for (at, prot) in [(0, Prot::RX), (0x1000, Prot::RX.for_user())] {
             let attributes = PageAttributes::from(prot);
-            tree.map(Gva::new(STUBS + at), Gpa::new(STUBS_GPA), 0x1000, attributes, Leaves::Exactly(12))?;
+            tree.map(
+                Gva::new(STUBS + at),
+                Gpa::new(STUBS_GPA),
+                0x1000,
+                attributes,
+                Leaves::Exactly(12),
+            )?;
         }
         for &(from, to, shift, attributes) in pages {
             let _ = page(&mut tree, from, to, shift, attributes);

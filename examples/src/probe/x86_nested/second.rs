@@ -59,7 +59,10 @@ impl Known {
             (self.rsvd_without_p, "error codes with RSVD lack P: compared without P"),
             (self.bit_12_ignored, "bit 12 of large EPT pages is not reserved: left out"),
             (self.fetch_told, "exit info tells of fetches though NXE is off: compared without I/D"),
-            (self.table_read_untold, "page walks that are writes are no reads: compared without bit 0"),
+            (
+                self.table_read_untold,
+                "page walks that are writes are no reads: compared without bit 0",
+            ),
         ];
         all.into_iter().filter_map(|(there, name)| there.then_some(name))
     }
@@ -92,7 +95,11 @@ impl End {
             Self::PageFault { code, .. } => *code &= !rsvd(*code),
             Self::Nested { info, linear: None, .. } => *info &= !(rsvd(*info) | fetch),
             // A write at a guest's table.
-            Self::Nested { info, linear: Some(_), .. } if known.table_read_untold && *info & 0x102 == 2 => *info &= !1,
+            Self::Nested { info, linear: Some(_), .. }
+                if known.table_read_untold && *info & 0x102 == 2 =>
+            {
+                *info &= !1
+            }
             _ => {}
         }
         self
@@ -103,7 +110,9 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Called => f.write_str("done"),
-            Self::PageFault { code, address } => write!(f, "#PF, error code {code:#x}, CR2 {address:#x}"),
+            Self::PageFault { code, address } => {
+                write!(f, "#PF, error code {code:#x}, CR2 {address:#x}")
+            }
             Self::GeneralProtection => f.write_str("#GP"),
             Self::Nested { gpa, info, linear } => {
                 write!(f, "stage 2 refuses {gpa:#x}: {info:#x}")?;
@@ -177,6 +186,7 @@ pub fn shifts(machine: &Machine) -> &'static [u8] {
 
 /// All combinations of `bits`.
 pub fn combinations(bits: &[u64]) -> impl Iterator<Item = u64> {
-    (0..1_u64 << bits.len())
-        .map(|set| bits.iter().enumerate().filter(|(at, _)| set >> at & 1 != 0).map(|(_, bit)| bit).sum())
+    (0..1_u64 << bits.len()).map(|set| {
+        bits.iter().enumerate().filter(|(at, _)| set >> at & 1 != 0).map(|(_, bit)| bit).sum()
+    })
 }

@@ -57,7 +57,8 @@ impl Second for Npt {
     }
 
     fn controls(machine: &Machine) -> Vec<NptControls> {
-        let usual = NptControls { nxe: true, gib_pages: machine.gib_pages, maxphyaddr: machine.maxphyaddr };
+        let usual =
+            NptControls { nxe: true, gib_pages: machine.gib_pages, maxphyaddr: machine.maxphyaddr };
         vec![usual, NptControls { nxe: false, ..usual }]
     }
 

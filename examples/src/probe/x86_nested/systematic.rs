@@ -52,7 +52,8 @@ pub fn cases<S: Second>(
             for marked in [true, false] {
                 let tables = shifts[(row + column + usize::from(marked)) % shifts.len()];
                 let shape = Shape { first, second, tables };
-                let (scene, address, data) = builder.single(shape, guest, S::under(machine.levels, seconds[0]))?;
+                let (scene, address, data) =
+                    builder.single(shape, guest, S::under(machine.levels, seconds[0]))?;
                 let plain = Case {
                     kind: "",
                     scene,
@@ -103,7 +104,11 @@ impl<S: Second> Cases<'_, S> {
     }
 }
 
-fn variations<S: Second>(bench: &Bench<'_>, machine: &Machine, cases: &mut Cases<'_, S>) -> Result<(), Box<dyn Error>> {
+fn variations<S: Second>(
+    bench: &Bench<'_>,
+    machine: &Machine,
+    cases: &mut Cases<'_, S>,
+) -> Result<(), Box<dyn Error>> {
     let (first, second) = bench.entries(&cases.plain);
     let usual = (cases.plain.guest, cases.plain.second);
     let seconds = S::controls(machine);
@@ -129,7 +134,12 @@ fn variations<S: Second>(bench: &Bench<'_>, machine: &Machine, cases: &mut Cases
         let all: u64 = RIGHTS.iter().sum();
         for allowed in combinations(&RIGHTS) {
             for guest in guests(machine) {
-                cases.push("stage 1, rights", &[(at, word & !all | allowed)], (guest, usual.1), &ACCESSES);
+                cases.push(
+                    "stage 1, rights",
+                    &[(at, word & !all | allowed)],
+                    (guest, usual.1),
+                    &ACCESSES,
+                );
             }
         }
     }
@@ -138,11 +148,18 @@ fn variations<S: Second>(bench: &Bench<'_>, machine: &Machine, cases: &mut Cases
         let word = bench.load(at)?;
         for allowed in combinations(rights) {
             for &second in &seconds {
-                cases.push("stage 2, rights", &[(at, word & !all | allowed)], (usual.0, second), &ACCESSES);
+                cases.push(
+                    "stage 2, rights",
+                    &[(at, word & !all | allowed)],
+                    (usual.0, second),
+                    &ACCESSES,
+                );
             }
         }
     }
-    if let (Some(&first), Some(&last)) = (first.last(), second.iter().find(|at| is_page(bench, &cases.plain, **at))) {
+    if let (Some(&first), Some(&last)) =
+        (first.last(), second.iter().find(|at| is_page(bench, &cases.plain, **at)))
+    {
         let words = (bench.load(first)?, bench.load(last)?);
         for bit in RIGHTS {
             for allowed in combinations(rights) {
@@ -167,11 +184,16 @@ fn is_page<S: Second>(bench: &Bench<'_>, plain: &Case<S>, at: u64) -> bool {
     let (first, second) = bench.entries(plain);
     let Ok(Some(_)) = bench.predict(&without) else { return false };
     let patched = bench.with(&without.patches, || bench.entries(plain));
-    patched.is_ok_and(|(tables, entries)| tables.len() == first.len() && entries.len() == second.len())
+    patched
+        .is_ok_and(|(tables, entries)| tables.len() == first.len() && entries.len() == second.len())
 }
 
 /// Entries that are marked neither accessed nor dirty.
-fn unmarked<S: Second>(bench: &Bench<'_>, machine: &Machine, cases: &mut Cases<'_, S>) -> Result<(), Box<dyn Error>> {
+fn unmarked<S: Second>(
+    bench: &Bench<'_>,
+    machine: &Machine,
+    cases: &mut Cases<'_, S>,
+) -> Result<(), Box<dyn Error>> {
     let (first, second) = bench.entries(&cases.plain);
     let recorded = S::under(machine.levels, cases.plain.second).accessed_dirty();
     let all = recorded.accessed | recorded.dirty;
@@ -188,7 +210,12 @@ fn unmarked<S: Second>(bench: &Bench<'_>, machine: &Machine, cases: &mut Cases<'
         for allowed in combinations(rights) {
             for second in S::controls(machine) {
                 let patches = [(at, word & !all | allowed)];
-                cases.push("not accessed, and rights of stage 2", &patches, (guest, second), &ACCESSES);
+                cases.push(
+                    "not accessed, and rights of stage 2",
+                    &patches,
+                    (guest, second),
+                    &ACCESSES,
+                );
             }
         }
     }

@@ -108,7 +108,15 @@ impl Second for Ept {
     }
 
     fn read() -> Vec<u64> {
-        vec![EXIT_REASON, QUALIFICATION, GUEST_PHYSICAL, GUEST_LINEAR, RIP, INTERRUPTION, INTERRUPTION_CODE]
+        vec![
+            EXIT_REASON,
+            QUALIFICATION,
+            GUEST_PHYSICAL,
+            GUEST_LINEAR,
+            RIP,
+            INTERRUPTION,
+            INTERRUPTION_CODE,
+        ]
     }
 
     fn fields(&self, root: Hpa, start: &Start) -> Vec<(u64, u64)> {
@@ -139,11 +147,17 @@ impl Second for Ept {
         let [reason, qualification, physical, linear, rip, interruption, code] = answer.fields;
         let end = match reason {
             VMCALL => End::Called,
-            EPT_VIOLATION => End::Nested { gpa: physical, info: qualification & TOLD, linear: Some(linear) },
+            EPT_VIOLATION => {
+                End::Nested { gpa: physical, info: qualification & TOLD, linear: Some(linear) }
+            }
             EPT_MISCONFIGURATION => End::Misconfigured { gpa: physical },
-            EXCEPTION if interruption & 0xff == 14 => End::PageFault { code, address: qualification },
+            EXCEPTION if interruption & 0xff == 14 => {
+                End::PageFault { code, address: qualification }
+            }
             EXCEPTION if interruption & 0xff == 13 => End::GeneralProtection,
-            _ => End::Odd(format!("exit {reason:#x}, {qualification:#x}, interruption {interruption:#x}")),
+            _ => End::Odd(format!(
+                "exit {reason:#x}, {qualification:#x}, interruption {interruption:#x}"
+            )),
         };
         (end, rip)
     }

@@ -33,7 +33,10 @@ impl<M: GuestMemoryBackend, H: Host> Platform<M, H> {
     pub(super) fn register_process_table(&self, args: &[u64; 9]) -> Status {
         let [flags, base, page_size, size, ..] = *args;
         let radix = flags & RADIX != 0;
-        if flags & !KNOWN != 0 || flags & HASH_TABLE != 0 || radix != (self.machine.mmu == Mmu::Radix) {
+        if flags & !KNOWN != 0
+            || flags & HASH_TABLE != 0
+            || radix != (self.machine.mmu == Mmu::Radix)
+        {
             return Status::PARAMETER;
         }
         let before = self.process_table();
@@ -48,7 +51,12 @@ impl<M: GuestMemoryBackend, H: Host> Platform<M, H> {
                 if size > 24 {
                     return Status::P4;
                 }
-                Some(ProcessTableWord::new().with_gr(true).with_prtb(base >> 12).with_prts(size as u8))
+                Some(
+                    ProcessTableWord::new()
+                        .with_gr(true)
+                        .with_prtb(base >> 12)
+                        .with_prts(size as u8),
+                )
             }
             // A hashed guest has no process table that hardware reads here: segments come by software.
             (true, true, false) => return Status::PARAMETER,
@@ -62,7 +70,10 @@ impl<M: GuestMemoryBackend, H: Host> Platform<M, H> {
             None => kvm_ppc_mmuv3_cfg::default(),
         };
         if let Some(word) = word.filter(|word| ProcessTable::of_word(*word).is_none()) {
-            self.host.note(&format!("the process table {:#x} is not aligned to its size", word.into_bits()));
+            self.host.note(&format!(
+                "the process table {:#x} is not aligned to its size",
+                word.into_bits()
+            ));
         }
         // Without a change there is nothing to tell a hashed guest's MMU.
         if (radix || before.is_some()) && !self.host.configure_mmu(&configuration) {

@@ -19,7 +19,8 @@ impl<M: GuestMemoryBackend, H: Host> Platform<M, H> {
             return Status::PARAMETER;
         }
         let (count, bytes) = self.console.take();
-        let word = |at: usize| bytes[at..at + 8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let word =
+            |at: usize| bytes[at..at + 8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
         [args[0], args[1], args[2]] = [count as u64, word(0), word(8)];
         Status::SUCCESS
     }

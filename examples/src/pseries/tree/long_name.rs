@@ -22,17 +22,20 @@ const NOP: u32 = 4;
 
 /// Renames every property `short` of `tree` to `long`. `None`: it is no such tree, or has no such property.
 pub fn rename(tree: &mut Vec<u8>, short: &str, long: &str) -> Option<()> {
-    let word = |tree: &[u8], at: usize| Some(u32::from_be_bytes(tree.get(at..at + 4)?.try_into().ok()?));
+    let word =
+        |tree: &[u8], at: usize| Some(u32::from_be_bytes(tree.get(at..at + 4)?.try_into().ok()?));
     let header = |tree: &[u8], index: usize| word(tree, 4 * index).map(|it| it as usize);
     let (structure, strings) = (header(tree, STRUCTURE)?, header(tree, STRINGS)?);
-    let (structure_size, strings_size) = (header(tree, STRUCTURE_SIZE)?, header(tree, STRINGS_SIZE)?);
+    let (structure_size, strings_size) =
+        (header(tree, STRUCTURE_SIZE)?, header(tree, STRINGS_SIZE)?);
     // The strings are the last block; else there is no room behind them.
     if strings.checked_add(strings_size)? != tree.len() {
         return None;
     }
     let name = [short.as_bytes(), &[0]].concat();
     let block = tree.get(strings..)?;
-    let old = (0..block.len()).find(|at| block[*at..].starts_with(&name) && (*at == 0 || block[at - 1] == 0))?;
+    let old = (0..block.len())
+        .find(|at| block[*at..].starts_with(&name) && (*at == 0 || block[at - 1] == 0))?;
     let new = u32::try_from(strings_size).ok()?;
 
     let mut at = structure;
@@ -59,7 +62,8 @@ pub fn rename(tree: &mut Vec<u8>, short: &str, long: &str) -> Option<()> {
     }
     tree.extend([long.as_bytes(), &[0]].concat());
     for (index, value) in [(TOTAL, tree.len()), (STRINGS_SIZE, tree.len() - strings)] {
-        tree.get_mut(4 * index..4 * index + 4)?.copy_from_slice(&u32::try_from(value).ok()?.to_be_bytes());
+        tree.get_mut(4 * index..4 * index + 4)?
+            .copy_from_slice(&u32::try_from(value).ok()?.to_be_bytes());
     }
     renamed.then_some(())
 }
@@ -83,7 +87,10 @@ mod tests {
         assert_eq!(rename(&mut after, "short", long), Some(()));
         assert!(after.ends_with(b"a-name-that-is-longer-than-31-characters\0"));
         assert_eq!(after.len(), before.len() + long.len() + 1);
-        assert_eq!(u32::from_be_bytes([after[4], after[5], after[6], after[7]]) as usize, after.len());
+        assert_eq!(
+            u32::from_be_bytes([after[4], after[5], after[6], after[7]]) as usize,
+            after.len()
+        );
         // One name offset, the total size and the size of the strings changed, and nothing else.
         let differing = before.iter().zip(&after).filter(|(old, new)| old != new).count();
         assert!((3..=12).contains(&differing), "{differing}");

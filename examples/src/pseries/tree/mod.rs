@@ -39,10 +39,16 @@ pub struct Machine {
 }
 
 /// The tree for a machine.
-pub(super) fn device_tree(machine: Machine, layout: &Layout, command_line: &str) -> Result<Vec<u8>, Error> {
+pub(super) fn device_tree(
+    machine: Machine,
+    layout: &Layout,
+    command_line: &str,
+) -> Result<Vec<u8>, Error> {
     let reserved = [(layout.initrd, layout.initrd_bytes), (layout.rtas, layout.rtas_bytes)];
     let reserved = reserved.into_iter().filter(|(_, bytes)| *bytes > 0);
-    let reserved = reserved.map(|(from, bytes)| FdtReserveEntry::new(from, bytes)).collect::<Result<Vec<_>, _>>()?;
+    let reserved = reserved
+        .map(|(from, bytes)| FdtReserveEntry::new(from, bytes))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut tree = FdtWriter::new_with_mem_reserv(&reserved)?;
     let root = tree.begin_node("")?;
     tree.property_u32("#address-cells", 2)?;
@@ -64,7 +70,12 @@ pub(super) fn device_tree(machine: Machine, layout: &Layout, command_line: &str)
     Ok(tree)
 }
 
-fn chosen(tree: &mut FdtWriter, machine: Machine, layout: &Layout, command_line: &str) -> Result<(), Error> {
+fn chosen(
+    tree: &mut FdtWriter,
+    machine: Machine,
+    layout: &Layout,
+    command_line: &str,
+) -> Result<(), Error> {
     let node = tree.begin_node("chosen")?;
     let terminal = format!("/vdevice/vty@{VTY:x}");
     tree.property_string("bootargs", command_line)?;

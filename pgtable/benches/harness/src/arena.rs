@@ -67,7 +67,10 @@ impl Arena {
         assert!(bytes <= self.bytes && bytes % HUGE == 0);
         // SAFETY: within the mapping.
         let host = unsafe { self.host.add(bytes) };
-        (Self { bytes, ..self }, Self { host, start: self.start + bytes as u64, bytes: self.bytes - bytes })
+        (
+            Self { bytes, ..self },
+            Self { host, start: self.start + bytes as u64, bytes: self.bytes - bytes },
+        )
     }
 
     /// Makes it zero again. No table in it may be in use.

@@ -38,9 +38,16 @@ pub struct Table {
 }
 
 /// Runs every row of every contestant `rounds` times.
-pub fn compete<R: Row>(rows: &[R], contestants: &mut [Box<dyn Contestant<R>>], rounds: usize) -> Table {
+pub fn compete<R: Row>(
+    rows: &[R],
+    contestants: &mut [Box<dyn Contestant<R>>],
+    rounds: usize,
+) -> Table {
     let columns: Vec<_> = contestants.iter().map(|contestant| contestant.name()).collect();
-    let mut table = Table { rows: rows.iter().map(|row| (row.title(), vec![None; columns.len()])).collect(), columns };
+    let mut table = Table {
+        rows: rows.iter().map(|row| (row.title(), vec![None; columns.len()])).collect(),
+        columns,
+    };
     for _ in 0..rounds {
         for (&row, (_, cells)) in rows.iter().zip(&mut table.rows) {
             for (contestant, cell) in contestants.iter_mut().zip(cells) {

@@ -60,7 +60,8 @@ impl Tables {
 
     #[inline]
     fn take(&self, layout: TableLayout) -> Result<u64, AllocError> {
-        let list = self.free.get(usize::from(layout.shift)).ok_or(AllocError::Unsupported { layout })?;
+        let list =
+            self.free.get(usize::from(layout.shift)).ok_or(AllocError::Unsupported { layout })?;
         let table = list.borrow_mut().pop().or_else(|| self.bump(layout.bytes() as u64));
         table.ok_or(AllocError::Exhausted { layout })
     }
@@ -68,7 +69,8 @@ impl Tables {
     /// Makes the `bytes` bytes of `table` zero.
     #[inline]
     fn zero(&self, table: u64, bytes: usize) {
-        let arena = self.arenas.iter().find(|arena| table.wrapping_sub(arena.start) < arena.bytes as u64);
+        let arena =
+            self.arenas.iter().find(|arena| table.wrapping_sub(arena.start) < arena.bytes as u64);
         // SAFETY: a table that was handed out, so in that arena as a whole, and that nobody uses any more.
         unsafe { std::ptr::write_bytes(arena.unwrap().pointer(table), 0, bytes) };
     }
@@ -91,7 +93,8 @@ impl<A: Address> TableAllocator<A> for Tables {
 
     #[inline]
     fn free(&self, table: A, layout: TableLayout, contents: Contents) -> Result<(), AllocError> {
-        let list = self.free.get(usize::from(layout.shift)).ok_or(AllocError::Unsupported { layout })?;
+        let list =
+            self.free.get(usize::from(layout.shift)).ok_or(AllocError::Unsupported { layout })?;
         list.borrow_mut().push(table.get() | u64::from(contents == Contents::Stale));
         Ok(())
     }

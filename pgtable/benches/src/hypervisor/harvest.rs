@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arch_ppc64::radix::{Granule, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Levels, LongMode};
 use pgtable::{
-    Access, DirectMap, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Recorded, Stage1, Unused, Writers,
+    Access, DirectMap, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Recorded, Stage1, Unused,
+    Writers,
 };
 
 use super::{Act, Cells, Contestant, Row};
@@ -20,7 +21,10 @@ pub fn columns() -> Vec<Box<dyn Contestant<Row>>> {
     vec![
         Box::new(flat()),
         Box::new(ours("x86", LongMode::new(Levels::Four, Controls::new()))),
-        Box::new(ours("radix 4K", ProcessScoped::new(Granule::K4).with_rc(RcPolicy::HardwareUpdate))),
+        Box::new(ours(
+            "radix 4K",
+            ProcessScoped::new(Granule::K4).with_rc(RcPolicy::HardwareUpdate),
+        )),
     ]
 }
 
@@ -53,7 +57,8 @@ fn flat() -> Cells {
     let exchange = move || {
         for word in words.iter() {
             let old = word.load(Ordering::Relaxed);
-            let cleared = word.compare_exchange(old, old & !DIRTY, Ordering::AcqRel, Ordering::Relaxed);
+            let cleared =
+                word.compare_exchange(old, old & !DIRTY, Ordering::AcqRel, Ordering::Relaxed);
             assert_eq!(cleared, Ok(old));
         }
     };
@@ -78,13 +83,17 @@ fn ours<F: Format<Stage = Stage1>>(name: &'static str, format: F) -> Cells {
             Box::new(move || {
                 harvest(&mut tree.borrow_mut(), &work, Writers::Stopped);
                 for page in dirty_pages(every) {
-                    tree.borrow().walker().access(Gva::new(work.input(page)), Access::WRITE).unwrap();
+                    tree.borrow()
+                        .walker()
+                        .access(Gva::new(work.input(page)), Access::WRITE)
+                        .unwrap();
                 }
             })
         };
         let (tree, work) = (Rc::clone(&tree), Rc::clone(&work));
         let expected = dirty_pages(every).count() as u64;
-        let run = move || assert_eq!(harvest(&mut tree.borrow_mut(), &work, Writers::Running), expected);
+        let run =
+            move || assert_eq!(harvest(&mut tree.borrow_mut(), &work, Writers::Running), expected);
         cells = cells.with(row, prepare, run);
     }
     cells
@@ -95,7 +104,8 @@ fn harvest<F: Format<Stage = Stage1>>(tree: &mut Tree<F>, work: &Work, writers: 
     let mut bitmap = vec![0; PAGES as usize / 64];
     let mut gather = Gather::new(&Unused, ());
     let (start, bytes) = (Gva::new(work.input(0)), work.bytes());
-    let found = tree.harvest(start, bytes, Recorded::Dirty, writers, &mut bitmap, &mut gather).unwrap();
+    let found =
+        tree.harvest(start, bytes, Recorded::Dirty, writers, &mut bitmap, &mut gather).unwrap();
     gather.finish(tree.tables()).unwrap();
     found
 }

@@ -28,7 +28,8 @@ fn read(walker: Walker<LongMode, DirectMap<'_, Gpa>>, work: &Work) -> (f64, Dura
     'all: loop {
         for indices in work.hot.indices.chunks(BATCH) {
             for &index in indices {
-                let found = walker.translate(Gva::new(work.input(index.into())), Access::READ).unwrap();
+                let found =
+                    walker.translate(Gva::new(work.input(index.into())), Access::READ).unwrap();
                 assert_eq!(found.output.get(), work.scattered(index.into()));
             }
             let now = Instant::now();
@@ -49,11 +50,16 @@ fn tree() -> Tree {
     let arena = Arena::new(START, arena::BYTES);
     // SAFETY: the arena is valid as long as the process, and every access to it is atomic.
     let words = unsafe { DirectMap::from_raw(arena.host, arena.bytes, Gpa::new(START)) };
-    PageTable::new(LongMode::new(Levels::Four, Controls::new()), words, Tables::new(vec![arena])).unwrap()
+    PageTable::new(LongMode::new(Levels::Four, Controls::new()), words, Tables::new(vec![arena]))
+        .unwrap()
 }
 
 /// Reads while `written` is changed, far from what is read: reads per second, the longest of them, and how many pages were changed.
-fn read_beside(written: &mut Tree, reader: Walker<LongMode, DirectMap<'_, Gpa>>, work: &Work) -> (f64, Duration, u64) {
+fn read_beside(
+    written: &mut Tree,
+    reader: Walker<LongMode, DirectMap<'_, Gpa>>,
+    work: &Work,
+) -> (f64, Duration, u64) {
     let done = AtomicBool::new(false);
     let mut changes = 0u64;
     thread::scope(|scope| {
@@ -64,7 +70,9 @@ fn read_beside(written: &mut Tree, reader: Walker<LongMode, DirectMap<'_, Gpa>>,
         });
         let (input, bytes) = (Gva::new(FAR), 64 << 12);
         while !done.load(Ordering::Relaxed) {
-            written.map(input, Gpa::new(0x7000_0000), bytes, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+            written
+                .map(input, Gpa::new(0x7000_0000), bytes, Prot::RW.into(), Leaves::Exactly(12))
+                .unwrap();
             let mut gather = Gather::new(&Unused, ());
             assert_eq!(written.unmap(input, bytes, &mut gather), Ok(bytes));
             gather.finish(written.tables()).unwrap();
@@ -95,9 +103,11 @@ pub fn run(rounds: usize) -> Goal {
         apart = better(apart, read_beside(&mut other, reader, &work));
         beside = better(beside, read_beside(&mut tree, reader, &work));
     }
-    for (who, (reads, longest, changes)) in
-        [("alone", alone), ("beside a writer of another tree", apart), ("beside a writer of its own tree", beside)]
-    {
+    for (who, (reads, longest, changes)) in [
+        ("alone", alone),
+        ("beside a writer of another tree", apart),
+        ("beside a writer of its own tree", beside),
+    ] {
         println!(
             "a reader {who}: {:.1} M reads/s, longest {BATCH} reads {longest:?}, {changes} pages changed",
             reads / 1e6

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU64;
 
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
-    Access, DirectMap, Gather, Generation, Gpa, Gva, Hpa, Leaves, MemoryError, PageTable, Prot, TableMemory,
-    TranslationCache, TwoStage, Unused, Walker,
+    Access, DirectMap, Gather, Generation, Gpa, Gva, Hpa, Leaves, MemoryError, PageTable, Prot,
+    TableMemory, TranslationCache, TwoStage, Unused, Walker,
 };
 
 use super::{Cells, Contestant, Row};
@@ -40,7 +40,8 @@ fn guest() -> Guest {
     let (in_guest, in_host) = both.split(arena::BYTES);
     let leak = |arena| -> &'static Tables { Box::leak(Box::new(Tables::new(vec![arena]))) };
     // SAFETY: arenas are valid as long as the process, and are not reset.
-    let memory = unsafe { DirectMap::from_raw(in_guest.host, in_guest.bytes, Gpa::new(GUEST_TABLES)) };
+    let memory =
+        unsafe { DirectMap::from_raw(in_guest.host, in_guest.bytes, Gpa::new(GUEST_TABLES)) };
     // SAFETY: as above; all accesses are atomic.
     let host = unsafe { DirectMap::from_raw(both.host, both.bytes, Hpa::new(GUEST_TABLES)) };
     let long_mode = LongMode::new(Levels::Four, Controls::new());
@@ -49,12 +50,16 @@ fn guest() -> Guest {
     let mut stage2 = PageTable::new(ept, host, leak(in_host)).unwrap();
     let work = Work::new(12);
     let one_to_one = |stage2: &mut Stage2Tree, at: u64, bytes| {
-        stage2.map(Gpa::new(at), Hpa::new(at), bytes, Prot::RWX.into(), Leaves::Exactly(12)).unwrap();
+        stage2
+            .map(Gpa::new(at), Hpa::new(at), bytes, Prot::RWX.into(), Leaves::Exactly(12))
+            .unwrap();
     };
     one_to_one(&mut stage2, GUEST_TABLES, arena::BYTES as u64);
     for index in 0..PAGES {
         let (input, output) = (work.input(index), work.scattered(index));
-        stage1.map(Gva::new(input), Gpa::new(output), 4096, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+        stage1
+            .map(Gva::new(input), Gpa::new(output), 4096, Prot::RW.into(), Leaves::Exactly(12))
+            .unwrap();
         one_to_one(&mut stage2, output, 4096);
     }
     Guest { stage1, stage2, work }
@@ -101,7 +106,11 @@ pub fn columns() -> Vec<Box<dyn Contestant<Row>>> {
     let (one, two, cached) = (Rc::clone(&guest), Rc::clone(&guest), guest);
     let cells = Cells::new("x86 on EPT")
         .with(Row::OneStage, || (), move || assert_eq!(one_stage(&one), sum))
-        .with(Row::TwoStagesWarm, || (), move || assert_eq!(two_stages_cached(&cached, &cache), sum))
+        .with(
+            Row::TwoStagesWarm,
+            || (),
+            move || assert_eq!(two_stages_cached(&cached, &cache), sum),
+        )
         .with(Row::TwoStagesUncached, || (), move || assert_eq!(two_stages(&two), sum));
     vec![Box::new(cells)]
 }
@@ -124,7 +133,11 @@ impl TableMemory<Hpa> for Counted<'_> {
 pub fn loads() -> Goal {
     let guest = guest();
     let count = Cell::new(0);
-    let walker = Walker::new(*guest.stage2.format(), Counted(*guest.stage2.memory(), &count), guest.stage2.root());
+    let walker = Walker::new(
+        *guest.stage2.format(),
+        Counted(*guest.stage2.memory(), &count),
+        guest.stage2.root(),
+    );
     let both = TwoStage::new(*guest.stage1.format(), guest.stage1.root(), walker);
     both.translate(Gva::new(guest.work.input(0)), Access::READ).unwrap();
     let Guest { stage1, stage2, .. } = guest;

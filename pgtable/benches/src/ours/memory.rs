@@ -23,14 +23,16 @@ pub fn direct() -> (DirectMap<'static, Gpa>, &'static Tables) {
 /// Four regions, each followed by a hole of its size; tables come from them in turn.
 pub fn guest() -> (&'static GuestTables<'static, Gpa>, &'static Tables) {
     let bytes = arena::BYTES / REGIONS as usize * 2;
-    let arenas: Vec<_> = (0..REGIONS).map(|region| Arena::new(START + region * 2 * bytes as u64, bytes)).collect();
+    let arenas: Vec<_> =
+        (0..REGIONS).map(|region| Arena::new(START + region * 2 * bytes as u64, bytes)).collect();
     let regions = arenas.iter().map(|arena| {
         let builder = MmapRegionBuilder::new(arena.bytes);
         // SAFETY: the arena is a mapping of that size, valid as long as the process.
         let region = unsafe { builder.with_raw_mmap_pointer(arena.host) }.build().unwrap();
         GuestRegionMmap::new(region, GuestAddress(arena.start)).unwrap()
     });
-    let memory: &GuestMemoryMmap = Box::leak(Box::new(GuestMemoryMmap::from_regions(regions.collect()).unwrap()));
+    let memory: &GuestMemoryMmap =
+        Box::leak(Box::new(GuestMemoryMmap::from_regions(regions.collect()).unwrap()));
     let tables = GuestTables::new(memory).unwrap();
     (Box::leak(Box::new(tables)), Box::leak(Box::new(Tables::new(arenas))))
 }

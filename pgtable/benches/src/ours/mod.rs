@@ -5,7 +5,9 @@ pub mod memory;
 use std::hint::black_box;
 use std::ops::ControlFlow;
 
-use pgtable::{Access, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Stage1, TableMemory, Unused, Writers};
+use pgtable::{
+    Access, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Stage1, TableMemory, Unused, Writers,
+};
 
 use crate::row::Row;
 pub use bench_harness::tables::Tables;
@@ -49,12 +51,17 @@ impl<F: Format<Stage = Stage1>, M: TableMemory<Gpa> + Copy> PageTables for Table
     fn map(&mut self, input: u64, output: u64) {
         let (shift, bytes) = self.page();
         let leaves = Leaves::Exactly(shift);
-        self.table.map(Gva::new(input), Gpa::new(output), bytes, attributes::<F>(true), leaves).unwrap();
+        self.table
+            .map(Gva::new(input), Gpa::new(output), bytes, attributes::<F>(true), leaves)
+            .unwrap();
     }
 
     #[inline(always)]
     fn translate(&self, input: u64) -> Option<u64> {
-        self.table.translate(Gva::new(input), Access::READ).ok().map(|translation| translation.output.get())
+        self.table
+            .translate(Gva::new(input), Access::READ)
+            .ok()
+            .map(|translation| translation.output.get())
     }
 
     #[inline(always)]
@@ -67,7 +74,9 @@ impl<F: Format<Stage = Stage1>, M: TableMemory<Gpa> + Copy> PageTables for Table
 
     #[inline(never)]
     fn map_range(&mut self, input: u64, output: u64, bytes: u64) {
-        self.table.map(Gva::new(input), Gpa::new(output), bytes, attributes::<F>(true), Leaves::Largest).unwrap();
+        self.table
+            .map(Gva::new(input), Gpa::new(output), bytes, attributes::<F>(true), Leaves::Largest)
+            .unwrap();
     }
 
     #[inline(never)]
@@ -126,7 +135,9 @@ impl<F: Format<Stage = Stage1>, M: TableMemory<Gpa> + Copy> PageTables for Table
         let mut gather = Gather::new(&Unused, ());
         let mut cursor = self.table.cursor(&mut gather);
         for index in 0..PAGES {
-            cursor.map(Gva::new(work.input(index)), Gpa::new(work.scattered(index)), attributes).unwrap();
+            cursor
+                .map(Gva::new(work.input(index)), Gpa::new(work.scattered(index)), attributes)
+                .unwrap();
         }
         cursor.finish().unwrap();
         gather.finish(self.table.tables()).unwrap();
@@ -166,7 +177,10 @@ impl<F: Format<Stage = Stage1>, M: TableMemory<Gpa> + Copy> PageTables for Table
             for (input, &index) in inputs.iter_mut().zip(order) {
                 *input = Gva::new(work.input(index.into()));
             }
-            assert_eq!(walker.translate_batch(&inputs[..order.len()], Access::READ, &mut outputs), order.len());
+            assert_eq!(
+                walker.translate_batch(&inputs[..order.len()], Access::READ, &mut outputs),
+                order.len()
+            );
             for output in &outputs[..order.len()] {
                 sum = sum.wrapping_add(output.unwrap().get());
             }
@@ -180,7 +194,11 @@ impl<F: Format<Stage = Stage1>, M: TableMemory<Gpa> + Copy> PageTables for Table
         let mut anchored = self.table.anchored();
         for &index in order {
             sum = sum.wrapping_add(
-                anchored.translate(Gva::new(work.input(index.into())), Access::READ).unwrap().output.get(),
+                anchored
+                    .translate(Gva::new(work.input(index.into())), Access::READ)
+                    .unwrap()
+                    .output
+                    .get(),
             );
         }
         sum
@@ -190,7 +208,10 @@ impl<F: Format<Stage = Stage1>, M: TableMemory<Gpa> + Copy> PageTables for Table
     fn protect_range_stopped(&mut self, input: u64, bytes: u64, writable: bool) {
         let mut gather = Gather::new(&Unused, ());
         let (attributes, input) = (attributes::<F>(writable), Gva::new(input));
-        assert_eq!(self.table.protect_beside(input, bytes, attributes, Writers::Stopped, &mut gather), Ok(bytes));
+        assert_eq!(
+            self.table.protect_beside(input, bytes, attributes, Writers::Stopped, &mut gather),
+            Ok(bytes)
+        );
         gather.finish(self.table.tables()).unwrap();
     }
 
@@ -214,7 +235,10 @@ impl<F: Format<Stage = Stage1>, M: TableMemory<Gpa> + Copy> PageTables for Table
         let (_, bytes) = self.page();
         let mut gather = Gather::new(&Unused, ());
         for index in 0..PAGES {
-            assert_eq!(self.table.unmap(Gva::new(work.input(index)), bytes, &mut gather), Ok(bytes));
+            assert_eq!(
+                self.table.unmap(Gva::new(work.input(index)), bytes, &mut gather),
+                Ok(bytes)
+            );
         }
         gather.finish(self.table.tables()).unwrap();
     }

@@ -87,7 +87,9 @@ impl PageTables for Table {
     #[inline(always)]
     fn translate(&self, input: u64) -> Option<u64> {
         let mut output = None;
-        let visit = &mut |_: &MemoryRegion, descriptor: &aarch64_paging::descriptor::Descriptor<_>, level: usize| {
+        let visit = &mut |_: &MemoryRegion,
+                          descriptor: &aarch64_paging::descriptor::Descriptor<_>,
+                          level: usize| {
             if level == LAST && descriptor.is_valid() {
                 output = Some(descriptor.output_address().0 as u64 | input & 0xfff);
             }
@@ -120,16 +122,20 @@ impl PageTables for Table {
         let read_only = El1Attributes::READ_ONLY;
         let none = El1Attributes::empty();
         let (set, clear) = if writable { (none, read_only) } else { (read_only, none) };
-        let change = |_: &MemoryRegion, entry: &mut aarch64_paging::descriptor::UpdatableDescriptor<'_, _>| {
-            if entry.is_table() { Ok(()) } else { entry.modify_flags(set, clear) }
-        };
+        let change =
+            |_: &MemoryRegion,
+             entry: &mut aarch64_paging::descriptor::UpdatableDescriptor<'_, _>| {
+                if entry.is_table() { Ok(()) } else { entry.modify_flags(set, clear) }
+            };
         self.0.modify_range(&region(input, bytes), &change).unwrap();
     }
 
     #[inline(never)]
     fn iterate(&self, input: u64, bytes: u64) -> u64 {
         let mut sum = 0u64;
-        let visit = &mut |_: &MemoryRegion, descriptor: &aarch64_paging::descriptor::Descriptor<_>, level: usize| {
+        let visit = &mut |_: &MemoryRegion,
+                          descriptor: &aarch64_paging::descriptor::Descriptor<_>,
+                          level: usize| {
             if level == LAST && descriptor.is_valid() {
                 sum = sum.wrapping_add(descriptor.output_address().0 as u64);
             }

@@ -95,6 +95,8 @@ impl PageTables for Flat {
     #[inline(never)]
     fn iterate(&self, input: u64, bytes: u64) -> u64 {
         let words = self.run(input, bytes).iter().map(|slot| slot.load(Ordering::Relaxed));
-        words.filter(|word| word & PRESENT != 0).fold(0, |sum, word| sum.wrapping_add(word & ADDRESS))
+        words
+            .filter(|word| word & PRESENT != 0)
+            .fold(0, |sum, word| sum.wrapping_add(word & ADDRESS))
     }
 }

@@ -137,7 +137,8 @@ impl PageTables for Table {
 
     #[inline(always)]
     fn unmap_range(&mut self, input: u64, bytes: u64, _: u64) {
-        let mapping = Mapping { phys_base: 0, virt_base: input, len: bytes, kind: MappingKind::Unmapped };
+        let mapping =
+            Mapping { phys_base: 0, virt_base: input, len: bytes, kind: MappingKind::Unmapped };
         // SAFETY: as above.
         unsafe { vmem::map(self, mapping) };
     }

@@ -5,7 +5,8 @@ use vm_memory::{GuestAddress, Iotlb, Permissions};
 use crate::row::Row;
 use bench_harness::work::PageTables;
 
-pub const ROWS: &[Row] = &[Row::Map, Row::TranslateHot, Row::TranslateCold, Row::TranslateInOrder, Row::Unmap];
+pub const ROWS: &[Row] =
+    &[Row::Map, Row::TranslateHot, Row::TranslateCold, Row::TranslateInOrder, Row::Unmap];
 
 /// The cache of an IOMMU.
 pub struct Cache(Iotlb);
@@ -23,7 +24,9 @@ impl PageTables for Cache {
 
     #[inline(always)]
     fn map(&mut self, input: u64, output: u64) {
-        self.0.set_mapping(GuestAddress(input), GuestAddress(output), 4096, Permissions::ReadWrite).unwrap();
+        self.0
+            .set_mapping(GuestAddress(input), GuestAddress(output), 4096, Permissions::ReadWrite)
+            .unwrap();
     }
 
     #[inline(always)]

@@ -27,7 +27,10 @@ impl Table {
         let tables = HandWritten::new();
         let arena = tables.arena();
         let mut map = MemoryMap::new();
-        map.push(Address::from(arena.start), (Address::from(arena.host as umem), arena.bytes as umem));
+        map.push(
+            Address::from(arena.start),
+            (Address::from(arena.host as umem), arena.bytes as umem),
+        );
         // SAFETY: the arena is valid as long as the process, and read only while nobody writes.
         let memory = RefCell::new(unsafe { Memory::from_addrmap(map) });
         let translator = x64::new_translator(Address::from(tables.root()));

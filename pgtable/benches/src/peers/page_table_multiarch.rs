@@ -112,7 +112,8 @@ impl PageTables for Table {
 
     #[inline(never)]
     fn map_range(&mut self, input: u64, output: u64, bytes: u64) {
-        let place = |at: VirtAddr| PhysAddr::from_usize((at.as_usize() as u64 - input + output) as usize);
+        let place =
+            |at: VirtAddr| PhysAddr::from_usize((at.as_usize() as u64 - input + output) as usize);
         self.0.cursor().map_region(at(input), place, bytes as usize, WRITABLE, true).unwrap();
     }
 

@@ -1,7 +1,11 @@
 //! The crate `x86_64`: `MappedPageTable` and `OffsetPageTable`. Frees no table by itself.
 
-use x86_64::structures::paging::mapper::{MappedPageTable, Mapper, OffsetPageTable, PageTableFrameMapping, Translate};
-use x86_64::structures::paging::{FrameAllocator, Page, PageTable, PageTableFlags, PhysFrame, Size4KiB};
+use x86_64::structures::paging::mapper::{
+    MappedPageTable, Mapper, OffsetPageTable, PageTableFrameMapping, Translate,
+};
+use x86_64::structures::paging::{
+    FrameAllocator, Page, PageTable, PageTableFlags, PhysFrame, Size4KiB,
+};
 use x86_64::{PhysAddr, VirtAddr};
 
 use crate::row::Row;
@@ -58,13 +62,17 @@ fn root(frames: &Frames, root: u64) -> &'static mut PageTable {
 /// `MappedPageTable`.
 pub fn mapped() -> Table<MappedPageTable<'static, Distance>> {
     // SAFETY: the frames of the arena are where `Distance` says.
-    Table::new(|frames, at| unsafe { MappedPageTable::new(root(frames, at), Distance(frames.arena.offset())) })
+    Table::new(|frames, at| unsafe {
+        MappedPageTable::new(root(frames, at), Distance(frames.arena.offset()))
+    })
 }
 
 /// `OffsetPageTable`.
 pub fn offset() -> Table<OffsetPageTable<'static>> {
     // SAFETY: the frames of the arena are at this distance.
-    Table::new(|frames, at| unsafe { OffsetPageTable::new(root(frames, at), VirtAddr::new(frames.arena.offset())) })
+    Table::new(|frames, at| unsafe {
+        OffsetPageTable::new(root(frames, at), VirtAddr::new(frames.arena.offset()))
+    })
 }
 
 impl<M> Table<M> {
@@ -90,7 +98,9 @@ impl<M: Mapper<Size4KiB> + Translate> PageTables for Table<M> {
     fn map(&mut self, input: u64, output: u64) {
         let frame = PhysFrame::from_start_address(PhysAddr::new(output)).unwrap();
         // SAFETY: no processor uses this table.
-        unsafe { self.mapper.map_to(page(input), frame, WRITABLE, &mut Source(&mut self.frames)) }.unwrap().ignore();
+        unsafe { self.mapper.map_to(page(input), frame, WRITABLE, &mut Source(&mut self.frames)) }
+            .unwrap()
+            .ignore();
     }
 
     #[inline(always)]

@@ -70,8 +70,15 @@ impl fmt::Display for Leaf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { va, gpa, shift, prot } = self;
         let flag = |is: bool, letter: char| if is { letter } else { '-' };
-        let (r, w, x) = (flag(prot.read(), 'r'), flag(prot.write(), 'w'), flag(prot.execute(), 'x'));
-        write!(f, "{:#018x} -> {:#014x} {r}{w}{x} in leaves of {} KiB", va.get(), gpa.get(), (1_u64 << shift) >> 10)
+        let (r, w, x) =
+            (flag(prot.read(), 'r'), flag(prot.write(), 'w'), flag(prot.execute(), 'x'));
+        write!(
+            f,
+            "{:#018x} -> {:#014x} {r}{w}{x} in leaves of {} KiB",
+            va.get(),
+            gpa.get(),
+            (1_u64 << shift) >> 10
+        )
     }
 }
 
@@ -117,7 +124,11 @@ impl Comparison {
 }
 
 /// Compares all of it.
-pub fn compare(statement: &Statement, tables: &impl Tables, memory: &GuestMemoryMmap) -> Comparison {
+pub fn compare(
+    statement: &Statement,
+    tables: &impl Tables,
+    memory: &GuestMemoryMmap,
+) -> Comparison {
     let mut it = Comparison::default();
     pages(&mut it, statement, tables, memory);
     permissions(&mut it, statement, tables);
@@ -135,7 +146,12 @@ pub fn compare(statement: &Statement, tables: &impl Tables, memory: &GuestMemory
 }
 
 /// Each page leads where `/proc/self/pagemap` says, or nowhere; and what it holds is what the program put there.
-fn pages(it: &mut Comparison, statement: &Statement, tables: &impl Tables, memory: &GuestMemoryMmap) {
+fn pages(
+    it: &mut Comparison,
+    statement: &Statement,
+    tables: &impl Tables,
+    memory: &GuestMemoryMmap,
+) {
     for (&va, &pfn) in &statement.pages {
         let found = tables.user(Gva::new(va)).map(|leaf| leaf.gpa.get());
         let told = pfn.map(|pfn| pfn.wrapping_mul(statement.page));
@@ -145,13 +161,21 @@ fn pages(it: &mut Comparison, statement: &Statement, tables: &impl Tables, memor
                 continue;
             }
             (told, found) if told != found => {
-                let show = |address: Option<u64>| address.map_or("nowhere".into(), |it| format!("to {it:#x}"));
-                it.mismatch(format!("page {va:#x} leads {}, and the guest says {}", show(found), show(told)));
+                let show = |address: Option<u64>| {
+                    address.map_or("nowhere".into(), |it| format!("to {it:#x}"))
+                };
+                it.mismatch(format!(
+                    "page {va:#x} leads {}, and the guest says {}",
+                    show(found),
+                    show(told)
+                ));
             }
             (Some(gpa), _) if statement.is_tagged(va) => {
                 let held = memory.read_obj::<u64>(GuestAddress(gpa)).ok();
                 if held != Some(va) {
-                    it.mismatch(format!("page {va:#x} at {gpa:#x} holds {held:x?}, not its address"));
+                    it.mismatch(format!(
+                        "page {va:#x} at {gpa:#x} holds {held:x?}, not its address"
+                    ));
                 }
             }
             _ => {}
@@ -170,7 +194,8 @@ fn permissions(it: &mut Comparison, statement: &Statement, tables: &impl Tables)
             }
             for (permission, access) in forbidden {
                 let access = access.by_user();
-                let (may, can) = (vma.permissions.contains(permission), tables.allows(Gva::new(va), access));
+                let (may, can) =
+                    (vma.permissions.contains(permission), tables.allows(Gva::new(va), access));
                 if can && !may || may && !can && permission == 'r' {
                     let (permissions, name) = (&vma.permissions, &vma.name);
                     let is = if can { "allowed" } else { "denied" };
@@ -201,9 +226,16 @@ fn leaves(it: &mut Comparison, statement: &Statement, tables: &impl Tables) {
         for offset in (0..bytes).step_by(usize::try_from(statement.page).unwrap_or(0x1000)) {
             let va = leaf.va.get().wrapping_add(offset);
             let gpa = leaf.gpa.get().wrapping_add(offset);
-            let told = statement.pages.get(&va).copied().flatten().map(|pfn| pfn.wrapping_mul(statement.page));
+            let told = statement
+                .pages
+                .get(&va)
+                .copied()
+                .flatten()
+                .map(|pfn| pfn.wrapping_mul(statement.page));
             if told != Some(gpa) {
-                strangers.push(format!("the tree maps {va:#x} to {gpa:#x}, and the guest says {told:x?}"));
+                strangers.push(format!(
+                    "the tree maps {va:#x} to {gpa:#x}, and the guest says {told:x?}"
+                ));
             }
             // The guest's tables may be endless.
             if strangers.len() == STRANGERS {
@@ -228,12 +260,14 @@ fn kinds(it: &mut Comparison, statement: &Statement, tables: &impl Tables) {
             "[stack]" => "stack",
             _ => "of the program",
         };
-        let present = statement.pages.range(vma.range.clone()).filter(|(_, pfn)| pfn.is_some()).count();
+        let present =
+            statement.pages.range(vma.range.clone()).filter(|(_, pfn)| pfn.is_some()).count();
         if let Some((_, count)) = it.kinds.iter_mut().find(|(it, _)| *it == kind) {
             *count += present;
         }
     }
-    let missing: Vec<_> = it.kinds.iter().filter(|(_, count)| *count == 0).map(|(kind, _)| *kind).collect();
+    let missing: Vec<_> =
+        it.kinds.iter().filter(|(_, count)| *count == 0).map(|(kind, _)| *kind).collect();
     for kind in missing {
         it.mismatch(format!("the guest has no page that is {kind}"));
     }
@@ -247,7 +281,12 @@ fn kinds(it: &mut Comparison, statement: &Statement, tables: &impl Tables) {
 const HUGE: u8 = 21;
 
 /// Each symbol leads where it must, and the kernel's banner can be read there.
-fn symbols(it: &mut Comparison, statement: &Statement, tables: &impl Tables, memory: &GuestMemoryMmap) {
+fn symbols(
+    it: &mut Comparison,
+    statement: &Statement,
+    tables: &impl Tables,
+    memory: &GuestMemoryMmap,
+) {
     for (va, name) in &statement.symbols {
         let Some(expected) = tables.symbol(statement, *va) else { continue };
         let found = tables.kernel(Gva::new(*va)).map(|leaf| leaf.gpa);
@@ -257,13 +296,23 @@ fn symbols(it: &mut Comparison, statement: &Statement, tables: &impl Tables, mem
         it.symbols += 1;
     }
     // Not every kernel knows its data by name.
-    let Some(leaf) = statement.symbol("linux_banner").and_then(|va| tables.kernel(Gva::new(va))) else { return };
-    let banner = statement.log.iter().find(|line| line.starts_with("Linux version")).map_or("", String::as_str);
+    let Some(leaf) = statement.symbol("linux_banner").and_then(|va| tables.kernel(Gva::new(va)))
+    else {
+        return;
+    };
+    let banner = statement
+        .log
+        .iter()
+        .find(|line| line.starts_with("Linux version"))
+        .map_or("", String::as_str);
     let mut held = vec![0; banner.len()];
     let read = memory.read_slice(&mut held, GuestAddress(leaf.gpa.get()));
     if read.is_err() || held != banner.as_bytes() {
         let held = String::from_utf8_lossy(&held).into_owned();
-        it.mismatch(format!("linux_banner at {} holds {held:?}, and the log says {banner:?}", leaf.gpa));
+        it.mismatch(format!(
+            "linux_banner at {} holds {held:?}, and the log says {banner:?}",
+            leaf.gpa
+        ));
     }
 }
 
@@ -274,10 +323,14 @@ fn all_memory(it: &mut Comparison, statement: &Statement, tables: &impl Tables) 
         while gpa < range.end {
             let va = Gva::new(tables.linear().get().wrapping_add(gpa));
             let step = match tables.kernel(va) {
-                Some(leaf) if leaf.gpa.get() == gpa => (1_u64 << leaf.shift) - (gpa & ((1 << leaf.shift) - 1)),
+                Some(leaf) if leaf.gpa.get() == gpa => {
+                    (1_u64 << leaf.shift) - (gpa & ((1 << leaf.shift) - 1))
+                }
                 None if !tables.complete() => statement.page,
                 found => {
-                    it.mismatch(format!("memory at {gpa:#x} is at {va} for the kernel, which leads to {found:x?}"));
+                    it.mismatch(format!(
+                        "memory at {gpa:#x} is at {va} for the kernel, which leads to {found:x?}"
+                    ));
                     statement.page
                 }
             };
@@ -291,7 +344,9 @@ fn log(it: &mut Comparison, statement: &Statement, tables: &impl Tables) {
     let mut lines = statement.log.iter();
     for expected in tables.log() {
         if !lines.any(|line| line.contains(&expected)) {
-            it.mismatch(format!("the kernel's log does not say \"{expected}\", or not in its place"));
+            it.mismatch(format!(
+                "the kernel's log does not say \"{expected}\", or not in its place"
+            ));
             return;
         }
         it.log += 1;

@@ -26,7 +26,9 @@ impl Listed {
     }
 
     fn in_small_leaves(&mut self, va: u64, gpa: u64) {
-        (0..HUGE).step_by(0x1_0000).for_each(|offset| self.map(va + offset, gpa + offset, 16, Prot::RW.for_user()));
+        (0..HUGE)
+            .step_by(0x1_0000)
+            .for_each(|offset| self.map(va + offset, gpa + offset, 16, Prot::RW.for_user()));
     }
 
     fn unmap(&mut self, va: u64) {
@@ -38,7 +40,11 @@ impl Tables for Listed {
     fn user(&self, va: Gva) -> Option<Leaf> {
         let (&start, leaf) = self.leaves.range(..=va.get()).next_back()?;
         let offset = va.get() - start;
-        (offset >> leaf.shift == 0).then(|| Leaf { va, gpa: Gpa::new(leaf.gpa.get() + offset), ..*leaf })
+        (offset >> leaf.shift == 0).then(|| Leaf {
+            va,
+            gpa: Gpa::new(leaf.gpa.get() + offset),
+            ..*leaf
+        })
     }
 
     fn kernel(&self, va: Gva) -> Option<Leaf> {
@@ -78,7 +84,8 @@ impl Tables for Listed {
 /// A guest of 32 MiB, its tables, and what it says of them.
 fn guest() -> (Statement, Listed, GuestMemoryMmap) {
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 32 << 20)]).unwrap();
-    let mut tables = Listed { leaves: BTreeMap::new(), complete: true, log: vec!["two".into(), "three".into()] };
+    let mut tables =
+        Listed { leaves: BTreeMap::new(), complete: true, log: vec!["two".into(), "three".into()] };
     let mut lines = vec!["@ system powerpc64 page=10000".to_owned()];
     for (start, gpa, permissions, name) in [
         (0x1000_0000, 0x10_0000, "r-xp", "/init"),
@@ -139,8 +146,16 @@ fn what_differs_is_found() {
             "page 0x20000000 leads to 0x900000",
         ),
         ("no leaf", |_, it, _| it.unmap(0x2000_0000), "page 0x20000000 leads nowhere"),
-        ("a leaf too many", |_, it, _| it.map(0x2002_0000, 0, 16, Prot::RW), "page 0x20020000 leads to 0x0"),
-        ("a leaf elsewhere", |_, it, _| it.map(0x7000_0000, 0, 16, Prot::RW), "the tree maps 0x70000000 to 0x0"),
+        (
+            "a leaf too many",
+            |_, it, _| it.map(0x2002_0000, 0, 16, Prot::RW),
+            "page 0x20020000 leads to 0x0",
+        ),
+        (
+            "a leaf elsewhere",
+            |_, it, _| it.map(0x7000_0000, 0, 16, Prot::RW),
+            "the tree maps 0x70000000 to 0x0",
+        ),
         (
             "other content",
             |_, _, memory| memory.write_obj(7_u64, GuestAddress(0x21_0000)).unwrap(),
@@ -151,17 +166,41 @@ fn what_differs_is_found() {
             |_, it, _| it.map(0x1000_0000, 0x10_0000, 16, Prot::RWX.for_user()),
             "page 0x10000000 of r-xp /init",
         ),
-        ("data that cannot be read", |_, it, _| it.map(0x2000_0000, 0x20_0000, 16, Prot::new()), "user read is denied"),
-        ("a symbol elsewhere", |it, _, _| it.symbols.push((0xc000_0000_8000_0000, "far".into())), "symbol far"),
+        (
+            "data that cannot be read",
+            |_, it, _| it.map(0x2000_0000, 0x20_0000, 16, Prot::new()),
+            "user read is denied",
+        ),
+        (
+            "a symbol elsewhere",
+            |it, _, _| it.symbols.push((0xc000_0000_8000_0000, "far".into())),
+            "symbol far",
+        ),
         (
             "another banner",
             |_, _, memory| memory.write_slice(b"Linux version 7", GuestAddress(0x8000)).unwrap(),
             "linux_banner",
         ),
-        ("memory without a mapping", |it, _, _| it.iomem[0].0.end = 48 << 20, "memory at 0x2000000"),
-        ("a log in another order", |_, it, _| it.log.reverse(), "the kernel's log does not say \"two\""),
-        ("no stack", |it, _, _| it.vmas.retain(|vma| vma.name != "[stack]"), "no page that is stack"),
-        ("no huge page", |_, it, _| it.in_small_leaves(0x5000_0000, 0x60_0000), "the guest has no huge page"),
+        (
+            "memory without a mapping",
+            |it, _, _| it.iomem[0].0.end = 48 << 20,
+            "memory at 0x2000000",
+        ),
+        (
+            "a log in another order",
+            |_, it, _| it.log.reverse(),
+            "the kernel's log does not say \"two\"",
+        ),
+        (
+            "no stack",
+            |it, _, _| it.vmas.retain(|vma| vma.name != "[stack]"),
+            "no page that is stack",
+        ),
+        (
+            "no huge page",
+            |_, it, _| it.in_small_leaves(0x5000_0000, 0x60_0000),
+            "the guest has no huge page",
+        ),
     ];
     for (name, change, words) in changes {
         let (mut statement, mut tables, memory) = guest();

@@ -8,8 +8,8 @@ use std::ops::ControlFlow;
 use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::hash::{
-    Authority, GROUP_ENTRIES, HashMmu, HashTranslation, Hpt, HptOrder, Hpte, Layout, SLB_ENTRIES, Segment, Slb,
-    SlbEsid, SlbVsid, VirtualPage, load, protection,
+    Authority, GROUP_ENTRIES, HashMmu, HashTranslation, Hpt, HptOrder, Hpte, Layout, SLB_ENTRIES,
+    Segment, Slb, SlbEsid, SlbVsid, VirtualPage, load, protection,
 };
 use arch_ppc64::kvm::{PpcMmu, kvm_get_htab_fd};
 use examples::kvm_ppc::{VcpuControl, Vm};
@@ -49,10 +49,16 @@ impl Table {
             }
             entries += load(&table.hpt()?, &buffer[..length])?.stored;
         }
-        println!("linux: the hashed page table has {} places and {entries} entries", order.entries());
+        println!(
+            "linux: the hashed page table has {} places and {entries} entries",
+            order.entries()
+        );
         for (esid, segment) in table.segments() {
             let shift = segment.size.shift();
-            println!("linux: segment {esid:#x} of 2^{shift} bytes is virtual segment {:#x}", segment.vsid);
+            println!(
+                "linux: segment {esid:#x} of 2^{shift} bytes is virtual segment {:#x}",
+                segment.vsid
+            );
         }
         Ok(table)
     }
@@ -79,7 +85,12 @@ impl Table {
 }
 
 fn leaf(va: Gva, found: HashTranslation) -> Leaf {
-    Leaf { va, gpa: Gpa::new(found.real), shift: found.sizes.actual().shift(), prot: prot(found.hpte) }
+    Leaf {
+        va,
+        gpa: Gpa::new(found.real),
+        shift: found.sizes.actual().shift(),
+        prot: prot(found.hpte),
+    }
 }
 
 /// What an entry allows to problem state, whose storage key is 1.
@@ -112,10 +123,13 @@ impl Tables for Table {
         let mut leaves = Vec::new();
         for (ptex, hpte) in hpt.entries(0) {
             let group = ptex / GROUP_ENTRIES as u64;
-            let Some((page, sizes)) = VirtualPage::of_entry(hpte, group, self.order).zip(hpte.sizes()) else {
+            let Some((page, sizes)) =
+                VirtualPage::of_entry(hpte, group, self.order).zip(hpte.sizes())
+            else {
                 return Err(format!("entry {ptex:#x} names no page"));
             };
-            let same = |segment: &Segment| segment.vsid == page.vsid && segment.size == page.segment;
+            let same =
+                |segment: &Segment| segment.vsid == page.vsid && segment.size == page.segment;
             if let Some((first, _)) = users.iter().find(|(_, segment)| same(segment)) {
                 let gpa = Gpa::new(hpte.r.page(sizes));
                 let (va, shift) = (Gva::new(first + page.offset), sizes.actual().shift());

@@ -32,7 +32,8 @@ impl KvmHost {
 impl Host for KvmHost {
     fn set_lpcr(&self, mask: u64, bits: u64) -> bool {
         // All of them get it, also after one that refused.
-        let stayed: Vec<_> = self.vcpus.iter().map(|vcpu| Self::set_lpcr_of(vcpu, mask, bits)).collect();
+        let stayed: Vec<_> =
+            self.vcpus.iter().map(|vcpu| Self::set_lpcr_of(vcpu, mask, bits)).collect();
         stayed.into_iter().all(|stayed| stayed)
     }
 

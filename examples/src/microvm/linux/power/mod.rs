@@ -67,7 +67,8 @@ struct Guest<'a> {
 /// Runs the guest to its end.
 pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Failure> {
     let kvm = crate::power_kvm()?;
-    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), usize::try_from(memory)?)])?;
+    let memory =
+        GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), usize::try_from(memory)?)])?;
     let slots = Slots::new(kvm.create_vm_with_type(VmType::Hv)?, memory.clone())?;
     let vm = slots.vm();
     // Before the first vCPU: it decides what the guest is.
@@ -76,7 +77,10 @@ pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Fail
         Translation::Hash => {
             let wanted = HptOrder::recommended(memory.last_addr().raw_value()).max(SMALLEST_TABLE);
             let order = vm.allocate_htab(wanted.get().into())?;
-            Mmu::Hash(HptOrder::new(order.into()).ok_or("KVM made a table of a size that there is not")?)
+            Mmu::Hash(
+                HptOrder::new(order.into())
+                    .ok_or("KVM made a table of a size that there is not")?,
+            )
         }
     };
     let machine = Machine { cpus: options.cpus, mmu };
@@ -119,7 +123,9 @@ const SMALLEST_TABLE: HptOrder = match HptOrder::new(22) {
 };
 
 fn load(options: &Options, memory: &GuestMemoryMmap, machine: Machine) -> Result<Entry, Failure> {
-    let read = |path: &std::path::Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+    let read = |path: &std::path::Path| {
+        fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+    };
     let kernel = read(options.kernel.as_deref().ok_or("no kernel")?)?;
     let initrd = options.initrd.as_deref().map(read).transpose()?.unwrap_or_default();
     let command_line = format!("console=hvc0 rdinit=/init panic=-1 {}", options.append);
@@ -165,18 +171,26 @@ impl Watched for Guest<'_> {
     fn compare(&self, statement: &Statement) -> Result<Comparison, Failure> {
         let start = Instant::now();
         let index = self.stop_in_init(statement)?;
-        println!("linux: CPU {index} stopped in /init after {:.1} s", start.elapsed().as_secs_f64());
+        println!(
+            "linux: CPU {index} stopped in /init after {:.1} s",
+            start.elapsed().as_secs_f64()
+        );
         let (vcpu, memory) = (&self.host().vcpus[index], self.platform.memory());
         let Machine { cpus, mmu } = self.platform.machine();
         let comparison = match mmu {
             Mmu::Radix => {
-                let word = self.platform.process_table().ok_or("the guest has registered no process table")?;
+                let word = self
+                    .platform
+                    .process_table()
+                    .ok_or("the guest has registered no process table")?;
                 let tables = pgtable::GuestTables::new(memory)?;
                 compare(statement, &radix::Tree::new(&tables, word, cpus, vcpu)?, memory)
             }
-            Mmu::Hash(order) => {
-                compare(statement, &hash::Table::new(self.host().slots.vm(), order, cpus, vcpu)?, memory)
-            }
+            Mmu::Hash(order) => compare(
+                statement,
+                &hash::Table::new(self.host().slots.vm(), order, cpus, vcpu)?,
+                memory,
+            ),
         };
         println!("linux: compared after {:.1} s", start.elapsed().as_secs_f64());
         self.host().gate.resume();
@@ -193,7 +207,10 @@ impl Watched for Guest<'_> {
             }
             if self.host().gate.state(cpu as u32) == examples::pseries::CpuState::Running {
                 if let Ok(regs) = vcpu.get_regs() {
-                    text.push(format!("CPU {cpu} at pc {:#x} lr {:#x} msr {:#x}", regs.pc, regs.lr, regs.msr));
+                    text.push(format!(
+                        "CPU {cpu} at pc {:#x} lr {:#x} msr {:#x}",
+                        regs.pc, regs.lr, regs.msr
+                    ));
                 }
             }
         }

@@ -36,7 +36,8 @@ impl<'a> Tree<'a> {
         let format = ProcessScoped::new(Granule::K64).with_rc(RcPolicy::HardwareUpdate);
         let mmu = GuestMmu::new(process_table, pid, format);
         let walker = |pid| {
-            mmu.walker(memory, pid).map_err(|cause: Cause| format!("the tree of process {pid} in the guest: {cause}"))
+            mmu.walker(memory, pid)
+                .map_err(|cause: Cause| format!("the tree of process {pid} in the guest: {cause}"))
         };
         let (kernel, user) = (walker(0)?, walker(pid)?);
         println!(
@@ -84,7 +85,8 @@ impl Tables for Tree<'_> {
 
     fn log(&self) -> Vec<String> {
         let sizes = [(12, 0), (16, 5), (21, 1), (30, 2)];
-        let sizes = sizes.map(|(shift, ap)| format!("radix-mmu: Page size shift = {shift} AP=0x{ap:x}"));
+        let sizes =
+            sizes.map(|(shift, ap)| format!("radix-mmu: Page size shift = {shift} AP=0x{ap:x}"));
         ["radix-mmu: Page sizes from device-tree:".to_owned()]
             .into_iter()
             .chain(sizes)
@@ -94,7 +96,8 @@ impl Tables for Tree<'_> {
 
     fn more(&self, statement: &Statement, mismatch: &mut dyn FnMut(String)) -> usize {
         // The kernel takes the right to execute away from what it needs no more: all from its initial code on.
-        let init = statement.symbol("_sinittext").and_then(super::symbol).map_or(u64::MAX, Gpa::get);
+        let init =
+            statement.symbol("_sinittext").and_then(super::symbol).map_or(u64::MAX, Gpa::get);
         let memory = statement.ram().map(|range| range.end).max().unwrap_or(0);
         let mut lines = 0;
         let mut end = 0;
@@ -127,7 +130,9 @@ impl Tree<'_> {
             let found = self.kernel(va);
             let equal = found.is_some_and(|leaf| {
                 let execute = mapped.execute && gpa.saturating_add(mapped.bytes) <= init;
-                leaf.gpa.get() == gpa && 1 << leaf.shift == mapped.bytes && leaf.prot.execute() == execute
+                leaf.gpa.get() == gpa
+                    && 1 << leaf.shift == mapped.bytes
+                    && leaf.prot.execute() == execute
             });
             if !equal {
                 mismatch(format!("the kernel says \"{line}\", and {va} leads to {found:x?}"));
@@ -154,7 +159,8 @@ impl Mapped {
         let mut words = told.split_whitespace();
         let (start, end) = words.next()?.split_once('-')?;
         let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
-        let (number_of, unit) = (words.nth(1)?.split_once('.')?.0.parse::<u64>().ok()?, words.next()?);
+        let (number_of, unit) =
+            (words.nth(1)?.split_once('.')?.0.parse::<u64>().ok()?, words.next()?);
         let shift = match unit {
             "KiB" => 10,
             "MiB" => 20,
@@ -162,7 +168,12 @@ impl Mapped {
             _ => return None,
         };
         let bytes = number_of.checked_shl(shift).filter(|it| it.is_power_of_two())?;
-        Some(Self { start: number(start)?, end: number(end)?, bytes, execute: told.contains("(exec)") })
+        Some(Self {
+            start: number(start)?,
+            end: number(end)?,
+            bytes,
+            execute: told.contains("(exec)"),
+        })
     }
 }
 
@@ -172,12 +183,19 @@ mod tests {
 
     #[test]
     fn the_kernels_words() {
-        let parse = |text: &str| Mapped::parse(text).map(|it| (it.start, it.end, it.bytes, it.execute));
-        let line = "radix-mmu: Mapped 0x0000000000000000-0x0000000001400000 with 2.00 MiB pages (exec)";
+        let parse =
+            |text: &str| Mapped::parse(text).map(|it| (it.start, it.end, it.bytes, it.execute));
+        let line =
+            "radix-mmu: Mapped 0x0000000000000000-0x0000000001400000 with 2.00 MiB pages (exec)";
         assert_eq!(parse(line), Some((0, 0x140_0000, 0x20_0000, true)));
         let line = "radix-mmu: Mapped 0x0000000001400000-0x0000000001410000 with 64.0 KiB pages";
         assert_eq!(parse(line), Some((0x140_0000, 0x141_0000, 0x1_0000, false)));
-        for line in ["", "Mapped 0x0-", "Mapped 0x0-0x1 with 0.00 B pages", "Mapped 0x0-0x1 with 3.00 MiB pages"] {
+        for line in [
+            "",
+            "Mapped 0x0-",
+            "Mapped 0x0-0x1 with 0.00 B pages",
+            "Mapped 0x0-0x1 with 3.00 MiB pages",
+        ] {
             assert_eq!(parse(line), None, "{line}");
         }
     }

@@ -15,7 +15,12 @@ use crate::linux::Event;
 const TICK: Duration = Duration::from_millis(50);
 
 /// Runs a vCPU until the machine ends. What goes wrong is told.
-pub fn run(cpu: u32, mut vcpu: Vcpu, platform: &Platform<GuestMemoryMmap, KvmHost>, events: &Sender<Event>) {
+pub fn run(
+    cpu: u32,
+    mut vcpu: Vcpu,
+    platform: &Platform<GuestMemoryMmap, KvmHost>,
+    events: &Sender<Event>,
+) {
     let event = match run_to_the_end(cpu, &mut vcpu, platform) {
         Ok(None) => return,
         Ok(Some(ending)) => Event::Ended(ending == Ending::PowerOff, ending.to_string()),
@@ -55,8 +60,12 @@ fn run_to_the_end(
                 }
                 // No device is there: loads see all ones, as on a bus where nobody answers.
                 VcpuExit::Mmio(access) => {
-                    let (what, at) = (if access.is_write == 0 { "load" } else { "store" }, access.phys_addr);
-                    platform.note_device(at, &format!("a {what} at guest real {at:#x}, where nothing is"));
+                    let (what, at) =
+                        (if access.is_write == 0 { "load" } else { "store" }, access.phys_addr);
+                    platform.note_device(
+                        at,
+                        &format!("a {what} at guest real {at:#x}, where nothing is"),
+                    );
                     access.data = [0xff; 8];
                 }
                 VcpuExit::Intr => {}

@@ -51,18 +51,23 @@ pub fn boot(
     initrd: &[u8],
     append: &str,
 ) -> Result<(), Failure> {
-    let loaded = BzImage::load(memory, None, &mut Cursor::new(kernel), Some(GuestAddress(at::HIGH)))
-        .map_err(|error| format!("the kernel: {error}"))?;
-    let mut parameters =
-        boot_params { hdr: loaded.setup_header.ok_or("the kernel has no header")?, ..Default::default() };
+    let loaded =
+        BzImage::load(memory, None, &mut Cursor::new(kernel), Some(GuestAddress(at::HIGH)))
+            .map_err(|error| format!("the kernel: {error}"))?;
+    let mut parameters = boot_params {
+        hdr: loaded.setup_header.ok_or("the kernel has no header")?,
+        ..Default::default()
+    };
     let end = memory.last_addr().raw_value() + 1;
 
     // At the end of memory, where the kernel does not unpack itself.
     let bytes = initrd.len() as u64;
-    let place = end.min(u64::from(parameters.hdr.initrd_addr_max)).checked_sub(bytes).map(|it| it & !0xfff);
+    let place =
+        end.min(u64::from(parameters.hdr.initrd_addr_max)).checked_sub(bytes).map(|it| it & !0xfff);
     let unpacked = u64::from(parameters.hdr.init_size).saturating_add(0x100_0000);
     let place = place.filter(|place| *place >= loaded.kernel_end.max(unpacked));
-    let place = place.ok_or_else(|| format!("kernel and initrd do not fit into {end:#x} bytes of memory"))?;
+    let place = place
+        .ok_or_else(|| format!("kernel and initrd do not fit into {end:#x} bytes of memory"))?;
     memory.write_slice(initrd, GuestAddress(place))?;
 
     let command_line = format!("{COMMAND_LINE} {append}\0");
@@ -81,7 +86,8 @@ pub fn boot(
     }
     parameters.e820_entries = ram.len() as u8;
     let parameters = BootParams::new(&parameters, GuestAddress(at::PARAMETERS));
-    LinuxBootConfigurator::write_bootparams(&parameters, memory).map_err(|error| error.to_string())?;
+    LinuxBootConfigurator::write_bootparams(&parameters, memory)
+        .map_err(|error| error.to_string())?;
     registers(memory, vcpu, features, loaded.kernel_load.raw_value() + ENTRY)
 }
 
@@ -90,7 +96,12 @@ pub fn boot(
 const COMMAND_LINE: &str = "console=ttyS0 rdinit=/init panic=-1 reboot=k nokaslr pti=off pci=off acpi=off no_timer_check \
                             i8042.noaux i8042.nokbd";
 
-fn registers(memory: &GuestMemoryMmap, vcpu: &VcpuFd, features: Features, entry: u64) -> Result<(), Failure> {
+fn registers(
+    memory: &GuestMemoryMmap,
+    vcpu: &VcpuFd,
+    features: Features,
+    entry: u64,
+) -> Result<(), Failure> {
     let tables = GuestTables::<Gpa>::new(memory)?;
     let format = LongMode::new(Levels::Four, features.controls());
     let area = Gpa::new(at::TABLES.start)..Gpa::new(at::TABLES.end);
@@ -102,7 +113,8 @@ fn registers(memory: &GuestMemoryMmap, vcpu: &VcpuFd, features: Features, entry:
     }
     let mut sregs = vcpu.get_sregs()?;
     long_mode_segments(&mut sregs, Privilege::Supervisor, (0, 0x67));
-    sregs.gdt = kvm_dtable { base: at::GDT, limit: size_of_val(&GDT) as u16 - 1, ..kvm_dtable::default() };
+    sregs.gdt =
+        kvm_dtable { base: at::GDT, limit: size_of_val(&GDT) as u16 - 1, ..kvm_dtable::default() };
     sregs.cr0 |= boot.registers.cr0.into_bits();
     sregs.cr3 = boot.registers.cr3.into_bits();
     sregs.cr4 |= boot.registers.cr4.into_bits();

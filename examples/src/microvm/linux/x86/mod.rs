@@ -62,7 +62,8 @@ pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Fail
     }
     let kvm = Kvm::new().map_err(|error| format!("/dev/kvm is not usable: {error}"))?;
     let (features, cpuid) = Features::supported(&kvm)?;
-    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), usize::try_from(memory)?)])?;
+    let memory =
+        GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), usize::try_from(memory)?)])?;
     let vm = kvm.create_vm()?;
     // Intel's processors need three pages for it when a guest is in real mode; ours never is.
     vm.set_tss_address(0xfffb_d000)?;
@@ -72,7 +73,9 @@ pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Fail
     let vcpu = slots.vm().create_vcpu(0)?;
     vcpu.set_cpuid2(&told(cpuid, &kvm))?;
 
-    let read = |path: &std::path::Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+    let read = |path: &std::path::Path| {
+        fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+    };
     let kernel = read(options.kernel.as_deref().ok_or("no kernel")?)?;
     let initrd = options.initrd.as_deref().map(read).transpose()?.unwrap_or_default();
     boot::boot(&memory, &vcpu, features, &kernel, &initrd, &options.append)?;
@@ -82,7 +85,8 @@ pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Fail
     let gate = Gate::new(1);
     let registers = Mutex::new(None);
     let ports = Ports::new(&screen, slots.vm());
-    let guest = Guest { memory: &memory, features, gate: &gate, ports: &ports, registers: &registers };
+    let guest =
+        Guest { memory: &memory, features, gate: &gate, ports: &ports, registers: &registers };
     let start = Instant::now();
     let outcome = thread::scope(|scope| {
         let (gate, ports, registers, memory) = (&gate, &ports, &registers, &memory);
@@ -161,7 +165,10 @@ impl Watched for Guest<'_> {
         let mut text = Vec::new();
         if self.gate.pause(PATIENCE) {
             if let Some(Registers { regs, sregs }) = self.registers() {
-                text.push(format!("CPU 0 at rip {:#x} rsp {:#x} cr3 {:#x}", regs.rip, regs.rsp, sregs.cr3));
+                text.push(format!(
+                    "CPU 0 at rip {:#x} rsp {:#x} cr3 {:#x}",
+                    regs.rip, regs.rsp, sregs.cr3
+                ));
             }
         } else {
             text.push("the vCPU does not stop".to_owned());

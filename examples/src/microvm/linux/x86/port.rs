@@ -58,7 +58,9 @@ impl State<'_> {
         let count = self.serial.fifo_capacity().min(self.typed.len());
         if count > 0 {
             let bytes: Vec<u8> = self.typed.drain(..count).collect();
-            self.serial.enqueue_raw_bytes(&bytes).map_err(|error| io::Error::other(format!("COM1: {error:?}")))?;
+            self.serial
+                .enqueue_raw_bytes(&bytes)
+                .map_err(|error| io::Error::other(format!("COM1: {error:?}")))?;
         }
         Ok(())
     }

@@ -38,12 +38,21 @@ impl<'a> Trees<'a> {
             return Err("the guest has no paging on".into());
         };
         println!("linux: CR3 {:#x}, the root at {root}; {:?} levels", sregs.cr3, format.levels());
-        let code = statement.iomem.iter().find(|(_, name)| name == "Kernel code").map(|(range, _)| range.start);
+        let code = statement
+            .iomem
+            .iter()
+            .find(|(_, name)| name == "Kernel code")
+            .map(|(range, _)| range.start);
         let (Some(gpa), Some(va)) = (code, statement.symbol("_text")) else {
             return Err("the guest does not say where its kernel is".into());
         };
         let init = statement.symbol("_sinittext").unwrap_or(u64::MAX);
-        Ok(Self { walker: Walker::new(format, memory, root), levels: format.levels(), text: (va, gpa), init })
+        Ok(Self {
+            walker: Walker::new(format, memory, root),
+            levels: format.levels(),
+            text: (va, gpa),
+            init,
+        })
     }
 
     fn find(&self, va: Gva) -> Option<Leaf> {
@@ -77,7 +86,8 @@ impl Tables for Trees<'_> {
     /// The image stands in memory as it is linked, from its first byte on.
     fn symbol(&self, _: &Statement, va: u64) -> Option<Gpa> {
         let (text, gpa) = self.text;
-        (va >= KERNEL_MAP && va < self.init).then(|| Gpa::new(va.wrapping_sub(text).wrapping_add(gpa)))
+        (va >= KERNEL_MAP && va < self.init)
+            .then(|| Gpa::new(va.wrapping_sub(text).wrapping_add(gpa)))
     }
 
     /// Linux `page_offset_base` without KASLR (`Documentation/arch/x86/x86_64/mm.rst`).
@@ -89,6 +99,8 @@ impl Tables for Trees<'_> {
     }
 
     fn log(&self) -> Vec<String> {
-        ["Linux version", "Kernel command line: ", "Memory: ", "Run /init as init process"].map(str::to_owned).into()
+        ["Linux version", "Kernel command line: ", "Memory: ", "Run /init as init process"]
+            .map(str::to_owned)
+            .into()
     }
 }

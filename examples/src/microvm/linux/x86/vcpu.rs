@@ -32,7 +32,9 @@ pub fn run(
         // A kernel that panics asks for a reset too.
         Ok(true) => match last_words(memory, IMAGE.0, IMAGE.1) {
             None => Event::Ended(true, "the guest asked for a reset".into()),
-            Some(words) => Event::Ended(false, format!("the guest's operating system gave up: {words}")),
+            Some(words) => {
+                Event::Ended(false, format!("the guest's operating system gave up: {words}"))
+            }
         },
         Err(error) => Event::Broken(format!("CPU 0: {error}")),
     };

@@ -36,14 +36,16 @@ impl Devices {
     /// What KVM takes for the entry of `address`, without looking at the table.
     pub fn remembered(&self, segment: &Segment, address: Gva) -> Option<Remembered> {
         let page = address.get() >> segment.base.shift();
-        let fits = |it: &&Remembered| (it.changes, it.page, it.segment) == (self.changes, page, *segment);
+        let fits =
+            |it: &&Remembered| (it.changes, it.page, it.segment) == (self.changes, page, *segment);
         self.entries.iter().flatten().find(fits).copied()
     }
 
     /// It found this entry, in place of the oldest from now on.
     pub fn remember(&mut self, segment: &Segment, address: Gva, r: HpteR, sizes: PageSizes) {
         let page = address.get() >> segment.base.shift();
-        self.entries[self.next] = Some(Remembered { r, sizes, segment: *segment, page, changes: self.changes });
+        self.entries[self.next] =
+            Some(Remembered { r, sizes, segment: *segment, page, changes: self.changes });
         self.next = (self.next + 1) % REMEMBERED;
     }
 
@@ -81,7 +83,8 @@ mod tests {
         assert_eq!(seen(&devices), None);
         devices.changed();
         assert_eq!(seen(&devices), Some(r));
-        (0..REMEMBERED as u64).for_each(|number| devices.remember(&segment, place.address(10 + number), r, sizes));
+        (0..REMEMBERED as u64)
+            .for_each(|number| devices.remember(&segment, place.address(10 + number), r, sizes));
         assert_eq!(seen(&devices), None);
     }
 }

@@ -47,13 +47,21 @@ impl Mirror {
 
 /// Writes a stream into a VM's table, one chunk at a time.
 pub fn write(vm: &Vm, stream: &[u8]) -> Result<(), Box<dyn Error>> {
-    let mut file = vm.get_htab_fd(&kvm_get_htab_fd { flags: KVM_GET_HTAB_WRITE, ..kvm_get_htab_fd::default() })?;
+    let mut file = vm.get_htab_fd(&kvm_get_htab_fd {
+        flags: KVM_GET_HTAB_WRITE,
+        ..kvm_get_htab_fd::default()
+    })?;
     for chunk in chunks(stream) {
         let chunk = chunk?;
-        let written =
-            file.write(chunk.bytes).map_err(|error| format!("entries from {:#x} on: {error}", chunk.index))?;
+        let written = file
+            .write(chunk.bytes)
+            .map_err(|error| format!("entries from {:#x} on: {error}", chunk.index))?;
         if written != chunk.bytes.len() {
-            return Err(format!("of the chunk at {:#x}, KVM took {written} bytes only", chunk.index).into());
+            return Err(format!(
+                "of the chunk at {:#x}, KVM took {written} bytes only",
+                chunk.index
+            )
+            .into());
         }
     }
     Ok(())

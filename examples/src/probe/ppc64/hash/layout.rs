@@ -8,7 +8,8 @@ const MIB: usize = 1 << 20;
 /// Memory: three regions with much nothing between, so that the high bits of page addresses matter: first address, bytes.
 pub const REGIONS: [(u64, usize); 3] = [(0, 32 * MIB), (1 << 30, 4 * MIB), (1 << 45, 4 * MIB)];
 /// Where cases may write: first address, bytes. All multiples of 64 KiB.
-pub const DATA: [(u64, u64); 3] = [(0x100_0000, 0x100_0000), (1 << 30, 0x40_0000), (1 << 45, 0x40_0000)];
+pub const DATA: [(u64, u64); 3] =
+    [(0x100_0000, 0x100_0000), (1 << 30, 0x40_0000), (1 << 45, 0x40_0000)];
 /// Addresses without memory: behind a region, between, far away.
 pub const DEVICES: [u64; 5] = [0x200_0000, 0x7f00_0000, 1 << 40, (1 << 45) + 0x100_0000, 1 << 55];
 
@@ -37,7 +38,10 @@ pub struct Place {
 }
 
 const fn place(start: u64, vsid: u64, size: SegmentSize, base: PageSize) -> Place {
-    Place { start, segment: Segment { vsid, size, base, ks: false, kp: true, n: false, class: false } }
+    Place {
+        start,
+        segment: Segment { vsid, size, base, ks: false, kp: true, n: false, class: false },
+    }
 }
 
 /// The segment in which the stubs are.
@@ -117,7 +121,11 @@ mod tests {
         let slb = slb(|_, segment| Some(segment));
         for place in PLACES.iter().chain([&STUBS]) {
             for number in place.numbers() {
-                assert_eq!(slb.lookup(place.address(number)), Some(place.segment), "{place:x?}, page {number:#x}");
+                assert_eq!(
+                    slb.lookup(place.address(number)),
+                    Some(place.segment),
+                    "{place:x?}, page {number:#x}"
+                );
             }
         }
     }

@@ -83,11 +83,14 @@ enum Event {
 /// Probes.
 pub fn run(asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
     let vm = Kvm::new()?.create_vm_with_type(VmType::Hv)?;
-    let supported =
-        Supported::of_kvm(&vm.get_smmu_info()?).ok_or("this host runs no guests with hashed page tables")?;
+    let supported = Supported::of_kvm(&vm.get_smmu_info()?)
+        .ok_or("this host runs no guests with hashed page tables")?;
     report.fact(
         "page sizes",
-        format!("{:?}", supported.sizes.iter().map(|it| (it.base(), it.actual())).collect::<Vec<_>>()),
+        format!(
+            "{:?}",
+            supported.sizes.iter().map(|it| (it.base(), it.actual())).collect::<Vec<_>>()
+        ),
     );
     report.fact("SLB entries", supported.slb_size);
     drop(vm);
@@ -108,24 +111,30 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
             if !matches!(event, Event::UseBolted) {
                 found.extend(stand.compare_tables()?);
             }
-            let mismatch = (!found.is_empty())
-                .then(|| format!("  event     {event:?}, before step {number}\n  differs   {}", list(&found)));
+            let mismatch = (!found.is_empty()).then(|| {
+                format!("  event     {event:?}, before step {number}\n  differs   {}", list(&found))
+            });
             report.case("migration and resizing", Ended::Done, mismatch.as_deref());
         }
         let mut step = steps.step(stand.model());
-        let tried = stand.run(&mut step).map_err(|error| format!("step {number}: {error}\n{step}"))?;
+        let tried =
+            stand.run(&mut step).map_err(|error| format!("step {number}: {error}\n{step}"))?;
         match tried {
             Some(tried) => {
-                let mismatch = (!tried.differences.is_empty())
-                    .then(|| format!("{step}\n  step      {number}\n  differs   {}", list(&tried.differences)));
+                let mismatch = (!tried.differences.is_empty()).then(|| {
+                    format!(
+                        "{step}\n  step      {number}\n  differs   {}",
+                        list(&tried.differences)
+                    )
+                });
                 report.case(step.kind, tried.ended, mismatch.as_deref());
             }
             None => left_out += 1,
         }
         if number % BETWEEN == 0 {
             let found = stand.compare_tables()?;
-            let mismatch =
-                (!found.is_empty()).then(|| format!("  after     step {number}\n  differs   {}", list(&found)));
+            let mismatch = (!found.is_empty())
+                .then(|| format!("  after     step {number}\n  differs   {}", list(&found)));
             report.case("whole table, read back", Ended::Done, mismatch.as_deref());
         }
         number += 1;
@@ -141,7 +150,9 @@ fn happen(event: Event, stand: &mut Stand, report: &Report) -> Result<Vec<String
             report.fact("migrated", format!("{} bytes of changes", stand.migrate()?));
         }
         Event::MoveToOurs => stand.move_to_ours()?,
-        Event::MakeWay(order) => return stand.make_way(HptOrder::new(order).ok_or("no such order")?),
+        Event::MakeWay(order) => {
+            return stand.make_way(HptOrder::new(order).ok_or("no such order")?);
+        }
         Event::UseBolted => return stand.use_bolted(),
         Event::UseDevice => return stand.use_device(),
         Event::MeetDevice => return stand.meet_device(),

@@ -13,8 +13,9 @@ use std::error::Error;
 use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::hash::{
-    Answer, BulkRequest, Dialect, GROUP_ENTRIES, HashTlbie, Hcall, Hcalls, Hpt, HptOrder, Hpte, HpteR, Keep, Layout,
-    PageSize, PageSizes, Partition, Refused, ResizeError, ReturnCode, Segment, Storage, VirtualPage, rehash,
+    Answer, BulkRequest, Dialect, GROUP_ENTRIES, HashTlbie, Hcall, Hcalls, Hpt, HptOrder, Hpte,
+    HpteR, Keep, Layout, PageSize, PageSizes, Partition, Refused, ResizeError, ReturnCode, Segment,
+    Storage, VirtualPage, rehash,
 };
 use pgtable::{Gpa, Gva, Hpa, MemoryError, TableMemory};
 
@@ -54,7 +55,10 @@ pub fn table(order: HptOrder) -> Result<Table, Box<dyn Error>> {
 
 /// What a table holds, but for bits that are nobody's business.
 pub fn contents(table: &Table) -> Contents {
-    table.entries(0).map(|(ptex, hpte)| (ptex, [hpte.v.visible().into_bits(), hpte.r.into_bits()])).collect()
+    table
+        .entries(0)
+        .map(|(ptex, hpte)| (ptex, [hpte.v.visible().into_bits(), hpte.r.into_bits()]))
+        .collect()
 }
 
 /// What becomes of a page of memory.
@@ -133,7 +137,12 @@ impl Model {
             let v = page.v().with_l(true).with_bolted(true);
             // Real mode is privileged state under storage key 0; the stubs are for everybody, and not to be written.
             let protection = if segment == REAL_MODE { 0 } else { 3 };
-            let r = HpteR::new().with_protection(protection).with_key(CODE_KEY).with_m(true).with_r(true).with_c(true);
+            let r = HpteR::new()
+                .with_protection(protection)
+                .with_key(CODE_KEY)
+                .with_m(true)
+                .with_r(true)
+                .with_c(true);
             table.insert(&page, Hpte { v, r: r.with_sizes(sizes) })?;
         }
         let kept = table.entries(0).map(|(ptex, _)| ptex).collect();
@@ -163,7 +172,8 @@ impl Model {
     /// What a hypercall answers, and what it does to memory.
     pub fn call(&self, call: &Call) -> (Answer, Option<PageChange>) {
         let about = self.devices_named_by(call);
-        let answer = Hcalls::new(&self.table, &self.partition, Dialect::Kvm).call(call.number, call.arguments);
+        let answer = Hcalls::new(&self.table, &self.partition, Dialect::Kvm)
+            .call(call.number, call.arguments);
         let done = answer.code == ReturnCode::Success;
         match Hcall::of_number(call.number) {
             Some(Hcall::Enter) if done => {
@@ -191,9 +201,11 @@ impl Model {
     fn devices_named_by(&self, call: &Call) -> BTreeSet<u64> {
         let places = match Hcall::of_number(call.number) {
             Some(Hcall::Remove | Hcall::Protect) => vec![call.arguments[1]],
-            Some(Hcall::BulkRemove) => {
-                call.arguments.chunks_exact(2).map(|pair| BulkRequest::from_bits(pair[0]).ptex()).collect()
-            }
+            Some(Hcall::BulkRemove) => call
+                .arguments
+                .chunks_exact(2)
+                .map(|pair| BulkRequest::from_bits(pair[0]).ptex())
+                .collect(),
             _ => vec![],
         };
         places.into_iter().filter(|&ptex| self.is_device(ptex)).collect()
@@ -228,7 +240,8 @@ impl Model {
 
     /// Whether R and C of `hpte`, at `ptex`, are KVM's own affair: it may have kept from a guest that cleared them that they were set once.
     pub fn hides_use(&self, ptex: u64, hpte: Hpte) -> bool {
-        let storage = |sizes: PageSizes| self.partition.storage(Gpa::new(hpte.r.page(sizes)), sizes.actual());
+        let storage =
+            |sizes: PageSizes| self.partition.storage(Gpa::new(hpte.r.page(sizes)), sizes.actual());
         let device = hpte.sizes().is_some_and(|sizes| storage(sizes) == Storage::Device);
         device || self.absent.borrow().contains(&ptex) || self.unsure.borrow().contains(&ptex)
     }
@@ -264,7 +277,10 @@ impl Model {
 
     /// Goes over to a table of another size, which only bolted entries do. Returns what of R and C nobody had read until then, by place: Linux
     /// copies its own copy of a second doubleword before it looks what the hardware has set (`resize_hpt_rehash_hpte`), so that this is lost.
-    pub fn resize(&mut self, order: HptOrder) -> Result<Result<Vec<Unread>, ResizeError>, Box<dyn Error>> {
+    pub fn resize(
+        &mut self,
+        order: HptOrder,
+    ) -> Result<Result<Vec<Unread>, ResizeError>, Box<dyn Error>> {
         let new = table(order)?;
         let mut unread = Vec::new();
         match rehash(&self.table, &new, Keep::Bolted) {
@@ -273,7 +289,9 @@ impl Model {
                 for (ptex, bits) in self.unread.take() {
                     let hpte = old.read(ptex)?.filter(|hpte| hpte.v.v() && hpte.v.bolted());
                     let Some(hpte) = hpte else { continue };
-                    let to = hpte.ptex_in(ptex, old.order(), order).ok_or("a used entry names no sizes")?;
+                    let to = hpte
+                        .ptex_in(ptex, old.order(), order)
+                        .ok_or("a used entry names no sizes")?;
                     // What the guest has cleared since is not lost.
                     let bits = bits & hpte.r.into_bits();
                     unread.extend((bits != 0).then_some((to, bits)));
@@ -282,7 +300,8 @@ impl Model {
             }
             Err(error) => {
                 // KVM begins, and gives up half-way.
-                let all = self.table.entries(0).map(|(ptex, _)| ptex).filter(|ptex| !self.is_kept(*ptex));
+                let all =
+                    self.table.entries(0).map(|(ptex, _)| ptex).filter(|ptex| !self.is_kept(*ptex));
                 self.unsure.borrow_mut().extend(all);
                 return Ok(Err(error));
             }
@@ -292,8 +311,12 @@ impl Model {
             let found = self.table.find(&VirtualPage::of(&segment, Gva::new(0)))?;
             self.kept.push(found.ok_or("resizing lost what the guest needs")?.ptex);
         }
-        let all: BTreeSet<_> =
-            self.table.entries(0).map(|(ptex, _)| ptex).filter(|ptex| !self.is_kept(*ptex)).collect();
+        let all: BTreeSet<_> = self
+            .table
+            .entries(0)
+            .map(|(ptex, _)| ptex)
+            .filter(|ptex| !self.is_kept(*ptex))
+            .collect();
         self.unsure.borrow_mut().clear();
         *self.entered.borrow_mut() = all.clone();
         *self.absent.borrow_mut() = all;
@@ -305,7 +328,9 @@ impl Model {
         for &(ptex, bits) in unread {
             let slot = self.table.slot(ptex)?.ok_or("a place beyond the table")?;
             let Hpte { v, r } = self.table.layout().decode(slot.read()?);
-            slot.put(self.table.layout().encode(Hpte { v, r: HpteR::from_bits(r.into_bits() & !bits) }));
+            slot.put(
+                self.table.layout().encode(Hpte { v, r: HpteR::from_bits(r.into_bits() & !bits) }),
+            );
         }
         Ok(())
     }
@@ -323,7 +348,8 @@ impl Model {
 
     /// The pages of the bolted entries, but for those that the guest itself needs.
     pub fn bolted(&self) -> impl Iterator<Item = VirtualPage> + '_ {
-        let bolted = self.table.entries(0).filter(|(ptex, hpte)| hpte.v.bolted() && !self.is_kept(*ptex));
+        let bolted =
+            self.table.entries(0).filter(|(ptex, hpte)| hpte.v.bolted() && !self.is_kept(*ptex));
         bolted.filter_map(|(ptex, _)| self.page(ptex))
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use arch_ppc64::hash::{
-    Authority, BulkKind, BulkRequest, Hcall, HcallFlags, Hpte, HpteR, HpteV, PageSizes, Segment, SlbEsid, VirtualPage,
+    Authority, BulkKind, BulkRequest, Hcall, HcallFlags, Hpte, HpteR, HpteV, PageSizes, Segment,
+    SlbEsid, VirtualPage,
 };
 use fastrand::Rng;
 use pgtable::Gva;
@@ -61,7 +62,10 @@ impl Random {
         let rng = &mut self.rng;
         let known = model.page(ptex).filter(|_| rng.u8(..4) != 0);
         let known = known.and_then(|page| {
-            PLACES.iter().find(|place| place.has(&page)).map(|place| (*place, place.start + page.offset))
+            PLACES
+                .iter()
+                .find(|place| place.has(&page))
+                .map(|place| (*place, place.start + page.offset))
         });
         let (place, start) = known.unwrap_or_else(|| {
             let place = pick(rng, &PLACES);
@@ -79,14 +83,27 @@ impl Random {
         // Most of the time nothing is in the way of whatever else is odd.
         let open = !(3 << (2 * (31 - CODE_KEY)));
         let authority = match rng.u8(..4) {
-            0 => Authority { amr: rng.u64(..) & rng.u64(..) & open, iamr: rng.u64(..) & rng.u64(..) & open },
+            0 => Authority {
+                amr: rng.u64(..) & rng.u64(..) & open,
+                iamr: rng.u64(..) & rng.u64(..) & open,
+            },
             _ => Authority::default(),
         };
         let odd = rng.u8(..4) == 0;
         let bits = rng.u8(..);
-        let changed = |segment| Segment { ks: bits & 1 != 0, kp: bits & 2 != 0, n: bits & 12 == 0, ..segment };
-        let slb = slb(|_, segment| (!odd || bits & 0xf0 != 0).then_some(if odd { changed(segment) } else { segment }));
-        Step { kind: "access", action: Action::Touch(Box::new(Touch { slb, authority, address, access })) }
+        let changed = |segment| Segment {
+            ks: bits & 1 != 0,
+            kp: bits & 2 != 0,
+            n: bits & 12 == 0,
+            ..segment
+        };
+        let slb = slb(|_, segment| {
+            (!odd || bits & 0xf0 != 0).then_some(if odd { changed(segment) } else { segment })
+        });
+        Step {
+            kind: "access",
+            action: Action::Touch(Box::new(Touch { slb, authority, address, access })),
+        }
     }
 
     fn enter(&mut self, model: &Model) -> Call {
@@ -94,7 +111,8 @@ impl Random {
         let place = pick(rng, &PLACES);
         let numbers: Vec<_> = place.numbers().collect();
         let mut page = place.page(pick(rng, &numbers));
-        let all: Vec<_> = PageSizes::ALL.into_iter().filter(|sizes| sizes.base() == page.base).collect();
+        let all: Vec<_> =
+            PageSizes::ALL.into_iter().filter(|sizes| sizes.base() == page.base).collect();
         let sizes = if rng.u8(..32) == 0 { pick(rng, &PageSizes::ALL) } else { pick(rng, &all) };
         // A page that is there already is rarely entered again.
         if rng.u8(..16) != 0 && model.table().find(&page).is_ok_and(|found| found.is_some()) {
@@ -108,12 +126,18 @@ impl Random {
         let real = real >> sizes.actual().shift() << sizes.actual().shift();
         let secondary = rng.u8(..4) == 0;
         let software = pick(rng, &[0, 0, 0x10, 0x10, 0x10, 0x18, 0x60, 0x79]);
-        let v = page.v().with_v(rng.bool()).with_l(sizes.lp().is_some()).with_h(secondary).into_bits() | software;
+        let v =
+            page.v().with_v(rng.bool()).with_l(sizes.lp().is_some()).with_h(secondary).into_bits()
+                | software;
         let protection = pick(rng, &[0, 1, 2, 2, 2, 2, 3, 6, 6, 4, 5, 7]);
         let key = if rng.bool() { rng.u8(..32) } else { 0 };
         let bits = rng.u16(..);
         let r = HpteR::from_bits(real).with_sizes(sizes).with_protection(protection).with_key(key);
-        let r = r.with_n(bits & 7 == 0).with_ts(bits & 0x38 == 0).with_r(bits & 0x40 == 0).with_c(bits & 0x80 == 0);
+        let r = r
+            .with_n(bits & 7 == 0)
+            .with_ts(bits & 0x38 == 0)
+            .with_r(bits & 0x40 == 0)
+            .with_c(bits & 0x80 == 0);
         let r = match bits >> 8 & 15 {
             0 => r.with_i(true),
             1 => r.with_i(true).with_g(true),
@@ -121,7 +145,8 @@ impl Random {
             _ => r.with_m(true),
         };
         let group = model.table().order().group(page.hash(), secondary);
-        let flags = HcallFlags::new().with_exact(bits & 3 == 0).with_large_page(sizes.lp().is_some());
+        let flags =
+            HcallFlags::new().with_exact(bits & 3 == 0).with_large_page(sizes.lp().is_some());
         let flags = flags.with_zero_page(rng.u8(..32) == 0);
         let mut arguments = [flags.into_bits(), group << 3 | rng.u64(..8), v, r.into_bits()];
         match rng.u8(..32) {
@@ -158,10 +183,17 @@ impl Random {
             0 | 1 => (flags, rng.u64(..)),
             2..5 => (flags.with_avpn(true), avpn),
             5 => (flags.with_avpn(true), avpn ^ 1 << rng.u8(..64)),
-            6 => (flags.with_andcond(true), pick(rng, &[0x10, 2, 4, !avpn, 1 << 20, 0x18]) & !KVMS_OWN),
+            6 => (
+                flags.with_andcond(true),
+                pick(rng, &[0x10, 2, 4, !avpn, 1 << 20, 0x18]) & !KVMS_OWN,
+            ),
             _ => (flags.with_avpn(true).with_andcond(true), avpn & !KVMS_OWN),
         };
-        let flags = if rng.u8(..16) == 0 { flags.into_bits() ^ 1 << rng.u8(..30) } else { flags.into_bits() };
+        let flags = if rng.u8(..16) == 0 {
+            flags.into_bits() ^ 1 << rng.u8(..30)
+        } else {
+            flags.into_bits()
+        };
         [flags, ptex, condition, 0]
     }
 
@@ -177,7 +209,10 @@ impl Random {
                 2 | 3 => BulkKind::End,
                 _ => BulkKind::Request,
             };
-            let request = BulkRequest::new().with_kind(kind).with_avpn(flags.avpn()).with_andcond(flags.andcond());
+            let request = BulkRequest::new()
+                .with_kind(kind)
+                .with_avpn(flags.avpn())
+                .with_andcond(flags.andcond());
             let request = request.with_ptex(ptex & ((1 << 56) - 1)).into_bits();
             pair[0] = if rng.u8(..16) == 0 { request ^ 1 << rng.u8(56..64) } else { request };
             let conditional = BulkRequest::from_bits(pair[0]).andcond();
@@ -199,7 +234,10 @@ impl Random {
         };
         let (to, from) = (page(), page());
         let flags = HcallFlags::new().with_zero_page(rng.bool()).with_copy_page(rng.bool());
-        let flags = flags.with_icache_invalidate(rng.bool()).with_icache_synchronize(rng.bool()).into_bits();
+        let flags = flags
+            .with_icache_invalidate(rng.bool())
+            .with_icache_synchronize(rng.bool())
+            .into_bits();
         let flags = if rng.u8(..8) == 0 { flags ^ 1 << rng.u8(..64) } else { flags };
         Call::new(Hcall::PageInit.number(), [flags, to, from])
     }
@@ -214,9 +252,18 @@ impl Random {
                 1 | 2 => SlbInstruction::Slbie(place.address(rng.u64(..))),
                 // Again the segment that is there, at its own place: no two entries ever fit one address.
                 _ => {
-                    let index = PLACES.iter().position(|other| other.start == place.start).unwrap_or(0) as u16 + 1;
-                    let vsid = Segment { vsid: rng.u64(..1 << 26), ks: rng.bool(), n: rng.bool(), ..place.segment };
-                    let (mut rb, mut rs) = (place.esid().with_index(index).with_v(rng.u8(..4) != 0), vsid.slb_word());
+                    let index =
+                        PLACES.iter().position(|other| other.start == place.start).unwrap_or(0)
+                            as u16
+                            + 1;
+                    let vsid = Segment {
+                        vsid: rng.u64(..1 << 26),
+                        ks: rng.bool(),
+                        n: rng.bool(),
+                        ..place.segment
+                    };
+                    let (mut rb, mut rs) =
+                        (place.esid().with_index(index).with_v(rng.u8(..4) != 0), vsid.slb_word());
                     match rng.u8(..8) {
                         0 => rb = SlbEsid::from_bits(rb.into_bits() ^ 1 << rng.u8(5..27)),
                         1 => rs = rs.with_b(rng.u8(2..4)),
@@ -226,14 +273,19 @@ impl Random {
                 }
             }
         });
-        Step { kind: "slbmte, slbie, slbia", action: Action::Slb(Box::new(slb), instructions.collect()) }
+        Step {
+            kind: "slbmte, slbie, slbia",
+            action: Action::Slb(Box::new(slb), instructions.collect()),
+        }
     }
 
     /// Changes a call that would take away or cover what the guest itself needs into one that does not.
     fn spare_the_guest(&mut self, call: &mut Call, model: &Model) {
         let arguments = &mut call.arguments;
         match Hcall::of_number(call.number) {
-            Some(Hcall::Remove | Hcall::Protect | Hcall::ClearRef | Hcall::ClearMod) if model.is_kept(arguments[1]) => {
+            Some(Hcall::Remove | Hcall::Protect | Hcall::ClearRef | Hcall::ClearMod)
+                if model.is_kept(arguments[1]) =>
+            {
                 arguments[1] = u64::MAX;
             }
             Some(Hcall::BulkRemove) => {
@@ -244,7 +296,9 @@ impl Random {
                     }
                 }
             }
-            Some(Hcall::PageInit) if is_memory(arguments[1], 1) && !is_data(arguments[1]) => arguments[1] = DATA[0].0,
+            Some(Hcall::PageInit) if is_memory(arguments[1], 1) && !is_data(arguments[1]) => {
+                arguments[1] = DATA[0].0
+            }
             Some(Hcall::Enter) => {
                 let (v, r) = (HpteV::from_bits(arguments[2]), HpteR::from_bits(arguments[3]));
                 let stubs = VirtualPage::of(&STUBS.segment, Gva::new(0)).v();

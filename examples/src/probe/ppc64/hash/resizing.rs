@@ -36,7 +36,9 @@ impl Stand {
     pub fn use_bolted(&mut self) -> Result<Vec<String>, Box<dyn Error>> {
         let mut differences = Vec::new();
         let bolted: Vec<_> = self.model.bolted().take(USED).collect();
-        for (page, access) in bolted.into_iter().zip([Access::READ, Access::WRITE].into_iter().cycle()) {
+        for (page, access) in
+            bolted.into_iter().zip([Access::READ, Access::WRITE].into_iter().cycle())
+        {
             if let Some(place) = PLACES.iter().find(|place| place.has(&page)) {
                 differences.extend(self.access(Gva::new(place.start + page.offset), access)?);
             }
@@ -55,7 +57,8 @@ impl Stand {
             if self.model.table().find(&page)?.is_none() {
                 let group = self.model.table().order().group(page.hash(), h) << 3;
                 let v = page.v().with_h(h);
-                let call = Call::new(Hcall::Enter.number(), [0, group, v.into_bits(), r.into_bits()]);
+                let call =
+                    Call::new(Hcall::Enter.number(), [0, group, v.into_bits(), r.into_bits()]);
                 differences.extend(self.call(&call)?.differences);
             }
         }
@@ -92,7 +95,8 @@ impl Stand {
     pub fn make_way(&mut self, order: HptOrder) -> Result<Vec<String>, Box<dyn Error>> {
         let mut differences = Vec::new();
         for ptex in self.model.in_the_way(order) {
-            differences.extend(self.call(&Call::new(Hcall::Remove.number(), [0, ptex, 0]))?.differences);
+            differences
+                .extend(self.call(&Call::new(Hcall::Remove.number(), [0, ptex, 0]))?.differences);
         }
         Ok(differences)
     }
@@ -111,7 +115,8 @@ impl Stand {
                 self.read()?;
                 let seen = self.mirror.contents();
                 // All of it, or none: what a table lacks beyond that is a difference when it is compared.
-                let lost = |&(ptex, bits): &Unread| seen.get(&ptex).is_some_and(|[_, r]| r & bits == 0);
+                let lost =
+                    |&(ptex, bits): &Unread| seen.get(&ptex).is_some_and(|[_, r]| r & bits == 0);
                 if !unread.is_empty() && unread.iter().all(lost) {
                     self.model.lose(&unread)?;
                     return Ok((unread.len(), vec![]));
@@ -120,7 +125,10 @@ impl Stand {
             }
             // `ENOSPC`: two bolted entries meet.
             (Err(_), Err(error)) if error.kind() == ErrorKind::StorageFull => Ok((0, vec![])),
-            (expected, seen) => Ok((0, vec![format!("resizing to {order:?}: expected {expected:?}, seen {seen:?}")])),
+            (expected, seen) => Ok((
+                0,
+                vec![format!("resizing to {order:?}: expected {expected:?}, seen {seen:?}")],
+            )),
         }
     }
 }

@@ -4,7 +4,9 @@ use std::error::Error;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use arch_ppc64::hash::{Authority, Hcall, HcallFlags, HptOrder, Hpte, HpteR, HpteV, ReturnCode, Slb, SlbEsid, SlbVsid};
+use arch_ppc64::hash::{
+    Authority, Hcall, HcallFlags, HptOrder, Hpte, HpteR, HpteV, ReturnCode, Slb, SlbEsid, SlbVsid,
+};
 use arch_ppc64::kvm::PpcMmu;
 use arch_ppc64::radix::{Amr, Iamr};
 use examples::guest::Probe;
@@ -67,7 +69,10 @@ fn guest(memory: &GuestMemoryMmap, order: HptOrder) -> Result<ProbeGuest, Box<dy
     };
     let given = guest.vm().allocate_htab(order.get().into())?;
     if given != u32::from(order.get()) {
-        return Err(format!("a table of order {order:?} was wanted, KVM made one of order {given}").into());
+        return Err(format!(
+            "a table of order {order:?} was wanted, KVM made one of order {given}"
+        )
+        .into());
     }
     for call in [Hcall::ClearMod, Hcall::ClearRef, Hcall::PageInit] {
         guest.enable_hcall(call.number())?;
@@ -90,7 +95,9 @@ fn greet(guest: &mut ProbeGuest) -> Result<(), Box<dyn Error>> {
 impl Stand {
     /// Sets the stand up: a fresh VM, into which our table is written.
     pub fn new() -> Result<Self, Box<dyn Error>> {
-        let memory = GuestMemoryMmap::from_ranges(&REGIONS.map(|(start, bytes)| (GuestAddress(start), bytes)))?;
+        let memory = GuestMemoryMmap::from_ranges(
+            &REGIONS.map(|(start, bytes)| (GuestAddress(start), bytes)),
+        )?;
         // KVM makes a page available to the guest when somebody has used it; then all calls find it so.
         for (start, bytes) in REGIONS {
             for page in (start..start + bytes as u64).step_by(PAGE) {
@@ -103,7 +110,17 @@ impl Stand {
         htab::write(guest.vm(), &htab::stream_of(model.table())?)?;
         greet(&mut guest)?;
         let mirror = Mirror::new(guest.vm(), order)?;
-        Ok(Self { guest, memory, model, mirror, next: None, changes: None, registers: None, asked: 0, hangs: 0 })
+        Ok(Self {
+            guest,
+            memory,
+            model,
+            mirror,
+            next: None,
+            changes: None,
+            registers: None,
+            asked: 0,
+            hangs: 0,
+        })
     }
 
     /// The library's side.
@@ -144,12 +161,16 @@ impl Stand {
             Some(Hcall::Enter) => vec![call.arguments[3] & 0x0fff_ffff_ffff_f000],
             _ => vec![],
         };
-        let watched: Vec<_> =
-            watched.into_iter().map(|page| page & !(PAGE as u64 - 1)).filter(|&page| is_data(page)).collect();
+        let watched: Vec<_> = watched
+            .into_iter()
+            .map(|page| page & !(PAGE as u64 - 1))
+            .filter(|&page| is_data(page))
+            .collect();
         for &page in &watched {
             self.asked += 1;
-            let pattern: Vec<_> =
-                (0..PAGE as u64 / 8).flat_map(|at| (self.asked << 32 | page ^ at).to_le_bytes()).collect();
+            let pattern: Vec<_> = (0..PAGE as u64 / 8)
+                .flat_map(|at| (self.asked << 32 | page ^ at).to_le_bytes())
+                .collect();
             self.memory.write_slice(&pattern, GuestAddress(page))?;
         }
         let (answer, changed) = self.model.call(call);
@@ -164,7 +185,12 @@ impl Stand {
         }
         let seen = match self.guest.hcall(call.number, call.arguments)? {
             Ok(seen) => seen,
-            Err(outcome) => return Ok(Tried { ended: Ended::Refused, differences: vec![format!("seen {outcome}")] }),
+            Err(outcome) => {
+                return Ok(Tried {
+                    ended: Ended::Refused,
+                    differences: vec![format!("seen {outcome}")],
+                });
+            }
         };
         let mut expected = [answer.code.code() as u64; 9];
         expected[1..].copy_from_slice(&answer.values[..8]);
@@ -200,7 +226,9 @@ impl Stand {
         // What the model records in a first attempt, the load records too.
         let mut predicted = self.model.touch(touch, self.guest.start(touch.access))?;
         let harmful = match (touch.access.kind, &predicted) {
-            (AccessKind::Write | AccessKind::Fetch, Some(End::Done(address))) => !is_data(address.get()),
+            (AccessKind::Write | AccessKind::Fetch, Some(End::Done(address))) => {
+                !is_data(address.get())
+            }
             (AccessKind::Fetch, Some(End::NoMemory(_))) => true,
             _ => false,
         };
@@ -214,7 +242,9 @@ impl Stand {
     }
 
     fn ask(&mut self, touch: &Touch, predicted: &End) -> Result<End, Box<dyn Error>> {
-        if self.registers.replace((touch.slb, touch.authority)) != Some((touch.slb, touch.authority)) {
+        if self.registers.replace((touch.slb, touch.authority))
+            != Some((touch.slb, touch.authority))
+        {
             self.guest.set_slb(&touch.slb)?;
             let Authority { amr, iamr } = touch.authority;
             self.guest.set_authority(Amr::from_bits(amr), Iamr::from_bits(iamr))?;
@@ -230,7 +260,9 @@ impl Stand {
         let mut wanted = value;
         match (touch.access.kind, there) {
             (AccessKind::Read, Some((at, true))) => self.memory.write_obj(value.to_le(), at)?,
-            (AccessKind::Read, Some((at, false))) => wanted = u64::from_le(self.memory.read_obj(at)?),
+            (AccessKind::Read, Some((at, false))) => {
+                wanted = u64::from_le(self.memory.read_obj(at)?)
+            }
             (AccessKind::Write, Some((at, true))) => self.memory.write_obj(!value, at)?,
             (AccessKind::Fetch, Some((at, true))) => {
                 self.memory.write_slice(&self.guest.target(addend), at)?;
@@ -240,16 +272,24 @@ impl Stand {
             (_, None) => {}
         }
         let given = if touch.access.kind == AccessKind::Read { 0 } else { value };
-        let outcome = self.guest.probe(&Probe { address: touch.address, access: touch.access, value: given })?;
+        let outcome = self.guest.probe(&Probe {
+            address: touch.address,
+            access: touch.access,
+            value: given,
+        })?;
         let stored = match there {
-            Some((at, _)) if touch.access.kind == AccessKind::Write => u64::from_le(self.memory.read_obj(at)?),
+            Some((at, _)) if touch.access.kind == AccessKind::Write => {
+                u64::from_le(self.memory.read_obj(at)?)
+            }
             _ => wanted,
         };
         if let Some((at, true)) = there {
             self.memory.write_obj(0_u64, at)?;
         }
         Ok(match (outcome, there) {
-            (Outcome::Completed { value: seen }, Some((at, _))) if (seen, stored) == (wanted, wanted) => {
+            (Outcome::Completed { value: seen }, Some((at, _)))
+                if (seen, stored) == (wanted, wanted) =>
+            {
                 End::Done(Gpa::new(at.0))
             }
             (Outcome::NoMemory { address }, _) => End::NoMemory(address),
@@ -265,14 +305,20 @@ impl Stand {
         })
     }
 
-    fn slb(&mut self, mut slb: Slb, instructions: &[SlbInstruction]) -> Result<Tried, Box<dyn Error>> {
+    fn slb(
+        &mut self,
+        mut slb: Slb,
+        instructions: &[SlbInstruction],
+    ) -> Result<Tried, Box<dyn Error>> {
         self.registers = None;
         self.guest.set_slb(&slb)?;
         let mut differences = Vec::new();
         let mut ended = Ended::Done;
         for &instruction in instructions {
             let (expected, outcome) = match instruction {
-                SlbInstruction::Slbmte(rb, rs) => (slb.slbmte(rb, rs).is_ok(), self.guest.slbmte((rb, rs))?),
+                SlbInstruction::Slbmte(rb, rs) => {
+                    (slb.slbmte(rb, rs).is_ok(), self.guest.slbmte((rb, rs))?)
+                }
                 SlbInstruction::Slbie(address) => {
                     slb.slbie(address);
                     (true, self.guest.slbie(address)?)
@@ -303,7 +349,9 @@ impl Stand {
         if expected != seen {
             let words = |slb: &[(SlbEsid, SlbVsid)]| {
                 slb.iter()
-                    .map(|(rb, rs)| format!("\n    {:#018x} {:#018x}", rb.into_bits(), rs.into_bits()))
+                    .map(|(rb, rs)| {
+                        format!("\n    {:#018x} {:#018x}", rb.into_bits(), rs.into_bits())
+                    })
                     .collect::<String>()
             };
             differences.push(format!("SLB: expected{}\n  seen{}", words(&expected), words(&seen)));
@@ -360,7 +408,9 @@ fn masked(model: &Model, number: Option<Hcall>, call: &Call, mut answer: [u64; 9
         answer[1] &= !own;
     }
     let (first, reads) = match number {
-        Some(Hcall::Read) if HcallFlags::from_bits(call.arguments[0]).read_4() => (call.arguments[1] & !3, 4),
+        Some(Hcall::Read) if HcallFlags::from_bits(call.arguments[0]).read_4() => {
+            (call.arguments[1] & !3, 4)
+        }
         Some(Hcall::Read) => (call.arguments[1], 1),
         _ => (0, 0),
     };
@@ -379,9 +429,17 @@ fn masked(model: &Model, number: Option<Hcall>, call: &Call, mut answer: [u64; 9
 
 fn differences(expected: &Contents, seen: &Contents) -> Vec<String> {
     let places = expected.keys().chain(seen.keys().filter(|ptex| !expected.contains_key(ptex)));
-    let words = |entry: Option<&[u64; 2]>| entry.map_or("nothing".to_owned(), |[v, r]| format!("{v:#018x} {r:#018x}"));
+    let words = |entry: Option<&[u64; 2]>| {
+        entry.map_or("nothing".to_owned(), |[v, r]| format!("{v:#018x} {r:#018x}"))
+    };
     places
         .filter(|ptex| expected.get(ptex) != seen.get(ptex))
-        .map(|ptex| format!("entry {ptex:#x}: expected {}, seen {}", words(expected.get(ptex)), words(seen.get(ptex))))
+        .map(|ptex| {
+            format!(
+                "entry {ptex:#x}: expected {}, seen {}",
+                words(expected.get(ptex)),
+                words(seen.get(ptex))
+            )
+        })
         .collect()
 }

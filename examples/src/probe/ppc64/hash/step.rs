@@ -79,7 +79,10 @@ impl fmt::Display for Step {
             Action::Call(call) => call.fmt(f),
             Action::Touch(touch) => {
                 let Touch { slb, authority: Authority { amr, iamr }, address, access } = &**touch;
-                write!(f, "  access    {access} at {address}, AMR {amr:#018x}, IAMR {iamr:#018x}, segment ")?;
+                write!(
+                    f,
+                    "  access    {access} at {address}, AMR {amr:#018x}, IAMR {iamr:#018x}, segment "
+                )?;
                 match slb.lookup(*address) {
                     Some(segment) => write!(f, "{segment:x?}"),
                     None => f.write_str("none"),

@@ -70,7 +70,8 @@ impl Scene {
             steps.push(Step { kind: self.kind, action: Action::Call(call) });
         };
         call(Hcall::Enter, [exact, ptex, v.into_bits(), r.into_bits()]);
-        let slb = slb(|index, segment| if index == self.place { self.segment } else { Some(segment) });
+        let slb =
+            slb(|index, segment| if index == self.place { self.segment } else { Some(segment) });
         for &access in accesses {
             // Somewhere in the actual page, but not beyond the base page.
             let address = pgtable::Gva::new(place.address(self.number).get() + 0x238);
@@ -102,11 +103,17 @@ pub fn steps() -> Vec<Step> {
     for (place, &Place { segment, .. }) in PLACES.iter().enumerate() {
         for sizes in PageSizes::ALL.into_iter().filter(|sizes| sizes.base() == segment.base) {
             for secondary in [false, true] {
-                for real in [DATA[0].0 + 0x34_5000, DATA[2].0 + 0x1_7000, DEVICES[0], DEVICES[4] + 0x543_2000] {
+                for real in [
+                    DATA[0].0 + 0x34_5000,
+                    DATA[2].0 + 0x1_7000,
+                    DEVICES[0],
+                    DEVICES[4] + 0x543_2000,
+                ] {
                     let scene = Scene::plain("page sizes, segments, both groups", place);
                     let number = if secondary { 7 } else { 9 };
                     let scene = Scene { sizes, secondary, real, number, ..scene };
-                    scene.steps(&[Access::READ, Access::WRITE.by_user(), Access::FETCH], &mut steps);
+                    scene
+                        .steps(&[Access::READ, Access::WRITE.by_user(), Access::FETCH], &mut steps);
                 }
             }
         }
@@ -120,28 +127,42 @@ pub fn steps() -> Vec<Step> {
             Scene { r, authority, ..scene }.steps(&ACCESSES, &mut steps);
         }
     }
-    for (n_segment, n, protection) in [(false, true, 2), (true, false, 2), (true, true, 3), (false, true, 0)] {
+    for (n_segment, n, protection) in
+        [(false, true, 2), (true, false, 2), (true, true, 3), (false, true, 0)]
+    {
         let scene = Scene::plain("no execute", 1);
         let segment = Some(Segment { n: n_segment, ..PLACES[1].segment });
-        Scene { segment, r: scene.r.with_n(n).with_protection(protection), ..scene }.steps(&ACCESSES, &mut steps);
+        Scene { segment, r: scene.r.with_n(n).with_protection(protection), ..scene }
+            .steps(&ACCESSES, &mut steps);
     }
     for rc in 0..4 {
         for access in ACCESSES {
             let scene = Scene::plain("R and C", 4);
-            Scene { r: scene.r.with_r(rc & 1 != 0).with_c(rc & 2 != 0), ..scene }.steps(&[access], &mut steps);
+            Scene { r: scene.r.with_r(rc & 1 != 0).with_c(rc & 2 != 0), ..scene }
+                .steps(&[access], &mut steps);
         }
     }
     for wimg in 0..16_u8 {
         for real in [DATA[1].0, DEVICES[1]] {
             let scene = Scene::plain("storage control", 0);
-            let r = scene.r.with_w(wimg & 8 != 0).with_i(wimg & 4 != 0).with_m(wimg & 2 != 0).with_g(wimg & 1 != 0);
-            Scene { r, real, ..scene }.steps(&[Access::READ, Access::WRITE.by_user(), Access::FETCH], &mut steps);
+            let r = scene
+                .r
+                .with_w(wimg & 8 != 0)
+                .with_i(wimg & 4 != 0)
+                .with_m(wimg & 2 != 0)
+                .with_g(wimg & 1 != 0);
+            Scene { r, real, ..scene }
+                .steps(&[Access::READ, Access::WRITE.by_user(), Access::FETCH], &mut steps);
         }
     }
     for (start, bytes) in DATA {
         let (first, last, middle) = (start, start + bytes - PAGE, start + bytes / 2);
-        for (to, from) in [(first, last), (last, first), (middle, last - PAGE), (last - PAGE, middle)] {
-            for flags in [HcallFlags::new().with_copy_page(true), HcallFlags::new().with_zero_page(true)] {
+        for (to, from) in
+            [(first, last), (last, first), (middle, last - PAGE), (last - PAGE, middle)]
+        {
+            for flags in
+                [HcallFlags::new().with_copy_page(true), HcallFlags::new().with_zero_page(true)]
+            {
                 let call = Call::new(Hcall::PageInit.number(), [flags.into_bits(), to, from]);
                 steps.push(Step { kind: "H_PAGE_INIT", action: Action::Call(call) });
             }

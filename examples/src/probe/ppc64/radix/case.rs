@@ -96,7 +96,10 @@ impl Case {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pidr, address, access, amr, iamr, process_table, .. } = self;
-        writeln!(f, "  access    {access} at {address:#018x}, PIDR {pidr:#x}, AMR {amr:#018x}, IAMR {iamr:#018x}")?;
+        writeln!(
+            f,
+            "  access    {access} at {address:#018x}, PIDR {pidr:#x}, AMR {amr:#018x}, IAMR {iamr:#018x}"
+        )?;
         write!(f, "  tables    process table {process_table:#018x}")?;
         for Slot { address, word } in self.slots() {
             write!(f, "\n            {address:#x}: {word:#018x}")?;
@@ -116,7 +119,8 @@ pub enum Regime {
 
 impl Regime {
     /// All but in their processes.
-    pub const ALL: [Self; 4] = [Self::Process(42), Self::Kernel(42), Self::Process(0), Self::Kernel(0)];
+    pub const ALL: [Self; 4] =
+        [Self::Process(42), Self::Kernel(42), Self::Process(0), Self::Kernel(0)];
 
     fn pidr(self) -> u32 {
         match self {

@@ -1,7 +1,8 @@
 //! What is where in the guest's memory.
 
 /// Memory: four regions with much nothing between, so that the high bits of table and page addresses matter: first address, bytes.
-pub const REGIONS: [(u64, usize); 4] = [(0, 32 * MIB), (1 << 30, 4 * MIB), (1 << 39, 4 * MIB), (1 << 51, 4 * MIB)];
+pub const REGIONS: [(u64, usize); 4] =
+    [(0, 32 * MIB), (1 << 30, 4 * MIB), (1 << 39, 4 * MIB), (1 << 51, 4 * MIB)];
 /// Where cases may map pages: first address, bytes. Nothing else is there.
 pub const DATA: [(u64, u64); 4] = [
     (0x100_0000, 0x100_0000),
@@ -10,7 +11,8 @@ pub const DATA: [(u64, u64); 4] = [
     ((1 << 51) + 0x20_0000, 0x20_0000),
 ];
 /// Addresses below 2^52 without memory: behind a region, between, and the last.
-pub const NOWHERE: [u64; 6] = [0x200_0000, 0x7fff_0000, 1 << 40, (1 << 51) + 0x40_0000, 0x9_1234_5678_0000, LAST_64K];
+pub const NOWHERE: [u64; 6] =
+    [0x200_0000, 0x7fff_0000, 1 << 40, (1 << 51) + 0x40_0000, 0x9_1234_5678_0000, LAST_64K];
 
 const MIB: usize = 1 << 20;
 const LAST_64K: u64 = (1 << 52) - 0x1_0000;

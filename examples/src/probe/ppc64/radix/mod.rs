@@ -34,7 +34,11 @@ use seen::Seen;
 use stand::Stand;
 
 /// Probes.
-pub fn run(strictness: Strictness, asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
+pub fn run(
+    strictness: Strictness,
+    asked: &Asked,
+    report: &mut Report,
+) -> Result<(), Box<dyn Error>> {
     let memory = stand::memory()?;
     let mut stand = Stand::new(&memory)?;
     let rc = who_records(&mut stand)?;
@@ -51,7 +55,8 @@ pub fn run(strictness: Strictness, asked: &Asked, report: &mut Report) -> Result
         if asked.only.is_some_and(|only| only != number) {
             continue;
         }
-        let tried = stand.run(&mut case).map_err(|error| format!("case {number}: {error}\n{case}"))?;
+        let tried =
+            stand.run(&mut case).map_err(|error| format!("case {number}: {error}\n{case}"))?;
         let Some((expected, seen)) = tried else { continue };
         let mismatch = (expected != seen).then(|| mismatch(number, &case, &expected, &seen));
         report.case(case.kind, Ended::from(&seen.end), mismatch.as_deref());
@@ -74,7 +79,9 @@ fn all(asked: &Asked) -> impl Iterator<Item = Case> {
 fn who_records(stand: &mut Stand<'_>) -> Result<RcPolicy, Box<dyn Error>> {
     let tried = stand.run(&mut Shape { leaf: case::RWX, ..Shape::PLAIN }.case("", Access::READ))?;
     Ok(match tried {
-        Some((_, Seen { end: End::Took(interrupt), .. })) if interrupt.dsisr == 0x4_0000 => RcPolicy::Fault,
+        Some((_, Seen { end: End::Took(interrupt), .. })) if interrupt.dsisr == 0x4_0000 => {
+            RcPolicy::Fault
+        }
         _ => RcPolicy::HardwareUpdate,
     })
 }
@@ -101,8 +108,11 @@ mod tests {
         assert!(systematic > 4000, "{systematic}");
         for case in all(&asked).take(systematic + 20_000) {
             for &case::Slot { address, .. } in case.slots() {
-                let inside = REGIONS.iter().any(|&(start, bytes)| address >= start && address < start + bytes as u64);
-                let kernel = address <= prte(0) + 8 || (KERNEL[0]..KERNEL[3] + 0x1000).contains(&address);
+                let inside = REGIONS
+                    .iter()
+                    .any(|&(start, bytes)| address >= start && address < start + bytes as u64);
+                let kernel =
+                    address <= prte(0) + 8 || (KERNEL[0]..KERNEL[3] + 0x1000).contains(&address);
                 let kernel_root = (KERNEL[0] + 8..KERNEL[1]).contains(&address);
                 assert!(inside && address % 8 == 0 && !is_data(address), "{address:#x}\n{case}");
                 assert!(!kernel || kernel_root, "{address:#x}\n{case}");

@@ -21,8 +21,14 @@ pub struct Prediction<'a> {
 
 impl<'a> Prediction<'a> {
     /// `format` says how the hardware is supposed to behave; `start`, where the guest begins.
-    pub fn new(case: &'a Case, format: ProcessScoped, tables: &'a Tables<'a>, start: Start) -> Self {
-        let format = format.with_amr(Amr::from_bits(case.amr)).with_iamr(Iamr::from_bits(case.iamr));
+    pub fn new(
+        case: &'a Case,
+        format: ProcessScoped,
+        tables: &'a Tables<'a>,
+        start: Start,
+    ) -> Self {
+        let format =
+            format.with_amr(Amr::from_bits(case.amr)).with_iamr(Iamr::from_bits(case.iamr));
         let mmu = GuestMmu::new(ProcessTableWord::from_bits(case.process_table), case.pidr, format);
         Self { case, mmu, tables, start }
     }
@@ -31,12 +37,17 @@ impl<'a> Prediction<'a> {
     pub fn words(&self) -> Result<Vec<Slot>, Box<dyn Error>> {
         let mut addresses: Vec<_> = self.case.slots().map(|slot| slot.address).collect();
         let address = Gva::new(self.case.address);
-        if let Some(walker) = self.mmu.process(address).and_then(|pid| self.mmu.walker(self.tables, pid).ok()) {
+        if let Some(walker) =
+            self.mmu.process(address).and_then(|pid| self.mmu.walker(self.tables, pid).ok())
+        {
             addresses.extend(walker.trace(address).iter().map(|entry| entry.address.get()));
         }
         addresses.sort_unstable();
         addresses.dedup();
-        Ok(addresses.into_iter().map(|address| self.tables.load(address)).collect::<Result<_, _>>()?)
+        Ok(addresses
+            .into_iter()
+            .map(|address| self.tables.load(address))
+            .collect::<Result<_, _>>()?)
     }
 
     /// What will come of it, and what `words` will hold. What the walker records, it records in memory: put the words back.
@@ -59,14 +70,16 @@ impl<'a> Prediction<'a> {
         }
         // Three ways to say what it does must agree: translate, `recorded`, and `Walker::access`.
         let pid = self.mmu.process(address).ok_or("an address of no process translates")?;
-        let walker = self.mmu.walker(self.tables, pid).map_err(|cause| format!("process {pid} {cause}"))?;
+        let walker =
+            self.mmu.walker(self.tables, pid).map_err(|cause| format!("process {pid} {cause}"))?;
         let leaf = walker.trace(address).pop().ok_or("a translation without a leaf")?;
         let recorded = walker.format().recorded(leaf.word, access);
         let output = self.mmu.translate_ea(self.tables, address, access)?.output;
         let accessed = walker.access(address, access).map(|it| it.output);
         let word = self.tables.load(leaf.address.get())?.word;
         if accessed != Ok(output) || word != recorded {
-            let text = format!("translation: {output}, {recorded:#x}; access: {accessed:?}, {word:#x}");
+            let text =
+                format!("translation: {output}, {recorded:#x}; access: {accessed:?}, {word:#x}");
             return Ok(End::Odd(text));
         }
         Ok(if self.tables.word(output).is_ok() { End::Done(output) } else { End::NoMemory(output) })

@@ -15,9 +15,16 @@ pub struct Seen {
 impl Seen {
     /// The fields in which the prediction `self` differs from what was `seen`, by name.
     pub fn differences(&self, seen: &Self) -> Vec<String> {
-        let words = self.words.iter().zip(&seen.words).filter(|(expected, seen)| expected.word != seen.word);
+        let words = self
+            .words
+            .iter()
+            .zip(&seen.words)
+            .filter(|(expected, seen)| expected.word != seen.word);
         let words = words.map(|(expected, seen)| {
-            format!("word at {:#x}: expected {:#x}, seen {:#x}", expected.address, expected.word, seen.word)
+            format!(
+                "word at {:#x}: expected {:#x}, seen {:#x}",
+                expected.address, expected.word, seen.word
+            )
         });
         words.chain(self.end.differences(&seen.end)).collect()
     }

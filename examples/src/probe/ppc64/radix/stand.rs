@@ -119,7 +119,8 @@ impl<'m> Stand<'m> {
     /// Puts a case's words into memory; says what the library predicts, and which words matter.
     fn prepare(&self, case: &Case) -> Result<(Seen, Vec<Slot>), Box<dyn Error>> {
         self.tables.store_all(case.slots())?;
-        let prediction = Prediction::new(case, self.format, &self.tables, self.guest.start(case.access));
+        let prediction =
+            Prediction::new(case, self.format, &self.tables, self.guest.start(case.access));
         let words = prediction.words()?;
         let predicted = prediction.seen(&words)?;
         self.tables.store_all(&words)?;
@@ -142,7 +143,9 @@ impl<'m> Stand<'m> {
         let mut wanted = value;
         match (case.access.kind, there) {
             (AccessKind::Read, Some((at, true))) => self.memory.write_obj(value.to_le(), at)?,
-            (AccessKind::Read, Some((at, false))) => wanted = u64::from_le(self.memory.read_obj(at)?),
+            (AccessKind::Read, Some((at, false))) => {
+                wanted = u64::from_le(self.memory.read_obj(at)?)
+            }
             (AccessKind::Write, Some((at, true))) => self.memory.write_obj(!value, at)?,
             (AccessKind::Fetch, Some((at, true))) => {
                 self.memory.write_slice(&self.guest.target(addend), at)?;
@@ -154,17 +157,24 @@ impl<'m> Stand<'m> {
             (_, None) => {}
         }
         let given = if case.access.kind == AccessKind::Read { 0 } else { value };
-        let outcome =
-            self.guest.probe(&Probe { address: Gva::new(case.address), access: case.access, value: given })?;
+        let outcome = self.guest.probe(&Probe {
+            address: Gva::new(case.address),
+            access: case.access,
+            value: given,
+        })?;
         let stored = match there {
-            Some((at, _)) if case.access.kind == AccessKind::Write => u64::from_le(self.memory.read_obj(at)?),
+            Some((at, _)) if case.access.kind == AccessKind::Write => {
+                u64::from_le(self.memory.read_obj(at)?)
+            }
             _ => wanted,
         };
         if let Some((at, true)) = there {
             self.memory.write_obj(0_u64, at)?;
         }
         Ok(match (outcome, there) {
-            (Outcome::Completed { value: seen }, Some((at, _))) if (seen, stored) == (wanted, wanted) => {
+            (Outcome::Completed { value: seen }, Some((at, _)))
+                if (seen, stored) == (wanted, wanted) =>
+            {
                 End::Done(Gpa::new(at.0))
             }
             (Outcome::NoMemory { address }, _) => End::NoMemory(address),

@@ -70,8 +70,13 @@ fn sizes() -> Vec<Case> {
     for size in SIZES {
         for regime in Regime::ALL {
             for ((start, bytes), tables) in DATA.into_iter().zip(TABLES) {
-                for (target, access) in [start, start + bytes - 8, start + ((bytes / 3) & !7)].into_iter().zip(KINDS) {
-                    cases.push(Shape { regime, tables, target, ..of_size(size) }.case("levels and leaf sizes", access));
+                for (target, access) in
+                    [start, start + bytes - 8, start + ((bytes / 3) & !7)].into_iter().zip(KINDS)
+                {
+                    cases.push(
+                        Shape { regime, tables, target, ..of_size(size) }
+                            .case("levels and leaf sizes", access),
+                    );
                 }
             }
         }
@@ -85,7 +90,10 @@ fn address_bits() -> Vec<Case> {
     for size in SIZES {
         for bit in (3..52).map(|bit| 1 << bit) {
             let shape = Shape { high: bit, target: DATA[0].0 ^ bit, ..of_size(size) };
-            cases.extend([Access::READ, Access::FETCH.by_user()].map(|access| shape.case("address bits", access)));
+            cases.extend(
+                [Access::READ, Access::FETCH.by_user()]
+                    .map(|access| shape.case("address bits", access)),
+            );
         }
     }
     cases
@@ -111,10 +119,15 @@ fn no_entry() -> Vec<Case> {
 /// Every size of the next table, at each level that has one.
 fn next_level_size() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (at, size) in (0..32).flat_map(|nls| (0..3).map(move |level| (nls, level))).zip([12, 16].into_iter().cycle()) {
+    for (at, size) in (0..32)
+        .flat_map(|nls| (0..3).map(move |level| (nls, level)))
+        .zip([12, 16].into_iter().cycle())
+    {
         let (nls, level) = at;
         cases.extend(KINDS.map(|access| {
-            of_size(size).case("size of the next table", access).entry(level, |word| word & !0x1f | nls)
+            of_size(size)
+                .case("size of the next table", access)
+                .entry(level, |word| word & !0x1f | nls)
         }));
     }
     cases
@@ -126,7 +139,9 @@ fn below_the_last() -> Vec<Case> {
     for size in [12, 16] {
         for nls in 0..32 {
             cases.extend(KINDS.map(|access| {
-                of_size(size).case("table below the last level", access).leaf(|_| V | TABLES[0][3] | nls)
+                of_size(size)
+                    .case("table below the last level", access)
+                    .leaf(|_| V | TABLES[0][3] | nls)
             }));
         }
     }
@@ -138,7 +153,9 @@ fn leaf_for_table() -> Vec<Case> {
     let mut cases = Vec::new();
     for (level, tables) in (0..3).flat_map(|level| TABLES.map(|tables| (level, tables))) {
         cases.extend(ACCESSES.map(|access| {
-            Shape { tables, ..Shape::PLAIN }.case("leaf for a table", access).entry(level, |word| word | L)
+            Shape { tables, ..Shape::PLAIN }
+                .case("leaf for a table", access)
+                .entry(level, |word| word | L)
         }));
     }
     cases
@@ -151,18 +168,22 @@ fn misaligned() -> Vec<Case> {
         // The root's entry is added to its base as it is.
         let mut tables = TABLES[0];
         tables[0] += bit;
-        cases.extend(KINDS.map(|access| Shape { tables, ..Shape::PLAIN }.case("misaligned root", access)));
+        cases.extend(
+            KINDS.map(|access| Shape { tables, ..Shape::PLAIN }.case("misaligned root", access)),
+        );
     }
     for (level, bit) in (0..3).flat_map(|level| (8..12).map(move |bit| (level, 1 << bit))) {
         for size in [12, 16] {
-            cases.extend(
-                KINDS.map(|access| of_size(size).case("misaligned table", access).entry(level, |word| word | bit)),
-            );
+            cases.extend(KINDS.map(|access| {
+                of_size(size).case("misaligned table", access).entry(level, |word| word | bit)
+            }));
         }
     }
     for size in SIZES {
         for bit in (12..size).map(|bit| 1 << bit) {
-            cases.extend(KINDS.map(|access| of_size(size).case("misaligned page", access).leaf(|word| word | bit)));
+            cases.extend(KINDS.map(|access| {
+                of_size(size).case("misaligned page", access).leaf(|word| word | bit)
+            }));
         }
     }
     cases
@@ -174,20 +195,26 @@ fn reserved() -> Vec<Case> {
     const TABLE: [u32; 5] = [61, 60, 7, 6, 5];
     let mut cases = Vec::new();
     for size in SIZES {
-        for bit in LEAF.map(|bit| 1 << bit).into_iter().chain([LEAF.iter().map(|bit| 1 << bit).sum()]) {
-            cases.extend(
-                KINDS.map(|access| of_size(size).case("reserved and software bits", access).leaf(|word| word ^ bit)),
-            );
+        for bit in
+            LEAF.map(|bit| 1 << bit).into_iter().chain([LEAF.iter().map(|bit| 1 << bit).sum()])
+        {
+            cases.extend(KINDS.map(|access| {
+                of_size(size).case("reserved and software bits", access).leaf(|word| word ^ bit)
+            }));
         }
     }
     for (level, bit) in (0..3).flat_map(|level| TABLE.map(|bit| (level, 1 << bit))) {
-        cases.extend(
-            KINDS.map(|access| Shape::PLAIN.case("reserved bits of a table", access).entry(level, |word| word ^ bit)),
-        );
+        cases.extend(KINDS.map(|access| {
+            Shape::PLAIN.case("reserved bits of a table", access).entry(level, |word| word ^ bit)
+        }));
     }
     for (index, bit) in [(0, 63), (0, 60)].into_iter().chain((0..64).map(|bit| (1, bit))) {
         let access = KINDS[bit as usize % KINDS.len()];
-        cases.push(Shape::PLAIN.case("reserved bits of a process", access).prte(index, |word| word ^ 1 << bit));
+        cases.push(
+            Shape::PLAIN
+                .case("reserved bits of a process", access)
+                .prte(index, |word| word ^ 1 << bit),
+        );
     }
     cases
 }
@@ -214,15 +241,18 @@ fn processes() -> Vec<Case> {
     let within = (0..12).map(|bit| 1 << bit);
     let pids = within.chain(beyond).chain([0, PROCESSES - 1, PROCESSES + 1, 0xf_ffff]);
     pids.flat_map(|pid| [Regime::Process(pid), Regime::Kernel(pid)])
-        .flat_map(|regime| KINDS.map(|access| Shape { regime, ..Shape::PLAIN }.case("processes", access)))
+        .flat_map(|regime| {
+            KINDS.map(|access| Shape { regime, ..Shape::PLAIN }.case("processes", access))
+        })
         .collect()
 }
 
 /// Every quadrant, with each bit set that no tree translates.
 fn quadrants() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (regime, quadrant) in
-        [Regime::Process(42), Regime::Process(0)].into_iter().flat_map(|it| (0..4).map(move |q| (it, q)))
+    for (regime, quadrant) in [Regime::Process(42), Regime::Process(0)]
+        .into_iter()
+        .flat_map(|it| (0..4).map(move |q| (it, q)))
     {
         for bit in (52..62).map(|bit| 1 << bit).chain([0]) {
             cases.extend(KINDS.map(|access| {
@@ -252,7 +282,8 @@ fn process_table_word() -> Vec<Case> {
 fn tables_nowhere() -> Vec<Case> {
     let kind = "table outside memory";
     let mut cases = Vec::new();
-    for (base, access) in NOWHERE.into_iter().flat_map(|base| ACCESSES.map(|access| (base, access))) {
+    for (base, access) in NOWHERE.into_iter().flat_map(|base| ACCESSES.map(|access| (base, access)))
+    {
         cases.push(Shape::PLAIN.case(kind, access).prte(0, |_| base | TREE));
         for (level, nls) in (0..3).flat_map(|level| [5, 9, 12].map(|nls| (level, nls))) {
             cases.push(Shape::PLAIN.case(kind, access).entry(level, |_| V | base | nls));
@@ -265,12 +296,14 @@ fn tables_nowhere() -> Vec<Case> {
 /// Pages outside memory, of each size.
 fn pages_nowhere() -> Vec<Case> {
     let mut cases = Vec::new();
-    let loads_and_stores = [Access::READ, Access::WRITE, Access::READ.by_user(), Access::WRITE.by_user()];
-    for (size, target) in SIZES.into_iter().flat_map(|size| NOWHERE.map(|target| (size, target + 0x5678))) {
-        cases.extend(
-            loads_and_stores
-                .map(|access| Shape { target, leaf: RWX, ..of_size(size) }.case("page outside memory", access)),
-        );
+    let loads_and_stores =
+        [Access::READ, Access::WRITE, Access::READ.by_user(), Access::WRITE.by_user()];
+    for (size, target) in
+        SIZES.into_iter().flat_map(|size| NOWHERE.map(|target| (size, target + 0x5678)))
+    {
+        cases.extend(loads_and_stores.map(|access| {
+            Shape { target, leaf: RWX, ..of_size(size) }.case("page outside memory", access)
+        }));
     }
     cases
 }
@@ -279,10 +312,17 @@ fn pages_nowhere() -> Vec<Case> {
 fn beyond() -> Vec<Case> {
     let kind = "beyond 2^52";
     let mut cases = Vec::new();
-    for (base, bit) in [NOWHERE[0], NOWHERE[2]].into_iter().flat_map(|base| (52..60).map(move |bit| (base, 1 << bit))) {
+    for (base, bit) in [NOWHERE[0], NOWHERE[2]]
+        .into_iter()
+        .flat_map(|base| (52..60).map(move |bit| (base, 1 << bit)))
+    {
         for access in KINDS {
             cases.push(Shape::PLAIN.case(kind, access).prte(0, |_| base | bit | TREE));
-            cases.extend((0..3).map(|level| Shape::PLAIN.case(kind, access).entry(level, |_| V | base | bit | 9)));
+            cases.extend(
+                (0..3).map(|level| {
+                    Shape::PLAIN.case(kind, access).entry(level, |_| V | base | bit | 9)
+                }),
+            );
             // A page's address has three bits less.
             cases.push(Shape::PLAIN.case(kind, access).leaf(|_| V | L | R | C | RWX | base | bit));
         }

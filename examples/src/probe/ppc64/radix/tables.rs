@@ -52,14 +52,19 @@ impl<'m> Tables<'m> {
     }
 
     /// Stores words.
-    pub fn store_all<'a>(&self, words: impl IntoIterator<Item = &'a Slot>) -> Result<(), MemoryError> {
+    pub fn store_all<'a>(
+        &self,
+        words: impl IntoIterator<Item = &'a Slot>,
+    ) -> Result<(), MemoryError> {
         words.into_iter().try_for_each(|&slot| self.store(slot))
     }
 }
 
 impl TableMemory<Gpa> for Tables<'_> {
     fn word(&self, address: Gpa) -> Result<&AtomicU64, MemoryError> {
-        if address.get() > SECOND_STAGE && self.memory.word(Gpa::new(address.get() & SECOND_STAGE)).is_ok() {
+        if address.get() > SECOND_STAGE
+            && self.memory.word(Gpa::new(address.get() & SECOND_STAGE)).is_ok()
+        {
             self.aliased.set(true);
         }
         self.memory.word(address)

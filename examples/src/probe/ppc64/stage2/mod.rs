@@ -17,14 +17,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_ppc64::Vector;
 use arch_ppc64::radix::{
-    Granule, HypervisorFault, PageAttributes, PartitionScoped, PartitionTable, Pate, ProcessTableWord, Pte, RadixRoot,
-    RcPolicy, Ric, Rs, Strictness, Tlbie,
+    Granule, HypervisorFault, PageAttributes, PartitionScoped, PartitionTable, Pate,
+    ProcessTableWord, Pte, RadixRoot, RcPolicy, Ric, Rs, Strictness, Tlbie,
 };
 use fastrand::Rng;
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::{
-    Access, AccessKind, Cause, DirectMap, Format, Gpa, Gva, Hpa, Leaves, PageTable, Stage2, TableAllocator,
-    TableMemory, Walker,
+    Access, AccessKind, Cause, DirectMap, Format, Gpa, Gva, Hpa, Leaves, PageTable, Stage2,
+    TableAllocator, TableMemory, Walker,
 };
 
 use crate::Asked;
@@ -77,7 +77,10 @@ pub fn write(path: &Path, asked: &Asked) -> Result<(), Box<dyn Error>> {
             tlbie: [tlbie.rb().into(), tlbie.rs().into()],
         };
         let orders: Vec<_> = cases.iter().map(|case| case.order).collect();
-        let tables = (TABLES.0..TABLES.1).step_by(8).map(|at| bench.load(at)).collect::<Result<Vec<_>, _>>()?;
+        let tables = (TABLES.0..TABLES.1)
+            .step_by(8)
+            .map(|at| bench.load(at))
+            .collect::<Result<Vec<_>, _>>()?;
         Ok(fs::write(path, records::write(header, &orders, tables))?)
     })
 }
@@ -87,7 +90,9 @@ pub fn judge(path: &Path, asked: &Asked, report: &mut Report) -> Result<(), Box<
     with_cases(asked, |bench, mappings, cases| {
         report.fact("pages", format!("{:?}", bench.format.granule()));
         report.fact("mappings", mappings);
-        for (number, (case, answer)) in cases.iter().zip(records::read(&fs::read(path)?, cases.len())?).enumerate() {
+        for (number, (case, answer)) in
+            cases.iter().zip(records::read(&fs::read(path)?, cases.len())?).enumerate()
+        {
             let differences = case.differences(&answer);
             let mismatch = (!differences.is_empty()).then(|| {
                 let list = differences.join("\n            ");
@@ -107,7 +112,9 @@ fn with_cases(
     act: impl FnOnce(&Bench<'_>, usize, &[Case]) -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
     let granule = if asked.seed % 2 == 0 { Granule::K4 } else { Granule::K64 };
-    let format = PartitionScoped::new(granule).with_strictness(Strictness::Qemu).with_rc(RcPolicy::HardwareUpdate);
+    let format = PartitionScoped::new(granule)
+        .with_strictness(Strictness::Qemu)
+        .with_rc(RcPolicy::HardwareUpdate);
     let words: Vec<_> = (TABLES.0..TABLES.1).step_by(8).map(|_| AtomicU64::new(0)).collect();
     let memory = DirectMap::new(&words, Hpa::new(TABLES.0));
     let frames = Frames::new(Region::new(memory, Hpa::new(FRAMES.0), FRAMES.1, 16)?)?;
@@ -115,10 +122,15 @@ fn with_cases(
     let mut rng = Rng::with_seed(asked.seed);
     let mut tree = PageTable::new(format, memory, &tables)?;
     let mappings = map(&mut tree, &mut rng)?;
-    let partitions =
-        PartitionTable::new(Hpa::new(PARTITION_TABLE), PATS).ok_or("the partition table is not aligned")?;
-    let root = RadixRoot::of_tree(tree.root().get()).ok_or("the root is not aligned")?.with_hr(true);
-    partitions.write(&memory, LPID, Pate { tree: root, process_table: ProcessTableWord::new().with_gr(true) })?;
+    let partitions = PartitionTable::new(Hpa::new(PARTITION_TABLE), PATS)
+        .ok_or("the partition table is not aligned")?;
+    let root =
+        RadixRoot::of_tree(tree.root().get()).ok_or("the root is not aligned")?.with_hr(true);
+    partitions.write(
+        &memory,
+        LPID,
+        Pate { tree: root, process_table: ProcessTableWord::new().with_gr(true) },
+    )?;
 
     let count = asked.cases.min(records::room());
     let bench = Bench { memory, partitions, format };
@@ -145,11 +157,15 @@ fn map<A: TableAllocator<Hpa>>(
         let shift = sizes[rng.usize(..sizes.len())];
         let near = rng.u64(..) & pgtable::low_bits(if rng.bool() { 30 } else { 23 });
         let from = (far[rng.usize(..far.len())] | near) >> shift << shift;
-        let to = if shift < 30 { rng.u64(DATA.0..DATA.1) } else { rng.u64(..1 << 30) } >> shift << shift;
+        let to =
+            if shift < 30 { rng.u64(DATA.0..DATA.1) } else { rng.u64(..1 << 30) } >> shift << shift;
         let allow = if rng.bool() { 0xf } else { 0 };
         let bits = rng.u64(..) & 0x2000_0000_0000_0fbf | allow;
         // What is mapped already, or cannot be said, is left out.
-        if tree.map(Gpa::new(from), Hpa::new(to), 1 << shift, all(bits), Leaves::Exactly(shift)).is_ok() {
+        if tree
+            .map(Gpa::new(from), Hpa::new(to), 1 << shift, all(bits), Leaves::Exactly(shift))
+            .is_ok()
+        {
             mappings.push((from, shift, to));
         }
     }
@@ -203,7 +219,8 @@ impl Bench<'_> {
         let Ok(walker) = self.walker() else { return Ok(None) };
         let trace = walker.trace(Gpa::new(address));
         let pate = self.partitions.entry(LPID)?.get();
-        let Some(at) = trace.get(rng.usize(..trace.len().max(1))).map(|entry| entry.address.get()) else {
+        let Some(at) = trace.get(rng.usize(..trace.len().max(1))).map(|entry| entry.address.get())
+        else {
             return Ok(None);
         };
         let at = if rng.u8(..16) == 0 { pate } else { at };
@@ -264,7 +281,9 @@ impl Bench<'_> {
         match self.walker().ok()?.translate(Gpa::new(address), access) {
             Ok(found) => Some(Expected::Done(found.output.get())),
             Err(fault) if fault.cause == Cause::TableAccess => None,
-            Err(fault) => Some(Expected::Refused(HypervisorFault::of_access(&fault, Gva::new(address)))),
+            Err(fault) => {
+                Some(Expected::Refused(HypervisorFault::of_access(&fault, Gva::new(address))))
+            }
         }
     }
 }

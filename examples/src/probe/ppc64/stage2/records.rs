@@ -72,8 +72,16 @@ pub const fn room() -> usize {
 
 /// The image, of which `tables` is the end.
 pub fn write(header: Header, orders: &[Order], tables: Vec<u64>) -> Vec<u8> {
-    let mut words =
-        vec![0, orders.len() as u64, header.ptcr, header.lpidr, header.tlbie[0], header.tlbie[1], DATA.0, DATA.1];
+    let mut words = vec![
+        0,
+        orders.len() as u64,
+        header.ptcr,
+        header.lpidr,
+        header.tlbie[0],
+        header.tlbie[1],
+        DATA.0,
+        DATA.1,
+    ];
     words.resize((RECORDS / 8) as usize, 0);
     for order in orders {
         let Order { pc, address, value, patch, leaf, data } = *order;
@@ -101,7 +109,10 @@ pub fn read(image: &[u8], count: usize) -> Result<Vec<Answer>, Box<dyn Error>> {
         let [vector, srr0, srr1, hdsisr, hdar, asdr, result, leaf, data] = words;
         Some(Answer { vector, srr0, srr1, hdsisr, hdar, asdr, result, leaf, data })
     };
-    (0..count as u64).map(answer).collect::<Option<_>>().ok_or_else(|| "the image is too short".into())
+    (0..count as u64)
+        .map(answer)
+        .collect::<Option<_>>()
+        .ok_or_else(|| "the image is too short".into())
 }
 
 /// What a load finds at the block in which `address` lies.

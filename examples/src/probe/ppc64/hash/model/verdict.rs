@@ -3,8 +3,8 @@
 use std::error::Error;
 
 use arch_ppc64::hash::{
-    Authority, GROUP_ENTRIES, HashFault, HashMmu, HashTranslation, Hpte, HpteR, HpteV, PageSizes, Partition, Segment,
-    Slb, Storage, VirtualPage, judge,
+    Authority, GROUP_ENTRIES, HashFault, HashMmu, HashTranslation, Hpte, HpteR, HpteV, PageSizes,
+    Partition, Segment, Slb, Storage, VirtualPage, judge,
 };
 use arch_ppc64::{Interrupt as Cause, Vector};
 use examples::guest::ppc64::{Interrupt, Start};
@@ -27,9 +27,15 @@ impl Model {
     /// What comes of an access that begins like this; `None`: that has no one answer.
     pub fn touch(&self, touch: &Touch, start: Start) -> Result<Option<End>, Box<dyn Error>> {
         // The first thing that the guest does is to fetch the stub.
-        let stub = Touch { address: start.pc, access: Access { kind: AccessKind::Fetch, ..touch.access }, ..*touch };
+        let stub = Touch {
+            address: start.pc,
+            access: Access { kind: AccessKind::Fetch, ..touch.access },
+            ..*touch
+        };
         match self.judge(&stub)? {
-            Some(Verdict::Refused(cause)) => return Ok(Some(End::Took(interrupt(&stub, cause, start)))),
+            Some(Verdict::Refused(cause)) => {
+                return Ok(Some(End::Took(interrupt(&stub, cause, start))));
+            }
             Some(Verdict::Real(_)) => {}
             None => return Ok(None),
         }
@@ -56,7 +62,8 @@ impl Model {
             let there = self.table.find(&page)?;
             if there.is_none_or(|found| self.hides_use(found.ptex, found.hpte)) {
                 let unsure = there.is_some_and(|found| self.unsure.borrow().contains(&found.ptex));
-                let real = it.r.page(it.sizes) | address.get() & pgtable::low_bits(it.sizes.actual().shift());
+                let real = it.r.page(it.sizes)
+                    | address.get() & pgtable::low_bits(it.sizes.actual().shift());
                 return Ok((!unsure).then(|| Self::by_kvm(it.r, &segment, access, authority, real)));
             }
         }
@@ -85,23 +92,28 @@ impl Model {
             }
             self.tell_the_hardware(found.ptex);
         }
-        let open =
-            judge(r, &segment, access, Authority::default()).is_ok() && judge(r, &segment, access, authority).is_err();
-        if open && access.kind == AccessKind::Write && self.protected.borrow().contains(&found.ptex) {
+        let open = judge(r, &segment, access, Authority::default()).is_ok()
+            && judge(r, &segment, access, authority).is_err();
+        if open && access.kind == AccessKind::Write && self.protected.borrow().contains(&found.ptex)
+        {
             return Ok(None);
         }
         // As KVM has it in the real table.
         let shown = [r.w(), r.i(), r.m(), r.g()];
         let sao = [true, true, true, false];
         let kept = shown == sao || shown == [false, false, true, false];
-        let put =
-            |r: HpteR| found.slot.put(self.table.layout().encode(Hpte { r, v: found.hpte.v.with_modified(true) }));
+        let put = |r: HpteR| {
+            found
+                .slot
+                .put(self.table.layout().encode(Hpte { r, v: found.hpte.v.with_modified(true) }))
+        };
         if !kept {
             put(r.with_w(false).with_i(false).with_g(false).with_m(true));
         }
         let verdict = self.translate(slb, authority, address, access);
         let now = self.table.read(found.ptex)?.ok_or("an entry is gone")?.r;
-        let set = now.into_bits() & !r.into_bits() & HpteR::new().with_r(true).with_c(true).into_bits();
+        let set =
+            now.into_bits() & !r.into_bits() & HpteR::new().with_r(true).with_c(true).into_bits();
         *self.unread.borrow_mut().entry(found.ptex).or_default() |= set;
         if !kept {
             let [w, i, m, g] = shown;
@@ -126,7 +138,13 @@ impl Model {
     }
 
     /// As KVM judges by itself.
-    fn by_kvm(r: HpteR, segment: &Segment, access: Access, authority: Authority, real: u64) -> Verdict {
+    fn by_kvm(
+        r: HpteR,
+        segment: &Segment,
+        access: Access,
+        authority: Authority,
+        real: u64,
+    ) -> Verdict {
         let fetch = access.kind == AccessKind::Fetch;
         // KVM knows no keys of fetches.
         let authority = if fetch { Authority::default() } else { authority };
