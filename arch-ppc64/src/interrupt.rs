@@ -1,7 +1,9 @@
-//! Storage interrupts as the hardware reports them: a vector, and the cause bits of its status register.
+//! Storage interrupts as the hardware reports them: a vector, and the cause bits of its status
+//! register.
 //!
-//! DSISR, SRR1, HDSISR and HSRR1 put the same causes at the same places, so one type describes them all
-//! (Power ISA v3.0B Book III, "Data Storage Interrupt", "Instruction Storage Interrupt", and their hypervisor forms).
+//! DSISR, SRR1, HDSISR and HSRR1 put the same causes at the same places, so one type describes them
+//! all (Power ISA v3.0B Book III, "Data Storage Interrupt", "Instruction Storage Interrupt", and
+//! their hypervisor forms).
 
 use core::fmt;
 
@@ -13,17 +15,18 @@ use bitfield_struct::bitfield;
 pub enum Vector {
     /// DSI: a data access does not translate. DAR holds the address, DSISR the cause.
     DataStorage = 0x300,
-    /// DSEG: a data address is none (radix: quadrant, or bits beyond the tree). DAR holds the address.
+    /// DSEG: a data address is none (radix: quadrant, or bits beyond the tree). DAR holds the
+    /// address.
     DataSegment = 0x380,
     /// ISI: a fetch does not translate. SRR0 holds the address, SRR1 the cause.
     InstructionStorage = 0x400,
     /// ISEG: a fetch address is none. SRR0 holds the address.
     InstructionSegment = 0x480,
-    /// HDSI: a data access, or an access to a guest's table, does not translate in partition scope. HDAR holds the effective
-    /// address, HDSISR the cause, ASDR the guest real address.
+    /// HDSI: a data access, or an access to a guest's table, does not translate in partition scope.
+    /// HDAR holds the effective address, HDSISR the cause, ASDR the guest real address.
     HypervisorDataStorage = 0xE00,
-    /// HISI: a fetch does not translate in partition scope. HSRR0 holds the effective address, HSRR1 the cause, ASDR
-    /// the guest real address.
+    /// HISI: a fetch does not translate in partition scope. HSRR0 holds the effective address,
+    /// HSRR1 the cause, ASDR the guest real address.
     HypervisorInstructionStorage = 0xE20,
 }
 
@@ -60,7 +63,8 @@ impl fmt::Display for Vector {
     }
 }
 
-/// The cause bits of DSISR and HDSISR, and of the upper half of (H)SRR1's low word (bits 32:63 of the register).
+/// The cause bits of DSISR and HDSISR, and of the upper half of (H)SRR1's low word (bits 32:63 of
+/// the register).
 #[bitfield(u32, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Status {
@@ -73,7 +77,8 @@ pub struct Status {
     pub no_execute: bool,
     /// 36: the page does not allow the access.
     pub protection: bool,
-    /// 37: an access that this kind of storage does not do (lwarx to cache-inhibited storage). Data only.
+    /// 37: an access that this kind of storage does not do (lwarx to cache-inhibited storage). Data
+    /// only.
     pub bad_access: bool,
     /// 38: the access was a store. Never set for fetches, nor for the loads that read tables.
     pub store: bool,
@@ -88,7 +93,8 @@ pub struct Status {
     pub bad_configuration: bool,
     /// 45: the reference or change bit must be set, which is left to software.
     pub reference_change: bool,
-    /// 46: what did not translate is the address of a table: the process table, or a guest's directory or page table.
+    /// 46: what did not translate is the address of a table: the process table, or a guest's
+    /// directory or page table.
     pub table_access: bool,
     /// 47: a table entry had to be written and could not be. HISI only.
     pub update_failed: bool,
@@ -144,8 +150,8 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// The same, raised by partition scope for a table of process scope: the table's address is translated as a data load, whatever the access
-    /// (ISA "Hypervisor Data Storage Interrupt").
+    /// The same, raised by partition scope for a table of process scope: the table's address is
+    /// translated as a data load, whatever the access (ISA "Hypervisor Data Storage Interrupt").
     #[must_use]
     pub const fn of_guest_table(self) -> Self {
         let status = self.status.with_table_access(true).with_store(false);

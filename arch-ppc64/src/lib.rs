@@ -1,9 +1,9 @@
-//! The POWER MMU (Power ISA v3.0 and later, Book III): formats for [`pgtable`], and what stands around the
-//! trees: process and partition tables, interrupts, invalidation.
+//! The POWER MMU (Power ISA v3.0 and later, Book III): formats for [`pgtable`], and what stands
+//! around the trees: process and partition tables, interrupts, invalidation.
 //!
-//! Bits are numbered as IBM does where a field is named (0 is the most significant); hexadecimal masks are
-//! ordinary numbers. Every table in memory is big-endian, whatever order the guest runs in; that is
-//! [`pgtable::ByteOrder::Big`]'s affair, and every word here is a native `u64`.
+//! Bits are numbered as IBM does where a field is named (0 is the most significant); hexadecimal
+//! masks are ordinary numbers. Every table in memory is big-endian, whatever order the guest runs
+//! in; that is [`pgtable::ByteOrder::Big`]'s affair, and every word here is a native `u64`.
 #![no_std]
 
 extern crate alloc;

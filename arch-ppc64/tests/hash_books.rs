@@ -1,4 +1,5 @@
-//! What a hashed table's owner counts, names and asks for: streams of many entries, sizes that were not prepared, the operands that forget a range, authority.
+//! What a hashed table's owner counts, names and asks for: streams of many entries, sizes that were
+//! not prepared, the operands that forget a range, authority.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -22,7 +23,8 @@ use pgtable::{
 };
 use support::{Arena, Tables};
 
-/// More entries in a row, and more empty places, than a chunk's 16 bits count: the stream goes on in another chunk. What was loaded counts as changed.
+/// More entries in a row, and more empty places, than a chunk's 16 bits count: the stream goes on
+/// in another chunk. What was loaded counts as changed.
 #[test]
 fn streams_of_more_than_a_chunk_counts() {
     let (here, there) = (memory(21), memory(21));
@@ -69,7 +71,8 @@ fn streams_of_more_than_a_chunk_counts() {
     assert_eq!(sent, valid);
 }
 
-/// A table of another size than the prepared one is not committed, and the prepared one stays; nor is one whose preparation failed, of whatever size.
+/// A table of another size than the prepared one is not committed, and the prepared one stays; nor
+/// is one whose preparation failed, of whatever size.
 #[test]
 fn only_what_was_prepared_is_committed() {
     let order = |order: u64| HptOrder::new(order).unwrap();
@@ -133,7 +136,8 @@ impl Invalidate<Stage1> for Operands<'_, '_> {
     }
 }
 
-/// The operands for what was unmapped are those of the entries that there were, wherever these stood.
+/// The operands for what was unmapped are those of the entries that there were, wherever these
+/// stood.
 #[test]
 fn operands_of_a_range_are_those_of_its_entries() {
     for pages in [Pages::K4, Pages::K64, Pages::K64In4K] {
@@ -227,8 +231,9 @@ fn rights_imply_reading() {
 const M16: u64 = 1 << 24;
 const K64: u64 = 1 << 16;
 
-/// What is changed of a 16M page in part is split first. If there is no memory for that, all that comes before the page is changed nevertheless, the error says where it
-/// stopped, and the page is what it was.
+/// What is changed of a 16M page in part is split first. If there is no memory for that, all that
+/// comes before the page is changed nevertheless, the error says where it stopped, and the page is
+/// what it was.
 #[test]
 fn a_page_that_cannot_be_split_stays() {
     let (arena, words) = (Arena::new(4 << 20), memory(18));
@@ -300,7 +305,8 @@ fn a_page_that_cannot_be_split_stays() {
     assert_eq!((space.hpt().entries(0).count(), tables.live()), (0, 1));
 }
 
-/// Each 16M page has an array for its slots; where these run out what was mapped ends, and what is said to be mapped is.
+/// Each 16M page has an array for its slots; where these run out what was mapped ends, and what is
+/// said to be mapped is.
 #[test]
 fn pages_without_an_array_are_not_mapped() {
     let (arena, words) = (Arena::new(4 << 20), memory(18));

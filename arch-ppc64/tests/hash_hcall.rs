@@ -1,4 +1,5 @@
-//! Hypercalls on a hashed page table against a flat model: a vector of entries and PAPR's rules, on plain numbers.
+//! Hypercalls on a hashed page table against a flat model: a vector of entries and PAPR's rules, on
+//! plain numbers.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -302,7 +303,8 @@ proptest! {
     }
 }
 
-/// What one sees on an emulated POWER9: the return codes, and that a call which fails touches no register.
+/// What one sees on an emulated POWER9: the return codes, and that a call which fails touches no
+/// register.
 #[test]
 fn as_seen_on_an_emulated_power9() {
     let words: Vec<AtomicU64> = (0..2 * ENTRIES).map(|_| AtomicU64::new(0)).collect();
@@ -353,7 +355,8 @@ fn every_group_full() {
     assert_eq!(hpt.entries(0).count(), 0);
 }
 
-/// A large page of memory that consists of smaller ones is refused by both dialects; `ZERO_PAGE` zeroes a page only as PAPR says.
+/// A large page of memory that consists of smaller ones is refused by both dialects; `ZERO_PAGE`
+/// zeroes a page only as PAPR says.
 #[test]
 fn what_stands_at_a_page_decides() {
     let (large, small) = (4, 0);

@@ -1,5 +1,6 @@
-//! An entry whose lock bit was left set, by a guest that can write the table or by a CPU that died: whoever waits for it comes back, after a number of tries that has a bound, with
-//! `H_BUSY`, and has changed nothing.
+//! An entry whose lock bit was left set, by a guest that can write the table or by a CPU that died:
+//! whoever waits for it comes back, after a number of tries that has a bound, with `H_BUSY`, and
+//! has changed nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,7 +14,8 @@ use arch_ppc64::hash::{
 };
 use pgtable::{DirectMap, Gpa, Hpa};
 
-/// HVLOCK and V, in a first doubleword (Power ISA v2.07 Book III-S 5.7.7.1: bits 57 to 60 are software's, of which Linux takes this one).
+/// HVLOCK and V, in a first doubleword (Power ISA v2.07 Book III-S 5.7.7.1: bits 57 to 60 are
+/// software's, of which Linux takes this one).
 const LOCK: u64 = 0x40;
 const VALID: u64 = 1;
 /// The most looks at one entry.

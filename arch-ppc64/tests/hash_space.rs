@@ -1,5 +1,5 @@
-//! The hashed address space against a flat map, through the harness that every address space passes; and what only it has: a table that is too small,
-//! slots, resizing.
+//! The hashed address space against a flat map, through the harness that every address space
+//! passes; and what only it has: a table that is too small, slots, resizing.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -27,7 +27,8 @@ use support::{Arena, Tables, ranges};
 
 type Space<'t> = HashedSpace<DirectMap<'t, Gpa>, &'t Tables<'t>, DirectMap<'t, Gpa>>;
 
-/// How many entries the table has, and that each is of a page that is mapped and stands where a search finds it.
+/// How many entries the table has, and that each is of a page that is mapped and stands where a
+/// search finds it.
 fn check_entries(harness: &Harness<'_, Space<'_>>, pages: Pages) -> usize {
     let hpt = harness.space.hpt();
     let mut seen = BTreeSet::new();
@@ -99,7 +100,8 @@ spaces! {
     pages_64k_in_4k: Pages::K64In4K, Layout::V2;
 }
 
-/// A table with a sixteenth of the entries that the pages want: whatever is used translates, and nothing that was known about a page is lost.
+/// A table with a sixteenth of the entries that the pages want: whatever is used translates, and
+/// nothing that was known about a page is lost.
 #[test]
 fn a_full_table_evicts_and_refaults() {
     for pages in [Pages::K4, Pages::K64, Pages::K64In4K] {
@@ -127,7 +129,8 @@ fn a_full_table_evicts_and_refaults() {
             let wanted = clean.with_r(true).with_c(page % 3 == 0);
             assert_eq!(translation.attributes, wanted, "page {page}");
         }
-        // Neighbours fill every group to the last place, but for the one in sixteen that a nibble cannot name.
+        // Neighbours fill every group to the last place, but for the one in sixteen that a nibble
+        // cannot name.
         let full = space.hpt().entries(0).count() as u64;
         let room = if pages == Pages::K4 { entries } else { entries - entries / 16 };
         assert!(full >= room * 98 / 100 && full <= entries, "{pages:?}: {full} of {entries}");
@@ -188,8 +191,8 @@ fn the_first_store_is_noticed() {
     }
 }
 
-/// Rounds of uses: each harvest has the pages that were used, or written, since the last one, and no others; whatever was cleared is stale
-/// in hardware, and whatever was not used keeps its entry.
+/// Rounds of uses: each harvest has the pages that were used, or written, since the last one, and
+/// no others; whatever was cleared is stale in hardware, and whatever was not used keeps its entry.
 #[test]
 fn harvested_since_the_last_time() {
     for pages in [Pages::K4, Pages::K64, Pages::K64In4K] {
@@ -282,7 +285,8 @@ fn harvested_since_the_last_time() {
     }
 }
 
-/// What is taken out is told of to the page, of every size, and no more is taken out than was asked for.
+/// What is taken out is told of to the page, of every size, and no more is taken out than was asked
+/// for.
 #[test]
 fn what_is_taken_out_is_stale() {
     let arena = Arena::new(1 << 20);
@@ -327,7 +331,8 @@ fn what_is_taken_out_is_stale() {
     }
     assert_eq!(entries(&space), 6);
 
-    // No memory for the slots of the second of three large pages: it is not mapped, nor is the third.
+    // No memory for the slots of the second of three large pages: it is not mapped, nor is the
+    // third.
     let far = Gva::new(1 << 36);
     space.map(far, Gpa::new(0), large, clean, Leaves::Exactly(24)).unwrap();
     // What is mapped beyond stays.
@@ -351,7 +356,8 @@ fn what_is_taken_out_is_stale() {
     assert_eq!(tables.live(), 0);
 }
 
-/// The second half is half of one fragment: sixteen page tables of 64K pages in a frame, and a slot array in a fragment of its own.
+/// The second half is half of one fragment: sixteen page tables of 64K pages in a frame, and a slot
+/// array in a fragment of its own.
 #[test]
 fn a_page_table_and_its_slots_are_one_fragment() {
     let words: Vec<AtomicU64> = (0..64 << 13).map(|_| AtomicU64::new(!0)).collect();
@@ -371,7 +377,8 @@ fn a_page_table_and_its_slots_are_one_fragment() {
         space.map(address, Gpa::new(0x1_0000), 1 << 16, Prot::RW.into(), Leaves::Largest).unwrap();
         space.translate(address, Access::WRITE).unwrap();
     }
-    // Root 2K, one directory of 8K, one of 8K + 8K, sixteen page tables of 2K + 2K: each size has frames of its own.
+    // Root 2K, one directory of 8K, one of 8K + 8K, sixteen page tables of 2K + 2K: each size has
+    // frames of its own.
     assert_eq!((frames.census().live, frames.census().table_frames), (19, 4));
     let walker = space.tree().walker();
     let entry = walker.trace(Gva::new(0)).last().unwrap().address;
@@ -393,7 +400,8 @@ fn a_page_table_and_its_slots_are_one_fragment() {
     assert!(frames.census().all_home(), "{:?}", frames.census());
 }
 
-/// Slots stay true when the table grows and shrinks; what a smaller table has no place for refaults.
+/// Slots stay true when the table grows and shrinks; what a smaller table has no place for
+/// refaults.
 #[test]
 fn resized_with_every_entry() {
     for pages in [Pages::K4, Pages::K64, Pages::K64In4K] {
@@ -422,7 +430,8 @@ fn resized_with_every_entry() {
             gather.finish(&&tables).unwrap();
             assert_eq!(rehashed.moved + rehashed.dropped, before);
             assert_eq!(rehashed.moved, space.hpt().entries(0).count() as u64);
-            // Half of them only: the others stay where they are, for the last unmap to find by their slots.
+            // Half of them only: the others stay where they are, for the last unmap to find by
+            // their slots.
             for page in (0..count).step_by(2) {
                 let translation = space.translate(at(page), Access::WRITE).unwrap();
                 assert_eq!(

@@ -1,4 +1,5 @@
-//! The migration stream and resizing: a table goes to another host, or to another size, and translates the same.
+//! The migration stream and resizing: a table goes to another host, or to another size, and
+//! translates the same.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -204,7 +205,8 @@ fn shrinking() {
                 assert_eq!(real, [u64::from(bolted[1] && !bolted[0])], "{name}");
             }
             Err(()) => {
-                // Where the first one is: its place in the large table, as far as the small one has groups.
+                // Where the first one is: its place in the large table, as far as the small one has
+                // groups.
                 let first = old.find(&page(2, 0, k4)).unwrap().unwrap().ptex;
                 let ptex = first & ((1 << (18 - 4)) - 1);
                 assert_eq!(rehashed, Err(ResizeError::Collision { ptex }), "{name}");

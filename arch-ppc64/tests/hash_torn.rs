@@ -1,5 +1,5 @@
-//! Translating beside somebody who takes entries out and puts others into their places: what comes of it is one entry's or another's, never one's page with
-//! the other's frame.
+//! Translating beside somebody who takes entries out and puts others into their places: what comes
+//! of it is one entry's or another's, never one's page with the other's frame.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,7 +14,8 @@ use pgtable::{Access, DirectMap, Gpa, Gva};
 
 /// How many entries come and go in each of the tables.
 const TURNS: u64 = 300_000;
-/// How many pages there are whose group is the same: an entry that comes back does so long after its time.
+/// How many pages there are whose group is the same: an entry that comes back does so long after
+/// its time.
 const PAGES: u64 = 1 << 16;
 const SEGMENT: Segment = Segment {
     vsid: 0x7d7_4cb,
@@ -36,7 +37,8 @@ fn frame(address: u64) -> u64 {
     address ^ 0x5_5555_5000
 }
 
-/// Translations of the page that `now` says, and of the one before, until that is `TURNS`. Counts them in `met`, and returns those that are wrong.
+/// Translations of the page that `now` says, and of the one before, until that is `TURNS`. Counts
+/// them in `met`, and returns those that are wrong.
 fn translate(
     mmu: &HashMmu<'_, Gpa, DirectMap<'_, Gpa>>,
     now: &AtomicU64,

@@ -1,4 +1,5 @@
-//! Translation against a naive reference: a search through the whole table, on plain numbers, in the order that QEMU checks.
+//! Translation against a naive reference: a search through the whole table, on plain numbers, in
+//! the order that QEMU checks.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -273,7 +274,8 @@ proptest! {
     }
 }
 
-/// Pages of every size that a segment may mix, side by side; each is found by every piece of its base size that has an entry.
+/// Pages of every size that a segment may mix, side by side; each is found by every piece of its
+/// base size that has an entry.
 #[test]
 fn mixed_pages_in_one_segment() {
     for sizes in PageSizes::ALL {

@@ -1,7 +1,8 @@
-//! Invalidation from a real gather: a TLB that forgets only what an instruction or a hypercall tells it to.
+//! Invalidation from a real gather: a TLB that forgets only what an instruction or a hypercall
+//! tells it to.
 //!
-//! Random maps and unmaps; before each unmap every page is cached. What is still cached afterwards must still be
-//! true, and no table may be freed while the page-walk cache could lead to it.
+//! Random maps and unmaps; before each unmap every page is cached. What is still cached afterwards
+//! must still be true, and no table may be freed while the page-walk cache could lead to it.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

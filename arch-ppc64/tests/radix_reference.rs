@@ -1,7 +1,8 @@
-//! The walker against a reference that is written the obvious way, from the manual's masks, on random memory.
+//! The walker against a reference that is written the obvious way, from the manual's masks, on
+//! random memory.
 //!
-//! The reference shares nothing with the crate: no bit-field, no geometry, no prediction; plain numbers as the facts
-//! about POWER9, QEMU and KVM give them.
+//! The reference shares nothing with the crate: no bit-field, no geometry, no prediction; plain
+//! numbers as the facts about POWER9, QEMU and KVM give them.
 
 use core::sync::atomic::AtomicU64;
 
@@ -212,7 +213,8 @@ fn machines() -> impl Strategy<Value = Machine> {
     )
 }
 
-/// The low bits of a word that is almost right: sometimes not aligned, sometimes with reserved bits.
+/// The low bits of a word that is almost right: sometimes not aligned, sometimes with reserved
+/// bits.
 fn noise() -> impl Strategy<Value = u64> {
     prop_oneof![
         20 => Just(0u64),
@@ -265,7 +267,8 @@ const ROOT: u64 = 0x2_0000;
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
 
-    /// A chain of entries along the path of one address, each mostly right and sometimes wrong in one way or in all.
+    /// A chain of entries along the path of one address, each mostly right and sometimes wrong in
+    /// one way or in all.
     #[test]
     fn one_path(
         entries in entries(),
@@ -337,7 +340,8 @@ fn compare(
     Ok(())
 }
 
-/// What the random cases reach: every outcome that there is, so that the comparison is not an empty one.
+/// What the random cases reach: every outcome that there is, so that the comparison is not an empty
+/// one.
 #[test]
 fn the_cases_reach_every_outcome() {
     use proptest::strategy::ValueTree;

@@ -1,4 +1,5 @@
-//! Where partition and process tables are, and what is invalidated when their entries change: the whole space, as everything that is stale of it.
+//! Where partition and process tables are, and what is invalidated when their entries change: the
+//! whole space, as everything that is stale of it.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -19,7 +20,8 @@ use pgtable::{
 };
 use support::{Arena, Tables};
 
-/// An entry stands sixteen bytes behind the one before it, and what is written there is what is read.
+/// An entry stands sixteen bytes behind the one before it, and what is written there is what is
+/// read.
 #[test]
 fn entries_are_where_they_say() {
     let words: Vec<AtomicU64> = (0..2 << 10).map(|_| AtomicU64::new(0)).collect();
@@ -94,7 +96,8 @@ const WAYS: [(Reach, Processor); 4] = [
     (Reach::Local, Processor::POWER10),
 ];
 
-/// Of process 0, which is the kernel in every quadrant, one page is as much as everything; of others it is one page.
+/// Of process 0, which is the kernel in every quadrant, one page is as much as everything; of
+/// others it is one page.
 #[test]
 fn the_kernel_is_invalidated_whole() {
     let arena = Arena::new(1 << 20);
@@ -124,8 +127,9 @@ fn the_kernel_is_invalidated_whole() {
     }
 }
 
-/// All of a partition: translations, directories and the entry of the partition table, of that partition; POWER9's second `tlbie`, for what the first leaves behind, is of
-/// partition 0, which is nobody's.
+/// All of a partition: translations, directories and the entry of the partition table, of that
+/// partition; POWER9's second `tlbie`, for what the first leaves behind, is of partition 0, which
+/// is nobody's.
 #[test]
 fn all_of_a_partition() {
     let arena = Arena::new(1 << 20);
@@ -185,7 +189,8 @@ impl Invalidate<Stage1> for Calls {
     }
 }
 
-/// Pages of a size that radix does not have are no range that the hypervisor could be told of: then it is the whole process; any number of others is one call.
+/// Pages of a size that radix does not have are no range that the hypervisor could be told of: then
+/// it is the whole process; any number of others is one call.
 #[test]
 fn pages_of_no_size_are_everything() {
     let arena = Arena::new(1 << 20);

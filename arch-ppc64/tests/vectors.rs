@@ -18,7 +18,8 @@ fn sizes_of_pages() {
     }
 }
 
-/// ISA v3.0B Book III 5.7.10.2, leaf entries: SW0 is bit 2, SW1 to SW3 are bits 52:54, R is bit 55, C bit 56 (counted from the left).
+/// ISA v3.0B Book III 5.7.10.2, leaf entries: SW0 is bit 2, SW1 to SW3 are bits 52:54, R is bit 55,
+/// C bit 56 (counted from the left).
 #[test]
 fn fields_of_a_radix_page() {
     let format = ProcessScoped::new(Granule::K64).with_rc(RcPolicy::Fault);

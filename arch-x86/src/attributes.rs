@@ -14,16 +14,19 @@ const PS: u64 = HugePageEntry::new().with_ps(true).into_bits();
 
 /// Leaf attributes in long mode.
 ///
-/// The memory type is an index into the PAT (SDM §12.12; APM §7.8), 0 to 7, wherever a page of that size keeps its three bits. At
-/// reset index 0 is write-back, 1 write-through, 2 uncached unless an MTRR says write-combining, 3 uncached, and 4 to 7 are the same again.
+/// The memory type is an index into the PAT (SDM §12.12; APM §7.8), 0 to 7, wherever a page of that
+/// size keeps its three bits. At reset index 0 is write-back, 1 write-through, 2 uncached unless an
+/// MTRR says write-combining, 3 uncached, and 4 to 7 are the same again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PageAttributes {
-    /// The word of a 4-KiB page at address 0. P = 0 stands for attributes without [`Prot::read`], which have no encoding.
+    /// The word of a 4-KiB page at address 0. P = 0 stands for attributes without [`Prot::read`],
+    /// which have no encoding.
     page: PageEntry,
 }
 
 impl PageAttributes {
-    /// The same page with another memory type: an index into the PAT. Only the low three bits of `index` count.
+    /// The same page with another memory type: an index into the PAT. Only the low three bits of
+    /// `index` count.
     #[must_use]
     pub const fn with_pat(self, index: u8) -> Self {
         let page =
@@ -61,7 +64,8 @@ impl PageAttributes {
         self.page.protection_key()
     }
 
-    /// The same page with these software bits: bits 2:0 in the entry's bits 11:9, bits 9:3 in its bits 58:52. Higher bits do not count.
+    /// The same page with these software bits: bits 2:0 in the entry's bits 11:9, bits 9:3 in its
+    /// bits 58:52. Higher bits do not count.
     #[must_use]
     pub const fn with_software(self, bits: u16) -> Self {
         Self { page: self.page.with_avl((bits & 7) as u8).with_avl_high((bits >> 3 & 0x7f) as u8) }
@@ -108,7 +112,8 @@ impl PageAttributes {
         Self { page: PageEntry::from_bits(page & !PAT | pat) }
     }
 
-    /// The leaf at `level` that maps address 0 with these attributes; `None` if they do not allow reading.
+    /// The leaf at `level` that maps address 0 with these attributes; `None` if they do not allow
+    /// reading.
     #[inline(always)]
     pub(crate) const fn to_leaf(self, level: Level) -> Option<u64> {
         let word = self.page.into_bits();
@@ -153,7 +158,8 @@ impl Attributes for PageAttributes {
 mod tests {
     use super::*;
 
-    /// The known bug class: the third PAT bit is bit 7 of a PTE, and bit 12 of a huge page, whose bit 7 is PS.
+    /// The known bug class: the third PAT bit is bit 7 of a PTE, and bit 12 of a huge page, whose
+    /// bit 7 is PS.
     #[test]
     fn the_pat_bit_moves() {
         let page = PageAttributes::from(Prot::RW);

@@ -60,7 +60,8 @@ impl BootMapping {
 /// Tables in guest memory, and how a vCPU uses them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct BootTables {
-    /// CR3, and the bits of CR0, CR4 and EFER that have to be set for long mode with the format's controls.
+    /// CR3, and the bits of CR0, CR4 and EFER that have to be set for long mode with the format's
+    /// controls.
     pub registers: Registers,
     /// One past the last byte of the tables.
     pub end: Gpa,
@@ -77,7 +78,8 @@ pub enum BootError {
     Mapping(#[source] RangeError<Gva>),
 }
 
-/// Tables one after the other, for good: none is ever given back or loses an entry, so nothing is remembered about them.
+/// Tables one after the other, for good: none is ever given back or loses an entry, so nothing is
+/// remembered about them.
 struct Area<'m, M> {
     memory: &'m M,
     next: Cell<Gpa>,
@@ -110,8 +112,8 @@ impl<M: TableMemory<Gpa>> TableAllocator<Gpa> for Area<'_, M> {
     }
 }
 
-/// Builds tables of `format` for `mappings`, within `area` of guest memory: the root at its start, rounded up to a page, and the others after
-/// it. What the area held is overwritten.
+/// Builds tables of `format` for `mappings`, within `area` of guest memory: the root at its start,
+/// rounded up to a page, and the others after it. What the area held is overwritten.
 ///
 /// An identity map of 4 GiB takes two tables with 1-GiB pages, six without.
 ///

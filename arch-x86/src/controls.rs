@@ -1,4 +1,5 @@
-//! The processor's state that takes part in translation: levels, control-register bits, protection-key registers.
+//! The processor's state that takes part in translation: levels, control-register bits,
+//! protection-key registers.
 
 use pgtable::AccessKind;
 
@@ -37,8 +38,8 @@ impl KeyRegister {
 
 /// The control bits of long-mode translation.
 ///
-/// `Controls::new()` is what a VMM that builds tables for a 64-bit guest usually needs; fields are public, so that the rest is
-/// `Controls { smep: true, ..Controls::new() }`.
+/// `Controls::new()` is what a VMM that builds tables for a 64-bit guest usually needs; fields are
+/// public, so that the rest is `Controls { smep: true, ..Controls::new() }`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Controls {
     /// CR0.WP: supervisor-mode writes respect R/W = 0.
@@ -47,7 +48,8 @@ pub struct Controls {
     pub smep: bool,
     /// CR4.SMAP: supervisor mode does not access data at user-mode addresses, unless `ac`.
     pub smap: bool,
-    /// EFLAGS.AC: lifts SMAP. For an implicit supervisor-mode access (to a descriptor table, say) give `false`: AC does not lift it there.
+    /// EFLAGS.AC: lifts SMAP. For an implicit supervisor-mode access (to a descriptor table, say)
+    /// give `false`: AC does not lift it there.
     pub ac: bool,
     /// EFER.NXE: bit 63 of an entry disables execution; without it that bit is reserved.
     pub nxe: bool,
@@ -61,7 +63,8 @@ pub struct Controls {
     pub pkrs: KeyRegister,
     /// CPUID.80000001H:EDX.Page1GB: PDPTEs may map 1-GiB pages.
     pub gib_pages: bool,
-    /// MAXPHYADDR (bits 7:0 of CPUID.80000008H:EAX): physical address bits from here on are reserved. 52 at most.
+    /// MAXPHYADDR (bits 7:0 of CPUID.80000008H:EAX): physical address bits from here on are
+    /// reserved. 52 at most.
     pub maxphyaddr: u8,
     /// The processor is AMD's, which reserves bit 8 of PML4E and PML5E; Intel ignores it.
     pub amd: bool,
@@ -93,7 +96,8 @@ impl Controls {
         self.pke || self.pks
     }
 
-    /// Whether a protection key forbids the access: SDM §4.6.2, and the condition of the error code's PK in §4.7.
+    /// Whether a protection key forbids the access: SDM §4.6.2, and the condition of the error
+    /// code's PK in §4.7.
     pub(crate) const fn key_denies(
         &self,
         key: u8,

@@ -1,7 +1,7 @@
 //! The words of 4-level and 5-level paging, which AMD's nested paging shares.
 //!
-//! SDM §4.5, tables "Format of …Entry"; APM §5.3 and §5.4. The fields keep the manuals' names: R/W is `rw`, U/S is `us`, XD
-//! (AMD: NX) is `xd`.
+//! SDM §4.5, tables "Format of …Entry"; APM §5.3 and §5.4. The fields keep the manuals' names: R/W
+//! is `rw`, U/S is `us`, XD (AMD: NX) is `xd`.
 
 use bitfield_struct::bitfield;
 
@@ -105,7 +105,8 @@ pub struct HugePageEntry {
     pub avl: u8,
     /// Bit 2 of the index into the PAT.
     pub pat: bool,
-    /// Bits 51:13 of the page's physical address; those below the page size and from MAXPHYADDR on are reserved.
+    /// Bits 51:13 of the page's physical address; those below the page size and from MAXPHYADDR on
+    /// are reserved.
     #[bits(39)]
     pub frame: u64,
     /// Ignored: software's.

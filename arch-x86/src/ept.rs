@@ -16,8 +16,9 @@ use crate::shape::{
 /// The host's state that takes part in EPT translation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct EptControls {
-    /// "Mode-based execute control for EPT": XU governs fetches from user-mode linear addresses, X those from supervisor-mode ones. The
-    /// [`Privilege`] of an access is then that of the linear address (its U/S bits), not of the CPL; [`TwoStage`](pgtable::TwoStage) sees to that.
+    /// "Mode-based execute control for EPT": XU governs fetches from user-mode linear addresses, X
+    /// those from supervisor-mode ones. The [`Privilege`] of an access is then that of the linear
+    /// address (its U/S bits), not of the CPL; [`TwoStage`](pgtable::TwoStage) sees to that.
     pub mode_based_execute: bool,
     /// The EPT pointer enables accessed and dirty flags.
     pub accessed_dirty: bool,
@@ -30,7 +31,8 @@ pub struct EptControls {
 }
 
 impl EptControls {
-    /// Accessed and dirty flags, execute-only and 1-GiB pages, 52 bits of physical address; no mode-based execute control.
+    /// Accessed and dirty flags, execute-only and 1-GiB pages, 52 bits of physical address; no
+    /// mode-based execute control.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -57,7 +59,8 @@ const R: u64 = EptTableEntry::new().with_r(true).into_bits();
 const W: u64 = EptTableEntry::new().with_w(true).into_bits();
 const X: u64 = EptTableEntry::new().with_x(true).into_bits();
 
-/// What the entries on the way to an EPT page deny. Each right has to be granted by all of them. A bit that is set was clear in some entry.
+/// What the entries on the way to an EPT page deny. Each right has to be granted by all of them. A
+/// bit that is set was clear in some entry.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct EptPath {
     denied: EptTableEntry,
@@ -96,7 +99,8 @@ impl Ept {
         &self.controls
     }
 
-    /// The EPT pointer for the tree whose root table stands at `root`: write-back tables, this format's levels and flags.
+    /// The EPT pointer for the tree whose root table stands at `root`: write-back tables, this
+    /// format's levels and flags.
     #[must_use]
     pub const fn eptp(&self, root: Hpa) -> Eptp {
         Eptp::new()
@@ -106,13 +110,15 @@ impl Ept {
             .with_frame((root.get() & address_bits(PAGE_SHIFT)) >> PAGE_SHIFT)
     }
 
-    /// As what access EPT judges a load of a guest's page-table walk: a write where accessed and dirty flags are on (SDM §29.3.3.2).
+    /// As what access EPT judges a load of a guest's page-table walk: a write where accessed and
+    /// dirty flags are on (SDM §29.3.3.2).
     #[must_use]
     pub const fn guest_table_access(&self) -> Access {
         if self.controls.accessed_dirty { Access::WRITE } else { Access::READ }
     }
 
-    /// SDM §29.3.3.1: writable but not readable, or executable but not readable without support for that.
+    /// SDM §29.3.3.1: writable but not readable, or executable but not readable without support for
+    /// that.
     #[inline(always)]
     const fn rights_misconfigured(&self, word: u64) -> bool {
         let xu = if self.controls.mode_based_execute { XU.into_bits() } else { 0 };
@@ -215,7 +221,8 @@ impl Format for Ept {
         if word & compared == granted { Some(word & address_bits(PAGE_SHIFT)) } else { None }
     }
 
-    /// SDM §29.3.2: XU governs fetches from user-mode linear addresses, X those from supervisor-mode ones.
+    /// SDM §29.3.2: XU governs fetches from user-mode linear addresses, X those from
+    /// supervisor-mode ones.
     #[inline(always)]
     fn asks_whose_page(&self, access: Access) -> bool {
         self.controls.mode_based_execute && access.kind == AccessKind::Fetch
@@ -252,7 +259,8 @@ impl Format for Ept {
         if self.controls.mode_based_execute { EptPath::COUNTS } else { RIGHTS.into_bits() }
     }
 
-    /// An entry that restricts nothing: the leaf alone decides. It is marked accessed, as the leaves that software makes are.
+    /// An entry that restricts nothing: the leaf alone decides. It is marked accessed, as the
+    /// leaves that software makes are.
     #[inline(always)]
     fn table_word(&self, table: Hpa, width: u8, at: Position) -> Option<u64> {
         let xu = if self.controls.mode_based_execute { XU.into_bits() } else { 0 };
@@ -324,7 +332,8 @@ impl Format for Ept {
         }
     }
 
-    /// An address beyond the tree, like an entry that is not present, is a violation at which nothing is allowed.
+    /// An address beyond the tree, like an entry that is not present, is a violation at which
+    /// nothing is allowed.
     fn fault(&self, cause: Cause, access: Access) -> EptFault {
         match cause {
             Cause::Malformed => EptFault::Misconfiguration,

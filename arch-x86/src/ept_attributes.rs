@@ -4,8 +4,9 @@ use pgtable::{Attributes, Level, Prot};
 
 use crate::ept_entry::{EptPageEntry, MemoryType};
 
-/// Leaf attributes in EPT. [`Prot::user`] means nothing here; [`Prot::execute`] stands for fetches from supervisor-mode and user-mode
-/// linear addresses alike until [`with_user_execute`](Self::with_user_execute) tells them apart.
+/// Leaf attributes in EPT. [`Prot::user`] means nothing here; [`Prot::execute`] stands for fetches
+/// from supervisor-mode and user-mode linear addresses alike until
+/// [`with_user_execute`](Self::with_user_execute) tells them apart.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct EptAttributes {
     /// The word of a 4-KiB page at address 0, its memory type left out.
@@ -33,7 +34,8 @@ macro_rules! flags {
 
 impl EptAttributes {
     flags! {
-        /// The same page with XU: under mode-based execute control, fetches from user-mode linear addresses are allowed.
+        /// The same page with XU: under mode-based execute control, fetches from user-mode linear
+        /// addresses are allowed.
         user_execute with_user_execute = xu with_xu;
         /// The same page with IPAT: the guest's own memory type does not count.
         ignore_pat with_ignore_pat = ipat with_ipat;
@@ -63,7 +65,8 @@ impl EptAttributes {
         self.memory_type
     }
 
-    /// The same page with these software bits: bit 0 in the entry's bit 11, bits 5:1 in its bits 56:52. Higher bits do not count.
+    /// The same page with these software bits: bit 0 in the entry's bit 11, bits 5:1 in its bits
+    /// 56:52. Higher bits do not count.
     #[must_use]
     pub const fn with_software(self, bits: u8) -> Self {
         Self { page: self.page.with_avl(bits & 1 != 0).with_avl_high(bits >> 1 & 0x1f), ..self }

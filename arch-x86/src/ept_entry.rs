@@ -1,4 +1,5 @@
-//! The words of EPT: entries and the EPT pointer (SDM §29.3.2, tables "Format of an EPT …"; §25.6.11).
+//! The words of EPT: entries and the EPT pointer (SDM §29.3.2, tables "Format of an EPT …";
+//! §25.6.11).
 
 use bitfield_struct::bitfield;
 
@@ -10,7 +11,8 @@ pub struct EptTableEntry {
     pub r: bool,
     /// Writes are allowed below.
     pub w: bool,
-    /// Instruction fetches are allowed below; under mode-based execute control, those from supervisor-mode linear addresses.
+    /// Instruction fetches are allowed below; under mode-based execute control, those from
+    /// supervisor-mode linear addresses.
     pub x: bool,
     /// Reserved.
     #[bits(4)]
@@ -21,7 +23,8 @@ pub struct EptTableEntry {
     pub a: bool,
     /// Ignored.
     pub ignored: bool,
-    /// Under mode-based execute control: fetches from user-mode linear addresses are allowed below. Otherwise ignored.
+    /// Under mode-based execute control: fetches from user-mode linear addresses are allowed below.
+    /// Otherwise ignored.
     pub xu: bool,
     /// Ignored: software's.
     pub avl: bool,
@@ -41,7 +44,8 @@ pub struct EptPageEntry {
     pub r: bool,
     /// Writes are allowed.
     pub w: bool,
-    /// Instruction fetches are allowed; under mode-based execute control, those from supervisor-mode linear addresses.
+    /// Instruction fetches are allowed; under mode-based execute control, those from
+    /// supervisor-mode linear addresses.
     pub x: bool,
     /// The memory type: [`MemoryType`].
     #[bits(3)]
@@ -54,11 +58,13 @@ pub struct EptPageEntry {
     pub a: bool,
     /// Dirty, if the EPT pointer enables the flag; otherwise ignored.
     pub d: bool,
-    /// Under mode-based execute control: fetches from user-mode linear addresses are allowed. Otherwise ignored.
+    /// Under mode-based execute control: fetches from user-mode linear addresses are allowed.
+    /// Otherwise ignored.
     pub xu: bool,
     /// Ignored: software's.
     pub avl: bool,
-    /// Bits 51:12 of the page's physical address; those below the page size and from MAXPHYADDR on are reserved.
+    /// Bits 51:12 of the page's physical address; those below the page size and from MAXPHYADDR on
+    /// are reserved.
     #[bits(40)]
     pub frame: u64,
     /// Ignored: software's.
@@ -66,7 +72,8 @@ pub struct EptPageEntry {
     pub avl_high: u8,
     /// Verify guest paging, if that control is on.
     pub verify_guest_paging: bool,
-    /// Paging-write access, if that control is on: a guest's page walk may set its flags here though W = 0.
+    /// Paging-write access, if that control is on: a guest's page walk may set its flags here
+    /// though W = 0.
     pub paging_write: bool,
     /// Ignored.
     pub ignored_59: bool,

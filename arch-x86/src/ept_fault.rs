@@ -1,15 +1,17 @@
-//! How EPT reports a fault: an EPT violation with its exit qualification, or an EPT misconfiguration.
+//! How EPT reports a fault: an EPT violation with its exit qualification, or an EPT
+//! misconfiguration.
 
 use core::fmt;
 
 use bitfield_struct::bitfield;
 use pgtable::{Access, AccessKind};
 
-/// The exit qualification of an EPT violation (SDM §28.2.1, table "Exit Qualification for EPT Violations"). The guest-physical address is
-/// that of the [`pgtable::Fault`] that carries it.
+/// The exit qualification of an EPT violation (SDM §28.2.1, table "Exit Qualification for EPT
+/// Violations"). The guest-physical address is that of the [`pgtable::Fault`] that carries it.
 ///
-/// A walk knows one stage: it takes the access for one to the translation of a linear address. When it was a guest's
-/// page-table walk, say so: [`of_guest_table`](Self::of_guest_table). What only the processor knows is left 0.
+/// A walk knows one stage: it takes the access for one to the translation of a linear address. When
+/// it was a guest's page-table walk, say so: [`of_guest_table`](Self::of_guest_table). What only
+/// the processor knows is left 0.
 #[bitfield(u64)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct EptViolation {
@@ -23,13 +25,15 @@ pub struct EptViolation {
     pub readable: bool,
     /// All entries allow writes.
     pub writable: bool,
-    /// All entries allow fetches; under mode-based execute control, those from supervisor-mode linear addresses.
+    /// All entries allow fetches; under mode-based execute control, those from supervisor-mode
+    /// linear addresses.
     pub executable: bool,
     /// Under mode-based execute control: all entries allow fetches from user-mode linear addresses.
     pub user_executable: bool,
     /// The guest linear-address field is valid.
     pub linear_valid: bool,
-    /// The access was to the translation of that linear address; 0: to a guest paging structure, on the way there.
+    /// The access was to the translation of that linear address; 0: to a guest paging structure, on
+    /// the way there.
     pub translated: bool,
     /// Advanced information: the linear address is a user-mode address. A walk never sets it.
     pub linear_user: bool,
@@ -63,8 +67,8 @@ impl EptViolation {
             .with_translated(true)
     }
 
-    /// The same violation, met by a guest's page-table walk. Where accessed and dirty flags make that walk's loads count as writes, the
-    /// processor sets read and write.
+    /// The same violation, met by a guest's page-table walk. Where accessed and dirty flags make
+    /// that walk's loads count as writes, the processor sets read and write.
     #[must_use]
     pub const fn of_guest_table(self) -> Self {
         self.with_translated(false).with_read(true)

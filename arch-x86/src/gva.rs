@@ -1,5 +1,6 @@
-//! What a guest's address means, from the vCPU's registers and the guest's memory: for gdb stubs, instruction emulators, crash
-//! dumps. No ioctl, no exit, and the fault that the guest would see instead of a bare "no".
+//! What a guest's address means, from the vCPU's registers and the guest's memory: for gdb stubs,
+//! instruction emulators, crash dumps. No ioctl, no exit, and the fault that the guest would see
+//! instead of a bare "no".
 
 use pgtable::{Access, Fault, Gpa, Gva, TableMemory, Walker, low_bits};
 
@@ -44,7 +45,8 @@ pub enum Paging {
 }
 
 impl Paging {
-    /// What `registers` say. `processor` supplies what they do not: MAXPHYADDR, 1-GiB pages, the vendor, EFLAGS.AC, PKRU and PKRS.
+    /// What `registers` say. `processor` supplies what they do not: MAXPHYADDR, 1-GiB pages, the
+    /// vendor, EFLAGS.AC, PKRU and PKRS.
     ///
     /// # Errors
     /// [`Unsupported`].
@@ -69,8 +71,8 @@ impl Paging {
         Ok(Self::Long { format: LongMode::new(levels, controls), root: cr3.root() })
     }
 
-    /// The same, with nothing that forbids a supervisor's loads and stores: what a debugger wants, which reads whatever is
-    /// mapped and writes through breakpoints.
+    /// The same, with nothing that forbids a supervisor's loads and stores: what a debugger wants,
+    /// which reads whatever is mapped and writes through breakpoints.
     #[must_use]
     pub const fn unprotected(self) -> Self {
         match self {
@@ -107,10 +109,12 @@ impl Paging {
     }
 }
 
-/// The guest-physical address that a vCPU with these registers reaches by `access` to `gva`, its page tables being in `memory`.
+/// The guest-physical address that a vCPU with these registers reaches by `access` to `gva`, its
+/// page tables being in `memory`.
 ///
-/// For a processor with 52 physical address bits and 1-GiB pages, EFLAGS.AC = 0 and no key disabled; [`Paging::of`] takes another.
-/// Nothing is written: accessed and dirty flags stay as they are.
+/// For a processor with 52 physical address bits and 1-GiB pages, EFLAGS.AC = 0 and no key
+/// disabled; [`Paging::of`] takes another. Nothing is written: accessed and dirty flags stay as
+/// they are.
 ///
 /// # Errors
 /// [`GvaError`].

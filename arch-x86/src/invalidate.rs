@@ -1,11 +1,12 @@
 //! What to execute so that stale translations become unreachable: operands, from a [`Stale`].
 //!
-//! Data only: which processors to interrupt, and the instructions themselves, are the embedder's, in its
-//! [`Invalidate`](pgtable::Invalidate).
+//! Data only: which processors to interrupt, and the instructions themselves, are the embedder's,
+//! in its [`Invalidate`](pgtable::Invalidate).
 //!
-//! INVLPG drops every paging-structure cache entry of the current PCID, so it does for tables that left the tree too (SDM §4.10.4.1;
-//! AMD's as well, unless EFER.TCE is on). The address forms of INVPCID and INVVPID drop those of one address only: where tables left the tree,
-//! the operands here name the whole context instead.
+//! INVLPG drops every paging-structure cache entry of the current PCID, so it does for tables that
+//! left the tree too (SDM §4.10.4.1; AMD's as well, unless EFER.TCE is on). The address forms of
+//! INVPCID and INVVPID drop those of one address only: where tables left the tree, the operands
+//! here name the whole context instead.
 
 use core::iter::FusedIterator;
 use core::num::NonZeroU16;
@@ -47,7 +48,8 @@ impl<'s> Flush<'s> {
     }
 }
 
-/// The address of each stale page, once, whatever its size: INVLPG of any address in a huge page drops all of it.
+/// The address of each stale page, once, whatever its size: INVLPG of any address in a huge page
+/// drops all of it.
 #[derive(Clone, Debug)]
 pub struct Pages<'s> {
     ranges: slice::Iter<'s, StaleRange<Gva>>,
@@ -128,8 +130,9 @@ pub struct Invpcid {
     pub descriptor: InvpcidDescriptor,
 }
 
-/// The INVPCIDs that make `stale` unreachable under `pcid`, whatever PCID is current. `globals`: translations of this space may be global;
-/// then everything global goes, since INVPCID has no narrower form for them.
+/// The INVPCIDs that make `stale` unreachable under `pcid`, whatever PCID is current. `globals`:
+/// translations of this space may be global; then everything global goes, since INVPCID has no
+/// narrower form for them.
 pub fn invpcid(
     stale: &Stale<Gva>,
     pcid: Pcid,
@@ -185,7 +188,8 @@ pub struct Invvpid {
     pub descriptor: InvvpidDescriptor,
 }
 
-/// The INVVPIDs by which a hypervisor makes a guest's `stale` stage-1 translations unreachable; global ones and every PCID included.
+/// The INVVPIDs by which a hypervisor makes a guest's `stale` stage-1 translations unreachable;
+/// global ones and every PCID included.
 pub fn invvpid(
     stale: &Stale<Gva>,
     vpid: NonZeroU16,
@@ -229,7 +233,8 @@ pub struct Invept {
     pub descriptor: InveptDescriptor,
 }
 
-/// The INVEPT that makes `stale` unreachable through `eptp`, if anything is stale: it has no form for one address.
+/// The INVEPT that makes `stale` unreachable through `eptp`, if anything is stale: it has no form
+/// for one address.
 #[must_use]
 pub fn invept(stale: &Stale<Gpa>, eptp: Eptp) -> Option<Invept> {
     let descriptor = InveptDescriptor::new().with_eptp(eptp);
@@ -251,7 +256,8 @@ pub enum TlbControl {
     GuestNonGlobal = 7,
 }
 
-/// The `TLB_CONTROL` that makes a guest's `stale` nested translations unreachable. `flush_by_asid`: CPUID.8000000AH:EDX.FlushByAsid.
+/// The `TLB_CONTROL` that makes a guest's `stale` nested translations unreachable. `flush_by_asid`:
+/// CPUID.8000000AH:EDX.FlushByAsid.
 #[must_use]
 pub fn tlb_control(stale: &Stale<Gpa>, flush_by_asid: bool) -> TlbControl {
     match (stale.is_empty(), flush_by_asid) {

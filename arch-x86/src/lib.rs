@@ -1,14 +1,17 @@
 //! x86 MMU formats for [`pgtable`]: long mode, EPT, nested paging.
 //!
-//! - **Formats as values**: [`LongMode`] (stage 1, 4 or 5 levels), [`Npt`] and [`Ept`] (stage 2), each with the processor's controls that take
-//!   part in translation. `pgtable` walks, builds and changes their trees.
-//! - **Faults as the processor reports them**: [`LongModeFault`], [`NestedPageFault`], [`EptFault`].
-//! - **Invalidation** as operands of INVLPG, INVPCID, INVVPID, INVEPT, VMRUN: from what a gather collected to [`Flush`], [`invpcid`], [`invvpid`],
-//!   [`invept`], [`tlb_control`].
-//! - **For VMMs**: [`boot_tables`] writes a vCPU's first tables; [`gva_to_gpa`] says what a guest's address means.
+//! - **Formats as values**: [`LongMode`] (stage 1, 4 or 5 levels), [`Npt`] and [`Ept`] (stage 2),
+//!   each with the processor's controls that take part in translation. `pgtable` walks, builds and
+//!   changes their trees.
+//! - **Faults as the processor reports them**: [`LongModeFault`], [`NestedPageFault`],
+//!   [`EptFault`].
+//! - **Invalidation** as operands of INVLPG, INVPCID, INVVPID, INVEPT, VMRUN: from what a gather
+//!   collected to [`Flush`], [`invpcid`], [`invvpid`], [`invept`], [`tlb_control`].
+//! - **For VMMs**: [`boot_tables`] writes a vCPU's first tables; [`gva_to_gpa`] says what a guest's
+//!   address means.
 //!
-//! Not covered: 32-bit and PAE paging, shadow-stack accesses, linear-address masking, memory-encryption bits in
-//! addresses, sub-page permissions, guest-mode execute trap.
+//! Not covered: 32-bit and PAE paging, shadow-stack accesses, linear-address masking,
+//! memory-encryption bits in addresses, sub-page permissions, guest-mode execute trap.
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
@@ -27,9 +30,11 @@
 //! # Ok::<(), arch_x86::BootError>(())
 //! ```
 //!
-//! "SDM" is Intel's Software Developer's Manual, volume 3, by the sections of the 2023 editions, in which paging is chapter 4 and EPT chapter 29;
-//! "APM" is AMD's Architecture Programmer's Manual, volume 2. Levels are counted from the bottom, as everywhere in `pgtable`: 0 is the page
-//! table (PT), 1 the page directory (PD), 2 the page-directory-pointer table (PDPT), 3 the PML4, 4 the PML5.
+//! "SDM" is Intel's Software Developer's Manual, volume 3, by the sections of the 2023 editions, in
+//! which paging is chapter 4 and EPT chapter 29; "APM" is AMD's Architecture Programmer's Manual,
+//! volume 2. Levels are counted from the bottom, as everywhere in `pgtable`: 0 is the page table
+//! (PT), 1 the page directory (PD), 2 the page-directory-pointer table (PDPT), 3 the PML4, 4 the
+//! PML5.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -13,10 +13,12 @@ use crate::registers::{Cr0, Cr3, Cr4, Efer, Registers};
 use crate::shape::{entry_offset, shift};
 use crate::tree::{Demand, Path, Tree};
 
-/// The tables that a 64-bit guest's CR3 refers to, as a processor with these [`Controls`] reads them.
+/// The tables that a 64-bit guest's CR3 refers to, as a processor with these [`Controls`] reads
+/// them.
 ///
-/// Order of checks: canonical address; then, level by level from the root, P and reserved bits; then, at the leaf, the rights that
-/// all entries of the way grant together, and the protection key.
+/// Order of checks: canonical address; then, level by level from the root, P and reserved bits;
+/// then, at the leaf, the rights that all entries of the way grant together, and the protection
+/// key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LongMode {
     tree: Tree,
@@ -46,8 +48,8 @@ impl LongMode {
         if self.tree.geometry.levels() == 5 { Levels::Five } else { Levels::Four }
     }
 
-    /// CR3 for the tree whose root table stands at `root`, and the bits of CR0, CR4 and EFER that a vCPU needs for it. What else these registers
-    /// hold is not this crate's affair.
+    /// CR3 for the tree whose root table stands at `root`, and the bits of CR0, CR4 and EFER that a
+    /// vCPU needs for it. What else these registers hold is not this crate's affair.
     #[must_use]
     pub const fn registers(&self, root: Gpa) -> Registers {
         let Controls { wp, smep, smap, nxe, pke, pks, .. } = self.controls;
@@ -151,7 +153,8 @@ impl Format for LongMode {
         self.tree.quick_table(word, self.demand(access))
     }
 
-    /// Where user-mode addresses are forbidden, or have keys of their own, each entry of the way may be the one that makes it another.
+    /// Where user-mode addresses are forbidden, or have keys of their own, each entry of the way
+    /// may be the one that makes it another.
     #[inline(always)]
     fn quick_restricts_nothing(&self, access: Access) -> bool {
         !self.demand(access).forbids_user_mode() && !self.controls.any_keys()

@@ -92,8 +92,8 @@ fn canonical() {
     }
 }
 
-/// The access rights of SDM §4.6.1 and the error codes of §4.7: each row is what the entries grant, the controls, the access, and the
-/// error code or nothing.
+/// The access rights of SDM §4.6.1 and the error codes of §4.7: each row is what the entries grant,
+/// the controls, the access, and the error code or nothing.
 #[test]
 fn rights() {
     const BASE: Controls = Controls::new();
@@ -222,7 +222,8 @@ prop_compose! {
 }
 
 proptest! {
-    /// Whatever stands in memory: a leaf is encoded again bit by bit, a table's address and the fast path agree with the decoder.
+    /// Whatever stands in memory: a leaf is encoded again bit by bit, a table's address and the
+    /// fast path agree with the decoder.
     #[test]
     fn decode_then_encode(format in any_format(), word: u64, present: bool, level in 0_u8..6) {
         let word = word | u64::from(present);

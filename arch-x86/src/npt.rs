@@ -1,7 +1,8 @@
 //! Stage 2 on AMD: nested paging (APM §15.25), whose words have the long-mode layout.
 //!
-//! Every guest access is a user-mode access to these tables, so U/S stands in every entry; the guest's CR0.WP, SMEP, SMAP and
-//! protection keys do not apply, and the address is not sign-extended.
+//! Every guest access is a user-mode access to these tables, so U/S stands in every entry; the
+//! guest's CR0.WP, SMEP, SMAP and protection keys do not apply, and the address is not
+//! sign-extended.
 
 use core::fmt;
 
@@ -24,7 +25,8 @@ pub struct NptControls {
     pub nxe: bool,
     /// CPUID.80000001H:EDX.Page1GB.
     pub gib_pages: bool,
-    /// Bits 7:0 of CPUID.80000008H:EAX: physical address bits from here on are reserved. 52 at most.
+    /// Bits 7:0 of CPUID.80000008H:EAX: physical address bits from here on are reserved. 52 at
+    /// most.
     pub maxphyaddr: u8,
 }
 
@@ -51,7 +53,8 @@ pub struct NptAttributes {
 }
 
 impl NptAttributes {
-    /// The same page with another memory type: an index into the host's PAT. Only the low three bits of `index` count.
+    /// The same page with another memory type: an index into the host's PAT. Only the low three
+    /// bits of `index` count.
     #[must_use]
     pub const fn with_pat(self, index: u8) -> Self {
         Self { page: self.page.with_pat(index) }
@@ -114,10 +117,11 @@ impl Attributes for NptAttributes {
     }
 }
 
-/// EXITINFO1 of a nested page fault, `VMEXIT_NPF` (APM §15.25.6). EXITINFO2 is the address of the [`pgtable::Fault`] that carries it.
+/// EXITINFO1 of a nested page fault, `VMEXIT_NPF` (APM §15.25.6). EXITINFO2 is the address of the
+/// [`pgtable::Fault`] that carries it.
 ///
-/// A walk knows one stage, and takes the access for the guest's final one. When the access was a guest's page-table walk, say so:
-/// [`of_guest_table`](Self::of_guest_table).
+/// A walk knows one stage, and takes the access for the guest's final one. When the access was a
+/// guest's page-table walk, say so: [`of_guest_table`](Self::of_guest_table).
 #[bitfield(u64)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct NestedPageFault {
@@ -163,7 +167,8 @@ pub struct Npt {
 }
 
 impl Npt {
-    /// As what access nested paging judges a guest's page-table walk, loads included (APM §15.25.5).
+    /// As what access nested paging judges a guest's page-table walk, loads included (APM
+    /// §15.25.5).
     pub const GUEST_TABLE_ACCESS: Access = Access::WRITE.by_user();
 
     /// Tables of `levels` levels (the host's own paging mode) under `controls`.

@@ -1,4 +1,5 @@
-//! How stage 1 reports a fault: #PF with its error code, or #GP for an address that is not canonical.
+//! How stage 1 reports a fault: #PF with its error code, or #GP for an address that is not
+//! canonical.
 
 use core::fmt;
 
@@ -21,9 +22,11 @@ pub struct PageFaultCode {
     pub id: bool,
     /// PK: a protection key forbids the access.
     pub pk: bool,
-    /// SS: the access was a shadow-stack access. A walk never sets it: there is no such [`AccessKind`].
+    /// SS: the access was a shadow-stack access. A walk never sets it: there is no such
+    /// [`AccessKind`].
     pub ss: bool,
-    /// HLAT: the fault came from hypervisor-managed linear-address translation. A walk never sets it.
+    /// HLAT: the fault came from hypervisor-managed linear-address translation. A walk never sets
+    /// it.
     pub hlat: bool,
     #[bits(7)]
     __: u8,
@@ -48,8 +51,8 @@ impl PageFaultCode {
 
     /// The same, for a walk that ended because of `cause`.
     ///
-    /// A table outside memory counts as a not-present entry there, as KVM's and QEMU's walkers have it; on bare metal it depends on
-    /// what the bus answers.
+    /// A table outside memory counts as a not-present entry there, as KVM's and QEMU's walkers have
+    /// it; on bare metal it depends on what the bus answers.
     #[inline]
     #[must_use]
     pub(crate) const fn because(self, cause: Cause) -> Self {

@@ -1,6 +1,7 @@
 //! The control registers' bits that concern paging, as words.
 //!
-//! SDM §2.5 (CR0, CR3, CR4), §4.5 (CR3), §2.2.1 (EFER); APM §3.1. Other bits keep whatever value they have.
+//! SDM §2.5 (CR0, CR3, CR4), §4.5 (CR3), §2.2.1 (EFER); APM §3.1. Other bits keep whatever value
+//! they have.
 
 use bitfield_struct::bitfield;
 use pgtable::{Gpa, low_bits};
@@ -50,7 +51,8 @@ pub struct Cr3 {
 }
 
 impl Cr3 {
-    /// CR3 for a root table at `root`, with write-back tables and no PCID. Bits of `root` beyond 51:12 do not count.
+    /// CR3 for a root table at `root`, with write-back tables and no PCID. Bits of `root` beyond
+    /// 51:12 do not count.
     #[must_use]
     pub const fn of(root: Gpa) -> Self {
         Self::new().with_frame(root.get() >> PAGE_SHIFT & low_bits(40))
@@ -102,8 +104,8 @@ pub struct Cr3Pcid {
 }
 
 impl Cr3Pcid {
-    /// CR3 for the root table at `root` under `pcid`. A MOV of it invalidates what is cached under `pcid`, global translations excepted,
-    /// unless [`with_no_flush`](Self::with_no_flush).
+    /// CR3 for the root table at `root` under `pcid`. A MOV of it invalidates what is cached under
+    /// `pcid`, global translations excepted, unless [`with_no_flush`](Self::with_no_flush).
     #[must_use]
     pub const fn of(root: Gpa, pcid: Pcid) -> Self {
         Self::new().with_pcid(pcid.0).with_frame(Cr3::of(root).frame())

@@ -1,4 +1,5 @@
-//! The shape that long mode, NPT and EPT share: 9 index bits a level, 4-KiB pages, addresses in bits 51:12.
+//! The shape that long mode, NPT and EPT share: 9 index bits a level, 4-KiB pages, addresses in
+//! bits 51:12.
 
 use pgtable::{Geometry, LevelGeometry, low_bits};
 

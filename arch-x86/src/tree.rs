@@ -11,8 +11,9 @@ use crate::controls::Levels;
 use crate::entry::{PageEntry, TableEntry};
 use crate::shape::{PAGE_SHIFT, WIDTH, address_bits, beyond_maxphyaddr, geometry};
 
-// A walk tests and makes whole words: the fields' masks, computed once, at compile time. (The accessors of a bitfield are functions of
-// this crate that another crate's walk may not have inlined.)
+// A walk tests and makes whole words: the fields' masks, computed once, at compile time. (The
+// accessors of a bitfield are functions of this crate that another crate's walk may not have
+// inlined.)
 const PRESENT: u64 = TableEntry::new().with_p(true).into_bits();
 const PS: u64 = TableEntry::new().with_ps(true).into_bits();
 const RW: u64 = TableEntry::new().with_rw(true).into_bits();
@@ -25,7 +26,8 @@ const fn when(wanted: bool, mask: u64) -> u64 {
     if wanted { mask } else { 0 }
 }
 
-/// What the entries on the way to a leaf grant: each right has to be granted by all of them (SDM §4.6.1).
+/// What the entries on the way to a leaf grant: each right has to be granted by all of them (SDM
+/// §4.6.1).
 ///
 /// The bits stand where they stand in an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,8 +69,8 @@ impl Path {
     }
 }
 
-/// What an access demands of a page, as one compare: it depends on the access and the controls only, so a loop over
-/// addresses computes it once.
+/// What an access demands of a page, as one compare: it depends on the access and the controls
+/// only, so a loop over addresses computes it once.
 #[derive(Clone, Copy)]
 pub(crate) struct Demand {
     /// The bits of what a path grants that count.
@@ -94,7 +96,8 @@ impl Demand {
         self.denied != 0
     }
 
-    /// An access that a supervisor-mode address always allows, and a user-mode address unless `no_user`.
+    /// An access that a supervisor-mode address always allows, and a user-mode address unless
+    /// `no_user`.
     #[inline(always)]
     #[must_use]
     pub(crate) const fn supervisor_mode(write: bool, execute: bool, no_user: bool) -> Self {
@@ -180,7 +183,8 @@ impl Tree {
         }
     }
 
-    /// The table of an entry that alone grants what the `demand` is. Where a right must *not* be granted, one entry does not tell.
+    /// The table of an entry that alone grants what the `demand` is. Where a right must *not* be
+    /// granted, one entry does not tell.
     #[inline(always)]
     pub(crate) fn quick_table(&self, word: u64, demand: Demand) -> Option<u64> {
         let needed = demand.counts & !demand.denied;
@@ -193,8 +197,8 @@ impl Tree {
         }
     }
 
-    /// The 4-KiB page of an entry that meets the `demand` if the whole way to it does: of a right that must not be granted, the last entry is
-    /// enough to withhold it.
+    /// The 4-KiB page of an entry that meets the `demand` if the whole way to it does: of a right
+    /// that must not be granted, the last entry is enough to withhold it.
     #[inline(always)]
     pub(crate) fn quick_page(&self, word: u64, demand: Demand) -> Option<(u64, PageAttributes)> {
         let compared = PRESENT | self.reserved | demand.counts | demand.forbidden;
@@ -212,7 +216,8 @@ impl Tree {
         PRESENT
     }
 
-    /// A table entry that restricts nothing: the leaf alone decides. It is marked accessed, as the leaves that software makes are.
+    /// A table entry that restricts nothing: the leaf alone decides. It is marked accessed, as the
+    /// leaves that software makes are.
     #[inline(always)]
     pub(crate) fn table_word(&self, table: u64, width: u8, at: Position) -> Option<u64> {
         const OPEN: u64 =

@@ -26,7 +26,8 @@ fn area(start: u64, end: u64) -> std::ops::Range<Gpa> {
     Gpa::new(start)..Gpa::new(end)
 }
 
-/// 1 GiB by 2-MiB pages at 0x9000, 0xa000, 0xb000: what cloud-hypervisor and Firecracker write by hand.
+/// 1 GiB by 2-MiB pages at 0x9000, 0xa000, 0xb000: what cloud-hypervisor and Firecracker write by
+/// hand.
 #[test]
 fn as_written_by_hand() {
     let words = memory();

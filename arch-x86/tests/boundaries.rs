@@ -1,4 +1,5 @@
-//! Words with nothing in them but what is asked about: each row by itself, so that no other bit hides a mistake.
+//! Words with nothing in them but what is asked about: each row by itself, so that no other bit
+//! hides a mistake.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -8,7 +9,8 @@ use arch_x86::{
 };
 use pgtable::{Entry, Format, Hpa, Level, Output, Position, Prot};
 
-/// R, W and X alone, of a table of EPT (Intel SDM 3C §29.3.3.1, "EPT Misconfigurations"): writable but not readable never; executable but not readable only where the CPU can.
+/// R, W and X alone, of a table of EPT (Intel SDM 3C §29.3.3.1, "EPT Misconfigurations"): writable
+/// but not readable never; executable but not readable only where the CPU can.
 #[test]
 fn rights_of_an_ept_entry_and_nothing_else() {
     const TABLE: Position = Position { level: Level(1), shift: 21 };
@@ -60,7 +62,8 @@ fn exit_reasons_of_ept() {
 
 const PAGE: Position = Position { level: Level(0), shift: 12 };
 
-/// Each attribute of `rows` is these bits of a last-level entry and no others, and what is decoded has it again.
+/// Each attribute of `rows` is these bits of a last-level entry and no others, and what is decoded
+/// has it again.
 fn attributes_are_bits<F: Format>(format: F, rows: &[(&str, F::Attributes, u64)]) {
     let none = format.leaf_word(F::Attributes::from(Prot::R), PAGE).unwrap();
     for &(name, attributes, bits) in rows {
@@ -78,7 +81,8 @@ fn attributes_are_bits<F: Format>(format: F, rows: &[(&str, F::Attributes, u64)]
     }
 }
 
-/// Bits of a 4 KiB page's entry: Intel SDM 3A §4.5, table 4-20; AMD APM 2 §5.3. Pages are made accessed and dirty, so taking that away changes the entry.
+/// Bits of a 4 KiB page's entry: Intel SDM 3A §4.5, table 4-20; AMD APM 2 §5.3. Pages are made
+/// accessed and dirty, so taking that away changes the entry.
 #[test]
 fn attributes_of_long_mode() {
     let page = || PageAttributes::from(Prot::R);

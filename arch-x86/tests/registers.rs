@@ -39,7 +39,8 @@ fn cr3_with_a_process_context() {
     assert_eq!(Cr3::of(Gpa::new(0x1234_5000)).root(), Gpa::new(0x1234_5000));
 }
 
-/// Bit 0 stands in the entry's bit 11, bits 5:1 in its bits 56:52; the rest of the word is what it was.
+/// Bit 0 stands in the entry's bit 11, bits 5:1 in its bits 56:52; the rest of the word is what it
+/// was.
 #[test]
 fn software_bits_of_ept() {
     let ept = Ept::new(Levels::Four, EptControls::new());
@@ -58,7 +59,8 @@ fn software_bits_of_ept() {
     }
 }
 
-/// SDM Table 29-7: of a guest's page-table entry bit 8 is clear, and the access is a read besides. AMD APM volume 2, 15.25.6: bit 33 instead of 32.
+/// SDM Table 29-7: of a guest's page-table entry bit 8 is clear, and the access is a read besides.
+/// AMD APM volume 2, 15.25.6: bit 33 instead of 32.
 #[test]
 fn faults_of_a_guests_tables() {
     let violation = EptViolation::from_bits(0x182);

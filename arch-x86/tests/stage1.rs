@@ -1,5 +1,5 @@
-//! Long mode against a walker that is written straight from the manual's prose: same translation or same fault, error code and all, on random
-//! tables.
+//! Long mode against a walker that is written straight from the manual's prose: same translation or
+//! same fault, error code and all, on random tables.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -19,7 +19,8 @@ pub(crate) enum Outcome {
     GeneralProtection,
 }
 
-/// SDM vol. 3 §4.5 to §4.7, as one reads it. `levels` and `level` count as the manual does: 4 = PML4.
+/// SDM vol. 3 §4.5 to §4.7, as one reads it. `levels` and `level` count as the manual does: 4 =
+/// PML4.
 pub(crate) fn reference(
     image: &Image,
     root: u64,

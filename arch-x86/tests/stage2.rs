@@ -1,4 +1,5 @@
-//! EPT and nested paging against walkers that are written straight from the manuals' prose, on random tables.
+//! EPT and nested paging against walkers that are written straight from the manuals' prose, on
+//! random tables.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -18,7 +19,8 @@ pub(crate) enum Outcome {
     Misconfiguration,
 }
 
-/// SDM vol. 3 §29.3.2 and §29.3.3, as one reads it. `level` counts as the manual does: 4 = EPT PML4.
+/// SDM vol. 3 §29.3.2 and §29.3.3, as one reads it. `level` counts as the manual does: 4 = EPT
+/// PML4.
 pub(crate) fn ept(
     image: &Image,
     levels: u32,

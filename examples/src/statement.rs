@@ -1,5 +1,5 @@
-//! What a Linux guest says of its own memory: lines on its console, which its `/init` prints and the VMM compares with its own
-//! translation.
+//! What a Linux guest says of its own memory: lines on its console, which its `/init` prints and
+//! the VMM compares with its own translation.
 //!
 //! Each line begins with [`MARK`]. Addresses are hexadecimal, without `0x`.
 //!
@@ -15,7 +15,8 @@
 //! | `@ log TEXT` | from the kernel’s log, without its time |
 //! | `@ end LINES` | that is all: how many lines there were before this one |
 //!
-//! Then it waits, in user mode, for a line on the console, says `@ bye LINE`, and powers the machine off.
+//! Then it waits, in user mode, for a line on the console, says `@ bye LINE`, and powers the
+//! machine off.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,5 @@
-//! The platform of a Linux guest on POWER: what its calls answer, and that no argument makes it panic.
+//! The platform of a Linux guest on POWER: what its calls answer, and that no argument makes it
+//! panic.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

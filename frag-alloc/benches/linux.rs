@@ -1,5 +1,6 @@
-//! Linux's algorithm, as a C programmer would write it: a page's count in an array, a pointer that moves through the
-//! page, a lock around it; pages from a free list, zeroed when taken. No checks but the one that Linux has.
+//! Linux's algorithm, as a C programmer would write it: a page's count in an array, a pointer that
+//! moves through the page, a lock around it; pages from a free list, zeroed when taken. No checks
+//! but the one that Linux has.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 

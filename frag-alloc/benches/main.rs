@@ -1,8 +1,9 @@
 //! frag-alloc beside general allocators and Linux's algorithm, in one process.
 //!
-//! `cargo bench --manifest-path frag-alloc/benches/Cargo.toml`. All contenders take turns, round after round, and the best
-//! round counts; a table is taken, its first word is set and cleared again (a page table's life), and it is given back.
-//! Every table must come zeroed and aligned to its size. The last lines say which goals are reached.
+//! `cargo bench --manifest-path frag-alloc/benches/Cargo.toml`. All contenders take turns, round
+//! after round, and the best round counts; a table is taken, its first word is set and cleared
+//! again (a page table's life), and it is given back. Every table must come zeroed and aligned to
+//! its size. The last lines say which goals are reached.
 
 mod contenders;
 mod linux;

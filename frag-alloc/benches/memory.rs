@@ -63,7 +63,8 @@ pub fn churn() -> f64 {
     peak
 }
 
-/// A thousand address spaces with few pages each, in radix trees for 64 KiB pages: 256 B, 4 KiB, 4 KiB and a root of 64 KiB.
+/// A thousand address spaces with few pages each, in radix trees for 64 KiB pages: 256 B, 4 KiB, 4
+/// KiB and a root of 64 KiB.
 pub fn sparse() {
     const SPACES: u32 = 1000;
     println!("\nbytes of tables per mapped page, {SPACES} sparse address spaces, 64 KiB frames");

@@ -108,7 +108,8 @@ fn peer(row: &[f64]) -> f64 {
     row[FIRST_PEER..].iter().copied().fold(f64::INFINITY, f64::min)
 }
 
-/// Pairs by `threads` threads at once: ns per pair of all together, from the first start to the last end.
+/// Pairs by `threads` threads at once: ns per pair of all together, from the first start to the
+/// last end.
 fn together<C: Contender>(contender: &C, threads: usize) -> f64 {
     const COUNT: u32 = 100_000;
     let barrier = Barrier::new(threads);

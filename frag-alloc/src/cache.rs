@@ -1,13 +1,14 @@
 //! The tables of one address space.
 //!
 //! # Protocol
-//! One [`Pool`] per table size, each behind its own lock. A table is allocated by taking it out of its pool and marking its
-//! state word live, and freed by marking the state word idle (one swap: a second free of the same table, at any
-//! time, by any thread, finds it idle) and putting it back. When the pool has nothing, a frame is filled *outside*
-//! the lock; whoever finds, with the lock again, that somebody else was faster, sends his frame home unused.
+//! One [`Pool`] per table size, each behind its own lock. A table is allocated by taking it out of
+//! its pool and marking its state word live, and freed by marking the state word idle (one swap: a
+//! second free of the same table, at any time, by any thread, finds it idle) and putting it back.
+//! When the pool has nothing, a frame is filled *outside* the lock; whoever finds, with the lock
+//! again, that somebody else was faster, sends his frame home unused.
 //!
-//! Tables of a whole frame or more have no pool: `fragments` is 1, and the free that makes it 0 retires the frame.
-//! Checked by `tests/loom_cache.rs`.
+//! Tables of a whole frame or more have no pool: `fragments` is 1, and the free that makes it 0
+//! retires the frame. Checked by `tests/loom_cache.rs`.
 
 use core::ops::Deref;
 
@@ -30,8 +31,8 @@ pub enum Policy {
     /// It is handed out again before a new frame is taken.
     #[default]
     Reuse,
-    /// It never is: the frame stays until its last table is freed. Step by step what Linux does on POWER; for
-    /// comparison, and for readers without a grace period who rely on it.
+    /// It never is: the frame stays until its last table is freed. Step by step what Linux does on
+    /// POWER; for comparison, and for readers without a grace period who rely on it.
     Linux,
 }
 
@@ -40,7 +41,8 @@ pub enum Policy {
 pub struct Closed {
     /// Frames that went home.
     pub frames: u32,
-    /// Tables of pooled sizes that are still alive, or in somebody's front: each goes home by its own free.
+    /// Tables of pooled sizes that are still alive, or in somebody's front: each goes home by its
+    /// own free.
     pub live: u32,
 }
 
@@ -51,8 +53,8 @@ pub(crate) struct Detached {
     shift: u8,
 }
 
-/// Allocates and frees the tables of one address space. Shared by reference between threads; for the speed of a
-/// thread that has its own, see [`Local`](crate::Local).
+/// Allocates and frees the tables of one address space. Shared by reference between threads; for
+/// the speed of a thread that has its own, see [`Local`](crate::Local).
 ///
 /// `F` is `&Frames` or `Arc<Frames>`, or anything else that derefs to it.
 #[derive(Debug)]
@@ -120,7 +122,8 @@ where
     /// A zeroed table of `2^shift` bytes, aligned to its size.
     ///
     /// # Errors
-    /// [`Error::Exhausted`], [`Error::Unsupported`], [`Error::Constructor`], or a defect of the source.
+    /// [`Error::Exhausted`], [`Error::Unsupported`], [`Error::Constructor`], or a defect of the
+    /// source.
     #[inline]
     pub fn take(&self, shift: u8) -> Result<A, Error<A>> {
         self.take_holding(shift, Contents::Zeroed)
@@ -194,7 +197,8 @@ where
         self.put_detached(self.detach(table, shift, contents)?)
     }
 
-    /// The first half of a free: the table is nobody's any more, but still counted, and in nobody's hand.
+    /// The first half of a free: the table is nobody's any more, but still counted, and in nobody's
+    /// hand.
     #[inline]
     pub(crate) fn detach(
         &self,
@@ -237,7 +241,8 @@ where
         self.let_go(leaving).map(|_| ())
     }
 
-    /// What was in hand of these frames is never handed out again; says how many of them went home by that.
+    /// What was in hand of these frames is never handed out again; says how many of them went home
+    /// by that.
     #[inline]
     fn let_go(&self, mut leaving: Leaving) -> Result<u32, Error<A>> {
         let mut home = 0;
@@ -251,7 +256,8 @@ where
         result.map(|()| home)
     }
 
-    /// How many tables of `2^shift` bytes a front may hold: a part of what a frame holds; none if they have no pool.
+    /// How many tables of `2^shift` bytes a front may hold: a part of what a frame holds; none if
+    /// they have no pool.
     pub(crate) fn front_room(&self, shift: u8) -> usize {
         match self.policy {
             Policy::Reuse if shift < self.frames.shift => {
@@ -261,7 +267,8 @@ where
         }
     }
 
-    /// Sends home every frame in which no table is alive, except for tables in fronts; says how many.
+    /// Sends home every frame in which no table is alive, except for tables in fronts; says how
+    /// many.
     ///
     /// # Errors
     /// [`Error::Underflow`] if a frame's counter was tampered with.
@@ -277,11 +284,13 @@ where
         Ok(frames)
     }
 
-    /// Returns everything that is not handed out; the cache allocates no pooled size from now on. Tables that are still
-    /// alive keep their frames, and are freed through this cache, or without it by [`Frames::give`].
+    /// Returns everything that is not handed out; the cache allocates no pooled size from now on.
+    /// Tables that are still alive keep their frames, and are freed through this cache, or without
+    /// it by [`Frames::give`].
     ///
     /// # Errors
-    /// [`Error::Underflow`] if a frame's counter was tampered with; the other frames were dealt with.
+    /// [`Error::Underflow`] if a frame's counter was tampered with; the other frames were dealt
+    /// with.
     pub fn close(&self) -> Result<Closed, Error<A>> {
         let mut closed = Closed::default();
         let mut result = Ok(());

@@ -17,7 +17,8 @@ pub struct Census {
     pub quarantined: u32,
     /// Tables that are alive.
     pub live: u32,
-    /// The sum of `refs`: one for each table frame (or table larger than a frame), and the speculative ones.
+    /// The sum of `refs`: one for each table frame (or table larger than a frame), and the
+    /// speculative ones.
     pub refs: u64,
     /// The sum of `fragments`: live tables, and those that a cache could still hand out.
     pub fragments: u64,

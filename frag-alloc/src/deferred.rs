@@ -1,12 +1,14 @@
 //! Tables freed while readers without a lock may still walk them.
 //!
 //! # Protocol
-//! A freed table becomes idle at once (a second free is refused at once), and waits. Waiting tables gather in a batch;
-//! a grace period starts for the whole batch when the one before is through, after the last of its tables was freed. Only when it
-//! has passed is a table zeroed and put back, and only then is it no longer counted in its frame. So a frame can't
-//! retire before a grace period after the free of its last table: Linux's rule for deferred frames (`pte_free_defer`), and for
-//! each table besides, since ours are handed out again. Nothing runs behind the caller's back: tables are put back inside
-//! [`Deferred::give`], [`Deferred::take`] when memory runs out, and [`Deferred::collect`].
+//! A freed table becomes idle at once (a second free is refused at once), and waits. Waiting tables
+//! gather in a batch; a grace period starts for the whole batch when the one before is through,
+//! after the last of its tables was freed. Only when it has passed is a table zeroed and put back,
+//! and only then is it no longer counted in its frame. So a frame can't retire before a grace
+//! period after the free of its last table: Linux's rule for deferred frames (`pte_free_defer`),
+//! and for each table besides, since ours are handed out again. Nothing runs behind the caller's
+//! back: tables are put back inside [`Deferred::give`], [`Deferred::take`] when memory runs out,
+//! and [`Deferred::collect`].
 
 use alloc::vec::Vec;
 use core::ops::Deref;
@@ -82,7 +84,8 @@ where
     /// As [`Cache::give`], after a grace period.
     ///
     /// # Errors
-    /// As [`Cache::give`]; [`Error::Exhausted`], and the table stays alive, if there is no memory to queue it.
+    /// As [`Cache::give`]; [`Error::Exhausted`], and the table stays alive, if there is no memory
+    /// to queue it.
     pub fn give(&self, table: A, shift: u8, contents: Contents) -> Result<(), Error<A>> {
         let mut queue = self.queue.lock();
         if queue.gathering.try_reserve(1).is_err() {
@@ -100,8 +103,9 @@ where
         queue.gathering.len() + queue.waiting.len()
     }
 
-    /// Puts back the tables whose grace period has passed, and starts one for those that gathered; says how many were put back.
-    /// With no reader about, the second of two calls finds nothing left.
+    /// Puts back the tables whose grace period has passed, and starts one for those that gathered;
+    /// says how many were put back. With no reader about, the second of two calls finds nothing
+    /// left.
     ///
     /// # Errors
     /// The first error of putting a table back; the others were put back.
@@ -153,8 +157,8 @@ where
     F: Deref<Target = Frames<A, S>>,
     G: Grace,
 {
-    /// Puts back what may be put back. What readers may still see stays counted, and so its frame stays out of use: a
-    /// leak that the census shows, never a reuse.
+    /// Puts back what may be put back. What readers may still see stays counted, and so its frame
+    /// stays out of use: a leak that the census shows, never a reuse.
     fn drop(&mut self) {
         let _ = self.collect();
         let _ = self.collect();

@@ -9,10 +9,11 @@
 //! | `hand`, `in_hand`, `next`, `previous` | the holder of the pool's lock | plain stores |
 //! | `flags` | anyone | OR; a frame's flags outlive its use |
 //!
-//! The two counts are apart because they answer different questions. `refs` says when the frame's *memory* may be
-//! given away, and anybody may hold one for a moment. `fragments` says when the frame has stopped being a *table frame*, and only
-//! tables hold it. When they were one word, a plain store lost a reader's reference: `tests/loom_designs.rs`.
-//! Neither count is ever stored over after publication, and neither goes below zero: a decrement that would is refused.
+//! The two counts are apart because they answer different questions. `refs` says when the frame's
+//! *memory* may be given away, and anybody may hold one for a moment. `fragments` says when the
+//! frame has stopped being a *table frame*, and only tables hold it. When they were one word, a
+//! plain store lost a reader's reference: `tests/loom_designs.rs`. Neither count is ever stored
+//! over after publication, and neither goes below zero: a decrement that would is refused.
 
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -22,7 +23,8 @@ pub const GRANULE: u8 = 8;
 /// No frame, in a list of frames.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// Which address space a table frame belongs to. The embedder's own numbers: a PID, an LPID, an index.
+/// Which address space a table frame belongs to. The embedder's own numbers: a PID, an LPID, an
+/// index.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Owner(pub u32);
 
@@ -35,7 +37,8 @@ pub enum Kind {
     Kernel,
 }
 
-/// Owner, kind and table size of a frame in one word, so that one compare answers "is this one of mine?".
+/// Owner, kind and table size of a frame in one word, so that one compare answers "is this one of
+/// mine?".
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Tag(pub(crate) u64);
 
@@ -107,7 +110,8 @@ pub(crate) struct Descriptor {
     flags: AtomicU32,
 }
 
-/// A flag bit: the frame is never handed out again. In the byte below it stands the order in which the frame was taken.
+/// A flag bit: the frame is never handed out again. In the byte below it stands the order in which
+/// the frame was taken.
 pub(crate) const QUARANTINED: u32 = 1 << 8;
 
 impl Descriptor {
@@ -187,7 +191,8 @@ impl Descriptor {
     }
 }
 
-/// Release, so that whoever gets 0 sees what all others did to the frame before; Acquire, so that he does.
+/// Release, so that whoever gets 0 sees what all others did to the frame before; Acquire, so that
+/// he does.
 #[inline]
 fn less(count: &AtomicU32, by: u32) -> Result<u32, WouldUnderflow> {
     let fewer = |now: u32| now.checked_sub(by);

@@ -14,20 +14,22 @@ pub enum Error<A: Address> {
         /// log2 of the bytes that were asked for.
         shift: u8,
     },
-    /// No frame can hold such a table, or no source joins that many frames: another frame size is needed.
+    /// No frame can hold such a table, or no source joins that many frames: another frame size is
+    /// needed.
     #[error("tables of 2^{shift} bytes do not fit the frames")]
     Unsupported {
         /// log2 of the bytes that were asked for.
         shift: u8,
     },
-    /// The constructor refused the frame; it went back to its source. Trying again takes another frame.
+    /// The constructor refused the frame; it went back to its source. Trying again takes another
+    /// frame.
     #[error("the constructor refused the frame at {frame}")]
     Constructor {
         /// The frame.
         frame: A,
     },
-    /// Not a live table of this owner and size: freed twice, never handed out, or another address space's. Nothing
-    /// was changed.
+    /// Not a live table of this owner and size: freed twice, never handed out, or another address
+    /// space's. Nothing was changed.
     #[error(
         "{table} is not a live table of this owner and size (in the frame at {frame}, whose owner is {owner:?})"
     )]
@@ -45,7 +47,8 @@ pub enum Error<A: Address> {
         /// The address.
         address: A,
     },
-    /// A count would have gone below zero: somebody returned what he did not have. The count was left as it was.
+    /// A count would have gone below zero: somebody returned what he did not have. The count was
+    /// left as it was.
     #[error("the {count} of the frame at {frame} would go from {value} below zero")]
     Underflow {
         /// The frame.
@@ -55,8 +58,8 @@ pub enum Error<A: Address> {
         /// What it was, and still is.
         value: u32,
     },
-    /// The source handed out a frame that is in use, unaligned or outside its own span: a defect of the source. The
-    /// frame is left alone.
+    /// The source handed out a frame that is in use, unaligned or outside its own span: a defect of
+    /// the source. The frame is left alone.
     #[error("the source handed out the frame at {frame}, which is in use or not one of its frames")]
     Source {
         /// The frame.

@@ -8,9 +8,9 @@
 //!     │   refs → 0: whoever gets there                                ▼
 //!     └──────────────────────────────────────────────── retired: destruct, tag := free, drop our reference
 //! ```
-//! A speculative holder ([`Frames::try_get`]) may come and go at any point while `refs` is not zero. It keeps a retired
-//! frame from going home, and nothing else: the destructor has run by then, on the thread that freed the last table. Checked by
-//! `tests/loom_frames.rs`.
+//! A speculative holder ([`Frames::try_get`]) may come and go at any point while `refs` is not
+//! zero. It keeps a retired frame from going home, and nothing else: the destructor has run by
+//! then, on the thread that freed the last table. Checked by `tests/loom_frames.rs`.
 
 use alloc::boxed::Box;
 use core::marker::PhantomData;
@@ -23,7 +23,8 @@ use crate::source::FrameSource;
 use crate::states::States;
 use crate::sync::{AtomicU32, Ordering};
 
-/// The state word of a zeroed table that nobody has: "left the tree", with more live entries than a table can have.
+/// The state word of a zeroed table that nobody has: "left the tree", with more live entries than a
+/// table can have.
 const IDLE: u16 = 0x7fff;
 /// That of one that holds anything.
 const IDLE_STALE: u16 = 0x7ffe;
@@ -52,8 +53,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     /// Costs 64 bytes per frame, and 2 per 256 bytes of it: 0.88 % of frames of 64 KiB.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if the frames are smaller than 256 bytes, larger than 64 KiB or more than 512 GiB together;
-    /// [`Error::Source`] if the first is not aligned.
+    /// [`Error::Unsupported`] if the frames are smaller than 256 bytes, larger than 64 KiB or more
+    /// than 512 GiB together; [`Error::Source`] if the first is not aligned.
     pub fn new(source: S) -> Result<Self, Error<A>> {
         let span = source.span();
         if !(GRANULE..=GRANULE + 8).contains(&span.shift) {
@@ -124,7 +125,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         &self.descriptors[frame as usize]
     }
 
-    /// How many tables of `2^shift` bytes a frame holds, as a power of two; 0 for a table of a frame or more.
+    /// How many tables of `2^shift` bytes a frame holds, as a power of two; 0 for a table of a
+    /// frame or more.
     #[inline]
     pub(crate) fn tables_shift(&self, shift: u8) -> u8 {
         self.shift.saturating_sub(shift)
@@ -135,7 +137,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     #[inline]
     pub(crate) fn state(&self, address: A) -> Option<&TableState> {
         let state = self.states.of(self.granule(address)?);
-        // SAFETY: `TableState` is a transparent wrapper of the same atomic, and both are only ever accessed atomically.
+        // SAFETY: `TableState` is a transparent wrapper of the same atomic, and both are only ever
+        // accessed atomically.
         Some(unsafe { &*core::ptr::from_ref(state).cast::<TableState>() })
     }
 
@@ -145,8 +148,9 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         None
     }
 
-    /// The idle table of `2^shift` bytes that starts at `granule`, which the caller took from where idle tables are, is somebody's from now on. If he asks for a
-    /// zeroed one, it is zeroed now, unless it came back zeroed.
+    /// The idle table of `2^shift` bytes that starts at `granule`, which the caller took from where
+    /// idle tables are, is somebody's from now on. If he asks for a zeroed one, it is zeroed now,
+    /// unless it came back zeroed.
     #[inline]
     pub(crate) fn hand_out(
         &self,
@@ -166,7 +170,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     #[inline]
     pub(crate) fn set_idle(&self, granule: u32, contents: Contents) -> bool {
         let state = self.states.of(granule);
-        // Stale at first, whatever it holds: who frees it a second time makes it be zeroed once for nothing, and nothing else.
+        // Stale at first, whatever it holds: who frees it a second time makes it be zeroed once for
+        // nothing, and nothing else.
         let live = !is_idle(state.swap(IDLE_STALE, Ordering::Relaxed));
         if live && contents == Contents::Zeroed {
             state.store(IDLE, Ordering::Relaxed);
@@ -178,7 +183,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         !is_idle(self.states.of(granule).load(Ordering::Relaxed))
     }
 
-    /// Zeroes the table of `2^shift` bytes that starts at `granule`. It must never be handed out if that fails.
+    /// Zeroes the table of `2^shift` bytes that starts at `granule`. It must never be handed out if
+    /// that fails.
     #[cold]
     #[inline(never)]
     fn zero(&self, granule: u32, shift: u8) -> Result<(), Error<A>> {
@@ -198,7 +204,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Whether the frame of a granule is quarantined. As long as none ever was, that costs a look at a word that nobody writes.
+    /// Whether the frame of a granule is quarantined. As long as none ever was, that costs a look
+    /// at a word that nobody writes.
     #[inline]
     pub(crate) fn is_out_of_use(&self, granule: u32) -> bool {
         self.generation() != 0 && self.descriptor(self.frame_of(granule)).is(QUARANTINED)
@@ -208,8 +215,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Takes a frame (or, for a larger table, frames on end) from the source and makes it a table frame with `fragments` tables.
-    /// All its tables are idle; it holds anything.
+    /// Takes a frame (or, for a larger table, frames on end) from the source and makes it a table
+    /// frame with `fragments` tables. All its tables are idle; it holds anything.
     pub(crate) fn fill(&self, tag: Tag, fragments: u32) -> Result<u32, Error<A>> {
         let shift = tag.shift();
         let order = shift.saturating_sub(self.shift);
@@ -241,7 +248,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         Ok(frame)
     }
 
-    /// A frame from the source, with one reference, which is ours. Quarantined ones are put aside on the way.
+    /// A frame from the source, with one reference, which is ours. Quarantined ones are put aside
+    /// on the way.
     fn take(&self, shift: u8, order: u8) -> Result<u32, Error<A>> {
         if order > 6 {
             return Err(Error::Unsupported { shift });
@@ -266,8 +274,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         }
     }
 
-    /// `count` tables of the frame are gone for good: freed loosely, or never to be handed out. The last ones retire it;
-    /// says whether these were.
+    /// `count` tables of the frame are gone for good: freed loosely, or never to be handed out. The
+    /// last ones retire it; says whether these were.
     pub(crate) fn drop_fragments(&self, frame: u32, count: u32) -> Result<bool, Error<A>> {
         match self.descriptor(frame).drop_fragments(count) {
             Ok(0) => self.retire(frame).map(|()| true),
@@ -305,7 +313,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     /// One reference less; whoever drops the last sends the frame home.
     pub(crate) fn put(&self, frame: u32) -> Result<(), Error<A>> {
         let head = self.descriptor(frame);
-        // Read while we still hold a reference: afterwards the frame may be in use again, in another order.
+        // Read while we still hold a reference: afterwards the frame may be in use again, in
+        // another order.
         let order = head.order();
         match head.put() {
             Ok(0) => {
@@ -322,11 +331,12 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         }
     }
 
-    /// Takes back a table whose cache is closed or gone, or never reuses: the frame's counter is all that is left to tell.
+    /// Takes back a table whose cache is closed or gone, or never reuses: the frame's counter is
+    /// all that is left to tell.
     ///
     /// # Errors
-    /// [`Error::NotLive`] or [`Error::Outside`], and nothing changed, if there is no such table at `table` or its cache is
-    /// still open.
+    /// [`Error::NotLive`] or [`Error::Outside`], and nothing changed, if there is no such table at
+    /// `table` or its cache is still open.
     pub fn give(&self, table: A, owner: Owner) -> Result<(), Error<A>> {
         let Some(granule) = self.granule(table) else { return Err(self.not_live(table)) };
         let tag = self.tag_at(granule);

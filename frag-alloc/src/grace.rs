@@ -1,25 +1,30 @@
 //! When has every reader left who could still see a table that left its tree?
 //!
 //! # Protocol of [`Epochs`]
-//! A reader announces the epoch in which it starts, in a slot of its own, and clears the slot when it ends. A grace
-//! period starts by moving the epoch on; it has passed when no slot shows an older epoch.
+//! A reader announces the epoch in which it starts, in a slot of its own, and clears the slot when
+//! it ends. A grace period starts by moving the epoch on; it has passed when no slot shows an older
+//! epoch.
 //!
-//! A reader whose announcement the writer doesn't see yet is the dangerous one. Both sides have a SeqCst fence between
-//! their own store and their load of the other's: the reader between announcing and its first look at the tree, the writer between
-//! unlinking and reading the slots. So either the writer sees the announcement, or the reader sees the table unlinked. Clearing a slot is a Release
-//! that the writer's load acquires: what the reader read happened before the table is used again. Checked by
-//! `tests/loom_grace.rs`.
+//! A reader whose announcement the writer doesn't see yet is the dangerous one. Both sides have a
+//! SeqCst fence between their own store and their load of the other's: the reader between
+//! announcing and its first look at the tree, the writer between unlinking and reading the slots.
+//! So either the writer sees the announcement, or the reader sees the table unlinked. Clearing a
+//! slot is a Release that the writer's load acquires: what the reader read happened before the
+//! table is used again. Checked by `tests/loom_grace.rs`.
 
 use alloc::boxed::Box;
 
 use crate::sync::{AtomicU64, Ordering, fence};
 
-/// Grace periods, as the embedder's own RCU has them: Linux's `start_poll_synchronize_rcu` and `poll_state_synchronize_rcu`.
+/// Grace periods, as the embedder's own RCU has them: Linux's `start_poll_synchronize_rcu` and
+/// `poll_state_synchronize_rcu`.
 pub trait Grace {
-    /// Starts a grace period (or joins one that has not started yet); returns what to ask for it by.
+    /// Starts a grace period (or joins one that has not started yet); returns what to ask for it
+    /// by.
     fn start(&self) -> u64;
 
-    /// Whether every reader that was there at the [`start`](Self::start) that returned `cookie` has left.
+    /// Whether every reader that was there at the [`start`](Self::start) that returned `cookie` has
+    /// left.
     fn passed(&self, cookie: u64) -> bool;
 }
 
@@ -38,7 +43,8 @@ const QUIET: u64 = 0;
 /// Nobody has the slot.
 const VACANT: u64 = u64::MAX;
 
-/// A reader's slot, on a cache line of its own: POWER's are of 128 bytes, and some x86 CPUs fetch two of 64 at once.
+/// A reader's slot, on a cache line of its own: POWER's are of 128 bytes, and some x86 CPUs fetch
+/// two of 64 at once.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Slot(AtomicU64);
@@ -110,7 +116,8 @@ impl pgtable::ReadSide for Reader<'_> {
     }
 
     fn wait(turns: u32) -> bool {
-        // What is done with a table locked takes a microsecond or two. Beyond that, the other writer may have lost the CPU to us.
+        // What is done with a table locked takes a microsecond or two. Beyond that, the other
+        // writer may have lost the CPU to us.
         #[cfg(feature = "std")]
         if turns > 1 << 10 {
             std::thread::yield_now();

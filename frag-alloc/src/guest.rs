@@ -16,7 +16,8 @@ pub enum GuestError {
     Frames(#[from] MemoryError),
 }
 
-/// The `frames` frames of `2^shift` bytes from `start` on, which must lie in one region of `memory`.
+/// The `frames` frames of `2^shift` bytes from `start` on, which must lie in one region of
+/// `memory`.
 ///
 /// Tables in them are reached by an offset and a bounds check, without a search for the region.
 ///
@@ -34,8 +35,9 @@ pub fn guest_frames<G: GuestMemoryBackend>(
     if !host.cast::<u64>().is_aligned() || !start.is_aligned(3) {
         return Err(MemoryError { address: start.get(), bytes: bytes as u64 }.into());
     }
-    // SAFETY: the slice is valid for `bytes` bytes for as long as `memory` is borrowed, and was just found to be
-    // aligned. vm-memory's own access is volatile or atomic, and the guest's is outside this process.
+    // SAFETY: the slice is valid for `bytes` bytes for as long as `memory` is borrowed, and was
+    // just found to be aligned. vm-memory's own access is volatile or atomic, and the guest's is
+    // outside this process.
     let memory = unsafe { DirectMap::from_raw(host, bytes, start) };
     Ok(Region::new(memory, start, frames, shift)?)
 }

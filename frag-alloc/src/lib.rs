@@ -1,20 +1,25 @@
 //! Page-table fragments: where page tables come from, and go back to.
 //!
-//! A page table is often much smaller than a page: 256 bytes of a 64 KiB page, on POWER with the radix MMU. This crate
-//! cuts *frames* into tables of any power of two from 256 bytes up, for any number of address spaces, and gives the
-//! frames back. It is the [`TableAllocator`](pgtable::TableAllocator) that pgtable's trees are built with.
+//! A page table is often much smaller than a page: 256 bytes of a 64 KiB page, on POWER with the
+//! radix MMU. This crate cuts *frames* into tables of any power of two from 256 bytes up, for any
+//! number of address spaces, and gives the frames back. It is the
+//! [`TableAllocator`](pgtable::TableAllocator) that pgtable's trees are built with.
 //!
-//! - A descriptor per frame with two counts that never meet: `refs`, which anybody may hold for a moment, and `fragments`, which
-//!   only tables hold. Underflow, a table freed twice, a frame handed out twice: errors that name the frame.
-//! - A [`Cache`] per address space: user tables with a constructor and a destructor (run exactly once per frame,
-//!   whoever holds a reference), kernel tables without. Freed tables are handed out again, fuller frames first, and empty
-//!   frames go home; or, with [`Policy::Linux`], exactly as Linux does it.
+//! - A descriptor per frame with two counts that never meet: `refs`, which anybody may hold for a
+//!   moment, and `fragments`, which only tables hold. Underflow, a table freed twice, a frame
+//!   handed out twice: errors that name the frame.
+//! - A [`Cache`] per address space: user tables with a constructor and a destructor (run exactly
+//!   once per frame, whoever holds a reference), kernel tables without. Freed tables are handed out
+//!   again, fuller frames first, and empty frames go home; or, with [`Policy::Linux`], exactly as
+//!   Linux does it.
 //! - A [`Local`] front per thread: a table is taken and given back without a lock.
-//! - [`Deferred`]: tables freed under readers without a lock wait for a grace period, of the embedder's own RCU ([`Grace`]) or
-//!   of [`Epochs`].
-//! - [`Frames::try_get`]: what is at this physical address, whose is it, what lives in it; [`Frames::quarantine`]: never again.
+//! - [`Deferred`]: tables freed under readers without a lock wait for a grace period, of the
+//!   embedder's own RCU ([`Grace`]) or of [`Epochs`].
+//! - [`Frames::try_get`]: what is at this physical address, whose is it, what lives in it;
+//!   [`Frames::quarantine`]: never again.
 //! - [`Frames::census`]: every counter, summed up.
-//! - Frames from any [`FrameSource`]: a slice, guest memory (feature `vm-memory`), your own. Out of memory is a value.
+//! - Frames from any [`FrameSource`]: a slice, guest memory (feature `vm-memory`), your own. Out of
+//!   memory is a value.
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
@@ -44,20 +49,23 @@
 //! ```
 //!
 //! # The bug that it exists for
-//! Linux once kept the number of tables in a page in the page's own reference count. The count was set by a plain store,
-//! which lost the reference of anybody who had just taken one; he returned it all the same, the page was released one table too early, and
-//! the count underflowed (fixed by Linux commit 4231aba000f5, which gave it a word of its own). `tests/loom_designs.rs`
-//! has a model checker find it, and the faults of two repairs that were weighed; the same suites run this crate's own code in every
-//! interleaving that they reach.
+//! Linux once kept the number of tables in a page in the page's own reference count. The count was
+//! set by a plain store, which lost the reference of anybody who had just taken one; he returned it
+//! all the same, the page was released one table too early, and the count underflowed (fixed by
+//! Linux commit 4231aba000f5, which gave it a word of its own). `tests/loom_designs.rs` has a model
+//! checker find it, and the faults of two repairs that were weighed; the same suites run this
+//! crate's own code in every interleaving that they reach.
 //!
 //! # How to read it
-//! Bottom up: `descriptor` (the counts), `frames` (the life of a frame), `pool` (which tables are free), [`Cache`], [`Local`],
-//! [`Deferred`]. Each opens with its protocol. `linux` is the algorithm it descends from.
+//! Bottom up: `descriptor` (the counts), `frames` (the life of a frame), `pool` (which tables are
+//! free), [`Cache`], [`Local`], [`Deferred`]. Each opens with its protocol. `linux` is the
+//! algorithm it descends from.
 //!
 //! # What it does not do
-//! Tables don't move: when few scattered tables live on, their frames stay, until the owner moves them. Frames are 256 bytes to
-//! 64 KiB, in one contiguous span of up to 512 GiB per frame table. There is no unbounded waiting, except for the
-//! spin lock of a pool: its holder does tens of nanoseconds of work.
+//! Tables don't move: when few scattered tables live on, their frames stay, until the owner moves
+//! them. Frames are 256 bytes to 64 KiB, in one contiguous span of up to 512 GiB per frame table.
+//! There is no unbounded waiting, except for the spin lock of a pool: its holder does tens of
+//! nanoseconds of work.
 //!
 //! # Features
 //! | feature | what for |
@@ -68,8 +76,9 @@
 //! Without features the crate is `no_std` with `alloc`.
 //!
 //! # Figures
-//! `cargo bench --manifest-path frag-alloc/benches/Cargo.toml` measures it beside general allocators and Linux's algorithm.
-//! Models: `RUSTFLAGS="--cfg loom" cargo test -p frag-alloc --release --test 'loom*'`.
+//! `cargo bench --manifest-path frag-alloc/benches/Cargo.toml` measures it beside general
+//! allocators and Linux's algorithm. Models:
+//! `RUSTFLAGS="--cfg loom" cargo test -p frag-alloc --release --test 'loom*'`.
 #![no_std]
 #![deny(missing_docs)]
 

@@ -1,11 +1,14 @@
-//! Linux's own algorithm (`arch/powerpc/mm/pgtable-frag.c`): a pointer that moves forward through a frame, and never back.
+//! Linux's own algorithm (`arch/powerpc/mm/pgtable-frag.c`): a pointer that moves forward through a
+//! frame, and never back.
 //!
-//! Allocate: under the lock, hand out the next fragment; past the end of the frame the cache is empty. Empty: fill a frame
-//! outside the lock, count 1; under the lock, if the cache is still empty, raise the count to the number of fragments and cache the
-//! second; else the racing filler's cache stays, and our frame serves for its one fragment. Free: decrement; 0 retires the
-//! frame. Close: subtract what was never handed out. Checked step by step in `tests/linux.rs`.
+//! Allocate: under the lock, hand out the next fragment; past the end of the frame the cache is
+//! empty. Empty: fill a frame outside the lock, count 1; under the lock, if the cache is still
+//! empty, raise the count to the number of fragments and cache the second; else the racing filler's
+//! cache stays, and our frame serves for its one fragment. Free: decrement; 0 retires the frame.
+//! Close: subtract what was never handed out. Checked step by step in `tests/linux.rs`.
 //!
-//! One thing Linux has no need of: when the frame that the pointer is in was quarantined, what was not handed out of it is subtracted.
+//! One thing Linux has no need of: when the frame that the pointer is in was quarantined, what was
+//! not handed out of it is subtracted.
 
 use pgtable::Address;
 
@@ -57,8 +60,8 @@ impl Bump {
         Ok(fragment)
     }
 
-    /// Leaves the frame that the cache points into if it is quarantined: the frame, and how many of its fragments were never
-    /// handed out.
+    /// Leaves the frame that the cache points into if it is quarantined: the frame, and how many of
+    /// its fragments were never handed out.
     pub(crate) fn leave_quarantined<A: Address, S: FrameSource<A>>(
         &mut self,
         frames: &Frames<A, S>,

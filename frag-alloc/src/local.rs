@@ -1,14 +1,15 @@
 //! A thread's own front of a cache.
 //!
 //! # Protocol
-//! A front belongs to one thread (it is not `Sync`), and holds a few tables of each pooled size that are idle, zeroed and still
-//! counted in their frame's `fragments`. So a table passes between the front and its user by two plain stores and the
-//! one swap of its state word, which finds a second free even if two threads free it at once. Tables go between front
-//! and pool by the half-front, under the pool's lock. A table may be freed into another front than it came from. Dropping
-//! the front puts everything back.
+//! A front belongs to one thread (it is not `Sync`), and holds a few tables of each pooled size
+//! that are idle, zeroed and still counted in their frame's `fragments`. So a table passes between
+//! the front and its user by two plain stores and the one swap of its state word, which finds a
+//! second free even if two threads free it at once. Tables go between front and pool by the
+//! half-front, under the pool's lock. A table may be freed into another front than it came from.
+//! Dropping the front puts everything back.
 //!
-//! After a quarantine the front puts everything back once, before it hands out another table, and from then on takes no table
-//! of a quarantined frame: the pool keeps those.
+//! After a quarantine the front puts everything back once, before it hands out another table, and
+//! from then on takes no table of a quarantined frame: the pool keeps those.
 
 use core::cell::Cell;
 use core::ops::Deref;
@@ -35,7 +36,8 @@ struct Magazine {
     tables: [Cell<u32>; DEPTH],
 }
 
-/// A thread's own front of a [`Cache`]: allocates and frees without a lock, and mostly without a shared cache line.
+/// A thread's own front of a [`Cache`]: allocates and frees without a lock, and mostly without a
+/// shared cache line.
 #[derive(Debug)]
 pub struct Local<'c, A, S, F>
 where

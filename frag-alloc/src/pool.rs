@@ -1,22 +1,27 @@
 //! The frames of one owner that hold tables of one size, and which of those tables are free.
 //!
 //! # Protocol
-//! A pool is behind a lock. While a frame is in a pool its `fragments` stays at the number of tables it has room for: a
-//! table is either *alive* with a user, or *in hand* here (a bit in the descriptor), and passes between the two without touching
-//! the counter. So the invariant is Linux's, `fragments` = alive + not handed out, with one addition: a freed table is in hand
-//! again. A frame leaves the pool when all its tables are in hand (they are dropped from the counter together, which
-//! retires it), or when the pool closes (those in hand are dropped; the rest become *loose*, one decrement each).
+//! A pool is behind a lock. While a frame is in a pool its `fragments` stays at the number of
+//! tables it has room for: a table is either *alive* with a user, or *in hand* here (a bit in the
+//! descriptor), and passes between the two without touching the counter. So the invariant is
+//! Linux's, `fragments` = alive + not handed out, with one addition: a freed table is in hand
+//! again. A frame leaves the pool when all its tables are in hand (they are dropped from the
+//! counter together, which retires it), or when the pool closes (those in hand are dropped; the
+//! rest become *loose*, one decrement each).
 //!
-//! The last few freed tables lie on a stack, and are the first to be handed out: warm, and without a look at their frame. They are
-//! still counted and not in hand; [`Pool::settle`] puts them in hand when the stack is full, when a frame was
-//! quarantined since, and when the pool is trimmed or closes.
+//! The last few freed tables lie on a stack, and are the first to be handed out: warm, and without
+//! a look at their frame. They are still counted and not in hand; [`Pool::settle`] puts them in
+//! hand when the stack is full, when a frame was quarantined since, and when the pool is trimmed or
+//! closes.
 //!
-//! Tables of a quarantined frame go straight into hand when they come back, and nothing is taken from such a frame. What lay on
-//! the stack before the quarantine is found by the frame table's generation: a pool that looked its stack over at an older one does
-//! so again before it hands anything out.
+//! Tables of a quarantined frame go straight into hand when they come back, and nothing is taken
+//! from such a frame. What lay on the stack before the quarantine is found by the frame table's
+//! generation: a pool that looked its stack over at an older one does so again before it hands
+//! anything out.
 //!
-//! Frames are kept in lists by how full they are, and tables are taken from the fullest: sparse frames get a chance to
-//! empty. One empty frame is kept, so that a workload that swings around a frame's edge doesn't construct and destruct.
+//! Frames are kept in lists by how full they are, and tables are taken from the fullest: sparse
+//! frames get a chance to empty. One empty frame is kept, so that a workload that swings around a
+//! frame's edge doesn't construct and destruct.
 
 use pgtable::Address;
 
@@ -25,7 +30,8 @@ use crate::frames::Frames;
 use crate::source::FrameSource;
 use crate::sync::Ordering::Relaxed;
 
-/// Lists of frames: eight by how full they are (the fullest first), those with no table alive, those with none in hand.
+/// Lists of frames: eight by how full they are (the fullest first), those with no table alive,
+/// those with none in hand.
 const LISTS: usize = 10;
 const EMPTY: usize = 8;
 const FULL: usize = 9;
@@ -48,7 +54,8 @@ pub(crate) struct Pool {
 /// The most tables on the stack.
 const DEPTH: usize = 64;
 
-/// Frames that left the pool: what was in hand of them is to be dropped from their counters, without the lock.
+/// Frames that left the pool: what was in hand of them is to be dropped from their counters,
+/// without the lock.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Leaving(u32);
@@ -170,13 +177,15 @@ impl Pool {
         self.link(frames, frame, EMPTY);
     }
 
-    /// Whether a frame was quarantined since the stack was last looked over: then it must settle first.
+    /// Whether a frame was quarantined since the stack was last looked over: then it must settle
+    /// first.
     #[inline]
     pub(crate) fn is_stale<A: Address, S: FrameSource<A>>(&self, frames: &Frames<A, S>) -> bool {
         self.generation != frames.generation()
     }
 
-    /// Fills `batch` with tables, warm ones or those of the fullest frames, as far as there are any; says how many.
+    /// Fills `batch` with tables, warm ones or those of the fullest frames, as far as there are
+    /// any; says how many.
     #[inline]
     pub(crate) fn take<A: Address, S: FrameSource<A>>(
         &mut self,
@@ -299,8 +308,9 @@ impl Pool {
         leaving
     }
 
-    /// Closes: nothing is handed out from now on, all frames become loose (with `tag`), and leave. Returns those with tables in hand,
-    /// and how many tables are not. In one hold of the lock: a frame without tables in hand is only its users' from then on.
+    /// Closes: nothing is handed out from now on, all frames become loose (with `tag`), and leave.
+    /// Returns those with tables in hand, and how many tables are not. In one hold of the lock: a
+    /// frame without tables in hand is only its users' from then on.
     pub(crate) fn close<A: Address, S: FrameSource<A>>(
         &mut self,
         frames: &Frames<A, S>,

@@ -1,14 +1,16 @@
 //! What is at a physical address? For a memory-failure handler, a scanner, or a person.
 //!
 //! # Protocol
-//! Whoever asks holds nothing and stops nobody. [`Frames::try_get`] takes a reference unless there is none (the frame is with its
-//! source), and only then looks at what the frame is: the frame can retire meanwhile, and its last table be freed, but it
-//! cannot go home and come back as something else until the reference is dropped. Whether a *table* is alive is a
-//! snapshot: its owner may free it right after.
+//! Whoever asks holds nothing and stops nobody. [`Frames::try_get`] takes a reference unless there
+//! is none (the frame is with its source), and only then looks at what the frame is: the frame can
+//! retire meanwhile, and its last table be freed, but it cannot go home and come back as something
+//! else until the reference is dropped. Whether a *table* is alive is a snapshot: its owner may
+//! free it right after.
 //!
-//! Quarantine raises a flag that outlives the frame's use. Everybody who is about to hand something out looks at it: the
-//! pool passes over the frame's free tables, fronts are emptied first, and the frame itself is neither given back to the source
-//! nor accepted from it. Tables that are alive stay alive; their owner moves them in his own time.
+//! Quarantine raises a flag that outlives the frame's use. Everybody who is about to hand something
+//! out looks at it: the pool passes over the frame's free tables, fronts are emptied first, and the
+//! frame itself is neither given back to the source nor accepted from it. Tables that are alive
+//! stay alive; their owner moves them in his own time.
 
 use pgtable::Address;
 
@@ -41,16 +43,16 @@ pub struct TableFrame<A> {
 }
 
 impl<A: Address, S: FrameSource<A>> Frames<A, S> {
-    /// A reference to the frame in which `address` lies, unless it is with its source: the speculative get. Look at
-    /// [`FrameRef::table_frame`] afterwards, not before.
+    /// A reference to the frame in which `address` lies, unless it is with its source: the
+    /// speculative get. Look at [`FrameRef::table_frame`] afterwards, not before.
     ///
     /// # Errors
     /// [`Error::Outside`].
     pub fn try_get(&self, address: A) -> Result<Option<FrameRef<'_, A, S>>, Error<A>> {
         let granule = self.granule(address).ok_or(Error::Outside { address })?;
         let asked = self.frame_of(granule);
-        // The frames of a larger table have no references of their own: the first one's count for all. It is found by
-        // the size in the tag, and verified with the reference in hand.
+        // The frames of a larger table have no references of their own: the first one's count for
+        // all. It is found by the size in the tag, and verified with the reference in hand.
         let head = |tag: crate::descriptor::Tag| {
             let run = tag.shift().saturating_sub(self.shift);
             if tag.is_tail() { self.head_of(asked, run) } else { asked }
@@ -68,8 +70,9 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         frame - (first & ((1 << run) - 1)) as u32
     }
 
-    /// Never hands the frame in which `address` lies out again, nor any table in it that is free now or later. What is alive in it
-    /// stays so; [`Frames::try_get`] says whose it is. Of a table larger than a frame, all frames go out of use with this one.
+    /// Never hands the frame in which `address` lies out again, nor any table in it that is free
+    /// now or later. What is alive in it stays so; [`Frames::try_get`] says whose it is. Of a table
+    /// larger than a frame, all frames go out of use with this one.
     ///
     /// # Errors
     /// [`Error::Outside`].
@@ -91,7 +94,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
 }
 
 impl<A: Address, S: FrameSource<A>> FrameRef<'_, A, S> {
-    /// What the frame is for; `None` if its last table is gone and only references keep it, or its first is yet to come.
+    /// What the frame is for; `None` if its last table is gone and only references keep it, or its
+    /// first is yet to come.
     #[must_use]
     pub fn table_frame(&self) -> Option<TableFrame<A>> {
         let tag = self.frames.descriptor(self.frame).tag();
@@ -105,8 +109,8 @@ impl<A: Address, S: FrameSource<A>> FrameRef<'_, A, S> {
         self.frames.frame_address(self.asked)
     }
 
-    /// The tables alive in the frame. Which address ranges they translate only their owner knows: his tree, asked for the
-    /// entry that points here.
+    /// The tables alive in the frame. Which address ranges they translate only their owner knows:
+    /// his tree, asked for the entry that points here.
     pub fn tables(&self) -> impl Iterator<Item = A> + '_ {
         self.frames.live_in(self.frame).map(|granule| self.frames.address(granule))
     }

@@ -22,21 +22,23 @@ pub struct Span<A> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refused;
 
-/// Where frames come from and go back to, how their words are reached, and what is done to a frame that becomes
-/// a frame of user tables.
+/// Where frames come from and go back to, how their words are reached, and what is done to a frame
+/// that becomes a frame of user tables.
 ///
 /// A frame may hold anything when it is handed out, and holds anything when it comes back.
 pub trait FrameSource<A: Address>: TableMemory<A> {
     /// Which frames. Fixed for the life of the source.
     fn span(&self) -> Span<A>;
 
-    /// `2^order` frames on end, the first a multiple of their joint size, that nobody else has; `None` if there are none left.
+    /// `2^order` frames on end, the first a multiple of their joint size, that nobody else has;
+    /// `None` if there are none left.
     fn take(&self, order: u8) -> Option<A>;
 
     /// Takes back what [`take`](Self::take) of the same order handed out.
     fn give(&self, frame: A, order: u8);
 
-    /// Called once before a frame is used for user tables of `2^shift` bytes: accounting, page types, locks.
+    /// Called once before a frame is used for user tables of `2^shift` bytes: accounting, page
+    /// types, locks.
     ///
     /// # Errors
     /// [`Refused`]: the frame goes back at once, and its destructor is not called.
@@ -45,8 +47,8 @@ pub trait FrameSource<A: Address>: TableMemory<A> {
         Ok(())
     }
 
-    /// Called exactly once for every frame that was constructed, when its last table is gone, whoever else may still
-    /// hold a reference to the frame.
+    /// Called exactly once for every frame that was constructed, when its last table is gone,
+    /// whoever else may still hold a reference to the frame.
     fn destruct(&self, frame: A, shift: u8) {
         let _ = (frame, shift);
     }
@@ -73,11 +75,13 @@ impl<A: Address> Hooks<A> for () {
     fn destruct(&self, _: A, _: u8) {}
 }
 
-/// A source that cuts one contiguous range of some table memory into frames: a slice, or a range of guest memory.
+/// A source that cuts one contiguous range of some table memory into frames: a slice, or a range of
+/// guest memory.
 ///
 /// # Protocol
-/// One bit per frame, set while the frame is here. Frames leave by a compare-exchange that clears their bits and come back by an
-/// OR that sets them, Release against Acquire; there is no lock. Joined frames never span two 64-bit words of the map.
+/// One bit per frame, set while the frame is here. Frames leave by a compare-exchange that clears
+/// their bits and come back by an OR that sets them, Release against Acquire; there is no lock.
+/// Joined frames never span two 64-bit words of the map.
 #[derive(Debug)]
 pub struct Region<A, M, H = ()> {
     memory: M,
@@ -90,8 +94,8 @@ impl<A: Address, M: TableMemory<A>> Region<A, M> {
     /// The `frames` frames of `2^shift` bytes from `start` on in `memory`.
     ///
     /// # Errors
-    /// [`MemoryError`] if `start` is not a multiple of the frame size, or a frame can't be reached in `memory` as
-    /// one table. No frame then is lost: none was taken.
+    /// [`MemoryError`] if `start` is not a multiple of the frame size, or a frame can't be reached
+    /// in `memory` as one table. No frame then is lost: none was taken.
     pub fn new(memory: M, start: A, frames: u32, shift: u8) -> Result<Self, MemoryError> {
         Self::with_hooks(memory, start, frames, shift, ())
     }

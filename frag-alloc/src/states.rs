@@ -1,8 +1,9 @@
 //! The state words of tables, one for each granule: where each stands.
 //!
-//! Tables that are handed out one after the other often are the affair of different threads, each of which writes its own's state all the time. So neighbours' words
-//! do not stand side by side: of 256 granules (a frame of 64 KiB), tables of 256 bytes and of 4 KiB that follow each other have theirs in
-//! different cache lines.
+//! Tables that are handed out one after the other often are the affair of different threads, each
+//! of which writes its own's state all the time. So neighbours' words do not stand side by side: of
+//! 256 granules (a frame of 64 KiB), tables of 256 bytes and of 4 KiB that follow each other have
+//! theirs in different cache lines.
 
 use alloc::boxed::Box;
 
@@ -44,7 +45,8 @@ impl States {
     }
 }
 
-/// Where in its block: a line is 32 words (bits 5 to 7), and the low bits of a small table's number, as well as that of a 4-KiB table's, choose it.
+/// Where in its block: a line is 32 words (bits 5 to 7), and the low bits of a small table's
+/// number, as well as that of a 4-KiB table's, choose it.
 #[inline]
 fn place(granule: u32) -> u32 {
     if BLOCK == 1 {

@@ -1,5 +1,5 @@
-//! The atomics and the one lock of this crate. Under `cfg(loom)` they are loom's, so that the model checks in
-//! `tests/loom_*.rs` run the shipped code and not a copy of it.
+//! The atomics and the one lock of this crate. Under `cfg(loom)` they are loom's, so that the model
+//! checks in `tests/loom_*.rs` run the shipped code and not a copy of it.
 
 pub(crate) use core::sync::atomic::Ordering;
 
@@ -19,16 +19,16 @@ mod spin {
     use core::ops::{Deref, DerefMut};
     use core::sync::atomic::{AtomicBool, Ordering};
 
-    /// A spin lock. What it protects takes tens of nanoseconds: nothing is filled, zeroed, constructed or given back to a
-    /// source while it is held.
+    /// A spin lock. What it protects takes tens of nanoseconds: nothing is filled, zeroed,
+    /// constructed or given back to a source while it is held.
     #[derive(Debug)]
     pub(crate) struct Lock<T> {
         held: AtomicBool,
         value: UnsafeCell<T>,
     }
 
-    // SAFETY: `lock` gives the value to one thread at a time, and its Acquire swap pairs with the Release store of the
-    // unlocking thread.
+    // SAFETY: `lock` gives the value to one thread at a time, and its Acquire swap pairs with the
+    // Release store of the unlocking thread.
     unsafe impl<T: Send> Sync for Lock<T> {}
 
     impl<T> Lock<T> {
@@ -78,7 +78,8 @@ mod spin {
     impl<T> DerefMut for Locked<'_, T> {
         #[inline]
         fn deref_mut(&mut self) -> &mut T {
-            // SAFETY: this thread holds the lock, and `&mut self` excludes a second borrow through the same guard.
+            // SAFETY: this thread holds the lock, and `&mut self` excludes a second borrow through
+            // the same guard.
             unsafe { &mut *self.lock.value.get() }
         }
     }

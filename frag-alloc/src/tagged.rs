@@ -1,11 +1,13 @@
 //! The hand-off from a gather: a table and what it is, in one word.
 //!
-//! Linux's `pgtable_free_tlb` packs an index into the low four bits of a table's address, queues the word, and takes it
-//! apart after the grace period. Tables are at least 16-byte aligned, so the bits are free.
+//! Linux's `pgtable_free_tlb` packs an index into the low four bits of a table's address, queues
+//! the word, and takes it apart after the grace period. Tables are at least 16-byte aligned, so the
+//! bits are free.
 
 use pgtable::{Address, Level, TableLayout};
 
-/// What a table is, by Linux's names for the levels. The numbers are Linux's, which the packed word holds.
+/// What a table is, by Linux's names for the levels. The numbers are Linux's, which the packed word
+/// holds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum TableKind {
@@ -35,8 +37,8 @@ pub struct TableSizes {
 impl TableSizes {
     /// Linux on POWER, hash MMU, 4 KiB pages.
     pub const HASH_4K: Self = Self { pte: 12, pmd: 10, pud: 12, pgd: 12 };
-    /// Linux on POWER, hash MMU, 64 KiB pages: PTE and PMD tables carry a second half of the same size (slots of the hash
-    /// table; deposited tables).
+    /// Linux on POWER, hash MMU, 64 KiB pages: PTE and PMD tables carry a second half of the same
+    /// size (slots of the hash table; deposited tables).
     pub const HASH_64K: Self = Self { pte: 12, pmd: 14, pud: 14, pgd: 11 };
     /// Linux on POWER, radix MMU, 4 KiB pages.
     pub const RADIX_4K: Self = Self { pte: 12, pmd: 12, pud: 12, pgd: 16 };

@@ -1,4 +1,5 @@
-//! How much: what a front holds back from others, which frame is used next, what the books cost, how large a table may be, and what is no table.
+//! How much: what a front holds back from others, which frame is used next, what the books cost,
+//! how large a table may be, and what is no table.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -32,7 +33,8 @@ fn frames_of(words: &[AtomicU64], shift: u8) -> Frames<Hpa, Region<Hpa, DirectMa
     Frames::new(region).unwrap()
 }
 
-/// A front that has handed out one table keeps some for itself: half of a quarter of a frame's, at most 16 with the one; so nobody starves by another thread's front.
+/// A front that has handed out one table keeps some for itself: half of a quarter of a frame's, at
+/// most 16 with the one; so nobody starves by another thread's front.
 #[test]
 fn a_front_holds_so_much() {
     for (shift, taken) in
@@ -50,7 +52,8 @@ fn a_front_holds_so_much() {
         assert_eq!(left, (1 << (FRAME - shift)) - taken, "tables of 2^{shift} bytes");
         front.give(table, shift, Contents::Stale).unwrap();
     }
-    // A table that is a frame or more goes straight back to it, also where a front has a place for that size.
+    // A table that is a frame or more goes straight back to it, also where a front has a place for
+    // that size.
     for shift in [12, 13, 15] {
         let words = words(1);
         let frames = frames_of(&words, 12);
@@ -75,7 +78,8 @@ fn the_fullest_frame_is_used_next() {
     for table in of(0).skip(64).chain(of(1).take(32)) {
         cache.give(table, 8, Contents::Stale).unwrap();
     }
-    // What was freed last is warm, and comes back first: the stack of at most 64 tables. What comes after it is the second frame's.
+    // What was freed last is warm, and comes back first: the stack of at most 64 tables. What comes
+    // after it is the second frame's.
     let again: Vec<Hpa> = (0..32 + 64).map(|_| cache.take(8).unwrap()).collect();
     assert_eq!(again.iter().filter(|table| table.get() >> FRAME == 1).count(), 32);
     // All of the first but what was left of it can go: it is in use by what stayed, and no more.
@@ -86,7 +90,8 @@ fn the_fullest_frame_is_used_next() {
     assert_eq!(frames.census().table_frames, 1);
 }
 
-/// A descriptor per frame and a state word per 256 bytes: between half a percent and two of what they describe.
+/// A descriptor per frame and a state word per 256 bytes: between half a percent and two of what
+/// they describe.
 #[test]
 fn the_books_are_small() {
     let words = words(64);
@@ -113,7 +118,8 @@ fn a_table_is_at_most_64_frames() {
     assert!(frames.census().quarantined == 1 && frames.census().all_home());
 }
 
-/// Whoever holds a table of a closed cache gives it back by the frames; only the table itself, and once.
+/// Whoever holds a table of a closed cache gives it back by the frames; only the table itself, and
+/// once.
 #[test]
 fn what_is_no_table_is_not_taken_back() {
     let words = words(8);
@@ -189,7 +195,8 @@ impl FrameSource<Hpa> for Wrong<'_> {
     }
 }
 
-/// A source's frame that is none of its own, or not aligned, is an error that names it, and not used.
+/// A source's frame that is none of its own, or not aligned, is an error that names it, and not
+/// used.
 #[test]
 fn a_source_is_not_believed() {
     const START: u64 = 1 << 20;
@@ -278,7 +285,8 @@ impl FrameSource<Hpa> for Short<'_> {
     }
 }
 
-/// Memory that ends within a frame has no table of that frame, wherever it would be; the frame goes back.
+/// Memory that ends within a frame has no table of that frame, wherever it would be; the frame goes
+/// back.
 #[test]
 fn a_frame_is_memory_to_its_end() {
     const FRAME_WORDS: usize = 1 << (FRAME - 3);
@@ -295,8 +303,8 @@ fn a_frame_is_memory_to_its_end() {
     }
 }
 
-/// What fronts, and whoever takes tables one by one, are given is all that there is, each once, whoever comes to the rest of a frame; freed in any order it is all
-/// there again.
+/// What fronts, and whoever takes tables one by one, are given is all that there is, each once,
+/// whoever comes to the rest of a frame; freed in any order it is all there again.
 #[test]
 fn every_table_of_every_frame_is_handed_out_once() {
     for shift in 8..=FRAME {

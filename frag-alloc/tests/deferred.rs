@@ -82,7 +82,8 @@ fn tables_gather_before_a_grace_period_starts() {
     assert!(frames.census().all_home());
 }
 
-/// Whoever waits for a lock goes on for a bounded number of turns; a reader that is gone leaves its slot to another.
+/// Whoever waits for a lock goes on for a bounded number of turns; a reader that is gone leaves its
+/// slot to another.
 #[test]
 fn readers_come_and_go() {
     for (turns, on) in

@@ -33,7 +33,8 @@ fn tables_stand_where_the_guest_sees_them() {
     assert!(frames.census().all_home());
 }
 
-/// A region that does not begin with a word has none at a multiple of eight: it is refused, not read across its words.
+/// A region that does not begin with a word has none at a multiple of eight: it is refused, not
+/// read across its words.
 #[test]
 fn words_are_aligned_in_host_memory_too() {
     for (base, ok) in [(0, true), (4, false), (8, true)] {

@@ -8,8 +8,8 @@ use loom::thread;
 use model::{TABLE, check};
 use pgtable::Contents;
 
-/// Two threads find the cache empty. Whoever is second uses the first one's frame, or his own; no table is handed out twice and
-/// every frame comes home.
+/// Two threads find the cache empty. Whoever is second uses the first one's frame, or his own; no
+/// table is handed out twice and every frame comes home.
 fn racing_refill(policy: Policy) {
     check(move || {
         let (frames, counts) = model::frames(2);
@@ -37,7 +37,8 @@ fn racing_refill_as_linux_does() {
     racing_refill(Policy::Linux);
 }
 
-/// A table is freed on one thread while another allocates: it may get that one, never one that is alive.
+/// A table is freed on one thread while another allocates: it may get that one, never one that is
+/// alive.
 #[test]
 fn reuse() {
     check(|| {
@@ -127,7 +128,8 @@ fn teardown_against_the_last_frees() {
     });
 }
 
-/// The cache closes while another thread allocates: the table is refused, or handed out and freed later.
+/// The cache closes while another thread allocates: the table is refused, or handed out and freed
+/// later.
 #[test]
 fn teardown_against_an_allocation() {
     check(|| {

@@ -1,9 +1,9 @@
 //! The bug that this crate exists for, and the designs that were weighed against it.
 //!
-//! Linux packed powerpc page tables into pages and counted the tables of a page in the page's own reference count.
-//! Anybody may take a reference to any page for a moment (`get_page_unless_zero`), look whether it is the page he
-//! wanted, and drop it again. Four designs of the count, the same players: an owner who fills the page's cache and frees all
-//! its tables, and a passer-by.
+//! Linux packed powerpc page tables into pages and counted the tables of a page in the page's own
+//! reference count. Anybody may take a reference to any page for a moment (`get_page_unless_zero`),
+//! look whether it is the page he wanted, and drop it again. Four designs of the count, the same
+//! players: an owner who fills the page's cache and frees all its tables, and a passer-by.
 //!
 //! | | the count of tables is | what the models find |
 //! | --- | --- | --- |
@@ -93,8 +93,8 @@ impl Page {
         before == 1
     }
 
-    /// What anybody does who held a page for a moment: the page is his to release if he was the last. He knows nothing
-    /// about page tables.
+    /// What anybody does who held a page for a moment: the page is his to release if he was the
+    /// last. He knows nothing about page tables.
     fn put_page(&self) {
         if self.put_testzero() {
             self.release();
@@ -183,9 +183,10 @@ fn c_in_the_upper_half_of_the_reference_count_holds() {
     assert_eq!(explore(in_the_upper_bits::<16>, speculate), BTreeSet::new());
 }
 
-/// What (c) costs: the lower half is only as wide as it is, every user of reference counts in the kernel would have to know,
-/// and the word that tables contend for is the word that passers-by contend for. Here with two bits, where three passers-by
-/// are enough; a stack of 2^16 references (pinned pages of one huge buffer) does the same to 16.
+/// What (c) costs: the lower half is only as wide as it is, every user of reference counts in the
+/// kernel would have to know, and the word that tables contend for is the word that passers-by
+/// contend for. Here with two bits, where three passers-by are enough; a stack of 2^16 references
+/// (pinned pages of one huge buffer) does the same to 16.
 #[test]
 fn c_and_breaks_when_the_lower_half_overflows() {
     let faults = explore(in_the_upper_bits::<2>, |page| {
@@ -198,7 +199,8 @@ fn c_and_breaks_when_the_lower_half_overflows() {
     assert!(faults.contains(&Fault::Leaked), "{faults:?}");
 }
 
-/// (d), and this is not a model of the code but the code: a cache, its frame table, and a passer-by who may be last.
+/// (d), and this is not a model of the code but the code: a cache, its frame table, and a passer-by
+/// who may be last.
 #[test]
 fn d_a_counter_of_its_own_holds() {
     check(|| {

@@ -1,4 +1,5 @@
-//! Model checks of the life of a frame: speculative references at every point of it, and who sends it home.
+//! Model checks of the life of a frame: speculative references at every point of it, and who sends
+//! it home.
 #![cfg(loom)]
 
 mod model;
@@ -28,7 +29,8 @@ fn a_passer_by_at_any_point_of_a_frames_life() {
     });
 }
 
-/// While a reference is held, a retired frame is not handed out again: an allocation finds the source empty.
+/// While a reference is held, a retired frame is not handed out again: an allocation finds the
+/// source empty.
 #[test]
 fn a_held_frame_does_not_come_back_as_something_else() {
     check_to_depth(|| {
@@ -50,7 +52,8 @@ fn a_held_frame_does_not_come_back_as_something_else() {
     });
 }
 
-/// The two last tables of a frame are freed at once, and someone holds a reference: one destructor, one way home.
+/// The two last tables of a frame are freed at once, and someone holds a reference: one destructor,
+/// one way home.
 #[test]
 fn two_last_frees_and_a_passer_by() {
     check(|| {

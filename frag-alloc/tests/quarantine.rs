@@ -16,7 +16,8 @@ fn words() -> Vec<AtomicU64> {
     (0..2 << (FRAME - 3)).map(|_| AtomicU64::new(!0)).collect()
 }
 
-/// Two frames, of which `test` quarantines the one that it names; then all of the other can be had, and no more.
+/// Two frames, of which `test` quarantines the one that it names; then all of the other can be had,
+/// and no more.
 fn left_of_two(
     policy: Policy,
     test: impl FnOnce(&Table<'_>, &Cache<Hpa, Region<Hpa, DirectMap<'_, Hpa>>, &Table<'_>>) -> Hpa,
@@ -97,7 +98,8 @@ fn in_a_front_whose_pool_has_already_looked() {
 #[test]
 fn under_others_on_the_stack() {
     left_of_two(Policy::Reuse, |frames, cache| {
-        // All of one frame and a few of the next: the stack takes 64, and then lays half of them down.
+        // All of one frame and a few of the next: the stack takes 64, and then lays half of them
+        // down.
         let tables: Vec<_> = (0..PER_FRAME + 8).map(|_| cache.take(SHIFT).unwrap()).collect();
         let (bad, good) = tables.split_at(PER_FRAME);
         for &table in bad {

@@ -1,4 +1,5 @@
-//! A region of frames by itself: which frames it has, how it cuts runs of them, and what is asked about those that are in use.
+//! A region of frames by itself: which frames it has, how it cuts runs of them, and what is asked
+//! about those that are in use.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -49,7 +50,8 @@ fn a_region_is_memory() {
     );
 }
 
-/// Runs of every order: aligned by their addresses, wherever the region begins; disjoint; as many as there are; and they come back.
+/// Runs of every order: aligned by their addresses, wherever the region begins; disjoint; as many
+/// as there are; and they come back.
 #[test]
 fn runs_are_aligned_and_all_there_are() {
     const FRAMES: usize = 130;
@@ -89,7 +91,8 @@ fn runs_are_aligned_and_all_there_are() {
     }
 }
 
-/// Asked about any byte of a table that is larger than a frame, or about one in a frame that is not the first, the answer is of that table.
+/// Asked about any byte of a table that is larger than a frame, or about one in a frame that is not
+/// the first, the answer is of that table.
 #[test]
 fn what_lies_where() {
     let words = words(16);

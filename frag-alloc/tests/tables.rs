@@ -1,4 +1,5 @@
-//! What the allocator does, case by case: every row of the fragment geometry, errors, the life of a frame.
+//! What the allocator does, case by case: every row of the fragment geometry, errors, the life of a
+//! frame.
 #![cfg(not(loom))]
 
 use std::cell::Cell;

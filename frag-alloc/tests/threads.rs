@@ -1,10 +1,11 @@
-//! Threads that allocate, free each other's tables, pass by and close; at the end all counters are summed. Also what the
-//! sanitizers run, each with a target directory of its own:
+//! Threads that allocate, free each other's tables, pass by and close; at the end all counters are
+//! summed. Also what the sanitizers run, each with a target directory of its own:
 //! ```text
 //! RUSTFLAGS=-Zsanitizer=address cargo +nightly test -p frag-alloc --all-features --target x86_64-unknown-linux-gnu --test threads
 //! RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" (the same)
 //! ```
-//! The second reports the test harness's own channel; suppress `race:test::` and `race:std::sync::mpmc`.
+//! The second reports the test harness's own channel; suppress `race:test::` and
+//! `race:std::sync::mpmc`.
 #![cfg(not(loom))]
 
 use std::sync::Arc;
@@ -59,7 +60,8 @@ fn mark(frames: &Table, table: Hpa, by: u64) {
 fn hammer(policy: Policy) {
     let frames = table();
     let cache = Cache::new(frames.clone(), Owner(1), Kind::User, policy);
-    // Tables lie here for any thread to free; an address is kept with its lowest bit set, so that 0 is none.
+    // Tables lie here for any thread to free; an address is kept with its lowest bit set, so that 0
+    // is none.
     let shelf: Vec<_> = (0..4096).map(|_| AtomicU64::new(0)).collect();
     std::thread::scope(|scope| {
         for seed in 1..=3_u64 {
@@ -126,7 +128,8 @@ fn threads_as_linux_does() {
     hammer(Policy::Linux);
 }
 
-/// Readers follow a link to a table and read all of it; the writer replaces the table and frees the old one.
+/// Readers follow a link to a table and read all of it; the writer replaces the table and frees the
+/// old one.
 #[test]
 fn readers_never_see_a_table_used_again() {
     let frames = table();

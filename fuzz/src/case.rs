@@ -43,7 +43,8 @@ pub fn image(given: &[u64], count: usize) -> Vec<u64> {
     image
 }
 
-/// Addresses around `first`, and as far from it as the case's words are: what batches and caches are tried on.
+/// Addresses around `first`, and as far from it as the case's words are: what batches and caches
+/// are tried on.
 pub fn neighbours(first: u64, words: &[u64]) -> Vec<u64> {
     let near = [0, 1, 0xfff, 0x1000, 0x1_0000, 0x20_0000, 0x4000_0000, 1 << 39, 1 << 47];
     let near = near.iter().flat_map(|&apart| [first.wrapping_add(apart), first ^ apart]);

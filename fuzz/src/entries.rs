@@ -24,7 +24,8 @@ struct Header {
 /// One word, at every place of every format and as every other layout.
 ///
 /// # Oracles
-/// decode ∘ encode is the identity; prediction says what decoding says; permissions survive; nothing panics, at impossible places either.
+/// decode ∘ encode is the identity; prediction says what decoding says; permissions survive;
+/// nothing panics, at impossible places either.
 pub fn entries(data: &[u8]) {
     let Ok(header) = Unstructured::new(data).arbitrary::<Header>() else { return };
     let Header { flags, word, address, .. } = header;
@@ -67,7 +68,8 @@ struct Case {
 }
 
 impl Case {
-    /// At each place where `format` has entries, those of the last level covering `2^shift` bytes for each of `finest`; and at one where it may not have any.
+    /// At each place where `format` has entries, those of the last level covering `2^shift` bytes
+    /// for each of `finest`; and at one where it may not have any.
     fn check<F: Format>(&self, format: F, finest: &[u8]) {
         let geometry = format.geometry();
         for &shift in finest {

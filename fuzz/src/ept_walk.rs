@@ -21,8 +21,8 @@ struct Header {
 /// Arbitrary memory as EPT and as NPT tables; one guest-physical address and its neighbours.
 ///
 /// # Oracles
-/// The reference walkers of `arch-x86`'s tests for translation, exit qualification and exit info; all ways to read
-/// agree, and none reads more than it may.
+/// The reference walkers of `arch-x86`'s tests for translation, exit qualification and exit info;
+/// all ways to read agree, and none reads more than it may.
 pub fn ept_walk(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let Ok(header) = input.arbitrary::<Header>() else { return };

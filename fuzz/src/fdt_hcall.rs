@@ -1,4 +1,5 @@
-//! The platform of a Linux guest on POWER: whatever it calls, with whatever in its registers and its memory; and whatever is said to be its kernel.
+//! The platform of a Linux guest on POWER: whatever it calls, with whatever in its registers and
+//! its memory; and whatever is said to be its kernel.
 
 use std::cell::{Cell, RefCell};
 
@@ -12,7 +13,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 const REGIONS: [(u64, usize); 2] = [(0, 0x8000), (0x1_0000, 0x4000)];
 /// The most calls of a case.
 const MOST: usize = 200;
-/// `H_PUT_TERM_CHAR`, `H_GET_TERM_CHAR`, the call that RTAS is, and the unit address of the terminal.
+/// `H_PUT_TERM_CHAR`, `H_GET_TERM_CHAR`, the call that RTAS is, and the unit address of the
+/// terminal.
 const PUT: u64 = 0x58;
 const GET: u64 = 0x54;
 const RTAS: u64 = 0xf000;
@@ -75,7 +77,8 @@ impl Host for Strict {
 enum Step {
     /// A hypercall that there is, or, with an odd choice, any.
     Call { cpu: u8, choice: u8, args: [u64; 9] },
-    /// An RTAS call: where its block is, its token (a small number is one that there is), and its arguments.
+    /// An RTAS call: where its block is, its token (a small number is one that there is), and its
+    /// arguments.
     Rtas { block: u16, token: u32, args: Vec<u32>, nret: u8 },
     /// The guest writes.
     Write { at: u16, word: u64 },
@@ -86,9 +89,11 @@ enum Step {
 /// A session of calls, or an attempt to boot anything.
 ///
 /// # Oracles
-/// No call changes memory but RTAS, and RTAS only the results of its block. The host is asked only for CPUs that there are. What is printed is what was in the registers, what is typed
-/// comes out in order. Calls that there are not are `H_FUNCTION`; how much is noted has a bound. A process table is registered only if the MMU took it. A kernel that boots has a device tree
-/// where R3 says, which is one, within memory.
+/// No call changes memory but RTAS, and RTAS only the results of its block. The host is asked only
+/// for CPUs that there are. What is printed is what was in the registers, what is typed comes out
+/// in order. Calls that there are not are `H_FUNCTION`; how much is noted has a bound. A process
+/// table is registered only if the MMU took it. A kernel that boots has a device tree where R3
+/// says, which is one, within memory.
 pub fn fdt_hcall(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let Ok(flags) = input.arbitrary::<u8>() else { return };

@@ -60,13 +60,14 @@ type Alive = BTreeMap<Hpa, (u8, usize)>;
 /// The owner of the tables that are freed under readers.
 const DEFERRED: usize = 2;
 
-/// Takes and frees by three owners (two caches with a front each, one with deferred frees), wrong frees, speculative references, constructors that
-/// refuse, quarantine, little memory.
+/// Takes and frees by three owners (two caches with a front each, one with deferred frees), wrong
+/// frees, speculative references, constructors that refuse, quarantine, little memory.
 ///
 /// # Oracles
-/// A map of what is alive: tables are aligned, zeroed, never overlap anything alive, in quarantine or waiting for readers, and keep what was
-/// written to them; wrong frees are errors and change nothing. In the end both counters of every frame are zero, each constructor was
-/// answered by its destructor, and every frame is home.
+/// A map of what is alive: tables are aligned, zeroed, never overlap anything alive, in quarantine
+/// or waiting for readers, and keep what was written to them; wrong frees are errors and change
+/// nothing. In the end both counters of every frame are zero, each constructor was answered by its
+/// destructor, and every frame is home.
 pub fn frag_alloc(data: &[u8]) {
     let _ = run(Unstructured::new(data));
 }

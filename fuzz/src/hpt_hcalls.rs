@@ -14,8 +14,9 @@ const NUMBERS: [u64; 12] = [0x08, 0x04, 0x08, 0x18, 0x124, 0x0c, 0x10, 0x14, 0x2
 const FLAGS: [u32; 16] = [39, 31, 30, 37, 15, 14, 23, 22, 47, 38, 35, 28, 8, 12, 0, 62];
 /// Of a table of 2^18 bytes.
 const ENTRIES: u64 = 1 << 14;
-/// What the third doubleword's layout keeps of a first doubleword, and of a second (Power ISA v3.0B Book III 5.7.9.1): the segment size has
-/// the place of two reserved bits, and ten bits of the virtual address are gone.
+/// What the third doubleword's layout keeps of a first doubleword, and of a second (Power ISA v3.0B
+/// Book III 5.7.9.1): the segment size has the place of two reserved bits, and ten bits of the
+/// virtual address are gone.
 const KEPT: (u64, u64) = (3 << 62 | ((1 << 52) - 1), !(3 << 58));
 
 #[derive(Arbitrary)]
@@ -90,8 +91,8 @@ impl Call {
 /// Calls in any order, on a table of either layout and by either dialect.
 ///
 /// # Oracles
-/// The model of `arch-ppc64/tests/hash_hcall.rs` (a vector of entries and PAPR's rules): every return code and register, and at the end
-/// every entry of the table.
+/// The model of `arch-ppc64/tests/hash_hcall.rs` (a vector of entries and PAPR's rules): every
+/// return code and register, and at the end every entry of the table.
 pub fn hpt_hcalls(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let Ok(flags) = input.arbitrary::<u8>() else { return };

@@ -18,8 +18,10 @@ type Entries = BTreeMap<u64, (u64, u64)>;
 /// A stream, into a table of either layout.
 ///
 /// # Oracles
-/// A decoder that goes over the bytes one field after the other: what is stored, what is emptied, and where it stops and why. Then decode ∘ encode: what the table is read as, by a
-/// buffer of any size, loads into another table of either layout as the same entries; and nothing has changed since.
+/// A decoder that goes over the bytes one field after the other: what is stored, what is emptied,
+/// and where it stops and why. Then decode ∘ encode: what the table is read as, by a buffer of any
+/// size, loads into another table of either layout as the same entries; and nothing has changed
+/// since.
 pub fn htab_stream(data: &[u8]) {
     let [flags, room, stream @ ..] = data else { return };
     let layout = |bit: u8| if flags & bit == 0 { Layout::V2 } else { Layout::V3 };
@@ -93,7 +95,8 @@ fn decode(stream: &[u8], entries: &mut Entries) -> Result<Loaded, StreamError> {
     Ok(loaded)
 }
 
-/// Whether L and LP name a page size in a segment (Power ISA v2.07 Book III-S, figure 31, as POWER8 and POWER9 implement it).
+/// Whether L and LP name a page size in a segment (Power ISA v2.07 Book III-S, figure 31, as POWER8
+/// and POWER9 implement it).
 fn has_size(v: u64, r: u64) -> bool {
     let lp = r >> 12 & 0xff;
     matches!((v >> 2 & 1, lp & 15, lp >> 4), (0, ..) | (_, 0, 0) | (_, 8, 0 | 3) | (_, 1 | 7, _) | (_, 3, 0))

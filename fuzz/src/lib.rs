@@ -1,8 +1,9 @@
-//! The fuzz targets, as plain functions: libFuzzer calls them, and so does the replay of the corpora, on any compiler.
+//! The fuzz targets, as plain functions: libFuzzer calls them, and so does the replay of the
+//! corpora, on any compiler.
 //!
-//! A target takes arbitrary bytes, makes a case of them (never refusing any), and panics where the code under test
-//! disagrees with an oracle: a reference that is written the obvious way, a flat model, or another way to ask the same
-//! question. `README.md` says which.
+//! A target takes arbitrary bytes, makes a case of them (never refusing any), and panics where the
+//! code under test disagrees with an oracle: a reference that is written the obvious way, a flat
+//! model, or another way to ask the same question. `README.md` says which.
 
 mod case;
 mod entries;
@@ -61,7 +62,8 @@ pub const TARGETS: &[Target] = &[
     ("fdt_hcall", fdt_hcall),
 ];
 
-/// Makes a program of a target: libFuzzer's under `cargo fuzz`, else one that replays the files that it is given.
+/// Makes a program of a target: libFuzzer's under `cargo fuzz`, else one that replays the files
+/// that it is given.
 #[macro_export]
 macro_rules! fuzz_target {
     ($name:ident) => {

@@ -9,15 +9,18 @@ use crate::oracle::tree::{TreeOp, apply};
 use crate::support::harness::{Choice, Harness, Op, Pages, Place};
 use crate::support::{Arena, Tables};
 
-/// The most operations of a case: the arena has room for what they could need, so that running out is a case's own choice.
+/// The most operations of a case: the arena has room for what they could need, so that running out
+/// is a case's own choice.
 const MOST: usize = 12;
 const ARENA: usize = 2 << 20;
 
-/// A format, and operations on a tree of it: map, unmap, protect, cursors, split, promote, remap, each with an allocator that may run out.
+/// A format, and operations on a tree of it: map, unmap, protect, cursors, split, promote, remap,
+/// each with an allocator that may run out.
 ///
 /// # Oracles
-/// The flat map of `pgtable`'s model tests, page by page, after each operation; a TLB that forgets nothing but what is
-/// invalidated; an allocator that checks what comes back. In the end nothing is left.
+/// The flat map of `pgtable`'s model tests, page by page, after each operation; a TLB that forgets
+/// nothing but what is invalidated; an allocator that checks what comes back. In the end nothing is
+/// left.
 pub fn map_unmap(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let format = input.arbitrary::<u8>().unwrap_or(0);

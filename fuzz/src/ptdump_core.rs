@@ -24,12 +24,14 @@ struct Header {
     va: u64,
 }
 
-/// An arbitrary file, as it is or as words that fill 64 KiB of raw memory; an architecture, a root (or none: then the file must tell) and an address.
+/// An arbitrary file, as it is or as words that fill 64 KiB of raw memory; an architecture, a root
+/// (or none: then the file must tell) and an address.
 ///
 /// # Oracles
-/// Each word of memory is what a naive reader of program headers finds. What is listed is what single translations say, first and last byte
-/// of each range, and what is not listed does not translate; the census counts as many bytes as are listed; an image differs from itself in nothing but
-/// what cannot be read. No question costs more than its allowance.
+/// Each word of memory is what a naive reader of program headers finds. What is listed is what
+/// single translations say, first and last byte of each range, and what is not listed does not
+/// translate; the census counts as many bytes as are listed; an image differs from itself in
+/// nothing but what cannot be read. No question costs more than its allowance.
 pub fn ptdump_core(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let Ok(header) = input.arbitrary::<Header>() else { return };
@@ -164,7 +166,8 @@ fn memory(image: &Image<&[u8]>, file: &[u8], base: u64, va: u64) {
     within(tables.cost());
 }
 
-/// The loaded pieces of a 64-bit ELF file: address, length, offset, stored length; those that begin first come first.
+/// The loaded pieces of a 64-bit ELF file: address, length, offset, stored length; those that begin
+/// first come first.
 fn pieces(file: &[u8]) -> Vec<(u64, u64, u64, u64)> {
     let big = file[5] == 2;
     let number = |at: usize, size: usize| {

@@ -12,7 +12,8 @@ use crate::case::{access, bit, image, neighbours, words};
 use crate::oracle::radix::{Machine, ours, reference};
 use crate::reading::Tree;
 
-/// As much as a root has entries. The process table and all tables stand in the same words, over each other.
+/// As much as a root has entries. The process table and all tables stand in the same words, over
+/// each other.
 const MOST: usize = 1 << 13;
 
 #[derive(Arbitrary)]
@@ -28,8 +29,9 @@ struct Header {
 /// Arbitrary memory as process table and tables; one effective address and its neighbours.
 ///
 /// # Oracles
-/// The reference walker of `arch-ppc64`'s tests for translation and interrupt, both granules; for the same tree as a partition's, the same reference. All
-/// ways to read agree, and none reads more than it may.
+/// The reference walker of `arch-ppc64`'s tests for translation and interrupt, both granules; for
+/// the same tree as a partition's, the same reference. All ways to read agree, and none reads more
+/// than it may.
 pub fn radix_walk(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let Ok(header) = input.arbitrary::<Header>() else { return };

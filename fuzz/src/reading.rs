@@ -1,5 +1,5 @@
-//! All ways to read a tree say the same of it: one translation, a batch, a cache, a trace, a query, an access that records
-//! itself, and every form of iteration. And none reads more than it may.
+//! All ways to read a tree say the same of it: one translation, a batch, a cache, a trace, a query,
+//! an access that records itself, and every form of iteration. And none reads more than it may.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
@@ -30,7 +30,8 @@ impl<F: Format> Tree<'_, F> {
         Walker::new(self.format, self.memory, self.root)
     }
 
-    /// Everything, at `inputs` and in the `bytes` bytes from the first of them on. Entries are marked as used.
+    /// Everything, at `inputs` and in the `bytes` bytes from the first of them on. Entries are
+    /// marked as used.
     pub fn check(&self, inputs: &[u64], access: Access, bytes: u64) {
         let inputs: Vec<_> = inputs.iter().map(|&input| Input::<F>::new(input)).collect();
         let one_by_one: Vec<_> = inputs.iter().map(|&input| self.one(input, access)).collect();
@@ -130,8 +131,8 @@ impl<F: Format> Tree<'_, F> {
         }
     }
 
-    /// An access is judged as a translation is, and marks the entries that it used as hardware does, and nothing else. The memory is
-    /// looked over once for all `inputs`.
+    /// An access is judged as a translation is, and marks the entries that it used as hardware
+    /// does, and nothing else. The memory is looked over once for all `inputs`.
     fn recorded(&self, inputs: &[Input<F>], access: Access) {
         let walker = self.walker();
         let bits = self.format.accessed_dirty();
@@ -161,7 +162,8 @@ impl<F: Format> Tree<'_, F> {
         assert_eq!(differ, None, "{access} at {inputs:?} leaves another word there");
     }
 
-    /// What iteration should list from `offset` to `end`, asking page by page; and the offset at which it should fail.
+    /// What iteration should list from `offset` to `end`, asking page by page; and the offset at
+    /// which it should fail.
     fn page_by_page(&self, mut offset: u64, end: u64) -> (Vec<LeafOf<F>>, Option<u64>) {
         let walker = self.walker();
         let finest = self.format.geometry().finest_shift();

@@ -30,7 +30,8 @@ struct Header {
 /// Arbitrary memory as both stages' tables; one guest-virtual address and its neighbours.
 ///
 /// # Oracles
-/// A step-by-step composition that asks the second stage's walker for each address; the bound on loads; a cache that must not change the answer.
+/// A step-by-step composition that asks the second stage's walker for each address; the bound on
+/// loads; a cache that must not change the answer.
 pub fn two_stage_walk(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let Ok(Header { flags, access: choice, guest_root, gva }) = input.arbitrary::<Header>() else { return };

@@ -23,8 +23,8 @@ struct Header {
 /// Arbitrary memory as tables; one linear address and its neighbours.
 ///
 /// # Oracles
-/// The reference walker of `arch-x86`'s tests for translation and error code; all ways to read agree, and none
-/// reads more than it may.
+/// The reference walker of `arch-x86`'s tests for translation and error code; all ways to read
+/// agree, and none reads more than it may.
 pub fn x86_walk(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let Ok(header) = input.arbitrary::<Header>() else { return };

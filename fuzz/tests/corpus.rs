@@ -1,4 +1,5 @@
-//! Every seed, and every input that once found something, through its target: without libFuzzer, on any compiler.
+//! Every seed, and every input that once found something, through its target: without libFuzzer, on
+//! any compiler.
 
 use std::path::Path;
 use std::{env, fs};

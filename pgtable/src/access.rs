@@ -101,9 +101,11 @@ impl Prot {
 
 /// An architecture's leaf attributes: permissions, memory type, software bits.
 ///
-/// They are made from a [`Prot`] (ordinary cached memory, marked accessed and dirty so that hardware which
-/// does not set these bits by itself takes no fault for them) and then refined by the architecture's own setters.
+/// They are made from a [`Prot`] (ordinary cached memory, marked accessed and dirty so that
+/// hardware which does not set these bits by itself takes no fault for them) and then refined by
+/// the architecture's own setters.
 pub trait Attributes: Copy + Eq + fmt::Debug + From<Prot> + Send + Sync + 'static {
-    /// What the leaf allows, as far as [`Prot`] can say it. The entries above the leaf may allow less.
+    /// What the leaf allows, as far as [`Prot`] can say it. The entries above the leaf may allow
+    /// less.
     fn prot(&self) -> Prot;
 }

@@ -1,8 +1,9 @@
 //! Where tables come from, and what software knows about each.
 //!
 //! A table's own words belong to the hardware. What software knows about a table (how many of its
-//! entries are live, who holds its lock) stands in one small atomic word per table, which the allocator keeps
-//! beside its own book-keeping: [`TableState`]. It makes "is this table empty now?" a decrement, not a scan.
+//! entries are live, who holds its lock) stands in one small atomic word per table, which the
+//! allocator keeps beside its own book-keeping: [`TableState`]. It makes "is this table empty now?"
+//! a decrement, not a scan.
 
 use core::sync::atomic::Ordering;
 
@@ -52,7 +53,8 @@ pub enum Contents {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AllocError {
-    /// No memory is left for a table of that size: free some, or give the allocator more, and try again.
+    /// No memory is left for a table of that size: free some, or give the allocator more, and try
+    /// again.
     #[error("no memory left for a table of 2^{} bytes ({})", layout.shift, layout.level)]
     Exhausted {
         /// What was asked for.
@@ -64,7 +66,8 @@ pub enum AllocError {
         /// What was asked for.
         layout: TableLayout,
     },
-    /// The address is not that of a live table of this allocator: freed twice, or never handed out. Nothing was changed.
+    /// The address is not that of a live table of this allocator: freed twice, or never handed out.
+    /// Nothing was changed.
     #[error(
         "{address:#x} is not a live table of this allocator (freed twice, or never handed out)"
     )]
@@ -76,15 +79,18 @@ pub enum AllocError {
 
 /// Source of tables: a table of a given size, aligned to it, zeroed; and its return.
 ///
-/// By `&self`, on an instance, fallible. `frag-alloc` is the implementation that this project ships.
+/// By `&self`, on an instance, fallible. `frag-alloc` is the implementation that this project
+/// ships.
 pub trait TableAllocator<A: Address> {
-    /// A table: `layout.bytes()` zero bytes at a multiple of that, that nobody else has. Its [`TableState`] is zero, whatever it was when the table came back.
+    /// A table: `layout.bytes()` zero bytes at a multiple of that, that nobody else has. Its
+    /// [`TableState`] is zero, whatever it was when the table came back.
     ///
     /// # Errors
     /// [`AllocError::Exhausted`], [`AllocError::Unsupported`].
     fn allocate(&self, layout: TableLayout) -> Result<A, AllocError>;
 
-    /// The same for whoever stores every word of it before anybody can reach it: it need not be zeroed, and holds anything.
+    /// The same for whoever stores every word of it before anybody can reach it: it need not be
+    /// zeroed, and holds anything.
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
@@ -93,11 +99,12 @@ pub trait TableAllocator<A: Address> {
         self.allocate(layout)
     }
 
-    /// Takes a table back. No hardware walker may still reach it; readers in software that still could are the
-    /// allocator's affair if it promises them anything.
+    /// Takes a table back. No hardware walker may still reach it; readers in software that still
+    /// could are the allocator's affair if it promises them anything.
     ///
     /// # Errors
-    /// [`AllocError::NotLive`] if `table` is not a live table of that layout; nothing was changed then.
+    /// [`AllocError::NotLive`] if `table` is not a live table of that layout; nothing was changed
+    /// then.
     fn free(&self, table: A, layout: TableLayout, contents: Contents) -> Result<(), AllocError>;
 
     /// The state word of a live table; `None` if the address lies outside the allocator's memory.
@@ -135,9 +142,11 @@ pub(crate) enum LockRefused {
     Left,
 }
 
-/// What software knows about one table, in 16 bits: live entries (bits 0 to 13: the widest root has 8192), lock (bit 15), left the tree (bit 14).
+/// What software knows about one table, in 16 bits: live entries (bits 0 to 13: the widest root has
+/// 8192), lock (bit 15), left the tree (bit 14).
 ///
-/// Sixteen bits, so that a state word for every 256-byte fragment is less than one per cent of the memory.
+/// Sixteen bits, so that a state word for every 256-byte fragment is less than one per cent of the
+/// memory.
 #[derive(Debug, Default)]
 #[repr(transparent)]
 pub struct TableState(AtomicU16);
@@ -172,14 +181,16 @@ impl TableState {
         self.0.load(Ordering::Relaxed) & Self::LIVE
     }
 
-    /// The word as it is. An allocator hands tables out with zero here, and may keep a mark of its own in it while the table is free.
+    /// The word as it is. An allocator hands tables out with zero here, and may keep a mark of its
+    /// own in it while the table is free.
     #[inline]
     #[must_use]
     pub fn raw(&self) -> u16 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// `entries` more are live. For the table's exclusive writer: a load and a store, not a read-modify-write.
+    /// `entries` more are live. For the table's exclusive writer: a load and a store, not a
+    /// read-modify-write.
     #[inline]
     pub fn add(&self, entries: u16) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(entries), Ordering::Relaxed);
@@ -198,7 +209,8 @@ impl TableState {
     pub(crate) fn try_lock(&self) -> Result<(), LockRefused> {
         let state = self.0.load(Ordering::Relaxed);
         if state & Self::LEFT != 0 {
-            // What the writer that took it out of the tree stored before is seen by whoever looks for it once more.
+            // What the writer that took it out of the tree stored before is seen by whoever looks
+            // for it once more.
             self.0.load(Ordering::Acquire);
             return Err(LockRefused::Left);
         }
@@ -223,7 +235,8 @@ impl TableState {
         self.0.store(self.0.load(Ordering::Relaxed) & !Self::LOCK, Ordering::Release);
     }
 
-    /// The locked table left the tree: who waits for its lock, and who comes later, has to look elsewhere.
+    /// The locked table left the tree: who waits for its lock, and who comes later, has to look
+    /// elsewhere.
     #[inline]
     pub(crate) fn leave(&self) {
         self.0.store(Self::LEFT, Ordering::Release);

@@ -1,5 +1,5 @@
-//! Translation that begins at the table of level 1 where the last one ended: for accesses that stay near each other, and no dearer than a
-//! whole walk for those that don't.
+//! Translation that begins at the table of level 1 where the last one ended: for accesses that stay
+//! near each other, and no dearer than a whole walk for those that don't.
 
 use crate::access::Access;
 use crate::allocator::TableAllocator;
@@ -10,7 +10,8 @@ use crate::quick::{Halt, descend_quickly, finish_quickly};
 use crate::table::PageTable;
 use crate::walk::{TranslationOf, read_quickly, translate_properly};
 
-/// Translates by a tree that nobody changes meanwhile (it is borrowed), remembering one upper table.
+/// Translates by a tree that nobody changes meanwhile (it is borrowed), remembering one upper
+/// table.
 #[derive(Debug)]
 pub struct Anchored<'t, F, M, A> {
     table: &'t PageTable<F, M, A>,

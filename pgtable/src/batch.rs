@@ -1,9 +1,10 @@
 //! Translation of many addresses at once, so that their cache misses overlap.
 //!
-//! A walk is a chain of dependent loads, and the last one misses. Lanes of a chunk therefore go down level by level side
-//! by side, and two chunks are in flight: while the leaf entries of one are on their way into the cache, the next
-//! chunk is located. Where all lanes of a chunk go through one entry, it is read once for all.
-//! With feature `prefetch` the leaf entries are asked for by prefetch instructions, where the host's architecture has any.
+//! A walk is a chain of dependent loads, and the last one misses. Lanes of a chunk therefore go
+//! down level by level side by side, and two chunks are in flight: while the leaf entries of one
+//! are on their way into the cache, the next chunk is located. Where all lanes of a chunk go
+//! through one entry, it is read once for all. With feature `prefetch` the leaf entries are asked
+//! for by prefetch instructions, where the host's architecture has any.
 
 use core::sync::atomic::AtomicU64;
 
@@ -15,21 +16,25 @@ use crate::memory::TableMemory;
 use crate::walk::Walker;
 use crate::word::Word;
 
-/// Addresses per chunk: enough that the misses of one fill the time that the next one takes to locate.
+/// Addresses per chunk: enough that the misses of one fill the time that the next one takes to
+/// locate.
 const LANES: usize = 32;
 
 /// The leaf entries of a chunk.
 struct Chunk<'m> {
-    /// The entry; `None` for a lane that has to be walked alone (a larger leaf, a hole, anything odd).
+    /// The entry; `None` for a lane that has to be walked alone (a larger leaf, a hole, anything
+    /// odd).
     entries: [Option<&'m AtomicU64>; LANES],
     offsets: [u64; LANES],
 }
 
 impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
-    /// Translates `access` at each of `inputs` into the `outputs` of the same index; returns how many translated.
+    /// Translates `access` at each of `inputs` into the `outputs` of the same index; returns how
+    /// many translated.
     ///
-    /// An output is `None` where the access faults; [`translate`](Self::translate) says why. Inputs beyond the length of `outputs` are left
-    /// out. Several times as fast as one call per address where the tables are larger than the caches; no faster where they are hot.
+    /// An output is `None` where the access faults; [`translate`](Self::translate) says why. Inputs
+    /// beyond the length of `outputs` are left out. Several times as fast as one call per address
+    /// where the tables are larger than the caches; no faster where they are hot.
     pub fn translate_batch(
         &self,
         inputs: &[Input<F>],
@@ -56,8 +61,9 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         translated
     }
 
-    /// Brings every lane down to its last-level table, level by level: all lanes stand at the same level, so only the
-    /// address of a table is carried from one to the next. A lane that is odd walks along wherever it is, and is walked again by itself.
+    /// Brings every lane down to its last-level table, level by level: all lanes stand at the same
+    /// level, so only the address of a table is carried from one to the next. A lane that is odd
+    /// walks along wherever it is, and is walked again by itself.
     #[inline]
     fn locate<'m>(&'m self, inputs: &[Input<F>], access: Access, chunk: &mut Chunk<'m>) {
         let (format, memory) = (self.format(), self.memory());

@@ -1,10 +1,11 @@
 //! A cache of translations, and what keeps it honest.
 //!
 //! # Protocol
-//! A [`Generation`] counts invalidations. Whoever invalidates does it through a [`Watch`], which counts on *before* the embedder's own
-//! invalidation returns; every [`TranslationCache`] compares the count before each look-up, and forgets everything if
-//! it has moved. So a cache is never staler than a TLB: once a gather is finished, nothing that it gathered is answered
-//! any more. One generation serves any number of caches on any number of threads; a cache is one thread's own.
+//! A [`Generation`] counts invalidations. Whoever invalidates does it through a [`Watch`], which
+//! counts on *before* the embedder's own invalidation returns; every [`TranslationCache`] compares
+//! the count before each look-up, and forgets everything if it has moved. So a cache is never
+//! staler than a TLB: once a gather is finished, nothing that it gathered is answered any more. One
+//! generation serves any number of caches on any number of threads; a cache is one thread's own.
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +31,8 @@ impl Generation {
         Self(AtomicU64::new(0))
     }
 
-    /// Makes every cache forget: for changes that no [`Gather`](crate::Gather) saw, such as a guest's own.
+    /// Makes every cache forget: for changes that no [`Gather`](crate::Gather) saw, such as a
+    /// guest's own.
     pub fn advance(&self) {
         self.0.fetch_add(1, Ordering::Release);
     }
@@ -92,8 +94,9 @@ struct Slot<F: Format> {
 
 /// A cache of `N` translations of one tree.
 ///
-/// Permissions are judged anew for each access, so one entry serves reads, writes and fetches; only successes are kept. Translations are looked up by the smallest
-/// leaf that was met since the last invalidation; a larger one takes an entry for each part of that size that is used.
+/// Permissions are judged anew for each access, so one entry serves reads, writes and fetches; only
+/// successes are kept. Translations are looked up by the smallest leaf that was met since the last
+/// invalidation; a larger one takes an entry for each part of that size that is used.
 #[derive(Debug)]
 pub struct TranslationCache<'g, F: Format, const N: usize = 64> {
     slots: [Slot<F>; N],
@@ -152,7 +155,8 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
         self.is_current() && self.seen.get() == seen
     }
 
-    /// Forgets all if something was invalidated; returns the count as of which the cache is current.
+    /// Forgets all if something was invalidated; returns the count as of which the cache is
+    /// current.
     #[inline]
     pub(crate) fn make_current(&self) -> u64 {
         let now = self.generation.now();
@@ -168,7 +172,8 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
         self.slots.get((page % N.max(1) as u64) as usize)
     }
 
-    /// The slot to which it goes when another page needs the first one: which page of those that share the first goes where is no pattern of theirs.
+    /// The slot to which it goes when another page needs the first one: which page of those that
+    /// share the first goes where is no pattern of theirs.
     #[inline(always)]
     fn second(&self, page: u64) -> Option<&Slot<F>> {
         // 2^64 divided by the golden ratio.
@@ -176,7 +181,8 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
         self.slots.get(((spread * N as u64) >> 32) as usize)
     }
 
-    /// What is remembered of `input`, if it allows `access`. For who looks whether the cache is current.
+    /// What is remembered of `input`, if it allows `access`. For who looks whether the cache is
+    /// current.
     #[inline(always)]
     pub(crate) fn remembered(
         &self,

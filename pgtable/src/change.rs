@@ -1,7 +1,8 @@
 //! Changing what is mapped: unmap and protect are one traversal with two verbs.
 //!
-//! The traversal descends, skips holes, splits leaves that reach beyond the range, hands each run of entries of one table to the
-//! verb, and keeps the books: what became stale goes to the [`Gather`], the live count goes down, empty tables leave the tree.
+//! The traversal descends, skips holes, splits leaves that reach beyond the range, hands each run
+//! of entries of one table to the verb, and keeps the books: what became stale goes to the
+//! [`Gather`], the live count goes down, empty tables leave the tree.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,7 +30,8 @@ struct Done {
     removed: usize,
     /// The first and the last entry whose old translation may live on in hardware.
     stale: Extent<usize>,
-    /// The entry at which it had to stop, the word there, and whether the attributes (or else the word) are to blame.
+    /// The entry at which it had to stop, the word there, and whether the attributes (or else the
+    /// word) are to blame.
     stopped: Option<(usize, Refusal)>,
 }
 
@@ -119,11 +121,13 @@ impl<F: Format> Verb<F> for Protect<F::Attributes> {
     }
 }
 
-/// Entries that are dealt with in one turn: a cache line. (The compiler does not unroll loops of atomic accesses.)
+/// Entries that are dealt with in one turn: a cache line. (The compiler does not unroll loops of
+/// atomic accesses.)
 const EIGHT: usize = 8;
 
-/// Gives the leaves at the beginning of `run`, which nobody else writes, the bits of `leaf` but for those in `keep`, cache line by cache line as far as they are all
-/// usual leaves. Returns how many, and the first and the last of the lines that changed by that.
+/// Gives the leaves at the beginning of `run`, which nobody else writes, the bits of `leaf` but for
+/// those in `keep`, cache line by cache line as far as they are all usual leaves. Returns how many,
+/// and the first and the last of the lines that changed by that.
 // Not inlined: there it is short of registers.
 #[inline(never)]
 fn rewrite<F: Format>(
@@ -163,12 +167,14 @@ where
     M: TableMemory<Output<F>>,
     A: TableAllocator<Output<F>>,
 {
-    /// Unmaps whatever is mapped in the `bytes` bytes from `input` on; returns how many bytes that were. Leaves that reach
-    /// beyond the range are split; tables that become empty leave the tree. Holes are no error.
+    /// Unmaps whatever is mapped in the `bytes` bytes from `input` on; returns how many bytes that
+    /// were. Leaves that reach beyond the range are split; tables that become empty leave the tree.
+    /// Holes are no error.
     ///
     /// # Errors
-    /// [`Error::Range`]; [`Error::Alloc`] or [`Error::LeafSize`] if a leaf cannot be split; [`Error::Malformed`], [`Error::Memory`],
-    /// [`Error::Invalidate`]. Everything before the error's address is unmapped, nothing from it on was changed.
+    /// [`Error::Range`]; [`Error::Alloc`] or [`Error::LeafSize`] if a leaf cannot be split;
+    /// [`Error::Malformed`], [`Error::Memory`], [`Error::Invalidate`]. Everything before the
+    /// error's address is unmapped, nothing from it on was changed.
     #[inline(always)]
     pub fn unmap<I: Invalidate<F::Stage>>(
         &mut self,
@@ -224,8 +230,9 @@ where
         Ok(unmapped)
     }
 
-    /// Takes whole last-level tables out of the tree, unread: their live counts say what was mapped there. Moves `at` on over the entries of one
-    /// table of level 1, as far as they are tables, larger leaves or holes that the range covers whole; returns how many bytes were mapped
+    /// Takes whole last-level tables out of the tree, unread: their live counts say what was mapped
+    /// there. Moves `at` on over the entries of one table of level 1, as far as they are tables,
+    /// larger leaves or holes that the range covers whole; returns how many bytes were mapped
     /// there, or `None` if the first is nothing of that kind.
     fn drop_tables<L: Locks, I: Invalidate<F::Stage>>(
         &self,
@@ -289,7 +296,8 @@ where
         room.map(|()| (*at > offset).then_some(unmapped))
     }
 
-    /// The common case of [`unmap`](Self::unmap), one page of the usual size in a table that keeps others; false if it is any other case.
+    /// The common case of [`unmap`](Self::unmap), one page of the usual size in a table that keeps
+    /// others; false if it is any other case.
     #[inline(always)]
     fn unmap_page<I: Invalidate<F::Stage>>(
         &mut self,
@@ -330,8 +338,9 @@ where
         self.change_run(trail, at, end, &Clear, gather)
     }
 
-    /// Gives whatever is mapped in the `bytes` bytes from `input` on these attributes; returns how many bytes that were. What
-    /// hardware recorded (accessed, dirty) is kept. Leaves that reach beyond the range are split. Holes are no error.
+    /// Gives whatever is mapped in the `bytes` bytes from `input` on these attributes; returns how
+    /// many bytes that were. What hardware recorded (accessed, dirty) is kept. Leaves that reach
+    /// beyond the range are split. Holes are no error.
     ///
     /// # Errors
     /// As [`unmap`](Self::unmap), and [`Error::Unencodable`].
@@ -345,8 +354,8 @@ where
         self.protect_beside(input, bytes, attributes, Writers::Running, gather)
     }
 
-    /// The same where it is known whether anybody else sets bits in the entries meanwhile: if nobody does, entries are stored, not exchanged, which
-    /// is several times as fast.
+    /// The same where it is known whether anybody else sets bits in the entries meanwhile: if
+    /// nobody does, entries are stored, not exchanged, which is several times as fast.
     ///
     /// # Errors
     /// As [`protect`](Self::protect).
@@ -384,7 +393,8 @@ where
         Ok(changed)
     }
 
-    /// One step: a hole, a split, or a run of one table. Moves `at` on by what is done, and returns how many bytes of that were mapped.
+    /// One step: a hole, a split, or a run of one table. Moves `at` on by what is done, and returns
+    /// how many bytes of that were mapped.
     fn change_run<L: Locks, V: Verb<F>, I: Invalidate<F::Stage>>(
         &self,
         trail: &mut Trail<L>,

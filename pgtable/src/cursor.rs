@@ -1,9 +1,10 @@
 //! A cursor: page after page of one last-level table without descending again.
 //!
 //! # Protocol
-//! The cursor borrows the tree exclusively, so it is the one writer. It keeps the table it stands in, and how many entries it
-//! added to it or took from it; the count goes to the table's state, and the stale range to the gather, when it
-//! leaves that table: on the way to another, at [`finish`](Cursor::finish), or when it is dropped.
+//! The cursor borrows the tree exclusively, so it is the one writer. It keeps the table it stands
+//! in, and how many entries it added to it or took from it; the count goes to the table's state,
+//! and the stale range to the gather, when it leaves that table: on the way to another, at
+//! [`finish`](Cursor::finish), or when it is dropped.
 
 use core::sync::atomic::AtomicU64;
 
@@ -26,17 +27,19 @@ struct Leaf<'t> {
     node: Node,
     /// The offset that its first entry covers.
     base: u64,
-    /// Entries that were filled one after the other, and entries that were emptied so, and are not in the books yet.
+    /// Entries that were filled one after the other, and entries that were emptied so, and are not
+    /// in the books yet.
     filled: Span,
     emptied: Span,
     /// Live entries added (or taken away) since the cursor came, those spans left out.
     delta: i32,
-    /// The first and the last entry whose old translation hardware may hold; first > last if there is none. The span left out.
+    /// The first and the last entry whose old translation hardware may hold; first > last if there
+    /// is none. The span left out.
     stale: (usize, usize),
 }
 
-/// Entries from one index to before another. What goes on where it ends costs a comparison that a processor guesses right, and a store: no page waits for the
-/// last one's books.
+/// Entries from one index to before another. What goes on where it ends costs a comparison that a
+/// processor guesses right, and a store: no page waits for the last one's books.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     start: usize,
@@ -88,11 +91,13 @@ impl Leaf<'_> {
     }
 }
 
-/// Changes a tree page by page. For sequential pages, several times as fast as one call of the tree's own verbs per page.
+/// Changes a tree page by page. For sequential pages, several times as fast as one call of the
+/// tree's own verbs per page.
 ///
-/// Works on pages of the size that the format makes of its own accord ([`Geometry::page_shift`](crate::Geometry::page_shift)). Larger leaves in its way are
-/// [`Error::Mapped`] to [`map`](Self::map), and split by [`unmap`](Self::unmap); tables of other pages (POWER's 4 KiB pages in a tree of 64 KiB pages) are
-/// [`Error::LeafSize`] to `map`.
+/// Works on pages of the size that the format makes of its own accord
+/// ([`Geometry::page_shift`](crate::Geometry::page_shift)). Larger leaves in its way are
+/// [`Error::Mapped`] to [`map`](Self::map), and split by [`unmap`](Self::unmap); tables of other
+/// pages (POWER's 4 KiB pages in a tree of 64 KiB pages) are [`Error::LeafSize`] to `map`.
 #[derive(Debug)]
 pub struct Cursor<
     't,
@@ -172,8 +177,8 @@ where
         self.table.discount(&mut self.trail, leaf.base, leaf.node.level, gone, self.gather)
     }
 
-    /// Moves to the last-level table of usual pages for `offset`, making it (and those above) if `make` says so. Returns false if there
-    /// is none.
+    /// Moves to the last-level table of usual pages for `offset`, making it (and those above) if
+    /// `make` says so. Returns false if there is none.
     #[cold]
     #[inline(never)]
     fn enter(&mut self, offset: u64, make: bool) -> Result<bool, Error> {
@@ -214,7 +219,8 @@ where
     /// Maps the page at `input` to the one at `output`.
     ///
     /// # Errors
-    /// [`Error::Mapped`], [`Error::Range`], [`Error::LeafSize`] (not aligned, or pages of another size stand there), [`Error::Unencodable`], [`Error::Alloc`]; nothing was changed then.
+    /// [`Error::Mapped`], [`Error::Range`], [`Error::LeafSize`] (not aligned, or pages of another
+    /// size stand there), [`Error::Unencodable`], [`Error::Alloc`]; nothing was changed then.
     #[inline(always)]
     pub fn map(
         &mut self,
@@ -316,8 +322,8 @@ where
     /// Unmaps the page at `input`; returns whether one was mapped.
     ///
     /// # Errors
-    /// [`Error::Range`], [`Error::Malformed`], [`Error::Memory`], [`Error::Invalidate`]; [`Error::Alloc`] or [`Error::LeafSize`] if a larger leaf
-    /// cannot be split.
+    /// [`Error::Range`], [`Error::Malformed`], [`Error::Memory`], [`Error::Invalidate`];
+    /// [`Error::Alloc`] or [`Error::LeafSize`] if a larger leaf cannot be split.
     #[inline(always)]
     pub fn unmap(&mut self, input: Input<F>) -> Result<bool, Error> {
         if self.unmap_here(input) { Ok(true) } else { self.unmap_anywhere(input) }
@@ -368,7 +374,8 @@ where
     /// Settles the books.
     ///
     /// # Errors
-    /// [`Error::Invalidate`] or [`Error::Alloc`] if an empty table could not be freed, [`Error::Memory`] if it could not be unlinked.
+    /// [`Error::Invalidate`] or [`Error::Alloc`] if an empty table could not be freed,
+    /// [`Error::Memory`] if it could not be unlinked.
     pub fn finish(mut self) -> Result<(), Error> {
         self.leave()
     }
@@ -382,8 +389,8 @@ where
     I: Invalidate<F::Stage>,
 {
     fn drop(&mut self) {
-        // An error here means that somebody else wrote the tables, or that the gather could not be flushed, which the
-        // gather keeps and reports.
+        // An error here means that somebody else wrote the tables, or that the gather could not be
+        // flushed, which the gather keeps and reports.
         let _ = self.leave();
     }
 }

@@ -1,4 +1,5 @@
-//! The descent: from a table towards the page that covers an address. There is one, and every verb uses it.
+//! The descent: from a table towards the page that covers an address. There is one, and every verb
+//! uses it.
 //!
 //! It is bounded on any memory content: each step goes one level down, and every load goes through
 //! [`TableMemory`]. Each word is read once, and what is decided is decided on the value read.
@@ -53,8 +54,8 @@ impl Node {
         (offset >> self.shift) & low_bits(self.width)
     }
 
-    /// The address of the entry that covers `offset`. A table is aligned to its size wherever the format says so; where a
-    /// hostile one is not, this wraps and table memory refuses.
+    /// The address of the entry that covers `offset`. A table is aligned to its size wherever the
+    /// format says so; where a hostile one is not, this wraps and table memory refuses.
     #[inline(always)]
     pub(crate) fn entry(self, offset: u64) -> u64 {
         self.table.wrapping_add(self.index(offset) * 8)
@@ -126,8 +127,8 @@ pub(crate) struct Lost {
     pub(crate) error: MemoryError,
 }
 
-/// What `word` at `at` is; a table that could not be descended into (no level below, no width, wider than what it covers) is malformed,
-/// whatever a format says.
+/// What `word` at `at` is; a table that could not be descended into (no level below, no width,
+/// wider than what it covers) is malformed, whatever a format says.
 #[inline(always)]
 pub(crate) fn decode<F: Format>(format: &F, word: u64, at: Position) -> EntryOf<F> {
     match format.decode(word, at) {
@@ -138,10 +139,11 @@ pub(crate) fn decode<F: Format>(format: &F, word: u64, at: Position) -> EntryOf<
     }
 }
 
-/// Descends from `from` towards `offset`, no further than to a table of level `floor`; `down` sees each node that it enters.
+/// Descends from `from` towards `offset`, no further than to a table of level `floor`; `down` sees
+/// each node that it enters.
 ///
-/// As long as tables are as the geometry predicts ([`descend_predicted`]), only an address and a level are carried from one to the next; where one is not,
-/// [`descend_decoding`] takes over.
+/// As long as tables are as the geometry predicts ([`descend_predicted`]), only an address and a
+/// level are carried from one to the next; where one is not, [`descend_decoding`] takes over.
 #[inline(always)]
 pub(crate) fn descend<'m, F, M>(
     format: &F,
@@ -265,8 +267,9 @@ where
     }
 }
 
-/// The tables on the way to the last offset that was looked for: where the next descent may begin. Where writers share a tree, the
-/// tables on the trail are those that its writer has locked (see the module `lock`).
+/// The tables on the way to the last offset that was looked for: where the next descent may begin.
+/// Where writers share a tree, the tables on the trail are those that its writer has locked (see
+/// the module `lock`).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trail<L = Exclusive> {
     nodes: [Node; MAX_LEVELS],
@@ -321,7 +324,8 @@ impl<L: Locks> Trail<L> {
         self.lowest = self.lowest.max(level);
     }
 
-    /// The table of `level` on the trail, whose state is `state`, was taken out of the tree: nobody else gets it any more.
+    /// The table of `level` on the trail, whose state is `state`, was taken out of the tree: nobody
+    /// else gets it any more.
     #[inline(always)]
     pub(crate) fn left(&mut self, level: u8, state: &TableState) {
         self.cut(level);
@@ -339,7 +343,8 @@ impl<L: Locks> Trail<L> {
     /// The tables of `nodes` were linked to the tree, below where the trail ended.
     #[inline(always)]
     pub(crate) fn grown(&mut self, nodes: &[Node]) {
-        // Others may have come to these tables since: whoever holds locks gets them on the next descent, as always.
+        // Others may have come to these tables since: whoever holds locks gets them on the next
+        // descent, as always.
         if !L::HOLDS {
             for &node in nodes {
                 self.extend(node);
@@ -347,7 +352,8 @@ impl<L: Locks> Trail<L> {
         }
     }
 
-    /// Gets the table `node` for this writer, to which `word`, the entry at `entry`, leads from the trail's last table. False if it cannot be had.
+    /// Gets the table `node` for this writer, to which `word`, the entry at `entry`, leads from the
+    /// trail's last table. False if it cannot be had.
     #[inline(always)]
     pub(crate) fn visit(&mut self, node: Node, at: Position, entry: u64, word: u64) -> bool {
         if !L::HOLDS {
@@ -358,7 +364,8 @@ impl<L: Locks> Trail<L> {
         self.locks.enter(node, above, Link { at, entry, word })
     }
 
-    /// Lets go of the tables above the lowest one on the trail that covers all from `start` to `last`, between which the trail's offset is.
+    /// Lets go of the tables above the lowest one on the trail that covers all from `start` to
+    /// `last`, between which the trail's offset is.
     pub(crate) fn narrow(&mut self, start: u64, last: u64) {
         while self.top > self.lowest && (start ^ last) >> self.node(self.top - 1).span() == 0 {
             self.locks.leave(self.node(self.top));

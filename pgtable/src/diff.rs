@@ -1,4 +1,5 @@
-//! What changed between two trees: a live one and its snapshot, before and after a migration, ours and a guest's.
+//! What changed between two trees: a live one and its snapshot, before and after a migration, ours
+//! and a guest's.
 
 use core::ops::ControlFlow;
 
@@ -9,7 +10,8 @@ use crate::iterate::LeafIter;
 use crate::memory::TableMemory;
 use crate::walk::{LeafOf, Walker};
 
-/// One side of a [`Change`]: where the range went, and with which attributes; `None` if it was not mapped.
+/// One side of a [`Change`]: where the range went, and with which attributes; `None` if it was not
+/// mapped.
 pub type Side<F> = Option<(Output<F>, <F as Format>::Attributes)>;
 
 /// A range that two trees translate differently.
@@ -53,9 +55,11 @@ fn side<F: Format>(leaf: &LeafOf<F>) -> Side<F> {
 }
 
 impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
-    /// Calls `visit` for each range in the `bytes` bytes from `input` on that `after` translates differently, in order, until it breaks.
+    /// Calls `visit` for each range in the `bytes` bytes from `input` on that `after` translates
+    /// differently, in order, until it breaks.
     ///
-    /// The size of leaves does not count, what they say does: a split leaf is no change, a dirty bit is one.
+    /// The size of leaves does not count, what they say does: a split leaf is no change, a dirty
+    /// bit is one.
     ///
     /// # Errors
     /// As [`for_each`](Self::for_each), for either tree.

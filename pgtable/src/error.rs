@@ -9,11 +9,12 @@ use crate::memory::MemoryError;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The range is none of this space: it leaves it, wraps round, or is not a multiple of the page size. Ask for another.
+    /// The range is none of this space: it leaves it, wraps round, or is not a multiple of the page
+    /// size. Ask for another.
     #[error("the range is not within the address space, or not a multiple of its page size")]
     Range,
-    /// No leaf of the wanted size fits: the format has none, an address is not aligned to it, or the place is held in
-    /// pages of another size. Ask for another size.
+    /// No leaf of the wanted size fits: the format has none, an address is not aligned to it, or
+    /// the place is held in pages of another size. Ask for another size.
     #[error("no leaf of the wanted size fits here")]
     LeafSize,
     /// Something is mapped there already. Unmap it first, or remap.
@@ -31,7 +32,8 @@ pub enum Error {
     /// The allocator has no table. Free memory and try again from where it stopped.
     #[error(transparent)]
     Alloc(#[from] AllocError),
-    /// An entry is present and no valid entry of its level: somebody else wrote this table. Do not go on with it.
+    /// An entry is present and no valid entry of its level: somebody else wrote this table. Do not
+    /// go on with it.
     #[error("malformed entry {word:#018x} at {} (table memory {entry:#x})", at.level)]
     Malformed {
         /// Where the entry stands.
@@ -44,7 +46,8 @@ pub enum Error {
     /// A table lies outside table memory: somebody else wrote this table. Do not go on with it.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// Another writer holds a part of the tree that this one needs, for longer than it would wait. Try again from where it stopped.
+    /// Another writer holds a part of the tree that this one needs, for longer than it would wait.
+    /// Try again from where it stopped.
     #[error("another writer holds this part of the tree")]
     Contended,
     /// Stale translations could not be made unreachable, so nothing that they reach was freed.
@@ -52,7 +55,8 @@ pub enum Error {
     Invalidate(#[from] InvalidateFailed),
 }
 
-/// A range operation that stopped: everything before `at` is done, nothing from `at` on was changed.
+/// A range operation that stopped: everything before `at` is done, nothing from `at` on was
+/// changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{at}: {error}")]
 pub struct RangeError<A: core::fmt::Display> {

@@ -18,10 +18,11 @@ pub enum Cause {
     Malformed,
     /// A table lies outside the memory that tables may stand in.
     TableAccess,
-    /// Others kept changing the entries while the walk was marking them: make the access again. Only
-    /// [`Walker::access`](crate::Walker::access) raises it; formats are never asked about it.
+    /// Others kept changing the entries while the walk was marking them: make the access again.
+    /// Only [`Walker::access`](crate::Walker::access) raises it; formats are never asked about it.
     Contended,
-    /// A leaf was found and does not allow the access, or needs an accessed/dirty update that hardware leaves to software.
+    /// A leaf was found and does not allow the access, or needs an accessed/dirty update that
+    /// hardware leaves to software.
     Denied,
 }
 

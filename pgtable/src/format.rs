@@ -1,11 +1,11 @@
 //! How one architecture encodes a tree: the trait that every tree format implements.
 //!
-//! A format is a VALUE: level count, granule and the CPU's controls (x86 CR0.WP, CR4.SMEP; POWER AMR, IAMR) are
-//! fields of it, chosen at run time. What is fixed per architecture (byte order, attribute type) is in the type, so that
-//! each walk is compiled for its architecture.
+//! A format is a VALUE: level count, granule and the CPU's controls (x86 CR0.WP, CR4.SMEP; POWER
+//! AMR, IAMR) are fields of it, chosen at run time. What is fixed per architecture (byte order,
+//! attribute type) is in the type, so that each walk is compiled for its architecture.
 //!
-//! A format sees words in the architecture's own bit order, as a native `u64`. Memory order is this crate's affair, at
-//! one place ([`ByteOrder`]).
+//! A format sees words in the architecture's own bit order, as a native `u64`. Memory order is this
+//! crate's affair, at one place ([`ByteOrder`]).
 
 use core::fmt;
 
@@ -59,8 +59,8 @@ pub enum Entry<A, T> {
         /// Its attributes.
         attributes: T,
     },
-    /// Present, but no valid entry of this level: reserved bits, an impossible size, a misaligned base. What
-    /// hardware does with it is the format's [`Format::fault`].
+    /// Present, but no valid entry of this level: reserved bits, an impossible size, a misaligned
+    /// base. What hardware does with it is the format's [`Format::fault`].
     Malformed,
 }
 
@@ -79,16 +79,18 @@ pub struct Unencodable {
 ///
 /// # Contract
 /// Implementations are pure: the same value and arguments give the same answer, and no word makes
-/// them panic. [`decode`](Self::decode) answers `Table` only with a width of 1 to 20 bits that is less than the
-/// position's shift; the walker relies on that to end.
+/// them panic. [`decode`](Self::decode) answers `Table` only with a width of 1 to 20 bits that is
+/// less than the position's shift; the walker relies on that to end.
 pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// The stage it belongs to.
     type Stage: Stage;
     /// What a leaf says besides its address.
     type Attributes: Attributes;
-    /// The fault as this architecture reports it: an error code, an interrupt vector and its cause register.
+    /// The fault as this architecture reports it: an error code, an interrupt vector and its cause
+    /// register.
     type Fault: Copy + Eq + fmt::Debug + fmt::Display;
-    /// What the table entries on the way down restrict (x86: R/W, U/S and NX of every level count; POWER: nothing, `()`).
+    /// What the table entries on the way down restrict (x86: R/W, U/S and NX of every level count;
+    /// POWER: nothing, `()`).
     type Path: Copy + Eq + Default + fmt::Debug;
 
     /// The order of the bytes of a word in memory.
@@ -97,21 +99,23 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// The shape of the tree.
     fn geometry(&self) -> &Geometry;
 
-    /// log2 of what an entry of `level` covers. The geometry's answer, as [`entry_offset`](Self::entry_offset).
+    /// log2 of what an entry of `level` covers. The geometry's answer, as
+    /// [`entry_offset`](Self::entry_offset).
     #[inline(always)]
     fn shift(&self, level: u8) -> u8 {
         self.geometry().shift(crate::Level(level))
     }
 
-    /// The byte offset, in a table of `level` that is as wide as the geometry says, of the entry that covers `offset`. The geometry's answer; formats whose
-    /// shape hardly varies give it with constants, which a walk is faster by.
+    /// The byte offset, in a table of `level` that is as wide as the geometry says, of the entry
+    /// that covers `offset`. The geometry's answer; formats whose shape hardly varies give it with
+    /// constants, which a walk is faster by.
     #[inline(always)]
     fn entry_offset(&self, level: u8, offset: u64) -> u64 {
         self.geometry().entry_offset(crate::Level(level), offset)
     }
 
-    /// The part of an input address that indexes the tree: sign extension or quadrant taken off. `None`: not an
-    /// address of this space (not canonical; bits beyond the tree).
+    /// The part of an input address that indexes the tree: sign extension or quadrant taken off.
+    /// `None`: not an address of this space (not canonical; bits beyond the tree).
     fn offset(&self, address: Input<Self>) -> Option<u64>;
 
     /// The input address whose [`offset`](Self::offset) is `offset`: the inverse.
@@ -120,9 +124,9 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// What `word`, standing at `at`, is.
     fn decode(&self, word: u64, at: Position) -> EntryOf<Self>;
 
-    /// The fast half of [`decode`](Self::decode): the address of the next table if `word` is a table entry whose
-    /// table has exactly the width that [`geometry`](Self::geometry) predicts, else `None` ("decode it properly").
-    /// One masked compare where the format allows.
+    /// The fast half of [`decode`](Self::decode): the address of the next table if `word` is a
+    /// table entry whose table has exactly the width that [`geometry`](Self::geometry) predicts,
+    /// else `None` ("decode it properly"). One masked compare where the format allows.
     #[inline(always)]
     fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
         match self.decode(word, at) {
@@ -135,8 +139,9 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
         }
     }
 
-    /// [`predicted_table`](Self::predicted_table) of an entry that grants everything that `access` could demand of the way to its page;
-    /// `None` if it doesn't, or if a look at this entry alone doesn't show it ("walk properly").
+    /// [`predicted_table`](Self::predicted_table) of an entry that grants everything that `access`
+    /// could demand of the way to its page; `None` if it doesn't, or if a look at this entry alone
+    /// doesn't show it ("walk properly").
     #[inline(always)]
     fn quick_table(&self, word: u64, at: Position, access: Access) -> Option<u64> {
         let _ = access;
@@ -144,16 +149,18 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
         self.predicted_table(word, at).filter(|_| open)
     }
 
-    /// Whether a walk for `access` may go on from an entry that [`quick_table`](Self::quick_table)s led to as if it had begun there: what
-    /// those grant makes no difference to [`check`](Self::check), nor to the fault that it reports.
+    /// Whether a walk for `access` may go on from an entry that [`quick_table`](Self::quick_table)s
+    /// led to as if it had begun there: what those grant makes no difference to
+    /// [`check`](Self::check), nor to the fault that it reports.
     #[inline(always)]
     fn quick_restricts_nothing(&self, access: Access) -> bool {
         let _ = access;
         true
     }
 
-    /// The page of a last-level entry, reached by [`quick_table`](Self::quick_table)s alone for the same `access`, which it allows: its address
-    /// and attributes, as [`decode`](Self::decode) has them. `None`: "walk properly". One masked compare where the format allows.
+    /// The page of a last-level entry, reached by [`quick_table`](Self::quick_table)s alone for the
+    /// same `access`, which it allows: its address and attributes, as [`decode`](Self::decode) has
+    /// them. `None`: "walk properly". One masked compare where the format allows.
     #[inline(always)]
     fn quick_page(&self, word: u64, access: Access) -> Option<(Output<Self>, Self::Attributes)> {
         let at = Position { level: crate::Level(0), shift: self.shift(0) };
@@ -167,8 +174,9 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
         }
     }
 
-    /// How to know the leaves at `at` that are met most often by one masked compare: [`decode`](Self::decode) takes every word that passes for a leaf
-    /// whose address is its [`output_mask`](Self::output_mask). What does not pass may be one all the same.
+    /// How to know the leaves at `at` that are met most often by one masked compare:
+    /// [`decode`](Self::decode) takes every word that passes for a leaf whose address is its
+    /// [`output_mask`](Self::output_mask). What does not pass may be one all the same.
     #[inline(always)]
     fn usual_leaf(&self, at: Position) -> Option<Pattern> {
         let _ = at;
@@ -184,16 +192,19 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// `None` if the address has no encoding there.
     fn table_word(&self, table: Output<Self>, width: u8, at: Position) -> Option<u64>;
 
-    /// The entry for a page at output address 0 with `attributes`; a page elsewhere is this OR its address.
+    /// The entry for a page at output address 0 with `attributes`; a page elsewhere is this OR its
+    /// address.
     ///
     /// # Errors
     /// [`Unencodable`] if the format cannot say it, or has no leaf there.
     fn leaf_word(&self, attributes: Self::Attributes, at: Position) -> Result<u64, Unencodable>;
 
-    /// The bits of a leaf at `at` that hold its output address. An output address with others has no encoding.
+    /// The bits of a leaf at `at` that hold its output address. An output address with others has
+    /// no encoding.
     fn output_mask(&self, at: Position) -> u64;
 
-    /// The bits that hardware sets: accessed (POWER: R) and dirty (POWER: C). Zero where it has none.
+    /// The bits that hardware sets: accessed (POWER: R) and dirty (POWER: C). Zero where it has
+    /// none.
     fn accessed_dirty(&self) -> AccessedDirty;
 
     /// `path`, restricted by the table entry `word`.
@@ -215,24 +226,26 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
         access: Access,
     ) -> Result<(), Self::Fault>;
 
-    /// Whether a page that was reached by `path` (its own entry `word` included or not) is one of user mode, whoever accesses it. For a second stage that
-    /// [asks](Self::asks_whose_page). Where user mode is no matter of pages: yes.
+    /// Whether a page that was reached by `path` (its own entry `word` included or not) is one of
+    /// user mode, whoever accesses it. For a second stage that [asks](Self::asks_whose_page). Where
+    /// user mode is no matter of pages: yes.
     #[inline]
     fn is_user_page(&self, word: u64, path: Self::Path) -> bool {
         let _ = (word, path);
         true
     }
 
-    /// Whether this stage judges `access` by whose page the stage before it makes of the address (then that is the access's privilege), not by who accesses it. EPT
-    /// does so for fetches under mode-based execute control.
+    /// Whether this stage judges `access` by whose page the stage before it makes of the address
+    /// (then that is the access's privilege), not by who accesses it. EPT does so for fetches under
+    /// mode-based execute control.
     #[inline(always)]
     fn asks_whose_page(&self, access: Access) -> bool {
         let _ = access;
         false
     }
 
-    /// As what access this stage judges the reads of tables of the stage before it (a guest's own). A load on most; AMD's nested paging
-    /// takes it for a user's write.
+    /// As what access this stage judges the reads of tables of the stage before it (a guest's own).
+    /// A load on most; AMD's nested paging takes it for a user's write.
     #[inline]
     fn guest_table_access(&self) -> Access {
         Access::READ
@@ -244,7 +257,8 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
         fault
     }
 
-    /// The fault that the hardware raises where a walk for `access` ends for another reason than permission.
+    /// The fault that the hardware raises where a walk for `access` ends for another reason than
+    /// permission.
     fn fault(&self, cause: Cause, access: Access) -> Self::Fault;
 }
 

@@ -1,14 +1,15 @@
 //! What a change made stale, and what may be freed once nobody can reach it any more.
 //!
 //! # Protocol
-//! 1. A verb (unmap, protect, split …) stores the new entries, then adds to a [`Gather`] the ranges whose old
-//!    translations hardware may still hold, and the tables that left the tree.
+//! 1. A verb (unmap, protect, split …) stores the new entries, then adds to a [`Gather`] the ranges
+//!    whose old translations hardware may still hold, and the tables that left the tree.
 //! 2. [`Invalidate::invalidate`] makes every gathered translation unreachable.
 //! 3. Only then are the tables returned to their allocator.
 //!
-//! Freeing without step 2 is not expressible: retired tables are private to the gather, and the only way out
-//! runs the invalidation first. A gather that fills up in the middle of a verb runs steps 2 and 3 by itself and goes on. A gather
-//! that is dropped unfinished invalidates, loses its tables, and says so to [`Invalidate::abandoned`].
+//! Freeing without step 2 is not expressible: retired tables are private to the gather, and the
+//! only way out runs the invalidation first. A gather that fills up in the middle of a verb runs
+//! steps 2 and 3 by itself and goes on. A gather that is dropped unfinished invalidates, loses its
+//! tables, and says so to [`Invalidate::abandoned`].
 
 use arrayvec::ArrayVec;
 
@@ -40,7 +41,8 @@ impl<A: Address> StaleRange<A> {
     }
 }
 
-/// From where to where stale entries reach, as they are met in order: what a verb notes of a run before it tells its gather.
+/// From where to where stale entries reach, as they are met in order: what a verb notes of a run
+/// before it tells its gather.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Extent<T>(pub(crate) Option<(T, T)>);
 
@@ -123,15 +125,17 @@ impl<A: Address> Stale<A> {
     }
 }
 
-/// The act of making stale translations unreachable: what only the architecture and the embedder know.
+/// The act of making stale translations unreachable: what only the architecture and the embedder
+/// know.
 ///
-/// On bare metal, `tlbie` or `INVLPG` and a shoot-down; in a VMM whose guest owns the tables, a request to the guest; for
-/// tables that no hardware has seen yet, [`Unused`].
+/// On bare metal, `tlbie` or `INVLPG` and a shoot-down; in a VMM whose guest owns the tables, a
+/// request to the guest; for tables that no hardware has seen yet, [`Unused`].
 pub trait Invalidate<S: Stage> {
     /// Which address space: PID and LPID, PCID and VPID.
     type Identity: Copy + Eq + core::fmt::Debug;
 
-    /// Makes every translation in `stale` unreachable for `identity`, on every CPU, before it returns.
+    /// Makes every translation in `stale` unreachable for `identity`, on every CPU, before it
+    /// returns.
     ///
     /// # Errors
     /// [`InvalidateFailed`] if it could not; then nothing is freed.
@@ -141,8 +145,9 @@ pub trait Invalidate<S: Stage> {
         stale: &Stale<S::Input>,
     ) -> Result<(), InvalidateFailed>;
 
-    /// A gather was dropped unfinished, and `tables` tables that it held are lost to their allocator. (What was stale has been invalidated by the drop, unless
-    /// `failed` says that this failed.) A bug of the caller's: log it, count it, panic.
+    /// A gather was dropped unfinished, and `tables` tables that it held are lost to their
+    /// allocator. (What was stale has been invalidated by the drop, unless `failed` says that this
+    /// failed.) A bug of the caller's: log it, count it, panic.
     fn abandoned(
         &self,
         identity: Self::Identity,
@@ -231,7 +236,8 @@ pub struct Gather<'i, S: Stage, I: Invalidate<S>> {
 }
 
 impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
-    /// An empty gather for the address space `identity`, whose stale translations `by` can invalidate.
+    /// An empty gather for the address space `identity`, whose stale translations `by` can
+    /// invalidate.
     #[inline]
     pub fn new(by: &'i I, identity: I::Identity) -> Self {
         Self {
@@ -265,7 +271,8 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
         self.stale.tables = true;
     }
 
-    /// Makes room for a table that is about to leave the tree: flushes if there is none. If that fails the table has to stay.
+    /// Makes room for a table that is about to leave the tree: flushes if there is none. If that
+    /// fails the table has to stay.
     pub(crate) fn make_room<A: TableAllocator<S::Output>>(
         &mut self,
         allocator: &A,
@@ -300,10 +307,12 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
         refused
     }
 
-    /// Invalidates what is stale, then returns retired tables to `allocator`, from which they came. The gather is empty again, and may be used again.
+    /// Invalidates what is stale, then returns retired tables to `allocator`, from which they came.
+    /// The gather is empty again, and may be used again.
     ///
     /// # Errors
-    /// [`GatherError`]; after a failed invalidation nothing was freed, all is still gathered, and finishing may be tried again.
+    /// [`GatherError`]; after a failed invalidation nothing was freed, all is still gathered, and
+    /// finishing may be tried again.
     #[inline]
     pub fn finish<A: TableAllocator<S::Output>>(
         &mut self,

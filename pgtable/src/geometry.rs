@@ -10,7 +10,8 @@ use arrayvec::ArrayVec;
 
 use crate::address::low_bits;
 
-/// The most levels a tree may have. A power of two, so that a level's number masked by it indexes without a check.
+/// The most levels a tree may have. A power of two, so that a level's number masked by it indexes
+/// without a check.
 pub const MAX_LEVELS: usize = 8;
 
 /// A level of a tree. 0 is the last one.
@@ -25,13 +26,14 @@ impl fmt::Display for Level {
 
 /// Where an entry stands: its level, and how much address space it covers.
 ///
-/// The two are separate facts: on POWER an entry of level 0 covers 4 KiB or 64 KiB, as the width of its
-/// table says.
+/// The two are separate facts: on POWER an entry of level 0 covers 4 KiB or 64 KiB, as the width of
+/// its table says.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Position {
     /// The level of the table in which the entry stands.
     pub level: Level,
-    /// log2 of the bytes of input address space that the entry covers; of the page, if it is a leaf.
+    /// log2 of the bytes of input address space that the entry covers; of the page, if it is a
+    /// leaf.
     pub shift: u8,
 }
 
@@ -55,8 +57,9 @@ pub struct LevelGeometry {
 
 /// The shape of a tree.
 ///
-/// For most formats it is exact. POWER's tables carry the next table's width in the entry: there the geometry
-/// says which width this space *makes*, and what a walker may predict before it verifies.
+/// For most formats it is exact. POWER's tables carry the next table's width in the entry: there
+/// the geometry says which width this space *makes*, and what a walker may predict before it
+/// verifies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Geometry {
     levels: u8,
@@ -67,18 +70,20 @@ pub struct Geometry {
     address_bits: u8,
     widths: [u8; MAX_LEVELS],
     shifts: [u8; MAX_LEVELS],
-    /// Per level, `shift - 3`: how far an offset is shifted to bring the byte offset of its entry into place …
+    /// Per level, `shift - 3`: how far an offset is shifted to bring the byte offset of its entry
+    /// into place …
     entry_shifts: [u8; MAX_LEVELS],
     /// … and the bits that are that byte offset.
     entries: [u32; MAX_LEVELS],
 }
 
 impl Geometry {
-    /// A tree whose smallest pages are of `2^page_shift` bytes, with `levels` from the last to the root.
+    /// A tree whose smallest pages are of `2^page_shift` bytes, with `levels` from the last to the
+    /// root.
     ///
     /// # Panics
-    /// In a constant, at compile time: with no level, more than [`MAX_LEVELS`], pages of less than 8 bytes, tables of more than 2^20 entries, or 64 address bits or
-    /// more.
+    /// In a constant, at compile time: with no level, more than [`MAX_LEVELS`], pages of less than
+    /// 8 bytes, tables of more than 2^20 entries, or 64 address bits or more.
     #[must_use]
     pub const fn new(page_shift: u8, levels: &[LevelGeometry]) -> Self {
         assert!(!levels.is_empty() && levels.len() <= MAX_LEVELS, "1 to MAX_LEVELS levels");
@@ -114,8 +119,8 @@ impl Geometry {
         it
     }
 
-    /// The same tree, which may also hold last-level tables of another `width`, and so other pages: POWER's
-    /// 4 KiB pages in a tree of 64 KiB pages, and the reverse.
+    /// The same tree, which may also hold last-level tables of another `width`, and so other pages:
+    /// POWER's 4 KiB pages in a tree of 64 KiB pages, and the reverse.
     ///
     /// # Panics
     /// In a constant, at compile time: where `width` leaves no page.
@@ -200,7 +205,8 @@ impl Geometry {
         level.0 < self.levels && self.leaf_levels & (1 << level.0) != 0
     }
 
-    /// The width of the last-level tables that map pages of `2^shift` bytes, or of the ordinary ones.
+    /// The width of the last-level tables that map pages of `2^shift` bytes, or of the ordinary
+    /// ones.
     ///
     /// `None`: the format has no such page.
     #[must_use]
@@ -229,8 +235,8 @@ impl Geometry {
         (finest..self.address_bits()).filter(|&shift| self.leaf(shift).is_some()).take(8).collect()
     }
 
-    /// log2 of the largest page that fits `alignment` (the OR of everything that must be a multiple of it)
-    /// and is at most `2^max` bytes, or `None` where not even the smallest fits.
+    /// log2 of the largest page that fits `alignment` (the OR of everything that must be a multiple
+    /// of it) and is at most `2^max` bytes, or `None` where not even the smallest fits.
     #[inline]
     #[must_use]
     pub const fn largest_leaf(&self, alignment: u64, max: u8) -> Option<u8> {

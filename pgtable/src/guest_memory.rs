@@ -1,9 +1,11 @@
-//! Tables in guest memory: any `vm_memory` backend, with any number of regions, near the cost of a direct map.
+//! Tables in guest memory: any `vm_memory` backend, with any number of regions, near the cost of a
+//! direct map.
 //!
-//! Looking a region up per word would cost more than the walk. The regions of a memory map do not change while it is in use, so
-//! they are brought once into a table of *granules*: blocks of a power of two, as large as possible so that none touches
-//! two regions. A look-up is then one shift, one load and one bounds check. Where regions are so ragged that the
-//! table would be large, several regions share a granule and are searched.
+//! Looking a region up per word would cost more than the walk. The regions of a memory map do not
+//! change while it is in use, so they are brought once into a table of *granules*: blocks of a
+//! power of two, as large as possible so that none touches two regions. A look-up is then one
+//! shift, one load and one bounds check. Where regions are so ragged that the table would be large,
+//! several regions share a granule and are searched.
 
 extern crate std;
 
@@ -54,7 +56,8 @@ pub struct GuestTables<'m, A> {
     memory: PhantomData<(&'m [AtomicU64], A)>,
 }
 
-// SAFETY: the pointers are to memory that is borrowed for 'm, shared, and only ever accessed atomically.
+// SAFETY: the pointers are to memory that is borrowed for 'm, shared, and only ever accessed
+// atomically.
 unsafe impl<A> Send for GuestTables<'_, A> {}
 // SAFETY: as above.
 unsafe impl<A> Sync for GuestTables<'_, A> {}
@@ -63,7 +66,8 @@ impl<'m, A: Address> GuestTables<'m, A> {
     /// Table memory over all regions of `memory`, at their guest addresses.
     ///
     /// # Errors
-    /// [`RegionError`] for a region without a host mapping, or one whose guest and host addresses are not both multiples of 8.
+    /// [`RegionError`] for a region without a host mapping, or one whose guest and host addresses
+    /// are not both multiples of 8.
     pub fn new<M: GuestMemoryBackend>(memory: &'m M) -> Result<Self, RegionError> {
         let mut regions = Vec::new();
         for region in memory.iter() {
@@ -84,7 +88,8 @@ impl<'m, A: Address> GuestTables<'m, A> {
 
     fn of_regions(regions: &[Region]) -> Self {
         let end = regions.last().map_or(0, |last| last.start + last.bytes);
-        // A granule touches two regions only if a boundary lies within it, or both begin and end there.
+        // A granule touches two regions only if a boundary lies within it, or both begin and end
+        // there.
         let boundaries = regions.iter().skip(1).fold(0, |bits, region| bits | region.start);
         let exact = if boundaries == 0 { 63 } else { boundaries.trailing_zeros() as u8 };
         let coarse = (0..63).find(|&shift| end >> shift < MAX_GRANULES).unwrap_or(63);
@@ -140,8 +145,9 @@ impl<A: Address> TableMemory<A> for GuestTables<'_, A> {
     #[inline(always)]
     fn word(&self, address: A) -> Result<&AtomicU64, MemoryError> {
         let host = self.lookup(address.get(), 8)?;
-        // SAFETY: 8 bytes from `host` on lie in a region that is mapped for 'm, aligned to 8; guest memory is accessed atomically here and
-        // by others only in ways that this process cannot see (the guest) or that vm-memory makes volatile or atomic.
+        // SAFETY: 8 bytes from `host` on lie in a region that is mapped for 'm, aligned to 8; guest
+        // memory is accessed atomically here and by others only in ways that this process cannot
+        // see (the guest) or that vm-memory makes volatile or atomic.
         Ok(unsafe { &*host })
     }
 

@@ -1,15 +1,19 @@
-//! A page table as `vm-memory`'s IOMMU: what a device emulated in this process (vhost-user, virtio) reads and writes through
-//! `IommuMemory` goes through a tree of ours.
+//! A page table as `vm-memory`'s IOMMU: what a device emulated in this process (vhost-user, virtio)
+//! reads and writes through `IommuMemory` goes through a tree of ours.
 //!
 //! # Protocol
-//! `vm-memory` takes translations as an [`Iotlb`], its interval tree. One interval tree of everything grows slow; here each of `N`
-//! *windows* holds one page (or the pages of one small request), found by the page's number. A translation locks a window, walks the tree if the window does not hold what is asked
-//! for, and keeps the lock until the translation is dropped, which is after the access. If that window is taken, it uses the next one. Nobody waits for a
-//! window, so a thread may hold several.
+//! `vm-memory` takes translations as an [`Iotlb`], its interval tree. One interval tree of
+//! everything grows slow; here each of `N` *windows* holds one page (or the pages of one small
+//! request), found by the page's number. A translation locks a window, walks the tree if the window
+//! does not hold what is asked for, and keeps the lock until the translation is dropped, which is
+//! after the access. If that window is taken, it uses the next one. Nobody waits for a window, so a
+//! thread may hold several.
 //!
-//! So this IOMMU is to the tree's writer what hardware is: it may walk, and use what it walked, until it is told to forget.
-//! [`TableIommu::forget`] locks each window once, and so returns when every walk and every access that began before has ended. The embedder's
-//! [`Invalidate`](crate::Invalidate) calls it; tables that left the tree are then safe to free, with no further grace period for this reader.
+//! So this IOMMU is to the tree's writer what hardware is: it may walk, and use what it walked,
+//! until it is told to forget. [`TableIommu::forget`] locks each window once, and so returns when
+//! every walk and every access that began before has ended. The embedder's
+//! [`Invalidate`](crate::Invalidate) calls it; tables that left the tree are then safe to free,
+//! with no further grace period for this reader.
 
 extern crate std;
 
@@ -53,10 +57,11 @@ struct Piece {
     allows: Permissions,
 }
 
-/// A tree of format `F` in memory `M`, as an IOMMU for `vm-memory`: I/O virtual addresses are the tree's inputs, the guest addresses of the memory
-/// behind are its outputs.
+/// A tree of format `F` in memory `M`, as an IOMMU for `vm-memory`: I/O virtual addresses are the
+/// tree's inputs, the guest addresses of the memory behind are its outputs.
 ///
-/// At most `N` translations can be in use at a time (an `IommuMemory` access uses one). Shared by any number of threads.
+/// At most `N` translations can be in use at a time (an `IommuMemory` access uses one). Shared by
+/// any number of threads.
 #[derive(Debug)]
 pub struct TableIommu<F, M, const N: usize = 256> {
     format: F,
@@ -68,7 +73,8 @@ pub struct TableIommu<F, M, const N: usize = 256> {
 }
 
 impl<F: Format, M: TableMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
-    /// For the tree of `format` whose root table stands at `root` in `memory`. Devices access it as a supervisor, and leave no trace in it.
+    /// For the tree of `format` whose root table stands at `root` in `memory`. Devices access it as
+    /// a supervisor, and leave no trace in it.
     #[must_use]
     pub fn new(format: F, memory: M, root: Output<F>) -> Self {
         let windows = (0..N.max(1)).map(|_| Mutex::default()).collect();
@@ -94,7 +100,8 @@ impl<F: Format, M: TableMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
         self.forget();
     }
 
-    /// Forgets everything, and waits for accesses under way to end: what an [`Invalidate`](crate::Invalidate) does for this IOMMU.
+    /// Forgets everything, and waits for accesses under way to end: what an
+    /// [`Invalidate`](crate::Invalidate) does for this IOMMU.
     ///
     /// Must not be called by a thread that holds a translation of it, or it waits for itself.
     pub fn forget(&self) {
@@ -122,7 +129,8 @@ impl<F: Format, M: TableMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
         (home..home + N.max(1)).find_map(free).ok_or_else(busy)
     }
 
-    /// Walks to every page of `iova..end`; into `window` if they are few, otherwise into an interval tree of their own.
+    /// Walks to every page of `iova..end`; into `window` if they are few, otherwise into an
+    /// interval tree of their own.
     #[cold]
     #[inline(never)]
     fn fill(
@@ -173,7 +181,8 @@ impl<F: Format, M: TableMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
                 Ok(Some(translation)) => (translation, Permissions::No),
                 _ => (walker.translate(input, read)?, Permissions::Read),
             },
-            // A later access of another kind has to be recorded too: so nothing more is allowed than was asked for.
+            // A later access of another kind has to be recorded too: so nothing more is allowed
+            // than was asked for.
             Permissions::Read if records => (walker.access(input, read)?, access),
             Permissions::Write if records => (walker.access(input, write)?, access),
             Permissions::ReadWrite if records => {
@@ -202,7 +211,8 @@ impl<F: Format, M: TableMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
         Ok(Piece { start, end, output: translation.output.get().wrapping_sub(within), allows })
     }
 
-    /// The error for `at`, which does not translate: it names the stretch from there on that does not, as far as it was asked for.
+    /// The error for `at`, which does not translate: it names the stretch from there on that does
+    /// not, as far as it was asked for.
     fn unresolved(
         &self,
         walker: &Walker<F, &M>,
@@ -261,8 +271,9 @@ where
         Self: 'i;
 
     /// # Errors
-    /// [`Error::CannotResolve`] with the first stretch of the range that is not mapped or does not allow `access`, and the fault as reason;
-    /// [`Error::IommuMisconfigured`] if more than `N` translations are in use.
+    /// [`Error::CannotResolve`] with the first stretch of the range that is not mapped or does not
+    /// allow `access`, and the fault as reason; [`Error::IommuMisconfigured`] if more than `N`
+    /// translations are in use.
     #[inline]
     fn translate(
         &self,

@@ -1,5 +1,5 @@
-//! Iteration over what is mapped: by runs of one table (the fast form, which everything else is built on), by leaves, as an
-//! `Iterator`, coalesced.
+//! Iteration over what is mapped: by runs of one table (the fast form, which everything else is
+//! built on), by leaves, as an `Iterator`, coalesced.
 
 use core::ops::ControlFlow;
 use core::sync::atomic::AtomicU64;
@@ -17,7 +17,8 @@ use crate::word::load_any;
 
 /// Neighbouring entries of one table, none of which is a table.
 ///
-/// They may be absent, and they may change while they are looked at; each is read once, by [`leaves`](Self::leaves).
+/// They may be absent, and they may change while they are looked at; each is read once, by
+/// [`leaves`](Self::leaves).
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'m, F> {
     format: F,
@@ -70,7 +71,8 @@ impl<'m, F: Format> Run<'m, F> {
         RunLeaves { run: *self, next: 0 }
     }
 
-    /// Calls `visit` for each leaf, until it breaks: the innermost loop of iteration, and the fastest.
+    /// Calls `visit` for each leaf, until it breaks: the innermost loop of iteration, and the
+    /// fastest.
     ///
     /// # Errors
     /// [`Error::Malformed`] for an entry that is present and no leaf.
@@ -171,7 +173,8 @@ struct Place {
 }
 
 impl Place {
-    /// The next run, if any is left, and where it goes on after it. (By value: what an iterator keeps may then stay in registers.)
+    /// The next run, if any is left, and where it goes on after it. (By value: what an iterator
+    /// keeps may then stay in registers.)
     #[inline]
     fn next<'m, F: Format, M: TableMemory<Output<F>>>(
         mut self,
@@ -224,12 +227,13 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         Ok(Place { trail: Trail::new(self.root_node()), offset, end })
     }
 
-    /// Calls `visit` for each run of entries in the `bytes` bytes from `input` on, in order, until it breaks: whole last-level tables (or the part
-    /// of them in the range) and single larger leaves. The fast way to look at a range.
+    /// Calls `visit` for each run of entries in the `bytes` bytes from `input` on, in order, until
+    /// it breaks: whole last-level tables (or the part of them in the range) and single larger
+    /// leaves. The fast way to look at a range.
     ///
     /// # Errors
-    /// [`RangeError`]: a range that is none of this space, a malformed entry above the last level, a table outside table
-    /// memory. Everything before that address was visited.
+    /// [`RangeError`]: a range that is none of this space, a malformed entry above the last level,
+    /// a table outside table memory. Everything before that address was visited.
     #[inline]
     pub fn for_each_run<B>(
         &self,
@@ -250,8 +254,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     /// Calls `visit` for each leaf in the `bytes` bytes from `input` on, in order, until it breaks.
     ///
     /// # Errors
-    /// [`RangeError`]: a range that is none of this space, a malformed entry, a table outside table memory. Everything
-    /// before that address was visited.
+    /// [`RangeError`]: a range that is none of this space, a malformed entry, a table outside table
+    /// memory. Everything before that address was visited.
     #[inline]
     pub fn for_each<B>(
         &self,
@@ -274,7 +278,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     /// [`for_each_run`](Self::for_each_run) is the faster form.
     ///
     /// # Errors
-    /// [`Error::Range`] for a range that is none of this space; the items' errors are those of [`for_each`](Self::for_each).
+    /// [`Error::Range`] for a range that is none of this space; the items' errors are those of
+    /// [`for_each`](Self::for_each).
     pub fn iter(
         &self,
         input: Input<F>,
@@ -283,8 +288,9 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         Ok(LeafIter { walker: self, place: self.place(input, bytes)?, run: None, failed: false })
     }
 
-    /// Calls `visit` for each mapping in the `bytes` bytes from `input` on, in order, until it breaks: neighbouring leaves of one size
-    /// whose outputs are neighbours too and whose attributes are equal come as one.
+    /// Calls `visit` for each mapping in the `bytes` bytes from `input` on, in order, until it
+    /// breaks: neighbouring leaves of one size whose outputs are neighbours too and whose
+    /// attributes are equal come as one.
     ///
     /// # Errors
     /// As [`for_each`](Self::for_each).

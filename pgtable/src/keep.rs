@@ -1,8 +1,10 @@
-//! Hysteresis: the last-level table that became empty last stays in the tree, if its owner wants that.
+//! Hysteresis: the last-level table that became empty last stays in the tree, if its owner wants
+//! that.
 //!
-//! A workload that maps and unmaps one page again and again (a bounce buffer, a fixmap) otherwise makes and frees up to a table per
-//! level each time. What is kept is known by the part of the tree it covers, not by its address: whatever else happens to the tree, it is
-//! looked up again before it leaves.
+//! A workload that maps and unmaps one page again and again (a bounce buffer, a fixmap) otherwise
+//! makes and frees up to a table per level each time. What is kept is known by the part of the tree
+//! it covers, not by its address: whatever else happens to the tree, it is looked up again before
+//! it leaves.
 
 use crate::address::Address;
 use crate::allocator::TableAllocator;
@@ -34,10 +36,12 @@ where
     M: TableMemory<Output<F>>,
     A: TableAllocator<Output<F>>,
 {
-    /// From now on, if `keep`, the last-level table that [`unmap`](Self::unmap) of a single page emptied last stays in the tree until another
-    /// becomes empty, or until [`trim`](Self::trim); otherwise, as at the beginning, empty tables leave at once.
+    /// From now on, if `keep`, the last-level table that [`unmap`](Self::unmap) of a single page
+    /// emptied last stays in the tree until another becomes empty, or until [`trim`](Self::trim);
+    /// otherwise, as at the beginning, empty tables leave at once.
     ///
-    /// Where it stays no larger leaf can be mapped: that is [`Error::Mapped`] or comes as smaller leaves, as over any table.
+    /// Where it stays no larger leaf can be mapped: that is [`Error::Mapped`] or comes as smaller
+    /// leaves, as over any table.
     pub fn keep_last_empty(&mut self, keep: bool) {
         self.kept.wanted = keep;
     }
@@ -45,7 +49,8 @@ where
     /// Lets the empty table that was kept, if any, leave the tree.
     ///
     /// # Errors
-    /// [`Error::Memory`], [`Error::Invalidate`], [`Error::Alloc`]; it is not kept any more all the same.
+    /// [`Error::Memory`], [`Error::Invalidate`], [`Error::Alloc`]; it is not kept any more all the
+    /// same.
     pub fn trim<I: Invalidate<F::Stage>>(
         &mut self,
         gather: &mut Gather<'_, F::Stage, I>,

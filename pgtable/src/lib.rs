@@ -1,14 +1,17 @@
-//! The generic page-table layer of a hypervisor: build, change, walk and tear down translation tables that hardware, or a
-//! guest, reads at the same time.
+//! The generic page-table layer of a hypervisor: build, change, walk and tear down translation
+//! tables that hardware, or a guest, reads at the same time.
 //!
-//! - **Formats are values** ([`Format`]): level count, granule and CPU controls are chosen at run time; the walker is compiled for the format's type. The formats
-//!   themselves stand in `arch-ppc64` and `arch-x86`. This crate knows no architecture.
-//! - **Addresses and stages are types**: [`Gva`], [`Gpa`], [`Hpa`]; a stage's tables stand in its output space. What does not compose does
-//!   not compile.
-//! - **Table memory can fail** ([`TableMemory`]): a guest's table pointer can point anywhere. Every word is accessed atomically and read
-//!   once; every walk is bounded; nothing panics on any content.
+//! - **Formats are values** ([`Format`]): level count, granule and CPU controls are chosen at run
+//!   time; the walker is compiled for the format's type. The formats themselves stand in
+//!   `arch-ppc64` and `arch-x86`. This crate knows no architecture.
+//! - **Addresses and stages are types**: [`Gva`], [`Gpa`], [`Hpa`]; a stage's tables stand in its
+//!   output space. What does not compose does not compile.
+//! - **Table memory can fail** ([`TableMemory`]): a guest's table pointer can point anywhere. Every
+//!   word is accessed atomically and read once; every walk is bounded; nothing panics on any
+//!   content.
 //! - **One descent**: translate, map, unmap, protect, iterate, harvest all come down the same way.
-//! - **Freeing comes after invalidating** ([`Gather`]): a table that left the tree has no other way back to its allocator.
+//! - **Freeing comes after invalidating** ([`Gather`]): a table that left the tree has no other way
+//!   back to its allocator.
 //!
 //! | to … | use |
 //! | --- | --- |
@@ -28,8 +31,10 @@
 //! Counted from the bottom, everywhere: 0 is the last level. See [`Level`].
 //!
 //! # Writers and readers
-//! One writer at a time (`&mut`, [`PageTable`]), who pays for no lock, or many ([`SharedPageTable`]), each of whom locks the subtree that he changes; hardware and
-//! any number of walkers read meanwhile, without a lock. Their modules state the protocols; `frag-alloc`'s `Deferred` is for tables that readers may still see.
+//! One writer at a time (`&mut`, [`PageTable`]), who pays for no lock, or many
+//! ([`SharedPageTable`]), each of whom locks the subtree that he changes; hardware and any number
+//! of walkers read meanwhile, without a lock. Their modules state the protocols; `frag-alloc`'s
+//! `Deferred` is for tables that readers may still see.
 //!
 //! # Features
 //! | feature | what for |

@@ -1,4 +1,5 @@
-//! Mapping: leaves of the largest size that fits, filled run by run, each new table filled before it is linked.
+//! Mapping: leaves of the largest size that fits, filled run by run, each new table filled before
+//! it is linked.
 
 use core::sync::atomic::AtomicU64;
 
@@ -28,7 +29,8 @@ impl Rest {
         self.end - self.offset
     }
 
-    /// What a new table of `2^span` bytes of addresses at the beginning may hold before it is filled: anything, if that fills it from end to end.
+    /// What a new table of `2^span` bytes of addresses at the beginning may hold before it is
+    /// filled: anything, if that fills it from end to end.
     fn before(self, span: u8) -> Contents {
         let whole = self.offset & low_bits(span) == 0 && self.bytes() >> span > 0;
         if whole { Contents::Stale } else { Contents::Zeroed }
@@ -58,8 +60,9 @@ where
     /// Maps `bytes` bytes from `input` on to those from `output` on.
     ///
     /// # Errors
-    /// [`Error::Mapped`] where something is mapped already; [`Error::Range`], [`Error::LeafSize`], [`Error::Unencodable`],
-    /// [`Error::Alloc`]. Everything before the error's address is mapped, nothing from it on was changed.
+    /// [`Error::Mapped`] where something is mapped already; [`Error::Range`], [`Error::LeafSize`],
+    /// [`Error::Unencodable`], [`Error::Alloc`]. Everything before the error's address is mapped,
+    /// nothing from it on was changed.
     #[inline]
     pub fn map(
         &mut self,
@@ -113,7 +116,8 @@ where
         Ok(())
     }
 
-    /// The common case of [`map`](Self::map), one page of the usual size into a table that is there; false, and nothing changed, if it is any other.
+    /// The common case of [`map`](Self::map), one page of the usual size into a table that is
+    /// there; false, and nothing changed, if it is any other.
     #[inline(always)]
     fn map_page(
         &mut self,
@@ -140,7 +144,8 @@ where
         true
     }
 
-    /// The offset of `input`, if `bytes` bytes from there are one page of the usual size, and it may be mapped as such.
+    /// The offset of `input`, if `bytes` bytes from there are one page of the usual size, and it
+    /// may be mapped as such.
     #[inline(always)]
     pub(crate) fn usual_page(&self, input: Input<F>, bytes: u64, leaves: Leaves) -> Option<u64> {
         let shift = self.format.shift(0);
@@ -169,7 +174,8 @@ where
         format.leaf_word(attributes, at).ok().map(|leaf| leaf | output.get())
     }
 
-    /// Maps a run of equal leaves in one table at the beginning of `rest`; returns its length in bytes.
+    /// Maps a run of equal leaves in one table at the beginning of `rest`; returns its length in
+    /// bytes.
     fn map_run<L: Locks>(
         &self,
         trail: &mut Trail<L>,
@@ -200,7 +206,8 @@ where
             {
                 return Err(Error::LeafSize);
             }
-            // Where a larger leaf would stand there may be a table already: then the pages go into it.
+            // Where a larger leaf would stand there may be a table already: then the pages go into
+            // it.
             if level.0 > 0
                 && !matches!(leaves, Leaves::Exactly(_))
                 && matches!(stop.decode(&self.format), Entry::Table { .. })
@@ -242,7 +249,8 @@ where
         Ok((done as u64) << node.shift)
     }
 
-    /// Maps into new tables, the last of which has that level and width and may hold such contents, below the absent entry at which `stop` stands.
+    /// Maps into new tables, the last of which has that level and width and may hold such contents,
+    /// below the absent entry at which `stop` stands.
     fn map_in_new_tables<L: Locks>(
         &self,
         trail: &mut Trail<L>,
@@ -278,7 +286,8 @@ where
         }
     }
 
-    /// The entries of `node`'s table that the beginning of `rest` covers whole, and what the first of them is to hold.
+    /// The entries of `node`'s table that the beginning of `rest` covers whole, and what the first
+    /// of them is to hold.
     fn run(
         &self,
         node: Node,
@@ -300,7 +309,8 @@ where
     }
 }
 
-/// Stores `first`, `first + step` … into the entries of `run` until one is present; returns how many it stored.
+/// Stores `first`, `first + step` … into the entries of `run` until one is present; returns how
+/// many it stored.
 fn fill<F: Format>(run: &[AtomicU64], first: u64, step: u64, present: u64) -> usize {
     let free = run.iter().position(|memory| any_set::<F>(memory, present)).unwrap_or(run.len());
     fill_free::<F>(&run[..free], first, step);

@@ -1,7 +1,7 @@
 //! The memory that tables stand in, as a trait, and the fast implementation: a direct map.
 //!
-//! Access is fallible, because a guest's table pointer can point anywhere, and always atomic, because hardware
-//! (or a guest) writes the same words. There is no `&mut [u64]` anywhere.
+//! Access is fallible, because a guest's table pointer can point anywhere, and always atomic,
+//! because hardware (or a guest) writes the same words. There is no `&mut [u64]` anywhere.
 
 use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
@@ -20,7 +20,8 @@ pub struct MemoryError {
 
 /// Memory that tables stand in.
 ///
-/// Two forms of access: one word, for walks that touch one word per table; a whole table, for ranges.
+/// Two forms of access: one word, for walks that touch one word per table; a whole table, for
+/// ranges.
 pub trait TableMemory<A: Address> {
     /// The word at `address`, which must be a multiple of 8.
     ///
@@ -31,12 +32,15 @@ pub trait TableMemory<A: Address> {
     /// The `words` words from `address` on, which must be a multiple of 8.
     ///
     /// # Errors
-    /// [`MemoryError`] if it is not, or any of them lies outside or not contiguously in the host's memory.
+    /// [`MemoryError`] if it is not, or any of them lies outside or not contiguously in the host's
+    /// memory.
     fn table(&self, address: A, words: usize) -> Result<&[AtomicU64], MemoryError>;
 
-    /// The `words` words from `address` on may have been written by this process: whoever keeps a log of written memory notes it
-    /// (`TrackedTables` does, for `vm-memory`). Called after the stores, by every verb that changes a table, and by
-    /// [`Walker::access`](crate::Walker::access). What hardware or a guest writes is not seen, nor is what an allocator writes unless it calls this too.
+    /// The `words` words from `address` on may have been written by this process: whoever keeps a
+    /// log of written memory notes it (`TrackedTables` does, for `vm-memory`). Called after the
+    /// stores, by every verb that changes a table, and by
+    /// [`Walker::access`](crate::Walker::access). What hardware or a guest writes is not seen, nor
+    /// is what an allocator writes unless it calls this too.
     #[inline(always)]
     fn wrote(&self, address: A, words: usize) {
         let _ = (address, words);
@@ -75,14 +79,17 @@ impl<'m, A: Address> DirectMap<'m, A> {
         Self { words, start: start.get() & !7, space: PhantomData }
     }
 
-    /// Memory of `bytes` bytes at `host`, whose first byte has address `start`. All three are multiples of 8 (odd bytes are left out).
+    /// Memory of `bytes` bytes at `host`, whose first byte has address `start`. All three are
+    /// multiples of 8 (odd bytes are left out).
     ///
     /// # Safety
-    /// For `'m`, the block is valid for reads and writes, aligned to 8, and every access to it in this process is atomic
-    /// (or made by hardware or a guest, as any access that this process cannot see).
+    /// For `'m`, the block is valid for reads and writes, aligned to 8, and every access to it in
+    /// this process is atomic (or made by hardware or a guest, as any access that this process
+    /// cannot see).
     #[must_use]
     pub unsafe fn from_raw(host: *mut u8, bytes: usize, start: A) -> Self {
-        // SAFETY: the caller vouches for validity, alignment and atomicity; AtomicU64 has the layout of u64.
+        // SAFETY: the caller vouches for validity, alignment and atomicity; AtomicU64 has the
+        // layout of u64.
         let words = unsafe { core::slice::from_raw_parts(host.cast::<AtomicU64>(), bytes / 8) };
         Self::new(words, start)
     }
@@ -108,7 +115,8 @@ impl<'m, A: Address> DirectMap<'m, A> {
 impl<A: Address> TableMemory<A> for DirectMap<'_, A> {
     #[inline(always)]
     fn word(&self, address: A) -> Result<&AtomicU64, MemoryError> {
-        // Rotating brings the three alignment bits to the top, so that one compare checks both alignment and bounds.
+        // Rotating brings the three alignment bits to the top, so that one compare checks both
+        // alignment and bounds.
         let index = address.get().wrapping_sub(self.start).rotate_right(3);
         match self.words.get(index as usize) {
             Some(word) => Ok(word),

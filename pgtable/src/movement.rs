@@ -1,21 +1,25 @@
-//! Movement: the tables of a tree go to other frames while readers and hardware walk it; a snapshot of a tree; a tree built anew from
-//! a list of what it maps.
+//! Movement: the tables of a tree go to other frames while readers and hardware walk it; a snapshot
+//! of a tree; a tree built anew from a list of what it maps.
 //!
 //! # Protocol of relocation
 //! The tree's one writer moves it, table by table, from the root down:
 //! 1. The new table gets the words of the old one, and its count of live entries.
-//! 2. The entry above is switched by compare-exchange, so that a bit that hardware sets in it meanwhile is kept.
-//! 3. After a batch of tables, what was walked through the old ones is invalidated: from now on hardware records in the new ones only.
+//! 2. The entry above is switched by compare-exchange, so that a bit that hardware sets in it
+//!    meanwhile is kept.
+//! 3. After a batch of tables, what was walked through the old ones is invalidated: from now on
+//!    hardware records in the new ones only.
 //! 4. What hardware recorded in the old ones after they were copied is added to the new ones.
 //! 5. The old tables are retired into the [`Gather`], which frees them after one more invalidation.
 //!
-//! At no time is anything not mapped that was mapped before. A reader in an old table reads there what the tree said when the table was
-//! switched, which was after the reader came; the words stay until the allocator hands the table out again, so the allocator
-//! has to wait for readers, as for every change. Going from the root down, a table that left the tree is reachable only from
-//! tables that left before it.
+//! At no time is anything not mapped that was mapped before. A reader in an old table reads there
+//! what the tree said when the table was switched, which was after the reader came; the words stay
+//! until the allocator hands the table out again, so the allocator has to wait for readers, as for
+//! every change. Going from the root down, a table that left the tree is reachable only from tables
+//! that left before it.
 //!
-//! Threads that *record* while they walk ([`Walker::access`]) are what hardware is in step 3: the [`Invalidate`] implementation has to wait for the accesses that they are making, here
-//! as for a harvest.
+//! Threads that *record* while they walk ([`Walker::access`]) are what hardware is in step 3: the
+//! [`Invalidate`] implementation has to wait for the accesses that they are making, here as for a
+//! harvest.
 
 use core::sync::atomic::Ordering;
 
@@ -33,11 +37,12 @@ use crate::table::{PageTable, gather_error, layout};
 use crate::walk::{LeafOf, Walker};
 use crate::word::Word;
 
-/// Tables that are moved between two invalidations. Half of what a gather holds, so that after a failed invalidation
-/// it holds those of the batch before and those of this one.
+/// Tables that are moved between two invalidations. Half of what a gather holds, so that after a
+/// failed invalidation it holds those of the batch before and those of this one.
 const BATCH: usize = MAX_TABLES / 2;
 
-/// How often an entry is switched anew because hardware changed it meanwhile. It has one bit to set there.
+/// How often an entry is switched anew because hardware changed it meanwhile. It has one bit to set
+/// there.
 const TRIES: usize = 16;
 
 /// A table that was moved, and may still be walked where it was.
@@ -61,16 +66,19 @@ where
     M: TableMemory<Output<F>>,
     A: TableAllocator<Output<F>>,
 {
-    /// Moves the tables below the root for which `which` says so to other places, which the tree's allocator chooses; returns how many. `|_, _| true` moves all of
-    /// them; to empty a frame, say yes to the tables in it.
+    /// Moves the tables below the root for which `which` says so to other places, which the tree's
+    /// allocator chooses; returns how many. `|_, _| true` moves all of them; to empty a frame, say
+    /// yes to the tables in it.
     ///
-    /// Everything stays mapped throughout, for hardware and for readers, and nothing that hardware records (accessed, dirty) is
-    /// lost. There is an invalidation per 32 tables, and the last old tables are freed when `gather` is finished.
+    /// Everything stays mapped throughout, for hardware and for readers, and nothing that hardware
+    /// records (accessed, dirty) is lost. There is an invalidation per 32 tables, and the last old
+    /// tables are freed when `gather` is finished.
     ///
     /// # Errors
-    /// [`Error::Alloc`], [`Error::Malformed`], [`Error::Memory`], [`Error::Unencodable`] (a new table lies where an entry cannot point): the tree is whole, and
-    /// part of it was moved. [`Error::Invalidate`]: likewise, but what hardware records in tables that it still walks at their old places is
-    /// lost; take everything for dirty.
+    /// [`Error::Alloc`], [`Error::Malformed`], [`Error::Memory`], [`Error::Unencodable`] (a new
+    /// table lies where an entry cannot point): the tree is whole, and part of it was moved.
+    /// [`Error::Invalidate`]: likewise, but what hardware records in tables that it still walks at
+    /// their old places is lost; take everything for dirty.
     pub fn relocate<I: Invalidate<F::Stage>>(
         &mut self,
         which: impl FnMut(Output<F>, TableLayout) -> bool,
@@ -86,12 +94,14 @@ where
 
     /// Moves the root table; returns its new address.
     ///
-    /// `switch` is called with it once the new root can be walked; it brings the address to wherever the root is found: CR3 or an EPTP on each CPU, a process or partition
-    /// table, the variable from which readers on other threads make their [`Walker`]s. A walker with the old root sees there what the tree was when its root
-    /// moved, for as long as it is kept.
+    /// `switch` is called with it once the new root can be walked; it brings the address to
+    /// wherever the root is found: CR3 or an EPTP on each CPU, a process or partition table, the
+    /// variable from which readers on other threads make their [`Walker`]s. A walker with the old
+    /// root sees there what the tree was when its root moved, for as long as it is kept.
     ///
     /// # Errors
-    /// As [`relocate`](Self::relocate). Only with [`Error::Invalidate`], or [`Error::Alloc`] for a table that *came back*, was the root moved.
+    /// As [`relocate`](Self::relocate). Only with [`Error::Invalidate`], or [`Error::Alloc`] for a
+    /// table that *came back*, was the root moved.
     pub fn relocate_root<I: Invalidate<F::Stage>>(
         &mut self,
         switch: impl FnOnce(Output<F>),
@@ -175,7 +185,8 @@ where
         Ok(new)
     }
 
-    /// Makes `slot`, the entry of `above`'s table that is the way to `old`, the way to `new`; what else it says stays.
+    /// Makes `slot`, the entry of `above`'s table that is the way to `old`, the way to `new`; what
+    /// else it says stays.
     fn switch(&self, slot: Word<'_, F>, above: Node, old: Node, new: Node) -> Result<(), Error> {
         for _ in 0..TRIES {
             let word = slot.load();
@@ -238,7 +249,8 @@ where
         settled
     }
 
-    /// Adds what hardware recorded in the table of `old` to that of `new`, which says the same otherwise.
+    /// Adds what hardware recorded in the table of `old` to that of `new`, which says the same
+    /// otherwise.
     fn merge_records(&self, old: Node, new: Node) -> Result<(), Error> {
         let bits = self.format.accessed_dirty();
         let words = layout(old).bytes() / 8;
@@ -260,12 +272,14 @@ where
         Ok(())
     }
 
-    /// A tree of `format` that maps what `mappings` lists: what another tree's iteration gave, a saved state.
+    /// A tree of `format` that maps what `mappings` lists: what another tree's iteration gave, a
+    /// saved state.
     ///
     /// Each mapping gets leaves of its own size. Fastest in order.
     ///
     /// # Errors
-    /// As [`map`](Self::map), and as [`new`](Self::new) at the lowest address; nothing is left allocated.
+    /// As [`map`](Self::map), and as [`new`](Self::new) at the lowest address; nothing is left
+    /// allocated.
     pub fn rebuild(
         format: F,
         memory: M,
@@ -287,11 +301,13 @@ where
 
     /// Gives back a tree that nobody has seen.
     fn discard(self) {
-        // There is nothing to invalidate that could fail; a table that its own allocator does not take back is none of the caller's error.
+        // There is nothing to invalidate that could fail; a table that its own allocator does not
+        // take back is none of the caller's error.
         let _ = self.destroy(Gather::new(&Unused, ()));
     }
 
-    /// Fills the table of `to`, which is empty, with what that of `from` in `source` says, and so on downwards.
+    /// Fills the table of `to`, which is empty, with what that of `from` in `source` says, and so
+    /// on downwards.
     fn copy_from<M2: TableMemory<Output<F>>>(
         &self,
         source: &M2,
@@ -334,7 +350,8 @@ where
         Ok(())
     }
 
-    /// Takes the table of `made` out of that of `above` again if it is empty: a tree of ours holds no empty tables.
+    /// Takes the table of `made` out of that of `above` again if it is empty: a tree of ours holds
+    /// no empty tables.
     fn drop_empty(&self, slot: Word<'_, F>, above: Node, made: Node) -> Result<(), Error> {
         let state = |node: Node| self.tables.state(<Output<F> as Address>::new(node.table));
         if state(made).is_some_and(|state| state.live() == 0) {
@@ -353,13 +370,16 @@ where
 }
 
 impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
-    /// A copy of the whole tree, leaf for leaf with what is recorded in it, in tables of `tables` in `memory`, with a root of its own.
+    /// A copy of the whole tree, leaf for leaf with what is recorded in it, in tables of `tables`
+    /// in `memory`, with a root of its own.
     ///
-    /// The tree may change meanwhile, and may be a hostile guest's: each entry is read once, the depth is bounded by the levels and the work by the allocator. Of a tree that
-    /// nobody changes, [`diff`](Self::diff) finds the copy equal.
+    /// The tree may change meanwhile, and may be a hostile guest's: each entry is read once, the
+    /// depth is bounded by the levels and the work by the allocator. Of a tree that nobody changes,
+    /// [`diff`](Self::diff) finds the copy equal.
     ///
     /// # Errors
-    /// [`Error::Alloc`], [`Error::Malformed`], [`Error::Memory`], [`Error::Unencodable`]; nothing is left allocated.
+    /// [`Error::Alloc`], [`Error::Malformed`], [`Error::Memory`], [`Error::Unencodable`]; nothing
+    /// is left allocated.
     pub fn snapshot<M2, A>(&self, memory: M2, tables: A) -> Result<PageTable<F, M2, A>, Error>
     where
         M2: TableMemory<Output<F>>,

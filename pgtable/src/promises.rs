@@ -1,8 +1,9 @@
-//! What must not compile. Each refusal stands beside a twin that compiles, which differs from it in the one line that is wrong; so none is refused for
-//! another reason.
+//! What must not compile. Each refusal stands beside a twin that compiles, which differs from it in
+//! the one line that is wrong; so none is refused for another reason.
 //!
 //! # A table is not freed before the invalidation
-//! What left the tree is in the gather, and the only way out is [`finish`](crate::Gather::finish), which invalidates first:
+//! What left the tree is in the gather, and the only way out is [`finish`](crate::Gather::finish),
+//! which invalidates first:
 //! ```
 //! use pgtable::{Gather, Hpa, Stage2, TableAllocator, Unused};
 //! fn free(mut gather: Gather<'_, Stage2, Unused>, tables: &impl TableAllocator<Hpa>) -> usize {

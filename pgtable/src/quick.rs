@@ -1,5 +1,6 @@
-//! The quick descent: to the last level through tables of the usual kind, for single translations and single pages. Where it does not come there
-//! it says how far it came, and [`Halt::go_on`] goes on from that.
+//! The quick descent: to the last level through tables of the usual kind, for single translations
+//! and single pages. Where it does not come there it says how far it came, and [`Halt::go_on`] goes
+//! on from that.
 
 use crate::address::Address;
 use crate::descent::{Lost, Node, decode};
@@ -26,7 +27,8 @@ impl<F: Format> Last<'_, F> {
     }
 }
 
-/// Where a quick descent gave up: at the entry for the offset in this table. Numbers only: nothing had to be in memory for it.
+/// Where a quick descent gave up: at the entry for the offset in this table. Numbers only: nothing
+/// had to be in memory for it.
 #[derive(Clone, Copy)]
 pub(crate) struct Halt {
     pub(crate) table: u64,
@@ -52,7 +54,8 @@ impl Halt {
         Self { table: root, level: format.geometry().root().0, seen: Seen::Nothing }
     }
 
-    /// Goes on to where the descent ends, through whatever tables there are: the table there, the word, and what the way from here on restricts.
+    /// Goes on to where the descent ends, through whatever tables there are: the table there, the
+    /// word, and what the way from here on restricts.
     pub(crate) fn go_on<F: Format, M: TableMemory<Output<F>>>(
         self,
         format: &F,
@@ -79,11 +82,12 @@ impl Halt {
     }
 }
 
-/// Descends from the root at `root` to the last level, through tables that `table` recognises: what single translations and single pages
-/// are made of.
+/// Descends from the root at `root` to the last level, through tables that `table` recognises: what
+/// single translations and single pages are made of.
 ///
-/// It is straight-line code for trees of four and of five levels, has no case but one, and carries one number from level to level: so it
-/// is small enough to stand in the caller's loop, with all that the format compares with in registers.
+/// It is straight-line code for trees of four and of five levels, has no case but one, and carries
+/// one number from level to level: so it is small enough to stand in the caller's loop, with all
+/// that the format compares with in registers.
 #[inline(always)]
 pub(crate) fn descend_to_last<'m, F, M>(
     format: &F,

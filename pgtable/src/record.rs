@@ -1,11 +1,13 @@
-//! What hardware records in the entries that it uses: accessed and dirty (POWER: R and C). Recorded as hardware does it, and
-//! harvested.
+//! What hardware records in the entries that it uses: accessed and dirty (POWER: R and C). Recorded
+//! as hardware does it, and harvested.
 //!
 //! # Protocol
-//! Hardware sets these bits at any time. So they are set by compare-exchange on the very word that was judged, and judged anew if
-//! it has changed; and they are cleared by an atomic AND that touches nothing else. A bit that hardware sets after
-//! the AND is found by the next harvest; its translation is stale until the gather is finished, and hardware that still
-//! holds it as dirty writes without recording. Hence the order of live migration: harvest, finish the gather, *then* read the pages.
+//! Hardware sets these bits at any time. So they are set by compare-exchange on the very word that
+//! was judged, and judged anew if it has changed; and they are cleared by an atomic AND that
+//! touches nothing else. A bit that hardware sets after the AND is found by the next harvest; its
+//! translation is stale until the gather is finished, and hardware that still holds it as dirty
+//! writes without recording. Hence the order of live migration: harvest, finish the gather, *then*
+//! read the pages.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,7 +26,8 @@ use crate::table::PageTable;
 use crate::walk::{TranslationOf, Walker, bounds, translation};
 use crate::word::Word;
 
-/// How often a walk starts anew because somebody else changed an entry between its being judged and its being marked.
+/// How often a walk starts anew because somebody else changed an entry between its being judged and
+/// its being marked.
 const TRIES: usize = 16;
 
 /// Which record is harvested.
@@ -46,11 +49,13 @@ pub enum Writers {
 }
 
 impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
-    /// Makes one access as hardware does: translates it, and records it in the entries that it used (accessed; dirty for a store), where the
-    /// format has such bits. For instruction emulators, and for devices that walk a guest's tables.
+    /// Makes one access as hardware does: translates it, and records it in the entries that it used
+    /// (accessed; dirty for a store), where the format has such bits. For instruction emulators,
+    /// and for devices that walk a guest's tables.
     ///
     /// # Errors
-    /// The [`Fault`] that the hardware raises; [`Cause::Contended`] if others keep changing the entries under the walk.
+    /// The [`Fault`] that the hardware raises; [`Cause::Contended`] if others keep changing the
+    /// entries under the walk.
     pub fn access(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
         (0..TRIES).find_map(|_| self.try_access(input, access).transpose()).unwrap_or_else(|| {
             let arch = self.format().fault(Cause::NotPresent, access);
@@ -121,17 +126,21 @@ where
     M: TableMemory<Output<F>>,
     A: TableAllocator<Output<F>>,
 {
-    /// Collects which pages in the `bytes` bytes from `input` on were used, and clears the record; returns how many bits of `bitmap` it set.
+    /// Collects which pages in the `bytes` bytes from `input` on were used, and clears the record;
+    /// returns how many bits of `bitmap` it set.
     ///
-    /// Bit `n` of `bitmap` (bit `n % 64` of word `n / 64`) is the `n`th page of the format's usual size
-    /// ([`Geometry::page_shift`](crate::Geometry::page_shift)) from `input` on, and the range is one of whole such pages; bits that are set already stay. A larger leaf sets the bits of
-    /// all its pages. A leaf that reaches
-    /// beyond the range is reported and not cleared, so that nothing is lost for who asks about the rest. Pages beyond the bitmap are left alone.
+    /// Bit `n` of `bitmap` (bit `n % 64` of word `n / 64`) is the `n`th page of the format's usual
+    /// size ([`Geometry::page_shift`](crate::Geometry::page_shift)) from `input` on, and the range
+    /// is one of whole such pages; bits that are set already stay. A larger leaf sets the bits of
+    /// all its pages. A leaf that reaches beyond the range is reported and not cleared, so that
+    /// nothing is lost for who asks about the rest. Pages beyond the bitmap are left alone.
     ///
-    /// What was cleared is in `gather`; until it is finished, hardware may use cached translations that do not record.
+    /// What was cleared is in `gather`; until it is finished, hardware may use cached translations
+    /// that do not record.
     ///
     /// # Errors
-    /// [`Error::Range`](crate::Error::Range) also of a range that is not one of whole pages; otherwise [`RangeError`] as for iteration: everything before that address is harvested.
+    /// [`Error::Range`](crate::Error::Range) also of a range that is not one of whole pages;
+    /// otherwise [`RangeError`] as for iteration: everything before that address is harvested.
     pub fn harvest<I: Invalidate<F::Stage>>(
         &mut self,
         input: Input<F>,
@@ -241,7 +250,8 @@ impl PageMap<'_> {
 const LINE: usize = 8;
 const BLOCK: usize = 4 * LINE;
 
-/// Harvests one run: block by block, touching only cache lines with a bit set; whether it cleared any. `bit` is in memory order.
+/// Harvests one run: block by block, touching only cache lines with a bit set; whether it cleared
+/// any. `bit` is in memory order.
 #[inline]
 fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
     run: &Run<'_, F>,

@@ -1,8 +1,10 @@
-//! Changing the size of leaves without changing what they say: splitting and promoting; and moving what is mapped.
+//! Changing the size of leaves without changing what they say: splitting and promoting; and moving
+//! what is mapped.
 //!
 //! # Break before make
-//! Hardware must not hold two sizes, or two outputs, for one address. So the old entry is taken out and invalidated before the new one is
-//! stored; in between, an access to the range faults, and whoever handles the fault tries again.
+//! Hardware must not hold two sizes, or two outputs, for one address. So the old entry is taken out
+//! and invalidated before the new one is stored; in between, an access to the range faults, and
+//! whoever handles the fault tries again.
 
 use core::sync::atomic::AtomicU64;
 
@@ -26,11 +28,13 @@ where
     M: TableMemory<Output<F>>,
     A: TableAllocator<Output<F>>,
 {
-    /// Splits every leaf in the `bytes` bytes from `input` on that is larger than `2^shift` bytes, until none is: what write-protecting page by page for
-    /// a dirty log needs first. Returns how many leaves were split.
+    /// Splits every leaf in the `bytes` bytes from `input` on that is larger than `2^shift` bytes,
+    /// until none is: what write-protecting page by page for a dirty log needs first. Returns how
+    /// many leaves were split.
     ///
     /// # Errors
-    /// [`Error::Range`], [`Error::Alloc`], [`Error::LeafSize`] (there is no smaller leaf), [`Error::Invalidate`], [`Error::Malformed`], [`Error::Memory`].
+    /// [`Error::Range`], [`Error::Alloc`], [`Error::LeafSize`] (there is no smaller leaf),
+    /// [`Error::Invalidate`], [`Error::Malformed`], [`Error::Memory`].
     pub fn split<I: Invalidate<F::Stage>>(
         &mut self,
         input: Input<F>,
@@ -72,11 +76,13 @@ where
         Ok(split)
     }
 
-    /// Replaces tables in the `bytes` bytes from `input` on by larger leaves wherever a whole table says one thing: full, outputs in a row and
-    /// aligned, attributes equal but for what hardware recorded (which is merged, so that nothing is lost). Returns how many tables left the tree.
+    /// Replaces tables in the `bytes` bytes from `input` on by larger leaves wherever a whole table
+    /// says one thing: full, outputs in a row and aligned, attributes equal but for what hardware
+    /// recorded (which is merged, so that nothing is lost). Returns how many tables left the tree.
     ///
     /// # Errors
-    /// [`Error::Range`], [`Error::Invalidate`], [`Error::Malformed`], [`Error::Memory`]. Everything before the error's address is done.
+    /// [`Error::Range`], [`Error::Invalidate`], [`Error::Malformed`], [`Error::Memory`]. Everything
+    /// before the error's address is done.
     pub fn promote<I: Invalidate<F::Stage>>(
         &mut self,
         input: Input<F>,
@@ -97,7 +103,8 @@ where
         let (start, end) = bounds(&self.format, input, bytes, 0)?;
         let geometry = *self.format.geometry();
         let mut promoted = 0;
-        // A table that the writer has may be replaced by a leaf of the one above it, if he has that too.
+        // A table that the writer has may be replaced by a leaf of the one above it, if he has that
+        // too.
         for level in 0..trail.top() {
             let above = Level(level + 1);
             if !geometry.is_leaf_level(above) {
@@ -123,10 +130,12 @@ where
         Ok(promoted)
     }
 
-    /// Maps `bytes` bytes from `input` on to those from `output` on, in the place of whatever is mapped there.
+    /// Maps `bytes` bytes from `input` on to those from `output` on, in the place of whatever is
+    /// mapped there.
     ///
     /// # Errors
-    /// As [`map`](Self::map) and [`unmap`](Self::unmap). Everything before the error's address is remapped; from it on, what was mapped may be unmapped.
+    /// As [`map`](Self::map) and [`unmap`](Self::unmap). Everything before the error's address is
+    /// remapped; from it on, what was mapped may be unmapped.
     pub fn remap<I: Invalidate<F::Stage>>(
         &mut self,
         input: Input<F>,
@@ -145,7 +154,8 @@ where
         self.map(input, output, bytes, attributes, leaves)
     }
 
-    /// Replaces the table of `node`, at which the trail ends and whose first entry covers `offset`, by a leaf of the table above it, if it says one thing.
+    /// Replaces the table of `node`, at which the trail ends and whose first entry covers `offset`,
+    /// by a leaf of the table above it, if it says one thing.
     fn promote_table<L: Locks, I: Invalidate<F::Stage>>(
         &self,
         trail: &mut Trail<L>,
@@ -173,7 +183,8 @@ where
             self.publish(slot, entry, link);
             return Err(gather_error(error));
         }
-        // Hardware cannot reach the table any more, so what it recorded is now complete; nor has it changed anything else.
+        // Hardware cannot reach the table any more, so what it recorded is now complete; nor has it
+        // changed anything else.
         match self.uniform(node, words, above) {
             Some(leaf) => self.publish(slot, entry, leaf),
             None => {
@@ -186,7 +197,8 @@ where
         Ok(true)
     }
 
-    /// The one leaf of the table `above` that says what all `words` of `node`'s table say, if there is one.
+    /// The one leaf of the table `above` that says what all `words` of `node`'s table say, if there
+    /// is one.
     fn uniform(&self, node: Node, words: &[AtomicU64], above: Node) -> Option<u64> {
         let recorded = self.format.accessed_dirty();
         let recorded = recorded.accessed | recorded.dirty;
@@ -208,8 +220,9 @@ where
         (output.get() & !self.format.output_mask(at) == 0).then_some(leaf | output.get())
     }
 
-    /// Replaces the leaf at which `stop` stands by a table of smaller leaves that say the same. Break before make: the leaf is taken out and
-    /// invalidated before the table is linked, since hardware must not hold two sizes for one address.
+    /// Replaces the leaf at which `stop` stands by a table of smaller leaves that say the same.
+    /// Break before make: the leaf is taken out and invalidated before the table is linked, since
+    /// hardware must not hold two sizes for one address.
     pub(crate) fn split_leaf<I: Invalidate<F::Stage>>(
         &self,
         stop: &Stop<'_, F>,
@@ -244,7 +257,8 @@ where
         }
     }
 
-    /// Fills the table `below` with leaves that say what `old`, a leaf of `node`'s table, says; returns the entry that links it.
+    /// Fills the table `below` with leaves that say what `old`, a leaf of `node`'s table, says;
+    /// returns the entry that links it.
     fn fill_split(&self, node: Node, old: u64, below: Node) -> Result<u64, Error> {
         let at = below.position();
         let Entry::Leaf { output, attributes } = self.format.decode(old, node.position()) else {

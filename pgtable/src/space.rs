@@ -68,7 +68,8 @@ pub trait AddressSpace {
     /// Maps `bytes` bytes from `input` on to those from `output` on.
     ///
     /// # Errors
-    /// [`Error::Mapped`](crate::Error::Mapped) where something is mapped already, and as [`RangeError`] says.
+    /// [`Error::Mapped`](crate::Error::Mapped) where something is mapped already, and as
+    /// [`RangeError`] says.
     fn map(
         &mut self,
         input: InputOf<Self>,
@@ -78,8 +79,8 @@ pub trait AddressSpace {
         leaves: Leaves,
     ) -> Result<(), RangeError<InputOf<Self>>>;
 
-    /// Unmaps whatever is mapped in the `bytes` bytes from `input` on; returns how many bytes that were. Leaves that reach beyond the
-    /// range are split. Holes are no error.
+    /// Unmaps whatever is mapped in the `bytes` bytes from `input` on; returns how many bytes that
+    /// were. Leaves that reach beyond the range are split. Holes are no error.
     ///
     /// # Errors
     /// As [`RangeError`] says; splitting may need a table.
@@ -90,8 +91,9 @@ pub trait AddressSpace {
         gather: &mut Gather<'_, Self::Stage, I>,
     ) -> Result<u64, RangeError<InputOf<Self>>>;
 
-    /// Gives whatever is mapped in the `bytes` bytes from `input` on these attributes; returns how many bytes that were. What hardware
-    /// recorded (accessed, dirty) is kept. Leaves that reach beyond the range are split. Holes are no error.
+    /// Gives whatever is mapped in the `bytes` bytes from `input` on these attributes; returns how
+    /// many bytes that were. What hardware recorded (accessed, dirty) is kept. Leaves that reach
+    /// beyond the range are split. Holes are no error.
     ///
     /// # Errors
     /// As [`RangeError`] says; splitting may need a table.
@@ -127,7 +129,7 @@ pub trait AddressSpace {
     /// log2 of the leaf sizes that [`map`](Self::map) can use, ascending.
     fn leaf_shifts(&self) -> arrayvec::ArrayVec<u8, 8>;
 
-    /// A contiguous range of inputs that all belong to the space: its first address and its length in bytes. (x86's lower half; there is
-    /// another beyond the hole.)
+    /// A contiguous range of inputs that all belong to the space: its first address and its length
+    /// in bytes. (x86's lower half; there is another beyond the hole.)
     fn range(&self) -> (InputOf<Self>, u64);
 }

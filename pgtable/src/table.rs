@@ -1,12 +1,16 @@
 //! A tree that this process owns and changes: root, memory, and the allocator its tables come from.
 //!
 //! # Protocol
-//! There is one writer at a time (`&mut self`; for several see [`SharedPageTable`](crate::SharedPageTable)); hardware and any number of [`Walker`]s read meanwhile, and hardware sets accessed and
-//! dirty bits. So:
-//! - a table is filled before the entry that links it is stored (`Release`), and its words are never `&mut`;
+//! There is one writer at a time (`&mut self`; for several see
+//! [`SharedPageTable`](crate::SharedPageTable)); hardware and any number of [`Walker`]s read
+//! meanwhile, and hardware sets accessed and dirty bits. So:
+//! - a table is filled before the entry that links it is stored (`Release`), and its words are
+//!   never `&mut`;
 //! - an entry that hardware may be updating is replaced by an exchange that keeps late bits;
-//! - a table that lost its last live entry is unlinked at once, and freed by the [`Gather`] after the invalidation;
-//! - the count of live entries changes beside the store that changes the entry, in [`TableState`](crate::TableState).
+//! - a table that lost its last live entry is unlinked at once, and freed by the [`Gather`] after
+//!   the invalidation;
+//! - the count of live entries changes beside the store that changes the entry, in
+//!   [`TableState`](crate::TableState).
 
 use core::ops::ControlFlow;
 
@@ -61,7 +65,8 @@ where
         Ok(Self { format, memory, tables, root: root.get(), kept: Kept::default() })
     }
 
-    /// The address of the root table: what CR3, an EPTP, a process or partition table entry is made of.
+    /// The address of the root table: what CR3, an EPTP, a process or partition table entry is made
+    /// of.
     pub fn root(&self) -> Output<F> {
         <Output<F> as Address>::new(self.root)
     }
@@ -97,8 +102,8 @@ where
 
     /// Frees every table, the root included.
     ///
-    /// The root must have been taken out of whatever register or table hardware finds it by; then everything is
-    /// invalidated, once, and the tables are freed.
+    /// The root must have been taken out of whatever register or table hardware finds it by; then
+    /// everything is invalidated, once, and the tables are freed.
     ///
     /// # Errors
     /// [`GatherError`]; after a failed invalidation nothing was freed and the tree is given back.
@@ -118,8 +123,9 @@ where
         }
     }
 
-    /// Frees the table of `node` and all below it. The depth is bounded by the levels; the work by the allocator, which takes each live table back
-    /// once: a table that is reached a second time (somebody else wrote here) is not descended into again.
+    /// Frees the table of `node` and all below it. The depth is bounded by the levels; the work by
+    /// the allocator, which takes each live table back once: a table that is reached a second time
+    /// (somebody else wrote here) is not descended into again.
     fn free_subtree(&self, node: Node, freed: &mut usize) {
         let address = <Output<F> as Address>::new(node.table);
         let Some(state) = self.tables.state(address) else { return };
@@ -148,8 +154,9 @@ where
         Trail::new(Node::root(&self.format, self.root))
     }
 
-    /// Tables of levels `stop.node.level - 1` down to `level`, the last of `width` index bits, linked to each other along
-    /// `offset` but not to the tree. The last holds anything if its `contents` may be stale. Nothing is left behind on failure.
+    /// Tables of levels `stop.node.level - 1` down to `level`, the last of `width` index bits,
+    /// linked to each other along `offset` but not to the tree. The last holds anything if its
+    /// `contents` may be stale. Nothing is left behind on failure.
     pub(crate) fn grow(
         &self,
         from: Node,
@@ -234,8 +241,9 @@ where
         }
     }
 
-    /// `entries` fewer are live in the table of `level` on the trail; if none is left it leaves the tree, and so on upwards to where the trail begins. (Or it stays, empty, if
-    /// the gather is full and cannot be flushed.)
+    /// `entries` fewer are live in the table of `level` on the trail; if none is left it leaves the
+    /// tree, and so on upwards to where the trail begins. (Or it stays, empty, if the gather is
+    /// full and cannot be flushed.)
     pub(crate) fn discount<L: Locks, I: Invalidate<F::Stage>>(
         &self,
         trail: &mut Trail<L>,

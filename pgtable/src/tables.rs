@@ -1,7 +1,9 @@
-//! Iteration over the tables of a tree themselves: how many there are, where they stand, what their entries are.
+//! Iteration over the tables of a tree themselves: how many there are, where they stand, what their
+//! entries are.
 //!
-//! For whoever looks at tables that somebody else wrote: a dump, a census. What cannot be descended into (a malformed entry, a table outside
-//! memory) ends nothing: it is shown, and the iteration goes on behind it.
+//! For whoever looks at tables that somebody else wrote: a dump, a census. What cannot be descended
+//! into (a malformed entry, a table outside memory) ends nothing: it is shown, and the iteration
+//! goes on behind it.
 
 use core::ops::ControlFlow;
 use core::sync::atomic::AtomicU64;
@@ -85,8 +87,10 @@ impl<'m, F: Format> Table<'m, F> {
 }
 
 impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
-    /// Calls `visit` for each table of the tree, each before those below it, in the order of the addresses that they cover, until it breaks. A
-    /// table to which several entries lead is visited as often: on tables that somebody else wrote it is the caller who bounds the work, by breaking off.
+    /// Calls `visit` for each table of the tree, each before those below it, in the order of the
+    /// addresses that they cover, until it breaks. A table to which several entries lead is visited
+    /// as often: on tables that somebody else wrote it is the caller who bounds the work, by
+    /// breaking off.
     pub fn for_each_table<B>(
         &self,
         mut visit: impl FnMut(Table<'_, F>) -> ControlFlow<B>,
@@ -94,7 +98,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         self.visit_tables(self.root_node(), 0, &mut visit)
     }
 
-    /// Visits the table of `node`, whose first entry covers `offset`, and all below it: no deeper than the tree has levels.
+    /// Visits the table of `node`, whose first entry covers `offset`, and all below it: no deeper
+    /// than the tree has levels.
     fn visit_tables<B>(
         &self,
         node: Node,

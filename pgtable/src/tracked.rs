@@ -1,4 +1,5 @@
-//! Tables in guest memory whose writes `vm-memory`'s dirty bitmaps are told of, so that a migration sends them.
+//! Tables in guest memory whose writes `vm-memory`'s dirty bitmaps are told of, so that a migration
+//! sends them.
 
 use core::sync::atomic::AtomicU64;
 
@@ -9,11 +10,13 @@ use crate::address::Address;
 use crate::guest_memory::{GuestTables, RegionError};
 use crate::memory::{MemoryError, TableMemory};
 
-/// [`GuestTables`] that marks in the bitmaps of the guest memory's regions what is written through it: by the verbs of a
-/// [`PageTable`](crate::PageTable) and by [`Walker::access`](crate::Walker::access).
+/// [`GuestTables`] that marks in the bitmaps of the guest memory's regions what is written through
+/// it: by the verbs of a [`PageTable`](crate::PageTable) and by
+/// [`Walker::access`](crate::Walker::access).
 ///
-/// Reading costs what it costs there. A write costs a look-up of its region, so memory that nobody migrates goes without. What the guest writes by
-/// itself is its hypervisor's dirty log's affair, as for all of its memory.
+/// Reading costs what it costs there. A write costs a look-up of its region, so memory that nobody
+/// migrates goes without. What the guest writes by itself is its hypervisor's dirty log's affair,
+/// as for all of its memory.
 #[derive(Debug)]
 pub struct TrackedTables<'m, M, A> {
     tables: GuestTables<'m, A>,

@@ -1,8 +1,9 @@
 //! Both stages in one call: `Gva → Gpa → Hpa`, as hardware translates for a guest.
 //!
-//! The guest's tables stand at guest-physical addresses. Each of their words is reached through stage 2, as is the final address: with
-//! four levels each, 24 loads at worst. A fault says whose it is: the guest's own (stage 1), or the hypervisor's (stage 2), and then
-//! whether it hit a table of the guest's or the final access.
+//! The guest's tables stand at guest-physical addresses. Each of their words is reached through
+//! stage 2, as is the final address: with four levels each, 24 loads at worst. A fault says whose
+//! it is: the guest's own (stage 1), or the hypervisor's (stage 2), and then whether it hit a table
+//! of the guest's or the final access.
 
 use core::cell::Cell;
 use core::fmt;
@@ -34,7 +35,8 @@ impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> TwoStageTranslation
         self.stage2.output
     }
 
-    /// log2 of the range around the address that both stages translate as one: the smaller of the two pages.
+    /// log2 of the range around the address that both stages translate as one: the smaller of the
+    /// two pages.
     pub fn shift(&self) -> u8 {
         self.stage1.shift.min(self.stage2.shift)
     }
@@ -51,7 +53,8 @@ pub enum TwoStageFault<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> {
         address: Gva,
         /// The access that it wanted to make.
         access: Access,
-        /// Where in the guest's tree the table entry stands that was to be read; `None` if it was the final access.
+        /// Where in the guest's tree the table entry stands that was to be read; `None` if it was
+        /// the final access.
         table: Option<Position>,
         /// What stage 2 says. Its address is the guest-physical one.
         fault: Fault<F2>,
@@ -89,14 +92,17 @@ pub struct TwoStage<'c, F1, F2: Format<Stage = Stage2>, M, const N: usize = 64> 
     root: Gpa,
     stage2: Walker<F2, M>,
     cache: Option<&'c TranslationCache<'c, F2, N>>,
-    /// With a cache: where the stage-1 table of each step of the last walks stands. Most walks share their upper tables, and a processor
-    /// that guesses that right need not wait for one table's entry to begin with the next.
+    /// With a cache: where the stage-1 table of each step of the last walks stands. Most walks
+    /// share their upper tables, and a processor that guesses that right need not wait for one
+    /// table's entry to begin with the next.
     steps: [Cell<Step>; MAX_LEVELS],
-    /// The cache's count of invalidations since which they are remembered. The cache may be others' too, who make it current by themselves.
+    /// The cache's count of invalidations since which they are remembered. The cache may be others'
+    /// too, who make it current by themselves.
     seen: Cell<u64>,
 }
 
-/// The page of stage 2 in which a stage-1 table stands: where it begins, its bytes, and where it begins behind stage 2.
+/// The page of stage 2 in which a stage-1 table stands: where it begins, its bytes, and where it
+/// begins behind stage 2.
 #[derive(Clone, Copy, Debug)]
 struct Step {
     page: u64,
@@ -112,14 +118,16 @@ where
     F2: Format<Stage = Stage2>,
     M: TableMemory<Hpa>,
 {
-    /// The guest's tree of `stage1` with its root table at `root`, behind the second stage `stage2`.
+    /// The guest's tree of `stage1` with its root table at `root`, behind the second stage
+    /// `stage2`.
     #[must_use]
     pub fn new(stage1: F1, root: Gpa, stage2: Walker<F2, M>) -> Self {
         let steps = [const { Cell::new(NOWHERE) }; MAX_LEVELS];
         Self { stage1, root, stage2, cache: None, steps, seen: Cell::new(0) }
     }
 
-    /// The same, remembering what stage 2 said: most of a guest's walk goes through few of its pages.
+    /// The same, remembering what stage 2 said: most of a guest's walk goes through few of its
+    /// pages.
     #[must_use]
     pub fn with_cache<const N: usize>(
         self,
@@ -152,7 +160,8 @@ where
         }
     }
 
-    /// The translation, if all that stage 2 has to say to it is remembered, and stage 1's part is as [`descend_to_last`] knows it.
+    /// The translation, if all that stage 2 has to say to it is remembered, and stage 1's part is
+    /// as [`descend_to_last`] knows it.
     #[inline(always)]
     fn translate_remembered(
         &self,
@@ -239,7 +248,8 @@ where
     }
 }
 
-/// Guest-physical table memory, as far as it is remembered where stage 2 shows it. It forgets nothing, so it may be asked anything.
+/// Guest-physical table memory, as far as it is remembered where stage 2 shows it. It forgets
+/// nothing, so it may be asked anything.
 struct Remembered<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
     stage: &'s TwoStage<'c, F1, F2, M, N>,
     /// How many words the walk has read.

@@ -54,8 +54,9 @@ pub type Trace<F> = ArrayVec<TraceEntry<F>, MAX_LEVELS>;
 
 /// Reads a tree: a format, the memory its tables stand in, and a root.
 ///
-/// Takes no lock, writes nothing, and trusts no word: the tree may be a hostile guest's, and may change while it is read.
-/// A translation reads each entry on its way once, and decides on what it read.
+/// Takes no lock, writes nothing, and trusts no word: the tree may be a hostile guest's, and may
+/// change while it is read. A translation reads each entry on its way once, and decides on what it
+/// read.
 #[derive(Clone, Copy, Debug)]
 pub struct Walker<F, M> {
     format: F,
@@ -106,7 +107,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         translate(&self.format, &self.memory, self.root, input, access)
     }
 
-    /// The leaf that translates `input`, which allows `access`, and the offset of `input` in the tree.
+    /// The leaf that translates `input`, which allows `access`, and the offset of `input` in the
+    /// tree.
     #[inline]
     pub(crate) fn find(&self, input: Input<F>, access: Access) -> Result<(Leaf<F>, u64), Fault<F>> {
         find(&self.format, &self.memory, self.root, input, access)
@@ -130,7 +132,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         }
     }
 
-    /// Every entry that a walk to `input` reads, the last one included; empty if the address is none of this space.
+    /// Every entry that a walk to `input` reads, the last one included; empty if the address is
+    /// none of this space.
     #[must_use]
     pub fn trace(&self, input: Input<F>) -> Trace<F> {
         let mut trace = Trace::<F>::new();
@@ -156,7 +159,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     }
 }
 
-/// Translates one access by the tree under `root`: a page of the usual size through tables of the usual kind at once, all else properly.
+/// Translates one access by the tree under `root`: a page of the usual size through tables of the
+/// usual kind at once, all else properly.
 #[inline(always)]
 pub(crate) fn translate<F: Format, M: TableMemory<Output<F>>>(
     format: &F,
@@ -205,8 +209,9 @@ pub(crate) fn read_quickly<F: Format>(
     Ok(translation(output, offset, at, attributes))
 }
 
-/// For larger leaves, tables of another shape than the geometry's, rights that several entries decide together, and for all that faults:
-/// goes on from where another walk halted, which met nothing that restricts `access`.
+/// For larger leaves, tables of another shape than the geometry's, rights that several entries
+/// decide together, and for all that faults: goes on from where another walk halted, which met
+/// nothing that restricts `access`.
 #[inline(never)]
 pub(crate) fn translate_properly<F: Format, M: TableMemory<Output<F>>>(
     format: &F,
@@ -219,7 +224,8 @@ pub(crate) fn translate_properly<F: Format, M: TableMemory<Output<F>>>(
     Ok(leaf.translation(offset))
 }
 
-/// The leaf of the tree under `root` that translates `input`, which allows `access`, and the offset of `input` in the tree.
+/// The leaf of the tree under `root` that translates `input`, which allows `access`, and the offset
+/// of `input` in the tree.
 #[inline]
 pub(crate) fn find<F: Format, M: TableMemory<Output<F>>>(
     format: &F,
@@ -309,7 +315,8 @@ pub(crate) fn malformed(node: Node, word: u64, offset: u64) -> Error {
 
 /// The range of `bytes` bytes from `input` on as offsets into the tree: start and end.
 ///
-/// Both must be multiples of `2^shift`, and every address of the range must belong to the space (so a range cannot cross x86's canonical hole).
+/// Both must be multiples of `2^shift`, and every address of the range must belong to the space (so
+/// a range cannot cross x86's canonical hole).
 pub(crate) fn bounds<F: Format>(
     format: &F,
     input: Input<F>,
@@ -323,7 +330,8 @@ pub(crate) fn bounds<F: Format>(
     }
     let last = input.checked_add(bytes - 1).and_then(|last| format.offset(last)).ok_or(outside)?;
     let aligned = (start | bytes) & low_bits(shift) == 0;
-    // The tree covers less than 2^64 bytes unless it has 64 address bits; then its very last page is out of reach.
+    // The tree covers less than 2^64 bytes unless it has 64 address bits; then its very last page
+    // is out of reach.
     match last.checked_add(1) {
         Some(end) if aligned && last.wrapping_sub(start) == bytes - 1 => Ok((start, end)),
         _ => Err(outside),

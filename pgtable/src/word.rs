@@ -1,10 +1,12 @@
-//! One table word in memory: where memory order becomes the architecture's bit order, and which orderings apply.
+//! One table word in memory: where memory order becomes the architecture's bit order, and which
+//! orderings apply.
 //!
 //! # Orderings
-//! A store that links a table is `Release`, after the table's own words. A walker loads `Relaxed`: the address of its next
-//! load depends on the value of the last, and every architecture that Rust supports orders dependent loads
-//! (an `Acquire` would cost a barrier per level on POWER, and buys only what the dependency gives). Rust's memory
-//! model has no dependency ordering, so under loom, which checks by that model, the loads are `Acquire`.
+//! A store that links a table is `Release`, after the table's own words. A walker loads `Relaxed`:
+//! the address of its next load depends on the value of the last, and every architecture that Rust
+//! supports orders dependent loads (an `Acquire` would cost a barrier per level on POWER, and buys
+//! only what the dependency gives). Rust's memory model has no dependency ordering, so under loom,
+//! which checks by that model, the loads are `Acquire`.
 
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -72,9 +74,11 @@ impl<'m, F: Format> Word<'m, F> {
         self.memory.compare_exchange(judged, marked, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Stores `word`, with those bits of `keep` set that hardware has set in the meantime: none is lost.
+    /// Stores `word`, with those bits of `keep` set that hardware has set in the meantime: none is
+    /// lost.
     ///
-    /// An exchange, and a second one only if there was such a bit: wait-free, whatever a guest writes meanwhile.
+    /// An exchange, and a second one only if there was such a bit: wait-free, whatever a guest
+    /// writes meanwhile.
     #[inline(always)]
     pub(crate) fn replace(self, word: u64, keep: u64) {
         let old = F::BYTE_ORDER.swap(self.memory.swap(F::BYTE_ORDER.swap(word), Ordering::AcqRel));
@@ -91,7 +95,8 @@ pub(crate) fn any_set<F: Format>(memory: &AtomicU64, mask: u64) -> bool {
     memory.load(WALK) & F::BYTE_ORDER.swap(mask) != 0
 }
 
-/// What `memory` holds, in the architecture's bit order, if any of `mask`'s bits is set: one load, and no change of order for nothing.
+/// What `memory` holds, in the architecture's bit order, if any of `mask`'s bits is set: one load,
+/// and no change of order for nothing.
 #[inline(always)]
 pub(crate) fn load_any<F: Format>(memory: &AtomicU64, mask: u64) -> Option<u64> {
     let word = memory.load(WALK);

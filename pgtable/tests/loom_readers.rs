@@ -1,13 +1,16 @@
-//! A model check of readers without locks beside the one writer, on a small tree: in every interleaving, with the deferral of frees and
-//! without.
+//! A model check of readers without locks beside the one writer, on a small tree: in every
+//! interleaving, with the deferral of frees and without.
 //!
-//! What runs is the shipped walker, the shipped verbs (map, unmap, relocate) and frag-alloc's shipped [`Epochs`]. Only the words of the
-//! tables are not the shipped ones, since [`TableMemory`] gives out core's atomics, which loom does not see. So the true words are loom's, and each side has a copy
-//! in core's atomics to work on:
-//! - The reader's memory loads loom's word into its copy when it is asked for a word. A walk loads each word once, right after it asked for it.
-//! - The writer's memory brings what changed in its copy to loom's words whenever it is asked for the next word or table, and at every call of the allocator's: entries that
-//!   link a table `Release`, as the crate stores them, everything else `Relaxed`. The verbs make such a call between two stores
-//!   on whose order something depends.
+//! What runs is the shipped walker, the shipped verbs (map, unmap, relocate) and frag-alloc's
+//! shipped [`Epochs`]. Only the words of the tables are not the shipped ones, since [`TableMemory`]
+//! gives out core's atomics, which loom does not see. So the true words are loom's, and each side
+//! has a copy in core's atomics to work on:
+//! - The reader's memory loads loom's word into its copy when it is asked for a word. A walk loads
+//!   each word once, right after it asked for it.
+//! - The writer's memory brings what changed in its copy to loom's words whenever it is asked for
+//!   the next word or table, and at every call of the allocator's: entries that link a table
+//!   `Release`, as the crate stores them, everything else `Relaxed`. The verbs make such a call
+//!   between two stores on whose order something depends.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p pgtable --release --test 'loom*'`
 #![cfg(loom)]
@@ -107,7 +110,8 @@ impl TableMemory<Hpa> for Write {
     }
 }
 
-/// Hands freed tables out again as soon as it may: at once, or once the readers who may see them have left.
+/// Hands freed tables out again as soon as it may: at once, or once the readers who may see them
+/// have left.
 struct Tables<'w> {
     memory: &'w Write,
     epochs: Option<Arc<Epochs>>,
@@ -217,7 +221,8 @@ fn seen(
     all
 }
 
-/// The page is unmapped, which frees its table; then another page is mapped, which takes it (or the other one).
+/// The page is unmapped, which frees its table; then another page is mapped, which takes it (or the
+/// other one).
 fn unmap_and_map_another(tree: &mut Tree<'_>, tables: &Tables<'_>) {
     let mut gather = Gather::new(&Unused, ());
     tree.unmap(PAGE, 0x1000, &mut gather).unwrap();
@@ -225,7 +230,8 @@ fn unmap_and_map_another(tree: &mut Tree<'_>, tables: &Tables<'_>) {
     tree.map(OTHER, ELSEWHERE, 0x1000, Plain, Leaves::Largest).unwrap();
 }
 
-/// The page's table moves; then another page is mapped, into the place where it was if that may be used again.
+/// The page's table moves; then another page is mapped, into the place where it was if that may be
+/// used again.
 fn move_and_map_another(tree: &mut Tree<'_>, tables: &Tables<'_>) {
     let mut gather = Gather::new(&Unused, ());
     assert_eq!(tree.relocate(|_, _| true, &mut gather), Ok(1));

@@ -1,11 +1,15 @@
-//! A model check of many writers on a small tree: in every interleaving (of up to three preemptions), two writers on overlapping and on nested ranges, one
-//! beside the other's freeing and splitting.
+//! A model check of many writers on a small tree: in every interleaving (of up to three
+//! preemptions), two writers on overlapping and on nested ranges, one beside the other's freeing
+//! and splitting.
 //!
-//! What runs is the shipped verbs, the shipped locks and frag-alloc's shipped [`Epochs`]. Only the words of the tables are not the shipped ones, since
-//! [`TableMemory`] gives out core's atomics, which loom does not see. So the true words are loom's, and each thread has a copy in core's atomics to work on: whenever it
-//! asks for a word, a table or a state, allocates, frees, or says that it wrote, what changed in its copy is brought to loom's words (entries that
-//! link a table `Release`, as the crate stores them, everything else `Relaxed`), and what it asked for is loaded from them. The verbs make such
-//! a call between any two stores on whose order something depends, and before each change of a lock.
+//! What runs is the shipped verbs, the shipped locks and frag-alloc's shipped [`Epochs`]. Only the
+//! words of the tables are not the shipped ones, since [`TableMemory`] gives out core's atomics,
+//! which loom does not see. So the true words are loom's, and each thread has a copy in core's
+//! atomics to work on: whenever it asks for a word, a table or a state, allocates, frees, or says
+//! that it wrote, what changed in its copy is brought to loom's words (entries that link a table
+//! `Release`, as the crate stores them, everything else `Relaxed`), and what it asked for is loaded
+//! from them. The verbs make such a call between any two stores on whose order something depends,
+//! and before each change of a lock.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p pgtable --release --test 'loom*'`
 #![cfg(loom)]
@@ -103,7 +107,8 @@ impl TableMemory<Hpa> for Memory {
     }
 }
 
-/// Hands freed tables out again as soon as it may: at once, or once the readers who may see them have left.
+/// Hands freed tables out again as soon as it may: at once, or once the readers who may see them
+/// have left.
 struct Tables {
     memory: Arc<Memory>,
     epochs: Arc<Epochs>,
@@ -194,7 +199,8 @@ type Writer<'t> = OneOf<'t, Tiny, Own<Memory>, Own<Tables>, Reader<'t>>;
 /// The pages that are mapped at the end, and to what.
 type Mapped = BTreeSet<(u64, u64)>;
 
-/// In every interleaving of `one` with `other`, after `first`: what is mapped at the end, and how many tables are left in the tree. Every count is checked.
+/// In every interleaving of `one` with `other`, after `first`: what is mapped at the end, and how
+/// many tables are left in the tree. Every count is checked.
 fn ends(
     deferred: bool,
     first: impl Fn(&Writer<'_>) + Send + Sync + 'static,
@@ -348,7 +354,8 @@ fn nested_ranges() {
     assert_eq!(ends, [(pages(&[]), 1), (pages(&[LARGE + PAGE]), 2)].into());
 }
 
-/// Unmaps the only page of a table, and maps one elsewhere, into the same table if that may be used again.
+/// Unmaps the only page of a table, and maps one elsewhere, into the same table if that may be used
+/// again.
 fn free_and_use_again(writer: &Writer<'_>, tree: &Tree) {
     unmap(writer, tree, 0, PAGE);
     map(writer, LARGE, PAGE);
@@ -415,7 +422,8 @@ fn locked(
 
 #[test]
 fn a_large_page_that_is_split_under_a_lock() {
-    // The other unmaps one of its pages, before (then it is he who splits it) or after, never in between: the page that was moved is where one put it.
+    // The other unmaps one of its pages, before (then it is he who splits it) or after, never in
+    // between: the page that was moved is where one put it.
     let first = |writer: &Writer<'_>| map(writer, 0, LARGE);
     let ends = ends(
         true,
@@ -440,7 +448,8 @@ fn a_large_page_that_is_split_under_a_lock() {
 
 #[test]
 fn a_table_that_is_promoted_under_a_lock() {
-    // Either the table is whole, and becomes a page that the other splits again; or the other was there first, and nothing is promoted.
+    // Either the table is whole, and becomes a page that the other splits again; or the other was
+    // there first, and nothing is promoted.
     let first = |writer: &Writer<'_>| {
         (0..4).for_each(|page| map(writer, page * PAGE, PAGE));
     };
@@ -460,7 +469,8 @@ fn a_table_that_is_promoted_under_a_lock() {
 
 #[test]
 fn a_record_that_is_harvested_under_a_lock() {
-    // What the page says that it was used for is harvested before the other takes it out, or not at all; never from the page that comes in its place.
+    // What the page says that it was used for is harvested before the other takes it out, or not at
+    // all; never from the page that comes in its place.
     let first = |writer: &Writer<'_>| {
         map(writer, 0, 2 * PAGE);
         writer.read(|walker| walker.access(Gpa::new(PAGE), Access::WRITE).unwrap());

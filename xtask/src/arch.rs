@@ -41,7 +41,8 @@ impl Arch {
         }
     }
 
-    /// Builds and runs a program of the package `examples`; its exit status is ours. Machine and files are for the emulated host.
+    /// Builds and runs a program of the package `examples`; its exit status is ours. Machine and
+    /// files are for the emulated host.
     pub fn run_example(
         self,
         xtask: &Xtask,

@@ -1,6 +1,8 @@
-//! A bare machine of Bochs': no firmware but ours, and an image of memory on which it works. Bochs has what QEMU's software emulation lacks: VMX with EPT.
+//! A bare machine of Bochs': no firmware but ours, and an image of memory on which it works. Bochs
+//! has what QEMU's software emulation lacks: VMX with EPT.
 //!
-//! Debian builds Bochs with its debugger, which saves the memory when the machine comes to a magic breakpoint.
+//! Debian builds Bochs with its debugger, which saves the memory when the machine comes to a magic
+//! breakpoint.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +28,8 @@ pub struct Bare<'m> {
 }
 
 impl Bare<'_> {
-    /// Runs the machine until it is done, and saves the image in the file `seen`. Other files are made in `folder`.
+    /// Runs the machine until it is done, and saves the image in the file `seen`. Other files are
+    /// made in `folder`.
     pub fn run(&self, folder: &Path, seen: &str) -> Result<()> {
         let Bare { processor, firmware, image, address } = self;
         let file = |name: &str| folder.join(name).display().to_string();

@@ -1,8 +1,9 @@
-//! A bare POWER9 machine, emulated: no firmware, no kernel, only what a program wrote for it. It tries partition-scoped trees that the library built on an
-//! MMU that the library's authors did not write.
+//! A bare POWER9 machine, emulated: no firmware, no kernel, only what a program wrote for it. It
+//! tries partition-scoped trees that the library built on an MMU that the library's authors did not
+//! write.
 //!
-//! The program `probe` writes an image of memory; a hypervisor of a hundred instructions, assembled here, works through it on the machine's MMU; the program judges what
-//! the machine left behind.
+//! The program `probe` writes an image of memory; a hypervisor of a hundred instructions, assembled
+//! here, works through it on the machine's MMU; the program judges what the machine left behind.
 
 use std::path::Path;
 

@@ -1,8 +1,9 @@
-//! Bare x86-64 machines, emulated: no firmware, no kernel, only what a program wrote for them. They try second stages that the library built (nested paging, EPT)
-//! on MMUs that the library's authors did not write.
+//! Bare x86-64 machines, emulated: no firmware, no kernel, only what a program wrote for them. They
+//! try second stages that the library built (nested paging, EPT) on MMUs that the library's authors
+//! did not write.
 //!
-//! The program `probe` writes an image of memory; a hypervisor, assembled here, works through it with SVM or VMX; the program judges what the machine left
-//! behind.
+//! The program `probe` writes an image of memory; a hypervisor, assembled here, works through it
+//! with SVM or VMX; the program judges what the machine left behind.
 
 use std::path::Path;
 

@@ -29,7 +29,8 @@ pub fn installed(xtask: &Xtask, name: &str, version: &str) -> Result<PathBuf> {
     Ok(tool.join("bin").join(name))
 }
 
-/// Builds the release form of a program of the package `examples` and runs it on this machine; its exit status is ours.
+/// Builds the release form of a program of the package `examples` and runs it on this machine; its
+/// exit status is ours.
 pub fn run_example(xtask: &Xtask, program: &str, arguments: &[String]) -> Result<u8> {
     let fixed = ["run", "--release", "--package", "examples", "--bin", program, "--"];
     let arguments = fixed.into_iter().chain(arguments.iter().map(String::as_str));
@@ -38,7 +39,8 @@ pub fn run_example(xtask: &Xtask, program: &str, arguments: &[String]) -> Result
     Ok(output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
-/// Builds the release form of a program of the package `examples` for this machine, linked statically, and says where it stands.
+/// Builds the release form of a program of the package `examples` for this machine, linked
+/// statically, and says where it stands.
 pub fn build_static(xtask: &Xtask, program: &str) -> Result<PathBuf> {
     // Named, so that the flags are not those of build scripts too.
     let (target, variable) = match env::consts::ARCH {

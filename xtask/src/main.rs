@@ -45,7 +45,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Build and run the microVM on a host with KVM: this machine if it is one, else an emulated one
+    /// Build and run the microVM on a host with KVM: this machine if it is one, else an emulated
+    /// one
     Microvm(microvm::Options),
     /// Ask the MMU itself whether the software walker is right, on thousands of page tables
     Probe(probe::Options),

@@ -1,7 +1,9 @@
-//! `cargo xtask mutants`: does a test notice if the code says something else? cargo-mutants over the libraries.
+//! `cargo xtask mutants`: does a test notice if the code says something else? cargo-mutants over
+//! the libraries.
 //!
-//! Sets itself up: cargo-mutants is installed under the target folder; it works on a copy of the workspace. What it leaves out stands in
-//! `.cargo/mutants.toml`. A mutant that no test kills is either named in `MUTANTS.md`, with the reason, or makes this fail.
+//! Sets itself up: cargo-mutants is installed under the target folder; it works on a copy of the
+//! workspace. What it leaves out stands in `.cargo/mutants.toml`. A mutant that no test kills is
+//! either named in `MUTANTS.md`, with the reason, or makes this fail.
 
 use std::fs;
 use std::path::Path;
@@ -23,8 +25,9 @@ const MODEL: &str = "model";
 const MODEL_OF: &str = "pgtable";
 /// The mutants that survive, and why.
 const SURVIVORS: &str = "MUTANTS.md";
-/// The tests that a package's mutants have to pass: all that take seconds, and no model checks, which take hours so. What the formats of an architecture say is what
-/// `pgtable`'s model tests ask them.
+/// The tests that a package's mutants have to pass: all that take seconds, and no model checks,
+/// which take hours so. What the formats of an architecture say is what `pgtable`'s model tests ask
+/// them.
 const TESTS: [(&str, &[&str]); 4] = [
     (MODEL_OF, &[MODEL]),
     (

@@ -1,4 +1,5 @@
-//! `cargo xtask probe`: an MMU, and what the software walker says of it, on thousands of page tables.
+//! `cargo xtask probe`: an MMU, and what the software walker says of it, on thousands of page
+//! tables.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -25,7 +26,8 @@ pub struct Options {
     /// What random cases begin from; each run without one takes another and prints it
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// Second stages (`Gpa → Hpa`), on bare emulated machines: a POWER9 for partition-scoped trees, x86-64 with SVM and VMX for nested paging and EPT
+    /// Second stages (`Gpa → Hpa`), on bare emulated machines: a POWER9 for partition-scoped trees,
+    /// x86-64 with SVM and VMX for nested paging and EPT
     #[arg(long)]
     stage2: bool,
     #[command(flatten)]
@@ -36,7 +38,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// As many cases as the program thinks are a quick run, always the same, for each translation that the architecture has.
+    /// As many cases as the program thinks are a quick run, always the same, for each translation
+    /// that the architecture has.
     pub fn quick(arch: Arch) -> Vec<Self> {
         let options = |mmu: Option<&str>| Self {
             arch,

@@ -1,6 +1,7 @@
 //! A program of the package `examples` on an x86-64 host with KVM.
 //!
-//! On an x86-64 machine whose /dev/kvm can be used it runs right here; on one without, on an emulated host.
+//! On an x86-64 machine whose /dev/kvm can be used it runs right here; on one without, on an
+//! emulated host.
 
 use std::fs::File;
 use std::path::PathBuf;

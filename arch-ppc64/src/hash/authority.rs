@@ -1,4 +1,5 @@
-//! What an entry allows, and to whom: page protection, storage keys, AMR and IAMR (Power ISA v3.0B Book III 5.7.11).
+//! What an entry allows, and to whom: page protection, storage keys, AMR and IAMR (Power ISA v3.0B
+//! Book III 5.7.11).
 
 use bitfield_struct::bitfield;
 use pgtable::{Access, AccessKind, Privilege, Prot};
@@ -7,8 +8,9 @@ use super::hpte::HpteR;
 use super::segment::Segment;
 use crate::interrupt::Status;
 
-/// Authority Mask Register (SPR 29) and Instruction Authority Mask Register (SPR 61): two bits for each of 32 virtual page class keys, key 0 the
-/// most significant. Of hashed translation they hold in every privilege.
+/// Authority Mask Register (SPR 29) and Instruction Authority Mask Register (SPR 61): two bits for
+/// each of 32 virtual page class keys, key 0 the most significant. Of hashed translation they hold
+/// in every privilege.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Authority {
     /// AMR.
@@ -48,7 +50,8 @@ impl Authority {
     }
 }
 
-/// What page protection `pp` (three bits) allows under storage key `key`: whether one may read (and, all else permitting, execute), and write.
+/// What page protection `pp` (three bits) allows under storage key `key`: whether one may read
+/// (and, all else permitting, execute), and write.
 #[inline]
 #[must_use]
 pub const fn protection(pp: u8, key: bool) -> Prot {
@@ -59,7 +62,8 @@ pub const fn protection(pp: u8, key: bool) -> Prot {
     }
 }
 
-/// Which accesses the page protections of a segment's pages allow, looked up: [`protection`] the other way round.
+/// Which accesses the page protections of a segment's pages allow, looked up: [`protection`] the
+/// other way round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Allowed([[u8; 3]; 2]);
 
@@ -102,7 +106,8 @@ impl Allowed {
         Self(table)
     }
 
-    /// Which bit is for the page protection of `r`: its three bits, as they stand beside each other when the word is rotated by one.
+    /// Which bit is for the page protection of `r`: its three bits, as they stand beside each other
+    /// when the word is rotated by one.
     #[inline(always)]
     const fn place(r: HpteR) -> u32 {
         r.into_bits().rotate_left(1) as u32 & 7

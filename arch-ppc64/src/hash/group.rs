@@ -77,7 +77,8 @@ impl<'w, W: Word> Group<'w, W> {
         self.matching_half(pattern, 0) | self.matching_half(pattern, HALF)
     }
 
-    /// The first of the entries whose first doublewords fit `pattern`; the second half, which is another cache line, is looked at only if the first has none.
+    /// The first of the entries whose first doublewords fit `pattern`; the second half, which is
+    /// another cache line, is looked at only if the first has none.
     #[inline(always)]
     pub(super) fn first_matching(self, pattern: Pattern) -> Option<usize> {
         let mut matching = self.matching_half(pattern, 0);
@@ -93,7 +94,8 @@ impl<'w, W: Word> Group<'w, W> {
     /// As [`matching`](Self::matching), of the four entries from `first` on.
     #[inline(always)]
     fn matching_half(self, pattern: Pattern, first: usize) -> u32 {
-        // A borrow for each that is zero, shifted in from the last to the first: no branch, and two instructions beside the comparison.
+        // A borrow for each that is zero, shifted in from the last to the first: no branch, and two
+        // instructions beside the comparison.
         let mut found = 0_u32;
         for index in (first..first + HALF).rev() {
             let differs =
@@ -103,9 +105,11 @@ impl<'w, W: Word> Group<'w, W> {
         found << first
     }
 
-    /// Puts `words` into the first free entry of those in `places` (a bit for each); `None` if there is none.
+    /// Puts `words` into the first free entry of those in `places` (a bit for each); `None` if
+    /// there is none.
     ///
-    /// First without waiting, then, if that found nothing, waiting for the lock of each entry that may become free.
+    /// First without waiting, then, if that found nothing, waiting for the lock of each entry that
+    /// may become free.
     ///
     /// # Errors
     /// [`Busy`].
@@ -117,8 +121,8 @@ impl<'w, W: Word> Group<'w, W> {
         }
     }
 
-    /// As [`enter`](Self::enter), without waiting: `None` also if what may become free is locked. By `enter`, which fills a free entry and says whether
-    /// it did.
+    /// As [`enter`](Self::enter), without waiting: `None` also if what may become free is locked.
+    /// By `enter`, which fills a free entry and says whether it did.
     #[inline(always)]
     pub(super) fn enter_at_once(
         self,

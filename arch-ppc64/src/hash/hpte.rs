@@ -1,8 +1,9 @@
 //! The two doublewords of a hashed page table entry (HPTE), in both layouts.
 //!
-//! Hypercalls, KVM's stream and this crate's interfaces speak the older layout ([`HpteV`], [`HpteR`]; ISA v2.07 Book III-S 5.7.7.1). Processors of
-//! ISA v3.0 read tables in the newer ([`HpteV3`], [`HpteR3`]; v3.0B Book III 5.7.9.1), where the segment size has moved from the first
-//! doubleword to the second. [`Layout`] converts.
+//! Hypercalls, KVM's stream and this crate's interfaces speak the older layout ([`HpteV`],
+//! [`HpteR`]; ISA v2.07 Book III-S 5.7.7.1). Processors of ISA v3.0 read tables in the newer
+//! ([`HpteV3`], [`HpteR3`]; v3.0B Book III 5.7.9.1), where the segment size has moved from the
+//! first doubleword to the second. [`Layout`] converts.
 
 use bitfield_struct::bitfield;
 
@@ -15,12 +16,14 @@ pub struct HpteV {
     /// 0:1: segment size.
     #[bits(2)]
     pub b: u8,
-    /// 2:56: Abbreviated Virtual Page Number: the virtual address in units of 8 MiB; bits below the segment's base page size are zero.
+    /// 2:56: Abbreviated Virtual Page Number: the virtual address in units of 8 MiB; bits below the
+    /// segment's base page size are zero.
     #[bits(55)]
     pub avpn: u64,
     /// 57 (software): somebody changes the entry. KVM's HVLOCK.
     pub hvlock: bool,
-    /// 58 (software): changed since the last incremental read. (KVM has its ABSENT here, and no guest ever sees either.)
+    /// 58 (software): changed since the last incremental read. (KVM has its ABSENT here, and no
+    /// guest ever sees either.)
     pub modified: bool,
     /// 59 (software): Linux's BOLTED, an entry that is not evicted.
     pub bolted: bool,
@@ -66,7 +69,8 @@ pub struct HpteR {
     /// 2:3: the upper bits of the virtual page class key.
     #[bits(2)]
     pub key_high: u8,
-    /// 4:51: Abbreviated Real Page Number in units of 4 KiB, and in its low bits LP if the page is large.
+    /// 4:51: Abbreviated Real Page Number in units of 4 KiB, and in its low bits LP if the page is
+    /// large.
     #[bits(48)]
     pub rpn: u64,
     /// 52:54: the lower bits of the key.
@@ -132,7 +136,8 @@ impl HpteV {
     /// What a search compares: segment size, AVPN, H, V.
     pub(crate) const SEARCH: u64 = Self::PAGE | Self::H | Self::V;
 
-    /// The entry of this segment size and AVPN, of which as many bits count as the field has, and nothing else.
+    /// The entry of this segment size and AVPN, of which as many bits count as the field has, and
+    /// nothing else.
     pub(crate) const fn of_page(b: u8, avpn: u64) -> Self {
         Self::new().with_b(b & 3).with_avpn(avpn & ((1 << Self::AVPN_BITS) - 1))
     }
@@ -145,7 +150,8 @@ impl HpteV {
 }
 
 impl HpteR {
-    /// The page at `real`, and nothing else. Bits of the address that the field does not have are cut off.
+    /// The page at `real`, and nothing else. Bits of the address that the field does not have are
+    /// cut off.
     pub(crate) const fn of_page(real: u64) -> Self {
         Self::new().with_rpn(real >> 12 & ((1 << Self::RPN_BITS) - 1))
     }

@@ -1,4 +1,5 @@
-//! Translation as the hardware does it: segment, entry, permission, R and C (Power ISA v3.0B Book III 5.7.6 to 5.7.12), or the interrupt that it takes instead.
+//! Translation as the hardware does it: segment, entry, permission, R and C (Power ISA v3.0B Book
+//! III 5.7.6 to 5.7.12), or the interrupt that it takes instead.
 
 use pgtable::{Access, AccessKind, Address, Gva, TableMemory, low_bits};
 
@@ -72,19 +73,22 @@ impl<A: Address, M: TableMemory<A>> HashMmu<'_, A, M> {
     /// Translates `access` at `address`, setting R and C as the access requires.
     ///
     /// # Errors
-    /// The interrupt that it takes: 0x380 or 0x480 where no segment is, else 0x300 or 0x400 with its causes. To whom it goes (to the
-    /// partition, or as 0xE00 and 0xE20 to the hypervisor, as LPCR\[VPM\] says) is the caller's affair.
+    /// The interrupt that it takes: 0x380 or 0x480 where no segment is, else 0x300 or 0x400 with
+    /// its causes. To whom it goes (to the partition, or as 0xE00 and 0xE20 to the hypervisor, as
+    /// LPCR\[VPM\] says) is the caller's affair.
     #[inline(always)]
     pub fn translate(&self, address: Gva, access: Access) -> Result<HashTranslation, HashFault> {
         let found = self.slb.find(address).ok_or_else(|| HashFault::segment(access))?;
         translate(self.hpt, found, address, access, self.authority)
     }
 
-    /// Translates `access` at each of `addresses` into the real address of the same index of `reals`; returns how many translated. `None` where the access
-    /// takes an interrupt: [`translate`](Self::translate) says which. What has no counterpart in the other slice is left out.
+    /// Translates `access` at each of `addresses` into the real address of the same index of
+    /// `reals`; returns how many translated. `None` where the access takes an interrupt:
+    /// [`translate`](Self::translate) says which. What has no counterpart in the other slice is
+    /// left out.
     ///
-    /// Where the table is larger than the caches this is several times as fast as one call for each: the groups of many addresses are on their way
-    /// at the same time.
+    /// Where the table is larger than the caches this is several times as fast as one call for
+    /// each: the groups of many addresses are on their way at the same time.
     pub fn translate_batch(
         &self,
         addresses: &[Gva],
@@ -128,7 +132,8 @@ pub(super) fn translate<A: Address, M: TableMemory<A>>(
     elsewhere(hpt, found, address, access, authority, matches!(look, Look::Absent))
 }
 
-/// The primary group, which has been looked at, does not translate the access just so. Perhaps, if it has no entry (`absent`), the secondary does.
+/// The primary group, which has been looked at, does not translate the access just so. Perhaps, if
+/// it has no entry (`absent`), the secondary does.
 #[inline(never)]
 fn elsewhere<A: Address, M: TableMemory<A>>(
     hpt: &Hpt<A, M>,
@@ -150,8 +155,8 @@ fn elsewhere<A: Address, M: TableMemory<A>>(
     carefully(hpt, &found.segment, address, access, authority)
 }
 
-/// The translation by an entry that was seen, if it is one of `v`'s page, allows the access, and has nothing to record; which most accesses find. What it
-/// refuses is for [`carefully`] to judge.
+/// The translation by an entry that was seen, if it is one of `v`'s page, allows the access, and
+/// has nothing to record; which most accesses find. What it refuses is for [`carefully`] to judge.
 #[inline(always)]
 fn usual(
     layout: Layout,
@@ -161,7 +166,8 @@ fn usual(
     access: Access,
     authority: Authority,
 ) -> Option<HashTranslation> {
-    // V, H, AVPN and L are as they should be in the one doubleword. LP, B, R and what the access demands in the other: one comparison.
+    // V, H, AVPN and L are as they should be in the one doubleword. LP, B, R and what the access
+    // demands in the other: one comparison.
     let used = HpteR::new().with_r(true);
     let (flags, set) = match access.kind {
         AccessKind::Read => (used, used),
@@ -185,7 +191,8 @@ fn usual(
     })
 }
 
-/// As [`translate`], whatever there is: every entry of both groups, entries that are hidden just now, rights, and what is to be recorded.
+/// As [`translate`], whatever there is: every entry of both groups, entries that are hidden just
+/// now, rights, and what is to be recorded.
 #[inline(never)]
 fn carefully<A: Address, M: TableMemory<A>>(
     hpt: &Hpt<A, M>,

@@ -1,4 +1,5 @@
-//! Hashed translation (Power ISA v3.0B Book III 5.7.7 to 5.7.9): segments, and one table of entries that an address is hashed into.
+//! Hashed translation (Power ISA v3.0B Book III 5.7.7 to 5.7.9): segments, and one table of entries
+//! that an address is hashed into.
 //!
 //! ```text
 //! effective address ─ SLB ─→ segment ─→ virtual page ─ hash ─┬→ primary group   (8 entries)

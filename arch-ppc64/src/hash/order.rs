@@ -74,11 +74,13 @@ impl HptOrder {
     }
 }
 
-/// The hash of a virtual page (Power ISA v3.0B Book III 5.7.9.2), before it is cut down to a table's size.
+/// The hash of a virtual page (Power ISA v3.0B Book III 5.7.9.2), before it is cut down to a
+/// table's size.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PageHash(pub u64);
 
-/// Where an entry stands, given the hash of its page: which of the two groups, which place in it. Linux's `hidx`.
+/// Where an entry stands, given the hash of its page: which of the two groups, which place in it.
+/// Linux's `hidx`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Hidx(u8);
 

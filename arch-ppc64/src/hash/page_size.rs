@@ -1,4 +1,5 @@
-//! Page sizes of hashed translation: the base size that a segment has, the actual size that a page has, and how SLB and HPTE say them.
+//! Page sizes of hashed translation: the base size that a segment has, the actual size that a page
+//! has, and how SLB and HPTE say them.
 
 /// A page size of hashed translation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -142,8 +143,8 @@ impl PageSizes {
         }
     }
 
-    /// The pair that an HPTE with this L and this low byte of its real page number names, whatever segment it is met in. Of 64 KiB pages
-    /// four bits count, of larger ones eight.
+    /// The pair that an HPTE with this L and this low byte of its real page number names, whatever
+    /// segment it is met in. Of 64 KiB pages four bits count, of larger ones eight.
     #[inline]
     #[must_use]
     pub const fn of_entry(l: bool, lp: u8) -> Option<Self> {
@@ -174,7 +175,8 @@ mod tests {
             );
             assert_eq!(PageSizes::new(sizes.base(), sizes.actual()), Some(sizes));
         }
-        // Bits of the page number above the encoding do not matter: four bits of it for 64K pages, eight for larger.
+        // Bits of the page number above the encoding do not matter: four bits of it for 64K pages,
+        // eight for larger.
         for lp in 0..=255_u8 {
             let want = match lp {
                 _ if lp & 15 == 7 => PageSizes::new(PageSize::K4, PageSize::K64),

@@ -1,4 +1,5 @@
-//! A table of another size: every entry moved to its new group, and the two hypercalls by which a guest asks for it.
+//! A table of another size: every entry moved to its new group, and the two hypercalls by which a
+//! guest asks for it.
 
 use pgtable::{Address, MemoryError, TableMemory};
 
@@ -11,7 +12,8 @@ use super::virtual_page::VirtualPage;
 /// Which entries a new table has from the old one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Keep {
-    /// Those with the BOLTED bit; a guest makes the others anew when they fault. As KVM and QEMU do.
+    /// Those with the BOLTED bit; a guest makes the others anew when they fault. As KVM and QEMU
+    /// do.
     Bolted,
     /// All.
     All,
@@ -49,7 +51,8 @@ impl From<ResizeError> for ReturnCode {
     }
 }
 
-/// The group of a table of order `to` in which `hpte` stands after resizing, which stands in `group` of one of order `from`; `None` if it names no segment size or no page size.
+/// The group of a table of order `to` in which `hpte` stands after resizing, which stands in
+/// `group` of one of order `from`; `None` if it names no segment size or no page size.
 #[inline]
 const fn group_in(hpte: Hpte, group: u64, from: HptOrder, to: HptOrder) -> Option<u64> {
     match VirtualPage::rehash(hpte, group, from) {
@@ -59,8 +62,8 @@ const fn group_in(hpte: Hpte, group: u64, from: HptOrder, to: HptOrder) -> Optio
 }
 
 impl Hpte {
-    /// Where this entry, which stands at `ptex` of a table of order `from`, stands after [`rehash`] into one of order `to`. `None` if it goes nowhere: it
-    /// names no segment size or no page size.
+    /// Where this entry, which stands at `ptex` of a table of order `from`, stands after [`rehash`]
+    /// into one of order `to`. `None` if it goes nowhere: it names no segment size or no page size.
     #[must_use]
     pub const fn ptex_in(self, ptex: u64, from: HptOrder, to: HptOrder) -> Option<u64> {
         match group_in(self, ptex >> GROUP_SHIFT, from, to) {
@@ -70,11 +73,13 @@ impl Hpte {
     }
 }
 
-/// Copies the entries of `old` to `new`, which is empty: each to the same place of its new group, primary or secondary as before. So
-/// whoever remembers a place and a hash finds it again. In a larger table no two meet that stand in their pages' groups; a guest can put entries into
-/// other groups, where nobody finds them, and these may.
+/// Copies the entries of `old` to `new`, which is empty: each to the same place of its new group,
+/// primary or secondary as before. So whoever remembers a place and a hash finds it again. In a
+/// larger table no two meet that stand in their pages' groups; a guest can put entries into other
+/// groups, where nobody finds them, and these may.
 ///
-/// Nobody may use either table meanwhile. After an error `new` holds whatever was copied until then.
+/// Nobody may use either table meanwhile. After an error `new` holds whatever was copied until
+/// then.
 ///
 /// # Errors
 /// [`ResizeError`].
@@ -151,7 +156,8 @@ enum Pending<T> {
     Failed(HptOrder, ReturnCode),
 }
 
-/// Resizing as a guest asks for it: `H_RESIZE_HPT_PREPARE` until it succeeds, then `H_RESIZE_HPT_COMMIT` with all its processors stopped.
+/// Resizing as a guest asks for it: `H_RESIZE_HPT_PREPARE` until it succeeds, then
+/// `H_RESIZE_HPT_COMMIT` with all its processors stopped.
 ///
 /// `T` is whatever the hypervisor holds a prepared table by.
 #[derive(Debug)]
@@ -162,7 +168,8 @@ pub struct Resize<T> {
 }
 
 impl<T> Resize<T> {
-    /// Nothing is prepared. The guest may ask for tables up to twice the `recommended` size; if not `enabled` for none.
+    /// Nothing is prepared. The guest may ask for tables up to twice the `recommended` size; if not
+    /// `enabled` for none.
     #[must_use]
     pub fn new(enabled: bool, recommended: HptOrder) -> Self {
         let largest = HptOrder::new(u64::from(recommended.get()) + 1).unwrap_or(HptOrder::MAX);
@@ -184,8 +191,9 @@ impl<T> Resize<T> {
         if order > self.largest { Err(ReturnCode::Resource) } else { Ok(Some(order)) }
     }
 
-    /// `H_RESIZE_HPT_PREPARE`: a table of `2^shift` bytes; 0 cancels. Answers `H_LONG_BUSY_ORDER_100_MSEC` until [`allocated`](Self::allocated) was
-    /// called. Another size than last time cancels that one.
+    /// `H_RESIZE_HPT_PREPARE`: a table of `2^shift` bytes; 0 cancels. Answers
+    /// `H_LONG_BUSY_ORDER_100_MSEC` until [`allocated`](Self::allocated) was called. Another size
+    /// than last time cancels that one.
     pub fn prepare(&mut self, flags: u64, shift: u64) -> (ReturnCode, Action<T>) {
         let wanted = match self.check(flags, shift) {
             Ok(wanted) => wanted,
@@ -234,11 +242,13 @@ impl<T> Resize<T> {
         }
     }
 
-    /// `H_RESIZE_HPT_COMMIT`: calls `rehash` with the prepared table of `2^shift` bytes. If that succeeds the table is the guest's from now on, and is returned.
+    /// `H_RESIZE_HPT_COMMIT`: calls `rehash` with the prepared table of `2^shift` bytes. If that
+    /// succeeds the table is the guest's from now on, and is returned.
     ///
     /// # Errors
-    /// `H_CLOSED`: no such table was prepared; `H_BUSY`: it is not ready yet; what `rehash` says: then the table is returned too, to be freed, and nothing is
-    /// prepared any more. And what [`prepare`](Self::prepare) checks.
+    /// `H_CLOSED`: no such table was prepared; `H_BUSY`: it is not ready yet; what `rehash` says:
+    /// then the table is returned too, to be freed, and nothing is prepared any more. And what
+    /// [`prepare`](Self::prepare) checks.
     pub fn commit(
         &mut self,
         flags: u64,

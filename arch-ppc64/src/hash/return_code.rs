@@ -1,6 +1,7 @@
 //! What hypercalls answer, by PAPR's numbers.
 
-/// The return code of a hypercall (r3). An operation of this crate that returns `Ok` has succeeded: `H_SUCCESS`.
+/// The return code of a hypercall (r3). An operation of this crate that returns `Ok` has succeeded:
+/// `H_SUCCESS`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 #[repr(i64)]
 pub enum ReturnCode {

@@ -1,4 +1,5 @@
-//! What a search compares, as far as a segment alone decides it: computed once, after which an address costs two shifts, two exclusive ors and a mask.
+//! What a search compares, as far as a segment alone decides it: computed once, after which an
+//! address costs two shifts, two exclusive ors and a mask.
 
 use pgtable::{Gva, low_bits};
 
@@ -8,7 +9,8 @@ use super::page_size::{PageSize, PageSizes};
 use super::segment::{Segment, SegmentSize};
 use super::virtual_page::VirtualPage;
 
-/// How far an effective address is shifted for its offset in the segment to stand where AVPN has it: AVPN counts 8 MiB from bit 56 on.
+/// How far an effective address is shifted for its offset in the segment to stand where AVPN has
+/// it: AVPN counts 8 MiB from bit 56 on.
 const AVPN_SHIFT: u32 = 16;
 
 /// Words that are `want` under `mask`.
@@ -25,7 +27,8 @@ impl Bits {
         (word ^ (self.want | set.into_bits())) & (self.mask | flags.into_bits()) == 0
     }
 
-    /// What the second doubleword of an entry in this layout says of its sizes, if it is for a page of `sizes` in a segment of `segment`: LP, and B.
+    /// What the second doubleword of an entry in this layout says of its sizes, if it is for a page
+    /// of `sizes` in a segment of `segment`: LP, and B.
     #[inline(always)]
     pub(super) const fn of_sizes(layout: Layout, segment: SegmentSize, sizes: PageSizes) -> Self {
         // Of 64K pages four bits are LP, of larger ones eight; 4K pages have none.
@@ -44,15 +47,16 @@ impl Bits {
 /// A segment, as a search wants it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Search {
-    /// The hash, and the first doubleword, of effective address 0, if it lay in the segment: the address of the segment is in them twice,
-    /// so that it is gone when an address is put in.
+    /// The hash, and the first doubleword, of effective address 0, if it lay in the segment: the
+    /// address of the segment is in them twice, so that it is gone when an address is put in.
     hash: u64,
     v: u64,
     /// Which bits of a shifted address are AVPN's.
     avpn: u64,
     /// The bits of an address within a page.
     within: u64,
-    /// What the second doubleword of an entry for a page of the segment's own size says, and where in it the page is, by layout.
+    /// What the second doubleword of an entry for a page of the segment's own size says, and where
+    /// in it the page is, by layout.
     own: [(Bits, u64); 2],
     /// log2 of the base page size.
     shift: u8,
@@ -85,7 +89,8 @@ impl Search {
         PageHash(self.hash ^ address.get() >> self.shift)
     }
 
-    /// The first doubleword of its entry, if its page is of the segment's own size: [`VirtualPage::v`] with L.
+    /// The first doubleword of its entry, if its page is of the segment's own size:
+    /// [`VirtualPage::v`] with L.
     #[inline(always)]
     pub(super) const fn v(&self, address: Gva) -> HpteV {
         HpteV::from_bits(self.v ^ address.get() >> AVPN_SHIFT & self.avpn)
@@ -106,7 +111,8 @@ impl Search {
 }
 
 impl Layout {
-    /// The bits of a second doubleword that hold the address of a page of 4 KiB, and of larger ones LP in the low of them.
+    /// The bits of a second doubleword that hold the address of a page of 4 KiB, and of larger ones
+    /// LP in the low of them.
     const fn page_of_r(self) -> u64 {
         HpteR::of_page(u64::MAX).into_bits() & !self.b_of_r()
     }

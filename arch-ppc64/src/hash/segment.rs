@@ -121,7 +121,8 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// The segment that an SLB entry with this second word describes; `None` where B or the base page size is reserved.
+    /// The segment that an SLB entry with this second word describes; `None` where B or the base
+    /// page size is reserved.
     #[must_use]
     pub const fn of_slb(word: SlbVsid) -> Option<Self> {
         let (Some(size), Some(base)) =

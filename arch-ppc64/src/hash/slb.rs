@@ -1,4 +1,5 @@
-//! The segment lookaside buffer: which segment an effective address lies in (Power ISA v3.0B Book III 5.7.8).
+//! The segment lookaside buffer: which segment an effective address lies in (Power ISA v3.0B Book
+//! III 5.7.8).
 
 use pgtable::Gva;
 
@@ -88,7 +89,8 @@ impl<const N: usize> Slb<N> {
         Self { tags: [Tag::EMPTY; N], found: [None; N] }
     }
 
-    /// `slbmte`: writes the entry that `rb` names. An entry with V = 0 is empty. What is reserved is refused, as by QEMU's MMU.
+    /// `slbmte`: writes the entry that `rb` names. An entry with V = 0 is empty. What is reserved
+    /// is refused, as by QEMU's MMU.
     ///
     /// # Errors
     /// [`SlbError`]; nothing was changed.
@@ -113,7 +115,8 @@ impl<const N: usize> Slb<N> {
         Ok(())
     }
 
-    /// The words of entry `index`, as `slbmfee` and `slbmfev` read them (the index left out); zero if it is empty.
+    /// The words of entry `index`, as `slbmfee` and `slbmfev` read them (the index left out); zero
+    /// if it is empty.
     #[must_use]
     pub fn entry(&self, index: usize) -> (SlbEsid, SlbVsid) {
         match (self.tags.get(index), self.found.get(index)) {

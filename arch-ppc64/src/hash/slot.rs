@@ -1,20 +1,27 @@
 //! One entry in memory, and the protocol by which everybody who is allowed to touch it does.
 //!
 //! # Protocol
-//! An entry is two words: `v`, which holds V and the lock bit (HVLOCK), and `r`, which holds R and C. Both are big-endian.
-//! - Hardware, and software that translates, read `v` before `r`, and never lock. Hardware reads both at once; software looks at `v` again
-//!   ([`Slot::read_if`]). They set R and C in `r` by themselves: software by a compare-exchange, after which it looks at `v` again ([`Slot::record`]).
-//! - Everybody else changes an entry only while he holds its lock bit. A free entry is filled by taking the lock out of V = 0, storing
-//!   `r`, then storing `v` without the lock (`Release`): so whoever sees V sees the right `r`.
-//! - To take an entry out, or to change what hardware may have cached, the owner of the lock stores `v` with V = 0 ([`Locked::hide`]), has the old
-//!   translation invalidated, and then changes `r` by an atomic exchange. So an R or C that is set before the exchange is seen
-//!   by it, and one that comes later fails its compare-exchange, or finds V gone when it looks again: no update is lost, and none hits an entry that
-//!   was meanwhile put in the same place.
-//! - Whoever only takes an entry out takes the lock and V by one exchange ([`Slot::hide_if`]), after which `r` need only be loaded ([`Hidden`]).
-//! - Every change sets MODIFIED in `v`; the incremental reader clears it before it looks at the entry.
+//! An entry is two words: `v`, which holds V and the lock bit (HVLOCK), and `r`, which holds R and
+//! C. Both are big-endian.
+//! - Hardware, and software that translates, read `v` before `r`, and never lock. Hardware reads
+//!   both at once; software looks at `v` again ([`Slot::read_if`]). They set R and C in `r` by
+//!   themselves: software by a compare-exchange, after which it looks at `v` again
+//!   ([`Slot::record`]).
+//! - Everybody else changes an entry only while he holds its lock bit. A free entry is filled by
+//!   taking the lock out of V = 0, storing `r`, then storing `v` without the lock (`Release`): so
+//!   whoever sees V sees the right `r`.
+//! - To take an entry out, or to change what hardware may have cached, the owner of the lock stores
+//!   `v` with V = 0 ([`Locked::hide`]), has the old translation invalidated, and then changes `r`
+//!   by an atomic exchange. So an R or C that is set before the exchange is seen by it, and one
+//!   that comes later fails its compare-exchange, or finds V gone when it looks again: no update is
+//!   lost, and none hits an entry that was meanwhile put in the same place.
+//! - Whoever only takes an entry out takes the lock and V by one exchange ([`Slot::hide_if`]),
+//!   after which `r` need only be loaded ([`Hidden`]).
+//! - Every change sets MODIFIED in `v`; the incremental reader clears it before it looks at the
+//!   entry.
 //!
-//! Waiting for a lock is bounded ([`Busy`]), since the words stand in memory that somebody else may have written. Checked by
-//! `tests/hash/loom.rs`, which runs this code.
+//! Waiting for a lock is bounded ([`Busy`]), since the words stand in memory that somebody else may
+//! have written. Checked by `tests/hash/loom.rs`, which runs this code.
 
 use core::sync::atomic::Ordering;
 
@@ -27,7 +34,8 @@ use super::word::Word;
 #[error("a hashed page table entry stays locked")]
 pub struct Busy;
 
-/// How often a lock is looked at before [`Busy`]: for tens of milliseconds, longer than a holder that lost its CPU is without it.
+/// How often a lock is looked at before [`Busy`]: for tens of milliseconds, longer than a holder
+/// that lost its CPU is without it.
 pub(in crate::hash) const PATIENCE: u32 = 1 << 22;
 
 /// Masks in memory's byte order, so that a word need not be swapped to be looked at.
@@ -76,8 +84,9 @@ impl<'w, W: Word> Slot<'w, W> {
         core::hint::black_box(self.v.load(Ordering::Relaxed));
     }
 
-    /// Both doublewords, if the first fits `pattern` before and after the second is loaded; so that they belong together, unless meanwhile the entry was
-    /// taken out, another put in its place and taken out, and the first put there again.
+    /// Both doublewords, if the first fits `pattern` before and after the second is loaded; so that
+    /// they belong together, unless meanwhile the entry was taken out, another put in its place and
+    /// taken out, and the first put there again.
     #[inline(always)]
     #[must_use]
     pub fn read_if(self, pattern: Pattern) -> Option<[u64; 2]> {
@@ -123,7 +132,8 @@ impl<'w, W: Word> Slot<'w, W> {
     /// Fills an entry whose lock the caller holds, and unlocks it.
     #[inline]
     fn fill(self, [v, r]: [u64; 2]) {
-        // `Release`, too: whoever sets R or C in this `r` must see that the entry is not the one before any more.
+        // `Release`, too: whoever sets R or C in this `r` must see that the entry is not the one
+        // before any more.
         self.r.store(r.to_be(), Ordering::Release);
         self.v.publish(v.to_be() & !LOCK | MODIFIED);
     }
@@ -178,7 +188,8 @@ impl<'w, W: Word> Slot<'w, W> {
         Some(Locked { slot: self, v: seen, changed: false })
     }
 
-    /// Takes the lock and makes the entry invalid, in one exchange, if it is still as it was seen: `v`, which is valid and not locked.
+    /// Takes the lock and makes the entry invalid, in one exchange, if it is still as it was seen:
+    /// `v`, which is valid and not locked.
     #[inline(always)]
     pub fn hide_if(self, v: u64) -> Option<Hidden<'w, W>> {
         let seen = v.to_be();
@@ -190,8 +201,8 @@ impl<'w, W: Word> Slot<'w, W> {
         Some(Hidden { slot: self, v: seen })
     }
 
-    /// Sets what `rc` has of R and C in the entry that was seen as `v` and `r`, on behalf of an access; false if it is not that entry any more:
-    /// then the access must be translated anew.
+    /// Sets what `rc` has of R and C in the entry that was seen as `v` and `r`, on behalf of an
+    /// access; false if it is not that entry any more: then the access must be translated anew.
     #[inline]
     pub fn record(self, v: u64, r: u64, rc: u64) -> bool {
         if self
@@ -201,7 +212,8 @@ impl<'w, W: Word> Slot<'w, W> {
         {
             return false;
         }
-        // An exchange, not a load, even if the bit is set: it is ordered with the one that clears it.
+        // An exchange, not a load, even if the bit is set: it is ordered with the one that clears
+        // it.
         let now = self.v.fetch_or(MODIFIED, Ordering::AcqRel);
         (now ^ v.to_be()) & !(LOCK | MODIFIED) == 0
     }
@@ -221,10 +233,12 @@ impl<'w, W: Word> Slot<'w, W> {
     }
 }
 
-/// The lock on an entry that was made invalid by the exchange that took the lock. Dropping it puts the entry back.
+/// The lock on an entry that was made invalid by the exchange that took the lock. Dropping it puts
+/// the entry back.
 ///
-/// Who records R and C exchanges `v` after `r`. So either his exchange of `v` was before the one that hid the entry, and what he set in `r` is seen by
-/// whoever holds this; or it comes after, and he sees that the entry is gone. So `r` need only be loaded.
+/// Who records R and C exchanges `v` after `r`. So either his exchange of `v` was before the one
+/// that hid the entry, and what he set in `r` is seen by whoever holds this; or it comes after, and
+/// he sees that the entry is gone. So `r` need only be loaded.
 #[derive(Debug)]
 pub struct Hidden<'w, W: Word> {
     slot: Slot<'w, W>,
@@ -273,7 +287,8 @@ impl<W: Word> Locked<'_, W> {
         u64::from_be(self.v)
     }
 
-    /// The second doubleword. Hardware may still set R and C in it, unless the entry is hidden and was invalidated.
+    /// The second doubleword. Hardware may still set R and C in it, unless the entry is hidden and
+    /// was invalidated.
     #[inline]
     #[must_use]
     pub fn r(&self) -> u64 {
@@ -291,7 +306,8 @@ impl<W: Word> Locked<'_, W> {
     pub fn update_r(&mut self, change: impl Fn(u64) -> u64) -> u64 {
         self.changed = true;
         let mut seen = self.slot.r.load(Ordering::Relaxed);
-        // Only R and C can be set meanwhile, each once, unless somebody else writes this memory: then his writes win in the end.
+        // Only R and C can be set meanwhile, each once, unless somebody else writes this memory:
+        // then his writes win in the end.
         for _ in 0..PATIENCE {
             let new = change(u64::from_be(seen)).to_be();
             match self.slot.r.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Relaxed) {
@@ -302,7 +318,8 @@ impl<W: Word> Locked<'_, W> {
         u64::from_be(seen)
     }
 
-    /// Empties the entry, which is hidden, and unlocks it; returns its second doubleword with everything that was recorded in it.
+    /// Empties the entry, which is hidden, and unlocks it; returns its second doubleword with
+    /// everything that was recorded in it.
     #[inline]
     pub fn clear(mut self) -> u64 {
         let r = self.slot.r.swap(0, Ordering::AcqRel);

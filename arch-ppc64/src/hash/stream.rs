@@ -1,13 +1,18 @@
-//! The migration stream: a table as bytes, in the format of KVM's HTAB file descriptor (`KVM_PPC_GET_HTAB_FD`).
+//! The migration stream: a table as bytes, in the format of KVM's HTAB file descriptor
+//! (`KVM_PPC_GET_HTAB_FD`).
 //!
-//! A stream is a sequence of chunks: a header, in the *host's* byte order, then as many entries as it says, big-endian, in the older layout. The first
-//! pass has all entries; each later pass those that changed since, a vanished entry counting as a change. What changed the table without
-//! software's help (R and C set by hardware itself) is noticed with the entry's next change; so the last pass before a switch-over, with the guest stopped, is
-//! best a [`Pass::First`] again where hardware sets R and C.
+//! A stream is a sequence of chunks: a header, in the *host's* byte order, then as many entries as
+//! it says, big-endian, in the older layout. The first pass has all entries; each later pass those
+//! that changed since, a vanished entry counting as a change. What changed the table without
+//! software's help (R and C set by hardware itself) is noticed with the entry's next change; so the
+//! last pass before a switch-over, with the guest stopped, is best a [`Pass::First`] again where
+//! hardware sets R and C.
 //!
-//! A table has one reader of changes: reading clears the marks, here (MODIFIED) as in KVM, where all file descriptors of a VM share them.
+//! A table has one reader of changes: reading clears the marks, here (MODIFIED) as in KVM, where
+//! all file descriptors of a VM share them.
 //!
-//! KVM takes **one chunk per `write`**: it does not go on behind the first. [`chunks`] cuts a stream up for it; [`load`] takes any number.
+//! KVM takes **one chunk per `write`**: it does not go on behind the first. [`chunks`] cuts a
+//! stream up for it; [`load`] takes any number.
 
 use core::mem::size_of;
 
@@ -167,7 +172,8 @@ pub struct Loaded {
     pub emptied: u64,
 }
 
-/// Stores a stream in `hpt`, in place of what stood there. Nobody may translate through it meanwhile.
+/// Stores a stream in `hpt`, in place of what stood there. Nobody may translate through it
+/// meanwhile.
 ///
 /// # Errors
 /// [`StreamError`]; what came before was stored.
@@ -220,7 +226,8 @@ pub enum Pass {
     Changes,
 }
 
-/// Reads a table as a stream, in pieces, while it is in use. Like KVM's file descriptor: the first pass has everything, the next ones the changes.
+/// Reads a table as a stream, in pieces, while it is in use. Like KVM's file descriptor: the first
+/// pass has everything, the next ones the changes.
 #[derive(Clone, Debug)]
 pub struct StreamReader {
     next: u64,
@@ -241,8 +248,9 @@ impl StreamReader {
         self.pass
     }
 
-    /// Fills `buffer` with whole chunks and returns how many bytes that are. Ends at the end of the table, where the next call begins a pass over
-    /// the changes; 0 there says that nothing changed (or that `buffer` has no room for an entry).
+    /// Fills `buffer` with whole chunks and returns how many bytes that are. Ends at the end of the
+    /// table, where the next call begins a pass over the changes; 0 there says that nothing changed
+    /// (or that `buffer` has no room for an entry).
     ///
     /// # Errors
     /// [`HptError`]; what was read before is lost: begin with [`Pass::First`] again.
@@ -311,7 +319,8 @@ impl StreamReader {
         Ok(hpt.slot(self.next)?.is_some_and(|slot| HpteV::from_bits(slot.v()).modified()))
     }
 
-    /// The next entry, if it belongs to this pass and is valid (empty) as `wanted`; it is then no longer marked as modified.
+    /// The next entry, if it belongs to this pass and is valid (empty) as `wanted`; it is then no
+    /// longer marked as modified.
     fn take<A: Address, M: TableMemory<A>>(
         &self,
         hpt: &Hpt<A, M>,
@@ -324,7 +333,8 @@ impl StreamReader {
             return Ok(None);
         }
         slot.take_modified();
-        // What is read after the mark was cleared is never too old; if it has become another kind it is marked again, and comes again.
+        // What is read after the mark was cleared is never too old; if it has become another kind
+        // it is marked again, and comes again.
         let now = hpt.layout().decode(slot.read()?);
         Ok(Some(if wanted(now) { now } else { seen }))
     }

@@ -11,7 +11,8 @@ use crate::kvm::{
 /// What a host's hashed MMU takes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Supported {
-    /// Pairs of base and actual page sizes. Those that this crate does not know, or that the host encodes otherwise, are left out.
+    /// Pairs of base and actual page sizes. Those that this crate does not know, or that the host
+    /// encodes otherwise, are left out.
     pub sizes: ArrayVec<PageSizes, { PageSizes::ALL.len() }>,
     /// Segments of 1T.
     pub terabyte_segments: bool,

@@ -1,4 +1,5 @@
-//! A hashed page table in memory, and finding the entry of a virtual page. How entries come and go stands in `writers`.
+//! A hashed page table in memory, and finding the entry of a virtual page. How entries come and go
+//! stands in `writers`.
 //!
 //! Any number of threads may do all of this at once; the protocol is that of [`Slot`](super::Slot).
 
@@ -58,7 +59,8 @@ pub struct Found<'m> {
 pub(super) enum Look {
     /// No entry of that first doubleword.
     Absent,
-    /// The group is not in memory; or the first of them has another L, or was gone before all of it was seen.
+    /// The group is not in memory; or the first of them has another L, or was gone before all of it
+    /// was seen.
     Odd,
     /// The first of them.
     Seen(Seen),
@@ -87,7 +89,8 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     /// The table of `order` at `base`, as it is. A new one must be zero.
     ///
     /// # Errors
-    /// [`HptError::Misaligned`]; [`HptError::Memory`] if its first or its last group is not in `memory`.
+    /// [`HptError::Misaligned`]; [`HptError::Memory`] if its first or its last group is not in
+    /// `memory`.
     pub fn new(memory: M, base: A, order: HptOrder, layout: Layout) -> Result<Self, HptError> {
         if !base.is_aligned(order.get()) || base.checked_add(order.bytes() - 1).is_none() {
             return Err(HptError::Misaligned { base: base.get(), order });
@@ -118,7 +121,8 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         &self.memory
     }
 
-    /// What SDR1, or the first doubleword of a partition table entry, names it by: the address, and the order less 18.
+    /// What SDR1, or the first doubleword of a partition table entry, names it by: the address, and
+    /// the order less 18.
     pub fn root(&self) -> u64 {
         self.base | u64::from(self.order.get() - HptOrder::MIN.get())
     }
@@ -158,8 +162,8 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         }
     }
 
-    /// The entry for `page`, as hardware searches for it: primary group first, an entry whose page sizes do not fit the segment's base size is
-    /// passed over.
+    /// The entry for `page`, as hardware searches for it: primary group first, an entry whose page
+    /// sizes do not fit the segment's base size is passed over.
     ///
     /// # Errors
     /// [`HptError`].
@@ -175,8 +179,9 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         self.find_elsewhere(page)
     }
 
-    /// The quick part of a search, in one group: the first entry whose first doubleword is `v`, with H as it has to be there, as far as a search compares; L
-    /// must be `v`'s too. What else its second doubleword says of page sizes is not looked at.
+    /// The quick part of a search, in one group: the first entry whose first doubleword is `v`,
+    /// with H as it has to be there, as far as a search compares; L must be `v`'s too. What else
+    /// its second doubleword says of page sizes is not looked at.
     #[inline(always)]
     pub(super) fn look(&self, hash: PageHash, v: HpteV, secondary: bool) -> Look {
         let group = self.order.group(hash, secondary);
@@ -191,8 +196,9 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         Look::Seen(Seen { ptex: group << GROUP_SHIFT | index as u64, v, r })
     }
 
-    /// The first entry in one group that [`look`](Self::look) would see, for those who read it themselves. All of the group is compared at once: what is done
-    /// to an entry waits for its comparison, so that a wrong guess of the half would cost more than the other half does.
+    /// The first entry in one group that [`look`](Self::look) would see, for those who read it
+    /// themselves. All of the group is compared at once: what is done to an entry waits for its
+    /// comparison, so that a wrong guess of the half would cost more than the other half does.
     ///
     /// # Errors
     /// The group is not in memory.
@@ -268,7 +274,8 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         None
     }
 
-    /// Nothing was found: an entry that somebody is changing just now is hidden, so it is waited for.
+    /// Nothing was found: an entry that somebody is changing just now is hidden, so it is waited
+    /// for.
     #[cold]
     fn find_waiting(&self, page: &VirtualPage) -> Result<Option<Found<'_>>, HptError> {
         let (hash, v) = (page.hash(), page.v().with_v(false));
@@ -306,7 +313,8 @@ impl Layout {
     /// What a search compares, as far as an entry in this layout has it.
     #[inline(always)]
     pub(super) const fn stored_search(self) -> u64 {
-        // B is always there: in the older layout in the first doubleword, in the newer in the second.
+        // B is always there: in the older layout in the first doubleword, in the newer in the
+        // second.
         self.stored(HpteV::SEARCH) | HpteV::new().with_b(3).into_bits()
     }
 }

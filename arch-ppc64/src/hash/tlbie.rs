@@ -1,4 +1,5 @@
-//! `tlbie` and `tlbiel` for hashed translation: the operands that forget one entry (Power ISA v3.0B Book III 5.9.3.3, with R = 0).
+//! `tlbie` and `tlbiel` for hashed translation: the operands that forget one entry (Power ISA v3.0B
+//! Book III 5.9.3.3, with R = 0).
 
 use bitfield_struct::bitfield;
 use pgtable::low_bits;
@@ -13,7 +14,8 @@ use super::virtual_page::VirtualPage;
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 struct Rb {
-    /// 0:43: Abbreviated Virtual Address; with a base size of 4 KiB it goes on to bit 51, else LP stands in bits 44:51.
+    /// 0:43: Abbreviated Virtual Address; with a base size of 4 KiB it goes on to bit 51, else LP
+    /// stands in bits 44:51.
     #[bits(44)]
     ava: u64,
     /// 44:51: AVA or LP.
@@ -24,7 +26,8 @@ struct Rb {
     /// 54:55: segment size.
     #[bits(2)]
     b: u8,
-    /// 56:58: L = 0: actual page size. L = 1: the beginning of AVAL (56:62), more bits of the virtual address.
+    /// 56:58: L = 0: actual page size. L = 1: the beginning of AVAL (56:62), more bits of the
+    /// virtual address.
     #[bits(3)]
     ap: u8,
     #[bits(4)]
@@ -46,7 +49,8 @@ impl HashTlbie {
     /// How many low bits of the virtual page number an entry leaves to its place in the table.
     const MISSING: u8 = 11;
 
-    /// What `hpte`, which stands (or stood) at `ptex`, has translated. `None` if it names no page size: such an entry translates nothing.
+    /// What `hpte`, which stands (or stood) at `ptex`, has translated. `None` if it names no page
+    /// size: such an entry translates nothing.
     ///
     /// As Linux computes it (`compute_tlbie_rb`), bit by bit.
     #[must_use]
@@ -55,7 +59,8 @@ impl HashTlbie {
         let (base, actual) = (sizes.base().shift(), sizes.actual().shift());
         let page = hpte.v.into_bits() & HpteV::PAGE;
         let segment = if hpte.v.b() & 1 == 0 { SegmentSize::M256 } else { SegmentSize::T1 };
-        // The hash is undone: place in the table ^ VSID = the bits of the page number that the entry does not have.
+        // The hash is undone: place in the table ^ VSID = the bits of the page number that the
+        // entry does not have.
         let group = ptex >> 3;
         let hash = if hpte.v.h() { !group } else { group };
         let low = (hash ^ page >> (segment.shift() - 16)) & low_bits(Self::MISSING);

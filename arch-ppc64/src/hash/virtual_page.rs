@@ -10,7 +10,8 @@ use super::segment::{Segment, SegmentSize};
 /// log2 of the unit in which an entry has a virtual address (AVPN).
 const AVPN_UNIT: u8 = 23;
 
-/// A page of a segment's base size, by its virtual address: 78 bits, VSID above, offset in the segment below.
+/// A page of a segment's base size, by its virtual address: 78 bits, VSID above, offset in the
+/// segment below.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct VirtualPage {
     /// The segment's VSID.
@@ -63,8 +64,10 @@ impl VirtualPage {
         HpteV::of_page(self.segment.b(), self.avpn()).with_v(true)
     }
 
-    /// The hash by which `hpte`, standing in `group` of a table of `order`, goes to a table of another order: its page's, if it stands where its page
-    /// is looked for; else what KVM and QEMU make of it (`resize_hpt_rehash_hpte`, `rehash_hpte`). `None` as of [`of_entry`](Self::of_entry).
+    /// The hash by which `hpte`, standing in `group` of a table of `order`, goes to a table of
+    /// another order: its page's, if it stands where its page is looked for; else what KVM and QEMU
+    /// make of it (`resize_hpt_rehash_hpte`, `rehash_hpte`). `None` as of
+    /// [`of_entry`](Self::of_entry).
     #[must_use]
     pub(crate) const fn rehash(hpte: Hpte, group: u64, order: HptOrder) -> Option<PageHash> {
         let Some(page) = Self::of_entry(hpte, group, order) else { return None };
@@ -72,14 +75,16 @@ impl VirtualPage {
             return Some(page.hash());
         }
         let group = if hpte.v.h() { !group } else { group };
-        // What AVPN and group both have is not compared: the offset's lower bits, which AVPN has not, are among the group's.
+        // What AVPN and group both have is not compared: the offset's lower bits, which AVPN has
+        // not, are among the group's.
         let number =
             page.offset >> page.base.shift() | (page.vsid_hash() ^ group) & (order.groups() - 1);
         Some(PageHash(page.vsid_hash() ^ number))
     }
 
-    /// The page of which `hpte`, standing in `group` of a table of `order`, is an entry: the bits that AVPN has not are in the hash. `None` if
-    /// the entry names no segment size or no page size.
+    /// The page of which `hpte`, standing in `group` of a table of `order`, is an entry: the bits
+    /// that AVPN has not are in the hash. `None` if the entry names no segment size or no page
+    /// size.
     #[inline]
     #[must_use]
     pub const fn of_entry(hpte: Hpte, group: u64, order: HptOrder) -> Option<Self> {
@@ -119,7 +124,8 @@ mod tests {
         let user =
             Segment { vsid: 0xf9_463f_51f7, size: SegmentSize::M256, base: PageSize::K4, ..vrma };
         for (segment, address, hash, v) in [
-            // KVM's VRMA entry for guest real 0x3ff0000: v 4001ffffff0003d5 with software bits and L.
+            // KVM's VRMA entry for guest real 0x3ff0000: v 4001ffffff0003d5 with software bits and
+            // L.
             (
                 vrma,
                 0x3ff_0000,

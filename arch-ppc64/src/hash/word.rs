@@ -25,8 +25,9 @@ pub trait Word {
     fn fetch_and(&self, value: u64, order: Ordering) -> u64;
     /// As [`AtomicU64::fetch_or`].
     fn fetch_or(&self, value: u64, order: Ordering) -> u64;
-    /// A store (`Release`) by the owner of the lock, while others exchange single bits of the word. Loom does not know that such a store comes
-    /// after the exchanges that it overwrites; for it this is an exchange too.
+    /// A store (`Release`) by the owner of the lock, while others exchange single bits of the word.
+    /// Loom does not know that such a store comes after the exchanges that it overwrites; for it
+    /// this is an exchange too.
     #[inline(always)]
     fn publish(&self, value: u64) {
         self.store(value, Ordering::Release);

@@ -1,7 +1,8 @@
 //! How entries come into a table and leave it: beside others who do the same, or alone.
 //!
-//! The usual case stands in the caller's loop: a place in the primary group, an entry there whose page is of the segment's own size, nobody in the way.
-//! Everything else is further away, and waits where it has to.
+//! The usual case stands in the caller's loop: a place in the primary group, an entry there whose
+//! page is of the segment's own size, nobody in the way. Everything else is further away, and waits
+//! where it has to.
 
 use core::sync::atomic::AtomicU64;
 
@@ -16,8 +17,9 @@ use super::table::{Hpt, HptError};
 use super::virtual_page::VirtualPage;
 
 impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
-    /// Enters `hpte` for `page`, whose H is set as its place requires: into the primary group, or if that is full into the secondary. `None` if both
-    /// are full. That no other entry for the page exists is the caller's affair.
+    /// Enters `hpte` for `page`, whose H is set as its place requires: into the primary group, or
+    /// if that is full into the secondary. `None` if both are full. That no other entry for the
+    /// page exists is the caller's affair.
     ///
     /// # Errors
     /// [`HptError`].
@@ -26,7 +28,8 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         self.insert_among(page, hpte, u16::MAX)
     }
 
-    /// As [`insert`](Self::insert), only into the places that `places` names with a bit for each [`Hidx`].
+    /// As [`insert`](Self::insert), only into the places that `places` names with a bit for each
+    /// [`Hidx`].
     ///
     /// # Errors
     /// [`HptError`].
@@ -42,7 +45,8 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         self.insert_by(hash, words, places, Slot::enter)
     }
 
-    /// As [`insert_among`](Self::insert_among), by `enter`, which fills a free entry and says whether it did.
+    /// As [`insert_among`](Self::insert_among), by `enter`, which fills a free entry and says
+    /// whether it did.
     #[inline(always)]
     fn insert_by<'m>(
         &'m self,
@@ -96,8 +100,9 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         Ok((fits && same).then_some(locked))
     }
 
-    /// Takes out the entry for `page` if it stands at `at`: touches that one entry and no other. Returns it, with what was recorded in it
-    /// until now; `None` if it is not there. Its translation may live on in hardware until it is invalidated.
+    /// Takes out the entry for `page` if it stands at `at`: touches that one entry and no other.
+    /// Returns it, with what was recorded in it until now; `None` if it is not there. Its
+    /// translation may live on in hardware until it is invalidated.
     ///
     /// # Errors
     /// [`HptError`].
@@ -120,7 +125,8 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         self.group(self.order.group(hash, at.secondary())).map(|group| group.slot(at.slot()))
     }
 
-    /// What the two doublewords of the entry for `page` say, if it is of the size that the segment has.
+    /// What the two doublewords of the entry for `page` say, if it is of the size that the segment
+    /// has.
     #[inline(always)]
     fn own(&self, page: &VirtualPage, h: bool) -> (HpteV, Bits) {
         let sizes = PageSizes::only(page.base);
@@ -181,7 +187,8 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         Ok(None)
     }
 
-    /// Takes out the entry in `slot` if it says just this, is not locked, and stays so; otherwise it is left alone.
+    /// Takes out the entry in `slot` if it says just this, is not locked, and stays so; otherwise
+    /// it is left alone.
     #[inline(always)]
     pub(super) fn take_at_once(
         &self,
@@ -192,7 +199,8 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         if !self.is(v, first) {
             return None;
         }
-        // What the second doubleword says counts once the entry is hidden: if it is one of another size, it is put back.
+        // What the second doubleword says counts once the entry is hidden: if it is one of another
+        // size, it is put back.
         let hidden = slot.hide_if(v)?;
         let r = hidden.r();
         if !second.fit(r, HpteR::new(), HpteR::new()) {
@@ -215,8 +223,9 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         self.layout.decode([v, locked.clear()])
     }
 
-    /// Makes room for `page`: takes out one entry that is not bolted, of those places that `places` names with a bit for each [`Hidx`], looking from
-    /// `from` on. Returns it and where it stood; `None` if all are bolted or locked. Its translation may live on in hardware.
+    /// Makes room for `page`: takes out one entry that is not bolted, of those places that `places`
+    /// names with a bit for each [`Hidx`], looking from `from` on. Returns it and where it stood;
+    /// `None` if all are bolted or locked. Its translation may live on in hardware.
     ///
     /// # Errors
     /// [`HptError`].
@@ -247,10 +256,12 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     }
 }
 
-/// A table that only the holder of this uses: entries come and go by stores, and nothing is paid for others.
+/// A table that only the holder of this uses: entries come and go by stores, and nothing is paid
+/// for others.
 ///
-/// The borrow keeps others from this [`Hpt`]. That no hardware translates by the table, and that no other `Hpt` of the same memory is in use, is what
-/// the holder promises. If one is, entries that it makes and changes of R and C that it records can be lost; no memory is at risk.
+/// The borrow keeps others from this [`Hpt`]. That no hardware translates by the table, and that no
+/// other `Hpt` of the same memory is in use, is what the holder promises. If one is, entries that
+/// it makes and changes of R and C that it records can be lost; no memory is at risk.
 #[derive(Debug)]
 pub struct Alone<'t, A, M> {
     hpt: &'t mut Hpt<A, M>,
@@ -301,7 +312,8 @@ mod tests {
     use std::collections::BTreeMap;
     use std::vec::Vec;
 
-    /// What one does alone is what one does among others: every entry comes to the same place, and the tables hold the same.
+    /// What one does alone is what one does among others: every entry comes to the same place, and
+    /// the tables hold the same.
     #[test]
     fn alone_as_among_others() {
         let order = HptOrder::new(18).unwrap();

@@ -1,8 +1,10 @@
-//! Dirty logs: KVM’s (`KVM_GET_DIRTY_LOG`: a bit per host page) and harvests of our own trees (a bit per page of the granule), and the bridge
-//! between them.
+//! Dirty logs: KVM’s (`KVM_GET_DIRTY_LOG`: a bit per host page) and harvests of our own trees (a
+//! bit per page of the granule), and the bridge between them.
 //!
-//! KVM’s bitmap is little-endian on every host: bit `n % 8` of byte `n / 8`. A harvest’s is bit `n % 64` of word `n / 64`. On a 4 KiB granule over 64 KiB host pages a bit of
-//! KVM’s is sixteen of ours; the other way round, one of sixteen makes the whole page dirty. Nothing is lost either way, and bits that are set stay.
+//! KVM’s bitmap is little-endian on every host: bit `n % 8` of byte `n / 8`. A harvest’s is bit
+//! `n % 64` of word `n / 64`. On a 4 KiB granule over 64 KiB host pages a bit of KVM’s is sixteen
+//! of ours; the other way round, one of sixteen makes the whole page dirty. Nothing is lost either
+//! way, and bits that are set stay.
 
 use std::vec::Vec;
 
@@ -37,7 +39,8 @@ pub struct DirtyLog {
 }
 
 impl DirtyLog {
-    /// A clean log of slot `slot`, of `bytes` bytes, on a host whose pages are of `2^page_shift` bytes.
+    /// A clean log of slot `slot`, of `bytes` bytes, on a host whose pages are of `2^page_shift`
+    /// bytes.
     #[must_use]
     pub fn new(slot: u32, bytes: u64, page_shift: u8) -> Self {
         let page_shift = page_shift.min(63);
@@ -65,8 +68,8 @@ impl DirtyLog {
         kvm_dirty_log { slot: self.slot, padding1: 0, dirty_bitmap: self.words.as_mut_ptr() as u64 }
     }
 
-    /// Sets in `harvest`, a bitmap as [`pgtable::PageTable::harvest`] fills it for a tree of `granule` from the slot’s beginning on, what is dirty here. Pages beyond it are
-    /// left out.
+    /// Sets in `harvest`, a bitmap as [`pgtable::PageTable::harvest`] fills it for a tree of
+    /// `granule` from the slot’s beginning on, what is dirty here. Pages beyond it are left out.
     pub fn merge_into(&self, granule: Granule, harvest: &mut [u64]) {
         let to =
             Bits { page_shift: granule.geometry().page_shift(), pages: harvest.len() as u64 * 64 };
@@ -74,7 +77,8 @@ impl DirtyLog {
         from.merge(|word| u64::from_le(self.words[word]), to, |word, bits| harvest[word] |= bits);
     }
 
-    /// Sets what is set in `harvest`, a bitmap as [`pgtable::PageTable::harvest`] fills it for a tree of `granule` from the slot’s beginning on.
+    /// Sets what is set in `harvest`, a bitmap as [`pgtable::PageTable::harvest`] fills it for a
+    /// tree of `granule` from the slot’s beginning on.
     pub fn merge_from(&mut self, granule: Granule, harvest: &[u64]) {
         let from =
             Bits { page_shift: granule.geometry().page_shift(), pages: harvest.len() as u64 * 64 };
@@ -112,7 +116,8 @@ impl Bits {
         }
     }
 
-    /// Calls `set` with the words, and bits, of the pages that meet the bytes from `start` to `end`.
+    /// Calls `set` with the words, and bits, of the pages that meet the bytes from `start` to
+    /// `end`.
     fn set(self, start: u64, end: u64, set: &mut impl FnMut(usize, u64)) {
         let mut page = start >> self.page_shift;
         let end = end.div_ceil(1 << self.page_shift).min(self.pages);
@@ -148,7 +153,8 @@ mod tests {
     }
 
     proptest! {
-        /// Byte by byte: a byte is dirty afterwards if and only if it lies in a page of the target that meets a dirty page of the source.
+        /// Byte by byte: a byte is dirty afterwards if and only if it lies in a page of the target
+        /// that meets a dirty page of the source.
         #[test]
         fn nothing_is_lost_and_nothing_added(
             granule in prop_oneof![Just(Granule::K4), Just(Granule::K64)],

@@ -1,8 +1,8 @@
 //! The MMU part of KVM on POWER, over any VM file descriptor.
 //!
-//! `kvm-bindings` and `kvm-ioctls` (0.14 and 0.25) do not compile for POWER, and nothing else in the
-//! Rust world has these calls. Structures and constants carry the names of `<linux/kvm.h>`, methods
-//! the names that they would have on `kvm_ioctls::VmFd`, so that a VMM which has a VM file
+//! `kvm-bindings` and `kvm-ioctls` (0.14 and 0.25) do not compile for POWER, and nothing else in
+//! the Rust world has these calls. Structures and constants carry the names of `<linux/kvm.h>`,
+//! methods the names that they would have on `kvm_ioctls::VmFd`, so that a VMM which has a VM file
 //! descriptor from anywhere uses them through the trait [`PpcMmu`].
 //!
 //! What each structure looks like is checked against the kernel’s own headers by

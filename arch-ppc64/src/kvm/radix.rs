@@ -15,7 +15,8 @@ impl kvm_ppc_rmmu_info {
             .any(|tree| tree.page_shift() == page_shift && tree.level_bits().eq(levels.clone()))
     }
 
-    /// The granule for a tree whose pages are backed by host pages of `2^page_shift` bytes: the largest that the host walks and that such a page fills.
+    /// The granule for a tree whose pages are backed by host pages of `2^page_shift` bytes: the
+    /// largest that the host walks and that such a page fills.
     #[must_use]
     pub fn granule(&self, page_shift: u8) -> Option<Granule> {
         let fits = |granule: &Granule| {
@@ -24,8 +25,9 @@ impl kvm_ppc_rmmu_info {
         [Granule::K64, Granule::K4].into_iter().find(fits)
     }
 
-    /// The page sizes that the host’s `tlbie` takes, by the names that we give it. Sizes that radix does not have, or that the host calls otherwise, are left
-    /// out: leaves of them could not be invalidated.
+    /// The page sizes that the host’s `tlbie` takes, by the names that we give it. Sizes that radix
+    /// does not have, or that the host calls otherwise, are left out: leaves of them could not be
+    /// invalidated.
     pub fn page_sizes(&self) -> impl Iterator<Item = PageSize> + use<> {
         self.supported_ap_encodings().filter_map(|encoding| {
             let size = PageSize::of_shift(u8::try_from(encoding.page_shift).ok()?)?;

@@ -19,9 +19,9 @@ pub trait PpcMmu: AsRawFd {
     /// Says which MMU the guest uses and where its process table is.
     ///
     /// # Errors
-    /// `EINVAL`: unknown flags, GR and [`KVM_PPC_MMUV3_RADIX`](super::KVM_PPC_MMUV3_RADIX) disagree,
-    /// PRTS > 24, or a mode the host lacks. `EBUSY`: a change of mode while a vCPU runs. `ENODEV`:
-    /// a host before POWER9.
+    /// `EINVAL`: unknown flags, GR and [`KVM_PPC_MMUV3_RADIX`](super::KVM_PPC_MMUV3_RADIX)
+    /// disagree, PRTS > 24, or a mode the host lacks. `EBUSY`: a change of mode while a vCPU runs.
+    /// `ENODEV`: a host before POWER9.
     fn configure_v3_mmu(&self, cfg: &kvm_ppc_mmuv3_cfg) -> io::Result<()> {
         // SAFETY: KVM reads one `kvm_ppc_mmuv3_cfg`; what it changes is the guest’s translation.
         unsafe { KVM_PPC_CONFIGURE_V3_MMU.call_ref(self.as_raw_fd(), cfg) }.map(drop)
@@ -74,19 +74,21 @@ pub trait PpcMmu: AsRawFd {
         Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
     }
 
-    /// Adds to `log` what was written in its slot since KVM was last asked, and clears KVM’s own record.
+    /// Adds to `log` what was written in its slot since KVM was last asked, and clears KVM’s own
+    /// record.
     ///
     /// # Errors
     /// `ENOENT`: there is no such slot, or it is not logged.
     ///
     /// # Safety
-    /// The slot must be no larger than `log` was made for, and the host’s pages no smaller: KVM writes a bit for each page.
+    /// The slot must be no larger than `log` was made for, and the host’s pages no smaller: KVM
+    /// writes a bit for each page.
     unsafe fn get_dirty_log(&self, log: &mut DirtyLog) -> io::Result<()> {
         let mut latest = log.clone();
         latest.clear();
         let argument = latest.argument();
-        // SAFETY: KVM reads one `kvm_dirty_log` and writes the bitmap that it names, which is borrowed
-        // exclusively and, as the caller vouches, large enough.
+        // SAFETY: KVM reads one `kvm_dirty_log` and writes the bitmap that it names, which is
+        // borrowed exclusively and, as the caller vouches, large enough.
         unsafe { KVM_GET_DIRTY_LOG.call_ref(self.as_raw_fd(), &argument) }?;
         log.add(&latest);
         Ok(())

@@ -6,7 +6,8 @@ use super::entry::{Att, Eaa, Pte};
 
 /// A leaf's access authority, kind of storage, R, C and software bits.
 ///
-/// Made from a [`Prot`] (ordinary memory, R and C set: POWER9 does not set them by itself) and refined by the setters.
+/// Made from a [`Prot`] (ordinary memory, R and C set: POWER9 does not set them by itself) and
+/// refined by the setters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PageAttributes(
     /// V, L, RPN and the reserved bits are zero.
@@ -82,7 +83,8 @@ impl PageAttributes {
         (self.0.sw0() as u8) << 3 | self.0.sw()
     }
 
-    /// The same with these software bits: SW0, SW1, SW2, SW3 from the left (8, 4, 2, 1). Higher bits of `bits` are ignored.
+    /// The same with these software bits: SW0, SW1, SW2, SW3 from the left (8, 4, 2, 1). Higher
+    /// bits of `bits` are ignored.
     #[must_use]
     pub const fn with_software(self, bits: u8) -> Self {
         Self(self.0.with_sw0(bits & 8 != 0).with_sw(bits & 7))

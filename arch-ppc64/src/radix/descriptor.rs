@@ -1,12 +1,13 @@
-//! The words by which trees and tables are found: process and partition table entries, PTCR (Power ISA v3.0B Book III, "Partition Table" and "Process Table").
+//! The words by which trees and tables are found: process and partition table entries, PTCR (Power
+//! ISA v3.0B Book III, "Partition Table" and "Process Table").
 
 use bitfield_struct::bitfield;
 
 use super::geometry::{ADDRESS_BITS, RPDS, RTS};
 use super::policy::Strictness;
 
-/// Where a tree's root is, and its size: doubleword 0 of a radix process table entry (ISA "Process Table") and of a radix
-/// partition table entry (ISA "Partition Table").
+/// Where a tree's root is, and its size: doubleword 0 of a radix process table entry (ISA "Process
+/// Table") and of a radix partition table entry (ISA "Partition Table").
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct RadixRoot {
@@ -34,7 +35,8 @@ impl RadixRoot {
     /// log2 of the bytes of a supported root.
     pub(crate) const ROOT_SHIFT: u8 = RPDS + 3;
 
-    /// The 52-bit tree whose root stands at `root`. `None` if it is not aligned to 64 KiB, or beyond 2^60.
+    /// The 52-bit tree whose root stands at `root`. `None` if it is not aligned to 64 KiB, or
+    /// beyond 2^60.
     ///
     /// ```
     /// # use arch_ppc64::radix::RadixRoot;
@@ -72,7 +74,8 @@ impl RadixRoot {
         self.into_bits() & Self::BASE
     }
 
-    /// Whether the tree has the one size that hardware supports: 52 bits, with 13 of them in the root.
+    /// Whether the tree has the one size that hardware supports: 52 bits, with 13 of them in the
+    /// root.
     #[must_use]
     pub const fn is_supported(self) -> bool {
         self.address_bits() == ADDRESS_BITS && self.rpds() == RPDS
@@ -101,7 +104,8 @@ pub struct Prte {
 }
 
 impl Prte {
-    /// The entry for the 52-bit tree whose root stands at `root`. `None` if it is not aligned to 64 KiB, or beyond 2^60.
+    /// The entry for the 52-bit tree whose root stands at `root`. `None` if it is not aligned to 64
+    /// KiB, or beyond 2^60.
     #[must_use]
     pub const fn of_tree(root: u64) -> Option<Self> {
         match RadixRoot::of_tree(root) {
@@ -120,8 +124,8 @@ impl Prte {
     }
 }
 
-/// A partition table entry for a radix partition (PATE, ISA "Partition Table"): the hypervisor's tree for the partition, and where the
-/// partition's process table is.
+/// A partition table entry for a radix partition (PATE, ISA "Partition Table"): the hypervisor's
+/// tree for the partition, and where the partition's process table is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Pate {
     /// Doubleword 0: the partition-scoped tree, with HR set.
@@ -131,15 +135,16 @@ pub struct Pate {
 }
 
 impl Pate {
-    /// The address of the partition-scoped tree's root if it can be walked at that level of strictness; `None` for a hashed partition (HR = 0) too.
+    /// The address of the partition-scoped tree's root if it can be walked at that level of
+    /// strictness; `None` for a hashed partition (HR = 0) too.
     #[must_use]
     pub const fn root(self, strictness: Strictness) -> Option<u64> {
         if self.tree.hr() { self.tree.root(strictness) } else { None }
     }
 }
 
-/// Where a process table is, and its size: doubleword 1 of a partition table entry (ISA "Partition Table"), and what
-/// `KVM_PPC_CONFIGURE_V3_MMU` takes as `process_table`.
+/// Where a process table is, and its size: doubleword 1 of a partition table entry (ISA "Partition
+/// Table"), and what `KVM_PPC_CONFIGURE_V3_MMU` takes as `process_table`.
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct ProcessTableWord {
@@ -165,7 +170,8 @@ impl ProcessTableWord {
     }
 }
 
-/// Partition Table Control Register (PTCR, SPR 464, ISA "Partition Table"): where the partition table is, and its size.
+/// Partition Table Control Register (PTCR, SPR 464, ISA "Partition Table"): where the partition
+/// table is, and its size.
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Ptcr {

@@ -1,11 +1,13 @@
-//! The two kinds of entry of a radix tree: directory entry and page table entry (Power ISA v3.0B Book III, "Radix Tree Translation").
+//! The two kinds of entry of a radix tree: directory entry and page table entry (Power ISA v3.0B
+//! Book III, "Radix Tree Translation").
 //!
-//! Both have V and L at the same place: V = 1, L = 0 is a directory entry, V = 1, L = 1 a leaf, at whatever
-//! level it stands. V = 0 is no entry, and the other bits are software's.
+//! Both have V and L at the same place: V = 1, L = 0 is a directory entry, V = 1, L = 1 a leaf, at
+//! whatever level it stands. V = 0 is no entry, and the other bits are software's.
 
 use bitfield_struct::bitfield;
 
-/// A page directory entry (PDE, ISA "Radix Tree Page Directory Entry"): where the next table is, and how large.
+/// A page directory entry (PDE, ISA "Radix Tree Page Directory Entry"): where the next table is,
+/// and how large.
 ///
 /// It carries no permissions.
 #[bitfield(u64, order = Msb)]
@@ -47,7 +49,8 @@ impl Pde {
     }
 }
 
-/// A page table entry (PTE, ISA "Radix Tree Page Table Entry"): a leaf, of 4 KiB, 64 KiB, 2 MiB or 1 GiB by the level where it stands.
+/// A page table entry (PTE, ISA "Radix Tree Page Table Entry"): a leaf, of 4 KiB, 64 KiB, 2 MiB or
+/// 1 GiB by the level where it stands.
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Pte {
@@ -80,8 +83,9 @@ pub struct Pte {
     pub eaa: Eaa,
 }
 
-/// What a walk tests and makes whole words by: the fields' masks, computed at compile time. (The accessors of a bitfield are functions of this crate
-/// that another crate's walk may not have inlined.)
+/// What a walk tests and makes whole words by: the fields' masks, computed at compile time. (The
+/// accessors of a bitfield are functions of this crate that another crate's walk may not have
+/// inlined.)
 impl Pte {
     /// The bits of the page's address.
     pub(crate) const ADDRESS: u64 = Self::new().with_rpn((1 << Self::RPN_BITS) - 1).into_bits();
@@ -118,7 +122,8 @@ impl Pte {
     }
 }
 
-/// Encoded Access Authority (ISA "Radix Tree Page Table Entry" and "Storage Protection"): what a leaf allows, and to whom.
+/// Encoded Access Authority (ISA "Radix Tree Page Table Entry" and "Storage Protection"): what a
+/// leaf allows, and to whom.
 #[bitfield(u8, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Eaa {

@@ -14,7 +14,8 @@ use crate::interrupt::{Interrupt, Status};
 
 /// A radix tree's format: its granule, its policies, and the controls of its scope.
 ///
-/// The default controls are those of POWER9 with AMR and IAMR zero: R and C left to software, tables as the manual wants them.
+/// The default controls are those of POWER9 with AMR and IAMR zero: R and C left to software,
+/// tables as the manual wants them.
 ///
 /// ```
 /// use arch_ppc64::radix::{Granule, PageAttributes, ProcessScoped, Quadrants};
@@ -40,12 +41,14 @@ pub struct Radix<S: Scope> {
     controls: S::Controls,
 }
 
-/// What the granule says of a walk's last step, computed once: a walk that meets it anew for each address has it in three loads.
+/// What the granule says of a walk's last step, computed once: a walk that meets it anew for each
+/// address has it in three loads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct LastLevel {
     /// log2 of a page.
     shift: u8,
-    /// How far an address is shifted for the index to stand where the entry's offset has it, and the bits of that offset.
+    /// How far an address is shifted for the index to stand where the entry's offset has it, and
+    /// the bits of that offset.
     entry_shift: u8,
     entries: u64,
     /// How to know usual leaves.
@@ -116,7 +119,8 @@ impl<S: Scope> Radix<S> {
         &self.controls
     }
 
-    /// What the leaf `word` holds once hardware has made `access` through it: with R, and C for a store, where hardware sets them.
+    /// What the leaf `word` holds once hardware has made `access` through it: with R, and C for a
+    /// store, where hardware sets them.
     #[must_use]
     pub const fn recorded(&self, word: u64, access: Access) -> u64 {
         match (self.rc, access.kind) {
@@ -190,7 +194,8 @@ impl ProcessScoped {
     }
 }
 
-/// Leaves without reserved bits, whose page of `2^shift` bytes is aligned: those that every strictness takes for leaves.
+/// Leaves without reserved bits, whose page of `2^shift` bytes is aligned: those that every
+/// strictness takes for leaves.
 #[inline(always)]
 const fn usual(shift: u8) -> Pattern {
     Pattern {
@@ -261,8 +266,9 @@ impl<S: Scope> Format for Radix<S> {
         }
     }
 
-    /// With V, NLS and nothing else but an aligned NLB, what is left when the expected bits are taken off is the table's
-    /// address. Anything odd (reserved bits, a misaligned base, the other granule) goes to [`decode`](Format::decode).
+    /// With V, NLS and nothing else but an aligned NLB, what is left when the expected bits are
+    /// taken off is the table's address. Anything odd (reserved bits, a misaligned base, the other
+    /// granule) goes to [`decode`](Format::decode).
     #[inline(always)]
     fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
         let width = match at.level.0 {
@@ -325,7 +331,8 @@ impl<S: Scope> Format for Radix<S> {
         AccessedDirty { accessed: Pte::R, dirty: Pte::C, table: 0 }
     }
 
-    /// In this order: nothing is fetched from non-idempotent storage; authority, privilege and keys; R and C.
+    /// In this order: nothing is fetched from non-idempotent storage; authority, privilege and
+    /// keys; R and C.
     #[inline(always)]
     fn check(&self, word: u64, _: Position, (): (), access: Access) -> Result<(), Interrupt> {
         let guarded = access.kind == AccessKind::Fetch && word & Pte::ATT == Pte::NON_IDEMPOTENT;

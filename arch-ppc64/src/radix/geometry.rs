@@ -1,7 +1,8 @@
-//! The one shape that POWER9 and POWER10 support: 52 bits, as 13 + 9 + 9 index bits and a last level of 9 (4 KiB pages) or 5 (64 KiB).
+//! The one shape that POWER9 and POWER10 support: 52 bits, as 13 + 9 + 9 index bits and a last
+//! level of 9 (4 KiB pages) or 5 (64 KiB).
 //!
-//! Source: POWER9 User's Manual 4.10.4.1, POWER10 User's Manual 5.10.6.1. The manual counts levels from the root (0) to
-//! the page table (3); this workspace counts from the bottom:
+//! Source: POWER9 User's Manual 4.10.4.1, POWER10 User's Manual 5.10.6.1. The manual counts levels
+//! from the root (0) to the page table (3); this workspace counts from the bottom:
 //!
 //! | here | manual | Linux | index bits | address bits | maps |
 //! | --- | --- | --- | --- | --- | --- |
@@ -10,7 +11,8 @@
 //! | 1 | 2 | PMD | 9 | 29:21 | 2 MiB |
 //! | 0 | 3 | PTE | 9 or 5 | 20:12 or 20:16 | 4 KiB or 64 KiB |
 //!
-//! (Address bits are counted from the least significant.) Each directory entry says how wide its table is, so one tree may hold both kinds of last level.
+//! (Address bits are counted from the least significant.) Each directory entry says how wide its
+//! table is, so one tree may hold both kinds of last level.
 
 use pgtable::{Geometry, Level, LevelGeometry, low_bits};
 
@@ -25,7 +27,8 @@ pub(crate) const WIDTH: u8 = 9;
 /// log2 of the entries of a page table of 64 KiB pages.
 pub(crate) const WIDTH_64K: u8 = 5;
 
-/// Which last-level tables a tree makes of its own accord. Those of the other kind are understood all the same.
+/// Which last-level tables a tree makes of its own accord. Those of the other kind are understood
+/// all the same.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Granule {
     /// Tables of 512 pages of 4 KiB.
@@ -34,7 +37,8 @@ pub enum Granule {
     K64,
 }
 
-/// The byte offset in its table of `2^width` entries of the entry that covers `offset`, where each covers `2^shift` bytes.
+/// The byte offset in its table of `2^width` entries of the entry that covers `offset`, where each
+/// covers `2^shift` bytes.
 #[inline(always)]
 pub(crate) const fn entry_offset(shift: u8, width: u8, offset: u64) -> u64 {
     (offset >> (shift - 3)) & (low_bits(width) << 3)
@@ -124,7 +128,8 @@ impl PageSize {
         }
     }
 
-    /// Actual Page Size, as `tlbie` wants it (ISA "TLB Invalidate Entry"; `ibm,processor-radix-AP-encodings`).
+    /// Actual Page Size, as `tlbie` wants it (ISA "TLB Invalidate Entry";
+    /// `ibm,processor-radix-AP-encodings`).
     #[inline]
     #[must_use]
     pub const fn ap(self) -> u8 {

@@ -1,7 +1,8 @@
-//! What a guest's access does: quadrant, process table, tree, and the interrupt that the guest sees (ISA "Radix Tree Translation", MSR\[HV\] = 0).
+//! What a guest's access does: quadrant, process table, tree, and the interrupt that the guest sees
+//! (ISA "Radix Tree Translation", MSR\[HV\] = 0).
 //!
-//! Also the way from a process table in guest memory to any process's tree, for introspection. All of it
-//! goes through the safe walker: it takes no lock, writes nothing, and believes no word.
+//! Also the way from a process table in guest memory to any process's tree, for introspection. All
+//! of it goes through the safe walker: it takes no lock, writes nothing, and believes no word.
 
 use core::fmt;
 
@@ -35,7 +36,8 @@ pub struct GuestFault {
 }
 
 impl GuestFault {
-    /// What DAR (or HDAR) holds; `None` where the address is in SRR0 (or HSRR0), as for all fetches that do not report a table.
+    /// What DAR (or HDAR) holds; `None` where the address is in SRR0 (or HSRR0), as for all fetches
+    /// that do not report a table.
     #[must_use]
     pub const fn dar(&self) -> Option<Gva> {
         match self.interrupt.vector {
@@ -63,7 +65,8 @@ impl fmt::Display for GuestFault {
 
 impl core::error::Error for GuestFault {}
 
-/// A guest's side of translation: its process table, the process that runs, and how the hardware behaves.
+/// A guest's side of translation: its process table, the process that runs, and how the hardware
+/// behaves.
 ///
 /// ```
 /// use arch_ppc64::radix::{Granule, GuestMmu, ProcessScoped, ProcessTable, Prte, RcPolicy, Strictness, TableFault};
@@ -102,8 +105,8 @@ struct Lost {
 }
 
 impl GuestMmu {
-    /// A guest whose process table `process_table` names, running process `pidr`. Of `format` the quadrants are not looked at: they follow
-    /// from the process.
+    /// A guest whose process table `process_table` names, running process `pidr`. Of `format` the
+    /// quadrants are not looked at: they follow from the process.
     #[must_use]
     pub const fn new(process_table: ProcessTableWord, pidr: u32, format: ProcessScoped) -> Self {
         Self { process_table, pidr, format }
@@ -119,7 +122,8 @@ impl GuestMmu {
         })
     }
 
-    /// The process whose tree translates `address`; `None` for quadrants 1 and 2, which are the hypervisor's.
+    /// The process whose tree translates `address`; `None` for quadrants 1 and 2, which are the
+    /// hypervisor's.
     #[must_use]
     pub const fn process(&self, address: Gva) -> Option<u32> {
         match address.get() >> 62 {
@@ -132,7 +136,8 @@ impl GuestMmu {
     /// A walker of the tree of process `pid`, running or not.
     ///
     /// # Errors
-    /// As [`ProcessTable::root`] says; [`Cause::Malformed`] for a process table that is not aligned to its size.
+    /// As [`ProcessTable::root`] says; [`Cause::Malformed`] for a process table that is not aligned
+    /// to its size.
     pub fn walker<M: TableMemory<Gpa>>(
         &self,
         memory: M,
@@ -143,11 +148,12 @@ impl GuestMmu {
         Ok(Walker::new(self.format(pid), memory, root))
     }
 
-    /// Translates one access with relocation on: all that hardware does for it but the second stage.
+    /// Translates one access with relocation on: all that hardware does for it but the second
+    /// stage.
     ///
     /// # Errors
-    /// The interrupt that the guest takes; or, for a table outside memory, the one that the format's
-    /// [`TableFault`](super::TableFault) names.
+    /// The interrupt that the guest takes; or, for a table outside memory, the one that the
+    /// format's [`TableFault`](super::TableFault) names.
     pub fn translate_ea<M: TableMemory<Gpa>>(
         &self,
         memory: &M,
@@ -204,8 +210,9 @@ impl GuestMmu {
         }
     }
 
-    /// Whether the walk to `address` ended at a directory entry whose table has an unsupported size, stands outside memory, and would
-    /// have been looked for before its size was judged: as QEMU's MMU does.
+    /// Whether the walk to `address` ended at a directory entry whose table has an unsupported
+    /// size, stands outside memory, and would have been looked for before its size was judged: as
+    /// QEMU's MMU does.
     #[cold]
     fn size_comes_late<M: TableMemory<Gpa>>(
         &self,
@@ -231,8 +238,9 @@ fn root_is_outside<M: TableMemory<Gpa>>(memory: &M, entry: Prte, offset: u64) ->
     is_outside(memory, entry.tree.base(), entry.tree.rpds(), entry.tree.address_bits(), offset)
 }
 
-/// Whether the entry for `offset` of a table of `2^width` entries, which together cover `2^covers` bytes, stands outside memory. A
-/// table wider than what it covers is indexed as a 64-bit shift by a negative count does it.
+/// Whether the entry for `offset` of a table of `2^width` entries, which together cover `2^covers`
+/// bytes, stands outside memory. A table wider than what it covers is indexed as a 64-bit shift by
+/// a negative count does it.
 fn is_outside<M: TableMemory<Gpa>>(
     memory: &M,
     table: u64,

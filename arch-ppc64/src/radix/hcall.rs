@@ -1,5 +1,6 @@
-//! Invalidation by asking the hypervisor: the arguments of `H_RPT_INVALIDATE` (PAPR; guests without the right to `tlbie`, and hypervisors
-//! that are guests) and of `H_TLB_INVALIDATE` (nested hypervisors, first version of the interface).
+//! Invalidation by asking the hypervisor: the arguments of `H_RPT_INVALIDATE` (PAPR; guests without
+//! the right to `tlbie`, and hypervisors that are guests) and of `H_TLB_INVALIDATE` (nested
+//! hypervisors, first version of the interface).
 
 use bitfield_struct::bitfield;
 use pgtable::{Address, Gpa, Stage2, Stale, StaleRange};
@@ -107,9 +108,10 @@ impl RptInvalidate {
         ]
     }
 
-    /// Calls `call` with each hypercall that makes what is `stale` unreachable on every processor: process-scoped of process `id`, or
-    /// partition-scoped of the caller's guest `id`, as `S` says. With `nest` the nest MMU forgets too (process scope only:
-    /// hypervisors take no other target than processors for their guest's guests).
+    /// Calls `call` with each hypercall that makes what is `stale` unreachable on every processor:
+    /// process-scoped of process `id`, or partition-scoped of the caller's guest `id`, as `S` says.
+    /// With `nest` the nest MMU forgets too (process scope only: hypervisors take no other target
+    /// than processors for their guest's guests).
     ///
     /// The hypervisor itself decides when many pages are better done all at once.
     pub fn each<S: Scope>(
@@ -118,7 +120,8 @@ impl RptInvalidate {
         nest: bool,
         mut call: impl FnMut(Self),
     ) {
-        // Any number of pages is a range to the hypervisor, but not a size that radix does not have.
+        // Any number of pages is a range to the hypervisor, but not a size that radix does not
+        // have.
         let plan = Plan::of(stale, Space::of::<S>(id), u64::MAX - 1);
         Self::of_plan::<S>(plan, stale.ranges(), id, nest, &mut call);
     }
@@ -162,15 +165,16 @@ impl RptInvalidate {
 }
 
 impl Tlbie<Stage2> {
-    /// The arguments of the `H_TLB_INVALIDATE` that does this for a guest's guest: the instruction's RIC, PRS and R where they stand in its word, RS, RB.
+    /// The arguments of the `H_TLB_INVALIDATE` that does this for a guest's guest: the
+    /// instruction's RIC, PRS and R where they stand in its word, RS, RB.
     #[must_use]
     pub const fn h_tlb_invalidate(self) -> [u64; 3] {
         [self.fields(), self.rs().into_bits(), self.rb().into_bits()]
     }
 }
 
-/// Calls `call` with the arguments of each `H_TLB_INVALIDATE` that makes what is `stale` unreachable in the second stage of the
-/// caller's guest `lpid`.
+/// Calls `call` with the arguments of each `H_TLB_INVALIDATE` that makes what is `stale`
+/// unreachable in the second stage of the caller's guest `lpid`.
 pub fn h_tlb_invalidate(stale: &Stale<Gpa>, lpid: u32, mut call: impl FnMut([u64; 3])) {
     let plan = Plan::of(stale, Space::Ordinary, GLOBAL_CEILING);
     tlb_invalidate(plan, stale.ranges(), lpid, &mut call);

@@ -1,4 +1,5 @@
-//! What the hypervisor hears when the second stage of a guest's access fails: HDSI and HISI with HDAR and ASDR.
+//! What the hypervisor hears when the second stage of a guest's access fails: HDSI and HISI with
+//! HDAR and ASDR.
 
 use core::fmt;
 
@@ -25,8 +26,9 @@ impl HypervisorFault {
         Self { interrupt: fault.arch, hdar: address, asdr: Gpa::new(fault.address.get() & !0xfff) }
     }
 
-    /// The second stage refused a table on the way: the guest's process table, or one of its tree for `address`. An HDSI whatever the access
-    /// was, and, since tables are read by loads, never marked as a store.
+    /// The second stage refused a table on the way: the guest's process table, or one of its tree
+    /// for `address`. An HDSI whatever the access was, and, since tables are read by loads, never
+    /// marked as a store.
     #[must_use]
     pub fn of_table(fault: &Fault<PartitionScoped>, address: Gva) -> Self {
         Self { interrupt: fault.arch.of_guest_table(), ..Self::of_access(fault, address) }

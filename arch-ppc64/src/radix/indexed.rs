@@ -1,4 +1,5 @@
-//! A table of 16-byte entries found by number: what process table and partition table have in common.
+//! A table of 16-byte entries found by number: what process table and partition table have in
+//! common.
 
 use core::sync::atomic::Ordering;
 
@@ -82,7 +83,8 @@ impl<A: Address> Indexed<A> {
         Ok([load(0), load(1)])
     }
 
-    /// Stores both doublewords of entry `index`, the second first: the first is what makes the entry usable.
+    /// Stores both doublewords of entry `index`, the second first: the first is what makes the
+    /// entry usable.
     pub(crate) fn write<M: TableMemory<A>>(
         self,
         memory: &M,

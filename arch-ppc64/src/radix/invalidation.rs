@@ -1,10 +1,12 @@
-//! Invalidation for who runs on the bare machine: from what a [`Gather`](pgtable::Gather) collected to the instructions, in order, as data.
+//! Invalidation for who runs on the bare machine: from what a [`Gather`](pgtable::Gather) collected
+//! to the instructions, in order, as data.
 //!
-//! Which pages, when the whole space instead, and in which order is what Linux does (`arch/powerpc/mm/book3s64/radix_tlb.c`), and so are
-//! the work-arounds for the errata of POWER9.
+//! Which pages, when the whole space instead, and in which order is what Linux does
+//! (`arch/powerpc/mm/book3s64/radix_tlb.c`), and so are the work-arounds for the errata of POWER9.
 //!
-//! When to invalidate: after V 1 → 0, after a permission was taken away, after an address changed, and, with the page-walk cache, before the memory of
-//! a table is used for something else. Not after V 0 → 1, nor after a permission was added: a `ptesync` is enough.
+//! When to invalidate: after V 1 → 0, after a permission was taken away, after an address changed,
+//! and, with the page-walk cache, before the memory of a table is used for something else. Not
+//! after V 0 → 1, nor after a permission was added: a `ptesync` is enough.
 
 use core::marker::PhantomData;
 
@@ -36,7 +38,8 @@ pub enum Step<S> {
     Tlbsync,
     /// `cp_abort`.
     CpAbort,
-    /// `slbia` with this IH: drops effective-to-real translations (ERAT), which POWER9's `tlbiel` by set leaves.
+    /// `slbia` with this IH: drops effective-to-real translations (ERAT), which POWER9's `tlbiel`
+    /// by set leaves.
     Slbia {
         /// The IH field.
         ih: u8,
@@ -59,10 +62,11 @@ pub enum Reach {
 pub struct Processor {
     /// ISA v3.1: `tlbiel` reaches a whole space at once, and needs a `cp_abort` after it.
     pub isa_3_1: bool,
-    /// POWER9: a `tlbie` may leave an ERAT entry behind; another, of process (or partition) 0, drops it. Linux's `CPU_FTR_P9_TLBIE_ERAT_BUG`.
+    /// POWER9: a `tlbie` may leave an ERAT entry behind; another, of process (or partition) 0,
+    /// drops it. Linux's `CPU_FTR_P9_TLBIE_ERAT_BUG`.
     pub erat_bug: bool,
-    /// POWER9 before Nimbus DD2.3 and Cumulus DD1.3: a store may pass a `tlbie`; another one after a `ptesync` stops
-    /// it. Linux's `CPU_FTR_P9_TLBIE_STQ_BUG`.
+    /// POWER9 before Nimbus DD2.3 and Cumulus DD1.3: a store may pass a `tlbie`; another one after
+    /// a `ptesync` stops it. Linux's `CPU_FTR_P9_TLBIE_STQ_BUG`.
     pub store_queue_bug: bool,
 }
 
@@ -72,8 +76,8 @@ impl Processor {
     /// POWER10.
     pub const POWER10: Self = Self { isa_3_1: true, erat_bug: false, store_queue_bug: false };
 
-    /// The processor whose Processor Version Register holds `pvr`. One that may be moved between revisions (a logical PVR of ISA v3.00) is
-    /// taken for the oldest.
+    /// The processor whose Processor Version Register holds `pvr`. One that may be moved between
+    /// revisions (a logical PVR of ISA v3.00) is taken for the oldest.
     #[must_use]
     pub const fn of_pvr(pvr: u32) -> Self {
         let revision = pvr & 0xfff;
@@ -93,7 +97,8 @@ impl Processor {
 pub(crate) enum Plan {
     /// Nothing.
     Nothing,
-    /// Page by page, each range at its own page size; before that the page-walk cache, if `walk_cache`.
+    /// Page by page, each range at its own page size; before that the page-walk cache, if
+    /// `walk_cache`.
     Pages { walk_cache: bool },
     /// The whole space.
     Space(Ric),
@@ -126,7 +131,8 @@ impl Plan {
         Self::of_ranges(stale.ranges(), stale.tables(), ceiling)
     }
 
-    /// For these ranges and, if `tables`, directory entries. A range of a page size that radix does not have makes it the whole space.
+    /// For these ranges and, if `tables`, directory entries. A range of a page size that radix does
+    /// not have makes it the whole space.
     fn of_ranges<A: Address>(ranges: &[StaleRange<A>], tables: bool, ceiling: u64) -> Self {
         let mut pages = 0_u64;
         for range in ranges {
@@ -179,7 +185,8 @@ impl<S: Scope> Invalidation<S> {
         Self { reach, ..self }
     }
 
-    /// Calls `step` with each instruction that makes what is `stale` unreachable, in order; with none if nothing is.
+    /// Calls `step` with each instruction that makes what is `stale` unreachable, in order; with
+    /// none if nothing is.
     pub fn steps(&self, stale: &Stale<S::Input>, mut step: impl FnMut(Step<S>)) {
         let ceiling = match self.reach {
             Reach::Global => GLOBAL_CEILING,
@@ -192,8 +199,9 @@ impl<S: Scope> Invalidation<S> {
         );
     }
 
-    /// Calls `step` with each instruction that makes everything unreachable that is cached of the space: translations, directory entries, and the process
-    /// table entry (partition scope: the partition table entry). For when that entry changed.
+    /// Calls `step` with each instruction that makes everything unreachable that is cached of the
+    /// space: translations, directory entries, and the process table entry (partition scope: the
+    /// partition table entry). For when that entry changed.
     pub fn all(&self, mut step: impl FnMut(Step<S>)) {
         self.run(Plan::Space(Ric::All), &[], &mut step);
     }

@@ -1,4 +1,5 @@
-//! Radix translation (Power ISA v3.0B Book III, "Radix Tree Translation"): a tree per process, a tree per partition.
+//! Radix translation (Power ISA v3.0B Book III, "Radix Tree Translation"): a tree per process, a
+//! tree per partition.
 //!
 //! ```text
 //! PTCR → partition table → PATE ─┬→ partition-scoped tree (Gpa → Hpa)            [`PartitionScoped`]
@@ -6,8 +7,9 @@
 //!                                   (guest real)           (Gva → Gpa)
 //! ```
 //!
-//! Where implementations differ (who sets R and C, what becomes of tables that the manual does not allow, who hears of a table outside memory) the
-//! difference is a value: [`RcPolicy`], [`Strictness`], [`TableFault`].
+//! Where implementations differ (who sets R and C, what becomes of tables that the manual does not
+//! allow, who hears of a table outside memory) the difference is a value: [`RcPolicy`],
+//! [`Strictness`], [`TableFault`].
 
 mod attributes;
 mod descriptor;

@@ -1,4 +1,5 @@
-//! The partition table (ISA "Partition Table"): a partition-scoped tree and a process table per partition, in host memory.
+//! The partition table (ISA "Partition Table"): a partition-scoped tree and a process table per
+//! partition, in host memory.
 
 use pgtable::{Cause, Hpa, TableMemory};
 
@@ -11,7 +12,8 @@ use super::policy::Strictness;
 pub struct PartitionTable(Indexed<Hpa>);
 
 impl PartitionTable {
-    /// The table of `2^(12 + pats)` bytes at `base`. `None` if it is not aligned to that, beyond 2^60, or of PATS greater than 24.
+    /// The table of `2^(12 + pats)` bytes at `base`. `None` if it is not aligned to that, beyond
+    /// 2^60, or of PATS greater than 24.
     #[must_use]
     pub fn new(base: Hpa, pats: u8) -> Option<Self> {
         Indexed::new(base, pats).map(Self)
@@ -58,8 +60,9 @@ impl PartitionTable {
         Ok(Pate { tree: tree.into(), process_table: process_table.into() })
     }
 
-    /// Stores the entry of partition `lpid`, the process table first, as Linux does. If hardware may have seen the old one, it must be
-    /// invalidated ([`Invalidation::all`](super::Invalidation::all)).
+    /// Stores the entry of partition `lpid`, the process table first, as Linux does. If hardware
+    /// may have seen the old one, it must be invalidated
+    /// ([`Invalidation::all`](super::Invalidation::all)).
     ///
     /// # Errors
     /// [`TableError`].
@@ -75,8 +78,9 @@ impl PartitionTable {
     /// The root of the partition-scoped tree of partition `lpid`.
     ///
     /// # Errors
-    /// [`Cause::Malformed`] for a partition beyond the table (hardware: HDSISR 0x00080000), one that is hashed, or a tree that is not supported;
-    /// [`Cause::TableAccess`] for an entry outside memory.
+    /// [`Cause::Malformed`] for a partition beyond the table (hardware: HDSISR 0x00080000), one
+    /// that is hashed, or a tree that is not supported; [`Cause::TableAccess`] for an entry outside
+    /// memory.
     pub fn root<M: TableMemory<Hpa>>(
         self,
         memory: &M,

@@ -1,5 +1,5 @@
-//! Where implementations differ, as values: who sets R and C, what happens to a table that the manual does not allow, and who hears of
-//! a table that is not there.
+//! Where implementations differ, as values: who sets R and C, what happens to a table that the
+//! manual does not allow, and who hears of a table that is not there.
 
 use bitfield_struct::bitfield;
 
@@ -8,8 +8,8 @@ use bitfield_struct::bitfield;
 pub enum RcPolicy {
     /// The hardware sets them by itself, and no access ever faults for them. QEMU until 8.0.
     HardwareUpdate,
-    /// An access with R = 0, or a store with C = 0, takes an interrupt (status 0x00040000) after the
-    /// permission check. POWER9, POWER10, QEMU from 8.1, microwatt.
+    /// An access with R = 0, or a store with C = 0, takes an interrupt (status 0x00040000) after
+    /// the permission check. POWER9, POWER10, QEMU from 8.1, microwatt.
     #[default]
     Fault,
 }
@@ -27,8 +27,8 @@ pub enum RcPolicy {
 /// | process table larger than 2^36 bytes (PRTS 25 to 31) | a table | malformed | malformed |
 /// | order: unsupported size of a table against a table outside memory | memory first | size first | size first |
 ///
-/// Sources: `ppc_radix64_xlate_impl` of QEMU, `kvmppc_mmu_walk_radix_tree` of Linux, and the ISA's text. What silicon
-/// does with such tables is not published.
+/// Sources: `ppc_radix64_xlate_impl` of QEMU, `kvmppc_mmu_walk_radix_tree` of Linux, and the ISA's
+/// text. What silicon does with such tables is not published.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Strictness {
     /// As QEMU's MMU, so also a guest of KVM-HV on an emulated POWER9.
@@ -43,16 +43,20 @@ pub enum Strictness {
 /// Who hears of a guest's table that stands outside the guest's memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum TableFault {
-    /// The hypervisor, as the hardware reports it: HDSI, HDSISR 0x40020000, for fetches too. It is a load whatever the access was, so the store bit is clear.
+    /// The hypervisor, as the hardware reports it: HDSI, HDSISR 0x40020000, for fetches too. It is
+    /// a load whatever the access was, so the store bit is clear.
     #[default]
     ToHypervisor,
-    /// The guest, as KVM reflects it: DSI with the HDSISR unchanged, so DSISR 0x40020000 for loads, stores and fetches alike.
+    /// The guest, as KVM reflects it: DSI with the HDSISR unchanged, so DSISR 0x40020000 for loads,
+    /// stores and fetches alike.
     Reflected,
 }
 
-/// From which quadrants (address bits 0:1) a process-scoped tree is reached (ISA "Radix Tree Translation", MSR\[HV\] = 0).
+/// From which quadrants (address bits 0:1) a process-scoped tree is reached (ISA "Radix Tree
+/// Translation", MSR\[HV\] = 0).
 ///
-/// Quadrant 0 is the tree of the process in PIDR, quadrant 3 that of process 0; quadrants 1 and 2 take a segment interrupt.
+/// Quadrant 0 is the tree of the process in PIDR, quadrant 3 that of process 0; quadrants 1 and 2
+/// take a segment interrupt.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Quadrants {
     /// Quadrant 0: the tree of a process other than 0.
@@ -64,7 +68,8 @@ pub enum Quadrants {
     ZeroAndThree,
 }
 
-/// Authority Mask Register: what a supervisor may not do to user pages, by key. Radix pages all have key 0 (ISA "Storage Protection").
+/// Authority Mask Register: what a supervisor may not do to user pages, by key. Radix pages all
+/// have key 0 (ISA "Storage Protection").
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Amr {
@@ -77,7 +82,8 @@ pub struct Amr {
     pub other_keys: u64,
 }
 
-/// Instruction Authority Mask Register: from which user pages a supervisor may not fetch, by key. Radix pages all have key 0 (ISA "Storage Protection").
+/// Instruction Authority Mask Register: from which user pages a supervisor may not fetch, by key.
+/// Radix pages all have key 0 (ISA "Storage Protection").
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Iamr {

@@ -24,8 +24,8 @@ use super::policy::Strictness;
 pub struct ProcessTable(Indexed<Gpa>);
 
 impl ProcessTable {
-    /// The table of `2^(12 + prts)` bytes at `base`. `None` if it is not aligned to that, beyond 2^60, or larger
-    /// than Linux takes (PRTS 24).
+    /// The table of `2^(12 + prts)` bytes at `base`. `None` if it is not aligned to that, beyond
+    /// 2^60, or larger than Linux takes (PRTS 24).
     #[must_use]
     pub fn new(base: Gpa, prts: u8) -> Option<Self> {
         Indexed::new(base, prts).map(Self)
@@ -37,7 +37,8 @@ impl ProcessTable {
         Self::new(Gpa::new(word.base()), word.prts())
     }
 
-    /// The table that a partition table entry names, as `strictness` reads it: [`Qemu`](Strictness::Qemu) knows no largest size.
+    /// The table that a partition table entry names, as `strictness` reads it:
+    /// [`Qemu`](Strictness::Qemu) knows no largest size.
     #[must_use]
     pub fn of_word_as(word: ProcessTableWord, strictness: Strictness) -> Option<Self> {
         match strictness {
@@ -85,7 +86,8 @@ impl ProcessTable {
         Ok(Prte { tree: tree.into(), reserved })
     }
 
-    /// Stores the entry of process `pid`. If hardware may have seen the old one, it must be invalidated ([`Invalidation::all`](super::Invalidation::all)).
+    /// Stores the entry of process `pid`. If hardware may have seen the old one, it must be
+    /// invalidated ([`Invalidation::all`](super::Invalidation::all)).
     ///
     /// # Errors
     /// [`TableError`].
@@ -101,8 +103,9 @@ impl ProcessTable {
     /// The root of the tree of process `pid`.
     ///
     /// # Errors
-    /// What hardware makes of it, in its order: [`Cause::NotPresent`] for a process beyond the table, [`Cause::TableAccess`] for an
-    /// entry outside memory, [`Cause::Malformed`] for a tree that is not supported.
+    /// What hardware makes of it, in its order: [`Cause::NotPresent`] for a process beyond the
+    /// table, [`Cause::TableAccess`] for an entry outside memory, [`Cause::Malformed`] for a tree
+    /// that is not supported.
     pub fn root<M: TableMemory<Gpa>>(
         self,
         memory: &M,

@@ -1,5 +1,6 @@
-//! The two scopes of radix translation, as the stages that they are: what differs between process-scoped trees (`Gva → Gpa`, a guest's own) and
-//! partition-scoped ones (`Gpa → Hpa`, the hypervisor's). All else is [`Radix`](super::Radix).
+//! The two scopes of radix translation, as the stages that they are: what differs between
+//! process-scoped trees (`Gva → Gpa`, a guest's own) and partition-scoped ones (`Gpa → Hpa`, the
+//! hypervisor's). All else is [`Radix`](super::Radix).
 
 use core::fmt::Debug;
 
@@ -29,7 +30,8 @@ pub trait Scope: Stage + Copy + Eq + Debug + Send + Sync + sealed::Sealed {
 
     /// Whether invalidations are process-scoped (PRS).
     const PROCESS_SCOPED: bool;
-    /// The IH of the `slbia` that drops this scope's effective-to-real translations: Linux's `PPC_RADIX_INVALIDATE_ERAT_USER` and `…_GUEST`.
+    /// The IH of the `slbia` that drops this scope's effective-to-real translations: Linux's
+    /// `PPC_RADIX_INVALIDATE_ERAT_USER` and `…_GUEST`.
     const SLBIA: u8;
 
     /// The process, or partition, 0 in the place of `whose`.
@@ -79,7 +81,8 @@ const TOP: u64 = !pgtable::low_bits(ADDRESS_BITS);
 /// The top of a quadrant 3 address.
 pub(crate) const QUADRANT_3: u64 = 3 << 62;
 
-/// Loads, stores or fetches, whoever makes them. EAA has no write-only: what may be written may be read.
+/// Loads, stores or fetches, whoever makes them. EAA has no write-only: what may be written may be
+/// read.
 #[inline(always)]
 fn authorises(word: u64, kind: AccessKind) -> bool {
     let any_of = match kind {
@@ -122,8 +125,8 @@ impl Scope for Stage1 {
         }
     }
 
-    /// In the order of ISA "Storage Protection": a privileged page is nobody else's; a supervisor's access to any other
-    /// page goes by key 0 of AMR and IAMR too.
+    /// In the order of ISA "Storage Protection": a privileged page is nobody else's; a supervisor's
+    /// access to any other page goes by key 0 of AMR and IAMR too.
     #[inline(always)]
     fn allows(controls: &ProcessControls, word: u64, access: Access) -> bool {
         let privileged = word & Pte::PRIVILEGED != 0;
@@ -192,15 +195,17 @@ impl Scope for Stage2 {
         authorises(word, access.kind)
     }
 
-    /// A guest real address beyond the tree has no translation. (QEMU's MMU ignores the bits beyond: there such an
-    /// address is an alias of the one below 2^52. Nobody should rely on that, and we do not follow.)
+    /// A guest real address beyond the tree has no translation. (QEMU's MMU ignores the bits
+    /// beyond: there such an address is an alias of the one below 2^52. Nobody should rely on that,
+    /// and we do not follow.)
     #[inline]
     fn address_fault(access: Access) -> Interrupt {
         Self::interrupt(Status::new().with_no_translation(true), access)
     }
 
-    /// The hypervisor's tables stand in real memory: nothing translates their addresses, and hardware takes a machine check where there is
-    /// no memory. Software that walks them reports tables that cannot be used.
+    /// The hypervisor's tables stand in real memory: nothing translates their addresses, and
+    /// hardware takes a machine check where there is no memory. Software that walks them reports
+    /// tables that cannot be used.
     #[inline]
     fn table_fault((): &(), access: Access) -> Interrupt {
         Self::interrupt(Status::new().with_bad_configuration(true), access)

@@ -1,4 +1,5 @@
-//! `tlbie` and `tlbiel` for radix: the operands (Power ISA v3.0B Book III, "TLB Invalidate Entry") and the instruction words.
+//! `tlbie` and `tlbiel` for radix: the operands (Power ISA v3.0B Book III, "TLB Invalidate Entry")
+//! and the instruction words.
 
 use core::marker::PhantomData;
 
@@ -23,8 +24,8 @@ pub enum Ric {
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Rb {
-    /// 0:51: Effective Page Number (partition scope: of the guest real address), in units of 4 KiB. With another IS than 0 its
-    /// low 12 bits are `tlbiel`'s set.
+    /// 0:51: Effective Page Number (partition scope: of the guest real address), in units of 4 KiB.
+    /// With another IS than 0 its low 12 bits are `tlbiel`'s set.
     #[bits(52)]
     pub epn: u64,
     /// 52:53: Invalidation Selector: 0 one page, 1 a process, 2 a partition, 3 everything.
@@ -49,7 +50,8 @@ pub struct Rs {
     pub lpid: u32,
 }
 
-/// A radix invalidation (R = 1) in scope `S`: process-scoped (PRS = 1) or partition-scoped (PRS = 0).
+/// A radix invalidation (R = 1) in scope `S`: process-scoped (PRS = 1) or partition-scoped (PRS =
+/// 0).
 ///
 /// Only legal forms can be made: one page has RIC = 0, and only process scope matches by process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -80,8 +82,8 @@ struct Word {
 }
 
 impl<S: Scope> Tlbie<S> {
-    /// Translations of the page of `size` that holds `address`, which is an effective address (process scope) or a
-    /// guest real address (partition scope).
+    /// Translations of the page of `size` that holds `address`, which is an effective address
+    /// (process scope) or a guest real address (partition scope).
     #[must_use]
     pub const fn page(address: u64, size: PageSize, whose: Rs) -> Self {
         let rb = Rb::new().with_epn(address >> 12).with_ap(size.ap());
@@ -99,7 +101,8 @@ impl<S: Scope> Tlbie<S> {
         }
     }
 
-    /// The same for one set of the TLB: what `tlbiel` does at a time on POWER9, with [`space`](Self::space). Bits of `set` beyond the low 12 are ignored.
+    /// The same for one set of the TLB: what `tlbiel` does at a time on POWER9, with
+    /// [`space`](Self::space). Bits of `set` beyond the low 12 are ignored.
     #[must_use]
     pub const fn with_set(self, set: u16) -> Self {
         Self { rb: self.rb.with_epn(set as u64 & 0xfff), ..self }
@@ -190,7 +193,8 @@ mod tests {
         assert_eq!((partition.rb().into_bits(), partition.rs().into_bits()), (0x800, 7));
     }
 
-    /// As `binutils` assembles `tlbie rb, rs, ric, prs, r`: 0x7c000264 with RB << 11, RS << 21, RIC << 18, PRS << 17, R << 16.
+    /// As `binutils` assembles `tlbie rb, rs, ric, prs, r`: 0x7c000264 with RB << 11, RS << 21, RIC
+    /// << 18, PRS << 17, R << 16.
     #[test]
     fn instructions() {
         let whose = Rs::new();

@@ -6,13 +6,16 @@ use pgtable::{Gpa, RangeError};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Something was unmapped since the ticket was taken: what is known of the host page may be out of date. Let the guest run into the fault again.
+    /// Something was unmapped since the ticket was taken: what is known of the host page may be out
+    /// of date. Let the guest run into the fault again.
     #[error("something was unmapped meanwhile")]
     Again,
-    /// A store, and the host page (or its slot) cannot be written. Get the page for writing first, or tell the guest.
+    /// A store, and the host page (or its slot) cannot be written. Get the page for writing first,
+    /// or tell the guest.
     #[error("a store to a host page that cannot be written")]
     ReadOnly,
-    /// The host page is smaller than the smallest page of this tree, or they lie askew: the granule is the wrong one for this host.
+    /// The host page is smaller than the smallest page of this tree, or they lie askew: the granule
+    /// is the wrong one for this host.
     #[error("host pages of 2^{shift} bytes cannot back this tree")]
     TooSmall {
         /// log2 of the host page's size.

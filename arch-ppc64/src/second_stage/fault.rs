@@ -1,4 +1,5 @@
-//! What to do about an access that the second stage refused: a pure function of the interrupt and the memory slots.
+//! What to do about an access that the second stage refused: a pure function of the interrupt and
+//! the memory slots.
 //!
 //! In this order, which is that of Linux (`kvmppc_book3s_radix_page_fault`):
 //!
@@ -20,7 +21,8 @@ use super::slot::MemorySlot;
 use crate::interrupt::{Status, Vector};
 use crate::radix::HypervisorFault;
 
-/// What a hypervisor puts into HDSISR before it enters the guest, to recognise an interrupt by which hardware did not write it.
+/// What a hypervisor puts into HDSISR before it enters the guest, to recognise an interrupt by
+/// which hardware did not write it.
 pub const HDSISR_CANARY: Status = Status::from_bits(0x7fff);
 
 /// The address bits of ASDR.
@@ -56,8 +58,9 @@ pub enum Action {
         /// Whether it is a store.
         store: bool,
     },
-    /// Set R, and for a store C ([`SecondStage::set_rc`](super::SecondStage::set_rc)). If that cannot be done, or unless it is all that is `missing`, go
-    /// on as for [`Instantiate`](Self::Instantiate).
+    /// Set R, and for a store C ([`SecondStage::set_rc`](super::SecondStage::set_rc)). If that
+    /// cannot be done, or unless it is all that is `missing`, go on as for
+    /// [`Instantiate`](Self::Instantiate).
     SetRc {
         /// The address.
         gpa: Gpa,
@@ -80,9 +83,11 @@ pub enum Action {
 pub struct StorageFault {
     /// The cause in DSISR's terms.
     pub status: Status,
-    /// What the access did to the address that was refused. (Of a table that is being read: a load.)
+    /// What the access did to the address that was refused. (Of a table that is being read: a
+    /// load.)
     pub kind: AccessKind,
-    /// The guest real address that was refused. For a table its low 12 bits are not known, and zero.
+    /// The guest real address that was refused. For a table its low 12 bits are not known, and
+    /// zero.
     pub gpa: Gpa,
     /// The effective address of the guest's access.
     pub ea: Gva,
@@ -91,7 +96,8 @@ pub struct StorageFault {
 impl StorageFault {
     /// What the hardware reported.
     ///
-    /// A fetch that had to write a table entry and could not (HSRR1 0x00010000) counts as a store to that table.
+    /// A fetch that had to write a table entry and could not (HSRR1 0x00010000) counts as a store
+    /// to that table.
     #[must_use]
     pub fn of(fault: &HypervisorFault) -> Self {
         let fetch = fault.interrupt.vector == Vector::HypervisorInstructionStorage;

@@ -1,7 +1,8 @@
-//! One leaf in memory, and the only way in which this module changes one: atomically, returning what was there (KVM's `kvmppc_radix_update_pte`).
+//! One leaf in memory, and the only way in which this module changes one: atomically, returning
+//! what was there (KVM's `kvmppc_radix_update_pte`).
 //!
-//! Whoever changes a leaf is the tree's one writer, so between a look and a change only hardware's own bits (R, C) can
-//! differ; they are kept, and what the change returns holds them.
+//! Whoever changes a leaf is the tree's one writer, so between a look and a change only hardware's
+//! own bits (R, C) can differ; they are kept, and what the change returns holds them.
 
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -57,7 +58,8 @@ pub(crate) const W: Pte = Pte::new().with_eaa(crate::radix::Eaa::new().with_writ
 pub(crate) const EAA: Pte = Pte::new().with_eaa(crate::radix::Eaa::from_bits(15));
 
 impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
-    /// Shows `visit` every leaf that maps any of the `bytes` bytes from `gpa` on, in order, until it breaks.
+    /// Shows `visit` every leaf that maps any of the `bytes` bytes from `gpa` on, in order, until
+    /// it breaks.
     pub(crate) fn for_each_standing<B>(
         &self,
         gpa: Gpa,
@@ -81,7 +83,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
         })
     }
 
-    /// Shows `visit` the leaf that maps `gpa`; `None` if there is none, or `gpa` is no address of the tree.
+    /// Shows `visit` the leaf that maps `gpa`; `None` if there is none, or `gpa` is no address of
+    /// the tree.
     pub(crate) fn standing_at<R>(
         &self,
         gpa: Gpa,

@@ -1,27 +1,33 @@
-//! The second stage of one guest, as its hypervisor keeps it: the partition-scoped radix tree `Gpa → Hpa`, its LPID, and
-//! what happens to it from the first fault to the teardown.
+//! The second stage of one guest, as its hypervisor keeps it: the partition-scoped radix tree
+//! `Gpa → Hpa`, its LPID, and what happens to it from the first fault to the teardown.
 //!
 //! # Protocol
-//! There is one writer at a time (`&mut`: the embedder's lock, KVM's `mmu_lock`); hardware walks the tree and may set R and C meanwhile.
+//! There is one writer at a time (`&mut`: the embedder's lock, KVM's `mmu_lock`); hardware walks
+//! the tree and may set R and C meanwhile.
 //!
-//! **Faulting a page in** ([`SecondStage::fault_in`]) needs the host's own translation, which the embedder looks up without the lock. So:
-//! 1. take a [`Ticket`]; 2. look the host page up; 3. with the lock, fault in. If anything was unmapped since the ticket was taken, or is being
-//!    unmapped, step 3 answers [`Error::Again`]: the host page may be gone. The guest then simply faults again.
+//! **Faulting a page in** ([`SecondStage::fault_in`]) needs the host's own translation, which the
+//! embedder looks up without the lock. So:
+//! 1. take a [`Ticket`]; 2. look the host page up; 3. with the lock, fault in. If anything was
+//!    unmapped since the ticket was taken, or is being unmapped, step 3 answers [`Error::Again`]:
+//!    the host page may be gone. The guest then simply faults again.
 //!
-//! **One address has one size.** A leaf in the way of a smaller page is unmapped as a whole (its other pages fault in again); a
-//! table in the way of a larger leaf is emptied and leaves the tree. In both cases the old translations, and the page-walk cache if a table left,
-//! are invalidated before the new entry is stored, and the table is freed after that.
+//! **One address has one size.** A leaf in the way of a smaller page is unmapped as a whole (its
+//! other pages fault in again); a table in the way of a larger leaf is emptied and leaves the tree.
+//! In both cases the old translations, and the page-walk cache if a table left, are invalidated
+//! before the new entry is stored, and the table is freed after that.
 //!
-//! **A leaf that is there is only ever added to**: permissions, R and C are ORed in, which needs no invalidation. (Hardware that
-//! still holds less takes a fault that finds everything in place.)
+//! **A leaf that is there is only ever added to**: permissions, R and C are ORed in, which needs no
+//! invalidation. (Hardware that still holds less takes a fault that finds everything in place.)
 //!
-//! **Nothing that hardware recorded is lost.** Before a leaf is cleared its access authority is taken away by an atomic AND: what that
-//! returns is final, since no implementation records a use that the entry does not allow. Each leaf that goes is reported with its R and C.
+//! **Nothing that hardware recorded is lost.** Before a leaf is cleared its access authority is
+//! taken away by an atomic AND: what that returns is final, since no implementation records a use
+//! that the entry does not allow. Each leaf that goes is reported with its R and C.
 //!
 //! Unmapping never splits, so it never needs memory: an MMU notifier cannot be refused.
 //!
-//! Linux's counterpart is `arch/powerpc/kvm/book3s_64_mmu_radix.c`. Ours differs where the address that an entry is *for* matters: the guest
-//! address is carried down with each entry, never rebuilt from what the entry maps.
+//! Linux's counterpart is `arch/powerpc/kvm/book3s_64_mmu_radix.c`. Ours differs where the address
+//! that an entry is *for* matters: the guest address is carried down with each entry, never rebuilt
+//! from what the entry maps.
 
 mod error;
 mod fault;
@@ -52,9 +58,10 @@ pub type Translation = TranslationOf<PartitionScoped>;
 
 /// The second stage of one guest.
 ///
-/// Whatever makes translations stale takes a [`Gather`] of this guest's ([`gather`](Self::gather)), which the caller finishes
-/// ([`finish`](Self::finish)) when it likes: for one page at once, for a memory slot at the end.
-/// [`Invalidation::of_partition`](crate::radix::Invalidation::of_partition) makes the instructions of it.
+/// Whatever makes translations stale takes a [`Gather`] of this guest's ([`gather`](Self::gather)),
+/// which the caller finishes ([`finish`](Self::finish)) when it likes: for one page at once, for a
+/// memory slot at the end. [`Invalidation::of_partition`](crate::radix::Invalidation::of_partition)
+/// makes the instructions of it.
 ///
 /// Dropping it frees nothing, since hardware may still walk it: see [`destroy`](Self::destroy).
 #[derive(Debug)]
@@ -102,8 +109,10 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
         self.table.tables()
     }
 
-    /// The partition table entry by which hardware finds the tree, with the guest's process table. When an entry that hardware may have seen is replaced, invalidate
-    /// the whole partition ([`Invalidation::all`](crate::radix::Invalidation::all)). `None` if the root lies where no entry can name it (beyond 2^60).
+    /// The partition table entry by which hardware finds the tree, with the guest's process table.
+    /// When an entry that hardware may have seen is replaced, invalidate the whole partition
+    /// ([`Invalidation::all`](crate::radix::Invalidation::all)). `None` if the root lies where no
+    /// entry can name it (beyond 2^60).
     pub fn pate(&self, process_table: ProcessTableWord) -> Option<Pate> {
         let tree = RadixRoot::of_tree(self.table.root().get())?.with_hr(true);
         Some(Pate { tree, process_table })
@@ -144,7 +153,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
         gather.finish(self.table.tables())
     }
 
-    /// Frees every table, after one invalidation of the whole partition. The partition table entry must have been taken out before.
+    /// Frees every table, after one invalidation of the whole partition. The partition table entry
+    /// must have been taken out before.
     ///
     /// # Errors
     /// [`GatherError`]; after a failed invalidation nothing was freed and the tree is given back.

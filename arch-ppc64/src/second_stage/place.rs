@@ -1,5 +1,5 @@
-//! Faulting a page in: which page, with which attributes, and what becomes of what stands in its way (KVM's `kvmppc_book3s_instantiate_page` and
-//! `kvmppc_create_pte`).
+//! Faulting a page in: which page, with which attributes, and what becomes of what stands in its
+//! way (KVM's `kvmppc_book3s_instantiate_page` and `kvmppc_create_pte`).
 
 use pgtable::{
     AccessKind, Error as TreeError, Gather, Gpa, Hpa, Invalidate, Leaves, RangeError, Stage2,
@@ -38,7 +38,8 @@ pub enum Placed {
 }
 
 impl Standing<'_> {
-    /// Adds what `leaf` says if this leaf maps the same page in the same way; `None` if it does not.
+    /// Adds what `leaf` says if this leaf maps the same page in the same way; `None` if it does
+    /// not.
     fn add(self, leaf: &Leaf) -> Option<Placed> {
         let wanted = leaf.attributes.pte();
         let here = self.leaf(self.pte());
@@ -56,11 +57,13 @@ impl Standing<'_> {
 }
 
 impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
-    /// Maps the page that covers `gpa` in `slot` to `page` of the host, by the largest leaf that both allow. What stands in its way is unmapped as a
-    /// whole and shown to `gone`, and invalidated before the new leaf is stored.
+    /// Maps the page that covers `gpa` in `slot` to `page` of the host, by the largest leaf that
+    /// both allow. What stands in its way is unmapped as a whole and shown to `gone`, and
+    /// invalidated before the new leaf is stored.
     ///
-    /// The leaf may be read and executed, and written if `page` is writable and `slot` not read-only. R is set, and C by a store; in a slot that is not
-    /// logged C is set with the permission to write, which spares the guest a fault.
+    /// The leaf may be read and executed, and written if `page` is writable and `slot` not
+    /// read-only. R is set, and C by a store; in a slot that is not logged C is set with the
+    /// permission to write, which spares the guest a fault.
     ///
     /// # Errors
     /// [`Error`]; after [`Error::Tree`] what stood in the way may be gone.

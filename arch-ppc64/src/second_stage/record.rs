@@ -1,4 +1,5 @@
-//! R and C, and the permission to write: what faults set, what dirty logs and working-set scans clear.
+//! R and C, and the permission to write: what faults set, what dirty logs and working-set scans
+//! clear.
 //!
 //! | verb | clears | invalidates |
 //! | --- | --- | --- |
@@ -7,7 +8,8 @@
 //! | [`write_protect`](SecondStage::write_protect) | write | the pages |
 //! | [`harvest`](SecondStage::harvest) | R or C | the pages |
 //!
-//! What is set needs no invalidation. Whatever is cleared here must be cleared in the shadows of a nested guest too: [`Nested::restrict`](crate::shadow::Nested::restrict).
+//! What is set needs no invalidation. Whatever is cleared here must be cleared in the shadows of a
+//! nested guest too: [`Nested::restrict`](crate::shadow::Nested::restrict).
 
 use core::ops::ControlFlow;
 
@@ -21,8 +23,9 @@ use super::{Leaf, SecondStage};
 use crate::radix::Pte;
 
 impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
-    /// Sets R, and for a `store` C, in the leaf that maps `gpa`: what an interrupt for want of them asks for. False, and nothing changed, if there is no
-    /// leaf or it does not allow the store: then the page has to be faulted in.
+    /// Sets R, and for a `store` C, in the leaf that maps `gpa`: what an interrupt for want of them
+    /// asks for. False, and nothing changed, if there is no leaf or it does not allow the store:
+    /// then the page has to be faulted in.
     ///
     /// # Errors
     /// [`pgtable::Error::Malformed`], [`pgtable::Error::Memory`]: somebody else wrote the tree.
@@ -37,8 +40,9 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
         Ok(set.unwrap_or(false))
     }
 
-    /// Gives the leaf that maps `gpa` the permission to write back, with R and C: for a store to a page that was write-protected for a log, which logs it. False if
-    /// there is no leaf: then the page has to be faulted in.
+    /// Gives the leaf that maps `gpa` the permission to write back, with R and C: for a store to a
+    /// page that was write-protected for a log, which logs it. False if there is no leaf: then the
+    /// page has to be faulted in.
     ///
     /// # Errors
     /// As [`set_rc`](Self::set_rc).
@@ -49,10 +53,12 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
         Ok(set.is_some())
     }
 
-    /// Takes the permission to write from every leaf that maps any of the `bytes` bytes from `gpa` on; R and C stay. Returns how many leaves lost it.
+    /// Takes the permission to write from every leaf that maps any of the `bytes` bytes from `gpa`
+    /// on; R and C stay. Returns how many leaves lost it.
     ///
     /// # Errors
-    /// [`pgtable::Error::Range`] for addresses beyond the tree, else as [`set_rc`](Self::set_rc); everything before the error's address is done.
+    /// [`pgtable::Error::Range`] for addresses beyond the tree, else as [`set_rc`](Self::set_rc);
+    /// everything before the error's address is done.
     pub fn write_protect<I: Invalidate<Stage2, Identity = u32>>(
         &mut self,
         gpa: Gpa,
@@ -63,7 +69,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
         self.clear_where(gpa, bytes, W, |leaf| gather.pages(leaf.input, leaf.input, leaf.shift))
     }
 
-    /// Clears R in every leaf that maps any of the `bytes` bytes from `gpa` on; returns whether any had it. Nothing is invalidated: see the module.
+    /// Clears R in every leaf that maps any of the `bytes` bytes from `gpa` on; returns whether any
+    /// had it. Nothing is invalidated: see the module.
     ///
     /// # Errors
     /// As [`write_protect`](Self::write_protect).
@@ -82,7 +89,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
         Ok(found.is_break())
     }
 
-    /// Clears C in the leaf that maps `gpa`; returns the leaf as it was if it had it. Read the page after `gather` is finished.
+    /// Clears C in the leaf that maps `gpa`; returns the leaf as it was if it had it. Read the page
+    /// after `gather` is finished.
     ///
     /// # Errors
     /// As [`set_rc`](Self::set_rc).
@@ -102,7 +110,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
         }
     }
 
-    /// Collects what was used or written in the `bytes` bytes from `gpa` on as bits of `bitmap`, and clears the record: see [`pgtable::PageTable::harvest`].
+    /// Collects what was used or written in the `bytes` bytes from `gpa` on as bits of `bitmap`,
+    /// and clears the record: see [`pgtable::PageTable::harvest`].
     ///
     /// # Errors
     /// As [`write_protect`](Self::write_protect).
@@ -118,7 +127,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
         self.table.harvest(gpa, bytes, recorded, writers, bitmap, gather)
     }
 
-    /// Clears `mask` in every leaf of the range that has any of it, and shows `cleared` each as it was; returns how many those were.
+    /// Clears `mask` in every leaf of the range that has any of it, and shows `cleared` each as it
+    /// was; returns how many those were.
     pub(crate) fn clear_where(
         &mut self,
         gpa: Gpa,

@@ -1,6 +1,8 @@
-//! Whether something was unmapped since: what makes it safe to look a host page up without the lock.
+//! Whether something was unmapped since: what makes it safe to look a host page up without the
+//! lock.
 //!
-//! Linux's `mmu_invalidate_seq` and `mmu_invalidate_in_progress`. All of it happens under the embedder's lock, so plain numbers do.
+//! Linux's `mmu_invalidate_seq` and `mmu_invalidate_in_progress`. All of it happens under the
+//! embedder's lock, so plain numbers do.
 
 /// How much had been unmapped when a fault's handling began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,10 +1,12 @@
-//! A memory slot: a range of guest memory and the host memory behind it; and which page size it allows at an address.
+//! A memory slot: a range of guest memory and the host memory behind it; and which page size it
+//! allows at an address.
 
 use pgtable::{Gpa, low_bits};
 
 use crate::radix::Granule;
 
-/// A range of guest memory, backed by a range of host virtual memory: Linux's `kvm_userspace_memory_region`.
+/// A range of guest memory, backed by a range of host virtual memory: Linux's
+/// `kvm_userspace_memory_region`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MemorySlot {
     /// Its first guest address.
@@ -15,7 +17,8 @@ pub struct MemorySlot {
     pub hva: u64,
     /// The guest may not write it.
     pub read_only: bool,
-    /// Stores are being logged, page by page: leaves are of the smallest size, and C is set by stores only.
+    /// Stores are being logged, page by page: leaves are of the smallest size, and C is set by
+    /// stores only.
     pub logged: bool,
 }
 
@@ -36,13 +39,15 @@ impl MemorySlot {
         }
     }
 
-    /// log2 of the largest leaf that may map `gpa` where the host's own page is of `2^host` bytes: no larger than that, equally
-    /// placed in guest and host (`gpa ≡ hva`), wholly within the slot, and the smallest there is while stores are logged. `None`: not even that fits.
+    /// log2 of the largest leaf that may map `gpa` where the host's own page is of `2^host` bytes:
+    /// no larger than that, equally placed in guest and host (`gpa ≡ hva`), wholly within the slot,
+    /// and the smallest there is while stores are logged. `None`: not even that fits.
     #[must_use]
     pub fn leaf_shift(&self, gpa: Gpa, host: u8, granule: Granule) -> Option<u8> {
         let askew = gpa.get() ^ self.host_address(gpa)?;
         let most = if self.logged { granule.geometry().page_shift() } else { host };
-        // Down from the largest that is no larger than the host's page and lies alike, until one lies within.
+        // Down from the largest that is no larger than the host's page and lies alike, until one
+        // lies within.
         let mut most = most.min(host);
         loop {
             let shift = granule.geometry().largest_leaf(askew, most)?;

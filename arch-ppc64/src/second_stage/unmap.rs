@@ -1,4 +1,5 @@
-//! Unmapping: one page, a memory slot, or whatever a host's notifier names. Tables that become empty leave the tree and are freed.
+//! Unmapping: one page, a memory slot, or whatever a host's notifier names. Tables that become
+//! empty leave the tree and are freed.
 
 use core::ops::ControlFlow;
 
@@ -9,12 +10,14 @@ use super::sequence::Ticket;
 use super::{Leaf, SecondStage};
 
 impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
-    /// How much has been unmapped so far. Take it before looking a host page up, give it to [`fault_in`](Self::fault_in).
+    /// How much has been unmapped so far. Take it before looking a host page up, give it to
+    /// [`fault_in`](Self::fault_in).
     pub fn ticket(&self) -> Ticket {
         self.sequence.ticket()
     }
 
-    /// The host is about to take pages away: until [`invalidation_ends`](Self::invalidation_ends), nothing can be faulted in. They nest.
+    /// The host is about to take pages away: until [`invalidation_ends`](Self::invalidation_ends),
+    /// nothing can be faulted in. They nest.
     pub fn invalidation_begins(&mut self) {
         self.sequence.begin();
     }
@@ -24,14 +27,17 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
         self.sequence.end();
     }
 
-    /// Unmaps every leaf that maps any of the `bytes` bytes from `gpa` on, as a whole, and shows each to `gone` with the R and C that
-    /// it had in the end: what was dirty goes into a log, [`Nested::lost`](crate::shadow::Nested::lost) drops the shadows. Returns how many bytes were mapped.
+    /// Unmaps every leaf that maps any of the `bytes` bytes from `gpa` on, as a whole, and shows
+    /// each to `gone` with the R and C that it had in the end: what was dirty goes into a log,
+    /// [`Nested::lost`](crate::shadow::Nested::lost) drops the shadows. Returns how many bytes were
+    /// mapped.
     ///
     /// The pages themselves may be given away once `gather` is finished.
     ///
     /// # Errors
-    /// [`pgtable::Error::Range`] for addresses beyond the tree; [`pgtable::Error::Malformed`], [`pgtable::Error::Memory`] if somebody else
-    /// wrote the tree; [`pgtable::Error::Invalidate`]. Unmap again: what is gone already is no error, though it may be reported twice.
+    /// [`pgtable::Error::Range`] for addresses beyond the tree; [`pgtable::Error::Malformed`],
+    /// [`pgtable::Error::Memory`] if somebody else wrote the tree; [`pgtable::Error::Invalidate`].
+    /// Unmap again: what is gone already is no error, though it may be reported twice.
     pub fn unmap<I: Invalidate<Stage2, Identity = u32>>(
         &mut self,
         gpa: Gpa,

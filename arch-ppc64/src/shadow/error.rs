@@ -12,7 +12,8 @@ pub enum Error {
         /// The partition.
         l2: u32,
     },
-    /// L1 maps a page that is smaller than the smallest of the shadow: use shadows of 4 KiB granule.
+    /// L1 maps a page that is smaller than the smallest of the shadow: use shadows of 4 KiB
+    /// granule.
     #[error("L1 maps a page of 2^{shift} bytes, which the shadow cannot hold")]
     TooSmall {
         /// log2 of the page's size.
@@ -21,7 +22,8 @@ pub enum Error {
     /// No memory for the reverse map. Drop shadows, and try again.
     #[error("no memory for the reverse map")]
     NoMemory,
-    /// The shadow's tree, or our second stage, could not be changed: no memory for tables (drop shadows, and try again), or somebody else wrote it.
+    /// The shadow's tree, or our second stage, could not be changed: no memory for tables (drop
+    /// shadows, and try again), or somebody else wrote it.
     #[error(transparent)]
     Tree(#[from] RangeError<Gpa>),
     /// Stale translations could not be made unreachable.

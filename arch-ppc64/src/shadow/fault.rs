@@ -1,4 +1,5 @@
-//! A fault of L2's: through L1's tree, then through our second stage, into the shadow; or to whoever has to do something first.
+//! A fault of L2's: through L1's tree, then through our second stage, into the shadow; or to
+//! whoever has to do something first.
 
 use pgtable::{
     Access, AccessKind, Cause, Format, Gpa, Hpa, Invalidate, Stage2, TableAllocator, TableMemory,
@@ -23,7 +24,8 @@ pub enum Outcome {
     Retry,
     /// Give this interrupt to L1: it is L1's to handle.
     ToL1(HypervisorFault),
-    /// Something to do with our own second stage, at an address of L1's: emulate an access, fault a page in (then let L2 go on, it will fault again), give *L2* a DSI, or give up.
+    /// Something to do with our own second stage, at an address of L1's: emulate an access, fault a
+    /// page in (then let L2 go on, it will fault again), give *L2* a DSI, or give up.
     Host(Action),
 }
 
@@ -37,11 +39,13 @@ struct Through {
 }
 
 impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
-    /// Handles `fault`, which L2 in L1's partition `l2` took while it ran on its shadow. `l1` is L1's memory, `host` our second stage of L1, `slot` finds the memory
-    /// slot of an address of L1's, and `by` makes translations unreachable.
+    /// Handles `fault`, which L2 in L1's partition `l2` took while it ran on its shadow. `l1` is
+    /// L1's memory, `host` our second stage of L1, `slot` finds the memory slot of an address of
+    /// L1's, and `by` makes translations unreachable.
     ///
-    /// R and C: where hardware does not set them, L1 hears that they are missing in its own leaf, as it would from hardware; where hardware does, they are set there. Either way they are
-    /// set in our leaf before the shadow has them.
+    /// R and C: where hardware does not set them, L1 hears that they are missing in its own leaf,
+    /// as it would from hardware; where hardware does, they are set there. Either way they are set
+    /// in our leaf before the shadow has them.
     ///
     /// # Errors
     /// [`Error`].
@@ -105,7 +109,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
 }
 
 impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
-    /// What L1's tree says of the access; else what L1 is to hear. `None`: L1 keeps changing the entries under the walk.
+    /// What L1's tree says of the access; else what L1 is to hear. `None`: L1 keeps changing the
+    /// entries under the walk.
     fn through_l1<G: TableMemory<Gpa>>(
         &mut self,
         table: Option<PartitionTable>,
@@ -153,7 +158,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
         }
     }
 
-    /// Sets R, and C for a store, in our leaf and in the shadow; false if they are not both there, or the shadow still maps what L1 had there before.
+    /// Sets R, and C for a store, in our leaf and in the shadow; false if they are not both there,
+    /// or the shadow still maps what L1 had there before.
     fn set_rc<M0: TableMemory<Hpa>, A0: TableAllocator<Hpa>>(
         &mut self,
         links: &ReverseMap,
@@ -201,8 +207,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
         };
         let gpa = Gpa::new(start(l1.gpa.get()));
         self.change(by, |shadow, gather| {
-            // An entry that L1 got to by another page of its own is not added to, even if it is the same page of ours: what that one
-            // allowed is not what this one allows.
+            // An entry that L1 got to by another page of its own is not added to, even if it is the
+            // same page of ours: what that one allowed is not what this one allows.
             if links.target(l2, leaf.input, shift).is_some_and(|target| target != gpa) {
                 shadow.take(leaf.input, leaf.bytes, gather, |gone| {
                     links.remove(l2, gone.input, gone.shift)
@@ -219,7 +225,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
     }
 }
 
-/// Our leaf for `gpa` if it allows the access, with R, and C for a store; else it has to be faulted in.
+/// Our leaf for `gpa` if it allows the access, with R, and C for a store; else it has to be faulted
+/// in.
 fn host_leaf<M: TableMemory<Hpa>, A: TableAllocator<Hpa>>(
     host: &mut SecondStage<M, A>,
     gpa: Gpa,
@@ -232,7 +239,8 @@ fn host_leaf<M: TableMemory<Hpa>, A: TableAllocator<Hpa>>(
     Ok(leaf.filter(|leaf| kind != AccessKind::Fetch || leaf.attributes.eaa().execute()))
 }
 
-/// What both allow. R and C only where both have them, and C for a store only; where hardware sets C, no stores without it.
+/// What both allow. R and C only where both have them, and C for a store only; where hardware sets
+/// C, no stores without it.
 fn combine(l1: PageAttributes, ours: PageAttributes, store: bool, rc: RcPolicy) -> PageAttributes {
     let reads = |eaa: Eaa| eaa.read() || eaa.write();
     let c = l1.c() && ours.c() && store;
@@ -250,8 +258,8 @@ fn combine(l1: PageAttributes, ours: PageAttributes, store: bool, rc: RcPolicy) 
 mod tests {
     use super::*;
 
-    /// Every combination of rights and records: what the shadow has, both have; and a store that one of them has not recorded gets no entry that allows it, where
-    /// hardware records by itself.
+    /// Every combination of rights and records: what the shadow has, both have; and a store that
+    /// one of them has not recorded gets no entry that allows it, where hardware records by itself.
     #[test]
     fn no_more_than_both() {
         let attributes = |bits: u8| {

@@ -35,11 +35,12 @@ pub enum TlbInvalidation {
 }
 
 impl TlbInvalidation {
-    /// What the arguments of `H_TLB_INVALIDATE` say: `tlbie`'s RIC, PRS and R where they stand in its word, RS, RB.
+    /// What the arguments of `H_TLB_INVALIDATE` say: `tlbie`'s RIC, PRS and R where they stand in
+    /// its word, RS, RB.
     ///
     /// # Errors
-    /// [`HcallError::Parameter`], as KVM has it: R = 0, PRS = 1, RIC = 3, IS = 1, one page with another RIC than 0, and page sizes that
-    /// radix does not have.
+    /// [`HcallError::Parameter`], as KVM has it: R = 0, PRS = 1, RIC = 3, IS = 1, one page with
+    /// another RIC than 0, and page sizes that radix does not have.
     pub fn of([instruction, rs, rb]: [u64; 3]) -> Result<Self, HcallError> {
         let (process_scoped, radix) = (instruction >> 17 & 1 == 1, instruction >> 16 & 1 == 1);
         let ric = match instruction >> 18 & 3 {
@@ -67,8 +68,8 @@ impl TlbInvalidation {
 }
 
 impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
-    /// `H_TLB_INVALIDATE`: drops the shadow entries that the instruction names, as a TLB would; RIC = 2 reads L1's partition table entry again. What has no
-    /// shadow is no error.
+    /// `H_TLB_INVALIDATE`: drops the shadow entries that the instruction names, as a TLB would; RIC
+    /// = 2 reads L1's partition table entry again. What has no shadow is no error.
     ///
     /// # Errors
     /// As [`TlbInvalidation::of`]; [`HcallError::Shadow`].
@@ -97,8 +98,9 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
     /// `H_RPT_INVALIDATE` with the type NESTED: the same, as ranges.
     ///
     /// # Errors
-    /// [`HcallError::P5`] for a range that ends before it begins, [`HcallError::P2`] for another target than processors,
-    /// [`HcallError::Parameter`] for a partition without a shadow, or if the type is not NESTED; [`HcallError::Shadow`].
+    /// [`HcallError::P5`] for a range that ends before it begins, [`HcallError::P2`] for another
+    /// target than processors, [`HcallError::Parameter`] for a partition without a shadow, or if
+    /// the type is not NESTED; [`HcallError::Shadow`].
     pub fn h_rpt_invalidate<G: TableMemory<Gpa>, I: Invalidate<Stage2, Identity = u32>>(
         &mut self,
         call: &RptInvalidate,
@@ -141,7 +143,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         Self::drop_entries(partition, links, l2, (start, bytes), by)
     }
 
-    /// Drops what `ric` reaches of partition `l2`. Nothing is kept of L1's directories, so the page-walk cache alone is nothing.
+    /// Drops what `ric` reaches of partition `l2`. Nothing is kept of L1's directories, so the
+    /// page-walk cache alone is nothing.
     fn forget_partition<G: TableMemory<Gpa>, I: Invalidate<Stage2, Identity = u32>>(
         &mut self,
         l2: u32,

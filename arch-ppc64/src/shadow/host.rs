@@ -17,7 +17,8 @@ pub enum Restriction {
 }
 
 impl Restriction {
-    /// The bits that go from a shadow entry. Where hardware sets C by itself, the permission to write goes with it.
+    /// The bits that go from a shadow entry. Where hardware sets C by itself, the permission to
+    /// write goes with it.
     fn mask(self, rc: RcPolicy) -> Pte {
         let write = Eaa::new().with_write(true);
         match (self, rc) {
@@ -30,11 +31,14 @@ impl Restriction {
 }
 
 impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
-    /// Our second stage no longer maps the `bytes` bytes of L1's memory from `gpa` on: drops every shadow entry that was made through any of them, and makes it
-    /// unreachable. Returns how many those were.
+    /// Our second stage no longer maps the `bytes` bytes of L1's memory from `gpa` on: drops every
+    /// shadow entry that was made through any of them, and makes it unreachable. Returns how many
+    /// those were.
     ///
-    /// To be called for each leaf that [`SecondStage::unmap`](crate::second_stage::SecondStage::unmap) or
-    /// [`fault_in`](crate::second_stage::SecondStage::fault_in) reports gone, before the page is given away.
+    /// To be called for each leaf that
+    /// [`SecondStage::unmap`](crate::second_stage::SecondStage::unmap) or
+    /// [`fault_in`](crate::second_stage::SecondStage::fault_in) reports gone, before the page is
+    /// given away.
     ///
     /// # Errors
     /// The first [`Error`]; all entries were tried, and the page must not be given away.
@@ -56,7 +60,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         dropped
     }
 
-    /// The leaves of our second stage in the `bytes` bytes of L1's memory from `gpa` on lost something: so do the shadow entries that were made through them.
+    /// The leaves of our second stage in the `bytes` bytes of L1's memory from `gpa` on lost
+    /// something: so do the shadow entries that were made through them.
     ///
     /// # Errors
     /// The first [`Error`]; all entries were tried.
@@ -85,7 +90,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         all
     }
 
-    /// Whether any shadow entry that was made through the `bytes` bytes of L1's memory from `gpa` on has R.
+    /// Whether any shadow entry that was made through the `bytes` bytes of L1's memory from `gpa`
+    /// on has R.
     ///
     /// # Errors
     /// [`Error::Tree`]: somebody else wrote a shadow.

@@ -1,30 +1,37 @@
 //! Nested guests: the shadow tables by which hardware runs a guest's guest.
 //!
-//! Three levels: we (L0) run a guest (L1), which is a hypervisor and runs a guest of its own (L2). L1 keeps a partition table, and in it a tree for each
-//! L2, as if it ran on the bare machine. Hardware walks neither: what L1 calls host real addresses are its own guest real addresses. So there is a
-//! *shadow* tree for each L2, `n_gpa → hpa`, with an LPID of ours:
+//! Three levels: we (L0) run a guest (L1), which is a hypervisor and runs a guest of its own (L2).
+//! L1 keeps a partition table, and in it a tree for each L2, as if it ran on the bare machine.
+//! Hardware walks neither: what L1 calls host real addresses are its own guest real addresses. So
+//! there is a *shadow* tree for each L2, `n_gpa → hpa`, with an LPID of ours:
 //!
 //! ```text
 //! n_gpa (L2 real) ──L1's tree──▶ gpa (L1 real) ──our second stage──▶ hpa
 //!        └───────────────────── shadow ─────────────────────────────▲
 //! ```
 //!
-//! In the types, L2's real addresses are [`Gpa`] where the shadow or L1's tree is walked, and what L1 calls host real is read through
-//! [`L1Memory`], the one place that says "L1's host real is our guest real".
+//! In the types, L2's real addresses are [`Gpa`] where the shadow or L1's tree is walked, and what
+//! L1 calls host real is read through [`L1Memory`], the one place that says "L1's host real is our
+//! guest real".
 //!
 //! # Protocol
 //! A shadow is a cache, as a TLB is one, and as honest:
-//! - an entry is made by a fault ([`Nested::fault`]), from what both trees say at that moment, never beyond either: permissions are the intersection, the size the smaller one;
-//! - L1's invalidations ([`Nested::h_tlb_invalidate`], [`Nested::h_rpt_invalidate`]) remove entries. Until then L1 may see old ones, as on hardware;
-//! - whatever we take away in our own second stage is taken away here before its gather is finished: [`Nested::lost`], [`Nested::restrict`].
-//!   The reverse map finds the entries that were made through a guest page;
-//! - **C is never ahead**: an entry has C only if our own leaf has it, so that our dirty log misses no store of L2's; and only if L1's has it. R likewise, until
-//!   we age our leaf. Where hardware sets C by itself, an entry therefore allows stores only once C is set everywhere.
+//! - an entry is made by a fault ([`Nested::fault`]), from what both trees say at that moment,
+//!   never beyond either: permissions are the intersection, the size the smaller one;
+//! - L1's invalidations ([`Nested::h_tlb_invalidate`], [`Nested::h_rpt_invalidate`]) remove
+//!   entries. Until then L1 may see old ones, as on hardware;
+//! - whatever we take away in our own second stage is taken away here before its gather is
+//!   finished: [`Nested::lost`], [`Nested::restrict`]. The reverse map finds the entries that were
+//!   made through a guest page;
+//! - **C is never ahead**: an entry has C only if our own leaf has it, so that our dirty log misses
+//!   no store of L2's; and only if L1's has it. R likewise, until we age our leaf. Where hardware
+//!   sets C by itself, an entry therefore allows stores only once C is set everywhere.
 //!
 //! An entry may be dropped at any time; L2 faults, and it is made again.
 //!
-//! Everything that L1 wrote is read through the safe walker: no word of it can make us read outside L1's memory, loop, or panic. Source of the rules: Linux
-//! `arch/powerpc/kvm/book3s_hv_nested.c` (the first version of the interface).
+//! Everything that L1 wrote is read through the safe walker: no word of it can make us read outside
+//! L1's memory, loop, or panic. Source of the rules: Linux `arch/powerpc/kvm/book3s_hv_nested.c`
+//! (the first version of the interface).
 
 mod error;
 mod fault;
@@ -55,7 +62,8 @@ const LPID_BITS: u8 = 12;
 struct Partition<M, A> {
     /// Its shadow.
     shadow: SecondStage<M, A>,
-    /// What L1's partition table said of it when it was last read; all zero if it said nothing that can be used.
+    /// What L1's partition table said of it when it was last read; all zero if it said nothing that
+    /// can be used.
     pate: Pate,
 }
 
@@ -82,10 +90,12 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         Self::default()
     }
 
-    /// `H_SET_PARTITION_TABLE`: L1 says where its partition table is. `visible` says whether there is memory at an address of L1's.
+    /// `H_SET_PARTITION_TABLE`: L1 says where its partition table is. `visible` says whether there
+    /// is memory at an address of L1's.
     ///
     /// # Errors
-    /// [`HcallError::Parameter`] for a table of more than 4096 entries, misaligned, or where there is no memory.
+    /// [`HcallError::Parameter`] for a table of more than 4096 entries, misaligned, or where there
+    /// is no memory.
     pub fn h_set_partition_table(
         &mut self,
         ptcr: u64,
@@ -99,7 +109,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         Ok(())
     }
 
-    /// Gives L1's partition `l2` a shadow: an empty second stage with an LPID of ours that nobody else has.
+    /// Gives L1's partition `l2` a shadow: an empty second stage with an LPID of ours that nobody
+    /// else has.
     ///
     /// # Errors
     /// The second stage is given back if `l2` is no number of a partition, or has a shadow already.
@@ -128,8 +139,9 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         self.links.len()
     }
 
-    /// Where L1 said that partition `l2` has its process table, for the partition table entry of the shadow ([`SecondStage::pate`]); reads L1's partition table if that has not been
-    /// done. `None` if L1's entry cannot be used, or there is no shadow.
+    /// Where L1 said that partition `l2` has its process table, for the partition table entry of
+    /// the shadow ([`SecondStage::pate`]); reads L1's partition table if that has not been done.
+    /// `None` if L1's entry cannot be used, or there is no shadow.
     pub fn process_table<G: TableMemory<Gpa>>(
         &mut self,
         l2: u32,
@@ -140,7 +152,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         partition.root(table, l2, l1).map(|_| partition.pate.process_table)
     }
 
-    /// Removes what is shadowed in the `bytes` bytes of L2's memory from `n_gpa` on, and makes it unreachable.
+    /// Removes what is shadowed in the `bytes` bytes of L2's memory from `n_gpa` on, and makes it
+    /// unreachable.
     fn drop_entries<I: Invalidate<Stage2, Identity = u32>>(
         partition: &mut Partition<M, A>,
         links: &mut ReverseMap,
@@ -161,7 +174,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
 }
 
 impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
-    /// Makes a change to the shadow, and makes what it left behind unreachable, whether the change succeeded or not.
+    /// Makes a change to the shadow, and makes what it left behind unreachable, whether the change
+    /// succeeded or not.
     fn change<T, I: Invalidate<Stage2, Identity = u32>>(
         &mut self,
         by: &I,

@@ -1,8 +1,10 @@
 //! The reverse map: from a page of L1's memory to the shadow entries that were made through it.
 //!
-//! An entry stands under the first page that it maps of L1's memory. It is one word ([`Link`]: Linux's compact `rmap`, with the size besides), most pages
-//! have one, and a map in the other direction says for each entry where it stands: so both are exact, never larger than the shadows are, and every step
-//! but a range's takes constant time, however many entries L1 makes through one page.
+//! An entry stands under the first page that it maps of L1's memory. It is one word ([`Link`]:
+//! Linux's compact `rmap`, with the size besides), most pages have one, and a map in the other
+//! direction says for each entry where it stands: so both are exact, never larger than the shadows
+//! are, and every step but a range's takes constant time, however many entries L1 makes through one
+//! page.
 
 use alloc::boxed::Box;
 
@@ -23,7 +25,8 @@ pub(super) struct Link {
     /// L1's number of the partition (Linux: `RMAP_NESTED_LPID_SHIFT` 52).
     #[bits(12)]
     pub l2: u32,
-    /// The entry's address in L2's memory, in units of 4 KiB (`RMAP_NESTED_GPA_MASK` 0x000ffffffffff000).
+    /// The entry's address in L2's memory, in units of 4 KiB (`RMAP_NESTED_GPA_MASK`
+    /// 0x000ffffffffff000).
     #[bits(40)]
     pub page: u64,
     #[bits(6)]
@@ -136,7 +139,8 @@ impl ReverseMap {
         });
     }
 
-    /// Takes out the entries that map any of the `bytes` bytes of L1's memory from `gpa` on, and shows each to `gone`.
+    /// Takes out the entries that map any of the `bytes` bytes of L1's memory from `gpa` on, and
+    /// shows each to `gone`.
     pub(super) fn take(&mut self, gpa: Gpa, bytes: u64, mut gone: impl FnMut(Link)) {
         let Some((first, last)) = frames(gpa, bytes) else { return };
         let frames = &mut self.frames;

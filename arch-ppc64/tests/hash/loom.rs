@@ -1,4 +1,5 @@
-//! Model checks of the protocol of an entry: every interleaving, under Rust's memory model, of the code that ships.
+//! Model checks of the protocol of an entry: every interleaving, under Rust's memory model, of the
+//! code that ships.
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -76,7 +77,8 @@ fn valid(v: u64) -> bool {
     v & V != 0
 }
 
-/// Tries every interleaving. Whoever only loads should not be the first thread: with it the checker tries one order only.
+/// Tries every interleaving. Whoever only loads should not be the first thread: with it the checker
+/// tries one order only.
 fn model(check: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);

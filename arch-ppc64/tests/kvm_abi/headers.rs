@@ -1,8 +1,8 @@
 //! Asks a C compiler whether the kernel’s own headers agree with our numbers.
 //!
-//! A [`Row`] is a C expression and the value that Rust has for it. All rows become `_Static_assert`s
-//! of one C file, which is compiled for POWER against `<linux/kvm.h>`; nothing is linked or run, so
-//! this works on any host with a cross compiler.
+//! A [`Row`] is a C expression and the value that Rust has for it. All rows become
+//! `_Static_assert`s of one C file, which is compiled for POWER against `<linux/kvm.h>`; nothing is
+//! linked or run, so this works on any host with a cross compiler.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};

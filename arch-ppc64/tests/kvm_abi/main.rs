@@ -55,8 +55,8 @@ fn a_wrong_number_would_be_found() {
     assert_differs(Row { c: "offsetof(struct kvm_ppc_mmuv3_cfg, process_table)".into(), rust: 0 });
 }
 
-/// Any descriptor may be given; one that isn’t a VM gets an OS error (`ENOTTY` from Linux, `ENOSYS` from
-/// QEMU’s user mode, which knows no ioctl of KVM).
+/// Any descriptor may be given; one that isn’t a VM gets an OS error (`ENOTTY` from Linux, `ENOSYS`
+/// from QEMU’s user mode, which knows no ioctl of KVM).
 #[test]
 fn not_a_vm() {
     let file = std::fs::File::open("/dev/null").expect("/dev/null");

@@ -90,8 +90,8 @@ fn what_was_unmapped_meanwhile_faults_again() {
     });
 }
 
-/// KVM's hazard: the old translations and the page-walk cache must be gone before the memory of the table is used for anything else. `Tables` checks
-/// the latter, the TLB the former.
+/// KVM's hazard: the old translations and the page-walk cache must be gone before the memory of the
+/// table is used for anything else. `Tables` checks the latter, the TLB the former.
 #[test]
 fn what_is_mapped() {
     with_stage(|mut stage, tlb, _| {
@@ -161,7 +161,8 @@ fn read_only_memory_is_mapped_for_reading_and_never_dirty() {
     });
 }
 
-/// A page that was only read is not dirty while its slot is logged; it is, for good measure, while nobody asks.
+/// A page that was only read is not dirty while its slot is logged; it is, for good measure, while
+/// nobody asks.
 #[test]
 fn only_stores_dirty_a_logged_page() {
     with_stage(|mut stage, tlb, _| {

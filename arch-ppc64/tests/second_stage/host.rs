@@ -1,4 +1,5 @@
-//! A host: memory for tables, an allocator, and processors whose TLB forgets only what an instruction tells it to.
+//! A host: memory for tables, an allocator, and processors whose TLB forgets only what an
+//! instruction tells it to.
 
 use core::cell::{Cell, RefCell};
 use core::sync::atomic::AtomicU64;

@@ -67,7 +67,8 @@ fn page_of(leaf: &Leaf) -> (u64, Page) {
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    /// Page, access, log2 of the host's page, writable, logged, and whether the slot lies askew by 2 MiB.
+    /// Page, access, log2 of the host's page, writable, logged, and whether the slot lies askew by
+    /// 2 MiB.
     FaultIn(u64, AccessKind, u8, bool, bool, bool),
     Unmap(u64, u64),
     WriteProtect(u64, u64),
@@ -128,7 +129,8 @@ fn ops() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// The model's idea of the leaf for a fault: the largest size at which guest and host lie alike, within the slot.
+/// The model's idea of the leaf for a fault: the largest size at which guest and host lie alike,
+/// within the slot.
 fn wanted(gpa: u64, slot: &MemorySlot, host: u8, page_shift: u8) -> Option<u8> {
     let hva = gpa - slot.gpa.get() + slot.hva;
     [30u8, 21, page_shift].into_iter().find(|&shift| {
@@ -167,7 +169,8 @@ proptest! {
                 Op::FaultIn(gpa, kind, host, writable, logged, askew) => {
                     let hva = if askew { 1 << 50 | 1 << 21 } else { 1 << 50 };
                     let slot = MemorySlot { gpa: Gpa::new(0), bytes: SLOT, hva, read_only: false, logged };
-                    // The generation changes with what is unmapped, so that pages move; but not always.
+                    // The generation changes with what is unmapped, so that pages move; but not
+                    // always.
                     let moved = (generation % 3) * GENERATION;
                     let frame = (hva + gpa) >> host << host ^ moved;
                     let page = HostPage { frame: Hpa::new(frame & !(1 << 50)), shift: host, writable, att: Att::Normal };
@@ -290,7 +293,8 @@ proptest! {
             let want: Vec<_> = model.0.iter().map(|(&start, &page)| (start, page)).collect();
             prop_assert_eq!(seen, want, "{:?}", op);
         }
-        // No table is kept for nothing: as many as a fresh tree of the same leaves needs, and none in the end.
+        // No table is kept for nothing: as many as a fresh tree of the same leaves needs, and none
+        // in the end.
         let needed = 1 + count(&model, 39) + count_below(&model, 30) + count_below(&model, 21);
         prop_assert_eq!(u64::from(frames.census().live), needed);
         stage.destroy(&tlb).map_err(|(_, error)| error).unwrap();

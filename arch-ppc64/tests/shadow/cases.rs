@@ -308,7 +308,8 @@ fn hypercalls() {
             (tlb, (0, 1 << 20), 1),
             (tlb, (2 << 21, u64::MAX), 1),
             (tlb, (0, u64::MAX), 0),
-            // What is kept of tables is nothing: without the TLB there is nothing to drop, and with it the range says what.
+            // What is kept of tables is nothing: without the TLB there is nothing to drop, and with
+            // it the range says what.
             (pwc, within, 1),
             (prt, within, 1),
             (pwc | prt, (0, u64::MAX), 1),
@@ -373,8 +374,9 @@ fn entries_that_reach_in_from_before() {
     });
 }
 
-/// L1 lets one page of L2's be another of its own, which is the same page of ours and may not be written, and does not say so yet. What the first one allowed
-/// must not be allowed by way of the second: our log would not see it.
+/// L1 lets one page of L2's be another of its own, which is the same page of ours and may not be
+/// written, and does not say so yet. What the first one allowed must not be allowed by way of the
+/// second: our log would not see it.
 #[test]
 fn an_alias_is_not_added_to() {
     const ALIAS: u64 = 1 << 30;

@@ -1,4 +1,5 @@
-//! L1: a hypervisor that is a guest. It is written with this very crate, keeps a tree per L2 in its own memory, and tells us by hypercalls what it changed.
+//! L1: a hypervisor that is a guest. It is written with this very crate, keeps a tree per L2 in its
+//! own memory, and tells us by hypercalls what it changed.
 
 use core::cell::{Cell, RefCell};
 use core::sync::atomic::AtomicU64;

@@ -1,4 +1,5 @@
-//! Shadows against composition: L1's map, our map, and nothing in a shadow that both do not say now.
+//! Shadows against composition: L1's map, our map, and nothing in a shadow that both do not say
+//! now.
 
 use std::collections::BTreeMap;
 

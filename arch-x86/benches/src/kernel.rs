@@ -29,7 +29,8 @@ impl Kernel {
                 memory_size: region.len(),
                 userspace_addr: guest.memory.get_host_address(region.start_addr()).ok()? as u64,
             };
-            // SAFETY: the mapping lives as long as the VM, in `Self`, and the regions do not overlap.
+            // SAFETY: the mapping lives as long as the VM, in `Self`, and the regions do not
+            // overlap.
             unsafe { vm.set_user_memory_region(described) }.ok()?;
         }
         let vcpu = vm.create_vcpu(0).ok()?;

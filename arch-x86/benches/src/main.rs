@@ -1,5 +1,6 @@
-//! `cargo xtask bench gva`: what a gdb stub or an instruction emulator asks all the time, where in guest memory an address of the guest's is: by
-//! [`gva_to_gpa`] over a `GuestMemoryMmap`, and by KVM_TRANSLATE on the same tables, where there is a /dev/kvm.
+//! `cargo xtask bench gva`: what a gdb stub or an instruction emulator asks all the time, where in
+//! guest memory an address of the guest's is: by [`gva_to_gpa`] over a `GuestMemoryMmap`, and by
+//! KVM_TRANSLATE on the same tables, where there is a /dev/kvm.
 
 mod guest;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

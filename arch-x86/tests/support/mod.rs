@@ -1,4 +1,5 @@
-//! Memory images whose every word is an entry of some kind: a walk through one goes deep, and finds everything on its way.
+//! Memory images whose every word is an entry of some kind: a walk through one goes deep, and finds
+//! everything on its way.
 
 use std::sync::atomic::AtomicU64;
 

@@ -6,7 +6,8 @@ use pgtable::Format;
 
 /// A format whose attributes can be told in words.
 pub trait Describe: Format {
-    /// Bytes of the frames that an operating system cuts tables from: 64 KiB on POWER, a page elsewhere.
+    /// Bytes of the frames that an operating system cuts tables from: 64 KiB on POWER, a page
+    /// elsewhere.
     const FRAME: u64;
 
     /// What `attributes` say besides who may do what, words with spaces between.

@@ -59,7 +59,8 @@ fn side<F: Describe>(side: pgtable::Side<F>) -> Option<Side> {
     })
 }
 
-/// Compares trees leaf by leaf; where one of them cannot be read the range is reported, and left out.
+/// Compares trees leaf by leaf; where one of them cannot be read the range is reported, and left
+/// out.
 pub(super) fn of_trees<F: Describe, S: Source>(
     before: &Tree<'_, F, S>,
     after: &Tree<'_, F, S>,

@@ -1,8 +1,9 @@
 //! A hashed page table in an image: listed, asked for single addresses, counted.
 //!
-//! The image stands still and nobody unlocks an entry, so entries are decoded as they are: nothing is waited for, nothing is
-//! recorded. A table knows virtual segments only; which addresses they are is said by the segments that the caller gives (an SLB), or undone from
-//! Linux's allocation of VSIDs.
+//! The image stands still and nobody unlocks an entry, so entries are decoded as they are: nothing
+//! is waited for, nothing is recorded. A table knows virtual segments only; which addresses they
+//! are is said by the segments that the caller gives (an SLB), or undone from Linux's allocation of
+//! VSIDs.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -34,7 +35,8 @@ pub struct HashTable {
 pub struct HashView {
     /// These, and no others.
     pub slb: Option<Box<Slb>>,
-    /// Linux's of this process; of the kernel if it is 0. `None`: the kernel's, and a list shows all.
+    /// Linux's of this process; of the kernel if it is 0. `None`: the kernel's, and a list shows
+    /// all.
     pub context: Option<u32>,
 }
 
@@ -74,8 +76,8 @@ impl Listed {
 const CHUNK: u64 = 1 << 13;
 
 impl<'i, S: Source> HashSpace<'i, S> {
-    /// The table `table`; its first and its last group must be in the image. Lists read it from `image`, piece by piece, on the allowance of
-    /// `tables`.
+    /// The table `table`; its first and its last group must be in the image. Lists read it from
+    /// `image`, piece by piece, on the allowance of `tables`.
     ///
     /// # Errors
     /// [`HptError`].
@@ -94,8 +96,8 @@ impl<'i, S: Source> HashSpace<'i, S> {
         self.tables
     }
 
-    /// Calls `visit` for each group with its number: its entries, or `None` if the image does not have it. Until `visit` breaks or the
-    /// allowance is spent.
+    /// Calls `visit` for each group with its number: its entries, or `None` if the image does not
+    /// have it. Until `visit` breaks or the allowance is spent.
     fn for_each_group(
         &self,
         progress: &dyn Fn(u64, u64),
@@ -132,8 +134,8 @@ impl<'i, S: Source> HashSpace<'i, S> {
         }
     }
 
-    /// Lists what is mapped, by address space and address, neighbours that say the same as one; until `visit` breaks. Then entries of no
-    /// address space that is known, with `va` null.
+    /// Lists what is mapped, by address space and address, neighbours that say the same as one;
+    /// until `visit` breaks. Then entries of no address space that is known, with `va` null.
     pub fn list(
         &self,
         visit: &mut dyn FnMut(Range) -> ControlFlow<()>,
@@ -207,7 +209,8 @@ impl<'i, S: Source> HashSpace<'i, S> {
     pub(super) fn range(&self, entry: &Listed) -> Range {
         let Listed { context, va, vsid, offset, hpte } = *entry;
         let segment = self.segment_of(va, context, vsid);
-        // Of a page that is larger than its segment's base size an entry is found for its own part only: each part has another hash.
+        // Of a page that is larger than its segment's base size an entry is found for its own part
+        // only: each part has another hash.
         let (base, size, pa) = hpte.sizes().map_or((0, 0, 0), |sizes| {
             let within = offset & low_bits(sizes.actual().shift());
             (sizes.base().bytes(), sizes.actual().bytes(), hpte.r.page(sizes) | within)
@@ -217,7 +220,8 @@ impl<'i, S: Source> HashSpace<'i, S> {
         Range { vsid: Some(vsid), context, ..range }
     }
 
-    /// The segment through which an entry is judged: the SLB's, else as Linux makes them, with Ks and Kp set for processes and Kp for the kernel.
+    /// The segment through which an entry is judged: the SLB's, else as Linux makes them, with Ks
+    /// and Kp set for processes and Kp for the kernel.
     fn segment_of(&self, va: Option<u64>, context: Option<u32>, vsid: u64) -> Segment {
         let given = self.view.slb.as_ref().zip(va).and_then(|(slb, va)| slb.lookup(Gva::new(va)));
         given.unwrap_or(Segment {
@@ -231,7 +235,8 @@ impl<'i, S: Source> HashSpace<'i, S> {
         })
     }
 
-    /// The segments in which `va` may lie: the SLB's one, or Linux's in each size and with each base size of pages.
+    /// The segments in which `va` may lie: the SLB's one, or Linux's in each size and with each
+    /// base size of pages.
     fn segments(&self, va: u64) -> Vec<Segment> {
         if let Some(slb) = &self.view.slb {
             return slb.lookup(Gva::new(va)).into_iter().collect();

@@ -1,8 +1,9 @@
-//! Which address a virtual segment of Linux stands for, and the reverse: an image holds no segment lookaside buffer, but Linux's VSIDs can be
-//! undone.
+//! Which address a virtual segment of Linux stands for, and the reverse: an image holds no segment
+//! lookaside buffer, but Linux's VSIDs can be undone.
 //!
-//! Source: `arch/powerpc/include/asm/book3s/64/mmu-hash.h` and `hash-64k.h`, kernels with 64-KiB pages: contexts 1 to 4 are the linear map, 5 is
-//! vmalloc, 6 is I/O, 7 is vmemmap, each of 2^49 bytes; processes have what comes after.
+//! Source: `arch/powerpc/include/asm/book3s/64/mmu-hash.h` and `hash-64k.h`, kernels with 64-KiB
+//! pages: contexts 1 to 4 are the linear map, 5 is vmalloc, 6 is I/O, 7 is vmemmap, each of 2^49
+//! bytes; processes have what comes after.
 
 use arch_ppc64::hash::{Context, SegmentSize};
 use pgtable::Gva;

@@ -1,9 +1,12 @@
-//! What the page tables in an image of memory say: lists, translations, counts, differences. The part of `ptdump` that is no user interface.
+//! What the page tables in an image of memory say: lists, translations, counts, differences. The
+//! part of `ptdump` that is no user interface.
 //!
-//! [`locate`] finds the root, [`Space::of`] makes of it an address space that can be asked. Trees are read by `pgtable`'s walkers, hashed page
-//! tables by `arch-ppc64`'s; what these refuse is shown as a fault in its place, and reading goes on behind it.
+//! [`locate`] finds the root, [`Space::of`] makes of it an address space that can be asked. Trees
+//! are read by `pgtable`'s walkers, hashed page tables by `arch-ppc64`'s; what these refuse is
+//! shown as a fault in its place, and reading goes on behind it.
 //!
-//! Whatever the image holds, work and memory are bounded by the [`Allowance`](crate::image::Allowance); depth by the tree's levels.
+//! Whatever the image holds, work and memory are bounded by the
+//! [`Allowance`](crate::image::Allowance); depth by the tree's levels.
 
 mod census;
 mod describe;

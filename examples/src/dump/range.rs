@@ -1,11 +1,13 @@
-//! One range of an address space, as the tables say it: where it goes, in pages of which size, and who may do what with it.
+//! One range of an address space, as the tables say it: where it goes, in pages of which size, and
+//! who may do what with it.
 
 use std::fmt;
 
 use pgtable::Prot;
 use serde::{Serialize, Serializer};
 
-/// What a page allows, after everything on the way to it: what the tables above it restrict is taken off.
+/// What a page allows, after everything on the way to it: what the tables above it restrict is
+/// taken off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Rights {
     /// Privileged accesses. ([`Prot::user`] is not used.)
@@ -51,9 +53,11 @@ pub struct Step {
     pub entry: &'static str,
 }
 
-/// A range of addresses that are translated alike, or that fault alike. One address, if it was asked for one.
+/// A range of addresses that are translated alike, or that fault alike. One address, if it was
+/// asked for one.
 ///
-/// As JSON it is an object with these fields; numbers that are addresses are strings like `"0xffff888000000000"`.
+/// As JSON it is an object with these fields; numbers that are addresses are strings like
+/// `"0xffff888000000000"`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Range {
     /// The first virtual address; null for a hashed entry of no segment that is known.
@@ -67,7 +71,8 @@ pub struct Range {
     pub bytes: Option<u64>,
     /// The size in bytes of the pages; of a fault, what the entry covers at which it was met.
     pub size: Option<u64>,
-    /// What it allows: as JSON two fields, `supervisor` and `user`, each like `rw-`. There are none on a fault.
+    /// What it allows: as JSON two fields, `supervisor` and `user`, each like `rw-`. There are none
+    /// on a fault.
     #[serde(flatten)]
     pub rights: Option<Rights>,
     /// What else the page says, in words.

@@ -7,8 +7,9 @@
 //! | `ppc64-radix` | the process table's address, with PRTS in its low five bits or without | `swapper_pg_dir` in VMCOREINFO (process 0); the table itself, by its looks |
 //! | `ppc64-hash` | HTABORG and HTABSIZE as in SDR1 | |
 //!
-//! A process table looks like this: at a multiple of 4 KiB, an entry 0 for a supported tree (Power ISA v3.0B Book III, "Process Table") whose
-//! root is in the image and which maps the effective address 0xc000000000000000 to 0, as every Linux on POWER does.
+//! A process table looks like this: at a multiple of 4 KiB, an entry 0 for a supported tree (Power
+//! ISA v3.0B Book III, "Process Table") whose root is in the image and which maps the effective
+//! address 0xc000000000000000 to 0, as every Linux on POWER does.
 
 use arch_ppc64::hash::{HptOrder, Layout, Slb};
 use arch_ppc64::radix::{
@@ -121,7 +122,8 @@ const X86_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 /// Where Linux on POWER has its linear map (`PAGE_OFFSET`).
 const PPC64_LINEAR_MAP: u64 = 0xc000_0000_0000_0000;
 
-/// The root that `request` names, or that `image` tells. `progress` hears how far a search has come.
+/// The root that `request` names, or that `image` tells. `progress` hears how far a search has
+/// come.
 ///
 /// # Errors
 /// [`RootError`].
@@ -204,7 +206,8 @@ fn x86_kernel_root(info: &VmcoreInfo) -> Option<Gpa> {
     Some(Gpa::new(symbol.wrapping_sub(X86_KERNEL_MAP).wrapping_add_signed(base)))
 }
 
-/// The tree of a process. Entries are judged as by KVM's walker: Linux keeps bits of its own where the manual has reserved ones.
+/// The tree of a process. Entries are judged as by KVM's walker: Linux keeps bits of its own where
+/// the manual has reserved ones.
 fn radix<S: Source>(
     image: &Image<S>,
     request: &Request,
@@ -215,7 +218,8 @@ fn radix<S: Source>(
     let format = ProcessScoped::new(Granule::K64)
         .with_rc(RcPolicy::HardwareUpdate)
         .with_strictness(Strictness::Kvm);
-    // Process 0 is reached from quadrant 3, others from quadrant 0: as while another process runs, or that one.
+    // Process 0 is reached from quadrant 3, others from quadrant 0: as while another process runs,
+    // or that one.
     let mmu = |table: ProcessTable| GuestMmu::new(table.word(), pid.max(1), format);
     let swapper = image.notes().vmcoreinfo.as_ref().and_then(|info| info.symbol("swapper_pg_dir"));
     let (table, source) = match (request.root, swapper) {
@@ -244,7 +248,8 @@ fn radix<S: Source>(
     Ok(Located { arch, root: Root::Radix(*walker.format(), walker.root()), source })
 }
 
-/// The process table at `root`: PRTS in its low bits, or as large as its alignment allows and Linux makes it (16 MiB).
+/// The process table at `root`: PRTS in its low bits, or as large as its alignment allows and Linux
+/// makes it (16 MiB).
 fn process_table(root: u64) -> Option<ProcessTable> {
     let word = ProcessTableWord::from_bits(root);
     match word.prts() {
@@ -273,7 +278,8 @@ fn search<S: Source>(
         let mut skip = extent.start.wrapping_neg() % STEP;
         while skip < extent.stored {
             progress(before + skip, total);
-            // Holes are passed over by whole steps. What follows in memory may stand further ahead in the file.
+            // Holes are passed over by whole steps. What follows in memory may stand further ahead
+            // in the file.
             let Some(data) = image.source().next_data(extent.offset + skip) else { break };
             let data = data.saturating_sub(extent.offset);
             skip += (data.max(skip) - skip) / STEP * STEP;

@@ -42,7 +42,8 @@ impl<'i, S: Source> Space<'i, S> {
     /// The space at `root` of `image`, read through `tables`.
     ///
     /// # Errors
-    /// [`HptError`] if a hashed page table is not in the image. (Of a tree that is a fault of its addresses.)
+    /// [`HptError`] if a hashed page table is not in the image. (Of a tree that is a fault of its
+    /// addresses.)
     pub fn of(
         image: &'i Image<S>,
         tables: &'i ImageTables<'i, S>,
@@ -63,7 +64,8 @@ impl<'i, S: Source> Space<'i, S> {
         each!(self, it => it.tables())
     }
 
-    /// Lists what is mapped and what is wrong, in order, neighbours that say the same as one; until `visit` breaks or the allowance is spent.
+    /// Lists what is mapped and what is wrong, in order, neighbours that say the same as one; until
+    /// `visit` breaks or the allowance is spent.
     pub fn list(
         &self,
         visit: &mut dyn FnMut(Range) -> ControlFlow<()>,
@@ -87,7 +89,8 @@ impl<'i, S: Source> Space<'i, S> {
         }
     }
 
-    /// Calls `visit` for each range that `after` translates differently, until it breaks or an allowance is spent.
+    /// Calls `visit` for each range that `after` translates differently, until it breaks or an
+    /// allowance is spent.
     ///
     /// # Errors
     /// [`Mismatch`] if the two are of different kinds.

@@ -1,7 +1,9 @@
 //! A tree in an image: listed, asked for single addresses, counted.
 //!
-//! What the tables above a page restrict counts too: each run of pages is judged with the path that leads to it, by the format's own rules.
-//! Where a walker refuses to go on (a malformed entry, a table that the image does not have) that range is a fault, and the next descent begins behind it.
+//! What the tables above a page restrict counts too: each run of pages is judged with the path that
+//! leads to it, by the format's own rules. Where a walker refuses to go on (a malformed entry, a
+//! table that the image does not have) that range is a fault, and the next descent begins behind
+//! it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -65,7 +67,8 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
         self.tables
     }
 
-    /// The offsets in the tree whose addresses lie in a row: all, or two halves where addresses are sign-extended.
+    /// The offsets in the tree whose addresses lie in a row: all, or two halves where addresses are
+    /// sign-extended.
     pub(super) fn rows(&self) -> Vec<(u64, u64)> {
         let format = self.walker.format();
         let mask = format.geometry().address_mask();
@@ -78,7 +81,8 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
         self.walker.format().address(offset)
     }
 
-    /// Lists what is mapped, and what is wrong, in order, neighbours that say the same as one; until `visit` breaks or the allowance is spent.
+    /// Lists what is mapped, and what is wrong, in order, neighbours that say the same as one;
+    /// until `visit` breaks or the allowance is spent.
     pub fn list(&self, visit: Visit<'_>, progress: &dyn Fn(u64, u64)) {
         let mut last = Last::Nothing;
         for (start, end) in self.rows() {
@@ -173,7 +177,8 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
         Some((offset & !low_bits(at.shift), at.size(), self.why(error.error, error.at)))
     }
 
-    /// The range around `input` that cannot be read, if it cannot: its first offset, its size and why.
+    /// The range around `input` that cannot be read, if it cannot: its first offset, its size and
+    /// why.
     pub(super) fn unreadable(&self, input: Input<F>) -> Option<(u64, u64, String)> {
         let error = self.walker.query(input).err()?;
         self.hole(RangeError { at: input, error })
@@ -201,7 +206,8 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
     ) -> ControlFlow<()> {
         let va = self.address(offset & !(size - 1)).get();
         match last {
-            // The first of neighbours that are all wrong names its entry; that the others are wrong is enough.
+            // The first of neighbours that are all wrong names its entry; that the others are wrong
+            // is enough.
             Last::Fault(start, bytes, its_size, _)
                 if *its_size == size && start.wrapping_add(*bytes) == va =>
             {

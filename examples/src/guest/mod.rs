@@ -5,8 +5,8 @@
 //! answer is either the value, or the interrupt that the access took with every register that says
 //! why. A software walker’s opinion can so be held against the machine’s, address by address.
 //!
-//! A [`Probe`] is the question, for any architecture. The answer and the machine that gives it are an
-//! architecture’s own: [`ppc64`], and on x86-64 `x86`.
+//! A [`Probe`] is the question, for any architecture. The answer and the machine that gives it are
+//! an architecture’s own: [`ppc64`], and on x86-64 `x86`.
 
 pub mod ppc64;
 mod ticker;

@@ -21,7 +21,8 @@ pub fn mount_all() -> io::Result<()> {
     Ok(())
 }
 
-/// Powers the machine off, once all that was printed has left it. The x86-64 machine has nothing to power itself off by: a reset ends it.
+/// Powers the machine off, once all that was printed has left it. The x86-64 machine has nothing to
+/// power itself off by: a reset ends it.
 pub fn power_off() -> ! {
     let how = if cfg!(target_arch = "x86_64") { libc::RB_AUTOBOOT } else { libc::RB_POWER_OFF };
     // SAFETY: neither takes memory of ours.
@@ -62,7 +63,8 @@ pub fn page_size() -> usize {
     usize::try_from(size).unwrap_or(0x1000)
 }
 
-/// Sets `bytes` of the heap aside, and keeps what is freed: the address space stays as it is while less is used.
+/// Sets `bytes` of the heap aside, and keeps what is freed: the address space stays as it is while
+/// less is used.
 pub fn keep_heap(bytes: usize) -> io::Result<()> {
     /// glibc takes no more (`HEAP_MAX_SIZE / 2`).
     const MOST: libc::c_int = 32 << 20;

@@ -1,4 +1,5 @@
-//! Memory of every kind: anonymous, of a file, in huge pages, never written, never touched, and a deep stack.
+//! Memory of every kind: anonymous, of a file, in huge pages, never written, never touched, and a
+//! deep stack.
 
 use std::fs;
 use std::io;

@@ -75,7 +75,8 @@ pub fn tell_and_wait() -> io::Result<()> {
     Ok(())
 }
 
-/// The range of a memory area that can be read without harm: not what the kernel puts beside the vDSO, which may be no memory.
+/// The range of a memory area that can be read without harm: not what the kernel puts beside the
+/// vDSO, which may be no memory.
 fn readable(line: &Line) -> Option<std::ops::Range<usize>> {
     match line {
         Line::Vma { start, end, permissions, name }
@@ -107,7 +108,8 @@ fn iomem(lines: &mut Vec<Line>) -> io::Result<()> {
     Ok(())
 }
 
-/// Some of the kernel’s own symbols, from its beginning to its end; and its banner, which says what it is.
+/// Some of the kernel’s own symbols, from its beginning to its end; and its banner, which says what
+/// it is.
 fn symbols(lines: &mut Vec<Line>) -> io::Result<()> {
     let mut symbols = BufReader::with_capacity(1 << 16, File::open("/proc/kallsyms")?);
     let mut line = String::new();
@@ -171,7 +173,8 @@ fn pages(lines: &mut Vec<Line>) -> io::Result<()> {
     Ok(())
 }
 
-/// What an entry of the page map says (Linux `Documentation/admin-guide/mm/pagemap.rst`): bit 63 present, bits 54:0 the frame.
+/// What an entry of the page map says (Linux `Documentation/admin-guide/mm/pagemap.rst`): bit 63
+/// present, bits 54:0 the frame.
 fn frame(entry: &[u8]) -> Option<u64> {
     let entry = u64::from_ne_bytes(entry.try_into().ok()?);
     (entry >> 63 != 0).then_some(entry & ((1 << 55) - 1))

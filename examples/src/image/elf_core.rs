@@ -1,7 +1,7 @@
 //! ELF cores of machines: program headers say where memory stands, notes what the CPUs held.
 //!
-//! Only headers and notes are read. Sources: System V ABI, "Program Header"; QEMU `dump/dump.c` for what `dump-guest-memory` writes; Linux
-//! `fs/proc/vmcore.c` for `/proc/vmcore`.
+//! Only headers and notes are read. Sources: System V ABI, "Program Header"; QEMU `dump/dump.c` for
+//! what `dump-guest-memory` writes; Linux `fs/proc/vmcore.c` for `/proc/vmcore`.
 
 use std::io::{self, Read, Seek, SeekFrom};
 
@@ -75,7 +75,8 @@ pub fn open<S: Source>(source: S) -> Result<Image<S>, ImageError> {
             match segment.p_type(endian) {
                 PT_LOAD => {
                     let bytes = segment.p_memsz(endian).max(segment.p_filesz(endian));
-                    // A file that is cut short holds less memory than it says: what is missing is missing, not zero.
+                    // A file that is cut short holds less memory than it says: what is missing is
+                    // missing, not zero.
                     let cut = stored < segment.p_filesz(endian);
                     let bytes = if cut { stored } else { bytes };
                     loads.push(Extent { start: segment.p_paddr(endian), bytes, offset, stored });

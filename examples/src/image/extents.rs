@@ -33,8 +33,8 @@ impl Extent {
 pub struct Extents(Vec<Extent>);
 
 impl Extents {
-    /// Brings `extents` in order. Where two claim the same address the one that begins first has it, of those the first given (a vmcore has the
-    /// kernel's text once more).
+    /// Brings `extents` in order. Where two claim the same address the one that begins first has
+    /// it, of those the first given (a vmcore has the kernel's text once more).
     pub fn new(extents: impl IntoIterator<Item = Extent>) -> Self {
         let mut given: Vec<_> = extents.into_iter().filter(|extent| extent.bytes > 0).collect();
         given.sort_by_key(|extent| extent.start);
@@ -75,8 +75,9 @@ impl Extents {
         (skip < extent.bytes).then(|| extent.after(skip))
     }
 
-    /// Whether all of the `bytes` bytes from `address` on are memory, which comes in whole pages: where a piece does not begin or end with one, the
-    /// rest of the page is zero. (So no table of a page or less is there in part.)
+    /// Whether all of the `bytes` bytes from `address` on are memory, which comes in whole pages:
+    /// where a piece does not begin or end with one, the rest of the page is zero. (So no table of
+    /// a page or less is there in part.)
     pub fn hold(&self, address: u64, bytes: u64) -> bool {
         let Some(last) = address.checked_add(bytes.saturating_sub(1)) else { return false };
         (address / PAGE..=last / PAGE).all(|page| {

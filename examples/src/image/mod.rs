@@ -1,11 +1,14 @@
-//! Images of a machine's memory, as files: raw ones, and ELF cores. They may be sparse and far larger than memory; what is not asked for is not read.
+//! Images of a machine's memory, as files: raw ones, and ELF cores. They may be sparse and far
+//! larger than memory; what is not asked for is not read.
 //!
-//! An [`Image`] says where in the file each piece of physical memory stands ([`Extent`]), and what the core's notes tell about the CPUs
-//! ([`Notes`]). [`ImageTables`] makes it table memory for `pgtable`'s walkers.
+//! An [`Image`] says where in the file each piece of physical memory stands ([`Extent`]), and what
+//! the core's notes tell about the CPUs ([`Notes`]). [`ImageTables`] makes it table memory for
+//! `pgtable`'s walkers.
 //!
 //! # Hostile images
-//! No word of a file is believed: headers are counted before they are read, notes are cut off at a limit, extents are clipped to the file, and whoever
-//! reads tables has an [`Allowance`] that bounds both the work and the memory that it costs.
+//! No word of a file is believed: headers are counted before they are read, notes are cut off at a
+//! limit, extents are clipped to the file, and whoever reads tables has an [`Allowance`] that
+//! bounds both the work and the memory that it costs.
 
 mod elf_core;
 mod error;
@@ -40,10 +43,12 @@ pub struct Image<S> {
 }
 
 impl<S: Source> Image<S> {
-    /// Opens an image, an ELF core if it looks like one, else a raw one whose first byte has the physical address `base`.
+    /// Opens an image, an ELF core if it looks like one, else a raw one whose first byte has the
+    /// physical address `base`.
     ///
     /// # Errors
-    /// [`ImageError`]: a file that cannot be read, a damaged ELF core, or a form that has to be converted first.
+    /// [`ImageError`]: a file that cannot be read, a damaged ELF core, or a form that has to be
+    /// converted first.
     pub fn open(source: S, base: u64) -> Result<Self, ImageError> {
         let mut magic = [0; 12];
         let length = source.len()?;

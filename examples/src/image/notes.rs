@@ -1,4 +1,5 @@
-//! What a core's notes tell about the machine: the registers by which page tables are found, and what the kernel says of itself.
+//! What a core's notes tell about the machine: the registers by which page tables are found, and
+//! what the kernel says of itself.
 //!
 //! | note | who writes it | what it has |
 //! | --- | --- | --- |
@@ -26,7 +27,8 @@ pub struct X86Registers {
 impl X86Registers {
     /// The version of `QEMUCPUState` that is understood.
     const VERSION: u32 = 1;
-    /// Where `cr[0]` is in it: two words of 32 bits, 18 registers of 64 bits, 10 segments of 24 bytes.
+    /// Where `cr[0]` is in it: two words of 32 bits, 18 registers of 64 bits, 10 segments of 24
+    /// bytes.
     const CR0: usize = 8 + 18 * 8 + 10 * 24;
 
     /// Reads a `QEMUCPUState`, which is little-endian; `None` if it is none.

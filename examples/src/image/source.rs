@@ -6,7 +6,8 @@ use std::os::unix::fs::FileExt;
 
 /// Bytes that can be read at any place.
 ///
-/// Reading, not mapping: a file that is cut short while it is looked at gives an error, and not a signal.
+/// Reading, not mapping: a file that is cut short while it is looked at gives an error, and not a
+/// signal.
 pub trait Source {
     /// How many bytes there are.
     ///
@@ -14,7 +15,8 @@ pub trait Source {
     /// The system's.
     fn len(&self) -> io::Result<u64>;
 
-    /// Reads from `offset` on until `buffer` is full or the source ends; returns how many bytes that were.
+    /// Reads from `offset` on until `buffer` is full or the source ends; returns how many bytes
+    /// that were.
     ///
     /// # Errors
     /// The system's.
@@ -28,7 +30,8 @@ pub trait Source {
         Ok(self.len()? == 0)
     }
 
-    /// The first place from `offset` on that is not a hole, as far as the source knows of holes; `None` if there is none.
+    /// The first place from `offset` on that is not a hole, as far as the source knows of holes;
+    /// `None` if there is none.
     fn next_data(&self, offset: u64) -> Option<u64> {
         Some(offset)
     }

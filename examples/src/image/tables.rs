@@ -1,8 +1,9 @@
 //! An image as table memory: pages are read when they are first asked for, and kept.
 //!
-//! Nothing is ever dropped while a walker may hold a reference, so what a hostile image could make us read is bounded from the start: an
-//! [`Allowance`] of words that may be looked at (work) and of bytes that may be kept (memory). When it is spent every access fails, and
-//! [`ImageTables::spent`] says which of the two it was.
+//! Nothing is ever dropped while a walker may hold a reference, so what a hostile image could make
+//! us read is bounded from the start: an [`Allowance`] of words that may be looked at (work) and of
+//! bytes that may be kept (memory). When it is spent every access fails, and [`ImageTables::spent`]
+//! says which of the two it was.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -24,7 +25,8 @@ pub struct Allowance {
 }
 
 impl Default for Allowance {
-    /// 2^28 words (the tables of 1 TiB in 4-KiB pages; seconds, or minutes if each of them is shown on a line of its own), 1 GiB.
+    /// 2^28 words (the tables of 1 TiB in 4-KiB pages; seconds, or minutes if each of them is shown
+    /// on a line of its own), 1 GiB.
     fn default() -> Self {
         Self { words: 1 << 28, bytes: 1 << 30 }
     }
@@ -98,7 +100,8 @@ impl<'i, S: Source> ImageTables<'i, S> {
         }
     }
 
-    /// Whether `bytes` more may be kept by whoever collects what the tables say; they are taken off the allowance.
+    /// Whether `bytes` more may be kept by whoever collects what the tables say; they are taken off
+    /// the allowance.
     pub fn keep(&self, bytes: u64) -> bool {
         Self::charge(&self.bytes, bytes, self.allowance.bytes) || {
             self.spent.set(Some(Kind::Bytes));

@@ -1,10 +1,10 @@
 //! VMs and vCPUs of KVM on POWER.
 //!
 //! The part of `kvm-ioctls` and `kvm-bindings` that an example on POWER needs and that those crates
-//! lack for it. Names and shapes follow them (and, below that, `<linux/kvm.h>`). Request numbers come
-//! from [`arch_ppc64::kvm::ioctl`]; the MMU’s own calls are in [`arch_ppc64::kvm::PpcMmu`], which
-//! [`Vm`] has because it is `AsRawFd`. `tests/kvm_abi.rs` checks every number against the kernel’s
-//! headers.
+//! lack for it. Names and shapes follow them (and, below that, `<linux/kvm.h>`). Request numbers
+//! come from [`arch_ppc64::kvm::ioctl`]; the MMU’s own calls are in [`arch_ppc64::kvm::PpcMmu`],
+//! which [`Vm`] has because it is `AsRawFd`. `tests/kvm_abi.rs` checks every number against the
+//! kernel’s headers.
 //!
 //! All of it compiles on every Linux host, and returns the OS’s error where KVM isn’t POWER’s.
 

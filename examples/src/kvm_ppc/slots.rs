@@ -27,8 +27,9 @@ impl Slots {
                 memory_size: region.len(),
                 userspace_addr: region.as_ptr() as u64,
             };
-            // SAFETY: the region is a mapping of `memory`, which this value holds and drops after the VM (a vCPU that outlives it
-            // cannot run, as its owner runs it through the value that owns both). `vm-memory` hands out volatile and atomic access only.
+            // SAFETY: the region is a mapping of `memory`, which this value holds and drops after
+            // the VM (a vCPU that outlives it cannot run, as its owner runs it through the value
+            // that owns both). `vm-memory` hands out volatile and atomic access only.
             unsafe { slots.vm.set_user_memory_region(&region) }?;
         }
         Ok(slots)

@@ -1,4 +1,5 @@
-//! A vCPU: its registers, which any thread may reach between two runs, and running it, which one thread does.
+//! A vCPU: its registers, which any thread may reach between two runs, and running it, which one
+//! thread does.
 
 use super::cap::{self, Cap};
 use super::exit::VcpuExit;
@@ -37,8 +38,8 @@ pub struct Vcpu {
     run: RunMapping,
 }
 
-/// What can be done to a vCPU from any thread. While another thread runs it, a call waits until it stops; only
-/// [`interrupt`](Self::interrupt) does not.
+/// What can be done to a vCPU from any thread. While another thread runs it, a call waits until it
+/// stops; only [`interrupt`](Self::interrupt) does not.
 #[derive(Debug)]
 pub struct VcpuControl {
     fd: OwnedFd,
@@ -148,7 +149,8 @@ impl Vcpu {
     /// Runs the vCPU until it stops for something that the VMM must see.
     ///
     /// Before the next call KVM finishes what the last exit began: it puts a hypercall’s `ret` and
-    /// `args` into R3 and R4 to R12, over anything that [`set_regs`](VcpuControl::set_regs) put there.
+    /// `args` into R3 and R4 to R12, over anything that [`set_regs`](VcpuControl::set_regs) put
+    /// there.
     ///
     /// # Errors
     /// `EINVAL`: PAPR mode isn’t enabled, or the MMU isn’t set up. `EFAULT`: guest memory that the

@@ -9,7 +9,8 @@ use kvm_ioctls::Kvm;
 
 /// The features that a guest of this host can use.
 ///
-/// SDM vol. 2, CPUID; APM vol. 3, appendix E. KVM answers for the processor that its guests see, which may be less than the host's.
+/// SDM vol. 2, CPUID; APM vol. 3, appendix E. KVM answers for the processor that its guests see,
+/// which may be less than the host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// Execute disable: EFER.NXE (80000001H:EDX.20).

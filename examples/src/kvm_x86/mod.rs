@@ -1,4 +1,5 @@
-//! What the x86-64 programs do with KVM beyond `kvm-ioctls`: what the processor offers, memory slots, long mode's segments.
+//! What the x86-64 programs do with KVM beyond `kvm-ioctls`: what the processor offers, memory
+//! slots, long mode's segments.
 
 mod features;
 mod segments;

@@ -15,7 +15,8 @@ pub enum Selector {
     UserData = 0x18,
     /// 64-bit code, DPL 3.
     UserCode = 0x20,
-    /// The task state segment; in the table it is left out, as the register is set directly and the processor looks it up nowhere else.
+    /// The task state segment; in the table it is left out, as the register is set directly and the
+    /// processor looks it up nowhere else.
     Task = 0x28,
 }
 
@@ -23,7 +24,8 @@ pub enum Selector {
 pub const GDT: [u64; 5] =
     [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff];
 
-/// Flat segments for `privilege`, and the task register with its segment of `limit + 1` bytes at `base`.
+/// Flat segments for `privilege`, and the task register with its segment of `limit + 1` bytes at
+/// `base`.
 pub fn long_mode_segments(sregs: &mut kvm_sregs, privilege: Privilege, (base, limit): (u64, u16)) {
     let (code, data) = match privilege {
         Privilege::Supervisor => (flat(Selector::KernelCode, 0), flat(Selector::KernelData, 0)),

@@ -48,11 +48,12 @@ impl Slots {
         &self.vm
     }
 
-    /// Takes the slot that holds guest-physical address 0 away and gives it back, at which KVM forgets all that it has derived from
-    /// the guest's tables, wherever they stand.
+    /// Takes the slot that holds guest-physical address 0 away and gives it back, at which KVM
+    /// forgets all that it has derived from the guest's tables, wherever they stand.
     ///
-    /// A host without EPT or NPT *shadows* the guest's tables: the processor walks tables that KVM made of them, and KVM notices the
-    /// guest's own stores to them, but not the VMM's through its own mapping. No instruction of the guest's makes it look again.
+    /// A host without EPT or NPT *shadows* the guest's tables: the processor walks tables that KVM
+    /// made of them, and KVM notices the guest's own stores to them, but not the VMM's through its
+    /// own mapping. No instruction of the guest's makes it look again.
     ///
     /// # Errors
     /// The OS error.
@@ -63,8 +64,9 @@ impl Slots {
     }
 
     fn set(&self, region: kvm_userspace_memory_region) -> io::Result<()> {
-        // SAFETY: the region is a mapping of `memory`, which this value holds and drops after the VM (a vCPU that outlives it
-        // cannot run, as its owner runs it through the value that owns both). `vm-memory` hands out volatile and atomic access only.
+        // SAFETY: the region is a mapping of `memory`, which this value holds and drops after the
+        // VM (a vCPU that outlives it cannot run, as its owner runs it through the value that owns
+        // both). `vm-memory` hands out volatile and atomic access only.
         unsafe { self.vm.set_user_memory_region(region) }.map_err(io::Error::from)
     }
 }

@@ -1,4 +1,5 @@
-//! Changes while the guest is stopped, each with the invalidation that it needs, and how things look afterwards.
+//! Changes while the guest is stopped, each with the invalidation that it needs, and how things
+//! look afterwards.
 
 use pgtable::{Leaves, Prot};
 
@@ -78,7 +79,8 @@ pub fn run(
     report: &mut Report,
 ) -> Result<(), Failure> {
     for change in CHANGES {
-        // Without this the guest would not have the old translation, and an omitted invalidation would not show.
+        // Without this the guest would not have the old translation, and an omitted invalidation
+        // would not show.
         for &(at, _) in change.then {
             checker.touch(PROCESS, at)?;
         }

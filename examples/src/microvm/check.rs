@@ -1,7 +1,8 @@
 //! One check: the table's row, the software walker and the guest must give the same answer.
 //!
-//! Three answers, since any two could be wrong together: the walker decodes with the code that the tables were
-//! encoded with, so a wrong bit there is wrong in both, and the guest's hardware obeys it. The row was written by hand.
+//! Three answers, since any two could be wrong together: the walker decodes with the code that the
+//! tables were encoded with, so a wrong bit there is wrong in both, and the guest's hardware obeys
+//! it. The row was written by hand.
 
 use std::fmt;
 
@@ -94,7 +95,8 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    /// Has the guest load from there, whatever comes of it: the processor may cache the translation from now on.
+    /// Has the guest load from there, whatever comes of it: the processor may cache the translation
+    /// from now on.
     pub fn touch(&mut self, pid: u32, address: u64) -> Result<(), Failure> {
         self.run_process(pid)?;
         self.machine.guest.borrow_mut().probe(&Probe {

@@ -1,8 +1,10 @@
-//! A change that the guest makes itself, without leaving for the VMM: the one place where staleness could show.
+//! A change that the guest makes itself, without leaving for the VMM: the one place where staleness
+//! could show.
 //!
-//! When the VMM changes a table the guest has left, and whatever that flushes hides a missing invalidation. So the guest
-//! loads, stores a new entry through the kernel's linear mapping of the tables, loads again, runs `tlbie`, and loads a
-//! third time. The second load may give the old or the new translation; the third must give the new one.
+//! When the VMM changes a table the guest has left, and whatever that flushes hides a missing
+//! invalidation. So the guest loads, stores a new entry through the kernel's linear mapping of the
+//! tables, loads again, runs `tlbie`, and loads a third time. The second load may give the old or
+//! the new translation; the third must give the new one.
 
 use arch_ppc64::radix::{PageSize, Rs, Tlbie};
 use examples::guest::ppc64::{Edit, Edited};

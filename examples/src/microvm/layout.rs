@@ -98,11 +98,13 @@ const USER_RX: Prot = Prot::RX.for_user();
 const USER_RWX: Prot = Prot::RWX.for_user();
 const USER_X: Prot = Prot::new().with_execute(true).for_user();
 
-/// The stubs, without which nothing runs. Everything in [`MAPPINGS`] is mapped through the same functions.
+/// The stubs, without which nothing runs. Everything in [`MAPPINGS`] is mapped through the same
+/// functions.
 #[rustfmt::skip]
 pub const STUBS: [(u64, Prot); 2] = [(stubs::SUPERVISOR, Prot::RX), (stubs::USER, USER_RX)];
 
-/// What the two processes map. Outputs are in another order than inputs, so that a wrong address shows.
+/// What the two processes map. Outputs are in another order than inputs, so that a wrong address
+/// shows.
 #[rustfmt::skip]
 pub const MAPPINGS: &[Mapping] = &[
     row(("4K user rw-",        PROCESS), 0x0041_0000, 0x0060_7000, (KIB_4, 12), USER_RW,  Allows::both("rw-")),
@@ -134,7 +136,8 @@ pub const MAPPINGS: &[Mapping] = &[
     row(("Q3 1G privileged rw-",  KERNEL), Q3 | 0x4000_0000, 0x4000_0000, (GIB_1, 30), Prot::RW, Allows::supervisor("rw-")),
 ];
 
-/// Places that need more words than a mapping: what is not mapped at each level, other processes, no addresses.
+/// Places that need more words than a mapping: what is not mapped at each level, other processes,
+/// no addresses.
 #[rustfmt::skip]
 pub const LOOKS: &[Look] = &[
     look("unmapped: no 4K page",         PROCESS, 0x0041_8000, Finds::Unmapped),

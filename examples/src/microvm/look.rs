@@ -1,7 +1,8 @@
 //! What a row of a table says: look there, and this is what is found. The independent statement.
 //!
-//! A row is written by a person, in addresses and letters (`rwx`), beside the row that makes the mapping. It knows
-//! nothing of encodings, so a wrong bit in an encoder shows even where the software walker decodes it just as wrongly.
+//! A row is written by a person, in addresses and letters (`rwx`), beside the row that makes the
+//! mapping. It knows nothing of encodings, so a wrong bit in an encoder shows even where the
+//! software walker decodes it just as wrongly.
 
 use arch_ppc64::{Interrupt, Status, Vector};
 use pgtable::{Access, AccessKind, Gpa, Gva};

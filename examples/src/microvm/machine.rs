@@ -23,7 +23,8 @@ pub struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    /// The guest's MMU as our library sees it while process `pid` runs. (Both granules' trees read alike.)
+    /// The guest's MMU as our library sees it while process `pid` runs. (Both granules' trees read
+    /// alike.)
     pub fn mmu(&self, pid: u32) -> GuestMmu {
         GuestMmu::new(self.processes.word(), pid, ProcessScoped::new(Granule::K64))
     }

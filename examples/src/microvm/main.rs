@@ -1,9 +1,11 @@
-//! A microVM whose every address goes through tables that this workspace built: on KVM-HV POWER9, and on x86-64 (see `x86`).
+//! A microVM whose every address goes through tables that this workspace built: on KVM-HV POWER9,
+//! and on x86-64 (see `x86`).
 //!
-//! The guest runs with relocation on. Its process table and two radix trees (the kernel's, quadrant 3, and one
-//! process's, quadrant 0) are made by `pgtable` and `arch-ppc64` out of fragments that `frag-alloc` handed out, in guest
-//! memory that `vm-memory` owns. The guest then makes one access after the other; each must end as the row of a table says, and as
-//! the software walker says. Tables are changed while the guest is stopped, and in the end everything is given back.
+//! The guest runs with relocation on. Its process table and two radix trees (the kernel's, quadrant
+//! 3, and one process's, quadrant 0) are made by `pgtable` and `arch-ppc64` out of fragments that
+//! `frag-alloc` handed out, in guest memory that `vm-memory` owns. The guest then makes one access
+//! after the other; each must end as the row of a table says, and as the software walker says.
+//! Tables are changed while the guest is stopped, and in the end everything is given back.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -54,11 +56,12 @@ use report::{Failure, Report};
 use shootdown::Shootdown;
 use space::{Space, TableFrames};
 
-/// Runs a guest (KVM-HV on POWER9, KVM on x86-64) behind page tables that this workspace built, and checks each access from inside.
+/// Runs a guest (KVM-HV on POWER9, KVM on x86-64) behind page tables that this workspace built, and
+/// checks each access from inside.
 #[derive(Parser)]
 struct Options {
-    /// Guest memory in MiB, of which little is touched: 2048 and more, or of a Linux guest 128 and more (512 if nobody says); on x86-64, without
-    /// Linux, it is what the CPU's page sizes need
+    /// Guest memory in MiB, of which little is touched: 2048 and more, or of a Linux guest 128 and
+    /// more (512 if nobody says); on x86-64, without Linux, it is what the CPU's page sizes need
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     memory: Option<u64>,
     /// Show the software walk of each check

@@ -1,7 +1,8 @@
 //! How stale translations become unreachable: the guest runs `tlbie`, on our request.
 //!
-//! A guest's process-scoped translations are its own to invalidate; it has LPCR\[GTSE\], so it may. The VMM changes the
-//! tables while the guest is stopped, and has it run what `arch-ppc64` prescribes before anything else.
+//! A guest's process-scoped translations are its own to invalidate; it has LPCR\[GTSE\], so it may.
+//! The VMM changes the tables while the guest is stopped, and has it run what `arch-ppc64`
+//! prescribes before anything else.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -28,7 +29,8 @@ impl<'g> Shootdown<'g> {
         self.sent.get()
     }
 
-    /// The guest runs each `tlbie` between the synchronising instructions that a sequence of them needs.
+    /// The guest runs each `tlbie` between the synchronising instructions that a sequence of them
+    /// needs.
     fn run(&self, it: Tlbie<Stage1>) -> io::Result<()> {
         self.sent.set(self.sent.get() + 1);
         match self.guest.borrow_mut().tlbie(it)? {

@@ -1,4 +1,5 @@
-//! An address space: a process's tree, made of tables from that process's own cache, and how to change it.
+//! An address space: a process's tree, made of tables from that process's own cache, and how to
+//! change it.
 
 use arch_ppc64::radix::{Granule, PageAttributes, ProcessScoped, Quadrants};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};

@@ -14,7 +14,8 @@ use crate::machine::Machine;
 use crate::report::{Failure, Report};
 use crate::space::{Space, TableCache};
 
-/// Takes each process out of the process table, destroys its tree, closes its cache; the kernel's last.
+/// Takes each process out of the process table, destroys its tree, closes its cache; the kernel's
+/// last.
 pub fn run(
     machine: Machine<'_>,
     spaces: Vec<Space<'_>>,

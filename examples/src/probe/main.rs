@@ -1,8 +1,9 @@
 //! Asks an MMU itself whether the software walker is right, on thousands of page tables.
 //!
-//! The guest of [`examples::guest`] makes one access after the other, each behind tables of its own. What came of it (and
-//! what the tables hold afterwards) must be what the walker said, field by field. Which tables, and what there is to compare, is
-//! each architecture's own affair: [`ppc64`], `x86`, [`x86_nested`].
+//! The guest of [`examples::guest`] makes one access after the other, each behind tables of its
+//! own. What came of it (and what the tables hold afterwards) must be what the walker said, field
+//! by field. Which tables, and what there is to compare, is each architecture's own affair:
+//! [`ppc64`], `x86`, [`x86_nested`].
 
 mod ppc64;
 mod report;
@@ -16,7 +17,8 @@ use clap::Parser;
 
 use report::Report;
 
-/// Compares the software walker with the MMU of the machine that this runs on, on thousands of page tables.
+/// Compares the software walker with the MMU of the machine that this runs on, on thousands of page
+/// tables.
 #[derive(Parser)]
 struct Options {
     #[command(flatten)]

@@ -1,4 +1,5 @@
-//! What a person reads: a table of what was asked, the mismatches, and the last line. For all architectures.
+//! What a person reads: a table of what was asked, the mismatches, and the last line. For all
+//! architectures.
 
 use std::error::Error;
 use std::fmt;

@@ -1,7 +1,9 @@
-//! Putting a kernel, an initrd, the device tree and RTAS where the guest finds them, and saying how its first CPU begins.
+//! Putting a kernel, an initrd, the device tree and RTAS where the guest finds them, and saying how
+//! its first CPU begins.
 //!
-//! The kernel is an ELF file as Debian installs it (`/boot/vmlinux-…`), entered at its first byte (Linux `Documentation/powerpc/booting.rst`):
-//! R3 is the device tree's address, R5 is 0 (there is no Open Firmware), MSR as in [`ENTRY_MSR`].
+//! The kernel is an ELF file as Debian installs it (`/boot/vmlinux-…`), entered at its first byte
+//! (Linux `Documentation/powerpc/booting.rst`): R3 is the device tree's address, R5 is 0 (there is
+//! no Open Firmware), MSR as in [`ENTRY_MSR`].
 
 use object::Endianness;
 use object::elf::{EM_PPC64, ET_DYN, ET_EXEC, FileHeader64, PT_LOAD};
@@ -12,7 +14,8 @@ use super::layout::{Layout, MIN_MEMORY};
 use super::rtas::BLOB;
 use super::tree::{Machine, device_tree};
 
-/// The machine state in which a CPU begins: 64-bit mode, machine checks on, no relocation (Power ISA v3.0B, book III 3.2.1).
+/// The machine state in which a CPU begins: 64-bit mode, machine checks on, no relocation (Power
+/// ISA v3.0B, book III 3.2.1).
 pub const ENTRY_MSR: u64 = 1 << 63 | 1 << 12;
 
 /// How the first CPU begins, with [`ENTRY_MSR`] and all other registers 0.

@@ -36,9 +36,11 @@ impl fmt::Display for Ending {
     }
 }
 
-/// The VMM under the platform. CPUs are numbered from 0; the platform asks only for those below its number of CPUs.
+/// The VMM under the platform. CPUs are numbered from 0; the platform asks only for those below its
+/// number of CPUs.
 pub trait Host {
-    /// Sets the bits `bits` of those under `mask` in the LPCR of every CPU. False if the first CPU's LPCR does not hold them then.
+    /// Sets the bits `bits` of those under `mask` in the LPCR of every CPU. False if the first
+    /// CPU's LPCR does not hold them then.
     fn set_lpcr(&self, mask: u64, bits: u64) -> bool;
 
     /// Tells the MMU where the guest's process table is. False if it refuses.

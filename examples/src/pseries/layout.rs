@@ -1,7 +1,8 @@
 //! What stands where in the guest's real memory when it begins.
 //!
-//! The kernel stands at 0, where it would move itself otherwise. RTAS and the device tree end at 128 MiB: that is below what a hashed guest reaches in
-//! real mode with the smallest table that it is given, and the RTAS entry point fits in 32 bits. The initrd stands between kernel and tree if
+//! The kernel stands at 0, where it would move itself otherwise. RTAS and the device tree end at
+//! 128 MiB: that is below what a hashed guest reaches in real mode with the smallest table that it
+//! is given, and the RTAS entry point fits in 32 bits. The initrd stands between kernel and tree if
 //! it fits there, else behind them.
 
 /// The least memory of a guest.
@@ -36,7 +37,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout for a kernel that takes the first `kernel` bytes (with its zeroed data), and an initrd; `None` if they do not fit.
+    /// The layout for a kernel that takes the first `kernel` bytes (with its zeroed data), and an
+    /// initrd; `None` if they do not fit.
     #[must_use]
     pub fn new(memory: u64, kernel: u64, initrd_bytes: u64) -> Option<Self> {
         // The kernel's first allocations follow it: some room is left.

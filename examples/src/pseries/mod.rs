@@ -1,8 +1,10 @@
-//! The platform that Linux expects of a POWER hypervisor (PAPR; Linux calls it pseries), without any firmware.
+//! The platform that Linux expects of a POWER hypervisor (PAPR; Linux calls it pseries), without
+//! any firmware.
 //!
-//! [`boot`] puts kernel, initrd and device tree into a guest's memory; [`Platform`] answers its hypercalls and RTAS calls. Neither
-//! knows KVM: what only a VMM can do is behind [`Host`]. All of it takes any arguments from any guest: addresses are checked by `vm-memory`,
-//! lengths are bounded, and nothing panics.
+//! [`boot`] puts kernel, initrd and device tree into a guest's memory; [`Platform`] answers its
+//! hypercalls and RTAS calls. Neither knows KVM: what only a VMM can do is behind [`Host`]. All of
+//! it takes any arguments from any guest: addresses are checked by `vm-memory`, lengths are
+//! bounded, and nothing panics.
 //!
 //! | file | what |
 //! | --- | --- |

@@ -1,9 +1,10 @@
-//! Interrupt presentation controllers (PAPR "Interrupt Presentation Controller", Linux `xics`): one per CPU. The only source is another
-//! CPU: a message by `H_IPI`.
+//! Interrupt presentation controllers (PAPR "Interrupt Presentation Controller", Linux `xics`): one
+//! per CPU. The only source is another CPU: a message by `H_IPI`.
 //!
-//! A CPU has a priority (CPPR) and a message's priority (MFRR); a lower number is more urgent, 0xff is none. A message more urgent than
-//! the CPU's own priority raises the external interrupt. `H_XIRR` accepts it: it returns XIRR = CPPR << 24 | source, and the CPU takes the
-//! message's priority; `H_EOI` gives the old priority back.
+//! A CPU has a priority (CPPR) and a message's priority (MFRR); a lower number is more urgent, 0xff
+//! is none. A message more urgent than the CPU's own priority raises the external interrupt.
+//! `H_XIRR` accepts it: it returns XIRR = CPPR << 24 | source, and the CPU takes the message's
+//! priority; `H_EOI` gives the old priority back.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -48,7 +49,8 @@ impl Controllers {
         Self((0..cpus).map(|_| Mutex::new(Controller::RESET)).collect())
     }
 
-    /// Changes one controller, and calls `line` with whether its interrupt is pending then, before anybody else changes it. `None`: no such CPU.
+    /// Changes one controller, and calls `line` with whether its interrupt is pending then, before
+    /// anybody else changes it. `None`: no such CPU.
     fn change(
         &self,
         cpu: u64,

@@ -1,8 +1,10 @@
-//! Run-Time Abstraction Services (PAPR chapter 7): the guest fills a block of 32-bit big-endian words in its memory
-//! (token, number of arguments, number of results, arguments, results) and calls RTAS, which is a few instructions that [`boot`](super::boot) put
-//! there: they make a hypercall of it.
+//! Run-Time Abstraction Services (PAPR chapter 7): the guest fills a block of 32-bit big-endian
+//! words in its memory (token, number of arguments, number of results, arguments, results) and
+//! calls RTAS, which is a few instructions that [`boot`](super::boot) put there: they make a
+//! hypercall of it.
 //!
-//! Tokens are ours to choose; the device tree names them. They are QEMU's. The first result is a status.
+//! Tokens are ours to choose; the device tree names them. They are QEMU's. The first result is a
+//! status.
 
 use arrayvec::ArrayVec;
 use chrono::{DateTime, Datelike, Timelike, Utc};
@@ -16,7 +18,8 @@ use super::status::Status;
 /// The hypercall that [`BLOB`] makes; private, as QEMU's `KVMPPC_H_RTAS`.
 pub(super) const H_RTAS: u64 = 0xf000;
 
-/// What stands where the tree says RTAS is, big-endian: RTAS is called in 32-bit big-endian real mode.
+/// What stands where the tree says RTAS is, big-endian: RTAS is called in 32-bit big-endian real
+/// mode.
 ///
 /// ```text
 /// mr r4,r3 ; lis r3,0 ; ori r3,r3,H_RTAS ; sc 1 ; blr
@@ -85,7 +88,8 @@ impl<M: GuestMemoryBackend, H: Host> Platform<M, H> {
         }
     }
 
-    /// R4: the block’s real address. The call itself succeeds; the service’s status is in the block.
+    /// R4: the block’s real address. The call itself succeeds; the service’s status is in the
+    /// block.
     pub(super) fn rtas(&self, args: &[u64; 9]) -> Next {
         let block = args[0];
         let Some([token, nargs, nret]) = self.words(block) else {

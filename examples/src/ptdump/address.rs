@@ -1,8 +1,10 @@
-//! Numbers as people write them: `0x1000`, `4096`, `ffff888000000000`, `1_0000_0000`, `2G`; and pairs of them.
+//! Numbers as people write them: `0x1000`, `4096`, `ffff888000000000`, `1_0000_0000`, `2G`; and
+//! pairs of them.
 
 use arch_ppc64::hash::{Slb, SlbEsid, SlbVsid};
 
-/// An address: hexadecimal after `0x` or if it has sixteen digits (as Linux prints them), else decimal.
+/// An address: hexadecimal after `0x` or if it has sixteen digits (as Linux prints them), else
+/// decimal.
 pub fn address(text: &str) -> Result<u64, String> {
     let digits = text.replace('_', "");
     let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));

@@ -75,7 +75,8 @@ pub struct Options {
     /// Where they begin (CR3, EPTP, process table, SDR1); a core may tell
     #[arg(long, value_name = "ADDR", value_parser = address::address, global = true)]
     pub root: Option<u64>,
-    /// On POWER: the process. Radix: its number in the process table, 0 is the kernel. Hash: Linux's context, 0 is the kernel
+    /// On POWER: the process. Radix: its number in the process table, 0 is the kernel. Hash:
+    /// Linux's context, 0 is the kernel
     #[arg(long, value_name = "N", global = true)]
     pub pid: Option<u32>,
     /// Whose registers to take from a core's notes
@@ -84,10 +85,12 @@ pub struct Options {
     /// The physical address of a raw image's first byte
     #[arg(long, value_name = "ADDR", value_parser = address::address, default_value = "0", global = true)]
     pub base: u64,
-    /// How hashed entries are laid out: by ISA 3.0 (POWER9, POWER10) or 2.07 (before, and QEMU's pseries)
+    /// How hashed entries are laid out: by ISA 3.0 (POWER9, POWER10) or 2.07 (before, and QEMU's
+    /// pseries)
     #[arg(long, value_enum, default_value_t = LayoutName::Isa3, global = true)]
     pub hpte_layout: LayoutName,
-    /// A segment for a hashed page table, as slbmte takes it; may be repeated. Without any, Linux's VSIDs are undone
+    /// A segment for a hashed page table, as slbmte takes it; may be repeated. Without any, Linux's
+    /// VSIDs are undone
     #[arg(long, value_name = "RB:RS", value_parser = address::segment, global = true)]
     pub slb: Vec<(u64, u64)>,
     /// Print JSON

@@ -15,7 +15,8 @@ pub fn write(picture: &Picture, title: &str, out: &mut dyn Write) -> Result<()> 
     let (head, rest) = PAGE.split_once("@DATA@").unwrap_or((PAGE, ""));
     let grain = picture.grain.to_string();
     out.write_all(head.replace("@TITLE@", &escaped(title)).replace("@GRAIN@", &grain).as_bytes())?;
-    // Addresses as text: JavaScript's numbers do not hold 64 bits. All of it is numbers and letters of ours.
+    // Addresses as text: JavaScript's numbers do not hold 64 bits. All of it is numbers and letters
+    // of ours.
     for block in picture.blocks() {
         writeln!(
             out,

@@ -4,8 +4,9 @@
 //! ptdump <image> [--arch ARCH] [--root ADDR] [--pid N] [list | translate ADDR… | stats | diff OTHER]
 //! ```
 //!
-//! Images are raw memory or ELF cores; `--help` says the rest, and `--man` prints it as a manual page. The work is done by `examples::image` and `examples::dump`,
-//! and by the walkers of this workspace; here are only the command line and what people see.
+//! Images are raw memory or ELF cores; `--help` says the rest, and `--man` prints it as a manual
+//! page. The work is done by `examples::image` and `examples::dump`, and by the walkers of this
+//! workspace; here are only the command line and what people see.
 
 mod address;
 mod cli;

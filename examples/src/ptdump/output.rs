@@ -38,7 +38,8 @@ impl Text {
         eprintln!("{}", style(text).for_stderr().dim());
     }
 
-    /// What stands above `range` if something begins with it: a half of the address space, a process.
+    /// What stands above `range` if something begins with it: a half of the address space, a
+    /// process.
     pub fn heading(&self, halves: bool, last: Option<&Range>, range: &Range) -> Option<String> {
         let half = |range: &Range| range.va.map(|va| va >> 63);
         let heading = if halves && last.map(half) != Some(half(range)) {

@@ -1,6 +1,8 @@
-//! An address space as a picture: what is mapped, brought together into blocks, and the blocks into bands with the large gaps left out.
+//! An address space as a picture: what is mapped, brought together into blocks, and the blocks into
+//! bands with the large gaps left out.
 //!
-//! Bounded whatever the tables hold: when there are too many blocks the nearest ones of a size are merged.
+//! Bounded whatever the tables hold: when there are too many blocks the nearest ones of a size are
+//! merged.
 
 use examples::dump::{Range, Rights};
 

@@ -1,4 +1,5 @@
-//! The picture as SVG: a row for each band, coloured by page size, below it a strip coloured by rights. Tool tips name the ranges.
+//! The picture as SVG: a row for each band, coloured by page size, below it a strip coloured by
+//! rights. Tool tips name the ranges.
 
 use std::io::Write;
 
@@ -100,7 +101,8 @@ fn by_pixel(band: &Band<'_>) -> Vec<Pixels> {
     for block in band.blocks {
         let (first, last) = (pixel(block.start), pixel(block.last));
         match all.last_mut() {
-            // No pixel of its own is left: of those in one pixel the largest is seen, and a fault before all others.
+            // No pixel of its own is left: of those in one pixel the largest is seen, and a fault
+            // before all others.
             Some(before) if before.last >= last => {
                 before.blocks += 1;
                 let narrow = before.first == before.last && before.block.size.is_some();

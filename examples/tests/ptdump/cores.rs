@@ -1,4 +1,5 @@
-//! ELF cores as QEMU and Linux write them: memory in pieces, at odd places of the file, and notes that tell where the tables are.
+//! ELF cores as QEMU and Linux write them: memory in pieces, at odd places of the file, and notes
+//! that tell where the tables are.
 
 use std::path::PathBuf;
 
@@ -29,7 +30,8 @@ impl Elf {
 /// A note: name, type, description.
 pub type Note<'n> = (&'n str, u32, Vec<u8>);
 
-/// An ELF core (System V ABI, chapters 4 and 5) with these notes and pieces of memory: address, content, bytes of zero behind it.
+/// An ELF core (System V ABI, chapters 4 and 5) with these notes and pieces of memory: address,
+/// content, bytes of zero behind it.
 pub fn core(big: bool, machine: u16, notes: &[Note<'_>], pieces: &[(u64, &[u8], u64)]) -> Vec<u8> {
     let mut all = Elf { big, bytes: Vec::new() };
     for (name, kind, description) in notes {
@@ -113,7 +115,8 @@ fn qemus_notes_tell_the_root_and_the_levels() {
     for (levels, la57) in [(Levels::Four, false), (Levels::Five, true)] {
         let (memory, root) = x86(levels);
         let bytes = memory.bytes();
-        // Two pieces which meet in the middle of the tables; the prstatus note is as long as QEMU's, so nothing is aligned to 8.
+        // Two pieces which meet in the middle of the tables; the prstatus note is as long as
+        // QEMU's, so nothing is aligned to 8.
         let (low, high) = bytes.split_at(0x3000);
         let notes = [("CORE", 1, vec![0; 333]), qemu(0x666_6000, la57), qemu(root | 0x3, la57)];
         let pieces = [(START + 0x3000, high, 0x1000), (START, low, 0), (0, &[1, 2, 3][..], 0)];

@@ -1,4 +1,5 @@
-//! Images that somebody hostile made: nothing crashes, nothing runs for ever, and what is wrong is said where it is.
+//! Images that somebody hostile made: nothing crashes, nothing runs for ever, and what is wrong is
+//! said where it is.
 
 use std::time::Instant;
 
@@ -36,7 +37,8 @@ fn circles_end_at_the_limit() {
     assert_eq!((status, answer[0]["pa"].as_str()), (0, Some("0x200abc")));
 }
 
-/// Wrong entries at every level are told, neighbours as one, and what is sound around them is listed.
+/// Wrong entries at every level are told, neighbours as one, and what is sound around them is
+/// listed.
 #[test]
 fn wrong_entries_are_told_and_passed() {
     let bench = Bench::new();
@@ -80,7 +82,8 @@ fn wrong_entries_are_told_and_passed() {
     );
 }
 
-/// Every byte of a small core changed in turn, and the core cut at every length: an answer each time.
+/// Every byte of a small core changed in turn, and the core cut at every length: an answer each
+/// time.
 #[test]
 fn damaged_cores_are_refused_or_read() {
     use examples::dump::{Request, Space, locate};

@@ -1,4 +1,5 @@
-//! `ptdump` on images that our own crates built, that QEMU might have written, and that somebody hostile made.
+//! `ptdump` on images that our own crates built, that QEMU might have written, and that somebody
+//! hostile made.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]

@@ -1,4 +1,5 @@
-//! Trees that `pgtable` built, of every format: what was mapped is what is listed, translated, counted, and compared.
+//! Trees that `pgtable` built, of every format: what was mapped is what is listed, translated,
+//! counted, and compared.
 
 use arch_ppc64::radix::{Granule, ProcessScoped, ProcessTable, Prte, Quadrants};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};

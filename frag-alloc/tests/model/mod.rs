@@ -1,4 +1,5 @@
-//! What the model checks share: a tiny frame table that threads can own together, and how long to look.
+//! What the model checks share: a tiny frame table that threads can own together, and how long to
+//! look.
 
 // Each suite includes this file and uses its part of it.
 #![allow(dead_code, reason = "each test file that includes it uses its own part")]
@@ -78,8 +79,8 @@ pub fn check(model: impl Fn() + Sync + Send + 'static) {
     explore(None, model);
 }
 
-/// Every interleaving with up to three preemptions: what has more steps than `check` gets through in seconds. Each fault in
-/// `loom_designs.rs` needs no more than two.
+/// Every interleaving with up to three preemptions: what has more steps than `check` gets through
+/// in seconds. Each fault in `loom_designs.rs` needs no more than two.
 pub fn check_to_depth(model: impl Fn() + Sync + Send + 'static) {
     explore(Some(3), model);
 }

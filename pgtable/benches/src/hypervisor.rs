@@ -1,5 +1,5 @@
-//! What a hypervisor does besides: harvests dirty pages, walks two stages, reads beside a writer, translates for devices. A table of its
-//! own, with goals of its own.
+//! What a hypervisor does besides: harvests dirty pages, walks two stages, reads beside a writer,
+//! translates for devices. A table of its own, with goals of its own.
 
 mod harvest;
 mod iommu;

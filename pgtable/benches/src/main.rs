@@ -1,7 +1,8 @@
-//! `cargo xtask bench pgtable`: this crate against hand-written loops and other crates, in one process.
+//! `cargo xtask bench pgtable`: this crate against hand-written loops and other crates, in one
+//! process.
 //!
-//! 1,048,576 pages are mapped, each to a scattered place where calls are per page, to neighbouring ones where they are per range.
-//! Only ratios within one run say anything.
+//! 1,048,576 pages are mapped, each to a scattered place where calls are per page, to neighbouring
+//! ones where they are per range. Only ratios within one run say anything.
 
 mod goals;
 mod hypervisor;

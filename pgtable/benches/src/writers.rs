@@ -1,11 +1,15 @@
-//! `cargo xtask bench writers`: many writers on one tree, each page faulted in by a call of its own, beside one global lock around the exclusive writer.
+//! `cargo xtask bench writers`: many writers on one tree, each page faulted in by a call of its
+//! own, beside one global lock around the exclusive writer.
 //!
-//! Ranges of 2 MiB are made page by page: all by one thread; half of them by each of two; and every one by both, page by page in turn. Tables come from
-//! frag-alloc, and wait for who descends.
+//! Ranges of 2 MiB are made page by page: all by one thread; half of them by each of two; and every
+//! one by both, page by page in turn. Tables come from frag-alloc, and wait for who descends.
 //!
-//! Of other crates there is one with its own way of keeping writers apart that can be linked: `pagetable`, a lock-free radix tree in its own memory (nodes of 65,536 words), which
-//! frees nothing and counts nothing. Page tables of a hypervisor's kind that lock (ostd's cursor, Theseus's mapper) are private to their kernels; x86_64, page-table-generic,
-//! page_table_multiarch, aarch64-paging and memflow leave locking to their callers, as the column with one lock does.
+//! Of other crates there is one with its own way of keeping writers apart that can be linked:
+//! `pagetable`, a lock-free radix tree in its own memory (nodes of 65,536 words), which frees
+//! nothing and counts nothing. Page tables of a hypervisor's kind that lock (ostd's cursor,
+//! Theseus's mapper) are private to their kernels; x86_64, page-table-generic,
+//! page_table_multiarch, aarch64-paging and memflow leave locking to their callers, as the column
+//! with one lock does.
 //!
 //! Only ratios within one run say anything, and those of two threads only if two CPUs are free.
 
@@ -123,7 +127,8 @@ fn tree() -> (Tree, &'static Epochs) {
     (PageTable::new(format, memory, tables).expect("a root"), epochs)
 }
 
-/// Runs `work` on each thread of a row; how long it took from when all were there until the last was done.
+/// Runs `work` on each thread of a row; how long it took from when all were there until the last
+/// was done.
 fn each_thread(row: Row, work: impl Fn(u64) + Sync) -> Duration {
     let missing = AtomicU64::new(row.threads());
     let timed = &|thread| {

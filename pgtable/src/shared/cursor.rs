@@ -18,8 +18,8 @@ use super::held::{Held, TrailOf};
 
 /// A range that one writer has to himself, until this is finished or dropped.
 ///
-/// Dropping it unlocks the range and leaves tables that became empty where they are, for the next [`Writer::unmap`] that comes by;
-/// [`finish`](Self::finish) takes them out.
+/// Dropping it unlocks the range and leaves tables that became empty where they are, for the next
+/// [`Writer::unmap`] that comes by; [`finish`](Self::finish) takes them out.
 #[derive(Debug)]
 pub struct SharedCursor<'w, 't, F, M, A, R>
 where
@@ -39,7 +39,8 @@ where
     A: TableAllocator<Output<F>>,
     R: ReadSide,
 {
-    /// `writer` has locked, with `held`, what covers the offsets from the first to the last of `range`.
+    /// `writer` has locked, with `held`, what covers the offsets from the first to the last of
+    /// `range`.
     pub(super) fn new(
         writer: &'w Writer<'t, F, M, A, R>,
         held: Held<'t, Output<F>, A>,
@@ -57,7 +58,8 @@ where
         Ok(())
     }
 
-    /// As [`PageTable::map`], within the range, and with leaves no larger than an entry of the table that is locked: for a leaf that covers the whole range, lock a larger one.
+    /// As [`PageTable::map`], within the range, and with leaves no larger than an entry of the
+    /// table that is locked: for a leaf that covers the whole range, lock a larger one.
     ///
     /// # Errors
     /// As there; [`Error::Range`] beyond the range, [`Error::Contended`].
@@ -75,7 +77,8 @@ where
         self.map_range(input, output, bytes, attributes, leaves)
     }
 
-    /// The common case of [`map`](Self::map): one page of the usual size into the last-level table that is locked. False, and nothing changed, if it is any other.
+    /// The common case of [`map`](Self::map): one page of the usual size into the last-level table
+    /// that is locked. False, and nothing changed, if it is any other.
     #[inline(always)]
     fn map_page(
         &mut self,
@@ -148,7 +151,8 @@ where
         let (table, start, last) = (self.writer.table, self.start, self.last);
         self.held.run(|trail| {
             let done = verb(table, trail)?;
-            // There may be a table now that covers the range, and is smaller than the one that was locked. If it is not to be had, the larger one does as well.
+            // There may be a table now that covers the range, and is smaller than the one that was
+            // locked. If it is not to be had, the larger one does as well.
             if trail.top() > 0 && bytes > 0 {
                 let offset = table.format.offset(input).unwrap_or(start);
                 if trail.seek(&table.format, &table.memory, offset, 0).is_ok() {
@@ -162,7 +166,8 @@ where
     /// What is mapped at `input`; `None` if nothing is.
     ///
     /// # Errors
-    /// [`Error::Range`] beyond the range, [`Error::Malformed`], [`Error::Memory`], [`Error::Contended`].
+    /// [`Error::Range`] beyond the range, [`Error::Malformed`], [`Error::Memory`],
+    /// [`Error::Contended`].
     pub fn query(
         &mut self,
         input: Input<F>,

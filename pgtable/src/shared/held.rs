@@ -13,7 +13,8 @@ use crate::walk::bounds;
 
 use super::Writer;
 
-/// How many tables that left the tree under it a writer follows before it gives up. Each is another writer's progress.
+/// How many tables that left the tree under it a writer follows before it gives up. Each is another
+/// writer's progress.
 const TRIES: usize = 1 << 12;
 
 /// The way to where a writer works, by tables that he has locked.
@@ -91,8 +92,9 @@ where
             match locks.lock(cover.table) {
                 Ok(()) => return Ok(Held(Trail::from(cover, start, locks))),
                 Err(Some(error)) => return Err(error),
-                // It was unlinked before it said that it left, and its place is not used again while this thread reads. So nothing leads there any more, unless somebody
-                // else wrote the tables.
+                // It was unlinked before it said that it left, and its place is not used again
+                // while this thread reads. So nothing leads there any more, unless somebody else
+                // wrote the tables.
                 Err(None) if gone == Some(cover.table) => {
                     let Some(Link { at, entry, word }) = link else { break };
                     return Err(Error::Malformed { at, entry, word });
@@ -103,7 +105,8 @@ where
         Err(Error::Contended)
     }
 
-    /// Locks a table that covers `bytes` bytes from `input` on, and more than those: so that it stays where it is whatever becomes of them.
+    /// Locks a table that covers `bytes` bytes from `input` on, and more than those: so that it
+    /// stays where it is whatever becomes of them.
     pub(super) fn hold_around(
         &self,
         input: Input<F>,

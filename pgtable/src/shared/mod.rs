@@ -1,15 +1,19 @@
-//! A tree that many threads change at once: each locks the smallest subtree that covers its range, so disjoint ranges go on in parallel.
+//! A tree that many threads change at once: each locks the smallest subtree that covers its range,
+//! so disjoint ranges go on in parallel.
 //!
 //! # Protocol
-//! Each thread has a [`Writer`]. A verb of it locks the lowest table that covers the verb's range, does what [`PageTable`]'s verb of that name does (it is the same code), and
-//! unlocks; a [`SharedCursor`] does several things to one range under one lock. Who waits for whom, and why no circle can come of it, is the
-//! [module `lock`](crate::ReadSide)'s affair.
+//! Each thread has a [`Writer`]. A verb of it locks the lowest table that covers the verb's range,
+//! does what [`PageTable`]'s verb of that name does (it is the same code), and unlocks; a
+//! [`SharedCursor`] does several things to one range under one lock. Who waits for whom, and why no
+//! circle can come of it, is the [module `lock`](crate::ReadSide)'s affair.
 //!
-//! What two operations on overlapping ranges see of each other: the effect is that of one after the other. Readers without a lock see
-//! each entry before or after, as ever.
+//! What two operations on overlapping ranges see of each other: the effect is that of one after the
+//! other. Readers without a lock see each entry before or after, as ever.
 //!
-//! Invalidations run where exclusive writers run them: in [`Gather::finish`], which each thread calls for what it took out; and, in the middle of a verb, before a leaf is split or
-//! replaced, and when a gather is full: then with locks held. So an [`Invalidate`] must not change the tree whose invalidation it is.
+//! Invalidations run where exclusive writers run them: in [`Gather::finish`], which each thread
+//! calls for what it took out; and, in the middle of a verb, before a leaf is split or replaced,
+//! and when a gather is full: then with locks held. So an [`Invalidate`] must not change the tree
+//! whose invalidation it is.
 
 #[macro_use]
 mod verbs;
@@ -31,13 +35,15 @@ pub use writer::Writer;
 
 /// A tree that many threads change at once.
 ///
-/// Its allocator must keep a freed table to itself until every [`ReadSide::Reading`] that could see it has ended, as `frag-alloc`'s `Deferred` does.
-/// What needs the whole tree (moving tables, tearing it down) is done by [`into_inner`](Self::into_inner).
+/// Its allocator must keep a freed table to itself until every [`ReadSide::Reading`] that could see
+/// it has ended, as `frag-alloc`'s `Deferred` does. What needs the whole tree (moving tables,
+/// tearing it down) is done by [`into_inner`](Self::into_inner).
 #[derive(Debug)]
 pub struct SharedPageTable<F, M, A>(PageTable<F, M, A>);
 
 impl<F, M, A> From<PageTable<F, M, A>> for SharedPageTable<F, M, A> {
-    /// From now on empty tables leave at once. ([`PageTable::trim`] first, if one was [kept](PageTable::keep_last_empty).)
+    /// From now on empty tables leave at once. ([`PageTable::trim`] first, if one was
+    /// [kept](PageTable::keep_last_empty).)
     fn from(mut table: PageTable<F, M, A>) -> Self {
         table.kept = Kept::default();
         Self(table)
@@ -70,7 +76,8 @@ where
         self.0.tables()
     }
 
-    /// A reader of this tree, which takes no lock. What it reads while others write is kept from reuse only while a [`ReadSide::Reading`] lives.
+    /// A reader of this tree, which takes no lock. What it reads while others write is kept from
+    /// reuse only while a [`ReadSide::Reading`] lives.
     pub fn walker(&self) -> Walker<F, &M> {
         self.0.walker()
     }

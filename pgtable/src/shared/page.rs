@@ -1,4 +1,5 @@
-//! A writer's common case: one page of the usual size in a table that is there, and that nobody has locked.
+//! A writer's common case: one page of the usual size in a table that is there, and that nobody has
+//! locked.
 
 use crate::address::Address;
 use crate::allocator::{TableAllocator, TableState};
@@ -20,7 +21,8 @@ where
     A: TableAllocator<Output<F>>,
     R: ReadSide,
 {
-    /// The common case of [`map`](Self::map): one page of the usual size into a table that is there, and that nobody has locked. False, and nothing changed, if it is any other.
+    /// The common case of [`map`](Self::map): one page of the usual size into a table that is
+    /// there, and that nobody has locked. False, and nothing changed, if it is any other.
     #[inline(always)]
     pub(super) fn map_page(
         &self,
@@ -47,7 +49,8 @@ where
         .unwrap_or(false)
     }
 
-    /// Does `change` to the last-level entry for `offset`, with its table locked; `None` if there is none, or it is not to be had at once.
+    /// Does `change` to the last-level entry for `offset`, with its table locked; `None` if there
+    /// is none, or it is not to be had at once.
     #[inline(always)]
     fn with_page<T>(
         &self,
@@ -69,7 +72,8 @@ where
         Some(done)
     }
 
-    /// The common case of [`unmap`](Self::unmap): one page of the usual size in a table that keeps others, and that nobody has locked. False, and nothing changed, if it is any other.
+    /// The common case of [`unmap`](Self::unmap): one page of the usual size in a table that keeps
+    /// others, and that nobody has locked. False, and nothing changed, if it is any other.
     #[inline(always)]
     pub(super) fn unmap_page<I: Invalidate<F::Stage>>(
         &self,

@@ -1,10 +1,13 @@
-//! The verbs that [`Writer`](super::Writer) and [`SharedCursor`](super::SharedCursor) have in common, stated once: each is [`PageTable`](crate::PageTable)'s, on the tables that the one
-//! locks for it and the other has locked.
+//! The verbs that [`Writer`](super::Writer) and [`SharedCursor`](super::SharedCursor) have in
+//! common, stated once: each is [`PageTable`](crate::PageTable)'s, on the tables that the one locks
+//! for it and the other has locked.
 //!
-//! (Those of which one page has a way of its own, or after which tables are taken out, stand with the types.)
+//! (Those of which one page has a way of its own, or after which tables are taken out, stand with
+//! the types.)
 
-/// The methods of an `impl` block. `$receiver` is what they take, `$within` what their documentation says after the verb's name; both types have a method `within`, which
-/// does something to the tables that cover a range.
+/// The methods of an `impl` block. `$receiver` is what they take, `$within` what their
+/// documentation says after the verb's name; both types have a method `within`, which does
+/// something to the tables that cover a range.
 macro_rules! verbs {
     ($self:ident: $receiver:ty, $within:literal) => {
         #[doc = concat!("As [`PageTable::protect`]", $within)]

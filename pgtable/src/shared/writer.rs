@@ -54,7 +54,8 @@ where
         self.hold_around(input, bytes)?.run(|trail| verb(self.table, trail))
     }
 
-    /// Takes the table of `level` that covers `offset` out of the tree if it is empty, and those above it that become empty by that.
+    /// Takes the table of `level` that covers `offset` out of the tree if it is empty, and those
+    /// above it that become empty by that.
     fn prune<I: Invalidate<F::Stage>>(
         &self,
         offset: u64,
@@ -95,10 +96,12 @@ where
         if empty { self.prune(offset, cover.level, gather) } else { Ok(()) }
     }
 
-    /// Locks the smallest subtree that covers the `bytes` bytes from `input` on, for several operations within them.
+    /// Locks the smallest subtree that covers the `bytes` bytes from `input` on, for several
+    /// operations within them.
     ///
     /// # Errors
-    /// [`Error::Range`], [`Error::Memory`], [`Error::Malformed`]; [`Error::Contended`] if another writer holds it for too long.
+    /// [`Error::Range`], [`Error::Memory`], [`Error::Malformed`]; [`Error::Contended`] if another
+    /// writer holds it for too long.
     pub fn lock(
         &self,
         input: Input<F>,
@@ -178,7 +181,8 @@ where
 
     verbs!(self: &Self, ".");
 
-    /// Does `look` with a walker of the tree, while what it sees is kept from reuse. No lock is taken.
+    /// Does `look` with a walker of the tree, while what it sees is kept from reuse. No lock is
+    /// taken.
     pub fn read<T>(&self, look: impl FnOnce(Walker<F, &M>) -> T) -> T {
         // If it is borrowed, this thread is reading already.
         let mut reader = self.reader.try_borrow_mut().ok();

@@ -1,4 +1,5 @@
-//! A cache of translations beside the walker that it stands for: the same answers whatever changes, and no walk for what it knows.
+//! A cache of translations beside the walker that it stands for: the same answers whatever changes,
+//! and no walk for what it knows.
 
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
@@ -34,7 +35,8 @@ fn random(state: &mut u64, bound: u64) -> u64 {
     (*state >> 11) % bound
 }
 
-/// Pages of all sizes come, change and go; after each change caches of several sizes answer for every address as the walker does, faults included.
+/// Pages of all sizes come, change and go; after each change caches of several sizes answer for
+/// every address as the walker does, faults included.
 fn as_the_walker<F: Format>(format: F) {
     let arena = Arena::new(4 << 20);
     let tables = Tables::new(&arena);
@@ -49,7 +51,8 @@ fn as_the_walker<F: Format>(format: F) {
     );
     let unit = 1 << format.geometry().page_shift();
     let large = 21;
-    // Three large pages, of which neighbours share nothing but the size of the cache, and one far away.
+    // Three large pages, of which neighbours share nothing but the size of the cache, and one far
+    // away.
     let starts = [0, 1, 2, 1 << 10].map(|n| (1_u64 << 30) + (n << large));
     let mut state = 0x9e37_79b9_7f4a_7c15;
     for _ in 0..300 {
@@ -132,7 +135,8 @@ fn what_is_known_is_not_walked_for() {
         memory.1.get() > 0
     };
     for round in 0..3 {
-        // A large page is looked up as a whole as long as no small one was met; from then on by its parts.
+        // A large page is looked up as a whole as long as no small one was met; from then on by its
+        // parts.
         assert!(walks(512, Access::READ), "round {round}: it is forgotten, or was never known");
         assert!(!walks(512 + 77, Access::WRITE) && !walks(1023, Access::READ));
         for n in 0..N {

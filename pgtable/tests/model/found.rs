@@ -5,7 +5,8 @@ use pgtable::{AddressSpace, Error, Gather, Gpa, Hpa, Leaves, PageTable, Prot, Ra
 
 use crate::support::{Arena, Tables};
 
-/// A range whose old mappings cannot all go is remapped nowhere, and the error says so: its address is where the range begins. (It was where unmapping had come to.)
+/// A range whose old mappings cannot all go is remapped nowhere, and the error says so: its address
+/// is where the range begins. (It was where unmapping had come to.)
 #[test]
 fn a_remap_that_cannot_unmap_has_remapped_nothing() {
     let arena = Arena::new(1 << 20);

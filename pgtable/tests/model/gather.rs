@@ -1,4 +1,5 @@
-//! What is stale is said to the page. A gather whose invalidation fails keeps everything, and can be finished later.
+//! What is stale is said to the page. A gather whose invalidation fails keeps everything, and can
+//! be finished later.
 
 use std::cell::Cell;
 
@@ -76,7 +77,8 @@ fn finishing_is_tried_again() {
     assert_eq!((by.lost.get(), tables.live()), (3, 4));
 }
 
-/// A gather that is dropped as it is tells of it: hardware of what is stale, and the embedder of the tables that it had, if it had any.
+/// A gather that is dropped as it is tells of it: hardware of what is stale, and the embedder of
+/// the tables that it had, if it had any.
 #[test]
 fn dropped_unfinished() {
     let arena = Arena::new(1 << 20);
@@ -126,7 +128,8 @@ fn neighbours_become_one_range() {
         [3, 1, 1, 2, 1]
     );
 
-    // The space ends; what begins at 0 is no neighbour of its end. Nor does an empty gather go on at 0.
+    // The space ends; what begins at 0 is no neighbour of its end. Nor does an empty gather go on
+    // at 0.
     let end = u64::MAX << 12;
     let mut gather = Collected::new(&Unused, ());
     for first in [0, end, 0] {
@@ -135,7 +138,8 @@ fn neighbours_become_one_range() {
     assert_eq!(ranges(&gather), [(0, 0, 12), (end, end, 12), (0, 0, 12)]);
 }
 
-/// Nothing is invalidated that did not change, but for the rest of a cache line beside stopped CPUs.
+/// Nothing is invalidated that did not change, but for the rest of a cache line beside stopped
+/// CPUs.
 #[test]
 fn what_a_verb_makes_stale() {
     const PAGE: u64 = 0x1000;
@@ -179,7 +183,8 @@ fn what_a_verb_makes_stale() {
             .unwrap();
         (done / PAGE, ranges(&gather))
     };
-    // From the first to the last that was not so already; beside stopped CPUs in whole cache lines, if all eight are mapped.
+    // From the first to the last that was not so already; beside stopped CPUs in whole cache lines,
+    // if all eight are mapped.
     for (writers, base, stale) in
         [(Writers::Running, 64, range(66, 92)), (Writers::Stopped, 128, range(128, 159))]
     {

@@ -1,4 +1,5 @@
-//! Guest memory of many regions, word by word around every boundary, against a search through the list of regions.
+//! Guest memory of many regions, word by word around every boundary, against a search through the
+//! list of regions.
 
 use pgtable::{Gpa, GuestTables, TableMemory};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};

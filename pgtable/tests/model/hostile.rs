@@ -1,4 +1,5 @@
-//! Words that somebody else writes while they are read: each is read once, and what was read is what is judged.
+//! Words that somebody else writes while they are read: each is read once, and what was read is
+//! what is judged.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -160,7 +161,8 @@ fn an_access_that_a_guest_always_beats_ends() {
     gather.finish(&&tables).unwrap();
 }
 
-/// Many places, far apart: a gather holds so many ranges, and then it is everything; so many tables, and then it frees.
+/// Many places, far apart: a gather holds so many ranges, and then it is everything; so many
+/// tables, and then it frees.
 #[test]
 fn a_gather_holds_so_much() {
     #[derive(Default)]

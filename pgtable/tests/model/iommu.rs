@@ -1,5 +1,5 @@
-//! Trees as the IOMMU behind `vm_memory::IommuMemory`: what it translates and what it reports missing against the flat map, and devices that
-//! read and write while the tree changes.
+//! Trees as the IOMMU behind `vm_memory::IommuMemory`: what it translates and what it reports
+//! missing against the flat map, and devices that read and write while the tree changes.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -165,7 +165,8 @@ formats! {
 
 const PAGE: u64 = 4096;
 
-/// Guest memory whose upper part holds the tables, all of it seen by the device, with dirty bitmaps.
+/// Guest memory whose upper part holds the tables, all of it seen by the device, with dirty
+/// bitmaps.
 fn guest() -> GuestMemoryMmap<AtomicBitmap> {
     GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20), (GuestAddress(1 << 21), 1 << 20)])
         .unwrap()
@@ -207,7 +208,8 @@ impl pgtable::TableAllocator<Gpa> for Bump<'_> {
     }
 }
 
-/// A device writes and reads across pages that lie apart; the dirty bitmap of the I/O addresses knows; what is missing is named.
+/// A device writes and reads across pages that lie apart; the dirty bitmap of the I/O addresses
+/// knows; what is missing is named.
 #[test]
 fn a_device_reads_and_writes_through_the_tree() {
     let guest = guest();
@@ -288,7 +290,8 @@ fn a_device_reads_and_writes_through_the_tree() {
     assert_eq!(guest.read_obj::<u64>(GuestAddress(0x3_0000)).unwrap(), 0x3344);
 }
 
-/// A device that records leaves accessed and dirty in the tree, each time after they were harvested.
+/// A device that records leaves accessed and dirty in the tree, each time after they were
+/// harvested.
 #[test]
 fn a_recording_device_leaves_traces() {
     use pgtable::{Recorded, Writers};
@@ -321,7 +324,8 @@ fn a_recording_device_leaves_traces() {
     }
 }
 
-/// A device that does not record leaves none, one of user mode sees no page of the supervisor's, and who only asks sees all.
+/// A device that does not record leaves none, one of user mode sees no page of the supervisor's,
+/// and who only asks sees all.
 #[test]
 fn devices_of_other_kinds() {
     use pgtable::{Recorded, Writers};
@@ -358,7 +362,8 @@ fn devices_of_other_kinds() {
     assert_eq!(seen(&quiet, supervisor), [true; 4]);
     assert_eq!(harvest(&mut space), [0, 0]);
 
-    // To the end of what is mapped, and not a byte further; nothing, at the end of the space; and round it.
+    // To the end of what is mapped, and not a byte further; nothing, at the end of the space; and
+    // round it.
     let ask = |at: u64, length: u64| {
         quiet.translate(GuestAddress(at), length as usize, Permissions::Read).map(|_| ())
     };
@@ -374,7 +379,8 @@ fn devices_of_other_kinds() {
     space.destroy(Gather::new(&pgtable::Unused, ())).map_err(|(_, error)| error).unwrap();
 }
 
-/// Forgetting waits for who still uses a translation; more translations than windows are refused, and nobody waits for one.
+/// Forgetting waits for who still uses a translation; more translations than windows are refused,
+/// and nobody waits for one.
 #[test]
 fn forgetting_waits() {
     let arena = Arena::new(1 << 20);
@@ -400,8 +406,8 @@ fn forgetting_waits() {
     assert!(forgotten.load(Ordering::SeqCst));
 }
 
-/// Devices read while pages move from frame to frame. Once the gather is finished, what a page had before is nobody's: no device may
-/// read it, and tables are freed at once.
+/// Devices read while pages move from frame to frame. Once the gather is finished, what a page had
+/// before is nobody's: no device may read it, and tables are freed at once.
 #[test]
 fn devices_never_read_what_was_taken_from_them() {
     const PAGES: u64 = 24;

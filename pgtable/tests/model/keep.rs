@@ -1,4 +1,5 @@
-//! Hysteresis: the table that became empty last stays, one at a time, and leaves when it is asked to; what is mapped is not concerned.
+//! Hysteresis: the table that became empty last stays, one at a time, and leaves when it is asked
+//! to; what is mapped is not concerned.
 
 use std::collections::BTreeMap;
 
@@ -158,7 +159,8 @@ fn a_page_that_comes_and_goes() {
     space.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
 }
 
-/// A table that stays takes what is mapped next, page after page; a page that would stand in its place comes as smaller ones.
+/// A table that stays takes what is mapped next, page after page; a page that would stand in its
+/// place comes as smaller ones.
 #[test]
 fn what_is_mapped_into_a_table_that_stayed() {
     let arena = Arena::new(1 << 20);

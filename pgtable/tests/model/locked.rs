@@ -1,4 +1,5 @@
-//! Several operations under one lock: a [`SharedCursor`](pgtable::SharedCursor) does what the one writer of an exclusive tree does, verb by verb, and holds no more than it has to.
+//! Several operations under one lock: a [`SharedCursor`](pgtable::SharedCursor) does what the one
+//! writer of an exclusive tree does, verb by verb, and holds no more than it has to.
 
 use std::ops::ControlFlow;
 
@@ -14,7 +15,8 @@ use crate::support::{Arena, Tables};
 
 /// What one entry of the second level covers, in every format here.
 const LARGE: u64 = 1 << 21;
-/// The range that is locked: across the border of two tables of the second level, so that what is locked is above both.
+/// The range that is locked: across the border of two tables of the second level, so that what is
+/// locked is above both.
 const START: u64 = (1 << 30) - 2 * LARGE;
 const BYTES: u64 = 4 * LARGE;
 
@@ -69,7 +71,8 @@ fn op(shift: u8) -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Does the same to an exclusive tree and, under one lock, to a shared one: every answer is the same, and so is every leaf at the end of it.
+/// Does the same to an exclusive tree and, under one lock, to a shared one: every answer is the
+/// same, and so is every leaf at the end of it.
 fn same<F: Format>(format: F, ops: &[Op]) {
     let arena = Arena::new(8 << 20);
     let tables = Tables::new(&arena);
@@ -181,8 +184,8 @@ fn shared<'t, F: Format>(
     PageTable::new(format, arena.memory(), tables).unwrap().into()
 }
 
-/// What is locked is the least that has to be: another writer comes to what is beside it, as soon as there is a table for the range alone. And the table that is
-/// locked stays.
+/// What is locked is the least that has to be: another writer comes to what is beside it, as soon
+/// as there is a table for the range alone. And the table that is locked stays.
 #[test]
 fn what_is_locked_stays_and_nothing_else() {
     let arena = Arena::new(1 << 20);
@@ -284,7 +287,8 @@ fn pages_beside_the_range() {
     assert_eq!(tables.live(), 1);
 }
 
-/// Which operations of others wait for a range that is locked: those whose tables it holds, and those that could take a table of it out.
+/// Which operations of others wait for a range that is locked: those whose tables it holds, and
+/// those that could take a table of it out.
 #[test]
 fn who_has_to_wait() {
     const PAGE: u64 = 0x1000;
@@ -298,8 +302,9 @@ fn who_has_to_wait() {
         one.map(Gva::new(at), Gpa::new(at), 4 * PAGE, Prot::RW.into(), Leaves::Exactly(12))
             .unwrap();
     }
-    // What is locked, what somebody else protects, and whether that waits. A range locks the lowest table that covers it, and those below only while it works in
-    // them; a verb locks one of which its range is less than all, since what fills a table to its ends may take it out.
+    // What is locked, what somebody else protects, and whether that waits. A range locks the lowest
+    // table that covers it, and those below only while it works in them; a verb locks one of which
+    // its range is less than all, since what fills a table to its ends may take it out.
     let half = HUGE / 2;
     for (locked, wanted, waits) in [
         ((0, PAGE), (PAGE, PAGE), true),
@@ -341,7 +346,8 @@ fn who_has_to_wait() {
     assert_eq!(tables.live(), 1);
 }
 
-/// Where pages of another size stand in the table that is locked, none of the usual size is put beside them.
+/// Where pages of another size stand in the table that is locked, none of the usual size is put
+/// beside them.
 #[test]
 fn small_pages_under_a_lock() {
     let arena = Arena::new(1 << 20);

@@ -1,4 +1,5 @@
-//! Model tests: random operations on every format against something simple enough to be obviously right.
+//! Model tests: random operations on every format against something simple enough to be obviously
+//! right.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,5 +1,5 @@
-//! Movement: trees built by random operations are moved, copied and built anew; they must say what they said, at every moment, and
-//! lose nothing that hardware records meanwhile.
+//! Movement: trees built by random operations are moved, copied and built anew; they must say what
+//! they said, at every moment, and lose nothing that hardware records meanwhile.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,7 +19,8 @@ use proptest::prelude::*;
 #[derive(Clone, Debug)]
 struct Case {
     build: Vec<Op>,
-    /// Which tables move: those whose address, in 256 bytes, has one of these bits set (all if it is none).
+    /// Which tables move: those whose address, in 256 bytes, has one of these bits set (all if it
+    /// is none).
     which: u64,
     budget: usize,
     then: Vec<Op>,
@@ -49,7 +50,8 @@ fn moved<F: Format>(format: F, case: &Case) {
     case.build.iter().for_each(|op| harness.apply(op));
     let (start, bytes) = harness.space.range();
 
-    // Moved: the number of tables stays, those that were to move are elsewhere, and every one of them came home.
+    // Moved: the number of tables stays, those that were to move are elsewhere, and every one of
+    // them came home.
     let before = tables.live();
     let mut asked = Vec::new();
     let mut gather = Gather::new(&harness.tlb, 7);
@@ -128,7 +130,8 @@ fn moved<F: Format>(format: F, case: &Case) {
     }
 }
 
-/// Hardware that walked each page once and remembers the way. It uses that way one last time when it is told to forget it.
+/// Hardware that walked each page once and remembers the way. It uses that way one last time when
+/// it is told to forget it.
 struct Late<'m, F: Format> {
     format: F,
     memory: DirectMap<'m, Output<F>>,
@@ -182,7 +185,8 @@ impl<F: Format> Invalidate<F::Stage> for Late<'_, F> {
     }
 }
 
-/// What hardware records through the old tables, until the moment that it forgets them, is in the new ones. Those move whose level's bit is set in `which`; all, and the root, if none is.
+/// What hardware records through the old tables, until the moment that it forgets them, is in the
+/// new ones. Those move whose level's bit is set in `which`; all, and the root, if none is.
 fn records<F: Format>(format: F, which: u64) {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
@@ -190,7 +194,8 @@ fn records<F: Format>(format: F, which: u64) {
     let mut space = PageTable::new(format, memory, &tables).unwrap();
     let attributes = F::Attributes::from(Prot::RW.for_user());
     let shift = format.geometry().page_shift();
-    // Single pages far apart and near each other, so that there are more tables than a batch holds, and a large leaf.
+    // Single pages far apart and near each other, so that there are more tables than a batch holds,
+    // and a large leaf.
     let at = |n: u64| ((n % 2) << shift) + ((n / 2) << 30);
     for page in (0..90).map(at) {
         let (input, output) = (Input::<F>::new(page), Output::<F>::new(page & 0xff_ffff));
@@ -227,7 +232,8 @@ fn records<F: Format>(format: F, which: u64) {
     space
         .relocate(|_, layout| which == 0 || which >> layout.level.0 & 1 != 0, &mut gather)
         .unwrap();
-    // On the way of each page, every entry that moved has the bits. (The root moves alone: hardware uses all of each way then.)
+    // On the way of each page, every entry that moved has the bits. (The root moves alone: hardware
+    // uses all of each way then.)
     let check = || {
         for &page in &pages {
             let way = late.way(page);
@@ -268,7 +274,8 @@ impl<S: pgtable::Stage> Invalidate<S> for Failing {
     fn abandoned(&self, (): (), _: usize, _: Result<(), InvalidateFailed>) {}
 }
 
-/// Invalidations fail in the middle: nothing that hardware may still walk is freed, and all of it once they work again.
+/// Invalidations fail in the middle: nothing that hardware may still walk is freed, and all of it
+/// once they work again.
 #[test]
 fn failing_invalidations_free_nothing() {
     let format = Ept::new(Levels::Four, EptControls::new());
@@ -374,7 +381,8 @@ impl<S: Stage> Invalidate<S> for Told {
     fn abandoned(&self, (): (), _: usize, _: Result<(), InvalidateFailed>) {}
 }
 
-/// Hardware is told of what is below a table that moved, and of no more: its pages, if it is one of the last level; else everything.
+/// Hardware is told of what is below a table that moved, and of no more: its pages, if it is one of
+/// the last level; else everything.
 #[test]
 fn what_a_move_makes_stale() {
     let arena = Arena::new(1 << 20);

@@ -1,5 +1,6 @@
-//! A format that says no more than it must: what the trait answers of its own accord is what the formats with answers of their own say. And one that does not keep
-//! the trait's contract: its entries are malformed where they could not be followed.
+//! A format that says no more than it must: what the trait answers of its own accord is what the
+//! formats with answers of their own say. And one that does not keep the trait's contract: its
+//! entries are malformed where they could not be followed.
 
 use crate::support::{Arena, Tables};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
@@ -10,7 +11,8 @@ use pgtable::{
     Walker,
 };
 
-/// Another format, without what it knows better than the trait; and what it takes a present entry for, at a level.
+/// Another format, without what it knows better than the trait; and what it takes a present entry
+/// for, at a level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Plain<F> {
     format: F,
@@ -89,7 +91,8 @@ impl<F: Format> Format for Plain<F> {
 const PROTS: [Prot; 6] =
     [Prot::R, Prot::RW, Prot::RX, Prot::RWX, Prot::RW.for_user(), Prot::RX.for_user()];
 
-/// Two trees of the same verbs, one by each format, are the same words; and each access is answered alike.
+/// Two trees of the same verbs, one by each format, are the same words; and each access is answered
+/// alike.
 fn alike<F: Format>(format: F) {
     let plain = Plain { format, lie: None };
     let [here, there] = [(); 2].map(|()| Arena::new(1 << 20));
@@ -145,7 +148,8 @@ fn what_the_trait_answers() {
     assert_eq!(plain.usual_leaf(Position { level: pgtable::Level(0), shift: 12 }), None);
 }
 
-/// A second stage that asks whose page it is, behind a first that knows no pages of user mode: they are all.
+/// A second stage that asks whose page it is, behind a first that knows no pages of user mode: they
+/// are all.
 #[test]
 fn pages_of_nobody_are_a_users() {
     let arena = Arena::new(1 << 20);
@@ -177,7 +181,8 @@ fn pages_of_nobody_are_a_users() {
 #[test]
 fn tables_that_cannot_be_are_malformed() {
     let format = LongMode::new(Levels::Four, Controls::new());
-    // A table below the last level; one without entries; ones as wide as what they are to cover, and wider.
+    // A table below the last level; one without entries; ones as wide as what they are to cover,
+    // and wider.
     for (level, width) in [(0, 9), (1, 0), (2, 0), (1, 21), (1, 63), (3, 39)] {
         let arena = Arena::new(1 << 20);
         let tables = Tables::new(&arena);

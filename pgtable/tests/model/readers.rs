@@ -1,8 +1,10 @@
-//! Readers on other threads while the one writer maps, unmaps, splits, promotes, protects and moves tables: every translation is one that was
-//! true at some time while the reader was looking, and what is not touched translates always.
+//! Readers on other threads while the one writer maps, unmaps, splits, promotes, protects and moves
+//! tables: every translation is one that was true at some time while the reader was looking, and
+//! what is not touched translates always.
 //!
-//! Readers take no lock; tables come from frag-alloc and wait there, after the gather freed them, until the readers that may still see them
-//! have left. There is so little memory that tables are used again at once.
+//! Readers take no lock; tables come from frag-alloc and wait there, after the gather freed them,
+//! until the readers that may still see them have left. There is so little memory that tables are
+//! used again at once.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
@@ -15,7 +17,8 @@ use pgtable::{
     Prot, RangeError, Unused, Walker,
 };
 
-/// Regions of one large page each, every one under a table of the third level of its own. The last is never changed.
+/// Regions of one large page each, every one under a table of the third level of its own. The last
+/// is never changed.
 const REGIONS: u64 = 8;
 const STEADY: u64 = REGIONS - 1;
 const REGION: u64 = 1 << 21;
@@ -126,7 +129,8 @@ fn hammer<F: Format>(format: F, frames: u32, rounds: u64) {
     assert!(frames.census().all_home(), "{:?}", frames.census());
 }
 
-/// One look at a page, of which all numbers up to `ended` were unmapped before; whether it translated.
+/// One look at a page, of which all numbers up to `ended` were unmapped before; whether it
+/// translated.
 fn look<F: Format>(
     walker: &Walker<F, DirectMap<'_, Output<F>>>,
     places: Places,

@@ -37,7 +37,8 @@ fn run<F: Format>(format: F, ops: &[Op]) {
     let mut space = PageTable::new(format, arena.memory::<Output<F>>(), &tables).unwrap();
     let shift = format.geometry().page_shift();
     let page_at = |page: u64| Input::<F>::new((1 << 30) + (page << shift));
-    // The first half in the largest leaves that fit, the rest in pages; holes are made by two unmapped pages.
+    // The first half in the largest leaves that fit, the rest in pages; holes are made by two
+    // unmapped pages.
     let attributes = F::Attributes::from(Prot::RW.for_user());
     let half = (PAGES / 2) & !31;
     space
@@ -121,7 +122,8 @@ fn run<F: Format>(format: F, ops: &[Op]) {
                     .collect();
                 assert_eq!(got, want);
                 assert_eq!(set, want.len() as u64);
-                // Whole leaves are clean now, and no cached translation of them is left once the gather is finished.
+                // Whole leaves are clean now, and no cached translation of them is left once the
+                // gather is finished.
                 let mut ended = std::mem::replace(&mut gather, Gather::new(&tlb, 7));
                 ended.finish(&tables).unwrap();
                 for bit in want {
@@ -138,7 +140,8 @@ fn run<F: Format>(format: F, ops: &[Op]) {
     space.destroy(Gather::new(&tlb, 7)).map_err(|(_, error)| error).unwrap();
 }
 
-/// Large pages, several in a row and beyond both ends of what is asked for; entries that only look recorded; ranges that are none of whole pages.
+/// Large pages, several in a row and beyond both ends of what is asked for; entries that only look
+/// recorded; ranges that are none of whole pages.
 #[test]
 fn whole_pages_and_leaves_only() {
     const PAGE: u64 = 0x1000;

@@ -1,4 +1,5 @@
-//! What is refused, and by what name: each error is the caller's to act on, and nothing has changed.
+//! What is refused, and by what name: each error is the caller's to act on, and nothing has
+//! changed.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -107,7 +108,8 @@ fn nothing_changes_and_the_error_says_why() {
     assert_eq!(tables.live(), 0);
 }
 
-/// An entry that means nothing stops a verb there: what stands before it is done, and nothing after it.
+/// An entry that means nothing stops a verb there: what stands before it is done, and nothing after
+/// it.
 #[test]
 fn as_far_as_a_malformed_entry() {
     for (writers, broken) in [(Writers::Running, 11), (Writers::Stopped, 11), (Writers::Stopped, 3)]
@@ -137,7 +139,8 @@ fn as_far_as_a_malformed_entry() {
             [(at(0).get(), at(broken - 1).get(), 12)],
             "{writers:?}"
         );
-        // Nor is it what is mapped there already, nor anything to map over: alone, as the first of several, as a table's entry.
+        // Nor is it what is mapped there already, nor anything to map over: alone, as the first of
+        // several, as a table's entry.
         let above = tree.walker().trace(at(0))[2].address;
         let mut map = |page: u64, pages: u64| {
             let mapped =
@@ -214,7 +217,8 @@ fn where_a_range_cannot_be() {
         assert_eq!(tree.unmap(Gva::new(at), bytes, &mut gather), Ok(0), "{at:#x}, {bytes:#x}");
     }
 
-    // The last page of a run decides (SDM §5.5.4: 52 bits at most), and so does one that wraps round.
+    // The last page of a run decides (SDM §5.5.4: 52 bits at most), and so does one that wraps
+    // round.
     let end = 1 << 52;
     let mut map = |at: u64, output: u64, pages: u64| {
         let leaves = Leaves::Exactly(12);
@@ -243,7 +247,8 @@ fn where_a_range_cannot_be() {
     tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
 }
 
-/// Tables to which an entry leads that is not as we make them (it allows less than it could) are tables all the same, on whatever level one stops.
+/// Tables to which an entry leads that is not as we make them (it allows less than it could) are
+/// tables all the same, on whatever level one stops.
 #[test]
 fn below_an_entry_that_restricts() {
     let arena = Arena::new(1 << 20);
@@ -283,7 +288,8 @@ fn below_an_entry_that_restricts() {
     tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
 }
 
-/// Pages of the size that is asked for and no other, at multiples of it; and as far as there is room for them.
+/// Pages of the size that is asked for and no other, at multiples of it; and as far as there is
+/// room for them.
 #[test]
 fn sizes_and_places() {
     let arena = Arena::new(1 << 20);

@@ -1,4 +1,5 @@
-//! Splitting and promoting: what is done of a range and what is not, what is invalidated before which store, and that no record is lost.
+//! Splitting and promoting: what is done of a range and what is not, what is invalidated before
+//! which store, and that no record is lost.
 
 use std::cell::{Cell, RefCell};
 
@@ -13,7 +14,8 @@ use crate::support::{Arena, Tables, ranges};
 const PAGE: u64 = 0x1000;
 const LARGE: u64 = 2 << 20;
 
-/// One invalidation: first page, last page, size of each range; and what the tree said at that moment at an address.
+/// One invalidation: first page, last page, size of each range; and what the tree said at that
+/// moment at an address.
 type Told = (Vec<(u64, u64, u8)>, Option<u64>);
 
 /// Lists what it is told, and looks at the tree meanwhile as hardware could.
@@ -66,7 +68,8 @@ fn sizes(tree: &Tree<'_>, at: u64, bytes: u64) -> Vec<u8> {
     tree.walker().iter(Gpa::new(at), bytes).unwrap().map(|leaf| leaf.unwrap().shift).collect()
 }
 
-/// Break before make (Power ISA, Book III; SDM §5.10.4): hardware is told of the old leaf while nothing is mapped, and of all of it.
+/// Break before make (Power ISA, Book III; SDM §5.10.4): hardware is told of the old leaf while
+/// nothing is mapped, and of all of it.
 #[test]
 fn a_leaf_is_out_while_it_is_split() {
     let arena = Arena::new(1 << 20);
@@ -182,7 +185,8 @@ fn what_is_not_uniform_stays() {
     let quiet = listening(&arena, &tree, 0);
     let mut gather = Gather::new(&quiet, ());
     let changes: [&Change; 4] = [
-        // A hole; a page elsewhere; other rights; all in a row, but not where a large page could be.
+        // A hole; a page elsewhere; other rights; all in a row, but not where a large page could
+        // be.
         &|tree, gather| assert_eq!(tree.unmap(Gpa::new(LARGE + 77 * PAGE), PAGE, gather), Ok(PAGE)),
         &|tree, gather| {
             let (at, to) = (Gpa::new(LARGE + 511 * PAGE), Hpa::new(0x7000));

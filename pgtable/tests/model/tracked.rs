@@ -1,4 +1,5 @@
-//! Memory is told of every word of a table that a verb writes: random verbs, and a comparison of all words.
+//! Memory is told of every word of a table that a verb writes: random verbs, and a comparison of
+//! all words.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

@@ -1,5 +1,5 @@
-//! What trees can do beyond an address space: cursors, splitting and promoting, remapping, batches, the forms of iteration. Same
-//! harness, same flat map, same TLB that forgets nothing.
+//! What trees can do beyond an address space: cursors, splitting and promoting, remapping, batches,
+//! the forms of iteration. Same harness, same flat map, same TLB that forgets nothing.
 
 use crate::support::harness::{Harness, Op, Pages, Place, budget, op, pages, place, prot};
 use crate::support::{Arena, Tables};
@@ -137,7 +137,8 @@ pub(crate) fn apply<F: Format>(harness: &mut Harness<'_, Tree<'_, F>>, op: &Tree
             assert!(
                 done == bytes || matches!(result, Err(error) if error.error == Error::LeafSize)
             );
-            // From the error on, what was mapped may be unmapped: take what is there, if it was there before.
+            // From the error on, what was mapped may be unmapped: take what is there, if it was
+            // there before.
             let space = &harness.space;
             harness.model.retain(|&at, _| {
                 at < start
@@ -193,7 +194,8 @@ fn forms_of_reading<F: Format>(harness: &Harness<'_, Tree<'_, F>>) {
             );
         }
     }
-    // One access after the other, here and at the same place of another part of the tree: what is remembered does not serve the wrong part.
+    // One access after the other, here and at the same place of another part of the tree: what is
+    // remembered does not serve the wrong part.
     let mut anchored = harness.space.anchored();
     for &input in &inputs {
         for access in accesses {
@@ -239,7 +241,8 @@ fn forms_of_reading<F: Format>(harness: &Harness<'_, Tree<'_, F>>) {
         assert!(!joins, "{pair:?} should be one");
     }
 
-    // The tables themselves: as many as the allocator has given out, and their leaves are the leaves.
+    // The tables themselves: as many as the allocator has given out, and their leaves are the
+    // leaves.
     let (mut tables, mut in_tables) = (0, Vec::new());
     let flow = walker.for_each_table(|table| {
         tables += 1;
@@ -306,7 +309,8 @@ fn run<F: Format>(format: F, ops: &[TreeOp]) {
     assert_eq!(tables.live(), 0);
 }
 
-/// Small pages that say one thing become the largest leaf, and come back, whatever else is in the tree.
+/// Small pages that say one thing become the largest leaf, and come back, whatever else is in the
+/// tree.
 fn there_and_back<F: Format>(format: F) {
     let arena = Arena::new(8 << 20);
     let tables = Tables::new(&arena);

@@ -184,7 +184,8 @@ fn run<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>>(stage1: F1, stage
         }
     }
 
-    // The guest's root leaves the second stage: now it is a table that faults, and the fault says which.
+    // The guest's root leaves the second stage: now it is a table that faults, and the fault says
+    // which.
     let mut gather = Gather::<Stage2, _>::new(&by, 1);
     host.unmap(tables_at, 2 << 20, &mut gather).unwrap();
     gather.finish(&&host_tables).unwrap();
@@ -248,7 +249,8 @@ pairs! {
     x86_on_npt: LongMode::new(Levels::Five, Controls::new()), Npt::new(Levels::Four, NptControls::new());
 }
 
-/// Under mode-based execute control it is the page that says whether XU or X governs a fetch, not who fetches: of all its entries, those above it included.
+/// Under mode-based execute control it is the page that says whether XU or X governs a fetch, not
+/// who fetches: of all its entries, those above it included.
 #[test]
 fn fetches_are_judged_by_whose_page_it_is() {
     let host = Arena::new(1 << 20);
@@ -302,7 +304,8 @@ fn fetches_are_judged_by_whose_page_it_is() {
     }
 }
 
-/// One cache serves several guest trees behind the same second stage, and whoever else asks it: each of them forgets by itself where its tables stood.
+/// One cache serves several guest trees behind the same second stage, and whoever else asks it:
+/// each of them forgets by itself where its tables stood.
 #[test]
 fn who_shares_a_cache_is_not_stale() {
     let arena = Arena::new(1 << 20);
@@ -347,8 +350,9 @@ fn who_shares_a_cache_is_not_stale() {
     assert!(matches!(fault, TwoStageFault::Stage2 { table: Some(_), .. }), "{fault}");
 }
 
-/// What is remembered of a walk is where each level's table stood: another walk's tables are others, though they stand beside them; and nothing of it is true after an
-/// invalidation, though a walk that ends early looks at the first level only.
+/// What is remembered of a walk is where each level's table stood: another walk's tables are
+/// others, though they stand beside them; and nothing of it is true after an invalidation, though a
+/// walk that ends early looks at the first level only.
 #[test]
 fn where_tables_stood() {
     const PAGE: u64 = 0x1000;
@@ -365,7 +369,8 @@ fn where_tables_stood() {
     for n in 0..3 {
         guest.map(far(n), Gpa::new((n + 1) << 20), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
     }
-    // A second table of the last level: what the hypervisor puts in the place of the first one later.
+    // A second table of the last level: what the hypervisor puts in the place of the first one
+    // later.
     let leaf = guest.walker().trace(far(0)).last().unwrap().address;
     let (table, within) = (Gpa::new(leaf.get() & !0xfff), leaf.get() & 0xfff);
     let layout = TableLayout::of_width(9, pgtable::Level(0));
@@ -418,7 +423,8 @@ fn where_tables_stood() {
         ept.remap(table, host(other), PAGE, Prot::RW.into(), Leaves::Exactly(12), &mut gather);
     gather.finish(ept.tables()).unwrap();
     remapped.unwrap();
-    // A walk that ends at the root; somebody else asks for the page that the table leads to now, and to the one that it led to.
+    // A walk that ends at the root; somebody else asks for the page that the table leads to now,
+    // and to the one that it led to.
     assert!(output(far(7)).is_err());
     for page in [1, 9] {
         assert!(cache.translate(&other_walker, Gpa::new(page << 20), Access::READ).is_ok());

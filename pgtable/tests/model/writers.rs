@@ -1,7 +1,8 @@
-//! Many writers on one tree: alone they do what the one writer of an exclusive tree does; together, each page is what its owner made of it, and no
-//! table is lost or left behind empty.
+//! Many writers on one tree: alone they do what the one writer of an exclusive tree does; together,
+//! each page is what its owner made of it, and no table is lost or left behind empty.
 //!
-//! Tables come from frag-alloc and wait there until nobody descends through them any more. There is so little memory that they are used again at once.
+//! Tables come from frag-alloc and wait there until nobody descends through them any more. There is
+//! so little memory that they are used again at once.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -76,8 +77,9 @@ formats! {
 
 const THREADS: u64 = 3;
 const REGION: u64 = 1 << 21;
-/// Regions of one large page each; the pages of the first are divided among all threads, so that they share tables; each thread has one of its own; and
-/// over the last, which belongs to nobody, they fight.
+/// Regions of one large page each; the pages of the first are divided among all threads, so that
+/// they share tables; each thread has one of its own; and over the last, which belongs to nobody,
+/// they fight.
 const SHARED: u64 = 0;
 const FOUGHT: u64 = THREADS + 1;
 const ROUNDS: u64 = 20_000;
@@ -89,7 +91,8 @@ fn random(state: &mut u64, bound: u64) -> u64 {
     (*state >> 11) % bound
 }
 
-/// Where a region begins: two of them are neighbours, so that they share a table of the second level; the others are apart.
+/// Where a region begins: two of them are neighbours, so that they share a table of the second
+/// level; the others are apart.
 fn region(number: u64) -> u64 {
     if number <= 1 { number * REGION } else { (number << 30) + REGION }
 }
@@ -275,7 +278,8 @@ where
             let done = mapped.map_or_else(|error| error.at.get() - at, |()| bytes);
             self.fought.fetch_add(done, Ordering::Relaxed);
         } else {
-            // What a failing verb did is known by walking only, and others are at it; it fails when a large page cannot be split. The whole is always possible.
+            // What a failing verb did is known by walking only, and others are at it; it fails when
+            // a large page cannot be split. The whole is always possible.
             let unmapped =
                 self.writer.unmap(Input::<F>::new(region(FOUGHT)), REGION, &mut gather).unwrap();
             self.fought.fetch_sub(unmapped, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! An address space and the flat map that says what it must hold: random operations, running out of tables, a TLB that forgets
-//! nothing.
+//! An address space and the flat map that says what it must hold: random operations, running out of
+//! tables, a TLB that forgets nothing.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -12,7 +12,8 @@ use proptest::prelude::*;
 
 use super::{Tables, Tlb};
 
-/// One operation, in units of the smallest page, at places that make neighbours and overlaps likely.
+/// One operation, in units of the smallest page, at places that make neighbours and overlaps
+/// likely.
 #[derive(Clone, Debug)]
 pub enum Op {
     Map { at: Place, pages: Pages, output: u64, prot: Prot, leaves: Choice, budget: usize },
@@ -106,7 +107,8 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
     pub fn bytes(&self, pages: Pages) -> u64 {
         match pages {
             Pages::Small(count) => count * self.unit,
-            // The model has an entry for each of the smallest pages: no sizes that have more than 512 of them.
+            // The model has an entry for each of the smallest pages: no sizes that have more than
+            // 512 of them.
             Pages::Large(size, count) => self
                 .shifts
                 .get(size)
@@ -138,7 +140,8 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
         }
     }
 
-    /// The TLB holds everything that is mapped now: each page was used, so a space that learns of its pages by their use knows them all.
+    /// The TLB holds everything that is mapped now: each page was used, so a space that learns of
+    /// its pages by their use knows them all.
     pub fn fill_tlb(&mut self) {
         let entry = |(&page, &(output, attributes)): (&u64, &(u64, S::Attributes))| {
             let used = [Access::READ, Access::READ.by_user()]

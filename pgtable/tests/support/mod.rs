@@ -1,4 +1,5 @@
-//! What the tests of address spaces stand on: memory, an allocator that checks its callers and can run out, and a TLB that remembers everything.
+//! What the tests of address spaces stand on: memory, an allocator that checks its callers and can
+//! run out, and a TLB that remembers everything.
 
 pub mod harness;
 
@@ -32,7 +33,8 @@ impl Arena {
     }
 }
 
-/// An allocator that trusts nobody: what comes back must be live, of the same layout, and as clean as it is said to be.
+/// An allocator that trusts nobody: what comes back must be live, of the same layout, and as clean
+/// as it is said to be.
 pub struct Tables<'m> {
     arena: &'m Arena,
     free: RefCell<HashMap<u8, Vec<u64>>>,

@@ -1,5 +1,5 @@
-//! An apt of our own: it sees the release itself on this machine’s mirror (no updates, so all of it is
-//! of one piece) and none of this machine’s packages.
+//! An apt of our own: it sees the release itself on this machine’s mirror (no updates, so all of it
+//! is of one piece) and none of this machine’s packages.
 //!
 //! It reads the index of this machine’s architecture and of one other. Adding the other to the
 //! machine would change the machine, and make every later `apt-get update` depend on it.

@@ -15,8 +15,8 @@ use super::console::Console;
 /// How long the machine may take to power off after its program ended.
 const POWER_OFF: Duration = Duration::from_secs(20);
 
-/// Takes in the console and prints what the program prints. Returns whether QEMU ended by itself; it
-/// has ended in any case.
+/// Takes in the console and prints what the program prints. Returns whether QEMU ended by itself;
+/// it has ended in any case.
 pub fn to_the_end(qemu: ReaderHandle, console: &mut Console, machine: &Machine) -> Result<bool> {
     let qemu = Arc::new(qemu);
     let lines = lines_of(Arc::clone(&qemu));

@@ -29,7 +29,8 @@ impl Initramfs {
     }
 
     /// Adds `/dev/console`: the kernel opens it as init’s standard input and output, before
-    /// anything is mounted. Its device number is 5:1 (Linux `Documentation/admin-guide/devices.txt`).
+    /// anything is mounted. Its device number is 5:1 (Linux
+    /// `Documentation/admin-guide/devices.txt`).
     pub fn console(&mut self) {
         self.add("dev/console", Entry::Device(5, 1));
     }

@@ -1,6 +1,7 @@
 //! A machine with KVM, emulated: it boots Debian’s kernel, runs one program, powers off.
 //!
-//! The machine is a [`Platform`] of QEMU’s, with the hypervisor mode that KVM needs. The kernel is unpacked from its Debian package. The root file system is an archive in memory that holds
+//! The machine is a [`Platform`] of QEMU’s, with the hypervisor mode that KVM needs. The kernel is
+//! unpacked from its Debian package. The root file system is an archive in memory that holds
 //! busybox, the KVM modules, the program and the files that it asks for; its `/init` tells the
 //! program’s exit status on the console (see [`init`]), and [`console`] reads it there.
 

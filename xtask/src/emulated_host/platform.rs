@@ -40,8 +40,9 @@ pub const POWER9: Platform = Platform {
     kept: "host-system",
 };
 
-/// QEMU’s q35 with a CPU that has everything that QEMU can do in software: SVM and nested paging, which KVM needs, and 1-GiB pages, LA57,
-/// SMEP, SMAP and protection keys, which guests then have too.
+/// QEMU’s q35 with a CPU that has everything that QEMU can do in software: SVM and nested paging,
+/// which KVM needs, and 1-GiB pages, LA57, SMEP, SMAP and protection keys, which guests then have
+/// too.
 pub const X86_64: Platform = Platform {
     name: "x86-64",
     qemu: "qemu-system-x86_64",

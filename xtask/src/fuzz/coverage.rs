@@ -1,7 +1,8 @@
 //! `cargo xtask fuzz --coverage`: which lines of the libraries the inputs of all targets reach.
 //!
-//! The programs of the targets are built by the stable compiler with its own coverage instrumentation, and replay the seeds and whatever
-//! has grown in `fuzz/corpus`. Debian's LLVM reads what they recorded.
+//! The programs of the targets are built by the stable compiler with its own coverage
+//! instrumentation, and replay the seeds and whatever has grown in `fuzz/corpus`. Debian's LLVM
+//! reads what they recorded.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,13 +1,15 @@
 //! What libFuzzer is told of the words that a target's inputs are made of: `fuzz/dictionaries`.
 //!
-//! `TARGETS` there says which dictionaries help which target; libFuzzer takes one, so they are put together.
+//! `TARGETS` there says which dictionaries help which target; libFuzzer takes one, so they are put
+//! together.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// Writes the dictionary of `target` below `made`, from those in `fuzz`'s folder; `None` if it has none.
+/// Writes the dictionary of `target` below `made`, from those in `fuzz`'s folder; `None` if it has
+/// none.
 pub fn make(fuzz: &Path, made: &Path, target: &str) -> Result<Option<PathBuf>> {
     let folder = fuzz.join("dictionaries");
     let table = folder.join("TARGETS");

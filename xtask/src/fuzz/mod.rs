@@ -1,8 +1,10 @@
 //! `cargo xtask fuzz`: the fuzz targets of `fuzz/`, by name.
 //!
-//! Sets itself up: cargo-fuzz is installed under the target folder, and built upon by the stable compiler (which
-//! `RUSTC_BOOTSTRAP` lets use the sanitizer hooks). Corpora grow in `fuzz/corpus`, which is not kept with the sources;
-//! seeds, and what once found something, are in `fuzz/seeds`, and what the inputs are made of in `fuzz/dictionaries`. What crashes is minimised, and its place is printed.
+//! Sets itself up: cargo-fuzz is installed under the target folder, and built upon by the stable
+//! compiler (which `RUSTC_BOOTSTRAP` lets use the sanitizer hooks). Corpora grow in `fuzz/corpus`,
+//! which is not kept with the sources; seeds, and what once found something, are in `fuzz/seeds`,
+//! and what the inputs are made of in `fuzz/dictionaries`. What crashes is minimised, and its place
+//! is printed.
 
 mod coverage;
 mod dictionary;
@@ -34,7 +36,8 @@ const HANGS: u32 = 60;
 /// How long each target runs when everything is tested, and all together at most.
 const BRIEF: u32 = 5;
 const ALL_BRIEF: u32 = 60;
-/// What the choices begin with then: a change is not told of a bug that was there before it. `cargo xtask fuzz` and ClusterFuzzLite choose anew each time.
+/// What the choices begin with then: a change is not told of a bug that was there before it.
+/// `cargo xtask fuzz` and ClusterFuzzLite choose anew each time.
 const BRIEF_SEED: u32 = 1;
 /// How many runs a crash is minimised for.
 const MINIMISING_RUNS: u32 = 20_000;
@@ -257,7 +260,8 @@ impl Fuzz<'_> {
         Ok(Fuzzed { runs: runs(&output_text), crashes })
     }
 
-    /// The shortest input that libFuzzer finds for the same target to fail at; the crash itself if it finds none.
+    /// The shortest input that libFuzzer finds for the same target to fail at; the crash itself if
+    /// it finds none.
     fn minimise(&self, target: &str, crash: &Path) -> Result<PathBuf> {
         let runs = MINIMISING_RUNS.to_string();
         let before = files(&self.folder("artifacts", target))?;
@@ -277,7 +281,8 @@ fn files(folder: &Path) -> Result<BTreeSet<PathBuf>> {
     fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
 }
 
-/// Whether a line of libFuzzer's output belongs into the report: what failed, and the statistics at the end.
+/// Whether a line of libFuzzer's output belongs into the report: what failed, and the statistics at
+/// the end.
 fn is_summary(line: &str) -> bool {
     [
         "stat::number_of_executed_units",

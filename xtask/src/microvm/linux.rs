@@ -28,7 +28,8 @@ enum Init {
     /// Says where its pages are; the microVM compares that with its page tables
     #[default]
     Statement,
-    /// Runs a shell; what is typed comes from --type of the microVM, or from a terminal where no host is emulated
+    /// Runs a shell; what is typed comes from --type of the microVM, or from a terminal where no
+    /// host is emulated
     Shell,
     /// Makes the kernel panic
     Panic,
@@ -96,8 +97,8 @@ impl Options {
         self.linux
     }
 
-    /// Whether this machine could run the guest, but takes hours for it: KVM without the processor's help (`kvm_pvm`) interprets a guest's kernel,
-    /// instruction by instruction.
+    /// Whether this machine could run the guest, but takes hours for it: KVM without the
+    /// processor's help (`kvm_pvm`) interprets a guest's kernel, instruction by instruction.
     pub fn needs_emulation(&self, arch: Arch) -> bool {
         let interpreted =
             self.linux && arch == Arch::X86 && Path::new("/sys/module/kvm_pvm").exists();
@@ -170,7 +171,8 @@ impl Options {
 }
 
 impl Guest {
-    /// The microVM’s arguments: with the files where they are, or by their names alone in its working folder.
+    /// The microVM’s arguments: with the files where they are, or by their names alone in its
+    /// working folder.
     pub fn arguments(&self, here: bool) -> Vec<String> {
         let path = |file: &Path| {
             let name = if here { Some(file.as_os_str()) } else { file.file_name() };

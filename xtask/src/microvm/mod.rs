@@ -1,4 +1,5 @@
-//! `cargo xtask microvm`: the microVM example on a host with KVM, with a guest of its own or with Linux.
+//! `cargo xtask microvm`: the microVM example on a host with KVM, with a guest of its own or with
+//! Linux.
 
 mod linux;
 

@@ -46,10 +46,11 @@ impl Toolchain {
         Ok(self.target_folder.join(TARGET).join("release").join(program))
     }
 
-    /// Runs the tests of `packages` under user-mode emulation, with the page size of POWER hosts, 64 K.
-    /// A warning is an error: code that is for POWER only is compiled nowhere else.
+    /// Runs the tests of `packages` under user-mode emulation, with the page size of POWER hosts,
+    /// 64 K. A warning is an error: code that is for POWER only is compiled nowhere else.
     ///
-    /// Documentation tests are left out: Debian’s rustdoc is too old for this cargo to hand it a runner.
+    /// Documentation tests are left out: Debian’s rustdoc is too old for this cargo to hand it a
+    /// runner.
     pub fn test(&self, xtask: &Xtask, packages: &[&str]) -> Result<()> {
         ensure_installed(&["qemu-user-static"])?;
         let packages = packages.iter().flat_map(|package| ["--package", package]);

@@ -55,8 +55,9 @@ pub fn compare(
     Ok(Outcome { asked: addresses.len(), mapped })
 }
 
-/// Addresses in ranges that are listed, at their edges and beyond, and in the holes. Each region of 512 GiB is as likely as any other, in it each
-/// range, or each byte: else the many small ranges of one region would be all that is seen.
+/// Addresses in ranges that are listed, at their edges and beyond, and in the holes. Each region of
+/// 512 GiB is as likely as any other, in it each range, or each byte: else the many small ranges of
+/// one region would be all that is seen.
 fn addresses(listed: &[Mapped], random: &mut Rng, count: usize) -> Vec<u64> {
     let mut regions: BTreeMap<u64, Vec<&Mapped>> = BTreeMap::new();
     for range in listed {

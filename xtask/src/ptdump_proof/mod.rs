@@ -1,10 +1,12 @@
 //! `cargo xtask ptdump-proof`: whether `ptdump` translates as QEMU does.
 //!
-//! Boots Debian's own kernel under plain emulation, stops it, has QEMU dump its memory into an ELF core, and asks both for hundreds of addresses: QEMU's
-//! monitor by `gva2gpa`, which walks the tables of the stopped CPU with QEMU's own walker, and `ptdump translate --json` with nothing but the core.
+//! Boots Debian's own kernel under plain emulation, stops it, has QEMU dump its memory into an ELF
+//! core, and asks both for hundreds of addresses: QEMU's monitor by `gva2gpa`, which walks the
+//! tables of the stopped CPU with QEMU's own walker, and `ptdump translate --json` with nothing but
+//! the core.
 //!
-//! What a CPU may not read `gva2gpa` calls unmapped. So the guests stand still in the kernel, and on POWER run without the protection that keeps the kernel
-//! off user pages (`nosmap`).
+//! What a CPU may not read `gva2gpa` calls unmapped. So the guests stand still in the kernel, and
+//! on POWER run without the protection that keeps the kernel off user pages (`nosmap`).
 
 mod compare;
 mod guest;
@@ -149,9 +151,11 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
     Ok(())
 }
 
-/// How the hashed table is looked at: through Linux's VSIDs undone, and through the CPU's own segments.
+/// How the hashed table is looked at: through Linux's VSIDs undone, and through the CPU's own
+/// segments.
 ///
-/// PTCR names the partition table, whose first entry names the table as SDR1 did (Power ISA v3.0B Book III, "Partition Table").
+/// PTCR names the partition table, whose first entry names the table as SDR1 did (Power ISA v3.0B
+/// Book III, "Partition Table").
 fn hash_views(guest: &mut Guest) -> Result<Vec<Vec<String>>> {
     let ptcr = guest.number("$PTCR")?;
     let pate = guest.physical_word(ptcr & 0x0fff_ffff_ffff_f000)?;

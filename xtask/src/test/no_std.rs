@@ -1,10 +1,10 @@
 //! Building the libraries where no standard library is.
 //!
-//! `#![no_std]` says only that a crate itself doesn’t name `std`; a dependency may still pull it in.
-//! So the libraries are built against a sysroot that has `core` and `alloc` and nothing else, for
-//! this machine’s own target: the compiler’s own libraries, linked into a folder. Code that runs on
-//! the build machine (build scripts, procedural macros) keeps the whole sysroot; cargo passes
-//! `--target` only for the code that is not of that kind, and the wrapper goes by that.
+//! `#![no_std]` says only that a crate itself doesn’t name `std`; a dependency may still pull it
+//! in. So the libraries are built against a sysroot that has `core` and `alloc` and nothing else,
+//! for this machine’s own target: the compiler’s own libraries, linked into a folder. Code that
+//! runs on the build machine (build scripts, procedural macros) keeps the whole sysroot; cargo
+//! passes `--target` only for the code that is not of that kind, and the wrapper goes by that.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,7 +1,9 @@
-//! `cargo xtask test --sanitize`: the libraries' tests under tools that see misuse of memory, and races.
+//! `cargo xtask test --sanitize`: the libraries' tests under tools that see misuse of memory, and
+//! races.
 //!
-//! The stable compiler's own sanitizers (`RUSTC_BOOTSTRAP` lets it use them; their runtimes come with it), and valgrind, which needs no other
-//! build. The standard library is not instrumented: what it does with memory is seen by valgrind only.
+//! The stable compiler's own sanitizers (`RUSTC_BOOTSTRAP` lets it use them; their runtimes come
+//! with it), and valgrind, which needs no other build. The standard library is not instrumented:
+//! what it does with memory is seen by valgrind only.
 
 use std::fs;
 
@@ -32,7 +34,8 @@ const THREADED: [(&str, &str, &str); 4] = [
     ("frag-alloc", "threads", ""),
     ("frag-alloc", "deferred", ""),
 ];
-/// Those that come to every `unsafe` block, as valgrind is too slow for all: seconds each, so no property tests.
+/// Those that come to every `unsafe` block, as valgrind is too slow for all: seconds each, so no
+/// property tests.
 const UNSAFE: [(&str, &str, &str); 5] = [
     ("pgtable", "model", "the_bitmap_of_guest_memory_knows"),
     ("pgtable", "model", "a_device_reads_and_writes_through_the_tree"),

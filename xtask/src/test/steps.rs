@@ -137,7 +137,8 @@ fn microvm(xtask: &Xtask) -> Result<()> {
     succeeds("the microVM", microvm::run(xtask, microvm::Options::of(Arch::Ppc64))?)
 }
 
-/// Radix with two CPUs, a hashed page table; then one that panics and one that hangs, which must be noticed.
+/// Radix with two CPUs, a hashed page table; then one that panics and one that hangs, which must be
+/// noticed.
 fn linux(xtask: &Xtask) -> Result<()> {
     let guests = [
         LinuxOptions::introspect(Mmu::Radix, 2),
@@ -161,7 +162,8 @@ fn probe_all(xtask: &Xtask, arch: Arch) -> Result<()> {
     all.try_for_each(|options| succeeds("the probe", probe::run(xtask, options)?))
 }
 
-/// The x86-64 microVM, then the x86-64 probe: a few seconds on a host with KVM. Nothing is emulated here.
+/// The x86-64 microVM, then the x86-64 probe: a few seconds on a host with KVM. Nothing is emulated
+/// here.
 fn x86(xtask: &Xtask) -> Result<()> {
     if let Err(why) = x86_host::usable() {
         report::note(&format!("SKIPPED, nothing of x86-64 guests was tested: {why:#}"));

@@ -1,5 +1,6 @@
-//! An allocator that puts what is large on huge pages, and what is as large as a page on a page of its own: tables of every contestant alike, so that
-//! the host's TLB misses are not what is measured, and no group of a table lies across three cache lines instead of in two.
+//! An allocator that puts what is large on huge pages, and what is as large as a page on a page of
+//! its own: tables of every contestant alike, so that the host's TLB misses are not what is
+//! measured, and no group of a table lies across three cache lines instead of in two.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
@@ -21,7 +22,8 @@ fn aligned(layout: Layout) -> Layout {
     layout.align_to(align).unwrap_or(layout)
 }
 
-// SAFETY: the system's allocator, asked for no smaller alignment than the caller wants, and for the same one when it is freed.
+// SAFETY: the system's allocator, asked for no smaller alignment than the caller wants, and for the
+// same one when it is freed.
 unsafe impl GlobalAlloc for Huge {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promises about `layout` hold of a larger alignment too.

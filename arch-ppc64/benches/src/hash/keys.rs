@@ -64,7 +64,8 @@ pub fn entry(page: &VirtualPage, address: u64) -> Hpte {
     Hpte { v: page.v(), r: HpteR::from_bits(real(address) | 0x192) }
 }
 
-/// The addresses of pages that fill a table of `heat` to `load`: those that find no place in either group are left out, as the hash map has room for any.
+/// The addresses of pages that fill a table of `heat` to `load`: those that find no place in either
+/// group are left out, as the hash map has room for any.
 pub fn keys(heat: Heat, load: Load) -> Vec<u64> {
     let hpt = table(heat.entries_shift() + 4);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);

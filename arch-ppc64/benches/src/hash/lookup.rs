@@ -141,10 +141,12 @@ impl Map for HashMap {
     }
 }
 
-/// The same behind a lock that each operation takes, so that several threads may change it, as they may our table.
+/// The same behind a lock that each operation takes, so that several threads may change it, as they
+/// may our table.
 pub struct LockedHashMap(Mutex<hashbrown::HashMap<Key, u64>>);
 
-/// A key of another type, so that each of the two maps has code of its own, compiled for where it is called: as shared code neither is as fast.
+/// A key of another type, so that each of the two maps has code of its own, compiled for where it
+/// is called: as shared code neither is as fast.
 #[derive(PartialEq, Eq, Hash)]
 pub struct Key(u64);
 

@@ -1,7 +1,8 @@
-//! `cargo xtask bench hash`: the hashed page table beside a hash map that does the same with the same keys; unmapping by remembered slots
-//! beside searching; resizing.
+//! `cargo xtask bench hash`: the hashed page table beside a hash map that does the same with the
+//! same keys; unmapping by remembered slots beside searching; resizing.
 //!
-//! Warm tables fit the second-level cache, cold ones no cache. Only ratios within one run say anything.
+//! Warm tables fit the second-level cache, cold ones no cache. Only ratios within one run say
+//! anything.
 
 mod huge;
 mod keys;

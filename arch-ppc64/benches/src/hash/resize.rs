@@ -1,4 +1,5 @@
-//! Moving every entry to a table of twice the size; and as much memory read and written with nothing computed in between, as the bound.
+//! Moving every entry to a table of twice the size; and as much memory read and written with
+//! nothing computed in between, as the bound.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

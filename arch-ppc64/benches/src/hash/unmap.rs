@@ -1,5 +1,6 @@
-//! Unmapping a range of 65,536 pages: the whole of it by the slots that pages remember (the software tree included), beside only the part
-//! of it that takes entries out, by searching for each entry that may be there; and beside the least that any way has to do, which is to take out
+//! Unmapping a range of 65,536 pages: the whole of it by the slots that pages remember (the
+//! software tree included), beside only the part of it that takes entries out, by searching for
+//! each entry that may be there; and beside the least that any way has to do, which is to take out
 //! entries whose places are known already.
 
 use std::cell::Cell;

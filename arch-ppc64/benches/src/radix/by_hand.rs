@@ -1,6 +1,8 @@
-//! The floor: what one would write by hand for exactly one shape, 13 + 9 + 9 + 9 bits of big-endian words, and nothing else.
+//! The floor: what one would write by hand for exactly one shape, 13 + 9 + 9 + 9 bits of big-endian
+//! words, and nothing else.
 //!
-//! No bounds check, no `Result`, no live count, no permission, no other size; both stages of the same shape, the second for all of memory.
+//! No bounds check, no `Result`, no live count, no permission, no other size; both stages of the
+//! same shape, the second for all of memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,7 +33,8 @@ const ROOT_BYTES: u64 = 64 << 10;
 /// A page of the guest's is at so much more in the host.
 const OFFSET: u64 = 0x100_0000_0000;
 
-/// Two trees in one block: the guest's, and that of the host, which maps the block at its own addresses too.
+/// Two trees in one block: the guest's, and that of the host, which maps the block at its own
+/// addresses too.
 pub struct ByHand {
     arena: Arena,
     top: u64,

@@ -37,7 +37,8 @@ pub struct Loads {
     pub with_cache: u64,
 }
 
-/// The most loads of any walk to one of some pages, and of any walk to the same page again with a cache.
+/// The most loads of any walk to one of some pages, and of any walk to the same page again with a
+/// cache.
 pub fn worst() -> Loads {
     let work = Work::new(12);
     let mut both = Both::new(ProcessScoped::new(Granule::K4), PartitionScoped::new(Granule::K4));

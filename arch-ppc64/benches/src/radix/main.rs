@@ -1,7 +1,8 @@
-//! `cargo xtask bench radix`: POWER's radix trees, with 4 KiB and 64 KiB pages, beside x86's and beside loops written by hand for exactly one shape.
+//! `cargo xtask bench radix`: POWER's radix trees, with 4 KiB and 64 KiB pages, beside x86's and
+//! beside loops written by hand for exactly one shape.
 //!
-//! 1,048,576 pages are mapped, each to a scattered place. One stage is the guest's own; two stages are the guest's tree behind the hypervisor's. Only ratios
-//! within one run say anything.
+//! 1,048,576 pages are mapped, each to a scattered place. One stage is the guest's own; two stages
+//! are the guest's tree behind the hypervisor's. Only ratios within one run say anything.
 
 mod by_hand;
 mod goals;

@@ -37,7 +37,8 @@ pub struct Table<F> {
 impl<F: Format<Stage = Stage1>> Table<F> {
     pub fn new(format: F) -> Self {
         let arena = Arena::new(START, arena::BYTES);
-        // SAFETY: the arena is valid as long as the process, and whoever resets it has no reference into it.
+        // SAFETY: the arena is valid as long as the process, and whoever resets it has no reference
+        // into it.
         let memory = unsafe { DirectMap::from_raw(arena.host, arena.bytes, Gpa::new(START)) };
         let tables: &Tables = Box::leak(Box::new(Tables::new(vec![arena])));
         let bitmap = vec![0; PAGES as usize / 64];

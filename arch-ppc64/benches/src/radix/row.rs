@@ -89,7 +89,8 @@ pub struct Order<'w> {
     pub indices: &'w [u32],
 }
 
-/// A tree, or two, as the bench calls it. Everything panics on a failure: that is how each result is checked.
+/// A tree, or two, as the bench calls it. Everything panics on a failure: that is how each result
+/// is checked.
 pub trait Trees {
     /// Makes it empty and its memory as new.
     fn reset(&mut self);
@@ -105,7 +106,8 @@ pub trait Trees {
     /// Makes the second stage, unless it is there.
     fn prepare_two(&mut self, _: &Work) {}
 
-    /// Translates `order` by two stages, with a cache of the second if `cached`; the sum of where the pages lie in the guest's memory.
+    /// Translates `order` by two stages, with a cache of the second if `cached`; the sum of where
+    /// the pages lie in the guest's memory.
     fn translate_two(&self, order: &Order<'_>, cached: bool) -> u64 {
         unreachable!("no two stages for {}, {cached}", order.indices.len());
     }

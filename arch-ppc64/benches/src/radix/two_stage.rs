@@ -32,7 +32,8 @@ pub struct Both<F1, F2> {
 impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> Both<F1, F2> {
     pub fn new(stage1: F1, stage2: F2) -> Self {
         let arena = Arena::new(START, 3 * arena::BYTES);
-        // SAFETY: the first part of the arena; it is valid as long as the process, and every access to it is atomic.
+        // SAFETY: the first part of the arena; it is valid as long as the process, and every access
+        // to it is atomic.
         let guest_memory =
             unsafe { DirectMap::from_raw(arena.host, arena::BYTES, Gpa::new(GUEST_TABLES)) };
         // SAFETY: all of the arena, likewise.

@@ -88,8 +88,9 @@ pub struct BulkRequest {
 }
 
 impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
-    /// `H_BULK_REMOVE`: removes as [`remove`](Self::remove) the entries that `requests` name, with their AVPN or AND condition, until
-    /// one says that it is the end. Answers stand in the requests.
+    /// `H_BULK_REMOVE`: removes as [`remove`](Self::remove) the entries that `requests` name, with
+    /// their AVPN or AND condition, until one says that it is the end. Answers stand in the
+    /// requests.
     ///
     /// # Errors
     /// `H_PARAMETER`: a request is invalid; those before it were dealt with.

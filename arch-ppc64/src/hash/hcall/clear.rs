@@ -15,7 +15,8 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
         self.clear(ptex, |r| r.with_r(false))
     }
 
-    /// `H_CLEAR_MOD`: clears C of entry `ptex`; returns the second doubleword from before, when no store by the old translation can come any more.
+    /// `H_CLEAR_MOD`: clears C of entry `ptex`; returns the second doubleword from before, when no
+    /// store by the old translation can come any more.
     ///
     /// # Errors
     /// `H_PARAMETER`: `ptex` is beyond the table. `H_NOT_FOUND`.

@@ -10,12 +10,15 @@ use crate::hash::segment::SegmentSize;
 use crate::hash::table::HptError;
 
 impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
-    /// `H_ENTER`: puts the entry `pteh`, `ptel` into the first free place of the group in which `ptex` lies; with `EXACT` into `ptex` itself; with
-    /// `ZERO_PAGE` the page is filled with zeros before ([`Dialect::Papr`]). Returns the place. V is set whatever `pteh` says; H is the caller's.
+    /// `H_ENTER`: puts the entry `pteh`, `ptel` into the first free place of the group in which
+    /// `ptex` lies; with `EXACT` into `ptex` itself; with `ZERO_PAGE` the page is filled with zeros
+    /// before ([`Dialect::Papr`]). Returns the place. V is set whatever `pteh` says; H is the
+    /// caller's.
     ///
     /// # Errors
-    /// `H_PARAMETER`: B is reserved, the page sizes are none, the storage consists of smaller pages, WIMG does not fit it ([`Dialect::Papr`]), the page
-    /// cannot be zeroed, `ptex` is beyond the table. `H_PTEG_FULL`.
+    /// `H_PARAMETER`: B is reserved, the page sizes are none, the storage consists of smaller
+    /// pages, WIMG does not fit it ([`Dialect::Papr`]), the page cannot be zeroed, `ptex` is beyond
+    /// the table. `H_PTEG_FULL`.
     pub fn enter(
         &self,
         flags: HcallFlags,

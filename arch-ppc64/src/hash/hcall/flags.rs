@@ -8,7 +8,8 @@ use bitfield_struct::bitfield;
 pub struct HcallFlags {
     #[bits(16)]
     __: u16,
-    /// 16 `LARGE_PAGE`: the page is large. The entry says so itself; the flag is not looked at (nor by KVM or QEMU).
+    /// 16 `LARGE_PAGE`: the page is large. The entry says so itself; the flag is not looked at (nor
+    /// by KVM or QEMU).
     pub large_page: bool,
     #[bits(7)]
     __: u8,

@@ -1,7 +1,9 @@
-//! The hypercalls on a hashed page table (PAPR, LoPAPR 14.5.4.1), for a hypervisor that keeps the table of a partition.
+//! The hypercalls on a hashed page table (PAPR, LoPAPR 14.5.4.1), for a hypervisor that keeps the
+//! table of a partition.
 //!
-//! [`Hcalls`] has a method for each call, with typed results, and [`Hcalls::call`] for the registers as a guest fills them. What a call needs beside
-//! the table (is there memory at this address? forget this translation!) it asks of a [`Partition`].
+//! [`Hcalls`] has a method for each call, with typed results, and [`Hcalls::call`] for the
+//! registers as a guest fills them. What a call needs beside the table (is there memory at this
+//! address? forget this translation!) it asks of a [`Partition`].
 //!
 //! Where hypervisors differ, [`Dialect`] says whom to follow.
 
@@ -35,8 +37,9 @@ use super::tlbie::HashTlbie;
 pub enum Storage {
     /// The partition's memory.
     Memory,
-    /// The partition's memory, but in pieces that are smaller than the page, so that no processor could have one translation for it: the call is
-    /// refused. A host that backs its guests' memory with small pages has this (`Supported::limited_by_backing`).
+    /// The partition's memory, but in pieces that are smaller than the page, so that no processor
+    /// could have one translation for it: the call is refused. A host that backs its guests' memory
+    /// with small pages has this (`Supported::limited_by_backing`).
     SmallerPages,
     /// Anything else: a device, emulated or passed through.
     Device,
@@ -49,7 +52,8 @@ pub struct Refused;
 
 /// What the hypercalls need from the partition whose table it is.
 pub trait Partition {
-    /// Makes the translation of an entry that was just hidden unreachable, on every processor, before it returns.
+    /// Makes the translation of an entry that was just hidden unreachable, on every processor,
+    /// before it returns.
     fn invalidate(&self, operand: HashTlbie);
 
     /// What stands at the page of `size` at `page`.
@@ -79,9 +83,11 @@ pub trait Partition {
 /// Whom to follow where hypervisors differ.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Dialect {
-    /// PAPR, as QEMU reads it: WIMG of a mapping must fit the storage (memory: M alone; devices: I, with or without M), else `H_PARAMETER`.
+    /// PAPR, as QEMU reads it: WIMG of a mapping must fit the storage (memory: M alone; devices: I,
+    /// with or without M), else `H_PARAMETER`.
     Papr,
-    /// KVM: any WIMG is taken (its hypervisor overrides what does not fit, unseen by the guest), tag bits are cleared, `H_ENTER` zeroes no page.
+    /// KVM: any WIMG is taken (its hypervisor overrides what does not fit, unseen by the guest),
+    /// tag bits are cleared, `H_ENTER` zeroes no page.
     #[default]
     Kvm,
 }

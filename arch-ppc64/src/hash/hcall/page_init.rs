@@ -6,7 +6,8 @@ use super::{HcallFlags, Hcalls, Partition};
 use crate::hash::page_size::PageSize;
 use crate::hash::return_code::ReturnCode;
 
-/// The flags that the call knows: those of the page, of the instruction cache, of cooperative memory over-commitment.
+/// The flags that the call knows: those of the page, of the instruction cache, of cooperative
+/// memory over-commitment.
 const KNOWN: u64 = HcallFlags::new()
     .with_zero_page(true)
     .with_copy_page(true)
@@ -18,11 +19,13 @@ const KNOWN: u64 = HcallFlags::new()
     .into_bits();
 
 impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
-    /// `H_PAGE_INIT`: copies the 4 KiB page at `source` to `destination` (`COPY_PAGE`), or fills that with zeros (`ZERO_PAGE`; copying goes first if both
-    /// are asked for, and then nothing is zeroed, as in KVM).
+    /// `H_PAGE_INIT`: copies the 4 KiB page at `source` to `destination` (`COPY_PAGE`), or fills
+    /// that with zeros (`ZERO_PAGE`; copying goes first if both are asked for, and then nothing is
+    /// zeroed, as in KVM).
     ///
     /// # Errors
-    /// `H_PARAMETER`: an unknown flag, an address that is not a multiple of 4 KiB, or not in the partition's memory.
+    /// `H_PARAMETER`: an unknown flag, an address that is not a multiple of 4 KiB, or not in the
+    /// partition's memory.
     pub fn page_init(
         &self,
         flags: HcallFlags,

@@ -18,8 +18,9 @@ impl HcallFlags {
 }
 
 impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
-    /// `H_PROTECT`: gives entry `ptex` the page protection, key and no-execute bit that stand in `flags`; with `AVPN` only if its segment size
-    /// and AVPN are `avpn`. Its translation is forgotten, whatever changed; R and C are kept.
+    /// `H_PROTECT`: gives entry `ptex` the page protection, key and no-execute bit that stand in
+    /// `flags`; with `AVPN` only if its segment size and AVPN are `avpn`. Its translation is
+    /// forgotten, whatever changed; R and C are kept.
     ///
     /// # Errors
     /// `H_PARAMETER`: `ptex` is beyond the table. `H_NOT_FOUND`.

@@ -20,7 +20,8 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
         Ok(Hpte { v: hpte.v.visible(), ..hpte })
     }
 
-    /// `H_READ` with `READ_4`: what the four entries around `ptex` say, whose first is a multiple of four.
+    /// `H_READ` with `READ_4`: what the four entries around `ptex` say, whose first is a multiple
+    /// of four.
     ///
     /// # Errors
     /// `H_PARAMETER`: `ptex` is beyond the table.

@@ -70,8 +70,8 @@ pub struct Answer {
 }
 
 impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
-    /// Carries out the call of this number (r3) with these arguments (r4 to r12). `H_FUNCTION` for one that is not this table's: resizing too, which
-    /// concerns two tables.
+    /// Carries out the call of this number (r3) with these arguments (r4 to r12). `H_FUNCTION` for
+    /// one that is not this table's: resizing too, which concerns two tables.
     #[must_use]
     pub fn call(&self, number: u64, arguments: [u64; 9]) -> Answer {
         let mut values = arguments;

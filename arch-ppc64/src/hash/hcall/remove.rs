@@ -7,8 +7,10 @@ use crate::hash::hpte::Hpte;
 use crate::hash::return_code::ReturnCode;
 
 impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
-    /// `H_REMOVE`: takes out entry `ptex`; with `AVPN` only if its segment size and AVPN are `avpn`, with `ANDCOND` only if its first doubleword has
-    /// none of the bits of `avpn` (with both, both). Returns what it said, with R and C as they are once its translation is forgotten.
+    /// `H_REMOVE`: takes out entry `ptex`; with `AVPN` only if its segment size and AVPN are
+    /// `avpn`, with `ANDCOND` only if its first doubleword has none of the bits of `avpn` (with
+    /// both, both). Returns what it said, with R and C as they are once its translation is
+    /// forgotten.
     ///
     /// # Errors
     /// `H_PARAMETER`: `ptex` is beyond the table. `H_NOT_FOUND`.

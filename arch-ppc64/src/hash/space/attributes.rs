@@ -7,10 +7,12 @@ use crate::hash::hpte::HpteR;
 use crate::hash::page_size::PageSizes;
 use crate::radix::{Att, Eaa};
 
-/// A page's access authority, kind of storage, key, R, C and software bits: what Linux's page word holds, whichever way it is translated.
+/// A page's access authority, kind of storage, key, R, C and software bits: what Linux's page word
+/// holds, whichever way it is translated.
 ///
-/// Made from a [`Prot`] (ordinary memory, R and C set, key 0) and refined by the setters. R and C are software's: R is set when an entry is made, C
-/// before an entry may be written through, so entries never know more than the page. A page that may be executed, or written, may be read.
+/// Made from a [`Prot`] (ordinary memory, R and C set, key 0) and refined by the setters. R and C
+/// are software's: R is set when an entry is made, C before an entry may be written through, so
+/// entries never know more than the page. A page that may be executed, or written, may be read.
 #[bitfield(u32)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct HashAttributes {
@@ -62,8 +64,9 @@ impl HashAttributes {
         self.eaa().read() || self.eaa().write() || self.eaa().execute()
     }
 
-    /// The second doubleword of an entry for the page at `real`: Linux's choice of page protection, for segments with Ks = 0 and Kp = 1. A page that
-    /// is not changed yet may not be written through the entry, so that the first store is noticed.
+    /// The second doubleword of an entry for the page at `real`: Linux's choice of page protection,
+    /// for segments with Ks = 0 and Kp = 1. A page that is not changed yet may not be written
+    /// through the entry, so that the first store is noticed.
     pub(crate) const fn entry(self, real: u64, sizes: PageSizes) -> HpteR {
         let writable = self.eaa().write() && self.c();
         let pp = match (self.eaa().privileged(), writable) {

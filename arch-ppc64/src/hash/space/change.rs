@@ -1,4 +1,5 @@
-//! Changing what is mapped: first the entries of the range leave the hashed table, by the slots that its pages remember; then the tree changes.
+//! Changing what is mapped: first the entries of the range leave the hashed table, by the slots
+//! that its pages remember; then the tree changes.
 
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +40,8 @@ pub(super) fn gather_error(error: GatherError) -> Error {
     }
 }
 
-/// What a caller can do about a hashed table that could not be used: nothing but to look at its memory.
+/// What a caller can do about a hashed table that could not be used: nothing but to look at its
+/// memory.
 fn hpt_error(error: HptError) -> Error {
     match error {
         HptError::Memory(error) => error.into(),
@@ -62,7 +64,8 @@ where
         if fits { Ok(()) } else { Err(RangeError { at: input, error: Error::Range }) }
     }
 
-    /// Takes the entries of the range out of the hashed table, splits the pages that reach beyond it, and lets `verb` change as much of the range as then can be.
+    /// Takes the entries of the range out of the hashed table, splits the pages that reach beyond
+    /// it, and lets `verb` change as much of the range as then can be.
     pub(super) fn change<I: Invalidate<Stage1>>(
         &mut self,
         input: Gva,
@@ -118,8 +121,8 @@ where
         second.map_or(Ok(()), |second| self.free_array(second))
     }
 
-    /// Takes all entries of the pages in the range whose words have one of the bits in `of` out of the hashed table. Each of these that hardware may
-    /// know goes to the gather.
+    /// Takes all entries of the pages in the range whose words have one of the bits in `of` out of
+    /// the hashed table. Each of these that hardware may know goes to the gather.
     pub(super) fn flush<I: Invalidate<Stage1>>(
         &self,
         input: Gva,
@@ -175,8 +178,9 @@ where
         self.flush_small(run, second, used, gather).map_err(hpt_error)
     }
 
-    /// Pages of one last-level table, which lies in one segment. Their entries are collected, and thereby brought nearer, before any is taken out: whoever
-    /// takes an entry out waits for it, so that otherwise each would come alone.
+    /// Pages of one last-level table, which lies in one segment. Their entries are collected, and
+    /// thereby brought nearer, before any is taken out: whoever takes an entry out waits for it, so
+    /// that otherwise each would come alone.
     fn flush_small<I: Invalidate<Stage1>>(
         &self,
         run: &Run<'_, SoftwareTree>,
@@ -245,7 +249,8 @@ where
         Ok(())
     }
 
-    /// Hardware may have translations of the pages from `first` to before `end`, of the size that their entries have.
+    /// Hardware may have translations of the pages from `first` to before `end`, of the size that
+    /// their entries have.
     fn stale<I: Invalidate<Stage1>>(
         &self,
         first: Gva,
@@ -259,7 +264,8 @@ where
         }
     }
 
-    /// Frees the slot array whose address stands in `second`, if there is one. It has no slots any more.
+    /// Frees the slot array whose address stands in `second`, if there is one. It has no slots any
+    /// more.
     fn free_array(&self, second: &AtomicU64) -> Result<(), Error> {
         match u64::from_be(second.swap(0, Ordering::Relaxed)) {
             0 => Ok(()),
@@ -267,7 +273,8 @@ where
         }
     }
 
-    /// Gives each 16M page in the range, which was just mapped, an array for its slots. If there is none left it is unmapped again, with all after it.
+    /// Gives each 16M page in the range, which was just mapped, an array for its slots. If there is
+    /// none left it is unmapped again, with all after it.
     pub(super) fn allocate_arrays(
         &mut self,
         input: Gva,

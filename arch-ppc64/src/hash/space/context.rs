@@ -1,4 +1,5 @@
-//! Which virtual segments an address space has: Linux's allocation of VSIDs (`asm/book3s/64/mmu-hash.h`).
+//! Which virtual segments an address space has: Linux's allocation of VSIDs
+//! (`asm/book3s/64/mmu-hash.h`).
 
 use pgtable::{Gva, low_bits};
 
@@ -10,7 +11,8 @@ use crate::hash::segment::{Segment, SegmentSize};
 pub(crate) const CONTEXT_BITS: u8 = 49;
 /// How many bits a context has.
 const ID_BITS: u8 = 19;
-/// Linux's multiplier, which spreads neighbouring segments over the table (`VSID_MULTIPLIER_256M` and `_1T`).
+/// Linux's multiplier, which spreads neighbouring segments over the table (`VSID_MULTIPLIER_256M`
+/// and `_1T`).
 const MULTIPLIER: u64 = 12_538_073;
 /// Its inverses, modulo 2^40 - 1 and 2^28 - 1 (`VSID_MULINV_256M` and `_1T`).
 const INVERSE_256M: u128 = 665_548_017_062;
@@ -33,7 +35,8 @@ impl Context {
         self.0
     }
 
-    /// The segment in which `address` lies: of 256M in the first terabyte, then of 1T, as in a user process of Linux. `None` beyond 2^49.
+    /// The segment in which `address` lies: of 256M in the first terabyte, then of 1T, as in a user
+    /// process of Linux. `None` beyond 2^49.
     #[inline]
     pub(crate) const fn segment(self, address: Gva, pages: Pages) -> Option<Segment> {
         if address.get() & !low_bits(CONTEXT_BITS) != 0 {
@@ -57,7 +60,8 @@ impl Context {
         proto * MULTIPLIER % low_bits(ID_BITS + esid_bits)
     }
 
-    /// Whose segment `vsid` is, of `size`, and where it begins: the inverse of [`vsid`](Self::vsid). `None` if it is none of Linux's.
+    /// Whose segment `vsid` is, of `size`, and where it begins: the inverse of
+    /// [`vsid`](Self::vsid). `None` if it is none of Linux's.
     ///
     /// ```
     /// use arch_ppc64::hash::{Context, SegmentSize};

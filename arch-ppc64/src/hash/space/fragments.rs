@@ -1,7 +1,9 @@
-//! Fragments with a second half: what the allocator hands out for a table whose entries have slots to remember.
+//! Fragments with a second half: what the allocator hands out for a table whose entries have slots
+//! to remember.
 //!
-//! The tree knows only the first half, which holds its words. The second, of the same size, has a word for each of them, and both are one fragment:
-//! of 64K pages 2 KiB + 2 KiB, sixteen to a frame.
+//! The tree knows only the first half, which holds its words. The second, of the same size, has a
+//! word for each of them, and both are one fragment: of 64K pages 2 KiB + 2 KiB, sixteen to a
+//! frame.
 
 use pgtable::{Address, AllocError, Contents, TableAllocator, TableLayout, TableState};
 

@@ -1,8 +1,9 @@
 //! Which pages were used, or written, since the last time.
 //!
-//! The software tree knows: R and C stand in a page's word before an entry exists that allows the access. So the record of a page is cleared by taking
-//! its entries out of the hashed table, by the slots that it remembers, and then clearing the bit in its word: its next use makes an entry anew,
-//! and is noted there. A page without the bit is not touched, nor is its entry.
+//! The software tree knows: R and C stand in a page's word before an entry exists that allows the
+//! access. So the record of a page is cleared by taking its entries out of the hashed table, by the
+//! slots that it remembers, and then clearing the bit in its word: its next use makes an entry
+//! anew, and is noted there. A page without the bit is not touched, nor is its entry.
 
 use pgtable::{Format, Gpa};
 use pgtable::{
@@ -20,12 +21,14 @@ where
     A: TableAllocator<Gpa>,
     H: TableMemory<Gpa>,
 {
-    /// Collects which pages in the `bytes` bytes from `input` on were used (or written), and clears the record, as
-    /// [`PageTable::harvest`](pgtable::PageTable::harvest) does for a tree: bit `n` of `bitmap` is the `n`th page of the space's smallest size. Returns how many
-    /// bits it set. Hardware may go on meanwhile.
+    /// Collects which pages in the `bytes` bytes from `input` on were used (or written), and clears
+    /// the record, as [`PageTable::harvest`](pgtable::PageTable::harvest) does for a tree: bit `n`
+    /// of `bitmap` is the `n`th page of the space's smallest size. Returns how many bits it set.
+    /// Hardware may go on meanwhile.
     ///
-    /// What was cleared is in `gather`. Until it is finished, hardware may write by translations that it remembers, without recording: for a copy that
-    /// is to be complete, harvest, finish the gather, and *then* read the pages.
+    /// What was cleared is in `gather`. Until it is finished, hardware may write by translations
+    /// that it remembers, without recording: for a copy that is to be complete, harvest, finish the
+    /// gather, and *then* read the pages.
     ///
     /// # Errors
     /// [`RangeError`] as for iteration; everything before that address is harvested.
@@ -46,7 +49,8 @@ where
         let bytes = bytes.min(room);
         self.check_range(input, bytes)?;
         self.flush(input, bytes, gather, Arrays::Keep, bit)?;
-        // Nobody but this crate writes the tree, and the space is exclusive. What is stale is in the caller's gather already.
+        // Nobody but this crate writes the tree, and the space is exclusive. What is stale is in
+        // the caller's gather already.
         let mut unused = Gather::new(&Unused, ());
         let found =
             self.tree.harvest(input, bytes, recorded, Writers::Stopped, bitmap, &mut unused);

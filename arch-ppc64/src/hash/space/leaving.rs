@@ -1,4 +1,5 @@
-//! Entries on their way out of the hashed table: many are on their way into the cache while the first is taken out.
+//! Entries on their way out of the hashed table: many are on their way into the cache while the
+//! first is taken out.
 
 use core::sync::atomic::AtomicU64;
 

@@ -1,4 +1,5 @@
-//! An address space on a hashed page table: a software tree that says what is mapped, and the table as a cache of it.
+//! An address space on a hashed page table: a software tree that says what is mapped, and the table
+//! as a cache of it.
 //!
 //! ```text
 //! map, unmap, protect, iterate ──→ software tree ([`PageTable`] of [`SoftwareTree`]) ──┐ a page's entry is made when it is first
@@ -8,10 +9,12 @@
 //! ```
 //!
 //! # Protocol
-//! Whoever maps, unmaps or protects has the space for himself. Any number of threads translate meanwhile with each other (and hardware with all of them):
-//! they make entries under the page's BUSY bit ([`slots`]) and evict others' by the entry's own lock. What is known about use (R, C) stands in the page
-//! word before an entry exists that allows it, so evicting loses nothing. An evicted translation may live on in hardware; it is still true, and
-//! is invalidated when its page is unmapped, because HASHPTE stays.
+//! Whoever maps, unmaps or protects has the space for himself. Any number of threads translate
+//! meanwhile with each other (and hardware with all of them): they make entries under the page's
+//! BUSY bit ([`slots`]) and evict others' by the entry's own lock. What is known about use (R, C)
+//! stands in the page word before an entry exists that allows it, so evicting loses nothing. An
+//! evicted translation may live on in hardware; it is still true, and is invalidated when its page
+//! is unmapped, because HASHPTE stays.
 
 mod attributes;
 mod change;
@@ -85,7 +88,8 @@ where
     A: TableAllocator<Gpa>,
     H: TableMemory<Gpa>,
 {
-    /// An empty space of `context`, with entries in `hpt`: which other contexts, and whoever bolts entries, may use as well.
+    /// An empty space of `context`, with entries in `hpt`: which other contexts, and whoever bolts
+    /// entries, may use as well.
     ///
     /// # Errors
     /// [`Error::Alloc`]; [`Error::Memory`] if the tree's root does not stand in `memory`.
@@ -122,14 +126,16 @@ where
         self.authority = authority;
     }
 
-    /// The segment in which `address` lies: what a segment interrupt's handler puts into the SLB. `None` if it is none of this space.
+    /// The segment in which `address` lies: what a segment interrupt's handler puts into the SLB.
+    /// `None` if it is none of this space.
     pub fn segment(&self, address: Gva) -> Option<Segment> {
         let (_, bytes) = self.range();
         self.context.segment(address, self.pages).filter(|_| address.get() < bytes)
     }
 
-    /// Translates `access` at `address` through the hashed table; an access that it does not translate is looked up in the software tree, and if it is
-    /// allowed there its entry is made: hardware and the handler of its storage interrupts in one.
+    /// Translates `access` at `address` through the hashed table; an access that it does not
+    /// translate is looked up in the software tree, and if it is allowed there its entry is made:
+    /// hardware and the handler of its storage interrupts in one.
     ///
     /// # Errors
     /// The interrupt that the program sees.
@@ -143,7 +149,8 @@ where
         }
     }
 
-    /// Calls `each` with the operand of every `tlbie` that makes what is `stale` unreachable; false if that is everything, of which there is no list.
+    /// Calls `each` with the operand of every `tlbie` that makes what is `stale` unreachable; false
+    /// if that is everything, of which there is no list.
     pub fn tlbies(&self, stale: &Stale<Gva>, mut each: impl FnMut(HashTlbie)) -> bool {
         for range in stale.ranges() {
             let sizes = self.pages.sizes(range.shift);
@@ -162,8 +169,9 @@ where
         !stale.everything()
     }
 
-    /// Goes over to the empty table `new`, taking every entry along, to the same slot of its new group; where two meet in a smaller table
-    /// one of them goes, and refaults. Hardware must not use the old table any more; everything is stale. Returns the old table.
+    /// Goes over to the empty table `new`, taking every entry along, to the same slot of its new
+    /// group; where two meet in a smaller table one of them goes, and refaults. Hardware must not
+    /// use the old table any more; everything is stale. Returns the old table.
     ///
     /// # Errors
     /// [`ResizeError`]: the old table stays in use.

@@ -12,7 +12,8 @@ use crate::hash::page_size::{PageSize, PageSizes};
 /// | `K64` | 64K, 16M | 64K; for each 64K of 16M one that says 16M | in the second half; for 16M in an array | 8, 10, 10, 8 bits |
 /// | `K64In4K` | 64K | 4K, sixteen to a page | in the second half, a nibble each | the same |
 ///
-/// (Linux without 64K segments, or with a page demoted to 4K, is `K64In4K`.) A space of 64K pages ends at 2^49, which is what one context has VSIDs for.
+/// (Linux without 64K segments, or with a page demoted to 4K, is `K64In4K`.) A space of 64K pages
+/// ends at 2^49, which is what one context has VSIDs for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Pages {
     /// 4 KiB.

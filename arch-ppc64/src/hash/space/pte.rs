@@ -1,6 +1,8 @@
-//! The software page word (Linux's PTE, `asm/book3s/64/{pgtable,hash-4k,hash-64k}.h`): what a page is, and where its entry stands.
+//! The software page word (Linux's PTE, `asm/book3s/64/{pgtable,hash-4k,hash-64k}.h`): what a page
+//! is, and where its entry stands.
 //!
-//! It is the radix leaf's word, with some more bits in software's hands; 4K and 64K pages put them in different places.
+//! It is the radix leaf's word, with some more bits in software's hands; 4K and 64K pages put them
+//! in different places.
 
 use bitfield_struct::bitfield;
 use pgtable::low_bits;

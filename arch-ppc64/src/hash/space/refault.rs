@@ -16,7 +16,8 @@ use crate::hash::slot::{Busy, PATIENCE};
 use crate::hash::table::HptError;
 use crate::hash::virtual_page::VirtualPage;
 
-/// How often another entry is evicted before it is given up: every entry of both groups, several times.
+/// How often another entry is evicted before it is given up: every entry of both groups, several
+/// times.
 const EVICTIONS: u32 = 64;
 
 impl<M, A, H> HashedSpace<M, A, H>
@@ -25,7 +26,8 @@ where
     A: TableAllocator<Gpa>,
     H: TableMemory<Gpa>,
 {
-    /// Makes (or corrects) the entry by which `access` at `address` translates, if the page allows it.
+    /// Makes (or corrects) the entry by which `access` at `address` translates, if the page allows
+    /// it.
     #[cold]
     pub(super) fn refault(
         &self,
@@ -54,7 +56,8 @@ where
         Ok(HashTranslation { real: hpte.r.page(sizes) | within, sizes, ptex, hpte })
     }
 
-    /// Locks the page if it allows `access`, and marks it as referenced, and as changed by a store. Returns its word, unlocked.
+    /// Locks the page if it allows `access`, and marks it as referenced, and as changed by a store.
+    /// Returns its word, unlocked.
     fn lock_page(
         &self,
         leaf: &Leaf<'_>,
@@ -124,7 +127,8 @@ where
         Err(HptError::from(Busy).into())
     }
 
-    /// Gives the entry for `page` that stands at `at` the second doubleword `r`; false if it is not there any more.
+    /// Gives the entry for `page` that stands at `at` the second doubleword `r`; false if it is not
+    /// there any more.
     fn update(&self, page: &VirtualPage, at: Hidx, r: HpteR) -> Result<bool, HptError> {
         let Some(mut locked) = self.hpt.lock(page, at)? else { return Ok(false) };
         let [_, word] = self.hpt.layout().encode(Hpte { v: page.v(), r });

@@ -1,9 +1,12 @@
-//! The slot cache: where the entries of a software page stand, so that nobody has to search for them.
+//! The slot cache: where the entries of a software page stand, so that nobody has to search for
+//! them.
 //!
 //! # Protocol
-//! Whoever makes an entry holds the page word's BUSY bit, stores the slot, then the page word with HASHPTE and without BUSY (`Release`). Whoever
-//! takes entries out has the whole space for himself (`&mut`), or holds BUSY. A slot says where an entry was *put*: it may have been evicted since, so
-//! whoever goes there compares before he touches it. HASHPTE says that hardware may know the page; it stays after an eviction.
+//! Whoever makes an entry holds the page word's BUSY bit, stores the slot, then the page word with
+//! HASHPTE and without BUSY (`Release`). Whoever takes entries out has the whole space for himself
+//! (`&mut`), or holds BUSY. A slot says where an entry was *put*: it may have been evicted since,
+//! so whoever goes there compares before he touches it. HASHPTE says that hardware may know the
+//! page; it stays after an eviction.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -50,7 +53,8 @@ impl Slots<'_> {
         }
     }
 
-    /// Which slots can be remembered, as a bit for each [`Hidx`]: a nibble has no value for the last.
+    /// Which slots can be remembered, as a bit for each [`Hidx`]: a nibble has no value for the
+    /// last.
     pub(crate) const fn usable(&self) -> u16 {
         match self {
             Self::Nibbles(_) => u16::MAX >> 1,
@@ -58,7 +62,8 @@ impl Slots<'_> {
         }
     }
 
-    /// Remembers that the entry for `piece` was put `at`. The caller holds BUSY, and stores the page word afterwards.
+    /// Remembers that the entry for `piece` was put `at`. The caller holds BUSY, and stores the
+    /// page word afterwards.
     #[inline]
     pub(crate) fn set(&self, piece: usize, at: Hidx) {
         let (word, shift, value, mask) = match self {

@@ -1,4 +1,5 @@
-//! The software tree as a [`Format`]: no hardware walks it, so its directory entries may look like radix's.
+//! The software tree as a [`Format`]: no hardware walks it, so its directory entries may look like
+//! radix's.
 
 use pgtable::{
     Access, AccessedDirty, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa, Gva, Input,

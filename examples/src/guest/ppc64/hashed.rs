@@ -1,7 +1,9 @@
-//! What a guest with a hashed page table has besides: hypercalls that the kernel carries out, and an SLB.
+//! What a guest with a hashed page table has besides: hypercalls that the kernel carries out, and
+//! an SLB.
 //!
-//! Give the VM a table (`KVM_PPC_ALLOCATE_HTAB`) before the first run. Interrupts and hypercalls run in real mode, which such a guest has only
-//! through entries of its table, of the segment `VRMA`: whoever does not want KVM's own, one for each page of memory, loads one for the guest's
+//! Give the VM a table (`KVM_PPC_ALLOCATE_HTAB`) before the first run. Interrupts and hypercalls
+//! run in real mode, which such a guest has only through entries of its table, of the segment
+//! `VRMA`: whoever does not want KVM's own, one for each page of memory, loads one for the guest's
 //! code before the first run.
 
 use std::io;
@@ -24,8 +26,8 @@ impl ProbeGuest {
         self.vm().enable_cap(Cap::PpcEnableHcall, [number, 1, 0, 0])
     }
 
-    /// Has the guest make a hypercall in real mode, with these arguments in R4 to R12. Returns what R3 to R11 hold afterwards: one that the kernel
-    /// leaves to the VMM gets `H_FUNCTION`.
+    /// Has the guest make a hypercall in real mode, with these arguments in R4 to R12. Returns what
+    /// R3 to R11 hold afterwards: one that the kernel leaves to the VMM gets `H_FUNCTION`.
     ///
     /// # Errors
     /// The outcome, if it did not come through. The OS error of running the vCPU.

@@ -46,7 +46,8 @@ impl Image {
     /// A function that adds `addend` to the probe’s value.
     pub fn target(&self, addend: i16) -> Vec<u8> {
         let mut code = self.target.to_vec();
-        // The immediate operand of `addi` is the low half of its word, and the guest is little-endian.
+        // The immediate operand of `addi` is the low half of its word, and the guest is
+        // little-endian.
         code[..2].copy_from_slice(&addend.to_le_bytes());
         code
     }

@@ -1,17 +1,17 @@
 //! The guest on POWER, under KVM-HV, with radix or hashed translation.
 //!
 //! The protocol. The VMM owns the guest’s memory; the guest’s code stands at its beginning
-//! ([`ProbeGuest::code_size`] bytes). Before each access the VMM sets the vCPU’s registers, so nothing is carried over
-//! from one access to the next but memory and the hardware’s cached translations. The guest runs one
-//! stub with relocation on, and stops with exactly one report: that the stub came through, or which
-//! interrupt it took.
+//! ([`ProbeGuest::code_size`] bytes). Before each access the VMM sets the vCPU’s registers, so
+//! nothing is carried over from one access to the next but memory and the hardware’s cached
+//! translations. The guest runs one stub with relocation on, and stops with exactly one report:
+//! that the stub came through, or which interrupt it took.
 //!
 //! One thing is asked of the tables: the page of stubs ([`ProbeGuest::stubs`], 4 KB) must be mapped
 //! readable and executable for whoever makes the access, at the addresses that the VMM says
 //! ([`StubsAt`]). Interrupts arrive in real mode, untranslated by the guest’s tables.
 //!
-//! A VMM cannot run `tlbie` for its guest. The guest has LPCR\[GTSE\], so it runs `tlbie` itself, when
-//! the VMM asks: [`ProbeGuest::tlbie`].
+//! A VMM cannot run `tlbie` for its guest. The guest has LPCR\[GTSE\], so it runs `tlbie` itself,
+//! when the VMM asks: [`ProbeGuest::tlbie`].
 
 mod hashed;
 mod image;
@@ -105,12 +105,12 @@ pub struct ProbeGuest {
 impl ProbeGuest {
     /// Makes a VM of the memory, and puts the guest’s code into it.
     ///
-    /// Translation is not set up yet: [`set_process_table`](Self::set_process_table) comes before the
-    /// first access.
+    /// Translation is not set up yet: [`set_process_table`](Self::set_process_table) comes before
+    /// the first access.
     ///
     /// # Errors
-    /// No KVM-HV here, a program that wasn’t built for POWER, memory that doesn’t begin at guest real
-    /// address 0, or another OS error.
+    /// No KVM-HV here, a program that wasn’t built for POWER, memory that doesn’t begin at guest
+    /// real address 0, or another OS error.
     pub fn new(kvm: &Kvm, memory: GuestMemoryMmap) -> io::Result<Self> {
         let image = Image::linked()
             .ok_or_else(|| io::Error::other("built for a machine that has no guest code"))?;
@@ -263,8 +263,8 @@ impl ProbeGuest {
             .outcome())
     }
 
-    /// Has the guest load, edit the entry that translates the load, load again, invalidate, and load
-    /// again, all in privileged state and without leaving the guest.
+    /// Has the guest load, edit the entry that translates the load, load again, invalidate, and
+    /// load again, all in privileged state and without leaving the guest.
     ///
     /// # Errors
     /// The outcome, if it did not come through. The OS error of running the vCPU.

@@ -1,11 +1,13 @@
-//! The guest's code, and where its stubs are in it. It is assembled into this program and copied into the guest's memory.
+//! The guest's code, and where its stubs are in it. It is assembled into this program and copied
+//! into the guest's memory.
 //!
 //! Position-independent: the VMM maps the page where it likes, once for each privilege.
 
 use std::arch::global_asm;
 use std::slice;
 
-/// The port at which the guest reports that a stub came through; the value is in RAX. The number is agreed with the code below.
+/// The port at which the guest reports that a stub came through; the value is in RAX. The number is
+/// agreed with the code below.
 pub const PORT_DONE: u16 = 0xe0;
 /// The port at which the guest reports an exception; the frame is on its stack.
 pub const PORT_TRAPPED: u16 = 0xe1;
@@ -20,7 +22,8 @@ const VECTOR_STRIDE: u64 = 16;
 pub const GREETING: &str = "Hello from a guest behind four levels of page tables.\n";
 
 // The access is each stub's first instruction, so that the exception's RIP is the stub's address.
-// RBX: the address of the access. RAX: what a store stores, what a load loaded, what a called function says.
+// RBX: the address of the access. RAX: what a store stores, what a load loaded, what a called
+// function says.
 global_asm!(
     r#"
     .pushsection .rodata.x86_probe_guest, "a", @progbits

@@ -1,12 +1,15 @@
 //! The guest on x86-64, in long mode.
 //!
-//! The protocol. The VMM owns the guest's memory; the guest's code, descriptors and stack are its first pages ([`Corner`]), and the tables
-//! map them where the VMM says. Before each access the VMM sets the vCPU's registers, so nothing is carried over from one access to the
-//! next but memory and cached translations. The guest runs one stub, in user or supervisor mode, and stops with exactly one report: that
-//! the stub came through, or which exception it took, with error code and CR2 as its handler found them.
+//! The protocol. The VMM owns the guest's memory; the guest's code, descriptors and stack are its
+//! first pages ([`Corner`]), and the tables map them where the VMM says. Before each access the VMM
+//! sets the vCPU's registers, so nothing is carried over from one access to the next but memory and
+//! cached translations. The guest runs one stub, in user or supervisor mode, and stops with exactly
+//! one report: that the stub came through, or which exception it took, with error code and CR2 as
+//! its handler found them.
 //!
-//! User mode reports at a port by itself. IOPL 3 permits it, and the task state segment does: `kvm_pvm`, which runs a guest's supervisor in the
-//! processor's user mode, honours only the latter, and QEMU's emulation of SVM only the former.
+//! User mode reports at a port by itself. IOPL 3 permits it, and the task state segment does:
+//! `kvm_pvm`, which runs a guest's supervisor in the processor's user mode, honours only the
+//! latter, and QEMU's emulation of SVM only the former.
 
 mod image;
 mod outcome;
@@ -88,7 +91,8 @@ pub struct ProbeGuest {
 impl ProbeGuest {
     /// Makes a VM of the memory, and puts the guest's own pages into it.
     ///
-    /// There are no tables yet: [`set_registers`](Self::set_registers) comes before the first access.
+    /// There are no tables yet: [`set_registers`](Self::set_registers) comes before the first
+    /// access.
     ///
     /// # Errors
     /// Memory that lacks the first pages, or the OS error.
@@ -129,7 +133,8 @@ impl ProbeGuest {
         self.features
     }
 
-    /// A function of eight bytes that a probe may jump to: it says `number`. Copy it to where the guest shall find it.
+    /// A function of eight bytes that a probe may jump to: it says `number`. Copy it to where the
+    /// guest shall find it.
     #[must_use]
     pub fn target(&self, number: u32) -> [u8; 8] {
         self.image.target(number)
@@ -176,7 +181,8 @@ impl ProbeGuest {
         })
     }
 
-    /// Where an exception of such an access is reported at, if the access itself takes it: the instruction, or for a fetch its target.
+    /// Where an exception of such an access is reported at, if the access itself takes it: the
+    /// instruction, or for a fetch its target.
     #[must_use]
     pub fn is_of(&self, trap: &Trap, address: Gva, access: Access) -> bool {
         let stub = self.page(access.privilege).wrapping_add(self.entry(access.kind));
@@ -223,8 +229,8 @@ impl ProbeGuest {
         self.run(self.image.entry.wrpkru, Privilege::Supervisor, |regs| regs.rax = pkru.into())
     }
 
-    /// Has the guest load, edit the entry that translates the load, load again, invalidate, and load again, all in supervisor mode and
-    /// without leaving the guest.
+    /// Has the guest load, edit the entry that translates the load, load again, invalidate, and
+    /// load again, all in supervisor mode and without leaving the guest.
     ///
     /// # Errors
     /// The outcome, if it did not come through. Else as for [`probe`](Self::probe).
@@ -238,7 +244,8 @@ impl ProbeGuest {
         Ok(Ok(Edited { before: value, between: r8, after: r9 }))
     }
 
-    /// Asks the kernel's walker. It judges as for a supervisor's load, and knows no canonical addresses; it marks entries accessed.
+    /// Asks the kernel's walker. It judges as for a supervisor's load, and knows no canonical
+    /// addresses; it marks entries accessed.
     ///
     /// # Errors
     /// The OS error.

@@ -1,6 +1,8 @@
-//! What a processor needs in memory to take an exception: descriptor tables, a task state segment, a stack.
+//! What a processor needs in memory to take an exception: descriptor tables, a task state segment,
+//! a stack.
 //!
-//! It is the guest's first three pages of memory, and whoever builds the tables maps them: see [`Corner`].
+//! It is the guest's first three pages of memory, and whoever builds the tables maps them: see
+//! [`Corner`].
 
 use pgtable::{Gpa, Gva};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
@@ -29,8 +31,9 @@ const PORTS_BYTES: usize = 0x80;
 
 /// Where the tables map the guest's own pages.
 ///
-/// The three pages from guest-physical 0 on, in a row from `supervisor` on: code (execute), descriptors (read), stack (write). The first of
-/// them, the code, at `user` too, for user mode. The entries on the way must not be ones that a probe is about.
+/// The three pages from guest-physical 0 on, in a row from `supervisor` on: code (execute),
+/// descriptors (read), stack (write). The first of them, the code, at `user` too, for user mode.
+/// The entries on the way must not be ones that a probe is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Corner {
     /// For supervisor mode, all three pages.
@@ -85,7 +88,8 @@ impl Corner {
             memory.write_obj(gate(self.at(image.vector(vector))), to(IDT + GATE * vector))?;
         }
         let mut task = [0; TASK_BYTES + PORTS_BYTES + 1];
-        // RSP0; the offset of the permission map, and the byte of 1s that must follow it (SDM §8.7, vol. 1 §19.5.2).
+        // RSP0; the offset of the permission map, and the byte of 1s that must follow it (SDM §8.7,
+        // vol. 1 §19.5.2).
         task[4..12].copy_from_slice(&self.stack_end().to_le_bytes());
         task[102..104].copy_from_slice(&(TASK_BYTES as u16).to_le_bytes());
         task[TASK_BYTES + PORTS_BYTES] = 0xff;

@@ -1,4 +1,5 @@
-//! The last words of a kernel that panicked before it had a console: they stand in its log, which is in memory.
+//! The last words of a kernel that panicked before it had a console: they stand in its log, which
+//! is in memory.
 
 use memchr::memmem;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -8,11 +9,13 @@ const WORDS: [&[u8]; 3] = [b"Kernel panic - not syncing", b"kernel BUG at", b"Oo
 /// The most that is told.
 const LONGEST: usize = 160;
 
-/// Looks for last words in `bytes` bytes of memory from `start` on: where the kernel's data is, as all of memory would take long.
+/// Looks for last words in `bytes` bytes of memory from `start` on: where the kernel's data is, as
+/// all of memory would take long.
 pub fn last_words(memory: &GuestMemoryMmap, start: u64, bytes: usize) -> Option<String> {
     let mut data = vec![0; bytes];
     memory.read_slice(&mut data, GuestAddress(start)).ok()?;
-    // The words themselves are in the kernel's read-only data too, as formats: those go on with a directive.
+    // The words themselves are in the kernel's read-only data too, as formats: those go on with a
+    // directive.
     for words in WORDS {
         for at in memmem::find_iter(&data, words) {
             let text =

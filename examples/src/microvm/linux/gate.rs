@@ -1,8 +1,10 @@
 //! The gate between the vCPUs' threads and whoever stops, starts and ends them.
 //!
-//! The protocol. A vCPU's thread comes to the gate before each run ([`Gate::pass`]); a signal at a steady pace sees to it that no run lasts. A pause
-//! closes the gate and waits until no thread is beyond it; then registers and memory stand still until it opens. A
-//! CPU that the guest has not started, or that stopped itself, waits at [`Gate::wait`]. Everything is under one lock; a vCPU does not hold it while it runs.
+//! The protocol. A vCPU's thread comes to the gate before each run ([`Gate::pass`]); a signal at a
+//! steady pace sees to it that no run lasts. A pause closes the gate and waits until no thread is
+//! beyond it; then registers and memory stand still until it opens. A CPU that the guest has not
+//! started, or that stopped itself, waits at [`Gate::wait`]. Everything is under one lock; a vCPU
+//! does not hold it while it runs.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -103,8 +105,8 @@ impl Gate {
         }
     }
 
-    /// The CPU comes to the gate, and passes it once it is open; if it is closed, `still` is called before anybody takes the CPU to stand
-    /// still. False: the machine ends.
+    /// The CPU comes to the gate, and passes it once it is open; if it is closed, `still` is called
+    /// before anybody takes the CPU to stand still. False: the machine ends.
     pub fn pass(&self, cpu: u32, mut still: impl FnMut()) -> bool {
         let mut state = self.lock();
         loop {

@@ -1,7 +1,7 @@
 //! The guest's statement, put together from its lines (see [`examples::statement`]).
 //!
-//! The guest may say anything. What is taken in has bounds, ranges are ranges of memory that there is, and areas come in order and apart:
-//! so that comparing is bounded too.
+//! The guest may say anything. What is taken in has bounds, ranges are ranges of memory that there
+//! is, and areas come in order and apart: so that comparing is bounded too.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -57,7 +57,8 @@ impl Statement {
     /// Takes the next line. True: it was the last.
     ///
     /// # Errors
-    /// A line that means nothing, or that cannot be: the console lost something, or the guest is not ours.
+    /// A line that means nothing, or that cannot be: the console lost something, or the guest is
+    /// not ours.
     pub fn take(&mut self, line: &str) -> Result<bool, String> {
         let line: Line =
             line.parse().map_err(|error: examples::statement::Unintelligible| error.to_string())?;

@@ -1,4 +1,5 @@
-//! All leaves of a tree that somebody else built: its tables may be endless, so there is a limit to how many are looked at.
+//! All leaves of a tree that somebody else built: its tables may be endless, so there is a limit to
+//! how many are looked at.
 
 use std::ops::ControlFlow;
 

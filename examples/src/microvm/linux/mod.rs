@@ -1,7 +1,9 @@
-//! Linux in the microVM: an unmodified kernel, its console, and a look at its page tables while it runs.
+//! Linux in the microVM: an unmodified kernel, its console, and a look at its page tables while it
+//! runs.
 //!
-//! The guest boots to its `/init`. If that is ours (`guest-init`), it says on the console where its pages are; the vCPUs are stopped, the guest's own
-//! root is taken from its registers, and what the safe walker finds there is compared with what the guest said.
+//! The guest boots to its `/init`. If that is ours (`guest-init`), it says on the console where its
+//! pages are; the vCPUs are stopped, the guest's own root is taken from its registers, and what the
+//! safe walker finds there is compared with what the guest said.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -60,7 +62,8 @@ pub enum Translation {
 #[group(id = "linux-guest")]
 #[command(next_help_heading = "Linux guests")]
 pub struct Options {
-    /// Boot this kernel (POWER: an ELF vmlinux; x86-64: a bzImage) instead of checking page tables of our own
+    /// Boot this kernel (POWER: an ELF vmlinux; x86-64: a bzImage) instead of checking page tables
+    /// of our own
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
     /// Its initial root file system
@@ -88,7 +91,8 @@ pub struct Options {
     /// What to put before each line that the guest prints
     #[arg(long, value_name = "TEXT", requires = "kernel", default_value = "")]
     pub prefix: String,
-    /// Lines to type into its console, one after the other, once its statement has been compared (or at once, without --introspect)
+    /// Lines to type into its console, one after the other, once its statement has been compared
+    /// (or at once, without --introspect)
     #[arg(long = "type", value_name = "LINE", requires = "kernel")]
     pub typed: Vec<String>,
 }

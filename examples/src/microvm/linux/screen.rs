@@ -8,7 +8,8 @@ use examples::statement::MARK;
 
 use super::Event;
 
-/// Shows what the guest prints. Lines that are statements go to the VMM, and are shown only if asked for.
+/// Shows what the guest prints. Lines that are statements go to the VMM, and are shown only if
+/// asked for.
 #[derive(Debug)]
 pub struct Screen {
     prefix: String,
@@ -34,7 +35,8 @@ impl Screen {
         Self { prefix, verbose, events, line: Mutex::default() }
     }
 
-    /// Takes what the guest prints. That nobody may be looking any more is no concern of the guest's.
+    /// Takes what the guest prints. That nobody may be looking any more is no concern of the
+    /// guest's.
     pub fn print(&self, bytes: &[u8]) {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         for &byte in bytes.iter().filter(|byte| **byte != b'\r') {

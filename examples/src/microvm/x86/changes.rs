@@ -1,4 +1,5 @@
-//! Changes while the guest is stopped, each with the invalidation that it needs, and how things look afterwards.
+//! Changes while the guest is stopped, each with the invalidation that it needs, and how things
+//! look afterwards.
 
 use pgtable::{Leaves, Prot};
 
@@ -94,7 +95,8 @@ pub fn run(
 ) -> Result<(), Failure> {
     let gib = spaces.iter().all(|space| space.has_leaf(30));
     for change in CHANGES.iter().chain(if gib { GIB_CHANGES } else { &[] }) {
-        // Without this the guest would not have the old translation, and an omitted invalidation would not show.
+        // Without this the guest would not have the old translation, and an omitted invalidation
+        // would not show.
         for &(at, _) in change.then {
             checker.touch(change.pid, at)?;
         }

@@ -1,7 +1,8 @@
-//! One check: the table's row, the software walker, the kernel's walker and the guest must give the same answer.
+//! One check: the table's row, the software walker, the kernel's walker and the guest must give the
+//! same answer.
 //!
-//! The walker decodes with the code that the tables were encoded with, so a wrong bit there is wrong in both, and the guest's
-//! processor obeys it. The row was written by hand.
+//! The walker decodes with the code that the tables were encoded with, so a wrong bit there is
+//! wrong in both, and the guest's processor obeys it. The row was written by hand.
 
 use std::fmt;
 
@@ -47,7 +48,8 @@ pub struct Check {
     pub address: Gva,
     pub access: Access,
     pub expected: Answer,
-    /// What KVM_TRANSLATE is to say of the address: where it leads, or that it leads nowhere. `None`: it is not asked.
+    /// What KVM_TRANSLATE is to say of the address: where it leads, or that it leads nowhere.
+    /// `None`: it is not asked.
     pub kernel: Option<Option<Gpa>>,
 }
 
@@ -90,7 +92,8 @@ impl<'a> Checker<'a> {
         })
     }
 
-    /// Has the guest load from there in both modes, whatever comes of it: the processor may cache the translation from now on.
+    /// Has the guest load from there in both modes, whatever comes of it: the processor may cache
+    /// the translation from now on.
     pub fn touch(&mut self, pid: u32, address: u64) -> Result<(), Failure> {
         self.machine.run_process(pid)?;
         for access in [Access::READ, Access::READ.by_user()] {

@@ -100,8 +100,9 @@ impl Mapping {
     }
 }
 
-/// The PML4 slot that begins the higher half. `kvm_pvm`, which runs a guest's user mode beside its own mappings, keeps it: accesses there
-/// in user mode end in whatever the host has there, with its error code.
+/// The PML4 slot that begins the higher half. `kvm_pvm`, which runs a guest's user mode beside its
+/// own mappings, keeps it: accesses there in user mode end in whatever the host has there, with its
+/// error code.
 pub const FIRST_HIGHER_SLOT: u64 = 0xffff_8000_0000_0000;
 
 const fn row(
@@ -120,7 +121,8 @@ const USER_R: Prot = Prot::R.for_user();
 const USER_RX: Prot = Prot::RX.for_user();
 const USER_RWX: Prot = Prot::RWX.for_user();
 
-/// What the two processes map. Outputs are in another order than inputs, so that a wrong address shows.
+/// What the two processes map. Outputs are in another order than inputs, so that a wrong address
+/// shows.
 #[rustfmt::skip]
 pub const MAPPINGS: &[Mapping] = &[
     row(("4K user rw-",        PROCESS), 0x0041_0000, 0x0060_7000, (KIB_4, 12), USER_RW,  Allows::both("rw-")),
@@ -154,7 +156,8 @@ pub const MAPPINGS: &[Mapping] = &[
     row(("other: 2M user rw-", OTHER), 0x0080_0000, 0x0180_0000, (MIB_2, 21), USER_RW, Allows::both("rw-")),
 ];
 
-/// Places that need more words than a mapping: what is not mapped at each level, the other process, no addresses.
+/// Places that need more words than a mapping: what is not mapped at each level, the other process,
+/// no addresses.
 #[rustfmt::skip]
 pub const LOOKS: &[Look] = &[
     look("unmapped: no 4K page",     PROCESS, 0x0041_9000, Finds::Unmapped),

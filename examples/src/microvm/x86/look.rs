@@ -1,7 +1,8 @@
 //! What a row of a table says: look there, and this is what is found. The independent statement.
 //!
-//! A row is written by a person, in addresses and letters (`rwx`), beside the row that makes the mapping. It knows
-//! nothing of encodings, so a wrong bit in an encoder shows even where the software walker decodes it just as wrongly.
+//! A row is written by a person, in addresses and letters (`rwx`), beside the row that makes the
+//! mapping. It knows nothing of encodings, so a wrong bit in an encoder shows even where the
+//! software walker decodes it just as wrongly.
 
 use pgtable::{Access, AccessKind, Gpa, Gva, Privilege};
 
@@ -69,7 +70,8 @@ pub const ACCESSES: [Access; 6] = [
 ];
 
 impl Finds {
-    /// What comes of an access: the error code's bits as the SDM (§4.7) has them, EFER.NXE being on.
+    /// What comes of an access: the error code's bits as the SDM (§4.7) has them, EFER.NXE being
+    /// on.
     fn expected(self, access: Access) -> Answer {
         let present = match self {
             Self::Page(gpa, allows) if allows.allows(access) => {

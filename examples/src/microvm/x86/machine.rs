@@ -1,4 +1,5 @@
-//! What every part works with: the guest, its memory, its processes, and what our libraries keep in that memory.
+//! What every part works with: the guest, its memory, its processes, and what our libraries keep in
+//! that memory.
 
 use std::cell::{Cell, RefCell};
 
@@ -51,7 +52,8 @@ impl<'a> Machine<'a> {
         Ok(Walker::new(self.processes.format, self.tables, self.processes.root(pid)?))
     }
 
-    /// Lets the guest run another process: loads its CR3, at which the processor forgets the last one's translations.
+    /// Lets the guest run another process: loads its CR3, at which the processor forgets the last
+    /// one's translations.
     pub fn run_process(&self, pid: u32) -> Result<(), Failure> {
         if self.processes.running.replace(Some(pid)) != Some(pid) {
             let registers = self.processes.format.registers(self.processes.root(pid)?);

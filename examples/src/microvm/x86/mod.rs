@@ -1,8 +1,11 @@
-//! The microVM on x86-64: a guest in long mode whose every address goes through tables that this workspace built.
+//! The microVM on x86-64: a guest in long mode whose every address goes through tables that this
+//! workspace built.
 //!
-//! Two processes' 4-level trees are made by `pgtable` and `arch-x86` out of 4-KiB fragments that `frag-alloc` handed out, in guest memory
-//! that `vm-memory` owns; KVM is `kvm-ioctls`'. The guest makes one access after the other, in user and in supervisor mode. Each must end
-//! as the row of a table says, as the software walker says, and as KVM_TRANSLATE says. Then tables are changed, and everything is given back.
+//! Two processes' 4-level trees are made by `pgtable` and `arch-x86` out of 4-KiB fragments that
+//! `frag-alloc` handed out, in guest memory that `vm-memory` owns; KVM is `kvm-ioctls`'. The guest
+//! makes one access after the other, in user and in supervisor mode. Each must end as the row of a
+//! table says, as the software walker says, and as KVM_TRANSLATE says. Then tables are changed, and
+//! everything is given back.
 //!
 //! | file | what |
 //! | --- | --- |

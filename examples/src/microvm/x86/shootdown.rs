@@ -1,11 +1,13 @@
 //! How stale translations become unreachable.
 //!
-//! The guest's processor: the guest runs INVLPG, or loads CR3 again, as `arch-x86` prescribes; it does so on our request, with its own
-//! tables still in force. That is all on a host with EPT or NPT, where the processor walks the tables that we edit.
+//! The guest's processor: the guest runs INVLPG, or loads CR3 again, as `arch-x86` prescribes; it
+//! does so on our request, with its own tables still in force. That is all on a host with EPT or
+//! NPT, where the processor walks the tables that we edit.
 //!
-//! A host without them *shadows* the guest's tables, and does not see what the VMM stores there through its own mapping, not even after the
-//! guest's INVLPG. There the memory slot is taken away and given back after that, which makes KVM forget its shadow. Which host this is, is
-//! found out by trying ([`Shootdown::find_out`]), so that a missing INVLPG shows where it can.
+//! A host without them *shadows* the guest's tables, and does not see what the VMM stores there
+//! through its own mapping, not even after the guest's INVLPG. There the memory slot is taken away
+//! and given back after that, which makes KVM forget its shadow. Which host this is, is found out
+//! by trying ([`Shootdown::find_out`]), so that a missing INVLPG shows where it can.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -52,7 +54,8 @@ impl<'g> Shootdown<'g> {
         }
     }
 
-    /// Moves a user's page by a store of our own to its entry, and looks whether the guest's INVLPG is enough for it to be seen.
+    /// Moves a user's page by a store of our own to its entry, and looks whether the guest's INVLPG
+    /// is enough for it to be seen.
     pub fn find_out(
         &self,
         machine: Machine<'_>,
@@ -117,7 +120,8 @@ fn done(outcome: Outcome) -> io::Result<()> {
 }
 
 impl Invalidate<Stage1> for Shootdown<'_> {
-    /// The process. It is the running one, or none of its translations are left: there are no PCIDs.
+    /// The process. It is the running one, or none of its translations are left: there are no
+    /// PCIDs.
     type Identity = u32;
 
     fn invalidate(&self, _: u32, stale: &Stale<Gva>) -> Result<(), InvalidateFailed> {

@@ -1,4 +1,5 @@
-//! An address space: a process's tree, made of tables from that process's own cache, and how to change it.
+//! An address space: a process's tree, made of tables from that process's own cache, and how to
+//! change it.
 
 use arch_x86::{LongMode, PageAttributes};
 use pgtable::{Finished, Format, Gather, Gpa, GuestTables, Gva, Leaves, PageTable};
@@ -39,7 +40,8 @@ impl<'a> Space<'a> {
         self.tree.format().geometry().leaf(shift).is_some()
     }
 
-    /// Maps. Nothing is stale after it: the processor does not remember that a page was absent, and KVM looks again at a fault.
+    /// Maps. Nothing is stale after it: the processor does not remember that a page was absent, and
+    /// KVM looks again at a fault.
     pub fn map(
         &mut self,
         input: u64,

@@ -23,7 +23,8 @@ pub struct Options {
     /// What the walker is to make of radix tables that break the manual's rules
     #[arg(long, value_enum, default_value_t)]
     strictness: OddTables,
-    /// Write a memory image for a bare machine, to try partition-scoped trees on; needs no POWER machine
+    /// Write a memory image for a bare machine, to try partition-scoped trees on; needs no POWER
+    /// machine
     #[arg(long, value_name = "FILE", conflicts_with = "stage2_seen")]
     stage2_image: Option<PathBuf>,
     /// Judge what the bare machine made of that image; same cases and seed

@@ -4,7 +4,8 @@ use arch_x86::{Controls, KeyRegister};
 use examples::kvm_x86::Features;
 use fastrand::Rng;
 
-/// Sets for the systematic cases: each control in both positions, and those that bear on one another together.
+/// Sets for the systematic cases: each control in both positions, and those that bear on one
+/// another together.
 pub fn each(features: &Features) -> Vec<Controls> {
     let usual = features.controls();
     let mut sets = vec![usual, Controls { wp: false, ..usual }];

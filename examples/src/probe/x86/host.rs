@@ -1,17 +1,19 @@
-//! What is known to be wrong with a host, so that it doesn't hide everything else. Each is told at the end of the run, and only there is
-//! anything but the manual taken for right.
+//! What is known to be wrong with a host, so that it doesn't hide everything else. Each is told at
+//! the end of the run, and only there is anything but the manual taken for right.
 
 use std::fs;
 
 /// Known faults of this host.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
-    /// QEMU's software emulation reports reserved bits (RSVD) without P. "RSVD can be set only if P is also set" (SDM §4.7).
+    /// QEMU's software emulation reports reserved bits (RSVD) without P. "RSVD can be set only if P
+    /// is also set" (SDM §4.7).
     pub rsvd_without_p: bool,
-    /// QEMU's software emulation does not reserve bit 8 of PML4E and PML5E when it emulates AMD's processors (APM §5.3.3): such entries are
-    /// left out.
+    /// QEMU's software emulation does not reserve bit 8 of PML4E and PML5E when it emulates AMD's
+    /// processors (APM §5.3.3): such entries are left out.
     pub mbz_ignored: bool,
-    /// QEMU's software emulation marks a PDPTE of a 1-GiB page accessed before it looks at the entry's reserved bits.
+    /// QEMU's software emulation marks a PDPTE of a 1-GiB page accessed before it looks at the
+    /// entry's reserved bits.
     pub malformed_gib_marked: bool,
 }
 

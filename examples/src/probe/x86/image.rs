@@ -1,7 +1,8 @@
-//! Guest memory for probing: the guest's own pages and the tables that map them, an image of tables to probe, and what its leaves lead to.
+//! Guest memory for probing: the guest's own pages and the tables that map them, an image of tables
+//! to probe, and what its leaves lead to.
 //!
-//! The image exists twice: in the guest, where the processor walks it, and as a model beside it, at the same addresses, where the software
-//! walker does.
+//! The image exists twice: in the guest, where the processor walks it, and as a model beside it, at
+//! the same addresses, where the software walker does.
 
 use std::error::Error;
 use std::ops::Range;

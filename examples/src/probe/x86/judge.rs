@@ -44,7 +44,8 @@ pub struct Judge<'m> {
     asked: u64,
     images: usize,
     witnessed: usize,
-    /// Entries above the one at which a walk ended in a fault, and leaves that refused, that were marked accessed all the same.
+    /// Entries above the one at which a walk ended in a fault, and leaves that refused, that were
+    /// marked accessed all the same.
     marked_above: usize,
     marked_leaves: usize,
     pub faults: Faults,
@@ -194,7 +195,8 @@ impl<'m> Judge<'m> {
         self.machine.memory.address_in_range(GuestAddress(gpa.get()))
     }
 
-    /// Puts what a read is to find, a fetch to run, or a store to overwrite, to where the walker says.
+    /// Puts what a read is to find, a fetch to run, or a store to overwrite, to where the walker
+    /// says.
     fn plant(&self, kind: AccessKind, there: Option<Gpa>, value: u64) -> Result<(), Failure> {
         let Some(there) = there.filter(|gpa| self.is_memory(*gpa)) else { return Ok(()) };
         let there = GuestAddress(there.get());
@@ -256,12 +258,13 @@ impl<'m> Judge<'m> {
             .then(|| "the exception is another".into())
     }
 
-    /// Compares each entry on the way; after a fault, `stop` is the entry at which the walk ended, if it began. After that the model has what
-    /// the processor has, so that a mismatch shows once.
+    /// Compares each entry on the way; after a fault, `stop` is the entry at which the walk ended,
+    /// if it began. After that the model has what the processor has, so that a mismatch shows once.
     ///
-    /// A walk that faults may have marked the valid entries that it read accessed: "whenever the processor uses a paging-structure entry as
-    /// part of linear-address translation, it sets the accessed flag" (SDM §4.8), whether or not the translation comes about. Some
-    /// processors do and some don't. D is set by stores that are made, and by nothing else.
+    /// A walk that faults may have marked the valid entries that it read accessed: "whenever the
+    /// processor uses a paging-structure entry as part of linear-address translation, it sets the
+    /// accessed flag" (SDM §4.8), whether or not the translation comes about. Some processors do
+    /// and some don't. D is set by stores that are made, and by nothing else.
     fn compare_entries(
         &mut self,
         address: Gva,
@@ -311,10 +314,11 @@ impl<'m> Judge<'m> {
     }
 }
 
-/// Whether the walk ends at a table that lies outside memory, at an entry whose offset in its page is the address's own.
+/// Whether the walk ends at a table that lies outside memory, at an entry whose offset in its page
+/// is the address's own.
 ///
-/// Left out: on a host with EPT or NPT, KVM takes the one for the other (`emulator_read_write_onepage` goes by the offset), and the access
-/// for one to a device.
+/// Left out: on a host with EPT or NPT, KVM takes the one for the other
+/// (`emulator_read_write_onepage` goes by the offset), and the access for one to a device.
 fn outside_at_its_own_offset(fault: &Fault<LongMode>) -> bool {
     let offset = |address: u64| address & 0xfff;
     fault.cause == Cause::TableAccess

@@ -1,8 +1,10 @@
 //! x86-64: a guest in long mode, behind 4-level trees and, where the CPU has them, 5-level ones.
 //!
-//! Each access is made by a vCPU. Its end (error code and CR2, or the place that was reached) and every entry on its way afterwards
-//! (accessed, dirty) must be what [`Walker::access`](pgtable::Walker::access) made of a copy of the same tables. When all accesses to an image of
-//! tables are done, all of it is compared, so a stray store shows. KVM_TRANSLATE, the kernel's own walker, is a second witness.
+//! Each access is made by a vCPU. Its end (error code and CR2, or the place that was reached) and
+//! every entry on its way afterwards (accessed, dirty) must be what
+//! [`Walker::access`](pgtable::Walker::access) made of a copy of the same tables. When all accesses
+//! to an image of tables are done, all of it is compared, so a stray store shows. KVM_TRANSLATE,
+//! the kernel's own walker, is a second witness.
 //!
 //! What the guest's CPU cannot do (CPUID) is listed as not covered.
 
@@ -48,7 +50,8 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
             report.fact("not covered", format!("{name}: this CPU has none"));
         }
     }
-    // One Linux host (kvm_pvm) has mappings of its own there, which a guest's user mode meets; the microVM looks there on all others.
+    // One Linux host (kvm_pvm) has mappings of its own there, which a guest's user mode meets; the
+    // microVM looks there on all others.
     report.fact("not covered", "PML4 slot 256 of 4-level trees");
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Random trees: every entry is one of some kind, mostly a good one, so that accesses go deep and find everything on their way.
+//! Random trees: every entry is one of some kind, mostly a good one, so that accesses go deep and
+//! find everything on their way.
 
 use std::error::Error;
 
@@ -17,7 +18,8 @@ use crate::report::Report;
 const PER_IMAGE: usize = 400;
 /// Tables of a level below the root.
 const TABLES: u64 = 6;
-/// Addresses have one of so many indices on each level: so that they meet in tables, and in entries.
+/// Addresses have one of so many indices on each level: so that they meet in tables, and in
+/// entries.
 const INDICES: u64 = 12;
 
 /// Makes `cases` random accesses.

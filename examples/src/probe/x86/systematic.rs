@@ -10,7 +10,8 @@ use super::image::{DATA, OPEN};
 use super::judge::{Case, Judge};
 use crate::report::Report;
 
-/// A leaf's page: in the middle of the data, so that each bit of its address leads to data, or out of memory.
+/// A leaf's page: in the middle of the data, so that each bit of its address leads to data, or out
+/// of memory.
 const FRAME: u64 = 0x80_0000;
 const PS: u64 = 1 << 7;
 const XD: u64 = 1 << 63;
@@ -30,8 +31,8 @@ struct Way {
     flips: Flips,
 }
 
-/// All ways for trees with a root of level `root` whose leaves stand on the levels below `leaves`, less those that `faults` say nothing is to
-/// be had from.
+/// All ways for trees with a root of level `root` whose leaves stand on the levels below `leaves`,
+/// less those that `faults` say nothing is to be had from.
 fn ways(root: usize, leaves: usize, faults: Faults) -> Vec<Way> {
     let mut ways = Vec::new();
     for leaf in 0..leaves {
@@ -93,7 +94,8 @@ pub fn run(
     while !rest.is_empty() {
         let mut image = judge.image(levels);
         let mut made = Vec::new();
-        // A slot of the root each; the last is not ours, and one in the middle is not every host's to give.
+        // A slot of the root each; the last is not ours, and one in the middle is not every host's
+        // to give.
         for slot in (0..511).filter(|slot| *slot != 256) {
             let Some((way, others)) = rest.split_first() else { break };
             if image.room() < root as u64 {

@@ -1,8 +1,9 @@
-//! What the library says of a case: where the access goes through both stages, or who faults and how, and what all entries on the way hold
-//! afterwards.
+//! What the library says of a case: where the access goes through both stages, or who faults and
+//! how, and what all entries on the way hold afterwards.
 //!
-//! The result is `TwoStage`'s. What is recorded in the entries comes of `Walker::access` on both stages, which stands for the processor: each
-//! word of the guest's tables is reached by an access of stage 2.
+//! The result is `TwoStage`'s. What is recorded in the entries comes of `Walker::access` on both
+//! stages, which stands for the processor: each word of the guest's tables is reached by an access
+//! of stage 2.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -48,7 +49,8 @@ pub struct Watch {
     pub address: u64,
     /// What it holds afterwards,
     pub expected: u64,
-    /// and which bits the processor may have set besides: it may mark the entries that it used before it faults, or not (SDM §4.8).
+    /// and which bits the processor may have set besides: it may mark the entries that it used
+    /// before it faults, or not (SDM §4.8).
     pub may: u64,
 }
 
@@ -129,7 +131,8 @@ impl<'w> Bench<'w> {
         }
     }
 
-    /// What comes of a case; `None`: a table stands where the library sees no memory, or the page where there is no data.
+    /// What comes of a case; `None`: a table stands where the library sees no memory, or the page
+    /// where there is no data.
     pub fn predict<S: Second>(&self, case: &Case<S>) -> Result<Option<Prediction>, Box<dyn Error>> {
         self.with(&case.patches, || self.predict_patched(case))?
     }
@@ -240,7 +243,8 @@ impl<'w> Bench<'w> {
         (order.watches.len() <= WATCHES).then_some(order)
     }
 
-    /// Every entry on the way to an address through both stages, the last one included: host-physical addresses, first the guest's.
+    /// Every entry on the way to an address through both stages, the last one included:
+    /// host-physical addresses, first the guest's.
     pub fn entries<S: Second>(&self, case: &Case<S>) -> (Vec<u64>, Vec<u64>) {
         self.stages(case).entries(Gva::new(case.address))
     }

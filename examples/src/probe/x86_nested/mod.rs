@@ -1,13 +1,17 @@
-//! Second stages of x86 on MMUs that we did not write: nested paging (AMD) and EPT (Intel), as bare emulated machines have them.
+//! Second stages of x86 on MMUs that we did not write: nested paging (AMD) and EPT (Intel), as bare
+//! emulated machines have them.
 //!
-//! The library builds a guest's tree and a second stage for it in an image of memory, and says of each access of the guest where it goes through both
-//! stages, or whose fault it is: the guest's own #PF, a nested page fault with its exit info, an EPT violation with its qualification, an EPT
-//! misconfiguration; and what all entries of both stages on the way hold afterwards. A tiny hypervisor (`hypervisor.S`) makes these
-//! accesses in a guest; the image that it leaves behind is compared. The program runs on any machine; `cargo xtask probe --arch x86 --stage2` runs it, then
+//! The library builds a guest's tree and a second stage for it in an image of memory, and says of
+//! each access of the guest where it goes through both stages, or whose fault it is: the guest's
+//! own #PF, a nested page fault with its exit info, an EPT violation with its qualification, an EPT
+//! misconfiguration; and what all entries of both stages on the way hold afterwards. A tiny
+//! hypervisor (`hypervisor.S`) makes these accesses in a guest; the image that it leaves behind is
+//! compared. The program runs on any machine; `cargo xtask probe --arch x86 --stage2` runs it, then
 //! the machine, then it again.
 //!
-//! Not covered, since no emulator at hand has it: EPT with five levels, mode-based execute control, paging-write and verify-guest-paging, EPT without support for
-//! execute-only pages. "EPT-violation #VE" is off, so that suppress #VE is one more bit that is ignored.
+//! Not covered, since no emulator at hand has it: EPT with five levels, mode-based execute control,
+//! paging-write and verify-guest-paging, EPT without support for execute-only pages. "EPT-violation
+//! #VE" is off, so that suppress #VE is one more bit that is ignored.
 
 mod bench;
 mod random;
@@ -39,7 +43,8 @@ use second::{End, Known, Machine, Second};
 /// What may be asked for.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Write a memory image for a bare x86-64 machine, to try nested paging or EPT on; needs no x86 machine
+    /// Write a memory image for a bare x86-64 machine, to try nested paging or EPT on; needs no x86
+    /// machine
     #[arg(long, value_name = "FILE", conflicts_with = "nested_seen")]
     nested_image: Option<PathBuf>,
     /// Judge what the bare machine made of that image; same cases and seed
@@ -199,8 +204,9 @@ fn judge<S: Second>(
     })
 }
 
-/// Builds the tables and makes the cases, the same for the same seed, and calls `act` with them, and with how many there are besides of which nothing can be
-/// told: they lead to tables or pages where none are.
+/// Builds the tables and makes the cases, the same for the same seed, and calls `act` with them,
+/// and with how many there are besides of which nothing can be told: they lead to tables or pages
+/// where none are.
 fn with_cases<S: Second>(
     machine: &Machine,
     asked: &Asked,
@@ -230,7 +236,8 @@ fn with_cases<S: Second>(
     let (mut planned, all) = (Vec::new(), cases.len());
     for case in cases {
         let Some(prediction) = bench.predict(&case)? else { continue };
-        // Where the machine ignores what the manual reserves, nothing is to be had from entries that differ in just that.
+        // Where the machine ignores what the manual reserves, nothing is to be had from entries
+        // that differ in just that.
         let patches = case
             .patches
             .iter()
@@ -252,7 +259,8 @@ fn with_cases<S: Second>(
 }
 
 impl<S: Second> Planned<S> {
-    /// In what the machine's answer is another. Counts the words that are marked though the access faulted.
+    /// In what the machine's answer is another. Counts the words that are marked though the access
+    /// faulted.
     fn differences(&self, answer: &Answer, known: Known, early: &mut usize) -> Vec<String> {
         let mut all = Vec::new();
         let Prediction { end, rip, rax, watches } = &self.prediction;

@@ -1,5 +1,5 @@
-//! What the hypervisor in `hypervisor.S` reads and writes: an image of memory that begins with a header, then tables, then records, all
-//! little-endian.
+//! What the hypervisor in `hypervisor.S` reads and writes: an image of memory that begins with a
+//! header, then tables, then records, all little-endian.
 
 use std::error::Error;
 
@@ -76,7 +76,8 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Whether they are what is known of `machine`. EPT's 1-GiB pages and flags are bits 17 and 21 (SDM §A.10).
+    /// Whether they are what is known of `machine`. EPT's 1-GiB pages and flags are bits 17 and 21
+    /// (SDM §A.10).
     pub fn are_those_of(self, machine: &Machine) -> bool {
         let ept = |bit: u32| self.ept_vpid_cap >> bit & 1 != 0;
         let intel = ept(17) == machine.gib_pages && ept(21) == machine.ept_accessed_dirty && ept(0);
@@ -160,7 +161,8 @@ impl Seen {
     }
 }
 
-/// What a load finds at the block in which `address` lies: `mov $address/16, %eax`, and VMCALL or VMMCALL.
+/// What a load finds at the block in which `address` lies: `mov $address/16, %eax`, and VMCALL or
+/// VMMCALL.
 pub const fn block(vmx: bool, address: u64) -> u64 {
     let call = if vmx { 0xc1_010f } else { 0xd9_010f };
     call << 40 | (address >> 4 & 0xffff_ffff) << 8 | 0xb8

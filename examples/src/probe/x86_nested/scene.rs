@@ -1,7 +1,8 @@
 //! A guest's tree behind the hypervisor's: both built by the library, in the image of memory.
 //!
-//! The guest's tables stand at guest-physical addresses that stage 2 maps to where they are. All three things that a guest uses (its tables, its
-//! own code, the page of a case) lie far from each other, and nowhere is an address equal to the one that it is translated to.
+//! The guest's tables stand at guest-physical addresses that stage 2 maps to where they are. All
+//! three things that a guest uses (its tables, its own code, the page of a case) lie far from each
+//! other, and nowhere is an address equal to the one that it is translated to.
 
 use std::error::Error;
 use std::sync::atomic::AtomicU64;
@@ -40,7 +41,8 @@ pub fn stub(kind: AccessKind, privilege: Privilege) -> u64 {
     STUBS + page + if kind == AccessKind::Write { 0x10 } else { 0 }
 }
 
-/// The guest's own code as words at [`CODE`]: MOV (%rcx),%rax; MOV %rax,(%rcx); each with VMCALL or VMMCALL behind it.
+/// The guest's own code as words at [`CODE`]: MOV (%rcx),%rax; MOV %rax,(%rcx); each with VMCALL or
+/// VMMCALL behind it.
 pub fn code(vmx: bool) -> [(u64, u64); 2] {
     let call = if vmx { 0xc1_010f } else { 0xd9_010f };
     [(CODE, 0x01_8b48 | call << 24), (CODE + 0x10, 0x01_8948 | call << 24)]
@@ -55,7 +57,8 @@ pub struct Scene {
     pub second: Hpa,
 }
 
-/// log2 of the sizes of pages: of the guest's page, and of the second stage's for it and for the guest's tables.
+/// log2 of the sizes of pages: of the guest's page, and of the second stage's for it and for the
+/// guest's tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub first: u8,
@@ -86,7 +89,8 @@ impl<'w> Builder<'w> {
         }
     }
 
-    /// One page of the guest's in one of the second stage's; and an address of data there, the guest's own and the machine's.
+    /// One page of the guest's in one of the second stage's; and an address of data there, the
+    /// guest's own and the machine's.
     pub fn single<S: Second>(
         &mut self,
         shape: Shape,
@@ -194,7 +198,8 @@ where
     Ok(())
 }
 
-/// An address with the high bits of `high` that lies in its page of `2^shift` bytes where `to` does in its own, and in another such page.
+/// An address with the high bits of `high` that lies in its page of `2^shift` bytes where `to` does
+/// in its own, and in another such page.
 pub fn twisted(high: u64, to: u64, shift: u8) -> u64 {
     let gib = low_bits(30);
     high & !gib | (to & low_bits(shift)) | ((to ^ TWIST) & gib & !low_bits(shift))

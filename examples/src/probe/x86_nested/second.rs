@@ -1,4 +1,5 @@
-//! What a second stage has to say to be probed: how the machine is given it, and how the machine tells what came of a case.
+//! What a second stage has to say to be probed: how the machine is given it, and how the machine
+//! tells what came of a case.
 
 use std::fmt::{self, Debug};
 
@@ -7,7 +8,8 @@ use pgtable::{Format, Hpa, Privilege, Stage2};
 
 use super::records::Answer;
 
-/// Which machine it is: the processor's rules are the manual's, except where the [`Known`] things of an emulator say otherwise.
+/// Which machine it is: the processor's rules are the manual's, except where the [`Known`] things
+/// of an emulator say otherwise.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine {
     /// The processor is AMD's: SVM. Otherwise Intel's: VMX.
@@ -26,27 +28,32 @@ pub struct Machine {
     pub known: Known,
 }
 
-/// In what an emulator is known to differ from the manual. Each is told at the end of the run, and only there is anything but the manual taken
-/// for right.
+/// In what an emulator is known to differ from the manual. Each is told at the end of the run, and
+/// only there is anything but the manual taken for right.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Known {
     /// Bit 8 of PML4E and PML5E is not reserved (APM §5.3.3): such entries are left out.
     pub mbz_ignored: bool,
-    /// Error codes with RSVD lack P. "RSVD can be set only if P is also set" (SDM §4.7; APM §8.4.2).
+    /// Error codes with RSVD lack P. "RSVD can be set only if P is also set" (SDM §4.7; APM
+    /// §8.4.2).
     pub rsvd_without_p: bool,
-    /// The exit info of a nested page fault tells a fetch (I/D) though the host's EFER.NXE is off (APM §8.4.2: "only defined if the no-execute
-    /// feature is enabled"): Bochs' `nested_page_fault` does not ask.
+    /// The exit info of a nested page fault tells a fetch (I/D) though the host's EFER.NXE is off
+    /// (APM §8.4.2: "only defined if the no-execute feature is enabled"): Bochs'
+    /// `nested_page_fault` does not ask.
     pub fetch_told: bool,
-    /// The exit qualification of a guest's page walk that EPT's accessed and dirty flags make a write lacks the read (bit 0). SDM table 28-7, note: "the
-    /// processor sets both bit 0 and bit 1". Bochs' `translate_guest_physical` makes it a write, and no read.
+    /// The exit qualification of a guest's page walk that EPT's accessed and dirty flags make a
+    /// write lacks the read (bit 0). SDM table 28-7, note: "the processor sets both bit 0 and bit
+    /// 1". Bochs' `translate_guest_physical` makes it a write, and no read.
     pub table_read_untold: bool,
-    /// Bit 12 of an EPT entry that maps 2 MiB or 1 GiB is not reserved (SDM tables 29-3 and 29-5: bits 20:12 and 29:12 must be 0): Bochs takes it for the PAT bit that
-    /// stands there in stage 1. Such entries are left out.
+    /// Bit 12 of an EPT entry that maps 2 MiB or 1 GiB is not reserved (SDM tables 29-3 and 29-5:
+    /// bits 20:12 and 29:12 must be 0): Bochs takes it for the PAT bit that stands there in stage
+    /// 1. Such entries are left out.
     pub bit_12_ignored: bool,
 }
 
 impl Known {
-    /// The bits that make a difference to the manual, and none to the machine, if `word` has them and is an entry of the kind that they are reserved in.
+    /// The bits that make a difference to the manual, and none to the machine, if `word` has them
+    /// and is an entry of the kind that they are reserved in.
     pub fn ignored(self, word: u64) -> u64 {
         let huge = word & 1 << 7 != 0;
         u64::from(self.mbz_ignored) << 8 | u64::from(self.bit_12_ignored && huge) << 12
@@ -77,8 +84,8 @@ pub enum End {
     PageFault { code: u64, address: u64 },
     /// The guest's own #GP.
     GeneralProtection,
-    /// A nested page fault or EPT violation: guest-physical address, EXITINFO1 or exit qualification, and the guest-linear address where the processor
-    /// tells it.
+    /// A nested page fault or EPT violation: guest-physical address, EXITINFO1 or exit
+    /// qualification, and the guest-linear address where the processor tells it.
     Nested { gpa: u64, info: u64, linear: Option<u64> },
     /// An EPT misconfiguration.
     Misconfigured { gpa: u64 },
@@ -148,7 +155,8 @@ pub trait Second: Format<Stage = Stage2> + Copy {
     /// The usual controls first, then the others.
     fn controls(machine: &Machine) -> Vec<Self::Controls>;
 
-    /// The second stage's and the guest's fault as it is reported; `linear` is the address that the guest wanted to use.
+    /// The second stage's and the guest's fault as it is reported; `linear` is the address that the
+    /// guest wanted to use.
     fn end(fault: &pgtable::Fault<Self>, linear: u64) -> End;
 
     /// The fields that all cases share: field, value, and 0 or the MSR that limits it.

@@ -1,5 +1,5 @@
-//! Every way in which one entry of either stage, or one of each, can differ from the plainest: all sizes of pages of both stages, each level, each
-//! bit, each right, by each access.
+//! Every way in which one entry of either stage, or one of each, can differ from the plainest: all
+//! sizes of pages of both stages, each level, each bit, each right, by each access.
 
 use std::error::Error;
 
@@ -178,7 +178,8 @@ fn variations<S: Second>(
     Ok(())
 }
 
-/// Whether the entry maps the page of the case, and not one of the guest's tables: without it, only the access itself fails.
+/// Whether the entry maps the page of the case, and not one of the guest's tables: without it, only
+/// the access itself fails.
 fn is_page<S: Second>(bench: &Bench<'_>, plain: &Case<S>, at: u64) -> bool {
     let without = Case { patches: vec![(at, 0)], ..plain.clone() };
     let (first, second) = bench.entries(plain);

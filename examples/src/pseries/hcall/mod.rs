@@ -1,7 +1,7 @@
 //! Hypercalls (PAPR, "Hypervisor Call Functions"): which there are, and who answers.
 //!
-//! KVM-HV answers many in the kernel (the hashed table's, `H_CEDE`, `H_REGISTER_VPA`, …); these are the rest. One that is not
-//! in the table gets `H_FUNCTION`, and is noted the first time.
+//! KVM-HV answers many in the kernel (the hashed table's, `H_CEDE`, `H_REGISTER_VPA`, …); these are
+//! the rest. One that is not in the table gets `H_FUNCTION`, and is noted the first time.
 
 mod presentation;
 mod process_table;
@@ -41,7 +41,8 @@ pub enum Next {
     End(Ending),
 }
 
-/// How many unknown calls are remembered, so that each is noted once: what a guest can make us keep has a bound.
+/// How many unknown calls are remembered, so that each is noted once: what a guest can make us keep
+/// has a bound.
 const NOTED: usize = 256;
 
 /// The hypervisor's side of a running guest.
@@ -126,7 +127,8 @@ impl<M: GuestMemoryBackend, H: Host> Platform<M, H> {
         Next::Resume(status)
     }
 
-    /// Notes an access to an address where no device is, the first time; `address` only tells it from others.
+    /// Notes an access to an address where no device is, the first time; `address` only tells it
+    /// from others.
     pub fn note_device(&self, address: u64, text: &str) {
         self.note_once(address | 1 << 63, || text.to_owned());
     }

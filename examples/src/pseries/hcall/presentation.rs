@@ -1,4 +1,5 @@
-//! `H_CPPR`, `H_EOI`, `H_IPI`, `H_IPOLL`, `H_XIRR` (PAPR 14.5.4.4): a CPU and its interrupt presentation controller.
+//! `H_CPPR`, `H_EOI`, `H_IPI`, `H_IPOLL`, `H_XIRR` (PAPR 14.5.4.4): a CPU and its interrupt
+//! presentation controller.
 
 use vm_memory::GuestMemoryBackend;
 

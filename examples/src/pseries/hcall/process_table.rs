@@ -1,5 +1,5 @@
-//! `H_REGISTER_PROC_TBL` (PAPR 14.5.4.3.9; its checks as QEMU's `spapr` makes them): the guest says which translation it uses, and where
-//! its process table is.
+//! `H_REGISTER_PROC_TBL` (PAPR 14.5.4.3.9; its checks as QEMU's `spapr` makes them): the guest says
+//! which translation it uses, and where its process table is.
 
 use arch_ppc64::kvm::kvm_ppc_mmuv3_cfg;
 use arch_ppc64::radix::{ProcessTable, ProcessTableWord};
@@ -58,7 +58,8 @@ impl<M: GuestMemoryBackend, H: Host> Platform<M, H> {
                         .with_prts(size as u8),
                 )
             }
-            // A hashed guest has no process table that hardware reads here: segments come by software.
+            // A hashed guest has no process table that hardware reads here: segments come by
+            // software.
             (true, true, false) => return Status::PARAMETER,
             (true, false, _) => None,
             (false, ..) => before,

@@ -19,7 +19,8 @@ const LITTLE_ENDIAN: u64 = 4;
 impl<M: GuestMemoryBackend, H: Host> Platform<M, H> {
     /// R4: flags; R5: resource; R6, R7: values, of which these resources have none.
     ///
-    /// A POWER9 before DD2.1 does not take AIL in a radix guest: then the flag is unsupported, and Linux goes on without.
+    /// A POWER9 before DD2.1 does not take AIL in a radix guest: then the flag is unsupported, and
+    /// Linux goes on without.
     pub(super) fn set_mode(&self, args: &[u64; 9]) -> Status {
         let [flags, resource, first, second, ..] = *args;
         let (mask, bits) = match (resource, flags) {

@@ -1,4 +1,5 @@
-//! `H_GET_TERM_CHAR`, `H_PUT_TERM_CHAR` (PAPR 14.15.3): up to 16 characters in two registers, the first in the highest byte.
+//! `H_GET_TERM_CHAR`, `H_PUT_TERM_CHAR` (PAPR 14.15.3): up to 16 characters in two registers, the
+//! first in the highest byte.
 
 use vm_memory::GuestMemoryBackend;
 

@@ -1,7 +1,9 @@
-//! A property whose name is longer than the devicetree specification allows: `vm-fdt` keeps to that (31 characters), PAPR does not.
+//! A property whose name is longer than the devicetree specification allows: `vm-fdt` keeps to that
+//! (31 characters), PAPR does not.
 //!
-//! The property is written under another name; in the finished tree that name is given up for the long one, which is appended to the
-//! strings, the last block (Devicetree Specification v0.4, chapter 5).
+//! The property is written under another name; in the finished tree that name is given up for the
+//! long one, which is appended to the strings, the last block (Devicetree Specification v0.4,
+//! chapter 5).
 
 /// Which word of the header: the total size, `totalsize`.
 const TOTAL: usize = 1;
@@ -20,7 +22,8 @@ const END_NODE: u32 = 2;
 const PROP: u32 = 3;
 const NOP: u32 = 4;
 
-/// Renames every property `short` of `tree` to `long`. `None`: it is no such tree, or has no such property.
+/// Renames every property `short` of `tree` to `long`. `None`: it is no such tree, or has no such
+/// property.
 pub fn rename(tree: &mut Vec<u8>, short: &str, long: &str) -> Option<()> {
     let word =
         |tree: &[u8], at: usize| Some(u32::from_be_bytes(tree.get(at..at + 4)?.try_into().ok()?));

@@ -1,6 +1,8 @@
-//! The flattened device tree: what Linux must know that firmware would tell (PAPR appendix B; Linux `arch/powerpc/kernel/prom.c`).
+//! The flattened device tree: what Linux must know that firmware would tell (PAPR appendix B; Linux
+//! `arch/powerpc/kernel/prom.c`).
 //!
-//! There is no negotiation without firmware: `ibm,architecture-vec-5` states its result, so the MMU is settled here.
+//! There is no negotiation without firmware: `ibm,architecture-vec-5` states its result, so the MMU
+//! is settled here.
 
 mod long_name;
 
@@ -89,7 +91,8 @@ fn chosen(
     tree.end_node(node)
 }
 
-/// Option vector 5 of `ibm,client-architecture-support` (PAPR B.6.2.3), after negotiation. Byte 0 is the length byte.
+/// Option vector 5 of `ibm,client-architecture-support` (PAPR B.6.2.3), after negotiation. Byte 0
+/// is the length byte.
 fn vector_5(mmu: Mmu) -> [u8; 28] {
     let mut bytes = [0; 28];
     // A logical partition.
@@ -167,7 +170,8 @@ fn translation(tree: &mut FdtWriter, mmu: Mmu) -> Result<(), Error> {
     tree.property_u32("ibm,slb-size", 32)?;
     // Segments of 2^28 and 2^40 bytes, and no others.
     tree.property_array_u32("ibm,processor-segment-sizes", &[28, 40, u32::MAX, u32::MAX])?;
-    // Per base page size: shift, L‖LP of the SLB entry, how many actual sizes, and of each its shift and LP in an HPTE.
+    // Per base page size: shift, L‖LP of the SLB entry, how many actual sizes, and of each its
+    // shift and LP in an HPTE.
     tree.property_array_u32("ibm,segment-page-sizes", &[12, 0, 1, 12, 0, 16, 0x110, 1, 16, 1])?;
     // AP << 29 | shift: 4K, 64K, 2M, 1G.
     let encodings = [0x0000_000c, 0xa000_0010, 0x2000_0015, 0x4000_001e];
@@ -179,7 +183,8 @@ fn translation(tree: &mut FdtWriter, mmu: Mmu) -> Result<(), Error> {
     tree.property_array_u32("ibm,pft-size", &[0, order.into()])
 }
 
-/// `ibm,pa-features` of a POWER9 (PAPR C.6.2; as QEMU gives it): 66 bytes behind their length and an attribute type 0.
+/// `ibm,pa-features` of a POWER9 (PAPR C.6.2; as QEMU gives it): 66 bytes behind their length and
+/// an attribute type 0.
 fn features() -> Vec<u8> {
     let mut bytes = vec![66, 0];
     bytes.extend([0xf6, 0x3f, 0xc7, 0xc0, 0x80, 0xf0, 0x80]);

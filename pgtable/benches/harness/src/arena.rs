@@ -1,5 +1,5 @@
-//! Memory for tables: a block of this process that begins at a physical address of our choosing, on huge pages, so that the
-//! host's own TLB misses are not what is measured.
+//! Memory for tables: a block of this process that begins at a physical address of our choosing, on
+//! huge pages, so that the host's own TLB misses are not what is measured.
 
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};

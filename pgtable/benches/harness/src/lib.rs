@@ -1,4 +1,5 @@
-//! Timing contestants against each other: interleaved, best of several rounds, as a table of ns per operation. And what several benches do it on: memory, tables, work.
+//! Timing contestants against each other: interleaved, best of several rounds, as a table of ns per
+//! operation. And what several benches do it on: memory, tables, work.
 //!
 //! In each round every row is run by every contestant in turn, so that whatever else the
 //! machine does meanwhile hits all of a row; of each cell the fastest round counts.

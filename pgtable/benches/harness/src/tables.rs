@@ -1,6 +1,8 @@
-//! Where our tables come from: free lists by size above a bump pointer, and a state word for each 256 bytes.
+//! Where our tables come from: free lists by size above a bump pointer, and a state word for each
+//! 256 bytes.
 //!
-//! For one thread. The only type of the bench that is an allocator, so that another may take its place.
+//! For one thread. The only type of the bench that is an allocator, so that another may take its
+//! place.
 
 use std::cell::{Cell, RefCell};
 
@@ -71,7 +73,8 @@ impl Tables {
     fn zero(&self, table: u64, bytes: usize) {
         let arena =
             self.arenas.iter().find(|arena| table.wrapping_sub(arena.start) < arena.bytes as u64);
-        // SAFETY: a table that was handed out, so in that arena as a whole, and that nobody uses any more.
+        // SAFETY: a table that was handed out, so in that arena as a whole, and that nobody uses
+        // any more.
         unsafe { std::ptr::write_bytes(arena.unwrap().pointer(table), 0, bytes) };
     }
 }

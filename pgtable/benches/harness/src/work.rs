@@ -83,10 +83,11 @@ fn sum(shift: u8, order: impl Iterator<Item = u64>) -> u64 {
     order.fold(0, |sum, index| sum.wrapping_add(scattered(shift, index)))
 }
 
-/// A page table, as the bench calls it. Everything panics on a failure: that is how each result is checked.
+/// A page table, as the bench calls it. Everything panics on a failure: that is how each result is
+/// checked.
 ///
-/// The loops are provided, and never inlined, so that each peer's is one function of its own; they are replaced only where an
-/// interface wants its calls strung together in another way.
+/// The loops are provided, and never inlined, so that each peer's is one function of its own; they
+/// are replaced only where an interface wants its calls strung together in another way.
 pub trait PageTables {
     /// Makes it empty and its memory as new.
     fn reset(&mut self);
@@ -190,7 +191,8 @@ pub trait PageTables {
         self.unmap_alone(work);
     }
 
-    /// As `unmap_each`, each call complete in itself: with the invalidation it needs, and the tables freed.
+    /// As `unmap_each`, each call complete in itself: with the invalidation it needs, and the
+    /// tables freed.
     #[inline(never)]
     fn unmap_alone(&mut self, work: &Work) {
         for index in 0..PAGES {

@@ -1,4 +1,5 @@
-//! Dirty pages, found and cleared: a scan of a flat array is the floor, a compare-exchange for each dirty word another.
+//! Dirty pages, found and cleared: a scan of a flat array is the floor, a compare-exchange for each
+//! dirty word another.
 
 use std::cell::RefCell;
 use std::rc::Rc;

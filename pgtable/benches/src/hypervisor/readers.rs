@@ -15,7 +15,8 @@ use bench_harness::work::Work;
 const START: u64 = 0x4000_0000;
 /// Pages that are read.
 const PAGES: u64 = 4096;
-/// Where the writer is at work: so far away that no cache line of an upper table holds entries of both.
+/// Where the writer is at work: so far away that no cache line of an upper table holds entries of
+/// both.
 const FAR: u64 = 0x60_0000_0000;
 /// Reads between two looks at the clock.
 const BATCH: usize = 64;
@@ -54,7 +55,8 @@ fn tree() -> Tree {
         .unwrap()
 }
 
-/// Reads while `written` is changed, far from what is read: reads per second, the longest of them, and how many pages were changed.
+/// Reads while `written` is changed, far from what is read: reads per second, the longest of them,
+/// and how many pages were changed.
 fn read_beside(
     written: &mut Tree,
     reader: Walker<LongMode, DirectMap<'_, Gpa>>,
@@ -83,7 +85,8 @@ fn read_beside(
     })
 }
 
-/// A reader beside a writer of the same tree, against one beside a writer of another: two threads of one core, or a busy machine, slow both.
+/// A reader beside a writer of the same tree, against one beside a writer of another: two threads
+/// of one core, or a busy machine, slow both.
 pub fn run(rounds: usize) -> Goal {
     let work = Work::new(12);
     let (mut tree, mut other) = (tree(), tree());

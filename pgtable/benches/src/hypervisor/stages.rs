@@ -1,4 +1,5 @@
-//! A guest's tree behind a second stage: x86's long mode on EPT. The guest's tables stand where the second stage says.
+//! A guest's tree behind a second stage: x86's long mode on EPT. The guest's tables stand where the
+//! second stage says.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -18,7 +19,8 @@ use bench_harness::work::Work;
 
 /// Translations per run.
 pub const TRANSLATIONS: u64 = 1 << 20;
-/// Pages of the guest that are used: their translations, and the guest's tables, fit into the cache.
+/// Pages of the guest that are used: their translations, and the guest's tables, fit into the
+/// cache.
 const PAGES: u64 = 256;
 /// Translations that the second stage's cache holds.
 const CACHED: usize = 1024;

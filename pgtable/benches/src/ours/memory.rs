@@ -1,4 +1,5 @@
-//! The memories that our tables stand in: one block, and guest memory of four regions with holes between them.
+//! The memories that our tables stand in: one block, and guest memory of four regions with holes
+//! between them.
 
 use pgtable::{DirectMap, Gpa, GuestTables};
 use vm_memory::mmap::MmapRegionBuilder;
@@ -15,7 +16,8 @@ const REGIONS: u64 = 4;
 /// One block.
 pub fn direct() -> (DirectMap<'static, Gpa>, &'static Tables) {
     let arena = Arena::new(START, arena::BYTES);
-    // SAFETY: the arena is valid as long as the process, and whoever resets it has no reference into it.
+    // SAFETY: the arena is valid as long as the process, and whoever resets it has no reference
+    // into it.
     let memory = unsafe { DirectMap::from_raw(arena.host, arena.bytes, Gpa::new(START)) };
     (memory, Box::leak(Box::new(Tables::new(vec![arena]))))
 }

@@ -1,4 +1,5 @@
-//! `aarch64-paging`: EL1&0 tables. It has no translation of one address: a walk of one page takes its place.
+//! `aarch64-paging`: EL1&0 tables. It has no translation of one address: a walk of one page takes
+//! its place.
 
 use std::mem;
 use std::ptr::NonNull;

@@ -1,4 +1,5 @@
-//! The floor: what one would write by hand for exactly this geometry, four levels of nine bits, and nothing else.
+//! The floor: what one would write by hand for exactly this geometry, four levels of nine bits, and
+//! nothing else.
 //!
 //! No bounds check, no `Result`, no live count; tables are never freed.
 

@@ -1,4 +1,5 @@
-//! `memflow`: translation through a connector that may be anything, here memory of this process. The hand-written floor makes its tables.
+//! `memflow`: translation through a connector that may be anything, here memory of this process.
+//! The hand-written floor makes its tables.
 
 use std::cell::RefCell;
 

@@ -1,4 +1,5 @@
-//! The peers: each crate behind [`PageTables`](bench_harness::work::PageTables), called as its own documentation says.
+//! The peers: each crate behind [`PageTables`](bench_harness::work::PageTables), called as its own
+//! documentation says.
 
 pub mod aarch64_paging;
 pub mod flat;

@@ -1,4 +1,5 @@
-//! `page-table-generic`, with x86-64's entries. The one peer that frees empty tables as pages are unmapped.
+//! `page-table-generic`, with x86-64's entries. The one peer that frees empty tables as pages are
+//! unmapped.
 
 use std::sync::Mutex;
 

@@ -55,7 +55,8 @@ unsafe impl FrameAllocator<Size4KiB> for Source<'_> {
 }
 
 fn root(frames: &Frames, root: u64) -> &'static mut PageTable {
-    // SAFETY: a zeroed frame of an arena that lives as long as the process, handed to this mapper alone.
+    // SAFETY: a zeroed frame of an arena that lives as long as the process, handed to this mapper
+    // alone.
     unsafe { &mut *frames.arena.pointer(root).cast() }
 }
 

@@ -19,7 +19,8 @@ pub trait Tables {
     /// Whether `/init` may do that.
     fn allows(&self, va: Gva, access: Access) -> bool;
 
-    /// Whether the tables hold everything that is mapped. A hashed page table is a cache, and may lack some.
+    /// Whether the tables hold everything that is mapped. A hashed page table is a cache, and may
+    /// lack some.
     fn complete(&self) -> bool;
 
     /// Calls `visit` for each leaf of `/init`'s, in order, until it breaks.
@@ -145,7 +146,8 @@ pub fn compare(
     it
 }
 
-/// Each page leads where `/proc/self/pagemap` says, or nowhere; and what it holds is what the program put there.
+/// Each page leads where `/proc/self/pagemap` says, or nowhere; and what it holds is what the
+/// program put there.
 fn pages(
     it: &mut Comparison,
     statement: &Statement,
@@ -184,7 +186,8 @@ fn pages(
     }
 }
 
-/// No page may be used for what its area forbids; a page that is present can be read where its area can.
+/// No page may be used for what its area forbids; a page that is present can be read where its area
+/// can.
 fn permissions(it: &mut Comparison, statement: &Statement, tables: &impl Tables) {
     let forbidden = [('r', Access::READ), ('w', Access::WRITE), ('x', Access::FETCH)];
     for vma in &statement.vmas {

@@ -1,7 +1,9 @@
-//! A hashed guest's table, as KVM's HTAB file descriptor gives it, and the segments of the CPU that runs the process.
+//! A hashed guest's table, as KVM's HTAB file descriptor gives it, and the segments of the CPU that
+//! runs the process.
 //!
-//! The table is a cache of what Linux has mapped: entries may lack. Which virtual segment an address is in, only the SLB says; it
-//! has an entry for each segment that the process has touched lately.
+//! The table is a cache of what Linux has mapped: entries may lack. Which virtual segment an
+//! address is in, only the SLB says; it has an entry for each segment that the process has touched
+//! lately.
 
 use std::io::Read;
 use std::ops::ControlFlow;

@@ -37,7 +37,8 @@ use crate::report::Failure;
 /// MSR\[PR\]: problem state (Power ISA v3.0B, book III 3.2.1).
 const MSR_PR: u64 = 1 << 14;
 
-/// Where Linux maps all memory, and with it itself, in the order of real addresses (Linux `PAGE_OFFSET`).
+/// Where Linux maps all memory, and with it itself, in the order of real addresses (Linux
+/// `PAGE_OFFSET`).
 const LINEAR: Gva = Gva::new(0xc000_0000_0000_0000);
 
 /// Where a symbol of a kernel stands that was loaded to 0; `None` for one that is in no image.
@@ -116,7 +117,8 @@ pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Fail
     outcome
 }
 
-/// With a smaller one there are too few entries for the real-mode area of a small guest (a 128th of memory each).
+/// With a smaller one there are too few entries for the real-mode area of a small guest (a 128th of
+/// memory each).
 const SMALLEST_TABLE: HptOrder = match HptOrder::new(22) {
     Some(order) => order,
     None => HptOrder::MIN,

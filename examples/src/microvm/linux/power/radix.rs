@@ -24,7 +24,8 @@ pub struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    /// The trees that `vcpu`, one of `cpus`, translates with, the process table being where the guest has said.
+    /// The trees that `vcpu`, one of `cpus`, translates with, the process table being where the
+    /// guest has said.
     pub fn new(
         memory: &'a GuestTables<'a, Gpa>,
         process_table: ProcessTableWord,
@@ -95,7 +96,8 @@ impl Tables for Tree<'_> {
     }
 
     fn more(&self, statement: &Statement, mismatch: &mut dyn FnMut(String)) -> usize {
-        // The kernel takes the right to execute away from what it needs no more: all from its initial code on.
+        // The kernel takes the right to execute away from what it needs no more: all from its
+        // initial code on.
         let init =
             statement.symbol("_sinittext").and_then(super::symbol).map_or(u64::MAX, Gpa::get);
         let memory = statement.ram().map(|range| range.end).max().unwrap_or(0);
@@ -143,7 +145,8 @@ impl Tree<'_> {
     }
 }
 
-/// What the kernel says of a part of its linear mapping (Linux `arch/powerpc/mm/book3s64/radix_pgtable.c`, `print_mapping`):
+/// What the kernel says of a part of its linear mapping (Linux
+/// `arch/powerpc/mm/book3s64/radix_pgtable.c`, `print_mapping`):
 /// `radix-mmu: Mapped 0x0000000000000000-0x0000000002200000 with 2.00 MiB pages (exec)`.
 #[derive(Debug, PartialEq, Eq)]
 struct Mapped {

@@ -1,7 +1,9 @@
-//! Putting a bzImage and its initrd where they belong, with the tables that its first instructions run on.
+//! Putting a bzImage and its initrd where they belong, with the tables that its first instructions
+//! run on.
 //!
-//! Linux `Documentation/arch/x86/boot.rst`, “64-bit boot protocol”: the kernel is entered 0x200 bytes behind its beginning, in long mode, with flat
-//! segments, interrupts off, RSI at the boot parameters, and tables that map kernel, parameters and command line to themselves.
+//! Linux `Documentation/arch/x86/boot.rst`, “64-bit boot protocol”: the kernel is entered 0x200
+//! bytes behind its beginning, in long mode, with flat segments, interrupts off, RSI at the boot
+//! parameters, and tables that map kernel, parameters and command line to themselves.
 
 use arch_x86::{BootMapping, Levels, LongMode, boot_tables};
 use examples::kvm_x86::{Features, GDT, long_mode_segments};
@@ -91,8 +93,9 @@ pub fn boot(
     registers(memory, vcpu, features, loaded.kernel_load.raw_value() + ENTRY)
 }
 
-/// No firmware, no PCI, no keyboard: nothing is to be looked for. Addresses that are always the same, and one set of tables for user and kernel, so
-/// that what the CPU's CR3 names is all there is.
+/// No firmware, no PCI, no keyboard: nothing is to be looked for. Addresses that are always the
+/// same, and one set of tables for user and kernel, so that what the CPU's CR3 names is all there
+/// is.
 const COMMAND_LINE: &str = "console=ttyS0 rdinit=/init panic=-1 reboot=k nokaslr pti=off pci=off acpi=off no_timer_check \
                             i8042.noaux i8042.nokbd";
 

@@ -1,7 +1,9 @@
-//! A Linux guest on x86-64: a bzImage, boot tables by `arch-x86`, a serial console, and its page tables from outside.
+//! A Linux guest on x86-64: a bzImage, boot tables by `arch-x86`, a serial console, and its page
+//! tables from outside.
 //!
-//! There is one CPU and no firmware, so neither ACPI nor MP tables: the kernel finds KVM’s clock, a PIC, and COM1. It ends by asking the
-//! keyboard controller for a reset, which is all that it finds to end by.
+//! There is one CPU and no firmware, so neither ACPI nor MP tables: the kernel finds KVM’s clock, a
+//! PIC, and COM1. It ends by asking the keyboard controller for a reset, which is all that it finds
+//! to end by.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -101,8 +103,9 @@ pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Fail
     outcome
 }
 
-/// What the CPU says of itself: what KVM can do, and what it leaves to a VMM to say. That there is a hypervisor, so that the guest looks for its clock;
-/// and that the local APIC's timer follows the time-stamp counter, so that nothing has to be measured.
+/// What the CPU says of itself: what KVM can do, and what it leaves to a VMM to say. That there is
+/// a hypervisor, so that the guest looks for its clock; and that the local APIC's timer follows the
+/// time-stamp counter, so that nothing has to be measured.
 fn told(mut cpuid: CpuId, kvm: &Kvm) -> CpuId {
     /// CPUID.01H:ECX (SDM vol. 2; bit 31 is not the processor's).
     const HYPERVISOR: u32 = 1 << 31;

@@ -1,4 +1,5 @@
-//! The guest’s tables: what the CR3 of its CPU names while `/init` runs. One tree for both halves, user and kernel.
+//! The guest’s tables: what the CR3 of its CPU names while `/init` runs. One tree for both halves,
+//! user and kernel.
 
 use std::ops::ControlFlow;
 

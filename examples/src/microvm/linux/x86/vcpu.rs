@@ -18,7 +18,8 @@ use crate::linux::gate::Gate;
 /// How long a run lasts at most.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Runs the vCPU until the machine ends. What goes wrong is told; while it stands still, its registers are in `registers`.
+/// Runs the vCPU until the machine ends. What goes wrong is told; while it stands still, its
+/// registers are in `registers`.
 pub fn run(
     mut vcpu: VcpuFd,
     gate: &Gate,

@@ -1,8 +1,10 @@
-//! What KVM remembers of entries for devices: the four that it met last, so that it need not search the table for each access that it emulates.
+//! What KVM remembers of entries for devices: the four that it met last, so that it need not search
+//! the table for each access that it emulates.
 //!
-//! What is remembered counts as long as the number of changes is what it was then (Linux's `mmio_hpte_cache`, `mmio_update`). That number begins at 0
-//! again with a table of another size (`kvmppc_set_hpt`), and nothing is forgotten: so when it comes to be what it was once before, the guest
-//! meets entries of a table that is gone.
+//! What is remembered counts as long as the number of changes is what it was then (Linux's
+//! `mmio_hpte_cache`, `mmio_update`). That number begins at 0 again with a table of another size
+//! (`kvmppc_set_hpt`), and nothing is forgotten: so when it comes to be what it was once before,
+//! the guest meets entries of a table that is gone.
 
 use arch_ppc64::hash::{HpteR, PageSizes, Segment};
 use pgtable::Gva;

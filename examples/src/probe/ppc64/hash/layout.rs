@@ -5,7 +5,8 @@ use pgtable::Gva;
 
 const MIB: usize = 1 << 20;
 
-/// Memory: three regions with much nothing between, so that the high bits of page addresses matter: first address, bytes.
+/// Memory: three regions with much nothing between, so that the high bits of page addresses matter:
+/// first address, bytes.
 pub const REGIONS: [(u64, usize); 3] = [(0, 32 * MIB), (1 << 30, 4 * MIB), (1 << 45, 4 * MIB)];
 /// Where cases may write: first address, bytes. All multiples of 64 KiB.
 pub const DATA: [(u64, u64); 3] =
@@ -46,7 +47,8 @@ const fn place(start: u64, vsid: u64, size: SegmentSize, base: PageSize) -> Plac
 
 /// The segment in which the stubs are.
 pub const STUBS: Place = place(0xc000_0000_0000_0000, 0xc0_de15, SegmentSize::T1, PageSize::K64);
-/// The segment that real mode has (Power ISA v3.0B Book III 5.7.3.4): its VSID, and for KVM the host's page size.
+/// The segment that real mode has (Power ISA v3.0B Book III 5.7.3.4): its VSID, and for KVM the
+/// host's page size.
 pub const REAL_MODE: Segment = place(0, 0x1ff_ffff, SegmentSize::T1, PageSize::K64).segment;
 /// The virtual page class key of the pages that hold the guest's code: nobody may forbid it.
 pub const CODE_KEY: u8 = 29;
@@ -89,7 +91,8 @@ impl Place {
         SlbEsid::from_bits(self.start).with_v(true)
     }
 
-    /// The pages that cases use: many that meet in one group of the smallest table, some whose groups are the others' secondary ones.
+    /// The pages that cases use: many that meet in one group of the smallest table, some whose
+    /// groups are the others' secondary ones.
     pub fn numbers(&self) -> impl Iterator<Item = u64> {
         let first = self.segment.vsid % 97;
         let together = (0..7).map(move |turn| first + turn * 2048);

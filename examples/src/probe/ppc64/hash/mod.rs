@@ -1,9 +1,11 @@
-//! Hashed page tables: a guest of KVM-HV makes hypercalls that the kernel carries out, and accesses that the hardware translates through the table
-//! that so comes about. The library carries out the same steps on a table of its own.
+//! Hashed page tables: a guest of KVM-HV makes hypercalls that the kernel carries out, and accesses
+//! that the hardware translates through the table that so comes about. The library carries out the
+//! same steps on a table of its own.
 //!
-//! Compared are what each call answers, what comes of each access, what pages hold, the SLB, and again and again the whole table, read
-//! through KVM's file descriptor. On the way the guest migrates to another VM while it changes its table, goes on in a fresh VM that our table was written
-//! into, and gets tables of other sizes.
+//! Compared are what each call answers, what comes of each access, what pages hold, the SLB, and
+//! again and again the whole table, read through KVM's file descriptor. On the way the guest
+//! migrates to another VM while it changes its table, goes on in a fresh VM that our table was
+//! written into, and gets tables of other sizes.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -67,8 +69,9 @@ enum Event {
     Migrate,
     /// The guest goes on in a fresh VM, with our table.
     MoveToOurs,
-    /// The guest takes out bolted entries that would meet others in a table of this order. Even in a larger one there may be such, put into a group
-    /// where their page is not looked for: for Linux 6.1 that is a reason to stop the host (`BUG_ON` in `resize_hpt_rehash_hpte`).
+    /// The guest takes out bolted entries that would meet others in a table of this order. Even in
+    /// a larger one there may be such, put into a group where their page is not looked for: for
+    /// Linux 6.1 that is a reason to stop the host (`BUG_ON` in `resize_hpt_rehash_hpte`).
     MakeWay(u64),
     /// The guest uses pages of bolted entries, and nobody reads the table before the next event.
     UseBolted,
@@ -97,7 +100,8 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
 
     let mut stand = Stand::new()?;
     let systematic = systematic::steps();
-    // If few are asked for, half of them are systematic ones from all over, whole scenes of eight or fewer.
+    // If few are asked for, half of them are systematic ones from all over, whole scenes of eight
+    // or fewer.
     let taken = systematic.len().min(asked.cases / 2);
     report.fact("systematic steps", taken);
     let first = systematic.len() - taken;

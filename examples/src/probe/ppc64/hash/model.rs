@@ -1,9 +1,11 @@
-//! What the library says will come of a step: its own table, on which it carries out the same steps.
+//! What the library says will come of a step: its own table, on which it carries out the same
+//! steps.
 //!
-//! Where KVM does things of its own that are no part of the table's meaning, this follows KVM, and only here: it takes away W, I and G of a page
-//! of memory, unseen by the guest (so that fetching from a guarded page of memory works); it emulates devices by itself, looking at page
-//! protection before keys and recording neither R nor C, and remembers such entries (see `devices`); after it resized a table it judges the first
-//! access to each entry like that, too.
+//! Where KVM does things of its own that are no part of the table's meaning, this follows KVM, and
+//! only here: it takes away W, I and G of a page of memory, unseen by the guest (so that fetching
+//! from a guarded page of memory works); it emulates devices by itself, looking at page protection
+//! before keys and recording neither R nor C, and remembers such entries (see `devices`); after it
+//! resized a table it judges the first access to each entry like that, too.
 
 mod verdict;
 
@@ -77,7 +79,8 @@ struct Memory {
 }
 
 impl Partition for Memory {
-    /// KVM has the real thing forgotten; whether it must be is seen by the accesses that come after.
+    /// KVM has the real thing forgotten; whether it must be is seen by the accesses that come
+    /// after.
     fn invalidate(&self, _: HashTlbie) {}
 
     fn storage(&self, page: Gpa, size: PageSize) -> Storage {
@@ -96,7 +99,8 @@ impl Partition for Memory {
         Ok(())
     }
 
-    /// For KVM the last page of a region is neither copied nor copied to: the end of the page must lie before the region's (`kvmppc_copy_guest`).
+    /// For KVM the last page of a region is neither copied nor copied to: the end of the page must
+    /// lie before the region's (`kvmppc_copy_guest`).
     fn copy(&self, to: Gpa, from: Gpa) -> Result<(), Refused> {
         let and_a_byte = PageSize::K4.bytes() + 1;
         if !is_memory(to.get(), and_a_byte) || !is_memory(from.get(), and_a_byte) {
@@ -119,23 +123,27 @@ pub struct Model {
     absent: RefCell<BTreeSet<u64>>,
     /// The places of entries of which it may, or may not.
     unsure: RefCell<BTreeSet<u64>>,
-    /// The places of entries that were protected: if that allowed stores, KVM waits for one before it tells the hardware.
+    /// The places of entries that were protected: if that allowed stores, KVM waits for one before
+    /// it tells the hardware.
     protected: RefCell<BTreeSet<u64>>,
-    /// What of R and C accesses have set, by place, since KVM's own copies of the second doublewords have it: which is when somebody reads the table.
+    /// What of R and C accesses have set, by place, since KVM's own copies of the second
+    /// doublewords have it: which is when somebody reads the table.
     unread: RefCell<BTreeMap<u64, u64>>,
     /// What KVM remembers of entries for devices.
     devices: RefCell<Devices>,
 }
 
 impl Model {
-    /// A table with what the guest needs: the page with its code, for real mode and where the stubs are.
+    /// A table with what the guest needs: the page with its code, for real mode and where the stubs
+    /// are.
     pub fn new(order: HptOrder) -> Result<Self, Box<dyn Error>> {
         let table = table(order)?;
         for segment in [REAL_MODE, STUBS.segment] {
             let page = VirtualPage::of(&segment, Gva::new(0));
             let sizes = PageSizes::only(segment.base);
             let v = page.v().with_l(true).with_bolted(true);
-            // Real mode is privileged state under storage key 0; the stubs are for everybody, and not to be written.
+            // Real mode is privileged state under storage key 0; the stubs are for everybody, and
+            // not to be written.
             let protection = if segment == REAL_MODE { 0 } else { 3 };
             let r = HpteR::new()
                 .with_protection(protection)
@@ -238,7 +246,8 @@ impl Model {
         self.unsure.borrow_mut().remove(&ptex);
     }
 
-    /// Whether R and C of `hpte`, at `ptex`, are KVM's own affair: it may have kept from a guest that cleared them that they were set once.
+    /// Whether R and C of `hpte`, at `ptex`, are KVM's own affair: it may have kept from a guest
+    /// that cleared them that they were set once.
     pub fn hides_use(&self, ptex: u64, hpte: Hpte) -> bool {
         let storage =
             |sizes: PageSizes| self.partition.storage(Gpa::new(hpte.r.page(sizes)), sizes.actual());
@@ -246,7 +255,8 @@ impl Model {
         device || self.absent.borrow().contains(&ptex) || self.unsure.borrow().contains(&ptex)
     }
 
-    /// The places of the bolted entries without which no two meet in a table of this order; those that the guest needs are none of them.
+    /// The places of the bolted entries without which no two meet in a table of this order; those
+    /// that the guest needs are none of them.
     pub fn in_the_way(&self, order: HptOrder) -> Vec<u64> {
         let from = self.table.order();
         let bolted = || self.table.entries(0).filter(|(_, hpte)| hpte.v.bolted());
@@ -265,7 +275,8 @@ impl Model {
         self.entered.borrow().len()
     }
 
-    /// The place of an entry that the guest may do with as it likes, and its first doubleword; it may be gone.
+    /// The place of an entry that the guest may do with as it likes, and its first doubleword; it
+    /// may be gone.
     pub fn entry(&self, index: usize) -> Option<(u64, u64)> {
         let ptex = *self.entered.borrow().iter().nth(index)?;
         let v = self.table.read(ptex).ok().flatten()?.v.visible();
@@ -275,8 +286,9 @@ impl Model {
         Some((ptex, v.into_bits()))
     }
 
-    /// Goes over to a table of another size, which only bolted entries do. Returns what of R and C nobody had read until then, by place: Linux
-    /// copies its own copy of a second doubleword before it looks what the hardware has set (`resize_hpt_rehash_hpte`), so that this is lost.
+    /// Goes over to a table of another size, which only bolted entries do. Returns what of R and C
+    /// nobody had read until then, by place: Linux copies its own copy of a second doubleword
+    /// before it looks what the hardware has set (`resize_hpt_rehash_hpte`), so that this is lost.
     pub fn resize(
         &mut self,
         order: HptOrder,

@@ -14,8 +14,8 @@ use super::model::Model;
 use super::step::{Action, Call, SlbInstruction, Step, Touch};
 use super::systematic::ACCESSES;
 
-/// Bits of a first doubleword that KVM uses for itself while it holds the entry, V among them: whether an AND condition on them
-/// is met depends on what KVM is doing with the page just then.
+/// Bits of a first doubleword that KVM uses for itself while it holds the entry, V among them:
+/// whether an AND condition on them is met depends on what KVM is doing with the page just then.
 const KVMS_OWN: u64 = 0x61;
 
 /// Makes steps.
@@ -250,7 +250,8 @@ impl Random {
             match rng.u8(..8) {
                 0 => SlbInstruction::Slbia,
                 1 | 2 => SlbInstruction::Slbie(place.address(rng.u64(..))),
-                // Again the segment that is there, at its own place: no two entries ever fit one address.
+                // Again the segment that is there, at its own place: no two entries ever fit one
+                // address.
                 _ => {
                     let index =
                         PLACES.iter().position(|other| other.start == place.start).unwrap_or(0)
@@ -279,7 +280,8 @@ impl Random {
         }
     }
 
-    /// Changes a call that would take away or cover what the guest itself needs into one that does not.
+    /// Changes a call that would take away or cover what the guest itself needs into one that does
+    /// not.
     fn spare_the_guest(&mut self, call: &mut Call, model: &Model) {
         let arguments = &mut call.arguments;
         match Hcall::of_number(call.number) {

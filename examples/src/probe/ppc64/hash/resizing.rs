@@ -1,8 +1,10 @@
 //! Tables of other sizes, and what KVM does to entries on the way.
 //!
-//! Two things that it does no specification asks for, so each is brought about here, and the model knows it. What the hardware set in an entry since
-//! somebody last read the table is lost ([`use_bolted`](Stand::use_bolted)). And an entry for a device that the guest met before, and that is gone with
-//! the old table, is met again when as many such entries were taken out as before ([`meet_device`](Stand::meet_device)).
+//! Two things that it does no specification asks for, so each is brought about here, and the model
+//! knows it. What the hardware set in an entry since somebody last read the table is lost
+//! ([`use_bolted`](Stand::use_bolted)). And an entry for a device that the guest met before, and
+//! that is gone with the old table, is met again when as many such entries were taken out as before
+//! ([`meet_device`](Stand::meet_device)).
 
 use std::error::Error;
 use std::io::ErrorKind;
@@ -73,8 +75,9 @@ impl Stand {
         Ok(differences)
     }
 
-    /// Takes entries for devices out until there were as many changes as when [`use_device`](Self::use_device) took note of one, and accesses that one,
-    /// which no entry is there for any more.
+    /// Takes entries for devices out until there were as many changes as when
+    /// [`use_device`](Self::use_device) took note of one, and accesses that one, which no entry is
+    /// there for any more.
     pub fn meet_device(&mut self) -> Result<Vec<String>, Box<dyn Error>> {
         let (place, number) = DEVICE;
         let mut differences = Vec::new();
@@ -101,7 +104,8 @@ impl Stand {
         Ok(differences)
     }
 
-    /// Has KVM give the guest a table of another size, and does the same. Returns how much of R and C was lost on the way.
+    /// Has KVM give the guest a table of another size, and does the same. Returns how much of R and
+    /// C was lost on the way.
     pub fn resize(&mut self, order: HptOrder) -> Result<(usize, Vec<String>), Box<dyn Error>> {
         let argument = kvm_ppc_resize_hpt { flags: 0, shift: order.get().into(), pad: 0 };
         while let ResizePrepare::Busy(time) = self.guest.vm().resize_hpt_prepare(&argument)? {
@@ -114,7 +118,8 @@ impl Stand {
             (Ok(unread), Ok(())) => {
                 self.read()?;
                 let seen = self.mirror.contents();
-                // All of it, or none: what a table lacks beyond that is a difference when it is compared.
+                // All of it, or none: what a table lacks beyond that is a difference when it is
+                // compared.
                 let lost =
                     |&(ptex, bits): &Unread| seen.get(&ptex).is_some_and(|[_, r]| r & bits == 0);
                 if !unread.is_empty() && unread.iter().all(lost) {

@@ -59,7 +59,8 @@ pub struct Stand {
 /// A VM with a table of this order, and nothing in it.
 fn guest(memory: &GuestMemoryMmap, order: HptOrder) -> Result<ProbeGuest, Box<dyn Error>> {
     let kvm = Kvm::new()?;
-    // The tick of a guest that is still there can interrupt the making of another (`mm_take_all_locks`).
+    // The tick of a guest that is still there can interrupt the making of another
+    // (`mm_take_all_locks`).
     let mut tries = 0..TRIES;
     let mut guest = loop {
         match ProbeGuest::new(&kvm, memory.clone()) {
@@ -98,7 +99,8 @@ impl Stand {
         let memory = GuestMemoryMmap::from_ranges(
             &REGIONS.map(|(start, bytes)| (GuestAddress(start), bytes)),
         )?;
-        // KVM makes a page available to the guest when somebody has used it; then all calls find it so.
+        // KVM makes a page available to the guest when somebody has used it; then all calls find it
+        // so.
         for (start, bytes) in REGIONS {
             for page in (start..start + bytes as u64).step_by(PAGE) {
                 memory.write_obj(0_u64, GuestAddress(page))?;
@@ -220,8 +222,8 @@ impl Stand {
         Ok(content)
     }
 
-    /// An access that would write to the guest's code, or fetch from where there is no memory, which KVM-HV tries again without end, becomes
-    /// a load.
+    /// An access that would write to the guest's code, or fetch from where there is no memory,
+    /// which KVM-HV tries again without end, becomes a load.
     pub(super) fn touch(&mut self, touch: &mut Touch) -> Result<Option<Tried>, Box<dyn Error>> {
         // What the model records in a first attempt, the load records too.
         let mut predicted = self.model.touch(touch, self.guest.start(touch.access))?;
@@ -368,7 +370,8 @@ impl Stand {
 
     /// Begins to migrate: a fresh VM, with everything that this one's table holds now.
     ///
-    /// Whoever reads a table clears KVM's marks of what changed, for all file descriptors of the VM: so from now on there is only the new one.
+    /// Whoever reads a table clears KVM's marks of what changed, for all file descriptors of the
+    /// VM: so from now on there is only the new one.
     pub fn begin_to_migrate(&mut self) -> Result<(), Box<dyn Error>> {
         let next = guest(&self.memory, self.model.table().order())?;
         self.mirror = Mirror::new(self.guest.vm(), self.model.table().order())?;
@@ -378,7 +381,8 @@ impl Stand {
         Ok(())
     }
 
-    /// Ends it: what changed meanwhile follows, and the guest goes on there. Returns how many bytes that were.
+    /// Ends it: what changed meanwhile follows, and the guest goes on there. Returns how many bytes
+    /// that were.
     pub fn migrate(&mut self) -> Result<usize, Box<dyn Error>> {
         let next = self.next.take().ok_or("there is no VM to migrate to")?;
         let mut changes = self.changes.take().unwrap_or_default();
@@ -398,8 +402,9 @@ impl Stand {
     }
 }
 
-/// An answer without what KVM keeps to itself: what an invalid entry says is whatever KVM had there, and `H_CLEAR_REF`, `H_CLEAR_MOD` show a bit
-/// that says that KVM noted a change; of an entry of which the hardware knows nothing `H_READ` shows R and C even after these calls (the
+/// An answer without what KVM keeps to itself: what an invalid entry says is whatever KVM had
+/// there, and `H_CLEAR_REF`, `H_CLEAR_MOD` show a bit that says that KVM noted a change; of an
+/// entry of which the hardware knows nothing `H_READ` shows R and C even after these calls (the
 /// file descriptor does not, nor `H_REMOVE`).
 fn masked(model: &Model, number: Option<Hcall>, call: &Call, mut answer: [u64; 9]) -> [u64; 9] {
     // KVM's own bit, which H_READ and H_REMOVE take out.

@@ -1,4 +1,5 @@
-//! A step: what the guest does next. Plain numbers and words; which table they meet is known from the steps before.
+//! A step: what the guest does next. Plain numbers and words; which table they meet is known from
+//! the steps before.
 
 use std::fmt;
 use std::hint::black_box;
@@ -38,8 +39,9 @@ pub struct Call {
 impl Call {
     /// One with few arguments.
     ///
-    /// Its number is no constant that a loop may keep in a vector register: on the emulated host these do not always survive `KVM_RUN` (the number
-    /// was found to be 0, and later right again, in a loop that had it in V31).
+    /// Its number is no constant that a loop may keep in a vector register: on the emulated host
+    /// these do not always survive `KVM_RUN` (the number was found to be 0, and later right again,
+    /// in a loop that had it in V31).
     pub fn new<const N: usize>(number: u64, given: [u64; N]) -> Self {
         let mut arguments = [0; 9];
         for (to, argument) in arguments.iter_mut().zip(given) {

@@ -1,4 +1,5 @@
-//! Steps that go through everything that decides about an access, one after the other: an entry is made, used, and taken out.
+//! Steps that go through everything that decides about an access, one after the other: an entry is
+//! made, used, and taken out.
 
 use arch_ppc64::hash::{Authority, Hcall, HcallFlags, HptOrder, Hpte, HpteR, PageSizes, Segment};
 use pgtable::Access;
@@ -53,7 +54,8 @@ impl Scene {
         }
     }
 
-    /// The entry is made, each of `accesses` is made, the entry is taken out, by the place where it was put.
+    /// The entry is made, each of `accesses` is made, the entry is taken out, by the place where it
+    /// was put.
     fn steps(self, accesses: &[Access], steps: &mut Vec<Step>) {
         let place: Place = PLACES[self.place];
         let page = place.page(self.number);

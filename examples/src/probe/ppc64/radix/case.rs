@@ -1,4 +1,5 @@
-//! A case: an access, and the tables that stand behind it. Nothing here knows the library: a tree is plain numbers, from the manual.
+//! A case: an access, and the tables that stand behind it. Nothing here knows the library: a tree
+//! is plain numbers, from the manual.
 
 use std::fmt;
 
@@ -60,7 +61,8 @@ pub struct Case {
     pub iamr: u64,
     /// The partition table entry's second doubleword.
     pub process_table: u64,
-    /// Both doublewords of the process table entry; none for the kernel's tree, which has one, and for a process beyond the table.
+    /// Both doublewords of the process table entry; none for the kernel's tree, which has one, and
+    /// for a process beyond the table.
     pub prte: Vec<Slot>,
     /// An entry of each table on the way, from the root down.
     pub entries: Vec<Slot>,

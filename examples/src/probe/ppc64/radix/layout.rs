@@ -1,6 +1,7 @@
 //! What is where in the guest's memory.
 
-/// Memory: four regions with much nothing between, so that the high bits of table and page addresses matter: first address, bytes.
+/// Memory: four regions with much nothing between, so that the high bits of table and page
+/// addresses matter: first address, bytes.
 pub const REGIONS: [(u64, usize); 4] =
     [(0, 32 * MIB), (1 << 30, 4 * MIB), (1 << 39, 4 * MIB), (1 << 51, 4 * MIB)];
 /// Where cases may map pages: first address, bytes. Nothing else is there.
@@ -30,13 +31,14 @@ pub const fn prte(pid: u32) -> u64 {
 
 /// The tables that map the stubs: root (of process 0), then one per level.
 pub const KERNEL: [u64; 4] = [0x3_0000, 0x4_0000, 0x4_1000, 0x4_2000];
-/// Where the kernel maps the page of stubs, for privileged state and for problem state. Entry 0 of its root leads there; cases
-/// have the others.
+/// Where the kernel maps the page of stubs, for privileged state and for problem state. Entry 0 of
+/// its root leads there; cases have the others.
 pub const STUBS: [u64; 2] = [QUADRANT_3 | 0x1_0000, QUADRANT_3 | 0x1_1000];
 /// Quadrant 3.
 pub const QUADRANT_3: u64 = 3 << 62;
 
-/// Where the tables of a case may stand, a block of 64 KiB each: root first, then the others. Behind a root 64 KiB are free, in case that it is not aligned.
+/// Where the tables of a case may stand, a block of 64 KiB each: root first, then the others.
+/// Behind a root 64 KiB are free, in case that it is not aligned.
 pub const TABLES: [[u64; 4]; 4] = [
     [0x10_0000, 0x12_0000, 0x13_0000, 0x14_0000],
     [0x20_0000, 1 << 30, (1 << 39) + 0x1_0000, (1 << 51) + 0x2_0000],

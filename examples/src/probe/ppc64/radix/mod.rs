@@ -64,7 +64,8 @@ pub fn run(
     Ok(())
 }
 
-/// The systematic cases, and then random ones without end. If fewer are asked for, systematic ones from all over.
+/// The systematic cases, and then random ones without end. If fewer are asked for, systematic ones
+/// from all over.
 fn all(asked: &Asked) -> impl Iterator<Item = Case> {
     let systematic = systematic::cases();
     let count = systematic.len();

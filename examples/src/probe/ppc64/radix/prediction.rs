@@ -33,7 +33,8 @@ impl<'a> Prediction<'a> {
         Self { case, mmu, tables, start }
     }
 
-    /// The words that the case puts into memory, and those that the walk meets beside them, as they are now.
+    /// The words that the case puts into memory, and those that the walk meets beside them, as they
+    /// are now.
     pub fn words(&self) -> Result<Vec<Slot>, Box<dyn Error>> {
         let mut addresses: Vec<_> = self.case.slots().map(|slot| slot.address).collect();
         let address = Gva::new(self.case.address);
@@ -50,7 +51,8 @@ impl<'a> Prediction<'a> {
             .collect::<Result<_, _>>()?)
     }
 
-    /// What will come of it, and what `words` will hold. What the walker records, it records in memory: put the words back.
+    /// What will come of it, and what `words` will hold. What the walker records, it records in
+    /// memory: put the words back.
     pub fn seen(&self, words: &[Slot]) -> Result<Seen, Box<dyn Error>> {
         // The first thing that the guest does is to fetch the stub.
         let fetch = Access { kind: AccessKind::Fetch, ..self.case.access };

@@ -1,4 +1,5 @@
-//! What came of an access, and what the tables held afterwards: what is predicted, what is seen, and how they differ.
+//! What came of an access, and what the tables held afterwards: what is predicted, what is seen,
+//! and how they differ.
 
 use super::case::Slot;
 use crate::ppc64::end::End;

@@ -1,8 +1,8 @@
 //! The test stand: the guest, its memory, and the kernel's tree, which no case touches.
 //!
-//! The page of stubs is mapped by process 0's tree in quadrant 3, so a case may do what it likes to the tree of the process
-//! that runs. A case's words are put into memory before it and taken out after; in between the guest runs `tlbie`, so that no two
-//! cases meet.
+//! The page of stubs is mapped by process 0's tree in quadrant 3, so a case may do what it likes to
+//! the tree of the process that runs. A case's words are put into memory before it and taken out
+//! after; in between the guest runs `tlbie`, so that no two cases meet.
 
 use std::error::Error;
 use std::time::Duration;
@@ -87,10 +87,11 @@ impl<'m> Stand<'m> {
         self.format = format;
     }
 
-    /// Carries a case out: what the library predicts, and what is seen. `None`: it meets an [alias](super::tables::SECOND_STAGE).
+    /// Carries a case out: what the library predicts, and what is seen. `None`: it meets an
+    /// [alias](super::tables::SECOND_STAGE).
     ///
-    /// A case whose access would write to tables, or run them, becomes a load; so does one that would fetch from where there is no
-    /// memory, which KVM-HV tries again without end.
+    /// A case whose access would write to tables, or run them, becomes a load; so does one that
+    /// would fetch from where there is no memory, which KVM-HV tries again without end.
     pub fn run(&mut self, case: &mut Case) -> Result<Option<(Seen, Seen)>, Box<dyn Error>> {
         let (mut predicted, mut words) = self.prepare(case)?;
         let harmful = match (case.access.kind, &predicted.end) {

@@ -264,7 +264,8 @@ fn quadrants() -> Vec<Case> {
     cases
 }
 
-/// Process tables of every size, misaligned, empty, outside memory. In most of them the guest cannot even fetch its stub.
+/// Process tables of every size, misaligned, empty, outside memory. In most of them the guest
+/// cannot even fetch its stub.
 fn process_table_word() -> Vec<Case> {
     let here = (0..=24).map(|prts| V | PROCESS_TABLE | prts);
     let elsewhere = [0x50_0000, 1 << 30].into_iter().chain(NOWHERE).map(|base| V | base);

@@ -11,9 +11,10 @@ use super::case::Slot;
 
 /// The guest real addresses that a partition-scoped tree translates.
 ///
-/// QEMU's MMU ignores the bits beyond, so that an address with such a bit is an alias of one without, but only while KVM happens
-/// to have that one mapped; else KVM hears of it, as of an address without memory. So an alias of memory is no question with an
-/// answer, and no case may meet one.
+/// QEMU's MMU ignores the bits beyond, so that an address with such a bit is an alias of one
+/// without, but only while KVM happens to have that one mapped; else KVM hears of it, as of an
+/// address without memory. So an alias of memory is no question with an answer, and no case may
+/// meet one.
 pub const SECOND_STAGE: u64 = (1 << 52) - 1;
 
 /// The guest's memory.

@@ -1,9 +1,13 @@
-//! Partition-scoped trees on an MMU that we did not write: QEMU's, as a bare machine has it, without a host that could help.
+//! Partition-scoped trees on an MMU that we did not write: QEMU's, as a bare machine has it,
+//! without a host that could help.
 //!
-//! The library builds a partition table and a partition-scoped tree in an image of memory, and says of each access of a guest in real mode, for which guest
-//! real addresses are all there is, where it goes or which interrupt the hypervisor takes, with HDSISR, HDAR and ASDR. In half of the cases one
-//! entry is changed to something odd. A tiny hypervisor (`hypervisor.S`) on a bare powernv machine makes these accesses; the image that it leaves behind is
-//! compared. The program runs on any machine; `cargo xtask probe --mmu radix --stage2` runs it, then the machine, then it again.
+//! The library builds a partition table and a partition-scoped tree in an image of memory, and says
+//! of each access of a guest in real mode, for which guest real addresses are all there is, where
+//! it goes or which interrupt the hypervisor takes, with HDSISR, HDAR and ASDR. In half of the
+//! cases one entry is changed to something odd. A tiny hypervisor (`hypervisor.S`) on a bare
+//! powernv machine makes these accesses; the image that it leaves behind is compared. The program
+//! runs on any machine; `cargo xtask probe --mmu radix --stage2` runs it, then the machine, then it
+//! again.
 //!
 //! Pages are of 4 KiB if the seed is even, of 64 KiB if it is odd; with 2 MiB and 1 GiB both.
 
@@ -106,7 +110,8 @@ pub fn judge(path: &Path, asked: &Asked, report: &mut Report) -> Result<(), Box<
     })
 }
 
-/// Builds the tables and makes the cases, the same for the same seed, and calls `act` with them, and with how many mappings there are.
+/// Builds the tables and makes the cases, the same for the same seed, and calls `act` with them,
+/// and with how many mappings there are.
 fn with_cases(
     asked: &Asked,
     act: impl FnOnce(&Bench<'_>, usize, &[Case]) -> Result<(), Box<dyn Error>>,
@@ -141,7 +146,8 @@ fn with_cases(
     act(&bench, mappings.len(), &cases)
 }
 
-/// Maps the guest's own code, and pages of all sizes all over its addresses, with all attributes. Returns what is mapped.
+/// Maps the guest's own code, and pages of all sizes all over its addresses, with all attributes.
+/// Returns what is mapped.
 fn map<A: TableAllocator<Hpa>>(
     tree: &mut PageTable<PartitionScoped, Memory<'_>, A>,
     rng: &mut Rng,
@@ -214,7 +220,8 @@ impl Bench<'_> {
         case
     }
 
-    /// An entry on the way to `address`, or the partition table's, and something odd to be in its place.
+    /// An entry on the way to `address`, or the partition table's, and something odd to be in its
+    /// place.
     fn patch(&self, address: u64, rng: &mut Rng) -> Result<Option<(u64, u64)>, Box<dyn Error>> {
         let Ok(walker) = self.walker() else { return Ok(None) };
         let trace = walker.trace(Gpa::new(address));
@@ -276,7 +283,8 @@ impl Bench<'_> {
         Ok(Some(Case { order, access: *access, address, expected, leaf: after, odd }))
     }
 
-    /// What comes of it; `None`: a table stands where the library sees no memory, or the partition has no tree: then the guest could not begin.
+    /// What comes of it; `None`: a table stands where the library sees no memory, or the partition
+    /// has no tree: then the guest could not begin.
     fn translate(&self, address: u64, access: Access) -> Option<Expected> {
         match self.walker().ok()?.translate(Gpa::new(address), access) {
             Ok(found) => Some(Expected::Done(found.output.get())),
@@ -309,7 +317,8 @@ impl Case {
             }
             Expected::Refused(HypervisorFault { interrupt, hdar, asdr }) => {
                 field("vector", interrupt.vector.offset().into(), seen.vector);
-                // QEMU's ASDR has the low twelve bits too; the manual's has not, and nobody looks at them.
+                // QEMU's ASDR has the low twelve bits too; the manual's has not, and nobody looks
+                // at them.
                 field("ASDR", asdr.get(), seen.asdr & !0xfff);
                 let status = u64::from(interrupt.status.into_bits());
                 if interrupt.vector == Vector::HypervisorInstructionStorage {

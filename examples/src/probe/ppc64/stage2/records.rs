@@ -1,4 +1,5 @@
-//! What the hypervisor in `hypervisor.S` reads and writes: an image of memory that begins with a header and records, all big-endian.
+//! What the hypervisor in `hypervisor.S` reads and writes: an image of memory that begins with a
+//! header and records, all big-endian.
 
 use std::error::Error;
 

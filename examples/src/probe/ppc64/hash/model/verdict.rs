@@ -1,4 +1,5 @@
-//! What comes of an access: by the library's MMU, and where KVM has a say in it, by what KVM does, as the documentation of `model` says.
+//! What comes of an access: by the library's MMU, and where KVM has a say in it, by what KVM does,
+//! as the documentation of `model` says.
 
 use std::error::Error;
 
