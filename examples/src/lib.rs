@@ -4,14 +4,10 @@
 //! * `kvm_x86` (on x86-64): what `kvm-ioctls` leaves to a VMM;
 //! * [`pseries`]: the platform of a Linux guest on POWER: how it boots, and what answers its calls;
 //! * [`statement`]: what a Linux guest says of its own memory, for comparing;
-//! * [`guest`]: a guest that makes one memory access at a time and says what came of it;
-//! * [`image`]: memory in files, raw or as ELF cores, as table memory;
-//! * [`dump`]: what the page tables in an image say.
+//! * [`guest`]: a guest that makes one memory access at a time and says what came of it.
 #![cfg(target_os = "linux")]
 
-pub mod dump;
 pub mod guest;
-pub mod image;
 pub mod kvm_ppc;
 #[cfg(target_arch = "x86_64")]
 pub mod kvm_x86;

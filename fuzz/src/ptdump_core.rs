@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use arbitrary::{Arbitrary, Unstructured};
-use examples::dump::{Arch, Census, Range, Request, Space, locate};
-use examples::image::{Allowance, Form, Image};
+use table_dump::{Arch, Census, Range, Request, Space, locate};
+use memory_image::{Allowance, Form, Image};
 use pgtable::{Access, Gpa, TableMemory};
 
 use crate::case::{access, bit, image, words};
@@ -73,7 +73,7 @@ fn within((words, bytes): (u64, u64)) {
 }
 
 /// What the list says against what else there is to ask.
-fn check(image: &Image<&[u8]>, root: &examples::dump::Root, listed: &[Range], whole: bool, va: u64, access: Access) {
+fn check(image: &Image<&[u8]>, root: &table_dump::Root, listed: &[Range], whole: bool, va: u64, access: Access) {
     let fresh = image.tables(ALLOWANCE);
     let space = Space::of(image, &fresh, root).expect("it was read before");
     let hashed = matches!(space, Space::Hash(_));
@@ -126,7 +126,7 @@ fn check(image: &Image<&[u8]>, root: &examples::dump::Root, listed: &[Range], wh
     let (one, two) = (image.tables(ALLOWANCE), image.tables(ALLOWANCE));
     let (before, after) = (Space::of(image, &one, root), Space::of(image, &two, root));
     let (before, after) = (before.expect("it was read before"), after.expect("it was read before"));
-    let mut same = |difference: examples::dump::Difference| {
+    let mut same = |difference: table_dump::Difference| {
         assert!(difference.fault.is_some(), "{difference:?}");
         ControlFlow::Continue(())
     };

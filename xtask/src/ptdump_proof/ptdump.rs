@@ -22,7 +22,7 @@ pub struct Mapped {
 impl Ptdump {
     /// Builds it.
     pub fn build(xtask: &Xtask) -> Result<Self> {
-        let build = cargo(xtask, ["build", "--package", "examples", "--bin", "ptdump"]);
+        let build = cargo(xtask, ["build", "--package", "ptdump"]);
         command::stream("building ptdump", &build)?;
         Ok(Self(xtask.target("debug").join("ptdump")))
     }

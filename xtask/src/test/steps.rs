@@ -130,7 +130,10 @@ fn ppc64le(xtask: &Xtask) -> Result<()> {
         report::note("this is a POWER machine: the step `test` has run them");
         return Ok(());
     }
-    Toolchain::set_up(xtask)?.test(xtask, &[&LIBRARIES[..], &["examples"]].concat())
+    Toolchain::set_up(xtask)?.test(
+        xtask,
+        &[&LIBRARIES[..], &["examples", "memory-image", "table-dump", "ptdump"]].concat(),
+    )
 }
 
 fn microvm(xtask: &Xtask) -> Result<()> {

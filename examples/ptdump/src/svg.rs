@@ -129,7 +129,7 @@ pub fn escaped(text: &str) -> String {
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
-    use examples::dump::{Range, Rights};
+    use table_dump::{Range, Rights};
 
     #[test]
     fn neighbours_keep_their_pixels() {

@@ -213,7 +213,7 @@ impl<A: Address, S: Source> TableMemory<A> for ImageTables<'_, S> {
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
-    use crate::image::{Extent, Image};
+    use crate::{Extent, Image};
     use pgtable::Gpa;
     use std::sync::atomic::Ordering;
 

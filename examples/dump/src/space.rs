@@ -13,7 +13,7 @@ use super::hash::HashSpace;
 use super::range::Range;
 use super::root::Root;
 use super::tree::Tree;
-use crate::image::{Image, ImageTables, Source};
+use memory_image::{Image, ImageTables, Source};
 
 /// An address space in an image.
 pub enum Space<'i, S> {

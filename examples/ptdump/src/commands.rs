@@ -6,10 +6,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use examples::dump::{Arch, Located, Request, Space, locate};
-use examples::image::{Image, ImageTables, Kind};
+use memory_image::{Image, ImageTables, Kind};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
+use table_dump::{Arch, Located, Request, Space, locate};
 
 use crate::address::{address, slb};
 use crate::cli::{Addresses, Cli, Command, Listing, Options, Other};

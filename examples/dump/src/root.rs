@@ -19,7 +19,7 @@ use arch_x86::{Controls, Cr3, Cr4, Ept, EptControls, Eptp, Levels, LongMode};
 use pgtable::{Access, Cause, Gpa, Gva, Hpa, Walker};
 
 use super::hash::{HashTable, HashView};
-use crate::image::{Allowance, Image, Source, VmcoreInfo};
+use memory_image::{Allowance, Image, Source, VmcoreInfo};
 
 /// Which tables an image is looked at through.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -17,7 +17,7 @@ use pgtable::{Access, Gpa, Gva, Prot, low_bits};
 use super::census::HashCensus;
 use super::linux::{place_of, vsid};
 use super::range::{Range, Rights, Step};
-use crate::image::{Allowance, Image, ImageTables, Source};
+use memory_image::{Allowance, Image, ImageTables, Source};
 
 /// Where a table stands, and how its entries are laid out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

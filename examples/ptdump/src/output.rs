@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use console::{Style, Term, style};
-use examples::dump::{Census, Difference, HashCensus, Range, Rights, Side, TreeCensus};
+use table_dump::{Census, Difference, HashCensus, Range, Rights, Side, TreeCensus};
 
 use crate::address::human;
 use crate::cli::Colour;

@@ -4,7 +4,7 @@
 //! Bounded whatever the tables hold: when there are too many blocks the nearest ones of a size are
 //! merged.
 
-use examples::dump::{Range, Rights};
+use table_dump::{Range, Rights};
 
 /// The most blocks that are kept.
 const MOST_BLOCKS: usize = 1 << 16;

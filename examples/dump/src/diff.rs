@@ -9,7 +9,7 @@ use super::describe::Describe;
 use super::hash::{HashSpace, Listed};
 use super::range::Range;
 use super::tree::Tree;
-use crate::image::Source;
+use memory_image::Source;
 
 /// One side of a difference.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]

@@ -38,7 +38,7 @@ pub fn write(picture: &Picture, title: &str, out: &mut dyn Write) -> Result<()> 
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
-    use examples::dump::{Range, Rights};
+    use table_dump::{Range, Rights};
 
     #[test]
     fn the_page_holds_its_data() {

@@ -6,7 +6,7 @@
 //! shown as a fault in its place, and reading goes on behind it.
 //!
 //! Whatever the image holds, work and memory are bounded by the
-//! [`Allowance`](crate::image::Allowance); depth by the tree's levels.
+//! [`Allowance`](memory_image::Allowance); depth by the tree's levels.
 
 mod census;
 mod describe;

@@ -86,9 +86,9 @@ fn wrong_entries_are_told_and_passed() {
 /// time.
 #[test]
 fn damaged_cores_are_refused_or_read() {
-    use examples::dump::{Request, Space, locate};
-    use examples::image::{Allowance, Image};
+    use memory_image::{Allowance, Image};
     use std::ops::ControlFlow;
+    use table_dump::{Request, Space, locate};
 
     let memory = Memory::new(0x1000, 0x4000);
     let rows = [(0x1000, 0x5000, 0x1000, 12, Prot::RW)];
@@ -109,7 +109,7 @@ fn damaged_cores_are_refused_or_read() {
         let tables = image.tables(Allowance { words: 1 << 14, bytes: 1 << 20 });
         let Ok(space) = Space::of(&image, &tables, &located.root) else { return 0 };
         let mut mapped = 0;
-        let mut take = |range: examples::dump::Range| {
+        let mut take = |range: table_dump::Range| {
             mapped += u64::from(range.pa.is_some());
             ControlFlow::Continue(())
         };

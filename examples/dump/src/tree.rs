@@ -17,7 +17,7 @@ use pgtable::{
 use super::census::{LevelCensus, TreeCensus};
 use super::describe::Describe;
 use super::range::{Range, Rights, Step};
-use crate::image::{ImageTables, Source};
+use memory_image::{ImageTables, Source};
 
 /// A tree, in the memory of an image.
 pub struct Tree<'i, F, S> {

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Images are raw memory or ELF cores; `--help` says the rest, and `--man` prints it as a manual
-//! page. The work is done by `examples::image` and `examples::dump`, and by the walkers of this
+//! page. The work is done by `memory_image` and `table_dump`, and by the walkers of this
 //! workspace; here are only the command line and what people see.
 
 mod address;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use arch_ppc64::hash::Layout;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use examples::dump::Arch;
-use examples::image::Allowance;
+use memory_image::Allowance;
 use pgtable::{Access, AccessKind, Privilege};
+use table_dump::Arch;
 
 use crate::address;
 
