@@ -229,6 +229,13 @@ impl TableState {
         }
     }
 
+    /// Tries once to lock the table, until what this returns is dropped: also by the panic of an
+    /// embedder's code.
+    #[inline(always)]
+    pub(crate) fn lock_once(&self) -> Option<Locked<'_>> {
+        self.try_lock().ok().map(|()| Locked(self))
+    }
+
     /// Unlocks the table. For who has locked it, so nobody else changes the word meanwhile.
     #[inline]
     pub(crate) fn unlock(&self) {
@@ -246,5 +253,17 @@ impl TableState {
     #[inline]
     pub fn reset(&self) {
         self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+/// A table that is locked until this is dropped.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Locked<'s>(&'s TableState);
+
+impl Drop for Locked<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.0.unlock();
     }
 }

@@ -17,7 +17,7 @@ use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::quick::descend_to_last;
 use crate::record::Writers;
-use crate::table::{PageTable, gather_error, layout};
+use crate::table::{PageTable, layout};
 use crate::walk::bounds;
 use crate::word::{Word, any_set, load_any};
 
@@ -271,17 +271,21 @@ where
                 Entry::Table { table, width } => {
                     let below = node.below(table.get(), width);
                     let Some(state) = self.tables.state(table) else { break };
-                    room = gather.make_room(&self.tables).map_err(gather_error);
+                    room = gather.make_room(&self.tables).map_err(Error::Invalidate);
+                    let pages = [*at, last - below.position().size()]
+                        .map(|offset| self.format.address(offset));
                     if room.is_err() || !trail.visit(below, node.position(), node.entry(*at), word)
                     {
                         break;
                     }
+                    // From here until it has left it is locked without a guard: no code of the
+                    // embedder's, which could panic, runs in between.
                     slot.store(0);
-                    let page = self.format.address(last - below.position().size());
-                    gather.pages(self.format.address(*at), page, below.shift);
-                    unmapped += u64::from(state.live()) << below.shift;
-                    gone += 1;
+                    let live = state.live();
                     L::left(state);
+                    gather.pages(pages[0], pages[1], below.shift);
+                    unmapped += u64::from(live) << below.shift;
+                    gone += 1;
                     gather.retire(table, layout(below), Contents::Stale);
                 }
                 Entry::Malformed => break,

@@ -76,7 +76,7 @@ impl<A: Address> Stale<A> {
         (self.next, self.shift) = (0, 0);
     }
 
-    /// The stale ranges; not all of them if [`everything`](Self::everything) is set.
+    /// The stale ranges; none if [`everything`](Self::everything) is set, which includes them.
     #[must_use]
     pub fn ranges(&self) -> &[StaleRange<A>] {
         &self.ranges
@@ -119,9 +119,16 @@ impl<A: Address> Stale<A> {
 
     fn open(&mut self, range: StaleRange<A>) {
         self.shift = range.shift;
-        if self.ranges.try_push(range).is_err() {
-            self.everything = true;
+        // After "everything" there is no last range that could be extended, and none is added.
+        if self.everything || self.ranges.try_push(range).is_err() {
+            self.all();
         }
+    }
+
+    /// The whole address space is stale; ranges are of no use any more.
+    fn all(&mut self) {
+        self.ranges.clear();
+        self.everything = true;
     }
 }
 
@@ -211,6 +218,9 @@ pub struct Finished {
     pub tables: usize,
     /// Invalidations carried out, those in the middle of verbs included.
     pub invalidations: usize,
+    /// Tables that their allocator did not take back when a tree was destroyed. (A gather that is
+    /// finished says so by [`GatherError::Alloc`].)
+    pub refused: usize,
 }
 
 /// Why a [`Gather`] could not be finished. What it still holds stays out of use until it is.
@@ -219,7 +229,8 @@ pub enum GatherError {
     /// The invalidation failed: nothing was freed.
     #[error(transparent)]
     Invalidate(#[from] InvalidateFailed),
-    /// The allocator did not take a table back: it is not one of its own. The others were freed.
+    /// The allocator did not take a table back: it is not one of its own. The others were freed,
+    /// and finishing again says how many.
     #[error(transparent)]
     Alloc(#[from] AllocError),
 }
@@ -233,6 +244,9 @@ pub struct Gather<'i, S: Stage, I: Invalidate<S>> {
     stale: Stale<S::Input>,
     retired: ArrayVec<Retired<S::Output>, MAX_TABLES>,
     finished: Finished,
+    /// Why the allocator did not take a table back: told when the gather is finished, since no
+    /// verb that comes to flush it is to blame.
+    refused: Option<AllocError>,
 }
 
 impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
@@ -246,6 +260,7 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
             stale: Stale::new(),
             retired: ArrayVec::new_const(),
             finished: Finished::default(),
+            refused: None,
         }
     }
 
@@ -263,7 +278,7 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
 
     /// The whole address space had translations.
     pub fn everything(&mut self) {
-        self.stale.everything = true;
+        self.stale.all();
     }
 
     /// A table left the tree, or the way to one changed: page-walk caches may hold it.
@@ -276,7 +291,7 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
     pub(crate) fn make_room<A: TableAllocator<S::Output>>(
         &mut self,
         allocator: &A,
-    ) -> Result<(), GatherError> {
+    ) -> Result<(), InvalidateFailed> {
         if self.retired.is_full() { self.flush(allocator) } else { Ok(()) }
     }
 
@@ -287,24 +302,33 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
         let _ = self.retired.try_push(Retired { table, layout, contents });
     }
 
-    /// Invalidates, then frees; the gather is empty again.
+    /// Invalidates, then frees; the gather is empty again. After a failed invalidation nothing was
+    /// freed.
     pub(crate) fn flush<A: TableAllocator<S::Output>>(
         &mut self,
         allocator: &A,
-    ) -> Result<(), GatherError> {
+    ) -> Result<(), InvalidateFailed> {
         if !self.stale.is_empty() {
             self.by.invalidate(self.identity, &self.stale)?;
             self.finished.invalidations += 1;
             self.stale.clear();
         }
-        let mut refused = Ok(());
-        for retired in self.retired.drain(..) {
-            match allocator.free(retired.table, retired.layout, retired.contents) {
+        for Retired { table, layout, contents } in self.retired.drain(..) {
+            match allocator.free(table, layout, contents) {
                 Ok(()) => self.finished.tables += 1,
-                Err(error) => refused = Err(error.into()),
+                Err(error) => {
+                    self.finished.refused += 1;
+                    self.refused = Some(error);
+                }
             }
         }
-        refused
+        Ok(())
+    }
+
+    /// What was done since it was finished last, for a caller that tells of refused tables too.
+    pub(crate) fn told(&mut self) -> Finished {
+        self.refused = None;
+        core::mem::take(&mut self.finished)
     }
 
     /// Invalidates what is stale, then returns retired tables to `allocator`, from which they came.
@@ -319,7 +343,10 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
         allocator: &A,
     ) -> Result<Finished, GatherError> {
         self.flush(allocator)?;
-        Ok(core::mem::take(&mut self.finished))
+        match self.refused.take() {
+            Some(error) => Err(error.into()),
+            None => Ok(core::mem::take(&mut self.finished)),
+        }
     }
 }
 
@@ -337,5 +364,37 @@ impl<S: Stage, I: Invalidate<S>> Gather<'_, S, I> {
     fn abandon(&mut self) {
         let invalidated = self.by.invalidate(self.identity, &self.stale);
         self.by.abandoned(self.identity, self.retired.len(), invalidated);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_RANGES, Stale, StaleRange};
+    use crate::address::Gva;
+
+    /// After "everything" no range is left that could be extended by what comes next.
+    #[test]
+    fn case_a5_everything_has_no_ranges() {
+        let mut stale = Stale::<Gva>::new();
+        let mut add = |page: u64| {
+            let page = Gva::new(page << 16);
+            stale.add(StaleRange { start: page, last: page, shift: 16 });
+            (stale.ranges().len(), stale.everything())
+        };
+        for n in 0..MAX_RANGES {
+            assert_eq!(add(2 * n as u64), (n + 1, false));
+        }
+        // The 17th is at the other end of the space, and the 18th goes on from there.
+        let far = 1 << 40;
+        for page in [far, far + 1, far + 2, 0, 1] {
+            assert_eq!(add(page), (0, true), "{page:#x}");
+        }
+        assert!(!stale.is_empty());
+        stale.clear();
+        assert!(stale.is_empty());
+        stale.add(StaleRange { start: Gva::new(0), last: Gva::new(0), shift: 12 });
+        assert_eq!((stale.ranges().len(), stale.everything()), (1, false));
+        stale.all();
+        assert_eq!((stale.ranges().len(), stale.everything()), (0, true));
     }
 }

@@ -123,16 +123,24 @@ impl<'t, O: Address, A: TableAllocator<O>> Shared<'t, A, O> {
         self.refused.take()
     }
 
+    /// Tries once to lock the table at `table`.
+    ///
+    /// # Errors
+    /// It lies outside the allocator's memory.
+    #[inline]
+    pub(crate) fn try_lock(&self, table: u64) -> Result<Result<(), LockRefused>, Error> {
+        let outside = MemoryError { address: table, bytes: 8 };
+        Ok(self.tables.state(O::new(table)).ok_or(outside)?.try_lock())
+    }
+
     /// Locks the table at `table`, waiting for whoever has it.
     ///
     /// # Errors
-    /// Why not; then `None` if it left the tree.
-    pub(crate) fn lock(&self, table: u64) -> Result<(), Option<Error>> {
-        let outside = Error::Memory(MemoryError { address: table, bytes: 8 });
-        let state = self.tables.state(O::new(table)).ok_or(Some(outside))?;
+    /// Why not; `None` if it left the tree.
+    fn lock(&self, table: u64) -> Result<(), Option<Error>> {
         let mut turns = 0;
         loop {
-            match state.try_lock() {
+            match self.try_lock(table).map_err(Some)? {
                 Ok(()) => return Ok(()),
                 Err(LockRefused::Left) => return Err(None),
                 Err(LockRefused::Busy) if (self.wait)(turns) => turns = turns.saturating_add(1),

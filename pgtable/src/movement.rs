@@ -33,7 +33,7 @@ use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate, MAX_TABLES, Unused};
 use crate::memory::TableMemory;
 use crate::space::Leaves;
-use crate::table::{PageTable, gather_error, layout};
+use crate::table::{PageTable, layout};
 use crate::walk::{LeafOf, Walker};
 use crate::word::Word;
 
@@ -85,7 +85,7 @@ where
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<usize, Error> {
         // Room for what a failed invalidation leaves behind.
-        gather.flush(&self.tables).map_err(gather_error)?;
+        gather.flush(&self.tables).map_err(Error::Invalidate)?;
         let mut moving = Moving::<F, I, _> { which, gather, batch: ArrayVec::new(), count: 0 };
         let walked = self.relocate_below(Node::root(&self.format, self.root), 0, &mut moving);
         let settled = self.settle(&mut moving);
@@ -107,7 +107,7 @@ where
         switch: impl FnOnce(Output<F>),
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<Output<F>, Error> {
-        gather.flush(&self.tables).map_err(gather_error)?;
+        gather.flush(&self.tables).map_err(Error::Invalidate)?;
         let old = Node::root(&self.format, self.root);
         let new = self.copy_table(old)?;
         self.root = new.table;
@@ -236,7 +236,7 @@ where
         &self,
         moving: &mut Moving<'_, '_, F, I, W>,
     ) -> Result<(), Error> {
-        let mut settled = moving.gather.flush(&self.tables).map_err(gather_error);
+        let mut settled = moving.gather.flush(&self.tables).map_err(Error::Invalidate);
         for Moved { old, new } in moving.batch.drain(..) {
             let table = <Output<F> as Address>::new(old.table);
             let merged = self.merge_records(old, new);

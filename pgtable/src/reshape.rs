@@ -18,7 +18,7 @@ use crate::geometry::Level;
 use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::space::Leaves;
-use crate::table::{PageTable, gather_error, layout};
+use crate::table::{PageTable, layout};
 use crate::walk::bounds;
 use crate::word::Word;
 
@@ -150,7 +150,7 @@ where
             .map_err(|RangeError { error, .. }| RangeError { at: input, error })?;
         gather
             .flush(&self.tables)
-            .map_err(|error| RangeError { at: input, error: gather_error(error) })?;
+            .map_err(|error| RangeError { at: input, error: Error::Invalidate(error) })?;
         self.map(input, output, bytes, attributes, leaves)
     }
 
@@ -181,7 +181,7 @@ where
         gather.table_left();
         if let Err(error) = gather.flush(&self.tables) {
             self.publish(slot, entry, link);
-            return Err(gather_error(error));
+            return Err(Error::Invalidate(error));
         }
         // Hardware cannot reach the table any more, so what it recorded is now complete; nor has it
         // changed anything else.
@@ -242,7 +242,7 @@ where
         let old = stop.slot.take();
         let made = gather
             .flush(&self.tables)
-            .map_err(gather_error)
+            .map_err(Error::Invalidate)
             .and_then(|()| self.fill_split(node, old, table));
         match made {
             Ok(word) => {

@@ -106,27 +106,24 @@ where
     /// everything is invalidated, once, and the tables are freed.
     ///
     /// # Errors
-    /// [`GatherError`]; after a failed invalidation nothing was freed and the tree is given back.
+    /// [`GatherError::Invalidate`]: nothing was freed, and the tree is given back.
     pub fn destroy<I: Invalidate<F::Stage>>(
         self,
         mut gather: Gather<'_, F::Stage, I>,
     ) -> Result<Finished, (Self, GatherError)> {
         gather.everything();
         if let Err(error) = gather.flush(&self.tables) {
-            return Err((self, error));
+            return Err((self, error.into()));
         }
-        let mut freed = 0;
-        self.free_subtree(Node::root(&self.format, self.root), &mut freed);
-        match gather.finish(&self.tables) {
-            Ok(finished) => Ok(Finished { tables: finished.tables + freed, ..finished }),
-            Err(error) => Err((self, error)),
-        }
+        let mut finished = gather.told();
+        self.free_subtree(Node::root(&self.format, self.root), &mut finished);
+        Ok(finished)
     }
 
     /// Frees the table of `node` and all below it. The depth is bounded by the levels; the work by
     /// the allocator, which takes each live table back once: a table that is reached a second time
     /// (somebody else wrote here) is not descended into again.
-    fn free_subtree(&self, node: Node, freed: &mut usize) {
+    fn free_subtree(&self, node: Node, done: &mut Finished) {
         let address = <Output<F> as Address>::new(node.table);
         let Some(state) = self.tables.state(address) else { return };
         let live = state.live();
@@ -139,14 +136,15 @@ where
                     if let Entry::Table { table, width } =
                         crate::descent::decode(&self.format, word, node.position())
                     {
-                        self.free_subtree(node.below(table.get(), width), freed);
+                        self.free_subtree(node.below(table.get(), width), done);
                     }
                 }
             }
         }
         let contents = if live == 0 { Contents::Zeroed } else { Contents::Stale };
-        if self.tables.free(address, layout(node), contents).is_ok() {
-            *freed += 1;
+        match self.tables.free(address, layout(node), contents) {
+            Ok(()) => done.tables += 1,
+            Err(_) => done.refused += 1,
         }
     }
 
@@ -260,7 +258,7 @@ where
             if state.sub(entries) > 0 || level == trail.top() {
                 return Ok(());
             }
-            gather.make_room(&self.tables).map_err(gather_error)?;
+            gather.make_room(&self.tables).map_err(Error::Invalidate)?;
             let above = trail.node(level + 1);
             let slot = self.memory.word(<Output<F> as Address>::new(above.entry(offset)))?;
             Word::<F>::new(slot).store(0);
@@ -295,14 +293,6 @@ where
 /// The layout that the table of `node` was allocated with.
 pub(crate) fn layout(node: Node) -> TableLayout {
     TableLayout::of_width(node.width, Level(node.level))
-}
-
-/// What a caller of a verb can do about a gather that could not be flushed.
-pub(crate) fn gather_error(error: GatherError) -> Error {
-    match error {
-        GatherError::Invalidate(error) => Error::Invalidate(error),
-        GatherError::Alloc(error) => Error::Alloc(error),
-    }
 }
 
 impl<F, M, A> AddressSpace for PageTable<F, M, A>

@@ -416,7 +416,7 @@ fn locked(
     let mut gather = Gather::new(&Unused, ());
     let mut cursor = writer.lock(Gpa::new(at), bytes).unwrap();
     verbs(&mut cursor, &mut gather);
-    cursor.finish(&mut gather).unwrap();
+    cursor.finish(&mut gather);
     gather.finish(tree.tables()).unwrap();
 }
 

@@ -192,14 +192,9 @@ where
         })
     }
 
-    /// Unlocks the range, and takes tables that became empty out of the tree.
-    ///
-    /// # Errors
-    /// [`Error::Contended`], and as [`PageTable::unmap`]'s; the range is unlocked in any case.
-    pub fn finish<I: Invalidate<F::Stage>>(
-        self,
-        gather: &mut Gather<'_, F::Stage, I>,
-    ) -> Result<(), Error> {
-        self.writer.let_go(self.held, self.start, gather)
+    /// Unlocks the range, and takes tables that became empty out of the tree (as
+    /// [`Writer::unmap`] does).
+    pub fn finish<I: Invalidate<F::Stage>>(self, gather: &mut Gather<'_, F::Stage, I>) {
+        self.writer.let_go(self.held, self.start, gather);
     }
 }

@@ -1,6 +1,7 @@
 //! The tables that a writer has locked, from the one that covers its range down to where it works.
 
 use crate::address::Address;
+use crate::allocator::LockRefused;
 use crate::allocator::TableAllocator;
 use crate::descent::{Link, Node, Trail, descend};
 use crate::error::{Error, RangeError};
@@ -64,42 +65,64 @@ where
     R: ReadSide,
 {
     /// Locks the lowest table of `level` or above that covers the offsets `start` to `last`.
+    ///
+    /// It does not wait while it reads: an invalidation, or a grace period, that another writer
+    /// waits for with a table locked never depends on a reading of one that waits for the table.
     pub(super) fn hold(
         &self,
         start: u64,
         last: u64,
         level: u8,
     ) -> Result<Held<'t, Output<F>, A>, Error> {
-        let table = self.table;
-        let (format, geometry) = (&table.format, table.format.geometry());
+        let geometry = self.table.format.geometry();
         let mut floor = geometry.root().0;
         while floor > level && (start ^ last) >> geometry.shift(Level(floor)) == 0 {
             floor -= 1;
         }
-        let root = Node::root(format, table.root);
-        let locks = Shared::new(&table.tables, R::wait);
+        let locks = Shared::new(&self.table.tables, R::wait);
+        let mut turns = 0;
+        loop {
+            match self.try_hold(start, last, floor, &locks)? {
+                Some(cover) => return Ok(Held(Trail::from(cover, start, locks))),
+                None if R::wait(turns) => turns = turns.saturating_add(1),
+                None => return Err(Error::Contended),
+            }
+        }
+    }
+
+    /// Locks the lowest table of `floor` or above that covers the offsets `start` to `last`, within
+    /// one reading; `None` if another writer has it.
+    fn try_hold(
+        &self,
+        start: u64,
+        last: u64,
+        floor: u8,
+        locks: &Shared<'t, A, Output<F>>,
+    ) -> Result<Option<Node>, Error> {
+        let table = self.table;
+        let root = Node::root(&table.format, table.root);
         let mut reader = self.reader.try_borrow_mut().map_err(|_| Error::Contended)?;
         let _reading = reader.read();
         let mut gone = None;
         for _ in 0..TRIES {
             let (mut cover, mut link) = (root, None);
-            descend(format, &table.memory, root, start, floor, |node, at, entry, word| {
+            descend(&table.format, &table.memory, root, start, floor, |node, at, entry, word| {
                 if (start ^ last) >> node.span() == 0 {
                     (cover, link) = (node, Some(Link { at, entry, word }));
                 }
             })
             .map_err(PageTable::<F, M, A>::lost)?;
-            match locks.lock(cover.table) {
-                Ok(()) => return Ok(Held(Trail::from(cover, start, locks))),
-                Err(Some(error)) => return Err(error),
+            match locks.try_lock(cover.table)? {
+                Ok(()) => return Ok(Some(cover)),
+                Err(LockRefused::Busy) => return Ok(None),
                 // It was unlinked before it said that it left, and its place is not used again
                 // while this thread reads. So nothing leads there any more, unless somebody else
                 // wrote the tables.
-                Err(None) if gone == Some(cover.table) => {
+                Err(LockRefused::Left) if gone == Some(cover.table) => {
                     let Some(Link { at, entry, word }) = link else { break };
                     return Err(Error::Malformed { at, entry, word });
                 }
-                Err(None) => gone = Some(cover.table),
+                Err(LockRefused::Left) => gone = Some(cover.table),
             }
         }
         Err(Error::Contended)

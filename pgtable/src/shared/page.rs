@@ -64,11 +64,11 @@ where
         let last =
             descend_to_last(&table.format, &table.memory, table.root, offset, predicted).ok()?;
         let state = table.tables.state(<Output<F> as Address>::new(last.table))?;
-        state.try_lock().ok()?;
+        let locked = state.lock_once()?;
         // What is locked stays.
         drop(reading);
         let done = change(table, &last, state);
-        state.unlock();
+        drop(locked);
         Some(done)
     }
 

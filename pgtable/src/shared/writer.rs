@@ -83,17 +83,22 @@ where
         Ok(())
     }
 
-    /// Unlocks, and takes what became empty out of the tree.
+    /// Unlocks, and takes what became empty out of the tree, if that can be done: where another
+    /// writer is in the way, or the gather cannot be flushed (which it tells when it is finished),
+    /// the empty table stays, for [`map`](Self::map) to fill or the next
+    /// [`unmap`](Self::unmap) to take out. What was done before is done, and no less right.
     pub(super) fn let_go<I: Invalidate<F::Stage>>(
         &self,
         held: Held<'t, Output<F>, A>,
         offset: u64,
         gather: &mut Gather<'_, F::Stage, I>,
-    ) -> Result<(), Error> {
+    ) {
         let cover = held.top();
         let empty = empty(self.table, cover);
         drop(held);
-        if empty { self.prune(offset, cover.level, gather) } else { Ok(()) }
+        if empty {
+            let _ = self.prune(offset, cover.level, gather);
+        }
     }
 
     /// Locks the smallest subtree that covers the `bytes` bytes from `input` on, for several
@@ -146,7 +151,8 @@ where
         })
     }
 
-    /// As [`PageTable::unmap`].
+    /// As [`PageTable::unmap`]. A table that became empty may stay in the tree if another writer is
+    /// in the way.
     ///
     /// # Errors
     /// As there, and [`Error::Contended`].
@@ -174,9 +180,8 @@ where
         let mut held = self.hold_around(input, bytes)?;
         let unmapped = held.run(|trail| table.unmap_range(trail, input, bytes, gather));
         let offset = table.format.offset(input).unwrap_or(0);
-        let pruned =
-            self.let_go(held, offset, gather).map_err(|error| RangeError { at: input, error });
-        unmapped.and_then(|unmapped| pruned.map(|()| unmapped))
+        self.let_go(held, offset, gather);
+        unmapped
     }
 
     verbs!(self: &Self, ".");

@@ -138,7 +138,7 @@ fn same<F: Format>(format: F, ops: &[Op]) {
         let found = cursor.query(input(0)).unwrap();
         assert_eq!(one.walker().query(input(0)).unwrap(), found);
     }
-    cursor.finish(&mut gather).unwrap();
+    cursor.finish(&mut gather);
     let leaves = |walker: pgtable::Walker<F, _>| {
         let mut leaves = Vec::new();
         let visited = walker.for_each(Input::<F>::new(START), BYTES, |leaf| {
@@ -230,7 +230,7 @@ fn what_is_locked_stays_and_nothing_else() {
         assert_eq!(harvested, Err(error));
     }
     assert_eq!(cursor.query(Gva::new(2 * LARGE)), Err(outside(2 * LARGE)));
-    cursor.finish(&mut gather).unwrap();
+    cursor.finish(&mut gather);
     assert_eq!(one.unmap(Gva::new(0), 4 * LARGE, &mut gather), Ok(LARGE + 0x1000));
     gather.finish(&&tables).unwrap();
     assert_eq!(tables.live(), 1);
@@ -276,7 +276,7 @@ fn pages_beside_the_range() {
         writer.lock(Gva::new(1 << 50), PAGE).map(|_| ()),
         Err(RangeError { at: Gva::new(1 << 50), error: Error::Range })
     );
-    cursor.finish(&mut gather).unwrap();
+    cursor.finish(&mut gather);
     assert_eq!(writer.protect(Gva::new(0), 0, Prot::R.into(), &mut gather), Ok(0));
     assert_eq!(writer.lock(Gva::new(0), 0).map(drop), Ok(()));
     for (page, beyond) in all {
@@ -371,7 +371,7 @@ fn small_pages_under_a_lock() {
         cursor.query(Gva::new(0x1_2345)).unwrap().map(|it| (it.output.get(), it.shift)),
         Some((0x2345, 12))
     );
-    cursor.finish(&mut gather).unwrap();
+    cursor.finish(&mut gather);
     assert_eq!(writer.unmap(Gva::new(0), LARGE, &mut gather), Ok(0x1_1000));
     gather.finish(&&tables).unwrap();
     assert_eq!(tables.live(), 1);

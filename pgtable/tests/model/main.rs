@@ -27,4 +27,5 @@ mod support;
 mod tracked;
 mod tree;
 mod two_stage;
+mod waiting;
 mod writers;

@@ -321,7 +321,7 @@ where
             );
             Self::unless_out_of_memory(cursor.split(input, REGION, usual, &mut gather));
             assert!(cursor.promote(input, REGION, &mut gather).unwrap() <= 1);
-            cursor.finish(&mut gather).unwrap();
+            cursor.finish(&mut gather);
         } else {
             let mut cursor = self.writer.lock(Input::<F>::new(at), bytes).unwrap();
             for by in (0..bytes).step_by(page as usize) {
@@ -354,7 +354,7 @@ where
                     self.model.insert(at + by, output.get());
                 }
             }
-            cursor.finish(&mut gather).unwrap();
+            cursor.finish(&mut gather);
         }
         gather.finish(self.tables).unwrap();
     }
