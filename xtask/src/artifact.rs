@@ -4,10 +4,14 @@
 //! it is made under a temporary name and renamed when it is whole, so a half-finished download
 //! never counts. A changed recipe makes it anew.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::report;
 
 const RECIPE: &str = "recipe.txt";
 
@@ -22,10 +26,15 @@ pub fn keep(
     make: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
     let place = shelf.join(name);
-    if fs::read_to_string(place.join(RECIPE)).is_ok_and(|made_by| made_by == recipe) {
+    if is_made_by(&place, recipe) {
         return Ok(place);
     }
     fs::create_dir_all(shelf).with_context(|| format!("creating {}", shelf.display()))?;
+    let _alone = alone(shelf, name)?;
+    // Another run may have made it meanwhile.
+    if is_made_by(&place, recipe) {
+        return Ok(place);
+    }
     let half = tempfile::Builder::new().prefix(".half-").tempdir_in(shelf)?;
     let what = recipe.lines().next().unwrap_or_default();
     make(half.path())
@@ -36,6 +45,21 @@ pub fn keep(
     }
     fs::rename(half.keep(), &place).with_context(|| format!("placing {}", place.display()))?;
     Ok(place)
+}
+
+fn is_made_by(place: &Path, recipe: &str) -> bool {
+    fs::read_to_string(place.join(RECIPE)).is_ok_and(|made_by| made_by == recipe)
+}
+
+/// Waits until no other run makes the artifact `name`; none does until the file is closed.
+fn alone(shelf: &Path, name: &str) -> Result<File> {
+    let lock = shelf.join(format!(".lock-{name}"));
+    let lock = File::create(&lock).with_context(|| lock.display().to_string())?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+        report::note(&format!("{name}: another run is making it"));
+        flock(&lock, FlockOperation::LockExclusive)?;
+    }
+    Ok(lock)
 }
 
 #[cfg(test)]
@@ -65,7 +89,10 @@ mod tests {
 
         keep(shelf.path(), "thing", "recipe 2", make("third"))?;
         assert_eq!(content(&place)?, "third", "a changed recipe is made anew");
-        assert_eq!(fs::read_dir(shelf.path())?.count(), 1, "nothing half-made stays behind");
+        let names = fs::read_dir(shelf.path())?.map(|entry| Ok(entry?.file_name()));
+        let mut names = names.collect::<Result<Vec<_>>>()?;
+        names.sort();
+        assert_eq!(names, [".lock-thing", "thing"], "nothing half-made stays behind");
         Ok(())
     }
 }

@@ -11,13 +11,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use duct::cmd;
 
-/// The Debian packages: the emulator, and a display for it that needs none.
-pub const PACKAGES: [&str; 2] = ["bochs", "bochs-term"];
 /// How long the machine may take: a hundred times as long as it does.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What machine it is.
 pub struct Bare<'m> {
+    /// Bochs’ program.
+    pub bochs: &'m Path,
     /// Bochs’ name for the processor.
     pub processor: &'m str,
     /// The file with the firmware: 64 KiB.
@@ -31,7 +31,7 @@ impl Bare<'_> {
     /// Runs the machine until it is done, and saves the image in the file `seen`. Other files are
     /// made in `folder`.
     pub fn run(&self, folder: &Path, seen: &str) -> Result<()> {
-        let Bare { processor, firmware, image, address } = self;
+        let Bare { bochs, processor, firmware, image, address } = self;
         let file = |name: &str| folder.join(name).display().to_string();
         let length = fs::metadata(image).context("the image")?.len();
         let (configuration, commands, vga, log) =
@@ -56,8 +56,9 @@ impl Bare<'_> {
             format!("continue\nwritemem \"{seen}\" {address:#x} {length:#x}\nquit\n"),
         )?;
         // Bochs ends with us, however we end.
+        let bochs = bochs.to_string_lossy();
         let arguments =
-            ["--pdeathsig", "KILL", "--", "bochs", "-q", "-f", &configuration, "-rc", &commands];
+            ["--pdeathsig", "KILL", "--", &bochs, "-q", "-f", &configuration, "-rc", &commands];
         let bochs = cmd("setpriv", arguments)
             .env("TERM", "dumb")
             .stdin_null()

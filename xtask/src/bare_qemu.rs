@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -17,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// What machine it is.
 pub struct Bare<'m> {
     /// QEMU’s program, and what makes the machine.
-    pub qemu: &'m str,
+    pub qemu: &'m Path,
     pub machine: &'m str,
     /// The file with the firmware.
     pub firmware: &'m str,
@@ -45,7 +46,8 @@ impl Machine {
         let Bare { qemu, machine, firmware, image, address } = bare;
         // QEMU ends with us, however we end.
         let mut qemu = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--", qemu])
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(qemu)
             .args(machine.split(' '))
             .args("-nodefaults -display none -serial none -monitor stdio -no-reboot".split(' '))
             .args([

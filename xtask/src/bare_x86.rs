@@ -5,22 +5,18 @@
 //! The program `probe` writes an image of memory; a hypervisor, assembled here, works through it
 //! with SVM or VMX; the program judges what the machine left behind.
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
-use duct::cmd;
 
+use crate::assemble::assemble;
 use crate::cargo::run_example;
-use crate::debian::ensure_installed;
 use crate::emulated_host::X86_64;
+use crate::toolbox::table::BOCHS;
 use crate::xtask::Xtask;
-use crate::{bare_bochs, bare_qemu, command, report};
+use crate::{bare_bochs, bare_qemu, report};
 
 const HYPERVISOR: &str = "examples/src/probe/x86_nested/hypervisor.S";
 /// Where the image stands: agreed with the program.
 const IMAGE: u64 = 0x200_0000;
-/// The assembler’s package; its program has the same name everywhere.
-const ASSEMBLER: &str = if cfg!(target_arch = "x86_64") { "gcc" } else { "gcc-x86-64-linux-gnu" };
 
 /// Who emulates a machine, and its name for the processor.
 enum Emulator {
@@ -40,9 +36,11 @@ const MACHINES: [(&str, Emulator); 6] = [
 
 /// Builds, runs, judges, on each machine. The probe’s exit status is ours.
 pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
-    ensure_installed(&[&[ASSEMBLER][..], X86_64.packages, &bare_bochs::PACKAGES].concat())?;
+    let qemu = X86_64.qemu(xtask)?;
+    let bochs = xtask.toolbox.program(&BOCHS, "bochs")?;
     let folder = tempfile::tempdir()?;
-    let firmware = assemble(xtask, folder.path())?;
+    let firmware = folder.path().join("firmware").display().to_string();
+    assemble(xtask, HYPERVISOR, &["--target=x86_64-linux-gnu"], &firmware)?;
     for (name, emulator) in MACHINES {
         let file = |part: &str| folder.path().join(format!("{name}-{part}")).display().to_string();
         let (image, seen) = (file("image"), file("seen"));
@@ -62,12 +60,12 @@ pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
             Emulator::Qemu(processor) => {
                 report::note(&format!("starting a bare machine of QEMU’s: {name}"));
                 let machine = &format!("-machine pc -accel tcg -cpu {processor} -m 512M");
-                bare_qemu::Bare { qemu: X86_64.qemu, machine, firmware, image, address: IMAGE }
+                bare_qemu::Bare { qemu: &qemu, machine, firmware, image, address: IMAGE }
                     .run(&seen)?;
             }
             Emulator::Bochs(processor) => {
                 report::note(&format!("starting a bare machine of Bochs’: {name}"));
-                bare_bochs::Bare { processor, firmware, image, address: IMAGE }
+                bare_bochs::Bare { bochs: &bochs, processor, firmware, image, address: IMAGE }
                     .run(folder.path(), &seen)?;
             }
         }
@@ -77,14 +75,4 @@ pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
         }
     }
     Ok(0)
-}
-
-/// The hypervisor as bytes.
-fn assemble(xtask: &Xtask, folder: &Path) -> Result<String> {
-    let (source, object, firmware) =
-        (xtask.root().join(HYPERVISOR), folder.join("object"), folder.join("firmware"));
-    command::quiet("assembling", &cmd!("x86_64-linux-gnu-gcc", "-c", &source, "-o", &object))?;
-    let copy = cmd!("x86_64-linux-gnu-objcopy", "-O", "binary", "-j", ".text", &object, &firmware);
-    command::quiet("objcopy", &copy)?;
-    Ok(firmware.display().to_string())
 }

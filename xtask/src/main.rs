@@ -1,11 +1,12 @@
 //! The project’s own commands: `cargo xtask …`.
 //!
 //! This is the only place for set-up, cross builds, emulated hosts and running benches. Every
-//! command sets up what it needs by itself, says what it installs, and keeps what it fetched
-//! under the target folder, so that a second run needs no network.
+//! command sets up what it needs by itself, says what it fetches, and keeps it under the target
+//! folder, so that a second run needs no network. Nothing is installed.
 
 mod arch;
 mod artifact;
+mod assemble;
 mod bare_bochs;
 mod bare_power;
 mod bare_qemu;
@@ -25,6 +26,7 @@ mod probe;
 mod ptdump_proof;
 mod report;
 mod test;
+mod toolbox;
 mod x86_host;
 mod xtask;
 
@@ -39,6 +41,8 @@ use xtask::Xtask;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
+    #[command(flatten)]
+    tools: toolbox::Options,
     #[command(subcommand)]
     command: Command,
 }
@@ -65,7 +69,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
             report::failure(&error);
@@ -74,9 +78,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<ExitCode> {
-    let xtask = Xtask::load()?;
-    match command {
+fn run(cli: Cli) -> Result<ExitCode> {
+    let xtask = Xtask::load(&cli.tools)?;
+    match cli.command {
         Command::Microvm(options) => microvm::run(&xtask, options).map(ExitCode::from),
         Command::Probe(options) => probe::run(&xtask, options).map(ExitCode::from),
         Command::Host(options) => host::run(&xtask, options).map(ExitCode::from),

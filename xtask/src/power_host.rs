@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use crate::cargo::{build_static, run_example as run_here};
-use crate::debian::ensure_installed;
 use crate::emulated_host::{EmulatedHost, Machine, POWER9};
-use crate::ppc64le::{self, Toolchain};
+use crate::ppc64le::Toolchain;
 use crate::xtask::Xtask;
 
 /// Builds and runs; the program’s exit status is ours. Machine and files are for the emulated host.
@@ -23,8 +22,6 @@ pub fn run_example(
     if cfg!(target_arch = "powerpc64") {
         return natively(xtask, program, &arguments);
     }
-    // All at once, so that whoever must install them by hand hears of all.
-    ensure_installed(&[&ppc64le::C_COMPILER[..], POWER9.packages].concat())?;
     let program = build(xtask, program)?;
     EmulatedHost::new(&POWER9, machine, program).arguments(arguments).files(files).run(xtask)
 }

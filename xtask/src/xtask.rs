@@ -5,30 +5,34 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use cargo_metadata::{Metadata, MetadataCommand};
 
-use crate::debian::Archive;
+use crate::toolbox::{self, Toolbox};
 
 /// The packages that an embedder links, none of which needs `std`.
 pub const LIBRARIES: [&str; 4] = ["pgtable", "frag-alloc", "arch-ppc64", "arch-x86"];
 
-/// The workspace as cargo sees it, and the archive that foreign packages come from.
+/// The workspace as cargo sees it, and the tools that are not cargo’s.
 pub struct Xtask {
     /// Members and their targets; dependencies are not resolved, so that reading it needs no
     /// network.
     pub metadata: Metadata,
-    /// Debian packages that are only unpacked: this machine’s and the emulated host’s.
-    pub archive: Archive,
+    /// Emulators, kernels, compilers.
+    pub toolbox: Toolbox,
+    shelf: PathBuf,
 }
 
 impl Xtask {
     /// Asks cargo about the workspace that this program was built in.
-    pub fn load() -> Result<Self> {
+    pub fn load(options: &toolbox::Options) -> Result<Self> {
         let metadata = MetadataCommand::new()
             .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
             .no_deps()
             .exec()
             .context("cargo metadata")?;
-        let archive = Archive::new("ppc64el", metadata.target_directory.join("xtask").into());
-        Ok(Self { metadata, archive })
+        let shelf = match &options.cache {
+            Some(cache) => std::path::absolute(cache)?,
+            None => metadata.target_directory.join("xtask").into(),
+        };
+        Ok(Self { metadata, toolbox: Toolbox::new(shelf.clone(), options), shelf })
     }
 
     /// The folder that holds the workspace’s `Cargo.toml`.
@@ -43,6 +47,6 @@ impl Xtask {
 
     /// The folder of kept artifacts (see [`crate::artifact`]).
     pub fn kept(&self) -> PathBuf {
-        self.target("xtask")
+        self.shelf.clone()
     }
 }

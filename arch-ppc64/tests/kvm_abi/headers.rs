@@ -76,13 +76,15 @@ pub enum Verdict {
     NoHeaders(String),
 }
 
-/// A compiler for POWER that has the kernel’s headers: a cross compiler, or a POWER host’s own.
-fn compiler() -> Result<&'static str, String> {
+/// A compiler for POWER that has the kernel’s headers: the one that `POWERPC64LE_CC` names, a cross
+/// compiler, or a POWER host’s own.
+fn compiler() -> Result<String, String> {
     let source = "#ifndef __powerpc64__\n#error not a compiler for POWER\n#endif\n\
                   #include <linux/kvm.h>\n";
     let mut reasons = String::new();
-    for name in ["powerpc64le-linux-gnu-gcc", "cc"] {
-        let reason = match compile(name, source) {
+    let named = std::env::var("POWERPC64LE_CC").ok();
+    for name in named.into_iter().chain(["powerpc64le-linux-gnu-gcc", "cc"].map(str::to_owned)) {
+        let reason = match compile(&name, source) {
             Ok(Ok(())) => return Ok(name),
             Ok(Err(message)) => message,
             Err(error) => error.to_string(),
@@ -124,7 +126,7 @@ pub fn verdict(rows: &[Row]) -> Verdict {
         )
         .expect("writing to a String");
     }
-    match compile(name, &source) {
+    match compile(&name, &source) {
         Ok(Ok(())) => Verdict::Agrees,
         Ok(Err(message)) => Verdict::Differs(message),
         Err(error) => Verdict::NoHeaders(format!("{name}: {error}")),

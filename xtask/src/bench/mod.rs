@@ -7,21 +7,20 @@
 mod goals;
 mod packages;
 
+use std::env;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use duct::Expression;
 
 use crate::cargo::cargo;
-use crate::debian::ensure_installed;
+use crate::toolbox::table::MAKE;
 use crate::xtask::Xtask;
 use crate::{command, report};
 use goals::Goals;
 use packages::Bench;
-
-/// What the build scripts of those that we compare with need: some are written in C and C++.
-const BUILD_TOOLS: [&str; 3] = ["g++", "make", "cmake"];
 
 /// What may be asked for on the command line.
 #[derive(Args)]
@@ -52,11 +51,10 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
 
 /// Runs the bench, showing its output while it is read for goals.
 fn follow(xtask: &Xtask, bench: &Bench, arguments: &[String]) -> Result<Goals> {
-    ensure_installed(&BUILD_TOOLS)?;
     let manifest = bench.manifest.to_string_lossy();
     let program = bench.cargo_arguments().into_iter().chain(["--manifest-path", &manifest, "--"]);
     let arguments = program.chain(arguments.iter().map(String::as_str));
-    let run = cargo(xtask, arguments).env("CARGO_TARGET_DIR", target_folder(xtask));
+    let run = in_bench_folder(xtask, &cargo(xtask, arguments))?;
     let output = run.reader().context("cargo")?;
     let mut goals = Goals::default();
     for line in BufReader::new(output).lines() {
@@ -70,9 +68,6 @@ fn follow(xtask: &Xtask, bench: &Bench, arguments: &[String]) -> Result<Goals> {
 /// Looks at the format of every bench package and lints it, which also shows that it builds.
 pub fn check(xtask: &Xtask) -> Result<()> {
     let manifests = packages::manifests(xtask)?;
-    if !manifests.is_empty() {
-        ensure_installed(&BUILD_TOOLS)?;
-    }
     for manifest in manifests {
         report::note(&manifest.display().to_string());
         let manifest = manifest.to_string_lossy();
@@ -82,13 +77,18 @@ pub fn check(xtask: &Xtask) -> Result<()> {
         )?;
         let arguments =
             ["clippy", "--all-targets", "--manifest-path", &manifest, "--", "-D", "warnings"];
-        let clippy = cargo(xtask, arguments).env("CARGO_TARGET_DIR", target_folder(xtask));
+        let clippy = in_bench_folder(xtask, &cargo(xtask, arguments))?;
         command::stream("cargo clippy", &clippy)?;
     }
     Ok(())
 }
 
-/// One folder for all bench packages: they share what they compare with.
-fn target_folder(xtask: &Xtask) -> PathBuf {
-    xtask.target("benches")
+/// One target folder for all bench packages: they share what they compare with. The build script of
+/// one of those runs `make`; all that are written in C and C++ need this machine’s compilers.
+fn in_bench_folder(xtask: &Xtask, cargo: &Expression) -> Result<Expression> {
+    let make = xtask.toolbox.program(&MAKE, "make")?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    let make = make.parent().map(Path::to_owned).into_iter();
+    let path = env::join_paths(make.chain(env::split_paths(&path)))?;
+    Ok(cargo.env("PATH", path).env("CARGO_TARGET_DIR", xtask.target("benches")))
 }

@@ -1,10 +1,9 @@
-//! Debian as the source of everything that is not a crate: packages that get installed on this
-//! machine, and packages that are only unpacked.
+//! Debian as the source of everything that is not a crate: packages are fetched through an apt of
+//! our own and unpacked. Nothing is installed, and the machine’s own apt is only read.
 
-mod archive;
+mod download;
+mod index;
 mod mirror;
-mod packages;
-mod private_root;
 
-pub use archive::{Archive, without_libc};
-pub use packages::ensure_installed;
+pub use download::{Download, fetch};
+pub use index::{Index, Release, native_architecture};

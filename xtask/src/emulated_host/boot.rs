@@ -11,6 +11,7 @@ use crate::report;
 
 /// Boots, prints what the program prints, and returns the program’s exit status.
 pub fn run(
+    qemu: &Path,
     platform: &Platform,
     machine: &Machine,
     kernel: &Path,
@@ -19,7 +20,7 @@ pub fn run(
 ) -> Result<u8> {
     // QEMU ends with us, however we end: a machine that hangs must not outlive its time limit.
     let mut arguments: Vec<String> =
-        ["--pdeathsig", "KILL", "--", platform.qemu].map(str::to_owned).into();
+        ["--pdeathsig", "KILL", "--", &qemu.to_string_lossy()].map(str::to_owned).into();
     arguments.extend(machine_arguments(platform, machine));
     for (option, file) in [("-kernel", kernel), ("-initrd", initrd)] {
         arguments.extend([option.to_owned(), file.display().to_string()]);

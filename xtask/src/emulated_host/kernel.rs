@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::Platform;
-use crate::artifact;
 use crate::xtask::Xtask;
 
 /// Where the parts stand.
@@ -21,15 +20,7 @@ pub struct System {
 
 /// Fetches what is missing.
 pub fn set_up(xtask: &Xtask, platform: &Platform) -> Result<System> {
-    let of_architecture = |package: &str| format!("{package}:{}", platform.architecture);
-    let (kernel, busybox) = (of_architecture(platform.kernel), of_architecture("busybox-static"));
-    let recipe = format!("the Debian packages {kernel} and {busybox}");
-    let system = artifact::keep(&xtask.kept(), platform.kept, &recipe, |folder| {
-        let kernel = of_architecture(&xtask.archive.stands_for(&kernel)?);
-        xtask.archive.unpack(&[kernel, busybox], folder)?;
-        parts(folder, platform).map(drop)
-    })?;
-    parts(&system, platform)
+    parts(&xtask.toolbox.root(platform.system)?, platform)
 }
 
 fn parts(folder: &Path, platform: &Platform) -> Result<System> {

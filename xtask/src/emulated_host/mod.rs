@@ -20,7 +20,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::debian::ensure_installed;
 use crate::report;
 use crate::xtask::Xtask;
 pub use initramfs::Initramfs;
@@ -91,18 +90,18 @@ impl EmulatedHost {
     /// The machine did not come up, hung, or died before the program ended; the error holds the
     /// console’s last lines.
     pub fn run(&self, xtask: &Xtask) -> Result<u8> {
-        ensure_installed(self.platform.packages)?;
+        let qemu = self.platform.qemu(xtask)?;
         let system = kernel::set_up(xtask, self.platform)?;
         let folder = tempfile::tempdir()?;
         let initrd = folder.path().join("initramfs.cpio");
         let mark = init::mark();
-        fs::write(&initrd, self.initramfs(&system, &mark)?.archive()?)?;
+        fs::write(&initrd, self.initramfs(xtask, &system, &mark)?.archive()?)?;
         report::note(&format!("booting an emulated {} host", self.platform.name));
-        boot::run(self.platform, &self.machine, &system.kernel, &initrd, mark)
+        boot::run(&qemu, self.platform, &self.machine, &system.kernel, &initrd, mark)
     }
 
-    fn initramfs(&self, system: &kernel::System, mark: &str) -> Result<Initramfs> {
-        let modules = modules::with_dependencies(&system.modules, self.platform.modules)?;
+    fn initramfs(&self, xtask: &Xtask, system: &System, mark: &str) -> Result<Initramfs> {
+        let modules = modules::with_dependencies(xtask, &system.modules, self.platform.modules)?;
         let mut root = Initramfs::new();
         root.console();
         root.executable("bin/busybox", read(&system.busybox)?);

@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail};
 use duct::cmd;
 use object::{Object, ObjectSection};
 
-use crate::debian::ensure_installed;
+use crate::toolbox::table::XZ;
+use crate::xtask::Xtask;
 
 /// A module, as the kernel takes it.
 pub struct Module {
@@ -22,26 +23,31 @@ pub struct Module {
 }
 
 /// The modules `wanted` from below `folder`, each after what it depends on.
-pub fn with_dependencies(folder: &Path, wanted: &[&str]) -> Result<Vec<Module>> {
+pub fn with_dependencies(xtask: &Xtask, folder: &Path, wanted: &[&str]) -> Result<Vec<Module>> {
     let mut found = HashMap::new();
     find(folder, &mut found)?;
     let mut loaded = Vec::new();
     for name in wanted {
-        add(name, &found, &mut loaded)?;
+        add(xtask, name, &found, &mut loaded)?;
     }
     Ok(loaded)
 }
 
 /// Appends the module `name` to `loaded` after its dependencies, unless it is there.
-fn add(name: &str, found: &HashMap<String, PathBuf>, loaded: &mut Vec<Module>) -> Result<()> {
+fn add(
+    xtask: &Xtask,
+    name: &str,
+    found: &HashMap<String, PathBuf>,
+    loaded: &mut Vec<Module>,
+) -> Result<()> {
     let file_name = format!("{}.ko", canonical(name));
     if loaded.iter().any(|module| module.file_name == file_name) {
         return Ok(());
     }
     let path = found.get(&canonical(name)).with_context(|| format!("no kernel module {name}"))?;
-    let content = read(path)?;
+    let content = read(xtask, path)?;
     for dependency in dependencies(&content).with_context(|| path.display().to_string())? {
-        add(&dependency, found, loaded)?;
+        add(xtask, &dependency, found, loaded)?;
     }
     loaded.push(Module { file_name, content });
     Ok(())
@@ -67,12 +73,12 @@ fn canonical(name: &str) -> String {
 }
 
 /// The module’s content, decompressed if this kernel compresses its modules.
-fn read(path: &Path) -> Result<Vec<u8>> {
+fn read(xtask: &Xtask, path: &Path) -> Result<Vec<u8>> {
     match path.extension().and_then(OsStr::to_str) {
         Some("ko") => fs::read(path).with_context(|| path.display().to_string()),
         Some("xz") => {
-            ensure_installed(&["xz-utils"])?;
-            Ok(cmd!("xz", "--decompress", "--stdout", path).stdout_capture().run()?.stdout)
+            let xz = xtask.toolbox.program(&XZ, "xz")?;
+            Ok(cmd!(xz, "--decompress", "--stdout", path).stdout_capture().run()?.stdout)
         }
         _ => bail!("{}: a module in an unknown form", path.display()),
     }

@@ -1,5 +1,12 @@
 //! What kinds of machine can be emulated: POWER9, and x86-64 with SVM.
 
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::toolbox::table::{QEMU_PPC, QEMU_X86, SYSTEM_AMD64, SYSTEM_PPC64EL, Tool};
+use crate::xtask::Xtask;
+
 /// A kind of machine, and the software that it boots.
 #[derive(Debug)]
 pub struct Platform {
@@ -7,37 +14,31 @@ pub struct Platform {
     pub name: &'static str,
     /// The emulator’s program.
     pub qemu: &'static str,
-    /// The Debian packages of the emulator, and of the firmware that it starts the machine with.
-    pub packages: &'static [&'static str],
+    /// The emulator, with the firmware that it starts the machine with.
+    pub emulator: &'static Tool,
     /// What makes the machine: nothing that the firmware doesn’t need.
     pub machine: &'static str,
     /// The device of the kernel’s console.
     pub console: &'static str,
-    /// Debian’s name for the architecture.
-    pub architecture: &'static str,
-    /// The package that stands for whichever kernel the release has now.
-    pub kernel: &'static str,
+    /// Debian’s kernel and busybox.
+    pub system: &'static Tool,
     /// How the kernel image’s file name begins.
     pub image: &'static str,
     /// The kernel’s modules that are KVM.
     pub modules: &'static [&'static str],
-    /// The name under which the unpacked software is kept.
-    pub kept: &'static str,
 }
 
 /// QEMU’s `powernv9`, which emulates the hypervisor mode that KVM needs.
 pub const POWER9: Platform = Platform {
     name: "POWER9",
     qemu: "qemu-system-ppc64",
-    packages: &["qemu-system-ppc", "qemu-system-data"],
+    emulator: &QEMU_PPC,
     // Without the IPMI controller the machine can’t power itself off: the firmware asks that.
     machine: "-machine powernv9 -cpu POWER9 -device ipmi-bmc-sim,id=bmc0 -device isa-ipmi-bt,bmc=bmc0,irq=10",
     console: "hvc0",
-    architecture: "ppc64el",
-    kernel: "linux-image-powerpc64le",
+    system: &SYSTEM_PPC64EL,
     image: "vmlinux-",
     modules: &["kvm", "kvm-hv"],
-    kept: "host-system",
 };
 
 /// QEMU’s q35 with a CPU that has everything that QEMU can do in software: SVM and nested paging,
@@ -46,12 +47,17 @@ pub const POWER9: Platform = Platform {
 pub const X86_64: Platform = Platform {
     name: "x86-64",
     qemu: "qemu-system-x86_64",
-    packages: &["qemu-system-x86"],
+    emulator: &QEMU_X86,
     machine: "-machine q35 -accel tcg -cpu max,vendor=AuthenticAMD",
     console: "ttyS0",
-    architecture: "amd64",
-    kernel: "linux-image-amd64",
+    system: &SYSTEM_AMD64,
     image: "vmlinuz-",
     modules: &["kvm", "kvm-amd"],
-    kept: "host-system-x86-64",
 };
+
+impl Platform {
+    /// The emulator’s program; fetches what is missing.
+    pub fn qemu(&self, xtask: &Xtask) -> Result<PathBuf> {
+        xtask.toolbox.program(self.emulator, self.qemu)
+    }
+}

@@ -12,18 +12,15 @@ use cargo_metadata::{Message, TargetKind};
 use duct::cmd;
 
 use crate::cargo::cargo;
-use crate::debian::ensure_installed;
+use crate::toolbox::table::LLVM_COVERAGE;
 use crate::xtask::{LIBRARIES, Xtask};
 use crate::{command, report};
 
-/// The newest that Debian bookworm has; it reads what rustc's LLVM records.
-const LLVM: &str = "llvm-19";
 /// Arguments of one call of a program: no more than a command line holds.
 const FILES: usize = 1000;
 
 /// Replays the inputs of `targets` and prints what they reach of each source file.
 pub fn run(xtask: &Xtask, targets: &[String]) -> Result<()> {
-    ensure_installed(&[LLVM])?;
     let folder = xtask.target("fuzz-coverage");
     let records = folder.join("records");
     if records.exists() {
@@ -48,13 +45,13 @@ pub fn run(xtask: &Xtask, targets: &[String]) -> Result<()> {
     let merge = ["merge".into(), "-sparse".into(), "-o".into(), profile.clone()]
         .into_iter()
         .chain(recorded);
-    command::quiet("llvm-profdata", &cmd(tool("llvm-profdata"), merge))?;
+    command::quiet("llvm-profdata", &cmd(tool(xtask, "llvm-profdata")?, merge))?;
     println!("{}", table(xtask, &programs, &profile)?);
     Ok(())
 }
 
-fn tool(name: &str) -> PathBuf {
-    Path::new("/usr/lib").join(LLVM).join("bin").join(name)
+fn tool(xtask: &Xtask, name: &str) -> Result<PathBuf> {
+    xtask.toolbox.program(&LLVM_COVERAGE, name)
 }
 
 /// The targets' programs, by name.
@@ -114,7 +111,7 @@ fn table(xtask: &Xtask, programs: &[PathBuf], profile: &Path) -> Result<String> 
     let mut arguments: Vec<PathBuf> = vec!["export".into(), "-summary-only".into(), first.clone()];
     arguments.extend(others.iter().flat_map(|program| [PathBuf::from("-object"), program.clone()]));
     arguments.push(format!("-instr-profile={}", profile.display()).into());
-    let exported = command::quiet("llvm-cov", &cmd(tool("llvm-cov"), arguments))?;
+    let exported = command::quiet("llvm-cov", &cmd(tool(xtask, "llvm-cov")?, arguments))?;
     let exported: serde_json::Value = serde_json::from_str(&exported).context("llvm-cov")?;
     let mut table = String::new();
     let mut whole = [0, 0];

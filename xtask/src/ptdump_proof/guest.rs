@@ -55,8 +55,9 @@ impl Guest {
         report::note(&format!("booting {machine}"));
 
         // QEMU ends with us, however we end.
+        let qemu = platform.qemu(xtask)?;
         let mut arguments: Vec<String> =
-            ["--pdeathsig", "KILL", "--", platform.qemu].map(str::to_owned).into();
+            ["--pdeathsig", "KILL", "--", &qemu.to_string_lossy()].map(str::to_owned).into();
         arguments.extend(machine.split_whitespace().map(str::to_owned));
         arguments
             .extend("-nodefaults -display none -no-reboot".split_whitespace().map(str::to_owned));

@@ -16,7 +16,6 @@ mod qmp;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::debian::ensure_installed;
 use crate::emulated_host::{POWER9, Platform, X86_64};
 use crate::report;
 use crate::xtask::Xtask;
@@ -109,7 +108,6 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
 }
 
 fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Result<()> {
-    ensure_installed(case.platform().packages)?;
     let mut guest = Guest::boot(xtask, case.platform(), case.machine(), case.kernel_arguments())?;
     let core = match &options.keep {
         Some(folder) => {

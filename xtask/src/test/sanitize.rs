@@ -13,7 +13,7 @@ use duct::cmd;
 
 use crate::cargo::cargo;
 use crate::command;
-use crate::debian::ensure_installed;
+use crate::toolbox::table::VALGRIND;
 use crate::xtask::{LIBRARIES, Xtask};
 
 /// What the tests are run under.
@@ -71,17 +71,16 @@ pub fn run(xtask: &Xtask, tool: Tool) -> Result<()> {
             })
         }
         Tool::Valgrind => {
-            ensure_installed(&["valgrind"])?;
+            let valgrind = xtask.toolbox.program(&VALGRIND, "valgrind")?;
+            let valgrind =
+                format!("{} --quiet --error-exitcode=1 --leak-check=no", valgrind.display());
             let runner =
                 format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace('-', "_"));
             UNSAFE.iter().try_for_each(|of| {
                 let arguments = test(of);
                 let what = format!("valgrind: {}", arguments.join(" "));
                 let run = cargo(xtask, arguments.iter().map(String::as_str));
-                command::stream(
-                    &what,
-                    &run.env(&runner, "valgrind --quiet --error-exitcode=1 --leak-check=no"),
-                )
+                command::stream(&what, &run.env(&runner, &valgrind))
             })
         }
     }

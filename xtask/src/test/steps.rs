@@ -5,9 +5,8 @@ use anyhow::{Result, bail};
 use super::{loom, no_std};
 use crate::arch::Arch;
 use crate::cargo::cargo;
-use crate::debian::ensure_installed;
 use crate::microvm::{LinuxOptions, Mmu};
-use crate::ppc64le::{C_COMPILER, Toolchain};
+use crate::ppc64le::Toolchain;
 use crate::xtask::{LIBRARIES, Xtask};
 use crate::{bench, command, fuzz, microvm, probe, report, x86_host};
 
@@ -117,8 +116,8 @@ fn doc(xtask: &Xtask) -> Result<()> {
 
 fn test(xtask: &Xtask) -> Result<()> {
     // Some tests ask the cross compiler whether the kernel’s headers agree with our numbers.
-    ensure_installed(&C_COMPILER)?;
-    command::stream("cargo test", &cargo(xtask, ["test", "--workspace", "--all-features"]))
+    let test = cargo(xtask, ["test", "--workspace", "--all-features"]);
+    command::stream("cargo test", &Toolchain::set_up(xtask)?.with_headers(&test))
 }
 
 fn benches(xtask: &Xtask) -> Result<()> {

@@ -115,6 +115,11 @@ probe_guest_fetch:
         bctrl
         sc
 
+/* tlbie by its fields: not every assembler knows the operands of ISA v3.0. */
+        .macro  TLBIE rb, rs, ric, prs, r
+        .long   0x7c000264 | \rs << 21 | \ric << 18 | \prs << 17 | \r << 16 | \rb << 11
+        .endm
+
 /*
  * tlbie, process-scoped, radix: R14 is RB, R16 is RS. One stub for each RIC, an
  * immediate field. The sequence of Power ISA v3.0B, book III, 5.10.
@@ -123,7 +128,7 @@ probe_guest_fetch:
         .globl  \name
 \name:
         ptesync
-        tlbie   %r14, %r16, \ric, 1, 1
+        TLBIE   14, 16, \ric, 1, 1
         eieio
         tlbsync
         ptesync
@@ -146,7 +151,7 @@ probe_guest_edit:
         ptesync
         ld      %r17, 0(%r14)
         ptesync
-        tlbie   %r19, %r16, 0, 1, 1
+        TLBIE   19, 16, 0, 1, 1
         eieio
         tlbsync
         ptesync

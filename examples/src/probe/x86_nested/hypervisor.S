@@ -438,7 +438,8 @@ start16:
 
         .org    rom + 0xfff0
 reset:
-        jmp     start16
+        .byte   0xe9                    /* jmp start16: clang knows no IP that wraps */
+        .word   start16 - reset - 3
         .org    rom + 0x10000
 
         .section .note.GNU-stack, "", @progbits

@@ -187,7 +187,7 @@ invalidate:
         ld      %r17, 32(%r31)
         ld      %r18, 40(%r31)
         ptesync
-        tlbie   %r17, %r18, 2, 0, 1
+        .long   0x7c000264 | 18 << 21 | 2 << 18 | 1 << 16 | 17 << 11    /* tlbie r17, r18, 2, 0, 1 */
         eieio
         tlbsync
         ptesync

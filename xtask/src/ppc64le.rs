@@ -1,10 +1,7 @@
-//! Cross-building for powerpc64le Linux, and running what was built under qemu-user.
+//! Building for powerpc64le Linux, and running what was built under qemu-user.
 //!
-//! C compiler and libc are Debian’s cross packages, rustc and its library are Debian’s too (see
-//! [`rust`]). Everything is linked statically: the emulated host has no libraries, and qemu-user
-//! then needs no library path.
-
-mod rust;
+//! rustc and the C compiler are the toolbox’s. Everything is linked statically: the emulated host
+//! has no libraries, and qemu-user then needs no library path.
 
 use std::path::PathBuf;
 
@@ -13,7 +10,8 @@ use duct::Expression;
 
 use crate::cargo::cargo;
 use crate::command;
-use crate::debian::ensure_installed;
+use crate::toolbox::cross::Cross;
+use crate::toolbox::table::{LIBRARIES_PPC64EL, QEMU_USER};
 use crate::xtask::Xtask;
 
 const TARGET: &str = "powerpc64le-unknown-linux-gnu";
@@ -21,13 +19,9 @@ const TARGET: &str = "powerpc64le-unknown-linux-gnu";
 /// Links the C library into the program.
 const STATIC: &str = "-Ctarget-feature=+crt-static";
 
-/// The Debian packages of the C compiler, the C library and the kernel’s headers.
-pub const C_COMPILER: [&str; 3] =
-    ["gcc-powerpc64le-linux-gnu", "libc6-dev-ppc64el-cross", "linux-libc-dev-ppc64el-cross"];
-
-/// A toolchain that builds for powerpc64le Linux; everything that it needs is on this machine.
+/// A toolchain that builds for powerpc64le Linux.
 pub struct Toolchain {
-    rustc: PathBuf,
+    cross: Cross,
     /// Not the usual one: with one folder for two compilers, each run would build all anew.
     target_folder: PathBuf,
 }
@@ -35,8 +29,8 @@ pub struct Toolchain {
 impl Toolchain {
     /// Sets up what is missing.
     pub fn set_up(xtask: &Xtask) -> Result<Self> {
-        ensure_installed(&C_COMPILER)?;
-        Ok(Self { rustc: rust::set_up(xtask)?, target_folder: xtask.target("ppc64le") })
+        let cross = xtask.toolbox.cross(&LIBRARIES_PPC64EL, TARGET)?;
+        Ok(Self { cross, target_folder: xtask.target("ppc64le") })
     }
 
     /// Builds the release form of a program of the package `examples`, and says where it stands.
@@ -52,23 +46,31 @@ impl Toolchain {
     /// Documentation tests are left out: Debian’s rustdoc is too old for this cargo to hand it a
     /// runner.
     pub fn test(&self, xtask: &Xtask, packages: &[&str]) -> Result<()> {
-        ensure_installed(&["qemu-user-static"])?;
+        let qemu = xtask.toolbox.program(&QEMU_USER, "qemu-ppc64le")?;
         let packages = packages.iter().flat_map(|package| ["--package", package]);
         let arguments: Vec<_> = ["--tests", "--all-features"].into_iter().chain(packages).collect();
         let test = self.cargo(xtask, "test", &arguments, &format!("{STATIC} -Dwarnings")).env(
             "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER",
-            "qemu-ppc64le-static -p 65536",
+            format!("{} -p 65536", qemu.display()),
         );
         command::stream("cargo test for POWER", &test)
+    }
+
+    /// `cargo` where tests find a compiler that has the kernel’s headers for POWER, and must ask
+    /// it.
+    pub fn with_headers(&self, cargo: &Expression) -> Expression {
+        cargo.env("POWERPC64LE_CC", &self.cross.cc).env("REQUIRE_KVM_HEADERS", "1")
     }
 
     /// `cargo VERB --target powerpc64le-… ARGUMENTS…` in the workspace.
     fn cargo(&self, xtask: &Xtask, verb: &str, arguments: &[&str], flags: &str) -> Expression {
         let target = [verb, "--target", TARGET];
-        cargo(xtask, target.iter().chain(arguments).copied())
-            .env("RUSTC", &self.rustc)
+        self.with_headers(&cargo(xtask, target.iter().chain(arguments).copied()))
+            .env("RUSTC", &self.cross.rustc)
             .env("CARGO_TARGET_DIR", &self.target_folder)
-            .env("CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_LINKER", "powerpc64le-linux-gnu-gcc")
+            .env("CC_powerpc64le_unknown_linux_gnu", &self.cross.cc)
+            .env("AR_powerpc64le_unknown_linux_gnu", &self.cross.ar)
+            .env("CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_LINKER", &self.cross.cc)
             .env("CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags)
             // These would take the place of the flags above.
             .env_remove("RUSTFLAGS")

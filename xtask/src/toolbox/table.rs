@@ -1,0 +1,214 @@
+//! The table of tools: which packages of which release they come from, and why of that one.
+//!
+//! What a newer release has runs on an older machine, as every program comes with its own loader
+//! and libraries. To add an emulator or an architecture, add its rows.
+
+use crate::debian::Release::{self, Bookworm};
+
+/// Programs, or files, that are fetched, unpacked and kept together.
+#[derive(Debug)]
+pub struct Tool {
+    /// As messages and its folder call it.
+    pub name: &'static str,
+    /// Where it serves best,
+    pub release: Release,
+    /// and why.
+    pub why: &'static str,
+    /// Whether `--release` may name another release for it.
+    pub emulator: bool,
+    /// Debian’s name for the architecture that it is for, if that is not this machine’s.
+    pub architecture: Option<&'static str>,
+    /// The packages, each with all that it depends on.
+    pub packages: &'static [&'static str],
+    /// Those that are unpacked without; `*` stands for the newest version that there is.
+    pub alone: &'static [&'static str],
+    /// If not all is unpacked: the paths, in which `*` may stand.
+    pub only: &'static [&'static str],
+    /// What is run.
+    pub programs: &'static [Program],
+}
+
+/// A program of a tool. In its texts `{root}` stands for the folder in which the packages are
+/// unpacked, and `{triple}` for Debian’s name of the libraries’ folder.
+#[derive(Debug)]
+pub struct Program {
+    /// What it is called by.
+    pub name: &'static str,
+    /// Its file.
+    pub file: &'static str,
+    /// Lines of shell that come before it.
+    pub before: &'static str,
+    /// What its arguments begin with.
+    pub arguments: &'static str,
+    /// Whether it needs no loader.
+    pub is_static: bool,
+}
+
+const TOOL: Tool = Tool {
+    name: "",
+    release: Bookworm,
+    why: "",
+    emulator: false,
+    architecture: None,
+    packages: &[],
+    alone: &[],
+    only: &[],
+    programs: &[],
+};
+
+const PROGRAM: Program =
+    Program { name: "", file: "", before: "", arguments: "", is_static: false };
+
+/// Where QEMU looks for firmware.
+const FIRMWARE: &str = "-L {root}/usr/share/qemu -L {root}/usr/share/seabios";
+
+pub const QEMU_PPC: Tool = Tool {
+    name: "qemu-ppc",
+    why: "QEMU 7.2: the probes’ predictions are true for it",
+    emulator: true,
+    packages: &["qemu-system-ppc", "qemu-system-data"],
+    programs: &[Program {
+        name: "qemu-system-ppc64",
+        file: "{root}/usr/bin/qemu-system-ppc64",
+        arguments: FIRMWARE,
+        ..PROGRAM
+    }],
+    ..TOOL
+};
+
+pub const QEMU_X86: Tool = Tool {
+    name: "qemu-x86",
+    why: QEMU_PPC.why,
+    emulator: true,
+    packages: &["qemu-system-x86"],
+    programs: &[Program {
+        name: "qemu-system-x86_64",
+        file: "{root}/usr/bin/qemu-system-x86_64",
+        arguments: FIRMWARE,
+        ..PROGRAM
+    }],
+    ..TOOL
+};
+
+pub const QEMU_USER: Tool = Tool {
+    name: "qemu-user",
+    why: "statically linked, and runs whatever this release’s compilers make",
+    alone: &["qemu-user-static"],
+    only: &["./usr/bin/qemu-ppc64le-static"],
+    programs: &[Program {
+        name: "qemu-ppc64le",
+        file: "{root}/usr/bin/qemu-ppc64le-static",
+        is_static: true,
+        ..PROGRAM
+    }],
+    ..TOOL
+};
+
+pub const BOCHS: Tool = Tool {
+    name: "bochs",
+    why: "Bochs 2.7: the probes’ predictions are true for it",
+    packages: &["bochs", "bochs-term"],
+    programs: &[Program {
+        name: "bochs",
+        file: "{root}/usr/bin/bochs-bin",
+        before: "export LTDL_LIBRARY_PATH={root}/usr/lib/{triple}/bochs/plugins\n\
+                 export BXSHARE={root}/usr/share/bochs\n",
+        ..PROGRAM
+    }],
+    ..TOOL
+};
+
+/// rustc is run through [`super::cross`], with the libraries of what it builds for.
+pub const COMPILERS: Tool = Tool {
+    name: "compilers",
+    why: "rustc 1.85 is the oldest that we support, and there is a std of its version for every \
+          architecture; its LLVM 19 has clang and lld for all of them",
+    packages: &["libstd-rust-web-dev", "libclang-cpp19"],
+    alone: &["rustc-web", "clang-19", "lld-19", "llvm-19", "libclang-common-19-dev"],
+    programs: &[
+        Program {
+            name: "clang",
+            file: "{root}/usr/lib/llvm-19/bin/clang",
+            // It calls itself once more; where it stands it is not told by the loader.
+            before: "case $1 in -cc1*) ;; *) set -- -no-canonical-prefixes \
+                     -resource-dir {root}/usr/lib/llvm-19/lib/clang/19 \"$@\" ;; esac\n",
+            ..PROGRAM
+        },
+        Program { name: "ld.lld", file: "{root}/usr/lib/llvm-19/bin/lld", ..PROGRAM },
+        Program { name: "llvm-ar", file: "{root}/usr/lib/llvm-19/bin/llvm-ar", ..PROGRAM },
+    ],
+    ..TOOL
+};
+
+pub const LIBRARIES_PPC64EL: Tool = Tool {
+    name: "libraries-ppc64el",
+    why: "of the compilers’ release",
+    architecture: Some("ppc64el"),
+    alone: &["libstd-rust-web-dev", "libc6-dev", "libgcc-12-dev", "linux-libc-dev"],
+    ..TOOL
+};
+
+/// Coverage: what reads the records that rustc’s instrumentation makes.
+pub const LLVM_COVERAGE: Tool = Tool {
+    name: "llvm-coverage",
+    why: "the newest LLVM of the release reads what rustc’s LLVM records",
+    packages: &["llvm-19"],
+    programs: &[
+        Program { name: "llvm-cov", file: "{root}/usr/lib/llvm-19/bin/llvm-cov", ..PROGRAM },
+        Program {
+            name: "llvm-profdata",
+            file: "{root}/usr/lib/llvm-19/bin/llvm-profdata",
+            ..PROGRAM
+        },
+    ],
+    ..TOOL
+};
+
+/// Debian’s kernel for POWER hosts and guests.
+pub const SYSTEM_PPC64EL: Tool = Tool {
+    name: "system-ppc64el",
+    why: "Linux 6.1, with pages of 64 KiB as POWER hosts have; 6.12 of the next release comes \
+          with pages of 4 KiB",
+    architecture: Some("ppc64el"),
+    alone: &["linux-image-*-powerpc64le", "busybox-static"],
+    ..TOOL
+};
+
+pub const SYSTEM_AMD64: Tool = Tool {
+    name: "system-amd64",
+    why: "the same Linux as on POWER",
+    architecture: Some("amd64"),
+    alone: &["linux-image-*-amd64", "busybox-static"],
+    ..TOOL
+};
+
+/// Unpacks the modules of kernels that compress them.
+pub const XZ: Tool = Tool {
+    name: "xz",
+    why: "any would do",
+    packages: &["xz-utils"],
+    programs: &[Program { name: "xz", file: "{root}/usr/bin/xz", ..PROGRAM }],
+    ..TOOL
+};
+
+pub const VALGRIND: Tool = Tool {
+    name: "valgrind",
+    why: "any would do that knows this machine’s C library",
+    packages: &["valgrind"],
+    programs: &[Program {
+        name: "valgrind",
+        file: "{root}/usr/bin/valgrind.bin",
+        before: "export VALGRIND_LIB={root}/usr/libexec/valgrind\n",
+        ..PROGRAM
+    }],
+    ..TOOL
+};
+
+/// What the build script of an allocator that we compare with runs.
+pub const MAKE: Tool = Tool {
+    name: "make",
+    why: "any would do",
+    packages: &["make"],
+    programs: &[Program { name: "make", file: "{root}/usr/bin/make", ..PROGRAM }],
+    ..TOOL
+};
