@@ -142,7 +142,7 @@ impl TableAllocator<Gpa> for Tables<'_> {
         Ok(())
     }
 
-    fn state(&self, table: Gpa) -> Option<&TableState> {
+    fn state(&self, table: Gpa, _: TableLayout) -> Option<&TableState> {
         self.states.get((table.get() / 256) as usize)
     }
 }

@@ -107,7 +107,7 @@ impl<M: TableMemory<Gpa>> TableAllocator<Gpa> for Area<'_, M> {
         Ok(())
     }
 
-    fn state(&self, _: Gpa) -> Option<&TableState> {
+    fn state(&self, _: Gpa, _: TableLayout) -> Option<&TableState> {
         None
     }
 }

@@ -37,7 +37,7 @@ impl TableAllocator<Gpa> for Tables {
         Ok(())
     }
 
-    fn state(&self, table: Gpa) -> Option<&TableState> {
+    fn state(&self, table: Gpa, _: TableLayout) -> Option<&TableState> {
         self.states.get(table.get() as usize / 0x1000)
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! # Protocol
 //! One [`Pool`] per table size, each behind its own lock. A table is allocated by taking it out of
-//! its pool and marking its state word live, and freed by marking the state word idle (one swap: a
-//! second free of the same table, at any time, by any thread, finds it idle) and putting it back.
-//! When the pool has nothing, a frame is filled *outside* the lock; whoever finds, with the lock
-//! again, that somebody else was faster, sends his frame home unused.
+//! its pool and marking it live, and freed by marking it idle and putting it back (see
+//! [`lives`](crate::lives): of several frees of one table, at any time, by any thread, one succeeds).
+//! When the pool has nothing, a frame is filled *outside* the lock; a thread that finds, with the
+//! lock again, that another one was faster, sends its frame home unused.
 //!
-//! Tables of a whole frame or more have no pool: `fragments` is 1, and the free that makes it 0
-//! retires the frame. Checked by `tests/loom_cache.rs`.
+//! Tables of a whole frame or more, and all tables under [`Policy::Linux`], have no pool: their
+//! frames count them, and the free that makes `fragments` 0 retires the frame. The tag by which a
+//! table was freed says to which of the two it goes; its frame's descriptor is not asked. Checked by
+//! the package in `loom/`.
 
 use core::ops::Deref;
 
@@ -46,7 +48,7 @@ pub struct Closed {
     pub live: u32,
 }
 
-/// A table in the middle of being freed.
+/// A table in the middle of being freed: nobody's, still counted, in nobody's hand.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Detached {
     granule: u32,
@@ -68,6 +70,8 @@ where
     owner: Owner,
     kind: Kind,
     policy: Policy,
+    /// Its number among the caches of its frame table.
+    number: u32,
     pools: [Lock<Pool>; SIZES],
     bumps: [Lock<Bump>; SIZES],
 }
@@ -85,11 +89,13 @@ where
             Lock::new(Pool::new(shift, frames.tables_shift(shift)))
         };
         let pools = core::array::from_fn(pool);
+        let number = frames.next_cache();
         Self {
             frames,
             owner,
             kind,
             policy,
+            number,
             pools,
             bumps: core::array::from_fn(|_| Lock::new(Bump::default())),
         }
@@ -105,9 +111,22 @@ where
         self.owner
     }
 
+    /// The tag of its tables of that size.
     #[inline]
     pub(crate) fn tag(&self, shift: u8) -> Tag {
-        Tag::new(self.owner, self.kind, shift)
+        Tag::new(self.owner, self.kind, shift, self.number)
+    }
+
+    /// Whether tables of that size have a pool.
+    #[inline]
+    fn is_pooled(&self, shift: u8) -> bool {
+        shift < self.frames.shift && self.policy == Policy::Reuse
+    }
+
+    /// The state word of the live table of `2^shift` bytes of this cache at `table`.
+    #[inline]
+    pub(crate) fn state_of(&self, table: A, shift: u8) -> Option<&TableState> {
+        self.frames.state(table, self.tag(shift))
     }
 
     /// How many table sizes are smaller than a frame.
@@ -154,7 +173,7 @@ where
             self.take_batch(shift, &mut one)?;
             one[0]
         };
-        self.frames.hand_out(granule, shift, wanted)
+        self.frames.hand_out(granule, self.tag(shift), wanted)
     }
 
     /// Fills `batch` with idle tables of a pooled size, at least one; says how many.
@@ -206,21 +225,19 @@ where
         shift: u8,
         contents: Contents,
     ) -> Result<Detached, Error<A>> {
-        if let Some(granule) = self.frames.granule(table).filter(|_| table.is_aligned(shift)) {
-            let tag = self.frames.tag_at(granule);
-            let mine = self.tag(shift);
-            if (tag == mine || tag == mine.loose()) && self.frames.set_idle(granule, contents) {
-                return Ok(Detached { granule, shift });
+        match self.frames.table_granule(table) {
+            Some(granule) if self.frames.set_idle(granule, self.tag(shift), contents) => {
+                Ok(Detached { granule, shift })
             }
+            _ => Err(self.frames.not_live(table)),
         }
-        Err(self.frames.not_live(table))
     }
 
     /// The second half: it may be handed out again, or is counted no longer.
     #[inline]
     pub(crate) fn put_detached(&self, table: Detached) -> Result<(), Error<A>> {
         let Detached { granule, shift } = table;
-        if self.frames.tag_at(granule).is_loose() {
+        if !self.is_pooled(shift) {
             return self.frames.drop_fragments(self.frames.frame_of(granule), 1).map(|_| ());
         }
         self.put_batch(shift, &[granule])
@@ -259,12 +276,7 @@ where
     /// How many tables of `2^shift` bytes a front may hold: a part of what a frame holds; none if
     /// they have no pool.
     pub(crate) fn front_room(&self, shift: u8) -> usize {
-        match self.policy {
-            Policy::Reuse if shift < self.frames.shift => {
-                (1 << self.frames.tables_shift(shift)) / 4 + 1
-            }
-            _ => 0,
-        }
+        if self.is_pooled(shift) { (1 << self.frames.tables_shift(shift)) / 4 + 1 } else { 0 }
     }
 
     /// Sends home every frame in which no table is alive, except for tables in fronts; says how
@@ -350,7 +362,7 @@ where
     }
 
     #[inline]
-    fn state(&self, table: A) -> Option<&TableState> {
-        self.frames.state(table)
+    fn state(&self, table: A, layout: TableLayout) -> Option<&TableState> {
+        self.state_of(table, layout.shift)
     }
 }

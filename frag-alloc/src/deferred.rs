@@ -145,8 +145,8 @@ where
         self.give(table, layout.shift, contents).map_err(|error| error.into_alloc(layout))
     }
 
-    fn state(&self, table: A) -> Option<&TableState> {
-        self.cache.state(table)
+    fn state(&self, table: A, layout: TableLayout) -> Option<&TableState> {
+        self.cache.state_of(table, layout.shift)
     }
 }
 

@@ -37,8 +37,8 @@ pub enum Kind {
     Kernel,
 }
 
-/// Owner, kind and table size of a frame in one word, so that one compare answers "is this one of
-/// mine?".
+/// Owner, cache, kind and table size in one word, so that one compare answers "is this one of mine?":
+/// of a frame (in its descriptor), and of a live table (see [`lives`](crate::lives)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Tag(pub(crate) u64);
 
@@ -49,10 +49,21 @@ impl Tag {
     const KERNEL: u64 = 1 << 9;
     const TAIL: u64 = 1 << 10;
     const LOOSE: u64 = 1 << 11;
+    const CACHE: u32 = 12;
+    const CACHES: u64 = (1 << 20) - 1;
 
-    pub(crate) fn new(owner: Owner, kind: Kind, shift: u8) -> Self {
+    /// Of the tables of `2^shift` bytes of the cache with that number. Numbers count on to 2^20 and
+    /// then begin anew; they tell caches of one owner apart, so that a table is not given to another
+    /// cache's pool.
+    pub(crate) fn new(owner: Owner, kind: Kind, shift: u8, cache: u32) -> Self {
         let kernel = if kind == Kind::Kernel { Self::KERNEL } else { 0 };
-        Self(u64::from(owner.0) << 32 | kernel | Self::LIVE | u64::from(shift))
+        let cache = (u64::from(cache) & Self::CACHES) << Self::CACHE;
+        Self(u64::from(owner.0) << 32 | cache | kernel | Self::LIVE | u64::from(shift))
+    }
+
+    /// What the word of a live table in such a frame says.
+    pub(crate) fn table(self) -> Self {
+        Self(self.0 & !(Self::LOOSE | Self::TAIL))
     }
 
     /// The same for a frame whose tables, once freed, go to its counter and not to a pool.

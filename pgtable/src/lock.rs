@@ -41,7 +41,7 @@ use crate::address::Address;
 use crate::allocator::{LockRefused, TableAllocator, TableState};
 use crate::descent::{Link, Node};
 use crate::error::Error;
-use crate::memory::MemoryError;
+use crate::table::layout;
 
 /// The reader's side of an embedder's read-copy-update: what a writer of a
 /// [`SharedPageTable`](crate::SharedPageTable) descends under.
@@ -123,24 +123,21 @@ impl<'t, O: Address, A: TableAllocator<O>> Shared<'t, A, O> {
         self.refused.take()
     }
 
-    /// Tries once to lock the table at `table`.
-    ///
-    /// # Errors
-    /// It lies outside the allocator's memory.
+    /// Tries once to lock the table of `node`. What is no live table of this allocator has left.
     #[inline]
-    pub(crate) fn try_lock(&self, table: u64) -> Result<Result<(), LockRefused>, Error> {
-        let outside = MemoryError { address: table, bytes: 8 };
-        Ok(self.tables.state(O::new(table)).ok_or(outside)?.try_lock())
+    pub(crate) fn try_lock(&self, node: Node) -> Result<(), LockRefused> {
+        let state = self.tables.state(O::new(node.table), layout(node));
+        state.map_or(Err(LockRefused::Left), TableState::try_lock)
     }
 
-    /// Locks the table at `table`, waiting for whoever has it.
+    /// Locks the table of `node`, waiting for whoever has it.
     ///
     /// # Errors
-    /// Why not; `None` if it left the tree.
-    fn lock(&self, table: u64) -> Result<(), Option<Error>> {
+    /// Why not; `None` if it left the tree, or is no live table of this allocator.
+    fn lock(&self, node: Node) -> Result<(), Option<Error>> {
         let mut turns = 0;
         loop {
-            match self.try_lock(table).map_err(Some)? {
+            match self.try_lock(node) {
                 Ok(()) => return Ok(()),
                 Err(LockRefused::Left) => return Err(None),
                 Err(LockRefused::Busy) if (self.wait)(turns) => turns = turns.saturating_add(1),
@@ -164,14 +161,14 @@ impl<O: Address, A: TableAllocator<O>> Locks for Shared<'_, A, O> {
         self.refused = if above.iter().any(|held| held.table == node.table) {
             Some(malformed)
         } else {
-            self.lock(node.table).err().map(|error| error.unwrap_or(malformed))
+            self.lock(node).err().map(|error| error.unwrap_or(malformed))
         };
         self.refused.is_none()
     }
 
     #[inline]
     fn leave(&mut self, node: Node) {
-        if let Some(state) = self.tables.state(O::new(node.table)) {
+        if let Some(state) = self.tables.state(O::new(node.table), layout(node)) {
             state.unlock();
         }
     }

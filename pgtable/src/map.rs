@@ -228,10 +228,7 @@ where
     ) -> Result<u64, Error> {
         let node = stop.node;
         let (run, first) = self.run(node, rest, attributes)?;
-        let empty = self
-            .tables
-            .state(<Output<F> as Address>::new(node.table))
-            .is_some_and(|state| state.live() == 0);
+        let empty = self.state(node).is_some_and(|state| state.live() == 0);
         let done = if empty {
             fill_free::<F>(run, first, 1 << node.shift);
             run.len()

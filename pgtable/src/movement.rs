@@ -166,8 +166,8 @@ where
         let from = self.memory.table(address, words)?;
         // Not the allocator's: then it could not be given back either.
         let foreign = crate::AllocError::NotLive { address: old.table };
-        let live = self.tables.state(address).ok_or(foreign)?.live();
-        let table = self.tables.allocate(layout(old))?;
+        let live = self.state(old).ok_or(foreign)?.live();
+        let table = self.allocate(layout(old), Contents::Zeroed)?;
         let new = Node { table: table.get(), ..old };
         match self.memory.table(table, words) {
             Ok(to) => {
@@ -240,7 +240,7 @@ where
         for Moved { old, new } in moving.batch.drain(..) {
             let table = <Output<F> as Address>::new(old.table);
             let merged = self.merge_records(old, new);
-            if let Some(state) = self.tables.state(table) {
+            if let Some(state) = self.state(old) {
                 state.reset();
             }
             moving.gather.retire(table, layout(old), Contents::Stale);
@@ -328,7 +328,10 @@ where
                 }
                 Entry::Table { table, width } => {
                     let below = from.below(table.get(), width);
-                    let made = Node { table: self.tables.allocate(layout(below))?.get(), ..below };
+                    let made = Node {
+                        table: self.allocate(layout(below), Contents::Zeroed)?.get(),
+                        ..below
+                    };
                     match self.relink(word, to, below, made) {
                         Ok(link) => copy.publish(link),
                         Err(error) => {
@@ -353,10 +356,9 @@ where
     /// Takes the table of `made` out of that of `above` again if it is empty: a tree of ours holds
     /// no empty tables.
     fn drop_empty(&self, slot: Word<'_, F>, above: Node, made: Node) -> Result<(), Error> {
-        let state = |node: Node| self.tables.state(<Output<F> as Address>::new(node.table));
-        if state(made).is_some_and(|state| state.live() == 0) {
+        if self.state(made).is_some_and(|state| state.live() == 0) {
             slot.store(0);
-            if let Some(state) = state(above) {
+            if let Some(state) = self.state(above) {
                 state.sub(1);
             }
             self.tables.free(

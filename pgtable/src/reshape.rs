@@ -166,7 +166,7 @@ where
         let above = trail.node(node.level + 1);
         let table = <Output<F> as Address>::new(node.table);
         let full = |state: &crate::TableState| u64::from(state.live()) == 1 << node.width;
-        let Some(state) = self.tables.state(table).filter(|state| full(state)) else {
+        let Some(state) = self.state(node).filter(|state| full(state)) else {
             return Ok(false);
         };
         let words = self.memory.table(table, 1 << node.width)?;

@@ -18,7 +18,7 @@ use arrayvec::ArrayVec;
 
 use crate::access::Access;
 use crate::address::Address;
-use crate::allocator::{Contents, TableAllocator, TableLayout};
+use crate::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 use crate::descent::{Lost, Node, Stop, Trail};
 use crate::error::{Error, RangeError};
 use crate::fault::Fault;
@@ -57,7 +57,7 @@ where
     pub fn new(format: F, memory: M, tables: A) -> Result<Self, Error> {
         let geometry = format.geometry();
         let layout = TableLayout::of_width(geometry.width(geometry.root()), geometry.root());
-        let root = tables.allocate(layout)?;
+        let root = allocate(&tables, layout, Contents::Zeroed)?;
         if let Err(error) = memory.table(root, layout.bytes() / 8).map(|_| ()) {
             tables.free(root, layout, Contents::Zeroed)?;
             return Err(error.into());
@@ -125,7 +125,7 @@ where
     /// (somebody else wrote here) is not descended into again.
     fn free_subtree(&self, node: Node, done: &mut Finished) {
         let address = <Output<F> as Address>::new(node.table);
-        let Some(state) = self.tables.state(address) else { return };
+        let Some(state) = self.state(node) else { return };
         let live = state.live();
         state.reset();
         if node.level > 0 && live > 0 {
@@ -168,11 +168,8 @@ where
             let below = Level(above.level - 1);
             let width = if below.0 == level { width } else { self.format.geometry().width(below) };
             let layout = TableLayout::of_width(width, below);
-            let table = match contents {
-                Contents::Stale if below.0 == level => self.tables.allocate_stale(layout),
-                _ => self.tables.allocate(layout),
-            };
-            match table {
+            let contents = if below.0 == level { contents } else { Contents::Zeroed };
+            match self.allocate(layout, contents) {
                 Ok(table) => above = above.below(table.get(), width),
                 Err(error) => {
                     self.shrink(&nodes)?;
@@ -191,13 +188,25 @@ where
         Ok(nodes)
     }
 
+    /// A table of the tree to be, which holds what is wanted and has no live entry.
+    pub(crate) fn allocate(
+        &self,
+        layout: TableLayout,
+        contents: Contents,
+    ) -> Result<Output<F>, AllocError> {
+        allocate(&self.tables, layout, contents)
+    }
+
+    /// The state of the table of `node`; `None` if it is no live table of this tree's allocator.
+    #[inline(always)]
+    pub(crate) fn state(&self, node: Node) -> Option<&TableState> {
+        self.tables.state(<Output<F> as Address>::new(node.table), layout(node))
+    }
+
     /// Takes back tables that were never linked to the tree.
     pub(crate) fn shrink(&self, nodes: &[Node]) -> Result<(), Error> {
         for node in nodes {
             let table = <Output<F> as Address>::new(node.table);
-            if let Some(state) = self.tables.state(table) {
-                state.reset();
-            }
             self.tables.free(table, layout(*node), Contents::Stale)?;
         }
         Ok(())
@@ -234,7 +243,7 @@ where
     /// `entries` more are live in the table of `node`.
     #[inline(always)]
     pub(crate) fn count(&self, node: Node, entries: u16) {
-        if let Some(state) = self.tables.state(<Output<F> as Address>::new(node.table)) {
+        if let Some(state) = self.state(node) {
             state.add(entries);
         }
     }
@@ -254,7 +263,7 @@ where
         for level in level..=trail.top() {
             let node = trail.node(level);
             let table = <Output<F> as Address>::new(node.table);
-            let Some(state) = self.tables.state(table) else { return Ok(()) };
+            let Some(state) = self.state(node) else { return Ok(()) };
             if state.sub(entries) > 0 || level == trail.top() {
                 return Ok(());
             }
@@ -288,6 +297,26 @@ where
             }
         }
     }
+}
+
+/// A table of `tables` that holds what is wanted, with a state that says so: a table's state belongs
+/// to the tree, so nothing else initialises it.
+fn allocate<O: Address, A: TableAllocator<O>>(
+    tables: &A,
+    layout: TableLayout,
+    contents: Contents,
+) -> Result<O, AllocError> {
+    let table = match contents {
+        Contents::Zeroed => tables.allocate(layout)?,
+        Contents::Stale => tables.allocate_stale(layout)?,
+    };
+    if let Some(state) = tables.state(table, layout) {
+        state.reset();
+        return Ok(table);
+    }
+    // Without a state no table would ever be found empty, nor be freed.
+    tables.free(table, layout, contents)?;
+    Err(AllocError::NotLive { address: table.get() })
 }
 
 /// The layout that the table of `node` was allocated with.

@@ -145,7 +145,7 @@ impl TableAllocator<Hpa> for Tables<'_> {
         Ok(())
     }
 
-    fn state(&self, table: Hpa) -> Option<&TableState> {
+    fn state(&self, table: Hpa, _: TableLayout) -> Option<&TableState> {
         self.memory.store();
         self.states.get(table.get() as usize / 32)
     }

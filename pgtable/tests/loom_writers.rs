@@ -156,7 +156,7 @@ impl TableAllocator<Hpa> for Tables {
         Ok(())
     }
 
-    fn state(&self, table: Hpa) -> Option<&TableState> {
+    fn state(&self, table: Hpa, _: TableLayout) -> Option<&TableState> {
         self.memory.store();
         self.states.get(table.get() as usize / 32)
     }
@@ -188,8 +188,8 @@ impl<T: TableAllocator<Hpa>> TableAllocator<Hpa> for Own<T> {
         self.0.free(table, layout, contents)
     }
 
-    fn state(&self, table: Hpa) -> Option<&TableState> {
-        self.0.state(table)
+    fn state(&self, table: Hpa, layout: TableLayout) -> Option<&TableState> {
+        self.0.state(table, layout)
     }
 }
 

@@ -142,8 +142,8 @@ impl TableAllocator<Hpa> for Tables<'_> {
         self.cache.free(table, layout, contents)
     }
 
-    fn state(&self, table: Hpa) -> Option<&TableState> {
-        self.cache.state(table)
+    fn state(&self, table: Hpa, layout: TableLayout) -> Option<&TableState> {
+        self.cache.state(table, layout)
     }
 }
 

@@ -74,7 +74,7 @@ impl TableAllocator<Hpa> for Bump {
         Ok(())
     }
 
-    fn state(&self, table: Hpa) -> Option<&TableState> {
+    fn state(&self, table: Hpa, _: TableLayout) -> Option<&TableState> {
         self.states.get((table.get().wrapping_sub(TABLES) / 256) as usize)
     }
 }

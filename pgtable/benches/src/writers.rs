@@ -106,8 +106,8 @@ impl TableAllocator<Gpa> for Tables {
         self.waiting.free(table, layout, contents)
     }
 
-    fn state(&self, table: Gpa) -> Option<&TableState> {
-        self.waiting.state(table)
+    fn state(&self, table: Gpa, layout: TableLayout) -> Option<&TableState> {
+        self.waiting.state(table, layout)
     }
 }
 

@@ -112,7 +112,7 @@ where
                 }
             })
             .map_err(PageTable::<F, M, A>::lost)?;
-            match locks.try_lock(cover.table)? {
+            match locks.try_lock(cover) {
                 Ok(()) => return Ok(Some(cover)),
                 Err(LockRefused::Busy) => return Ok(None),
                 // It was unlinked before it said that it left, and its place is not used again

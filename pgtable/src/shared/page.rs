@@ -1,7 +1,6 @@
 //! A writer's common case: one page of the usual size in a table that is there, and that nobody has
 //! locked.
 
-use crate::address::Address;
 use crate::allocator::{TableAllocator, TableState};
 use crate::format::{Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
@@ -63,7 +62,7 @@ where
         let predicted = |word, at| table.format.predicted_table(word, at);
         let last =
             descend_to_last(&table.format, &table.memory, table.root, offset, predicted).ok()?;
-        let state = table.tables.state(<Output<F> as Address>::new(last.table))?;
+        let state = table.state(last.node(&table.format))?;
         let locked = state.lock_once()?;
         // What is locked stays.
         drop(reading);

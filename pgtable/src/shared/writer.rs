@@ -17,7 +17,7 @@ use crate::lock::ReadSide;
 use crate::memory::TableMemory;
 use crate::record::{Recorded, Writers};
 use crate::space::{AddressSpace, Leaves};
-use crate::table::PageTable;
+use crate::table::{PageTable, layout};
 use crate::walk::{LeafOf, TranslationOf, Walker, bounds};
 
 use super::SharedCursor;
@@ -210,10 +210,9 @@ where
     F: Format,
     A: TableAllocator<Output<F>>,
 {
-    table
-        .tables
-        .state(<Output<F> as Address>::new(node.table))
-        .is_some_and(|state| state.live() == 0)
+    let address = <Output<F> as Address>::new(node.table);
+    let state = table.tables.state(address, layout(node));
+    state.is_some_and(|state| state.live() == 0)
 }
 
 /// Code that is written for one writer runs beside others.

@@ -203,7 +203,7 @@ impl pgtable::TableAllocator<Gpa> for Bump<'_> {
         Ok(())
     }
 
-    fn state(&self, table: Gpa) -> Option<&pgtable::TableState> {
+    fn state(&self, table: Gpa, _: pgtable::TableLayout) -> Option<&pgtable::TableState> {
         self.states.get((table.get().checked_sub(1 << 21)? / PAGE) as usize)
     }
 }

@@ -48,8 +48,8 @@ impl<A: Address> TableAllocator<A> for Told<'_, A> {
         self.0.free(table, layout, contents)
     }
 
-    fn state(&self, table: A) -> Option<&TableState> {
-        self.0.state(table)
+    fn state(&self, table: A, layout: TableLayout) -> Option<&TableState> {
+        self.0.state(table, layout)
     }
 }
 
@@ -227,7 +227,7 @@ fn the_bitmap_of_guest_memory_knows() {
         fn free(&self, _: Gpa, _: TableLayout, _: Contents) -> Result<(), AllocError> {
             Ok(())
         }
-        fn state(&self, table: Gpa) -> Option<&TableState> {
+        fn state(&self, table: Gpa, _: TableLayout) -> Option<&TableState> {
             self.1.get(((table.get() & 0xff_ffff) / APART) as usize)
         }
     }

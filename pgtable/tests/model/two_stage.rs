@@ -42,8 +42,8 @@ impl TableAllocator<Gpa> for GuestTables<'_> {
         self.0.free(Gpa::new(table.get() - APART), layout, contents)
     }
 
-    fn state(&self, table: Gpa) -> Option<&TableState> {
-        TableAllocator::<Gpa>::state(self.0, Gpa::new(table.get() - APART))
+    fn state(&self, table: Gpa, layout: TableLayout) -> Option<&TableState> {
+        TableAllocator::<Gpa>::state(self.0, Gpa::new(table.get() - APART), layout)
     }
 }
 

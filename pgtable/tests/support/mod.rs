@@ -113,14 +113,11 @@ impl<A: Address> TableAllocator<A> for Tables<'_> {
             }
             Contents::Stale => words.iter().for_each(|word| word.store(0, Ordering::Relaxed)),
         }
-        let state = TableAllocator::<A>::state(self, table).unwrap();
-        assert_eq!(state.live(), 0, "a free table has no live entry");
-        state.reset();
         self.free.borrow_mut().entry(layout.shift).or_default().push(address);
         Ok(())
     }
 
-    fn state(&self, table: A) -> Option<&TableState> {
+    fn state(&self, table: A, _: TableLayout) -> Option<&TableState> {
         self.arena.states.get((table.get().checked_sub(self.arena.start)? / 256) as usize)
     }
 }

@@ -68,7 +68,7 @@ impl TableAllocator<Gpa> for Fragments {
         Ok(())
     }
 
-    fn state(&self, table: Gpa) -> Option<&TableState> {
+    fn state(&self, table: Gpa, _: TableLayout) -> Option<&TableState> {
         self.states.get(((table.get() - START) / 256) as usize)
     }
 }

@@ -41,7 +41,7 @@ impl<T: Address, A: TableAllocator<T>> TableAllocator<T> for Fragments<A> {
     }
 
     #[inline]
-    fn state(&self, table: T) -> Option<&TableState> {
-        self.fragments.state(table)
+    fn state(&self, table: T, layout: TableLayout) -> Option<&TableState> {
+        self.fragments.state(table, self.whole(layout))
     }
 }

@@ -67,7 +67,7 @@ impl<A: Address> TableAllocator<A> for Bump<'_> {
         Ok(())
     }
 
-    fn state(&self, _: A) -> Option<&TableState> {
+    fn state(&self, _: A, _: TableLayout) -> Option<&TableState> {
         None
     }
 }

@@ -103,7 +103,7 @@ impl<A: Address> TableAllocator<A> for Tables {
     }
 
     #[inline]
-    fn state(&self, table: A) -> Option<&TableState> {
+    fn state(&self, table: A, _: TableLayout) -> Option<&TableState> {
         self.states.get((table.get().wrapping_sub(self.start) >> FINEST) as usize)
     }
 }
