@@ -2,10 +2,11 @@
 //! instruction emulators, crash dumps. No ioctl, no exit, and the fault that the guest would see
 //! instead of a bare "no".
 
-use pgtable::{Access, Fault, Gpa, Gva, TableMemory, Walker, low_bits};
+use pgtable::{Access, Fault, Gpa, Gva, TableMemory, Translate};
 
 use crate::controls::{Controls, Levels};
 use crate::long_mode::LongMode;
+use crate::paging_walker::LinearTranslation;
 use crate::registers::Registers;
 
 /// A paging mode that this crate does not walk.
@@ -71,26 +72,9 @@ impl Paging {
         Ok(Self::Long { format: LongMode::new(levels, controls), root: cr3.root() })
     }
 
-    /// The same, with nothing that forbids a supervisor's loads and stores: what a debugger wants,
-    /// which reads whatever is mapped and writes through breakpoints.
-    #[must_use]
-    pub const fn unprotected(self) -> Self {
-        match self {
-            Self::Off => Self::Off,
-            Self::Long { format, root } => {
-                let open = Controls {
-                    wp: false,
-                    smap: false,
-                    pke: false,
-                    pks: false,
-                    ..*format.controls()
-                };
-                Self::Long { format: LongMode::new(format.levels(), open), root }
-            }
-        }
-    }
-
-    /// Translates one access of the guest, whose page tables stand in `memory`.
+    /// Translates one access of the guest, whose page tables stand in `memory`. Nothing is
+    /// recorded; for bytes, a debugger's view, or accessed and dirty flags see
+    /// [`walker`](Self::walker).
     ///
     /// # Errors
     /// The fault that the guest would take.
@@ -99,13 +83,8 @@ impl Paging {
         memory: M,
         gva: Gva,
         access: Access,
-    ) -> Result<Gpa, Fault<LongMode>> {
-        match *self {
-            Self::Off => Ok(Gpa::new(gva.get() & low_bits(32))),
-            Self::Long { format, root } => Walker::new(format, memory, root)
-                .translate(gva, access)
-                .map(|translation| translation.output),
-        }
+    ) -> Result<LinearTranslation, Fault<LongMode>> {
+        self.walker(memory).translate(gva, access)
     }
 }
 
@@ -128,5 +107,5 @@ pub fn gva_to_gpa<M: TableMemory<Gpa>>(
     access: Access,
 ) -> Result<Gpa, GvaError> {
     let paging = Paging::of(Registers::from_raw(cr0, cr3, cr4, efer), Controls::new())?;
-    Ok(paging.translate(memory, gva, access)?)
+    Ok(paging.translate(memory, gva, access)?.output)
 }

@@ -8,7 +8,7 @@
 //! - **Invalidation** as operands of INVLPG, INVPCID, INVVPID, INVEPT, VMRUN: from what a gather
 //!   collected to [`Flush`], [`invpcid`], [`invvpid`], [`invept`], [`tlb_control`].
 //! - **For VMMs**: [`boot_tables`] writes a vCPU's first tables; [`gva_to_gpa`] says what a guest's
-//!   address means.
+//!   address means; [`PagingWalker`] reaches the bytes there.
 //!
 //! Not covered: 32-bit and PAE paging, shadow-stack accesses, linear-address masking,
 //! memory-encryption bits in addresses, sub-page permissions, guest-mode execute trap.
@@ -51,6 +51,7 @@ mod invalidate;
 mod long_mode;
 mod npt;
 mod page_fault;
+mod paging_walker;
 mod registers;
 mod shape;
 mod tree;
@@ -72,5 +73,6 @@ pub use invalidate::{
 pub use long_mode::LongMode;
 pub use npt::{NestedPageFault, Npt, NptAttributes, NptControls};
 pub use page_fault::{LongModeFault, PageFaultCode};
+pub use paging_walker::{LinearTranslation, PagingWalker};
 pub use registers::{Cr0, Cr3, Cr3Pcid, Cr4, Efer, Pcid, Registers};
 pub use tree::Path;

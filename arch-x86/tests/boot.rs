@@ -8,7 +8,7 @@ use arch_x86::{
     BootError, BootMapping, Controls, Cr0, GvaError, Levels, LongMode, LongModeFault, Paging,
     Registers, Unsupported, boot_tables, gva_to_gpa,
 };
-use pgtable::{Access, DirectMap, Error, Gpa, Gva, Prot};
+use pgtable::{Access, Debugger, DirectMap, Error, Gpa, Gva, Prot, Translate};
 
 const GIB: u64 = 1 << 30;
 const KERNEL: Gva = Gva::new(0xffff_ffff_8000_0000);
@@ -153,10 +153,19 @@ fn a_debugger_reads_what_is_mapped() {
     let boot = boot_tables(format, &memory, area(0x9000, 0x2_0000), &mappings).unwrap();
     let paging = Paging::of(boot.registers, controls).unwrap();
     assert!(paging.translate(memory, Gva::new(0x5000), Access::READ).is_err(), "SMAP");
-    let open = paging.unprotected();
-    assert_eq!(open.translate(memory, Gva::new(0x5000), Access::READ), Ok(Gpa::new(0x5000)));
-    assert_eq!(open.translate(memory, Gva::new(0x5000), Access::WRITE), Ok(Gpa::new(0x5000)));
-    assert!(open.translate(memory, Gva::new(0x20_0000), Access::READ).is_err());
+    let open = Debugger(paging.walker(memory));
+    for access in [Access::READ, Access::WRITE, Access::FETCH] {
+        let found = open.translate(Gva::new(0x5432), access).unwrap();
+        assert_eq!((found.output, found.shift), (Gpa::new(0x5432), 21));
+        assert_eq!(
+            found.attributes,
+            Some(attributes),
+            "memory type and rights are those of the leaf"
+        );
+    }
+    assert!(open.translate(Gva::new(0x20_0000), Access::READ).is_err());
     let off = Registers { cr0: Cr0::new(), ..boot.registers };
-    assert_eq!(Paging::of(off, controls).map(Paging::unprotected), Ok(Paging::Off));
+    let off = Debugger(Paging::of(off, controls).unwrap().walker(memory));
+    let found = off.translate(Gva::new(0x1_2345_6789), Access::WRITE).unwrap();
+    assert_eq!((found.output, found.shift, found.attributes), (Gpa::new(0x2345_6789), 32, None));
 }

@@ -19,6 +19,7 @@
 //! | change one tree from many threads | [`SharedPageTable`]: a [`Writer`] per thread, a [`SharedCursor`] for a range |
 //! | read any tables, also hostile ones | [`Walker`]: `translate`, `access`, `query`, `trace`, `translate_batch`, `for_each…`, `for_each_table`, `diff` |
 //! | translate through both stages | [`TwoStage`] |
+//! | read and write bytes at a guest's addresses | [`GuestBytes`], over a [`Walker`] or another [`Translate`] |
 //! | remember translations | [`TranslationCache`], kept honest by a [`Watch`] |
 //! | write code that also runs on hashed tables | [`AddressSpace`] |
 //! | move tables, copy a tree | [`PageTable::relocate`], [`PageTable::relocate_root`], [`PageTable::rebuild`], [`Walker::snapshot`] |
@@ -71,6 +72,7 @@ mod address;
 mod allocator;
 mod anchor;
 mod batch;
+mod bytes;
 mod cache;
 mod change;
 mod cursor;
@@ -111,6 +113,10 @@ pub use access::{Access, AccessKind, Attributes, Privilege, Prot};
 pub use address::{Address, Gpa, Gva, Hpa, low_bits};
 pub use allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 pub use anchor::Anchored;
+pub use bytes::{
+    ByteMemory, BytesResult, Debugger, GuestBytes, Reason, Recording, SegmentOf, Segments, Short,
+    Stopped, StoppedOf, Translate, TranslateRecording, TranslateUnjudged, TranslatedOf, WordBytes,
+};
 pub use cache::{Generation, TranslationCache, Watch};
 pub use cursor::Cursor;
 pub use diff::{Change, Side};

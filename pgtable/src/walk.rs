@@ -132,6 +132,33 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         }
     }
 
+    /// Where `access` would go if every right were granted: what a debugger asks.
+    ///
+    /// # Errors
+    /// The [`Fault`] for an address at which nothing is mapped.
+    pub fn debug_translate(
+        &self,
+        input: Input<F>,
+        access: Access,
+    ) -> Result<TranslationOf<F>, Fault<F>> {
+        let format = &self.format;
+        let fail = |cause, node| Err(fault(format, input, access, cause, node));
+        let Some(offset) = format.offset(input) else { return fail(Cause::Address, None) };
+        let stop = match self.descend(offset) {
+            Ok(stop) => stop,
+            Err(lost) => return fail(Cause::TableAccess, Some((lost.node, offset))),
+        };
+        match stop.decode(format) {
+            Entry::Leaf { output, attributes } => {
+                Ok(translation(output, offset, stop.node.position(), attributes))
+            }
+            Entry::Absent => fail(Cause::NotPresent, Some((stop.node, offset))),
+            Entry::Malformed | Entry::Table { .. } => {
+                fail(Cause::Malformed, Some((stop.node, offset)))
+            }
+        }
+    }
+
     /// Every entry that a walk to `input` reads, the last one included; empty if the address is
     /// none of this space.
     #[must_use]

@@ -1,0 +1,260 @@
+//! Bytes at translated addresses: read, write, compare and copy memory as a guest sees it.
+//!
+//! # Protocol
+//! A range is done page by page, in ascending order. Each page is translated once, and its bytes
+//! are reached at once; nothing is remembered. So the tables may be a hostile guest's and may change
+//! meanwhile: each byte is reached where its page was at one moment of the call. Where a page does
+//! not translate, or its memory ends, the verb stops: [`Stopped`] says how many bytes are done and
+//! why not the next.
+//!
+//! How the pages are translated is the type's choice: a [`Walker`](crate::Walker) judges rights,
+//! [`Recording`] also records accessed and dirty, [`Debugger`] judges nothing.
+//!
+//! A range of `n` bytes takes at most `n / (smallest page) + 2` translations.
+
+mod memory;
+mod segments;
+mod translate;
+
+use core::cmp::min;
+
+pub use memory::{ByteMemory, Short, WordBytes};
+pub use segments::{Reason, SegmentOf, Segments, Stopped};
+pub use translate::{
+    Debugger, Recording, Translate, TranslateRecording, TranslateUnjudged, TranslatedOf,
+};
+
+use crate::access::{Access, AccessKind, Privilege};
+use crate::address::Address;
+use crate::space::Mapping;
+
+/// How a verb on bytes ends that are reached through `T` in memory `B`.
+pub type BytesResult<T, B, V = ()> = Result<V, StoppedOf<T, B>>;
+/// How a verb on bytes stops that are reached through `T` in memory `B`.
+pub type StoppedOf<T, B> = Stopped<
+    <T as Translate>::Input,
+    <T as Translate>::Fault,
+    <B as ByteMemory<<T as Translate>::Output>>::Error,
+>;
+
+/// How many bytes are on their way at a time, in a comparison or a copy. A chunk never crosses a
+/// multiple of this, so it lies in one page.
+const CHUNK: usize = 512;
+
+/// The bytes at a guest's addresses: a translation, and the memory behind it.
+///
+/// Accesses are a supervisor's unless [`by`](Self::by) says otherwise.
+///
+/// ```
+/// # use core::sync::atomic::AtomicU64;
+/// use arch_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
+/// use pgtable::{Debugger, DirectMap, GuestBytes, Gpa, Gva, Prot, Walker, WordBytes};
+///
+/// # let words: Vec<AtomicU64> = (0..0x10000 / 8).map(|_| AtomicU64::new(0)).collect();
+/// # let memory = DirectMap::new(&words, Gpa::new(0));
+/// # let format = LongMode::new(Levels::Four, Controls::new());
+/// # let map = BootMapping::identity(1 << 30, Prot::R.into());
+/// # let boot = boot_tables(format, &memory, Gpa::new(0x9000)..Gpa::new(0xc000), &[map])?;
+/// // A guest's tables map everything read-only.
+/// let walker = Walker::new(format, &memory, boot.registers.cr3.root());
+/// let memory = WordBytes(&memory);
+///
+/// let stopped = GuestBytes::new(&walker, &memory).write(Gva::new(0x1000), b"\xcc").unwrap_err();
+/// assert_eq!((stopped.at, stopped.done), (Gva::new(0x1000), 0));
+/// // A debugger sets its breakpoint all the same.
+/// let bytes = GuestBytes::new(Debugger(walker), &memory);
+/// bytes.write(Gva::new(0x1000), b"\xcc")?;
+/// assert_eq!(bytes.compare(Gva::new(0x1000), b"\xcc\0")?, None);
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct GuestBytes<'m, T, B: ?Sized> {
+    translate: T,
+    memory: &'m B,
+    privilege: Privilege,
+}
+
+impl<'m, T: Translate, B: ByteMemory<T::Output> + ?Sized> GuestBytes<'m, T, B> {
+    /// The bytes in `memory` at the addresses that `translate` translates.
+    #[must_use]
+    pub fn new(translate: T, memory: &'m B) -> Self {
+        Self { translate, memory, privilege: Privilege::Supervisor }
+    }
+
+    /// The same for accesses of this privilege.
+    #[must_use]
+    pub fn by(self, privilege: Privilege) -> Self {
+        Self { privilege, ..self }
+    }
+
+    /// The segments of the `bytes` bytes from `at` on, where an access of this kind reaches them.
+    pub fn segments(&self, at: T::Input, bytes: u64, kind: AccessKind) -> Segments<&T> {
+        Segments::new(&self.translate, at, bytes, Access { kind, privilege: self.privilege })
+    }
+
+    /// Translates the `bytes` bytes from `at` on and reaches none of them. An emulator asks this
+    /// before it writes across pages, because a processor faults before it writes any byte.
+    ///
+    /// # Errors
+    /// [`Stopped`], with the bytes before the first fault as done. Memory is not asked.
+    pub fn check(&self, at: T::Input, bytes: u64, kind: AccessKind) -> BytesResult<T, B> {
+        self.segments(at, bytes, kind).try_for_each(|segment| {
+            let stopped =
+                |Stopped { at, done, reason }| Stopped { at, done, reason: reason.with_memory() };
+            segment.map(|_| ()).map_err(stopped)
+        })
+    }
+
+    /// Calls `access` with each segment's output address and the range of the bytes that it holds.
+    fn each(
+        &self,
+        at: T::Input,
+        bytes: usize,
+        kind: AccessKind,
+        mut access: impl FnMut(T::Output, core::ops::Range<usize>) -> Result<(), Short<B::Error>>,
+    ) -> BytesResult<T, B> {
+        let mut begun = 0_usize;
+        for segment in self.segments(at, bytes as u64, kind) {
+            let Mapping { input, output, bytes, .. } =
+                segment.map_err(|Stopped { at, done, reason }| Stopped {
+                    at,
+                    done,
+                    reason: reason.with_memory(),
+                })?;
+            // A segment is no longer than what was asked for, which is a `usize`.
+            let end = begun + bytes as usize;
+            access(output, begun..end).map_err(|short| {
+                // Never behind the segment, whatever the memory says.
+                let done = min(short.done as u64, bytes - 1);
+                Stopped {
+                    at: T::Input::new(input.get() + done),
+                    done: begun as u64 + done,
+                    reason: Reason::Memory(short.error),
+                }
+            })?;
+            begun = end;
+        }
+        Ok(())
+    }
+
+    /// Reads the bytes from `at` on.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn read(&self, at: T::Input, bytes: &mut [u8]) -> BytesResult<T, B> {
+        self.each(at, bytes.len(), AccessKind::Read, |output, range| {
+            self.memory.read(output, &mut bytes[range])
+        })
+    }
+
+    /// Reads the bytes from `at` on as instructions are fetched.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn fetch(&self, at: T::Input, bytes: &mut [u8]) -> BytesResult<T, B> {
+        self.each(at, bytes.len(), AccessKind::Fetch, |output, range| {
+            self.memory.read(output, &mut bytes[range])
+        })
+    }
+
+    /// Writes the bytes from `at` on. Where it stops, the bytes before are written;
+    /// [`check`](Self::check) first where that must not be.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn write(&self, at: T::Input, bytes: &[u8]) -> BytesResult<T, B> {
+        self.each(at, bytes.len(), AccessKind::Write, |output, range| {
+            self.memory.write(output, &bytes[range])
+        })
+    }
+
+    /// Compares the bytes from `at` on with `bytes`; returns the offset of the first that differs,
+    /// `None` if none does. No page behind a difference is reached.
+    ///
+    /// # Errors
+    /// [`Stopped`], with the bytes that were compared, and equal, as done.
+    pub fn compare(&self, at: T::Input, bytes: &[u8]) -> BytesResult<T, B, Option<u64>> {
+        let mut chunk = [0; CHUNK];
+        self.chunks(at, at, bytes.len() as u64, |from, _, done, count| {
+            let wanted = &bytes[done as usize..][..count];
+            let found = &mut chunk[..count];
+            let stopped = self.read(from, found).err();
+            let read = stopped.as_ref().map_or(count, |stopped| stopped.done as usize);
+            difference(&found[..read], wanted, stopped)
+        })
+    }
+
+    /// Compares the `bytes` bytes from `one` on with those from `other` on; returns the offset of
+    /// the first that differs, `None` if none does.
+    ///
+    /// # Errors
+    /// [`Stopped`], with the bytes that were compared, and equal, as done.
+    pub fn compare_with(
+        &self,
+        one: T::Input,
+        other: T::Input,
+        bytes: u64,
+    ) -> BytesResult<T, B, Option<u64>> {
+        let (mut left, mut right) = ([0; CHUNK], [0; CHUNK]);
+        self.chunks(one, other, bytes, |one, other, _, count| {
+            let (left, right) = (&mut left[..count], &mut right[..count]);
+            let first = self.read(one, left).err();
+            let read = first.as_ref().map_or(count, |stopped| stopped.done as usize);
+            let second = self.read(other, &mut right[..read]).err();
+            let read = second.as_ref().map_or(read, |stopped| stopped.done as usize);
+            // The second stopped earlier, if it stopped at all.
+            difference(&left[..read], right, second.or(first))
+        })
+    }
+
+    /// Copies the `bytes` bytes from `from` on to `to`. If the two overlap, by their own addresses
+    /// or by those that they translate to, what the destination holds then is not specified.
+    ///
+    /// # Errors
+    /// [`Stopped`], with the bytes that were written as done.
+    pub fn copy(&self, from: T::Input, to: T::Input, bytes: u64) -> BytesResult<T, B> {
+        let mut chunk = [0; CHUNK];
+        self.chunks(from, to, bytes, |from, to, _, count| {
+            let stopped = self.read(from, &mut chunk[..count]).err();
+            let read = stopped.as_ref().map_or(count, |stopped| stopped.done as usize);
+            self.write(to, &chunk[..read])?;
+            stopped.map_or(Ok(None::<u64>), Err)
+        })
+        .map(|_| ())
+    }
+
+    /// Calls `each` for every chunk of the `bytes` bytes from `one` and from `other` on: with both
+    /// addresses, how many bytes are done, and how many these are. What it says of its chunk is
+    /// made the whole range's.
+    fn chunks(
+        &self,
+        one: T::Input,
+        other: T::Input,
+        bytes: u64,
+        mut each: impl FnMut(T::Input, T::Input, u64, usize) -> BytesResult<T, B, Option<u64>>,
+    ) -> BytesResult<T, B, Option<u64>> {
+        let mut done = 0;
+        while done < bytes {
+            let end = Stopped { at: T::Input::new(u64::MAX), done, reason: Reason::End };
+            let (Some(from), Some(to)) = (one.checked_add(done), other.checked_add(done)) else {
+                return Err(end);
+            };
+            let room = |at: T::Input| CHUNK as u64 - at.get() % CHUNK as u64;
+            let count = min(bytes - done, min(room(from), room(to))) as usize;
+            match each(from, to, done, count) {
+                Ok(None) => done += count as u64,
+                Ok(Some(offset)) => return Ok(Some(done + offset)),
+                Err(stopped) => return Err(Stopped { done: done + stopped.done, ..stopped }),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The offset of the first byte that differs; if none does, `stopped`.
+fn difference<E>(one: &[u8], other: &[u8], stopped: Option<E>) -> Result<Option<u64>, E> {
+    match one.iter().zip(other).position(|(one, other)| one != other) {
+        Some(offset) => Ok(Some(offset as u64)),
+        None => stopped.map_or(Ok(None), Err),
+    }
+}
