@@ -33,7 +33,7 @@ pub fn guest_frames<G: GuestMemoryBackend>(
     let slice = memory.get_slice(GuestAddress(start.get()), bytes)?;
     let host = slice.ptr_guard_mut().as_ptr();
     if !host.cast::<u64>().is_aligned() || !start.is_aligned(3) {
-        return Err(MemoryError { address: start.get(), bytes: bytes as u64 }.into());
+        return Err(MemoryError::outside(start, bytes / 8).into());
     }
     // SAFETY: the slice is valid for `bytes` bytes for as long as `memory` is borrowed, and was
     // just found to be aligned. vm-memory's own access is volatile or atomic, and the guest's is

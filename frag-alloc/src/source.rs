@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use core::sync::atomic::AtomicU64 as Word;
 
-use pgtable::{Address, MemoryError, TableMemory};
+use pgtable::{Address, MemoryError, ReadMemory, Refusal, TableMemory};
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -114,7 +114,7 @@ impl<A: Address, M: TableMemory<A>, H: Hooks<A>> Region<A, M, H> {
         hooks: H,
     ) -> Result<Self, MemoryError> {
         let bytes = u64::from(frames).checked_shl(u32::from(shift)).unwrap_or(u64::MAX);
-        let outside = MemoryError { address: start.get(), bytes };
+        let outside = MemoryError { address: start.get(), bytes, refusal: Refusal::Outside };
         if !(3..=30).contains(&shift)
             || !start.is_aligned(shift)
             || start.checked_add(bytes).is_none()
@@ -213,5 +213,32 @@ impl<A: Address, M: TableMemory<A>, H> TableMemory<A> for Region<A, M, H> {
     #[inline(always)]
     fn table(&self, address: A, words: usize) -> Result<&[Word], MemoryError> {
         self.memory.table(address, words)
+    }
+
+    #[inline(always)]
+    fn wrote(&self, address: A, words: usize) {
+        self.memory.wrote(address, words);
+    }
+}
+
+impl<A: Address, M: ReadMemory<A>, H> ReadMemory<A> for Region<A, M, H> {
+    #[inline(always)]
+    fn load(&self, address: A) -> Result<u64, MemoryError> {
+        self.memory.load(address)
+    }
+
+    #[inline(always)]
+    fn compare_exchange(&self, address: A, current: u64, new: u64) -> Result<bool, MemoryError> {
+        self.memory.compare_exchange(address, current, new)
+    }
+
+    #[inline(always)]
+    fn is_writable(&self, address: A) -> bool {
+        self.memory.is_writable(address)
+    }
+
+    #[inline(always)]
+    fn in_place(&self, address: A, words: usize) -> Option<&[Word]> {
+        self.memory.in_place(address, words)
     }
 }

@@ -11,8 +11,8 @@ use frag_alloc::{
     Cache, Deferred, Epochs, Error, FrameSource, Frames, Kind, Local, Owner, Policy, Region, Span,
 };
 use pgtable::{
-    Address, AllocError, Contents, DirectMap, Hpa, Level, MemoryError, TableAllocator, TableLayout,
-    TableMemory,
+    Address, AllocError, Contents, DirectMap, Hpa, Level, MemoryError, ReadMemory, TableAllocator,
+    TableLayout, TableMemory,
 };
 
 const FRAME: u8 = 16;
@@ -173,6 +173,10 @@ fn a_deferred_table_has_its_state() {
 /// Four frames from 1 MiB on, and a source that hands out what it likes.
 struct Wrong<'w>(DirectMap<'w, Hpa>, u64);
 
+impl ReadMemory<Hpa> for Wrong<'_> {
+    pgtable::words_in_place!(Hpa);
+}
+
 impl TableMemory<Hpa> for Wrong<'_> {
     fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
         self.0.word(address)
@@ -180,6 +184,10 @@ impl TableMemory<Hpa> for Wrong<'_> {
 
     fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
         self.0.table(address, words)
+    }
+
+    fn wrote(&self, address: Hpa, words: usize) {
+        self.0.wrote(address, words);
     }
 }
 
@@ -262,6 +270,10 @@ fn a_front_is_an_allocator() {
 /// One frame, whose memory ends before it.
 struct Short<'w>(DirectMap<'w, Hpa>, Cell<u32>);
 
+impl ReadMemory<Hpa> for Short<'_> {
+    pgtable::words_in_place!(Hpa);
+}
+
 impl TableMemory<Hpa> for Short<'_> {
     fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
         self.0.word(address)
@@ -269,6 +281,10 @@ impl TableMemory<Hpa> for Short<'_> {
 
     fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
         self.0.table(address, words)
+    }
+
+    fn wrote(&self, address: Hpa, words: usize) {
+        self.0.wrote(address, words);
     }
 }
 

@@ -12,13 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Local, Owner, Policy, Region};
-use pgtable::{Contents, Hpa, MemoryError, TableMemory};
+use pgtable::{Contents, Hpa, MemoryError, ReadMemory, TableMemory};
 
 const FRAMES: u32 = 64;
 const STEPS: u64 = 20_000;
 
 #[derive(Debug)]
 struct Words(Box<[AtomicU64]>);
+
+impl ReadMemory<Hpa> for Words {
+    pgtable::words_in_place!(Hpa);
+}
 
 impl TableMemory<Hpa> for Words {
     fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
@@ -27,10 +31,10 @@ impl TableMemory<Hpa> for Words {
 
     fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
         let start = address.get() as usize / 8;
-        self.0
-            .get(start..start + words)
-            .ok_or(MemoryError { address: address.get(), bytes: words as u64 * 8 })
+        self.0.get(start..start + words).ok_or(MemoryError::outside(address, words))
     }
+
+    fn wrote(&self, _: Hpa, _: usize) {}
 }
 
 type Table = Arc<Frames<Hpa, Region<Hpa, Words>>>;

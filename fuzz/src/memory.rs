@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
-use pgtable::{Address, DirectMap, MemoryError, TableMemory};
+use pgtable::{Address, DirectMap, MemoryError, ReadMemory, TableMemory};
 
 /// A direct map and a count.
 pub struct Counted<'m, A> {
@@ -26,6 +26,10 @@ impl<'m, A: Address> Counted<'m, A> {
     }
 }
 
+impl<A: Address> ReadMemory<A> for Counted<'_, A> {
+    pgtable::words_in_place!(A);
+}
+
 impl<A: Address> TableMemory<A> for Counted<'_, A> {
     fn word(&self, address: A) -> Result<&AtomicU64, MemoryError> {
         self.count(1);
@@ -35,5 +39,9 @@ impl<A: Address> TableMemory<A> for Counted<'_, A> {
     fn table(&self, address: A, words: usize) -> Result<&[AtomicU64], MemoryError> {
         self.count(words);
         self.map.table(address, words)
+    }
+
+    fn wrote(&self, address: A, words: usize) {
+        self.map.wrote(address, words);
     }
 }

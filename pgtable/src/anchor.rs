@@ -3,6 +3,7 @@
 
 use crate::access::Access;
 use crate::allocator::TableAllocator;
+use crate::descent::ByValue;
 use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
 use crate::memory::TableMemory;
@@ -56,7 +57,7 @@ where
                 let PageTable { format, memory, root, .. } = self.table;
                 let exact = format.quick_restricts_nothing(access);
                 let halt = if exact { halt } else { Halt::at_root(format, *root) };
-                translate_properly(format, memory, halt, input, access)
+                translate_properly(format, ByValue(memory), halt, input, access)
             }
         }
     }
@@ -68,6 +69,7 @@ where
         access: Access,
     ) -> Result<TranslationOf<F>, Halt> {
         let PageTable { format, memory, root, .. } = self.table;
+        let memory = ByValue(memory);
         let offset = format.offset(input).ok_or(Halt::at_root(format, *root))?;
         let table = |word, at| format.quick_table(word, at, access);
         let part = offset >> format.shift(2);

@@ -12,7 +12,7 @@ use crate::access::Access;
 use crate::address::{Address, low_bits};
 use crate::format::{Format, Input, Output};
 use crate::geometry::{Level, Position};
-use crate::memory::TableMemory;
+use crate::memory::ReadMemory;
 use crate::walk::Walker;
 use crate::word::Word;
 
@@ -28,7 +28,7 @@ struct Chunk<'m> {
     offsets: [u64; LANES],
 }
 
-impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
+impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// Translates `access` at each of `inputs` into the `outputs` of the same index; returns how
     /// many translated.
     ///
@@ -80,7 +80,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         let apart = offsets.iter().fold(0, |apart, offset| apart | (offset ^ first));
         let step = |table: u64, level: u8, offset: u64| {
             let entry = table.wrapping_add(format.entry_offset(level, offset));
-            let word = Word::<F>::new(memory.word(<Output<F> as Address>::new(entry)).ok()?).load();
+            let word = memory.load(<Output<F> as Address>::new(entry)).ok()?;
+            let word = F::BYTE_ORDER.swap(word);
             format.quick_table(
                 word,
                 Position { level: Level(level), shift: format.shift(level) },
@@ -111,7 +112,9 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
             let address =
                 <Output<F> as Address>::new(table.wrapping_add(format.entry_offset(0, offset)));
             let here = odd & 1 << lane == 0;
-            *entry = memory.word(address).ok().filter(|_| here).inspect(|memory| prefetch(memory));
+            // Words that memory gives by value only are read alone.
+            let word = memory.in_place(address, 1).filter(|_| here).and_then(<[_]>::first);
+            *entry = word.inspect(|memory| prefetch(memory));
         }
     }
 

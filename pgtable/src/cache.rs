@@ -16,7 +16,7 @@ use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
 use crate::gather::{Invalidate, InvalidateFailed, Stale};
 use crate::geometry::Position;
-use crate::memory::TableMemory;
+use crate::memory::ReadMemory;
 use crate::stage::Stage;
 use crate::walk::{Leaf, TranslationOf, Walker};
 
@@ -131,7 +131,7 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
     /// # Errors
     /// The [`Fault`] that the hardware raises for it.
     #[inline(always)]
-    pub fn translate<M: TableMemory<Output<F>>>(
+    pub fn translate<M: ReadMemory<Output<F>>>(
         &self,
         walker: &Walker<F, M>,
         input: Input<F>,
@@ -199,7 +199,7 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
     }
 
     #[inline(never)]
-    fn translate_and_remember<M: TableMemory<Output<F>>>(
+    fn translate_and_remember<M: ReadMemory<Output<F>>>(
         &self,
         walker: &Walker<F, M>,
         input: Input<F>,

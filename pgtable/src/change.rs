@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
-use crate::descent::{Trail, decode};
+use crate::descent::{InPlace, Trail, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output, Pattern};
 use crate::gather::{Extent, Gather, Invalidate};
@@ -247,7 +247,8 @@ where
         if self.format.geometry().root().0 <= 1 || offset & (size - 1) != 0 || end - offset < size {
             return Ok(None);
         }
-        let stop = trail.seek(&self.format, &self.memory, offset, 1).map_err(Self::lost)?;
+        let stop =
+            trail.seek(&self.format, InPlace(&self.memory), offset, 1).map_err(Self::lost)?;
         let node = stop.node;
         if node.level != 1 {
             return Ok(None);
@@ -311,7 +312,8 @@ where
         let format = &self.format;
         let Some(offset) = format.offset(input) else { return false };
         let table = |word, at| format.predicted_table(word, at);
-        let Ok(last) = descend_to_last(format, &self.memory, self.root, offset, table) else {
+        let Ok(last) = descend_to_last(format, InPlace(&self.memory), self.root, offset, table)
+        else {
             return false;
         };
         let at = last.node(format).position();
@@ -406,7 +408,8 @@ where
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, Error> {
         let offset = *at;
-        let stop = trail.seek(&self.format, &self.memory, offset, 0).map_err(Self::lost)?;
+        let stop =
+            trail.seek(&self.format, InPlace(&self.memory), offset, 0).map_err(Self::lost)?;
         let node = stop.node;
         let whole =
             offset & (node.position().size() - 1) == 0 && end - offset >= node.position().size();

@@ -10,7 +10,7 @@ use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
-use crate::descent::{Node, Trail};
+use crate::descent::{InPlace, Node, Trail};
 use crate::error::Error;
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
@@ -186,7 +186,7 @@ where
         let table = self.table;
         let stop = self
             .trail
-            .seek(&table.format, &table.memory, offset, 0)
+            .seek(&table.format, InPlace(&table.memory), offset, 0)
             .map_err(PageTable::<F, M, A>::lost)?;
         let mut node = stop.node;
         if node.level > 0 {

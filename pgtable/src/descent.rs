@@ -2,14 +2,17 @@
 //! uses it.
 //!
 //! It is bounded on any memory content: each step goes one level down, and every load goes through
-//! [`TableMemory`]. Each word is read once, and what is decided is decided on the value read.
+//! [`ReadMemory`]. Each word is read once, and what is decided is decided on the value read.
+//!
+//! Walkers descend by value ([`ByValue`]), writers in place ([`InPlace`]): one descent, which keeps
+//! what [`Reading`] gives it.
 
 use crate::address::{Address, low_bits};
 use crate::allocator::TableState;
 use crate::format::{Entry, EntryOf, Format, Output};
 use crate::geometry::{Level, MAX_LEVELS, Position};
 use crate::lock::{Exclusive, Locks};
-use crate::memory::{MemoryError, TableMemory};
+use crate::memory::{MemoryError, ReadMemory, TableMemory};
 use crate::word::Word;
 
 /// A table, as the entry above it (or the root register) describes it.
@@ -89,20 +92,82 @@ impl Node {
     }
 }
 
+/// How a descent reads entries.
+pub(crate) trait Reading<F: Format>: Copy {
+    /// What it keeps of an entry besides the word.
+    type Slot: Copy;
+
+    /// Reads the word at `entry`, once.
+    fn read(self, entry: u64) -> Result<(Self::Slot, u64), MemoryError>;
+}
+
+/// Reads words by value: for walkers.
+#[derive(Debug)]
+pub(crate) struct ByValue<'m, M>(pub(crate) &'m M);
+
+/// Reads words in place, and keeps where they stand: for writers.
+#[derive(Debug)]
+pub(crate) struct InPlace<'m, M>(pub(crate) &'m M);
+
+impl<M> Clone for ByValue<'_, M> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for ByValue<'_, M> {}
+
+impl<M> Clone for InPlace<'_, M> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for InPlace<'_, M> {}
+
+impl<F: Format, M: ReadMemory<Output<F>>> Reading<F> for ByValue<'_, M> {
+    type Slot = ();
+
+    #[inline(always)]
+    fn read(self, entry: u64) -> Result<((), u64), MemoryError> {
+        match self.0.load(<Output<F> as Address>::new(entry)) {
+            Ok(word) => Ok(((), F::BYTE_ORDER.swap(word))),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl<'m, F: Format, M: TableMemory<Output<F>>> Reading<F> for InPlace<'m, M> {
+    type Slot = Word<'m, F>;
+
+    #[inline(always)]
+    fn read(self, entry: u64) -> Result<(Word<'m, F>, u64), MemoryError> {
+        match self.0.word(<Output<F> as Address>::new(entry)) {
+            Ok(memory) => {
+                let slot = Word::new(memory);
+                Ok((slot, slot.load()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// Where a descent stopped: at an entry that is no table, or at the level that was asked for.
 #[derive(Debug)]
-pub(crate) struct Stop<'m, F: Format> {
+pub(crate) struct Stop<F: Format, S> {
     /// The table in which the entry stands.
     pub(crate) node: Node,
-    /// The entry in memory.
-    pub(crate) slot: Word<'m, F>,
+    /// The entry in memory, for a writer.
+    pub(crate) slot: S,
     /// What it held when it was read.
     pub(crate) word: u64,
     /// What the table entries on the way restrict.
     pub(crate) path: F::Path,
 }
 
-impl<F: Format> Stop<'_, F> {
+impl<F: Format, S> Stop<F, S> {
     /// What the entry is.
     #[inline(always)]
     pub(crate) fn decode(&self, format: &F) -> EntryOf<F> {
@@ -145,18 +210,14 @@ pub(crate) fn decode<F: Format>(format: &F, word: u64, at: Position) -> EntryOf<
 /// As long as tables are as the geometry predicts ([`descend_predicted`]), only an address and a
 /// level are carried from one to the next; where one is not, [`descend_decoding`] takes over.
 #[inline(always)]
-pub(crate) fn descend<'m, F, M>(
+pub(crate) fn descend<F: Format, R: Reading<F>>(
     format: &F,
-    memory: &'m M,
+    memory: R,
     from: Node,
     offset: u64,
     floor: u8,
     mut down: impl FnMut(Node, Position, u64, u64),
-) -> Result<Stop<'m, F>, Lost>
-where
-    F: Format,
-    M: TableMemory<Output<F>>,
-{
+) -> Result<Stop<F, R::Slot>, Lost> {
     if from.level <= floor {
         return stop_at(memory, from, offset, F::Path::default());
     }
@@ -170,32 +231,28 @@ where
 }
 
 /// Where a descent met an entry that is no table, or another than predicted, or left table memory.
-enum Diverted<'m, F: Format> {
+enum Diverted<F: Format, S> {
     /// It met this entry.
-    Met(Stop<'m, F>),
+    Met(Stop<F, S>),
     /// It left table memory.
     Lost(Lost),
 }
 
 /// Descends through tables that are as the geometry predicts.
 #[inline(always)]
-fn descend_predicted<'m, F, M>(
+fn descend_predicted<F: Format, R: Reading<F>>(
     format: &F,
-    memory: &'m M,
+    memory: R,
     (mut table, mut level): (u64, u8),
     offset: u64,
     floor: u8,
     down: &mut impl FnMut(Node, Position, u64, u64),
-) -> Result<Stop<'m, F>, Diverted<'m, F>>
-where
-    F: Format,
-    M: TableMemory<Output<F>>,
-{
+) -> Result<Stop<F, R::Slot>, Diverted<F, R::Slot>> {
     let mut path = F::Path::default();
     loop {
         let entry = table.wrapping_add(format.entry_offset(level, offset));
-        let slot = match memory.word(<Output<F> as Address>::new(entry)) {
-            Ok(memory) => Word::<F>::new(memory),
+        let (slot, word) = match memory.read(entry) {
+            Ok(read) => read,
             Err(error) => {
                 return Err(Diverted::Lost(Lost {
                     node: Node::predicted(format, table, level),
@@ -203,7 +260,6 @@ where
                 }));
             }
         };
-        let word = slot.load();
         if level <= floor {
             return Ok(Stop { node: Node::predicted(format, table, level), slot, word, path });
         }
@@ -224,18 +280,14 @@ where
 
 /// Goes on from an entry that is no table, or not the one that the geometry predicts.
 #[inline(never)]
-fn descend_decoding<'m, F, M>(
+fn descend_decoding<F: Format, R: Reading<F>>(
     format: &F,
-    memory: &'m M,
-    mut here: Stop<'m, F>,
+    memory: R,
+    mut here: Stop<F, R::Slot>,
     offset: u64,
     floor: u8,
     down: &mut impl FnMut(Node, Position, u64, u64),
-) -> Result<Stop<'m, F>, Lost>
-where
-    F: Format,
-    M: TableMemory<Output<F>>,
-{
+) -> Result<Stop<F, R::Slot>, Lost> {
     while here.node.level > floor {
         let Entry::Table { table, width } = here.decode(format) else { break };
         let below = here.node.below(table.get(), width);
@@ -248,21 +300,14 @@ where
 
 /// The entry of `node`'s table that covers `offset`.
 #[inline(always)]
-fn stop_at<'m, F, M>(
-    memory: &'m M,
+fn stop_at<F: Format, R: Reading<F>>(
+    memory: R,
     node: Node,
     offset: u64,
     path: F::Path,
-) -> Result<Stop<'m, F>, Lost>
-where
-    F: Format,
-    M: TableMemory<Output<F>>,
-{
-    match memory.word(<Output<F> as Address>::new(node.entry(offset))) {
-        Ok(memory) => {
-            let slot = Word::<F>::new(memory);
-            Ok(Stop { node, slot, word: slot.load(), path })
-        }
+) -> Result<Stop<F, R::Slot>, Lost> {
+    match memory.read(node.entry(offset)) {
+        Ok((slot, word)) => Ok(Stop { node, slot, word, path }),
         Err(error) => Err(Lost { node, error }),
     }
 }
@@ -383,17 +428,13 @@ impl<L: Locks> Trail<L> {
 
     /// Descends to `offset`, beginning at the lowest table on the trail that covers it.
     #[inline(always)]
-    pub(crate) fn seek<'m, F, M>(
+    pub(crate) fn seek<F: Format, R: Reading<F>>(
         &mut self,
         format: &F,
-        memory: &'m M,
+        memory: R,
         offset: u64,
         floor: u8,
-    ) -> Result<Stop<'m, F>, Lost>
-    where
-        F: Format,
-        M: TableMemory<Output<F>>,
-    {
+    ) -> Result<Stop<F, R::Slot>, Lost> {
         // No writer gets above the tables that he has.
         let floor = if L::HOLDS { floor.min(self.top) } else { floor };
         let moved = offset ^ self.offset;
@@ -414,9 +455,10 @@ impl<L: Locks> Trail<L> {
             }
         });
         match refused {
-            Some(node) if L::HOLDS => {
-                Err(Lost { node, error: MemoryError { address: node.table, bytes: 8 } })
-            }
+            Some(node) if L::HOLDS => Err(Lost {
+                node,
+                error: MemoryError::outside(<Output<F> as Address>::new(node.table), 1),
+            }),
             _ => stop,
         }
     }

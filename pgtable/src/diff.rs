@@ -7,7 +7,7 @@ use crate::address::Address;
 use crate::error::RangeError;
 use crate::format::{Format, Input, Output};
 use crate::iterate::LeafIter;
-use crate::memory::TableMemory;
+use crate::memory::ReadMemory;
 use crate::walk::{LeafOf, Walker};
 
 /// One side of a [`Change`]: where the range went, and with which attributes; `None` if it was not
@@ -33,7 +33,7 @@ struct Pending<'m, F: Format, M> {
     leaf: Option<LeafOf<F>>,
 }
 
-impl<F: Format, M: TableMemory<Output<F>>> Pending<'_, F, M> {
+impl<F: Format, M: ReadMemory<Output<F>>> Pending<'_, F, M> {
     fn fill(&mut self) -> Result<Option<&LeafOf<F>>, RangeError<Input<F>>> {
         if self.leaf.is_none() {
             self.leaf = self.leaves.next().transpose()?;
@@ -54,7 +54,7 @@ fn side<F: Format>(leaf: &LeafOf<F>) -> Side<F> {
     Some((leaf.output, leaf.attributes))
 }
 
-impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
+impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// Calls `visit` for each range in the `bytes` bytes from `input` on that `after` translates
     /// differently, in order, until it breaks.
     ///
@@ -63,7 +63,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     ///
     /// # Errors
     /// As [`for_each`](Self::for_each), for either tree.
-    pub fn diff<M2: TableMemory<Output<F>>, B>(
+    pub fn diff<M2: ReadMemory<Output<F>>, B>(
         &self,
         after: &Walker<F, M2>,
         input: Input<F>,

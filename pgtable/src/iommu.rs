@@ -30,7 +30,7 @@ use crate::access::{Access, AccessKind, Privilege};
 use crate::address::{Address, low_bits};
 use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
-use crate::memory::TableMemory;
+use crate::memory::ReadMemory;
 use crate::walk::Walker;
 
 /// The most pages that a window keeps; larger requests are translated each time.
@@ -72,7 +72,7 @@ pub struct TableIommu<F, M, const N: usize = 256> {
     windows: Box<[Mutex<Window>]>,
 }
 
-impl<F: Format, M: TableMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
+impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     /// For the tree of `format` whose root table stands at `root` in `memory`. Devices access it as
     /// a supervisor, and leave no trace in it.
     #[must_use]
@@ -263,7 +263,7 @@ impl Deref for Translated<'_> {
 impl<F, M, const N: usize> Iommu for TableIommu<F, M, N>
 where
     F: Format,
-    M: TableMemory<Output<F>> + core::fmt::Debug + Send + Sync,
+    M: ReadMemory<Output<F>> + core::fmt::Debug + Send + Sync,
 {
     type IotlbGuard<'i>
         = Translated<'i>

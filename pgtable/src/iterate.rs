@@ -5,17 +5,17 @@ use core::ops::ControlFlow;
 use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
-use crate::descent::{Node, Stop, Trail, decode};
+use crate::descent::{ByValue, Node, Stop, Trail, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::geometry::{Level, Position};
 use crate::lock::Locks;
-use crate::memory::TableMemory;
+use crate::memory::{ReadMemory, TableMemory};
 use crate::space::Mapping;
 use crate::walk::{LeafOf, Walker, bounds, malformed};
 use crate::word::load_any;
 
-/// Neighbouring entries of one table, none of which is a table.
+/// Neighbouring entries of one table, none of which is a table, in place.
 ///
 /// They may be absent, and they may change while they are looked at; each is read once, by
 /// [`leaves`](Self::leaves).
@@ -161,8 +161,79 @@ impl<F: Format> Iterator for RunLeaves<'_, F> {
     }
 }
 
-/// A run, if any is left, and where the iteration stands after it.
-type Next<'m, F> = (Place, Option<Run<'m, F>>);
+/// Neighbouring entries of one table, none of which is a table: where they stand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stretch {
+    node: Node,
+    offset: u64,
+    entries: usize,
+}
+
+impl Stretch {
+    /// The address of the first entry.
+    #[inline(always)]
+    fn entry<F: Format>(&self) -> Output<F> {
+        <Output<F> as Address>::new(self.node.entry(self.offset))
+    }
+
+    /// The same entries in place.
+    #[inline(always)]
+    fn run<'m, F: Format, M: TableMemory<Output<F>>>(
+        &self,
+        format: &F,
+        memory: &'m M,
+    ) -> Result<Run<'m, F>, RangeError<Input<F>>> {
+        match memory.table(self.entry::<F>(), self.entries) {
+            Ok(words) => Ok(self.run_of(format, words)),
+            Err(error) => Err(RangeError { at: format.address(self.offset), error: error.into() }),
+        }
+    }
+
+    /// The same entries in place, if `memory` has them so.
+    #[inline(always)]
+    fn in_place<'m, F: Format, M: ReadMemory<Output<F>>>(
+        &self,
+        format: &F,
+        memory: &'m M,
+    ) -> Option<Run<'m, F>> {
+        memory.in_place(self.entry::<F>(), self.entries).map(|words| self.run_of(format, words))
+    }
+
+    #[inline(always)]
+    fn run_of<'m, F: Format>(&self, format: &F, words: &'m [AtomicU64]) -> Run<'m, F> {
+        let offset = self.offset & !low_bits(self.node.shift);
+        Run { format: *format, node: self.node, offset, words }
+    }
+
+    /// The next leaf among the entries, read by value, and the stretch after it.
+    fn next_leaf<F: Format, M: ReadMemory<Output<F>>>(
+        mut self,
+        format: &F,
+        memory: &M,
+    ) -> Option<(Self, Result<LeafOf<F>, RangeError<Input<F>>>)> {
+        while self.entries > 0 {
+            let offset = self.offset;
+            self.entries -= 1;
+            self.offset = self.node.next_entry(offset);
+            let word = match memory.load(<Output<F> as Address>::new(self.node.entry(offset))) {
+                Ok(word) => F::BYTE_ORDER.swap(word),
+                Err(error) => {
+                    let at = format.address(offset);
+                    return Some((self, Err(RangeError { at, error: error.into() })));
+                }
+            };
+            let offset = offset & !low_bits(self.node.shift);
+            let entry = Run { format: *format, node: self.node, offset, words: &[] };
+            if let Some(leaf) = entry.leaf(self.node.position(), 0, word) {
+                return Some((self, leaf));
+            }
+        }
+        None
+    }
+}
+
+/// A stretch, if any is left, and where the iteration stands after it.
+type Next = (Place, Option<Stretch>);
 
 /// Where an iteration stands.
 #[derive(Clone, Copy, Debug)]
@@ -173,16 +244,16 @@ struct Place {
 }
 
 impl Place {
-    /// The next run, if any is left, and where it goes on after it. (By value: what an iterator
+    /// The next stretch, if any is left, and where it goes on after it. (By value: what an iterator
     /// keeps may then stay in registers.)
     #[inline]
-    fn next<'m, F: Format, M: TableMemory<Output<F>>>(
+    fn next<F: Format, M: ReadMemory<Output<F>>>(
         mut self,
         format: &F,
-        memory: &'m M,
-    ) -> Result<Next<'m, F>, RangeError<Input<F>>> {
-        let run = next_run(format, memory, &mut self.trail, &mut self.offset, self.end)?;
-        Ok((self, run))
+        memory: &M,
+    ) -> Result<Next, RangeError<Input<F>>> {
+        let stretch = next_stretch(format, memory, &mut self.trail, &mut self.offset, self.end)?;
+        Ok((self, stretch))
     }
 }
 
@@ -195,25 +266,37 @@ pub(crate) fn next_run<'m, F: Format, M: TableMemory<Output<F>>, L: Locks>(
     at: &mut u64,
     end: u64,
 ) -> Result<Option<Run<'m, F>>, RangeError<Input<F>>> {
+    let stretch = next_stretch(format, memory, trail, at, end)?;
+    stretch.map(|stretch| stretch.run(format, memory)).transpose()
+}
+
+/// Where the next run from `at` on and before `end` stands, if any is left; moves `at` on.
+#[inline]
+fn next_stretch<F: Format, M: ReadMemory<Output<F>>, L: Locks>(
+    format: &F,
+    memory: &M,
+    trail: &mut Trail<L>,
+    at: &mut u64,
+    end: u64,
+) -> Result<Option<Stretch>, RangeError<Input<F>>> {
     while *at < end {
         let offset = *at;
         let fail = |error| RangeError { at: format.address(offset), error };
-        let stop = trail.seek(format, memory, offset, 0).map_err(|lost| fail(lost.error.into()))?;
+        let stop = trail
+            .seek(format, ByValue(memory), offset, 0)
+            .map_err(|lost| fail(lost.error.into()))?;
         let node = stop.node;
         let entries = if node.level == 0 { node.entries(offset, end) } else { 1 };
         *at = node.next_entry(offset).wrapping_add((entries as u64 - 1) << node.shift).min(end);
         if node.level > 0 && !is_leaf(format, &stop, offset).map_err(fail)? {
             continue;
         }
-        let first = <Output<F> as Address>::new(node.entry(offset));
-        let words = memory.table(first, entries).map_err(|error| fail(error.into()))?;
-        let offset = offset & !low_bits(node.shift);
-        return Ok(Some(Run { format: *format, node, offset, words }));
+        return Ok(Some(Stretch { node, offset, entries }));
     }
     Ok(None)
 }
 
-fn is_leaf<F: Format>(format: &F, stop: &Stop<'_, F>, offset: u64) -> Result<bool, Error> {
+fn is_leaf<F: Format>(format: &F, stop: &Stop<F, ()>, offset: u64) -> Result<bool, Error> {
     match stop.decode(format) {
         Entry::Leaf { .. } => Ok(true),
         Entry::Absent => Ok(false),
@@ -222,11 +305,6 @@ fn is_leaf<F: Format>(format: &F, stop: &Stop<'_, F>, offset: u64) -> Result<boo
 }
 
 impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
-    fn place(&self, input: Input<F>, bytes: u64) -> Result<Place, RangeError<Input<F>>> {
-        let (offset, end) = bounds(self.format(), input, bytes, 0)?;
-        Ok(Place { trail: Trail::new(self.root_node()), offset, end })
-    }
-
     /// Calls `visit` for each run of entries in the `bytes` bytes from `input` on, in order, until
     /// it breaks: whole last-level tables (or the part of them in the range) and single larger
     /// leaves. The fast way to look at a range.
@@ -242,13 +320,20 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         mut visit: impl FnMut(Run<'_, F>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
         let mut place = self.place(input, bytes)?;
-        while let (next, Some(run)) = place.next(self.format(), self.memory())? {
+        while let (next, Some(stretch)) = place.next(self.format(), self.memory())? {
             place = next;
-            if let ControlFlow::Break(value) = visit(run) {
+            if let ControlFlow::Break(value) = visit(stretch.run(self.format(), self.memory())?) {
                 return Ok(ControlFlow::Break(value));
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+}
+
+impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
+    fn place(&self, input: Input<F>, bytes: u64) -> Result<Place, RangeError<Input<F>>> {
+        let (offset, end) = bounds(self.format(), input, bytes, 0)?;
+        Ok(Place { trail: Trail::new(self.root_node()), offset, end })
     }
 
     /// Calls `visit` for each leaf in the `bytes` bytes from `input` on, in order, until it breaks.
@@ -264,9 +349,29 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         mut visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
         let mut place = self.place(input, bytes)?;
-        while let (next, Some(run)) = place.next(self.format(), self.memory())? {
+        while let (next, Some(stretch)) = place.next(self.format(), self.memory())? {
             place = next;
-            if let ControlFlow::Break(value) = run.visit(&mut visit)? {
+            let flow = match stretch.in_place(self.format(), self.memory()) {
+                Some(run) => run.visit(&mut visit)?,
+                None => self.visit_by_value(stretch, &mut visit)?,
+            };
+            if let ControlFlow::Break(value) = flow {
+                return Ok(ControlFlow::Break(value));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The leaves of a stretch that memory gives by value only.
+    #[inline(never)]
+    fn visit_by_value<B>(
+        &self,
+        mut stretch: Stretch,
+        visit: &mut impl FnMut(LeafOf<F>) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
+        while let Some((rest, leaf)) = stretch.next_leaf(self.format(), self.memory()) {
+            stretch = rest;
+            if let ControlFlow::Break(value) = visit(leaf?) {
                 return Ok(ControlFlow::Break(value));
             }
         }
@@ -285,7 +390,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         input: Input<F>,
         bytes: u64,
     ) -> Result<LeafIter<'_, F, M>, RangeError<Input<F>>> {
-        Ok(LeafIter { walker: self, place: self.place(input, bytes)?, run: None, failed: false })
+        let place = self.place(input, bytes)?;
+        Ok(LeafIter { walker: self, place, run: None, by_value: None, failed: false })
     }
 
     /// Calls `visit` for each mapping in the `bytes` bytes from `input` on, in order, until it
@@ -336,10 +442,12 @@ pub struct LeafIter<'m, F, M> {
     walker: &'m Walker<F, M>,
     place: Place,
     run: Option<RunLeaves<'m, F>>,
+    /// What is left of a stretch that memory gives by value only.
+    by_value: Option<Stretch>,
     failed: bool,
 }
 
-impl<F: Format, M: TableMemory<Output<F>>> Iterator for LeafIter<'_, F, M> {
+impl<F: Format, M: ReadMemory<Output<F>>> Iterator for LeafIter<'_, F, M> {
     type Item = Result<LeafOf<F>, RangeError<Input<F>>>;
 
     #[inline]
@@ -352,8 +460,20 @@ impl<F: Format, M: TableMemory<Output<F>>> Iterator for LeafIter<'_, F, M> {
                 self.failed = leaf.is_err();
                 return Some(leaf);
             }
-            match self.place.next(self.walker.format(), self.walker.memory()) {
-                Ok((place, Some(run))) => (self.place, self.run) = (place, Some(run.leaves())),
+            let (format, memory) = (self.walker.format(), self.walker.memory());
+            if let Some(stretch) = self.by_value.take() {
+                if let Some((rest, leaf)) = stretch.next_leaf(format, memory) {
+                    self.by_value = Some(rest);
+                    self.failed = leaf.is_err();
+                    return Some(leaf);
+                }
+            }
+            match self.place.next(format, memory) {
+                Ok((place, Some(stretch))) => {
+                    let run = stretch.in_place(format, memory).map(|run| run.leaves());
+                    self.by_value = if run.is_none() { Some(stretch) } else { None };
+                    (self.place, self.run) = (place, run);
+                }
                 Ok((_, None)) => return None,
                 Err(error) => {
                     self.failed = true;

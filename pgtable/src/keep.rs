@@ -7,6 +7,7 @@
 //! it leaves.
 
 use crate::allocator::TableAllocator;
+use crate::descent::InPlace;
 use crate::error::{Error, RangeError};
 use crate::format::{Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
@@ -57,7 +58,8 @@ where
         let Some(part) = core::mem::take(&mut self.kept.part).checked_sub(1) else { return Ok(()) };
         let offset = part << self.last_span();
         let mut trail = self.trail();
-        let node = trail.seek(&self.format, &self.memory, offset, 0).map_err(Self::lost)?.node;
+        let node =
+            trail.seek(&self.format, InPlace(&self.memory), offset, 0).map_err(Self::lost)?.node;
         let state = self.state(node);
         if node.level == 0 && state.is_some_and(|state| state.live() == 0) {
             self.discount(&mut trail, offset, 0, 0, gather)?;

@@ -67,6 +67,9 @@
 #![no_std]
 #![deny(missing_docs)]
 
+#[cfg(feature = "alloc")]
+extern crate alloc;
+
 mod access;
 mod address;
 mod allocator;
@@ -130,12 +133,12 @@ pub use gather::{
 };
 pub use geometry::{Geometry, Level, LevelGeometry, MAX_LEVELS, Position};
 #[cfg(feature = "vm-memory")]
-pub use guest_memory::{GuestTables, RegionError};
+pub use guest_memory::{GuestTables, HostAccess, HostMapped, RegionError};
 #[cfg(feature = "iommu")]
 pub use iommu::{TableIommu, Translated};
 pub use iterate::{LeafIter, Run, RunLeaves};
 pub use lock::ReadSide;
-pub use memory::{DirectMap, MemoryError, TableMemory};
+pub use memory::{DirectMap, LoadWith, MemoryError, ReadMemory, Refusal, TableMemory, TrustedMap};
 pub use record::{Recorded, Writers};
 pub use shared::{SharedCursor, SharedPageTable, Writer};
 pub use space::{AddressSpace, InputOf, Leaves, Mapping, MappingOf, OutputOf, Translation};

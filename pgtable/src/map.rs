@@ -5,7 +5,7 @@ use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
-use crate::descent::{Node, Stop, Trail};
+use crate::descent::{InPlace, Node, Stop, Trail};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::lock::Locks;
@@ -130,7 +130,8 @@ where
         let format = &self.format;
         let Some(offset) = self.usual_page(input, bytes, leaves) else { return false };
         let table = |word, at| format.predicted_table(word, at);
-        let Ok(last) = descend_to_last(format, &self.memory, self.root, offset, table) else {
+        let Ok(last) = descend_to_last(format, InPlace(&self.memory), self.root, offset, table)
+        else {
             return false;
         };
         let node = last.node(format);
@@ -188,8 +189,9 @@ where
         let mut shift = rest.leaf(&self.format, leaves, fitting)?;
         loop {
             let (level, width) = geometry.leaf(shift).ok_or(Error::LeafSize)?;
-            let stop =
-                trail.seek(&self.format, &self.memory, rest.offset, level.0).map_err(Self::lost)?;
+            let stop = trail
+                .seek(&self.format, InPlace(&self.memory), rest.offset, level.0)
+                .map_err(Self::lost)?;
             if stop.node.level > level.0 {
                 let contents = rest.before(shift + width);
                 return self.map_in_new_tables(
@@ -222,7 +224,7 @@ where
     /// Maps into the table at which `stop` stands, as far as its entries are free.
     fn map_in_table(
         &self,
-        stop: &Stop<'_, F>,
+        stop: &Stop<F, Word<'_, F>>,
         rest: Rest,
         attributes: F::Attributes,
     ) -> Result<u64, Error> {
@@ -251,7 +253,7 @@ where
     fn map_in_new_tables<L: Locks>(
         &self,
         trail: &mut Trail<L>,
-        stop: &Stop<'_, F>,
+        stop: &Stop<F, Word<'_, F>>,
         rest: Rest,
         attributes: F::Attributes,
         table: (u8, u8),

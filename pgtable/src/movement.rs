@@ -31,7 +31,7 @@ use crate::descent::{Node, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate, MAX_TABLES, Unused};
-use crate::memory::TableMemory;
+use crate::memory::{ReadMemory, TableMemory};
 use crate::space::Leaves;
 use crate::table::{PageTable, layout};
 use crate::walk::{LeafOf, Walker};
@@ -308,18 +308,18 @@ where
 
     /// Fills the table of `to`, which is empty, with what that of `from` in `source` says, and so
     /// on downwards.
-    fn copy_from<M2: TableMemory<Output<F>>>(
+    fn copy_from<M2: ReadMemory<Output<F>>>(
         &self,
         source: &M2,
         from: Node,
         to: Node,
     ) -> Result<(), Error> {
-        let words = source.table(<Output<F> as Address>::new(from.table), 1 << from.width)?;
         let table = <Output<F> as Address>::new(to.table);
-        let copies = self.memory.table(table, words.len())?;
-        for (index, (memory, copy)) in words.iter().zip(copies).enumerate() {
+        let copies = self.memory.table(table, 1 << from.width)?;
+        for (index, copy) in copies.iter().enumerate() {
             let copy = Word::<F>::new(copy);
-            let word = Word::<F>::new(memory).load();
+            let entry = from.table.wrapping_add(index as u64 * 8);
+            let word = F::BYTE_ORDER.swap(source.load(<Output<F> as Address>::new(entry))?);
             match decode(&self.format, word, from.position()) {
                 Entry::Absent => {}
                 Entry::Leaf { .. } => {
@@ -344,12 +344,11 @@ where
                     self.drop_empty(copy, to, made)?;
                 }
                 Entry::Malformed => {
-                    let entry = from.table.wrapping_add(index as u64 * 8);
                     return Err(Error::Malformed { at: from.position(), entry, word });
                 }
             }
         }
-        self.wrote(to.table, words.len());
+        self.wrote(to.table, copies.len());
         Ok(())
     }
 
@@ -371,7 +370,7 @@ where
     }
 }
 
-impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
+impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// A copy of the whole tree, leaf for leaf with what is recorded in it, in tables of `tables`
     /// in `memory`, with a root of its own.
     ///

@@ -3,26 +3,25 @@
 //! on from that.
 
 use crate::address::Address;
-use crate::descent::{Lost, Node, decode};
-use crate::format::{Entry, Format, Output};
+use crate::descent::{Lost, Node, Reading, decode};
+use crate::format::{Entry, Format};
 use crate::geometry::{Level, Position};
-use crate::memory::{MemoryError, TableMemory};
-use crate::word::Word;
+use crate::memory::MemoryError;
 
 /// A last-level entry that was reached through tables that are all as the geometry predicts.
-pub(crate) struct Last<'m, F: Format> {
+pub(crate) struct Last<S> {
     /// The table in which it stands.
     pub(crate) table: u64,
-    /// The entry in memory.
-    pub(crate) slot: Word<'m, F>,
+    /// The entry in memory, for a writer.
+    pub(crate) slot: S,
     /// What it held when it was read.
     pub(crate) word: u64,
 }
 
-impl<F: Format> Last<'_, F> {
+impl<S> Last<S> {
     /// The last-level table, which is as the geometry says.
     #[inline(always)]
-    pub(crate) fn node(&self, format: &F) -> Node {
+    pub(crate) fn node<F: Format>(&self, format: &F) -> Node {
         Node::predicted(format, self.table, 0)
     }
 }
@@ -56,14 +55,14 @@ impl Halt {
 
     /// Goes on to where the descent ends, through whatever tables there are: the table there, the
     /// word, and what the way from here on restricts.
-    pub(crate) fn go_on<F: Format, M: TableMemory<Output<F>>>(
+    pub(crate) fn go_on<F: Format, R: Reading<F>>(
         self,
         format: &F,
-        memory: &M,
+        memory: R,
         offset: u64,
     ) -> Result<(Node, u64, F::Path), Lost> {
-        let read = |node: Node| match memory.word(<Output<F> as Address>::new(node.entry(offset))) {
-            Ok(memory) => Ok(Word::<F>::new(memory).load()),
+        let read = |node: Node| match memory.read(node.entry(offset)) {
+            Ok((_, word)) => Ok(word),
             Err(error) => Err(Lost { node, error }),
         };
         let (mut node, mut path) =
@@ -89,17 +88,13 @@ impl Halt {
 /// one number from level to level: so it is small enough to stand in the caller's loop, with all
 /// that the format compares with in registers.
 #[inline(always)]
-pub(crate) fn descend_to_last<'m, F, M>(
+pub(crate) fn descend_to_last<F: Format, R: Reading<F>>(
     format: &F,
-    memory: &'m M,
+    memory: R,
     root: u64,
     offset: u64,
     table: impl Fn(u64, Position) -> Option<u64>,
-) -> Result<Last<'m, F>, Halt>
-where
-    F: Format,
-    M: TableMemory<Output<F>>,
-{
+) -> Result<Last<R::Slot>, Halt> {
     finish_quickly(
         format,
         memory,
@@ -111,9 +106,9 @@ where
 
 /// The first part of [`descend_to_last`]: to the table of level 1.
 #[inline(always)]
-pub(crate) fn descend_quickly<F: Format, M: TableMemory<Output<F>>>(
+pub(crate) fn descend_quickly<F: Format, R: Reading<F>>(
     format: &F,
-    memory: &M,
+    memory: R,
     root: u64,
     offset: u64,
     table: impl Fn(u64, Position) -> Option<u64>,
@@ -129,43 +124,43 @@ pub(crate) fn descend_quickly<F: Format, M: TableMemory<Output<F>>>(
 
 /// The second part: from the table `upper` of level 1 on.
 #[inline(always)]
-pub(crate) fn finish_quickly<'m, F: Format, M: TableMemory<Output<F>>>(
+pub(crate) fn finish_quickly<F: Format, R: Reading<F>>(
     format: &F,
-    memory: &'m M,
+    memory: R,
     upper: u64,
     offset: u64,
     table: impl Fn(u64, Position) -> Option<u64>,
-) -> Result<Last<'m, F>, Halt> {
+) -> Result<Last<R::Slot>, Halt> {
     let table = step(format, memory, (upper, 1), offset, table)?;
-    let slot = slot(format, memory, (table, 0), offset)?;
-    Ok(Last { table, slot, word: slot.load() })
+    let (slot, word) = read(format, memory, (table, 0), offset)?;
+    Ok(Last { table, slot, word })
 }
 
-/// The entry for `offset` of a table of that level, in memory.
+/// The entry for `offset` of a table of that level.
 #[inline(always)]
-fn slot<'m, F: Format, M: TableMemory<Output<F>>>(
+fn read<F: Format, R: Reading<F>>(
     format: &F,
-    memory: &'m M,
+    memory: R,
     (table, level): (u64, u8),
     offset: u64,
-) -> Result<Word<'m, F>, Halt> {
+) -> Result<(R::Slot, u64), Halt> {
     let entry = table.wrapping_add(format.entry_offset(level, offset));
-    match memory.word(<Output<F> as Address>::new(entry)) {
-        Ok(memory) => Ok(Word::new(memory)),
+    match memory.read(entry) {
+        Ok(read) => Ok(read),
         Err(error) => Err(Halt { table, level, seen: Seen::Refused(error) }),
     }
 }
 
 /// The table for `offset` below a table of that level, as `table` recognises it.
 #[inline(always)]
-fn step<F: Format, M: TableMemory<Output<F>>>(
+fn step<F: Format, R: Reading<F>>(
     format: &F,
-    memory: &M,
+    memory: R,
     (above, level): (u64, u8),
     offset: u64,
     table: impl Fn(u64, Position) -> Option<u64>,
 ) -> Result<u64, Halt> {
-    let word = slot(format, memory, (above, level), offset)?.load();
+    let (_, word) = read(format, memory, (above, level), offset)?;
     let below = table(word, Position { level: Level(level), shift: format.shift(level) });
     below.ok_or(Halt { table: above, level, seen: Seen::Word(word) })
 }

@@ -14,17 +14,16 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use crate::access::{Access, AccessKind};
 use crate::address::{Address, low_bits};
 use crate::allocator::TableAllocator;
-use crate::descent::{Trail, descend};
+use crate::descent::{ByValue, Trail, descend};
 use crate::error::RangeError;
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, Format, Input, Output, Pattern};
 use crate::gather::{Extent, Gather, Invalidate};
 use crate::iterate::{Run, next_run};
 use crate::lock::Locks;
-use crate::memory::TableMemory;
+use crate::memory::{MemoryError, ReadMemory, Refusal, TableMemory};
 use crate::table::PageTable;
 use crate::walk::{TranslationOf, Walker, bounds, translation};
-use crate::word::Word;
 
 /// How often a walk starts anew because somebody else changed an entry between its being judged and
 /// its being marked.
@@ -48,10 +47,13 @@ pub enum Writers {
     Stopped,
 }
 
-impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
+impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// Makes one access as hardware does: translates it, and records it in the entries that it used
     /// (accessed; dirty for a store), where the format has such bits. For instruction emulators,
     /// and for devices that walk a guest's tables.
+    ///
+    /// An entry in memory that may only be read is used as it is, and nothing is recorded in it, as
+    /// KVM walks a guest's tables in a read-only slot.
     ///
     /// # Errors
     /// The [`Fault`] that the hardware raises; [`Cause::Contended`] if others keep changing the
@@ -91,7 +93,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
                 let _ = unmarked.try_push((entry, word));
             }
         };
-        let Ok(stop) = descend(format, self.memory(), self.root_node(), offset, 0, down) else {
+        let Ok(stop) = descend(format, ByValue(self.memory()), self.root_node(), offset, 0, down)
+        else {
             return Ok(None);
         };
         let at = stop.node.position();
@@ -100,23 +103,26 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
             return Ok(None);
         }
         for (entry, word) in unmarked {
-            let Ok(memory) = self.memory().word(<Output<F> as Address>::new(entry)) else {
-                return Ok(None);
-            };
-            if !Word::<F>::new(memory).mark(word, word | bits.table) {
+            if !self.mark(entry, word, word | bits.table) {
                 return Ok(None);
             }
-            self.memory().wrote(<Output<F> as Address>::new(entry), 1);
         }
         let dirty = if access.kind == AccessKind::Write { bits.dirty } else { 0 };
         let marked = stop.word | bits.accessed | dirty;
-        if marked != stop.word {
-            if !stop.slot.mark(stop.word, marked) {
-                return Ok(None);
-            }
-            self.memory().wrote(<Output<F> as Address>::new(stop.node.entry(offset)), 1);
+        if marked != stop.word && !self.mark(stop.node.entry(offset), stop.word, marked) {
+            return Ok(None);
         }
         Ok(Some(translation(output, offset, at, attributes)))
+    }
+
+    /// Stores `marked` at `entry` if it still holds `judged`; false if the walk has to begin anew.
+    /// An entry that may only be read stays as it is: nothing is recorded in it.
+    fn mark(&self, entry: u64, judged: u64, marked: u64) -> bool {
+        let (judged, marked) = (F::BYTE_ORDER.swap(judged), F::BYTE_ORDER.swap(marked));
+        match self.memory().compare_exchange(<Output<F> as Address>::new(entry), judged, marked) {
+            Ok(stored) => stored,
+            Err(MemoryError { refusal, .. }) => refusal == Refusal::ReadOnly,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
-use crate::descent::{Node, Stop, Trail};
+use crate::descent::{InPlace, Node, Stop, Trail};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
@@ -58,7 +58,9 @@ where
         let mut split = 0;
         while offset < end {
             let mut step = || {
-                let stop = trail.seek(&self.format, &self.memory, offset, 0).map_err(Self::lost)?;
+                let stop = trail
+                    .seek(&self.format, InPlace(&self.memory), offset, 0)
+                    .map_err(Self::lost)?;
                 let node = stop.node;
                 if node.level == 0 && node.shift <= shift {
                     return Ok((offset | low_bits(node.span())).wrapping_add(1));
@@ -115,7 +117,7 @@ where
             while offset < end && end - offset >= size {
                 let mut step = || {
                     let stop = trail
-                        .seek(&self.format, &self.memory, offset, level)
+                        .seek(&self.format, InPlace(&self.memory), offset, level)
                         .map_err(Self::lost)?;
                     if stop.node.level > level {
                         return Ok(stop.node.next_entry(offset));
@@ -225,7 +227,7 @@ where
     /// hardware must not hold two sizes for one address.
     pub(crate) fn split_leaf<I: Invalidate<F::Stage>>(
         &self,
-        stop: &Stop<'_, F>,
+        stop: &Stop<F, Word<'_, F>>,
         offset: u64,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<(), Error> {

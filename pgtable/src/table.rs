@@ -19,7 +19,7 @@ use arrayvec::ArrayVec;
 use crate::access::Access;
 use crate::address::Address;
 use crate::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
-use crate::descent::{Lost, Node, Stop, Trail};
+use crate::descent::{ByValue, Lost, Node, Stop, Trail};
 use crate::error::{Error, RangeError};
 use crate::fault::Fault;
 use crate::format::{Entry, Format, Input, Output};
@@ -97,7 +97,7 @@ where
     /// The [`Fault`] that the hardware raises for it.
     #[inline(always)]
     pub fn translate(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
-        translate(&self.format, &self.memory, self.root, input, access)
+        translate(&self.format, ByValue(&self.memory), self.root, input, access)
     }
 
     /// Frees every table, the root included.
@@ -286,7 +286,7 @@ where
     /// The leaf at which `stop` stands, or why there is none.
     pub(crate) fn leaf_at(
         &self,
-        stop: &Stop<'_, F>,
+        stop: &Stop<F, Word<'_, F>>,
         offset: u64,
     ) -> Result<Option<F::Attributes>, Error> {
         match stop.decode(&self.format) {

@@ -12,18 +12,28 @@ use crate::address::Address;
 use crate::descent::{Node, decode};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
 use crate::geometry::Position;
-use crate::memory::{MemoryError, TableMemory};
+use crate::memory::{MemoryError, ReadMemory, TableMemory};
 use crate::walk::Walker;
 use crate::word::Word;
 
 /// A table of a tree, as the entry above it (or the root register) describes it.
-#[derive(Clone, Copy, Debug)]
-pub struct Table<'m, F> {
+#[derive(Debug)]
+pub struct Table<'m, F, M> {
     format: F,
+    memory: &'m M,
+    /// Its words, if memory has them in place.
+    words: Option<&'m [AtomicU64]>,
     node: Node,
     offset: u64,
-    words: Result<&'m [AtomicU64], MemoryError>,
 }
+
+impl<F: Clone, M> Clone for Table<'_, F, M> {
+    fn clone(&self) -> Self {
+        Self { format: self.format.clone(), ..*self }
+    }
+}
+
+impl<F: Copy, M> Copy for Table<'_, F, M> {}
 
 /// An entry of a [`Table`], read once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,7 +46,7 @@ pub struct TableEntry<F: Format> {
     pub entry: EntryOf<F>,
 }
 
-impl<'m, F: Format> Table<'m, F> {
+impl<'m, F: Format, M: ReadMemory<Output<F>>> Table<'m, F, M> {
     /// Where its entries stand.
     #[must_use]
     pub fn at(&self) -> Position {
@@ -67,33 +77,50 @@ impl<'m, F: Format> Table<'m, F> {
         self.format.address(self.offset)
     }
 
-    /// Its words, in memory order of bytes.
-    ///
-    /// # Errors
-    /// [`MemoryError`] if it lies outside table memory.
-    pub fn words(&self) -> Result<&'m [AtomicU64], MemoryError> {
-        self.words
+    /// Its entries, in order, each read once. They end where table memory does.
+    pub fn entries(&self) -> impl Iterator<Item = TableEntry<F>> + use<'m, F, M> {
+        let table = *self;
+        table.loads().map(move |(index, word)| {
+            let input = table.format.address(table.offset + (index << table.node.shift));
+            TableEntry { input, word, entry: decode(&table.format, word, table.node.position()) }
+        })
     }
 
-    /// Its entries, in order; none if it lies outside table memory.
-    pub fn entries(&self) -> impl Iterator<Item = TableEntry<F>> + use<'m, F> {
-        let Self { format, node, offset, words } = *self;
-        words.unwrap_or_default().iter().enumerate().map(move |(index, memory)| {
-            let word = Word::<F>::new(memory).load();
-            let input = format.address(offset + ((index as u64) << node.shift));
-            TableEntry { input, word, entry: decode(&format, word, node.position()) }
+    /// The index and the word of each entry, up to the first one outside table memory.
+    fn loads(&self) -> impl Iterator<Item = (u64, u64)> + use<'m, F, M> {
+        let Self { memory, words, node, .. } = *self;
+        (0..1 << node.width).map_while(move |index| {
+            let entry = node.table.wrapping_add(index as u64 * 8);
+            let word = match words {
+                Some(words) => Word::<F>::new(words.get(index)?).load(),
+                None => F::BYTE_ORDER.swap(memory.load(<Output<F> as Address>::new(entry)).ok()?),
+            };
+            Some((index as u64, word))
         })
     }
 }
 
-impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
+impl<'m, F: Format, M: TableMemory<Output<F>>> Table<'m, F, M> {
+    /// Its words in place, in memory order of bytes.
+    ///
+    /// # Errors
+    /// [`MemoryError`] if it does not lie in table memory as a whole, or may only be read.
+    pub fn words(&self) -> Result<&'m [AtomicU64], MemoryError> {
+        match self.words {
+            Some(words) => Ok(words),
+            None => self.memory.table(self.address(), 1 << self.node.width),
+        }
+    }
+}
+
+impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// Calls `visit` for each table of the tree, each before those below it, in the order of the
     /// addresses that they cover, until it breaks. A table to which several entries lead is visited
     /// as often: on tables that somebody else wrote it is the caller who bounds the work, by
     /// breaking off.
     pub fn for_each_table<B>(
         &self,
-        mut visit: impl FnMut(Table<'_, F>) -> ControlFlow<B>,
+        mut visit: impl FnMut(Table<'_, F, M>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         self.visit_tables(self.root_node(), 0, &mut visit)
     }
@@ -104,19 +131,20 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         &self,
         node: Node,
         offset: u64,
-        visit: &mut impl FnMut(Table<'_, F>) -> ControlFlow<B>,
+        visit: &mut impl FnMut(Table<'_, F, M>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        let words = self.memory().table(<Output<F> as Address>::new(node.table), 1 << node.width);
-        visit(Table { format: *self.format(), node, offset, words })?;
+        let (format, memory) = (*self.format(), self.memory());
+        let words = memory.in_place(<Output<F> as Address>::new(node.table), 1 << node.width);
+        let table = Table { format, memory, words, node, offset };
+        visit(table)?;
         if node.level == 0 {
             return ControlFlow::Continue(());
         }
-        for (index, memory) in words.unwrap_or_default().iter().enumerate() {
-            let word = Word::<F>::new(memory).load();
+        for (index, word) in table.loads() {
             if let Entry::Table { table, width } = decode(self.format(), word, node.position()) {
                 self.visit_tables(
                     node.below(table.get(), width),
-                    offset + ((index as u64) << node.shift),
+                    offset + (index << node.shift),
                     visit,
                 )?;
             }

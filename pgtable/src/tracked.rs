@@ -7,8 +7,8 @@ use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::address::Address;
-use crate::guest_memory::{GuestTables, RegionError};
-use crate::memory::{MemoryError, TableMemory};
+use crate::guest_memory::{GuestTables, HostMapped, RegionError};
+use crate::memory::{MemoryError, ReadMemory, TableMemory};
 
 /// [`GuestTables`] that marks in the bitmaps of the guest memory's regions what is written through
 /// it: by the verbs of a [`PageTable`](crate::PageTable) and by
@@ -24,12 +24,48 @@ pub struct TrackedTables<'m, M, A> {
 }
 
 impl<'m, M: GuestMemoryBackend, A: Address> TrackedTables<'m, M, A> {
-    /// Table memory over all regions of `memory`, at their guest addresses.
+    /// Table memory over all regions of `memory`, at their guest addresses, with the rights that
+    /// they are mapped with.
     ///
     /// # Errors
     /// As [`GuestTables::new`].
-    pub fn new(memory: &'m M) -> Result<Self, RegionError> {
-        Ok(Self { tables: GuestTables::new(memory)?, memory })
+    pub fn new(memory: &'m M) -> Result<Self, RegionError>
+    where
+        M::R: HostMapped,
+    {
+        Ok(Self::over(GuestTables::new(memory)?, memory))
+    }
+
+    /// `tables`, whose writes are marked in the bitmaps of `memory`: for tables that were made with
+    /// [`GuestTables::restricted`] or [`GuestTables::assuming`].
+    #[must_use]
+    pub fn over(tables: GuestTables<'m, A>, memory: &'m M) -> Self {
+        Self { tables, memory }
+    }
+}
+
+impl<M: GuestMemoryBackend, A: Address> ReadMemory<A> for TrackedTables<'_, M, A> {
+    #[inline(always)]
+    fn load(&self, address: A) -> Result<u64, MemoryError> {
+        self.tables.load(address)
+    }
+
+    fn compare_exchange(&self, address: A, current: u64, new: u64) -> Result<bool, MemoryError> {
+        let stored = self.tables.compare_exchange(address, current, new)?;
+        if stored {
+            self.wrote(address, 1);
+        }
+        Ok(stored)
+    }
+
+    #[inline]
+    fn is_writable(&self, address: A) -> bool {
+        self.tables.is_writable(address)
+    }
+
+    #[inline(always)]
+    fn in_place(&self, address: A, words: usize) -> Option<&[AtomicU64]> {
+        self.tables.in_place(address, words)
     }
 }
 
@@ -45,8 +81,8 @@ impl<M: GuestMemoryBackend, A: Address> TableMemory<A> for TrackedTables<'_, M, 
     }
 
     fn wrote(&self, address: A, words: usize) {
-        if let Some((region, at)) = self.memory.to_region_addr(GuestAddress(address.get())) {
-            region.bitmap().mark_dirty(at.0 as usize, words * 8);
+        if let Some((region, at)) = self.memory.to_region_addr(GuestAddress(address.get() & !7)) {
+            region.bitmap().mark_dirty(at.0 as usize, words.saturating_mul(8));
         }
     }
 }

@@ -7,15 +7,15 @@
 
 use core::cell::Cell;
 use core::fmt;
-use core::sync::atomic::AtomicU64;
 
 use crate::access::{Access, Privilege};
 use crate::address::{Gpa, Gva, Hpa, low_bits};
 use crate::cache::TranslationCache;
+use crate::descent::ByValue;
 use crate::fault::{Cause, Fault};
 use crate::format::Format;
 use crate::geometry::{MAX_LEVELS, Position};
-use crate::memory::{MemoryError, TableMemory};
+use crate::memory::{MemoryError, ReadMemory};
 use crate::quick::descend_to_last;
 use crate::stage::{Stage1, Stage2};
 use crate::walk::{TranslationOf, Walker, find, read_quickly};
@@ -116,7 +116,7 @@ impl<'c, F1, F2, M> TwoStage<'c, F1, F2, M>
 where
     F1: Format<Stage = Stage1>,
     F2: Format<Stage = Stage2>,
-    M: TableMemory<Hpa>,
+    M: ReadMemory<Hpa>,
 {
     /// The guest's tree of `stage1` with its root table at `root`, behind the second stage
     /// `stage2`.
@@ -142,7 +142,7 @@ impl<F1, F2, M, const N: usize> TwoStage<'_, F1, F2, M, N>
 where
     F1: Format<Stage = Stage1>,
     F2: Format<Stage = Stage2>,
-    M: TableMemory<Hpa>,
+    M: ReadMemory<Hpa>,
 {
     /// Translates one access of the guest's.
     ///
@@ -176,7 +176,8 @@ where
         let offset = format.offset(address).filter(|_| format.quick_restricts_nothing(access))?;
         let remembered = Remembered { stage: self, taken: Cell::new(0) };
         let table = |word, at| format.quick_table(word, at, access);
-        let last = descend_to_last(format, &remembered, self.root.get(), offset, table).ok()?;
+        let last =
+            descend_to_last(format, ByValue(&remembered), self.root.get(), offset, table).ok()?;
         let stage1 = read_quickly(format, &last, offset, access).ok()?;
         let stage2 = cache.remembered(self.stage2.format(), stage1.output, access)?;
         Some(TwoStageTranslation { stage1, stage2 })
@@ -196,13 +197,13 @@ where
             }
         }
         let nested = Nested { stage: self, taken: Cell::new(0), failed: Cell::new(None) };
-        let (stage1, of_page) = match find(&self.stage1, &nested, self.root.get(), address, access)
-        {
-            Ok((leaf, offset)) => {
-                (leaf.translation(offset), self.stage1.is_user_page(leaf.word, leaf.path))
-            }
-            Err(fault) => return Err(self.of_table(fault, &nested)),
-        };
+        let (stage1, of_page) =
+            match find(&self.stage1, ByValue(&nested), self.root.get(), address, access) {
+                Ok((leaf, offset)) => {
+                    (leaf.translation(offset), self.stage1.is_user_page(leaf.word, leaf.path))
+                }
+                Err(fault) => return Err(self.of_table(fault, &nested)),
+            };
         let judged = if self.stage2.format().asks_whose_page(access) {
             Access {
                 privilege: if of_page { Privilege::User } else { Privilege::Supervisor },
@@ -256,25 +257,29 @@ struct Remembered<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
     taken: Cell<usize>,
 }
 
-impl<F1, F2, M, const N: usize> TableMemory<Gpa> for Remembered<'_, '_, F1, F2, M, N>
+impl<F1, F2, M, const N: usize> ReadMemory<Gpa> for Remembered<'_, '_, F1, F2, M, N>
 where
     F1: Format<Stage = Stage1>,
     F2: Format<Stage = Stage2>,
-    M: TableMemory<Hpa>,
+    M: ReadMemory<Hpa>,
 {
     #[inline(always)]
-    fn word(&self, address: Gpa) -> Result<&AtomicU64, MemoryError> {
+    fn load(&self, address: Gpa) -> Result<u64, MemoryError> {
         let step = self.stage.steps[self.taken.replace(self.taken.get() + 1) % MAX_LEVELS].get();
         let within = address.get().wrapping_sub(step.page);
         if within >= step.bytes {
-            return Err(MemoryError { address: address.get(), bytes: 8 });
+            return Err(MemoryError::outside(address, 1));
         }
-        self.stage.stage2.memory().word(Hpa::new(step.output.wrapping_add(within)))
+        self.stage.stage2.memory().load(Hpa::new(step.output.wrapping_add(within)))
     }
 
-    /// Walks of single addresses need none.
-    fn table(&self, address: Gpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
-        Err(MemoryError { address: address.get(), bytes: (words as u64).saturating_mul(8) })
+    /// Translations write nothing.
+    fn compare_exchange(&self, address: Gpa, _: u64, _: u64) -> Result<bool, MemoryError> {
+        Err(MemoryError::read_only(address, 1))
+    }
+
+    fn is_writable(&self, _: Gpa) -> bool {
+        false
     }
 }
 
@@ -287,17 +292,17 @@ struct Nested<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
     failed: Cell<Option<Fault<F2>>>,
 }
 
-impl<F1, F2, M, const N: usize> TableMemory<Gpa> for Nested<'_, '_, F1, F2, M, N>
+impl<F1, F2, M, const N: usize> ReadMemory<Gpa> for Nested<'_, '_, F1, F2, M, N>
 where
     F1: Format<Stage = Stage1>,
     F2: Format<Stage = Stage2>,
-    M: TableMemory<Hpa>,
+    M: ReadMemory<Hpa>,
 {
-    fn word(&self, address: Gpa) -> Result<&AtomicU64, MemoryError> {
+    fn load(&self, address: Gpa) -> Result<u64, MemoryError> {
         let access = self.stage.stage2.format().guest_table_access();
         let translation = self.stage.second(address, access).map_err(|fault| {
             self.failed.set(Some(fault));
-            MemoryError { address: address.get(), bytes: 8 }
+            MemoryError::outside(address, 1)
         })?;
         let taken = self.taken.replace(self.taken.get() + 1) % MAX_LEVELS;
         if self.stage.cache.is_some() {
@@ -309,11 +314,15 @@ where
                 output,
             });
         }
-        self.stage.stage2.memory().word(translation.output)
+        self.stage.stage2.memory().load(translation.output)
     }
 
-    /// Walks of single addresses need none.
-    fn table(&self, address: Gpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
-        Err(MemoryError { address: address.get(), bytes: (words as u64).saturating_mul(8) })
+    /// Translations write nothing.
+    fn compare_exchange(&self, address: Gpa, _: u64, _: u64) -> Result<bool, MemoryError> {
+        Err(MemoryError::read_only(address, 1))
+    }
+
+    fn is_writable(&self, _: Gpa) -> bool {
+        false
     }
 }

@@ -4,12 +4,12 @@ use arrayvec::ArrayVec;
 
 use crate::access::Access;
 use crate::address::{Address, low_bits};
-use crate::descent::{Lost, Node, Stop, decode, descend};
+use crate::descent::{ByValue, Lost, Node, Reading, Stop, decode, descend};
 use crate::error::{Error, RangeError};
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
 use crate::geometry::{Level, MAX_LEVELS, Position};
-use crate::memory::TableMemory;
+use crate::memory::ReadMemory;
 use crate::quick::{Halt, Last, Seen, descend_to_last};
 use crate::space::{Mapping, Translation};
 
@@ -54,8 +54,9 @@ pub type Trace<F> = ArrayVec<TraceEntry<F>, MAX_LEVELS>;
 
 /// Reads a tree: a format, the memory its tables stand in, and a root.
 ///
-/// Takes no lock, writes nothing, and trusts no word: the tree may be a hostile guest's, and may
-/// change while it is read. A translation reads each entry on its way once, and decides on what it
+/// Needs words by value only ([`ReadMemory`]), takes no lock, writes nothing, and trusts no word: the
+/// tree may be a hostile guest's, may stand in memory that can only be read, and may change while it
+/// is read. A translation reads each entry on its way once, and decides on what it
 /// read.
 #[derive(Clone, Copy, Debug)]
 pub struct Walker<F, M> {
@@ -64,7 +65,7 @@ pub struct Walker<F, M> {
     root: u64,
 }
 
-impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
+impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// A walker of the tree of `format` whose root table stands at `root` in `memory`.
     pub fn new(format: F, memory: M, root: Output<F>) -> Self {
         Self { format, memory, root: root.get() }
@@ -94,8 +95,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     }
 
     #[inline(always)]
-    fn descend(&self, offset: u64) -> Result<Stop<'_, F>, Lost> {
-        descend(&self.format, &self.memory, self.root_node(), offset, 0, |_, _, _, _| ())
+    fn descend(&self, offset: u64) -> Result<Stop<F, ()>, Lost> {
+        descend(&self.format, ByValue(&self.memory), self.root_node(), offset, 0, |_, _, _, _| ())
     }
 
     /// Translates one access.
@@ -104,14 +105,14 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     /// The [`Fault`] that the hardware raises for it.
     #[inline(always)]
     pub fn translate(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
-        translate(&self.format, &self.memory, self.root, input, access)
+        translate(&self.format, ByValue(&self.memory), self.root, input, access)
     }
 
     /// The leaf that translates `input`, which allows `access`, and the offset of `input` in the
     /// tree.
     #[inline]
     pub(crate) fn find(&self, input: Input<F>, access: Access) -> Result<(Leaf<F>, u64), Fault<F>> {
-        find(&self.format, &self.memory, self.root, input, access)
+        find(&self.format, ByValue(&self.memory), self.root, input, access)
     }
 
     /// What is mapped at `input`, whatever access is allowed; `None` if nothing is.
@@ -176,7 +177,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
                 entry,
             });
         };
-        let stop = descend(&self.format, &self.memory, from, offset, 0, |_, at, address, word| {
+        let memory = ByValue(&self.memory);
+        let stop = descend(&self.format, memory, from, offset, 0, |_, at, address, word| {
             push(at, address, word)
         });
         if let Ok(stop) = stop {
@@ -189,9 +191,9 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
 /// Translates one access by the tree under `root`: a page of the usual size through tables of the
 /// usual kind at once, all else properly.
 #[inline(always)]
-pub(crate) fn translate<F: Format, M: TableMemory<Output<F>>>(
+pub(crate) fn translate<F: Format, R: Reading<F>>(
     format: &F,
-    memory: &M,
+    memory: R,
     root: u64,
     input: Input<F>,
     access: Access,
@@ -208,9 +210,9 @@ pub(crate) fn translate<F: Format, M: TableMemory<Output<F>>>(
 }
 
 #[inline(always)]
-fn translate_quickly<F: Format, M: TableMemory<Output<F>>>(
+fn translate_quickly<F: Format, R: Reading<F>>(
     format: &F,
-    memory: &M,
+    memory: R,
     root: u64,
     input: Input<F>,
     access: Access,
@@ -223,9 +225,9 @@ fn translate_quickly<F: Format, M: TableMemory<Output<F>>>(
 
 /// The translation of `offset` by the last-level entry that a quick descent for `access` came to.
 #[inline(always)]
-pub(crate) fn read_quickly<F: Format>(
+pub(crate) fn read_quickly<F: Format, S>(
     format: &F,
-    last: &Last<'_, F>,
+    last: &Last<S>,
     offset: u64,
     access: Access,
 ) -> Result<TranslationOf<F>, Halt> {
@@ -240,9 +242,9 @@ pub(crate) fn read_quickly<F: Format>(
 /// decide together, and for all that faults: goes on from where another walk halted, which met
 /// nothing that restricts `access`.
 #[inline(never)]
-pub(crate) fn translate_properly<F: Format, M: TableMemory<Output<F>>>(
+pub(crate) fn translate_properly<F: Format, R: Reading<F>>(
     format: &F,
-    memory: &M,
+    memory: R,
     halt: Halt,
     input: Input<F>,
     access: Access,
@@ -254,9 +256,9 @@ pub(crate) fn translate_properly<F: Format, M: TableMemory<Output<F>>>(
 /// The leaf of the tree under `root` that translates `input`, which allows `access`, and the offset
 /// of `input` in the tree.
 #[inline]
-pub(crate) fn find<F: Format, M: TableMemory<Output<F>>>(
+pub(crate) fn find<F: Format, R: Reading<F>>(
     format: &F,
-    memory: &M,
+    memory: R,
     root: u64,
     input: Input<F>,
     access: Access,
@@ -265,9 +267,9 @@ pub(crate) fn find<F: Format, M: TableMemory<Output<F>>>(
 }
 
 /// The same from where another walk halted, which met nothing that restricts `access`.
-fn find_from<F: Format, M: TableMemory<Output<F>>>(
+fn find_from<F: Format, R: Reading<F>>(
     format: &F,
-    memory: &M,
+    memory: R,
     halt: Halt,
     input: Input<F>,
     access: Access,

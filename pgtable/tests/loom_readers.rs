@@ -26,7 +26,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use pgtable::{
     Access, AllocError, Contents, Entry, Format, Gather, Gpa, Hpa, Leaves, MemoryError, PageTable,
-    Position, TableAllocator, TableLayout, TableMemory, TableState, Unused, Walker,
+    Position, ReadMemory, TableAllocator, TableLayout, TableMemory, TableState, Unused, Walker,
 };
 
 #[path = "support/tiny.rs"]
@@ -41,7 +41,7 @@ type Words = Arc<Vec<AtomicU64>>;
 
 fn index(address: Hpa, words: usize) -> Result<usize, MemoryError> {
     let index = address.get() as usize / 8;
-    let outside = MemoryError { address: address.get(), bytes: words as u64 * 8 };
+    let outside = MemoryError::outside(address, words);
     if index + words <= WORDS { Ok(index) } else { Err(outside) }
 }
 
@@ -53,6 +53,10 @@ fn copies() -> Vec<Copied> {
 struct Read {
     words: Words,
     copy: Vec<Copied>,
+}
+
+impl ReadMemory<Hpa> for Read {
+    pgtable::words_in_place!(Hpa);
 }
 
 impl TableMemory<Hpa> for Read {
@@ -69,6 +73,8 @@ impl TableMemory<Hpa> for Read {
             .try_for_each(|word| self.word(Hpa::new(address.get() + word * 8)).map(|_| ()))?;
         Ok(&self.copy[first..first + words])
     }
+
+    fn wrote(&self, _: Hpa, _: usize) {}
 }
 
 /// The writer's view.
@@ -97,6 +103,10 @@ impl Write {
     }
 }
 
+impl ReadMemory<Hpa> for Write {
+    pgtable::words_in_place!(Hpa);
+}
+
 impl TableMemory<Hpa> for Write {
     fn word(&self, address: Hpa) -> Result<&Copied, MemoryError> {
         self.store();
@@ -108,6 +118,8 @@ impl TableMemory<Hpa> for Write {
         let first = index(address, words)?;
         Ok(&self.copy[first..first + words])
     }
+
+    fn wrote(&self, _: Hpa, _: usize) {}
 }
 
 /// Hands freed tables out again as soon as it may: at once, or once the readers who may see them

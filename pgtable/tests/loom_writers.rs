@@ -25,8 +25,8 @@ use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use pgtable::{
     Access, AllocError, Contents, Entry, Format, Gather, Gpa, Hpa, Leaves, MemoryError, PageTable,
-    Position, Recorded, SharedCursor, SharedPageTable, Stage2, TableAllocator, TableLayout,
-    TableMemory, TableState, Unused, Writer as OneOf, Writers,
+    Position, ReadMemory, Recorded, SharedCursor, SharedPageTable, Stage2, TableAllocator,
+    TableLayout, TableMemory, TableState, Unused, Writer as OneOf, Writers,
 };
 
 #[path = "support/tiny.rs"]
@@ -81,6 +81,10 @@ impl Memory {
     }
 }
 
+impl ReadMemory<Hpa> for Memory {
+    pgtable::words_in_place!(Hpa);
+}
+
 impl TableMemory<Hpa> for Memory {
     fn word(&self, address: Hpa) -> Result<&Copied, MemoryError> {
         self.table(address, 1).map(|words| &words[0])
@@ -91,7 +95,7 @@ impl TableMemory<Hpa> for Memory {
         let view = &self.views[WHO.with(Cell::get)];
         let first = address.get() as usize / 8;
         if first + words > WORDS {
-            return Err(MemoryError { address: address.get(), bytes: words as u64 * 8 });
+            return Err(MemoryError::outside(address, words));
         }
         for index in first..first + words {
             // As the crate's own loads under loom: it has no dependency ordering.
@@ -164,6 +168,10 @@ impl TableAllocator<Hpa> for Tables {
 
 /// Memory and allocator as a tree that threads share owns them.
 struct Own<T>(Arc<T>);
+
+impl<T: TableMemory<Hpa>> ReadMemory<Hpa> for Own<T> {
+    pgtable::words_in_place!(Hpa);
+}
 
 impl<T: TableMemory<Hpa>> TableMemory<Hpa> for Own<T> {
     fn word(&self, address: Hpa) -> Result<&Copied, MemoryError> {

@@ -135,8 +135,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     pub fn group(&self, group: u64) -> Result<Group<'_, AtomicU64>, MemoryError> {
         let at = self.base + ((group & (self.order.groups() - 1)) << (ENTRY_SHIFT + GROUP_SHIFT));
         let words = self.memory.table(A::new(at), 2 * GROUP_ENTRIES)?;
-        let bytes = 1 << (ENTRY_SHIFT + GROUP_SHIFT);
-        Group::new(words).ok_or(MemoryError { address: at, bytes })
+        Group::new(words).ok_or(MemoryError::outside(A::new(at), 2 * GROUP_ENTRIES))
     }
 
     /// Entry `ptex`; `None` if the table has no such.

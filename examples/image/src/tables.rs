@@ -10,7 +10,7 @@ use std::io;
 use std::sync::atomic::AtomicU64;
 
 use elsa::FrozenMap;
-use pgtable::{Address, MemoryError, TableMemory};
+use pgtable::{Address, MemoryError, ReadMemory, Refusal, TableMemory};
 
 use super::extents::PAGE;
 use super::{Extents, Source};
@@ -132,8 +132,8 @@ impl<'i, S: Source> ImageTables<'i, S> {
     /// Whether `words` words at `address` may be looked at.
     fn admit(&self, address: u64, words: u64) -> Result<(), MemoryError> {
         let bytes = words.saturating_mul(8);
-        let refused = MemoryError { address, bytes };
-        if self.is_over() || address % 8 != 0 || !self.extents.hold(address, bytes) {
+        let refused = MemoryError { address, bytes, refusal: Refusal::Outside };
+        if self.is_over() || !self.extents.hold(address, bytes) {
             return Err(refused);
         }
         if !Self::charge(&self.words, words, self.allowance.words) {
@@ -154,7 +154,7 @@ impl<'i, S: Source> ImageTables<'i, S> {
     /// Reads `words` words at `address`; what is no memory is zero.
     #[cold]
     fn read(&self, address: u64, words: usize) -> Result<Words, MemoryError> {
-        let refused = MemoryError { address, bytes: words as u64 * 8 };
+        let refused = MemoryError { address, bytes: words as u64 * 8, refusal: Refusal::Outside };
         if !self.keep(refused.bytes) {
             return Err(refused);
         }
@@ -186,16 +186,20 @@ impl<'i, S: Source> ImageTables<'i, S> {
     }
 }
 
+impl<A: Address, S: Source> ReadMemory<A> for ImageTables<'_, S> {
+    pgtable::words_in_place!(A);
+}
+
 impl<A: Address, S: Source> TableMemory<A> for ImageTables<'_, S> {
     fn word(&self, address: A) -> Result<&AtomicU64, MemoryError> {
-        let address = address.get();
+        let address = address.get() & !7;
         self.admit(address, 1)?;
         let within = address % PAGE;
         Ok(&self.page(address - within)?[within as usize / 8])
     }
 
     fn table(&self, address: A, words: usize) -> Result<&[AtomicU64], MemoryError> {
-        let address = address.get();
+        let address = address.get() & !7;
         self.admit(address, words as u64)?;
         let within = address % PAGE;
         if within + words as u64 * 8 <= PAGE {
@@ -207,6 +211,8 @@ impl<A: Address, S: Source> TableMemory<A> for ImageTables<'_, S> {
             None => Ok(self.spans.insert((address, words), self.read(address, words)?)),
         }
     }
+
+    fn wrote(&self, _: A, _: usize) {}
 }
 
 #[cfg(test)]
@@ -240,14 +246,14 @@ mod tests {
             (0x1_0ff8, 3, true),
             (0x1_0000, 0xa00, true),
             (0x1_0000, 0xc01, false),
-            (0x1_0004, 1, false),
+            (0x1_0004, 1, true),
             (0xfff8, 2, false),
             (0x1_6000, 1, false),
         ] {
             let table = tables.table(Gpa::new(address as u64), count);
             assert_eq!(table.is_ok(), ok, "{address:#x} {count}");
             for (n, word) in table.unwrap_or_default().iter().enumerate() {
-                assert_eq!(word.load(Ordering::Relaxed), want(address + n * 8));
+                assert_eq!(word.load(Ordering::Relaxed), want((address & !7) + n * 8));
             }
         }
         assert_eq!(tables.spent(), None);

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use frag_alloc::{Cache, Frames, Hooks, Kind, Owner, Policy, Refused, Region};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
-use pgtable::{Hpa, MemoryError, TableMemory};
+use pgtable::{Hpa, MemoryError, ReadMemory, TableMemory};
 
 /// Frames of two tables of 256 bytes.
 pub const FRAME: u8 = 9;
@@ -20,19 +20,21 @@ pub const TABLE: u8 = 8;
 #[derive(Debug)]
 pub struct Words(Box<[AtomicU64]>);
 
+impl ReadMemory<Hpa> for Words {
+    pgtable::words_in_place!(Hpa);
+}
+
 impl TableMemory<Hpa> for Words {
     fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
-        self.0
-            .get(address.get() as usize / 8)
-            .ok_or(MemoryError { address: address.get(), bytes: 8 })
+        self.0.get(address.get() as usize / 8).ok_or(MemoryError::outside(address, 1))
     }
 
     fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
         let start = address.get() as usize / 8;
-        self.0
-            .get(start..start + words)
-            .ok_or(MemoryError { address: address.get(), bytes: words as u64 * 8 })
+        self.0.get(start..start + words).ok_or(MemoryError::outside(address, words))
     }
+
+    fn wrote(&self, _: Hpa, _: usize) {}
 }
 
 /// Counts what was constructed and destructed.

@@ -2,6 +2,7 @@
 
 use crate::address::Address;
 use crate::allocator::TableAllocator;
+use crate::descent::InPlace;
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
@@ -155,7 +156,7 @@ where
             // locked. If it is not to be had, the larger one does as well.
             if trail.top() > 0 && bytes > 0 {
                 let offset = table.format.offset(input).unwrap_or(start);
-                if trail.seek(&table.format, &table.memory, offset, 0).is_ok() {
+                if trail.seek(&table.format, InPlace(&table.memory), offset, 0).is_ok() {
                     trail.narrow(start, last);
                 }
             }
@@ -178,7 +179,7 @@ where
         self.held.run(|trail| {
             let offset = table.format.offset(input).ok_or(fail(Error::Range))?;
             let stop = trail
-                .seek(&table.format, &table.memory, offset, 0)
+                .seek(&table.format, InPlace(&table.memory), offset, 0)
                 .map_err(|lost| fail(PageTable::<F, M, A>::lost(lost)))?;
             match stop.decode(&table.format) {
                 Entry::Absent => Ok(None),

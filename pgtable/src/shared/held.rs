@@ -3,7 +3,7 @@
 use crate::address::Address;
 use crate::allocator::LockRefused;
 use crate::allocator::TableAllocator;
-use crate::descent::{Link, Node, Trail, descend};
+use crate::descent::{InPlace, Link, Node, Trail, descend};
 use crate::error::{Error, RangeError};
 use crate::format::{Format, Input, Output};
 use crate::geometry::Level;
@@ -106,11 +106,18 @@ where
         let mut gone = None;
         for _ in 0..TRIES {
             let (mut cover, mut link) = (root, None);
-            descend(&table.format, &table.memory, root, start, floor, |node, at, entry, word| {
-                if (start ^ last) >> node.span() == 0 {
-                    (cover, link) = (node, Some(Link { at, entry, word }));
-                }
-            })
+            descend(
+                &table.format,
+                InPlace(&table.memory),
+                root,
+                start,
+                floor,
+                |node, at, entry, word| {
+                    if (start ^ last) >> node.span() == 0 {
+                        (cover, link) = (node, Some(Link { at, entry, word }));
+                    }
+                },
+            )
             .map_err(PageTable::<F, M, A>::lost)?;
             match locks.try_lock(cover) {
                 Ok(()) => return Ok(Some(cover)),

@@ -2,6 +2,7 @@
 //! locked.
 
 use crate::allocator::{TableAllocator, TableState};
+use crate::descent::InPlace;
 use crate::format::{Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
 use crate::lock::ReadSide;
@@ -9,7 +10,7 @@ use crate::memory::TableMemory;
 use crate::quick::{Last, descend_to_last};
 use crate::space::Leaves;
 use crate::table::PageTable;
-use crate::word::any_set;
+use crate::word::{Word, any_set};
 
 use super::Writer;
 
@@ -54,14 +55,15 @@ where
     fn with_page<T>(
         &self,
         offset: u64,
-        change: impl FnOnce(&PageTable<F, M, A>, &Last<'_, F>, &TableState) -> T,
+        change: impl FnOnce(&PageTable<F, M, A>, &Last<Word<'_, F>>, &TableState) -> T,
     ) -> Option<T> {
         let table = self.table;
         let mut reader = self.reader.try_borrow_mut().ok()?;
         let reading = reader.read();
         let predicted = |word, at| table.format.predicted_table(word, at);
         let last =
-            descend_to_last(&table.format, &table.memory, table.root, offset, predicted).ok()?;
+            descend_to_last(&table.format, InPlace(&table.memory), table.root, offset, predicted)
+                .ok()?;
         let state = table.state(last.node(&table.format))?;
         let locked = state.lock_once()?;
         // What is locked stays.

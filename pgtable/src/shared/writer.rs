@@ -8,7 +8,7 @@ use arrayvec::ArrayVec;
 use crate::access::Access;
 use crate::address::Address;
 use crate::allocator::TableAllocator;
-use crate::descent::Node;
+use crate::descent::{InPlace, Node};
 use crate::error::{Error, RangeError};
 use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
@@ -67,8 +67,9 @@ where
         while level < table.format.geometry().root().0 {
             let mut held = self.hold(offset, offset, level + 1)?;
             let trail = held.trail();
-            let found =
-                trail.seek(&table.format, &table.memory, offset, level).map(|stop| stop.node.level);
+            let found = trail
+                .seek(&table.format, InPlace(&table.memory), offset, level)
+                .map(|stop| stop.node.level);
             if let Some(refusal) = trail.locks.take_refusal() {
                 return Err(refusal);
             }

@@ -8,14 +8,18 @@ use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
     Access, Address, DirectMap, Format, Gather, Generation, Input, Invalidate, InvalidateFailed,
-    Leaves, MemoryError, Output, PageTable, Prot, Stage, Stale, TableMemory, TranslationCache,
-    Watch,
+    Leaves, MemoryError, Output, PageTable, Prot, ReadMemory, Stage, Stale, TableMemory,
+    TranslationCache, Watch,
 };
 
 use crate::support::{Arena, Tables, Tlb};
 
 /// Memory that counts how many words are asked for.
 struct Counted<'m, A>(DirectMap<'m, A>, Cell<usize>);
+
+impl<A: Address> ReadMemory<A> for Counted<'_, A> {
+    pgtable::words_in_place!(A);
+}
 
 impl<A: Address> TableMemory<A> for Counted<'_, A> {
     fn word(&self, address: A) -> Result<&AtomicU64, MemoryError> {
@@ -25,6 +29,10 @@ impl<A: Address> TableMemory<A> for Counted<'_, A> {
 
     fn table(&self, address: A, words: usize) -> Result<&[AtomicU64], MemoryError> {
         self.0.table(address, words)
+    }
+
+    fn wrote(&self, address: A, words: usize) {
+        self.0.wrote(address, words);
     }
 }
 

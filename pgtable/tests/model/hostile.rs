@@ -9,7 +9,7 @@ use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
     Access, Address, Cause, DirectMap, Format, Gather, Input, Invalidate, InvalidateFailed, Leaves,
-    MemoryError, Output, PageTable, Prot, Stage1, Stale, TableMemory, Unused, Walker,
+    MemoryError, Output, PageTable, Prot, ReadMemory, Stage1, Stale, TableMemory, Unused, Walker,
 };
 
 use crate::support::{Arena, Tables};
@@ -28,6 +28,10 @@ impl<M> Asked<M> {
     }
 }
 
+impl<A: Address, M: TableMemory<A>> ReadMemory<A> for Asked<M> {
+    pgtable::words_in_place!(A);
+}
+
 impl<A: Address, M: TableMemory<A>> TableMemory<A> for Asked<M> {
     fn word(&self, address: A) -> Result<&AtomicU64, MemoryError> {
         *self.times.borrow_mut().entry(address.get()).or_default() += 1;
@@ -39,6 +43,10 @@ impl<A: Address, M: TableMemory<A>> TableMemory<A> for Asked<M> {
             *self.times.borrow_mut().entry(address.get() + word * 8).or_default() += 1;
         }
         self.memory.table(address, words)
+    }
+
+    fn wrote(&self, address: A, words: usize) {
+        self.memory.wrote(address, words);
     }
 }
 
@@ -121,6 +129,10 @@ struct Busy<M> {
     asked: Cell<usize>,
 }
 
+impl<A: Address, M: TableMemory<A>> ReadMemory<A> for Busy<M> {
+    pgtable::words_in_place!(A);
+}
+
 impl<A: Address, M: TableMemory<A>> TableMemory<A> for Busy<M> {
     fn word(&self, address: A) -> Result<&AtomicU64, MemoryError> {
         self.asked.set(self.asked.get() + 1);
@@ -134,6 +146,10 @@ impl<A: Address, M: TableMemory<A>> TableMemory<A> for Busy<M> {
 
     fn table(&self, address: A, words: usize) -> Result<&[AtomicU64], MemoryError> {
         self.memory.table(address, words)
+    }
+
+    fn wrote(&self, address: A, words: usize) {
+        self.memory.wrote(address, words);
     }
 }
 

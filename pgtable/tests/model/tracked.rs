@@ -10,8 +10,8 @@ use arch_ppc64::radix::{Granule, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
     Access, Address, AllocError, Contents, DirectMap, Error, Format, Gather, Input, Leaves,
-    MemoryError, Output, PageTable, Prot, Recorded, TableAllocator, TableLayout, TableMemory,
-    TableState, Unused, Walker, Writers,
+    MemoryError, Output, PageTable, Prot, ReadMemory, Recorded, TableAllocator, TableLayout,
+    TableMemory, TableState, Unused, Walker, Writers,
 };
 use proptest::prelude::*;
 
@@ -19,6 +19,10 @@ use proptest::prelude::*;
 struct Listed<'m, A> {
     inner: DirectMap<'m, A>,
     wrote: RefCell<BTreeSet<u64>>,
+}
+
+impl<A: Address> ReadMemory<A> for Listed<'_, A> {
+    pgtable::words_in_place!(A);
 }
 
 impl<A: Address> TableMemory<A> for Listed<'_, A> {

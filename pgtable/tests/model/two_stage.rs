@@ -8,8 +8,8 @@ use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
     Access, AllocError, Contents, DirectMap, Format, Gather, Generation, Gpa, Gva, Hpa, Leaves,
-    MemoryError, PageTable, Prot, Stage1, Stage2, TableAllocator, TableLayout, TableMemory,
-    TableState, TranslationCache, TwoStage, TwoStageFault, Watch,
+    MemoryError, PageTable, Prot, ReadMemory, Stage1, Stage2, TableAllocator, TableLayout,
+    TableMemory, TableState, TranslationCache, TwoStage, TwoStageFault, Watch,
 };
 use proptest::prelude::*;
 
@@ -21,6 +21,10 @@ const APART: u64 = 0x7_0000_0000;
 /// The same memory at guest-physical addresses, for whoever builds the guest's tables.
 struct Guest<'m>(DirectMap<'m, Gpa>);
 
+impl ReadMemory<Gpa> for Guest<'_> {
+    pgtable::words_in_place!(Gpa);
+}
+
 impl TableMemory<Gpa> for Guest<'_> {
     fn word(&self, address: Gpa) -> Result<&AtomicU64, MemoryError> {
         self.0.word(Gpa::new(address.get() - APART))
@@ -28,6 +32,10 @@ impl TableMemory<Gpa> for Guest<'_> {
 
     fn table(&self, address: Gpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
         self.0.table(Gpa::new(address.get() - APART), words)
+    }
+
+    fn wrote(&self, address: Gpa, words: usize) {
+        self.0.wrote(Gpa::new(address.get() - APART), words);
     }
 }
 
@@ -216,6 +224,10 @@ struct Joined<'m> {
     loads: std::cell::Cell<usize>,
 }
 
+impl ReadMemory<Hpa> for Joined<'_> {
+    pgtable::words_in_place!(Hpa);
+}
+
 impl TableMemory<Hpa> for Joined<'_> {
     fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
         self.loads.set(self.loads.get() + 1);
@@ -228,6 +240,8 @@ impl TableMemory<Hpa> for Joined<'_> {
     fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
         self.tables.table(address, words)
     }
+
+    fn wrote(&self, _: Hpa, _: usize) {}
 }
 
 macro_rules! pairs {

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use pgtable::{
-    Access, DirectMap, Generation, Gva, Hpa, MemoryError, TableMemory, TranslationCache, TwoStage,
+    Access, DirectMap, Generation, Gva, Hpa, MemoryError, ReadMemory, TableMemory, TranslationCache, TwoStage,
     Walker,
 };
 
@@ -19,6 +19,10 @@ struct Counting<'c> {
     loads: &'c Cell<u64>,
 }
 
+impl ReadMemory<Hpa> for Counting<'_> {
+    pgtable::words_in_place!(Hpa);
+}
+
 impl TableMemory<Hpa> for Counting<'_> {
     fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
         self.loads.set(self.loads.get() + 1);
@@ -28,6 +32,10 @@ impl TableMemory<Hpa> for Counting<'_> {
     fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
         self.loads.set(self.loads.get() + words as u64);
         self.memory.table(address, words)
+    }
+
+    fn wrote(&self, address: Hpa, words: usize) {
+        self.memory.wrote(address, words);
     }
 }
 

@@ -46,7 +46,7 @@ fn hpt_error(error: HptError) -> Error {
     match error {
         HptError::Memory(error) => error.into(),
         HptError::Busy(_) | HptError::Misaligned { .. } => {
-            pgtable::MemoryError { address: 0, bytes: 0 }.into()
+            pgtable::MemoryError::outside(pgtable::Gpa::new(0), 0).into()
         }
     }
 }

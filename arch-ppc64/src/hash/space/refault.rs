@@ -106,7 +106,7 @@ where
         let hpte = Hpte { v: page.v().with_l(sizes.lp().is_some()), r };
         if let Slots::Bytes([]) = leaf.slots {
             // A 16M page that somebody else mapped: nowhere to remember its entries.
-            return Err(HptError::from(pgtable::MemoryError { address: 0, bytes: 0 }).into());
+            return Err(HptError::from(pgtable::MemoryError::outside(Gpa::new(0), 0)).into());
         }
         let cached =
             if word & self.pages.hashpte() == 0 { None } else { leaf.slots.get(word, piece) };

@@ -8,12 +8,12 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use arch_x86::{Controls, Levels, LongMode, LongModeFault};
 use pgtable::{
-    Access, AccessKind, Cause, DirectMap, Entry, Format, Gpa, Gva, Hpa, MemoryError, TableMemory,
-    TwoStage, TwoStageFault, Walker,
+    Access, AccessKind, Cause, DirectMap, Entry, Format, Gpa, Gva, Hpa, MemoryError, ReadMemory,
+    TableMemory, TwoStage, TwoStageFault, Walker,
 };
 
 use super::records::{DATA, Order, WATCHES, block};
@@ -80,22 +80,34 @@ struct Through<'s, 'w, S> {
     marks: bool,
 }
 
-impl<S: Second> TableMemory<Gpa> for Through<'_, '_, S> {
-    fn word(&self, address: Gpa) -> Result<&AtomicU64, MemoryError> {
-        let access = self.second.format().guest_table_access();
+impl<S: Second> Through<'_, '_, S> {
+    /// Where the word at `address` stands behind the second stage, for `access`.
+    fn behind(&self, address: Gpa, access: Access) -> Result<Hpa, MemoryError> {
         let found = if self.marks {
             self.second.access(address, access)
         } else {
             self.second.translate(address, access)
         };
         match found {
-            Ok(found) => self.second.memory().word(found.output),
-            Err(_) => Err(MemoryError { address: address.get(), bytes: 8 }),
+            Ok(found) => Ok(found.output),
+            Err(_) => Err(MemoryError::outside(address, 1)),
         }
     }
+}
 
-    fn table(&self, address: Gpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
-        Err(MemoryError { address: address.get(), bytes: words as u64 * 8 })
+impl<S: Second> ReadMemory<Gpa> for Through<'_, '_, S> {
+    fn load(&self, address: Gpa) -> Result<u64, MemoryError> {
+        let access = self.second.format().guest_table_access();
+        self.second.memory().load(self.behind(address, access)?)
+    }
+
+    fn compare_exchange(&self, address: Gpa, current: u64, new: u64) -> Result<bool, MemoryError> {
+        let at = self.behind(address, Access::WRITE)?;
+        self.second.memory().compare_exchange(at, current, new)
+    }
+
+    fn is_writable(&self, address: Gpa) -> bool {
+        self.second.translate(address, Access::WRITE).is_ok()
     }
 }
 

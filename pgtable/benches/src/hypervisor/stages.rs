@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
     Access, DirectMap, Gather, Generation, Gpa, Gva, Hpa, Leaves, MemoryError, PageTable, Prot,
-    TableMemory, TranslationCache, TwoStage, Unused, Walker,
+    ReadMemory, TableMemory, TranslationCache, TwoStage, Unused, Walker,
 };
 
 use super::{Cells, Contestant, Row};
@@ -120,6 +120,10 @@ pub fn columns() -> Vec<Box<dyn Contestant<Row>>> {
 /// Memory that counts its loads.
 struct Counted<'c>(Memory<Hpa>, &'c Cell<u32>);
 
+impl ReadMemory<Hpa> for Counted<'_> {
+    pgtable::words_in_place!(Hpa);
+}
+
 impl TableMemory<Hpa> for Counted<'_> {
     fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
         self.1.set(self.1.get() + 1);
@@ -128,6 +132,10 @@ impl TableMemory<Hpa> for Counted<'_> {
 
     fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
         self.0.table(address, words)
+    }
+
+    fn wrote(&self, address: Hpa, words: usize) {
+        self.0.wrote(address, words);
     }
 }
 

@@ -19,7 +19,7 @@ use arch_ppc64::hash::{
     HpteR, Keep, Layout, PageSize, PageSizes, Partition, Refused, ResizeError, ReturnCode, Segment,
     Storage, VirtualPage, rehash,
 };
-use pgtable::{Gpa, Gva, Hpa, MemoryError, TableMemory};
+use pgtable::{Gpa, Gva, Hpa, MemoryError, ReadMemory, TableMemory};
 
 use super::devices::Devices;
 use super::layout::{CODE_KEY, REAL_MODE, STUBS, is_memory};
@@ -36,17 +36,23 @@ pub type Table = Hpt<Hpa, Words>;
 #[derive(Debug)]
 pub struct Words(Vec<AtomicU64>);
 
+impl ReadMemory<Hpa> for Words {
+    pgtable::words_in_place!(Hpa);
+}
+
 impl TableMemory<Hpa> for Words {
     fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
         self.table(address, 1).map(|words| &words[0])
     }
 
     fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
-        let error = MemoryError { address: address.get(), bytes: 8 * words as u64 };
+        let error = MemoryError::outside(address, words);
         let first = usize::try_from(address.get() / 8).map_err(|_| error)?;
         let end = first.checked_add(words).ok_or(error)?;
-        self.0.get(first..end).filter(|_| address.get() % 8 == 0).ok_or(error)
+        self.0.get(first..end).ok_or(error)
     }
+
+    fn wrote(&self, _: Hpa, _: usize) {}
 }
 
 /// An empty table.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pgtable::{ByteOrder, Gpa, GuestTables, MemoryError, TableMemory};
+use pgtable::{ByteOrder, Gpa, GuestTables, MemoryError, ReadMemory, TableMemory};
 use vm_memory::GuestMemoryMmap;
 
 use super::case::Slot;
@@ -61,6 +61,10 @@ impl<'m> Tables<'m> {
     }
 }
 
+impl ReadMemory<Gpa> for Tables<'_> {
+    pgtable::words_in_place!(Gpa);
+}
+
 impl TableMemory<Gpa> for Tables<'_> {
     fn word(&self, address: Gpa) -> Result<&AtomicU64, MemoryError> {
         if address.get() > SECOND_STAGE
@@ -74,5 +78,9 @@ impl TableMemory<Gpa> for Tables<'_> {
     fn table(&self, address: Gpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
         self.word(address)?;
         self.memory.table(address, words)
+    }
+
+    fn wrote(&self, address: Gpa, words: usize) {
+        self.memory.wrote(address, words);
     }
 }
