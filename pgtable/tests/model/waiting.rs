@@ -8,8 +8,8 @@ use arch_x86::{Controls, Levels, LongMode};
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Grace, Kind, Owner, Policy, Region};
 use pgtable::{
     Access, Address, DirectMap, Error, Gather, Gpa, Gva, Invalidate, InvalidateFailed, Leaves,
-    MemoryError, PageTable, Prot, RangeError, ReadSide, SharedPageTable, Stage, Stale, TableMemory,
-    Unused, Writer,
+    MemoryError, PageTable, Prot, RangeError, ReadMemory, ReadSide, SharedPageTable, Stage, Stale,
+    TableMemory, Unused, Writer,
 };
 
 use crate::gather::Failing;
@@ -147,6 +147,10 @@ fn case_a12_an_unmap_tells_what_it_unmapped() {
 struct Panics<M> {
     memory: M,
     next: Cell<bool>,
+}
+
+impl<A: Address, M: TableMemory<A>> ReadMemory<A> for Panics<M> {
+    pgtable::words_in_place!(A);
 }
 
 impl<A: Address, M: TableMemory<A>> TableMemory<A> for Panics<M> {
