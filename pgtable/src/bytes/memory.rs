@@ -71,22 +71,20 @@ fn part(address: u64, done: usize, left: usize) -> Option<Part> {
 impl<M> WordBytes<M> {
     /// Calls `each` for the word of every part of the `bytes` bytes from `address` on, with the
     /// range of those bytes that it holds, and the first of its own bytes.
-    fn words<A: Address>(
-        &self,
+    fn words<'m, A: Address, W>(
+        &'m self,
         address: A,
         bytes: usize,
-        mut each: impl FnMut(A, &AtomicU64, core::ops::Range<usize>, usize),
-    ) -> Result<(), Short<MemoryError>>
-    where
-        M: TableMemory<A>,
-    {
+        get: impl Fn(&'m M, A) -> Result<W, MemoryError>,
+        mut each: impl FnMut(A, W, core::ops::Range<usize>, usize),
+    ) -> Result<(), Short<MemoryError>> {
         let mut done = 0;
         while done < bytes {
-            let past = MemoryError { address: u64::MAX, bytes: 1 };
+            let past = MemoryError::outside(A::new(u64::MAX), 1);
             let part =
                 part(address.get(), done, bytes - done).ok_or(Short { done, error: past })?;
             let at = A::new(part.word);
-            let word = self.0.word(at).map_err(|error| Short { done, error })?;
+            let word = get(&self.0, at).map_err(|error| Short { done, error })?;
             each(at, word, done..done + part.count, part.first);
             done += part.count;
         }
@@ -98,15 +96,15 @@ impl<A: Address, M: TableMemory<A>> ByteMemory<A> for WordBytes<M> {
     type Error = MemoryError;
 
     fn read(&self, address: A, bytes: &mut [u8]) -> Result<(), Short<MemoryError>> {
-        self.words(address, bytes.len(), |_, word, range, first| {
-            let word = word.load(Ordering::Relaxed).to_ne_bytes();
+        self.words(address, bytes.len(), M::load, |_, word, range, first| {
+            let word = word.to_ne_bytes();
             let count = range.len();
             bytes[range].copy_from_slice(&word[first..first + count]);
         })
     }
 
     fn write(&self, address: A, bytes: &[u8]) -> Result<(), Short<MemoryError>> {
-        self.words(address, bytes.len(), |at, word, range, first| {
+        self.words(address, bytes.len(), M::word, |at, word: &AtomicU64, range, first| {
             let new = &bytes[range];
             let mut old = if new.len() == 8 { 0 } else { word.load(Ordering::Relaxed) };
             loop {

@@ -4,7 +4,7 @@ use crate::access::Access;
 use crate::address::{Address, Gva, Hpa};
 use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
-use crate::memory::TableMemory;
+use crate::memory::ReadMemory;
 use crate::space::Translation;
 use crate::stage::{Stage1, Stage2};
 use crate::two_stage::{TwoStage, TwoStageFault};
@@ -51,7 +51,7 @@ impl<T: Translate + ?Sized> Translate for &T {
 }
 
 /// Accesses are judged; nothing is recorded.
-impl<F: Format, M: TableMemory<Output<F>>> Translate for Walker<F, M> {
+impl<F: Format, M: ReadMemory<Output<F>>> Translate for Walker<F, M> {
     type Input = Input<F>;
     type Output = Output<F>;
     type Attributes = F::Attributes;
@@ -85,13 +85,13 @@ pub trait TranslateUnjudged: Translate {
     ) -> Result<TranslatedOf<Self>, Self::Fault>;
 }
 
-impl<F: Format, M: TableMemory<Output<F>>> TranslateRecording for Walker<F, M> {
+impl<F: Format, M: ReadMemory<Output<F>>> TranslateRecording for Walker<F, M> {
     fn access(&self, input: Input<F>, access: Access) -> Result<TranslatedOf<Self>, Fault<F>> {
         Walker::access(self, input, access)
     }
 }
 
-impl<F: Format, M: TableMemory<Output<F>>> TranslateUnjudged for Walker<F, M> {
+impl<F: Format, M: ReadMemory<Output<F>>> TranslateUnjudged for Walker<F, M> {
     fn debug_translate(
         &self,
         input: Input<F>,
@@ -153,7 +153,7 @@ impl<F1, F2, M, const N: usize> Translate for TwoStage<'_, F1, F2, M, N>
 where
     F1: Format<Stage = Stage1>,
     F2: Format<Stage = Stage2>,
-    M: TableMemory<Hpa>,
+    M: ReadMemory<Hpa>,
 {
     type Input = Gva;
     type Output = Hpa;
