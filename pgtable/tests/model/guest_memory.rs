@@ -34,13 +34,15 @@ fn every_word_of_every_region_and_no_other() {
             for address in (0..80).map(|n| around.wrapping_sub(40).wrapping_add(n)) {
                 for words in [1, 2, 3, 5, 0x200, usize::MAX / 8] {
                     let bytes = words as u64 * 8;
+                    // The low three bits do not count.
+                    let first = address & !7;
                     let holds = |&&(start, size): &&(u64, usize)| {
-                        start <= address
-                            && address
+                        start <= first
+                            && first
                                 .checked_add(bytes)
                                 .is_some_and(|end| end <= start + (size as u64 & !7))
                     };
-                    let there = address % 8 == 0 && layout.iter().find(holds).is_some();
+                    let there = layout.iter().find(holds).is_some();
                     let found = tables.table(Gpa::new(address), words);
                     assert_eq!(
                         found.is_ok(),
@@ -48,7 +50,7 @@ fn every_word_of_every_region_and_no_other() {
                         "{words} words at {address:#x} of {layout:x?}"
                     );
                     let Ok(found) = found else { continue };
-                    let host = memory.get_host_address(GuestAddress(address)).unwrap();
+                    let host = memory.get_host_address(GuestAddress(first)).unwrap();
                     assert_eq!(
                         (found.as_ptr().cast::<u8>(), found.len()),
                         (host.cast_const(), words)
