@@ -20,3 +20,7 @@ pub mod second_stage;
 pub mod shadow;
 
 pub use interrupt::{Interrupt, Status, Vector};
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use arbitrary::{Arbitrary, Unstructured};
 use arch_ppc64::hash::HptOrder;
 use arch_ppc64::kvm::kvm_ppc_mmuv3_cfg;
-use examples::pseries::{CpuState, Ending, Host, Hypercall, MIN_MEMORY, Machine, Mmu, Next, Platform, Status, boot};
+use pseries::{CpuState, Ending, Host, Hypercall, MIN_MEMORY, Machine, Mmu, Next, Platform, Status, boot};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// Two regions with a hole between them.

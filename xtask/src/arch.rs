@@ -33,7 +33,7 @@ impl Arch {
         emulated_host::system(xtask, if self == Self::Ppc64 { &POWER9 } else { &X86_64 })
     }
 
-    /// Builds a program of the package `examples` that runs inside a guest: statically linked.
+    /// Builds a program of `examples/` that runs inside a guest: statically linked.
     pub fn build_guest(self, xtask: &Xtask, program: &str) -> Result<PathBuf> {
         match self {
             Self::Ppc64 => power_host::build(xtask, program),
@@ -41,7 +41,7 @@ impl Arch {
         }
     }
 
-    /// Builds and runs a program of the package `examples`; its exit status is ours. Machine and
+    /// Builds and runs a program of `examples/`; its exit status is ours. Machine and
     /// files are for the emulated host.
     pub fn run_example(
         self,

@@ -14,7 +14,7 @@ use crate::emulated_host::POWER9;
 use crate::report;
 use crate::xtask::Xtask;
 
-const HYPERVISOR: &str = "examples/src/probe/ppc64/stage2/hypervisor.S";
+const HYPERVISOR: &str = "examples/probe/src/ppc64/stage2/hypervisor.S";
 /// Where the image stands: agreed with the program.
 const IMAGE: u64 = 0x200_0000;
 /// What the assembler is told of it.

@@ -14,7 +14,7 @@ use crate::toolbox::table::BOCHS;
 use crate::xtask::Xtask;
 use crate::{bare_bochs, bare_qemu, report};
 
-const HYPERVISOR: &str = "examples/src/probe/x86_nested/hypervisor.S";
+const HYPERVISOR: &str = "examples/probe/src/x86_nested/hypervisor.S";
 /// Where the image stands: agreed with the program.
 const IMAGE: u64 = 0x200_0000;
 

@@ -29,17 +29,17 @@ pub fn installed(xtask: &Xtask, name: &str, version: &str) -> Result<PathBuf> {
     Ok(tool.join("bin").join(name))
 }
 
-/// Builds the release form of a program of the package `examples` and runs it on this machine; its
+/// Builds the release form of a program of `examples/` and runs it on this machine; its
 /// exit status is ours.
 pub fn run_example(xtask: &Xtask, program: &str, arguments: &[String]) -> Result<u8> {
-    let fixed = ["run", "--release", "--package", "examples", "--bin", program, "--"];
+    let fixed = ["run", "--release", "--package", program, "--bin", program, "--"];
     let arguments = fixed.into_iter().chain(arguments.iter().map(String::as_str));
     let output = cargo(xtask, arguments).unchecked().run().context("cargo run")?;
     // A program that a signal ended has no status of its own.
     Ok(output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
-/// Builds the release form of a program of the package `examples` for this machine, linked
+/// Builds the release form of a program of `examples/` for this machine, linked
 /// statically, and says where it stands.
 pub fn build_static(xtask: &Xtask, program: &str) -> Result<PathBuf> {
     // Named, so that the flags are not those of build scripts too.
@@ -49,7 +49,7 @@ pub fn build_static(xtask: &Xtask, program: &str) -> Result<PathBuf> {
     };
     let folder = xtask.target("static");
     let arguments =
-        ["build", "--target", target, "--release", "--package", "examples", "--bin", program];
+        ["build", "--target", target, "--release", "--package", program, "--bin", program];
     let build = cargo(xtask, arguments)
         .env("CARGO_TARGET_DIR", &folder)
         .env(

@@ -1,4 +1,4 @@
-//! A program of the package `examples` on a POWER9 host with KVM.
+//! A program of `examples/` on a POWER9 host with KVM.
 //!
 //! On a POWER machine it runs right here; elsewhere it is cross-built and runs on an emulated host.
 

@@ -33,9 +33,9 @@ impl Toolchain {
         Ok(Self { cross, target_folder: xtask.target("ppc64le") })
     }
 
-    /// Builds the release form of a program of the package `examples`, and says where it stands.
+    /// Builds the release form of a program of `examples/`, and says where it stands.
     pub fn build_example(&self, xtask: &Xtask, program: &str) -> Result<PathBuf> {
-        let arguments = ["--release", "--package", "examples", "--bin", program];
+        let arguments = ["--release", "--package", program, "--bin", program];
         command::stream("cross build", &self.cargo(xtask, "build", &arguments, STATIC))?;
         Ok(self.target_folder.join(TARGET).join("release").join(program))
     }

@@ -1,4 +1,4 @@
-//! A program of the package `examples` on an x86-64 host with KVM.
+//! A program of `examples/` on an x86-64 host with KVM.
 //!
 //! On an x86-64 machine whose /dev/kvm can be used it runs right here; on one without, on an
 //! emulated host.

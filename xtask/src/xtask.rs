@@ -9,6 +9,18 @@ use crate::toolbox::{self, Toolbox};
 
 /// The packages that an embedder links, none of which needs `std`.
 pub const LIBRARIES: [&str; 4] = ["pgtable", "frag-alloc", "arch-ppc64", "arch-x86"];
+/// The packages in `examples/` that have code for POWER.
+pub const POWER_EXAMPLES: [&str; 9] = [
+    "guest-init",
+    "kvm-ppc",
+    "memory-image",
+    "microvm",
+    "probe",
+    "probe-guest",
+    "pseries",
+    "ptdump",
+    "table-dump",
+];
 
 /// The workspace as cargo sees it, and the tools that are not cargo’s.
 pub struct Xtask {

@@ -7,7 +7,7 @@ use crate::arch::Arch;
 use crate::cargo::cargo;
 use crate::microvm::{LinuxOptions, Mmu};
 use crate::ppc64le::Toolchain;
-use crate::xtask::{LIBRARIES, Xtask};
+use crate::xtask::{LIBRARIES, POWER_EXAMPLES, Xtask};
 use crate::{bench, command, fuzz, microvm, probe, report, x86_host};
 
 /// One thing that must hold.
@@ -129,10 +129,7 @@ fn ppc64le(xtask: &Xtask) -> Result<()> {
         report::note("this is a POWER machine: the step `test` has run them");
         return Ok(());
     }
-    Toolchain::set_up(xtask)?.test(
-        xtask,
-        &[&LIBRARIES[..], &["examples", "memory-image", "table-dump", "ptdump"]].concat(),
-    )
+    Toolchain::set_up(xtask)?.test(xtask, &[&LIBRARIES[..], &POWER_EXAMPLES[..]].concat())
 }
 
 fn microvm(xtask: &Xtask) -> Result<()> {

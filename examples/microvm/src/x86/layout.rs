@@ -1,0 +1,181 @@
+//! The tables of what is where: guest memory, and what each process maps.
+
+use std::ops::Range;
+
+use pgtable::{Gva, Prot};
+use probe_guest::x86::{self, Corner};
+
+use super::check::Check;
+use super::look::{ACCESSES, Finds, Look};
+use crate::allows::Allows;
+
+/// The process that most rows are about.
+pub const PROCESS: u32 = 1;
+/// Another one.
+pub const OTHER: u32 = 2;
+
+const KIB_4: u64 = 1 << 12;
+const MIB_2: u64 = 1 << 21;
+const GIB_1: u64 = 1 << 30;
+const GIB_512: u64 = 1 << 39;
+
+/// Guest-physical addresses of what is not a mapping's.
+pub mod guest {
+    /// The first frame of page tables.
+    pub const FRAMES: u64 = 0x20_0000;
+    /// How many frames there are.
+    pub const FRAME_COUNT: u32 = 16;
+    /// log2 of a frame's bytes: 16 tables.
+    pub const FRAME_SHIFT: u8 = 16;
+    /// Memory for 1-GiB pages.
+    pub const GIB: u64 = 1 << 30;
+}
+
+/// The guest's memory: a slot each. The first holds the tables; with a hole behind the second.
+pub const MEMORY: [Range<u64>; 3] =
+    [0..0x0100_0000, 0x0100_0000..0x0200_0000, guest::GIB..guest::GIB + GIB_1];
+
+/// Where the guest's own pages are mapped.
+pub const CORNER: Corner =
+    Corner { supervisor: Gva::new(0xffff_ffff_8000_0000), user: Gva::new(0x0020_0000) };
+/// Where the frames of tables are mapped, less their guest-physical address.
+pub const LINEAR: u64 = 0xffff_8880_0000_0000;
+/// A page that is mapped for user mode, and two pages of memory that it may be moved between.
+pub const SCRATCH: (u64, [u64; 2]) = (0x0041_3000, [0x0060_4000, 0x0060_f000]);
+
+/// The guest's own pages: address, guest-physical address, rights.
+pub fn own_pages() -> [(u64, u64, Prot); 4] {
+    let (at, code) = (CORNER.supervisor.get(), x86::CODE.get());
+    [
+        (at, code, Prot::RX),
+        (at + x86::DESCRIPTORS, code + x86::DESCRIPTORS, Prot::R),
+        (at + x86::STACK, code + x86::STACK, Prot::RW),
+        (CORNER.user.get(), code, USER_RX),
+    ]
+}
+
+/// A mapping, and beside it what it must allow.
+#[derive(Clone, Copy, Debug)]
+pub struct Mapping {
+    pub name: &'static str,
+    /// Whose tree.
+    pub pid: u32,
+    /// The first virtual address.
+    pub input: u64,
+    /// The first guest-physical address.
+    pub output: u64,
+    pub bytes: u64,
+    /// Its leaves are all of `2^leaf` bytes.
+    pub leaf: u8,
+    pub prot: Prot,
+    /// Its memory type: an index into the PAT.
+    pub pat: u8,
+    pub allows: Allows,
+}
+
+impl Mapping {
+    /// Accesses of each kind, spread over the first word, the last, and one between.
+    pub fn checks(self) -> impl Iterator<Item = Check> {
+        let offsets = [0, (self.bytes / 3) & !7, self.bytes - 8];
+        // The user looks at other places than the supervisor did.
+        let order = [0, 1, 2, 1, 2, 0];
+        ACCESSES.into_iter().zip(order).map(move |(access, index)| {
+            let offset = offsets[index];
+            let finds = Finds::Page(self.output + offset, self.allows);
+            Look { name: self.name, pid: self.pid, at: self.input + offset, finds }.check(access)
+        })
+    }
+
+    /// Why the row can't be tried, if it can't.
+    pub fn impossible(&self, gib_pages: bool, shadowed: bool) -> Option<&'static str> {
+        if self.leaf == 30 && !gib_pages {
+            return Some("this CPU has no 1G pages");
+        }
+        (shadowed && self.input & !(GIB_512 - 1) == FIRST_HIGHER_SLOT)
+            .then_some("this host keeps that PML4 slot to itself")
+    }
+
+    const fn with_pat(self, pat: u8) -> Self {
+        Self { pat, ..self }
+    }
+}
+
+/// The PML4 slot that begins the higher half. `kvm_pvm`, which runs a guest's user mode beside its
+/// own mappings, keeps it: accesses there in user mode end in whatever the host has there, with its
+/// error code.
+pub const FIRST_HIGHER_SLOT: u64 = 0xffff_8000_0000_0000;
+
+const fn row(
+    (name, pid): (&'static str, u32),
+    input: u64,
+    output: u64,
+    (bytes, leaf): (u64, u8),
+    prot: Prot,
+    allows: Allows,
+) -> Mapping {
+    Mapping { name, pid, input, output, bytes, leaf, prot, pat: 0, allows }
+}
+
+const USER_RW: Prot = Prot::RW.for_user();
+const USER_R: Prot = Prot::R.for_user();
+const USER_RX: Prot = Prot::RX.for_user();
+const USER_RWX: Prot = Prot::RWX.for_user();
+
+/// What the two processes map. Outputs are in another order than inputs, so that a wrong address
+/// shows.
+#[rustfmt::skip]
+pub const MAPPINGS: &[Mapping] = &[
+    row(("4K user rw-",        PROCESS), 0x0041_0000, 0x0060_7000, (KIB_4, 12), USER_RW,  Allows::both("rw-")),
+    row(("4K user r--",        PROCESS), 0x0041_1000, 0x0060_6000, (KIB_4, 12), USER_R,   Allows::both("r--")),
+    row(("4K user r-x",        PROCESS), 0x0041_2000, 0x0060_5000, (KIB_4, 12), USER_RX,  Allows::both("r-x")),
+    row(("4K user rwx",        PROCESS), 0x0041_3000, 0x0060_4000, (KIB_4, 12), USER_RWX, Allows::both("rwx")),
+    row(("4K supervisor rw-",  PROCESS), 0x0041_5000, 0x0060_2000, (KIB_4, 12), Prot::RW, Allows::supervisor("rw-")),
+    row(("4K supervisor r--",  PROCESS), 0x0041_6000, 0x0060_1000, (KIB_4, 12), Prot::R,  Allows::supervisor("r--")),
+    row(("4K supervisor r-x",  PROCESS), 0x0041_7000, 0x0060_0000, (KIB_4, 12), Prot::RX, Allows::supervisor("r-x")),
+    row(("4K user PAT 7",      PROCESS), 0x0041_8000, 0x0060_3000, (KIB_4, 12), USER_RW,  Allows::both("rw-")).with_pat(7),
+    row(("4K run of 8",        PROCESS), 0x005f_8000, 0x0061_0000, (8 * KIB_4, 12), USER_RWX, Allows::both("rwx")),
+    row(("4K last of lower half", PROCESS), 0x0000_7fff_ffff_f000, 0x0062_0000, (KIB_4, 12), USER_RWX, Allows::both("rwx")),
+
+    row(("2M user rwx",        PROCESS), 0x0080_0000, 0x00c0_0000, (MIB_2, 21), USER_RWX, Allows::both("rwx")),
+    row(("2M user r--",        PROCESS), 0x00a0_0000, 0x0120_0000, (MIB_2, 21), USER_R,   Allows::both("r--")),
+    row(("2M user r-x",        PROCESS), 0x00c0_0000, 0x0100_0000, (MIB_2, 21), USER_RX,  Allows::both("r-x")),
+    row(("2M supervisor rwx",  PROCESS), 0x00e0_0000, 0x00a0_0000, (MIB_2, 21), Prot::RWX, Allows::supervisor("rwx")),
+    row(("2M user PAT 6",      PROCESS), 0x0100_0000, 0x0140_0000, (MIB_2, 21), USER_RW,  Allows::both("rw-")).with_pat(6),
+    row(("1G user rwx",        PROCESS), 0x8000_0000, guest::GIB,  (GIB_1, 30), USER_RWX, Allows::both("rwx")),
+    row(("1G supervisor rw-",  PROCESS), 0x1_0000_0000, guest::GIB, (GIB_1, 30), Prot::RW, Allows::supervisor("rw-")),
+
+    row(("4K first of higher half", PROCESS), 0xffff_8000_0000_0000, 0x0060_8000, (KIB_4, 12), Prot::RW, Allows::supervisor("rw-")),
+    row(("4K near it",         PROCESS), 0xffff_8080_0000_0000, 0x0060_c000, (KIB_4, 12), Prot::RW, Allows::supervisor("rw-")),
+    row(("4K higher user r--", PROCESS), 0xffff_9000_0041_1000, 0x0060_9000, (KIB_4, 12), USER_R,   Allows::both("r--")),
+    row(("4K higher r-x",      PROCESS), 0xffff_9000_0041_2000, 0x0060_a000, (KIB_4, 12), Prot::RX, Allows::supervisor("r-x")),
+    row(("2M higher rwx",      PROCESS), 0xffff_9000_0080_0000, 0x00e0_0000, (MIB_2, 21), Prot::RWX, Allows::supervisor("rwx")),
+    row(("2M higher user rwx", PROCESS), 0xffff_9000_00a0_0000, 0x0160_0000, (MIB_2, 21), USER_RWX, Allows::both("rwx")),
+    row(("4K last of higher half", PROCESS), 0xffff_ffff_ffff_f000, 0x0062_1000, (KIB_4, 12), USER_RWX, Allows::both("rwx")),
+
+    row(("other: 4K user r--", OTHER), 0x0041_0000, 0x0060_b000, (KIB_4, 12), USER_R,  Allows::both("r--")),
+    row(("other: 2M user rw-", OTHER), 0x0080_0000, 0x0180_0000, (MIB_2, 21), USER_RW, Allows::both("rw-")),
+];
+
+/// Places that need more words than a mapping: what is not mapped at each level, the other process,
+/// no addresses.
+#[rustfmt::skip]
+pub const LOOKS: &[Look] = &[
+    look("unmapped: no 4K page",     PROCESS, 0x0041_9000, Finds::Unmapped),
+    look("unmapped: no page table",  PROCESS, 0x0160_0000, Finds::Unmapped),
+    look("unmapped: no directory",   PROCESS, 0x4000_0000, Finds::Unmapped),
+    look("unmapped: no PDPT",        PROCESS, 0x0000_0080_0000_0000, Finds::Unmapped),
+    look("unmapped: before the last page", PROCESS, 0x0000_7fff_ffff_eff8, Finds::Unmapped),
+    look("unmapped: no PDPT, higher", PROCESS, 0xffff_a000_0000_0000, Finds::Unmapped),
+    look("unmapped: the table's hole", PROCESS, 0xffff_9000_0041_3000, Finds::Unmapped),
+    look("first that is not canonical", PROCESS, 0x0000_8000_0000_0000, Finds::NoAddress),
+    look("last that is not canonical", PROCESS, 0xffff_7fff_ffff_fff8, Finds::NoAddress),
+    look("bit 63 alone",             PROCESS, 0x8000_0000_0041_0000, Finds::NoAddress),
+    look("bits 62:48 lack",          PROCESS, 0x8000_9000_0041_1000, Finds::NoAddress),
+    look("another process's page",   OTHER, 0x0041_1000, Finds::Unmapped),
+    look("another process's higher half", OTHER, 0xffff_9000_0041_1000, Finds::Unmapped),
+    look("back again",               PROCESS, 0x0041_1010, Finds::Page(0x0060_6010, Allows::both("r--"))),
+];
+
+const fn look(name: &'static str, pid: u32, at: u64, finds: Finds) -> Look {
+    Look { name, pid, at, finds }
+}
