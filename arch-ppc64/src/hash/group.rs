@@ -25,6 +25,17 @@ impl Pattern {
         Self { mask: mask.to_be(), want: want.to_be() }
     }
 
+    /// The same, whether the entry is valid or hidden, locked or not.
+    const fn valid_or_hidden(self) -> Self {
+        let mask = self.mask & !(HpteV::V | HpteV::HVLOCK).to_be();
+        Self { mask, want: self.want & mask }
+    }
+
+    /// Whether `word`, in the bit order of [`HpteV`], is so.
+    fn is(self, word: u64) -> bool {
+        (word.to_be() ^ self.want) & self.mask == 0
+    }
+
     /// Whether both words, in memory's byte order, are so.
     #[inline(always)]
     pub(super) const fn fits(self, one: u64, other: u64) -> bool {
@@ -103,6 +114,36 @@ impl<'w, W: Word> Group<'w, W> {
             found = found + found + u32::from(differs == 0);
         }
         found << first
+    }
+
+    /// The first valid entry whose first doubleword fits `pattern` and that `fits`: its place and
+    /// both doublewords, as they were at one time. `pattern` says that V is set.
+    ///
+    /// One scan, in which an entry that another thread hides for a moment matches as well: it is
+    /// waited for. So an entry that stays is found, however often it is hidden.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    pub fn find(
+        self,
+        pattern: Pattern,
+        fits: impl Fn([u64; 2]) -> bool,
+    ) -> Result<Option<(usize, [u64; 2])>, Busy> {
+        let mut matching = self.matching(pattern.valid_or_hidden());
+        while matching != 0 {
+            let index = matching.trailing_zeros() as usize;
+            matching &= matching - 1;
+            let slot = self.slot(index);
+            let words = match slot.read_if(pattern) {
+                Some(words) if words[1] != 0 => Some(words),
+                // Hidden, gone, or a second doubleword that may be that of an emptied place.
+                _ => slot.read_locked(|v| pattern.is(v))?,
+            };
+            if let Some(words) = words.filter(|words| fits(*words)) {
+                return Ok(Some((index, words)));
+            }
+        }
+        Ok(None)
     }
 
     /// Puts `words` into the first free entry of those in `places` (a bit for each); `None` if

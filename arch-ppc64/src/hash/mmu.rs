@@ -8,6 +8,7 @@ use super::hpte::{Hpte, HpteR, Layout};
 use super::page_size::PageSizes;
 use super::segment::Segment;
 use super::slb::{Found, Slb};
+use super::slot::{Busy, TURNS};
 use super::table::{Hpt, HptError, Look, Seen};
 use super::virtual_page::VirtualPage;
 use crate::interrupt::{Interrupt, Status, Vector};
@@ -206,7 +207,7 @@ fn carefully<A: Address, M: TableMemory<A>>(
     }
     let page = VirtualPage::of(segment, address);
     let wanted = HpteR::new().with_r(true).with_c(access.kind == AccessKind::Write);
-    loop {
+    for _ in 0..TURNS {
         let Some(found) = hpt.find(&page)? else { return Err(HashFault::no_entry(access)) };
         let Hpte { v, r } = found.hpte;
         judge(r, segment, access, authority)
@@ -224,4 +225,5 @@ fn carefully<A: Address, M: TableMemory<A>>(
         let hpte = Hpte { v: v.visible(), r: recorded };
         return Ok(HashTranslation { real: r.page(sizes) | within, sizes, ptex: found.ptex, hpte });
     }
+    Err(HptError::from(Busy).into())
 }

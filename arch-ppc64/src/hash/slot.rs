@@ -7,6 +7,13 @@
 //!   both at once; software looks at `v` again ([`Slot::read_if`]). They set R and C in `r` by
 //!   themselves: software by a compare-exchange, after which it looks at `v` again
 //!   ([`Slot::record`]).
+//! - A reader that needs both words of one moment ([`Slot::read`]: `H_READ`, the migration stream)
+//!   takes the lock of a valid entry. Without the lock, `v` that is the same before and after `r`
+//!   is loaded proves nothing: the entry may have left and come back between the two loads, with
+//!   another `r`.
+//! - An entry that its owner hides for a moment keeps its page in `v`. So a search that must not
+//!   miss it compares neither V nor the lock bit, and waits for each locked entry that matches
+//!   ([`Group::find`](super::Group::find)).
 //! - Everybody else changes an entry only while he holds its lock bit. A free entry is filled by
 //!   taking the lock out of V = 0, storing `r`, then storing `v` without the lock (`Release`): so
 //!   whoever sees V sees the right `r`.
@@ -37,6 +44,10 @@ pub struct Busy;
 /// How often a lock is looked at before [`Busy`]: for tens of milliseconds, longer than a holder
 /// that lost its CPU is without it.
 pub(in crate::hash) const PATIENCE: u32 = 1 << 22;
+
+/// How often an operation begins anew because another thread changed an entry meanwhile, before
+/// [`Busy`]: each turn means that another one succeeded, or that somebody else writes this memory.
+pub(in crate::hash) const TURNS: u32 = 1 << 16;
 
 /// Masks in memory's byte order, so that a word need not be swapped to be looked at.
 const LOCK: u64 = HpteV::HVLOCK.to_be();
@@ -84,9 +95,15 @@ impl<'w, W: Word> Slot<'w, W> {
         core::hint::black_box(self.v.load(Ordering::Relaxed));
     }
 
-    /// Both doublewords, if the first fits `pattern` before and after the second is loaded; so that
-    /// they belong together, unless meanwhile the entry was taken out, another put in its place and
-    /// taken out, and the first put there again.
+    /// Both doublewords, if the first fits `pattern` before and after the second is loaded.
+    ///
+    /// They belong together unless the entry left and came back between the loads. If it was the
+    /// only one to do so, the second is one of its two, or zero: that of a place which is being
+    /// emptied. If another entry stood there in between, the second may be that one's. A table
+    /// whose removals wait for software that translates (as they wait for hardware, before the
+    /// place is free: [`Partition::invalidate`](super::Partition::invalidate)) has no such reader.
+    /// A reader that nobody waits for takes the lock: [`read`](Self::read),
+    /// [`read_locked`](Self::read_locked).
     #[inline(always)]
     #[must_use]
     pub fn read_if(self, pattern: Pattern) -> Option<[u64; 2]> {
@@ -96,24 +113,26 @@ impl<'w, W: Word> Slot<'w, W> {
         pattern.fits(before, after).then(|| [after, r].map(u64::from_be))
     }
 
-    /// Both doublewords as they were at one time.
+    /// Both doublewords as they were at one time; of an entry that is not valid the second is zero.
+    ///
+    /// Takes the lock of a valid entry: this needs memory that may be written.
     ///
     /// # Errors
     /// [`Busy`].
     pub fn read(self) -> Result<[u64; 2], Busy> {
-        let mut v = self.v.load(Ordering::Acquire);
-        for _ in 0..PATIENCE {
-            let r = self.r.load(Ordering::Acquire);
-            let again = self.v.load(Ordering::Acquire);
-            if (again ^ v) & !MODIFIED == 0 && again & LOCK == 0 {
-                return Ok([u64::from_be(again), u64::from_be(r)]);
-            }
-            if again & LOCK != 0 {
-                W::relax();
-            }
-            v = again;
+        match self.lock_or_seen(|v| v & HpteV::V != 0)? {
+            Ok(locked) => Ok([locked.v(), locked.r()]),
+            Err(v) => Ok([v, 0]),
         }
-        Err(Busy)
+    }
+
+    /// Both doublewords as they were at one time, if `wanted` of the first; waits while another
+    /// thread changes the entry.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    pub fn read_locked(self, wanted: impl Fn(u64) -> bool) -> Result<Option<[u64; 2]>, Busy> {
+        Ok(self.lock_if(wanted)?.map(|locked| [locked.v(), locked.r()]))
     }
 
     /// Fills the entry if it is free and not locked; says whether it did.
@@ -159,6 +178,15 @@ impl<'w, W: Word> Slot<'w, W> {
     /// [`Busy`].
     #[inline]
     pub fn lock_if(self, wanted: impl Fn(u64) -> bool) -> Result<Option<Locked<'w, W>>, Busy> {
+        self.lock_or_seen(wanted).map(Result::ok)
+    }
+
+    /// As [`lock_if`](Self::lock_if); in place of the lock the first doubleword that is not wanted.
+    #[inline]
+    fn lock_or_seen(
+        self,
+        wanted: impl Fn(u64) -> bool,
+    ) -> Result<Result<Locked<'w, W>, u64>, Busy> {
         let mut seen = self.v.load(Ordering::Relaxed);
         for _ in 0..PATIENCE {
             if seen & LOCK != 0 {
@@ -167,10 +195,10 @@ impl<'w, W: Word> Slot<'w, W> {
                 continue;
             }
             if !wanted(u64::from_be(seen)) {
-                return Ok(None);
+                return Ok(Err(u64::from_be(seen)));
             }
             match self.v.compare_exchange(seen, seen | LOCK, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return Ok(Some(Locked { slot: self, v: seen, changed: false })),
+                Ok(_) => return Ok(Ok(Locked { slot: self, v: seen, changed: false })),
                 Err(now) => seen = now,
             }
         }

@@ -227,28 +227,25 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         }
     }
 
-    /// Not in the primary group: in the secondary, or hidden.
+    /// Not seen in the primary group at a glance: there nevertheless, since another thread changes
+    /// it, or in the secondary.
     #[inline(never)]
     fn find_elsewhere(&self, page: &VirtualPage) -> Result<Option<Found<'_>>, HptError> {
-        match self.find_in(self.order.group(page.hash(), true), page.v().with_h(true), page)? {
-            Some(found) => Ok(Some(found)),
-            None => self.find_waiting(page),
+        for h in [false, true] {
+            let (group, v) = (self.order.group(page.hash(), h), page.v().with_h(h));
+            let entries = self.group(group)?;
+            let of_page = |words| self.is_of(words, v, page);
+            if let Some((index, words)) = entries.find(self.pattern(v, HpteV::SEARCH), of_page)? {
+                let ptex = group << GROUP_SHIFT | index as u64;
+                let hpte = self.layout.decode(words);
+                return Ok(Some(Found { ptex, hpte, slot: entries.slot(index) }));
+            }
         }
+        Ok(None)
     }
 
-    /// The entry in `group` whose first doubleword is `v`, as far as a search compares.
-    fn find_in(
-        &self,
-        group: u64,
-        v: HpteV,
-        page: &VirtualPage,
-    ) -> Result<Option<Found<'_>>, HptError> {
-        let entries = self.group(group)?;
-        let matching = entries.matching(self.pattern(v, HpteV::SEARCH));
-        Ok(self.first_fitting(group, entries, matching, v, page))
-    }
-
-    /// The first of the `matching` entries of `group` that is one of `page`.
+    /// The first of the `matching` entries of `group` that is one of `page`, if each can be read at
+    /// a glance until then.
     #[inline(always)]
     fn first_fitting<'m>(
         &self,
@@ -262,37 +259,26 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
             let index = matching.trailing_zeros() as usize;
             matching &= matching - 1;
             let slot = entries.slot(index);
-            // What is gone may have left its place to another entry.
-            let Some(words) = slot.read_if(self.pattern(v, HpteV::SEARCH)) else { continue };
-            let hpte = self.layout.decode(words);
-            let fits = hpte.sizes().is_some_and(|sizes| sizes.base() == page.base);
-            if fits && (hpte.v.into_bits() ^ v.into_bits()) & self.layout.stored_search() == 0 {
-                return Some(Found { ptex: group << GROUP_SHIFT | index as u64, hpte, slot });
+            let words = slot.read_if(self.pattern(v, HpteV::SEARCH))?;
+            // Zero may be what an emptied place has.
+            if words[1] == 0 {
+                return None;
+            }
+            if self.is_of(words, v, page) {
+                let (ptex, hpte) = (group << GROUP_SHIFT | index as u64, self.layout.decode(words));
+                return Some(Found { ptex, hpte, slot });
             }
         }
         None
     }
 
-    /// Nothing was found: an entry that somebody is changing just now is hidden, so it is waited
-    /// for.
-    #[cold]
-    fn find_waiting(&self, page: &VirtualPage) -> Result<Option<Found<'_>>, HptError> {
-        let (hash, v) = (page.hash(), page.v().with_v(false));
-        for h in [false, true] {
-            let (group, v) = (self.order.group(hash, h), v.with_h(h));
-            let entries = self.group(group)?;
-            let hidden = self.pattern(v.with_hvlock(true), HpteV::SEARCH | HpteV::HVLOCK);
-            let mut matching = entries.matching(hidden);
-            while matching != 0 {
-                let index = matching.trailing_zeros() as usize;
-                matching &= matching - 1;
-                entries.slot(index).read()?;
-                if let Some(found) = self.find_in(group, v.with_v(true), page)? {
-                    return Ok(Some(found));
-                }
-            }
-        }
-        Ok(None)
+    /// Whether doublewords, of which the first was compared as far as memory has it, are those of
+    /// an entry of `page`: of its base page size, and of its segment size.
+    #[inline(always)]
+    fn is_of(&self, words: [u64; 2], v: HpteV, page: &VirtualPage) -> bool {
+        let hpte = self.layout.decode(words);
+        hpte.sizes().is_some_and(|sizes| sizes.base() == page.base)
+            && (hpte.v.into_bits() ^ v.into_bits()) & self.layout.stored_search() == 0
     }
 
     #[inline(always)]

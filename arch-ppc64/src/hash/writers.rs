@@ -12,7 +12,7 @@ use super::hpte::{Hpte, HpteR, HpteV};
 use super::order::{GROUP_ENTRIES, GROUP_SHIFT, Hidx, PageHash};
 use super::page_size::PageSizes;
 use super::search::Bits;
-use super::slot::{Locked, Slot};
+use super::slot::{Busy, Locked, Slot, TURNS};
 use super::table::{Hpt, HptError};
 use super::virtual_page::VirtualPage;
 
@@ -178,13 +178,14 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
                 return Ok(Some(hpte));
             }
         }
-        while let Some(found) = self.find(page)? {
+        for _ in 0..TURNS {
+            let Some(found) = self.find(page)? else { return Ok(None) };
             let at = Hidx::new(found.hpte.v.h(), found.ptex as usize);
             if let Some(hpte) = self.remove_at_waiting(page, at)? {
                 return Ok(Some(hpte));
             }
         }
-        Ok(None)
+        Err(Busy.into())
     }
 
     /// Takes out the entry in `slot` if it says just this, is not locked, and stays so; otherwise

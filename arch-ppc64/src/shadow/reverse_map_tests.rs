@@ -1,5 +1,7 @@
 //! The reverse map against a list of entries.
 
+extern crate std;
+
 use std::collections::BTreeMap;
 use std::vec::Vec;
 

@@ -65,6 +65,10 @@ const OTHER: u64 = 0x2000 | V;
 const R: u64 = 0x100;
 const C: u64 = 0x80;
 const PP: u64 = 3;
+/// What `protect` makes of `R`.
+const RP: u64 = R | PP;
+/// What a search compares.
+const PAGE_BITS: u64 = !0x7f | 3;
 
 fn visible(v: u64) -> u64 {
     HpteV::from_bits(v).visible().into_bits()
@@ -203,6 +207,115 @@ fn who_reads_an_entry_without_its_lock_has_one_entry() {
         assert!(remove_at_once(entry.slot()).is_some());
         assert!(entry.slot().enter([OTHER, R]));
         reader.join().unwrap();
+    });
+}
+
+/// Entries of one page, one after the other in one place: `[PAGE, PP]`, then `between` if any, then
+/// `[PAGE, R]`.
+fn exchange(slot: Slot<'_, Modelled>, between: Option<[u64; 2]>) {
+    for words in between.into_iter().chain([[PAGE, R]]) {
+        assert!(remove_at_once(slot).is_some());
+        assert_eq!(slot.enter_waiting(words), Ok(true));
+    }
+}
+
+#[test]
+fn case_a13_both_doublewords_are_of_one_moment() {
+    for between in [None, Some([OTHER, C])] {
+        model(move || {
+            let entry = Entry::new(PAGE, PP);
+            let reader = {
+                let entry = Arc::clone(&entry);
+                thread::spawn(move || entry.slot().read().unwrap())
+            };
+            exchange(entry.slot(), between);
+            let [v, r] = reader.join().unwrap();
+            let of_one_moment = match visible(v) {
+                0 => r == 0,
+                PAGE => r == PP || r == R,
+                OTHER => between == Some([OTHER, r]),
+                _ => false,
+            };
+            assert!(of_one_moment, "{v:#x} with {r:#x}");
+        });
+    }
+}
+
+#[test]
+fn case_a13_a_reader_hinders_nobody() {
+    model(|| {
+        let entry = Entry::new(PAGE, R);
+        let reader = {
+            let entry = Arc::clone(&entry);
+            thread::spawn(move || entry.slot().read().unwrap())
+        };
+        assert!(store_through(entry.slot()));
+        let [v, r] = reader.join().unwrap();
+        assert_eq!((visible(v), r & !C), (PAGE, R));
+        // Neither the record nor the mark is lost to the lock that the reader took.
+        let now = entry.slot();
+        assert_eq!(now.v(), PAGE | HpteV::new().with_modified(true).into_bits());
+        assert_eq!(now.r(), R | C);
+    });
+}
+
+/// A group whose sixth entry is of `PAGE`.
+fn group() -> Arc<Vec<Modelled>> {
+    let words = (0..16).map(|index| match index {
+        10 => PAGE,
+        11 => R,
+        _ => 0_u64,
+    });
+    Arc::new(words.map(|word| Modelled(AtomicU64::new(word.to_be()))).collect())
+}
+
+/// Every word of a group is a load that may be early or late: one preemption less.
+fn model_of_a_group(check: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(2);
+    builder.check(check);
+}
+
+#[test]
+fn case_a10_an_entry_that_stays_is_found() {
+    let hide: [fn(Slot<'_, Modelled>); 2] =
+        [|slot| assert!(protect(slot)), |slot| drop(slot.hide_if(PAGE))];
+    for hide in hide {
+        model_of_a_group(move || {
+            let words = group();
+            let searcher = {
+                let words = Arc::clone(&words);
+                thread::spawn(move || {
+                    let pattern = Pattern::new(PAGE, PAGE_BITS);
+                    Group::new(&words).unwrap().find(pattern, |_| true).unwrap()
+                })
+            };
+            hide(Group::new(&words).unwrap().slot(5));
+            let found = searcher.join().unwrap();
+            let Some((5, [v, R | RP])) = found else { panic!("{found:x?}") };
+            assert_eq!(visible(v), PAGE);
+        });
+    }
+}
+
+#[test]
+fn case_a10_an_entry_that_goes_is_found_whole_or_not_at_all() {
+    model_of_a_group(|| {
+        let words = group();
+        let searcher = {
+            let words = Arc::clone(&words);
+            thread::spawn(move || {
+                let pattern = Pattern::new(PAGE, PAGE_BITS);
+                Group::new(&words).unwrap().find(pattern, |_| true).unwrap()
+            })
+        };
+        let slot = Group::new(&words).unwrap().slot(5);
+        assert_eq!(remove_at_once(slot), Some(R));
+        assert_eq!(slot.enter_waiting([PAGE, PP]), Ok(true));
+        match searcher.join().unwrap() {
+            None | Some((5, [_, R | PP])) => {}
+            found => panic!("{found:x?}"),
+        }
     });
 }
 
