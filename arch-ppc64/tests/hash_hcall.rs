@@ -60,6 +60,7 @@ const NOT_FOUND: i64 = -7;
 struct Model {
     entries: Vec<(u64, u64)>,
     dialect: Dialect,
+    layout: Layout,
 }
 
 impl Model {
@@ -79,7 +80,14 @@ impl Model {
         if v >> 63 != 0 {
             return (PARAMETER, None);
         }
+        if self.layout == Layout::V3 && r >> 58 & 3 != 0 {
+            return (PARAMETER, None);
+        }
         let page = r & 0x0fff_ffff_ffff_f000 & !((1 << shift) - 1);
+        // What names a size has eight bits; the rest below the page is zero.
+        if self.dialect == Dialect::Papr && shift > 20 && r & ((1 << shift) - 1) >> 20 << 20 != 0 {
+            return (PARAMETER, None);
+        }
         if shift == 24 && page == SMALL {
             return (PARAMETER, None);
         }
@@ -262,7 +270,7 @@ pub fn run(layout: Layout, dialect: Dialect, calls: &[(u64, [u64; 9])]) {
     let hpt = Hpt::new(DirectMap::new(&words, base), base, HptOrder::MIN, layout).unwrap();
     let guest = Guest::default();
     let hcalls = Hcalls::new(&hpt, &guest, dialect);
-    let mut model = Model { entries: vec![(0, 0); ENTRIES as usize], dialect };
+    let mut model = Model { entries: vec![(0, 0); ENTRIES as usize], dialect, layout };
     for &(number, arguments) in calls {
         if Hcall::of_number(number).is_none() && [0x04, 0x08, 0x0c].contains(&number) {
             continue;

@@ -68,6 +68,9 @@ pub const fn protection(pp: u8, key: bool) -> Prot {
 pub(super) struct Allowed([[u8; 3]; 2]);
 
 impl Allowed {
+    /// No access: whoever asks has to look elsewhere.
+    pub(super) const NOTHING: Self = Self([[0; 3]; 2]);
+
     /// In this segment; of N in an entry it knows nothing.
     #[inline]
     pub(super) const fn new(segment: &Segment) -> Self {

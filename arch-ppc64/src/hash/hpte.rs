@@ -228,7 +228,8 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// The doublewords of `hpte` as they stand in memory (but for the byte order).
+    /// The doublewords of `hpte` as they stand in memory (but for the byte order). What the layout
+    /// has no room for is cut off: [`holds`](Self::holds).
     #[inline]
     #[must_use]
     pub const fn encode(self, hpte: Hpte) -> [u64; 2] {
@@ -239,6 +240,22 @@ impl Layout {
                 [v, HpteR3::from_bits(hpte.r.into_bits()).with_b(hpte.v.b()).into_bits()]
             }
         }
+    }
+
+    /// Whether the layout has room for all that `hpte` says: of ISA v3.0 a virtual address of 68
+    /// bits, and a real page number whose upper two bits, in the place of B, are zero.
+    ///
+    /// ```
+    /// use arch_ppc64::hash::{Hpte, HpteR, HpteV, Layout};
+    ///
+    /// let page = Hpte { v: HpteV::from_bits(1), r: HpteR::from_bits(1 << 58 | 0x1010) };
+    /// assert!(Layout::V2.holds(page) && !Layout::V3.holds(page));
+    /// ```
+    #[inline]
+    #[must_use]
+    pub const fn holds(self, hpte: Hpte) -> bool {
+        let Hpte { v, r } = self.decode(self.encode(hpte));
+        v.into_bits() == hpte.v.into_bits() && r.into_bits() == hpte.r.into_bits()
     }
 
     /// The entry whose doublewords stand in memory like this.
@@ -261,6 +278,25 @@ impl Layout {
         match self {
             Self::V2 => mask,
             Self::V3 => mask & Self::COMMON,
+        }
+    }
+
+    /// Whether the layout has room for the virtual address in `v`.
+    #[inline(always)]
+    pub(crate) const fn reaches(self, v: HpteV) -> bool {
+        const LOST: u64 = !Layout::COMMON & !HpteV::new().with_b(3).into_bits();
+        match self {
+            Self::V2 => true,
+            Self::V3 => v.into_bits() & LOST == 0,
+        }
+    }
+
+    /// As [`encode`](Self::encode), if the layout has room for the virtual address.
+    #[inline(always)]
+    pub(crate) const fn encode_whole(self, hpte: Hpte) -> Option<[u64; 2]> {
+        match self {
+            Self::V3 if !self.reaches(hpte.v) => None,
+            _ => Some(self.encode(hpte)),
         }
     }
 

@@ -15,6 +15,7 @@
 //! | keep an address space of one's own, with the table as a cache of it | [`HashedSpace`] |
 
 mod authority;
+mod checked;
 mod group;
 mod hcall;
 mod hpte;
@@ -55,7 +56,8 @@ pub use segment::{Segment, SegmentSize, SlbEsid, SlbVsid};
 pub use slb::{SLB_ENTRIES, Slb, SlbError};
 pub use slot::{Busy, Hidden, Locked, Slot};
 pub use space::{
-    Context, Fragments, HashAttributes, HashedSpace, Pages, Pte4K, Pte64K, SoftwareTree,
+    Context, Fragments, HashAttributes, HashedSpace, MOST_TLBIES, Pages, Pte4K, Pte64K,
+    SoftwareTree,
 };
 pub use stream::{
     Chunk, ChunkEntry, ChunkHeader, Chunks, Loaded, Pass, StreamError, StreamReader, chunks, load,

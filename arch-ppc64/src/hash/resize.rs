@@ -30,10 +30,18 @@ pub struct Rehashed {
 
 /// Why the entries could not be moved. The old table is as it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ResizeError {
     /// Two bolted entries would stand at the same place of the smaller table. (KVM: `ENOSPC`.)
     #[error("two bolted entries meet at entry {ptex:#x} of the smaller table")]
     Collision {
+        /// The place in the new table.
+        ptex: u64,
+    },
+    /// The new table is not empty: an entry that was not moved there stands in the way of one that
+    /// is to be.
+    #[error("the new table is not empty: entry {ptex:#x}")]
+    NotEmpty {
         /// The place in the new table.
         ptex: u64,
     },
@@ -46,7 +54,7 @@ impl From<ResizeError> for ReturnCode {
     fn from(error: ResizeError) -> Self {
         match error {
             ResizeError::Collision { .. } => Self::PtegFull,
-            ResizeError::Memory(_) => Self::Hardware,
+            ResizeError::NotEmpty { .. } | ResizeError::Memory(_) => Self::Hardware,
         }
     }
 }
@@ -78,6 +86,8 @@ impl Hpte {
 /// larger table no two meet that stand in their pages' groups; a guest can put entries into other
 /// groups, where nobody finds them, and these may.
 ///
+/// `new` must be empty. That is looked at only where an entry stands in the way; any others stay.
+///
 /// Nobody may use either table meanwhile. After an error `new` holds whatever was copied until
 /// then.
 ///
@@ -95,6 +105,7 @@ where
     N: TableMemory<B>,
 {
     let mut done = Rehashed::default();
+    let mut was_empty = false;
     let (from, to) = (old.layout(), new.layout());
     for group in 0..old.order().groups() {
         let entries = old.group(group)?;
@@ -116,10 +127,14 @@ where
             let target = new.group(target_group)?.slot(index);
             let there = HpteV::from_bits(target.v());
             if there.v() {
+                let ptex = target_group << GROUP_SHIFT | index as u64;
+                // Nobody else uses the table, so that it is enough to look once.
+                was_empty = was_empty || count(new)? == done.moved;
+                if !was_empty {
+                    return Err(ResizeError::NotEmpty { ptex });
+                }
                 if there.bolted() && bolted {
-                    return Err(ResizeError::Collision {
-                        ptex: target_group << GROUP_SHIFT | index as u64,
-                    });
+                    return Err(ResizeError::Collision { ptex });
                 }
                 done.dropped += 1;
                 if there.bolted() || !bolted {
@@ -133,6 +148,18 @@ where
         }
     }
     Ok(done)
+}
+
+/// How many valid entries a table has that nobody changes.
+#[cold]
+fn count<A: Address, M: TableMemory<A>>(hpt: &Hpt<A, M>) -> Result<u64, MemoryError> {
+    let mut valid = 0;
+    for group in 0..hpt.order().groups() {
+        let entries = hpt.group(group)?;
+        valid += (0..GROUP_ENTRIES).filter(|&index| entries.slot(index).v() & HpteV::V != 0).count()
+            as u64;
+    }
+    Ok(valid)
 }
 
 /// What the hypervisor has to do after a call.
@@ -177,7 +204,7 @@ impl<T> Resize<T> {
     }
 
     /// What both calls check first. `None` stands for order 0.
-    fn check(&self, flags: u64, shift: u64) -> Result<Option<HptOrder>, ReturnCode> {
+    fn order(&self, flags: u64, shift: u64) -> Result<Option<HptOrder>, ReturnCode> {
         if !self.enabled {
             return Err(ReturnCode::Authority);
         }
@@ -187,15 +214,17 @@ impl<T> Resize<T> {
         if shift == 0 {
             return Ok(None);
         }
-        let order = HptOrder::new(shift).ok_or(ReturnCode::Parameter)?;
-        if order > self.largest { Err(ReturnCode::Resource) } else { Ok(Some(order)) }
+        HptOrder::new(shift).map(Some).ok_or(ReturnCode::Parameter)
     }
 
     /// `H_RESIZE_HPT_PREPARE`: a table of `2^shift` bytes; 0 cancels. Answers
     /// `H_LONG_BUSY_ORDER_100_MSEC` until [`allocated`](Self::allocated) was called. Another size
     /// than last time cancels that one.
     pub fn prepare(&mut self, flags: u64, shift: u64) -> (ReturnCode, Action<T>) {
-        let wanted = match self.check(flags, shift) {
+        let wanted = match self.order(flags, shift) {
+            Ok(Some(order)) if order > self.largest => {
+                return (ReturnCode::Resource, Action::Nothing);
+            }
             Ok(wanted) => wanted,
             Err(code) => return (code, Action::Nothing),
         };
@@ -246,16 +275,17 @@ impl<T> Resize<T> {
     /// succeeds the table is the guest's from now on, and is returned.
     ///
     /// # Errors
-    /// `H_CLOSED`: no such table was prepared; `H_BUSY`: it is not ready yet; what `rehash` says:
-    /// then the table is returned too, to be freed, and nothing is prepared any more. And what
-    /// [`prepare`](Self::prepare) checks.
+    /// `H_AUTHORITY`, `H_PARAMETER`: as [`prepare`](Self::prepare). `H_CLOSED`: no such table was
+    /// prepared, larger ones than the guest may have included; `H_BUSY`: it is not ready yet; what
+    /// `rehash` says: then the table is returned too, to be freed, and nothing is prepared any
+    /// more.
     pub fn commit(
         &mut self,
         flags: u64,
         shift: u64,
         rehash: impl FnOnce(&T) -> Result<Rehashed, ResizeError>,
     ) -> Result<T, (ReturnCode, Option<T>)> {
-        let wanted = self.check(flags, shift).map_err(|code| (code, None))?;
+        let wanted = self.order(flags, shift).map_err(|code| (code, None))?;
         match core::mem::replace(&mut self.pending, Pending::Nothing) {
             Pending::Ready(order, table) if Some(order) == wanted => match rehash(&table) {
                 Ok(_) => Ok(table),

@@ -4,15 +4,18 @@
 use pgtable::Gva;
 
 use super::authority::Allowed;
+use super::hpte::Layout;
 use super::page_size::PageSize;
 use super::search::Search;
 use super::segment::{Segment, SegmentSize, SlbEsid, SlbVsid};
+use super::virtual_page::VirtualPage;
 
 /// SLB entries of POWER9 and POWER10.
 pub const SLB_ENTRIES: usize = 32;
 
-/// Why an SLB entry was not written.
+/// Why the SLB was not changed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SlbError {
     /// The SLB has no such entry.
     #[error("there is no SLB entry {index}")]
@@ -29,6 +32,12 @@ pub enum SlbError {
     /// L and LP name no base page size.
     #[error("the base page size is reserved")]
     PageSize,
+    /// The invalidation hint of `slbia` is reserved.
+    #[error("an invalidation hint of {ih} is reserved")]
+    Hint {
+        /// The hint.
+        ih: u8,
+    },
 }
 
 /// Which effective addresses an entry is for: those that are `esid` under `mask`.
@@ -59,7 +68,12 @@ pub(super) struct Found {
 impl Found {
     /// Of `segment`, in which `address` lies.
     pub(super) const fn new(segment: Segment, address: Gva) -> Self {
-        Self { segment, search: Search::new(&segment, address), allowed: Allowed::new(&segment) }
+        // In a segment beyond what ISA v3.0's layout has room for the quick search compares too
+        // little: the careful one decides.
+        let v = VirtualPage::of(&segment, address).v();
+        let quick = Layout::V3.reaches(v);
+        let allowed = if quick { Allowed::new(&segment) } else { Allowed::NOTHING };
+        Self { segment, search: Search::new(&segment, address), allowed }
     }
 }
 
@@ -168,11 +182,35 @@ impl<const N: usize> Slb<N> {
         }
     }
 
-    /// `slbia` with IH = 0: drops all entries but the first.
-    pub fn slbia(&mut self) {
-        for index in 1..N {
-            self.set(index, Tag::EMPTY, None);
+    /// `slbia` (ISA v3.0B Book III 5.9.3.2): drops entries, as `ih` says.
+    ///
+    /// | IH | entries that go |
+    /// | --- | --- |
+    /// | 0, 1, 2, 6 | all but entry 0 |
+    /// | 3 | those of class 1, entry 0 included |
+    /// | 4 | all, entry 0 included |
+    /// | 7 | none |
+    ///
+    /// In what else they drop, which is translations that a processor caches, 0 to 2, 6 and 7
+    /// differ; an SLB alone has none.
+    ///
+    /// # Errors
+    /// [`SlbError::Hint`] for any other value; nothing was changed. (QEMU takes 5 for 0.)
+    pub fn slbia(&mut self, ih: u8) -> Result<(), SlbError> {
+        let (first, class_1_only) = match ih {
+            0 | 1 | 2 | 6 => (1, false),
+            3 => (0, true),
+            4 => (0, false),
+            7 => (N, false),
+            _ => return Err(SlbError::Hint { ih }),
+        };
+        for index in first..N {
+            let class = self.found[index].is_some_and(|found| found.segment.class);
+            if class || !class_1_only {
+                self.set(index, Tag::EMPTY, None);
+            }
         }
+        Ok(())
     }
 }
 
@@ -217,7 +255,7 @@ mod tests {
         assert_eq!(slb.entry(1), (SlbEsid::from_bits(0x1800_0000), SEGMENT.slb_word()));
         slb.slbie(Gva::new(0xc000_0100_0000_0000));
         assert_eq!(slb.lookup(Gva::new(0xc000_0100_0000_0000)), None);
-        slb.slbia();
+        slb.slbia(0).unwrap();
         assert_eq!(slb, Slb::new());
     }
 
@@ -233,15 +271,26 @@ mod tests {
                 .wrapping_mul(0xd6e8_feb8_6659_fd93);
             let (index, address) = (random as usize % 8, random >> 8 & 0x0003_0000_7000_0000);
             let size = if random & 0x80 == 0 { SegmentSize::M256 } else { SegmentSize::T1 };
-            let segment = Segment { size, vsid: random >> 56, ..SEGMENT };
+            let segment =
+                Segment { size, vsid: random >> 56, class: random & 0x40 != 0, ..SEGMENT };
             let start = |size: SegmentSize| address & !pgtable::low_bits(size.shift());
             let here = |entry: &Option<(u64, Segment)>| {
                 entry.is_some_and(|(first, it)| start(it.size) == first)
             };
             match random >> 3 & 7 {
                 0 => {
-                    slb.slbia();
-                    list[1..].fill(None);
+                    let ih = (random >> 60 & 7) as u8;
+                    let kept = |index: usize, class: bool| match ih {
+                        0 | 1 | 2 | 6 => index == 0,
+                        3 => !class,
+                        4 => false,
+                        _ => true,
+                    };
+                    let error = SlbError::Hint { ih };
+                    assert_eq!(slb.slbia(ih), if ih == 5 { Err(error) } else { Ok(()) });
+                    for (index, entry) in list.iter_mut().enumerate() {
+                        *entry = entry.filter(|(_, segment)| kept(index, segment.class));
+                    }
                 }
                 1 | 2 => {
                     slb.slbie(Gva::new(address));
@@ -263,6 +312,30 @@ mod tests {
                 });
                 assert_eq!(slb.entry(index), want, "entry {index} after step {step}");
             }
+        }
+    }
+
+    #[test]
+    fn case_b17_each_hint_of_slbia() {
+        for (ih, left) in [
+            (0, [true, false, false]),
+            (1, [true, false, false]),
+            (2, [true, false, false]),
+            (3, [false, true, false]),
+            (4, [false, false, false]),
+            (6, [true, false, false]),
+            (7, [true, true, true]),
+        ] {
+            let mut slb = Slb::<4>::new();
+            for (index, class) in [(0, true), (1, false), (2, true)] {
+                let rb = SlbEsid::from_bits(u64::from(index) << 28).with_v(true).with_index(index);
+                slb.slbmte(rb, Segment { class, ..SEGMENT }.slb_word()).unwrap();
+            }
+            slb.slbia(ih).unwrap();
+            assert_eq!([0, 1, 2].map(|index| slb.entry(index).0.v()), left, "IH {ih}");
+        }
+        for ih in [5, 8, u8::MAX] {
+            assert_eq!(Slb::<4>::new().slbia(ih), Err(SlbError::Hint { ih }));
         }
     }
 

@@ -15,13 +15,16 @@
 //! stream up for it; [`load`] takes any number.
 
 use core::mem::size_of;
+use core::sync::atomic::AtomicU64;
 
 use pgtable::{Address, TableMemory};
 use zerocopy::byteorder::{BigEndian, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, native_endian};
 
+use super::checked::CheckedEntry;
 use super::hpte::{Hpte, HpteR, HpteV};
-use super::segment::SegmentSize;
+use super::order::HptOrder;
+use super::slot::Slot;
 use super::table::{Hpt, HptError};
 
 /// What stands before the entries of a chunk.
@@ -110,15 +113,31 @@ pub enum StreamError {
         /// The chunk's first place.
         index: u32,
     },
-    /// An entry is not valid: V is 0, or it names no segment size or no page size.
+    /// An entry is not valid: V is 0, it names no segment size or no page size, or the table's
+    /// layout has no room for it.
     #[error("entry {ptex:#x} is not valid")]
     Invalid {
         /// Its place.
         ptex: u64,
     },
+    /// The table has more entries than a chunk's header can number: 2^32, those of order 36.
+    #[error("a hashed page table of 2^{} bytes has no stream", order.get())]
+    TooLarge {
+        /// The table's size.
+        order: HptOrder,
+    },
     /// The table could not be used.
     #[error(transparent)]
     Table(#[from] HptError),
+}
+
+/// The largest table whose places fit a chunk's header.
+const LARGEST: u8 = 36;
+
+/// Whether each place of the table has a number in a stream.
+fn check_order<A: Address, M: TableMemory<A>>(hpt: &Hpt<A, M>) -> Result<(), StreamError> {
+    let order = hpt.order();
+    if order.get() > LARGEST { Err(StreamError::TooLarge { order }) } else { Ok(()) }
 }
 
 /// The chunks of a stream.
@@ -175,46 +194,49 @@ pub struct Loaded {
 /// Stores a stream in `hpt`, in place of what stood there. Nobody may translate through it
 /// meanwhile.
 ///
+/// As KVM, but for what a table alone does not have: TS, which KVM drops, is kept, and entries that
+/// the layout has no room for are refused, of which KVM keeps the second doubleword elsewhere and
+/// cuts the first off. Where they are needed, storage and WIMG are the caller's to check.
+///
 /// # Errors
 /// [`StreamError`]; what came before was stored.
 pub fn load<A: Address, M: TableMemory<A>>(
     hpt: &Hpt<A, M>,
     stream: &[u8],
 ) -> Result<Loaded, StreamError> {
+    check_order(hpt)?;
     let mut loaded = Loaded::default();
     for chunk in chunks(stream) {
         let chunk = chunk?;
         let first = u64::from(chunk.index);
         let valid = first + chunk.entries.len() as u64;
         let end = valid + u64::from(chunk.n_invalid);
-        if end > hpt.order().entries() {
+        if first >= hpt.order().entries() || end > hpt.order().entries() {
             return Err(StreamError::Beyond { index: chunk.index });
         }
         for (ptex, entry) in (first..).zip(chunk.entries) {
-            let hpte = Hpte::from(*entry);
-            if !hpte.v.v() || hpte.sizes().is_none() || SegmentSize::of_b(hpte.v.b()).is_none() {
-                return Err(StreamError::Invalid { ptex });
-            }
-            put(hpt, ptex, Hpte { v: hpte.v.with_modified(true), ..hpte })?;
+            let Hpte { v, r } = Hpte::from(*entry);
+            let checked = CheckedEntry::new(hpt.layout(), v, r);
+            let entry = checked.filter(|entry| entry.v() == v && v.v());
+            let [v, r] = entry.ok_or(StreamError::Invalid { ptex })?.words();
+            slot(hpt, ptex)?.put([v | HpteV::MODIFIED, r]);
             loaded.stored += 1;
         }
         for ptex in valid..end {
-            put(hpt, ptex, Hpte { v: HpteV::new().with_modified(true), ..Hpte::default() })?;
+            slot(hpt, ptex)?.put([HpteV::MODIFIED, 0]);
             loaded.emptied += 1;
         }
     }
     Ok(loaded)
 }
 
-fn put<A: Address, M: TableMemory<A>>(
+/// Entry `ptex`, which is one of the table's.
+fn slot<A: Address, M: TableMemory<A>>(
     hpt: &Hpt<A, M>,
     ptex: u64,
-    hpte: Hpte,
-) -> Result<(), HptError> {
-    if let Some(slot) = hpt.slot(ptex)? {
-        slot.put(hpt.layout().encode(hpte));
-    }
-    Ok(())
+) -> Result<Slot<'_, AtomicU64>, StreamError> {
+    let slot = hpt.slot(ptex).map_err(HptError::from)?;
+    slot.ok_or(StreamError::Beyond { index: u32::try_from(ptex).unwrap_or(u32::MAX) })
 }
 
 /// Which entries a pass over the table has.
@@ -253,12 +275,14 @@ impl StreamReader {
     /// (or that `buffer` has no room for an entry).
     ///
     /// # Errors
-    /// [`HptError`]; what was read before is lost: begin with [`Pass::First`] again.
+    /// [`StreamError::TooLarge`], and nothing was read; [`StreamError::Table`]: what was read
+    /// before is lost, begin with [`Pass::First`] again.
     pub fn read<A: Address, M: TableMemory<A>>(
         &mut self,
         hpt: &Hpt<A, M>,
         buffer: &mut [u8],
-    ) -> Result<usize, HptError> {
+    ) -> Result<usize, StreamError> {
+        check_order(hpt)?;
         let entries = hpt.order().entries();
         let mut filled = 0;
         loop {
@@ -268,7 +292,6 @@ impl StreamReader {
             }) else {
                 return Ok(filled);
             };
-            // A chunk's header has 32 bits for a place; that is every place up to order 36.
             let (chunk, length) = self.read_chunk(hpt, room)?;
             if chunk.n_valid.get() > 0 || chunk.n_invalid.get() > 0 {
                 header.copy_from_slice(chunk.as_bytes());
@@ -287,7 +310,7 @@ impl StreamReader {
         &mut self,
         hpt: &Hpt<A, M>,
         room: &mut [u8],
-    ) -> Result<(ChunkHeader, usize), HptError> {
+    ) -> Result<(ChunkHeader, usize), StreamError> {
         let entries = hpt.order().entries();
         while self.pass == Pass::Changes && self.next < entries && !self.is_modified(hpt)? {
             self.next += 1;
@@ -307,7 +330,9 @@ impl StreamReader {
             n_invalid += 1;
             self.next += 1;
         }
-        let index = u32::try_from(index).unwrap_or(u32::MAX).into();
+        // The order was checked.
+        let too_large = StreamError::TooLarge { order: hpt.order() };
+        let index = u32::try_from(index).map_err(|_| too_large)?.into();
         let header = ChunkHeader { index, n_valid: n_valid.into(), n_invalid: n_invalid.into() };
         Ok((header, usize::from(n_valid) * size_of::<ChunkEntry>()))
     }

@@ -273,12 +273,13 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     }
 
     /// Whether doublewords, of which the first was compared as far as memory has it, are those of
-    /// an entry of `page`: of its base page size, and of its segment size.
+    /// an entry of `page`: of its base page size, of its segment size, and of all the bits of its
+    /// virtual address, those included that the layout has no room for.
     #[inline(always)]
     fn is_of(&self, words: [u64; 2], v: HpteV, page: &VirtualPage) -> bool {
         let hpte = self.layout.decode(words);
         hpte.sizes().is_some_and(|sizes| sizes.base() == page.base)
-            && (hpte.v.into_bits() ^ v.into_bits()) & self.layout.stored_search() == 0
+            && (hpte.v.into_bits() ^ v.into_bits()) & HpteV::SEARCH == 0
     }
 
     #[inline(always)]
@@ -291,15 +292,5 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         (first..self.order.entries())
             .map_while(|ptex| self.read(ptex).ok().flatten().map(|hpte| (ptex, hpte)))
             .filter(|(_, hpte)| hpte.v.v())
-    }
-}
-
-impl Layout {
-    /// What a search compares, as far as an entry in this layout has it.
-    #[inline(always)]
-    pub(super) const fn stored_search(self) -> u64 {
-        // B is always there: in the older layout in the first doubleword, in the newer in the
-        // second.
-        self.stored(HpteV::SEARCH) | HpteV::new().with_b(3).into_bits()
     }
 }

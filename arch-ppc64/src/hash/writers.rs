@@ -8,7 +8,7 @@ use core::sync::atomic::AtomicU64;
 
 use pgtable::{Address, MemoryError, TableMemory};
 
-use super::hpte::{Hpte, HpteR, HpteV};
+use super::hpte::{Hpte, HpteR, HpteV, Layout};
 use super::order::{GROUP_ENTRIES, GROUP_SHIFT, Hidx, PageHash};
 use super::page_size::PageSizes;
 use super::search::Bits;
@@ -18,8 +18,9 @@ use super::virtual_page::VirtualPage;
 
 impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     /// Enters `hpte` for `page`, whose H is set as its place requires: into the primary group, or
-    /// if that is full into the secondary. `None` if both are full. That no other entry for the
-    /// page exists is the caller's affair.
+    /// if that is full into the secondary. `None` if both are full, or if the layout has no room
+    /// for the page's virtual address. That no other entry for the page exists is the caller's
+    /// affair.
     ///
     /// # Errors
     /// [`HptError`].
@@ -40,9 +41,8 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         hpte: Hpte,
         places: u16,
     ) -> Result<Option<Hidx>, HptError> {
-        let hash = page.hash();
-        let words = self.layout.encode(Hpte { v: hpte.v.with_h(false).with_v(true), ..hpte });
-        self.insert_by(hash, words, places, Slot::enter)
+        let hpte = Hpte { v: hpte.v.with_h(false).with_v(true), ..hpte };
+        self.insert_by(page.hash(), hpte, places, Slot::enter)
     }
 
     /// As [`insert_among`](Self::insert_among), by `enter`, which fills a free entry and says
@@ -51,10 +51,11 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     fn insert_by<'m>(
         &'m self,
         hash: PageHash,
-        words: [u64; 2],
+        hpte: Hpte,
         places: u16,
         enter: impl Fn(Slot<'m, AtomicU64>, [u64; 2]) -> bool,
     ) -> Result<Option<Hidx>, HptError> {
+        let Some(words) = self.layout.encode_whole(hpte) else { return Ok(None) };
         match self.group(self.order.group(hash, false))?.enter_at_once(words, places as u8, enter) {
             Some(slot) => Ok(Some(Hidx::new(false, slot))),
             None => self.insert_further(hash, words, places),
@@ -96,7 +97,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         let Some(locked) = slot.lock_if(|v| (v ^ want) & mask == 0)? else { return Ok(None) };
         let hpte = self.layout.decode([locked.v(), locked.r()]);
         let fits = hpte.sizes().is_some_and(|sizes| sizes.base() == page.base);
-        let same = (hpte.v.into_bits() ^ want) & self.layout.stored_search() == 0;
+        let same = (hpte.v.into_bits() ^ want) & HpteV::SEARCH == 0;
         Ok((fits && same).then_some(locked))
     }
 
@@ -109,7 +110,8 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     #[inline(always)]
     pub fn remove_at(&self, page: &VirtualPage, at: Hidx) -> Result<Option<Hpte>, HptError> {
         let slot = self.slot_at(page.hash(), at)?;
-        match self.take_at_once(slot, self.own(page, at.secondary())) {
+        let own = self.own(page, at.secondary());
+        match own.and_then(|own| self.take_at_once(slot, own)) {
             Some(hpte) => Ok(Some(hpte)),
             None => self.remove_at_waiting(page, at),
         }
@@ -126,12 +128,15 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     }
 
     /// What the two doublewords of the entry for `page` say, if it is of the size that the segment
-    /// has.
+    /// has; `None` if the layout has no room for it.
     #[inline(always)]
-    fn own(&self, page: &VirtualPage, h: bool) -> (HpteV, Bits) {
+    fn own(&self, page: &VirtualPage, h: bool) -> Option<(HpteV, Bits)> {
         let sizes = PageSizes::only(page.base);
         let v = page.v().with_h(h).with_l(sizes.lp().is_some());
-        (v, Bits::of_sizes(self.layout, page.segment, sizes))
+        match self.layout {
+            Layout::V3 if !self.layout.reaches(v) => None,
+            layout => Some((v, Bits::of_sizes(layout, page.segment, sizes))),
+        }
     }
 
     /// It is not there, or locked, or somebody changes it just now.
@@ -160,7 +165,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         page: &VirtualPage,
         take: impl Fn(Slot<'m, AtomicU64>, (HpteV, Bits)) -> Option<Hpte>,
     ) -> Result<Option<Hpte>, HptError> {
-        let own = self.own(page, false);
+        let Some(own) = self.own(page, false) else { return Ok(None) };
         let first = self.first(page.hash(), own.0, false)?;
         if let Some(hpte) = first.and_then(|slot| take(slot, own)) {
             return Ok(Some(hpte));
@@ -172,7 +177,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     #[inline(never)]
     fn remove_further(&self, page: &VirtualPage, absent: bool) -> Result<Option<Hpte>, HptError> {
         if absent {
-            let own = self.own(page, true);
+            let Some(own) = self.own(page, true) else { return Ok(None) };
             let first = self.first(page.hash(), own.0, true)?;
             if let Some(hpte) = first.and_then(|slot| self.take_at_once(slot, own)) {
                 return Ok(Some(hpte));
@@ -276,8 +281,7 @@ impl<A: Address, M: TableMemory<A>> Alone<'_, A, M> {
     #[inline(always)]
     pub fn insert(&mut self, page: &VirtualPage, hpte: Hpte) -> Result<Option<Hidx>, HptError> {
         let v = hpte.v.with_h(false).with_v(true).with_hvlock(false).with_modified(true);
-        let words = self.hpt.layout.encode(Hpte { v, ..hpte });
-        self.hpt.insert_by(page.hash(), words, u16::MAX, |slot, words| {
+        self.hpt.insert_by(page.hash(), Hpte { v, ..hpte }, u16::MAX, |slot, words| {
             slot.put(words);
             true
         })
@@ -307,7 +311,7 @@ impl<A: Address, M: TableMemory<A>> Alone<'_, A, M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hash::{HptOrder, Layout, PageSize, SegmentSize};
+    use crate::hash::{HptOrder, PageSize, SegmentSize};
     use pgtable::{DirectMap, Gpa};
     extern crate std;
     use std::collections::BTreeMap;

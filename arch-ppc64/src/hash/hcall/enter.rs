@@ -1,12 +1,12 @@
 //! `H_ENTER`: a new entry.
 
-use pgtable::{Address, Gpa, TableMemory};
+use pgtable::{Address, TableMemory};
 
 use super::{Dialect, HcallFlags, Hcalls, Partition, Storage};
-use crate::hash::hpte::{Hpte, HpteR, HpteV};
+use crate::hash::checked::CheckedEntry;
+use crate::hash::hpte::{HpteR, HpteV};
 use crate::hash::order::GROUP_SHIFT;
 use crate::hash::return_code::ReturnCode;
-use crate::hash::segment::SegmentSize;
 use crate::hash::table::HptError;
 
 impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
@@ -16,9 +16,10 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
     /// caller's.
     ///
     /// # Errors
-    /// `H_PARAMETER`: B is reserved, the page sizes are none, the storage consists of smaller
-    /// pages, WIMG does not fit it ([`Dialect::Papr`]), the page cannot be zeroed, `ptex` is beyond
-    /// the table. `H_PTEG_FULL`.
+    /// `H_PARAMETER`: B is reserved, the page sizes are none, the layout has no room for `ptel`,
+    /// the storage consists of smaller pages, WIMG does not fit it or the page number has bits
+    /// below the page's size ([`Dialect::Papr`]), the page cannot be zeroed, `ptex` is beyond the
+    /// table. `H_PTEG_FULL`.
     pub fn enter(
         &self,
         flags: HcallFlags,
@@ -26,23 +27,28 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
         pteh: HpteV,
         ptel: HpteR,
     ) -> Result<u64, ReturnCode> {
-        let sizes = Hpte { v: pteh, r: ptel }.sizes().ok_or(ReturnCode::Parameter)?;
-        SegmentSize::of_b(pteh.b()).ok_or(ReturnCode::Parameter)?;
-        let page = Gpa::new(ptel.page(sizes));
-        let storage = self.partition.storage(page, sizes.actual());
         let ptel = match self.dialect {
-            _ if storage == Storage::SmallerPages => return Err(ReturnCode::Parameter),
             Dialect::Kvm => ptel.with_ts(false),
-            Dialect::Papr if !Self::cacheable_as_it_should(storage, ptel) => {
-                return Err(ReturnCode::Parameter);
-            }
             Dialect::Papr => ptel,
         };
+        let entry =
+            CheckedEntry::new(self.hpt.layout(), pteh, ptel).ok_or(ReturnCode::Parameter)?;
+        let (page, size) = entry.page();
+        let storage = self.partition.storage(page, size);
+        let fits = match self.dialect {
+            Dialect::Kvm => true,
+            Dialect::Papr => {
+                Self::cacheable_as_it_should(storage, entry.r()) && !entry.has_low_bits()
+            }
+        };
+        if storage == Storage::SmallerPages || !fits {
+            return Err(ReturnCode::Parameter);
+        }
         let slot = self.slot(ptex)?;
         if flags.zero_page() && self.dialect == Dialect::Papr {
-            self.partition.zero(page, sizes.actual()).map_err(|_| ReturnCode::Parameter)?;
+            self.partition.zero(page, size).map_err(|_| ReturnCode::Parameter)?;
         }
-        let words = self.hpt.layout().encode(Hpte { v: pteh.visible().with_v(true), r: ptel });
+        let words = entry.words();
         if flags.exact() {
             let entered = slot.enter(words) || slot.enter_waiting(words).map_err(HptError::from)?;
             return if entered { Ok(ptex) } else { Err(ReturnCode::PtegFull) };

@@ -5,10 +5,11 @@
 //! registers as a guest fills them. What a call needs beside the table (is there memory at this
 //! address? forget this translation!) it asks of a [`Partition`].
 //!
-//! Where hypervisors differ, [`Dialect`] says whom to follow.
+//! Where hypervisors differ, [`Dialect`] says whom to follow, row by row.
 
 mod bulk_remove;
 mod clear;
+mod dialect;
 mod enter;
 mod flags;
 mod page_init;
@@ -22,6 +23,7 @@ use core::sync::atomic::AtomicU64;
 use pgtable::{Address, Gpa, TableMemory};
 
 pub use bulk_remove::{BulkAnswer, BulkKind, BulkRequest};
+pub use dialect::Dialect;
 pub use flags::HcallFlags;
 pub use registers::{Answer, Hcall};
 
@@ -78,18 +80,6 @@ pub trait Partition {
     fn synchronize_instructions(&self, page: Gpa) {
         let _ = page;
     }
-}
-
-/// Whom to follow where hypervisors differ.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Dialect {
-    /// PAPR, as QEMU reads it: WIMG of a mapping must fit the storage (memory: M alone; devices: I,
-    /// with or without M), else `H_PARAMETER`.
-    Papr,
-    /// KVM: any WIMG is taken (its hypervisor overrides what does not fit, unseen by the guest),
-    /// tag bits are cleared, `H_ENTER` zeroes no page.
-    #[default]
-    Kvm,
 }
 
 /// The hypercalls on a table, for one partition.

@@ -34,8 +34,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 use arrayvec::ArrayVec;
 use pgtable::{
     Access, AddressSpace, Error, Gather, Gpa, Gva, Invalidate, LeafOf, Leaves, Level, MemoryError,
-    PageTable, RangeError, Stage1, Stale, TableAllocator, TableLayout, TableMemory, Translation,
-    Unused,
+    PageTable, RangeError, Stage1, Stale, StaleRange, TableAllocator, TableLayout, TableMemory,
+    Translation, Unused,
 };
 
 pub use attributes::HashAttributes;
@@ -78,6 +78,10 @@ struct Leaf<'m> {
     /// log2 of its size.
     shift: u8,
 }
+
+/// How many `tlbie` [`HashedSpace::tlbies`] lists: four for each entry of POWER9's TLB, beyond
+/// which dropping all translations of the partition is the cheaper by far.
+pub const MOST_TLBIES: u64 = 4096;
 
 /// The layout of a 16M page's slot array.
 const ARRAY: TableLayout = TableLayout { shift: ARRAY_SHIFT, level: Level(0) };
@@ -149,24 +153,36 @@ where
         }
     }
 
-    /// Calls `each` with the operand of every `tlbie` that makes what is `stale` unreachable; false
-    /// if that is everything, of which there is no list.
+    /// Calls `each` with the operand of every `tlbie` that makes what is `stale` unreachable.
+    ///
+    /// False, without a call, if everything is stale, of which there is no list, or if the list
+    /// would be longer than [`MOST_TLBIES`]: then drop all translations of the partition.
     pub fn tlbies(&self, stale: &Stale<Gva>, mut each: impl FnMut(HashTlbie)) -> bool {
+        let (_, bytes) = self.range();
+        // What lies beyond the space has no translations.
+        let pieces = |range: &StaleRange<Gva>| {
+            let base = self.pages.sizes(range.shift).base().shift();
+            let end = range.last.get().saturating_add(1 << (range.shift & 63)).min(bytes);
+            (base, range.start.get() >> base, end.div_ceil(1 << base))
+        };
+        let count = |total: u64, range| {
+            let (_, first, end) = pieces(range);
+            total.saturating_add(end.saturating_sub(first))
+        };
+        if stale.everything() || stale.ranges().iter().fold(0, count) > MOST_TLBIES {
+            return false;
+        }
         for range in stale.ranges() {
             let sizes = self.pages.sizes(range.shift);
-            let step = sizes.base().bytes();
-            let end = range.last.get().saturating_add(1 << range.shift);
-            for address in
-                (range.start.get()..end).step_by(usize::try_from(step).unwrap_or(usize::MAX))
-            {
-                let address = Gva::new(address);
+            let (base, first, end) = pieces(range);
+            for address in (first..end).map(|piece| Gva::new(piece << base)) {
                 let page = self.segment(address).map(|segment| VirtualPage::of(&segment, address));
                 if let Some(operand) = page.and_then(|page| HashTlbie::of_page(&page, sizes)) {
                     each(operand);
                 }
             }
         }
-        !stale.everything()
+        true
     }
 
     /// Goes over to the empty table `new`, taking every entry along, to the same slot of its new

@@ -326,7 +326,7 @@ impl Stand {
                     (true, self.guest.slbie(address)?)
                 }
                 SlbInstruction::Slbia => {
-                    slb.slbia();
+                    slb.slbia(0)?;
                     (true, self.guest.slbia()?)
                 }
             };
