@@ -62,6 +62,17 @@ pub struct RptPages {
 }
 
 impl RptPages {
+    /// Whether those of this size are meant.
+    #[must_use]
+    pub const fn has(self, size: PageSize) -> bool {
+        match size {
+            PageSize::K4 => self.k4(),
+            PageSize::K64 => self.k64(),
+            PageSize::M2 => self.m2(),
+            PageSize::G1 => self.g1(),
+        }
+    }
+
     /// Of every size.
     pub const ALL: Self = Self::from_bits(u64::MAX);
 

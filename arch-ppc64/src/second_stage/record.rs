@@ -8,8 +8,10 @@
 //! | [`write_protect`](SecondStage::write_protect) | write | the pages |
 //! | [`harvest`](SecondStage::harvest) | R or C | the pages |
 //!
-//! What is set needs no invalidation. Whatever is cleared here must be cleared in the shadows of a
-//! nested guest too: [`Nested::restrict`](crate::shadow::Nested::restrict).
+//! What is set needs no invalidation. Each verb clears in whole leaves: those that map any of the
+//! range, and so reach beyond it. Whatever is cleared here must be cleared in the shadows of a
+//! nested guest too: [`Nested::restrict`](crate::shadow::Nested::restrict), which finds these
+//! leaves by the same range.
 
 use core::ops::ControlFlow;
 

@@ -41,6 +41,9 @@ pub enum HcallError {
     /// `H_P2`: the second argument.
     #[error("H_P2")]
     P2,
+    /// `H_P4`: the fourth.
+    #[error("H_P4")]
+    P4,
     /// `H_P5`: the fifth.
     #[error("H_P5")]
     P5,
@@ -56,6 +59,7 @@ impl HcallError {
         match self {
             Self::Parameter => -4,
             Self::P2 => -55,
+            Self::P4 => -57,
             Self::P5 => -58,
             Self::Shadow(_) => -1,
         }

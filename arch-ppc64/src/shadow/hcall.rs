@@ -3,22 +3,25 @@
 use pgtable::{Gpa, Hpa, Invalidate, Stage2, TableAllocator, TableMemory, low_bits};
 
 use super::{Error, HcallError, Nested};
-use crate::radix::{ADDRESS_BITS, PageSize, Rb, Ric, RptInvalidate, Rs};
+use crate::radix::{ADDRESS_BITS, PageSize, Rb, Ric, RptInvalidate, RptTarget, Rs};
 
 /// The hypercall number of `H_SET_PARTITION_TABLE`.
 pub const H_SET_PARTITION_TABLE: u64 = 0xF800;
 
-/// An `H_TLB_INVALIDATE` in words.
+/// What L1 wants to be forgotten: an `H_TLB_INVALIDATE` or an `H_RPT_INVALIDATE`, decoded once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum TlbInvalidation {
-    /// One page of partition `l2`.
-    Page {
+    /// Nothing.
+    Nothing,
+    /// The pages of partition `l2` from `first` to `last`.
+    Pages {
         /// The partition.
         l2: u32,
-        /// The page's first address.
-        n_gpa: Gpa,
-        /// Its size.
-        size: PageSize,
+        /// The first address of the first page.
+        first: Gpa,
+        /// The last address of the last page.
+        last: Gpa,
     },
     /// All of partition `l2`.
     Partition {
@@ -57,13 +60,61 @@ impl TlbInvalidation {
             0 if ric == Ric::Tlb => {
                 let size = PageSize::ALL.into_iter().find(|size| size.ap() == rb.ap());
                 let size = size.ok_or(HcallError::Parameter)?;
-                let n_gpa = Gpa::new(rb.epn() << 12 & !low_bits(size.shift()));
-                Ok(Self::Page { l2, n_gpa, size })
+                let within = low_bits(size.shift());
+                let first = rb.epn() << 12 & !within;
+                Ok(Self::Pages { l2, first: Gpa::new(first), last: Gpa::new(first | within) })
             }
             2 => Ok(Self::Partition { l2, ric }),
             3 => Ok(Self::Everything { ric }),
             _ => Err(HcallError::Parameter),
         }
+    }
+
+    /// What an `H_RPT_INVALIDATE` of type NESTED says, as KVM reads it (`do_h_rpt_invalidate_pat`),
+    /// but that the type PRT alone reads the partition table entry again.
+    ///
+    /// | the call | so |
+    /// | --- | --- |
+    /// | the type is not NESTED | [`HcallError::Parameter`]: it is about L1's own processes |
+    /// | it ends before it begins | [`HcallError::P5`] |
+    /// | another target than processors | [`HcallError::P2`] |
+    /// | the type has PRT | all of the partition, its partition table entry included |
+    /// | from 0 to all ones | all translations of the partition, whatever the type |
+    /// | the type has TLB, and there is no size that radix has | [`HcallError::P4`] |
+    /// | the type has TLB | for each size: the page at the start, and each further one before the end |
+    /// | anything else | nothing |
+    ///
+    /// A partition that has no shadow is no error: L1 forgets what it might have known of one
+    /// before it first runs it.
+    ///
+    /// # Errors
+    /// See the table.
+    pub fn of_rpt(call: &RptInvalidate) -> Result<Self, HcallError> {
+        let RptInvalidate { id, target, types, pages, start, end } = *call;
+        if !types.nested() {
+            return Err(HcallError::Parameter);
+        }
+        if end < start {
+            return Err(HcallError::P5);
+        }
+        if target != RptTarget::new().with_cmmu(true) {
+            return Err(HcallError::P2);
+        }
+        let largest = PageSize::ALL.into_iter().filter(|size| pages.has(*size)).max();
+        // No partition has such a number.
+        let Ok(l2) = u32::try_from(id) else { return Ok(Self::Nothing) };
+        if types.prt() {
+            return Ok(Self::Partition { l2, ric: Ric::All });
+        }
+        if start == 0 && end == u64::MAX {
+            return Ok(Self::Partition { l2, ric: Ric::Tlb });
+        }
+        if !types.tlb() {
+            return Ok(Self::Nothing);
+        }
+        let within = low_bits(largest.ok_or(HcallError::P4)?.shift());
+        let last = end.saturating_sub(1).max(start) | within;
+        Ok(Self::Pages { l2, first: Gpa::new(start & !within), last: Gpa::new(last) })
     }
 }
 
@@ -79,9 +130,33 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         l1: &G,
         by: &I,
     ) -> Result<(), HcallError> {
-        match TlbInvalidation::of(arguments)? {
-            TlbInvalidation::Page { l2, n_gpa, size } => {
-                self.forget_range(l2, n_gpa, 1 << size.shift(), by)?
+        self.invalidate(TlbInvalidation::of(arguments)?, l1, by)
+    }
+
+    /// `H_RPT_INVALIDATE` with the type NESTED: the same, as ranges. What has no shadow is no error.
+    ///
+    /// # Errors
+    /// As [`TlbInvalidation::of_rpt`]; [`HcallError::Shadow`].
+    pub fn h_rpt_invalidate<G: TableMemory<Gpa>, I: Invalidate<Stage2, Identity = u32>>(
+        &mut self,
+        call: &RptInvalidate,
+        l1: &G,
+        by: &I,
+    ) -> Result<(), HcallError> {
+        self.invalidate(TlbInvalidation::of_rpt(call)?, l1, by)
+    }
+
+    fn invalidate<G: TableMemory<Gpa>, I: Invalidate<Stage2, Identity = u32>>(
+        &mut self,
+        what: TlbInvalidation,
+        l1: &G,
+        by: &I,
+    ) -> Result<(), HcallError> {
+        match what {
+            TlbInvalidation::Nothing => {}
+            TlbInvalidation::Pages { l2, first, last } => {
+                let bytes = (last.get() - first.get()).saturating_add(1);
+                self.forget_range(l2, first, bytes, by)?
             }
             TlbInvalidation::Partition { l2, ric } => self.forget_partition(l2, ric, l1, by)?,
             TlbInvalidation::Everything { ric } => {
@@ -91,41 +166,6 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
                 }
                 all?;
             }
-        }
-        Ok(())
-    }
-
-    /// `H_RPT_INVALIDATE` with the type NESTED: the same, as ranges.
-    ///
-    /// # Errors
-    /// [`HcallError::P5`] for a range that ends before it begins, [`HcallError::P2`] for another
-    /// target than processors, [`HcallError::Parameter`] for a partition without a shadow, or if
-    /// the type is not NESTED; [`HcallError::Shadow`].
-    pub fn h_rpt_invalidate<G: TableMemory<Gpa>, I: Invalidate<Stage2, Identity = u32>>(
-        &mut self,
-        call: &RptInvalidate,
-        l1: &G,
-        by: &I,
-    ) -> Result<(), HcallError> {
-        if !call.types.nested() {
-            return Err(HcallError::Parameter);
-        }
-        if call.end < call.start {
-            return Err(HcallError::P5);
-        }
-        if call.target.into_bits() != 1 {
-            return Err(HcallError::P2);
-        }
-        let l2 = u32::try_from(call.id).ok().filter(|l2| self.partitions.contains_key(l2));
-        let l2 = l2.ok_or(HcallError::Parameter)?;
-        let whole = call.start == 0 && call.end == u64::MAX;
-        if call.types.tlb() && call.types.pwc() && call.types.prt() {
-            self.forget_partition(l2, Ric::All, l1, by)?;
-        } else if whole && call.types.tlb() {
-            self.forget_partition(l2, Ric::Tlb, l1, by)?;
-        } else if call.types.tlb() {
-            // Whatever the page size: entries of every size that the range meets.
-            self.forget_range(l2, Gpa::new(call.start), call.end - call.start, by)?;
         }
         Ok(())
     }
@@ -171,7 +211,10 @@ mod tests {
     #[test]
     fn arguments() {
         const P: Result<TlbInvalidation, HcallError> = Err(HcallError::Parameter);
-        let page = |n_gpa, size| Ok(TlbInvalidation::Page { l2: 3, n_gpa: Gpa::new(n_gpa), size });
+        let page = |n_gpa: u64, size: PageSize| {
+            let last = Gpa::new(n_gpa | low_bits(size.shift()));
+            Ok(TlbInvalidation::Pages { l2: 3, first: Gpa::new(n_gpa), last })
+        };
         let partition = |ric| Ok(TlbInvalidation::Partition { l2: 3, ric });
         for (name, arguments, want) in [
             ("4K", [0x1_0000, 3, 0x1234_5000], page(0x1234_5000, PageSize::K4)),
@@ -195,6 +238,73 @@ mod tests {
         }
     }
 
+    #[test]
+    fn case_b3_ranges() {
+        const ALL: u64 = u64::MAX;
+        const NESTED: u64 = 1;
+        const TLB: u64 = 2;
+        const PWC: u64 = 4;
+        const PRT: u64 = 8;
+        let pages = |first, last| {
+            Ok(TlbInvalidation::Pages { l2: 3, first: Gpa::new(first), last: Gpa::new(last) })
+        };
+        let partition = |ric| Ok(TlbInvalidation::Partition { l2: 3, ric });
+        let nothing = Ok(TlbInvalidation::Nothing);
+        for (name, id, target, types, sizes, (start, end), want) in [
+            ("not nested", 3, 1, TLB, 1, (0, 1), Err(HcallError::Parameter)),
+            ("backwards", 3, 1, NESTED | TLB, 1, (2, 1), Err(HcallError::P5)),
+            ("backwards before the target", 3, 4, NESTED | TLB, 1, (2, 1), Err(HcallError::P5)),
+            ("the nest", 3, 5, NESTED | TLB, 1, (0, 1), Err(HcallError::P2)),
+            ("no target", 3, 0, NESTED | TLB, 1, (0, 1), Err(HcallError::P2)),
+            ("this processor", 3, 2, NESTED | TLB, 1, (0, 1), Err(HcallError::P2)),
+            ("a number that no partition has", 1 << 32, 1, NESTED | TLB, 1, (0, 1), nothing),
+            ("all", 3, 1, 15, ALL, (0, ALL), partition(Ric::All)),
+            ("all of a page", 3, 1, 15, 1, (0, 1), partition(Ric::All)),
+            ("the entry", 3, 1, NESTED | PRT, 0, (0, 1), partition(Ric::All)),
+            ("everywhere", 3, 1, NESTED | TLB, 0, (0, ALL), partition(Ric::Tlb)),
+            ("everywhere, tables", 3, 1, NESTED | PWC, 0, (0, ALL), partition(Ric::Tlb)),
+            ("no size", 3, 1, NESTED | TLB, 0, (0, 1), Err(HcallError::P4)),
+            ("no size of radix", 3, 1, NESTED | TLB, 0xf0, (0, 1), Err(HcallError::P4)),
+            ("tables", 3, 1, NESTED | PWC, 0, (0, 1), nothing),
+            ("nothing", 3, 1, NESTED, 1, (0, 1), nothing),
+            ("a page", 3, 1, NESTED | TLB, 1, (0x1000, 0x2000), pages(0x1000, 0x1fff)),
+            ("an empty range", 3, 1, NESTED | TLB, 1, (0x1000, 0x1000), pages(0x1000, 0x1fff)),
+            ("empty, at 0", 3, 1, NESTED | TLB, 2, (0, 0), pages(0, 0xffff)),
+            ("empty, at the end", 3, 1, NESTED | TLB, 1, (ALL, ALL), pages(!0xfff, ALL)),
+            ("askew", 3, 1, NESTED | TLB, 1, (0x1800, 0x2800), pages(0x1000, 0x2fff)),
+            (
+                "the page in which it lies",
+                3,
+                1,
+                NESTED | TLB,
+                4,
+                (0x1000, 0x2000),
+                pages(0, 0x1f_ffff),
+            ),
+            (
+                "the largest counts",
+                3,
+                1,
+                NESTED | TLB,
+                0xf,
+                (0x1000, 0x2000),
+                pages(0, 0x3fff_ffff),
+            ),
+            ("up to the end", 3, 1, NESTED | TLB, 1, (0x1000, ALL), pages(0x1000, ALL)),
+        ] {
+            let call = RptInvalidate {
+                id,
+                target: RptTarget::from_bits(target),
+                types: types.into(),
+                pages: sizes.into(),
+                start,
+                end,
+            };
+            assert_eq!(TlbInvalidation::of_rpt(&call), want, "{name}");
+        }
+        assert_eq!(HcallError::P4.code(), -57);
+    }
+
     /// What our own nested hypervisor would say is understood.
     #[test]
     fn the_inverse_of_asking() {
@@ -204,7 +314,9 @@ mod tests {
             let one = Tlbie::<Stage2>::page(n_gpa.get(), size, whose);
             assert!(!one.prs());
             let said = one.h_tlb_invalidate();
-            assert_eq!(TlbInvalidation::of(said), Ok(TlbInvalidation::Page { l2: 3, n_gpa, size }));
+            let last = Gpa::new(n_gpa.get() | low_bits(size.shift()));
+            let want = Ok(TlbInvalidation::Pages { l2: 3, first: n_gpa, last });
+            assert_eq!(TlbInvalidation::of(said), want);
         }
         for ric in [Ric::Tlb, Ric::WalkCache, Ric::All] {
             let said = Tlbie::<Stage2>::space(ric, whose).h_tlb_invalidate();

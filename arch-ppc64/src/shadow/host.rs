@@ -1,9 +1,10 @@
 //! From our side: what our own second stage loses, its shadows lose.
 
-use pgtable::{Gpa, Hpa, Invalidate, Stage2, TableAllocator, TableMemory};
+use pgtable::{Gpa, Hpa, Invalidate, Stage2, TableAllocator, TableMemory, low_bits};
 
 use super::{Error, Nested};
 use crate::radix::{Eaa, Pte, RcPolicy};
+use crate::second_stage::SecondStage;
 
 /// What was taken away from leaves of our second stage that are still there.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -28,6 +29,26 @@ impl Restriction {
             (Self::Write, _) => Pte::new().with_eaa(write),
         }
     }
+}
+
+/// The range, and what the leaves at its ends reach beyond it.
+fn whole_leaves<M: TableMemory<Hpa>, A: TableAllocator<Hpa>>(
+    host: &SecondStage<M, A>,
+    gpa: Gpa,
+    bytes: u64,
+) -> Result<(Gpa, u64), Error> {
+    let Some(last) = bytes.checked_sub(1).map(|more| gpa.get().saturating_add(more)) else {
+        return Ok((gpa, 0));
+    };
+    // Beyond the tree there are no leaves.
+    let end = |address| {
+        host.standing_at(Gpa::new(address), |leaf| {
+            (leaf.gpa.get(), leaf.gpa.get() | low_bits(leaf.at.shift))
+        })
+    };
+    let first = end(gpa.get())?.map_or(gpa.get(), |(first, _)| first);
+    let last = end(last)?.map_or(last, |(_, last)| last);
+    Ok((Gpa::new(first), (last - first).saturating_add(1)))
 }
 
 impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
@@ -60,20 +81,30 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         dropped
     }
 
-    /// The leaves of our second stage in the `bytes` bytes of L1's memory from `gpa` on lost
-    /// something: so do the shadow entries that were made through them.
+    /// The leaves of our second stage `host` that map any of the `bytes` bytes of L1's memory from
+    /// `gpa` on lost something: so do the shadow entries that were made through any part of them.
+    /// (Whatever takes something from a range takes it from whole leaves.)
+    ///
+    /// To be called before anything else changes `host`.
     ///
     /// # Errors
     /// The first [`Error`]; all entries were tried.
-    pub fn restrict<I: Invalidate<Stage2, Identity = u32>>(
+    pub fn restrict<M0, A0, I>(
         &mut self,
+        host: &SecondStage<M0, A0>,
         gpa: Gpa,
         bytes: u64,
         what: Restriction,
         by: &I,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Error>
+    where
+        M0: TableMemory<Hpa>,
+        A0: TableAllocator<Hpa>,
+        I: Invalidate<Stage2, Identity = u32>,
+    {
         let Self { partitions, links, .. } = self;
         let mut all = Ok(());
+        let (gpa, bytes) = whole_leaves(host, gpa, bytes)?;
         links.for_each(gpa, bytes, |link| {
             let Some(partition) = partitions.get_mut(&link.l2()) else { return };
             let done = partition.change(by, |shadow, gather| {

@@ -65,6 +65,11 @@ impl Case<'_> {
         self.host.finish(gather).unwrap();
     }
 
+    fn restrict(&mut self, gpa: u64, bytes: u64, what: Restriction) {
+        let Self { nested, host, tlb, .. } = self;
+        nested.restrict(host, Gpa::new(gpa), bytes, what, *tlb).unwrap();
+    }
+
     fn shadows(&self) -> Vec<(u64, u64, u8)> {
         let shadow = self.nested.shadow(L2).unwrap();
         leaves(shadow)
@@ -265,8 +270,9 @@ fn hypercalls() {
             ("not nested", call(nested, 3, 1, 2, 0, 1), Err(HcallError::Parameter)),
             ("backwards", call(nested, 3, 1, 3, 2, 1), Err(HcallError::P5)),
             ("nest MMU", call(nested, 3, 5, 3, 0, 1), Err(HcallError::P2)),
-            ("no such partition", call(nested, 5, 1, 3, 0, 1), Err(HcallError::Parameter)),
-            ("no number", call(nested, 1 << 32 | 3, 1, 3, 0, 1), Err(HcallError::Parameter)),
+            ("no such partition", call(nested, 5, 1, 3, 0, 1), Ok(())),
+            ("all of no such partition", call(nested, 5, 1, 15, 0, u64::MAX), Ok(())),
+            ("no number", call(nested, 1 << 32 | 3, 1, 3, 0, 1), Ok(())),
             ("beyond everything", call(nested, 3, 1, 3, 1 << 60, u64::MAX), Ok(())),
             ("walk cache", call(nested, 3, 1, 5, 0, u64::MAX), Ok(())),
             (
@@ -303,7 +309,9 @@ fn hypercalls() {
             (tlb, (1 << 20, 1 << 21), 1),
             (tlb, (2 << 21, 3 << 21), 1),
             (tlb, within, 0),
-            (tlb, (within.0, within.0), 1),
+            // An empty range is the page at which it begins.
+            (tlb, (within.0, within.0), 0),
+            (tlb, (1 << 20, 1 << 20), 1),
             // To either end of the space, but not from the other.
             (tlb, (0, 1 << 20), 1),
             (tlb, (2 << 21, u64::MAX), 1),
@@ -311,10 +319,12 @@ fn hypercalls() {
             // What is kept of tables is nothing: without the TLB there is nothing to drop, and with
             // it the range says what.
             (pwc, within, 1),
-            (prt, within, 1),
-            (pwc | prt, (0, u64::MAX), 1),
+            (pwc, (0, u64::MAX), 0),
+            // The partition table entry, and with it all of the partition.
+            (prt, within, 0),
+            (pwc | prt, (0, u64::MAX), 0),
             (tlb | pwc, (2 << 21, 3 << 21), 1),
-            (tlb | prt, (2 << 21, 3 << 21), 1),
+            (tlb | prt, (2 << 21, 3 << 21), 0),
             (tlb | pwc, within, 0),
             (tlb | pwc | prt, (0, u64::MAX), 0),
         ] {
@@ -325,7 +335,8 @@ fn hypercalls() {
             assert_eq!(case.shadows().len(), 1);
             let types = RptType::from_bits(nested | types);
             let target = RptTarget::from_bits(1);
-            let call = RptInvalidate { id: 3, target, types, pages: RptPages::ALL, start, end };
+            let pages = RptPages::new().with_k4(true).with_k64(true);
+            let call = RptInvalidate { id: 3, target, types, pages, start, end };
             case.nested.h_rpt_invalidate(&call, &case.l1_memory, case.tlb).unwrap();
             assert_eq!(case.shadows().len(), left, "{types:?}, {start:#x} to {end:#x}");
         }
@@ -453,7 +464,7 @@ fn c_is_set_here_before_it_is_set_there() {
         let mut gather = case.host.gather(case.tlb);
         assert!(case.host.test_and_clear_dirty(Gpa::new(0), &mut gather).unwrap().is_some());
         case.host.finish(gather).unwrap();
-        case.nested.restrict(Gpa::new(0), 0x1_0000, Restriction::Change, case.tlb).unwrap();
+        case.restrict(0, 0x1_0000, Restriction::Change);
         let dirty = |case: &Case<'_>| {
             [leaves(&case.host)[0], leaves(case.nested.shadow(L2).unwrap())[0]]
                 .map(|leaf| leaf.attributes.c())
@@ -465,6 +476,90 @@ fn c_is_set_here_before_it_is_set_there() {
         );
         assert_eq!(dirty(&case), [true, true]);
     });
+}
+
+/// What takes something from a range of our second stage takes it from whole leaves: shadow entries
+/// that were made through other parts of these leaves lose it too, or L2 stores past our log.
+#[test]
+fn case_a8_a_restriction_reaches_whole_leaves() {
+    type Take = fn(&mut Case<'_>);
+    let verbs: [(Restriction, Take); 3] = [
+        (Restriction::Write, |case| {
+            let mut gather = case.host.gather(case.tlb);
+            let part = Gpa::new((2 << 21) + 0x3_0000);
+            assert_eq!(case.host.write_protect(part, 0x1_0000, &mut gather), Ok(1));
+            case.host.finish(gather).unwrap();
+        }),
+        (Restriction::Change, |case| {
+            let mut gather = case.host.gather(case.tlb);
+            let part = Gpa::new((2 << 21) + 0x3_0000);
+            assert!(case.host.test_and_clear_dirty(part, &mut gather).unwrap().is_some());
+            case.host.finish(gather).unwrap();
+        }),
+        (Restriction::Reference, |case| {
+            assert_eq!(case.host.age(Gpa::new((2 << 21) + 0x3_0000), 0x1_0000), Ok(true));
+        }),
+    ];
+    for (what, take) in verbs {
+        with_case(|mut case| {
+            // One leaf of ours, of which L1 gives L2 the first and the last part, and a neighbour.
+            case.fault_in(2 << 21, 21);
+            case.fault_in(3 << 21, 21);
+            for (n_gpa, gpa) in
+                [(0, 2 << 21), (0x1_0000, (3 << 21) - 0x1_0000), (0x2_0000, 3 << 21)]
+            {
+                assert!(case.l1.map(0, n_gpa, gpa, 16, rwx()));
+                let store = case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, n_gpa);
+                assert_eq!(store, Outcome::Retry);
+            }
+            case.tlb.fill(case.nested.shadow(L2).unwrap());
+            take(&mut case);
+            case.restrict((2 << 21) + 0x3_0000, 0x1_0000, what);
+            let has = |attributes: PageAttributes| match what {
+                Restriction::Write => attributes.eaa().write(),
+                Restriction::Change => attributes.c(),
+                _ => attributes.r(),
+            };
+            let shadow = leaves(case.nested.shadow(L2).unwrap());
+            let left: Vec<_> = shadow.iter().map(|leaf| has(leaf.attributes)).collect();
+            assert_eq!(left, [false, false, true], "{what:?}");
+            if what != Restriction::Reference {
+                case.tlb.verify(case.nested.shadow(L2).unwrap());
+            }
+            // Nothing, and what lies beyond everything.
+            case.restrict(0, 0, what);
+            case.restrict(u64::MAX - 7, 8, what);
+        });
+    }
+}
+
+/// A large page of L1's is shadowed in pieces: L1's invalidation of the page drops all of them, and
+/// so does a range that only begins in it.
+#[test]
+fn case_b3_a_page_is_dropped_with_all_its_pieces() {
+    for (size, end, left) in
+        [(RptPages::new().with_m2(true), 0x1000, 0), (RptPages::new().with_k64(true), 0x1000, 1)]
+    {
+        with_case(|mut case| {
+            assert!(case.l1.map(0, 0, 2 << 21, 21, rwx()));
+            for part in [0, 0x1_0000] {
+                case.fault_in((2 << 21) + part, 16);
+                let load = case.fault_status(Vector::HypervisorDataStorage, 0x4000_0000, part);
+                assert_eq!(load, Outcome::Retry);
+            }
+            assert_eq!(case.shadows().len(), 2);
+            let call = RptInvalidate {
+                id: L2.into(),
+                target: RptTarget::new().with_cmmu(true),
+                types: RptType::new().with_nested(true).with_tlb(true),
+                pages: size,
+                start: 0,
+                end,
+            };
+            case.nested.h_rpt_invalidate(&call, &case.l1_memory, case.tlb).unwrap();
+            assert_eq!(case.shadows().len(), left, "{size:?}");
+        });
+    }
 }
 
 /// Shadows of 64 KiB granule have no room for L1's smaller pages.

@@ -369,10 +369,8 @@ impl World<'_> {
                 let mut gather = self.host.gather(tlb);
                 self.host.write_protect(Gpa::new(gpa), bytes, &mut gather).unwrap();
                 self.host.finish(gather).unwrap();
-                // The leaves that it meets are larger than the range, and lose it as a whole.
-                let (start, end) = (gpa >> 30 << 30, (gpa + bytes).next_multiple_of(1 << 30));
                 self.nested
-                    .restrict(Gpa::new(start), end - start, Restriction::Write, tlb)
+                    .restrict(&self.host, Gpa::new(gpa), bytes, Restriction::Write, tlb)
                     .unwrap();
             }
             Op::HostClearDirty => {
@@ -381,14 +379,17 @@ impl World<'_> {
                     let dirty = self.host.test_and_clear_dirty(leaf.input, &mut gather).unwrap();
                     prop_assert_eq!(dirty.is_some(), leaf.attributes.c());
                     self.host.finish(gather).unwrap();
-                    self.nested.restrict(leaf.input, leaf.bytes, Restriction::Change, tlb).unwrap();
+                    self.nested
+                        .restrict(&self.host, leaf.input, leaf.bytes, Restriction::Change, tlb)
+                        .unwrap();
                 }
             }
             Op::HostAge(gpa, bytes) => {
-                let (start, end) = (gpa >> 30 << 30, (gpa + bytes).next_multiple_of(1 << 30));
-                let (start, bytes) = (Gpa::new(start), end - start);
+                let start = Gpa::new(gpa);
                 self.host.age(start, bytes).unwrap();
-                self.nested.restrict(start, bytes, Restriction::Reference, tlb).unwrap();
+                self.nested
+                    .restrict(&self.host, start, bytes, Restriction::Reference, tlb)
+                    .unwrap();
                 prop_assert_eq!(self.nested.test_age(start, bytes), Ok(false));
             }
         }
