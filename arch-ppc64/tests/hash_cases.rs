@@ -110,6 +110,11 @@ impl TableMemory<Gpa> for Same {
     fn table(&self, _: Gpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
         Ok(&self.0[..words])
     }
+    fn wrote(&self, _: Gpa, _: usize) {}
+}
+
+impl pgtable::ReadMemory<Gpa> for Same {
+    pgtable::words_in_place!(Gpa);
 }
 
 #[test]
