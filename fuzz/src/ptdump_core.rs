@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use arbitrary::{Arbitrary, Unstructured};
-use table_dump::{Arch, Census, Range, Request, Space, locate};
+use table_dump::{Arch, Census, Located, Range, Request, RootChoice, Space, State, locate};
 use memory_image::{Allowance, Form, Image};
 use pgtable::{Access, Gpa, TableMemory};
 
@@ -47,15 +47,15 @@ pub fn ptdump_core(data: &[u8]) {
     let archs = [Arch::X86_64, Arch::X86_64La57, Arch::Ept, Arch::Ppc64Radix, Arch::Ppc64Hash];
     let request = Request {
         arch: archs.get(usize::from(flags >> 1 & 7)).copied(),
-        root: bit(flags, 4).then_some(header.root),
+        root: bit(flags, 4).then_some(RootChoice::Address(header.root)),
         pid: bit(flags, 5).then_some(header.pid),
-        cpu: usize::from(flags >> 6 & 1),
+        cpu: bit(flags, 6).then_some(1),
         layout: if bit(flags, 7) { arch_ppc64::hash::Layout::V2 } else { arch_ppc64::hash::Layout::V3 },
-        slb: None,
+        ..Request::default()
     };
     let Ok(located) = locate(&image, &request, &|_, _| ()) else { return };
-    let tables = image.tables(ALLOWANCE);
-    let Ok(space) = Space::of(&image, &tables, &located.root) else { return };
+    let tables = image.tables(ALLOWANCE).without(located.foreign);
+    let Ok(space) = Space::of(&image, &tables, &located) else { return };
 
     let mut listed = Vec::new();
     let mut take = |range: Range| {
@@ -65,7 +65,7 @@ pub fn ptdump_core(data: &[u8]) {
     space.list(&mut take, &|_, _| ());
     let whole = !tables.is_over();
     within(tables.cost());
-    check(&image, &located.root, &listed, whole, header.va, access((flags >> 8) as u8));
+    check(&image, &located, &listed, whole, header.va, access((flags >> 8) as u8));
 }
 
 fn within((words, bytes): (u64, u64)) {
@@ -73,9 +73,9 @@ fn within((words, bytes): (u64, u64)) {
 }
 
 /// What the list says against what else there is to ask.
-fn check(image: &Image<&[u8]>, root: &table_dump::Root, listed: &[Range], whole: bool, va: u64, access: Access) {
-    let fresh = image.tables(ALLOWANCE);
-    let space = Space::of(image, &fresh, root).expect("it was read before");
+fn check(image: &Image<'_>, located: &Located, listed: &[Range], whole: bool, va: u64, access: Access) {
+    let fresh = image.tables(ALLOWANCE).without(located.foreign);
+    let space = Space::of(image, &fresh, located).expect("it was read before");
     let hashed = matches!(space, Space::Hash(_));
     let mut last = None;
     for range in listed.iter().take(MOST_RANGES) {
@@ -98,6 +98,10 @@ fn check(image: &Image<&[u8]>, root: &table_dump::Root, listed: &[Range], whole:
         let judged = space.translate(at, Some(access));
         assert!(judged.pa.is_none() || judged.pa == one.pa, "{at:#x}: {one:?} {judged:?}");
         assert_eq!((one.pa.is_none(), judged.pa.is_none()), (one.fault.is_some(), judged.fault.is_some()));
+        for range in [&one, &judged] {
+            assert_eq!(range.state == State::Mapped, range.pa.is_some(), "{range:?}");
+        }
+        assert!(one.state != State::Denied, "{one:?}");
         let covers = |range: &&Range| range.va.is_some_and(|va| va <= at && at - va < range.bytes.unwrap_or(0));
         let mut found = listed.iter().filter(covers);
         if whole && !hashed {
@@ -113,8 +117,8 @@ fn check(image: &Image<&[u8]>, root: &table_dump::Root, listed: &[Range], whole:
     }
     within(fresh.cost());
 
-    let fresh = image.tables(ALLOWANCE);
-    let space = Space::of(image, &fresh, root).expect("it was read before");
+    let fresh = image.tables(ALLOWANCE).without(located.foreign);
+    let space = Space::of(image, &fresh, located).expect("it was read before");
     let census = space.census(&|_, _| ());
     within(fresh.cost());
     let missing = matches!(&census, Census::Tree(it) if it.levels.iter().any(|level| level.missing > 0));
@@ -123,8 +127,9 @@ fn check(image: &Image<&[u8]>, root: &table_dump::Root, listed: &[Range], whole:
         assert_eq!(census.mapped(), mapped.filter_map(|range| range.bytes).sum::<u64>());
     }
 
-    let (one, two) = (image.tables(ALLOWANCE), image.tables(ALLOWANCE));
-    let (before, after) = (Space::of(image, &one, root), Space::of(image, &two, root));
+    let tables = || image.tables(ALLOWANCE).without(located.foreign);
+    let (one, two) = (tables(), tables());
+    let (before, after) = (Space::of(image, &one, located), Space::of(image, &two, located));
     let (before, after) = (before.expect("it was read before"), after.expect("it was read before"));
     let mut same = |difference: table_dump::Difference| {
         assert!(difference.fault.is_some(), "{difference:?}");
@@ -135,40 +140,48 @@ fn check(image: &Image<&[u8]>, root: &table_dump::Root, listed: &[Range], whole:
     within(two.cost());
 }
 
-/// Memory as `image` gives it against a search through the program headers for each byte.
-fn memory(image: &Image<&[u8]>, file: &[u8], base: u64, va: u64) {
+/// Memory as `image` gives it against a search through the program headers for each byte. Of other
+/// forms there is no naive reader here: what is stored can be read, and is the same as table memory.
+fn memory(image: &Image<'_>, file: &[u8], base: u64, va: u64) {
     let pieces = match image.form() {
-        Form::Raw => vec![(base, (file.len() as u64).min(u64::MAX - base), 0, file.len() as u64)],
-        Form::ElfCore => pieces(file),
+        Form::Raw => Some(vec![(base, (file.len() as u64).min(u64::MAX - base), 0)]),
+        Form::ElfCore if file.starts_with(b"\x7fELF\x02") => Some(pieces(file)),
+        _ => None,
     };
     let byte = |address: u64| {
-        let covers = |piece: &&(u64, u64, u64, u64)| address >= piece.0 && address - piece.0 < piece.1;
-        let (start, _, offset, stored) = pieces.iter().find(covers)?;
-        let within = address - start;
-        let at = offset.checked_add(within).and_then(|at| usize::try_from(at).ok()).filter(|_| within < *stored);
-        Some(at.and_then(|at| file.get(at)).copied().unwrap_or(0))
-    };
-    // Memory comes in whole pages; what of a page no header has is zero.
-    let page = |address: u64| {
-        let (first, last) = (address & !0xfff, address | 0xfff);
-        pieces.iter().any(|piece| piece.1 > 0 && piece.0 <= last && piece.0 + (piece.1 - 1) >= first)
+        let covers = |piece: &&(u64, u64, u64)| address >= piece.0 && address - piece.0 < piece.1;
+        let (start, _, offset) = pieces.as_ref()?.iter().find(covers)?;
+        file.get(usize::try_from(offset.checked_add(address - start)?).ok()?).copied()
     };
     let tables = image.tables(ALLOWANCE);
-    let starts = pieces.iter().take(8).flat_map(|piece| [piece.0, piece.0.wrapping_add(piece.1)]);
-    for near in starts.chain([va, 0, base]) {
+    let known = pieces.iter().flatten().take(8).flat_map(|piece| [piece.0, piece.0.wrapping_add(piece.1)]);
+    let stored = [0, va, 1 << 32].into_iter().filter_map(|at| image.next_stored(at));
+    for near in known.chain(stored).chain([va, 0, base]) {
         for address in [near & !7, (near & !7).wrapping_add(8), (near & !7).wrapping_sub(8), near | 1] {
-            let is_word = address % 8 == 0 && page(address);
-            let want = is_word.then(|| (0..8).map(|n| byte(address + n).unwrap_or(0)).collect::<Vec<u8>>());
+            let mut bytes = [0; 8];
+            let held = image.holds(address, 8);
+            let read = image.read(address, &mut bytes).ok().map(|()| bytes);
+            assert!(read.is_none() || held, "{address:#x}");
+            if let Some(next) = image.next_stored(address) {
+                assert!(next >= address && image.holds(next, 1), "{address:#x} {next:#x}");
+                assert_eq!(next == address, image.holds(address, 1), "{address:#x}");
+            }
             let seen = tables.word(Gpa::new(address)).ok().map(|word| word.load(Ordering::Relaxed).to_ne_bytes());
-            assert_eq!(seen.map(|it| it.to_vec()), want, "{address:#x}");
+            if address % 8 == 0 && tables.spent().is_none() {
+                assert_eq!(seen, read, "{address:#x}");
+            }
+            if pieces.is_some() {
+                let naive: Option<Vec<u8>> = (0..8).map(|n| address.checked_add(n).and_then(byte)).collect();
+                assert_eq!(read.map(|it| it.to_vec()), naive, "{address:#x}");
+            }
         }
     }
     within(tables.cost());
 }
 
-/// The loaded pieces of a 64-bit ELF file: address, length, offset, stored length; those that begin
-/// first come first.
-fn pieces(file: &[u8]) -> Vec<(u64, u64, u64, u64)> {
+/// The loaded pieces of a 64-bit ELF file, as far as the file has them: address, length, offset; those
+/// that begin first come first.
+fn pieces(file: &[u8]) -> Vec<(u64, u64, u64)> {
     let big = file[5] == 2;
     let number = |at: usize, size: usize| {
         let bytes = &file[at..at + size];
@@ -185,10 +198,11 @@ fn pieces(file: &[u8]) -> Vec<(u64, u64, u64, u64)> {
     }
     let mut pieces = Vec::new();
     for header in (0..count).map(|n| (first + n * 56) as usize).filter(|at| number(*at, 4) == 1) {
-        let [offset, _, start, in_file, in_memory] = [8, 16, 24, 32, 40].map(|field| number(header + field, 8));
+        let [offset, _, start, in_file] = [8, 16, 24, 32].map(|field| number(header + field, 8));
         let stored = in_file.min((file.len() as u64).saturating_sub(offset));
-        let bytes = if stored < in_file { stored } else { in_file.max(in_memory) };
-        pieces.push((start, bytes.min(u64::MAX - start), offset, stored));
+        if start != u64::MAX && stored > 0 {
+            pieces.push((start, stored.min(u64::MAX - start), offset));
+        }
     }
     pieces.sort_by_key(|piece| piece.0);
     pieces

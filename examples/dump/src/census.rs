@@ -117,3 +117,14 @@ pub enum Census {
     /// A hashed page table.
     Hash(HashCensus),
 }
+
+impl Census {
+    /// How many tables, or groups of a hashed page table, the image does not have.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        match self {
+            Self::Tree(census) => census.levels.iter().map(|level| level.missing).sum(),
+            Self::Hash(census) => census.missing,
+        }
+    }
+}

@@ -4,14 +4,38 @@ use arch_ppc64::radix::{Att, PageAttributes as RadixAttributes, ProcessScoped};
 use arch_x86::{Ept, EptAttributes, LongMode, MemoryType, PageAttributes};
 use pgtable::Format;
 
+/// What helps to name things.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Names {
+    /// The tables are those of Linux, which loads the PAT with types of its own.
+    pub linux: bool,
+}
+
 /// A format whose attributes can be told in words.
 pub trait Describe: Format {
     /// Bytes of the frames that an operating system cuts tables from: 64 KiB on POWER, a page
     /// elsewhere.
     const FRAME: u64;
 
-    /// What `attributes` say besides who may do what, words with spaces between.
-    fn describe(attributes: &Self::Attributes) -> String;
+    /// What `attributes` say besides the rights, words with spaces between.
+    fn describe(attributes: &Self::Attributes, names: Names) -> String;
+
+    /// What the manual calls an entry of this level.
+    fn level_name(level: u8) -> &'static str;
+}
+
+/// The memory type that an index into the PAT selects: as after reset (SDM §12.12.4), as Linux
+/// loads it (`arch/x86/mm/pat/memtype.c`). Write-back is not named.
+fn pat(index: u8, names: Names) -> Option<&'static str> {
+    let (reset, linux) = match index & 7 {
+        0 | 4 => return None,
+        1 => ("pat1:write-through-unless-changed", "write-combining"),
+        2 | 6 => ("uncached-minus", "uncached-minus"),
+        3 => ("uncached", "uncached"),
+        5 => ("pat5:write-through-unless-changed", "write-protected"),
+        _ => ("pat7:uncached-unless-changed", "write-through"),
+    };
+    Some(if names.linux { linux } else { reset })
 }
 
 /// The words whose condition holds, and whatever else there is to say.
@@ -28,13 +52,17 @@ fn field(name: &str, value: u16) -> Option<String> {
 impl Describe for LongMode {
     const FRAME: u64 = 4096;
 
-    fn describe(attributes: &PageAttributes) -> String {
+    fn level_name(level: u8) -> &'static str {
+        ["PTE", "PDE", "PDPTE", "PML4E", "PML5E"].get(usize::from(level)).unwrap_or(&"entry")
+    }
+
+    fn describe(attributes: &PageAttributes, names: Names) -> String {
         let flags = [
             (attributes.accessed(), "accessed"),
             (attributes.dirty(), "dirty"),
             (attributes.global(), "global"),
         ];
-        let pat = field("pat", attributes.pat().into());
+        let pat = pat(attributes.pat(), names).map(str::to_owned);
         let key = field("key", attributes.protection_key().into());
         words(&flags, [pat, key, field("software", attributes.software())].into_iter().flatten())
     }
@@ -43,7 +71,12 @@ impl Describe for LongMode {
 impl Describe for Ept {
     const FRAME: u64 = 4096;
 
-    fn describe(attributes: &EptAttributes) -> String {
+    fn level_name(level: u8) -> &'static str {
+        let names = ["EPT PTE", "EPT PDE", "EPT PDPTE", "EPT PML4E", "EPT PML5E"];
+        names.get(usize::from(level)).unwrap_or(&"EPT entry")
+    }
+
+    fn describe(attributes: &EptAttributes, _: Names) -> String {
         let memory = match attributes.memory_type() {
             MemoryType::Uncacheable => "uncacheable",
             MemoryType::WriteCombining => "write-combining",
@@ -65,7 +98,12 @@ impl Describe for Ept {
 impl Describe for ProcessScoped {
     const FRAME: u64 = 0x1_0000;
 
-    fn describe(attributes: &RadixAttributes) -> String {
+    fn level_name(level: u8) -> &'static str {
+        let names = ["PTE", "level-1 PDE", "level-2 PDE", "level-3 PDE"];
+        names.get(usize::from(level)).unwrap_or(&"entry")
+    }
+
+    fn describe(attributes: &RadixAttributes, _: Names) -> String {
         let storage = match attributes.att() {
             Att::Normal => None,
             Att::StrongAccessOrder => Some("strong-order"),

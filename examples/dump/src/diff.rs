@@ -1,15 +1,14 @@
 //! What two images translate differently.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use pgtable::{Address, RangeError};
 use serde::Serialize;
 
 use super::describe::Describe;
 use super::hash::{HashSpace, Listed};
-use super::range::Range;
+use super::range::{Range, Rights, State};
 use super::tree::Tree;
-use memory_image::Source;
 
 /// One side of a difference.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -17,6 +16,9 @@ pub struct Side {
     /// Where the range goes.
     #[serde(serialize_with = "super::range::hex")]
     pub pa: u64,
+    /// What it allows: as JSON two fields, `supervisor` and `user`, as in a list.
+    #[serde(flatten)]
+    pub rights: Rights,
     /// What its pages say, in words.
     pub attributes: String,
 }
@@ -33,6 +35,9 @@ pub struct Difference {
     pub before: Option<Side>,
     /// What the second image says; null if nothing is mapped.
     pub after: Option<Side>,
+    /// What became of the range in the image in which it could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
     /// Why the range could not be compared, if it could not; null otherwise.
     pub fault: Option<String>,
 }
@@ -42,78 +47,127 @@ pub struct Difference {
 #[error("the two images do not have the same kind of tables")]
 pub struct Mismatch;
 
-fn side<F: Describe>(side: pgtable::Side<F>) -> Option<Side> {
-    let (output, attributes) = side?;
-    let words = F::describe(&attributes);
-    let letters = pgtable::Attributes::prot(&attributes);
-    let letter = |allowed, letter: &'static str| if allowed { letter } else { "-" };
-    let prot = [
-        letter(letters.read(), "r"),
-        letter(letters.write(), "w"),
-        letter(letters.execute(), "x"),
-        letter(letters.user(), "u"),
-    ];
-    Some(Side {
-        pa: output.get(),
-        attributes: format!("{} {words}", prot.concat()).trim_end().to_owned(),
-    })
-}
-
-/// Compares trees leaf by leaf; where one of them cannot be read the range is reported, and left
-/// out.
-pub(super) fn of_trees<F: Describe, S: Source>(
-    before: &Tree<'_, F, S>,
-    after: &Tree<'_, F, S>,
+/// Compares two trees by what they list: what a range's pages allow after everything above them
+/// counts, not what their entries say.
+///
+/// Part by part, as an entry of the root covers it, so that no more than a part's ranges are in
+/// memory. What cannot be read, or is malformed, in either tree is reported, and cannot be compared.
+pub(super) fn of_trees<F: Describe>(
+    before: &Tree<'_, F>,
+    after: &Tree<'_, F>,
     visit: &mut dyn FnMut(Difference) -> ControlFlow<()>,
     progress: &dyn Fn(u64, u64),
 ) -> Result<(), Mismatch> {
-    let (format, other) = (before.walker().format(), after.walker().format());
-    if format != other {
+    let format = before.walker().format();
+    let geometry = format.geometry();
+    if geometry.levels() != after.walker().format().geometry().levels() {
         return Err(Mismatch);
     }
-    let mask = format.geometry().address_mask();
+    let part = 1_u64 << geometry.shift(geometry.root());
+    let mask = geometry.address_mask();
     let mut last: Option<Difference> = None;
     for (start, end) in before.rows() {
         let mut next = start;
         while next < end {
-            let result =
-                before.walker().diff(after.walker(), format.address(next), end - next, |change| {
-                    progress(format.offset(change.input).unwrap_or(0), mask);
-                    let difference = Difference {
-                        va: Some(change.input.get()),
-                        bytes: change.bytes,
-                        before: side::<F>(change.before),
-                        after: side::<F>(change.after),
-                        fault: None,
-                    };
-                    join(&mut last, difference, visit)
-                });
-            match result {
-                Ok(ControlFlow::Break(())) => return Ok(()),
-                Ok(ControlFlow::Continue(())) => break,
-                Err(_) if before.tables().is_over() || after.tables().is_over() => {
-                    return finish(last, visit);
-                }
-                Err(error) => {
-                    let Some((at, size, why)) = hole(before, after, error) else {
-                        return finish(last, visit);
-                    };
-                    let fault = Difference {
-                        va: Some(format.address(at).get()),
-                        bytes: size,
-                        before: None,
-                        after: None,
-                        fault: Some(why),
-                    };
-                    if join(&mut last, fault, visit).is_break() {
-                        return Ok(());
-                    }
-                    next = (at | (size - 1)) + 1;
+            progress(next, mask);
+            let stop = next.saturating_add(part).min(end);
+            let (one, two) = (before.part(next, stop), after.part(next, stop));
+            let kept = before.tables().is_over() || after.tables().is_over();
+            let merged = Merged { before: one.into(), after: two.into() };
+            for difference in merged {
+                if join(&mut last, difference, visit).is_break() {
+                    return Ok(());
                 }
             }
+            if kept {
+                return finish(last, visit);
+            }
+            next = stop;
         }
     }
     finish(last, visit)
+}
+
+/// Two lists of the same addresses, side by side.
+struct Merged {
+    before: VecDeque<Range>,
+    after: VecDeque<Range>,
+}
+
+/// Takes `bytes` bytes off the front of a list.
+fn take(list: &mut VecDeque<Range>, bytes: u64) -> Option<Range> {
+    let mut head = list.pop_front()?;
+    let all = head.bytes.unwrap_or(0);
+    if all > bytes {
+        let mut rest = head.clone();
+        rest.va = rest.va.map(|va| va + bytes);
+        rest.pa = rest.pa.map(|pa| pa.wrapping_add(bytes));
+        rest.bytes = Some(all - bytes);
+        list.push_front(rest);
+    }
+    head.bytes = Some(all.min(bytes));
+    Some(head)
+}
+
+impl Merged {
+    /// What both sides say of the next range that has something on either side, cut where either
+    /// changes.
+    fn pair(&mut self) -> Option<(u64, u64, Option<Range>, Option<Range>)> {
+        let head = |list: &VecDeque<Range>| list.front().map(|it| (it.va.unwrap_or(0), it.bytes));
+        let bytes = |bytes: Option<u64>| bytes.unwrap_or(0).max(1);
+        match (head(&self.before), head(&self.after)) {
+            (None, None) => None,
+            (Some((va, all)), other) if other.is_none_or(|(there, _)| va < there) => {
+                let apart = other.map_or(u64::MAX, |(there, _)| there - va);
+                let bytes = bytes(all).min(apart);
+                Some((va, bytes, take(&mut self.before, bytes), None))
+            }
+            (other, Some((va, all))) if other.is_none_or(|(there, _)| va < there) => {
+                let apart = other.map_or(u64::MAX, |(there, _)| there - va);
+                let bytes = bytes(all).min(apart);
+                Some((va, bytes, None, take(&mut self.after, bytes)))
+            }
+            (one, two) => {
+                let va = one.map_or(0, |(va, _)| va);
+                let least = one.map_or(1, |it| bytes(it.1)).min(two.map_or(1, |it| bytes(it.1)));
+                Some((va, least, take(&mut self.before, least), take(&mut self.after, least)))
+            }
+        }
+    }
+}
+
+impl Iterator for Merged {
+    type Item = Difference;
+
+    fn next(&mut self) -> Option<Difference> {
+        loop {
+            let (va, bytes, before, after) = self.pair()?;
+            let wrong = [&before, &after].into_iter().flatten().find(|it| it.fault.is_some());
+            if let Some(wrong) = wrong {
+                return Some(Difference {
+                    va: Some(va),
+                    bytes,
+                    before: None,
+                    after: None,
+                    state: Some(wrong.state),
+                    fault: wrong.fault.clone(),
+                });
+            }
+            let (one, two) =
+                (before.as_ref().and_then(side_of_range), after.as_ref().and_then(side_of_range));
+            if one != two {
+                let (state, fault) = (None, None);
+                return Some(Difference {
+                    va: Some(va),
+                    bytes,
+                    before: one,
+                    after: two,
+                    state,
+                    fault,
+                });
+            }
+        }
+    }
 }
 
 fn finish(
@@ -124,17 +178,6 @@ fn finish(
         let _ = visit(last);
     }
     Ok(())
-}
-
-/// What of the space an error of either tree leaves out.
-fn hole<F: Describe, S: Source>(
-    before: &Tree<'_, F, S>,
-    after: &Tree<'_, F, S>,
-    error: RangeError<pgtable::Input<F>>,
-) -> Option<(u64, u64, String)> {
-    // The larger of the two, so that the next comparison does not meet it again.
-    let holes = [before, after].into_iter().filter_map(|tree| tree.unreadable(error.at));
-    holes.max_by_key(|(_, size, _)| *size)
 }
 
 /// Neighbours that differ in the same way are one difference.
@@ -149,7 +192,7 @@ fn join(
                 (None, None) => true,
                 (Some(one), Some(two)) => {
                     one.pa.checked_add(old.bytes) == Some(two.pa)
-                        && one.attributes == two.attributes
+                        && (one.rights, &one.attributes) == (two.rights, &two.attributes)
                 }
                 _ => false,
             };
@@ -164,9 +207,9 @@ fn join(
 }
 
 /// Compares the entries of two hashed page tables, page by page.
-pub(super) fn of_lists<S: Source>(
-    before: &HashSpace<'_, S>,
-    after: &HashSpace<'_, S>,
+pub(super) fn of_lists(
+    before: &HashSpace<'_>,
+    after: &HashSpace<'_>,
     visit: &mut dyn FnMut(Difference) -> ControlFlow<()>,
     progress: &dyn Fn(u64, u64),
 ) {
@@ -195,6 +238,7 @@ pub(super) fn of_lists<S: Source>(
             bytes: bytes.unwrap_or(0),
             before: old.as_ref().and_then(side_of_range),
             after: new.as_ref().and_then(side_of_range),
+            state: None,
             fault: None,
         };
         if join(&mut last, difference, visit).is_break() {
@@ -205,9 +249,6 @@ pub(super) fn of_lists<S: Source>(
 }
 
 fn side_of_range(range: &Range) -> Option<Side> {
-    let rights = range.rights.map_or_else(String::new, |rights| rights.to_string());
-    Some(Side {
-        pa: range.pa?,
-        attributes: format!("{rights} {}", range.attributes).trim_end().to_owned(),
-    })
+    let rights = range.rights.unwrap_or_default();
+    Some(Side { pa: range.pa?, rights, attributes: range.attributes.clone() })
 }

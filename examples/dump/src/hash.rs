@@ -7,17 +7,18 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 
 use arch_ppc64::hash::{
     Authority, GROUP_ENTRIES, Hpt, HptError, HptOrder, Hpte, Layout, PageSize, Segment,
     SegmentSize, Slb, VirtualPage, judge,
 };
-use pgtable::{Access, Gpa, Gva, Prot, low_bits};
+use pgtable::{Access, Gpa, Gva, Prot, TableMemory, low_bits};
 
 use super::census::HashCensus;
-use super::linux::{place_of, vsid};
-use super::range::{Range, Rights, Step};
-use memory_image::{Allowance, Image, ImageTables, Source};
+use super::linux::LinuxLayout;
+use super::range::{Range, Rights, State, Step};
+use memory_image::{Allowance, Image, ImageTables};
 
 /// Where a table stands, and how its entries are laid out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,12 +39,14 @@ pub struct HashView {
     /// Linux's of this process; of the kernel if it is 0. `None`: the kernel's, and a list shows
     /// all.
     pub context: Option<u32>,
+    /// How the kernel lays out its own addresses.
+    pub layout: LinuxLayout,
 }
 
 /// A hashed page table, in the memory of an image.
-pub struct HashSpace<'i, S> {
-    image: &'i Image<S>,
-    tables: &'i ImageTables<'i, S>,
+pub struct HashSpace<'i> {
+    image: &'i Image<'i>,
+    tables: &'i ImageTables<'i>,
     table: HashTable,
     view: HashView,
 }
@@ -74,16 +77,26 @@ impl Listed {
 
 /// Groups that are read at a time: a megabyte.
 const CHUNK: u64 = 1 << 13;
+/// Bytes of a group.
+const GROUP_BYTES: u64 = 16 * GROUP_ENTRIES as u64;
 
-impl<'i, S: Source> HashSpace<'i, S> {
+/// Groups of a table.
+enum Groups {
+    /// One, with its number and its entries.
+    One(u64, [Hpte; GROUP_ENTRIES]),
+    /// So many that the image does not have.
+    Absent(u64),
+}
+
+impl<'i> HashSpace<'i> {
     /// The table `table`; its first and its last group must be in the image. Lists read it from
     /// `image`, piece by piece, on the allowance of `tables`.
     ///
     /// # Errors
     /// [`HptError`].
     pub fn new(
-        image: &'i Image<S>,
-        tables: &'i ImageTables<'i, S>,
+        image: &'i Image<'i>,
+        tables: &'i ImageTables<'i>,
         table: HashTable,
         view: HashView,
     ) -> Result<Self, HptError> {
@@ -92,37 +105,58 @@ impl<'i, S: Source> HashSpace<'i, S> {
     }
 
     /// The memory that it stands in.
-    pub fn tables(&self) -> &'i ImageTables<'i, S> {
+    pub fn tables(&self) -> &'i ImageTables<'i> {
         self.tables
     }
 
-    /// Calls `visit` for each group with its number: its entries, or `None` if the image does not
-    /// have it. Until `visit` breaks or the allowance is spent.
+    /// Calls `visit` for each group that the image has, and for runs of those that it does not have,
+    /// until `visit` breaks or the allowance is spent.
     fn for_each_group(
         &self,
         progress: &dyn Fn(u64, u64),
-        mut visit: impl FnMut(u64, Option<[Hpte; GROUP_ENTRIES]>) -> ControlFlow<()>,
+        mut visit: impl FnMut(Groups) -> ControlFlow<()>,
     ) {
         let HashTable { base, order, layout } = self.table;
-        for first in (0..order.groups()).step_by(CHUNK as usize) {
+        let mut first = 0;
+        while first < order.groups() {
             progress(first, order.groups());
-            // Each piece is read into a memory of its own, which is dropped behind it.
-            let piece =
-                self.image.tables(Allowance { words: self.tables.left().words, bytes: 4 << 20 });
-            let Ok(hpt) = Hpt::new(&piece, base, order, layout) else {
-                self.tables.spend(u64::MAX);
-                return;
-            };
-            for group in first..(first + CHUNK).min(order.groups()) {
-                let entries = hpt.group(group).ok().map(|entries| {
-                    std::array::from_fn(|index| {
-                        layout.decode([entries.slot(index).v(), entries.slot(index).r()])
-                    })
-                });
-                if entries.is_none() && piece.is_over() {
-                    break;
+            let start = base.get() + first * GROUP_BYTES;
+            let end = (first + CHUNK).min(order.groups());
+            // Of what the image does not have nothing is read: it is as much work as one group.
+            let next = self.image.next_stored(start).map_or(u64::MAX, |next| next - start);
+            let absent = (next / GROUP_BYTES).min(order.groups() - first);
+            if absent > 0 {
+                self.tables.spend(GROUP_BYTES / 8);
+                if self.tables.is_over() || visit(Groups::Absent(absent)).is_break() {
+                    return;
                 }
-                if visit(group, entries).is_break() {
+                first += absent;
+                continue;
+            }
+            // Each piece is read into a memory of its own, which is dropped behind it.
+            let words = self.tables.left().words;
+            let piece = self.image.tables(Allowance { words, bytes: 4 << 20 });
+            for group in first..end {
+                let entries = TableMemory::<Gpa>::table(
+                    &piece,
+                    Gpa::new(base.get() + group * GROUP_BYTES),
+                    GROUP_BYTES as usize / 8,
+                );
+                let flow = match entries {
+                    Ok(words) => visit(Groups::One(
+                        group,
+                        std::array::from_fn(|index| {
+                            let word = |n: usize| {
+                                u64::from_be(words[index * 2 + n].load(Ordering::Relaxed))
+                            };
+                            layout.decode([word(0), word(1)])
+                        }),
+                    )),
+                    Err(_) if piece.is_over() => break,
+                    Err(_) => visit(Groups::Absent(1)),
+                };
+                if flow.is_break() {
+                    self.tables.spend(piece.cost().0);
                     return;
                 }
             }
@@ -131,6 +165,7 @@ impl<'i, S: Source> HashSpace<'i, S> {
             if self.tables.is_over() {
                 return;
             }
+            first = end;
         }
     }
 
@@ -167,8 +202,9 @@ impl<'i, S: Source> HashSpace<'i, S> {
     /// The valid entries that are in view, by address space and address.
     pub(super) fn entries(&self, progress: &dyn Fn(u64, u64)) -> Vec<Listed> {
         let mut listed = Vec::new();
-        self.for_each_group(progress, |group, entries| {
-            for hpte in entries.unwrap_or_default().into_iter().filter(|hpte| hpte.v.v()) {
+        self.for_each_group(progress, |groups| {
+            let Groups::One(group, entries) = groups else { return ControlFlow::Continue(()) };
+            for hpte in entries.into_iter().filter(|hpte| hpte.v.v()) {
                 let Some(entry) = self.place(hpte, group) else { continue };
                 let shown = match self.view.context {
                     Some(context) => entry.context == Some(context),
@@ -192,9 +228,12 @@ impl<'i, S: Source> HashSpace<'i, S> {
         let page = VirtualPage::of_entry(hpte, group, self.table.order)?;
         let (context, start) = match &self.view.slb {
             Some(slb) => (None, segment_start(slb, &page)),
-            None => {
-                place_of(page.vsid, page.segment).map(|place| (place.context, place.start)).unzip()
-            }
+            None => self
+                .view
+                .layout
+                .place_of(page.vsid, page.segment)
+                .map(|place| (place.context, place.start))
+                .unzip(),
         };
         Some(Listed {
             context,
@@ -244,7 +283,7 @@ impl<'i, S: Source> HashSpace<'i, S> {
         let context = self.view.context.unwrap_or(0);
         let mut segments = Vec::new();
         for size in [SegmentSize::T1, SegmentSize::M256] {
-            if let Some(vsid) = vsid(context, va, size) {
+            if let Some(vsid) = self.view.layout.vsid(context, va, size) {
                 let segment = self.segment_of(None, Some(context), vsid);
                 segments.extend(PageSize::ALL.map(|base| Segment { vsid, size, base, ..segment }));
             }
@@ -261,7 +300,8 @@ impl<'i, S: Source> HashSpace<'i, S> {
             } else {
                 "Linux's of this process"
             };
-            return Range::faulting(va, None, format!("gva {va:#x} lies in no segment of {whose}"));
+            let why = format!("gva {va:#x} lies in no segment of {whose}");
+            return Range::faulting(va, None, State::NotMapped, why);
         }
         let found = segments.iter().find_map(|segment| Some((segment, self.find(segment, va)?)));
         if let (Some((segment, (ptex, hpte))), Some(access)) = (found, access) {
@@ -270,15 +310,23 @@ impl<'i, S: Source> HashSpace<'i, S> {
                 let why = format!(
                     "{access} at gva {va:#x} is not allowed by entry {ptex:#x}, status {status:#010x}"
                 );
-                return Range::faulting(va, hpte.sizes().map(|sizes| sizes.actual().bytes()), why);
+                let size = hpte.sizes().map(|sizes| sizes.actual().bytes());
+                let entry = self.table.base.get() + ptex * 16;
+                return Range::faulting(va, size, State::Denied, why).by_entry(Some(entry));
             }
         }
         let Some((segment, (ptex, hpte))) = found else {
-            let why = match self.tables.is_over() {
-                true => "the allowance is spent".to_owned(),
-                false => format!("gva {va:#x} has no entry in the hashed page table"),
+            let (state, why) = if self.tables.is_over() {
+                (State::Unknown, "unknown: the allowance is spent".to_owned())
+            } else if let Some(group) = self.unread(&segments, va) {
+                let why = format!(
+                    "unknown: group {group:#x} of the hashed page table is not in the image"
+                );
+                (State::Unknown, why)
+            } else {
+                (State::NotMapped, format!("gva {va:#x} has no entry in the hashed page table"))
             };
-            return Range::faulting(va, None, why);
+            return Range::faulting(va, None, state, why);
         };
         let sizes = hpte.sizes();
         let shift = sizes.map_or(0, |sizes| sizes.actual().shift());
@@ -287,10 +335,24 @@ impl<'i, S: Source> HashSpace<'i, S> {
         let address = self.table.base.get() + ptex * 16;
         let [v, r] = self.table.layout.encode(hpte);
         let walk = vec![
-            Step { level: 0, address, word: v, entry: "leaf" },
-            Step { level: 0, address: address + 8, word: r, entry: "leaf" },
+            Step { level: 0, name: "HPTE V", address, word: v, entry: "leaf" },
+            Step { level: 0, name: "HPTE R", address: address + 8, word: r, entry: "leaf" },
         ];
         Range { vsid: Some(segment.vsid), walk, ..range }
+    }
+
+    /// A group in which the entry for `va` might stand, and which the image does not have.
+    fn unread(&self, segments: &[Segment], va: u64) -> Option<u64> {
+        let HashTable { base, order, .. } = self.table;
+        let groups = segments.iter().flat_map(|segment| {
+            let page = VirtualPage::of(segment, Gva::new(va));
+            [false, true].map(|secondary| order.group(page.hash(), secondary))
+        });
+        let missing = |group: &u64| {
+            let start = base.get() + group * GROUP_BYTES;
+            self.tables.refusal(start, GROUP_BYTES).is_some()
+        };
+        groups.into_iter().find(missing)
     }
 
     /// The entry for the page of `segment` in which `va` lies: its number, what it says.
@@ -318,10 +380,13 @@ impl<'i, S: Source> HashSpace<'i, S> {
         let mut census =
             HashCensus { bytes: order.bytes(), groups: order.groups(), ..HashCensus::default() };
         let mut pages = BTreeMap::new();
-        self.for_each_group(progress, |group, entries| {
-            let Some(entries) = entries else {
-                census.missing += 1;
-                return ControlFlow::Continue(());
+        self.for_each_group(progress, |groups| {
+            let (group, entries) = match groups {
+                Groups::One(group, entries) => (group, entries),
+                Groups::Absent(count) => {
+                    census.missing += count;
+                    return ControlFlow::Continue(());
+                }
             };
             let mut valid = 0;
             for hpte in entries.iter().filter(|hpte| hpte.v.v()) {

@@ -38,11 +38,30 @@ impl fmt::Display for Rights {
     }
 }
 
+/// What became of an address, or of a range of them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It is translated.
+    Mapped,
+    /// The tables say that nothing is mapped.
+    #[default]
+    NotMapped,
+    /// Something is mapped, and does not allow the access that was asked for.
+    Denied,
+    /// An entry on the way is no valid one.
+    Malformed,
+    /// The image does not hold what would say it.
+    Unknown,
+}
+
 /// An entry that a walk read, from the root down.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Step {
     /// The level of its table, counted from 0, the last.
     pub level: u8,
+    /// The name of that level in the architecture's manual.
+    pub name: &'static str,
     /// Its physical address.
     #[serde(serialize_with = "hex")]
     pub address: u64,
@@ -77,8 +96,16 @@ pub struct Range {
     pub rights: Option<Rights>,
     /// What else the page says, in words.
     pub attributes: String,
+    /// What became of it.
+    pub state: State,
     /// Why it does not translate; null if it does.
     pub fault: Option<String>,
+    /// Of a fault: the physical address of the entry that decided it, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "hex_or_null")]
+    pub entry: Option<u64>,
+    /// How often the range comes again, at regular distances, with the same physical pages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<Repeats>,
     /// Of a hashed entry: its virtual segment.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "hex_or_null")]
     pub vsid: Option<u64>,
@@ -99,13 +126,27 @@ impl Range {
             size: Some(size),
             rights: Some(rights),
             attributes,
+            state: State::Mapped,
             ..Self::default()
         }
     }
 
     /// A range that is not, and why.
-    pub fn faulting(va: u64, size: Option<u64>, fault: String) -> Self {
-        Self { va: Some(va), size, fault: Some(fault), ..Self::default() }
+    pub fn faulting(va: u64, size: Option<u64>, state: State, fault: String) -> Self {
+        Self { va: Some(va), size, state, fault: Some(fault), ..Self::default() }
+    }
+
+    /// The same, decided by the entry at this address.
+    #[must_use]
+    pub fn by_entry(self, entry: Option<u64>) -> Self {
+        Self { entry, ..self }
+    }
+
+    /// The last address of a listed range.
+    #[must_use]
+    pub fn last(&self) -> Option<u64> {
+        let bytes = self.bytes.or(self.size)?;
+        Some(self.va?.wrapping_add(bytes.saturating_sub(1)))
     }
 
     /// The same, with this length.
@@ -113,6 +154,15 @@ impl Range {
     pub fn of_bytes(self, bytes: u64) -> Self {
         Self { bytes: Some(bytes), ..self }
     }
+}
+
+/// A range that comes again and again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Repeats {
+    /// How often, the first time counted.
+    pub count: u64,
+    /// From one to the next, in bytes.
+    pub stride: u64,
 }
 
 pub(super) fn hex<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
@@ -145,12 +195,12 @@ mod tests {
             Range::mapped(Some(0x1000), 0x20_0000, 4096, rights, "dirty".to_owned()).of_bytes(8192);
         assert_eq!(
             serde_json::to_string(&range).unwrap(),
-            r#"{"va":"0x1000","pa":"0x200000","bytes":8192,"size":4096,"supervisor":"rw-","user":"r--","attributes":"dirty","fault":null}"#
+            r#"{"va":"0x1000","pa":"0x200000","bytes":8192,"size":4096,"supervisor":"rw-","user":"r--","attributes":"dirty","state":"mapped","fault":null}"#
         );
-        let fault = Range::faulting(0x3000, None, "not mapped".to_owned());
+        let fault = Range::faulting(0x3000, None, State::NotMapped, "not mapped".to_owned());
         assert_eq!(
             serde_json::to_string(&fault).unwrap(),
-            r#"{"va":"0x3000","pa":null,"size":null,"attributes":"","fault":"not mapped"}"#
+            r#"{"va":"0x3000","pa":null,"size":null,"attributes":"","state":"not-mapped","fault":"not mapped"}"#
         );
     }
 }

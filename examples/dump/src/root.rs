@@ -2,24 +2,26 @@
 //!
 //! | architecture | root as the user gives it | where else it is looked for |
 //! | --- | --- | --- |
-//! | `x86-64`, `x86-64-la57` | CR3 | CR3 and CR4 of a CPU in QEMU's notes; `swapper_pg_dir` in VMCOREINFO |
+//! | `x86-64`, `x86-64-la57` | CR3 | the registers of a CPU; `swapper_pg_dir` in VMCOREINFO |
 //! | `ept` | EPTP: its walk length says how many levels; 0 there is four as well | |
 //! | `ppc64-radix` | the process table's address, with PRTS in its low five bits or without | `swapper_pg_dir` in VMCOREINFO (process 0); the table itself, by its looks |
 //! | `ppc64-hash` | HTABORG and HTABSIZE as in SDR1 | |
 //!
-//! A process table looks like this: at a multiple of 4 KiB, an entry 0 for a supported tree (Power
-//! ISA v3.0B Book III, "Process Table") whose root is in the image and which maps the effective
-//! address 0xc000000000000000 to 0, as every Linux on POWER does.
+//! Where the image has several candidates none is taken silently: either all are named and the user
+//! has to choose, or [`Located::remarks`] says which was taken and what the others are.
+
+use std::fmt;
 
 use arch_ppc64::hash::{HptOrder, Layout, Slb};
-use arch_ppc64::radix::{
-    Granule, GuestMmu, ProcessScoped, ProcessTable, ProcessTableWord, Prte, RcPolicy, Strictness,
-};
-use arch_x86::{Controls, Cr3, Cr4, Ept, EptControls, Eptp, Levels, LongMode};
-use pgtable::{Access, Cause, Gpa, Gva, Hpa, Walker};
+use arch_ppc64::radix::ProcessScoped;
+use arch_x86::{Ept, EptControls, Eptp, Levels, LongMode, Unsupported};
+use memory_image::{Held, Image, VmcoreInfo};
+use pgtable::{Cause, Gpa, Hpa};
 
 use super::hash::{HashTable, HashView};
-use memory_image::{Allowance, Image, Source, VmcoreInfo};
+use super::linux::LinuxLayout;
+use super::search::search_vmcoreinfo;
+use super::{radix_root, x86_root};
 
 /// Which tables an image is looked at through.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -36,21 +38,55 @@ pub enum Arch {
     Ept,
 }
 
+impl Arch {
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ppc64Radix => "ppc64-radix",
+            Self::Ppc64Hash => "ppc64-hash",
+            Self::X86_64 => "x86-64",
+            Self::X86_64La57 => "x86-64-la57",
+            Self::Ept => "ept",
+        }
+    }
+}
+
+/// Which root the user asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RootChoice {
+    /// This one, as the architecture's register holds it.
+    Address(u64),
+    /// The kernel's own tables; of a CPU whose CR3 has the user's half of Linux's page-table
+    /// isolation, the kernel's half.
+    Kernel,
+    /// The user's half of Linux's page-table isolation.
+    User,
+}
+
 /// What the user says.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// Which tables; `None`: as the core's machine and notes say.
+    /// Which tables; `None`: as the image says.
     pub arch: Option<Arch>,
     /// The root; `None`: to be found.
-    pub root: Option<u64>,
+    pub root: Option<RootChoice>,
     /// Which process, on POWER.
     pub pid: Option<u32>,
-    /// Whose registers of a core with several CPUs.
-    pub cpu: usize,
+    /// Whose registers; `None`: the first CPU's that has paging on.
+    pub cpu: Option<usize>,
+    /// Which of several VMCOREINFO notes, counted from 0.
+    pub vmcoreinfo: Option<usize>,
+    /// The bit of addresses that marks encrypted memory; `None`: as the image tells.
+    pub c_bit: Option<u8>,
+    /// EPT: "mode-based execute control" is on.
+    pub mode_based_execute: bool,
     /// The layout of hashed entries.
     pub layout: Layout,
     /// Segments for a hashed page table, if they are not Linux's.
     pub slb: Option<Box<Slb>>,
+    /// How Linux lays out its addresses under a hashed page table; `None`: as the image says.
+    pub linux_layout: Option<LinuxLayout>,
 }
 
 /// Where the tables begin.
@@ -66,6 +102,18 @@ pub enum Root {
     Hash(HashTable, HashView),
 }
 
+impl Root {
+    /// The physical address of the root table.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        match self {
+            Self::LongMode(_, root) | Self::Radix(_, root) => root.get(),
+            Self::Ept(_, root) => root.get(),
+            Self::Hash(table, _) => table.base.get(),
+        }
+    }
+}
+
 /// A root, and where it was found.
 #[derive(Clone, Debug)]
 pub struct Located {
@@ -73,27 +121,75 @@ pub struct Located {
     pub arch: Arch,
     /// Where they begin.
     pub root: Root,
-    /// Who said so, in words.
+    /// Where the root comes from, in words.
     pub source: String,
+    /// What else the user should know: what was passed over, what other candidates there are.
+    pub remarks: Vec<String>,
+    /// What to say when an address of the kernel is not mapped.
+    pub kernel_hint: Option<String>,
+    /// Bits of table words that are no part of them: the C-bit of encrypted memory.
+    pub foreign: u64,
+    /// What Linux says of itself.
+    pub linux: Option<VmcoreInfo>,
+}
+
+impl Located {
+    pub(crate) fn new(arch: Arch, root: Root, source: impl Into<String>) -> Self {
+        Self {
+            arch,
+            root,
+            source: source.into(),
+            remarks: Vec::new(),
+            kernel_hint: None,
+            foreign: 0,
+            linux: None,
+        }
+    }
+}
+
+/// Candidates of which the user has to take one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Several {
+    /// Of what.
+    pub what: &'static str,
+    /// Each, in words, with the option that takes it.
+    pub candidates: Vec<String>,
+}
+
+impl fmt::Display for Several {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the image has {} {}: give ", self.candidates.len(), self.what)?;
+        f.write_str(&self.candidates.join(", or "))
+    }
 }
 
 /// Why there is no root.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RootError {
     /// Neither the user nor the image says which tables.
     #[error("the image does not tell its architecture: give --arch")]
     NoArch,
     /// Neither the user nor the image says where they begin.
     #[error("the image does not tell where the tables begin: give --root ({0})")]
-    NoRoot(&'static str),
-    /// The core has fewer CPUs.
-    #[error("the core has the registers of {cpus} CPUs: there is no CPU {cpu}")]
+    NoRoot(String),
+    /// The image has fewer CPUs.
+    #[error("the image has the registers of {cpus} CPUs: there is no CPU {cpu}")]
     NoCpu {
         /// Which was asked for.
         cpu: usize,
         /// How many there are.
         cpus: usize,
     },
+    /// No CPU translates, or not the one that was asked for.
+    #[error("{0}")]
+    NoPaging(String),
+    /// The tables are of a kind that is not read.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Several candidates, of which none is better than the others.
+    #[error("{0}")]
+    Several(Several),
     /// The root that was given is none.
     #[error("{root:#x} is no root: {why}")]
     Bad {
@@ -102,218 +198,234 @@ pub enum RootError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The root is not in the image.
+    #[error("unknown: the root table at {root:#x} ({source_of_root}) is {held}")]
+    Unreadable {
+        /// Its address.
+        root: u64,
+        /// Where it comes from.
+        source_of_root: String,
+        /// What became of it.
+        held: Held,
+    },
     /// The process has no tree.
-    #[error("process {pid} has no tree: its entry in the process table at {table:#x} {cause}")]
+    #[error("process {pid} has no tree: its entry in the process table at {table:#x} {why}")]
     NoProcess {
         /// Which process.
         pid: u32,
         /// Where the process table stands.
         table: u64,
         /// What is wrong with the entry.
-        cause: Cause,
+        why: String,
+    },
+    /// An option that says nothing about these tables.
+    #[error("{option} says nothing about {arch}: leave it out", arch = .arch.name())]
+    Option {
+        /// Which option.
+        option: &'static str,
+        /// Of which tables.
+        arch: Arch,
     },
 }
 
-/// `e_machine` of x86-64 and of POWER (System V ABI).
-const EM_X86_64: u16 = 62;
+impl RootError {
+    pub(crate) fn no_process(pid: u32, table: u64, cause: Cause) -> Self {
+        Self::NoProcess { pid, table, why: cause.to_string() }
+    }
+}
+
+/// `e_machine` of the machines that are known (System V ABI).
+const EM_386: u16 = 3;
 const EM_PPC64: u16 = 21;
-/// Where Linux on x86-64 has its own image (`__START_KERNEL_map`).
-const X86_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
-/// Where Linux on POWER has its linear map (`PAGE_OFFSET`).
-const PPC64_LINEAR_MAP: u64 = 0xc000_0000_0000_0000;
+const EM_X86_64: u16 = 62;
+const EM_AARCH64: u16 = 183;
+const EM_RISCV: u16 = 243;
 
 /// The root that `request` names, or that `image` tells. `progress` hears how far a search has
 /// come.
 ///
 /// # Errors
 /// [`RootError`].
-pub fn locate<S: Source>(
-    image: &Image<S>,
+pub fn locate(
+    image: &Image<'_>,
     request: &Request,
     progress: &dyn Fn(u64, u64),
 ) -> Result<Located, RootError> {
-    let registers = image.notes().x86.get(request.cpu).copied();
-    if request.root.is_none() && registers.is_none() && !image.notes().x86.is_empty() {
-        return Err(RootError::NoCpu { cpu: request.cpu, cpus: image.notes().x86.len() });
+    let mut infos = image.notes().vmcoreinfo.clone();
+    let by_hand = matches!(request.root, Some(RootChoice::Address(_)));
+    let registers = !image.notes().x86.is_empty();
+    let mut remarks = Vec::new();
+    if infos.is_empty()
+        && !registers
+        && !by_hand
+        && !matches!(request.arch, Some(Arch::Ppc64Hash | Arch::Ept))
+    {
+        let (found, complete) = search_vmcoreinfo(image, progress);
+        if !found.is_empty() {
+            remarks.push("VMCOREINFO was found in memory".to_owned());
+        }
+        if !complete {
+            remarks.push("the search for VMCOREINFO was given up".to_owned());
+        }
+        infos = found;
     }
-    let info = image.notes().vmcoreinfo.as_ref();
-    let la57 = match (registers, info.and_then(|info| info.number("pgtable_l5_enabled"))) {
-        (Some(registers), _) => Cr4::from_bits(registers.cr4).la57(),
-        (None, told) => told == Some(1),
-    };
-    let arch = match (request.arch, image.machine()) {
+    let arch = match (request.arch, architecture(image, &infos)?) {
         (Some(arch), _) => arch,
-        (None, Some(EM_X86_64)) if la57 => Arch::X86_64La57,
-        (None, Some(EM_X86_64)) => Arch::X86_64,
-        (None, Some(EM_PPC64)) => Arch::Ppc64Radix,
-        (None, _) => return Err(RootError::NoArch),
+        (None, Some(arch)) => arch,
+        (None, None) => return Err(RootError::NoArch),
     };
-    let found = |root, source: &str| Ok(Located { arch, root, source: source.to_owned() });
-    match arch {
-        Arch::X86_64 | Arch::X86_64La57 => {
-            let levels = if arch == Arch::X86_64 { Levels::Four } else { Levels::Five };
-            let format = LongMode::new(levels, Controls::new());
-            let kernel = || info.and_then(x86_kernel_root);
-            match (request.root, registers, kernel()) {
-                (Some(cr3), ..) => {
-                    found(Root::LongMode(format, Cr3::from_bits(cr3).root()), "--root")
-                }
-                (None, Some(registers), _) => {
-                    let source = format!("CR3 of CPU {} in QEMU's notes", request.cpu);
-                    found(Root::LongMode(format, Cr3::from_bits(registers.cr3).root()), &source)
-                }
-                (None, None, Some(root)) => {
-                    found(Root::LongMode(format, root), "swapper_pg_dir in VMCOREINFO")
-                }
-                (None, None, None) => Err(RootError::NoRoot("CR3")),
-            }
+    check_options(request, arch)?;
+    if image.machine() == Some(EM_386) && !(by_hand && request.arch.is_some()) {
+        let why = "this is the image of a machine in 32-bit or PAE paging, which is not read: \
+            give --arch and --root to read tables of another kind in it";
+        return Err(RootError::Unsupported(why.to_owned()));
+    }
+    let info = choose_info(&infos, request)?;
+    let mut located = match arch {
+        Arch::X86_64 | Arch::X86_64La57 => x86_root::locate(image, request, arch, info)?,
+        Arch::Ept => ept(request)?,
+        Arch::Ppc64Radix => radix_root::locate(image, request, info, progress)?,
+        Arch::Ppc64Hash => hash(request, info)?,
+    };
+    located.linux = info.chosen.cloned();
+    located.remarks.splice(0..0, remarks);
+    let root = located.root.address();
+    // A hashed page table is looked at in parts; its first and last group are asked for elsewhere.
+    if !matches!(located.root, Root::Hash(..)) && !image.holds(root, 4096) {
+        let (source_of_root, held) = (located.source, image.piece(root).held);
+        return Err(RootError::Unreadable { root, source_of_root, held });
+    }
+    Ok(located)
+}
+
+/// What the image says of its architecture.
+fn architecture(image: &Image<'_>, infos: &[VmcoreInfo]) -> Result<Option<Arch>, RootError> {
+    let unread = |what: &str| Err(RootError::Unsupported(format!("{what} is not read yet")));
+    match image.machine() {
+        // Its paging is refused by name, unless the user knows better.
+        Some(EM_386 | EM_X86_64) => Ok(Some(Arch::X86_64)),
+        Some(EM_PPC64) => Ok(Some(Arch::Ppc64Radix)),
+        Some(EM_AARCH64) => unread("AArch64"),
+        Some(EM_RISCV) => unread("RISC-V"),
+        _ if !image.notes().x86.is_empty() => Ok(Some(Arch::X86_64)),
+        _ if infos.iter().any(|info| info.get("NUMBER(phys_base)").is_some()) => {
+            Ok(Some(Arch::X86_64))
         }
-        Arch::Ept => {
-            let eptp = Eptp::from_bits(request.root.ok_or(RootError::NoRoot("EPTP"))?);
-            let levels = match eptp.walk_length() {
-                0 | 3 => Levels::Four,
-                4 => Levels::Five,
-                _ => {
-                    return Err(RootError::Bad {
-                        root: eptp.into_bits(),
-                        why: "EPT has four or five levels",
-                    });
-                }
-            };
-            let format = Ept::new(levels, EptControls::new());
-            found(Root::Ept(format, Hpa::new(eptp.frame() << 12)), "--root")
+        _ if infos.iter().any(|info| info.get("NUMBER(RADIX_MMU)").is_some()) => {
+            Ok(Some(Arch::Ppc64Radix))
         }
-        Arch::Ppc64Radix => radix(image, request, progress),
-        Arch::Ppc64Hash => {
-            let sdr1 = request.root.ok_or(RootError::NoRoot("HTABORG and HTABSIZE, as in SDR1"))?;
-            let bad = |why| RootError::Bad { root: sdr1, why };
-            let order = HptOrder::new(u64::from(HptOrder::MIN.get()) + (sdr1 & 0x1f))
-                .ok_or(bad("HTABSIZE is at most 28"))?;
-            let base = sdr1 & !0x3_ffff & ((1 << 60) - 1);
-            if base & (order.bytes() - 1) != 0 {
-                return Err(bad("HTABORG is a multiple of the table's size"));
-            }
-            let table = HashTable { base: Gpa::new(base), order, layout: request.layout };
-            let view = HashView { slb: request.slb.clone(), context: request.pid };
-            found(Root::Hash(table, view), "--root")
-        }
+        _ => Ok(None),
     }
 }
 
-/// Where the kernel's own tree is on x86-64.
-fn x86_kernel_root(info: &VmcoreInfo) -> Option<Gpa> {
-    let (symbol, base) = (info.symbol("swapper_pg_dir")?, info.number("phys_base")?);
-    Some(Gpa::new(symbol.wrapping_sub(X86_KERNEL_MAP).wrapping_add_signed(base)))
-}
-
-/// The tree of a process. Entries are judged as by KVM's walker: Linux keeps bits of its own where
-/// the manual has reserved ones.
-fn radix<S: Source>(
-    image: &Image<S>,
-    request: &Request,
-    progress: &dyn Fn(u64, u64),
-) -> Result<Located, RootError> {
-    let arch = Arch::Ppc64Radix;
-    let pid = request.pid.unwrap_or(0);
-    let format = ProcessScoped::new(Granule::K64)
-        .with_rc(RcPolicy::HardwareUpdate)
-        .with_strictness(Strictness::Kvm);
-    // Process 0 is reached from quadrant 3, others from quadrant 0: as while another process runs,
-    // or that one.
-    let mmu = |table: ProcessTable| GuestMmu::new(table.word(), pid.max(1), format);
-    let swapper = image.notes().vmcoreinfo.as_ref().and_then(|info| info.symbol("swapper_pg_dir"));
-    let (table, source) = match (request.root, swapper) {
-        (Some(root), _) => (
-            process_table(root)
-                .ok_or(RootError::Bad { root, why: "a process table is aligned to its size" })?,
-            "--root",
+/// Options that say nothing about these tables are errors.
+fn check_options(request: &Request, arch: Arch) -> Result<(), RootError> {
+    let x86 = matches!(arch, Arch::X86_64 | Arch::X86_64La57);
+    let power = matches!(arch, Arch::Ppc64Radix | Arch::Ppc64Hash);
+    let hash = arch == Arch::Ppc64Hash;
+    let given = [
+        ("--pid", request.pid.is_some(), power),
+        ("--cpu", request.cpu.is_some(), x86),
+        ("--c-bit", request.c_bit.is_some(), x86),
+        ("--mode-based-execute", request.mode_based_execute, arch == Arch::Ept),
+        ("--slb", request.slb.is_some(), hash),
+        ("--hpte-layout", request.layout != Layout::default(), hash),
+        ("--linux-layout", request.linux_layout.is_some(), hash),
+        ("--root user", request.root == Some(RootChoice::User), x86),
+        (
+            "--root kernel",
+            request.root == Some(RootChoice::Kernel),
+            x86 || arch == Arch::Ppc64Radix,
         ),
-        (None, Some(swapper)) if pid == 0 && swapper >= PPC64_LINEAR_MAP => {
-            let format = GuestMmu::new(ProcessTableWord::new(), 1, format).format(0);
-            let root = Root::Radix(format, Gpa::new(swapper - PPC64_LINEAR_MAP));
-            return Ok(Located { arch, root, source: "swapper_pg_dir in VMCOREINFO".to_owned() });
+    ];
+    match given.into_iter().find(|(_, given, applies)| *given && !applies) {
+        Some((option, ..)) => Err(RootError::Option { option, arch }),
+        None => Ok(()),
+    }
+}
+
+/// What Linux says of itself: one, or one of several that has yet to be chosen.
+#[derive(Clone, Copy)]
+pub(crate) struct Infos<'i> {
+    pub all: &'i [VmcoreInfo],
+    pub chosen: Option<&'i VmcoreInfo>,
+}
+
+impl<'i> Infos<'i> {
+    /// The one; an error if there are several.
+    pub(crate) fn one(self) -> Result<Option<&'i VmcoreInfo>, RootError> {
+        if self.chosen.is_some() || self.all.is_empty() {
+            return Ok(self.chosen);
         }
-        (None, _) => {
-            let table = search(image, &mmu, progress)
-                .ok_or(RootError::NoRoot("the process table's address"))?;
-            (table, "found by its looks")
-        }
+        let candidates = self.all.iter().enumerate().map(|(n, info)| {
+            let release = info.get("OSRELEASE").unwrap_or("no release");
+            let root = info.symbol("swapper_pg_dir");
+            let root = root.map_or(String::new(), |root| format!(", swapper_pg_dir {root:#x}"));
+            format!("--vmcoreinfo {n} (Linux {release}{root})")
+        });
+        let what = "VMCOREINFO notes that differ";
+        Err(RootError::Several(Several { what, candidates: candidates.collect() }))
+    }
+}
+
+fn choose_info<'i>(infos: &'i [VmcoreInfo], request: &Request) -> Result<Infos<'i>, RootError> {
+    let chosen = match (request.vmcoreinfo, infos) {
+        (Some(n), _) => Some(infos.get(n).ok_or_else(|| {
+            let (count, what) = (infos.len(), "VMCOREINFO notes");
+            RootError::NoPaging(format!("--vmcoreinfo {n}: the image has {count} {what}"))
+        })?),
+        (None, [info]) => Some(info),
+        (None, _) => None,
     };
-    let memory = image.tables(Allowance::default());
-    let walker = mmu(table).walker(&memory, pid);
-    let walker =
-        walker.map_err(|cause| RootError::NoProcess { pid, table: table.base().get(), cause })?;
-    let source =
-        format!("process {pid} of the process table at {:#x} ({source})", table.base().get());
-    Ok(Located { arch, root: Root::Radix(*walker.format(), walker.root()), source })
+    Ok(Infos { all: infos, chosen })
 }
 
-/// The process table at `root`: PRTS in its low bits, or as large as its alignment allows and Linux
-/// makes it (16 MiB).
-fn process_table(root: u64) -> Option<ProcessTable> {
-    let word = ProcessTableWord::from_bits(root);
-    match word.prts() {
-        0 => {
-            let largest = (root.trailing_zeros() as u8).clamp(12, 24) - 12;
-            ProcessTable::new(Gpa::new(word.base()), largest)
-        }
-        _ => ProcessTable::of_word(word),
+fn ept(request: &Request) -> Result<Located, RootError> {
+    let Some(RootChoice::Address(root)) = request.root else {
+        return Err(RootError::NoRoot("EPTP".to_owned()));
+    };
+    let eptp = Eptp::from_bits(root);
+    let levels = match eptp.walk_length() {
+        0 | 3 => Levels::Four,
+        4 => Levels::Five,
+        _ => return Err(RootError::Bad { root, why: "EPT has four or five levels" }),
+    };
+    let controls =
+        EptControls { mode_based_execute: request.mode_based_execute, ..EptControls::new() };
+    let root = Root::Ept(Ept::new(levels, controls), Hpa::new(eptp.frame() << 12));
+    Ok(Located::new(Arch::Ept, root, "--root"))
+}
+
+fn hash(request: &Request, infos: Infos<'_>) -> Result<Located, RootError> {
+    let Some(RootChoice::Address(sdr1)) = request.root else {
+        return Err(RootError::NoRoot("HTABORG and HTABSIZE, as in SDR1".to_owned()));
+    };
+    let bad = |why| RootError::Bad { root: sdr1, why };
+    let order = HptOrder::new(u64::from(HptOrder::MIN.get()) + (sdr1 & 0x1f))
+        .ok_or(bad("HTABSIZE is at most 28"))?;
+    let base = sdr1 & !0x3_ffff & ((1 << 60) - 1);
+    if base & (order.bytes() - 1) != 0 {
+        return Err(bad("HTABORG is a multiple of the table's size"));
     }
-}
-
-/// Looks for a process table at every multiple of 4 KiB that is no hole of the image.
-fn search<S: Source>(
-    image: &Image<S>,
-    mmu: &dyn Fn(ProcessTable) -> GuestMmu,
-    progress: &dyn Fn(u64, u64),
-) -> Option<ProcessTable> {
-    /// Read at a time.
-    const CHUNK: usize = 1 << 20;
-    const STEP: u64 = 1 << 12;
-    let total = image.extents().bytes();
-    let mut before = 0;
-    let mut buffer = vec![0; CHUNK];
-    for extent in image.extents().iter() {
-        // To the next multiple; there may be none, at the end of the address space.
-        let mut skip = extent.start.wrapping_neg() % STEP;
-        while skip < extent.stored {
-            progress(before + skip, total);
-            // Holes are passed over by whole steps. What follows in memory may stand further ahead
-            // in the file.
-            let Some(data) = image.source().next_data(extent.offset + skip) else { break };
-            let data = data.saturating_sub(extent.offset);
-            skip += (data.max(skip) - skip) / STEP * STEP;
-            let length =
-                usize::try_from(extent.stored.saturating_sub(skip)).unwrap_or(CHUNK).min(CHUNK);
-            let read = image.source().read_at(extent.offset + skip, &mut buffer[..length]).ok()?;
-            for (index, entry) in buffer[..read].chunks(STEP as usize).enumerate() {
-                let at = extent.start + skip + index as u64 * STEP;
-                if let Some(table) = looks_like(image, mmu, at, entry) {
-                    return Some(table);
-                }
-            }
-            skip += CHUNK as u64;
-        }
-        before += extent.bytes;
+    let told = infos.chosen.and_then(LinuxLayout::of_kernel);
+    let layout = request.linux_layout.or(told).unwrap_or_default();
+    let table = HashTable { base: Gpa::new(base), order, layout: request.layout };
+    let view = HashView { slb: request.slb.clone(), context: request.pid, layout };
+    let mut located = Located::new(Arch::Ppc64Hash, Root::Hash(table, view), "--root");
+    if request.linux_layout.is_none() && told.is_none() && request.slb.is_none() {
+        let remark =
+            "addresses are those of a Linux of 64-KiB pages, 5.2 or later (--linux-layout)";
+        located.remarks.push(remark.to_owned());
     }
-    None
+    Ok(located)
 }
 
-fn looks_like<S: Source>(
-    image: &Image<S>,
-    mmu: &dyn Fn(ProcessTable) -> GuestMmu,
-    at: u64,
-    entry: &[u8],
-) -> Option<ProcessTable> {
-    let word = |n: usize| Some(u64::from_be_bytes(entry.get(n * 8..n * 8 + 8)?.try_into().ok()?));
-    let prte = Prte { tree: word(0)?.into(), reserved: word(1)? };
-    let root = prte.root(Strictness::Strict).filter(|root| image.extents().hold(*root, 1 << 16))?;
-    let table = process_table(at)?;
-    let memory = image.tables(Allowance { words: 64, bytes: 1 << 17 });
-    let format = mmu(table).format(0);
-    let walker = Walker::new(format, &memory, Gpa::new(root));
-    let linear = walker.translate(Gva::new(PPC64_LINEAR_MAP), Access::READ).ok()?;
-    (linear.output == Gpa::new(0)).then_some(table)
+/// Why a paging mode is not read, in words.
+pub(crate) fn unsupported(why: Unsupported) -> &'static str {
+    match why {
+        Unsupported::Paging32 => "32-bit paging, which is not read",
+        Unsupported::Pae => "PAE paging, which is not read",
+    }
 }
 
 #[cfg(test)]
@@ -322,7 +434,15 @@ mod tests {
     use super::*;
 
     fn located(arch: Arch, root: Option<u64>) -> Result<Located, RootError> {
-        let image = Image::open(&[0_u8; 64][..], 0).unwrap();
+        let page = [0_u8; 4096];
+        let extents = [0x1234_5000, 0x8000_0000, 0x1000].map(|start| memory_image::Extent {
+            start,
+            bytes: 4096,
+            file: 0,
+            offset: 0,
+        });
+        let image = Image::raw(vec![Box::new(&page[..])], extents).unwrap();
+        let root = root.map(RootChoice::Address);
         locate(&image, &Request { arch: Some(arch), root, ..Request::default() }, &|_, _| ())
     }
 
@@ -352,20 +472,9 @@ mod tests {
             located(Arch::Ppc64Radix, Some(0x1000)),
             Err(RootError::NoProcess { pid: 0, .. })
         ));
-    }
-
-    #[test]
-    fn process_tables_by_their_address() {
-        for (root, base, entries) in [
-            (0x600_0000, 0x600_0000, 1 << 20),
-            (0x600_000c, 0x600_0000, 1 << 20),
-            (0x13_0000, 0x13_0000, 4096),
-            (0x13_1000, 0x13_1000, 256),
-            (0x600_0004, 0x600_0000, 4096),
-        ] {
-            let table = process_table(root).unwrap();
-            assert_eq!((table.base(), table.entries()), (Gpa::new(base), entries), "{root:#x}");
-        }
-        assert_eq!(process_table(0x1004), None);
+        assert!(matches!(
+            located(Arch::X86_64, Some(0x9000)),
+            Err(RootError::Unreadable { root: 0x9000, held: Held::Outside, .. })
+        ));
     }
 }

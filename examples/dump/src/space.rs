@@ -5,26 +5,27 @@ use std::ops::ControlFlow;
 use arch_ppc64::hash::HptError;
 use arch_ppc64::radix::ProcessScoped;
 use arch_x86::{Ept, LongMode};
+use memory_image::{Image, ImageTables};
 use pgtable::Access;
 
 use super::census::Census;
+use super::describe::Names;
 use super::diff::{Difference, Mismatch, of_lists, of_trees};
 use super::hash::HashSpace;
 use super::range::Range;
-use super::root::Root;
+use super::root::{Located, Root};
 use super::tree::Tree;
-use memory_image::{Image, ImageTables, Source};
 
 /// An address space in an image.
-pub enum Space<'i, S> {
+pub enum Space<'i> {
     /// A tree of long mode.
-    LongMode(Tree<'i, LongMode, S>),
+    LongMode(Tree<'i, LongMode>),
     /// An extended page table.
-    Ept(Tree<'i, Ept, S>),
+    Ept(Tree<'i, Ept>),
     /// A radix tree.
-    Radix(Tree<'i, ProcessScoped, S>),
+    Radix(Tree<'i, ProcessScoped>),
     /// A hashed page table.
-    Hash(HashSpace<'i, S>),
+    Hash(HashSpace<'i>),
 }
 
 macro_rules! each {
@@ -38,21 +39,25 @@ macro_rules! each {
     };
 }
 
-impl<'i, S: Source> Space<'i, S> {
-    /// The space at `root` of `image`, read through `tables`.
+impl<'i> Space<'i> {
+    /// The space at a root of `image`, read through `tables`, which must be without the bits that
+    /// `located` calls foreign.
     ///
     /// # Errors
     /// [`HptError`] if a hashed page table is not in the image. (Of a tree that is a fault of its
     /// addresses.)
     pub fn of(
-        image: &'i Image<S>,
-        tables: &'i ImageTables<'i, S>,
-        root: &Root,
+        image: &'i Image<'_>,
+        tables: &'i ImageTables<'i>,
+        located: &Located,
     ) -> Result<Self, HptError> {
-        Ok(match root {
-            Root::LongMode(format, root) => Self::LongMode(Tree::new(*format, tables, *root)),
-            Root::Ept(format, root) => Self::Ept(Tree::new(*format, tables, *root)),
-            Root::Radix(format, root) => Self::Radix(Tree::new(*format, tables, *root)),
+        let names = Names { linux: located.linux.is_some() };
+        Ok(match &located.root {
+            Root::LongMode(format, root) => {
+                Self::LongMode(Tree::new(*format, tables, *root, names))
+            }
+            Root::Ept(format, root) => Self::Ept(Tree::new(*format, tables, *root, names)),
+            Root::Radix(format, root) => Self::Radix(Tree::new(*format, tables, *root, names)),
             Root::Hash(table, view) => {
                 Self::Hash(HashSpace::new(image, tables, *table, view.clone())?)
             }
@@ -60,7 +65,8 @@ impl<'i, S: Source> Space<'i, S> {
     }
 
     /// The memory that it is read through: what was spent, and whether the image could be read.
-    pub fn tables(&self) -> &'i ImageTables<'i, S> {
+    #[must_use]
+    pub fn tables(&self) -> &'i ImageTables<'i> {
         each!(self, it => it.tables())
     }
 
@@ -75,11 +81,13 @@ impl<'i, S: Source> Space<'i, S> {
     }
 
     /// Where `va` goes: whatever is mapped there, or if `access` is given only what it may do.
+    #[must_use]
     pub fn translate(&self, va: u64, access: Option<Access>) -> Range {
         each!(self, it => it.translate(va, access))
     }
 
     /// Counts.
+    #[must_use]
     pub fn census(&self, progress: &dyn Fn(u64, u64)) -> Census {
         match self {
             Self::LongMode(tree) => Census::Tree(tree.census(progress)),
@@ -89,24 +97,24 @@ impl<'i, S: Source> Space<'i, S> {
         }
     }
 
-    /// Calls `visit` for each range that `after` translates differently, until it breaks or an
-    /// allowance is spent.
+    /// Calls `visit` for each range that `after` translates differently, or with other rights, until
+    /// it breaks or an allowance is spent.
     ///
     /// # Errors
     /// [`Mismatch`] if the two are of different kinds.
     pub fn diff(
         &self,
-        after: &Self,
+        after: &Space<'_>,
         visit: &mut dyn FnMut(Difference) -> ControlFlow<()>,
         progress: &dyn Fn(u64, u64),
     ) -> Result<(), Mismatch> {
         match (self, after) {
-            (Self::LongMode(before), Self::LongMode(after)) => {
+            (Space::LongMode(before), Space::LongMode(after)) => {
                 of_trees(before, after, visit, progress)
             }
-            (Self::Ept(before), Self::Ept(after)) => of_trees(before, after, visit, progress),
-            (Self::Radix(before), Self::Radix(after)) => of_trees(before, after, visit, progress),
-            (Self::Hash(before), Self::Hash(after)) => {
+            (Space::Ept(before), Space::Ept(after)) => of_trees(before, after, visit, progress),
+            (Space::Radix(before), Space::Radix(after)) => of_trees(before, after, visit, progress),
+            (Space::Hash(before), Space::Hash(after)) => {
                 of_lists(before, after, visit, progress);
                 Ok(())
             }

@@ -6,23 +6,26 @@
 //! it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write as _;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
+use memory_image::Unreadable;
 use pgtable::{
-    Access, Address, Entry, Error, Format, Input, Output, Position, Prot, RangeError, Run, Walker,
-    low_bits,
+    Access, Address, Cause, Entry, Error, Fault, Format, Input, Output, Position, Prot, RangeError,
+    Run, Stage, Trace, TraceEntry, Walker, low_bits,
 };
 
 use super::census::{LevelCensus, TreeCensus};
-use super::describe::Describe;
-use super::range::{Range, Rights, Step};
-use memory_image::{ImageTables, Source};
+use super::describe::{Describe, Names};
+use super::range::{Range, Rights, State, Step};
+use memory_image::ImageTables;
 
 /// A tree, in the memory of an image.
-pub struct Tree<'i, F, S> {
-    walker: Walker<F, &'i ImageTables<'i, S>>,
-    tables: &'i ImageTables<'i, S>,
+pub struct Tree<'i, F> {
+    walker: Walker<F, &'i ImageTables<'i>>,
+    tables: &'i ImageTables<'i>,
+    names: Names,
 }
 
 /// What a run's pages allow: judged once for each kind of entry.
@@ -45,25 +48,35 @@ struct Pending<F: Format> {
 enum Last<F: Format> {
     Nothing,
     Mapped(Pending<F>),
-    /// A fault: first address, bytes, size of an entry, and why.
-    Fault(u64, u64, u64, String),
+    /// A fault: first address, bytes, and what it is; its size is that of an entry.
+    Fault(u64, u64, Hole),
+}
+
+/// What of a tree leads nowhere.
+struct Hole {
+    /// The first offset, and the size of what an entry covers.
+    offset: u64,
+    size: u64,
+    state: State,
+    why: String,
+    entry: Option<u64>,
 }
 
 type Visit<'v> = &'v mut dyn FnMut(Range) -> ControlFlow<()>;
 
-impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
+impl<'i, F: Describe> Tree<'i, F> {
     /// The tree of `format` whose root table stands at `root`.
-    pub fn new(format: F, tables: &'i ImageTables<'i, S>, root: Output<F>) -> Self {
-        Self { walker: Walker::new(format, tables, root), tables }
+    pub fn new(format: F, tables: &'i ImageTables<'i>, root: Output<F>, names: Names) -> Self {
+        Self { walker: Walker::new(format, tables, root), tables, names }
     }
 
     /// A reader of the tree.
-    pub fn walker(&self) -> &Walker<F, &'i ImageTables<'i, S>> {
+    pub fn walker(&self) -> &Walker<F, &'i ImageTables<'i>> {
         &self.walker
     }
 
     /// The memory that it stands in.
-    pub fn tables(&self) -> &'i ImageTables<'i, S> {
+    pub fn tables(&self) -> &'i ImageTables<'i> {
         self.tables
     }
 
@@ -90,7 +103,29 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
                 return;
             }
         }
-        let _ = show(last, visit);
+        let _ = self.show(last, visit);
+    }
+
+    /// What the part of the tree from offset `start` up to `end` lists, both of them in one row;
+    /// less if the allowance is spent.
+    pub(super) fn part(&self, start: u64, end: u64) -> Vec<Range> {
+        let mut ranges = Vec::new();
+        let mut kept = 0;
+        let mut take = |range: Range| {
+            let bytes = size_of::<Range>() + range.attributes.len();
+            kept += bytes as u64;
+            if !self.tables.keep(bytes as u64) {
+                return ControlFlow::Break(());
+            }
+            ranges.push(range);
+            ControlFlow::Continue(())
+        };
+        let mut last = Last::Nothing;
+        if self.list_row(start, end, &mut last, &mut take, &|_, _| ()).is_continue() {
+            let _ = self.show(last, &mut take);
+        }
+        self.tables.give_back(kept);
+        ranges
     }
 
     fn list_row(
@@ -113,9 +148,9 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
                 Ok(flow) => return flow,
                 Err(_) if self.tables.is_over() => break,
                 Err(error) => {
-                    let Some((offset, size, why)) = self.hole(error) else { break };
-                    self.fault(offset, size, why, last, visit)?;
-                    next = (offset | (size - 1)) + 1;
+                    let Some(hole) = self.hole(error) else { break };
+                    next = (hole.offset | (hole.size - 1)) + 1;
+                    self.fault(hole, last, visit)?;
                 }
             }
         }
@@ -139,11 +174,18 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
                         attributes: leaf.attributes,
                         rights,
                     };
-                    join(last, new, visit)?;
+                    self.join(last, new, visit)?;
                 }
                 Err(error) => {
                     let offset = self.walker.format().offset(error.at).unwrap_or(0);
-                    self.fault(offset, 1 << shift, error.error.to_string(), last, visit)?;
+                    let hole = Hole {
+                        offset,
+                        size: 1 << shift,
+                        state: State::Malformed,
+                        why: error.error.to_string(),
+                        entry: entry_of(error.error),
+                    };
+                    self.fault(hole, last, visit)?;
                 }
             }
         }
@@ -166,55 +208,61 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
         Position { level: geometry.root(), shift: geometry.shift(geometry.root()) }
     }
 
-    /// The range that an error leaves out: its first offset, its size and why.
-    fn hole(&self, error: RangeError<Input<F>>) -> Option<(u64, u64, String)> {
+    /// The range that an error leaves out.
+    fn hole(&self, error: RangeError<Input<F>>) -> Option<Hole> {
         let offset = self.walker.format().offset(error.at)?;
-        let at = match error.error {
-            Error::Malformed { at, .. } => at,
+        let trace = self.walker.trace(error.at);
+        let (at, state, entry) = match error.error {
+            Error::Malformed { at, entry, .. } => (at, State::Malformed, Some(entry)),
             // The entry whose table is not there; or, if not even that can be read, the root's.
-            _ => self.walker.trace(error.at).last().map_or_else(|| self.top(), |step| step.at),
+            _ => {
+                let last = trace.last();
+                let at = last.map_or_else(|| self.top(), |step| step.at);
+                (at, State::Unknown, last.map(|step| step.address.get()))
+            }
         };
-        Some((offset & !low_bits(at.shift), at.size(), self.why(error.error, error.at)))
-    }
-
-    /// The range around `input` that cannot be read, if it cannot: its first offset, its size and
-    /// why.
-    pub(super) fn unreadable(&self, input: Input<F>) -> Option<(u64, u64, String)> {
-        let error = self.walker.query(input).err()?;
-        self.hole(RangeError { at: input, error })
-    }
-
-    fn why(&self, error: Error, at: Input<F>) -> String {
-        match (error, self.walker.trace(at).last()) {
-            (Error::Memory(outside), Some(entry)) => {
-                format!(
-                    "{outside}, entry {:#018x} at {} ({})",
-                    entry.word, entry.address, entry.at.level
-                )
+        let why = match (error.error, trace.last()) {
+            (Error::Memory(outside), step) => {
+                let mut why = self.refusal(outside.address, outside.bytes);
+                if let Some(step) = step {
+                    let TraceEntry { word, address, at, .. } = step;
+                    let level = F::level_name(at.level.0);
+                    let _ = write!(why, ", where the {level} {word:#018x} at {address} leads");
+                }
+                why
             }
             (error, _) => error.to_string(),
+        };
+        Some(Hole { offset: offset & !low_bits(at.shift), size: at.size(), state, why, entry })
+    }
+
+    /// Why a table cannot be read, in words.
+    fn refusal(&self, address: u64, bytes: u64) -> String {
+        match self.tables.refusal(address, bytes) {
+            Some(Unreadable::Missing { held, .. }) => {
+                format!("unknown: the table at {address:#x} is {held}")
+            }
+            Some(why) => format!("unknown: {why}"),
+            None => format!("unknown: the table at {address:#x} was not read, a limit is reached"),
         }
     }
 
-    fn fault(
-        &self,
-        offset: u64,
-        size: u64,
-        why: String,
-        last: &mut Last<F>,
-        visit: Visit<'_>,
-    ) -> ControlFlow<()> {
-        let va = self.address(offset & !(size - 1)).get();
+    fn fault(&self, hole: Hole, last: &mut Last<F>, visit: Visit<'_>) -> ControlFlow<()> {
+        let va = self.address(hole.offset & !(hole.size - 1)).get();
         match last {
             // The first of neighbours that are all wrong names its entry; that the others are wrong
             // is enough.
-            Last::Fault(start, bytes, its_size, _)
-                if *its_size == size && start.wrapping_add(*bytes) == va =>
+            Last::Fault(start, bytes, before)
+                if (before.size, before.state) == (hole.size, hole.state)
+                    && start.wrapping_add(*bytes) == va =>
             {
-                *bytes = bytes.saturating_add(size);
+                *bytes = bytes.saturating_add(hole.size);
                 ControlFlow::Continue(())
             }
-            _ => show(std::mem::replace(last, Last::Fault(va, size, size, why)), visit),
+            _ => {
+                let new = Last::Fault(va, hole.size, hole);
+                self.show(std::mem::replace(last, new), visit)
+            }
         }
     }
 
@@ -230,23 +278,21 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
         let range = match (found, trace.last()) {
             (Some(found), Some(leaf)) => {
                 let rights = self.judge(input).rights(self.walker.format(), leaf.word, leaf.at);
-                Range::mapped(
-                    Some(va),
-                    found.output.get(),
-                    leaf.at.size(),
-                    rights,
-                    F::describe(&found.attributes),
-                )
+                let attributes = F::describe(&found.attributes, self.names);
+                Range::mapped(Some(va), found.output.get(), leaf.at.size(), rights, attributes)
             }
             _ => {
                 let fault = self.walker.translate(input, access.unwrap_or(Access::READ)).err();
-                let why =
-                    fault.map_or_else(|| "the entry changed".to_owned(), |fault| fault.to_string());
-                Range::faulting(va, size, why)
+                let (state, why, entry) = match fault {
+                    Some(fault) => self.reason(&fault, &trace),
+                    None => (State::Unknown, "the entry changed".to_owned(), None),
+                };
+                Range::faulting(va, size, state, why).by_entry(entry)
             }
         };
         let walk = trace.iter().map(|step| Step {
             level: step.at.level.0,
+            name: F::level_name(step.at.level.0),
             address: step.address.get(),
             word: step.word,
             entry: match step.entry {
@@ -257,6 +303,65 @@ impl<'i, F: Describe, S: Source> Tree<'i, F, S> {
             },
         });
         Range { walk: walk.collect(), ..range }
+    }
+
+    /// What a fault means, in words, and the entry that decided it.
+    fn reason(&self, fault: &Fault<F>, trace: &Trace<F>) -> (State, String, Option<u64>) {
+        let entry = fault.entry.map(Address::get);
+        match fault.cause {
+            Cause::TableAccess if self.tables.is_over() => {
+                (State::Unknown, "unknown: the allowance is spent".to_owned(), entry)
+            }
+            Cause::TableAccess => {
+                // The table that the last entry that was read leads to, or the root.
+                let table = match trace.last().map(|step| step.entry) {
+                    Some(Entry::Table { table, .. }) => table.get(),
+                    _ => self.walker.root().get(),
+                };
+                let at = entry.map_or(table, |entry| entry & !7);
+                let mut why = self.refusal(at, 8);
+                if let Some(step) = trace.last() {
+                    let level = F::level_name(step.at.level.0);
+                    let (word, address) = (step.word, step.address);
+                    let _ = write!(why, ", where the {level} {word:#018x} at {address} leads");
+                }
+                (State::Unknown, why, trace.last().map(|step| step.address.get()))
+            }
+            Cause::Malformed => (State::Malformed, fault.to_string(), entry),
+            Cause::Denied => {
+                let Some(denier) = self.denier(trace, fault.access) else {
+                    return (State::Denied, fault.to_string(), entry);
+                };
+                let why = format!(
+                    "{} at {} is not allowed in {}, by the {} {:#018x} at {}: {}",
+                    fault.access,
+                    fault.address,
+                    <F::Stage as Stage>::NAME,
+                    F::level_name(denier.at.level.0),
+                    denier.word,
+                    denier.address,
+                    fault.arch
+                );
+                (State::Denied, why, Some(denier.address.get()))
+            }
+            _ => (State::NotMapped, fault.to_string(), entry),
+        }
+    }
+
+    /// The entry of the way that denies `access`: the leaf if it does so by itself, else the first
+    /// one with which it is denied.
+    fn denier<'t>(&self, trace: &'t Trace<F>, access: Access) -> Option<&'t TraceEntry<F>> {
+        let format = self.walker.format();
+        let (leaf, above) = trace.split_last()?;
+        let denied = |path| format.check(leaf.word, leaf.at, path, access).is_err();
+        if denied(F::Path::default()) {
+            return Some(leaf);
+        }
+        let mut path = F::Path::default();
+        above.iter().find(|step| {
+            path = format.restrict(path, step.word);
+            denied(path)
+        })
     }
 
     /// Counts tables, entries and pages.
@@ -336,30 +441,46 @@ impl<F: Format> Judge<F> {
     }
 }
 
-/// Joins `new` to what came last if it continues it, else shows that.
-fn join<F: Describe>(last: &mut Last<F>, new: Pending<F>, visit: Visit<'_>) -> ControlFlow<()> {
-    if let Last::Mapped(old) = last {
-        let continues = (old.shift, old.rights, old.attributes)
-            == (new.shift, new.rights, new.attributes)
-            && old.va.checked_add(old.bytes) == Some(new.va)
-            && old.pa.checked_add(old.bytes) == Some(new.pa);
-        if continues {
-            old.bytes += new.bytes;
-            return ControlFlow::Continue(());
-        }
+/// The entry that an error names.
+fn entry_of(error: Error) -> Option<u64> {
+    match error {
+        Error::Malformed { entry, .. } => Some(entry),
+        _ => None,
     }
-    show(std::mem::replace(last, Last::Mapped(new)), visit)
 }
 
-fn show<F: Describe>(last: Last<F>, visit: Visit<'_>) -> ControlFlow<()> {
-    match last {
-        Last::Nothing => ControlFlow::Continue(()),
-        Last::Fault(va, bytes, size, why) => {
-            visit(Range::faulting(va, Some(size), why).of_bytes(bytes))
+impl<F: Describe> Tree<'_, F> {
+    /// Joins `new` to what came last if it continues it, else shows that.
+    fn join(&self, last: &mut Last<F>, new: Pending<F>, visit: Visit<'_>) -> ControlFlow<()> {
+        if let Last::Mapped(old) = last {
+            let continues = (old.shift, old.rights, old.attributes)
+                == (new.shift, new.rights, new.attributes)
+                && old.va.checked_add(old.bytes) == Some(new.va)
+                && old.pa.checked_add(old.bytes) == Some(new.pa);
+            if continues {
+                old.bytes += new.bytes;
+                return ControlFlow::Continue(());
+            }
         }
-        Last::Mapped(Pending { va, pa, bytes, shift, attributes, rights }) => visit(
-            Range::mapped(Some(va), pa, 1 << shift, rights, F::describe(&attributes))
+        self.show(std::mem::replace(last, Last::Mapped(new)), visit)
+    }
+
+    fn show(&self, last: Last<F>, visit: Visit<'_>) -> ControlFlow<()> {
+        match last {
+            Last::Nothing => ControlFlow::Continue(()),
+            Last::Fault(va, bytes, Hole { size, state, why, entry, .. }) => {
+                visit(Range::faulting(va, Some(size), state, why).by_entry(entry).of_bytes(bytes))
+            }
+            Last::Mapped(Pending { va, pa, bytes, shift, attributes, rights }) => visit(
+                Range::mapped(
+                    Some(va),
+                    pa,
+                    1 << shift,
+                    rights,
+                    F::describe(&attributes, self.names),
+                )
                 .of_bytes(bytes),
-        ),
+            ),
+        }
     }
 }

@@ -4,19 +4,27 @@ use std::io;
 
 /// Why an image cannot be used, by what its owner can do about it.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ImageError {
     /// The file cannot be read.
     #[error("the image cannot be read")]
     Io(#[from] io::Error),
-    /// It begins as an ELF file and is none, or is cut short.
-    #[error("the ELF core is damaged")]
-    Elf(#[from] object::read::Error),
-    /// It is an ELF file of another kind: a program, or a core of 32 bits.
-    #[error("this ELF file is no core of a 64-bit machine: {0}")]
+    /// It begins as a file of a form that is read, and is damaged or cut off in its headers.
+    #[error("the {form} is damaged: {why}")]
+    Damaged {
+        /// Which form.
+        form: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// It is an ELF file of another kind: a program, an object, a library.
+    #[error("this ELF file is no core of a machine: {0}")]
     NotACore(&'static str),
     /// It has more of something than any machine has.
-    #[error("the ELF core claims to have {count} {what}; {limit} are the most that are read")]
+    #[error("the {form} claims to have {count} {what}; {limit} are the most that are read")]
     TooMany {
+        /// Which form.
+        form: &'static str,
         /// Of what.
         what: &'static str,
         /// How many.
@@ -24,9 +32,15 @@ pub enum ImageError {
         /// The most.
         limit: u64,
     },
-    /// It is a form that does not hold memory as it is.
-    #[error(
-        "a {0} dump holds memory compressed: make an ELF core of it first (QEMU: `dump-guest-memory` without `-z`, `-l`, `-s`; kdump: copy /proc/vmcore)"
-    )]
-    Compressed(&'static str),
+    /// It is a form that is not read.
+    #[error("this is {form}, which is not read: {advice}")]
+    Foreign {
+        /// Which form.
+        form: &'static str,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// Files that do not belong together.
+    #[error("{0}")]
+    Parts(String),
 }

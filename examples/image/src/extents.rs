@@ -1,7 +1,9 @@
-//! Where in a file each piece of physical memory stands.
+//! Memory in pieces, each of which stands as it is somewhere in a file.
 
-/// Bytes of a page, the unit of memory.
-pub(super) const PAGE: u64 = 4096;
+use std::fmt;
+
+use crate::memory::{Held, Memory, Piece, Unreadable};
+use crate::source::Source;
 
 /// A contiguous piece of physical memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -10,10 +12,10 @@ pub struct Extent {
     pub start: u64,
     /// Its length in bytes.
     pub bytes: u64,
+    /// Which of the files it stands in.
+    pub file: usize,
     /// Where in the file it begins.
     pub offset: u64,
-    /// How much of it the file holds; the rest is zero.
-    pub stored: u64,
 }
 
 impl Extent {
@@ -23,69 +25,173 @@ impl Extent {
             start: self.start.saturating_add(skip),
             bytes: self.bytes.saturating_sub(skip),
             offset: self.offset.saturating_add(skip),
-            stored: self.stored.saturating_sub(skip),
+            ..self
         }
+    }
+
+    /// The last address.
+    fn last(&self) -> u64 {
+        self.start + (self.bytes - 1)
+    }
+
+    /// Whether `next` continues it, in memory and in the file.
+    fn continues(&self, next: &Self) -> bool {
+        self.file == next.file
+            && self.start.checked_add(self.bytes) == Some(next.start)
+            && self.offset.checked_add(self.bytes) == Some(next.offset)
     }
 }
 
-/// Pieces of memory, in order, none of which overlap.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Extents(Vec<Extent>);
+/// Brings `extents` in order. Where two claim the same address the one that begins first has it,
+/// of those the first given (a vmcore has the kernel's text once more).
+fn in_order(extents: impl IntoIterator<Item = Extent>) -> Vec<Extent> {
+    let mut given: Vec<_> = extents.into_iter().filter(|extent| extent.bytes > 0).collect();
+    given.sort_by_key(|extent| extent.start);
+    let mut kept: Vec<Extent> = Vec::with_capacity(given.len());
+    for mut extent in given {
+        // Nothing reaches beyond the end of the address space.
+        extent.bytes = extent.bytes.min(u64::MAX - extent.start);
+        let end = kept.last().map_or(0, |last| last.start + last.bytes);
+        let extent = extent.after(end.saturating_sub(extent.start));
+        if extent.bytes == 0 {
+            continue;
+        }
+        match kept.last_mut() {
+            Some(last) if last.continues(&extent) => last.bytes += extent.bytes,
+            _ => kept.push(extent),
+        }
+    }
+    kept
+}
 
-impl Extents {
-    /// Brings `extents` in order. Where two claim the same address the one that begins first has
-    /// it, of those the first given (a vmcore has the kernel's text once more).
-    pub fn new(extents: impl IntoIterator<Item = Extent>) -> Self {
-        let mut given: Vec<_> = extents.into_iter().filter(|extent| extent.bytes > 0).collect();
-        given.sort_by_key(|extent| extent.start);
-        let mut kept: Vec<Extent> = Vec::with_capacity(given.len());
-        for mut extent in given {
-            // Nothing reaches beyond the end of the address space.
-            extent.bytes = extent.bytes.min(u64::MAX - extent.start);
-            extent.stored = extent.stored.min(extent.bytes);
-            let end = kept.last().map_or(0, |last| last.start + last.bytes);
-            let extent = extent.after(end.saturating_sub(extent.start));
-            if extent.bytes > 0 {
-                kept.push(extent);
+/// The extent that holds `address`, from there on.
+fn at(extents: &[Extent], address: u64) -> Option<Extent> {
+    let after = extents.partition_point(|extent| extent.start <= address);
+    let extent = extents.get(after.checked_sub(1)?)?;
+    let skip = address - extent.start;
+    (skip < extent.bytes).then(|| extent.after(skip))
+}
+
+/// How far it is from `address` to the next extent's start; to the end of the address space if
+/// there is none.
+fn until_next(extents: &[Extent], address: u64) -> u64 {
+    let after = extents.partition_point(|extent| extent.start <= address);
+    extents.get(after).map_or(u64::MAX - address, |next| next.start - address).max(1)
+}
+
+/// Memory that stands as it is in files.
+pub(crate) struct Extents<'s> {
+    files: Vec<Box<dyn Source + 's>>,
+    lengths: Vec<u64>,
+    stored: Vec<Extent>,
+    left_out: Vec<Extent>,
+    cut_off: Vec<Extent>,
+}
+
+impl fmt::Debug for Extents<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Extents").field("stored", &self.stored).finish_non_exhaustive()
+    }
+}
+
+impl<'s> Extents<'s> {
+    /// Memory at `extents` of `files`, clipped to what the files have, and memory at `left_out`
+    /// (addresses and lengths) that the writer left out.
+    pub(crate) fn new(
+        files: Vec<Box<dyn Source + 's>>,
+        extents: impl IntoIterator<Item = Extent>,
+        left_out: impl IntoIterator<Item = (u64, u64)>,
+    ) -> std::io::Result<Self> {
+        let lengths = files.iter().map(|file| file.size()).collect::<Result<Vec<_>, _>>()?;
+        let mut cut_off = Vec::new();
+        let mut clipped = Vec::new();
+        for extent in extents {
+            let length = lengths.get(extent.file).copied().unwrap_or(0);
+            let here = extent.bytes.min(length.saturating_sub(extent.offset));
+            if here < extent.bytes {
+                cut_off.push(extent.after(here));
+            }
+            clipped.push(Extent { bytes: here, ..extent });
+        }
+        let nowhere = |(start, bytes)| Extent { start, bytes, file: 0, offset: start };
+        Ok(Self {
+            files,
+            lengths,
+            stored: in_order(clipped),
+            left_out: in_order(left_out.into_iter().map(nowhere)),
+            cut_off: in_order(cut_off.into_iter().map(|it| nowhere((it.start, it.bytes)))),
+        })
+    }
+
+    /// How many bytes of memory are behind the end of a file.
+    pub(crate) fn lost(&self) -> u64 {
+        self.cut_off.iter().fold(0, |sum, extent| sum.saturating_add(extent.bytes))
+    }
+}
+
+impl Memory for Extents<'_> {
+    fn piece(&self, address: u64) -> Piece {
+        if let Some(extent) = at(&self.stored, address) {
+            return Piece { held: Held::Stored, bytes: extent.bytes };
+        }
+        let mut bytes = until_next(&self.stored, address);
+        let mut held = Held::Outside;
+        for (extents, what) in [(&self.cut_off, Held::CutOff), (&self.left_out, Held::LeftOut)] {
+            match at(extents, address) {
+                Some(extent) if held == Held::Outside => {
+                    (held, bytes) = (what, bytes.min(extent.bytes));
+                }
+                _ => bytes = bytes.min(until_next(extents, address)),
             }
         }
-        Self(kept)
+        Piece { held, bytes }
     }
 
-    /// The pieces, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &Extent> {
-        self.0.iter()
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), Unreadable> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let here = address.saturating_add(done as u64);
+            let missing = |held| Unreadable::Missing { address: here, held };
+            let extent = at(&self.stored, here).ok_or_else(|| missing(self.piece(here).held))?;
+            let bytes =
+                usize::try_from(extent.bytes).unwrap_or(usize::MAX).min(buffer.len() - done);
+            let into = &mut buffer[done..done + bytes];
+            // A file that became shorter since it was opened.
+            if self.files[extent.file].read_at(extent.offset, into)? < bytes {
+                return Err(missing(Held::CutOff));
+            }
+            done += bytes;
+        }
+        Ok(())
     }
 
-    /// How many bytes of memory there are.
-    pub fn bytes(&self) -> u64 {
-        self.0.iter().map(|extent| extent.bytes).sum()
+    fn next_stored(&self, address: u64) -> Option<u64> {
+        let next = self.stored.partition_point(|extent| extent.last() < address);
+        self.stored.get(next).map(|extent| extent.start.max(address))
     }
 
-    /// One past the highest address.
-    pub fn end(&self) -> u64 {
-        self.0.last().map_or(0, |last| last.start + last.bytes)
+    fn next_data(&self, address: u64) -> Option<u64> {
+        let mut next = self.stored.partition_point(|extent| extent.last() < address);
+        while let Some(extent) = self.stored.get(next) {
+            let here = extent.after(address.saturating_sub(extent.start));
+            // What follows in memory may stand further ahead in the file.
+            if let Some(data) = self.files[here.file].next_data(here.offset) {
+                let skip = data.saturating_sub(here.offset);
+                if skip < here.bytes {
+                    return Some(here.start + skip);
+                }
+            }
+            next += 1;
+        }
+        None
     }
 
-    /// The part from `address` on of the piece that holds it.
-    pub fn at(&self, address: u64) -> Option<Extent> {
-        let after = self.0.partition_point(|extent| extent.start <= address);
-        let extent = self.0.get(after.checked_sub(1)?)?;
-        let skip = address - extent.start;
-        (skip < extent.bytes).then(|| extent.after(skip))
+    fn bytes(&self) -> u64 {
+        self.stored.iter().fold(0, |sum, extent| sum.saturating_add(extent.bytes))
     }
 
-    /// Whether all of the `bytes` bytes from `address` on are memory, which comes in whole pages:
-    /// where a piece does not begin or end with one, the rest of the page is zero. (So no table of
-    /// a page or less is there in part.)
-    pub fn hold(&self, address: u64, bytes: u64) -> bool {
-        let Some(last) = address.checked_add(bytes.saturating_sub(1)) else { return false };
-        (address / PAGE..=last / PAGE).all(|page| {
-            let (first, last) = (page * PAGE, page * PAGE + (PAGE - 1));
-            let next = self.0.partition_point(|extent| extent.start <= last);
-            let before = next.checked_sub(1).and_then(|index| self.0.get(index));
-            before.is_some_and(|extent| extent.start + (extent.bytes - 1) >= first)
-        })
+    fn file_bytes(&self) -> u64 {
+        self.lengths.iter().fold(0, |sum, length| sum.saturating_add(*length))
     }
 }
 
@@ -94,42 +200,62 @@ impl Extents {
 mod tests {
     use super::*;
 
-    fn extent(start: u64, bytes: u64, offset: u64, stored: u64) -> Extent {
-        Extent { start, bytes, offset, stored }
+    fn extent(start: u64, bytes: u64, offset: u64) -> Extent {
+        Extent { start, bytes, file: 0, offset }
     }
 
     #[test]
-    fn overlaps_are_clipped() {
-        let extents = Extents::new([
-            extent(0x3000, 0x1004, 900, 0x800),
-            extent(0x1000, 0x1000, 100, 0x1000),
-            extent(0x1800, 0x1000, 500, 0x1000),
-            extent(0x1000, 0x100, 700, 0x100),
-            extent(u64::MAX - 1, 100, 0, 100),
-            extent(5, 0, 0, 0),
+    fn overlaps_are_clipped_and_neighbours_joined() {
+        let kept = in_order([
+            extent(0x3000, 0x1004, 900),
+            extent(0x1000, 0x1000, 100),
+            extent(0x1800, 0x1000, 500),
+            extent(0x1000, 0x100, 700),
+            extent(u64::MAX - 1, 100, 0),
+            extent(5, 0, 0),
+            extent(0x4004, 0x100, 900 + 0x1004),
         ]);
         let want = [
-            extent(0x1000, 0x1000, 100, 0x1000),
-            extent(0x2000, 0x800, 500 + 0x800, 0x800),
-            extent(0x3000, 0x1004, 900, 0x800),
-            extent(u64::MAX - 1, 1, 0, 1),
+            extent(0x1000, 0x1000, 100),
+            extent(0x2000, 0x800, 500 + 0x800),
+            extent(0x3000, 0x1104, 900),
+            extent(u64::MAX - 1, 1, 0),
         ];
-        assert_eq!(extents.iter().copied().collect::<Vec<_>>(), want);
-        for (address, bytes, inside) in [
-            (0x1000, 0x4000, true),
-            (0x1000, 0x4001, false),
-            (0xfff, 1, false),
-            (0x2fff, 1, true),
-            (0x4fff, 1, true),
-            (0x5000, 1, false),
-            (0x8000, 1, false),
-            (u64::MAX - 7, 8, true),
-            (u64::MAX - 0x1000, 8, false),
-            (u64::MAX, 8, false),
+        assert_eq!(kept, want);
+    }
+
+    /// What is stored, left out, cut off, and outside, each told from the others.
+    #[test]
+    fn every_piece_says_what_became_of_it() {
+        let bytes = [7_u8; 0x1800];
+        let memory = Extents::new(
+            vec![Box::new(&bytes[..])],
+            [extent(0x1000, 0x1000, 0), extent(0x4000, 0x1000, 0x1000)],
+            [(0x2000, 0x1000), (0x1800, 0x1000)],
+        )
+        .unwrap();
+        for (address, held, length) in [
+            (0, Held::Outside, 0x1000),
+            (0x1000, Held::Stored, 0x1000),
+            (0x1ff0, Held::Stored, 0x10),
+            (0x2000, Held::LeftOut, 0x1000),
+            (0x2800, Held::LeftOut, 0x800),
+            (0x3000, Held::Outside, 0x1000),
+            (0x4000, Held::Stored, 0x800),
+            (0x4800, Held::CutOff, 0x800),
+            (0x5000, Held::Outside, u64::MAX - 0x5000),
+            (u64::MAX, Held::Outside, 1),
         ] {
-            assert_eq!(extents.hold(address, bytes), inside, "{address:#x} {bytes:#x}");
+            assert_eq!(memory.piece(address), Piece { held, bytes: length }, "{address:#x}");
         }
-        assert_eq!(extents.at(0x3900), Some(extent(0x3900, 0x704, 900 + 0x900, 0)));
-        assert_eq!((extents.bytes(), extents.end()), (0x2805, u64::MAX));
+        assert_eq!((memory.bytes(), memory.lost()), (0x1800, 0x800));
+        let mut buffer = [0; 16];
+        assert!(memory.read(0x1ff0, &mut buffer).is_ok());
+        assert!(matches!(
+            memory.read(0x1ff8, &mut buffer),
+            Err(Unreadable::Missing { address: 0x2000, held: Held::LeftOut })
+        ));
+        let next: Vec<_> = [0, 0x1fff, 0x2000, 0x4800].map(|at| memory.next_stored(at)).into();
+        assert_eq!(next, [Some(0x1000), Some(0x1fff), Some(0x4000), None]);
     }
 }

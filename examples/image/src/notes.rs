@@ -1,19 +1,21 @@
-//! What a core's notes tell about the machine: the registers by which page tables are found, and
-//! what the kernel says of itself.
+//! What an image tells about the machine: the registers by which page tables are found, and what
+//! the kernel says of itself.
 //!
-//! | note | who writes it | what it has |
+//! | note | writer | content |
 //! | --- | --- | --- |
 //! | `CORE` NT_PRSTATUS | QEMU, Linux | general registers: a CPU each, no root of any table |
-//! | `QEMU` 0 | QEMU, of x86 | `QEMUCPUState` (`target/i386/arch_dump.c`): CR0, CR3, CR4 |
-//! | `VMCOREINFO` 0 | Linux (`kernel/crash_core.c`; QEMU with its vmcoreinfo device) | lines `KEY=VALUE` |
+//! | `QEMU` 0 | QEMU, of x86 | `QEMUCPUState` (`target/i386/arch_dump.c`): RFLAGS, CS, CR0, CR3, CR4 |
+//! | `VBCPU` 0xb01 | VirtualBox | `DBGFCORECPU` (`VBox/vmm/dbgfcorefmt.h`): the same, and EFER |
+//! | `VMCOREINFO` 0 | Linux (`kernel/vmcore_info.c`; QEMU with its vmcoreinfo device) | lines `KEY=VALUE` |
 //!
-//! QEMU's notes of POWER have no register of the MMU.
+//! Xen's section `.xen_prstatus` and VMware's group `cpu` have control registers too. QEMU's notes
+//! of POWER have no register of the MMU.
 
 use std::collections::BTreeMap;
 
 use object::elf::NT_PRSTATUS;
 
-/// The control registers of an x86-64 CPU that say how it translates.
+/// The registers of an x86 CPU that say how it translates.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct X86Registers {
     /// CR0.
@@ -22,23 +24,70 @@ pub struct X86Registers {
     pub cr3: u64,
     /// CR4.
     pub cr4: u64,
+    /// IA32_EFER, where the image has it.
+    pub efer: Option<u64>,
+    /// RFLAGS, where the image has them.
+    pub rflags: Option<u64>,
+    /// The selector in CS, whose low two bits are the privilege level, where the image has it.
+    pub cs: Option<u16>,
+}
+
+/// The word of 64 bits at `at`, little-endian.
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
 impl X86Registers {
-    /// The version of `QEMUCPUState` that is understood.
-    const VERSION: u32 = 1;
-    /// Where `cr[0]` is in it: two words of 32 bits, 18 registers of 64 bits, 10 segments of 24
-    /// bytes.
-    const CR0: usize = 8 + 18 * 8 + 10 * 24;
-
-    /// Reads a `QEMUCPUState`, which is little-endian; `None` if it is none.
+    /// Reads a `QEMUCPUState`; `None` if it is none: two words of 32 bits (version and size), 18
+    /// registers of 64 bits, 10 segments of 24 bytes, CR0 to CR4.
     fn of_qemu(state: &[u8]) -> Option<Self> {
+        const RFLAGS: usize = 8 + 17 * 8;
+        const CS: usize = 8 + 18 * 8;
+        const CR0: usize = CS + 10 * 24;
         let version = u32::from_le_bytes(state.get(..4)?.try_into().ok()?);
-        let cr = |n: usize| {
-            let at = Self::CR0 + n * 8;
-            Some(u64::from_le_bytes(state.get(at..at + 8)?.try_into().ok()?))
-        };
-        (version == Self::VERSION).then_some(Self { cr0: cr(0)?, cr3: cr(3)?, cr4: cr(4)? })
+        let cr = |n: usize| word(state, CR0 + n * 8);
+        let selector = u16::from_le_bytes(state.get(CS..CS + 2)?.try_into().ok()?);
+        (version == 1).then_some(Self {
+            cr0: cr(0)?,
+            cr3: cr(3)?,
+            cr4: cr(4)?,
+            efer: None,
+            rflags: word(state, RFLAGS),
+            cs: Some(selector),
+        })
+    }
+
+    /// Reads a `DBGFCORECPU`: 18 registers of 64 bits, 6 segments of 24 bytes, CR0, CR2, CR3, CR4,
+    /// 8 debug registers, two descriptors of 16 bytes, two segments, three words of SYSENTER, EFER.
+    fn of_virtualbox(state: &[u8]) -> Option<Self> {
+        const CS: usize = 18 * 8;
+        const CR0: usize = CS + 6 * 24;
+        const EFER: usize = CR0 + 4 * 8 + 8 * 8 + 2 * 16 + 2 * 24 + 3 * 8;
+        let selector = u16::from_le_bytes(state.get(CS + 16..CS + 18)?.try_into().ok()?);
+        Some(Self {
+            cr0: word(state, CR0)?,
+            cr3: word(state, CR0 + 16)?,
+            cr4: word(state, CR0 + 24)?,
+            efer: word(state, EFER),
+            rflags: word(state, 17 * 8),
+            cs: Some(selector),
+        })
+    }
+
+    /// Reads Xen's `vcpu_guest_context` of x86-64, of 5168 bytes: control registers at 4984,
+    /// `cpu_user_regs` at 520 (`xen/include/public/arch-x86/xen.h`).
+    pub(crate) fn of_xen(state: &[u8]) -> Option<Self> {
+        const CONTROL: usize = 512 + 8 + 200 + 256 * 16 + 16 + 128 + 8 + 16;
+        const USER: usize = 512 + 8;
+        let cr = |n: usize| word(state, CONTROL + n * 8);
+        Some(Self {
+            cr0: cr(0)?,
+            cr3: cr(3)?,
+            cr4: cr(4)?,
+            efer: None,
+            rflags: word(state, USER + 18 * 8),
+            cs: word(state, USER + 17 * 8).map(|cs| cs as u16),
+        })
     }
 }
 
@@ -47,47 +96,81 @@ impl X86Registers {
 pub struct VmcoreInfo(BTreeMap<String, String>);
 
 impl VmcoreInfo {
-    fn of_text(text: &[u8]) -> Self {
+    /// Reads the lines of a note.
+    #[must_use]
+    pub fn of_text(text: &[u8]) -> Self {
         let text = String::from_utf8_lossy(text);
         let pairs = text.lines().filter_map(|line| line.trim_matches('\0').split_once('='));
         Self(pairs.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect())
     }
 
     /// The value of `key`.
+    #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(String::as_str)
     }
 
     /// The address of the symbol `name`.
+    #[must_use]
     pub fn symbol(&self, name: &str) -> Option<u64> {
         u64::from_str_radix(self.get(&format!("SYMBOL({name})"))?, 16).ok()
     }
 
-    /// The number `name`.
+    /// The number `name`. (Bits beyond 63 are given as a negative number by some kernels, as a
+    /// positive one by others.)
+    #[must_use]
     pub fn number(&self, name: &str) -> Option<i64> {
-        self.get(&format!("NUMBER({name})"))?.parse().ok()
+        let text = self.get(&format!("NUMBER({name})"))?;
+        let unsigned = || text.parse::<u64>().ok().map(|it| it as i64);
+        let hexadecimal = || {
+            let digits = text.strip_prefix("0x")?;
+            u64::from_str_radix(digits, 16).ok().map(|it| it as i64)
+        };
+        text.parse().ok().or_else(unsigned).or_else(hexadecimal)
+    }
+
+    /// The offset of a field, as `OFFSET(task_struct.pid)`.
+    #[must_use]
+    pub fn offset(&self, field: &str) -> Option<u64> {
+        self.get(&format!("OFFSET({field})"))?.parse().ok()
+    }
+
+    /// The kernel's release, as major and minor number.
+    #[must_use]
+    pub fn release(&self) -> Option<(u32, u32)> {
+        let mut parts = self.get("OSRELEASE")?.split(|letter: char| !letter.is_ascii_digit());
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
     }
 }
 
-/// What a core's notes tell.
+/// What an image tells.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Notes {
     /// How many CPUs there are.
     pub cpus: usize,
     /// The control registers of each CPU that has them.
     pub x86: Vec<X86Registers>,
-    /// What Linux tells, if it does.
-    pub vmcoreinfo: Option<VmcoreInfo>,
+    /// What Linux tells; more than one if there are several such notes that differ.
+    pub vmcoreinfo: Vec<VmcoreInfo>,
 }
 
 impl Notes {
     /// Takes in one note; unknown ones are passed over.
-    pub(super) fn take(&mut self, name: &[u8], kind: u32, description: &[u8]) {
+    pub(crate) fn take(&mut self, name: &[u8], kind: u32, description: &[u8]) {
         match (name, kind) {
             (b"CORE", NT_PRSTATUS) => self.cpus += 1,
             (b"QEMU", 0) => self.x86.extend(X86Registers::of_qemu(description)),
-            (b"VMCOREINFO", 0) => self.vmcoreinfo = Some(VmcoreInfo::of_text(description)),
+            (b"VBCPU", 0xb01) => self.x86.extend(X86Registers::of_virtualbox(description)),
+            (b"VMCOREINFO", 0) => self.take_vmcoreinfo(description),
             _ => {}
+        }
+    }
+
+    /// Takes in the text of a VMCOREINFO note.
+    pub(crate) fn take_vmcoreinfo(&mut self, text: &[u8]) {
+        let info = VmcoreInfo::of_text(text);
+        if info != VmcoreInfo::default() && !self.vmcoreinfo.contains(&info) {
+            self.vmcoreinfo.push(info);
         }
     }
 }
@@ -98,31 +181,61 @@ mod tests {
     use super::*;
 
     #[test]
-    fn qemus_cpu_state() {
+    fn cpu_states() {
         let mut state = vec![0; 440];
         state[0] = 1;
-        for (n, value) in [(0, 0x8005_0033_u64), (3, 0x1234_5000), (4, 0x1020)] {
-            state[392 + n * 8..400 + n * 8].copy_from_slice(&value.to_le_bytes());
+        let fields = [(144, 0x246_u64), (152, 0x33), (392, 0x8005_0033), (416, 0x1234_5000)];
+        for (at, value) in fields.into_iter().chain([(424, 0x1020)]) {
+            state[at..at + 8].copy_from_slice(&value.to_le_bytes());
         }
         let mut notes = Notes::default();
         notes.take(b"QEMU", 0, &state);
         notes.take(b"QEMU", 0, &state[..420]);
         state[0] = 2;
         notes.take(b"QEMU", 0, &state);
-        assert_eq!(notes.x86, [X86Registers { cr0: 0x8005_0033, cr3: 0x1234_5000, cr4: 0x1020 }]);
+        let want = X86Registers {
+            cr0: 0x8005_0033,
+            cr3: 0x1234_5000,
+            cr4: 0x1020,
+            efer: None,
+            rflags: Some(0x246),
+            cs: Some(0x33),
+        };
+        assert_eq!(notes.x86, [want]);
+
+        let mut state = vec![0; 4096];
+        for (at, value) in
+            [(136, 0x246_u64), (160, 0x33), (288, 0x8005_0033), (304, 0x1234_5000), (312, 0x1020)]
+        {
+            state[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        state[488..496].copy_from_slice(&0xd01_u64.to_le_bytes());
+        notes.take(b"VBCPU", 0xb01, &state);
+        assert_eq!(notes.x86[1], X86Registers { efer: Some(0xd01), ..want });
+
+        let mut state = vec![0; 5168];
+        for (n, value) in [(0, 0x8005_0033_u64), (3, 0x1234_5000), (4, 0x1020)] {
+            state[4984 + n * 8..][..8].copy_from_slice(&value.to_le_bytes());
+        }
+        state[520 + 17 * 8..][..8].copy_from_slice(&0x33_u64.to_le_bytes());
+        state[520 + 18 * 8..][..8].copy_from_slice(&0x246_u64.to_le_bytes());
+        assert_eq!(X86Registers::of_xen(&state), Some(want));
     }
 
     #[test]
     fn what_linux_tells() {
         let mut notes = Notes::default();
-        notes.take(
-            b"VMCOREINFO",
-            0,
-            b"OSRELEASE=6.1.0\nSYMBOL(swapper_pg_dir)=ffffffff82a0c000\nNUMBER(phys_base)=-4096\n\0",
-        );
-        let info = notes.vmcoreinfo.unwrap();
-        assert_eq!(info.get("OSRELEASE"), Some("6.1.0"));
+        let text = b"OSRELEASE=6.1.0-30-amd64\nSYMBOL(swapper_pg_dir)=ffffffff82a0c000\n\
+            NUMBER(phys_base)=-4096\nNUMBER(sme_mask)=9223372036854775808\nOFFSET(list_head.next)=0\n\0";
+        notes.take(b"VMCOREINFO", 0, text);
+        notes.take(b"VMCOREINFO", 0, text);
+        let [info] = &notes.vmcoreinfo[..] else { panic!("{:?}", notes.vmcoreinfo) };
+        assert_eq!(info.release(), Some((6, 1)));
         assert_eq!(info.symbol("swapper_pg_dir"), Some(0xffff_ffff_82a0_c000));
         assert_eq!((info.number("phys_base"), info.number("none")), (Some(-4096), None));
+        assert_eq!(info.number("sme_mask"), Some(i64::MIN));
+        assert_eq!(info.offset("list_head.next"), Some(0));
+        notes.take(b"VMCOREINFO", 0, b"OSRELEASE=5.10.0");
+        assert_eq!(notes.vmcoreinfo.len(), 2, "another one is another one");
     }
 }

@@ -13,7 +13,7 @@ pub trait Source {
     ///
     /// # Errors
     /// The system's.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
 
     /// Reads from `offset` on until `buffer` is full or the source ends; returns how many bytes
     /// that were.
@@ -22,14 +22,6 @@ pub trait Source {
     /// The system's.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Whether there are none.
-    ///
-    /// # Errors
-    /// As [`len`](Self::len).
-    fn is_empty(&self) -> io::Result<bool> {
-        Ok(self.len()? == 0)
-    }
-
     /// The first place from `offset` on that is not a hole, as far as the source knows of holes;
     /// `None` if there is none.
     fn next_data(&self, offset: u64) -> Option<u64> {
@@ -37,8 +29,13 @@ pub trait Source {
     }
 }
 
+/// Reads from `offset` on into all of `buffer`; false if the source ends before.
+pub(crate) fn read_exact(source: &dyn Source, offset: u64, buffer: &mut [u8]) -> io::Result<bool> {
+    Ok(source.read_at(offset, buffer)? == buffer.len())
+}
+
 impl Source for File {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         // A block device has no length in its metadata.
         io::Seek::seek(&mut &*self, io::SeekFrom::End(0))
     }
@@ -74,8 +71,8 @@ impl Source for File {
 }
 
 impl Source for &[u8] {
-    fn len(&self) -> io::Result<u64> {
-        Ok((**self).len() as u64)
+    fn size(&self) -> io::Result<u64> {
+        Ok((*self).len() as u64)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {

@@ -12,8 +12,11 @@ use std::sync::atomic::AtomicU64;
 use elsa::FrozenMap;
 use pgtable::{Address, MemoryError, ReadMemory, Refusal, TableMemory};
 
-use super::extents::PAGE;
-use super::{Extents, Source};
+use crate::memory::{Memory, Unreadable};
+use crate::missing;
+
+/// Bytes of a page, the unit in which tables are read.
+const PAGE: u64 = 4096;
 
 /// How much may be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,25 +47,27 @@ pub enum Kind {
 type Words = Box<[AtomicU64]>;
 
 /// The memory of an image, as table memory at physical addresses of either space.
-pub struct ImageTables<'i, S> {
-    source: &'i S,
-    extents: &'i Extents,
+pub struct ImageTables<'i> {
+    memory: &'i dyn Memory,
     allowance: Allowance,
+    /// Bits that are no part of any table word: they are taken off.
+    foreign: u64,
     words: Cell<u64>,
     bytes: Cell<u64>,
     spent: Cell<Option<Kind>>,
     failure: RefCell<Option<io::Error>>,
     pages: FrozenMap<u64, Words>,
-    /// Tables that are larger than a page, or not aligned: by address and number of words.
+    /// Tables that are larger than a page, or not aligned, or in a page that is not all there: by
+    /// address and number of words.
     spans: FrozenMap<(u64, usize), Words>,
 }
 
-impl<'i, S: Source> ImageTables<'i, S> {
-    pub(super) fn new(source: &'i S, extents: &'i Extents, allowance: Allowance) -> Self {
+impl<'i> ImageTables<'i> {
+    pub(crate) fn new(memory: &'i dyn Memory, allowance: Allowance) -> Self {
         Self {
-            source,
-            extents,
+            memory,
             allowance,
+            foreign: 0,
             words: Cell::new(0),
             bytes: Cell::new(0),
             spent: Cell::new(None),
@@ -70,6 +75,23 @@ impl<'i, S: Source> ImageTables<'i, S> {
             pages: FrozenMap::new(),
             spans: FrozenMap::new(),
         }
+    }
+
+    /// The same, with these bits (of a little-endian word) taken off each word: the C-bit of
+    /// encrypted memory, which says nothing of an address.
+    #[must_use]
+    pub fn without(self, foreign: u64) -> Self {
+        Self { foreign: foreign.to_le(), ..self }
+    }
+
+    /// Why the `bytes` bytes of memory from `address` on cannot be read, if they cannot.
+    #[must_use]
+    pub fn refusal(&self, address: u64, bytes: u64) -> Option<Unreadable> {
+        if let Some((address, held)) = missing(self.memory, address, bytes) {
+            return Some(Unreadable::Missing { address, held });
+        }
+        let mut buffer = vec![0; usize::try_from(bytes.min(1 << 24)).unwrap_or(0)];
+        self.memory.read(address, &mut buffer).err()
     }
 
     /// What was spent, if anything: from then on every access fails.
@@ -109,6 +131,11 @@ impl<'i, S: Source> ImageTables<'i, S> {
         }
     }
 
+    /// Gives back `bytes` that were kept and are no longer.
+    pub fn give_back(&self, bytes: u64) {
+        self.bytes.set(self.bytes.get().saturating_sub(bytes));
+    }
+
     /// Takes `words` off the allowance: somebody else has looked at so many on its behalf.
     pub fn spend(&self, words: u64) {
         if !Self::charge(&self.words, words, self.allowance.words) {
@@ -129,11 +156,11 @@ impl<'i, S: Source> ImageTables<'i, S> {
         sum <= limit
     }
 
-    /// Whether `words` words at `address` may be looked at.
+    /// Takes the allowance for `words` words at `address`.
     fn admit(&self, address: u64, words: u64) -> Result<(), MemoryError> {
         let bytes = words.saturating_mul(8);
         let refused = MemoryError { address, bytes, refusal: Refusal::Outside };
-        if self.is_over() || !self.extents.hold(address, bytes) {
+        if self.is_over() {
             return Err(refused);
         }
         if !Self::charge(&self.words, words, self.allowance.words) {
@@ -143,73 +170,63 @@ impl<'i, S: Source> ImageTables<'i, S> {
         Ok(())
     }
 
-    /// The page at `address`.
-    fn page(&self, address: u64) -> Result<&[AtomicU64], MemoryError> {
-        match self.pages.get(&address) {
-            Some(page) => Ok(page),
-            None => Ok(self.pages.insert(address, self.read(address, PAGE as usize / 8)?)),
-        }
-    }
-
-    /// Reads `words` words at `address`; what is no memory is zero.
-    #[cold]
-    fn read(&self, address: u64, words: usize) -> Result<Words, MemoryError> {
-        let refused = MemoryError { address, bytes: words as u64 * 8, refusal: Refusal::Outside };
-        if !self.keep(refused.bytes) {
-            return Err(refused);
-        }
-        let mut bytes = vec![0; words * 8];
-        let mut done = 0;
-        while done < bytes.len() {
-            let here = address.saturating_add(done as u64);
-            let Some(extent) = self.extents.at(here) else {
-                // Up to the next word: pieces of memory need not begin or end with one.
-                done += 1;
-                continue;
-            };
-            let length =
-                usize::try_from(extent.bytes).unwrap_or(usize::MAX).min(bytes.len() - done);
-            let stored = usize::try_from(extent.stored).unwrap_or(usize::MAX).min(length);
-            if let Err(error) = self.source.read_at(extent.offset, &mut bytes[done..done + stored])
-            {
-                *self.failure.borrow_mut() = Some(error);
-                return Err(refused);
-            }
-            done += length;
-        }
-        let word = |chunk: &[u8]| {
-            let mut word = [0; 8];
-            word.copy_from_slice(chunk);
-            AtomicU64::new(u64::from_ne_bytes(word))
-        };
-        Ok(bytes.chunks_exact(8).map(word).collect())
-    }
-}
-
-impl<A: Address, S: Source> ReadMemory<A> for ImageTables<'_, S> {
-    pgtable::words_in_place!(A);
-}
-
-impl<A: Address, S: Source> TableMemory<A> for ImageTables<'_, S> {
-    fn word(&self, address: A) -> Result<&AtomicU64, MemoryError> {
-        let address = address.get() & !7;
-        self.admit(address, 1)?;
-        let within = address % PAGE;
-        Ok(&self.page(address - within)?[within as usize / 8])
-    }
-
-    fn table(&self, address: A, words: usize) -> Result<&[AtomicU64], MemoryError> {
-        let address = address.get() & !7;
+    /// The words at `address`, whose low three bits do not count.
+    fn look(&self, address: u64, words: usize) -> Result<&[AtomicU64], MemoryError> {
+        let address = address & !7;
         self.admit(address, words as u64)?;
         let within = address % PAGE;
-        if within + words as u64 * 8 <= PAGE {
-            let first = within as usize / 8;
-            return Ok(&self.page(address - within)?[first..first + words]);
+        let (page, first) = (address - within, within as usize / 8);
+        let in_page = within + words as u64 * 8 <= PAGE;
+        if in_page {
+            if let Some(page) = self.pages.get(&page) {
+                return Ok(&page[first..first + words]);
+            }
+            if missing(self.memory, page, PAGE).is_none() {
+                let all = self.pages.insert(page, self.read(page, PAGE as usize / 8)?);
+                return Ok(&all[first..first + words]);
+            }
         }
         match self.spans.get(&(address, words)) {
             Some(span) => Ok(span),
             None => Ok(self.spans.insert((address, words), self.read(address, words)?)),
         }
+    }
+
+    /// Reads `words` words at `address`, all of which must be there.
+    #[cold]
+    fn read(&self, address: u64, words: usize) -> Result<Words, MemoryError> {
+        let bytes = (words as u64).saturating_mul(8);
+        let refused = MemoryError { address, bytes, refusal: Refusal::Outside };
+        if missing(self.memory, address, refused.bytes).is_some() || !self.keep(refused.bytes) {
+            return Err(refused);
+        }
+        let mut bytes = vec![0; words * 8];
+        if let Err(error) = self.memory.read(address, &mut bytes) {
+            if let Unreadable::Io(error) = error {
+                *self.failure.borrow_mut() = Some(error);
+            }
+            return Err(refused);
+        }
+        let word = |chunk: &[u8]| {
+            let mut word = [0; 8];
+            word.copy_from_slice(chunk);
+            AtomicU64::new(u64::from_ne_bytes(word) & !self.foreign)
+        };
+        Ok(bytes.chunks_exact(8).map(word).collect())
+    }
+}
+
+impl<A: Address> ReadMemory<A> for ImageTables<'_> {
+    pgtable::words_in_place!(A);
+}
+
+impl<A: Address> TableMemory<A> for ImageTables<'_> {
+    fn word(&self, address: A) -> Result<&AtomicU64, MemoryError> {
+        Ok(&self.look(address.get(), 1)?[0])
+    }
+
+    fn table(&self, address: A, words: usize) -> Result<&[AtomicU64], MemoryError> {
+        self.look(address.get(), words)
     }
 
     fn wrote(&self, _: A, _: usize) {}
@@ -219,7 +236,7 @@ impl<A: Address, S: Source> TableMemory<A> for ImageTables<'_, S> {
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
-    use crate::{Extent, Image};
+    use crate::{Extent, Held, Image};
     use pgtable::Gpa;
     use std::sync::atomic::Ordering;
 
@@ -262,19 +279,35 @@ mod tests {
     #[test]
     fn pieces_that_meet_in_a_page() {
         let bytes = bytes(0x3000);
-        let piece = |start, bytes, offset, stored| Extent { start, bytes, offset, stored };
-        let extents =
-            Extents::new([piece(0x800, 0x900, 3, 0x900), piece(0x1100, 0xf00, 0x1003, 0x100)]);
-        let source = &bytes[..];
-        let tables = ImageTables::new(&source, &extents, Allowance::default());
+        let piece = |start, bytes, offset| Extent { start, bytes, file: 0, offset };
+        let extents = [piece(0x800, 0x900, 3), piece(0x1100, 0x100, 0x1003)];
+        let image = Image::raw(vec![Box::new(&bytes[..])], extents).unwrap();
+        let tables = image.tables(Allowance::default());
         let word = |address| {
             tables.word(Gpa::new(address)).map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
         };
         assert_eq!(word(0x1000).unwrap(), bytes[0x803..0x80b]);
         assert_eq!(word(0x1100).unwrap(), bytes[0x1003..0x100b]);
-        assert_eq!(word(0x1200).unwrap(), [0; 8], "what a core does not store is zero");
-        assert_eq!(word(0x7f8).unwrap(), [0; 8], "memory comes in whole pages");
-        assert!(word(0x2000).is_err());
+        for address in [0x1200, 0x7f8, 0x2000] {
+            assert!(word(address).is_err(), "what the image does not hold is not zero");
+        }
+        let table: &[AtomicU64] = tables.table(Gpa::new(0x10f8), 2).unwrap();
+        assert_eq!(table[1].load(Ordering::Relaxed).to_ne_bytes(), bytes[0x1003..0x100b]);
+        let refusal = tables.refusal(0x1000, 0x1000);
+        assert!(matches!(
+            refusal,
+            Some(Unreadable::Missing { address: 0x1200, held: Held::Outside })
+        ));
+        assert!(tables.refusal(0x800, 0xa00).is_none());
+    }
+
+    #[test]
+    fn foreign_bits_are_taken_off() {
+        let words = [1_u64 << 47 | 0x1067, u64::MAX].map(u64::to_le_bytes).concat();
+        let image = Image::open(&words[..], 0).unwrap();
+        let tables = image.tables(Allowance::default()).without(1 << 47);
+        let word = |at| u64::from_le(tables.word(Gpa::new(at)).unwrap().load(Ordering::Relaxed));
+        assert_eq!((word(0), word(8)), (0x1067, !(1 << 47)));
     }
 
     #[test]

@@ -1,20 +1,29 @@
-//! Numbers as people write them: `0x1000`, `4096`, `ffff888000000000`, `1_0000_0000`, `2G`; and
-//! pairs of them.
+//! Numbers as people write and paste them: `0x1000`, `4096`, `7f12a4c00000`, `00400000`,
+//! `fffff800`12345678`, `1_0000_0000`, `2G`; and what consists of them.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use arch_ppc64::hash::{Slb, SlbEsid, SlbVsid};
+use table_dump::RootChoice;
 
-/// An address: hexadecimal after `0x` or if it has sixteen digits (as Linux prints them), else
-/// decimal.
+/// How an address is written.
+pub const FORMS: &str = "an address is hexadecimal after 0x, with a letter among its digits, or with \
+    eight digits or more (as /proc/PID/maps prints them); else decimal";
+
+/// An address.
 pub fn address(text: &str) -> Result<u64, String> {
-    let digits = text.replace('_', "");
+    let digits: String = text.trim().chars().filter(|it| !matches!(it, '_' | '`')).collect();
+    let digits = digits.trim_end_matches(['h', 'H']);
     let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
     let number = match hex {
         Some(hex) => u64::from_str_radix(hex, 16),
-        None if digits.len() == 16 => u64::from_str_radix(&digits, 16),
-        None => digits.parse(),
+        None if digits.len() < 8 && digits.bytes().all(|it| it.is_ascii_digit()) => digits.parse(),
+        None => u64::from_str_radix(digits, 16),
     };
-    number
-        .map_err(|_| "an address is hexadecimal (0x1000, or sixteen digits) or decimal".to_owned())
+    // `from_str_radix` takes a sign.
+    let signed = digits.contains(['+', '-']);
+    number.ok().filter(|_| !signed).ok_or_else(|| FORMS.to_owned())
 }
 
 /// A number with K, M, G or T behind it, or none.
@@ -31,8 +40,60 @@ pub fn size(text: &str) -> Result<u64, String> {
         }
         _ => (text, 0),
     };
-    let number = address(digits)?;
-    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+    let decimal = digits.bytes().all(|digit| digit.is_ascii_digit()) && !digits.is_empty();
+    let number = if decimal {
+        digits.parse().map_err(|_| "too large".to_owned())?
+    } else {
+        address(digits)
+            .map_err(|_| "a size is a number, with K, M, G or T or without".to_owned())?
+    };
+    u64::checked_mul(number, 1 << shift).ok_or_else(|| "too large".to_owned())
+}
+
+/// Addresses from the first to the last, `FIRST-LAST` (the end of a line of /proc/PID/maps lies one
+/// behind: that is no difference to a list), or `FIRST+LENGTH`.
+pub fn range(text: &str) -> Result<RangeInclusive<u64>, String> {
+    if let Some((first, length)) = text.split_once('+') {
+        let (first, length) = (address(first)?, size(length)?);
+        let last = length.checked_sub(1).and_then(|it| first.checked_add(it));
+        return Ok(first..=last.ok_or("the range is empty, or ends beyond the last address")?);
+    }
+    let (first, last) = text.split_once('-').ok_or("a range is FIRST-LAST or FIRST+LENGTH")?;
+    let (first, last) = (address(first)?, address(last)?);
+    if first > last { Err("the range ends before it begins".to_owned()) } else { Ok(first..=last) }
+}
+
+/// A root: an address, or one of two names.
+pub fn root(text: &str) -> Result<RootChoice, String> {
+    match text {
+        "kernel" => Ok(RootChoice::Kernel),
+        "user" => Ok(RootChoice::User),
+        _ => address(text)
+            .map(RootChoice::Address)
+            .map_err(|why| format!("`kernel`, `user`, or {why}")),
+    }
+}
+
+/// Where a piece of physical memory stands: `GPA:LENGTH@OFFSET[:FILE]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExtentText {
+    pub start: u64,
+    pub bytes: u64,
+    pub offset: u64,
+    pub file: Option<PathBuf>,
+}
+
+pub fn extent(text: &str) -> Result<ExtentText, String> {
+    let form = "a piece of memory is GPA:LENGTH@OFFSET or GPA:LENGTH@OFFSET:FILE";
+    let (memory, place) = text.split_once('@').ok_or(form)?;
+    let (start, bytes) = memory.split_once(':').ok_or(form)?;
+    let (offset, file) = match place.split_once(':') {
+        Some((offset, file)) => (offset, Some(PathBuf::from(file))),
+        None => (place, None),
+    };
+    let start = size(start)?;
+    let (bytes, offset) = (size(bytes)?, size(offset)?);
+    Ok(ExtentText { start, bytes, offset, file })
 }
 
 /// The two words of an SLB entry, `RB:RS` as `slbmte` takes them.
@@ -55,13 +116,19 @@ pub fn slb(entries: &[(u64, u64)]) -> Result<Option<Box<Slb>>, String> {
     Ok(Some(Box::new(slb)))
 }
 
-/// A size for people: in the largest unit of which it is a multiple.
+const UNITS: [(u32, &str); 7] =
+    [(60, "E"), (50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K"), (0, "")];
+
+/// A size for people: exact in the largest unit of which it is a multiple, as long as that has four
+/// digits or less; else rounded to two places.
 pub fn human(bytes: u64) -> String {
-    let units = [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')];
-    match units.into_iter().find(|(shift, _)| bytes != 0 && bytes % (1 << shift) == 0) {
-        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
-        None => format!("{bytes}"),
+    let exact = UNITS.into_iter().find(|(shift, _)| bytes & ((1 << shift) - 1) == 0);
+    let (shift, unit) = if bytes == 0 { (0, "") } else { exact.unwrap_or((0, "")) };
+    if bytes >> shift < 10_000 {
+        return format!("{}{unit}", bytes >> shift);
     }
+    let (shift, unit) = UNITS.into_iter().find(|(shift, _)| bytes >> shift != 0).unwrap_or((0, ""));
+    format!("{:.2}{unit}", bytes as f64 / (1_u64 << shift) as f64)
 }
 
 #[cfg(test)]
@@ -69,17 +136,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_people_write_them() {
+    fn case_stumble_addresses_as_people_paste_them() {
         for (text, want) in [
             ("0x1000", Some(0x1000)),
             ("0xFFFF_8880_0000_0000", Some(0xffff_8880_0000_0000)),
             ("ffff888000000000", Some(0xffff_8880_0000_0000)),
+            ("7f12a4c00000", Some(0x7f12_a4c0_0000)),
+            ("00400000", Some(0x40_0000)),
+            ("7fff00000000", Some(0x7fff_0000_0000)),
+            ("fffff800`12345678", Some(0xffff_f800_1234_5678)),
+            ("0ffff888h", Some(0xfff_f888)),
             ("4096", Some(4096)),
+            (" 4096\r", Some(4096)),
+            ("ffff", Some(0xffff)),
             ("18446744073709551616", None),
-            ("ffff", None),
             ("0x", None),
             ("", None),
             ("-1", None),
+            ("+1", None),
+            ("main", None),
         ] {
             assert_eq!(address(text).ok(), want, "{text}");
         }
@@ -87,15 +162,46 @@ mod tests {
             ("2G", Some(2 << 30)),
             ("64k", Some(65536)),
             ("0x10M", Some(16 << 20)),
+            ("123456789", Some(123_456_789)),
             ("99999999T", None),
+            ("", None),
         ] {
             assert_eq!(size(text).ok(), want, "{text}");
         }
-        for (bytes, text) in
-            [(4096, "4K"), (3 << 20, "3M"), (0, "0"), (1, "1"), (1 << 40, "1T"), (0x1_1000, "68K")]
-        {
-            assert_eq!(human(bytes), text);
+    }
+
+    #[test]
+    fn sizes_for_people() {
+        for (bytes, text) in [
+            (4096, "4K"),
+            (3 << 20, "3M"),
+            (0, "0"),
+            (1, "1"),
+            (1 << 40, "1T"),
+            (0x1_1000, "68K"),
+            (9_264_976 << 10, "8.84G"),
+            (1028 << 10, "1028K"),
+            (u64::MAX, "16.00E"),
+            (1 << 60, "1E"),
+        ] {
+            assert_eq!(human(bytes), text, "{bytes}");
         }
+    }
+
+    #[test]
+    fn ranges_pieces_and_roots() {
+        assert_eq!(range("00400000-0040b000"), Ok(0x40_0000..=0x40_b000));
+        assert_eq!(range("0x1000+8K"), Ok(0x1000..=0x2fff));
+        for text in ["5", "2-1", "0x1000+0", "0xffffffffffffffff+2"] {
+            assert!(range(text).is_err(), "{text}");
+        }
+        let file = Some(PathBuf::from("b:c"));
+        let want = ExtentText { start: 4 << 30, bytes: 3 << 30, offset: 2 << 30, file };
+        assert_eq!(extent("4G:3G@2G:b:c"), Ok(want));
+        assert!(extent("4G:3G").is_err() && extent("4G@0").is_err());
+        assert_eq!(root("kernel"), Ok(RootChoice::Kernel));
+        assert_eq!(root("0x1000"), Ok(RootChoice::Address(0x1000)));
+        assert!(root("nowhere").is_err());
     }
 
     #[test]
@@ -105,7 +211,7 @@ mod tests {
         let slb = slb(&entries).unwrap_or_default().unwrap_or_default();
         assert_eq!(
             slb.lookup(pgtable::Gva::new(0x1234_5678)).map(|segment| segment.vsid),
-            Some(0xf9_463f_51f7)
+            Some(0x00f9_463f_51f7)
         );
         assert!(super::slb(&[(0, 2 << 62)]).is_err());
         assert_eq!(segment("0x10:0x20"), Ok((16, 32)));

@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use arch_ppc64::hash::Layout;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use memory_image::Allowance;
 use pgtable::{Access, AccessKind, Privilege};
-use table_dump::Arch;
 
 use crate::address;
+use crate::filter::Filter;
+use crate::options::{Addresses as Span, Options};
 
 /// What stands below the options in the long help, and in the manual.
 const MORE: &str = "\
@@ -18,134 +17,125 @@ ROOTS
   ept                   EPTP; its walk length (bits 5:3) says four levels (3, or 0) or five (4)
   ppc64-radix           the process table's address, with PRTS in its low five bits or without; --pid 0 is the kernel
   ppc64-hash            HTABORG and HTABSIZE, as in SDR1; a table of 2^(18 + HTABSIZE) bytes
-Without --root: CR3 and CR4 from QEMU's CPU notes, the kernel's own tables from VMCOREINFO; on POWER a process table is looked for
-in the image by its looks. Without --arch: the core's machine, and for x86-64 CR4.LA57.
+Without --root: the registers of the first CPU that has paging on, else the kernel's own tables from VMCOREINFO (a note, or found in memory);
+on POWER a process table is looked for in the image by its looks. What was taken, and what else there was, is said on standard error.
 
 IMAGES
-  Raw memory, or ELF cores: QEMU's dump-guest-memory, /proc/vmcore. Holes are not read; nothing that is not asked for is.
+  Raw memory, in one piece or several (--extent); ELF cores of QEMU, libvirt, Linux (/proc/vmcore, /proc/kcore), VirtualBox, Xen;
+  kdump-compressed files, split (--part) and flattened ones; LiME, AVML; VMware's .vmem with the .vmss or .vmsn beside it.
+  Holes are not read, and nothing that is not asked for. What an image does not hold is unknown, which is never \"not mapped\".
 
-OUTPUT
-  list, a line each:   first-last address   physical address   length   rights   page size   attributes
-  Rights are those of privileged and of user mode, after all that the tables above restrict: rw-/--- is the kernel's.
-
-JSON
-  translate   [{\"va\", \"pa\", \"size\", \"supervisor\", \"user\", \"attributes\", \"fault\", \"walk\"?}]
-  list        [{\"va\", \"pa\", \"bytes\", \"size\", \"supervisor\", \"user\", \"attributes\", \"fault\"}]
-  diff        [{\"va\", \"bytes\", \"before\": {\"pa\", \"attributes\"} or null, \"after\": …, \"fault\"}]
-  stats       {\"tree\": {\"levels\": [{\"level\", \"tables\", \"bytes\", \"slots\", \"live\", \"leaves\", \"malformed\", \"shared\", \"missing\"}],
-               \"frame_bytes\", \"frames\", \"most_in_a_frame\", \"fragments\", \"pages\": {SIZE: COUNT}}} or {\"hash\": {…}}
-  Addresses are strings like \"0xffff888000000000\"; \"pa\" is null and \"fault\" says why where nothing is mapped; \"size\" is that of
-  the page in bytes (of a fault: what the entry covers at which the walk ended, or null); \"supervisor\" and \"user\" (\"rw-\") are left out
-  on a fault; \"walk\" ([{\"level\", \"address\", \"word\", \"entry\"}]) is there with --walk. Hashed entries have \"vsid\" and \"context\" too.
-
-LIMITS
-  An image may be hostile: tables that lead in circles would never end. --limit-words bounds the work, --limit-memory the memory.
+ADDRESSES
+  Hexadecimal after 0x, with a letter among the digits, or with eight digits or more; else decimal.
 
 EXIT STATUS
-  0  all is as asked
-  1  an address does not translate; the images differ
+  0  answered
+  1  something that was asked for is not mapped; the images differ; an audit or a search found something, or nothing
   2  the command line is wrong
-  3  the image cannot be used, or not to its end (a limit was reached)";
+  3  the image cannot answer: it cannot be read, its root is not in it, something asked for is unknown, a limit was reached
 
-/// Shows what the page tables in an image of memory say
+LIMITS
+  An image may be hostile: tables that lead in circles would never end. --limit-words bounds the work, --limit-memory the memory.";
+
+/// Shows what the page tables in an image of a machine's memory say
 #[derive(Parser)]
-#[command(name = "ptdump", version, after_long_help = MORE)]
+#[command(
+    name = "ptdump",
+    version,
+    after_long_help = MORE,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    flatten_help = false
+)]
 pub struct Cli {
-    /// The image: raw memory or an ELF core
-    #[arg(required_unless_present_any = ["completions", "man"])]
-    pub image: Option<PathBuf>,
     #[command(flatten)]
     pub options: Options,
-    /// Print the completions for a shell
-    #[arg(long, value_name = "SHELL", exclusive = true)]
-    pub completions: Option<Shell>,
-    /// Print the manual page
-    #[arg(long, exclusive = true)]
-    pub man: bool,
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub command: Command,
 }
 
-/// What may be given before or after the command.
-#[derive(Args)]
-pub struct Options {
-    /// Which tables; a core tells
-    #[arg(long, value_enum, global = true)]
-    pub arch: Option<ArchName>,
-    /// Where they begin (CR3, EPTP, process table, SDR1); a core may tell
-    #[arg(long, value_name = "ADDR", value_parser = address::address, global = true)]
-    pub root: Option<u64>,
-    /// On POWER: the process. Radix: its number in the process table, 0 is the kernel. Hash:
-    /// Linux's context, 0 is the kernel
-    #[arg(long, value_name = "N", global = true)]
-    pub pid: Option<u32>,
-    /// Whose registers to take from a core's notes
-    #[arg(long, value_name = "N", default_value_t = 0, global = true)]
-    pub cpu: usize,
-    /// The physical address of a raw image's first byte
-    #[arg(long, value_name = "ADDR", value_parser = address::address, default_value = "0", global = true)]
-    pub base: u64,
-    /// How hashed entries are laid out: by ISA 3.0 (POWER9, POWER10) or 2.07 (before, and QEMU's
-    /// pseries)
-    #[arg(long, value_enum, default_value_t = LayoutName::Isa3, global = true)]
-    pub hpte_layout: LayoutName,
-    /// A segment for a hashed page table, as slbmte takes it; may be repeated. Without any, Linux's
-    /// VSIDs are undone
-    #[arg(long, value_name = "RB:RS", value_parser = address::segment, global = true)]
-    pub slb: Vec<(u64, u64)>,
-    /// Print JSON
-    #[arg(long, global = true)]
-    pub json: bool,
-    /// Table words to look at before giving up
-    #[arg(long, value_name = "N", value_parser = address::size, default_value = "256M", global = true)]
-    pub limit_words: u64,
-    /// Bytes of tables to keep in memory before giving up
-    #[arg(long, value_name = "SIZE", value_parser = address::size, default_value = "1G", global = true)]
-    pub limit_memory: u64,
-    /// When to use colours
-    #[arg(long, value_enum, default_value_t = Colour::Auto, global = true)]
-    pub color: Colour,
-}
-
-impl Options {
-    pub fn allowance(&self) -> Allowance {
-        Allowance { words: self.limit_words, bytes: self.limit_memory }
-    }
-}
-
-/// What to do with the tables.
+/// What to do.
 #[derive(Subcommand)]
 pub enum Command {
-    /// List what is mapped, neighbours that say the same as one line (the default)
+    /// List what is mapped, neighbours that say the same as one line
     List(Listing),
     /// Say where addresses go
     Translate(Addresses),
+    /// Say why an access is allowed or not: each entry of the walk, its flags spelled out
+    Explain(Explained),
+    /// Say which addresses lead to a physical one
+    Reverse(Physical),
+    /// Look for mappings that should not be: writable and executable, the kernel's open to users
+    Audit(Audited),
+    /// Show the bytes at an address, or write them to a file
+    Read(Bytes),
+    /// Find bytes or text in what is mapped
+    Search(Pattern),
     /// Count tables, entries and pages
-    Stats,
+    Stats(OfImage),
     /// Say what another image translates differently
     Diff(Other),
+    /// Say what the image is: form, memory, CPUs, kernel, root
+    Info(OfImage),
+    /// Print the JSON schema of the output
+    Schema,
+    /// Print a manual page
+    Man(Manual),
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// An image, and nothing else.
+#[derive(Args)]
+pub struct OfImage {
+    /// The image
+    pub image: PathBuf,
 }
 
 /// How to list.
-#[derive(Args, Default)]
+#[derive(Args)]
 pub struct Listing {
-    /// Draw a map of the address space into a file instead
-    #[arg(long, value_name = "FILE")]
+    /// The image
+    pub image: PathBuf,
+    /// Only what these words say, all of them; may be repeated
+    #[arg(long, value_enum, value_name = "FILTER")]
+    pub only: Vec<Filter>,
+    /// Only these addresses
+    #[arg(long, value_name = "FIRST-LAST", value_parser = address::range)]
+    pub range: Option<Span>,
+    /// Show each of many regular aliases on a line of its own
+    #[arg(long)]
+    pub no_fold: bool,
+    /// Draw a map of the address space into a file instead; `-` is standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
     pub svg: Option<PathBuf>,
-    /// Make a page of it that can be zoomed and searched
-    #[arg(long, value_name = "FILE")]
+    /// Make a page of it that can be zoomed and searched; `-` is standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
     pub html: Option<PathBuf>,
 }
 
 /// What to translate.
 #[derive(Args)]
 pub struct Addresses {
-    /// The addresses; `-` reads more of them from standard input
+    /// The image
+    pub image: PathBuf,
+    /// The addresses; `-` reads more of them from standard input and answers each line at once
     #[arg(value_name = "ADDR", required = true)]
     pub addresses: Vec<String>,
     /// Show the entries that each walk reads
     #[arg(long)]
     pub walk: bool,
+    #[command(flatten)]
+    pub access: AccessArguments,
+}
+
+/// Which access.
+#[derive(Args)]
+pub struct AccessArguments {
     /// Only what may be done so; without it, whatever is mapped
     #[arg(long, value_enum)]
     pub access: Option<AccessName>,
@@ -154,65 +144,109 @@ pub struct Addresses {
     pub user: bool,
 }
 
-impl Addresses {
+/// What to explain.
+#[derive(Args)]
+pub struct Explained {
+    /// The image
+    pub image: PathBuf,
+    /// The address
+    #[arg(value_name = "ADDR", value_parser = address::address)]
+    pub address: u64,
+    #[command(flatten)]
+    pub access: AccessArguments,
+}
+
+/// What physical addresses to look for.
+#[derive(Args)]
+pub struct Physical {
+    /// The image
+    pub image: PathBuf,
+    /// The physical addresses
+    #[arg(value_name = "PHYSICAL", required = true, value_parser = address::address)]
+    pub addresses: Vec<u64>,
+}
+
+/// What to look for.
+#[derive(Args)]
+pub struct Audited {
+    /// The image
+    pub image: PathBuf,
+    /// Only these addresses
+    #[arg(long, value_name = "FIRST-LAST", value_parser = address::range)]
+    pub range: Option<Span>,
+}
+
+/// What to read.
+#[derive(Args)]
+pub struct Bytes {
+    /// The image
+    pub image: PathBuf,
+    /// The first address
+    #[arg(value_name = "ADDR", value_parser = address::address)]
+    pub address: u64,
+    /// How many bytes
+    #[arg(value_name = "LENGTH", value_parser = address::size, default_value = "256")]
+    pub length: u64,
+    /// The address is a physical one
+    #[arg(long)]
+    pub physical: bool,
+    /// Write the bytes to a file; `-` is standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub out: Option<PathBuf>,
+}
+
+/// What bytes to find.
+#[derive(Args)]
+pub struct Pattern {
+    /// The image
+    pub image: PathBuf,
+    /// The text to find; with --hex, bytes like `48 8b 05`
+    pub pattern: String,
+    /// The pattern is bytes, two hexadecimal digits each
+    #[arg(long)]
+    pub hex: bool,
+    /// Only in these addresses
+    #[arg(long, value_name = "FIRST-LAST", value_parser = address::range)]
+    pub range: Option<Span>,
+    /// Stop after so many
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub most: usize,
+}
+
+/// What to compare with.
+#[derive(Args)]
+pub struct Other {
+    /// The image
+    pub image: PathBuf,
+    /// The other image
+    pub other: PathBuf,
+    /// Where its tables begin, if not where the first one's do and it does not tell
+    #[arg(long, value_name = "ADDR", value_parser = address::root)]
+    pub other_root: Option<table_dump::RootChoice>,
+    /// Draw a picture of the differences into a page that can be zoomed and searched
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub html: Option<PathBuf>,
+}
+
+/// Which manual page.
+#[derive(Args)]
+pub struct Manual {
+    /// Of which command; without it, of the program
+    pub command: Option<String>,
+    /// Write all of them into this folder
+    #[arg(long, value_name = "FOLDER", conflicts_with = "command")]
+    pub all: Option<PathBuf>,
+}
+
+impl AccessArguments {
     pub fn access(&self) -> Option<Access> {
         let kind = match self.access? {
             AccessName::Read => AccessKind::Read,
             AccessName::Write => AccessKind::Write,
             AccessName::Fetch => AccessKind::Fetch,
         };
-        Some(Access {
-            kind,
-            privilege: if self.user { Privilege::User } else { Privilege::Supervisor },
-        })
-    }
-}
-
-/// What to compare with.
-#[derive(Args)]
-pub struct Other {
-    /// The other image
-    pub other: PathBuf,
-    /// Where its tables begin, if not where the first one's do and its notes do not tell
-    #[arg(long, value_name = "ADDR", value_parser = address::address)]
-    pub other_root: Option<u64>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum ArchName {
-    Ppc64Radix,
-    Ppc64Hash,
-    #[value(name = "x86-64")]
-    X86_64,
-    #[value(name = "x86-64-la57")]
-    X86_64La57,
-    Ept,
-}
-
-impl From<ArchName> for Arch {
-    fn from(name: ArchName) -> Self {
-        match name {
-            ArchName::Ppc64Radix => Self::Ppc64Radix,
-            ArchName::Ppc64Hash => Self::Ppc64Hash,
-            ArchName::X86_64 => Self::X86_64,
-            ArchName::X86_64La57 => Self::X86_64La57,
-            ArchName::Ept => Self::Ept,
-        }
-    }
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum LayoutName {
-    Isa3,
-    Isa2,
-}
-
-impl From<LayoutName> for Layout {
-    fn from(name: LayoutName) -> Self {
-        match name {
-            LayoutName::Isa3 => Self::V3,
-            LayoutName::Isa2 => Self::V2,
-        }
+        let privilege = if self.user { Privilege::User } else { Privilege::Supervisor };
+        Some(Access { kind, privilege })
     }
 }
 
@@ -223,17 +257,11 @@ pub enum AccessName {
     Fetch,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Colour {
-    Auto,
-    Always,
-    Never,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use table_dump::RootChoice;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -243,14 +271,18 @@ mod tests {
     #[test]
     fn options_stand_before_or_after_the_command() {
         for line in [
-            "ptdump core --arch x86-64 --root 0x1000 translate 0xffff888000000000 5",
-            "ptdump core translate 0xffff888000000000 5 --arch x86-64 --root 4096",
+            "ptdump --arch x86-64 --root 0x1000 translate core 0xffff888000000000 5",
+            "ptdump translate core 0xffff888000000000 5 --arch x86-64 --root 4096",
         ] {
             let Ok(cli) = Cli::try_parse_from(line.split(' ')) else { panic!("{line}") };
-            assert_eq!((cli.options.root, cli.image), (Some(0x1000), Some("core".into())));
-            assert!(matches!(cli.command, Some(Command::Translate(it)) if it.addresses.len() == 2));
+            assert_eq!(cli.options.tables.root, Some(RootChoice::Address(0x1000)));
+            assert!(matches!(cli.command, Command::Translate(it) if it.addresses.len() == 2));
         }
-        assert!(Cli::try_parse_from(["ptdump"]).is_err());
-        assert!(Cli::try_parse_from(["ptdump", "--man"]).is_ok());
+        for line in
+            ["ptdump", "ptdump list a --json --svg b", "ptdump list a --base 1 --extent 0:1@0"]
+        {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+        assert!(Cli::try_parse_from(["ptdump", "man"]).is_ok());
     }
 }

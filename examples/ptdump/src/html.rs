@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::Result;
 
-use crate::picture::{Picture, colour, rights_colour};
+use crate::picture::{Look, Picture, colour, rights_colour, words};
 use crate::svg::escaped;
 
 /// The page around the data.
@@ -18,16 +18,18 @@ pub fn write(picture: &Picture, title: &str, out: &mut dyn Write) -> Result<()> 
     // Addresses as text: JavaScript's numbers do not hold 64 bits. All of it is numbers and letters
     // of ours.
     for block in picture.blocks() {
+        let (size, rights) = match block.look {
+            Look::Pages(size, rights) => (size, rights.to_string()),
+            look => (0, words(look)),
+        };
+        let pa = block.pa.map_or(String::new(), |pa| format!("{pa:#x}"));
         writeln!(
             out,
-            "[\"{:#x}\",\"{:#x}\",{},\"{:#x}\",\"{}\",\"{}\",\"{}\"],",
+            "[\"{:#x}\",\"{:#x}\",{size},\"{pa}\",\"{rights}\",\"{}\",\"{}\"],",
             block.start,
             block.last,
-            block.size.unwrap_or(0),
-            block.pa,
-            block.rights,
-            colour(block.size),
-            rights_colour(block.rights),
+            colour(block.look),
+            rights_colour(block.look),
         )?;
     }
     out.write_all(rest.as_bytes())?;

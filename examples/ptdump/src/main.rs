@@ -1,60 +1,100 @@
-//! `ptdump`: what the page tables in an image of memory say.
+//! `ptdump`: what the page tables in an image of a machine's memory say.
 //!
 //! ```text
-//! ptdump <image> [--arch ARCH] [--root ADDR] [--pid N] [list | translate ADDR… | stats | diff OTHER]
+//! ptdump COMMAND IMAGE [ARGUMENTS] [OPTIONS]
 //! ```
 //!
-//! Images are raw memory or ELF cores; `--help` says the rest, and `--man` prints it as a manual
-//! page. The work is done by `memory_image` and `table_dump`, and by the walkers of this
-//! workspace; here are only the command line and what people see.
+//! `--help` says the rest, and `ptdump man` prints it as a manual page. The work is done by
+//! `memory_image` and `table_dump`, and by the walkers of this workspace; here are only the command
+//! line and what people see.
 
 mod address;
 mod cli;
 mod commands;
+mod filter;
 mod html;
+mod json;
+mod manual;
+mod options;
 mod output;
 mod picture;
 mod progress;
+mod regions;
+mod session;
 mod svg;
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 
-use cli::Cli;
+use cli::{Cli, Command};
 
-/// Everything was as asked.
+/// Everything was answered.
 pub const FINE: u8 = 0;
-/// An address does not translate; the images differ.
+/// Something is not mapped; the images differ; something was found that should not be there.
 pub const NOT_SO: u8 = 1;
-/// The image cannot be used, or not to its end. (2 is a wrong command line.)
+/// The command line is wrong.
+pub const USAGE: u8 = 2;
+/// The image cannot answer.
 pub const FAILED: u8 = 3;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = if let Some(shell) = cli.completions {
-        clap_complete::generate(shell, &mut Cli::command(), "ptdump", &mut io::stdout());
-        Ok(FINE)
-    } else if cli.man {
-        manual().map(|()| FINE)
-    } else {
-        commands::run(&cli)
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
     };
-    match result {
+    match commands::run(&cli) {
         Ok(code) => ExitCode::from(code),
-        // Whoever reads our output has heard enough.
+        // The reader of our output has heard enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Usage>() => {
+            eprintln!("ptdump: {error:#}");
+            ExitCode::from(USAGE)
+        }
         Err(error) => {
             eprintln!("ptdump: {error:#}");
-            ExitCode::from(FAILED)
+            let option = error
+                .downcast_ref::<table_dump::RootError>()
+                .is_some_and(|it| matches!(it, table_dump::RootError::Option { .. }));
+            ExitCode::from(if option { USAGE } else { FAILED })
         }
     }
 }
 
-fn manual() -> Result<()> {
-    Ok(clap_mangen::Man::new(Cli::command()).render(&mut io::stdout())?)
+/// What is wrong with the command line, beyond what its grammar says.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Says what is wrong with the command line; with a tip if the image stands where the command
+/// should.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::from(FINE);
+    }
+    if error.kind() == ErrorKind::InvalidSubcommand {
+        if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) {
+            let commands = Cli::command();
+            let mut words = std::env::args().skip_while(|it| it != word).skip(1);
+            let command = words.find(|it| commands.find_subcommand(it).is_some());
+            if Path::new(word).exists() || command.is_some() {
+                let command = command.unwrap_or_else(|| "list".to_owned());
+                eprintln!("  tip: the command comes first: ptdump {command} {word}");
+            }
+        }
+    }
+    ExitCode::from(USAGE)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -65,4 +105,23 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
             _ => false,
         }
     })
+}
+
+/// Runs a command that asks no image.
+pub fn without_image(command: &Command) -> Option<anyhow::Result<u8>> {
+    let mut out = io::stdout().lock();
+    Some(
+        match command {
+            Command::Schema => {
+                io::Write::write_all(&mut out, json::SCHEMA_TEXT.as_bytes()).map_err(Into::into)
+            }
+            Command::Man(manual) => manual::print(manual, &mut out),
+            Command::Completions { shell } => {
+                clap_complete::generate(*shell, &mut Cli::command(), "ptdump", &mut out);
+                Ok(())
+            }
+            _ => return None,
+        }
+        .map(|()| FINE),
+    )
 }

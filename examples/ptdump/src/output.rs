@@ -3,26 +3,28 @@
 use std::fmt::Write as _;
 
 use console::{Style, Term, style};
-use table_dump::{Census, Difference, HashCensus, Range, Rights, Side, TreeCensus};
+use table_dump::{Census, Difference, HashCensus, Range, Repeats, Rights, Side, State, TreeCensus};
 
 use crate::address::human;
-use crate::cli::Colour;
+use crate::options::{Colour, OutputOptions};
+use crate::regions::Regions;
 
 /// Writes lines; in colours or not.
 pub struct Text {
     colours: bool,
+    quiet: bool,
 }
 
 impl Text {
-    pub fn new(colour: Colour) -> Self {
-        let colours = match colour {
+    pub fn new(options: &OutputOptions) -> Self {
+        let colours = match options.color {
             Colour::Always => true,
             Colour::Never => false,
             Colour::Auto => {
                 Term::stdout().features().colors_supported() && console::colors_enabled()
             }
         };
-        Self { colours }
+        Self { colours, quiet: options.quiet }
     }
 
     fn paint(&self, text: &str, style: Style) -> String {
@@ -35,24 +37,43 @@ impl Text {
 
     /// Says something about the work, on standard error.
     pub fn note(&self, text: &str) {
-        eprintln!("{}", style(text).for_stderr().dim());
+        if !self.quiet {
+            eprintln!("{}", style(text).for_stderr().dim());
+        }
     }
 
-    /// What stands above `range` if something begins with it: a half of the address space, a
+    /// Says what the user should not overlook, on standard error.
+    pub fn warning(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("{} {text}", style("ptdump: warning:").for_stderr().yellow());
+        }
+    }
+
+    /// What stands above `range` if something begins with it: a part of the address space, a
     /// process.
-    pub fn heading(&self, halves: bool, last: Option<&Range>, range: &Range) -> Option<String> {
-        let half = |range: &Range| range.va.map(|va| va >> 63);
-        let heading = if halves && last.map(half) != Some(half(range)) {
-            if half(range) == Some(1) { "upper half".to_owned() } else { "lower half".to_owned() }
-        } else if range.vsid.is_some() && last.map(|last| last.context) != Some(range.context) {
+    pub fn heading(
+        &self,
+        regions: Option<Regions>,
+        last: Option<&Range>,
+        range: &Range,
+    ) -> Option<String> {
+        let region = |range: &Range| regions.zip(range.va).map(|(regions, va)| regions.name(va));
+        let heading = if range.vsid.is_some() {
+            if last.map(|last| last.context) == Some(range.context) {
+                return None;
+            }
             match (range.context, range.va) {
                 (Some(0), _) => "kernel".to_owned(),
                 (Some(context), _) => format!("context {context}"),
                 (None, Some(_)) => "the segments given".to_owned(),
-                (None, None) => "segments of nobody known".to_owned(),
+                (None, None) => "segments of no known address space".to_owned(),
             }
         } else {
-            return None;
+            let name = region(range)?;
+            if last.and_then(region) == Some(name) {
+                return None;
+            }
+            name.to_owned()
         };
         Some(self.paint(&format!("---[ {heading} ]---"), Style::new().bold()))
     }
@@ -73,10 +94,19 @@ impl Text {
                     human(bytes),
                     range.attributes
                 );
-                line.trim_end().to_owned()
+                let repeats = range.repeats.map_or(String::new(), |it| {
+                    let Repeats { count, stride } = it;
+                    let last = range.va.map_or(0, |va| va.wrapping_add(stride * (count - 1)));
+                    format!(
+                        "  (and {} times more, every {}, the last at {last:#018x})",
+                        count - 1,
+                        human(stride)
+                    )
+                });
+                format!("{}{repeats}", line.trim_end())
             }
             (None, fault) => {
-                let fault = format!("fault: {}", fault.as_deref().unwrap_or("none"));
+                let fault = fault_text(range.state, fault.as_deref());
                 format!(
                     "{span}  {:18}  {:>7}  {}",
                     "",
@@ -112,18 +142,38 @@ impl Text {
                     .to_owned()
             }
             (None, fault) => {
-                let fault = format!("fault: {}", fault.as_deref().unwrap_or("none"));
+                let fault = fault_text(range.state, fault.as_deref());
                 format!("{va:#018x}  {}", self.paint(&fault, Style::new().red()))
             }
         };
         for step in &range.walk {
             let _ = write!(
                 text,
-                "\n    level {}  {:#018x}  {:#018x}  {}",
-                step.level, step.address, step.word, step.entry
+                "\n    {:<12} {:#018x}  {:#018x}  {}",
+                step.name, step.address, step.word, step.entry
             );
         }
         text
+    }
+
+    /// An address that leads to a physical one.
+    pub fn alias(&self, range: &Range) -> String {
+        let va = match (range.va, range.vsid) {
+            (Some(va), _) => format!("{va:#018x}"),
+            (None, vsid) => format!("vsid {:#x}", vsid.unwrap_or(0)),
+        };
+        let context = match range.context {
+            Some(0) => "  kernel".to_owned(),
+            Some(context) => format!("  context {context}"),
+            None => String::new(),
+        };
+        let repeats = range.repeats.map_or(String::new(), |it| {
+            format!("  (and {} times more, every {})", it.count - 1, human(it.stride))
+        });
+        let size = human(range.size.unwrap_or(0));
+        let rights = self.rights(range.rights.unwrap_or_default());
+        format!("{va}{context}  {rights}  {size:>4}  {}", range.attributes).trim_end().to_owned()
+            + &repeats
     }
 
     /// A range that two images translate differently.
@@ -135,11 +185,16 @@ impl Text {
             None => format!("{:37}", "no address known"),
         };
         let side = |side: &Option<Side>| match side {
-            Some(side) => format!("{:#018x} {}", side.pa, side.attributes),
+            Some(side) => format!("{:#018x} {} {}", side.pa, side.rights, side.attributes)
+                .trim_end()
+                .to_owned(),
             None => "nothing".to_owned(),
         };
         let rest = match &difference.fault {
-            Some(fault) => self.paint(&format!("fault: {fault}"), Style::new().red()),
+            Some(fault) => {
+                let state = difference.state.unwrap_or(State::Malformed);
+                self.paint(&fault_text(state, Some(fault)), Style::new().red())
+            }
             None => {
                 let before = self.paint(&side(&difference.before), Style::new().red());
                 let after = self.paint(&side(&difference.after), Style::new().green());
@@ -206,6 +261,12 @@ impl Text {
         }
         text + &pages(&census.pages) + &format!("mapped  {}\n", human(census.mapped()))
     }
+}
+
+/// What became of an address: what is unknown says so itself.
+fn fault_text(state: State, fault: Option<&str>) -> String {
+    let fault = fault.unwrap_or("none");
+    if state == State::Unknown { fault.to_owned() } else { format!("fault: {fault}") }
 }
 
 fn pages(pages: &std::collections::BTreeMap<u64, u64>) -> String {

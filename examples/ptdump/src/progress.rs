@@ -8,8 +8,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    /// A bar for `what`. It is drawn on standard error, if that is a terminal.
-    pub fn new(what: &'static str) -> Self {
+    /// A bar for `what`. It is drawn on standard error, if that is a terminal and nobody wants it
+    /// quiet.
+    pub fn new(what: &'static str, quiet: bool) -> Self {
+        if quiet {
+            return Self(ProgressBar::hidden());
+        }
         let bar = ProgressBar::new(1000).with_message(what);
         if let Ok(style) = ProgressStyle::with_template("{msg} {bar:40} {percent}% {elapsed}") {
             bar.set_style(style);

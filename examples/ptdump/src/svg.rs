@@ -4,22 +4,22 @@
 use std::io::Write;
 
 use anyhow::Result;
+use table_dump::Rights;
 
 use crate::address::human;
-use crate::picture::{Band, Block, Picture, colour, rights_colour};
+use crate::picture::{Band, Block, Look, Picture, colour, rights_colour, words};
 
 const WIDTH: u64 = 960;
 const LEFT: u64 = 170;
 const ROW: u64 = 34;
 
 /// What page sizes there are to explain.
-const LEGEND: [(&str, Option<u64>); 6] = [
-    ("4K", Some(0x1000)),
-    ("64K", Some(0x1_0000)),
-    ("2M", Some(0x20_0000)),
-    ("16M", Some(0x100_0000)),
-    ("1G", Some(0x4000_0000)),
-    ("fault", None),
+const LEGEND: [(&str, u64); 5] = [
+    ("4K", 0x1000),
+    ("64K", 0x1_0000),
+    ("2M", 0x20_0000),
+    ("16M", 0x100_0000),
+    ("1G", 0x4000_0000),
 ];
 
 /// Draws.
@@ -33,9 +33,11 @@ pub fn draw(picture: &Picture, title: &str, out: &mut dyn Write) -> Result<()> {
     )?;
     writeln!(out, r#"<rect width="100%" height="100%" fill="white"/>"#)?;
     writeln!(out, r#"<text x="10" y="18" font-size="13">{}</text>"#, escaped(title))?;
-    for (n, (name, size)) in LEGEND.into_iter().enumerate() {
-        let x = LEFT + 70 * n as u64;
-        writeln!(out, r#"<rect x="{x}" y="28" width="12" height="12" fill="{}"/>"#, colour(size))?;
+    let sizes = LEGEND.map(|(name, size)| (name, Look::Pages(size, Rights::default())));
+    let looks = sizes.into_iter().chain([("mixed", Look::Mixed), ("fault", Look::Fault)]);
+    for (n, (name, look)) in looks.enumerate() {
+        let x = LEFT + 64 * n as u64;
+        writeln!(out, r#"<rect x="{x}" y="28" width="12" height="12" fill="{}"/>"#, colour(look))?;
         writeln!(out, r#"<text x="{}" y="38">{name}</text>"#, x + 16)?;
     }
     let rights = [("w+x", "#e15759"), ("x", "#b279a2"), ("w", "#9d9d9d"), ("r", "#d8d8d8")];
@@ -65,21 +67,18 @@ fn row(band: &Band<'_>, y: u64, out: &mut dyn Write) -> Result<()> {
         let Pixels { first, last, block, blocks } = pixels;
         let x = LEFT + first;
         let width = last - first + 1;
-        let what = match block.size {
-            Some(size) => format!("pages of {}, {}", human(size), block.rights),
-            None => "fault".to_owned(),
-        };
+        let what = words(block.look);
         let more =
             if blocks > 1 { format!(", and {} more ranges", blocks - 1) } else { String::new() };
-        let tip =
-            format!("{:#018x}-{:#018x} -> {:#x}: {what}{more}", block.start, block.last, block.pa);
+        let to = block.pa.map_or(String::new(), |pa| format!(" -> {pa:#x}"));
+        let tip = format!("{:#018x}-{:#018x}{to}: {what}{more}", block.start, block.last);
         writeln!(
             out,
             r#"<g><title>{}</title><rect x="{x}" y="{y}" width="{width}" height="18" fill="{}"/><rect x="{x}" y="{}" width="{width}" height="5" fill="{}"/></g>"#,
             escaped(&tip),
-            colour(block.size),
+            colour(block.look),
             y + 19,
-            rights_colour(block.rights),
+            rights_colour(block.look),
         )?;
     }
     Ok(())
@@ -105,8 +104,8 @@ fn by_pixel(band: &Band<'_>) -> Vec<Pixels> {
             // before all others.
             Some(before) if before.last >= last => {
                 before.blocks += 1;
-                let narrow = before.first == before.last && before.block.size.is_some();
-                if narrow && block.bytes > before.block.bytes || block.size.is_none() {
+                let narrow = before.first == before.last && before.block.look != Look::Fault;
+                if narrow && block.bytes > before.block.bytes || block.look == Look::Fault {
                     before.block = *block;
                 }
             }
@@ -129,17 +128,20 @@ pub fn escaped(text: &str) -> String {
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
-    use table_dump::{Range, Rights};
+    use table_dump::{Range, State};
 
     #[test]
     fn neighbours_keep_their_pixels() {
-        let block = |start: u64, bytes: u64, size| Block {
+        let block = |start: u64, bytes: u64, size: Option<u64>| Block {
             start,
             last: start + (bytes - 1),
             bytes,
-            size,
-            rights: Rights::default(),
-            pa: 0,
+            look: size.map_or(Look::Fault, |size| Look::Pages(size, Rights::default())),
+            pa: None,
+        };
+        let size = |look| match look {
+            Look::Pages(size, _) => Some(size),
+            _ => None,
         };
         // Nearly as many bytes as pixels: boundaries fall into pixels.
         let blocks = [
@@ -151,7 +153,7 @@ mod tests {
         let band = Band { start: 0, last: 999, blocks: &blocks };
         let seen: Vec<_> = by_pixel(&band)
             .iter()
-            .map(|it| (it.first, it.last, it.block.size, it.blocks))
+            .map(|it| (it.first, it.last, size(it.block.look), it.blocks))
             .collect();
         assert_eq!(
             seen,
@@ -175,7 +177,8 @@ mod tests {
             );
         }
         picture.take(
-            &Range::faulting((1 << 46) + (1 << 20), Some(4096), "<&>".to_owned()).of_bytes(4096),
+            &Range::faulting((1 << 46) + (1 << 20), Some(4096), State::Malformed, "<&>".to_owned())
+                .of_bytes(4096),
         );
         let mut out = Vec::new();
         draw(&picture, "a < b", &mut out).unwrap();

@@ -118,7 +118,7 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
     };
     guest.dump(&core)?;
     if matches!(case, Case::X86_64 | Case::X86_64La57) {
-        ptdump.expect(&core, &format!(": {}, CR3 of CPU 0 in QEMU's notes", case.name()))?;
+        ptdump.expect(&core, &format!(": {}, CR3 of CPU 0 in the image's notes", case.name()))?;
     }
     let views = match case {
         // All that is to be known stands in the core.

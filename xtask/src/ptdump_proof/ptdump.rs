@@ -35,9 +35,11 @@ impl Ptdump {
         command: &[&str],
         input: String,
     ) -> Result<Vec<Value>> {
-        let mut arguments = vec![core.display().to_string(), "--json".to_owned()];
+        let (command, rest) = command.split_first().context("no command")?;
+        let mut arguments = vec![(*command).to_owned(), core.display().to_string()];
+        arguments.extend(rest.iter().map(|&word| word.to_owned()));
+        arguments.push("--json".to_owned());
         arguments.extend_from_slice(view);
-        arguments.extend(command.iter().map(|&word| word.to_owned()));
         let run = cmd(&self.0, &arguments)
             .stdin_bytes(input)
             .stdout_capture()
@@ -51,13 +53,15 @@ impl Ptdump {
         }
         let json = serde_json::from_slice(&run.stdout)
             .with_context(|| format!("ptdump's answer\n{stderr}"))?;
-        let Value::Array(all) = json else { bail!("ptdump's answer is no array") };
+        let key = if *command == "list" { "ranges" } else { "translations" };
+        let mut json: Value = json;
+        let Value::Array(all) = json[key].take() else { bail!("ptdump's answer has no {key}") };
         Ok(all)
     }
 
     /// Without options it finds `what` in the core, as it says on standard error.
     pub fn expect(&self, core: &Path, what: &str) -> Result<()> {
-        let run = cmd!(&self.0, core, "stats").stdout_null().stderr_capture().unchecked().run()?;
+        let run = cmd!(&self.0, "stats", core).stdout_null().stderr_capture().unchecked().run()?;
         let stderr = String::from_utf8_lossy(&run.stderr);
         if !run.status.success() || !stderr.contains(what) {
             bail!("expected {what:?} of ptdump; it says\n{stderr}");

@@ -4,10 +4,13 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod cases;
 mod cores;
 mod hashed;
 mod hostile;
 mod program;
+mod schema;
 mod sparse;
 mod support;
+mod synthetic;
 mod trees;

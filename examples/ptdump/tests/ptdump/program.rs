@@ -16,21 +16,21 @@ fn run(words: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn manual_and_completions() {
-    let (status, manual) = run(&["--man"]);
+    let (status, manual) = run(&["man"]);
     assert_eq!(status, Some(0));
-    for part in [".TH", "ptdump", "EXIT STATUS", "ppc64\\-hash", "JSON"] {
+    for part in [".TH", "ptdump", "EXIT STATUS", "ppc64\\-hash", "unknown"] {
         assert!(manual.contains(part), "{part}");
     }
     for (shell, part) in
         [("bash", "_ptdump()"), ("zsh", "#compdef ptdump"), ("fish", "complete -c ptdump")]
     {
-        let (status, script) = run(&["--completions", shell]);
+        let (status, script) = run(&["completions", shell]);
         assert_eq!(status, Some(0));
         assert!(script.contains(part), "{shell}");
     }
     assert_eq!(run(&[]).0, Some(2));
-    assert_eq!(run(&["image", "--arch", "arm"]).0, Some(2));
-    assert_eq!(run(&["image", "--root", "nonsense"]).0, Some(2));
+    assert_eq!(run(&["list", "image", "--arch", "arm"]).0, Some(2));
+    assert_eq!(run(&["list", "image", "--root", "nonsense"]).0, Some(2));
 }
 
 fn image(bench: &Bench) -> (std::path::PathBuf, String) {
@@ -49,9 +49,10 @@ fn addresses_from_standard_input() {
     let bench = Bench::new();
     let (image, options) = image(&bench);
     let mut child = program()
+        .arg("translate")
         .arg(&image)
         .args(options.split(' '))
-        .args(["--json", "translate", "0x1000", "-"])
+        .args(["--json", "0x1000", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -59,7 +60,8 @@ fn addresses_from_standard_input() {
     child.stdin.take().unwrap().write_all(b"0x400000 4096\nffff800000000123\n").unwrap();
     let output = child.wait_with_output().unwrap();
     let answers: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let seen: Vec<_> = answers.as_array().unwrap().iter().map(|it| number(&it["pa"])).collect();
+    let seen: Vec<_> =
+        answers["translations"].as_array().unwrap().iter().map(|it| number(&it["pa"])).collect();
     assert_eq!(seen, [Some(0x5000), Some(0x80_0000), Some(0x5000), Some(0x123)]);
 }
 
@@ -114,8 +116,8 @@ fn text_for_people() {
             .starts_with("0x0000000000001234  0x0000000000005234  rw-/---    4K  accessed dirty\n"),
         "{answer}"
     );
-    assert_eq!(answer.matches("    level ").count(), 8, "{answer}");
+    assert_eq!(answer.matches("\n    P").count(), 8, "{answer}");
     let (status, stats, _) = text(&image, &format!("{options} stats"));
     assert_eq!(status, 0);
-    assert!(stats.contains("pages  2 of 4K  2 of 2M  1 of 1G\nmapped  1052680K"), "{stats}");
+    assert!(stats.contains("pages  2 of 4K  2 of 2M  1 of 1G\nmapped  1.00G"), "{stats}");
 }

@@ -18,7 +18,7 @@ const TABLES: u64 = SIZE - (1 << 30);
 
 /// Runs the program with no more than this many KiB of address space.
 fn confined(image: &Path, words: &str, kibibytes: u32) -> Output {
-    let script = format!("ulimit -v {kibibytes}; exec \"$0\" \"$1\" {words}");
+    let script = format!("ulimit -v {kibibytes}; exec \"$0\" list \"$1\" {words}");
     Command::new("sh")
         .arg("-c")
         .arg(script)

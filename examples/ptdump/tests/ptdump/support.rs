@@ -141,19 +141,46 @@ pub fn program() -> Command {
     }
 }
 
-/// Runs the program with these words, and the path of an image before them.
+/// The commands that ask an image.
+const COMMANDS: [&str; 10] =
+    ["list", "translate", "explain", "reverse", "audit", "read", "search", "stats", "diff", "info"];
+
+/// Runs the program with these words, in which a command may stand anywhere (else it is `list`), on
+/// an image.
 pub fn ptdump(image: &Path, words: &str) -> Output {
-    program().arg(image).args(words.split_whitespace()).output().unwrap()
+    let mut words: Vec<_> = words.split_whitespace().collect();
+    let command = words.iter().position(|word| COMMANDS.contains(word));
+    let command = command.map_or("list", |at| words.remove(at));
+    program().arg(command).arg(image).args(words).output().unwrap()
 }
 
-/// Its exit status, and what it says on standard output as JSON.
-pub fn json(image: &Path, words: &str) -> (i32, Value) {
+/// Its exit status, and what it says on standard output as JSON: all of it.
+pub fn whole_json(image: &Path, words: &str) -> (i32, Value) {
     let output = ptdump(image, &format!("{words} --json"));
     let text = String::from_utf8(output.stdout).unwrap();
-    let value = serde_json::from_str(&text).unwrap_or_else(|error| {
+    let value: Value = serde_json::from_str(&text).unwrap_or_else(|error| {
         panic!("{words}: {error}\n{text}\n{}", String::from_utf8_lossy(&output.stderr));
     });
+    crate::schema::check(&value);
     (output.status.code().unwrap(), value)
+}
+
+/// Its exit status, and the answer in what it says.
+pub fn json(image: &Path, words: &str) -> (i32, Value) {
+    let (status, mut value) = whole_json(image, words);
+    let keys = [
+        "ranges",
+        "translations",
+        "explanation",
+        "aliases",
+        "findings",
+        "pieces",
+        "matches",
+        "stats",
+        "differences",
+    ];
+    let key = keys.into_iter().find(|key| value.get(key).is_some());
+    (status, key.map_or(Value::Null, |key| value[key].take()))
 }
 
 /// Its exit status, and what it says.

@@ -1,0 +1,217 @@
+//! The entries of a walk, flag by flag.
+//!
+//! Sources: SDM §4.5 (long mode), §29.3.2 (EPT); Power ISA v3.0B Book III §5.7.10.1 (radix PDE and
+//! PTE); of what Linux keeps in entries that are not present, `arch/x86/include/asm/pgtable_64.h`
+//! (swap entries) and `pgtable_types.h` (`_PAGE_PROTNONE`).
+
+use serde::Serialize;
+
+use super::range::Step;
+use super::root::Arch;
+
+/// What an entry's flags say, a line each.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Flags(pub Vec<String>);
+
+/// A flag: its bit, its name in the manual, what it means when it is set and when it is clear. An
+/// empty meaning is not shown.
+type Flag = (u32, &'static str, &'static str, &'static str);
+
+const X86_TABLE: &[Flag] = &[
+    (1, "R/W", "writes may be allowed below", "no writes below"),
+    (2, "U/S", "user mode may be allowed below", "supervisor only below"),
+    (3, "PWT", "the table is write-through", ""),
+    (4, "PCD", "the table is uncached", ""),
+    (5, "A", "used by a walk", "not used yet"),
+    (63, "XD", "no instruction fetches below", ""),
+];
+const X86_LEAF: &[Flag] = &[
+    (1, "R/W", "writable", "read-only"),
+    (2, "U/S", "user", "supervisor"),
+    (3, "PWT", "PAT index bit 0", ""),
+    (4, "PCD", "PAT index bit 1", ""),
+    (5, "A", "accessed", "not accessed"),
+    (6, "D", "dirty", "not dirty"),
+    (8, "G", "global", ""),
+    (63, "XD", "no instruction fetches", "executable"),
+];
+const EPT: &[Flag] = &[
+    (0, "R", "readable", "not readable"),
+    (1, "W", "writable", "not writable"),
+    (2, "X", "executable (in supervisor mode, with mode-based execute)", "not executable"),
+    (8, "A", "accessed", ""),
+    (9, "D", "dirty", ""),
+    (10, "XU", "executable in user mode, with mode-based execute", ""),
+];
+const EPT_LEAF: &[Flag] = &[(6, "IPAT", "the guest's PAT is ignored", "")];
+const RADIX_LEAF: &[Flag] = &[
+    (8, "R", "referenced", "not referenced"),
+    (7, "C", "changed", "not changed"),
+    (3, "EAA0", "privileged only", "problem state too"),
+    (2, "EAA1", "readable", "not readable"),
+    (1, "EAA2", "writable", "not writable"),
+    (0, "EAA3", "executable", "not executable"),
+];
+
+fn spelled(flags: &[Flag], word: u64) -> Vec<String> {
+    let line = |(bit, name, set, clear): &Flag| {
+        let value = word >> bit & 1;
+        let meaning = if value != 0 { set } else { clear };
+        (!meaning.is_empty()).then(|| format!("{name}={value}: {meaning}"))
+    };
+    flags.iter().filter_map(line).collect()
+}
+
+/// What the flags of an entry say. `linux`: what Linux keeps in entries that are not present is
+/// recognised.
+#[must_use]
+pub fn flags_of(arch: Arch, step: &Step, linux: bool) -> Flags {
+    let Step { word, entry, level, .. } = *step;
+    let leaf = entry == "leaf";
+    let mut lines = match (arch, entry) {
+        (_, "malformed") => {
+            vec!["malformed: a reserved bit is set, or no entry of this level".into()]
+        }
+        (Arch::X86_64 | Arch::X86_64La57, "absent") => x86_absent(word, level, linux),
+        (Arch::X86_64 | Arch::X86_64La57, _) => {
+            spelled(if leaf { X86_LEAF } else { X86_TABLE }, word)
+        }
+        (Arch::Ept, "absent") => vec!["R, W and X are clear: not present".to_owned()],
+        (Arch::Ept, _) => spelled(EPT, word),
+        (Arch::Ppc64Radix, "absent") if word == 0 => vec!["V=0: empty".to_owned()],
+        (Arch::Ppc64Radix, "absent") => {
+            vec!["V=0: not valid; what it holds is the system's".into()]
+        }
+        (Arch::Ppc64Radix, "leaf") => spelled(RADIX_LEAF, word),
+        (Arch::Ppc64Radix, _) => Vec::new(),
+        (Arch::Ppc64Hash, _) => return Flags(hash(step)),
+    };
+    match (arch, entry) {
+        (Arch::X86_64 | Arch::X86_64La57, "leaf" | "table") => {
+            let key = word >> 59 & 0xf;
+            if leaf && key != 0 {
+                lines.push(format!("protection key {key}, if keys are on"));
+            }
+            if leaf && level > 0 {
+                lines.push("PS=1: a page, and not a table".to_owned());
+            }
+        }
+        (Arch::Ept, "leaf") => {
+            let names = [
+                "uncacheable",
+                "write-combining",
+                "2",
+                "3",
+                "write-through",
+                "write-protected",
+                "write-back",
+                "7",
+            ];
+            lines.push(format!("memory type {}", names[(word >> 3 & 7) as usize]));
+            lines.extend(spelled(EPT_LEAF, word));
+        }
+        (Arch::Ppc64Radix, "leaf") => {
+            let names = ["normal", "strong access order", "non-idempotent I/O", "tolerant I/O"];
+            lines.push(format!("ATT: {}", names[(word >> 4 & 3) as usize]));
+        }
+        (Arch::Ppc64Radix, "table") => {
+            lines.push(format!("leads to a table of 2^{} entries", word & 0x1f));
+        }
+        _ => {}
+    }
+    Flags(lines)
+}
+
+/// An entry of x86 whose P is clear.
+fn x86_absent(word: u64, level: u8, linux: bool) -> Vec<String> {
+    if word == 0 {
+        return vec!["P=0: empty".to_owned()];
+    }
+    if !linux {
+        return vec!["P=0: not present; what it holds is the system's".to_owned()];
+    }
+    // _PAGE_PROTNONE is the bit that is G in a present entry. Linux inverts the address of such
+    // entries (against L1TF).
+    if word >> 8 & 1 != 0 {
+        return vec![
+            "P=0: PROT_NONE, or waiting for a NUMA hinting fault; the page is there".to_owned(),
+        ];
+    }
+    if level == 0 {
+        let (kind, offset) = (word >> 59, !word << 5 >> 14);
+        return vec![format!(
+            "P=0: swapped out, to offset {offset:#x} of swap area {kind} (the highest numbers are \
+            pages that migrate, are poisoned, or belong to a device)"
+        )];
+    }
+    vec!["P=0: not present".to_owned()]
+}
+
+/// A word of a hashed entry.
+fn hash(step: &Step) -> Vec<String> {
+    if step.name.ends_with('V') {
+        return spelled(
+            &[
+                (0, "V", "valid", "not valid"),
+                (1, "H", "in its secondary group", "in its primary group"),
+                (2, "L", "a page larger than 4 KiB", "a page of 4 KiB"),
+                (4, "SW", "bolted, in Linux's use of a software bit", ""),
+            ],
+            step.word,
+        );
+    }
+    let word = step.word;
+    let mut lines = spelled(
+        &[
+            (8, "R", "referenced", "not referenced"),
+            (7, "C", "changed", "not changed"),
+            (6, "W", "write-through", ""),
+            (5, "I", "caching inhibited", ""),
+            (4, "M", "coherent", ""),
+            (3, "G", "guarded", ""),
+            (2, "N", "no instruction fetches", "executable"),
+        ],
+        word,
+    );
+    let pp = word & 3 | word >> 61 & 4;
+    let meaning = match pp {
+        0 => "PP=000: key 0 reads and writes, key 1 nothing",
+        1 => "PP=001: key 0 reads and writes, key 1 reads",
+        2 => "PP=010: both keys read and write",
+        3 => "PP=011: both keys read",
+        6 => "PP=110: key 0 reads, key 1 nothing",
+        _ => "PP: reserved, nothing is allowed",
+    };
+    lines.push(meaning.to_owned());
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_linux_keeps_in_entries_is_recognised() {
+        let swap =
+            |kind: u64, offset: u64| kind << 59 | (!offset << 14 >> 5 & ((1 << 59) - 1) & !0x1ff);
+        for (arch, word, level, entry, part) in [
+            (Arch::X86_64, 0, 0, "absent", "P=0: empty"),
+            (Arch::X86_64, swap(2, 0x1234), 0, "absent", "offset 0x1234 of swap area 2"),
+            (Arch::X86_64, 0x0000_0012_3456_7120, 0, "absent", "PROT_NONE"),
+            (Arch::X86_64, 0x8000_0000_0000_0067, 0, "leaf", "XD=1: no instruction fetches"),
+            (Arch::X86_64, 0xe7, 1, "leaf", "PS=1"),
+            (Arch::X86_64, 0x65, 2, "table", "R/W=0: no writes below"),
+            (Arch::X86_64, 0x81, 3, "malformed", "malformed"),
+            (Arch::Ept, 0x37, 0, "leaf", "memory type write-back"),
+            (Arch::Ept, 0x405, 0, "leaf", "XU=1"),
+            (Arch::Ppc64Radix, 0xc000_0000_0000_018f, 0, "leaf", "EAA0=1: privileged only"),
+            (Arch::Ppc64Radix, 0x8000_0000_0001_0009, 3, "table", "2^9 entries"),
+        ] {
+            let step = Step { level, name: "entry", address: 0, word, entry };
+            let Flags(lines) = flags_of(arch, &step, true);
+            assert!(lines.iter().any(|line| line.contains(part)), "{word:#x}: {lines:?}");
+        }
+        let step = Step { level: 0, name: "PTE", address: 0, word: 0x1000, entry: "absent" };
+        assert!(flags_of(Arch::X86_64, &step, false).0[0].contains("the system's"));
+    }
+}

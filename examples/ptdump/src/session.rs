@@ -1,0 +1,251 @@
+//! What each command begins with: the image is opened, the root found, and what the user should
+//! know is said.
+
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use memory_image::{Extent, GuestPiece, Image, ImageTables, Kind, Source};
+use table_dump::{Arch, Located, Range, Request, RootChoice, Space, State, locate};
+
+use crate::address::slb;
+use crate::options::Options;
+use crate::output::Text;
+use crate::progress::Progress;
+use crate::{FAILED, FINE, NOT_SO};
+
+/// An image with its tables, as a command sees them.
+pub struct Session<'s> {
+    pub path: &'s Path,
+    pub options: &'s Options,
+    pub text: &'s Text,
+    pub image: &'s Image<'s>,
+    pub located: &'s Located,
+    pub tables: &'s ImageTables<'s>,
+    pub space: &'s Space<'s>,
+}
+
+/// What came of what was asked for, for the exit status.
+#[derive(Clone, Copy, Default)]
+pub struct Verdict {
+    /// Something is not mapped, images differ, an audit found something.
+    pub not_so: bool,
+    /// Something is unknown.
+    pub unknown: bool,
+}
+
+impl Verdict {
+    /// Takes in an answer.
+    pub fn take(&mut self, range: &Range) {
+        match range.state {
+            State::Mapped => {}
+            State::Unknown => self.unknown = true,
+            _ => self.not_so = true,
+        }
+    }
+
+    /// The exit status.
+    pub fn code(self) -> u8 {
+        match self {
+            Self { unknown: true, .. } => FAILED,
+            Self { not_so: true, .. } => NOT_SO,
+            _ => FINE,
+        }
+    }
+}
+
+/// Opens the image at `path`, finds its tables, and has `command` ask them. Returns the exit status.
+pub fn with<R>(
+    path: &Path,
+    options: &Options,
+    root: Option<RootChoice>,
+    text: &Text,
+    command: impl FnOnce(&Session<'_>) -> Result<R>,
+) -> Result<R> {
+    let image = open(path, options, text)?;
+    let host;
+    let image = match options.tables.through {
+        None => &image,
+        Some(eptp) => {
+            host = guest(&image, eptp, options)?;
+            &host
+        }
+    };
+    let located = find(image, options, root)?;
+    text.note(&format!("{}: {}, {}", path.display(), located.arch.name(), located.source));
+    for remark in &located.remarks {
+        text.note(&format!("  {remark}"));
+    }
+    let tables = image.tables(options.limits.allowance()).without(located.foreign);
+    let space = Space::of(image, &tables, &located)?;
+    command(&Session {
+        path,
+        options,
+        text,
+        image,
+        located: &located,
+        tables: &tables,
+        space: &space,
+    })
+}
+
+/// The image at `path`, with the files that belong to it.
+pub fn open<'s>(path: &Path, options: &Options, text: &Text) -> Result<Image<'s>> {
+    let what = || path.display().to_string();
+    let source = |path: &Path| -> Result<Box<dyn Source>> {
+        let file = File::open(path).with_context(|| path.display().to_string())?;
+        if file.metadata().is_ok_and(|it| it.is_dir()) {
+            bail!("{}: this is a folder", path.display());
+        }
+        Ok(Box::new(file))
+    };
+    let mut sources = vec![source(path)?];
+    let image = if options.image.extent.is_empty() {
+        for part in &options.image.part {
+            sources.push(source(part)?);
+        }
+        if options.image.part.is_empty() {
+            if let Some(beside) = beside(path) {
+                text.note(&format!("{}: belongs to it", beside.display()));
+                sources.push(source(&beside)?);
+            } else if path.extension().is_some_and(|it| it == "vmem") {
+                text.note("no .vmss or .vmsn stands beside the .vmem: memory above a hole is not where it seems (--extent)");
+            }
+        }
+        Image::open_parts(sources, options.image.base)
+    } else {
+        if !options.image.part.is_empty() {
+            bail!("--part says nothing about raw memory in pieces: name the file in --extent");
+        }
+        let mut paths = vec![path.to_path_buf()];
+        let mut extents = Vec::new();
+        for piece in &options.image.extent {
+            let wanted = piece.file.as_deref().unwrap_or(path);
+            let file = match paths.iter().position(|path| path == wanted) {
+                Some(file) => file,
+                None => {
+                    sources.push(source(wanted)?);
+                    paths.push(wanted.to_path_buf());
+                    paths.len() - 1
+                }
+            };
+            let (start, bytes, offset) = (piece.start, piece.bytes, piece.offset);
+            extents.push(Extent { start, bytes, file, offset });
+        }
+        Image::raw(sources, extents)
+    };
+    let image = image.with_context(what)?;
+    for warning in image.warnings() {
+        text.warning(&format!("{}: {warning}", path.display()));
+    }
+    Ok(image)
+}
+
+/// The file that belongs to a VMware machine's: for a `.vmem` its state, and the reverse.
+fn beside(path: &Path) -> Option<PathBuf> {
+    let others: &[&str] = match path.extension()?.to_str()? {
+        "vmem" => &["vmss", "vmsn"],
+        "vmss" | "vmsn" => &["vmem"],
+        _ => return None,
+    };
+    others.iter().map(|other| path.with_extension(other)).find(|other| other.exists())
+}
+
+/// What the user says, for finding the root.
+pub fn request(options: &Options, root: Option<RootChoice>) -> Result<Request> {
+    let (tables, power) = (&options.tables, &options.power);
+    Ok(Request {
+        arch: tables.arch.map(Arch::from),
+        root,
+        pid: power.pid,
+        cpu: tables.cpu,
+        vmcoreinfo: tables.vmcoreinfo,
+        c_bit: tables.c_bit,
+        mode_based_execute: tables.mode_based_execute,
+        layout: power.hpte_layout.into(),
+        slb: slb(&power.slb).map_err(|error| anyhow!(error))?,
+        linux_layout: power.linux_layout.map(Into::into),
+    })
+}
+
+fn find(image: &Image<'_>, options: &Options, root: Option<RootChoice>) -> Result<Located> {
+    let progress = Progress::new("looking for the tables", options.output.quiet);
+    let mut request = request(options, root)?;
+    if options.tables.through.is_some() {
+        // It is about the second stage.
+        request.mode_based_execute = false;
+    }
+    Ok(locate(image, &request, &|done, total| progress.at(done, total))?)
+}
+
+/// The memory of the guest behind the second stage at `eptp`.
+fn guest<'i>(image: &'i Image<'i>, eptp: u64, options: &Options) -> Result<Image<'i>> {
+    let request = Request {
+        arch: Some(Arch::Ept),
+        root: Some(RootChoice::Address(eptp)),
+        mode_based_execute: options.tables.mode_based_execute,
+        ..Request::default()
+    };
+    let located = locate(image, &request, &|_, _| ()).context("--through")?;
+    let tables = image.tables(options.limits.allowance());
+    let space = Space::of(image, &tables, &located)?;
+    let progress = Progress::new("reading the second stage", options.output.quiet);
+    let mut pieces = Vec::new();
+    let mut take = |range: Range| {
+        if let (Some(guest), Some(host), Some(bytes)) = (range.va, range.pa, range.bytes) {
+            if !tables.keep(size_of::<GuestPiece>() as u64) {
+                return ControlFlow::Break(());
+            }
+            pieces.push(GuestPiece { guest, host, bytes });
+        }
+        ControlFlow::Continue(())
+    };
+    space.list(&mut take, &|done, total| progress.at(done, total));
+    if let Some(why) = stopped(&tables) {
+        bail!("--through: {why}");
+    }
+    if pieces.is_empty() {
+        bail!("--through: the second stage at {eptp:#x} maps nothing");
+    }
+    Ok(Image::of_guest(image, pieces)?)
+}
+
+/// Why not all was read, if it was not.
+fn stopped(tables: &ImageTables<'_>) -> Option<String> {
+    let (words, bytes) = tables.cost();
+    Some(match (tables.failure(), tables.spent()) {
+        (Some(failure), _) => format!("the image cannot be read: {failure}"),
+        (None, Some(Kind::Words)) => format!(
+            "stopped after {words} table words: a sane system has fewer, or its tables lead in circles (--limit-words)"
+        ),
+        (None, Some(Kind::Bytes)) => {
+            format!("stopped after {bytes} bytes of tables (--limit-memory)")
+        }
+        (None, None) => return None,
+    })
+}
+
+impl Session<'_> {
+    /// Whether nothing was left out.
+    pub fn is_complete(&self) -> bool {
+        stopped(self.tables).is_none()
+    }
+
+    /// The exit status: what came of it, unless something was left out. Says what was.
+    pub fn end(&self, verdict: Verdict) -> u8 {
+        match stopped(self.tables) {
+            Some(why) => {
+                eprintln!("ptdump: {why}");
+                FAILED
+            }
+            None => verdict.code(),
+        }
+    }
+
+    /// What to say of an address that is not mapped, besides the fault.
+    pub fn hint(&self, range: &Range) -> Option<&str> {
+        let kernel = range.state == State::NotMapped && range.va.is_some_and(|va| va >> 63 != 0);
+        self.located.kernel_hint.as_deref().filter(|_| kernel)
+    }
+}
