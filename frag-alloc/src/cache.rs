@@ -154,7 +154,7 @@ where
             return Err(Error::Unsupported { shift });
         }
         let granule = if shift >= self.frames.shift {
-            self.frames.fill(self.tag(shift).loose(), 1)? << (self.frames.shift - GRANULE)
+            self.fill(self.tag(shift).loose(), 1)? << (self.frames.shift - GRANULE)
         } else if self.policy == Policy::Linux {
             let bump = &self.bumps[usize::from(shift - GRANULE)];
             let (left, next) = {
@@ -193,7 +193,7 @@ where
                 return Ok(taken);
             }
             let tables = 1 << self.frames.tables_shift(shift);
-            let frame = self.frames.fill(self.tag(shift), tables)?;
+            let frame = self.fill(self.tag(shift), tables)?;
             let mut pool = pool.lock();
             if pool.closed || pool.has_room(&self.frames.descriptors) {
                 let closed = pool.closed;
@@ -205,6 +205,15 @@ where
             } else {
                 pool.adopt(&self.frames.descriptors, frame);
             }
+        }
+    }
+
+    /// As [`Frames::fill`]. If the source has nothing left, frames without a live table that the
+    /// pools kept go home first.
+    fn fill(&self, tag: Tag, fragments: u32) -> Result<u32, Error<A>> {
+        match self.frames.fill(tag, fragments) {
+            Err(Error::Exhausted { .. }) if self.trim()? > 0 => self.frames.fill(tag, fragments),
+            result => result,
         }
     }
 

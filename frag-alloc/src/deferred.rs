@@ -8,7 +8,8 @@
 //! period after the free of its last table: Linux's rule for deferred frames (`pte_free_defer`),
 //! and for each table besides, since ours are handed out again. Nothing runs behind the caller's
 //! back: tables are put back inside [`Deferred::give`], [`Deferred::take`] when memory runs out,
-//! and [`Deferred::collect`].
+//! and [`Deferred::collect`]. Each of them asks for a grace period again as soon as it has started
+//! it: where no reader is about it has passed by then.
 
 use alloc::vec::Vec;
 use core::ops::Deref;
@@ -64,7 +65,7 @@ where
         &self.cache
     }
 
-    /// As [`Cache::take`]; out of memory, it first puts back what it can.
+    /// As [`Cache::take`]; out of memory, it first puts back the tables that wait, as far as it may.
     ///
     /// # Errors
     /// As [`Cache::take`].
@@ -103,26 +104,46 @@ where
         queue.gathering.len() + queue.waiting.len()
     }
 
-    /// Puts back the tables whose grace period has passed, and starts one for those that gathered;
-    /// says how many were put back. With no reader about, the second of two calls finds nothing
-    /// left.
+    /// Puts back the tables whose grace period has passed, starts one for those that gathered, and
+    /// puts those back too if it has passed at once; says how many were put back. With no reader
+    /// about, nothing is left that was freed before the call.
     ///
     /// # Errors
     /// The first error of putting a table back; the others were put back.
     pub fn collect(&self) -> Result<usize, Error<A>> {
+        let mut count = 0;
+        let mut result = Ok(());
+        // Those that waited, then those that gathered: what is freed meanwhile is the next call's.
+        for _ in 0..2 {
+            let Some(through) = self.next_through() else { break };
+            count += through.len();
+            let put = |table| self.cache.put_detached(table);
+            result = through.into_iter().map(put).fold(result, Result::and);
+        }
+        result.map(|()| count)
+    }
+
+    /// The tables that waited, if their grace period has passed; then one starts for those that
+    /// gathered. `None` if nothing is through.
+    fn next_through(&self) -> Option<Vec<Detached>> {
         let mut queue = self.queue.lock();
-        if !queue.waiting.is_empty() && !self.grace.passed(queue.cookie) {
-            return Ok(0);
+        if queue.waiting.is_empty() {
+            self.start(&mut queue);
+        }
+        if queue.waiting.is_empty() || !self.grace.passed(queue.cookie) {
+            return None;
         }
         let through = core::mem::take(&mut queue.waiting);
+        self.start(&mut queue);
+        Some(through)
+    }
+
+    /// Those that gathered wait from now on.
+    fn start(&self, queue: &mut Queue) {
         if !queue.gathering.is_empty() {
             queue.waiting = core::mem::take(&mut queue.gathering);
             queue.cookie = self.grace.start();
         }
-        drop(queue);
-        let count = through.len();
-        let put = |table| self.cache.put_detached(table);
-        through.into_iter().map(put).fold(Ok(()), Result::and).map(|()| count)
     }
 }
 
@@ -160,7 +181,6 @@ where
     /// Puts back what may be put back. What readers may still see stays counted, and so its frame
     /// stays out of use: a leak that the census shows, never a reuse.
     fn drop(&mut self) {
-        let _ = self.collect();
         let _ = self.collect();
     }
 }

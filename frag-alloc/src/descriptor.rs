@@ -3,7 +3,7 @@
 //! # Protocol
 //! | word | who changes it | how |
 //! | --- | --- | --- |
-//! | `refs` | anyone | from 0 to 1 by whoever took the frame from its source; after that only +1 (if it is not 0) and −1 |
+//! | `refs` | anyone | from 0 to 1 by the thread that took the frame from its source; after that only +1 (if it is not 0) and −1. Of a table larger than a frame, the first frame's count for all; the others' go from 0 to [`JOINED`] and back |
 //! | `fragments` | this crate | stored before the frame's first table is visible to anyone; after that only −n |
 //! | `tag` | this crate | stored with `fragments`; cleared before our own reference is dropped |
 //! | `hand`, `in_hand`, `next`, `previous` | the holder of the pool's lock | plain stores |
@@ -121,6 +121,10 @@ pub(crate) struct Descriptor {
     flags: AtomicU32,
 }
 
+/// In `refs`: the frame is the second or a later one of a larger table, and has no references of its
+/// own.
+const JOINED: u32 = u32::MAX;
+
 /// A flag bit: the frame is never handed out again. In the byte below it stands the order in which
 /// the frame was taken.
 pub(crate) const QUARANTINED: u32 = 1 << 8;
@@ -149,7 +153,10 @@ impl Descriptor {
     }
 
     pub(crate) fn refs(&self) -> u32 {
-        self.refs.load(Ordering::Acquire)
+        match self.refs.load(Ordering::Acquire) {
+            JOINED => 0,
+            refs => refs,
+        }
     }
 
     pub(crate) fn fragments(&self) -> u32 {
@@ -161,9 +168,22 @@ impl Descriptor {
         self.refs.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
+    /// The same for the second and later frames of a larger table: the references of the first count
+    /// for all, so these get [`JOINED`], which nobody adds to.
+    pub(crate) fn join(&self) -> bool {
+        self.refs.compare_exchange(0, JOINED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Undoes [`join`](Self::join), before the frame goes home.
+    pub(crate) fn part(&self) {
+        self.refs.store(0, Ordering::Release);
+    }
+
     /// One more reference, unless the frame is with its source.
     pub(crate) fn get_unless_zero(&self) -> bool {
-        let more = |refs: u32| if refs == 0 { None } else { refs.checked_add(1) };
+        let more = |refs: u32| {
+            if refs == 0 { None } else { refs.checked_add(1).filter(|&more| more != JOINED) }
+        };
         self.refs.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).is_ok()
     }
 

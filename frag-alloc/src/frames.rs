@@ -233,30 +233,54 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         Ok(frame)
     }
 
-    /// A frame from the source, with one reference, which is ours. Quarantined ones are put aside
-    /// on the way.
+    /// A frame (or `2^order` on end) from the source, with one reference, which is ours. Quarantined
+    /// ones are put aside on the way, alone: what was handed out with them goes back.
     fn take(&self, shift: u8, order: u8) -> Result<u32, Error<A>> {
         if order > 6 {
             return Err(Error::Unsupported { shift });
         }
-        loop {
-            let address = self.source.take(order).ok_or(Error::Exhausted { shift })?;
+        let mut address = A::new(self.start);
+        // Each turn but the last puts a frame aside, so a source that hands out what it has comes to
+        // an end.
+        for _ in 0..=self.descriptors.len() {
+            address = self.source.take(order).ok_or(Error::Exhausted { shift })?;
             let offset = address.get().wrapping_sub(self.start);
             let frame = offset >> self.shift;
             let last = frame + (1 << order) - 1;
             if !address.is_aligned(self.shift + order) || last >= self.descriptors.len() as u64 {
                 return Err(Error::Source { frame: address });
             }
-            let run = &self.descriptors[frame as usize..=last as usize];
-            if run.iter().any(|frame| frame.is(QUARANTINED)) {
-                continue;
-            }
-            if !run[0].claim() {
+            let frame = frame as u32;
+            if !self.claim(frame, order) {
                 return Err(Error::Source { frame: address });
             }
-            run[0].set_order(order);
-            return Ok(frame as u32);
+            // After the claim, or a source that hands out what it does not have would get it back.
+            if self.run(frame, order).iter().any(|frame| frame.is(QUARANTINED)) {
+                self.put(frame)?;
+                continue;
+            }
+            return Ok(frame);
         }
+        Err(Error::Source { frame: address })
+    }
+
+    /// The descriptors of `2^order` frames from `frame` on.
+    fn run(&self, frame: u32, order: u8) -> &[Descriptor] {
+        &self.descriptors[frame as usize..frame as usize + (1 << order)]
+    }
+
+    /// Claims frames that the source handed out. False, and nothing changed, if any is in use.
+    fn claim(&self, frame: u32, order: u8) -> bool {
+        let run = self.run(frame, order);
+        let (head, tails) = (&run[0], &run[1..]);
+        let joined = tails.iter().take_while(|tail| tail.join()).count();
+        // The head last: from then on others may hold it.
+        if joined == tails.len() && head.claim() {
+            head.set_order(order);
+            return true;
+        }
+        tails[..joined].iter().for_each(Descriptor::part);
+        false
     }
 
     /// `count` tables of the frame are gone for good: freed loosely, or never to be handed out. The
@@ -299,16 +323,26 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         let order = head.order();
         match head.put() {
             Ok(0) => {
-                let run = &self.descriptors[frame as usize..frame as usize + (1 << order)];
-                if !run.iter().any(|frame| frame.is(QUARANTINED)) {
-                    self.source.give(self.frame_address(frame), order);
-                }
+                self.run(frame, order)[1..].iter().for_each(Descriptor::part);
+                self.send_home(frame, order);
                 Ok(())
             }
             Ok(_) => Ok(()),
             Err(WouldUnderflow(value)) => {
                 Err(Error::Underflow { frame: self.frame_address(frame), count: "refs", value })
             }
+        }
+    }
+
+    /// Gives `2^order` frames back to the source, except for those that are quarantined: the largest
+    /// parts without one.
+    fn send_home(&self, frame: u32, order: u8) {
+        let fit = |frame: &Descriptor| !frame.is(QUARANTINED);
+        if self.run(frame, order).iter().all(fit) {
+            self.source.give(self.frame_address(frame), order);
+        } else if let Some(half) = order.checked_sub(1) {
+            self.send_home(frame, half);
+            self.send_home(frame + (1 << half), half);
         }
     }
 

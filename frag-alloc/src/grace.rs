@@ -8,9 +8,10 @@
 //! A reader whose announcement the writer doesn't see yet is the dangerous one. Both sides have a
 //! SeqCst fence between their own store and their load of the other's: the reader between
 //! announcing and its first look at the tree, the writer between unlinking and reading the slots.
-//! So either the writer sees the announcement, or the reader sees the table unlinked. Clearing a
-//! slot is a Release that the writer's load acquires: what the reader read happened before the
-//! table is used again. Checked by `tests/loom_grace.rs`.
+//! So either the writer sees the announcement, or the reader sees the table unlinked. Every store to
+//! a slot is a Release that the writer's load acquires, so that whatever the load finds (a cleared
+//! slot, or a later reading by the same reader), what was read before happened before the table is
+//! used again. Checked by `tests/loom_grace.rs` of the package in `loom/`.
 
 use alloc::boxed::Box;
 
@@ -98,7 +99,8 @@ pub struct Reader<'e> {
 impl Reader<'_> {
     /// Starts reading: what is reachable from now on stays until the [`Reading`] is dropped.
     pub fn read(&mut self) -> Reading<'_> {
-        self.slot.0.store(self.epochs.now.load(Ordering::Acquire), Ordering::Relaxed);
+        // Release: a writer that finds this reading has to see that the one before has ended.
+        self.slot.0.store(self.epochs.now.load(Ordering::Acquire), Ordering::Release);
         fence(Ordering::SeqCst);
         Reading { slot: self.slot }
     }

@@ -98,9 +98,20 @@ where
         self.refill(shift, wanted)
     }
 
+    /// From the cache. If it has nothing, what the front holds may make up frames that go home.
     #[cold]
     #[inline(never)]
     fn refill(&self, shift: u8, wanted: Contents) -> Result<A, Error<A>> {
+        match self.refill_once(shift, wanted) {
+            Err(Error::Exhausted { .. }) if self.magazines.iter().any(|it| it.held.get() > 0) => {
+                self.put_back()?;
+                self.refill_once(shift, wanted)
+            }
+            result => result,
+        }
+    }
+
+    fn refill_once(&self, shift: u8, wanted: Contents) -> Result<A, Error<A>> {
         let frames = self.frames;
         let generation = frames.generation();
         if generation != self.generation.replace(generation) {

@@ -72,7 +72,7 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
 
     /// Never hands the frame in which `address` lies out again, nor any table in it that is free
     /// now or later. What is alive in it stays so; [`Frames::try_get`] says whose it is. Of a table
-    /// larger than a frame, all frames go out of use with this one.
+    /// larger than a frame, the other frames go home when it is freed.
     ///
     /// # Errors
     /// [`Error::Outside`].

@@ -34,7 +34,9 @@ pub trait FrameSource<A: Address>: TableMemory<A> {
     /// `None` if there are none left.
     fn take(&self, order: u8) -> Option<A>;
 
-    /// Takes back what [`take`](Self::take) of the same order handed out.
+    /// Takes back `2^order` frames on end, the first a multiple of their joint size, that
+    /// [`take`](Self::take) handed out: all that one call handed out or, where a frame of it was
+    /// quarantined, a part of it.
     fn give(&self, frame: A, order: u8);
 
     /// Called once before a frame is used for user tables of `2^shift` bytes: accounting, page

@@ -1,6 +1,5 @@
 //! How much: what a front holds back from others, which frame is used next, what the books cost,
 //! how large a table may be, and what is no table.
-#![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::cell::Cell;

@@ -1,5 +1,4 @@
 //! Tables that wait for readers.
-#![cfg(not(loom))]
 
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
@@ -38,6 +37,28 @@ fn a_table_is_handed_out_again_only_when_its_readers_have_left() {
     drop(_reading);
     drop(tables);
     assert!(frames.census().all_home());
+}
+
+/// Freed tables and no reader: there is memory, whatever size is wanted of it.
+#[test]
+fn case_a15_what_no_reader_sees_is_memory() {
+    for (wanted, freed) in [(12, 8), (12, 1), (8, 1), (16, 16)] {
+        let words: Vec<_> = (0..1 << 13).map(|_| AtomicU64::new(0)).collect();
+        let source = Region::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), 1, 16).unwrap();
+        let frames = Frames::new(source).unwrap();
+        let epochs = Epochs::new(1);
+        let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+        let tables = Deferred::new(cache, &epochs);
+        let from = wanted.min(12);
+        let all: Vec<Hpa> = std::iter::from_fn(|| tables.take(from).ok()).collect();
+        assert_eq!(all.len(), 1 << (16 - from));
+        assert_eq!(tables.take(from), Err(Error::Exhausted { shift: from }));
+        for table in &all[..freed] {
+            tables.give(*table, from, Contents::Zeroed).unwrap();
+        }
+        assert!(tables.take(wanted).is_ok(), "{freed} of 2^{from} bytes freed, 2^{wanted} wanted");
+        assert_eq!(tables.waiting(), 0);
+    }
 }
 
 /// Grace periods that pass when they are told to.

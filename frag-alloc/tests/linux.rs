@@ -1,6 +1,5 @@
 //! The Linux policy, step by step: after each step, the counter of the frame, as Linux's own would
 //! stand.
-#![cfg(not(loom))]
 
 use std::sync::atomic::AtomicU64;
 

@@ -1,5 +1,4 @@
 //! A quarantined frame stays out of use by every way in which a table of it could come back.
-#![cfg(not(loom))]
 
 use std::sync::atomic::AtomicU64;
 
@@ -111,6 +110,37 @@ fn under_others_on_the_stack() {
         }
         bad[0]
     });
+}
+
+/// One of 64 frames is out of use, and no other: whatever was handed out together with it.
+#[test]
+fn case_a8_the_others_of_a_run_stay_in_use() {
+    const FRAMES: u32 = 64;
+    let words: Vec<_> = (0..FRAMES << 9).map(|_| AtomicU64::new(0)).collect();
+    for shift in 12..=18 {
+        // Quarantined while it is free, and while it is the fifth frame of a large table.
+        for alive in [false, true] {
+            let start = Hpa::new(0);
+            let source = Region::new(DirectMap::new(&words, start), start, FRAMES, 12).unwrap();
+            let frames = Frames::new(source).unwrap();
+            let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+            let bad = Hpa::new(5 << 12);
+            let table = if alive { cache.take(18).ok() } else { None };
+            frames.quarantine(bad).unwrap();
+            if let Some(table) = table {
+                cache.give(table, 18, Contents::Stale).unwrap();
+            }
+            let tables: Vec<Hpa> = std::iter::from_fn(|| cache.take(shift).ok()).collect();
+            assert_eq!(tables.len(), (64 >> (shift - 12)) - 1, "2^{shift}, alive: {alive}");
+            for table in &tables {
+                assert_ne!(bad.get() >> shift, table.get() >> shift, "2^{shift} at {table}");
+                cache.give(*table, shift, Contents::Stale).unwrap();
+            }
+            assert!(frames.census().all_home());
+            assert_eq!(std::iter::from_fn(|| cache.take(12).ok()).count(), 63, "2^{shift}");
+            assert_eq!(frames.census().quarantined, 1);
+        }
+    }
 }
 
 #[test]

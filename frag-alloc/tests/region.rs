@@ -1,6 +1,5 @@
 //! A region of frames by itself: which frames it has, how it cuts runs of them, and what is asked
 //! about those that are in use.
-#![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;

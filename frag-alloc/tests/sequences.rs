@@ -1,5 +1,4 @@
 //! Random sequences against a model that is a set: what is alive, and who owns it.
-#![cfg(not(loom))]
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

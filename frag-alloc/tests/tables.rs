@@ -1,6 +1,5 @@
 //! What the allocator does, case by case: every row of the fragment geometry, errors, the life of a
 //! frame.
-#![cfg(not(loom))]
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -6,7 +6,6 @@
 //! ```
 //! The second reports the test harness's own channel; suppress `race:test::` and
 //! `race:std::sync::mpmc`.
-#![cfg(not(loom))]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
