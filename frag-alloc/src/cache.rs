@@ -10,7 +10,7 @@
 //! Tables of a whole frame or more, and all tables under [`Policy::Linux`], have no pool: their
 //! frames count them, and the free that makes `fragments` 0 retires the frame. The tag by which a
 //! table was freed says to which of the two it goes; its frame's descriptor is not asked. Checked by
-//! the package in `loom/`.
+//! `loom/frag-alloc`.
 
 use core::ops::Deref;
 

@@ -12,7 +12,7 @@
 //! The two counts are apart because they answer different questions. `refs` says when the frame's
 //! *memory* may be given away, and anybody may hold one for a moment. `fragments` says when the
 //! frame has stopped being a *table frame*, and only tables hold it. When they were one word, a
-//! plain store lost a reader's reference: `tests/loom_designs.rs`. Neither count is ever stored
+//! plain store lost a reader's reference: `loom/frag-alloc/tests/designs.rs`. Neither count is ever stored
 //! over after publication, and neither goes below zero: a decrement that would is refused.
 
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Ordering};

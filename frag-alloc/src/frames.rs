@@ -10,7 +10,7 @@
 //! ```
 //! A speculative holder ([`Frames::try_get`]) may come and go at any point while `refs` is not
 //! zero. It keeps a retired frame from going home, and nothing else: the destructor has run by
-//! then, on the thread that freed the last table. Checked by `tests/loom_frames.rs`.
+//! then, on the thread that freed the last table. Checked by `loom/frag-alloc/tests/frames.rs`.
 
 use alloc::boxed::Box;
 use core::marker::PhantomData;

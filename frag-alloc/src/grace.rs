@@ -11,7 +11,7 @@
 //! So either the writer sees the announcement, or the reader sees the table unlinked. Every store to
 //! a slot is a Release that the writer's load acquires, so that whatever the load finds (a cleared
 //! slot, or a later reading by the same reader), what was read before happened before the table is
-//! used again. Checked by `tests/loom_grace.rs` of the package in `loom/`.
+//! used again. Checked by `loom/frag-alloc/tests/grace.rs`.
 
 use alloc::boxed::Box;
 

@@ -52,7 +52,7 @@
 //! Linux once kept the number of tables in a page in the page's own reference count. The count was
 //! set by a plain store, which lost the reference of anybody who had just taken one; he returned it
 //! all the same, the page was released one table too early, and the count underflowed (fixed by
-//! Linux commit 4231aba000f5, which gave it a word of its own). `tests/loom_designs.rs` has a model
+//! Linux commit 4231aba000f5, which gave it a word of its own). `loom/frag-alloc/tests/designs.rs` has a model
 //! checker find it, and the faults of two repairs that were weighed; the same suites run this
 //! crate's own code in every interleaving that they reach.
 //!
@@ -77,8 +77,7 @@
 //!
 //! # Figures
 //! `cargo bench --manifest-path frag-alloc/benches/Cargo.toml` measures it beside general
-//! allocators and Linux's algorithm. Models:
-//! `RUSTFLAGS="--cfg loom" cargo test -p frag-alloc --release --test 'loom*'`.
+//! allocators and Linux's algorithm. Models: `cargo test --release --manifest-path loom/Cargo.toml`.
 #![no_std]
 #![deny(missing_docs)]
 

@@ -24,7 +24,7 @@
 //! A hand-out is a Release and a free an Acquire, so that a free sees the frame as the hand-out left
 //! it, even a free by a thread that was never told of the table. A free is a Release and
 //! [`Lives::is`] an Acquire, so that a thread that finds a table gone also sees the stores that
-//! unlinked it. Checked by `tests/pairs.rs` of the package in `loom/`.
+//! unlinked it. Checked by `loom/frag-alloc/tests/pairs.rs`.
 
 use alloc::boxed::Box;
 

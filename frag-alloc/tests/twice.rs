@@ -1,5 +1,5 @@
 //! A table is freed once for each time that it was handed out, by its own cache, and a frame is in
-//! one use at a time: under threads here, in every interleaving in the package in `loom/`.
+//! one use at a time: under threads here, in every interleaving in `loom/frag-alloc`.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};

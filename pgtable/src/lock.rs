@@ -33,7 +33,7 @@
 //! longer than [`ReadSide::wait`] says ([`Error::Contended`]). What comes of it is wrong in that
 //! guest's tree only.
 //!
-//! Checked by `tests/loom_writers.rs` and, with threads, `tests/model/writers.rs`.
+//! Checked by `loom/pgtable/tests/writers.rs` and, with threads, `tests/model/writers.rs`.
 
 use core::marker::PhantomData;
 

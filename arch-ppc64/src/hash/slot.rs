@@ -28,7 +28,7 @@
 //!   entry.
 //!
 //! Waiting for a lock is bounded ([`Busy`]), since the words stand in memory that somebody else may
-//! have written. Checked by `tests/hash/loom.rs`, which runs this code.
+//! have written. Checked by `loom/arch-ppc64/tests/hash.rs`, which runs this code.
 
 use core::sync::atomic::Ordering;
 

@@ -1,32 +1,40 @@
-//! Model checks: test targets named `loom…`, built with `--cfg loom`.
+//! Model checks: the tests of the workspace in `loom/`.
 
-use anyhow::Result;
-use cargo_metadata::TargetKind;
+use anyhow::{Context, Result};
+use cargo_metadata::{MetadataCommand, TargetKind};
 
 use crate::cargo::cargo;
+use crate::command;
 use crate::xtask::Xtask;
-use crate::{command, report};
 
-/// Runs those that the workspace has. They are built for release, as they explore much, and into a
-/// target folder of their own, as `--cfg loom` changes every crate.
+/// Runs all of them, one by one. They are built for release, as they explore much, and into a
+/// target folder of their own.
 pub fn run(xtask: &Xtask) -> Result<()> {
-    let mut any = false;
-    for package in &xtask.metadata.packages {
+    let manifest = xtask.root().join("loom/Cargo.toml");
+    let metadata = MetadataCommand::new()
+        .manifest_path(&manifest)
+        .no_deps()
+        .exec()
+        .context("the workspace of the model checks")?;
+    for package in &metadata.packages {
         for target in &package.targets {
-            if !target.kind.contains(&TargetKind::Test) || !target.name.starts_with("loom") {
+            if !target.kind.contains(&TargetKind::Test) {
                 continue;
             }
-            any = true;
-            let arguments =
-                ["test", "--release", "--package", &package.name, "--test", &target.name];
-            let test = cargo(xtask, arguments)
-                .env("RUSTFLAGS", "--cfg loom")
-                .env("CARGO_TARGET_DIR", xtask.target("loom"));
+            let manifest = manifest.to_string_lossy();
+            let arguments = [
+                "test",
+                "--release",
+                "--manifest-path",
+                &manifest,
+                "--package",
+                &package.name,
+                "--test",
+                &target.name,
+            ];
+            let test = cargo(xtask, arguments).env("CARGO_TARGET_DIR", xtask.target("loom"));
             command::stream(&format!("model check {}/{}", package.name, target.name), &test)?;
         }
-    }
-    if !any {
-        report::note("no package has a test target named loom…");
     }
     Ok(())
 }

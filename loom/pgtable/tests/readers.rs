@@ -11,9 +11,6 @@
 //!   the next word or table, and at every call of the allocator's: entries that link a table
 //!   `Release`, as the crate stores them, everything else `Relaxed`. The verbs make such a call
 //!   between two stores on whose order something depends.
-//!
-//! `RUSTFLAGS="--cfg loom" cargo test -p pgtable --release --test 'loom*'`
-#![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::cell::RefCell;

@@ -1,6 +1,5 @@
 //! Model checks of the life of a frame: speculative references at every point of it, and who sends
 //! it home.
-#![cfg(loom)]
 
 mod model;
 

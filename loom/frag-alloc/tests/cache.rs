@@ -1,5 +1,4 @@
 //! Model checks of the caches: refill, free, reuse and teardown, in both policies.
-#![cfg(loom)]
 
 mod model;
 

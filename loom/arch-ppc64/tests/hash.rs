@@ -1,6 +1,5 @@
 //! Model checks of the protocol of an entry: every interleaving, under Rust's memory model, of the
 //! code that ships.
-#![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::atomic::Ordering;

@@ -10,9 +10,6 @@
 //! `Release`, as the crate stores them, everything else `Relaxed`), and what it asked for is loaded
 //! from them. The verbs make such a call between any two stores on whose order something depends,
 //! and before each change of a lock.
-//!
-//! `RUSTFLAGS="--cfg loom" cargo test -p pgtable --release --test 'loom*'`
-#![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::cell::{Cell, RefCell};

@@ -11,7 +11,6 @@
 //! | (b) | added to the reference count | the passer-by may drop the last one: no destructor |
 //! | (c) | added to the upper half of the reference count | right, as long as nobody overflows the lower half |
 //! | (d) | a word of its own | right |
-#![cfg(loom)]
 
 mod model;
 

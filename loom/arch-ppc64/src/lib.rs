@@ -1,0 +1,1 @@
+//! Model checks of `arch-ppc64`: see `tests`.
