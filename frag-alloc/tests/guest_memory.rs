@@ -1,9 +1,12 @@
 //! Frames in guest memory.
-#![cfg(all(feature = "vm-memory", not(loom)))]
+#![cfg(feature = "vm-memory")]
 
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, guest_frames};
-use pgtable::{Contents, Gpa, Level, TableAllocator, TableLayout};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use pgtable::{Contents, Gpa, Level, TableAllocator, TableLayout, TableMemory};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap, MemoryRegionAddress, VolatileSlice,
+};
 
 #[test]
 fn tables_stand_where_the_guest_sees_them() {
@@ -44,5 +47,45 @@ fn words_are_aligned_in_host_memory_too() {
             ok,
             "a region from {base}"
         );
+    }
+}
+
+/// Guest memory in safe code that says more of itself than there is.
+struct Mem(GuestRegionMmap<()>);
+
+impl GuestMemoryBackend for Mem {
+    type R = GuestRegionMmap<()>;
+
+    fn iter(&self) -> impl Iterator<Item = &GuestRegionMmap<()>> {
+        std::iter::once(&self.0)
+    }
+
+    fn get_slice(
+        &self,
+        _: GuestAddress,
+        count: usize,
+    ) -> Result<VolatileSlice<'_, ()>, GuestMemoryError> {
+        self.0.get_slice(MemoryRegionAddress(0), count.min(0x1000))
+    }
+}
+
+/// Frames are where there is memory, and as much of it as there is.
+#[test]
+fn case_a3_lengths_of_guest_memory_are_not_believed() {
+    let region = |bytes| GuestRegionMmap::<()>::from_range(GuestAddress(0), bytes, None).unwrap();
+    for (bytes, frames, shift, ok) in [
+        (0x1000, 1 << 20, 16, false),
+        (0x1000, 1, 12, true),
+        (0x1000, 2, 12, false),
+        (0x1_0000, 16, 12, true),
+        (0x1_0000, 1, 16, true),
+    ] {
+        let memory = Mem(region(bytes));
+        let made = guest_frames(&memory, Gpa::new(0), frames, shift);
+        assert_eq!(made.is_ok(), ok, "{frames} of 2^{shift} in {bytes:#x}");
+        if let Ok(made) = made {
+            assert!(made.word(Gpa::new(bytes as u64 - 8)).is_ok());
+            assert!(made.word(Gpa::new(bytes as u64)).is_err());
+        }
     }
 }

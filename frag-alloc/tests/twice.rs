@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use frag_alloc::{Cache, Error, FrameSource, Frames, Kind, Local, Owner, Policy, Region, Span};
 use pgtable::{
-    Contents, DirectMap, Hpa, Level, MemoryError, TableAllocator, TableLayout, TableMemory,
+    Contents, DirectMap, Hpa, Level, MemoryError, ReadMemory, TableAllocator, TableLayout,
+    TableMemory,
 };
 
 const START: Hpa = Hpa::new(0x100_0000);
@@ -135,6 +136,10 @@ fn case_a1_only_a_live_table_of_this_cache_has_a_state() {
 /// Hands out what it likes: of one frame the second of its eight, of more the first ones.
 struct Liar<'w>(DirectMap<'w, Hpa>, AtomicU32);
 
+impl ReadMemory<Hpa> for Liar<'_> {
+    pgtable::words_in_place!(Hpa);
+}
+
 impl TableMemory<Hpa> for Liar<'_> {
     fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
         self.0.word(address)
@@ -142,6 +147,10 @@ impl TableMemory<Hpa> for Liar<'_> {
 
     fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
         self.0.table(address, words)
+    }
+
+    fn wrote(&self, address: Hpa, words: usize) {
+        self.0.wrote(address, words);
     }
 }
 
