@@ -3,14 +3,14 @@
 
 use arch_ppc64::radix::{Granule, PageAttributes, ProcessScoped, Quadrants};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{DirectMap, Finished, Gather, Gpa, GuestTables, Gva, Leaves, PageTable, Prot};
+use pgtable::{Finished, Gather, Gpa, GuestTables, Gva, Leaves, PageTable, Prot};
 
 use crate::machine::Machine;
 use crate::report::Failure;
 use crate::shootdown::Shootdown;
 
 /// The frames that tables come from: a range of guest memory.
-pub type Source<'m> = Region<Gpa, DirectMap<'m, Gpa>>;
+pub type Source<'m> = Region<Gpa, GuestTables<'m, Gpa>>;
 /// Their frame table.
 pub type TableFrames<'m> = Frames<Gpa, Source<'m>>;
 /// The tables of one address space.
