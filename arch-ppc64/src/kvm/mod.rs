@@ -3,7 +3,8 @@
 //! `kvm-bindings` and `kvm-ioctls` (0.14 and 0.25) do not compile for POWER, and nothing else in
 //! the Rust world has these calls. Structures and constants carry the names of `<linux/kvm.h>`,
 //! methods the names that they would have on `kvm_ioctls::VmFd`, so that a VMM which has a VM file
-//! descriptor from anywhere uses them through the trait [`PpcMmu`].
+//! descriptor from anywhere uses them through the trait [`PpcMmu`]. That it is one of KVM’s is for
+//! the VMM to vouch for: [`VmFd::new`] is unsafe.
 //!
 //! What each structure looks like is checked against the kernel’s own headers by
 //! `tests/kvm_abi.rs`. Everything compiles on every Linux host; only KVM on POWER accepts the
@@ -46,4 +47,4 @@ pub use smmu::{
     KVM_PPC_1T_SEGMENTS, KVM_PPC_GET_SMMU_INFO, KVM_PPC_NO_HASH, KVM_PPC_PAGE_SIZES_MAX_SZ,
     KVM_PPC_PAGE_SIZES_REAL, kvm_ppc_one_page_size, kvm_ppc_one_seg_page_size, kvm_ppc_smmu_info,
 };
-pub use vm::PpcMmu;
+pub use vm::{PpcMmu, VmFd};

@@ -8,14 +8,28 @@ use super::{
 };
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-/// The MMU calls of a VM on POWER, for anything that holds a VM file descriptor.
+/// The MMU calls of a VM on POWER, for a type that holds a VM’s file descriptor: implement it for a
+/// VMM’s own VM type, or put any other holder into a [`VmFd`].
 ///
-/// Bring the trait into scope, and the methods are there on `File`, `OwnedFd`, a VMM’s own VM type.
-/// On a file descriptor that isn’t a KVM VM of a POWER host every call returns an error (`ENOTTY`).
-pub trait PpcMmu: AsRawFd {
+/// On a host that isn’t POWER every call returns an error (`ENOTTY`).
+///
+/// A `File` may be anything, so that it has none of these methods:
+/// ```compile_fail,E0599
+/// use arch_ppc64::kvm::PpcMmu;
+///
+/// std::fs::File::open("/dev/kvm")?.get_rmmu_info()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Safety
+/// While the value lives, `as_raw_fd` gives a file descriptor that KVM has made for a VM
+/// (`KVM_CREATE_VM`), or one on which `ioctl(2)` fails. Whatever else answers the same request
+/// numbers may read and write memory of its own choice; and what it answers in place of a new file
+/// descriptor would be closed, whoever owns it.
+pub unsafe trait PpcMmu: AsRawFd {
     /// Says which MMU the guest uses and where its process table is.
     ///
     /// # Errors
@@ -70,7 +84,8 @@ pub trait PpcMmu: AsRawFd {
     fn get_htab_fd(&self, which: &kvm_get_htab_fd) -> io::Result<File> {
         // SAFETY: KVM reads one `kvm_get_htab_fd`.
         let fd = unsafe { KVM_PPC_GET_HTAB_FD.call_ref(self.as_raw_fd(), which) }?;
-        // SAFETY: KVM has just opened this descriptor for the caller; nobody else owns it.
+        // SAFETY: it is KVM that answered, as the trait’s contract says, and it has just opened
+        // this descriptor for the caller; nobody else owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
     }
 
@@ -119,4 +134,30 @@ pub trait PpcMmu: AsRawFd {
     }
 }
 
-impl<T: AsRawFd + ?Sized> PpcMmu for T {}
+/// A VM’s file descriptor, whoever holds it: for types that [`PpcMmu`] cannot be implemented for.
+#[derive(Debug)]
+pub struct VmFd<F>(F);
+
+impl<F: AsRawFd> VmFd<F> {
+    /// The VM whose file descriptor `fd` holds.
+    ///
+    /// # Safety
+    /// As [`PpcMmu`] demands.
+    pub const unsafe fn new(fd: F) -> Self {
+        Self(fd)
+    }
+
+    /// The holder of the file descriptor.
+    pub fn into_inner(self) -> F {
+        self.0
+    }
+}
+
+impl<F: AsRawFd> AsRawFd for VmFd<F> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+// SAFETY: who made it vouched for the file descriptor.
+unsafe impl<F: AsRawFd> PpcMmu for VmFd<F> {}

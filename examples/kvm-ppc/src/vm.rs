@@ -2,6 +2,7 @@
 
 use super::cap::{self, Cap};
 use super::vcpu::Vcpu;
+use arch_ppc64::kvm::PpcMmu;
 use arch_ppc64::kvm::ioctl::Request;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -90,3 +91,6 @@ impl AsRawFd for Vm {
         self.fd.as_raw_fd()
     }
 }
+
+// SAFETY: the descriptor is what `KVM_CREATE_VM` answered, and this type owns it.
+unsafe impl PpcMmu for Vm {}
