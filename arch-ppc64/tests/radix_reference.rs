@@ -51,6 +51,7 @@ pub(crate) fn reference(
     let (no_translation, bad_configuration) = (fail(0x4000_0000), fail(0x0008_0000));
     let qemu = it.strictness == Strictness::Qemu;
     let strict = it.strictness == Strictness::Strict;
+    let kvm = it.strictness == Strictness::Kvm;
 
     let pid = match ea >> 62 {
         0 => pidr,
@@ -64,7 +65,7 @@ pub(crate) fn reference(
 
     let base = process_table & 0x0fff_ffff_ffff_f000;
     let size = 1u64 << (12 + (process_table & 0x1f));
-    if base % size != 0 || !qemu && process_table & 0x1f > 24 {
+    if base % size != 0 && !kvm || !qemu && process_table & 0x1f > 24 {
         return Err(bad_configuration);
     }
     if pid * 16 >= size {
@@ -129,7 +130,7 @@ pub(crate) fn reference(
         }
         let mut allowed = match word & 0xf {
             eaa if eaa & 8 != 0 && access.privilege == Privilege::User => 0,
-            eaa if eaa & 2 != 0 => eaa | 4,
+            eaa if eaa & 2 != 0 && !kvm => eaa | 4,
             eaa => eaa,
         };
         if word & 8 == 0 && access.privilege == Privilege::Supervisor {

@@ -336,7 +336,7 @@ impl<S: Scope> Format for Radix<S> {
     #[inline(always)]
     fn check(&self, word: u64, _: Position, (): (), access: Access) -> Result<(), Interrupt> {
         let guarded = access.kind == AccessKind::Fetch && word & Pte::ATT == Pte::NON_IDEMPOTENT;
-        if guarded || !S::allows(&self.controls, word, access) {
+        if guarded || !S::allows(&self.controls, self.strictness, word, access) {
             return Err(self.fault(Cause::Denied, access));
         }
         let record = if access.kind == AccessKind::Write { Pte::R | Pte::C } else { Pte::R };

@@ -137,7 +137,7 @@ impl GuestMmu {
     ///
     /// # Errors
     /// As [`ProcessTable::root`] says; [`Cause::Malformed`] for a process table that is not aligned
-    /// to its size.
+    /// to its size, but for [`Strictness::Kvm`].
     pub fn walker<M: TableMemory<Gpa>>(
         &self,
         memory: M,

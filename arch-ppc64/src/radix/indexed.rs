@@ -46,6 +46,12 @@ impl<A: Address> Indexed<A> {
         Self::up_to(FIELD_MAX, base, size)
     }
 
+    /// As [`new`](Self::new), but wherever its address can be written: at a multiple of 4 KiB.
+    pub(crate) fn anywhere(base: A, size: u8) -> Option<Self> {
+        let legal = size <= MAX_SIZE && base.is_aligned(12) && base.get() <= low_bits(60);
+        legal.then_some(Self { base, size })
+    }
+
     fn up_to(max: u8, base: A, size: u8) -> Option<Self> {
         let legal = size <= max && base.is_aligned(12 + size) && base.get() <= low_bits(60);
         legal.then_some(Self { base, size })
@@ -69,7 +75,9 @@ impl<A: Address> Indexed<A> {
         if u64::from(index) >= self.entries() {
             return Err(TableError::Beyond { index, entries: self.entries() });
         }
-        Ok(A::new(self.base.get() + (u64::from(index) << Self::ENTRY_SHIFT)))
+        // A table that is not aligned may end beyond the addresses that there are.
+        let at = self.base.get().wrapping_add(u64::from(index) << Self::ENTRY_SHIFT);
+        Ok(A::new(at))
     }
 
     /// Both doublewords of entry `index`.

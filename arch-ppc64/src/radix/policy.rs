@@ -25,6 +25,8 @@ pub enum RcPolicy {
 /// | RPDB (root) not aligned | added up as it is | malformed | malformed |
 /// | reserved bits set | ignored | ignored | malformed |
 /// | process table larger than 2^36 bytes (PRTS 25 to 31) | a table | malformed | malformed |
+/// | process table not aligned to its size | malformed | added up as it is | malformed |
+/// | EAA of a process-scoped leaf: write without read | read and write | write only | read and write |
 /// | order: unsupported size of a table against a table outside memory | memory first | size first | size first |
 ///
 /// Sources: `ppc_radix64_xlate_impl` of QEMU, `kvmppc_mmu_walk_radix_tree` of Linux, and the ISA's

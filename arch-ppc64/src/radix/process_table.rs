@@ -38,12 +38,13 @@ impl ProcessTable {
     }
 
     /// The table that a partition table entry names, as `strictness` reads it:
-    /// [`Qemu`](Strictness::Qemu) knows no largest size.
+    /// [`Qemu`](Strictness::Qemu) knows no largest size, [`Kvm`](Strictness::Kvm) no alignment.
     #[must_use]
     pub fn of_word_as(word: ProcessTableWord, strictness: Strictness) -> Option<Self> {
         match strictness {
             Strictness::Qemu => Indexed::of_any_size(Gpa::new(word.base()), word.prts()).map(Self),
-            Strictness::Kvm | Strictness::Strict => Self::of_word(word),
+            Strictness::Kvm => Indexed::anywhere(Gpa::new(word.base()), word.prts()).map(Self),
+            Strictness::Strict => Self::of_word(word),
         }
     }
 

@@ -8,7 +8,7 @@ use pgtable::{Access, AccessKind, Gpa, Gva, Privilege, Stage, Stage1, Stage2};
 
 use super::entry::Pte;
 use super::geometry::ADDRESS_BITS;
-use super::policy::{Amr, Iamr, Quadrants, TableFault};
+use super::policy::{Amr, Iamr, Quadrants, Strictness, TableFault};
 use super::tlbie::Rs;
 use crate::interrupt::{Interrupt, Status, Vector};
 
@@ -43,8 +43,9 @@ pub trait Scope: Stage + Copy + Eq + Debug + Send + Sync + sealed::Sealed {
     /// See [`pgtable::Format::address`].
     fn address(controls: &Self::Controls, offset: u64) -> Self::Input;
 
-    /// Whether the authority of the leaf `word` allows `access`.
-    fn allows(controls: &Self::Controls, word: u64, access: Access) -> bool;
+    /// Whether the authority of the leaf `word` allows `access`, as `strictness` reads it.
+    fn allows(controls: &Self::Controls, strictness: Strictness, word: u64, access: Access)
+    -> bool;
 
     /// The interrupt for an address that is none of the scope's.
     fn address_fault(access: Access) -> Interrupt;
@@ -82,15 +83,14 @@ const TOP: u64 = !pgtable::low_bits(ADDRESS_BITS);
 pub(crate) const QUADRANT_3: u64 = 3 << 62;
 
 /// Loads, stores or fetches, whoever makes them. EAA has no write-only: what may be written may be
-/// read.
+/// read, unless `write_only`.
 #[inline(always)]
-fn authorises(word: u64, kind: AccessKind) -> bool {
-    let any_of = match kind {
-        AccessKind::Read => Pte::READ | Pte::WRITE,
-        AccessKind::Write => Pte::WRITE,
-        AccessKind::Fetch => Pte::EXECUTE,
-    };
-    word & any_of != 0
+fn authorises(word: u64, kind: AccessKind, write_only: bool) -> bool {
+    match kind {
+        AccessKind::Read => word & Pte::READ != 0 || (word & Pte::WRITE != 0 && !write_only),
+        AccessKind::Write => word & Pte::WRITE != 0,
+        AccessKind::Fetch => word & Pte::EXECUTE != 0,
+    }
 }
 
 impl Scope for Stage1 {
@@ -128,7 +128,12 @@ impl Scope for Stage1 {
     /// In the order of ISA "Storage Protection": a privileged page is nobody else's; a supervisor's
     /// access to any other page goes by key 0 of AMR and IAMR too.
     #[inline(always)]
-    fn allows(controls: &ProcessControls, word: u64, access: Access) -> bool {
+    fn allows(
+        controls: &ProcessControls,
+        strictness: Strictness,
+        word: u64,
+        access: Access,
+    ) -> bool {
         let privileged = word & Pte::PRIVILEGED != 0;
         let reachable = match access.privilege {
             Privilege::User => !privileged,
@@ -141,7 +146,7 @@ impl Scope for Stage1 {
                     }
             }
         };
-        authorises(word, access.kind) && reachable
+        authorises(word, access.kind, strictness == Strictness::Kvm) && reachable
     }
 
     #[inline]
@@ -189,10 +194,11 @@ impl Scope for Stage2 {
         Gpa::new(offset)
     }
 
-    /// Partition scope does not know privilege, nor keys.
+    /// Partition scope does not know privilege, nor keys. (KVM's walker of nested guests' trees takes
+    /// what may be written for readable.)
     #[inline(always)]
-    fn allows((): &(), word: u64, access: Access) -> bool {
-        authorises(word, access.kind)
+    fn allows((): &(), _: Strictness, word: u64, access: Access) -> bool {
+        authorises(word, access.kind, false)
     }
 
     /// A guest real address beyond the tree has no translation. (QEMU's MMU ignores the bits
