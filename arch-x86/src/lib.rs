@@ -76,3 +76,7 @@ pub use page_fault::{LongModeFault, PageFaultCode};
 pub use paging_walker::{LinearTranslation, PagingWalker};
 pub use registers::{Cr0, Cr3, Cr3Pcid, Cr4, Efer, Pcid, Registers};
 pub use tree::Path;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -117,3 +117,7 @@ pub use local::Local;
 pub use query::{FrameRef, TableFrame};
 pub use source::{FrameSource, Hooks, Refused, Region, Span};
 pub use tagged::{TableKind, TableSizes, TaggedTable};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -149,3 +149,7 @@ pub use tables::{Table, TableEntry};
 pub use tracked::TrackedTables;
 pub use two_stage::{TwoStage, TwoStageFault, TwoStageTranslation};
 pub use walk::{LeafOf, Trace, TraceEntry, TranslationOf, Walker};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -33,3 +33,7 @@ pub use host::{CpuState, Ending, Host};
 pub use layout::{Layout, MIN_MEMORY};
 pub use status::Status;
 pub use tree::{Machine, Mmu};
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -7,6 +7,7 @@
 mod claims;
 mod loom;
 mod no_std;
+mod package;
 mod sanitize;
 mod steps;
 
