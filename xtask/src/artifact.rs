@@ -47,7 +47,8 @@ pub fn keep(
     Ok(place)
 }
 
-fn is_made_by(place: &Path, recipe: &str) -> bool {
+/// Whether the artifact stands at `place`, made by this recipe.
+pub fn is_made_by(place: &Path, recipe: &str) -> bool {
     fs::read_to_string(place.join(RECIPE)).is_ok_and(|made_by| made_by == recipe)
 }
 

@@ -46,6 +46,7 @@ impl Bare<'_> {
                  vgaromimage: file={vga}\n\
                  optramimage1: file={image}, address={address:#x}\n\
                  display_library: term\n\
+                 sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
                  magic_break: enabled=1\n\
                  panic: action=fatal\n\
                  log: {log}\n"

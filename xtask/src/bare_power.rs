@@ -33,7 +33,9 @@ pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
         let (image, seen) = (file("image"), file("seen"));
         let part = |option: &str, path: &str| {
             let mut arguments =
-                [option, path, "--seed", &seed.to_string()].map(str::to_owned).to_vec();
+                [option, path, "--qemu", &qemu.version, "--seed", &seed.to_string()]
+                    .map(str::to_owned)
+                    .to_vec();
             arguments.extend(
                 cases.into_iter().flat_map(|cases| ["--cases".to_owned(), cases.to_string()]),
             );
@@ -42,9 +44,15 @@ pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
         if part("--stage2-image", &image)? != 0 {
             bail!("the probe wrote no image");
         }
-        report::note("starting a bare POWER9 machine");
-        Bare { qemu: &qemu, machine: MACHINE, firmware: &firmware, image: &image, address: IMAGE }
-            .run(&seen)?;
+        report::note(&format!("starting a bare POWER9 machine (QEMU {})", qemu.version));
+        Bare {
+            qemu: &qemu.program,
+            machine: MACHINE,
+            firmware: &firmware,
+            image: &image,
+            address: IMAGE,
+        }
+        .run(&seen)?;
         let status = part("--stage2-seen", &seen)?;
         if status != 0 {
             return Ok(status);

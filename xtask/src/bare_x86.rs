@@ -58,9 +58,12 @@ pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
         let (firmware, image) = (firmware.as_str(), image.as_str());
         match emulator {
             Emulator::Qemu(processor) => {
-                report::note(&format!("starting a bare machine of QEMU’s: {name}"));
+                report::note(&format!(
+                    "starting a bare machine of QEMU’s: {name} (QEMU {})",
+                    qemu.version
+                ));
                 let machine = &format!("-machine pc -accel tcg -cpu {processor} -m 512M");
-                bare_qemu::Bare { qemu: &qemu, machine, firmware, image, address: IMAGE }
+                bare_qemu::Bare { qemu: &qemu.program, machine, firmware, image, address: IMAGE }
                     .run(&seen)?;
             }
             Emulator::Bochs(processor) => {

@@ -24,6 +24,7 @@ mod power_host;
 mod ppc64le;
 mod probe;
 mod ptdump_proof;
+mod qemu;
 mod report;
 mod test;
 mod toolbox;

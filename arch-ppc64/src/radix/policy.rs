@@ -14,6 +14,21 @@ pub enum RcPolicy {
     Fault,
 }
 
+impl RcPolicy {
+    /// What this version of QEMU does, in process scope and in partition scope.
+    ///
+    /// ```
+    /// use arch_ppc64::radix::RcPolicy;
+    ///
+    /// assert_eq!(RcPolicy::of_qemu(7, 2), RcPolicy::HardwareUpdate);
+    /// assert_eq!(RcPolicy::of_qemu(10, 0), RcPolicy::Fault);
+    /// ```
+    #[must_use]
+    pub const fn of_qemu(major: u32, minor: u32) -> Self {
+        if major > 8 || major == 8 && minor >= 1 { Self::Fault } else { Self::HardwareUpdate }
+    }
+}
+
 /// What becomes of entries that break the manual's rules.
 ///
 /// | entry | `Qemu` | `Kvm` | `Strict` |

@@ -91,6 +91,11 @@ impl Index {
         Ok(Self { folder })
     }
 
+    /// The folder, whose `status` says that nothing is installed.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// `PROGRAM ARGUMENTS…`, one of apt’s, looking at this index alone.
     pub fn apt<'a>(
         &self,

@@ -4,6 +4,8 @@
 mod download;
 mod index;
 mod mirror;
+mod plan;
 
-pub use download::{Download, fetch};
+pub use download::{fetch, room};
 pub use index::{Index, Release, native_architecture};
+pub use plan::Plan;

@@ -96,8 +96,9 @@ impl EmulatedHost {
         let initrd = folder.path().join("initramfs.cpio");
         let mark = init::mark();
         fs::write(&initrd, self.initramfs(xtask, &system, &mark)?.archive()?)?;
-        report::note(&format!("booting an emulated {} host", self.platform.name));
-        boot::run(&qemu, self.platform, &self.machine, &system.kernel, &initrd, mark)
+        let (name, version) = (self.platform.name, &qemu.version);
+        report::note(&format!("booting an emulated {name} host (QEMU {version})"));
+        boot::run(&qemu.program, self.platform, &self.machine, &system.kernel, &initrd, mark)
     }
 
     fn initramfs(&self, xtask: &Xtask, system: &System, mark: &str) -> Result<Initramfs> {

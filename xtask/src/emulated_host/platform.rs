@@ -1,9 +1,8 @@
 //! What kinds of machine can be emulated: POWER9, and x86-64 with SVM.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 
+use crate::qemu::Qemu;
 use crate::toolbox::table::{QEMU_PPC, QEMU_X86, SYSTEM_AMD64, SYSTEM_PPC64EL, Tool};
 use crate::xtask::Xtask;
 
@@ -56,8 +55,8 @@ pub const X86_64: Platform = Platform {
 };
 
 impl Platform {
-    /// The emulator’s program; fetches what is missing.
-    pub fn qemu(&self, xtask: &Xtask) -> Result<PathBuf> {
-        xtask.toolbox.program(self.emulator, self.qemu)
+    /// The emulator, asked for its version; fetches what is missing.
+    pub fn qemu(&self, xtask: &Xtask) -> Result<Qemu> {
+        Qemu::ask(xtask.toolbox.program(self.emulator, self.qemu)?)
     }
 }

@@ -52,12 +52,14 @@ impl Guest {
         root.executable("bin/busybox", fs::read(&software.busybox)?);
         root.executable("init", INIT.as_bytes().to_vec());
         fs::write(path("initramfs.cpio"), root.archive()?)?;
-        report::note(&format!("booting {machine}"));
+        let qemu = platform.qemu(xtask)?;
+        report::note(&format!("booting {machine} (QEMU {})", qemu.version));
 
         // QEMU ends with us, however we end.
-        let qemu = platform.qemu(xtask)?;
         let mut arguments: Vec<String> =
-            ["--pdeathsig", "KILL", "--", &qemu.to_string_lossy()].map(str::to_owned).into();
+            ["--pdeathsig", "KILL", "--", &qemu.program.to_string_lossy()]
+                .map(str::to_owned)
+                .into();
         arguments.extend(machine.split_whitespace().map(str::to_owned));
         arguments
             .extend("-nodefaults -display none -no-reboot".split_whitespace().map(str::to_owned));

@@ -5,12 +5,13 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use duct::cmd;
 
 use super::table::{COMPILERS, Tool};
-use super::{Toolbox, triple, wrapper};
-use crate::artifact;
+use super::{Toolbox, system, triple, wrapper};
 use crate::debian::native_architecture;
+use crate::{artifact, command};
 
 /// Compilers that build for one architecture.
 pub struct Cross {
@@ -22,14 +23,31 @@ pub struct Cross {
     pub ar: PathBuf,
 }
 
+impl Cross {
+    /// rustc with a library for `target`, and binutils and a C compiler for it, in PATH.
+    fn of_this_machine(triple: &str, target: &str) -> Result<Self> {
+        let rustc = system::program("rustc")?;
+        let library = cmd!(&rustc, "--print", "target-libdir", "--target", target);
+        let library = command::quiet("rustc --print target-libdir", &library)?;
+        if !Path::new(library.trim()).exists() {
+            bail!("--system-tools: {} has no library for {target}", rustc.display());
+        }
+        let [cc, ar] = ["gcc", "ar"].map(|name| system::program(&format!("{triple}-{name}")));
+        Ok(Self { rustc, cc: cc?, ar: ar? })
+    }
+}
+
 impl Toolbox {
     /// The compilers for the architecture of `libraries`, which rustc calls `target`; fetches what
     /// is missing.
     pub fn cross(&self, libraries: &Tool, target: &str) -> Result<Cross> {
         let architecture = libraries.architecture.context("libraries are for one architecture")?;
         let native = native_architecture()?;
-        let [compilers, libraries] = [&COMPILERS, libraries].map(|tool| self.folder(tool));
-        let [compilers, libraries] = [name_of(&compilers?)?, name_of(&libraries?)?];
+        if self.options.system_tools {
+            return Cross::of_this_machine(triple(architecture), target);
+        }
+        self.set_up(&[&COMPILERS, libraries])?;
+        let [compilers, libraries] = [&COMPILERS, libraries].map(|tool| self.name(tool));
         let recipe = format!("compilers for {target}\n{compilers}\n{libraries}\n{RUSTC}{CC}");
         let name = format!("cross-{architecture}-{}", &compilers[compilers.len() - 8..]);
         let folder = artifact::keep(&self.shelf, &name, &recipe, |folder| {
@@ -67,10 +85,6 @@ impl Toolbox {
 /// rustc tells by the ending what kind of linker it is.
 fn cc(architecture: &str) -> String {
     format!("{}-clang", triple(architecture))
-}
-
-fn name_of(folder: &Path) -> Result<String> {
-    Ok(folder.file_name().context("a tool has a folder")?.to_string_lossy().into_owned())
 }
 
 /// rustc goes with this machine’s C library, as it loads what this machine’s linker made: macros.

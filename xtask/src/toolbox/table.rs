@@ -42,6 +42,8 @@ pub struct Program {
     pub arguments: &'static str,
     /// Whether it needs no loader.
     pub is_static: bool,
+    /// Whether it calls itself by the path that it is called by.
+    pub calls_itself: bool,
 }
 
 const TOOL: Tool = Tool {
@@ -56,9 +58,17 @@ const TOOL: Tool = Tool {
     programs: &[],
 };
 
-const PROGRAM: Program =
-    Program { name: "", file: "", before: "", arguments: "", is_static: false };
+const PROGRAM: Program = Program {
+    name: "",
+    file: "",
+    before: "",
+    arguments: "",
+    is_static: false,
+    calls_itself: false,
+};
 
+/// Where QEMU looks for its modules.
+const MODULES: &str = "export QEMU_MODULE_DIR={root}/usr/lib/{triple}/qemu\n";
 /// Where QEMU looks for firmware.
 const FIRMWARE: &str = "-L {root}/usr/share/qemu -L {root}/usr/share/seabios";
 
@@ -70,6 +80,7 @@ pub const QEMU_PPC: Tool = Tool {
     programs: &[Program {
         name: "qemu-system-ppc64",
         file: "{root}/usr/bin/qemu-system-ppc64",
+        before: MODULES,
         arguments: FIRMWARE,
         ..PROGRAM
     }],
@@ -84,6 +95,7 @@ pub const QEMU_X86: Tool = Tool {
     programs: &[Program {
         name: "qemu-system-x86_64",
         file: "{root}/usr/bin/qemu-system-x86_64",
+        before: MODULES,
         arguments: FIRMWARE,
         ..PROGRAM
     }],
@@ -129,7 +141,8 @@ pub const COMPILERS: Tool = Tool {
         Program {
             name: "clang",
             file: "{root}/usr/lib/llvm-19/bin/clang",
-            // It calls itself once more; where it stands it is not told by the loader.
+            calls_itself: true,
+            // Where it stands it is not told by the loader.
             before: "case $1 in -cc1*) ;; *) set -- -no-canonical-prefixes \
                      -resource-dir {root}/usr/lib/llvm-19/lib/clang/19 \"$@\" ;; esac\n",
             ..PROGRAM

@@ -45,7 +45,8 @@ fn script(folder: &Path, triple: &str, program: &Program) -> Result<String> {
         );
         let loader = loader(&folder.join("libc"))?;
         let loader = loader.strip_prefix(folder).unwrap_or(&loader).display().to_string();
-        format!("\"${{here}}/../{loader}\" --library-path {libraries} --argv0 \"$0\" {file}")
+        let called = if program.calls_itself { "\"$0\"" } else { program.name };
+        format!("\"$here/../{loader}\" --library-path {libraries} --argv0 {called} {file}")
     };
     Ok(format!(
         "#!/bin/sh\nhere=${{0%/*}}\nroot=$here/../root\nlibc=$here/../libc\n{before}exec {run} {arguments} \"$@\"\n"

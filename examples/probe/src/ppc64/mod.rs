@@ -8,7 +8,7 @@ mod stage2;
 use std::error::Error;
 use std::path::PathBuf;
 
-use arch_ppc64::radix::Strictness;
+use arch_ppc64::radix::{RcPolicy, Strictness};
 use clap::{Args, ValueEnum};
 
 use crate::Asked;
@@ -30,12 +30,24 @@ pub struct Options {
     /// Judge what the bare machine made of that image; same cases and seed
     #[arg(long, value_name = "FILE")]
     stage2_seen: Option<PathBuf>,
+    /// The version of the QEMU that is the bare machine: it says who sets R and C
+    #[arg(long, value_name = "VERSION", default_value = "10.0", value_parser = rc_of_qemu)]
+    qemu: RcPolicy,
+}
+
+/// Who sets R and C under the QEMU of a version like `7.2` or `10.0.13`.
+fn rc_of_qemu(version: &str) -> Result<RcPolicy, String> {
+    let mut parts = version.split('.').map(str::parse);
+    match (parts.next(), parts.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok(RcPolicy::of_qemu(major, minor)),
+        _ => Err("a version is two numbers or more, as in 10.0".to_owned()),
+    }
 }
 
 impl Options {
     /// Writes the image for a bare machine, if that is asked for: whatever machine this is.
     pub fn write_image(&self, asked: &Asked) -> Option<Result<(), Box<dyn Error>>> {
-        Some(stage2::write(self.stage2_image.as_deref()?, asked))
+        Some(stage2::write(self.stage2_image.as_deref()?, self.qemu, asked))
     }
 
     /// Judges the image that a bare machine left behind, if that is asked for.
@@ -44,7 +56,7 @@ impl Options {
         asked: &Asked,
         report: &mut Report,
     ) -> Option<Result<(), Box<dyn Error>>> {
-        Some(stage2::judge(self.stage2_seen.as_deref()?, asked, report))
+        Some(stage2::judge(self.stage2_seen.as_deref()?, self.qemu, asked, report))
     }
 }
 

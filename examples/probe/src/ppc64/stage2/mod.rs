@@ -72,8 +72,8 @@ enum Expected {
 type Mapping = (u64, u8, u64);
 
 /// Writes the image.
-pub fn write(path: &Path, asked: &Asked) -> Result<(), Box<dyn Error>> {
-    with_cases(asked, |bench, _, cases| {
+pub fn write(path: &Path, rc: RcPolicy, asked: &Asked) -> Result<(), Box<dyn Error>> {
+    with_cases(rc, asked, |bench, _, cases| {
         let tlbie = Tlbie::<Stage2>::space(Ric::All, Rs::new().with_lpid(LPID));
         let header = Header {
             ptcr: bench.partitions.ptcr().into(),
@@ -90,8 +90,14 @@ pub fn write(path: &Path, asked: &Asked) -> Result<(), Box<dyn Error>> {
 }
 
 /// Judges the image that the machine left behind.
-pub fn judge(path: &Path, asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
-    with_cases(asked, |bench, mappings, cases| {
+pub fn judge(
+    path: &Path,
+    rc: RcPolicy,
+    asked: &Asked,
+    report: &mut Report,
+) -> Result<(), Box<dyn Error>> {
+    with_cases(rc, asked, |bench, mappings, cases| {
+        report.fact("R and C", format!("{rc:?}"));
         report.fact("pages", format!("{:?}", bench.format.granule()));
         report.fact("mappings", mappings);
         for (number, (case, answer)) in
@@ -113,13 +119,12 @@ pub fn judge(path: &Path, asked: &Asked, report: &mut Report) -> Result<(), Box<
 /// Builds the tables and makes the cases, the same for the same seed, and calls `act` with them,
 /// and with how many mappings there are.
 fn with_cases(
+    rc: RcPolicy,
     asked: &Asked,
     act: impl FnOnce(&Bench<'_>, usize, &[Case]) -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
     let granule = if asked.seed % 2 == 0 { Granule::K4 } else { Granule::K64 };
-    let format = PartitionScoped::new(granule)
-        .with_strictness(Strictness::Qemu)
-        .with_rc(RcPolicy::HardwareUpdate);
+    let format = PartitionScoped::new(granule).with_strictness(Strictness::Qemu).with_rc(rc);
     let words: Vec<_> = (TABLES.0..TABLES.1).step_by(8).map(|_| AtomicU64::new(0)).collect();
     let memory = DirectMap::new(&words, Hpa::new(TABLES.0));
     let frames = Frames::new(Region::new(memory, Hpa::new(FRAMES.0), FRAMES.1, 16)?)?;
