@@ -263,7 +263,7 @@ fn a_page_that_cannot_be_split_stays() {
         let result = if unmap {
             space.unmap(at(from), pages * K64, &mut gather)
         } else {
-            space.protect(at(from), pages * K64, Prot::R.into(), &mut gather)
+            space.protect(at(from), pages * K64, Prot::R, &mut gather)
         };
         tables.budget.set(usize::MAX);
         gather.finish(&&tables).unwrap();
@@ -376,7 +376,7 @@ fn a_space_ends() {
             let start = Gva::new(start);
             let mapped = space.map(start, Gpa::new(0), bytes, Prot::RW.into(), Leaves::Largest);
             let unmapped = space.unmap(start, bytes, &mut gather);
-            let protected = space.protect(start, bytes, Prot::R.into(), &mut gather);
+            let protected = space.protect(start, bytes, Prot::R, &mut gather);
             for error in [mapped.unwrap_err(), unmapped.unwrap_err(), protected.unwrap_err()] {
                 assert_eq!((error.at, error.error), (start, Error::Range), "{pages:?}");
             }

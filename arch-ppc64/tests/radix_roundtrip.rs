@@ -6,9 +6,8 @@ use arch_ppc64::radix::{
     Granule, PageAttributes, PageSize, PartitionScoped, PartitionTable, Pde, ProcessScoped,
     ProcessTable, Ptcr, Pte, Quadrants, Radix, RadixRoot, Rb, Scope, Strictness,
 };
-use pgtable::{
-    Access, Address, Entry, Format, Gpa, Gva, Hpa, Level, Position, Prot, Stage1, Stage2,
-};
+use pgtable::{Address, Entry, Format, Gpa, Gva, Hpa, Level, Position, Stage1, Stage2};
+use pgtable_conformance::words::{entry as conforms, leaves};
 use proptest::prelude::*;
 
 fn strictness() -> impl Strategy<Value = Strictness> {
@@ -36,67 +35,25 @@ fn attributes() -> impl Strategy<Value = PageAttributes> {
     any::<u64>().prop_map(|word| PageAttributes::of(Pte::from_bits(word)))
 }
 
-fn leaf_survives<S: Scope>(
-    format: Radix<S>,
-    attributes: PageAttributes,
-    output: u64,
-    at: Position,
-) -> Result<(), TestCaseError> {
-    let output = output & format.output_mask(at);
-    let word = format.leaf_word(attributes, at).unwrap() | output;
-    prop_assert_eq!(
-        format.decode(word, at),
-        Entry::Leaf { output: Address::new(output), attributes }
-    );
-    prop_assert_ne!(word & format.present_mask(), 0);
-    Ok(())
-}
-
 fn word_is_understood<S: Scope>(
     format: Radix<S>,
     word: u64,
     at: Position,
 ) -> Result<(), TestCaseError> {
-    let entry = format.decode(word, at);
-    let again = match entry {
-        Entry::Absent => {
-            prop_assert_eq!(word & format.present_mask(), 0);
-            None
-        }
-        Entry::Malformed => None,
-        Entry::Table { table, width } => {
-            prop_assert!((1..=20).contains(&width) && width < at.shift);
-            let word = format.table_word(table, width, at).unwrap();
-            prop_assert_eq!(
-                format.predicted_table(word, at).is_some(),
-                width == format.geometry().width(Level(at.level.0 - 1))
-            );
-            Some(word)
+    conforms(&format, word, at);
+    let again = match format.decode(word, at) {
+        Entry::Table { table, width } => format.table(table, width, at).ok(),
+        Entry::Leaf { .. } if at.level == Level(3) => {
+            prop_assert_eq!(format.strictness(), Strictness::Qemu);
+            return Ok(());
         }
         Entry::Leaf { output, attributes } => {
-            prop_assert_eq!(output.get() & !format.output_mask(at), 0);
-            for access in [Access::READ, Access::WRITE, Access::FETCH] {
-                let _ = (
-                    format.check(word, at, (), access),
-                    format.check(word, at, (), access.by_user()),
-                );
-            }
-            if at.level == Level(3) {
-                prop_assert_eq!(format.strictness(), Strictness::Qemu);
-                return Ok(());
-            }
-            Some(format.leaf_word(attributes, at).unwrap() | output.get())
+            Some(format.leaves(output, attributes, at).unwrap().first)
         }
+        Entry::Absent | Entry::Malformed => return Ok(()),
     };
-    if let Some(again) = again {
-        prop_assert_eq!(format.decode(again, at), entry);
-        if format.strictness() == Strictness::Strict {
-            prop_assert_eq!(again, word);
-        }
-    }
-    if let Some(table) = format.predicted_table(word, at) {
-        let width = format.geometry().width(Level(at.level.0 - 1));
-        prop_assert_eq!(entry, Entry::Table { table: Address::new(table), width });
+    if format.strictness() == Strictness::Strict {
+        prop_assert_eq!(again, Some(word));
     }
     Ok(())
 }
@@ -114,16 +71,19 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
 
     #[test]
-    fn leaves(attributes in attributes(), output: u64, at in leaf_place(), granule in granule(), strictness in strictness()) {
-        leaf_survives(ProcessScoped::new(granule).with_strictness(strictness), attributes, output, at)?;
-        leaf_survives(PartitionScoped::new(granule).with_strictness(strictness), attributes, output, at)?;
+    fn encoded(attributes in attributes(), output: u64, at in leaf_place(), granule in granule(), strictness in strictness()) {
+        let output = output & 0x01ff_ffff_ffff_f000 & !(at.size() - 1);
+        let format = ProcessScoped::new(granule).with_strictness(strictness);
+        prop_assert!(format.leaves(Gpa::new(output), attributes, at).is_ok());
+        leaves(&format, Gpa::new(output), attributes, at);
+        leaves(&PartitionScoped::new(granule).with_strictness(strictness), Hpa::new(output), attributes, at);
     }
 
     #[test]
     fn tables(table: u64, width in 0u8..32, at in place(), granule in granule(), strictness in strictness()) {
         let format = PartitionScoped::new(granule).with_strictness(strictness);
         for table in [table, table & 0x0fff_ffff_ffff_f000, table & 0x0fff_ffff_ffff_ff00] {
-            if let Some(word) = format.table_word(Hpa::new(table), width, at) {
+            if let Ok(word) = format.table(Hpa::new(table), width, at) {
                 prop_assert_eq!(format.decode(word, at), Entry::Table { table: Hpa::new(table), width });
                 let pde = Pde::from_bits(word);
                 prop_assert_eq!((pde.v(), pde.l(), pde.nls(), pde.table()), (true, false, width, table));
@@ -135,16 +95,6 @@ proptest! {
     fn words(word in word(), at in place(), granule in granule(), strictness in strictness()) {
         word_is_understood(ProcessScoped::new(granule).with_strictness(strictness), word, at)?;
         word_is_understood(PartitionScoped::new(granule).with_strictness(strictness), word, at)?;
-    }
-
-    /// No level and no shift makes a format panic.
-    #[test]
-    fn anywhere(word in word(), level: u8, shift: u8, width: u8, output: u64, strictness in strictness()) {
-        let at = Position { level: Level(level), shift };
-        let format = ProcessScoped::new(Granule::K64).with_strictness(strictness);
-        let _ = (format.decode(word, at), format.predicted_table(word, at), format.output_mask(at));
-        let _ = (format.table_word(Gpa::new(output), width & 63, at), format.leaf_word(PageAttributes::from(Prot::RWX), at));
-        let _ = format.check(word, at, (), Access::WRITE);
     }
 
     #[test]

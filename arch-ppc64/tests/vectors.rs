@@ -27,7 +27,8 @@ fn fields_of_a_radix_page() {
     assert_eq!(format.with_rc(RcPolicy::HardwareUpdate).rc(), RcPolicy::HardwareUpdate);
     let at = pgtable::Position { level: pgtable::Level(0), shift: 16 };
     let plain = PageAttributes::from(Prot::RW).with_r(false).with_c(false);
-    let word = |page: PageAttributes| format.leaf_word(page, at).unwrap();
+    let word =
+        |page: PageAttributes| format.leaves(pgtable::Address::new(0), page, at).unwrap().first;
     let bit = |n: u32| 1_u64 << (63 - n);
     for bits in 0..=u8::MAX {
         let page = plain.with_software(bits);

@@ -1,6 +1,6 @@
 //! What a page of the long-mode layout says besides its address.
 
-use pgtable::{Attributes, Level, Prot};
+use pgtable::{Attributes, Level, Memory, Prot};
 
 use crate::entry::{HugePageEntry, PageEntry};
 
@@ -151,6 +151,36 @@ impl Attributes for PageAttributes {
             .with_write(self.page.rw())
             .with_execute(!self.page.xd())
             .with_user(self.page.us())
+    }
+
+    #[inline]
+    fn with_prot(self, prot: Prot) -> Self {
+        let page = self.page.with_p(prot.read()).with_rw(prot.write());
+        Self { page: page.with_us(prot.user()).with_xd(!prot.execute()) }
+    }
+
+    /// By what the indices into the PAT mean at reset: write-through counts as normal.
+    #[inline]
+    fn memory(&self) -> Memory {
+        match self.pat() & 3 {
+            0 | 1 => Memory::Normal,
+            2 => Memory::Uncached,
+            _ => Memory::Device,
+        }
+    }
+
+    /// By what the indices into the PAT mean at reset: 0 write-back, 2 uncached unless an MTRR says
+    /// write-combining, 3 uncached.
+    #[inline]
+    fn with_memory(self, memory: Memory) -> Self {
+        if self.memory() == memory {
+            return self;
+        }
+        self.with_pat(match memory {
+            Memory::Normal => 0,
+            Memory::Uncached => 2,
+            Memory::Device => 3,
+        })
     }
 }
 

@@ -1,8 +1,9 @@
 //! Stage 2 on Intel: the extended page-table mechanism (SDM §29.3).
 
 use pgtable::{
-    Access, AccessKind, AccessedDirty, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa,
-    Hpa, Level, Pattern, Position, Privilege, Stage2, Unencodable, low_bits,
+    Access, AccessKind, Bits, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa, Hpa, Level,
+    Pattern, Position, Privilege, Record, SecondStage, Shortcuts, Stage2, Unencodable, Words,
+    low_bits,
 };
 
 use crate::controls::Levels;
@@ -10,7 +11,7 @@ use crate::ept_attributes::EptAttributes;
 use crate::ept_entry::{EptPageEntry, EptTableEntry, Eptp, MemoryType};
 use crate::ept_fault::{EptFault, EptViolation};
 use crate::shape::{
-    PAGE_SHIFT, WIDTH, address_bits, beyond_maxphyaddr, entry_offset, geometry, shift,
+    PAGE_SHIFT, WIDTH, address_bits, beyond_maxphyaddr, geometry, shortcuts, words,
 };
 
 /// The host's state that takes part in EPT translation.
@@ -67,12 +68,11 @@ pub struct EptPath {
 }
 
 impl EptPath {
-    const COUNTS: u64 = RIGHTS.into_bits() | XU.into_bits();
-
-    /// The path, continued through the entry `word`, whether it is a table's or a leaf.
+    /// The path, continued through the entry `word`, whether it is a table's or a leaf. Only the
+    /// bits in `rights` count.
     #[inline(always)]
-    const fn through(self, word: u64) -> Self {
-        Self { denied: EptTableEntry::from_bits(self.denied.into_bits() | !word & Self::COUNTS) }
+    const fn through(self, word: u64, rights: u64) -> Self {
+        Self { denied: EptTableEntry::from_bits(self.denied.into_bits() | !word & rights) }
     }
 }
 
@@ -80,17 +80,44 @@ impl EptPath {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ept {
     geometry: &'static Geometry,
+    five: bool,
     controls: EptControls,
     /// Bits that are reserved in every entry.
     reserved: u64,
+    /// Entries that refer to tables, their address left out.
+    table: EptTableEntry,
 }
 
 impl Ept {
     /// Tables of `levels` levels under `controls`.
     #[must_use]
     pub const fn new(levels: Levels, controls: EptControls) -> Self {
-        let reserved = beyond_maxphyaddr(controls.maxphyaddr);
-        Self { geometry: geometry(levels, controls.gib_pages), controls, reserved }
+        Self {
+            geometry: geometry(levels, controls.gib_pages),
+            five: matches!(levels, Levels::Five),
+            controls,
+            reserved: beyond_maxphyaddr(controls.maxphyaddr),
+            // They restrict nothing: the leaf alone decides. They are marked accessed, as the
+            // leaves that software makes are.
+            table: RIGHTS.with_xu(controls.mode_based_execute).with_a(controls.accessed_dirty),
+        }
+    }
+
+    /// The same tables, whose entries for tables have the bits of `entry`: rights, A and the ignored
+    /// bits. The reserved bits and the address are set as they have to be. By default they grant
+    /// everything and, where there are accessed flags, A is set.
+    ///
+    /// A walk decodes entries that do not grant reads, writes and fetches alike; they cost it time.
+    #[must_use]
+    pub const fn with_table_entry(self, entry: EptTableEntry) -> Self {
+        Self { table: entry.with_reserved(0).with_ps(false).with_frame(0), ..self }
+    }
+
+    /// The rights that an entry can grant. One that grants none is absent.
+    #[inline(always)]
+    const fn present(&self) -> u64 {
+        let xu = if self.controls.mode_based_execute { XU.into_bits() } else { 0 };
+        RIGHTS.into_bits() | xu
     }
 
     /// The controls.
@@ -162,16 +189,6 @@ impl Format for Ept {
     }
 
     #[inline(always)]
-    fn shift(&self, level: u8) -> u8 {
-        shift(level)
-    }
-
-    #[inline(always)]
-    fn entry_offset(&self, level: u8, offset: u64) -> u64 {
-        entry_offset(level, offset)
-    }
-
-    #[inline(always)]
     fn offset(&self, address: Gpa) -> Option<u64> {
         (address.get() & !self.geometry.address_mask() == 0).then_some(address.get())
     }
@@ -183,7 +200,7 @@ impl Format for Ept {
 
     #[inline(always)]
     fn decode(&self, word: u64, at: Position) -> EntryOf<Self> {
-        if word & self.present_mask() == 0 {
+        if word & self.present() == 0 {
             return Entry::Absent;
         }
         if self.rights_misconfigured(word) || word & self.reserved != 0 {
@@ -206,107 +223,60 @@ impl Format for Ept {
         }
     }
 
-    /// The common table entry, which allows everything; one that restricts takes the decoder.
     #[inline(always)]
-    fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
-        let compared = RIGHTS.into_bits() | RESERVED_IN_TABLE | PS | self.reserved;
-        (word & compared == RIGHTS.into_bits() && at.level.0 != 0)
-            .then_some(word & address_bits(PAGE_SHIFT))
-    }
-
-    #[inline(always)]
-    fn quick_table(&self, word: u64, _: Position, access: Access) -> Option<u64> {
-        let granted = RIGHTS.into_bits() | self.right(access);
-        let compared = granted | RESERVED_IN_TABLE | PS | self.reserved;
-        if word & compared == granted { Some(word & address_bits(PAGE_SHIFT)) } else { None }
-    }
-
-    /// SDM §29.3.2: XU governs fetches from user-mode linear addresses, X those from
-    /// supervisor-mode ones.
-    #[inline(always)]
-    fn asks_whose_page(&self, access: Access) -> bool {
-        self.controls.mode_based_execute && access.kind == AccessKind::Fetch
-    }
-
-    /// The exit qualification tells of XU, which table entries need not grant.
-    #[inline(always)]
-    fn quick_restricts_nothing(&self, _: Access) -> bool {
-        !self.controls.mode_based_execute
-    }
-
-    /// A readable page: others may be misconfigured.
-    #[inline(always)]
-    fn quick_page(&self, word: u64, access: Access) -> Option<(Hpa, EptAttributes)> {
-        let granted = R | self.right(access);
-        if word & (granted | self.reserved) != granted {
-            return None;
-        }
-        Some((Hpa::new(word & address_bits(PAGE_SHIFT)), EptAttributes::from_leaf(word)?))
-    }
-
-    /// Readable, and of ordinary memory.
-    #[inline(always)]
-    fn usual_leaf(&self, at: Position) -> Option<Pattern> {
-        const WRITE_BACK: u64 =
-            EptPageEntry::new().with_memory_type(MemoryType::WriteBack as u8).into_bits();
-        const MEMORY_TYPE: u64 = EptPageEntry::new().with_memory_type(7).into_bits();
-        (at.level.0 == 0)
-            .then_some(Pattern { compared: R | MEMORY_TYPE | self.reserved, value: R | WRITE_BACK })
-    }
-
-    #[inline(always)]
-    fn present_mask(&self) -> u64 {
-        if self.controls.mode_based_execute { EptPath::COUNTS } else { RIGHTS.into_bits() }
-    }
-
-    /// An entry that restricts nothing: the leaf alone decides. It is marked accessed, as the
-    /// leaves that software makes are.
-    #[inline(always)]
-    fn table_word(&self, table: Hpa, width: u8, at: Position) -> Option<u64> {
-        let xu = if self.controls.mode_based_execute { XU.into_bits() } else { 0 };
-        let entry = RIGHTS.into_bits() | xu | self.accessed_dirty().table;
-        let fits = table.get() & !(address_bits(PAGE_SHIFT) & !self.reserved) == 0;
-        (fits && width == WIDTH && at.level.0 != 0 && at.level.0 < self.geometry.levels())
-            .then_some(entry | table.get())
-    }
-
-    #[inline(always)]
-    fn leaf_word(&self, attributes: EptAttributes, at: Position) -> Result<u64, Unencodable> {
+    fn leaves(
+        &self,
+        output: Hpa,
+        attributes: EptAttributes,
+        at: Position,
+    ) -> Result<Words, Unencodable> {
         let word = attributes.to_leaf(at.level);
-        let absent = word & self.present_mask() == 0;
-        if absent || self.rights_misconfigured(word) || !self.geometry.is_leaf_level(at.level) {
+        let absent = word & self.present() == 0;
+        if absent
+            || self.rights_misconfigured(word)
+            || !self.geometry.is_leaf_level(at.level)
+            || output.get() & !(address_bits(at.shift) & !self.reserved) != 0
+        {
             return Err(Unencodable { at });
         }
-        Ok(word)
+        Ok(words(word, output.get(), at.shift, self.controls.maxphyaddr))
     }
 
     #[inline(always)]
-    fn output_mask(&self, at: Position) -> u64 {
-        address_bits(at.shift) & !self.reserved
-    }
-
-    #[inline(always)]
-    fn accessed_dirty(&self) -> AccessedDirty {
-        if !self.controls.accessed_dirty {
-            return AccessedDirty::default();
-        }
-        const {
-            AccessedDirty {
-                accessed: EptPageEntry::new().with_a(true).into_bits(),
-                dirty: EptPageEntry::new().with_d(true).into_bits(),
-                table: EptTableEntry::new().with_a(true).into_bits(),
-            }
+    fn table(&self, table: Hpa, width: u8, at: Position) -> Result<u64, Unencodable> {
+        let entry = self.table.into_bits();
+        let fits = table.get() & !(address_bits(PAGE_SHIFT) & !self.reserved) == 0
+            && entry & self.present() != 0
+            && !self.rights_misconfigured(entry);
+        if fits && width == WIDTH && at.level.0 != 0 && at.level.0 < self.geometry.levels() {
+            Ok(entry | table.get())
+        } else {
+            Err(Unencodable { at })
         }
     }
 
+    /// A processor may use a leaf as it was until INVEPT, and no change of bits other than address
+    /// and size is worse than that (SDM §29.4.3.3).
     #[inline(always)]
-    fn restrict(&self, path: EptPath, word: u64) -> EptPath {
-        path.through(word)
+    fn bits(&self, _: Position) -> Bits {
+        let recorded = |mask| if self.controls.accessed_dirty { mask } else { 0 };
+        Bits {
+            present: self.present(),
+            accessed: Record::set(recorded(const { EptPageEntry::new().with_a(true).into_bits() })),
+            dirty: Record::set(recorded(const { EptPageEntry::new().with_d(true).into_bits() })),
+            table: Record::set(recorded(const { EptTableEntry::new().with_a(true).into_bits() })),
+            in_place: u64::MAX,
+        }
+    }
+
+    #[inline(always)]
+    fn restrict(&self, path: EptPath, word: u64, _: Position) -> EptPath {
+        path.through(word, self.present())
     }
 
     #[inline(always)]
     fn check(&self, word: u64, _: Position, path: EptPath, access: Access) -> Result<(), EptFault> {
-        let EptPath { denied } = path.through(word);
+        let EptPath { denied } = path.through(word, self.present());
         if denied.into_bits() & self.right(access) == 0 {
             return Ok(());
         }
@@ -319,6 +289,48 @@ impl Format for Ept {
         ))
     }
 
+    /// An address beyond the tree, like an entry that is not present, is a violation at which
+    /// nothing is allowed.
+    fn fault(&self, cause: Cause, access: Access, _: Option<Position>, _: u64) -> EptFault {
+        match cause {
+            Cause::Malformed => EptFault::Misconfiguration,
+            Cause::Address
+            | Cause::NotPresent
+            | Cause::TableAccess
+            | Cause::Contended
+            | Cause::Denied => EptFault::Violation(EptViolation::of(access)),
+        }
+    }
+
+    /// Tables that allow reads, writes and fetches; readable pages of ordinary memory. Others may
+    /// be misconfigured.
+    #[inline(always)]
+    fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
+        const WRITE_BACK: u64 =
+            EptPageEntry::new().with_memory_type(MemoryType::WriteBack as u8).into_bits();
+        const MEMORY_TYPE: u64 = EptPageEntry::new().with_memory_type(7).into_bits();
+        let right = match access {
+            Some(access) => self.right(access),
+            None => 0,
+        };
+        let tables = Pattern::all_set(RIGHTS.into_bits() | right)
+            .without(RESERVED_IN_TABLE | PS | self.reserved);
+        let page = Pattern {
+            compared: R | right | MEMORY_TYPE | self.reserved,
+            value: R | right | WRITE_BACK,
+        };
+        Some(shortcuts(self.five, tables, page))
+    }
+}
+
+impl SecondStage for Ept {
+    /// SDM §29.3.2: XU governs fetches from user-mode linear addresses, X those from
+    /// supervisor-mode ones.
+    #[inline(always)]
+    fn asks_whose_page(&self, access: Access) -> bool {
+        self.controls.mode_based_execute && access.kind == AccessKind::Fetch
+    }
+
     #[inline]
     fn guest_table_access(&self) -> Access {
         Self::guest_table_access(self)
@@ -329,19 +341,6 @@ impl Format for Ept {
         match fault {
             EptFault::Violation(violation) => EptFault::Violation(violation.of_guest_table()),
             EptFault::Misconfiguration => EptFault::Misconfiguration,
-        }
-    }
-
-    /// An address beyond the tree, like an entry that is not present, is a violation at which
-    /// nothing is allowed.
-    fn fault(&self, cause: Cause, access: Access) -> EptFault {
-        match cause {
-            Cause::Malformed => EptFault::Misconfiguration,
-            Cause::Address
-            | Cause::NotPresent
-            | Cause::TableAccess
-            | Cause::Contended
-            | Cause::Denied => EptFault::Violation(EptViolation::of(access)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What an EPT page says besides its address.
 
-use pgtable::{Attributes, Level, Prot};
+use pgtable::{Attributes, Level, Memory, Prot};
 
 use crate::ept_entry::{EptPageEntry, MemoryType};
 
@@ -116,5 +116,31 @@ impl From<Prot> for EptAttributes {
 impl Attributes for EptAttributes {
     fn prot(&self) -> Prot {
         Prot::new().with_read(self.page.r()).with_write(self.page.w()).with_execute(self.page.x())
+    }
+
+    fn with_prot(self, prot: Prot) -> Self {
+        let page = self.page.with_r(prot.read()).with_w(prot.write());
+        Self { page: page.with_x(prot.execute()).with_xu(prot.execute()), ..self }
+    }
+
+    fn memory(&self) -> Memory {
+        match self.memory_type {
+            MemoryType::WriteBack | MemoryType::WriteThrough | MemoryType::WriteProtected => {
+                Memory::Normal
+            }
+            MemoryType::WriteCombining => Memory::Uncached,
+            MemoryType::Uncacheable => Memory::Device,
+        }
+    }
+
+    fn with_memory(self, memory: Memory) -> Self {
+        if self.memory() == memory {
+            return self;
+        }
+        self.with_memory_type(match memory {
+            Memory::Normal => MemoryType::WriteBack,
+            Memory::Uncached => MemoryType::WriteCombining,
+            Memory::Device => MemoryType::Uncacheable,
+        })
     }
 }

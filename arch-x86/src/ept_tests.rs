@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use pgtable::{Attributes, Prot};
+use pgtable_conformance::words::{any_word, leaves, word as conforms_at};
 
 const EPT: Ept = Ept::new(Levels::Four, EptControls { maxphyaddr: 46, ..EptControls::new() });
 const MBEC: Ept =
@@ -17,6 +18,10 @@ const NO_XO_MBEC: Ept = Ept::new(
 const NO_GIB: Ept = Ept::new(Levels::Five, EptControls { gib_pages: false, ..EptControls::new() });
 const NO_AD: Ept =
     Ept::new(Levels::Four, EptControls { accessed_dirty: false, ..EptControls::new() });
+
+fn leaf(format: Ept, attributes: EptAttributes, at: Position) -> Result<u64, Unencodable> {
+    Ok(format.leaves(Hpa::new(0), attributes, at)?.first)
+}
 
 const fn at(level: u8) -> Position {
     Position { level: Level(level), shift: 12 + 9 * level }
@@ -100,7 +105,7 @@ fn rights() {
         (MBEC, 0x407, 0x037, fetch.by_user(), Some(0x1bc)),
         (MBEC, 0x007, 0x437, fetch.by_user(), Some(0x1bc)),
     ] {
-        let path = format.restrict(EptPath::default(), table);
+        let path = format.restrict(EptPath::default(), table, at(1));
         let got = format.check(leaf, at(0), path, access);
         let want =
             want.map_or(Ok(()), |bits| Err(EptFault::Violation(EptViolation::from_bits(bits))));
@@ -117,13 +122,16 @@ fn other_faults() {
         (Cause::TableAccess, Access::FETCH, violation(0x184)),
         (Cause::Malformed, Access::FETCH, EptFault::Misconfiguration),
     ] {
-        assert_eq!(EPT.fault(cause, access), want, "{cause:?}");
+        assert_eq!(EPT.fault(cause, access, None, 0), want, "{cause:?}");
     }
-    let EptFault::Violation(table) = EPT.fault(Cause::NotPresent, EPT.guest_table_access()) else {
+    let EptFault::Violation(table) =
+        EPT.fault(Cause::NotPresent, EPT.guest_table_access(), None, 0)
+    else {
         panic!("a violation")
     };
     assert_eq!(table.of_guest_table().into_bits(), 0x83);
-    let EptFault::Violation(table) = NO_AD.fault(Cause::NotPresent, NO_AD.guest_table_access())
+    let EptFault::Violation(table) =
+        NO_AD.fault(Cause::NotPresent, NO_AD.guest_table_access(), None, 0)
     else {
         panic!("a violation")
     };
@@ -133,30 +141,34 @@ fn other_faults() {
 #[test]
 fn encodings() {
     let rw = EptAttributes::from(Prot::RW);
-    assert_eq!(EPT.leaf_word(rw, at(0)), Ok(0x333));
-    assert_eq!(EPT.leaf_word(rw, at(1)), Ok(0x3b3));
-    assert_eq!(EPT.leaf_word(Prot::RWX.into(), at(2)), Ok(0x7b7));
+    assert_eq!(leaf(EPT, rw, at(0)), Ok(0x333));
+    assert_eq!(leaf(EPT, rw, at(1)), Ok(0x3b3));
+    assert_eq!(leaf(EPT, Prot::RWX.into(), at(2)), Ok(0x7b7));
     assert_eq!(
-        EPT.leaf_word(rw.with_memory_type(MemoryType::Uncacheable).with_ignore_pat(true), at(0)),
+        leaf(EPT, rw.with_memory_type(MemoryType::Uncacheable).with_ignore_pat(true), at(0)),
         Ok(0x343)
     );
-    assert_eq!(EPT.leaf_word(rw.with_suppress_ve(true), at(0)), Ok(1 << 63 | 0x333));
-    assert_eq!(EPT.leaf_word(rw.with_software(0x3f), at(0)), Ok(0x01f0_0000_0000_0b33));
-    assert!(EPT.leaf_word(rw, at(3)).is_err());
-    assert!(NO_GIB.leaf_word(rw, at(2)).is_err());
-    assert!(EPT.leaf_word(Prot::new().into(), at(0)).is_err());
-    assert!(EPT.leaf_word(Prot::new().with_write(true).into(), at(0)).is_err());
-    assert!(EPT.leaf_word(Prot::new().with_execute(true).into(), at(0)).is_ok());
-    assert!(NO_XO.leaf_word(Prot::new().with_execute(true).into(), at(0)).is_err());
-    assert_eq!(EPT.table_word(Hpa::new(0x1000), 9, at(1)), Some(0x1107));
-    assert_eq!(MBEC.table_word(Hpa::new(0x1000), 9, at(1)), Some(0x1507));
-    assert_eq!(NO_AD.table_word(Hpa::new(0x1000), 9, at(3)), Some(0x1007));
-    assert_eq!(EPT.table_word(Hpa::new(1 << 46), 9, at(1)), None);
+    assert_eq!(leaf(EPT, rw.with_suppress_ve(true), at(0)), Ok(1 << 63 | 0x333));
+    assert_eq!(leaf(EPT, rw.with_software(0x3f), at(0)), Ok(0x01f0_0000_0000_0b33));
+    assert!(leaf(EPT, rw, at(3)).is_err());
+    assert!(leaf(NO_GIB, rw, at(2)).is_err());
+    assert!(leaf(EPT, Prot::new().into(), at(0)).is_err());
+    assert!(leaf(EPT, Prot::new().with_write(true).into(), at(0)).is_err());
+    assert!(leaf(EPT, Prot::new().with_execute(true).into(), at(0)).is_ok());
+    assert!(leaf(NO_XO, Prot::new().with_execute(true).into(), at(0)).is_err());
+    assert_eq!(EPT.table(Hpa::new(0x1000), 9, at(1)), Ok(0x1107));
+    assert_eq!(MBEC.table(Hpa::new(0x1000), 9, at(1)), Ok(0x1507));
+    assert_eq!(NO_AD.table(Hpa::new(0x1000), 9, at(3)), Ok(0x1007));
+    assert!(EPT.table(Hpa::new(1 << 46), 9, at(1)).is_err());
     assert_eq!(EPT.eptp(Hpa::new(0x1234_5000)).into_bits(), 0x1234_505e);
     assert_eq!(NO_GIB.eptp(Hpa::new(0x1000)).into_bits(), 0x1066);
     assert_eq!(NO_AD.eptp(Hpa::new(0x1000)).into_bits(), 0x101e);
-    assert_eq!(NO_AD.accessed_dirty(), AccessedDirty::default());
-    assert_eq!(EPT.accessed_dirty(), AccessedDirty { accessed: 0x100, dirty: 0x200, table: 0x100 });
+    let records = |format: Ept| {
+        let Bits { accessed, dirty, table, .. } = format.bits(at(0));
+        [accessed, dirty, table].map(|record| record.mask)
+    };
+    assert_eq!(records(NO_AD), [0, 0, 0]);
+    assert_eq!(records(EPT), [0x100, 0x200, 0x100]);
 }
 
 prop_compose! {
@@ -171,33 +183,15 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn decode_then_encode(format in any_format(), word: u64, small: bool, level in 0_u8..6) {
-        let word = if small { word & 0xfff } else { word };
-        let at = at(level);
-        let decoded = format.decode(word, at);
-        match decoded {
-            Entry::Absent => prop_assert_eq!(word & format.present_mask(), 0),
-            Entry::Leaf { output, attributes } => {
-                // Bit 7 of a PTE is ignored.
-                let meaningful = if level == 0 { !PS } else { !0 };
-                prop_assert_eq!(format.leaf_word(attributes, at).unwrap() | output.get(), word & meaningful);
-                prop_assert_eq!(output.get() & !format.output_mask(at), 0);
-            }
-            Entry::Table { table, width } => {
-                prop_assert_eq!(width, 9);
-                if level < format.geometry().levels() {
-                    prop_assert!(format.table_word(table, width, at).is_some());
-                }
-            }
-            Entry::Malformed => prop_assert_ne!(word & format.present_mask(), 0),
-        }
-        match (format.predicted_table(word, at), decoded) {
-            (Some(predicted), Entry::Table { table, .. }) => prop_assert_eq!(predicted, table.get()),
-            (Some(_), _) => prop_assert!(false, "only a table is predicted"),
-            (None, _) => {}
-        }
-        if let Some(word) = format.table_word(Hpa::new(0x1000), 9, at) {
-            prop_assert_eq!(format.predicted_table(word, at), Some(0x1000), "our own tables take the fast path");
+    fn conforms(format in any_format(), word in any_word(), small: bool, level in 0_u8..6) {
+        conforms_at(&format, if small { word & 0xfff } else { word }, at(level));
+    }
+
+    #[test]
+    fn our_tables_take_the_fast_path(format in any_format(), level in 1_u8..5) {
+        if let Ok(word) = format.table(Hpa::new(0x1000), 9, at(level)) {
+            let table = format.shortcuts(None).and_then(|all| all.step(level).address(word));
+            prop_assert_eq!(table, Some(0x1000));
         }
     }
 
@@ -216,9 +210,8 @@ proptest! {
             .with_accessed(flags & 8 != 0)
             .with_dirty(flags & 16 != 0);
         let at = at(level);
-        if let Ok(word) = format.leaf_word(attributes, at) {
-            let output = Hpa::new(address & format.output_mask(at));
-            prop_assert_eq!(format.decode(word | output.get(), at), Entry::Leaf { output, attributes });
+        leaves(&format, Hpa::new(address & 0x000f_ffff_ffff_f000 & !(at.size() - 1)), attributes, at);
+        if leaf(format, attributes, at).is_ok() {
             prop_assert_eq!(attributes.software(), software);
             prop_assert_eq!(attributes.prot(), Prot::from_bits(prot).with_user(false));
         }

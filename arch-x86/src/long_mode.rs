@@ -1,16 +1,15 @@
 //! Stage 1: 4-level and 5-level paging (SDM §4.5 to §4.7; APM §5.3 to §5.6).
 
 use pgtable::{
-    Access, AccessKind, AccessedDirty, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Gva,
-    Pattern, Position, Privilege, Stage1, Unencodable,
+    Access, AccessKind, Bits, ByteOrder, Cause, EntryOf, FirstStage, Format, Geometry, Gpa, Gva,
+    Position, Privilege, Shortcuts, Stage1, Unencodable, Words,
 };
 
 use crate::attributes::PageAttributes;
 use crate::controls::{Controls, Levels};
-use crate::entry::PageEntry;
+use crate::entry::{PageEntry, TableEntry};
 use crate::page_fault::{LongModeFault, PageFaultCode};
 use crate::registers::{Cr0, Cr3, Cr4, Efer, Registers};
-use crate::shape::{entry_offset, shift};
 use crate::tree::{Demand, Path, Tree};
 
 /// The tables that a 64-bit guest's CR3 refers to, as a processor with these [`Controls`] reads
@@ -25,6 +24,10 @@ pub struct LongMode {
     controls: Controls,
     /// The address bits that index the tree.
     address_mask: u64,
+    /// The others.
+    beyond: u64,
+    /// Half of what the tree covers.
+    half: u64,
 }
 
 impl LongMode {
@@ -33,7 +36,20 @@ impl LongMode {
     pub const fn new(levels: Levels, controls: Controls) -> Self {
         let Controls { gib_pages, nxe, maxphyaddr, amd, .. } = controls;
         let tree = Tree::new(levels, gib_pages, nxe, maxphyaddr, amd);
-        Self { tree, controls, address_mask: tree.geometry.address_mask() }
+        let address_mask = tree.geometry.address_mask();
+        let (beyond, half) = (!address_mask, (address_mask >> 1) + 1);
+        Self { tree, controls, address_mask, beyond, half }
+    }
+
+    /// The same tables, whose entries for tables have the bits of `entry`: R/W, U/S, A, PWT, PCD, XD
+    /// and the ignored bits. P, PS and the address are set as they have to be. By default R/W, U/S
+    /// and A are set, so the leaf alone decides.
+    ///
+    /// For images that are compared bit by bit: a VMM that writes `P | R/W` passes
+    /// `TableEntry::new().with_rw(true)`.
+    #[must_use]
+    pub const fn with_table_entry(self, entry: TableEntry) -> Self {
+        Self { tree: self.tree.with_table_entry(entry), ..self }
     }
 
     /// The controls.
@@ -116,21 +132,12 @@ impl Format for LongMode {
     }
 
     #[inline(always)]
-    fn shift(&self, level: u8) -> u8 {
-        shift(level)
-    }
-
-    #[inline(always)]
-    fn entry_offset(&self, level: u8, offset: u64) -> u64 {
-        entry_offset(level, offset)
-    }
-
-    #[inline(always)]
     fn offset(&self, address: Gva) -> Option<u64> {
         // Half the tree's reach further, the canonical addresses are those below all of it.
-        let canonical =
-            address.get().wrapping_add((self.address_mask >> 1) + 1) & !self.address_mask == 0;
-        canonical.then_some(address.get() & self.address_mask)
+        if address.get().wrapping_add(self.half) & self.beyond != 0 {
+            return None;
+        }
+        Some(address.get() & self.address_mask)
     }
 
     #[inline(always)]
@@ -144,70 +151,28 @@ impl Format for LongMode {
     }
 
     #[inline(always)]
-    fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
-        self.tree.predicted_table(word, at)
+    fn leaves(
+        &self,
+        output: Gpa,
+        attributes: PageAttributes,
+        at: Position,
+    ) -> Result<Words, Unencodable> {
+        self.tree.leaves(output.get(), attributes, at)
     }
 
     #[inline(always)]
-    fn quick_table(&self, word: u64, _: Position, access: Access) -> Option<u64> {
-        self.tree.quick_table(word, self.demand(access))
-    }
-
-    /// Where user-mode addresses are forbidden, or have keys of their own, each entry of the way
-    /// may be the one that makes it another.
-    #[inline(always)]
-    fn quick_restricts_nothing(&self, access: Access) -> bool {
-        !self.demand(access).forbids_user_mode() && !self.controls.any_keys()
-    }
-
-    /// Where protection keys are in use, whose key a page has depends on all entries of the way.
-    #[inline(always)]
-    fn quick_page(&self, word: u64, access: Access) -> Option<(Gpa, PageAttributes)> {
-        if self.controls.any_keys() {
-            return None;
-        }
-        self.tree
-            .quick_page(word, self.demand(access))
-            .map(|(page, attributes)| (Gpa::new(page), attributes))
+    fn table(&self, table: Gpa, width: u8, at: Position) -> Result<u64, Unencodable> {
+        self.tree.table(table.get(), width, at)
     }
 
     #[inline(always)]
-    fn usual_leaf(&self, at: Position) -> Option<Pattern> {
-        self.tree.usual_leaf(at)
+    fn bits(&self, _: Position) -> Bits {
+        self.tree.bits()
     }
 
     #[inline(always)]
-    fn present_mask(&self) -> u64 {
-        self.tree.present_mask()
-    }
-
-    #[inline(always)]
-    fn table_word(&self, table: Gpa, width: u8, at: Position) -> Option<u64> {
-        self.tree.table_word(table.get(), width, at)
-    }
-
-    #[inline(always)]
-    fn leaf_word(&self, attributes: PageAttributes, at: Position) -> Result<u64, Unencodable> {
-        self.tree.leaf_word(attributes, at)
-    }
-
-    #[inline(always)]
-    fn output_mask(&self, at: Position) -> u64 {
-        self.tree.output_mask(at)
-    }
-
-    #[inline(always)]
-    fn accessed_dirty(&self) -> AccessedDirty {
-        self.tree.accessed_dirty()
-    }
-
-    #[inline(always)]
-    fn restrict(&self, path: Path, word: u64) -> Path {
+    fn restrict(&self, path: Path, word: u64, _: Position) -> Path {
         path.through(word)
-    }
-
-    fn is_user_page(&self, word: u64, path: Path) -> bool {
-        path.through(word).is_user_mode()
     }
 
     #[inline(always)]
@@ -229,11 +194,28 @@ impl Format for LongMode {
         ))
     }
 
-    fn fault(&self, cause: Cause, access: Access) -> LongModeFault {
+    fn fault(&self, cause: Cause, access: Access, _: Option<Position>, _: u64) -> LongModeFault {
         match cause {
             Cause::Address => LongModeFault::GeneralProtection,
             _ => LongModeFault::PageFault(self.code(access).because(cause)),
         }
+    }
+
+    /// Where protection keys are in use, which kind of key a page has depends on all entries of the
+    /// way.
+    #[inline(always)]
+    fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
+        match access {
+            None => Some(self.tree.shortcuts(None)),
+            Some(_) if self.controls.any_keys() => None,
+            Some(access) => Some(self.tree.shortcuts(Some(self.demand(access)))),
+        }
+    }
+}
+
+impl FirstStage for LongMode {
+    fn is_user_page(&self, word: u64, _: Position, path: Path) -> bool {
+        path.through(word).is_user_mode()
     }
 }
 

@@ -8,14 +8,14 @@ use core::fmt;
 
 use bitfield_struct::bitfield;
 use pgtable::{
-    Access, AccessKind, AccessedDirty, Attributes, ByteOrder, Cause, EntryOf, Format, Geometry,
-    Gpa, Hpa, Pattern, Position, Prot, Stage2, Unencodable,
+    Access, AccessKind, Attributes, Bits, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Hpa,
+    Memory, Position, Prot, SecondStage, Shortcuts, Stage2, Unencodable, Words,
 };
 
 use crate::attributes::PageAttributes;
 use crate::controls::Levels;
+use crate::entry::TableEntry;
 use crate::page_fault::PageFaultCode;
-use crate::shape::{entry_offset, shift};
 use crate::tree::{Demand, Path, Tree};
 
 /// The host's state that takes part in nested translation.
@@ -115,6 +115,18 @@ impl Attributes for NptAttributes {
         let prot = self.page.prot();
         if prot.user() { prot.with_user(false) } else { Prot::new() }
     }
+
+    fn with_prot(self, prot: Prot) -> Self {
+        Self { page: self.page.with_prot(prot.for_user()) }
+    }
+
+    fn memory(&self) -> Memory {
+        self.page.memory()
+    }
+
+    fn with_memory(self, memory: Memory) -> Self {
+        Self { page: self.page.with_memory(memory) }
+    }
 }
 
 /// EXITINFO1 of a nested page fault, `VMEXIT_NPF` (APM §15.25.6). EXITINFO2 is the address of the
@@ -178,6 +190,13 @@ impl Npt {
         Self { tree: Tree::new(levels, gib_pages, nxe, maxphyaddr, true), controls }
     }
 
+    /// The same tables, whose entries for tables have the bits of `entry`:
+    /// [`LongMode::with_table_entry`](crate::LongMode::with_table_entry).
+    #[must_use]
+    pub const fn with_table_entry(self, entry: TableEntry) -> Self {
+        Self { tree: self.tree.with_table_entry(entry), ..self }
+    }
+
     /// The controls.
     #[must_use]
     pub const fn controls(&self) -> &NptControls {
@@ -213,16 +232,6 @@ impl Format for Npt {
     }
 
     #[inline(always)]
-    fn shift(&self, level: u8) -> u8 {
-        shift(level)
-    }
-
-    #[inline(always)]
-    fn entry_offset(&self, level: u8, offset: u64) -> u64 {
-        entry_offset(level, offset)
-    }
-
-    #[inline(always)]
     fn offset(&self, address: Gpa) -> Option<u64> {
         (address.get() & !self.tree.geometry.address_mask() == 0).then_some(address.get())
     }
@@ -238,54 +247,27 @@ impl Format for Npt {
     }
 
     #[inline(always)]
-    fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
-        self.tree.predicted_table(word, at)
+    fn leaves(
+        &self,
+        output: Hpa,
+        attributes: NptAttributes,
+        at: Position,
+    ) -> Result<Words, Unencodable> {
+        self.tree.leaves(output.get(), attributes.page, at)
     }
 
     #[inline(always)]
-    fn quick_table(&self, word: u64, _: Position, access: Access) -> Option<u64> {
-        self.tree.quick_table(word, demand(access))
+    fn table(&self, table: Hpa, width: u8, at: Position) -> Result<u64, Unencodable> {
+        self.tree.table(table.get(), width, at)
     }
 
     #[inline(always)]
-    fn quick_page(&self, word: u64, access: Access) -> Option<(Hpa, NptAttributes)> {
-        self.tree
-            .quick_page(word, demand(access))
-            .map(|(page, attributes)| (Hpa::new(page), NptAttributes { page: attributes }))
+    fn bits(&self, _: Position) -> Bits {
+        self.tree.bits()
     }
 
     #[inline(always)]
-    fn usual_leaf(&self, at: Position) -> Option<Pattern> {
-        self.tree.usual_leaf(at)
-    }
-
-    #[inline(always)]
-    fn present_mask(&self) -> u64 {
-        self.tree.present_mask()
-    }
-
-    #[inline(always)]
-    fn table_word(&self, table: Hpa, width: u8, at: Position) -> Option<u64> {
-        self.tree.table_word(table.get(), width, at)
-    }
-
-    #[inline(always)]
-    fn leaf_word(&self, attributes: NptAttributes, at: Position) -> Result<u64, Unencodable> {
-        self.tree.leaf_word(attributes.page, at)
-    }
-
-    #[inline(always)]
-    fn output_mask(&self, at: Position) -> u64 {
-        self.tree.output_mask(at)
-    }
-
-    #[inline(always)]
-    fn accessed_dirty(&self) -> AccessedDirty {
-        self.tree.accessed_dirty()
-    }
-
-    #[inline(always)]
-    fn restrict(&self, path: Path, word: u64) -> Path {
+    fn restrict(&self, path: Path, word: u64, _: Position) -> Path {
         path.through(word)
     }
 
@@ -304,6 +286,18 @@ impl Format for Npt {
         }
     }
 
+    /// An address beyond the tree counts as not mapped.
+    fn fault(&self, cause: Cause, access: Access, _: Option<Position>, _: u64) -> NestedPageFault {
+        self.exit_info(cause, access)
+    }
+
+    #[inline(always)]
+    fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
+        Some(self.tree.shortcuts(access.map(demand)))
+    }
+}
+
+impl SecondStage for Npt {
     #[inline]
     fn guest_table_access(&self) -> Access {
         Self::GUEST_TABLE_ACCESS
@@ -312,11 +306,6 @@ impl Format for Npt {
     #[inline]
     fn fault_of_guest_table(&self, fault: NestedPageFault) -> NestedPageFault {
         fault.of_guest_table()
-    }
-
-    /// An address beyond the tree counts as not mapped.
-    fn fault(&self, cause: Cause, access: Access) -> NestedPageFault {
-        self.exit_info(cause, access)
     }
 }
 
@@ -332,7 +321,7 @@ mod tests {
 
     #[test]
     fn guests_are_users() {
-        let word = NPT.leaf_word(Prot::RW.into(), AT).unwrap();
+        let word = NPT.leaves(Hpa::new(0), Prot::RW.into(), AT).unwrap().first;
         assert_eq!(word, 0x8000_0000_0000_0067);
         let Entry::Leaf { attributes, .. } = NPT.decode(word, AT) else { panic!("a leaf") };
         assert_eq!(attributes, Prot::RW.into());
@@ -363,9 +352,9 @@ mod tests {
             (Cause::Malformed, 0x1_0000_000f),
             (Cause::TableAccess, 0x1_0000_0006),
         ] {
-            assert_eq!(NPT.fault(cause, write).into_bits(), want, "{cause:?}");
+            assert_eq!(NPT.fault(cause, write, None, 0).into_bits(), want, "{cause:?}");
         }
-        let table = NPT.fault(Cause::NotPresent, Npt::GUEST_TABLE_ACCESS).of_guest_table();
+        let table = NPT.fault(Cause::NotPresent, Npt::GUEST_TABLE_ACCESS, None, 0).of_guest_table();
         assert_eq!(table.into_bits(), 0x2_0000_0006);
         assert_eq!(
             table.to_string(),

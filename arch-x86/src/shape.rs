@@ -1,7 +1,7 @@
 //! The shape that long mode, NPT and EPT share: 9 index bits a level, 4-KiB pages, addresses in
 //! bits 51:12.
 
-use pgtable::{Geometry, LevelGeometry, low_bits};
+use pgtable::{Field, Geometry, LevelGeometry, Pattern, Shortcuts, Step, Words, low_bits};
 
 use crate::controls::Levels;
 
@@ -49,15 +49,31 @@ pub(crate) const fn beyond_maxphyaddr(maxphyaddr: u8) -> u64 {
     address_bits(maxphyaddr)
 }
 
-/// log2 of what an entry of `level` covers.
+/// The steps of a walk: tables that fit `tables` above the last level, pages that fit `page` there.
 #[inline(always)]
-pub(crate) const fn shift(level: u8) -> u8 {
-    PAGE_SHIFT + WIDTH * (level & 7)
+pub(crate) const fn shortcuts(five: bool, tables: Pattern, page: Pattern) -> Shortcuts {
+    const ADDRESS: Field = Field::in_place(address_bits(PAGE_SHIFT));
+    const fn step(level: u8, usual: Pattern) -> Step {
+        Step::new(PAGE_SHIFT + WIDTH * level, WIDTH, usual, ADDRESS)
+    }
+    let levels = if five { 5 } else { 4 };
+    let none = step(0, Pattern::NONE);
+    let steps = [
+        step(0, page),
+        step(1, tables),
+        step(2, tables),
+        step(3, tables),
+        step(4, tables),
+        none,
+        none,
+        none,
+    ];
+    Shortcuts::new(levels, steps)
 }
 
-/// The byte offset in its table of the entry of `level` that covers `offset`.
+/// The words of leaves of `2^shift` bytes from `output` on, which is aligned to that and whose
+/// encoding ends at `2^bits`.
 #[inline(always)]
-pub(crate) const fn entry_offset(level: u8, offset: u64) -> u64 {
-    // The shift is that of the level, less 3: an entry has 8 bytes.
-    (offset >> (shift(level) - 3)) & (low_bits(WIDTH) << 3)
+pub(crate) const fn words(first: u64, output: u64, shift: u8, bits: u8) -> Words {
+    Words::contiguous(first | output, output, shift, bits, 0)
 }

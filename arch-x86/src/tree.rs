@@ -3,13 +3,16 @@
 //! Everything here is about words; who may do what with a page is the formats' affair.
 
 use pgtable::{
-    AccessedDirty, Address, Entry, Geometry, Level, Pattern, Position, Unencodable, low_bits,
+    Address, Bits, Entry, Geometry, Level, Pattern, Position, Record, Shortcuts, Unencodable,
+    Words, low_bits,
 };
 
 use crate::attributes::PageAttributes;
 use crate::controls::Levels;
 use crate::entry::{PageEntry, TableEntry};
-use crate::shape::{PAGE_SHIFT, WIDTH, address_bits, beyond_maxphyaddr, geometry};
+use crate::shape::{
+    PAGE_SHIFT, WIDTH, address_bits, beyond_maxphyaddr, geometry, shortcuts, words,
+};
 
 // A walk tests and makes whole words: the fields' masks, computed once, at compile time. (The
 // accessors of a bitfield are functions of this crate that another crate's walk may not have
@@ -42,7 +45,7 @@ impl Default for Path {
     /// Before the first entry, nothing is denied.
     #[inline(always)]
     fn default() -> Self {
-        Self { granted: u64::MAX, forbidden: 0 }
+        Self { granted: RW | US, forbidden: 0 }
     }
 }
 
@@ -51,7 +54,7 @@ impl Path {
     #[inline(always)]
     #[must_use]
     pub(crate) const fn through(self, word: u64) -> Self {
-        Self { granted: self.granted & word, forbidden: self.forbidden | word }
+        Self { granted: self.granted & word, forbidden: self.forbidden | word & XD }
     }
 
     /// No entry forbids user-mode accesses: the address is a user-mode address.
@@ -89,13 +92,6 @@ impl Demand {
         Self { counts: US | when(write, RW), denied: 0, forbidden: when(execute, XD) }
     }
 
-    /// Whether it is one that a user-mode address does not allow.
-    #[inline(always)]
-    #[must_use]
-    pub(crate) const fn forbids_user_mode(self) -> bool {
-        self.denied != 0
-    }
-
     /// An access that a supervisor-mode address always allows, and a user-mode address unless
     /// `no_user`.
     #[inline(always)]
@@ -110,13 +106,22 @@ impl Demand {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Tree {
     pub(crate) geometry: &'static Geometry,
+    five: bool,
+    maxphyaddr: u8,
     /// Bits that are reserved in every entry: from MAXPHYADDR on, and XD without EFER.NXE.
     reserved: u64,
     /// Bits that are reserved in PML4E and PML5E besides.
     reserved_above: u64,
+    /// Entries that refer to tables, their address left out.
+    table: TableEntry,
 }
 
 impl Tree {
+    /// An entry for a table restricts nothing: the leaf alone decides. It is marked accessed, as
+    /// the leaves that software makes are.
+    const OPEN: TableEntry =
+        TableEntry::new().with_p(true).with_rw(true).with_us(true).with_a(true);
+
     pub(crate) const fn new(
         levels: Levels,
         gib_pages: bool,
@@ -127,9 +132,18 @@ impl Tree {
         let xd = when(!nxe, XD);
         Self {
             geometry: geometry(levels, gib_pages),
+            five: matches!(levels, Levels::Five),
+            maxphyaddr,
             reserved: beyond_maxphyaddr(maxphyaddr) | xd,
             reserved_above: TableEntry::new().with_mbz(amd).into_bits(),
+            table: Self::OPEN,
         }
+    }
+
+    /// The same tree, whose entries for tables have the bits of `entry`. They are present, and their
+    /// address is the table's.
+    pub(crate) const fn with_table_entry(self, entry: TableEntry) -> Self {
+        Self { table: entry.with_p(true).with_ps(false).with_frame(0), ..self }
     }
 
     /// The bits that are reserved in a table entry of `level`, PS left out.
@@ -173,90 +187,69 @@ impl Tree {
         leaf(at.shift)
     }
 
+    /// The entries that grant what the `demand` is, for 4-KiB pages. Where a right must *not* be
+    /// granted, the last entry is enough to withhold it, and the tables do not tell.
     #[inline(always)]
-    pub(crate) fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
-        if word & ((PRESENT | PS) | self.reserved_in_table(at.level)) == PRESENT && at.level.0 != 0
-        {
-            Some(word & address_bits(PAGE_SHIFT))
-        } else {
-            None
-        }
-    }
-
-    /// The table of an entry that alone grants what the `demand` is. Where a right must *not* be
-    /// granted, one entry does not tell.
-    #[inline(always)]
-    pub(crate) fn quick_table(&self, word: u64, demand: Demand) -> Option<u64> {
+    pub(crate) fn shortcuts(&self, demand: Option<Demand>) -> Shortcuts {
+        let demand = match demand {
+            Some(demand) => demand,
+            None => Demand { counts: 0, denied: 0, forbidden: 0 },
+        };
         let needed = demand.counts & !demand.denied;
-        let compared =
-            PRESENT | PS | self.reserved | self.reserved_above | needed | demand.forbidden;
-        if word & compared == PRESENT | needed {
-            Some(word & address_bits(PAGE_SHIFT))
+        let reserved = self.reserved | demand.forbidden;
+        let tables = Pattern {
+            compared: PRESENT | PS | self.reserved_above | reserved | needed,
+            value: PRESENT | needed,
+        };
+        let page =
+            Pattern { compared: PRESENT | reserved | demand.counts, value: PRESENT | needed };
+        shortcuts(self.five, tables, page)
+    }
+
+    #[inline(always)]
+    pub(crate) fn table(&self, table: u64, width: u8, at: Position) -> Result<u64, Unencodable> {
+        let word = self.table.into_bits();
+        let fits = table & !(address_bits(PAGE_SHIFT) & !self.reserved) == 0
+            && word & self.reserved_in_table(at.level) == 0;
+        if fits && width == WIDTH && at.level.0 != 0 && at.level.0 < self.geometry.levels() {
+            Ok(word | table)
         } else {
-            None
+            Err(Unencodable { at })
         }
     }
 
-    /// The 4-KiB page of an entry that meets the `demand` if the whole way to it does: of a right
-    /// that must not be granted, the last entry is enough to withhold it.
     #[inline(always)]
-    pub(crate) fn quick_page(&self, word: u64, demand: Demand) -> Option<(u64, PageAttributes)> {
-        let compared = PRESENT | self.reserved | demand.counts | demand.forbidden;
-        let found = word & compared == PRESENT | demand.counts & !demand.denied;
-        found.then(|| (word & address_bits(PAGE_SHIFT), PageAttributes::from_leaf(word, Level(0))))
-    }
-
-    #[inline(always)]
-    pub(crate) fn usual_leaf(&self, at: Position) -> Option<Pattern> {
-        (at.level.0 == 0).then_some(Pattern { compared: PRESENT | self.reserved, value: PRESENT })
-    }
-
-    #[inline(always)]
-    pub(crate) const fn present_mask(&self) -> u64 {
-        PRESENT
-    }
-
-    /// A table entry that restricts nothing: the leaf alone decides. It is marked accessed, as the
-    /// leaves that software makes are.
-    #[inline(always)]
-    pub(crate) fn table_word(&self, table: u64, width: u8, at: Position) -> Option<u64> {
-        const OPEN: u64 =
-            TableEntry::new().with_p(true).with_rw(true).with_us(true).with_a(true).into_bits();
-        let fits = table & !(address_bits(PAGE_SHIFT) & !self.reserved) == 0;
-        (fits && width == WIDTH && at.level.0 != 0 && at.level.0 < self.geometry.levels())
-            .then_some(OPEN | table)
-    }
-
-    #[inline(always)]
-    pub(crate) fn leaf_word(
+    pub(crate) fn leaves(
         &self,
+        output: u64,
         attributes: PageAttributes,
         at: Position,
-    ) -> Result<u64, Unencodable> {
+    ) -> Result<Words, Unencodable> {
+        let fits = output & !(address_bits(at.shift) & !self.reserved) == 0;
         match attributes.to_leaf(at.level) {
             // Every shape has pages at the last level.
             Some(word)
-                if word & self.reserved == 0
+                if fits
+                    && word & self.reserved == 0
                     && (at.level.0 == 0 || self.geometry.is_leaf_level(at.level)) =>
             {
-                Ok(word)
+                Ok(words(word, output, at.shift, self.maxphyaddr))
             }
             _ => Err(Unencodable { at }),
         }
     }
 
+    /// A processor may use a leaf as it was until its translation is invalidated, and no change of
+    /// bits other than address and size is worse than that (SDM §4.10.4.3).
     #[inline(always)]
-    pub(crate) const fn output_mask(&self, at: Position) -> u64 {
-        address_bits(at.shift) & !self.reserved
-    }
-
-    #[inline(always)]
-    pub(crate) const fn accessed_dirty(&self) -> AccessedDirty {
+    pub(crate) const fn bits(&self) -> Bits {
         const {
-            AccessedDirty {
-                accessed: PageEntry::new().with_a(true).into_bits(),
-                dirty: PageEntry::new().with_d(true).into_bits(),
-                table: TableEntry::new().with_a(true).into_bits(),
+            Bits {
+                present: PRESENT,
+                accessed: Record::set(PageEntry::new().with_a(true).into_bits()),
+                dirty: Record::set(PageEntry::new().with_d(true).into_bits()),
+                table: Record::set(TableEntry::new().with_a(true).into_bits()),
+                in_place: u64::MAX,
             }
         }
     }

@@ -50,9 +50,9 @@ fn software_bits_of_ept() {
         let page = plain.with_software(bits);
         assert_eq!(page.software(), bits & 0x3f);
         let bits = u64::from(bits);
-        let word = ept.leaf_word(page, at).unwrap();
+        let word = ept.leaves(pgtable::Address::new(0), page, at).unwrap().first;
         assert_eq!(
-            word ^ ept.leaf_word(plain, at).unwrap(),
+            word ^ ept.leaves(pgtable::Address::new(0), plain, at).unwrap().first,
             (bits & 1) << 11 | (bits >> 1 & 0x1f) << 52
         );
         assert_eq!((page.prot(), page.memory_type()), (plain.prot(), plain.memory_type()));

@@ -52,11 +52,11 @@ pub fn entries(data: &[u8]) {
     };
     let npt = NptControls { nxe: controls.nxe, gib_pages: controls.gib_pages, maxphyaddr };
     let case = Case { word, address, level: header.place, shift: header.shift };
-    case.check(ProcessScoped::new(granule).with_strictness(strictness).with_rc(rc), &[12, 16]);
-    case.check(PartitionScoped::new(granule).with_strictness(strictness).with_rc(rc), &[12, 16]);
-    case.check(LongMode::new(levels, controls), &[12]);
-    case.check(Npt::new(levels, npt), &[12]);
-    case.check(Ept::new(levels, ept), &[12]);
+    case.check(ProcessScoped::new(granule).with_strictness(strictness).with_rc(rc));
+    case.check(PartitionScoped::new(granule).with_strictness(strictness).with_rc(rc));
+    case.check(LongMode::new(levels, controls));
+    case.check(Npt::new(levels, npt));
+    case.check(Ept::new(levels, ept));
     descriptors(word);
 }
 
@@ -68,77 +68,13 @@ struct Case {
 }
 
 impl Case {
-    /// At each place where `format` has entries, those of the last level covering `2^shift` bytes
-    /// for each of `finest`; and at one where it may not have any.
-    fn check<F: Format>(&self, format: F, finest: &[u8]) {
-        let geometry = format.geometry();
-        for &shift in finest {
-            self.at(format, Position { level: Level(0), shift });
-        }
-        for level in (1..geometry.levels()).map(Level) {
-            self.at(format, Position { level, shift: geometry.shift(level) });
-        }
+    /// At each place where `format` has entries, and at one where it may not have any.
+    fn check<F: Format>(&self, format: F) {
         let anywhere = Position { level: Level(self.level), shift: self.shift };
-        let _ = (format.decode(self.word, anywhere), format.predicted_table(self.word, anywhere));
-        let _ = (
-            format.output_mask(anywhere),
-            format.table_word(Output::<F>::new(self.address), self.shift & 63, anywhere),
-        );
-        let _ = format.leaf_word(F::Attributes::from(Prot::RWX), anywhere);
-        let _ = format.check(self.word, anywhere, F::Path::default(), Access::WRITE);
-
-        if let Some(offset) = format.offset(Input::<F>::new(self.address)) {
-            assert_eq!(offset & !geometry.address_mask(), 0);
-            assert_eq!(format.offset(format.address(offset)), Some(offset));
-        }
+        words::word(&format, self.word, anywhere);
+        words::leaves_of(&format, self.address, self.level);
+        words::offsets(&format, self.address);
     }
-
-    fn at<F: Format>(&self, format: F, at: Position) {
-        let word = self.word;
-        let entry = format.decode(word, at);
-        let below = Level(at.level.0.wrapping_sub(1));
-        assert_eq!(matches!(entry, Entry::Absent), absent(format, word), "{word:#x} at {at:?}: {entry:?}");
-        if let Some(table) = format.predicted_table(word, at) {
-            let width = format.geometry().width(below);
-            assert_eq!(entry, Entry::Table { table: Output::<F>::new(table), width }, "{word:#x} at {at:?}");
-        }
-        match entry {
-            Entry::Absent | Entry::Malformed => {}
-            Entry::Table { table, width } => {
-                assert!((1..=20).contains(&width) && width < at.shift, "{entry:?}");
-                let made = format.table_word(table, width, at).expect("what was decoded has an encoding");
-                assert_eq!(format.decode(made, at), entry, "{word:#x} → {made:#x} at {at:?}");
-                if width == format.geometry().width(below) {
-                    assert_eq!(format.predicted_table(made, at), Some(table.get()), "{made:#x} at {at:?}");
-                }
-            }
-            Entry::Leaf { output, attributes } => {
-                assert_eq!(output.get() & !format.output_mask(at), 0);
-                // Permissions as far as all architectures can say them.
-                let prot = attributes.prot();
-                assert_eq!(F::Attributes::from(prot).prot(), prot, "{attributes:?}");
-                for access in [Access::READ, Access::WRITE, Access::FETCH].into_iter().flat_map(|it| [it, it.by_user()])
-                {
-                    let _ = format.check(word, at, F::Path::default(), access);
-                }
-                // QEMU's MMU takes a leaf in the root of a radix tree; nobody makes one.
-                if !format.geometry().is_leaf_level(at.level) {
-                    assert_eq!(format.leaf_word(attributes, at).ok(), None);
-                    return;
-                }
-                let made = format.leaf_word(attributes, at).expect("what was decoded has an encoding") | output.get();
-                assert_eq!(format.decode(made, at), entry, "{word:#x} → {made:#x} at {at:?}");
-                let marks = format.accessed_dirty();
-                let marks = marks.accessed | marks.dirty;
-                assert_eq!(made & marks, word & marks, "{word:#x} → {made:#x} at {at:?}");
-            }
-        }
-    }
-}
-
-/// Nothing in the entry says that it is present. (POWER's L says nothing without V.)
-fn absent<F: Format>(format: F, word: u64) -> bool {
-    word & format.present_mask() == 0
 }
 
 /// The words by which trees and tables are found.

@@ -132,7 +132,7 @@ where
     let stage1 =
         |cause, at, entry, arch| Err(TwoStageFault::Stage1(Fault { address: gva, access, cause, at, entry, arch }));
     let Some(offset) = first.offset(gva) else {
-        return stage1(Cause::Address, None, None, first.fault(Cause::Address, access));
+        return stage1(Cause::Address, None, None, first.fault(Cause::Address, access, None, 0));
     };
     let mut level = first.geometry().root();
     let mut at = Position { level, shift: first.geometry().shift(level) };
@@ -148,12 +148,12 @@ where
             }
         };
         let here = |cause, arch| stage1(cause, Some(at), Some(entry), arch);
-        let Ok(word) = word else { return here(Cause::TableAccess, first.fault(Cause::TableAccess, access)) };
+        let Ok(word) = word else { return here(Cause::TableAccess, first.fault(Cause::TableAccess, access, Some(at), 0)) };
         let word = F1::BYTE_ORDER.swap(word.load(Ordering::Relaxed));
         all &= word;
         match first.decode(word, at) {
-            Entry::Absent => return here(Cause::NotPresent, first.fault(Cause::NotPresent, access)),
-            Entry::Malformed => return here(Cause::Malformed, first.fault(Cause::Malformed, access)),
+            Entry::Absent => return here(Cause::NotPresent, first.fault(Cause::NotPresent, access, Some(at), word)),
+            Entry::Malformed => return here(Cause::Malformed, first.fault(Cause::Malformed, access, Some(at), word)),
             Entry::Table { table: next, width: bits } => {
                 path = first.restrict(path, word);
                 level = Level(level.0 - 1);

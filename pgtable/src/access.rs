@@ -99,13 +99,48 @@ impl Prot {
     }
 }
 
+/// What kind of memory a mapping leads to, as far as every architecture can say it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Memory {
+    /// Ordinary memory: cached, accessed speculatively and out of order.
+    #[default]
+    Normal,
+    /// Memory without side effects that is not cached: frame buffers. Stores may be combined.
+    Uncached,
+    /// Registers of devices: not cached, not accessed speculatively, in order. Some architectures
+    /// refuse to fetch instructions from it.
+    Device,
+}
+
 /// An architecture's leaf attributes: permissions, memory type, software bits.
 ///
 /// They are made from a [`Prot`] (ordinary cached memory, marked accessed and dirty so that
-/// hardware which does not set these bits by itself takes no fault for them) and then refined by
-/// the architecture's own setters.
+/// hardware which does not set these bits by itself takes no fault for them) and then refined,
+/// portably by the methods here, or by the architecture's own setters.
+///
+/// ```
+/// use arch_x86::{EptAttributes, MemoryType};
+/// use pgtable::{Attributes, Memory, Prot};
+///
+/// let registers = EptAttributes::from(Prot::RW).with_memory(Memory::Device);
+/// assert_eq!(registers.memory_type(), MemoryType::Uncacheable);
+/// // Rights change, and nothing else.
+/// assert_eq!(registers.with_prot(Prot::R).memory(), Memory::Device);
+/// ```
 pub trait Attributes: Copy + Eq + fmt::Debug + From<Prot> + Send + Sync + 'static {
     /// What the leaf allows, as far as [`Prot`] can say it. The entries above the leaf may allow
     /// less.
     fn prot(&self) -> Prot;
+
+    /// The same attributes with other rights. Memory type, software bits and what hardware recorded
+    /// stay. (Where read-only and dirty share a bit, dirt moves into a software bit.)
+    #[must_use]
+    fn with_prot(self, prot: Prot) -> Self;
+
+    /// The kind of memory, or the one that is nearest to what the leaf says.
+    fn memory(&self) -> Memory;
+
+    /// The same attributes for another kind of memory. Nothing changes if it is that kind already.
+    #[must_use]
+    fn with_memory(self, memory: Memory) -> Self;
 }

@@ -7,9 +7,12 @@ use crate::descent::ByValue;
 use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
 use crate::memory::TableMemory;
-use crate::quick::{Halt, descend_quickly, finish_quickly};
+use crate::quick::{last, to_table};
 use crate::table::PageTable;
-use crate::walk::{TranslationOf, read_quickly, translate_properly};
+use crate::walk::{TranslationOf, read_quickly, translate_slowly};
+
+/// The level of the remembered table, where there are tables above it.
+const ANCHOR: u8 = 1;
 
 /// Translates by a tree that nobody changes meanwhile (it is borrowed), remembering one upper
 /// table.
@@ -52,33 +55,29 @@ where
         access: Access,
     ) -> Result<TranslationOf<F>, Fault<F>> {
         match self.translate_quickly(input, access) {
-            Ok(translation) => Ok(translation),
-            Err(halt) => {
+            Some(translation) => Ok(translation),
+            None => {
                 let PageTable { format, memory, root, .. } = self.table;
-                let exact = format.quick_restricts_nothing(access);
-                let halt = if exact { halt } else { Halt::at_root(format, *root) };
-                translate_properly(format, ByValue(memory), halt, input, access)
+                translate_slowly(format, ByValue(memory), *root, input, access)
             }
         }
     }
 
     #[inline(always)]
-    fn translate_quickly(
-        &mut self,
-        input: Input<F>,
-        access: Access,
-    ) -> Result<TranslationOf<F>, Halt> {
+    fn translate_quickly(&mut self, input: Input<F>, access: Access) -> Option<TranslationOf<F>> {
         let PageTable { format, memory, root, .. } = self.table;
         let memory = ByValue(memory);
-        let offset = format.offset(input).ok_or(Halt::at_root(format, *root))?;
-        let table = |word, at| format.quick_table(word, at, access);
-        let part = offset >> format.shift(2);
+        let shortcuts = format.shortcuts(Some(access))?;
+        let offset = format.offset(input)?;
+        let top = shortcuts.root();
+        let anchor = ANCHOR.min(top);
+        let part = offset >> (shortcuts.step(anchor).shift() + shortcuts.step(anchor).width());
         if part != self.part || access != self.access {
             self.part = u64::MAX;
-            self.upper = descend_quickly(format, memory, *root, offset, table)?;
+            self.upper = to_table::<F, _>(&shortcuts, memory, (top, *root), anchor, offset)?;
             (self.part, self.access) = (part, access);
         }
-        let last = finish_quickly(format, memory, self.upper, offset, table)?;
-        read_quickly(format, &last, offset, access)
+        let table = to_table::<F, _>(&shortcuts, memory, (anchor, self.upper), 0, offset)?;
+        read_quickly(format, &last::<F, _>(&shortcuts, memory, table, offset)?, offset)
     }
 }

@@ -6,13 +6,17 @@
 //! through one entry, it is read once for all. With feature `prefetch` the leaf entries are asked
 //! for by prefetch instructions, where the host's architecture has any.
 
+use core::convert::Infallible;
+use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 
 use crate::access::Access;
 use crate::address::{Address, low_bits};
+use crate::descent::{ByValue, Recogniser, down};
 use crate::format::{Format, Input, Output};
-use crate::geometry::{Level, Position};
 use crate::memory::ReadMemory;
+use crate::quick::below;
+use crate::shortcut::{Shortcuts, Step};
 use crate::walk::Walker;
 use crate::word::Word;
 
@@ -26,6 +30,42 @@ struct Chunk<'m> {
     /// odd).
     entries: [Option<&'m AtomicU64>; LANES],
     offsets: [u64; LANES],
+}
+
+/// Brings the lanes of a chunk down side by side. A lane that meets an unusual entry is marked as
+/// odd and walks along wherever it is.
+struct Lanes<'c, F, M> {
+    shortcuts: &'c Shortcuts,
+    memory: &'c M,
+    offsets: &'c [u64],
+    odd: u32,
+    format: PhantomData<F>,
+}
+
+impl<F: Format, M: ReadMemory<Output<F>>> Lanes<'_, F, M> {
+    /// From `tables` of `level` to tables of the last level; with the lanes that are odd.
+    #[inline(always)]
+    fn to_last_level(mut self, level: u8, tables: [u64; LANES]) -> ([u64; LANES], u32) {
+        let Ok(tables) = down(&mut self, level, 0, tables);
+        (tables, self.odd)
+    }
+}
+
+impl<F: Format, M: ReadMemory<Output<F>>> Recogniser for Lanes<'_, F, M> {
+    type Table = [u64; LANES];
+    type End = Infallible;
+
+    #[inline(always)]
+    fn below(&mut self, level: u8, mut tables: [u64; LANES]) -> Result<[u64; LANES], Infallible> {
+        let step = self.shortcuts.step(level);
+        for (lane, (table, &offset)) in tables.iter_mut().zip(self.offsets).enumerate() {
+            match below::<F, _>(step, ByValue(self.memory), *table, offset) {
+                Some(next) => *table = next,
+                None => self.odd |= 1 << lane,
+            }
+        }
+        Ok(tables)
+    }
 }
 
 impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
@@ -78,39 +118,29 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         let (offsets, entries) = (&chunk.offsets[..lanes], &mut chunk.entries[..lanes]);
         let first = offsets.first().copied().unwrap_or_default();
         let apart = offsets.iter().fold(0, |apart, offset| apart | (offset ^ first));
-        let step = |table: u64, level: u8, offset: u64| {
-            let entry = table.wrapping_add(format.entry_offset(level, offset));
-            let word = memory.load(<Output<F> as Address>::new(entry)).ok()?;
-            let word = F::BYTE_ORDER.swap(word);
-            format.quick_table(
-                word,
-                Position { level: Level(level), shift: format.shift(level) },
-                access,
-            )
+        let Some(shortcuts) = format.shortcuts(Some(access)) else {
+            entries.fill(None);
+            return;
         };
-        let (mut level, mut top) = (format.geometry().root().0, Some(self.root().get()));
-        while level > 0 && apart >> format.shift(level) == 0 {
-            top = top.and_then(|table| step(table, level, first));
+        let (mut level, mut top) = (shortcuts.root(), Some(self.root().get()));
+        while level > 0 && apart >> shortcuts.step(level).shift() == 0 {
+            top = top.and_then(|table| {
+                below::<F, _>(shortcuts.step(level), ByValue(memory), table, first)
+            });
             level -= 1;
         }
         let Some(top) = top else {
             entries.fill(None);
             return;
         };
-        let mut tables = [top; LANES];
-        for level in (1..=level).rev() {
-            for (lane, (table, &offset)) in tables.iter_mut().zip(offsets).enumerate() {
-                match step(*table, level, offset) {
-                    Some(next) => *table = next,
-                    None => odd |= 1 << lane,
-                }
-            }
-        }
+        let lanes =
+            Lanes::<F, M> { shortcuts: &shortcuts, memory, offsets, odd, format: PhantomData };
+        let (tables, odd) = lanes.to_last_level(level, [top; LANES]);
+        let page = shortcuts.step(0);
         for (lane, ((entry, table), &offset)) in
             entries.iter_mut().zip(tables).zip(offsets).enumerate()
         {
-            let address =
-                <Output<F> as Address>::new(table.wrapping_add(format.entry_offset(0, offset)));
+            let address = <Output<F> as Address>::new(page.entry(table, offset));
             let here = odd & 1 << lane == 0;
             // Words that memory gives by value only are read alone.
             let word = memory.in_place(address, 1).filter(|_| here).and_then(<[_]>::first);
@@ -127,17 +157,14 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         access: Access,
         outputs: &mut [Option<Output<F>>],
     ) -> usize {
-        let format = self.format();
-        let within = low_bits(format.shift(0));
+        let page = self.format().shortcuts(Some(access)).map_or(Step::NONE, |all| all.step(0));
+        let within = low_bits(page.shift());
         let mut translated = 0;
         let lanes = chunk.entries.iter().zip(&chunk.offsets);
         for ((&input, output), (&entry, &offset)) in inputs.iter().zip(outputs).zip(lanes) {
-            let quickly =
-                entry.and_then(|memory| format.quick_page(Word::<F>::new(memory).load(), access));
-            *output = match quickly {
-                Some((page, _)) => {
-                    Some(<Output<F> as Address>::new(page.get().wrapping_add(offset & within)))
-                }
+            let usual = entry.and_then(|memory| page.address(Word::<F>::new(memory).load()));
+            *output = match usual {
+                Some(page) => Some(<Output<F> as Address>::new(page.wrapping_add(offset & within))),
                 None => self.translate_alone(input, access),
             };
             translated += usize::from(output.is_some());

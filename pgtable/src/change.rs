@@ -1,53 +1,82 @@
-//! Changing what is mapped: unmap and protect are one traversal with two verbs.
+//! Changing what is mapped: unmapping and modifying are one traversal with two verbs.
 //!
 //! The traversal descends, skips holes, splits leaves that reach beyond the range, hands each run
 //! of entries of one table to the verb, and keeps the books: what became stale goes to the
 //! [`Gather`], the live count goes down, empty tables leave the tree.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
+
+use arrayvec::ArrayVec;
 
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
-use crate::descent::{InPlace, Trail, decode};
+use crate::descent::{InPlace, Link, Node, Trail, decode};
 use crate::error::{Error, RangeError};
-use crate::format::{Entry, Format, Input, Output, Pattern};
+use crate::format::{Entry, Format, Input, Output, Presence, base_shift};
 use crate::gather::{Extent, Gather, Invalidate};
 use crate::geometry::{Level, Position};
 use crate::lock::Locks;
 use crate::memory::TableMemory;
-use crate::quick::descend_to_last;
-use crate::record::Writers;
+use crate::quick::descend_quickly;
+use crate::space::Mapping;
 use crate::table::{PageTable, layout};
-use crate::walk::bounds;
-use crate::word::{Word, any_set, load_any};
+use crate::walk::{LeafOf, bounds};
+use crate::word::Word;
 
 /// What a verb did to a run of entries.
 #[derive(Clone, Copy, Debug, Default)]
-struct Done {
+pub(crate) struct Done {
     /// How many entries it found present (and dealt with).
-    present: usize,
+    pub(crate) present: usize,
     /// How many of them are not present any more.
-    removed: usize,
+    pub(crate) removed: usize,
     /// The first and the last entry whose old translation may live on in hardware.
-    stale: Extent<usize>,
-    /// The entry at which it had to stop, the word there, and whether the attributes (or else the
-    /// word) are to blame.
-    stopped: Option<(usize, Refusal)>,
+    pub(crate) stale: Extent<usize>,
+    /// The entry at which it had to stop, and why.
+    pub(crate) stopped: Option<(usize, Refusal)>,
 }
 
 /// Why a verb stopped at an entry.
 #[derive(Clone, Copy, Debug)]
-enum Refusal {
+pub(crate) enum Refusal {
     /// The new attributes have no encoding there.
     Unencodable,
     /// The entry, which holds this word, is no leaf.
     NoLeaf(u64),
+    /// The entry must not change while hardware holds it: it has to be
+    /// [taken out](Verb::take_out) first.
+    Break,
+    /// The entry kept changing.
+    Contended,
 }
 
 /// What is done to each run of present leaves.
-trait Verb<F: Format> {
-    /// Changes the entries of `run`, which stand at `at`. Absent ones are passed over.
-    fn run(&self, format: &F, run: &[AtomicU64], at: Position) -> Done;
+pub(crate) trait Verb<F: Format> {
+    /// Changes the entries of `run`, which stand at `at`, and the first of which covers `offset`.
+    /// Absent ones are passed over.
+    fn run(&mut self, format: &F, run: &[AtomicU64], at: Position, offset: u64) -> Done;
+
+    /// Makes entries from the first of `run` on absent, for a verb that stopped there with
+    /// [`Refusal::Break`].
+    fn take_out(
+        &mut self,
+        format: &F,
+        run: &[AtomicU64],
+        at: Position,
+        offset: u64,
+    ) -> Result<Broken, Refusal> {
+        let _ = (format, run, at, offset);
+        Ok(Broken { entries: ArrayVec::new(), seen: 0 })
+    }
+}
+
+/// Entries that were made absent, for others to take their places after an invalidation.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    /// Which entry of the run, what it held, and what it is to hold.
+    pub(crate) entries: ArrayVec<(usize, u64, u64), 64>,
+    /// How many entries of the run were dealt with, absent ones included.
+    pub(crate) seen: usize,
 }
 
 /// Unmap: entries become absent.
@@ -55,11 +84,11 @@ struct Clear;
 
 impl<F: Format> Verb<F> for Clear {
     #[inline]
-    fn run(&self, format: &F, run: &[AtomicU64], _: Position) -> Done {
-        let present = format.present_mask();
+    fn run(&mut self, format: &F, run: &[AtomicU64], at: Position, _: u64) -> Done {
+        let entries = Presence::at(format, at);
         let mut done = Done::default();
         for (index, memory) in run.iter().enumerate() {
-            if any_set::<F>(memory, present) {
+            if !entries.is_absent(format, memory) {
                 Word::<F>::new(memory).store(0);
                 done.removed += 1;
                 done.stale.add(index, index);
@@ -70,95 +99,31 @@ impl<F: Format> Verb<F> for Clear {
     }
 }
 
-/// Protect: leaves keep their address and what hardware recorded, and take new attributes.
-struct Protect<T> {
-    attributes: T,
-    writers: Writers,
-}
+/// Unmap, and tell what each leaf said last.
+pub(crate) struct Report<C>(pub(crate) C);
 
-impl<F: Format> Verb<F> for Protect<F::Attributes> {
+impl<F: Format, C: FnMut(LeafOf<F>)> Verb<F> for Report<C> {
     #[inline]
-    fn run(&self, format: &F, run: &[AtomicU64], at: Position) -> Done {
-        let present = format.present_mask();
-        let Ok(leaf) = format.leaf_word(self.attributes, at) else {
-            return Done { stopped: Some((0, Refusal::Unencodable)), ..Done::default() };
-        };
-        let recorded = format.accessed_dirty();
-        let recorded = recorded.accessed | recorded.dirty;
-        let keep = format.output_mask(at) | recorded;
-        let usual = format.usual_leaf(at).filter(|_| self.writers == Writers::Stopped);
+    fn run(&mut self, format: &F, run: &[AtomicU64], at: Position, offset: u64) -> Done {
+        let entries = Presence::at(format, at);
         let mut done = Done::default();
-        let mut index = 0;
-        while let Some(rest @ [_, ..]) = run.get(index..) {
-            if let Some(usual) = usual {
-                let (rewritten, changed) = rewrite::<F>(rest, usual, leaf, keep);
-                if let Some((first, last)) = changed.0 {
-                    done.stale.add(index + first, index + last);
-                }
-                done.present += rewritten;
-                index += rewritten;
+        for (index, memory) in run.iter().enumerate() {
+            if entries.is_absent(format, memory) {
+                continue;
             }
-            for memory in run.iter().skip(index).take(EIGHT) {
-                if let Some(old) = load_any::<F>(memory, present) {
-                    let slot = Word::<F>::new(memory);
-                    if !matches!(format.decode(old, at), Entry::Leaf { .. }) {
-                        return Done { stopped: Some((index, Refusal::NoLeaf(old))), ..done };
-                    }
-                    done.present += 1;
-                    let new = leaf | (old & keep);
-                    if new != old {
-                        match self.writers {
-                            Writers::Running => slot.replace(new, recorded),
-                            Writers::Stopped => slot.store(new),
-                        }
-                        done.stale.add(index, index);
-                    }
-                }
-                index += 1;
+            // Hardware records nothing in an absent entry, so this is the last that it recorded.
+            let word = Word::<F>::new(memory).take();
+            done.removed += 1;
+            done.stale.add(index, index);
+            if let Entry::Leaf { output, attributes } = format.decode(word, at) {
+                let input = format.address(offset + ((index as u64) << at.shift));
+                let (bytes, shift) = (at.size(), at.shift);
+                (self.0)(Mapping { input, output, bytes, shift, attributes });
             }
         }
+        done.present = done.removed;
         done
     }
-}
-
-/// Entries that are dealt with in one turn: a cache line. (The compiler does not unroll loops of
-/// atomic accesses.)
-const EIGHT: usize = 8;
-
-/// Gives the leaves at the beginning of `run`, which nobody else writes, the bits of `leaf` but for
-/// those in `keep`, cache line by cache line as far as they are all usual leaves. Returns how many,
-/// and the first and the last of the lines that changed by that.
-// Not inlined: there it is short of registers.
-#[inline(never)]
-fn rewrite<F: Format>(
-    run: &[AtomicU64],
-    usual: Pattern,
-    leaf: u64,
-    keep: u64,
-) -> (usize, Extent<usize>) {
-    // All as it stands in memory. What `leaf` sets of what is kept is new where it is not set yet.
-    let usual = usual.in_memory::<F>();
-    let (leaf, keep) = (F::BYTE_ORDER.swap(leaf), F::BYTE_ORDER.swap(keep));
-    let same = Pattern { compared: !keep | leaf, value: leaf };
-    let (mut rewritten, mut stale) = (0, Extent::default());
-    for eight in run.chunks_exact(EIGHT) {
-        let Ok(eight) = <&[AtomicU64; EIGHT]>::try_from(eight) else { break };
-        let old: [u64; EIGHT] = core::array::from_fn(|index| eight[index].load(Ordering::Relaxed));
-        // Bits that are set in any, and bits that are set in all: where these agree, all are alike.
-        let (any, all) =
-            old.iter().fold((0, u64::MAX), |(any, all), &word| (any | word, all & word));
-        if usual.odd(any) | usual.odd(all) != 0 {
-            break;
-        }
-        for (memory, old) in eight.iter().zip(old) {
-            memory.store(leaf | old & keep, Ordering::Relaxed);
-        }
-        if same.odd(any) | same.odd(all) != 0 {
-            stale.add(rewritten, rewritten + EIGHT - 1);
-        }
-        rewritten += EIGHT;
-    }
-    (rewritten, stale)
 }
 
 impl<F, M, A> PageTable<F, M, A>
@@ -182,7 +147,7 @@ where
         bytes: u64,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
-        if bytes == 1 << self.format.shift(0) && self.unmap_page(input, gather) {
+        if bytes == 1 << base_shift(&self.format) && self.unmap_page(input, gather) {
             return Ok(bytes);
         }
         self.unmap_otherwise(input, bytes, gather)
@@ -196,13 +161,51 @@ where
         bytes: u64,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
-        if bytes == 1 << self.format.shift(0)
+        if bytes == 1 << base_shift(&self.format)
             && self.keep(input, gather)?
             && self.unmap_page(input, gather)
         {
             return Ok(bytes);
         }
         self.unmap_range(&mut self.trail(), input, bytes, gather)
+    }
+
+    /// As [`unmap`](Self::unmap), and calls `each` for each leaf that is unmapped, in order, with what
+    /// it said last: accessed and dirty as hardware left them. It reads every entry, where `unmap`
+    /// drops whole tables unread.
+    ///
+    /// # Errors
+    /// As [`unmap`](Self::unmap).
+    pub fn unmap_with<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        each: impl FnMut(LeafOf<F>),
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        self.change_range(&mut self.trail(), (input, bytes), Report(each), gather)
+    }
+
+    /// Does `verb` to whatever is mapped in a range, by any writer; returns how many bytes are mapped
+    /// there.
+    #[inline(never)]
+    pub(crate) fn change_range<V: Verb<F>, L: Locks, I: Invalidate<F::Stage>>(
+        &self,
+        trail: &mut Trail<L>,
+        (input, bytes): (Input<F>, u64),
+        verb: V,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        let (mut offset, end) =
+            bounds(&self.format, input, bytes, self.format.geometry().finest_shift())?;
+        let (mut verb, mut mapped) = (verb, 0);
+        while offset < end {
+            match self.change_run(trail, &mut offset, end, &mut verb, gather) {
+                Ok(present) => mapped += present,
+                Err(error) => return Err(RangeError { at: self.format.address(offset), error }),
+            }
+        }
+        Ok(mapped)
     }
 
     /// The general case of [`unmap`](Self::unmap), by any writer.
@@ -219,7 +222,7 @@ where
         while offset < end {
             let done = match self.drop_tables(trail, &mut offset, end, gather) {
                 Ok(Some(done)) => Ok(done),
-                Ok(None) => self.change_run(trail, &mut offset, end, &Clear, gather),
+                Ok(None) => self.change_run(trail, &mut offset, end, &mut Clear, gather),
                 Err(error) => Err(error),
             };
             match done {
@@ -275,8 +278,8 @@ where
                     room = gather.make_room(&self.tables).map_err(Error::Invalidate);
                     let pages = [*at, last - below.position().size()]
                         .map(|offset| self.format.address(offset));
-                    if room.is_err() || !trail.visit(below, node.position(), node.entry(*at), word)
-                    {
+                    let link = Link { at: node.position(), entry: node.entry(*at), word };
+                    if room.is_err() || !trail.visit(below, link) {
                         break;
                     }
                     // From here until it has left it is locked without a guard: no code of the
@@ -309,22 +312,21 @@ where
         input: Input<F>,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> bool {
-        let format = &self.format;
-        let Some(offset) = format.offset(input) else { return false };
-        let table = |word, at| format.predicted_table(word, at);
-        let Ok(last) = descend_to_last(format, InPlace(&self.memory), self.root, offset, table)
-        else {
+        let Some(shortcuts) = self.format.shortcuts(None) else { return false };
+        let Some(offset) = self.format.offset(input) else { return false };
+        let memory = InPlace(&self.memory);
+        let Some(last) = descend_quickly::<F, _>(&shortcuts, memory, self.root, offset) else {
             return false;
         };
-        let at = last.node(format).position();
-        if offset & low_bits(at.shift) != 0 || last.word & format.present_mask() == 0 {
+        let node = last.node();
+        if offset & low_bits(node.shift) != 0 || !last.step.usual().fits(last.word) {
             return false;
         }
-        let Some(state) = self.state(last.node(format)) else { return false };
-        if state.live() > 1 || self.kept.is_in(offset >> last.node(format).span()) {
+        let Some(state) = self.state(node) else { return false };
+        if state.live() > 1 || self.kept.is_in(offset >> node.span()) {
             last.slot.store(0);
-            self.wrote(last.node(format).entry(offset), 1);
-            gather.pages(input, input, at.shift);
+            self.wrote(node.entry(offset), 1);
+            gather.pages(input, input, node.shift);
             state.sub(1);
             return true;
         }
@@ -339,62 +341,7 @@ where
         end: u64,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, Error> {
-        self.change_run(trail, at, end, &Clear, gather)
-    }
-
-    /// Gives whatever is mapped in the `bytes` bytes from `input` on these attributes; returns how
-    /// many bytes that were. What hardware recorded (accessed, dirty) is kept. Leaves that reach
-    /// beyond the range are split. Holes are no error.
-    ///
-    /// # Errors
-    /// As [`unmap`](Self::unmap), and [`Error::Unencodable`].
-    pub fn protect<I: Invalidate<F::Stage>>(
-        &mut self,
-        input: Input<F>,
-        bytes: u64,
-        attributes: F::Attributes,
-        gather: &mut Gather<'_, F::Stage, I>,
-    ) -> Result<u64, RangeError<Input<F>>> {
-        self.protect_beside(input, bytes, attributes, Writers::Running, gather)
-    }
-
-    /// The same where it is known whether anybody else sets bits in the entries meanwhile: if
-    /// nobody does, entries are stored, not exchanged, which is several times as fast.
-    ///
-    /// # Errors
-    /// As [`protect`](Self::protect).
-    pub fn protect_beside<I: Invalidate<F::Stage>>(
-        &mut self,
-        input: Input<F>,
-        bytes: u64,
-        attributes: F::Attributes,
-        writers: Writers,
-        gather: &mut Gather<'_, F::Stage, I>,
-    ) -> Result<u64, RangeError<Input<F>>> {
-        self.protect_range(&mut self.trail(), (input, bytes), attributes, writers, gather)
-    }
-
-    /// [`protect`](Self::protect), by any writer.
-    #[inline(never)]
-    pub(crate) fn protect_range<L: Locks, I: Invalidate<F::Stage>>(
-        &self,
-        trail: &mut Trail<L>,
-        (input, bytes): (Input<F>, u64),
-        attributes: F::Attributes,
-        writers: Writers,
-        gather: &mut Gather<'_, F::Stage, I>,
-    ) -> Result<u64, RangeError<Input<F>>> {
-        let (mut offset, end) =
-            bounds(&self.format, input, bytes, self.format.geometry().finest_shift())?;
-        let verb = Protect { attributes, writers };
-        let mut changed = 0;
-        while offset < end {
-            match self.change_run(trail, &mut offset, end, &verb, gather) {
-                Ok(present) => changed += present,
-                Err(error) => return Err(RangeError { at: self.format.address(offset), error }),
-            }
-        }
-        Ok(changed)
+        self.change_run(trail, at, end, &mut Clear, gather)
     }
 
     /// One step: a hole, a split, or a run of one table. Moves `at` on by what is done, and returns
@@ -404,7 +351,7 @@ where
         trail: &mut Trail<L>,
         at: &mut u64,
         end: u64,
-        verb: &V,
+        verb: &mut V,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, Error> {
         let offset = *at;
@@ -425,7 +372,7 @@ where
             return Ok(0);
         };
         let run = self.memory.table(<Output<F> as Address>::new(node.entry(offset)), entries)?;
-        let done = verb.run(&self.format, run, node.position());
+        let done = verb.run(&self.format, run, node.position(), offset);
         *at += (done.stopped.map_or(entries, |(index, _)| index) as u64) << node.shift;
         if let Some((first, last)) = done.stale.0 {
             self.wrote(node.entry(offset) + first as u64 * 8, last - first + 1);
@@ -436,12 +383,54 @@ where
         if done.removed > 0 || done.present == 0 {
             self.discount(trail, offset, node.level, done.removed as u16, gather)?;
         }
-        match done.stopped {
-            None => Ok((done.present as u64) << node.shift),
-            Some((_, Refusal::Unencodable)) => Err(Error::Unencodable { at: node.position() }),
-            Some((_, Refusal::NoLeaf(word))) => {
-                Err(Error::Malformed { at: node.position(), entry: node.entry(*at), word })
+        let Some((index, mut refusal)) = done.stopped else {
+            return Ok((done.present as u64) << node.shift);
+        };
+        if matches!(refusal, Refusal::Break) {
+            match verb.take_out(&self.format, &run[index..], node.position(), *at) {
+                Ok(broken) => {
+                    let remade = self.remake(&run[index..], node, at, &broken, gather)?;
+                    return Ok(((done.present + remade) as u64) << node.shift);
+                }
+                Err(other) => refusal = other,
             }
         }
+        Err(match refusal {
+            Refusal::Unencodable => Error::Unencodable { at: node.position() },
+            Refusal::Break | Refusal::Contended => Error::Contended,
+            Refusal::NoLeaf(word) => {
+                Error::Malformed { at: node.position(), entry: node.entry(*at), word }
+            }
+        })
+    }
+
+    /// Invalidates the entries of `run` that were taken out of `node`'s table, the first of which
+    /// covers `at`, and stores their successors; returns how many. Moves `at` on.
+    #[cold]
+    fn remake<I: Invalidate<F::Stage>>(
+        &self,
+        run: &[AtomicU64],
+        node: Node,
+        at: &mut u64,
+        broken: &Broken,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<usize, Error> {
+        let start = *at;
+        let page = |index: usize| self.format.address(start + ((index as u64) << node.shift));
+        if let (Some((first, ..)), Some((last, ..))) =
+            (broken.entries.first(), broken.entries.last())
+        {
+            gather.pages(page(*first), page(*last), node.shift);
+        }
+        let flushed = gather.flush(&self.tables).map_err(Error::Invalidate);
+        for &(index, old, new) in &broken.entries {
+            if let Some(memory) = run.get(index) {
+                Word::<F>::new(memory).store(if flushed.is_ok() { new } else { old });
+            }
+        }
+        self.wrote(node.entry(start), broken.seen);
+        flushed?;
+        *at = start + ((broken.seen as u64) << node.shift);
+        Ok(broken.entries.len())
     }
 }

@@ -12,7 +12,7 @@ use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{InPlace, Node, Trail};
 use crate::error::Error;
-use crate::format::{Entry, Format, Input, Output};
+use crate::format::{Entry, Format, Input, Output, Presence, base_shift};
 use crate::gather::{Gather, Invalidate};
 use crate::geometry::{Level, Position};
 use crate::memory::TableMemory;
@@ -130,10 +130,10 @@ where
     }
 }
 
-/// Where the entries stand that a cursor works on: in a last-level table of usual pages.
+/// Where the entries stand that a cursor works on: in a last-level table of base pages.
 #[inline(always)]
 fn usual<F: Format>(format: &F) -> Position {
-    Position { level: Level(0), shift: format.shift(0) }
+    Position { level: Level(0), shift: base_shift(format) }
 }
 
 impl<'t, F, M, A, I> Cursor<'t, '_, '_, F, M, A, I>
@@ -146,7 +146,8 @@ where
     /// The entry for `offset` in the table where the cursor stands, if it stands in the right one.
     #[inline(always)]
     fn here(&self, offset: u64) -> Option<(&'t AtomicU64, usize)> {
-        let index = (offset.wrapping_sub(self.leaf.base) >> self.table.format.shift(0)) as usize;
+        let index =
+            (offset.wrapping_sub(self.leaf.base) >> base_shift(&self.table.format)) as usize;
         Some((self.leaf.words.get(index)?, index))
     }
 
@@ -241,12 +242,11 @@ where
         let (format, at) = (&self.table.format, usual(&self.table.format));
         let Some(offset) = format.offset(input) else { return false };
         let Some((memory, index)) = self.here(offset) else { return false };
-        let Ok(word) = format.leaf_word(attributes, at) else { return false };
-        let odd = offset & low_bits(at.shift) | output.get() & !format.output_mask(at);
-        if odd != 0 || any_set::<F>(memory, format.present_mask()) {
+        let Ok(words) = format.leaves(output, attributes, at) else { return false };
+        if offset & low_bits(at.shift) != 0 || any_set::<F>(memory, format.bits(at).present) {
             return false;
         }
-        Word::<F>::new(memory).store(word | output.get());
+        Word::<F>::new(memory).store(words.first);
         if let Some(before) = self.leaf.filled.add(index) {
             self.leaf.book_filled(before);
         }
@@ -272,13 +272,17 @@ where
         }
         let at = usual(&format);
         let (memory, _) = self.here(offset).ok_or(Error::Range)?;
-        Err(if any_set::<F>(memory, format.present_mask()) {
-            Error::Mapped { at }
-        } else if format.leaf_word(attributes, at).is_ok() && offset & low_bits(at.shift) != 0 {
-            Error::LeafSize
-        } else {
-            Error::Unencodable { at }
-        })
+        if !Presence::at(&format, at).is_absent(&format, memory) {
+            return Err(Error::Mapped { at });
+        }
+        let words = format.leaves(output, attributes, at)?;
+        if offset & low_bits(at.shift) != 0 {
+            return Err(Error::LeafSize);
+        }
+        // Absent, though some of its bits are set.
+        Word::<F>::new(memory).store(words.first);
+        self.leaf.delta += 1;
+        Ok(())
     }
 
     /// What is mapped at `input`; `None` if nothing is.
@@ -337,7 +341,7 @@ where
         else {
             return false;
         };
-        if !any_set::<F>(memory, format.present_mask()) {
+        if Presence::at(format, usual(format)).is_absent(format, memory) {
             return false;
         }
         Word::<F>::new(memory).store(0);

@@ -1,8 +1,13 @@
-//! The descent: from a table towards the page that covers an address. There is one, and every verb
-//! uses it.
+//! The descent: from a table towards the page that covers an address.
 //!
-//! It is bounded on any memory content: each step goes one level down, and every load goes through
-//! [`ReadMemory`]. Each word is read once, and what is decided is decided on the value read.
+//! [`down`] is the only loop over levels. Its parameter recognises tables: by shortcuts (the module
+//! `quick`: single translations, anchored, batches, two stages, verbs of single pages), or by
+//! decoding ([`descend`]: everything else, and whatever the shortcuts do not recognise, from the
+//! root again).
+//!
+//! A descent is bounded on any memory content: each step goes one level down, and every load goes
+//! through [`ReadMemory`]. Each decision is made on one reading of each word. A walk reads each word
+//! at most twice: by the shortcuts, and by decoding.
 //!
 //! Walkers descend by value ([`ByValue`]), writers in place ([`InPlace`]): one descent, which keeps
 //! what [`Reading`] gives it.
@@ -32,18 +37,9 @@ impl Node {
     /// The root table of a tree of `format`.
     #[inline(always)]
     pub(crate) fn root<F: Format>(format: &F, table: u64) -> Self {
-        Self::predicted(format, table, format.geometry().root().0)
-    }
-
-    /// A table of `level` as the geometry says.
-    #[inline(always)]
-    pub(crate) fn predicted<F: Format>(format: &F, table: u64, level: u8) -> Self {
-        Self {
-            table,
-            level,
-            width: format.geometry().width(Level(level)),
-            shift: format.shift(level),
-        }
+        let geometry = format.geometry();
+        let level = geometry.root();
+        Self { table, level: level.0, width: geometry.width(level), shift: geometry.shift(level) }
     }
 
     #[inline(always)]
@@ -204,98 +200,97 @@ pub(crate) fn decode<F: Format>(format: &F, word: u64, at: Position) -> EntryOf<
     }
 }
 
-/// Descends from `from` towards `offset`, no further than to a table of level `floor`; `down` sees
-/// each node that it enters.
+/// Recognises the table below an entry: what distinguishes one descent from another.
+pub(crate) trait Recogniser {
+    /// A table.
+    type Table;
+    /// Why there is no table below.
+    type End;
+
+    /// The table below `table`, which is of `level`.
+    fn below(&mut self, level: u8, table: Self::Table) -> Result<Self::Table, Self::End>;
+}
+
+/// The loop over levels: from the table `from` of level `top` down to the table of level `floor`,
+/// one level at a time.
 ///
-/// As long as tables are as the geometry predicts ([`descend_predicted`]), only an address and a
-/// level are carried from one to the next; where one is not, [`descend_decoding`] takes over.
+/// It is written out so that a small recogniser is compiled with the constants of each level, and
+/// so that the steps of levels that a format never has disappear.
 #[inline(always)]
+pub(crate) fn down<R: Recogniser>(
+    recogniser: &mut R,
+    top: u8,
+    floor: u8,
+    from: R::Table,
+) -> Result<R::Table, R::End> {
+    const { assert!(MAX_LEVELS == 8, "one step for each level above the last") };
+    let mut table = from;
+    if top >= 7 && floor < 7 {
+        table = recogniser.below(7, table)?;
+    }
+    if top >= 6 && floor < 6 {
+        table = recogniser.below(6, table)?;
+    }
+    if top >= 5 && floor < 5 {
+        table = recogniser.below(5, table)?;
+    }
+    if top >= 4 && floor < 4 {
+        table = recogniser.below(4, table)?;
+    }
+    if top >= 3 && floor < 3 {
+        table = recogniser.below(3, table)?;
+    }
+    if top >= 2 && floor < 2 {
+        table = recogniser.below(2, table)?;
+    }
+    if top >= 1 && floor < 1 {
+        table = recogniser.below(1, table)?;
+    }
+    Ok(table)
+}
+
+/// Descends from `from` towards `offset`, no further than to a table of level `floor`; `enter` sees
+/// each node that it comes to, and the entry that leads there.
 pub(crate) fn descend<F: Format, R: Reading<F>>(
     format: &F,
     memory: R,
     from: Node,
     offset: u64,
     floor: u8,
-    mut down: impl FnMut(Node, Position, u64, u64),
+    enter: impl FnMut(Node, Link),
 ) -> Result<Stop<F, R::Slot>, Lost> {
-    if from.level <= floor {
-        return stop_at(memory, from, offset, F::Path::default());
-    }
-    match descend_predicted(format, memory, (from.table, from.level), offset, floor, &mut down) {
-        Ok(stop) => Ok(stop),
-        Err(Diverted::Met(here)) => {
-            descend_decoding(format, memory, here, offset, floor, &mut down)
-        }
-        Err(Diverted::Lost(lost)) => Err(lost),
-    }
+    let mut decoding = Decoding { format, memory, offset, enter };
+    let first = stop_at(memory, from, offset, F::Path::default())?;
+    down(&mut decoding, from.level, floor, first).or_else(|end| end)
 }
 
-/// Where a descent met an entry that is no table, or another than predicted, or left table memory.
-enum Diverted<F: Format, S> {
-    /// It met this entry.
-    Met(Stop<F, S>),
-    /// It left table memory.
-    Lost(Lost),
-}
-
-/// Descends through tables that are as the geometry predicts.
-#[inline(always)]
-fn descend_predicted<F: Format, R: Reading<F>>(
-    format: &F,
+/// Recognises every table that the format decodes. A table is given by the entry that was read in
+/// it.
+struct Decoding<'d, F, R, E> {
+    format: &'d F,
     memory: R,
-    (mut table, mut level): (u64, u8),
     offset: u64,
-    floor: u8,
-    down: &mut impl FnMut(Node, Position, u64, u64),
-) -> Result<Stop<F, R::Slot>, Diverted<F, R::Slot>> {
-    let mut path = F::Path::default();
-    loop {
-        let entry = table.wrapping_add(format.entry_offset(level, offset));
-        let (slot, word) = match memory.read(entry) {
-            Ok(read) => read,
-            Err(error) => {
-                return Err(Diverted::Lost(Lost {
-                    node: Node::predicted(format, table, level),
-                    error,
-                }));
-            }
-        };
-        if level <= floor {
-            return Ok(Stop { node: Node::predicted(format, table, level), slot, word, path });
-        }
-        let at = Position { level: Level(level), shift: format.shift(level) };
-        let Some(next) = format.predicted_table(word, at) else {
-            return Err(Diverted::Met(Stop {
-                node: Node::predicted(format, table, level),
-                slot,
-                word,
-                path,
-            }));
-        };
-        path = format.restrict(path, word);
-        (table, level) = (next, level - 1);
-        down(Node::predicted(format, table, level), at, entry, word);
-    }
+    enter: E,
 }
 
-/// Goes on from an entry that is no table, or not the one that the geometry predicts.
-#[inline(never)]
-fn descend_decoding<F: Format, R: Reading<F>>(
-    format: &F,
-    memory: R,
-    mut here: Stop<F, R::Slot>,
-    offset: u64,
-    floor: u8,
-    down: &mut impl FnMut(Node, Position, u64, u64),
-) -> Result<Stop<F, R::Slot>, Lost> {
-    while here.node.level > floor {
-        let Entry::Table { table, width } = here.decode(format) else { break };
-        let below = here.node.below(table.get(), width);
-        let path = format.restrict(here.path, here.word);
-        down(below, here.node.position(), here.node.entry(offset), here.word);
-        here = stop_at(memory, below, offset, path)?;
+impl<F, R, E> Recogniser for Decoding<'_, F, R, E>
+where
+    F: Format,
+    R: Reading<F>,
+    E: FnMut(Node, Link),
+{
+    type Table = Stop<F, R::Slot>;
+    type End = Result<Stop<F, R::Slot>, Lost>;
+
+    #[inline(never)]
+    fn below(&mut self, _: u8, here: Self::Table) -> Result<Self::Table, Self::End> {
+        let Entry::Table { table, width } = here.decode(self.format) else { return Err(Ok(here)) };
+        let (node, at) = (here.node, here.node.position());
+        let below = node.below(table.get(), width);
+        (self.enter)(below, Link { at, entry: node.entry(self.offset), word: here.word });
+        let path = self.format.restrict(here.path, here.word, at);
+        stop_at(self.memory, below, self.offset, path).map_err(Err)
     }
-    Ok(here)
 }
 
 /// The entry of `node`'s table that covers `offset`.
@@ -400,13 +395,13 @@ impl<L: Locks> Trail<L> {
     /// Gets the table `node` for this writer, to which `word`, the entry at `entry`, leads from the
     /// trail's last table. False if it cannot be had.
     #[inline(always)]
-    pub(crate) fn visit(&mut self, node: Node, at: Position, entry: u64, word: u64) -> bool {
+    pub(crate) fn visit(&mut self, node: Node, link: Link) -> bool {
         if !L::HOLDS {
             return true;
         }
         let above =
             self.nodes.get(usize::from(self.lowest)..=usize::from(self.top)).unwrap_or_default();
-        self.locks.enter(node, above, Link { at, entry, word })
+        self.locks.enter(node, above, link)
     }
 
     /// Lets go of the tables above the lowest one on the trail that covers all from `start` to
@@ -447,8 +442,8 @@ impl<L: Locks> Trail<L> {
         self.offset = offset;
         let from = self.node(level);
         let mut refused = None;
-        let stop = descend(format, memory, from, offset, floor, |node, at, entry, word| {
-            if !L::HOLDS || (refused.is_none() && self.visit(node, at, entry, word)) {
+        let stop = descend(format, memory, from, offset, floor, |node, link| {
+            if !L::HOLDS || (refused.is_none() && self.visit(node, link)) {
                 self.extend(node);
             } else {
                 refused = refused.or(Some(node));

@@ -1,6 +1,7 @@
 //! What can go wrong when a table is changed, by what the caller can do about it.
 
 use crate::allocator::AllocError;
+use crate::format::Unencodable;
 use crate::gather::InvalidateFailed;
 use crate::geometry::Position;
 use crate::memory::MemoryError;
@@ -50,9 +51,19 @@ pub enum Error {
     /// Try again from where it stopped.
     #[error("another writer holds this part of the tree")]
     Contended,
+    /// The format keeps no such record (EPT without accessed and dirty flags): hardware records
+    /// nothing there. Write-protect the pages and record their faults instead.
+    #[error("hardware keeps no such record in these tables")]
+    NoRecord,
     /// Stale translations could not be made unreachable, so nothing that they reach was freed.
     #[error(transparent)]
     Invalidate(#[from] InvalidateFailed),
+}
+
+impl From<Unencodable> for Error {
+    fn from(Unencodable { at }: Unencodable) -> Self {
+        Self::Unencodable { at }
+    }
 }
 
 /// A range operation that stopped: everything before `at` is done, nothing from `at` on was

@@ -1,18 +1,31 @@
 //! How one architecture encodes a tree: the trait that every tree format implements.
 //!
-//! A format is a VALUE: level count, granule and the CPU's controls (x86 CR0.WP, CR4.SMEP; POWER
-//! AMR, IAMR) are fields of it, chosen at run time. What is fixed per architecture (byte order,
-//! attribute type) is in the type, so that each walk is compiled for its architecture.
+//! A format is a value: level count, granule and the CPU's controls (x86 CR0.WP, CR4.SMEP; POWER
+//! AMR, IAMR) are its fields, chosen at run time. Byte order and attribute type are part of its
+//! type, so each walk is compiled for its architecture.
 //!
-//! A format sees words in the architecture's own bit order, as a native `u64`. Memory order is this
-//! crate's affair, at one place ([`ByteOrder`]).
+//! A format sees words in the architecture's own bit order, as a native `u64`; this crate converts
+//! from and to the order of memory ([`ByteOrder`]).
+//!
+//! # Protocol
+//! - **The codec.** Addresses enter and leave words only in [`Format::decode`], [`Format::leaves`]
+//!   and [`Format::table`]. This crate never masks an address out of a word or combines one with
+//!   attributes by itself, so an address may be shifted, split or encoded in any way.
+//! - **Shortcuts are data.** A format may offer masked compares for the usual entries
+//!   ([`Format::shortcuts`]). A word that passes is what the codec says it is, and a word that does
+//!   not pass is decoded. Shortcuts therefore change the speed of a walk and never its result; the
+//!   conformance kit checks this for every format.
 
 use core::fmt;
+use core::sync::atomic::AtomicU64;
 
 use crate::access::{Access, Attributes};
+use crate::address::low_bits;
 use crate::fault::Cause;
-use crate::geometry::{Geometry, Position};
-use crate::stage::Stage;
+use crate::geometry::{Geometry, Level, Position};
+use crate::shortcut::{Pattern, Shortcuts};
+use crate::stage::{Stage, Stage1, Stage2};
+use crate::word::load_raw;
 
 /// The stage's input address type of a format.
 pub type Input<F> = <<F as Format>::Stage as Stage>::Input;
@@ -67,12 +80,132 @@ pub enum Entry<A, T> {
 /// [`Entry`] as format `F` decodes it.
 pub type EntryOf<F> = Entry<Output<F>, <F as Format>::Attributes>;
 
-/// The attributes that were asked for have no encoding at that place.
+/// The attributes or the address have no encoding at that place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("these attributes have no encoding at {}, pages of 2^{} bytes", at.level, at.shift)]
+#[error("this page or table has no encoding at {}, entries of 2^{} bytes", at.level, at.shift)]
 pub struct Unencodable {
-    /// Where they were to stand.
+    /// Where the entry would stand.
     pub at: Position,
+}
+
+/// The words of neighbouring leaves of one size, whose outputs are neighbours too and whose
+/// attributes are equal.
+///
+/// The word of the `n`th leaf is `first + n * step`, for `n` below `count`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Words {
+    /// The word of the first leaf.
+    pub first: u64,
+    /// The difference between two neighbouring words.
+    pub step: u64,
+    /// The number of leaves until the encoding of the address jumps (a split field), or until
+    /// addresses have no encoding any more. At least 1.
+    pub count: u64,
+}
+
+impl Words {
+    /// The words of leaves of `2^shift` bytes, the first of which is `first` and maps `output`,
+    /// for an encoding that holds the address bits below `2^bits` shifted left by `left` (negative:
+    /// right), without a gap.
+    #[inline(always)]
+    #[must_use]
+    pub const fn contiguous(first: u64, output: u64, shift: u8, bits: u8, left: i8) -> Self {
+        let size = 1u64 << (shift & 63);
+        let step = if left < 0 { size >> (-left as u32 & 63) } else { size << (left as u32 & 63) };
+        Self { first, step, count: (low_bits(bits) >> (shift & 63)) + 1 - (output >> (shift & 63)) }
+    }
+
+    /// The words from the `n`th on, which must be below `count`.
+    #[inline]
+    #[must_use]
+    pub const fn skip(self, n: u64) -> Self {
+        let first = self.first.wrapping_add(self.step.wrapping_mul(n));
+        Self { first, step: self.step, count: self.count - n }
+    }
+}
+
+/// One kind of record that hardware keeps in entries.
+///
+/// An entry that fits `when` has the record if its bits in `mask` equal `recorded`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Record {
+    /// The bits of the record; 0 if the format has no such record.
+    pub mask: u64,
+    /// What these bits are where the event was recorded: all set (`mask`), or all clear (0, as
+    /// AArch64's AP\[2\] under DBM).
+    pub recorded: u64,
+    /// The entries in which hardware keeps the record. The default is all.
+    pub when: Pattern,
+}
+
+impl Record {
+    /// The format has no such record.
+    pub const NONE: Self = Self { mask: 0, recorded: 0, when: Pattern::ANY };
+
+    /// A record that is made by setting these bits, in every entry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn set(mask: u64) -> Self {
+        Self { mask, recorded: mask, when: Pattern::ANY }
+    }
+
+    /// A record that is made by clearing these bits, in entries that fit `when`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn cleared(mask: u64, when: Pattern) -> Self {
+        Self { mask, recorded: 0, when }
+    }
+
+    /// Whether the format has this record.
+    #[inline(always)]
+    #[must_use]
+    pub const fn exists(self) -> bool {
+        self.mask != 0
+    }
+
+    /// Whether hardware keeps the record in the entry `word`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_kept_in(self, word: u64) -> bool {
+        self.mask != 0 && self.when.odd(word) == 0
+    }
+
+    /// Whether the entry `word` has the record.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_in(self, word: u64) -> bool {
+        self.is_kept_in(word) && word & self.mask == self.recorded
+    }
+
+    /// `word` with the record, if hardware keeps it there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn made(self, word: u64) -> u64 {
+        if self.is_kept_in(word) { word & !self.mask | self.recorded } else { word }
+    }
+
+    /// `word` without the record, if hardware keeps it there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn cleared_from(self, word: u64) -> u64 {
+        if self.is_kept_in(word) { word & !self.mask | self.recorded ^ self.mask } else { word }
+    }
+}
+
+/// The bits of entries that this crate looks at without decoding. See [`Format::bits`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bits {
+    /// An entry with none of these bits set is absent. If some are set, [`Format::decode`] decides.
+    pub present: u64,
+    /// In leaves: any access.
+    pub accessed: Record,
+    /// In leaves: a store.
+    pub dirty: Record,
+    /// In table entries: a walk through them (x86's A; POWER has none).
+    pub table: Record,
+    /// The bits of a leaf that software may change while hardware holds its translation. A change
+    /// of any other needs break-before-make: the entry made absent and invalidated first.
+    pub in_place: u64,
 }
 
 /// How one architecture encodes a tree.
@@ -80,16 +213,16 @@ pub struct Unencodable {
 /// # Contract
 /// Implementations are pure: the same value and arguments give the same answer, and no word makes
 /// them panic. [`decode`](Self::decode) answers `Table` only with a width of 1 to 20 bits that is
-/// less than the position's shift; the walker relies on that to end.
+/// less than the position's shift; the walker takes any other for malformed.
 pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
-    /// The stage it belongs to.
+    /// The stage that it belongs to.
     type Stage: Stage;
     /// What a leaf says besides its address.
     type Attributes: Attributes;
     /// The fault as this architecture reports it: an error code, an interrupt vector and its cause
     /// register.
     type Fault: Copy + Eq + fmt::Debug + fmt::Display;
-    /// What the table entries on the way down restrict (x86: R/W, U/S and NX of every level count;
+    /// What the table entries on the way down restrict (x86: R/W, U/S and NX of every level;
     /// POWER: nothing, `()`).
     type Path: Copy + Eq + Default + fmt::Debug;
 
@@ -99,23 +232,8 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// The shape of the tree.
     fn geometry(&self) -> &Geometry;
 
-    /// log2 of what an entry of `level` covers. The geometry's answer, as
-    /// [`entry_offset`](Self::entry_offset).
-    #[inline(always)]
-    fn shift(&self, level: u8) -> u8 {
-        self.geometry().shift(crate::Level(level))
-    }
-
-    /// The byte offset, in a table of `level` that is as wide as the geometry says, of the entry
-    /// that covers `offset`. The geometry's answer; formats whose shape hardly varies give it with
-    /// constants, which a walk is faster by.
-    #[inline(always)]
-    fn entry_offset(&self, level: u8, offset: u64) -> u64 {
-        self.geometry().entry_offset(crate::Level(level), offset)
-    }
-
     /// The part of an input address that indexes the tree: sign extension or quadrant taken off.
-    /// `None`: not an address of this space (not canonical; bits beyond the tree).
+    /// `None` if the address does not belong to this space (not canonical; bits beyond the tree).
     fn offset(&self, address: Input<Self>) -> Option<u64>;
 
     /// The input address whose [`offset`](Self::offset) is `offset`: the inverse.
@@ -124,100 +242,36 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// What `word`, standing at `at`, is.
     fn decode(&self, word: u64, at: Position) -> EntryOf<Self>;
 
-    /// The fast half of [`decode`](Self::decode): the address of the next table if `word` is a
-    /// table entry whose table has exactly the width that [`geometry`](Self::geometry) predicts,
-    /// else `None` ("decode it properly"). One masked compare where the format allows.
-    #[inline(always)]
-    fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
-        match self.decode(word, at) {
-            Entry::Table { table, width }
-                if width == self.geometry().width(crate::Level(at.level.0.wrapping_sub(1))) =>
-            {
-                Some(crate::Address::get(table))
-            }
-            _ => None,
-        }
-    }
-
-    /// [`predicted_table`](Self::predicted_table) of an entry that grants everything that `access`
-    /// could demand of the way to its page; `None` if it doesn't, or if a look at this entry alone
-    /// doesn't show it ("walk properly").
-    #[inline(always)]
-    fn quick_table(&self, word: u64, at: Position, access: Access) -> Option<u64> {
-        let _ = access;
-        let open = self.restrict(Self::Path::default(), word) == Self::Path::default();
-        self.predicted_table(word, at).filter(|_| open)
-    }
-
-    /// Whether a walk for `access` may go on from an entry that [`quick_table`](Self::quick_table)s
-    /// led to as if it had begun there: what those grant makes no difference to
-    /// [`check`](Self::check), nor to the fault that it reports.
-    #[inline(always)]
-    fn quick_restricts_nothing(&self, access: Access) -> bool {
-        let _ = access;
-        true
-    }
-
-    /// The page of a last-level entry, reached by [`quick_table`](Self::quick_table)s alone for the
-    /// same `access`, which it allows: its address and attributes, as [`decode`](Self::decode) has
-    /// them. `None`: "walk properly". One masked compare where the format allows.
-    #[inline(always)]
-    fn quick_page(&self, word: u64, access: Access) -> Option<(Output<Self>, Self::Attributes)> {
-        let at = Position { level: crate::Level(0), shift: self.shift(0) };
-        match self.decode(word, at) {
-            Entry::Leaf { output, attributes }
-                if self.check(word, at, Self::Path::default(), access).is_ok() =>
-            {
-                Some((output, attributes))
-            }
-            _ => None,
-        }
-    }
-
-    /// How to know the leaves at `at` that are met most often by one masked compare:
-    /// [`decode`](Self::decode) takes every word that passes for a leaf whose address is its
-    /// [`output_mask`](Self::output_mask). What does not pass may be one all the same.
-    #[inline(always)]
-    fn usual_leaf(&self, at: Position) -> Option<Pattern> {
-        let _ = at;
-        None
-    }
-
-    /// Any of these bits set means that an entry is present (`Absent` otherwise).
-    fn present_mask(&self) -> u64;
-
-    /// The entry for a table of `width` index bits at `table`.
+    /// The words of leaves at `at` with `attributes`, the first of which maps `output`.
     ///
     /// # Errors
-    /// `None` if the address has no encoding there.
-    fn table_word(&self, table: Output<Self>, width: u8, at: Position) -> Option<u64>;
+    /// [`Unencodable`] if there is no leaf at `at`, if the attributes have no encoding, or if
+    /// `output` has none (misaligned, too large).
+    fn leaves(
+        &self,
+        output: Output<Self>,
+        attributes: Self::Attributes,
+        at: Position,
+    ) -> Result<Words, Unencodable>;
 
-    /// The entry for a page at output address 0 with `attributes`; a page elsewhere is this OR its
-    /// address.
+    /// The entry at `at` for a table of `width` index bits at `table`.
     ///
     /// # Errors
-    /// [`Unencodable`] if the format cannot say it, or has no leaf there.
-    fn leaf_word(&self, attributes: Self::Attributes, at: Position) -> Result<u64, Unencodable>;
+    /// [`Unencodable`] if the address or the width has no encoding there.
+    fn table(&self, table: Output<Self>, width: u8, at: Position) -> Result<u64, Unencodable>;
 
-    /// The bits of a leaf at `at` that hold its output address. An output address with others has
-    /// no encoding.
-    fn output_mask(&self, at: Position) -> u64;
+    /// The bits of entries at `at` that say whether they are present, that hardware records in, and
+    /// that may change in place.
+    fn bits(&self, at: Position) -> Bits;
 
-    /// The bits that hardware sets: accessed (POWER: R) and dirty (POWER: C). Zero where it has
-    /// none.
-    fn accessed_dirty(&self) -> AccessedDirty;
+    /// The path, continued through the table entry `word` at `at`.
+    fn restrict(&self, path: Self::Path, word: u64, at: Position) -> Self::Path;
 
-    /// `path`, restricted by the table entry `word`.
-    #[inline(always)]
-    fn restrict(&self, path: Self::Path, word: u64) -> Self::Path {
-        let _ = word;
-        path
-    }
-
-    /// Judges `access` against the leaf `word` at `at`, reached by `path`.
+    /// Whether the leaf `word` at `at`, reached by `path`, allows `access`.
     ///
     /// # Errors
-    /// The fault that the hardware raises.
+    /// The architecture's fault if it does not, or if the access needs an accessed or dirty update
+    /// that hardware leaves to software.
     fn check(
         &self,
         word: u64,
@@ -226,81 +280,113 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
         access: Access,
     ) -> Result<(), Self::Fault>;
 
-    /// Whether a page that was reached by `path` (its own entry `word` included or not) is one of
-    /// user mode, whoever accesses it. For a second stage that [asks](Self::asks_whose_page). Where
-    /// user mode is no matter of pages: yes.
+    /// The fault that hardware raises where a walk for `access` ends for another reason than
+    /// permission: at the entry `word` at `at`, or before the first entry (`None`, and 0). If the
+    /// entry could not be read, `word` is 0.
+    fn fault(&self, cause: Cause, access: Access, at: Option<Position>, word: u64) -> Self::Fault;
+
+    /// Masked compares for the usual entries; `None` if there are none, or if what `access` needs
+    /// cannot be decided entry by entry.
+    ///
+    /// With an `access`, an entry that passes grants all that the access needs of it. Without one,
+    /// rights do not matter.
+    #[inline(always)]
+    fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
+        let _ = access;
+        None
+    }
+}
+
+/// What a first stage says for the second stage behind it ([`TwoStage`](crate::TwoStage)).
+pub trait FirstStage: Format<Stage = Stage1> {
+    /// Whether the page with the leaf `word` at `at`, reached by `path`, is one of user mode,
+    /// whatever the privilege of the access. For a second stage that
+    /// [asks for it](SecondStage::asks_whose_page). The default is yes.
     #[inline]
-    fn is_user_page(&self, word: u64, path: Self::Path) -> bool {
-        let _ = (word, path);
+    fn is_user_page(&self, word: u64, at: Position, path: Self::Path) -> bool {
+        let _ = (word, at, path);
         true
     }
+}
 
-    /// Whether this stage judges `access` by whose page the stage before it makes of the address
-    /// (then that is the access's privilege), not by who accesses it. EPT does so for fetches under
-    /// mode-based execute control.
+/// What a second stage says about the first stage's tables ([`TwoStage`](crate::TwoStage)).
+pub trait SecondStage: Format<Stage = Stage2> {
+    /// Whether this stage judges `access` by the privilege of the first stage's page instead of
+    /// the privilege of the access. EPT does so for fetches under mode-based execute control.
     #[inline(always)]
     fn asks_whose_page(&self, access: Access) -> bool {
         let _ = access;
         false
     }
 
-    /// As what access this stage judges the reads of tables of the stage before it (a guest's own).
-    /// A load on most; AMD's nested paging takes it for a user's write.
+    /// The access type checked for loads of stage-1 table entries. A load by default; AMD's nested
+    /// paging checks a user's write.
     #[inline]
     fn guest_table_access(&self) -> Access {
         Access::READ
     }
 
-    /// `fault`, which this stage raised for a table of the stage before it.
+    /// `fault`, which this stage raised for a table of the first stage, as hardware reports it.
     #[inline]
     fn fault_of_guest_table(&self, fault: Self::Fault) -> Self::Fault {
         fault
     }
-
-    /// The fault that the hardware raises where a walk for `access` ends for another reason than
-    /// permission.
-    fn fault(&self, cause: Cause, access: Access) -> Self::Fault;
 }
 
-/// Words of which some bits are given.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pattern {
-    /// The bits that are compared.
-    pub compared: u64,
-    /// What they are. No others are set.
-    pub value: u64,
+/// How to know the present entries of one place.
+#[derive(Clone, Copy)]
+pub(crate) struct Presence {
+    at: Position,
+    /// In memory order: an entry with none of these bits is absent, and one that fits is present.
+    /// Others are decoded.
+    some: u64,
+    usual: Pattern,
 }
 
-impl Pattern {
-    /// The compared bits of `word` that are not as they should be: zero if it passes.
+impl Presence {
+    /// Of the entries at `at`.
     #[inline(always)]
-    #[must_use]
-    pub const fn odd(self, word: u64) -> u64 {
-        word & self.compared ^ self.value
+    pub(crate) fn at<F: Format>(format: &F, at: Position) -> Self {
+        let some = F::BYTE_ORDER.swap(format.bits(at).present);
+        Self { at, some, usual: usual_leaf(format, at).in_memory::<F>() }
     }
 
-    /// The same for words as they stand in memory.
+    /// What the entry in `memory` holds, in the architecture's bit order, if it is present.
     #[inline(always)]
-    #[must_use]
-    pub fn in_memory<F: Format>(self) -> Self {
-        Self { compared: F::BYTE_ORDER.swap(self.compared), value: F::BYTE_ORDER.swap(self.value) }
+    pub(crate) fn load<F: Format>(self, format: &F, memory: &AtomicU64) -> Option<u64> {
+        let raw = load_raw(memory);
+        if raw & self.some == 0 {
+            return None;
+        }
+        let word = F::BYTE_ORDER.swap(raw);
+        let absent = || matches!(format.decode(word, self.at), Entry::Absent);
+        if self.usual.fits(raw) || !absent() { Some(word) } else { None }
     }
 
-    /// The same with these bits set.
+    /// Whether the entry in `memory` is absent.
     #[inline(always)]
-    #[must_use]
-    pub const fn with(self, bits: u64) -> Self {
-        Self { compared: self.compared | bits, value: self.value | bits }
+    pub(crate) fn is_absent<F: Format>(self, format: &F, memory: &AtomicU64) -> bool {
+        self.load(format, memory).is_none()
     }
 }
 
-/// The bits of entries that record use. See [`Format::accessed_dirty`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct AccessedDirty {
-    /// Set by any access.
-    pub accessed: u64,
-    /// Set by a store.
-    pub dirty: u64,
-    /// Of a table entry: set by a walk through it (x86's A; POWER has none).
-    pub table: u64,
+/// The usual leaves at `at`, whatever they allow.
+#[inline(always)]
+pub(crate) fn usual_leaf<F: Format>(format: &F, at: Position) -> Pattern {
+    match format.shortcuts(None) {
+        Some(all) if at == (Position { level: Level(0), shift: all.step(0).shift() }) => {
+            all.step(0).usual()
+        }
+        _ => Pattern::NONE,
+    }
+}
+
+/// log2 of the smallest page that this format makes of its own accord: the geometry's answer, as a
+/// constant where the format has shortcuts.
+#[inline(always)]
+pub(crate) fn base_shift<F: Format>(format: &F) -> u8 {
+    match format.shortcuts(None) {
+        Some(all) => all.step(0).shift(),
+        None => format.geometry().page_shift(),
+    }
 }

@@ -7,7 +7,7 @@ use core::sync::atomic::AtomicU64;
 use crate::address::{Address, low_bits};
 use crate::descent::{ByValue, Node, Stop, Trail, decode};
 use crate::error::{Error, RangeError};
-use crate::format::{Entry, Format, Input, Output};
+use crate::format::{Entry, Format, Input, Output, base_shift};
 use crate::geometry::{Level, Position};
 use crate::lock::Locks;
 use crate::memory::{ReadMemory, TableMemory};
@@ -81,7 +81,8 @@ impl<'m, F: Format> Run<'m, F> {
         &self,
         mut visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
-        let (here, usual) = (self.at(), Position { level: Level(0), shift: self.format.shift(0) });
+        let shift = base_shift(&self.format);
+        let (here, usual) = (self.at(), Position { level: Level(0), shift });
         // The same, but in the usual case of a place that many formats know as a constant.
         if here == usual {
             self.visit_at(usual, &mut visit)
@@ -96,7 +97,7 @@ impl<'m, F: Format> Run<'m, F> {
         at: Position,
         visit: &mut impl FnMut(LeafOf<F>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
-        let present = self.format.present_mask();
+        let present = self.format.bits(at).present;
         for (index, memory) in self.words.iter().enumerate() {
             if let Some(word) = load_any::<F>(memory, present) {
                 if let Some(leaf) = self.leaf(at, index, word) {
@@ -148,7 +149,7 @@ impl<F: Format> Iterator for RunLeaves<'_, F> {
 
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        let present = self.run.format.present_mask();
+        let present = self.run.format.bits(self.run.at()).present;
         while let Some(memory) = self.run.words.get(self.next) {
             self.next += 1;
             if let Some(word) = load_any::<F>(memory, present) {

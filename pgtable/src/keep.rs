@@ -9,7 +9,7 @@
 use crate::allocator::TableAllocator;
 use crate::descent::InPlace;
 use crate::error::{Error, RangeError};
-use crate::format::{Format, Input, Output};
+use crate::format::{Format, Input, Output, base_shift};
 use crate::gather::{Gather, Invalidate};
 use crate::memory::TableMemory;
 use crate::table::PageTable;
@@ -83,6 +83,6 @@ where
 
     /// log2 of what a last-level table of usual pages covers.
     fn last_span(&self) -> u8 {
-        self.format.shift(0) + self.format.geometry().width(crate::Level(0))
+        base_shift(&self.format) + self.format.geometry().width(crate::Level(0))
     }
 }

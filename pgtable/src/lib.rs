@@ -15,7 +15,7 @@
 //!
 //! | to … | use |
 //! | --- | --- |
-//! | change tables that you own | [`PageTable`]: `map`, `unmap`, `protect`, `remap`, `split`, `promote`, `harvest`; [`Cursor`] for page after page |
+//! | change tables that you own | [`PageTable`]: `map`, `unmap`, `protect`, `modify`, `remap`, `split`, `promote`, `harvest`; [`Cursor`] for page after page |
 //! | change one tree from many threads | [`SharedPageTable`]: a [`Writer`] per thread, a [`SharedCursor`] for a range |
 //! | read any tables, also hostile ones | [`Walker`]: `translate`, `access`, `query`, `trace`, `translate_batch`, `for_each…`, `for_each_table`, `diff` |
 //! | translate through both stages | [`TwoStage`] |
@@ -50,7 +50,9 @@
 //! Code against the interface that all formats share:
 //!
 //! ```
-//! use pgtable::{Access, Address, AddressSpace, Attributes, InputOf, Leaves, OutputOf, Prot, RangeError};
+//! use pgtable::{
+//!     Access, Address, AddressSpace, Attributes, InputOf, Leaves, Memory, OutputOf, Prot, RangeError,
+//! };
 //!
 //! /// Maps a device's registers: read and write, nothing is fetched from them.
 //! fn map_registers<S: AddressSpace>(
@@ -59,7 +61,8 @@
 //!     device: OutputOf<S>,
 //!     bytes: u64,
 //! ) -> Result<(), RangeError<InputOf<S>>> {
-//!     space.map(at, device, bytes, S::Attributes::from(Prot::RW), Leaves::Largest)?;
+//!     let registers = S::Attributes::from(Prot::RW).with_memory(Memory::Device);
+//!     space.map(at, device, bytes, registers, Leaves::Largest)?;
 //!     debug_assert!(space.translate(at, Access::FETCH).is_err());
 //!     Ok(())
 //! }
@@ -95,6 +98,7 @@ mod keep;
 mod lock;
 mod map;
 mod memory;
+mod modify;
 mod movement;
 #[cfg(doctest)]
 mod promises;
@@ -102,6 +106,7 @@ mod quick;
 mod record;
 mod reshape;
 mod shared;
+mod shortcut;
 mod space;
 mod stage;
 mod table;
@@ -112,7 +117,7 @@ mod two_stage;
 mod walk;
 mod word;
 
-pub use access::{Access, AccessKind, Attributes, Privilege, Prot};
+pub use access::{Access, AccessKind, Attributes, Memory, Privilege, Prot};
 pub use address::{Address, Gpa, Gva, Hpa, low_bits};
 pub use allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 pub use anchor::Anchored;
@@ -126,7 +131,8 @@ pub use diff::{Change, Side};
 pub use error::{Error, RangeError};
 pub use fault::{Cause, Fault};
 pub use format::{
-    AccessedDirty, ByteOrder, Entry, EntryOf, Format, Input, Output, Pattern, Unencodable,
+    Bits, ByteOrder, Entry, EntryOf, FirstStage, Format, Input, Output, Record, SecondStage,
+    Unencodable, Words,
 };
 pub use gather::{
     Finished, Gather, GatherError, Invalidate, InvalidateFailed, Stale, StaleRange, Unused,
@@ -141,6 +147,7 @@ pub use lock::ReadSide;
 pub use memory::{DirectMap, LoadWith, MemoryError, ReadMemory, Refusal, TableMemory, TrustedMap};
 pub use record::{Recorded, Writers};
 pub use shared::{SharedCursor, SharedPageTable, Writer};
+pub use shortcut::{Field, Pattern, Shortcuts, Step};
 pub use space::{AddressSpace, InputOf, Leaves, Mapping, MappingOf, OutputOf, Translation};
 pub use stage::{Stage, Stage1, Stage2};
 pub use table::PageTable;

@@ -7,14 +7,14 @@ use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{InPlace, Node, Stop, Trail};
 use crate::error::{Error, RangeError};
-use crate::format::{Entry, Format, Input, Output};
+use crate::format::{Entry, Format, Input, Output, Presence, Words, base_shift};
 use crate::lock::Locks;
 use crate::memory::TableMemory;
-use crate::quick::descend_to_last;
+use crate::quick::descend_quickly;
 use crate::space::Leaves;
 use crate::table::PageTable;
 use crate::walk::bounds;
-use crate::word::{Word, any_set};
+use crate::word::Word;
 
 /// The part of a mapping that is still to be made.
 #[derive(Clone, Copy)]
@@ -128,28 +128,28 @@ where
         leaves: Leaves,
     ) -> bool {
         let format = &self.format;
-        let Some(offset) = self.usual_page(input, bytes, leaves) else { return false };
-        let table = |word, at| format.predicted_table(word, at);
-        let Ok(last) = descend_to_last(format, InPlace(&self.memory), self.root, offset, table)
-        else {
+        let Some(shortcuts) = format.shortcuts(None) else { return false };
+        let Some(offset) = self.base_page_at(input, bytes, leaves) else { return false };
+        let memory = InPlace(&self.memory);
+        let Some(last) = descend_quickly::<F, _>(&shortcuts, memory, self.root, offset) else {
             return false;
         };
-        let node = last.node(format);
-        let Some(leaf) = self.usual_leaf(node, output, attributes) else { return false };
-        if last.word & format.present_mask() != 0 {
+        let node = last.node();
+        let Ok(leaf) = format.leaves(output, attributes, node.position()) else { return false };
+        if last.word & self.present(node) != 0 {
             return false;
         }
-        last.slot.store(leaf);
+        last.slot.store(leaf.first);
         self.wrote(node.entry(offset), 1);
         self.count(node, 1);
         true
     }
 
-    /// The offset of `input`, if `bytes` bytes from there are one page of the usual size, and it
-    /// may be mapped as such.
+    /// The offset of `input`, if `bytes` bytes from there are one page of the base size, and it may
+    /// be mapped as such.
     #[inline(always)]
-    pub(crate) fn usual_page(&self, input: Input<F>, bytes: u64, leaves: Leaves) -> Option<u64> {
-        let shift = self.format.shift(0);
+    pub(crate) fn base_page_at(&self, input: Input<F>, bytes: u64, leaves: Leaves) -> Option<u64> {
+        let shift = base_shift(&self.format);
         let fits = match leaves {
             Leaves::Largest => true,
             Leaves::AtMost(limit) => limit >= shift,
@@ -159,20 +159,25 @@ where
         (bytes == 1 << shift && fits && offset & low_bits(shift) == 0).then_some(offset)
     }
 
-    /// The leaf for `output` in the table of `node`, if that is one of usual pages.
+    /// The leaf for `output` in the table of `node`, if that is one of base pages.
     #[inline(always)]
-    pub(crate) fn usual_leaf(
+    pub(crate) fn base_page(
         &self,
         node: Node,
         output: Output<F>,
         attributes: F::Attributes,
     ) -> Option<u64> {
-        let (format, at) = (&self.format, node.position());
-        let usual = at.level.0 == 0 && at.shift == format.shift(0);
-        if !usual || output.get() & !format.output_mask(at) != 0 {
+        let at = node.position();
+        if at.level.0 != 0 || at.shift != base_shift(&self.format) {
             return None;
         }
-        format.leaf_word(attributes, at).ok().map(|leaf| leaf | output.get())
+        self.format.leaves(output, attributes, at).ok().map(|words| words.first)
+    }
+
+    /// An entry of `node`'s table with none of these bits is absent.
+    #[inline(always)]
+    pub(crate) fn present(&self, node: Node) -> u64 {
+        self.format.bits(node.position()).present
     }
 
     /// Maps a run of equal leaves in one table at the beginning of `rest`; returns its length in
@@ -229,14 +234,12 @@ where
         attributes: F::Attributes,
     ) -> Result<u64, Error> {
         let node = stop.node;
-        let (run, first) = self.run(node, rest, attributes)?;
+        let (run, words) = self.run(node, rest, attributes)?;
         let empty = self.state(node).is_some_and(|state| state.live() == 0);
-        let done = if empty {
-            fill_free::<F>(run, first, 1 << node.shift);
-            run.len()
-        } else {
-            fill::<F>(run, first, 1 << node.shift, self.format.present_mask())
-        };
+        let entries = Presence::at(&self.format, node.position());
+        let taken = |memory| !entries.is_absent(&self.format, memory);
+        let done = if empty { None } else { run.iter().position(taken) }.unwrap_or(run.len());
+        self.fill(&run[..done], words, rest.output, attributes, node)?;
         if done == 0 {
             return Err(match stop.decode(&self.format) {
                 Entry::Malformed => crate::walk::malformed(stop.node, stop.word, rest.offset),
@@ -266,9 +269,9 @@ where
         let (Some(&top), Some(&node)) = (nodes.first(), nodes.last()) else {
             return Err(Error::LeafSize);
         };
-        let filled = self.run(node, rest, attributes).and_then(|(run, first)| {
+        let filled = self.run(node, rest, attributes).and_then(|(run, words)| {
             let done = run.len();
-            fill_free::<F>(run, first, 1 << node.shift);
+            self.fill(run, words, rest.output, attributes, node)?;
             self.wrote(node.entry(rest.offset), done);
             self.count(node, done as u16);
             self.link(stop.node, rest.offset, top).map(|()| done)
@@ -285,40 +288,59 @@ where
         }
     }
 
-    /// The entries of `node`'s table that the beginning of `rest` covers whole, and what the first
-    /// of them is to hold.
+    /// The entries of `node`'s table that the beginning of `rest` covers whole, all of which can be
+    /// encoded, and the words of the first of them.
     fn run(
         &self,
         node: Node,
         rest: Rest,
         attributes: F::Attributes,
-    ) -> Result<(&[AtomicU64], u64), Error> {
-        let at = node.position();
+    ) -> Result<(&[AtomicU64], Words), Error> {
         let whole = rest.offset + (rest.bytes() & !low_bits(node.shift));
         let entries = node.entries(rest.offset, whole);
-        let leaf = self.format.leaf_word(attributes, at).map_err(|_| Error::Unencodable { at })?;
-        let last =
-            rest.output.checked_add(((entries as u64) << node.shift) - 1).ok_or(Error::Range)?;
-        let last = last & !low_bits(node.shift);
-        if (rest.output | last) & !self.format.output_mask(at) != 0 {
-            return Err(Error::Unencodable { at });
+        let words = self.encode(rest.output, attributes, node)?;
+        let mut known = words.count;
+        while known < entries as u64 {
+            let next = rest.output.checked_add(known << node.shift).ok_or(Error::Range)?;
+            known += self.encode(next, attributes, node)?.count.max(1);
         }
         let table = <Output<F> as Address>::new(node.entry(rest.offset));
-        Ok((self.memory.table(table, entries)?, leaf | rest.output))
+        Ok((self.memory.table(table, entries)?, words))
+    }
+
+    /// The words of leaves of `node`'s table, the first of which maps `output`.
+    fn encode(&self, output: u64, attributes: F::Attributes, node: Node) -> Result<Words, Error> {
+        let output = <Output<F> as Address>::new(output);
+        Ok(self.format.leaves(output, attributes, node.position())?)
+    }
+
+    /// Stores leaves into the entries of `run`, whatever they hold: the first maps `output` and is
+    /// the first of `words`, and each further one maps what follows.
+    pub(crate) fn fill(
+        &self,
+        run: &[AtomicU64],
+        words: Words,
+        output: u64,
+        attributes: F::Attributes,
+        node: Node,
+    ) -> Result<(), Error> {
+        let (mut run, mut words, mut output) = (run, words, output);
+        loop {
+            let count = words.count.clamp(1, run.len().max(1) as u64);
+            let (here, rest) = run.split_at((count as usize).min(run.len()));
+            store::<F>(here, words);
+            if rest.is_empty() {
+                return Ok(());
+            }
+            output = output.checked_add(count << node.shift).ok_or(Error::Range)?;
+            (run, words) = (rest, self.encode(output, attributes, node)?);
+        }
     }
 }
 
-/// Stores `first`, `first + step` … into the entries of `run` until one is present; returns how
-/// many it stored.
-fn fill<F: Format>(run: &[AtomicU64], first: u64, step: u64, present: u64) -> usize {
-    let free = run.iter().position(|memory| any_set::<F>(memory, present)).unwrap_or(run.len());
-    fill_free::<F>(&run[..free], first, step);
-    free
-}
-
-/// Stores `first`, `first + step` … into the entries of `run`, whatever they hold.
-fn fill_free<F: Format>(run: &[AtomicU64], first: u64, step: u64) {
-    let mut word = first;
+/// Stores the first of `words` into the entries of `run`.
+fn store<F: Format>(run: &[AtomicU64], words: Words) {
+    let Words { first: mut word, step, .. } = words;
     // Eight stores a turn: the compiler does not unroll loops of atomic accesses.
     let mut eights = run.chunks_exact(8);
     for eight in &mut eights {

@@ -252,20 +252,26 @@ where
     /// Adds what hardware recorded in the table of `old` to that of `new`, which says the same
     /// otherwise.
     fn merge_records(&self, old: Node, new: Node) -> Result<(), Error> {
-        let bits = self.format.accessed_dirty();
+        let bits = self.format.bits(old.position());
         let words = layout(old).bytes() / 8;
         let from = self.memory.table(<Output<F> as Address>::new(old.table), words)?;
         let to = self.memory.table(<Output<F> as Address>::new(new.table), words)?;
         for (from, to) in from.iter().zip(to) {
             let word = Word::<F>::new(from).load();
-            let recorded = match decode(&self.format, word, old.position()) {
-                Entry::Leaf { .. } => bits.accessed | bits.dirty,
-                Entry::Table { .. } => bits.table,
-                Entry::Absent | Entry::Malformed => 0,
+            let records: &[_] = match decode(&self.format, word, old.position()) {
+                Entry::Leaf { .. } => &[bits.accessed, bits.dirty],
+                Entry::Table { .. } => &[bits.table],
+                Entry::Absent | Entry::Malformed => &[],
             };
-            let late = word & recorded & !Word::<F>::new(to).load();
-            if late != 0 {
-                to.fetch_or(F::BYTE_ORDER.swap(late), Ordering::Relaxed);
+            let copy = Word::<F>::new(to).load();
+            for record in records.iter().filter(|record| record.is_in(word) && !record.is_in(copy))
+            {
+                let (mask, order) = (F::BYTE_ORDER.swap(record.mask), Ordering::Relaxed);
+                if record.recorded == 0 {
+                    to.fetch_and(!mask, order);
+                } else {
+                    to.fetch_or(mask, order);
+                }
             }
         }
         self.wrote(new.table, words);

@@ -2,26 +2,29 @@
 //! as hardware does it, and harvested.
 //!
 //! # Protocol
-//! Hardware sets these bits at any time. So they are set by compare-exchange on the very word that
-//! was judged, and judged anew if it has changed; and they are cleared by an atomic AND that
-//! touches nothing else. A bit that hardware sets after the AND is found by the next harvest; its
-//! translation is stale until the gather is finished, and hardware that still holds it as dirty
-//! writes without recording. Hence the order of live migration: harvest, finish the gather, *then*
-//! read the pages.
+//! A record is made by setting bits, or by clearing them (AArch64's AP[2] under DBM); the format
+//! says which ([`Record`]). Hardware makes records at any time. So software makes them by
+//! compare-exchange on the word that was judged, and judges anew if it has changed; and it takes
+//! them back by an atomic AND or OR that touches nothing else. What hardware records after that is
+//! found by the next harvest. The translation is stale until the gather is finished, and hardware
+//! that still holds it as dirty writes without recording. Hence the order of live migration:
+//! harvest, finish the gather, *then* read the pages.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::access::{Access, AccessKind};
 use crate::address::{Address, low_bits};
 use crate::allocator::TableAllocator;
-use crate::descent::{ByValue, Trail, descend};
-use crate::error::RangeError;
+use crate::descent::{ByValue, Link, Trail, descend};
+use crate::error::{Error, RangeError};
 use crate::fault::{Cause, Fault};
-use crate::format::{Entry, Format, Input, Output, Pattern};
+use crate::format::{Bits, Entry, Format, Input, Output, Record, usual_leaf};
 use crate::gather::{Extent, Gather, Invalidate};
+use crate::geometry::{Level, Position};
 use crate::iterate::{Run, next_run};
 use crate::lock::Locks;
 use crate::memory::{MemoryError, ReadMemory, Refusal, TableMemory};
+use crate::shortcut::Pattern;
 use crate::table::PageTable;
 use crate::walk::{TranslationOf, Walker, bounds, translation};
 
@@ -36,6 +39,16 @@ pub enum Recorded {
     Accessed,
     /// Stores: live migration, dirty logs.
     Dirty,
+}
+
+impl Recorded {
+    /// The record in leaves with these bits.
+    fn of(self, bits: Bits) -> Record {
+        match self {
+            Self::Accessed => bits.accessed,
+            Self::Dirty => bits.dirty,
+        }
+    }
 }
 
 /// Whether anybody else sets bits in the entries meanwhile.
@@ -60,7 +73,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// entries under the walk.
     pub fn access(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
         (0..TRIES).find_map(|_| self.try_access(input, access).transpose()).unwrap_or_else(|| {
-            let arch = self.format().fault(Cause::NotPresent, access);
+            let arch = self.format().fault(Cause::NotPresent, access, None, 0);
             Err(Fault {
                 address: input,
                 access,
@@ -79,22 +92,18 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         access: Access,
     ) -> Result<Option<TranslationOf<F>>, Fault<F>> {
         let format = self.format();
-        let judged = self.translate(input, access)?;
-        let bits = format.accessed_dirty();
-        if bits.accessed | bits.dirty | bits.table == 0 {
-            return Ok(Some(judged));
-        }
+        self.translate(input, access)?;
         // Judged once more on the way down, entry by entry, on the words that are marked.
         let Some(offset) = format.offset(input) else { return Ok(None) };
-        let mut unmarked = arrayvec::ArrayVec::<(u64, u64), { crate::MAX_LEVELS }>::new();
-        let down = |_, _, entry: u64, word: u64| {
-            if word & bits.table != bits.table {
+        let mut unmarked = arrayvec::ArrayVec::<Link, { crate::MAX_LEVELS }>::new();
+        let enter = |_, link: Link| {
+            if format.bits(link.at).table.made(link.word) != link.word {
                 // A walk follows no more entries than a tree has levels.
-                let _ = unmarked.try_push((entry, word));
+                let _ = unmarked.try_push(link);
             }
         };
-        let Ok(stop) = descend(format, ByValue(self.memory()), self.root_node(), offset, 0, down)
-        else {
+        let memory = ByValue(self.memory());
+        let Ok(stop) = descend(format, memory, self.root_node(), offset, 0, enter) else {
             return Ok(None);
         };
         let at = stop.node.position();
@@ -102,13 +111,14 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         if format.check(stop.word, at, stop.path, access).is_err() {
             return Ok(None);
         }
-        for (entry, word) in unmarked {
-            if !self.mark(entry, word, word | bits.table) {
+        for Link { at, entry, word } in unmarked {
+            if !self.mark(entry, word, format.bits(at).table.made(word)) {
                 return Ok(None);
             }
         }
-        let dirty = if access.kind == AccessKind::Write { bits.dirty } else { 0 };
-        let marked = stop.word | bits.accessed | dirty;
+        let bits = format.bits(at);
+        let used = bits.accessed.made(stop.word);
+        let marked = if access.kind == AccessKind::Write { bits.dirty.made(used) } else { used };
         if marked != stop.word && !self.mark(stop.node.entry(offset), stop.word, marked) {
             return Ok(None);
         }
@@ -145,8 +155,9 @@ where
     /// that do not record.
     ///
     /// # Errors
-    /// [`Error::Range`](crate::Error::Range) also of a range that is not one of whole pages;
-    /// otherwise [`RangeError`] as for iteration: everything before that address is harvested.
+    /// [`Error::Range`] also of a range that is not one of whole pages, [`Error::NoRecord`] where
+    /// the format keeps no such record; otherwise [`RangeError`] as for iteration. Everything before
+    /// that address is harvested.
     pub fn harvest<I: Invalidate<F::Stage>>(
         &mut self,
         input: Input<F>,
@@ -169,19 +180,19 @@ where
         bitmap: &mut [u64],
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
-        let bits = self.format.accessed_dirty();
-        let bit = match recorded {
-            Recorded::Accessed => bits.accessed,
-            Recorded::Dirty => bits.dirty,
-        };
         let page_shift = self.format.geometry().page_shift();
         let room = (bitmap.len() as u64).saturating_mul(64).saturating_mul(1 << page_shift);
         let bytes = bytes.min(room);
         let (start, end) = bounds(&self.format, input, bytes, page_shift)?;
+        let base = Position { level: Level(0), shift: page_shift };
+        if !recorded.of(self.format.bits(base)).exists() {
+            return Err(RangeError { at: input, error: Error::NoRecord });
+        }
         let mut map = PageMap { bitmap, start, end, page_shift, set: 0 };
         let mut at = start;
         while let Some(run) = next_run(&self.format, &self.memory, trail, &mut at, end)? {
-            if harvest_run(&run, F::BYTE_ORDER.swap(bit), writers, &mut map, gather) {
+            if harvest_run(&run, recorded.of(self.format.bits(run.at())), writers, &mut map, gather)
+            {
                 self.memory.wrote(<Output<F> as Address>::new(run.entry()), run.words().len());
             }
         }
@@ -256,33 +267,76 @@ impl PageMap<'_> {
 const LINE: usize = 8;
 const BLOCK: usize = 4 * LINE;
 
-/// Harvests one run: block by block, touching only cache lines with a bit set; whether it cleared
-/// any. `bit` is in memory order.
+/// The record that is harvested, in memory order.
+#[derive(Clone, Copy)]
+struct Sought {
+    /// Its bits.
+    mask: u64,
+    /// `word ^ flip` has bits of `mask` set where they are as recorded.
+    flip: u64,
+    /// Usual leaves with the record.
+    usual: Pattern,
+}
+
+impl Sought {
+    fn of<F: Format>(format: &F, at: Position, record: Record) -> Self {
+        let recorded = Pattern { compared: record.mask, value: record.recorded };
+        Self {
+            mask: F::BYTE_ORDER.swap(record.mask),
+            flip: F::BYTE_ORDER.swap(record.mask ^ record.recorded),
+            usual: usual_leaf(format, at).and(recorded).and(record.when).in_memory::<F>(),
+        }
+    }
+
+    /// Bits of `word` that may be the record.
+    #[inline(always)]
+    fn bits(self, word: u64) -> u64 {
+        (word ^ self.flip) & self.mask
+    }
+
+    /// Takes the record back.
+    #[inline(always)]
+    fn clear(self, memory: &AtomicU64, writers: Writers) {
+        let order = Ordering::AcqRel;
+        match writers {
+            Writers::Running if self.flip == 0 => drop(memory.fetch_and(!self.mask, order)),
+            Writers::Running => drop(memory.fetch_or(self.mask, order)),
+            Writers::Stopped => {
+                let word = memory.load(Ordering::Relaxed);
+                memory.store(word & !self.mask | self.flip, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Harvests one run: block by block, touching only cache lines with a record; whether it took any
+/// back.
 #[inline]
 fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
     run: &Run<'_, F>,
-    bit: u64,
+    record: Record,
     writers: Writers,
     map: &mut PageMap<'_>,
     gather: &mut Gather<'_, F::Stage, I>,
 ) -> bool {
     let size = run.at().size();
-    let usual = run.format().usual_leaf(run.at()).map(|usual| usual.in_memory::<F>().with(bit));
+    let sought = Sought::of(run.format(), run.at(), record);
+    let any = |words: &[AtomicU64]| {
+        words.iter().fold(0, |any, memory| any | sought.bits(memory.load(Ordering::Relaxed)))
+    };
     let mut stale = Extent::default();
     for (block, words) in run.words().chunks(BLOCK).enumerate() {
-        if words.iter().fold(0, |any, memory| any | memory.load(Ordering::Relaxed)) & bit == 0 {
+        if any(words) == 0 {
             continue;
         }
         for (line, words) in words.chunks(LINE).enumerate() {
             let start = run.offset() + (block * BLOCK + line * LINE) as u64 * size;
-            let usual = usual
-                .and_then(|usual| Some((words.try_into().ok()?, usual, map.page_at(start, size)?)));
-            if let Some((words, usual, page)) = usual {
-                match recorded_in(words, usual, bit) {
+            if let (Ok(words), Some(page)) = (words.try_into(), map.page_at(start, size)) {
+                match recorded_in(words, sought) {
                     InLine::None => continue,
                     InLine::All => {
                         map.set_line(page);
-                        words.iter().for_each(|memory| clear(memory, bit, writers));
+                        words.iter().for_each(|memory| sought.clear(memory, writers));
                         stale.add(start, start + (LINE as u64 - 1) * size);
                         continue;
                     }
@@ -290,14 +344,17 @@ fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
                 }
             }
             for (index, memory) in words.iter().enumerate() {
-                let word = memory.load(Ordering::Relaxed);
+                let raw = memory.load(Ordering::Relaxed);
                 let offset = start + index as u64 * size;
-                if word & bit == 0 || !run.is_leaf(word) {
+                let recorded = sought.bits(raw) == sought.mask
+                    && run.is_leaf(raw)
+                    && record.is_in(F::BYTE_ORDER.swap(raw));
+                if !recorded {
                     continue;
                 }
                 map.set(offset, size);
                 if map.contains(offset, size) {
-                    clear(memory, bit, writers);
+                    sought.clear(memory, writers);
                     stale.add(offset, offset);
                 }
             }
@@ -308,7 +365,7 @@ fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
     true
 }
 
-/// How many leaves of a cache line have the bit that is looked for.
+/// How many leaves of a cache line have the record.
 enum InLine {
     None,
     /// Not all, or other entries than usual leaves.
@@ -316,25 +373,15 @@ enum InLine {
     All,
 }
 
-/// Looks for leaves with `bit`, which are all `usual` leaves that have it.
+/// Looks for usual leaves with the record.
 #[inline(always)]
-fn recorded_in(words: &[AtomicU64; LINE], usual: Pattern, bit: u64) -> InLine {
+fn recorded_in(words: &[AtomicU64; LINE], sought: Sought) -> InLine {
     let words: [u64; LINE] = core::array::from_fn(|index| words[index].load(Ordering::Relaxed));
-    if words.iter().fold(0, |any, word| any | word) & bit == 0 {
+    if words.iter().fold(0, |any, &word| any | sought.bits(word)) == 0 {
         InLine::None
-    } else if words.iter().fold(0, |odd, &word| odd | usual.odd(word)) == 0 {
+    } else if words.iter().fold(0, |odd, &word| odd | sought.usual.odd(word)) == 0 {
         InLine::All
     } else {
         InLine::Some
-    }
-}
-
-#[inline(always)]
-fn clear(memory: &AtomicU64, bit: u64, writers: Writers) {
-    match writers {
-        Writers::Running => {
-            memory.fetch_and(!bit, Ordering::AcqRel);
-        }
-        Writers::Stopped => memory.store(memory.load(Ordering::Relaxed) & !bit, Ordering::Relaxed),
     }
 }

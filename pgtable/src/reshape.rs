@@ -8,13 +8,14 @@
 
 use core::sync::atomic::AtomicU64;
 
+use crate::access::Access;
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{InPlace, Node, Stop, Trail};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
-use crate::geometry::Level;
+use crate::geometry::{Level, Position};
 use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::space::Leaves;
@@ -172,11 +173,11 @@ where
             return Ok(false);
         };
         let words = self.memory.table(table, 1 << node.width)?;
-        if self.uniform(node, words, above).is_none() {
-            return Ok(false);
-        }
         let entry = above.entry(offset);
         let slot = Word::<F>::new(self.memory.word(<Output<F> as Address>::new(entry))?);
+        if self.uniform(node, words, above, slot.load()).is_none() {
+            return Ok(false);
+        }
         let link = slot.take();
         let last = offset + (low_bits(node.width) << node.shift);
         gather.pages(self.format.address(offset), self.format.address(last), node.shift);
@@ -187,7 +188,7 @@ where
         }
         // Hardware cannot reach the table any more, so what it recorded is now complete; nor has it
         // changed anything else.
-        match self.uniform(node, words, above) {
+        match self.uniform(node, words, above, link) {
             Some(leaf) => self.publish(slot, entry, leaf),
             None => {
                 self.publish(slot, entry, link);
@@ -200,26 +201,46 @@ where
     }
 
     /// The one leaf of the table `above` that says what all `words` of `node`'s table say, if there
-    /// is one.
-    fn uniform(&self, node: Node, words: &[AtomicU64], above: Node) -> Option<u64> {
-        let recorded = self.format.accessed_dirty();
-        let recorded = recorded.accessed | recorded.dirty;
-        let first = Word::<F>::new(words.first()?).load();
-        let mut all = 0;
-        for (index, memory) in words.iter().enumerate() {
+    /// is one, with every record that any of them has.
+    ///
+    /// `link` is the entry of `above`'s table that leads to them: there is none if it restricts
+    /// what the leaves allow.
+    fn uniform(&self, node: Node, words: &[AtomicU64], above: Node, link: u64) -> Option<u64> {
+        let (format, at) = (&self.format, node.position());
+        let bits = format.bits(at);
+        let unrecorded = |word| bits.dirty.cleared_from(bits.accessed.cleared_from(word));
+        let mut all = Word::<F>::new(words.first()?).load();
+        let Entry::Leaf { output, attributes } = format.decode(all, at) else { return None };
+        let mut expected = format.leaves(output, attributes, at).ok()?;
+        for (index, memory) in (0u64..).zip(words) {
+            if expected.count == 0 {
+                let next = output.checked_add(index << node.shift)?;
+                expected = format.leaves(next, attributes, at).ok()?;
+            }
             let word = Word::<F>::new(memory).load();
-            if word & !recorded != (first & !recorded).wrapping_add((index as u64) << node.shift) {
+            if unrecorded(word) != unrecorded(expected.first) {
                 return None;
             }
-            all |= word & recorded;
+            for record in [bits.accessed, bits.dirty] {
+                all = if record.is_in(word) { record.made(all) } else { all };
+            }
+            expected = expected.skip(1);
         }
-        let Entry::Leaf { output, attributes } = self.format.decode(first | all, node.position())
-        else {
-            return None;
-        };
-        let at = above.position();
-        let leaf = self.format.leaf_word(attributes, at).ok()?;
-        (output.get() & !self.format.output_mask(at) == 0).then_some(leaf | output.get())
+        let Entry::Leaf { attributes, .. } = format.decode(all, at) else { return None };
+        let leaf = format.leaves(output, attributes, above.position()).ok()?.first;
+        self.restricts_nothing(link, above.position(), leaf).then_some(leaf)
+    }
+
+    /// Whether the entry `link` at `at`, which leads to a table, restricts nothing of what the leaf
+    /// `leaf` in its place would allow.
+    fn restricts_nothing(&self, link: u64, at: Position, leaf: u64) -> bool {
+        let below = self.format.restrict(F::Path::default(), link, at);
+        let allows = |path, access| self.format.check(leaf, at, path, access).is_ok();
+        [Access::READ, Access::WRITE, Access::FETCH].into_iter().all(|access| {
+            [access, access.by_user()]
+                .into_iter()
+                .all(|access| allows(below, access) == allows(F::Path::default(), access))
+        })
     }
 
     /// Replaces the leaf at which `stop` stands by a table of smaller leaves that say the same.
@@ -262,19 +283,15 @@ where
     /// Fills the table `below` with leaves that say what `old`, a leaf of `node`'s table, says;
     /// returns the entry that links it.
     fn fill_split(&self, node: Node, old: u64, below: Node) -> Result<u64, Error> {
-        let at = below.position();
         let Entry::Leaf { output, attributes } = self.format.decode(old, node.position()) else {
             return Err(Error::Malformed { at: node.position(), entry: node.table, word: old });
         };
-        let leaf = self.format.leaf_word(attributes, at).map_err(|_| Error::Unencodable { at })?;
-        let words = layout(below).bytes() / 8;
-        for (index, memory) in
-            self.memory.table(<Output<F> as Address>::new(below.table), words)?.iter().enumerate()
-        {
-            Word::<F>::new(memory).store(leaf | (output.get() + ((index as u64) << below.shift)));
-        }
-        self.wrote(below.table, words);
-        self.count(below, words as u16);
+        let words = self.format.leaves(output, attributes, below.position())?;
+        let entries = layout(below).bytes() / 8;
+        let run = self.memory.table(<Output<F> as Address>::new(below.table), entries)?;
+        self.fill(run, words, output.get(), attributes, below)?;
+        self.wrote(below.table, entries);
+        self.count(below, entries as u16);
         self.table_word(node, below)
     }
 }

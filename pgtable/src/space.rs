@@ -2,7 +2,7 @@
 
 use core::ops::ControlFlow;
 
-use crate::access::{Access, Attributes};
+use crate::access::{Access, Attributes, Prot};
 use crate::error::RangeError;
 use crate::gather::{Gather, Invalidate};
 use crate::stage::Stage;
@@ -53,7 +53,7 @@ pub struct Mapping<I, O, T> {
 /// [`Mapping`] of a space.
 pub type MappingOf<T> = Mapping<InputOf<T>, OutputOf<T>, <T as AddressSpace>::Attributes>;
 
-/// An address space: map, unmap, protect, translate, iterate.
+/// An address space: map, unmap, modify, translate, iterate.
 ///
 /// Lengths are in bytes. A range operation that fails says exactly how far it came
 /// ([`RangeError`]): everything before that address is done, nothing from it on was changed.
@@ -91,13 +91,60 @@ pub trait AddressSpace {
         gather: &mut Gather<'_, Self::Stage, I>,
     ) -> Result<u64, RangeError<InputOf<Self>>>;
 
-    /// Gives whatever is mapped in the `bytes` bytes from `input` on these attributes; returns how
-    /// many bytes that were. What hardware recorded (accessed, dirty) is kept. Leaves that reach
-    /// beyond the range are split. Holes are no error.
+    /// Gives each leaf in the `bytes` bytes from `input` on the attributes that `edit` says; returns
+    /// how many bytes are mapped there. Leaves that reach beyond the range are split. Holes are no
+    /// error.
+    ///
+    /// `edit` is called again for a leaf that hardware changed meanwhile.
     ///
     /// # Errors
     /// As [`RangeError`] says; splitting may need a table.
+    fn modify<I: Invalidate<Self::Stage>>(
+        &mut self,
+        input: InputOf<Self>,
+        bytes: u64,
+        edit: impl FnMut(MappingOf<Self>) -> Self::Attributes,
+        gather: &mut Gather<'_, Self::Stage, I>,
+    ) -> Result<u64, RangeError<InputOf<Self>>>;
+
+    /// Gives whatever is mapped in the `bytes` bytes from `input` on these rights, and changes
+    /// nothing else: memory type, software bits and what hardware recorded stay.
+    ///
+    /// # Errors
+    /// As [`modify`](Self::modify).
     fn protect<I: Invalidate<Self::Stage>>(
+        &mut self,
+        input: InputOf<Self>,
+        bytes: u64,
+        prot: Prot,
+        gather: &mut Gather<'_, Self::Stage, I>,
+    ) -> Result<u64, RangeError<InputOf<Self>>> {
+        self.modify(input, bytes, |leaf| leaf.attributes.with_prot(prot), gather)
+    }
+
+    /// Takes the right to write from whatever is mapped in the `bytes` bytes from `input` on, and
+    /// changes nothing else.
+    ///
+    /// # Errors
+    /// As [`modify`](Self::modify).
+    fn write_protect<I: Invalidate<Self::Stage>>(
+        &mut self,
+        input: InputOf<Self>,
+        bytes: u64,
+        gather: &mut Gather<'_, Self::Stage, I>,
+    ) -> Result<u64, RangeError<InputOf<Self>>> {
+        let edit = |leaf: MappingOf<Self>| {
+            leaf.attributes.with_prot(leaf.attributes.prot().with_write(false))
+        };
+        self.modify(input, bytes, edit, gather)
+    }
+
+    /// Replaces all attributes of whatever is mapped in the `bytes` bytes from `input` on: rights,
+    /// memory type and software bits. What hardware recorded (accessed, dirty) stays.
+    ///
+    /// # Errors
+    /// As [`modify`](Self::modify).
+    fn set_attributes<I: Invalidate<Self::Stage>>(
         &mut self,
         input: InputOf<Self>,
         bytes: u64,
@@ -126,7 +173,13 @@ pub trait AddressSpace {
         visit: impl FnMut(MappingOf<Self>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<InputOf<Self>>>;
 
-    /// log2 of the leaf sizes that [`map`](Self::map) can use, ascending.
+    /// log2 of the base page: the smallest page that [`map`](Self::map) makes of its own accord.
+    /// Ranges of whole such pages can always be mapped, changed and unmapped.
+    fn page_shift(&self) -> u8;
+
+    /// log2 of the leaf sizes that the space can hold, ascending. Those below
+    /// [`page_shift`](Self::page_shift) stand only where something else put them, or in tables made
+    /// for them by [`Leaves::Exactly`].
     fn leaf_shifts(&self) -> arrayvec::ArrayVec<u8, 8>;
 
     /// A contiguous range of inputs that all belong to the space: its first address and its length

@@ -16,7 +16,7 @@ use core::ops::ControlFlow;
 
 use arrayvec::ArrayVec;
 
-use crate::access::Access;
+use crate::access::{Access, Prot};
 use crate::address::Address;
 use crate::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 use crate::descent::{ByValue, Lost, Node, Stop, Trail};
@@ -129,7 +129,7 @@ where
         let live = state.live();
         state.reset();
         if node.level > 0 && live > 0 {
-            let present = self.format.present_mask();
+            let present = self.format.bits(node.position()).present;
             if let Ok(words) = self.memory.table(address, 1 << node.width) {
                 for memory in words.iter().filter(|memory| any_set::<F>(memory, present)) {
                     let word = Word::<F>::new(memory).load();
@@ -235,9 +235,8 @@ where
     }
 
     pub(crate) fn table_word(&self, above: Node, below: Node) -> Result<u64, Error> {
-        let at = above.position();
         let table = <Output<F> as Address>::new(below.table);
-        self.format.table_word(table, below.width, at).ok_or(Error::Unencodable { at })
+        Ok(self.format.table(table, below.width, above.position())?)
     }
 
     /// `entries` more are live in the table of `node`.
@@ -354,14 +353,43 @@ where
         Self::unmap(self, input, bytes, gather)
     }
 
+    fn modify<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        edit: impl FnMut(LeafOf<F>) -> F::Attributes,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        Self::modify(self, input, bytes, edit, gather)
+    }
+
     fn protect<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        prot: Prot,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        Self::protect(self, input, bytes, prot, gather)
+    }
+
+    fn write_protect<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        Self::write_protect(self, input, bytes, gather)
+    }
+
+    fn set_attributes<I: Invalidate<F::Stage>>(
         &mut self,
         input: Input<F>,
         bytes: u64,
         attributes: F::Attributes,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
-        Self::protect(self, input, bytes, attributes, gather)
+        Self::set_attributes(self, input, bytes, attributes, gather)
     }
 
     fn translate(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
@@ -375,6 +403,10 @@ where
         visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
         self.walker().for_each(input, bytes, visit)
+    }
+
+    fn page_shift(&self) -> u8 {
+        self.format.geometry().page_shift()
     }
 
     fn leaf_shifts(&self) -> ArrayVec<u8, 8> {

@@ -13,10 +13,10 @@ use crate::address::{Gpa, Gva, Hpa, low_bits};
 use crate::cache::TranslationCache;
 use crate::descent::ByValue;
 use crate::fault::{Cause, Fault};
-use crate::format::Format;
+use crate::format::{FirstStage, Format, SecondStage};
 use crate::geometry::{MAX_LEVELS, Position};
 use crate::memory::{MemoryError, ReadMemory};
-use crate::quick::descend_to_last;
+use crate::quick::descend_quickly;
 use crate::stage::{Stage1, Stage2};
 use crate::walk::{TranslationOf, Walker, find, read_quickly};
 
@@ -114,8 +114,8 @@ const NOWHERE: Step = Step { page: 0, bytes: 0, output: 0 };
 
 impl<'c, F1, F2, M> TwoStage<'c, F1, F2, M>
 where
-    F1: Format<Stage = Stage1>,
-    F2: Format<Stage = Stage2>,
+    F1: FirstStage,
+    F2: SecondStage,
     M: ReadMemory<Hpa>,
 {
     /// The guest's tree of `stage1` with its root table at `root`, behind the second stage
@@ -140,8 +140,8 @@ where
 
 impl<F1, F2, M, const N: usize> TwoStage<'_, F1, F2, M, N>
 where
-    F1: Format<Stage = Stage1>,
-    F2: Format<Stage = Stage2>,
+    F1: FirstStage,
+    F2: SecondStage,
     M: ReadMemory<Hpa>,
 {
     /// Translates one access of the guest's.
@@ -161,7 +161,7 @@ where
     }
 
     /// The translation, if all that stage 2 has to say to it is remembered, and stage 1's part is
-    /// as [`descend_to_last`] knows it.
+    /// as [`descend_quickly`] knows it.
     #[inline(always)]
     fn translate_remembered(
         &self,
@@ -173,12 +173,12 @@ where
             return None;
         }
         let format = &self.stage1;
-        let offset = format.offset(address).filter(|_| format.quick_restricts_nothing(access))?;
+        let shortcuts = format.shortcuts(Some(access))?;
+        let offset = format.offset(address)?;
         let remembered = Remembered { stage: self, taken: Cell::new(0) };
-        let table = |word, at| format.quick_table(word, at, access);
         let last =
-            descend_to_last(format, ByValue(&remembered), self.root.get(), offset, table).ok()?;
-        let stage1 = read_quickly(format, &last, offset, access).ok()?;
+            descend_quickly::<F1, _>(&shortcuts, ByValue(&remembered), self.root.get(), offset)?;
+        let stage1 = read_quickly(format, &last, offset)?;
         let stage2 = cache.remembered(self.stage2.format(), stage1.output, access)?;
         Some(TwoStageTranslation { stage1, stage2 })
     }
@@ -199,9 +199,10 @@ where
         let nested = Nested { stage: self, taken: Cell::new(0), failed: Cell::new(None) };
         let (stage1, of_page) =
             match find(&self.stage1, ByValue(&nested), self.root.get(), address, access) {
-                Ok((leaf, offset)) => {
-                    (leaf.translation(offset), self.stage1.is_user_page(leaf.word, leaf.path))
-                }
+                Ok((leaf, offset)) => (
+                    leaf.translation(offset),
+                    self.stage1.is_user_page(leaf.word, leaf.at, leaf.path),
+                ),
                 Err(fault) => return Err(self.of_table(fault, &nested)),
             };
         let judged = if self.stage2.format().asks_whose_page(access) {
@@ -259,8 +260,8 @@ struct Remembered<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
 
 impl<F1, F2, M, const N: usize> ReadMemory<Gpa> for Remembered<'_, '_, F1, F2, M, N>
 where
-    F1: Format<Stage = Stage1>,
-    F2: Format<Stage = Stage2>,
+    F1: FirstStage,
+    F2: SecondStage,
     M: ReadMemory<Hpa>,
 {
     #[inline(always)]
@@ -294,8 +295,8 @@ struct Nested<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
 
 impl<F1, F2, M, const N: usize> ReadMemory<Gpa> for Nested<'_, '_, F1, F2, M, N>
 where
-    F1: Format<Stage = Stage1>,
-    F2: Format<Stage = Stage2>,
+    F1: FirstStage,
+    F2: SecondStage,
     M: ReadMemory<Hpa>,
 {
     fn load(&self, address: Gpa) -> Result<u64, MemoryError> {

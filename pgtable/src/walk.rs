@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 
-use crate::access::Access;
+use crate::access::{Access, Prot};
 use crate::address::{Address, low_bits};
 use crate::descent::{ByValue, Lost, Node, Reading, Stop, decode, descend};
 use crate::error::{Error, RangeError};
@@ -10,7 +10,7 @@ use crate::fault::{Cause, Fault};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
 use crate::geometry::{Level, MAX_LEVELS, Position};
 use crate::memory::ReadMemory;
-use crate::quick::{Halt, Last, Seen, descend_to_last};
+use crate::quick::{Last, descend_quickly};
 use crate::space::{Mapping, Translation};
 
 /// What a [`Walker`] of format `F` translates to.
@@ -56,8 +56,8 @@ pub type Trace<F> = ArrayVec<TraceEntry<F>, MAX_LEVELS>;
 ///
 /// Needs words by value only ([`ReadMemory`]), takes no lock, writes nothing, and trusts no word: the
 /// tree may be a hostile guest's, may stand in memory that can only be read, and may change while it
-/// is read. A translation reads each entry on its way once, and decides on what it
-/// read.
+/// is read. A translation reads each entry on its way at most twice, and makes each decision on one
+/// reading.
 #[derive(Clone, Copy, Debug)]
 pub struct Walker<F, M> {
     format: F,
@@ -96,7 +96,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
 
     #[inline(always)]
     fn descend(&self, offset: u64) -> Result<Stop<F, ()>, Lost> {
-        descend(&self.format, ByValue(&self.memory), self.root_node(), offset, 0, |_, _, _, _| ())
+        descend(&self.format, ByValue(&self.memory), self.root_node(), offset, 0, |_, _| ())
     }
 
     /// Translates one access.
@@ -142,22 +142,10 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         input: Input<F>,
         access: Access,
     ) -> Result<TranslationOf<F>, Fault<F>> {
-        let format = &self.format;
-        let fail = |cause, node| Err(fault(format, input, access, cause, node));
-        let Some(offset) = format.offset(input) else { return fail(Cause::Address, None) };
-        let stop = match self.descend(offset) {
-            Ok(stop) => stop,
-            Err(lost) => return fail(Cause::TableAccess, Some((lost.node, offset))),
-        };
-        match stop.decode(format) {
-            Entry::Leaf { output, attributes } => {
-                Ok(translation(output, offset, stop.node.position(), attributes))
-            }
-            Entry::Absent => fail(Cause::NotPresent, Some((stop.node, offset))),
-            Entry::Malformed | Entry::Table { .. } => {
-                fail(Cause::Malformed, Some((stop.node, offset)))
-            }
-        }
+        let any = |_, _, _| Ok(());
+        let (leaf, offset) =
+            find_if(&self.format, ByValue(&self.memory), self.root, (input, access), any)?;
+        Ok(leaf.translation(offset))
     }
 
     /// Every entry that a walk to `input` reads, the last one included; empty if the address is
@@ -177,9 +165,8 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
                 entry,
             });
         };
-        let memory = ByValue(&self.memory);
-        let stop = descend(&self.format, memory, from, offset, 0, |_, at, address, word| {
-            push(at, address, word)
+        let stop = descend(&self.format, ByValue(&self.memory), from, offset, 0, |_, link| {
+            push(link.at, link.entry, link.word)
         });
         if let Ok(stop) = stop {
             push(stop.node.position(), stop.node.entry(offset), stop.word);
@@ -188,8 +175,8 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     }
 }
 
-/// Translates one access by the tree under `root`: a page of the usual size through tables of the
-/// usual kind at once, all else properly.
+/// Translates one access by the tree under `root`: a page of the base size through usual tables by
+/// the format's shortcuts, everything else by decoding.
 #[inline(always)]
 pub(crate) fn translate<F: Format, R: Reading<F>>(
     format: &F,
@@ -198,15 +185,24 @@ pub(crate) fn translate<F: Format, R: Reading<F>>(
     input: Input<F>,
     access: Access,
 ) -> Result<TranslationOf<F>, Fault<F>> {
-    let halt = if format.quick_restricts_nothing(access) {
-        match translate_quickly(format, memory, root, input, access) {
-            Ok(translation) => return Ok(translation),
-            Err(halt) => halt,
-        }
-    } else {
-        Halt::at_root(format, root)
-    };
-    translate_properly(format, memory, halt, input, access)
+    match translate_quickly(format, memory, root, input, access) {
+        Some(translation) => Ok(translation),
+        None => translate_slowly(format, memory, root, input, access),
+    }
+}
+
+/// [`translate_by_decoding`], of which the compiler knows that it is the rare case: the loop around
+/// a translation then keeps its values in registers.
+#[cold]
+#[inline(never)]
+pub(crate) fn translate_slowly<F: Format, R: Reading<F>>(
+    format: &F,
+    memory: R,
+    root: u64,
+    input: Input<F>,
+    access: Access,
+) -> Result<TranslationOf<F>, Fault<F>> {
+    translate_by_decoding(format, memory, root, input, access)
 }
 
 #[inline(always)]
@@ -216,46 +212,46 @@ fn translate_quickly<F: Format, R: Reading<F>>(
     root: u64,
     input: Input<F>,
     access: Access,
-) -> Result<TranslationOf<F>, Halt> {
-    let offset = format.offset(input).ok_or(Halt::at_root(format, root))?;
-    let table = |word, at| format.quick_table(word, at, access);
-    let last = descend_to_last(format, memory, root, offset, table)?;
-    read_quickly(format, &last, offset, access)
+) -> Option<TranslationOf<F>> {
+    let shortcuts = format.shortcuts(Some(access))?;
+    let offset = format.offset(input)?;
+    read_quickly(format, &descend_quickly::<F, R>(&shortcuts, memory, root, offset)?, offset)
 }
 
-/// The translation of `offset` by the last-level entry that a quick descent for `access` came to.
+/// The translation of `offset` by the last-level entry to which a quick descent for an access came.
 #[inline(always)]
 pub(crate) fn read_quickly<F: Format, S>(
     format: &F,
     last: &Last<S>,
     offset: u64,
-    access: Access,
-) -> Result<TranslationOf<F>, Halt> {
-    let page = format.quick_page(last.word, access);
-    let (output, attributes) =
-        page.ok_or(Halt { table: last.table, level: 0, seen: Seen::Word(last.word) })?;
-    let at = Position { level: Level(0), shift: format.shift(0) };
-    Ok(translation(output, offset, at, attributes))
+) -> Option<TranslationOf<F>> {
+    let output = last.step.address(last.word)?;
+    let at = Position { level: Level(0), shift: last.step.shift() };
+    // What passes a shortcut is a leaf. If the other case left the walk, every caller would pay for
+    // decoding, also if it does not use the attributes.
+    let attributes = match format.decode(last.word, at) {
+        Entry::Leaf { attributes, .. } => attributes,
+        _ => F::Attributes::from(Prot::new()),
+    };
+    Some(translation(<Output<F> as Address>::new(output), offset, at, attributes))
 }
 
-/// For larger leaves, tables of another shape than the geometry's, rights that several entries
-/// decide together, and for all that faults: goes on from where another walk halted, which met
-/// nothing that restricts `access`.
+/// The slow path: larger leaves, tables of another shape than the geometry's, rights that several
+/// entries decide together, and all faults.
 #[inline(never)]
-pub(crate) fn translate_properly<F: Format, R: Reading<F>>(
+fn translate_by_decoding<F: Format, R: Reading<F>>(
     format: &F,
     memory: R,
-    halt: Halt,
+    root: u64,
     input: Input<F>,
     access: Access,
 ) -> Result<TranslationOf<F>, Fault<F>> {
-    let (leaf, offset) = find_from(format, memory, halt, input, access)?;
+    let (leaf, offset) = find(format, memory, root, input, access)?;
     Ok(leaf.translation(offset))
 }
 
 /// The leaf of the tree under `root` that translates `input`, which allows `access`, and the offset
 /// of `input` in the tree.
-#[inline]
 pub(crate) fn find<F: Format, R: Reading<F>>(
     format: &F,
     memory: R,
@@ -263,64 +259,45 @@ pub(crate) fn find<F: Format, R: Reading<F>>(
     input: Input<F>,
     access: Access,
 ) -> Result<(Leaf<F>, u64), Fault<F>> {
-    find_from(format, memory, Halt::at_root(format, root), input, access)
+    let judge = |word, at, path| format.check(word, at, path, access);
+    find_if(format, memory, root, (input, access), judge)
 }
 
-/// The same from where another walk halted, which met nothing that restricts `access`.
-fn find_from<F: Format, R: Reading<F>>(
+/// The same, if `judge` allows the leaf.
+fn find_if<F: Format, R: Reading<F>>(
     format: &F,
     memory: R,
-    halt: Halt,
-    input: Input<F>,
-    access: Access,
+    root: u64,
+    (input, access): (Input<F>, Access),
+    judge: impl Fn(u64, Position, F::Path) -> Result<(), F::Fault>,
 ) -> Result<(Leaf<F>, u64), Fault<F>> {
-    let Some(offset) = format.offset(input) else {
-        return Err(fault(format, input, access, Cause::Address, None));
+    let fault = |cause, place: Option<(Node, u64)>, word| {
+        let at = place.map(|(node, _)| node.position());
+        let entry = place.map(|(node, offset)| <Output<F> as Address>::new(node.entry(offset)));
+        let arch = format.fault(cause, access, at, word);
+        Fault { address: input, access, cause, at, entry, arch }
     };
-    let (node, word, path) = match halt.go_on(format, memory, offset) {
-        Ok(end) => end,
-        Err(lost) => {
-            return Err(fault(
-                format,
-                input,
-                access,
-                Cause::TableAccess,
-                Some((lost.node, offset)),
-            ));
-        }
+    let Some(offset) = format.offset(input) else { return Err(fault(Cause::Address, None, 0)) };
+    let root = Node::root(format, root);
+    let Stop { node, word, path, .. } = match descend(format, memory, root, offset, 0, |_, _| ()) {
+        Ok(stop) => stop,
+        Err(lost) => return Err(fault(Cause::TableAccess, Some((lost.node, offset)), 0)),
     };
     let at = node.position();
-    let (cause, denied) = match decode(format, word, at) {
-        Entry::Leaf { output, attributes } => match format.check(word, at, path, access) {
+    let cause = match decode(format, word, at) {
+        Entry::Leaf { output, attributes } => match judge(word, at, path) {
             Ok(()) => {
                 return Ok((Leaf { word, at, path, output: output.get(), attributes }, offset));
             }
-            Err(denied) => (Cause::Denied, Some(denied)),
+            Err(arch) => {
+                let fault = fault(Cause::Denied, Some((node, offset)), word);
+                return Err(Fault { arch, ..fault });
+            }
         },
-        Entry::Absent => (Cause::NotPresent, None),
-        Entry::Malformed | Entry::Table { .. } => (Cause::Malformed, None),
+        Entry::Absent => Cause::NotPresent,
+        Entry::Malformed | Entry::Table { .. } => Cause::Malformed,
     };
-    let fault = fault(format, input, access, cause, Some((node, offset)));
-    Err(Fault { arch: denied.unwrap_or(fault.arch), ..fault })
-}
-
-#[cold]
-#[inline(never)]
-fn fault<F: Format>(
-    format: &F,
-    address: Input<F>,
-    access: Access,
-    cause: Cause,
-    node: Option<(Node, u64)>,
-) -> Fault<F> {
-    Fault {
-        address,
-        access,
-        cause,
-        at: node.map(|(node, _)| node.position()),
-        entry: node.map(|(node, offset)| <Output<F> as Address>::new(node.entry(offset))),
-        arch: format.fault(cause, access),
-    }
+    Err(fault(cause, Some((node, offset)), word))
 }
 
 /// The translation of `offset` by a leaf at `at`.

@@ -73,32 +73,24 @@ impl<'m, F: Format> Word<'m, F> {
         let (judged, marked) = (F::BYTE_ORDER.swap(judged), F::BYTE_ORDER.swap(marked));
         self.memory.compare_exchange(judged, marked, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
-
-    /// Stores `word`, with those bits of `keep` set that hardware has set in the meantime: none is
-    /// lost.
-    ///
-    /// An exchange, and a second one only if there was such a bit: wait-free, whatever a guest
-    /// writes meanwhile.
-    #[inline(always)]
-    pub(crate) fn replace(self, word: u64, keep: u64) {
-        let old = F::BYTE_ORDER.swap(self.memory.swap(F::BYTE_ORDER.swap(word), Ordering::AcqRel));
-        let late = old & keep & !word;
-        if late != 0 {
-            self.memory.fetch_or(F::BYTE_ORDER.swap(late), Ordering::Relaxed);
-        }
-    }
 }
 
 /// Any of `mask`'s bits set in `memory`, without bringing the word into the architecture's order.
 #[inline(always)]
 pub(crate) fn any_set<F: Format>(memory: &AtomicU64, mask: u64) -> bool {
-    memory.load(WALK) & F::BYTE_ORDER.swap(mask) != 0
+    load_raw(memory) & F::BYTE_ORDER.swap(mask) != 0
+}
+
+/// What `memory` holds, in memory order.
+#[inline(always)]
+pub(crate) fn load_raw(memory: &AtomicU64) -> u64 {
+    memory.load(WALK)
 }
 
 /// What `memory` holds, in the architecture's bit order, if any of `mask`'s bits is set: one load,
 /// and no change of order for nothing.
 #[inline(always)]
 pub(crate) fn load_any<F: Format>(memory: &AtomicU64, mask: u64) -> Option<u64> {
-    let word = memory.load(WALK);
+    let word = load_raw(memory);
     (word & F::BYTE_ORDER.swap(mask) != 0).then(|| F::BYTE_ORDER.swap(word))
 }

@@ -1,6 +1,6 @@
 //! What a radix leaf says besides its address, as [`pgtable::Attributes`].
 
-use pgtable::Prot;
+use pgtable::{Memory, Prot};
 
 use super::entry::{Att, Eaa, Pte};
 
@@ -113,6 +113,32 @@ impl pgtable::Attributes for PageAttributes {
             .with_write(eaa.write())
             .with_execute(eaa.execute())
             .with_user(!eaa.privileged())
+    }
+
+    #[inline]
+    fn with_prot(self, prot: Prot) -> Self {
+        self.with_eaa(Self::from(prot).eaa())
+    }
+
+    #[inline]
+    fn memory(&self) -> Memory {
+        match self.att() {
+            Att::Normal | Att::StrongAccessOrder => Memory::Normal,
+            Att::Tolerant => Memory::Uncached,
+            Att::NonIdempotent => Memory::Device,
+        }
+    }
+
+    #[inline]
+    fn with_memory(self, memory: Memory) -> Self {
+        if self.memory() == memory {
+            return self;
+        }
+        self.with_att(match memory {
+            Memory::Normal => Att::Normal,
+            Memory::Uncached => Att::Tolerant,
+            Memory::Device => Att::NonIdempotent,
+        })
     }
 }
 

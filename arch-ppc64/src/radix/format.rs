@@ -1,13 +1,14 @@
 //! The radix tree as a [`pgtable::Format`], for both scopes.
 
 use pgtable::{
-    Access, AccessKind, AccessedDirty, Address, ByteOrder, Cause, Entry, EntryOf, Format, Geometry,
-    Input, Level, Output, Pattern, Position, Stage1, Stage2, Unencodable, low_bits,
+    Access, AccessKind, Address, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage, Format,
+    Geometry, Input, Output, Pattern, Position, Record, SecondStage, Shortcuts, Stage1, Stage2,
+    Step, Unencodable, Words, low_bits,
 };
 
 use super::attributes::PageAttributes;
 use super::entry::{Pde, Pte};
-use super::geometry::{Granule, PageSize, RPDS, WIDTH, entry_offset, supports_table};
+use super::geometry::{Granule, PageSize, RPDS, WIDTH, supports_table};
 use super::policy::{Amr, Iamr, Quadrants, RcPolicy, Strictness, TableFault};
 use super::scope::Scope;
 use crate::interrupt::{Interrupt, Status};
@@ -19,14 +20,14 @@ use crate::interrupt::{Interrupt, Status};
 ///
 /// ```
 /// use arch_ppc64::radix::{Granule, PageAttributes, ProcessScoped, Quadrants};
-/// use pgtable::{Access, Format, Gva, Level, Position, Prot};
+/// use pgtable::{Access, Address, Format, Gpa, Gva, Level, Position, Prot};
 ///
 /// let format = ProcessScoped::new(Granule::K64).with_quadrants(Quadrants::Three);
 /// assert_eq!(format.offset(Gva::new(0xc000_0000_0001_2345)), Some(0x1_2345));
 /// assert_eq!(format.offset(Gva::new(0x1_2345)), None);
 ///
 /// let page = Position { level: Level(0), shift: 16 };
-/// let word = format.leaf_word(PageAttributes::from(Prot::R), page)? | 0x2_0000;
+/// let word = format.leaves(Gpa::new(0x2_0000), PageAttributes::from(Prot::R), page)?.first;
 /// assert_eq!(word, 0xc000_0000_0002_018c);
 /// let interrupt = format.check(word, page, (), Access::WRITE).unwrap_err();
 /// assert_eq!(interrupt.to_string(), "DSI 0x300, DSISR 0x0a000000: protection, store");
@@ -41,31 +42,39 @@ pub struct Radix<S: Scope> {
     controls: S::Controls,
 }
 
-/// What the granule says of a walk's last step, computed once: a walk that meets it anew for each
-/// address has it in three loads.
+/// The last steps of a walk, which the granule decides: computed once, so that a walk has them in
+/// a few loads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct LastLevel {
-    /// log2 of a page.
-    shift: u8,
-    /// How far an address is shifted for the index to stand where the entry's offset has it, and
-    /// the bits of that offset.
-    entry_shift: u8,
-    entries: u64,
-    /// How to know usual leaves.
-    usual: Pattern,
+    /// To the page table.
+    directory: Step,
+    /// To the page.
+    page: Step,
 }
 
 impl LastLevel {
     fn of(granule: Granule) -> Self {
         let shift = granule.geometry().page_shift();
+        let width = granule.last_width();
         Self {
-            shift,
-            entry_shift: shift - 3,
-            entries: low_bits(granule.last_width()) << 3,
-            usual: usual(shift),
+            directory: directory(21, WIDTH, width),
+            page: Step::new(shift, width, usual(shift), Field::in_place(Pte::ADDRESS)),
         }
     }
 }
+
+/// The step from a directory whose entries cover `2^shift` bytes to a table of `2^below` entries.
+///
+/// With V, NLS, an aligned NLB and nothing else, an entry is a table for every strictness.
+#[inline(always)]
+const fn directory(shift: u8, width: u8, below: u8) -> Step {
+    let address = Pde::ADDRESS & !low_bits(below + 3);
+    let usual = Pattern { compared: !address, value: Pde::VALID | below as u64 };
+    Step::new(shift, width, usual, Field::in_place(address))
+}
+
+/// Bits of a page's address that a leaf can hold.
+const PAGE_BITS: u8 = Pte::ADDRESS.ilog2() as u8 + 1;
 
 /// The format of a process-scoped tree, `Gva → Gpa`: a guest's own.
 pub type ProcessScoped = Radix<Stage1>;
@@ -224,26 +233,6 @@ impl<S: Scope> Format for Radix<S> {
     }
 
     #[inline(always)]
-    fn shift(&self, level: u8) -> u8 {
-        match level {
-            3 => 39,
-            2 => 30,
-            1 => 21,
-            _ => self.last.shift,
-        }
-    }
-
-    #[inline(always)]
-    fn entry_offset(&self, level: u8, offset: u64) -> u64 {
-        match level {
-            3 => entry_offset(39, RPDS, offset),
-            2 => entry_offset(30, WIDTH, offset),
-            1 => entry_offset(21, WIDTH, offset),
-            _ => offset >> (self.last.entry_shift & 63) & self.last.entries,
-        }
-    }
-
-    #[inline(always)]
     fn offset(&self, address: Input<Self>) -> Option<u64> {
         S::offset(&self.controls, address)
     }
@@ -266,94 +255,65 @@ impl<S: Scope> Format for Radix<S> {
         }
     }
 
-    /// With V, NLS and nothing else but an aligned NLB, what is left when the expected bits are
-    /// taken off is the table's address. Anything odd (reserved bits, a misaligned base, the other
-    /// granule) goes to [`decode`](Format::decode).
-    #[inline(always)]
-    fn predicted_table(&self, word: u64, at: Position) -> Option<u64> {
-        let width = match at.level.0 {
-            3 | 2 => WIDTH,
-            1 => self.granule.last_width(),
-            _ => return None,
-        };
-        let table = word ^ (Pde::VALID | u64::from(width));
-        if table & !(Pde::ADDRESS & !low_bits(width + 3)) == 0 { Some(table) } else { None }
-    }
-
-    /// Directories restrict nothing.
-    #[inline(always)]
-    fn quick_table(&self, word: u64, at: Position, _: Access) -> Option<u64> {
-        self.predicted_table(word, at)
-    }
-
-    #[inline(always)]
-    fn quick_page(&self, word: u64, access: Access) -> Option<(Output<Self>, PageAttributes)> {
-        if self.last.usual.odd(word) != 0 {
-            return None;
-        }
-        self.check(word, Position { level: Level(0), shift: self.last.shift }, (), access).ok()?;
-        let pte = Pte::from_bits(word);
-        Some((Output::<Self>::new(pte.page()), PageAttributes::of(pte)))
-    }
-
-    #[inline(always)]
-    fn usual_leaf(&self, at: Position) -> Option<Pattern> {
-        (at.level.0 == 0).then(|| usual(at.shift))
-    }
-
-    #[inline(always)]
-    fn present_mask(&self) -> u64 {
-        Pde::VALID
-    }
-
     #[inline]
-    fn table_word(&self, table: Output<Self>, width: u8, at: Position) -> Option<u64> {
-        let fits = supports_table(at.level, width)
-            && table.get() & !(Pde::ADDRESS & !low_bits(width + 3)) == 0;
-        fits.then(|| Pde::VALID | table.get() | u64::from(width))
-    }
-
-    #[inline(always)]
-    fn leaf_word(&self, attributes: PageAttributes, at: Position) -> Result<u64, Unencodable> {
+    fn leaves(
+        &self,
+        output: Output<Self>,
+        attributes: PageAttributes,
+        at: Position,
+    ) -> Result<Words, Unencodable> {
+        let page = output.get();
+        let fits = page & !(Pte::ADDRESS & !low_bits(at.shift)) == 0;
         match PageSize::of_shift(at.shift) {
-            Some(size) if size.level() == at.level => Ok(attributes.pte().into_bits()),
+            Some(size) if size.level() == at.level && fits => {
+                let first = attributes.pte().into_bits() | page;
+                Ok(Words::contiguous(first, page, at.shift, PAGE_BITS, 0))
+            }
             _ => Err(Unencodable { at }),
         }
     }
 
-    #[inline(always)]
-    fn output_mask(&self, at: Position) -> u64 {
-        Pte::ADDRESS & !low_bits(at.shift)
+    #[inline]
+    fn table(&self, table: Output<Self>, width: u8, at: Position) -> Result<u64, Unencodable> {
+        let fits = supports_table(at.level, width)
+            && table.get() & !(Pde::ADDRESS & !low_bits(width + 3)) == 0;
+        if fits { Ok(Pde::VALID | table.get() | u64::from(width)) } else { Err(Unencodable { at }) }
     }
 
+    /// Hardware may use a leaf as it was until `tlbie`, and no change of bits other than address
+    /// and size is worse than that.
     #[inline(always)]
-    fn accessed_dirty(&self) -> AccessedDirty {
-        AccessedDirty { accessed: Pte::R, dirty: Pte::C, table: 0 }
+    fn bits(&self, _: Position) -> Bits {
+        Bits {
+            present: Pde::VALID,
+            accessed: Record::set(Pte::R),
+            dirty: Record::set(Pte::C),
+            table: Record::NONE,
+            in_place: u64::MAX,
+        }
     }
+
+    /// Directories restrict nothing.
+    #[inline(always)]
+    fn restrict(&self, (): (), _: u64, _: Position) {}
 
     /// In this order: nothing is fetched from non-idempotent storage; authority, privilege and
     /// keys; R and C.
     #[inline(always)]
-    fn check(&self, word: u64, _: Position, (): (), access: Access) -> Result<(), Interrupt> {
+    fn check(&self, word: u64, at: Position, (): (), access: Access) -> Result<(), Interrupt> {
         let guarded = access.kind == AccessKind::Fetch && word & Pte::ATT == Pte::NON_IDEMPOTENT;
         if guarded || !S::allows(&self.controls, self.strictness, word, access) {
-            return Err(self.fault(Cause::Denied, access));
+            return Err(self.fault(Cause::Denied, access, Some(at), word));
         }
-        let record = if access.kind == AccessKind::Write { Pte::R | Pte::C } else { Pte::R };
-        if self.rc == RcPolicy::Fault && word & record != record {
+        let record = self.required(access);
+        if word & record != record {
             return Err(S::interrupt(Status::new().with_reference_change(true), access));
         }
         Ok(())
     }
 
-    /// The partition scope takes an access to a table of the process scope for a load.
-    #[inline]
-    fn fault_of_guest_table(&self, fault: Interrupt) -> Interrupt {
-        fault.of_guest_table()
-    }
-
     #[cold]
-    fn fault(&self, cause: Cause, access: Access) -> Interrupt {
+    fn fault(&self, cause: Cause, access: Access, _: Option<Position>, _: u64) -> Interrupt {
         match cause {
             Cause::Address => S::address_fault(access),
             Cause::TableAccess => S::table_fault(&self.controls, access),
@@ -366,6 +326,67 @@ impl<S: Scope> Format for Radix<S> {
             }
             Cause::Denied => S::interrupt(Status::new().with_protection(true), access),
         }
+    }
+
+    #[inline(always)]
+    fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
+        let usual = self.last.page.usual();
+        let page = match access {
+            None => usual,
+            Some(access) => self.allowing(usual, access),
+        };
+        let none = const { Step::new(12, WIDTH, Pattern::NONE, Field::in_place(0)) };
+        let steps = [
+            self.last.page.with_usual(page),
+            self.last.directory,
+            const { directory(30, WIDTH, WIDTH) },
+            const { directory(39, RPDS, WIDTH) },
+            none,
+            none,
+            none,
+            none,
+        ];
+        Some(Shortcuts::new(4, steps))
+    }
+}
+
+impl<S: Scope> Radix<S> {
+    /// What a leaf must have recorded to allow `access`.
+    #[inline(always)]
+    const fn required(&self, access: Access) -> u64 {
+        match (self.rc, access.kind) {
+            (RcPolicy::HardwareUpdate, _) => 0,
+            (RcPolicy::Fault, AccessKind::Write) => Pte::R | Pte::C,
+            (RcPolicy::Fault, AccessKind::Read | AccessKind::Fetch) => Pte::R,
+        }
+    }
+
+    /// Those of the leaves `usual` that certainly allow `access`. (A page that may be written and
+    /// does not say that it may be read is not among them, nor is a fetch from anything but
+    /// ordinary storage.)
+    #[inline(always)]
+    fn allowing(&self, usual: Pattern, access: Access) -> Pattern {
+        let (right, ordinary) = match access.kind {
+            AccessKind::Read => (Pte::READ, 0),
+            AccessKind::Write => (Pte::WRITE, 0),
+            AccessKind::Fetch => (Pte::EXECUTE, Pte::ATT),
+        };
+        let usual = usual.with(right | self.required(access)).without(ordinary);
+        match S::privileged(&self.controls, access) {
+            Some(true) => usual.with(Pte::PRIVILEGED),
+            Some(false) => usual.without(Pte::PRIVILEGED),
+            None => usual,
+        }
+    }
+}
+
+impl FirstStage for ProcessScoped {}
+
+impl SecondStage for PartitionScoped {
+    /// The partition scope takes an access to a table of the process scope for a load.
+    #[inline]
+    fn fault_of_guest_table(&self, fault: Interrupt) -> Interrupt {
+        fault.of_guest_table()
     }
 }
 

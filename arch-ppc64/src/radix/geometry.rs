@@ -14,7 +14,7 @@
 //! (Address bits are counted from the least significant.) Each directory entry says how wide its
 //! table is, so one tree may hold both kinds of last level.
 
-use pgtable::{Geometry, Level, LevelGeometry, low_bits};
+use pgtable::{Geometry, Level, LevelGeometry};
 
 /// Address bits that a tree translates.
 pub const ADDRESS_BITS: u8 = 52;
@@ -35,13 +35,6 @@ pub enum Granule {
     K4,
     /// Tables of 32 pages of 64 KiB.
     K64,
-}
-
-/// The byte offset in its table of `2^width` entries of the entry that covers `offset`, where each
-/// covers `2^shift` bytes.
-#[inline(always)]
-pub(crate) const fn entry_offset(shift: u8, width: u8, offset: u64) -> u64 {
-    (offset >> (shift - 3)) & (low_bits(width) << 3)
 }
 
 const fn tree(page_shift: u8, last: u8, other: u8) -> Geometry {

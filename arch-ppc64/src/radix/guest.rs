@@ -161,7 +161,7 @@ impl GuestMmu {
         access: Access,
     ) -> Result<TranslationOf<ProcessScoped>, GuestFault> {
         let fault = |cause, level, entry| GuestFault {
-            interrupt: self.format.fault(cause, access),
+            interrupt: self.format.fault(cause, access, None, 0),
             address,
             access,
             cause,

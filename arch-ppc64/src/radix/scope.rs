@@ -47,6 +47,10 @@ pub trait Scope: Stage + Copy + Eq + Debug + Send + Sync + sealed::Sealed {
     fn allows(controls: &Self::Controls, strictness: Strictness, word: u64, access: Access)
     -> bool;
 
+    /// Whether a page has to be privileged (or must not be) to certainly allow `access`; `None` if
+    /// that does not matter.
+    fn privileged(controls: &Self::Controls, access: Access) -> Option<bool>;
+
     /// The interrupt for an address that is none of the scope's.
     fn address_fault(access: Access) -> Interrupt;
 
@@ -75,6 +79,18 @@ pub struct ProcessControls {
     pub iamr: Iamr,
     /// Who hears of a table outside memory.
     pub table_fault: TableFault,
+}
+
+impl ProcessControls {
+    /// Whether key 0 of AMR and IAMR allows a supervisor's access.
+    #[inline(always)]
+    const fn key_0_allows(&self, kind: AccessKind) -> bool {
+        match kind {
+            AccessKind::Read => self.amr.into_bits() & Amr::NO_LOAD == 0,
+            AccessKind::Write => self.amr.into_bits() & Amr::NO_STORE == 0,
+            AccessKind::Fetch => self.iamr.into_bits() & Iamr::NO_EXECUTE == 0,
+        }
+    }
 }
 
 /// The address bits that no tree translates: quadrant, and those that must be zero.
@@ -137,16 +153,17 @@ impl Scope for Stage1 {
         let privileged = word & Pte::PRIVILEGED != 0;
         let reachable = match access.privilege {
             Privilege::User => !privileged,
-            Privilege::Supervisor => {
-                privileged
-                    || match access.kind {
-                        AccessKind::Read => controls.amr.into_bits() & Amr::NO_LOAD == 0,
-                        AccessKind::Write => controls.amr.into_bits() & Amr::NO_STORE == 0,
-                        AccessKind::Fetch => controls.iamr.into_bits() & Iamr::NO_EXECUTE == 0,
-                    }
-            }
+            Privilege::Supervisor => privileged || controls.key_0_allows(access.kind),
         };
         authorises(word, access.kind, strictness == Strictness::Kvm) && reachable
+    }
+
+    #[inline(always)]
+    fn privileged(controls: &ProcessControls, access: Access) -> Option<bool> {
+        match access.privilege {
+            Privilege::User => Some(false),
+            Privilege::Supervisor => (!controls.key_0_allows(access.kind)).then_some(true),
+        }
     }
 
     #[inline]
@@ -199,6 +216,11 @@ impl Scope for Stage2 {
     #[inline(always)]
     fn allows((): &(), _: Strictness, word: u64, access: Access) -> bool {
         authorises(word, access.kind, false)
+    }
+
+    #[inline(always)]
+    fn privileged((): &(), _: Access) -> Option<bool> {
+        None
     }
 
     /// A guest real address beyond the tree has no translation. (QEMU's MMU ignores the bits

@@ -134,7 +134,10 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
             HypervisorFault { interrupt, hdar: asked.ea, asdr: Gpa::new(asdr & !0xfff) }
         };
         let Some(root) = self.root(table, l2, l1) else {
-            return Err(to_l1(format.fault(Cause::Malformed, access).status, asked.gpa.get()));
+            return Err(to_l1(
+                format.fault(Cause::Malformed, access, None, 0).status,
+                asked.gpa.get(),
+            ));
         };
         let walker = Walker::new(format, L1Memory(l1), root);
         let found = match rc {

@@ -31,7 +31,7 @@ pub struct Tree<'i, F> {
 /// What a run's pages allow: judged once for each kind of entry.
 struct Judge<F: Format> {
     path: F::Path,
-    last: Option<(u64, Rights)>,
+    last: Option<(F::Attributes, Rights)>,
 }
 
 /// A range that may still grow.
@@ -196,9 +196,9 @@ impl<'i, F: Describe> Tree<'i, F> {
     fn judge(&self, input: Input<F>) -> Judge<F> {
         let trace = self.walker.trace(input);
         let above = trace.split_last().map_or(&[][..], |(_, above)| above);
-        let path = above
-            .iter()
-            .fold(F::Path::default(), |path, step| self.walker.format().restrict(path, step.word));
+        let path = above.iter().fold(F::Path::default(), |path, step| {
+            self.walker.format().restrict(path, step.word, step.at)
+        });
         Judge { path, last: None }
     }
 
@@ -359,7 +359,7 @@ impl<'i, F: Describe> Tree<'i, F> {
         }
         let mut path = F::Path::default();
         above.iter().find(|step| {
-            path = format.restrict(path, step.word);
+            path = format.restrict(path, step.word, step.at);
             denied(path)
         })
     }
@@ -423,9 +423,12 @@ impl<'i, F: Describe> Tree<'i, F> {
 impl<F: Format> Judge<F> {
     /// What the leaf `word` at `at` allows on this path.
     fn rights(&mut self, format: &F, word: u64, at: Position) -> Rights {
-        let kind = word & !format.output_mask(at);
+        let kind = match format.decode(word, at) {
+            Entry::Leaf { attributes, .. } => attributes,
+            _ => F::Attributes::from(Prot::new()),
+        };
         match self.last {
-            Some((last, rights)) if last == kind => return rights,
+            Some((last, rights)) if kind == last => return rights,
             _ => {}
         }
         let allows = |access| format.check(word, at, self.path, access).is_ok();

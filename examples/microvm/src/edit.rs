@@ -7,7 +7,7 @@
 //! the new translation; the third must give the new one.
 
 use arch_ppc64::radix::{PageSize, Rs, Tlbie};
-use pgtable::{Entry, Format, Gva};
+use pgtable::{Entry, Format, Gpa, Gva};
 use probe_guest::ppc64::{Edit, Edited};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -48,7 +48,7 @@ pub fn run(
         let edit = Edit {
             address: Gva::new(AT),
             entry: Gva::new(LINEAR + leaf.address.get()),
-            word: walker.format().leaf_word(attributes, leaf.at)? | to.0,
+            word: walker.format().leaves(Gpa::new(to.0), attributes, leaf.at)?.first,
             tlbie: Tlbie::page(AT, size, Rs::new().with_pid(PROCESS)),
         };
         let question = format!("{AT:#018x} from gpa {:#x} to gpa {:#x}", from.0, to.0);

@@ -90,8 +90,7 @@ impl<'a> Space<'a> {
         prot: Prot,
     ) -> Result<(u64, Finished), Failure> {
         let mut gather = Gather::new(self.shootdown, self.pid);
-        let changed =
-            self.tree.protect(Gva::new(input), bytes, PageAttributes::from(prot), &mut gather)?;
+        let changed = self.tree.protect(Gva::new(input), bytes, prot, &mut gather)?;
         Ok((changed, gather.finish(self.tree.tables())?))
     }
 

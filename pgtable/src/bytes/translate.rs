@@ -3,10 +3,9 @@
 use crate::access::Access;
 use crate::address::{Address, Gva, Hpa};
 use crate::fault::Fault;
-use crate::format::{Format, Input, Output};
+use crate::format::{FirstStage, Format, Input, Output, SecondStage};
 use crate::memory::ReadMemory;
 use crate::space::Translation;
-use crate::stage::{Stage1, Stage2};
 use crate::two_stage::{TwoStage, TwoStageFault};
 use crate::walk::Walker;
 
@@ -151,8 +150,8 @@ impl<T: TranslateUnjudged> Translate for Debugger<T> {
 /// Accesses are judged by both stages; nothing is recorded. The page is the smaller of the two.
 impl<F1, F2, M, const N: usize> Translate for TwoStage<'_, F1, F2, M, N>
 where
-    F1: Format<Stage = Stage1>,
-    F2: Format<Stage = Stage2>,
+    F1: FirstStage,
+    F2: SecondStage,
     M: ReadMemory<Hpa>,
 {
     type Input = Gva;

@@ -1,5 +1,6 @@
 //! Several operations under one lock.
 
+use crate::access::Prot;
 use crate::address::Address;
 use crate::allocator::TableAllocator;
 use crate::descent::InPlace;
@@ -8,10 +9,11 @@ use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
 use crate::lock::ReadSide;
 use crate::memory::TableMemory;
+use crate::modify::{Each, Modify, ReadOnly, Replace, Rights};
 use crate::record::{Recorded, Writers};
 use crate::space::Leaves;
 use crate::table::PageTable;
-use crate::walk::{TranslationOf, bounds, malformed, translation};
+use crate::walk::{LeafOf, TranslationOf, bounds, malformed, translation};
 use crate::word::{Word, any_set};
 
 use super::Writer;
@@ -91,15 +93,15 @@ where
     ) -> bool {
         let table = self.writer.table;
         let node = self.held.top();
-        let Some(offset) = table.usual_page(input, bytes, leaves) else { return false };
-        let Some(leaf) = table.usual_leaf(node, output, attributes) else { return false };
+        let Some(offset) = table.base_page_at(input, bytes, leaves) else { return false };
+        let Some(leaf) = table.base_page(node, output, attributes) else { return false };
         if offset < self.start || offset > self.last {
             return false;
         }
         let Ok(memory) = table.memory.word(<Output<F> as Address>::new(node.entry(offset))) else {
             return false;
         };
-        if any_set::<F>(memory, table.format.present_mask()) {
+        if any_set::<F>(memory, table.present(node)) {
             return false;
         }
         Word::<F>::new(memory).store(leaf);

@@ -106,18 +106,12 @@ where
         let mut gone = None;
         for _ in 0..TRIES {
             let (mut cover, mut link) = (root, None);
-            descend(
-                &table.format,
-                InPlace(&table.memory),
-                root,
-                start,
-                floor,
-                |node, at, entry, word| {
-                    if (start ^ last) >> node.span() == 0 {
-                        (cover, link) = (node, Some(Link { at, entry, word }));
-                    }
-                },
-            )
+            let memory = InPlace(&table.memory);
+            descend(&table.format, memory, root, start, floor, |node, leads_there| {
+                if (start ^ last) >> node.span() == 0 {
+                    (cover, link) = (node, Some(leads_there));
+                }
+            })
             .map_err(PageTable::<F, M, A>::lost)?;
             match locks.try_lock(cover) {
                 Ok(()) => return Ok(Some(cover)),

@@ -7,7 +7,7 @@ use crate::format::{Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
 use crate::lock::ReadSide;
 use crate::memory::TableMemory;
-use crate::quick::{Last, descend_to_last};
+use crate::quick::{Last, descend_quickly};
 use crate::space::Leaves;
 use crate::table::PageTable;
 use crate::word::{Word, any_set};
@@ -32,13 +32,11 @@ where
         attributes: F::Attributes,
         leaves: Leaves,
     ) -> bool {
-        let Some(offset) = self.table.usual_page(input, bytes, leaves) else { return false };
+        let Some(offset) = self.table.base_page_at(input, bytes, leaves) else { return false };
         self.with_page(offset, |table, last, state| {
-            let (node, free) = (
-                last.node(&table.format),
-                !any_set::<F>(last.slot.memory(), table.format.present_mask()),
-            );
-            let Some(leaf) = table.usual_leaf(node, output, attributes).filter(|_| free) else {
+            let node = last.node();
+            let free = !any_set::<F>(last.slot.memory(), table.present(node));
+            let Some(leaf) = table.base_page(node, output, attributes).filter(|_| free) else {
                 return false;
             };
             last.slot.store(leaf);
@@ -60,11 +58,10 @@ where
         let table = self.table;
         let mut reader = self.reader.try_borrow_mut().ok()?;
         let reading = reader.read();
-        let predicted = |word, at| table.format.predicted_table(word, at);
-        let last =
-            descend_to_last(&table.format, InPlace(&table.memory), table.root, offset, predicted)
-                .ok()?;
-        let state = table.state(last.node(&table.format))?;
+        let shortcuts = table.format.shortcuts(None)?;
+        let memory = InPlace(&table.memory);
+        let last = descend_quickly::<F, _>(&shortcuts, memory, table.root, offset)?;
+        let state = table.state(last.node())?;
         let locked = state.lock_once()?;
         // What is locked stays.
         drop(reading);
@@ -82,12 +79,12 @@ where
         bytes: u64,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> bool {
-        let Some(offset) = self.table.usual_page(input, bytes, Leaves::Largest) else {
+        let Some(offset) = self.table.base_page_at(input, bytes, Leaves::Largest) else {
             return false;
         };
         self.with_page(offset, |table, last, state| {
-            let node = last.node(&table.format);
-            if state.live() <= 1 || !any_set::<F>(last.slot.memory(), table.format.present_mask()) {
+            let node = last.node();
+            if state.live() <= 1 || !last.step.usual().fits(last.slot.load()) {
                 return false;
             }
             last.slot.store(0);

@@ -10,6 +10,23 @@
 /// something to the tables that cover a range.
 macro_rules! verbs {
     ($self:ident: $receiver:ty, $within:literal) => {
+        #[doc = concat!("As [`PageTable::modify`]", $within)]
+        ///
+        /// # Errors
+        /// As there, and [`Error::Contended`].
+        pub fn modify<I: Invalidate<F::Stage>>(
+            $self: $receiver,
+            input: Input<F>,
+            bytes: u64,
+            edit: impl FnMut(LeafOf<F>) -> F::Attributes,
+            gather: &mut Gather<'_, F::Stage, I>,
+        ) -> Result<u64, RangeError<Input<F>>> {
+            $self.within(input, bytes, |table, trail| {
+                let verb = Modify::new(Each(edit), Writers::Running);
+                table.change_range(trail, (input, bytes), verb, gather)
+            })
+        }
+
         #[doc = concat!("As [`PageTable::protect`]", $within)]
         ///
         /// # Errors
@@ -18,11 +35,45 @@ macro_rules! verbs {
             $self: $receiver,
             input: Input<F>,
             bytes: u64,
+            prot: Prot,
+            gather: &mut Gather<'_, F::Stage, I>,
+        ) -> Result<u64, RangeError<Input<F>>> {
+            $self.within(input, bytes, |table, trail| {
+                let verb = Modify::new(Rights(prot), Writers::Running);
+                table.change_range(trail, (input, bytes), verb, gather)
+            })
+        }
+
+        #[doc = concat!("As [`PageTable::write_protect`]", $within)]
+        ///
+        /// # Errors
+        /// As there, and [`Error::Contended`].
+        pub fn write_protect<I: Invalidate<F::Stage>>(
+            $self: $receiver,
+            input: Input<F>,
+            bytes: u64,
+            gather: &mut Gather<'_, F::Stage, I>,
+        ) -> Result<u64, RangeError<Input<F>>> {
+            $self.within(input, bytes, |table, trail| {
+                let verb = Modify::new(ReadOnly, Writers::Running);
+                table.change_range(trail, (input, bytes), verb, gather)
+            })
+        }
+
+        #[doc = concat!("As [`PageTable::set_attributes`]", $within)]
+        ///
+        /// # Errors
+        /// As there, and [`Error::Contended`].
+        pub fn set_attributes<I: Invalidate<F::Stage>>(
+            $self: $receiver,
+            input: Input<F>,
+            bytes: u64,
             attributes: F::Attributes,
             gather: &mut Gather<'_, F::Stage, I>,
         ) -> Result<u64, RangeError<Input<F>>> {
             $self.within(input, bytes, |table, trail| {
-                table.protect_range(trail, (input, bytes), attributes, Writers::Running, gather)
+                let verb = Modify::new(Replace(attributes), Writers::Running);
+                table.change_range(trail, (input, bytes), verb, gather)
             })
         }
 

@@ -5,9 +5,10 @@ use core::ops::ControlFlow;
 
 use arrayvec::ArrayVec;
 
-use crate::access::Access;
+use crate::access::{Access, Prot};
 use crate::address::Address;
 use crate::allocator::TableAllocator;
+use crate::change::Report;
 use crate::descent::{InPlace, Node};
 use crate::error::{Error, RangeError};
 use crate::fault::Fault;
@@ -15,6 +16,7 @@ use crate::format::{Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
 use crate::lock::ReadSide;
 use crate::memory::TableMemory;
+use crate::modify::{Each, Modify, ReadOnly, Replace, Rights};
 use crate::record::{Recorded, Writers};
 use crate::space::{AddressSpace, Leaves};
 use crate::table::{PageTable, layout};
@@ -185,6 +187,26 @@ where
         unmapped
     }
 
+    /// As [`PageTable::unmap_with`].
+    ///
+    /// # Errors
+    /// As there, and [`Error::Contended`].
+    pub fn unmap_with<I: Invalidate<F::Stage>>(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+        each: impl FnMut(LeafOf<F>),
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        let table = self.table;
+        let mut held = self.hold_around(input, bytes)?;
+        let unmapped =
+            held.run(|trail| table.change_range(trail, (input, bytes), Report(each), gather));
+        let offset = table.format.offset(input).unwrap_or(0);
+        self.let_go(held, offset, gather);
+        unmapped
+    }
+
     verbs!(self: &Self, ".");
 
     /// Does `look` with a walker of the tree, while what it sees is kept from reuse. No lock is
@@ -248,14 +270,43 @@ where
         Self::unmap(self, input, bytes, gather)
     }
 
+    fn modify<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        edit: impl FnMut(LeafOf<F>) -> F::Attributes,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        Self::modify(self, input, bytes, edit, gather)
+    }
+
     fn protect<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        prot: Prot,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        Self::protect(self, input, bytes, prot, gather)
+    }
+
+    fn write_protect<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        Self::write_protect(self, input, bytes, gather)
+    }
+
+    fn set_attributes<I: Invalidate<F::Stage>>(
         &mut self,
         input: Input<F>,
         bytes: u64,
         attributes: F::Attributes,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
-        Self::protect(self, input, bytes, attributes, gather)
+        Self::set_attributes(self, input, bytes, attributes, gather)
     }
 
     fn translate(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
@@ -269,6 +320,10 @@ where
         visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
         self.read(|walker| walker.for_each(input, bytes, visit))
+    }
+
+    fn page_shift(&self) -> u8 {
+        self.table.page_shift()
     }
 
     fn leaf_shifts(&self) -> ArrayVec<u8, 8> {

@@ -1,10 +1,13 @@
 //! Every address space against a flat map, through one harness; a format is one line at the end.
 
+use crate::deep::{Deep, EIGHT, FIVE, FOUR, SIX, THREE, TWO};
 use crate::support::harness::{Harness, Op, op};
 use crate::support::{Arena, Tables};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{AddressSpace, Format, Gather, Output, PageTable};
+use pgtable_conformance::lpa::Lpa;
+use pgtable_conformance::sv::Sv;
 use proptest::prelude::*;
 
 /// Runs `ops` on a tree of `format`, tears it down, and looks for what was left behind.
@@ -63,6 +66,15 @@ macro_rules! formats {
 }
 
 formats! {
+    two_levels: Deep::new(&TWO);
+    three_levels: Deep::new(&THREE);
+    four_odd_levels: Deep::new(&FOUR);
+    five_odd_levels: Deep::new(&FIVE).slow();
+    six_levels: Deep::new(&SIX);
+    eight_levels: Deep::new(&EIGHT);
+    sv39: Sv::SV39;
+    sv48: Sv::SV48.with_sum();
+    lpa: Lpa;
     radix_64k_process: ProcessScoped::new(Granule::K64);
     radix_4k_process: ProcessScoped::new(Granule::K4);
     radix_64k_partition: PartitionScoped::new(Granule::K64);

@@ -73,11 +73,7 @@ fn as_the_walker<F: Format>(format: F) {
         match random(&mut state, 8) {
             0 => _ = tree.unmap(Input::<F>::new(start), 1 << large, &mut gather).unwrap(),
             1 => _ = tree.unmap(Input::<F>::new(at), pages * unit, &mut gather).unwrap(),
-            2 => {
-                _ = tree
-                    .protect(Input::<F>::new(at), pages * unit, attributes, &mut gather)
-                    .unwrap()
-            }
+            2 => _ = tree.protect(Input::<F>::new(at), pages * unit, prot, &mut gather).unwrap(),
             3 => {
                 let output = Output::<F>::new((5 << 30) + (random(&mut state, 8) << large));
                 _ = tree.map(

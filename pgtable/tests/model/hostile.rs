@@ -72,7 +72,7 @@ fn once<F: Format>(format: F) {
         let input = Input::<F>::new(input + 8);
         let _ = walker.translate(input, Access::READ);
         let (most, words) = asked.most();
-        assert!(most == 1 && words <= levels, "translate {input}: {most} times, {words} words");
+        assert!(most <= 2 && words <= levels, "translate {input}: {most} times, {words} words");
         let _ = walker.query(input);
         assert_eq!(asked.most().0, 1, "query {input}");
         let _ = walker.trace(input);
@@ -85,7 +85,7 @@ fn once<F: Format>(format: F) {
 }
 
 #[test]
-fn each_word_of_a_walk_is_read_once() {
+fn each_word_of_a_walk_is_read_at_most_twice() {
     for granule in [Granule::K4, Granule::K64] {
         once(ProcessScoped::new(granule));
         once(PartitionScoped::new(granule));
@@ -97,7 +97,8 @@ fn each_word_of_a_walk_is_read_once() {
     }
 }
 
-/// Tables that lead to themselves, at each place: a walk ends, after a load for each level.
+/// Tables that lead to themselves, at each place: a walk ends, after two loads for each level at
+/// most.
 #[test]
 fn circles_end() {
     fn circle<F: Format>(format: F, word: impl Fn(u64) -> u64) {
@@ -111,7 +112,7 @@ fn circles_end() {
         for input in [0, 0x1234_5678_9000, 0x7fff_ffff_f000] {
             let _ = walker.translate(Input::<F>::new(input), Access::READ);
             let loads: usize = asked.times.take().values().sum();
-            assert!(loads <= usize::from(format.geometry().levels()), "{loads} loads");
+            assert!(loads <= 2 * usize::from(format.geometry().levels()), "{loads} loads");
         }
     }
     // A table in each entry: itself.

@@ -43,7 +43,8 @@ fn page<F: Format>(format: &F, number: u64) -> u64 {
 fn needed<F: Format>(format: &F, pages: &BTreeMap<u64, u64>) -> usize {
     let root = format.geometry().root().0;
     let tables = |level: u8| {
-        let span = format.shift(level) + format.geometry().width(pgtable::Level(level));
+        let span = format.geometry().shift(pgtable::Level(level))
+            + format.geometry().width(pgtable::Level(level));
         pages.keys().map(|&page| page >> span).collect::<std::collections::BTreeSet<_>>().len()
     };
     1 + (0..root).map(tables).sum::<usize>()

@@ -106,8 +106,12 @@ fn same<F: Format>(format: F, ops: &[Op]) {
             Op::Protect { page, pages, prot } => {
                 let (at, bytes, attributes) =
                     (input(page), pages << shift, F::Attributes::from(prot));
-                let exclusive = one.protect(at, bytes, attributes, &mut stale);
-                assert_eq!(exclusive, cursor.protect(at, bytes, attributes, &mut gather), "{op:?}");
+                let exclusive = one.set_attributes(at, bytes, attributes, &mut stale);
+                assert_eq!(
+                    exclusive,
+                    cursor.set_attributes(at, bytes, attributes, &mut gather),
+                    "{op:?}"
+                );
             }
             Op::Split { page, pages } => {
                 let (at, bytes) = (input(page), pages << shift);
@@ -222,7 +226,7 @@ fn what_is_locked_stays_and_nothing_else() {
             Err(error)
         );
         assert_eq!(cursor.unmap(at, bytes, &mut gather), Err(error));
-        assert_eq!(cursor.protect(at, bytes, Prot::R.into(), &mut gather), Err(error));
+        assert_eq!(cursor.protect(at, bytes, Prot::R, &mut gather), Err(error));
         assert_eq!(cursor.split(at, bytes, 12, &mut gather), Err(error));
         assert_eq!(cursor.promote(at, bytes, &mut gather), Err(error));
         let harvested =
@@ -277,7 +281,7 @@ fn pages_beside_the_range() {
         Err(RangeError { at: Gva::new(1 << 50), error: Error::Range })
     );
     cursor.finish(&mut gather);
-    assert_eq!(writer.protect(Gva::new(0), 0, Prot::R.into(), &mut gather), Ok(0));
+    assert_eq!(writer.protect(Gva::new(0), 0, Prot::R, &mut gather), Ok(0));
     assert_eq!(writer.lock(Gva::new(0), 0).map(drop), Ok(()));
     for (page, beyond) in all {
         assert_eq!(writer.translate(Gva::new(page * PAGE), Access::READ).is_ok(), !beyond);
@@ -337,7 +341,7 @@ fn who_has_to_wait() {
         ((0, (1 << 39) + PAGE), (1 << 39, 1 << 39), true),
     ] {
         let cursor = one.lock(Gva::new(locked.0), locked.1).unwrap();
-        let done = other.protect(Gva::new(wanted.0), wanted.1, Prot::R.into(), &mut gather);
+        let done = other.protect(Gva::new(wanted.0), wanted.1, Prot::R, &mut gather);
         assert_eq!(done.is_err(), waits, "{locked:x?} is locked, {wanted:x?} is wanted");
         drop(cursor);
     }

@@ -5,8 +5,8 @@
 
 mod address_space;
 mod cache;
+mod deep;
 mod diff;
-mod formats;
 mod found;
 mod gather;
 #[cfg(feature = "vm-memory")]
@@ -27,5 +27,6 @@ mod support;
 mod tracked;
 mod tree;
 mod two_stage;
+mod verbs;
 mod waiting;
 mod writers;

@@ -14,6 +14,7 @@ use pgtable::{
     Address, AddressSpace, DirectMap, Error, Format, Gather, Input, Invalidate, InvalidateFailed,
     Leaves, Output, PageTable, Prot, Recorded, Stage, Stale, TableMemory, Unused, Walker, Writers,
 };
+use pgtable_conformance::sv::Sv;
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -148,9 +149,9 @@ impl<F: Format> Late<'_, F> {
 
     /// The bits that a store to a page records in the entries of its way.
     fn bits(&self, way: &[Output<F>]) -> Vec<u64> {
-        let bits = self.format.accessed_dirty();
-        let leaf = F::BYTE_ORDER.swap(bits.accessed | bits.dirty);
-        let mut words = vec![F::BYTE_ORDER.swap(bits.table); way.len()];
+        let bits = pgtable_conformance::words::bits(&self.format);
+        let leaf = F::BYTE_ORDER.swap(bits.accessed.mask | bits.dirty.mask);
+        let mut words = vec![F::BYTE_ORDER.swap(bits.table.mask); way.len()];
         *words.last_mut().unwrap() = leaf;
         words
     }
@@ -436,6 +437,8 @@ macro_rules! formats {
 }
 
 formats! {
+    sv39: Sv::SV39;
+    sv48: Sv::SV48.with_sum();
     radix_64k_process: ProcessScoped::new(Granule::K64).with_rc(RcPolicy::HardwareUpdate);
     radix_4k_process: ProcessScoped::new(Granule::K4);
     radix_64k_partition: PartitionScoped::new(Granule::K64);

@@ -6,9 +6,9 @@ use crate::support::{Arena, Tables};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
-    Access, AccessedDirty, Address, ByteOrder, Cause, Entry, EntryOf, Format, Gather, Geometry,
-    Gpa, Gva, Hpa, Input, Leaves, Output, PageTable, Position, Prot, TwoStage, Unencodable, Unused,
-    Walker,
+    Access, Address, Bits, ByteOrder, Cause, Entry, EntryOf, FirstStage, Format, Gather, Geometry,
+    Gpa, Gva, Hpa, Input, Leaves, Output, PageTable, Position, Prot, SecondStage, TwoStage,
+    Unencodable, Unused, Walker, Words,
 };
 
 /// Another format, without what it knows better than the trait; and what it takes a present entry
@@ -49,28 +49,25 @@ impl<F: Format> Format for Plain<F> {
         }
     }
 
-    fn present_mask(&self) -> u64 {
-        self.format.present_mask()
+    fn leaves(
+        &self,
+        output: Output<Self>,
+        attributes: Self::Attributes,
+        at: Position,
+    ) -> Result<Words, Unencodable> {
+        self.format.leaves(output, attributes, at)
     }
 
-    fn table_word(&self, table: Output<Self>, width: u8, at: Position) -> Option<u64> {
-        self.format.table_word(table, width, at)
+    fn table(&self, table: Output<Self>, width: u8, at: Position) -> Result<u64, Unencodable> {
+        self.format.table(table, width, at)
     }
 
-    fn leaf_word(&self, attributes: Self::Attributes, at: Position) -> Result<u64, Unencodable> {
-        self.format.leaf_word(attributes, at)
+    fn bits(&self, at: Position) -> Bits {
+        self.format.bits(at)
     }
 
-    fn output_mask(&self, at: Position) -> u64 {
-        self.format.output_mask(at)
-    }
-
-    fn accessed_dirty(&self) -> AccessedDirty {
-        self.format.accessed_dirty()
-    }
-
-    fn restrict(&self, path: Self::Path, word: u64) -> Self::Path {
-        self.format.restrict(path, word)
+    fn restrict(&self, path: Self::Path, word: u64, at: Position) -> Self::Path {
+        self.format.restrict(path, word, at)
     }
 
     fn check(
@@ -83,10 +80,13 @@ impl<F: Format> Format for Plain<F> {
         self.format.check(word, at, path, access)
     }
 
-    fn fault(&self, cause: Cause, access: Access) -> Self::Fault {
-        self.format.fault(cause, access)
+    fn fault(&self, cause: Cause, access: Access, at: Option<Position>, word: u64) -> Self::Fault {
+        self.format.fault(cause, access, at, word)
     }
 }
+
+impl<F: FirstStage> FirstStage for Plain<F> {}
+impl<F: SecondStage> SecondStage for Plain<F> {}
 
 const PROTS: [Prot; 6] =
     [Prot::R, Prot::RW, Prot::RX, Prot::RWX, Prot::RW.for_user(), Prot::RX.for_user()];
@@ -143,9 +143,12 @@ fn what_the_trait_answers() {
     alike(ProcessScoped::new(Granule::K4));
     alike(PartitionScoped::new(Granule::K4));
     let plain = Plain { format: Npt::new(Levels::Four, NptControls::new()), lie: None };
-    assert!(!plain.asks_whose_page(Access::FETCH) && plain.is_user_page(0, Default::default()));
+    assert!(!plain.asks_whose_page(Access::FETCH));
     assert_eq!(plain.guest_table_access(), Access::READ);
-    assert_eq!(plain.usual_leaf(Position { level: pgtable::Level(0), shift: 12 }), None);
+    let plain = Plain { format: LongMode::new(Levels::Four, Controls::new()), lie: None };
+    let page = Position { level: pgtable::Level(0), shift: 12 };
+    assert!(plain.is_user_page(0, page, Default::default()));
+    assert_eq!(plain.shortcuts(None), None);
 }
 
 /// A second stage that asks whose page it is, behind a first that knows no pages of user mode: they

@@ -254,7 +254,7 @@ impl Writer<'_> {
             }),
             8 => {
                 let prot = [Prot::R, Prot::RW][random(state, 2) as usize];
-                let changed = space.protect(input(page), count << shift, prot.into(), &mut gather);
+                let changed = space.protect(input(page), count << shift, prot, &mut gather);
                 changed.map(|_| ()).map_err(|error| error.error)
             }
             9 => space

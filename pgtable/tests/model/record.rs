@@ -10,6 +10,8 @@ use pgtable::{
     Access, Address, AddressSpace, DirectMap, Error, Format, Gather, Gpa, Gva, Hpa, Input, Leaves,
     Output, PageTable, Prot, Recorded, TableMemory, Unused, Walker, Writers,
 };
+use pgtable_conformance::lpa::Lpa;
+use pgtable_conformance::sv::Sv;
 use proptest::prelude::*;
 
 /// Pages in the range that is used: two large leaves' worth and a bit.
@@ -227,18 +229,13 @@ fn protection_beside_a_cpu_that_stores() {
             let mut gather = Gather::new(&Unused, ());
             while done.load(Ordering::Acquire) < turn {
                 for prot in [Prot::RWX, Prot::RW] {
-                    tree.protect(start, bytes, recorded_nothing(prot), &mut gather).unwrap();
+                    tree.protect(start, bytes, prot, &mut gather).unwrap();
+                    let cleared = recorded_nothing(prot);
+                    tree.set_attributes(start, bytes, cleared, &mut gather).unwrap();
                 }
             }
             // Nor beside nobody.
-            tree.protect_beside(
-                start,
-                bytes,
-                recorded_nothing(Prot::RWX),
-                Writers::Stopped,
-                &mut gather,
-            )
-            .unwrap();
+            tree.protect_beside(start, bytes, Prot::RWX, Writers::Stopped, &mut gather).unwrap();
             let mut dirty = [0];
             tree.harvest(start, bytes, Recorded::Dirty, Writers::Stopped, &mut dirty, &mut gather)
                 .unwrap();
@@ -265,6 +262,8 @@ macro_rules! formats {
 }
 
 formats! {
+    sv39: Sv::SV39.with_hardware_updates();
+    lpa: Lpa;
     radix_64k_process: ProcessScoped::new(Granule::K64).with_rc(RcPolicy::HardwareUpdate);
     radix_4k_partition: PartitionScoped::new(Granule::K4).with_rc(RcPolicy::HardwareUpdate);
     x86_4_level: LongMode::new(Levels::Four, Controls::new());

@@ -192,9 +192,7 @@ fn what_is_not_uniform_stays() {
             let (at, to) = (Gpa::new(LARGE + 511 * PAGE), Hpa::new(0x7000));
             tree.remap(at, to, PAGE, Prot::RW.into(), Leaves::Exactly(12), gather).unwrap();
         },
-        &|tree, gather| {
-            assert_eq!(tree.protect(Gpa::new(LARGE), PAGE, Prot::R.into(), gather), Ok(PAGE))
-        },
+        &|tree, gather| assert_eq!(tree.protect(Gpa::new(LARGE), PAGE, Prot::R, gather), Ok(PAGE)),
         &|tree, gather| {
             let (at, to) = (Gpa::new(LARGE), Hpa::new(PAGE));
             tree.remap(at, to, LARGE, Prot::RW.into(), Leaves::Exactly(12), gather).unwrap();

@@ -13,6 +13,7 @@ use pgtable::{
     MemoryError, Output, PageTable, Prot, ReadMemory, Recorded, TableAllocator, TableLayout,
     TableMemory, TableState, Unused, Walker, Writers,
 };
+use pgtable_conformance::words::bits;
 use proptest::prelude::*;
 
 /// Memory that lists the words it is told of.
@@ -97,7 +98,7 @@ fn run<F: Format>(format: F, steps: &[Step]) {
                 .map(|_| ())
                 .map_err(|error| error.error),
             3 => {
-                let prot = [Prot::R, Prot::RX][(count % 2) as usize].into();
+                let prot = [Prot::R, Prot::RX][(count % 2) as usize];
                 space
                     .protect(input(page), bytes, prot, &mut gather)
                     .map(|_| ())
@@ -125,7 +126,7 @@ fn run<F: Format>(format: F, steps: &[Step]) {
             }
             7 => {
                 // As if no walk had come by yet: table entries are made with their bits set.
-                let bits = F::BYTE_ORDER.swap(format.accessed_dirty().table);
+                let bits = F::BYTE_ORDER.swap(bits(&format).table.mask);
                 for page in page..page + count.min(8) {
                     for entry in &space.walker().trace(input(page)) {
                         if matches!(entry.entry, pgtable::Entry::Table { .. }) {

@@ -9,6 +9,8 @@ use pgtable::{
     Access, Address, AddressSpace, Attributes, DirectMap, Error, Format, Gather, Input, Leaves,
     Output, PageTable, Prot, Writers,
 };
+use pgtable_conformance::lpa::Lpa;
+use pgtable_conformance::sv::Sv;
 use proptest::prelude::*;
 use std::ops::ControlFlow;
 
@@ -150,18 +152,11 @@ pub(crate) fn apply<F: Format>(harness: &mut Harness<'_, Tree<'_, F>>, op: &Tree
             }
         }
         TreeOp::Protect(at, pages, prot, budget) => {
-            let (start, bytes, attributes) =
-                (harness.input(at), harness.bytes(pages), F::Attributes::from(prot));
+            let (start, bytes) = (harness.input(at), harness.bytes(pages));
             harness.tables.budget.set(budget);
-            let tree = &mut harness.space;
-            let result = tree.protect_beside(
-                Input::<F>::new(start),
-                bytes,
-                attributes,
-                Writers::Stopped,
-                &mut gather,
-            );
-            harness.protected(start, bytes, attributes, result);
+            let (tree, at) = (&mut harness.space, Input::<F>::new(start));
+            let result = tree.protect_beside(at, bytes, prot, Writers::Stopped, &mut gather);
+            harness.changed(start, bytes, |old| old.with_prot(prot), result);
         }
     }
     harness.tables.budget.set(usize::MAX);
@@ -329,13 +324,13 @@ fn there_and_back<F: Format>(format: F) {
     // One page in the middle differs: nothing of that part is promoted.
     let odd = Input::<F>::new((1 << large) + (5 << 21));
     let mut gather = Gather::new(&harness.tlb, 7);
-    tree.protect(odd, 1 << page, F::Attributes::from(Prot::R), &mut gather).unwrap();
+    tree.protect(odd, 1 << page, Prot::R, &mut gather).unwrap();
     assert_eq!(tree.promote(input, bytes, &mut gather).unwrap(), 511);
     gather.finish(&tables).unwrap();
     assert_eq!(tables.live(), full - 511);
 
     let mut gather = Gather::new(&harness.tlb, 7);
-    tree.protect(odd, 1 << page, attributes, &mut gather).unwrap();
+    tree.set_attributes(odd, 1 << page, attributes, &mut gather).unwrap();
     assert_eq!(tree.promote(input, bytes, &mut gather).unwrap(), 2);
     gather.finish(&tables).unwrap();
     let found = tree.walker().query(odd).unwrap().unwrap();
@@ -374,6 +369,9 @@ macro_rules! formats {
 }
 
 formats! {
+    sv39: Sv::SV39;
+    sv48: Sv::SV48.with_sum();
+    lpa: Lpa;
     radix_64k_process: ProcessScoped::new(Granule::K64);
     radix_4k_partition: PartitionScoped::new(Granule::K4);
     x86_4_level: LongMode::new(Levels::Four, Controls::new());

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
-    Access, AllocError, Contents, DirectMap, Format, Gather, Generation, Gpa, Gva, Hpa, Leaves,
-    MemoryError, PageTable, Prot, ReadMemory, Stage1, Stage2, TableAllocator, TableLayout,
-    TableMemory, TableState, TranslationCache, TwoStage, TwoStageFault, Watch,
+    Access, AllocError, Contents, DirectMap, FirstStage, Gather, Generation, Gpa, Gva, Hpa, Leaves,
+    MemoryError, PageTable, Prot, ReadMemory, SecondStage, Stage1, Stage2, TableAllocator,
+    TableLayout, TableMemory, TableState, TranslationCache, TwoStage, TwoStageFault, Watch,
 };
 use proptest::prelude::*;
 
@@ -95,7 +95,7 @@ fn allows(prot: Prot, access: Access) -> bool {
     }
 }
 
-fn run<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>>(stage1: F1, stage2: F2, ops: &[Op]) {
+fn run<F1: FirstStage, F2: SecondStage>(stage1: F1, stage2: F2, ops: &[Op]) {
     let guest_arena = Arena::new(2 << 20);
     let guest_tables = Tables::new(&guest_arena);
     let host_arena = Arena::new(4 << 20);
@@ -147,7 +147,7 @@ fn run<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>>(stage1: F1, stage
                 model2.remove(&at);
             }
             Op::ProtectHost { page: at, prot } => {
-                host.protect(gpa(at), page, F2::Attributes::from(prot), &mut of_host).unwrap();
+                host.protect(gpa(at), page, prot, &mut of_host).unwrap();
                 model2.entry(at).and_modify(|entry| entry.1 = prot);
             }
             Op::Access { .. } => {}
@@ -161,7 +161,7 @@ fn run<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>>(stage1: F1, stage
         let uncached = cold.translate(gva(at), access);
         let levels = usize::from(stage1.geometry().levels()) + 1;
         assert!(
-            host_memory.loads.get() < levels * (usize::from(stage2.geometry().levels()) + 1),
+            host_memory.loads.get() < levels * (2 * usize::from(stage2.geometry().levels()) + 1),
             "more loads than a walk has"
         );
         let warm = TwoStage::new(stage1, guest.root(), host.walker()).with_cache(&cache);

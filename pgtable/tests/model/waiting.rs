@@ -181,7 +181,7 @@ fn verb(
         "map a range" => map(writer, 8 * LARGE, 3 * PAGE),
         "unmap a page" => writer.unmap(Gva::new(0), PAGE, gather).map(drop),
         "unmap tables" => writer.unmap(Gva::new(0), 4 * LARGE, gather).map(drop),
-        "protect" => writer.protect(Gva::new(0), PAGE, Prot::R.into(), gather).map(drop),
+        "protect" => writer.protect(Gva::new(0), PAGE, Prot::R, gather).map(drop),
         _ => writer.split(Gva::new(4 * LARGE), LARGE, 12, gather).map(drop),
     }
 }
@@ -208,7 +208,7 @@ fn case_a15_a_panic_leaves_nothing_locked() {
         }));
         assert!(panicked.is_err(), "{name}: nothing was written");
         // Every table can be had.
-        let all = writer.protect(Gva::new(0), 1 << 30, Prot::R.into(), &mut gather);
+        let all = writer.protect(Gva::new(0), 1 << 30, Prot::R, &mut gather);
         assert!(all.is_ok(), "{name}: {all:?}");
         assert_ne!(
             writer.unmap(Gva::new(0), 1 << 30, &mut gather).map_err(|error| error.error),

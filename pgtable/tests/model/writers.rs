@@ -385,7 +385,7 @@ where
             12 => {
                 let (at, bytes) = self.own(8);
                 let mut gather = Gather::new(&Unused, ());
-                let prot = [Prot::R, Prot::RW][self.random(2) as usize].into();
+                let prot = [Prot::R, Prot::RW][self.random(2) as usize];
                 let changed = self.writer.protect(Input::<F>::new(at), bytes, prot, &mut gather);
                 gather.finish(self.tables).unwrap();
                 if let Some(changed) = Self::may_run_out(changed) {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use pgtable::{
-    Access, Address, AddressSpace, Attributes, Error, Gather, InputOf, Leaves, OutputOf, Prot,
-    RangeError,
+    Access, Address, AddressSpace, Attributes, Error, Gather, InputOf, Leaves, MappingOf, Memory,
+    OutputOf, Prot, RangeError,
 };
 use proptest::prelude::*;
 
@@ -101,7 +101,8 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
         let middle = self.shifts.get(1).map_or(0, |shift| 1 << shift);
         let far =
             [0, middle, 2 * middle, 1 << 30, (1 << 30) + middle, 1 << 40][at.far as usize % 6];
-        self.space.range().0.get() + far + at.near * self.unit
+        let (start, bytes) = self.space.range();
+        start.get() + far.min(bytes / 2) + at.near * self.unit
     }
 
     pub fn bytes(&self, pages: Pages) -> u64 {
@@ -213,11 +214,47 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
             }
             Op::Protect { at, pages, prot, budget } => {
                 let (start, bytes) = (self.input(at), self.bytes(pages));
-                let attributes = S::Attributes::from(prot);
+                let at = InputOf::<S>::new(start);
                 self.tables.budget.set(budget);
-                let result =
-                    self.space.protect(InputOf::<S>::new(start), bytes, attributes, &mut gather);
-                self.protected(start, bytes, attributes, result);
+                // Each of the verbs that change attributes.
+                let read_only = |old: S::Attributes| old.with_prot(old.prot().with_write(false));
+                match (start / self.unit + bytes / self.unit + u64::from(prot.into_bits())) % 4 {
+                    0 => {
+                        let result = self.space.protect(at, bytes, prot, &mut gather);
+                        self.changed(start, bytes, |old| old.with_prot(prot), result);
+                    }
+                    1 => {
+                        let result = self.space.write_protect(at, bytes, &mut gather);
+                        self.changed(start, bytes, read_only, result);
+                    }
+                    2 => {
+                        let attributes = S::Attributes::from(prot);
+                        let result = self.space.set_attributes(at, bytes, attributes, &mut gather);
+                        self.changed(start, bytes, |_| attributes, result);
+                    }
+                    _ => {
+                        // By where a leaf is and where it leads.
+                        let device = |output: OutputOf<S>| output.get() >> 21 & 1 != 0;
+                        let of = |old: S::Attributes, device| {
+                            old.with_memory(if device { Memory::Device } else { Memory::Normal })
+                        };
+                        let mut leaves = BTreeMap::new();
+                        let edit = |leaf: MappingOf<S>| {
+                            let device = device(leaf.output);
+                            (0..leaf.bytes).step_by(self.unit as usize).for_each(|page| {
+                                leaves.insert(leaf.input.get() + page, device);
+                            });
+                            of(leaf.attributes, device)
+                        };
+                        let result = self.space.modify(at, bytes, edit, &mut gather);
+                        self.changed_each(
+                            start,
+                            bytes,
+                            |page, old| leaves.get(&page).map_or(old, |&device| of(old, device)),
+                            result,
+                        );
+                    }
+                }
             }
         }
         self.tables.budget.set(usize::MAX);
@@ -227,18 +264,29 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
         self.check();
     }
 
-    /// The `bytes` bytes from `start` on were given these attributes, as far as `result` says.
-    pub fn protected(
+    /// What is mapped in the `bytes` bytes from `start` on was given the attributes that `new`
+    /// makes of the old ones, as far as `result` says.
+    pub fn changed(
         &mut self,
         start: u64,
         bytes: u64,
-        attributes: S::Attributes,
+        new: impl Fn(S::Attributes) -> S::Attributes,
+        result: Result<u64, RangeError<InputOf<S>>>,
+    ) {
+        self.changed_each(start, bytes, |_, old| new(old), result);
+    }
+
+    fn changed_each(
+        &mut self,
+        start: u64,
+        bytes: u64,
+        new: impl Fn(u64, S::Attributes) -> S::Attributes,
         result: Result<u64, RangeError<InputOf<S>>>,
     ) {
         let done = Self::done(start, bytes, &result);
         let mut touched = 0;
-        for (_, (_, old)) in self.model.range_mut(start..start + done) {
-            *old = attributes;
+        for (&page, (_, old)) in self.model.range_mut(start..start + done) {
+            *old = new(page, *old);
             touched += 1;
         }
         match result {

@@ -28,6 +28,12 @@ impl Arena {
         }
     }
 
+    /// The word at `address`.
+    #[allow(dead_code, reason = "not every test looks at words")]
+    pub fn word(&self, address: u64) -> &AtomicU64 {
+        &self.words[((address - self.start) / 8) as usize]
+    }
+
     pub fn memory<A: Address>(&self) -> DirectMap<'_, A> {
         DirectMap::new(&self.words, A::new(self.start))
     }

@@ -94,9 +94,10 @@ impl<F: Format<Stage = Stage1>> Trees for Table<F> {
     }
 
     fn soil(&mut self, work: &Work) {
-        let bits = self.table.format().accessed_dirty();
-        let dirty = F::BYTE_ORDER.swap(bits.dirty);
-        assert_eq!(F::BYTE_ORDER == ByteOrder::Little, dirty == bits.dirty);
+        let page = Position { level: Level(0), shift: work.shift };
+        let bits = self.table.format().bits(page);
+        let dirty = F::BYTE_ORDER.swap(bits.dirty.mask);
+        assert_eq!(F::BYTE_ORDER == ByteOrder::Little, dirty == bits.dirty.mask);
         let visited =
             self.table.walker().for_each_run(Gva::new(work.input(0)), work.bytes(), |run| {
                 let first = (run.input().get() - work.input(0)) >> work.shift;

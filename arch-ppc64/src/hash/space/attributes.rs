@@ -1,7 +1,7 @@
 //! What a software page says besides its address, and what becomes of it in an entry.
 
 use bitfield_struct::bitfield;
-use pgtable::Prot;
+use pgtable::{Memory, Prot};
 
 use crate::hash::hpte::HpteR;
 use crate::hash::page_size::PageSizes;
@@ -55,6 +55,29 @@ impl pgtable::Attributes for HashAttributes {
             .with_write(eaa.write())
             .with_execute(eaa.execute())
             .with_user(!eaa.privileged())
+    }
+
+    fn with_prot(self, prot: Prot) -> Self {
+        self.with_eaa(Self::from(prot).eaa())
+    }
+
+    fn memory(&self) -> Memory {
+        match self.att() {
+            Att::Normal | Att::StrongAccessOrder => Memory::Normal,
+            Att::Tolerant => Memory::Uncached,
+            Att::NonIdempotent => Memory::Device,
+        }
+    }
+
+    fn with_memory(self, memory: Memory) -> Self {
+        if self.memory() == memory {
+            return self;
+        }
+        self.with_att(match memory {
+            Memory::Normal => Att::Normal,
+            Memory::Uncached => Att::Tolerant,
+            Memory::Device => Att::NonIdempotent,
+        })
     }
 }
 

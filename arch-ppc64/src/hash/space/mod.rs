@@ -292,7 +292,19 @@ where
         })
     }
 
-    fn protect<I: Invalidate<Stage1>>(
+    fn modify<I: Invalidate<Stage1>>(
+        &mut self,
+        input: Gva,
+        bytes: u64,
+        edit: impl FnMut(LeafOf<SoftwareTree>) -> HashAttributes,
+        gather: &mut Gather<'_, Stage1, I>,
+    ) -> Result<u64, RangeError<Gva>> {
+        self.change(input, bytes, gather, change::Arrays::Keep, |tree, bytes, gather| {
+            tree.modify(input, bytes, edit, gather)
+        })
+    }
+
+    fn set_attributes<I: Invalidate<Stage1>>(
         &mut self,
         input: Gva,
         bytes: u64,
@@ -300,7 +312,7 @@ where
         gather: &mut Gather<'_, Stage1, I>,
     ) -> Result<u64, RangeError<Gva>> {
         self.change(input, bytes, gather, change::Arrays::Keep, |tree, bytes, gather| {
-            tree.protect(input, bytes, attributes, gather)
+            tree.set_attributes(input, bytes, attributes, gather)
         })
     }
 
@@ -329,6 +341,10 @@ where
         visit: impl FnMut(LeafOf<SoftwareTree>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Gva>> {
         self.tree.walker().for_each(input, bytes, visit)
+    }
+
+    fn page_shift(&self) -> u8 {
+        self.pages.geometry().page_shift()
     }
 
     fn leaf_shifts(&self) -> ArrayVec<u8, 8> {

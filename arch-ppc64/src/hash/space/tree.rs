@@ -2,8 +2,8 @@
 //! radix's.
 
 use pgtable::{
-    Access, AccessedDirty, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa, Gva, Input,
-    Level, Output, Position, Stage1, Unencodable, low_bits,
+    Access, Bits, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa, Gva, Input, Level,
+    Output, Position, Record, Stage1, Unencodable, Words, low_bits,
 };
 
 use super::attributes::HashAttributes;
@@ -93,31 +93,48 @@ impl Format for SoftwareTree {
         if fits { Entry::Table { table: Gpa::new(table), width } } else { Entry::Malformed }
     }
 
-    #[inline(always)]
-    fn present_mask(&self) -> u64 {
-        V
+    #[inline]
+    fn leaves(
+        &self,
+        output: Output<Self>,
+        attributes: HashAttributes,
+        at: Position,
+    ) -> Result<Words, Unencodable> {
+        let page = output.get();
+        let mask = self.pages.rpn(at.shift);
+        match self.pages.word(attributes) {
+            Some(word) if self.leaf_at(at) && page & !mask == 0 => {
+                let bits = 64 - mask.leading_zeros() as u8;
+                Ok(Words::contiguous(word | page, page, at.shift, bits, 0))
+            }
+            _ => Err(Unencodable { at }),
+        }
     }
 
     #[inline]
-    fn table_word(&self, table: Output<Self>, width: u8, _: Position) -> Option<u64> {
+    fn table(&self, table: Output<Self>, width: u8, at: Position) -> Result<u64, Unencodable> {
         let word = Pde::new().with_v(true).with_nls(width & 31);
-        (table.get() & !Pde::ADDRESS == 0).then_some(word.into_bits() | table.get())
+        if table.get() & !Pde::ADDRESS == 0 {
+            Ok(word.into_bits() | table.get())
+        } else {
+            Err(Unencodable { at })
+        }
     }
 
-    #[inline]
-    fn leaf_word(&self, attributes: HashAttributes, at: Position) -> Result<u64, Unencodable> {
-        self.pages.word(attributes).filter(|_| self.leaf_at(at)).ok_or(Unencodable { at })
+    /// No hardware walks the tree: every bit may change in place.
+    #[inline(always)]
+    fn bits(&self, _: Position) -> Bits {
+        Bits {
+            present: V,
+            accessed: Record::set(R),
+            dirty: Record::set(C),
+            table: Record::NONE,
+            in_place: u64::MAX,
+        }
     }
 
     #[inline(always)]
-    fn output_mask(&self, at: Position) -> u64 {
-        self.pages.rpn(at.shift)
-    }
-
-    #[inline(always)]
-    fn accessed_dirty(&self) -> AccessedDirty {
-        AccessedDirty { accessed: R, dirty: C, table: 0 }
-    }
+    fn restrict(&self, (): (), _: u64, _: Position) {}
 
     fn check(&self, word: u64, at: Position, (): (), access: Access) -> Result<(), Interrupt> {
         let r = self.pages.attributes(word).with_c(true).entry(0, self.pages.sizes(at.shift));
@@ -126,7 +143,7 @@ impl Format for SoftwareTree {
             .map_err(|status| interrupt(HashFault::storage(access, status)))
     }
 
-    fn fault(&self, cause: Cause, access: Access) -> Interrupt {
+    fn fault(&self, cause: Cause, access: Access, _: Option<Position>, _: u64) -> Interrupt {
         interrupt(match cause {
             Cause::Address => HashFault::segment(access),
             _ => HashFault::no_entry(access),

@@ -84,23 +84,29 @@ fn encoded() {
         (1 << 60, 9, M2, None),
     ] {
         assert_eq!(
-            format.table_word(Gpa::new(address), width, at),
+            format.table(Gpa::new(address), width, at).ok(),
             want,
             "{address:#x} {width} {at:?}"
         );
     }
     let attributes = PageAttributes::from(Prot::RWX.for_user());
     for (at, want) in [(K4, true), (K64, true), (M2, true), (G1, true), (ROOT, false)] {
-        assert_eq!(format.leaf_word(attributes, at).is_ok(), want, "{at:?}");
+        assert_eq!(format.leaves(pgtable::Address::new(0), attributes, at).is_ok(), want, "{at:?}");
     }
     assert_eq!(
-        format.leaf_word(attributes, Position { level: Level(0), shift: 21 }),
+        format.leaves(
+            pgtable::Address::new(0),
+            attributes,
+            Position { level: Level(0), shift: 21 }
+        ),
         Err(Unencodable { at: Position { level: Level(0), shift: 21 } })
     );
-    assert_eq!(format.leaf_word(attributes, M2).unwrap() | 0x200_0000, 0xc000_0000_0200_0187);
-    assert_eq!(format.output_mask(G1), 0x01ff_ffff_c000_0000);
-    assert_eq!(format.present_mask(), 1 << 63);
-    assert_eq!(format.accessed_dirty(), AccessedDirty { accessed: 0x100, dirty: 0x80, table: 0 });
+    let leaves = format.leaves(Gpa::new(0x200_0000), attributes, M2).unwrap();
+    assert_eq!((leaves.first, leaves.step), (0xc000_0000_0200_0187, 0x20_0000));
+    assert_eq!(leaves.skip(leaves.count - 1).first, 0xc1ff_ffff_ffe0_0187);
+    let Bits { present, accessed, dirty, table, .. } = format.bits(G1);
+    assert_eq!((present, table), (1 << 63, Record::NONE));
+    assert_eq!((accessed, dirty), (Record::set(0x100), Record::set(0x80)));
 }
 
 #[test]
@@ -119,7 +125,10 @@ fn predicted() {
         (Granule::K64, 0, ROOT, None),
     ] {
         assert_eq!(
-            ProcessScoped::new(granule).predicted_table(word, at),
+            ProcessScoped::new(granule)
+                .shortcuts(None)
+                .and_then(|all| all.step(at.level.0).address(word))
+                .filter(|_| at.level.0 > 0),
             want,
             "{granule:?} {word:#018x} {at:?}"
         );
@@ -203,40 +212,75 @@ fn reported() {
     let partition = PartitionScoped::new(Granule::K4);
     let show = |interrupt: Interrupt| (interrupt.vector.offset(), interrupt.status.into_bits());
     for (name, seen, want) in [
-        ("segment", process.fault(Cause::Address, Access::READ), (0x380, 0)),
-        ("segment, store", process.fault(Cause::Address, Access::WRITE), (0x380, 0)),
-        ("segment, fetch", process.fault(Cause::Address, Access::FETCH), (0x480, 0)),
-        ("absent", process.fault(Cause::NotPresent, Access::READ), (0x300, 0x4000_0000)),
-        ("absent, store", process.fault(Cause::NotPresent, Access::WRITE), (0x300, 0x4200_0000)),
-        ("absent, fetch", process.fault(Cause::NotPresent, Access::FETCH), (0x400, 0x4000_0000)),
-        ("malformed", process.fault(Cause::Malformed, Access::READ), (0x300, 0x0008_0000)),
-        ("malformed, store", process.fault(Cause::Malformed, Access::WRITE), (0x300, 0x0208_0000)),
-        ("malformed, fetch", process.fault(Cause::Malformed, Access::FETCH), (0x400, 0x0008_0000)),
-        ("table", process.fault(Cause::TableAccess, Access::READ), (0xe00, 0x4002_0000)),
-        ("table, store", process.fault(Cause::TableAccess, Access::WRITE), (0xe00, 0x4002_0000)),
-        ("table, fetch", process.fault(Cause::TableAccess, Access::FETCH), (0xe00, 0x4002_0000)),
+        ("segment", process.fault(Cause::Address, Access::READ, None, 0), (0x380, 0)),
+        ("segment, store", process.fault(Cause::Address, Access::WRITE, None, 0), (0x380, 0)),
+        ("segment, fetch", process.fault(Cause::Address, Access::FETCH, None, 0), (0x480, 0)),
+        ("absent", process.fault(Cause::NotPresent, Access::READ, None, 0), (0x300, 0x4000_0000)),
+        (
+            "absent, store",
+            process.fault(Cause::NotPresent, Access::WRITE, None, 0),
+            (0x300, 0x4200_0000),
+        ),
+        (
+            "absent, fetch",
+            process.fault(Cause::NotPresent, Access::FETCH, None, 0),
+            (0x400, 0x4000_0000),
+        ),
+        ("malformed", process.fault(Cause::Malformed, Access::READ, None, 0), (0x300, 0x0008_0000)),
+        (
+            "malformed, store",
+            process.fault(Cause::Malformed, Access::WRITE, None, 0),
+            (0x300, 0x0208_0000),
+        ),
+        (
+            "malformed, fetch",
+            process.fault(Cause::Malformed, Access::FETCH, None, 0),
+            (0x400, 0x0008_0000),
+        ),
+        ("table", process.fault(Cause::TableAccess, Access::READ, None, 0), (0xe00, 0x4002_0000)),
+        (
+            "table, store",
+            process.fault(Cause::TableAccess, Access::WRITE, None, 0),
+            (0xe00, 0x4002_0000),
+        ),
+        (
+            "table, fetch",
+            process.fault(Cause::TableAccess, Access::FETCH, None, 0),
+            (0xe00, 0x4002_0000),
+        ),
         (
             "table, fetch, reflected",
-            process
-                .with_table_fault(TableFault::Reflected)
-                .fault(Cause::TableAccess, Access::FETCH),
+            process.with_table_fault(TableFault::Reflected).fault(
+                Cause::TableAccess,
+                Access::FETCH,
+                None,
+                0,
+            ),
             (0x300, 0x4002_0000),
         ),
         (
             "absent in stage 2",
-            partition.fault(Cause::NotPresent, Access::WRITE),
+            partition.fault(Cause::NotPresent, Access::WRITE, None, 0),
             (0xe00, 0x4200_0000),
         ),
         (
             "absent in stage 2, fetch",
-            partition.fault(Cause::NotPresent, Access::FETCH),
+            partition.fault(Cause::NotPresent, Access::FETCH, None, 0),
             (0xe20, 0x4000_0000),
         ),
-        ("beyond stage 2", partition.fault(Cause::Address, Access::READ), (0xe00, 0x4000_0000)),
-        ("denied in stage 2", partition.fault(Cause::Denied, Access::READ), (0xe00, 0x0800_0000)),
+        (
+            "beyond stage 2",
+            partition.fault(Cause::Address, Access::READ, None, 0),
+            (0xe00, 0x4000_0000),
+        ),
+        (
+            "denied in stage 2",
+            partition.fault(Cause::Denied, Access::READ, None, 0),
+            (0xe00, 0x0800_0000),
+        ),
         (
             "denied in stage 2, fetch",
-            partition.fault(Cause::Denied, Access::FETCH),
+            partition.fault(Cause::Denied, Access::FETCH, None, 0),
             (0xe20, 0x1000_0000),
         ),
     ] {

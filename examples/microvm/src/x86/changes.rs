@@ -131,7 +131,7 @@ impl Change<Finds> {
     fn make(&self, space: &mut Space<'_>) -> Result<(u64, usize), Failure> {
         let (bytes, finished) = match self.act {
             Act::Unmap => space.unmap(self.input, self.bytes)?,
-            Act::Protect(prot) => space.protect(self.input, self.bytes, prot.into())?,
+            Act::Protect(prot) => space.protect(self.input, self.bytes, prot)?,
             Act::Map(output, leaf, prot) => {
                 space.map(self.input, output, self.bytes, prot.into(), Leaves::Exactly(leaf))?;
                 return Ok((self.bytes, 0));

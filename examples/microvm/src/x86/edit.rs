@@ -6,7 +6,7 @@
 //! loads again, runs INVLPG, and loads a third time. The second load may give the old or the new
 //! translation; the third must give the new one.
 
-use pgtable::{Entry, Format, Gva};
+use pgtable::{Entry, Format, Gpa, Gva};
 use probe_guest::x86::{Edit, Edited};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -43,7 +43,7 @@ pub fn run(
         let edit = Edit {
             address: Gva::new(AT),
             entry: Gva::new(LINEAR + leaf.address.get()),
-            word: walker.format().leaf_word(attributes, leaf.at)? | to.0,
+            word: walker.format().leaves(Gpa::new(to.0), attributes, leaf.at)?.first,
         };
         let question = format!("{AT:#018x} from gpa {:#x} to gpa {:#x}", from.0, to.0);
         let expected = format!("{:#x}, then either, then {:#x}", from.1, to.1);

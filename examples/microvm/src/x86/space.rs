@@ -2,7 +2,7 @@
 //! change it.
 
 use arch_x86::{LongMode, PageAttributes};
-use pgtable::{Finished, Format, Gather, Gpa, GuestTables, Gva, Leaves, PageTable};
+use pgtable::{Finished, Format, Gather, Gpa, GuestTables, Gva, Leaves, PageTable, Prot};
 
 use super::shootdown::Shootdown;
 use crate::report::Failure;
@@ -65,10 +65,10 @@ impl<'a> Space<'a> {
         &mut self,
         input: u64,
         bytes: u64,
-        attributes: PageAttributes,
+        prot: Prot,
     ) -> Result<(u64, Finished), Failure> {
         let mut gather = Gather::new(self.shootdown, self.pid);
-        let changed = self.tree.protect(Gva::new(input), bytes, attributes, &mut gather)?;
+        let changed = self.tree.protect(Gva::new(input), bytes, prot, &mut gather)?;
         Ok((changed, gather.finish(self.tree.tables())?))
     }
 

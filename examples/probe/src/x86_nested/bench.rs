@@ -18,7 +18,7 @@ use pgtable::{
 
 use super::records::{DATA, Order, WATCHES, block};
 use super::scene::{SCRATCH, Scene, stub};
-use super::second::{End, Second, Start};
+use super::second::{End, PAGE, Second, Start};
 
 pub type Memory<'w> = DirectMap<'w, Hpa>;
 
@@ -343,10 +343,11 @@ impl<S: Second> Stages<'_, S> {
     }
 
     fn on_the_way(&self, address: Gva, access: Access, way: &mut Way) {
-        let recorded = self.second.format().accessed_dirty();
+        let recorded = self.second.format().bits(PAGE);
         let (first, second) = self.entries(address);
         let dirty = if access.kind == AccessKind::Write { DIRTY } else { 0 };
-        let seconds = second.into_iter().map(|at| (at, recorded.accessed | recorded.table));
+        let seconds =
+            second.into_iter().map(|at| (at, recorded.accessed.mask | recorded.table.mask));
         let last = first.len().saturating_sub(1);
         let firsts = first.into_iter().enumerate();
         let firsts = firsts

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use arch_x86::{Controls, Levels, PageAttributes};
 use fastrand::Rng;
-use pgtable::{Access, Entry, Level, Position, Prot, low_bits};
+use pgtable::{Access, Entry, Hpa, Level, Position, Prot, low_bits};
 
 use super::bench::{Bench, Case, Values};
 use super::records::DATA;
@@ -125,8 +125,8 @@ pub fn cases<S: Second>(
 fn attributes<S: Second>(format: S, rng: &mut Rng, shift: u8) -> S::Attributes {
     let at = Position { level: Level((shift - 12) / 9), shift };
     let plain = S::Attributes::from(Prot::RWX);
-    let Ok(word) = format.leaf_word(plain, at) else { return plain };
-    let word = word
+    let Ok(words) = format.leaves(Hpa::new(0), plain, at) else { return plain };
+    let word = words.first
         ^ rng.u64(..) & 0x8000_0000_0000_0f7f & if rng.u8(..5) == 0 { u64::MAX } else { 0x360 };
     match format.decode(word, at) {
         Entry::Leaf { attributes, .. } => attributes,

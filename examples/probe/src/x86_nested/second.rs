@@ -4,7 +4,7 @@
 use std::fmt::{self, Debug};
 
 use arch_x86::{Controls, Levels, Registers};
-use pgtable::{Format, Hpa, Privilege, Stage2};
+use pgtable::{Hpa, Level, Position, Privilege, SecondStage};
 
 use super::records::Answer;
 
@@ -144,8 +144,11 @@ pub struct Start {
     pub privilege: Privilege,
 }
 
+/// Where the entries of 4-KiB pages stand.
+pub const PAGE: Position = Position { level: Level(0), shift: 12 };
+
 /// A second stage.
-pub trait Second: Format<Stage = Stage2> + Copy {
+pub trait Second: SecondStage {
     /// Its controls.
     type Controls: Copy + Debug;
 

@@ -8,7 +8,7 @@ use pgtable::Access;
 
 use super::bench::{Bench, Case, Values};
 use super::scene::{Builder, Shape};
-use super::second::{Machine, Second, combinations, guest_controls, shifts};
+use super::second::{Machine, PAGE, Second, combinations, guest_controls, shifts};
 
 /// P, R/W, U/S, XD of stage 1.
 const RIGHTS: [u64; 4] = [1 << 0, 1 << 1, 1 << 2, 1 << 63];
@@ -196,8 +196,8 @@ fn unmarked<S: Second>(
     cases: &mut Cases<'_, S>,
 ) -> Result<(), Box<dyn Error>> {
     let (first, second) = bench.entries(&cases.plain);
-    let recorded = S::under(machine.levels, cases.plain.second).accessed_dirty();
-    let all = recorded.accessed | recorded.dirty;
+    let recorded = S::under(machine.levels, cases.plain.second).bits(PAGE);
+    let all = recorded.accessed.mask | recorded.dirty.mask;
     for (entries, bits) in [(&first, RECORD), (&second, all)] {
         for &at in entries {
             bench.store(at, bench.load(at)? & !bits)?;

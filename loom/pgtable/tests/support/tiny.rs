@@ -1,8 +1,9 @@
 //! A format small enough for a model checker: two levels of tables of four entries, pages of 4 KiB.
 
 use pgtable::{
-    Access, AccessedDirty, Attributes, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa,
-    Hpa, LevelGeometry, Position, Prot, Stage2, Unencodable,
+    Access, Attributes, Bits, ByteOrder, Cause, Entry, EntryOf, Field, Format, Geometry, Gpa, Hpa,
+    LevelGeometry, MAX_LEVELS, Memory, Pattern, Position, Prot, Record, Shortcuts, Stage2, Step,
+    Unencodable, Words,
 };
 
 /// Bit 0: present, bit 1: a page, bit 2: accessed, bit 3: dirty.
@@ -37,6 +38,18 @@ impl Attributes for Plain {
     fn prot(&self) -> Prot {
         Prot::RW
     }
+
+    fn with_prot(self, _: Prot) -> Self {
+        self
+    }
+
+    fn memory(&self) -> Memory {
+        Memory::Normal
+    }
+
+    fn with_memory(self, _: Memory) -> Self {
+        self
+    }
 }
 
 impl Format for Tiny {
@@ -67,31 +80,44 @@ impl Format for Tiny {
         }
     }
 
-    fn present_mask(&self) -> u64 {
-        1
+    fn leaves(&self, output: Hpa, _: Plain, at: Position) -> Result<Words, Unencodable> {
+        if output.get() & !0xffff_f000 & !(at.size() - 1) != 0 {
+            return Err(Unencodable { at });
+        }
+        Ok(Words::contiguous(output.get() | 3, output.get(), at.shift, 32, 0))
     }
 
-    fn table_word(&self, table: Hpa, _: u8, _: Position) -> Option<u64> {
-        Some(table.get() | 1)
+    fn table(&self, table: Hpa, _: u8, _: Position) -> Result<u64, Unencodable> {
+        Ok(table.get() | 1)
     }
 
-    fn leaf_word(&self, _: Plain, _: Position) -> Result<u64, Unencodable> {
-        Ok(3)
+    fn bits(&self, _: Position) -> Bits {
+        Bits {
+            present: 1,
+            accessed: Record::set(4),
+            dirty: Record::set(8),
+            table: Record::NONE,
+            in_place: u64::MAX,
+        }
     }
 
-    fn output_mask(&self, _: Position) -> u64 {
-        0xffff_f000
-    }
-
-    fn accessed_dirty(&self) -> AccessedDirty {
-        AccessedDirty { accessed: 4, dirty: 8, ..AccessedDirty::default() }
-    }
+    fn restrict(&self, (): (), _: u64, _: Position) {}
 
     fn check(&self, _: u64, _: Position, (): (), _: Access) -> Result<(), Cause> {
         Ok(())
     }
 
-    fn fault(&self, cause: Cause, _: Access) -> Cause {
+    fn fault(&self, cause: Cause, _: Access, _: Option<Position>, _: u64) -> Cause {
         cause
+    }
+
+    /// As most formats have them, so that models run what those run.
+    fn shortcuts(&self, _: Option<Access>) -> Option<Shortcuts> {
+        let address = Field::in_place(ADDRESS);
+        let table = Step::new(14, 2, Pattern { compared: 3, value: 1 }, address);
+        let mut steps = [Step::NONE; MAX_LEVELS];
+        steps[0] = Step::new(12, 2, Pattern { compared: 3, value: 3 }, address);
+        steps[1] = table;
+        Some(Shortcuts::new(2, steps))
     }
 }

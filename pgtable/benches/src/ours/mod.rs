@@ -89,8 +89,8 @@ impl<F: Format<Stage = Stage1>, M: TableMemory<Gpa> + Copy> PageTables for Table
     #[inline(never)]
     fn protect_range(&mut self, input: u64, bytes: u64, writable: bool) {
         let mut gather = Gather::new(&Unused, ());
-        let attributes = attributes::<F>(writable);
-        assert_eq!(self.table.protect(Gva::new(input), bytes, attributes, &mut gather), Ok(bytes));
+        let prot = if writable { Prot::RW } else { Prot::R };
+        assert_eq!(self.table.protect(Gva::new(input), bytes, prot, &mut gather), Ok(bytes));
         gather.finish(self.table.tables()).unwrap();
     }
 
@@ -207,9 +207,9 @@ impl<F: Format<Stage = Stage1>, M: TableMemory<Gpa> + Copy> PageTables for Table
     #[inline(never)]
     fn protect_range_stopped(&mut self, input: u64, bytes: u64, writable: bool) {
         let mut gather = Gather::new(&Unused, ());
-        let (attributes, input) = (attributes::<F>(writable), Gva::new(input));
+        let (prot, input) = (if writable { Prot::RW } else { Prot::R }, Gva::new(input));
         assert_eq!(
-            self.table.protect_beside(input, bytes, attributes, Writers::Stopped, &mut gather),
+            self.table.protect_beside(input, bytes, prot, Writers::Stopped, &mut gather),
             Ok(bytes)
         );
         gather.finish(self.table.tables()).unwrap();

@@ -1,0 +1,287 @@
+//! The codec, word by word: what is decoded can be encoded again and says the same, shortcuts say
+//! what the codec says, records are told from everything else.
+
+use pgtable::{
+    Access, Address, Attributes, Bits, Cause, Entry, Format, Input, Level, MAX_LEVELS, Output,
+    Position, Prot, Record,
+};
+
+/// Every access.
+pub const ACCESSES: [Access; 6] = [
+    Access::READ,
+    Access::WRITE,
+    Access::FETCH,
+    Access::READ.by_user(),
+    Access::WRITE.by_user(),
+    Access::FETCH.by_user(),
+];
+
+/// Every place where `format`'s trees have entries.
+pub fn places<F: Format>(format: &F) -> Vec<Position> {
+    let geometry = format.geometry();
+    let leaves = geometry.leaf_shifts().into_iter().filter_map(|shift| {
+        let (level, _) = geometry.leaf(shift)?;
+        Some(Position { level, shift })
+    });
+    let tables = (0..geometry.levels()).map(Level);
+    let tables = tables.map(|level| Position { level, shift: geometry.shift(level) });
+    let mut places: Vec<_> = leaves.chain(tables).collect();
+    places.sort_unstable_by_key(|at| (at.level, at.shift));
+    places.dedup();
+    places
+}
+
+/// Whether an entry at `at` may map a page.
+fn may_be_leaf<F: Format>(format: &F, at: Position) -> bool {
+    format.geometry().leaf(at.shift).is_some_and(|(level, _)| level == at.level)
+}
+
+/// Checks one word at every place of `format`, and at a place that it may not have; and the
+/// shortcuts, with words that differ from it in what they compare.
+///
+/// # Panics
+/// Where the format breaks a rule. Each message names the word and the place.
+pub fn word<F: Format>(format: &F, word: u64, elsewhere: Position) {
+    for at in places(format) {
+        entry(format, word, at);
+    }
+    anywhere(format, word, elsewhere);
+    shortcuts(format, word);
+}
+
+/// Nothing makes a format panic, at impossible places either.
+pub fn anywhere<F: Format>(format: &F, word: u64, at: Position) {
+    let _ = format.decode(word, at);
+    let _ = (format.bits(at), format.restrict(F::Path::default(), word, at));
+    let _ = format.table(Output::<F>::new(word), at.shift & 63, at);
+    let _ = format.leaves(Output::<F>::new(word), F::Attributes::from(Prot::RWX), at);
+    for access in ACCESSES {
+        let _ = format.check(word, at, F::Path::default(), access);
+        for cause in
+            [Cause::Address, Cause::NotPresent, Cause::Malformed, Cause::TableAccess, Cause::Denied]
+        {
+            let _ = format.fault(cause, access, Some(at), word);
+            let _ = format.fault(cause, access, None, 0);
+        }
+    }
+}
+
+/// `word` at `at`, one of the format's places.
+pub fn entry<F: Format>(format: &F, word: u64, at: Position) {
+    let case = || format!("{word:#018x} at {at:?} of {format:?}");
+    let bits = format.bits(at);
+    let entry = format.decode(word, at);
+    if word & bits.present == 0 {
+        assert_eq!(entry, Entry::Absent, "no bit says that it is present: {}", case());
+    }
+    match entry {
+        Entry::Absent | Entry::Malformed => {}
+        Entry::Table { table, width } => {
+            assert!(at.level.0 > 0, "a table below the last level: {}", case());
+            assert!((1..=20).contains(&width) && width < at.shift, "{entry:?}: {}", case());
+            let Ok(made) = format.table(table, width, at) else {
+                panic!("{entry:?} has no encoding: {}", case())
+            };
+            assert_eq!(format.decode(made, at), entry, "encoded as {made:#018x}: {}", case());
+            record(format, bits.table, word, at);
+        }
+        Entry::Leaf { output, attributes } => {
+            let prot = attributes.prot();
+            assert_eq!(F::Attributes::from(prot).prot(), prot, "{attributes:?}: {}", case());
+            for of in [bits.accessed, bits.dirty] {
+                record(format, of, word, at);
+            }
+            let made = format.leaves(output, attributes, at);
+            if !may_be_leaf(format, at) {
+                assert!(made.is_err(), "a leaf where the geometry has none: {}", case());
+                return;
+            }
+            let Ok(made) = made else { panic!("{entry:?} has no encoding: {}", case()) };
+            for of in [bits.accessed, bits.dirty] {
+                assert_eq!(of.is_in(made.first), of.is_in(word), "{of:?} is lost: {}", case());
+            }
+            leaves(format, output, attributes, at);
+        }
+    }
+}
+
+/// The leaves at `at` from `output` on with `attributes`, if they have an encoding: each is decoded
+/// as it was said, as far as the format says that the words go on alike.
+pub fn leaves<F: Format>(format: &F, output: Output<F>, attributes: F::Attributes, at: Position) {
+    let Ok(words) = format.leaves(output, attributes, at) else { return };
+    let case = || format!("{words:x?} for {output}, {attributes:?} at {at:?} of {format:?}");
+    assert!(words.count > 0, "no leaf: {}", case());
+    assert!(may_be_leaf(format, at), "a leaf where the geometry has none: {}", case());
+    assert_eq!(output.get() & (at.size() - 1), 0, "misaligned: {}", case());
+    for n in [0, 1, 2, 511, words.count / 2, words.count - 1] {
+        if n >= words.count {
+            continue;
+        }
+        let Some(output) = output.checked_add(n << at.shift) else {
+            panic!("the {n}th leaf wraps: {}", case())
+        };
+        let word = words.skip(n).first;
+        let want = Entry::Leaf { output, attributes };
+        assert_eq!(format.decode(word, at), want, "the {n}th leaf, {word:#018x}: {}", case());
+    }
+}
+
+/// A record can be made in `word` and taken back, and changes nothing else.
+fn record<F: Format>(format: &F, record: Record, word: u64, at: Position) {
+    assert!(
+        record.recorded == 0 || record.recorded == record.mask,
+        "a record is made by setting bits or by clearing them: {record:?} of {format:?}"
+    );
+    let (made, cleared) = (record.made(word), record.cleared_from(word));
+    if !record.is_kept_in(word) {
+        assert_eq!((made, cleared), (word, word), "{record:?} in {word:#018x}");
+        return;
+    }
+    let case = || format!("{record:?} in {word:#018x} at {at:?} of {format:?}");
+    assert!(record.is_in(made) && !record.is_in(cleared), "{}", case());
+    assert!(record.is_kept_in(made) && record.is_kept_in(cleared), "{}", case());
+    let place = |word| match format.decode(word, at) {
+        Entry::Leaf { output, .. } => Some((output, None)),
+        Entry::Table { table, width } => Some((table, Some(width))),
+        Entry::Absent | Entry::Malformed => None,
+    };
+    assert!(place(made).is_some(), "made in nothing: {}", case());
+    assert_eq!(place(made), place(cleared), "it moves the address: {}", case());
+}
+
+/// Whatever passes a shortcut is decoded and judged alike by the codec. `word` is what the words
+/// hold apart from what shortcuts compare.
+pub fn shortcuts<F: Format>(format: &F, word: u64) {
+    shortcut(format, None, word);
+    for access in ACCESSES {
+        shortcut(format, Some(access), word);
+    }
+}
+
+fn shortcut<F: Format>(format: &F, access: Option<Access>, word: u64) {
+    let Some(shortcuts) = format.shortcuts(access) else { return };
+    let geometry = format.geometry();
+    assert!((2..=MAX_LEVELS as u8).contains(&geometry.levels()));
+    assert_eq!(shortcuts.root(), geometry.root().0, "{format:?}");
+    let mut path = F::Path::default();
+    for level in (0..geometry.levels()).rev() {
+        let step = shortcuts.step(level);
+        let at = Position { level: Level(level), shift: geometry.shift(Level(level)) };
+        let case = || format!("{access:?} at {at:?} of {format:?}");
+        assert_eq!(
+            (step.shift(), step.width()),
+            (at.shift, geometry.width(at.level)),
+            "{}",
+            case()
+        );
+        let usual = step.usual();
+        if usual.value & !usual.compared != 0 {
+            // No word fits.
+            return;
+        }
+        assert!(!usual.fits(0), "an absent entry passes: {}", case());
+        assert!(usual.value & format.bits(at).present != 0, "an absent entry passes: {}", case());
+        // Below the root, other bits than above it.
+        let word = word.rotate_left(u32::from(level) * 13) & !usual.compared | usual.value;
+        let Some(address) = step.address(word) else { panic!("{word:#018x}: {}", case()) };
+        let entry = format.decode(word, at);
+        if level > 0 {
+            let table = Output::<F>::new(address);
+            let width = geometry.width(Level(level - 1));
+            assert_eq!(entry, Entry::Table { table, width }, "{word:#018x}: {}", case());
+            path = format.restrict(path, word, at);
+            continue;
+        }
+        let Entry::Leaf { output, attributes } = entry else {
+            panic!("{word:#018x} is {entry:?}: {}", case())
+        };
+        assert_eq!(output.get(), address, "{word:#018x}: {}", case());
+        match access {
+            Some(access) => {
+                let judged = format.check(word, at, path, access);
+                assert_eq!(judged, Ok(()), "{word:#018x} by {path:?}: {}", case());
+            }
+            None => edited_alike(format, word, (output, attributes), at),
+        }
+    }
+}
+
+/// Usual leaves that differ in their address only are changed alike by a change of attributes.
+fn edited_alike<F: Format>(
+    format: &F,
+    word: u64,
+    (output, attributes): (Output<F>, F::Attributes),
+    at: Position,
+) {
+    let Some(step) = format.shortcuts(None).map(|all| all.step(0)) else { return };
+    let same_attributes = !(step.field().mask & !step.usual().compared);
+    for other in [word, !word, word.rotate_left(7)] {
+        let other = word & same_attributes | other & !same_attributes;
+        let Entry::Leaf { output: elsewhere, attributes: same } = format.decode(other, at) else {
+            panic!("{other:#018x} differs from {word:#018x} in its address only: {format:?}")
+        };
+        assert_eq!(same, attributes, "{other:#018x} and {word:#018x} at {at:?} of {format:?}");
+        for prot in (0..16).map(Prot::from_bits) {
+            let edited = F::Attributes::from(prot);
+            let change = |output| {
+                let here = format.leaves(output, edited, at).ok()?;
+                Some(here.first ^ format.leaves(output, attributes, at).ok()?.first)
+            };
+            assert_eq!(change(output), change(elsewhere), "{word:#018x} {prot:?}: {format:?}");
+        }
+    }
+}
+
+/// Addresses of the space and offsets into the tree are inverses of each other.
+pub fn offsets<F: Format>(format: &F, address: u64) {
+    let mask = format.geometry().address_mask();
+    let inside = address & mask;
+    assert_eq!(format.offset(format.address(inside)), Some(inside), "{format:?}");
+    if let Some(offset) = format.offset(Input::<F>::new(address)) {
+        assert_eq!(offset & !mask, 0, "{address:#x} of {format:?}");
+        assert_eq!(format.offset(format.address(offset)), Some(offset), "{address:#x}");
+    }
+}
+
+/// What a format keeps is what it says everywhere: the bits of one place.
+#[must_use]
+pub fn bits<F: Format>(format: &F) -> Bits {
+    let shift = format.geometry().page_shift();
+    format.bits(Position { level: Level(0), shift })
+}
+
+/// Leaves with the rights of `prot` at every place, from `output` on (aligned to the leaf, and also
+/// shortly below each power of two).
+pub fn leaves_of<F: Format>(format: &F, output: u64, prot: u8) {
+    let attributes = F::Attributes::from(Prot::from_bits(prot & 15));
+    for at in places(format) {
+        let below = (0..64).map(|bit| (1u64 << bit).wrapping_sub(at.size() * 3));
+        for output in below.chain([output, output >> 12, output >> 24, 0]) {
+            leaves(format, Output::<F>::new(output & !(at.size() - 1)), attributes, at);
+            // Misaligned ones have no encoding.
+            let misaligned = format.leaves(Output::<F>::new(output | 8), attributes, at);
+            assert!(misaligned.is_err(), "{output:#x} at {at:?} of {format:?}");
+        }
+    }
+}
+
+/// Words as somebody may write them: any, sparse, dense, and with few bits changed from those.
+pub fn any_word() -> impl proptest::strategy::Strategy<Value = u64> {
+    use proptest::prelude::{Just, Strategy, any, prop_oneof};
+    let base = prop_oneof![
+        any::<u64>(),
+        (any::<u64>(), any::<u64>()).prop_map(|(a, b)| a & b),
+        (any::<u64>(), any::<u64>()).prop_map(|(a, b)| a | b),
+        Just(0),
+        Just(u64::MAX),
+    ];
+    let ends = [0u64, 1, 2, 3, 1 << 63, 3 << 62];
+    (base, 0..ends.len(), 0..64u32, any::<bool>())
+        .prop_map(move |(word, end, bit, flip)| (word | ends[end]) ^ (u64::from(flip) << bit))
+}
+
+/// How often each property is tried.
+#[must_use]
+pub fn config() -> proptest::test_runner::Config {
+    proptest::test_runner::Config { cases: 2048, ..Default::default() }
+}

@@ -1,0 +1,206 @@
+//! Shortcuts: masked compares by which a walk knows the usual entries without decoding them.
+
+use crate::format::Format;
+use crate::geometry::MAX_LEVELS;
+
+/// Words of which some bits are given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pattern {
+    /// The bits that are compared.
+    pub compared: u64,
+    /// What they are. No others are set.
+    pub value: u64,
+}
+
+impl Pattern {
+    /// Every word.
+    pub const ANY: Self = Self { compared: 0, value: 0 };
+    /// No word.
+    pub const NONE: Self = Self { compared: 0, value: 1 };
+
+    /// Words with all of these bits set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn all_set(bits: u64) -> Self {
+        Self { compared: bits, value: bits }
+    }
+
+    /// The compared bits of `word` that differ: zero if it fits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn odd(self, word: u64) -> u64 {
+        word & self.compared ^ self.value
+    }
+
+    /// Whether `word` fits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fits(self, word: u64) -> bool {
+        self.odd(word) == 0
+    }
+
+    /// The same for words in the byte order of memory.
+    #[inline(always)]
+    #[must_use]
+    pub fn in_memory<F: Format>(self) -> Self {
+        Self { compared: F::BYTE_ORDER.swap(self.compared), value: F::BYTE_ORDER.swap(self.value) }
+    }
+
+    /// Words that fit both.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        if (self.value ^ other.value) & self.compared & other.compared != 0 {
+            return Self::NONE;
+        }
+        Self { compared: self.compared | other.compared, value: self.value | other.value }
+    }
+
+    /// The same with these bits set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, bits: u64) -> Self {
+        Self { compared: self.compared | bits, value: self.value | bits }
+    }
+
+    /// The same with these bits clear.
+    #[inline(always)]
+    #[must_use]
+    pub const fn without(self, bits: u64) -> Self {
+        Self { compared: self.compared | bits, value: self.value & !bits }
+    }
+}
+
+/// Where an address stands in a word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Field {
+    /// The bits of the word that hold it.
+    pub mask: u64,
+    /// How far the masked word is shifted left to be the address.
+    pub left: u8,
+}
+
+impl Field {
+    /// An address that stands in the word as it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn in_place(mask: u64) -> Self {
+        Self { mask, left: 0 }
+    }
+
+    /// The address in `word`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn address(self, word: u64) -> u64 {
+        (word & self.mask) << (self.left & 63)
+    }
+}
+
+/// The usual entries of one level.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Step {
+    /// How far an offset is shifted right to bring the byte offset of its entry into place.
+    index_shift: u8,
+    /// The bits that are that byte offset.
+    index_mask: u64,
+    /// The entries that need no decoding.
+    usual: Pattern,
+    /// Where their address stands.
+    address: Field,
+}
+
+impl Step {
+    /// No entry is usual.
+    pub const NONE: Self = Self::new(3, 0, Pattern::NONE, Field::in_place(0));
+
+    /// A step through tables of `2^width` entries, each of which covers `2^shift` bytes.
+    ///
+    /// `usual` are entries that the codec takes for a table of the width that the step below has
+    /// (above the last level), or for a leaf (at the last level), whose address is `address`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(shift: u8, width: u8, usual: Pattern, address: Field) -> Self {
+        let index_mask = crate::address::low_bits(width) << 3;
+        Self { index_shift: shift - 3, index_mask, usual, address }
+    }
+
+    /// The same for other entries.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_usual(self, usual: Pattern) -> Self {
+        Self { usual, ..self }
+    }
+
+    /// log2 of the bytes that an entry covers.
+    #[inline(always)]
+    #[must_use]
+    pub const fn shift(self) -> u8 {
+        self.index_shift + 3
+    }
+
+    /// The index bits of a table.
+    #[inline(always)]
+    #[must_use]
+    pub const fn width(self) -> u8 {
+        (self.index_mask >> 3).count_ones() as u8
+    }
+
+    /// The entries that need no decoding.
+    #[inline(always)]
+    #[must_use]
+    pub const fn usual(self) -> Pattern {
+        self.usual
+    }
+
+    /// Where the address stands in them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn field(self) -> Field {
+        self.address
+    }
+
+    /// The address of the entry for `offset` in the table at `table`.
+    #[inline(always)]
+    pub(crate) const fn entry(self, table: u64, offset: u64) -> u64 {
+        table.wrapping_add(offset >> (self.index_shift & 63) & self.index_mask)
+    }
+
+    /// The address in `word`, if it is a usual entry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn address(self, word: u64) -> Option<u64> {
+        if self.usual.odd(word) == 0 { Some(self.address.address(word)) } else { None }
+    }
+}
+
+/// The usual entries of every level, for one access. See [`Format::shortcuts`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shortcuts {
+    /// The number of levels, at least 2.
+    levels: u8,
+    /// By level, as far as there are.
+    steps: [Step; MAX_LEVELS],
+}
+
+impl Shortcuts {
+    /// The shortcuts of a tree of `levels` levels, at least 2: `steps` by level.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(levels: u8, steps: [Step; MAX_LEVELS]) -> Self {
+        Self { levels, steps }
+    }
+
+    /// The level of the root.
+    #[inline(always)]
+    #[must_use]
+    pub const fn root(&self) -> u8 {
+        self.levels - 1
+    }
+
+    /// The usual entries of `level`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn step(&self, level: u8) -> Step {
+        self.steps[level as usize % MAX_LEVELS]
+    }
+}
