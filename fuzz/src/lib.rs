@@ -12,6 +12,7 @@ mod fdt_hcall;
 mod frag_alloc;
 mod hpt_hcalls;
 mod htab_stream;
+mod image_forms;
 mod map_unmap;
 mod memory;
 #[allow(
@@ -38,6 +39,7 @@ pub use fdt_hcall::fdt_hcall;
 pub use frag_alloc::frag_alloc;
 pub use hpt_hcalls::hpt_hcalls;
 pub use htab_stream::htab_stream;
+pub use image_forms::{image_elf, image_flattened, image_kdump, image_lime, image_vmware};
 pub use map_unmap::map_unmap;
 pub use ptdump_core::ptdump_core;
 pub use radix_walk::radix_walk;
@@ -59,6 +61,11 @@ pub const TARGETS: &[Target] = &[
     ("hpt_hcalls", hpt_hcalls),
     ("htab_stream", htab_stream),
     ("ptdump_core", ptdump_core),
+    ("image_elf", image_elf),
+    ("image_flattened", image_flattened),
+    ("image_kdump", image_kdump),
+    ("image_lime", image_lime),
+    ("image_vmware", image_vmware),
     ("fdt_hcall", fdt_hcall),
 ];
 

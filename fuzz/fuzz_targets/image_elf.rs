@@ -1,0 +1,3 @@
+//! See `pgtable_fuzz::image_elf`.
+
+pgtable_fuzz::fuzz_target!(image_elf);

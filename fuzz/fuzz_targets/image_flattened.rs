@@ -1,0 +1,3 @@
+//! See `pgtable_fuzz::image_flattened`.
+
+pgtable_fuzz::fuzz_target!(image_flattened);
