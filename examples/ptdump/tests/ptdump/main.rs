@@ -8,6 +8,7 @@ mod cases;
 mod cores;
 mod hashed;
 mod hostile;
+mod power;
 mod program;
 mod schema;
 mod sparse;

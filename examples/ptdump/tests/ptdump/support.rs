@@ -41,13 +41,16 @@ impl Memory {
 /// Tables one after the other from an address on, each aligned to its size. None comes back.
 pub struct Bump<'m> {
     memory: &'m Memory,
+    /// Of what begins at each multiple of 256 bytes.
+    states: Vec<TableState>,
     pub next: Cell<u64>,
     pub count: Cell<u64>,
 }
 
 impl<'m> Bump<'m> {
     pub fn new(memory: &'m Memory, first: u64) -> Self {
-        Self { memory, next: Cell::new(first), count: Cell::new(0) }
+        let states = (0..memory.words.len() / 32).map(|_| TableState::new()).collect();
+        Self { memory, states, next: Cell::new(first), count: Cell::new(0) }
     }
 }
 
@@ -67,8 +70,9 @@ impl<A: Address> TableAllocator<A> for Bump<'_> {
         Ok(())
     }
 
-    fn state(&self, _: A, _: TableLayout) -> Option<&TableState> {
-        None
+    fn state(&self, table: A, _: TableLayout) -> Option<&TableState> {
+        let within = table.get().checked_sub(self.memory.start)?;
+        self.states.get((within / 256) as usize).filter(|_| table.get() < self.next.get())
     }
 }
 
