@@ -1,7 +1,7 @@
 //! What trees can do beyond an address space: cursors, splitting and promoting, remapping, batches,
 //! the forms of iteration. Same harness, same flat map, same TLB that forgets nothing.
 
-use crate::support::harness::{Harness, Op, Pages, Place, budget, op, pages, place, prot};
+use crate::support::harness::{Choice, Harness, Op, Pages, Place, budget, op, pages, place, prot};
 use crate::support::{Arena, Tables};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
@@ -42,6 +42,14 @@ fn tree_op() -> impl Strategy<Value = TreeOp> {
 
 type Tree<'h, F> = PageTable<F, DirectMap<'h, Output<F>>, &'h Tables<'h>>;
 
+/// Whether a last-level table of pages of another size than the usual one covers `input`: smaller
+/// ones, or, as POWER's 64K pages in a tree of 4K pages, larger ones.
+fn stands_in_odd_pages<F: Format>(harness: &Harness<'_, Tree<'_, F>>, input: u64) -> bool {
+    let trace = harness.space.walker().trace(Input::<F>::new(input));
+    let usual = harness.space.format().geometry().page_shift();
+    trace.last().is_some_and(|last| last.at.level.0 == 0 && last.at.shift != usual)
+}
+
 pub(crate) fn apply<F: Format>(harness: &mut Harness<'_, Tree<'_, F>>, op: &TreeOp) {
     let unit = harness.unit;
     if let TreeOp::Space(op) = op {
@@ -59,9 +67,12 @@ pub(crate) fn apply<F: Format>(harness: &mut Harness<'_, Tree<'_, F>>, op: &Tree
                 .iter()
                 .map(|&(at, output)| (harness.input(at) & !(page - 1), output))
                 .collect();
+            // The cursor makes no tables of pages of another size, so it meets those that stand now.
+            let odd: Vec<_> =
+                places.iter().map(|&(start, _)| stands_in_odd_pages(harness, start)).collect();
             harness.tables.budget.set(budget);
             let mut cursor = harness.space.cursor(&mut gather);
-            for (start, output) in places {
+            for ((start, output), odd) in places.into_iter().zip(odd) {
                 let input = Input::<F>::new(start);
                 let mapped = harness.model.range(start..start + page).next().is_some();
                 match output {
@@ -78,7 +89,7 @@ pub(crate) fn apply<F: Format>(harness: &mut Harness<'_, Tree<'_, F>>, op: &Tree
                                 assert!(mapped, "nothing is mapped at {input}")
                             }
                             Err(Error::LeafSize) => {
-                                assert!(unit < page, "pages of another size at {input}")
+                                assert!(odd, "no pages of another size at {input}")
                             }
                             Err(Error::Alloc(_)) => assert_ne!(budget, usize::MAX),
                             Err(error) => panic!("{error}"),
@@ -354,6 +365,26 @@ fn promote_and_split_are_inverse() {
     there_and_back(PartitionScoped::new(Granule::K4));
     there_and_back(LongMode::new(Levels::Four, Controls::new()));
     there_and_back(Ept::new(Levels::Four, EptControls::new()));
+}
+
+/// A cursor comes to a table of larger pages than its own, and to one of smaller pages.
+#[test]
+fn case_a9_a_cursor_meets_pages_of_another_size() {
+    let at = Place { far: 0, near: 0 };
+    // Of 64 KiB in a tree of 4 KiB pages (the second size), of 4 KiB in one of 64 KiB (the first).
+    for (granule, size) in [(Granule::K4, 1), (Granule::K64, 0)] {
+        let map = TreeOp::Space(Op::Map {
+            at,
+            pages: Pages::Small(32),
+            output: 768,
+            prot: Prot::RW,
+            leaves: Choice::Exactly(size),
+            budget: usize::MAX,
+        });
+        let over = TreeOp::Cursor(vec![(at, Some(0))], Prot::R, usize::MAX);
+        let out = TreeOp::Cursor(vec![(at, None), (at, Some(0))], Prot::R, usize::MAX);
+        run(PartitionScoped::new(granule), &[map, over, out]);
+    }
 }
 
 macro_rules! formats {
