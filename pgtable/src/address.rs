@@ -27,6 +27,22 @@ pub trait Address:
         self.get().checked_add(bytes).map(Self::new)
     }
 
+    /// The last multiple of `2^shift` at or before the address.
+    #[inline]
+    #[must_use]
+    fn align_down(self, shift: u8) -> Self {
+        Self::new(self.get() & !low_bits(shift))
+    }
+
+    /// The first multiple of `2^shift` at or behind the address; `None` past the end of the space.
+    #[inline]
+    fn align_up(self, shift: u8) -> Option<Self> {
+        self.checked_add(low_bits(shift)).map(|it| it.align_down(shift)).or_else(|| {
+            // The last multiple itself.
+            self.is_aligned(shift).then_some(self)
+        })
+    }
+
     /// Whether the address is a multiple of `2^shift`.
     #[inline]
     fn is_aligned(self, shift: u8) -> bool {
@@ -114,6 +130,22 @@ address!(
     "A host physical address: what the memory controller sees. On POWER, a host real address."
 );
 
+#[cfg(feature = "vm-memory")]
+impl From<vm_memory::GuestAddress> for Gpa {
+    #[inline]
+    fn from(address: vm_memory::GuestAddress) -> Self {
+        Self(address.0)
+    }
+}
+
+#[cfg(feature = "vm-memory")]
+impl From<Gpa> for vm_memory::GuestAddress {
+    #[inline]
+    fn from(address: Gpa) -> Self {
+        Self(address.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +160,28 @@ mod tests {
         assert!(Gpa::new(0x20_0000).is_aligned(21));
         assert!(!Gpa::new(0x20_1000).is_aligned(21));
         assert_eq!(Gva::new(u64::MAX).checked_add(1), None);
+    }
+
+    #[test]
+    fn multiples() {
+        const TOP: u64 = u64::MAX;
+        for (address, shift, down, up) in [
+            (0, 12, 0, Some(0)),
+            (1, 12, 0, Some(0x1000)),
+            (0xfff, 12, 0, Some(0x1000)),
+            (0x1000, 12, 0x1000, Some(0x1000)),
+            (0x1001, 0, 0x1001, Some(0x1001)),
+            (TOP, 0, TOP, Some(TOP)),
+            (TOP, 12, TOP & !0xfff, None),
+            (TOP & !0xfff, 12, TOP & !0xfff, Some(TOP & !0xfff)),
+            ((TOP & !0xfff) + 1, 12, TOP & !0xfff, None),
+            (0, 64, 0, Some(0)),
+            (1, 64, 0, None),
+        ] {
+            let at = Gpa::new(address);
+            assert_eq!(at.align_down(shift), Gpa::new(down), "{at} {shift}");
+            assert_eq!(at.align_up(shift), up.map(Gpa::new), "{at} {shift}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@
 //! | write code that also runs on hashed tables | [`AddressSpace`] |
 //! | move tables, copy a tree | [`PageTable::relocate`], [`PageTable::relocate_root`], [`PageTable::rebuild`], [`Walker::snapshot`] |
 //! | be the IOMMU of emulated devices | `TableIommu` (feature `iommu`) |
-//! | bring tables' memory | [`DirectMap`], `GuestTables` and `TrackedTables` (feature `vm-memory`), your own [`TableMemory`] |
+//! | bring tables' memory | [`DirectMap`], `GuestTables` (feature `alloc`, or `vm-memory`), `TrackedTables` (feature `vm-memory`), your own [`TableMemory`] |
 //! | bring an allocator | `frag-alloc`, your own [`TableAllocator`] |
 //! | bring a shoot-down | your own [`Invalidate`] |
 //!
@@ -89,7 +89,7 @@ mod fault;
 mod format;
 mod gather;
 mod geometry;
-#[cfg(feature = "vm-memory")]
+#[cfg(feature = "alloc")]
 mod guest_memory;
 #[cfg(feature = "iommu")]
 mod iommu;
@@ -139,7 +139,9 @@ pub use gather::{
 };
 pub use geometry::{Geometry, Level, LevelGeometry, MAX_LEVELS, Position};
 #[cfg(feature = "vm-memory")]
-pub use guest_memory::{GuestTables, HostAccess, HostMapped, RegionError};
+pub use guest_memory::HostMapped;
+#[cfg(feature = "alloc")]
+pub use guest_memory::{GuestTables, HostAccess, HostRegion, RegionError};
 #[cfg(feature = "iommu")]
 pub use iommu::{TableIommu, Translated};
 pub use iterate::{LeafIter, Run, RunLeaves};

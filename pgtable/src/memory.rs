@@ -73,6 +73,11 @@ impl MemoryError {
 ///
 /// An implementation may answer anything, and may answer differently each time: nothing that reads
 /// through it panics, leaves its bounds or runs forever.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no memory that tables at addresses of type `{A}` are read from",
+    note = "guest memory of `vm-memory`: `pgtable::GuestTables::new(&memory)` (feature `vm-memory`)",
+    note = "one block of memory: `pgtable::DirectMap`; others: implement `pgtable::ReadMemory`"
+)]
 pub trait ReadMemory<A: Address> {
     /// The word at `address`, as a native `u64` with the bytes in memory order. One atomic load;
     /// its ordering may be `Relaxed` (a walker's next address depends on the value).
@@ -110,6 +115,11 @@ pub trait ReadMemory<A: Address> {
 /// ranges. The low three bits of an address do not count.
 ///
 /// [`words_in_place!`](crate::words_in_place) writes the [`ReadMemory`] of such a memory.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no memory that holds tables at addresses of type `{A}`",
+    note = "guest memory of `vm-memory`: `pgtable::GuestTables::new(&memory)` (feature `vm-memory`)",
+    note = "one block of memory: `pgtable::DirectMap`; others: implement `pgtable::TableMemory`"
+)]
 pub trait TableMemory<A: Address>: ReadMemory<A> {
     /// The word at `address`. It may be read and written.
     ///

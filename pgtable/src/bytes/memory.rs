@@ -135,7 +135,9 @@ mod vm {
     use crate::address::Address;
 
     /// Through `vm-memory`'s own accessors: written pages are marked in its dirty bitmaps, and an
-    /// `IommuMemory` translates.
+    /// `IommuMemory` translates. They do not look at protection: for memory of which a part is
+    /// mapped read-only or not at all in this process, use [`WordBytes`](crate::WordBytes) over
+    /// [`GuestTables`](crate::GuestTables), which refuses.
     impl<A: Address, M: GuestMemory + ?Sized> ByteMemory<A> for M {
         type Error = GuestMemoryError;
 
