@@ -78,12 +78,13 @@ pub enum BootError {
     Mapping(#[source] RangeError<Gva>),
 }
 
-/// Tables one after the other, for good: none is ever given back or loses an entry, so nothing is
-/// remembered about them.
+/// Tables one after the other, for good: none is ever given back or loses an entry, so one state
+/// does for all of them.
 struct Area<'m, M> {
     memory: &'m M,
     next: Cell<Gpa>,
     end: Gpa,
+    state: TableState,
 }
 
 impl<M: TableMemory<Gpa>> TableAllocator<Gpa> for Area<'_, M> {
@@ -107,8 +108,8 @@ impl<M: TableMemory<Gpa>> TableAllocator<Gpa> for Area<'_, M> {
         Ok(())
     }
 
-    fn state(&self, _: Gpa, _: TableLayout) -> Option<&TableState> {
-        None
+    fn state(&self, table: Gpa, _: TableLayout) -> Option<&TableState> {
+        (table < self.next.get()).then_some(&self.state)
     }
 }
 
@@ -126,7 +127,7 @@ pub fn boot_tables<M: TableMemory<Gpa>>(
     mappings: &[BootMapping],
 ) -> Result<BootTables, BootError> {
     let start = area.start.get().checked_next_multiple_of(0x1000).map_or(area.end, Gpa::new);
-    let tables = Area { memory, next: Cell::new(start), end: area.end };
+    let tables = Area { memory, next: Cell::new(start), end: area.end, state: TableState::new() };
     let mut table = PageTable::new(format, memory, tables).map_err(BootError::Area)?;
     for mapping in mappings {
         let &BootMapping { gva, gpa, bytes, attributes } = mapping;

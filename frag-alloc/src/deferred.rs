@@ -14,12 +14,14 @@
 use alloc::vec::Vec;
 use core::ops::Deref;
 
-use pgtable::{Address, AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::{
+    Address, AllocError, Contents, DeferringAllocator, TableAllocator, TableLayout, TableState,
+};
 
 use crate::cache::{Cache, Detached};
 use crate::error::Error;
 use crate::frames::Frames;
-use crate::grace::Grace;
+use crate::grace::{Grace, Readers};
 use crate::source::FrameSource;
 use crate::sync::Lock;
 
@@ -168,6 +170,24 @@ where
 
     fn state(&self, table: A, layout: TableLayout) -> Option<&TableState> {
         self.cache.state_of(table, layout.shift)
+    }
+}
+
+/// The readers of a tree of these tables are those for which the tables wait.
+impl<A, S, F, G> DeferringAllocator<A> for Deferred<A, S, F, G>
+where
+    A: Address,
+    S: FrameSource<A>,
+    F: Deref<Target = Frames<A, S>>,
+    G: Readers,
+{
+    type Reader<'a>
+        = G::Reader<'a>
+    where
+        Self: 'a;
+
+    fn reader(&self) -> Option<G::Reader<'_>> {
+        self.grace.reader()
     }
 }
 

@@ -39,6 +39,31 @@ impl<G: Grace + ?Sized> Grace for &G {
     }
 }
 
+/// Grace periods that give out the readers for which they wait: what a tree that threads share needs
+/// of its [`Deferred`](crate::Deferred).
+///
+/// An embedder's own RCU implements it with a [`pgtable::ReadSide`] of its own.
+pub trait Readers: Grace {
+    /// One thread's reading side.
+    type Reader<'a>: pgtable::ReadSide
+    where
+        Self: 'a;
+
+    /// A reader for one thread; `None` if there can be no more of them now.
+    fn reader(&self) -> Option<Self::Reader<'_>>;
+}
+
+impl<G: Readers + ?Sized> Readers for &G {
+    type Reader<'a>
+        = G::Reader<'a>
+    where
+        Self: 'a;
+
+    fn reader(&self) -> Option<Self::Reader<'_>> {
+        (**self).reader()
+    }
+}
+
 /// No reader slot is in use.
 const QUIET: u64 = 0;
 /// Nobody has the slot.
@@ -86,6 +111,14 @@ impl Grace for Epochs {
             since => since >= cookie,
         };
         self.slots.iter().all(left)
+    }
+}
+
+impl Readers for Epochs {
+    type Reader<'a> = Reader<'a>;
+
+    fn reader(&self) -> Option<Reader<'_>> {
+        Self::reader(self)
     }
 }
 

@@ -110,7 +110,7 @@ pub use deferred::Deferred;
 pub use descriptor::{GRANULE, Kind, Owner};
 pub use error::Error;
 pub use frames::Frames;
-pub use grace::{Epochs, Grace, Reader, Reading};
+pub use grace::{Epochs, Grace, Reader, Readers, Reading};
 #[cfg(feature = "vm-memory")]
 pub use guest::{GuestError, guest_frames};
 pub use local::Local;

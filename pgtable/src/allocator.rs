@@ -1,16 +1,16 @@
 //! Where tables come from, and what software knows about each.
 //!
 //! A table's own words belong to the hardware. What software knows about a table (how many of its
-//! entries are live, who holds its lock) stands in one small atomic word per table, which the
-//! allocator keeps beside its own book-keeping: [`TableState`]. It makes "is this table empty now?"
-//! a decrement, not a scan.
+//! entries are live, whether it is locked, whether it left its tree) stands in one small atomic
+//! word per table, [`TableState`], which the allocator keeps beside its own books and does not
+//! look at. It makes "is this table empty now?" a decrement, not a scan.
 
 use core::sync::atomic::Ordering;
 
 #[cfg(not(loom))]
-use core::sync::atomic::AtomicU16;
+use core::sync::atomic::AtomicU32;
 #[cfg(loom)]
-use loom::sync::atomic::AtomicU16;
+use loom::sync::atomic::AtomicU32;
 
 use crate::address::Address;
 use crate::geometry::Level;
@@ -65,6 +65,13 @@ pub enum AllocError {
     Unsupported {
         /// What was asked for.
         layout: TableLayout,
+    },
+    /// The allocator handed out a table and has no state for it: it cannot be used by a tree, which
+    /// would never find a table empty, nor free one. The table was given back.
+    #[error("the allocator has no state for the table at {address:#x} that it handed out")]
+    Stateless {
+        /// The table.
+        address: u64,
     },
     /// The address is not that of a live table of this allocator: freed twice, or never handed out.
     /// Nothing was changed.
@@ -148,65 +155,81 @@ pub(crate) enum LockRefused {
     Left,
 }
 
-/// What software knows about one table, in 16 bits: live entries (bits 0 to 13: the widest root has
-/// 8192), lock (bit 15), left the tree (bit 14).
+/// What a tree knows about one of its tables, in 32 bits: lock (bit 0), left the tree (bit 1), live
+/// entries (bits 2 to 31).
 ///
-/// Sixteen bits, so that a state word for every 256-byte fragment is less than one per cent of the
-/// memory.
+/// # Protocol
+/// The word belongs to the tree. The tree makes it zero when it has allocated the table; then only
+/// the table's writer changes it, the one of an exclusive tree or the one that has the lock. The
+/// count wraps without a carry into the flags, so whatever a guest writes into the tables, a table
+/// that has left stays so until it is allocated again, and is freed once.
 #[derive(Debug, Default)]
 #[repr(transparent)]
-pub struct TableState(AtomicU16);
+pub struct TableState(AtomicU32);
 
 impl TableState {
-    /// The bits that count live entries.
-    pub const LIVE: u16 = (1 << 14) - 1;
-
-    /// One writer has the table to himself.
-    const LOCK: u16 = 1 << 15;
-    /// The table left the tree: nobody gets its lock any more.
-    const LEFT: u16 = 1 << 14;
+    /// One writer has the table to itself.
+    const LOCK: u32 = 1;
+    /// The table left the tree: nothing locks, changes or frees it any more.
+    const LEFT: u32 = 2;
+    /// One live entry.
+    const ONE: u32 = 4;
 
     /// A state with no live entry.
     #[cfg(not(loom))]
     #[must_use]
     pub const fn new() -> Self {
-        Self(AtomicU16::new(0))
+        Self(AtomicU32::new(0))
     }
 
     /// A state with no live entry. (A model checker's atomics are not made at compile time.)
     #[cfg(loom)]
     #[must_use]
     pub fn new() -> Self {
-        Self(AtomicU16::new(0))
+        Self(AtomicU32::new(0))
     }
 
     /// How many entries of the table are present.
     #[inline]
     #[must_use]
-    pub fn live(&self) -> u16 {
-        self.0.load(Ordering::Relaxed) & Self::LIVE
+    pub fn live(&self) -> u32 {
+        self.0.load(Ordering::Relaxed) / Self::ONE
     }
 
-    /// The word as it is.
+    /// Whether the table is in a tree and not locked.
     #[inline]
     #[must_use]
-    pub fn raw(&self) -> u16 {
-        self.0.load(Ordering::Relaxed)
+    pub fn is_open(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & (Self::LOCK | Self::LEFT) == 0
     }
 
-    /// `entries` more are live. For the table's exclusive writer: a load and a store, not a
+    /// `entries` more are live. For the table's writer: a load and a store, not a
     /// read-modify-write.
     #[inline]
-    pub fn add(&self, entries: u16) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(entries), Ordering::Relaxed);
+    pub(crate) fn add(&self, entries: u32) {
+        let state = self.0.load(Ordering::Relaxed);
+        self.0.store(state.wrapping_add(entries.wrapping_mul(Self::ONE)), Ordering::Relaxed);
     }
 
-    /// `entries` fewer are live; returns how many remain. For the table's exclusive writer.
+    /// `entries` fewer are live; returns how many remain. For the table's writer.
     #[inline]
-    pub fn sub(&self, entries: u16) -> u16 {
-        let left = self.0.load(Ordering::Relaxed).wrapping_sub(entries);
+    pub(crate) fn sub(&self, entries: u32) -> u32 {
+        let state = self.0.load(Ordering::Relaxed);
+        let left = state.wrapping_sub(entries.wrapping_mul(Self::ONE));
         self.0.store(left, Ordering::Relaxed);
-        left & Self::LIVE
+        left / Self::ONE
+    }
+
+    /// One more entry is live, of a table that is in a tree and not locked. False, and nothing
+    /// changed, if it is not.
+    #[inline(always)]
+    pub(crate) fn add_if_open(&self) -> bool {
+        let state = self.0.load(Ordering::Relaxed);
+        let open = state & (Self::LOCK | Self::LEFT) == 0;
+        if open {
+            self.0.store(state.wrapping_add(Self::ONE), Ordering::Relaxed);
+        }
+        open
     }
 
     /// Tries once to lock the table.
@@ -241,22 +264,29 @@ impl TableState {
         self.try_lock().ok().map(|()| Locked(self))
     }
 
-    /// Unlocks the table. For who has locked it, so nobody else changes the word meanwhile.
+    /// Whether a writer has the table.
+    #[inline]
+    pub(crate) fn is_locked(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & Self::LOCK != 0
+    }
+
+    /// Unlocks the table. For the writer that has locked it, so nothing else changes the word
+    /// meanwhile.
     #[inline]
     pub(crate) fn unlock(&self) {
         self.0.store(self.0.load(Ordering::Relaxed) & !Self::LOCK, Ordering::Release);
     }
 
-    /// The locked table left the tree: who waits for its lock, and who comes later, has to look
-    /// elsewhere.
+    /// The table left the tree: a writer that waits for its lock, and one that comes later, has to
+    /// look elsewhere. For the table's writer, whose lock goes with it.
     #[inline]
     pub(crate) fn leave(&self) {
         self.0.store(Self::LEFT, Ordering::Release);
     }
 
-    /// Back to zero: no live entry, unlocked, in a tree.
+    /// The table was allocated: no live entry, unlocked, in a tree.
     #[inline]
-    pub fn reset(&self) {
+    pub(crate) fn reset(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 }

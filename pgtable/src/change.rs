@@ -15,11 +15,11 @@ use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output, Presence, base_shift};
 use crate::gather::{Extent, Gather, Invalidate};
 use crate::geometry::{Level, Position};
-use crate::lock::Locks;
+use crate::lock::{Had, Locks, Owned};
 use crate::memory::TableMemory;
 use crate::quick::descend_quickly;
 use crate::space::Mapping;
-use crate::table::{PageTable, layout};
+use crate::table::PageTable;
 use crate::walk::{LeafOf, bounds};
 use crate::word::Word;
 
@@ -167,7 +167,7 @@ where
         {
             return Ok(bytes);
         }
-        self.unmap_range(&mut self.trail(), input, bytes, gather)
+        self.alone(|trail| self.unmap_range(trail, input, bytes, gather))
     }
 
     /// As [`unmap`](Self::unmap), and calls `each` for each leaf that is unmapped, in order, with what
@@ -183,7 +183,7 @@ where
         each: impl FnMut(LeafOf<F>),
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
-        self.change_range(&mut self.trail(), (input, bytes), Report(each), gather)
+        self.alone(|trail| self.change_range(trail, (input, bytes), Report(each), gather))
     }
 
     /// Does `verb` to whatever is mapped in a range, by any writer; returns how many bytes are mapped
@@ -276,21 +276,21 @@ where
                     let below = node.below(table.get(), width);
                     let Some(state) = self.state(below) else { break };
                     room = gather.make_room(&self.tables).map_err(Error::Invalidate);
-                    let pages = [*at, last - below.position().size()]
-                        .map(|offset| self.format.address(offset));
                     let link = Link { at: node.position(), entry: node.entry(*at), word };
                     if room.is_err() || !trail.visit(below, link) {
                         break;
                     }
-                    // From here until it has left it is locked without a guard: no code of the
-                    // embedder's, which could panic, runs in between.
+                    // An embedder's code that panics leaves it unlocked.
+                    let had = Had::new(&mut trail.locks, below);
                     slot.store(0);
+                    let pages = [*at, last - below.position().size()]
+                        .map(|offset| self.format.address(offset));
                     let live = state.live();
-                    L::left(state);
+                    self.retire(below, state, Contents::Stale, gather);
+                    had.left();
                     gather.pages(pages[0], pages[1], below.shift);
                     unmapped += u64::from(live) << below.shift;
                     gone += 1;
-                    gather.retire(table, layout(below), Contents::Stale);
                 }
                 Entry::Malformed => break,
             }
@@ -336,7 +336,7 @@ where
     /// One step of [`unmap`](Self::unmap), for the cursor.
     pub(crate) fn unmap_run<I: Invalidate<F::Stage>>(
         &self,
-        trail: &mut Trail,
+        trail: &mut Trail<Owned<'_, A, Output<F>>>,
         at: &mut u64,
         end: u64,
         gather: &mut Gather<'_, F::Stage, I>,
@@ -368,7 +368,7 @@ where
         } else if whole {
             1
         } else {
-            self.split_leaf(&stop, offset, gather)?;
+            self.split_leaf(trail, &stop, offset, gather)?;
             return Ok(0);
         };
         let run = self.memory.table(<Output<F> as Address>::new(node.entry(offset)), entries)?;
@@ -381,7 +381,7 @@ where
         }
         // A table in which nothing was may be one that had to stay when it became empty.
         if done.removed > 0 || done.present == 0 {
-            self.discount(trail, offset, node.level, done.removed as u16, gather)?;
+            self.discount(trail, offset, node.level, done.removed as u32, gather)?;
         }
         let Some((index, mut refusal)) = done.stopped else {
             return Ok((done.present as u64) << node.shift);

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::format::{Entry, Format, Input, Output, Presence, base_shift};
 use crate::gather::{Gather, Invalidate};
 use crate::geometry::{Level, Position};
+use crate::lock::{Locks as _, Owned};
 use crate::memory::TableMemory;
 use crate::table::PageTable;
 use crate::walk::TranslationOf;
@@ -111,7 +112,7 @@ pub struct Cursor<
 > {
     table: &'t PageTable<F, M, A>,
     gather: &'g mut Gather<'i, F::Stage, I>,
-    trail: Trail,
+    trail: Trail<Owned<'t, A, Output<F>>>,
     leaf: Leaf<'t>,
 }
 
@@ -171,11 +172,11 @@ where
             self.gather.pages(page(first), page(last), leaf.node.shift);
         }
         if leaf.delta > 0 {
-            self.table.count(leaf.node, leaf.delta as u16);
+            self.table.count(leaf.node, leaf.delta as u32);
             return Ok(());
         }
         // Also where nothing was taken: a table that was made here and not filled does not stay.
-        let gone = leaf.delta.unsigned_abs() as u16;
+        let gone = leaf.delta.unsigned_abs();
         self.table.discount(&mut self.trail, leaf.base, leaf.node.level, gone, self.gather)
     }
 
@@ -186,10 +187,11 @@ where
     fn enter(&mut self, offset: u64, make: bool) -> Result<bool, Error> {
         self.leave()?;
         let table = self.table;
-        let stop = self
-            .trail
-            .seek(&table.format, InPlace(&table.memory), offset, 0)
-            .map_err(PageTable::<F, M, A>::lost)?;
+        self.trail.locks.begin(table.allowance());
+        let stop =
+            self.trail.seek(&table.format, InPlace(&table.memory), offset, 0).map_err(|lost| {
+                self.trail.locks.take_refusal().unwrap_or(PageTable::<F, M, A>::lost(lost))
+            })?;
         let mut node = stop.node;
         if node.level > 0 {
             if !make || table.leaf_at(&stop, offset)?.is_some() {
@@ -371,7 +373,9 @@ where
         let end = at + size;
         let mut unmapped = 0;
         while at < end {
-            unmapped += table.unmap_run(&mut self.trail, &mut at, end, self.gather)?;
+            self.trail.locks.begin(table.allowance());
+            let done = table.unmap_run(&mut self.trail, &mut at, end, self.gather);
+            unmapped += done.map_err(|error| self.trail.locks.take_refusal().unwrap_or(error))?;
         }
         Ok(unmapped > 0)
     }

@@ -13,7 +13,7 @@
 //! what [`Reading`] gives it.
 
 use crate::address::{Address, low_bits};
-use crate::allocator::TableState;
+use crate::error::Error;
 use crate::format::{Entry, EntryOf, Format, Output};
 use crate::geometry::{Level, MAX_LEVELS, Position};
 use crate::lock::{Exclusive, Locks};
@@ -177,6 +177,14 @@ pub(crate) struct Link {
     pub(crate) at: Position,
     pub(crate) entry: u64,
     pub(crate) word: u64,
+}
+
+impl Link {
+    /// The error for an entry that somebody else wrote.
+    pub(crate) fn malformed(self) -> Error {
+        let Self { at, entry, word } = self;
+        Error::Malformed { at, entry, word }
+    }
 }
 
 /// A descent left table memory, or came to a table that its writer cannot have.
@@ -364,12 +372,10 @@ impl<L: Locks> Trail<L> {
         self.lowest = self.lowest.max(level);
     }
 
-    /// The table of `level` on the trail, whose state is `state`, was taken out of the tree: nobody
-    /// else gets it any more.
+    /// The table of `level` on the trail is being taken out of the tree.
     #[inline(always)]
-    pub(crate) fn left(&mut self, level: u8, state: &TableState) {
+    pub(crate) fn left(&mut self, level: u8) {
         self.cut(level);
-        L::left(state);
         self.lowest = self.lowest.max(level + 1);
     }
 
@@ -396,7 +402,7 @@ impl<L: Locks> Trail<L> {
     /// trail's last table. False if it cannot be had.
     #[inline(always)]
     pub(crate) fn visit(&mut self, node: Node, link: Link) -> bool {
-        if !L::HOLDS {
+        if !L::ASKS {
             return true;
         }
         let above =
@@ -404,13 +410,21 @@ impl<L: Locks> Trail<L> {
         self.locks.enter(node, above, link)
     }
 
-    /// Lets go of the tables above the lowest one on the trail that covers all from `start` to
-    /// `last`, between which the trail's offset is.
-    pub(crate) fn narrow(&mut self, start: u64, last: u64) {
-        while self.top > self.lowest && (start ^ last) >> self.node(self.top - 1).span() == 0 {
-            self.locks.leave(self.node(self.top));
-            self.top -= 1;
-        }
+    /// The lowest table on the trail, if it covers `offset`.
+    #[inline(always)]
+    pub(crate) fn here(&self, offset: u64) -> Option<Node> {
+        let node = self.bottom();
+        ((offset ^ self.offset) >> node.span() == 0).then_some(node)
+    }
+
+    /// The trail begins one table further down, if that table covers all from `start` to `last`,
+    /// between which the trail's offset is; returns the table that it began with.
+    pub(crate) fn narrow(&mut self, start: u64, last: u64) -> Option<Node> {
+        let first = self.node(self.top);
+        let covered =
+            self.top > self.lowest && (start ^ last) >> self.node(self.top - 1).span() == 0;
+        self.top -= u8::from(covered);
+        covered.then_some(first)
     }
 
     /// Lets go of every table.
@@ -443,14 +457,14 @@ impl<L: Locks> Trail<L> {
         let from = self.node(level);
         let mut refused = None;
         let stop = descend(format, memory, from, offset, floor, |node, link| {
-            if !L::HOLDS || (refused.is_none() && self.visit(node, link)) {
+            if !L::ASKS || (refused.is_none() && self.visit(node, link)) {
                 self.extend(node);
             } else {
                 refused = refused.or(Some(node));
             }
         });
         match refused {
-            Some(node) if L::HOLDS => Err(Lost {
+            Some(node) if L::ASKS => Err(Lost {
                 node,
                 error: MemoryError::outside(<Output<F> as Address>::new(node.table), 1),
             }),

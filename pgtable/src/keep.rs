@@ -57,14 +57,19 @@ where
     ) -> Result<(), Error> {
         let Some(part) = core::mem::take(&mut self.kept.part).checked_sub(1) else { return Ok(()) };
         let offset = part << self.last_span();
-        let mut trail = self.trail();
-        let node =
-            trail.seek(&self.format, InPlace(&self.memory), offset, 0).map_err(Self::lost)?.node;
-        let state = self.state(node);
-        if node.level == 0 && state.is_some_and(|state| state.live() == 0) {
-            self.discount(&mut trail, offset, 0, 0, gather)?;
-        }
-        Ok(())
+        let trimmed = self.alone(|trail| {
+            let fail = |error| RangeError { at: self.format.address(offset), error };
+            let node = trail
+                .seek(&self.format, InPlace(&self.memory), offset, 0)
+                .map_err(|it| fail(Self::lost(it)))?
+                .node;
+            let state = self.state(node);
+            if node.level == 0 && state.is_some_and(|state| state.live() == 0) {
+                self.discount(trail, offset, 0, 0, gather).map_err(fail)?;
+            }
+            Ok(())
+        });
+        trimmed.map_err(|RangeError { error, .. }| error)
     }
 
     /// Makes the table around `input` the one that stays; says whether any may.

@@ -16,7 +16,7 @@
 //! | to … | use |
 //! | --- | --- |
 //! | change tables that you own | [`PageTable`]: `map`, `unmap`, `protect`, `modify`, `remap`, `split`, `promote`, `harvest`; [`Cursor`] for page after page |
-//! | change one tree from many threads | [`SharedPageTable`]: a [`Writer`] per thread, a [`SharedCursor`] for a range |
+//! | change one tree from many threads | [`SharedPageTable`]: a [`Writer`] per thread, a [`LockedRange`] for several operations on one range |
 //! | read any tables, also hostile ones | [`Walker`]: `translate`, `access`, `query`, `trace`, `translate_batch`, `for_each…`, `for_each_table`, `diff` |
 //! | translate through both stages | [`TwoStage`] |
 //! | read and write bytes at a guest's addresses | [`GuestBytes`], over a [`Walker`] or another [`Translate`] |
@@ -33,7 +33,7 @@
 //!
 //! # Writers and readers
 //! One writer at a time (`&mut`, [`PageTable`]), who pays for no lock, or many
-//! ([`SharedPageTable`]), each of whom locks the subtree that he changes; hardware and any number
+//! ([`SharedPageTable`]), each of which locks the subtree that it changes; hardware and any number
 //! of walkers read meanwhile, without a lock. Their modules state the protocols; `frag-alloc`'s
 //! `Deferred` is for tables that readers may still see.
 //!
@@ -116,6 +116,7 @@ mod tracked;
 mod two_stage;
 mod walk;
 mod word;
+mod work;
 
 pub use access::{Access, AccessKind, Attributes, Memory, Privilege, Prot};
 pub use address::{Address, Gpa, Gva, Hpa, low_bits};
@@ -145,10 +146,10 @@ pub use guest_memory::{GuestTables, HostAccess, HostRegion, RegionError};
 #[cfg(feature = "iommu")]
 pub use iommu::{TableIommu, Translated};
 pub use iterate::{LeafIter, Run, RunLeaves};
-pub use lock::ReadSide;
+pub use lock::{DeferringAllocator, ReadSide};
 pub use memory::{DirectMap, LoadWith, MemoryError, ReadMemory, Refusal, TableMemory, TrustedMap};
 pub use record::{Recorded, Writers};
-pub use shared::{SharedCursor, SharedPageTable, Writer};
+pub use shared::{LockedRange, SharedPageTable, Writer};
 pub use shortcut::{Field, Pattern, Shortcuts, Step};
 pub use space::{AddressSpace, InputOf, Leaves, Mapping, MappingOf, OutputOf, Translation};
 pub use stage::{Stage, Stage1, Stage2};

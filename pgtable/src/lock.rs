@@ -3,38 +3,49 @@
 //!
 //! # Protocol
 //! Each table has a lock bit and a "left the tree" bit in its [`TableState`]. A table's words, its
-//! count of live entries and its leaving the tree are the affair of the writer who has its lock,
-//! and of nobody else (hardware sets its bits in entries all the same).
+//! count of live entries and its leaving the tree belong to the writer that has its lock, and to
+//! nothing else (hardware sets its bits in entries all the same).
 //!
 //! 1. A writer descends without a lock, as readers do, to the lowest table that covers all of its
 //!    range, its *cover*, and locks that. While it descends it reads (see [`ReadSide`]): no table
-//!    that it can reach is handed out again meanwhile. Has the table left the tree before it was
-//!    locked, which its state says, the descent begins anew.
+//!    that it can reach is handed out again meanwhile. If another writer has the cover it stops
+//!    reading, waits for a turn, and descends again; if the cover left the tree before it was
+//!    locked it descends again at once.
 //! 2. Below, it locks every table before it reads an entry of it for a change, holding the one
 //!    above: down the way to its address, and up again as it moves on to the right. At any time it
-//!    has the tables on the way from its cover to where it works.
-//! 3. A table is linked, or unlinked, by the writer who has the one above; to unlink a table he
-//!    must have that too. It is marked as having left, its lock goes with it, and it waits in the
-//!    [`Gather`](crate::Gather) for its invalidation and then, with the allocator, for those who
-//!    may still read it.
-//! 4. A cover that became empty cannot be unlinked by its writer, who has not the one above. So he
-//!    lets go of it, locks the one above (as in 1), then the empty one (as in 2), and takes it out
-//!    if it still is empty.
+//!    has the tables on the way from its cover to where it works. The writer of a
+//!    [`LockedRange`](crate::LockedRange) locks all tables of its range in the same order, and
+//!    keeps them.
+//! 3. A table is linked, or unlinked, by the writer that has the one above; to unlink a table it
+//!    must have that too. The table is marked as having left, its lock goes with it, and it waits
+//!    in the [`Gather`](crate::Gather) for its invalidation and then, with the allocator, for
+//!    readers that may still see it.
+//! 4. A writer cannot unlink its own empty cover: it does not hold the parent's lock. So it unlocks
+//!    the cover, locks the parent (as in 1), then the empty table (as in 2), and unlinks it if it
+//!    is still empty.
 //!
 //! This is the tree protocol (A. Silberschatz, Z. Kedem, "Consistency in hierarchical database
-//! systems", J. ACM 27, 1980): after his first lock, a writer locks only a table whose parent he
-//! holds. So a waiting writer waits for one who holds nothing but tables further down, and no
-//! circle of waiting exists; and overlapping operations have the effect of one after the other.
+//! systems", J. ACM 27, 1980): after its first lock, a writer locks only a table whose parent it
+//! holds. So a writer waits only for one whose locked tables are all further down, there is no
+//! circle of waiting, and overlapping operations have the effect of one after the other.
+//!
+//! A writer waits for a lock outside of any reading, and holds locks while it invalidates (before
+//! a leaf is split or replaced, and when its gather is full). So an
+//! [`Invalidate`](crate::Invalidate) may wait for readers, but must not change the tree whose
+//! invalidation it is.
 //!
 //! # Memory that others write
 //! The books are right as long as nobody but the writers (and hardware, in its own bits) changes
-//! table words. A guest that writes its own tables can make an entry lead to any table. A writer
-//! never waits for a table that it holds itself ([`Error::Malformed`]), and waits for others no
-//! longer than [`ReadSide::wait`] says ([`Error::Contended`]). What comes of it is wrong in that
-//! guest's tree only.
+//! table words. A guest that writes its own tables can make an entry lead to any table. What is no
+//! live table of the tree's allocator is not locked ([`Error::Malformed`]). A writer does not wait
+//! for a table that it holds itself ([`Error::Malformed`]), and waits for others no longer than
+//! [`ReadSide::wait`] says ([`Error::Contended`]). What comes of it is wrong in that guest's tree
+//! only.
 //!
-//! Checked by `loom/pgtable/tests/writers.rs` and, with threads, `tests/model/writers.rs`.
+//! Checked by `loom/pgtable/tests/writers.rs` and, with threads, `tests/model/writers.rs` and
+//! `locked.rs`.
 
+use core::cell::Cell;
 use core::marker::PhantomData;
 
 use crate::address::Address;
@@ -42,6 +53,7 @@ use crate::allocator::{LockRefused, TableAllocator, TableState};
 use crate::descent::{Link, Node};
 use crate::error::Error;
 use crate::table::layout;
+use crate::work::Allowance;
 
 /// The reader's side of an embedder's read-copy-update: what a writer of a
 /// [`SharedPageTable`](crate::SharedPageTable) descends under.
@@ -66,27 +78,86 @@ pub trait ReadSide {
     }
 }
 
-/// How writers keep out of each other's way.
+/// An allocator that keeps a freed table from reuse for as long as a reader could still see it:
+/// what a tree needs that many threads change, or read without a lock.
+///
+/// It gives out the readers for which it waits, so that a tree cannot be read under readers that
+/// its allocator does not know. `frag-alloc`'s `Deferred` is one.
+pub trait DeferringAllocator<A: Address>: TableAllocator<A> {
+    /// One thread's reading side.
+    type Reader<'a>: ReadSide
+    where
+        Self: 'a;
+
+    /// A reader for one thread; `None` if there can be no more of them now.
+    fn reader(&self) -> Option<Self::Reader<'_>>;
+}
+
+impl<A: Address, T: DeferringAllocator<A> + ?Sized> DeferringAllocator<A> for &T {
+    type Reader<'a>
+        = T::Reader<'a>
+    where
+        Self: 'a;
+
+    fn reader(&self) -> Option<Self::Reader<'_>> {
+        (**self).reader()
+    }
+}
+
+/// How a verb comes to the tables that it changes.
 pub(crate) trait Locks {
-    /// Tables have to be held to be changed.
+    /// Tables have to be had to be changed: `enter` is asked about each.
+    const ASKS: bool;
+    /// What is had is locked.
     const HOLDS: bool;
 
-    /// Locks the table of `node`, to which `link` leads from the lowest table of `above`; false if
+    /// Gets the table of `node`, to which `link` leads from the lowest table of `above`; false if
     /// it cannot be had.
     fn enter(&mut self, node: Node, above: &[Node], link: Link) -> bool;
 
     /// Unlocks the table of `node`.
     fn leave(&mut self, node: Node);
 
-    /// A table that is held left the tree; `state` is its state.
-    fn left(state: &TableState);
+    /// The tables of `nodes` are about to be linked below a table that is had.
+    fn made(&mut self, _nodes: &[Node]) {}
+
+    /// Why a table could not be had, if one could not.
+    fn take_refusal(&mut self) -> Option<Error>;
 }
 
-/// One writer: nothing to lock, and nothing paid for it.
+/// A table beside the trail that a verb has, until it has left the tree; unlocked if it does not.
+pub(crate) struct Had<'l, L: Locks> {
+    locks: &'l mut L,
+    node: Node,
+}
+
+impl<'l, L: Locks> Had<'l, L> {
+    /// The writer of `locks` has the table of `node`.
+    #[inline(always)]
+    pub(crate) fn new(locks: &'l mut L, node: Node) -> Self {
+        Self { locks, node }
+    }
+
+    /// It left, and its lock with it.
+    #[inline(always)]
+    pub(crate) fn left(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl<L: Locks> Drop for Had<'_, L> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.locks.leave(self.node);
+    }
+}
+
+/// Reading: nothing is had.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exclusive;
 
 impl Locks for Exclusive {
+    const ASKS: bool = false;
     const HOLDS: bool = false;
 
     #[inline(always)]
@@ -97,84 +168,196 @@ impl Locks for Exclusive {
     #[inline(always)]
     fn leave(&mut self, _: Node) {}
 
-    #[inline(always)]
-    fn left(state: &TableState) {
-        state.reset();
+    fn take_refusal(&mut self) -> Option<Error> {
+        None
     }
 }
 
-/// One of many writers of a tree whose tables come from `A`.
+/// Which tables are a tree's own, to be changed by its writers: live tables of its allocator that
+/// have not left it, each once on the way down, and no more of them than the tree has. An entry
+/// that somebody else wrote can lead to any other.
 #[derive(Debug)]
-pub(crate) struct Shared<'t, A, O> {
+pub(crate) struct Own<'t, A, O> {
     tables: &'t A,
-    wait: fn(u32) -> bool,
-    /// Why a table could not be locked. Nothing is locked any more after that.
+    root: u64,
+    allowance: Allowance<'t>,
+    /// Why a table is not to be had. None is, after that.
     refused: Option<Error>,
     output: PhantomData<O>,
 }
 
-impl<'t, O: Address, A: TableAllocator<O>> Shared<'t, A, O> {
-    pub(crate) fn new(tables: &'t A, wait: fn(u32) -> bool) -> Self {
-        Self { tables, wait, refused: None, output: PhantomData }
+impl<'t, O: Address, A: TableAllocator<O>> Own<'t, A, O> {
+    pub(crate) fn new(tables: &'t A, root: u64, allowance: Allowance<'t>) -> Self {
+        Self { tables, root, allowance, refused: None, output: PhantomData }
     }
 
-    /// Why a table could not be locked, if one could not; the next one may be tried.
-    pub(crate) fn take_refusal(&mut self) -> Option<Error> {
-        self.refused.take()
-    }
-
-    /// Tries once to lock the table of `node`. What is no live table of this allocator has left.
+    /// The state of the table of `node`, to which `link` leads, if it is one that may be changed.
     #[inline]
-    pub(crate) fn try_lock(&self, node: Node) -> Result<(), LockRefused> {
+    fn check(&mut self, node: Node, above: &[Node], link: Link) -> Option<&'t TableState> {
+        if self.refused.is_some() {
+            return None;
+        }
+        let circle = node.table == self.root || above.iter().any(|it| it.table == node.table);
         let state = self.tables.state(O::new(node.table), layout(node));
-        state.map_or(Err(LockRefused::Left), TableState::try_lock)
+        if circle || !self.allowance.enter(node.width) || state.is_none() {
+            self.refused = Some(link.malformed());
+            return None;
+        }
+        state
     }
 
-    /// Locks the table of `node`, waiting for whoever has it.
-    ///
-    /// # Errors
-    /// Why not; `None` if it left the tree, or is no live table of this allocator.
-    fn lock(&self, node: Node) -> Result<(), Option<Error>> {
-        let mut turns = 0;
-        loop {
-            match self.try_lock(node) {
-                Ok(()) => return Ok(()),
-                Err(LockRefused::Left) => return Err(None),
-                Err(LockRefused::Busy) if (self.wait)(turns) => turns = turns.saturating_add(1),
-                Err(LockRefused::Busy) => return Err(Some(Error::Contended)),
-            }
+    fn state(&self, node: Node) -> Option<&'t TableState> {
+        self.tables.state(O::new(node.table), layout(node))
+    }
+
+    fn begin(&mut self, allowance: Allowance<'t>) {
+        (self.allowance, self.refused) = (allowance, None);
+    }
+}
+
+/// The one writer of a tree: there is nothing to lock.
+#[derive(Debug)]
+pub(crate) struct Owned<'t, A, O>(Own<'t, A, O>);
+
+impl<'t, O: Address, A: TableAllocator<O>> Owned<'t, A, O> {
+    pub(crate) fn new(own: Own<'t, A, O>) -> Self {
+        Self(own)
+    }
+
+    /// A verb begins, which may do so much.
+    pub(crate) fn begin(&mut self, allowance: Allowance<'t>) {
+        self.0.begin(allowance);
+    }
+}
+
+impl<O: Address, A: TableAllocator<O>> Locks for Owned<'_, A, O> {
+    const ASKS: bool = true;
+    const HOLDS: bool = false;
+
+    #[inline]
+    fn enter(&mut self, node: Node, above: &[Node], link: Link) -> bool {
+        let open = self.0.check(node, above, link).is_some_and(TableState::is_open);
+        if !open {
+            self.0.refused.get_or_insert(link.malformed());
         }
+        open
+    }
+
+    #[inline(always)]
+    fn leave(&mut self, _: Node) {}
+
+    fn take_refusal(&mut self) -> Option<Error> {
+        self.0.refused.take()
+    }
+}
+
+/// One of many writers of a tree.
+#[derive(Debug)]
+pub(crate) struct Shared<'t, A, O> {
+    own: Own<'t, A, O>,
+    wait: fn(u32) -> bool,
+}
+
+impl<'t, O: Address, A: TableAllocator<O>> Shared<'t, A, O> {
+    pub(crate) fn new(own: Own<'t, A, O>, wait: fn(u32) -> bool) -> Self {
+        Self { own, wait }
     }
 }
 
 impl<O: Address, A: TableAllocator<O>> Locks for Shared<'_, A, O> {
+    const ASKS: bool = true;
     const HOLDS: bool = true;
 
+    /// Locks the table, waiting for another writer that has it.
     #[inline]
     fn enter(&mut self, node: Node, above: &[Node], link: Link) -> bool {
-        if self.refused.is_some() {
+        let Some(state) = self.own.check(node, above, link) else { return false };
+        let mut turns = 0;
+        loop {
+            let error = match state.try_lock() {
+                Ok(()) => return true,
+                // An entry of a table that is held leads to one that has not left, unless somebody
+                // else wrote it.
+                Err(LockRefused::Left) => link.malformed(),
+                Err(LockRefused::Busy) if (self.wait)(turns) => {
+                    turns = turns.saturating_add(1);
+                    continue;
+                }
+                Err(LockRefused::Busy) => Error::Contended,
+            };
+            self.own.refused = Some(error);
             return false;
         }
-        // An entry of a table that is held leads to one that has not left, and not back up; unless
-        // somebody else wrote it.
-        let malformed = Error::Malformed { at: link.at, entry: link.entry, word: link.word };
-        self.refused = if above.iter().any(|held| held.table == node.table) {
-            Some(malformed)
-        } else {
-            self.lock(node).err().map(|error| error.unwrap_or(malformed))
-        };
-        self.refused.is_none()
     }
 
     #[inline]
     fn leave(&mut self, node: Node) {
-        if let Some(state) = self.tables.state(O::new(node.table), layout(node)) {
+        if let Some(state) = self.own.state(node) {
             state.unlock();
         }
     }
 
+    fn take_refusal(&mut self) -> Option<Error> {
+        self.own.refused.take()
+    }
+}
+
+/// The writer of a range that has every table of it locked, from the first table of its trail
+/// down.
+#[derive(Debug)]
+pub(crate) struct Whole<'t, A, O> {
+    own: Own<'t, A, O>,
+    /// How many tables were locked below the first; no fewer than are locked still.
+    held: Cell<u64>,
+}
+
+impl<'t, O: Address, A: TableAllocator<O>> Whole<'t, A, O> {
+    pub(crate) fn new(own: Own<'t, A, O>) -> Self {
+        Self { own, held: Cell::new(0) }
+    }
+
+    /// A verb begins, which may do so much.
+    pub(crate) fn begin(&mut self, allowance: Allowance<'t>) {
+        self.own.begin(allowance);
+    }
+
+    /// No fewer than the tables that are locked below the first.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.get()
+    }
+
+    /// `tables` more are locked.
+    pub(crate) fn more(&self, tables: u64) {
+        self.held.set(self.held.get() + tables);
+    }
+}
+
+impl<O: Address, A: TableAllocator<O>> Locks for Whole<'_, A, O> {
+    const ASKS: bool = true;
+    const HOLDS: bool = true;
+
+    /// It has them all, but for what somebody else linked here.
     #[inline]
-    fn left(state: &TableState) {
-        state.leave();
+    fn enter(&mut self, node: Node, above: &[Node], link: Link) -> bool {
+        let locked = self.own.check(node, above, link).is_some_and(TableState::is_locked);
+        if !locked {
+            self.own.refused.get_or_insert(link.malformed());
+        }
+        locked
+    }
+
+    #[inline]
+    fn leave(&mut self, _: Node) {}
+
+    fn made(&mut self, nodes: &[Node]) {
+        for node in nodes {
+            // Nothing leads to it yet, so nothing else has it locked.
+            let _ = self.own.state(*node).map(TableState::try_lock);
+        }
+        self.more(nodes.len() as u64);
+    }
+
+    fn take_refusal(&mut self) -> Option<Error> {
+        self.own.refused.take()
     }
 }

@@ -4,7 +4,7 @@
 use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
-use crate::allocator::{Contents, TableAllocator};
+use crate::allocator::{Contents, TableAllocator, TableState};
 use crate::descent::{InPlace, Node, Stop, Trail};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output, Presence, Words, base_shift};
@@ -87,7 +87,7 @@ where
         attributes: F::Attributes,
         leaves: Leaves,
     ) -> Result<(), RangeError<Input<F>>> {
-        self.map_range(&mut self.trail(), input, output, bytes, attributes, leaves)
+        self.alone(|trail| self.map_range(trail, input, output, bytes, attributes, leaves))
     }
 
     /// The general case of [`map`](Self::map), by any writer.
@@ -139,9 +139,11 @@ where
         if last.word & self.present(node) != 0 {
             return false;
         }
+        if !self.state(node).is_some_and(TableState::add_if_open) {
+            return false;
+        }
         last.slot.store(leaf.first);
         self.wrote(node.entry(offset), 1);
-        self.count(node, 1);
         true
     }
 
@@ -247,7 +249,7 @@ where
             });
         }
         self.wrote(node.entry(rest.offset), done);
-        self.count(node, done as u16);
+        self.count(node, done as u32);
         Ok((done as u64) << node.shift)
     }
 
@@ -273,7 +275,8 @@ where
             let done = run.len();
             self.fill(run, words, rest.output, attributes, node)?;
             self.wrote(node.entry(rest.offset), done);
-            self.count(node, done as u16);
+            self.count(node, done as u32);
+            trail.locks.made(&nodes);
             self.link(stop.node, rest.offset, top).map(|()| done)
         });
         match filled {

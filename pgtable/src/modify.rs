@@ -370,7 +370,7 @@ where
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
         let verb = Modify::new(Each(edit), Writers::Running);
-        self.change_range(&mut self.trail(), (input, bytes), verb, gather)
+        self.alone(|trail| self.change_range(trail, (input, bytes), verb, gather))
     }
 
     /// Gives whatever is mapped in the `bytes` bytes from `input` on these rights, and changes
@@ -403,7 +403,7 @@ where
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
         let verb = Modify::new(Rights(prot), writers);
-        self.change_range(&mut self.trail(), (input, bytes), verb, gather)
+        self.alone(|trail| self.change_range(trail, (input, bytes), verb, gather))
     }
 
     /// Takes the right to write from whatever is mapped in the `bytes` bytes from `input` on, and
@@ -418,7 +418,7 @@ where
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
         let verb = Modify::new(ReadOnly, Writers::Running);
-        self.change_range(&mut self.trail(), (input, bytes), verb, gather)
+        self.alone(|trail| self.change_range(trail, (input, bytes), verb, gather))
     }
 
     /// Replaces all attributes of whatever is mapped in the `bytes` bytes from `input` on: rights,
@@ -435,6 +435,6 @@ where
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
         let verb = Modify::new(Replace(attributes), Writers::Running);
-        self.change_range(&mut self.trail(), (input, bytes), verb, gather)
+        self.alone(|trail| self.change_range(trail, (input, bytes), verb, gather))
     }
 }

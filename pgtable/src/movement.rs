@@ -27,7 +27,7 @@ use arrayvec::ArrayVec;
 
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator, TableLayout};
-use crate::descent::{Node, decode};
+use crate::descent::{Link, Node, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate, MAX_TABLES, Unused};
@@ -36,6 +36,7 @@ use crate::space::Leaves;
 use crate::table::{PageTable, layout};
 use crate::walk::{LeafOf, Walker};
 use crate::word::Word;
+use crate::work::Allowance;
 
 /// Tables that are moved between two invalidations. Half of what a gather holds, so that after a
 /// failed invalidation it holds those of the batch before and those of this one.
@@ -53,8 +54,10 @@ struct Moved {
 }
 
 /// A relocation under way.
-struct Moving<'g, 'i, F: Format, I: Invalidate<F::Stage>, W> {
+struct Moving<'t, 'g, 'i, F: Format, I: Invalidate<F::Stage>, W> {
     which: W,
+    /// How many tables it may still come to.
+    allowance: Allowance<'t>,
     gather: &'g mut Gather<'i, F::Stage, I>,
     batch: ArrayVec<Moved, BATCH>,
     count: usize,
@@ -86,7 +89,9 @@ where
     ) -> Result<usize, Error> {
         // Room for what a failed invalidation leaves behind.
         gather.flush(&self.tables).map_err(Error::Invalidate)?;
-        let mut moving = Moving::<F, I, _> { which, gather, batch: ArrayVec::new(), count: 0 };
+        let allowance = Allowance::new(&self.entries, 1);
+        let mut moving =
+            Moving::<F, I, _> { which, allowance, gather, batch: ArrayVec::new(), count: 0 };
         let walked = self.relocate_below(Node::root(&self.format, self.root), 0, &mut moving);
         let settled = self.settle(&mut moving);
         walked.and(settled).map(|()| moving.count)
@@ -115,7 +120,11 @@ where
         gather.everything();
         gather.table_left();
         let batch = ArrayVec::from_iter([Moved { old, new }]);
-        self.settle(&mut Moving::<F, I, _> { which: (), gather, batch, count: 1 })?;
+        if let Some(state) = self.state(old) {
+            state.leave();
+        }
+        let allowance = self.allowance();
+        self.settle(&mut Moving::<F, I, _> { which: (), allowance, gather, batch, count: 1 })?;
         Ok(self.root())
     }
 
@@ -124,23 +133,27 @@ where
         &self,
         node: Node,
         base: u64,
-        moving: &mut Moving<'_, '_, F, I, W>,
+        moving: &mut Moving<'_, '_, '_, F, I, W>,
     ) -> Result<(), Error> {
         let words = self.memory.table(<Output<F> as Address>::new(node.table), 1 << node.width)?;
         for (index, memory) in words.iter().enumerate() {
             let slot = Word::<F>::new(memory);
             let offset = base + ((index as u64) << node.shift);
             let word = slot.load();
+            let malformed =
+                Link { at: node.position(), entry: node.entry(offset), word }.malformed();
             let mut below = match decode(&self.format, word, node.position()) {
                 Entry::Table { table, width } => node.below(table.get(), width),
                 Entry::Absent | Entry::Leaf { .. } => continue,
-                Entry::Malformed => {
-                    return Err(Error::Malformed {
-                        at: node.position(),
-                        entry: node.entry(offset),
-                        word,
-                    });
-                }
+                Entry::Malformed => return Err(malformed),
+            };
+            // Somebody else made this entry: it leads back, to a table that was come to already,
+            // or to none of this tree.
+            let state = self.state(below).filter(|state| state.is_open());
+            let Some(state) =
+                state.filter(|_| below.table != self.root && moving.allowance.enter(below.width))
+            else {
+                return Err(malformed);
             };
             if (moving.which)(<Output<F> as Address>::new(below.table), layout(below)) {
                 let new = self.copy_table(below)?;
@@ -149,6 +162,7 @@ where
                     return Err(error);
                 }
                 self.wrote(node.entry(offset), 1);
+                state.leave();
                 self.moved(Moved { old: below, new }, offset, moving)?;
                 below = new;
             }
@@ -214,7 +228,7 @@ where
         &self,
         moved: Moved,
         base: u64,
-        moving: &mut Moving<'_, '_, F, I, W>,
+        moving: &mut Moving<'_, '_, '_, F, I, W>,
     ) -> Result<(), Error> {
         let old = moved.old;
         moving.count += 1;
@@ -234,16 +248,14 @@ where
     /// Invalidates; then what was recorded late is complete, and the old tables can go.
     fn settle<I: Invalidate<F::Stage>, W>(
         &self,
-        moving: &mut Moving<'_, '_, F, I, W>,
+        moving: &mut Moving<'_, '_, '_, F, I, W>,
     ) -> Result<(), Error> {
         let mut settled = moving.gather.flush(&self.tables).map_err(Error::Invalidate);
         for Moved { old, new } in moving.batch.drain(..) {
-            let table = <Output<F> as Address>::new(old.table);
             let merged = self.merge_records(old, new);
             if let Some(state) = self.state(old) {
-                state.reset();
+                self.retire(old, state, Contents::Stale, moving.gather);
             }
-            moving.gather.retire(table, layout(old), Contents::Stale);
             settled = settled.and(merged);
         }
         settled
@@ -313,7 +325,8 @@ where
     }
 
     /// Fills the table of `to`, which is empty, with what that of `from` in `source` says, and so
-    /// on downwards.
+    /// on downwards. Tables that stay empty stay allocated, so that the work is bounded by the
+    /// allocator whatever `source` says.
     fn copy_from<M2: ReadMemory<Output<F>>>(
         &self,
         source: &M2,
@@ -347,7 +360,6 @@ where
                     }
                     self.count(to, 1);
                     self.copy_from(source, below, made)?;
-                    self.drop_empty(copy, to, made)?;
                 }
                 Entry::Malformed => {
                     return Err(Error::Malformed { at: from.position(), entry, word });
@@ -358,19 +370,33 @@ where
         Ok(())
     }
 
-    /// Takes the table of `made` out of that of `above` again if it is empty: a tree of ours holds
-    /// no empty tables.
-    fn drop_empty(&self, slot: Word<'_, F>, above: Node, made: Node) -> Result<(), Error> {
-        if self.state(made).is_some_and(|state| state.live() == 0) {
-            slot.store(0);
-            if let Some(state) = self.state(above) {
-                state.sub(1);
+    /// Takes tables that are empty out of this tree, which nobody has seen, below that of `node`: a
+    /// tree of ours holds no empty tables.
+    fn drop_empty(&self, node: Node, allowance: &mut Allowance<'_>) -> Result<(), Error> {
+        let words = self.memory.table(<Output<F> as Address>::new(node.table), 1 << node.width)?;
+        for (index, memory) in words.iter().enumerate() {
+            let slot = Word::<F>::new(memory);
+            let word = slot.load();
+            let Entry::Table { table, width } = decode(&self.format, word, node.position()) else {
+                continue;
+            };
+            let below = node.below(table.get(), width);
+            let entry = node.table.wrapping_add(index as u64 * 8);
+            let malformed = Link { at: node.position(), entry, word }.malformed();
+            let Some(state) = self.state(below).filter(|it| it.is_open() && allowance.enter(width))
+            else {
+                return Err(malformed);
+            };
+            if below.level > 0 && state.live() > 0 {
+                self.drop_empty(below, allowance)?;
             }
-            self.tables.free(
-                <Output<F> as Address>::new(made.table),
-                layout(made),
-                Contents::Zeroed,
-            )?;
+            if state.live() == 0 {
+                slot.store(0);
+                if let Some(above) = self.state(node) {
+                    above.sub(1);
+                }
+                self.free_unseen(below, Contents::Zeroed)?;
+            }
         }
         Ok(())
     }
@@ -394,7 +420,8 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     {
         let copy = PageTable::new(*self.format(), memory, tables)?;
         let root = Node::root(self.format(), copy.root);
-        match copy.copy_from(self.memory(), self.root_node(), root) {
+        let copied = copy.copy_from(self.memory(), self.root_node(), root);
+        match copied.and_then(|()| copy.drop_empty(root, &mut Allowance::new(&copy.entries, 1))) {
             Ok(()) => Ok(copy),
             Err(error) => {
                 copy.discard();

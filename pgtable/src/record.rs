@@ -167,7 +167,9 @@ where
         bitmap: &mut [u64],
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
-        self.harvest_range(&mut self.trail(), (input, bytes), recorded, writers, bitmap, gather)
+        self.alone(|trail| {
+            self.harvest_range(trail, (input, bytes), recorded, writers, bitmap, gather)
+        })
     }
 
     /// [`harvest`](Self::harvest), by any writer.

@@ -43,7 +43,7 @@ where
         shift: u8,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<usize, RangeError<Input<F>>> {
-        self.split_range(&mut self.trail(), input, bytes, shift, gather)
+        self.alone(|trail| self.split_range(trail, input, bytes, shift, gather))
     }
 
     /// [`split`](Self::split), by any writer.
@@ -67,7 +67,7 @@ where
                     return Ok((offset | low_bits(node.span())).wrapping_add(1));
                 }
                 if node.shift > shift && self.leaf_at(&stop, offset)?.is_some() {
-                    self.split_leaf(&stop, offset, gather)?;
+                    self.split_leaf(trail, &stop, offset, gather)?;
                     split += 1;
                     return Ok(offset);
                 }
@@ -92,7 +92,7 @@ where
         bytes: u64,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<usize, RangeError<Input<F>>> {
-        self.promote_range(&mut self.trail(), input, bytes, gather)
+        self.alone(|trail| self.promote_range(trail, input, bytes, gather))
     }
 
     /// [`promote`](Self::promote), by any writer.
@@ -195,8 +195,8 @@ where
                 return Ok(false);
             }
         }
-        trail.left(node.level, state);
-        gather.retire(table, layout(node), Contents::Stale);
+        trail.left(node.level);
+        self.retire(node, state, Contents::Stale, gather);
         Ok(true)
     }
 
@@ -246,8 +246,9 @@ where
     /// Replaces the leaf at which `stop` stands by a table of smaller leaves that say the same.
     /// Break before make: the leaf is taken out and invalidated before the table is linked, since
     /// hardware must not hold two sizes for one address.
-    pub(crate) fn split_leaf<I: Invalidate<F::Stage>>(
+    pub(crate) fn split_leaf<L: Locks, I: Invalidate<F::Stage>>(
         &self,
+        trail: &mut Trail<L>,
         stop: &Stop<F, Word<'_, F>>,
         offset: u64,
         gather: &mut Gather<'_, F::Stage, I>,
@@ -269,6 +270,7 @@ where
             .and_then(|()| self.fill_split(node, old, table));
         match made {
             Ok(word) => {
+                trail.locks.made(&nodes);
                 self.publish(stop.slot, node.entry(offset), word);
                 Ok(())
             }
@@ -291,7 +293,7 @@ where
         let run = self.memory.table(<Output<F> as Address>::new(below.table), entries)?;
         self.fill(run, words, output.get(), attributes, below)?;
         self.wrote(below.table, entries);
-        self.count(below, entries as u16);
+        self.count(below, entries as u32);
         self.table_word(node, below)
     }
 }

@@ -26,11 +26,12 @@ use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Finished, Gather, GatherError, Invalidate};
 use crate::geometry::{Level, MAX_LEVELS};
 use crate::keep::Kept;
-use crate::lock::Locks;
+use crate::lock::{Locks, Own, Owned};
 use crate::memory::TableMemory;
 use crate::space::{AddressSpace, Leaves};
 use crate::walk::{LeafOf, TranslationOf, Walker, translate};
 use crate::word::{Word, any_set};
+use crate::work::{Allowance, Entries};
 
 /// A tree of format `F`, whose tables stand in memory `M` and come from `A`.
 ///
@@ -42,6 +43,7 @@ pub struct PageTable<F, M, A> {
     pub(crate) tables: A,
     pub(crate) root: u64,
     pub(crate) kept: Kept,
+    pub(crate) entries: Entries,
 }
 
 impl<F, M, A> PageTable<F, M, A>
@@ -62,7 +64,9 @@ where
             tables.free(root, layout, Contents::Zeroed)?;
             return Err(error.into());
         }
-        Ok(Self { format, memory, tables, root: root.get(), kept: Kept::default() })
+        let entries = Entries::default();
+        entries.more(geometry.width(geometry.root()));
+        Ok(Self { format, memory, tables, root: root.get(), kept: Kept::default(), entries })
     }
 
     /// The address of the root table: what CR3, an EPTP, a process or partition table entry is made
@@ -120,14 +124,14 @@ where
         Ok(finished)
     }
 
-    /// Frees the table of `node` and all below it. The depth is bounded by the levels; the work by
-    /// the allocator, which takes each live table back once: a table that is reached a second time
-    /// (somebody else wrote here) is not descended into again.
+    /// Frees the table of `node` and all below it. The depth is bounded by the levels, and the work
+    /// by the live tables of the allocator: each is marked as having left before it is descended
+    /// into, and one that has left, or is none of this allocator's, is not touched.
     fn free_subtree(&self, node: Node, done: &mut Finished) {
-        let address = <Output<F> as Address>::new(node.table);
-        let Some(state) = self.state(node) else { return };
+        let Some(state) = self.state(node).filter(|state| state.is_open()) else { return };
         let live = state.live();
-        state.reset();
+        state.leave();
+        let address = <Output<F> as Address>::new(node.table);
         if node.level > 0 && live > 0 {
             let present = self.format.bits(node.position()).present;
             if let Ok(words) = self.memory.table(address, 1 << node.width) {
@@ -148,8 +152,32 @@ where
         }
     }
 
-    pub(crate) fn trail(&self) -> Trail {
-        Trail::new(Node::root(&self.format, self.root))
+    /// The root, as the one writer of an exclusive tree comes to it.
+    pub(crate) fn trail(&self) -> Trail<Owned<'_, A, Output<F>>> {
+        Trail::from(Node::root(&self.format, self.root), 0, Owned::new(self.own()))
+    }
+
+    /// Which tables a verb may change, and how much work it may do.
+    pub(crate) fn own(&self) -> Own<'_, A, Output<F>> {
+        Own::new(&self.tables, self.root, self.allowance())
+    }
+
+    /// The work that a verb may do.
+    pub(crate) fn allowance(&self) -> Allowance<'_> {
+        Allowance::new(&self.entries, self.format.geometry().levels())
+    }
+
+    /// Does `verb` from the root; if it came to a table that is not to be changed, says so.
+    pub(crate) fn alone<'t, T>(
+        &'t self,
+        verb: impl FnOnce(&mut Trail<Owned<'t, A, Output<F>>>) -> Result<T, RangeError<Input<F>>>,
+    ) -> Result<T, RangeError<Input<F>>> {
+        let mut trail = self.trail();
+        let done = verb(&mut trail);
+        match trail.locks.take_refusal() {
+            Some(error) => done.map_err(|RangeError { at, .. }| RangeError { at, error }),
+            None => done,
+        }
     }
 
     /// Tables of levels `stop.node.level - 1` down to `level`, the last of `width` index bits,
@@ -194,7 +222,9 @@ where
         layout: TableLayout,
         contents: Contents,
     ) -> Result<Output<F>, AllocError> {
-        allocate(&self.tables, layout, contents)
+        let table = allocate(&self.tables, layout, contents)?;
+        self.entries.more(layout.shift - 3);
+        Ok(table)
     }
 
     /// The state of the table of `node`; `None` if it is no live table of this tree's allocator.
@@ -205,11 +235,31 @@ where
 
     /// Takes back tables that were never linked to the tree.
     pub(crate) fn shrink(&self, nodes: &[Node]) -> Result<(), Error> {
-        for node in nodes {
-            let table = <Output<F> as Address>::new(node.table);
-            self.tables.free(table, layout(*node), Contents::Stale)?;
+        nodes.iter().try_for_each(|node| self.free_unseen(*node, Contents::Stale))
+    }
+
+    /// Frees the table of `node`, which no hardware and no reader can have seen.
+    pub(crate) fn free_unseen(&self, node: Node, contents: Contents) -> Result<(), Error> {
+        if let Some(state) = self.state(node) {
+            state.leave();
         }
-        Ok(())
+        self.entries.fewer(node.width);
+        let table = <Output<F> as Address>::new(node.table);
+        Ok(self.tables.free(table, layout(node), contents)?)
+    }
+
+    /// The table of `node`, whose state is `state`, left the tree by a writer that has it: it is
+    /// freed after the invalidation. There is room for it in `gather`.
+    pub(crate) fn retire<I: Invalidate<F::Stage>>(
+        &self,
+        node: Node,
+        state: &TableState,
+        contents: Contents,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) {
+        state.leave();
+        self.entries.fewer(node.width);
+        gather.retire(<Output<F> as Address>::new(node.table), layout(node), contents);
     }
 
     /// Stores the entry of `above` that makes `below` the table for `offset`.
@@ -241,7 +291,7 @@ where
 
     /// `entries` more are live in the table of `node`.
     #[inline(always)]
-    pub(crate) fn count(&self, node: Node, entries: u16) {
+    pub(crate) fn count(&self, node: Node, entries: u32) {
         if let Some(state) = self.state(node) {
             state.add(entries);
         }
@@ -255,13 +305,12 @@ where
         trail: &mut Trail<L>,
         offset: u64,
         level: u8,
-        entries: u16,
+        entries: u32,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<(), Error> {
         let mut entries = entries;
         for level in level..=trail.top() {
             let node = trail.node(level);
-            let table = <Output<F> as Address>::new(node.table);
             let Some(state) = self.state(node) else { return Ok(()) };
             if state.sub(entries) > 0 || level == trail.top() {
                 return Ok(());
@@ -271,8 +320,8 @@ where
             let slot = self.memory.word(<Output<F> as Address>::new(above.entry(offset)))?;
             Word::<F>::new(slot).store(0);
             self.wrote(above.entry(offset), 1);
-            trail.left(level, state);
-            gather.retire(table, layout(node), Contents::Zeroed);
+            trail.left(level);
+            self.retire(node, state, Contents::Zeroed, gather);
             entries = 1;
         }
         Ok(())
@@ -313,9 +362,8 @@ fn allocate<O: Address, A: TableAllocator<O>>(
         state.reset();
         return Ok(table);
     }
-    // Without a state no table would ever be found empty, nor be freed.
     tables.free(table, layout, contents)?;
-    Err(AllocError::NotLive { address: table.get() })
+    Err(AllocError::Stateless { address: table.get() })
 }
 
 /// The layout that the table of `node` was allocated with.

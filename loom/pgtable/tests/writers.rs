@@ -21,17 +21,17 @@ use frag_alloc::{Epochs, Grace, Reader};
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use pgtable::{
-    Access, AllocError, Contents, Entry, Format, Gather, Gpa, Hpa, Leaves, MemoryError, PageTable,
-    Position, ReadMemory, Recorded, SharedCursor, SharedPageTable, Stage2, TableAllocator,
-    TableLayout, TableMemory, TableState, Unused, Writer as OneOf, Writers,
+    Access, AllocError, Contents, DeferringAllocator, Entry, Format, Gather, Gpa, Hpa, Leaves,
+    LockedRange, MemoryError, PageTable, Position, ReadMemory, Recorded, SharedPageTable, Stage2,
+    TableAllocator, TableLayout, TableMemory, TableState, Unused, Writer as OneOf, Writers,
 };
 
 #[path = "support/tiny.rs"]
 mod tiny;
 use tiny::{Plain, Tiny};
 
-/// A root and three more tables.
-const TABLES: usize = 4;
+/// A root and six more tables.
+const TABLES: usize = 7;
 const WORDS: usize = TABLES * 4;
 const THREADS: usize = 2;
 
@@ -133,7 +133,6 @@ impl TableAllocator<Hpa> for Tables {
             }
         }
         let table = self.free.borrow_mut().pop().ok_or(AllocError::Exhausted { layout })?;
-        self.states[table as usize / 32].reset();
         if self.stale.borrow_mut().remove(&table) {
             // Nobody reads it any more.
             let words = self.memory.table(Hpa::new(table), 4).unwrap();
@@ -157,9 +156,12 @@ impl TableAllocator<Hpa> for Tables {
         Ok(())
     }
 
+    /// As an allocator does that looks: there is none of a table that is free, or waits.
     fn state(&self, table: Hpa, _: TableLayout) -> Option<&TableState> {
         self.memory.store();
-        self.states.get(table.get() as usize / 32)
+        let free = self.free.borrow().contains(&table.get())
+            || self.waiting.borrow().iter().any(|(waiting, _)| *waiting == table.get());
+        self.states.get(table.get() as usize / 32).filter(|_| !free)
     }
 }
 
@@ -198,8 +200,16 @@ impl<T: TableAllocator<Hpa>> TableAllocator<Hpa> for Own<T> {
     }
 }
 
+impl DeferringAllocator<Hpa> for Own<Tables> {
+    type Reader<'a> = Reader<'a>;
+
+    fn reader(&self) -> Option<Reader<'_>> {
+        self.0.epochs.reader()
+    }
+}
+
 type Tree = SharedPageTable<Tiny, Own<Memory>, Own<Tables>>;
-type Writer<'t> = OneOf<'t, Tiny, Own<Memory>, Own<Tables>, Reader<'t>>;
+type Writer<'t> = OneOf<'t, Tiny, Own<Memory>, Own<Tables>>;
 
 /// The pages that are mapped at the end, and to what.
 type Mapped = BTreeSet<(u64, u64)>;
@@ -207,6 +217,7 @@ type Mapped = BTreeSet<(u64, u64)>;
 /// In every interleaving of `one` with `other`, after `first`: what is mapped at the end, and how
 /// many tables are left in the tree. Every count is checked.
 fn ends(
+    format: Tiny,
     deferred: bool,
     first: impl Fn(&Writer<'_>) + Send + Sync + 'static,
     one: impl Fn(&Writer<'_>, &Tree) + Send + Sync + Copy + 'static,
@@ -215,9 +226,13 @@ fn ends(
     let all = StdArc::new(Mutex::new(BTreeSet::new()));
     let collected = all.clone();
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    model.preemption_bound = Some(if format == Tiny::DEEP { 2 } else { 3 });
     model.check(move || {
         let memory = Arc::new(Memory::new());
+        tiny::HOOK.set(Some(Box::new({
+            let memory = memory.clone();
+            move || memory.store()
+        })));
         let epochs = Arc::new(Epochs::new(THREADS));
         let tables = Arc::new(Tables {
             memory: memory.clone(),
@@ -228,16 +243,16 @@ fn ends(
             stale: RefCell::default(),
             states: (0..TABLES).map(|_| TableState::new()).collect(),
         });
-        let tree = PageTable::new(Tiny::BOTH, Own(memory.clone()), Own(tables.clone())).unwrap();
+        let tree = PageTable::new(format, Own(memory.clone()), Own(tables.clone())).unwrap();
         let tree = Arc::new(Tree::from(tree));
-        let writer = tree.writer(epochs.reader().unwrap());
+        let writer = tree.writer().unwrap();
         first(&writer);
         memory.store();
         let thread = loom::thread::spawn({
-            let (tree, epochs, memory) = (tree.clone(), epochs.clone(), memory.clone());
+            let (tree, memory) = (tree.clone(), memory.clone());
             move || {
                 WHO.with(|who| who.set(1));
-                one(&tree.writer(epochs.reader().unwrap()), &tree);
+                one(&tree.writer().unwrap(), &tree);
                 memory.store();
             }
         });
@@ -245,7 +260,11 @@ fn ends(
         memory.store();
         thread.join().unwrap();
 
-        let live = |table: u64| tables.states[table as usize / 32].raw();
+        let live = |table: u64| {
+            let state = &tables.states[table as usize / 32];
+            assert!(state.is_open(), "a table in the tree is locked, or has left");
+            state.live() as usize
+        };
         let words = |table: u64| {
             memory
                 .table(Hpa::new(table), 4)
@@ -254,38 +273,27 @@ fn ends(
                 .map(|word| word.load(Ordering::Relaxed))
                 .collect::<Vec<_>>()
         };
-        let (mut mapped, mut left) = (Mapped::new(), 1);
-        let root = words(0);
-        assert_eq!(
-            usize::from(live(0)),
-            root.iter().filter(|word| **word != 0).count(),
-            "the root's count, unlocked"
-        );
-        for (index, &word) in root.iter().enumerate() {
-            let at = (index as u64) << 14;
-            match Tiny::BOTH.decode(word, Position { level: pgtable::Level(1), shift: 14 }) {
-                Entry::Table { table, .. } => {
-                    left += 1;
-                    let pages = words(table.get());
-                    let present = pages.iter().filter(|word| **word != 0).count();
-                    assert_eq!(
-                        usize::from(live(table.get())),
-                        present,
-                        "a table's count, unlocked"
-                    );
-                    assert_ne!(present, 0, "an empty table stays in the tree");
-                    let present = pages.iter().enumerate().filter(|(_, word)| **word != 0);
-                    mapped.extend(
-                        present
-                            .map(|(page, word)| (at + ((page as u64) << 12), word & 0xffff_f000)),
-                    );
+        let (mut mapped, mut left) = (Mapped::new(), 0);
+        let root = format.geometry().root().0;
+        let mut below = vec![(0, root, 0)];
+        while let Some((table, level, base)) = below.pop() {
+            left += 1;
+            let entries = words(table);
+            let present = entries.iter().filter(|word| **word != 0).count();
+            assert_eq!(live(table), present, "the count of a table of level {level}");
+            assert!(present > 0 || level == root, "an empty table of level {level} stays");
+            let shift = 12 + 2 * level;
+            for (index, &word) in entries.iter().enumerate() {
+                let at = base + ((index as u64) << shift);
+                match format.decode(word, Position { level: pgtable::Level(level), shift }) {
+                    Entry::Table { table, .. } => below.push((table.get(), level - 1, at)),
+                    Entry::Leaf { output, .. } => mapped.extend(
+                        (0..1 << shift)
+                            .step_by(PAGE as usize)
+                            .map(|page| (at + page, output.get() + page)),
+                    ),
+                    _ => {}
                 }
-                Entry::Leaf { output, .. } => {
-                    mapped.extend(
-                        (0..4).map(|page| (at + (page << 12), output.get() + (page << 12))),
-                    );
-                }
-                _ => {}
             }
         }
         // Those that still wait, or are free, are all the others.
@@ -294,6 +302,7 @@ fn ends(
             TABLES,
             "a table is lost"
         );
+        tiny::HOOK.take();
         all.lock().unwrap().insert((mapped, left));
     });
     let all = collected.lock().unwrap().clone();
@@ -321,8 +330,13 @@ fn pages(pages: &[u64]) -> Mapped {
 
 #[test]
 fn two_make_the_same_table() {
-    let ends =
-        ends(true, |_| (), |writer, _| map(writer, 0, PAGE), |writer, _| map(writer, PAGE, PAGE));
+    let ends = ends(
+        Tiny::BOTH,
+        true,
+        |_| (),
+        |writer, _| map(writer, 0, PAGE),
+        |writer, _| map(writer, PAGE, PAGE),
+    );
     assert_eq!(ends, [(pages(&[0, PAGE]), 2)].into());
 }
 
@@ -369,7 +383,8 @@ fn free_and_use_again(writer: &Writer<'_>, tree: &Tree) {
 #[test]
 fn a_table_that_is_freed_under_a_waiting_writer() {
     let first = |writer: &Writer<'_>| map(writer, 0, PAGE);
-    let ends = ends(true, first, free_and_use_again, |writer, _| map(writer, PAGE, PAGE));
+    let ends =
+        ends(Tiny::BOTH, true, first, free_and_use_again, |writer, _| map(writer, PAGE, PAGE));
     assert_eq!(ends, [(pages(&[LARGE, PAGE]), 3)].into());
 }
 
@@ -378,7 +393,7 @@ fn a_table_that_is_freed_under_a_waiting_writer() {
 #[should_panic(expected = "a table's count, unlocked")]
 fn one_that_is_used_again_at_once_breaks_the_books() {
     let first = |writer: &Writer<'_>| map(writer, 0, PAGE);
-    ends(false, first, free_and_use_again, |writer, _| map(writer, PAGE, PAGE));
+    ends(Tiny::BOTH, false, first, free_and_use_again, |writer, _| map(writer, PAGE, PAGE));
 }
 
 #[test]
@@ -400,7 +415,7 @@ fn translations_beside_two_writers() {
     // Whatever the others do, a page that neither of them touches translates.
     let first = |writer: &Writer<'_>| map(writer, 0, 2 * PAGE);
     let one = |writer: &Writer<'_>, tree: &Tree| unmap(writer, tree, 0, PAGE);
-    let ends = ends(true, first, one, |writer, _| {
+    let ends = ends(Tiny::BOTH, true, first, one, |writer, _| {
         let found = writer.translate(Gpa::new(PAGE), Access::READ).unwrap();
         assert_eq!(found.output.get(), 0x10_0000 + PAGE);
         map(writer, 2 * PAGE, PAGE);
@@ -414,7 +429,7 @@ fn locked(
     tree: &Tree,
     (at, bytes): (u64, u64),
     verbs: impl Fn(
-        &mut SharedCursor<'_, '_, Tiny, Own<Memory>, Own<Tables>, Reader<'_>>,
+        &mut LockedRange<'_, '_, Tiny, Own<Memory>, Own<Tables>>,
         &mut Gather<'_, Stage2, Unused>,
     ),
 ) {
@@ -507,4 +522,100 @@ fn a_record_that_is_harvested_under_a_lock() {
     let mut left = pages(&[0]);
     left.insert((PAGE, 0x20_0000));
     assert_eq!(ends, [(left, 2)].into());
+}
+
+/// What a table of tables covers.
+const HUGE: u64 = 4 * LARGE;
+
+/// Trees of three levels: tables are taken out whole, by `drop_tables`, and chains of them one by
+/// one.
+fn deep(
+    first: impl Fn(&Writer<'_>) + Send + Sync + 'static,
+    one: impl Fn(&Writer<'_>, &Tree) + Send + Sync + Copy + 'static,
+    other: impl Fn(&Writer<'_>, &Tree) + Send + Sync + 'static,
+) -> BTreeSet<(Mapped, usize)> {
+    ends(Tiny::DEEP, true, first, one, other)
+}
+
+#[test]
+fn case_a15_both_take_the_last_pages_of_a_chain() {
+    let found = deep(
+        |w| [0, PAGE].iter().for_each(|&page| map(w, page, PAGE)),
+        |w, tree| unmap(w, tree, 0, PAGE),
+        |w, tree| unmap(w, tree, PAGE, PAGE),
+    );
+    assert_eq!(found, [(pages(&[]), 1)].into());
+}
+
+#[test]
+fn case_a15_a_whole_range_goes_beside_a_page() {
+    let found = deep(
+        |w| [0, LARGE].iter().for_each(|&page| map(w, page, PAGE)),
+        |w, tree| unmap(w, tree, 0, HUGE),
+        |w, _| map(w, PAGE, PAGE),
+    );
+    assert_eq!(found, [(pages(&[]), 1), (pages(&[PAGE]), 3)].into());
+}
+
+#[test]
+fn case_a15_two_ranges_of_tables_go() {
+    let found = deep(
+        |w| [0, LARGE, 2 * LARGE].iter().for_each(|&page| map(w, page, PAGE)),
+        |w, tree| unmap(w, tree, 0, 2 * LARGE),
+        |w, tree| unmap(w, tree, LARGE, 2 * LARGE),
+    );
+    assert_eq!(found, [(pages(&[]), 1)].into());
+}
+
+#[test]
+fn case_a15_a_whole_range_goes_beside_a_page_that_goes_and_comes() {
+    let found = deep(
+        |w| [0, LARGE].iter().for_each(|&page| map(w, page, PAGE)),
+        |w, tree| unmap(w, tree, 0, HUGE),
+        |w, tree| {
+            unmap(w, tree, LARGE, PAGE);
+            map(w, LARGE, PAGE);
+        },
+    );
+    assert_eq!(found, [(pages(&[]), 1), (pages(&[LARGE]), 3)].into());
+}
+
+/// A range over several tables is one writer's alone: what another unmaps there goes before all that
+/// is done to it, or after. (Under a lock on the table above alone it could go between.)
+#[test]
+fn case_a11_a_locked_range_excludes() {
+    let all = [0, LARGE];
+    let found = deep(
+        move |w| all.iter().for_each(|&page| map(w, page, PAGE)),
+        move |w, tree| {
+            locked(w, tree, (0, 2 * LARGE), |range, gather| {
+                // One after the other, each from the old page to the next one.
+                for at in all {
+                    range.unmap(Gpa::new(at), PAGE, gather).unwrap();
+                    let (page, to) = (Gpa::new(at + PAGE), Hpa::new(0x10_0000 + at + PAGE));
+                    range.map(page, to, PAGE, Plain, Leaves::Largest).unwrap();
+                }
+            });
+        },
+        |w, tree| unmap(w, tree, 0, 2 * LARGE),
+    );
+    assert_eq!(found, [(pages(&[]), 1), (pages(&[PAGE, LARGE + PAGE]), 4)].into());
+}
+
+/// A range whose tables are made while it is locked.
+#[test]
+fn case_a11_what_is_made_in_a_locked_range_is_locked() {
+    let found = deep(
+        |_| (),
+        |w, tree| {
+            locked(w, tree, (0, 2 * LARGE), |range, _| {
+                for at in [0, LARGE] {
+                    let to = Hpa::new(0x10_0000 + at);
+                    range.map(Gpa::new(at), to, PAGE, Plain, Leaves::Largest).unwrap();
+                }
+            });
+        },
+        |w, tree| unmap(w, tree, 0, 2 * LARGE),
+    );
+    assert_eq!(found, [(pages(&[]), 1), (pages(&[0, LARGE]), 4)].into());
 }

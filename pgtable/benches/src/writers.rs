@@ -22,7 +22,7 @@ use arch_x86::{Controls, Levels, LongMode};
 use clap::Parser;
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Local, Owner, Policy, Reader, Region};
 use pgtable::{
-    Access, AllocError, Contents, DirectMap, Gather, Gpa, Gva, Leaves, PageTable, Prot,
+    Access, AllocError, Contents, DeferringAllocator, DirectMap, Gather, Gpa, Gva, Leaves, PageTable, Prot,
     SharedPageTable, TableAllocator, TableLayout, TableMemory, TableState, Unused, Writer,
 };
 
@@ -108,6 +108,14 @@ impl TableAllocator<Gpa> for Tables {
 
     fn state(&self, table: Gpa, layout: TableLayout) -> Option<&TableState> {
         self.waiting.state(table, layout)
+    }
+}
+
+impl DeferringAllocator<Gpa> for Tables {
+    type Reader<'a> = Reader<'a>;
+
+    fn reader(&self) -> Option<Reader<'_>> {
+        self.waiting.reader()
     }
 }
 
@@ -271,8 +279,8 @@ impl Shared {
     }
 }
 
-fn each_page<M: TableMemory<Gpa>, A: TableAllocator<Gpa>>(
-    writer: &Writer<'_, LongMode, M, A, Reader<'_>>,
+fn each_page<M: TableMemory<Gpa>, A: DeferringAllocator<Gpa>>(
+    writer: &Writer<'_, LongMode, M, A>,
     (row, thread): (Row, u64),
 ) {
     let (ranges, step) = row.share(thread);
@@ -281,8 +289,8 @@ fn each_page<M: TableMemory<Gpa>, A: TableAllocator<Gpa>>(
     }
 }
 
-fn each_range<M: TableMemory<Gpa>, A: TableAllocator<Gpa>>(
-    writer: &Writer<'_, LongMode, M, A, Reader<'_>>,
+fn each_range<M: TableMemory<Gpa>, A: DeferringAllocator<Gpa>>(
+    writer: &Writer<'_, LongMode, M, A>,
     (row, thread): (Row, u64),
 ) {
     let (ranges, step) = row.share(thread);
@@ -298,7 +306,7 @@ fn each_range<M: TableMemory<Gpa>, A: TableAllocator<Gpa>>(
 
 impl Faults for Shared {
     fn fault(&self, row: Row, thread: u64) {
-        let writer = self.tree().writer(self.epochs.reader().expect("two slots"));
+        let writer = self.tree().writer().expect("two slots");
         if self.cursor {
             each_range(&writer, (row, thread))
         } else {

@@ -1,13 +1,12 @@
 //! The tables that a writer has locked, from the one that covers its range down to where it works.
 
 use crate::address::Address;
-use crate::allocator::LockRefused;
-use crate::allocator::TableAllocator;
+use crate::allocator::{LockRefused, TableAllocator, TableState};
 use crate::descent::{InPlace, Link, Node, Trail, descend};
 use crate::error::{Error, RangeError};
 use crate::format::{Format, Input, Output};
 use crate::geometry::Level;
-use crate::lock::{ReadSide, Shared};
+use crate::lock::{DeferringAllocator, Locks as _, ReadSide, Shared};
 use crate::memory::TableMemory;
 use crate::table::PageTable;
 use crate::walk::bounds;
@@ -57,48 +56,49 @@ impl<'t, O: Address, A: TableAllocator<O>> Held<'t, O, A> {
     }
 }
 
-impl<'t, F, M, A, R> Writer<'t, F, M, A, R>
+impl<'t, F, M, A> Writer<'t, F, M, A>
 where
     F: Format,
     M: TableMemory<Output<F>>,
-    A: TableAllocator<Output<F>>,
-    R: ReadSide,
+    A: DeferringAllocator<Output<F>>,
 {
     /// Locks the lowest table of `level` or above that covers the offsets `start` to `last`.
-    ///
-    /// It does not wait while it reads: an invalidation, or a grace period, that another writer
-    /// waits for with a table locked never depends on a reading of one that waits for the table.
     pub(super) fn hold(
         &self,
         start: u64,
         last: u64,
         level: u8,
     ) -> Result<Held<'t, Output<F>, A>, Error> {
+        let cover = self.hold_cover(start, last, level)?;
+        let locks = Shared::new(self.table.own(), A::Reader::<'t>::wait);
+        Ok(Held(Trail::from(cover, start, locks)))
+    }
+
+    /// The same, for a caller that unlocks it.
+    ///
+    /// It does not wait while it reads: an invalidation, or a grace period, that another writer
+    /// waits for with a table locked never depends on a reading of one that waits for the table.
+    pub(super) fn hold_cover(&self, start: u64, last: u64, level: u8) -> Result<Node, Error> {
         let geometry = self.table.format.geometry();
         let mut floor = geometry.root().0;
         while floor > level && (start ^ last) >> geometry.shift(Level(floor)) == 0 {
             floor -= 1;
         }
-        let locks = Shared::new(&self.table.tables, R::wait);
         let mut turns = 0;
         loop {
-            match self.try_hold(start, last, floor, &locks)? {
-                Some(cover) => return Ok(Held(Trail::from(cover, start, locks))),
-                None if R::wait(turns) => turns = turns.saturating_add(1),
-                None => return Err(Error::Contended),
+            if let Some(cover) = self.try_hold(start, last, floor)? {
+                return Ok(cover);
             }
+            if !A::Reader::<'t>::wait(turns) {
+                return Err(Error::Contended);
+            }
+            turns = turns.saturating_add(1);
         }
     }
 
     /// Locks the lowest table of `floor` or above that covers the offsets `start` to `last`, within
     /// one reading; `None` if another writer has it.
-    fn try_hold(
-        &self,
-        start: u64,
-        last: u64,
-        floor: u8,
-        locks: &Shared<'t, A, Output<F>>,
-    ) -> Result<Option<Node>, Error> {
+    fn try_hold(&self, start: u64, last: u64, floor: u8) -> Result<Option<Node>, Error> {
         let table = self.table;
         let root = Node::root(&table.format, table.root);
         let mut reader = self.reader.try_borrow_mut().map_err(|_| Error::Contended)?;
@@ -113,15 +113,16 @@ where
                 }
             })
             .map_err(PageTable::<F, M, A>::lost)?;
-            match locks.try_lock(cover) {
+            // What is no live table of the allocator any more has left.
+            let state = table.state(cover);
+            match state.map_or(Err(LockRefused::Left), TableState::try_lock) {
                 Ok(()) => return Ok(Some(cover)),
                 Err(LockRefused::Busy) => return Ok(None),
                 // It was unlinked before it said that it left, and its place is not used again
                 // while this thread reads. So nothing leads there any more, unless somebody else
                 // wrote the tables.
                 Err(LockRefused::Left) if gone == Some(cover.table) => {
-                    let Some(Link { at, entry, word }) = link else { break };
-                    return Err(Error::Malformed { at, entry, word });
+                    return Err(link.map_or(Error::Contended, Link::malformed));
                 }
                 Err(LockRefused::Left) => gone = Some(cover.table),
             }

@@ -4,48 +4,53 @@
 //! # Protocol
 //! Each thread has a [`Writer`]. A verb of it locks the lowest table that covers the verb's range,
 //! does what [`PageTable`]'s verb of that name does (it is the same code), and unlocks; a
-//! [`SharedCursor`] does several things to one range under one lock. Who waits for whom, and why no
-//! circle can come of it, is the [module `lock`](crate::ReadSide)'s affair.
+//! [`LockedRange`] keeps other writers out of a range for several operations. For lock order and
+//! deadlock freedom see the [module `lock`](crate::ReadSide).
 //!
 //! What two operations on overlapping ranges see of each other: the effect is that of one after the
 //! other. Readers without a lock see each entry before or after, as ever.
 //!
 //! Invalidations run where exclusive writers run them: in [`Gather::finish`], which each thread
 //! calls for what it took out; and, in the middle of a verb, before a leaf is split or replaced,
-//! and when a gather is full: then with locks held. So an [`Invalidate`] must not change the tree
-//! whose invalidation it is.
+//! and when a gather is full: then with locks held. So an [`Invalidate`] may wait for readers of
+//! the tree, but must not change the tree whose invalidation it is.
 
 #[macro_use]
 mod verbs;
-mod cursor;
 mod held;
 mod page;
+mod range;
 mod writer;
 
-use crate::allocator::TableAllocator;
 use crate::format::{Format, Output};
 use crate::keep::Kept;
-use crate::lock::ReadSide;
+use crate::lock::DeferringAllocator;
 use crate::memory::TableMemory;
 use crate::table::PageTable;
 use crate::walk::Walker;
 
-pub use cursor::SharedCursor;
+pub use range::LockedRange;
 pub use writer::Writer;
 
 /// A tree that many threads change at once.
 ///
-/// Its allocator must keep a freed table to itself until every [`ReadSide::Reading`] that could see
-/// it has ended, as `frag-alloc`'s `Deferred` does. What needs the whole tree (moving tables,
-/// tearing it down) is done by [`into_inner`](Self::into_inner).
+/// Its allocator keeps a freed table to itself until every
+/// [`ReadSide::Reading`](crate::ReadSide::Reading) that could see it has ended, as `frag-alloc`'s
+/// `Deferred` does, and gives out the readers for which it waits. What needs the whole tree (moving
+/// tables, tearing it down) is done by [`into_inner`](Self::into_inner).
 #[derive(Debug)]
 pub struct SharedPageTable<F, M, A>(PageTable<F, M, A>);
 
-impl<F, M, A> From<PageTable<F, M, A>> for SharedPageTable<F, M, A> {
+impl<F, M, A> From<PageTable<F, M, A>> for SharedPageTable<F, M, A>
+where
+    F: Format,
+    A: DeferringAllocator<Output<F>>,
+{
     /// From now on empty tables leave at once. ([`PageTable::trim`] first, if one was
     /// [kept](PageTable::keep_last_empty).)
     fn from(mut table: PageTable<F, M, A>) -> Self {
         table.kept = Kept::default();
+        table.entries.shared = true;
         Self(table)
     }
 }
@@ -54,10 +59,11 @@ impl<F, M, A> SharedPageTable<F, M, A>
 where
     F: Format,
     M: TableMemory<Output<F>>,
-    A: TableAllocator<Output<F>>,
+    A: DeferringAllocator<Output<F>>,
 {
     /// The tree, for one writer again.
-    pub fn into_inner(self) -> PageTable<F, M, A> {
+    pub fn into_inner(mut self) -> PageTable<F, M, A> {
+        self.0.entries.shared = false;
         self.0
     }
 
@@ -76,14 +82,16 @@ where
         self.0.tables()
     }
 
-    /// A reader of this tree, which takes no lock. What it reads while others write is kept from
-    /// reuse only while a [`ReadSide::Reading`] lives.
+    /// A walker of this tree, which takes no lock. What it reads while others write is kept from
+    /// reuse only while a reader of the tree's [`DeferringAllocator`] reads: see
+    /// [`Writer::read`].
     pub fn walker(&self) -> Walker<F, &M> {
         self.0.walker()
     }
 
-    /// A writer for one thread, which descends under `reader`.
-    pub fn writer<R: ReadSide>(&self, reader: R) -> Writer<'_, F, M, A, R> {
-        Writer::new(&self.0, reader)
+    /// A writer for one thread, with a reader of the tree's allocator; `None` if that has none
+    /// left.
+    pub fn writer(&self) -> Option<Writer<'_, F, M, A>> {
+        Writer::new(&self.0)
     }
 }

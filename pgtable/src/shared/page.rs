@@ -1,11 +1,11 @@
 //! A writer's common case: one page of the usual size in a table that is there, and that nobody has
 //! locked.
 
-use crate::allocator::{TableAllocator, TableState};
+use crate::allocator::TableState;
 use crate::descent::InPlace;
 use crate::format::{Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
-use crate::lock::ReadSide;
+use crate::lock::{DeferringAllocator, ReadSide};
 use crate::memory::TableMemory;
 use crate::quick::{Last, descend_quickly};
 use crate::space::Leaves;
@@ -14,12 +14,11 @@ use crate::word::{Word, any_set};
 
 use super::Writer;
 
-impl<F, M, A, R> Writer<'_, F, M, A, R>
+impl<F, M, A> Writer<'_, F, M, A>
 where
     F: Format,
     M: TableMemory<Output<F>>,
-    A: TableAllocator<Output<F>>,
-    R: ReadSide,
+    A: DeferringAllocator<Output<F>>,
 {
     /// The common case of [`map`](Self::map): one page of the usual size into a table that is
     /// there, and that nobody has locked. False, and nothing changed, if it is any other.

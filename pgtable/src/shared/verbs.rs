@@ -1,4 +1,4 @@
-//! The verbs that [`Writer`](super::Writer) and [`SharedCursor`](super::SharedCursor) have in
+//! The verbs that [`Writer`](super::Writer) and [`LockedRange`](super::LockedRange) have in
 //! common, stated once: each is [`PageTable`](crate::PageTable)'s, on the tables that the one locks
 //! for it and the other has locked.
 //!

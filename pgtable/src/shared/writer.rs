@@ -14,7 +14,7 @@ use crate::error::{Error, RangeError};
 use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
-use crate::lock::ReadSide;
+use crate::lock::{DeferringAllocator, Locks as _, ReadSide as _};
 use crate::memory::TableMemory;
 use crate::modify::{Each, Modify, ReadOnly, Replace, Rights};
 use crate::record::{Recorded, Writers};
@@ -22,25 +22,38 @@ use crate::space::{AddressSpace, Leaves};
 use crate::table::{PageTable, layout};
 use crate::walk::{LeafOf, TranslationOf, Walker, bounds};
 
-use super::SharedCursor;
+use super::LockedRange;
 use super::held::{Held, TrailOf};
 
 /// One thread's hand on a [`SharedPageTable`](super::SharedPageTable).
-#[derive(Debug)]
-pub struct Writer<'t, F, M, A, R> {
+pub struct Writer<'t, F, M, A>
+where
+    F: Format,
+    A: DeferringAllocator<Output<F>>,
+{
     pub(super) table: &'t PageTable<F, M, A>,
-    pub(super) reader: RefCell<R>,
+    pub(super) reader: RefCell<A::Reader<'t>>,
 }
 
-impl<'t, F, M, A, R> Writer<'t, F, M, A, R>
+impl<F, M, A> core::fmt::Debug for Writer<'_, F, M, A>
+where
+    F: Format,
+    A: DeferringAllocator<Output<F>>,
+{
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Writer").field("root", &self.table.root).finish_non_exhaustive()
+    }
+}
+
+impl<'t, F, M, A> Writer<'t, F, M, A>
 where
     F: Format,
     M: TableMemory<Output<F>>,
-    A: TableAllocator<Output<F>>,
-    R: ReadSide,
+    A: DeferringAllocator<Output<F>>,
 {
-    pub(super) fn new(table: &'t PageTable<F, M, A>, reader: R) -> Self {
-        Self { table, reader: RefCell::new(reader) }
+    /// `None` if the allocator has no reader left.
+    pub(super) fn new(table: &'t PageTable<F, M, A>) -> Option<Self> {
+        Some(Self { table, reader: RefCell::new(table.tables.reader()?) })
     }
 
     /// Does `verb` to a range, with the tables locked that it comes to.
@@ -97,28 +110,42 @@ where
         gather: &mut Gather<'_, F::Stage, I>,
     ) {
         let cover = held.top();
-        let empty = empty(self.table, cover);
         drop(held);
-        if empty {
-            let _ = self.prune(offset, cover.level, gather);
+        self.prune_if_empty(cover, offset, gather);
+    }
+
+    /// Takes the table of `node`, which covers `offset` and is not locked any more, out of the tree
+    /// if it is empty. (What it was is looked at again under the lock of the one above.)
+    pub(super) fn prune_if_empty<I: Invalidate<F::Stage>>(
+        &self,
+        node: Node,
+        offset: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) {
+        if empty(self.table, node) {
+            let _ = self.prune(offset, node.level, gather);
         }
     }
 
-    /// Locks the smallest subtree that covers the `bytes` bytes from `input` on, for several
-    /// operations within them.
+    /// Locks the `bytes` bytes from `input` on for several operations within them: no other writer
+    /// changes anything there until the range is finished or dropped.
+    ///
+    /// Work: a lock for each table that has an entry in the range, and a wait for each other writer
+    /// that is in it.
     ///
     /// # Errors
     /// [`Error::Range`], [`Error::Memory`], [`Error::Malformed`]; [`Error::Contended`] if another
-    /// writer holds it for too long.
+    /// writer holds a part of it for too long.
     pub fn lock(
         &self,
         input: Input<F>,
         bytes: u64,
-    ) -> Result<SharedCursor<'_, 't, F, M, A, R>, RangeError<Input<F>>> {
+    ) -> Result<LockedRange<'_, 't, F, M, A>, RangeError<Input<F>>> {
         let (start, end) = bounds(&self.table.format, input, bytes, 0)?;
-        let last = end.max(start + 1) - 1;
-        let held = self.hold(start, last, 0).map_err(|error| RangeError { at: input, error })?;
-        Ok(SharedCursor::new(self, held, (start, last)))
+        let range = (start, end.max(start + 1) - 1);
+        self.hold_cover(range.0, range.1, 0)
+            .and_then(|cover| LockedRange::new(self, cover, range))
+            .map_err(|error| RangeError { at: input, error })
     }
 
     /// As [`PageTable::map`].
@@ -239,12 +266,11 @@ where
 }
 
 /// Code that is written for one writer runs beside others.
-impl<F, M, A, R> AddressSpace for Writer<'_, F, M, A, R>
+impl<F, M, A> AddressSpace for Writer<'_, F, M, A>
 where
     F: Format,
     M: TableMemory<Output<F>>,
-    A: TableAllocator<Output<F>>,
-    R: ReadSide,
+    A: DeferringAllocator<Output<F>>,
 {
     type Stage = F::Stage;
     type Attributes = F::Attributes;

@@ -1,4 +1,4 @@
-//! Several operations under one lock: a [`SharedCursor`](pgtable::SharedCursor) does what the one
+//! Several operations under one lock: a [`LockedRange`](pgtable::LockedRange) does what the one
 //! writer of an exclusive tree does, verb by verb, and holds no more than it has to.
 
 use std::ops::ControlFlow;
@@ -7,10 +7,11 @@ use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
     Access, Address, DirectMap, Error, Format, Gather, Gpa, Gva, Input, Leaves, Output, PageTable,
-    Prot, RangeError, ReadSide, Recorded, SharedPageTable, Unused, Writers,
+    Prot, RangeError, Recorded, SharedPageTable, Unused, Writers,
 };
 use proptest::prelude::*;
 
+use crate::sharing::{Impatient, Shareable};
 use crate::support::{Arena, Tables};
 
 /// What one entry of the second level covers, in every format here.
@@ -19,19 +20,6 @@ const LARGE: u64 = 1 << 21;
 /// locked is above both.
 const START: u64 = (1 << 30) - 2 * LARGE;
 const BYTES: u64 = 4 * LARGE;
-
-/// Who waits for nobody.
-struct Impatient;
-
-impl ReadSide for Impatient {
-    type Reading<'r> = ();
-
-    fn read(&mut self) {}
-
-    fn wait(_: u32) -> bool {
-        false
-    }
-}
 
 /// One operation, on pages from the start of the range.
 #[derive(Clone, Debug)]
@@ -76,9 +64,9 @@ fn op(shift: u8) -> impl Strategy<Value = Op> {
 fn same<F: Format>(format: F, ops: &[Op]) {
     let arena = Arena::new(8 << 20);
     let tables = Tables::new(&arena);
-    let new = || PageTable::new(format, arena.memory::<Output<F>>(), &tables).unwrap();
-    let (mut one, shared) = (new(), SharedPageTable::from(new()));
-    let writer = shared.writer(Impatient);
+    let mut one = PageTable::new(format, arena.memory::<Output<F>>(), &tables).unwrap();
+    let shared = shared(format, &arena, &tables);
+    let writer = shared.writer().unwrap();
     let shift = format.geometry().page_shift();
     let (mut stale, mut gather) = (Gather::new(&Unused, ()), Gather::new(&Unused, ()));
     let mut cursor = writer.lock(Input::<F>::new(START), BYTES).unwrap();
@@ -154,8 +142,9 @@ fn same<F: Format>(format: F, ops: &[Op]) {
     };
     assert_eq!(leaves(one.walker()), leaves(shared.walker()));
     // No table was lost, none is left behind.
-    for (tree, mut gather) in [(&mut one, stale), (&mut shared.into_inner(), gather)] {
-        tree.unmap(Input::<F>::new(START), BYTES, &mut gather).unwrap();
+    one.unmap(Input::<F>::new(START), BYTES, &mut stale).unwrap();
+    shared.into_inner().unmap(Input::<F>::new(START), BYTES, &mut gather).unwrap();
+    for mut gather in [stale, gather] {
         gather.finish(&&tables).unwrap();
     }
     assert_eq!(tables.live(), 2, "only the roots are left");
@@ -184,8 +173,8 @@ fn shared<'t, F: Format>(
     format: F,
     arena: &'t Arena,
     tables: &'t Tables<'t>,
-) -> SharedPageTable<F, DirectMap<'t, Output<F>>, &'t Tables<'t>> {
-    PageTable::new(format, arena.memory(), tables).unwrap().into()
+) -> SharedPageTable<F, DirectMap<'t, Output<F>>, Shareable<'t, Impatient>> {
+    PageTable::new(format, arena.memory(), Shareable::new(tables)).unwrap().into()
 }
 
 /// What is locked is the least that has to be: another writer comes to what is beside it, as soon
@@ -195,7 +184,7 @@ fn what_is_locked_stays_and_nothing_else() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
     let shared = shared(LongMode::new(Levels::Four, Controls::new()), &arena, &tables);
-    let (one, other) = (shared.writer(Impatient), shared.writer(Impatient));
+    let (one, other) = (shared.writer().unwrap(), shared.writer().unwrap());
     let mut gather = Gather::new(&Unused, ());
     let beside = |at: u64| {
         other.map(Gva::new(at), Gpa::new(0x1000), 0x1000, Prot::RW.into(), Leaves::Largest)
@@ -247,7 +236,7 @@ fn pages_beside_the_range() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
     let shared = shared(LongMode::new(Levels::Four, Controls::new()), &arena, &tables);
-    let writer = shared.writer(Impatient);
+    let writer = shared.writer().unwrap();
     let mut gather = Gather::new(&Unused, ());
     writer.map(Gva::new(0), Gpa::new(0), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
     let mut cursor = writer.lock(Gva::new(3 * PAGE), 3 * PAGE).unwrap();
@@ -300,14 +289,14 @@ fn who_has_to_wait() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
     let shared = shared(LongMode::new(Levels::Four, Controls::new()), &arena, &tables);
-    let (one, other) = (shared.writer(Impatient), shared.writer(Impatient));
+    let (one, other) = (shared.writer().unwrap(), shared.writer().unwrap());
     let mut gather = Gather::new(&Unused, ());
     for at in [0, LARGE, HUGE, HUGE + LARGE, 1 << 39] {
         one.map(Gva::new(at), Gpa::new(at), 4 * PAGE, Prot::RW.into(), Leaves::Exactly(12))
             .unwrap();
     }
     // What is locked, what somebody else protects, and whether that waits. A range locks the lowest
-    // table that covers it, and those below only while it works in them; a verb locks one of which
+    // table that covers it, and every table below with an entry in it; a verb locks one of which
     // its range is less than all, since what fills a table to its ends may take it out.
     let half = HUGE / 2;
     for (locked, wanted, waits) in [
@@ -320,11 +309,11 @@ fn who_has_to_wait() {
         ((0, PAGE), (HUGE, HUGE), false),
         ((0, LARGE), (LARGE, PAGE), false),
         ((LARGE, LARGE), (LARGE - PAGE, PAGE), false),
-        ((0, 2 * LARGE), (LARGE, PAGE), false),
-        ((0, 2 * LARGE), (LARGE, LARGE - PAGE), false),
+        ((0, 2 * LARGE), (LARGE, PAGE), true),
+        ((0, 2 * LARGE), (LARGE, LARGE - PAGE), true),
         ((0, 2 * LARGE), (LARGE, LARGE), true),
         ((LARGE - PAGE, 2 * PAGE), (LARGE - PAGE, 2 * PAGE), true),
-        ((LARGE - PAGE, 2 * PAGE), (LARGE - PAGE, PAGE), false),
+        ((LARGE - PAGE, 2 * PAGE), (LARGE - PAGE, PAGE), true),
         ((LARGE - PAGE, 2 * PAGE), (HUGE, LARGE), false),
         // No table is there yet but the one that is locked.
         ((0, half), (half, PAGE), true),
@@ -332,12 +321,12 @@ fn who_has_to_wait() {
         ((HUGE + 5 * LARGE, 1), (HUGE, LARGE), true),
         ((HUGE + LARGE, PAGE), (HUGE, LARGE), false),
         ((0, HUGE), (HUGE, HUGE), false),
-        ((HUGE - PAGE, 2 * PAGE), (0, LARGE), false),
-        ((HUGE - PAGE, 2 * PAGE), (0, HUGE - PAGE), false),
+        ((HUGE - PAGE, 2 * PAGE), (0, LARGE), true),
+        ((HUGE - PAGE, 2 * PAGE), (0, HUGE - PAGE), true),
         ((HUGE - PAGE, 2 * PAGE), (0, HUGE), true),
         ((HUGE - PAGE, 2 * PAGE), (1 << 39, HUGE), false),
         ((0, 1 << 39), (1 << 39, HUGE), false),
-        ((0, (1 << 39) + PAGE), (1 << 39, HUGE), false),
+        ((0, (1 << 39) + PAGE), (1 << 39, HUGE), true),
         ((0, (1 << 39) + PAGE), (1 << 39, 1 << 39), true),
     ] {
         let cursor = one.lock(Gva::new(locked.0), locked.1).unwrap();
@@ -350,6 +339,62 @@ fn who_has_to_wait() {
     assert_eq!(tables.live(), 1);
 }
 
+/// A range over several tables is one writer's alone, until it is finished or dropped: no verb of
+/// another changes anything in it, and what is beside it goes on.
+#[test]
+fn case_a11_a_locked_range_is_alone() {
+    const PAGE: u64 = 0x1000;
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let shared = shared(LongMode::new(Levels::Four, Controls::new()), &arena, &tables);
+    let (one, other) = (shared.writer().unwrap(), shared.writer().unwrap());
+    let mut gather = Gather::new(&Unused, ());
+    let rw = || Prot::RW.into();
+    let map = |at: u64| other.map(Gva::new(at), Gpa::new(at), PAGE, rw(), Leaves::Largest);
+    for at in [0, PAGE, LARGE, LARGE + PAGE, 2 * LARGE] {
+        map(at).unwrap();
+    }
+    let before = tables.live();
+    for finished in [true, false] {
+        let mut range = one.lock(Gva::new(0), 2 * LARGE).unwrap();
+        // What is made in the range is locked too: here a table, and one by splitting.
+        let (made, large) = (Gva::new(PAGE), Gva::new(LARGE));
+        assert_eq!(range.unmap(Gva::new(0), 2 * LARGE, &mut gather), Ok(4 * PAGE));
+        range.map(made, Gpa::new(PAGE), PAGE, rw(), Leaves::Largest).unwrap();
+        range.map(large, Gpa::new(LARGE), LARGE, rw(), Leaves::Largest).unwrap();
+        assert_eq!(range.split(large, LARGE, 12, &mut gather), Ok(1));
+        let found = |at: u64| shared.walker().query(Gva::new(at)).unwrap().is_some();
+        for at in [0, PAGE, LARGE, LARGE + PAGE] {
+            let (is, at) = (found(at), Gva::new(at));
+            let mut others = Gather::new(&Unused, ());
+            let contended = RangeError { at, error: Error::Contended };
+            assert_eq!(map(at.get()), Err(contended));
+            assert_eq!(other.unmap(at, PAGE, &mut others), Err(contended));
+            assert_eq!(other.unmap(at, LARGE - at.get() % LARGE, &mut others), Err(contended));
+            assert_eq!(other.protect(at, PAGE, Prot::R.into(), &mut others), Err(contended));
+            assert_eq!(other.split(at, PAGE, 12, &mut others), Err(contended));
+            assert!(other.lock(at, PAGE).is_err_and(|it| it == contended));
+            assert_eq!(found(at.get()), is);
+            others.finish(&&tables).unwrap();
+        }
+        map(2 * LARGE + PAGE).unwrap();
+        assert_eq!(other.unmap(Gva::new(2 * LARGE + PAGE), PAGE, &mut gather), Ok(PAGE));
+        if finished {
+            range.finish(&mut gather);
+        } else {
+            drop(range);
+        }
+        for (at, bytes) in [(PAGE, PAGE), (LARGE, LARGE)] {
+            assert_eq!(other.unmap(Gva::new(at), bytes, &mut gather), Ok(bytes));
+        }
+        for at in [0, PAGE, LARGE, LARGE + PAGE] {
+            map(at).unwrap();
+        }
+        gather.finish(&&tables).unwrap();
+        assert_eq!(tables.live(), before);
+    }
+}
+
 /// Where pages of another size stand in the table that is locked, none of the usual size is put
 /// beside them.
 #[test]
@@ -357,7 +402,7 @@ fn small_pages_under_a_lock() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
     let shared = shared(ProcessScoped::new(Granule::K64), &arena, &tables);
-    let writer = shared.writer(Impatient);
+    let writer = shared.writer().unwrap();
     let mut gather = Gather::new(&Unused, ());
     let rw = || Prot::RW.into();
     writer.map(Gva::new(0), Gpa::new(0), 0x1000, rw(), Leaves::Exactly(12)).unwrap();

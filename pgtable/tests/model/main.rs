@@ -11,6 +11,7 @@ mod found;
 mod gather;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
+mod guest_written;
 mod hostile;
 #[cfg(feature = "iommu")]
 mod iommu;
@@ -22,6 +23,7 @@ mod readers;
 mod record;
 mod refused;
 mod reshape;
+mod sharing;
 #[path = "../support/mod.rs"]
 mod support;
 mod tracked;

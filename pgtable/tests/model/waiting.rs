@@ -7,36 +7,24 @@ use std::time::{Duration, Instant};
 use arch_x86::{Controls, Levels, LongMode};
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Grace, Kind, Owner, Policy, Region};
 use pgtable::{
-    Access, Address, DirectMap, Error, Gather, Gpa, Gva, Invalidate, InvalidateFailed, Leaves,
-    MemoryError, PageTable, Prot, RangeError, ReadMemory, ReadSide, SharedPageTable, Stage, Stale,
-    TableMemory, Unused, Writer,
+    Access, Address, DeferringAllocator, DirectMap, Error, Gather, Gpa, Gva, Invalidate,
+    InvalidateFailed, Leaves, MemoryError, PageTable, Prot, RangeError, ReadMemory,
+    SharedPageTable, Stage, Stale, TableMemory, Unused, Writer,
 };
 
 use crate::gather::Failing;
+use crate::sharing::{Impatient, Shareable};
 use crate::support::{Arena, Tables};
 
 const PAGE: u64 = 1 << 12;
 const LARGE: u64 = 1 << 21;
 
-/// A writer that waits for nobody.
-struct Impatient;
-
-impl ReadSide for Impatient {
-    type Reading<'r> = ();
-
-    fn read(&mut self) {}
-
-    fn wait(_: u32) -> bool {
-        false
-    }
-}
-
 fn format() -> LongMode {
     LongMode::new(Levels::Four, Controls::new())
 }
 
-fn map<M: TableMemory<Gpa>, A: pgtable::TableAllocator<Gpa>, R: ReadSide>(
-    writer: &Writer<'_, LongMode, M, A, R>,
+fn map<M: TableMemory<Gpa>, A: DeferringAllocator<Gpa>>(
+    writer: &Writer<'_, LongMode, M, A>,
     at: u64,
     bytes: u64,
 ) -> Result<(), RangeError<Gva>> {
@@ -77,12 +65,12 @@ fn case_a14_an_invalidation_may_wait_for_readers() {
     let epochs = Epochs::new(2);
     let tables = Deferred::new(Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse), &epochs);
     let shared = SharedPageTable::from(PageTable::new(format(), memory, &tables).unwrap());
-    let writer = shared.writer(epochs.reader().unwrap());
+    let writer = shared.writer().unwrap();
     map(&writer, 0, LARGE).unwrap();
     let by = Waits { epochs: &epochs, begun: AtomicBool::new(false) };
     let took = std::thread::scope(|scope| {
         let beside = scope.spawn(|| {
-            let other = shared.writer(epochs.reader().unwrap());
+            let other = shared.writer().unwrap();
             while !by.begun.load(Ordering::SeqCst) {
                 std::hint::spin_loop();
             }
@@ -104,8 +92,10 @@ fn case_a14_an_invalidation_may_wait_for_readers() {
 fn case_a12_an_unmap_tells_what_it_unmapped() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
-    let shared = SharedPageTable::from(PageTable::new(format(), arena.memory(), &tables).unwrap());
-    let (one, other) = (shared.writer(Impatient), shared.writer(Impatient));
+    let shared = SharedPageTable::from(
+        PageTable::new(format(), arena.memory(), Shareable::<Impatient>::new(&tables)).unwrap(),
+    );
+    let (one, other) = (shared.writer().unwrap(), shared.writer().unwrap());
     for at in [0, LARGE, LARGE + PAGE] {
         map(&one, at, PAGE).unwrap();
     }
@@ -167,8 +157,7 @@ impl<A: Address, M: TableMemory<A>> TableMemory<A> for Panics<M> {
     }
 }
 
-type Panicking<'t, 'm> =
-    Writer<'t, LongMode, Panics<DirectMap<'m, Gpa>>, &'t Tables<'m>, Impatient>;
+type Panicking<'t, 'm> = Writer<'t, LongMode, Panics<DirectMap<'m, Gpa>>, Shareable<'m, Impatient>>;
 
 /// Does the verb of that name.
 fn verb(
@@ -194,8 +183,10 @@ fn case_a15_a_panic_leaves_nothing_locked() {
         let arena = Arena::new(1 << 20);
         let tables = Tables::new(&arena);
         let memory = Panics { memory: arena.memory(), next: Cell::new(false) };
-        let shared = SharedPageTable::from(PageTable::new(format(), memory, &tables).unwrap());
-        let writer = shared.writer(Impatient);
+        let shared = SharedPageTable::from(
+            PageTable::new(format(), memory, Shareable::<Impatient>::new(&tables)).unwrap(),
+        );
+        let writer = shared.writer().unwrap();
         for at in [0, PAGE, LARGE, 2 * LARGE] {
             map(&writer, at, PAGE).unwrap();
         }

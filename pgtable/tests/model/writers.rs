@@ -12,32 +12,25 @@ use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Owner, Policy, Region};
 use pgtable::{
-    Access, Address, AddressSpace, DirectMap, Error, Format, Gather, Input, Leaves, Output,
-    PageTable, Prot, RangeError, ReadSide, Recorded, SharedPageTable, TableAllocator, TableMemory,
+    Access, Address, AddressSpace, DeferringAllocator, DirectMap, Error, Format, Gather, Input,
+    Leaves, Output, PageTable, Prot, RangeError, ReadSide, Recorded, SharedPageTable, TableMemory,
     Unused, Writer, Writers,
 };
 use proptest::prelude::*;
 
+use crate::sharing::{Alone, Impatient, Shareable};
 use crate::support::harness::{Harness, Op, op};
 use crate::support::{Arena, Tables};
-
-/// Nobody else is there, so nothing has to be kept.
-struct Alone;
-
-impl ReadSide for Alone {
-    type Reading<'r> = ();
-
-    fn read(&mut self) {}
-}
 
 /// Runs `ops` by one writer of a shared tree.
 fn alone<F: Format>(format: F, ops: &[Op]) {
     let arena = Arena::new(8 << 20);
     let tables = Tables::new(&arena);
     let shared = SharedPageTable::from(
-        PageTable::new(format, arena.memory::<Output<F>>(), &tables).unwrap(),
+        PageTable::new(format, arena.memory::<Output<F>>(), Shareable::<Alone>::new(&tables))
+            .unwrap(),
     );
-    let mut harness = Harness::new(shared.writer(Alone), &tables);
+    let mut harness = Harness::new(shared.writer().unwrap(), &tables);
     harness.check();
     for op in ops {
         harness.apply(op);
@@ -112,9 +105,9 @@ fn hammer<F: Format>(format: F) {
     let models: Vec<BTreeMap<u64, u64>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
             .map(|number| {
-                let (shared, epochs, fought) = (&shared, &epochs, &fought);
+                let (shared, fought) = (&shared, &fought);
                 scope.spawn(move || {
-                    let writer = shared.writer(epochs.reader().unwrap());
+                    let writer = shared.writer().unwrap();
                     let (model, tables) = (BTreeMap::new(), shared.tables());
                     let mut owner =
                         Thread { writer, tables, number, model, state: number + 1, fought };
@@ -162,8 +155,8 @@ fn hammer<F: Format>(format: F) {
     assert!(frames.census().all_home(), "{:?}", frames.census());
 }
 
-struct Thread<'t, F, M, A, R> {
-    writer: Writer<'t, F, M, A, R>,
+struct Thread<'t, F: Format, M, A: DeferringAllocator<Output<F>>> {
+    writer: Writer<'t, F, M, A>,
     tables: &'t A,
     number: u64,
     /// Its pages: where they lead.
@@ -172,12 +165,11 @@ struct Thread<'t, F, M, A, R> {
     fought: &'t AtomicU64,
 }
 
-impl<F, M, A, R> Thread<'_, F, M, A, R>
+impl<F, M, A> Thread<'_, F, M, A>
 where
     F: Format,
     M: TableMemory<Output<F>>,
-    A: TableAllocator<Output<F>>,
-    R: ReadSide,
+    A: DeferringAllocator<Output<F>>,
 {
     fn page(&self) -> u64 {
         1 << self.writer.read(|walker| walker.format().geometry().page_shift())
@@ -428,13 +420,14 @@ where
 }
 
 /// A writer that gives up waiting gets an error, and has changed nothing.
-struct Impatient;
+#[derive(Debug, Default)]
+struct Counting;
 
 thread_local! {
     static WAITED: Cell<u32> = const { Cell::new(0) };
 }
 
-impl ReadSide for Impatient {
+impl ReadSide for Counting {
     type Reading<'r> = ();
 
     fn read(&mut self) {}
@@ -452,8 +445,9 @@ fn waiting_ends() {
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
     let format = LongMode::new(Levels::Four, Controls::new());
-    let shared = SharedPageTable::from(PageTable::new(format, arena.memory(), &tables).unwrap());
-    let (one, other) = (shared.writer(Alone), shared.writer(Impatient));
+    let allocator = Shareable::<Counting>::new(&tables);
+    let shared = SharedPageTable::from(PageTable::new(format, arena.memory(), allocator).unwrap());
+    let (one, other) = (shared.writer().unwrap(), shared.writer().unwrap());
     let map = |at: u64| {
         let (input, output) = (pgtable::Gva::new(at), pgtable::Gpa::new(0x1000));
         other.map(input, output, 0x1000, Prot::RW.into(), Leaves::Largest)
@@ -485,8 +479,9 @@ fn a_circle_that_somebody_else_made_is_an_error() {
     let tables = Tables::new(&arena);
     let memory = arena.memory::<pgtable::Gpa>();
     let format = LongMode::new(Levels::Four, Controls::new());
-    let shared = SharedPageTable::from(PageTable::new(format, memory, &tables).unwrap());
-    let writer = shared.writer(Alone);
+    let allocator = Shareable::<Impatient>::new(&tables);
+    let shared = SharedPageTable::from(PageTable::new(format, memory, allocator).unwrap());
+    let writer = shared.writer().unwrap();
     // The root's first entry leads to the root.
     let root = shared.root();
     memory.word(root).unwrap().store(root.get() | 7, Ordering::Relaxed);

@@ -123,8 +123,9 @@ impl<A: Address> TableAllocator<A> for Tables<'_> {
         Ok(())
     }
 
-    fn state(&self, table: A, _: TableLayout) -> Option<&TableState> {
-        self.arena.states.get((table.get().checked_sub(self.arena.start)? / 256) as usize)
+    fn state(&self, table: A, layout: TableLayout) -> Option<&TableState> {
+        let live = self.live.borrow().get(&table.get()) == Some(&layout);
+        live.then(|| &self.arena.states[(table.get() - self.arena.start) as usize / 256])
     }
 }
 

@@ -1,4 +1,7 @@
-//! A format small enough for a model checker: two levels of tables of four entries, pages of 4 KiB.
+//! A format small enough for a model checker: two or three levels of tables of four entries, pages of
+//! 4 KiB.
+
+use std::cell::RefCell;
 
 use pgtable::{
     Access, Attributes, Bits, ByteOrder, Cause, Entry, EntryOf, Field, Format, Geometry, Gpa, Hpa,
@@ -20,6 +23,16 @@ impl Tiny {
     /// Pages of both levels' sizes.
     #[allow(dead_code, reason = "not every model has both")]
     pub const BOTH: Self = Self(&const { Geometry::new(12, &[LEVEL, LEVEL]) });
+    /// Pages of three levels' sizes: below the root there are tables of tables, which are unlinked
+    /// whole.
+    #[allow(dead_code, reason = "not every model has both")]
+    pub const DEEP: Self = Self(&const { Geometry::new(12, &[LEVEL, LEVEL, LEVEL]) });
+}
+
+std::thread_local! {
+    /// What a model does when a verb asks for an address, which one does between two stores.
+    #[allow(dead_code, reason = "not every model has one")]
+    pub static HOOK: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
 }
 
 /// Tables stand at multiples of 32 bytes, pages at multiples of 4096.
@@ -65,10 +78,11 @@ impl Format for Tiny {
     }
 
     fn offset(&self, address: Gpa) -> Option<u64> {
-        (address.get() >> 16 == 0).then_some(address.get())
+        (address.get() & !self.0.address_mask() == 0).then_some(address.get())
     }
 
     fn address(&self, offset: u64) -> Gpa {
+        HOOK.with_borrow(|hook| hook.iter().for_each(|hook| hook()));
         Gpa::new(offset)
     }
 

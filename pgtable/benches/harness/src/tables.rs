@@ -45,7 +45,6 @@ impl Tables {
         self.arenas.iter().for_each(|arena| arena.clear());
         self.arenas.iter().zip(&self.tops).for_each(|(arena, top)| top.set(arena.start));
         self.free.iter().for_each(|list| list.borrow_mut().clear());
-        self.states.iter().for_each(TableState::reset);
         self.next.set(0);
     }
 

@@ -1,0 +1,378 @@
+//! Several operations on one range under one lock.
+//!
+//! # Protocol
+//! [`Writer::lock`] locks the lowest table that covers the range (its cover, as any verb does), and
+//! then every table below it that has an entry in the range: each before those below it, from the
+//! lowest address to the highest, with the one above it locked. So when it returns, no other writer
+//! is inside, and none can come in: every verb locks the tables in which it changes entries. What is
+//! made in the range is locked before it is linked. The tables are unlocked, those below first,
+//! when the range is finished or dropped.
+//!
+//! What is excluded is the tables that have an entry in the range: of a table at its end that
+//! reaches beyond it, all of it. What else the cover maps is excluded only from verbs that lock the
+//! cover itself.
+//!
+//! # Bounds
+//! Locking takes each table once, and unlocking visits no more tables than were locked or made,
+//! whatever the tables say meanwhile. A second way to a table that is locked already, which only
+//! somebody else can have made, is [`Error::Malformed`].
+
+use crate::access::Prot;
+use crate::address::{Address, low_bits};
+use crate::allocator::LockRefused;
+use crate::descent::{InPlace, Link, Node, Trail, decode};
+use crate::error::{Error, RangeError};
+use crate::format::{Entry, Format, Input, Output};
+use crate::gather::{Gather, Invalidate};
+use crate::lock::{DeferringAllocator, Locks as _, ReadSide, Whole};
+use crate::memory::TableMemory;
+use crate::modify::{Each, Modify, ReadOnly, Replace, Rights};
+use crate::record::{Recorded, Writers};
+use crate::space::Leaves;
+use crate::table::PageTable;
+use crate::walk::{LeafOf, TranslationOf, bounds, malformed, translation};
+use crate::word::{Word, any_set};
+
+use super::Writer;
+
+/// After how many turns of waiting for a table a range looks whether it has that table itself.
+const SUSPICIOUS: u32 = 1 << 10;
+
+/// The way to where the writer of a locked range works.
+type TrailOf<'t, F, A> = Trail<Whole<'t, A, Output<F>>>;
+
+/// A range that one writer has to itself until this is finished or dropped: no other writer
+/// changes anything in it, and none sees it half changed. (Readers and hardware do: they take no
+/// lock.)
+///
+/// Of all tables in the range the others are kept out; to be quick beside others, lock no more than
+/// is needed. The thread must not use its [`Writer`] on the range meanwhile: it would wait for
+/// itself ([`Error::Contended`]).
+///
+/// Dropping it unlocks the range and leaves tables that became empty where they are, for the next
+/// [`Writer::unmap`] that comes by; [`finish`](Self::finish) takes them out.
+pub struct LockedRange<'w, 't, F, M, A>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: DeferringAllocator<Output<F>>,
+{
+    writer: &'w Writer<'t, F, M, A>,
+    trail: TrailOf<'t, F, A>,
+    start: u64,
+    last: u64,
+}
+
+impl<F, M, A> core::fmt::Debug for LockedRange<'_, '_, F, M, A>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: DeferringAllocator<Output<F>>,
+{
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("LockedRange")
+            .field("start", &self.start)
+            .field("last", &self.last)
+            .field("cover", &self.cover())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<F, M, A> Drop for LockedRange<'_, '_, F, M, A>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: DeferringAllocator<Output<F>>,
+{
+    fn drop(&mut self) {
+        let mut held = self.trail.locks.held();
+        self.unlock(self.cover(), self.start, &mut held);
+    }
+}
+
+impl<'w, 't, F, M, A> LockedRange<'w, 't, F, M, A>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: DeferringAllocator<Output<F>>,
+{
+    /// Locks every table with an entry between the offsets `start` and `last`. `writer` has locked
+    /// `cover`, the lowest that covers them all.
+    pub(super) fn new(
+        writer: &'w Writer<'t, F, M, A>,
+        cover: Node,
+        (start, last): (u64, u64),
+    ) -> Result<Self, Error> {
+        let locks = Whole::new(writer.table.own());
+        // From now on dropping it unlocks what is locked.
+        let range = Self { writer, trail: Trail::from(cover, start, locks), start, last };
+        range.lock_below(cover, start)?;
+        Ok(range)
+    }
+
+    /// The highest table that is locked.
+    fn cover(&self) -> Node {
+        self.trail.node(self.trail.top())
+    }
+
+    /// Calls `visit` with each table to which an entry of `node`'s table leads whose part of the
+    /// range is not empty, the first offset of that part, and the entry. `at` is an offset in
+    /// `node`'s part.
+    fn tables_below(
+        &self,
+        node: Node,
+        at: u64,
+        mut visit: impl FnMut(Node, u64, Link) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let table = self.writer.table;
+        if node.level == 0 {
+            return Ok(());
+        }
+        let base = at & !low_bits(node.span());
+        let (mut offset, last) =
+            (base.max(self.start), (base | low_bits(node.span())).min(self.last));
+        let entries = ((last >> node.shift) - (offset >> node.shift)) as usize + 1;
+        let first = <Output<F> as Address>::new(node.entry(offset));
+        for memory in table.memory.table(first, entries)? {
+            let word = Word::<F>::new(memory).load();
+            if let Entry::Table { table, width } = decode(&table.format, word, node.position()) {
+                let link = Link { at: node.position(), entry: node.entry(offset), word };
+                visit(node.below(table.get(), width), offset, link)?;
+            }
+            offset = (offset | low_bits(node.shift)).saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Locks the tables below that of `node`, in the part of the range around `at`.
+    fn lock_below(&self, node: Node, at: u64) -> Result<(), Error> {
+        self.tables_below(node, at, |below, offset, link| self.lock_table(below, offset, link))
+    }
+
+    /// Locks the table of `below`, to which `link` leads, and those below it.
+    fn lock_table(&self, below: Node, offset: u64, link: Link) -> Result<(), Error> {
+        let malformed = link.malformed();
+        let state = self.writer.table.state(below).ok_or(malformed)?;
+        let mut turns = 0;
+        loop {
+            match state.try_lock() {
+                Ok(()) => break,
+                // The one above is locked, so it cannot have been unlinked since.
+                Err(LockRefused::Left) => return Err(malformed),
+                Err(LockRefused::Busy) => {}
+            }
+            if turns == SUSPICIOUS && self.has(below, offset) {
+                return Err(malformed);
+            }
+            if !A::Reader::<'t>::wait(turns) {
+                return Err(Error::Contended);
+            }
+            turns = turns.saturating_add(1);
+        }
+        self.trail.locks.more(1);
+        self.lock_below(below, offset)
+    }
+
+    /// Whether the table of `node`, to which an entry for `offset` leads, is one of those that
+    /// this range locked on its way there.
+    fn has(&self, node: Node, offset: u64) -> bool {
+        let mut left = self.trail.locks.held();
+        self.has_below(self.cover(), self.start, (node, offset), &mut left).is_err()
+    }
+
+    /// Fails if it finds the table of `node` among those that were locked before `offset` was come
+    /// to, looking at the one of `above` and no more than `left` below it.
+    fn has_below(
+        &self,
+        above: Node,
+        at: u64,
+        (node, offset): (Node, u64),
+        left: &mut u64,
+    ) -> Result<(), Error> {
+        if above.table == node.table {
+            return Err(Error::Contended);
+        }
+        self.tables_below(above, at, |below, at, _| {
+            // Before it, or on the way to it.
+            let before = at < offset || at == offset && below.level > node.level;
+            if !before || *left == 0 {
+                return Ok(());
+            }
+            *left -= 1;
+            self.has_below(below, at, (node, offset), left)
+        })
+    }
+
+    /// Unlocks the tables below that of `node`, no more than `held`, and then that table.
+    fn unlock(&self, node: Node, at: u64, held: &mut u64) {
+        // Memory that cannot be read has no tables that could have been locked.
+        let _ = self.tables_below(node, at, |below, offset, _| {
+            let locked = self.writer.table.state(below).is_some_and(|state| state.is_locked());
+            if locked && *held > 0 {
+                *held -= 1;
+                self.unlock(below, offset, held);
+            }
+            Ok(())
+        });
+        if let Some(state) = self.writer.table.state(node) {
+            state.unlock();
+        }
+    }
+
+    /// That the `bytes` bytes from `input` on are within the range.
+    fn check(&self, input: Input<F>, bytes: u64) -> Result<(), RangeError<Input<F>>> {
+        let (start, end) = bounds(&self.writer.table.format, input, bytes, 0)?;
+        if start < self.start || end > self.last.saturating_add(1) {
+            return Err(RangeError { at: input, error: Error::Range });
+        }
+        Ok(())
+    }
+
+    /// As [`PageTable::map`], within the range, and with leaves no larger than an entry of the
+    /// smallest table around it: for a leaf that covers the whole range, lock a larger one.
+    ///
+    /// # Errors
+    /// As there; [`Error::Range`] beyond the range, [`Error::Contended`].
+    pub fn map(
+        &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> Result<(), RangeError<Input<F>>> {
+        if self.map_page(input, output, bytes, attributes, leaves) {
+            return Ok(());
+        }
+        self.map_range(input, output, bytes, attributes, leaves)
+    }
+
+    /// The common case of [`map`](Self::map): one page of the usual size into the last-level table
+    /// where the last one was. False, and nothing changed, if it is any other.
+    #[inline(always)]
+    fn map_page(
+        &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> bool {
+        let table = self.writer.table;
+        let Some(offset) = table.base_page_at(input, bytes, leaves) else { return false };
+        let Some(node) = self.trail.here(offset) else { return false };
+        let Some(leaf) = table.base_page(node, output, attributes) else { return false };
+        if offset < self.start || offset > self.last {
+            return false;
+        }
+        let Ok(memory) = table.memory.word(<Output<F> as Address>::new(node.entry(offset))) else {
+            return false;
+        };
+        if any_set::<F>(memory, table.present(node)) {
+            return false;
+        }
+        Word::<F>::new(memory).store(leaf);
+        table.wrote(node.entry(offset), 1);
+        table.count(node, 1);
+        true
+    }
+
+    /// The general case of [`map`](Self::map).
+    #[inline(never)]
+    fn map_range(
+        &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> Result<(), RangeError<Input<F>>> {
+        self.within(input, bytes, |table, trail| {
+            table.map_range(trail, input, output, bytes, attributes, leaves)
+        })
+    }
+
+    /// As [`PageTable::unmap`], within the range.
+    ///
+    /// # Errors
+    /// As there; [`Error::Range`] beyond the range, [`Error::Contended`].
+    pub fn unmap<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        self.within(input, bytes, |table, trail| table.unmap_range(trail, input, bytes, gather))
+    }
+
+    verbs!(self: &mut Self, ", within the range ([`Error::Range`] beyond it). The smallest table around the range stays: what would put a leaf in its place needs a larger range.");
+
+    /// Does `verb` to a part of the range.
+    fn within<T>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        verb: impl FnOnce(
+            &PageTable<F, M, A>,
+            &mut TrailOf<'t, F, A>,
+        ) -> Result<T, RangeError<Input<F>>>,
+    ) -> Result<T, RangeError<Input<F>>> {
+        self.check(input, bytes)?;
+        let table = self.writer.table;
+        self.trail.locks.begin(table.allowance());
+        let done = verb(table, &mut self.trail);
+        if let Some(refusal) = self.trail.locks.take_refusal() {
+            return done.map_err(|RangeError { at, .. }| RangeError { at, error: refusal });
+        }
+        // Where one entry of the cover is the way to all of the range, there may be a table now that
+        // covers it too, and is smaller.
+        let smaller = (self.start ^ self.last) >> self.cover().shift == 0;
+        if done.is_ok() && smaller && self.trail.top() > 0 && bytes > 0 {
+            let offset = table.format.offset(input).unwrap_or(self.start);
+            if self.trail.seek(&table.format, InPlace(&table.memory), offset, 0).is_ok() {
+                while let Some(above) = self.trail.narrow(self.start, self.last) {
+                    if let Some(state) = table.state(above) {
+                        state.unlock();
+                    }
+                }
+            }
+            let _ = self.trail.locks.take_refusal();
+        }
+        done
+    }
+
+    /// What is mapped at `input`; `None` if nothing is.
+    ///
+    /// # Errors
+    /// [`Error::Range`] beyond the range, [`Error::Malformed`], [`Error::Memory`],
+    /// [`Error::Contended`].
+    pub fn query(
+        &mut self,
+        input: Input<F>,
+    ) -> Result<Option<TranslationOf<F>>, RangeError<Input<F>>> {
+        self.within(input, 1, |table, trail| {
+            let fail = |error| RangeError { at: input, error };
+            let offset = table.format.offset(input).ok_or(fail(Error::Range))?;
+            let stop = trail
+                .seek(&table.format, InPlace(&table.memory), offset, 0)
+                .map_err(|lost| fail(PageTable::<F, M, A>::lost(lost)))?;
+            match stop.decode(&table.format) {
+                Entry::Absent => Ok(None),
+                Entry::Leaf { output, attributes } => {
+                    Ok(Some(translation(output, offset, stop.node.position(), attributes)))
+                }
+                Entry::Malformed | Entry::Table { .. } => {
+                    Err(fail(malformed(stop.node, stop.word, offset)))
+                }
+            }
+        })
+    }
+
+    /// Unlocks the range, and takes tables that became empty out of the tree (as
+    /// [`Writer::unmap`] does).
+    pub fn finish<I: Invalidate<F::Stage>>(self, gather: &mut Gather<'_, F::Stage, I>) {
+        let (writer, cover, start) = (self.writer, self.cover(), self.start);
+        drop(self);
+        writer.prune_if_empty(cover, start, gather);
+    }
+}
