@@ -120,7 +120,7 @@ impl DeferringAllocator<Gpa> for Tables {
 }
 
 /// An empty tree, and who keeps its tables.
-fn tree() -> (Tree, &'static Epochs) {
+fn tree() -> Tree {
     let start = Gpa::new(1 << 30);
     let words: Vec<AtomicU64> = (0..FRAMES << 13).map(|_| AtomicU64::new(0)).collect();
     let memory = DirectMap::new(Vec::leak(words), start);
@@ -132,7 +132,7 @@ fn tree() -> (Tree, &'static Epochs) {
     let fronts = [(); 2].map(|()| Mutex::new(Local::new(waiting.cache())));
     let tables: &'static _ = Box::leak(Box::new(Tables { fronts, waiting }));
     let format = LongMode::new(Levels::Four, Controls::new());
-    (PageTable::new(format, memory, tables).expect("a root"), epochs)
+    PageTable::new(format, memory, tables).expect("a root")
 }
 
 /// Runs `work` on each thread of a row; how long it took from when all were there until the last
@@ -263,15 +263,13 @@ impl Faults for Global {
 /// The shared tree: a call, and so a lock of the smallest subtree, for each page.
 struct Shared {
     tree: Option<SharedPageTable<LongMode, Memory, &'static Tables>>,
-    epochs: &'static Epochs,
     /// One lock for each range, not for each page.
     cursor: bool,
 }
 
 impl Shared {
     fn new(cursor: bool) -> Self {
-        let (tree, epochs) = tree();
-        Self { tree: Some(tree.into()), epochs, cursor }
+        Self { tree: Some(tree().into()), cursor }
     }
 
     fn tree(&self) -> &SharedPageTable<LongMode, Memory, &'static Tables> {
@@ -358,10 +356,10 @@ fn main() {
     let mut columns = [
         Column::new(
             "exclusive, a tree each",
-            Exclusive([tree().0, tree().0].map(Mutex::new)),
+            Exclusive([tree(), tree()].map(Mutex::new)),
             Row::ALL,
         ),
-        Column::new("global lock", Global(Mutex::new(tree().0)), Row::ALL),
+        Column::new("global lock", Global(Mutex::new(tree())), Row::ALL),
         Column::new("shared", Shared::new(false), Row::ALL),
         Column::new("shared, cursor", Shared::new(true), Row::ALL),
         Column::new("pagetable (lock-free)", LockFree::default(), Row::ALL),
