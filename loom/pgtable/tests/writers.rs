@@ -345,6 +345,7 @@ fn one_range_twice() {
     // The second to come finds what the first has mapped.
     let first = |writer: &Writer<'_>| map(writer, 0, 2 * PAGE);
     let ends = ends(
+        Tiny::BOTH,
         true,
         first,
         |writer, tree| unmap(writer, tree, 0, 2 * PAGE),
@@ -363,6 +364,7 @@ fn nested_ranges() {
         map(writer, LARGE, PAGE);
     };
     let ends = ends(
+        Tiny::BOTH,
         true,
         first,
         |writer, tree| unmap(writer, tree, 0, 2 * LARGE),
@@ -400,6 +402,7 @@ fn one_that_is_used_again_at_once_breaks_the_books() {
 fn a_large_page_that_both_split() {
     let first = |writer: &Writer<'_>| map(writer, 0, LARGE);
     let ends = ends(
+        Tiny::BOTH,
         true,
         first,
         |writer, tree| unmap(writer, tree, 0, PAGE),
@@ -446,6 +449,7 @@ fn a_large_page_that_is_split_under_a_lock() {
     // between: the page that was moved is where one put it.
     let first = |writer: &Writer<'_>| map(writer, 0, LARGE);
     let ends = ends(
+        Tiny::BOTH,
         true,
         first,
         |writer, tree| {
@@ -474,6 +478,7 @@ fn a_table_that_is_promoted_under_a_lock() {
         (0..4).for_each(|page| map(writer, page * PAGE, PAGE));
     };
     let ends = ends(
+        Tiny::BOTH,
         true,
         first,
         |writer, tree| {
@@ -496,6 +501,7 @@ fn a_record_that_is_harvested_under_a_lock() {
         writer.read(|walker| walker.access(Gpa::new(PAGE), Access::WRITE).unwrap());
     };
     let ends = ends(
+        Tiny::BOTH,
         true,
         first,
         |writer, tree| {

@@ -154,7 +154,7 @@ fn case_a1_what_left_is_not_taken_out_again() {
             let at = Gva::new(LARGE);
             is_malformed(tree.unmap(at, LARGE, &mut gather));
             is_malformed(tree.unmap(at, PAGE, &mut gather));
-            is_malformed(tree.protect(at, LARGE, Prot::R.into(), &mut gather));
+            is_malformed(tree.protect(at, LARGE, Prot::R, &mut gather));
             is_malformed(tree.split(at, LARGE, 12, &mut gather));
             is_malformed(tree.promote(at, LARGE, &mut gather));
             is_malformed(tree.map(at, Gpa::new(0), PAGE, Prot::RW.into(), Leaves::Largest));
@@ -216,7 +216,7 @@ fn case_a1_what_moved_is_not_moved_again() {
             store(&memory, table, 5, word & 0xfff | tree.root().get());
             let at = Gva::new(5 << (39 - 9 * level));
             is_malformed(tree.unmap(at, 1 << (39 - 9 * level), &mut gather));
-            is_malformed(tree.protect(at, LARGE, Prot::R.into(), &mut gather));
+            is_malformed(tree.protect(at, LARGE, Prot::R, &mut gather));
             assert!(tree.relocate(|_, _| false, &mut gather).is_err());
             gather.finish(&cache).unwrap();
             store(&memory, table, 5, 0);
@@ -279,7 +279,7 @@ fn case_a1_many_writers() {
     for _ in 0..2 {
         is_malformed(writer.unmap(at, LARGE, &mut gather));
         is_malformed(writer.unmap(at, PAGE, &mut gather));
-        is_malformed(writer.protect(at, LARGE, Prot::R.into(), &mut gather));
+        is_malformed(writer.protect(at, LARGE, Prot::R, &mut gather));
         is_malformed(writer.map(at, Gpa::new(0), PAGE, Prot::RW.into(), Leaves::Largest));
         is_malformed(writer.lock(at, PAGE).map(|_| ()));
         gather.finish(&&tables).unwrap();
@@ -314,7 +314,7 @@ fn case_a6_work_is_bounded_by_the_size_of_the_tree() {
     const ALL: u64 = 1 << 47;
     let verbs: [(&str, Verb); 6] = [
         ("unmap", |tree, gather| tree.unmap(Gva::new(0), ALL, gather)),
-        ("protect", |tree, gather| tree.protect(Gva::new(0), ALL, Prot::R.into(), gather)),
+        ("protect", |tree, gather| tree.protect(Gva::new(0), ALL, Prot::R, gather)),
         ("split", |tree, gather| tree.split(Gva::new(0), ALL, 12, gather).map(|n| n as u64)),
         ("promote", |tree, gather| tree.promote(Gva::new(0), ALL, gather).map(|n| n as u64)),
         ("harvest", |tree, gather| {

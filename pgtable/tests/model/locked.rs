@@ -371,7 +371,7 @@ fn case_a11_a_locked_range_is_alone() {
             assert_eq!(map(at.get()), Err(contended));
             assert_eq!(other.unmap(at, PAGE, &mut others), Err(contended));
             assert_eq!(other.unmap(at, LARGE - at.get() % LARGE, &mut others), Err(contended));
-            assert_eq!(other.protect(at, PAGE, Prot::R.into(), &mut others), Err(contended));
+            assert_eq!(other.protect(at, PAGE, Prot::R, &mut others), Err(contended));
             assert_eq!(other.split(at, PAGE, 12, &mut others), Err(contended));
             assert!(other.lock(at, PAGE).is_err_and(|it| it == contended));
             assert_eq!(found(at.get()), is);
