@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use crate::emulated_host::{EmulatedHost, Machine, POWER9};
+use crate::emulated_host::{EmulatedHost, Machine, POWER9, not_there};
 use crate::xtask::Xtask;
 
 /// What may be asked for on the command line.
@@ -21,6 +21,13 @@ pub struct Options {
     /// Arguments of the program
     #[arg(last = true)]
     arguments: Vec<String>,
+}
+
+impl Options {
+    /// What is wrong with the options together.
+    pub fn wrong(&self) -> Option<String> {
+        not_there(std::slice::from_ref(&self.program)).or_else(|| not_there(&self.files))
+    }
 }
 
 /// Runs; the program’s exit status is ours.

@@ -34,7 +34,8 @@ mod xtask;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 use xtask::Xtask;
 
@@ -69,8 +70,28 @@ enum Command {
     Mutants(mutants::Options),
 }
 
+impl Command {
+    /// What is wrong with the options together; clap has judged each by itself.
+    fn wrong(&self) -> Option<String> {
+        match self {
+            Self::Microvm(options) => options.wrong(),
+            Self::Probe(options) => options.wrong(),
+            Self::Host(options) => options.wrong(),
+            Self::Test(options) => options.wrong(),
+            Self::Fuzz(options) => options.wrong(),
+            Self::Bench(options) => options.wrong(),
+            Self::PtdumpProof(_) | Self::Mutants(_) => None,
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    // Before anything is built or fetched.
+    if let Some(wrong) = cli.command.wrong() {
+        Cli::command().error(ErrorKind::ValueValidation, wrong).exit();
+    }
+    match run(cli) {
         Ok(code) => code,
         Err(error) => {
             report::failure(&error);
@@ -97,10 +118,56 @@ fn run(cli: Cli) -> Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use super::*;
+
+    /// What cargo would be told to do, and whether it is right.
+    #[test]
+    fn arguments_are_judged_before_anything_else() {
+        let rows = [
+            ("probe --mmu radix --stage2", true),
+            ("probe --mmu foo", false),
+            ("probe --mmu hash --stage2", false),
+            ("probe --arch x86 --mmu radix", false),
+            ("probe --stage2 -- --only 3", false),
+            ("probe --cases 0", false),
+            ("probe --release sid", false),
+            ("mutants --shard 2/3", true),
+            ("mutants --shard 9/3", false),
+            ("mutants --shard 3", false),
+            ("mutants --package examples", false),
+            ("microvm --cpus 2 --linux", true),
+            ("microvm --cpus 0 --linux", false),
+            ("microvm --cpus 2", false),
+            ("microvm --memory 64 --linux", false),
+            ("microvm --limit 0 --linux", false),
+            ("microvm --linux --arch x86 --cpus 2", false),
+            ("microvm --linux --arch x86 --mmu hash", false),
+            ("microvm --smp 0", false),
+            ("microvm --host-memory 512", false),
+            ("microvm --timeout 0", false),
+            ("microvm --file /nowhere", false),
+            ("host /nowhere", false),
+            ("test --quick fmt", true),
+            ("test --quick microvm", false),
+            ("test fuzzz", false),
+            ("fuzz radix_walk --seconds 1 --seed 7", true),
+            ("fuzz no_such_target", false),
+            ("fuzz --seconds 0", false),
+            ("fuzz --seed 0", false),
+            ("bench pgtable", true),
+            ("bench no-such-bench", false),
+            ("ptdump-proof --addresses 0", false),
+        ];
+        for (line, expected) in rows {
+            let words = ["xtask"].into_iter().chain(line.split(' '));
+            let parsed = Cli::try_parse_from(words);
+            let right = parsed.is_ok_and(|cli| cli.command.wrong().is_none());
+            assert_eq!(right, expected, "{line}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_of_one_piece() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
     }
 }

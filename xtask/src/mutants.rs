@@ -74,8 +74,17 @@ pub struct Options {
     #[arg(long, value_name = "GLOB")]
     file: Vec<String>,
     /// Every nth mutant, from the kth on (from 0): k/n
-    #[arg(long, value_name = "K/N")]
+    #[arg(long, value_name = "K/N", value_parser = shard)]
     shard: Option<String>,
+}
+
+/// A shard as cargo-mutants takes it.
+fn shard(text: &str) -> Result<String, String> {
+    let numbers = |(k, n): (&str, &str)| Some((k.parse::<u32>().ok()?, n.parse::<u32>().ok()?));
+    match text.split_once('/').and_then(numbers) {
+        Some((k, n)) if k < n => Ok(format!("{k}/{n}")),
+        _ => Err("K/N with K from 0 to N - 1".to_owned()),
+    }
 }
 
 /// Tries the mutants; fails if one survives that is not known to.

@@ -3,11 +3,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, bail};
-use clap::Args;
+use anyhow::Result;
+use clap::{Args, value_parser};
 
 use crate::arch::Arch;
 use crate::emulated_host::Machine;
+use crate::microvm::Mmu;
 use crate::xtask::Xtask;
 use crate::{bare_power, bare_x86};
 
@@ -17,11 +18,11 @@ pub struct Options {
     /// Whose MMU is asked
     #[arg(long, value_enum, default_value_t)]
     arch: Arch,
-    /// Which of its translations: on ppc64 `radix` or `hash`
-    #[arg(long, value_name = "MMU")]
-    mmu: Option<String>,
+    /// Which of its translations, on ppc64
+    #[arg(long, value_enum)]
+    mmu: Option<Mmu>,
     /// How many cases
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     cases: Option<u64>,
     /// What random cases begin from; each run without one takes another and prints it
     #[arg(long, value_name = "S")]
@@ -38,18 +39,25 @@ pub struct Options {
 }
 
 impl Options {
+    /// What is wrong with the options together.
+    pub fn wrong(&self) -> Option<String> {
+        let Self { arch, mmu, stage2, arguments, .. } = self;
+        let why = match (arch, mmu) {
+            (Arch::X86, Some(_)) => "--mmu is for ppc64",
+            (Arch::Ppc64, Some(Mmu::Hash)) if *stage2 => "--stage2 is for radix trees",
+            _ if *stage2 && !arguments.is_empty() => "--stage2 takes no further arguments",
+            _ => return None,
+        };
+        Some(why.to_owned())
+    }
+
     /// As many cases as the program thinks are a quick run, always the same, for each translation
     /// that the architecture has.
     pub fn quick(arch: Arch) -> Vec<Self> {
-        let options = |mmu: Option<&str>| Self {
-            arch,
-            mmu: mmu.map(str::to_owned),
-            seed: Some(1),
-            ..Self::default()
-        };
+        let options = |mmu| Self { arch, mmu, seed: Some(1), ..Self::default() };
         match arch {
             Arch::Ppc64 => {
-                vec![options(Some("radix")), options(Some("hash")), Self::second_stages(arch)]
+                vec![options(Some(Mmu::Radix)), options(Some(Mmu::Hash)), Self::second_stages(arch)]
             }
             Arch::X86 => vec![options(None)],
         }
@@ -65,9 +73,6 @@ impl Options {
 pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
     let Options { arch, mmu, cases, seed, stage2, mut machine, arguments: last } = options;
     if stage2 {
-        if mmu.is_some_and(|mmu| arch != Arch::Ppc64 || mmu != "radix") || !last.is_empty() {
-            bail!("`--stage2` is for radix trees on ppc64, and for x86, without further arguments");
-        }
         let seed = seed.unwrap_or_else(seed_of_now);
         return match arch {
             Arch::Ppc64 => bare_power::probe(xtask, cases, seed),
@@ -78,7 +83,7 @@ pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
     machine.timeout = machine.timeout.max(60 + cases.unwrap_or(0) / CASES_PER_SECOND);
     let mut arguments = Vec::new();
     let given = [
-        ("--mmu", mmu),
+        ("--mmu", mmu.map(|mmu| mmu.word().to_owned())),
         ("--cases", cases.map(|n| n.to_string())),
         ("--seed", seed.map(|n| n.to_string())),
     ];

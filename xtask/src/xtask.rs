@@ -22,6 +22,12 @@ pub const POWER_EXAMPLES: [&str; 9] = [
     "table-dump",
 ];
 
+/// The folder of the workspace that this program was built in.
+pub fn workspace() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
 /// The workspace as cargo sees it, and the tools that are not cargo’s.
 pub struct Xtask {
     /// Members and their targets; dependencies are not resolved, so that reading it needs no

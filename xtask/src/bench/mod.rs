@@ -17,7 +17,7 @@ use duct::Expression;
 
 use crate::cargo::cargo;
 use crate::toolbox::table::MAKE;
-use crate::xtask::Xtask;
+use crate::xtask::{Xtask, workspace};
 use crate::{command, report};
 use goals::Goals;
 use packages::Bench;
@@ -32,9 +32,19 @@ pub struct Options {
     arguments: Vec<String>,
 }
 
+impl Options {
+    /// What is wrong with the options together.
+    pub fn wrong(&self) -> Option<String> {
+        let name = self.name.as_ref()?;
+        let benches = packages::benches(workspace()).ok()?;
+        let is_there = benches.iter().any(|bench| bench.name == *name);
+        (!is_there).then(|| format!("no bench is named {name}; `cargo xtask bench` lists them"))
+    }
+}
+
 /// Runs the bench and counts the goals that it reached; missing one is no failure.
 pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
-    let benches = packages::benches(xtask)?;
+    let benches = packages::benches(xtask.root())?;
     let Some(name) = &options.name else {
         for bench in benches {
             println!("{:<16}{}", bench.name, bench.manifest.display());
@@ -67,7 +77,7 @@ fn follow(xtask: &Xtask, bench: &Bench, arguments: &[String]) -> Result<Goals> {
 
 /// Looks at the format of every bench package and lints it, which also shows that it builds.
 pub fn check(xtask: &Xtask) -> Result<()> {
-    let manifests = packages::manifests(xtask)?;
+    let manifests = packages::manifests(xtask.root())?;
     for manifest in manifests {
         report::note(&manifest.display().to_string());
         let manifest = manifest.to_string_lossy();

@@ -1,12 +1,10 @@
 //! Finding the benches: programs of the packages in `<room>/benches/`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use cargo_metadata::{MetadataCommand, TargetKind};
-
-use crate::xtask::Xtask;
 
 /// A program that measures something.
 pub struct Bench {
@@ -33,9 +31,9 @@ impl Bench {
 }
 
 /// The `Cargo.toml` of every bench package, in the order of their rooms’ names.
-pub fn manifests(xtask: &Xtask) -> Result<Vec<PathBuf>> {
+pub fn manifests(workspace: &Path) -> Result<Vec<PathBuf>> {
     let mut manifests = Vec::new();
-    for room in fs::read_dir(xtask.root())? {
+    for room in fs::read_dir(workspace)? {
         let manifest = room?.path().join("benches/Cargo.toml");
         if manifest.exists() {
             manifests.push(manifest);
@@ -46,9 +44,9 @@ pub fn manifests(xtask: &Xtask) -> Result<Vec<PathBuf>> {
 }
 
 /// All benches.
-pub fn benches(xtask: &Xtask) -> Result<Vec<Bench>> {
+pub fn benches(workspace: &Path) -> Result<Vec<Bench>> {
     let mut benches = Vec::new();
-    for manifest in manifests(xtask)? {
+    for manifest in manifests(workspace)? {
         let metadata = MetadataCommand::new().manifest_path(&manifest).no_deps().exec();
         let metadata = metadata.with_context(|| manifest.display().to_string())?;
         for target in metadata.packages.iter().flat_map(|package| &package.targets) {

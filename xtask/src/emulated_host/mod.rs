@@ -18,7 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, value_parser};
 
 use crate::report;
 use crate::xtask::Xtask;
@@ -29,12 +29,15 @@ pub use platform::{POWER9, Platform, X86_64};
 
 /// What the emulated machine is like.
 #[derive(Args, Clone)]
+#[command(next_help_heading = "Emulated host")]
 pub struct Machine {
-    /// Number of CPU cores
-    #[arg(long, default_value_t = Machine::default().smp)]
+    /// Its CPU cores
+    #[arg(long, value_name = "N", default_value_t = Machine::default().smp,
+          value_parser = value_parser!(u32).range(1..=64))]
     smp: u32,
-    /// Memory in MiB; the machine takes no less than 1024
-    #[arg(id = "host-memory", long, value_name = "MIB", default_value_t = Machine::default().memory)]
+    /// Its memory in MiB
+    #[arg(id = "host-memory", long, value_name = "MIB", default_value_t = Machine::default().memory,
+          value_parser = value_parser!(u32).range(1024..=1 << 20))]
     memory: u32,
     /// Let the host kernel itself use the hashed page table instead of radix trees
     #[arg(long)]
@@ -43,7 +46,8 @@ pub struct Machine {
     #[arg(long)]
     pub emulated: bool,
     /// Seconds until a run counts as hung and is ended
-    #[arg(long, value_name = "SECONDS", default_value_t = Machine::default().timeout)]
+    #[arg(long, value_name = "SECONDS", default_value_t = Machine::default().timeout,
+          value_parser = value_parser!(u64).range(1..=1 << 20))]
     pub timeout: u64,
     /// Show firmware and kernel messages too
     #[arg(long)]
@@ -121,6 +125,11 @@ impl EmulatedHost {
         );
         Ok(root)
     }
+}
+
+/// What is wrong with files to pass: one that is no file.
+pub fn not_there(files: &[PathBuf]) -> Option<String> {
+    files.iter().find(|file| !file.is_file()).map(|file| format!("no file: {}", file.display()))
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {

@@ -18,11 +18,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{MetadataCommand, TargetKind};
-use clap::Args;
+use clap::{Args, value_parser};
 use duct::{Expression, cmd};
 
 use crate::cargo::{cargo, installed};
-use crate::xtask::Xtask;
+use crate::xtask::{Xtask, workspace};
 use crate::{command, report};
 
 /// The version of cargo-fuzz.
@@ -36,9 +36,6 @@ const HANGS: u32 = 60;
 /// How long each target runs when everything is tested, and all together at most.
 const BRIEF: u32 = 5;
 const ALL_BRIEF: u32 = 60;
-/// What the choices begin with then: a change is not told of a bug that was there before it.
-/// `cargo xtask fuzz` and ClusterFuzzLite choose anew each time.
-const BRIEF_SEED: u32 = 1;
 /// How many runs a crash is minimised for.
 const MINIMISING_RUNS: u32 = 20_000;
 
@@ -48,26 +45,33 @@ pub struct Options {
     /// The target; without one, all run, two at a time
     target: Option<String>,
     /// How long each target runs
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, value_parser = value_parser!(u32).range(1..))]
     seconds: u32,
     /// The sanitizer to build with; `address` also sees misuse of memory, at half the speed
     #[arg(long, default_value = "none", value_parser = ["none", "address"])]
     sanitizer: String,
     /// What the random choices begin with, as a run has printed it: the same ones again
-    #[arg(long)]
+    #[arg(long, value_parser = value_parser!(u32).range(1..))]
     seed: Option<u32>,
     /// Fuzz nothing: print which lines of the libraries the inputs reach
     #[arg(long)]
     coverage: bool,
 }
 
+impl Options {
+    /// What is wrong with the options together.
+    pub fn wrong(&self) -> Option<String> {
+        let name = self.target.as_ref()?;
+        let all = targets(workspace()).ok()?;
+        (!all.contains(name)).then(|| format!("no target {name}; there are {}", all.join(", ")))
+    }
+}
+
 /// Runs the target, or all; fails if one finds something.
 pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
-    let all = targets(xtask)?;
-    let chosen: Vec<_> = match &options.target {
-        Some(name) if all.contains(name) => vec![name.clone()],
-        Some(name) => bail!("no target is named {name}; there are {}", all.join(", ")),
-        None => all,
+    let chosen = match &options.target {
+        Some(name) => vec![name.clone()],
+        None => targets(xtask.root())?,
     };
     if options.coverage {
         return coverage::run(xtask, &chosen);
@@ -84,17 +88,13 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
     fuzz.all(&chosen)
 }
 
-/// Replays every corpus; then fuzzes each target for a moment, where cargo-fuzz is to be had.
+/// Replays every corpus, and what was ever found; then fuzzes each target for a moment. What the
+/// choices begin with is the commit's: a run before the change goes in shows what the run that
+/// decides will see, and each change is tried anew.
 pub fn check(xtask: &Xtask) -> Result<()> {
     replay(xtask)?;
-    let tool = match installed(xtask, "cargo-fuzz", CARGO_FUZZ) {
-        Ok(tool) => tool,
-        Err(why) => {
-            report::note(&format!("SKIPPED, nothing but the corpora was tried: {why:#}"));
-            return Ok(());
-        }
-    };
-    let targets = targets(xtask)?;
+    let tool = installed(xtask, "cargo-fuzz", CARGO_FUZZ)?;
+    let targets = targets(xtask.root())?;
     // What grows here is not kept: each time the same inputs to begin with.
     let corpora = xtask.target("fuzz-brief");
     if corpora.exists() {
@@ -108,7 +108,7 @@ pub fn check(xtask: &Xtask) -> Result<()> {
         tool,
         seconds: share.clamp(1, BRIEF),
         sanitizer: "none",
-        seed: BRIEF_SEED,
+        seed: seed_of_commit(xtask)?,
     };
     fuzz.all(&targets)
 }
@@ -120,6 +120,17 @@ fn replay(xtask: &Xtask) -> Result<()> {
     command::stream("cargo test", &test.env("CARGO_TARGET_DIR", xtask.target("fuzz")))
 }
 
+/// The same for all that run this commit: the beginning of its tree's hash.
+fn seed_of_commit(xtask: &Xtask) -> Result<u32> {
+    let tree = cmd!("git", "rev-parse", "HEAD^{tree}").dir(xtask.root());
+    let tree = command::quiet("the commit's tree", &tree)?;
+    seed_of_tree(&tree).with_context(|| format!("git says of the commit's tree: {tree}"))
+}
+
+fn seed_of_tree(hash: &str) -> Option<u32> {
+    Some(u32::from_str_radix(hash.get(..8)?, 16).ok()?.max(1))
+}
+
 /// Another one each time.
 fn any_seed() -> u32 {
     // libFuzzer takes 0 for none.
@@ -127,8 +138,8 @@ fn any_seed() -> u32 {
 }
 
 /// The names of the targets: the programs of the package.
-fn targets(xtask: &Xtask) -> Result<Vec<String>> {
-    let manifest = xtask.root().join("fuzz/Cargo.toml");
+fn targets(workspace: &Path) -> Result<Vec<String>> {
+    let manifest = workspace.join("fuzz/Cargo.toml");
     let metadata = MetadataCommand::new().manifest_path(&manifest).no_deps().exec();
     let metadata = metadata.with_context(|| manifest.display().to_string())?;
     let programs = metadata.packages.iter().flat_map(|package| &package.targets);
@@ -196,7 +207,7 @@ impl Fuzz<'_> {
                     fuzzed
                         .crashes
                         .iter()
-                        .for_each(|crash| report::note(&format!("  {}", crash.display())));
+                        .for_each(|crash| report::note(&format!("  {}", input(crash))));
                 }
                 Err(error) => {
                     failed = true;
@@ -277,6 +288,13 @@ impl Fuzz<'_> {
     }
 }
 
+/// Where an input stands, and the input itself: of CI nothing but its words is left.
+fn input(file: &Path) -> String {
+    let bytes = fs::read(file).unwrap_or_default();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}: {hex}", file.display())
+}
+
 fn files(folder: &Path) -> Result<BTreeSet<PathBuf>> {
     fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
 }
@@ -306,6 +324,22 @@ fn runs(output: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_commit_has_one_seed_and_another_commit_another() {
+        assert_eq!(seed_of_tree("4b825dc642cb6eb9a060e54bf8d69288fbee4904\n"), Some(0x4b82_5dc6));
+        assert_eq!(seed_of_tree("00000000"), Some(1), "libFuzzer takes 0 for none");
+        assert_eq!(seed_of_tree("fatal"), None);
+    }
+
+    #[test]
+    fn a_finding_is_printed_whole() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("crash-1");
+        fs::write(&file, [3, 2, 0xff])?;
+        assert!(input(&file).ends_with("crash-1: 0302ff"), "{}", input(&file));
+        Ok(())
+    }
 
     #[test]
     fn runs_are_counted() {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 use tempfile::TempDir;
 
 use crate::arch::Arch;
@@ -20,6 +20,16 @@ pub enum Mmu {
     Radix,
     /// A hashed page table
     Hash,
+}
+
+impl Mmu {
+    /// As programs call it on their command lines.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Radix => "radix",
+            Self::Hash => "hash",
+        }
+    }
 }
 
 /// What `/init` does.
@@ -49,16 +59,18 @@ pub struct Options {
     #[arg(long, value_enum, requires = "linux", default_value_t)]
     mmu: Mmu,
     /// The guest’s CPUs
-    #[arg(long, value_name = "N", requires = "linux")]
+    #[arg(long, value_name = "N", requires = "linux",
+          value_parser = value_parser!(u32).range(1..=64))]
     cpus: Option<u32>,
-    /// The guest’s memory: MiB, or with a unit, as in 512M or 1G
+    /// The guest’s memory: MiB, or with a unit, as in 512M or 1G; 128M and more
     #[arg(long, value_name = "SIZE", requires = "linux", value_parser = mebibytes)]
     memory: Option<u64>,
     /// What the guest’s /init does
     #[arg(long, value_enum, requires = "linux", default_value_t)]
     init: Init,
     /// Seconds until the guest counts as hung
-    #[arg(long, value_name = "SECONDS", requires = "linux")]
+    #[arg(long, value_name = "SECONDS", requires = "linux",
+          value_parser = value_parser!(u64).range(1..=1 << 20))]
     limit: Option<u64>,
     /// The guest must die, and what is said of it must hold these words
     #[arg(long, value_name = "WORDS", requires = "linux")]
@@ -90,6 +102,13 @@ impl Options {
     pub fn hang() -> Self {
         let dies = Some("the guest did not end within 15 s; CPU 0 at pc".to_owned());
         Self { linux: true, init: Init::Hang, dies, limit: Some(15), ..Self::default() }
+    }
+
+    /// What is wrong with the options together.
+    pub fn wrong(&self, arch: Arch) -> Option<&'static str> {
+        let power_only = self.mmu == Mmu::Hash || self.cpus.is_some_and(|cpus| cpus > 1);
+        (arch == Arch::X86 && power_only)
+            .then_some("an x86 guest has one CPU and no hashed page table: --cpus, --mmu")
     }
 
     /// Whether Linux is asked for.
@@ -154,12 +173,8 @@ impl Options {
     }
 
     fn of_the_machine(&self, arch: Arch) -> Vec<String> {
-        let mmu = match self.mmu {
-            Mmu::Radix => "radix",
-            Mmu::Hash => "hash",
-        };
         let given = [
-            ("--mmu", Some(mmu.to_owned())),
+            ("--mmu", Some(self.mmu.word().to_owned())),
             ("--cpus", self.cpus.map(|it| it.to_string())),
             ("--memory", self.memory.map(|it| it.to_string())),
             ("--limit", Some(self.limit(arch).to_string())),
@@ -200,8 +215,8 @@ fn mebibytes(text: &str) -> Result<u64> {
         None => (text.strip_suffix(['M', 'm']).unwrap_or(text), 0),
     };
     match digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)) {
-        Some(0) | None => bail!("not a size: {text}"),
-        Some(size) => Ok(size),
+        Some(size @ 128..=0x10_0000) => Ok(size),
+        _ => bail!("not a size from 128M to 1024G: {text}"),
     }
 }
 
@@ -211,7 +226,20 @@ mod tests {
 
     #[test]
     fn sizes() {
-        let sizes = ["512", "512M", "2G", "1g", "", "0", "M", "-1", "1T", "99999999999999999999"];
+        let sizes = [
+            "512",
+            "512M",
+            "2G",
+            "1g",
+            "",
+            "0",
+            "127",
+            "M",
+            "-1",
+            "1T",
+            "2000G",
+            "99999999999999999999",
+        ];
         let seen: Vec<_> = sizes.iter().map(|text| mebibytes(text).ok()).collect();
         assert_eq!(seen[..4], [Some(512), Some(512), Some(2048), Some(1024)]);
         assert!(seen[4..].iter().all(Option::is_none), "{seen:?}");

@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::arch::Arch;
-use crate::emulated_host::Machine;
+use crate::emulated_host::{Machine, not_there};
 use crate::xtask::Xtask;
 pub use linux::{Mmu, Options as LinuxOptions};
 
@@ -32,6 +32,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// What is wrong with the options together.
+    pub fn wrong(&self) -> Option<String> {
+        self.linux.wrong(self.arch).map(str::to_owned).or_else(|| not_there(&self.files))
+    }
+
     /// The microVM as it is, without arguments.
     pub fn of(arch: Arch) -> Self {
         Self { arch, ..Self::default() }

@@ -33,7 +33,8 @@ pub struct Options {
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
     /// How many addresses of each kind
-    #[arg(long, value_name = "N", default_value_t = 300)]
+    #[arg(long, value_name = "N", default_value_t = 300,
+          value_parser = |text: &str| text.parse().ok().filter(|&n: &usize| n > 0).ok_or("1 or more"))]
     addresses: usize,
     /// Keep the core in this folder
     #[arg(long, value_name = "FOLDER")]

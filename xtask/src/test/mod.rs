@@ -51,6 +51,14 @@ enum Outcome {
     NotRun,
 }
 
+impl Options {
+    /// What is wrong with the options together.
+    pub fn wrong(&self) -> Option<String> {
+        let none = chosen(&self.names, self.quick).is_empty();
+        none.then(|| "--quick leaves out each of these steps".to_owned())
+    }
+}
+
 /// Runs the steps; fails if one of them does.
 pub fn run(xtask: &Xtask, options: &Options) -> Result<ExitCode> {
     if options.list {

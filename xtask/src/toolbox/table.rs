@@ -3,7 +3,7 @@
 //! What a newer release has runs on an older machine, as every program comes with its own loader
 //! and libraries. To add an emulator or an architecture, add its rows.
 
-use crate::debian::Release::{self, Bookworm};
+use crate::debian::Release::{self, Bookworm, Trixie};
 
 /// Programs, or files, that are fetched, unpacked and kept together.
 #[derive(Debug)]
@@ -74,7 +74,8 @@ const FIRMWARE: &str = "-L {root}/usr/share/qemu -L {root}/usr/share/seabios";
 
 pub const QEMU_PPC: Tool = Tool {
     name: "qemu-ppc",
-    why: "QEMU 7.2: the probes’ predictions are true for it",
+    release: Trixie,
+    why: "QEMU 10.0: POWER10 and POWER11, PAPR’s nested guests; 7.2 of bookworm passes too",
     emulator: true,
     packages: &["qemu-system-ppc", "qemu-system-data"],
     programs: &[Program {
@@ -89,6 +90,7 @@ pub const QEMU_PPC: Tool = Tool {
 
 pub const QEMU_X86: Tool = Tool {
     name: "qemu-x86",
+    release: QEMU_PPC.release,
     why: QEMU_PPC.why,
     emulator: true,
     packages: &["qemu-system-x86"],
