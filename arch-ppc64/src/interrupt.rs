@@ -12,6 +12,7 @@ use bitfield_struct::bitfield;
 /// An interrupt of address translation, by the offset of its vector.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u16)]
+#[non_exhaustive]
 pub enum Vector {
     /// DSI: a data access does not translate. DAR holds the address, DSISR the cause.
     DataStorage = 0x300,

@@ -6,28 +6,33 @@
 //! in; that is [`pgtable::ByteOrder::Big`]'s affair, and every word here is a native `u64`.
 //!
 //! # Features
-//! | feature | what for |
-//! | --- | --- |
-//! | `kvm` | `kvm`: the MMU ioctls of KVM on POWER (needs `std` and Linux) |
-//!
-//! Without features the crate is `no_std` with `alloc`.
+//! | feature | what it adds | default |
+//! | --- | --- | --- |
+//! | `hash` | `hash`: hashed page tables | yes |
+//! | `shadow` | `shadow`: shadow tables of nested guests; needs `alloc` | yes |
+//! | `kvm` | `kvm`: KVM's MMU ioctls; needs `std` and Linux | no |
 #![no_std]
 
+#[cfg(feature = "shadow")]
 extern crate alloc;
 
 #[cfg(all(feature = "kvm", target_os = "linux"))]
 extern crate std;
 
+#[cfg(feature = "hash")]
 pub mod hash;
 mod interrupt;
 #[cfg(all(feature = "kvm", target_os = "linux"))]
 pub mod kvm;
+mod lpcr;
 pub mod radix;
 pub mod second_stage;
+#[cfg(feature = "shadow")]
 pub mod shadow;
 
 pub use interrupt::{Interrupt, Status, Vector};
+pub use lpcr::{Bearing, Lpcr, Translation, Unmodelled};
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "hash", feature = "shadow"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

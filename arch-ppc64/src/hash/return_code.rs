@@ -4,6 +4,7 @@
 /// `H_SUCCESS`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 #[repr(i64)]
+#[non_exhaustive]
 pub enum ReturnCode {
     /// `H_SUCCESS`.
     #[error("H_SUCCESS")]

@@ -100,6 +100,7 @@ pub struct Chunk<'b> {
 
 /// Why a stream could not be loaded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StreamError {
     /// The stream ends in the middle of a chunk.
     #[error("the stream ends within the chunk at byte {at}")]

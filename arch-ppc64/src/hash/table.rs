@@ -17,6 +17,7 @@ use super::virtual_page::VirtualPage;
 
 /// Why a table could not be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum HptError {
     /// Its address is not a multiple of its size.
     #[error("a hashed page table of 2^{} bytes cannot stand at {base:#x}", order.get())]

@@ -17,6 +17,7 @@ use super::indexed::TableError;
 use super::policy::{Quadrants, Strictness};
 use super::process_table::ProcessTable;
 use crate::interrupt::{Interrupt, Vector};
+use crate::lpcr::{Lpcr, Translation, Unmodelled};
 
 /// An interrupt that an access takes, with the address that goes with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,6 +111,22 @@ impl GuestMmu {
     #[must_use]
     pub const fn new(process_table: ProcessTableWord, pidr: u32, format: ProcessScoped) -> Self {
         Self { process_table, pidr, format }
+    }
+
+    /// As [`new`](Self::new), for a guest that runs under this LPCR.
+    ///
+    /// # Errors
+    /// [`Unmodelled`]: a field says that its addresses are translated in another way.
+    pub fn under(
+        lpcr: Lpcr,
+        process_table: ProcessTableWord,
+        pidr: u32,
+        format: ProcessScoped,
+    ) -> Result<Self, Unmodelled> {
+        match lpcr.translation()? {
+            Translation::Radix => Ok(Self::new(process_table, pidr, format)),
+            Translation::Hash => Err(Unmodelled { field: "HR" }),
+        }
     }
 
     /// The format of the tree of process `pid`, reached from the quadrants that lead to it.
@@ -312,6 +329,25 @@ mod tests {
             let fault = mmu(pidr).translate_ea(&memory, Gva::new(address), access).unwrap_err();
             assert_eq!(fault.to_string(), text);
             assert_eq!(fault.dar().is_some(), access.kind != pgtable::AccessKind::Fetch);
+        }
+    }
+
+    #[test]
+    fn only_what_radix_translates() {
+        let word = ProcessTableWord::from_bits(1 << 63 | PROCESS_TABLE);
+        let under = |lpcr: u64| {
+            let format = ProcessScoped::new(Granule::K64);
+            GuestMmu::under(lpcr.into(), word, 1, format).err().map(|error| error.field)
+        };
+        let radix = 0x0040_0000_0054_f41f_u64;
+        for (lpcr, want) in [
+            (radix, None),
+            (radix & !(1 << 20), Some("UPRT")),
+            (radix & !(1 << 22), Some("HR")),
+            (0x4040_0000_0004_f01f, Some("HR")),
+            (radix | 1 << 19, Some("reserved 44")),
+        ] {
+            assert_eq!(under(lpcr), want, "{lpcr:#x}");
         }
     }
 

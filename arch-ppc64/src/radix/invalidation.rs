@@ -25,6 +25,7 @@ pub const TLB_SETS: u16 = 128;
 
 /// One instruction of an invalidation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum Step<S> {
     /// `ptesync`.
     Ptesync,

@@ -102,6 +102,34 @@ mod tests {
     use core::sync::atomic::{AtomicU64, Ordering};
     use pgtable::DirectMap;
 
+    /// Each bit of PTCR, beside an ordinary table of 4 KiB: it moves the table, or makes it larger,
+    /// or is reserved and does neither.
+    #[test]
+    fn case_b17_every_bit_of_ptcr() {
+        const BASE: u64 = 1 << 58;
+        let of = |ptcr: u64| {
+            PartitionTable::of_ptcr(ptcr.into()).map(|it| (it.base().get(), it.entries()))
+        };
+        assert_eq!(of(BASE), Some((BASE, 256)));
+        for bit in 0..64 {
+            let want = match bit {
+                58 => Some((0, 256)),
+                12..60 => Some((BASE | 1 << bit, 256)),
+                0..4 => Some((BASE, 256 << (1 << bit))),
+                4 => Some((BASE, 256 << 16)),
+                // Reserved.
+                _ => Some((BASE, 256)),
+            };
+            assert_eq!(of(BASE ^ 1 << bit), want, "bit {bit}");
+        }
+        // Larger than QEMU and Linux take, and not aligned to its size.
+        for pats in 0..32 {
+            let want = (pats <= 24).then_some((BASE, 256 << pats));
+            assert_eq!(of(BASE | pats), want, "PATS {pats}");
+            assert_eq!(of(BASE | 0x1000 | pats), (pats == 0).then_some((BASE | 0x1000, 256)));
+        }
+    }
+
     #[test]
     fn from_ptcr_to_a_root() {
         let words = [const { AtomicU64::new(0) }; 512];

@@ -30,6 +30,7 @@ const ASDR: u64 = 0x0fff_ffff_ffff_f000;
 
 /// Why nobody can do anything about a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum Reason {
     /// Hardware does not support the tables: ours, or those that the guest made.
     UnsupportedTables,

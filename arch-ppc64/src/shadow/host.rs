@@ -8,6 +8,7 @@ use crate::second_stage::SecondStage;
 
 /// What was taken away from leaves of our second stage that are still there.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum Restriction {
     /// R: they were aged. Nothing is invalidated, as for the leaves themselves.
     Reference,

@@ -9,6 +9,7 @@ use crate::hash::return_code::ReturnCode;
 /// The number of a hypercall on a hashed page table (r3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u64)]
+#[non_exhaustive]
 pub enum Hcall {
     /// `H_REMOVE`
     Remove = 0x04,
