@@ -54,6 +54,23 @@
 //! }
 //! ```
 //!
+//! # A shared tree's readers are its allocator's (case_b16)
+//! ```
+//! use pgtable::{DeferringAllocator, Format, Output, PageTable, SharedPageTable, TableMemory};
+//! fn share<F: Format, M: TableMemory<Output<F>>, A>(tree: PageTable<F, M, A>) -> SharedPageTable<F, M, A>
+//! where A: DeferringAllocator<Output<F>> {
+//!     tree.into()
+//! }
+//! ```
+//! An allocator that hands tables out again at once has no readers to give:
+//! ```compile_fail,E0277
+//! use pgtable::{Format, Output, PageTable, SharedPageTable, TableAllocator, TableMemory};
+//! fn share<F: Format, M: TableMemory<Output<F>>, A>(tree: PageTable<F, M, A>) -> SharedPageTable<F, M, A>
+//! where A: TableAllocator<Output<F>> {
+//!     tree.into()
+//! }
+//! ```
+//!
 //! # A tree has one writer
 //! ```
 //! use pgtable::{Format, Output, PageTable, TableAllocator, TableMemory};

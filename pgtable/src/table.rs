@@ -11,6 +11,22 @@
 //!   the invalidation;
 //! - the count of live entries changes beside the store that changes the entry, in
 //!   [`TableState`](crate::TableState).
+//!
+//! # Tables that others write
+//! A guest that can write the tables can make any entry lead to any table. So a verb enters a table
+//! to change it only if the allocator has a state for it ([`TableAllocator::state`]: it is a live
+//! table of this allocator and of that size), if it has not left the tree, and if it is neither the
+//! root nor on the way to itself. Otherwise the verb ends with [`Error::Malformed`], which names
+//! the entry. A table is marked as having left before it is queued to be freed, so it is queued
+//! once.
+//!
+//! Bound: a verb that changes a range enters tables of at most `2 × levels × n` entries together,
+//! where `n` is the number of entries of all tables of the tree, and looks at each entry of a
+//! table that it entered once; whatever the range, and whatever the tables say. (A tree that
+//! nobody else writes needs less than half of that.) Then it is [`Error::Malformed`] too.
+//!
+//! Trees of one allocator are one tree to a guest that writes them. Trees that must not meet have
+//! an allocator each.
 
 use core::ops::ControlFlow;
 
@@ -105,6 +121,10 @@ where
     }
 
     /// Frees every table, the root included.
+    ///
+    /// On tables that others wrote, what is no table of this tree (any more) is passed over, and what
+    /// no way leads to stays allocated: [`Finished::tables`] says how many were freed. Bound: each
+    /// live table of the allocator is visited at most once, and each of its entries looked at once.
     ///
     /// The root must have been taken out of whatever register or table hardware finds it by; then
     /// everything is invalidated, once, and the tables are freed.

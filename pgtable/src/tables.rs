@@ -116,7 +116,7 @@ impl<'m, F: Format, M: TableMemory<Output<F>>> Table<'m, F, M> {
 impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// Calls `visit` for each table of the tree, each before those below it, in the order of the
     /// addresses that they cover, until it breaks. A table to which several entries lead is visited
-    /// as often: on tables that somebody else wrote it is the caller who bounds the work, by
+    /// as often: on tables that somebody else wrote the caller bounds the work, by
     /// breaking off.
     pub fn for_each_table<B>(
         &self,

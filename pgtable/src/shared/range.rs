@@ -19,7 +19,7 @@
 
 use crate::access::Prot;
 use crate::address::{Address, low_bits};
-use crate::allocator::LockRefused;
+use crate::allocator::{LockRefused, TableState};
 use crate::descent::{InPlace, Link, Node, Trail, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
@@ -207,7 +207,7 @@ where
     fn unlock(&self, node: Node, at: u64, held: &mut u64) {
         // Memory that cannot be read has no tables that could have been locked.
         let _ = self.tables_below(node, at, |below, offset, _| {
-            let locked = self.writer.table.state(below).is_some_and(|state| state.is_locked());
+            let locked = self.writer.table.state(below).is_some_and(TableState::is_locked);
             if locked && *held > 0 {
                 *held -= 1;
                 self.unlock(below, offset, held);

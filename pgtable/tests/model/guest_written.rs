@@ -14,16 +14,16 @@ use pgtable::{
     TableState, Unused, Walker, Writers,
 };
 
-const PAGE: u64 = 1 << 12;
-const LARGE: u64 = 1 << 21;
+pub const PAGE: u64 = 1 << 12;
+pub const LARGE: u64 = 1 << 21;
 /// Table frames, of 64 KiB: 16 tables each.
-const FRAMES: u32 = 4;
-const START: u64 = 1 << 24;
+pub const FRAMES: u32 = 4;
+pub const START: u64 = 1 << 24;
 
 /// Memory that counts the words that it was asked for.
-struct Counted<'m> {
-    memory: DirectMap<'m, Gpa>,
-    words: Cell<usize>,
+pub struct Counted<'m> {
+    pub memory: DirectMap<'m, Gpa>,
+    pub words: Cell<usize>,
 }
 
 impl ReadMemory<Gpa> for Counted<'_> {
@@ -44,15 +44,15 @@ impl TableMemory<Gpa> for Counted<'_> {
     fn wrote(&self, _: Gpa, _: usize) {}
 }
 
-type Frame<'m> = Frames<Gpa, Region<Gpa, DirectMap<'m, Gpa>>>;
-type Tables<'f, 'm> = Cache<Gpa, Region<Gpa, DirectMap<'m, Gpa>>, &'f Frame<'m>>;
+pub type Frame<'m> = Frames<Gpa, Region<Gpa, DirectMap<'m, Gpa>>>;
+pub type Tables<'f, 'm> = Cache<Gpa, Region<Gpa, DirectMap<'m, Gpa>>, &'f Frame<'m>>;
 
-fn format() -> LongMode {
+pub fn format() -> LongMode {
     LongMode::new(Levels::Four, Controls::new())
 }
 
 /// Does `test` with memory for tables, its frames, and the tables of one guest.
-fn with<T>(test: impl FnOnce(DirectMap<'_, Gpa>, &Frame<'_>, &Tables<'_, '_>) -> T) -> T {
+pub fn with<T>(test: impl FnOnce(DirectMap<'_, Gpa>, &Frame<'_>, &Tables<'_, '_>) -> T) -> T {
     let words: Vec<AtomicU64> = (0..FRAMES << 13).map(|_| AtomicU64::new(0)).collect();
     let memory = DirectMap::new(&words, Gpa::new(START));
     let frames = Frames::new(Region::new(memory, Gpa::new(START), FRAMES, 16).unwrap()).unwrap();
@@ -60,16 +60,16 @@ fn with<T>(test: impl FnOnce(DirectMap<'_, Gpa>, &Frame<'_>, &Tables<'_, '_>) ->
     test(memory, &frames, &cache)
 }
 
-fn load(memory: &DirectMap<'_, Gpa>, table: Gpa, index: u64) -> u64 {
+pub fn load(memory: &DirectMap<'_, Gpa>, table: Gpa, index: u64) -> u64 {
     memory.word(Gpa::new(table.get() + index * 8)).unwrap().load(Ordering::Relaxed)
 }
 
-fn store(memory: &DirectMap<'_, Gpa>, table: Gpa, index: u64, word: u64) {
+pub fn store(memory: &DirectMap<'_, Gpa>, table: Gpa, index: u64, word: u64) {
     memory.word(Gpa::new(table.get() + index * 8)).unwrap().store(word, Ordering::Relaxed);
 }
 
 /// The allocator's books are right: `live` tables are, and every other can be had, once.
-fn books(frames: &Frame<'_>, cache: &Tables<'_, '_>, live: u32) {
+pub fn books(frames: &Frame<'_>, cache: &Tables<'_, '_>, live: u32) {
     assert_eq!(frames.census().live, live, "{:?}", frames.census());
     let taken: Vec<Gpa> = std::iter::from_fn(|| cache.take(12).ok()).collect();
     assert_eq!(taken.len() as u32 + live, FRAMES * 16);
@@ -78,9 +78,9 @@ fn books(frames: &Frame<'_>, cache: &Tables<'_, '_>, live: u32) {
     assert_eq!(frames.census().live, live);
 }
 
-type Tree<'t, 'm> = PageTable<LongMode, DirectMap<'m, Gpa>, &'t Tables<'t, 'm>>;
+pub type Tree<'t, 'm> = PageTable<LongMode, DirectMap<'m, Gpa>, &'t Tables<'t, 'm>>;
 
-fn tree<'t, 'm>(
+pub fn tree<'t, 'm>(
     memory: DirectMap<'m, Gpa>,
     cache: &'t Tables<'t, 'm>,
     pages: &[u64],
@@ -94,7 +94,7 @@ fn tree<'t, 'm>(
 }
 
 /// The tables on the way to `at`, from the root down.
-fn way(tree: &Tree<'_, '_>, at: u64) -> Vec<Gpa> {
+pub fn way(tree: &Tree<'_, '_>, at: u64) -> Vec<Gpa> {
     let table = |entry: Gpa| Gpa::new(entry.get() & !0xfff);
     tree.walker().trace(Gva::new(at)).iter().map(|it| table(it.address)).collect()
 }

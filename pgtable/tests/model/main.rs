@@ -11,6 +11,7 @@ mod found;
 mod gather;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
+mod guest_writes;
 mod guest_written;
 mod hostile;
 #[cfg(feature = "iommu")]
