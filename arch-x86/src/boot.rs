@@ -28,13 +28,14 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use pgtable::{
-    Address, AllocError, Contents, Error, Gpa, Gva, Leaves, PageTable, RangeError, TableAllocator,
-    TableLayout, TableMemory, TableState,
+    Address, AllocError, Contents, Error, Format, Gpa, Gva, Leaves, MemoryError, PageTable,
+    Position, RangeError, TableAllocator, TableLayout, TableMemory, TableState, low_bits,
 };
 
 use crate::attributes::PageAttributes;
 use crate::long_mode::LongMode;
 use crate::registers::Registers;
+use crate::shape::{PHYSICAL_BITS, beyond_maxphyaddr};
 
 /// One range to map.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -70,10 +71,13 @@ pub struct BootTables {
 /// Why boot tables could not be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BootError {
-    /// The area for tables does not lie in memory, or has no room for the root.
+    /// The area for tables has no room for the root ([`Error::Alloc`]), does not lie in memory or
+    /// may only be read ([`Error::Memory`]), or is beyond the format's MAXPHYADDR
+    /// ([`Error::Unencodable`]).
     #[error("the area for boot tables cannot be used: {0}")]
     Area(#[source] Error),
-    /// A range could not be mapped: [`Error::Alloc`] if the area is full.
+    /// A range could not be mapped: [`Error::Alloc`] if the area is full, [`Error::Memory`] if it
+    /// reaches beyond memory, or into memory that may only be read.
     #[error("boot tables: {0}")]
     Mapping(#[source] RangeError<Gva>),
 }
@@ -85,6 +89,15 @@ struct Area<'m, M> {
     next: Cell<Gpa>,
     end: Gpa,
     state: TableState,
+    /// Why memory refused a table.
+    refused: Cell<Option<MemoryError>>,
+}
+
+impl<M> Area<'_, M> {
+    /// `error`, or what it comes from: an allocator cannot say that there is no memory.
+    fn cause(&self, error: Error) -> Error {
+        self.refused.take().map_or(error, Error::Memory)
+    }
 }
 
 impl<M: TableMemory<Gpa>> TableAllocator<Gpa> for Area<'_, M> {
@@ -95,7 +108,10 @@ impl<M: TableMemory<Gpa>> TableAllocator<Gpa> for Area<'_, M> {
             .checked_add(layout.bytes() as u64)
             .filter(|next| *next <= self.end)
             .ok_or(exhausted)?;
-        let words = self.memory.table(table, layout.bytes() / 8).map_err(|_| exhausted)?;
+        let words = self.memory.table(table, layout.bytes() / 8).map_err(|error| {
+            self.refused.set(Some(error));
+            exhausted
+        })?;
         for word in words {
             word.store(0, Ordering::Relaxed);
         }
@@ -127,11 +143,24 @@ pub fn boot_tables<M: TableMemory<Gpa>>(
     mappings: &[BootMapping],
 ) -> Result<BootTables, BootError> {
     let start = area.start.get().checked_next_multiple_of(0x1000).map_or(area.end, Gpa::new);
-    let tables = Area { memory, next: Cell::new(start), end: area.end, state: TableState::new() };
-    let mut table = PageTable::new(format, memory, tables).map_err(BootError::Area)?;
+    if start.get() & beyond_maxphyaddr(format.controls().maxphyaddr) != 0
+        || start.get() & !low_bits(PHYSICAL_BITS) != 0
+    {
+        let level = format.geometry().root();
+        let at = Position { level, shift: format.geometry().shift(level) };
+        return Err(BootError::Area(Error::Unencodable { at }));
+    }
+    let (next, refused) = (Cell::new(start), Cell::new(None));
+    let tables = Area { memory, next, end: area.end, state: TableState::new(), refused };
+    let mut table = PageTable::new(format, memory, &tables)
+        .map_err(|error| BootError::Area(tables.cause(error)))?;
     for mapping in mappings {
         let &BootMapping { gva, gpa, bytes, attributes } = mapping;
-        table.map(gva, gpa, bytes, attributes, Leaves::Largest).map_err(BootError::Mapping)?;
+        table.map(gva, gpa, bytes, attributes, Leaves::Largest).map_err(
+            |RangeError { at, error }| {
+                BootError::Mapping(RangeError { at, error: tables.cause(error) })
+            },
+        )?;
     }
-    Ok(BootTables { registers: format.registers(table.root()), end: table.tables().next.get() })
+    Ok(BootTables { registers: format.registers(table.root()), end: tables.next.get() })
 }

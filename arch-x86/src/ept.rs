@@ -336,6 +336,13 @@ impl SecondStage for Ept {
         Self::guest_table_access(self)
     }
 
+    /// SDM §29.3.3.2: to update a guest's accessed and dirty flags is a data write. Where EPT has
+    /// such flags too, the loads are writes already.
+    #[inline(always)]
+    fn guest_table_update(&self) -> Option<Access> {
+        if self.controls.accessed_dirty { None } else { Some(Access::WRITE) }
+    }
+
     #[inline]
     fn fault_of_guest_table(&self, fault: EptFault) -> EptFault {
         match fault {

@@ -2,16 +2,24 @@
 //! instruction emulators, crash dumps. No ioctl, no exit, and the fault that the guest would see
 //! instead of a bare "no".
 
-use pgtable::{Access, Fault, Gpa, Gva, TableMemory, Translate};
+use pgtable::{Access, Fault, Gpa, Gva, ReadMemory, Translate};
 
+use crate::control_bits::{ControlRegister, RefusedBit};
 use crate::controls::{Controls, Levels};
 use crate::long_mode::LongMode;
 use crate::paging_walker::LinearTranslation;
 use crate::registers::Registers;
+use crate::shape::beyond_maxphyaddr;
 
 /// A paging mode that this crate does not walk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Unsupported {
+    /// A control bit is set that changes translation and is not modelled (LAM, UAI, LASS), or that
+    /// is reserved: an address bit of CR3 from MAXPHYADDR on, where memory encryption has its
+    /// C-bit.
+    #[error("{0} is set, which is not supported")]
+    Bit(RefusedBit),
     /// CR0.PG = 1, CR4.PAE = 0.
     #[error("32-bit paging is not supported")]
     Paging32,
@@ -49,6 +57,10 @@ impl Paging {
     /// What `registers` say. `processor` supplies what they do not: MAXPHYADDR, 1-GiB pages, the
     /// vendor, EFLAGS.AC, PKRU and PKRS.
     ///
+    /// [`CONTROL_BITS`](crate::CONTROL_BITS) lists what becomes of each bit. Of a guest with
+    /// encrypted memory (SEV), `processor.maxphyaddr` must be what the guest sees, which leaves out
+    /// the C-bit: then its CR3 is refused.
+    ///
     /// # Errors
     /// [`Unsupported`].
     pub const fn of(registers: Registers, processor: Controls) -> Result<Self, Unsupported> {
@@ -58,6 +70,21 @@ impl Paging {
         }
         if !efer.lma() {
             return Err(if cr4.pae() { Unsupported::Pae } else { Unsupported::Paging32 });
+        }
+        let beyond = beyond_maxphyaddr(processor.maxphyaddr);
+        let words = [
+            (ControlRegister::Cr0, cr0.into_bits(), 0),
+            (ControlRegister::Cr3, cr3.into_bits(), beyond),
+            (ControlRegister::Cr4, cr4.into_bits(), 0),
+            (ControlRegister::Efer, efer.into_bits(), 0),
+        ];
+        let mut index = 0;
+        while index < words.len() {
+            let (register, word, also) = words[index];
+            if let Some(refused) = RefusedBit::find(register, word, also) {
+                return Err(Unsupported::Bit(refused));
+            }
+            index += 1;
         }
         let controls = Controls {
             wp: cr0.wp(),
@@ -78,7 +105,7 @@ impl Paging {
     ///
     /// # Errors
     /// The fault that the guest would take.
-    pub fn translate<M: TableMemory<Gpa>>(
+    pub fn translate<M: ReadMemory<Gpa>>(
         &self,
         memory: M,
         gva: Gva,
@@ -97,7 +124,7 @@ impl Paging {
 ///
 /// # Errors
 /// [`GvaError`].
-pub fn gva_to_gpa<M: TableMemory<Gpa>>(
+pub fn gva_to_gpa<M: ReadMemory<Gpa>>(
     cr0: u64,
     cr3: u64,
     cr4: u64,

@@ -10,8 +10,9 @@
 //! - **For VMMs**: [`boot_tables`] writes a vCPU's first tables; [`gva_to_gpa`] says what a guest's
 //!   address means; [`PagingWalker`] reaches the bytes there.
 //!
-//! Not covered: 32-bit and PAE paging, shadow-stack accesses, linear-address masking,
-//! memory-encryption bits in addresses, sub-page permissions, guest-mode execute trap.
+//! Not covered: 32-bit and PAE paging, shadow-stack accesses, linear-address masking (LAM, UAI),
+//! LASS, memory-encryption bits in addresses, sub-page permissions, guest-mode execute trap.
+//! [`Paging::of`] refuses by name what a register says of these: [`CONTROL_BITS`] lists every bit.
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
@@ -40,6 +41,7 @@
 
 mod attributes;
 mod boot;
+mod control_bits;
 mod controls;
 mod entry;
 mod ept;
@@ -58,6 +60,7 @@ mod tree;
 
 pub use attributes::PageAttributes;
 pub use boot::{BootError, BootMapping, BootTables, boot_tables};
+pub use control_bits::{CONTROL_BITS, ControlBits, ControlRegister, Effect, RefusedBit};
 pub use controls::{Controls, KeyRegister, KeyRights, Levels};
 pub use entry::{HugePageEntry, PageEntry, TableEntry};
 pub use ept::{Ept, EptControls, EptPath};

@@ -1,7 +1,7 @@
 //! A walker of whatever paging mode a vCPU is in.
 
 use pgtable::{
-    Access, Fault, Gpa, Gva, TableMemory, Translate, TranslateRecording, TranslateUnjudged,
+    Access, Fault, Gpa, Gva, ReadMemory, Translate, TranslateRecording, TranslateUnjudged,
     Translation, Walker, low_bits,
 };
 
@@ -47,12 +47,12 @@ pub struct PagingWalker<M> {
 impl Paging {
     /// A walker of the page tables in `memory`.
     #[must_use]
-    pub const fn walker<M: TableMemory<Gpa>>(self, memory: M) -> PagingWalker<M> {
+    pub const fn walker<M: ReadMemory<Gpa>>(self, memory: M) -> PagingWalker<M> {
         PagingWalker { paging: self, memory }
     }
 }
 
-impl<M: TableMemory<Gpa>> PagingWalker<M> {
+impl<M: ReadMemory<Gpa>> PagingWalker<M> {
     /// What `walk` finds in the tables, or the address itself while paging is off.
     #[inline(always)]
     fn go(
@@ -76,7 +76,7 @@ impl<M: TableMemory<Gpa>> PagingWalker<M> {
     }
 }
 
-impl<M: TableMemory<Gpa>> Translate for PagingWalker<M> {
+impl<M: ReadMemory<Gpa>> Translate for PagingWalker<M> {
     type Input = Gva;
     type Output = Gpa;
     type Attributes = Option<PageAttributes>;
@@ -88,13 +88,13 @@ impl<M: TableMemory<Gpa>> Translate for PagingWalker<M> {
     }
 }
 
-impl<M: TableMemory<Gpa>> TranslateRecording for PagingWalker<M> {
+impl<M: ReadMemory<Gpa>> TranslateRecording for PagingWalker<M> {
     fn access(&self, gva: Gva, access: Access) -> Result<LinearTranslation, Fault<LongMode>> {
         self.go(gva, |walker| walker.access(gva, access))
     }
 }
 
-impl<M: TableMemory<Gpa>> TranslateUnjudged for PagingWalker<M> {
+impl<M: ReadMemory<Gpa>> TranslateUnjudged for PagingWalker<M> {
     fn debug_translate(
         &self,
         gva: Gva,

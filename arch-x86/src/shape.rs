@@ -10,7 +10,7 @@ pub(crate) const WIDTH: u8 = 9;
 /// log2 of the smallest page, and of a table.
 pub(crate) const PAGE_SHIFT: u8 = 12;
 /// The most physical address bits that the architecture has.
-const PHYSICAL_BITS: u8 = 52;
+pub(crate) const PHYSICAL_BITS: u8 = 52;
 
 const fn level(leaf: bool) -> LevelGeometry {
     LevelGeometry { width: WIDTH, leaf }

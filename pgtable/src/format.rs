@@ -19,7 +19,7 @@
 use core::fmt;
 use core::sync::atomic::AtomicU64;
 
-use crate::access::{Access, Attributes};
+use crate::access::{Access, AccessKind, Attributes};
 use crate::address::low_bits;
 use crate::fault::Cause;
 use crate::geometry::{Geometry, Level, Position};
@@ -208,6 +208,15 @@ pub struct Bits {
     pub in_place: u64,
 }
 
+impl Bits {
+    /// The leaf `word` with what `access` records in it.
+    #[inline(always)]
+    pub(crate) fn used(self, word: u64, access: Access) -> u64 {
+        let used = self.accessed.made(word);
+        if access.kind == AccessKind::Write { self.dirty.made(used) } else { used }
+    }
+}
+
 /// How one architecture encodes a tree.
 ///
 /// # Contract
@@ -324,6 +333,14 @@ pub trait SecondStage: Format<Stage = Stage2> {
     #[inline]
     fn guest_table_access(&self) -> Access {
         Access::READ
+    }
+
+    /// The access type checked when the first stage records accessed or dirty in its own tables,
+    /// where [`guest_table_access`](Self::guest_table_access) does not cover that already. `None`
+    /// where it does.
+    #[inline(always)]
+    fn guest_table_update(&self) -> Option<Access> {
+        None
     }
 
     /// `fault`, which this stage raised for a table of the first stage, as hardware reports it.

@@ -12,7 +12,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::access::{Access, AccessKind};
+use crate::access::Access;
 use crate::address::{Address, low_bits};
 use crate::allocator::TableAllocator;
 use crate::descent::{ByValue, Link, Trail, descend};
@@ -116,9 +116,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
                 return Ok(None);
             }
         }
-        let bits = format.bits(at);
-        let used = bits.accessed.made(stop.word);
-        let marked = if access.kind == AccessKind::Write { bits.dirty.made(used) } else { used };
+        let marked = format.bits(at).used(stop.word, access);
         if marked != stop.word && !self.mark(stop.node.entry(offset), stop.word, marked) {
             return Ok(None);
         }

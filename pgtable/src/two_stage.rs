@@ -1,7 +1,9 @@
 //! Both stages in one call: `Gva → Gpa → Hpa`, as hardware translates for a guest.
 //!
 //! The guest's tables stand at guest-physical addresses. Each of their words is reached through
-//! stage 2, as is the final address: with four levels each, 24 loads at worst. A fault says whose
+//! stage 2, as is the final address: with four levels each, 24 loads at worst. Where stage 1's
+//! entries still lack what hardware records in them (accessed, dirty), recording it is an access of
+//! its own, which stage 2 must allow too ([`SecondStage::guest_table_update`]). A fault says whose
 //! it is: the guest's own (stage 1), or the hypervisor's (stage 2), and then whether it hit a table
 //! of the guest's or the final access.
 
@@ -11,10 +13,10 @@ use core::fmt;
 use crate::access::{Access, Privilege};
 use crate::address::{Gpa, Gva, Hpa, low_bits};
 use crate::cache::TranslationCache;
-use crate::descent::ByValue;
+use crate::descent::{ByValue, Node, decode};
 use crate::fault::{Cause, Fault};
-use crate::format::{FirstStage, Format, SecondStage};
-use crate::geometry::{MAX_LEVELS, Position};
+use crate::format::{Entry, FirstStage, Format, SecondStage};
+use crate::geometry::{Level, MAX_LEVELS, Position};
 use crate::memory::{MemoryError, ReadMemory};
 use crate::quick::descend_quickly;
 use crate::stage::{Stage1, Stage2};
@@ -138,13 +140,14 @@ where
     }
 }
 
-impl<F1, F2, M, const N: usize> TwoStage<'_, F1, F2, M, N>
+impl<'c, F1, F2, M, const N: usize> TwoStage<'c, F1, F2, M, N>
 where
     F1: FirstStage,
     F2: SecondStage,
     M: ReadMemory<Hpa>,
 {
-    /// Translates one access of the guest's.
+    /// Translates one access of the guest's. Nothing is written: what hardware would record is only
+    /// judged.
     ///
     /// # Errors
     /// [`TwoStageFault`].
@@ -169,15 +172,44 @@ where
         access: Access,
     ) -> Option<TwoStageTranslation<F1, F2>> {
         let cache = self.cache.filter(|cache| cache.is_current_since(self.seen.get()))?;
-        if self.stage2.format().asks_whose_page(access) {
+        let second = self.stage2.format();
+        if second.asks_whose_page(access) || second.guest_table_update().is_some() {
             return None;
         }
+        let memory = Remembered { stage: self, taken: Cell::new(0) };
+        self.walk_remembered(cache, &memory, address, access)
+    }
+
+    /// The same where stage 2 judges what stage 1 records: only if nothing is left to be recorded.
+    fn translate_recorded(
+        &self,
+        address: Gva,
+        access: Access,
+    ) -> Option<TwoStageTranslation<F1, F2>> {
+        let cache = self.cache.filter(|cache| cache.is_current_since(self.seen.get()))?;
+        let second = self.stage2.format();
+        if second.asks_whose_page(access) || second.guest_table_update().is_none() {
+            return None;
+        }
+        let remembered = Remembered { stage: self, taken: Cell::new(0) };
+        let level = Cell::new(self.stage1.geometry().root().0);
+        let memory = Recorded { remembered, level, access };
+        self.walk_remembered(cache, &memory, address, access)
+    }
+
+    /// The translation through usual entries of stage 1 in `memory`.
+    #[inline(always)]
+    fn walk_remembered(
+        &self,
+        cache: &TranslationCache<'c, F2, N>,
+        memory: &impl ReadMemory<Gpa>,
+        address: Gva,
+        access: Access,
+    ) -> Option<TwoStageTranslation<F1, F2>> {
         let format = &self.stage1;
         let shortcuts = format.shortcuts(Some(access))?;
         let offset = format.offset(address)?;
-        let remembered = Remembered { stage: self, taken: Cell::new(0) };
-        let last =
-            descend_quickly::<F1, _>(&shortcuts, ByValue(&remembered), self.root.get(), offset)?;
+        let last = descend_quickly::<F1, _>(&shortcuts, ByValue(memory), self.root.get(), offset)?;
         let stage1 = read_quickly(format, &last, offset)?;
         let stage2 = cache.remembered(self.stage2.format(), stage1.output, access)?;
         Some(TwoStageTranslation { stage1, stage2 })
@@ -190,13 +222,17 @@ where
         address: Gva,
         access: Access,
     ) -> Result<TwoStageTranslation<F1, F2>, TwoStageFault<F1, F2>> {
+        if let Some(translation) = self.translate_recorded(address, access) {
+            return Ok(translation);
+        }
         if let Some(cache) = self.cache {
             let now = cache.make_current();
             if self.seen.replace(now) != now {
                 self.steps.iter().for_each(|step| step.set(NOWHERE));
             }
         }
-        let nested = Nested { stage: self, taken: Cell::new(0), failed: Cell::new(None) };
+        let words = [const { Cell::new((0, 0)) }; MAX_LEVELS];
+        let nested = Nested { stage: self, taken: Cell::new(0), words, failed: Cell::new(None) };
         let (stage1, of_page) =
             match find(&self.stage1, ByValue(&nested), self.root.get(), address, access) {
                 Ok((leaf, offset)) => (
@@ -205,6 +241,7 @@ where
                 ),
                 Err(fault) => return Err(self.of_table(fault, &nested)),
             };
+        self.judge_updates(&nested, address, access)?;
         let judged = if self.stage2.format().asks_whose_page(access) {
             Access {
                 privilege: if of_page { Privilege::User } else { Privilege::Supervisor },
@@ -225,6 +262,38 @@ where
             Some(cache) => cache.translate(&self.stage2, gpa, access),
             None => self.stage2.translate(gpa, access),
         }
+    }
+
+    /// Judges what hardware does to the entries that a successful walk of stage 1 read: it records
+    /// in them, from the root down, before it goes on to the final address.
+    fn judge_updates(
+        &self,
+        nested: &Nested<'_, '_, F1, F2, M, N>,
+        address: Gva,
+        access: Access,
+    ) -> Result<(), TwoStageFault<F1, F2>> {
+        let Some(update) = self.stage2.format().guest_table_update() else { return Ok(()) };
+        let mut node = Node::root(&self.stage1, self.root.get());
+        for (entry, word) in nested.words.iter().take(nested.taken.get()).map(Cell::get) {
+            let (at, word) = (node.position(), F1::BYTE_ORDER.swap(word));
+            let bits = self.stage1.bits(at);
+            let recorded = match decode(&self.stage1, word, at) {
+                Entry::Table { table, width } => {
+                    node = node.below(table.get(), width);
+                    bits.table.made(word)
+                }
+                _ => bits.used(word, access),
+            };
+            if recorded == word {
+                continue;
+            }
+            if let Err(second) = self.second(Gpa::new(entry), update) {
+                let arch = self.stage2.format().fault_of_guest_table(second.arch);
+                let fault = Fault { arch, ..second };
+                return Err(TwoStageFault::Stage2 { address, access, table: Some(at), fault });
+            }
+        }
+        Ok(())
     }
 
     /// Whose fault it is that stage 1's walk ended.
@@ -284,11 +353,49 @@ where
     }
 }
 
+/// The same, as far as nothing is left to be recorded in its words, which are a walk's from the
+/// root down.
+struct Recorded<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
+    remembered: Remembered<'s, 'c, F1, F2, M, N>,
+    /// The level of the next word.
+    level: Cell<u8>,
+    access: Access,
+}
+
+impl<F1, F2, M, const N: usize> ReadMemory<Gpa> for Recorded<'_, '_, F1, F2, M, N>
+where
+    F1: FirstStage,
+    F2: SecondStage,
+    M: ReadMemory<Hpa>,
+{
+    fn load(&self, address: Gpa) -> Result<u64, MemoryError> {
+        let loaded = self.remembered.load(address)?;
+        let (format, word) = (&self.remembered.stage.stage1, F1::BYTE_ORDER.swap(loaded));
+        let level = Level(self.level.get());
+        self.level.set(level.0.saturating_sub(1));
+        let bits = format.bits(Position { level, shift: format.geometry().shift(level) });
+        let recorded =
+            if level.0 == 0 { bits.used(word, self.access) } else { bits.table.made(word) };
+        if recorded == word { Ok(loaded) } else { Err(MemoryError::outside(address, 1)) }
+    }
+
+    /// Translations write nothing.
+    fn compare_exchange(&self, address: Gpa, _: u64, _: u64) -> Result<bool, MemoryError> {
+        Err(MemoryError::read_only(address, 1))
+    }
+
+    fn is_writable(&self, _: Gpa) -> bool {
+        false
+    }
+}
+
 /// Guest-physical table memory, as stage 2 shows it.
 struct Nested<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
     stage: &'s TwoStage<'c, F1, F2, M, N>,
     /// How many words the walk has read.
     taken: Cell<usize>,
+    /// Each with its address, in memory order of bytes.
+    words: [Cell<(u64, u64)>; MAX_LEVELS],
     /// What stage 2 said when it refused.
     failed: Cell<Option<Fault<F2>>>,
 }
@@ -315,7 +422,9 @@ where
                 output,
             });
         }
-        self.stage.stage2.memory().load(translation.output)
+        let word = self.stage.stage2.memory().load(translation.output)?;
+        self.words[taken].set((address.get(), word));
+        Ok(word)
     }
 
     /// Translations write nothing.

@@ -85,14 +85,16 @@ impl Piece {
         self.start + self.bytes
     }
 
-    /// Where the `bytes` bytes from `address` on stand, if they lie in the piece and may be written
+    /// Where the `words` words from `address` on stand, if they lie in the piece and may be written
     /// where that is wanted. The low three bits of `address` do not count.
     #[inline(always)]
-    fn at(&self, address: u64, bytes: u64, write: bool) -> Option<*const AtomicU64> {
+    fn at(&self, address: u64, words: usize, write: bool) -> Option<*const AtomicU64> {
         let within = address.wrapping_sub(self.start) & !7;
         let limit = if write { self.writable } else { self.bytes };
+        // Both are multiples of 8, so one word fits where it begins.
+        let fits = |left: u64| words == 1 || (words as u64).saturating_mul(8) <= left;
         // SAFETY: `within` lies in the piece, so the pointer stays in its mapping.
-        (within < limit && bytes <= limit - within)
+        (within < limit && fits(limit - within))
             .then(|| unsafe { self.host.byte_add(within as usize) })
     }
 }
@@ -219,6 +221,13 @@ impl<'m, A: Address> GuestTables<'m, A> {
         }
     }
 
+    /// Where the `words` words from `address` on stand, if the granule tells.
+    #[inline(always)]
+    fn quickly(&self, address: A, words: usize, write: bool) -> Option<*const AtomicU64> {
+        let granule = usize::try_from(address.get() >> self.shift).unwrap_or(usize::MAX);
+        self.granules.get(granule)?.at(address.get(), words, write)
+    }
+
     #[inline(always)]
     fn lookup(
         &self,
@@ -226,33 +235,26 @@ impl<'m, A: Address> GuestTables<'m, A> {
         words: usize,
         write: bool,
     ) -> Result<*const AtomicU64, MemoryError> {
-        let granule = usize::try_from(address.get() >> self.shift).unwrap_or(usize::MAX);
-        let bytes = (words as u64).saturating_mul(8);
-        if let Some(piece) = self.granules.get(granule) {
-            if let Some(host) = piece.at(address.get(), bytes, write) {
-                return Ok(host);
-            }
+        match self.quickly(address, words, write) {
+            Some(host) => Ok(host),
+            None => self.search(address, words, write),
         }
-        self.search(address, words, write)
     }
 
     /// The slow half: a granule that meets several pieces, or a miss.
     #[cold]
+    #[inline(never)]
     fn search(
         &self,
         address: A,
         words: usize,
         write: bool,
     ) -> Result<*const AtomicU64, MemoryError> {
-        let bytes = (words as u64).saturating_mul(8);
-        let granule = usize::try_from(address.get() >> self.shift).unwrap_or(usize::MAX);
         let index = self.ragged.partition_point(|piece| piece.start <= address.get());
-        let pieces = [
-            index.checked_sub(1).and_then(|index| self.ragged.get(index)),
-            self.granules.get(granule),
-        ];
-        let at = |write| {
-            pieces.into_iter().flatten().find_map(|piece| piece.at(address.get(), bytes, write))
+        let piece = index.checked_sub(1).and_then(|index| self.ragged.get(index));
+        let at = |write| match piece {
+            Some(piece) => piece.at(address.get(), words, write),
+            None => self.quickly(address, words, write),
         };
         match at(write) {
             Some(host) => Ok(host),
@@ -260,12 +262,22 @@ impl<'m, A: Address> GuestTables<'m, A> {
             None => Err(MemoryError::outside(address, words)),
         }
     }
+
+    /// [`load`](ReadMemory::load), where the granule does not tell.
+    #[cold]
+    #[inline(never)]
+    fn load_searching(&self, address: A) -> Result<u64, MemoryError> {
+        // SAFETY: as in `load`.
+        self.search(address, 1, false).map(|host| unsafe { (*host).load(Ordering::Relaxed) })
+    }
 }
 
 impl<A: Address> ReadMemory<A> for GuestTables<'_, A> {
     #[inline(always)]
     fn load(&self, address: A) -> Result<u64, MemoryError> {
-        let host = self.lookup(address, 1, false)?;
+        let Some(host) = self.quickly(address, 1, false) else {
+            return self.load_searching(address);
+        };
         // SAFETY: 8 bytes from `host` on lie in a piece that is mapped for 'm for reads, aligned to
         // 8. A relaxed load of 8 bytes writes nothing, so the memory may be read-only. Guest memory
         // is accessed atomically here and by others only in ways that this process cannot see (the

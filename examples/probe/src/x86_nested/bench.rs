@@ -71,6 +71,8 @@ pub struct Bench<'w> {
     pub levels: Levels,
     /// MAXPHYADDR: from here on there is no memory, and what leads there is no entry.
     pub maxphyaddr: u8,
+    /// [`Known::updates_unasked`](super::second::Known::updates_unasked).
+    pub updates_unasked: bool,
 }
 
 /// A guest's table memory, through stage 2.
@@ -121,6 +123,7 @@ struct Stages<'w, S: Second> {
     root: Gpa,
     second: Walker<S, Memory<'w>>,
     maxphyaddr: u8,
+    updates_unasked: bool,
 }
 
 impl<'w> Bench<'w> {
@@ -141,6 +144,7 @@ impl<'w> Bench<'w> {
             root: case.scene.first,
             second,
             maxphyaddr: self.maxphyaddr,
+            updates_unasked: self.updates_unasked,
         }
     }
 
@@ -286,6 +290,13 @@ impl<S: Second> Stages<'_, S> {
                 }),
                 (_, LongModeFault::GeneralProtection) => Some(End::GeneralProtection),
             }),
+            // What only the update of a guest's entry meets.
+            (Err(TwoStageFault::Stage2 { fault, table: Some(_), .. }), Err(_))
+                if self.updates_unasked
+                    && fault.access != S::guest_table_access(self.second.format()) =>
+            {
+                Err(None)
+            }
             (Err(TwoStageFault::Stage2 { address, fault, table, .. }), marked)
                 if matches!((table, marked), (Some(_), Err(_)) | (None, Ok(Err(_)))) =>
             {

@@ -80,9 +80,12 @@ impl Emulator {
                 Known { mbz_ignored: true, rsvd_without_p: true, ..Known::default() }
             }
             Self::BochsSvm => Known { mbz_ignored: true, fetch_told: true, ..Known::default() },
-            Self::BochsVmx | Self::BochsVmxSmall => {
-                Known { table_read_untold: true, bit_12_ignored: true, ..Known::default() }
-            }
+            Self::BochsVmx | Self::BochsVmxSmall => Known {
+                table_read_untold: true,
+                bit_12_ignored: true,
+                updates_unasked: true,
+                ..Known::default()
+            },
         };
         Machine {
             amd: !matches!(self, Self::BochsVmx | Self::BochsVmxSmall),
@@ -218,6 +221,7 @@ fn with_cases<S: Second>(
         vmx: !machine.amd,
         levels: machine.levels,
         maxphyaddr: machine.maxphyaddr,
+        updates_unasked: machine.known.updates_unasked,
     };
     for (at, word) in scene::code(!machine.amd) {
         bench.store(at, word)?;

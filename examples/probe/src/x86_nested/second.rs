@@ -49,6 +49,10 @@ pub struct Known {
     /// bits 20:12 and 29:12 must be 0): Bochs takes it for the PAT bit that stands there in stage
     /// 1. Such entries are left out.
     pub bit_12_ignored: bool,
+    /// A guest's accessed and dirty flags are updated without asking EPT for a write (SDM
+    /// §29.3.3.2: it is a data write): Bochs' `update_access_dirty_PAE` writes to the host-physical
+    /// address that the load was translated to. Such accesses are left out.
+    pub updates_unasked: bool,
 }
 
 impl Known {
@@ -64,6 +68,7 @@ impl Known {
         let all = [
             (self.mbz_ignored, "bit 8 of PML4E is not reserved: left out"),
             (self.rsvd_without_p, "error codes with RSVD lack P: compared without P"),
+            (self.updates_unasked, "a guest's A and D are set in pages without W: left out"),
             (self.bit_12_ignored, "bit 12 of large EPT pages is not reserved: left out"),
             (self.fetch_told, "exit info tells of fetches though NXE is off: compared without I/D"),
             (
