@@ -7,7 +7,7 @@
 use core::fmt;
 
 use pgtable::{
-    Access, Cause, Format, Gpa, Gva, Level, Position, TableMemory, TranslationOf, Walker, low_bits,
+    Access, Cause, Format, Gpa, Gva, Level, Position, ReadMemory, TranslationOf, Walker, low_bits,
 };
 
 use super::descriptor::{ProcessTableWord, Prte};
@@ -155,7 +155,7 @@ impl GuestMmu {
     /// # Errors
     /// As [`ProcessTable::root`] says; [`Cause::Malformed`] for a process table that is not aligned
     /// to its size, but for [`Strictness::Kvm`].
-    pub fn walker<M: TableMemory<Gpa>>(
+    pub fn walker<M: ReadMemory<Gpa>>(
         &self,
         memory: M,
         pid: u32,
@@ -171,7 +171,7 @@ impl GuestMmu {
     /// # Errors
     /// The interrupt that the guest takes; or, for a table outside memory, the one that the
     /// format's [`TableFault`](super::TableFault) names.
-    pub fn translate_ea<M: TableMemory<Gpa>>(
+    pub fn translate_ea<M: ReadMemory<Gpa>>(
         &self,
         memory: &M,
         address: Gva,
@@ -207,7 +207,7 @@ impl GuestMmu {
     }
 
     /// From the process table to a root, with the checks in hardware's order.
-    fn root<M: TableMemory<Gpa>>(&self, memory: &M, pid: u32, offset: u64) -> Result<Gpa, Lost> {
+    fn root<M: ReadMemory<Gpa>>(&self, memory: &M, pid: u32, offset: u64) -> Result<Gpa, Lost> {
         let lost = |cause, entry| Lost { cause, entry };
         let table = self.table().ok_or(lost(Cause::Malformed, None))?;
         let at = table.entry(pid).ok();
@@ -231,7 +231,7 @@ impl GuestMmu {
     /// size, stands outside memory, and would have been looked for before its size was judged: as
     /// QEMU's MMU does.
     #[cold]
-    fn size_comes_late<M: TableMemory<Gpa>>(
+    fn size_comes_late<M: ReadMemory<Gpa>>(
         &self,
         memory: &M,
         walker: &Walker<ProcessScoped, &M>,
@@ -251,14 +251,14 @@ impl GuestMmu {
     }
 }
 
-fn root_is_outside<M: TableMemory<Gpa>>(memory: &M, entry: Prte, offset: u64) -> bool {
+fn root_is_outside<M: ReadMemory<Gpa>>(memory: &M, entry: Prte, offset: u64) -> bool {
     is_outside(memory, entry.tree.base(), entry.tree.rpds(), entry.tree.address_bits(), offset)
 }
 
 /// Whether the entry for `offset` of a table of `2^width` entries, which together cover `2^covers`
 /// bytes, stands outside memory. A table wider than what it covers is indexed as a 64-bit shift by
 /// a negative count does it.
-fn is_outside<M: TableMemory<Gpa>>(
+fn is_outside<M: ReadMemory<Gpa>>(
     memory: &M,
     table: u64,
     width: u8,
@@ -267,7 +267,7 @@ fn is_outside<M: TableMemory<Gpa>>(
 ) -> bool {
     let index =
         offset.wrapping_shr(u32::from(covers).wrapping_sub(u32::from(width))) & low_bits(width);
-    memory.word(Gpa::new(table.wrapping_add(index * 8))).is_err()
+    memory.load(Gpa::new(table.wrapping_add(index * 8))).is_err()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use core::sync::atomic::Ordering;
 
-use pgtable::{Address, ByteOrder, MemoryError, TableMemory, low_bits};
+use pgtable::{Address, ByteOrder, MemoryError, ReadMemory, TableMemory, low_bits};
 
 /// Why an entry of a process or partition table could not be reached.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
@@ -81,14 +81,14 @@ impl<A: Address> Indexed<A> {
     }
 
     /// Both doublewords of entry `index`.
-    pub(crate) fn read<M: TableMemory<A>>(
+    pub(crate) fn read<M: ReadMemory<A>>(
         self,
         memory: &M,
         index: u32,
     ) -> Result<[u64; 2], TableError> {
-        let words = memory.table(self.entry(index)?, 2)?;
-        let load = |word: usize| ByteOrder::Big.swap(words[word].load(Ordering::Relaxed));
-        Ok([load(0), load(1)])
+        let first = self.entry(index)?;
+        let load = |at: A| memory.load(at).map(|word| ByteOrder::Big.swap(word));
+        Ok([load(first)?, load(A::new(first.get() + 8))?])
     }
 
     /// Stores both doublewords of entry `index`, the second first: the first is what makes the
@@ -99,9 +99,13 @@ impl<A: Address> Indexed<A> {
         index: u32,
         entry: [u64; 2],
     ) -> Result<(), TableError> {
-        let words = memory.table(self.entry(index)?, 2)?;
-        words[1].store(ByteOrder::Big.swap(entry[1]), Ordering::Relaxed);
-        words[0].store(ByteOrder::Big.swap(entry[0]), Ordering::Release);
+        let at = self.entry(index)?;
+        let [first, second] = memory.table(at, 2)? else {
+            return Err(MemoryError::outside(at, 2).into());
+        };
+        second.store(ByteOrder::Big.swap(entry[1]), Ordering::Relaxed);
+        first.store(ByteOrder::Big.swap(entry[0]), Ordering::Release);
+        memory.wrote(at, 2);
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The partition table (ISA "Partition Table"): a partition-scoped tree and a process table per
 //! partition, in host memory.
 
-use pgtable::{Cause, Hpa, TableMemory};
+use pgtable::{Cause, Hpa, ReadMemory, TableMemory};
 
 use super::descriptor::{Pate, Ptcr};
 use super::indexed::{Indexed, TableError};
@@ -55,7 +55,7 @@ impl PartitionTable {
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn read<M: TableMemory<Hpa>>(self, memory: &M, lpid: u32) -> Result<Pate, TableError> {
+    pub fn read<M: ReadMemory<Hpa>>(self, memory: &M, lpid: u32) -> Result<Pate, TableError> {
         let [tree, process_table] = self.0.read(memory, lpid)?;
         Ok(Pate { tree: tree.into(), process_table: process_table.into() })
     }
@@ -81,7 +81,7 @@ impl PartitionTable {
     /// [`Cause::Malformed`] for a partition beyond the table (hardware: HDSISR 0x00080000), one
     /// that is hashed, or a tree that is not supported; [`Cause::TableAccess`] for an entry outside
     /// memory.
-    pub fn root<M: TableMemory<Hpa>>(
+    pub fn root<M: ReadMemory<Hpa>>(
         self,
         memory: &M,
         lpid: u32,

@@ -1,6 +1,6 @@
 //! The process table (ISA "Process Table"): a tree per process, in guest memory.
 
-use pgtable::{Cause, Gpa, TableMemory};
+use pgtable::{Cause, Gpa, ReadMemory, TableMemory};
 
 use super::descriptor::{ProcessTableWord, Prte};
 use super::indexed::{Indexed, TableError};
@@ -82,7 +82,7 @@ impl ProcessTable {
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn read<M: TableMemory<Gpa>>(self, memory: &M, pid: u32) -> Result<Prte, TableError> {
+    pub fn read<M: ReadMemory<Gpa>>(self, memory: &M, pid: u32) -> Result<Prte, TableError> {
         let [tree, reserved] = self.0.read(memory, pid)?;
         Ok(Prte { tree: tree.into(), reserved })
     }
@@ -107,7 +107,7 @@ impl ProcessTable {
     /// What hardware makes of it, in its order: [`Cause::NotPresent`] for a process beyond the
     /// table, [`Cause::TableAccess`] for an entry outside memory, [`Cause::Malformed`] for a tree
     /// that is not supported.
-    pub fn root<M: TableMemory<Gpa>>(
+    pub fn root<M: ReadMemory<Gpa>>(
         self,
         memory: &M,
         pid: u32,

@@ -2,8 +2,8 @@
 //! whoever has to do something first.
 
 use pgtable::{
-    Access, AccessKind, Cause, Format, Gpa, Hpa, Invalidate, Stage2, TableAllocator, TableMemory,
-    Walker, low_bits,
+    Access, AccessKind, Cause, Format, Gpa, Hpa, Invalidate, ReadMemory, Stage2, TableAllocator,
+    TableMemory, Walker, low_bits,
 };
 
 use super::reverse_map::ReverseMap;
@@ -59,7 +59,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         by: &I,
     ) -> Result<Outcome, Error>
     where
-        G: TableMemory<Gpa>,
+        G: ReadMemory<Gpa>,
         M0: TableMemory<Hpa>,
         A0: TableAllocator<Hpa>,
         I: Invalidate<Stage2, Identity = u32>,
@@ -111,7 +111,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
 impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
     /// What L1's tree says of the access; else what L1 is to hear. `None`: L1 keeps changing the
     /// entries under the walk.
-    fn through_l1<G: TableMemory<Gpa>>(
+    fn through_l1<G: ReadMemory<Gpa>>(
         &mut self,
         table: Option<PartitionTable>,
         l2: u32,

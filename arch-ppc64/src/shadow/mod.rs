@@ -41,7 +41,7 @@ mod l1;
 mod reverse_map;
 
 use hashbrown::HashMap;
-use pgtable::{Gather, Gpa, Hpa, Invalidate, Stage2, TableAllocator, TableMemory};
+use pgtable::{Gather, Gpa, Hpa, Invalidate, ReadMemory, Stage2, TableAllocator, TableMemory};
 
 use crate::radix::{ADDRESS_BITS, PartitionTable, Pate, ProcessTableWord, Ptcr, Strictness};
 use crate::second_stage::{Leaf, SecondStage};
@@ -142,7 +142,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
     /// Where L1 said that partition `l2` has its process table, for the partition table entry of
     /// the shadow ([`SecondStage::pate`]); reads L1's partition table if that has not been done.
     /// `None` if L1's entry cannot be used, or there is no shadow.
-    pub fn process_table<G: TableMemory<Gpa>>(
+    pub fn process_table<G: ReadMemory<Gpa>>(
         &mut self,
         l2: u32,
         l1: &G,
@@ -188,7 +188,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
     }
 
     /// The root of L1's tree, in L1's words; read from L1's partition table if it is not known.
-    fn root<G: TableMemory<Gpa>>(
+    fn root<G: ReadMemory<Gpa>>(
         &mut self,
         table: Option<PartitionTable>,
         l2: u32,
@@ -201,7 +201,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
     }
 
     /// Reads L1's partition table.
-    fn reload<G: TableMemory<Gpa>>(&mut self, table: Option<PartitionTable>, l2: u32, l1: &G) {
+    fn reload<G: ReadMemory<Gpa>>(&mut self, table: Option<PartitionTable>, l2: u32, l1: &G) {
         self.pate = table.and_then(|table| table.read(&L1Memory(l1), l2).ok()).unwrap_or_default();
     }
 }
