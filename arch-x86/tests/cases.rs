@@ -1,0 +1,172 @@
+//! Registers and tables that earlier versions answered wrongly.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::atomic::AtomicU64;
+
+use arch_x86::{
+    BootError, BootMapping, CONTROL_BITS, ControlRegister, Controls, Cr0, Cr3, Cr4, Efer, Effect,
+    GvaError, Levels, LongMode, Paging, RefusedBit, Registers, Unsupported, boot_tables,
+    gva_to_gpa,
+};
+use pgtable::{Access, DirectMap, Error, Gpa, Gva, Prot, RangeError, Refusal};
+
+/// A vCPU in long mode, with the bits that no mode is without.
+const LONG: Registers = Registers {
+    cr0: Cr0::from_bits(1 << 31 | 1),
+    cr3: Cr3::from_bits(0x7000),
+    cr4: Cr4::from_bits(1 << 5),
+    efer: Efer::from_bits(1 << 10 | 1 << 8),
+};
+
+const REGISTERS: [ControlRegister; 4] =
+    [ControlRegister::Cr0, ControlRegister::Cr3, ControlRegister::Cr4, ControlRegister::Efer];
+
+/// The registers with one bit the other way round.
+fn flipped(register: ControlRegister, bit: u8) -> Registers {
+    let mask = 1_u64 << bit;
+    let Registers { cr0, cr3, cr4, efer } = LONG;
+    match register {
+        ControlRegister::Cr0 => Registers { cr0: Cr0::from_bits(cr0.into_bits() ^ mask), ..LONG },
+        ControlRegister::Cr3 => Registers { cr3: Cr3::from_bits(cr3.into_bits() ^ mask), ..LONG },
+        ControlRegister::Cr4 => Registers { cr4: Cr4::from_bits(cr4.into_bits() ^ mask), ..LONG },
+        ControlRegister::Efer => {
+            Registers { efer: Efer::from_bits(efer.into_bits() ^ mask), ..LONG }
+        }
+    }
+}
+
+/// Every bit of all four registers: one row at most names it, and `Paging::of` does what it says.
+#[test]
+fn case_b12_every_control_bit() {
+    let plain = Paging::of(LONG, Controls::new()).unwrap();
+    for register in REGISTERS {
+        for bit in 0..64 {
+            let rows: Vec<_> = CONTROL_BITS
+                .iter()
+                .filter(|row| row.register == register && row.mask() >> bit & 1 != 0)
+                .collect();
+            assert!(rows.len() <= 1, "{register} bit {bit}: {rows:?}");
+            let effect = rows.first().map_or(Effect::Refused, |row| row.effect);
+            let with = Paging::of(flipped(register, bit), Controls::new());
+            let what = format!("{register} bit {bit}, {effect:?}: {with:?}");
+            match effect {
+                Effect::Modelled => assert_ne!(with, Ok(plain), "{what}"),
+                Effect::None => assert_eq!(with, Ok(plain), "{what}"),
+                Effect::Refused => {
+                    let Err(Unsupported::Bit(refused)) = with else { panic!("{what}") };
+                    let name = rows.first().map_or("reserved", |row| row.name);
+                    assert_eq!(refused, RefusedBit { register, bit, name }, "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// What is not modelled is refused by name: it changes which addresses are canonical, or who may
+/// use them.
+#[test]
+fn case_b12_address_masking_and_separation() {
+    let words: Vec<AtomicU64> = (0..0x8000 / 8).map(|_| AtomicU64::new(0)).collect();
+    let memory = DirectMap::new(&words, Gpa::new(0));
+    let format = LongMode::new(Levels::Four, Controls::new());
+    let area = Gpa::new(0x1000)..Gpa::new(0x8000);
+    let mapping = BootMapping::identity(1 << 30, Prot::RWX.into());
+    let boot = boot_tables(format, &memory, area, &[mapping]).unwrap().registers;
+    let raw =
+        (boot.cr0.into_bits(), boot.cr3.into_bits(), boot.cr4.into_bits(), boot.efer.into_bits());
+    // A tagged pointer, as LAM_U48 and UAI allow it.
+    let tagged = Gva::new(0x7abc_0000_0000_1234);
+    for (name, cr3, cr4, efer) in [
+        ("LAM_U57", 1 << 61, 0, 0),
+        ("LAM_U48", 1 << 62, 0, 0),
+        ("LASS", 0, 1 << 27, 0),
+        ("LAM_SUP", 0, 1 << 28, 0),
+        ("UAIE", 0, 0, 1 << 20),
+        ("reserved", 0, 1 << 15, 0),
+        ("reserved", 0, 0, 1 << 63),
+    ] {
+        for gva in [tagged, Gva::new(0x1234)] {
+            let found = gva_to_gpa(
+                raw.0,
+                raw.1 | cr3,
+                raw.2 | cr4,
+                raw.3 | efer,
+                &memory,
+                gva,
+                Access::READ,
+            );
+            let Err(GvaError::Unsupported(Unsupported::Bit(refused))) = found else {
+                panic!("{name}: {found:?}");
+            };
+            assert_eq!(refused.name, name);
+            assert!(refused.to_string().contains(name), "{refused}");
+        }
+    }
+}
+
+/// The C-bit of AMD's memory encryption stands beyond the MAXPHYADDR that such a guest sees.
+#[test]
+fn case_b12_encryption_bits() {
+    for c_bit in [47, 51] {
+        let cr3 = Cr3::from_bits(LONG.cr3.into_bits() | 1 << c_bit);
+        let processor = Controls { maxphyaddr: 43, amd: true, ..Controls::new() };
+        let refused = RefusedBit { register: ControlRegister::Cr3, bit: c_bit, name: "reserved" };
+        let found = Paging::of(Registers { cr3, ..LONG }, processor);
+        assert_eq!(found, Err(Unsupported::Bit(refused)));
+    }
+}
+
+/// A root beyond MAXPHYADDR is one that no MOV to CR3 takes.
+#[test]
+fn case_b14_roots_beyond_maxphyaddr() {
+    for (maxphyaddr, root, ok) in [
+        (36, 1_u64 << 40, false),
+        (36, 1 << 36, false),
+        (36, (1 << 36) - 0x1000, true),
+        (40, 1 << 36, true),
+        (52, 1 << 51, true),
+    ] {
+        let processor = Controls { maxphyaddr, ..Controls::new() };
+        let paging = Paging::of(Registers { cr3: Cr3::of(Gpa::new(root)), ..LONG }, processor);
+        assert_eq!(paging.is_ok(), ok, "{maxphyaddr} bits, {root:#x}");
+        let words: Vec<AtomicU64> = (0..0x1000 / 8).map(|_| AtomicU64::new(0)).collect();
+        let memory = DirectMap::new(&words, Gpa::new(root));
+        let format = LongMode::new(Levels::Four, processor);
+        let area = Gpa::new(root)..Gpa::new(root + 0x1000);
+        let boot = boot_tables(format, &memory, area, &[]);
+        let refused = matches!(boot, Err(BootError::Area(Error::Unencodable { .. })));
+        assert_eq!((boot.is_ok(), refused), (ok, !ok), "{maxphyaddr} bits, {root:#x}: {boot:?}");
+    }
+}
+
+/// What is wrong with an area is said: no memory there is not "no room".
+#[test]
+fn case_b14_areas_outside_memory() {
+    let words: Vec<AtomicU64> = (0..0x4000 / 8).map(|_| AtomicU64::new(0)).collect();
+    let memory = DirectMap::new(&words, Gpa::new(0));
+    let format = LongMode::new(Levels::Four, Controls { gib_pages: false, ..Controls::new() });
+    let mappings = [BootMapping::identity(1 << 30, Prot::RWX.into())];
+    for (start, end, want) in [
+        (0x1000, 0x4000, "ok"),
+        (0x1000, 0x3000, "full"),
+        (0x4000, 0x8000, "root outside"),
+        (1 << 40, 1 << 41, "root outside"),
+        (0x2000, 0x8000, "table outside"),
+        (0x1000, 0x1000, "no room for the root"),
+        (0x1000, 0x1fff, "no room for the root"),
+    ] {
+        let area = Gpa::new(start)..Gpa::new(end);
+        let boot = boot_tables(format, &memory, area, &mappings);
+        let outside = |error: &Error| matches!(error, Error::Memory(error) if error.refusal == Refusal::Outside);
+        let seen = match &boot {
+            Ok(_) => "ok",
+            Err(BootError::Area(error)) if outside(error) => "root outside",
+            Err(BootError::Area(Error::Alloc(_))) => "no room for the root",
+            Err(BootError::Mapping(RangeError { error, .. })) if outside(error) => "table outside",
+            Err(BootError::Mapping(RangeError { error: Error::Alloc(_), .. })) => "full",
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(seen, want, "{start:#x}..{end:#x}: {boot:?}");
+    }
+}
