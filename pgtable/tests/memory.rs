@@ -16,8 +16,8 @@ use arch_ppc64::shadow::L1Memory;
 use arch_x86::{Controls, Ept, EptControls, EptFault, Levels, LongMode, Npt, NptControls};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::{
-    Access, Cause, DirectMap, Error, Format, Gather, Generation, Gpa, GuestTables, Gva, HostAccess,
-    Hpa, LoadWith, MemoryError, Output, PageTable, Prot, RangeError, ReadMemory, Recorded, Refusal,
+    Access, Cause, DirectMap, Error, Gather, Generation, Gpa, GuestTables, Gva, HostAccess, Hpa,
+    LoadWith, MemoryError, Output, PageTable, Prot, RangeError, ReadMemory, Recorded, Refusal,
     Stage2, TableIommu, TableMemory, TrackedTables, TranslationCache, TwoStage, TwoStageFault,
     Unused, Walker, Writers,
 };
@@ -465,7 +465,7 @@ fn case_b8_a_record_that_the_format_does_not_have() {
         if accessed_dirty {
             assert_eq!((found, bitmap), (Ok(16), [0xffff]));
         } else {
-            let error = Error::NotRecorded { recorded };
+            let error = Error::NoRecord;
             assert_eq!((found, bitmap), (Err(RangeError { at: from, error }), [0]));
         }
         gather.finish(tree.tables()).unwrap();
@@ -497,15 +497,12 @@ impl Nested {
         self.words[at as usize / 8].store(word.to_le(), Ordering::Relaxed);
     }
 
-    fn translate<F: Format<Stage = Stage2>>(
+    fn translate<F: SecondStage>(
         &self,
         second: F,
         access: Access,
         cached: bool,
-    ) -> Result<Hpa, TwoStageFault<LongMode, F>>
-    where
-        F: Format<Stage = Stage2>,
-    {
+    ) -> Result<Hpa, TwoStageFault<LongMode, F>> {
         let memory = DirectMap::new(&self.words, Hpa::new(0));
         let stage2 = Walker::new(second, memory, Hpa::new(0x1_0000));
         let generation = Generation::new();
