@@ -117,8 +117,11 @@ fn what_cannot_be_built() {
     assert!(
         matches!(build(0x9000, 0xa000, identity), BootError::Mapping(at) if matches!(at.error, Error::Alloc(_)))
     );
-    assert!(matches!(build(0x4000_0000, 0x5000_0000, identity), BootError::Area(Error::Alloc(_))));
-    assert!(matches!(build(u64::MAX - 5, u64::MAX, identity), BootError::Area(Error::Alloc(_))));
+    assert!(matches!(build(0x4000_0000, 0x5000_0000, identity), BootError::Area(Error::Memory(_))));
+    assert!(matches!(
+        build(u64::MAX - 5, u64::MAX, identity),
+        BootError::Area(Error::Unencodable { .. })
+    ));
     let odd = BootMapping { bytes: 0x1001, ..identity };
     assert!(matches!(build(0x9000, 0xf000, odd), BootError::Mapping(_)));
     let hole = BootMapping { gva: Gva::new(1 << 47), ..identity };

@@ -18,7 +18,7 @@ use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::{
     Access, Cause, DirectMap, Error, Gather, Generation, Gpa, GuestTables, Gva, HostAccess, Hpa,
     LoadWith, MemoryError, Output, PageTable, Prot, RangeError, ReadMemory, Recorded, Refusal,
-    Stage2, TableIommu, TableMemory, TrackedTables, TranslationCache, TwoStage, TwoStageFault,
+    SecondStage, TableIommu, TableMemory, TrackedTables, TranslationCache, TwoStage, TwoStageFault,
     Unused, Walker, Writers,
 };
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
