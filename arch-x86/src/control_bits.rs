@@ -103,7 +103,7 @@ pub const CONTROL_BITS: &[ControlBits] = &[
     bits(Cr4, 2, 1, "TSD", Nothing),
     bits(Cr4, 3, 1, "DE", Nothing),
     bits(Cr4, 4, 1, "PSE", Nothing), // 32-bit paging only
-    bits(Cr4, 5, 1, "PAE", Modelled),
+    bits(Cr4, 5, 1, "PAE", Nothing), // LMA implies it
     bits(Cr4, 6, 1, "MCE", Nothing),
     bits(Cr4, 7, 1, "PGE", Nothing), // what invalidations leave, not what a walk finds
     bits(Cr4, 8, 1, "PCE", Nothing),
