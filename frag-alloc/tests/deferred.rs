@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
 use frag_alloc::{
-    Cache, Deferred, Epochs, Error, Frames, Grace, Kind, Owner, Policy, Reader, Region,
+    Cache, Deferred, Epochs, Error, Frames, Grace, Kind, Local, Owner, Policy, Reader, Region,
 };
 use pgtable::{Contents, DirectMap, Hpa, Level, ReadSide, TableAllocator, TableLayout};
 
@@ -58,6 +58,40 @@ fn case_a15_what_no_reader_sees_is_memory() {
         }
         assert!(tables.take(wanted).is_ok(), "{freed} of 2^{from} bytes freed, 2^{wanted} wanted");
         assert_eq!(tables.waiting(), 0);
+    }
+}
+
+/// One call puts back the tables that waited and those that gathered behind them.
+#[test]
+fn case_a15_one_call_is_enough() {
+    let words: Vec<_> = (0..1 << 13).map(|_| AtomicU64::new(0)).collect();
+    let source = Region::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), 1, 16).unwrap();
+    let frames = Frames::new(source).unwrap();
+    let epochs = Epochs::new(1);
+    let tables = Deferred::new(Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse), &epochs);
+    let [first, second] = [tables.take(12).unwrap(), tables.take(12).unwrap()];
+    let mut reader = epochs.reader().unwrap();
+    let reading = reader.read();
+    tables.give(first, 12, Contents::Stale).unwrap();
+    assert_eq!(tables.collect(), Ok(0));
+    tables.give(second, 12, Contents::Stale).unwrap();
+    drop(reading);
+    assert_eq!((tables.collect(), tables.waiting()), (Ok(2), 0));
+}
+
+/// What a front holds is memory for tables of another size.
+#[test]
+fn case_a15_what_a_front_holds_is_memory() {
+    let words: Vec<_> = (0..1 << 13).map(|_| AtomicU64::new(0)).collect();
+    let source = Region::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), 1, 16).unwrap();
+    let frames = Frames::new(source).unwrap();
+    let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+    let front = Local::new(&cache);
+    for (size, wanted) in [(8, 12), (12, 8), (8, 16)] {
+        let table = front.take(size).unwrap();
+        front.give(table, size, Contents::Stale).unwrap();
+        let table = front.take(wanted).unwrap();
+        front.give(table, wanted, Contents::Stale).unwrap();
     }
 }
 

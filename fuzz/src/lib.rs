@@ -10,6 +10,7 @@ mod entries;
 mod ept_walk;
 mod fdt_hcall;
 mod frag_alloc;
+mod guest_trees;
 mod hpt_hcalls;
 mod htab_stream;
 mod image_forms;
@@ -37,6 +38,7 @@ pub use entries::entries;
 pub use ept_walk::ept_walk;
 pub use fdt_hcall::fdt_hcall;
 pub use frag_alloc::frag_alloc;
+pub use guest_trees::guest_trees;
 pub use hpt_hcalls::hpt_hcalls;
 pub use htab_stream::htab_stream;
 pub use image_forms::{image_elf, image_flattened, image_kdump, image_lime, image_vmware};
@@ -56,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     ("ept_walk", ept_walk),
     ("map_unmap", map_unmap),
     ("frag_alloc", frag_alloc),
+    ("guest_trees", guest_trees),
     ("entries", entries),
     ("two_stage_walk", two_stage_walk),
     ("hpt_hcalls", hpt_hcalls),
