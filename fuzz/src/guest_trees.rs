@@ -10,9 +10,9 @@ use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Levels, LongMode};
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Owner, Policy, Reader, Reading, Region};
 use pgtable::{
-    Access, AllocError, Contents, DirectMap, Error, Format, Gather, Gpa, Gva, Leaves, Level, MemoryError,
-    PageTable, Position, Prot, RangeError, ReadMemory, ReadSide, Recorded, SharedPageTable, Stage1, TableAllocator, TableLayout,
-    TableMemory, TableState, Unused, Writers,
+    Access, AllocError, Contents, DeferringAllocator, DirectMap, Error, Format, Gather, Gpa, Gva, Leaves, Level,
+    MemoryError, PageTable, Position, Prot, RangeError, ReadMemory, ReadSide, Recorded, SharedPageTable, Stage1,
+    TableAllocator, TableLayout, TableMemory, TableState, Unused, Writers,
 };
 
 const START: u64 = 0x100_0000;
@@ -263,6 +263,17 @@ impl ReadSide for Alone<'_> {
     }
 }
 
+impl DeferringAllocator<Gpa> for Checked<'_, &Allocator<'_, '_>> {
+    type Reader<'a>
+        = Alone<'a>
+    where
+        Self: 'a;
+
+    fn reader(&self) -> Option<Alone<'_>> {
+        self.inner.reader().map(Alone)
+    }
+}
+
 type Allocator<'f, 'm> = Deferred<Gpa, Source<'m>, &'f Table<'m>, &'f Epochs>;
 
 fn run<F: Format<Stage = Stage1>>(format: F, input: &mut Unstructured<'_>) {
@@ -270,12 +281,9 @@ fn run<F: Format<Stage = Stage1>>(format: F, input: &mut Unstructured<'_>) {
         let memory = DirectMap::new(words, Gpa::new(START));
         let source = Region::new(memory, Gpa::new(START), FRAMES, SHIFT).expect("aligned");
         let frames = Frames::new(source).expect("small");
-        let epochs = [Epochs::new(2), Epochs::new(2)];
-        let mut stranger = Stranger {
-            cache: Cache::new(&frames, Owner(9), Kind::User, Policy::Reuse),
-            memory,
-            tables: Vec::new(),
-        };
+        let epochs = [Epochs::new(1), Epochs::new(1)];
+        let mut stranger =
+            Stranger { cache: Cache::new(&frames, Owner(9), Kind::User, Policy::Reuse), memory, tables: Vec::new() };
         let lives = [Live::default(), Live::default()];
         let deferred = [0, 1].map(|guest| -> Allocator<'_, '_> {
             Deferred::new(Cache::new(&frames, Owner(guest as u32), Kind::User, Policy::Reuse), &epochs[guest])
@@ -307,7 +315,7 @@ fn run<F: Format<Stage = Stage1>>(format: F, input: &mut Unstructured<'_>) {
                 let guest = &mut guests[usize::from(stranger_does >> 7)];
                 if let Some(tree) = guest.take() {
                     tree.memory().words.set(0);
-                    *guest = step(tree, &epochs[usize::from(stranger_does >> 7)], input);
+                    *guest = step(tree, input);
                 }
                 check(&frames, &lives, &stranger);
             }
@@ -364,7 +372,6 @@ fn store(input: &mut Unstructured<'_>) -> Result<Store> {
 /// writer or by one of many. `None` if that was its end.
 fn step<'f, 'm, F: Format<Stage = Stage1>>(
     mut tree: Tree<'f, 'm, F>,
-    epochs: &Epochs,
     input: &mut Unstructured<'_>,
 ) -> Option<Tree<'f, 'm, F>> {
     let count = input.arbitrary::<u8>().unwrap_or(0) % 4;
@@ -382,9 +389,8 @@ fn step<'f, 'm, F: Format<Stage = Stage1>>(
     let mut gather = Gather::new(&Unused, ());
     let mut bits = vec![0; PAGES as usize / 64 + 1];
     if shared {
-        let reader = Alone(epochs.reader().expect("one of two"));
         let shared = SharedPageTable::from(tree);
-        let writer = shared.writer(reader);
+        let writer = shared.writer().expect("the only one");
         match verb % 8 {
             0..3 => fine(writer.map(input, output, bytes, prot.into(), leaves)),
             3 | 4 => fine(writer.unmap(input, bytes, &mut gather)),

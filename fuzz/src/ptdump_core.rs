@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use arbitrary::{Arbitrary, Unstructured};
-use table_dump::{Arch, Census, Located, Range, Request, RootChoice, Space, State, locate};
 use memory_image::{Allowance, Form, Image};
 use pgtable::{Access, Gpa, TableMemory};
+use table_dump::{Arch, Census, Located, Range, Request, RootChoice, Space, State, locate};
 
 use crate::case::{access, bit, image, words};
 

@@ -148,7 +148,9 @@ where
             }
         };
         let here = |cause, arch| stage1(cause, Some(at), Some(entry), arch);
-        let Ok(word) = word else { return here(Cause::TableAccess, first.fault(Cause::TableAccess, access, Some(at), 0)) };
+        let Ok(word) = word else {
+            return here(Cause::TableAccess, first.fault(Cause::TableAccess, access, Some(at), 0));
+        };
         let word = F1::BYTE_ORDER.swap(word.load(Ordering::Relaxed));
         all &= word;
         match first.decode(word, at) {
