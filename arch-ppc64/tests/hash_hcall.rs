@@ -280,7 +280,11 @@ pub fn run(layout: Layout, dialect: Dialect, calls: &[(u64, [u64; 9])]) {
         if code != SUCCESS && number != 0x124 {
             values = arguments;
         }
-        assert_eq!((answer.code.code(), answer.values), (code, values), "{number:#x} {arguments:x?}");
+        assert_eq!(
+            (answer.code.code(), answer.values),
+            (code, values),
+            "{number:#x} {arguments:x?}"
+        );
     }
     for (ptex, &(v, r)) in model.entries.iter().enumerate() {
         let hpte = hcalls.read(ptex as u64).unwrap();
@@ -312,7 +316,8 @@ proptest! {
 #[test]
 fn as_seen_on_an_emulated_power9() {
     let words: Vec<AtomicU64> = (0..2 * ENTRIES).map(|_| AtomicU64::new(0)).collect();
-    let hpt = Hpt::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), HptOrder::MIN, Layout::V3).unwrap();
+    let hpt = Hpt::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), HptOrder::MIN, Layout::V3)
+        .unwrap();
     let guest = Guest::default();
     let hcalls = Hcalls::new(&hpt, &guest, Dialect::Kvm);
     let exact = 1 << 39;
@@ -336,7 +341,8 @@ fn as_seen_on_an_emulated_power9() {
 #[test]
 fn every_group_full() {
     let words: Vec<AtomicU64> = (0..2 * ENTRIES).map(|_| AtomicU64::new(0)).collect();
-    let hpt = Hpt::new(DirectMap::new(&words, Gpa::new(0)), Gpa::new(0), HptOrder::MIN, Layout::V3).unwrap();
+    let hpt = Hpt::new(DirectMap::new(&words, Gpa::new(0)), Gpa::new(0), HptOrder::MIN, Layout::V3)
+        .unwrap();
     let guest = Guest::default();
     let hcalls = Hcalls::new(&hpt, &guest, Dialect::Papr);
     for group in 0..ENTRIES / 8 {
@@ -345,7 +351,10 @@ fn every_group_full() {
             let r = (slot << 12 | 0x190).into();
             assert_eq!(hcalls.enter(0.into(), group * 8 + 7, v, r), Ok(group * 8 + slot));
         }
-        assert_eq!(hcalls.enter(0.into(), group * 8, 1.into(), 0x190.into()).unwrap_err().code(), PTEG_FULL);
+        assert_eq!(
+            hcalls.enter(0.into(), group * 8, 1.into(), 0x190.into()).unwrap_err().code(),
+            PTEG_FULL
+        );
     }
     assert_eq!(hpt.entries(0).count() as u64, ENTRIES);
     for ptex in 0..ENTRIES {
@@ -370,7 +379,9 @@ fn what_stands_at_a_page_decides() {
         (Dialect::Papr, 1 << 15, small, MEMORY | 0x20, PARAMETER, 0),
     ] {
         let words: Vec<AtomicU64> = (0..2 * ENTRIES).map(|_| AtomicU64::new(0)).collect();
-        let hpt = Hpt::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), HptOrder::MIN, Layout::V3).unwrap();
+        let hpt =
+            Hpt::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), HptOrder::MIN, Layout::V3)
+                .unwrap();
         let guest = Guest::default();
         let answer = Hcalls::new(&hpt, &guest, dialect).call(0x08, [flags, 8, v, r, 0, 0, 0, 0, 0]);
         assert_eq!(answer.code.code(), want, "{dialect:?} {flags:#x} {v:#x} {r:#x}");

@@ -120,7 +120,9 @@ pub(crate) fn reference(
         }
         let within = (1u64 << shift) - 1;
         let page = word & 0x01ff_ffff_ffff_f000;
-        if !qemu && (level == 0 || page & within != 0) || strict && word & 0x1e00_0000_0000_0040 != 0 {
+        if !qemu && (level == 0 || page & within != 0)
+            || strict && word & 0x1e00_0000_0000_0040 != 0
+        {
             return Err(bad_configuration);
         }
         if fetch && word >> 4 & 3 == 2 {
@@ -174,7 +176,11 @@ pub(crate) fn ours(
         .with_rc(if it.rc_faults { RcPolicy::Fault } else { RcPolicy::HardwareUpdate })
         .with_amr(Amr::from_bits(it.amr))
         .with_iamr(Iamr::from_bits(it.iamr))
-        .with_table_fault(if it.reflected { TableFault::Reflected } else { TableFault::ToHypervisor });
+        .with_table_fault(if it.reflected {
+            TableFault::Reflected
+        } else {
+            TableFault::ToHypervisor
+        });
     let mmu = GuestMmu::new(ProcessTableWord::from_bits(process_table), pidr as u32, format);
     match mmu.translate_ea(&memory, Gva::new(ea), access) {
         Ok(translation) => Ok((translation.output.get(), translation.shift)),
@@ -195,7 +201,8 @@ fn accesses() -> impl Strategy<Value = Access> {
 }
 
 fn machines() -> impl Strategy<Value = Machine> {
-    let strictness = prop_oneof![Just(Strictness::Qemu), Just(Strictness::Kvm), Just(Strictness::Strict)];
+    let strictness =
+        prop_oneof![Just(Strictness::Qemu), Just(Strictness::Kvm), Just(Strictness::Strict)];
     (strictness, any::<bool>(), 0..4u64, 0..2u64, any::<bool>()).prop_map(
         |(strictness, rc_faults, amr, iamr, reflected)| Machine {
             strictness,
@@ -325,7 +332,8 @@ fn compare(
     it: Machine,
 ) -> Result<(), TestCaseError> {
     let want = reference(memory, process_table, pidr, ea, access, it);
-    let big_endian: Vec<AtomicU64> = memory.iter().map(|word| AtomicU64::new(word.to_be())).collect();
+    let big_endian: Vec<AtomicU64> =
+        memory.iter().map(|word| AtomicU64::new(word.to_be())).collect();
     for granule in [Granule::K4, Granule::K64] {
         let seen = ours(&big_endian, process_table, pidr, ea, access, it, granule);
         prop_assert_eq!(seen, want, "{:?}, PIDR {}, EA {:#x}, {}", granule, pidr, ea, access);
@@ -350,7 +358,10 @@ fn the_cases_reach_every_outcome() {
         let mut memory = std::collections::BTreeMap::new();
         let (mut table, mut bits, mut shift) = (ROOT, 13, 52u64);
         for word in entries {
-            memory.insert(table + 8 * (offset >> (shift.wrapping_sub(bits) & 63) & ((1 << bits) - 1)), word);
+            memory.insert(
+                table + 8 * (offset >> (shift.wrapping_sub(bits) & 63) & ((1 << bits) - 1)),
+                word,
+            );
             shift = shift.saturating_sub(bits);
             bits = word & 0x1f;
             table = word & 0x0fff_ffff_ffff_ff00 & !((1 << (bits + 3)) - 1);

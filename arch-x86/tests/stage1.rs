@@ -21,7 +21,14 @@ pub(crate) enum Outcome {
 
 /// SDM vol. 3 §4.5 to §4.7, as one reads it. `levels` and `level` count as the manual does: 4 =
 /// PML4.
-pub(crate) fn reference(image: &Image, root: u64, levels: u32, c: &Controls, gva: u64, access: Access) -> Outcome {
+pub(crate) fn reference(
+    image: &Image,
+    root: u64,
+    levels: u32,
+    c: &Controls,
+    gva: u64,
+    access: Access,
+) -> Outcome {
     let user = access.privilege == Privilege::User;
     let write = access.kind == AccessKind::Write;
     let fetch = access.kind == AccessKind::Fetch;
@@ -139,7 +146,11 @@ fn word(dice: &mut Dice) -> u64 {
     if dice.one_in(20) {
         word |= 1 << 8;
     }
-    if dice.one_in(10) { word | 0x80 | dice.huge() | (dice.word() & 1) << 12 } else { word | dice.table() }
+    if dice.one_in(10) {
+        word | 0x80 | dice.huge() | (dice.word() & 1) << 12
+    } else {
+        word | dice.table()
+    }
 }
 
 pub(crate) fn outcome(format: LongMode, image: &Image, gva: u64, access: Access) -> Outcome {
@@ -147,7 +158,9 @@ pub(crate) fn outcome(format: LongMode, image: &Image, gva: u64, access: Access)
         Ok(page) => Outcome::Page(page.output.get(), page.shift),
         Err(fault) => match fault.arch {
             LongModeFault::GeneralProtection => Outcome::GeneralProtection,
-            LongModeFault::PageFault(code) => Outcome::PageFault(fault.entry.unwrap().get(), code.into_bits()),
+            LongModeFault::PageFault(code) => {
+                Outcome::PageFault(fault.entry.unwrap().get(), code.into_bits())
+            }
         },
     }
 }
@@ -192,8 +205,12 @@ fn every_outcome_comes_up() {
         let image = Image::new(|| word(&mut dice));
         for _ in 0..64 {
             let gva = ((dice.word() << 16) as i64 >> 16) as u64;
-            let controls =
-                Controls { pke: true, pkru: KeyRegister(dice.word() as u32), maxphyaddr: 40, ..Controls::new() };
+            let controls = Controls {
+                pke: true,
+                pkru: KeyRegister(dice.word() as u32),
+                maxphyaddr: 40,
+                ..Controls::new()
+            };
             let outcome = match reference(&image, 0, 4, &controls, gva, Access::WRITE.by_user()) {
                 Outcome::Page(_, shift) => format!("page 2^{shift}"),
                 Outcome::PageFault(_, code) => format!("#PF {code:#x}"),
@@ -202,7 +219,9 @@ fn every_outcome_comes_up() {
             *seen.entry(outcome).or_default() += 1;
         }
     }
-    for outcome in ["page 2^12", "page 2^21", "page 2^30", "#PF 0x6", "#PF 0x7", "#PF 0xf", "#PF 0x27"] {
+    for outcome in
+        ["page 2^12", "page 2^21", "page 2^30", "#PF 0x6", "#PF 0x7", "#PF 0xf", "#PF 0x27"]
+    {
         assert!(seen.get(outcome).is_some_and(|&times| times >= 10), "{outcome} among {seen:?}");
     }
 }

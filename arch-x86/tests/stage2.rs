@@ -21,7 +21,13 @@ pub(crate) enum Outcome {
 
 /// SDM vol. 3 §29.3.2 and §29.3.3, as one reads it. `level` counts as the manual does: 4 = EPT
 /// PML4.
-pub(crate) fn ept(image: &Image, levels: u32, c: &EptControls, gpa: u64, access: Access) -> Outcome {
+pub(crate) fn ept(
+    image: &Image,
+    levels: u32,
+    c: &EptControls,
+    gpa: u64,
+    access: Access,
+) -> Outcome {
     let mut qualification = 1 << 7 | 1 << 8;
     qualification |= match access.kind {
         AccessKind::Read => 1,
@@ -92,7 +98,9 @@ pub(crate) fn ept(image: &Image, levels: u32, c: &EptControls, gpa: u64, access:
         if !allowed {
             let rights = [(r, 3), (w, 4), (x, 5), (xu && c.mode_based_execute, 6)];
             return Outcome::Fault(
-                rights.iter().fold(qualification, |sum, (granted, n)| sum | u64::from(*granted) << n),
+                rights
+                    .iter()
+                    .fold(qualification, |sum, (granted, n)| sum | u64::from(*granted) << n),
             );
         }
         let offset = (1 << shift) - 1;
@@ -117,7 +125,13 @@ fn ept_word(dice: &mut Dice) -> u64 {
 }
 
 /// APM vol. 2 §15.25, as one reads it: like long mode, but every access is a user's.
-pub(crate) fn npt(image: &Image, levels: u32, c: &NptControls, gpa: u64, access: Access) -> Outcome {
+pub(crate) fn npt(
+    image: &Image,
+    levels: u32,
+    c: &NptControls,
+    gpa: u64,
+    access: Access,
+) -> Outcome {
     let mut info = 1 << 32 | 1 << 2;
     if access.kind == AccessKind::Write {
         info |= 1 << 1;
@@ -157,7 +171,10 @@ pub(crate) fn npt(image: &Image, levels: u32, c: &NptControls, gpa: u64, access:
             level -= 1;
         } else if allowed {
             let offset = (1 << shift) - 1;
-            return Outcome::Page(entry & 0x000f_ffff_ffff_f000 & !offset | gpa & offset, shift as u8);
+            return Outcome::Page(
+                entry & 0x000f_ffff_ffff_f000 & !offset | gpa & offset,
+                shift as u8,
+            );
         } else {
             return Outcome::Fault(info | 1);
         }
@@ -252,7 +269,8 @@ fn every_outcome_comes_up() {
         seen[index] += 1;
     };
     for _ in 0..200 {
-        let (ept_image, npt_image) = (Image::new(|| ept_word(&mut dice)), Image::new(|| npt_word(&mut dice)));
+        let (ept_image, npt_image) =
+            (Image::new(|| ept_word(&mut dice)), Image::new(|| npt_word(&mut dice)));
         for _ in 0..64 {
             let gpa = address(&mut dice, 4);
             let of_ept = ept(&ept_image, 4, &EptControls::new(), gpa, Access::WRITE);

@@ -24,7 +24,9 @@ impl Image {
     }
 
     pub fn read(&self, address: u64) -> Option<u64> {
-        self.words.get(address as usize / 8).map(|word| word.load(std::sync::atomic::Ordering::Relaxed))
+        self.words
+            .get(address as usize / 8)
+            .map(|word| word.load(std::sync::atomic::Ordering::Relaxed))
     }
 }
 
@@ -62,7 +64,8 @@ impl Dice {
 }
 
 pub fn access() -> impl Strategy<Value = Access> {
-    let kind = prop_oneof![Just(AccessKind::Read), Just(AccessKind::Write), Just(AccessKind::Fetch)];
+    let kind =
+        prop_oneof![Just(AccessKind::Read), Just(AccessKind::Write), Just(AccessKind::Fetch)];
     let privilege = prop_oneof![Just(Privilege::User), Just(Privilege::Supervisor)];
     (kind, privilege).prop_map(|(kind, privilege)| Access { kind, privilege })
 }

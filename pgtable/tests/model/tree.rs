@@ -6,8 +6,8 @@ use crate::support::{Arena, Tables};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::{
-    Access, Address, AddressSpace, Attributes, DirectMap, Error, Format, Gather, Input, Leaves, Output, PageTable,
-    Prot, Writers,
+    Access, Address, AddressSpace, Attributes, DirectMap, Error, Format, Gather, Input, Leaves,
+    Output, PageTable, Prot, Writers,
 };
 use pgtable_conformance::lpa::Lpa;
 use pgtable_conformance::sv::Sv;
@@ -28,7 +28,8 @@ pub(crate) enum TreeOp {
 }
 
 fn tree_op() -> impl Strategy<Value = TreeOp> {
-    let steps = proptest::collection::vec((place(), proptest::option::weighted(0.6, 0u64..4096)), 1..60);
+    let steps =
+        proptest::collection::vec((place(), proptest::option::weighted(0.6, 0u64..4096)), 1..60);
     prop_oneof![
         4 => op().prop_map(TreeOp::Space),
         3 => (steps, prot(), budget()).prop_map(|(steps, prot, budget)| TreeOp::Cursor(steps, prot, budget)),
@@ -62,9 +63,13 @@ pub(crate) fn apply<F: Format>(harness: &mut Harness<'_, Tree<'_, F>>, op: &Tree
         TreeOp::Cursor(ref steps, prot, budget) => {
             let page = 1 << harness.space.format().geometry().page_shift();
             let attributes = F::Attributes::from(prot);
-            let places: Vec<_> = steps.iter().map(|&(at, output)| (harness.input(at) & !(page - 1), output)).collect();
+            let places: Vec<_> = steps
+                .iter()
+                .map(|&(at, output)| (harness.input(at) & !(page - 1), output))
+                .collect();
             // The cursor makes no tables of pages of another size, so it meets those that stand now.
-            let odd: Vec<_> = places.iter().map(|&(start, _)| stands_in_odd_pages(harness, start)).collect();
+            let odd: Vec<_> =
+                places.iter().map(|&(start, _)| stands_in_odd_pages(harness, start)).collect();
             harness.tables.budget.set(budget);
             let mut cursor = harness.space.cursor(&mut gather);
             for ((start, output), odd) in places.into_iter().zip(odd) {
@@ -100,7 +105,10 @@ pub(crate) fn apply<F: Format>(harness: &mut Harness<'_, Tree<'_, F>>, op: &Tree
                         Err(error) => panic!("{error}"),
                     },
                 }
-                let found = cursor.query(input).unwrap().map(|found| (found.output.get(), found.attributes));
+                let found = cursor
+                    .query(input)
+                    .unwrap()
+                    .map(|found| (found.output.get(), found.attributes));
                 assert_eq!(found, harness.model.get(&start).copied(), "{input}");
             }
             cursor.finish().unwrap();
@@ -124,24 +132,31 @@ pub(crate) fn apply<F: Format>(harness: &mut Harness<'_, Tree<'_, F>>, op: &Tree
         TreeOp::Promote(at, pages) => {
             let (start, bytes) = (harness.input(at), pages * unit);
             let live = harness.tables.live();
-            let promoted = harness.space.promote(Input::<F>::new(start), bytes, &mut gather).unwrap();
+            let promoted =
+                harness.space.promote(Input::<F>::new(start), bytes, &mut gather).unwrap();
             gather.finish(harness.tables).unwrap();
             assert_eq!(harness.tables.live(), live - promoted);
             gather = Gather::new(&tlb, 7);
         }
         TreeOp::Remap(at, pages, output, prot) => {
             let page = 1 << harness.space.format().geometry().page_shift();
-            let (start, bytes, output) = (harness.input(at) & !(page - 1), pages * page, output * page);
+            let (start, bytes, output) =
+                (harness.input(at) & !(page - 1), pages * page, output * page);
             let attributes = F::Attributes::from(prot);
             let (input, to) = (Input::<F>::new(start), Output::<F>::new(output));
-            let result = harness.space.remap(input, to, bytes, attributes, Leaves::Largest, &mut gather);
+            let result =
+                harness.space.remap(input, to, bytes, attributes, Leaves::Largest, &mut gather);
             let done = result.map_or_else(|error| error.at.get() - start, |()| bytes);
-            assert!(done == bytes || matches!(result, Err(error) if error.error == Error::LeafSize));
+            assert!(
+                done == bytes || matches!(result, Err(error) if error.error == Error::LeafSize)
+            );
             // From the error on, what was mapped may be unmapped: take what is there, if it was
             // there before.
             let space = &harness.space;
             harness.model.retain(|&at, _| {
-                at < start || at >= start + bytes || space.walker().query(Input::<F>::new(at)).unwrap().is_some()
+                at < start
+                    || at >= start + bytes
+                    || space.walker().query(Input::<F>::new(at)).unwrap().is_some()
             });
             for at in (0..done).step_by(unit as usize) {
                 harness.model.insert(start + at, (output + at, attributes));
@@ -168,7 +183,8 @@ fn forms_of_reading<F: Format>(harness: &Harness<'_, Tree<'_, F>>) {
     let walker = harness.space.walker();
     let (start, bytes) = harness.space.range();
 
-    let mut inputs: Vec<_> = harness.model.keys().map(|&page| Input::<F>::new(page + 3)).step_by(7).take(90).collect();
+    let mut inputs: Vec<_> =
+        harness.model.keys().map(|&page| Input::<F>::new(page + 3)).step_by(7).take(90).collect();
     let beyond = (0..10).map(|hole| Input::<F>::new(start.get() + hole * 0x1234_5000 + 1));
     inputs.extend(beyond.chain([Input::<F>::new(u64::MAX >> 1), Input::<F>::new(1 << 60)]));
     let accesses = [Access::READ, Access::WRITE.by_user(), Access::FETCH];
@@ -177,7 +193,11 @@ fn forms_of_reading<F: Format>(harness: &Harness<'_, Tree<'_, F>>) {
         let translated = walker.translate_batch(&inputs, access, &mut outputs);
         assert_eq!(translated, outputs.iter().flatten().count());
         for (&input, &output) in inputs.iter().zip(&outputs) {
-            assert_eq!(output, walker.translate(input, access).ok().map(|one| one.output), "{input}");
+            assert_eq!(
+                output,
+                walker.translate(input, access).ok().map(|one| one.output),
+                "{input}"
+            );
         }
     }
     // One access after the other, here and at the same place of another part of the tree: what is
@@ -186,7 +206,11 @@ fn forms_of_reading<F: Format>(harness: &Harness<'_, Tree<'_, F>>) {
     for &input in &inputs {
         for access in accesses {
             for input in [input, Input::<F>::new(input.get() ^ 1 << 40)] {
-                assert_eq!(anchored.translate(input, access), walker.translate(input, access), "{access} at {input}");
+                assert_eq!(
+                    anchored.translate(input, access),
+                    walker.translate(input, access),
+                    "{access} at {input}"
+                );
             }
         }
     }
@@ -247,16 +271,30 @@ fn forms_of_reading<F: Format>(harness: &Harness<'_, Tree<'_, F>>) {
     assert_eq!(tables, harness.tables.live());
     in_tables.retain(|leaf| leaf.0.get() - start.get() < bytes);
     in_tables.sort_by_key(|leaf| leaf.0);
-    assert_eq!(in_tables, leaves.iter().map(|it| (it.input, it.output, it.shift, it.attributes)).collect::<Vec<_>>());
-    assert_eq!(walker.for_each_table(|table| ControlFlow::Break(table.address())), ControlFlow::Break(walker.root()));
+    assert_eq!(
+        in_tables,
+        leaves.iter().map(|it| (it.input, it.output, it.shift, it.attributes)).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        walker.for_each_table(|table| ControlFlow::Break(table.address())),
+        ControlFlow::Break(walker.root())
+    );
 
     // Each walk's trace ends at what the address translates to.
     if let Some((&page, &(output, attributes))) = harness.model.first_key_value() {
         let trace = walker.trace(Input::<F>::new(page));
         let last = trace.last().unwrap();
-        let pgtable::Entry::Leaf { output: base, attributes: found } = last.entry else { panic!("{trace:?}") };
-        assert_eq!((base.get() + (page & (last.at.size() - 1)), found.prot()), (output, attributes.prot()));
-        assert!(trace.windows(2).all(|pair| pair[0].at.level.0 == pair[1].at.level.0 + 1), "{trace:?}");
+        let pgtable::Entry::Leaf { output: base, attributes: found } = last.entry else {
+            panic!("{trace:?}")
+        };
+        assert_eq!(
+            (base.get() + (page & (last.at.size() - 1)), found.prot()),
+            (output, attributes.prot())
+        );
+        assert!(
+            trace.windows(2).all(|pair| pair[0].at.level.0 == pair[1].at.level.0 + 1),
+            "{trace:?}"
+        );
     }
 }
 
@@ -290,7 +328,8 @@ fn there_and_back<F: Format>(format: F) {
     let attributes = F::Attributes::from(Prot::RW.for_user());
     let (input, bytes) = (Input::<F>::new(1 << large), 1u64 << large);
     let tree = &mut harness.space;
-    tree.map(input, Output::<F>::new(3 << large), bytes, attributes, Leaves::Exactly(page)).unwrap();
+    tree.map(input, Output::<F>::new(3 << large), bytes, attributes, Leaves::Exactly(page))
+        .unwrap();
     let full = tables.live();
 
     // One page in the middle differs: nothing of that part is promoted.
@@ -313,7 +352,10 @@ fn there_and_back<F: Format>(format: F) {
     gather.finish(&tables).unwrap();
     assert_eq!(tables.live(), full);
     let found = tree.walker().query(odd).unwrap().unwrap();
-    assert_eq!((found.shift, found.output.get(), found.attributes), (page, (3 << large) + (5 << 21), attributes));
+    assert_eq!(
+        (found.shift, found.output.get(), found.attributes),
+        (page, (3 << large) + (5 << 21), attributes)
+    );
     harness.space.destroy(Gather::new(&harness.tlb, 7)).map_err(|(_, error)| error).unwrap();
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use pgtable::{
-    Access, Address, AddressSpace, Attributes, Error, Gather, InputOf, Leaves, MappingOf, Memory, OutputOf, Prot,
-    RangeError,
+    Access, Address, AddressSpace, Attributes, Error, Gather, InputOf, Leaves, MappingOf, Memory,
+    OutputOf, Prot, RangeError,
 };
 use proptest::prelude::*;
 
@@ -48,7 +48,8 @@ pub fn prot() -> impl Strategy<Value = Prot> {
 }
 
 pub fn place() -> impl Strategy<Value = Place> {
-    (0u64..6, prop_oneof![Just(0u64), 0..40u64, 500..520u64]).prop_map(|(far, near)| Place { far, near })
+    (0u64..6, prop_oneof![Just(0u64), 0..40u64, 500..520u64])
+        .prop_map(|(far, near)| Place { far, near })
 }
 
 pub fn pages() -> impl Strategy<Value = Pages> {
@@ -98,7 +99,8 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
 
     pub fn input(&self, at: Place) -> u64 {
         let middle = self.shifts.get(1).map_or(0, |shift| 1 << shift);
-        let far = [0, middle, 2 * middle, 1 << 30, (1 << 30) + middle, 1 << 40][at.far as usize % 6];
+        let far =
+            [0, middle, 2 * middle, 1 << 30, (1 << 30) + middle, 1 << 40][at.far as usize % 6];
         let (start, bytes) = self.space.range();
         start.get() + far.min(bytes / 2) + at.near * self.unit
     }
@@ -130,7 +132,10 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
         match result {
             Ok(_) => bytes,
             Err(error) => {
-                assert!(error.at.get() >= start && error.at.get() < start + bytes, "{error} is outside the range");
+                assert!(
+                    error.at.get() >= start && error.at.get() < start + bytes,
+                    "{error} is outside the range"
+                );
                 error.at.get() - start
             }
         }
@@ -140,8 +145,8 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
     /// its pages by their use knows them all.
     pub fn fill_tlb(&mut self) {
         let entry = |(&page, &(output, attributes)): (&u64, &(u64, S::Attributes))| {
-            let used =
-                [Access::READ, Access::READ.by_user()].map(|it| self.space.translate(InputOf::<S>::new(page), it));
+            let used = [Access::READ, Access::READ.by_user()]
+                .map(|it| self.space.translate(InputOf::<S>::new(page), it));
             assert!(used.iter().any(Result::is_ok), "{page:#x} is mapped readable");
             (page, (output, attributes.prot().into_bits()))
         };
@@ -154,13 +159,19 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
         let mut gather = Gather::new(&tlb, 7);
         match *op {
             Op::Map { at, pages, output, prot, leaves, budget } => {
-                let (start, bytes, leaves) = (self.input(at), self.bytes(pages), self.leaves(leaves));
+                let (start, bytes, leaves) =
+                    (self.input(at), self.bytes(pages), self.leaves(leaves));
                 let large = self.shifts.get(1).map_or(21, |shift| 21.max(*shift));
                 let output = if output % 3 == 0 { output << large } else { output * self.unit };
                 let attributes = S::Attributes::from(prot);
                 self.tables.budget.set(budget);
-                let result =
-                    self.space.map(InputOf::<S>::new(start), OutputOf::<S>::new(output), bytes, attributes, leaves);
+                let result = self.space.map(
+                    InputOf::<S>::new(start),
+                    OutputOf::<S>::new(output),
+                    bytes,
+                    attributes,
+                    leaves,
+                );
                 let done = Self::done(start, bytes, &result);
                 for page in (0..done).step_by(self.unit as usize) {
                     let old = self.model.insert(start + page, (output + page, attributes));
@@ -169,7 +180,11 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
                 match result {
                     Ok(()) => {}
                     Err(RangeError { at, error: Error::Mapped { at: entry } }) => {
-                        let taken = self.model.range(at.get()..at.get() + entry.size().max(self.unit)).next().is_some();
+                        let taken = self
+                            .model
+                            .range(at.get()..at.get() + entry.size().max(self.unit))
+                            .next()
+                            .is_some();
                         assert!(taken, "nothing is mapped at {at}");
                     }
                     Err(RangeError { error: Error::Alloc(_), .. }) => {
@@ -301,14 +316,25 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
         // Each mapped page translates to its place (a sample), and its neighbours outside do not.
         for (&page, &(output, attributes)) in self.model.iter().step_by(self.model.len() / 50 + 1) {
             let input = InputOf::<S>::new(page + 5);
-            for access in [Access::READ, Access::WRITE, Access::FETCH].into_iter().flat_map(|a| [a, a.by_user()]) {
+            for access in [Access::READ, Access::WRITE, Access::FETCH]
+                .into_iter()
+                .flat_map(|a| [a, a.by_user()])
+            {
                 if let Ok(translation) = self.space.translate(input, access) {
-                    assert_eq!((translation.output.get(), translation.attributes), (output + 5, attributes), "{input}");
+                    assert_eq!(
+                        (translation.output.get(), translation.attributes),
+                        (output + 5, attributes),
+                        "{input}"
+                    );
                 }
             }
             let supervisor = self.space.translate(input, Access::READ);
             let user = self.space.translate(input, Access::READ.by_user());
-            assert!(supervisor.is_ok() || user.is_ok(), "{input} is mapped readable: {}", supervisor.unwrap_err());
+            assert!(
+                supervisor.is_ok() || user.is_ok(),
+                "{input} is mapped readable: {}",
+                supervisor.unwrap_err()
+            );
             for neighbour in [page.wrapping_sub(self.unit), page + self.unit] {
                 if !self.model.contains_key(&neighbour) && neighbour >= start.get() {
                     let fault = self.space.translate(InputOf::<S>::new(neighbour), Access::READ);
@@ -319,7 +345,10 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
 
         // What the TLB still holds is still true.
         for (page, &(output, prot)) in self.tlb.cached.borrow().iter() {
-            let now = self.model.get(page).map(|(output, attributes)| (*output, attributes.prot().into_bits()));
+            let now = self
+                .model
+                .get(page)
+                .map(|(output, attributes)| (*output, attributes.prot().into_bits()));
             assert_eq!(now, Some((output, prot)), "stale translation of {page:#x} survived");
         }
     }

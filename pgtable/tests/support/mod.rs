@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgtable::{
-    Address, AllocError, Contents, DirectMap, Invalidate, InvalidateFailed, Stage, Stale, TableAllocator, TableLayout,
-    TableState,
+    Address, AllocError, Contents, DirectMap, Invalidate, InvalidateFailed, Stage, Stale,
+    TableAllocator, TableLayout, TableState,
 };
 
 /// Memory for tables: where it starts in its space, its words, and a state word for each 256 bytes.
@@ -96,17 +96,26 @@ impl<A: Address> TableAllocator<A> for Tables<'_> {
     /// What it holds looks like entries of any format, so that a word which is not stored shows.
     fn allocate_stale(&self, layout: TableLayout) -> Result<A, AllocError> {
         let table: A = self.allocate(layout)?;
-        self.words(table.get(), layout).iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
+        self.words(table.get(), layout)
+            .iter()
+            .for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
         Ok(table)
     }
 
     fn free(&self, table: A, layout: TableLayout, contents: Contents) -> Result<(), AllocError> {
         let address = table.get();
-        assert_eq!(self.live.borrow_mut().remove(&address), Some(layout), "{address:#x} is not live with that layout");
+        assert_eq!(
+            self.live.borrow_mut().remove(&address),
+            Some(layout),
+            "{address:#x} is not live with that layout"
+        );
         let words = self.words(address, layout);
         match contents {
             Contents::Zeroed => {
-                assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0), "said to be zeroed");
+                assert!(
+                    words.iter().all(|word| word.load(Ordering::Relaxed) == 0),
+                    "said to be zeroed"
+                );
             }
             Contents::Stale => words.iter().for_each(|word| word.store(0, Ordering::Relaxed)),
         }
