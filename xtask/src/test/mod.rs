@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod claims;
+mod examples;
 mod loom;
 mod no_std;
 mod package;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::{loom, no_std, package};
+use super::{examples, loom, no_std, package};
 use crate::arch::Arch;
 use crate::cargo::cargo;
 use crate::microvm::{LinuxOptions, Mmu};
@@ -60,6 +60,12 @@ pub const STEPS: &[Step] = &[
         about: "the libraries build where no std is",
         emulated: false,
         run: no_std::run,
+    },
+    Step {
+        name: "examples",
+        about: "each of the libraries' examples runs to its end",
+        emulated: false,
+        run: examples::run,
     },
     Step {
         name: "package",
