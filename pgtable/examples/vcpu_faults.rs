@@ -30,9 +30,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     thread::scope(|scope| {
         for (vcpu, faults) in faults.iter().enumerate() {
-            let (tree, epochs, start) = (&tree, &epochs, &start);
+            let (tree, start) = (&tree, &start);
             scope.spawn(move || {
-                let writer = tree.writer(epochs.reader().expect("two readers"));
+                let writer = tree.writer().expect("two readers");
                 start.wait();
                 for turn in 0..PAGES {
                     // Both walk over the same memory, in opposite directions.
