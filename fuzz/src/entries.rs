@@ -7,7 +7,8 @@ use arch_ppc64::radix::{
 };
 use arch_x86::{Controls, Ept, EptControls, KeyRegister, Levels, LongMode, Npt, NptControls};
 use frag_alloc::TaggedTable;
-use pgtable::{Access, Address, Attributes, Entry, Format, Gpa, Hpa, Input, Level, Output, Position, Prot};
+use pgtable::{Format, Gpa, Hpa, Level, Position};
+use pgtable_conformance::words;
 
 use crate::case::bit;
 
@@ -24,8 +25,8 @@ struct Header {
 /// One word, at every place of every format and as every other layout.
 ///
 /// # Oracles
-/// decode ∘ encode is the identity; prediction says what decoding says; permissions survive;
-/// nothing panics, at impossible places either.
+/// Those of the conformance kit: decode ∘ encode is the identity; shortcuts say what decoding says;
+/// permissions survive; nothing panics, at impossible places either.
 pub fn entries(data: &[u8]) {
     let Ok(header) = Unstructured::new(data).arbitrary::<Header>() else { return };
     let Header { flags, word, address, .. } = header;

@@ -1,7 +1,7 @@
 //! Two stages, ours: a guest's tree, whose tables and pages lie where the hypervisor's tree says.
 
 use pgtable::{
-    Access, DirectMap, Format, Generation, Gpa, Gva, Hpa, Leaves, PageTable, Prot, Stage1, Stage2,
+    Access, DirectMap, FirstStage, Generation, Gpa, Gva, Hpa, Leaves, PageTable, Prot, SecondStage,
     TableMemory, TranslationCache, TwoStage,
 };
 
@@ -29,7 +29,7 @@ pub struct Both<F1, F2> {
     generation: Generation,
 }
 
-impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> Both<F1, F2> {
+impl<F1: FirstStage, F2: SecondStage> Both<F1, F2> {
     pub fn new(stage1: F1, stage2: F2) -> Self {
         let arena = Arena::new(START, 3 * arena::BYTES);
         // SAFETY: the first part of the arena; it is valid as long as the process, and every access
@@ -76,7 +76,7 @@ impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> Both<F1, F2> {
     }
 }
 
-impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> Trees for Both<F1, F2> {
+impl<F1: FirstStage, F2: SecondStage> Trees for Both<F1, F2> {
     fn reset(&mut self) {
         self.guest.tables().clear();
         self.host.tables().clear();
