@@ -422,8 +422,9 @@ where
     }
 
     /// Replaces all attributes of whatever is mapped in the `bytes` bytes from `input` on: rights,
-    /// memory type and software bits. What hardware recorded (accessed, dirty) stays. Returns how
-    /// many bytes are mapped there.
+    /// memory type and software bits. What hardware recorded (accessed, dirty) stays; where it keeps
+    /// no record in the old leaf or the new one (AArch64: dirty, in pages that may not be written),
+    /// `attributes` say. Returns how many bytes are mapped there.
     ///
     /// # Errors
     /// As [`modify`](Self::modify).

@@ -104,7 +104,9 @@ fn case_b10() {
             if pages > 1 {
                 assert_eq!(found(&tree, at(pages - 1)).memory(), Memory::Device);
             }
-            // All of it, but for what was recorded.
+            // All of it, but for what was recorded (where hardware records: in pages that may be
+            // written).
+            assert_eq!(tree.protect(at(0), bytes, special.prot(), &mut gather), Ok(bytes));
             let all = F::Attributes::from(Prot::RWX.with_user(special.prot().user()));
             assert_eq!(tree.set_attributes(at(0), bytes, all, &mut gather), Ok(bytes));
             assert_eq!(found(&tree, at(0)).memory(), Memory::Normal);
