@@ -1,7 +1,7 @@
 //! The shape that long mode, NPT and EPT share: 9 index bits a level, 4-KiB pages, addresses in
 //! bits 51:12.
 
-use pgtable::{Field, Geometry, LevelGeometry, Pattern, Shortcuts, Step, Words, low_bits};
+use pgtable::{Field, Geometry, LevelGeometry, Pattern, Shortcuts, Words, low_bits};
 
 use crate::controls::Levels;
 
@@ -52,23 +52,8 @@ pub(crate) const fn beyond_maxphyaddr(maxphyaddr: u8) -> u64 {
 /// The steps of a walk: tables that fit `tables` above the last level, pages that fit `page` there.
 #[inline(always)]
 pub(crate) const fn shortcuts(five: bool, tables: Pattern, page: Pattern) -> Shortcuts {
-    const ADDRESS: Field = Field::in_place(address_bits(PAGE_SHIFT));
-    const fn step(level: u8, usual: Pattern) -> Step {
-        Step::new(PAGE_SHIFT + WIDTH * level, WIDTH, usual, ADDRESS)
-    }
-    let levels = if five { 5 } else { 4 };
-    let none = step(0, Pattern::NONE);
-    let steps = [
-        step(0, page),
-        step(1, tables),
-        step(2, tables),
-        step(3, tables),
-        step(4, tables),
-        none,
-        none,
-        none,
-    ];
-    Shortcuts::new(levels, steps)
+    let address = Field::in_place(address_bits(PAGE_SHIFT));
+    Shortcuts::uniform(if five { 5 } else { 4 }, PAGE_SHIFT, WIDTH, tables, page, address)
 }
 
 /// The words of leaves of `2^shift` bytes from `output` on, which is aligned to that and whose

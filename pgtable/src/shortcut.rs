@@ -190,6 +190,33 @@ impl Shortcuts {
         Self { levels, steps }
     }
 
+    /// The shortcuts of a tree of `levels` levels, 2 to 6, whose tables all have `2^width` entries,
+    /// over pages of `2^page_shift` bytes: usual tables fit `tables`, usual pages fit `page`, and the
+    /// address stands at `address` in both.
+    #[inline(always)]
+    #[must_use]
+    pub const fn uniform(
+        levels: u8,
+        page_shift: u8,
+        width: u8,
+        tables: Pattern,
+        page: Pattern,
+        address: Field,
+    ) -> Self {
+        let none = Step::NONE;
+        let steps = [
+            Step::new(page_shift, width, page, address),
+            Step::new(page_shift + width, width, tables, address),
+            Step::new(page_shift + 2 * width, width, tables, address),
+            Step::new(page_shift + 3 * width, width, tables, address),
+            Step::new(page_shift + 4 * width, width, tables, address),
+            Step::new(page_shift + 5 * width, width, tables, address),
+            none,
+            none,
+        ];
+        Self { levels, steps }
+    }
+
     /// The level of the root.
     #[inline(always)]
     #[must_use]

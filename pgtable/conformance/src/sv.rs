@@ -9,8 +9,8 @@ use core::fmt;
 
 use pgtable::{
     Access, AccessKind, Attributes, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage,
-    Format, Geometry, Gpa, Gva, LevelGeometry, MAX_LEVELS, Memory, Pattern, Position, Privilege,
-    Prot, Record, Shortcuts, Stage1, Step, Unencodable, Words, low_bits,
+    Format, Geometry, Gpa, Gva, LevelGeometry, Memory, Pattern, Position, Privilege, Prot, Record,
+    Shortcuts, Stage1, Unencodable, Words, low_bits,
 };
 
 const V: u64 = 1;
@@ -66,6 +66,7 @@ impl Sv {
     }
 
     /// What a leaf must have set, and what clear, to allow `access`.
+    #[inline(always)]
     fn demand(&self, access: Access) -> (u64, u64) {
         let right = match access.kind {
             AccessKind::Read => R,
@@ -80,6 +81,7 @@ impl Sv {
     }
 
     /// What must be recorded already.
+    #[inline(always)]
     fn recorded(&self, access: Access) -> u64 {
         match access.kind {
             _ if self.hardware_updates => 0,
@@ -94,6 +96,7 @@ impl Sv {
 pub struct SvAttributes(u64);
 
 impl From<Prot> for SvAttributes {
+    #[inline]
     fn from(prot: Prot) -> Self {
         let when = |wanted: bool, bits| if wanted { bits } else { 0 };
         Self(
@@ -164,22 +167,26 @@ impl Format for Sv {
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
 
+    #[inline(always)]
     fn geometry(&self) -> &Geometry {
         &SHAPES[usize::from(self.levels - 3)]
     }
 
     /// Bits above the highest translated one must equal it.
+    #[inline(always)]
     fn offset(&self, address: Gva) -> Option<u64> {
         let bits = self.geometry().address_bits();
         let offset = address.get() & low_bits(bits);
         (self.address(offset) == address).then_some(offset)
     }
 
+    #[inline(always)]
     fn address(&self, offset: u64) -> Gva {
         let unused = 64 - self.geometry().address_bits();
         Gva::new(((offset << unused) as i64 >> unused) as u64)
     }
 
+    #[inline(always)]
     fn decode(&self, word: u64, at: Position) -> EntryOf<Self> {
         if word & V == 0 {
             return Entry::Absent;
@@ -205,6 +212,7 @@ impl Format for Sv {
         Entry::Leaf { output: Gpa::new(address), attributes: SvAttributes(word & ATTRIBUTES) }
     }
 
+    #[inline(always)]
     fn leaves(
         &self,
         output: Gpa,
@@ -223,6 +231,7 @@ impl Format for Sv {
         Ok(Words::contiguous(word | output >> 2, output, at.shift, PHYSICAL_BITS, -2))
     }
 
+    #[inline(always)]
     fn table(&self, table: Gpa, width: u8, at: Position) -> Result<u64, Unencodable> {
         let fits = table.get() & !(low_bits(PHYSICAL_BITS) & !low_bits(PAGE)) == 0;
         if fits && width == 9 && at.level.0 > 0 {
@@ -232,6 +241,7 @@ impl Format for Sv {
         }
     }
 
+    #[inline(always)]
     fn bits(&self, _: Position) -> Bits {
         Bits {
             present: V,
@@ -242,8 +252,10 @@ impl Format for Sv {
         }
     }
 
+    #[inline(always)]
     fn restrict(&self, (): (), _: u64, _: Position) {}
 
+    #[inline(always)]
     fn check(&self, word: u64, at: Position, (): (), access: Access) -> Result<(), Exception> {
         let (set, clear) = self.demand(access);
         let set = set | self.recorded(access);
@@ -266,6 +278,7 @@ impl Format for Sv {
         })
     }
 
+    #[inline(always)]
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
         let address = Field { mask: PPN, left: 2 };
         let tables = Pattern::all_set(V).without(R | W | X | U | A | D | PBMT | RESERVED);
@@ -277,12 +290,7 @@ impl Format for Sv {
                 readable.with(set | self.recorded(access)).without(clear)
             }
         };
-        let mut steps = [Step::NONE; MAX_LEVELS];
-        for (level, step) in (0..).zip(&mut steps).take(usize::from(self.levels)) {
-            let usual = if level == 0 { page } else { tables };
-            *step = Step::new(PAGE + 9 * level, 9, usual, address);
-        }
-        Some(Shortcuts::new(self.levels, steps))
+        Some(Shortcuts::uniform(self.levels, PAGE, 9, tables, page, address))
     }
 }
 
