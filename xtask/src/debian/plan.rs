@@ -64,11 +64,14 @@ impl Plan {
         let wanted: BTreeSet<_> =
             needed.iter().map(File::package).chain(alone.iter().map(String::as_str)).collect();
         let others = whole.files.iter().map(File::package).filter(|name| !wanted.contains(name));
-        let show: Vec<_> = ["show", "--no-all-versions"].into_iter().chain(others).collect();
-        let records = command::quiet("apt-cache show", &index.apt("apt-cache", show.clone()))?;
-        let installed = format!("installed-{}", alone.join("-"));
-        let installed = index.path().join(installed);
-        fs::write(&installed, if show.len() > 2 { as_installed(&records) } else { String::new() })?;
+        let others: Vec<_> = others.collect();
+        if others.is_empty() {
+            return Ok(whole);
+        }
+        let show = ["show", "--no-all-versions"].into_iter().chain(others);
+        let records = command::quiet("apt-cache show", &index.apt("apt-cache", show))?;
+        let installed = index.path().join(format!("installed-{}", alone.join("-")));
+        fs::write(&installed, as_installed(&records))?;
         let option = format!("Dir::State::Status={}", installed.display());
         Self::of(index, [vec!["-o".to_owned(), option], whole.install].concat())
     }

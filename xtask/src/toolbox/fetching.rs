@@ -36,7 +36,7 @@ impl Toolbox {
                  --cache FOLDER, XTASK_CACHE   where another clone keeps what it fetched\n  \
                  --system-tools                programs that stand in PATH\n  \
                  {}    a folder with the unpacked packages\n\
-                 The reason:",
+                 The reason",
                 tools.iter().map(|tool| tool.name).collect::<Vec<_>>().join(", "),
                 variables.join(", "),
             )
