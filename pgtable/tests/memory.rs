@@ -16,10 +16,11 @@ use arch_ppc64::shadow::L1Memory;
 use arch_x86::{Controls, Ept, EptControls, EptFault, Levels, LongMode, Npt, NptControls};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::{
-    Access, Cause, DirectMap, Error, Gather, Generation, Gpa, GuestTables, Gva, HostAccess, Hpa,
-    LoadWith, MemoryError, Output, PageTable, Prot, RangeError, ReadMemory, Recorded, Refusal,
-    SecondStage, TableIommu, TableMemory, TrackedTables, TranslationCache, TwoStage, TwoStageFault,
-    Unused, Walker, Writers,
+    Access, AllocError, Cause, Contents, DirectMap, Error, Gather, Generation, Gpa, GuestTables,
+    Gva, HostAccess, Hpa, Leaves, LoadWith, MemoryError, Output, PageTable, Prot, RangeError,
+    ReadMemory, Recorded, Refusal, SecondStage, TableAllocator, TableIommu, TableLayout,
+    TableMemory, TableState, TrackedTables, TranslationCache, TwoStage, TwoStageFault, Unused,
+    Walker, Writers,
 };
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::iommu::Iommu;
@@ -240,57 +241,76 @@ fn case_b1_two_stages() {
     }
 }
 
-/// Writers are refused before they touch anything.
+/// A guest makes a tree lead to tables that are none of its allocator's: writers name the entry, and
+/// touch nothing there.
 #[test]
 fn case_b1_writers() {
-    each_memory(|what, tables, want| {
+    each_memory(|what, tables, _| {
         let base = Gpa::new(0x10_0000);
         let frames = Frames::new(Region::new(tables, base, 1, 16).unwrap()).unwrap();
         let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
         let mut tree = PageTable::new(LONG, tables, &cache).unwrap();
-        // The guest writes its root so that it leads to the tree whose memory is as it is.
         let root = tables.word(tree.root()).unwrap();
         root.store(0x2067_u64.to_le(), Ordering::Relaxed);
-        let before: Vec<_> = TREE.iter().map(|(at, _)| tables.load(Gpa::new(*at as u64))).collect();
-        let mut gather = Gather::new(&Unused, ());
-        let range = (Gva::new(0), 0x1000);
-        let results: [Result<(), RangeError<Gva>>; 5] = [
-            tree.map(
-                Gva::new(0x1000),
-                Gpa::new(0),
-                0x1000,
-                Prot::RW.into(),
-                pgtable::Leaves::Largest,
-            ),
-            tree.unmap(range.0, range.1, &mut gather).map(drop),
-            tree.protect(range.0, range.1, Prot::R.into(), &mut gather).map(drop),
-            tree.harvest(
-                range.0,
-                range.1,
-                Recorded::Dirty,
-                Writers::Running,
-                &mut [0],
-                &mut gather,
-            )
-            .map(drop),
-            tree.split(range.0, range.1, 12, &mut gather).map(drop),
+        let content = || TREE.map(|(at, _)| tables.load(Gpa::new(at as u64)));
+        let (before, mut gather) = (content(), Gather::new(&Unused, ()));
+        let (first, second) = (Gva::new(0), Gva::new(0x1000));
+        let largest = Leaves::Largest;
+        let mut bitmap = [0];
+        let writers = Writers::Running;
+        let results: [Result<(), RangeError<Gva>>; 4] = [
+            tree.map(second, Gpa::new(0), 0x1000, Prot::RW.into(), largest).map(drop),
+            tree.unmap(first, 0x1000, &mut gather).map(drop),
+            tree.protect(first, 0x1000, Prot::R, &mut gather).map(drop),
+            tree.harvest(first, 0x1000, Recorded::Dirty, writers, &mut bitmap, &mut gather)
+                .map(drop),
         ];
-        if want != Answer::Recorded {
-            for (verb, result) in results.into_iter().enumerate().take(4) {
-                let Err(RangeError { error: Error::Memory(error), .. }) = result else {
-                    panic!("{what}, verb {verb}: {result:?}");
-                };
-                let refusal =
-                    if want == Answer::Read { Refusal::ReadOnly } else { Refusal::Outside };
-                assert_eq!(error.refusal, refusal, "{what}, verb {verb}");
-            }
-            let after: Vec<_> =
-                TREE.iter().map(|(at, _)| tables.load(Gpa::new(*at as u64))).collect();
-            assert_eq!(after, before, "{what}");
+        for (verb, result) in results.into_iter().enumerate() {
+            let Err(RangeError { error: Error::Malformed { entry, .. }, .. }) = result else {
+                panic!("{what}, verb {verb}: {result:?}");
+            };
+            assert_eq!(entry, base.get(), "{what}, verb {verb}");
         }
+        assert_eq!(content(), before, "{what}");
         root.store(0, Ordering::Relaxed);
         gather.finish(tree.tables()).unwrap();
         tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
+    });
+}
+
+/// An allocator that hands out one place, whatever memory there is.
+struct At(Gpa, TableState);
+
+impl TableAllocator<Gpa> for At {
+    fn allocate(&self, _: TableLayout) -> Result<Gpa, AllocError> {
+        Ok(self.0)
+    }
+
+    fn free(&self, _: Gpa, _: TableLayout, _: Contents) -> Result<(), AllocError> {
+        Ok(())
+    }
+
+    fn state(&self, table: Gpa, _: TableLayout) -> Option<&TableState> {
+        (table == self.0).then_some(&self.1)
+    }
+}
+
+/// Tables that an allocator hands out where nothing can be stored.
+#[test]
+fn case_b1_allocators() {
+    each_memory(|what, tables, want| {
+        let tree = PageTable::new(LONG, tables, At(Gpa::new(0x6000), TableState::new()));
+        let refusal = match tree.map(drop) {
+            Ok(()) => None,
+            Err(Error::Memory(error)) => Some(error.refusal),
+            Err(error) => panic!("{what}: {error}"),
+        };
+        let wanted = match want {
+            Answer::Recorded => None,
+            Answer::Read => Some(Refusal::ReadOnly),
+            Answer::Refused => Some(Refusal::Outside),
+        };
+        assert_eq!(refusal, wanted, "{what}");
     });
 }
 
@@ -382,7 +402,7 @@ fn logged<M: TableMemory<Gpa>>(memory: &Tracked, through: M) -> Vec<usize> {
     let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
     let mut tree = PageTable::new(LONG, through, &cache).unwrap();
     let page = (Gva::new(0x1000), Gpa::new(0x5000));
-    tree.map(page.0, page.1, 4096, Prot::RW.into(), pgtable::Leaves::Largest).unwrap();
+    tree.map(page.0, page.1, 4096, Prot::RW.into(), Leaves::Largest).unwrap();
     dirty(memory)
 }
 
@@ -457,7 +477,7 @@ fn case_b8_a_record_that_the_format_does_not_have() {
         let format = Ept::new(Levels::Four, EptControls { accessed_dirty, ..EptControls::new() });
         let mut tree = PageTable::new(format, memory, &cache).unwrap();
         let (from, to) = (Gpa::new(0), Hpa::new(0x4000_0000));
-        tree.map(from, to, 0x1_0000, Prot::RWX.into(), pgtable::Leaves::Largest).unwrap();
+        tree.map(from, to, 0x1_0000, Prot::RWX.into(), Leaves::Largest).unwrap();
         let mut gather = Gather::new(&Unused, ());
         let mut bitmap = [0];
         let writers = Writers::Running;
