@@ -316,6 +316,21 @@ pub trait FirstStage: Format<Stage = Stage1> {
         let _ = (word, at, path);
         true
     }
+
+    /// Where the entry for `offset` would stand in the table that `word` at `at` names, a malformed
+    /// entry: if hardware has the second stage translate that address before it judges the entry.
+    /// What the second stage then refuses goes before the entry's own fault. By default the entry is
+    /// judged first.
+    #[cold]
+    fn looked_for_before_judged(
+        &self,
+        word: u64,
+        at: Position,
+        offset: u64,
+    ) -> Option<Output<Self>> {
+        let _ = (word, at, offset);
+        None
+    }
 }
 
 /// What a second stage says about the first stage's tables ([`TwoStage`](crate::TwoStage)).

@@ -303,19 +303,40 @@ where
         fault: Fault<F1>,
         nested: &Nested<'_, '_, F1, F2, M, N>,
     ) -> TwoStageFault<F1, F2> {
-        match (fault.cause, nested.failed.take()) {
-            (Cause::TableAccess, Some(second)) => {
+        let (refused, table) = match fault.cause {
+            Cause::TableAccess => (nested.failed.take(), fault.at),
+            Cause::Malformed => (self.before_judged(&fault, nested), fault.at),
+            _ => (None, None),
+        };
+        match refused {
+            Some(second) => {
                 let arch = self.stage2.format().fault_of_guest_table(second.arch);
                 let fault2 = Fault { arch, ..second };
                 TwoStageFault::Stage2 {
                     address: fault.address,
                     access: fault.access,
-                    table: fault.at,
+                    table,
                     fault: fault2,
                 }
             }
-            _ => TwoStageFault::Stage1(fault),
+            None => TwoStageFault::Stage1(fault),
         }
+    }
+
+    /// What stage 2 says of the address that stage 1 looks for before it judges the malformed entry
+    /// at which the walk ended, if it refuses it.
+    #[cold]
+    fn before_judged(
+        &self,
+        fault: &Fault<F1>,
+        nested: &Nested<'_, '_, F1, F2, M, N>,
+    ) -> Option<Fault<F2>> {
+        let last = nested.taken.get().checked_sub(1)?;
+        let (_, word) = nested.words.get(last % MAX_LEVELS)?.get();
+        let word = F1::BYTE_ORDER.swap(word);
+        let offset = self.stage1.offset(fault.address)?;
+        let looked_for = self.stage1.looked_for_before_judged(word, fault.at?, offset)?;
+        self.second(looked_for, self.stage2.format().guest_table_access()).err()
     }
 }
 

@@ -2,8 +2,8 @@
 
 use pgtable::{
     Access, AccessKind, Address, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage, Format,
-    Geometry, Input, Output, Pattern, Position, Record, SecondStage, Shortcuts, Stage1, Stage2,
-    Step, Unencodable, Words, low_bits,
+    Geometry, Gpa, Input, Output, Pattern, Position, Record, SecondStage, Shortcuts, Stage1,
+    Stage2, Step, Unencodable, Words, low_bits,
 };
 
 use super::attributes::PageAttributes;
@@ -380,7 +380,27 @@ impl<S: Scope> Radix<S> {
     }
 }
 
-impl FirstStage for ProcessScoped {}
+impl FirstStage for ProcessScoped {
+    /// As QEMU's MMU does: the size of a table is judged when its entry has been found.
+    #[cold]
+    fn looked_for_before_judged(&self, word: u64, at: Position, offset: u64) -> Option<Gpa> {
+        let pde = Pde::from_bits(word);
+        let judged_late = self.strictness == Strictness::Qemu && pde.v() && !pde.l();
+        judged_late.then(|| {
+            let table = pde.table() & !low_bits(pde.nls() + 3);
+            Gpa::new(entry_of(table, pde.nls(), at.shift, offset))
+        })
+    }
+}
+
+/// The address of the entry for `offset` in a table of `2^width` entries, which together cover
+/// `2^covers` bytes. A table wider than what it covers is indexed as a 64-bit shift by a negative
+/// count does it.
+pub(crate) fn entry_of(table: u64, width: u8, covers: u8, offset: u64) -> u64 {
+    let index =
+        offset.wrapping_shr(u32::from(covers).wrapping_sub(u32::from(width))) & low_bits(width);
+    table.wrapping_add(index * 8)
+}
 
 impl SecondStage for PartitionScoped {
     /// The partition scope takes an access to a table of the process scope for a load.

@@ -7,12 +7,11 @@
 use core::fmt;
 
 use pgtable::{
-    Access, Cause, Format, Gpa, Gva, Level, Position, ReadMemory, TranslationOf, Walker, low_bits,
+    Access, Cause, FirstStage, Format, Gpa, Gva, Level, ReadMemory, TranslationOf, Walker,
 };
 
 use super::descriptor::{ProcessTableWord, Prte};
-use super::entry::Pde;
-use super::format::ProcessScoped;
+use super::format::{ProcessScoped, entry_of};
 use super::indexed::TableError;
 use super::policy::{Quadrants, Strictness};
 use super::process_table::ProcessTable;
@@ -238,36 +237,18 @@ impl GuestMmu {
         address: Gva,
         offset: u64,
     ) -> bool {
-        if self.format.strictness() != Strictness::Qemu {
-            return false;
-        }
         let trace = walker.trace(address);
-        let Some(last) = trace.last() else { return false };
-        let pde = Pde::from_bits(last.word);
-        let Position { shift, .. } = last.at;
-        pde.v()
-            && !pde.l()
-            && is_outside(memory, pde.table() & !low_bits(pde.nls() + 3), pde.nls(), shift, offset)
+        let looked_for = trace
+            .last()
+            .and_then(|last| walker.format().looked_for_before_judged(last.word, last.at, offset));
+        looked_for.is_some_and(|entry| memory.load(entry).is_err())
     }
 }
 
 fn root_is_outside<M: ReadMemory<Gpa>>(memory: &M, entry: Prte, offset: u64) -> bool {
-    is_outside(memory, entry.tree.base(), entry.tree.rpds(), entry.tree.address_bits(), offset)
-}
-
-/// Whether the entry for `offset` of a table of `2^width` entries, which together cover `2^covers`
-/// bytes, stands outside memory. A table wider than what it covers is indexed as a 64-bit shift by
-/// a negative count does it.
-fn is_outside<M: ReadMemory<Gpa>>(
-    memory: &M,
-    table: u64,
-    width: u8,
-    covers: u8,
-    offset: u64,
-) -> bool {
-    let index =
-        offset.wrapping_shr(u32::from(covers).wrapping_sub(u32::from(width))) & low_bits(width);
-    memory.load(Gpa::new(table.wrapping_add(index * 8))).is_err()
+    let tree = entry.tree;
+    let at = entry_of(tree.base(), tree.rpds(), tree.address_bits(), offset);
+    memory.load(Gpa::new(at)).is_err()
 }
 
 #[cfg(test)]
