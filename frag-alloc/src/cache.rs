@@ -3,14 +3,14 @@
 //! # Protocol
 //! One [`Pool`] per table size, each behind its own lock. A table is allocated by taking it out of
 //! its pool and marking it live, and freed by marking it idle and putting it back (see
-//! [`lives`](crate::lives): of several frees of one table, at any time, by any thread, one succeeds).
-//! When the pool has nothing, a frame is filled *outside* the lock; a thread that finds, with the
-//! lock again, that another one was faster, sends its frame home unused.
+//! [`lives`](crate::lives): of several frees of one table, at any time, by any thread, one
+//! succeeds). When the pool has nothing, a frame is filled *outside* the lock; a thread that finds,
+//! with the lock again, that another one was faster, sends its frame home unused.
 //!
 //! Tables of a whole frame or more, and all tables under [`Policy::Linux`], have no pool: their
 //! frames count them, and the free that makes `fragments` 0 retires the frame. The tag by which a
-//! table was freed says to which of the two it goes; its frame's descriptor is not asked. Checked by
-//! `loom/frag-alloc`.
+//! table was freed says to which of the two it goes; its frame's descriptor is not asked. Checked
+//! by `loom/frag-alloc`.
 
 use core::ops::Deref;
 

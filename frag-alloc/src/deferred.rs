@@ -67,7 +67,8 @@ where
         &self.cache
     }
 
-    /// As [`Cache::take`]; out of memory, it first puts back the tables that wait, as far as it may.
+    /// As [`Cache::take`]; out of memory, it first puts back the tables that wait, as far as it
+    /// may.
     ///
     /// # Errors
     /// As [`Cache::take`].

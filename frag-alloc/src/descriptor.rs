@@ -3,17 +3,20 @@
 //! # Protocol
 //! | word | who changes it | how |
 //! | --- | --- | --- |
-//! | `refs` | anyone | from 0 to 1 by the thread that took the frame from its source; after that only +1 (if it is not 0) and −1. Of a table larger than a frame, the first frame's count for all; the others' go from 0 to [`JOINED`] and back |
+//! | `refs` | anyone | from 0 to 1 by the thread that took the frame from its source; after that only +1 (if it is not 0) and −1 |
 //! | `fragments` | this crate | stored before the frame's first table is visible to anyone; after that only −n |
 //! | `tag` | this crate | stored with `fragments`; cleared before our own reference is dropped |
 //! | `hand`, `in_hand`, `next`, `previous` | the holder of the pool's lock | plain stores |
 //! | `flags` | anyone | OR; a frame's flags outlive its use |
 //!
+//! Of a table larger than a frame, the references of the first frame count for all; the `refs` of
+//! the others go from 0 to [`JOINED`] and back.
+//!
 //! The two counts are apart because they answer different questions. `refs` says when the frame's
 //! *memory* may be given away, and anybody may hold one for a moment. `fragments` says when the
 //! frame has stopped being a *table frame*, and only tables hold it. When they were one word, a
-//! plain store lost a reader's reference: `loom/frag-alloc/tests/designs.rs`. Neither count is ever stored
-//! over after publication, and neither goes below zero: a decrement that would is refused.
+//! plain store lost a reader's reference: `loom/frag-alloc/tests/designs.rs`. Neither count is ever
+//! stored over after publication, and neither goes below zero: a decrement that would is refused.
 
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -37,8 +40,8 @@ pub enum Kind {
     Kernel,
 }
 
-/// Owner, cache, kind and table size in one word, so that one compare answers "is this one of mine?":
-/// of a frame (in its descriptor), and of a live table (see [`lives`](crate::lives)).
+/// Owner, cache, kind and table size in one word, so that one compare answers "is this one of
+/// mine?": of a frame (in its descriptor), and of a live table (see [`lives`](crate::lives)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Tag(pub(crate) u64);
 
@@ -53,8 +56,8 @@ impl Tag {
     const CACHES: u64 = (1 << 20) - 1;
 
     /// Of the tables of `2^shift` bytes of the cache with that number. Numbers count on to 2^20 and
-    /// then begin anew; they tell caches of one owner apart, so that a table is not given to another
-    /// cache's pool.
+    /// then begin anew; they tell caches of one owner apart, so that a table is not given to
+    /// another cache's pool.
     pub(crate) fn new(owner: Owner, kind: Kind, shift: u8, cache: u32) -> Self {
         let kernel = if kind == Kind::Kernel { Self::KERNEL } else { 0 };
         let cache = (u64::from(cache) & Self::CACHES) << Self::CACHE;
@@ -121,8 +124,8 @@ pub(crate) struct Descriptor {
     flags: AtomicU32,
 }
 
-/// In `refs`: the frame is the second or a later one of a larger table, and has no references of its
-/// own.
+/// In `refs`: the frame is the second or a later one of a larger table, and has no references of
+/// its own.
 const JOINED: u32 = u32::MAX;
 
 /// A flag bit: the frame is never handed out again. In the byte below it stands the order in which
@@ -168,8 +171,8 @@ impl Descriptor {
         self.refs.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// The same for the second and later frames of a larger table: the references of the first count
-    /// for all, so these get [`JOINED`], which nobody adds to.
+    /// The same for the second and later frames of a larger table: the references of the first
+    /// count for all, so these get [`JOINED`], which nobody adds to.
     pub(crate) fn join(&self) -> bool {
         self.refs.compare_exchange(0, JOINED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }

@@ -147,9 +147,9 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         self.caches.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The idle table that starts at `granule`, which the caller took from where idle tables are, is
-    /// the live table `tag` from now on. If a zeroed one is wanted, it is zeroed now, unless it came
-    /// back zeroed.
+    /// The idle table that starts at `granule`, which the caller took from where idle tables are,
+    /// is the live table `tag` from now on. If a zeroed one is wanted, it is zeroed now, unless it
+    /// came back zeroed.
     #[inline]
     pub(crate) fn hand_out(&self, granule: u32, tag: Tag, wanted: Contents) -> Result<A, Error<A>> {
         if wanted == Contents::Zeroed && !self.lives.is_zeroed(granule) {
@@ -233,15 +233,15 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         Ok(frame)
     }
 
-    /// A frame (or `2^order` on end) from the source, with one reference, which is ours. Quarantined
-    /// ones are put aside on the way, alone: what was handed out with them goes back.
+    /// A frame (or `2^order` on end) from the source, with one reference, which is ours.
+    /// Quarantined ones are put aside on the way, alone: what was handed out with them goes back.
     fn take(&self, shift: u8, order: u8) -> Result<u32, Error<A>> {
         if order > 6 {
             return Err(Error::Unsupported { shift });
         }
         let mut address = A::new(self.start);
-        // Each turn but the last puts a frame aside, so a source that hands out what it has comes to
-        // an end.
+        // Each turn but the last puts a frame aside, so a source that hands out what it has comes
+        // to an end.
         for _ in 0..=self.descriptors.len() {
             address = self.source.take(order).ok_or(Error::Exhausted { shift })?;
             let offset = address.get().wrapping_sub(self.start);
@@ -334,8 +334,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         }
     }
 
-    /// Gives `2^order` frames back to the source, except for those that are quarantined: the largest
-    /// parts without one.
+    /// Gives `2^order` frames back to the source, except for those that are quarantined: the
+    /// largest parts without one.
     fn send_home(&self, frame: u32, order: u8) {
         let fit = |frame: &Descriptor| !frame.is(QUARANTINED);
         if self.run(frame, order).iter().all(fit) {

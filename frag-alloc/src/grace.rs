@@ -8,10 +8,10 @@
 //! A reader whose announcement the writer doesn't see yet is the dangerous one. Both sides have a
 //! SeqCst fence between their own store and their load of the other's: the reader between
 //! announcing and its first look at the tree, the writer between unlinking and reading the slots.
-//! So either the writer sees the announcement, or the reader sees the table unlinked. Every store to
-//! a slot is a Release that the writer's load acquires, so that whatever the load finds (a cleared
-//! slot, or a later reading by the same reader), what was read before happened before the table is
-//! used again. Checked by `loom/frag-alloc/tests/grace.rs`.
+//! So either the writer sees the announcement, or the reader sees the table unlinked. Every store
+//! to a slot is a Release that the writer's load acquires, so that whatever the load finds (a
+//! cleared slot, or a later reading by the same reader), what was read before happened before the
+//! table is used again. Checked by `loom/frag-alloc/tests/grace.rs`.
 
 use alloc::boxed::Box;
 
@@ -39,8 +39,8 @@ impl<G: Grace + ?Sized> Grace for &G {
     }
 }
 
-/// Grace periods that give out the readers for which they wait: what a tree that threads share needs
-/// of its [`Deferred`](crate::Deferred).
+/// Grace periods that give out the readers for which they wait: what a tree that threads share
+/// needs of its [`Deferred`](crate::Deferred).
 ///
 /// An embedder's own RCU implements it with a [`pgtable::ReadSide`] of its own.
 pub trait Readers: Grace {

@@ -42,7 +42,8 @@
 //! assert_eq!(found.map(|frame| frame.owner), Some(Owner(1)));
 //!
 //! cache.free(table, leaf, Contents::Zeroed)?;
-//! assert_eq!(cache.free(table, leaf, Contents::Zeroed), Err(AllocError::NotLive { address: table.get() }));
+//! let twice = cache.free(table, leaf, Contents::Zeroed);
+//! assert_eq!(twice, Err(AllocError::NotLive { address: table.get() }));
 //! cache.close()?;
 //! assert!(frames.census().all_home());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -52,9 +53,9 @@
 //! Linux once kept the number of tables in a page in the page's own reference count. The count was
 //! set by a plain store, which lost the reference of anybody who had just taken one; he returned it
 //! all the same, the page was released one table too early, and the count underflowed (fixed by
-//! Linux commit 4231aba000f5, which gave it a word of its own). `loom/frag-alloc/tests/designs.rs` has a model
-//! checker find it, and the faults of two repairs that were weighed; the same suites run this
-//! crate's own code in every interleaving that they reach.
+//! Linux commit 4231aba000f5, which gave it a word of its own). `loom/frag-alloc/tests/designs.rs`
+//! has a model checker find it, and the faults of two repairs that were weighed; the same suites
+//! run this crate's own code in every interleaving that they reach.
 //!
 //! # How to read it
 //! Bottom up: `descriptor` (the counts), `frames` (the life of a frame), `pool` (which tables are
@@ -77,7 +78,8 @@
 //!
 //! # Figures
 //! `cargo bench --manifest-path frag-alloc/benches/Cargo.toml` measures it beside general
-//! allocators and Linux's algorithm. Models: `cargo test --release --manifest-path loom/Cargo.toml`.
+//! allocators and Linux's algorithm. `cargo test --release --manifest-path loom/Cargo.toml` runs the
+//! models.
 #![no_std]
 #![deny(missing_docs)]
 

@@ -8,8 +8,8 @@
 //! | idle, stale | the same; it must be zeroed before it is handed out as zeroed |
 //! | a [`Tag`] | a live table: owner, cache, kind and size in one word |
 //!
-//! - *Hand out*: a store of the tag, by the thread that took the idle table out of its pool or front
-//!   and so is alone with it.
+//! - *Hand out*: a store of the tag, by the thread that took the idle table out of its pool or
+//!   front and so is alone with it.
 //! - *Free*: one compare-exchange from the tag that the caller claims to an idle mark. It decides
 //!   everything: table, owner, cache and size are compared together, and of several frees of one
 //!   table one succeeds. A free that fails changed nothing.
@@ -21,8 +21,8 @@
 //! [`TableState`](pgtable::TableState), which is the tree's alone: no store of the one ever undoes
 //! a store of the other, whatever words a tree found in memory that a guest writes.
 //!
-//! A hand-out is a Release and a free an Acquire, so that a free sees the frame as the hand-out left
-//! it, even a free by a thread that was never told of the table. A free is a Release and
+//! A hand-out is a Release and a free an Acquire, so that a free sees the frame as the hand-out
+//! left it, even a free by a thread that was never told of the table. A free is a Release and
 //! [`Lives::is`] an Acquire, so that a thread that finds a table gone also sees the stores that
 //! unlinked it. Checked by `loom/frag-alloc/tests/pairs.rs`.
 

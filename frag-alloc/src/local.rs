@@ -2,8 +2,8 @@
 //!
 //! # Protocol
 //! A front belongs to one thread (it is not `Sync`), and holds a few tables of each pooled size
-//! that are idle and still counted in their frame's `fragments`. So a table passes from the front to
-//! its user by two plain stores, and back by the one compare-exchange that is a free (see
+//! that are idle and still counted in their frame's `fragments`. So a table passes from the front
+//! to its user by two plain stores, and back by the one compare-exchange that is a free (see
 //! [`lives`](crate::lives)). Tables go between front and pool by the half-front, under the pool's
 //! lock. A table may be freed into another front than it came from. Dropping the front puts
 //! everything back.

@@ -89,8 +89,8 @@ fn the_fullest_frame_is_used_next() {
     assert_eq!(frames.census().table_frames, 1);
 }
 
-/// A descriptor per frame, and per 256 bytes a life word and a state word: 4.8 per cent of what they
-/// describe.
+/// A descriptor per frame, and per 256 bytes a life word and a state word: 4.8 per cent of what
+/// they describe.
 #[test]
 fn the_books_are_small() {
     let words = words(64);

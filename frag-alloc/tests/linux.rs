@@ -50,7 +50,7 @@ fn the_counter_stands_as_linuxs_does() {
         let at = |frame: u64, table: u64| Hpa::new((frame << 16) + (table << shift));
         match step {
             Alloc { frame, table } => {
-                assert_eq!(cache.take(shift), Ok(at(frame, table)), "step {number}: {why}")
+                assert_eq!(cache.take(shift), Ok(at(frame, table)), "step {number}: {why}");
             }
             Free { frame, table } => {
                 let tagged = TaggedTable::new(at(frame, table), TableKind::Pmd).unwrap();

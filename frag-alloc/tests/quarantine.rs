@@ -32,7 +32,7 @@ fn left_of_two(
     let end = loop {
         match cache.take(SHIFT) {
             Ok(table) => {
-                assert_ne!(table.get() >> FRAME, bad.get() >> FRAME, "{table} after {had}")
+                assert_ne!(table.get() >> FRAME, bad.get() >> FRAME, "{table} after {had}");
             }
             Err(error) => break error,
         }

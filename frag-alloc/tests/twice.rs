@@ -1,5 +1,6 @@
 //! A table is freed once for each time that it was handed out, by its own cache, and a frame is in
 //! one use at a time: under threads here, in every interleaving in `loom/frag-alloc`.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -99,8 +100,8 @@ fn case_a2_another_cache_of_the_same_owner_is_another_cache() {
     assert!(frames.census().all_home());
 }
 
-/// Of what a tree may change, an address says nothing: only the tables that its allocator handed out
-/// have a state, each of its own size, while it is alive.
+/// Of what a tree may change, an address says nothing: only the tables that its allocator handed
+/// out have a state, each of its own size, while it is alive.
 #[test]
 fn case_a1_only_a_live_table_of_this_cache_has_a_state() {
     let words = words(4, 16);

@@ -73,8 +73,8 @@ impl World {
                 let taken = cache.take(shift);
                 Self::counted(&self.taken, &taken);
                 if let Ok(table) = taken {
-                    // As a tree does: the state of a new table is its tree's to initialise. (There is
-                    // none if the other thread just guessed the table, and freed it.)
+                    // As a tree does: the state of a new table is its tree's to initialise. (There
+                    // is none if the other thread just guessed the table, and freed it.)
                     if let Some(state) = cache.state(table, self.layout) {
                         state.reset();
                     }
@@ -106,8 +106,8 @@ impl World {
     }
 }
 
-/// `one` at `shift`-sized tables beside `other`, with the first of the frame's tables alive, and the
-/// second, if there is one, alive too or free.
+/// `one` at `shift`-sized tables beside `other`, with the first of the frame's tables alive, and
+/// the second, if there is one, alive too or free.
 fn pair(policy: Policy, shift: u8, (one, other): (Op, Op), same: bool, second_alive: bool) {
     check(move || {
         let (frames, counts) = frames(1);
