@@ -114,36 +114,25 @@ where
     /// # Errors
     /// The first error of putting a table back; the others were put back.
     pub fn collect(&self) -> Result<usize, Error<A>> {
-        let mut count = 0;
-        let mut result = Ok(());
-        // Those that waited, then those that gathered: what is freed meanwhile is the next call's.
-        for _ in 0..2 {
-            let Some(through) = self.next_through() else { break };
-            count += through.len();
-            let put = |table| self.cache.put_detached(table);
-            result = through.into_iter().map(put).fold(result, Result::and);
-        }
-        result.map(|()| count)
-    }
-
-    /// The tables that waited, if their grace period has passed; then one starts for those that
-    /// gathered. `None` if nothing is through.
-    fn next_through(&self) -> Option<Vec<Detached>> {
+        // Those that waited, then those that gathered; what is freed meanwhile is the next call's.
+        let mut through = [Vec::new(), Vec::new()];
         let mut queue = self.queue.lock();
-        if queue.waiting.is_empty() {
+        for batch in &mut through {
             self.start(&mut queue);
+            if queue.waiting.is_empty() || !self.grace.passed(queue.cookie) {
+                break;
+            }
+            *batch = core::mem::take(&mut queue.waiting);
         }
-        if queue.waiting.is_empty() || !self.grace.passed(queue.cookie) {
-            return None;
-        }
-        let through = core::mem::take(&mut queue.waiting);
-        self.start(&mut queue);
-        Some(through)
+        drop(queue);
+        let count = through.iter().map(Vec::len).sum();
+        let put = |table| self.cache.put_detached(table);
+        through.into_iter().flatten().map(put).fold(Ok(()), Result::and).map(|()| count)
     }
 
-    /// Those that gathered wait from now on.
+    /// Those that gathered wait from now on, if no others do.
     fn start(&self, queue: &mut Queue) {
-        if !queue.gathering.is_empty() {
+        if queue.waiting.is_empty() && !queue.gathering.is_empty() {
             queue.waiting = core::mem::take(&mut queue.gathering);
             queue.cookie = self.grace.start();
         }
