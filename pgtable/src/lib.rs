@@ -40,7 +40,8 @@
 //! # Features
 //! | feature | what for |
 //! | --- | --- |
-//! | `vm-memory` | `GuestTables`: tables in guest memory of any number of regions; `TrackedTables`: with its dirty bitmaps (needs `std`) |
+//! | `alloc` | `GuestTables`: tables in guest memory of any number of regions; memory through `Box`, `Rc`, `Arc` |
+//! | `vm-memory` | `GuestTables` over any `vm_memory` backend, `GuestBytes` over any `vm_memory::GuestMemory`; `TrackedTables`: with its dirty bitmaps (needs `std`) |
 //! | `iommu` | `TableIommu`: a tree behind `vm_memory::IommuMemory` (needs `std`) |
 //! | `prefetch` | batches use prefetch instructions where the host has them (needs `std`) |
 //!
