@@ -1,5 +1,6 @@
-//! Numbers as people write and paste them: `0x1000`, `4096`, `7f12a4c00000`, `00400000`,
-//! `fffff800`12345678`, `1_0000_0000`, `2G`; and what consists of them.
+//! Numbers as people write and paste them. Addresses are hexadecimal: `0x1000`, `7f12a4c00000`,
+//! `00400000`, `fffff800`12345678`, `1_0000_0000`; only `0d4096` is decimal. Sizes are decimal: `4096`,
+//! `2G`, `0x1000`.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -8,19 +9,18 @@ use arch_ppc64::hash::{Slb, SlbEsid, SlbVsid};
 use table_dump::RootChoice;
 
 /// How an address is written.
-pub const FORMS: &str = "an address is hexadecimal after 0x, with a letter among its digits, or with \
-    eight digits or more (as /proc/PID/maps prints them); else decimal";
+pub const FORMS: &str = "an address is hexadecimal, with or without 0x (decimal after 0d)";
 
 /// An address.
 pub fn address(text: &str) -> Result<u64, String> {
     let digits: String = text.trim().chars().filter(|it| !matches!(it, '_' | '`')).collect();
     let digits = digits.trim_end_matches(['h', 'H']);
     let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
-    let number = match hex {
-        Some(hex) => u64::from_str_radix(hex, 16),
-        None if digits.len() < 8 && digits.bytes().all(|it| it.is_ascii_digit()) => digits.parse(),
-        None => u64::from_str_radix(digits, 16),
-    };
+    let number =
+        match digits.strip_prefix("0d").filter(|it| it.bytes().all(|it| it.is_ascii_digit())) {
+            Some(decimal) => decimal.parse(),
+            None => u64::from_str_radix(hex.unwrap_or(digits), 16),
+        };
     // `from_str_radix` takes a sign.
     let signed = digits.contains(['+', '-']);
     number.ok().filter(|_| !signed).ok_or_else(|| FORMS.to_owned())
@@ -146,10 +146,12 @@ mod tests {
             ("7fff00000000", Some(0x7fff_0000_0000)),
             ("fffff800`12345678", Some(0xffff_f800_1234_5678)),
             ("0ffff888h", Some(0xfff_f888)),
-            ("4096", Some(4096)),
-            (" 4096\r", Some(4096)),
+            ("4096", Some(0x4096)),
+            ("0d4096", Some(4096)),
+            (" 400123\r", Some(0x40_0123)),
             ("ffff", Some(0xffff)),
-            ("18446744073709551616", None),
+            ("10000000000000000", None),
+            ("0d", None),
             ("0x", None),
             ("", None),
             ("-1", None),

@@ -26,7 +26,7 @@ IMAGES
   Holes are not read, and nothing that is not asked for. What an image does not hold is unknown, which is never \"not mapped\".
 
 ADDRESSES
-  Hexadecimal after 0x, with a letter among the digits, or with eight digits or more; else decimal.
+  Hexadecimal, with or without 0x; decimal after 0d. Sizes are decimal unless they begin with 0x.
 
 EXIT STATUS
   0  answered
@@ -272,7 +272,7 @@ mod tests {
     fn options_stand_before_or_after_the_command() {
         for line in [
             "ptdump --arch x86-64 --root 0x1000 translate core 0xffff888000000000 5",
-            "ptdump translate core 0xffff888000000000 5 --arch x86-64 --root 4096",
+            "ptdump translate core 0xffff888000000000 5 --arch x86-64 --root 1000",
         ] {
             let Ok(cli) = Cli::try_parse_from(line.split(' ')) else { panic!("{line}") };
             assert_eq!(cli.options.tables.root, Some(RootChoice::Address(0x1000)));

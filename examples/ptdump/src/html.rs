@@ -32,6 +32,11 @@ pub fn write(picture: &Picture, title: &str, out: &mut dyn Write) -> Result<()> 
             rights_colour(block.look),
         )?;
     }
+    let (middle, rest) = rest.split_once("@BANDS@").unwrap_or((rest, ""));
+    out.write_all(middle.as_bytes())?;
+    for band in picture.bands() {
+        writeln!(out, "[\"{:#018x}\",\"{:#018x}\"],", band.start, band.last)?;
+    }
     out.write_all(rest.as_bytes())?;
     Ok(())
 }
@@ -54,10 +59,10 @@ mod tests {
         assert!(
             page.contains(
                 "[\"0x1000\",\"0x2fff\",4096,\"0x5000\",\"---/---\",\"#4c78a8\",\"#d8d8d8\"],"
-            ),
+            ) && page.contains("[\"0x0000000000001000\",\"0x0000000000002fff\"],"),
             "{page}"
         );
-        assert!(!page.contains("@DATA@") && !page.contains("@TITLE@") && !page.contains("@GRAIN@"));
+        assert!(["@DATA@", "@TITLE@", "@GRAIN@", "@BANDS@"].iter().all(|it| !page.contains(it)));
         assert_eq!(page.matches("</script>").count(), 1, "a title ends no script");
         assert!(!page.contains("http"), "nothing is loaded from elsewhere");
     }

@@ -26,15 +26,17 @@ impl<W: Write> Json<W> {
         let text = serde_json::to_string(&head)?;
         // All of it but the last brace.
         out.write_all(&text.as_bytes()[..text.len() - 1])?;
-        write!(out, ",{}:[", serde_json::to_string(key)?)?;
+        writeln!(out, ",{}:[", serde_json::to_string(key)?)?;
+        out.flush()?;
         Ok(Self { out, first: true })
     }
 
-    /// One answer, on a line of its own.
+    /// One answer, on a line of its own, which ends with it: the comma stands before the next.
     pub fn answer(&mut self, answer: &impl Serialize) -> io::Result<()> {
-        self.out.write_all(if self.first { b"\n " } else { b",\n " })?;
+        self.out.write_all(if self.first { b" " } else { b"," })?;
         self.first = false;
-        serde_json::to_writer(&mut self.out, answer).map_err(io::Error::from)
+        serde_json::to_writer(&mut self.out, answer).map_err(io::Error::from)?;
+        self.out.write_all(b"\n")
     }
 
     /// Sends on what was written.
@@ -45,7 +47,7 @@ impl<W: Write> Json<W> {
     /// Ends the object.
     pub fn end(mut self, session: &Session<'_>, verdict: Verdict) -> Result<()> {
         let complete = session.is_complete();
-        writeln!(self.out, "\n],\"complete\":{complete},\"unknown\":{}}}", verdict.unknown)?;
+        writeln!(self.out, "],\"complete\":{complete},\"unknown\":{}}}", verdict.unknown)?;
         Ok(self.out.flush()?)
     }
 }

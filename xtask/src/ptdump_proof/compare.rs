@@ -12,7 +12,8 @@ use crate::report;
 
 /// What came of it.
 pub struct Outcome {
-    pub asked: usize,
+    /// Each address, and where both say that it goes.
+    pub answers: Vec<(u64, Option<u64>)>,
     pub mapped: usize,
 }
 
@@ -52,7 +53,7 @@ pub fn compare(
             first.join("\n")
         );
     }
-    Ok(Outcome { asked: addresses.len(), mapped })
+    Ok(Outcome { answers: addresses.into_iter().zip(ours).collect(), mapped })
 }
 
 /// Addresses in ranges that are listed, at their edges and beyond, and in the holes. Each region of

@@ -100,6 +100,24 @@ impl Guest {
         self.qmp.execute("dump-guest-memory", &arguments).map(drop)
     }
 
+    /// The same in another form, with virtual addresses or without.
+    pub fn dump_as(&mut self, file: &Path, format: Option<&str>, paging: bool) -> Result<()> {
+        let protocol = format!("file:{}", file.display());
+        let mut arguments = json!({ "paging": paging, "protocol": protocol });
+        if let Some(format) = format {
+            arguments["format"] = format.into();
+        }
+        self.qmp.execute("dump-guest-memory", &arguments).map(drop)
+    }
+
+    /// Has QEMU write all of a machine's memory that lies below any hole, as it is.
+    pub fn save_memory(&mut self, file: &Path) -> Result<()> {
+        let bytes = self.qmp.execute("query-memory-size-summary", &json!({}))?;
+        let size = bytes["base-memory"].as_u64().context("the size of memory")?;
+        let arguments = json!({ "val": 0, "size": size, "filename": file.display().to_string() });
+        self.qmp.execute("pmemsave", &arguments).map(drop)
+    }
+
     /// What the monitor says to `command`.
     pub fn monitor(&mut self, command: &str) -> Result<String> {
         let answer =
@@ -111,6 +129,13 @@ impl Guest {
     pub fn number(&mut self, expression: &str) -> Result<u64> {
         let answer = self.monitor(&format!("print/x {expression}"))?;
         hex(answer.trim()).with_context(|| format!("the monitor says of {expression}: {answer}"))
+    }
+
+    /// CR3 of an x86 machine's first CPU, which is no register of the monitor's expressions.
+    pub fn cr3(&mut self) -> Result<u64> {
+        let registers = self.monitor("info registers")?;
+        let cr3 = registers.split_whitespace().find_map(|word| hex(word.strip_prefix("CR3=")?));
+        cr3.with_context(|| format!("the monitor shows no CR3: {registers}"))
     }
 
     /// The word at a physical address, as the machine's byte order is.

@@ -420,7 +420,7 @@ fn case_options_that_do_not_apply_are_errors() {
         ("--hpte-layout isa2", "--hpte-layout says nothing about x86-64"),
         ("list --json --svg /dev/null", "cannot be used with"),
         ("list --json --html /dev/null", "cannot be used with"),
-        ("translate xyz", "an address is hexadecimal after 0x"),
+        ("translate xyz", "an address is hexadecimal"),
         ("--arch ppc64-radix --cpu 0 --root 0x1000", "--cpu says nothing about ppc64-radix"),
     ] {
         let (status, out, error) = text(&image, options);

@@ -10,6 +10,7 @@ mod hashed;
 mod hostile;
 mod power;
 mod program;
+mod questions;
 mod schema;
 mod sparse;
 mod support;

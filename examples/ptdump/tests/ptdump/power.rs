@@ -184,7 +184,7 @@ fn case_a8_absent_groups_cost_nothing() {
     let last = (1_u64 << 46) - 128;
     let pieces = [(0, &group[..], 0), (last, &group[..], 0)];
     let image = bench.file("holes", &core(false, POWER, &[status()], &pieces));
-    let options = "--arch ppc64-hash --root 28";
+    let options = "--arch ppc64-hash --root 0x1c";
     let start = std::time::Instant::now();
     let (status_of, stats) = json(&image, &format!("{options} stats"));
     assert_eq!((status_of, &stats["hash"]["missing"]), (3, &((1_u64 << 39) - 2).into()));

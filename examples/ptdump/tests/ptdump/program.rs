@@ -57,7 +57,7 @@ fn addresses_from_standard_input() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(b"0x400000 4096\nffff800000000123\n").unwrap();
+    child.stdin.take().unwrap().write_all(b"0x400000 0d4096\nffff800000000123\n").unwrap();
     let output = child.wait_with_output().unwrap();
     let answers: Value = serde_json::from_slice(&output.stdout).unwrap();
     let seen: Vec<_> =
