@@ -19,7 +19,7 @@ use std::sync::{Arc as StdArc, Mutex};
 
 use frag_alloc::{Epochs, Grace, Reader};
 use loom::sync::Arc;
-use loom::sync::atomic::AtomicU64;
+use loom::sync::atomic::{AtomicBool, AtomicU64};
 use pgtable::{
     Access, AllocError, Contents, DeferringAllocator, Entry, Format, Gather, Gpa, Hpa, Leaves,
     LockedRange, MemoryError, PageTable, Position, ReadMemory, Recorded, SharedPageTable, Stage2,
@@ -118,6 +118,8 @@ struct Tables {
     waiting: RefCell<Vec<(u64, u64)>>,
     /// Those that came back as they were, until they are handed out again.
     stale: RefCell<BTreeSet<u64>>,
+    /// Which tables are nobody's.
+    idle: Vec<AtomicBool>,
     states: Vec<TableState>,
 }
 
@@ -133,6 +135,7 @@ impl TableAllocator<Hpa> for Tables {
             }
         }
         let table = self.free.borrow_mut().pop().ok_or(AllocError::Exhausted { layout })?;
+        self.idle[table as usize / 32].swap(false, Ordering::AcqRel);
         if self.stale.borrow_mut().remove(&table) {
             // Nobody reads it any more.
             let words = self.memory.table(Hpa::new(table), 4).unwrap();
@@ -144,6 +147,7 @@ impl TableAllocator<Hpa> for Tables {
 
     fn free(&self, table: Hpa, _: TableLayout, contents: Contents) -> Result<(), AllocError> {
         self.memory.store();
+        self.idle[table.get() as usize / 32].swap(true, Ordering::AcqRel);
         if contents == Contents::Stale {
             self.stale.borrow_mut().insert(table.get());
         }
@@ -156,12 +160,12 @@ impl TableAllocator<Hpa> for Tables {
         Ok(())
     }
 
-    /// As an allocator does that looks: there is none of a table that is free, or waits.
+    /// As frag-alloc: none of a table that is free, or waits, which is said by a Release.
     fn state(&self, table: Hpa, _: TableLayout) -> Option<&TableState> {
         self.memory.store();
-        let free = self.free.borrow().contains(&table.get())
-            || self.waiting.borrow().iter().any(|(waiting, _)| *waiting == table.get());
-        self.states.get(table.get() as usize / 32).filter(|_| !free)
+        let table = table.get() as usize / 32;
+        let idle = self.idle.get(table)?.load(Ordering::Acquire);
+        self.states.get(table).filter(|_| !idle)
     }
 }
 
@@ -229,10 +233,10 @@ fn ends(
     model.preemption_bound = Some(if format == Tiny::DEEP { 2 } else { 3 });
     model.check(move || {
         let memory = Arc::new(Memory::new());
-        tiny::HOOK.set(Some(Box::new({
+        let hook = tiny::Hook::new({
             let memory = memory.clone();
             move || memory.store()
-        })));
+        });
         let epochs = Arc::new(Epochs::new(THREADS));
         let tables = Arc::new(Tables {
             memory: memory.clone(),
@@ -241,6 +245,7 @@ fn ends(
             free: RefCell::new((0..TABLES as u64).rev().map(|table| table * 32).collect()),
             waiting: RefCell::default(),
             stale: RefCell::default(),
+            idle: (0..TABLES).map(|_| AtomicBool::new(true)).collect(),
             states: (0..TABLES).map(|_| TableState::new()).collect(),
         });
         let tree = PageTable::new(format, Own(memory.clone()), Own(tables.clone())).unwrap();
@@ -302,7 +307,7 @@ fn ends(
             TABLES,
             "a table is lost"
         );
-        tiny::HOOK.take();
+        drop(hook);
         all.lock().unwrap().insert((mapped, left));
     });
     let all = collected.lock().unwrap().clone();
@@ -392,7 +397,7 @@ fn a_table_that_is_freed_under_a_waiting_writer() {
 
 /// Why the allocator has to wait for who descends: the writer locks a table that is another by now.
 #[test]
-#[should_panic(expected = "a table's count, unlocked")]
+#[should_panic(expected = "a table in the tree is locked, or has left")]
 fn one_that_is_used_again_at_once_breaks_the_books() {
     let first = |writer: &Writer<'_>| map(writer, 0, PAGE);
     ends(Tiny::BOTH, false, first, free_and_use_again, |writer, _| map(writer, PAGE, PAGE));

@@ -35,6 +35,24 @@ std::thread_local! {
     pub static HOOK: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
 }
 
+/// The hook, until this is dropped: also by a model that fails.
+#[allow(dead_code, reason = "not every model has one")]
+pub struct Hook;
+
+impl Hook {
+    #[allow(dead_code, reason = "not every model has one")]
+    pub fn new(hook: impl Fn() + 'static) -> Self {
+        HOOK.set(Some(Box::new(hook)));
+        Self
+    }
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        HOOK.take();
+    }
+}
+
 /// Tables stand at multiples of 32 bytes, pages at multiples of 4096.
 pub const ADDRESS: u64 = !31;
 
@@ -128,10 +146,13 @@ impl Format for Tiny {
     /// As most formats have them, so that models run what those run.
     fn shortcuts(&self, _: Option<Access>) -> Option<Shortcuts> {
         let address = Field::in_place(ADDRESS);
-        let table = Step::new(14, 2, Pattern { compared: 3, value: 1 }, address);
         let mut steps = [Step::NONE; MAX_LEVELS];
         steps[0] = Step::new(12, 2, Pattern { compared: 3, value: 3 }, address);
-        steps[1] = table;
-        Some(Shortcuts::new(2, steps))
+        let levels = self.0.levels();
+        for level in 1..levels {
+            let table = Pattern { compared: 3, value: 1 };
+            steps[usize::from(level)] = Step::new(12 + 2 * level, 2, table, address);
+        }
+        Some(Shortcuts::new(levels, steps))
     }
 }
