@@ -95,11 +95,14 @@ fn check<F1, F2>(
     let cache = TranslationCache::<F2, 8>::new(&generation);
     let cached = TwoStage::new(first, root, walker).with_cache(&cache);
     let (levels, levels_2) = (usize::from(first.geometry().levels()), usize::from(second.geometry().levels()));
+    // Each update of a guest's entry is an access of its own.
+    let updates = if second.guest_table_update().is_some() { levels * 2 * levels_2 } else { 0 };
     for &gva in inputs {
         let gva = Gva::new(gva);
         memory.loads();
         let translated = both.translate(gva, access);
-        assert!(memory.loads() <= levels * (2 * levels_2 + 1) + 2 * levels_2, "{gva}: more loads than two stages have");
+        let most = levels * (2 * levels_2 + 1) + 2 * levels_2 + updates;
+        assert!(memory.loads() <= most, "{gva}: more loads than two stages have");
         for _ in 0..2 {
             assert_eq!(cached.translate(gva, access), translated, "{gva}, with a cache");
         }
@@ -138,6 +141,7 @@ where
     let mut at = Position { level, shift: first.geometry().shift(level) };
     let (mut table, mut width, mut path) = (root, first.geometry().width(level), F1::Path::default());
     let mut all = !0;
+    let mut unrecorded = Vec::new();
     loop {
         let entry = Gpa::new(table.get().wrapping_add((offset >> at.shift & low_bits(width)) * 8));
         let word = match second.translate(entry, second.format().guest_table_access()) {
@@ -157,6 +161,9 @@ where
             Entry::Absent => return here(Cause::NotPresent, first.fault(Cause::NotPresent, access, Some(at), word)),
             Entry::Malformed => return here(Cause::Malformed, first.fault(Cause::Malformed, access, Some(at), word)),
             Entry::Table { table: next, width: bits } => {
+                if first.bits(at).table.made(word) != word {
+                    unrecorded.push((entry, at));
+                }
                 path = first.restrict(path, word, at);
                 level = Level(level.0 - 1);
                 at = Position { level, shift: at.shift - bits };
@@ -165,6 +172,20 @@ where
             Entry::Leaf { output, .. } => {
                 if let Err(arch) = first.check(word, at, path, access) {
                     return here(Cause::Denied, arch);
+                }
+                let bits = first.bits(at);
+                let used = bits.accessed.made(word);
+                let used = if access.kind == AccessKind::Write { bits.dirty.made(used) } else { used };
+                if used != word {
+                    unrecorded.push((entry, at));
+                }
+                for (entry, at) in unrecorded {
+                    let Some(update) = second.format().guest_table_update() else { break };
+                    if let Err(fault) = second.translate(entry, update) {
+                        let arch = second.format().fault_of_guest_table(fault.arch);
+                        let fault = Fault { arch, ..fault };
+                        return Err(TwoStageFault::Stage2 { address: gva, access, table: Some(at), fault });
+                    }
                 }
                 let gpa = Gpa::new(output.get() | offset & low_bits(at.shift));
                 let privilege = match user {
