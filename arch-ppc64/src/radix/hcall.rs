@@ -158,7 +158,7 @@ impl RptInvalidate {
             Plan::Space(Ric::Tlb) => call(Self { types: types.with_tlb(true), ..all }),
             Plan::Space(Ric::WalkCache) => call(Self { types: types.with_pwc(true), ..all }),
             Plan::Space(Ric::All) => {
-                call(Self { types: types.with_tlb(true).with_pwc(true).with_prt(true), ..all })
+                call(Self { types: types.with_tlb(true).with_pwc(true).with_prt(true), ..all });
             }
             Plan::Pages { walk_cache } => {
                 let mut types = types.with_tlb(true).with_pwc(walk_cache);
@@ -234,7 +234,7 @@ mod tests {
     fn rpt<S: Scope>(plan: Plan, id: u32, nest: bool) -> Vec<[u64; 6]> {
         let mut calls = Vec::new();
         RptInvalidate::of_plan::<S>(plan, &ranges(), id, nest, &mut |call: RptInvalidate| {
-            calls.push(call.arguments())
+            calls.push(call.arguments());
         });
         calls
     }

@@ -213,7 +213,7 @@ impl<S: Scope> Invalidation<S> {
             (Plan::Space(ric), Reach::Global) => self.space_everywhere(ric, step),
             (Plan::Space(ric), Reach::Local) => self.space_here(ric, step),
             (Plan::Pages { walk_cache }, Reach::Global) => {
-                self.pages_everywhere(ranges, walk_cache, step)
+                self.pages_everywhere(ranges, walk_cache, step);
             }
             (Plan::Pages { walk_cache }, Reach::Local) => self.pages_here(ranges, walk_cache, step),
         }

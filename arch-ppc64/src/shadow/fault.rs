@@ -214,7 +214,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
             // same page of ours: what that one allowed is not what this one allows.
             if links.target(l2, leaf.input, shift).is_some_and(|target| target != gpa) {
                 shadow.take(leaf.input, leaf.bytes, gather, |gone| {
-                    links.remove(l2, gone.input, gone.shift)
+                    links.remove(l2, gone.input, gone.shift);
                 })?;
             }
             shadow.place(&leaf, gather, |gone| links.remove(l2, gone.input, gone.shift))?;

@@ -156,7 +156,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
             TlbInvalidation::Nothing => {}
             TlbInvalidation::Pages { l2, first, last } => {
                 let bytes = (last.get() - first.get()).saturating_add(1);
-                self.forget_range(l2, first, bytes, by)?
+                self.forget_range(l2, first, bytes, by)?;
             }
             TlbInvalidation::Partition { l2, ric } => self.forget_partition(l2, ric, l1, by)?,
             TlbInvalidation::Everything { ric } => {
