@@ -45,7 +45,7 @@ struct Lanes<'c, F, M> {
 impl<F: Format, M: ReadMemory<Output<F>>> Lanes<'_, F, M> {
     /// From `tables` of `level` to tables of the last level; with the lanes that are odd.
     #[inline(always)]
-    fn to_last_level(mut self, level: u8, tables: [u64; LANES]) -> ([u64; LANES], u32) {
+    fn descend(mut self, level: u8, tables: [u64; LANES]) -> ([u64; LANES], u32) {
         let Ok(tables) = down(&mut self, level, 0, tables);
         (tables, self.odd)
     }
@@ -135,7 +135,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         };
         let lanes =
             Lanes::<F, M> { shortcuts: &shortcuts, memory, offsets, odd, format: PhantomData };
-        let (tables, odd) = lanes.to_last_level(level, [top; LANES]);
+        let (tables, odd) = lanes.descend(level, [top; LANES]);
         let page = shortcuts.step(0);
         for (lane, ((entry, table), &offset)) in
             entries.iter_mut().zip(tables).zip(offsets).enumerate()

@@ -211,7 +211,7 @@ impl Stretch {
         mut self,
         format: &F,
         memory: &M,
-    ) -> Option<(Self, Result<LeafOf<F>, RangeError<Input<F>>>)> {
+    ) -> Option<(Self, Found<F>)> {
         while self.entries > 0 {
             let offset = self.offset;
             self.entries -= 1;
@@ -235,6 +235,9 @@ impl Stretch {
 
 /// A stretch, if any is left, and where the iteration stands after it.
 type Next = (Place, Option<Stretch>);
+
+/// A leaf, or why there is none.
+type Found<F> = Result<LeafOf<F>, RangeError<Input<F>>>;
 
 /// Where an iteration stands.
 #[derive(Clone, Copy, Debug)]

@@ -54,10 +54,7 @@ pub(crate) fn to_table<F: Format, R: Reading<F>>(
     offset: u64,
 ) -> Option<u64> {
     let mut usual = Usual::<F, R> { shortcuts, memory, offset, format: PhantomData };
-    match down(&mut usual, from.0, floor, from.1) {
-        Ok(table) => Some(table),
-        Err(()) => None,
-    }
+    down(&mut usual, from.0, floor, from.1).ok()
 }
 
 /// Recognises the usual entries. A table is its address.

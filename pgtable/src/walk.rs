@@ -166,7 +166,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
             });
         };
         let stop = descend(&self.format, ByValue(&self.memory), from, offset, 0, |_, link| {
-            push(link.at, link.entry, link.word)
+            push(link.at, link.entry, link.word);
         });
         if let Ok(stop) = stop {
             push(stop.node.position(), stop.node.entry(offset), stop.word);

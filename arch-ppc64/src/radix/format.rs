@@ -42,24 +42,39 @@ pub struct Radix<S: Scope> {
     controls: S::Controls,
 }
 
-/// The last steps of a walk, which the granule decides: computed once, so that a walk has them in
-/// a few loads.
+/// What the granule says of the last steps of a walk: computed once, so that a walk has it in a few
+/// loads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct LastLevel {
-    /// To the page table.
-    directory: Step,
-    /// To the page.
-    page: Step,
+    /// log2 of a page, and of the entries of a page table.
+    shift: u8,
+    width: u8,
+    /// What is compared of a usual leaf.
+    compared: u64,
+    /// The bits of a page table's address.
+    table: u64,
 }
 
 impl LastLevel {
     fn of(granule: Granule) -> Self {
         let shift = granule.geometry().page_shift();
         let width = granule.last_width();
-        Self {
-            directory: directory(21, WIDTH, width),
-            page: Step::new(shift, width, usual(shift), Field::in_place(Pte::ADDRESS)),
-        }
+        let table = Pde::ADDRESS & !low_bits(width + 3);
+        Self { shift, width, compared: usual(shift).compared, table }
+    }
+
+    /// The step to the page.
+    #[inline(always)]
+    const fn page(self) -> Step {
+        let usual = Pattern { compared: self.compared, value: Pte::LEAF };
+        Step::new(self.shift, self.width, usual, Field::in_place(Pte::ADDRESS))
+    }
+
+    /// The step to the page table.
+    #[inline(always)]
+    const fn directory(self) -> Step {
+        let usual = Pattern { compared: !self.table, value: Pde::VALID | self.width as u64 };
+        Step::new(21, WIDTH, usual, Field::in_place(self.table))
     }
 }
 
@@ -330,15 +345,16 @@ impl<S: Scope> Format for Radix<S> {
 
     #[inline(always)]
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
-        let usual = self.last.page.usual();
+        let last = self.last.page();
+        let usual = last.usual();
         let page = match access {
             None => usual,
             Some(access) => self.allowing(usual, access),
         };
         let none = const { Step::new(12, WIDTH, Pattern::NONE, Field::in_place(0)) };
         let steps = [
-            self.last.page.with_usual(page),
-            self.last.directory,
+            last.with_usual(page),
+            self.last.directory(),
             const { directory(30, WIDTH, WIDTH) },
             const { directory(39, RPDS, WIDTH) },
             none,
