@@ -12,6 +12,12 @@ const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 /// this bit of the PCID is set for it (`X86_CR3_PTI_PCID_USER_BIT`).
 const USER_HALF: u64 = 1 << 12;
 const USER_PCID: u64 = 1 << 11;
+/// Of CR3 what is no tag: no LAM, and no bit that only a MOV has.
+const CR3: u64 = FRAME | 0xfff;
+/// CR4.LASS and CR4.LAM_SUP, EFER.UAIE (SDM §2.5, §4.4; APM §3.1.7).
+const LASS: u64 = 1 << 27;
+const LAM_SUP: u64 = 1 << 28;
+const UAI: u64 = 1 << 20;
 /// The address bits of CR3.
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
@@ -38,7 +44,9 @@ fn paging(index: usize, registers: X86Registers) -> Result<Cpu, String> {
     // QEMU's notes have no EFER, but the core is one of x86-64: with PAE it is long mode.
     let pae = cr4 >> 5 & 1 != 0;
     let assumed = if pae { 0xd00 } else { 0x800 };
-    let raw = Registers::from_raw(cr0, cr3, cr4, efer.unwrap_or(assumed));
+    let efer = efer.unwrap_or(assumed);
+    // What an address's tag means, and whose addresses a mode may use, is not asked here.
+    let raw = Registers::from_raw(cr0, cr3 & CR3, cr4 & !(LASS | LAM_SUP), efer & !UAI);
     let ac = rflags.is_some_and(|flags| flags >> 18 & 1 != 0);
     // Without the register PKRU and IA32_PKRS no key denies anything.
     match Paging::of(raw, Controls { ac, ..Controls::new() }) {
@@ -110,6 +118,9 @@ pub(crate) fn locate(
         }
         (None, Some(cpu)) => {
             remarks.extend(others(image, cpu));
+            if cpu.registers.cr4 & LASS != 0 {
+                remarks.push("CR4.LASS is set: it is not judged".to_owned());
+            }
             if cpu.has_user_half() {
                 let Cpu { index, registers, .. } = cpu;
                 let half = format!(
