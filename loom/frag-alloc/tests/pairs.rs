@@ -2,9 +2,9 @@
 //! reuses, of two that are counted as Linux does, and of one that fills it.
 //!
 //! In the row "the same table" both operations are on one table, so that every free is also tried
-//! as a double free; in "the other table" each has its own. [`Op::Touch`] is what a tree does to a
-//! table that a guest's words led it to: it writes the table's state if it is given one, while
-//! somebody frees the table.
+//! as a double free; in "the other table" each has its own. [`Op::Touch`] is what a tree does with an
+//! entry that a guest wrote: it asks for the state of a table that somebody frees. (What it stores
+//! there then is in another word than all that the allocator decides by; only trees can store it.)
 //!
 //! What must hold whatever happened: as many tables are alive as were handed out and not freed;
 //! each of them can be freed, once, and nothing else; then both counters of every frame are zero,
@@ -19,7 +19,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 use model::{FRAME, Source, TABLE, Table, assert_all_home, check, check_to_depth, frames};
-use pgtable::{Contents, Hpa, Level, TableAllocator, TableLayout};
+use pgtable::{Contents, Hpa, Level, TableAllocator, TableLayout, TableState};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Op {
@@ -73,11 +73,9 @@ impl World {
                 let taken = cache.take(shift);
                 Self::counted(&self.taken, &taken);
                 if let Ok(table) = taken {
-                    // As a tree does: the state of a new table is its tree's to initialise. (There
-                    // is none if the other thread just guessed the table, and freed it.)
-                    if let Some(state) = cache.state(table, self.layout) {
-                        state.reset();
-                    }
+                    // (There is no state if the other thread just guessed the table, and freed it.)
+                    let state = cache.state(table, self.layout);
+                    assert_eq!(state.map_or(0, TableState::live), 0, "a new table is empty");
                 }
             }
             Op::Give => Self::counted(&self.freed, &cache.give(table, shift, Contents::Zeroed)),
@@ -96,11 +94,8 @@ impl World {
                 }
             }
             Op::Touch => {
-                if let Some(state) = cache.state(table, self.layout) {
-                    state.add(3);
-                    state.sub(3);
-                    state.reset();
-                }
+                let state = cache.state(table, self.layout);
+                assert_eq!(state.map_or(0, TableState::live), 0, "no tree counts here");
             }
         }
     }
