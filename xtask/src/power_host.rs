@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use crate::cargo::{build_static, run_example as run_here};
-use crate::emulated_host::{EmulatedHost, Machine, POWER9};
+use crate::emulated_host::{EmulatedHost, Machine, POWER9, Platform};
 use crate::ppc64le::Toolchain;
+use crate::toolbox::table::{COMPILERS, LIBRARIES_PPC64EL};
 use crate::xtask::Xtask;
 
 /// Builds and runs; the program’s exit status is ours. Machine and files are for the emulated host.
@@ -22,6 +23,9 @@ pub fn run_example(
     if cfg!(target_arch = "powerpc64") {
         return natively(xtask, program, &arguments);
     }
+    // All at once, so that what is to be fetched is told of as a whole.
+    let Platform { emulator, system, .. } = POWER9;
+    xtask.toolbox.set_up(&[&COMPILERS, &LIBRARIES_PPC64EL, emulator, system])?;
     let program = build(xtask, program)?;
     EmulatedHost::new(&POWER9, machine, program).arguments(arguments).files(files).run(xtask)
 }

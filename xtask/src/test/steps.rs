@@ -7,10 +7,22 @@ use crate::arch::Arch;
 use crate::cargo::cargo;
 use crate::microvm::{LinuxOptions, Mmu};
 use crate::ppc64le::Toolchain;
+use crate::toolbox::table::{
+    BOCHS, COMPILERS, LIBRARIES_PPC64EL, MAKE, QEMU_PPC, QEMU_USER, QEMU_X86, SYSTEM_PPC64EL, Tool,
+};
 use crate::xtask::{LIBRARIES, POWER_EXAMPLES, Xtask};
 use crate::{bench, command, fuzz, microvm, probe, report, x86_host};
 
+/// What programs for POWER are built with, and tested.
+const POWER_TESTS: &[&Tool] = &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_USER];
+/// What an emulated POWER host is made of, and programs for it.
+const POWER_HOST: &[&Tool] = &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_PPC, &SYSTEM_PPC64EL];
+/// The same, and what second stages of x86 are tried on.
+const PROBE: &[&Tool] =
+    &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_PPC, &SYSTEM_PPC64EL, &QEMU_X86, &BOCHS];
+
 /// One thing that must hold.
+#[derive(Clone, Copy)]
 pub struct Step {
     /// What it is asked for by.
     pub name: &'static str,
@@ -18,95 +30,134 @@ pub struct Step {
     pub about: &'static str,
     /// Whether it runs on an emulated processor: slower, and more to set up.
     pub emulated: bool,
+    /// The CPU time that it takes from nothing but fetched tools and crates: it fails at its double.
+    pub cpu_seconds: u64,
+    /// What it takes from the toolbox.
+    pub tools: &'static [&'static Tool],
     /// Does it.
     pub run: fn(&Xtask) -> Result<()>,
 }
 
 /// All steps, in the order in which they run.
 pub const STEPS: &[Step] = &[
-    Step { name: "fmt", about: "the code is formatted", emulated: false, run: fmt },
+    Step {
+        name: "fmt",
+        about: "the code is formatted",
+        emulated: false,
+        cpu_seconds: 30,
+        tools: &[],
+        run: fmt,
+    },
     Step {
         name: "clippy",
         about: "no lint fires, in any target of the workspace",
         emulated: false,
+        cpu_seconds: 240,
+        tools: &[],
         run: clippy,
     },
     Step {
         name: "doc",
         about: "the documentation builds without a warning",
         emulated: false,
+        cpu_seconds: 150,
+        tools: &[],
         run: doc,
     },
     Step {
         name: "test",
         about: "all tests of the workspace, on this machine",
         emulated: false,
+        cpu_seconds: 700,
+        tools: &[&COMPILERS, &LIBRARIES_PPC64EL],
         run: test,
     },
     Step {
         name: "loom",
         about: "model checks: every interleaving of small cases",
         emulated: false,
+        cpu_seconds: 500,
+        tools: &[],
         run: loom::run,
     },
     Step {
         name: "fuzz",
         about: "the corpora of all fuzz targets replay, and each target runs for a moment",
         emulated: false,
+        cpu_seconds: 700,
+        tools: &[],
         run: fuzz::check,
     },
     Step {
         name: "no-std",
         about: "the libraries build where no std is",
         emulated: false,
+        cpu_seconds: 60,
+        tools: &[],
         run: no_std::run,
     },
     Step {
         name: "examples",
         about: "each of the libraries' examples runs to its end",
         emulated: false,
+        cpu_seconds: 150,
+        tools: &[],
         run: examples::run,
     },
     Step {
         name: "package",
         about: "each library builds from its package, with README and licences; what is under it may be used",
         emulated: false,
+        cpu_seconds: 200,
+        tools: &[],
         run: package::run,
     },
     Step {
         name: "benches",
         about: "the bench packages are formatted and build, and no lint fires",
         emulated: false,
+        cpu_seconds: 400,
+        tools: &[&MAKE],
         run: benches,
     },
     Step {
         name: "x86",
         about: "x86-64 microVM and probe, where /dev/kvm is usable",
         emulated: false,
+        cpu_seconds: 300,
+        tools: &[],
         run: x86,
     },
     Step {
         name: "ppc64le",
         about: "the tests as POWER code, by the oldest supported rustc",
         emulated: true,
+        cpu_seconds: 600,
+        tools: POWER_TESTS,
         run: ppc64le,
     },
     Step {
         name: "microvm",
         about: "the microVM under KVM on a POWER9 host",
         emulated: true,
+        cpu_seconds: 150,
+        tools: POWER_HOST,
         run: microvm,
     },
     Step {
         name: "linux",
         about: "Linux guests on a POWER9 host, whose tables agree with what they say of them",
         emulated: true,
+        cpu_seconds: 300,
+        tools: POWER_HOST,
         run: linux,
     },
     Step {
         name: "probe",
         about: "the software walkers and hypercalls against a POWER9 host, second stages against bare machines",
         emulated: true,
+        cpu_seconds: 500,
+        tools: PROBE,
         run: probe,
     },
 ];

@@ -72,9 +72,29 @@ impl Toolbox {
         Ok(self.folder(tool)?.join("bin").join(name))
     }
 
-    /// Fetches what is missing of `tools`, all at once.
+    /// The options with which another run of this program finds the same tools.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut all = vec!["--cache".to_owned(), self.shelf.display().to_string()];
+        if let Some(mirror) = &self.options.mirror {
+            all.extend(["--mirror".to_owned(), mirror.clone()]);
+        }
+        if let Some(release) = self.options.release {
+            all.extend(["--release".to_owned(), release.suite().to_owned()]);
+        }
+        if self.options.system_tools {
+            all.push("--system-tools".to_owned());
+        }
+        all
+    }
+
+    /// Fetches what is missing of `tools`, all at once; one may be named more than once.
     pub fn set_up(&self, tools: &[&Tool]) -> Result<()> {
-        let missing: Vec<_> = tools.iter().copied().filter(|tool| self.is_missing(tool)).collect();
+        let mut missing: Vec<&Tool> = Vec::new();
+        for tool in tools.iter().copied().filter(|tool| self.is_missing(tool)) {
+            if missing.iter().all(|other| other.name != tool.name) {
+                missing.push(tool);
+            }
+        }
         if missing.is_empty() { Ok(()) } else { self.fetch(&missing) }
     }
 
