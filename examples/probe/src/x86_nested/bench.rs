@@ -104,13 +104,12 @@ impl<S: Second> ReadMemory<Gpa> for Through<'_, '_, S> {
     }
 
     fn compare_exchange(&self, address: Gpa, current: u64, new: u64) -> Result<bool, MemoryError> {
-        // The machines judge a table's word once, as the access that reads it.
-        let access = self.second.format().guest_table_access();
-        self.second.memory().compare_exchange(self.behind(address, access)?, current, new)
+        let at = self.behind(address, Access::WRITE)?;
+        self.second.memory().compare_exchange(at, current, new)
     }
 
     fn is_writable(&self, address: Gpa) -> bool {
-        self.second.translate(address, self.second.format().guest_table_access()).is_ok()
+        self.second.translate(address, Access::WRITE).is_ok()
     }
 }
 
