@@ -148,7 +148,7 @@ fn every_hypercall_comes_back() {
         for part in calls.chunks(calls.len().div_ceil(2)) {
             scope.spawn(move || {
                 part.iter()
-                    .for_each(|&(name, number, arguments)| comes_back(name, number, arguments))
+                    .for_each(|&(name, number, arguments)| comes_back(name, number, arguments));
             });
         }
     });

@@ -97,7 +97,7 @@ impl Invalidate<Stage1> for Machine<'_> {
     fn invalidate(&self, (): (), stale: &Stale<Gva>) -> Result<(), InvalidateFailed> {
         match self.by {
             By::Hypercalls => {
-                RptInvalidate::each::<Stage1>(stale, PID, false, |call| self.tlb.rpt(call))
+                RptInvalidate::each::<Stage1>(stale, PID, false, |call| self.tlb.rpt(call));
             }
             By::Instructions(reach, processor) => {
                 let mut last = None;

@@ -179,7 +179,7 @@ impl Invalidate<Stage1> for Calls {
 
     fn invalidate(&self, pid: u32, stale: &Stale<Gva>) -> Result<(), InvalidateFailed> {
         RptInvalidate::each::<Stage1>(stale, pid, false, |call| {
-            self.0.borrow_mut().push(call.arguments())
+            self.0.borrow_mut().push(call.arguments());
         });
         Ok(())
     }

@@ -92,7 +92,7 @@ fn case_b12_address_masking_and_separation() {
                 raw.1 | cr3,
                 raw.2 | cr4,
                 raw.3 | efer,
-                &memory,
+                memory,
                 gva,
                 Access::READ,
             );

@@ -6,8 +6,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
-    Access, AccessKind, ByteOrder, Cause, DirectMap, Entry, Fault, FirstStage, Generation, Gpa, Gva, Hpa, Level, Position,
-    Privilege, SecondStage, TableMemory, TranslationCache, TwoStage, TwoStageFault, Walker, low_bits,
+    Access, AccessKind, ByteOrder, Cause, DirectMap, Entry, Fault, FirstStage, Generation, Gpa, Gva, Hpa, Level,
+    Position, Privilege, SecondStage, TableMemory, TranslationCache, TwoStage, TwoStageFault, Walker, low_bits,
 };
 
 use crate::case::{access, bit, image, neighbours, words};

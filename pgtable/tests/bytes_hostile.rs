@@ -74,7 +74,7 @@ proptest! {
     #[test]
     fn any_tables(words in proptest::collection::vec(word(), 64), far in any::<u64>(), near in 0..0x3000_u64, bytes in 0..0x2400_usize, top in any::<bool>()) {
         // Tables of 8 pages, in which the same words stand again and again.
-        let words: Vec<_> = (0..4096).map(|n| AtomicU64::new(words[n % 64 ^ n / 512 % 8])).collect();
+        let words: Vec<_> = (0..4096).map(|n| AtomicU64::new(words[(n % 64) ^ (n / 512 % 8)])).collect();
         let start = if top { u64::MAX - near } else { (far & 0x0000_7fc0_1fe0_1000).wrapping_add(near) };
         agrees(LongMode::new(Levels::Four, Controls::new()), &words, start, bytes);
         agrees(LongMode::new(Levels::Five, Controls::new()), &words, start, bytes);

@@ -415,7 +415,7 @@ fn case_a7_wrappers_pass_on_what_was_written() {
         let memory = tracked();
         assert_eq!(log(&memory), want, "{name}");
     };
-    through("&", &|memory| logged(memory, &TrackedTables::<_, Gpa>::new(memory).unwrap()));
+    through("&", &|memory| logged(memory, TrackedTables::<_, Gpa>::new(memory).unwrap()));
     through("Box", &|memory| logged(memory, Box::new(TrackedTables::new(memory).unwrap())));
     through("Arc", &|memory| logged(memory, Arc::new(TrackedTables::new(memory).unwrap())));
     through("Rc", &|memory| logged(memory, std::rc::Rc::new(TrackedTables::new(memory).unwrap())));
@@ -505,7 +505,7 @@ impl Nested {
             this.put(at, word);
         }
         for level in 0..3 {
-            this.put(0x1_0000 + level * 0x1000, 0x1_1000 + level * 0x1000 | table);
+            this.put(0x1_0000 + level * 0x1000, (0x1_1000 + level * 0x1000) | table);
         }
         for page in 0..16 {
             this.put(0x1_3000 + page * 8, page << 12 | leaf(page));

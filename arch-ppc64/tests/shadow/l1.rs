@@ -40,7 +40,7 @@ impl Invalidate<Stage2> for Calls {
         let mut calls = self.calls.borrow_mut();
         if self.rpt.get() {
             RptInvalidate::each::<Stage2>(stale, lpid, false, |call| {
-                calls.push(Call::RptInvalidate(call))
+                calls.push(Call::RptInvalidate(call));
             });
         } else {
             h_tlb_invalidate(stale, lpid, |call| calls.push(Call::TlbInvalidate(call)));

@@ -22,8 +22,9 @@ use arch_x86::{Controls, Levels, LongMode};
 use clap::Parser;
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Local, Owner, Policy, Reader, Region};
 use pgtable::{
-    Access, AllocError, Contents, DeferringAllocator, DirectMap, Gather, Gpa, Gva, Leaves, PageTable, Prot,
-    SharedPageTable, TableAllocator, TableLayout, TableMemory, TableState, Unused, Writer,
+    Access, AllocError, Contents, DeferringAllocator, DirectMap, Gather, Gpa, Gva, Leaves,
+    PageTable, Prot, SharedPageTable, TableAllocator, TableLayout, TableMemory, TableState, Unused,
+    Writer,
 };
 
 use bench_harness::Goal;

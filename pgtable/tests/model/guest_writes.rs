@@ -67,7 +67,7 @@ fn op() -> impl Strategy<Value = Op> {
     let bytes =
         || prop_oneof![Just(PAGE), Just(LARGE), Just(1u64 << 30), Just(1 << 39), Just(1 << 47)];
     prop_oneof![
-        6 => (0..64usize, entry(), 0..FRAMES as u64 * 16)
+        6 => (0..64usize, entry(), 0..u64::from(FRAMES) * 16)
             .prop_map(|(from, entry, to)| Op::Link { from, entry, to }),
         2 => (0..64usize, entry(), any::<u64>())
             .prop_map(|(from, entry, word)| Op::Word { from, entry, word: word & 0x0fff_ffff }),
@@ -90,7 +90,7 @@ fn whatever(ops: &[Op]) {
         let theirs = Cache::new(frames, Owner(2), Kind::User, Policy::Reuse);
         let other = tree(memory, &theirs, &[PAGE, LARGE]);
         let foreign: BTreeSet<u64> =
-            [PAGE, LARGE].iter().flat_map(|&at| way(&other, at)).map(|it| it.get()).collect();
+            [PAGE, LARGE].iter().flat_map(|&at| way(&other, at)).map(pgtable::Gpa::get).collect();
         let say = || -> Vec<u64> {
             let words = foreign.iter().flat_map(|&table| (0..512).map(move |index| (table, index)));
             words.map(|(table, index)| load(&memory, Gpa::new(table), index)).collect()

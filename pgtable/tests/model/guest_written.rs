@@ -109,7 +109,8 @@ fn braid(memory: DirectMap<'_, Gpa>, tables: &[Gpa]) {
 }
 
 fn is_malformed<T: std::fmt::Debug>(result: Result<T, RangeError<Gva>>) {
-    assert!(matches!(result, Err(RangeError { error: Error::Malformed { .. }, .. })), "{result:?}");
+    let error = result.map_err(|RangeError { error, .. }| error).unwrap_err();
+    assert!(matches!(error, Error::Malformed { .. }), "{error:?}");
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn check<F: Format, M: TableMemory<Output<F>> + std::fmt::Debug + Send + Sync>(
         let next = ((at | (harness.unit - 1)) + 1).min(end);
         match (allowed(at), &mut failed) {
             (Some(output), None) => {
-                want.extend((at..next).step_by(1000).map(|byte| (byte, output + (byte - at))))
+                want.extend((at..next).step_by(1000).map(|byte| (byte, output + (byte - at))));
             }
             (None, None) => failed = Some((at, next)),
             (None, Some(stretch)) if stretch.1 == at => stretch.1 = next,

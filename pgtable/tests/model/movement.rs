@@ -109,7 +109,7 @@ fn moved<F: Format>(format: F, case: &Case) {
             copy.destroy(Gather::new(&harness.tlb, 7)).map_err(|(_, error)| error).unwrap();
         }
         Err(error) => {
-            assert!(case.budget != usize::MAX && matches!(error.error, Error::Alloc(_)), "{error}")
+            assert!(case.budget != usize::MAX && matches!(error.error, Error::Alloc(_)), "{error}");
         }
     }
     assert_eq!(copies.live(), 0);

@@ -86,10 +86,10 @@ pub(crate) fn apply<F: Format>(harness: &mut Harness<'_, Tree<'_, F>>, op: &Tree
                                 }
                             }
                             Err(Error::Mapped { .. }) => {
-                                assert!(mapped, "nothing is mapped at {input}")
+                                assert!(mapped, "nothing is mapped at {input}");
                             }
                             Err(Error::LeafSize) => {
-                                assert!(odd, "no pages of another size at {input}")
+                                assert!(odd, "no pages of another size at {input}");
                             }
                             Err(Error::Alloc(_)) => assert_ne!(budget, usize::MAX),
                             Err(error) => panic!("{error}"),

@@ -286,10 +286,8 @@ where
         let ((at, bytes), choice) = (self.own(4), self.random(4));
         let mut gather = Gather::new(&Unused, ());
         if choice < 2 {
-            let (input, prot) = (
-                Input::<F>::new(region(1 + self.number)),
-                [Prot::R, Prot::RW][choice as usize].into(),
-            );
+            let (input, prot) =
+                (Input::<F>::new(region(1 + self.number)), [Prot::R, Prot::RW][choice as usize]);
             // More than the region, which a leaf may cover; nobody is in between.
             let around = region(1 + self.number) & !((1 << 30) - 1);
             let mut cursor = if self.number == 0 {

@@ -188,7 +188,7 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
                         assert!(taken, "nothing is mapped at {at}");
                     }
                     Err(RangeError { error: Error::Alloc(_), .. }) => {
-                        assert_ne!(budget, usize::MAX)
+                        assert_ne!(budget, usize::MAX);
                     }
                     Err(RangeError { error: Error::LeafSize, .. }) => {}
                     Err(error) => panic!("{error}: {op:?}"),
@@ -203,10 +203,10 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
                 self.model.retain(|&page, _| page < start || page >= start + done);
                 match result {
                     Ok(unmapped) => {
-                        assert_eq!(unmapped, (before - self.model.len()) as u64 * self.unit)
+                        assert_eq!(unmapped, (before - self.model.len()) as u64 * self.unit);
                     }
                     Err(RangeError { error: Error::Alloc(_), .. }) => {
-                        assert_ne!(budget, usize::MAX)
+                        assert_ne!(budget, usize::MAX);
                     }
                     Err(RangeError { error: Error::LeafSize, .. }) => {}
                     Err(error) => panic!("{error}: {op:?}"),
@@ -292,7 +292,7 @@ impl<'h, S: AddressSpace> Harness<'h, S> {
         match result {
             Ok(changed) => assert_eq!(changed, touched * self.unit),
             Err(RangeError { error: Error::Alloc(_), .. }) => {
-                assert_ne!(self.tables.budget.get(), usize::MAX)
+                assert_ne!(self.tables.budget.get(), usize::MAX);
             }
             Err(RangeError { error: Error::LeafSize, .. }) => {}
             Err(error) => panic!("{error}"),

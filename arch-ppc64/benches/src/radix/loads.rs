@@ -5,8 +5,8 @@ use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use pgtable::{
-    Access, DirectMap, Generation, Gva, Hpa, MemoryError, ReadMemory, TableMemory, TranslationCache, TwoStage,
-    Walker,
+    Access, DirectMap, Generation, Gva, Hpa, MemoryError, ReadMemory, TableMemory,
+    TranslationCache, TwoStage, Walker,
 };
 
 use crate::row::Trees as _;

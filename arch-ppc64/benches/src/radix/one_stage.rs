@@ -1,8 +1,8 @@
 //! One stage, ours: any format of a guest's own tree.
 
 use pgtable::{
-    Access, ByteOrder, DirectMap, Format, Gather, Gpa, Gva, Leaves, Level, PageTable, Position, Prot,
-    Recorded, Stage1, Unused, Writers,
+    Access, ByteOrder, DirectMap, Format, Gather, Gpa, Gva, Leaves, Level, PageTable, Position,
+    Prot, Recorded, Stage1, Unused, Writers,
 };
 use std::sync::atomic::Ordering;
 

@@ -83,7 +83,7 @@ impl Statement {
                 let range = range(start, end.saturating_add(1))?;
                 match name.as_str() {
                     RAM | "Kernel code" if range.end <= self.memory => {
-                        self.iomem.push((range, name))
+                        self.iomem.push((range, name));
                     }
                     RAM | "Kernel code" => {
                         return Err(format!("memory to {end:#x}, of {:#x} bytes", self.memory));

@@ -40,7 +40,7 @@ impl End {
                 field("SRR1 state", expected.srr1 & !reason, seen.srr1 & !reason);
             }
             (expected, seen) if expected != seen => {
-                all.push(format!("end: expected {expected}, seen {seen}"))
+                all.push(format!("end: expected {expected}, seen {seen}"));
             }
             _ => {}
         }

@@ -140,7 +140,7 @@ impl<'m> Judge<'m> {
         let mut wrong = Vec::new();
         match &predicted {
             Ok(translation) => {
-                wrong.extend(self.not_reached(translation.output, access.kind, value, &outcome)?)
+                wrong.extend(self.not_reached(translation.output, access.kind, value, &outcome)?);
             }
             Err(fault) => wrong.extend(self.not_faulted(fault.arch, address, access, &outcome)),
         }
@@ -204,7 +204,7 @@ impl<'m> Judge<'m> {
             AccessKind::Read => self.machine.memory.write_obj(value.to_le(), there)?,
             AccessKind::Write => self.machine.memory.write_obj(!value, there)?,
             AccessKind::Fetch => {
-                self.machine.memory.write_slice(&self.guest.target(value as u32), there)?
+                self.machine.memory.write_slice(&self.guest.target(value as u32), there)?;
             }
         }
         Ok(())
@@ -279,7 +279,7 @@ impl<'m> Judge<'m> {
             let marked = stop.is_some() && seen == entry.word | ACCESSED;
             match entry.entry {
                 Entry::Table { .. } if marked && stop != Some(Some(entry.address)) => {
-                    self.marked_above += 1
+                    self.marked_above += 1;
                 }
                 Entry::Leaf { .. } if marked => self.marked_leaves += 1,
                 Entry::Malformed

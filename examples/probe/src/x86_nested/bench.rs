@@ -326,7 +326,7 @@ impl<S: Second> Stages<'_, S> {
         for step in &trace {
             match step.entry {
                 Entry::Table { table, .. } => {
-                    all.push(entry(table, step.at.level.0.saturating_sub(1)))
+                    all.push(entry(table, step.at.level.0.saturating_sub(1)));
                 }
                 Entry::Leaf { output, .. } => {
                     let within = address.get() & pgtable::low_bits(step.at.shift);

@@ -110,7 +110,7 @@ impl End {
             Self::Nested { info, linear: Some(_), .. }
                 if known.table_read_untold && *info & 0x102 == 2 =>
             {
-                *info &= !1
+                *info &= !1;
             }
             _ => {}
         }

@@ -299,7 +299,7 @@ impl Random {
                 }
             }
             Some(Hcall::PageInit) if is_memory(arguments[1], 1) && !is_data(arguments[1]) => {
-                arguments[1] = DATA[0].0
+                arguments[1] = DATA[0].0;
             }
             Some(Hcall::Enter) => {
                 let (v, r) = (HpteV::from_bits(arguments[2]), HpteR::from_bits(arguments[3]));

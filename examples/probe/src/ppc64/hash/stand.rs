@@ -263,7 +263,7 @@ impl Stand {
         match (touch.access.kind, there) {
             (AccessKind::Read, Some((at, true))) => self.memory.write_obj(value.to_le(), at)?,
             (AccessKind::Read, Some((at, false))) => {
-                wanted = u64::from_le(self.memory.read_obj(at)?)
+                wanted = u64::from_le(self.memory.read_obj(at)?);
             }
             (AccessKind::Write, Some((at, true))) => self.memory.write_obj(!value, at)?,
             (AccessKind::Fetch, Some((at, true))) => {

@@ -106,7 +106,7 @@ impl Model {
         let put = |r: HpteR| {
             found
                 .slot
-                .put(self.table.layout().encode(Hpte { r, v: found.hpte.v.with_modified(true) }))
+                .put(self.table.layout().encode(Hpte { r, v: found.hpte.v.with_modified(true) }));
         };
         if !kept {
             put(r.with_w(false).with_i(false).with_g(false).with_m(true));
