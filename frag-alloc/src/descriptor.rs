@@ -3,7 +3,7 @@
 //! # Protocol
 //! | word | who changes it | how |
 //! | --- | --- | --- |
-//! | `refs` | anyone | from 0 to 1 by the thread that took the frame from its source; after that only +1 (if it is not 0) and −1 |
+//! | `refs` | anyone | from 0 to 1 by the thread that took the frame from its source, after it stored the order; after that only +1 (if it is not 0) and −1 |
 //! | `fragments` | this crate | stored before the frame's first table is visible to anyone; after that only −n |
 //! | `tag` | this crate | stored with `fragments`; cleared before our own reference is dropped |
 //! | `hand`, `in_hand`, `next`, `previous` | the holder of the pool's lock | plain stores |
@@ -125,7 +125,7 @@ pub(crate) struct Descriptor {
 }
 
 /// In `refs`: the frame is the second or a later one of a larger table, and has no references of
-/// its own.
+/// its own; or it was just taken from its source, and has none yet.
 const JOINED: u32 = u32::MAX;
 
 /// A flag bit: the frame is never handed out again. In the byte below it stands the order in which
@@ -166,15 +166,19 @@ impl Descriptor {
         self.fragments.load(Ordering::Acquire)
     }
 
-    /// From 0 to 1: the frame just came from its source. False if somebody holds it.
-    pub(crate) fn claim(&self) -> bool {
-        self.refs.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    /// The same for the second and later frames of a larger table: the references of the first
-    /// count for all, so these get [`JOINED`], which nobody adds to.
+    /// From 0 to [`JOINED`], which nobody adds to: the frame just came from its source. False if
+    /// somebody holds it. The second and later frames of a larger table stay so, since the
+    /// references of the first count for all.
     pub(crate) fn join(&self) -> bool {
         self.refs.compare_exchange(0, JOINED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// The first of `2^order` frames, all of them joined, gets its first reference. From then on
+    /// others may hold it, and whoever does finds this order: the last holder sends home as many
+    /// frames as it says.
+    pub(crate) fn open(&self, order: u8) {
+        self.set_order(order);
+        self.refs.store(1, Ordering::Release);
     }
 
     /// Undoes [`join`](Self::join), before the frame goes home.
@@ -210,7 +214,7 @@ impl Descriptor {
         self.flags.load(Ordering::Relaxed) as u8
     }
 
-    pub(crate) fn set_order(&self, order: u8) {
+    fn set_order(&self, order: u8) {
         let _ = self.flags.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |flags| {
             Some(flags & !0xff | u32::from(order))
         });
@@ -250,7 +254,9 @@ mod tests {
         let it = Descriptor::new();
         assert!(!it.get_unless_zero());
         assert_eq!(it.put(), Err(WouldUnderflow(0)));
-        assert!(it.claim() && !it.claim() && it.get_unless_zero());
+        assert!(it.join() && !it.join() && !it.get_unless_zero());
+        it.open(0);
+        assert!(!it.join() && it.get_unless_zero());
         assert_eq!((it.put(), it.put(), it.put()), (Ok(1), Ok(0), Err(WouldUnderflow(0))));
         it.set_fragments(3);
         assert_eq!((it.drop_fragments(4), it.drop_fragments(3)), (Err(WouldUnderflow(3)), Ok(0)));

@@ -272,14 +272,12 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     /// Claims frames that the source handed out. False, and nothing changed, if any is in use.
     fn claim(&self, frame: u32, order: u8) -> bool {
         let run = self.run(frame, order);
-        let (head, tails) = (&run[0], &run[1..]);
-        let joined = tails.iter().take_while(|tail| tail.join()).count();
-        // The head last: from then on others may hold it.
-        if joined == tails.len() && head.claim() {
-            head.set_order(order);
+        let joined = run.iter().take_while(|frame| frame.join()).count();
+        if joined == run.len() {
+            run[0].open(order);
             return true;
         }
-        tails[..joined].iter().for_each(Descriptor::part);
+        run[..joined].iter().for_each(Descriptor::part);
         false
     }
 

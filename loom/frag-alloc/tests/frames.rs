@@ -28,6 +28,47 @@ fn a_passer_by_at_any_point_of_a_frames_life() {
     });
 }
 
+/// Someone passes by while a frame comes back in another order, large before small: it sends home
+/// as many frames as belong together, and none that is in use.
+#[test]
+fn case_a2_a_passer_by_while_frames_come_in_another_order() {
+    check_to_depth(|| {
+        let (frames, counts) = model::frames(2);
+        let cache = model::cache(&frames, Policy::Reuse);
+        let large = cache.take(FRAME + 1).unwrap();
+        cache.give(large, FRAME + 1, Contents::Zeroed).unwrap();
+        let same = frames.clone();
+        let by = thread::spawn(move || drop(same.try_get(Hpa::new(0)).unwrap()));
+        let tables = [(); 2].map(|()| cache.take(FRAME).unwrap());
+        cache.give(tables[0], FRAME, Contents::Zeroed).unwrap();
+        by.join().unwrap();
+        assert_eq!(frames.source().available(), 1, "the other one is in use");
+        cache.give(tables[1], FRAME, Contents::Zeroed).unwrap();
+        model::assert_all_home(&frames, &counts, 2);
+    });
+}
+
+/// The same, small before large.
+#[test]
+fn case_a2_a_passer_by_while_frames_are_joined() {
+    check_to_depth(|| {
+        let (frames, counts) = model::frames(2);
+        let cache = model::cache(&frames, Policy::Reuse);
+        let small = cache.take(FRAME).unwrap();
+        cache.give(small, FRAME, Contents::Zeroed).unwrap();
+        let same = frames.clone();
+        let by = thread::spawn(move || drop(same.try_get(Hpa::new(0)).unwrap()));
+        // A passer-by may hold a frame that the source hands out: that one is refused.
+        if let Ok(large) = cache.take(FRAME + 1) {
+            cache.give(large, FRAME + 1, Contents::Zeroed).unwrap();
+            by.join().unwrap();
+            model::assert_all_home(&frames, &counts, 2);
+        } else {
+            by.join().unwrap();
+        }
+    });
+}
+
 /// While a reference is held, a retired frame is not handed out again: an allocation finds the
 /// source empty.
 #[test]
