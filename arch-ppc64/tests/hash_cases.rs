@@ -141,6 +141,10 @@ fn case_a8_a_table_that_no_header_can_number_has_no_stream() {
                 assert_eq!(u64::from(header), start);
             }
         }
+        for beyond in [order.entries(), 1 << 46, u64::MAX] {
+            let read = StreamReader::new(beyond, Pass::First, false).read(&hpt, &mut buffer);
+            assert_eq!(read.ok(), (order.get() <= 36).then_some(0), "{beyond:#x}");
+        }
     }
 }
 

@@ -34,10 +34,11 @@ pub struct StaleRange<A> {
 }
 
 impl<A: Address> StaleRange<A> {
-    /// How many pages it spans.
+    /// How many pages it spans; `u64::MAX` if that is no `u64`.
     #[must_use]
     pub fn pages(&self) -> u64 {
-        (self.last.get().saturating_sub(self.start.get()) >> self.shift) + 1
+        let between = self.last.get().saturating_sub(self.start.get());
+        between.checked_shr(self.shift.into()).unwrap_or(0).saturating_add(1)
     }
 }
 
@@ -370,7 +371,7 @@ impl<S: Stage, I: Invalidate<S>> Gather<'_, S, I> {
 #[cfg(test)]
 mod tests {
     use super::{MAX_RANGES, Stale, StaleRange};
-    use crate::address::Gva;
+    use crate::address::{Address, Gva};
 
     /// After "everything" no range is left that could be extended by what comes next.
     #[test]
@@ -396,5 +397,21 @@ mod tests {
         assert_eq!((stale.ranges().len(), stale.everything()), (1, false));
         stale.all();
         assert_eq!((stale.ranges().len(), stale.everything()), (0, true));
+    }
+
+    #[test]
+    fn how_many_pages() {
+        for (last, shift, pages) in [
+            (0, 12, 1),
+            (0xfff, 12, 1),
+            (0x1000, 12, 2),
+            (u64::MAX, 12, 1 << 52),
+            (u64::MAX, 0, u64::MAX),
+            (u64::MAX, 64, 1),
+            (u64::MAX, 255, 1),
+        ] {
+            let range = StaleRange { start: Gva::new(0), last: Gva::new(last), shift };
+            assert_eq!(range.pages(), pages, "{last:#x} {shift}");
+        }
     }
 }

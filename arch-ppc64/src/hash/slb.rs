@@ -103,8 +103,9 @@ impl<const N: usize> Slb<N> {
         Self { tags: [Tag::EMPTY; N], found: [None; N] }
     }
 
-    /// `slbmte`: writes the entry that `rb` names. An entry with V = 0 is empty. What is reserved
-    /// is refused, as by QEMU's MMU.
+    /// `slbmte`: writes the entry that `rb` names. An entry with V = 0 is empty. Reserved bits
+    /// of `rb` and sizes that do not exist are refused, and reserved bits of `rs` are dropped, as
+    /// by QEMU's MMU.
     ///
     /// # Errors
     /// [`SlbError`]; nothing was changed.

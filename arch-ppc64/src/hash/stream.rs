@@ -286,7 +286,8 @@ impl StreamReader {
         check_order(hpt)?;
         let entries = hpt.order().entries();
         let mut filled = 0;
-        loop {
+        // Only a start can be beyond the table: then nothing is left of this pass.
+        while self.next < entries {
             let Some((header, room)) = buffer.get_mut(filled..).and_then(|rest| {
                 let (header, room) = rest.split_at_mut_checked(size_of::<ChunkHeader>())?;
                 (room.len() >= size_of::<ChunkEntry>()).then_some((header, room))
@@ -298,12 +299,10 @@ impl StreamReader {
                 header.copy_from_slice(chunk.as_bytes());
                 filled += size_of::<ChunkHeader>() + length;
             }
-            if self.next >= entries {
-                self.next = 0;
-                self.pass = Pass::Changes;
-                return Ok(filled);
-            }
         }
+        self.next = 0;
+        self.pass = Pass::Changes;
+        Ok(filled)
     }
 
     /// One chunk: a run of entries that are wanted, and the run of empty places behind it.

@@ -10,8 +10,8 @@ use super::reverse_map::ReverseMap;
 use super::{Error, L1Memory, Nested, Partition};
 use crate::interrupt::{Interrupt, Status, Vector};
 use crate::radix::{
-    Eaa, Granule, HypervisorFault, PageAttributes, PartitionScoped, PartitionTable, Pte, RcPolicy,
-    Strictness,
+    Att, Eaa, Granule, HypervisorFault, PageAttributes, PartitionScoped, PartitionTable, Pte,
+    RcPolicy, Strictness,
 };
 use crate::second_stage::{
     Action, HDSISR_CANARY, Leaf, MemorySlot, Reason, SecondStage, StorageFault, Translation,
@@ -243,7 +243,8 @@ fn host_leaf<M: TableMemory<Hpa>, A: TableAllocator<Hpa>>(
 }
 
 /// What both allow. R and C only where both have them, and C for a store only; where hardware sets
-/// C, no stores without it.
+/// C, no stores without it. Nothing is fetched from what L1 maps as non-idempotent, since the entry
+/// has our memory type and not L1's.
 fn combine(l1: PageAttributes, ours: PageAttributes, store: bool, rc: RcPolicy) -> PageAttributes {
     let reads = |eaa: Eaa| eaa.read() || eaa.write();
     let c = l1.c() && ours.c() && store;
@@ -251,7 +252,7 @@ fn combine(l1: PageAttributes, ours: PageAttributes, store: bool, rc: RcPolicy) 
     let eaa = Eaa::new()
         .with_read(reads(l1.eaa()) && reads(ours.eaa()))
         .with_write(write)
-        .with_execute(l1.eaa().execute() && ours.eaa().execute());
+        .with_execute(l1.eaa().execute() && l1.att() != Att::NonIdempotent && ours.eaa().execute());
     PageAttributes::of(
         Pte::new().with_eaa(eaa).with_att(ours.att()).with_r(l1.r() && ours.r()).with_c(c),
     )
@@ -260,6 +261,22 @@ fn combine(l1: PageAttributes, ours: PageAttributes, store: bool, rc: RcPolicy) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_fetch_from_what_l1_maps_as_non_idempotent() {
+        let all = Eaa::new().with_read(true).with_write(true).with_execute(true);
+        let page = |att| PageAttributes::of(Pte::new().with_eaa(all).with_att(att));
+        for (att, fetched) in [
+            (Att::Normal, true),
+            (Att::StrongAccessOrder, true),
+            (Att::NonIdempotent, false),
+            (Att::Tolerant, true),
+        ] {
+            let both = combine(page(att), page(Att::Normal), false, RcPolicy::Fault);
+            assert_eq!(both.eaa().execute(), fetched, "{att:?}");
+            assert_eq!(both.att(), Att::Normal);
+        }
+    }
 
     /// Every combination of rights and records: what the shadow has, both have; and a store that
     /// one of them has not recorded gets no entry that allows it, where hardware records by itself.

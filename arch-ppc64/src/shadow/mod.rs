@@ -17,7 +17,8 @@
 //! # Protocol
 //! A shadow is a cache, as a TLB is one, and as honest:
 //! - an entry is made by a fault ([`Nested::fault`]), from what both trees say at that moment,
-//!   never beyond either: permissions are the intersection, the size the smaller one;
+//!   never beyond either: permissions are the intersection, the size the smaller one. The memory
+//!   type is ours; of L1's only that nothing is fetched from non-idempotent storage counts;
 //! - L1's invalidations ([`Nested::h_tlb_invalidate`], [`Nested::h_rpt_invalidate`]) remove
 //!   entries. Until then L1 may see old ones, as on hardware;
 //! - whatever we take away in our own second stage is taken away here before its gather is
