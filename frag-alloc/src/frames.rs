@@ -175,9 +175,11 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     #[cold]
     #[inline(never)]
     fn zero(&self, granule: u32, shift: u8) -> Result<(), Error<A>> {
-        match self.source.table(self.address(granule), 1 << (shift - 3)) {
-            Ok(words) => {
-                words.iter().for_each(|word| word.store(0, core::sync::atomic::Ordering::Relaxed));
+        let (table, words) = (self.address(granule), 1 << (shift - 3));
+        match self.source.table(table, words) {
+            Ok(zeroed) => {
+                zeroed.iter().for_each(|word| word.store(0, core::sync::atomic::Ordering::Relaxed));
+                self.source.wrote(table, words);
                 Ok(())
             }
             Err(error) => {

@@ -2,11 +2,12 @@
 //! about those that are in use.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 
 use frag_alloc::{Cache, FrameSource, Frames, Kind, Owner, Policy, Region};
-use pgtable::{Address, Contents, DirectMap, Hpa};
+use pgtable::{Address, Contents, DirectMap, Hpa, MemoryError, ReadMemory, TableMemory};
 
 const SHIFT: u8 = 9;
 const FRAME: u64 = 1 << SHIFT;
@@ -20,6 +21,50 @@ fn region(words: &[AtomicU64], first: u64) -> Region<Hpa, DirectMap<'_, Hpa>> {
     let start = Hpa::new(first * FRAME);
     Region::new(DirectMap::new(words, start), start, (words.len() / FRAME_WORDS) as u32, SHIFT)
         .unwrap()
+}
+
+/// Memory that notes the runs of words that were written.
+struct Logged<'m>(DirectMap<'m, Hpa>, &'m RefCell<Vec<(u64, usize)>>);
+
+impl ReadMemory<Hpa> for Logged<'_> {
+    pgtable::words_in_place!(Hpa);
+}
+
+impl TableMemory<Hpa> for Logged<'_> {
+    fn word(&self, address: Hpa) -> Result<&AtomicU64, MemoryError> {
+        self.0.word(address)
+    }
+
+    fn table(&self, address: Hpa, words: usize) -> Result<&[AtomicU64], MemoryError> {
+        self.0.table(address, words)
+    }
+
+    fn wrote(&self, address: Hpa, words: usize) {
+        self.1.borrow_mut().push((address.get(), words));
+    }
+}
+
+/// A table that is zeroed is written: memory that keeps a log of it is told, all of the table and
+/// nothing else. One that came back zeroed is not written.
+#[test]
+fn case_a7_what_is_zeroed_is_logged() {
+    let (words, log) = (words(1), RefCell::default());
+    let memory = Logged(DirectMap::new(&words, Hpa::new(0)), &log);
+    let frames = Frames::new(Region::new(memory, Hpa::new(0), 1, SHIFT).unwrap()).unwrap();
+    let cache = Cache::new(&frames, Owner(1), Kind::Kernel, Policy::Reuse);
+    let mut kept = Vec::new();
+    for (contents, logged) in
+        [(Contents::Stale, true), (Contents::Zeroed, true), (Contents::Zeroed, false)]
+    {
+        let table = cache.take(8).unwrap();
+        assert_eq!(log.take(), if logged { vec![(table.get(), 32)] } else { vec![] });
+        // The next turn takes it again.
+        if kept.is_empty() {
+            kept.push(cache.take(8).unwrap());
+            log.take();
+        }
+        cache.give(table, 8, contents).unwrap();
+    }
 }
 
 /// All of its memory is there, to the last word of the last frame.

@@ -371,7 +371,7 @@ impl<S: Stage, I: Invalidate<S>> Gather<'_, S, I> {
 #[cfg(test)]
 mod tests {
     use super::{MAX_RANGES, Stale, StaleRange};
-    use crate::address::{Address, Gva};
+    use crate::address::Gva;
 
     /// After "everything" no range is left that could be extended by what comes next.
     #[test]

@@ -10,7 +10,8 @@
 //! How the pages are translated is the type's choice: a [`Walker`](crate::Walker) judges rights,
 //! [`Recording`] also records accessed and dirty, [`Debugger`] judges nothing.
 //!
-//! A range of `n` bytes takes at most `n / (smallest page) + 2` translations.
+//! A range of `n` bytes takes at most `n / (smallest page) + 2` translations to read or write;
+//! comparing and copying translate both sides anew for each 512 bytes.
 
 mod memory;
 mod segments;
