@@ -231,16 +231,16 @@ impl<T: PageTables + 'static> Contestant<Row> for Column<T> {
         match row {
             Map => self.table.map_each(&work),
             TranslateHot => {
-                assert_eq!(self.table.translate_each(&work, &work.hot.indices), work.hot.sum)
+                assert_eq!(self.table.translate_each(&work, &work.hot.indices), work.hot.sum);
             }
             AnchoredHot => {
-                assert_eq!(self.table.translate_anchored(&work, &work.hot.indices), work.hot.sum)
+                assert_eq!(self.table.translate_anchored(&work, &work.hot.indices), work.hot.sum);
             }
             BatchHot => {
-                assert_eq!(self.table.translate_batch(&work, &work.hot.indices), work.hot.sum)
+                assert_eq!(self.table.translate_batch(&work, &work.hot.indices), work.hot.sum);
             }
             BatchCold => {
-                assert_eq!(self.table.translate_batch(&work, &work.cold.indices), work.cold.sum)
+                assert_eq!(self.table.translate_batch(&work, &work.cold.indices), work.cold.sum);
             }
             CursorInOrder => assert_eq!(self.table.translate_by_cursor(&work), work.total),
             IterateRuns => assert_eq!(self.table.iterate_runs(input, bytes), work.total),
@@ -248,7 +248,7 @@ impl<T: PageTables + 'static> Contestant<Row> for Column<T> {
             MapCursor => self.table.map_by_cursor(&work),
             UnmapCursor => self.table.unmap_by_cursor(&work),
             TranslateCold => {
-                assert_eq!(self.table.translate_each(&work, &work.cold.indices), work.cold.sum)
+                assert_eq!(self.table.translate_each(&work, &work.cold.indices), work.cold.sum);
             }
             TranslateInOrder => assert_eq!(self.table.translate_in_order(&work), work.total),
             Iterate => assert_eq!(self.table.iterate(input, bytes), work.total),

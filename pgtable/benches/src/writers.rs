@@ -307,9 +307,9 @@ impl Faults for Shared {
     fn fault(&self, row: Row, thread: u64) {
         let writer = self.tree().writer().expect("two slots");
         if self.cursor {
-            each_range(&writer, (row, thread))
+            each_range(&writer, (row, thread));
         } else {
-            each_page(&writer, (row, thread))
+            each_page(&writer, (row, thread));
         }
     }
 

@@ -255,7 +255,7 @@ impl<M: Map> Contestant<Row> for Column<M> {
         match (operation, now.full) {
             (Operation::Enter, true) => now.map.remove(&now.keys),
             (Operation::Translate | Operation::Batch | Operation::Remove, false) => {
-                now.map.enter(&now.keys)
+                now.map.enter(&now.keys);
             }
             _ => {}
         }
