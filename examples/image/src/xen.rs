@@ -94,7 +94,7 @@ pub(crate) fn open<E: FileHeader<Endian = Endianness>>(
     if let Some((at, length)) = find(".xen_prstatus").map(place) {
         for n in 0..(length / CONTEXT).min(4096) {
             let mut state = vec![0; CONTEXT as usize];
-            if read_exact(source, at + n * CONTEXT, &mut state)? {
+            if read_exact(source, at.saturating_add(n * CONTEXT), &mut state)? {
                 notes.cpus += 1;
                 notes.x86.extend(X86Registers::of_xen(&state));
             }
@@ -135,7 +135,12 @@ impl Frames {
                     Endianness::Little => u64::from_le_bytes(word),
                     Endianness::Big => u64::from_be_bytes(word),
                 };
-                if let Some(start) = frame.checked_mul(page) {
+                let start = frame.checked_mul(page);
+                // Neither the memory nor its place in the file goes beyond 2^64.
+                let fits = |start: &u64| {
+                    start.checked_add(page).is_some() && offset.checked_add(page).is_some()
+                };
+                if let Some(start) = start.filter(fits) {
                     let new = Extent { start, bytes: page, file: 0, offset };
                     match extents.last_mut() {
                         Some(last) if last.start.checked_add(last.bytes) == Some(start) => {
