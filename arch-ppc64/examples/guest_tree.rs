@@ -15,13 +15,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let frames = Frames::new(guest_frames(&memory, Gpa::new(2 << 20), 32, 16)?)?;
     let process = Cache::new(&frames, Owner(42), Kind::User, Policy::Reuse);
 
-    // A tree of 64 KiB pages: 16 MiB of memory at 1 GiB, in the largest leaves that fit; one page of it read only.
+    // A tree of 64 KiB pages: 16 MiB of memory at 1 GiB, in the largest leaves that fit; one page
+    // of it read only.
     let format = ProcessScoped::new(Granule::K64);
     let mut tree = PageTable::new(format, &tables, &process)?;
     let (gva, gpa) = (Gva::new(1 << 30), Gpa::new(16 << 20));
     tree.map(gva, gpa, 16 << 20, PageAttributes::from(Prot::RW.for_user()), Leaves::Largest)?;
 
-    // No CPU has seen the tree yet, so `Unused` may stand for the invalidation; a running guest needs a real one.
+    // No CPU has seen the tree yet, so `Unused` may stand for the invalidation; a running guest
+    // needs a real one.
     let mut gather = Gather::new(&Unused, ());
     tree.protect(gva, 64 << 10, Prot::R.for_user(), &mut gather)?;
     gather.finish(tree.tables())?;

@@ -106,7 +106,8 @@ pub struct Unmodelled {
 }
 
 impl Lpcr {
-    /// Every bit of the register: its field's name, the field's bits, and what it is to translation.
+    /// Every bit of the register: its field's name, the field's bits, and what it is to
+    /// translation.
     ///
     /// UPRT and HR are followed where both are set (radix) or neither is (hashed, by SLB). One
     /// alone is refused: segment tables, and radix without a process table.

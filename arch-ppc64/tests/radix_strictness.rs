@@ -160,8 +160,8 @@ fn case_b7_the_second_stage_reads_what_it_may_write() {
     }
 }
 
-/// A directory of an unsupported size, whose table the second stage does not map: QEMU's MMU looks for
-/// the table first, and so the hypervisor hears of it; the others judge the size.
+/// A directory of an unsupported size, whose table the second stage does not map: QEMU's MMU looks
+/// for the table first, and so the hypervisor hears of it; the others judge the size.
 #[test]
 fn case_b6_a_size_against_a_table_that_the_second_stage_does_not_map() {
     use arch_ppc64::radix::PartitionScoped;

@@ -1,8 +1,8 @@
 //! What each bit of CR0, CR3, CR4 and EFER does to translation in long mode: the list by which
 //! [`Paging::of`](crate::Paging::of) decides, so that no bit is overlooked.
 //!
-//! SDM §2.5 (CR0, CR3, CR4), §4.5 (CR3), §2.2.1 (EFER); APM volume 2 §3.1. A bit that neither manual
-//! defines counts as refused.
+//! SDM §2.5 (CR0, CR3, CR4), §4.5 (CR3), §2.2.1 (EFER); APM volume 2 §3.1. A bit that neither
+//! manual defines counts as refused.
 
 use core::fmt;
 

@@ -103,9 +103,9 @@ impl Ept {
         }
     }
 
-    /// The same tables, whose entries for tables have the bits of `entry`: rights, A and the ignored
-    /// bits. The reserved bits and the address are set as they have to be. By default they grant
-    /// everything and, where there are accessed flags, A is set.
+    /// The same tables, whose entries for tables have the bits of `entry`: rights, A and the
+    /// ignored bits. The reserved bits and the address are set as they have to be. By default they
+    /// grant everything and, where there are accessed flags, A is set.
     ///
     /// A walk decodes entries that do not grant reads, writes and fetches alike; they cost it time.
     #[must_use]

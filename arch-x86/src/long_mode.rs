@@ -41,9 +41,9 @@ impl LongMode {
         Self { tree, controls, address_mask, beyond, half }
     }
 
-    /// The same tables, whose entries for tables have the bits of `entry`: R/W, U/S, A, PWT, PCD, XD
-    /// and the ignored bits. P, PS and the address are set as they have to be. By default R/W, U/S
-    /// and A are set, so the leaf alone decides.
+    /// The same tables, whose entries for tables have the bits of `entry`: R/W, U/S, A, PWT, PCD,
+    /// XD and the ignored bits. P, PS and the address are set as they have to be. By default R/W,
+    /// U/S and A are set, so the leaf alone decides.
     ///
     /// For images that are compared bit by bit: a VMM that writes `P | R/W` passes
     /// `TableEntry::new().with_rw(true)`.

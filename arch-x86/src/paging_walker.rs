@@ -16,8 +16,9 @@ pub type LinearTranslation = Translation<Gpa, Option<PageAttributes>>;
 
 /// Translates a vCPU's linear addresses in the paging mode that it is in.
 ///
-/// By itself it judges each access and records nothing; [`Recording`](pgtable::Recording) also sets accessed and dirty
-/// flags; [`Debugger`](pgtable::Debugger) reaches whatever is mapped, and writes read-only pages.
+/// By itself it judges each access and records nothing; [`Recording`](pgtable::Recording) also sets
+/// accessed and dirty flags; [`Debugger`](pgtable::Debugger) reaches whatever is mapped, and writes
+/// read-only pages.
 ///
 /// ```
 /// use arch_x86::{Controls, Paging, Registers};

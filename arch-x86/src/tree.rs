@@ -140,8 +140,8 @@ impl Tree {
         }
     }
 
-    /// The same tree, whose entries for tables have the bits of `entry`. They are present, and their
-    /// address is the table's.
+    /// The same tree, whose entries for tables have the bits of `entry`. They are present, and
+    /// their address is the table's.
     pub(crate) const fn with_table_entry(self, entry: TableEntry) -> Self {
         Self { table: entry.with_p(true).with_ps(false).with_frame(0), ..self }
     }

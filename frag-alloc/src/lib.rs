@@ -78,8 +78,8 @@
 //!
 //! # Figures
 //! `cargo bench --manifest-path frag-alloc/benches/Cargo.toml` measures it beside general
-//! allocators and Linux's algorithm. `cargo test --release --manifest-path loom/Cargo.toml` runs the
-//! models.
+//! allocators and Linux's algorithm. `cargo test --release --manifest-path loom/Cargo.toml` runs
+//! the models.
 #![no_std]
 #![deny(missing_docs)]
 

@@ -8,8 +8,12 @@ const MOST_WORDS: usize = 512;
 
 /// One of six accesses.
 pub fn access(choice: u8) -> Access {
-    let kind = [AccessKind::Read, AccessKind::Write, AccessKind::Fetch][usize::from(choice >> 1) % 3];
-    Access { kind, privilege: if choice & 1 == 0 { Privilege::Supervisor } else { Privilege::User } }
+    let kind =
+        [AccessKind::Read, AccessKind::Write, AccessKind::Fetch][usize::from(choice >> 1) % 3];
+    Access {
+        kind,
+        privilege: if choice & 1 == 0 { Privilege::Supervisor } else { Privilege::User },
+    }
 }
 
 /// Whether bit `n` of `flags` is set.

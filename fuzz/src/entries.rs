@@ -2,8 +2,8 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use arch_ppc64::radix::{
-    Granule, PartitionScoped, PartitionTable, ProcessScoped, ProcessTable, ProcessTableWord, Ptcr, RadixRoot, RcPolicy,
-    Strictness,
+    Granule, PartitionScoped, PartitionTable, ProcessScoped, ProcessTable, ProcessTableWord, Ptcr,
+    RadixRoot, RcPolicy, Strictness,
 };
 use arch_x86::{Controls, Ept, EptControls, KeyRegister, Levels, LongMode, Npt, NptControls};
 use frag_alloc::TaggedTable;
@@ -30,7 +30,8 @@ struct Header {
 pub fn entries(data: &[u8]) {
     let Ok(header) = Unstructured::new(data).arbitrary::<Header>() else { return };
     let Header { flags, word, address, .. } = header;
-    let strictness = [Strictness::Qemu, Strictness::Kvm, Strictness::Strict][usize::from(flags) % 3];
+    let strictness =
+        [Strictness::Qemu, Strictness::Kvm, Strictness::Strict][usize::from(flags) % 3];
     let rc = if bit(flags, 2) { RcPolicy::Fault } else { RcPolicy::HardwareUpdate };
     let granule = if bit(flags, 3) { Granule::K4 } else { Granule::K64 };
     let maxphyaddr = 32 + header.maxphyaddr % 21;
@@ -87,7 +88,11 @@ fn descriptors(word: u64) {
             // Only QEMU's MMU takes a root that is not aligned.
             assert!(made.is_some() || strictness == Strictness::Qemu, "{word:#x}");
             if let Some(made) = made {
-                assert_eq!((made.base(), made.rts(), made.rpds()), (base, root.rts(), root.rpds()), "{word:#x}");
+                assert_eq!(
+                    (made.base(), made.rts(), made.rpds()),
+                    (base, root.rts(), root.rpds()),
+                    "{word:#x}"
+                );
                 assert_eq!(made.root(Strictness::Strict), Some(base));
             }
         }
@@ -95,7 +100,10 @@ fn descriptors(word: u64) {
     assert_eq!(root.with_rts(root.rts()), root);
     let processes = ProcessTableWord::from_bits(word);
     if let Some(table) = ProcessTable::of_word(processes) {
-        assert_eq!((table.word().base(), table.word().prts()), (processes.base(), processes.prts()));
+        assert_eq!(
+            (table.word().base(), table.word().prts()),
+            (processes.base(), processes.prts())
+        );
         assert_eq!(ProcessTable::of_word(table.word()), Some(table));
         assert_eq!(ProcessTable::new(Gpa::new(processes.base()), processes.prts()), Some(table));
     }

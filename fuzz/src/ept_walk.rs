@@ -44,7 +44,8 @@ pub fn ept_walk(data: &[u8]) {
         let walker = Walker::new(format, image.memory(), Hpa::new(0));
         for &gpa in &inputs {
             let seen = walker.translate(Gpa::new(gpa), access);
-            let seen = seen.map_or_else(|fault| Outcome::Fault(fault.arch.into_bits()), page::<Npt>);
+            let seen =
+                seen.map_or_else(|fault| Outcome::Fault(fault.arch.into_bits()), page::<Npt>);
             assert_eq!(seen, npt(&image, number, &controls, gpa, access), "{access} at {gpa:#x}");
         }
         Tree { format, memory: image.memory(), root }.check(&inputs, access, header.bytes.into());

@@ -6,7 +6,9 @@ use std::cell::{Cell, RefCell};
 use arbitrary::{Arbitrary, Unstructured};
 use arch_ppc64::hash::HptOrder;
 use arch_ppc64::kvm::kvm_ppc_mmuv3_cfg;
-use pseries::{CpuState, Ending, Host, Hypercall, MIN_MEMORY, Machine, Mmu, Next, Platform, Status, boot};
+use pseries::{
+    CpuState, Ending, Host, Hypercall, MIN_MEMORY, Machine, Mmu, Next, Platform, Status, boot,
+};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// Two regions with a hole between them.
@@ -109,7 +111,8 @@ pub fn fdt_hcall(data: &[u8]) {
         notes: Cell::default(),
         table: Cell::default(),
     };
-    let memory = GuestMemoryMmap::<()>::from_ranges(&REGIONS.map(|(at, bytes)| (GuestAddress(at), bytes)));
+    let memory =
+        GuestMemoryMmap::<()>::from_ranges(&REGIONS.map(|(at, bytes)| (GuestAddress(at), bytes)));
     let it = Platform::new(memory.expect("small regions"), host, machine);
     let mut typed = Vec::new();
     for _ in 0..MOST {
@@ -163,10 +166,13 @@ fn one(it: &Session, cpu: u32, call: Hypercall, typed: &mut Vec<u8>) {
     let resumed = |status| assert_eq!(next, Next::Resume(status), "{call:x?}");
 
     let block = call.args[0];
-    let word = |index: u64| it.memory().read_obj::<[u8; 4]>(GuestAddress(block.saturating_add(4 * index))).ok();
+    let word = |index: u64| {
+        it.memory().read_obj::<[u8; 4]>(GuestAddress(block.saturating_add(4 * index))).ok()
+    };
     let results = match (call.nr, word(1), word(2)) {
         (RTAS, Some(nargs), Some(nret)) => {
-            let (first, count) = (3 + u64::from(u32::from_be_bytes(nargs)), u32::from_be_bytes(nret));
+            let (first, count) =
+                (3 + u64::from(u32::from_be_bytes(nargs)), u32::from_be_bytes(nret));
             block.saturating_add(4 * first)..block.saturating_add(4 * (first + u64::from(count)))
         }
         _ => 0..0,
@@ -206,9 +212,14 @@ fn one(it: &Session, cpu: u32, call: Hypercall, typed: &mut Vec<u8>) {
 
 /// Boots `kernel`, whatever it is.
 fn boots(kernel: &[u8], machine: Machine) {
-    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MIN_MEMORY as usize)]).expect("lazily");
+    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MIN_MEMORY as usize)])
+        .expect("lazily");
     let Ok(entry) = boot(&memory, machine, kernel, b"initrd", "console=hvc0") else { return };
-    let word = |at| u32::from_be_bytes(memory.read_obj(GuestAddress(entry.r3 + at)).expect("a tree within memory"));
+    let word = |at| {
+        u32::from_be_bytes(
+            memory.read_obj(GuestAddress(entry.r3 + at)).expect("a tree within memory"),
+        )
+    };
     assert_eq!(word(0), 0xd00d_feed, "R3 says where the tree is");
     let end = GuestAddress(entry.r3 + u64::from(word(4)) - 1);
     assert!(memory.address_in_range(end), "all of it");

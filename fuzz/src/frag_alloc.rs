@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arbitrary::{Result, Unstructured};
-use frag_alloc::{Cache, Deferred, Error, Frames, Grace, Hooks, Kind, Local, Owner, Policy, Refused, Region};
+use frag_alloc::{
+    Cache, Deferred, Error, Frames, Grace, Hooks, Kind, Local, Owner, Policy, Refused, Region,
+};
 use pgtable::{Contents, DirectMap, Hpa, TableMemory};
 
 const START: u64 = 0x20_0000;
@@ -74,7 +76,10 @@ pub fn frag_alloc(data: &[u8]) {
 
 fn nth(alive: &Alive, which: u8) -> Option<(Hpa, u8, usize)> {
     let count = alive.len().max(1);
-    alive.iter().nth(usize::from(which) % count).map(|(&table, &(shift, owner))| (table, shift, owner))
+    alive
+        .iter()
+        .nth(usize::from(which) % count)
+        .map(|(&table, &(shift, owner))| (table, shift, owner))
 }
 
 fn overlaps(table: Hpa, shift: u8, other: Hpa, other_shift: u8) -> bool {
@@ -92,7 +97,8 @@ fn run(mut input: Unstructured<'_>) -> Result<()> {
     let words: Vec<_> = (0..(FRAMES as usize) << (SHIFT - 3)).map(|_| AtomicU64::new(!0)).collect();
     let memory = DirectMap::new(&words, Hpa::new(START));
     let hooks = Constructor::default();
-    let source = Region::with_hooks(memory, Hpa::new(START), FRAMES, SHIFT, &hooks).expect("aligned");
+    let source =
+        Region::with_hooks(memory, Hpa::new(START), FRAMES, SHIFT, &hooks).expect("aligned");
     let frames = Frames::new(source).expect("a small span");
     let caches = [0, 1].map(|owner| Cache::new(&frames, Owner(owner), kind, policy));
     let fronts = caches.each_ref().map(Local::new);
@@ -125,9 +131,16 @@ fn run(mut input: Unstructured<'_>) -> Result<()> {
                 };
                 match taken {
                     Ok(table) => {
-                        assert_eq!(table.get() % (1 << shift), 0, "{table} is not aligned to 2^{shift}");
+                        assert_eq!(
+                            table.get() % (1 << shift),
+                            0,
+                            "{table} is not aligned to 2^{shift}"
+                        );
                         for (&other, &(other_shift, _)) in &alive {
-                            assert!(!overlaps(table, shift, other, other_shift), "{table} overlaps {other}");
+                            assert!(
+                                !overlaps(table, shift, other, other_shift),
+                                "{table} overlaps {other}"
+                            );
                         }
                         waiting.retain(|&other, &mut (other_shift, after)| {
                             let used_again = overlaps(table, shift, other, other_shift);
@@ -137,9 +150,15 @@ fn run(mut input: Unstructured<'_>) -> Result<()> {
                             );
                             !used_again
                         });
-                        assert!(!quarantined.contains(&frame_of(table)), "{table} is in quarantine");
+                        assert!(
+                            !quarantined.contains(&frame_of(table)),
+                            "{table} is in quarantine"
+                        );
                         let words = memory.table(table, 1 << (shift - 3)).expect("within");
-                        assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0), "{table} is not zeroed");
+                        assert!(
+                            words.iter().all(|word| word.load(Ordering::Relaxed) == 0),
+                            "{table} is not zeroed"
+                        );
                         words.iter().for_each(|word| word.store(table.get(), Ordering::Relaxed));
                         alive.insert(table, (shift, owner));
                     }
@@ -154,7 +173,11 @@ fn run(mut input: Unstructured<'_>) -> Result<()> {
                 let Some((table, shift, owner)) = nth(&alive, detail) else { continue };
                 let clean = step & 0x20 != 0;
                 for word in memory.table(table, 1 << (shift - 3)).expect("within") {
-                    assert_eq!(word.load(Ordering::Relaxed), table.get(), "somebody wrote to {table}");
+                    assert_eq!(
+                        word.load(Ordering::Relaxed),
+                        table.get(),
+                        "somebody wrote to {table}"
+                    );
                     word.store(if clean { 0 } else { !0 }, Ordering::Relaxed);
                 }
                 let contents = if clean { Contents::Zeroed } else { Contents::Stale };
@@ -168,13 +191,20 @@ fn run(mut input: Unstructured<'_>) -> Result<()> {
                 };
                 assert_eq!(freed, Ok(()), "{table}");
                 alive.remove(&table);
-                for again in [caches[owner % 2].give(table, shift, contents), deferred.give(table, shift, contents)] {
-                    assert!(matches!(again, Err(Error::NotLive { .. })), "{table} freed twice: {again:?}");
+                for again in [
+                    caches[owner % 2].give(table, shift, contents),
+                    deferred.give(table, shift, contents),
+                ] {
+                    assert!(
+                        matches!(again, Err(Error::NotLive { .. })),
+                        "{table} freed twice: {again:?}"
+                    );
                 }
             }
             // Free what is not one's own, or nothing at all.
             10 => {
-                let address = Hpa::new(START.wrapping_sub(0x400).wrapping_add(u64::from(detail) << 8));
+                let address =
+                    Hpa::new(START.wrapping_sub(0x400).wrapping_add(u64::from(detail) << 8));
                 if !alive.contains_key(&address) {
                     assert!(caches[0].give(address, 8, Contents::Stale).is_err());
                     assert!(fronts[1].give(address, 8, Contents::Stale).is_err());
@@ -182,19 +212,26 @@ fn run(mut input: Unstructured<'_>) -> Result<()> {
                 }
                 let Some((table, shift, owner)) = nth(&alive, detail) else { continue };
                 let stranger = if owner == 0 { &caches[1] } else { &caches[0] };
-                assert!(stranger.give(table, shift, Contents::Stale).is_err(), "{table} freed by another");
+                assert!(
+                    stranger.give(table, shift, Contents::Stale).is_err(),
+                    "{table} freed by another"
+                );
                 if owner < DEFERRED {
                     assert!(
                         caches[owner].give(table, shift ^ 1, Contents::Stale).is_err(),
                         "{table} freed by another size"
                     );
                     let unaligned = Hpa::new(table.get() + 8);
-                    assert!(fronts[owner].give(unaligned, shift, Contents::Stale).is_err(), "{unaligned} freed");
+                    assert!(
+                        fronts[owner].give(unaligned, shift, Contents::Stale).is_err(),
+                        "{unaligned} freed"
+                    );
                 }
             }
             // A passer-by.
             11 => {
-                let address = Hpa::new(START + (u64::from(detail) << 8) % (u64::from(FRAMES) << SHIFT));
+                let address =
+                    Hpa::new(START + (u64::from(detail) << 8) % (u64::from(FRAMES) << SHIFT));
                 let inside = |(&table, &(shift, owner)): (&Hpa, &(u8, usize))| {
                     overlaps(table, shift, address, 0).then_some((table, shift, owner))
                 };
@@ -203,11 +240,16 @@ fn run(mut input: Unstructured<'_>) -> Result<()> {
                     Some((table, shift, owner)) => {
                         let frame = found.as_ref().expect("something is alive there");
                         let what = frame.table_frame().expect("a frame of tables");
-                        assert_eq!((what.owner, what.shift, what.kind), (Owner(owner as u32), shift, kind));
+                        assert_eq!(
+                            (what.owner, what.shift, what.kind),
+                            (Owner(owner as u32), shift, kind)
+                        );
                         assert_eq!(frame.table_at(address), Some(table));
                         assert!(frame.tables().all(|table| alive.contains_key(&table)));
                     }
-                    None => assert_eq!(found.as_ref().and_then(|frame| frame.table_at(address)), None),
+                    None => {
+                        assert_eq!(found.as_ref().and_then(|frame| frame.table_at(address)), None)
+                    }
                 }
                 if step & 0x10 != 0 {
                     held.extend(found);

@@ -10,9 +10,10 @@ use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Levels, LongMode};
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Owner, Policy, Reader, Reading, Region};
 use pgtable::{
-    Access, AllocError, Contents, DeferringAllocator, DirectMap, Error, Format, Gather, Gpa, Gva, Leaves, Level,
-    MemoryError, PageTable, Position, Prot, RangeError, ReadMemory, ReadSide, Recorded, SharedPageTable, Stage1,
-    TableAllocator, TableLayout, TableMemory, TableState, Unused, Writers,
+    Access, AllocError, Contents, DeferringAllocator, DirectMap, Error, Format, Gather, Gpa, Gva,
+    Leaves, Level, MemoryError, PageTable, Position, Prot, RangeError, ReadMemory, ReadSide,
+    Recorded, SharedPageTable, Stage1, TableAllocator, TableLayout, TableMemory, TableState,
+    Unused, Writers,
 };
 
 const START: u64 = 0x100_0000;
@@ -37,11 +38,11 @@ thread_local! {
 /// of verbs, with random words, with copies of other entries, with ways to any place of the frames.
 ///
 /// # Oracles
-/// The tables of each guest are those that its allocator handed out and took back: a free is accepted
-/// exactly if the table is one of them, and a state is given for just those. The frame table's census
-/// agrees after each step. A stranger's tables in the same frames never change, and new ones come
-/// zeroed. No verb asks for more words than its bound. In the end every table can be found and freed,
-/// every counter is zero and every frame is home.
+/// The tables of each guest are those that its allocator handed out and took back: a free is
+/// accepted exactly if the table is one of them, and a state is given for just those. The frame
+/// table's census agrees after each step. A stranger's tables in the same frames never change, and
+/// new ones come zeroed. No verb asks for more words than its bound. In the end every table can be
+/// found and freed, every counter is zero and every frame is home.
 pub fn guest_trees(data: &[u8]) {
     let mut input = Unstructured::new(data);
     match input.arbitrary::<u8>().unwrap_or(0) % 4 {
@@ -107,7 +108,9 @@ impl<F: Format<Stage = Stage1>> Written<'_, F> {
     fn store(&self, store: Store) {
         let word = match store.what {
             What::Random(word) => Some(word),
-            What::Copy(table, entry) => self.slot(table, entry).map(|word| word.load(Ordering::Relaxed)),
+            What::Copy(table, entry) => {
+                self.slot(table, entry).map(|word| word.load(Ordering::Relaxed))
+            }
             What::Own(table, level) => {
                 let live = self.live.borrow();
                 let address = live.keys().nth(usize::from(table) % live.len().max(1)).copied();
@@ -188,7 +191,12 @@ impl<A: TableAllocator<Gpa>> TableAllocator<Gpa> for Checked<'_, A> {
         Ok(table)
     }
 
-    fn free(&self, table: Gpa, layout: TableLayout, contents: Contents) -> std::result::Result<(), AllocError> {
+    fn free(
+        &self,
+        table: Gpa,
+        layout: TableLayout,
+        contents: Contents,
+    ) -> std::result::Result<(), AllocError> {
         let freed = self.inner.free(table, layout, contents);
         assert_eq!(freed.is_ok(), self.is_live(table, layout), "the free of {table}, {layout:?}");
         if freed.is_ok() {
@@ -199,7 +207,11 @@ impl<A: TableAllocator<Gpa>> TableAllocator<Gpa> for Checked<'_, A> {
 
     fn state(&self, table: Gpa, layout: TableLayout) -> Option<&TableState> {
         let state = self.inner.state(table, layout);
-        assert_eq!(state.is_some(), self.is_live(table, layout), "the state of {table}, {layout:?}");
+        assert_eq!(
+            state.is_some(),
+            self.is_live(table, layout),
+            "the state of {table}, {layout:?}"
+        );
         state
     }
 }
@@ -224,7 +236,11 @@ impl Stranger<'_, '_> {
         if self.tables.len() < 6 {
             if let Ok(table) = self.cache.take(shift) {
                 for word in self.words((table, shift)) {
-                    assert_eq!(word.swap(Self::pattern(table), Ordering::Relaxed), 0, "{table} is not zeroed");
+                    assert_eq!(
+                        word.swap(Self::pattern(table), Ordering::Relaxed),
+                        0,
+                        "{table} is not zeroed"
+                    );
                 }
                 self.tables.push((table, shift));
             }
@@ -240,7 +256,11 @@ impl Stranger<'_, '_> {
     fn check(&self) {
         for &table in &self.tables {
             let kept = |word: &AtomicU64| word.load(Ordering::Relaxed) == Self::pattern(table.0);
-            assert!(self.words(table).iter().all(kept), "a stranger's table {} was written", table.0);
+            assert!(
+                self.words(table).iter().all(kept),
+                "a stranger's table {} was written",
+                table.0
+            );
         }
     }
 }
@@ -282,11 +302,17 @@ fn run<F: Format<Stage = Stage1>>(format: F, input: &mut Unstructured<'_>) {
         let source = Region::new(memory, Gpa::new(START), FRAMES, SHIFT).expect("aligned");
         let frames = Frames::new(source).expect("small");
         let epochs = [Epochs::new(1), Epochs::new(1)];
-        let mut stranger =
-            Stranger { cache: Cache::new(&frames, Owner(9), Kind::User, Policy::Reuse), memory, tables: Vec::new() };
+        let mut stranger = Stranger {
+            cache: Cache::new(&frames, Owner(9), Kind::User, Policy::Reuse),
+            memory,
+            tables: Vec::new(),
+        };
         let lives = [Live::default(), Live::default()];
         let deferred = [0, 1].map(|guest| -> Allocator<'_, '_> {
-            Deferred::new(Cache::new(&frames, Owner(guest as u32), Kind::User, Policy::Reuse), &epochs[guest])
+            Deferred::new(
+                Cache::new(&frames, Owner(guest as u32), Kind::User, Policy::Reuse),
+                &epochs[guest],
+            )
         });
         {
             let mut guests = [0, 1].map(|guest| {
@@ -368,8 +394,8 @@ fn store(input: &mut Unstructured<'_>) -> Result<Store> {
     Ok(Store { after, table, entry, what })
 }
 
-/// Some stores of the guest's, now and in the middle of what follows; then a verb, by the tree's one
-/// writer or by one of many. `None` if that was its end.
+/// Some stores of the guest's, now and in the middle of what follows; then a verb, by the tree's
+/// one writer or by one of many. `None` if that was its end.
 fn step<'f, 'm, F: Format<Stage = Stage1>>(
     mut tree: Tree<'f, 'm, F>,
     input: &mut Unstructured<'_>,
@@ -379,13 +405,18 @@ fn step<'f, 'm, F: Format<Stage = Stage1>>(
     tree.memory().accesses.set(0);
     let mut byte = || input.arbitrary::<u8>().unwrap_or(0);
     let page = 1u64 << tree.format().geometry().page_shift();
-    let at = page * (u64::from(byte()) + 500 * u64::from(byte() % 3) + (u64::from(byte() % 2) << 18));
+    let at =
+        page * (u64::from(byte()) + 500 * u64::from(byte() % 3) + (u64::from(byte() % 2) << 18));
     let bytes = page * (1 + u64::from(byte()) * 5 % PAGES);
     let verb = byte();
     let shared = byte() % 2 == 1;
     let (input, output) = (Gva::new(at), Gpa::new(at + (1 << 30)));
     let prot = if verb & 0x80 == 0 { Prot::RW } else { Prot::R };
-    let leaves = if verb & 0x40 == 0 { Leaves::Largest } else { Leaves::Exactly(page.trailing_zeros() as u8) };
+    let leaves = if verb & 0x40 == 0 {
+        Leaves::Largest
+    } else {
+        Leaves::Exactly(page.trailing_zeros() as u8)
+    };
     let mut gather = Gather::new(&Unused, ());
     let mut bits = vec![0; PAGES as usize / 64 + 1];
     if shared {
@@ -396,7 +427,14 @@ fn step<'f, 'm, F: Format<Stage = Stage1>>(
             3 | 4 => fine(writer.unmap(input, bytes, &mut gather)),
             5 => fine(writer.protect(input, bytes, prot, &mut gather)),
             6 => fine(writer.promote(input, bytes, &mut gather)),
-            _ => fine(writer.harvest(input, bytes, Recorded::Accessed, Writers::Running, &mut bits, &mut gather)),
+            _ => fine(writer.harvest(
+                input,
+                bytes,
+                Recorded::Accessed,
+                Writers::Running,
+                &mut bits,
+                &mut gather,
+            )),
         }
         let _ = writer.translate(input, Access::WRITE);
         drop(writer);
@@ -414,7 +452,8 @@ fn step<'f, 'm, F: Format<Stage = Stage1>>(
             10 => {
                 let mut cursor = tree.cursor(&mut gather);
                 for index in 0..8 {
-                    let (input, output) = (Gva::new(at + index * page), Gpa::new(at + index * page));
+                    let (input, output) =
+                        (Gva::new(at + index * page), Gpa::new(at + index * page));
                     let _ = if index % 3 == 0 {
                         cursor.unmap(input).map(|_| ())
                     } else {
@@ -435,7 +474,14 @@ fn step<'f, 'm, F: Format<Stage = Stage1>>(
                 );
             }
             12 => drop(tree.relocate_root(|_| {}, &mut gather)),
-            13 => fine(tree.harvest(input, bytes, Recorded::Accessed, Writers::Running, &mut bits, &mut gather)),
+            13 => fine(tree.harvest(
+                input,
+                bytes,
+                Recorded::Accessed,
+                Writers::Running,
+                &mut bits,
+                &mut gather,
+            )),
             14 => {
                 let walker = tree.walker();
                 let visited = walker.for_each(input, bytes, |_| ControlFlow::<()>::Continue(()));

@@ -9,7 +9,8 @@ use crate::oracle::hash_hcall::run;
 const MOST: usize = 64;
 
 /// Numbers that mean something, and some that do not.
-const NUMBERS: [u64; 12] = [0x08, 0x04, 0x08, 0x18, 0x124, 0x0c, 0x10, 0x14, 0x2c, 0x36c, 0x370, 0x328];
+const NUMBERS: [u64; 12] =
+    [0x08, 0x04, 0x08, 0x18, 0x124, 0x0c, 0x10, 0x14, 0x2c, 0x36c, 0x370, 0x328];
 /// The flags of all calls (bit 0 is the least significant).
 const FLAGS: [u32; 16] = [39, 31, 30, 37, 15, 14, 23, 22, 47, 38, 35, 28, 8, 12, 0, 62];
 /// Of a table of 2^18 bytes.
@@ -46,7 +47,11 @@ impl Call {
 
     /// A first doubleword: of a few pages, or any.
     fn first(&self) -> u64 {
-        if self.page < 0xc0 { u64::from(self.page) << 62 | 0x12_3450_0000 | u64::from(self.low) } else { self.raw }
+        if self.page < 0xc0 {
+            u64::from(self.page) << 62 | 0x12_3450_0000 | u64::from(self.low)
+        } else {
+            self.raw
+        }
     }
 
     /// A second doubleword: a few pages of any size within and beyond memory, or any.
@@ -56,11 +61,15 @@ impl Call {
     }
 
     fn arguments(&self, layout: Layout) -> (u64, [u64; 9]) {
-        let number = NUMBERS.get(usize::from(self.number)).copied().unwrap_or(NUMBERS[usize::from(self.number) % 9]);
+        let number = NUMBERS
+            .get(usize::from(self.number))
+            .copied()
+            .unwrap_or(NUMBERS[usize::from(self.number) % 9]);
         let number = if self.number == 0xff { self.raw } else { number };
         let kept = if layout == Layout::V3 { KEPT } else { (!0, !0) };
         let place = Self::place(self.place, self.raw);
-        let mut arguments = [self.flags(), place, self.first(), self.second(), self.raw, self.other, 0, 1, 2];
+        let mut arguments =
+            [self.flags(), place, self.first(), self.second(), self.raw, self.other, 0, 1, 2];
         match number {
             0x08 => {
                 arguments[2] &= kept.0;
@@ -72,7 +81,10 @@ impl Call {
                 for (index, pair) in arguments[..8].chunks_exact_mut(2).enumerate() {
                     let kind = [1, 1, 1, u64::from(self.flags)][index] << 62;
                     let by = u64::from(self.flags >> (index * 2) & 3) << 56;
-                    let place = Self::place(self.place.wrapping_add((index as u8).wrapping_mul(self.low)), self.raw);
+                    let place = Self::place(
+                        self.place.wrapping_add((index as u8).wrapping_mul(self.low)),
+                        self.raw,
+                    );
                     pair[0] = kind | by | place & ((1 << 56) - 1);
                     pair[1] = self.first() & if index & 1 == 0 { !0x7f } else { !0 };
                 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
-use arch_ppc64::hash::{Hpt, HptOrder, Layout, Loaded, Pass, StreamError, StreamReader, chunks, load};
+use arch_ppc64::hash::{
+    Hpt, HptOrder, Layout, Loaded, Pass, StreamError, StreamReader, chunks, load,
+};
 use pgtable::{DirectMap, Hpa};
 
 /// Of a table of 2^18 bytes.
@@ -26,7 +28,9 @@ pub fn htab_stream(data: &[u8]) {
     let [flags, room, stream @ ..] = data else { return };
     let layout = |bit: u8| if flags & bit == 0 { Layout::V2 } else { Layout::V3 };
     let memory = || (0..2 * ENTRIES).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
-    let table = |words, layout| Hpt::new(DirectMap::new(words, Hpa::new(0)), Hpa::new(0), HptOrder::MIN, layout);
+    let table = |words, layout| {
+        Hpt::new(DirectMap::new(words, Hpa::new(0)), Hpa::new(0), HptOrder::MIN, layout)
+    };
 
     let (here, there) = (memory(), memory());
     let here = table(&here, layout(1)).expect("a table of the smallest size");
@@ -38,7 +42,10 @@ pub fn htab_stream(data: &[u8]) {
 
     // Chunks are the stream, as far as it is one.
     let whole = chunks(stream).map_while(Result::ok).map(|chunk| chunk.bytes.len()).sum::<usize>();
-    let cut: Vec<u8> = chunks(stream).map_while(Result::ok).flat_map(|chunk| chunk.bytes.iter().copied()).collect();
+    let cut: Vec<u8> = chunks(stream)
+        .map_while(Result::ok)
+        .flat_map(|chunk| chunk.bytes.iter().copied())
+        .collect();
     assert_eq!(cut, stream[..whole]);
 
     // Whatever its buffer has room for, whole chunks at a time.
@@ -83,7 +90,8 @@ fn decode(stream: &[u8], layout: Layout, entries: &mut Entries) -> Result<Loaded
             return Err(StreamError::Beyond { index });
         }
         for (ptex, entry) in (first..).zip(body.chunks_exact(16)) {
-            let half = |at: usize| u64::from_be_bytes(entry[at..at + 8].try_into().expect("eight bytes"));
+            let half =
+                |at: usize| u64::from_be_bytes(entry[at..at + 8].try_into().expect("eight bytes"));
             let (v, r) = (half(0), half(8));
             let held = layout == Layout::V2 || (v & !KEPT.0, r & !KEPT.1) == (0, 0);
             if v & 1 == 0 || v >> 63 != 0 || !has_size(v, r) || !held {
@@ -105,9 +113,14 @@ fn decode(stream: &[u8], layout: Layout, entries: &mut Entries) -> Result<Loaded
 /// and POWER9 implement it).
 fn has_size(v: u64, r: u64) -> bool {
     let lp = r >> 12 & 0xff;
-    matches!((v >> 2 & 1, lp & 15, lp >> 4), (0, ..) | (_, 0, 0) | (_, 8, 0 | 3) | (_, 1 | 7, _) | (_, 3, 0))
+    matches!(
+        (v >> 2 & 1, lp & 15, lp >> 4),
+        (0, ..) | (_, 0, 0) | (_, 8, 0 | 3) | (_, 1 | 7, _) | (_, 3, 0)
+    )
 }
 
 fn contents(hpt: &Hpt<Hpa, DirectMap<'_, Hpa>>) -> Entries {
-    hpt.entries(0).map(|(ptex, hpte)| (ptex, (hpte.v.visible().into_bits(), hpte.r.into_bits()))).collect()
+    hpt.entries(0)
+        .map(|(ptex, hpte)| (ptex, (hpte.v.visible().into_bits(), hpte.r.into_bits())))
+        .collect()
 }

@@ -8,10 +8,10 @@ const MOST_PIECES: usize = 64;
 const MOST_BYTES: u64 = 1 << 13;
 
 /// # Oracles
-/// Memory that is said to be stored reads, or is damaged or cut off; other memory does not read, and
-/// the error says what was said before. It reads the same as a whole, in halves, and again. Going
-/// from one stored address to the next visits what is stored and nothing else. Flattened, in any
-/// pieces, the file is the same image.
+/// Memory that is said to be stored reads, or is damaged or cut off; other memory does not read,
+/// and the error says what was said before. It reads the same as a whole, in halves, and again.
+/// Going from one stored address to the next visits what is stored and nothing else. Flattened, in
+/// any pieces, the file is the same image.
 fn check(file: &[u8]) {
     let Ok(image) = Image::open(file, 0) else { return };
     look(&image);
@@ -57,7 +57,10 @@ fn look(image: &Image<'_>) {
         assert!(piece.bytes > 0);
         if piece.held != Held::Stored {
             let error = image.read(address, &mut [0; 1]).expect_err("it is not stored");
-            assert!(matches!(error, Unreadable::Missing { held, .. } if held == piece.held), "{error}");
+            assert!(
+                matches!(error, Unreadable::Missing { held, .. } if held == piece.held),
+                "{error}"
+            );
         }
     }
 }

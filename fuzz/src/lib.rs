@@ -91,7 +91,10 @@ macro_rules! fuzz_target {
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn replay(target: fn(&[u8]), files: impl Iterator<Item = impl AsRef<std::path::Path>>) -> std::io::Result<()> {
+pub fn replay(
+    target: fn(&[u8]),
+    files: impl Iterator<Item = impl AsRef<std::path::Path>>,
+) -> std::io::Result<()> {
     for file in files {
         target(&std::fs::read(file)?);
     }

@@ -53,13 +53,18 @@ fn run<F: Format>(format: F, ops: &[TreeOp]) {
 
 fn run_in<F: Format>(arena: &Arena, format: F, ops: &[TreeOp]) {
     let tables = Tables::new(arena);
-    let space = PageTable::new(format, arena.memory::<Output<F>>(), &tables).expect("room for a root");
+    let space =
+        PageTable::new(format, arena.memory::<Output<F>>(), &tables).expect("room for a root");
     let mut harness = Harness::new(space, &tables);
     for op in ops {
         apply(&mut harness, op);
     }
     let live = tables.live();
-    let finished = harness.space.destroy(Gather::new(&harness.tlb, 7)).map_err(|(_, error)| error).expect("sound");
+    let finished = harness
+        .space
+        .destroy(Gather::new(&harness.tlb, 7))
+        .map_err(|(_, error)| error)
+        .expect("sound");
     assert_eq!((finished.tables, tables.live()), (live, 0));
 }
 
@@ -117,7 +122,11 @@ fn tree_op(input: &mut Unstructured<'_>) -> Result<TreeOp> {
             leaves: choice(input)?,
             budget: budget(input)?,
         }),
-        3 => TreeOp::Space(Op::Unmap { at: place(input)?, pages: pages(input)?, budget: budget(input)? }),
+        3 => TreeOp::Space(Op::Unmap {
+            at: place(input)?,
+            pages: pages(input)?,
+            budget: budget(input)?,
+        }),
         4 => TreeOp::Space(Op::Protect {
             at: place(input)?,
             pages: pages(input)?,

@@ -50,7 +50,11 @@ pub fn ptdump_core(data: &[u8]) {
         root: bit(flags, 4).then_some(RootChoice::Address(header.root)),
         pid: bit(flags, 5).then_some(header.pid),
         cpu: bit(flags, 6).then_some(1),
-        layout: if bit(flags, 7) { arch_ppc64::hash::Layout::V2 } else { arch_ppc64::hash::Layout::V3 },
+        layout: if bit(flags, 7) {
+            arch_ppc64::hash::Layout::V2
+        } else {
+            arch_ppc64::hash::Layout::V3
+        },
         ..Request::default()
     };
     let Ok(located) = locate(&image, &request, &|_, _| ()) else { return };
@@ -73,7 +77,14 @@ fn within((words, bytes): (u64, u64)) {
 }
 
 /// What the list says against what else there is to ask.
-fn check(image: &Image<'_>, located: &Located, listed: &[Range], whole: bool, va: u64, access: Access) {
+fn check(
+    image: &Image<'_>,
+    located: &Located,
+    listed: &[Range],
+    whole: bool,
+    va: u64,
+    access: Access,
+) {
     let fresh = image.tables(ALLOWANCE).without(located.foreign);
     let space = Space::of(image, &fresh, located).expect("it was read before");
     let hashed = matches!(space, Space::Hash(_));
@@ -88,7 +99,10 @@ fn check(image: &Image<'_>, located: &Located, listed: &[Range], whole: bool, va
                 let one = space.translate(at, None);
                 assert_eq!(one.pa, range.pa.map(|pa| pa + within), "{at:#x}: {range:?} {one:?}");
                 if range.pa.is_some() {
-                    assert_eq!((one.size, one.rights, &one.attributes), (range.size, range.rights, &range.attributes));
+                    assert_eq!(
+                        (one.size, one.rights, &one.attributes),
+                        (range.size, range.rights, &range.attributes)
+                    );
                 }
             }
         }
@@ -97,15 +111,21 @@ fn check(image: &Image<'_>, located: &Located, listed: &[Range], whole: bool, va
         let one = space.translate(at, None);
         let judged = space.translate(at, Some(access));
         assert!(judged.pa.is_none() || judged.pa == one.pa, "{at:#x}: {one:?} {judged:?}");
-        assert_eq!((one.pa.is_none(), judged.pa.is_none()), (one.fault.is_some(), judged.fault.is_some()));
+        assert_eq!(
+            (one.pa.is_none(), judged.pa.is_none()),
+            (one.fault.is_some(), judged.fault.is_some())
+        );
         for range in [&one, &judged] {
             assert_eq!(range.state == State::Mapped, range.pa.is_some(), "{range:?}");
         }
         assert!(one.state != State::Denied, "{one:?}");
-        let covers = |range: &&Range| range.va.is_some_and(|va| va <= at && at - va < range.bytes.unwrap_or(0));
+        let covers = |range: &&Range| {
+            range.va.is_some_and(|va| va <= at && at - va < range.bytes.unwrap_or(0))
+        };
         let mut found = listed.iter().filter(covers);
         if whole && !hashed {
-            let pa = found.next().and_then(|range| range.pa.map(|pa| pa + (at - range.va.unwrap_or(0))));
+            let pa =
+                found.next().and_then(|range| range.pa.map(|pa| pa + (at - range.va.unwrap_or(0))));
             assert_eq!(one.pa, pa, "{at:#x}");
         } else if whole && one.pa.is_some() {
             // Several entries may claim one page: one of them it is.
@@ -121,7 +141,8 @@ fn check(image: &Image<'_>, located: &Located, listed: &[Range], whole: bool, va
     let space = Space::of(image, &fresh, located).expect("it was read before");
     let census = space.census(&|_, _| ());
     within(fresh.cost());
-    let missing = matches!(&census, Census::Tree(it) if it.levels.iter().any(|level| level.missing > 0));
+    let missing =
+        matches!(&census, Census::Tree(it) if it.levels.iter().any(|level| level.missing > 0));
     if let (Census::Tree(census), true) = (census, whole && !missing && !fresh.is_over()) {
         let mapped = listed.iter().filter(|range| range.pa.is_some());
         assert_eq!(census.mapped(), mapped.filter_map(|range| range.bytes).sum::<u64>());
@@ -141,7 +162,8 @@ fn check(image: &Image<'_>, located: &Located, listed: &[Range], whole: bool, va
 }
 
 /// Memory as `image` gives it against a search through the program headers for each byte. Of other
-/// forms there is no naive reader here: what is stored can be read, and is the same as table memory.
+/// forms there is no naive reader here: what is stored can be read, and is the same as table
+/// memory.
 fn memory(image: &Image<'_>, file: &[u8], base: u64, va: u64) {
     let pieces = match image.form() {
         Form::Raw => Some(vec![(base, (file.len() as u64).min(u64::MAX - base), 0)]),
@@ -154,10 +176,13 @@ fn memory(image: &Image<'_>, file: &[u8], base: u64, va: u64) {
         file.get(usize::try_from(offset.checked_add(address - start)?).ok()?).copied()
     };
     let tables = image.tables(ALLOWANCE);
-    let known = pieces.iter().flatten().take(8).flat_map(|piece| [piece.0, piece.0.wrapping_add(piece.1)]);
+    let known =
+        pieces.iter().flatten().take(8).flat_map(|piece| [piece.0, piece.0.wrapping_add(piece.1)]);
     let stored = [0, va, 1 << 32].into_iter().filter_map(|at| image.next_stored(at));
     for near in known.chain(stored).chain([va, 0, base]) {
-        for address in [near & !7, (near & !7).wrapping_add(8), (near & !7).wrapping_sub(8), near | 1] {
+        for address in
+            [near & !7, (near & !7).wrapping_add(8), (near & !7).wrapping_sub(8), near | 1]
+        {
             let mut bytes = [0; 8];
             let held = image.holds(address, 8);
             let read = image.read(address, &mut bytes).ok().map(|()| bytes);
@@ -166,12 +191,16 @@ fn memory(image: &Image<'_>, file: &[u8], base: u64, va: u64) {
                 assert!(next >= address && image.holds(next, 1), "{address:#x} {next:#x}");
                 assert_eq!(next == address, image.holds(address, 1), "{address:#x}");
             }
-            let seen = tables.word(Gpa::new(address)).ok().map(|word| word.load(Ordering::Relaxed).to_ne_bytes());
+            let seen = tables
+                .word(Gpa::new(address))
+                .ok()
+                .map(|word| word.load(Ordering::Relaxed).to_ne_bytes());
             if address % 8 == 0 && tables.spent().is_none() {
                 assert_eq!(seen, read, "{address:#x}");
             }
             if pieces.is_some() {
-                let naive: Option<Vec<u8>> = (0..8).map(|n| address.checked_add(n).and_then(byte)).collect();
+                let naive: Option<Vec<u8>> =
+                    (0..8).map(|n| address.checked_add(n).and_then(byte)).collect();
                 assert_eq!(read.map(|it| it.to_vec()), naive, "{address:#x}");
             }
         }
@@ -179,8 +208,8 @@ fn memory(image: &Image<'_>, file: &[u8], base: u64, va: u64) {
     within(tables.cost());
 }
 
-/// The loaded pieces of a 64-bit ELF file, as far as the file has them: address, length, offset; those
-/// that begin first come first.
+/// The loaded pieces of a 64-bit ELF file, as far as the file has them: address, length, offset;
+/// those that begin first come first.
 fn pieces(file: &[u8]) -> Vec<(u64, u64, u64)> {
     let big = file[5] == 2;
     let number = |at: usize, size: usize| {

@@ -4,7 +4,8 @@ use std::sync::atomic::AtomicU64;
 
 use arbitrary::{Arbitrary, Unstructured};
 use arch_ppc64::radix::{
-    Amr, Granule, GuestMmu, Iamr, PartitionScoped, ProcessScoped, ProcessTableWord, RcPolicy, Strictness,
+    Amr, Granule, GuestMmu, Iamr, PartitionScoped, ProcessScoped, ProcessTableWord, RcPolicy,
+    Strictness,
 };
 use pgtable::{Access, Cause, DirectMap, Gpa, Gva, Hpa, Privilege, Walker};
 
@@ -45,7 +46,8 @@ pub fn radix_walk(data: &[u8]) {
         iamr: u64::from(flags >> 5 & 1) << 62,
         reflected: bit(flags, 6),
     };
-    let process_table = if bit(flags, 7) { header.process_table } else { header.process_table & 0x1000 };
+    let process_table =
+        if bit(flags, 7) { header.process_table } else { header.process_table & 0x1000 };
     let pidr = if bit(flags, 8) { header.pidr } else { header.pidr & 0xff };
     let image = image(&given, MOST >> (2 * (flags >> 9 & 3)));
     let memory: Vec<AtomicU64> = image.iter().map(|word| AtomicU64::new(word.to_be())).collect();
@@ -80,7 +82,9 @@ pub fn radix_walk(data: &[u8]) {
         match (second.translate(Gpa::new(offset), access), want) {
             (Ok(found), want) => assert_eq!(Ok((found.output.get(), found.shift)), want),
             // QEMU's order of checks is the guest's side only.
-            (Err(fault), Err((_, status))) if fault.cause != Cause::TableAccess && status != 0x4002_0000 => {
+            (Err(fault), Err((_, status)))
+                if fault.cause != Cause::TableAccess && status != 0x4002_0000 =>
+            {
                 assert_eq!(fault.arch.status.into_bits(), status, "{fault}");
             }
             (Err(_), Err(_)) => {}
@@ -89,7 +93,8 @@ pub fn radix_walk(data: &[u8]) {
     }
 
     let bytes = u64::from(header.bytes);
-    Tree { format: *walker.format(), memory: map, root: walker.root() }.check(&inputs, access, bytes);
+    Tree { format: *walker.format(), memory: map, root: walker.root() }
+        .check(&inputs, access, bytes);
     let memory = DirectMap::new(&memory, Hpa::new(0));
     Tree { format: partition, memory, root }.check(&inputs, access, bytes);
 }

@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use pgtable::{
-    Access, AccessKind, Address, Cause, DirectMap, Entry, Error, Fault, Format, Generation, Input, LeafOf, MAX_LEVELS,
-    Output, RangeError, TableMemory, TranslationCache, TranslationOf, Walker, low_bits,
+    Access, AccessKind, Address, Cause, DirectMap, Entry, Error, Fault, Format, Generation, Input,
+    LeafOf, MAX_LEVELS, Output, RangeError, TableMemory, TranslationCache, TranslationOf, Walker,
+    low_bits,
 };
 
 use crate::memory::Counted;
@@ -59,7 +60,10 @@ impl<F: Format> Tree<'_, F> {
             assert_eq!(F::BYTE_ORDER.swap(held), step.word);
         }
         if let Some((_, way)) = trace.split_last() {
-            assert!(way.iter().all(|step| matches!(step.entry, Entry::Table { .. })), "{input}: {trace:?}");
+            assert!(
+                way.iter().all(|step| matches!(step.entry, Entry::Table { .. })),
+                "{input}: {trace:?}"
+            );
         }
         let query = walker.query(input);
         assert!(memory.loads() <= levels);
@@ -70,7 +74,8 @@ impl<F: Format> Tree<'_, F> {
                 assert_eq!(query, Ok(Some(found)));
                 let last = last.expect("a leaf was read");
                 assert_eq!(last.at.shift, found.shift);
-                let within = self.format.offset(input).expect("it translates") & low_bits(found.shift);
+                let within =
+                    self.format.offset(input).expect("it translates") & low_bits(found.shift);
                 let output = Output::<F>::new(found.output.get().wrapping_sub(within));
                 assert_eq!(last.entry, Entry::Leaf { output, attributes: found.attributes });
             }
@@ -91,11 +96,17 @@ impl<F: Format> Tree<'_, F> {
                     }
                     Cause::NotPresent => {
                         assert_eq!(query, Ok(None));
-                        assert_eq!((kind, stands), (Some(Entry::Absent), Some((fault.at, fault.entry))));
+                        assert_eq!(
+                            (kind, stands),
+                            (Some(Entry::Absent), Some((fault.at, fault.entry)))
+                        );
                     }
                     Cause::Malformed => {
                         assert!(matches!(query, Err(Error::Malformed { .. })), "{query:?}");
-                        assert_eq!((kind, stands), (Some(Entry::Malformed), Some((fault.at, fault.entry))));
+                        assert_eq!(
+                            (kind, stands),
+                            (Some(Entry::Malformed), Some((fault.at, fault.entry)))
+                        );
                     }
                     Cause::Denied => {
                         assert!(matches!(query, Ok(Some(_))), "{query:?}");
@@ -112,8 +123,15 @@ impl<F: Format> Tree<'_, F> {
         let inputs: Vec<_> = inputs.iter().copied().cycle().take(BATCH).collect();
         let mut outputs = vec![None; inputs.len()];
         let memory = Counted::of(self.memory);
-        let count = Walker::new(self.format, &memory, self.root).translate_batch(&inputs, access, &mut outputs);
-        assert!(memory.loads() <= inputs.len() * 3 * MAX_LEVELS, "more loads than three for each level");
+        let count = Walker::new(self.format, &memory, self.root).translate_batch(
+            &inputs,
+            access,
+            &mut outputs,
+        );
+        assert!(
+            memory.loads() <= inputs.len() * 3 * MAX_LEVELS,
+            "more loads than three for each level"
+        );
         let expected = one_by_one.iter().map(|one| one.as_ref().ok().map(|found| found.output));
         let expected: Vec<_> = expected.cycle().take(BATCH).collect();
         assert_eq!(outputs, expected, "{access} in a batch of {inputs:?}");
@@ -135,7 +153,10 @@ impl<F: Format> Tree<'_, F> {
     /// does, and nothing else. The memory is looked over once for all `inputs`.
     fn recorded(&self, inputs: &[Input<F>], access: Access) {
         let walker = self.walker();
-        let memory = self.memory.table(self.memory.start(), self.memory.bytes() as usize / 8).expect("all of it");
+        let memory = self
+            .memory
+            .table(self.memory.start(), self.memory.bytes() as usize / 8)
+            .expect("all of it");
         let held = || memory.iter().map(|word| word.load(Ordering::Relaxed));
         let mut expected: Vec<u64> = held().collect();
         for &input in inputs {
@@ -151,7 +172,9 @@ impl<F: Format> Tree<'_, F> {
                                 bits.dirty.made(bits.accessed.made(word))
                             }
                             Entry::Leaf { .. } => bits.accessed.made(word),
-                            Entry::Absent | Entry::Malformed => unreachable!("{step:?} on the way to a leaf"),
+                            Entry::Absent | Entry::Malformed => {
+                                unreachable!("{step:?} on the way to a leaf")
+                            }
                         };
                         let word = &mut expected[(step.address.get() / 8) as usize];
                         *word = F::BYTE_ORDER.swap(marked(F::BYTE_ORDER.swap(*word)));
@@ -206,11 +229,17 @@ impl<F: Format> Tree<'_, F> {
             ControlFlow::<()>::Continue(())
         });
         let pages = (bytes >> geometry.finest_shift()) as usize + 2;
-        assert!(memory.loads() <= pages * (usize::from(geometry.levels()) + 1), "{first}, {bytes:#x}: too many loads");
+        assert!(
+            memory.loads() <= pages * (usize::from(geometry.levels()) + 1),
+            "{first}, {bytes:#x}: too many loads"
+        );
 
         if let Err(RangeError { error: Error::Range, .. }) = ended {
-            let last = bytes.checked_sub(1).map(|last| first.checked_add(last).and_then(|it| self.format.offset(it)));
-            let contiguous = last.flatten().is_some_and(|last| last.wrapping_sub(offset) == bytes - 1);
+            let last = bytes
+                .checked_sub(1)
+                .map(|last| first.checked_add(last).and_then(|it| self.format.offset(it)));
+            let contiguous =
+                last.flatten().is_some_and(|last| last.wrapping_sub(offset) == bytes - 1);
             assert!(!contiguous, "{first}, {bytes:#x} bytes belong to the space");
             assert!(leaves.is_empty());
             return;
@@ -225,7 +254,9 @@ impl<F: Format> Tree<'_, F> {
                     // A table that lies outside in part fails as a whole.
                     Error::Memory(_) => {
                         assert!(at <= fails, "{error}, and not at {fails:#x}");
-                        let before = |leaf: &LeafOf<F>| self.format.offset(leaf.input).is_some_and(|it| it < at);
+                        let before = |leaf: &LeafOf<F>| {
+                            self.format.offset(leaf.input).is_some_and(|it| it < at)
+                        };
                         expected.retain(before);
                     }
                     _ => panic!("{error}"),
@@ -298,7 +329,10 @@ impl<F: Format> Tree<'_, F> {
         for &input in inputs {
             let beyond = bytes | 1 << 63;
             let refused = walker.for_each(input, beyond, |_| ControlFlow::Break(()));
-            assert!(matches!(refused, Err(RangeError { error: Error::Range, .. })), "{input}, {beyond:#x}");
+            assert!(
+                matches!(refused, Err(RangeError { error: Error::Range, .. })),
+                "{input}, {beyond:#x}"
+            );
             assert_eq!(memory.loads(), 0);
         }
     }

@@ -6,8 +6,9 @@ use arbitrary::{Arbitrary, Unstructured};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::{
-    Access, AccessKind, ByteOrder, Cause, DirectMap, Entry, Fault, FirstStage, Generation, Gpa, Gva, Hpa, Level,
-    Position, Privilege, SecondStage, TableMemory, TranslationCache, TwoStage, TwoStageFault, Walker, low_bits,
+    Access, AccessKind, ByteOrder, Cause, DirectMap, Entry, Fault, FirstStage, Generation, Gpa,
+    Gva, Hpa, Level, Position, Privilege, SecondStage, TableMemory, TranslationCache, TwoStage,
+    TwoStageFault, Walker, low_bits,
 };
 
 use crate::case::{access, bit, image, neighbours, words};
@@ -34,13 +35,17 @@ struct Header {
 /// loads; a cache that must not change the answer.
 pub fn two_stage_walk(data: &[u8]) {
     let mut input = Unstructured::new(data);
-    let Ok(Header { flags, access: choice, guest_root, gva }) = input.arbitrary::<Header>() else { return };
+    let Ok(Header { flags, access: choice, guest_root, gva }) = input.arbitrary::<Header>() else {
+        return;
+    };
     let given = words(input);
     let access = access(choice);
     let root = u64::from(guest_root);
     let count = if flags & 3 < 2 { MOST } else { MOST / 2 };
     let image = image(&given, count);
-    let memory = |order: ByteOrder| image.iter().map(|&word| AtomicU64::new(order.swap(word))).collect::<Vec<_>>();
+    let memory = |order: ByteOrder| {
+        image.iter().map(|&word| AtomicU64::new(order.swap(word))).collect::<Vec<_>>()
+    };
     let controls = Controls { smep: bit(flags, 5), smap: bit(flags, 6), ..Controls::new() };
     let levels = if bit(flags, 7) { Levels::Five } else { Levels::Four };
     match flags & 3 {
@@ -50,7 +55,15 @@ pub fn two_stage_walk(data: &[u8]) {
             let rc = if bit(flags, 4) { RcPolicy::Fault } else { RcPolicy::HardwareUpdate };
             let first = ProcessScoped::new(granule(2)).with_rc(rc);
             let second = PartitionScoped::new(granule(3)).with_rc(rc);
-            check(first, second, None, Gpa::new(root << 16), &memory, &neighbours(gva, &given), access);
+            check(
+                first,
+                second,
+                None,
+                Gpa::new(root << 16),
+                &memory,
+                &neighbours(gva, &given),
+                access,
+            );
         }
         2 => {
             let second = EptControls {
@@ -59,15 +72,33 @@ pub fn two_stage_walk(data: &[u8]) {
                 execute_only: bit(flags, 4),
                 ..EptControls::new()
             };
-            let asked = (second.mode_based_execute && access.kind == AccessKind::Fetch).then_some(USER);
+            let asked =
+                (second.mode_based_execute && access.kind == AccessKind::Fetch).then_some(USER);
             let (first, second) = (LongMode::new(levels, controls), Ept::new(Levels::Four, second));
             let memory = memory(ByteOrder::Little);
-            check(first, second, asked, Gpa::new(root << 12), &memory, &neighbours(gva, &given), access);
+            check(
+                first,
+                second,
+                asked,
+                Gpa::new(root << 12),
+                &memory,
+                &neighbours(gva, &given),
+                access,
+            );
         }
         _ => {
-            let (first, second) = (LongMode::new(levels, controls), Npt::new(Levels::Four, NptControls::new()));
+            let (first, second) =
+                (LongMode::new(levels, controls), Npt::new(Levels::Four, NptControls::new()));
             let memory = memory(ByteOrder::Little);
-            check(first, second, None, Gpa::new(root << 12), &memory, &neighbours(gva, &given), access);
+            check(
+                first,
+                second,
+                None,
+                Gpa::new(root << 12),
+                &memory,
+                &neighbours(gva, &given),
+                access,
+            );
         }
     }
 }
@@ -94,7 +125,8 @@ fn check<F1, F2>(
     let generation = Generation::new();
     let cache = TranslationCache::<F2, 8>::new(&generation);
     let cached = TwoStage::new(first, root, walker).with_cache(&cache);
-    let (levels, levels_2) = (usize::from(first.geometry().levels()), usize::from(second.geometry().levels()));
+    let (levels, levels_2) =
+        (usize::from(first.geometry().levels()), usize::from(second.geometry().levels()));
     // Each update of a guest's entry is an access of its own.
     let updates = if second.guest_table_update().is_some() { levels * 2 * levels_2 } else { 0 };
     for &gva in inputs {
@@ -106,11 +138,16 @@ fn check<F1, F2>(
         for _ in 0..2 {
             assert_eq!(cached.translate(gva, access), translated, "{gva}, with a cache");
         }
-        let outcome = translated.map(|found| (found.output(), found.stage1.shift, found.stage2.shift));
+        let outcome =
+            translated.map(|found| (found.output(), found.stage1.shift, found.stage2.shift));
         let expected = step_by_step(first, &walker, user, root, gva, access);
         match (&outcome, &expected) {
             (Err(TwoStageFault::Stage1(seen)), Err(TwoStageFault::Stage1(want))) => {
-                assert_eq!((seen.cause, seen.at, seen.entry), (want.cause, want.at, want.entry), "{gva}");
+                assert_eq!(
+                    (seen.cause, seen.at, seen.entry),
+                    (want.cause, want.at, want.entry),
+                    "{gva}"
+                );
                 assert_eq!((seen.address, seen.access, seen.arch), (gva, access, want.arch));
             }
             _ => assert_eq!(outcome, expected, "{access} at {gva}"),
@@ -132,14 +169,16 @@ where
     F2: SecondStage,
     M: TableMemory<Hpa>,
 {
-    let stage1 =
-        |cause, at, entry, arch| Err(TwoStageFault::Stage1(Fault { address: gva, access, cause, at, entry, arch }));
+    let stage1 = |cause, at, entry, arch| {
+        Err(TwoStageFault::Stage1(Fault { address: gva, access, cause, at, entry, arch }))
+    };
     let Some(offset) = first.offset(gva) else {
         return stage1(Cause::Address, None, None, first.fault(Cause::Address, access, None, 0));
     };
     let mut level = first.geometry().root();
     let mut at = Position { level, shift: first.geometry().shift(level) };
-    let (mut table, mut width, mut path) = (root, first.geometry().width(level), F1::Path::default());
+    let (mut table, mut width, mut path) =
+        (root, first.geometry().width(level), F1::Path::default());
     let mut all = !0;
     let mut unrecorded = Vec::new();
     loop {
@@ -147,7 +186,8 @@ where
         let word = match second.translate(entry, second.format().guest_table_access()) {
             Ok(found) => second.memory().word(found.output),
             Err(fault) => {
-                let fault = Fault { arch: second.format().fault_of_guest_table(fault.arch), ..fault };
+                let fault =
+                    Fault { arch: second.format().fault_of_guest_table(fault.arch), ..fault };
                 return Err(TwoStageFault::Stage2 { address: gva, access, table: Some(at), fault });
             }
         };
@@ -158,8 +198,18 @@ where
         let word = F1::BYTE_ORDER.swap(word.load(Ordering::Relaxed));
         all &= word;
         match first.decode(word, at) {
-            Entry::Absent => return here(Cause::NotPresent, first.fault(Cause::NotPresent, access, Some(at), word)),
-            Entry::Malformed => return here(Cause::Malformed, first.fault(Cause::Malformed, access, Some(at), word)),
+            Entry::Absent => {
+                return here(
+                    Cause::NotPresent,
+                    first.fault(Cause::NotPresent, access, Some(at), word),
+                );
+            }
+            Entry::Malformed => {
+                return here(
+                    Cause::Malformed,
+                    first.fault(Cause::Malformed, access, Some(at), word),
+                );
+            }
             Entry::Table { table: next, width: bits } => {
                 if first.bits(at).table.made(word) != word {
                     unrecorded.push((entry, at));
@@ -175,7 +225,8 @@ where
                 }
                 let bits = first.bits(at);
                 let used = bits.accessed.made(word);
-                let used = if access.kind == AccessKind::Write { bits.dirty.made(used) } else { used };
+                let used =
+                    if access.kind == AccessKind::Write { bits.dirty.made(used) } else { used };
                 if used != word {
                     unrecorded.push((entry, at));
                 }
@@ -184,7 +235,12 @@ where
                     if let Err(fault) = second.translate(entry, update) {
                         let arch = second.format().fault_of_guest_table(fault.arch);
                         let fault = Fault { arch, ..fault };
-                        return Err(TwoStageFault::Stage2 { address: gva, access, table: Some(at), fault });
+                        return Err(TwoStageFault::Stage2 {
+                            address: gva,
+                            access,
+                            table: Some(at),
+                            fault,
+                        });
                     }
                 }
                 let gpa = Gpa::new(output.get() | offset & low_bits(at.shift));
@@ -195,7 +251,9 @@ where
                 };
                 return match second.translate(gpa, Access { privilege, ..access }) {
                     Ok(found) => Ok((found.output, at.shift, found.shift)),
-                    Err(fault) => Err(TwoStageFault::Stage2 { address: gva, access, table: None, fault }),
+                    Err(fault) => {
+                        Err(TwoStageFault::Stage2 { address: gva, access, table: None, fault })
+                    }
                 };
             }
         }

@@ -43,7 +43,14 @@ fn names_agree() {
     for (folder, suffix) in [("fuzz_targets", ".rs"), ("seeds", "")] {
         let entries = fs::read_dir(here.join(folder)).expect("a folder");
         let mut found: Vec<_> = entries
-            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().trim_end_matches(suffix).to_owned())
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .file_name()
+                    .to_string_lossy()
+                    .trim_end_matches(suffix)
+                    .to_owned()
+            })
             .collect();
         found.sort();
         assert_eq!(found, names, "{folder}");
@@ -55,7 +62,10 @@ fn words(text: &str) -> Vec<Vec<u8>> {
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let word = |line: &str| {
         let (name, value) = line.split_once('=').unwrap_or_else(|| panic!("{line} has no value"));
-        assert!(name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_'), "{line}");
+        assert!(
+            name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_'),
+            "{line}"
+        );
         let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
         let mut rest = value.unwrap_or_else(|| panic!("{line} is not quoted")).as_bytes();
         let mut word = Vec::new();
@@ -72,7 +82,10 @@ fn words(text: &str) -> Vec<Vec<u8>> {
                 _ => first,
             });
         }
-        assert!(!word.is_empty() && word.len() <= 64, "{line}: libFuzzer takes words of up to 64 bytes");
+        assert!(
+            !word.is_empty() && word.len() <= 64,
+            "{line}: libFuzzer takes words of up to 64 bytes"
+        );
         word
     };
     lines.map(word).collect()
@@ -90,8 +103,10 @@ fn dictionaries_are_used_and_right() {
         used.extend(names.split(' ').map(|name| format!("{name}.dict")));
     }
     used.insert("TARGETS".to_owned());
-    let there = fs::read_dir(&folder).expect("a folder").map(|entry| entry.expect("an entry").file_name());
-    let there: std::collections::BTreeSet<_> = there.map(|name| name.to_string_lossy().into_owned()).collect();
+    let there =
+        fs::read_dir(&folder).expect("a folder").map(|entry| entry.expect("an entry").file_name());
+    let there: std::collections::BTreeSet<_> =
+        there.map(|name| name.to_string_lossy().into_owned()).collect();
     assert_eq!(there, used);
     let read = |name: &str| words(&fs::read_to_string(folder.join(name)).expect("a dictionary"));
     assert!(used.iter().filter(|name| *name != "TARGETS").all(|name| read(name).len() > 5));

@@ -170,9 +170,9 @@ where
         self.alone(|trail| self.unmap_range(trail, input, bytes, gather))
     }
 
-    /// As [`unmap`](Self::unmap), and calls `each` for each leaf that is unmapped, in order, with what
-    /// it said last: accessed and dirty as hardware left them. It reads every entry, where `unmap`
-    /// drops whole tables unread.
+    /// As [`unmap`](Self::unmap), and calls `each` for each leaf that is unmapped, in order, with
+    /// what it said last: accessed and dirty as hardware left them. It reads every entry, where
+    /// `unmap` drops whole tables unread.
     ///
     /// # Errors
     /// As [`unmap`](Self::unmap).
@@ -186,8 +186,8 @@ where
         self.alone(|trail| self.change_range(trail, (input, bytes), Report(each), gather))
     }
 
-    /// Does `verb` to whatever is mapped in a range, by any writer; returns how many bytes are mapped
-    /// there.
+    /// Does `verb` to whatever is mapped in a range, by any writer; returns how many bytes are
+    /// mapped there.
     #[inline(never)]
     pub(crate) fn change_range<V: Verb<F>, L: Locks, I: Invalidate<F::Stage>>(
         &self,

@@ -6,8 +6,8 @@
 //! root again).
 //!
 //! A descent is bounded on any memory content: each step goes one level down, and every load goes
-//! through [`ReadMemory`]. Each decision is made on one reading of each word. A walk reads each word
-//! at most twice: by the shortcuts, and by decoding.
+//! through [`ReadMemory`]. Each decision is made on one reading of each word. A walk reads each
+//! word at most twice: by the shortcuts, and by decoding.
 //!
 //! Walkers descend by value ([`ByValue`]), writers in place ([`InPlace`]): one descent, which keeps
 //! what [`Reading`] gives it.

@@ -319,8 +319,8 @@ pub trait FirstStage: Format<Stage = Stage1> {
 
     /// Where the entry for `offset` would stand in the table that `word` at `at` names, a malformed
     /// entry: if hardware has the second stage translate that address before it judges the entry.
-    /// What the second stage then refuses goes before the entry's own fault. By default the entry is
-    /// judged first.
+    /// What the second stage then refuses goes before the entry's own fault. By default the entry
+    /// is judged first.
     #[cold]
     fn looked_for_before_judged(
         &self,

@@ -352,9 +352,9 @@ where
     M: TableMemory<Output<F>>,
     A: TableAllocator<Output<F>>,
 {
-    /// Gives each leaf in the `bytes` bytes from `input` on the attributes that `edit` says; returns
-    /// how many bytes are mapped there. Leaves that reach beyond the range are split. Holes are no
-    /// error.
+    /// Gives each leaf in the `bytes` bytes from `input` on the attributes that `edit` says;
+    /// returns how many bytes are mapped there. Leaves that reach beyond the range are split. Holes
+    /// are no error.
     ///
     /// `edit` is called again for a leaf that hardware changed meanwhile.
     ///
@@ -422,9 +422,9 @@ where
     }
 
     /// Replaces all attributes of whatever is mapped in the `bytes` bytes from `input` on: rights,
-    /// memory type and software bits. What hardware recorded (accessed, dirty) stays; where it keeps
-    /// no record in the old leaf or the new one (AArch64: dirty, in pages that may not be written),
-    /// `attributes` say. Returns how many bytes are mapped there.
+    /// memory type and software bits. What hardware recorded (accessed, dirty) stays; where it
+    /// keeps no record in the old leaf or the new one (AArch64: dirty, in pages that may not be
+    /// written), `attributes` say. Returns how many bytes are mapped there.
     ///
     /// # Errors
     /// As [`modify`](Self::modify).

@@ -73,8 +73,8 @@ where
     /// allocator chooses; returns how many. `|_, _| true` moves all of them; to empty a frame, say
     /// yes to the tables in it.
     ///
-    /// `which` is called at most `2 × n` times, where `n` is the number of tables of the tree, and once
-    /// for each where nobody else wrote them.
+    /// `which` is called at most `2 × n` times, where `n` is the number of tables of the tree, and
+    /// once for each where nobody else wrote them.
     ///
     /// Everything stays mapped throughout, for hardware and for readers, and nothing that hardware
     /// records (accessed, dirty) is lost. There is an invalidation per 32 tables, and the last old
@@ -409,10 +409,10 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// A copy of the whole tree, leaf for leaf with what is recorded in it, in tables of `tables`
     /// in `memory`, with a root of its own.
     ///
-    /// The tree may change meanwhile, and may be a hostile guest's: each entry is read once for each
-    /// way to it. Bound: as many tables are visited as `tables` hands out, since none is given back
-    /// before the copy is complete; so `tables` should have a limit. Of a tree that nobody changes,
-    /// [`diff`](Self::diff) finds the copy equal.
+    /// The tree may change meanwhile, and may be a hostile guest's: each entry is read once for
+    /// each way to it. Bound: as many tables are visited as `tables` hands out, since none is given
+    /// back before the copy is complete; so `tables` should have a limit. Of a tree that nobody
+    /// changes, [`diff`](Self::diff) finds the copy equal.
     ///
     /// # Errors
     /// [`Error::Alloc`], [`Error::Malformed`], [`Error::Memory`], [`Error::Unencodable`]; nothing

@@ -154,8 +154,8 @@ where
     ///
     /// # Errors
     /// [`Error::Range`] also of a range that is not one of whole pages, [`Error::NoRecord`] where
-    /// the format keeps no such record; otherwise [`RangeError`] as for iteration. Everything before
-    /// that address is harvested.
+    /// the format keeps no such record; otherwise [`RangeError`] as for iteration. Everything
+    /// before that address is harvested.
     pub fn harvest<I: Invalidate<F::Stage>>(
         &mut self,
         input: Input<F>,

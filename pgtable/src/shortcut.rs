@@ -191,8 +191,8 @@ impl Shortcuts {
     }
 
     /// The shortcuts of a tree of `levels` levels, 2 to 6, whose tables all have `2^width` entries,
-    /// over pages of `2^page_shift` bytes: usual tables fit `tables`, usual pages fit `page`, and the
-    /// address stands at `address` in both.
+    /// over pages of `2^page_shift` bytes: usual tables fit `tables`, usual pages fit `page`, and
+    /// the address stands at `address` in both.
     #[inline(always)]
     #[must_use]
     pub const fn uniform(

@@ -91,9 +91,9 @@ pub trait AddressSpace {
         gather: &mut Gather<'_, Self::Stage, I>,
     ) -> Result<u64, RangeError<InputOf<Self>>>;
 
-    /// Gives each leaf in the `bytes` bytes from `input` on the attributes that `edit` says; returns
-    /// how many bytes are mapped there. Leaves that reach beyond the range are split. Holes are no
-    /// error.
+    /// Gives each leaf in the `bytes` bytes from `input` on the attributes that `edit` says;
+    /// returns how many bytes are mapped there. Leaves that reach beyond the range are split. Holes
+    /// are no error.
     ///
     /// `edit` is called again for a leaf that hardware changed meanwhile.
     ///

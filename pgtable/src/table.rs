@@ -122,9 +122,10 @@ where
 
     /// Frees every table, the root included.
     ///
-    /// On tables that others wrote, what is no table of this tree (any more) is passed over, and what
-    /// no way leads to stays allocated: [`Finished::tables`] says how many were freed. Bound: each
-    /// live table of the allocator is visited at most once, and each of its entries looked at once.
+    /// On tables that others wrote, what is no table of this tree (any more) is passed over, and
+    /// what no way leads to stays allocated: [`Finished::tables`] says how many were freed. Bound:
+    /// each live table of the allocator is visited at most once, and each of its entries looked at
+    /// once.
     ///
     /// The root must have been taken out of whatever register or table hardware finds it by; then
     /// everything is invalidated, once, and the tables are freed.
@@ -367,8 +368,8 @@ where
     }
 }
 
-/// A table of `tables` that holds what is wanted, with a state that says so: a table's state belongs
-/// to the tree, so nothing else initialises it.
+/// A table of `tables` that holds what is wanted, with a state that says so: a table's state
+/// belongs to the tree, so nothing else initialises it.
 fn allocate<O: Address, A: TableAllocator<O>>(
     tables: &A,
     layout: TableLayout,

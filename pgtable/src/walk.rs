@@ -54,10 +54,10 @@ pub type Trace<F> = ArrayVec<TraceEntry<F>, MAX_LEVELS>;
 
 /// Reads a tree: a format, the memory its tables stand in, and a root.
 ///
-/// Needs words by value only ([`ReadMemory`]), takes no lock, writes nothing, and trusts no word: the
-/// tree may be a hostile guest's, may stand in memory that can only be read, and may change while it
-/// is read. A translation reads each entry on its way at most twice, and makes each decision on one
-/// reading.
+/// Needs words by value only ([`ReadMemory`]), takes no lock, writes nothing, and trusts no word:
+/// the tree may be a hostile guest's, may stand in memory that can only be read, and may change
+/// while it is read. A translation reads each entry on its way at most twice, and makes each
+/// decision on one reading.
 #[derive(Clone, Copy, Debug)]
 pub struct Walker<F, M> {
     format: F,

@@ -1,5 +1,5 @@
-//! Bytes through tables that somebody else wrote, and through translations and memory that lie; what
-//! is recorded; bytes beside others that change.
+//! Bytes through tables that somebody else wrote, and through translations and memory that lie;
+//! what is recorded; bytes beside others that change.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

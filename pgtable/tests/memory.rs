@@ -241,8 +241,8 @@ fn case_b1_two_stages() {
     }
 }
 
-/// A guest makes a tree lead to tables that are none of its allocator's: writers name the entry, and
-/// touch nothing there.
+/// A guest makes a tree lead to tables that are none of its allocator's: writers name the entry,
+/// and touch nothing there.
 #[test]
 fn case_b1_writers() {
     each_memory(|what, tables, _| {

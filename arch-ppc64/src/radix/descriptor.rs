@@ -171,8 +171,8 @@ impl ProcessTableWord {
 }
 
 /// Partition Table Control Register (PTCR, SPR 464, ISA "Partition Table"): where the partition
-/// table is, and its size. Both fields are followed; the other bits are reserved, and ignored, as by
-/// QEMU and KVM.
+/// table is, and its size. Both fields are followed; the other bits are reserved, and ignored, as
+/// by QEMU and KVM.
 #[bitfield(u64, order = Msb)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Ptcr {

@@ -211,8 +211,8 @@ impl Scope for Stage2 {
         Gpa::new(offset)
     }
 
-    /// Partition scope does not know privilege, nor keys. (KVM's walker of nested guests' trees takes
-    /// what may be written for readable.)
+    /// Partition scope does not know privilege, nor keys. (KVM's walker of nested guests' trees
+    /// takes what may be written for readable.)
     #[inline(always)]
     fn allows((): &(), _: Strictness, word: u64, access: Access) -> bool {
         authorises(word, access.kind, false)

@@ -133,7 +133,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         self.invalidate(TlbInvalidation::of(arguments)?, l1, by)
     }
 
-    /// `H_RPT_INVALIDATE` with the type NESTED: the same, as ranges. What has no shadow is no error.
+    /// `H_RPT_INVALIDATE` with the type NESTED: the same, as ranges. What has no shadow is no
+    /// error.
     ///
     /// # Errors
     /// As [`TlbInvalidation::of_rpt`]; [`HcallError::Shadow`].

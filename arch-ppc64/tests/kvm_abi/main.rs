@@ -55,8 +55,8 @@ fn a_wrong_number_would_be_found() {
     assert_differs(Row { c: "offsetof(struct kvm_ppc_mmuv3_cfg, process_table)".into(), rust: 0 });
 }
 
-/// A descriptor on which ioctls fail gets an OS error (`ENOTTY` from Linux, `ENOSYS` from QEMU’s user
-/// mode, which knows no ioctl of KVM), and is still the holder’s.
+/// A descriptor on which ioctls fail gets an OS error (`ENOTTY` from Linux, `ENOSYS` from QEMU’s
+/// user mode, which knows no ioctl of KVM), and is still the holder’s.
 #[test]
 fn case_a8_not_a_vm() {
     let file = std::fs::File::open("/dev/null").expect("/dev/null");

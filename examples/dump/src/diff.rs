@@ -51,7 +51,8 @@ pub struct Mismatch;
 /// counts, not what their entries say.
 ///
 /// Part by part, as an entry of the root covers it, so that no more than a part's ranges are in
-/// memory. What cannot be read, or is malformed, in either tree is reported, and cannot be compared.
+/// memory. What cannot be read, or is malformed, in either tree is reported, and cannot be
+/// compared.
 pub(super) fn of_trees<F: Describe>(
     before: &Tree<'_, F>,
     after: &Tree<'_, F>,

@@ -109,8 +109,8 @@ impl<'i> HashSpace<'i> {
         self.tables
     }
 
-    /// Calls `visit` for each group that the image has, and for runs of those that it does not have,
-    /// until `visit` breaks or the allowance is spent.
+    /// Calls `visit` for each group that the image has, and for runs of those that it does not
+    /// have, until `visit` breaks or the allowance is spent.
     fn for_each_group(
         &self,
         progress: &dyn Fn(u64, u64),

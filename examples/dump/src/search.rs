@@ -1,9 +1,9 @@
 //! What is found in memory by its looks: process tables, and what Linux says of itself.
 //!
-//! A process table stands at a multiple of 4 KiB; its entry 0 is one for a supported tree (Power ISA
-//! v3.0B Book III, "Process Table") whose root is in the image and which maps the effective address
-//! 0xc000000000000000 to 0, as every Linux on POWER does. The text of VMCOREINFO stands at the
-//! beginning of a page and begins with `OSRELEASE=` (Linux 4.13 and later).
+//! A process table stands at a multiple of 4 KiB; its entry 0 is one for a supported tree (Power
+//! ISA v3.0B Book III, "Process Table") whose root is in the image and which maps the effective
+//! address 0xc000000000000000 to 0, as every Linux on POWER does. The text of VMCOREINFO stands at
+//! the beginning of a page and begins with `OSRELEASE=` (Linux 4.13 and later).
 //!
 //! Holes of the file are not read. An image whose pieces lie over one another in the file is larger
 //! than the file; a search reads at most [`MOST`] times as much as the file has.

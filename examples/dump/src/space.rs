@@ -97,8 +97,8 @@ impl<'i> Space<'i> {
         }
     }
 
-    /// Calls `visit` for each range that `after` translates differently, or with other rights, until
-    /// it breaks or an allowance is spent.
+    /// Calls `visit` for each range that `after` translates differently, or with other rights,
+    /// until it breaks or an allowance is spent.
     ///
     /// # Errors
     /// [`Mismatch`] if the two are of different kinds.

@@ -215,8 +215,8 @@ fn stray(
     (!itself).then(|| format!("the tables at {root} do not map swapper_pg_dir ({symbol:#x}) there"))
 }
 
-/// The C-bit, as a mask: as the user says, as Linux says (`sme_mask`), or the one bit of CR3 without
-/// which the root is in the image.
+/// The C-bit, as a mask: as the user says, as Linux says (`sme_mask`), or the one bit of CR3
+/// without which the root is in the image.
 fn c_bit(
     image: &Image<'_>,
     request: &Request,

@@ -1,8 +1,8 @@
 //! ELF cores of machines: program headers say where memory stands, notes what the CPUs held.
 //!
 //! Only headers and notes are read. Sources: System V ABI, "Program Header"; QEMU `dump/dump.c` for
-//! what `dump-guest-memory` writes; Linux `fs/proc/vmcore.c` for `/proc/vmcore` and `fs/proc/kcore.c`
-//! for `/proc/kcore`; VirtualBox `DBGFCoreWrite.cpp`.
+//! what `dump-guest-memory` writes; Linux `fs/proc/vmcore.c` for `/proc/vmcore` and
+//! `fs/proc/kcore.c` for `/proc/kcore`; VirtualBox `DBGFCoreWrite.cpp`.
 
 use std::io;
 

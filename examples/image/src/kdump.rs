@@ -4,8 +4,8 @@
 //! Source: makedumpfile `IMPLEMENTATION` and `diskdump_mod.h`, crash `diskdump.h`. In blocks of the
 //! page's size: header, sub-header, two bitmaps (which frames there are, which are in the file), a
 //! descriptor of 24 bytes for each page in the file, the pages. Everything is in the machine's byte
-//! order. The bitmap is kept in memory, with a count for each [`GROUP`] of its bits; descriptors and
-//! pages are read when they are asked for.
+//! order. The bitmap is kept in memory, with a count for each [`GROUP`] of its bits; descriptors
+//! and pages are read when they are asked for.
 
 use std::fmt;
 

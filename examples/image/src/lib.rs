@@ -11,8 +11,8 @@
 //! | VMware | `.vmem` with its `.vmss` or `.vmsn` |
 //!
 //! An [`Image`] reads physical memory ([`Image::read`]), says of what it does not hold what became
-//! of it ([`Held`]), and tells what the file says about CPUs and kernel ([`Notes`]). [`ImageTables`]
-//! makes it table memory for `pgtable`'s walkers.
+//! of it ([`Held`]), and tells what the file says about CPUs and kernel ([`Notes`]).
+//! [`ImageTables`] makes it table memory for `pgtable`'s walkers.
 //!
 //! # Hostile images
 //! No word of a file is believed: headers are counted before they are read, notes are cut off at a

@@ -159,8 +159,8 @@ impl Stream {
         };
         let (mut offset, mut done, mut named) = (self.offset, 0, false);
         while done < self.bytes || !named {
-            // Type, length in 3 bytes, then (of data) a checksum in 4 and what snappy unpacks, which
-            // begins with its length.
+            // Type, length in 3 bytes, then (of data) a checksum in 4 and what snappy unpacks,
+            // which begins with its length.
             let mut head = [0; 14];
             let read = source.read_at(offset, &mut head)?;
             if read < 4 {

@@ -1,10 +1,11 @@
 //! VMware's snapshots and suspended machines: memory in a `.vmem`, what belongs to it in a `.vmss`
 //! or `.vmsn`, or both in one.
 //!
-//! Groups of 80 bytes (name, where its tags stand), then tags: a byte of flags, a byte that says how
-//! long the name is, the name, up to three indices, the value or a block. Group `memory` says where
-//! each region of physical memory stands in the `.vmem` (pages of 4 KiB), group `cpu` what the CPUs'
-//! control registers held. Sources: volatility3 `layers/vmware.py`, crash `vmware_vmss.c`.
+//! Groups of 80 bytes (name, where its tags stand), then tags: a byte of flags, a byte that says
+//! how long the name is, the name, up to three indices, the value or a block. Group `memory` says
+//! where each region of physical memory stands in the `.vmem` (pages of 4 KiB), group `cpu` what
+//! the CPUs' control registers held. Sources: volatility3 `layers/vmware.py`, crash
+//! `vmware_vmss.c`.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -2,7 +2,8 @@
 //!
 //! `.xen_pages` has the pages one after the other; `.xen_pfn` says of which frame each is, or for a
 //! paravirtual guest, whose tables hold machine frames, `.xen_p2m` of which machine frame.
-//! `.xen_prstatus` has each CPU's `vcpu_guest_context`. Source: Xen `docs/misc/dump-core-format.txt`.
+//! `.xen_prstatus` has each CPU's `vcpu_guest_context`. Source: Xen
+//! `docs/misc/dump-core-format.txt`.
 
 use object::Endianness;
 use object::pod::slice_from_bytes;

@@ -1,6 +1,6 @@
 //! Numbers as people write and paste them. Addresses are hexadecimal: `0x1000`, `7f12a4c00000`,
-//! `00400000`, `fffff800`12345678`, `1_0000_0000`; only `0d4096` is decimal. Sizes are decimal: `4096`,
-//! `2G`, `0x1000`.
+//! `00400000`, `fffff800`12345678`, `1_0000_0000`; only `0d4096` is decimal. Sizes are decimal:
+//! `4096`, `2G`, `0x1000`.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;

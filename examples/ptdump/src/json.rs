@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::session::{Session, Verdict};
 
-/// The number of the schema: another one means that something was taken away or says something else.
+/// The number of the schema: another one means that something was taken away or says something
+/// else.
 pub const SCHEMA: u32 = 1;
 /// The schema.
 pub const SCHEMA_TEXT: &str = include_str!("../schema/ptdump.schema.json");

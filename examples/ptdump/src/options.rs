@@ -32,8 +32,9 @@ pub struct ImageOptions {
     /// The physical address of a raw image's first byte
     #[arg(long, value_name = "ADDR", value_parser = address::address, default_value = "0", global = true, conflicts_with = "extent")]
     pub base: u64,
-    /// Where a piece of a raw image's memory stands: from physical address GPA on, so many bytes, at
-    /// OFFSET of the image or of FILE; may be repeated. With it all of the memory has to be named
+    /// Where a piece of a raw image's memory stands: from physical address GPA on, so many bytes,
+    /// at OFFSET of the image or of FILE; may be repeated. With it all of the memory has to be
+    /// named
     #[arg(long, value_name = "GPA:LEN@OFFSET[:FILE]", value_parser = address::extent, global = true)]
     pub extent: Vec<ExtentText>,
     /// Another file of a dump that makedumpfile split, or the .vmem of a VMware state file; may be

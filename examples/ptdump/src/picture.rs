@@ -2,8 +2,8 @@
 //! bands with the large gaps left out.
 //!
 //! Bounded whatever the tables hold: when there are too many blocks those that are near are merged,
-//! first those that look alike, then any. A block never says of all of it what is true of a part: where
-//! sizes or rights differ it is mixed, where physical addresses do not follow it has none.
+//! first those that look alike, then any. A block never says of all of it what is true of a part:
+//! where sizes or rights differ it is mixed, where physical addresses do not follow it has none.
 
 use table_dump::{Difference, Range, Rights};
 

@@ -1,7 +1,7 @@
 //! What kernels call the parts of their address space.
 //!
-//! Sources: Linux `Documentation/arch/x86/x86_64/mm.rst`; `arch/powerpc/include/asm/book3s/64/radix.h`
-//! and `hash.h`.
+//! Sources: Linux `Documentation/arch/x86/x86_64/mm.rst`;
+//! `arch/powerpc/include/asm/book3s/64/radix.h` and `hash.h`.
 
 use table_dump::{Arch, Located};
 
@@ -80,8 +80,8 @@ const RADIX: Names = &[
 pub struct Regions(Names);
 
 impl Regions {
-    /// Those of the kernel whose tables these are; of the two halves if it is not known to be Linux.
-    /// What else has parts of its own says so by itself.
+    /// Those of the kernel whose tables these are; of the two halves if it is not known to be
+    /// Linux. What else has parts of its own says so by itself.
     pub fn of(located: &Located) -> Option<Self> {
         // A kernel that was moved by KASLR has moved these regions too, as a rule.
         let moved = located.linux.as_ref().is_some_and(|it| {

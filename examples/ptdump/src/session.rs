@@ -55,7 +55,8 @@ impl Verdict {
     }
 }
 
-/// Opens the image at `path`, finds its tables, and has `command` ask them. Returns the exit status.
+/// Opens the image at `path`, finds its tables, and has `command` ask them. Returns the exit
+/// status.
 pub fn with<R>(
     path: &Path,
     options: &Options,

@@ -2,9 +2,10 @@
 //! reuses, of two that are counted as Linux does, and of one that fills it.
 //!
 //! In the row "the same table" both operations are on one table, so that every free is also tried
-//! as a double free; in "the other table" each has its own. [`Op::Touch`] is what a tree does with an
-//! entry that a guest wrote: it asks for the state of a table that somebody frees. (What it stores
-//! there then is in another word than all that the allocator decides by; only trees can store it.)
+//! as a double free; in "the other table" each has its own. [`Op::Touch`] is what a tree does with
+//! an entry that a guest wrote: it asks for the state of a table that somebody frees. (What it
+//! stores there then is in another word than all that the allocator decides by; only trees can
+//! store it.)
 //!
 //! What must hold whatever happened: as many tables are alive as were handed out and not freed;
 //! each of them can be freed, once, and nothing else; then both counters of every frame are zero,

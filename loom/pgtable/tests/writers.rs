@@ -591,8 +591,8 @@ fn case_a15_a_whole_range_goes_beside_a_page_that_goes_and_comes() {
     assert_eq!(found, [(pages(&[]), 1), (pages(&[LARGE]), 3)].into());
 }
 
-/// A range over several tables is one writer's alone: what another unmaps there goes before all that
-/// is done to it, or after. (Under a lock on the table above alone it could go between.)
+/// A range over several tables is one writer's alone: what another unmaps there goes before all
+/// that is done to it, or after. (Under a lock on the table above alone it could go between.)
 #[test]
 fn case_a11_a_locked_range_excludes() {
     let all = [0, LARGE];

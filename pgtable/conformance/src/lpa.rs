@@ -1,7 +1,7 @@
-//! AArch64 VMSAv8-64, stage 1, 64-KiB granule with 52-bit output addresses (FEAT_LPA; Arm ARM D8.3),
-//! as an example of a format: its addresses are split, what hardware calls dirty is a bit that it
-//! clears, tables restrict, an entry with bit 0 set may be absent, and not every bit of a live leaf
-//! may change.
+//! AArch64 VMSAv8-64, stage 1, 64-KiB granule with 52-bit output addresses (FEAT_LPA; Arm ARM
+//! D8.3), as an example of a format: its addresses are split, what hardware calls dirty is a bit
+//! that it clears, tables restrict, an entry with bit 0 set may be absent, and not every bit of a
+//! live leaf may change.
 //!
 //! 48 bits of input address, reached from TTBR0. The contiguous hint is not made, and ignored where
 //! it is met.

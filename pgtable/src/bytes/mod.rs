@@ -2,10 +2,10 @@
 //!
 //! # Protocol
 //! A range is done page by page, in ascending order. Each page is translated once, and its bytes
-//! are reached at once; nothing is remembered. So the tables may be a hostile guest's and may change
-//! meanwhile: each byte is reached where its page was at one moment of the call. Where a page does
-//! not translate, or its memory ends, the verb stops: [`Stopped`] says how many bytes are done and
-//! why not the next.
+//! are reached at once; nothing is remembered. So the tables may be a hostile guest's and may
+//! change meanwhile: each byte is reached where its page was at one moment of the call. Where a
+//! page does not translate, or its memory ends, the verb stops: [`Stopped`] says how many bytes are
+//! done and why not the next.
 //!
 //! How the pages are translated is the type's choice: a [`Walker`](crate::Walker) judges rights,
 //! [`Recording`] also records accessed and dirty, [`Debugger`] judges nothing.

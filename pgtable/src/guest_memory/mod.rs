@@ -1,5 +1,5 @@
-//! Tables in guest memory: any `vm_memory` backend, or regions of the embedder's own, of any number,
-//! near the cost of a direct map.
+//! Tables in guest memory: any `vm_memory` backend, or regions of the embedder's own, of any
+//! number, near the cost of a direct map.
 //!
 //! Looking a region up per word would cost more than the walk. The regions of a memory map do not
 //! change while it is in use, so they are brought once into a table of *granules*: blocks of a
@@ -102,7 +102,8 @@ impl Piece {
 /// Guest memory as table memory; built once per memory map, shared by reference.
 ///
 /// Any number of threads may use it; it borrows the guest memory, which so stays mapped. Made by
-/// `new`, `restricted` and `assuming` (feature `vm-memory`), or by [`from_regions`](Self::from_regions).
+/// `new`, `restricted` and `assuming` (feature `vm-memory`), or by
+/// [`from_regions`](Self::from_regions).
 ///
 /// | a part that is | `load` | `word`, `table`, `compare_exchange` |
 /// | --- | --- | --- |
@@ -162,8 +163,8 @@ impl<'m, A: Address> GuestTables<'m, A> {
     /// see: hardware's, a guest's).
     ///
     /// # Errors
-    /// [`RegionError`] for a region whose guest and host addresses are not both multiples of 8, that
-    /// leaves the address space, or that overlaps another.
+    /// [`RegionError`] for a region whose guest and host addresses are not both multiples of 8,
+    /// that leaves the address space, or that overlaps another.
     pub unsafe fn from_regions(
         regions: impl IntoIterator<Item = HostRegion<A>>,
     ) -> Result<Self, RegionError> {

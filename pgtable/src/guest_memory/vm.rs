@@ -59,8 +59,8 @@ impl<'m, A: Address> GuestTables<'m, A> {
     /// they are mapped with.
     ///
     /// # Errors
-    /// [`RegionError`] for a region whose bytes cannot be had, or one whose guest and host addresses
-    /// are not both multiples of 8.
+    /// [`RegionError`] for a region whose bytes cannot be had, or one whose guest and host
+    /// addresses are not both multiples of 8.
     pub fn new<M: GuestMemoryBackend>(memory: &'m M) -> Result<Self, RegionError>
     where
         M::R: HostMapped,
@@ -136,8 +136,8 @@ impl<'m, A: Address> GuestTables<'m, A> {
     }
 }
 
-/// The parts of `region` that may be accessed, each with what it allows: `allowed`, less what `less`
-/// says. A word of which some bytes allow less counts among those.
+/// The parts of `region` that may be accessed, each with what it allows: `allowed`, less what
+/// `less` says. A word of which some bytes allow less counts among those.
 fn cut<A: Address>(
     region: Range<u64>,
     allowed: HostAccess,

@@ -4,8 +4,8 @@
 //! [`Writer::lock`] locks the lowest table that covers the range (its cover, as any verb does), and
 //! then every table below it that has an entry in the range: each before those below it, from the
 //! lowest address to the highest, with the one above it locked. So when it returns, no other writer
-//! is inside, and none can come in: every verb locks the tables in which it changes entries. What is
-//! made in the range is locked before it is linked. The tables are unlocked, those below first,
+//! is inside, and none can come in: every verb locks the tables in which it changes entries. What
+//! is made in the range is locked before it is linked. The tables are unlocked, those below first,
 //! when the range is finished or dropped.
 //!
 //! What is excluded is the tables that have an entry in the range: of a table at its end that
@@ -324,8 +324,8 @@ where
         if let Some(refusal) = self.trail.locks.take_refusal() {
             return done.map_err(|RangeError { at, .. }| RangeError { at, error: refusal });
         }
-        // Where one entry of the cover is the way to all of the range, there may be a table now that
-        // covers it too, and is smaller.
+        // Where one entry of the cover is the way to all of the range, there may be a table now
+        // that covers it too, and is smaller.
         let smaller = (self.start ^ self.last) >> self.cover().shift == 0;
         if done.is_ok() && smaller && self.trail.top() > 0 && bytes > 0 {
             let offset = table.format.offset(input).unwrap_or(self.start);

@@ -1,5 +1,5 @@
-//! Trees of every depth from two to eight levels, of any widths, with shortcuts and without: they run
-//! through the conformance kit and through the model of an address space.
+//! Trees of every depth from two to eight levels, of any widths, with shortcuts and without: they
+//! run through the conformance kit and through the model of an address space.
 
 use std::fmt;
 

@@ -305,7 +305,8 @@ fn case_a1_many_writers() {
     assert!(frames.census().live == 0 && done.refused == 0, "{done:?} {:?}", frames.census());
 }
 
-/// A braid: 2^36 pages, by four tables. Each verb's work is as the tables' size, not as the range's.
+/// A braid: 2^36 pages, by four tables. Each verb's work is as the tables' size, not as the
+/// range's.
 #[test]
 fn case_a6_work_is_bounded_by_the_size_of_the_tree() {
     type Verb = fn(

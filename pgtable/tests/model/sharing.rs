@@ -9,8 +9,8 @@ use pgtable::{
 
 use crate::support::Tables;
 
-/// Tables for many writers that take turns on one thread, and read by an `R`: nothing has to be kept
-/// for them.
+/// Tables for many writers that take turns on one thread, and read by an `R`: nothing has to be
+/// kept for them.
 pub struct Shareable<'t, R>(&'t Tables<'t>, PhantomData<R>);
 
 impl<'t, R> Shareable<'t, R> {

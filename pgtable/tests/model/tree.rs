@@ -67,7 +67,8 @@ pub(crate) fn apply<F: Format>(harness: &mut Harness<'_, Tree<'_, F>>, op: &Tree
                 .iter()
                 .map(|&(at, output)| (harness.input(at) & !(page - 1), output))
                 .collect();
-            // The cursor makes no tables of pages of another size, so it meets those that stand now.
+            // The cursor makes no tables of pages of another size, so it meets those that stand
+            // now.
             let odd: Vec<_> =
                 places.iter().map(|&(start, _)| stands_in_odd_pages(harness, start)).collect();
             harness.tables.budget.set(budget);

@@ -3,8 +3,8 @@
 //! Boots Debian's own kernel under plain emulation, stops it, has QEMU dump its memory into an ELF
 //! core, and asks both for hundreds of addresses: QEMU's monitor by `gva2gpa`, which walks the
 //! tables of the stopped CPU with QEMU's own walker, and `ptdump translate --json` with nothing but
-//! the core. Then QEMU writes the same guest in every other form that it has, and `ptdump` must say the
-//! same of each.
+//! the core. Then QEMU writes the same guest in every other form that it has, and `ptdump` must say
+//! the same of each.
 //!
 //! What a CPU may not read `gva2gpa` calls unmapped. So the guests stand still in the kernel, and
 //! on POWER run without the protection that keeps the kernel off user pages (`nosmap`).

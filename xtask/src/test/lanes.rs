@@ -1,8 +1,8 @@
 //! Steps side by side: those that compute, and those that wait for emulators.
 //!
 //! Each step is a process of its own (`cargo xtask test NAME`), so that its output stays together:
-//! it is shown when the step ends. A step that has not ended when the time for all is over is ended,
-//! and what it said is shown.
+//! it is shown when the step ends. A step that has not ended when the time for all is over is
+//! ended, and what it said is shown.
 
 use std::env;
 use std::fs::{self, File};
@@ -25,8 +25,8 @@ const ALL: Duration = Duration::from_secs(80 * 60);
 /// How often a step is asked whether it has ended.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Runs `steps`, those that are emulated beside the others, each lane in order; after a failure only
-/// with `keep_going`. One outcome for each.
+/// Runs `steps`, those that are emulated beside the others, each lane in order; after a failure
+/// only with `keep_going`. One outcome for each.
 pub fn run(steps: &[&Step], keep_going: bool, options: &[String]) -> Vec<Outcome> {
     let (failed, shown) = (AtomicBool::new(false), Mutex::new(()));
     let deadline = Instant::now() + ALL;

@@ -30,7 +30,8 @@ pub struct Step {
     pub about: &'static str,
     /// Whether it runs on an emulated processor: slower, and more to set up.
     pub emulated: bool,
-    /// The CPU time that it takes from nothing but fetched tools and crates: it fails at its double.
+    /// The CPU time that it takes from nothing but fetched tools and crates: it fails at its
+    /// double.
     pub cpu_seconds: u64,
     /// What it takes from the toolbox.
     pub tools: &'static [&'static Tool],

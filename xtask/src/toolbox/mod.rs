@@ -1,9 +1,9 @@
 //! The toolbox: emulators, kernels, compilers. Each comes from Debian packages that are unpacked
 //! into a folder and run there, with their own loader and libraries. Nothing is installed.
 //!
-//! A tool’s folder is named after it and its recipe. It holds `root` (what the packages hold), `libc`
-//! (the same for the C library’s package, so that a program that this machine’s linker made can go
-//! without it) and `bin`, the scripts that are called.
+//! A tool’s folder is named after it and its recipe. It holds `root` (what the packages hold),
+//! `libc` (the same for the C library’s package, so that a program that this machine’s linker made
+//! can go without it) and `bin`, the scripts that are called.
 
 pub mod cross;
 mod fetching;

@@ -247,7 +247,8 @@ fn case_question_bytes() {
     assert!(status == 1 && error.contains("not found"), "{error}");
 }
 
-/// A guest's tables in its host's memory, behind EPT: the guest's root and pages are where EPT says.
+/// A guest's tables in its host's memory, behind EPT: the guest's root and pages are where EPT
+/// says.
 #[test]
 fn case_question_through_a_second_stage() {
     let bench = Bench::new();

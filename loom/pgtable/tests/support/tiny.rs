@@ -1,5 +1,5 @@
-//! A format small enough for a model checker: two or three levels of tables of four entries, pages of
-//! 4 KiB.
+//! A format small enough for a model checker: two or three levels of tables of four entries, pages
+//! of 4 KiB.
 
 use std::cell::RefCell;
 
