@@ -344,7 +344,7 @@ impl SecondStage for Ept {
     }
 
     #[inline]
-    fn fault_of_guest_table(&self, fault: EptFault) -> EptFault {
+    fn fault_of_guest_table(&self, fault: EptFault, _: Access) -> EptFault {
         match fault {
             EptFault::Violation(violation) => EptFault::Violation(violation.of_guest_table()),
             EptFault::Misconfiguration => EptFault::Misconfiguration,

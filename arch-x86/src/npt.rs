@@ -304,7 +304,7 @@ impl SecondStage for Npt {
     }
 
     #[inline]
-    fn fault_of_guest_table(&self, fault: NestedPageFault) -> NestedPageFault {
+    fn fault_of_guest_table(&self, fault: NestedPageFault, _: Access) -> NestedPageFault {
         fault.of_guest_table()
     }
 }

@@ -187,7 +187,7 @@ where
             Ok(found) => second.memory().word(found.output),
             Err(fault) => {
                 let fault =
-                    Fault { arch: second.format().fault_of_guest_table(fault.arch), ..fault };
+                    Fault { arch: second.format().fault_of_guest_table(fault.arch, access), ..fault };
                 return Err(TwoStageFault::Stage2 { address: gva, access, table: Some(at), fault });
             }
         };
@@ -233,7 +233,7 @@ where
                 for (entry, at) in unrecorded {
                     let Some(update) = second.format().guest_table_update() else { break };
                     if let Err(fault) = second.translate(entry, update) {
-                        let arch = second.format().fault_of_guest_table(fault.arch);
+                        let arch = second.format().fault_of_guest_table(fault.arch, access);
                         let fault = Fault { arch, ..fault };
                         return Err(TwoStageFault::Stage2 {
                             address: gva,

@@ -358,9 +358,11 @@ pub trait SecondStage: Format<Stage = Stage2> {
         None
     }
 
-    /// `fault`, which this stage raised for a table of the first stage, as hardware reports it.
+    /// `fault`, which this stage raised for a table of the first stage on behalf of `access`, as
+    /// hardware reports it. RISC-V names the original access, others the one to the table.
     #[inline]
-    fn fault_of_guest_table(&self, fault: Self::Fault) -> Self::Fault {
+    fn fault_of_guest_table(&self, fault: Self::Fault, access: Access) -> Self::Fault {
+        let _ = access;
         fault
     }
 }

@@ -288,7 +288,7 @@ where
                 continue;
             }
             if let Err(second) = self.second(Gpa::new(entry), update) {
-                let arch = self.stage2.format().fault_of_guest_table(second.arch);
+                let arch = self.stage2.format().fault_of_guest_table(second.arch, access);
                 let fault = Fault { arch, ..second };
                 return Err(TwoStageFault::Stage2 { address, access, table: Some(at), fault });
             }
@@ -310,7 +310,7 @@ where
         };
         match refused {
             Some(second) => {
-                let arch = self.stage2.format().fault_of_guest_table(second.arch);
+                let arch = self.stage2.format().fault_of_guest_table(second.arch, fault.access);
                 let fault2 = Fault { arch, ..second };
                 TwoStageFault::Stage2 {
                     address: fault.address,

@@ -421,7 +421,7 @@ pub(crate) fn entry_of(table: u64, width: u8, covers: u8, offset: u64) -> u64 {
 impl SecondStage for PartitionScoped {
     /// The partition scope takes an access to a table of the process scope for a load.
     #[inline]
-    fn fault_of_guest_table(&self, fault: Interrupt) -> Interrupt {
+    fn fault_of_guest_table(&self, fault: Interrupt, _: Access) -> Interrupt {
         fault.of_guest_table()
     }
 }

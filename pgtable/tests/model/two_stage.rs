@@ -203,7 +203,7 @@ fn run<F1: FirstStage, F2: SecondStage>(stage1: F1, stage2: F2, ops: &[Op]) {
             assert_eq!(at.level, stage1.geometry().root());
             assert_eq!(
                 fault.arch,
-                stage2.fault_of_guest_table(fault.arch),
+                stage2.fault_of_guest_table(fault.arch, Access::READ.by_user()),
                 "the fault says that it hit a table"
             );
             assert_eq!(fault.address.get() & !0xffff, guest.root().get() & !0xffff);

@@ -1,0 +1,52 @@
+//! RISC-V MMU formats for [`pgtable`]: Sv39, Sv48, Sv57, and the guest stages Sv39x4, Sv48x4,
+//! Sv57x4.
+//!
+//! - **Formats as values**: [`Sv`] (satp, vsatp) and [`SvX4`] (hgatp), each with the hart's state
+//!   that takes part in translation. `pgtable` walks, builds and changes their trees.
+//! - **Faults as the hart reports them**: [`Exception`], and [`Trap`] with stval, htval, htinst.
+//!
+//! ```
+//! use core::sync::atomic::AtomicU64;
+//! use arch_riscv64::{Controls, Exception, Mode, Satp, Sv};
+//! use pgtable::{Access, DirectMap, Gpa, Gva, Walker};
+//!
+//! // A root table at 0 whose first entry maps 1 GiB: V, R, X, A, D.
+//! let words: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+//! words[0].store(0xcb, core::sync::atomic::Ordering::Relaxed);
+//! let memory = DirectMap::new(&words, Gpa::new(0));
+//!
+//! let format = Sv::new(Mode::Sv39, Controls::new());
+//! assert_eq!(format.satp(Gpa::new(0), 1), Satp::from_bits(0x8000_1000_0000_0000));
+//! let walker = Walker::new(format, &memory, Gpa::new(0));
+//! let fault = walker.translate(Gva::new(0x1234), Access::WRITE).unwrap_err();
+//! assert_eq!(fault.arch, Exception::StorePageFault);
+//! ```
+//!
+//! The manual is "The RISC-V Instruction Set Manual, Volume II: Privileged Architecture", version
+//! 20240411 and later, quoted by its section titles. Levels are counted from the bottom, as
+//! everywhere in `pgtable` and in the manual: 0 is the last one.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod attributes;
+mod controls;
+mod entry;
+mod exception;
+mod registers;
+mod sv;
+mod sv_x4;
+mod trap;
+mod tree;
+
+pub use attributes::{GuestAttributes, LeafAttributes, MemoryType, PageAttributes};
+pub use controls::{Controls, Extensions, GuestControls, Mode};
+pub use entry::PageTableEntry;
+pub use exception::Exception;
+pub use registers::{Hgatp, Satp};
+pub use sv::Sv;
+pub use sv_x4::SvX4;
+pub use trap::{PSEUDO_READ, PSEUDO_WRITE, Trap};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,73 @@
+//! The registers that refer to trees: satp and vsatp, hgatp.
+
+use bitfield_struct::bitfield;
+use pgtable::{Gpa, Hpa, low_bits};
+
+use crate::controls::Mode;
+use crate::tree::PAGE_SHIFT;
+
+/// satp or vsatp ("Supervisor Address Translation and Protection Register").
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct Satp {
+    /// Bits 55:12 of the root table's address.
+    #[bits(44)]
+    pub ppn: u64,
+    /// Address-space identifier. A hart may implement fewer than 16 bits.
+    pub asid: u16,
+    /// [`Mode::code`], or 0: Bare.
+    #[bits(4)]
+    pub mode: u8,
+}
+
+impl Satp {
+    /// satp for a root table at `root`. Bits of `root` beyond 55:12 do not count.
+    #[must_use]
+    pub const fn of(mode: Mode, root: Gpa, asid: u16) -> Self {
+        Self::new()
+            .with_ppn(root.get() >> PAGE_SHIFT & low_bits(44))
+            .with_asid(asid)
+            .with_mode(mode.code())
+    }
+
+    /// The address of the root table.
+    #[must_use]
+    pub const fn root(self) -> Gpa {
+        Gpa::new(self.ppn() << PAGE_SHIFT)
+    }
+}
+
+/// hgatp ("Hypervisor Guest Address Translation and Protection Register").
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct Hgatp {
+    /// Bits 55:12 of the root table's address, of which bits 13:12 are zero.
+    #[bits(44)]
+    pub ppn: u64,
+    /// Virtual-machine identifier. A hart may implement fewer than 14 bits.
+    #[bits(14)]
+    pub vmid: u16,
+    #[bits(2)]
+    __: u8,
+    /// [`Mode::code`] of the stage with the wide root, or 0: Bare.
+    #[bits(4)]
+    pub mode: u8,
+}
+
+impl Hgatp {
+    /// hgatp for a root table of 16 KiB at `root`. Bits of `root` beyond 55:14, and of `vmid`
+    /// beyond 13:0, do not count.
+    #[must_use]
+    pub const fn of(mode: Mode, root: Hpa, vmid: u16) -> Self {
+        Self::new()
+            .with_ppn(root.get() >> PAGE_SHIFT & low_bits(44) & !3)
+            .with_vmid(vmid & low_bits(14) as u16)
+            .with_mode(mode.code())
+    }
+
+    /// The address of the root table.
+    #[must_use]
+    pub const fn root(self) -> Hpa {
+        Hpa::new((self.ppn() & !3) << PAGE_SHIFT)
+    }
+}

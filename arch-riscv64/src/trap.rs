@@ -1,0 +1,112 @@
+//! A trap as HS-mode's registers report it: scause, stval, htval, htinst.
+
+use core::fmt;
+
+use pgtable::{AccessKind, Fault, Gpa, TwoStageFault};
+
+use crate::exception::Exception;
+use crate::sv::Sv;
+use crate::sv_x4::SvX4;
+
+/// htinst's pseudoinstruction for a load of a guest's 64-bit table entry ("Transformed Instruction
+/// or Pseudoinstruction for mtinst or htinst").
+pub const PSEUDO_READ: u64 = 0x3000;
+/// htinst's pseudoinstruction for a store of A or D to a guest's 64-bit table entry.
+pub const PSEUDO_WRITE: u64 = 0x3020;
+
+/// What a hart writes when it traps into HS-mode because of an address.
+///
+/// It is made from a fault of a walk. A hypervisor's trap handler makes one from its registers
+/// ([`from_registers`](Self::from_registers)) and reads [`gpa`](Self::gpa).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Trap {
+    /// scause.
+    pub exception: Exception,
+    /// The virtual address of the access. After pointer masking, if that applied.
+    pub stval: u64,
+    /// A guest-physical address shifted right by 2, for a guest-page fault; a hart may write 0.
+    pub htval: u64,
+    /// 0, [`PSEUDO_READ`] or [`PSEUDO_WRITE`]; or the transformed instruction of an explicit
+    /// access, which walks never know and leave 0.
+    pub htinst: u64,
+}
+
+impl Trap {
+    /// The trap that a handler finds in these registers. `None`: not an exception of an address.
+    #[must_use]
+    pub fn from_registers(scause: u64, stval: u64, htval: u64, htinst: u64) -> Option<Self> {
+        Some(Self { exception: Exception::from_code(scause)?, stval, htval, htinst })
+    }
+
+    /// The guest's access to its own tables that failed, if it was one.
+    #[must_use]
+    pub const fn table_access(&self) -> Option<AccessKind> {
+        // Bit 12 tells 64-bit entries from 32-bit ones.
+        match self.htinst & !0x1000 {
+            0x2000 => Some(AccessKind::Read),
+            0x2020 => Some(AccessKind::Write),
+            _ => None,
+        }
+    }
+
+    /// The guest-physical address that a guest stage refused. `None`: no guest-page fault, or the
+    /// hart does not tell (0), and the handler has to translate stval by the guest's tables.
+    #[must_use]
+    pub const fn gpa(&self) -> Option<Gpa> {
+        if !self.exception.is_guest_page_fault() || self.htval == 0 {
+            return None;
+        }
+        // Entries of tables are aligned; of an explicit access stval has the low bits.
+        let low = if self.table_access().is_some() { 0 } else { self.stval & 3 };
+        Some(Gpa::new(self.htval << 2 | low))
+    }
+
+    const fn of(exception: Exception, stval: u64) -> Self {
+        Self { exception, stval, htval: 0, htinst: 0 }
+    }
+
+    /// Of a guest stage: its fault, for an access to a guest's tables or not.
+    fn of_guest_stage(stval: u64, fault: &Fault<SvX4>, table: bool) -> Self {
+        let trap = Self::of(fault.arch, stval);
+        if !fault.arch.is_guest_page_fault() {
+            return trap;
+        }
+        let htinst = match (table, fault.access.kind) {
+            (false, _) => 0,
+            (true, AccessKind::Write) => PSEUDO_WRITE,
+            (true, _) => PSEUDO_READ,
+        };
+        Self { htval: fault.address.get() >> 2, htinst, ..trap }
+    }
+}
+
+impl From<&Fault<Sv>> for Trap {
+    fn from(fault: &Fault<Sv>) -> Self {
+        Self::of(fault.arch, fault.address.get())
+    }
+}
+
+/// While vsatp is Bare: the virtual address is the guest-physical one.
+impl From<&Fault<SvX4>> for Trap {
+    fn from(fault: &Fault<SvX4>) -> Self {
+        Self::of_guest_stage(fault.address.get(), fault, false)
+    }
+}
+
+impl From<&TwoStageFault<Sv, SvX4>> for Trap {
+    fn from(fault: &TwoStageFault<Sv, SvX4>) -> Self {
+        match fault {
+            TwoStageFault::Stage1(fault) => fault.into(),
+            TwoStageFault::Stage2 { address, table, fault, .. } => {
+                Self::of_guest_stage(address.get(), fault, table.is_some())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Trap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { exception, stval, htval, htinst } = self;
+        write!(f, "{exception}, stval {stval:#x}, htval {htval:#x}, htinst {htinst:#x}")
+    }
+}
