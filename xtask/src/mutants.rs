@@ -62,6 +62,7 @@ const TESTS: [(&str, &[&str]); 4] = [
         ],
     ),
     ("arch-x86", &["boot", "invalidate", "stage1", "stage2", "boundaries", "registers", MODEL]),
+    ("arch-aarch64", &["conformance", "model"]),
 ];
 
 /// What may be asked for on the command line.

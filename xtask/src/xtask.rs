@@ -8,7 +8,8 @@ use cargo_metadata::{Metadata, MetadataCommand};
 use crate::toolbox::{self, Toolbox};
 
 /// The packages that an embedder links, none of which needs `std`.
-pub const LIBRARIES: [&str; 4] = ["pgtable", "frag-alloc", "arch-ppc64", "arch-x86"];
+pub const LIBRARIES: [&str; 5] =
+    ["pgtable", "frag-alloc", "arch-ppc64", "arch-x86", "arch-aarch64"];
 /// The packages in `examples/` that have code for POWER.
 pub const POWER_EXAMPLES: [&str; 9] = [
     "guest-init",

@@ -34,7 +34,16 @@ fn is_name(word: &str) -> bool {
 fn what_is_named_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut files = Vec::new();
-    for folder in ["pgtable", "frag-alloc", "arch-ppc64", "arch-x86", "fuzz", "examples", "loom"] {
+    for folder in [
+        "pgtable",
+        "frag-alloc",
+        "arch-ppc64",
+        "arch-x86",
+        "arch-aarch64",
+        "fuzz",
+        "examples",
+        "loom",
+    ] {
         sources(&root.join(folder), &mut files).expect("readable sources");
     }
     let paths: BTreeSet<String> =

@@ -1,0 +1,54 @@
+//! AArch64 MMU formats for [`pgtable`]: VMSAv8-64, both stages, every granule.
+//!
+//! - **Formats as values**: [`VmsaStage1`] (EL1&0, EL2, EL2&0) and [`VmsaStage2`], with the granule,
+//!   the address sizes and the control bits that take part in translation. `pgtable` walks, builds
+//!   and changes their trees.
+//! - **Faults as the processor reports them**: [`Esr`], [`hpfar`], [`FailedPar`].
+//!
+//! ```
+//! use core::sync::atomic::AtomicU64;
+//! use arch_aarch64::{Granule, Stage1Controls, VmsaStage1};
+//! use pgtable::{Access, DirectMap, Gpa, Gva, Walker};
+//!
+//! // Two levels of 16-KiB tables: a page at 0x4000 that EL0 may read.
+//! let mut words: Vec<AtomicU64> = (0..0x8000 / 8).map(|_| AtomicU64::new(0)).collect();
+//! words[0] = AtomicU64::new(0x4003);
+//! words[0x800 + 1] = AtomicU64::new(0x8000 | 0x4c3 | 1 << 10);
+//! let controls = Stage1Controls { granule: Granule::K16, input_bits: 36, ..Stage1Controls::new() };
+//! let format = VmsaStage1::new(controls)?;
+//! let walker = Walker::new(format, DirectMap::new(&words, Gpa::new(0)), Gpa::new(0));
+//!
+//! let page = walker.translate(Gva::new(0x4567), Access::READ.by_user()).unwrap();
+//! assert_eq!(page.output, Gpa::new(0x8567));
+//! let fault = walker.translate(Gva::new(0x4567), Access::WRITE.by_user()).unwrap_err();
+//! assert_eq!(fault.arch.to_string(), "ESR 0x9200004f: write, permission fault, level 3");
+//! # Ok::<(), arch_aarch64::ShapeError>(())
+//! ```
+//!
+//! "DDI 0487" is the Arm Architecture Reference Manual for A-profile, by the sections of issue K;
+//! its chapter D8 describes translation. Levels are counted from the bottom, as everywhere in
+//! `pgtable`: 0 is the manual's level 3. Start levels and faults use the manual's numbers.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod descriptor;
+mod memory_type;
+mod shape;
+mod stage1;
+mod stage1_attributes;
+mod stage2;
+mod stage2_attributes;
+mod syndrome;
+
+pub use descriptor::{Stage1Descriptor, Stage2Descriptor, TableDescriptor};
+pub use memory_type::{Mair, combined_memory};
+pub use shape::{Granule, ShapeError};
+pub use stage1::{Regime, Stage1Controls, VaRange, VmsaStage1};
+pub use stage1_attributes::{Shareability, Stage1Attributes};
+pub use stage2::{Stage2Controls, VmsaStage2};
+pub use stage2_attributes::{Stage2Attributes, Stage2Execute, Stage2Memory};
+pub use syndrome::{Esr, FailedPar, FaultKind, FaultStatus, hpfar};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,222 @@
+//! Granules, tree shapes, and how output addresses stand in descriptors.
+
+use pgtable::{Geometry, Level, LevelGeometry, Position, Words, low_bits};
+
+/// The most output address bits that the 64-bit descriptors hold.
+pub(crate) const MAX_OUTPUT_BITS: u8 = 52;
+/// The most output address bits without LPA or LPA2.
+pub(crate) const USUAL_OUTPUT_BITS: u8 = 48;
+/// The last level in Arm's numbering, in which levels are counted towards the pages.
+const LAST_LEVEL: i8 = 3;
+
+/// The translation granule: the size of a table and of the smallest page (DDI 0487, D8.2.3).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Granule {
+    /// 4 KiB: 9 index bits a level.
+    #[default]
+    K4,
+    /// 16 KiB: 11 index bits a level.
+    K16,
+    /// 64 KiB: 13 index bits a level.
+    K64,
+}
+
+impl Granule {
+    /// log2 of its bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn shift(self) -> u8 {
+        match self {
+            Self::K4 => 12,
+            Self::K16 => 14,
+            Self::K64 => 16,
+        }
+    }
+
+    /// The index bits of a table of one granule.
+    #[inline(always)]
+    #[must_use]
+    pub const fn stride(self) -> u8 {
+        self.shift() - 3
+    }
+
+    /// How many levels a tree of `input_bits` bits has, if its root is at most one granule.
+    #[must_use]
+    pub const fn levels(self, input_bits: u8) -> u8 {
+        let indexed = input_bits.saturating_sub(self.shift());
+        if indexed == 0 { 1 } else { indexed.div_ceil(self.stride()) }
+    }
+}
+
+/// A level in Arm's numbering, −1 to 3: the last level is 3.
+pub(crate) const fn arm_level(level: Level) -> i8 {
+    LAST_LEVEL - if level.0 > 4 { 4 } else { level.0 as i8 }
+}
+
+/// Why a format cannot have the shape that was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShapeError {
+    /// The input address size (64 − TxSZ) is out of the range that the granule and the features
+    /// allow. Hardware may fault or use the nearest size (D8.2.4, D8.2.5).
+    #[error("an input address size of {bits} bits is not one of {min} to {max}")]
+    InputSize {
+        /// What was asked for.
+        bits: u8,
+        /// The fewest bits.
+        min: u8,
+        /// The most bits.
+        max: u8,
+    },
+    /// A stage-2 walk cannot start at this level with this input address size: hardware takes a
+    /// translation fault at level 0 for every access (D8.2.7).
+    #[error("a walk of {bits} input address bits cannot start at level {level}")]
+    StartLevel {
+        /// The start level in Arm's numbering.
+        level: i8,
+        /// The input address size.
+        bits: u8,
+    },
+    /// The output address size is none of TCR.PS's.
+    #[error("no output address size has {bits} bits")]
+    OutputSize {
+        /// What was asked for.
+        bits: u8,
+    },
+}
+
+/// What both stages' trees have in common: shape and addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Shape {
+    pub(crate) geometry: Geometry,
+    pub(crate) granule: Granule,
+    /// Bits of an output address from here on are an address size fault.
+    pub(crate) output_bits: u8,
+    /// FEAT_LPA2 is in use (TCR.DS, with 4-KiB and 16-KiB granules).
+    pub(crate) ds: bool,
+    /// The address bits that stand in a descriptor where they stand in the address.
+    in_place: u64,
+    /// The bits of a descriptor that hold the address bits from 48 (LPA) or 50 (LPA2) on …
+    high: u64,
+    /// … and how far they are shifted left to be the address.
+    high_shift: u8,
+}
+
+impl Shape {
+    /// `lpa`: the implementation has 52 physical address bits (FEAT_LPA). `min` and `max` bound
+    /// `input_bits`; a tree of `levels` levels has a root of at most 16 granules.
+    pub(crate) const fn new(
+        granule: Granule,
+        (input_bits, min, max): (u8, u8, u8),
+        levels: u8,
+        output_bits: u8,
+        lpa: bool,
+        ds: bool,
+    ) -> Result<Self, ShapeError> {
+        if input_bits < min || input_bits > max {
+            return Err(ShapeError::InputSize { bits: input_bits, min, max });
+        }
+        if !matches!(output_bits, 32 | 36 | 40 | 42 | 44 | 48 | 52) {
+            return Err(ShapeError::OutputSize { bits: output_bits });
+        }
+        let k64 = matches!(granule, Granule::K64);
+        let ds = ds && !k64;
+        let (in_place_bits, high, high_shift) = match (k64 && lpa, ds) {
+            (true, _) => (48, 0xf << 12, 36),
+            (false, true) => (50, 0b11 << 8, 42),
+            (false, false) => (48, 0, 0),
+        };
+        let large = k64 && lpa || ds;
+        let widest = if large { MAX_OUTPUT_BITS } else { USUAL_OUTPUT_BITS };
+        Ok(Self {
+            geometry: geometry(granule, input_bits, levels, large),
+            granule,
+            output_bits: if output_bits < widest { output_bits } else { widest },
+            ds,
+            in_place: low_bits(in_place_bits) & !low_bits(granule.shift()),
+            high,
+            high_shift,
+        })
+    }
+
+    /// The address in a descriptor.
+    #[inline(always)]
+    pub(crate) const fn join(&self, word: u64) -> u64 {
+        word & self.in_place | (word & self.high) << self.high_shift
+    }
+
+    /// An address as it stands in a descriptor.
+    #[inline(always)]
+    pub(crate) const fn split(&self, address: u64) -> u64 {
+        address & self.in_place | address >> self.high_shift & self.high
+    }
+
+    /// Whether `address` has bits beyond the output address size.
+    #[inline(always)]
+    pub(crate) const fn is_out_of_range(&self, address: u64) -> bool {
+        address >> self.output_bits != 0
+    }
+
+    /// Whether a leaf at `at` can map `output`.
+    pub(crate) const fn has_leaf(&self, output: u64, at: Position) -> bool {
+        self.is_leaf_level(at) && output & low_bits(at.shift) == 0 && !self.is_out_of_range(output)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_leaf_level(&self, at: Position) -> bool {
+        self.geometry.is_leaf_level(at.level)
+    }
+
+    /// Whether an entry at `at` can refer to a table of `width` index bits at `table`.
+    pub(crate) const fn has_table(&self, table: u64, width: u8, at: Position) -> bool {
+        at.level.0 > 0
+            && at.level.0 < self.geometry.levels()
+            && width == self.granule.stride()
+            && table & low_bits(self.granule.shift()) == 0
+            && !self.is_out_of_range(table)
+    }
+
+    /// The words of leaves of `2^shift` bytes from `output` on, whose other bits are `word`.
+    pub(crate) const fn words(&self, word: u64, output: u64, shift: u8) -> Words {
+        // A carry out of the bits in place would not reach the others.
+        let low = 64 - self.in_place.leading_zeros() as u8;
+        let end = if self.output_bits < low { self.output_bits } else { low };
+        let step = 1u64 << (shift & 63);
+        let count = ((1u64 << end) - (output & low_bits(end))) >> (shift & 63);
+        Words { first: word | self.split(output), step, count }
+    }
+
+    /// The address bits of a descriptor that are zero in the usual case: beyond the output address
+    /// size, and those that do not stand in place.
+    #[inline(always)]
+    pub(crate) const fn unusual_bits(&self) -> u64 {
+        self.in_place & !low_bits(self.output_bits) | self.high
+    }
+
+    /// The address bits that stand in place.
+    #[inline(always)]
+    pub(crate) const fn in_place(&self) -> u64 {
+        self.in_place
+    }
+}
+
+/// The tree of `levels` levels. Blocks: level 2 everywhere; level 1 with 4-KiB granules, and with
+/// others where addresses have 52 bits; level 0 with 4-KiB granules and LPA2 (D8.3.1).
+const fn geometry(granule: Granule, input_bits: u8, levels: u8, large: bool) -> Geometry {
+    let stride = granule.stride();
+    let blocks = match granule {
+        Granule::K4 if large => 3,
+        Granule::K4 => 2,
+        _ if large => 2,
+        _ => 1,
+    };
+    let mut all = [LevelGeometry { width: stride, leaf: false }; 5];
+    let mut level = 0;
+    while level < levels {
+        let width =
+            if level + 1 < levels { stride } else { input_bits - granule.shift() - stride * level };
+        all[level as usize] = LevelGeometry { width, leaf: level <= blocks };
+        level += 1;
+    }
+    Geometry::new(granule.shift(), all.split_at(levels as usize).0)
+}

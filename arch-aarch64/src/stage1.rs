@@ -1,0 +1,466 @@
+//! Stage 1: the regimes EL1&0, EL2 and EL2&0 (DDI 0487, D8.1 to D8.4).
+
+use pgtable::{
+    Access, AccessKind, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage, Format,
+    Geometry, Gpa, Gva, MAX_LEVELS, Pattern, Position, Privilege, Record, Shortcuts, Stage1, Step,
+    Unencodable, Words, low_bits,
+};
+
+use crate::descriptor::{Stage1Descriptor, TableDescriptor};
+use crate::shape::{Granule, Shape, ShapeError};
+use crate::stage1_attributes::{
+    AF, ATTRIBUTES, DBM, EL0, GP, NG, PXN, READ_ONLY, SH, SOFTWARE, Stage1Attributes, UXN,
+};
+use crate::syndrome::{Esr, FaultKind, FaultStatus, status};
+
+const VALID: u64 = TableDescriptor::new().with_valid(true).into_bits();
+const TABLE: u64 = TableDescriptor::new().with_table(true).into_bits();
+const PXN_TABLE: u64 = TableDescriptor::new().with_pxn_table(true).into_bits();
+const UXN_TABLE: u64 = TableDescriptor::new().with_uxn_table(true).into_bits();
+const NO_EL0: u64 = TableDescriptor::new().with_no_el0(true).into_bits();
+const READ_ONLY_TABLE: u64 = TableDescriptor::new().with_read_only(true).into_bits();
+const TABLE_LIMITS: u64 = PXN_TABLE | UXN_TABLE | NO_EL0 | READ_ONLY_TABLE;
+/// Every bit of a table descriptor that a format value may choose.
+const CHOSEN: u64 = TABLE_LIMITS
+    | TableDescriptor::new().with_ignored_low(0x3ff).with_ignored_high(0xff).into_bits()
+    | TableDescriptor::new().with_ns_table(true).into_bits();
+
+/// A translation regime of stage 1 (D8.1.2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Regime {
+    /// EL1&0: two address ranges, two privileges.
+    #[default]
+    El10,
+    /// EL2 with HCR_EL2.E2H = 0: one address range, one privilege.
+    El2,
+    /// EL2&0 (HCR_EL2.E2H = 1): as EL1&0.
+    El20,
+}
+
+impl Regime {
+    /// Whether the regime has EL0, and so two address ranges.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_el0(self) -> bool {
+        !matches!(self, Self::El2)
+    }
+}
+
+/// Which of a regime's two address ranges a tree translates (D8.2.1).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum VaRange {
+    /// From address 0 on: TTBR0.
+    #[default]
+    Lower,
+    /// Up to the last address: TTBR1.
+    Upper,
+}
+
+/// The processor's state that takes part in stage-1 translation by one table tree.
+///
+/// Fields are public: `Stage1Controls { granule: Granule::K16, ..Stage1Controls::new() }`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Stage1Controls {
+    /// The regime.
+    pub regime: Regime,
+    /// The address range. The EL2 regime has the lower one only.
+    pub range: VaRange,
+    /// TCR.TG0 or TG1.
+    pub granule: Granule,
+    /// 64 − TCR.TxSZ: how many bits an address has.
+    pub input_bits: u8,
+    /// TCR.PS or IPS, at most what the processor has: 32, 36, 40, 42, 44, 48 or 52.
+    pub output_bits: u8,
+    /// FEAT_LPA: the processor has 52 physical address bits. With 64-KiB granules, descriptors then
+    /// hold address bits 51:48, and level 1 has blocks.
+    pub lpa: bool,
+    /// FEAT_LVA: 52-bit input addresses with 64-KiB granules.
+    pub lva: bool,
+    /// TCR.DS (FEAT_LPA2): 52-bit addresses with 4-KiB and 16-KiB granules. Nothing with 64-KiB
+    /// granules.
+    pub ds: bool,
+    /// FEAT_TTST: input addresses of 16 bits (64-KiB granules: 17) or more instead of 25.
+    pub small_tables: bool,
+    /// TCR.HA: hardware sets the access flag.
+    pub ha: bool,
+    /// TCR.HD: hardware manages dirty state, if it sets the access flag.
+    pub hd: bool,
+    /// TCR.HPDx: what table descriptors restrict does not count.
+    pub hpd: bool,
+    /// TCR.TBIx: address bits 63:56 do not count. (TBID takes instruction fetches out of it:
+    /// [`Paging`](crate::Paging) knows.)
+    pub tbi: bool,
+    /// SCTLR.WXN: what is writable is not executable.
+    pub wxn: bool,
+    /// PSTATE.PAN: privileged data accesses to what EL0 can access are not allowed.
+    pub pan: bool,
+    /// SCTLR.EPAN (FEAT_PAN3): PAN also counts pages that EL0 can execute only.
+    pub epan: bool,
+}
+
+impl Stage1Controls {
+    /// EL1&0, the lower range, 4-KiB granules, 48-bit addresses on both sides; hardware manages
+    /// neither access flag nor dirty state.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            regime: Regime::El10,
+            range: VaRange::Lower,
+            granule: Granule::K4,
+            input_bits: 48,
+            output_bits: 48,
+            lpa: false,
+            lva: false,
+            ds: false,
+            small_tables: false,
+            ha: false,
+            hd: false,
+            hpd: false,
+            tbi: false,
+            wxn: false,
+            pan: false,
+            epan: false,
+        }
+    }
+}
+
+impl Default for Stage1Controls {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The fewest and the most input address bits of a granule (D8.2.4).
+pub(crate) const fn input_limits(granule: Granule, wide: bool, small_tables: bool) -> (u8, u8) {
+    let fewest = match (small_tables, granule) {
+        (false, _) => 25,
+        (true, Granule::K64) => 17,
+        (true, _) => 16,
+    };
+    (fewest, if wide { 52 } else { 48 })
+}
+
+/// The tables that a TTBR refers to, as a processor with these [`Stage1Controls`] reads them.
+///
+/// Order of checks: the address is in range; then, level by level from the root, the descriptor is
+/// valid and its address within the output size; then, at the leaf, access flag and rights.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VmsaStage1 {
+    shape: Shape,
+    controls: Stage1Controls,
+    /// Table descriptors, their address left out.
+    table: TableDescriptor,
+}
+
+impl VmsaStage1 {
+    /// Tables under `controls`.
+    ///
+    /// # Errors
+    /// [`ShapeError`]: no tree has such addresses.
+    pub const fn new(controls: Stage1Controls) -> Result<Self, ShapeError> {
+        let Stage1Controls { granule, input_bits, output_bits, lpa, lva, ds, .. } = controls;
+        let wide = if matches!(granule, Granule::K64) { lva } else { ds };
+        let (min, max) = input_limits(granule, wide, controls.small_tables);
+        let levels = granule.levels(input_bits);
+        match Shape::new(granule, (input_bits, min, max), levels, output_bits, lpa, ds) {
+            Ok(shape) => {
+                let table = TableDescriptor::new().with_valid(true).with_table(true);
+                Ok(Self { shape, controls, table })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same tables, whose table descriptors have the bits of `table`: limits, NSTable and the
+    /// ignored bits. Type and address are set as they have to be. By default they limit nothing.
+    #[must_use]
+    pub const fn with_table_descriptor(self, table: TableDescriptor) -> Self {
+        let word = table.into_bits() & CHOSEN | VALID | TABLE;
+        Self { table: TableDescriptor::from_bits(word), ..self }
+    }
+
+    /// The controls.
+    #[must_use]
+    pub const fn controls(&self) -> &Stage1Controls {
+        &self.controls
+    }
+
+    /// The level of the root in Arm's numbering, −1 to 3 (D8.2.5).
+    #[must_use]
+    pub const fn start_level(&self) -> i8 {
+        crate::shape::arm_level(self.shape.geometry.root())
+    }
+
+    /// Whether hardware manages dirty state: HD counts with HA only.
+    #[inline(always)]
+    const fn tracks_dirt(&self) -> bool {
+        self.controls.ha && self.controls.hd
+    }
+
+    /// Whether `word`, below `limits`, may be written by the privilege that may access it.
+    #[inline(always)]
+    const fn is_writable(&self, word: u64, limits: u64) -> bool {
+        let writable = word & READ_ONLY == 0 || self.tracks_dirt() && word & DBM != 0;
+        writable && limits & READ_ONLY_TABLE == 0
+    }
+
+    /// Whether the leaf `word`, below `limits`, allows `access` (D8.4.1).
+    const fn allows(&self, word: u64, limits: u64, access: Access) -> bool {
+        let writable = self.is_writable(word, limits);
+        let (accessible, writable, executable) = if !self.controls.regime.has_el0() {
+            (true, writable, (word & UXN) | (limits & UXN_TABLE) == 0)
+        } else {
+            let el0 = word & EL0 != 0 && limits & NO_EL0 == 0;
+            let user_executes = (word & UXN) | (limits & UXN_TABLE) == 0;
+            match access.privilege {
+                Privilege::User => (el0, el0 && writable, user_executes),
+                Privilege::Supervisor => {
+                    let executes = (word & PXN) | (limits & PXN_TABLE) == 0;
+                    let pan = self.controls.pan && (el0 || self.controls.epan && user_executes);
+                    let data = matches!(access.kind, AccessKind::Fetch) || !pan;
+                    // What EL0 can write, EL1 does not execute.
+                    (data, data && writable, executes && !(el0 && writable))
+                }
+            }
+        };
+        match access.kind {
+            AccessKind::Read => accessible,
+            AccessKind::Write => writable,
+            AccessKind::Fetch => executable && !(self.controls.wxn && writable),
+        }
+    }
+
+    const fn esr(&self, status: FaultStatus, access: Access) -> Esr {
+        let from_el0 =
+            self.controls.regime.has_el0() && matches!(access.privilege, Privilege::User);
+        Esr::abort(status, access, from_el0)
+    }
+
+    /// The attributes of the leaf `word`.
+    #[inline(always)]
+    const fn attributes(&self, word: u64) -> Stage1Attributes {
+        let mut word = word & ATTRIBUTES;
+        if !self.tracks_dirt() && word & READ_ONLY != 0 {
+            // To this processor the page is read-only.
+            word &= !DBM;
+        }
+        if self.shape.ds {
+            word |= SH;
+        }
+        if !self.controls.regime.has_el0() {
+            let never = if word & UXN != 0 { PXN } else { 0 };
+            word = word & !(EL0 | NG | PXN) | UXN | never;
+        }
+        Stage1Attributes::from_word(word)
+    }
+
+    /// The leaf with `attributes`, its type and address left out.
+    #[inline(always)]
+    const fn word(&self, attributes: Stage1Attributes) -> Option<u64> {
+        let Some(mut word) = attributes.to_word() else { return None };
+        if !self.tracks_dirt() && word & READ_ONLY != 0 && word & DBM != 0 {
+            return None;
+        }
+        if self.shape.ds {
+            if word & SH != SH {
+                return None;
+            }
+            word &= !SH;
+        }
+        if !self.controls.regime.has_el0() {
+            if word & (EL0 | NG | UXN) != UXN {
+                return None;
+            }
+            let never = if word & PXN != 0 { UXN } else { 0 };
+            word = word & !(PXN | UXN) | EL0 | never;
+        }
+        Some(word)
+    }
+}
+
+impl Format for VmsaStage1 {
+    type Stage = Stage1;
+    type Attributes = Stage1Attributes;
+    type Fault = Esr;
+    /// The limits that any table descriptor on the way sets.
+    type Path = u64;
+
+    const BYTE_ORDER: ByteOrder = ByteOrder::Little;
+
+    #[inline(always)]
+    fn geometry(&self) -> &Geometry {
+        &self.shape.geometry
+    }
+
+    /// The bits above the input address are all 0 in the lower range and all 1 in the upper one;
+    /// with TBI, bits 63:56 do not count (D8.2.1, D8.8).
+    #[inline(always)]
+    fn offset(&self, address: Gva) -> Option<u64> {
+        let address = match self.controls.range {
+            VaRange::Lower => address.get(),
+            VaRange::Upper => !address.get(),
+        };
+        let counted = if self.controls.tbi { low_bits(56) } else { u64::MAX };
+        let mask = self.shape.geometry.address_mask();
+        if address & counted & !mask != 0 {
+            return None;
+        }
+        Some(match self.controls.range {
+            VaRange::Lower => address & mask,
+            VaRange::Upper => !address & mask,
+        })
+    }
+
+    #[inline(always)]
+    fn address(&self, offset: u64) -> Gva {
+        Gva::new(match self.controls.range {
+            VaRange::Lower => offset,
+            VaRange::Upper => offset | !self.shape.geometry.address_mask(),
+        })
+    }
+
+    /// Reserved encodings are invalid descriptors: a block at a level that has none, and 0b01 at
+    /// the last level.
+    #[inline(always)]
+    fn decode(&self, word: u64, at: Position) -> EntryOf<Self> {
+        let table = word & TABLE != 0;
+        if word & VALID == 0 || !(table || at.level.0 != 0 && self.shape.is_leaf_level(at)) {
+            return Entry::Absent;
+        }
+        let address = self.shape.join(word);
+        if self.shape.is_out_of_range(address) {
+            return Entry::Malformed;
+        }
+        if table && at.level.0 != 0 {
+            return Entry::Table { table: Gpa::new(address), width: self.shape.granule.stride() };
+        }
+        Entry::Leaf {
+            output: Gpa::new(address & !low_bits(at.shift)),
+            attributes: self.attributes(word),
+        }
+    }
+
+    #[inline(always)]
+    fn leaves(
+        &self,
+        output: Gpa,
+        attributes: Stage1Attributes,
+        at: Position,
+    ) -> Result<Words, Unencodable> {
+        match self.word(attributes) {
+            Some(word) if self.shape.has_leaf(output.get(), at) => {
+                let page = if at.level.0 == 0 { TABLE } else { 0 };
+                Ok(self.shape.words(word | page, output.get(), at.shift))
+            }
+            _ => Err(Unencodable { at }),
+        }
+    }
+
+    #[inline(always)]
+    fn table(&self, table: Gpa, width: u8, at: Position) -> Result<u64, Unencodable> {
+        if self.shape.has_table(table.get(), width, at) {
+            Ok(self.table.into_bits() | self.shape.split(table.get()))
+        } else {
+            Err(Unencodable { at })
+        }
+    }
+
+    /// Break-before-make is owed where memory type, shareability, security, or the scope of the
+    /// translation change (D8.16.1).
+    #[inline(always)]
+    fn bits(&self, _: Position) -> Bits {
+        const IN_PLACE: u64 = EL0 | READ_ONLY | AF | DBM | PXN | UXN | SOFTWARE | GP;
+        let dirty = Record::cleared(READ_ONLY, Pattern::all_set(DBM));
+        Bits {
+            present: VALID,
+            accessed: Record::set(AF),
+            dirty: if self.tracks_dirt() { dirty } else { Record::NONE },
+            table: Record::NONE,
+            in_place: IN_PLACE,
+        }
+    }
+
+    #[inline(always)]
+    fn restrict(&self, limits: u64, word: u64, _: Position) -> u64 {
+        if self.controls.hpd { limits } else { limits | word & TABLE_LIMITS }
+    }
+
+    #[inline(always)]
+    fn check(&self, word: u64, at: Position, limits: u64, access: Access) -> Result<(), Esr> {
+        let kind = if word & AF == 0 && !self.controls.ha {
+            FaultKind::AccessFlag
+        } else if !self.allows(word, limits, access) {
+            FaultKind::Permission
+        } else {
+            return Ok(());
+        };
+        Err(self.esr(FaultStatus { kind, ..status(Cause::Denied, Some(at)) }, access))
+    }
+
+    fn fault(&self, cause: Cause, access: Access, at: Option<Position>, _: u64) -> Esr {
+        self.esr(status(cause, at), access)
+    }
+
+    /// Tables that limit nothing; accessed pages that allow the access whatever else they say;
+    /// addresses that stand in place.
+    #[inline(always)]
+    fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
+        let geometry = &self.shape.geometry;
+        if geometry.levels() < 2 {
+            return None;
+        }
+        let unusual = self.shape.unusual_bits();
+        let limits = if self.controls.hpd { 0 } else { TABLE_LIMITS };
+        let tables = Pattern::all_set(VALID | TABLE).without(limits | unusual);
+        let page = Pattern::all_set(VALID | TABLE).without(unusual);
+        let page = match access {
+            None => page,
+            Some(access) => self.usual_page(page.with(AF), access),
+        };
+        let address = Field::in_place(self.shape.in_place());
+        let mut steps = [Step::NONE; MAX_LEVELS];
+        let mut level = 0;
+        while level < geometry.levels() {
+            let at = pgtable::Level(level);
+            let usual = if level == 0 { page } else { tables };
+            steps[level as usize] =
+                Step::new(geometry.shift(at), geometry.width(at), usual, address);
+            level += 1;
+        }
+        Some(Shortcuts::new(geometry.levels(), steps))
+    }
+}
+
+impl VmsaStage1 {
+    /// The pages of `page` that allow `access`, by bits that decide alone.
+    #[inline(always)]
+    const fn usual_page(&self, page: Pattern, access: Access) -> Pattern {
+        let Stage1Controls { pan, epan, wxn, regime, .. } = self.controls;
+        let fetch = matches!(access.kind, AccessKind::Fetch);
+        let page = match access.kind {
+            AccessKind::Write => page.without(READ_ONLY),
+            // Not writable, so WXN does not count.
+            AccessKind::Fetch if wxn && self.tracks_dirt() => page.with(READ_ONLY).without(DBM),
+            AccessKind::Fetch if wxn => page.with(READ_ONLY),
+            AccessKind::Read | AccessKind::Fetch => page,
+        };
+        match (access.privilege, fetch) {
+            (_, true) if !regime.has_el0() => page.without(UXN),
+            (_, false) if !regime.has_el0() => page,
+            (Privilege::User, true) => page.without(UXN),
+            (Privilege::User, false) => page.with(EL0),
+            (Privilege::Supervisor, true) => page.without(PXN | EL0),
+            (Privilege::Supervisor, false) if pan && epan => page.without(EL0).with(UXN),
+            (Privilege::Supervisor, false) if pan => page.without(EL0),
+            (Privilege::Supervisor, false) => page,
+        }
+    }
+}
+
+impl FirstStage for VmsaStage1 {
+    fn is_user_page(&self, word: u64, _: Position, limits: u64) -> bool {
+        self.controls.regime.has_el0()
+            && Stage1Descriptor::from_bits(word).el0()
+            && limits & NO_EL0 == 0
+    }
+}

@@ -1,0 +1,372 @@
+//! Stage 2: what a hypervisor's VTTBR_EL2 refers to (DDI 0487, D8.2.6 to D8.4.2).
+
+use pgtable::{
+    Access, AccessKind, Bits, ByteOrder, Cause, Entry, EntryOf, Field, Format, Geometry, Gpa, Hpa,
+    MAX_LEVELS, Pattern, Position, Privilege, Record, SecondStage, Shortcuts, Stage2, Step,
+    Unencodable, Words, low_bits,
+};
+
+use crate::descriptor::{Stage2Descriptor, TableDescriptor};
+use crate::shape::{Granule, Shape, ShapeError, arm_level};
+use crate::stage1::input_limits;
+use crate::stage2_attributes::{
+    AF, DBM, READ, SH, SOFTWARE, Stage2Attributes, Stage2Memory, WRITE, XN, XNX,
+};
+use crate::syndrome::{Esr, FaultKind, FaultStatus, status};
+
+const VALID: u64 = TableDescriptor::new().with_valid(true).into_bits();
+const TABLE: u64 = TableDescriptor::new().with_table(true).into_bits();
+/// A root may be 16 granules: four index bits more than another table.
+const CONCATENATED: u8 = 4;
+
+/// The hypervisor's state that takes part in stage-2 translation.
+///
+/// Fields are public: `Stage2Controls { xnx: false, ..Stage2Controls::new() }`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Stage2Controls {
+    /// VTCR_EL2.TG0.
+    pub granule: Granule,
+    /// 64 − VTCR_EL2.T0SZ: how many bits a guest-physical address has.
+    pub input_bits: u8,
+    /// The level of the root in Arm's numbering, −1 to 3: VTCR_EL2.SL0 and SL2.
+    /// [`start_level`](Self::start_level) has the usual one.
+    pub start_level: i8,
+    /// VTCR_EL2.PS, at most what the processor has: 32, 36, 40, 42, 44, 48 or 52.
+    pub output_bits: u8,
+    /// FEAT_LPA: the processor has 52 physical address bits. With 64-KiB granules, descriptors then
+    /// hold address bits 51:48, level 1 has blocks, and inputs may have 52 bits.
+    pub lpa: bool,
+    /// VTCR_EL2.DS (FEAT_LPA2): 52-bit addresses with 4-KiB and 16-KiB granules. Nothing with
+    /// 64-KiB granules.
+    pub ds: bool,
+    /// FEAT_TTST: input addresses of 16 bits (64-KiB granules: 17) or more instead of 25.
+    pub small_tables: bool,
+    /// VTCR_EL2.HA: hardware sets the access flag.
+    pub ha: bool,
+    /// VTCR_EL2.HD: hardware manages dirty state, if it sets the access flag.
+    pub hd: bool,
+    /// FEAT_XNX: pages may be executable at one of EL1 and EL0 only.
+    pub xnx: bool,
+    /// HCR_EL2.FWB: memory types replace stage 1's.
+    pub fwb: bool,
+}
+
+impl Stage2Controls {
+    /// 4-KiB granules, 40-bit inputs from level 1 on (two root tables), 48-bit outputs; XNX; the
+    /// hardware manages neither access flag nor dirty state.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            granule: Granule::K4,
+            input_bits: 40,
+            start_level: 1,
+            output_bits: 48,
+            lpa: false,
+            ds: false,
+            small_tables: false,
+            ha: false,
+            hd: false,
+            xnx: true,
+            fwb: false,
+        }
+    }
+
+    /// The start level with the fewest levels, for `input_bits` address bits: up to 16 root tables
+    /// instead of another level. In Arm's numbering.
+    #[must_use]
+    pub const fn start_level(granule: Granule, input_bits: u8) -> i8 {
+        4 - granule.levels(input_bits.saturating_sub(CONCATENATED)) as i8
+    }
+
+    /// The same with other addresses, from the usual start level.
+    #[must_use]
+    pub const fn with_input(self, granule: Granule, input_bits: u8) -> Self {
+        Self { granule, input_bits, start_level: Self::start_level(granule, input_bits), ..self }
+    }
+}
+
+impl Default for Stage2Controls {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The tables that VTTBR_EL2 refers to, as a processor with these [`Stage2Controls`] reads them.
+///
+/// The privilege of an access is the exception level that makes it: EL1 or EL0. Order of checks:
+/// as in [`VmsaStage1`](crate::VmsaStage1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VmsaStage2 {
+    shape: Shape,
+    controls: Stage2Controls,
+}
+
+impl VmsaStage2 {
+    /// Tables under `controls`.
+    ///
+    /// # Errors
+    /// [`ShapeError`]: no tree has such addresses, or a walk cannot start at that level.
+    pub const fn new(controls: Stage2Controls) -> Result<Self, ShapeError> {
+        let Stage2Controls { granule, input_bits, start_level, output_bits, lpa, ds, .. } =
+            controls;
+        let k64 = matches!(granule, Granule::K64);
+        let wide = if k64 { lpa } else { ds };
+        let (min, max) = input_limits(granule, wide, controls.small_tables);
+        // Level −1 exists with 4-KiB granules and LPA2, level 0 with all but 64-KiB granules; a
+        // root at level 0 of 16-KiB granules needs LPA2, a root at level 3 FEAT_TTST (D8.2.7).
+        let first = match granule {
+            Granule::K4 if ds => -1,
+            Granule::K4 => 0,
+            Granule::K16 if ds => 0,
+            Granule::K16 | Granule::K64 => 1,
+        };
+        let small = matches!(granule, Granule::K4) && start_level == 3;
+        let exists = start_level >= first && start_level <= 3 && (!small || controls.small_tables);
+        if !exists {
+            return Err(ShapeError::StartLevel { level: start_level, bits: input_bits });
+        }
+        let levels = (4 - start_level) as u8;
+        let below = granule.shift() + granule.stride() * (levels - 1);
+        if input_bits <= below || input_bits > below + granule.stride() + CONCATENATED {
+            return Err(ShapeError::StartLevel { level: start_level, bits: input_bits });
+        }
+        match Shape::new(granule, (input_bits, min, max), levels, output_bits, lpa, ds) {
+            Ok(shape) => Ok(Self { shape, controls }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The controls.
+    #[must_use]
+    pub const fn controls(&self) -> &Stage2Controls {
+        &self.controls
+    }
+
+    /// The level of the root in Arm's numbering, −1 to 3.
+    #[must_use]
+    pub const fn start_level(&self) -> i8 {
+        arm_level(self.shape.geometry.root())
+    }
+
+    /// How many tables of one granule the root consists of: 1 to 16.
+    #[must_use]
+    pub const fn root_tables(&self) -> u8 {
+        let width = self.shape.geometry.width(self.shape.geometry.root());
+        1 << width.saturating_sub(self.shape.granule.stride())
+    }
+
+    /// Whether hardware manages dirty state: HD counts with HA only.
+    #[inline(always)]
+    const fn tracks_dirt(&self) -> bool {
+        self.controls.ha && self.controls.hd
+    }
+
+    /// Whether the leaf `word` allows `access` (D8.4.2).
+    const fn allows(&self, word: u64, access: Access) -> bool {
+        match access.kind {
+            AccessKind::Read => word & READ != 0,
+            AccessKind::Write => word & WRITE != 0 || self.tracks_dirt() && word & DBM != 0,
+            AccessKind::Fetch => self.executes(word, access.privilege) && !self.is_device(word),
+        }
+    }
+
+    const fn executes(&self, word: u64, privilege: Privilege) -> bool {
+        let never = word & XN != 0;
+        let only_one = self.controls.xnx && word & XNX != 0;
+        match privilege {
+            Privilege::User => !never,
+            Privilege::Supervisor => never == only_one,
+        }
+    }
+
+    /// Whether the leaf `word` is device memory by what stage 2 alone says.
+    const fn is_device(&self, word: u64) -> bool {
+        let mem_attr = Stage2Descriptor::from_bits(word).mem_attr();
+        Stage2Memory::from_bits(mem_attr, self.controls.fwb).is_device()
+    }
+
+    /// The attributes of the leaf `word`.
+    #[inline(always)]
+    const fn attributes(&self, mut word: u64) -> Stage2Attributes {
+        if !self.tracks_dirt() && word & WRITE == 0 {
+            // To this processor the page is read-only.
+            word &= !DBM;
+        }
+        if self.shape.ds {
+            word |= SH;
+        }
+        if !self.controls.xnx {
+            word &= !XNX;
+        }
+        Stage2Attributes::from_word(word, self.controls.fwb)
+    }
+
+    /// The leaf with `attributes`, its type and address left out.
+    #[inline(always)]
+    const fn word(&self, attributes: Stage2Attributes) -> Option<u64> {
+        let Some(word) = attributes.to_word(self.controls.fwb) else { return None };
+        if !self.tracks_dirt() && word & (WRITE | DBM) == DBM
+            || !self.controls.xnx && word & XNX != 0
+            || self.shape.ds && word & SH != SH
+        {
+            return None;
+        }
+        Some(if self.shape.ds { word & !SH } else { word })
+    }
+}
+
+impl Format for VmsaStage2 {
+    type Stage = Stage2;
+    type Attributes = Stage2Attributes;
+    type Fault = Esr;
+    type Path = ();
+
+    const BYTE_ORDER: ByteOrder = ByteOrder::Little;
+
+    #[inline(always)]
+    fn geometry(&self) -> &Geometry {
+        &self.shape.geometry
+    }
+
+    #[inline(always)]
+    fn offset(&self, address: Gpa) -> Option<u64> {
+        let address = address.get();
+        (address & !self.shape.geometry.address_mask() == 0).then_some(address)
+    }
+
+    #[inline(always)]
+    fn address(&self, offset: u64) -> Gpa {
+        Gpa::new(offset)
+    }
+
+    /// Reserved encodings are invalid descriptors: a block at a level that has none, and 0b01 at
+    /// the last level.
+    #[inline(always)]
+    fn decode(&self, word: u64, at: Position) -> EntryOf<Self> {
+        let table = word & TABLE != 0;
+        if word & VALID == 0 || !(table || at.level.0 != 0 && self.shape.is_leaf_level(at)) {
+            return Entry::Absent;
+        }
+        let address = self.shape.join(word);
+        if self.shape.is_out_of_range(address) {
+            return Entry::Malformed;
+        }
+        if table && at.level.0 != 0 {
+            return Entry::Table { table: Hpa::new(address), width: self.shape.granule.stride() };
+        }
+        Entry::Leaf {
+            output: Hpa::new(address & !low_bits(at.shift)),
+            attributes: self.attributes(word),
+        }
+    }
+
+    #[inline(always)]
+    fn leaves(
+        &self,
+        output: Hpa,
+        attributes: Stage2Attributes,
+        at: Position,
+    ) -> Result<Words, Unencodable> {
+        match self.word(attributes) {
+            Some(word) if self.shape.has_leaf(output.get(), at) => {
+                let page = if at.level.0 == 0 { TABLE } else { 0 };
+                Ok(self.shape.words(word | page | VALID, output.get(), at.shift))
+            }
+            _ => Err(Unencodable { at }),
+        }
+    }
+
+    #[inline(always)]
+    fn table(&self, table: Hpa, width: u8, at: Position) -> Result<u64, Unencodable> {
+        if self.shape.has_table(table.get(), width, at) {
+            Ok(self.shape.split(table.get()) | TABLE | VALID)
+        } else {
+            Err(Unencodable { at })
+        }
+    }
+
+    /// Break-before-make is owed where memory type, shareability or security change (D8.16.1).
+    #[inline(always)]
+    fn bits(&self, _: Position) -> Bits {
+        let dirty = Record { mask: WRITE, recorded: WRITE, when: Pattern::all_set(DBM) };
+        Bits {
+            present: VALID,
+            accessed: Record::set(AF),
+            dirty: if self.tracks_dirt() { dirty } else { Record::NONE },
+            table: Record::NONE,
+            in_place: READ | WRITE | AF | DBM | XNX | XN | SOFTWARE,
+        }
+    }
+
+    #[inline(always)]
+    fn restrict(&self, (): (), _: u64, _: Position) {}
+
+    #[inline(always)]
+    fn check(&self, word: u64, at: Position, (): (), access: Access) -> Result<(), Esr> {
+        let kind = if word & AF == 0 && !self.controls.ha {
+            FaultKind::AccessFlag
+        } else if !self.allows(word, access) {
+            FaultKind::Permission
+        } else {
+            return Ok(());
+        };
+        Err(Esr::abort(FaultStatus { kind, ..status(Cause::Denied, Some(at)) }, access, true))
+    }
+
+    /// EL2 takes every stage-2 fault, from EL1 or EL0.
+    fn fault(&self, cause: Cause, access: Access, at: Option<Position>, _: u64) -> Esr {
+        Esr::abort(status(cause, at), access, true)
+    }
+
+    /// Accessed pages that allow the access whatever else they say; addresses that stand in place.
+    #[inline(always)]
+    fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
+        let geometry = &self.shape.geometry;
+        if geometry.levels() < 2 {
+            return None;
+        }
+        let unusual = self.shape.unusual_bits();
+        let tables = Pattern::all_set(VALID | TABLE).without(unusual);
+        let page = match access {
+            None => tables,
+            Some(access) => match access.kind {
+                AccessKind::Read => tables.with(AF | READ),
+                AccessKind::Write => tables.with(AF | WRITE),
+                AccessKind::Fetch => tables.with(AF | self.write_back()).without(XN | XNX),
+            },
+        };
+        let address = Field::in_place(self.shape.in_place());
+        let mut steps = [Step::NONE; MAX_LEVELS];
+        let mut level = 0;
+        while level < geometry.levels() {
+            let at = pgtable::Level(level);
+            let usual = if level == 0 { page } else { tables };
+            steps[level as usize] =
+                Step::new(geometry.shift(at), geometry.width(at), usual, address);
+            level += 1;
+        }
+        Some(Shortcuts::new(geometry.levels(), steps))
+    }
+}
+
+impl VmsaStage2 {
+    /// The bits of MemAttr that are set in write-back pages, and in no device's.
+    #[inline(always)]
+    const fn write_back(&self) -> u64 {
+        let mem_attr = if self.controls.fwb { 0b0110 } else { 0b1111 };
+        Stage2Descriptor::new().with_mem_attr(mem_attr).into_bits()
+    }
+}
+
+impl SecondStage for VmsaStage2 {
+    /// Hardware that records in stage 1's descriptors needs the right to write them.
+    #[inline(always)]
+    fn guest_table_update(&self) -> Option<Access> {
+        Some(Access::WRITE)
+    }
+
+    #[inline]
+    fn fault_of_guest_table(&self, fault: Esr) -> Esr {
+        fault.of_stage1_walk()
+    }
+}

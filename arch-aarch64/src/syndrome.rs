@@ -1,0 +1,250 @@
+//! Faults as the processor reports them: ESR_ELx, HPFAR_EL2, PAR_EL1.
+//!
+//! FAR_ELx is the input address of the walk, as the access used it (tag included): a stage-1
+//! [`pgtable::Fault`] carries it, and [`pgtable::TwoStageFault`] does for stage 2.
+
+use core::fmt;
+
+use bitfield_struct::bitfield;
+use pgtable::{Access, AccessKind, Cause, Gpa, Position, low_bits};
+
+use crate::shape::arm_level;
+
+/// What went wrong, without the level.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum FaultKind {
+    /// An address has bits beyond the output address size.
+    AddressSize,
+    /// Nothing is mapped, or the input address is out of range.
+    Translation,
+    /// AF is 0, and hardware does not set it.
+    AccessFlag,
+    /// The access is not allowed.
+    Permission,
+    /// A table could not be read: a synchronous external abort on a walk.
+    WalkAbort,
+}
+
+/// DFSC and IFSC: the kind and the level of a fault (DDI 0487, D24.2.40, ISS encodings of data and
+/// instruction aborts).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FaultStatus {
+    /// The kind.
+    pub kind: FaultKind,
+    /// The level in Arm's numbering, −1 to 3. Access flag and permission faults have none below 0.
+    pub level: i8,
+}
+
+impl FaultStatus {
+    /// The six bits.
+    #[must_use]
+    pub const fn into_bits(self) -> u8 {
+        use FaultKind::{AccessFlag, AddressSize, Permission, Translation, WalkAbort};
+        let level = self.level as u8 & 3;
+        match (self.kind, self.level < 0) {
+            (AddressSize, true) => 0b10_1001,
+            (Translation, true) => 0b10_1011,
+            (WalkAbort, true) => 0b01_0011,
+            (AddressSize, false) => level,
+            (Translation, false) => 0b00_0100 | level,
+            (AccessFlag, _) => 0b00_1000 | level,
+            (Permission, _) => 0b00_1100 | level,
+            (WalkAbort, false) => 0b01_0100 | level,
+        }
+    }
+
+    /// The fault with these six bits; `None` if it is another kind of fault.
+    #[must_use]
+    pub const fn from_bits(bits: u8) -> Option<Self> {
+        use FaultKind::{AccessFlag, AddressSize, Permission, Translation, WalkAbort};
+        let level = (bits & 3) as i8;
+        let (kind, level) = match bits {
+            0b10_1001 => (AddressSize, -1),
+            0b10_1011 => (Translation, -1),
+            0b01_0011 => (WalkAbort, -1),
+            0..4 => (AddressSize, level),
+            4..8 => (Translation, level),
+            8..12 => (AccessFlag, level),
+            12..16 => (Permission, level),
+            20..24 => (WalkAbort, level),
+            _ => return None,
+        };
+        Some(Self { kind, level })
+    }
+}
+
+/// The exception classes of aborts.
+const INSTRUCTION_ABORT_LOWER: u8 = 0x20;
+const INSTRUCTION_ABORT_SAME: u8 = 0x21;
+const DATA_ABORT_LOWER: u8 = 0x24;
+const DATA_ABORT_SAME: u8 = 0x25;
+
+/// ESR_ELx of a data or instruction abort (DDI 0487, D24.2.40).
+///
+/// A walk fills in EC, IL, xFSC, WnR and S1PTW. What only the processor knows (the instruction
+/// syndrome, cache maintenance, FnV) is left 0.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct Esr {
+    /// DFSC or IFSC: [`FaultStatus`].
+    #[bits(6)]
+    pub status: u8,
+    /// WnR: a write. Of a stage-2 fault on a stage-1 walk always 0.
+    pub write: bool,
+    /// S1PTW: a stage-2 fault on a stage-1 walk.
+    pub s1ptw: bool,
+    /// CM: cache maintenance or address translation.
+    pub cm: bool,
+    /// EA: the external abort's type.
+    pub ea: bool,
+    /// FnV: FAR is not valid.
+    pub fnv: bool,
+    /// SET and LST.
+    #[bits(2)]
+    pub set: u8,
+    /// VNCR.
+    pub vncr: bool,
+    /// AR, or PFV.
+    pub ar: bool,
+    /// SF.
+    pub sf: bool,
+    /// SRT.
+    #[bits(5)]
+    pub srt: u8,
+    /// SSE.
+    pub sse: bool,
+    /// SAS.
+    #[bits(2)]
+    pub sas: u8,
+    /// ISV: SAS to AR are valid.
+    pub isv: bool,
+    /// IL: the instruction has 32 bits.
+    pub il: bool,
+    /// EC: the exception class.
+    #[bits(6)]
+    pub class: u8,
+    /// ISS2.
+    #[bits(24)]
+    pub iss2: u32,
+    __: u8,
+}
+
+impl Esr {
+    /// The abort of `access` with `status`. `lower`: the access was made at a lower exception level
+    /// than the one that takes the abort.
+    #[must_use]
+    pub const fn abort(status: FaultStatus, access: Access, lower: bool) -> Self {
+        let class = match (access.kind, lower) {
+            (AccessKind::Fetch, true) => INSTRUCTION_ABORT_LOWER,
+            (AccessKind::Fetch, false) => INSTRUCTION_ABORT_SAME,
+            (_, true) => DATA_ABORT_LOWER,
+            (_, false) => DATA_ABORT_SAME,
+        };
+        Self::new()
+            .with_status(status.into_bits())
+            .with_write(matches!(access.kind, AccessKind::Write))
+            .with_il(true)
+            .with_class(class)
+    }
+
+    /// The same stage-2 fault, met by a stage-1 walk. It does not say whether the walk wanted to
+    /// write.
+    #[must_use]
+    pub const fn of_stage1_walk(self) -> Self {
+        self.with_s1ptw(true).with_write(false)
+    }
+
+    /// The kind and the level; `None` if it is no fault of a translation.
+    #[must_use]
+    pub const fn fault(self) -> Option<FaultStatus> {
+        FaultStatus::from_bits(self.status())
+    }
+
+    /// Whether it is an instruction abort.
+    #[must_use]
+    pub const fn is_fetch(self) -> bool {
+        matches!(self.class(), INSTRUCTION_ABORT_LOWER | INSTRUCTION_ABORT_SAME)
+    }
+}
+
+impl fmt::Display for Esr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let access = match (self.is_fetch(), self.write()) {
+            (true, _) => "fetch",
+            (false, true) => "write",
+            (false, false) => "read",
+        };
+        write!(f, "ESR {:#x}: {access}, ", self.into_bits())?;
+        match self.fault() {
+            Some(FaultStatus { kind, level }) => {
+                let kind = match kind {
+                    FaultKind::AddressSize => "address size fault",
+                    FaultKind::Translation => "translation fault",
+                    FaultKind::AccessFlag => "access flag fault",
+                    FaultKind::Permission => "permission fault",
+                    FaultKind::WalkAbort => "external abort on a table walk",
+                };
+                write!(f, "{kind}, level {level}")?;
+            }
+            None => write!(f, "status {:#x}", self.status())?,
+        }
+        f.write_str(if self.s1ptw() { ", on a stage 1 table walk" } else { "" })
+    }
+}
+
+/// The fault of a walk that ended at `at` for `cause`. A malformed descriptor is one whose address
+/// has bits beyond the output address size.
+pub(crate) const fn status(cause: Cause, at: Option<Position>) -> FaultStatus {
+    let kind = match cause {
+        Cause::Address | Cause::NotPresent | Cause::Contended => FaultKind::Translation,
+        Cause::Malformed => FaultKind::AddressSize,
+        Cause::TableAccess => FaultKind::WalkAbort,
+        Cause::Denied => FaultKind::Permission,
+    };
+    // An address out of range is reported at level 0, wherever the walk would start.
+    let level = match at {
+        Some(at) => arm_level(at.level),
+        None => 0,
+    };
+    FaultStatus { kind, level }
+}
+
+/// HPFAR_EL2 for a stage-2 fault at `ipa` (D24.2.67): address bits 55:12 in bits 47:4.
+#[must_use]
+pub const fn hpfar(ipa: Gpa) -> u64 {
+    (ipa.get() & low_bits(56)) >> 12 << 4
+}
+
+/// PAR_EL1 after an AT instruction that failed (D24.2.152, F = 1).
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct FailedPar {
+    /// F: the translation failed.
+    pub f: bool,
+    /// FST: [`FaultStatus`].
+    #[bits(6)]
+    pub status: u8,
+    __: bool,
+    /// PTW: a stage-2 fault on a stage-1 walk.
+    pub ptw: bool,
+    /// S: a stage-2 fault.
+    pub s: bool,
+    __: bool,
+    /// RES1.
+    pub res1: bool,
+    #[bits(52)]
+    __: u64,
+}
+
+impl FailedPar {
+    /// What an AT instruction leaves that meets the abort `esr`, of stage 2 or not.
+    #[must_use]
+    pub const fn of(esr: Esr, stage2: bool) -> Self {
+        Self::new()
+            .with_f(true)
+            .with_status(esr.status())
+            .with_ptw(esr.s1ptw())
+            .with_s(stage2)
+            .with_res1(true)
+    }
+}
