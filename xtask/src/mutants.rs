@@ -28,7 +28,7 @@ const SURVIVORS: &str = "MUTANTS.md";
 /// The tests that a package's mutants have to pass: all that take seconds, and no model checks,
 /// which take hours so. What the formats of an architecture say is what `pgtable`'s model tests ask
 /// them.
-const TESTS: [(&str, &[&str]); 4] = [
+const TESTS: [(&str, &[&str]); 5] = [
     (MODEL_OF, &[MODEL]),
     (
         "frag-alloc",
