@@ -136,7 +136,7 @@ fn every_start_level() {
                         assert_eq!(format.start_level(), start_level);
                         let root = 1u64
                             << (u32::from(bits) - (shift + (shift - 3) * (3 - start_level) as u32));
-                        let tables = (root * 8 >> shift).max(1);
+                        let tables = ((root * 8) >> shift).max(1);
                         assert_eq!(u64::from(format.root_tables()), tables, "{controls:?}");
                     }
                 }

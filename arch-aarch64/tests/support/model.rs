@@ -159,11 +159,11 @@ pub fn first(p: &Params, word: u64, limits: u64, access: Access) -> bool {
     }
     if p.el2 {
         let w = ap & 2 == 0 && !read_only;
-        let x = !bit(word, 54) && !uxn_table && !(p.wxn && w);
+        let never = bit(word, 54) || uxn_table || p.wxn && w;
         return match access.kind {
             AccessKind::Read => true,
             AccessKind::Write => w,
-            AccessKind::Fetch => x,
+            AccessKind::Fetch => !never,
         };
     }
     let (mut pr, mut pw, mut ur, mut uw) = match ap {
