@@ -366,7 +366,7 @@ impl SecondStage for VmsaStage2 {
     }
 
     #[inline]
-    fn fault_of_guest_table(&self, fault: Esr) -> Esr {
+    fn fault_of_guest_table(&self, fault: Esr, _: Access) -> Esr {
         fault.of_stage1_walk()
     }
 }
