@@ -79,6 +79,7 @@ mod address;
 mod allocator;
 mod anchor;
 mod batch;
+mod boot;
 mod bytes;
 mod cache;
 mod change;
@@ -123,6 +124,7 @@ pub use access::{Access, AccessKind, Attributes, Memory, Privilege, Prot};
 pub use address::{Address, Gpa, Gva, Hpa, low_bits};
 pub use allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 pub use anchor::Anchored;
+pub use boot::{BootError, BootMapping, build_boot_tables};
 pub use bytes::{
     ByteMemory, BytesResult, Debugger, GuestBytes, Reason, Recording, SegmentOf, Segments, Short,
     Stopped, StoppedOf, Translate, TranslateRecording, TranslateUnjudged, TranslatedOf, WordBytes,

@@ -1,0 +1,134 @@
+//! A first stage's tables for a vCPU that starts with translation on, built in guest memory in one
+//! call. Architecture crates add the registers: `boot_tables`.
+
+use core::cell::Cell;
+use core::ops::Range;
+use core::sync::atomic::Ordering;
+
+use crate::address::{Address, Gpa, Gva};
+use crate::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use crate::error::{Error, RangeError};
+use crate::format::{Format, Unencodable};
+use crate::geometry::{Level, Position};
+use crate::memory::{MemoryError, TableMemory};
+use crate::space::Leaves;
+use crate::stage::Stage1;
+use crate::table::PageTable;
+
+/// One range to map. `T` are the format's attributes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct BootMapping<T> {
+    /// The first virtual address.
+    pub gva: Gva,
+    /// The first guest-physical address.
+    pub gpa: Gpa,
+    /// The length in bytes: a multiple of the smallest page. The largest pages that fit are used.
+    pub bytes: u64,
+    /// What the pages say.
+    pub attributes: T,
+}
+
+impl<T> BootMapping<T> {
+    /// The first `bytes` bytes of guest-physical memory at the same virtual addresses.
+    #[must_use]
+    pub const fn identity(bytes: u64, attributes: T) -> Self {
+        Self { gva: Gva::new(0), gpa: Gpa::new(0), bytes, attributes }
+    }
+}
+
+/// Why boot tables could not be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum BootError {
+    /// The area for tables has no room for the root ([`Error::Alloc`]), does not lie in memory or
+    /// may only be read ([`Error::Memory`]), or is beyond the format's physical addresses
+    /// ([`Error::Unencodable`]).
+    #[error("the area for boot tables cannot be used: {0}")]
+    Area(#[source] Error),
+    /// A range could not be mapped: [`Error::Alloc`] if the area is full, [`Error::Memory`] if it
+    /// reaches beyond memory, or into memory that may only be read.
+    #[error("boot tables: {0}")]
+    Mapping(#[source] RangeError<Gva>),
+}
+
+/// Tables one after the other, for good: none is ever given back or loses an entry, so one state
+/// does for all of them.
+struct Area<'m, M> {
+    memory: &'m M,
+    next: Cell<Gpa>,
+    end: Gpa,
+    state: TableState,
+    /// Why memory refused a table.
+    refused: Cell<Option<MemoryError>>,
+}
+
+impl<M> Area<'_, M> {
+    /// `error`, or what it comes from: an allocator cannot say that there is no memory.
+    fn cause(&self, error: Error) -> Error {
+        self.refused.take().map_or(error, Error::Memory)
+    }
+}
+
+impl<M: TableMemory<Gpa>> TableAllocator<Gpa> for Area<'_, M> {
+    fn allocate(&self, layout: TableLayout) -> Result<Gpa, AllocError> {
+        let exhausted = AllocError::Exhausted { layout };
+        let bytes = layout.bytes() as u64;
+        let aligned = self.next.get().get().checked_next_multiple_of(bytes).ok_or(exhausted)?;
+        let table = Gpa::new(aligned);
+        let next = table.checked_add(bytes).filter(|next| *next <= self.end).ok_or(exhausted)?;
+        let words = self.memory.table(table, layout.bytes() / 8).map_err(|error| {
+            self.refused.set(Some(error));
+            exhausted
+        })?;
+        for word in words {
+            word.store(0, Ordering::Relaxed);
+        }
+        self.next.set(next);
+        Ok(table)
+    }
+
+    /// Tables come back when a mapping fails; then all of them are of no use.
+    fn free(&self, _: Gpa, _: TableLayout, _: Contents) -> Result<(), AllocError> {
+        Ok(())
+    }
+
+    fn state(&self, table: Gpa, _: TableLayout) -> Option<&TableState> {
+        (table < self.next.get()).then_some(&self.state)
+    }
+}
+
+/// Builds tables of `format` for `mappings`, within `area` of guest memory: the root at its start,
+/// rounded up to the root's size, and the others after it. What the area held is overwritten.
+/// Returns the root, and the address one past the last byte of the tables.
+///
+/// # Errors
+/// [`BootError`]; the area holds part of the tables then.
+pub fn build_boot_tables<F: Format<Stage = Stage1>, M: TableMemory<Gpa>>(
+    format: F,
+    memory: &M,
+    area: Range<Gpa>,
+    mappings: &[BootMapping<F::Attributes>],
+) -> Result<(Gpa, Gpa), BootError> {
+    let geometry = format.geometry();
+    let level = geometry.root();
+    let bytes = 8 << geometry.width(level);
+    let start = area.start.get().checked_next_multiple_of(bytes).map_or(area.end, Gpa::new);
+    // No entry refers to the root, but one could refer to a table there.
+    let below = geometry.width(Level(level.0.saturating_sub(1)));
+    let at = Position { level, shift: geometry.shift(level) };
+    let _ = format
+        .table(start, below, at)
+        .map_err(|Unencodable { at }| BootError::Area(Error::Unencodable { at }))?;
+    let (next, refused) = (Cell::new(start), Cell::new(None));
+    let tables = Area { memory, next, end: area.end, state: TableState::new(), refused };
+    let mut table = PageTable::new(format, memory, &tables)
+        .map_err(|error| BootError::Area(tables.cause(error)))?;
+    for mapping in mappings {
+        let &BootMapping { gva, gpa, bytes, attributes } = mapping;
+        table.map(gva, gpa, bytes, attributes, Leaves::Largest).map_err(
+            |RangeError { at, error }| {
+                BootError::Mapping(RangeError { at, error: tables.cause(error) })
+            },
+        )?;
+    }
+    Ok((table.root(), tables.next.get()))
+}
