@@ -207,7 +207,9 @@ fn entry(dice: &mut Dice, address: u64) -> u64 {
     } else if address & 0xfff == 0 && !dice.one_in(30) {
         page(dice, 0) << 10 | 1
     } else {
-        page(dice, HALF) << 10 | dice.of(&[0x1f, 0x1f, 0x1f, 0x1f, 0x1f, 0x1f, 0x1f, 0x19, 0x13]) | recorded(dice)
+        page(dice, HALF) << 10
+            | dice.of(&[0x1f, 0x1f, 0x1f, 0x1f, 0x1f, 0x1f, 0x1f, 0x19, 0x13])
+            | recorded(dice)
     }
 }
 
