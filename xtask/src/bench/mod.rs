@@ -5,18 +5,19 @@
 //! a package: a `[[bin]]` or a `[[bench]]` without a test harness.
 
 mod goals;
+mod instructions;
 mod packages;
 
 use std::env;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use duct::Expression;
+use duct::{Expression, cmd};
 
 use crate::cargo::cargo;
-use crate::toolbox::table::MAKE;
+use crate::toolbox::table::{MAKE, VALGRIND};
 use crate::xtask::{Xtask, workspace};
 use crate::{command, report};
 use goals::Goals;
@@ -54,6 +55,14 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
     let bench = benches.iter().find(|bench| bench.name == *name);
     let bench = bench
         .with_context(|| format!("no bench is named {name}; `cargo xtask bench` lists them"))?;
+    if name == INSTRUCTIONS {
+        let renew = match options.arguments.as_slice() {
+            [] => false,
+            [argument] if argument == "--record" => true,
+            _ => bail!("`bench {INSTRUCTIONS}` takes no argument but `-- --record`"),
+        };
+        return count(xtask, bench, renew);
+    }
     let goals = follow(xtask, bench, &options.arguments)?;
     report::note(&format!("{name}: {goals}"));
     Ok(())
@@ -75,6 +84,42 @@ fn follow(xtask: &Xtask, bench: &Bench, arguments: &[String]) -> Result<Goals> {
     Ok(goals)
 }
 
+/// The bench that is counted by `callgrind`, not timed.
+const INSTRUCTIONS: &str = "instructions";
+
+/// Counts instructions per operation; fails where they are more than on record.
+pub fn instructions(xtask: &Xtask) -> Result<()> {
+    let benches = packages::benches(xtask.root())?;
+    let bench = benches.iter().find(|bench| bench.name == INSTRUCTIONS);
+    count(xtask, bench.context("the bench of instructions is gone")?, false)
+}
+
+fn count(xtask: &Xtask, bench: &Bench, renew: bool) -> Result<()> {
+    let manifest = bench.manifest.to_string_lossy();
+    let build = ["build", "--profile=bench", "-p", &bench.package, "--manifest-path", &manifest];
+    command::stream("cargo build", &in_bench_folder(xtask, &cargo(xtask, build))?)?;
+    let program = xtask.target(BUILT).join("release").join(&bench.name);
+    let valgrind = xtask.toolbox.program(&VALGRIND, "valgrind")?;
+    let folder = tempfile::tempdir()?;
+    let base = folder.path().join("counts");
+    let run = cmd!(
+        valgrind,
+        "--tool=callgrind",
+        "--collect-atstart=no",
+        "--toggle-collect=count_this",
+        "--dump-after=count_this",
+        format!("--callgrind-out-file={}", base.display()),
+        program
+    );
+    let rows = command::quiet("callgrind", &run)?;
+    let counted = instructions::counted(&rows, &instructions::totals(&base)?)?;
+    let version = command::quiet("rustc's version", &cmd!("rustc", "--version"))?;
+    let rustc = version.split(' ').nth(1).unwrap_or_default();
+    let record = bench.manifest.with_file_name("instructions.txt");
+    print!("{}", instructions::conclude(&record, &counted, rustc, renew)?);
+    Ok(())
+}
+
 /// Looks at the format of every bench package and lints it, which also shows that it builds.
 pub fn check(xtask: &Xtask) -> Result<()> {
     let manifests = packages::manifests(xtask.root())?;
@@ -85,13 +130,24 @@ pub fn check(xtask: &Xtask) -> Result<()> {
             "cargo fmt",
             &cargo(xtask, ["fmt", "--all", "--check", "--manifest-path", &manifest]),
         )?;
-        let arguments =
-            ["clippy", "--all-targets", "--manifest-path", &manifest, "--", "-D", "warnings"];
+        let arguments = [
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--manifest-path",
+            &manifest,
+            "--",
+            "-D",
+            "warnings",
+        ];
         let clippy = in_bench_folder(xtask, &cargo(xtask, arguments))?;
         command::stream("cargo clippy", &clippy)?;
     }
     Ok(())
 }
+
+/// Under the target folder: what bench packages are built to.
+const BUILT: &str = "benches";
 
 /// One target folder for all bench packages: they share what they compare with. The build script of
 /// one of those runs `make`; all that are written in C and C++ need this machine’s compilers.
@@ -100,5 +156,5 @@ fn in_bench_folder(xtask: &Xtask, cargo: &Expression) -> Result<Expression> {
     let path = env::var_os("PATH").unwrap_or_default();
     let make = make.parent().map(Path::to_owned).into_iter();
     let path = env::join_paths(make.chain(env::split_paths(&path)))?;
-    Ok(cargo.env("PATH", path).env("CARGO_TARGET_DIR", xtask.target("benches")))
+    Ok(cargo.env("PATH", path).env("CARGO_TARGET_DIR", xtask.target(BUILT)))
 }

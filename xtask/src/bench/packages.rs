@@ -9,6 +9,8 @@ use cargo_metadata::{MetadataCommand, TargetKind};
 /// A program that measures something.
 pub struct Bench {
     pub name: String,
+    /// The package's name.
+    pub package: String,
     /// The `Cargo.toml` of its package.
     pub manifest: PathBuf,
     kind: Kind,
@@ -22,10 +24,10 @@ enum Kind {
 
 impl Bench {
     /// What cargo is told to build and run it.
-    pub fn cargo_arguments(&self) -> [&str; 4] {
+    pub fn cargo_arguments(&self) -> [&str; 6] {
         match self.kind {
-            Kind::Bin => ["run", "--profile=bench", "--bin", &self.name],
-            Kind::Bench => ["bench", "--profile=bench", "--bench", &self.name],
+            Kind::Bin => ["run", "--profile=bench", "-p", &self.package, "--bin", &self.name],
+            Kind::Bench => ["bench", "--profile=bench", "-p", &self.package, "--bench", &self.name],
         }
     }
 }
@@ -49,13 +51,21 @@ pub fn benches(workspace: &Path) -> Result<Vec<Bench>> {
     for manifest in manifests(workspace)? {
         let metadata = MetadataCommand::new().manifest_path(&manifest).no_deps().exec();
         let metadata = metadata.with_context(|| manifest.display().to_string())?;
-        for target in metadata.packages.iter().flat_map(|package| &package.targets) {
+        let packages = metadata.packages.iter();
+        let targets =
+            packages.flat_map(|package| package.targets.iter().map(move |it| (package, it)));
+        for (package, target) in targets {
             let kind = match target.kind.first() {
                 Some(TargetKind::Bin) => Kind::Bin,
                 Some(TargetKind::Bench) => Kind::Bench,
                 _ => continue,
             };
-            benches.push(Bench { name: target.name.clone(), manifest: manifest.clone(), kind });
+            benches.push(Bench {
+                name: target.name.clone(),
+                package: package.name.to_string(),
+                manifest: manifest.clone(),
+                kind,
+            });
         }
     }
     Ok(benches)

@@ -1,0 +1,39 @@
+//! `cargo xtask bench instructions`: instructions per operation, which hold on any CPU.
+//!
+//! Every operation runs in a loop inside [`count_this`]; `callgrind` counts what happens there and
+//! nothing else, and writes one total for each call. So this program does its work silently,
+//! checks each result, and prints what the totals are of: a line per call, name and operations.
+
+mod books;
+mod hashed;
+mod stages;
+mod trees;
+
+use std::hint::black_box;
+
+use arch_ppc64::radix::{Granule, ProcessScoped};
+use arch_x86::{Controls, Levels, LongMode};
+
+/// What is counted: `callgrind` knows this function by its name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+fn count_this(work: &mut dyn FnMut()) {
+    black_box(work)();
+}
+
+/// Counts `work`, which is `operations` times what `name` says.
+pub fn count(name: &str, operations: u64, mut work: impl FnMut()) {
+    count_this(&mut work);
+    println!("{name}\t{operations}");
+}
+
+fn main() {
+    let long_mode = |levels| LongMode::new(levels, Controls::new());
+    trees::rows("x86", long_mode(Levels::Four));
+    trees::rows("x86 LA57", long_mode(Levels::Five));
+    trees::rows("radix 4K", ProcessScoped::new(Granule::K4));
+    trees::rows("radix 64K", ProcessScoped::new(Granule::K64));
+    stages::rows();
+    books::rows();
+    hashed::rows();
+}

@@ -1,0 +1,166 @@
+//! Trees of one stage: one page per call, by cursor, by range.
+
+use std::ops::ControlFlow;
+
+use bench_harness::arena::Arena;
+use bench_harness::tables::Tables;
+use pgtable::{
+    Access, DirectMap, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Stage1, Unused,
+};
+
+use crate::count;
+
+/// Pages that are mapped: several tables of the last level, and not a power of two.
+const PAGES: u64 = 3000;
+/// Translations and the like.
+const TURNS: u64 = 1 << 14;
+/// Where the mapped range begins.
+const INPUT: u64 = 0x40_0000_0000;
+/// Where mapped pages lie.
+const OUTPUT: u64 = 0x10_0000_0000;
+/// Table memory.
+const START: u64 = 0x4000_0000;
+const BYTES: usize = 4 << 20;
+/// Addresses in one batch.
+const BATCH: usize = 512;
+
+/// Counts the rows of `format`, each named after `column`.
+pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
+    let arena = Arena::new(START, BYTES);
+    // SAFETY: arenas are valid as long as the process, and nothing resets this one.
+    let memory = unsafe { DirectMap::from_raw(arena.host, arena.bytes, Gpa::new(START)) };
+    let tables = Tables::new(vec![arena]);
+    let mut tree = PageTable::new(format, memory, &tables).unwrap();
+    let count = |row, operations, work: &mut dyn FnMut()| {
+        count(&format!("{column}, {row}"), operations, work);
+    };
+
+    let shift = format.geometry().page_shift();
+    let (page, leaves) = (1 << shift, Leaves::Exactly(shift));
+    let input = |index: u64| Gva::new(INPUT + (index << shift));
+    // An odd factor permutes the pages, and leaves no two of them neighbours.
+    let output = |index: u64| Gpa::new(OUTPUT + (index * 0x9e37_79b1 % 4096 << shift));
+    let any: Vec<_> = (0..TURNS).map(|turn| turn * 1231 % PAGES).collect();
+    let all: Vec<_> =
+        any.iter().take(PAGES as usize).map(|&index| (input(index), output(index))).collect();
+    let sum = any.iter().fold(0, |sum: u64, &index| sum.wrapping_add(output(index).get()));
+    let attributes = F::Attributes::from(Prot::RW);
+
+    // The tables above the last level are there before and after: it is the page that is counted.
+    tree.map(input(PAGES + 4096), output(0), page, attributes, leaves).unwrap();
+    count("map", PAGES, &mut || {
+        for &(input, output) in &all {
+            tree.map(input, output, page, attributes, leaves).unwrap();
+        }
+    });
+    count("translate", TURNS, &mut || {
+        let found = any.iter().fold(0, |sum: u64, &index| {
+            let found = tree.translate(input(index), Access::READ).unwrap();
+            sum.wrapping_add(found.output.get())
+        });
+        assert_eq!(found, sum);
+    });
+    count("translate by walker", TURNS, &mut || {
+        let walker = tree.walker();
+        let found = any.iter().fold(0, |sum: u64, &index| {
+            let found = walker.translate(input(index), Access::READ).unwrap();
+            sum.wrapping_add(found.output.get())
+        });
+        assert_eq!(found, sum);
+    });
+    count("translate anchored", TURNS, &mut || {
+        let mut anchored = tree.anchored();
+        let found = any.iter().fold(0, |sum: u64, &index| {
+            let found = anchored.translate(input(index), Access::READ).unwrap();
+            sum.wrapping_add(found.output.get())
+        });
+        assert_eq!(found, sum);
+    });
+    count("translate batch", TURNS, &mut || {
+        let (mut inputs, mut outputs) = ([Gva::new(0); BATCH], [None; BATCH]);
+        let mut found = 0u64;
+        for some in any.chunks_exact(BATCH) {
+            inputs.iter_mut().zip(some).for_each(|(at, &index)| *at = input(index));
+            let walker = tree.walker();
+            assert_eq!(walker.translate_batch(&inputs, Access::READ, &mut outputs), BATCH);
+            found =
+                outputs.iter().fold(found, |sum, output| sum.wrapping_add(output.unwrap().get()));
+        }
+        assert_eq!(found, sum);
+    });
+    count("query", TURNS, &mut || {
+        let walker = tree.walker();
+        let found = any.iter().fold(0, |sum: u64, &index| {
+            sum.wrapping_add(walker.query(input(index)).unwrap().unwrap().output.get())
+        });
+        assert_eq!(found, sum);
+    });
+    count("iterate", PAGES, &mut || {
+        let mut pages = 0;
+        let walker = tree.walker();
+        let visited = walker.for_each(input(0), PAGES << shift, |leaf| {
+            pages += u64::from(leaf.output.get() >= OUTPUT);
+            ControlFlow::<()>::Continue(())
+        });
+        assert_eq!((visited, pages), (Ok(ControlFlow::Continue(())), PAGES));
+    });
+    count("unmap", PAGES, &mut || {
+        let mut gather = Gather::new(&Unused, ());
+        for &(input, _) in &all {
+            assert_eq!(tree.unmap(input, page, &mut gather), Ok(page));
+        }
+        gather.finish(&tables).unwrap();
+    });
+
+    count("map by cursor", PAGES, &mut || {
+        let mut gather = Gather::new(&Unused, ());
+        let mut cursor = tree.cursor(&mut gather);
+        for index in 0..PAGES {
+            cursor.map(input(index), output(index), attributes).unwrap();
+        }
+        cursor.finish().unwrap();
+        gather.finish(&tables).unwrap();
+    });
+    count("query by cursor", PAGES, &mut || {
+        let mut gather = Gather::new(&Unused, ());
+        let mut cursor = tree.cursor(&mut gather);
+        for index in 0..PAGES {
+            assert_eq!(cursor.query(input(index)).unwrap().unwrap().output, output(index));
+        }
+        cursor.finish().unwrap();
+        gather.finish(&tables).unwrap();
+    });
+    count("unmap by cursor", PAGES, &mut || {
+        let mut gather = Gather::new(&Unused, ());
+        let mut cursor = tree.cursor(&mut gather);
+        for index in 0..PAGES {
+            assert_eq!(cursor.unmap(input(index)), Ok(true));
+        }
+        cursor.finish().unwrap();
+        gather.finish(&tables).unwrap();
+    });
+
+    let bytes = PAGES << shift;
+    let neighbour = Gpa::new(OUTPUT + page);
+    count("map range", PAGES, &mut || {
+        tree.map(input(0), neighbour, bytes, attributes, leaves).unwrap();
+    });
+    count("write-protect range", PAGES, &mut || {
+        let mut gather = Gather::new(&Unused, ());
+        tree.protect(input(0), bytes, Prot::R, &mut gather).unwrap();
+        gather.finish(&tables).unwrap();
+    });
+    count("unmap range", PAGES, &mut || {
+        let mut gather = Gather::new(&Unused, ());
+        assert_eq!(tree.unmap(input(0), bytes, &mut gather), Ok(bytes));
+        gather.finish(&tables).unwrap();
+    });
+    count("map and unmap, table goes", TURNS, &mut || {
+        for _ in 0..TURNS {
+            let mut gather = Gather::new(&Unused, ());
+            tree.map(input(0), output(0), page, attributes, leaves).unwrap();
+            assert_eq!(tree.unmap(input(0), page, &mut gather), Ok(page));
+            gather.finish(&tables).unwrap();
+        }
+    });
+}
