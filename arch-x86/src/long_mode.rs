@@ -22,12 +22,6 @@ use crate::tree::{Demand, Path, Tree};
 pub struct LongMode {
     tree: Tree,
     controls: Controls,
-    /// The address bits that index the tree.
-    address_mask: u64,
-    /// The others.
-    beyond: u64,
-    /// Half of what the tree covers.
-    half: u64,
 }
 
 impl LongMode {
@@ -35,10 +29,7 @@ impl LongMode {
     #[must_use]
     pub const fn new(levels: Levels, controls: Controls) -> Self {
         let Controls { gib_pages, nxe, maxphyaddr, amd, .. } = controls;
-        let tree = Tree::new(levels, gib_pages, nxe, maxphyaddr, amd);
-        let address_mask = tree.geometry.address_mask();
-        let (beyond, half) = (!address_mask, (address_mask >> 1) + 1);
-        Self { tree, controls, address_mask, beyond, half }
+        Self { tree: Tree::new(levels, gib_pages, nxe, maxphyaddr, amd), controls }
     }
 
     /// The same tables, whose entries for tables have the bits of `entry`: R/W, U/S, A, PWT, PCD,
@@ -61,7 +52,7 @@ impl LongMode {
     /// How many levels there are.
     #[must_use]
     pub const fn levels(&self) -> Levels {
-        if self.tree.geometry.levels() == 5 { Levels::Five } else { Levels::Four }
+        if self.tree.five { Levels::Five } else { Levels::Four }
     }
 
     /// CR3 for the tree whose root table stands at `root`, and the bits of CR0, CR4 and EFER that a
@@ -118,6 +109,14 @@ impl LongMode {
     }
 }
 
+/// The offset of an address whose bits from 63 down to the highest of `BITS` are equal.
+#[inline(always)]
+const fn canonical<const BITS: u32>(address: Gva) -> Option<u64> {
+    let unused = 64 - BITS;
+    let (address, low) = (address.get(), address.get() << unused);
+    if (low as i64 >> unused) as u64 == address { Some(low >> unused) } else { None }
+}
+
 impl Format for LongMode {
     type Stage = Stage1;
     type Attributes = PageAttributes;
@@ -133,11 +132,11 @@ impl Format for LongMode {
 
     #[inline(always)]
     fn offset(&self, address: Gva) -> Option<u64> {
-        // Half the tree's reach further, the canonical addresses are those below all of it.
-        if address.get().wrapping_add(self.half) & self.beyond != 0 {
-            return None;
+        // By the number of levels, which a walk asks for next: from there on masks are constants.
+        match self.levels() {
+            Levels::Four => canonical::<48>(address),
+            Levels::Five => canonical::<57>(address),
         }
-        Some(address.get() & self.address_mask)
     }
 
     #[inline(always)]

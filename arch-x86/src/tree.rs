@@ -106,7 +106,8 @@ impl Demand {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Tree {
     pub(crate) geometry: &'static Geometry,
-    five: bool,
+    /// There are five levels, not four.
+    pub(crate) five: bool,
     maxphyaddr: u8,
     /// Bits that are reserved in every entry: from MAXPHYADDR on, and XD without EFER.NXE.
     reserved: u64,

@@ -17,8 +17,11 @@ const ANCHOR: u8 = 1;
 /// Translates by a tree that nobody changes meanwhile (it is borrowed), remembering one upper
 /// table.
 #[derive(Debug)]
-pub struct Anchored<'t, F, M, A> {
-    table: &'t PageTable<F, M, A>,
+pub struct Anchored<'t, F, M> {
+    /// A copy, which the compiler keeps in registers from one translation to the next.
+    format: F,
+    memory: &'t M,
+    root: u64,
     /// The part of the tree that the remembered table covers; all ones if there is none.
     part: u64,
     /// The remembered table: of level 1, reached through entries that grant what `access` demands.
@@ -33,17 +36,13 @@ where
     A: TableAllocator<Output<F>>,
 {
     /// A translator of this tree for accesses that are near each other.
-    pub fn anchored(&self) -> Anchored<'_, F, M, A> {
-        Anchored { table: self, part: u64::MAX, upper: 0, access: Access::READ }
+    pub fn anchored(&self) -> Anchored<'_, F, M> {
+        let (format, memory, root) = (self.format, &self.memory, self.root);
+        Anchored { format, memory, root, part: u64::MAX, upper: 0, access: Access::READ }
     }
 }
 
-impl<F, M, A> Anchored<'_, F, M, A>
-where
-    F: Format,
-    M: TableMemory<Output<F>>,
-    A: TableAllocator<Output<F>>,
-{
+impl<F: Format, M: TableMemory<Output<F>>> Anchored<'_, F, M> {
     /// Translates one access.
     ///
     /// # Errors
@@ -56,17 +55,13 @@ where
     ) -> Result<TranslationOf<F>, Fault<F>> {
         match self.translate_quickly(input, access) {
             Some(translation) => Ok(translation),
-            None => {
-                let PageTable { format, memory, root, .. } = self.table;
-                translate_slowly(format, ByValue(memory), *root, input, access)
-            }
+            None => translate_slowly(&self.format, ByValue(self.memory), self.root, input, access),
         }
     }
 
     #[inline(always)]
     fn translate_quickly(&mut self, input: Input<F>, access: Access) -> Option<TranslationOf<F>> {
-        let PageTable { format, memory, root, .. } = self.table;
-        let memory = ByValue(memory);
+        let (format, memory) = (&self.format, ByValue(self.memory));
         let shortcuts = format.shortcuts(Some(access))?;
         let offset = format.offset(input)?;
         let top = shortcuts.root();
@@ -74,7 +69,7 @@ where
         let part = offset >> (shortcuts.step(anchor).shift() + shortcuts.step(anchor).width());
         if part != self.part || access != self.access {
             self.part = u64::MAX;
-            self.upper = to_table::<F, _>(&shortcuts, memory, (top, *root), anchor, offset)?;
+            self.upper = to_table::<F, _>(&shortcuts, memory, (top, self.root), anchor, offset)?;
             (self.part, self.access) = (part, access);
         }
         let table = to_table::<F, _>(&shortcuts, memory, (anchor, self.upper), 0, offset)?;

@@ -324,6 +324,7 @@ impl<A: Address, L: Fn(A) -> Result<u64, MemoryError>> ReadMemory<A> for LoadWit
 #[derive(Clone, Copy, Debug)]
 pub struct DirectMap<'m, A> {
     words: &'m [AtomicU64],
+    /// A multiple of 8.
     start: u64,
     space: PhantomData<A>,
 }
@@ -355,13 +356,20 @@ impl<'m, A: Address> DirectMap<'m, A> {
     ///
     /// # Safety
     /// For as long as the result or a copy of it lives, it is asked only for addresses and tables
-    /// that lie in the block. That holds if only trees of this process stand in it, if all their
+    /// that lie in the block, and that are multiples of 8. That holds if only trees of this process stand in it, if all their
     /// tables come from an allocator that hands out parts of the block, and if nothing but this
     /// crate and frees of that allocator writes to its words: no guest, no device, no restored
     /// image.
     #[must_use]
     pub unsafe fn trusted(self) -> TrustedMap<'m, A> {
         TrustedMap(self)
+    }
+
+    /// Where address 0 would stand in this process, if the block began there: an address of the
+    /// block is so many bytes further on. Not to be read.
+    #[inline(always)]
+    fn zero(&self) -> *const AtomicU64 {
+        self.words.as_ptr().wrapping_byte_sub(self.start as usize)
     }
 
     /// The address of the first byte.
@@ -376,20 +384,33 @@ impl<'m, A: Address> DirectMap<'m, A> {
         self.words.len() as u64 * 8
     }
 
+    /// How many bytes from the block's first the word at `address` stands; beyond the block if it
+    /// is none of it.
+    #[inline(always)]
+    fn offset(&self, address: A) -> u64 {
+        // SAFETY: nothing but `new` sets it. (The compiler need not clear the low bits of what has
+        // none, as the addresses of this crate.)
+        unsafe { core::hint::assert_unchecked(self.start & 7 == 0) };
+        // An address below the block wraps round to a large number.
+        address.get().wrapping_sub(self.start) & !7
+    }
+
     /// Which word of the block `address` is; beyond it if it is none.
     #[inline(always)]
     fn index(&self, address: A) -> usize {
-        // An address below the block wraps round to a large number.
-        usize::try_from(address.get().wrapping_sub(self.start) >> 3).unwrap_or(usize::MAX)
+        usize::try_from(self.offset(address) >> 3).unwrap_or(usize::MAX)
     }
 }
 
 impl<A: Address> TableMemory<A> for DirectMap<'_, A> {
     #[inline(always)]
     fn word(&self, address: A) -> Result<&AtomicU64, MemoryError> {
-        match self.words.get(self.index(address)) {
-            Some(word) => Ok(word),
-            None => Err(MemoryError::outside(address, 1)),
+        let offset = self.offset(address);
+        if offset < self.bytes() {
+            // SAFETY: `offset` is a multiple of 8 below the size of the block, which fits `usize`.
+            Ok(unsafe { &*self.words.as_ptr().byte_add(offset as usize) })
+        } else {
+            Err(MemoryError::outside(address, 1))
         }
     }
 
@@ -426,10 +447,12 @@ impl<'m, A: Address> TrustedMap<'m, A> {
 impl<A: Address> TableMemory<A> for TrustedMap<'_, A> {
     #[inline(always)]
     fn word(&self, address: A) -> Result<&AtomicU64, MemoryError> {
-        let (words, index) = (self.0.words, self.0.index(address));
-        debug_assert!(index < words.len(), "{address} is not in trusted memory");
+        debug_assert!(
+            self.0.index(address) < self.0.words.len() && address.get() & 7 == 0,
+            "{address} is not in trusted memory"
+        );
         // SAFETY: the caller of `trusted` vouches for it.
-        Ok(unsafe { words.get_unchecked(index) })
+        Ok(unsafe { &*self.0.zero().wrapping_byte_add(address.get() as usize) })
     }
 
     #[inline(always)]

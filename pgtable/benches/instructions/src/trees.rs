@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use bench_harness::arena::Arena;
 use bench_harness::tables::Tables;
 use pgtable::{
-    Access, DirectMap, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Stage1, Unused,
+    Access, DirectMap, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Stage1, Unused, Walker,
 };
 
 use crate::count;
@@ -40,49 +40,59 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
     let input = |index: u64| Gva::new(INPUT + (index << shift));
     // An odd factor permutes the pages, and leaves no two of them neighbours.
     let output = |index: u64| Gpa::new(OUTPUT + (index * 0x9e37_79b1 % 4096 << shift));
-    let any: Vec<_> = (0..TURNS).map(|turn| turn * 1231 % PAGES).collect();
-    let all: Vec<_> =
-        any.iter().take(PAGES as usize).map(|&index| (input(index), output(index))).collect();
-    let sum = any.iter().fold(0, |sum: u64, &index| sum.wrapping_add(output(index).get()));
+    let pages: Vec<_> =
+        (0..TURNS).map(|turn| turn * 1231 % PAGES).map(|at| (input(at), output(at))).collect();
+    let any: Vec<_> = pages.iter().map(|&(input, _)| input).collect();
+    let all = &pages[..PAGES as usize];
+    let sum = pages.iter().fold(0, |sum: u64, (_, output)| sum.wrapping_add(output.get()));
     let attributes = F::Attributes::from(Prot::RW);
 
     // The tables above the last level are there before and after: it is the page that is counted.
     tree.map(input(PAGES + 4096), output(0), page, attributes, leaves).unwrap();
     count("map", PAGES, &mut || {
-        for &(input, output) in &all {
+        for &(input, output) in all {
             tree.map(input, output, page, attributes, leaves).unwrap();
         }
     });
     count("translate", TURNS, &mut || {
-        let found = any.iter().fold(0, |sum: u64, &index| {
-            let found = tree.translate(input(index), Access::READ).unwrap();
+        let found = any.iter().fold(0, |sum: u64, &input| {
+            let found = tree.translate(input, Access::READ).unwrap();
             sum.wrapping_add(found.output.get())
         });
         assert_eq!(found, sum);
     });
     count("translate by walker", TURNS, &mut || {
-        let walker = tree.walker();
-        let found = any.iter().fold(0, |sum: u64, &index| {
-            let found = walker.translate(input(index), Access::READ).unwrap();
+        let walker = Walker::new(format, memory, tree.root());
+        let found = any.iter().fold(0, |sum: u64, &input| {
+            let found = walker.translate(input, Access::READ).unwrap();
+            sum.wrapping_add(found.output.get())
+        });
+        assert_eq!(found, sum);
+    });
+    // SAFETY: this process alone writes the tree, whose tables stand in the block.
+    let trusted = unsafe { memory.trusted() };
+    count("translate by walker, trusted memory", TURNS, &mut || {
+        let walker = Walker::new(format, trusted, tree.root());
+        let found = any.iter().fold(0, |sum: u64, &input| {
+            let found = walker.translate(input, Access::READ).unwrap();
             sum.wrapping_add(found.output.get())
         });
         assert_eq!(found, sum);
     });
     count("translate anchored", TURNS, &mut || {
         let mut anchored = tree.anchored();
-        let found = any.iter().fold(0, |sum: u64, &index| {
-            let found = anchored.translate(input(index), Access::READ).unwrap();
+        let found = any.iter().fold(0, |sum: u64, &input| {
+            let found = anchored.translate(input, Access::READ).unwrap();
             sum.wrapping_add(found.output.get())
         });
         assert_eq!(found, sum);
     });
     count("translate batch", TURNS, &mut || {
-        let (mut inputs, mut outputs) = ([Gva::new(0); BATCH], [None; BATCH]);
+        let mut outputs = [None; BATCH];
         let mut found = 0u64;
-        for some in any.chunks_exact(BATCH) {
-            inputs.iter_mut().zip(some).for_each(|(at, &index)| *at = input(index));
+        for inputs in any.chunks_exact(BATCH) {
             let walker = tree.walker();
-            assert_eq!(walker.translate_batch(&inputs, Access::READ, &mut outputs), BATCH);
+            assert_eq!(walker.translate_batch(inputs, Access::READ, &mut outputs), BATCH);
             found =
                 outputs.iter().fold(found, |sum, output| sum.wrapping_add(output.unwrap().get()));
         }
@@ -90,8 +100,8 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
     });
     count("query", TURNS, &mut || {
         let walker = tree.walker();
-        let found = any.iter().fold(0, |sum: u64, &index| {
-            sum.wrapping_add(walker.query(input(index)).unwrap().unwrap().output.get())
+        let found = any.iter().fold(0, |sum: u64, &input| {
+            sum.wrapping_add(walker.query(input).unwrap().unwrap().output.get())
         });
         assert_eq!(found, sum);
     });
@@ -106,7 +116,7 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
     });
     count("unmap", PAGES, &mut || {
         let mut gather = Gather::new(&Unused, ());
-        for &(input, _) in &all {
+        for &(input, _) in all {
             assert_eq!(tree.unmap(input, page, &mut gather), Ok(page));
         }
         gather.finish(&tables).unwrap();
