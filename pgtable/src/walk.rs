@@ -121,6 +121,15 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// [`Error::Range`], [`Error::Malformed`], [`Error::Memory`].
     #[inline]
     pub fn query(&self, input: Input<F>) -> Result<Option<TranslationOf<F>>, Error> {
+        match translate_quickly(&self.format, ByValue(&self.memory), self.root, input, None) {
+            Some(found) => Ok(Some(found)),
+            None => self.query_slowly(input),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn query_slowly(&self, input: Input<F>) -> Result<Option<TranslationOf<F>>, Error> {
         let offset = self.format.offset(input).ok_or(Error::Range)?;
         let stop = self.descend(offset).map_err(|lost| lost.error)?;
         let at = stop.node.position();
@@ -185,7 +194,7 @@ pub(crate) fn translate<F: Format, R: Reading<F>>(
     input: Input<F>,
     access: Access,
 ) -> Result<TranslationOf<F>, Fault<F>> {
-    match translate_quickly(format, memory, root, input, access) {
+    match translate_quickly(format, memory, root, input, Some(access)) {
         Some(translation) => Ok(translation),
         None => translate_slowly(format, memory, root, input, access),
     }
@@ -205,15 +214,16 @@ pub(crate) fn translate_slowly<F: Format, R: Reading<F>>(
     translate_by_decoding(format, memory, root, input, access)
 }
 
+/// By shortcuts: the page at `input`, if it allows `access`, or whatever it allows.
 #[inline(always)]
 fn translate_quickly<F: Format, R: Reading<F>>(
     format: &F,
     memory: R,
     root: u64,
     input: Input<F>,
-    access: Access,
+    access: Option<Access>,
 ) -> Option<TranslationOf<F>> {
-    let shortcuts = format.shortcuts(Some(access))?;
+    let shortcuts = format.shortcuts(access)?;
     let offset = format.offset(input)?;
     read_quickly(format, &descend_quickly::<F, R>(&shortcuts, memory, root, offset)?, offset)
 }
