@@ -22,6 +22,10 @@ use crate::tree::{Demand, Path, Tree};
 pub struct LongMode {
     tree: Tree,
     controls: Controls,
+    /// The address bits that do not index the tree.
+    beyond: u64,
+    /// Half of what the tree covers.
+    half: u64,
 }
 
 impl LongMode {
@@ -29,7 +33,9 @@ impl LongMode {
     #[must_use]
     pub const fn new(levels: Levels, controls: Controls) -> Self {
         let Controls { gib_pages, nxe, maxphyaddr, amd, .. } = controls;
-        Self { tree: Tree::new(levels, gib_pages, nxe, maxphyaddr, amd), controls }
+        let tree = Tree::new(levels, gib_pages, nxe, maxphyaddr, amd);
+        let address_mask = tree.geometry.address_mask();
+        Self { tree, controls, beyond: !address_mask, half: (address_mask >> 1) + 1 }
     }
 
     /// The same tables, whose entries for tables have the bits of `entry`: R/W, U/S, A, PWT, PCD,
@@ -109,14 +115,6 @@ impl LongMode {
     }
 }
 
-/// The offset of an address whose bits from 63 down to the highest of `BITS` are equal.
-#[inline(always)]
-const fn canonical<const BITS: u32>(address: Gva) -> Option<u64> {
-    let unused = 64 - BITS;
-    let (address, low) = (address.get(), address.get() << unused);
-    if (low as i64 >> unused) as u64 == address { Some(low >> unused) } else { None }
-}
-
 impl Format for LongMode {
     type Stage = Stage1;
     type Attributes = PageAttributes;
@@ -132,11 +130,11 @@ impl Format for LongMode {
 
     #[inline(always)]
     fn offset(&self, address: Gva) -> Option<u64> {
-        // By the number of levels, which a walk asks for next: from there on masks are constants.
-        match self.levels() {
-            Levels::Four => canonical::<48>(address),
-            Levels::Five => canonical::<57>(address),
+        // Half the tree's reach further, the canonical addresses are those below all of it.
+        if address.get().wrapping_add(self.half) & self.beyond != 0 {
+            return None;
         }
+        Some(address.get() & !self.beyond)
     }
 
     #[inline(always)]

@@ -324,6 +324,8 @@ impl<A: Address, L: Fn(A) -> Result<u64, MemoryError>> ReadMemory<A> for LoadWit
 #[derive(Clone, Copy, Debug)]
 pub struct DirectMap<'m, A> {
     words: &'m [AtomicU64],
+    /// The size of `words` in bytes.
+    bytes: u64,
     /// A multiple of 8.
     start: u64,
     space: PhantomData<A>,
@@ -333,7 +335,7 @@ impl<'m, A: Address> DirectMap<'m, A> {
     /// Memory whose first word stands at address `start`, rounded down to a multiple of 8.
     #[must_use]
     pub fn new(words: &'m [AtomicU64], start: A) -> Self {
-        Self { words, start: start.get() & !7, space: PhantomData }
+        Self { words, bytes: words.len() as u64 * 8, start: start.get() & !7, space: PhantomData }
     }
 
     /// Memory of `bytes` bytes at `host`, whose first byte has address `start`. All three are
@@ -381,7 +383,7 @@ impl<'m, A: Address> DirectMap<'m, A> {
     /// The size in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.words.len() as u64 * 8
+        self.bytes
     }
 
     /// How many bytes from the block's first the word at `address` stands; beyond the block if it
@@ -406,7 +408,7 @@ impl<A: Address> TableMemory<A> for DirectMap<'_, A> {
     #[inline(always)]
     fn word(&self, address: A) -> Result<&AtomicU64, MemoryError> {
         let offset = self.offset(address);
-        if offset < self.bytes() {
+        if offset < self.bytes {
             // SAFETY: `offset` is a multiple of 8 below the size of the block, which fits `usize`.
             Ok(unsafe { &*self.words.as_ptr().byte_add(offset as usize) })
         } else {

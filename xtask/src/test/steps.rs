@@ -9,6 +9,7 @@ use crate::microvm::{LinuxOptions, Mmu};
 use crate::ppc64le::Toolchain;
 use crate::toolbox::table::{
     BOCHS, COMPILERS, LIBRARIES_PPC64EL, MAKE, QEMU_PPC, QEMU_USER, QEMU_X86, SYSTEM_PPC64EL, Tool,
+    VALGRIND,
 };
 use crate::xtask::{LIBRARIES, POWER_EXAMPLES, Xtask};
 use crate::{bench, command, fuzz, microvm, probe, report, x86_host};
@@ -120,6 +121,14 @@ pub const STEPS: &[Step] = &[
         cpu_seconds: 600,
         tools: &[&MAKE],
         run: benches,
+    },
+    Step {
+        name: "instructions",
+        about: "no operation takes more instructions than on record",
+        emulated: false,
+        cpu_seconds: 150,
+        tools: &[&VALGRIND],
+        run: bench::instructions,
     },
     Step {
         name: "x86",

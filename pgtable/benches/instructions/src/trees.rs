@@ -39,7 +39,7 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
     let (page, leaves) = (1 << shift, Leaves::Exactly(shift));
     let input = |index: u64| Gva::new(INPUT + (index << shift));
     // An odd factor permutes the pages, and leaves no two of them neighbours.
-    let output = |index: u64| Gpa::new(OUTPUT + (index * 0x9e37_79b1 % 4096 << shift));
+    let output = |index: u64| Gpa::new(OUTPUT + ((index * 0x9e37_79b1 % 4096) << shift));
     let pages: Vec<_> =
         (0..TURNS).map(|turn| turn * 1231 % PAGES).map(|at| (input(at), output(at))).collect();
     let any: Vec<_> = pages.iter().map(|&(input, _)| input).collect();
