@@ -22,7 +22,7 @@ use crate::frames::Frames;
 use crate::linux::Bump;
 use crate::pool::{Leaving, Pool};
 use crate::source::FrameSource;
-use crate::sync::Lock;
+use crate::sync::{AtomicU32, Lock, Ordering};
 
 /// Table sizes that share a frame: from a granule to half a frame.
 pub(crate) const SIZES: usize = 8;
@@ -72,6 +72,8 @@ where
     policy: Policy,
     /// Its number among the caches of its frame table.
     number: u32,
+    /// 1 when it has closed.
+    closed: AtomicU32,
     pools: [Lock<Pool>; SIZES],
     bumps: [Lock<Bump>; SIZES],
 }
@@ -89,13 +91,14 @@ where
             Lock::new(Pool::new(shift, frames.tables_shift(shift)))
         };
         let pools = core::array::from_fn(pool);
-        let number = frames.next_cache();
+        let number = frames.open_cache();
         Self {
             frames,
             owner,
             kind,
             policy,
             number,
+            closed: AtomicU32::new(0),
             pools,
             bumps: core::array::from_fn(|_| Lock::new(Bump::default())),
         }
@@ -142,7 +145,8 @@ where
     ///
     /// # Errors
     /// [`Error::Exhausted`], [`Error::Unsupported`], [`Error::Constructor`], or a defect of the
-    /// source.
+    /// source. After an [`Error::Memory`] nothing is lost: the next attempt may find the same table
+    /// again, unless its frame is [quarantined](Frames::quarantine).
     #[inline]
     pub fn take(&self, shift: u8) -> Result<A, Error<A>> {
         self.take_holding(shift, Contents::Zeroed)
@@ -154,7 +158,10 @@ where
             return Err(Error::Unsupported { shift });
         }
         let granule = if shift >= self.frames.shift {
-            self.fill(self.tag(shift).loose(), 1)? << (self.frames.shift - GRANULE)
+            if self.is_closed() {
+                return Err(Error::Exhausted { shift });
+            }
+            self.fill(self.tag(shift), 1)? << (self.frames.shift - GRANULE)
         } else if self.policy == Policy::Linux {
             let bump = &self.bumps[usize::from(shift - GRANULE)];
             let (left, next) = {
@@ -173,7 +180,26 @@ where
             self.take_batch(shift, &mut one)?;
             one[0]
         };
-        self.frames.hand_out(granule, self.tag(shift), wanted)
+        if self.frames.must_be_zeroed(granule, wanted) {
+            self.zero(granule, shift)?;
+        }
+        Ok(self.frames.hand_out(granule, self.tag(shift)))
+    }
+
+    /// Zeroes an idle table that the caller took. If that cannot be, the table goes back.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn zero(&self, granule: u32, shift: u8) -> Result<(), Error<A>> {
+        let zeroed = self.frames.zero(granule, shift);
+        if zeroed.is_err() {
+            self.put_detached(Detached { granule, shift })?;
+        }
+        zeroed
+    }
+
+    /// Whether it allocates nothing any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire) != 0
     }
 
     /// Fills `batch` with idle tables of a pooled size, at least one; says how many.
@@ -188,9 +214,13 @@ where
                 continue;
             }
             let taken = locked.take(&self.frames, batch);
+            let closed = locked.closed;
             drop(locked);
             if taken > 0 {
                 return Ok(taken);
+            }
+            if closed {
+                return Err(Error::Exhausted { shift });
             }
             let tables = 1 << self.frames.tables_shift(shift);
             let frame = self.fill(self.tag(shift), tables)?;
@@ -305,8 +335,8 @@ where
         Ok(frames)
     }
 
-    /// Returns everything that is not handed out; the cache allocates no pooled size from now on.
-    /// Tables that are still alive keep their frames, and are freed through this cache, or without
+    /// Returns everything that is not handed out; the cache, and every front of it, allocates nothing
+    /// from now on ([`Error::Exhausted`]). Tables that are still alive keep their frames, and are freed through this cache, or without
     /// it by [`Frames::give`].
     ///
     /// # Errors
@@ -315,9 +345,8 @@ where
     pub fn close(&self) -> Result<Closed, Error<A>> {
         let mut closed = Closed::default();
         let mut result = Ok(());
-        for (size, pool) in self.pools[..self.pooled()].iter().enumerate() {
-            let tag = self.tag(GRANULE + size as u8).loose();
-            let (leaving, live) = pool.lock().close(&self.frames, tag);
+        for pool in &self.pools[..self.pooled()] {
+            let (leaving, live) = pool.lock().close(&self.frames);
             closed.live += live;
             match self.let_go(leaving) {
                 Ok(home) => closed.frames += home,
@@ -333,6 +362,9 @@ where
                 }
             }
         }
+        // In this order: what finds the cache closed finds every pool of it closed.
+        self.closed.store(1, Ordering::Release);
+        self.frames.close_cache(self.number);
         result.map(|()| closed)
     }
 }
@@ -346,6 +378,7 @@ where
     /// Closes; whoever wants to know what was left closes first.
     fn drop(&mut self) {
         let _ = self.close();
+        self.frames.release_cache(self.number);
     }
 }
 

@@ -11,7 +11,7 @@
 //! and [`Deferred::collect`]. Each of them asks for a grace period again as soon as it has started
 //! it: where no reader is about it has passed by then.
 
-use alloc::vec::Vec;
+use alloc::vec::{IntoIter, Vec};
 use core::ops::Deref;
 
 use pgtable::{
@@ -28,12 +28,29 @@ use crate::sync::Lock;
 /// Tables that gather before a free looks whether some can be put back.
 const BATCH: usize = 64;
 
-#[derive(Debug, Default)]
-struct Queue {
+#[derive(Debug)]
+struct Queue<A: Address> {
     gathering: Vec<Detached>,
     waiting: Vec<Detached>,
     /// The grace period of `waiting`.
     cookie: u64,
+    /// What went wrong inside a free that itself was right.
+    error: Option<Error<A>>,
+}
+
+/// Tables whose grace period has passed, on their way back. If the embedder's code panics on the
+/// way, the rest waits again.
+struct Returning<'q, A: Address> {
+    queue: &'q Lock<Queue<A>>,
+    batches: [IntoIter<Detached>; 2],
+}
+
+impl<A: Address> Drop for Returning<'_, A> {
+    fn drop(&mut self) {
+        if self.batches.iter().any(|batch| batch.len() > 0) {
+            self.queue.lock().gathering.extend(self.batches.iter_mut().flatten());
+        }
+    }
 }
 
 /// A [`Cache`] whose freed tables are handed out again only after a grace period.
@@ -47,7 +64,7 @@ where
 {
     cache: Cache<A, S, F>,
     grace: G,
-    queue: Lock<Queue>,
+    queue: Lock<Queue<A>>,
 }
 
 impl<A, S, F, G> Deferred<A, S, F, G>
@@ -59,7 +76,9 @@ where
 {
     /// The tables of `cache`, for readers whose grace periods `grace` knows.
     pub fn new(cache: Cache<A, S, F>, grace: G) -> Self {
-        Self { cache, grace, queue: Lock::new(Queue::default()) }
+        let (gathering, waiting) = (Vec::new(), Vec::new());
+        let queue = Queue { gathering, waiting, cookie: 0, error: None };
+        Self { cache, grace, queue: Lock::new(queue) }
     }
 
     /// The cache: to close it, or to free what no reader ever saw.
@@ -68,7 +87,7 @@ where
     }
 
     /// As [`Cache::take`]; out of memory, it first puts back the tables that wait, as far as it
-    /// may.
+    /// may. (It does not wait for another thread that is putting tables back.)
     ///
     /// # Errors
     /// As [`Cache::take`].
@@ -89,7 +108,8 @@ where
     ///
     /// # Errors
     /// As [`Cache::give`]; [`Error::Exhausted`], and the table stays alive, if there is no memory
-    /// to queue it.
+    /// to queue it. What goes wrong with the tables that it puts back on the occasion is the error
+    /// of the next [`collect`](Self::collect): this table is freed.
     pub fn give(&self, table: A, shift: u8, contents: Contents) -> Result<(), Error<A>> {
         let mut queue = self.queue.lock();
         if queue.gathering.try_reserve(1).is_err() {
@@ -98,7 +118,12 @@ where
         queue.gathering.push(self.cache.detach(table, shift, contents)?);
         let full = queue.gathering.len() >= BATCH;
         drop(queue);
-        if full { self.collect().map(|_| ()) } else { Ok(()) }
+        if full {
+            if let (_, Err(error)) = self.put_back() {
+                self.queue.lock().error.get_or_insert(error);
+            }
+        }
+        Ok(())
     }
 
     /// How many tables wait.
@@ -112,30 +137,45 @@ where
     /// about, nothing is left that was freed before the call.
     ///
     /// # Errors
-    /// The first error of putting a table back; the others were put back.
+    /// The first error of putting a table back, since the last call that returned one; the others
+    /// were put back.
     pub fn collect(&self) -> Result<usize, Error<A>> {
-        // Those that waited, then those that gathered; what is freed meanwhile is the next call's.
-        let mut through = [Vec::new(), Vec::new()];
-        let mut queue = self.queue.lock();
-        for batch in &mut through {
-            self.start(&mut queue);
-            if queue.waiting.is_empty() || !self.grace.passed(queue.cookie) {
-                break;
-            }
-            *batch = core::mem::take(&mut queue.waiting);
-        }
-        drop(queue);
-        let count = through.iter().map(Vec::len).sum();
-        let put = |table| self.cache.put_detached(table);
-        through.into_iter().flatten().map(put).fold(Ok(()), Result::and).map(|()| count)
+        let (count, result) = self.put_back();
+        let earlier = self.queue.lock().error.take();
+        earlier.map_or(result, Err).map(|()| count)
     }
 
-    /// Those that gathered wait from now on, if no others do.
-    fn start(&self, queue: &mut Queue) {
-        if queue.waiting.is_empty() && !queue.gathering.is_empty() {
-            queue.waiting = core::mem::take(&mut queue.gathering);
-            queue.cookie = self.grace.start();
+    /// As [`collect`](Self::collect), whatever went wrong before.
+    fn put_back(&self) -> (usize, Result<(), Error<A>>) {
+        // Those that waited, then those that gathered; what is freed meanwhile is the next call's.
+        // (`returning` is dropped after `queue`, so a panic in here finds the lock free.)
+        let mut returning = Returning { queue: &self.queue, batches: Default::default() };
+        let mut queue = self.queue.lock();
+        for batch in &mut returning.batches {
+            *batch = self.passed(&mut queue).into_iter();
+            if batch.len() == 0 {
+                break;
+            }
         }
+        drop(queue);
+        let (mut count, mut result) = (0, Ok(()));
+        for table in returning.batches.iter_mut().flatten() {
+            count += 1;
+            result = result.and(self.cache.put_detached(table));
+        }
+        (count, result)
+    }
+
+    /// Starts a grace period for those that gathered, if no others wait; takes those that wait out
+    /// if theirs has passed.
+    fn passed(&self, queue: &mut Queue<A>) -> Vec<Detached> {
+        if queue.waiting.is_empty() && !queue.gathering.is_empty() {
+            // First, in case that it panics: tables never wait for an older grace period.
+            queue.cookie = self.grace.start();
+            queue.waiting = core::mem::take(&mut queue.gathering);
+        }
+        let passed = !queue.waiting.is_empty() && self.grace.passed(queue.cookie);
+        if passed { core::mem::take(&mut queue.waiting) } else { Vec::new() }
     }
 }
 
@@ -192,5 +232,38 @@ where
     /// stays out of use: a leak that the census shows, never a reuse.
     fn drop(&mut self) {
         let _ = self.collect();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use core::sync::atomic::AtomicU64;
+
+    use pgtable::{DirectMap, Hpa};
+
+    use super::*;
+    use crate::{Epochs, Kind, Owner, Policy, Region};
+
+    /// A free puts back others' tables on the occasion; their error is not its own.
+    #[test]
+    fn case_a15_a_free_that_was_right_is_ok() {
+        let words: Vec<_> = (0..1 << 13).map(|_| AtomicU64::new(0)).collect();
+        let start = Hpa::new(0);
+        let source = Region::new(DirectMap::new(&words, start), start, 16, 12).unwrap();
+        let frames = Frames::new(source).unwrap();
+        let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+        let tables = Deferred::new(cache, Epochs::new(0));
+        let bad = tables.take(12).unwrap();
+        tables.give(bad, 12, Contents::Stale).unwrap();
+        frames.descriptor(frames.frame_of(frames.granule(bad).unwrap())).set_fragments(0);
+        let others: Vec<_> = (1..BATCH).map(|_| tables.take(8).unwrap()).collect();
+        for table in &others {
+            assert_eq!(tables.give(*table, 8, Contents::Stale), Ok(()));
+            assert!(tables.give(*table, 8, Contents::Stale).is_err(), "it was freed");
+        }
+        assert_eq!(tables.waiting(), 0);
+        let error = Error::Underflow { frame: bad, count: "fragments", value: 0 };
+        assert_eq!(tables.collect(), Err(error));
+        assert_eq!(tables.collect(), Ok(0), "told once");
     }
 }

@@ -51,13 +51,11 @@ impl Tag {
     const LIVE: u64 = 1 << 8;
     const KERNEL: u64 = 1 << 9;
     const TAIL: u64 = 1 << 10;
-    const LOOSE: u64 = 1 << 11;
     const CACHE: u32 = 12;
     const CACHES: u64 = (1 << 20) - 1;
 
-    /// Of the tables of `2^shift` bytes of the cache with that number. Numbers count on to 2^20 and
-    /// then begin anew; they tell caches of one owner apart, so that a table is not given to
-    /// another cache's pool.
+    /// Of the tables of `2^shift` bytes of the cache with that number (see
+    /// [`numbers`](crate::numbers)), which tells the caches of one owner apart.
     pub(crate) fn new(owner: Owner, kind: Kind, shift: u8, cache: u32) -> Self {
         let kernel = if kind == Kind::Kernel { Self::KERNEL } else { 0 };
         let cache = (u64::from(cache) & Self::CACHES) << Self::CACHE;
@@ -66,12 +64,7 @@ impl Tag {
 
     /// What the word of a live table in such a frame says.
     pub(crate) fn table(self) -> Self {
-        Self(self.0 & !(Self::LOOSE | Self::TAIL))
-    }
-
-    /// The same for a frame whose tables, once freed, go to its counter and not to a pool.
-    pub(crate) fn loose(self) -> Self {
-        Self(self.0 | Self::LOOSE)
+        Self(self.0 & !Self::TAIL)
     }
 
     /// The same for the second and later frames of a table larger than a frame.
@@ -83,8 +76,9 @@ impl Tag {
         self.0 & Self::LIVE == 0
     }
 
-    pub(crate) fn is_loose(self) -> bool {
-        self.0 & Self::LOOSE != 0
+    /// The number of the cache.
+    pub(crate) fn cache(self) -> u32 {
+        (self.0 >> Self::CACHE & Self::CACHES) as u32
     }
 
     pub(crate) fn is_tail(self) -> bool {

@@ -20,9 +20,10 @@ use pgtable::{Address, Contents, TableState};
 use crate::descriptor::{Descriptor, GRANULE, Kind, NONE, Owner, QUARANTINED, Tag, WouldUnderflow};
 use crate::error::Error;
 use crate::lives::Lives;
+use crate::numbers::Numbers;
 use crate::source::FrameSource;
 use crate::states::States;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU64, Lock, Ordering};
 
 /// The descriptors of the frames of one region, and where they come from.
 #[derive(Debug)]
@@ -32,10 +33,12 @@ pub struct Frames<A, S> {
     pub(crate) descriptors: Box<[Descriptor]>,
     lives: Lives,
     states: States,
-    /// How many caches there ever were.
-    caches: AtomicU32,
-    /// Goes up with each quarantine, so that whoever keeps tables in a front looks them over.
-    generation: AtomicU32,
+    numbers: Lock<Numbers>,
+    /// How many quarantines there were.
+    quarantines: AtomicU64,
+    /// How many quarantines and closed caches there were: whatever keeps tables in a front looks
+    /// them over when this has changed.
+    changes: AtomicU64,
     pub(crate) source: S,
     space: PhantomData<fn() -> A>,
 }
@@ -66,8 +69,9 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
             descriptors: (0..span.frames).map(|_| Descriptor::new()).collect(),
             lives: Lives::new(granules as u32),
             states: States::new(granules as u32),
-            caches: AtomicU32::new(0),
-            generation: AtomicU32::new(0),
+            numbers: Lock::new(Numbers::default()),
+            quarantines: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             source,
             space: PhantomData,
         })
@@ -143,20 +147,34 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     }
 
     /// The number of a new cache.
-    pub(crate) fn next_cache(&self) -> u32 {
-        self.caches.fetch_add(1, Ordering::Relaxed)
+    pub(crate) fn open_cache(&self) -> u32 {
+        self.numbers.lock().open()
     }
 
-    /// The idle table that starts at `granule`, which the caller took from where idle tables are,
-    /// is the live table `tag` from now on. If a zeroed one is wanted, it is zeroed now, unless it
-    /// came back zeroed.
+    /// The cache with that number has closed its pools.
+    pub(crate) fn close_cache(&self, number: u32) {
+        self.numbers.lock().close(number);
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The cache with that number is gone.
+    pub(crate) fn release_cache(&self, number: u32) {
+        self.numbers.lock().release(number);
+    }
+
+    /// Whether the idle table that starts at `granule`, which the caller took from where idle tables
+    /// are, must be zeroed before it is handed out.
     #[inline]
-    pub(crate) fn hand_out(&self, granule: u32, tag: Tag, wanted: Contents) -> Result<A, Error<A>> {
-        if wanted == Contents::Zeroed && !self.lives.is_zeroed(granule) {
-            self.zero(granule, tag.shift())?;
-        }
+    pub(crate) fn must_be_zeroed(&self, granule: u32, wanted: Contents) -> bool {
+        wanted == Contents::Zeroed && !self.lives.is_zeroed(granule)
+    }
+
+    /// The idle table that starts at `granule`, which the caller took, is the live table `tag` from
+    /// now on.
+    #[inline]
+    pub(crate) fn hand_out(&self, granule: u32, tag: Tag) -> A {
         self.lives.hand_out(granule, tag);
-        Ok(self.address(granule))
+        self.address(granule)
     }
 
     /// Frees the live table `tag` that starts at `granule`: it is nobody's any more, but still
@@ -170,38 +188,38 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         self.lives.is_live(granule)
     }
 
-    /// Zeroes the table of `2^shift` bytes that starts at `granule`. It must never be handed out if
-    /// that fails.
-    #[cold]
-    #[inline(never)]
-    fn zero(&self, granule: u32, shift: u8) -> Result<(), Error<A>> {
+    /// Zeroes the table of `2^shift` bytes that starts at `granule`.
+    pub(crate) fn zero(&self, granule: u32, shift: u8) -> Result<(), Error<A>> {
         let (table, words) = (self.address(granule), 1 << (shift - 3));
-        match self.source.table(table, words) {
-            Ok(zeroed) => {
-                zeroed.iter().for_each(|word| word.store(0, core::sync::atomic::Ordering::Relaxed));
-                self.source.wrote(table, words);
-                Ok(())
-            }
-            Err(error) => {
-                self.drop_fragments(self.frame_of(granule), 1)?;
-                Err(error.into())
-            }
-        }
+        let zeroed = self.source.table(table, words)?;
+        zeroed.iter().for_each(|word| word.store(0, core::sync::atomic::Ordering::Relaxed));
+        self.source.wrote(table, words);
+        Ok(())
     }
 
-    pub(crate) fn generation(&self) -> u32 {
-        self.generation.load(Ordering::Acquire)
+    /// How many quarantines there were. (64 bits do not come round.)
+    #[inline]
+    pub(crate) fn quarantines(&self) -> u64 {
+        self.quarantines.load(Ordering::Acquire)
+    }
+
+    /// How many quarantines and closed caches there were.
+    #[inline]
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Whether the frame of a granule is quarantined. As long as none ever was, that costs a look
     /// at a word that nobody writes.
     #[inline]
     pub(crate) fn is_out_of_use(&self, granule: u32) -> bool {
-        self.generation() != 0 && self.descriptor(self.frame_of(granule)).is(QUARANTINED)
+        self.quarantines() != 0 && self.descriptor(self.frame_of(granule)).is(QUARANTINED)
     }
 
-    pub(crate) fn next_generation(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
+    /// So many more frames were marked.
+    pub(crate) fn count_quarantines(&self, marked: u64) {
+        self.quarantines.fetch_add(marked, Ordering::AcqRel);
+        self.changes.fetch_add(marked, Ordering::AcqRel);
     }
 
     /// Takes a frame (or, for a larger table, frames on end) from the source and makes it a table
@@ -346,8 +364,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         }
     }
 
-    /// Takes back a table whose cache is closed or gone, or never reuses: the frame's counter is
-    /// all that is left to tell.
+    /// Takes back a table whose cache is closed or gone: the frame's counter is all that is left to
+    /// tell.
     ///
     /// # Errors
     /// [`Error::NotLive`] or [`Error::Outside`], and nothing changed, if there is no such table at
@@ -356,8 +374,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         let Some(granule) = self.table_granule(table) else { return Err(self.not_live(table)) };
         // The frame may become another one's meanwhile; only a table of just this tag is freed.
         let tag = self.tag_at(granule);
-        if !tag.is_loose()
-            || tag.owner() != Some(owner)
+        if tag.owner() != Some(owner)
+            || self.numbers.lock().is_open(tag.cache())
             || !self.set_idle(granule, tag.table(), Contents::Stale)
         {
             return Err(self.not_live(table));

@@ -99,6 +99,7 @@ mod guest;
 mod linux;
 mod lives;
 mod local;
+mod numbers;
 mod pool;
 mod query;
 mod source;

@@ -44,7 +44,7 @@ impl Bump {
         frames: &Frames<A, S>,
         tag: Tag,
     ) -> Result<u32, Error<A>> {
-        let frame = frames.fill(tag.loose(), 1)?;
+        let frame = frames.fill(tag, 1)?;
         let fragment = frame << (frames.shift - GRANULE);
         let mut this = this.lock();
         if this.closed {

@@ -9,7 +9,9 @@
 //! everything back.
 //!
 //! After a quarantine the front puts everything back once, before it hands out another table, and
-//! from then on takes no table of a quarantined frame: the pool keeps those.
+//! from then on takes no table of a quarantined frame: the pool keeps those. When the cache has
+//! closed, the front puts everything back whenever it would hand out another table. Both are seen by
+//! one look at a count that quarantines and closed caches raise.
 
 use core::cell::Cell;
 use core::ops::Deref;
@@ -24,6 +26,9 @@ use crate::source::FrameSource;
 
 /// The most tables of one size that a front holds.
 const DEPTH: usize = 32;
+
+/// No number of changes.
+const NEVER: u64 = u64::MAX;
 
 /// Idle tables of one size, as a stack.
 #[derive(Debug)]
@@ -48,7 +53,10 @@ where
     cache: &'c Cache<A, S, F>,
     frames: &'c Frames<A, S>,
     magazines: [Magazine; SIZES],
-    generation: Cell<u32>,
+    /// [`Frames::changes`] when the front was last looked over; [`NEVER`] if the cache has closed.
+    seen: Cell<u64>,
+    /// How many quarantines there had been when the front was last looked over.
+    quarantines: Cell<u64>,
 }
 
 impl<'c, A, S, F> Local<'c, A, S, F>
@@ -65,12 +73,12 @@ where
             room: cache.front_room(GRANULE + size as u8).min(DEPTH),
             tables: [const { Cell::new(0) }; DEPTH],
         };
-        let generation = Cell::new(cache.frames().generation());
         Self {
             cache,
             frames: cache.frames(),
             magazines: core::array::from_fn(magazine),
-            generation,
+            seen: Cell::new(NEVER),
+            quarantines: Cell::new(0),
         }
     }
 
@@ -89,13 +97,22 @@ where
         if let Some(magazine) = self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))) {
             let held = magazine.held.get().wrapping_sub(1);
             if let Some(table) = magazine.tables.get(held) {
-                if frames.generation() == self.generation.get() {
+                if frames.changes() == self.seen.get() {
                     magazine.held.set(held);
-                    return frames.hand_out(table.get(), magazine.tag, wanted);
+                    return self.hand_out(table.get(), magazine.tag, wanted);
                 }
             }
         }
         self.refill(shift, wanted)
+    }
+
+    /// Hands out an idle table that came out of the front.
+    #[inline]
+    fn hand_out(&self, granule: u32, tag: Tag, wanted: Contents) -> Result<A, Error<A>> {
+        if self.frames.must_be_zeroed(granule, wanted) {
+            self.cache.zero(granule, tag.shift())?;
+        }
+        Ok(self.frames.hand_out(granule, tag))
     }
 
     /// From the cache. If it has nothing, what the front holds may make up frames that go home.
@@ -112,16 +129,18 @@ where
     }
 
     fn refill_once(&self, shift: u8, wanted: Contents) -> Result<A, Error<A>> {
-        let frames = self.frames;
-        let generation = frames.generation();
-        if generation != self.generation.replace(generation) {
-            self.put_back()?;
-        }
+        self.look_over()?;
         let Some(magazine) =
             self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))).filter(|it| it.room > 0)
         else {
             return self.cache.take_holding(shift, wanted);
         };
+        // Another cache's end changes nothing here.
+        let held = magazine.held.get().wrapping_sub(1);
+        if let Some(table) = magazine.tables.get(held) {
+            magazine.held.set(held);
+            return self.hand_out(table.get(), magazine.tag, wanted);
+        }
         let mut batch = [0; DEPTH];
         let taken = self.cache.take_batch(shift, &mut batch[..magazine.room.div_ceil(2)])?;
         let (first, rest) = (batch[0], &batch[1..taken]);
@@ -129,7 +148,27 @@ where
             cell.set(table);
         }
         magazine.held.set(rest.len());
-        frames.hand_out(first, magazine.tag, wanted)
+        self.hand_out(first, magazine.tag, wanted)
+    }
+
+    /// Puts everything back if a frame was quarantined since the last time, or the cache closed.
+    #[inline]
+    fn look_over(&self) -> Result<(), Error<A>> {
+        // Before the rest: what is missed now is looked for the next time.
+        let changes = self.frames.changes();
+        if changes == self.seen.get() { Ok(()) } else { self.look_over_at(changes) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_over_at(&self, changes: u64) -> Result<(), Error<A>> {
+        let quarantines = self.frames.quarantines();
+        let closed = self.cache.is_closed();
+        self.seen.set(if closed { NEVER } else { changes });
+        if quarantines != self.quarantines.replace(quarantines) || closed {
+            self.put_back()?;
+        }
+        Ok(())
     }
 
     /// Takes a table of `2^shift` bytes back.

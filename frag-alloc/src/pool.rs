@@ -15,9 +15,9 @@
 //! closes.
 //!
 //! Tables of a quarantined frame go straight into hand when they come back, and nothing is taken
-//! from such a frame. What lay on the stack before the quarantine is found by the frame table's
-//! generation: a pool that looked its stack over at an older one does so again before it hands
-//! anything out.
+//! from such a frame. What lay on the stack before the quarantine is found by the number of
+//! quarantines: a pool that looked its stack over before the last one does so again before it
+//! hands anything out.
 //!
 //! Frames are kept in lists by how full they are, and tables are taken from the fullest: sparse
 //! frames get a chance to empty. One empty frame is kept, so that a workload that swings around a
@@ -25,7 +25,7 @@
 
 use pgtable::Address;
 
-use crate::descriptor::{Descriptor, GRANULE, NONE, QUARANTINED, Tag};
+use crate::descriptor::{Descriptor, GRANULE, NONE, QUARANTINED};
 use crate::frames::Frames;
 use crate::source::FrameSource;
 use crate::sync::Ordering::Relaxed;
@@ -45,8 +45,8 @@ pub(crate) struct Pool {
     /// log2 of the tables per frame.
     tables: u8,
     pub(crate) closed: bool,
-    /// The frame table's generation when the stack was last looked over.
-    generation: u32,
+    /// How many quarantines there had been when the stack was last looked over.
+    quarantines: u64,
     held: usize,
     stack: [u32; DEPTH],
 }
@@ -87,7 +87,7 @@ impl Pool {
             shift,
             tables,
             closed: false,
-            generation: 0,
+            quarantines: 0,
             held: 0,
             stack: [0; DEPTH],
         }
@@ -181,7 +181,7 @@ impl Pool {
     /// first.
     #[inline]
     pub(crate) fn is_stale<A: Address, S: FrameSource<A>>(&self, frames: &Frames<A, S>) -> bool {
-        self.generation != frames.generation()
+        self.quarantines != frames.quarantines()
     }
 
     /// Fills `batch` with tables, warm ones or those of the fullest frames, as far as there are
@@ -264,7 +264,7 @@ impl Pool {
     ) -> Leaving {
         // What stays on the stack was not looked over.
         if keep == 0 {
-            self.generation = frames.generation();
+            self.quarantines = frames.quarantines();
         }
         let down = self.held.saturating_sub(keep);
         for index in 0..down {
@@ -308,13 +308,12 @@ impl Pool {
         leaving
     }
 
-    /// Closes: nothing is handed out from now on, all frames become loose (with `tag`), and leave.
+    /// Closes: nothing is handed out from now on, all frames become loose, and leave.
     /// Returns those with tables in hand, and how many tables are not. In one hold of the lock: a
     /// frame without tables in hand is only its users' from then on.
     pub(crate) fn close<A: Address, S: FrameSource<A>>(
         &mut self,
         frames: &Frames<A, S>,
-        tag: Tag,
     ) -> (Leaving, u32) {
         self.closed = true;
         let mut leaving = self.settle(frames, 0, Leaving::NONE);
@@ -326,7 +325,6 @@ impl Pool {
                 let it = frames.descriptor(frame);
                 let in_hand = it.in_hand.load(Relaxed);
                 live += u32::from(self.per_frame() - in_hand);
-                it.set_tag(tag);
                 if in_hand > 0 {
                     leaving.push(&frames.descriptors, frame);
                 }

@@ -79,7 +79,7 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     pub fn quarantine(&self, address: A) -> Result<(), Error<A>> {
         let granule = self.granule(address).ok_or(Error::Outside { address })?;
         self.descriptor(self.frame_of(granule)).raise(QUARANTINED);
-        self.next_generation();
+        self.count_quarantines(1);
         Ok(())
     }
 
@@ -135,5 +135,37 @@ impl<A: Address, S: FrameSource<A>> Drop for FrameRef<'_, A, S> {
     fn drop(&mut self) {
         // The reference was taken when this was made, so there is one to drop.
         let _ = self.frames.put(self.frame);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use core::sync::atomic::AtomicU64;
+    use std::vec::Vec;
+
+    use pgtable::{Contents, DirectMap, Hpa};
+
+    use crate::{Cache, Frames, Kind, Local, Owner, Policy, Region};
+
+    /// Whatever holds tables looks them over after a quarantine, however many there were between.
+    #[test]
+    fn case_a8_quarantines_do_not_come_round() {
+        for before in [0, u64::from(u32::MAX), u64::from(u32::MAX) * 2 + 1] {
+            let words: Vec<_> = (0..1 << 13).map(|_| AtomicU64::new(0)).collect();
+            let start = Hpa::new(0);
+            let source = Region::new(DirectMap::new(&words, start), start, 1, 16).unwrap();
+            let frames = Frames::new(source).unwrap();
+            let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+            let (front, stack) = (Local::new(&cache), cache.take(8).unwrap());
+            let tables = [front.take(8).unwrap(), front.take(8).unwrap()];
+            front.give(tables[0], 8, Contents::Stale).unwrap();
+            cache.give(stack, 8, Contents::Stale).unwrap();
+            frames.count_quarantines(before);
+            frames.quarantine(start).unwrap();
+            assert!(frames.is_out_of_use(0), "{before}");
+            assert!(front.take(8).is_err() && cache.take(8).is_err(), "{before}");
+            front.give(tables[1], 8, Contents::Stale).unwrap();
+            assert!(front.take(8).is_err(), "{before}");
+        }
     }
 }

@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
 use frag_alloc::{
-    Cache, Deferred, Epochs, Error, Frames, Grace, Kind, Local, Owner, Policy, Reader, Region,
+    Cache, Deferred, Epochs, Error, Frames, Grace, Hooks, Kind, Local, Owner, Policy, Reader,
+    Refused, Region,
 };
 use pgtable::{Contents, DirectMap, Hpa, Level, ReadSide, TableAllocator, TableLayout};
 
@@ -152,4 +153,87 @@ fn readers_come_and_go() {
         assert!(epochs.reader().is_none());
         drop(reader);
     }
+}
+
+/// Grace periods that pass at once, and may panic before they start.
+#[derive(Default)]
+struct Frail {
+    readers: Cell<bool>,
+    panics: Cell<bool>,
+    started: Cell<u64>,
+    /// What [`Grace::passed`] says of periods up to here.
+    passed: Cell<u64>,
+}
+
+impl Grace for Frail {
+    fn start(&self) -> u64 {
+        assert!(!self.panics.get(), "the embedder's panic");
+        self.started.set(self.started.get() + 1);
+        if !self.readers.get() {
+            self.passed.set(self.started.get());
+        }
+        self.started.get()
+    }
+
+    fn passed(&self, cookie: u64) -> bool {
+        cookie <= self.passed.get()
+    }
+}
+
+/// A grace period that could not be started is started later: a table never waits for an older one
+/// that has passed.
+#[test]
+fn case_a15_a_panic_in_a_grace_period_hands_nothing_out_early() {
+    let words: Vec<_> = (0..1 << 13).map(|_| AtomicU64::new(0)).collect();
+    let source = Region::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), 1, 16).unwrap();
+    let frames = Frames::new(source).unwrap();
+    let grace = Frail::default();
+    let tables = Deferred::new(Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse), &grace);
+    let [first, second] = [tables.take(12).unwrap(), tables.take(12).unwrap()];
+    tables.give(first, 12, Contents::Stale).unwrap();
+    assert_eq!(tables.collect(), Ok(1), "a period that has passed");
+    grace.readers.set(true);
+    tables.give(second, 12, Contents::Stale).unwrap();
+    grace.panics.set(true);
+    let collect = || tables.collect();
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(collect)).is_err());
+    grace.panics.set(false);
+    assert_eq!((tables.collect(), tables.waiting()), (Ok(0), 1), "a reader may see it");
+    grace.passed.set(u64::MAX);
+    assert_eq!((tables.collect(), tables.waiting()), (Ok(1), 0));
+}
+
+/// Panics when the frame that it is told of goes home.
+struct Panicking<'p>(&'p Cell<u64>);
+
+impl Hooks<Hpa> for Panicking<'_> {
+    fn construct(&self, _: Hpa, _: u8) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn destruct(&self, frame: Hpa, _: u8) {
+        assert_ne!(frame.get(), self.0.get(), "the embedder's panic");
+    }
+}
+
+/// Tables that were on their way back when the embedder's destructor panicked come back later.
+#[test]
+fn case_a15_a_panic_on_the_way_back_loses_no_other_table() {
+    let words: Vec<_> = (0..8 << 13).map(|_| AtomicU64::new(0)).collect();
+    let bad = Cell::new(u64::MAX);
+    let memory = DirectMap::new(&words, Hpa::new(0));
+    let source = Region::with_hooks(memory, Hpa::new(0), 8, 16, Panicking(&bad)).unwrap();
+    let frames = Frames::new(source).unwrap();
+    let epochs = Epochs::new(1);
+    let tables = Deferred::new(Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse), &epochs);
+    let all = [(); 5].map(|()| tables.take(16).unwrap());
+    bad.set(all[1].get());
+    for table in all {
+        tables.give(table, 16, Contents::Stale).unwrap();
+    }
+    let collect = || tables.collect();
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(collect)).is_err());
+    assert_eq!(tables.waiting(), 3, "those behind it");
+    assert_eq!(tables.collect(), Ok(3));
+    assert_eq!(frames.source().available(), 7, "all but the one that its hook would not let go");
 }
