@@ -82,7 +82,7 @@ use Effect::{Modelled, None as Nothing, Refused};
 
 /// Every defined bit of the four registers. Bits that are in no row are reserved, and refused.
 pub const CONTROL_BITS: &[ControlBits] = &[
-    bits(Cr0, 0, 1, "PE", Nothing), // paging implies it
+    bits(Cr0, 0, 1, "PE", Modelled), // paging implies it, or is impossible
     bits(Cr0, 1, 1, "MP", Nothing),
     bits(Cr0, 2, 1, "EM", Nothing),
     bits(Cr0, 3, 1, "TS", Nothing),
@@ -102,8 +102,8 @@ pub const CONTROL_BITS: &[ControlBits] = &[
     bits(Cr4, 1, 1, "PVI", Nothing),
     bits(Cr4, 2, 1, "TSD", Nothing),
     bits(Cr4, 3, 1, "DE", Nothing),
-    bits(Cr4, 4, 1, "PSE", Nothing), // 32-bit paging only
-    bits(Cr4, 5, 1, "PAE", Nothing), // LMA implies it
+    bits(Cr4, 4, 1, "PSE", Nothing),  // 32-bit paging only
+    bits(Cr4, 5, 1, "PAE", Modelled), // LMA implies it, or is impossible
     bits(Cr4, 6, 1, "MCE", Nothing),
     bits(Cr4, 7, 1, "PGE", Nothing), // what invalidations leave, not what a walk finds
     bits(Cr4, 8, 1, "PCE", Nothing),
@@ -129,7 +129,7 @@ pub const CONTROL_BITS: &[ControlBits] = &[
     bits(Cr4, 28, 1, "LAM_SUP", Refused),
     bits(Cr4, 32, 1, "FRED", Nothing),
     bits(Efer, 0, 1, "SCE", Nothing),
-    bits(Efer, 8, 1, "LME", Nothing), // LMA tells
+    bits(Efer, 8, 1, "LME", Modelled), // LMA tells, or is impossible
     bits(Efer, 10, 1, "LMA", Modelled),
     bits(Efer, 11, 1, "NXE", Modelled),
     bits(Efer, 12, 1, "SVME", Nothing),

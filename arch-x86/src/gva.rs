@@ -11,7 +11,7 @@ use crate::paging_walker::LinearTranslation;
 use crate::registers::Registers;
 use crate::shape::beyond_maxphyaddr;
 
-/// A paging mode that this crate does not walk.
+/// A paging mode that this crate does not walk, or that no processor can be in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unsupported {
@@ -26,6 +26,27 @@ pub enum Unsupported {
     /// CR0.PG = 1, CR4.PAE = 1, EFER.LMA = 0.
     #[error("PAE paging is not supported")]
     Pae,
+    /// The registers contradict each other: no processor holds them together (SDM volume 3, 2.2.1,
+    /// 2.5 and 4.1.1). The text says which bits.
+    #[error("no processor has {0}")]
+    Impossible(&'static str),
+}
+
+/// The bits by which `registers` contradict each other, if they do.
+const fn impossible(registers: Registers) -> Option<&'static str> {
+    let Registers { cr0, cr4, efer, .. } = registers;
+    let long = (cr0.pg(), efer.lme(), efer.lma());
+    match long {
+        // Loading CR0 with PG and without PE is a general-protection exception (SDM 2.5).
+        _ if cr0.pg() && !cr0.pe() => Some("CR0.PG = 1 with CR0.PE = 0"),
+        // LMA is LME and PG; nothing else sets or clears it (SDM 2.2.1, 4.1.1).
+        (false, _, true) => Some("EFER.LMA = 1 with CR0.PG = 0"),
+        (true, false, true) => Some("EFER.LMA = 1 with EFER.LME = 0"),
+        (true, true, false) => Some("EFER.LMA = 0 with EFER.LME = 1 and CR0.PG = 1"),
+        // PAE can neither be clear when long mode begins, nor be cleared in it (SDM 4.1.2).
+        (true, _, true) if !cr4.pae() => Some("EFER.LMA = 1 with CR4.PAE = 0"),
+        _ => None,
+    }
 }
 
 /// Why a guest's address has no guest-physical one.
@@ -65,6 +86,9 @@ impl Paging {
     /// [`Unsupported`].
     pub const fn of(registers: Registers, processor: Controls) -> Result<Self, Unsupported> {
         let Registers { cr0, cr3, cr4, efer } = registers;
+        if let Some(bits) = impossible(registers) {
+            return Err(Unsupported::Impossible(bits));
+        }
         if !cr0.pg() {
             return Ok(Self::Off);
         }

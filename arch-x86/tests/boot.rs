@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_x86::{
-    BootError, BootMapping, Controls, Cr0, GvaError, Levels, LongMode, LongModeFault, Paging,
+    BootError, BootMapping, Controls, Cr0, Efer, GvaError, Levels, LongMode, LongModeFault, Paging,
     Registers, Unsupported, boot_tables, gva_to_gpa,
 };
 use pgtable::{Access, Debugger, DirectMap, Error, Gpa, Gva, Prot, Translate};
@@ -141,7 +141,7 @@ fn other_modes() {
     };
     assert_eq!(go(0x1, 0, 0), Ok(Gpa::new(0x3456_789a)), "no paging: 32-bit linear addresses");
     assert_eq!(go(0x8000_0001, 0, 0), Err(Unsupported::Paging32.into()));
-    assert_eq!(go(0x8000_0001, 0x20, 0x100), Err(Unsupported::Pae.into()));
+    assert_eq!(go(0x8000_0001, 0x20, 0), Err(Unsupported::Pae.into()));
 }
 
 /// A debugger reads what the guest itself could not, and no more than is mapped.
@@ -167,7 +167,7 @@ fn a_debugger_reads_what_is_mapped() {
         );
     }
     assert!(open.translate(Gva::new(0x20_0000), Access::READ).is_err());
-    let off = Registers { cr0: Cr0::new(), ..boot.registers };
+    let off = Registers { cr0: Cr0::new(), efer: Efer::new(), ..boot.registers };
     let off = Debugger(Paging::of(off, controls).unwrap().walker(memory));
     let found = off.translate(Gva::new(0x1_2345_6789), Access::WRITE).unwrap();
     assert_eq!((found.output, found.shift, found.attributes), (Gpa::new(0x2345_6789), 32, None));

@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_x86::{
     BootError, BootMapping, CONTROL_BITS, ControlRegister, Controls, Cr0, Cr3, Cr4, Efer, Effect,
-    GvaError, Levels, LongMode, Paging, RefusedBit, Registers, Unsupported, boot_tables,
-    gva_to_gpa,
+    GvaError, KeyRegister, Levels, LongMode, Paging, RefusedBit, Registers, Unsupported,
+    boot_tables, gva_to_gpa,
 };
-use pgtable::{Access, DirectMap, Error, Gpa, Gva, Prot, RangeError, Refusal};
+use pgtable::{Access, DirectMap, Error, Gpa, Gva, Prot, RangeError, Refusal, Walker};
 
 /// A vCPU in long mode, with the bits that no mode is without.
 const LONG: Registers = Registers {
@@ -101,6 +101,83 @@ fn case_b12_address_masking_and_separation() {
             };
             assert_eq!(refused.name, name);
             assert!(refused.to_string().contains(name), "{refused}");
+        }
+    }
+}
+
+/// Registers that no processor holds together: every combination of the bits that make long mode.
+#[test]
+fn case_b12_impossible_registers() {
+    for bits in 0..32_u64 {
+        let bit = |index: u64| bits >> index & 1;
+        let [pe, pg, pae, lme, lma] = [0, 1, 2, 3, 4].map(bit);
+        let raw = (pg << 31 | pe, 0x1000, pae << 5, lma << 10 | lme << 8);
+        let found = Paging::of(Registers::from_raw(raw.0, raw.1, raw.2, raw.3), Controls::new());
+        let what = format!("PE {pe}, PG {pg}, PAE {pae}, LME {lme}, LMA {lma}: {found:?}");
+        // What a processor can hold: no paging, 32-bit and PAE paging, and long mode.
+        match (pe, pg, pae, lme, lma) {
+            (_, 0, _, _, 0) => assert_eq!(found, Ok(Paging::Off), "{what}"),
+            (1, 1, 0, 0, 0) => assert_eq!(found, Err(Unsupported::Paging32), "{what}"),
+            (1, 1, 1, 0, 0) => assert_eq!(found, Err(Unsupported::Pae), "{what}"),
+            (1, 1, 1, 1, 1) => assert!(matches!(found, Ok(Paging::Long { .. })), "{what}"),
+            _ => {
+                let Err(error @ Unsupported::Impossible(bits)) = found else { panic!("{what}") };
+                let named = [("PE = 0", pe), ("PG = 0", pg), ("PAE = 0", pae), ("LME = 0", lme)];
+                assert!(
+                    named.iter().all(|(name, bit)| !bits.contains(name) || *bit == 0),
+                    "{what}"
+                );
+                assert!(bits.contains("LMA = 1") == (lma == 1 && (pe == 1 || pg == 0)), "{what}");
+                assert!(error.to_string().contains(bits), "{error}");
+            }
+        }
+    }
+}
+
+/// SDM volume 3, 4.6.2, decides what IA32_PKRS does to a supervisor's writes: WD of the page's key
+/// forbids them if CR0.WP = 1, and with CR0.WP = 0 "does not affect write accesses to
+/// supervisor-mode addresses"; AD forbids data accesses always. (The rule in 4.6.1 for CR0.WP = 0,
+/// "a protection key for which write access is permitted", is read by that.) PKRU does the same to
+/// a supervisor's writes to user-mode addresses, and a user's fail always.
+#[test]
+fn case_b12_write_disable_of_a_key_needs_wp() {
+    let leaf = |user: u64| 3 << 59 | user << 2 | 3;
+    // User page, user access, CR0.WP, AD, WD; whether a write is allowed.
+    for (user_page, user_access, wp, ad, wd, allowed) in [
+        (false, false, true, 0, 0, true),
+        (false, false, true, 0, 1, false),
+        (false, false, false, 0, 1, true),
+        (false, false, true, 1, 0, false),
+        (false, false, false, 1, 0, false),
+        (false, false, false, 1, 1, false),
+        (true, false, true, 0, 1, false),
+        (true, false, false, 0, 1, true),
+        (true, false, false, 1, 1, false),
+        (true, true, true, 0, 1, false),
+        (true, true, false, 0, 1, false),
+        (true, true, false, 0, 0, true),
+    ] {
+        let key = KeyRegister((wd << 1 | ad) << 6);
+        let controls = Controls { pke: true, pks: true, wp, ..Controls::new() };
+        let controls = if user_page {
+            Controls { pkru: key, ..controls }
+        } else {
+            Controls { pkrs: key, ..controls }
+        };
+        let format = LongMode::new(Levels::Four, controls);
+        let word = leaf(user_page.into());
+        let words: Vec<AtomicU64> = (0..0x4000 / 8).map(|_| AtomicU64::new(0)).collect();
+        for table in 0..3_usize {
+            words[table * 512].store((table as u64 + 1) << 12 | 7, Ordering::Relaxed);
+        }
+        words[3 * 512].store(word, Ordering::Relaxed);
+        let memory = DirectMap::new(&words, Gpa::new(0));
+        let access = if user_access { Access::WRITE.by_user() } else { Access::WRITE };
+        let found = Walker::new(format, memory, Gpa::new(0)).translate(Gva::new(0), access);
+        let row = (user_page, user_access, wp, ad, wd);
+        assert_eq!(found.is_ok(), allowed, "{row:?}: {found:?}");
+        if let Err(fault) = found {
+            assert!(fault.arch.pk(), "{row:?}: {fault}");
         }
     }
 }

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use super::hpte::HpteV;
 use super::order::GROUP_ENTRIES;
-use super::slot::{Busy, Slot};
+use super::slot::{Busy, Locked, Slot};
 use super::word::Word;
 
 /// Entries of a group that are in one cache line.
@@ -195,6 +195,25 @@ impl<'w, W: Word> Group<'w, W> {
                 return Ok(Some(index));
             }
             open &= open - 1;
+        }
+        Ok(None)
+    }
+
+    /// Locks the free entry that [`enter`](Self::enter) would fill, and says which it is.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    pub(super) fn lock_free(self) -> Result<Option<(usize, Locked<'w, W>)>, Busy> {
+        let free = |v: u64| v & HpteV::V == 0;
+        let slots = || (0..GROUP_ENTRIES).map(|index| (index, self.slot(index)));
+        let at_once = |(index, slot): (_, Slot<'w, W>)| Some((index, slot.try_lock_if(free)?));
+        if let Some(locked) = slots().find_map(at_once) {
+            return Ok(Some(locked));
+        }
+        for (index, slot) in slots() {
+            if let Some(locked) = slot.lock_if(free)? {
+                return Ok(Some((index, locked)));
+            }
         }
         Ok(None)
     }

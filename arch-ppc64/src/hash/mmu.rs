@@ -7,11 +7,12 @@ use super::authority::{Authority, judge};
 use super::hpte::{Hpte, HpteR, Layout};
 use super::page_size::PageSizes;
 use super::segment::Segment;
-use super::slb::{Found, Slb};
+use super::slb::{Found, NoSegment, Slb};
 use super::slot::{Busy, TURNS};
 use super::table::{Hpt, HptError, Look, Seen};
 use super::virtual_page::VirtualPage;
 use crate::interrupt::{Interrupt, Status, Vector};
+use crate::lpcr::{Lpcr, Translation, Unmodelled};
 
 /// A translation through a hashed page table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +36,10 @@ pub enum HashFault {
     /// The table itself could not be used: no interrupt, but a machine check if anything.
     #[error(transparent)]
     Table(#[from] HptError),
+    /// More than one SLB entry is for the address: a machine check if anything, or any of them
+    /// ([`NoSegment::MultiHit`]).
+    #[error("more than one SLB entry is for {0}")]
+    MultiHit(Gva),
 }
 
 impl HashFault {
@@ -43,6 +48,15 @@ impl HashFault {
         let fetch = access.kind == AccessKind::Fetch;
         let vector = if fetch { Vector::InstructionStorage } else { Vector::DataStorage };
         Self::Interrupt(Interrupt { vector, status })
+    }
+
+    /// What an access to `address` gets if the SLB has no segment for it.
+    #[cold]
+    fn no_segment<const N: usize>(slb: &Slb<N>, address: Gva, access: Access) -> Self {
+        match slb.missed(address) {
+            NoSegment::Miss => Self::segment(access),
+            NoSegment::MultiHit => Self::MultiHit(address),
+        }
     }
 
     /// The segment interrupt for `access`.
@@ -70,17 +84,38 @@ pub struct HashMmu<'h, A, M> {
     pub authority: Authority,
 }
 
+impl<'h, A, M> HashMmu<'h, A, M> {
+    /// A processor that runs under this LPCR.
+    ///
+    /// # Errors
+    /// [`Unmodelled`]: a field says that addresses are translated in another way; HR and UPRT, by
+    /// radix trees.
+    pub fn under(
+        lpcr: Lpcr,
+        slb: &'h Slb,
+        hpt: &'h Hpt<A, M>,
+        authority: Authority,
+    ) -> Result<Self, Unmodelled> {
+        match lpcr.translation()? {
+            Translation::Hash => Ok(Self { slb, hpt, authority }),
+            Translation::Radix => Err(Unmodelled { field: "HR" }),
+        }
+    }
+}
+
 impl<A: Address, M: TableMemory<A>> HashMmu<'_, A, M> {
     /// Translates `access` at `address`, setting R and C as the access requires.
     ///
     /// # Errors
     /// The interrupt that it takes: 0x380 or 0x480 where no segment is, else 0x300 or 0x400 with
-    /// its causes. To whom it goes (to the partition, or as 0xE00 and 0xE20 to the hypervisor, as
+    /// its causes; [`HashFault::MultiHit`] where there is more than one segment. To whom it goes (to the partition, or as 0xE00 and 0xE20 to the hypervisor, as
     /// LPCR\[VPM\] says) is the caller's affair.
     #[inline(always)]
     pub fn translate(&self, address: Gva, access: Access) -> Result<HashTranslation, HashFault> {
-        let found = self.slb.find(address).ok_or_else(|| HashFault::segment(access))?;
-        translate(self.hpt, found, address, access, self.authority)
+        match self.slb.find(address) {
+            Some(found) => translate(self.hpt, found, address, access, self.authority),
+            None => Err(HashFault::no_segment(self.slb, address, access)),
+        }
     }
 
     /// Translates `access` at each of `addresses` into the real address of the same index of

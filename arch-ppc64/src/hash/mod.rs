@@ -53,7 +53,7 @@ pub use page_size::{PageSize, PageSizes};
 pub use resize::{Action, Keep, Rehashed, Resize, ResizeError, rehash};
 pub use return_code::ReturnCode;
 pub use segment::{Segment, SegmentSize, SlbEsid, SlbVsid};
-pub use slb::{SLB_ENTRIES, Slb, SlbError};
+pub use slb::{NoSegment, SLB_ENTRIES, Slb, SlbError};
 pub use slot::{Busy, Hidden, Locked, Slot};
 pub use space::{
     Context, Fragments, HashAttributes, HashedSpace, MOST_TLBIES, Pages, Pte4K, Pte64K,

@@ -40,6 +40,18 @@ pub enum SlbError {
     },
 }
 
+/// Why the SLB names no segment for an address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+pub enum NoSegment {
+    /// No entry is for the address: a segment interrupt.
+    #[error("no SLB entry is for the address")]
+    Miss,
+    /// More than one entry is for the address. That is an error of the software that wrote them,
+    /// and hardware may use any of them or take a machine check.
+    #[error("more than one SLB entry is for the address")]
+    MultiHit,
+}
+
 /// Which effective addresses an entry is for: those that are `esid` under `mask`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Tag {
@@ -54,6 +66,12 @@ impl Tag {
     #[inline(always)]
     const fn fits(self, address: Gva) -> bool {
         address.get() & self.mask == self.esid
+    }
+
+    /// Whether both are for some address.
+    const fn overlaps(self, other: Self) -> bool {
+        let (mask, both) = (self.mask & other.mask, self.mask != 0 && other.mask != 0);
+        both && (self.esid ^ other.esid) & mask == 0
     }
 }
 
@@ -84,9 +102,15 @@ const fn span(size: SegmentSize, address: u64) -> (u64, u64) {
 }
 
 /// An SLB of `N` entries, as one processor has it.
+///
+/// Software must see to it that no two entries are for one address (ISA v3.0B Book III 5.7.8). If
+/// they are, an address that both are for has no segment here: [`NoSegment::MultiHit`], where
+/// processors differ, and QEMU takes the first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Slb<const N: usize = SLB_ENTRIES> {
     tags: [Tag; N],
+    /// The same, but for those that overlap another: empty.
+    alone: [Tag; N],
     found: [Option<Found>; N],
 }
 
@@ -100,7 +124,7 @@ impl<const N: usize> Slb<N> {
     /// An empty SLB.
     #[must_use]
     pub const fn new() -> Self {
-        Self { tags: [Tag::EMPTY; N], found: [None; N] }
+        Self { tags: [Tag::EMPTY; N], alone: [Tag::EMPTY; N], found: [None; N] }
     }
 
     /// `slbmte`: writes the entry that `rb` names. An entry with V = 0 is empty. Reserved bits
@@ -142,18 +166,24 @@ impl<const N: usize> Slb<N> {
         }
     }
 
-    /// The segment in which `address` lies; `None`: a segment interrupt.
+    /// The segment in which `address` lies.
+    ///
+    /// # Errors
+    /// [`NoSegment`].
     #[inline(always)]
-    #[must_use]
-    pub fn lookup(&self, address: Gva) -> Option<Segment> {
-        self.find(address).map(|found| found.segment)
+    pub fn lookup(&self, address: Gva) -> Result<Segment, NoSegment> {
+        match self.find(address) {
+            Some(found) => Ok(found.segment),
+            None => Err(self.missed(address)),
+        }
     }
 
-    /// As [`lookup`](Self::lookup), with what a search wants.
+    /// As [`lookup`](Self::lookup), with what a search wants; [`missed`](Self::missed) says why
+    /// there is nothing.
     #[inline(always)]
     pub(super) fn find(&self, address: Gva) -> Option<&Found> {
         // The first alone, so that what stands in a caller's loop is small.
-        match (self.tags.first(), self.found.first()) {
+        match (self.alone.first(), self.found.first()) {
             (Some(tag), Some(Some(found))) if tag.fits(address) => Some(found),
             _ => self.find_further(address),
         }
@@ -161,16 +191,51 @@ impl<const N: usize> Slb<N> {
 
     #[inline(never)]
     fn find_further(&self, address: Gva) -> Option<&Found> {
-        self.tags
-            .iter()
-            .zip(&self.found)
-            .filter(|(tag, _)| tag.fits(address))
-            .find_map(|(_, found)| found.as_ref())
+        self.all_by(&self.alone, address).next().or_else(|| self.find_among_overlapping(address))
+    }
+
+    /// The entries with a tag in `tags` that fits.
+    fn all_by<'s>(&'s self, tags: &'s [Tag; N], address: Gva) -> impl Iterator<Item = &'s Found> {
+        let fitting = tags.iter().zip(&self.found).filter(move |(tag, _)| tag.fits(address));
+        fitting.filter_map(|(_, found)| found.as_ref())
+    }
+
+    /// The one entry that is for `address`, where some overlap.
+    #[cold]
+    fn find_among_overlapping(&self, address: Gva) -> Option<&Found> {
+        let mut all = self.all_by(&self.tags, address);
+        all.next().filter(|_| all.next().is_none())
+    }
+
+    /// Why there is no segment for `address`.
+    #[cold]
+    pub(super) fn missed(&self, address: Gva) -> NoSegment {
+        match self.all_by(&self.tags, address).next() {
+            Some(_) => NoSegment::MultiHit,
+            None => NoSegment::Miss,
+        }
     }
 
     fn set(&mut self, index: usize, tag: Tag, found: Option<Found>) {
         if let (Some(old_tag), Some(old)) = (self.tags.get_mut(index), self.found.get_mut(index)) {
+            let overlapped = *old_tag != self.alone[index];
             (*old_tag, *old) = (tag, found);
+            self.alone[index] = tag;
+            let others = || (0..N).filter(move |&other| other != index);
+            if overlapped || others().any(|other| self.tags[other].overlaps(tag)) {
+                self.find_overlaps();
+            }
+        }
+    }
+
+    /// Finds out anew which entries overlap.
+    #[cold]
+    fn find_overlaps(&mut self) {
+        let tags = self.tags;
+        for (index, tag) in tags.iter().enumerate() {
+            let others = tags.iter().enumerate().filter(|&(other, _)| other != index);
+            let overlaps = others.into_iter().any(|(_, other)| other.overlaps(*tag));
+            self.alone[index] = if overlaps { Tag::EMPTY } else { *tag };
         }
     }
 
@@ -241,28 +306,30 @@ mod tests {
         )
         .unwrap();
         for (address, want) in [
-            (0x1000_0000, Some(SEGMENT)),
-            (0x1fff_ffff, Some(SEGMENT)),
-            (0x2000_0000, None),
-            (0x0fff_ffff, None),
-            (0xc000_0100_0000_0000, Some(large)),
-            (0xc000_01ff_ffff_ffff, Some(large)),
-            (0xc000_0200_0000_0000, None),
-            (0, None),
-            (u64::MAX, None),
+            (0x1000_0000, Ok(SEGMENT)),
+            (0x1fff_ffff, Ok(SEGMENT)),
+            (0x2000_0000, Err(NoSegment::Miss)),
+            (0x0fff_ffff, Err(NoSegment::Miss)),
+            (0xc000_0100_0000_0000, Ok(large)),
+            (0xc000_01ff_ffff_ffff, Ok(large)),
+            (0xc000_0200_0000_0000, Err(NoSegment::Miss)),
+            (0, Err(NoSegment::Miss)),
+            (u64::MAX, Err(NoSegment::Miss)),
         ] {
             assert_eq!(slb.lookup(Gva::new(address)), want, "{address:#x}");
         }
         assert_eq!(slb.entry(1), (SlbEsid::from_bits(0x1800_0000), SEGMENT.slb_word()));
         slb.slbie(Gva::new(0xc000_0100_0000_0000));
-        assert_eq!(slb.lookup(Gva::new(0xc000_0100_0000_0000)), None);
+        assert_eq!(slb.lookup(Gva::new(0xc000_0100_0000_0000)), Err(NoSegment::Miss));
         slb.slbia(0).unwrap();
         assert_eq!(slb, Slb::new());
     }
 
-    /// Against a list of what was entered, each with its first address and its size.
+    /// Against a list of what was entered, each with its first address and its size. Segments of 1
+    /// TiB lie over segments of 256 MiB, and over one another.
     #[test]
-    fn as_a_list_of_segments() {
+    fn case_b12_as_a_list_of_segments() {
+        let mut hits = [0; 3];
         let mut slb = Slb::<8>::new();
         let mut list: [Option<(u64, Segment)>; 8] = [None; 8];
         for step in 0..20_000_u64 {
@@ -303,10 +370,18 @@ mod tests {
                     list[index] = (kind != 3).then_some((start(size), segment));
                 }
             }
-            assert_eq!(
-                slb.lookup(Gva::new(address)),
-                list.iter().find(|entry| here(entry)).and_then(|entry| entry.map(|it| it.1))
-            );
+            let mut all = list.iter().filter(|entry| here(entry)).flatten();
+            let want = match (all.next(), all.next()) {
+                (None, _) => Err(NoSegment::Miss),
+                (Some(it), None) => Ok(it.1),
+                _ => Err(NoSegment::MultiHit),
+            };
+            assert_eq!(slb.lookup(Gva::new(address)), want, "step {step}");
+            hits[match want {
+                Ok(_) => 0,
+                Err(NoSegment::Miss) => 1,
+                Err(NoSegment::MultiHit) => 2,
+            }] += 1;
             for (index, entry) in list.iter().enumerate() {
                 let want = entry.map_or((SlbEsid::new(), SlbVsid::new()), |(first, it)| {
                     (SlbEsid::from_bits(first).with_v(true), it.slb_word())
@@ -314,6 +389,7 @@ mod tests {
                 assert_eq!(slb.entry(index), want, "entry {index} after step {step}");
             }
         }
+        assert!(hits.iter().all(|&count| count > 1000), "{hits:?}");
     }
 
     #[test]

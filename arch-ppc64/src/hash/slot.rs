@@ -162,14 +162,8 @@ impl<'w, W: Word> Slot<'w, W> {
     /// # Errors
     /// [`Busy`].
     pub fn enter_waiting(self, words: [u64; 2]) -> Result<bool, Busy> {
-        match self.lock_if(|v| v & HpteV::V == 0)? {
-            Some(locked) => {
-                core::mem::forget(locked);
-                self.fill(words);
-                Ok(true)
-            }
-            None => Ok(false),
-        }
+        let free = self.lock_if(|v| v & HpteV::V == 0)?;
+        Ok(free.map(|free| free.fill(words)).is_some())
     }
 
     /// Takes the lock if `wanted` of the unlocked first doubleword; `None` if not.
@@ -344,6 +338,14 @@ impl<W: Word> Locked<'_, W> {
             }
         }
         u64::from_be(seen)
+    }
+
+    /// Fills the entry, which is free, and unlocks it.
+    #[inline]
+    pub fn fill(self, words: [u64; 2]) {
+        let slot = self.slot;
+        core::mem::forget(self);
+        slot.fill(words);
     }
 
     /// Empties the entry, which is hidden, and unlocks it; returns its second doubleword with

@@ -262,7 +262,8 @@ impl<'i> HashSpace<'i> {
     /// The segment through which an entry is judged: the SLB's, else as Linux makes them, with Ks
     /// and Kp set for processes and Kp for the kernel.
     fn segment_of(&self, va: Option<u64>, context: Option<u32>, vsid: u64) -> Segment {
-        let given = self.view.slb.as_ref().zip(va).and_then(|(slb, va)| slb.lookup(Gva::new(va)));
+        let given =
+            self.view.slb.as_ref().zip(va).and_then(|(slb, va)| slb.lookup(Gva::new(va)).ok());
         given.unwrap_or(Segment {
             vsid,
             size: SegmentSize::T1,

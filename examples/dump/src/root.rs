@@ -425,6 +425,7 @@ pub(crate) fn unsupported(why: Unsupported) -> &'static str {
     match why {
         Unsupported::Paging32 => "32-bit paging, which is not read",
         Unsupported::Pae => "PAE paging, which is not read",
+        Unsupported::Impossible(_) => "no paging mode: its control registers contradict each other",
         // LAM, UAI, LASS, an encrypted guest's CR3, a reserved bit.
         _ => "paging with a control bit that changes translation and is not read",
     }

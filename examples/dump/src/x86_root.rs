@@ -41,9 +41,9 @@ impl Cpu {
 /// How a CPU translates; why it does not, in words.
 fn paging(index: usize, registers: X86Registers) -> Result<Cpu, String> {
     let X86Registers { cr0, cr3, cr4, efer, rflags, .. } = registers;
-    // QEMU's notes have no EFER, but the core is one of x86-64: with PAE it is long mode.
-    let pae = cr4 >> 5 & 1 != 0;
-    let assumed = if pae { 0xd00 } else { 0x800 };
+    // QEMU's notes have no EFER, but the core is one of x86-64: with paging and PAE it is long mode.
+    let long = cr0 >> 31 & 1 != 0 && cr4 >> 5 & 1 != 0;
+    let assumed = if long { 0xd00 } else { 0x800 };
     let efer = efer.unwrap_or(assumed);
     // What an address's tag means, and whose addresses a mode may use, is not asked here.
     let raw = Registers::from_raw(cr0, cr3 & CR3, cr4 & !(LASS | LAM_SUP), efer & !UAI);

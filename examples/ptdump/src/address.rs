@@ -213,7 +213,7 @@ mod tests {
         let slb = slb(&entries).unwrap_or_default().unwrap_or_default();
         assert_eq!(
             slb.lookup(pgtable::Gva::new(0x1234_5678)).map(|segment| segment.vsid),
-            Some(0x00f9_463f_51f7)
+            Ok(0x00f9_463f_51f7)
         );
         assert!(super::slb(&[(0, 2 << 62)]).is_err());
         assert_eq!(segment("0x10:0x20"), Ok((16, 32)));

@@ -1,5 +1,7 @@
 //! `H_ENTER`: a new entry.
 
+use core::sync::atomic::AtomicU64;
+
 use pgtable::{Address, TableMemory};
 
 use super::{Dialect, HcallFlags, Hcalls, Partition, Storage};
@@ -7,12 +9,14 @@ use crate::hash::checked::CheckedEntry;
 use crate::hash::hpte::{HpteR, HpteV};
 use crate::hash::order::GROUP_SHIFT;
 use crate::hash::return_code::ReturnCode;
+use crate::hash::slot::Locked;
 use crate::hash::table::HptError;
 
 impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
     /// `H_ENTER`: puts the entry `pteh`, `ptel` into the first free place of the group in which
     /// `ptex` lies; with `EXACT` into `ptex` itself; with `ZERO_PAGE` the page is filled with zeros
-    /// before ([`Dialect::Papr`]). Returns the place. V is set whatever `pteh` says; H is the
+    /// when there is a place, which stays locked meanwhile, and before the entry is valid
+    /// ([`Dialect::Papr`]): a call that fails leaves the page as it is. Returns the place. V is set whatever `pteh` says; H is the
     /// caller's.
     ///
     /// # Errors
@@ -45,10 +49,13 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
             return Err(ReturnCode::Parameter);
         }
         let slot = self.slot(ptex)?;
-        if flags.zero_page() && self.dialect == Dialect::Papr {
-            self.partition.zero(page, size).map_err(|_| ReturnCode::Parameter)?;
-        }
         let words = entry.words();
+        if flags.zero_page() && self.dialect == Dialect::Papr {
+            let (ptex, place) = self.lock_free(flags, ptex)?;
+            self.partition.zero(page, size).map_err(|_| ReturnCode::Parameter)?;
+            place.fill(words);
+            return Ok(ptex);
+        }
         if flags.exact() {
             let entered = slot.enter(words) || slot.enter_waiting(words).map_err(HptError::from)?;
             return if entered { Ok(ptex) } else { Err(ReturnCode::PtegFull) };
@@ -61,6 +68,24 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
             .enter(words, u8::MAX)
             .map_err(HptError::from)?;
         entered.map(|index| group << GROUP_SHIFT | index as u64).ok_or(ReturnCode::PtegFull)
+    }
+
+    /// Locks the place that [`enter`](Self::enter) would fill.
+    fn lock_free(
+        &self,
+        flags: HcallFlags,
+        ptex: u64,
+    ) -> Result<(u64, Locked<'_, AtomicU64>), ReturnCode> {
+        let place = if flags.exact() {
+            let free = self.slot(ptex)?.lock_if(|v| v & HpteV::V == 0).map_err(HptError::from)?;
+            free.map(|locked| (ptex, locked))
+        } else {
+            let group = ptex >> GROUP_SHIFT;
+            let free = self.hpt.group(group).map_err(HptError::from)?.lock_free();
+            free.map_err(HptError::from)?
+                .map(|(index, locked)| (group << GROUP_SHIFT | index as u64, locked))
+        };
+        place.ok_or(ReturnCode::PtegFull)
     }
 
     /// Whether WIMG says what PAPR wants for what stands there.

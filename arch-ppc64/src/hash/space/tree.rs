@@ -43,7 +43,7 @@ impl SoftwareTree {
 fn interrupt(fault: HashFault) -> Interrupt {
     match fault {
         HashFault::Interrupt(interrupt) => interrupt,
-        HashFault::Table(_) => {
+        HashFault::Table(_) | HashFault::MultiHit(_) => {
             Interrupt { vector: crate::Vector::DataStorage, status: Status::new() }
         }
     }

@@ -126,7 +126,7 @@ mod tests {
             for number in place.numbers() {
                 assert_eq!(
                     slb.lookup(place.address(number)),
-                    Some(place.segment),
+                    Ok(place.segment),
                     "{place:x?}, page {number:#x}"
                 );
             }

@@ -86,8 +86,8 @@ impl fmt::Display for Step {
                     "  access    {access} at {address}, AMR {amr:#018x}, IAMR {iamr:#018x}, segment "
                 )?;
                 match slb.lookup(*address) {
-                    Some(segment) => write!(f, "{segment:x?}"),
-                    None => f.write_str("none"),
+                    Ok(segment) => write!(f, "{segment:x?}"),
+                    Err(none) => none.fmt(f),
                 }
             }
             Action::Slb(_, instructions) => {

@@ -49,7 +49,7 @@ impl Model {
 
     fn judge(&self, touch: &Touch) -> Result<Option<Verdict>, Box<dyn Error>> {
         let &Touch { ref slb, authority, address, access } = touch;
-        let Some(segment) = slb.lookup(address) else {
+        let Ok(segment) = slb.lookup(address) else {
             return self.translate(slb, authority, address, access).map(Some);
         };
         let page = VirtualPage::of(&segment, address);
@@ -134,7 +134,7 @@ impl Model {
         match (HashMmu { slb, hpt: &self.table, authority }).translate(address, access) {
             Ok(HashTranslation { real, .. }) => Ok(Verdict::Real(real)),
             Err(HashFault::Interrupt(cause)) => Ok(Verdict::Refused(cause)),
-            Err(HashFault::Table(error)) => Err(error.into()),
+            Err(error) => Err(error.into()),
         }
     }
 
