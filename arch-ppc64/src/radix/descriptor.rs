@@ -168,6 +168,13 @@ impl ProcessTableWord {
     pub const fn base(self) -> u64 {
         self.prtb() << 12
     }
+
+    /// Whether a reserved bit is set (but for bit 0, [`gr`](Self::gr)).
+    #[must_use]
+    pub const fn has_reserved_bits(self) -> bool {
+        let known = Self::new().with_gr(true).with_prtb(pgtable::low_bits(48)).with_prts(0x1f);
+        self.into_bits() & !known.into_bits() != 0
+    }
 }
 
 /// Partition Table Control Register (PTCR, SPR 464, ISA "Partition Table"): where the partition

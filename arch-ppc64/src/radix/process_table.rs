@@ -38,12 +38,14 @@ impl ProcessTable {
     }
 
     /// The table that a partition table entry names, as `strictness` reads it:
-    /// [`Qemu`](Strictness::Qemu) knows no largest size, [`Kvm`](Strictness::Kvm) no alignment.
+    /// [`Qemu`](Strictness::Qemu) knows no largest size, [`Kvm`](Strictness::Kvm) no alignment, and
+    /// [`Strict`](Strictness::Strict) refuses reserved bits (but not bit 0, which Linux sets).
     #[must_use]
     pub fn of_word_as(word: ProcessTableWord, strictness: Strictness) -> Option<Self> {
         match strictness {
             Strictness::Qemu => Indexed::of_any_size(Gpa::new(word.base()), word.prts()).map(Self),
             Strictness::Kvm => Indexed::anywhere(Gpa::new(word.base()), word.prts()).map(Self),
+            Strictness::Strict if word.has_reserved_bits() => None,
             Strictness::Strict => Self::of_word(word),
         }
     }
@@ -124,6 +126,7 @@ impl ProcessTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::radix::RadixRoot;
     use core::sync::atomic::{AtomicU64, Ordering};
     use pgtable::DirectMap;
 
@@ -147,6 +150,46 @@ mod tests {
         }
         for (base, prts) in [(0x13_1000, 4), (0x13_0000, 5), (0, 25), (0, 255), (1 << 60, 0)] {
             assert_eq!(ProcessTable::new(Gpa::new(base), prts), None, "{base:#x} {prts}");
+        }
+    }
+
+    /// Each reserved bit of a process table entry, and of the word that names the table, alone:
+    /// ignored by QEMU and KVM, malformed by the manual (ISA v3.0B Book III 5.7.6: reserved fields of
+    /// both are to be zero).
+    #[test]
+    fn case_b12_reserved_bits_of_a_process_table() {
+        let words = [const { AtomicU64::new(0) }; 512];
+        let memory = DirectMap::new(&words, Gpa::new(0x1000));
+        let table = ProcessTable::new(Gpa::new(0x1000), 0).unwrap();
+        let entry = Prte::of_tree(0x10_0000).unwrap();
+        let root = Ok(Gpa::new(0x10_0000));
+        // In the numbering of the manual: bit 0 is the highest.
+        let first = [0, 3].map(|bit| (1 << (63 - bit), 0));
+        let second = (0..64).map(|bit| (0, 1_u64 << (63 - bit)));
+        for (tree, reserved) in first.into_iter().chain(second) {
+            let tree = RadixRoot::from_bits(u64::from(entry.tree) | tree);
+            table.write(&memory, 0, Prte { tree, reserved }).unwrap();
+            for (strictness, want) in [
+                (Strictness::Qemu, root),
+                (Strictness::Kvm, root),
+                (Strictness::Strict, Err(Cause::Malformed)),
+            ] {
+                let seen = table.root(&memory, 0, strictness);
+                assert_eq!(seen, want, "{tree:?}, {reserved:#x}, {strictness:?}");
+            }
+        }
+        for bit in 0..64_u32 {
+            let word = ProcessTableWord::from_bits(table.word().into_bits() ^ 1 << (63 - bit));
+            let named = |strictness| ProcessTable::of_word_as(word, strictness);
+            if matches!(bit, 1..=3 | 52..=58) {
+                assert_eq!(named(Strictness::Qemu), Some(table), "{bit}");
+                assert_eq!(named(Strictness::Kvm), Some(table), "{bit}");
+                assert_eq!(named(Strictness::Strict), None, "{bit}");
+            } else if bit == 0 {
+                assert_eq!(named(Strictness::Strict), Some(table), "Linux's bit");
+            } else {
+                assert_ne!(named(Strictness::Qemu), Some(table), "{bit} is no reserved bit");
+            }
         }
     }
 
