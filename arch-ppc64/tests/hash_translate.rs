@@ -208,7 +208,7 @@ fn run(
             Err(HashFault::Interrupt(it)) => {
                 Outcome::Interrupt(it.vector.offset(), it.status.into_bits())
             }
-            Err(HashFault::Table(error)) => panic!("{error}"),
+            Err(error) => panic!("{error}"),
         };
         assert_eq!(got, want, "{access} at {ea:#x}, segments {segments:x?}");
     }
