@@ -1,5 +1,5 @@
-#!/bin/bash -eu
-# Builds every target with the sanitizer that the engine asks for, and packs its seeds and its dictionary.
+#!/bin/bash -eu Builds every target with the sanitizer that the engine asks for, and packs its seeds
+#and its dictionary.
 cd "$SRC/pgtable/fuzz"
 cargo fuzz build -O --debug-assertions
 for program in fuzz_targets/*.rs; do

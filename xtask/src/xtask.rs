@@ -1,15 +1,20 @@
 //! What every command works with: where the workspace stands, and the sources of what it needs.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use cargo_metadata::{Metadata, MetadataCommand};
+use duct::cmd;
 
+use crate::command;
 use crate::toolbox::{self, Toolbox};
 
 /// The packages that an embedder links, none of which needs `std`.
 pub const LIBRARIES: [&str; 5] =
     ["pgtable", "frag-alloc", "arch-ppc64", "arch-x86", "arch-aarch64"];
+/// The package with the tests that formats of other crates run.
+pub const CONFORMANCE: &str = "pgtable-conformance";
 /// The packages in `examples/` that have code for POWER.
 pub const POWER_EXAMPLES: [&str; 9] = [
     "guest-init",
@@ -27,6 +32,16 @@ pub const POWER_EXAMPLES: [&str; 9] = [
 pub fn workspace() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here)
+}
+
+/// The files of the repository at `root` whose names end so, as git knows them: paths from there.
+/// Those that nobody has added yet are among them, and those that are ignored are not.
+pub fn files(root: &Path, ending: &str) -> Result<Vec<String>> {
+    let files = cmd!("git", "ls-files", "--cached", "--others", "--exclude-standard").dir(root);
+    let files = command::quiet("git ls-files", &files)?;
+    // git also names files that were deleted, until that is committed.
+    let is_there = |file: &&str| file.ends_with(ending) && root.join(file).exists();
+    Ok(files.lines().filter(is_there).map(str::to_owned).collect())
 }
 
 /// The workspace as cargo sees it, and the tools that are not cargo’s.
@@ -57,6 +72,19 @@ impl Xtask {
     /// The folder that holds the workspace’s `Cargo.toml`.
     pub fn root(&self) -> &Path {
         self.metadata.workspace_root.as_std_path()
+    }
+
+    /// The `Cargo.toml` of every workspace of the repository: the root, and those that it excludes.
+    pub fn workspaces(&self) -> Result<Vec<PathBuf>> {
+        let mut all = Vec::new();
+        for file in files(self.root(), "Cargo.toml")? {
+            let file = self.root().join(file);
+            let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+            if text.lines().any(|line| line == "[workspace]") {
+                all.push(file);
+            }
+        }
+        Ok(all)
     }
 
     /// A folder below the target folder.

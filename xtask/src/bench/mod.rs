@@ -120,7 +120,7 @@ fn count(xtask: &Xtask, bench: &Bench, renew: bool) -> Result<()> {
     Ok(())
 }
 
-/// Looks at the format of every bench package and lints it, which also shows that it builds.
+/// Lints every bench package, which also shows that it builds.
 pub fn check(xtask: &Xtask) -> Result<()> {
     let manifests = packages::manifests(xtask.root())?;
     for manifest in manifests {

@@ -4,7 +4,6 @@
 //! [`lanes`]), and closes with a table of outcomes and times. A step that takes twice its budget of
 //! CPU time fails: wall time is the machine's, which may do other things too.
 
-#[cfg(test)]
 mod claims;
 mod examples;
 mod lanes;
@@ -14,6 +13,7 @@ mod package;
 mod sanitize;
 mod steps;
 mod times;
+mod width;
 
 use std::process::ExitCode;
 

@@ -11,7 +11,7 @@ use duct::cmd;
 use spdx::{Expression, LicenseReq};
 
 use crate::cargo::cargo;
-use crate::xtask::{LIBRARIES, Xtask};
+use crate::xtask::{CONFORMANCE, LIBRARIES, Xtask};
 use crate::{command, report};
 
 /// What each package holds besides its code.
@@ -21,15 +21,20 @@ const PAPERS: [&str; 3] = ["README.md", "LICENSE-APACHE", "LICENSE-MIT"];
 const LICENCES: [&str; 7] =
     ["Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT", "Unicode-3.0", "Unlicense", "Zlib"];
 
+/// The packages that are published.
+fn published() -> impl Iterator<Item = &'static str> {
+    LIBRARIES.into_iter().chain([CONFORMANCE])
+}
+
 /// Packages the libraries, builds each from its package, and checks what they hold and need.
 pub fn run(xtask: &Xtask) -> Result<()> {
     let target = xtask.target("package");
-    let packages = LIBRARIES.iter().flat_map(|library| ["--package", library]);
+    let packages = published().flat_map(|library| ["--package", library]);
     let arguments = ["package", "--allow-dirty", "--no-verify"].into_iter().chain(packages);
     let package = cargo(xtask, arguments).env("CARGO_TARGET_DIR", &target);
     command::stream("cargo package", &package)?;
     build_unpacked(xtask, &target)?;
-    for library in LIBRARIES {
+    for library in published() {
         let list = ["package", "--list", "--allow-dirty", "--package", library];
         let files = command::quiet("cargo package --list", &cargo(xtask, list))?;
         for paper in PAPERS {
@@ -58,7 +63,7 @@ fn build_unpacked(xtask: &Xtask, target: &Path) -> Result<()> {
     let folder = tempfile::tempdir_in(target)?;
     let mut members = String::new();
     let mut patches = String::new();
-    for library in LIBRARIES {
+    for library in published() {
         let package = xtask.metadata.packages.iter().find(|package| *package.name == library);
         let name = format!("{library}-{}", package.context("a library")?.version);
         let archive = target.join("package").join(format!("{name}.crate"));
@@ -86,7 +91,7 @@ fn build_unpacked(xtask: &Xtask, target: &Path) -> Result<()> {
 fn packages_under(metadata: &Metadata) -> Result<Vec<&Package>> {
     let resolve = metadata.resolve.as_ref().context("cargo metadata resolves nothing")?;
     let nodes: HashMap<_, _> = resolve.nodes.iter().map(|node| (&node.id, node)).collect();
-    let is_library = |id: &PackageId| LIBRARIES.contains(&metadata[id].name.as_str());
+    let is_library = |id: &PackageId| published().any(|name| metadata[id].name.as_str() == name);
     let mut open: Vec<&PackageId> =
         metadata.workspace_members.iter().filter(|id| is_library(id)).collect();
     let mut seen: BTreeSet<&PackageId> = open.iter().copied().collect();

@@ -14,7 +14,7 @@ use duct::cmd;
 use crate::cargo::cargo;
 use crate::command;
 use crate::toolbox::table::VALGRIND;
-use crate::xtask::{LIBRARIES, Xtask};
+use crate::xtask::{CONFORMANCE, LIBRARIES, Xtask};
 
 /// What the tests are run under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,7 +50,8 @@ const NOT_OURS: &str = "race:test::\nrace:core::profiling::compiler_copy\nrace:s
 pub fn run(xtask: &Xtask, tool: Tool) -> Result<()> {
     match tool {
         Tool::Address => {
-            let packages = LIBRARIES.iter().flat_map(|library| ["--package", library]);
+            let packages = [&LIBRARIES[..], &[CONFORMANCE]].concat();
+            let packages = packages.iter().flat_map(|library| ["--package", library]);
             let test = ["test", "--all-features", "--lib", "--tests"].into_iter().chain(packages);
             sanitized(
                 xtask,

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::{examples, loom, no_std, package};
+use super::{claims, examples, loom, no_std, package, width};
 use crate::arch::Arch;
 use crate::cargo::cargo;
 use crate::microvm::{LinuxOptions, Mmu};
@@ -11,7 +11,7 @@ use crate::toolbox::table::{
     BOCHS, COMPILERS, LIBRARIES_PPC64EL, MAKE, QEMU_PPC, QEMU_USER, QEMU_X86, SYSTEM_PPC64EL, Tool,
     VALGRIND,
 };
-use crate::xtask::{LIBRARIES, POWER_EXAMPLES, Xtask};
+use crate::xtask::{CONFORMANCE, LIBRARIES, POWER_EXAMPLES, Xtask};
 use crate::{bench, command, fuzz, microvm, probe, report, x86_host};
 
 /// What programs for POWER are built with, and tested.
@@ -44,7 +44,7 @@ pub struct Step {
 pub const STEPS: &[Step] = &[
     Step {
         name: "fmt",
-        about: "the code is formatted",
+        about: "the code is formatted, in columns; what documents name exists",
         emulated: false,
         cpu_seconds: 30,
         tools: &[],
@@ -116,7 +116,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "benches",
-        about: "the bench packages are formatted and build, and no lint fires",
+        about: "the bench packages build, and no lint fires",
         emulated: false,
         cpu_seconds: 600,
         tools: &[&MAKE],
@@ -173,7 +173,13 @@ pub const STEPS: &[Step] = &[
 ];
 
 fn fmt(xtask: &Xtask) -> Result<()> {
-    command::stream("cargo fmt", &cargo(xtask, ["fmt", "--all", "--check"]))
+    for manifest in xtask.workspaces()? {
+        let manifest = manifest.to_string_lossy();
+        let format = ["fmt", "--all", "--check", "--manifest-path", &manifest];
+        command::stream(&format!("cargo fmt of {manifest}"), &cargo(xtask, format))?;
+    }
+    width::check(xtask.root())?;
+    claims::check(xtask.root())
 }
 
 fn clippy(xtask: &Xtask) -> Result<()> {
@@ -202,7 +208,8 @@ fn ppc64le(xtask: &Xtask) -> Result<()> {
         report::note("this is a POWER machine: the step `test` has run them");
         return Ok(());
     }
-    Toolchain::set_up(xtask)?.test(xtask, &[&LIBRARIES[..], &POWER_EXAMPLES[..]].concat())
+    let packages = [&LIBRARIES[..], &[CONFORMANCE], &POWER_EXAMPLES[..]].concat();
+    Toolchain::set_up(xtask)?.test(xtask, &packages)
 }
 
 fn microvm(xtask: &Xtask) -> Result<()> {
