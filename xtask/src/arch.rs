@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::emulated_host::{self, Machine, POWER9, System, X86_64};
+use crate::cross_host::{Hosts, POWER, RISCV64};
+use crate::emulated_host::{self, Machine, System, X86_64};
+use crate::x86_host;
 use crate::xtask::Xtask;
-use crate::{power_host, x86_host};
 
 /// Whose guest, and whose MMU.
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -17,27 +18,41 @@ pub enum Arch {
     Ppc64,
     /// x86-64: this machine if /dev/kvm can be used, else an emulated one
     X86,
+    /// RISC-V with the hypervisor extension: this machine if it is one, else an emulated one
+    Riscv64,
 }
 
 impl Arch {
+    /// The hosts that programs are cross-built for, if they are.
+    fn hosts(self) -> Option<&'static Hosts> {
+        match self {
+            Self::Ppc64 => Some(&POWER),
+            Self::Riscv64 => Some(&RISCV64),
+            Self::X86 => None,
+        }
+    }
+
     /// Whether a program that runs guests runs on this machine, and not on an emulated host.
     pub fn runs_here(self, machine: &Machine) -> bool {
-        match self {
-            Self::Ppc64 => cfg!(target_arch = "powerpc64"),
-            Self::X86 => x86_host::usable().is_ok() && !machine.emulated,
+        match self.hosts() {
+            Some(hosts) => hosts.are_here(),
+            None => x86_host::usable().is_ok() && !machine.emulated,
         }
     }
 
     /// Debian’s kernel and busybox for it.
     pub fn system(self, xtask: &Xtask) -> Result<System> {
-        emulated_host::system(xtask, if self == Self::Ppc64 { &POWER9 } else { &X86_64 })
+        match self.hosts() {
+            Some(hosts) => hosts.system(xtask),
+            None => emulated_host::system(xtask, &X86_64),
+        }
     }
 
     /// Builds a program of `examples/` that runs inside a guest: statically linked.
     pub fn build_guest(self, xtask: &Xtask, program: &str) -> Result<PathBuf> {
-        match self {
-            Self::Ppc64 => power_host::build(xtask, program),
-            Self::X86 => x86_host::build(xtask, program),
+        match self.hosts() {
+            Some(hosts) => hosts.build(xtask, program),
+            None => x86_host::build(xtask, program),
         }
     }
 
@@ -51,9 +66,9 @@ impl Arch {
         machine: Machine,
         files: Vec<PathBuf>,
     ) -> Result<u8> {
-        match self {
-            Self::Ppc64 => power_host::run_example(xtask, program, arguments, machine, files),
-            Self::X86 => x86_host::run_example(xtask, program, arguments, machine, files),
+        match self.hosts() {
+            Some(hosts) => hosts.run_example(xtask, program, arguments, machine, files),
+            None => x86_host::run_example(xtask, program, arguments, machine, files),
         }
     }
 }

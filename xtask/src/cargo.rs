@@ -45,6 +45,7 @@ pub fn build_static(xtask: &Xtask, program: &str) -> Result<PathBuf> {
     // Named, so that the flags are not those of build scripts too.
     let (target, variable) = match env::consts::ARCH {
         "powerpc64" => ("powerpc64le-unknown-linux-gnu", "POWERPC64LE"),
+        "riscv64" => ("riscv64gc-unknown-linux-gnu", "RISCV64GC"),
         _ => ("x86_64-unknown-linux-gnu", "X86_64"),
     };
     let folder = xtask.target("static");

@@ -10,17 +10,19 @@ mod assemble;
 mod bare_bochs;
 mod bare_power;
 mod bare_qemu;
+mod bare_riscv;
+mod bare_spike;
 mod bare_x86;
 mod bench;
 mod cargo;
 mod command;
+mod cross_host;
 mod debian;
 mod emulated_host;
 mod fuzz;
 mod host;
 mod microvm;
 mod mutants;
-mod power_host;
 mod ppc64le;
 mod probe;
 mod ptdump_proof;
@@ -130,6 +132,9 @@ mod tests {
             ("probe --arch x86 --mmu radix", false),
             ("probe --stage2 -- --only 3", false),
             ("probe --cases 0", false),
+            ("probe --arch riscv64 --sim spike", true),
+            ("probe --arch riscv64 --stage2", false),
+            ("probe --sim qemu", false),
             ("probe --release sid", false),
             ("mutants --shard 2/3", true),
             ("mutants --shard 9/3", false),
@@ -142,6 +147,8 @@ mod tests {
             ("microvm --limit 0 --linux", false),
             ("microvm --linux --arch x86 --cpus 2", false),
             ("microvm --linux --arch x86 --mmu hash", false),
+            ("microvm --arch riscv64", true),
+            ("microvm --linux --arch riscv64", false),
             ("microvm --smp 0", false),
             ("microvm --host-memory 512", false),
             ("microvm --timeout 0", false),

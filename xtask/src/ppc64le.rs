@@ -1,4 +1,5 @@
-//! Building for powerpc64le Linux, and running what was built under qemu-user.
+//! Building for powerpc64le and riscv64 Linux, and running what was built for POWER under
+//! qemu-user.
 //!
 //! rustc and the C compiler are the toolbox’s. Everything is linked statically: the emulated host
 //! has no libraries, and qemu-user then needs no library path.
@@ -11,33 +12,70 @@ use duct::Expression;
 use crate::cargo::cargo;
 use crate::command;
 use crate::toolbox::cross::Cross;
-use crate::toolbox::table::{LIBRARIES_PPC64EL, QEMU_USER};
+use crate::toolbox::table::{
+    COMPILERS, LIBRARIES_PPC64EL, LIBRARIES_RISCV64, QEMU_USER, RUST_TRIXIE, Tool,
+};
 use crate::xtask::Xtask;
 
-const TARGET: &str = "powerpc64le-unknown-linux-gnu";
+/// What is built for.
+pub struct Target {
+    /// rustc’s name for it, and as cargo and build scripts spell it in variables.
+    name: &'static str,
+    cargo: &'static str,
+    scripts: &'static str,
+    /// rustc, and libraries of the same release.
+    pub rust: &'static Tool,
+    pub libraries: &'static Tool,
+    /// Not the usual target folder: with one folder for two compilers, each run would build all
+    /// anew.
+    folder: &'static str,
+}
+
+pub const POWER: Target = Target {
+    name: "powerpc64le-unknown-linux-gnu",
+    cargo: "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU",
+    scripts: "powerpc64le_unknown_linux_gnu",
+    rust: &COMPILERS,
+    libraries: &LIBRARIES_PPC64EL,
+    folder: "ppc64le",
+};
+
+pub const RISCV64: Target = Target {
+    name: "riscv64gc-unknown-linux-gnu",
+    cargo: "CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU",
+    scripts: "riscv64gc_unknown_linux_gnu",
+    rust: &RUST_TRIXIE,
+    libraries: &LIBRARIES_RISCV64,
+    folder: "riscv64",
+};
 
 /// Links the C library into the program.
 const STATIC: &str = "-Ctarget-feature=+crt-static";
 
-/// A toolchain that builds for powerpc64le Linux.
+/// A toolchain that builds for a target.
 pub struct Toolchain {
+    target: &'static Target,
     cross: Cross,
-    /// Not the usual one: with one folder for two compilers, each run would build all anew.
     target_folder: PathBuf,
 }
 
 impl Toolchain {
-    /// Sets up what is missing.
+    /// That for POWER; sets up what is missing.
     pub fn set_up(xtask: &Xtask) -> Result<Self> {
-        let cross = xtask.toolbox.cross(&LIBRARIES_PPC64EL, TARGET)?;
-        Ok(Self { cross, target_folder: xtask.target("ppc64le") })
+        Self::of(xtask, &POWER)
+    }
+
+    /// That for `target`; sets up what is missing.
+    pub fn of(xtask: &Xtask, target: &'static Target) -> Result<Self> {
+        let cross = xtask.toolbox.cross(target.rust, target.libraries, target.name)?;
+        Ok(Self { target, cross, target_folder: xtask.target(target.folder) })
     }
 
     /// Builds the release form of a program of `examples/`, and says where it stands.
     pub fn build_example(&self, xtask: &Xtask, program: &str) -> Result<PathBuf> {
         let arguments = ["--release", "--package", program, "--bin", program];
         command::stream("cross build", &self.cargo(xtask, "build", &arguments, STATIC))?;
-        Ok(self.target_folder.join(TARGET).join("release").join(program))
+        Ok(self.target_folder.join(self.target.name).join("release").join(program))
     }
 
     /// Runs the tests of `packages` under user-mode emulation, with the page size of POWER hosts,
@@ -50,7 +88,7 @@ impl Toolchain {
         let packages = packages.iter().flat_map(|package| ["--package", package]);
         let arguments: Vec<_> = ["--tests", "--all-features"].into_iter().chain(packages).collect();
         let test = self.cargo(xtask, "test", &arguments, &format!("{STATIC} -Dwarnings")).env(
-            "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER",
+            format!("{}_RUNNER", self.target.cargo),
             format!("{} -p 65536", qemu.display()),
         );
         command::stream("cargo test for POWER", &test)
@@ -64,14 +102,15 @@ impl Toolchain {
 
     /// `cargo VERB --target powerpc64le-… ARGUMENTS…` in the workspace.
     fn cargo(&self, xtask: &Xtask, verb: &str, arguments: &[&str], flags: &str) -> Expression {
-        let target = [verb, "--target", TARGET];
+        let Target { name, cargo: variables, scripts, .. } = self.target;
+        let target = [verb, "--target", name];
         self.with_headers(&cargo(xtask, target.iter().chain(arguments).copied()))
             .env("RUSTC", &self.cross.rustc)
             .env("CARGO_TARGET_DIR", &self.target_folder)
-            .env("CC_powerpc64le_unknown_linux_gnu", &self.cross.cc)
-            .env("AR_powerpc64le_unknown_linux_gnu", &self.cross.ar)
-            .env("CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_LINKER", &self.cross.cc)
-            .env("CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags)
+            .env(format!("CC_{scripts}"), &self.cross.cc)
+            .env(format!("AR_{scripts}"), &self.cross.ar)
+            .env(format!("{variables}_LINKER"), &self.cross.cc)
+            .env(format!("{variables}_RUSTFLAGS"), flags)
             // These would take the place of the flags above.
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")

@@ -7,10 +7,11 @@ use anyhow::Result;
 use clap::{Args, value_parser};
 
 use crate::arch::Arch;
+use crate::bare_riscv::Simulator;
 use crate::emulated_host::Machine;
 use crate::microvm::Mmu;
 use crate::xtask::Xtask;
-use crate::{bare_power, bare_x86};
+use crate::{bare_power, bare_riscv, bare_x86};
 
 /// What may be asked for on the command line.
 #[derive(Args, Default)]
@@ -31,6 +32,9 @@ pub struct Options {
     /// x86-64 with SVM and VMX for nested paging and EPT
     #[arg(long)]
     stage2: bool,
+    /// The simulator of riscv64, if not both: it has one and two stages, on bare machines
+    #[arg(long, value_enum)]
+    sim: Option<Simulator>,
     #[command(flatten)]
     machine: Machine,
     /// Further arguments of the program
@@ -41,9 +45,12 @@ pub struct Options {
 impl Options {
     /// What is wrong with the options together.
     pub fn wrong(&self) -> Option<String> {
-        let Self { arch, mmu, stage2, arguments, .. } = self;
+        let Self { arch, mmu, stage2, sim, arguments, .. } = self;
         let why = match (arch, mmu) {
-            (Arch::X86, Some(_)) => "--mmu is for ppc64",
+            (Arch::X86 | Arch::Riscv64, Some(_)) => "--mmu is for ppc64",
+            (Arch::X86 | Arch::Ppc64, _) if sim.is_some() => "--sim is for riscv64",
+            (Arch::Riscv64, _) if *stage2 => "riscv64 has both stages without --stage2",
+            (Arch::Riscv64, _) if !arguments.is_empty() => "riscv64 takes no further arguments",
             (Arch::Ppc64, Some(Mmu::Hash)) if *stage2 => "--stage2 is for radix trees",
             _ if *stage2 && !arguments.is_empty() => "--stage2 takes no further arguments",
             _ => return None,
@@ -59,7 +66,7 @@ impl Options {
             Arch::Ppc64 => {
                 vec![options(Some(Mmu::Radix)), options(Some(Mmu::Hash)), Self::second_stages(arch)]
             }
-            Arch::X86 => vec![options(None)],
+            Arch::X86 | Arch::Riscv64 => vec![options(None)],
         }
     }
 
@@ -71,13 +78,13 @@ impl Options {
 
 /// Builds and runs; the probe’s exit status is ours.
 pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
-    let Options { arch, mmu, cases, seed, stage2, mut machine, arguments: last } = options;
-    if stage2 {
-        let seed = seed.unwrap_or_else(seed_of_now);
-        return match arch {
-            Arch::Ppc64 => bare_power::probe(xtask, cases, seed),
-            Arch::X86 => bare_x86::probe(xtask, cases, seed),
-        };
+    let Options { arch, mmu, cases, seed, stage2, sim, mut machine, arguments: last } = options;
+    let bare_seed = seed.unwrap_or_else(seed_of_now);
+    match arch {
+        Arch::Ppc64 if stage2 => return bare_power::probe(xtask, cases, bare_seed),
+        Arch::X86 if stage2 => return bare_x86::probe(xtask, cases, bare_seed),
+        Arch::Riscv64 => return bare_riscv::probe(xtask, sim, cases, bare_seed),
+        Arch::Ppc64 | Arch::X86 => {}
     }
     // An emulated host carries out dozens of cases a second, if it has a processor for itself.
     machine.timeout = machine.timeout.max(60 + cases.unwrap_or(0) / CASES_PER_SECOND);

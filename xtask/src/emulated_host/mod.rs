@@ -25,7 +25,7 @@ use crate::xtask::Xtask;
 pub use initramfs::Initramfs;
 pub use kernel::{System, set_up as system};
 use modules::Module;
-pub use platform::{POWER9, Platform, X86_64};
+pub use platform::{POWER9, Platform, RISCV64, X86_64};
 
 /// What the emulated machine is like.
 #[derive(Args, Clone)]

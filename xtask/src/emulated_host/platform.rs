@@ -1,9 +1,9 @@
-//! What kinds of machine can be emulated: POWER9, and x86-64 with SVM.
+//! What kinds of machine can be emulated: POWER9, x86-64 with SVM, and RISC-V with H.
 
 use anyhow::Result;
 
 use crate::qemu::Qemu;
-use crate::toolbox::table::{QEMU_PPC, QEMU_X86, SYSTEM_AMD64, SYSTEM_PPC64EL, Tool};
+use crate::toolbox::table::{QEMU_PPC, QEMU_RISCV, QEMU_X86, SYSTEM_AMD64, SYSTEM_PPC64EL, SYSTEM_RISCV64, Tool};
 use crate::xtask::Xtask;
 
 /// A kind of machine, and the software that it boots.
@@ -52,6 +52,18 @@ pub const X86_64: Platform = Platform {
     system: &SYSTEM_AMD64,
     image: "vmlinuz-",
     modules: &["kvm", "kvm-amd"],
+};
+
+/// QEMU’s `virt` with the hypervisor extension, and what translation has besides.
+pub const RISCV64: Platform = Platform {
+    name: "RISC-V",
+    qemu: "qemu-system-riscv64",
+    emulator: &QEMU_RISCV,
+    machine: "-machine virt -accel tcg -cpu rv64,h=true,svnapot=true,svpbmt=true,svadu=true",
+    console: "ttyS0",
+    system: &SYSTEM_RISCV64,
+    image: "vmlinux-",
+    modules: &["kvm"],
 };
 
 impl Platform {

@@ -106,6 +106,9 @@ impl Options {
 
     /// What is wrong with the options together.
     pub fn wrong(&self, arch: Arch) -> Option<&'static str> {
+        if self.linux && arch == Arch::Riscv64 {
+            return Some("the microVM boots no Linux on riscv64 yet");
+        }
         let power_only = self.mmu == Mmu::Hash || self.cpus.is_some_and(|cpus| cpus > 1);
         (arch == Arch::X86 && power_only)
             .then_some("an x86 guest has one CPU and no hashed page table: --cpus, --mmu")
@@ -132,7 +135,7 @@ impl Options {
     /// Seconds until the guest counts as hung: several times what it takes on an emulated host.
     pub fn limit(&self, arch: Arch) -> u64 {
         self.limit.unwrap_or(match arch {
-            Arch::Ppc64 => 240,
+            Arch::Ppc64 | Arch::Riscv64 => 240,
             Arch::X86 => 480,
         })
     }

@@ -39,30 +39,33 @@ impl Cross {
 
 impl Toolbox {
     /// The compilers for the architecture of `libraries`, which rustc calls `target`; fetches what
-    /// is missing.
-    pub fn cross(&self, libraries: &Tool, target: &str) -> Result<Cross> {
+    /// is missing. rustc is that of `rust`, whose release is the libraries’.
+    pub fn cross(&self, rust: &Tool, libraries: &Tool, target: &str) -> Result<Cross> {
         let architecture = libraries.architecture.context("libraries are for one architecture")?;
         let native = native_architecture()?;
         if self.options.system_tools {
             return Cross::of_this_machine(triple(architecture), target);
         }
-        self.set_up(&[&COMPILERS, libraries])?;
-        let [compilers, libraries] = [&COMPILERS, libraries].map(|tool| self.name(tool));
-        let recipe = format!("compilers for {target}\n{compilers}\n{libraries}\n{RUSTC}{CC}");
-        let name = format!("cross-{architecture}-{}", &compilers[compilers.len() - 8..]);
+        self.set_up(&[&COMPILERS, rust, libraries])?;
+        let rustc = self.rustc(rust, triple(native))?;
+        let [compilers, rust, libraries] =
+            [&COMPILERS, rust, libraries].map(|tool| self.name(tool));
+        let recipe = format!("compilers for {target}\n{rust}\n{libraries}\n{rustc}{CC}");
+        let name = format!("cross-{architecture}-{}", &rust[rust.len() - 8..]);
         let folder = artifact::keep(&self.shelf, &name, &recipe, |folder| {
             // All stand beside each other on the shelf.
             let fill = |text: &str| {
                 text.replace("{compilers}", &format!("$here/../../{compilers}"))
+                    .replace("{rust}", &format!("$here/../../{rust}"))
                     .replace("{libraries}", &format!("$here/../../{libraries}"))
                     .replace("{native}", triple(native))
                     .replace("{triple}", triple(architecture))
             };
-            wrapper::write(&folder.join("bin/rustc"), &fill(RUSTC))?;
+            wrapper::write(&folder.join("bin/rustc"), &fill(&rustc))?;
             wrapper::write(&folder.join("bin").join(cc(architecture)), &fill(CC))?;
             let rustlib = folder.join("sysroot/lib/rustlib");
             fs::create_dir_all(&rustlib)?;
-            for from in [&compilers, &libraries] {
+            for from in [&rust, &libraries] {
                 let from = Path::new("../../../..").join(from).join("root/usr/lib/rustlib");
                 let entries = fs::read_dir(rustlib.join(&from))
                     .with_context(|| format!("{} holds no Rust library", from.display()))?;
@@ -82,19 +85,46 @@ impl Toolbox {
     }
 }
 
+impl Toolbox {
+    /// The script that runs the rustc of `rust`.
+    ///
+    /// rustc loads what this machine’s linker made: macros. So it goes with this machine’s C
+    /// library, unless that is older than rustc needs; then with its own, which is newer.
+    fn rustc(&self, rust: &Tool, native: &str) -> Result<String> {
+        let place = self.place(rust);
+        let program = place.join("root/usr/bin/rustc");
+        let libraries = ["lib", "usr/lib"]
+            .map(|folder| place.join("root").join(folder).join(native).display().to_string());
+        let runs = cmd!(&program, "--version")
+            .env("LD_LIBRARY_PATH", libraries.join(":"))
+            .stdout_null()
+            .stderr_null()
+            .unchecked()
+            .run()
+            .is_ok_and(|output| output.status.success());
+        if runs {
+            return Ok(RUSTC.replace("{loader}", ""));
+        }
+        let loader = wrapper::loader(&place.join("libc"))?;
+        let loader = loader.strip_prefix(&place)?.display().to_string();
+        let libc = "{rust}/libc/lib/{native}:{rust}/libc/usr/lib/{native}";
+        let loader = format!("\"{{rust}}/{loader}\" --library-path \"{libc}:$libraries\" ");
+        Ok(RUSTC.replace("export LD_LIBRARY_PATH=", "libraries=").replace("{loader}", &loader))
+    }
+}
+
 /// rustc tells by the ending what kind of linker it is.
 fn cc(architecture: &str) -> String {
     format!("{}-clang", triple(architecture))
 }
 
-/// rustc goes with this machine’s C library, as it loads what this machine’s linker made: macros.
 const RUSTC: &str = r#"#!/bin/sh
 here=${0%/*}
-root={compilers}/root
+root={rust}/root
 export LD_LIBRARY_PATH="$root/lib/{native}:$root/usr/lib/{native}"
 case " $* " in
-*' --sysroot'[\ =]*) exec "$root/usr/bin/rustc" "$@" ;;
-*) exec "$root/usr/bin/rustc" --sysroot "$here/../sysroot" "$@" ;;
+*' --sysroot'[\ =]*) exec {loader}"$root/usr/bin/rustc" "$@" ;;
+*) exec {loader}"$root/usr/bin/rustc" --sysroot "$here/../sysroot" "$@" ;;
 esac
 "#;
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use duct::cmd;
 
 use super::table::Tool;
-use super::{Toolbox, architecture, system, triple, wrapper};
+use super::{Toolbox, architecture, system, triple, wheel, wrapper};
 use crate::debian::{Index, Plan, Release, fetch, room};
 use crate::{artifact, command, report};
 
@@ -45,10 +45,13 @@ impl Toolbox {
 
     fn fetch_all(&self, tools: &[&Tool]) -> Result<()> {
         let orders = tools.iter().map(|tool| self.order(tool)).collect::<Result<Vec<_>>>()?;
-        let bytes = |order: &Order<'_>| order.plans.first().map_or(0, Plan::bytes);
+        let bytes = |order: &Order<'_>| {
+            let wheels: u64 = order.tool.wheels.iter().map(|wheel| wheel.bytes).sum();
+            order.plans.first().map_or(0, Plan::bytes) + wheels
+        };
         let whole: u64 = orders.iter().map(bytes).sum();
         report::note(&format!(
-            "fetching Debian packages, {:.0} MB, to be unpacked in {}",
+            "fetching packages, {:.0} MB, to be unpacked in {}",
             megabytes(whole),
             self.shelf.display()
         ));
@@ -93,6 +96,9 @@ impl Toolbox {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             let part = if name.starts_with(LIBC) { "libc" } else { "root" };
             unpack(file, tool.only, &folder.join(part))?;
+        }
+        for wheel in tool.wheels {
+            wheel::unpack(wheel, &archives, &folder.join("root"))?;
         }
         wrapper::write_all(folder, triple(architecture(tool)?), tool.programs)?;
         fs::remove_dir_all(&archives).with_context(|| archives.display().to_string())

@@ -9,6 +9,7 @@ pub mod cross;
 mod fetching;
 mod system;
 pub mod table;
+mod wheel;
 mod wrapper;
 
 use std::cell::RefCell;
@@ -125,13 +126,15 @@ impl Toolbox {
 
     /// What the tool’s folder is made from.
     fn recipe(&self, tool: &Tool) -> String {
-        let Tool { architecture, packages, alone, only, programs, .. } = tool;
+        let Tool { architecture, packages, alone, only, programs, wheels, .. } = tool;
         let (release, architecture) =
             (self.release(tool).suite(), architecture.unwrap_or("native"));
-        format!(
+        let mut recipe = format!(
             "Debian packages of {release}, {architecture}: {}\n{packages:?} {alone:?} {only:?}\n{programs:?}\n",
             [*packages, *alone].concat().join(", ")
-        )
+        );
+        recipe.extend(wheels.iter().map(|wheel| format!("{wheel:?}\n")));
+        recipe
     }
 
     fn release(&self, tool: &Tool) -> Release {

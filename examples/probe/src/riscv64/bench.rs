@@ -1,0 +1,434 @@
+//! What the library says of a case: where the access goes, or how it ends, and what all entries on
+//! the way hold afterwards.
+//!
+//! With two stages the result is `TwoStage`'s. What is recorded in the entries comes of
+//! `Walker::access` on both stages, which stands for the hart: each word of the guest's tables is
+//! reached by an access of the second stage. Both ways must come to the same end.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arch_riscv64::{Exception, Sv, SvX4, Trap};
+use pgtable::{
+    Access, AccessKind, Address, Cause, DirectMap, Entry, Fault, Format, Gpa, Gva, Hpa,
+    MemoryError, ReadMemory, SecondStage, TableMemory, TwoStage, TwoStageFault, Walker, low_bits,
+};
+
+use super::records::{DATA, End, NOTHING, Order, TABLES, WATCHES, block, run};
+use super::scene::{Instruction, SCRATCH};
+use super::state::{Machine, Roots, State, hstatus};
+
+/// One case.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub kind: &'static str,
+    pub roots: Roots,
+    /// Words that are changed before: address, and new content.
+    pub patches: Vec<(u64, u64)>,
+    pub state: State,
+    pub address: u64,
+    /// Where that is, if nothing comes between: a block that no other access may write.
+    pub data: u64,
+    pub access: Access,
+    /// A write is an AMO.
+    pub amo: bool,
+    /// What is stored, or added.
+    pub value: u64,
+}
+
+impl Case {
+    /// The instruction that makes the access; `None`: it is the fetch of one.
+    fn instruction(&self) -> Option<Instruction> {
+        match self.access.kind {
+            AccessKind::Read => Some(Instruction::Load),
+            AccessKind::Write if self.amo => Some(Instruction::Amo),
+            AccessKind::Write => Some(Instruction::Store),
+            AccessKind::Fetch => None,
+        }
+    }
+
+    /// Where the access begins.
+    fn pc(&self) -> u64 {
+        self.instruction().map_or(self.address, |it| it.address(self.access.privilege))
+    }
+
+    fn guest(&self) -> bool {
+        self.roots.second.is_some()
+    }
+}
+
+/// What the library says.
+#[derive(Clone, Debug)]
+pub struct Prediction {
+    pub end: End,
+    /// What the words on the way hold afterwards.
+    pub watches: Vec<(u64, u64)>,
+    /// Whether the manual says otherwise than this machine.
+    pub known: bool,
+}
+
+/// Where an access goes, or how it ends.
+type Made = Result<u64, Trap>;
+
+/// The tables.
+pub struct Bench<'w> {
+    pub words: &'w [AtomicU64],
+    pub machine: Machine,
+}
+
+/// The words on the way, as they were.
+type Way = BTreeMap<u64, u64>;
+
+/// Both stages of a case.
+struct Stages<'w> {
+    first: Sv,
+    root: Gpa,
+    second: Option<Walker<SvX4, DirectMap<'w, Hpa>>>,
+    own: DirectMap<'w, Gpa>,
+    updates_unasked: bool,
+}
+
+/// A first stage's table memory: behind the second stage, if there is one.
+struct Through<'s, 'w> {
+    stages: &'s Stages<'w>,
+    /// Whether the second stage's entries record it.
+    marks: bool,
+    /// What the second stage said when it refused.
+    refused: Cell<Option<Fault<SvX4>>>,
+    /// Where there was no memory.
+    outside: Cell<Option<u64>>,
+}
+
+impl Through<'_, '_> {
+    /// Where the word at `address` stands, for `access`.
+    fn behind(&self, address: Gpa, access: Access) -> Result<Gpa, MemoryError> {
+        let Some(second) = &self.stages.second else { return Ok(address) };
+        let found = if self.marks {
+            second.access(address, access)
+        } else {
+            second.translate(address, access)
+        };
+        found.map(|found| Gpa::new(found.output.get())).map_err(|fault| {
+            self.refused.set(Some(fault));
+            MemoryError::outside(address, 1)
+        })
+    }
+
+    /// The access by which A or D is recorded in a guest's table.
+    fn update(&self) -> Access {
+        let second = self.stages.second.as_ref().map(Walker::format);
+        let unasked = self.stages.updates_unasked;
+        second.filter(|_| !unasked).and_then(SvX4::guest_table_update).unwrap_or(Access::READ)
+    }
+}
+
+impl ReadMemory<Gpa> for Through<'_, '_> {
+    fn load(&self, address: Gpa) -> Result<u64, MemoryError> {
+        let at = self.behind(address, Access::READ)?;
+        self.stages.own.load(at).inspect_err(|_| self.outside.set(Some(at.get())))
+    }
+
+    fn compare_exchange(&self, address: Gpa, current: u64, new: u64) -> Result<bool, MemoryError> {
+        let at = self.behind(address, self.update())?;
+        self.stages.own.compare_exchange(at, current, new)
+    }
+
+    fn is_writable(&self, address: Gpa) -> bool {
+        let second = self.stages.second.as_ref();
+        second.is_none_or(|second| second.translate(address, self.update()).is_ok())
+    }
+}
+
+impl<'w> Bench<'w> {
+    fn memory<A: Address>(&self) -> DirectMap<'w, A> {
+        DirectMap::new(self.words, A::new(TABLES.0))
+    }
+
+    pub fn load(&self, address: u64) -> Result<u64, MemoryError> {
+        let memory = self.memory::<Hpa>();
+        Ok(u64::from_le(memory.word(Hpa::new(address))?.load(Ordering::Relaxed)))
+    }
+
+    pub fn store(&self, address: u64, word: u64) -> Result<(), MemoryError> {
+        let memory = self.memory::<Hpa>();
+        memory.word(Hpa::new(address))?.store(word.to_le(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn stages(&self, case: &Case) -> Stages<'w> {
+        let Case { roots, state, .. } = case;
+        let second = state.second(&self.machine);
+        Stages {
+            first: state.first(&self.machine, case.guest()),
+            root: roots.first,
+            second: roots.second.map(|root| Walker::new(second, self.memory(), root)),
+            own: self.memory(),
+            updates_unasked: self.machine.known.updates_unasked,
+        }
+    }
+
+    /// What comes of a case; `None`: a table stands where the library sees no memory and the
+    /// machine may have some, or the page where there is no data.
+    pub fn predict(&self, case: &Case) -> Result<Option<Prediction>, Box<dyn Error>> {
+        self.with(&case.patches, || self.predict_patched(case))?
+    }
+
+    /// Does something while words are other words.
+    pub fn with<T>(
+        &self,
+        patches: &[(u64, u64)],
+        act: impl FnOnce() -> T,
+    ) -> Result<T, MemoryError> {
+        let mut before = Vec::new();
+        for &(address, word) in patches {
+            before.push((address, self.load(address)?));
+            self.store(address, word)?;
+        }
+        let result = act();
+        for (address, word) in before.into_iter().rev() {
+            self.store(address, word)?;
+        }
+        Ok(result)
+    }
+
+    fn predict_patched(&self, case: &Case) -> Result<Option<Prediction>, Box<dyn Error>> {
+        let mut way = Way::new();
+        let made = self.stages(case).make_all(case, &mut way);
+        let mut watches = Vec::new();
+        for (&address, &word) in &way {
+            watches.push((address, self.load(address)?));
+            self.store(address, word)?;
+        }
+        let Some((pc, made, known)) = made? else { return Ok(None) };
+        if made != Ok(case.data) {
+            watches.push((case.data, block(case.data)));
+        }
+        let Access { kind, privilege } = case.access;
+        // Beyond memory the walk is done, and the access fails.
+        let made = match made {
+            Ok(hpa) if hpa >= NOTHING => Err(Trap {
+                exception: Exception::LoadAccessFault.with_kind(kind),
+                stval: case.address,
+                htval: 0,
+                htinst: 0,
+            }),
+            made => made,
+        };
+        let mode = if case.guest() { 1 } else { 3 };
+        let end = match made {
+            Ok(hpa) => {
+                // Data is looked at by whole blocks.
+                if !(DATA.0..DATA.1).contains(&hpa) || hpa & 15 != 0 {
+                    return Ok(None);
+                }
+                let found = block(hpa);
+                let (a0, after) = match case.instruction() {
+                    Some(Instruction::Load) => (found, found),
+                    Some(Instruction::Store) => (0, case.value),
+                    Some(Instruction::Amo) => (found, found.wrapping_add(case.value)),
+                    None => (run(hpa), found),
+                };
+                watches.push((hpa, after));
+                let cause = match (privilege, case.guest()) {
+                    (pgtable::Privilege::User, _) => 8,
+                    (pgtable::Privilege::Supervisor, false) => 9,
+                    (pgtable::Privilege::Supervisor, true) => 10,
+                };
+                let hstatus = hstatus(case.guest(), privilege, false);
+                let epc = pc.wrapping_add(4);
+                End { cause, tval: 0, tval2: 0, tinst: 0, hstatus, epc, a0, mode }
+            }
+            Err(Trap { exception, stval: tval, htval: tval2, htinst }) => {
+                let explicit = case.instruction().filter(|_| pc == case.pc());
+                let explicit = explicit.filter(|_| exception.kind() != AccessKind::Fetch);
+                let tinst = match explicit {
+                    Some(it) if htinst == 0 && self.machine.known.transforms => it.transformed(),
+                    _ => htinst,
+                };
+                let cause = u64::from(exception.code());
+                let hstatus = hstatus(case.guest(), privilege, case.guest());
+                End { cause, tval, tval2, tinst, hstatus, epc: pc, a0: 0, mode }
+            }
+        };
+        Ok(Some(Prediction { end, watches, known }))
+    }
+
+    /// What the machine is to do for a case. `None` if there are too many words to look at.
+    pub fn order(&self, case: &Case, prediction: &Prediction) -> Option<Order> {
+        let mut patches = [(SCRATCH, 0); 2];
+        patches.iter_mut().zip(&case.patches).for_each(|(to, patch)| *to = *patch);
+        let csrs = case.state.csrs(&self.machine, case.roots, case.access.privilege);
+        let watches: Vec<_> = prediction.watches.iter().map(|watch| watch.0).collect();
+        let (pc, a1, a2) = (case.pc(), case.address, case.value);
+        let order = Order { patches, watches, csrs, pc, a1, a2 };
+        (order.watches.len() <= WATCHES).then_some(order)
+    }
+
+    /// Every entry on the way to the address of a case through both stages, the last one included:
+    /// addresses in memory, first the first stage's.
+    pub fn entries(&self, case: &Case) -> (Vec<u64>, Vec<u64>) {
+        self.stages(case).entries(Gva::new(case.address))
+    }
+}
+
+/// What comes of a case: where the last instruction stands that was to be carried out, how it
+/// ended, and whether the machine is known to end it otherwise than the manual.
+type MadeAll = Result<Option<(u64, Made, bool)>, Box<dyn Error>>;
+
+impl Stages<'_> {
+    /// Carries out the case: the fetch of its instruction, then the access. `way` gets the words on
+    /// the way, as they were.
+    fn make_all(&self, case: &Case, way: &mut Way) -> MadeAll {
+        let Access { kind, privilege } = case.access;
+        let fetch = (Gva::new(case.pc()), Access { kind: AccessKind::Fetch, privilege });
+        self.on_the_way(fetch.0, way);
+        let Some((made, known)) = self.make(fetch.0, fetch.1)? else { return Ok(None) };
+        let Some(instruction) = case.instruction() else {
+            return Ok(Some((case.pc(), made, known)));
+        };
+        match made {
+            Ok(hpa) if hpa != instruction.place() => return Ok(None),
+            Ok(_) => {}
+            Err(_) => return Ok(Some((case.pc(), made, known))),
+        }
+        self.on_the_way(Gva::new(case.address), way);
+        let access = Access { kind, privilege };
+        let made = self.make(Gva::new(case.address), access)?;
+        Ok(made.map(|(made, other)| (case.pc(), made, known || other)))
+    }
+
+    /// Makes an access: where it goes, or how it ends, and whether that is otherwise than the
+    /// manual says. `None` if the library cannot tell.
+    fn make(&self, address: Gva, access: Access) -> Result<Option<(Made, bool)>, Box<dyn Error>> {
+        let judged = self.translate(address, access);
+        let marking = self.through(true);
+        let marked = Walker::new(self.first, &marking, self.root).access(address, access);
+        let refused = |table, fault| TwoStageFault::Stage2 { address, access, table, fault };
+        let result = match (marked, &self.second) {
+            (Ok(found), None) => Ok(found.output.get()),
+            (Ok(found), Some(second)) => second
+                .access(found.output, access.by_user())
+                .map(|found| found.output.get())
+                .map_err(|fault| refused(None, fault)),
+            (Err(fault), second) => Err(match (marking.refused.take(), second) {
+                (Some(other), Some(second)) => {
+                    let arch = second.format().fault_of_guest_table(other.arch, access);
+                    refused(fault.at, Fault { arch, ..other })
+                }
+                _ => TwoStageFault::Stage1(fault),
+            }),
+        };
+        let outside = match &result {
+            Err(TwoStageFault::Stage1(fault)) if fault.cause == Cause::TableAccess => {
+                marking.outside.get()
+            }
+            Err(TwoStageFault::Stage2 { fault, .. }) if fault.cause == Cause::TableAccess => {
+                fault.entry.map(Hpa::get)
+            }
+            _ => None,
+        };
+        if outside.is_some_and(|at| at < NOTHING) {
+            return Ok(None);
+        }
+        let trap = |fault: &TwoStageFault<Sv, SvX4>| Trap::from(fault);
+        let result = result.map_err(|fault| trap(&fault));
+        let judged = judged.map_err(|fault| (trap(&fault), fault));
+        let known = match (&judged, result) {
+            (Ok(there), Ok(here)) if *there == here => false,
+            (Err((there, _)), Err(here)) if *there == here => false,
+            // What only the update of a guest's entry meets.
+            (Err((_, TwoStageFault::Stage2 { table: Some(_), fault, .. })), _)
+                if self.updates_unasked && fault.access.kind == AccessKind::Write =>
+            {
+                true
+            }
+            (there, here) => {
+                return Err(format!("the library’s walks do not agree: {there:?}, {here:?}").into());
+            }
+        };
+        Ok(Some((result, known)))
+    }
+
+    /// The same without recording anything.
+    fn translate(
+        &self,
+        address: Gva,
+        access: Access,
+    ) -> Result<u64, TwoStageFault<Sv, SvX4>> {
+        match &self.second {
+            None => Walker::new(self.first, self.own, self.root)
+                .translate(address, access)
+                .map(|found| found.output.get())
+                .map_err(TwoStageFault::Stage1),
+            Some(second) => {
+                let second = Walker::new(*second.format(), *second.memory(), second.root());
+                let both = TwoStage::new(self.first, self.root, second);
+                both.translate(address, access).map(|found| found.output().get())
+            }
+        }
+    }
+
+    fn through(&self, marks: bool) -> Through<'_, '_> {
+        Through { stages: self, marks, refused: Cell::new(None), outside: Cell::new(None) }
+    }
+
+    /// The addresses of the first stage's entries on the way, and of the page.
+    fn first_addresses(&self, address: Gva) -> (Vec<Gpa>, Option<Gpa>) {
+        let through = self.through(false);
+        let trace = Walker::new(self.first, &through, self.root).trace(address);
+        let index = |level: u8| (address.get() >> (12 + 9 * level) & 511) * 8;
+        let entry = |table: Gpa, level: u8| Gpa::new(table.get() + index(level));
+        let mut all = vec![entry(self.root, self.first.geometry().root().0)];
+        for step in &trace {
+            match step.entry {
+                Entry::Table { table, .. } => {
+                    all.push(entry(table, step.at.level.0.saturating_sub(1)));
+                }
+                Entry::Leaf { output, .. } => {
+                    let within = address.get() & low_bits(step.at.shift);
+                    return (all, Some(Gpa::new(output.get() | within)));
+                }
+                _ => {}
+            }
+        }
+        (all, None)
+    }
+
+    fn entries(&self, address: Gva) -> (Vec<u64>, Vec<u64>) {
+        let (tables, page) = self.first_addresses(address);
+        let through = self.through(false);
+        let reached = |gpa: &Gpa| through.behind(*gpa, Access::READ).ok().map(Gpa::get);
+        let first = tables.iter().filter_map(reached).collect();
+        let mut seconds = Vec::new();
+        if let Some(second) = &self.second {
+            for gpa in tables.into_iter().chain(page) {
+                seconds.extend(second.trace(gpa).iter().map(|entry| entry.address.get()));
+            }
+        }
+        seconds.sort_unstable();
+        seconds.dedup();
+        (first, seconds)
+    }
+
+    fn on_the_way(&self, address: Gva, way: &mut Way) {
+        let (first, second) = self.entries(address);
+        for at in first.into_iter().chain(second) {
+            if let Ok(word) = self.own.word(Gpa::new(at)) {
+                way.entry(at).or_insert_with(|| u64::from_le(word.load(Ordering::Relaxed)));
+            }
+        }
+    }
+}
+
+/// A source of numbers no two of which are the same.
+#[derive(Default)]
+pub struct Values(Cell<u64>);
+
+impl Values {
+    pub fn next(&self) -> u64 {
+        self.0.set(self.0.get() + 1);
+        self.0.get().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
