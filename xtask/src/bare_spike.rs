@@ -69,7 +69,8 @@ impl Bare<'_> {
     /// Puts firmware and image into a program.
     fn link(&self, xtask: &Xtask, program: &str) -> Result<()> {
         let Bare { firmware, reset, end, image, address, .. } = self;
-        let (source, object) = (format!("{program}.S"), format!("{program}.o"));
+        let file = |ending: &str| format!("{program}{ending}");
+        let (source, object, script) = (file(".S"), file(".o"), file(".ld"));
         fs::write(
             &source,
             format!(
@@ -82,20 +83,21 @@ impl Bare<'_> {
                  end_signature:\n"
             ),
         )?;
+        // With a script, the linker gives its own headers no place in memory.
+        let fromhost = end + 64;
+        fs::write(
+            &script,
+            format!(
+                "SECTIONS {{ .firmware {reset:#x} : {{ *(.firmware) }}\n\
+                 .image {address:#x} : {{ *(.image) }} }}\n\
+                 tohost = {end:#x}; fromhost = {fromhost:#x};\n"
+            ),
+        )?;
         let clang = xtask.toolbox.program(&COMPILERS, "clang")?;
         let assemble = cmd!(clang, "--target=riscv64-elf", "-c", source, "-o", &object);
         command::quiet("assembling", &assemble)?;
         let linker = xtask.toolbox.program(&COMPILERS, "ld.lld")?;
-        let link = cmd!(
-            linker,
-            format!("--section-start=.firmware={reset:#x}"),
-            format!("--section-start=.image={address:#x}"),
-            format!("--defsym=tohost={end:#x}"),
-            format!("--defsym=fromhost={:#x}", end + 64),
-            object,
-            "-o",
-            program
-        );
+        let link = cmd!(linker, "-T", script, object, "-o", program);
         command::quiet("linking", &link).map(drop)
     }
 }
@@ -116,9 +118,10 @@ mod tests {
 
     #[test]
     fn memory_is_printed_as_doublewords() {
-        assert_eq!(memory("0000000000000001\nff00000000000002\n").unwrap()[..9], [
-            1, 0, 0, 0, 0, 0, 0, 0, 2
-        ]);
+        assert_eq!(
+            memory("0000000000000001\nff00000000000002\n").unwrap()[..9],
+            [1, 0, 0, 0, 0, 0, 0, 0, 2]
+        );
         assert!(memory("nonsense").is_err());
     }
 }

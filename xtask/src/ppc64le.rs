@@ -87,10 +87,9 @@ impl Toolchain {
         let qemu = xtask.toolbox.program(&QEMU_USER, "qemu-ppc64le")?;
         let packages = packages.iter().flat_map(|package| ["--package", package]);
         let arguments: Vec<_> = ["--tests", "--all-features"].into_iter().chain(packages).collect();
-        let test = self.cargo(xtask, "test", &arguments, &format!("{STATIC} -Dwarnings")).env(
-            format!("{}_RUNNER", self.target.cargo),
-            format!("{} -p 65536", qemu.display()),
-        );
+        let test = self
+            .cargo(xtask, "test", &arguments, &format!("{STATIC} -Dwarnings"))
+            .env(format!("{}_RUNNER", self.target.cargo), format!("{} -p 65536", qemu.display()));
         command::stream("cargo test for POWER", &test)
     }
 

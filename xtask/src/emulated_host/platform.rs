@@ -3,7 +3,9 @@
 use anyhow::Result;
 
 use crate::qemu::Qemu;
-use crate::toolbox::table::{QEMU_PPC, QEMU_RISCV, QEMU_X86, SYSTEM_AMD64, SYSTEM_PPC64EL, SYSTEM_RISCV64, Tool};
+use crate::toolbox::table::{
+    QEMU_PPC, QEMU_RISCV, QEMU_X86, SYSTEM_AMD64, SYSTEM_PPC64EL, SYSTEM_RISCV64, Tool,
+};
 use crate::xtask::Xtask;
 
 /// A kind of machine, and the software that it boots.

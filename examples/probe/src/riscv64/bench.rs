@@ -10,15 +10,16 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_riscv64::{Exception, Sv, SvX4, Trap};
+use arch_riscv64::{Exception, PSEUDO_READ, Sv, SvX4, Trap};
 use pgtable::{
-    Access, AccessKind, Address, Cause, DirectMap, Entry, Fault, Format, Gpa, Gva, Hpa,
-    MemoryError, ReadMemory, SecondStage, TableMemory, TwoStage, TwoStageFault, Walker, low_bits,
+    Access, AccessKind, Address, Cause, DirectMap, Entry, Fault, Format, Gpa, Gva, Hpa, Level,
+    MemoryError, Position, ReadMemory, SecondStage, TableMemory, TwoStage, TwoStageFault, Walker,
+    low_bits,
 };
 
 use super::records::{DATA, End, NOTHING, Order, TABLES, WATCHES, block, run};
 use super::scene::{Instruction, SCRATCH};
-use super::state::{Machine, Roots, State, hstatus};
+use super::state::{Known, Machine, Roots, State, hstatus};
 
 /// One case.
 #[derive(Clone, Debug)]
@@ -87,7 +88,7 @@ struct Stages<'w> {
     root: Gpa,
     second: Option<Walker<SvX4, DirectMap<'w, Hpa>>>,
     own: DirectMap<'w, Gpa>,
-    updates_unasked: bool,
+    known: Known,
 }
 
 /// A first stage's table memory: behind the second stage, if there is one.
@@ -116,17 +117,22 @@ impl Through<'_, '_> {
         })
     }
 
+    /// The access by which a guest's table is read.
+    fn table_read(&self) -> Access {
+        if self.stages.known.mxr_for_tables { Access::READ.by_user() } else { Access::READ }
+    }
+
     /// The access by which A or D is recorded in a guest's table.
     fn update(&self) -> Access {
         let second = self.stages.second.as_ref().map(Walker::format);
-        let unasked = self.stages.updates_unasked;
-        second.filter(|_| !unasked).and_then(SvX4::guest_table_update).unwrap_or(Access::READ)
+        let unasked = self.stages.known.updates_unasked;
+        second.filter(|_| !unasked).and_then(SvX4::guest_table_update).unwrap_or(self.table_read())
     }
 }
 
 impl ReadMemory<Gpa> for Through<'_, '_> {
     fn load(&self, address: Gpa) -> Result<u64, MemoryError> {
-        let at = self.behind(address, Access::READ)?;
+        let at = self.behind(address, self.table_read())?;
         self.stages.own.load(at).inspect_err(|_| self.outside.set(Some(at.get())))
     }
 
@@ -165,7 +171,7 @@ impl<'w> Bench<'w> {
             root: roots.first,
             second: roots.second.map(|root| Walker::new(second, self.memory(), root)),
             own: self.memory(),
-            updates_unasked: self.machine.known.updates_unasked,
+            known: self.machine.known,
         }
     }
 
@@ -315,7 +321,9 @@ impl Stages<'_> {
             (Err(fault), second) => Err(match (marking.refused.take(), second) {
                 (Some(other), Some(second)) => {
                     let arch = second.format().fault_of_guest_table(other.arch, access);
-                    refused(fault.at, Fault { arch, ..other })
+                    // Where the update was refused, the walk names no entry.
+                    let at = fault.at.unwrap_or(Position { level: Level(0), shift: 12 });
+                    refused(Some(at), Fault { arch, ..other })
                 }
                 _ => TwoStageFault::Stage1(fault),
             }),
@@ -332,31 +340,46 @@ impl Stages<'_> {
         if outside.is_some_and(|at| at < NOTHING) {
             return Ok(None);
         }
-        let trap = |fault: &TwoStageFault<Sv, SvX4>| Trap::from(fault);
-        let result = result.map_err(|fault| trap(&fault));
-        let judged = judged.map_err(|fault| (trap(&fault), fault));
-        let known = match (&judged, result) {
-            (Ok(there), Ok(here)) if *there == here => false,
-            (Err((there, _)), Err(here)) if *there == here => false,
-            // What only the update of a guest's entry meets.
-            (Err((_, TwoStageFault::Stage2 { table: Some(_), fault, .. })), _)
-                if self.updates_unasked && fault.access.kind == AccessKind::Write =>
-            {
-                true
-            }
+        let known = match (&judged, &result) {
+            (Ok(there), Ok(here)) if there == here => false,
+            (Err(there), Err(here)) if Trap::from(there) == Trap::from(here) => false,
+            (Err(there), _) if self.excuses(there) => true,
             (there, here) => {
                 return Err(format!("the library’s walks do not agree: {there:?}, {here:?}").into());
             }
         };
+        let by_manual = result.as_ref().err().map(Trap::from);
+        let result = result.map_err(|fault| self.trap(&fault));
+        let known = known || result.err() != by_manual;
         Ok(Some((result, known)))
     }
 
+    /// Whether the machine is known not to see a fault.
+    fn excuses(&self, fault: &TwoStageFault<Sv, SvX4>) -> bool {
+        let TwoStageFault::Stage2 { table: Some(_), fault, .. } = fault else { return false };
+        let update = fault.access.kind == AccessKind::Write;
+        if update { self.known.updates_unasked } else { self.known.mxr_for_tables }
+    }
+
+    /// The trap as the machine reports it.
+    fn trap(&self, fault: &TwoStageFault<Sv, SvX4>) -> Trap {
+        let mut trap = Trap::from(fault);
+        if let TwoStageFault::Stage2 { access, table, fault, .. } = fault
+            && fault.cause == Cause::TableAccess
+        {
+            let gpa = fault.address.get() >> 2;
+            if table.is_some() && self.known.tables_outside_refuse {
+                trap.exception = Exception::LoadGuestPageFault.with_kind(access.kind);
+                (trap.htval, trap.htinst) = (gpa, PSEUDO_READ);
+            } else if self.known.access_faults_tell {
+                trap.htval = gpa;
+            }
+        }
+        trap
+    }
+
     /// The same without recording anything.
-    fn translate(
-        &self,
-        address: Gva,
-        access: Access,
-    ) -> Result<u64, TwoStageFault<Sv, SvX4>> {
+    fn translate(&self, address: Gva, access: Access) -> Result<u64, TwoStageFault<Sv, SvX4>> {
         match &self.second {
             None => Walker::new(self.first, self.own, self.root)
                 .translate(address, access)
@@ -399,7 +422,8 @@ impl Stages<'_> {
     fn entries(&self, address: Gva) -> (Vec<u64>, Vec<u64>) {
         let (tables, page) = self.first_addresses(address);
         let through = self.through(false);
-        let reached = |gpa: &Gpa| through.behind(*gpa, Access::READ).ok().map(Gpa::get);
+        let access = through.table_read();
+        let reached = |gpa: &Gpa| through.behind(*gpa, access).ok().map(Gpa::get);
         let first = tables.iter().filter_map(reached).collect();
         let mut seconds = Vec::new();
         if let Some(second) = &self.second {

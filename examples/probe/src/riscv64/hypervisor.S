@@ -57,9 +57,9 @@
 #define A0              512
 #define TAKEN_IN        520     /* the mode in which the trap was taken: 1 HS, 3 M */
 
-/* sstatus and vsstatus: SUM, MXR and SPP; hstatus: SPV, SPVP */
+/* sstatus and vsstatus: SUM, MXR and SPP; hstatus: GVA, SPV, SPVP */
 #define STATUS_BITS     ((1 << 18) | (1 << 19) | (1 << 8))
-#define HSTATUS_BITS    ((1 << 7) | (1 << 8))
+#define HSTATUS_BITS    ((1 << 6) | (1 << 7) | (1 << 8))
 
 /* What CSRs hold after `value` was stored. */
         .macro  fact csr, value, at
@@ -84,8 +84,10 @@
         .globl  _start
 _start:
         csrr    t0, mhartid
-park:   bnez    t0, park
-        jal     t0, 1f
+        beqz    t0, 2f
+1:      wfi
+        j       1b
+2:      jal     t0, 1f
         j       trap_m
 1:      csrw    mtvec, t0
         jal     t0, 1f

@@ -61,8 +61,8 @@ pub fn cases(
         places_one.push((gva, shift, hpa));
     }
     let scenes = [
-        (builder.build_one(8, &ones)?, places_one),
-        (builder.build_two((8, 10), 12, &pages, &mappings)?, places_two),
+        (builder.build_one(24, &ones)?, places_one),
+        (builder.build_two((24, 32), 12, &pages, &mappings)?, places_two),
     ];
 
     let mut all = Vec::with_capacity(count);
@@ -80,11 +80,8 @@ pub fn cases(
             // Not sign-extended, perhaps.
             address ^= 1 << rng.u8(bits - 1..64);
         }
-        let mut extensions = || Extensions {
-            adue: rng.u8(..4) != 0,
-            pbmte: rng.u8(..4) != 0,
-            ..Extensions::new()
-        };
+        let mut extensions =
+            || Extensions { adue: rng.u8(..4) != 0, pbmte: rng.u8(..4) != 0, ..Extensions::new() };
         let (first, second) = (extensions(), extensions());
         let mut often = || rng.u8(..3) == 0;
         let state = State { sum: often(), mxr: often(), host_mxr: often(), first, second };

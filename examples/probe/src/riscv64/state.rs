@@ -19,7 +19,8 @@ const ADUE: u64 = 1 << 61;
 const PBMTE: u64 = 1 << 62;
 /// The exceptions that a hypervisor leaves to HS-mode: access faults, illegal instructions,
 /// environment calls of a guest, page faults and guest-page faults.
-const DELEGATED: u64 = 1 << 1 | 1 << 2 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 10 | 0b1011 << 12 | 0b1101 << 20;
+const DELEGATED: u64 =
+    1 << 1 | 1 << 2 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 10 | 0b1011 << 12 | 0b1011 << 20;
 
 /// Whose MMU is the judge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -41,23 +42,39 @@ pub struct Machine {
     pub known: Known,
 }
 
-/// What simulators do differently. Each is told at the end of the run.
+/// What a machine does otherwise than others. Each is told at the end of the run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Known {
     /// htinst (mtinst) holds the transformed instruction of an explicit load or store. A hart may
     /// do so, or leave 0 ("Transformed Instruction or Pseudoinstruction for mtinst or htinst").
     pub transforms: bool,
     /// The update of A or D in a guest's table is not judged by the guest stage, and sets no D
-    /// there. "any guest-page fault … implicit memory accesses for VS-stage address translation …
-    /// writes": QEMU stores to the physical address that the load was translated to.
+    /// there. QEMU's `get_physical_address` stores to the address that the load was translated to.
+    /// The manual: "guest-page-fault exceptions … from implicit accesses for VS-stage address
+    /// translation", of which one for "updating … VS-level PTEs" is a write.
     pub updates_unasked: bool,
+    /// sstatus.MXR lets a guest's tables be read from pages that are executable and not readable.
+    /// "MXR … does not apply to implicit": it makes "loads from pages marked executable" succeed,
+    /// and QEMU takes the implicit ones for loads.
+    pub mxr_for_tables: bool,
+    /// A guest stage whose own table lies where no memory is raises a guest-page fault while a
+    /// guest's table is looked for, and not the access fault of "Virtual Address Translation
+    /// Process", step 2: QEMU tells none of the two from the other there.
+    pub tables_outside_refuse: bool,
+    /// Access faults of a guest stage come with the guest-physical address in htval. It "is set to
+    /// … zero" for traps that are not guest-page faults.
+    pub access_faults_tell: bool,
 }
 
 impl Known {
     const fn of(simulator: Simulator) -> Self {
-        match simulator {
-            Simulator::Qemu => Self { transforms: true, updates_unasked: true },
-            Simulator::Spike => Self { transforms: false, updates_unasked: false },
+        let all = matches!(simulator, Simulator::Qemu);
+        Self {
+            transforms: all,
+            updates_unasked: all,
+            mxr_for_tables: all,
+            tables_outside_refuse: all,
+            access_faults_tell: all,
         }
     }
 
@@ -66,6 +83,9 @@ impl Known {
         let all = [
             (self.transforms, "tinst holds the transformed instruction of explicit accesses"),
             (self.updates_unasked, "A and D of a guest’s tables are set without the guest stage"),
+            (self.mxr_for_tables, "sstatus.MXR lets a guest’s tables be in execute-only pages"),
+            (self.tables_outside_refuse, "a guest stage’s table outside memory refuses a guest’s"),
+            (self.access_faults_tell, "access faults of a guest stage come with htval"),
         ];
         all.into_iter().filter_map(|(there, name)| there.then_some(name))
     }
