@@ -49,20 +49,20 @@ pub struct Known {
     /// do so, or leave 0 ("Transformed Instruction or Pseudoinstruction for mtinst or htinst").
     pub transforms: bool,
     /// The update of A or D in a guest's table is not judged by the guest stage, and sets no D
-    /// there. QEMU's `get_physical_address` stores to the address that the load was translated to.
-    /// The manual: "guest-page-fault exceptions … from implicit accesses for VS-stage address
-    /// translation", of which one for "updating … VS-level PTEs" is a write.
+    /// there. The manual has it "checked as though for an implicit load or store" ("Guest Physical
+    /// Address Translation"); QEMU's `get_physical_address` stores to the address that the load
+    /// went to.
     pub updates_unasked: bool,
-    /// sstatus.MXR lets a guest's tables be read from pages that are executable and not readable.
-    /// "MXR … does not apply to implicit": it makes "loads from pages marked executable" succeed,
-    /// and QEMU takes the implicit ones for loads.
+    /// sstatus.MXR lets the hart read a guest's tables from pages that are executable and not
+    /// readable. The manual's MXR is for explicit loads; for QEMU's `get_physical_address` a load
+    /// of a guest's table is one.
     pub mxr_for_tables: bool,
-    /// A guest stage whose own table lies where no memory is raises a guest-page fault while a
-    /// guest's table is looked for, and not the access fault of "Virtual Address Translation
-    /// Process", step 2: QEMU tells none of the two from the other there.
+    /// If a table of the guest stage lies outside memory, a walk for a guest's table ends in a
+    /// guest-page fault. The manual demands an access fault ("Virtual Address Translation Process",
+    /// step 2); QEMU's `get_physical_address` reports every failure of that walk alike.
     pub tables_outside_refuse: bool,
-    /// Access faults of a guest stage come with the guest-physical address in htval. It "is set to
-    /// … zero" for traps that are not guest-page faults.
+    /// Access faults of a guest stage come with the guest-physical address in htval. The manual has
+    /// zero there, as it is no guest-page fault ("Hypervisor Trap Value Register").
     pub access_faults_tell: bool,
 }
 
