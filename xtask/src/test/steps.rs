@@ -8,8 +8,8 @@ use crate::cargo::cargo;
 use crate::microvm::{LinuxOptions, Mmu};
 use crate::ppc64le::Toolchain;
 use crate::toolbox::table::{
-    BOCHS, COMPILERS, LIBRARIES_PPC64EL, MAKE, QEMU_PPC, QEMU_USER, QEMU_X86, SYSTEM_PPC64EL, Tool,
-    VALGRIND,
+    BOCHS, COMPILERS, LIBRARIES_PPC64EL, MAKE, QEMU_PPC, QEMU_RISCV, QEMU_USER, QEMU_X86, SPIKE,
+    SYSTEM_PPC64EL, Tool, VALGRIND,
 };
 use crate::xtask::{CONFORMANCE, LIBRARIES, POWER_EXAMPLES, Xtask};
 use crate::{bench, command, fuzz, microvm, probe, report, x86_host};
@@ -21,6 +21,9 @@ const POWER_HOST: &[&Tool] = &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_PPC, &SYSTE
 /// The same, and what second stages of x86 are tried on.
 const PROBE: &[&Tool] =
     &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_PPC, &SYSTEM_PPC64EL, &QEMU_X86, &BOCHS];
+
+/// What RISC-V trees are tried on.
+const RISCV64: &[&Tool] = &[&COMPILERS, &QEMU_RISCV, &SPIKE];
 
 /// One thing that must hold.
 #[derive(Clone, Copy)]
@@ -170,6 +173,14 @@ pub const STEPS: &[Step] = &[
         tools: PROBE,
         run: probe,
     },
+    Step {
+        name: "riscv64",
+        about: "RISC-V trees of one and of two stages against bare harts of QEMU and of Spike",
+        emulated: true,
+        cpu_seconds: 100,
+        tools: RISCV64,
+        run: riscv64,
+    },
 ];
 
 fn fmt(xtask: &Xtask) -> Result<()> {
@@ -234,6 +245,10 @@ fn linux(xtask: &Xtask) -> Result<()> {
 fn probe(xtask: &Xtask) -> Result<()> {
     probe_all(xtask, Arch::Ppc64)?;
     succeeds("the probe", probe::run(xtask, probe::Options::second_stages(Arch::X86))?)
+}
+
+fn riscv64(xtask: &Xtask) -> Result<()> {
+    probe_all(xtask, Arch::Riscv64)
 }
 
 fn probe_all(xtask: &Xtask, arch: Arch) -> Result<()> {

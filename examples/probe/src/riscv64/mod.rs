@@ -16,6 +16,7 @@ mod records;
 mod scene;
 mod state;
 mod systematic;
+mod walks;
 
 use std::error::Error;
 use std::fmt::Write;

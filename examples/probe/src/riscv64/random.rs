@@ -38,7 +38,7 @@ pub fn cases(
     let size = |rng: &mut Rng, levels: u8| match rng.u8(..32) {
         0 => 30,
         1 if levels > 3 => 12 + 9 * rng.u8(3..levels),
-        0..16 => 21,
+        1..16 => 21,
         _ => 12,
     };
     let near = |rng: &mut Rng| rng.u64(..) & low_bits([30, 23, 15][rng.usize(..3)]);

@@ -113,8 +113,8 @@ pub struct Seen(Vec<u64>);
 impl Seen {
     /// Takes it apart.
     pub fn new(image: &[u8]) -> Result<Self, Box<dyn Error>> {
-        let (words, _) = image.as_chunks();
-        let words: Vec<_> = words.iter().copied().map(u64::from_le_bytes).collect();
+        let words = image.chunks_exact(8).map_while(|bytes| bytes.first_chunk().copied());
+        let words: Vec<_> = words.map(u64::from_le_bytes).collect();
         match words.first() {
             Some(1) => Ok(Self(words)),
             _ => Err("the hypervisor did not come to its end".into()),
