@@ -90,7 +90,6 @@ type Source = Region<Hpa, DirectMap<'static, Hpa>>;
 pub struct Ours {
     frames: &'static Frames<Hpa, Source>,
     pub cache: Cache<Hpa, Source, &'static Frames<Hpa, Source>>,
-    bytes: usize,
 }
 
 impl Ours {
@@ -104,19 +103,11 @@ impl Ours {
         let region = Region::new(DirectMap::new(words, start), start, frames as u32, FRAME)
             .expect("aligned");
         let table = Box::leak(Box::new(Frames::new(region).expect("small enough")));
-        Self {
-            frames: table,
-            cache: Cache::new(table, Owner(1), Kind::User, policy),
-            bytes: frames << FRAME,
-        }
+        Self { frames: table, cache: Cache::new(table, Owner(1), Kind::User, policy) }
     }
 
     pub fn frames(&self) -> &'static Frames<Hpa, Source> {
         self.frames
-    }
-
-    pub fn overhead(&self) -> f64 {
-        self.frames.overhead() as f64 / self.bytes as f64
     }
 }
 

@@ -2,7 +2,9 @@
 
 use crate::contenders::{Contender, FRAME, Ours, Tables};
 use crate::linux::Linux;
-use frag_alloc::{Cache, Kind, Owner, Policy};
+use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
+use pgtable::{DirectMap, Hpa};
+use std::sync::atomic::AtomicU64;
 
 /// xorshift, so that every run sees the same sequence.
 pub struct Random(pub u64);
@@ -43,6 +45,20 @@ fn rounds<C: Contender>(contender: &C, held: impl Fn() -> usize) -> (f64, f64) {
         tables.give(table, 8, true);
     }
     (peak, trough)
+}
+
+/// Bytes of the books over those of the frames: of tables from 256 bytes on, and from 4 KiB on.
+pub fn books() -> (f64, f64) {
+    const FRAMES: u32 = 16;
+    let words: Vec<_> = (0..FRAMES << (FRAME - 3)).map(|_| AtomicU64::new(0)).collect();
+    let region = || {
+        let memory = DirectMap::new(&words, Hpa::new(0));
+        Region::new(memory, Hpa::new(0), FRAMES, FRAME as u8).expect("aligned")
+    };
+    let share = |books: usize| books as f64 / f64::from(FRAMES << FRAME);
+    let small = Frames::new(region()).expect("small enough").overhead();
+    let large = Frames::new(region().of_tables_from::<12>()).expect("small enough").overhead();
+    (share(small), share(large))
 }
 
 /// Ours, when all are alive.

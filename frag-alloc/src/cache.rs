@@ -16,7 +16,7 @@ use core::ops::Deref;
 
 use pgtable::{Address, AllocError, Contents, TableAllocator, TableLayout, TableState};
 
-use crate::descriptor::{GRANULE, Kind, Owner, Tag};
+use crate::descriptor::{Kind, Owner, Tag};
 use crate::error::Error;
 use crate::frames::Frames;
 use crate::linux::Bump;
@@ -87,7 +87,7 @@ where
     /// A cache with no frames, for the tables of `owner`.
     pub fn new(frames: F, owner: Owner, kind: Kind, policy: Policy) -> Self {
         let pool = |size| {
-            let shift = GRANULE + size as u8;
+            let shift = S::SMALLEST + size as u8;
             Lock::new(Pool::new(shift, frames.tables_shift(shift)))
         };
         let pools = core::array::from_fn(pool);
@@ -134,11 +134,11 @@ where
 
     /// How many table sizes are smaller than a frame.
     fn pooled(&self) -> usize {
-        usize::from(self.frames.shift - GRANULE)
+        usize::from(self.frames.shift - S::SMALLEST)
     }
 
     fn pool(&self, shift: u8) -> &Lock<Pool> {
-        &self.pools[usize::from(shift - GRANULE)]
+        &self.pools[usize::from(shift - S::SMALLEST)]
     }
 
     /// A zeroed table of `2^shift` bytes, aligned to its size.
@@ -154,16 +154,16 @@ where
 
     /// A table that holds what is wanted.
     pub(crate) fn take_holding(&self, shift: u8, wanted: Contents) -> Result<A, Error<A>> {
-        if !(GRANULE..GRANULE + 32).contains(&shift) {
+        if !(S::SMALLEST..S::SMALLEST + 32).contains(&shift) {
             return Err(Error::Unsupported { shift });
         }
         let granule = if shift >= self.frames.shift {
             if self.is_closed() {
                 return Err(Error::Exhausted { shift });
             }
-            self.fill(self.tag(shift), 1)? << (self.frames.shift - GRANULE)
+            self.fill(self.tag(shift), 1)? << (self.frames.shift - S::SMALLEST)
         } else if self.policy == Policy::Linux {
-            let bump = &self.bumps[usize::from(shift - GRANULE)];
+            let bump = &self.bumps[usize::from(shift - S::SMALLEST)];
             let (left, next) = {
                 let mut bump = bump.lock();
                 (bump.leave_quarantined(&self.frames, shift), bump.next(&self.frames, shift))
@@ -354,7 +354,7 @@ where
             }
         }
         for (size, bump) in self.bumps[..self.pooled()].iter().enumerate() {
-            let rest = bump.lock().close(&self.frames, GRANULE + size as u8);
+            let rest = bump.lock().close(&self.frames, S::SMALLEST + size as u8);
             if let Some((frame, rest)) = rest {
                 match self.frames.drop_fragments(frame, rest) {
                     Ok(retired) => closed.frames += u32::from(retired),

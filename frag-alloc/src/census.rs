@@ -2,7 +2,7 @@
 
 use pgtable::Address;
 
-use crate::descriptor::{GRANULE, QUARANTINED};
+use crate::descriptor::QUARANTINED;
 use crate::frames::Frames;
 use crate::source::FrameSource;
 
@@ -57,9 +57,9 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         } else {
             1_u32 << self.tables_shift(tag.shift())
         };
-        let first = frame << (self.shift - GRANULE);
+        let first = frame << (self.shift - S::SMALLEST);
         (0..tables)
-            .map(move |table| first + (table << (tag.shift() - GRANULE)))
+            .map(move |table| first + (table << (tag.shift() - S::SMALLEST)))
             .filter(|&granule| self.is_live(granule))
     }
 }

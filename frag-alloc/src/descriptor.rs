@@ -20,7 +20,8 @@
 
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-/// log2 of the smallest table: there is one state word for every so many bytes.
+/// log2 of the smallest table that there can be; a source says from which size on it has any
+/// ([`FrameSource::SMALLEST`](crate::FrameSource::SMALLEST)).
 pub const GRANULE: u8 = 8;
 
 /// No frame, in a list of frames.

@@ -46,21 +46,23 @@ pub struct Frames<A, S> {
 impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     /// A frame table over all frames of `source`.
     ///
-    /// Costs 64 bytes per frame, and 12 per 256 bytes of it: 4.8 % of frames of 64 KiB.
+    /// Costs 64 bytes per frame, and 12 for each smallest table ([`FrameSource::SMALLEST`]) in it: of
+    /// frames of 64 KiB 4.8 % if that has 256 bytes, 0.4 % if it has 4 KiB.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if the frames are smaller than 256 bytes, larger than 64 KiB or more
-    /// than 512 GiB together; [`Error::Source`] if the first is not aligned.
+    /// [`Error::Unsupported`] if the frames are smaller than the smallest table or hold more than 256
+    /// of it, or if there is room for more than 2^31 of it (512 GiB of 256 bytes each);
+    /// [`Error::Source`] if the first is not aligned.
     pub fn new(source: S) -> Result<Self, Error<A>> {
         let span = source.span();
-        if !(GRANULE..=GRANULE + 8).contains(&span.shift) {
+        if S::SMALLEST < GRANULE || !(S::SMALLEST..=S::SMALLEST + 8).contains(&span.shift) {
             return Err(Error::Unsupported { shift: span.shift });
         }
         if !span.start.is_aligned(span.shift) {
             return Err(Error::Source { frame: span.start });
         }
-        let granules = u64::from(span.frames) << (span.shift - GRANULE);
-        if granules > 1 << 31 || span.start.checked_add(granules << GRANULE).is_none() {
+        let granules = u64::from(span.frames) << (span.shift - S::SMALLEST);
+        if granules > 1 << 31 || span.start.checked_add(granules << S::SMALLEST).is_none() {
             return Err(Error::Unsupported { shift: span.shift });
         }
         Ok(Self {
@@ -92,7 +94,7 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     /// The granule in which `address` lies, if it lies in the region.
     #[inline]
     pub(crate) fn granule(&self, address: A) -> Option<u32> {
-        let granule = address.get().wrapping_sub(self.start) >> GRANULE;
+        let granule = address.get().wrapping_sub(self.start) >> S::SMALLEST;
         (granule < u64::from(self.lives.granules())).then_some(granule as u32)
     }
 
@@ -100,20 +102,20 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     #[inline]
     pub(crate) fn table_granule(&self, address: A) -> Option<u32> {
         // Rotating brings the low bits to the top, so that one compare checks alignment and bounds.
-        let granule = address.get().wrapping_sub(self.start).rotate_right(GRANULE.into());
+        let granule = address.get().wrapping_sub(self.start).rotate_right(S::SMALLEST.into());
         (granule < u64::from(self.lives.granules())).then_some(granule as u32)
     }
 
     /// Where a granule starts.
     #[inline]
     pub(crate) fn address(&self, granule: u32) -> A {
-        A::new(self.start + (u64::from(granule) << GRANULE))
+        A::new(self.start + (u64::from(granule) << S::SMALLEST))
     }
 
     /// The frame in which a granule lies.
     #[inline]
     pub(crate) fn frame_of(&self, granule: u32) -> u32 {
-        granule >> (self.shift - GRANULE)
+        granule >> (self.shift - S::SMALLEST)
     }
 
     /// What the frame of a granule holds, and whose.
@@ -241,9 +243,9 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         let head = self.descriptor(frame);
         head.next.store(NONE, Ordering::Relaxed);
         head.previous.store(NONE, Ordering::Relaxed);
-        let first = frame << (self.shift - GRANULE);
+        let first = frame << (self.shift - S::SMALLEST);
         for table in 0..1_u32 << self.tables_shift(shift) {
-            self.lives.fill(first + (table << (shift - GRANULE)));
+            self.lives.fill(first + (table << (shift - S::SMALLEST)));
         }
         head.set_fragments(fragments);
         for tail in 1..1 << order {

@@ -64,7 +64,8 @@
 //!
 //! # What it does not do
 //! Tables don't move: when few scattered tables live on, their frames stay, until the owner moves
-//! them. Frames are 256 bytes to 64 KiB, in one contiguous span of up to 512 GiB per frame table.
+//! them. A frame holds up to 256 tables of the smallest size ([`FrameSource::SMALLEST`]; 64 KiB, if
+//! that is 256 bytes), in one contiguous span of up to 2^31 of them per frame table.
 //! There is no unbounded waiting, except for the spin lock of a pool: its holder does tens of
 //! nanoseconds of work.
 //!

@@ -12,7 +12,7 @@
 
 use pgtable::Address;
 
-use crate::descriptor::{GRANULE, Tag};
+use crate::descriptor::Tag;
 use crate::error::Error;
 use crate::frames::Frames;
 use crate::source::FrameSource;
@@ -33,7 +33,7 @@ impl Bump {
         shift: u8,
     ) -> Option<u32> {
         let fragment = self.fragment?;
-        let next = fragment + (1 << (shift - GRANULE));
+        let next = fragment + (1 << (shift - S::SMALLEST));
         self.fragment = (frames.frame_of(next) == frames.frame_of(fragment)).then_some(next);
         Some(fragment)
     }
@@ -45,7 +45,7 @@ impl Bump {
         tag: Tag,
     ) -> Result<u32, Error<A>> {
         let frame = frames.fill(tag, 1)?;
-        let fragment = frame << (frames.shift - GRANULE);
+        let fragment = frame << (frames.shift - S::SMALLEST);
         let mut this = this.lock();
         if this.closed {
             drop(this);
@@ -55,7 +55,7 @@ impl Bump {
         if this.fragment.is_none() {
             // Before the lock is released, so before any of them can be freed.
             frames.descriptor(frame).set_fragments(1 << frames.tables_shift(tag.shift()));
-            this.fragment = Some(fragment + (1 << (tag.shift() - GRANULE)));
+            this.fragment = Some(fragment + (1 << (tag.shift() - S::SMALLEST)));
         }
         Ok(fragment)
     }
@@ -87,7 +87,8 @@ impl Bump {
     ) -> Option<(u32, u32)> {
         let fragment = self.fragment.take()?;
         let frame = frames.frame_of(fragment);
-        let handed_out = (fragment - (frame << (frames.shift - GRANULE))) >> (shift - GRANULE);
+        let handed_out =
+            (fragment - (frame << (frames.shift - S::SMALLEST))) >> (shift - S::SMALLEST);
         Some((frame, (1 << frames.tables_shift(shift)) - handed_out))
     }
 }

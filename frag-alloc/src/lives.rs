@@ -1,4 +1,4 @@
-//! Who has each table: one word for each granule, at which a table may start.
+//! Who has each table: one word for each granule (the smallest table), at which a table may start.
 //!
 //! # Protocol
 //! | word | meaning |

@@ -19,7 +19,7 @@ use core::ops::Deref;
 use pgtable::{Address, AllocError, Contents, TableAllocator, TableLayout, TableState};
 
 use crate::cache::{Cache, SIZES};
-use crate::descriptor::{GRANULE, Tag};
+use crate::descriptor::Tag;
 use crate::error::Error;
 use crate::frames::Frames;
 use crate::source::FrameSource;
@@ -69,8 +69,8 @@ where
     pub fn new(cache: &'c Cache<A, S, F>) -> Self {
         let magazine = |size| Magazine {
             held: Cell::new(0),
-            tag: cache.tag(GRANULE + size as u8),
-            room: cache.front_room(GRANULE + size as u8).min(DEPTH),
+            tag: cache.tag(S::SMALLEST + size as u8),
+            room: cache.front_room(S::SMALLEST + size as u8).min(DEPTH),
             tables: [const { Cell::new(0) }; DEPTH],
         };
         Self {
@@ -94,7 +94,7 @@ where
     #[inline]
     fn take_holding(&self, shift: u8, wanted: Contents) -> Result<A, Error<A>> {
         let frames = self.frames;
-        if let Some(magazine) = self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))) {
+        if let Some(magazine) = self.magazines.get(usize::from(shift.wrapping_sub(S::SMALLEST))) {
             let held = magazine.held.get().wrapping_sub(1);
             if let Some(table) = magazine.tables.get(held) {
                 if frames.changes() == self.seen.get() {
@@ -130,8 +130,10 @@ where
 
     fn refill_once(&self, shift: u8, wanted: Contents) -> Result<A, Error<A>> {
         self.look_over()?;
-        let Some(magazine) =
-            self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))).filter(|it| it.room > 0)
+        let Some(magazine) = self
+            .magazines
+            .get(usize::from(shift.wrapping_sub(S::SMALLEST)))
+            .filter(|it| it.room > 0)
         else {
             return self.cache.take_holding(shift, wanted);
         };
@@ -178,7 +180,7 @@ where
     #[inline]
     pub fn give(&self, table: A, shift: u8, contents: Contents) -> Result<(), Error<A>> {
         let frames = self.frames;
-        let magazine = self.magazines.get(usize::from(shift.wrapping_sub(GRANULE)));
+        let magazine = self.magazines.get(usize::from(shift.wrapping_sub(S::SMALLEST)));
         if let (Some(granule), Some(magazine)) = (frames.table_granule(table), magazine) {
             let held = magazine.held.get();
             if held < magazine.room && !frames.is_out_of_use(granule) {
@@ -199,7 +201,7 @@ where
     #[cold]
     #[inline(never)]
     fn give_slowly(&self, table: A, shift: u8, contents: Contents) -> Result<(), Error<A>> {
-        if let Some(magazine) = self.magazines.get(usize::from(shift.wrapping_sub(GRANULE))) {
+        if let Some(magazine) = self.magazines.get(usize::from(shift.wrapping_sub(S::SMALLEST))) {
             let keep = magazine.held.get() / 2;
             self.put_batch(shift, magazine, keep)?;
         }
@@ -228,7 +230,7 @@ where
         let mut result = Ok(());
         for (size, magazine) in self.magazines.iter().enumerate() {
             if magazine.held.get() > 0 {
-                result = result.and(self.put_batch(GRANULE + size as u8, magazine, 0));
+                result = result.and(self.put_batch(S::SMALLEST + size as u8, magazine, 0));
             }
         }
         result

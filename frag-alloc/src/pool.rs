@@ -25,7 +25,7 @@
 
 use pgtable::Address;
 
-use crate::descriptor::{Descriptor, GRANULE, NONE, QUARANTINED};
+use crate::descriptor::{Descriptor, NONE, QUARANTINED};
 use crate::frames::Frames;
 use crate::source::FrameSource;
 use crate::sync::Ordering::Relaxed;
@@ -212,14 +212,14 @@ impl Pool {
             let Some(frame) = self.roomy(&frames.descriptors) else { break };
             let it = frames.descriptor(frame);
             let before = it.in_hand.load(Relaxed);
-            let first = frame << (frames.shift - GRANULE);
+            let first = frame << (frames.shift - S::SMALLEST);
             let mut taken = 0;
             for (index, word) in it.hand.iter().enumerate() {
                 let mut bits = word.load(Relaxed);
                 while bits != 0 && filled < batch.len() {
                     let table = index as u16 * 64 + bits.trailing_zeros() as u16;
                     bits &= bits - 1;
-                    batch[filled] = first + (u32::from(table) << (self.shift - GRANULE));
+                    batch[filled] = first + (u32::from(table) << (self.shift - S::SMALLEST));
                     filled += 1;
                     taken += 1;
                 }
@@ -285,7 +285,8 @@ impl Pool {
     ) -> Option<u32> {
         let frame = frames.frame_of(granule);
         let it = frames.descriptor(frame);
-        let table = (granule - (frame << (frames.shift - GRANULE))) >> (self.shift - GRANULE);
+        let table =
+            (granule - (frame << (frames.shift - S::SMALLEST))) >> (self.shift - S::SMALLEST);
         let word = &it.hand[(table / 64) as usize];
         word.store(word.load(Relaxed) | 1 << (table % 64), Relaxed);
         let before = it.in_hand.load(Relaxed);

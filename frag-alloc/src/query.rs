@@ -14,7 +14,7 @@
 
 use pgtable::Address;
 
-use crate::descriptor::{GRANULE, Kind, Owner, QUARANTINED};
+use crate::descriptor::{Kind, Owner, QUARANTINED};
 use crate::error::Error;
 use crate::frames::Frames;
 use crate::source::FrameSource;
@@ -120,10 +120,10 @@ impl<A: Address, S: FrameSource<A>> FrameRef<'_, A, S> {
     pub fn table_at(&self, address: A) -> Option<A> {
         let tag = self.frames.descriptor(self.frame).tag();
         let granule = self.frames.granule(address)?;
-        let first = self.frame << (self.frames.shift - GRANULE);
+        let first = self.frame << (self.frames.shift - S::SMALLEST);
         let table = first
-            + (granule.checked_sub(first)? >> (tag.shift().checked_sub(GRANULE)?)
-                << (tag.shift() - GRANULE));
+            + (granule.checked_sub(first)? >> (tag.shift().checked_sub(S::SMALLEST)?)
+                << (tag.shift() - S::SMALLEST));
         self.frames
             .live_in(self.frame)
             .find(|&live| live == table)

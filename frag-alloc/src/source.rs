@@ -5,6 +5,7 @@ use core::sync::atomic::AtomicU64 as Word;
 
 use pgtable::{Address, MemoryError, ReadMemory, Refusal, TableMemory};
 
+use crate::descriptor::GRANULE;
 use crate::sync::{AtomicU64, Ordering};
 
 /// The frames that a source may hand out: `frames` of `2^shift` bytes from `start` on.
@@ -27,6 +28,11 @@ pub struct Refused;
 ///
 /// A frame may hold anything when it is handed out, and holds anything when it comes back.
 pub trait FrameSource<A: Address>: TableMemory<A> {
+    /// log2 of the bytes of the smallest table that the frames are cut into, from [`GRANULE`] on:
+    /// smaller ones are unsupported. The books have 12 bytes for each such table that there is room
+    /// for, so a source of 4-KiB tables alone says 12.
+    const SMALLEST: u8 = GRANULE;
+
     /// Which frames. Fixed for the life of the source.
     fn span(&self) -> Span<A>;
 
@@ -85,7 +91,7 @@ impl<A: Address> Hooks<A> for () {
 /// their bits and come back by an OR that sets them, Release against Acquire; there is no lock.
 /// Joined frames never span two 64-bit words of the map.
 #[derive(Debug)]
-pub struct Region<A, M, H = ()> {
+pub struct Region<A, M, H = (), const SMALLEST: u8 = GRANULE> {
     memory: M,
     hooks: H,
     span: Span<A>,
@@ -133,6 +139,28 @@ impl<A: Address, M: TableMemory<A>, H: Hooks<A>> Region<A, M, H> {
         Ok(Self { memory, hooks, span: Span { start, frames, shift }, here: here.collect() })
     }
 
+    /// The same frames, cut into tables of `2^SMALLEST` bytes and more only: as
+    /// [`FrameSource::SMALLEST`].
+    ///
+    /// ```
+    /// # use core::sync::atomic::AtomicU64;
+    /// use frag_alloc::{Frames, Region};
+    /// use pgtable::{DirectMap, Hpa};
+    ///
+    /// # let words: Vec<AtomicU64> = (0..16 << 13).map(|_| AtomicU64::new(0)).collect();
+    /// # let memory = DirectMap::new(&words, Hpa::new(0));
+    /// let frames = Frames::new(Region::new(memory, Hpa::new(0), 16, 16)?.of_tables_from::<12>())?;
+    /// assert_eq!(frames.overhead(), 16 * (64 + 16 * 12));
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn of_tables_from<const SMALLEST: u8>(self) -> Region<A, M, H, SMALLEST> {
+        let Self { memory, hooks, span, here } = self;
+        Region { memory, hooks, span, here }
+    }
+}
+
+impl<A: Address, M, H, const SMALLEST: u8> Region<A, M, H, SMALLEST> {
     /// How many frames are here now.
     #[must_use]
     pub fn available(&self) -> u32 {
@@ -159,7 +187,11 @@ impl<A: Address, M: TableMemory<A>, H: Hooks<A>> Region<A, M, H> {
     }
 }
 
-impl<A: Address, M: TableMemory<A>, H: Hooks<A>> FrameSource<A> for Region<A, M, H> {
+impl<A: Address, M: TableMemory<A>, H: Hooks<A>, const SMALLEST: u8> FrameSource<A>
+    for Region<A, M, H, SMALLEST>
+{
+    const SMALLEST: u8 = SMALLEST;
+
     fn span(&self) -> Span<A> {
         self.span
     }
@@ -206,7 +238,9 @@ impl<A: Address, M: TableMemory<A>, H: Hooks<A>> FrameSource<A> for Region<A, M,
     }
 }
 
-impl<A: Address, M: TableMemory<A>, H> TableMemory<A> for Region<A, M, H> {
+impl<A: Address, M: TableMemory<A>, H, const SMALLEST: u8> TableMemory<A>
+    for Region<A, M, H, SMALLEST>
+{
     #[inline(always)]
     fn word(&self, address: A) -> Result<&Word, MemoryError> {
         self.memory.word(address)
@@ -223,7 +257,9 @@ impl<A: Address, M: TableMemory<A>, H> TableMemory<A> for Region<A, M, H> {
     }
 }
 
-impl<A: Address, M: ReadMemory<A>, H> ReadMemory<A> for Region<A, M, H> {
+impl<A: Address, M: ReadMemory<A>, H, const SMALLEST: u8> ReadMemory<A>
+    for Region<A, M, H, SMALLEST>
+{
     #[inline(always)]
     fn load(&self, address: A) -> Result<u64, MemoryError> {
         self.memory.load(address)

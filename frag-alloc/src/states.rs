@@ -1,4 +1,4 @@
-//! The state words of tables, one for each granule: where each stands. They belong to the trees
+//! The state words of tables, one for each granule (the smallest table): where each stands. They belong to the trees
 //! that the tables stand in; this crate keeps them, and neither reads nor writes them.
 //!
 //! Tables that are handed out one after the other often are the affair of different threads, each

@@ -89,14 +89,62 @@ fn the_fullest_frame_is_used_next() {
     assert_eq!(frames.census().table_frames, 1);
 }
 
-/// A descriptor per frame, and per 256 bytes a life word and a state word: 4.8 per cent of what
-/// they describe.
+/// A descriptor per frame, and per smallest table a life word and a state word.
 #[test]
 fn the_books_are_small() {
     let words = words(64);
-    let (frames, bytes) = (frames(&words), 64 << FRAME);
-    let share = frames.overhead() * 1000 / bytes;
-    assert_eq!(share, 47, "per mille");
+    let region =
+        || Region::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), 64, FRAME).unwrap();
+    let share = |overhead: usize| overhead * 1000 / (64 << FRAME);
+    assert_eq!(share(Frames::new(region()).unwrap().overhead()), 47, "per mille");
+    let large = Frames::new(region().of_tables_from::<12>()).unwrap().overhead();
+    assert_eq!(share(large), 3, "per mille");
+}
+
+/// Tables from 4 KiB on, in frames of 64 KiB and of 1 MiB: each size fills the frames, smaller ones
+/// are unsupported, and what is no multiple of 4 KiB is no table.
+#[test]
+fn tables_from_4_kib_on() {
+    let words = words(32);
+    for frame in [12, 16, 20] {
+        let count = 32_u32 << 16 >> frame;
+        let region = Region::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), count, frame);
+        let frames = Frames::new(region.unwrap().of_tables_from::<12>()).unwrap();
+        for policy in [Policy::Reuse, Policy::Linux] {
+            let cache = Cache::new(&frames, Owner(1), Kind::User, policy);
+            let front = Local::new(&cache);
+            for shift in 12..=frame + 1 {
+                let tables: BTreeSet<Hpa> = std::iter::from_fn(|| front.take(shift).ok()).collect();
+                assert_eq!(tables.len(), 32 << 16 >> shift, "2^{shift} in 2^{frame}");
+                assert_eq!(frames.census().live as usize, tables.len());
+                for &table in &tables {
+                    assert!(table.is_aligned(shift));
+                    let layout = TableLayout { shift, level: Level(0) };
+                    let inside = Hpa::new(table.get() + 0x100);
+                    assert!(front.state(table, layout).is_some());
+                    assert!(front.state(inside, layout).is_none());
+                    let refused = front.give(inside, shift, Contents::Stale);
+                    assert!(matches!(refused, Err(Error::NotLive { .. })), "{refused:?}");
+                    let found = frames.try_get(inside).unwrap().unwrap();
+                    assert_eq!(found.table_at(inside), Some(table));
+                    front.give(table, shift, Contents::Stale).unwrap();
+                }
+                front.put_back().unwrap();
+                cache.trim().unwrap();
+            }
+            for shift in [8, 11] {
+                assert_eq!(front.take(shift), Err(Error::Unsupported { shift }));
+                assert!(front.give(Hpa::new(0), shift, Contents::Stale).is_err());
+            }
+            drop(front);
+            cache.close().unwrap();
+            assert!(frames.census().all_home(), "{:?}", frames.census());
+        }
+    }
+    let region = |shift| Region::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), 1, shift);
+    assert!(Frames::new(region(21).unwrap().of_tables_from::<12>()).is_err(), "512 in a frame");
+    assert!(Frames::new(region(11).unwrap().of_tables_from::<12>()).is_err(), "none in a frame");
+    assert!(Frames::new(region(12).unwrap().of_tables_from::<7>()).is_err(), "below the granule");
 }
 
 #[test]
