@@ -1,8 +1,8 @@
 //! AArch64 MMU formats for [`pgtable`]: VMSAv8-64, both stages, every granule.
 //!
-//! - **Formats as values**: [`VmsaStage1`] (EL1&0, EL2, EL2&0) and [`VmsaStage2`], with the granule,
-//!   the address sizes and the control bits that take part in translation. `pgtable` walks, builds
-//!   and changes their trees.
+//! - **Formats as values**: [`VmsaStage1`] (EL1&0, EL2, EL2&0) and [`VmsaStage2`], with the
+//!   granule, the address sizes and the control bits that take part in translation. `pgtable`
+//!   walks, builds and changes their trees.
 //! - **Faults as the processor reports them**: [`Esr`], [`hpfar`], [`FailedPar`].
 //!
 //! ```

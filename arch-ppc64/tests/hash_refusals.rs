@@ -20,8 +20,8 @@ fn table(words: &[AtomicU64]) -> Hpt<Gpa, DirectMap<'_, Gpa>> {
     Hpt::new(DirectMap::new(words, Gpa::new(0)), Gpa::new(0), HptOrder::MIN, Layout::V3).unwrap()
 }
 
-/// Each field of LPCR, beside what a hashed partition and a radix one has: a hashed MMU is made only
-/// where its LPCR says what it does.
+/// Each field of LPCR, beside what a hashed partition and a radix one has: a hashed MMU is made
+/// only where its LPCR says what it does.
 #[test]
 fn case_b12_a_hashed_mmu_under_each_lpcr() {
     let words = words();

@@ -45,8 +45,8 @@ impl Mode {
 /// [`new`](Self::new).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Extensions {
-    /// Hardware sets A and D ("Svadu": `menvcfg.ADUE` for satp and hgatp, `henvcfg.ADUE` for vsatp).
-    /// Otherwise accesses that need them fault ("Svade").
+    /// Hardware sets A and D ("Svadu": `menvcfg.ADUE` for satp and hgatp, `henvcfg.ADUE` for
+    /// vsatp). Otherwise accesses that need them fault ("Svade").
     pub adue: bool,
     /// Svpbmt: leaves have a memory type (`menvcfg.PBMTE` for satp and hgatp, `henvcfg.PBMTE` for
     /// vsatp). Otherwise these bits are reserved.

@@ -335,9 +335,9 @@ where
         Ok(frames)
     }
 
-    /// Returns everything that is not handed out; the cache, and every front of it, allocates nothing
-    /// from now on ([`Error::Exhausted`]). Tables that are still alive keep their frames, and are freed through this cache, or without
-    /// it by [`Frames::give`].
+    /// Returns everything that is not handed out; the cache, and every front of it, allocates
+    /// nothing from now on ([`Error::Exhausted`]). Tables that are still alive keep their frames,
+    /// and are freed through this cache, or without it by [`Frames::give`].
     ///
     /// # Errors
     /// [`Error::Underflow`] if a frame's counter was tampered with; the other frames were dealt

@@ -164,8 +164,8 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
         self.numbers.lock().release(number);
     }
 
-    /// Whether the idle table that starts at `granule`, which the caller took from where idle tables
-    /// are, must be zeroed before it is handed out.
+    /// Whether the idle table that starts at `granule`, which the caller took from where idle
+    /// tables are, must be zeroed before it is handed out.
     #[inline]
     pub(crate) fn must_be_zeroed(&self, granule: u32, wanted: Contents) -> bool {
         wanted == Contents::Zeroed && !self.lives.is_zeroed(granule)

@@ -10,8 +10,8 @@
 //!
 //! After a quarantine the front puts everything back once, before it hands out another table, and
 //! from then on takes no table of a quarantined frame: the pool keeps those. When the cache has
-//! closed, the front puts everything back whenever it would hand out another table. Both are seen by
-//! one look at a count that quarantines and closed caches raise.
+//! closed, the front puts everything back whenever it would hand out another table. Both are seen
+//! by one look at a count that quarantines and closed caches raise.
 
 use core::cell::Cell;
 use core::ops::Deref;

@@ -358,10 +358,10 @@ impl<'m, A: Address> DirectMap<'m, A> {
     ///
     /// # Safety
     /// For as long as the result or a copy of it lives, it is asked only for addresses and tables
-    /// that lie in the block, and that are multiples of 8. That holds if only trees of this process stand in it, if all their
-    /// tables come from an allocator that hands out parts of the block, and if nothing but this
-    /// crate and frees of that allocator writes to its words: no guest, no device, no restored
-    /// image.
+    /// that lie in the block, and that are multiples of 8. That holds if only trees of this process
+    /// stand in it, if all their tables come from an allocator that hands out parts of the block,
+    /// and if nothing but this crate and frees of that allocator writes to its words: no guest, no
+    /// device, no restored image.
     #[must_use]
     pub unsafe fn trusted(self) -> TrustedMap<'m, A> {
         TrustedMap(self)

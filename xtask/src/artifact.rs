@@ -5,6 +5,7 @@
 //! never counts. A changed recipe makes it anew.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -35,16 +36,31 @@ pub fn keep(
     if is_made_by(&place, recipe) {
         return Ok(place);
     }
-    let half = tempfile::Builder::new().prefix(".half-").tempdir_in(shelf)?;
+    // A run that was killed leaves its half-made folder; nobody else works there now.
+    let half = shelf.join(format!(".half-{name}"));
+    remove(&half)?;
+    fs::create_dir(&half).with_context(|| format!("creating {}", half.display()))?;
     let what = recipe.lines().next().unwrap_or_default();
-    make(half.path())
-        .with_context(|| format!("{name} is not there yet and can’t be made from {what}"))?;
-    fs::write(half.path().join(RECIPE), recipe)?;
-    if place.exists() {
-        fs::remove_dir_all(&place).with_context(|| format!("removing {}", place.display()))?;
+    let made = make(&half)
+        .with_context(|| format!("{name} is not there yet and can’t be made from {what}"))
+        .and_then(|()| Ok(fs::write(half.join(RECIPE), recipe)?));
+    if let Err(error) = made {
+        remove(&half)?;
+        return Err(error);
     }
-    fs::rename(half.keep(), &place).with_context(|| format!("placing {}", place.display()))?;
+    remove(&place)?;
+    fs::rename(&half, &place).with_context(|| format!("placing {}", place.display()))?;
     Ok(place)
+}
+
+/// Removes a folder if it is there.
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether the artifact stands at `place`, made by this recipe.
@@ -81,6 +97,8 @@ mod tests {
         keep(shelf.path(), "thing", "recipe 1", make("second"))?;
         assert_eq!(content(&place)?, "first", "the same recipe is not made twice");
 
+        let left = shelf.path().join(".half-thing");
+        fs::create_dir_all(left.join("by a run that was killed"))?;
         let broken = keep(shelf.path(), "thing", "recipe 2", |folder| {
             fs::write(folder.join("content"), "half")?;
             bail!("the network went away")

@@ -108,8 +108,9 @@ impl<A: Address, M: TableMemory<A>> HashMmu<'_, A, M> {
     ///
     /// # Errors
     /// The interrupt that it takes: 0x380 or 0x480 where no segment is, else 0x300 or 0x400 with
-    /// its causes; [`HashFault::MultiHit`] where there is more than one segment. To whom it goes (to the partition, or as 0xE00 and 0xE20 to the hypervisor, as
-    /// LPCR\[VPM\] says) is the caller's affair.
+    /// its causes; [`HashFault::MultiHit`] where there is more than one segment. To whom it goes
+    /// (to the partition, or as 0xE00 and 0xE20 to the hypervisor, as LPCR\[VPM\] says) is the
+    /// caller's affair.
     #[inline(always)]
     pub fn translate(&self, address: Gva, access: Access) -> Result<HashTranslation, HashFault> {
         match self.slb.find(address) {

@@ -154,8 +154,8 @@ mod tests {
     }
 
     /// Each reserved bit of a process table entry, and of the word that names the table, alone:
-    /// ignored by QEMU and KVM, malformed by the manual (ISA v3.0B Book III 5.7.6: reserved fields of
-    /// both are to be zero).
+    /// ignored by QEMU and KVM, malformed by the manual (ISA v3.0B Book III 5.7.6: reserved fields
+    /// of both are to be zero).
     #[test]
     fn case_b12_reserved_bits_of_a_process_table() {
         let words = [const { AtomicU64::new(0) }; 512];

@@ -41,7 +41,8 @@ impl Cpu {
 /// How a CPU translates; why it does not, in words.
 fn paging(index: usize, registers: X86Registers) -> Result<Cpu, String> {
     let X86Registers { cr0, cr3, cr4, efer, rflags, .. } = registers;
-    // QEMU's notes have no EFER, but the core is one of x86-64: with paging and PAE it is long mode.
+    // QEMU's notes have no EFER, but the core is one of x86-64: with paging and PAE it is long
+    // mode.
     let long = cr0 >> 31 & 1 != 0 && cr4 >> 5 & 1 != 0;
     let assumed = if long { 0xd00 } else { 0x800 };
     let efer = efer.unwrap_or(assumed);

@@ -11,6 +11,7 @@
 
 mod cap;
 mod exit;
+mod keep_vectors;
 mod one_reg;
 mod regs;
 mod run;

@@ -3,6 +3,7 @@
 
 use super::cap::{self, Cap};
 use super::exit::VcpuExit;
+use super::keep_vectors;
 use super::one_reg::{KVM_GET_ONE_REG, KVM_SET_ONE_REG, OneReg, kvm_one_reg};
 use super::regs::{KVM_GET_REGS, KVM_SET_REGS, kvm_regs};
 use super::run::RunMapping;
@@ -156,10 +157,10 @@ impl Vcpu {
     /// `EINVAL`: PAPR mode isn’t enabled, or the MMU isn’t set up. `EFAULT`: guest memory that the
     /// host cannot provide. The OS error.
     pub fn run(&mut self) -> io::Result<VcpuExit<'_>> {
-        // SAFETY: KVM takes no argument. What it writes is `kvm_run`, which nobody borrows now, and
-        // guest memory, for which whoever registered it answered.
-        match unsafe { KVM_RUN.call_value(self.as_raw_fd(), 0) } {
-            Ok(_) => Ok(VcpuExit::of(self.run.get_mut())),
+        // SAFETY: what KVM writes is `kvm_run`, which is not borrowed now, and guest memory, which
+        // was registered by a caller that vouches for it.
+        match unsafe { keep_vectors::run(self.as_raw_fd()) } {
+            Ok(()) => Ok(VcpuExit::of(self.run.get_mut())),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(VcpuExit::Intr),
             Err(error) => Err(error),
         }

@@ -126,10 +126,6 @@ pub fn check(xtask: &Xtask) -> Result<()> {
     for manifest in manifests {
         report::note(&manifest.display().to_string());
         let manifest = manifest.to_string_lossy();
-        command::stream(
-            "cargo fmt",
-            &cargo(xtask, ["fmt", "--all", "--check", "--manifest-path", &manifest]),
-        )?;
         let arguments = [
             "clippy",
             "--workspace",

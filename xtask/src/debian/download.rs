@@ -24,6 +24,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub fn fetch(index: &Index, plans: &[Plan], archives: &Path) -> Result<Vec<PathBuf>> {
     let partial = archives.join("partial");
     fs::create_dir_all(&partial).with_context(|| partial.display().to_string())?;
+    distrust(archives, &partial)?;
     let mut refused = Vec::new();
     for plan in plans {
         match get(index, plan, archives) {
@@ -32,6 +33,20 @@ pub fn fetch(index: &Index, plans: &[Plan], archives: &Path) -> Result<Vec<PathB
         }
     }
     bail!("{}", refused.join("\n"))
+}
+
+/// Makes unfinished downloads of the packages that an earlier run has left. apt takes a finished
+/// one by its size alone; an unfinished one it continues, and checks the whole by the signed
+/// hashes.
+fn distrust(archives: &Path, partial: &Path) -> Result<()> {
+    for entry in fs::read_dir(archives)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            let to = partial.join(entry.file_name());
+            fs::rename(entry.path(), &to).with_context(|| to.display().to_string())?;
+        }
+    }
+    Ok(())
 }
 
 fn get(index: &Index, plan: &Plan, archives: &Path) -> Result<()> {
@@ -92,6 +107,21 @@ fn so_far(archives: &Path, file: &File) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_earlier_run_left_is_checked_again() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let partial = folder.path().join("partial");
+        fs::create_dir(&partial)?;
+        for (file, bytes) in [("a_1_all.deb", "whole?"), ("partial/b_1_all.deb", "half")] {
+            fs::write(folder.path().join(file), bytes)?;
+        }
+        distrust(folder.path(), &partial)?;
+        assert!(!folder.path().join("a_1_all.deb").exists());
+        assert_eq!(fs::read_to_string(partial.join("a_1_all.deb"))?, "whole?");
+        assert_eq!(fs::read_to_string(partial.join("b_1_all.deb"))?, "half");
+        Ok(())
+    }
 
     #[test]
     fn a_full_disk_is_noticed_before() {

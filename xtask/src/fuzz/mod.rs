@@ -113,11 +113,13 @@ pub fn check(xtask: &Xtask) -> Result<()> {
     fuzz.all(&targets)
 }
 
-/// Replays every corpus, without libFuzzer and in seconds.
+/// Replays every corpus, without libFuzzer and in seconds. It is built into the workspace's own
+/// target folder, where the crates that both need are built already.
 fn replay(xtask: &Xtask) -> Result<()> {
     let manifest = xtask.root().join("fuzz/Cargo.toml");
     let test = cargo(xtask, ["test", "--manifest-path", &manifest.to_string_lossy()]);
-    command::stream("cargo test", &test.env("CARGO_TARGET_DIR", xtask.target("fuzz")))
+    let target = xtask.metadata.target_directory.as_std_path();
+    command::stream("cargo test", &test.env("CARGO_TARGET_DIR", target))
 }
 
 /// The same for all that run this commit: the beginning of its tree's hash.
@@ -170,12 +172,10 @@ struct Fuzzed {
 impl Fuzz<'_> {
     /// Builds the targets and runs them, two at a time; fails if one finds something.
     fn all(&self, chosen: &[String]) -> Result<()> {
-        for target in chosen {
-            command::stream(
-                &format!("building {target}"),
-                &self.cargo_fuzz(["build", target, "--sanitizer", self.sanitizer]),
-            )?;
-        }
+        // Without a name, cargo-fuzz builds all in one go.
+        let one = if let [one] = chosen { Some(one.as_str()) } else { None };
+        let build = ["build"].into_iter().chain(one).chain(["--sanitizer", self.sanitizer]);
+        command::stream("building the fuzz targets", &self.cargo_fuzz(build))?;
         let left = Mutex::new(chosen.iter().rev().collect::<Vec<_>>());
         let found = Mutex::new(Vec::new());
         thread::scope(|scope| {

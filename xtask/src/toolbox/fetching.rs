@@ -28,17 +28,20 @@ impl Toolbox {
     /// Fetches `tools`, which are missing.
     pub(super) fn fetch(&self, tools: &[&Tool]) -> Result<()> {
         self.fetch_all(tools).with_context(|| {
-            let variables: Vec<_> = tools.iter().map(|tool| system::variable(tool)).collect();
+            let variables: Vec<_> =
+                tools.iter().filter_map(|tool| system::variable(tool)).collect();
             format!(
                 "not here, and not to be had: {}\n\
                  To give it, one of:\n  \
                  --mirror URL, XTASK_MIRROR    a Debian mirror\n  \
                  --cache FOLDER, XTASK_CACHE   where another clone keeps what it fetched\n  \
-                 --system-tools                programs that stand in PATH\n  \
-                 {}    a folder with the unpacked packages\n\
-                 The reason",
+                 --system-tools                programs that stand in PATH\n\
+                 {}The reason",
                 tools.iter().map(|tool| tool.name).collect::<Vec<_>>().join(", "),
-                variables.join(", "),
+                variables
+                    .iter()
+                    .map(|name| format!("  {name:<28}  a folder with its unpacked packages\n"))
+                    .collect::<String>(),
             )
         })
     }

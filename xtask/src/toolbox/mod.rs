@@ -90,6 +90,9 @@ impl Toolbox {
 
     /// Fetches what is missing of `tools`, all at once; one may be named more than once.
     pub fn set_up(&self, tools: &[&Tool]) -> Result<()> {
+        if self.options.system_tools {
+            system::check(tools)?;
+        }
         let mut missing: Vec<&Tool> = Vec::new();
         for tool in tools.iter().copied().filter(|tool| self.is_missing(tool)) {
             if missing.iter().all(|other| other.name != tool.name) {
@@ -110,7 +113,9 @@ impl Toolbox {
     }
 
     fn is_missing(&self, tool: &Tool) -> bool {
-        let from_here = self.options.system_tools && !tool.programs.is_empty();
+        // This machine’s own cross compiler has its libraries.
+        let from_here =
+            self.options.system_tools && (!tool.programs.is_empty() || tool.of_compilers);
         !from_here
             && system::folder(tool).is_none()
             && !artifact::is_made_by(&self.place(tool), &self.recipe(tool))

@@ -3,18 +3,31 @@
 use std::env;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use super::table::Tool;
+use super::table::{COMPILERS, Tool};
 
 /// The folder with the unpacked packages of a tool, if an environment variable names one.
 pub fn folder(tool: &Tool) -> Option<PathBuf> {
-    env::var_os(variable(tool)).map(PathBuf::from)
+    variable(tool).and_then(env::var_os).map(PathBuf::from)
 }
 
-/// The variable: `XTASK_` and the tool’s name.
-pub fn variable(tool: &Tool) -> String {
-    format!("XTASK_{}", tool.name.to_uppercase().replace('-', "_"))
+/// The variable, `XTASK_` and the tool’s name, of a tool that is not run: programs stand in PATH.
+pub fn variable(tool: &Tool) -> Option<String> {
+    let name = || format!("XTASK_{}", tool.name.to_uppercase().replace('-', "_"));
+    tool.programs.is_empty().then(name)
+}
+
+/// Fails if a program of one of the tools does not stand in PATH; names all that do not. What the
+/// compilers need is looked for where they are used: a machine’s own have other names.
+pub fn check(tools: &[&Tool]) -> Result<()> {
+    let programs = tools.iter().filter(|tool| tool.name != COMPILERS.name);
+    let programs = programs.flat_map(|tool| tool.programs).map(|it| it.name);
+    let mut missing: Vec<_> = programs.filter(|name| program(name).is_err()).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    ensure!(missing.is_empty(), "--system-tools: not in PATH: {}", missing.join(", "));
+    Ok(())
 }
 
 /// A program in PATH, which may have `-static` after its name.
@@ -28,7 +41,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::SYSTEM_PPC64EL;
+    use super::super::table::{MAKE, Program, SYSTEM_PPC64EL};
     use super::*;
 
     #[test]
@@ -40,6 +53,21 @@ mod tests {
 
     #[test]
     fn a_tool_has_a_variable() {
-        assert_eq!(variable(&SYSTEM_PPC64EL), "XTASK_SYSTEM_PPC64EL");
+        assert_eq!(variable(&SYSTEM_PPC64EL).as_deref(), Some("XTASK_SYSTEM_PPC64EL"));
+        assert_eq!(variable(&MAKE), None, "a program");
+    }
+
+    #[test]
+    fn all_programs_that_are_not_there_are_named() {
+        const NOWHERE: Tool = Tool {
+            name: "nowhere",
+            programs: &[
+                Program { name: "no-such-b", ..MAKE.programs[0] },
+                Program { name: "no-such-a", ..MAKE.programs[0] },
+            ],
+            ..MAKE
+        };
+        let error = check(&[&NOWHERE, &COMPILERS, &SYSTEM_PPC64EL]).expect_err("two are missing");
+        assert_eq!(error.to_string(), "--system-tools: not in PATH: no-such-a, no-such-b");
     }
 }

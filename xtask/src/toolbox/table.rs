@@ -26,6 +26,8 @@ pub struct Tool {
     pub only: &'static [&'static str],
     /// What no Debian package holds.
     pub wheels: &'static [Wheel],
+    /// Whether it belongs to the compilers, so that `--system-tools` has it with this machine’s own.
+    pub of_compilers: bool,
     /// What is run.
     pub programs: &'static [Program],
 }
@@ -74,6 +76,7 @@ const TOOL: Tool = Tool {
     alone: &[],
     only: &[],
     wheels: &[],
+    of_compilers: false,
     programs: &[],
 };
 
@@ -221,6 +224,7 @@ pub const LIBRARIES_PPC64EL: Tool = Tool {
     why: "of the compilers’ release",
     architecture: Some("ppc64el"),
     alone: &["libstd-rust-web-dev", "libc6-dev", "libgcc-12-dev", "linux-libc-dev"],
+    of_compilers: true,
     ..TOOL
 };
 
@@ -231,6 +235,7 @@ pub const RUST_TRIXIE: Tool = Tool {
     why: "rustc 1.85 again, of the release whose std there is for riscv64: bookworm has no riscv64",
     packages: &["libstd-rust-dev"],
     alone: &["rustc"],
+    of_compilers: true,
     ..TOOL
 };
 
@@ -240,6 +245,7 @@ pub const LIBRARIES_RISCV64: Tool = Tool {
     why: "of the release of its rustc",
     architecture: Some("riscv64"),
     alone: &["libstd-rust-dev", "libc6-dev", "libgcc-14-dev", "linux-libc-dev"],
+    of_compilers: true,
     ..TOOL
 };
 

@@ -16,8 +16,8 @@ impl<A: Address, M: TableMemory<A>, P: Partition> Hcalls<'_, A, M, P> {
     /// `H_ENTER`: puts the entry `pteh`, `ptel` into the first free place of the group in which
     /// `ptex` lies; with `EXACT` into `ptex` itself; with `ZERO_PAGE` the page is filled with zeros
     /// when there is a place, which stays locked meanwhile, and before the entry is valid
-    /// ([`Dialect::Papr`]): a call that fails leaves the page as it is. Returns the place. V is set whatever `pteh` says; H is the
-    /// caller's.
+    /// ([`Dialect::Papr`]): a call that fails leaves the page as it is. Returns the place. V is set
+    /// whatever `pteh` says; H is the caller's.
     ///
     /// # Errors
     /// `H_PARAMETER`: B is reserved, the page sizes are none, the layout has no room for `ptel`,
