@@ -280,13 +280,14 @@ where
                     if room.is_err() || !trail.visit(below, link) {
                         break;
                     }
+                    let owner = trail.locks.owner();
                     // An embedder's code that panics leaves it unlocked.
                     let had = Had::new(&mut trail.locks, below);
                     slot.store(0);
                     let pages = [*at, last - below.position().size()]
                         .map(|offset| self.format.address(offset));
                     let live = state.live();
-                    self.retire(below, state, Contents::Stale, gather);
+                    self.retire(below, owner, Contents::Stale, gather);
                     had.left();
                     gather.pages(pages[0], pages[1], below.shift);
                     unmapped += u64::from(live) << below.shift;
@@ -323,14 +324,14 @@ where
             return false;
         }
         let Some(state) = self.state(node) else { return false };
-        if state.live() > 1 || self.kept.is_in(offset >> node.span()) {
-            last.slot.store(0);
-            self.wrote(node.entry(offset), 1);
-            gather.pages(input, input, node.shift);
-            state.sub(1);
-            return true;
+        let keeps = if self.kept.is_in(offset >> node.span()) { 0 } else { 1 };
+        if !state.remove_one(self.tree, keeps) {
+            return false;
         }
-        false
+        last.slot.store(0);
+        self.wrote(node.entry(offset), 1);
+        gather.pages(input, input, node.shift);
+        true
     }
 
     /// One step of [`unmap`](Self::unmap), for the cursor.

@@ -172,7 +172,7 @@ where
             self.gather.pages(page(first), page(last), leaf.node.shift);
         }
         if leaf.delta > 0 {
-            self.table.count(leaf.node, leaf.delta as u32);
+            self.table.count(leaf.node, leaf.delta as u32, self.table.tree);
             return Ok(());
         }
         // Also where nothing was taken: a table that was made here and not filled does not stay.
@@ -198,12 +198,12 @@ where
                 return Ok(false);
             }
             let width = table.format.geometry().width(crate::Level(0));
-            let nodes = table.grow(node, offset, (0, width), Contents::Zeroed)?;
+            let nodes = table.grow(node, offset, (0, width), Contents::Zeroed, table.tree)?;
             let (Some(&top), Some(&bottom)) = (nodes.first(), nodes.last()) else {
                 return Ok(false);
             };
-            if let Err(error) = table.link(node, offset, top) {
-                table.shrink(&nodes)?;
+            if let Err(error) = table.link(node, offset, top, table.tree) {
+                table.shrink(&nodes, table.tree)?;
                 return Err(error);
             }
             for &node in &nodes {

@@ -386,15 +386,12 @@ impl<L: Locks> Trail<L> {
         self.lowest = node.level;
     }
 
-    /// The tables of `nodes` were linked to the tree, below where the trail ended.
+    /// The tables of `nodes`, which were born with this trail's owner, were linked to the tree,
+    /// below where the trail ended.
     #[inline(always)]
     pub(crate) fn grown(&mut self, nodes: &[Node]) {
-        // Others may have come to these tables since: whoever holds locks gets them on the next
-        // descent, as always.
-        if !L::HOLDS {
-            for &node in nodes {
-                self.extend(node);
-            }
+        for &node in nodes {
+            self.extend(node);
         }
     }
 

@@ -105,12 +105,14 @@ mod movement;
 #[cfg(doctest)]
 mod promises;
 mod quick;
+mod ranges;
 mod record;
 mod reshape;
 mod shared;
 mod shortcut;
 mod space;
 mod stage;
+mod state;
 mod table;
 mod tables;
 #[cfg(feature = "vm-memory")]
@@ -122,7 +124,7 @@ mod work;
 
 pub use access::{Access, AccessKind, Attributes, Memory, Privilege, Prot};
 pub use address::{Address, Gpa, Gva, Hpa, low_bits};
-pub use allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+pub use allocator::{AllocError, Contents, TableAllocator, TableLayout};
 pub use anchor::Anchored;
 pub use boot::{BootError, BootMapping, build_boot_tables};
 pub use bytes::{
@@ -156,6 +158,7 @@ pub use shared::{LockedRange, SharedPageTable, Writer};
 pub use shortcut::{Field, Pattern, Shortcuts, Step};
 pub use space::{AddressSpace, InputOf, Leaves, Mapping, MappingOf, OutputOf, Translation};
 pub use stage::{Stage, Stage1, Stage2};
+pub use state::TableState;
 pub use table::PageTable;
 pub use tables::{Table, TableEntry};
 #[cfg(feature = "vm-memory")]

@@ -49,9 +49,11 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 
 use crate::address::Address;
-use crate::allocator::{LockRefused, TableAllocator, TableState};
+use crate::allocator::TableAllocator;
 use crate::descent::{Link, Node};
 use crate::error::Error;
+use crate::ranges::Ranges;
+use crate::state::{LockRefused, Owner, TableState};
 use crate::table::layout;
 use crate::work::Allowance;
 
@@ -118,7 +120,12 @@ pub(crate) trait Locks {
     /// Unlocks the table of `node`.
     fn leave(&mut self, node: Node);
 
-    /// The tables of `nodes` are about to be linked below a table that is had.
+    /// Who changes tables here: the owner that their states name once they are had, and with which
+    /// new ones are born.
+    fn owner(&self) -> Owner;
+
+    /// The tables of `nodes`, which have this owner, are about to be linked below a table that is
+    /// had.
     fn made(&mut self, _nodes: &[Node]) {}
 
     /// Why a table could not be had, if one could not.
@@ -167,6 +174,10 @@ impl Locks for Exclusive {
 
     #[inline(always)]
     fn leave(&mut self, _: Node) {}
+
+    fn owner(&self) -> Owner {
+        Owner::NONE
+    }
 
     fn take_refusal(&mut self) -> Option<Error> {
         None
@@ -217,16 +228,19 @@ impl<'t, O: Address, A: TableAllocator<O>> Own<'t, A, O> {
 
 /// The one writer of a tree: there is nothing to lock.
 #[derive(Debug)]
-pub(crate) struct Owned<'t, A, O>(Own<'t, A, O>);
+pub(crate) struct Owned<'t, A, O> {
+    own: Own<'t, A, O>,
+    tree: Owner,
+}
 
 impl<'t, O: Address, A: TableAllocator<O>> Owned<'t, A, O> {
-    pub(crate) fn new(own: Own<'t, A, O>) -> Self {
-        Self(own)
+    pub(crate) fn new(own: Own<'t, A, O>, tree: Owner) -> Self {
+        Self { own, tree }
     }
 
     /// A verb begins, which may do so much.
     pub(crate) fn begin(&mut self, allowance: Allowance<'t>) {
-        self.0.begin(allowance);
+        self.own.begin(allowance);
     }
 }
 
@@ -236,18 +250,23 @@ impl<O: Address, A: TableAllocator<O>> Locks for Owned<'_, A, O> {
 
     #[inline]
     fn enter(&mut self, node: Node, above: &[Node], link: Link) -> bool {
-        let open = self.0.check(node, above, link).is_some_and(TableState::is_open);
-        if !open {
-            self.0.refused.get_or_insert(link.malformed());
+        let ours = self.own.check(node, above, link).is_some_and(|state| state.adopt(self.tree));
+        if !ours {
+            self.own.refused.get_or_insert(link.malformed());
         }
-        open
+        ours
     }
 
     #[inline(always)]
     fn leave(&mut self, _: Node) {}
 
+    #[inline(always)]
+    fn owner(&self) -> Owner {
+        self.tree
+    }
+
     fn take_refusal(&mut self) -> Option<Error> {
-        self.0.refused.take()
+        self.own.refused.take()
     }
 }
 
@@ -255,12 +274,20 @@ impl<O: Address, A: TableAllocator<O>> Locks for Owned<'_, A, O> {
 #[derive(Debug)]
 pub(crate) struct Shared<'t, A, O> {
     own: Own<'t, A, O>,
+    me: Owner,
+    ranges: &'t Ranges,
     wait: fn(u32) -> bool,
 }
 
 impl<'t, O: Address, A: TableAllocator<O>> Shared<'t, A, O> {
-    pub(crate) fn new(own: Own<'t, A, O>, wait: fn(u32) -> bool) -> Self {
-        Self { own, wait }
+    /// A verb of `me`, beside the locked ranges of the tree.
+    pub(crate) fn new(
+        own: Own<'t, A, O>,
+        me: Owner,
+        ranges: &'t Ranges,
+        wait: fn(u32) -> bool,
+    ) -> Self {
+        Self { own, me, ranges, wait }
     }
 }
 
@@ -274,7 +301,7 @@ impl<O: Address, A: TableAllocator<O>> Locks for Shared<'_, A, O> {
         let Some(state) = self.own.check(node, above, link) else { return false };
         let mut turns = 0;
         loop {
-            let error = match state.try_lock() {
+            let error = match state.try_lock(self.me, self.ranges) {
                 Ok(()) => return true,
                 // An entry of a table that is held leads to one that has not left, unless somebody
                 // else wrote it.
@@ -283,7 +310,8 @@ impl<O: Address, A: TableAllocator<O>> Locks for Shared<'_, A, O> {
                     turns = turns.saturating_add(1);
                     continue;
                 }
-                Err(LockRefused::Busy) => Error::Contended,
+                // A verb in the callback of another one of this writer would wait for itself.
+                Err(LockRefused::Busy | LockRefused::Mine) => Error::Contended,
             };
             self.own.refused = Some(error);
             return false;
@@ -293,8 +321,13 @@ impl<O: Address, A: TableAllocator<O>> Locks for Shared<'_, A, O> {
     #[inline]
     fn leave(&mut self, node: Node) {
         if let Some(state) = self.own.state(node) {
-            state.unlock();
+            state.unlock(self.me);
         }
+    }
+
+    #[inline(always)]
+    fn owner(&self) -> Owner {
+        self.me
     }
 
     fn take_refusal(&mut self) -> Option<Error> {
@@ -307,13 +340,14 @@ impl<O: Address, A: TableAllocator<O>> Locks for Shared<'_, A, O> {
 #[derive(Debug)]
 pub(crate) struct Whole<'t, A, O> {
     own: Own<'t, A, O>,
+    me: Owner,
     /// How many tables were locked below the first; no fewer than are locked still.
     held: Cell<u64>,
 }
 
 impl<'t, O: Address, A: TableAllocator<O>> Whole<'t, A, O> {
-    pub(crate) fn new(own: Own<'t, A, O>) -> Self {
-        Self { own, held: Cell::new(0) }
+    pub(crate) fn new(own: Own<'t, A, O>, me: Owner) -> Self {
+        Self { own, me, held: Cell::new(0) }
     }
 
     /// A verb begins, which may do so much.
@@ -339,21 +373,22 @@ impl<O: Address, A: TableAllocator<O>> Locks for Whole<'_, A, O> {
     /// It has them all, but for what somebody else linked here.
     #[inline]
     fn enter(&mut self, node: Node, above: &[Node], link: Link) -> bool {
-        let locked = self.own.check(node, above, link).is_some_and(TableState::is_locked);
-        if !locked {
+        let mine = self.own.check(node, above, link).is_some_and(|state| state.is_of(self.me));
+        if !mine {
             self.own.refused.get_or_insert(link.malformed());
         }
-        locked
+        mine
     }
 
     #[inline]
     fn leave(&mut self, _: Node) {}
 
+    #[inline(always)]
+    fn owner(&self) -> Owner {
+        self.me
+    }
+
     fn made(&mut self, nodes: &[Node]) {
-        for node in nodes {
-            // Nothing leads to it yet, so nothing else has it locked.
-            let _ = self.own.state(*node).map(TableState::try_lock);
-        }
         self.more(nodes.len() as u64);
     }
 

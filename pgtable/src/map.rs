@@ -4,7 +4,7 @@
 use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
-use crate::allocator::{Contents, TableAllocator, TableState};
+use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{InPlace, Node, Stop, Trail};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output, Presence, Words, base_shift};
@@ -12,6 +12,7 @@ use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::quick::descend_quickly;
 use crate::space::Leaves;
+use crate::state::Owner;
 use crate::table::PageTable;
 use crate::walk::bounds;
 use crate::word::Word;
@@ -139,7 +140,7 @@ where
         if last.word & self.present(node) != 0 {
             return false;
         }
-        if !self.state(node).is_some_and(TableState::add_if_open) {
+        if !self.state(node).is_some_and(|state| state.add_one(self.tree)) {
             return false;
         }
         last.slot.store(leaf.first);
@@ -224,16 +225,18 @@ where
                 shift = rest.leaf(&self.format, leaves, shift - 1)?;
                 continue;
             }
-            return self.map_in_table(&stop, rest, attributes);
+            return self.map_in_table(&stop, rest, attributes, trail.locks.owner());
         }
     }
 
-    /// Maps into the table at which `stop` stands, as far as its entries are free.
+    /// Maps into the table at which `stop` stands, and which `owner` has, as far as its entries are
+    /// free.
     fn map_in_table(
         &self,
         stop: &Stop<F, Word<'_, F>>,
         rest: Rest,
         attributes: F::Attributes,
+        owner: Owner,
     ) -> Result<u64, Error> {
         let node = stop.node;
         let (run, words) = self.run(node, rest, attributes)?;
@@ -249,7 +252,7 @@ where
             });
         }
         self.wrote(node.entry(rest.offset), done);
-        self.count(node, done as u32);
+        self.count(node, done as u32, owner);
         Ok((done as u64) << node.shift)
     }
 
@@ -267,7 +270,8 @@ where
         if self.leaf_at(stop, rest.offset)?.is_some() {
             return Err(Error::Mapped { at: stop.node.position() });
         }
-        let nodes = self.grow(stop.node, rest.offset, table, contents)?;
+        let owner = trail.locks.owner();
+        let nodes = self.grow(stop.node, rest.offset, table, contents, owner)?;
         let (Some(&top), Some(&node)) = (nodes.first(), nodes.last()) else {
             return Err(Error::LeafSize);
         };
@@ -275,17 +279,20 @@ where
             let done = run.len();
             self.fill(run, words, rest.output, attributes, node)?;
             self.wrote(node.entry(rest.offset), done);
-            self.count(node, done as u32);
-            trail.locks.made(&nodes);
-            self.link(stop.node, rest.offset, top).map(|()| done)
+            self.count(node, done as u32, owner);
+            Ok((done, self.table_word(stop.node, top)?))
         });
         match filled {
-            Ok(done) => {
+            Ok((done, link)) => {
+                // Before an embedder's code can panic: what is linked is unlocked by the trail.
+                trail.locks.made(&nodes);
                 trail.grown(&nodes);
+                self.count(stop.node, 1, owner);
+                self.publish(stop.slot, stop.node.entry(rest.offset), link);
                 Ok((done as u64) << node.shift)
             }
             Err(error) => {
-                self.shrink(&nodes)?;
+                self.shrink(&nodes, owner)?;
                 Err(error)
             }
         }

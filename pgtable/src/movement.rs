@@ -124,7 +124,7 @@ where
         gather.table_left();
         let batch = ArrayVec::from_iter([Moved { old, new }]);
         if let Some(state) = self.state(old) {
-            state.leave();
+            state.leave(self.tree);
         }
         let allowance = self.allowance();
         self.settle(&mut Moving::<F, I, _> { which: (), allowance, gather, batch, count: 1 })?;
@@ -152,7 +152,7 @@ where
             };
             // Somebody else made this entry: it leads back, to a table that was come to already,
             // or to none of this tree.
-            let state = self.state(below).filter(|state| state.is_open());
+            let state = self.state(below).filter(|state| state.adopt(self.tree));
             let Some(state) =
                 state.filter(|_| below.table != self.root && moving.allowance.enter(below.width))
             else {
@@ -161,11 +161,11 @@ where
             if (moving.which)(<Output<F> as Address>::new(below.table), layout(below)) {
                 let new = self.copy_table(below)?;
                 if let Err(error) = self.switch(slot, node, below, new) {
-                    self.shrink(&[new])?;
+                    self.shrink(&[new], self.tree)?;
                     return Err(error);
                 }
                 self.wrote(node.entry(offset), 1);
-                state.leave();
+                state.leave(self.tree);
                 self.moved(Moved { old: below, new }, offset, moving)?;
                 below = new;
             }
@@ -184,7 +184,7 @@ where
         // Not the allocator's: then it could not be given back either.
         let foreign = crate::AllocError::NotLive { address: old.table };
         let live = self.state(old).ok_or(foreign)?.live();
-        let table = self.allocate(layout(old), Contents::Zeroed)?;
+        let table = self.allocate(layout(old), Contents::Zeroed, self.tree)?;
         let new = Node { table: table.get(), ..old };
         match self.memory.table(table, words) {
             Ok(to) => {
@@ -194,11 +194,11 @@ where
                 self.wrote(new.table, words);
             }
             Err(error) => {
-                self.shrink(&[new])?;
+                self.shrink(&[new], self.tree)?;
                 return Err(error.into());
             }
         }
-        self.count(new, live);
+        self.count(new, live, self.tree);
         Ok(new)
     }
 
@@ -256,9 +256,7 @@ where
         let mut settled = moving.gather.flush(&self.tables).map_err(Error::Invalidate);
         for Moved { old, new } in moving.batch.drain(..) {
             let merged = self.merge_records(old, new);
-            if let Some(state) = self.state(old) {
-                self.retire(old, state, Contents::Stale, moving.gather);
-            }
+            self.queue(old, Contents::Stale, moving.gather);
             settled = settled.and(merged);
         }
         settled
@@ -346,22 +344,22 @@ where
                 Entry::Absent => {}
                 Entry::Leaf { .. } => {
                     copy.store(word);
-                    self.count(to, 1);
+                    self.count(to, 1, self.tree);
                 }
                 Entry::Table { table, width } => {
                     let below = from.below(table.get(), width);
                     let made = Node {
-                        table: self.allocate(layout(below), Contents::Zeroed)?.get(),
+                        table: self.allocate(layout(below), Contents::Zeroed, self.tree)?.get(),
                         ..below
                     };
                     match self.relink(word, to, below, made) {
                         Ok(link) => copy.publish(link),
                         Err(error) => {
-                            self.shrink(&[made])?;
+                            self.shrink(&[made], self.tree)?;
                             return Err(error);
                         }
                     }
-                    self.count(to, 1);
+                    self.count(to, 1, self.tree);
                     self.copy_from(source, below, made)?;
                 }
                 Entry::Malformed => {
@@ -386,7 +384,8 @@ where
             let below = node.below(table.get(), width);
             let entry = node.table.wrapping_add(index as u64 * 8);
             let malformed = Link { at: node.position(), entry, word }.malformed();
-            let Some(state) = self.state(below).filter(|it| it.is_open() && allowance.enter(width))
+            let Some(state) =
+                self.state(below).filter(|it| it.adopt(self.tree) && allowance.enter(width))
             else {
                 return Err(malformed);
             };
@@ -396,9 +395,9 @@ where
             if state.live() == 0 {
                 slot.store(0);
                 if let Some(above) = self.state(node) {
-                    above.sub(1);
+                    above.sub(self.tree, 1);
                 }
-                self.free_unseen(below, Contents::Zeroed)?;
+                self.free_unseen(below, Contents::Zeroed, self.tree)?;
             }
         }
         Ok(())

@@ -19,6 +19,7 @@ use crate::geometry::{Level, Position};
 use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::space::Leaves;
+use crate::state::Owner;
 use crate::table::{PageTable, layout};
 use crate::walk::bounds;
 use crate::word::Word;
@@ -168,10 +169,11 @@ where
     ) -> Result<bool, Error> {
         let above = trail.node(node.level + 1);
         let table = <Output<F> as Address>::new(node.table);
-        let full = |state: &crate::TableState| u64::from(state.live()) == 1 << node.width;
-        let Some(state) = self.state(node).filter(|state| full(state)) else {
+        let owner = trail.locks.owner();
+        let live = self.state(node).and_then(|state| state.live_of(owner));
+        if live.map(u64::from) != Some(1 << node.width) {
             return Ok(false);
-        };
+        }
         let words = self.memory.table(table, 1 << node.width)?;
         let entry = above.entry(offset);
         let slot = Word::<F>::new(self.memory.word(<Output<F> as Address>::new(entry))?);
@@ -196,7 +198,7 @@ where
             }
         }
         trail.left(node.level);
-        self.retire(node, state, Contents::Stale, gather);
+        self.retire(node, owner, Contents::Stale, gather);
         Ok(true)
     }
 
@@ -259,7 +261,9 @@ where
         if !geometry.is_leaf_level(below) {
             return Err(Error::LeafSize);
         }
-        let nodes = self.grow(node, offset, (below.0, geometry.width(below)), Contents::Stale)?;
+        let owner = trail.locks.owner();
+        let table = (below.0, geometry.width(below));
+        let nodes = self.grow(node, offset, table, Contents::Stale, owner)?;
         let Some(&table) = nodes.first() else { return Err(Error::LeafSize) };
         let page = self.format.address(offset & !(node.position().size() - 1));
         gather.pages(page, page, node.shift);
@@ -267,24 +271,25 @@ where
         let made = gather
             .flush(&self.tables)
             .map_err(Error::Invalidate)
-            .and_then(|()| self.fill_split(node, old, table));
+            .and_then(|()| self.fill_split(node, old, table, owner));
         match made {
             Ok(word) => {
                 trail.locks.made(&nodes);
+                trail.grown(&nodes);
                 self.publish(stop.slot, node.entry(offset), word);
                 Ok(())
             }
             Err(error) => {
                 self.publish(stop.slot, node.entry(offset), old);
-                self.shrink(&nodes)?;
+                self.shrink(&nodes, owner)?;
                 Err(error)
             }
         }
     }
 
-    /// Fills the table `below` with leaves that say what `old`, a leaf of `node`'s table, says;
-    /// returns the entry that links it.
-    fn fill_split(&self, node: Node, old: u64, below: Node) -> Result<u64, Error> {
+    /// Fills the table `below`, which `owner` has, with leaves that say what `old`, a leaf of
+    /// `node`'s table, says; returns the entry that links it.
+    fn fill_split(&self, node: Node, old: u64, below: Node, owner: Owner) -> Result<u64, Error> {
         let Entry::Leaf { output, attributes } = self.format.decode(old, node.position()) else {
             return Err(Error::Malformed { at: node.position(), entry: node.table, word: old });
         };
@@ -293,7 +298,7 @@ where
         let run = self.memory.table(<Output<F> as Address>::new(below.table), entries)?;
         self.fill(run, words, output.get(), attributes, below)?;
         self.wrote(below.table, entries);
-        self.count(below, entries as u32);
+        self.count(below, entries as u32, owner);
         self.table_word(node, below)
     }
 }

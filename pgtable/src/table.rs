@@ -34,7 +34,7 @@ use arrayvec::ArrayVec;
 
 use crate::access::{Access, Prot};
 use crate::address::Address;
-use crate::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use crate::allocator::{AllocError, Contents, TableAllocator, TableLayout};
 use crate::descent::{ByValue, Lost, Node, Stop, Trail};
 use crate::error::{Error, RangeError};
 use crate::fault::Fault;
@@ -45,6 +45,7 @@ use crate::keep::Kept;
 use crate::lock::{Locks, Own, Owned};
 use crate::memory::TableMemory;
 use crate::space::{AddressSpace, Leaves};
+use crate::state::{Owner, TableState};
 use crate::walk::{LeafOf, TranslationOf, Walker, translate};
 use crate::word::{Word, any_set};
 use crate::work::{Allowance, Entries};
@@ -58,6 +59,8 @@ pub struct PageTable<F, M, A> {
     pub(crate) memory: M,
     pub(crate) tables: A,
     pub(crate) root: u64,
+    /// This tree, as the owner of its tables.
+    pub(crate) tree: Owner,
     pub(crate) kept: Kept,
     pub(crate) entries: Entries,
 }
@@ -75,14 +78,16 @@ where
     pub fn new(format: F, memory: M, tables: A) -> Result<Self, Error> {
         let geometry = format.geometry();
         let layout = TableLayout::of_width(geometry.width(geometry.root()), geometry.root());
-        let root = allocate(&tables, layout, Contents::Zeroed)?;
+        let tree = Owner::new_tree();
+        let root = allocate(&tables, layout, Contents::Zeroed, tree)?;
         if let Err(error) = memory.table(root, layout.bytes() / 8).map(|_| ()) {
             tables.free(root, layout, Contents::Zeroed)?;
             return Err(error.into());
         }
         let entries = Entries::default();
         entries.more(geometry.width(geometry.root()));
-        Ok(Self { format, memory, tables, root: root.get(), kept: Kept::default(), entries })
+        let (root, kept) = (root.get(), Kept::default());
+        Ok(Self { format, memory, tables, root, tree, kept, entries })
     }
 
     /// The address of the root table: what CR3, an EPTP, a process or partition table entry is made
@@ -149,9 +154,9 @@ where
     /// by the live tables of the allocator: each is marked as having left before it is descended
     /// into, and one that has left, or is none of this allocator's, is not touched.
     fn free_subtree(&self, node: Node, done: &mut Finished) {
-        let Some(state) = self.state(node).filter(|state| state.is_open()) else { return };
+        let Some(state) = self.state(node).filter(|state| state.adopt(self.tree)) else { return };
         let live = state.live();
-        state.leave();
+        state.leave(self.tree);
         let address = <Output<F> as Address>::new(node.table);
         if node.level > 0 && live > 0 {
             let present = self.format.bits(node.position()).present;
@@ -175,7 +180,7 @@ where
 
     /// The root, as the one writer of an exclusive tree comes to it.
     pub(crate) fn trail(&self) -> Trail<Owned<'_, A, Output<F>>> {
-        Trail::from(Node::root(&self.format, self.root), 0, Owned::new(self.own()))
+        Trail::from(Node::root(&self.format, self.root), 0, Owned::new(self.own(), self.tree))
     }
 
     /// Which tables a verb may change, and how much work it may do.
@@ -201,7 +206,7 @@ where
         }
     }
 
-    /// Tables of levels `stop.node.level - 1` down to `level`, the last of `width` index bits,
+    /// Tables of `owner` of levels `from.level - 1` down to `level`, the last of `width` index bits,
     /// linked to each other along `offset` but not to the tree. The last holds anything if its
     /// `contents` may be stale. Nothing is left behind on failure.
     pub(crate) fn grow(
@@ -210,6 +215,7 @@ where
         offset: u64,
         (level, width): (u8, u8),
         contents: Contents,
+        owner: Owner,
     ) -> Result<ArrayVec<Node, MAX_LEVELS>, Error> {
         let mut nodes = ArrayVec::new();
         let mut above = from;
@@ -218,10 +224,10 @@ where
             let width = if below.0 == level { width } else { self.format.geometry().width(below) };
             let layout = TableLayout::of_width(width, below);
             let contents = if below.0 == level { contents } else { Contents::Zeroed };
-            match self.allocate(layout, contents) {
+            match self.allocate(layout, contents, owner) {
                 Ok(table) => above = above.below(table.get(), width),
                 Err(error) => {
-                    self.shrink(&nodes)?;
+                    self.shrink(&nodes, owner)?;
                     return Err(error.into());
                 }
             }
@@ -229,21 +235,22 @@ where
             let _ = nodes.try_push(above);
         }
         for pair in nodes.windows(2) {
-            if let Err(error) = self.link(pair[0], offset, pair[1]) {
-                self.shrink(&nodes)?;
+            if let Err(error) = self.link(pair[0], offset, pair[1], owner) {
+                self.shrink(&nodes, owner)?;
                 return Err(error);
             }
         }
         Ok(nodes)
     }
 
-    /// A table of the tree to be, which holds what is wanted and has no live entry.
+    /// A table of `owner`, which holds what is wanted and has no live entry.
     pub(crate) fn allocate(
         &self,
         layout: TableLayout,
         contents: Contents,
+        owner: Owner,
     ) -> Result<Output<F>, AllocError> {
-        let table = allocate(&self.tables, layout, contents)?;
+        let table = allocate(&self.tables, layout, contents, owner)?;
         self.entries.more(layout.shift - 3);
         Ok(table)
     }
@@ -254,41 +261,66 @@ where
         self.tables.state(<Output<F> as Address>::new(node.table), layout(node))
     }
 
-    /// Takes back tables that were never linked to the tree.
-    pub(crate) fn shrink(&self, nodes: &[Node]) -> Result<(), Error> {
-        nodes.iter().try_for_each(|node| self.free_unseen(*node, Contents::Stale))
+    /// Takes back tables of `owner` that were never linked to the tree.
+    pub(crate) fn shrink(&self, nodes: &[Node], owner: Owner) -> Result<(), Error> {
+        nodes.iter().try_for_each(|node| self.free_unseen(*node, Contents::Stale, owner))
     }
 
-    /// Frees the table of `node`, which no hardware and no reader can have seen.
-    pub(crate) fn free_unseen(&self, node: Node, contents: Contents) -> Result<(), Error> {
-        if let Some(state) = self.state(node) {
-            state.leave();
+    /// Frees the table of `node`, which `owner` has, and which no hardware and no reader can have
+    /// seen.
+    pub(crate) fn free_unseen(
+        &self,
+        node: Node,
+        contents: Contents,
+        owner: Owner,
+    ) -> Result<(), Error> {
+        if !self.state(node).is_some_and(|state| state.leave(owner)) {
+            return Err(AllocError::NotLive { address: node.table }.into());
         }
         self.entries.fewer(node.width);
         let table = <Output<F> as Address>::new(node.table);
         Ok(self.tables.free(table, layout(node), contents)?)
     }
 
-    /// The table of `node`, whose state is `state`, left the tree by a writer that has it: it is
-    /// freed after the invalidation. There is room for it in `gather`.
+    /// The table of `node`, which `owner` has, left the tree: it is freed after the invalidation.
+    /// There is room for it in `gather`.
     pub(crate) fn retire<I: Invalidate<F::Stage>>(
         &self,
         node: Node,
-        state: &TableState,
+        owner: Owner,
         contents: Contents,
         gather: &mut Gather<'_, F::Stage, I>,
     ) {
-        state.leave();
+        if self.state(node).is_some_and(|state| state.leave(owner)) {
+            self.queue(node, contents, gather);
+        }
+    }
+
+    /// The table of `node` has left the tree: it is freed after the invalidation. There is room for
+    /// it in `gather`.
+    pub(crate) fn queue<I: Invalidate<F::Stage>>(
+        &self,
+        node: Node,
+        contents: Contents,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) {
         self.entries.fewer(node.width);
         gather.retire(<Output<F> as Address>::new(node.table), layout(node), contents);
     }
 
-    /// Stores the entry of `above` that makes `below` the table for `offset`.
-    pub(crate) fn link(&self, above: Node, offset: u64, below: Node) -> Result<(), Error> {
+    /// Stores the entry of `above`, a table that `owner` has, that makes `below` the table for
+    /// `offset`.
+    pub(crate) fn link(
+        &self,
+        above: Node,
+        offset: u64,
+        below: Node,
+        owner: Owner,
+    ) -> Result<(), Error> {
         let word = self.table_word(above, below)?;
         let slot = self.memory.word(<Output<F> as Address>::new(above.entry(offset)))?;
         self.publish(Word::new(slot), above.entry(offset), word);
-        self.count(above, 1);
+        self.count(above, 1, owner);
         Ok(())
     }
 
@@ -310,11 +342,11 @@ where
         Ok(self.format.table(table, below.width, above.position())?)
     }
 
-    /// `entries` more are live in the table of `node`.
+    /// `entries` more are live in the table of `node`, if `owner` has it.
     #[inline(always)]
-    pub(crate) fn count(&self, node: Node, entries: u32) {
+    pub(crate) fn count(&self, node: Node, entries: u32, owner: Owner) {
         if let Some(state) = self.state(node) {
-            state.add(entries);
+            state.add(owner, entries);
         }
     }
 
@@ -329,11 +361,11 @@ where
         entries: u32,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<(), Error> {
-        let mut entries = entries;
+        let (mut entries, owner) = (entries, trail.locks.owner());
         for level in level..=trail.top() {
             let node = trail.node(level);
-            let Some(state) = self.state(node) else { return Ok(()) };
-            if state.sub(entries) > 0 || level == trail.top() {
+            let left = self.state(node).and_then(|state| state.sub(owner, entries));
+            if left != Some(0) || level == trail.top() {
                 return Ok(());
             }
             gather.make_room(&self.tables).map_err(Error::Invalidate)?;
@@ -342,7 +374,7 @@ where
             Word::<F>::new(slot).store(0);
             self.wrote(above.entry(offset), 1);
             trail.left(level);
-            self.retire(node, state, Contents::Zeroed, gather);
+            self.retire(node, owner, Contents::Zeroed, gather);
             entries = 1;
         }
         Ok(())
@@ -368,19 +400,20 @@ where
     }
 }
 
-/// A table of `tables` that holds what is wanted, with a state that says so: a table's state
-/// belongs to the tree, so nothing else initialises it.
+/// A table of `tables` that holds what is wanted, with a state that says so and names its `owner`:
+/// a table's state belongs to the tree, so nothing else initialises it.
 fn allocate<O: Address, A: TableAllocator<O>>(
     tables: &A,
     layout: TableLayout,
     contents: Contents,
+    owner: Owner,
 ) -> Result<O, AllocError> {
     let table = match contents {
         Contents::Zeroed => tables.allocate(layout)?,
         Contents::Stale => tables.allocate_stale(layout)?,
     };
     if let Some(state) = tables.state(table, layout) {
-        state.reset();
+        state.begin(owner);
         return Ok(table);
     }
     tables.free(table, layout, contents)?;

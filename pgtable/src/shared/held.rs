@@ -1,13 +1,14 @@
 //! The tables that a writer has locked, from the one that covers its range down to where it works.
 
 use crate::address::Address;
-use crate::allocator::{LockRefused, TableAllocator, TableState};
+use crate::allocator::TableAllocator;
 use crate::descent::{InPlace, Link, Node, Trail, descend};
 use crate::error::{Error, RangeError};
 use crate::format::{Format, Input, Output};
 use crate::geometry::Level;
 use crate::lock::{DeferringAllocator, Locks as _, ReadSide, Shared};
 use crate::memory::TableMemory;
+use crate::state::{LockRefused, Owner, TableState};
 use crate::table::PageTable;
 use crate::walk::bounds;
 
@@ -69,16 +70,23 @@ where
         last: u64,
         level: u8,
     ) -> Result<Held<'t, Output<F>, A>, Error> {
-        let cover = self.hold_cover(start, last, level)?;
-        let locks = Shared::new(self.table.own(), A::Reader::<'t>::wait);
+        let cover = self.hold_cover(start, last, level, self.me)?;
+        let (own, ranges) = (self.table.own(), self.ranges);
+        let locks = Shared::new(own, self.me, ranges, A::Reader::<'t>::wait);
         Ok(Held(Trail::from(cover, start, locks)))
     }
 
-    /// The same, for a caller that unlocks it.
+    /// The same for `me`, for a caller that unlocks it.
     ///
     /// It does not wait while it reads: an invalidation, or a grace period, that another writer
     /// waits for with a table locked never depends on a reading of one that waits for the table.
-    pub(super) fn hold_cover(&self, start: u64, last: u64, level: u8) -> Result<Node, Error> {
+    pub(super) fn hold_cover(
+        &self,
+        start: u64,
+        last: u64,
+        level: u8,
+        me: Owner,
+    ) -> Result<Node, Error> {
         let geometry = self.table.format.geometry();
         let mut floor = geometry.root().0;
         while floor > level && (start ^ last) >> geometry.shift(Level(floor)) == 0 {
@@ -86,7 +94,7 @@ where
         }
         let mut turns = 0;
         loop {
-            if let Some(cover) = self.try_hold(start, last, floor)? {
+            if let Some(cover) = self.try_hold(start, last, floor, me)? {
                 return Ok(cover);
             }
             if !A::Reader::<'t>::wait(turns) {
@@ -98,7 +106,7 @@ where
 
     /// Locks the lowest table of `floor` or above that covers the offsets `start` to `last`, within
     /// one reading; `None` if another writer has it.
-    fn try_hold(&self, start: u64, last: u64, floor: u8) -> Result<Option<Node>, Error> {
+    fn try_hold(&self, start: u64, last: u64, floor: u8, me: Owner) -> Result<Option<Node>, Error> {
         let table = self.table;
         let root = Node::root(&table.format, table.root);
         let mut reader = self.reader.try_borrow_mut().map_err(|_| Error::Contended)?;
@@ -115,9 +123,12 @@ where
             .map_err(PageTable::<F, M, A>::lost)?;
             // What is no live table of the allocator any more has left.
             let state = table.state(cover);
-            match state.map_or(Err(LockRefused::Left), TableState::try_lock) {
+            let lock = |state: &TableState| state.try_lock(me, self.ranges);
+            match state.map_or(Err(LockRefused::Left), lock) {
                 Ok(()) => return Ok(Some(cover)),
                 Err(LockRefused::Busy) => return Ok(None),
+                // A verb in the callback of another one of this writer would wait for itself.
+                Err(LockRefused::Mine) => return Err(Error::Contended),
                 // It was unlinked before it said that it left, and its place is not used again
                 // while this thread reads. So nothing leads there any more, unless somebody else
                 // wrote the tables.

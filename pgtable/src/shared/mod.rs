@@ -22,10 +22,12 @@ mod page;
 mod range;
 mod writer;
 
+use crate::descent::Node;
 use crate::format::{Format, Output};
 use crate::keep::Kept;
 use crate::lock::DeferringAllocator;
 use crate::memory::TableMemory;
+use crate::ranges::Ranges;
 use crate::table::PageTable;
 use crate::walk::Walker;
 
@@ -39,7 +41,10 @@ pub use writer::Writer;
 /// `Deferred` does, and gives out the readers for which it waits. What needs the whole tree (moving
 /// tables, tearing it down) is done by [`into_inner`](Self::into_inner).
 #[derive(Debug)]
-pub struct SharedPageTable<F, M, A>(PageTable<F, M, A>);
+pub struct SharedPageTable<F, M, A> {
+    table: PageTable<F, M, A>,
+    ranges: Ranges,
+}
 
 impl<F, M, A> From<PageTable<F, M, A>> for SharedPageTable<F, M, A>
 where
@@ -51,7 +56,7 @@ where
     fn from(mut table: PageTable<F, M, A>) -> Self {
         table.kept = Kept::default();
         table.entries.shared = true;
-        Self(table)
+        Self { table, ranges: Ranges::default() }
     }
 }
 
@@ -61,37 +66,42 @@ where
     M: TableMemory<Output<F>>,
     A: DeferringAllocator<Output<F>>,
 {
-    /// The tree, for one writer again.
-    pub fn into_inner(mut self) -> PageTable<F, M, A> {
-        self.0.entries.shared = false;
-        self.0
+    /// The tree, for one writer again. What is locked still (by a [`LockedRange`] that was
+    /// forgotten, or because a guest hid the table) is unlocked when that writer comes to it.
+    pub fn into_inner(self) -> PageTable<F, M, A> {
+        let mut table = self.table;
+        table.entries.shared = false;
+        if let Some(state) = table.state(Node::root(&table.format, table.root)) {
+            state.adopt(table.tree);
+        }
+        table
     }
 
     /// The address of the root table.
     pub fn root(&self) -> Output<F> {
-        self.0.root()
+        self.table.root()
     }
 
     /// The format.
     pub fn format(&self) -> &F {
-        self.0.format()
+        self.table.format()
     }
 
     /// The allocator that tables come from.
     pub fn tables(&self) -> &A {
-        self.0.tables()
+        self.table.tables()
     }
 
     /// A walker of this tree, which takes no lock. What it reads while others write is kept from
     /// reuse only while a reader of the tree's [`DeferringAllocator`] reads: see
     /// [`Writer::read`].
     pub fn walker(&self) -> Walker<F, &M> {
-        self.0.walker()
+        self.table.walker()
     }
 
     /// A writer for one thread, with a reader of the tree's allocator; `None` if that has none
     /// left.
     pub fn writer(&self) -> Option<Writer<'_, F, M, A>> {
-        Writer::new(&self.0)
+        Writer::new(&self.table, &self.ranges)
     }
 }

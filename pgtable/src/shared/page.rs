@@ -1,7 +1,6 @@
 //! A writer's common case: one page of the usual size in a table that is there, and that nobody has
 //! locked.
 
-use crate::allocator::TableState;
 use crate::descent::InPlace;
 use crate::format::{Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
@@ -9,6 +8,7 @@ use crate::lock::{DeferringAllocator, ReadSide};
 use crate::memory::TableMemory;
 use crate::quick::{Last, descend_quickly};
 use crate::space::Leaves;
+use crate::state::Locked;
 use crate::table::PageTable;
 use crate::word::{Word, any_set};
 
@@ -32,15 +32,15 @@ where
         leaves: Leaves,
     ) -> bool {
         let Some(offset) = self.table.base_page_at(input, bytes, leaves) else { return false };
-        self.with_page(offset, |table, last, state| {
+        self.with_page(offset, |table, last, locked| {
             let node = last.node();
             let free = !any_set::<F>(last.slot.memory(), table.present(node));
             let Some(leaf) = table.base_page(node, output, attributes).filter(|_| free) else {
                 return false;
             };
             last.slot.store(leaf);
+            locked.added();
             table.wrote(node.entry(offset), 1);
-            state.add(1);
             true
         })
         .unwrap_or(false)
@@ -52,7 +52,7 @@ where
     fn with_page<T>(
         &self,
         offset: u64,
-        change: impl FnOnce(&PageTable<F, M, A>, &Last<Word<'_, F>>, &TableState) -> T,
+        change: impl FnOnce(&PageTable<F, M, A>, &Last<Word<'_, F>>, &mut Locked<'_>) -> T,
     ) -> Option<T> {
         let table = self.table;
         let mut reader = self.reader.try_borrow_mut().ok()?;
@@ -60,13 +60,10 @@ where
         let shortcuts = table.format.shortcuts(None)?;
         let memory = InPlace(&table.memory);
         let last = descend_quickly::<F, _>(&shortcuts, memory, table.root, offset)?;
-        let state = table.state(last.node())?;
-        let locked = state.lock_once()?;
+        let mut locked = table.state(last.node())?.lock_once(self.me, table.tree)?;
         // What is locked stays.
         drop(reading);
-        let done = change(table, &last, state);
-        drop(locked);
-        Some(done)
+        Some(change(table, &last, &mut locked))
     }
 
     /// The common case of [`unmap`](Self::unmap): one page of the usual size in a table that keeps
@@ -81,15 +78,15 @@ where
         let Some(offset) = self.table.base_page_at(input, bytes, Leaves::Largest) else {
             return false;
         };
-        self.with_page(offset, |table, last, state| {
+        self.with_page(offset, |table, last, locked| {
             let node = last.node();
-            if state.live() <= 1 || !last.step.usual().fits(last.slot.load()) {
+            if locked.live() <= 1 || !last.step.usual().fits(last.slot.load()) {
                 return false;
             }
             last.slot.store(0);
-            table.wrote(node.entry(offset), 1);
+            locked.removed();
             gather.pages(input, input, node.shift);
-            state.sub(1);
+            table.wrote(node.entry(offset), 1);
             true
         })
         .unwrap_or(false)

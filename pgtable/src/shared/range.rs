@@ -19,7 +19,6 @@
 
 use crate::access::Prot;
 use crate::address::{Address, low_bits};
-use crate::allocator::{LockRefused, TableState};
 use crate::descent::{InPlace, Link, Node, Trail, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
@@ -27,16 +26,15 @@ use crate::gather::{Gather, Invalidate};
 use crate::lock::{DeferringAllocator, Locks as _, ReadSide, Whole};
 use crate::memory::TableMemory;
 use crate::modify::{Each, Modify, ReadOnly, Replace, Rights};
+use crate::ranges::Alive;
 use crate::record::{Recorded, Writers};
 use crate::space::Leaves;
+use crate::state::{LockRefused, Owner};
 use crate::table::PageTable;
 use crate::walk::{LeafOf, TranslationOf, bounds, malformed, translation};
 use crate::word::{Word, any_set};
 
 use super::Writer;
-
-/// After how many turns of waiting for a table a range looks whether it has that table itself.
-const SUSPICIOUS: u32 = 1 << 10;
 
 /// The way to where the writer of a locked range works.
 type TrailOf<'t, F, A> = Trail<Whole<'t, A, Output<F>>>;
@@ -61,6 +59,8 @@ where
     trail: TrailOf<'t, F, A>,
     start: u64,
     last: u64,
+    /// Its number, and so each lock that names it, is dead when the tables have been unlocked.
+    alive: Alive<'t>,
 }
 
 impl<F, M, A> core::fmt::Debug for LockedRange<'_, '_, F, M, A>
@@ -74,6 +74,7 @@ where
             .field("start", &self.start)
             .field("last", &self.last)
             .field("cover", &self.cover())
+            .field("number", &self.alive.number())
             .finish_non_exhaustive()
     }
 }
@@ -96,18 +97,31 @@ where
     M: TableMemory<Output<F>>,
     A: DeferringAllocator<Output<F>>,
 {
-    /// Locks every table with an entry between the offsets `start` and `last`. `writer` has locked
-    /// `cover`, the lowest that covers them all.
+    /// Locks every table with an entry between the offsets `start` and `last`.
     pub(super) fn new(
         writer: &'w Writer<'t, F, M, A>,
-        cover: Node,
         (start, last): (u64, u64),
     ) -> Result<Self, Error> {
-        let locks = Whole::new(writer.table.own());
+        let mut turns = 0;
+        let alive = loop {
+            match Alive::begin(writer.ranges, writer.number) {
+                Some(alive) => break alive,
+                None if A::Reader::<'t>::wait(turns) => turns = turns.saturating_add(1),
+                None => return Err(Error::Contended),
+            }
+        };
+        let me = writer.table.tree.range(alive.number());
+        let cover = writer.hold_cover(start, last, 0, me)?;
+        let locks = Whole::new(writer.table.own(), me);
         // From now on dropping it unlocks what is locked.
-        let range = Self { writer, trail: Trail::from(cover, start, locks), start, last };
+        let range = Self { writer, trail: Trail::from(cover, start, locks), start, last, alive };
         range.lock_below(cover, start)?;
         Ok(range)
+    }
+
+    /// The owner of what is locked.
+    fn me(&self) -> Owner {
+        self.trail.locks.owner()
     }
 
     /// The highest table that is locked.
@@ -155,14 +169,12 @@ where
         let state = self.writer.table.state(below).ok_or(malformed)?;
         let mut turns = 0;
         loop {
-            match state.try_lock() {
+            match state.try_lock(self.me(), self.writer.ranges) {
                 Ok(()) => break,
-                // The one above is locked, so it cannot have been unlinked since.
-                Err(LockRefused::Left) => return Err(malformed),
+                // The one above is locked, so it cannot have been unlinked since; and this is the
+                // first way to it.
+                Err(LockRefused::Left | LockRefused::Mine) => return Err(malformed),
                 Err(LockRefused::Busy) => {}
-            }
-            if turns == SUSPICIOUS && self.has(below, offset) {
-                return Err(malformed);
             }
             if !A::Reader::<'t>::wait(turns) {
                 return Err(Error::Contended);
@@ -173,49 +185,19 @@ where
         self.lock_below(below, offset)
     }
 
-    /// Whether the table of `node`, to which an entry for `offset` leads, is one of those that
-    /// this range locked on its way there.
-    fn has(&self, node: Node, offset: u64) -> bool {
-        let mut left = self.trail.locks.held();
-        self.has_below(self.cover(), self.start, (node, offset), &mut left).is_err()
-    }
-
-    /// Fails if it finds the table of `node` among those that were locked before `offset` was come
-    /// to, looking at the one of `above` and no more than `left` below it.
-    fn has_below(
-        &self,
-        above: Node,
-        at: u64,
-        (node, offset): (Node, u64),
-        left: &mut u64,
-    ) -> Result<(), Error> {
-        if above.table == node.table {
-            return Err(Error::Contended);
-        }
-        self.tables_below(above, at, |below, at, _| {
-            // Before it, or on the way to it.
-            let before = at < offset || at == offset && below.level > node.level;
-            if !before || *left == 0 {
-                return Ok(());
-            }
-            *left -= 1;
-            self.has_below(below, at, (node, offset), left)
-        })
-    }
-
     /// Unlocks the tables below that of `node`, no more than `held`, and then that table.
     fn unlock(&self, node: Node, at: u64, held: &mut u64) {
         // Memory that cannot be read has no tables that could have been locked.
         let _ = self.tables_below(node, at, |below, offset, _| {
-            let locked = self.writer.table.state(below).is_some_and(TableState::is_locked);
-            if locked && *held > 0 {
+            let state = self.writer.table.state(below);
+            if state.is_some_and(|state| state.is_of(self.me())) && *held > 0 {
                 *held -= 1;
                 self.unlock(below, offset, held);
             }
             Ok(())
         });
         if let Some(state) = self.writer.table.state(node) {
-            state.unlock();
+            state.unlock(self.me());
         }
     }
 
@@ -273,7 +255,7 @@ where
         }
         Word::<F>::new(memory).store(leaf);
         table.wrote(node.entry(offset), 1);
-        table.count(node, 1);
+        table.count(node, 1, self.me());
         true
     }
 
@@ -332,7 +314,7 @@ where
             if self.trail.seek(&table.format, InPlace(&table.memory), offset, 0).is_ok() {
                 while let Some(above) = self.trail.narrow(self.start, self.last) {
                     if let Some(state) = table.state(above) {
-                        state.unlock();
+                        state.unlock(self.trail.locks.owner());
                     }
                 }
             }

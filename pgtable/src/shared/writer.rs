@@ -17,8 +17,10 @@ use crate::gather::{Gather, Invalidate};
 use crate::lock::{DeferringAllocator, Locks as _, ReadSide as _};
 use crate::memory::TableMemory;
 use crate::modify::{Each, Modify, ReadOnly, Replace, Rights};
+use crate::ranges::Ranges;
 use crate::record::{Recorded, Writers};
 use crate::space::{AddressSpace, Leaves};
+use crate::state::Owner;
 use crate::table::{PageTable, layout};
 use crate::walk::{LeafOf, TranslationOf, Walker, bounds};
 
@@ -33,6 +35,11 @@ where
 {
     pub(super) table: &'t PageTable<F, M, A>,
     pub(super) reader: RefCell<A::Reader<'t>>,
+    /// The owner of the tables that its verbs lock.
+    pub(super) me: Owner,
+    pub(super) ranges: &'t Ranges,
+    /// Its number.
+    pub(super) number: u32,
 }
 
 impl<F, M, A> core::fmt::Debug for Writer<'_, F, M, A>
@@ -52,8 +59,10 @@ where
     A: DeferringAllocator<Output<F>>,
 {
     /// `None` if the allocator has no reader left.
-    pub(super) fn new(table: &'t PageTable<F, M, A>) -> Option<Self> {
-        Some(Self { table, reader: RefCell::new(table.tables.reader()?) })
+    pub(super) fn new(table: &'t PageTable<F, M, A>, ranges: &'t Ranges) -> Option<Self> {
+        let reader = RefCell::new(table.tables.reader()?);
+        let number = ranges.writer();
+        Some(Self { table, reader, me: table.tree.verb(number), ranges, number })
     }
 
     /// Does `verb` to a range, with the tables locked that it comes to.
@@ -142,9 +151,7 @@ where
         bytes: u64,
     ) -> Result<LockedRange<'_, 't, F, M, A>, RangeError<Input<F>>> {
         let (start, end) = bounds(&self.table.format, input, bytes, 0)?;
-        let range = (start, end.max(start + 1) - 1);
-        self.hold_cover(range.0, range.1, 0)
-            .and_then(|cover| LockedRange::new(self, cover, range))
+        LockedRange::new(self, (start, end.max(start + 1) - 1))
             .map_err(|error| RangeError { at: input, error })
     }
 

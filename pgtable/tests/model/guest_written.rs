@@ -2,23 +2,21 @@
 //! tree, to the tables above, to tables that are free. Every verb ends, after work that the tree's
 //! own size bounds; no table is freed twice; and the allocator's books are right afterwards.
 
+#[path = "../support/guest.rs"]
+mod guest;
+
 use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_x86::{Controls, Levels, LongMode};
+pub use guest::*;
+
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Owner, Policy, Region};
 use pgtable::{
     AllocError, Contents, DirectMap, Error, Gather, Gpa, Gva, Leaves, MemoryError, PageTable, Prot,
     RangeError, ReadMemory, Recorded, SharedPageTable, TableAllocator, TableLayout, TableMemory,
     TableState, Unused, Walker, Writers,
 };
-
-pub const PAGE: u64 = 1 << 12;
-pub const LARGE: u64 = 1 << 21;
-/// Table frames, of 64 KiB: 16 tables each.
-pub const FRAMES: u32 = 4;
-pub const START: u64 = 1 << 24;
 
 /// Memory that counts the words that it was asked for.
 pub struct Counted<'m> {
@@ -42,61 +40,6 @@ impl TableMemory<Gpa> for Counted<'_> {
     }
 
     fn wrote(&self, _: Gpa, _: usize) {}
-}
-
-pub type Frame<'m> = Frames<Gpa, Region<Gpa, DirectMap<'m, Gpa>>>;
-pub type Tables<'f, 'm> = Cache<Gpa, Region<Gpa, DirectMap<'m, Gpa>>, &'f Frame<'m>>;
-
-pub fn format() -> LongMode {
-    LongMode::new(Levels::Four, Controls::new())
-}
-
-/// Does `test` with memory for tables, its frames, and the tables of one guest.
-pub fn with<T>(test: impl FnOnce(DirectMap<'_, Gpa>, &Frame<'_>, &Tables<'_, '_>) -> T) -> T {
-    let words: Vec<AtomicU64> = (0..FRAMES << 13).map(|_| AtomicU64::new(0)).collect();
-    let memory = DirectMap::new(&words, Gpa::new(START));
-    let frames = Frames::new(Region::new(memory, Gpa::new(START), FRAMES, 16).unwrap()).unwrap();
-    let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
-    test(memory, &frames, &cache)
-}
-
-pub fn load(memory: &DirectMap<'_, Gpa>, table: Gpa, index: u64) -> u64 {
-    memory.word(Gpa::new(table.get() + index * 8)).unwrap().load(Ordering::Relaxed)
-}
-
-pub fn store(memory: &DirectMap<'_, Gpa>, table: Gpa, index: u64, word: u64) {
-    memory.word(Gpa::new(table.get() + index * 8)).unwrap().store(word, Ordering::Relaxed);
-}
-
-/// The allocator's books are right: `live` tables are, and every other can be had, once.
-pub fn books(frames: &Frame<'_>, cache: &Tables<'_, '_>, live: u32) {
-    assert_eq!(frames.census().live, live, "{:?}", frames.census());
-    let taken: Vec<Gpa> = std::iter::from_fn(|| cache.take(12).ok()).collect();
-    assert_eq!(taken.len() as u32 + live, FRAMES * 16);
-    assert_eq!(taken.iter().collect::<BTreeSet<_>>().len(), taken.len(), "one table, two owners");
-    taken.iter().for_each(|table| cache.give(*table, 12, Contents::Stale).unwrap());
-    assert_eq!(frames.census().live, live);
-}
-
-pub type Tree<'t, 'm> = PageTable<LongMode, DirectMap<'m, Gpa>, &'t Tables<'t, 'm>>;
-
-pub fn tree<'t, 'm>(
-    memory: DirectMap<'m, Gpa>,
-    cache: &'t Tables<'t, 'm>,
-    pages: &[u64],
-) -> Tree<'t, 'm> {
-    let mut tree = PageTable::new(format(), memory, cache).unwrap();
-    for &page in pages {
-        tree.map(Gva::new(page), Gpa::new(1 << 30), PAGE, Prot::RW.into(), Leaves::Largest)
-            .unwrap();
-    }
-    tree
-}
-
-/// The tables on the way to `at`, from the root down.
-pub fn way(tree: &Tree<'_, '_>, at: u64) -> Vec<Gpa> {
-    let table = |entry: Gpa| Gpa::new(entry.get() & !0xfff);
-    tree.walker().trace(Gva::new(at)).iter().map(|it| table(it.address)).collect()
 }
 
 /// A tree of four tables in which each entry leads to the table of the next level: 512 ways to

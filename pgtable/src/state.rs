@@ -1,0 +1,356 @@
+//! What a tree knows about each of its tables, and which writer may change a table.
+//!
+//! # Protocol
+//! Each table has one word of 64 bits, which names its owner and counts its live entries:
+//!
+//! | owner | written as | may change the table's entries and the word |
+//! | --- | --- | --- |
+//! | none: the table is not in a tree (never was, or has left it) | zero | nothing |
+//! | an exclusive tree | the tree's number | that tree's one writer |
+//! | a shared tree | the tree's number | nothing: a writer locks the table first |
+//! | a verb of a [`Writer`](crate::Writer) | tree, "verb", the writer's number | that verb |
+//! | a [`LockedRange`](crate::LockedRange) | tree, "range", the range's number | that range |
+//!
+//! A table is born with its owner: the word is stored before the table can be linked. Each change
+//! of the word names the owner that makes it, and does nothing if the word names another. So a
+//! table that a guest made reachable by a second way, from the same tree or from another tree of
+//! the same allocator, is not counted, unlocked, unlinked or freed by a writer that it does not
+//! belong to.
+//!
+//! The owner is a plain load and compare: while the word names an owner, only that owner stores to
+//! it. Two steps are atomic exchanges. A lock is taken from the shared tree; and the lock of a
+//! range that has [ended](Ranges), which its writer could not give back because a guest hid the
+//! table, is taken over.
+
+use core::sync::atomic::Ordering;
+
+#[cfg(not(loom))]
+use core::sync::atomic::AtomicU64;
+#[cfg(loom)]
+use loom::sync::atomic::AtomicU64;
+
+use crate::ranges::Ranges;
+
+/// Bits of the count of live entries. A table has at most 2^20.
+const COUNT: u64 = (1 << 22) - 1;
+/// "Locked by a verb", "locked by a range"; without either the tree itself is the owner.
+const VERB: u64 = 1 << 22;
+const RANGE: u64 = 2 << 22;
+/// The number of the writer or of the range.
+const NUMBER_SHIFT: u32 = 24;
+const NUMBER: u64 = (1 << 20) - 1;
+/// The number of the tree. No tree has the number zero.
+const TREE_SHIFT: u32 = 44;
+const TREES: u32 = (1 << 20) - 1;
+
+/// The owner of a table: a tree, or a writer of a shared tree that has locked the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Owner(u64);
+
+impl Owner {
+    /// No owner.
+    pub(crate) const NONE: Self = Self(0);
+
+    /// A new tree. Its number is another tree's too only if 2^20 trees were made in between.
+    pub(crate) fn new_tree() -> Self {
+        use core::sync::atomic::AtomicU32;
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed) % TREES + 1;
+        Self(u64::from(number) << TREE_SHIFT)
+    }
+
+    /// A verb of the writer `number` of this tree.
+    pub(crate) fn verb(self, number: u32) -> Self {
+        Self(self.tree().0 | VERB | (u64::from(number) & NUMBER) << NUMBER_SHIFT)
+    }
+
+    /// The locked range `number` of this tree.
+    pub(crate) fn range(self, number: u32) -> Self {
+        Self(self.tree().0 | RANGE | (u64::from(number) & NUMBER) << NUMBER_SHIFT)
+    }
+
+    /// The tree itself.
+    #[inline(always)]
+    pub(crate) fn tree(self) -> Self {
+        Self(self.0 >> TREE_SHIFT << TREE_SHIFT)
+    }
+
+    /// The number of the locked range, if that is the owner.
+    #[inline]
+    fn range_number(self) -> Option<u32> {
+        (self.0 & RANGE != 0).then_some((self.0 >> NUMBER_SHIFT & NUMBER) as u32)
+    }
+}
+
+/// Why a table was not locked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LockRefused {
+    /// Another writer has it.
+    Busy,
+    /// This owner has it already.
+    Mine,
+    /// It is not a table of this tree (any more).
+    Left,
+}
+
+/// What a tree knows about one of its tables, in 64 bits: who may change it, and how many of its
+/// entries are live.
+///
+/// The word belongs to the tree. An allocator keeps one for each table that it can hand out, zero
+/// at the beginning, and neither reads nor writes it.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct TableState(AtomicU64);
+
+impl TableState {
+    /// The state of a table that is in no tree.
+    #[cfg(not(loom))]
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// The state of a table that is in no tree. (A model checker's atomics are not made at compile
+    /// time.)
+    #[cfg(loom)]
+    #[must_use]
+    pub fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// How many entries of the table are present.
+    #[inline]
+    #[must_use]
+    pub fn live(&self) -> u32 {
+        (self.load() & COUNT) as u32
+    }
+
+    /// Whether the table is in a tree and not locked.
+    #[inline]
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let owner = self.owner();
+        owner != Owner::NONE && owner == owner.tree()
+    }
+
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    fn owner(&self) -> Owner {
+        Owner(self.load() & !COUNT)
+    }
+
+    /// How many entries are live, if `owner` has the table.
+    #[inline(always)]
+    pub(crate) fn live_of(&self, owner: Owner) -> Option<u32> {
+        let live = self.load() ^ owner.0;
+        (live <= COUNT).then_some(live as u32)
+    }
+
+    /// Whether `owner` has the table. (Sequentially consistent: see [`take_over`](Self::take_over).)
+    #[inline(always)]
+    pub(crate) fn is_of(&self, owner: Owner) -> bool {
+        self.0.load(Ordering::SeqCst) ^ owner.0 <= COUNT
+    }
+
+    /// The table was allocated for `owner`; no entry is live.
+    #[inline]
+    pub(crate) fn begin(&self, owner: Owner) {
+        self.0.store(owner.0, Ordering::Relaxed);
+    }
+
+    /// `entries` more are live. False, and nothing changed, if `owner` has not the table.
+    #[inline(always)]
+    pub(crate) fn add(&self, owner: Owner, entries: u32) -> bool {
+        let live = self.load() ^ owner.0;
+        if live > COUNT {
+            return false;
+        }
+        // Without a carry into the owner, also where a guest's stores made the count wrong.
+        self.0.store(owner.0 | (live + u64::from(entries)) & COUNT, Ordering::Relaxed);
+        true
+    }
+
+    /// One entry more is live. False, and nothing changed, if `owner` has not the table.
+    #[inline(always)]
+    pub(crate) fn add_one(&self, owner: Owner) -> bool {
+        let state = self.load();
+        let added = state ^ owner.0 < COUNT;
+        if added {
+            self.0.store(state + 1, Ordering::Relaxed);
+        }
+        added
+    }
+
+    /// `entries` fewer are live; returns how many remain. `None`, and nothing changed, if `owner`
+    /// has not the table.
+    #[inline]
+    pub(crate) fn sub(&self, owner: Owner, entries: u32) -> Option<u32> {
+        let live = self.live_of(owner)?;
+        let left = live.wrapping_sub(entries) & COUNT as u32;
+        self.0.store(owner.0 | u64::from(left), Ordering::Relaxed);
+        Some(left)
+    }
+
+    /// One entry fewer is live, and at least `keeps` are. False, and nothing changed, if that is
+    /// not so of a table of `owner`.
+    #[inline(always)]
+    pub(crate) fn remove_one(&self, owner: Owner, keeps: u32) -> bool {
+        let state = self.load();
+        let live = state ^ owner.0;
+        let removed = live <= COUNT && live > u64::from(keeps);
+        if removed {
+            self.0.store(state - 1, Ordering::Relaxed);
+        }
+        removed
+    }
+
+    /// The table left the tree of `owner`, which has it. False, and nothing changed, if it has not.
+    #[inline]
+    pub(crate) fn leave(&self, owner: Owner) -> bool {
+        let had = self.live_of(owner).is_some();
+        if had {
+            self.0.store(0, Ordering::Release);
+        }
+        had
+    }
+
+    /// Unlocks the table, if `owner` has locked it.
+    #[inline]
+    pub(crate) fn unlock(&self, owner: Owner) -> bool {
+        let live = self.live_of(owner);
+        if let Some(live) = live {
+            self.0.store(owner.tree().0 | u64::from(live), Ordering::Release);
+        }
+        live.is_some()
+    }
+
+    /// Whether this is a table of `tree`, which has one writer now. A lock that a writer left
+    /// behind when the tree was shared (it was forgotten, or a guest hid the table) ends.
+    #[inline]
+    pub(crate) fn adopt(&self, tree: Owner) -> bool {
+        if self.live_of(tree).is_some() {
+            return true;
+        }
+        let state = self.load();
+        let ours = Owner(state).tree() == tree;
+        if ours {
+            self.0.store(tree.0 | state & COUNT, Ordering::Relaxed);
+        }
+        ours
+    }
+
+    /// Tries once to lock the table for `me`, a writer of a tree whose locked ranges are `ranges`.
+    #[inline]
+    pub(crate) fn try_lock(&self, me: Owner, ranges: &Ranges) -> Result<(), LockRefused> {
+        let state = self.load();
+        let owner = Owner(state & !COUNT);
+        if owner != me.tree() {
+            return self.try_lock_of(state, me, ranges);
+        }
+        let locked = me.0 | state & COUNT;
+        match self.0.compare_exchange(state, locked, Ordering::Acquire, Ordering::Acquire) {
+            Ok(_) => Ok(()),
+            Err(found) if Owner(found).tree() != me.tree() => Err(LockRefused::Left),
+            Err(_) => Err(LockRefused::Busy),
+        }
+    }
+
+    /// The same for a table that the tree itself has not.
+    #[cold]
+    fn try_lock_of(&self, state: u64, me: Owner, ranges: &Ranges) -> Result<(), LockRefused> {
+        let owner = Owner(state & !COUNT);
+        if owner.tree() != me.tree() {
+            // What the writer that took it out of the tree stored before is seen by whoever looks
+            // for it once more.
+            self.0.load(Ordering::Acquire);
+            return Err(LockRefused::Left);
+        }
+        if owner == me {
+            return Err(LockRefused::Mine);
+        }
+        match owner.range_number() {
+            Some(number) if !ranges.is_alive(number) => self.take_over(state, me, number, ranges),
+            _ => Err(LockRefused::Busy),
+        }
+    }
+
+    /// Locks the table for `me`, which a range that has ended left locked.
+    ///
+    /// A new range of the same number may begin meanwhile, and a guest may lead it here. The range
+    /// is alive before it looks at the table ([`is_of`](Self::is_of)), and this looks whether it is
+    /// alive after the exchange, each in the one order of sequentially consistent accesses. So
+    /// either the range finds that it has not the table, or this finds the range alive, and gives
+    /// the table back.
+    fn take_over(
+        &self,
+        state: u64,
+        me: Owner,
+        number: u32,
+        ranges: &Ranges,
+    ) -> Result<(), LockRefused> {
+        let locked = me.0 | state & COUNT;
+        let (order, failed) = (Ordering::SeqCst, Ordering::Relaxed);
+        if self.0.compare_exchange(state, locked, order, failed).is_err() {
+            return Err(LockRefused::Busy);
+        }
+        if ranges.is_alive(number) {
+            self.0.store(state, Ordering::Release);
+            return Err(LockRefused::Busy);
+        }
+        Ok(())
+    }
+
+    /// Tries once to lock the table for `me`, until what this returns is dropped: also by the panic
+    /// of an embedder's code.
+    #[inline(always)]
+    pub(crate) fn lock_once(&self, me: Owner, tree: Owner) -> Option<Locked<'_>> {
+        let open = self.load();
+        let live = open ^ tree.0;
+        // Of a table that is full by its count nothing is known.
+        if live >= COUNT {
+            return None;
+        }
+        let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
+        self.0.compare_exchange(open, me.0 | live, order, failed).ok()?;
+        Some(Locked { state: self, open })
+    }
+}
+
+/// A table that is locked until this is dropped, and then has the count that this says.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Locked<'s> {
+    state: &'s TableState,
+    open: u64,
+}
+
+impl Locked<'_> {
+    /// How many entries are live.
+    #[inline(always)]
+    pub(crate) fn live(&self) -> u32 {
+        (self.open & COUNT) as u32
+    }
+
+    /// One entry more is live. Once: there was room for one.
+    #[inline(always)]
+    pub(crate) fn added(&mut self) {
+        self.open += 1;
+    }
+
+    /// One entry fewer is live, of several.
+    #[inline(always)]
+    pub(crate) fn removed(&mut self) {
+        self.open -= 1;
+    }
+}
+
+impl Drop for Locked<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.state.0.store(self.open, Ordering::Release);
+    }
+}
