@@ -152,7 +152,8 @@ impl pgtable::ReadSide for Reader<'_> {
 
     fn wait(turns: u32) -> bool {
         // What is done with a table locked takes a microsecond or two. Beyond that, the other
-        // writer may have lost the CPU to us.
+        // writer may have lost the CPU to us. A range that stays locked for longer than a million
+        // yields (about a second, if nothing else runs) is an error of the verb that waits for it.
         #[cfg(feature = "std")]
         if turns > 1 << 10 {
             std::thread::yield_now();
@@ -161,7 +162,7 @@ impl pgtable::ReadSide for Reader<'_> {
         #[cfg(loom)]
         loom::thread::yield_now();
         core::hint::spin_loop();
-        turns < 1 << 26
+        turns < 1 << 20
     }
 }
 

@@ -2,9 +2,9 @@
 //! tree, whoever has locked it.
 //!
 //! # Protocol
-//! Each table has a lock bit and a "left the tree" bit in its [`TableState`]. A table's words, its
-//! count of live entries and its leaving the tree belong to the writer that has its lock, and to
-//! nothing else (hardware sets its bits in entries all the same).
+//! The state of each table names its owner (see [`TableState`]). A table's words, its count of live
+//! entries and its leaving the tree belong to the writer that has locked it, and to nothing else
+//! (hardware sets its bits in entries all the same).
 //!
 //! 1. A writer descends without a lock, as readers do, to the lowest table that covers all of its
 //!    range, its *cover*, and locks that. While it descends it reads (see [`ReadSide`]): no table
@@ -17,7 +17,8 @@
 //!    [`LockedRange`](crate::LockedRange) locks all tables of its range in the same order, and
 //!    keeps them.
 //! 3. A table is linked, or unlinked, by the writer that has the one above; to unlink a table it
-//!    must have that too. The table is marked as having left, its lock goes with it, and it waits
+//!    must have that too. A new table is locked by its writer from the moment that it is allocated.
+//!    A table that is unlinked has no owner from then on, and waits
 //!    in the [`Gather`](crate::Gather) for its invalidation and then, with the allocator, for
 //!    readers that may still see it.
 //! 4. A writer cannot unlink its own empty cover: it does not hold the parent's lock. So it unlocks
@@ -35,12 +36,14 @@
 //! invalidation it is.
 //!
 //! # Memory that others write
-//! The books are right as long as nobody but the writers (and hardware, in its own bits) changes
-//! table words. A guest that writes its own tables can make an entry lead to any table. What is no
-//! live table of the tree's allocator is not locked ([`Error::Malformed`]). A writer does not wait
-//! for a table that it holds itself ([`Error::Malformed`]), and waits for others no longer than
-//! [`ReadSide::wait`] says ([`Error::Contended`]). What comes of it is wrong in that guest's tree
-//! only.
+//! A guest that writes its own tables can make an entry lead to any table. A table that is no live
+//! table of the tree's allocator, or is another tree's, is not locked ([`Error::Malformed`]). Each
+//! change of a table's state compares its owner. So a table has one writer at a time, whatever ways
+//! lead to it, and is freed once. A writer does not wait for a table that it holds itself
+//! ([`Error::Malformed`]), and waits for others no longer than [`ReadSide::wait`] says
+//! ([`Error::Contended`]). A range that cannot find a table again, because a guest hid it, leaves it
+//! locked by an owner that has [ended](crate::ranges); the next writer takes it over. What is mapped
+//! in that guest's tree, and what is counted there, may be wrong; nothing else is.
 //!
 //! Checked by `loom/pgtable/tests/writers.rs` and, with threads, `tests/model/writers.rs` and
 //! `locked.rs`.
@@ -74,9 +77,12 @@ pub trait ReadSide {
 
     /// Called again and again by a writer that waits for another one's lock, with how often it was
     /// called before; to let the other go on. False gives up waiting, with [`Error::Contended`].
+    ///
+    /// Give up after longer than a verb takes, its invalidations included. The default spins for
+    /// about a second.
     fn wait(turns: u32) -> bool {
         core::hint::spin_loop();
-        turns < 1 << 26
+        turns < 1 << 25
     }
 }
 

@@ -108,3 +108,32 @@ impl Drop for Alive<'_> {
         self.ranges.end(self.number);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{Alive, Ranges, SLOTS, USES};
+    extern crate std;
+    use std::collections::BTreeSet;
+    use std::vec::Vec;
+
+    /// Ranges that are alive have different numbers, and a number is not used again for as long as
+    /// it can be.
+    #[test]
+    fn numbers() {
+        let ranges = Ranges::default();
+        let all: Vec<_> = (0..SLOTS).map_while(|_| Alive::begin(&ranges, 77)).collect();
+        assert_eq!(all.len(), SLOTS);
+        assert!(Alive::begin(&ranges, 0).is_none(), "one too many");
+        let numbers: BTreeSet<u32> = all.iter().map(Alive::number).collect();
+        assert_eq!(numbers.len(), SLOTS);
+        assert!(numbers.iter().all(|&number| number < 1 << 20 && ranges.is_alive(number)));
+        drop(all);
+        assert!(!numbers.iter().any(|&number| ranges.is_alive(number)));
+        let again: BTreeSet<u32> = (0..(1 << USES) - 1)
+            .map(|_| Alive::begin(&ranges, 77).expect("there is room").number())
+            .collect();
+        assert_eq!(again.len(), (1 << USES) - 1);
+        assert!(again.is_disjoint(&numbers));
+        assert!(numbers.contains(&Alive::begin(&ranges, 77).expect("there is room").number()));
+    }
+}

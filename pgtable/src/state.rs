@@ -354,3 +354,118 @@ impl Drop for Locked<'_> {
         self.state.0.store(self.open, Ordering::Release);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{COUNT, LockRefused, NUMBER, Owner, TableState};
+    use crate::ranges::{Alive, Ranges};
+
+    /// Owners that are told apart: two trees, two verbs, two ranges.
+    fn owners() -> [Owner; 6] {
+        let [one, other] = [0; 2].map(|_| Owner::new_tree());
+        [one, other, one.verb(1), one.verb(2), one.range(1), one.range(2)]
+    }
+
+    /// Each change of a state does nothing if another owner has the table, and its count reaches no
+    /// bit of the owner.
+    #[test]
+    fn case_a1_each_change_names_its_owner() {
+        type Change = fn(&TableState, Owner) -> bool;
+        let changes: [(&str, Change); 7] = [
+            ("add", |state, by| state.add(by, 3)),
+            ("add too many", |state, by| state.add(by, u32::MAX)),
+            ("add one", TableState::add_one),
+            ("remove one", |state, by| state.remove_one(by, 0)),
+            ("sub too many", |state, by| state.sub(by, 7).is_some()),
+            ("leave", TableState::leave),
+            ("unlock", TableState::unlock),
+        ];
+        for has in owners() {
+            for by in owners().into_iter().chain(owners().map(|_| has)) {
+                for (name, change) in changes {
+                    let state = TableState::new();
+                    state.begin(has);
+                    assert!(state.add(has, 5));
+                    let before = state.load();
+                    assert_eq!(change(&state, by), by == has, "{name}: {has:?} {by:?}");
+                    let left = if name == "leave" { Owner::NONE } else { has.tree() };
+                    let after = if name == "leave" || name == "unlock" { left } else { has };
+                    assert_eq!(state.owner(), if by == has { after } else { has }, "{name}");
+                    assert!(by == has || state.load() == before, "{name}: {has:?} {by:?}");
+                    assert_eq!(state.is_of(by), state.owner() == by);
+                    assert_eq!(state.live_of(by).is_some(), state.owner() == by);
+                }
+            }
+        }
+    }
+
+    /// The most that a table's count can hold, and one more.
+    #[test]
+    fn a_full_count_is_no_owner() {
+        let tree = Owner::new_tree();
+        let state = TableState::new();
+        state.begin(tree);
+        assert!(state.add(tree, COUNT as u32));
+        assert!(!state.add_one(tree));
+        assert!(state.lock_once(tree.verb(0), tree).is_none());
+        assert_eq!((state.live(), state.is_open()), (COUNT as u32, true));
+        assert_eq!(state.sub(tree, COUNT as u32 + 1), Some(COUNT as u32));
+        assert_eq!(state.owner(), tree);
+    }
+
+    /// What becomes of a table that is asked for, by whose it is.
+    #[test]
+    fn who_locks() {
+        let ranges = Ranges::default();
+        let alive = Alive::begin(&ranges, 5).expect("the first");
+        let [tree, other] = [0; 2].map(|_| Owner::new_tree());
+        let range = tree.range(alive.number());
+        let me = tree.verb(9);
+        for (has, locked) in [
+            (tree, Ok(())),
+            (Owner::NONE, Err(LockRefused::Left)),
+            (other, Err(LockRefused::Left)),
+            (other.range(alive.number()), Err(LockRefused::Left)),
+            (other.range(0), Err(LockRefused::Left)),
+            (me, Err(LockRefused::Mine)),
+            (tree.verb(10), Err(LockRefused::Busy)),
+            (range, Err(LockRefused::Busy)),
+            // Ranges that have ended, or never were.
+            (tree.range(alive.number() + 1), Ok(())),
+            (tree.range(NUMBER as u32), Ok(())),
+        ] {
+            let state = TableState::new();
+            state.begin(has);
+            state.add(has, 7);
+            let before = state.load();
+            assert_eq!(state.try_lock(me, &ranges), locked, "{has:?}");
+            let after = if locked.is_ok() { me.0 | 7 } else { before };
+            assert_eq!(state.load(), after, "{has:?}");
+            assert_eq!(state.adopt(tree), has.tree() == tree, "{has:?}");
+        }
+        let state = TableState::new();
+        state.begin(range);
+        drop(alive);
+        assert_eq!(state.try_lock(me, &ranges), Ok(()));
+    }
+
+    /// A new range of the number of one that ended keeps the table if it is alive when another
+    /// writer takes the table over.
+    #[test]
+    fn who_takes_over() {
+        let ranges = Ranges::default();
+        let alive = Alive::begin(&ranges, 0).expect("the first");
+        let tree = Owner::new_tree();
+        let (me, range) = (tree.verb(1), tree.range(alive.number()));
+        let state = TableState::new();
+        state.begin(range);
+        let seen = state.load();
+        assert_eq!(state.take_over(seen, me, alive.number(), &ranges), Err(LockRefused::Busy));
+        assert!(state.is_of(range));
+        assert_eq!(state.take_over(seen + 1, me, alive.number(), &ranges), Err(LockRefused::Busy));
+        let number = alive.number();
+        drop(alive);
+        assert_eq!(state.take_over(seen, me, number, &ranges), Ok(()));
+        assert!(state.is_of(me));
+    }
+}

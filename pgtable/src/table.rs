@@ -15,18 +15,15 @@
 //! # Tables that others write
 //! A guest that can write the tables can make any entry lead to any table. So a verb enters a table
 //! to change it only if the allocator has a state for it ([`TableAllocator::state`]: it is a live
-//! table of this allocator and of that size), if it has not left the tree, and if it is neither the
+//! table of this allocator and of that size), if the state names this tree, and if it is neither the
 //! root nor on the way to itself. Otherwise the verb ends with [`Error::Malformed`], which names
-//! the entry. A table is marked as having left before it is queued to be freed, so it is queued
+//! the entry. The state of a table names no tree before it is queued to be freed, so it is queued
 //! once.
 //!
 //! Bound: a verb that changes a range enters tables of at most `2 × levels × n` entries together,
 //! where `n` is the number of entries of all tables of the tree, and looks at each entry of a
 //! table that it entered once; whatever the range, and whatever the tables say. (A tree that
 //! nobody else writes needs less than half of that.) Then it is [`Error::Malformed`] too.
-//!
-//! Trees of one allocator are one tree to a guest that writes them. Trees that must not meet have
-//! an allocator each.
 
 use core::ops::ControlFlow;
 
