@@ -6,13 +6,14 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use crate::address::{Address, Gpa, Gva};
-use crate::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use crate::allocator::{AllocError, Contents, TableAllocator, TableLayout};
 use crate::error::{Error, RangeError};
 use crate::format::{Format, Unencodable};
 use crate::geometry::{Level, Position};
 use crate::memory::{MemoryError, TableMemory};
 use crate::space::Leaves;
 use crate::stage::Stage1;
+use crate::state::TableState;
 use crate::table::PageTable;
 
 /// One range to map. `T` are the format's attributes.
