@@ -6,7 +6,7 @@
 mod guest;
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use arch_x86::{Controls, Levels, LongMode};
 pub use guest::*;
