@@ -97,7 +97,7 @@ fn with(test: impl FnOnce(&Shared<'_, '_>, DirectMap<'_, Gpa>, [Gpa; 2], &Tables
         map(&writer, at).unwrap();
     }
     drop(writer);
-    let above = |at| shared.walker().trace(Gva::new(at)).iter().nth(2).unwrap().address;
+    let above = |at| shared.walker().trace(Gva::new(at)).get(2).unwrap().address;
     let directories = [above(FIRST), above(FAR)];
     test(&shared, memory, directories, tables.cache());
     let tree = shared.into_inner();
@@ -207,9 +207,9 @@ fn case_a1_a_hidden_table_does_not_stay_locked() {
             let hidden = load(&memory, near, 0);
             store(&memory, near, 0, 0);
             if finish {
-                range.finish(&mut gather)
+                range.finish(&mut gather);
             } else {
-                drop(range)
+                drop(range);
             }
             store(&memory, near, 0, hidden);
             // A verb, a page, and a range.
@@ -291,7 +291,7 @@ fn case_a1_two_trees_of_one_cache() {
             let (at, to) = (Gva::new(page), Gpa::new(0));
             other.map(at, to, PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
         }
-        let directory = other.walker().trace(Gva::new(0)).iter().nth(2).unwrap().address;
+        let directory = other.walker().trace(Gva::new(0)).get(2).unwrap().address;
         let own = load(&memory, directory, 0);
         store(&memory, directory, 0, load(&memory, near, 0));
         store(&memory, directory, 3, load(&memory, near, 1));
