@@ -195,7 +195,7 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
         let leaf =
             self.first(page).filter(here).or_else(|| self.second(page).filter(here))?.leaf.get();
         let allowed = format.check(leaf.word, leaf.at, leaf.path, access).is_ok();
-        allowed.then(|| leaf.translation(input.get()))
+        allowed.then(|| leaf.translation(format, input.get()))
     }
 
     #[inline(never)]
@@ -225,7 +225,7 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
                 second.leaf.set(before);
             }
         }
-        Ok(leaf.translation(offset))
+        Ok(leaf.translation(walker.format(), offset))
     }
 
     #[cold]

@@ -15,6 +15,7 @@ use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output, Presence, base_shift};
 use crate::gather::{Extent, Gather, Invalidate};
 use crate::geometry::{Level, Position};
+use crate::group::{group_of, has_groups, taken_out, unit_in};
 use crate::lock::{Had, Locks, Owned};
 use crate::memory::TableMemory;
 use crate::quick::descend_quickly;
@@ -48,6 +49,8 @@ pub(crate) enum Refusal {
     Break,
     /// The entry kept changing.
     Contended,
+    /// The entry belongs to a group that is too large to be taken out at once.
+    TooLarge,
 }
 
 /// What is done to each run of present leaves.
@@ -70,11 +73,15 @@ pub(crate) trait Verb<F: Format> {
     }
 }
 
+/// How many entries are made absent for one invalidation: the largest group of an architecture that
+/// demands it (AArch64 with 16-KiB pages).
+pub(crate) const BATCH: usize = 128;
+
 /// Entries that were made absent, for others to take their places after an invalidation.
 #[derive(Debug)]
 pub(crate) struct Broken {
     /// Which entry of the run, what it held, and what it is to hold.
-    pub(crate) entries: ArrayVec<(usize, u64, u64), 64>,
+    pub(crate) entries: ArrayVec<(usize, u64, u64), BATCH>,
     /// How many entries of the run were dealt with, absent ones included.
     pub(crate) seen: usize,
 }
@@ -107,6 +114,25 @@ impl<F: Format, C: FnMut(LeafOf<F>)> Verb<F> for Report<C> {
     fn run(&mut self, format: &F, run: &[AtomicU64], at: Position, offset: u64) -> Done {
         let entries = Presence::at(format, at);
         let mut done = Done::default();
+        if has_groups::<F>() {
+            let mut next = 0;
+            while let Some(memory) = run.get(next) {
+                let Some(word) = entries.load(format, memory) else {
+                    next += 1;
+                    continue;
+                };
+                let unit = unit_in(format, (at, offset), run, next, word);
+                let taken = taken_out(format, at, run, unit);
+                next = unit.entries().end;
+                done.removed += unit.entries().len();
+                done.stale.add(unit.first, next - 1);
+                if let Some(leaf) = taken.leaf(format, at, offset) {
+                    (self.0)(leaf);
+                }
+            }
+            done.present = done.removed;
+            return done;
+        }
         for (index, memory) in run.iter().enumerate() {
             if entries.is_absent(format, memory) {
                 continue;
@@ -265,6 +291,7 @@ where
             let word = slot.load();
             match decode(&self.format, word, node.position()) {
                 Entry::Absent => {}
+                Entry::Leaf { .. } if group_of(&self.format, word, node.position()) > 0 => break,
                 Entry::Leaf { .. } => {
                     slot.store(0);
                     let page = self.format.address(*at);
@@ -361,13 +388,22 @@ where
         let node = stop.node;
         let whole =
             offset & (node.position().size() - 1) == 0 && end - offset >= node.position().size();
+        let mut entries = 1;
+        if has_groups::<F>() {
+            if self.ungroup_ends(node, stop.word, (offset, end), gather)? {
+                return Ok(0);
+            }
+            if node.level > 0 && whole && self.leaf_at(&stop, offset)?.is_some() {
+                entries = self.unit_at(node, offset, stop.word)?.entries().len();
+            }
+        }
         let entries = if node.level == 0 && whole {
             node.entries(offset, end & !(node.position().size() - 1))
         } else if self.leaf_at(&stop, offset)?.is_none() {
             *at = node.next_entry(offset).min(end);
             return Ok(0);
         } else if whole {
-            1
+            entries
         } else {
             self.split_leaf(trail, &stop, offset, gather)?;
             return Ok(0);
@@ -393,12 +429,17 @@ where
                     let remade = self.remake(&run[index..], node, at, &broken, gather)?;
                     return Ok(((done.present + remade) as u64) << node.shift);
                 }
+                Err(Refusal::TooLarge) => {
+                    let memory = run.get(index).ok_or(Error::Contended)?;
+                    self.ungroup(node, *at, Word::<F>::new(memory).load(), gather)?;
+                    return Ok((done.present as u64) << node.shift);
+                }
                 Err(other) => refusal = other,
             }
         }
         Err(match refusal {
             Refusal::Unencodable => Error::Unencodable { at: node.position() },
-            Refusal::Break | Refusal::Contended => Error::Contended,
+            Refusal::Break | Refusal::TooLarge | Refusal::Contended => Error::Contended,
             Refusal::NoLeaf(word) => {
                 Error::Malformed { at: node.position(), entry: node.entry(*at), word }
             }

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::format::{Entry, Format, Input, Output, Presence, base_shift};
 use crate::gather::{Gather, Invalidate};
 use crate::geometry::{Level, Position};
+use crate::group::{group_of, has_groups, translation_by};
 use crate::lock::{Locks as _, Owned};
 use crate::memory::TableMemory;
 use crate::table::PageTable;
@@ -306,9 +307,10 @@ where
         let (format, at) = (&self.table.format, usual(&self.table.format));
         let offset = format.offset(input)?;
         let (memory, _) = self.here(offset)?;
-        match format.decode(Word::<F>::new(memory).load(), at) {
+        let word = Word::<F>::new(memory).load();
+        match format.decode(word, at) {
             Entry::Leaf { output, attributes } => {
-                Some(crate::walk::translation(output, offset, at, attributes))
+                Some(translation_by(format, word, at, (output, attributes), offset))
             }
             Entry::Absent | Entry::Malformed | Entry::Table { .. } => None,
         }
@@ -344,7 +346,10 @@ where
         else {
             return false;
         };
-        if Presence::at(format, usual(format)).is_absent(format, memory) {
+        let Some(word) = Presence::at(format, usual(format)).load(format, memory) else {
+            return false;
+        };
+        if group_of(format, word, usual(format)) > 0 {
             return false;
         }
         Word::<F>::new(memory).store(0);
@@ -360,6 +365,15 @@ where
         let offset = self.table.format.offset(input).ok_or(Error::Range)?;
         if self.here(offset).is_none() && !self.enter(offset, false)? {
             return self.unmap_larger(offset);
+        }
+        let (format, table) = (&self.table.format, self.leaf.node);
+        let Some((memory, _)) = self.here(offset).filter(|_| has_groups::<F>()) else {
+            return Ok(self.unmap_here(input));
+        };
+        let word = Word::<F>::new(memory).load();
+        let leaf = matches!(format.decode(word, table.position()), Entry::Leaf { .. });
+        if leaf && group_of(format, word, table.position()) > 0 {
+            self.table.ungroup(table, offset, word, self.gather)?;
         }
         Ok(self.unmap_here(input))
     }

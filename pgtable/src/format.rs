@@ -124,6 +124,27 @@ impl Words {
     }
 }
 
+/// How the entries of a group are written: neighbouring entries that map one leaf together.
+///
+/// A group has `2^n` entries and is aligned to its size; [`Geometry::with_groups`] says which `n`
+/// trees of a format value make. Hardware may use any entry of a group for all of its addresses, so
+/// what it records in one counts for all.
+///
+/// This crate keeps groups whole: each verb changes all entries of a group, or first replaces the
+/// group by ordinary leaves. In tables that somebody else wrote a group may be incomplete (its
+/// entries differ). There each entry counts for itself, as the architectures describe it: a
+/// translation uses the entry that its address indexes, and iteration shows each as a leaf of its
+/// own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Groups {
+    /// There are no groups.
+    None,
+    /// Each entry has the address of its own part (AArch64's contiguous hint).
+    Apart,
+    /// All entries are equal, and have the address of the whole (RISC-V's Svnapot).
+    Alike,
+}
+
 /// One kind of record that hardware keeps in entries.
 ///
 /// An entry that fits `when` has the record if its bits in `mask` equal `recorded`.
@@ -238,6 +259,13 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// The order of the bytes of a word in memory.
     const BYTE_ORDER: ByteOrder;
 
+    /// Whether several entries may be one leaf, and how they are written then.
+    ///
+    /// A format with groups also has [`group`](Self::group) and
+    /// [`group_leaves`](Self::group_leaves), and a [`geometry`](Self::geometry) that says which
+    /// groups its trees make.
+    const GROUPS: Groups = Groups::None;
+
     /// The shape of the tree.
     fn geometry(&self) -> &Geometry;
 
@@ -294,11 +322,39 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// entry could not be read, `word` is 0.
     fn fault(&self, cause: Cause, access: Access, at: Option<Position>, word: u64) -> Self::Fault;
 
+    /// log2 of how many entries the group has to which the leaf `word` at `at` belongs; 0 if it
+    /// belongs to none. One of the widths that the geometry has at that level.
+    ///
+    /// [`decode`](Self::decode) answers for such a word the address of the entry's own part
+    /// ([`Groups::Apart`]) or of the whole group ([`Groups::Alike`]).
+    #[inline(always)]
+    fn group(&self, word: u64, at: Position) -> u8 {
+        let _ = (word, at);
+        0
+    }
+
+    /// The words of groups of `2^group` entries at `at` with `attributes`, the first of which maps
+    /// `output`: of each entry ([`Groups::Apart`]; the count is a multiple of `2^group`), or of
+    /// each group ([`Groups::Alike`]).
+    ///
+    /// # Errors
+    /// [`Unencodable`] as for [`leaves`](Self::leaves), and if there is no such group at `at`.
+    fn group_leaves(
+        &self,
+        output: Output<Self>,
+        attributes: Self::Attributes,
+        at: Position,
+        group: u8,
+    ) -> Result<Words, Unencodable> {
+        let _ = (output, attributes, group);
+        Err(Unencodable { at })
+    }
+
     /// Masked compares for the usual entries; `None` if there are none, or if what `access` needs
     /// cannot be decided entry by entry.
     ///
     /// With an `access`, an entry that passes grants all that the access needs of it. Without one,
-    /// rights do not matter.
+    /// rights do not matter. An entry of a group never passes.
     #[inline(always)]
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
         let _ = access;

@@ -14,6 +14,9 @@ use crate::address::low_bits;
 /// without a check.
 pub const MAX_LEVELS: usize = 8;
 
+/// log2 of the most entries that may be one leaf together ([`Geometry::with_groups`]).
+pub const MAX_GROUP: u8 = 8;
+
 /// A level of a tree. 0 is the last one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Level(pub u8);
@@ -68,6 +71,8 @@ pub struct Geometry {
     leaf_levels: u8,
     alternative: u8,
     address_bits: u8,
+    /// By level: bit `n` if `2^n` neighbouring entries may be one leaf.
+    groups: [u16; MAX_LEVELS],
     widths: [u8; MAX_LEVELS],
     shifts: [u8; MAX_LEVELS],
     /// Per level, `shift - 3`: how far an offset is shifted to bring the byte offset of its entry
@@ -95,6 +100,7 @@ impl Geometry {
             leaf_levels: 0,
             alternative: 0,
             address_bits: 0,
+            groups: [0; MAX_LEVELS],
             widths: [0; MAX_LEVELS],
             shifts: [0; MAX_LEVELS],
             entry_shifts: [0; MAX_LEVELS],
@@ -131,6 +137,21 @@ impl Geometry {
         if width > self.widths[0] {
             self.finest_shift = self.page_shift - (width - self.widths[0]);
         }
+        self
+    }
+
+    /// The same tree, in which `2^width` neighbouring entries of `level` may also be one leaf: a
+    /// group (AArch64's contiguous hint, RISC-V's Svnapot). A group is aligned to its size. Called
+    /// again, it adds another size.
+    ///
+    /// # Panics
+    /// In a constant, at compile time: where an entry of `level` is no leaf, or `width` is 0, more
+    /// than [`MAX_GROUP`], or not less than the level's.
+    #[must_use]
+    pub const fn with_groups(mut self, level: Level, width: u8) -> Self {
+        assert!(self.is_leaf_level(level), "a group is made of leaves");
+        assert!(width > 0 && width <= MAX_GROUP && width < self.width(level), "2 to 256 entries");
+        self.groups[level.0 as usize % MAX_LEVELS] |= 1 << width;
         self
     }
 
@@ -228,15 +249,49 @@ impl Geometry {
         None
     }
 
-    /// log2 of every page size that the tree can hold, ascending.
+    /// Where groups of `2^shift` bytes stand: their level, and log2 of how many entries one has.
+    ///
+    /// `None`: the format has no such group.
+    #[must_use]
+    pub const fn group(&self, shift: u8) -> Option<(Level, u8)> {
+        let mut level = 0;
+        while level < self.levels {
+            let width = shift.wrapping_sub(self.shifts[level as usize]);
+            if width <= MAX_GROUP && self.groups[level as usize] & 1 << width != 0 {
+                return Some((Level(level), width));
+            }
+            level += 1;
+        }
+        None
+    }
+
+    /// The widths of the groups of `level`: bit `n` if `2^n` neighbouring entries may be one leaf.
+    #[inline]
+    #[must_use]
+    pub const fn groups(&self, level: Level) -> u16 {
+        self.groups[level.0 as usize % MAX_LEVELS]
+    }
+
+    /// log2 of how many entries the largest group of `level` has; 0 if there are no groups.
+    #[inline]
+    #[must_use]
+    pub const fn largest_group(&self, level: Level) -> u8 {
+        match self.groups(level) {
+            0 => 0,
+            groups => 15 - groups.leading_zeros() as u8,
+        }
+    }
+
+    /// log2 of every leaf size that the tree can hold, groups included, ascending.
     #[must_use]
     pub fn leaf_shifts(&self) -> ArrayVec<u8, 8> {
-        let finest = self.finest_shift();
-        (finest..self.address_bits()).filter(|&shift| self.leaf(shift).is_some()).take(8).collect()
+        let is_leaf = |shift: &u8| self.leaf(*shift).or(self.group(*shift)).is_some();
+        (self.finest_shift()..self.address_bits()).filter(is_leaf).take(8).collect()
     }
 
     /// log2 of the largest page that fits `alignment` (the OR of everything that must be a multiple
-    /// of it) and is at most `2^max` bytes, or `None` where not even the smallest fits.
+    /// of it) and is at most `2^max` bytes, or `None` where not even the smallest fits. Groups are
+    /// pages too.
     #[inline]
     #[must_use]
     pub const fn largest_leaf(&self, alignment: u64, max: u8) -> Option<u8> {
@@ -244,6 +299,14 @@ impl Geometry {
         while level > 0 {
             level -= 1;
             let shift = self.shifts[level as usize];
+            let mut groups = self.groups[level as usize];
+            while groups != 0 {
+                let group = shift + 15 - groups.leading_zeros() as u8;
+                if group <= max && alignment & low_bits(group) == 0 {
+                    return Some(group);
+                }
+                groups &= !(1 << (group - shift));
+            }
             if self.leaf_levels & (1 << level) != 0
                 && shift <= max
                 && alignment & low_bits(shift) == 0
@@ -288,6 +351,41 @@ mod tests {
     #[test]
     fn every_page_size() {
         assert_eq!(RADIX_64K.leaf_shifts().as_slice(), [12, 16, 21, 30]);
+    }
+
+    /// AArch64 with 4-KiB pages: 16 entries at each level; and a level with two sizes.
+    #[test]
+    fn groups() {
+        const SHAPE: Geometry =
+            Geometry::new(12, &[level(9, true), level(9, true), level(9, true)])
+                .with_groups(Level(0), 4)
+                .with_groups(Level(1), 4)
+                .with_groups(Level(1), 2);
+        assert_eq!(SHAPE.leaf_shifts().as_slice(), [12, 16, 21, 23, 25, 30]);
+        for (shift, want) in [
+            (16, Some((Level(0), 4))),
+            (23, Some((Level(1), 2))),
+            (25, Some((Level(1), 4))),
+            (12, None),
+            (21, None),
+            (34, None),
+            (0, None),
+            (63, None),
+        ] {
+            assert_eq!(SHAPE.group(shift), want, "2^{shift}");
+            assert_eq!(SHAPE.leaf(shift).is_some(), [12, 21].contains(&shift), "2^{shift}");
+        }
+        assert_eq!([0, 1, 2].map(|level| SHAPE.largest_group(Level(level))), [4, 4, 0]);
+        for (alignment, max, want) in [
+            (0, 29, Some(25)),
+            (0, 24, Some(23)),
+            (1 << 23, 64, Some(23)),
+            (1 << 22, 64, Some(21)),
+            (1 << 16, 64, Some(16)),
+            (1 << 15, 64, Some(12)),
+        ] {
+            assert_eq!(SHAPE.largest_leaf(alignment, max), want, "{alignment:#x} {max}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::descent::{ByValue, Node, Stop, Trail, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output, base_shift};
 use crate::geometry::{Level, Position};
+use crate::group::{Unit, group_of, has_groups, unit, unit_in};
 use crate::lock::Locks;
 use crate::memory::{ReadMemory, TableMemory};
 use crate::space::Mapping;
@@ -24,7 +25,18 @@ pub struct Run<'m, F> {
     format: F,
     node: Node,
     offset: u64,
+    /// The entries, and for formats with groups, those before and after them that may belong to a
+    /// group with one of them.
     words: &'m [AtomicU64],
+    /// How many of those stand before and after.
+    around: Around,
+}
+
+/// How many entries before and after those that are asked for are looked at too.
+#[derive(Clone, Copy, Debug, Default)]
+struct Around {
+    before: u32,
+    after: u32,
 }
 
 impl<'m, F: Format> Run<'m, F> {
@@ -62,7 +74,55 @@ impl<'m, F: Format> Run<'m, F> {
     /// The entries in memory order of bytes, as hardware sees them.
     #[must_use]
     pub fn words(&self) -> &'m [AtomicU64] {
-        self.words
+        if !has_groups::<F>() {
+            return self.words;
+        }
+        let (before, after) = (self.around.before as usize, self.around.after as usize);
+        self.words.get(before..self.words.len() - after).unwrap_or_default()
+    }
+
+    /// The offset that the first entry covers, those around included.
+    fn base(&self) -> u64 {
+        self.offset.wrapping_sub(u64::from(self.around.before) << self.node.shift)
+    }
+
+    /// The offset that the entry of that index covers, those around counted too.
+    pub(crate) fn offset_of(&self, index: usize) -> u64 {
+        self.base().wrapping_add((index as u64) << self.node.shift)
+    }
+
+    /// The entries of `unit`.
+    pub(crate) fn entries_of(&self, unit: Unit) -> &'m [AtomicU64] {
+        self.words.get(unit.entries()).unwrap_or_default()
+    }
+
+    /// The next present entry, or the group to which it belongs, from the `next`th on; moves `next`
+    /// on. For formats with groups.
+    pub(crate) fn next_unit(&self, next: &mut usize) -> Option<Unit> {
+        let (present, at) = (self.format.bits(self.at()).present, self.at());
+        let before = self.around.before as usize;
+        while let Some(memory) = self.words().get(*next) {
+            let index = before + *next;
+            *next += 1;
+            let Some(word) = load_any::<F>(memory, present) else { continue };
+            let unit = match decode(&self.format, word, at) {
+                Entry::Absent => continue,
+                Entry::Leaf { .. } => {
+                    unit_in(&self.format, (at, self.base()), self.words, index, word)
+                }
+                Entry::Malformed | Entry::Table { .. } => Unit { first: index, group: 0, word },
+            };
+            *next = unit.entries().end - before;
+            return Some(unit);
+        }
+        None
+    }
+
+    /// The next leaf, as [`next_unit`](Self::next_unit).
+    fn next_leaf(&self, next: &mut usize) -> Option<Result<LeafOf<F>, RangeError<Input<F>>>> {
+        let unit = self.next_unit(next)?;
+        let leaf = unit.leaf(&self.format, self.at(), self.base());
+        Some(leaf.ok_or_else(|| self.no_leaf(self.offset_of(unit.first), unit.word)))
     }
 
     /// The leaves among the entries, in order. An entry that is present and no leaf is an error.
@@ -97,6 +157,15 @@ impl<'m, F: Format> Run<'m, F> {
         at: Position,
         visit: &mut impl FnMut(LeafOf<F>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
+        if has_groups::<F>() {
+            let mut next = 0;
+            while let Some(leaf) = self.next_leaf(&mut next) {
+                if let ControlFlow::Break(value) = visit(leaf?) {
+                    return Ok(ControlFlow::Break(value));
+                }
+            }
+            return Ok(ControlFlow::Continue(()));
+        }
         let present = self.format.bits(at).present;
         for (index, memory) in self.words.iter().enumerate() {
             if let Some(word) = load_any::<F>(memory, present) {
@@ -149,6 +218,9 @@ impl<F: Format> Iterator for RunLeaves<'_, F> {
 
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
+        if has_groups::<F>() {
+            return self.run.next_leaf(&mut self.next);
+        }
         let present = self.run.format.bits(self.run.at()).present;
         while let Some(memory) = self.run.words.get(self.next) {
             self.next += 1;
@@ -168,6 +240,7 @@ pub(crate) struct Stretch {
     node: Node,
     offset: u64,
     entries: usize,
+    around: Around,
 }
 
 impl Stretch {
@@ -177,6 +250,30 @@ impl Stretch {
         <Output<F> as Address>::new(self.node.entry(self.offset))
     }
 
+    /// The address of the first entry, those around included, and how many there are.
+    #[inline(always)]
+    fn wide<F: Format>(&self) -> (Output<F>, usize) {
+        if !has_groups::<F>() {
+            return (self.entry::<F>(), self.entries);
+        }
+        let Around { before, after } = self.around;
+        let first = self.node.entry(self.offset).wrapping_sub(u64::from(before) * 8);
+        let entries = before as usize + self.entries + after as usize;
+        (<Output<F> as Address>::new(first), entries)
+    }
+
+    /// The same stretch with what stands around it that may belong to a group with one of its
+    /// entries.
+    fn widened<F: Format>(self, format: &F) -> Self {
+        let largest = format.geometry().largest_group(Level(self.node.level)).min(self.node.width);
+        let first = self.node.index(self.offset);
+        let before = first & low_bits(largest);
+        let after = (first + self.entries as u64).wrapping_neg() & low_bits(largest);
+        // Both are less than 2^MAX_GROUP.
+        let around = Around { before: before as u32, after: after as u32 };
+        Self { around, ..self }
+    }
+
     /// The same entries in place.
     #[inline(always)]
     fn run<'m, F: Format, M: TableMemory<Output<F>>>(
@@ -184,7 +281,8 @@ impl Stretch {
         format: &F,
         memory: &'m M,
     ) -> Result<Run<'m, F>, RangeError<Input<F>>> {
-        match memory.table(self.entry::<F>(), self.entries) {
+        let (first, entries) = self.wide::<F>();
+        match memory.table(first, entries) {
             Ok(words) => Ok(self.run_of(format, words)),
             Err(error) => Err(RangeError { at: format.address(self.offset), error: error.into() }),
         }
@@ -197,13 +295,14 @@ impl Stretch {
         format: &F,
         memory: &'m M,
     ) -> Option<Run<'m, F>> {
-        memory.in_place(self.entry::<F>(), self.entries).map(|words| self.run_of(format, words))
+        let (first, entries) = self.wide::<F>();
+        memory.in_place(first, entries).map(|words| self.run_of(format, words))
     }
 
     #[inline(always)]
     fn run_of<'m, F: Format>(&self, format: &F, words: &'m [AtomicU64]) -> Run<'m, F> {
         let offset = self.offset & !low_bits(self.node.shift);
-        Run { format: *format, node: self.node, offset, words }
+        Run { format: *format, node: self.node, offset, words, around: self.around }
     }
 
     /// The next leaf among the entries, read by value, and the stretch after it.
@@ -223,14 +322,44 @@ impl Stretch {
                     return Some((self, Err(RangeError { at, error: error.into() })));
                 }
             };
-            let offset = offset & !low_bits(self.node.shift);
-            let entry = Run { format: *format, node: self.node, offset, words: &[] };
+            let (offset, at) = (offset & !low_bits(self.node.shift), self.node.position());
+            let around = Around::default();
+            let entry = Run { format: *format, node: self.node, offset, words: &[], around };
+            if has_groups::<F>() && matches!(decode(format, word, at), Entry::Leaf { .. }) {
+                let (unit, base) = unit_by_value(format, memory, self.node, offset, word);
+                let end = base.wrapping_add((unit.entries().end as u64) << at.shift);
+                let further = end.wrapping_sub(offset) >> at.shift;
+                self.entries = self.entries.saturating_sub(further as usize - 1);
+                self.offset = end;
+                let leaf = unit.leaf(format, at, base);
+                return Some((self, leaf.ok_or_else(|| entry.no_leaf(offset, word))));
+            }
             if let Some(leaf) = entry.leaf(self.node.position(), 0, word) {
                 return Some((self, leaf));
             }
         }
         None
     }
+}
+
+/// The leaf to which `word` belongs, the entry for `offset` in the table of `node`; its neighbours
+/// are read by value. With the offset from which its indices count.
+fn unit_by_value<F: Format, M: ReadMemory<Output<F>>>(
+    format: &F,
+    memory: &M,
+    node: Node,
+    offset: u64,
+    word: u64,
+) -> (Unit, u64) {
+    let at = node.position();
+    let group = group_of(format, word, at).min(node.width);
+    let base = offset & !low_bits(at.shift + group);
+    let index = (offset.wrapping_sub(base) >> at.shift) as usize;
+    let read = |index: usize| {
+        let entry = node.entry(base.wrapping_add((index as u64) << at.shift));
+        memory.load(<Output<F> as Address>::new(entry)).ok().map(|word| F::BYTE_ORDER.swap(word))
+    };
+    (unit(format, (at, base), (index, 1 << group), word, read), base)
 }
 
 /// A stretch, if any is left, and where the iteration stands after it.
@@ -295,7 +424,19 @@ fn next_stretch<F: Format, M: ReadMemory<Output<F>>, L: Locks>(
         if node.level > 0 && !is_leaf(format, &stop, offset).map_err(fail)? {
             continue;
         }
-        return Ok(Some(Stretch { node, offset, entries }));
+        let mut stretch = Stretch { node, offset, entries, around: Around::default() };
+        if has_groups::<F>() {
+            if node.level > 0 {
+                let (unit, _) = unit_by_value(format, memory, node, offset, stop.word);
+                if unit.group == 0 {
+                    return Ok(Some(stretch));
+                }
+                let next = (offset | low_bits(node.shift + unit.group)).wrapping_add(1).min(end);
+                (stretch.entries, *at) = (node.entries(offset, next), next);
+            }
+            stretch = stretch.widened(format);
+        }
+        return Ok(Some(stretch));
     }
     Ok(None)
 }

@@ -91,6 +91,7 @@ mod fault;
 mod format;
 mod gather;
 mod geometry;
+mod group;
 #[cfg(feature = "alloc")]
 mod guest_memory;
 #[cfg(feature = "iommu")]
@@ -137,13 +138,13 @@ pub use diff::{Change, Side};
 pub use error::{Error, RangeError};
 pub use fault::{Cause, Fault};
 pub use format::{
-    Bits, ByteOrder, Entry, EntryOf, FirstStage, Format, Input, Output, Record, SecondStage,
-    Unencodable, Words,
+    Bits, ByteOrder, Entry, EntryOf, FirstStage, Format, Groups, Input, Output, Record,
+    SecondStage, Unencodable, Words,
 };
 pub use gather::{
     Finished, Gather, GatherError, Invalidate, InvalidateFailed, Stale, StaleRange, Unused,
 };
-pub use geometry::{Geometry, Level, LevelGeometry, MAX_LEVELS, Position};
+pub use geometry::{Geometry, Level, LevelGeometry, MAX_GROUP, MAX_LEVELS, Position};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::HostMapped;
 #[cfg(feature = "alloc")]

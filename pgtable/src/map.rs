@@ -7,7 +7,9 @@ use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{InPlace, Node, Stop, Trail};
 use crate::error::{Error, RangeError};
-use crate::format::{Entry, Format, Input, Output, Presence, Words, base_shift};
+use crate::format::{Entry, Format, Groups, Input, Output, Presence, Words, base_shift};
+use crate::geometry::{Level, MAX_GROUP, Position};
+use crate::group::has_groups;
 use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::quick::descend_quickly;
@@ -35,6 +37,24 @@ impl Rest {
     fn before(self, span: u8) -> Contents {
         let whole = self.offset & low_bits(span) == 0 && self.bytes() >> span > 0;
         if whole { Contents::Stale } else { Contents::Zeroed }
+    }
+
+    /// The beginning of this, up to where a larger group than `2^shift` bytes may be used.
+    fn before_group<F: Format>(self, format: &F, leaves: Leaves, shift: u8, level: Level) -> Self {
+        let most = match leaves {
+            Leaves::Exactly(_) => return self,
+            Leaves::AtMost(limit) => limit,
+            Leaves::Largest => 63,
+        };
+        let geometry = format.geometry();
+        let larger = (1..=MAX_GROUP)
+            .filter(|group| geometry.groups(level) & 1 << group != 0)
+            .map(|group| geometry.shift(level) + group)
+            .find(|&larger| larger > shift && larger <= most);
+        let Some(larger) = larger else { return self };
+        let next = (self.offset | low_bits(larger)).saturating_add(1);
+        let alike = (self.offset ^ self.output) & low_bits(larger) == 0;
+        if alike { Self { end: self.end.min(next), ..self } } else { self }
     }
 
     /// The largest leaf that may be used at the beginning, and at most `2^max` bytes.
@@ -196,23 +216,33 @@ where
         let fitting = 63 - rest.bytes().leading_zeros() as u8;
         let mut shift = rest.leaf(&self.format, leaves, fitting)?;
         loop {
-            let (level, width) = geometry.leaf(shift).ok_or(Error::LeafSize)?;
+            let (level, width, group) = match (geometry.leaf(shift), geometry.group(shift)) {
+                (Some((level, width)), _) => (level, width, 0),
+                (None, Some((level, group))) => (level, geometry.width(level), group),
+                (None, None) => return Err(Error::LeafSize),
+            };
+            let rest = if has_groups::<F>() {
+                rest.before_group(&self.format, leaves, shift, level)
+            } else {
+                rest
+            };
+            let entry = shift - group;
             let stop = trail
                 .seek(&self.format, InPlace(&self.memory), rest.offset, level.0)
                 .map_err(Self::lost)?;
             if stop.node.level > level.0 {
-                let contents = rest.before(shift + width);
+                let contents = rest.before(entry + width);
                 return self.map_in_new_tables(
                     trail,
                     &stop,
                     rest,
                     attributes,
                     (level.0, width),
-                    contents,
+                    (group, contents),
                 );
             }
-            if stop.node.shift > shift
-                || (stop.node.shift < shift && matches!(leaves, Leaves::Exactly(_)))
+            if stop.node.shift > entry
+                || (stop.node.shift < entry && matches!(leaves, Leaves::Exactly(_)))
             {
                 return Err(Error::LeafSize);
             }
@@ -225,26 +255,40 @@ where
                 shift = rest.leaf(&self.format, leaves, shift - 1)?;
                 continue;
             }
-            return self.map_in_table(&stop, rest, attributes, trail.locks.owner());
+            match self.map_in_table(&stop, rest, attributes, (group, trail.locks.owner()))? {
+                0 if group > 0 && !matches!(leaves, Leaves::Exactly(_)) => {
+                    shift = rest.leaf(&self.format, leaves, shift - 1)?;
+                }
+                0 => {
+                    // Somewhere in the group.
+                    let at = Position { shift, ..stop.node.position() };
+                    return Err(Error::Mapped { at });
+                }
+                done => return Ok(done),
+            }
         }
     }
 
     /// Maps into the table at which `stop` stands, and which `owner` has, as far as its entries are
-    /// free.
+    /// free; returns how many bytes. That is nothing only where a group has no room.
     fn map_in_table(
         &self,
         stop: &Stop<F, Word<'_, F>>,
         rest: Rest,
         attributes: F::Attributes,
-        owner: Owner,
+        (group, owner): (u8, Owner),
     ) -> Result<u64, Error> {
         let node = stop.node;
-        let (run, words) = self.run(node, rest, attributes)?;
+        let (run, words) = self.run(node, rest, attributes, group)?;
         let empty = self.state(node).is_some_and(|state| state.live() == 0);
         let entries = Presence::at(&self.format, node.position());
         let taken = |memory| !entries.is_absent(&self.format, memory);
-        let done = if empty { None } else { run.iter().position(taken) }.unwrap_or(run.len());
-        self.fill(&run[..done], words, rest.output, attributes, node)?;
+        let free = if empty { None } else { run.iter().position(taken) }.unwrap_or(run.len());
+        let done = free & !(low_bits(group) as usize);
+        self.fill(&run[..done], words, rest.output, attributes, (node, group))?;
+        if done == 0 && free > 0 {
+            return Ok(0);
+        }
         if done == 0 {
             return Err(match stop.decode(&self.format) {
                 Entry::Malformed => crate::walk::malformed(stop.node, stop.word, rest.offset),
@@ -265,7 +309,7 @@ where
         rest: Rest,
         attributes: F::Attributes,
         table: (u8, u8),
-        contents: Contents,
+        (group, contents): (u8, Contents),
     ) -> Result<u64, Error> {
         if self.leaf_at(stop, rest.offset)?.is_some() {
             return Err(Error::Mapped { at: stop.node.position() });
@@ -275,9 +319,9 @@ where
         let (Some(&top), Some(&node)) = (nodes.first(), nodes.last()) else {
             return Err(Error::LeafSize);
         };
-        let filled = self.run(node, rest, attributes).and_then(|(run, words)| {
+        let filled = self.run(node, rest, attributes, group).and_then(|(run, words)| {
             let done = run.len();
-            self.fill(run, words, rest.output, attributes, node)?;
+            self.fill(run, words, rest.output, attributes, (node, group))?;
             self.wrote(node.entry(rest.offset), done);
             self.count(node, done as u32, owner);
             Ok((done, self.table_word(stop.node, top)?))
@@ -299,53 +343,79 @@ where
     }
 
     /// The entries of `node`'s table that the beginning of `rest` covers whole, all of which can be
-    /// encoded, and the words of the first of them.
+    /// encoded (in groups of `2^group`), and the words of the first of them.
     fn run(
         &self,
         node: Node,
         rest: Rest,
         attributes: F::Attributes,
+        group: u8,
     ) -> Result<(&[AtomicU64], Words), Error> {
-        let whole = rest.offset + (rest.bytes() & !low_bits(node.shift));
+        let whole = rest.offset + (rest.bytes() & !low_bits(node.shift + group));
         let entries = node.entries(rest.offset, whole);
-        let words = self.encode(rest.output, attributes, node)?;
-        let mut known = words.count;
+        let words = self.encode(rest.output, attributes, (node, group))?;
+        let entries_of = |words: Words| words.count.max(1).saturating_mul(per_word::<F>(group));
+        let mut known = entries_of(words);
         while known < entries as u64 {
             let next = rest.output.checked_add(known << node.shift).ok_or(Error::Range)?;
-            known += self.encode(next, attributes, node)?.count.max(1);
+            known += entries_of(self.encode(next, attributes, (node, group))?);
         }
         let table = <Output<F> as Address>::new(node.entry(rest.offset));
         Ok((self.memory.table(table, entries)?, words))
     }
 
-    /// The words of leaves of `node`'s table, the first of which maps `output`.
-    fn encode(&self, output: u64, attributes: F::Attributes, node: Node) -> Result<Words, Error> {
+    /// The words of leaves of `node`'s table, in groups of `2^group`, the first of which maps
+    /// `output`.
+    fn encode(
+        &self,
+        output: u64,
+        attributes: F::Attributes,
+        (node, group): (Node, u8),
+    ) -> Result<Words, Error> {
+        let (format, at) = (&self.format, node.position());
         let output = <Output<F> as Address>::new(output);
-        Ok(self.format.leaves(output, attributes, node.position())?)
+        Ok(match group {
+            1.. if has_groups::<F>() => format.group_leaves(output, attributes, at, group)?,
+            _ => format.leaves(output, attributes, at)?,
+        })
     }
 
     /// Stores leaves into the entries of `run`, whatever they hold: the first maps `output` and is
-    /// the first of `words`, and each further one maps what follows.
+    /// the first of `words`, and each further one maps what follows. They stand in `node`'s table,
+    /// in groups of `2^group`.
     pub(crate) fn fill(
         &self,
         run: &[AtomicU64],
         words: Words,
         output: u64,
         attributes: F::Attributes,
-        node: Node,
+        (node, group): (Node, u8),
     ) -> Result<(), Error> {
         let (mut run, mut words, mut output) = (run, words, output);
+        let equal = per_word::<F>(group);
         loop {
-            let count = words.count.clamp(1, run.len().max(1) as u64);
+            let count = words.count.saturating_mul(equal).clamp(1, run.len().max(1) as u64);
             let (here, rest) = run.split_at((count as usize).min(run.len()));
-            store::<F>(here, words);
+            if equal > 1 {
+                for (here, n) in here.chunks(equal as usize).zip(0..words.count) {
+                    store::<F>(here, Words { step: 0, ..words.skip(n) });
+                }
+            } else {
+                store::<F>(here, words);
+            }
             if rest.is_empty() {
                 return Ok(());
             }
             output = output.checked_add(count << node.shift).ok_or(Error::Range)?;
-            (run, words) = (rest, self.encode(output, attributes, node)?);
+            (run, words) = (rest, self.encode(output, attributes, (node, group))?);
         }
     }
+}
+
+/// How many neighbouring entries in groups of `2^group` are equal.
+#[inline(always)]
+fn per_word<F: Format>(group: u8) -> u64 {
+    if matches!(F::GROUPS, Groups::Alike) { 1 << group } else { 1 }
 }
 
 /// Stores the first of `words` into the entries of `run`.

@@ -17,11 +17,12 @@ use arrayvec::ArrayVec;
 
 use crate::access::{Attributes, Prot};
 use crate::allocator::TableAllocator;
-use crate::change::{Broken, Done, Refusal, Verb};
+use crate::change::{BATCH, Broken, Done, Refusal, Verb};
 use crate::error::RangeError;
-use crate::format::{Bits, Entry, Format, Input, Output, Presence, Record, usual_leaf};
+use crate::format::{Bits, Entry, Format, Groups, Input, Output, Presence, usual_leaf};
 use crate::gather::{Gather, Invalidate};
 use crate::geometry::Position;
+use crate::group::{Unit, has_groups, joined, own_output_of, unit_in, unrecorded};
 use crate::memory::TableMemory;
 use crate::record::Writers;
 use crate::shortcut::Pattern;
@@ -124,7 +125,8 @@ impl<E> Modify<E> {
         let Entry::Leaf { output, attributes } = format.decode(word, at) else {
             return Err(Refusal::NoLeaf(word));
         };
-        let input = format.address(offset);
+        let (input, output) =
+            (format.address(offset), own_output_of(format, output, offset, at, word));
         let leaf = Mapping { input, output, bytes: at.size(), shift: at.shift, attributes };
         let edited = self.edit.edit(leaf);
         if edited == attributes {
@@ -177,6 +179,9 @@ impl<F: Format, E: Edit<F>> Verb<F> for Modify<E> {
         let entries = Presence::at(format, at);
         let mut alike = Alike::new::<F, E>(format, at);
         let mut done = Done::default();
+        if has_groups::<F>() {
+            return self.run_units(format, run, at, offset);
+        }
         let mut index = 0;
         while let Some(rest @ [_, ..]) = run.get(index..) {
             if let Some(last) = alike.last {
@@ -215,30 +220,204 @@ impl<F: Format, E: Edit<F>> Verb<F> for Modify<E> {
     ) -> Result<Broken, Refusal> {
         let (bits, entries) = (format.bits(at), Presence::at(format, at));
         let mut broken = Broken { entries: ArrayVec::new(), seen: 0 };
-        for (index, memory) in run.iter().enumerate() {
+        while let Some(memory) = run.get(broken.seen) {
             if broken.entries.is_full() {
                 break;
             }
-            if let Some(old) = entries.load(format, memory) {
-                let place = (at, offset + ((index as u64) << at.shift));
-                let new = match self.new_word(format, &bits, old, place) {
-                    Ok(new) => new,
-                    // What was taken out before has to go back first.
-                    Err(_) if !broken.entries.is_empty() => break,
-                    Err(refusal) => return Err(refusal),
-                };
-                let taken = Word::<F>::new(memory).take();
-                // What hardware recorded since the entry was judged.
-                let late = |new, record: Record| {
-                    if record.is_in(taken) && !record.is_in(old) { record.made(new) } else { new }
-                };
-                let new = late(late(new, bits.accessed), bits.dirty);
-                // The array is not full.
-                let _ = broken.entries.try_push((index, taken, new));
+            let Some(old) = entries.load(format, memory) else {
+                broken.seen += 1;
+                continue;
+            };
+            let unit = unit_in(format, (at, offset), run, broken.seen, old);
+            if broken.entries.remaining_capacity() < unit.entries().len() {
+                // A group goes as a whole.
+                break;
             }
-            broken.seen = index + 1;
+            let words = run.get(unit.entries()).unwrap_or_default();
+            let mut old = ArrayVec::<u64, BATCH>::new();
+            let new = self.edited(format, unit, (at, offset)).and_then(|new| {
+                old.extend(words.iter().map(|memory| Word::<F>::new(memory).take()));
+                // With what hardware recorded since the entries were judged.
+                let word = match old.first() {
+                    Some(&word) if unit.group == 0 => word,
+                    _ => old.iter().fold(unit.word, |all, &word| joined(&bits, all, word)),
+                };
+                match word == unit.word {
+                    true => Ok(new),
+                    false => self.edited(format, Unit { word, ..unit }, (at, offset)),
+                }
+            });
+            let new = match new {
+                Ok(new) => new,
+                Err(refusal) => {
+                    for (memory, &old) in words.iter().zip(&old) {
+                        Word::<F>::new(memory).store(old);
+                    }
+                    if broken.entries.is_empty() {
+                        return Err(refusal);
+                    }
+                    // What was taken out before has to go back first.
+                    break;
+                }
+            };
+            for ((index, &old), n) in unit.entries().zip(&old).zip(0..) {
+                let new = new.word(&bits, n, old);
+                // There is room.
+                let _ = broken.entries.try_push((index, old, new));
+            }
+            broken.seen = unit.entries().end;
         }
-        Ok(broken)
+        match broken.entries.is_empty() {
+            // A group of more entries than can be taken out at once.
+            true if broken.seen < run.len() => Err(Refusal::TooLarge),
+            _ => Ok(broken),
+        }
+    }
+}
+
+/// What the entries of a leaf are to hold: one entry, or those of a group.
+#[derive(Clone, Copy)]
+struct Edited {
+    first: u64,
+    /// The difference between neighbouring entries.
+    step: u64,
+    /// What hardware recorded in each entry stays with it.
+    keeps_records: bool,
+}
+
+impl Edited {
+    /// What the `n`th entry is to hold, which holds `old`.
+    fn word(self, bits: &Bits, n: u64, old: u64) -> u64 {
+        let new = self.first.wrapping_add(self.step.wrapping_mul(n));
+        if self.keeps_records { carried(bits, old, new) } else { new }
+    }
+}
+
+/// Leaf by leaf, for formats with groups, and where entries are taken out.
+impl<E> Modify<E> {
+    /// What the entries of `unit` are to hold, which stands at `at` among entries of which the
+    /// first covers `base`.
+    fn edited<F: Format>(
+        &mut self,
+        format: &F,
+        unit: Unit,
+        (at, base): (Position, u64),
+    ) -> Result<Edited, Refusal>
+    where
+        E: Edit<F>,
+    {
+        let bits = format.bits(at);
+        if unit.group == 0 {
+            let place = (at, base + ((unit.first as u64) << at.shift));
+            let first = self.new_word(format, &bits, unit.word, place)?;
+            return Ok(Edited { first, step: 0, keeps_records: false });
+        }
+        let leaf = unit.leaf(format, at, base).ok_or(Refusal::NoLeaf(unit.word))?;
+        let edited = self.edit.edit(leaf);
+        let words = format
+            .group_leaves(leaf.output, edited, at, unit.group)
+            .map_err(|_| Refusal::Unencodable)?;
+        let step = if matches!(F::GROUPS, Groups::Apart) { words.step } else { 0 };
+        // Attributes that stay say what hardware recorded in any entry.
+        let keeps_records = E::KEEPS_RECORDS || edited == leaf.attributes;
+        Ok(Edited { first: words.first, step, keeps_records })
+    }
+
+    /// [`Verb::run`], a leaf at a time.
+    fn run_units<F: Format>(
+        &mut self,
+        format: &F,
+        run: &[AtomicU64],
+        at: Position,
+        offset: u64,
+    ) -> Done
+    where
+        E: Edit<F>,
+    {
+        let (bits, entries) = (format.bits(at), Presence::at(format, at));
+        let mut done = Done::default();
+        let mut index = 0;
+        while let Some(memory) = run.get(index) {
+            let Some(word) = entries.load(format, memory) else {
+                index += 1;
+                continue;
+            };
+            let unit = unit_in(format, (at, offset), run, index, word);
+            match self.edit_unit(format, &bits, run, unit, (at, offset)) {
+                Ok(changed) if changed => done.stale.add(unit.first, unit.entries().end - 1),
+                Ok(_) => {}
+                Err(refusal) => return Done { stopped: Some((index, refusal)), ..done },
+            }
+            done.present += unit.entries().len();
+            index = unit.entries().end;
+        }
+        done
+    }
+
+    /// Edits the entries of `unit` in place; whether that changes any. If one of them must not
+    /// change so, none is changed.
+    fn edit_unit<F: Format>(
+        &mut self,
+        format: &F,
+        bits: &Bits,
+        run: &[AtomicU64],
+        unit: Unit,
+        place: (Position, u64),
+    ) -> Result<bool, Refusal>
+    where
+        E: Edit<F>,
+    {
+        let new = self.edited(format, unit, place)?;
+        let words = run.get(unit.entries()).unwrap_or_default();
+        let mut judged = 0;
+        for (memory, n) in words.iter().zip(0..) {
+            let old = Word::<F>::new(memory).load();
+            judged |= old ^ new.word(bits, n, old);
+        }
+        if judged & !bits.in_place != 0 {
+            return Err(Refusal::Break);
+        }
+        let mut changed = false;
+        for (memory, n) in words.iter().zip(0..) {
+            changed |= self.edit_entry(format, bits, memory, (unit, n, new), place)?;
+        }
+        Ok(changed)
+    }
+
+    /// Edits the `n`th entry of `unit`, which is to hold what `new` says unless hardware changes it
+    /// meanwhile; whether that changes it.
+    fn edit_entry<F: Format>(
+        &mut self,
+        format: &F,
+        bits: &Bits,
+        memory: &AtomicU64,
+        (unit, n, new): (Unit, u64, Edited),
+        place: (Position, u64),
+    ) -> Result<bool, Refusal>
+    where
+        E: Edit<F>,
+    {
+        let (slot, mut new) = (Word::<F>::new(memory), new);
+        for _ in 0..TRIES {
+            let old = slot.load();
+            // What hardware recorded after the leaf was judged has to be judged too.
+            let expected = unit.word.wrapping_add(new.step.wrapping_mul(n));
+            let late = if unit.group == 0 { old } else { joined(bits, unit.word, old) };
+            if unit.group > 0 && unrecorded(bits, old) != unrecorded(bits, expected) {
+                return Err(Refusal::Contended);
+            }
+            if late != unit.word {
+                new = self.edited(format, Unit { word: late, ..unit }, place)?;
+            }
+            let word = new.word(bits, n, old);
+            if (old ^ word) & !bits.in_place != 0 {
+                return Err(Refusal::Break);
+            }
+            if word == old || slot.mark(old, word) {
+                return Ok(word != old);
+            }
+        }
+        Err(Refusal::Contended)
     }
 }
 

@@ -21,12 +21,14 @@ use crate::fault::{Cause, Fault};
 use crate::format::{Bits, Entry, Format, Input, Output, Record, usual_leaf};
 use crate::gather::{Extent, Gather, Invalidate};
 use crate::geometry::{Level, Position};
+use crate::group::{has_groups, translation_by};
 use crate::iterate::{Run, next_run};
 use crate::lock::Locks;
 use crate::memory::{MemoryError, ReadMemory, Refusal, TableMemory};
 use crate::shortcut::Pattern;
 use crate::table::PageTable;
-use crate::walk::{TranslationOf, Walker, bounds, translation};
+use crate::walk::{TranslationOf, Walker, bounds};
+use crate::word::Word;
 
 /// How often a walk starts anew because somebody else changed an entry between its being judged and
 /// its being marked.
@@ -120,7 +122,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         if marked != stop.word && !self.mark(stop.node.entry(offset), stop.word, marked) {
             return Ok(None);
         }
-        Ok(Some(translation(output, offset, at, attributes)))
+        Ok(Some(translation_by(format, stop.word, at, (output, attributes), offset)))
     }
 
     /// Stores `marked` at `entry` if it still holds `judged`; false if the walk has to begin anew.
@@ -319,6 +321,9 @@ fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
     map: &mut PageMap<'_>,
     gather: &mut Gather<'_, F::Stage, I>,
 ) -> bool {
+    if has_groups::<F>() {
+        return harvest_units(run, record, writers, map, gather);
+    }
     let size = run.at().size();
     let sought = Sought::of(run.format(), run.at(), record);
     let any = |words: &[AtomicU64]| {
@@ -358,6 +363,39 @@ fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
                     stale.add(offset, offset);
                 }
             }
+        }
+    }
+    let Some((first, last)) = stale.0 else { return false };
+    gather.pages(run.format().address(first), run.format().address(last), run.at().shift);
+    true
+}
+
+/// The same leaf by leaf, for formats with groups: a group has the record if any of its entries
+/// has, and all of them lose it.
+fn harvest_units<F: Format, I: Invalidate<F::Stage>>(
+    run: &Run<'_, F>,
+    record: Record,
+    writers: Writers,
+    map: &mut PageMap<'_>,
+    gather: &mut Gather<'_, F::Stage, I>,
+) -> bool {
+    let sought = Sought::of(run.format(), run.at(), record);
+    let mut stale = Extent::default();
+    let mut next = 0;
+    while let Some(unit) = run.next_unit(&mut next) {
+        let offset = run.offset_of(unit.first);
+        let size = run.at().size() << unit.group;
+        if !run.is_leaf(F::BYTE_ORDER.swap(unit.word)) || !record.is_in(unit.word) {
+            continue;
+        }
+        map.set(offset, size);
+        if map.contains(offset, size) {
+            for memory in run.entries_of(unit) {
+                if record.is_in(Word::<F>::new(memory).load()) {
+                    sought.clear(memory, writers);
+                }
+            }
+            stale.add(offset, offset + size - run.at().size());
         }
     }
     let Some((first, last)) = stale.0 else { return false };

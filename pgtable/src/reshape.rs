@@ -6,8 +6,6 @@
 //! and invalidated before the new one is stored; in between, an access to the range faults, and
 //! whoever handles the fault tries again.
 
-use core::sync::atomic::AtomicU64;
-
 use crate::access::Access;
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
@@ -15,7 +13,8 @@ use crate::descent::{InPlace, Node, Stop, Trail};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
-use crate::geometry::{Level, Position};
+use crate::geometry::{Level, MAX_GROUP, Position};
+use crate::group::{group_of, has_groups, joined, ordinary, unrecorded};
 use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::space::Leaves;
@@ -64,7 +63,11 @@ where
                     .seek(&self.format, InPlace(&self.memory), offset, 0)
                     .map_err(Self::lost)?;
                 let node = stop.node;
-                if node.level == 0 && node.shift <= shift {
+                if has_groups::<F>() && self.split_group(&stop, offset, shift, gather)? {
+                    split += 1;
+                    return Ok(offset);
+                }
+                if node.level == 0 && node.shift <= shift && !has_groups::<F>() {
                     return Ok((offset | low_bits(node.span())).wrapping_add(1));
                 }
                 if node.shift > shift && self.leaf_at(&stop, offset)?.is_some() {
@@ -82,7 +85,9 @@ where
 
     /// Replaces tables in the `bytes` bytes from `input` on by larger leaves wherever a whole table
     /// says one thing: full, outputs in a row and aligned, attributes equal but for what hardware
-    /// recorded (which is merged, so that nothing is lost). Returns how many tables left the tree.
+    /// recorded (which is merged, so that nothing is lost). Where a table stays, and the format's
+    /// trees have [groups](crate::Groups), it makes groups of entries that say one thing. Returns
+    /// how many larger leaves it made.
     ///
     /// # Errors
     /// [`Error::Range`], [`Error::Invalidate`], [`Error::Malformed`], [`Error::Memory`]. Everything
@@ -109,9 +114,10 @@ where
         let mut promoted = 0;
         // A table that the writer has may be replaced by a leaf of the one above it, if he has that
         // too.
-        for level in 0..trail.top() {
+        for level in 0..=trail.top() {
             let above = Level(level + 1);
-            if !geometry.is_leaf_level(above) {
+            if level == trail.top() || !geometry.is_leaf_level(above) {
+                promoted += self.group_level(trail, (start, end), Level(level), gather)?;
                 continue;
             }
             let size = 1u64 << geometry.shift(above);
@@ -130,8 +136,47 @@ where
                 offset = step()
                     .map_err(|error| RangeError { at: self.format.address(offset), error })?;
             }
+            promoted += self.group_level(trail, (start, end), Level(level), gather)?;
         }
         Ok(promoted)
+    }
+
+    /// Makes groups of every size, the largest first, on `level` from `start` to before `end`;
+    /// returns how many.
+    fn group_level<L: Locks, I: Invalidate<F::Stage>>(
+        &self,
+        trail: &mut Trail<L>,
+        range: (u64, u64),
+        level: Level,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<usize, RangeError<Input<F>>> {
+        let mut made = 0;
+        if has_groups::<F>() {
+            let groups = self.format.geometry().groups(level);
+            for group in (1..=MAX_GROUP).rev().filter(|group| groups & 1 << group != 0) {
+                made += self.group_range(trail, range, (level, group), gather)?;
+            }
+        }
+        Ok(made)
+    }
+
+    /// Replaces the group around the entry at which `stop` stands by ordinary leaves, if it is
+    /// larger than `2^shift` bytes.
+    fn split_group<I: Invalidate<F::Stage>>(
+        &self,
+        stop: &Stop<F, Word<'_, F>>,
+        offset: u64,
+        shift: u8,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<bool, Error> {
+        let at = stop.node.position();
+        let leaf = matches!(stop.decode(&self.format), Entry::Leaf { .. });
+        let group = if leaf { group_of(&self.format, stop.word, at) } else { 0 };
+        let larger = group > 0 && at.shift + group > shift;
+        if larger {
+            self.ungroup(stop.node, offset, stop.word, gather)?;
+        }
+        Ok(larger)
     }
 
     /// Maps `bytes` bytes from `input` on to those from `output` on, in the place of whatever is
@@ -177,7 +222,14 @@ where
         let words = self.memory.table(table, 1 << node.width)?;
         let entry = above.entry(offset);
         let slot = Word::<F>::new(self.memory.word(<Output<F> as Address>::new(entry))?);
-        if self.uniform(node, words, above, slot.load()).is_none() {
+        let uniform = |link| {
+            let base = offset & !low_bits(node.span());
+            let words = words.iter().map(|memory| Word::<F>::new(memory).load());
+            let (output, attributes) = self.uniform(node.position(), base, words)?;
+            let leaf = self.format.leaves(output, attributes, above.position()).ok()?.first;
+            self.restricts_nothing(link, above.position(), leaf).then_some(leaf)
+        };
+        if uniform(slot.load()).is_none() {
             return Ok(false);
         }
         let link = slot.take();
@@ -190,7 +242,7 @@ where
         }
         // Hardware cannot reach the table any more, so what it recorded is now complete; nor has it
         // changed anything else.
-        match self.uniform(node, words, above, link) {
+        match uniform(link) {
             Some(leaf) => self.publish(slot, entry, leaf),
             None => {
                 self.publish(slot, entry, link);
@@ -202,35 +254,39 @@ where
         Ok(true)
     }
 
-    /// The one leaf of the table `above` that says what all `words` of `node`'s table say, if there
-    /// is one, with every record that any of them has.
-    ///
-    /// `link` is the entry of `above`'s table that leads to them: there is none if it restricts
-    /// what the leaves allow.
-    fn uniform(&self, node: Node, words: &[AtomicU64], above: Node, link: u64) -> Option<u64> {
-        let (format, at) = (&self.format, node.position());
+    /// What all `words` say, neighbouring entries at `at` of which the first covers `base`, if that
+    /// is one thing: where the first of them leads, and attributes with every record that any has.
+    pub(crate) fn uniform(
+        &self,
+        at: Position,
+        base: u64,
+        words: impl IntoIterator<Item = u64>,
+    ) -> Option<(Output<F>, F::Attributes)> {
+        let format = &self.format;
         let bits = format.bits(at);
-        let unrecorded = |word| bits.dirty.cleared_from(bits.accessed.cleared_from(word));
-        let mut all = Word::<F>::new(words.first()?).load();
+        let mut words = words.into_iter().zip(0u64..).map(|(word, index)| {
+            Some((ordinary(format, word, at, base + (index << at.shift))?, index))
+        });
+        let (mut all, _) = words.next()??;
         let Entry::Leaf { output, attributes } = format.decode(all, at) else { return None };
         let mut expected = format.leaves(output, attributes, at).ok()?;
-        for (index, memory) in (0u64..).zip(words) {
+        if unrecorded(&bits, all) != unrecorded(&bits, expected.first) {
+            return None;
+        }
+        for word in words {
+            let (word, index) = word?;
+            expected = expected.skip(1);
             if expected.count == 0 {
-                let next = output.checked_add(index << node.shift)?;
+                let next = output.checked_add(index << at.shift)?;
                 expected = format.leaves(next, attributes, at).ok()?;
             }
-            let word = Word::<F>::new(memory).load();
-            if unrecorded(word) != unrecorded(expected.first) {
+            if unrecorded(&bits, word) != unrecorded(&bits, expected.first) {
                 return None;
             }
-            for record in [bits.accessed, bits.dirty] {
-                all = if record.is_in(word) { record.made(all) } else { all };
-            }
-            expected = expected.skip(1);
+            all = joined(&bits, all, word);
         }
         let Entry::Leaf { attributes, .. } = format.decode(all, at) else { return None };
-        let leaf = format.leaves(output, attributes, above.position()).ok()?.first;
-        self.restricts_nothing(link, above.position(), leaf).then_some(leaf)
+        Some((output, attributes))
     }
 
     /// Whether the entry `link` at `at`, which leads to a table, restricts nothing of what the leaf
@@ -296,7 +352,7 @@ where
         let words = self.format.leaves(output, attributes, below.position())?;
         let entries = layout(below).bytes() / 8;
         let run = self.memory.table(<Output<F> as Address>::new(below.table), entries)?;
-        self.fill(run, words, output.get(), attributes, below)?;
+        self.fill(run, words, output.get(), attributes, (below, 0))?;
         self.wrote(below.table, entries);
         self.count(below, entries as u32, owner);
         self.table_word(node, below)

@@ -236,7 +236,7 @@ where
         let (stage1, of_page) =
             match find(&self.stage1, ByValue(&nested), self.root.get(), address, access) {
                 Ok((leaf, offset)) => (
-                    leaf.translation(offset),
+                    leaf.translation(&self.stage1, offset),
                     self.stage1.is_user_page(leaf.word, leaf.at, leaf.path),
                 ),
                 Err(fault) => return Err(self.of_table(fault, &nested)),

@@ -9,6 +9,7 @@ use crate::error::{Error, RangeError};
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
 use crate::geometry::{Level, MAX_LEVELS, Position};
+use crate::group::translation_by;
 use crate::memory::ReadMemory;
 use crate::quick::{Last, descend_quickly};
 use crate::space::{Mapping, Translation};
@@ -44,8 +45,9 @@ pub(crate) struct Leaf<F: Format> {
 impl<F: Format> Leaf<F> {
     /// The translation of `offset`, which the leaf covers.
     #[inline(always)]
-    pub(crate) fn translation(&self, offset: u64) -> TranslationOf<F> {
-        translation(<Output<F> as Address>::new(self.output), offset, self.at, self.attributes)
+    pub(crate) fn translation(&self, format: &F, offset: u64) -> TranslationOf<F> {
+        let said = (<Output<F> as Address>::new(self.output), self.attributes);
+        translation_by(format, self.word, self.at, said, offset)
     }
 }
 
@@ -135,7 +137,8 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         let at = stop.node.position();
         match stop.decode(&self.format) {
             Entry::Leaf { output, attributes } => {
-                Ok(Some(translation(output, offset, at, attributes)))
+                let said = (output, attributes);
+                Ok(Some(translation_by(&self.format, stop.word, at, said, offset)))
             }
             Entry::Absent => Ok(None),
             Entry::Malformed | Entry::Table { .. } => Err(malformed(stop.node, stop.word, offset)),
@@ -154,7 +157,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         let any = |_, _, _| Ok(());
         let (leaf, offset) =
             find_if(&self.format, ByValue(&self.memory), self.root, (input, access), any)?;
-        Ok(leaf.translation(offset))
+        Ok(leaf.translation(&self.format, offset))
     }
 
     /// Every entry that a walk to `input` reads, the last one included; empty if the address is
@@ -257,7 +260,7 @@ fn translate_by_decoding<F: Format, R: Reading<F>>(
     access: Access,
 ) -> Result<TranslationOf<F>, Fault<F>> {
     let (leaf, offset) = find(format, memory, root, input, access)?;
-    Ok(leaf.translation(offset))
+    Ok(leaf.translation(format, offset))
 }
 
 /// The leaf of the tree under `root` that translates `input`, which allows `access`, and the offset
@@ -310,7 +313,7 @@ fn find_if<F: Format, R: Reading<F>>(
     Err(fault(cause, Some((node, offset)), word))
 }
 
-/// The translation of `offset` by a leaf at `at`.
+/// The translation of `offset` by a leaf at `at`, an ordinary one.
 #[inline(always)]
 pub(crate) fn translation<A: Address, T>(
     output: A,

@@ -47,6 +47,8 @@ conformance! {
     sv39: Sv::SV39;
     sv48: Sv::SV48.with_sum();
     sv57: Sv::SV57.with_hardware_updates();
-    lpa: Lpa;
+    sv39_napot: Sv::SV39.with_napot();
+    lpa: Lpa::PLAIN;
+    lpa_contiguous: Lpa::CONTIGUOUS;
     radix_partition: PartitionScoped::new(Granule::K64).with_rc(RcPolicy::HardwareUpdate);
 }

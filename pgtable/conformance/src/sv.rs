@@ -2,15 +2,15 @@
 //! following), as an example of a format: its addresses are shifted, and its trees have three to
 //! five levels.
 //!
-//! With Svpbmt (memory types), Svade (accessed and dirty faults) or Svadu (hardware updates), and
-//! without Svnapot (its N bit is reserved).
+//! With Svpbmt (memory types), Svade (accessed and dirty faults) or Svadu (hardware updates), and,
+//! where asked for, Svnapot (16 equal entries are one leaf of 64 KiB).
 
 use core::fmt;
 
 use pgtable::{
     Access, AccessKind, Attributes, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage,
-    Format, Geometry, Gpa, Gva, LevelGeometry, Memory, Pattern, Position, Privilege, Prot, Record,
-    Shortcuts, Stage1, Unencodable, Words, low_bits,
+    Format, Geometry, Gpa, Groups, Gva, Level, LevelGeometry, Memory, Pattern, Position, Privilege,
+    Prot, Record, Shortcuts, Stage1, Unencodable, Words, low_bits,
 };
 
 const V: u64 = 1;
@@ -28,8 +28,15 @@ const PBMT: u64 = 3 << 61;
 /// NC and IO.
 const UNCACHED: u64 = 1 << 61;
 const DEVICE: u64 = 2 << 61;
+/// The entry is one of a group of equal ones, whose size the low bits of the address encode.
+const N: u64 = 1 << 63;
+/// log2 of the entries of a group: the only size that Svnapot defines yet.
+const NAPOT: u8 = 4;
+/// The low bits of the address in such a group: 0b1000.
+const NAPOT_SIZE: u64 = PPN & low_bits(10 + NAPOT);
+const NAPOT_64K: u64 = 8 << 10;
 /// N and the bits for future standards.
-const RESERVED: u64 = 1 << 63 | low_bits(7) << 54;
+const RESERVED: u64 = N | low_bits(7) << 54;
 /// log2 of a page.
 const PAGE: u8 = 12;
 /// Physical address bits.
@@ -43,11 +50,13 @@ pub struct Sv {
     sum: bool,
     /// Svadu: hardware sets A and D. Without it, accesses that need them fault (Svade).
     hardware_updates: bool,
+    /// Svnapot: the hart has 64-KiB pages.
+    napot: bool,
 }
 
 impl Sv {
     /// Three levels.
-    pub const SV39: Self = Self { levels: 3, sum: false, hardware_updates: false };
+    pub const SV39: Self = Self { levels: 3, sum: false, hardware_updates: false, napot: false };
     /// Four levels.
     pub const SV48: Self = Self { levels: 4, ..Self::SV39 };
     /// Five levels.
@@ -63,6 +72,18 @@ impl Sv {
     #[must_use]
     pub const fn with_hardware_updates(self) -> Self {
         Self { hardware_updates: true, ..self }
+    }
+
+    /// The same where the hart has Svnapot.
+    #[must_use]
+    pub const fn with_napot(self) -> Self {
+        Self { napot: true, ..self }
+    }
+
+    /// Whether `word` at `at` is one of a group, and may be.
+    #[inline(always)]
+    fn is_napot(&self, word: u64, at: Position) -> bool {
+        self.napot && at.level.0 == 0 && word & N != 0
     }
 
     /// What a leaf must have set, and what clear, to allow `access`.
@@ -158,6 +179,11 @@ static SHAPES: [Geometry; 3] = [
     Geometry::new(PAGE, &[LEVEL; 4]),
     Geometry::new(PAGE, &[LEVEL; 5]),
 ];
+static NAPOT_SHAPES: [Geometry; 3] = [
+    SHAPES[0].with_groups(Level(0), NAPOT),
+    SHAPES[1].with_groups(Level(0), NAPOT),
+    SHAPES[2].with_groups(Level(0), NAPOT),
+];
 
 impl Format for Sv {
     type Stage = Stage1;
@@ -166,10 +192,12 @@ impl Format for Sv {
     type Path = ();
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
+    const GROUPS: Groups = Groups::Alike;
 
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
-        &SHAPES[usize::from(self.levels - 3)]
+        let shapes = if self.napot { &NAPOT_SHAPES } else { &SHAPES };
+        &shapes[usize::from(self.levels - 3)]
     }
 
     /// Bits above the highest translated one must equal it.
@@ -201,8 +229,17 @@ impl Format for Sv {
                 Entry::Table { table: Gpa::new(address), width: 9 }
             };
         }
+        let napot = self.is_napot(word, at);
+        if napot && word & NAPOT_SIZE != NAPOT_64K {
+            return Entry::Malformed;
+        }
+        let (address, reserved) = if napot {
+            (address & !low_bits(PAGE + NAPOT), RESERVED & !N)
+        } else {
+            (address, RESERVED)
+        };
         let odd = word & (R | W) == W
-            || word & RESERVED != 0
+            || word & reserved != 0
             || word & PBMT == PBMT
             || address & low_bits(at.shift) != 0
             || !self.geometry().is_leaf_level(at.level);
@@ -229,6 +266,27 @@ impl Format for Sv {
             return Err(Unencodable { at });
         }
         Ok(Words::contiguous(word | output >> 2, output, at.shift, PHYSICAL_BITS, -2))
+    }
+
+    #[inline(always)]
+    fn group(&self, word: u64, at: Position) -> u8 {
+        if self.is_napot(word, at) { NAPOT } else { 0 }
+    }
+
+    fn group_leaves(
+        &self,
+        output: Gpa,
+        attributes: SvAttributes,
+        at: Position,
+        group: u8,
+    ) -> Result<Words, Unencodable> {
+        let place = self.napot && at.level.0 == 0 && group == NAPOT;
+        if !place || output.get() & low_bits(at.shift + group) != 0 {
+            return Err(Unencodable { at });
+        }
+        let words = self.leaves(output, attributes, at)?;
+        let (first, step) = (words.first | N | NAPOT_64K, words.step << NAPOT);
+        Ok(Words { first, step, count: words.count >> NAPOT })
     }
 
     #[inline(always)]

@@ -2,8 +2,8 @@
 //! what the codec says, records are told from everything else.
 
 use pgtable::{
-    Access, Address, Attributes, Bits, Cause, Entry, Format, Input, Level, MAX_LEVELS, Output,
-    Position, Prot, Record,
+    Access, Address, Attributes, Bits, Cause, Entry, Format, Groups, Input, Level, MAX_GROUP,
+    MAX_LEVELS, Output, Position, Prot, Record,
 };
 
 /// Every access.
@@ -55,6 +55,8 @@ pub fn anywhere<F: Format>(format: &F, word: u64, at: Position) {
     let _ = (format.bits(at), format.restrict(F::Path::default(), word, at));
     let _ = format.table(Output::<F>::new(word), at.shift & 63, at);
     let _ = format.leaves(Output::<F>::new(word), F::Attributes::from(Prot::RWX), at);
+    let group = format.group(word, at);
+    let _ = format.group_leaves(Output::<F>::new(word), F::Attributes::from(Prot::RWX), at, group);
     for access in ACCESSES {
         let _ = format.check(word, at, F::Path::default(), access);
         for cause in
@@ -91,6 +93,9 @@ pub fn entry<F: Format>(format: &F, word: u64, at: Position) {
             for of in [bits.accessed, bits.dirty] {
                 record(format, of, word, at);
             }
+            if group(format, word, (output, attributes), at) {
+                return;
+            }
             let made = format.leaves(output, attributes, at);
             if !may_be_leaf(format, at) {
                 assert!(made.is_err(), "a leaf where the geometry has none: {}", case());
@@ -102,6 +107,66 @@ pub fn entry<F: Format>(format: &F, word: u64, at: Position) {
             }
             leaves(format, output, attributes, at);
         }
+    }
+}
+
+/// The leaf `word` at `at` if it is one of a group, which is decoded as a leaf with `output` and
+/// `attributes`; whether it is.
+fn group<F: Format>(
+    format: &F,
+    word: u64,
+    (output, attributes): (Output<F>, F::Attributes),
+    at: Position,
+) -> bool {
+    let case = || format!("{word:#018x} at {at:?} of {format:?}");
+    let group = format.group(word, at);
+    if group == 0 {
+        return false;
+    }
+    assert_ne!(F::GROUPS, Groups::None, "a group of no kind: {}", case());
+    let sizes = format.geometry().groups(at.level);
+    assert!(group <= MAX_GROUP && sizes & 1 << group != 0, "not in the geometry: {}", case());
+    let size = at.size() << group;
+    if F::GROUPS == Groups::Alike {
+        assert_eq!(output.get() & (size - 1), 0, "the whole group's address: {}", case());
+    }
+    let output = Output::<F>::new(output.get() & !(size - 1));
+    groups(format, output, attributes, at, group);
+    true
+}
+
+/// Groups of `2^group` entries at `at` from `output` on with `attributes`: each entry is decoded as
+/// it was said, and belongs to such a group.
+pub fn groups<F: Format>(
+    format: &F,
+    output: Output<F>,
+    attributes: F::Attributes,
+    at: Position,
+    group: u8,
+) {
+    let case = || format!("2^{group} for {output}, {attributes:?} at {at:?} of {format:?}");
+    let Ok(words) = format.group_leaves(output, attributes, at, group) else {
+        assert!(format.leaves(output, attributes, at).is_err(), "no such group: {}", case());
+        return;
+    };
+    assert_eq!(output.get() & ((at.size() << group) - 1), 0, "misaligned: {}", case());
+    let (shift, whole) = match F::GROUPS {
+        Groups::None => panic!("a group of no kind: {}", case()),
+        Groups::Apart => (at.shift, 1 << group),
+        Groups::Alike => (at.shift + group, 1),
+    };
+    assert!(words.count > 0 && words.count % whole == 0, "{words:x?}: {}", case());
+    for n in [0, 1, whole - 1, whole, 511, words.count / 2, words.count - 1] {
+        if n >= words.count {
+            continue;
+        }
+        let Some(output) = output.checked_add(n << shift) else {
+            panic!("the {n}th wraps: {}", case())
+        };
+        let word = words.skip(n).first;
+        let want = Entry::Leaf { output, attributes };
+        assert_eq!(format.decode(word, at), want, "the {n}th, {word:#018x}: {}", case());
+        assert_eq!(format.group(word, at), group, "the {n}th, {word:#018x}: {}", case());
     }
 }
 
@@ -123,6 +188,7 @@ pub fn leaves<F: Format>(format: &F, output: Output<F>, attributes: F::Attribute
         let word = words.skip(n).first;
         let want = Entry::Leaf { output, attributes };
         assert_eq!(format.decode(word, at), want, "the {n}th leaf, {word:#018x}: {}", case());
+        assert_eq!(format.group(word, at), 0, "the {n}th leaf, {word:#018x}: {}", case());
     }
 }
 
@@ -196,6 +262,7 @@ fn shortcut<F: Format>(format: &F, access: Option<Access>, word: u64) {
             panic!("{word:#018x} is {entry:?}: {}", case())
         };
         assert_eq!(output.get(), address, "{word:#018x}: {}", case());
+        assert_eq!(format.group(word, at), 0, "a group passes, {word:#018x}: {}", case());
         match access {
             Some(access) => {
                 let judged = format.check(word, at, path, access);
@@ -261,6 +328,15 @@ pub fn leaves_of<F: Format>(format: &F, output: u64, prot: u8) {
             // Misaligned ones have no encoding.
             let misaligned = format.leaves(Output::<F>::new(output | 8), attributes, at);
             assert!(misaligned.is_err(), "{output:#x} at {at:?} of {format:?}");
+            let sizes = format.geometry().groups(at.level);
+            for group in (1..=MAX_GROUP).filter(|group| sizes & 1 << group != 0) {
+                let size = at.size() << group;
+                let output = Output::<F>::new(output & !(size - 1));
+                groups(format, output, attributes, at, group);
+                let output = Output::<F>::new(output.get() | size / 2);
+                let misaligned = format.group_leaves(output, attributes, at, group);
+                assert!(misaligned.is_err(), "2^{group} at {output}, {at:?} of {format:?}");
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::descent::{InPlace, Link, Node, Trail, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
+use crate::group::translation_by;
 use crate::lock::{DeferringAllocator, Locks as _, ReadSide, Whole};
 use crate::memory::TableMemory;
 use crate::modify::{Each, Modify, ReadOnly, Replace, Rights};
@@ -31,7 +32,7 @@ use crate::record::{Recorded, Writers};
 use crate::space::Leaves;
 use crate::state::{LockRefused, Owner};
 use crate::table::PageTable;
-use crate::walk::{LeafOf, TranslationOf, bounds, malformed, translation};
+use crate::walk::{LeafOf, TranslationOf, bounds, malformed};
 use crate::word::{Word, any_set};
 
 use super::Writer;
@@ -341,7 +342,8 @@ where
             match stop.decode(&table.format) {
                 Entry::Absent => Ok(None),
                 Entry::Leaf { output, attributes } => {
-                    Ok(Some(translation(output, offset, stop.node.position(), attributes)))
+                    let (at, said) = (stop.node.position(), (output, attributes));
+                    Ok(Some(translation_by(&table.format, stop.word, at, said, offset)))
                 }
                 Entry::Malformed | Entry::Table { .. } => {
                     Err(fail(malformed(stop.node, stop.word, offset)))

@@ -74,7 +74,9 @@ formats! {
     eight_levels: Deep::new(&EIGHT);
     sv39: Sv::SV39;
     sv48: Sv::SV48.with_sum();
-    lpa: Lpa;
+    sv39_napot: Sv::SV39.with_napot();
+    lpa: Lpa::PLAIN;
+    lpa_contiguous: Lpa::CONTIGUOUS;
     radix_64k_process: ProcessScoped::new(Granule::K64);
     radix_4k_process: ProcessScoped::new(Granule::K4);
     radix_64k_partition: PartitionScoped::new(Granule::K64);

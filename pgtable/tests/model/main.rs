@@ -9,6 +9,7 @@ mod deep;
 mod diff;
 mod found;
 mod gather;
+mod groups;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
 mod guest_writes;

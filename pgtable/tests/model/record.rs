@@ -263,7 +263,9 @@ macro_rules! formats {
 
 formats! {
     sv39: Sv::SV39.with_hardware_updates();
-    lpa: Lpa;
+    lpa: Lpa::PLAIN;
+    sv39_napot: Sv::SV39.with_hardware_updates().with_napot();
+    lpa_contiguous: Lpa::CONTIGUOUS;
     radix_64k_process: ProcessScoped::new(Granule::K64).with_rc(RcPolicy::HardwareUpdate);
     radix_4k_partition: PartitionScoped::new(Granule::K4).with_rc(RcPolicy::HardwareUpdate);
     x86_4_level: LongMode::new(Levels::Four, Controls::new());

@@ -126,7 +126,7 @@ fn case_b10() {
     rights(Npt::new(Levels::Four, NptControls::new()), npt);
     let radix = RadixAttributes::from(Prot::RW).with_software(5).with_c(false);
     rights(PartitionScoped::new(Granule::K64), radix.with_memory(Memory::Device));
-    rights(Lpa, LpaAttributes::from(Prot::RW).with_attr(3).with_clean(true));
+    rights(Lpa::PLAIN, LpaAttributes::from(Prot::RW).with_attr(3).with_clean(true));
 }
 
 /// Memory types are portable, and rights and memory types do not touch each other.
@@ -179,7 +179,7 @@ fn case_b13() {
     base(PartitionScoped::new(Granule::K64), 16);
     base(PartitionScoped::new(Granule::K4), 12);
     base(LongMode::new(Levels::Four, Controls::new()), 12);
-    base(Lpa, 16);
+    base(Lpa::PLAIN, 16);
 }
 
 /// An address that is shifted in the word.
@@ -234,7 +234,7 @@ const K64: u64 = 1 << 16;
 type LpaTree<'t> = PageTable<Lpa, pgtable::DirectMap<'t, Gpa>, &'t Tables<'t>>;
 
 fn lpa<'t>(arena: &'t Arena, tables: &'t Tables<'t>) -> LpaTree<'t> {
-    PageTable::new(Lpa, arena.memory::<Gpa>(), tables).unwrap()
+    PageTable::new(Lpa::PLAIN, arena.memory::<Gpa>(), tables).unwrap()
 }
 
 fn slot<'t>(arena: &'t Arena, tree: &LpaTree<'t>, at: u64) -> (&'t AtomicU64, u64) {
