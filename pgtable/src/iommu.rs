@@ -202,7 +202,7 @@ impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
                 if !allowed.allow(access) {
                     walker.find(input, write)?;
                 }
-                (leaf.translation(offset), allowed)
+                (leaf.translation(&self.format, offset), allowed)
             }
         };
         let within = iova & low_bits(translation.shift);
