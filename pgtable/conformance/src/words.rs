@@ -333,7 +333,7 @@ pub fn leaves_of<F: Format>(format: &F, output: u64, prot: u8) {
                 let size = at.size() << group;
                 let output = Output::<F>::new(output & !(size - 1));
                 groups(format, output, attributes, at, group);
-                let output = Output::<F>::new(output.get() | size / 2);
+                let output = Output::<F>::new(output.get() | (size / 2));
                 let misaligned = format.group_leaves(output, attributes, at, group);
                 assert!(misaligned.is_err(), "2^{group} at {output}, {at:?} of {format:?}");
             }

@@ -81,11 +81,14 @@ fn output<F: Format<Stage = Stage1>>(tree: &Tree<'_, F>, at: u64) -> (u64, u8) {
     (found.output.get(), found.shift)
 }
 
+/// One invalidation: its ranges, and whether an address was mapped meanwhile.
+type Told = (Vec<(u64, u64, u8)>, bool);
+
 /// Lists what it is told, and looks meanwhile whether an address is mapped.
 struct Listening<'m, F: Format> {
     walker: Walker<F, DirectMap<'m, Gpa>>,
     at: Gva,
-    told: RefCell<Vec<(Vec<(u64, u64, u8)>, bool)>>,
+    told: RefCell<Vec<Told>>,
     fails: bool,
 }
 
@@ -512,7 +515,8 @@ fn a_cursor_breaks_groups() {
 /// what is mapped elsewhere stays.
 #[test]
 fn incomplete_groups() {
-    let odd: [(&str, fn(u64) -> u64); 6] = [
+    type Odd = fn(u64) -> u64;
+    let odd: [(&str, Odd); 6] = [
         ("absent", |_| 0),
         ("no group", |word| word & !CONTIGUOUS),
         ("elsewhere", |word| word + (1 << 40)),
