@@ -255,6 +255,11 @@ impl<A: Address, M: TableMemory<A>, H, const SMALLEST: u8> TableMemory<A>
     fn wrote(&self, address: A, words: usize) {
         self.memory.wrote(address, words);
     }
+
+    #[inline(always)]
+    fn appeared(&self, appeared: pgtable::Appeared) {
+        self.memory.appeared(appeared);
+    }
 }
 
 impl<A: Address, M: ReadMemory<A>, H, const SMALLEST: u8> ReadMemory<A>

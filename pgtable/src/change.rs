@@ -471,6 +471,7 @@ where
             }
         }
         self.wrote(node.entry(start), broken.seen);
+        self.appeared(start, (broken.seen as u64) << node.shift);
         flushed?;
         *at = start + ((broken.seen as u64) << node.shift);
         Ok(broken.entries.len())

@@ -33,6 +33,8 @@ struct Leaf<'t> {
     /// in the books yet.
     filled: Span,
     emptied: Span,
+    /// Whether pages were mapped since the cursor came.
+    mapped: bool,
     /// Live entries added (or taken away) since the cursor came, those spans left out.
     delta: i32,
     /// The first and the last entry whose old translation hardware may hold; first > last if there
@@ -74,6 +76,7 @@ impl Leaf<'_> {
             base: 0,
             filled: none,
             emptied: none,
+            mapped: false,
             delta: 0,
             stale: nothing,
         }
@@ -81,6 +84,7 @@ impl Leaf<'_> {
 
     #[cold]
     fn book_filled(&mut self, span: Span) {
+        self.mapped |= span.start < span.end;
         self.delta += (span.end - span.start) as i32;
     }
 
@@ -165,6 +169,9 @@ where
         let (first, last) = leaf.stale;
         if first <= last || leaf.delta != 0 {
             self.table.wrote(leaf.node.table, leaf.words.len());
+        }
+        if leaf.mapped {
+            self.table.appeared(leaf.base, 1 << leaf.node.span());
         }
         if first <= last {
             let page = |index: usize| {
@@ -286,6 +293,7 @@ where
         // Absent, though some of its bits are set.
         Word::<F>::new(memory).store(words.first);
         self.leaf.delta += 1;
+        self.leaf.mapped = true;
         Ok(())
     }
 

@@ -428,6 +428,7 @@ where
             }
         }
         self.wrote(node.entry(base), words.len());
+        self.appeared(base, (words.len() as u64) << node.shift);
         made.map(|made| made.is_some())
     }
 }

@@ -123,18 +123,22 @@ where
     ) -> Result<(), RangeError<Input<F>>> {
         let (offset, end) = bounds(&self.format, input, bytes, 0)?;
         let mut rest = Rest { offset, end, output: output.get() };
-        while rest.bytes() > 0 {
+        let mut failed = Ok(());
+        while rest.bytes() > 0 && failed.is_ok() {
             match self.map_run(trail, rest, attributes, leaves) {
                 Ok(done) => {
                     rest.offset += done;
                     rest.output = rest.output.wrapping_add(done);
                 }
                 Err(error) => {
-                    return Err(RangeError { at: self.format.address(rest.offset), error });
+                    failed = Err(RangeError { at: self.format.address(rest.offset), error });
                 }
             }
         }
-        Ok(())
+        if rest.offset > offset {
+            self.appeared(offset, rest.offset - offset);
+        }
+        failed
     }
 
     /// The common case of [`map`](Self::map), one page of the usual size into a table that is
@@ -165,6 +169,7 @@ where
         }
         last.slot.store(leaf.first);
         self.wrote(node.entry(offset), 1);
+        self.appeared(offset, 1 << node.shift);
         true
     }
 

@@ -20,6 +20,7 @@ use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 
 use crate::address::Address;
+use crate::appear::Appeared;
 
 /// Why table memory refuses an access.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -143,6 +144,16 @@ pub trait TableMemory<A: Address>: ReadMemory<A> {
     /// forgets it. What hardware or a guest writes is not seen here, nor is what an allocator
     /// writes unless it calls this too.
     fn wrote(&self, address: A, words: usize);
+
+    /// Entries were made present: the place for the barrier that an architecture asks for before
+    /// hardware may rely on them. See [`Announced`](crate::Announced), which is such a memory.
+    ///
+    /// Called after the stores, and before the verb returns. By default there is nothing to do;
+    /// memory around another passes it on.
+    #[inline(always)]
+    fn appeared(&self, appeared: Appeared) {
+        let _ = appeared;
+    }
 }
 
 /// The methods of [`ReadMemory`] for a type that has words in place: written in its `impl` block,
@@ -260,6 +271,11 @@ macro_rules! through {
             #[inline(always)]
             fn wrote(&self, address: A, words: usize) {
                 (**self).wrote(address, words);
+            }
+
+            #[inline(always)]
+            fn appeared(&self, appeared: Appeared) {
+                (**self).appeared(appeared);
             }
         }
     )*};

@@ -236,18 +236,19 @@ where
         let last = offset + (low_bits(node.width) << node.shift);
         gather.pages(self.format.address(offset), self.format.address(last), node.shift);
         gather.table_left();
+        let size = above.position().size();
         if let Err(error) = gather.flush(&self.tables) {
             self.publish(slot, entry, link);
+            self.appeared(offset, size);
             return Err(Error::Invalidate(error));
         }
         // Hardware cannot reach the table any more, so what it recorded is now complete; nor has it
         // changed anything else.
-        match uniform(link) {
-            Some(leaf) => self.publish(slot, entry, leaf),
-            None => {
-                self.publish(slot, entry, link);
-                return Ok(false);
-            }
+        let leaf = uniform(link);
+        self.publish(slot, entry, leaf.unwrap_or(link));
+        self.appeared(offset, size);
+        if leaf.is_none() {
+            return Ok(false);
         }
         trail.left(node.level);
         self.retire(node, owner, Contents::Stale, gather);
@@ -328,19 +329,20 @@ where
             .flush(&self.tables)
             .map_err(Error::Invalidate)
             .and_then(|()| self.fill_split(node, old, table, owner));
-        match made {
+        let (word, failed) = match made {
             Ok(word) => {
                 trail.locks.made(&nodes);
                 trail.grown(&nodes);
-                self.publish(stop.slot, node.entry(offset), word);
-                Ok(())
+                (word, Ok(()))
             }
-            Err(error) => {
-                self.publish(stop.slot, node.entry(offset), old);
-                self.shrink(&nodes, owner)?;
-                Err(error)
-            }
+            Err(error) => (old, Err(error)),
+        };
+        self.publish(stop.slot, node.entry(offset), word);
+        self.appeared(offset & !(node.position().size() - 1), node.position().size());
+        if failed.is_err() {
+            self.shrink(&nodes, owner)?;
         }
+        failed
     }
 
     /// Fills the table `below`, which `owner` has, with leaves that say what `old`, a leaf of

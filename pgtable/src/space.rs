@@ -91,6 +91,19 @@ pub trait AddressSpace {
         gather: &mut Gather<'_, Self::Stage, I>,
     ) -> Result<u64, RangeError<InputOf<Self>>>;
 
+    /// As [`unmap`](Self::unmap), and calls `each` for each leaf that is unmapped, in order, with
+    /// what it said last: accessed and dirty as hardware left them.
+    ///
+    /// # Errors
+    /// As [`unmap`](Self::unmap).
+    fn unmap_with<I: Invalidate<Self::Stage>>(
+        &mut self,
+        input: InputOf<Self>,
+        bytes: u64,
+        each: impl FnMut(MappingOf<Self>),
+        gather: &mut Gather<'_, Self::Stage, I>,
+    ) -> Result<u64, RangeError<InputOf<Self>>>;
+
     /// Gives each leaf in the `bytes` bytes from `input` on the attributes that `edit` says;
     /// returns how many bytes are mapped there. Leaves that reach beyond the range are split. Holes
     /// are no error.

@@ -32,6 +32,7 @@ use arrayvec::ArrayVec;
 use crate::access::{Access, Prot};
 use crate::address::Address;
 use crate::allocator::{AllocError, Contents, TableAllocator, TableLayout};
+use crate::appear::Appeared;
 use crate::descent::{ByValue, Lost, Node, Stop, Trail};
 use crate::error::{Error, RangeError};
 use crate::fault::Fault;
@@ -334,6 +335,13 @@ where
         self.memory.wrote(<Output<F> as Address>::new(entry), words);
     }
 
+    /// Tells the memory that entries for the `bytes` bytes from `offset` on were made present.
+    #[inline(always)]
+    pub(crate) fn appeared(&self, offset: u64, bytes: u64) {
+        let input = self.format.address(offset).get();
+        self.memory.appeared(Appeared { input, bytes });
+    }
+
     pub(crate) fn table_word(&self, above: Node, below: Node) -> Result<u64, Error> {
         let table = <Output<F> as Address>::new(below.table);
         Ok(self.format.table(table, below.width, above.position())?)
@@ -450,6 +458,16 @@ where
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
         Self::unmap(self, input, bytes, gather)
+    }
+
+    fn unmap_with<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        each: impl FnMut(LeafOf<F>),
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        Self::unmap_with(self, input, bytes, each, gather)
     }
 
     fn modify<I: Invalidate<F::Stage>>(

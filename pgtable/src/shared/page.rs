@@ -41,6 +41,7 @@ where
             last.slot.store(leaf);
             locked.added();
             table.wrote(node.entry(offset), 1);
+            table.appeared(offset, 1 << node.shift);
             true
         })
         .unwrap_or(false)

@@ -19,6 +19,7 @@
 
 use crate::access::Prot;
 use crate::address::{Address, low_bits};
+use crate::change::Report;
 use crate::descent::{InPlace, Link, Node, Trail, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
@@ -257,6 +258,7 @@ where
         Word::<F>::new(memory).store(leaf);
         table.wrote(node.entry(offset), 1);
         table.count(node, 1, self.me());
+        table.appeared(offset, 1 << node.shift);
         true
     }
 
@@ -286,6 +288,22 @@ where
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
         self.within(input, bytes, |table, trail| table.unmap_range(trail, input, bytes, gather))
+    }
+
+    /// As [`PageTable::unmap_with`], within the range.
+    ///
+    /// # Errors
+    /// As there; [`Error::Range`] beyond the range, [`Error::Contended`].
+    pub fn unmap_with<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        each: impl FnMut(LeafOf<F>),
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        self.within(input, bytes, |table, trail| {
+            table.change_range(trail, (input, bytes), Report(each), gather)
+        })
     }
 
     verbs!(self: &mut Self, ", within the range ([`Error::Range`] beyond it). The smallest table around the range stays: what would put a leaf in its place needs a larger range.");

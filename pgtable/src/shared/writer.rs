@@ -303,6 +303,16 @@ where
         Self::unmap(self, input, bytes, gather)
     }
 
+    fn unmap_with<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        each: impl FnMut(LeafOf<F>),
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<u64, RangeError<Input<F>>> {
+        Self::unmap_with(self, input, bytes, each, gather)
+    }
+
     fn modify<I: Invalidate<F::Stage>>(
         &mut self,
         input: Input<F>,

@@ -292,6 +292,19 @@ where
         })
     }
 
+    /// The attributes are the software page's.
+    fn unmap_with<I: Invalidate<Stage1>>(
+        &mut self,
+        input: Gva,
+        bytes: u64,
+        mut each: impl FnMut(LeafOf<SoftwareTree>),
+        gather: &mut Gather<'_, Stage1, I>,
+    ) -> Result<u64, RangeError<Gva>> {
+        self.change(input, bytes, gather, change::Arrays::Free, |tree, bytes, gather| {
+            tree.unmap_with(input, bytes, &mut each, gather)
+        })
+    }
+
     fn modify<I: Invalidate<Stage1>>(
         &mut self,
         input: Gva,
