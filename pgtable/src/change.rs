@@ -310,6 +310,9 @@ where
                     let owner = trail.locks.owner();
                     // An embedder's code that panics leaves it unlocked.
                     let had = Had::new(&mut trail.locks, below);
+                    if self.is_annotated() {
+                        break;
+                    }
                     slot.store(0);
                     let pages = [*at, last - below.position().size()]
                         .map(|offset| self.format.address(offset));

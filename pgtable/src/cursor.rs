@@ -20,7 +20,7 @@ use crate::lock::{Locks as _, Owned};
 use crate::memory::TableMemory;
 use crate::table::PageTable;
 use crate::walk::TranslationOf;
-use crate::word::{Word, any_set};
+use crate::word::{Word, load_raw};
 
 /// The last-level table in which a cursor stands: one without a word if it stands nowhere.
 #[derive(Clone, Copy, Debug)]
@@ -205,6 +205,7 @@ where
             if !make || table.leaf_at(&stop, offset)?.is_some() {
                 return Ok(false);
             }
+            table.check_unannotated(node, stop.word)?;
             let width = table.format.geometry().width(crate::Level(0));
             let nodes = table.grow(node, offset, (0, width), Contents::Zeroed, table.tree)?;
             let (Some(&top), Some(&bottom)) = (nodes.first(), nodes.last()) else {
@@ -254,7 +255,7 @@ where
         let Some(offset) = format.offset(input) else { return false };
         let Some((memory, index)) = self.here(offset) else { return false };
         let Ok(words) = format.leaves(output, attributes, at) else { return false };
-        if offset & low_bits(at.shift) != 0 || any_set::<F>(memory, format.bits(at).present) {
+        if offset & low_bits(at.shift) != 0 || load_raw(memory) != 0 {
             return false;
         }
         Word::<F>::new(memory).store(words.first);
@@ -286,6 +287,7 @@ where
         if !Presence::at(&format, at).is_absent(&format, memory) {
             return Err(Error::Mapped { at });
         }
+        self.table.check_unannotated(self.leaf.node, Word::<F>::new(memory).load())?;
         let words = format.leaves(output, attributes, at)?;
         if offset & low_bits(at.shift) != 0 {
             return Err(Error::LeafSize);

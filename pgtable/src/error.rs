@@ -24,6 +24,14 @@ pub enum Error {
         /// Where the entry stands.
         at: Position,
     },
+    /// Software keeps a number there (an [`Annotation`](crate::Annotation)). Clear it first.
+    #[error("software keeps {value:#x} in the absent entry of 2^{} bytes ({})", at.shift, at.level)]
+    Annotated {
+        /// Where the entry stands.
+        at: Position,
+        /// The number.
+        value: u64,
+    },
     /// The format cannot say these attributes, or cannot hold that output address, at that place.
     #[error("the format cannot encode these attributes or this output address at {}", at.level)]
     Unencodable {

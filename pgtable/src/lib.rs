@@ -78,6 +78,7 @@ mod access;
 mod address;
 mod allocator;
 mod anchor;
+mod annotate;
 mod appear;
 mod batch;
 mod boot;
@@ -128,6 +129,7 @@ pub use access::{Access, AccessKind, Attributes, Memory, Privilege, Prot};
 pub use address::{Address, Gpa, Gva, Hpa, low_bits};
 pub use allocator::{AllocError, Contents, TableAllocator, TableLayout};
 pub use anchor::Anchored;
+pub use annotate::Annotation;
 pub use appear::{Announced, Appeared};
 pub use boot::{BootError, BootMapping, build_boot_tables};
 pub use bytes::{

@@ -17,7 +17,7 @@ use crate::space::Leaves;
 use crate::state::Owner;
 use crate::table::PageTable;
 use crate::walk::bounds;
-use crate::word::Word;
+use crate::word::{Word, load_raw};
 
 /// The part of a mapping that is still to be made.
 #[derive(Clone, Copy)]
@@ -161,7 +161,8 @@ where
         };
         let node = last.node();
         let Ok(leaf) = format.leaves(output, attributes, node.position()) else { return false };
-        if last.word & self.present(node) != 0 {
+        // If it is absent and not empty, it may be annotated.
+        if last.word != 0 {
             return false;
         }
         if !self.state(node).is_some_and(|state| state.add_one(self.tree)) {
@@ -200,12 +201,6 @@ where
             return None;
         }
         self.format.leaves(output, attributes, at).ok().map(|words| words.first)
-    }
-
-    /// An entry of `node`'s table with none of these bits is absent.
-    #[inline(always)]
-    pub(crate) fn present(&self, node: Node) -> u64 {
-        self.format.bits(node.position()).present
     }
 
     /// Maps a run of equal leaves in one table at the beginning of `rest`; returns its length in
@@ -287,7 +282,11 @@ where
         let (run, words) = self.run(node, rest, attributes, group)?;
         let empty = self.state(node).is_some_and(|state| state.live() == 0);
         let entries = Presence::at(&self.format, node.position());
-        let taken = |memory| !entries.is_absent(&self.format, memory);
+        let annotated = self.is_annotated();
+        let taken = |memory| match annotated {
+            true => load_raw(memory) != 0,
+            false => !entries.is_absent(&self.format, memory),
+        };
         let free = if empty { None } else { run.iter().position(taken) }.unwrap_or(run.len());
         let done = free & !(low_bits(group) as usize);
         self.fill(&run[..done], words, rest.output, attributes, (node, group))?;
@@ -297,6 +296,10 @@ where
         if done == 0 {
             return Err(match stop.decode(&self.format) {
                 Entry::Malformed => crate::walk::malformed(stop.node, stop.word, rest.offset),
+                Entry::Absent => match self.check_unannotated(node, stop.word) {
+                    Err(annotated) => annotated,
+                    Ok(()) => Error::Mapped { at: node.position() },
+                },
                 _ => Error::Mapped { at: node.position() },
             });
         }
@@ -319,6 +322,7 @@ where
         if self.leaf_at(stop, rest.offset)?.is_some() {
             return Err(Error::Mapped { at: stop.node.position() });
         }
+        self.check_unannotated(stop.node, stop.word)?;
         let owner = trail.locks.owner();
         let nodes = self.grow(stop.node, rest.offset, table, contents, owner)?;
         let (Some(&top), Some(&node)) = (nodes.first(), nodes.last()) else {

@@ -26,6 +26,7 @@
 //! nobody else writes needs less than half of that.) Then it is [`Error::Malformed`] too.
 
 use core::ops::ControlFlow;
+use core::sync::atomic::AtomicBool;
 
 use arrayvec::ArrayVec;
 
@@ -61,6 +62,8 @@ pub struct PageTable<F, M, A> {
     pub(crate) tree: Owner,
     pub(crate) kept: Kept,
     pub(crate) entries: Entries,
+    /// Some entry may be annotated.
+    pub(crate) annotated: AtomicBool,
 }
 
 impl<F, M, A> PageTable<F, M, A>
@@ -84,8 +87,8 @@ where
         }
         let entries = Entries::default();
         entries.more(geometry.width(geometry.root()));
-        let (root, kept) = (root.get(), Kept::default());
-        Ok(Self { format, memory, tables, root, tree, kept, entries })
+        let (root, kept, annotated) = (root.get(), Kept::default(), AtomicBool::new(false));
+        Ok(Self { format, memory, tables, root, tree, kept, entries, annotated })
     }
 
     /// The address of the root table: what CR3, an EPTP, a process or partition table entry is made

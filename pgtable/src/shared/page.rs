@@ -10,7 +10,7 @@ use crate::quick::{Last, descend_quickly};
 use crate::space::Leaves;
 use crate::state::Locked;
 use crate::table::PageTable;
-use crate::word::{Word, any_set};
+use crate::word::{Word, load_raw};
 
 use super::Writer;
 
@@ -34,7 +34,7 @@ where
         let Some(offset) = self.table.base_page_at(input, bytes, leaves) else { return false };
         self.with_page(offset, |table, last, locked| {
             let node = last.node();
-            let free = !any_set::<F>(last.slot.memory(), table.present(node));
+            let free = load_raw(last.slot.memory()) == 0;
             let Some(leaf) = table.base_page(node, output, attributes).filter(|_| free) else {
                 return false;
             };

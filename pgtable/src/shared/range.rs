@@ -34,7 +34,7 @@ use crate::space::Leaves;
 use crate::state::{LockRefused, Owner};
 use crate::table::PageTable;
 use crate::walk::{LeafOf, TranslationOf, bounds, malformed};
-use crate::word::{Word, any_set};
+use crate::word::{Word, load_raw};
 
 use super::Writer;
 
@@ -252,7 +252,7 @@ where
         let Ok(memory) = table.memory.word(<Output<F> as Address>::new(node.entry(offset))) else {
             return false;
         };
-        if any_set::<F>(memory, table.present(node)) {
+        if load_raw(memory) != 0 {
             return false;
         }
         Word::<F>::new(memory).store(leaf);
@@ -303,6 +303,22 @@ where
     ) -> Result<u64, RangeError<Input<F>>> {
         self.within(input, bytes, |table, trail| {
             table.change_range(trail, (input, bytes), Report(each), gather)
+        })
+    }
+
+    /// As [`PageTable::annotate`], within the range.
+    ///
+    /// # Errors
+    /// As there; [`Error::Range`] beyond the range, [`Error::Contended`].
+    pub fn annotate<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        value: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<(), RangeError<Input<F>>> {
+        self.within(input, bytes, |table, trail| {
+            table.annotate_range(trail, (input, bytes), value, gather)
         })
     }
 

@@ -241,6 +241,26 @@ where
         unmapped
     }
 
+    /// As [`PageTable::annotate`]. A table that became empty may stay in the tree if another writer
+    /// is in the way.
+    ///
+    /// # Errors
+    /// As there, and [`Error::Contended`].
+    pub fn annotate<I: Invalidate<F::Stage>>(
+        &self,
+        input: Input<F>,
+        bytes: u64,
+        value: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> Result<(), RangeError<Input<F>>> {
+        let table = self.table;
+        let mut held = self.hold_around(input, bytes)?;
+        let done = held.run(|trail| table.annotate_range(trail, (input, bytes), value, gather));
+        let offset = table.format.offset(input).unwrap_or(0);
+        self.let_go(held, offset, gather);
+        done
+    }
+
     verbs!(self: &Self, ".");
 
     /// Does `look` with a walker of the tree, while what it sees is kept from reuse. No lock is

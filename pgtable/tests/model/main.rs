@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod address_space;
+mod annotate;
 mod appear;
 mod cache;
 mod deep;
