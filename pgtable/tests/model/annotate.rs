@@ -231,7 +231,7 @@ fn against_a_flat_map<F: Format>(format: F, ops: &[(u8, u64, u64, u64)]) {
         }
         let mut found = BTreeMap::new();
         for (start, bytes, value) in annotations(&tree) {
-            (0..bytes).step_by(page as usize).for_each(|n| drop(found.insert(start + n, value)));
+            (0..bytes).step_by(page as usize).for_each(|n| _ = found.insert(start + n, value));
         }
         for leaf in tree.walker().iter(Input::<F>::new(0), 4 * LARGE).unwrap() {
             let leaf = leaf.unwrap();
