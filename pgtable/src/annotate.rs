@@ -33,6 +33,7 @@ use crate::gather::{Gather, Invalidate};
 use crate::geometry::{Level, Position};
 use crate::lock::Locks;
 use crate::memory::{ReadMemory, TableMemory};
+use crate::state::Owner;
 use crate::table::{PageTable, layout};
 use crate::walk::{Walker, bounds, malformed};
 use crate::word::Word;
@@ -236,7 +237,7 @@ where
         stop.slot.store(new);
         self.wrote(node.entry(offset), 1);
         match (old, value) {
-            (0, _) => self.count(node, 1),
+            (0, _) => self.count(node, 1, trail.locks.owner()),
             (_, 0) => self.discount(trail, offset, node.level, 1, gather)?,
             _ => {}
         }
@@ -260,31 +261,31 @@ where
         };
         let below = node.level.checked_sub(1).ok_or(Error::LeafSize)?;
         let level = if old == 0 { (0..=below).rev().find(whole).unwrap_or(0) } else { below };
-        let nodes =
-            self.grow(node, offset, (level, geometry.width(Level(level))), Contents::Zeroed)?;
+        let (owner, width) = (trail.locks.owner(), geometry.width(Level(level)));
+        let nodes = self.grow(node, offset, (level, width), Contents::Zeroed, owner)?;
         let (Some(&top), Some(&bottom)) = (nodes.first(), nodes.last()) else {
             return Err(Error::LeafSize);
         };
-        let linked = self.keep_in(bottom, old).and_then(|()| {
-            let word = self.table_word(node, top)?;
-            trail.locks.made(&nodes);
-            self.publish(stop.slot, node.entry(offset), word);
-            Ok(())
-        });
-        match linked {
-            Ok(()) if old == 0 => self.count(node, 1),
-            Ok(()) => {}
+        match self.keep_in(bottom, old, owner).and_then(|()| self.table_word(node, top)) {
+            Ok(link) => {
+                // Before an embedder's code can panic: what is linked is unlocked by the trail.
+                trail.locks.made(&nodes);
+                trail.grown(&nodes);
+                if old == 0 {
+                    self.count(node, 1, owner);
+                }
+                self.publish(stop.slot, node.entry(offset), link);
+                Ok(())
+            }
             Err(error) => {
-                self.shrink(&nodes)?;
-                return Err(error);
+                self.shrink(&nodes, owner)?;
+                Err(error)
             }
         }
-        trail.grown(&nodes);
-        Ok(())
     }
 
-    /// Every entry of the new table of `node` keeps `value`.
-    fn keep_in(&self, node: Node, value: u64) -> Result<(), Error> {
+    /// Every entry of the new table of `node`, which `owner` has, keeps `value`.
+    fn keep_in(&self, node: Node, value: u64, owner: Owner) -> Result<(), Error> {
         if value == 0 {
             return Ok(());
         }
@@ -295,7 +296,7 @@ where
             Word::<F>::new(memory).store(word);
         }
         self.wrote(node.table, entries);
-        self.count(node, entries as u32);
+        self.count(node, entries as u32, owner);
         Ok(())
     }
 

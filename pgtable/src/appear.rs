@@ -6,11 +6,12 @@
 //!
 //! | architecture | after an entry became present |
 //! | --- | --- |
-//! | POWER | `ptesync` (Power ISA 3.0B, Book III, 5.10.1 "Page Table Updates") |
-//! | AArch64 | `DSB ISHST`, and `ISB` on the CPU that goes on to use the page (DDI 0487, D8.17) |
-//! | RISC-V without Svvptc | `SFENCE.VMA` for these addresses, since harts may cache that an entry is invalid |
-//! | RISC-V with Svvptc, x86 | nothing |
-//! | VT-d with caching mode | an invalidation of these addresses by the guest |
+//! | POWER | `ptesync` (Power ISA, Book III, "Page Table Updates") |
+//! | AArch64 | `DSB ISHST`, then `ISB` where the CPU itself goes on to use the page |
+//! | RISC-V | `SFENCE.VMA` of these addresses: harts may cache that an entry is invalid |
+//! | RISC-V with Svvptc | nothing: such a hart sees the entry within bounded time |
+//! | x86 | nothing |
+//! | VT-d, caching mode | an invalidation of these addresses |
 //!
 //! Every verb that makes entries present, or stores them anew after break-before-make, calls
 //! [`TableMemory::appeared`] once its stores are made, with the input addresses, before it returns;

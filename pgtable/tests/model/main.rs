@@ -4,14 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod address_space;
-mod annotate;
-mod appear;
 mod cache;
 mod deep;
 mod diff;
 mod found;
 mod gather;
-mod groups;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
 mod guest_writes;

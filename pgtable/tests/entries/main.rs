@@ -1,0 +1,11 @@
+//! What entries can be besides a page or a table: groups that are one leaf, annotations in absent
+//! entries; and what is told when entries appear.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod annotate;
+mod appear;
+mod groups;
+#[allow(dead_code, reason = "the harness is for address spaces")]
+#[path = "../support/mod.rs"]
+mod support;
