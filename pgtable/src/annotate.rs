@@ -12,7 +12,8 @@
 //!   part of such an entry is annotated anew, a table is made for it, whose other entries keep the
 //!   old annotation.
 //! - An annotated entry counts as live: its table stays in the tree until the annotation is
-//!   cleared. So `live` of a [`TableState`](crate::TableState) counts present and annotated entries.
+//!   cleared. So `live` of a [`TableState`](crate::TableState) counts present entries and annotated
+//!   ones.
 //! - Only present entries are mapped: translation, iteration, [`unmap`](PageTable::unmap) and every
 //!   other verb pass annotations over. `map` does not overwrite one ([`Error::Annotated`]): clear
 //!   it first. Frees of the whole tree take annotations along; [`Walker::snapshot`] leaves them
@@ -161,8 +162,8 @@ where
     ///
     /// ```
     /// # use core::sync::atomic::AtomicU64;
-    /// # use pgtable::{Format, Gather, Leaves, PageTable, Prot, TableAllocator, TableMemory, Unused};
-    /// # use pgtable::{Error, Gpa, Hpa, RangeError, Stage2};
+    /// # use pgtable::{Error, Format, Gather, Gpa, Hpa, Leaves, PageTable, Prot, RangeError};
+    /// # use pgtable::{Stage2, TableAllocator, TableMemory, Unused};
     /// # fn give_away<F: Format<Stage = Stage2>, M: TableMemory<Hpa>, A: TableAllocator<Hpa>>(
     /// #     tree: &mut PageTable<F, M, A>,
     /// # ) -> Result<(), RangeError<Gpa>> {

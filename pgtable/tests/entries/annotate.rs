@@ -254,7 +254,7 @@ fn ops() -> impl Strategy<Value = Vec<(u8, u64, u64, u64)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn radix(ops in ops()) {
