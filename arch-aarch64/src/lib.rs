@@ -31,8 +31,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod control_bits;
 mod descriptor;
+mod gva;
 mod memory_type;
+mod paging_walker;
+mod registers;
 mod shape;
 mod stage1;
 mod stage1_attributes;
@@ -40,8 +44,12 @@ mod stage2;
 mod stage2_attributes;
 mod syndrome;
 
+pub use control_bits::{CONTROL_BITS, ControlBits, ControlRegister, Effect, RefusedBit};
 pub use descriptor::{Stage1Descriptor, Stage2Descriptor, TableDescriptor};
+pub use gva::{Half, Paging, Tree, Unsupported, stage2_of};
 pub use memory_type::{Mair, combined_memory};
+pub use paging_walker::{PagingWalker, StageTranslation};
+pub use registers::{Hcr, Processor, Registers, Sctlr, Tcr, TcrEl2, Ttbr, Vtcr};
 pub use shape::{Granule, ShapeError};
 pub use stage1::{Regime, Stage1Controls, VaRange, VmsaStage1};
 pub use stage1_attributes::{Shareability, Stage1Attributes};

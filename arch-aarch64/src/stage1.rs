@@ -191,6 +191,12 @@ impl VmsaStage1 {
         crate::shape::arm_level(self.shape.geometry.root())
     }
 
+    /// The output address size that counts: 48 bits at most without LPA or LPA2.
+    #[must_use]
+    pub const fn output_bits(&self) -> u8 {
+        self.shape.output_bits
+    }
+
     /// Whether hardware manages dirty state: HD counts with HA only.
     #[inline(always)]
     const fn tracks_dirt(&self) -> bool {

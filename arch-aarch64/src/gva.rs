@@ -1,0 +1,391 @@
+//! What an address means, from registers and memory: for gdb stubs, instruction emulators, crash
+//! dumps, nested hypervisors.
+
+use pgtable::{Access, AccessKind, Cause, Fault, Format, Gpa, Gva, Hpa, Privilege, low_bits};
+
+use crate::control_bits::{ControlRegister, RefusedBit};
+use crate::registers::{
+    Hcr, Processor, Registers, Sctlr, Tcr, TcrEl2, Vtcr, granule0, granule1, guest_root, host_root,
+};
+use crate::shape::{Granule, ShapeError};
+use crate::stage1::{Regime, Stage1Controls, VaRange, VmsaStage1};
+use crate::stage2::{Stage2Controls, VmsaStage2};
+use crate::syndrome::{Esr, FaultKind, FaultStatus};
+
+/// Registers that this crate does not walk by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unsupported {
+    /// A control bit is set that changes translation and is not modelled, or that is reserved.
+    #[error("{0} is set, which is not supported")]
+    Bit(RefusedBit),
+    /// EL1 is AArch32 (HCR_EL2.RW = 0).
+    #[error("AArch32 translation is not supported")]
+    AArch32,
+    /// EL0 belongs to the EL2&0 regime (HCR_EL2.TGE = 1), not to EL1&0.
+    #[error("HCR_EL2.TGE is set: there is no EL1&0 regime")]
+    Tge,
+    /// TG0 or TG1 is reserved: hardware uses a granule of its choice.
+    #[error("the granule of TCR.TG{} is reserved", *range as u8)]
+    Granule {
+        /// Whose granule.
+        range: VaRange,
+    },
+    /// The address sizes are none that the processor has.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+}
+
+impl Unsupported {
+    /// The error for the first refused bit.
+    const fn check(words: &[(ControlRegister, u64)]) -> Result<(), Self> {
+        let mut index = 0;
+        while index < words.len() {
+            if let Some(bit) = RefusedBit::find(words[index].0, words[index].1) {
+                return Err(Self::Bit(bit));
+            }
+            index += 1;
+        }
+        Ok(())
+    }
+}
+
+/// One address range of a regime: its tree, and what counts before a walk of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Half {
+    /// The format.
+    pub format: VmsaStage1,
+    /// The root table.
+    pub root: Gpa,
+    /// TCR.TBID*x*: the top byte of fetched addresses counts though TBI*x* is set.
+    pub data_only_tbi: bool,
+    /// TCR.E0PD*x*: each access of EL0 is a fault.
+    pub no_el0: bool,
+}
+
+/// How a regime's stage 1 translates at the moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Paging {
+    regime: Regime,
+    /// SCTLR.M = 1, and HCR_EL2.DC = 0.
+    on: bool,
+    physical_bits: u8,
+    tbi: [bool; 2],
+    /// `None`: no walks (TCR.EPD*x*), or no such range.
+    lower: Option<Half>,
+    upper: Option<Half>,
+}
+
+impl Paging {
+    /// What `registers` of `regime` say on `processor`. [`CONTROL_BITS`](crate::CONTROL_BITS) lists
+    /// what becomes of each bit.
+    ///
+    /// # Errors
+    /// [`Unsupported`].
+    pub const fn of(
+        regime: Regime,
+        registers: Registers,
+        processor: &Processor,
+    ) -> Result<Self, Unsupported> {
+        let Registers { tcr, tcr2, sctlr, hcr, .. } = registers;
+        let tcr_register =
+            if regime.has_el0() { ControlRegister::Tcr } else { ControlRegister::TcrEl2 };
+        let words = [
+            (tcr_register, tcr),
+            (ControlRegister::Tcr2, tcr2),
+            (ControlRegister::Sctlr, sctlr),
+            (ControlRegister::Hcr, hcr),
+        ];
+        if let Err(error) = Unsupported::check(&words) {
+            return Err(error);
+        }
+        let (sctlr, hcr) = (Sctlr::from_bits(sctlr), Hcr::from_bits(hcr));
+        let el1 = matches!(regime, Regime::El10);
+        if el1 && !hcr.rw() {
+            return Err(Unsupported::AArch32);
+        }
+        if el1 && hcr.tge() {
+            return Err(Unsupported::Tge);
+        }
+        let tcr = if regime.has_el0() { Tcr::from_bits(tcr) } else { tcr_of_el2(tcr) };
+        let mut paging = Self {
+            regime,
+            on: sctlr.m() && !(el1 && hcr.dc()),
+            physical_bits: processor.physical_bits,
+            tbi: [tcr.tbi0(), tcr.tbi1()],
+            lower: None,
+            upper: None,
+        };
+        if paging.on && !tcr.epd0() {
+            match Half::of(regime, VaRange::Lower, tcr, &registers, processor) {
+                Ok(half) => paging.lower = Some(half),
+                Err(error) => return Err(error),
+            }
+        }
+        if paging.on && !tcr.epd1() {
+            match Half::of(regime, VaRange::Upper, tcr, &registers, processor) {
+                Ok(half) => paging.upper = Some(half),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(paging)
+    }
+
+    /// The tree of an address range: of TTBR0 or TTBR1. `None` while translation is off, and where
+    /// there are no walks (TCR.EPD*x*).
+    #[must_use]
+    pub const fn half(&self, range: VaRange) -> Option<&Half> {
+        match range {
+            VaRange::Lower => self.lower.as_ref(),
+            VaRange::Upper => self.upper.as_ref(),
+        }
+    }
+
+    /// What translates `gva` for `access`: the tree, for [`pgtable::Walker`] or
+    /// [`pgtable::TwoStage`]; or, while translation is off, the guest-physical address.
+    ///
+    /// # Errors
+    /// What ends the access before a walk begins: an address out of range, EPD, E0PD, a root beyond
+    /// the output address size.
+    pub fn tree(&self, gva: Gva, access: Access) -> Result<Tree, Fault<VmsaStage1>> {
+        let el0 = self.regime.has_el0();
+        let upper = el0 && gva.get() >> 55 & 1 == 1;
+        let user = el0 && matches!(access.privilege, Privilege::User);
+        let refused = |kind| {
+            let arch = Esr::abort(FaultStatus { kind, level: 0 }, access, user);
+            Fault { address: gva, access, cause: Cause::Address, at: None, entry: None, arch }
+        };
+        if !self.on {
+            let counted = if self.tbi[usize::from(upper)] { low_bits(56) } else { u64::MAX };
+            let output = gva.get() & counted;
+            if output & !low_bits(self.physical_bits) != 0 {
+                return Err(refused(FaultKind::AddressSize));
+            }
+            return Ok(Tree::Off(Gpa::new(output)));
+        }
+        let half = if upper { &self.upper } else { &self.lower };
+        let Some(Half { format, root, data_only_tbi, no_el0 }) = *half else {
+            return Err(refused(FaultKind::Translation));
+        };
+        let plain = format.offset(gva).map(|offset| format.address(offset));
+        let tagged = data_only_tbi && access.kind == AccessKind::Fetch && plain != Some(gva);
+        if plain.is_none() || tagged || no_el0 && user {
+            return Err(refused(FaultKind::Translation));
+        }
+        if root.get() & !low_bits(format.output_bits()) != 0 {
+            return Err(refused(FaultKind::AddressSize));
+        }
+        Ok(Tree::On { format, root })
+    }
+}
+
+/// What translates an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tree {
+    /// Nothing: this is the guest-physical address.
+    Off(Gpa),
+    /// A tree.
+    On {
+        /// Its format.
+        format: VmsaStage1,
+        /// Its root table.
+        root: Gpa,
+    },
+}
+
+/// TCR_EL2 with E2H = 0 as a TCR_EL1 whose upper range is off.
+const fn tcr_of_el2(tcr: u64) -> Tcr {
+    let tcr = TcrEl2::from_bits(tcr);
+    Tcr::new()
+        .with_epd1(true)
+        .with_t0sz(tcr.t0sz())
+        .with_tg0(tcr.tg0())
+        .with_ips(tcr.ps())
+        .with_tbi0(tcr.tbi())
+        .with_ha(tcr.ha())
+        .with_hd(tcr.hd())
+        .with_hpd0(tcr.hpd())
+        .with_tbid0(tcr.tbid())
+        .with_ds(tcr.ds())
+}
+
+impl Half {
+    const fn of(
+        regime: Regime,
+        range: VaRange,
+        tcr: Tcr,
+        registers: &Registers,
+        processor: &Processor,
+    ) -> Result<Self, Unsupported> {
+        let upper = matches!(range, VaRange::Upper);
+        let (size, granule, tbi, tbid, hpd, e0pd, ttbr) = if upper {
+            (
+                tcr.t1sz(),
+                granule1(tcr.tg1()),
+                tcr.tbi1(),
+                tcr.tbid1(),
+                tcr.hpd1(),
+                tcr.e0pd1(),
+                registers.ttbr1,
+            )
+        } else {
+            (
+                tcr.t0sz(),
+                granule0(tcr.tg0()),
+                tcr.tbi0(),
+                tcr.tbid0(),
+                tcr.hpd0(),
+                tcr.e0pd0(),
+                registers.ttbr0,
+            )
+        };
+        let Some(granule) = granule else { return Err(Unsupported::Granule { range }) };
+        let sctlr = Sctlr::from_bits(registers.sctlr);
+        let controls = Stage1Controls {
+            regime,
+            range,
+            granule,
+            input_bits: 64 - size,
+            output_bits: processor.output_bits(tcr.ips()),
+            lpa: processor.physical_bits == 52,
+            lva: processor.lva,
+            ds: tcr.ds() && processor.has_lpa2(granule, false),
+            small_tables: processor.small_tables,
+            ha: tcr.ha() && processor.access_flag,
+            hd: tcr.hd() && processor.dirty_state,
+            hpd: hpd && processor.hierarchical_disable,
+            tbi,
+            wxn: sctlr.wxn(),
+            pan: registers.pan,
+            epan: sctlr.epan() && processor.epan,
+        };
+        match VmsaStage1::new(controls) {
+            Ok(format) => Ok(Self {
+                format,
+                root: guest_root(ttbr, processor.wide_roots(tcr.ips())),
+                data_only_tbi: tbi && tbid && processor.tbid,
+                no_el0: e0pd && processor.e0pd,
+            }),
+            Err(error) => Err(Unsupported::Shape(error)),
+        }
+    }
+}
+
+/// The second stage that VTCR_EL2, VTTBR_EL2 and HCR_EL2 say, and its root; `None` if it is off.
+///
+/// # Errors
+/// [`Unsupported`].
+pub const fn stage2_of(
+    vtcr: u64,
+    vttbr: u64,
+    hcr: u64,
+    processor: &Processor,
+) -> Result<Option<(VmsaStage2, Hpa)>, Unsupported> {
+    let words = [(ControlRegister::Vtcr, vtcr), (ControlRegister::Hcr, hcr)];
+    if let Err(error) = Unsupported::check(&words) {
+        return Err(error);
+    }
+    let (vtcr, hcr) = (Vtcr::from_bits(vtcr), Hcr::from_bits(hcr));
+    // DC works as if VM were set too.
+    if !hcr.vm() && !hcr.dc() || hcr.tge() {
+        return Ok(None);
+    }
+    let Some(granule) = granule0(vtcr.tg0()) else {
+        return Err(Unsupported::Granule { range: VaRange::Lower });
+    };
+    let ds = vtcr.ds() && processor.has_lpa2(granule, true);
+    let controls = Stage2Controls {
+        granule,
+        input_bits: 64 - vtcr.t0sz(),
+        start_level: start_level(granule, vtcr.sl0(), ds && vtcr.sl2()),
+        output_bits: processor.output_bits(vtcr.ps()),
+        lpa: processor.physical_bits == 52,
+        ds,
+        small_tables: processor.small_tables,
+        ha: vtcr.ha() && processor.access_flag,
+        hd: vtcr.hd() && processor.dirty_state,
+        xnx: processor.xnx,
+        fwb: hcr.fwb() && processor.fwb,
+    };
+    match VmsaStage2::new(controls) {
+        Ok(format) => {
+            let root = host_root(vttbr, processor.wide_roots(vtcr.ps()));
+            Ok(Some((format, root)))
+        }
+        Err(error) => Err(Unsupported::Shape(error)),
+    }
+}
+
+/// The start level that SL0 and SL2 say (D24.2.189).
+const fn start_level(granule: Granule, sl0: u8, sl2: bool) -> i8 {
+    match (granule, sl0, sl2) {
+        (Granule::K4, 0, true) => -1,
+        (Granule::K4, 3, _) => 3,
+        (Granule::K4, sl0, _) => 2 - sl0 as i8,
+        (_, sl0, _) => 3 - sl0 as i8,
+    }
+}
+
+impl VmsaStage2 {
+    /// VTCR_EL2 for trees of this format: write-back, inner-shareable walks.
+    #[must_use]
+    pub const fn vtcr(&self) -> Vtcr {
+        let Stage2Controls { granule, input_bits, ha, hd, output_bits, .. } = *self.controls();
+        let start = self.start_level();
+        let sl0 = match (granule, start) {
+            (Granule::K4, -1 | 2) => 0,
+            (Granule::K4, 3) => 3,
+            (Granule::K4, level) => 2 - level,
+            (_, level) => 3 - level,
+        };
+        Vtcr::new()
+            .with_t0sz(64 - input_bits)
+            .with_sl0(sl0 as u8)
+            .with_rgn0(0b0101)
+            .with_sh0(3)
+            .with_tg0(crate::registers::tg0(granule))
+            .with_ps(crate::registers::ps(output_bits))
+            .with_vs(true)
+            .with_ha(ha)
+            .with_hd(hd)
+            .with_res1(true)
+            .with_ds(self.controls().ds && !matches!(granule, Granule::K64))
+            .with_sl2(start < 0)
+    }
+}
+
+impl VmsaStage1 {
+    /// TCR_EL1 (or TCR_EL2 with E2H = 1) for trees of this format in their address range:
+    /// write-back, inner-shareable walks. The other range is off (EPD). OR two of them for both
+    /// ranges, and clear EPD0 and EPD1.
+    #[must_use]
+    pub const fn tcr(&self) -> Tcr {
+        let Stage1Controls { granule, input_bits, ha, hd, hpd, tbi, output_bits, .. } =
+            *self.controls();
+        let size = 64 - input_bits;
+        let tcr = Tcr::new()
+            .with_ips(crate::registers::ps(output_bits))
+            .with_as16(true)
+            .with_ha(ha)
+            .with_hd(hd)
+            .with_ds(self.controls().ds && !matches!(granule, Granule::K64));
+        match self.controls().range {
+            VaRange::Lower => tcr
+                .with_t0sz(size)
+                .with_tg0(crate::registers::tg0(granule))
+                .with_rgn0(0b0101)
+                .with_sh0(3)
+                .with_hpd0(hpd)
+                .with_tbi0(tbi)
+                .with_epd1(true),
+            VaRange::Upper => tcr
+                .with_t1sz(size)
+                .with_tg1(crate::registers::tg1(granule))
+                .with_rgn1(0b0101)
+                .with_sh1(3)
+                .with_hpd1(hpd)
+                .with_tbi1(tbi)
+                .with_epd0(true),
+        }
+    }
+}
