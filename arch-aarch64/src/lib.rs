@@ -47,7 +47,7 @@ mod syndrome;
 pub use control_bits::{CONTROL_BITS, ControlBits, ControlRegister, Effect, RefusedBit};
 pub use descriptor::{Stage1Descriptor, Stage2Descriptor, TableDescriptor};
 pub use gva::{Half, Paging, Tree, Unsupported, stage2_of};
-pub use memory_type::{Mair, combined_memory};
+pub use memory_type::{Mair, combined_memory, combined_shareability};
 pub use paging_walker::{PagingWalker, StageTranslation};
 pub use registers::{Hcr, Processor, Registers, Sctlr, Tcr, TcrEl2, Ttbr, Vtcr};
 pub use shape::{Granule, ShapeError};

@@ -1,6 +1,7 @@
 //! Memory types: MAIR_ELx (DDI 0487, D24.2.111) and what both stages make of them together
 //! (D8.6.5, D8.6.6).
 
+use crate::stage1_attributes::Shareability;
 use crate::stage2_attributes::Stage2Memory;
 
 /// MAIR_EL1 or MAIR_EL2: eight memory types, by index.
@@ -73,4 +74,14 @@ pub const fn combined_memory(stage1: u8, stage2: Stage2Memory, fwb: bool) -> u8 
         _ => (3, 3),
     };
     combine_half(stage1 >> 4, outer) << 4 | combine_half(stage1 & 15, inner)
+}
+
+/// The shareability that both stages make together: the wider one (D8.6.7).
+#[must_use]
+pub const fn combined_shareability(stage1: Shareability, stage2: Shareability) -> Shareability {
+    match (stage1, stage2) {
+        (Shareability::Outer, _) | (_, Shareability::Outer) => Shareability::Outer,
+        (Shareability::Inner, _) | (_, Shareability::Inner) => Shareability::Inner,
+        (Shareability::None, Shareability::None) => Shareability::None,
+    }
 }

@@ -7,6 +7,7 @@
 mod arch;
 mod artifact;
 mod assemble;
+mod bare_arm;
 mod bare_bochs;
 mod bare_power;
 mod bare_qemu;

@@ -11,7 +11,7 @@ use crate::bare_riscv::Simulator;
 use crate::emulated_host::Machine;
 use crate::microvm::Mmu;
 use crate::xtask::Xtask;
-use crate::{bare_power, bare_riscv, bare_x86};
+use crate::{bare_arm, bare_power, bare_riscv, bare_x86};
 
 /// What may be asked for on the command line.
 #[derive(Args, Default)]

@@ -3,8 +3,9 @@
 //! The guest of [`probe_guest`] makes one access after the other, each behind tables of its
 //! own. What came of it (and what the tables hold afterwards) must be what the walker said, field
 //! by field. Which tables, and what there is to compare, is each architecture's own affair:
-//! [`ppc64`], `x86`, [`x86_nested`], [`riscv64`].
+//! [`aarch64`], [`ppc64`], `x86`, [`x86_nested`], [`riscv64`].
 
+mod aarch64;
 mod ppc64;
 mod report;
 mod riscv64;
@@ -28,6 +29,8 @@ struct Options {
     nested: x86_nested::Options,
     #[command(flatten)]
     riscv64: riscv64::Options,
+    #[command(flatten)]
+    aarch64: aarch64::Options,
     /// How many cases
     #[arg(long, value_name = "N", default_value_t = 6000)]
     cases: usize,
@@ -50,13 +53,14 @@ struct Asked {
 }
 
 fn main() -> ExitCode {
-    let Options { ppc64, nested, riscv64, cases, seed, only } = Options::parse();
+    let Options { ppc64, nested, riscv64, aarch64, cases, seed, only } = Options::parse();
     let asked = Asked { cases, seed: seed.unwrap_or_else(|| fastrand::u64(..)), only };
     let mut report = Report::default();
     let written = ppc64
         .write_image(&asked)
         .or_else(|| nested.write_image(&asked))
-        .or_else(|| riscv64.write_image(&asked));
+        .or_else(|| riscv64.write_image(&asked))
+        .or_else(|| aarch64.write_image(&asked));
     if let Some(written) = written {
         return match written {
             Ok(()) => ExitCode::SUCCESS,
@@ -70,7 +74,8 @@ fn main() -> ExitCode {
     let judged = ppc64
         .judge_image(&asked, &mut report)
         .or_else(|| nested.judge_image(&asked, &mut report))
-        .or_else(|| riscv64.judge_image(&asked, &mut report));
+        .or_else(|| riscv64.judge_image(&asked, &mut report))
+        .or_else(|| aarch64.judge_image(&asked, &mut report));
     let result = match (judged, std::env::consts::ARCH) {
         (Some(judged), _) => judged,
         (None, "powerpc64") => ppc64::run(&ppc64, &asked, &mut report),

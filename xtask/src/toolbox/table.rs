@@ -126,6 +126,22 @@ pub const QEMU_X86: Tool = Tool {
     ..TOOL
 };
 
+pub const QEMU_ARM: Tool = Tool {
+    name: "qemu-arm",
+    release: QEMU_PPC.release,
+    why: "QEMU 10.0: reports the levels of stage-2 faults on stage-1 walks, and has EPAN; 7.2 has not",
+    emulator: true,
+    packages: &["qemu-system-arm"],
+    programs: &[Program {
+        name: "qemu-system-aarch64",
+        file: "{root}/usr/bin/qemu-system-aarch64",
+        before: MODULES,
+        arguments: FIRMWARE,
+        ..PROGRAM
+    }],
+    ..TOOL
+};
+
 pub const QEMU_RISCV: Tool = Tool {
     name: "qemu-riscv",
     release: QEMU_PPC.release,

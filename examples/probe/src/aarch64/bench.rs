@@ -1,0 +1,523 @@
+//! Cases: what is asked of the machine, and what the library says to it.
+
+use arch_aarch64::{
+    Esr, FailedPar, FaultKind, FaultStatus, Shareability, Tree, VmsaStage1, VmsaStage2,
+    combined_memory, combined_shareability, hpfar,
+};
+use fastrand::Rng;
+use pgtable::{
+    Access, AccessKind, Cause, Fault, Format, Gpa, Gva, Hpa, Privilege, TwoStage, TwoStageFault,
+    Walker, low_bits,
+};
+
+use super::records::{Answer, DATA, LOAD, MEMORY, Order, STORE, TABLES, VECTORS, block};
+use super::scene::{Memory, Mode, Scene};
+
+const ACCESSES: [Access; 6] = [
+    Access::READ,
+    Access::WRITE,
+    Access::FETCH,
+    Access::READ.by_user(),
+    Access::WRITE.by_user(),
+    Access::FETCH.by_user(),
+];
+/// A word of tables that no tree uses: the first scene begins behind it.
+pub const SCRATCH: u64 = TABLES.1 - 64;
+
+/// What comes of an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is made in memory, at this address.
+    Done(u64),
+    /// It is translated to where there is nothing.
+    Nowhere(u64),
+    /// Stage 1 refuses it.
+    First(Esr),
+    /// Stage 2 refuses it, at this address.
+    Second(Esr, Gpa),
+}
+
+/// A case.
+pub struct Case {
+    pub order: Order,
+    pub access: Access,
+    pub outcome: Outcome,
+    /// PAR_EL1 after the translation instruction.
+    pub par: u64,
+    /// The watched words afterwards, the patched one last.
+    pub after: [u64; 3],
+    pub odd: bool,
+    pub code: u64,
+    pub kind: &'static str,
+}
+
+/// Whether there is nothing at a physical address of the machine.
+fn is_nowhere(pa: u64) -> bool {
+    (MEMORY.1 + 0x1000_0000..0x40_0000_0000).contains(&pa) || pa >= 1 << 40
+}
+
+/// What a walk of the scene finds.
+struct Bench<'s> {
+    scene: &'s Scene,
+    memory: &'s Memory,
+}
+
+/// Words that a walk reads.
+#[derive(Default)]
+struct Path {
+    /// Of stage 1.
+    first: Vec<u64>,
+    /// The guest-physical address, if stage 1 has one.
+    ipa: Option<u64>,
+}
+
+impl Bench<'_> {
+    fn walker1(
+        &self,
+        format: VmsaStage1,
+        root: Gpa,
+    ) -> Walker<VmsaStage1, pgtable::DirectMap<'_, Gpa>> {
+        Walker::new(format, self.memory.map(), root)
+    }
+
+    fn walker2(&self) -> Option<Walker<VmsaStage2, pgtable::DirectMap<'_, Hpa>>> {
+        let (format, root) = self.scene.second?;
+        Some(Walker::new(format, self.memory.map(), root))
+    }
+
+    /// What comes of an access; `None`: the library does not see the memory that would tell.
+    fn outcome(
+        &self,
+        tree: &Result<Tree, Fault<VmsaStage1>>,
+        va: u64,
+        access: Access,
+    ) -> Option<Outcome> {
+        let done = |pa: u64| {
+            if is_nowhere(pa) {
+                Some(Outcome::Nowhere(pa))
+            } else {
+                (DATA.0..DATA.1).contains(&pa).then_some(Outcome::Done(pa))
+            }
+        };
+        match (tree, self.walker2()) {
+            (Err(fault), _) => Some(Outcome::First(fault.arch)),
+            (Ok(Tree::Off(gpa)), None) => done(gpa.get()),
+            (Ok(Tree::Off(gpa)), Some(second)) => match second.translate(*gpa, access) {
+                Ok(page) => done(page.output.get()),
+                Err(fault) => seen(&fault, fault.entry.map(Hpa::get))
+                    .then_some(Outcome::Second(fault.arch, *gpa)),
+            },
+            (Ok(Tree::On { format, root }), None) => {
+                match self.walker1(*format, *root).translate(Gva::new(va), access) {
+                    Ok(page) => done(page.output.get()),
+                    Err(fault) => seen(&fault, fault.entry.map(Gpa::get))
+                        .then_some(Outcome::First(fault.arch)),
+                }
+            }
+            (Ok(Tree::On { format, root }), Some(second)) => {
+                match TwoStage::new(*format, *root, second).translate(Gva::new(va), access) {
+                    Ok(page) => done(page.output().get()),
+                    Err(TwoStageFault::Stage1(fault)) => {
+                        seen(&fault, None).then_some(Outcome::First(fault.arch))
+                    }
+                    Err(TwoStageFault::Stage2 { fault, .. }) => {
+                        let entry = fault.entry.map(Hpa::get);
+                        seen(&fault, entry).then_some(Outcome::Second(fault.arch, fault.address))
+                    }
+                }
+            }
+        }
+    }
+
+    /// The words of stage 1 that an access reads.
+    fn path(&self, tree: &Result<Tree, Fault<VmsaStage1>>, va: u64) -> Path {
+        match tree {
+            Err(_) => Path::default(),
+            Ok(Tree::Off(gpa)) => Path { first: Vec::new(), ipa: Some(gpa.get()) },
+            Ok(Tree::On { format, root }) => {
+                let walker = self.walker1(*format, *root);
+                let trace = walker.trace(Gva::new(va));
+                let first = trace.iter().map(|entry| entry.address.get()).collect();
+                let ipa = walker.debug_translate(Gva::new(va), Access::READ).ok();
+                Path { first, ipa: ipa.map(|page| page.output.get()) }
+            }
+        }
+    }
+
+    /// Where stage 2's last word for a guest-physical address stands.
+    fn leaf2(&self, gpa: u64) -> Option<u64> {
+        self.walker2()?.trace(Gpa::new(gpa)).last().map(|entry| entry.address.get())
+    }
+
+    /// Does to the words what the machine does.
+    fn record(
+        &self,
+        tree: &Result<Tree, Fault<VmsaStage1>>,
+        va: u64,
+        access: Access,
+        outcome: Outcome,
+    ) {
+        let path = self.path(tree, va);
+        let second = |gpa: u64, access| {
+            if let Some(walker) = self.walker2() {
+                // One that is refused records nothing.
+                let _ = walker.access(Gpa::new(gpa), access);
+            }
+        };
+        for &entry in &path.first {
+            if let Some(walker) = self.walker2()
+                && walker.translate(Gpa::new(entry), Access::READ).is_err()
+            {
+                return;
+            }
+            second(entry, Access::READ);
+        }
+        if let Ok(Tree::On { format, root }) = tree {
+            let leaf = path.first.last().copied().unwrap_or(SCRATCH);
+            let before = self.memory.load(leaf);
+            let walker = self.walker1(*format, *root);
+            if walker.access(Gva::new(va), access).is_err() {
+                return;
+            }
+            if self.memory.load(leaf) != before {
+                if let Some(walker) = self.walker2()
+                    && walker.access(Gpa::new(leaf), Access::WRITE).is_err()
+                {
+                    self.memory.store(leaf, before.unwrap_or(0));
+                    return;
+                }
+            }
+        }
+        if let (Some(ipa), Outcome::Done(_) | Outcome::Nowhere(_)) = (path.ipa, outcome) {
+            second(ipa, access);
+        }
+    }
+
+    /// PAR_EL1 after the translation instruction for `access`; `None` if the library does not say.
+    fn par(&self, va: u64, access: Access) -> Option<u64> {
+        let tree = self.scene.paging_without_pan.tree(Gva::new(va), access);
+        let (pa, first, sh, second) = match self.outcome(&tree, va, access)? {
+            Outcome::First(esr) => return Some(FailedPar::of(esr, false).into_bits()),
+            Outcome::Second(esr, _) => return Some(FailedPar::of(esr, true).into_bits()),
+            Outcome::Done(pa) | Outcome::Nowhere(pa) => {
+                let (first, sh) = self.first_attributes(&tree, va)?;
+                let ipa = self.path(&tree, va).ipa?;
+                let second = self.walker2().and_then(|walker| {
+                    let page = walker.query(Gpa::new(ipa)).ok()??;
+                    Some((page.attributes, walker.format().controls().fwb))
+                });
+                (pa, first, sh, second)
+            }
+        };
+        let (attr, sh) = match second {
+            None => (first, sh),
+            Some((attributes, fwb)) => (
+                combined_memory(first, attributes.memory_type(), fwb),
+                combined_shareability(sh, attributes.shareability()),
+            ),
+        };
+        let sh = if matches!(attr, 0..16 | 0x44) { Shareability::Outer } else { sh };
+        let page = pa & low_bits(52) & !low_bits(12);
+        Some(page | u64::from(attr) << 56 | (sh as u64) << 7 | 1 << 9 | 1 << 11)
+    }
+
+    /// Stage 1's memory type and shareability.
+    fn first_attributes(
+        &self,
+        tree: &Result<Tree, Fault<VmsaStage1>>,
+        va: u64,
+    ) -> Option<(u8, Shareability)> {
+        let Ok(Tree::On { format, root }) = tree else { return Some((0, Shareability::Outer)) };
+        let page = self.walker1(*format, *root).query(Gva::new(va)).ok()??;
+        Some((self.scene.mair.attr(page.attributes.attr_index()), page.attributes.shareability()))
+    }
+}
+
+/// Whether the library sees why a walk ended: a table where there is nothing is an external abort,
+/// and one elsewhere is not the library's.
+fn seen<F: Format>(fault: &Fault<F>, entry: Option<u64>) -> bool {
+    fault.cause != Cause::TableAccess || entry.is_some_and(is_nowhere)
+}
+
+/// Something odd in place of `word`.
+fn odd(word: u64, rng: &mut Rng) -> u64 {
+    let random = rng.u64(..);
+    match rng.u8(..12) {
+        0 => 0,
+        1 => word & !1,
+        2 => word ^ 2,
+        3 => word ^ 1 << 10,
+        4 => word ^ random & 0xc0,
+        5 => word ^ random & 7 << 51,
+        6 => word ^ random & 0xf << 59,
+        7 => word ^ random & 0xf0_0000_0000_f000,
+        8 => word ^ random & 0x3_0000_0000_0300,
+        9 => word ^ random & 0x3c,
+        10 => word ^ 1 << rng.u8(28..52),
+        _ => word ^ 1 << (random & 63),
+    }
+}
+
+/// A case of `scene`; `None`: it has an answer that the machine could not tell, or the library.
+pub fn case(scene: &Scene, memory: &Memory, rng: &mut Rng) -> Option<Case> {
+    let bench = Bench { scene, memory };
+    let (from, shift, to) = scene.mappings[rng.usize(..scene.mappings.len())];
+    // Somewhere in the page, where data is.
+    let target = rng.u64(DATA.0..DATA.1);
+    let within = if to >> shift == target >> shift { target } else { rng.u64(..) };
+    let mut va = (from | within & low_bits(shift)) & !15;
+    match rng.u8(..16) {
+        0 => va ^= 1 << rng.u8(12..56),
+        1 => va ^= rng.u64(..) << 56,
+        _ => {}
+    }
+    let mut access = ACCESSES[rng.usize(..6)];
+    if scene.mode == Mode::El2 {
+        access.privilege = Privilege::Supervisor;
+    }
+    let tree = scene.paging.tree(Gva::new(va), access);
+    let patch = if rng.bool() { patch(&bench, &tree, va, rng) } else { None };
+    let is_odd = patch.is_some();
+    let patch = patch.unwrap_or((SCRATCH, 0));
+    let before = memory.load(patch.0)?;
+    memory.store(patch.0, patch.1);
+    let case = predict(&bench, va, access, patch, is_odd, rng);
+    memory.store(patch.0, before);
+    case
+}
+
+/// A word on the way to `va`, of either stage, and something odd to be in its place.
+fn patch(
+    bench: &Bench<'_>,
+    tree: &Result<Tree, Fault<VmsaStage1>>,
+    va: u64,
+    rng: &mut Rng,
+) -> Option<(u64, u64)> {
+    let path = bench.path(tree, va);
+    let mut words = path.first.clone();
+    if let Some(walker) = bench.walker2() {
+        for gpa in path.first.iter().copied().chain(path.ipa) {
+            words.extend(walker.trace(Gpa::new(gpa)).iter().map(|entry| entry.address.get()));
+        }
+    }
+    let at = *words.get(rng.usize(..words.len().max(1)))?;
+    let word = bench.memory.load(at)?;
+    Some((at, odd(word, rng)))
+}
+
+fn predict(
+    bench: &Bench<'_>,
+    va: u64,
+    access: Access,
+    patch: (u64, u64),
+    is_odd: bool,
+    rng: &mut Rng,
+) -> Option<Case> {
+    let Bench { scene, memory } = *bench;
+    // The guest must find its own code, and the hypervisor its own.
+    let mut needed = vec![(scene.code, Access::FETCH)];
+    if scene.mode != Mode::El2 {
+        needed.push((scene.code, access.by_user()));
+        if access.privilege == Privilege::User {
+            needed[1].1 = Access::FETCH.by_user();
+        } else {
+            needed.pop();
+        }
+    }
+    let hypervisor = matches!(scene.mode, Mode::El2 | Mode::El20);
+    if hypervisor {
+        needed.push((0x1000, Access::FETCH));
+    }
+    for (at, access) in needed {
+        let tree = scene.paging.tree(Gva::new(at), access);
+        let found = match tree {
+            Ok(Tree::On { format, root }) => match bench.walker2() {
+                None => bench
+                    .walker1(format, root)
+                    .translate(Gva::new(at), access)
+                    .map(|it| it.output.get())
+                    .ok(),
+                Some(second) => TwoStage::new(format, root, second)
+                    .translate(Gva::new(at), access)
+                    .map(|it| it.output().get())
+                    .ok(),
+            },
+            Ok(Tree::Off(gpa)) => {
+                bench.walker2()?.translate(gpa, access).map(|it| it.output.get()).ok()
+            }
+            Err(_) => None,
+        };
+        let want = if at == scene.code { super::records::CODE } else { at };
+        if found != Some(want) {
+            return None;
+        }
+    }
+    let tree = scene.paging.tree(Gva::new(va), access);
+    let outcome = bench.outcome(&tree, va, access)?;
+    let path = bench.path(&tree, va);
+    let in_tables = |at: &u64| memory.load(*at).is_some();
+    let leaf1 = path.first.last().copied().filter(in_tables).unwrap_or(SCRATCH);
+    let leaf2 = path.ipa.and_then(|ipa| bench.leaf2(ipa)).filter(in_tables).unwrap_or(SCRATCH);
+
+    let at = translation(scene, access);
+    let par = match bench.par(va, at_access(access)) {
+        Some(par) if at != 0 => Some(par),
+        _ => None,
+    };
+    let watched = [leaf1, leaf2, patch.0];
+    let before = watched.map(|at| memory.load(at).unwrap_or(0));
+    bench.record(&tree, va, access, outcome);
+    let after = watched.map(|at| memory.load(at).unwrap_or(0));
+    for (at, word) in watched.iter().zip(before) {
+        memory.store(*at, word);
+    }
+    let user = access.privilege == Privilege::User;
+    let level = match (scene.mode, user) {
+        (_, true) => 0x3c0,
+        (Mode::El2 | Mode::El20, false) => 0x3c9,
+        (_, false) => 0x3c5,
+    };
+    let order = Order {
+        spsr: level | u64::from(scene.pan && !user) << 22,
+        pc: match access.kind {
+            AccessKind::Read => scene.code + LOAD,
+            AccessKind::Write => scene.code + STORE,
+            AccessKind::Fetch => va,
+        },
+        address: va,
+        value: rng.u64(..),
+        patch,
+        leaves: [leaf1, leaf2],
+        data: if let Outcome::Done(pa) = outcome { pa } else { DATA.0 },
+        at: if par.is_some() { at } else { 0 },
+        vbar: scene.code + VECTORS,
+        ..scene.order
+    };
+    let kind = match scene.mode {
+        Mode::First => "EL1&0",
+        Mode::El2 => "EL2",
+        Mode::El20 => "EL2&0",
+        Mode::Second => "stage 2",
+        Mode::Both => "both stages",
+    };
+    let par = par.unwrap_or(0);
+    Some(Case { order, access, outcome, par, after, odd: is_odd, code: scene.code, kind })
+}
+
+/// The access that a translation instruction judges.
+fn at_access(access: Access) -> Access {
+    let kind = if access.kind == AccessKind::Write { AccessKind::Write } else { AccessKind::Read };
+    Access { kind, ..access }
+}
+
+/// The translation instruction of an access, by its place in the hypervisor's list.
+fn translation(scene: &Scene, access: Access) -> u64 {
+    let write = u64::from(access.kind == AccessKind::Write);
+    let user = u64::from(access.privilege == Privilege::User) * 2;
+    match scene.mode {
+        Mode::First | Mode::El20 => 1 + user + write,
+        Mode::El2 => 9 + write,
+        Mode::Second | Mode::Both => 5 + user + write,
+    }
+}
+
+impl Case {
+    /// In what the machine's answer is another.
+    pub fn differences(&self, seen: &Answer) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut field = |name: &str, expected: u64, seen: u64| {
+            if expected != seen {
+                all.push(format!("{name}: expected {expected:#x}, seen {seen:#x}"));
+            }
+        };
+        let user = self.access.privilege == Privilege::User;
+        let el2 = self.order.mode == 1;
+        field("PAR_EL1", self.par, seen.par);
+        field("stage 1's leaf", self.after[0], seen.leaves[0]);
+        field("stage 2's leaf", self.after[1], seen.leaves[1]);
+        field("patched word", self.after[2], seen.patch);
+        // HVC 0 of EL1 and EL2; of EL0 it is undefined, and EL1's vector calls on.
+        let (hvc0, hvc1, undefined) = (0x5a00_0000, 0x5a00_0001, 0x0200_0000);
+        let lower = if el2 && !user { 0x200 } else { 0x400 };
+        match self.outcome {
+            Outcome::Done(pa) => {
+                field("vector", lower, seen.vector);
+                match (user, el2) {
+                    (false, _) => field("ESR_EL2", hvc0, seen.esr2),
+                    (true, true) => field("ESR_EL2", undefined, seen.esr2),
+                    (true, false) => {
+                        field("ESR_EL2", hvc1, seen.esr2);
+                        field("ESR_EL1", undefined, seen.esr1);
+                    }
+                }
+                match self.access.kind {
+                    AccessKind::Read => field("loaded", block(pa), seen.result),
+                    AccessKind::Write => field("stored", self.order.value, seen.data),
+                    AccessKind::Fetch => field("run", pa >> 4, seen.result),
+                }
+            }
+            Outcome::Nowhere(_) => self.fault(&mut field, seen, self.external(), None),
+            Outcome::First(esr) => self.fault(&mut field, seen, esr, None),
+            Outcome::Second(esr, ipa) => self.fault(&mut field, seen, esr, Some(ipa)),
+        }
+        all
+    }
+
+    /// The external abort of an access where there is nothing.
+    fn external(&self) -> Esr {
+        let user = self.access.privilege == Privilege::User;
+        let status = FaultStatus { kind: FaultKind::Translation, level: 0 };
+        Esr::abort(status, self.access, user).with_status(0x10)
+    }
+
+    /// A fault: of stage 1, taken by EL1 or EL2, or of stage 2, with its address.
+    fn fault(
+        &self,
+        field: &mut impl FnMut(&str, u64, u64),
+        seen: &Answer,
+        esr: Esr,
+        ipa: Option<Gpa>,
+    ) {
+        let user = self.access.privilege == Privilege::User;
+        let el2 = self.order.mode == 1;
+        let far = self.order.address;
+        let mut esr = esr;
+        match ipa {
+            Some(ipa) => {
+                // What the machine knows of the instruction.
+                if !esr.is_fetch() && !esr.s1ptw() {
+                    let register = if self.access.kind == AccessKind::Write { 1 } else { 2 };
+                    esr = esr.with_isv(true).with_sas(3).with_srt(register).with_sf(true);
+                }
+                field("vector", 0x400, seen.vector);
+                field("ESR_EL2", esr.into_bits(), seen.esr2);
+                field("FAR_EL2", far, seen.far2);
+                field("HPFAR_EL2", hpfar(ipa), seen.hpfar);
+            }
+            None if el2 => {
+                field("vector", if user { 0x400 } else { 0x200 }, seen.vector);
+                field("ESR_EL2", esr.into_bits(), seen.esr2);
+                field("FAR_EL2", far, seen.far2);
+            }
+            None => {
+                field("vector", 0x400, seen.vector);
+                field("ESR_EL2", 0x5a00_0001, seen.esr2);
+                field("ESR_EL1", esr.into_bits(), seen.esr1);
+                field("FAR_EL1", far, seen.far1);
+            }
+        }
+        if self.access.kind == AccessKind::Fetch && (ipa.is_some() || el2) {
+            field("ELR_EL2", far, seen.elr2);
+        }
+    }
+
+    /// The words on the way, for a person.
+    pub fn describe(&self) -> String {
+        let Self { order, access, outcome, code, kind, .. } = self;
+        format!(
+            "  scene     {kind}, code at {code:#x}\n  access    {access} at {:#x}\n  patch     {:#x}: {:#x}\n  \
+             outcome   {outcome:x?}\n  order     {order:x?}",
+            order.address, order.patch.0, order.patch.1
+        )
+    }
+}

@@ -1,0 +1,528 @@
+//! Scenes: registers, and the trees that the library builds for them.
+
+use std::cell::Cell;
+use std::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arch_aarch64::{
+    Granule, Hcr, Mair, Paging, Processor, Regime, Registers, Shareability, Stage1Attributes,
+    Stage1Controls, Stage2Attributes, Stage2Controls, Stage2Execute, Stage2Memory, Ttbr, VaRange,
+    VmsaStage1, VmsaStage2, stage2_of,
+};
+use fastrand::Rng;
+use pgtable::{
+    Address, AllocError, Contents, DirectMap, Format, Gpa, Gva, Hpa, Leaves, PageTable, Prot,
+    TableAllocator, TableLayout, TableState, low_bits,
+};
+
+use super::records::{CODE, DATA, Order, TABLES};
+
+/// Bytes of tables in a scene.
+const ROOM: u64 = 0x20_0000;
+/// How many mappings are tried in a tree.
+const MAPPINGS: usize = 40;
+/// What else is set in SCTLR_EL1 and SCTLR_EL2: reserved bits, caches.
+const SCTLR: [u64; 2] = [0x30d0_1804, 0x30c5_1834];
+const GRANULES: [Granule; 3] = [Granule::K4, Granule::K16, Granule::K64];
+
+/// A machine, by what its processor has.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    pub processor: Processor,
+    /// 16-KiB granules.
+    pub k16: bool,
+    /// EL2&0.
+    pub vhe: bool,
+    pub pan: bool,
+}
+
+/// Whose accesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// EL1&0, stage 1 alone.
+    First,
+    /// EL2.
+    El2,
+    /// EL2&0.
+    El20,
+    /// Stage 2 alone.
+    Second,
+    /// Both stages of EL1&0.
+    Both,
+}
+
+/// An input address, log2 of the page's size, its output.
+pub type Mapping = (u64, u8, u64);
+
+/// Registers and trees.
+pub struct Scene {
+    pub mode: Mode,
+    /// The registers, in a record with nothing else.
+    pub order: Order,
+    pub mair: Mair,
+    pub pan: bool,
+    pub paging: Paging,
+    /// The same without PAN: what most AT instructions take.
+    pub paging_without_pan: Paging,
+    pub second: Option<(VmsaStage2, Hpa)>,
+    /// Where the guest finds its code.
+    pub code: u64,
+    /// What is mapped in the first stage (in the second, if there is no first).
+    pub mappings: Vec<Mapping>,
+}
+
+/// Memory for tables, from [`TABLES`] on.
+pub struct Memory {
+    pub words: Vec<AtomicU64>,
+    next: Cell<u64>,
+    end: Cell<u64>,
+    state: TableState,
+}
+
+impl Memory {
+    pub fn new() -> Self {
+        Self {
+            words: (TABLES.0..TABLES.1).step_by(8).map(|_| AtomicU64::new(0)).collect(),
+            next: Cell::new(TABLES.0),
+            end: Cell::new(TABLES.0),
+            state: TableState::new(),
+        }
+    }
+
+    pub fn map<A: Address>(&self) -> DirectMap<'_, A> {
+        DirectMap::new(&self.words, A::new(TABLES.0))
+    }
+
+    pub fn load(&self, address: u64) -> Option<u64> {
+        let index = address.checked_sub(TABLES.0)? / 8;
+        self.words.get(usize::try_from(index).ok()?).map(|word| word.load(Ordering::Relaxed))
+    }
+
+    pub fn store(&self, address: u64, value: u64) {
+        if let Some(word) = self.words.get(((address - TABLES.0) / 8) as usize) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// The words that are used.
+    pub fn used(&self) -> Vec<u64> {
+        let count = ((self.next.get() - TABLES.0) / 8) as usize;
+        self.words[..count].iter().map(|word| word.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Room for another tree, if there is any.
+    fn begin(&self) -> bool {
+        let start = self.next.get().next_multiple_of(0x1_0000);
+        self.next.set(start);
+        self.end.set(start + ROOM);
+        start + ROOM <= TABLES.1
+    }
+}
+
+impl<A: Address> TableAllocator<A> for Memory {
+    fn allocate(&self, layout: TableLayout) -> Result<A, AllocError> {
+        // A root may be smaller than the alignment that registers have.
+        let bytes = (layout.bytes() as u64).max(64);
+        let table = self.next.get().next_multiple_of(bytes);
+        if table + bytes > self.end.get() {
+            return Err(AllocError::Exhausted { layout });
+        }
+        self.next.set(table + bytes);
+        Ok(A::new(table))
+    }
+
+    fn free(&self, table: A, layout: TableLayout, _: Contents) -> Result<(), AllocError> {
+        let words = (table.get()..).step_by(8).take(layout.bytes() / 8);
+        words.for_each(|at| self.store(at, 0));
+        Ok(())
+    }
+
+    fn state(&self, _: A, _: TableLayout) -> Option<&TableState> {
+        Some(&self.state)
+    }
+}
+
+/// The stage-1 input sizes that are tried, of a granule.
+fn sizes(machine: &Machine, granule: Granule, stage2: bool) -> Vec<(u8, bool)> {
+    let Processor { lva, lpa2, lpa2_stage2, small_tables, physical_bits, .. } = machine.processor;
+    let [k4, k16] = if stage2 { lpa2_stage2 } else { lpa2 };
+    let (wide, ds) = match granule {
+        Granule::K4 => (k4, k4),
+        Granule::K16 => (k16, k16),
+        Granule::K64 if stage2 => (physical_bits == 52, false),
+        Granule::K64 => (lva, false),
+    };
+    let mut sizes: Vec<_> = [48, 47, 43, 42, 40, 39, 37, 36, 33, 32, 31, 30, 25]
+        .into_iter()
+        .filter(|bits| !stage2 || *bits <= physical_bits)
+        .map(|bits| (bits, false))
+        .collect();
+    if wide {
+        sizes.extend([(52, ds), (50, ds)]);
+    }
+    if ds {
+        sizes.extend([(48, true), (39, true)]);
+    }
+    if small_tables {
+        sizes.extend([(21, false), (18, false)]);
+    }
+    sizes
+}
+
+/// Where code is mapped, of a tree with so many input bits.
+fn code_at(bits: u8) -> u64 {
+    if bits > 32 { CODE & low_bits(28) } else { 1 << (bits - 1) }
+}
+
+fn granules(machine: &Machine) -> impl Iterator<Item = Granule> {
+    let k16 = machine.k16;
+    GRANULES.into_iter().filter(move |granule| k16 || *granule != Granule::K16)
+}
+
+fn any_granule(machine: &Machine, rng: &mut Rng) -> Granule {
+    let all: Vec<_> = granules(machine).collect();
+    all[rng.usize(..all.len())]
+}
+
+/// Every scene of a run: each granule with each size, with random controls.
+pub fn scenes(
+    machine: &Machine,
+    stage2: bool,
+    memory: &Memory,
+    rng: &mut Rng,
+) -> Result<Vec<Scene>, Box<dyn Error>> {
+    let mut plans = Vec::new();
+    for granule in granules(machine) {
+        for size in sizes(machine, granule, stage2) {
+            let mode = match (stage2, rng.u8(..6)) {
+                (true, 0..4) if size.0 >= 32 => Mode::Both,
+                (true, _) => Mode::Second,
+                (false, 0) => Mode::El2,
+                (false, 1) if machine.vhe => Mode::El20,
+                (false, _) => Mode::First,
+            };
+            plans.push((mode, granule, size));
+        }
+    }
+    rng.shuffle(&mut plans);
+    let mut scenes = Vec::new();
+    for (mode, granule, size) in plans {
+        if !memory.begin() {
+            break;
+        }
+        scenes.extend(scene(machine, mode, (granule, size), memory, rng)?);
+    }
+    Ok(scenes)
+}
+
+fn controls1(
+    machine: &Machine,
+    regime: Regime,
+    (granule, (input_bits, ds)): (Granule, (u8, bool)),
+    rng: &mut Rng,
+) -> Stage1Controls {
+    let p = machine.processor;
+    let upper = regime == Regime::El10 && rng.bool();
+    let limit = if ds || granule == Granule::K64 { 52 } else { 48 };
+    let output_bits = [32, 36, 40, 42, 44, 48, 52][rng.usize(..7)].min(p.physical_bits);
+    Stage1Controls {
+        regime,
+        range: if upper { VaRange::Upper } else { VaRange::Lower },
+        granule,
+        input_bits,
+        output_bits: if rng.bool() { p.physical_bits } else { output_bits.min(limit) },
+        lpa: p.physical_bits == 52,
+        lva: p.lva,
+        ds,
+        small_tables: p.small_tables,
+        ha: p.access_flag && rng.u8(..4) != 0,
+        hd: p.dirty_state && rng.bool(),
+        hpd: p.hierarchical_disable && rng.u8(..4) == 0,
+        tbi: rng.bool(),
+        wxn: rng.u8(..4) == 0,
+        pan: regime.has_el0() && machine.pan && rng.bool(),
+        epan: p.epan && regime == Regime::El10 && rng.bool(),
+    }
+}
+
+fn controls2(
+    machine: &Machine,
+    (granule, (input_bits, ds)): (Granule, (u8, bool)),
+    rng: &mut Rng,
+) -> Stage2Controls {
+    let p = machine.processor;
+    let limit = if ds || granule == Granule::K64 { 52 } else { 48 };
+    let usual = Stage2Controls::new().with_input(granule, input_bits);
+    let controls = Stage2Controls {
+        output_bits: p.physical_bits.min(if rng.bool() { 52 } else { limit }),
+        lpa: p.physical_bits == 52,
+        ds,
+        small_tables: p.small_tables,
+        ha: p.access_flag && rng.u8(..4) != 0,
+        hd: p.dirty_state && rng.bool(),
+        xnx: p.xnx,
+        fwb: p.fwb && rng.bool(),
+        ..usual
+    };
+    // The level above, without root tables in a row.
+    let deeper = Stage2Controls { start_level: controls.start_level - 1, ..controls };
+    if rng.bool() && VmsaStage2::new(deeper).is_ok() { deeper } else { controls }
+}
+
+fn attributes1(regime: Regime, rng: &mut Rng) -> Stage1Attributes {
+    let mut prot = Prot::from_bits(rng.u8(..16)).with_read(true);
+    if !regime.has_el0() {
+        prot.set_user(false);
+    }
+    let attributes = Stage1Attributes::from(prot)
+        .with_attr_index(rng.u8(..8))
+        .with_accessed(rng.u8(..4) != 0)
+        .with_dirty(rng.bool())
+        .with_privileged_execute(rng.bool());
+    if !regime.has_el0() {
+        return attributes;
+    }
+    attributes.with_user_execute(rng.bool()).with_global(rng.bool())
+}
+
+fn attributes2(rng: &mut Rng) -> Stage2Attributes {
+    let execute = [
+        Stage2Execute::All,
+        Stage2Execute::All,
+        Stage2Execute::El0,
+        Stage2Execute::El1,
+        Stage2Execute::None,
+    ][rng.usize(..5)];
+    let memory = [
+        Stage2Memory::WriteBack,
+        Stage2Memory::NonCacheable,
+        Stage2Memory::DeviceNgnre,
+        Stage2Memory::DeviceGre,
+        Stage2Memory::WriteThrough,
+        Stage2Memory::Stage1,
+    ][rng.usize(..6)];
+    let prot = if rng.bool() { Prot::RWX } else { Prot::from_bits(rng.u8(..8)) };
+    Stage2Attributes::from(prot)
+        .with_execute(execute)
+        .with_memory_type(memory)
+        .with_accessed(rng.u8(..4) != 0)
+        .with_dirty(rng.bool())
+}
+
+/// Maps pages of all sizes all over the addresses; `output` chooses where to. What is mapped
+/// already, or cannot be said, is left out.
+fn map<F: Format, A: TableAllocator<pgtable::Output<F>>>(
+    tree: &mut PageTable<F, DirectMap<'_, pgtable::Output<F>>, A>,
+    rng: &mut Rng,
+    mut output: impl FnMut(&mut Rng, u8) -> u64,
+    mut attributes: impl FnMut(&mut Rng) -> F::Attributes,
+) -> Vec<Mapping> {
+    let format = *tree.format();
+    let sizes: Vec<u8> = format.geometry().leaf_shifts().into_iter().collect();
+    let mask = format.geometry().address_mask();
+    let far: Vec<u64> = (0..3).map(|_| rng.u64(..) & mask).collect();
+    let mut mappings = Vec::new();
+    for _ in 0..MAPPINGS {
+        let shift = if rng.bool() { sizes[0] } else { sizes[rng.usize(..sizes.len())] };
+        // Near one of a few places, so that tables are shared.
+        let place = far[rng.usize(..far.len())];
+        let offset = (place ^ rng.u64(..) & low_bits(shift + 5) & mask) >> shift << shift;
+        let to = output(rng, shift) >> shift << shift;
+        let from = format.address(offset);
+        let to_address = <pgtable::Output<F> as Address>::new(to);
+        let attributes = attributes(rng);
+        if tree.map(from, to_address, 1 << shift, attributes, Leaves::Exactly(shift)).is_ok() {
+            mappings.push((from.get(), shift, to));
+        }
+    }
+    mappings
+}
+
+/// A host-physical address: mostly where data is.
+fn output(rng: &mut Rng, _: u8) -> u64 {
+    if rng.u8(..4) == 0 { rng.u64(..) >> rng.u8(12..28) } else { rng.u64(DATA.0..DATA.1) }
+}
+
+fn scene(
+    machine: &Machine,
+    mode: Mode,
+    size: (Granule, (u8, bool)),
+    memory: &Memory,
+    rng: &mut Rng,
+) -> Result<Option<Scene>, Box<dyn Error>> {
+    let mut order = Order::default();
+    let mut hcr = Hcr::new().with_rw(true);
+    let mut first_mappings = Vec::new();
+    let mair = Mair([0x0004_0044_bbff_4fff, Mair::USUAL.0, 0xff0c_0844_00bb_fff4][rng.usize(..3)]);
+    let id = rng.u16(1..256);
+    let wide = |bits: u8| bits == 52;
+
+    // Stage 2 first: stage 1's pages are among its own.
+    let mut second = None;
+    let mut second_mappings: Vec<Mapping> = Vec::new();
+    let mut code = CODE;
+    let is_second = matches!(mode, Mode::Second | Mode::Both);
+    let controls2 = controls2(machine, size, rng);
+    let mut tree2 = None;
+    if is_second {
+        let format =
+            VmsaStage2::new(controls2).map_err(|error| format!("{error}: {controls2:?}"))?;
+        let mut tree = PageTable::new(format, memory.map::<Hpa>(), memory)?;
+        code = code_at(controls2.input_bits);
+        let plain = Stage2Attributes::from(Prot::RX);
+        let leaves = Leaves::AtMost(16);
+        tree.map(Gpa::new(code), Hpa::new(CODE), 0x1_0000, plain, leaves)
+            .map_err(|error| format!("code: {error}"))?;
+        second_mappings = map(&mut tree, rng, output, attributes2);
+        order.vtcr = format.vtcr().into_bits();
+        order.vttbr = Ttbr::of(tree.root().get(), id, wide(controls2.output_bits)).into_bits();
+        hcr = hcr.with_vm(true).with_fwb(controls2.fwb);
+        second = Some((format, tree.root()));
+        tree2 = Some(tree);
+    }
+    let regime = match mode {
+        Mode::El2 => Regime::El2,
+        Mode::El20 => Regime::El20,
+        _ => Regime::El10,
+    };
+    order.sctlr = SCTLR[usize::from(regime != Regime::El10)];
+    let mut registers = Registers::default();
+    if mode != Mode::Second {
+        // Behind a second stage, any granule and size; tables must be in its reach.
+        let size = if is_second {
+            let granule = any_granule(machine, rng);
+            let sizes = sizes(machine, granule, false);
+            (granule, sizes[rng.usize(..sizes.len())])
+        } else {
+            size
+        };
+        let controls = controls1(machine, regime, size, rng);
+        let format = VmsaStage1::new(controls).map_err(|error| format!("{error}: {controls:?}"))?;
+        if is_second && !memory.begin() {
+            return Ok(None);
+        }
+        let before = memory.next.get();
+        let mut tree = PageTable::new(format, memory.map::<Gpa>(), memory)?;
+        let at = format.address(code_at(controls.input_bits));
+        let mut plain = Stage1Attributes::from(Prot::RX).with_shareability(Shareability::Inner);
+        if regime.has_el0() {
+            plain = Stage1Attributes::from(Prot::RX.for_user()).with_privileged_execute(true);
+            plain = plain.with_user_execute(true);
+        }
+        let leaves = Leaves::AtMost(16);
+        tree.map(at, Gpa::new(code), 0x1_0000, plain, leaves)
+            .map_err(|error| format!("code: {error}: {controls:?}"))?;
+        code = at.get();
+        if regime != Regime::El10 {
+            // The hypervisor's own code.
+            let own = Stage1Attributes::from(Prot::RX);
+            tree.map(Gva::new(0), Gpa::new(0), 0x1_0000, own, leaves)
+                .map_err(|error| format!("hypervisor: {error}: {controls:?}"))?;
+        }
+        let reachable = second_mappings.clone();
+        let to = |rng: &mut Rng, shift: u8| match reachable.len() {
+            0 => output(rng, shift),
+            n => {
+                let (ipa, size, _) = reachable[rng.usize(..n)];
+                ipa | rng.u64(..) & low_bits(size)
+            }
+        };
+        first_mappings = map(&mut tree, rng, to, |rng| attributes1(regime, rng));
+        let root = tree.root();
+        if let Some(tree2) = &mut tree2 {
+            // Stage 1's tables, page by page, so that each can be patched alone.
+            let page = 1u64 << controls2.granule.shift();
+            let mut at = before;
+            // Stage 2's own tables come from the end.
+            memory.end.set(TABLES.1.min(memory.next.get() + ROOM));
+            let end = memory.next.get().next_multiple_of(0x1_0000);
+            memory.next.set(end);
+            let rw = Stage2Attributes::from(Prot::RW);
+            while at < end {
+                if tree2
+                    .map(
+                        Gpa::new(at),
+                        Hpa::new(at),
+                        page,
+                        rw,
+                        Leaves::Exactly(page.trailing_zeros() as u8),
+                    )
+                    .is_err()
+                {
+                    break;
+                }
+                at += page;
+            }
+        }
+        let tcr = format.tcr();
+        let e0pd = machine.processor.e0pd && rng.u8(..6) == 0;
+        let upper = controls.range == VaRange::Upper;
+        registers = Registers {
+            tcr: match regime {
+                Regime::El2 => tcr_el2(&controls),
+                _ if upper => tcr
+                    .with_tbid1(rng.bool() && machine.processor.tbid)
+                    .with_e0pd1(e0pd)
+                    .into_bits(),
+                _ => tcr
+                    .with_tbid0(rng.bool() && machine.processor.tbid)
+                    .with_e0pd0(e0pd)
+                    .into_bits(),
+            },
+            pan: controls.pan,
+            ..Registers::default()
+        };
+        let ttbr = Ttbr::of(root.get(), 0, wide(controls.output_bits)).into_bits();
+        *if upper { &mut registers.ttbr1 } else { &mut registers.ttbr0 } = ttbr;
+        order.sctlr |= 1 | u64::from(controls.wxn) << 19 | u64::from(controls.epan) << 57;
+        if regime == Regime::El20 {
+            hcr = hcr.with_e2h(true).with_tge(true);
+        }
+    }
+    registers.sctlr = order.sctlr;
+    registers.hcr = hcr.into_bits();
+    let paging = Paging::of(regime, registers, &machine.processor)?;
+    let paging_without_pan =
+        Paging::of(regime, Registers { pan: false, ..registers }, &machine.processor)?;
+    if let Some((format, root)) = second {
+        let read = stage2_of(order.vtcr, order.vttbr, registers.hcr, &machine.processor)?;
+        assert_eq!(read, Some((format, root)), "VTCR_EL2 says the format");
+    }
+    order.mode = u64::from(regime != Regime::El10);
+    order.hcr = registers.hcr;
+    order.tcr = registers.tcr;
+    (order.ttbr0, order.ttbr1) = (registers.ttbr0, registers.ttbr1);
+    order.mair = mair.0;
+    let mappings = if mode == Mode::Second { second_mappings } else { first_mappings };
+    let pan = registers.pan;
+    Ok((!mappings.is_empty()).then_some(Scene {
+        mode,
+        order,
+        mair,
+        pan,
+        paging,
+        paging_without_pan,
+        second,
+        code,
+        mappings,
+    }))
+}
+
+/// TCR_EL2 with E2H = 0.
+fn tcr_el2(controls: &Stage1Controls) -> u64 {
+    let lower = VmsaStage1::new(*controls).map(|format| format.tcr()).unwrap_or_default();
+    arch_aarch64::TcrEl2::new()
+        .with_t0sz(lower.t0sz())
+        .with_tg0(lower.tg0())
+        .with_rgn0(lower.rgn0())
+        .with_sh0(lower.sh0())
+        .with_ps(lower.ips())
+        .with_tbi(lower.tbi0())
+        .with_ha(lower.ha())
+        .with_hd(lower.hd())
+        .with_hpd(lower.hpd0())
+        .with_ds(lower.ds())
+        .with_res1(true)
+        .with_res1_high(true)
+        .into_bits()
+}
