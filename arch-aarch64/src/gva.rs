@@ -57,8 +57,6 @@ pub struct Half {
     pub format: VmsaStage1,
     /// The root table.
     pub root: Gpa,
-    /// TCR.TBID*x*: the top byte of fetched addresses counts though TBI*x* is set.
-    pub data_only_tbi: bool,
     /// TCR.E0PD*x*: each access of EL0 is a fault.
     pub no_el0: bool,
 }
@@ -71,6 +69,8 @@ pub struct Paging {
     on: bool,
     physical_bits: u8,
     tbi: [bool; 2],
+    /// TCR.TBID*x*: TBI*x* does not count for instruction fetches.
+    data_only_tbi: [bool; 2],
     /// `None`: no walks (TCR.EPD*x*), or no such range.
     lower: Option<Half>,
     upper: Option<Half>,
@@ -113,6 +113,7 @@ impl Paging {
             on: sctlr.m() && !(el1 && hcr.dc()),
             physical_bits: processor.physical_bits,
             tbi: [tcr.tbi0(), tcr.tbi1()],
+            data_only_tbi: [processor.tbid && tcr.tbid0(), processor.tbid && tcr.tbid1()],
             lower: None,
             upper: None,
         };
@@ -141,6 +142,19 @@ impl Paging {
         }
     }
 
+    /// The PC after a branch to `gva`: without the tag, if instruction addresses can have one
+    /// (D8.8.1).
+    #[must_use]
+    pub fn branch_target(&self, gva: Gva) -> Gva {
+        let upper = self.regime.has_el0() && gva.get() >> 55 & 1 == 1;
+        let tagged = self.tbi[usize::from(upper)] && !self.data_only_tbi[usize::from(upper)];
+        Gva::new(match (tagged, upper) {
+            (false, _) => gva.get(),
+            (true, false) => gva.get() & low_bits(56),
+            (true, true) => gva.get() | !low_bits(56),
+        })
+    }
+
     /// What translates `gva` for `access`: the tree, for [`pgtable::Walker`] or
     /// [`pgtable::TwoStage`]; or, while translation is off, the guest-physical address.
     ///
@@ -156,7 +170,10 @@ impl Paging {
             Fault { address: gva, access, cause: Cause::Address, at: None, entry: None, arch }
         };
         if !self.on {
-            let counted = if self.tbi[usize::from(upper)] { low_bits(56) } else { u64::MAX };
+            let fetch = access.kind == AccessKind::Fetch;
+            let tagged =
+                self.tbi[usize::from(upper)] && !(fetch && self.data_only_tbi[usize::from(upper)]);
+            let counted = if tagged { low_bits(56) } else { u64::MAX };
             let output = gva.get() & counted;
             if output & !low_bits(self.physical_bits) != 0 {
                 return Err(refused(FaultKind::AddressSize));
@@ -164,11 +181,12 @@ impl Paging {
             return Ok(Tree::Off(Gpa::new(output)));
         }
         let half = if upper { &self.upper } else { &self.lower };
-        let Some(Half { format, root, data_only_tbi, no_el0 }) = *half else {
+        let Some(Half { format, root, no_el0 }) = *half else {
             return Err(refused(FaultKind::Translation));
         };
         let plain = format.offset(gva).map(|offset| format.address(offset));
-        let tagged = data_only_tbi && access.kind == AccessKind::Fetch && plain != Some(gva);
+        let data_only = self.data_only_tbi[usize::from(upper)];
+        let tagged = data_only && access.kind == AccessKind::Fetch && plain != Some(gva);
         if plain.is_none() || tagged || no_el0 && user {
             return Err(refused(FaultKind::Translation));
         }
@@ -218,26 +236,10 @@ impl Half {
         processor: &Processor,
     ) -> Result<Self, Unsupported> {
         let upper = matches!(range, VaRange::Upper);
-        let (size, granule, tbi, tbid, hpd, e0pd, ttbr) = if upper {
-            (
-                tcr.t1sz(),
-                granule1(tcr.tg1()),
-                tcr.tbi1(),
-                tcr.tbid1(),
-                tcr.hpd1(),
-                tcr.e0pd1(),
-                registers.ttbr1,
-            )
+        let (size, granule, tbi, hpd, e0pd, ttbr) = if upper {
+            (tcr.t1sz(), granule1(tcr.tg1()), tcr.tbi1(), tcr.hpd1(), tcr.e0pd1(), registers.ttbr1)
         } else {
-            (
-                tcr.t0sz(),
-                granule0(tcr.tg0()),
-                tcr.tbi0(),
-                tcr.tbid0(),
-                tcr.hpd0(),
-                tcr.e0pd0(),
-                registers.ttbr0,
-            )
+            (tcr.t0sz(), granule0(tcr.tg0()), tcr.tbi0(), tcr.hpd0(), tcr.e0pd0(), registers.ttbr0)
         };
         let Some(granule) = granule else { return Err(Unsupported::Granule { range }) };
         let sctlr = Sctlr::from_bits(registers.sctlr);
@@ -263,7 +265,6 @@ impl Half {
             Ok(format) => Ok(Self {
                 format,
                 root: guest_root(ttbr, processor.wide_roots(tcr.ips())),
-                data_only_tbi: tbi && tbid && processor.tbid,
                 no_el0: e0pd && processor.e0pd,
             }),
             Err(error) => Err(Unsupported::Shape(error)),

@@ -49,8 +49,9 @@ const fn combine_half(stage1: u8, stage2: u8) -> u8 {
 /// The memory type that stage 1's Attr*n* and stage 2's type make together, in the encoding of an
 /// Attr*n*: what PAR_EL1 reports after AT S12E1R.
 ///
-/// Without FWB the weaker type counts (D8.6.5); with FWB stage 2's replaces stage 1's, except
-/// [`Stage2Memory::Stage1`], and stage 1's device types stay (D8.6.6).
+/// Without FWB the weaker type counts (D8.6.5). With FWB, stage 2's device types and write-back
+/// replace stage 1's type, "not cached" replaces its normal types, and [`Stage2Memory::Stage1`]
+/// leaves it (D8.6.6).
 #[must_use]
 pub const fn combined_memory(stage1: u8, stage2: Stage2Memory, fwb: bool) -> u8 {
     let device = match stage2 {
@@ -60,17 +61,13 @@ pub const fn combined_memory(stage1: u8, stage2: Stage2Memory, fwb: bool) -> u8 
         Stage2Memory::DeviceGre => Some(0x0c),
         _ => None,
     };
-    match (device, is_device(stage1)) {
-        (Some(second), true) => return if second < stage1 { second } else { stage1 },
-        (Some(second), false) => return second,
-        (None, true) => return stage1,
-        (None, false) => {}
-    }
-    let (outer, inner) = match (stage2, fwb) {
-        (Stage2Memory::NonCacheable, _) => (1, 1),
-        (Stage2Memory::WriteThrough, _) => (2, 2),
-        (Stage2Memory::WriteBack, true) => return 0xff,
-        (Stage2Memory::Other(bits), false) => (bits >> 2 & 3, bits & 3),
+    let (outer, inner) = match (device, stage2) {
+        (Some(device), _) if fwb || !is_device(stage1) || device < stage1 => return device,
+        (_, Stage2Memory::WriteBack) if fwb => return 0xff,
+        _ if is_device(stage1) => return stage1,
+        (_, Stage2Memory::NonCacheable) => (1, 1),
+        (_, Stage2Memory::WriteThrough) => (2, 2),
+        (_, Stage2Memory::Other(bits)) if !fwb => (bits >> 2 & 3, bits & 3),
         _ => (3, 3),
     };
     combine_half(stage1 >> 4, outer) << 4 | combine_half(stage1 & 15, inner)

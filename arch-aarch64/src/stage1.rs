@@ -143,7 +143,8 @@ pub(crate) const fn input_limits(granule: Granule, wide: bool, small_tables: boo
 /// The tables that a TTBR refers to, as a processor with these [`Stage1Controls`] reads them.
 ///
 /// Order of checks: the address is in range; then, level by level from the root, the descriptor is
-/// valid and its address within the output size; then, at the leaf, access flag and rights.
+/// valid and its address within the output size; then, at the leaf, access flag and rights. To
+/// fetch instructions from device memory is CONSTRAINED UNPREDICTABLE, and no fault here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VmsaStage1 {
     shape: Shape,

@@ -6,12 +6,10 @@ use pgtable::{
     Unencodable, Words, low_bits,
 };
 
-use crate::descriptor::{Stage2Descriptor, TableDescriptor};
+use crate::descriptor::TableDescriptor;
 use crate::shape::{Granule, Shape, ShapeError, arm_level};
 use crate::stage1::input_limits;
-use crate::stage2_attributes::{
-    AF, DBM, READ, SH, SOFTWARE, Stage2Attributes, Stage2Memory, WRITE, XN, XNX,
-};
+use crate::stage2_attributes::{AF, DBM, READ, SH, SOFTWARE, Stage2Attributes, WRITE, XN, XNX};
 use crate::syndrome::{Esr, FaultKind, FaultStatus, status};
 
 const VALID: u64 = TableDescriptor::new().with_valid(true).into_bits();
@@ -94,7 +92,8 @@ impl Default for Stage2Controls {
 /// The tables that VTTBR_EL2 refers to, as a processor with these [`Stage2Controls`] reads them.
 ///
 /// The privilege of an access is the exception level that makes it: EL1 or EL0. Order of checks:
-/// as in [`VmsaStage1`](crate::VmsaStage1).
+/// as in [`VmsaStage1`](crate::VmsaStage1). To fetch instructions from device memory is
+/// CONSTRAINED UNPREDICTABLE, and no fault here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VmsaStage2 {
     shape: Shape,
@@ -166,7 +165,7 @@ impl VmsaStage2 {
         match access.kind {
             AccessKind::Read => word & READ != 0,
             AccessKind::Write => word & WRITE != 0 || self.tracks_dirt() && word & DBM != 0,
-            AccessKind::Fetch => self.executes(word, access.privilege) && !self.is_device(word),
+            AccessKind::Fetch => self.executes(word, access.privilege),
         }
     }
 
@@ -177,12 +176,6 @@ impl VmsaStage2 {
             Privilege::User => !never,
             Privilege::Supervisor => never == only_one,
         }
-    }
-
-    /// Whether the leaf `word` is device memory by what stage 2 alone says.
-    const fn is_device(&self, word: u64) -> bool {
-        let mem_attr = Stage2Descriptor::from_bits(word).mem_attr();
-        Stage2Memory::from_bits(mem_attr, self.controls.fwb).is_device()
     }
 
     /// The attributes of the leaf `word`.
@@ -332,7 +325,7 @@ impl Format for VmsaStage2 {
             Some(access) => match access.kind {
                 AccessKind::Read => tables.with(AF | READ),
                 AccessKind::Write => tables.with(AF | WRITE),
-                AccessKind::Fetch => tables.with(AF | self.write_back()).without(XN | XNX),
+                AccessKind::Fetch => tables.with(AF).without(XN | XNX),
             },
         };
         let address = Field::in_place(self.shape.in_place());
@@ -349,15 +342,6 @@ impl Format for VmsaStage2 {
     }
 }
 
-impl VmsaStage2 {
-    /// The bits of MemAttr that are set in write-back pages, and in no device's.
-    #[inline(always)]
-    const fn write_back(&self) -> u64 {
-        let mem_attr = if self.controls.fwb { 0b0110 } else { 0b1111 };
-        Stage2Descriptor::new().with_mem_attr(mem_attr).into_bits()
-    }
-}
-
 impl SecondStage for VmsaStage2 {
     /// Hardware that records in stage 1's descriptors needs the right to write them.
     #[inline(always)]
@@ -366,7 +350,7 @@ impl SecondStage for VmsaStage2 {
     }
 
     #[inline]
-    fn fault_of_guest_table(&self, fault: Esr, _: Access) -> Esr {
-        fault.of_stage1_walk()
+    fn fault_of_guest_table(&self, fault: Esr, access: Access) -> Esr {
+        fault.of_stage1_walk(access)
     }
 }

@@ -147,11 +147,16 @@ impl Esr {
             .with_class(class)
     }
 
-    /// The same stage-2 fault, met by a stage-1 walk. It does not say whether the walk wanted to
-    /// write.
+    /// The same stage-2 fault, met by the stage-1 walk for `access`: a data or an instruction abort
+    /// as that access is. It does not say whether the walk wanted to write.
     #[must_use]
-    pub const fn of_stage1_walk(self) -> Self {
-        self.with_s1ptw(true).with_write(false)
+    pub const fn of_stage1_walk(self, access: Access) -> Self {
+        let class = if matches!(access.kind, AccessKind::Fetch) {
+            INSTRUCTION_ABORT_LOWER
+        } else {
+            DATA_ABORT_LOWER
+        };
+        self.with_s1ptw(true).with_write(false).with_class(class)
     }
 
     /// The kind and the level; `None` if it is no fault of a translation.

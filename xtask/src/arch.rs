@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::cross_host::{Hosts, POWER, RISCV64};
@@ -20,29 +20,33 @@ pub enum Arch {
     X86,
     /// RISC-V with the hypervisor extension: this machine if it is one, else an emulated one
     Riscv64,
+    /// AArch64: bare emulated machines
+    Aarch64,
 }
 
 impl Arch {
     /// The hosts that programs are cross-built for, if they are.
-    fn hosts(self) -> Option<&'static Hosts> {
+    fn hosts(self) -> Result<Option<&'static Hosts>> {
         match self {
-            Self::Ppc64 => Some(&POWER),
-            Self::Riscv64 => Some(&RISCV64),
-            Self::X86 => None,
+            Self::Ppc64 => Ok(Some(&POWER)),
+            Self::Riscv64 => Ok(Some(&RISCV64)),
+            Self::X86 => Ok(None),
+            Self::Aarch64 => bail!("no AArch64 guests yet: `probe` has bare machines"),
         }
     }
 
     /// Whether a program that runs guests runs on this machine, and not on an emulated host.
     pub fn runs_here(self, machine: &Machine) -> bool {
         match self.hosts() {
-            Some(hosts) => hosts.are_here(),
-            None => x86_host::usable().is_ok() && !machine.emulated,
+            Ok(Some(hosts)) => hosts.are_here(),
+            Ok(None) => x86_host::usable().is_ok() && !machine.emulated,
+            Err(_) => false,
         }
     }
 
     /// Debian’s kernel and busybox for it.
     pub fn system(self, xtask: &Xtask) -> Result<System> {
-        match self.hosts() {
+        match self.hosts()? {
             Some(hosts) => hosts.system(xtask),
             None => emulated_host::system(xtask, &X86_64),
         }
@@ -50,7 +54,7 @@ impl Arch {
 
     /// Builds a program of `examples/` that runs inside a guest: statically linked.
     pub fn build_guest(self, xtask: &Xtask, program: &str) -> Result<PathBuf> {
-        match self.hosts() {
+        match self.hosts()? {
             Some(hosts) => hosts.build(xtask, program),
             None => x86_host::build(xtask, program),
         }
@@ -66,7 +70,7 @@ impl Arch {
         machine: Machine,
         files: Vec<PathBuf>,
     ) -> Result<u8> {
-        match self.hosts() {
+        match self.hosts()? {
             Some(hosts) => hosts.run_example(xtask, program, arguments, machine, files),
             None => x86_host::run_example(xtask, program, arguments, machine, files),
         }

@@ -47,10 +47,11 @@ impl Options {
     pub fn wrong(&self) -> Option<String> {
         let Self { arch, mmu, stage2, sim, arguments, .. } = self;
         let why = match (arch, mmu) {
-            (Arch::X86 | Arch::Riscv64, Some(_)) => "--mmu is for ppc64",
-            (Arch::X86 | Arch::Ppc64, _) if sim.is_some() => "--sim is for riscv64",
+            (Arch::X86 | Arch::Riscv64 | Arch::Aarch64, Some(_)) => "--mmu is for ppc64",
+            (Arch::X86 | Arch::Ppc64 | Arch::Aarch64, _) if sim.is_some() => "--sim is for riscv64",
             (Arch::Riscv64, _) if *stage2 => "riscv64 has both stages without --stage2",
             (Arch::Riscv64, _) if !arguments.is_empty() => "riscv64 takes no further arguments",
+            (Arch::Aarch64, _) if !arguments.is_empty() => "aarch64 takes no further arguments",
             (Arch::Ppc64, Some(Mmu::Hash)) if *stage2 => "--stage2 is for radix trees",
             _ if *stage2 && !arguments.is_empty() => "--stage2 takes no further arguments",
             _ => return None,
@@ -67,6 +68,7 @@ impl Options {
                 vec![options(Some(Mmu::Radix)), options(Some(Mmu::Hash)), Self::second_stages(arch)]
             }
             Arch::X86 | Arch::Riscv64 => vec![options(None)],
+            Arch::Aarch64 => vec![options(None), Self::second_stages(arch)],
         }
     }
 
@@ -84,6 +86,7 @@ pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
         Arch::Ppc64 if stage2 => return bare_power::probe(xtask, cases, bare_seed),
         Arch::X86 if stage2 => return bare_x86::probe(xtask, cases, bare_seed),
         Arch::Riscv64 => return bare_riscv::probe(xtask, sim, cases, bare_seed),
+        Arch::Aarch64 => return bare_arm::probe(xtask, stage2, cases, bare_seed),
         Arch::Ppc64 | Arch::X86 => {}
     }
     // An emulated host carries out dozens of cases a second, if it has a processor for itself.

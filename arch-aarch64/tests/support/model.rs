@@ -199,9 +199,6 @@ pub fn first(p: &Params, word: u64, limits: u64, access: Access) -> bool {
 
 /// Stage 2's rights (D8.4.2).
 pub fn second(p: &Params, word: u64, access: Access) -> bool {
-    let device = if p.fwb { !bit(word, 4) } else { field(word, 5, 4) == 0 };
-    // With FWB, MemAttr[3] set is not a device encoding of ours; see D8.6.6.
-    let device = device && !bit(word, 5);
     let (px, ux) = match (field(word, 54, 53), p.xnx) {
         (0, _) => (true, true),
         (1, true) => (false, true),

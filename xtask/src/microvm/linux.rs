@@ -136,7 +136,7 @@ impl Options {
     pub fn limit(&self, arch: Arch) -> u64 {
         self.limit.unwrap_or(match arch {
             Arch::Ppc64 | Arch::Riscv64 => 240,
-            Arch::X86 => 480,
+            Arch::X86 | Arch::Aarch64 => 480,
         })
     }
 

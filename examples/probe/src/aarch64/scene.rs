@@ -64,6 +64,10 @@ pub struct Scene {
     pub paging: Paging,
     /// The same without PAN: what most AT instructions take.
     pub paging_without_pan: Paging,
+    /// The same without hardware-managed dirty state: what QEMU takes for instruction fetches.
+    pub paging_without_hd: Paging,
+    /// The same without WXN too.
+    pub paging_without_wxn: Paging,
     pub second: Option<(VmsaStage2, Hpa)>,
     /// Where the guest finds its code.
     pub code: u64,
@@ -484,6 +488,11 @@ fn scene(
     let paging = Paging::of(regime, registers, &machine.processor)?;
     let paging_without_pan =
         Paging::of(regime, Registers { pan: false, ..registers }, &machine.processor)?;
+    let without_hd = if regime == Regime::El2 { !(1 << 22) } else { !(1 << 40) };
+    let without_hd = Registers { tcr: registers.tcr & without_hd, ..registers };
+    let paging_without_hd = Paging::of(regime, without_hd, &machine.processor)?;
+    let without_wxn = Registers { sctlr: registers.sctlr & !(1 << 19), ..without_hd };
+    let paging_without_wxn = Paging::of(regime, without_wxn, &machine.processor)?;
     if let Some((format, root)) = second {
         let read = stage2_of(order.vtcr, order.vttbr, registers.hcr, &machine.processor)?;
         assert_eq!(read, Some((format, root)), "VTCR_EL2 says the format");
@@ -502,6 +511,8 @@ fn scene(
         pan,
         paging,
         paging_without_pan,
+        paging_without_hd,
+        paging_without_wxn,
         second,
         code,
         mappings,
