@@ -89,7 +89,7 @@ pub struct Esr {
     /// DFSC or IFSC: [`FaultStatus`].
     #[bits(6)]
     pub status: u8,
-    /// WnR: a write. Of a stage-2 fault on a stage-1 walk always 0.
+    /// WnR: the instruction writes.
     pub write: bool,
     /// S1PTW: a stage-2 fault on a stage-1 walk.
     pub s1ptw: bool,
@@ -147,16 +147,13 @@ impl Esr {
             .with_class(class)
     }
 
-    /// The same stage-2 fault, met by the stage-1 walk for `access`: a data or an instruction abort
-    /// as that access is. It does not say whether the walk wanted to write.
+    /// The same stage-2 fault, met by the stage-1 walk for `access`: EC and WnR are those of the
+    /// instruction, whether or not the walk wanted to write.
     #[must_use]
     pub const fn of_stage1_walk(self, access: Access) -> Self {
-        let class = if matches!(access.kind, AccessKind::Fetch) {
-            INSTRUCTION_ABORT_LOWER
-        } else {
-            DATA_ABORT_LOWER
-        };
-        self.with_s1ptw(true).with_write(false).with_class(class)
+        let of_access =
+            Self::abort(FaultStatus { kind: FaultKind::Translation, level: 0 }, access, true);
+        of_access.with_status(self.status()).with_s1ptw(true)
     }
 
     /// The kind and the level; `None` if it is no fault of a translation.

@@ -1,8 +1,8 @@
 //! Cases: what is asked of the machine, and what the library says to it.
 
 use arch_aarch64::{
-    Esr, FailedPar, FaultKind, FaultStatus, Granule, Paging, Shareability, Tree, VmsaStage1,
-    VmsaStage2, combined_memory, combined_shareability, hpfar,
+    Esr, FailedPar, FaultKind, FaultStatus, Granule, Paging, Shareability, Stage2Memory, Tree,
+    VmsaStage1, VmsaStage2, combined_memory, combined_shareability, hpfar,
 };
 use fastrand::Rng;
 use pgtable::{
@@ -68,6 +68,10 @@ pub enum Otherwise {
     /// right to write before WXN is asked, so that EL1 executes a page that it can write, if EL0 can
     /// execute it too (EPAN).
     PanBeforeWxn,
+    /// The manual: the device type of one stage stays beside a normal type of the other (D8.6.5).
+    /// QEMU, in PAR_EL1: if the low half of that type's encoding is 4 (not cached), it counts as
+    /// Device-nGnRE.
+    NormalCountsAsDevice,
 }
 
 impl Otherwise {
@@ -76,6 +80,7 @@ impl Otherwise {
             Self::DbmCountsForStores => "QEMU: DBM counts for stores only",
             Self::HighBitsIgnored => "QEMU: high address bits ignored",
             Self::PanBeforeWxn => "QEMU: PAN before WXN",
+            Self::NormalCountsAsDevice => "QEMU: a normal type's half",
         }
     }
 }
@@ -259,13 +264,13 @@ impl Bench<'_> {
     }
 
     /// PAR_EL1 after the translation instruction for `access`; `None` if the library does not say.
-    fn par(&self, va: u64, access: Access) -> Option<u64> {
+    fn par(&self, va: u64, access: Access) -> Option<(u64, Option<Otherwise>)> {
         let tree = self.scene.paging_without_pan.tree(Gva::new(va), access);
         let (pa, first, sh, second) = match self.outcome(&tree, va, access)? {
             // An external abort on a walk is taken, and not told in PAR_EL1.
             Outcome::First(esr) | Outcome::Second(esr, _) if is_walk_abort(esr) => return None,
-            Outcome::First(esr) => return Some(FailedPar::of(esr, false).into_bits()),
-            Outcome::Second(esr, _) => return Some(FailedPar::of(esr, true).into_bits()),
+            Outcome::First(esr) => return Some((FailedPar::of(esr, false).into_bits(), None)),
+            Outcome::Second(esr, _) => return Some((FailedPar::of(esr, true).into_bits(), None)),
             Outcome::Done(pa) | Outcome::Nowhere(pa) => {
                 let (first, sh) = self.first_attributes(&tree, va)?;
                 let ipa = self.path(&tree, va).ipa?;
@@ -285,16 +290,29 @@ impl Bench<'_> {
                 (pa, first, sh, second)
             }
         };
-        let (attr, sh) = match second {
-            None => (first, sh),
-            Some((attributes, fwb)) => (
-                combined_memory(first, attributes.memory_type(), fwb),
-                combined_shareability(sh, attributes.shareability()),
-            ),
+        let (attr, sh, otherwise) = match second {
+            None => (first, sh, None),
+            Some((attributes, fwb)) => {
+                let second = attributes.memory_type();
+                if matches!(second, Stage2Memory::Other(bits) if fwb || bits & 3 == 0) {
+                    // Reserved.
+                    return None;
+                }
+                let attr = combined_memory(first, second, fwb);
+                let sh = combined_shareability(sh, attributes.shareability());
+                let normal_half = first >= 16 && first & 15 == 4 && second.is_device()
+                    || first < 16
+                        && second.into_bits(fwb).is_some_and(|bits| bits & 3 == 1 && bits >= 4);
+                if normal_half && !fwb && attr > 4 {
+                    (4, sh, Some(Otherwise::NormalCountsAsDevice))
+                } else {
+                    (attr, sh, None)
+                }
+            }
         };
         let sh = if matches!(attr, 0..16 | 0x44) { Shareability::Outer } else { sh };
         let page = pa & low_bits(52) & !low_bits(12);
-        Some(page | u64::from(attr) << 56 | (sh as u64) << 7 | 1 << 9 | 1 << 11)
+        Some((page | u64::from(attr) << 56 | (sh as u64) << 7 | 1 << 9 | 1 << 11, otherwise))
     }
 
     /// Stage 1's memory type and shareability.
@@ -465,9 +483,12 @@ fn predict(
     let leaf2 = path.ipa.and_then(|ipa| bench.leaf2(ipa)).filter(in_tables).unwrap_or(SCRATCH);
 
     let at = translation(scene, access);
+    // AT judges data accesses: with TBID, a fetch from there needs no walk.
     let par = match bench.par(va, at_access(access)) {
-        // AT judges data accesses: with TBID, a fetch from there needs no walk.
-        Some(par) if at != 0 && strict_tree.is_ok() => Some(par),
+        Some((par, row)) if at != 0 && strict_tree.is_ok() => {
+            otherwise = otherwise.or(row);
+            Some(par)
+        }
         _ => None,
     };
     let watched = [leaf1, leaf2, patch.0];
