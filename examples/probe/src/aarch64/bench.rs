@@ -478,6 +478,14 @@ fn predict(
     }
     let outcome = bench.outcome(&tree, va, access)?;
     let path = bench.path(&tree, va);
+    // Stage 1's tables stand where they say, or not at all: other words are not followed.
+    let moved = |gpa: &u64| {
+        let found = bench.walker2()?.query(Gpa::new(*gpa)).ok()??;
+        (found.output.get() != *gpa).then_some(())
+    };
+    if path.first.iter().any(|gpa| moved(gpa).is_some()) {
+        return None;
+    }
     let in_tables = |at: &u64| memory.load(*at).is_some();
     let leaf1 = path.first.last().copied().filter(in_tables).unwrap_or(SCRATCH);
     let leaf2 = path.ipa.and_then(|ipa| bench.leaf2(ipa)).filter(in_tables).unwrap_or(SCRATCH);
