@@ -27,7 +27,7 @@ pub struct Stage2Controls {
     /// 64 − VTCR_EL2.T0SZ: how many bits a guest-physical address has.
     pub input_bits: u8,
     /// The level of the root in Arm's numbering, −1 to 3: VTCR_EL2.SL0 and SL2.
-    /// [`start_level`](Self::start_level) has the usual one.
+    /// [`with_input`](Self::with_input) has the usual one.
     pub start_level: i8,
     /// VTCR_EL2.PS, at most what the processor has: 32, 36, 40, 42, 44, 48 or 52.
     pub output_bits: u8,
@@ -69,17 +69,15 @@ impl Stage2Controls {
         }
     }
 
-    /// The start level with the fewest levels, for `input_bits` address bits: up to 16 root tables
-    /// instead of another level. In Arm's numbering.
-    #[must_use]
-    pub const fn start_level(granule: Granule, input_bits: u8) -> i8 {
-        4 - granule.levels(input_bits.saturating_sub(CONCATENATED)) as i8
-    }
-
-    /// The same with other addresses, from the usual start level.
+    /// The same with other addresses, from the start level with the fewest levels: up to 16 root
+    /// tables instead of another level.
     #[must_use]
     pub const fn with_input(self, granule: Granule, input_bits: u8) -> Self {
-        Self { granule, input_bits, start_level: Self::start_level(granule, input_bits), ..self }
+        let start_level = 4 - granule.levels(input_bits.saturating_sub(CONCATENATED)) as i8;
+        // With 4-KiB granules, SL0 says level 3 with FEAT_TTST only.
+        let no_level_3 = matches!(granule, Granule::K4) && !self.small_tables;
+        let start_level = if no_level_3 && start_level == 3 { 2 } else { start_level };
+        Self { granule, input_bits, start_level, ..self }
     }
 }
 

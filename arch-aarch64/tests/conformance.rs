@@ -27,7 +27,7 @@ pgtable_conformance::conformance! {
 
     s2_k4_40: stage2(S2);
     s2_k4_48: stage2(S2.with_input(K4, 48));
-    s2_k4_24: stage2(Stage2Controls { small_tables: true, ..S2.with_input(K4, 24) });
+    s2_k4_24: stage2(Stage2Controls { small_tables: true, ..S2 }.with_input(K4, 24));
     s2_k4_52: stage2(Stage2Controls { ds: true, output_bits: 52, ha: true, hd: true, ..S2.with_input(K4, 52) });
     s2_k4_52_deep: stage2(Stage2Controls { ds: true, output_bits: 52, input_bits: 52, start_level: -1, ..S2 });
     s2_k16_40: stage2(Stage2Controls { xnx: false, ha: true, ..S2.with_input(K16, 40) });

@@ -141,10 +141,18 @@ fn every_start_level() {
                     }
                 }
             }
-            let usual = S2.with_input(granule, bits);
-            let usual = Stage2Controls { small_tables: true, ..usual };
-            let exists = (if shift == 16 { 17 } else { 16 }..=48).contains(&bits);
-            assert_eq!(VmsaStage2::new(usual).is_ok(), exists, "{usual:?}");
+            for small_tables in [false, true] {
+                let usual = Stage2Controls { small_tables, ..S2 }.with_input(granule, bits);
+                let least = if !small_tables {
+                    25
+                } else if shift == 16 {
+                    17
+                } else {
+                    16
+                };
+                let exists = (least..=48).contains(&bits);
+                assert_eq!(VmsaStage2::new(usual).is_ok(), exists, "{usual:?}");
+            }
         }
     }
 }

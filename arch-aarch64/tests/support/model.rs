@@ -209,6 +209,7 @@ pub fn second(p: &Params, word: u64, access: Access) -> bool {
     match access.kind {
         AccessKind::Read => bit(word, 6),
         AccessKind::Write => bit(word, 7) || p.ha && p.hd && bit(word, 51),
-        AccessKind::Fetch => !device && if access.privilege == Privilege::User { ux } else { px },
+        AccessKind::Fetch if access.privilege == Privilege::User => ux,
+        AccessKind::Fetch => px,
     }
 }

@@ -256,12 +256,13 @@ fn controls2(
 ) -> Stage2Controls {
     let p = machine.processor;
     let limit = if ds || granule == Granule::K64 { 52 } else { 48 };
-    let usual = Stage2Controls::new().with_input(granule, input_bits);
+    let small_tables = p.small_tables;
+    let usual =
+        Stage2Controls { small_tables, ..Stage2Controls::new() }.with_input(granule, input_bits);
     let controls = Stage2Controls {
         output_bits: p.physical_bits.min(if rng.bool() { 52 } else { limit }),
         lpa: p.physical_bits == 52,
         ds,
-        small_tables: p.small_tables,
         ha: p.access_flag && rng.u8(..4) != 0,
         hd: p.dirty_state && rng.bool(),
         xnx: p.xnx,
