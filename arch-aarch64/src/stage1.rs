@@ -71,9 +71,9 @@ pub struct Stage1Controls {
     pub input_bits: u8,
     /// TCR.PS or IPS, at most what the processor has: 32, 36, 40, 42, 44, 48 or 52.
     pub output_bits: u8,
-    /// FEAT_LPA: the processor has 52 physical address bits. With 64-KiB granules, descriptors then
-    /// hold address bits 51:48, and level 1 has blocks.
-    pub lpa: bool,
+    /// The processor's physical address bits (PARange). With 52 (FEAT_LPA) and 64-KiB granules,
+    /// descriptors hold address bits 51:48, and level 1 has blocks.
+    pub physical_bits: u8,
     /// FEAT_LVA: 52-bit input addresses with 64-KiB granules.
     pub lva: bool,
     /// TCR.DS (FEAT_LPA2): 52-bit addresses with 4-KiB and 16-KiB granules. Nothing with 64-KiB
@@ -109,7 +109,7 @@ impl Stage1Controls {
             granule: Granule::K4,
             input_bits: 48,
             output_bits: 48,
-            lpa: false,
+            physical_bits: 48,
             lva: false,
             ds: false,
             small_tables: false,
@@ -159,7 +159,9 @@ impl VmsaStage1 {
     /// # Errors
     /// [`ShapeError`]: no tree has such addresses.
     pub const fn new(controls: Stage1Controls) -> Result<Self, ShapeError> {
-        let Stage1Controls { granule, input_bits, output_bits, lpa, lva, ds, .. } = controls;
+        let Stage1Controls { granule, input_bits, output_bits, physical_bits, lva, ds, .. } =
+            controls;
+        let lpa = physical_bits == 52;
         let wide = if matches!(granule, Granule::K64) { lva } else { ds };
         let (min, max) = input_limits(granule, wide, controls.small_tables);
         let levels = granule.levels(input_bits);

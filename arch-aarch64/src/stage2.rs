@@ -31,9 +31,9 @@ pub struct Stage2Controls {
     pub start_level: i8,
     /// VTCR_EL2.PS, at most what the processor has: 32, 36, 40, 42, 44, 48 or 52.
     pub output_bits: u8,
-    /// FEAT_LPA: the processor has 52 physical address bits. With 64-KiB granules, descriptors then
-    /// hold address bits 51:48, level 1 has blocks, and inputs may have 52 bits.
-    pub lpa: bool,
+    /// The processor's physical address bits (PARange). With 52 (FEAT_LPA) and 64-KiB granules,
+    /// descriptors hold address bits 51:48, and level 1 has blocks.
+    pub physical_bits: u8,
     /// VTCR_EL2.DS (FEAT_LPA2): 52-bit addresses with 4-KiB and 16-KiB granules. Nothing with
     /// 64-KiB granules.
     pub ds: bool,
@@ -59,7 +59,7 @@ impl Stage2Controls {
             input_bits: 40,
             start_level: 1,
             output_bits: 48,
-            lpa: false,
+            physical_bits: 48,
             ds: false,
             small_tables: false,
             ha: false,
@@ -104,18 +104,25 @@ impl VmsaStage2 {
     /// # Errors
     /// [`ShapeError`]: no tree has such addresses, or a walk cannot start at that level.
     pub const fn new(controls: Stage2Controls) -> Result<Self, ShapeError> {
-        let Stage2Controls { granule, input_bits, start_level, output_bits, lpa, ds, .. } =
-            controls;
+        let Stage2Controls {
+            granule, input_bits, start_level, output_bits, physical_bits, ds, ..
+        } = controls;
         let k64 = matches!(granule, Granule::K64);
+        let lpa = physical_bits == 52;
         let wide = if k64 { lpa } else { ds };
         let (min, max) = input_limits(granule, wide, controls.small_tables);
-        // Level −1 exists with 4-KiB granules and LPA2, level 0 with all but 64-KiB granules; a
-        // root at level 0 of 16-KiB granules needs LPA2, a root at level 3 FEAT_TTST (D8.2.7).
+        let max = if physical_bits < max { physical_bits } else { max };
+        // The first level of each granule needs so many physical address bits; level −1 and, with
+        // 16-KiB granules, level 0 need LPA2; a root at level 3 of 4-KiB granules needs FEAT_TTST
+        // (D8.2.7).
         let first = match granule {
             Granule::K4 if ds => -1,
-            Granule::K4 => 0,
+            Granule::K4 if physical_bits >= 44 => 0,
+            Granule::K4 => 1,
             Granule::K16 if ds => 0,
-            Granule::K16 | Granule::K64 => 1,
+            Granule::K16 if physical_bits >= 42 => 1,
+            Granule::K64 if physical_bits >= 44 => 1,
+            Granule::K16 | Granule::K64 => 2,
         };
         let small = matches!(granule, Granule::K4) && start_level == 3;
         let exists = start_level >= first && start_level <= 3 && (!small || controls.small_tables);

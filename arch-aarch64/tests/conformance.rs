@@ -18,9 +18,9 @@ pgtable_conformance::conformance! {
     k16_36: stage1(Stage1Controls { granule: K16, input_bits: 36, pan: true, epan: true, ..S1 });
     k16_52: stage1(Stage1Controls { granule: K16, input_bits: 52, output_bits: 52, ds: true, ..S1 });
     k64_48: stage1(Stage1Controls { granule: K64, ha: true, hd: true, wxn: true, ..S1 });
-    k64_42: stage1(Stage1Controls { granule: K64, input_bits: 42, lpa: true, ..S1 });
+    k64_42: stage1(Stage1Controls { granule: K64, input_bits: 42, physical_bits: 52, ..S1 });
     k64_17: stage1(Stage1Controls { granule: K64, input_bits: 17, small_tables: true, ..S1 });
-    k64_52: stage1(Stage1Controls { granule: K64, input_bits: 52, output_bits: 52, lpa: true, lva: true, ha: true, hd: true, ..S1 });
+    k64_52: stage1(Stage1Controls { granule: K64, input_bits: 52, output_bits: 52, physical_bits: 52, lva: true, ha: true, hd: true, ..S1 });
     el2: stage1(Stage1Controls { regime: Regime::El2, ha: true, hd: true, wxn: true, ..S1 });
     el20: stage1(Stage1Controls { regime: Regime::El20, pan: true, ..S1 });
     restricting: stage1(S1).with_table_descriptor(TableDescriptor::new().with_pxn_table(true).with_read_only(true));
@@ -28,10 +28,10 @@ pgtable_conformance::conformance! {
     s2_k4_40: stage2(S2);
     s2_k4_48: stage2(S2.with_input(K4, 48));
     s2_k4_24: stage2(Stage2Controls { small_tables: true, ..S2 }.with_input(K4, 24));
-    s2_k4_52: stage2(Stage2Controls { ds: true, output_bits: 52, ha: true, hd: true, ..S2.with_input(K4, 52) });
-    s2_k4_52_deep: stage2(Stage2Controls { ds: true, output_bits: 52, input_bits: 52, start_level: -1, ..S2 });
+    s2_k4_52: stage2(Stage2Controls { ds: true, physical_bits: 52, output_bits: 52, ha: true, hd: true, ..S2.with_input(K4, 52) });
+    s2_k4_52_deep: stage2(Stage2Controls { ds: true, physical_bits: 52, output_bits: 52, input_bits: 52, start_level: -1, ..S2 });
     s2_k16_40: stage2(Stage2Controls { xnx: false, ha: true, ..S2.with_input(K16, 40) });
-    s2_k16_52: stage2(Stage2Controls { ds: true, fwb: true, output_bits: 52, ..S2.with_input(K16, 52) });
+    s2_k16_52: stage2(Stage2Controls { ds: true, fwb: true, physical_bits: 52, output_bits: 52, ..S2.with_input(K16, 52) });
     s2_k64_46: stage2(Stage2Controls { fwb: true, ha: true, hd: true, ..S2.with_input(K64, 46) });
-    s2_k64_52: stage2(Stage2Controls { lpa: true, output_bits: 52, ..S2.with_input(K64, 52) });
+    s2_k64_52: stage2(Stage2Controls { physical_bits: 52, output_bits: 52, ..S2.with_input(K64, 52) });
 }

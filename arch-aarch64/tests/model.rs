@@ -4,7 +4,9 @@
 
 mod support;
 
-use arch_aarch64::{Regime, Stage1Controls, Stage2Controls, VaRange, VmsaStage1, VmsaStage2};
+use arch_aarch64::{
+    Granule, Regime, Stage1Controls, Stage2Controls, VaRange, VmsaStage1, VmsaStage2,
+};
 use pgtable::{
     Address, Format, Gpa, Gva, Hpa, Level, LoadWith, MemoryError, Position, TwoStage,
     TwoStageFault, Walker,
@@ -116,7 +118,7 @@ fn every_start_level() {
                         granule,
                         input_bits: bits,
                         start_level,
-                        lpa: wide,
+                        physical_bits: if wide { 52 } else { 48 },
                         ds: wide,
                         small_tables: true,
                         ..S2
@@ -157,6 +159,20 @@ fn every_start_level() {
     }
 }
 
+/// A first level that needs more physical address bits than there are (D8.2.7).
+#[test]
+fn start_levels_of_small_processors() {
+    for (granule, input_bits, start_level, needed) in
+        [(Granule::K4, 40, 0, 44), (Granule::K16, 38, 1, 42), (Granule::K64, 43, 1, 44)]
+    {
+        for physical_bits in [32, 36, 40, 42, 44, 48, 52] {
+            let controls = Stage2Controls { granule, input_bits, start_level, physical_bits, ..S2 };
+            let exists = physical_bits >= needed;
+            assert_eq!(VmsaStage2::new(controls).is_ok(), exists, "{controls:?}");
+        }
+    }
+}
+
 /// Memory whose every word is an entry of some kind, mostly a valid one.
 fn word_at(seed: u64, address: u64) -> u64 {
     let mut dice = Dice(seed ^ address.wrapping_mul(0x2545_f491_4f6c_dd1d));
@@ -188,7 +204,7 @@ fn controls1(dice: &mut Dice) -> Stage1Controls {
         granule,
         input_bits: 17 + dice.below(36) as u8,
         output_bits: [32, 36, 40, 42, 44, 48, 52][dice.below(7) as usize],
-        lpa: dice.coin(),
+        physical_bits: if dice.coin() { 52 } else { 48 },
         lva,
         ds,
         small_tables: true,
@@ -208,7 +224,7 @@ fn controls2(dice: &mut Dice) -> Stage2Controls {
         input_bits: 17 + dice.below(36) as u8,
         start_level: dice.below(5) as i8 - 1,
         output_bits: [32, 36, 40, 42, 44, 48, 52][dice.below(7) as usize],
-        lpa: dice.coin(),
+        physical_bits: if dice.coin() { 52 } else { 48 },
         ds: dice.coin(),
         small_tables: true,
         ha: dice.coin(),

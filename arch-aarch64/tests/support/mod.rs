@@ -31,7 +31,7 @@ pub fn params1(c: &Stage1Controls) -> Params {
         input_bits: c.input_bits.into(),
         start: model::stage1_start(granule, c.input_bits.into()),
         output_bits: c.output_bits.into(),
-        lpa: c.lpa,
+        lpa: c.physical_bits == 52,
         ds: c.ds,
         ha: c.ha,
         hd: c.hd,
@@ -48,14 +48,14 @@ pub fn params1(c: &Stage1Controls) -> Params {
 /// The model's parameters of a stage-2 format.
 pub fn params2(c: &Stage2Controls) -> Params {
     let Stage2Controls { granule, input_bits, start_level, output_bits, .. } = *c;
-    let Stage2Controls { lpa, ds, ha, hd, xnx, fwb, .. } = *c;
+    let Stage2Controls { physical_bits, ds, ha, hd, xnx, fwb, .. } = *c;
     Params {
         stage2: true,
         input_bits: input_bits.into(),
         start: start_level.into(),
         output_bits: output_bits.into(),
         granule: u32::from(granule.shift()),
-        lpa,
+        lpa: physical_bits == 52,
         ds,
         ha,
         hd,

@@ -86,10 +86,10 @@ impl Otherwise {
 }
 
 /// The bits of a descriptor that QEMU ignores though they are address bits.
-fn ignored_bits(granule: Granule, output_bits: u8, lpa: bool, ds: bool) -> u64 {
+fn ignored_bits(granule: Granule, output_bits: u8, physical_bits: u8, ds: bool) -> u64 {
     match granule {
         _ if output_bits == 52 => 0,
-        Granule::K64 if lpa => 0xf000,
+        Granule::K64 if physical_bits == 52 => 0xf000,
         Granule::K64 => 0,
         _ if ds => 0x300,
         _ => 0,
@@ -207,11 +207,21 @@ impl Bench<'_> {
         if self.path(tree, va).first.contains(&at) {
             let Ok(Tree::On { format, .. }) = tree else { return 0 };
             let controls = format.controls();
-            ignored_bits(controls.granule, controls.output_bits, controls.lpa, controls.ds)
+            ignored_bits(
+                controls.granule,
+                controls.output_bits,
+                controls.physical_bits,
+                controls.ds,
+            )
         } else {
             let Some((format, _)) = self.scene.second else { return 0 };
             let controls = format.controls();
-            ignored_bits(controls.granule, controls.output_bits, controls.lpa, controls.ds)
+            ignored_bits(
+                controls.granule,
+                controls.output_bits,
+                controls.physical_bits,
+                controls.ds,
+            )
         }
     }
 

@@ -235,7 +235,7 @@ fn controls1(
         granule,
         input_bits,
         output_bits: if rng.bool() { p.physical_bits } else { output_bits.min(limit) },
-        lpa: p.physical_bits == 52,
+        physical_bits: p.physical_bits,
         lva: p.lva,
         ds,
         small_tables: p.small_tables,
@@ -261,7 +261,7 @@ fn controls2(
         Stage2Controls { small_tables, ..Stage2Controls::new() }.with_input(granule, input_bits);
     let controls = Stage2Controls {
         output_bits: p.physical_bits.min(if rng.bool() { 52 } else { limit }),
-        lpa: p.physical_bits == 52,
+        physical_bits: p.physical_bits,
         ds,
         ha: p.access_flag && rng.u8(..4) != 0,
         hd: p.dirty_state && rng.bool(),
