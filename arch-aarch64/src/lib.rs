@@ -4,6 +4,15 @@
 //!   granule, the address sizes and the control bits that take part in translation. `pgtable`
 //!   walks, builds and changes their trees.
 //! - **Faults as the processor reports them**: [`Esr`], [`hpfar`], [`FailedPar`].
+//! - **Invalidation** as operands of TLBI and barriers: [`tlbi_stage1`], [`tlbi_stage2`].
+//! - **For VMMs**: [`Paging::of`] and [`stage2_of`] make formats of a processor's registers;
+//!   [`PagingWalker`] reaches the bytes at a guest's addresses.
+//!
+//! Not covered: AArch32, indirect permissions and overlays (FEAT_S1PIE, FEAT_S1POE and stage 2's),
+//! 128-bit descriptors, hardware-managed table access flags (FEAT_HAFT), nested virtualization
+//! (FEAT_NV), big-endian walks, Secure and Realm state beyond the NS bits in descriptors, and what
+//! comes after translation (granule protection, memory tags). [`Paging::of`] refuses by name what a
+//! register says of these: [`CONTROL_BITS`] lists every bit.
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
@@ -34,6 +43,7 @@
 mod control_bits;
 mod descriptor;
 mod gva;
+mod invalidate;
 mod memory_type;
 mod paging_walker;
 mod registers;
@@ -47,6 +57,10 @@ mod syndrome;
 pub use control_bits::{CONTROL_BITS, ControlBits, ControlRegister, Effect, RefusedBit};
 pub use descriptor::{Stage1Descriptor, Stage2Descriptor, TableDescriptor};
 pub use gva::{Half, Paging, Tree, Unsupported, stage2_of};
+pub use invalidate::{
+    Asids, Barrier, Tlbi, TlbiAddress, TlbiFeatures, TlbiRange, stage1 as tlbi_stage1,
+    stage2 as tlbi_stage2,
+};
 pub use memory_type::{Mair, combined_memory, combined_shareability};
 pub use paging_walker::{PagingWalker, StageTranslation};
 pub use registers::{Hcr, Processor, Registers, Sctlr, Tcr, TcrEl2, Ttbr, Vtcr};

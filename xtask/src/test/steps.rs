@@ -8,8 +8,8 @@ use crate::cargo::cargo;
 use crate::microvm::{LinuxOptions, Mmu};
 use crate::ppc64le::Toolchain;
 use crate::toolbox::table::{
-    BOCHS, COMPILERS, LIBRARIES_PPC64EL, MAKE, QEMU_PPC, QEMU_RISCV, QEMU_USER, QEMU_X86, SPIKE,
-    SYSTEM_PPC64EL, Tool, VALGRIND,
+    BOCHS, COMPILERS, LIBRARIES_PPC64EL, MAKE, QEMU_ARM, QEMU_PPC, QEMU_RISCV, QEMU_USER, QEMU_X86,
+    SPIKE, SYSTEM_PPC64EL, Tool, VALGRIND,
 };
 use crate::xtask::{CONFORMANCE, LIBRARIES, POWER_EXAMPLES, Xtask};
 use crate::{bench, command, fuzz, microvm, probe, report, x86_host};
@@ -24,6 +24,9 @@ const PROBE: &[&Tool] =
 
 /// What RISC-V trees are tried on.
 const RISCV64: &[&Tool] = &[&COMPILERS, &QEMU_RISCV, &SPIKE];
+
+/// What AArch64 trees are tried on.
+const AARCH64: &[&Tool] = &[&COMPILERS, &QEMU_ARM];
 
 /// One thing that must hold.
 #[derive(Clone, Copy)]
@@ -181,6 +184,14 @@ pub const STEPS: &[Step] = &[
         tools: RISCV64,
         run: riscv64,
     },
+    Step {
+        name: "aarch64",
+        about: "AArch64 trees of both stages against bare machines of QEMU with four processors",
+        emulated: true,
+        cpu_seconds: 60,
+        tools: AARCH64,
+        run: aarch64,
+    },
 ];
 
 fn fmt(xtask: &Xtask) -> Result<()> {
@@ -245,6 +256,10 @@ fn linux(xtask: &Xtask) -> Result<()> {
 fn probe(xtask: &Xtask) -> Result<()> {
     probe_all(xtask, Arch::Ppc64)?;
     succeeds("the probe", probe::run(xtask, probe::Options::second_stages(Arch::X86))?)
+}
+
+fn aarch64(xtask: &Xtask) -> Result<()> {
+    probe_all(xtask, Arch::Aarch64)
 }
 
 fn riscv64(xtask: &Xtask) -> Result<()> {

@@ -1,0 +1,276 @@
+//! Registers: every bit is modelled, without effect, or refused by name; what they say is what the
+//! formats are.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use arch_aarch64::{
+    CONTROL_BITS, ControlRegister, Effect, FaultStatus, Granule, Hcr, Mair, Paging, Processor,
+    Regime, Registers, Stage1Controls, Stage2Controls, Stage2Memory, Tcr, Tree, Ttbr, Unsupported,
+    VaRange, VmsaStage1, VmsaStage2, combined_memory, hpfar, stage2_of,
+};
+use pgtable::{Access, Format, Gpa, Gva, Hpa};
+use support::{GRANULES, S1, S2, stage1, stage2};
+
+const REGISTERS: [ControlRegister; 6] = [
+    ControlRegister::Tcr,
+    ControlRegister::TcrEl2,
+    ControlRegister::Tcr2,
+    ControlRegister::Sctlr,
+    ControlRegister::Hcr,
+    ControlRegister::Vtcr,
+];
+
+/// Registers of EL1&0 with both ranges of 48 bits.
+fn plain() -> Registers {
+    let lower = stage1(S1).tcr();
+    let upper = stage1(Stage1Controls { range: VaRange::Upper, ..S1 }).tcr();
+    let tcr = Tcr::from_bits(lower.into_bits() | upper.into_bits());
+    Registers {
+        tcr: tcr.with_epd0(false).with_epd1(false).into_bits(),
+        ttbr0: 0x1000,
+        ttbr1: 0x2000,
+        sctlr: 1,
+        hcr: Hcr::new().with_rw(true).into_bits(),
+        ..Registers::default()
+    }
+}
+
+/// What the library says to registers in which one bit is set besides.
+fn with_bit(register: ControlRegister, bit: u8) -> Result<(), Unsupported> {
+    let word = 1u64 << bit;
+    let plain = plain();
+    let (regime, registers) = match register {
+        ControlRegister::Tcr => (Regime::El10, Registers { tcr: plain.tcr | word, ..plain }),
+        ControlRegister::TcrEl2 => (Regime::El2, Registers { tcr: 16 | word, ..plain }),
+        ControlRegister::Tcr2 => (Regime::El10, Registers { tcr2: word, ..plain }),
+        ControlRegister::Sctlr => (Regime::El10, Registers { sctlr: 1 | word, ..plain }),
+        ControlRegister::Hcr => (Regime::El10, Registers { hcr: plain.hcr | word, ..plain }),
+        ControlRegister::Vtcr => {
+            let vtcr = stage2(S2).vtcr().into_bits() | word;
+            return stage2_of(vtcr, 0, 1, &Processor::MAX).map(|_| ());
+        }
+    };
+    Paging::of(regime, registers, &Processor::MAX).map(|_| ())
+}
+
+#[test]
+fn every_control_bit() {
+    for register in REGISTERS {
+        for bit in 0..64u8 {
+            let rows: Vec<_> = CONTROL_BITS
+                .iter()
+                .filter(|row| row.register == register && row.mask() >> bit & 1 == 1)
+                .collect();
+            assert!(rows.len() <= 1, "{register} bit {bit}: {rows:?}");
+            let (name, effect) =
+                rows.first().map_or(("reserved", Effect::Refused), |row| (row.name, row.effect));
+            let refused = match with_bit(register, bit) {
+                Err(Unsupported::Bit(refused)) => {
+                    Some((refused.register, refused.bit, refused.name))
+                }
+                _ => None,
+            };
+            let want = (effect == Effect::Refused).then_some((register, bit, name));
+            assert_eq!(refused, want, "{register} bit {bit}");
+            if effect == Effect::None {
+                assert_eq!(with_bit(register, bit), Ok(()), "{register} bit {bit} ({name})");
+            }
+        }
+    }
+}
+
+/// A bit without effect changes nothing; a modelled one changes what the library makes of it.
+#[test]
+fn modelled_bits_count() {
+    let plain = plain();
+    let paging = |registers| Paging::of(Regime::El10, registers, &Processor::MAX);
+    let mut counted = 0;
+    for row in CONTROL_BITS {
+        for bit in row.first..row.first + row.count {
+            let word = 1u64 << bit;
+            let changed = match row.register {
+                ControlRegister::Tcr => Registers { tcr: plain.tcr ^ word, ..plain },
+                ControlRegister::Sctlr => Registers { sctlr: plain.sctlr ^ word, ..plain },
+                _ => continue,
+            };
+            let same = paging(changed) == paging(plain);
+            match row.effect {
+                Effect::None => assert!(same, "{row:?}"),
+                // With 4-KiB granules, HD counts with HA only.
+                Effect::Modelled => {
+                    assert!(!same, "{row:?}, bit {bit}");
+                    counted += 1;
+                }
+                Effect::Refused => {}
+            }
+        }
+    }
+    assert!(counted > 30, "{counted}");
+}
+
+#[test]
+fn before_a_walk() {
+    let plain = plain();
+    let tree = |registers: Registers, gva: u64, access: Access| {
+        let processor = Processor { physical_bits: 48, ..Processor::MAX };
+        let paging = Paging::of(Regime::El10, registers, &processor).unwrap();
+        match paging.tree(Gva::new(gva), access) {
+            Ok(Tree::Off(gpa)) => Ok((None, gpa.get())),
+            Ok(Tree::On { format, root }) => Ok((Some(format.controls().range), root.get())),
+            Err(fault) => Err(fault.arch.into_bits()),
+        }
+    };
+    let tcr = |set: fn(Tcr) -> Tcr| Registers {
+        tcr: set(Tcr::from_bits(plain.tcr)).into_bits(),
+        ..plain
+    };
+    let off = Registers { sctlr: 0, ..plain };
+    let read = Access::READ;
+    let (lower, upper) = (Ok((Some(VaRange::Lower), 0x1000)), Ok((Some(VaRange::Upper), 0x2000)));
+    let high = 0xffff_0000_0000_0000;
+    for (registers, gva, access, want) in [
+        (plain, 0, read, lower),
+        (plain, high, read, upper),
+        (plain, 1 << 48, read, Err(0x9600_0004)),
+        (plain, high - 1, read.by_user(), Err(0x9200_0004)),
+        (plain, 0x5a00_0000_0000_1000, Access::WRITE, Err(0x9600_0044)),
+        (plain, 0x5a00_0000_0000_1000, Access::FETCH, Err(0x8600_0004)),
+        (tcr(|tcr| tcr.with_tbi0(true)), 0x5a00_0000_0000_1000, read, lower),
+        (tcr(|tcr| tcr.with_tbi1(true)), 0x5aff_0000_0000_1000, read, upper),
+        (tcr(|tcr| tcr.with_tbi0(true)), 0x5a00_0000_0000_1000, Access::FETCH, lower),
+        (
+            tcr(|tcr| tcr.with_tbi0(true).with_tbid0(true)),
+            0x5a00_0000_0000_1000,
+            Access::FETCH.by_user(),
+            Err(0x8200_0004),
+        ),
+        (tcr(|tcr| tcr.with_epd0(true)), 0, read, Err(0x9600_0004)),
+        (tcr(|tcr| tcr.with_epd0(true)), high, read, upper),
+        // The size of a range without walks does not count.
+        (tcr(|tcr| tcr.with_epd1(true).with_t1sz(0)), 0, read, lower),
+        (tcr(|tcr| tcr.with_e0pd0(true)), 0, read, lower),
+        (tcr(|tcr| tcr.with_e0pd0(true)), 0, read.by_user(), Err(0x9200_0004)),
+        (tcr(|tcr| tcr.with_e0pd1(true)), high, Access::FETCH.by_user(), Err(0x8200_0004)),
+        (tcr(|tcr| tcr.with_ips(0)), 0, read, lower),
+        (Registers { ttbr0: 1 << 40, ..tcr(|tcr| tcr.with_ips(0)) }, 0, read, Err(0x9600_0000)),
+        (off, 0x1234, read, Ok((None, 0x1234))),
+        (off, 1 << 48, read, Err(0x9600_0000)),
+        (Registers { hcr: plain.hcr | 1 << 12, ..plain }, 0x1234, read, Ok((None, 0x1234))),
+    ] {
+        assert_eq!(tree(registers, gva, access), want, "{access} at {gva:#x} by {registers:x?}");
+    }
+    let refused = |hcr| {
+        let registers = Registers { hcr, ..plain };
+        Paging::of(Regime::El10, registers, &Processor::MAX).unwrap_err()
+    };
+    assert_eq!(refused(0), Unsupported::AArch32);
+    assert_eq!(refused(1 << 31 | 1 << 27), Unsupported::Tge);
+    let tg0 = Registers { tcr: plain.tcr | 3 << 14, ..plain };
+    assert_eq!(
+        Paging::of(Regime::El10, tg0, &Processor::MAX).unwrap_err().to_string(),
+        "the granule of TCR.TG0 is reserved"
+    );
+}
+
+/// TCR and VTCR of every shape are read back as the same format.
+#[test]
+fn registers_of_every_shape() {
+    for granule in GRANULES {
+        for input_bits in 16..=52u8 {
+            for (range, ds) in [(VaRange::Lower, false), (VaRange::Upper, true)] {
+                let controls = Stage1Controls {
+                    range,
+                    granule,
+                    input_bits,
+                    output_bits: 52,
+                    physical_bits: 52,
+                    lva: true,
+                    ds: ds && granule != Granule::K64,
+                    small_tables: true,
+                    ha: true,
+                    hd: ds,
+                    hpd: !ds,
+                    tbi: ds,
+                    ..S1
+                };
+                let Ok(format) = VmsaStage1::new(controls) else { continue };
+                let root = 0xf_0000_1234_5000 & !0xfff;
+                let ttbr = Ttbr::of(root, 0x77, true).into_bits();
+                let registers = Registers {
+                    tcr: format.tcr().into_bits(),
+                    ttbr0: ttbr,
+                    ttbr1: ttbr,
+                    ..plain()
+                };
+                let paging = Paging::of(Regime::El10, registers, &Processor::MAX).unwrap();
+                let half = paging.half(range).unwrap();
+                assert_eq!((half.format, half.root.get()), (format, root), "{controls:?}");
+            }
+            for start_level in -1..=3 {
+                let controls = Stage2Controls {
+                    granule,
+                    input_bits,
+                    start_level,
+                    output_bits: 52,
+                    physical_bits: 52,
+                    ds: granule != Granule::K64,
+                    small_tables: true,
+                    ha: true,
+                    fwb: true,
+                    ..S2
+                };
+                let Ok(format) = VmsaStage2::new(controls) else { continue };
+                let hcr = Hcr::new().with_vm(true).with_fwb(true).into_bits();
+                let vttbr = Ttbr::of(0x4000_0000, 5, true).into_bits();
+                let read = stage2_of(format.vtcr().into_bits(), vttbr, hcr, &Processor::MAX);
+                assert_eq!(read, Ok(Some((format, Hpa::new(0x4000_0000)))), "{controls:?}");
+            }
+        }
+    }
+    assert_eq!(stage2_of(0x8000_0018, 0, 0, &Processor::MAX), Ok(None));
+}
+
+/// Feature registers as QEMU 10's processors have them.
+#[test]
+fn processors() {
+    let max = Processor::from_id(
+        [0x2100_0323_1020_1126, 0x0110_1120_1031_2122, 0x1221_0111_1201_1011],
+        1 << 4,
+    );
+    assert_eq!(max, Processor::MAX);
+    let a53 = Processor::from_id([0x1122, 0, 0], 0);
+    assert_eq!((a53.physical_bits, a53.access_flag, a53.lpa2), (40, false, [false; 2]));
+    assert_eq!(Processor::from_id([5, 0, 0], 0).physical_bits, 48);
+}
+
+#[test]
+fn words() {
+    assert_eq!(hpfar(Gpa::new(0x9_8000_1234_5678)), 0x0980_0012_3450);
+    assert_eq!(Mair::USUAL.attr(2), 0x44);
+    for bits in 0..64 {
+        if let Some(status) = FaultStatus::from_bits(bits) {
+            assert_eq!(status.into_bits(), bits, "{status:?}");
+        }
+    }
+    for (first, second, fwb, want) in [
+        (0xff, Stage2Memory::WriteBack, false, 0xff),
+        (0xff, Stage2Memory::WriteThrough, false, 0xbb),
+        (0xff, Stage2Memory::NonCacheable, false, 0x44),
+        (0xff, Stage2Memory::DeviceNgnre, false, 0x04),
+        (0x44, Stage2Memory::WriteBack, false, 0x44),
+        (0x0c, Stage2Memory::DeviceNgnre, false, 0x04),
+        (0x00, Stage2Memory::DeviceGre, false, 0x00),
+        (0x00, Stage2Memory::WriteBack, false, 0x00),
+        (0x00, Stage2Memory::WriteBack, true, 0xff),
+        (0x00, Stage2Memory::NonCacheable, true, 0x00),
+        (0xbb, Stage2Memory::NonCacheable, true, 0x44),
+        (0xbb, Stage2Memory::Stage1, true, 0xbb),
+        (0x00, Stage2Memory::DeviceGre, true, 0x0c),
+    ] {
+        assert_eq!(combined_memory(first, second, fwb), want, "{first:#x} {second:?} {fwb}");
+    }
+    let format = stage1(Stage1Controls { range: VaRange::Upper, input_bits: 39, ..S1 });
+    assert_eq!(format.address(0x1000), Gva::new(0xffff_ff80_0000_1000));
+}
