@@ -91,7 +91,12 @@ impl Numbers {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use core::sync::atomic::AtomicU64;
+
+    use pgtable::{DirectMap, Hpa};
+
     use super::*;
+    use crate::{Cache, Frames, Kind, Owner, Policy, Region};
 
     #[test]
     fn case_a2_no_two_caches_that_exist_have_one_number() {
@@ -121,6 +126,29 @@ mod tests {
         assert_eq!(numbers.open(), SHARED);
         numbers.release(70);
         assert_eq!((numbers.open(), numbers.open()), (70, SHARED));
+    }
+
+    /// A closed cache still frees its tables by its number: no other has it until it is dropped.
+    #[test]
+    fn case_a2_a_closed_cache_keeps_its_number() {
+        let words: Vec<_> = (0..1 << 9).map(|_| AtomicU64::new(0)).collect();
+        let start = Hpa::new(0);
+        let source = Region::new(DirectMap::new(&words, start), start, 1, 12).unwrap();
+        let frames = Frames::new(source).unwrap();
+        let around = || {
+            (0..NUMBERS).map(|_| {
+                let number = frames.open_cache();
+                frames.close_cache(number);
+                frames.release_cache(number);
+                number
+            })
+        };
+        let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+        let number = cache.tag(8).cache();
+        cache.close().unwrap();
+        assert!(around().all(|other| other != number), "it exists");
+        drop(cache);
+        assert!(around().any(|other| other == number), "it is gone");
     }
 
     #[test]

@@ -58,6 +58,18 @@ impl Entry {
     }
 }
 
+/// Does `there` on another thread, and `here` on this one, with one entry; what each returns.
+fn beside<T: 'static, U>(
+    entry: &Arc<Entry>,
+    there: impl FnOnce(Slot<'_, Modelled>) -> T + 'static,
+    here: impl FnOnce(Slot<'_, Modelled>) -> U,
+) -> (T, U) {
+    let same = Arc::clone(entry);
+    let thread = thread::spawn(move || there(same.slot()));
+    let here = here(entry.slot());
+    (thread.join().unwrap(), here)
+}
+
 const V: u64 = 1;
 const PAGE: u64 = 0x1000 | V;
 const OTHER: u64 = 0x2000 | V;
@@ -174,17 +186,12 @@ fn an_enter_that_finds_a_locked_entry_waits_for_it() {
 fn whoever_sees_an_entry_sees_all_of_it() {
     model(|| {
         let entry = Entry::new(0, 0);
-        let reader = {
-            let entry = Arc::clone(&entry);
-            thread::spawn(move || {
-                let slot = entry.slot();
-                if valid(slot.v()) {
-                    assert_eq!(slot.r(), R | PP);
-                }
-            })
+        let read = |slot: Slot<'_, Modelled>| {
+            if valid(slot.v()) {
+                assert_eq!(slot.r(), R | PP);
+            }
         };
-        assert!(entry.slot().enter([PAGE, R | PP]));
-        reader.join().unwrap();
+        beside(&entry, read, |slot| assert!(slot.enter([PAGE, R | PP])));
     });
 }
 
@@ -192,20 +199,18 @@ fn whoever_sees_an_entry_sees_all_of_it() {
 fn who_reads_an_entry_without_its_lock_has_one_entry() {
     model(|| {
         let entry = Entry::new(PAGE, PP);
-        let reader = {
-            let entry = Arc::clone(&entry);
-            thread::spawn(move || {
-                for (v, r) in [(PAGE, PP), (OTHER, R)] {
-                    let pattern = Pattern::new(v, !HpteV::new().with_modified(true).into_bits());
-                    if let Some(words) = entry.slot().read_if(pattern) {
-                        assert_eq!(words.map(visible), [v, r]);
-                    }
+        let read = |slot: Slot<'_, Modelled>| {
+            for (v, r) in [(PAGE, PP), (OTHER, R)] {
+                let pattern = Pattern::new(v, !HpteV::new().with_modified(true).into_bits());
+                if let Some(words) = slot.read_if(pattern) {
+                    assert_eq!(words.map(visible), [v, r]);
                 }
-            })
+            }
         };
-        assert!(remove_at_once(entry.slot()).is_some());
-        assert!(entry.slot().enter([OTHER, R]));
-        reader.join().unwrap();
+        beside(&entry, read, |slot| {
+            assert!(remove_at_once(slot).is_some());
+            assert!(slot.enter([OTHER, R]));
+        });
     });
 }
 
@@ -223,12 +228,8 @@ fn case_a13_both_doublewords_are_of_one_moment() {
     for between in [None, Some([OTHER, C])] {
         model(move || {
             let entry = Entry::new(PAGE, PP);
-            let reader = {
-                let entry = Arc::clone(&entry);
-                thread::spawn(move || entry.slot().read().unwrap())
-            };
-            exchange(entry.slot(), between);
-            let [v, r] = reader.join().unwrap();
+            let ([v, r], ()) =
+                beside(&entry, |slot| slot.read().unwrap(), |slot| exchange(slot, between));
             let of_one_moment = match visible(v) {
                 0 => r == 0,
                 PAGE => r == PP || r == R,
@@ -244,12 +245,8 @@ fn case_a13_both_doublewords_are_of_one_moment() {
 fn case_a13_a_reader_hinders_nobody() {
     model(|| {
         let entry = Entry::new(PAGE, R);
-        let reader = {
-            let entry = Arc::clone(&entry);
-            thread::spawn(move || entry.slot().read().unwrap())
-        };
-        assert!(store_through(entry.slot()));
-        let [v, r] = reader.join().unwrap();
+        let ([v, r], stored) = beside(&entry, |slot| slot.read().unwrap(), store_through);
+        assert!(stored);
         assert_eq!((visible(v), r & !C), (PAGE, R));
         // Neither the record nor the mark is lost to the lock that the reader took.
         let now = entry.slot();
@@ -268,6 +265,19 @@ fn group() -> Arc<Vec<Modelled>> {
     Arc::new(words.map(|word| Modelled(AtomicU64::new(word.to_be()))).collect())
 }
 
+/// What a search of the group for `PAGE` on another thread finds, while this one does `here` with
+/// the sixth entry.
+fn found_beside(here: impl FnOnce(Slot<'_, Modelled>)) -> Option<(usize, [u64; 2])> {
+    let words = group();
+    let same = Arc::clone(&words);
+    let searcher = thread::spawn(move || {
+        let pattern = Pattern::new(PAGE, PAGE_BITS);
+        Group::new(&same).unwrap().find(pattern, |_| true).unwrap()
+    });
+    here(Group::new(&words).unwrap().slot(5));
+    searcher.join().unwrap()
+}
+
 /// Every word of a group is a load that may be early or late: one preemption less.
 fn model_of_a_group(check: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
@@ -281,16 +291,7 @@ fn case_a10_an_entry_that_stays_is_found() {
         [|slot| assert!(protect(slot)), |slot| drop(slot.hide_if(PAGE))];
     for hide in hide {
         model_of_a_group(move || {
-            let words = group();
-            let searcher = {
-                let words = Arc::clone(&words);
-                thread::spawn(move || {
-                    let pattern = Pattern::new(PAGE, PAGE_BITS);
-                    Group::new(&words).unwrap().find(pattern, |_| true).unwrap()
-                })
-            };
-            hide(Group::new(&words).unwrap().slot(5));
-            let found = searcher.join().unwrap();
+            let found = found_beside(hide);
             let Some((5, [v, R | RP])) = found else { panic!("{found:x?}") };
             assert_eq!(visible(v), PAGE);
         });
@@ -300,18 +301,11 @@ fn case_a10_an_entry_that_stays_is_found() {
 #[test]
 fn case_a10_an_entry_that_goes_is_found_whole_or_not_at_all() {
     model_of_a_group(|| {
-        let words = group();
-        let searcher = {
-            let words = Arc::clone(&words);
-            thread::spawn(move || {
-                let pattern = Pattern::new(PAGE, PAGE_BITS);
-                Group::new(&words).unwrap().find(pattern, |_| true).unwrap()
-            })
-        };
-        let slot = Group::new(&words).unwrap().slot(5);
-        assert_eq!(remove_at_once(slot), Some(R));
-        assert_eq!(slot.enter_waiting([PAGE, PP]), Ok(true));
-        match searcher.join().unwrap() {
+        let found = found_beside(|slot| {
+            assert_eq!(remove_at_once(slot), Some(R));
+            assert_eq!(slot.enter_waiting([PAGE, PP]), Ok(true));
+        });
+        match found {
             None | Some((5, [_, R | PP])) => {}
             found => panic!("{found:x?}"),
         }
@@ -323,12 +317,8 @@ fn remove_against_protect() {
     for remove in REMOVERS {
         model(move || {
             let entry = Entry::new(PAGE, R);
-            let protector = {
-                let entry = Arc::clone(&entry);
-                thread::spawn(move || protect(entry.slot()))
-            };
-            let removed = remove(entry.slot()).unwrap();
-            let protected = protector.join().unwrap();
+            let (protected, removed) = beside(&entry, protect, remove);
+            let removed = removed.unwrap();
             assert_eq!(removed, if protected { R | PP } else { R });
             assert_eq!(entry.slot().read().map(|[v, r]| (visible(v), r)), Ok((0, 0)));
         });
@@ -339,29 +329,10 @@ fn remove_against_protect() {
 fn one_of_two_removes_has_the_entry() {
     model(|| {
         let entry = Entry::new(PAGE, R);
-        let other = {
-            let entry = Arc::clone(&entry);
-            thread::spawn(move || remove(entry.slot()))
-        };
-        let removed = [remove_at_once(entry.slot()), other.join().unwrap()];
+        let (there, here) = beside(&entry, remove, remove_at_once);
+        let removed = [there, here];
         assert!(removed == [Some(R), None] || removed == [None, Some(R)], "{removed:?}");
         assert_eq!(entry.slot().read().map(|[v, r]| (visible(v), r)), Ok((0, 0)));
-    });
-}
-
-#[test]
-fn an_entry_that_is_put_back_is_as_it_was() {
-    model(|| {
-        let entry = Entry::new(PAGE, R);
-        let processor = {
-            let entry = Arc::clone(&entry);
-            thread::spawn(move || store_through(entry.slot()))
-        };
-        drop(entry.slot().hide_if(PAGE));
-        let stored = processor.join().unwrap();
-        let [v, r] = entry.slot().read().unwrap();
-        assert_eq!((visible(v), r & !C), (PAGE, R));
-        assert!(!stored || r & C != 0, "an update was lost");
     });
 }
 
@@ -370,14 +341,13 @@ fn a_store_before_a_remove_is_in_its_answer() {
     for remove in REMOVERS {
         model(move || {
             let entry = Entry::new(PAGE, R);
-            let processor = {
-                let entry = Arc::clone(&entry);
-                thread::spawn(move || store_through(entry.slot()))
-            };
-            let removed = remove(entry.slot()).unwrap();
-            // The same place, the same second doubleword, another page.
-            assert_eq!(entry.slot().enter_waiting([OTHER, R]), Ok(true));
-            if processor.join().unwrap() {
+            let (stored, removed) = beside(&entry, store_through, |slot| {
+                let removed = remove(slot).unwrap();
+                // The same place, the same second doubleword, another page.
+                assert_eq!(slot.enter_waiting([OTHER, R]), Ok(true));
+                removed
+            });
+            if stored {
                 assert_eq!(removed & C, C, "an update was lost");
             }
             let [v, r] = entry.slot().read().unwrap();
@@ -386,35 +356,32 @@ fn a_store_before_a_remove_is_in_its_answer() {
     }
 }
 
+/// A store while the entry is hidden for a moment: it is put back as it was, or with other rights.
 #[test]
-fn a_store_during_a_protect_is_kept() {
-    model(|| {
-        let entry = Entry::new(PAGE, R);
-        let processor = {
-            let entry = Arc::clone(&entry);
-            thread::spawn(move || store_through(entry.slot()))
-        };
-        assert!(protect(entry.slot()));
-        let stored = processor.join().unwrap();
-        let [v, r] = entry.slot().read().unwrap();
-        assert_eq!((visible(v), r & !C), (PAGE, R | PP));
-        assert!(!stored || r & C != 0, "an update was lost");
-    });
+fn a_store_while_an_entry_is_hidden_is_kept() {
+    let hides: [(fn(Slot<'_, Modelled>), u64); 2] =
+        [(|slot| drop(slot.hide_if(PAGE)), R), (|slot| assert!(protect(slot)), RP)];
+    for (hide, after) in hides {
+        model(move || {
+            let entry = Entry::new(PAGE, R);
+            let (stored, ()) = beside(&entry, store_through, hide);
+            let [v, r] = entry.slot().read().unwrap();
+            assert_eq!((visible(v), r & !C), (PAGE, after));
+            assert!(!stored || r & C != 0, "an update was lost");
+        });
+    }
 }
 
 #[test]
 fn the_incremental_reader_misses_nothing() {
     model(|| {
         let entry = Entry::new(PAGE | HpteV::new().with_modified(true).into_bits(), R);
-        let reader = {
-            let entry = Arc::clone(&entry);
-            thread::spawn(move || {
-                entry.slot().take_modified();
-                entry.slot().read().unwrap()
-            })
+        let read = |slot: Slot<'_, Modelled>| {
+            slot.take_modified();
+            slot.read().unwrap()
         };
-        assert!(store_through(entry.slot()));
-        let [_, seen] = reader.join().unwrap();
+        let ([_, seen], stored) = beside(&entry, read, store_through);
+        assert!(stored);
         let [v, r] = entry.slot().read().unwrap();
         assert_eq!(r & C, C);
         assert!(seen & C != 0 || HpteV::from_bits(v).modified(), "a change would never be read");

@@ -1,9 +1,10 @@
 //! What came of an access: as predicted, or as seen; and how the two differ.
 
+use std::error::Error;
 use std::fmt;
 
 use pgtable::Gpa;
-use probe_guest::ppc64::Interrupt;
+use probe_guest::ppc64::{Interrupt, Outcome};
 
 use crate::report::Ended;
 
@@ -18,6 +19,46 @@ pub enum End {
     Took(Interrupt),
     /// Anything else, in words.
     Odd(String),
+}
+
+/// How often the guest may hang until it is not worth while to go on.
+const HANGS: usize = 5;
+
+/// How often the guest has hung.
+#[derive(Debug, Default)]
+pub struct Hangs(usize);
+
+impl Hangs {
+    /// What came of an access by its `outcome`: done, if there is memory for it, which is at `at`,
+    /// and if it saw, and `stored` there, what was `wanted`.
+    ///
+    /// # Errors
+    /// The guest has hung too often.
+    pub fn end_of(
+        &mut self,
+        outcome: &Outcome,
+        at: Option<Gpa>,
+        wanted: u64,
+        stored: u64,
+    ) -> Result<End, Box<dyn Error>> {
+        Ok(match (outcome, at) {
+            (&Outcome::Completed { value: seen }, Some(at))
+                if (seen, stored) == (wanted, wanted) =>
+            {
+                End::Done(at)
+            }
+            (&Outcome::NoMemory { address }, _) => End::NoMemory(address),
+            (&Outcome::Interrupted(interrupt), _) => End::Took(interrupt),
+            (Outcome::Completed { .. }, _) => End::Odd(format!("{outcome}, somewhere else")),
+            (Outcome::Hung { .. }, _) => {
+                self.0 += 1;
+                if self.0 == HANGS {
+                    return Err(format!("the guest has hung {HANGS} times").into());
+                }
+                End::Odd(outcome.to_string())
+            }
+        })
+    }
 }
 
 impl End {

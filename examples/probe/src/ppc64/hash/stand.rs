@@ -19,13 +19,11 @@ use super::htab::{self, Mirror};
 use super::layout::{ORDER, REGIONS, STUBS, is_data, slb};
 use super::model::{Contents, Model, PageChange};
 use super::step::{Action, Call, Line, SlbInstruction, Step, Touch};
-use crate::ppc64::end::End;
+use crate::ppc64::end::{End, Hangs};
 use crate::report::Ended;
 
 /// How long an access may take: a thousand times as long as it does.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often the guest may hang until it is not worth while to go on.
-const HANGS: usize = 5;
 /// How often a VM is made until it is given up.
 const TRIES: usize = 100;
 /// A 4 KiB page.
@@ -53,7 +51,7 @@ pub struct Stand {
     /// What the guest's registers were set to last.
     registers: Option<(Slb, Authority)>,
     asked: u64,
-    hangs: usize,
+    hangs: Hangs,
 }
 
 /// A VM with a table of this order, and nothing in it.
@@ -121,7 +119,7 @@ impl Stand {
             changes: None,
             registers: None,
             asked: 0,
-            hangs: 0,
+            hangs: Hangs::default(),
         })
     }
 
@@ -288,23 +286,8 @@ impl Stand {
         if let Some((at, true)) = there {
             self.memory.write_obj(0_u64, at)?;
         }
-        Ok(match (outcome, there) {
-            (Outcome::Completed { value: seen }, Some((at, _)))
-                if (seen, stored) == (wanted, wanted) =>
-            {
-                End::Done(Gpa::new(at.0))
-            }
-            (Outcome::NoMemory { address }, _) => End::NoMemory(address),
-            (Outcome::Interrupted(interrupt), _) => End::Took(interrupt),
-            (Outcome::Completed { .. }, _) => End::Odd(format!("{outcome}, somewhere else")),
-            (Outcome::Hung { .. }, _) => {
-                self.hangs += 1;
-                if self.hangs == HANGS {
-                    return Err(format!("the guest has hung {HANGS} times").into());
-                }
-                End::Odd(outcome.to_string())
-            }
-        })
+        let at = there.map(|(at, _)| Gpa::new(at.0));
+        self.hangs.end_of(&outcome, at, wanted, stored)
     }
 
     fn slb(

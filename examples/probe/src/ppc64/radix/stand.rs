@@ -19,12 +19,10 @@ use super::layout::{KERNEL, REGIONS, STUBS, is_data, prte};
 use super::prediction::Prediction;
 use super::seen::Seen;
 use super::tables::Tables;
-use crate::ppc64::end::End;
+use crate::ppc64::end::{End, Hangs};
 
 /// How long an access may take: a thousand times as long as it does.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often the guest may hang until it is not worth while to go on.
-const HANGS: usize = 5;
 
 /// The memory of the stand, which everything else borrows.
 pub fn memory() -> Result<GuestMemoryMmap, Box<dyn Error>> {
@@ -48,7 +46,7 @@ pub struct Stand<'m> {
     format: ProcessScoped,
     registers: Option<Registers>,
     asked: u64,
-    hangs: usize,
+    hangs: Hangs,
 }
 
 impl<'m> Stand<'m> {
@@ -61,7 +59,15 @@ impl<'m> Stand<'m> {
         let stubs = guest.stubs().get();
         let tables = Tables::new(memory)?;
         let format = ProcessScoped::new(Granule::K64);
-        let mut stand = Self { guest, memory, tables, format, registers: None, asked: 0, hangs: 0 };
+        let mut stand = Self {
+            guest,
+            memory,
+            tables,
+            format,
+            registers: None,
+            asked: 0,
+            hangs: Hangs::default(),
+        };
         let [root, second, third, last] = KERNEL;
         for (address, word) in [
             (prte(0), root | TREE),
@@ -172,23 +178,8 @@ impl<'m> Stand<'m> {
         if let Some((at, true)) = there {
             self.memory.write_obj(0_u64, at)?;
         }
-        Ok(match (outcome, there) {
-            (Outcome::Completed { value: seen }, Some((at, _)))
-                if (seen, stored) == (wanted, wanted) =>
-            {
-                End::Done(Gpa::new(at.0))
-            }
-            (Outcome::NoMemory { address }, _) => End::NoMemory(address),
-            (Outcome::Interrupted(interrupt), _) => End::Took(interrupt),
-            (Outcome::Completed { .. }, _) => End::Odd(format!("{outcome}, somewhere else")),
-            (Outcome::Hung { .. }, _) => {
-                self.hangs += 1;
-                if self.hangs == HANGS {
-                    return Err(format!("the guest has hung {HANGS} times").into());
-                }
-                End::Odd(outcome.to_string())
-            }
-        })
+        let at = there.map(|(at, _)| Gpa::new(at.0));
+        self.hangs.end_of(&outcome, at, wanted, stored)
     }
 
     fn set_registers(&mut self, case: &Case) -> Result<(), Box<dyn Error>> {
