@@ -2,7 +2,7 @@
 
 mod model;
 
-use frag_alloc::{Local, Owner, Policy};
+use frag_alloc::{Error, Local, Owner, Policy};
 use loom::thread;
 use model::{TABLE, check};
 use pgtable::Contents;
@@ -163,5 +163,29 @@ fn fronts_exchange_tables() {
         thread.join().unwrap();
         cache.close().unwrap();
         model::assert_all_home(&frames, &counts, 2);
+    });
+}
+
+/// A front hands out what it holds while another thread closes its cache: before that, a table that
+/// goes home by its own free; afterwards none, though one was freed into it late.
+#[test]
+fn case_a2_a_front_while_its_cache_closes() {
+    check(|| {
+        let (frames, counts) = model::frames(1);
+        let cache = model::cache(&frames, Policy::Reuse);
+        let front = Local::new(&cache);
+        let [first, late] = [front.take(TABLE).unwrap(), front.take(TABLE).unwrap()];
+        front.give(first, TABLE, Contents::Zeroed).unwrap();
+        let other = cache.clone();
+        let thread = thread::spawn(move || other.close().unwrap());
+        let taken = front.take(TABLE);
+        front.give(late, TABLE, Contents::Zeroed).unwrap();
+        thread.join().unwrap();
+        assert_eq!(front.take(TABLE), Err(Error::Exhausted { shift: TABLE }));
+        if let Ok(table) = taken {
+            frames.give(table, Owner(1)).unwrap();
+        }
+        drop(front);
+        model::assert_all_home(&frames, &counts, 1);
     });
 }
