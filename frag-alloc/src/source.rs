@@ -29,7 +29,7 @@ pub struct Refused;
 /// A frame may hold anything when it is handed out, and holds anything when it comes back.
 pub trait FrameSource<A: Address>: TableMemory<A> {
     /// log2 of the bytes of the smallest table that the frames are cut into, from [`GRANULE`] on:
-    /// smaller ones are unsupported. The books have 12 bytes for each such table that there is room
+    /// smaller ones are unsupported. The books have 16 bytes for each such table that there is room
     /// for, so a source of 4-KiB tables alone says 12.
     const SMALLEST: u8 = GRANULE;
 
@@ -150,7 +150,7 @@ impl<A: Address, M: TableMemory<A>, H: Hooks<A>> Region<A, M, H> {
     /// # let words: Vec<AtomicU64> = (0..16 << 13).map(|_| AtomicU64::new(0)).collect();
     /// # let memory = DirectMap::new(&words, Hpa::new(0));
     /// let frames = Frames::new(Region::new(memory, Hpa::new(0), 16, 16)?.of_tables_from::<12>())?;
-    /// assert_eq!(frames.overhead(), 16 * (64 + 16 * 12));
+    /// assert_eq!(frames.overhead(), 16 * (64 + 16 * 16));
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     #[must_use]

@@ -96,9 +96,9 @@ fn the_books_are_small() {
     let region =
         || Region::new(DirectMap::new(&words, Hpa::new(0)), Hpa::new(0), 64, FRAME).unwrap();
     let share = |overhead: usize| overhead * 1000 / (64 << FRAME);
-    assert_eq!(share(Frames::new(region()).unwrap().overhead()), 47, "per mille");
+    assert_eq!(share(Frames::new(region()).unwrap().overhead()), 63, "per mille");
     let large = Frames::new(region().of_tables_from::<12>()).unwrap().overhead();
-    assert_eq!(share(large), 3, "per mille");
+    assert_eq!(share(large), 4, "per mille");
 }
 
 /// Tables from 4 KiB on, in frames of 64 KiB and of 1 MiB: each size fills the frames, smaller ones
