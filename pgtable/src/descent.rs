@@ -93,6 +93,9 @@ pub(crate) trait Reading<F: Format>: Copy {
     /// What it keeps of an entry besides the word.
     type Slot: Copy;
 
+    /// Whether entries that lead past levels are followed.
+    const SKIPS: bool;
+
     /// Reads the word at `entry`, once.
     fn read(self, entry: u64) -> Result<(Self::Slot, u64), MemoryError>;
 }
@@ -126,6 +129,8 @@ impl<M> Copy for InPlace<'_, M> {}
 impl<F: Format, M: ReadMemory<Output<F>>> Reading<F> for ByValue<'_, M> {
     type Slot = ();
 
+    const SKIPS: bool = true;
+
     #[inline(always)]
     fn read(self, entry: u64) -> Result<((), u64), MemoryError> {
         match self.0.load(<Output<F> as Address>::new(entry)) {
@@ -137,6 +142,8 @@ impl<F: Format, M: ReadMemory<Output<F>>> Reading<F> for ByValue<'_, M> {
 
 impl<'m, F: Format, M: TableMemory<Output<F>>> Reading<F> for InPlace<'m, M> {
     type Slot = Word<'m, F>;
+
+    const SKIPS: bool = false;
 
     #[inline(always)]
     fn read(self, entry: u64) -> Result<(Word<'m, F>, u64), MemoryError> {
@@ -204,8 +211,33 @@ pub(crate) fn decode<F: Format>(format: &F, word: u64, at: Position) -> EntryOf<
         Entry::Table { width, .. } if at.level.0 == 0 || width == 0 || width >= at.shift => {
             Entry::Malformed
         }
+        Entry::Table { .. } if F::SKIPS && format.skipped(word, at) > 0 => Entry::Malformed,
         entry => entry,
     }
+}
+
+/// Where the entry `word` of `node`'s table leads past levels, if it does so.
+///
+/// `Err` if `offset` is not in the part that the table there covers.
+fn past_levels<F: Format>(
+    format: &F,
+    node: Node,
+    word: u64,
+    offset: u64,
+) -> Option<Result<Node, ()>> {
+    let Entry::Table { table, width } = format.decode(word, node.position()) else { return None };
+    let skipped = format.skipped(word, node.position());
+    if skipped == 0 {
+        return None;
+    }
+    let level = node.level.checked_sub(1)?.checked_sub(skipped)?;
+    let geometry = format.geometry();
+    let below = Node { table: table.get(), level, width, shift: geometry.shift(Level(level)) };
+    if width != geometry.width(Level(level)) || below.span() >= node.shift {
+        return None;
+    }
+    let between = low_bits(node.shift) & !low_bits(below.span());
+    Some(if offset & between == 0 { Ok(below) } else { Err(()) })
 }
 
 /// Recognises the table below an entry: what distinguishes one descent from another.
@@ -291,10 +323,26 @@ where
     type End = Result<Stop<F, R::Slot>, Lost>;
 
     #[inline(never)]
-    fn below(&mut self, _: u8, here: Self::Table) -> Result<Self::Table, Self::End> {
-        let Entry::Table { table, width } = here.decode(self.format) else { return Err(Ok(here)) };
+    fn below(&mut self, level: u8, here: Self::Table) -> Result<Self::Table, Self::End> {
         let (node, at) = (here.node, here.node.position());
-        let below = node.below(table.get(), width);
+        let below = if F::SKIPS && R::SKIPS {
+            if node.level < level {
+                // The entry above led past this level.
+                return Ok(here);
+            }
+            match past_levels(self.format, node, here.word, self.offset) {
+                Some(Ok(below)) => Some(below),
+                Some(Err(())) => return Err(Ok(Stop { word: 0, ..here })),
+                None => None,
+            }
+        } else {
+            None
+        };
+        let below = match (below, here.decode(self.format)) {
+            (Some(below), _) => below,
+            (None, Entry::Table { table, width }) => node.below(table.get(), width),
+            (None, _) => return Err(Ok(here)),
+        };
         (self.enter)(below, Link { at, entry: node.entry(self.offset), word: here.word });
         let path = self.format.restrict(here.path, here.word, at);
         stop_at(self.memory, below, self.offset, path).map_err(Err)
@@ -382,6 +430,10 @@ impl<L: Locks> Trail<L> {
     /// `node` is the table that covers the trail's offset on its level.
     #[inline(always)]
     pub(crate) fn extend(&mut self, node: Node) {
+        // Levels that an entry leads past have no table here.
+        for level in node.level + 1..self.lowest {
+            self.nodes[level as usize % MAX_LEVELS] = Node::default();
+        }
         self.nodes[node.level as usize % MAX_LEVELS] = node;
         self.lowest = node.level;
     }

@@ -266,6 +266,13 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// groups its trees make.
     const GROUPS: Groups = Groups::None;
 
+    /// Whether a table entry may lead past levels (AMD's IOMMU: the next level is a field of the
+    /// entry). Then [`skipped`](Self::skipped) says past how many.
+    ///
+    /// Walkers follow such entries: translation, `query`, `access`, `trace` and iteration of leaves.
+    /// Trees of this crate have none, and its verbs take one for malformed.
+    const SKIPS: bool = false;
+
     /// The shape of the tree.
     fn geometry(&self) -> &Geometry;
 
@@ -321,6 +328,15 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// permission: at the entry `word` at `at`, or before the first entry (`None`, and 0). If the
     /// entry could not be read, `word` is 0.
     fn fault(&self, cause: Cause, access: Access, at: Option<Position>, word: u64) -> Self::Fault;
+
+    /// Past how many levels the table entry `word` at `at` leads. Its table is of the level
+    /// `at.level - 1 - skipped`, and has the shape that the geometry gives that level. Address bits
+    /// of the levels in between must be zero: at other addresses nothing is mapped.
+    #[inline(always)]
+    fn skipped(&self, word: u64, at: Position) -> u8 {
+        let _ = (word, at);
+        0
+    }
 
     /// log2 of how many entries the group has to which the leaf `word` at `at` belongs; 0 if it
     /// belongs to none. One of the widths that the geometry has at that level.

@@ -284,9 +284,9 @@ impl Geometry {
 
     /// log2 of every leaf size that the tree can hold, groups included, ascending.
     #[must_use]
-    pub fn leaf_shifts(&self) -> ArrayVec<u8, 8> {
+    pub fn leaf_shifts(&self) -> ArrayVec<u8, 32> {
         let is_leaf = |shift: &u8| self.leaf(*shift).or(self.group(*shift)).is_some();
-        (self.finest_shift()..self.address_bits()).filter(is_leaf).take(8).collect()
+        (self.finest_shift()..self.address_bits()).filter(is_leaf).take(32).collect()
     }
 
     /// log2 of the largest page that fits `alignment` (the OR of everything that must be a multiple

@@ -193,7 +193,7 @@ pub trait AddressSpace {
     /// log2 of the leaf sizes that the space can hold, ascending. Those below
     /// [`page_shift`](Self::page_shift) stand only where something else put them, or in tables made
     /// for them by [`Leaves::Exactly`].
-    fn leaf_shifts(&self) -> arrayvec::ArrayVec<u8, 8>;
+    fn leaf_shifts(&self) -> arrayvec::ArrayVec<u8, 32>;
 
     /// A contiguous range of inputs that all belong to the space: its first address and its length
     /// in bytes. (x86's lower half; there is another beyond the hole.)

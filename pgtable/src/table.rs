@@ -529,7 +529,7 @@ where
         self.format.geometry().page_shift()
     }
 
-    fn leaf_shifts(&self) -> ArrayVec<u8, 8> {
+    fn leaf_shifts(&self) -> ArrayVec<u8, 32> {
         self.format.geometry().leaf_shifts()
     }
 

@@ -168,7 +168,11 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         let Some(offset) = self.format.offset(input) else { return trace };
         let from = self.root_node();
         let mut push = |at: Position, address: u64, word: u64| {
-            let entry = decode(&self.format, word, at);
+            let entry = if F::SKIPS {
+                self.format.decode(word, at)
+            } else {
+                decode(&self.format, word, at)
+            };
             // A walk has no more entries than a tree has levels.
             let _ = trace.try_push(TraceEntry {
                 at,

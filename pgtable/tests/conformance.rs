@@ -4,6 +4,7 @@
 use arch_ppc64::radix::{Amr, Granule, Iamr, PartitionScoped, ProcessScoped, RcPolicy, Strictness};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls, TableEntry};
 use deep::{Deep, EIGHT, FIVE, FOUR, SIX, THREE, TWO};
+use pgtable_conformance::amd::Amd;
 use pgtable_conformance::conformance;
 use pgtable_conformance::lpa::Lpa;
 use pgtable_conformance::sv::Sv;
@@ -50,5 +51,6 @@ conformance! {
     sv39_napot: Sv::SV39.with_napot();
     lpa: Lpa::PLAIN;
     lpa_contiguous: Lpa::CONTIGUOUS;
+    amd: Amd;
     radix_partition: PartitionScoped::new(Granule::K64).with_rc(RcPolicy::HardwareUpdate);
 }

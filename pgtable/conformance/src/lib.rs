@@ -7,8 +7,8 @@
 //! | --- | --- |
 //! | [`words`] | the codec, word by word: encoding against decoding, shortcuts against the codec, records |
 //!
-//! Two formats of no crate of this workspace stand here as examples, and are tested like all
-//! others: [`sv`] and [`lpa`].
+//! Three formats of no crate of this workspace stand here as examples, and are tested like all
+//! others: [`sv`], [`lpa`] and [`amd`].
 //!
 //! ```
 //! use arch_x86::{Controls, Levels, LongMode};
@@ -21,6 +21,7 @@
 //! ```
 #![allow(clippy::missing_panics_doc, reason = "every function here panics where a rule is broken")]
 
+pub mod amd;
 pub mod lpa;
 pub mod sv;
 pub mod words;

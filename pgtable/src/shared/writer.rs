@@ -389,7 +389,7 @@ where
         self.table.page_shift()
     }
 
-    fn leaf_shifts(&self) -> ArrayVec<u8, 8> {
+    fn leaf_shifts(&self) -> ArrayVec<u8, 32> {
         self.table.leaf_shifts()
     }
 

@@ -360,7 +360,7 @@ where
         self.pages.geometry().page_shift()
     }
 
-    fn leaf_shifts(&self) -> ArrayVec<u8, 8> {
+    fn leaf_shifts(&self) -> ArrayVec<u8, 32> {
         self.pages.geometry().leaf_shifts()
     }
 
