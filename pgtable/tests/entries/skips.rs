@@ -55,7 +55,7 @@ fn levels_are_left_out() {
         }
         // Address bits of the levels that are left out, and of those that are not.
         for bit in 21..39 {
-            let fault = walker.translate(Gpa::new(base + 5 * PAGE | 1 << bit), Access::READ);
+            let fault = walker.translate(Gpa::new(base + 5 * PAGE + (1 << bit)), Access::READ);
             assert_eq!(fault.unwrap_err().cause, Cause::NotPresent, "{entry} {bit}");
         }
         let levels: Vec<_> =
