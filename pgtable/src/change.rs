@@ -16,10 +16,12 @@ use crate::format::{Entry, Format, Input, Output, Presence, base_shift};
 use crate::gather::{Extent, Gather, Invalidate};
 use crate::geometry::{Level, Position};
 use crate::group::{group_of, has_groups, taken_out, unit_in};
+use crate::interrupted::OnPanic;
 use crate::lock::{Had, Locks, Owned};
 use crate::memory::TableMemory;
 use crate::quick::descend_quickly;
 use crate::space::Mapping;
+use crate::state::Owner;
 use crate::table::PageTable;
 use crate::walk::{LeafOf, bounds};
 use crate::word::Word;
@@ -284,6 +286,8 @@ where
         }
         let entries = node.entries(offset, end & !(size - 1));
         let run = self.memory.table(<Output<F> as Address>::new(node.entry(offset)), entries)?;
+        let owner = trail.locks.owner();
+        let interrupted = OnPanic::new(|| self.interrupted(node, offset, entries, owner));
         let (mut unmapped, mut gone, mut room) = (0, 0, Ok(()));
         for memory in run {
             let slot = Word::<F>::new(memory);
@@ -301,22 +305,23 @@ where
                 }
                 Entry::Table { table, width } => {
                     let below = node.below(table.get(), width);
-                    let Some(state) = self.state(below) else { break };
+                    if self.state(below).is_none() {
+                        break;
+                    }
                     room = gather.make_room(&self.tables).map_err(Error::Invalidate);
                     let link = Link { at: node.position(), entry: node.entry(*at), word };
                     if room.is_err() || !trail.visit(below, link) {
                         break;
                     }
-                    let owner = trail.locks.owner();
                     // An embedder's code that panics leaves it unlocked.
                     let had = Had::new(&mut trail.locks, below);
                     if self.is_annotated() {
                         break;
                     }
+                    let live = self.live(below, owner).unwrap_or(0);
                     slot.store(0);
                     let pages = [*at, last - below.position().size()]
                         .map(|offset| self.format.address(offset));
-                    let live = state.live();
                     self.retire(below, owner, Contents::Stale, gather);
                     had.left();
                     gather.pages(pages[0], pages[1], below.shift);
@@ -327,6 +332,7 @@ where
             }
             *at = last;
         }
+        interrupted.disarm();
         trail.cut(1);
         if gone > 0 {
             self.wrote(node.entry(offset), entries);
@@ -412,7 +418,17 @@ where
             return Ok(0);
         };
         let run = self.memory.table(<Output<F> as Address>::new(node.entry(offset)), entries)?;
+        let owner = trail.locks.owner();
+        // All of the run, of which it is not known what was done.
+        let tell = |gather: &mut Gather<'_, F::Stage, I>| {
+            let last = offset + ((entries as u64 - 1) << node.shift);
+            let [first, last] = [offset, last].map(|offset| self.format.address(offset));
+            gather.pages(first, last, node.shift);
+            self.interrupted(node, offset, entries, owner);
+        };
+        let interrupted = OnPanic::new(|| tell(gather));
         let done = verb.run(&self.format, run, node.position(), offset);
+        interrupted.disarm();
         *at += (done.stopped.map_or(entries, |(index, _)| index) as u64) << node.shift;
         if let Some((first, last)) = done.stale.0 {
             self.wrote(node.entry(offset) + first as u64 * 8, last - first + 1);
@@ -427,7 +443,10 @@ where
             return Ok((done.present as u64) << node.shift);
         };
         if matches!(refusal, Refusal::Break) {
-            match verb.take_out(&self.format, &run[index..], node.position(), *at) {
+            let interrupted = OnPanic::new(|| tell(gather));
+            let broken = verb.take_out(&self.format, &run[index..], node.position(), *at);
+            interrupted.disarm();
+            match broken {
                 Ok(broken) => {
                     let remade = self.remake(&run[index..], node, at, &broken, gather)?;
                     return Ok(((done.present + remade) as u64) << node.shift);
@@ -449,6 +468,16 @@ where
         })
     }
 
+    /// A panic interrupted the change of `entries` entries of `node`'s table from the one for
+    /// `offset` on, which `owner` has.
+    #[cold]
+    fn interrupted(&self, node: Node, offset: u64, entries: usize, owner: Owner) {
+        if let Some(state) = self.state(node) {
+            state.unknown(owner);
+        }
+        self.wrote(node.entry(offset), entries);
+    }
+
     /// Invalidates the entries of `run` that were taken out of `node`'s table, the first of which
     /// covers `at`, and stores their successors; returns how many. Moves `at` on.
     #[cold]
@@ -467,14 +496,19 @@ where
         {
             gather.pages(page(*first), page(*last), node.shift);
         }
-        let flushed = gather.flush(&self.tables).map_err(Error::Invalidate);
-        for &(index, old, new) in &broken.entries {
-            if let Some(memory) = run.get(index) {
-                Word::<F>::new(memory).store(if flushed.is_ok() { new } else { old });
+        let store = |made: bool| {
+            for &(index, old, new) in &broken.entries {
+                if let Some(memory) = run.get(index) {
+                    Word::<F>::new(memory).store(if made { new } else { old });
+                }
             }
-        }
-        self.wrote(node.entry(start), broken.seen);
-        self.appeared(start, (broken.seen as u64) << node.shift);
+            self.wrote(node.entry(start), broken.seen);
+            self.appeared(start, (broken.seen as u64) << node.shift);
+        };
+        let interrupted = OnPanic::new(|| store(false));
+        let flushed = gather.flush(&self.tables).map_err(Error::Invalidate);
+        interrupted.disarm();
+        store(flushed.is_ok());
         flushed?;
         *at = start + ((broken.seen as u64) << node.shift);
         Ok(broken.entries.len())

@@ -4,7 +4,9 @@
 //! The cursor borrows the tree exclusively, so it is the one writer. It keeps the table it stands
 //! in, and how many entries it added to it or took from it; the count goes to the table's state,
 //! and the stale range to the gather, when it leaves that table: on the way to another, at
-//! [`finish`](Cursor::finish), or when it is dropped.
+//! [`finish`](Cursor::finish), or when it is dropped. While it stands in a table, the count there is
+//! marked as unknown and the gather as untold. So if a cursor is forgotten, the next writer that
+//! needs the count counts, and the gather invalidates everything.
 
 use core::sync::atomic::AtomicU64;
 
@@ -18,6 +20,7 @@ use crate::geometry::{Level, Position};
 use crate::group::{group_of, has_groups, translation_by};
 use crate::lock::{Locks as _, Owned};
 use crate::memory::TableMemory;
+use crate::state::LOST;
 use crate::table::PageTable;
 use crate::walk::TranslationOf;
 use crate::word::{Word, load_raw};
@@ -100,6 +103,10 @@ impl Leaf<'_> {
 /// Changes a tree page by page. For sequential pages, several times as fast as one call of the
 /// tree's own verbs per page.
 ///
+/// A cursor that is forgotten (`mem::forget`) is safe: its gather invalidates everything, and the
+/// next verb counts the entries of the table where it stood. Only a log of written table memory
+/// ([`TableMemory::wrote`]) is not told before that.
+///
 /// Works on pages of the size that the format makes of its own accord
 /// ([`Geometry::page_shift`](crate::Geometry::page_shift)). Larger leaves in its way are
 /// [`Error::Mapped`] to [`map`](Self::map), and split by [`unmap`](Self::unmap). Last-level tables
@@ -164,6 +171,7 @@ where
         if leaf.words.is_empty() {
             return Ok(());
         }
+        self.gather.untold(false);
         leaf.book_filled(leaf.filled);
         leaf.book_emptied(leaf.emptied);
         let (first, last) = leaf.stale;
@@ -179,13 +187,14 @@ where
             };
             self.gather.pages(page(first), page(last), leaf.node.shift);
         }
+        // The count is known again. (It wraps.)
+        let more = (leaf.delta as u32).wrapping_sub(LOST);
+        self.table.count(leaf.node, more, self.table.tree);
         if leaf.delta > 0 {
-            self.table.count(leaf.node, leaf.delta as u32, self.table.tree);
             return Ok(());
         }
         // Also where nothing was taken: a table that was made here and not filled does not stay.
-        let gone = leaf.delta.unsigned_abs();
-        self.table.discount(&mut self.trail, leaf.base, leaf.node.level, gone, self.gather)
+        self.table.discount(&mut self.trail, leaf.base, leaf.node.level, 0, self.gather)
     }
 
     /// Moves to the last-level table of usual pages for `offset`, making it (and those above) if
@@ -224,6 +233,13 @@ where
             return Ok(false);
         }
         let words = table.memory.table(<Output<F> as Address>::new(node.table), 1 << node.width)?;
+        // If this cursor is forgotten, or stops by a panic, the next writer counts.
+        let known = table.live(node, table.tree).is_some();
+        if !known {
+            return Ok(false);
+        }
+        table.count(node, LOST, table.tree);
+        self.gather.untold(true);
         let base = offset & !low_bits(node.span());
         self.leaf = Leaf { words, node, base, ..Leaf::nowhere() };
         Ok(true)

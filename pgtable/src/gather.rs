@@ -222,6 +222,9 @@ pub struct Finished {
     /// Tables that their allocator did not take back when a tree was destroyed. (A gather that is
     /// finished says so by [`GatherError::Alloc`].)
     pub refused: usize,
+    /// Tables of a tree that was destroyed whose entries could not be read: those below them stay
+    /// allocated.
+    pub unread: usize,
 }
 
 /// Why a [`Gather`] could not be finished. What it still holds stays out of use until it is.
@@ -237,6 +240,9 @@ pub enum GatherError {
 }
 
 /// Collects what became stale, for one address space.
+///
+/// A gather that is forgotten (`mem::forget`) invalidates nothing and frees nothing: its tables stay
+/// allocated, and its stale translations stay in use.
 #[must_use = "stale translations stay reachable, and tables are lost, unless the gather is finished"]
 #[derive(Debug)]
 pub struct Gather<'i, S: Stage, I: Invalidate<S>> {
@@ -248,6 +254,10 @@ pub struct Gather<'i, S: Stage, I: Invalidate<S>> {
     /// Why the allocator did not take a table back: told when the gather is finished, since no
     /// verb that comes to flush it is to blame.
     refused: Option<AllocError>,
+    /// A cursor stands in a table, and has not told what it made stale there.
+    untold: bool,
+    /// An invalidation began, and did not return.
+    invalidating: bool,
 }
 
 impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
@@ -262,6 +272,8 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
             retired: ArrayVec::new_const(),
             finished: Finished::default(),
             refused: None,
+            untold: false,
+            invalidating: false,
         }
     }
 
@@ -309,8 +321,12 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
         &mut self,
         allocator: &A,
     ) -> Result<(), InvalidateFailed> {
+        self.tell();
         if !self.stale.is_empty() {
-            self.by.invalidate(self.identity, &self.stale)?;
+            self.invalidating = true;
+            let invalidated = self.by.invalidate(self.identity, &self.stale);
+            self.invalidating = false;
+            invalidated?;
             self.finished.invalidations += 1;
             self.stale.clear();
         }
@@ -324,6 +340,20 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
             }
         }
         Ok(())
+    }
+
+    /// From now on a cursor stands in a table and keeps to itself what it makes stale there; or it
+    /// has told.
+    pub(crate) fn untold(&mut self, untold: bool) {
+        self.untold = untold;
+    }
+
+    /// If a cursor never told what it made stale, since it was forgotten, anything may be.
+    #[inline]
+    fn tell(&mut self) {
+        if core::mem::take(&mut self.untold) {
+            self.stale.all();
+        }
     }
 
     /// What was done since it was finished last, for a caller that tells of refused tables too.
@@ -354,6 +384,7 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
 impl<S: Stage, I: Invalidate<S>> Drop for Gather<'_, S, I> {
     #[inline]
     fn drop(&mut self) {
+        self.tell();
         if !self.stale.is_empty() || !self.retired.is_empty() {
             self.abandon();
         }
@@ -363,7 +394,12 @@ impl<S: Stage, I: Invalidate<S>> Drop for Gather<'_, S, I> {
 impl<S: Stage, I: Invalidate<S>> Gather<'_, S, I> {
     #[cold]
     fn abandon(&mut self) {
-        let invalidated = self.by.invalidate(self.identity, &self.stale);
+        // What panicked is not called again while the panic goes on.
+        let invalidated = if self.invalidating {
+            Err(InvalidateFailed)
+        } else {
+            self.by.invalidate(self.identity, &self.stale)
+        };
         self.by.abandoned(self.identity, self.retired.len(), invalidated);
     }
 }

@@ -23,6 +23,7 @@ use crate::error::{Error, RangeError};
 use crate::format::{Bits, Entry, Format, Groups, Input, Output};
 use crate::gather::{Gather, Invalidate};
 use crate::geometry::{Level, MAX_GROUP, Position};
+use crate::interrupted::OnPanic;
 use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::space::Mapping;
@@ -419,16 +420,20 @@ where
             .collect();
         let last = base + ((words.len() as u64 - 1) << node.shift);
         gather.pages(self.format.address(base), self.format.address(last), node.shift);
+        let store = |new: &Taken| {
+            for ((memory, &word), &old) in words.iter().zip(new).zip(&taken) {
+                if wanted(old) {
+                    Word::<F>::new(memory).store(word);
+                }
+            }
+            self.wrote(node.entry(base), words.len());
+            self.appeared(base, (words.len() as u64) << node.shift);
+        };
+        let interrupted = OnPanic::new(|| store(&taken));
         let flushed = gather.flush(&self.tables).map_err(Error::Invalidate);
         let made = flushed.and_then(|()| make(&taken));
-        let new = made.as_ref().ok().and_then(Option::as_ref).unwrap_or(&taken);
-        for ((memory, &word), &old) in words.iter().zip(new).zip(&taken) {
-            if wanted(old) {
-                Word::<F>::new(memory).store(word);
-            }
-        }
-        self.wrote(node.entry(base), words.len());
-        self.appeared(base, (words.len() as u64) << node.shift);
+        interrupted.disarm();
+        store(made.as_ref().ok().and_then(Option::as_ref).unwrap_or(&taken));
         made.map(|made| made.is_some())
     }
 }

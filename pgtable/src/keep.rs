@@ -63,8 +63,7 @@ where
                 .seek(&self.format, InPlace(&self.memory), offset, 0)
                 .map_err(|it| fail(Self::lost(it)))?
                 .node;
-            let state = self.state(node);
-            if node.level == 0 && state.is_some_and(|state| state.live() == 0) {
+            if node.level == 0 && self.live(node, self.tree) == Some(0) {
                 self.discount(trail, offset, 0, 0, gather).map_err(fail)?;
             }
             Ok(())

@@ -96,6 +96,7 @@ mod geometry;
 mod group;
 #[cfg(feature = "alloc")]
 mod guest_memory;
+mod interrupted;
 #[cfg(feature = "iommu")]
 mod iommu;
 mod iterate;

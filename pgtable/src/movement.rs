@@ -30,7 +30,8 @@ use crate::allocator::{Contents, TableAllocator, TableLayout};
 use crate::descent::{Link, Node, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
-use crate::gather::{Gather, Invalidate, MAX_TABLES, Unused};
+use crate::gather::{Finished, Gather, Invalidate, MAX_TABLES};
+use crate::interrupted::OnPanic;
 use crate::memory::{ReadMemory, TableMemory};
 use crate::space::Leaves;
 use crate::table::{PageTable, layout};
@@ -53,6 +54,83 @@ struct Moved {
     new: Node,
 }
 
+/// Tables that were moved, until they are the gather's: also by a panic of the invalidation.
+struct Settling<'s, 'i, F, M, A, I>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+    I: Invalidate<F::Stage>,
+{
+    table: &'s PageTable<F, M, A>,
+    batch: ArrayVec<Moved, BATCH>,
+    gather: &'s mut Gather<'i, F::Stage, I>,
+}
+
+impl<F, M, A, I> Settling<'_, '_, F, M, A, I>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+    I: Invalidate<F::Stage>,
+{
+    /// What was recorded in the old tables goes to the new ones, and the old ones go.
+    fn settle(&mut self) -> Result<(), Error> {
+        let mut settled = Ok(());
+        for Moved { old, new } in self.batch.drain(..) {
+            let merged = self.table.merge_records(old, new);
+            self.table.queue(old, Contents::Stale, self.gather);
+            settled = settled.and(merged);
+        }
+        settled
+    }
+}
+
+impl<F, M, A, I> Drop for Settling<'_, '_, F, M, A, I>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+    I: Invalidate<F::Stage>,
+{
+    fn drop(&mut self) {
+        // An error here would be the second one.
+        let _ = self.settle();
+    }
+}
+
+/// A tree that nobody has seen: its tables are given back unless it is [kept](Self::keep).
+struct Unseen<'t, F, M, A>(&'t mut PageTable<F, M, A>)
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>;
+
+impl<F, M, A> Unseen<'_, F, M, A>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+{
+    /// It is whole.
+    fn keep(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl<F, M, A> Drop for Unseen<'_, F, M, A>
+where
+    F: Format,
+    M: TableMemory<Output<F>>,
+    A: TableAllocator<Output<F>>,
+{
+    fn drop(&mut self) {
+        // There is nothing to invalidate. A table that its own allocator does not take back is none
+        // of the caller's error.
+        self.0.free_subtree(Node::root(&self.0.format, self.0.root), &mut Finished::default());
+    }
+}
+
 /// A relocation under way.
 struct Moving<'t, 'g, 'i, F: Format, I: Invalidate<F::Stage>, W> {
     which: W,
@@ -72,6 +150,9 @@ where
     /// Moves the tables below the root for which `which` says so to other places, which the tree's
     /// allocator chooses; returns how many. `|_, _| true` moves all of them; to empty a frame, say
     /// yes to the tables in it.
+    ///
+    /// If `which` panics, or an invalidation does, what was moved so far stays moved, and the tables
+    /// that it left are freed with `gather`; take everything for dirty.
     ///
     /// `which` is called at most `2 × n` times, where `n` is the number of tables of the tree, and
     /// once for each where nobody else wrote them.
@@ -158,7 +239,11 @@ where
             else {
                 return Err(malformed);
             };
-            if (moving.which)(<Output<F> as Address>::new(below.table), layout(below)) {
+            let Moving { which, gather, batch, .. } = moving;
+            let interrupted = OnPanic::new(|| self.unsettled(batch, gather));
+            let wanted = which(<Output<F> as Address>::new(below.table), layout(below));
+            interrupted.disarm();
+            if wanted {
                 let new = self.copy_table(below)?;
                 if let Err(error) = self.switch(slot, node, below, new) {
                     self.shrink(&[new], self.tree)?;
@@ -253,13 +338,20 @@ where
         &self,
         moving: &mut Moving<'_, '_, '_, F, I, W>,
     ) -> Result<(), Error> {
-        let mut settled = moving.gather.flush(&self.tables).map_err(Error::Invalidate);
-        for Moved { old, new } in moving.batch.drain(..) {
-            let merged = self.merge_records(old, new);
-            self.queue(old, Contents::Stale, moving.gather);
-            settled = settled.and(merged);
-        }
-        settled
+        let batch = core::mem::take(&mut moving.batch);
+        let mut settling = Settling { table: self, batch, gather: moving.gather };
+        let flushed = settling.gather.flush(&self.tables).map_err(Error::Invalidate);
+        flushed.and(settling.settle())
+    }
+
+    /// The embedder's code panicked while `batch` was being moved.
+    #[cold]
+    fn unsettled<I: Invalidate<F::Stage>>(
+        &self,
+        batch: &mut ArrayVec<Moved, BATCH>,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) {
+        drop(Settling { table: self, batch: core::mem::take(batch), gather });
     }
 
     /// Adds what hardware recorded in the table of `old` to that of `new`, which says the same
@@ -307,22 +399,13 @@ where
     ) -> Result<Self, RangeError<Input<F>>> {
         let mut tree = Self::new(format, memory, tables)
             .map_err(|error| RangeError { at: format.address(0), error })?;
+        let unseen = Unseen(&mut tree);
         for it in mappings {
-            if let Err(error) =
-                tree.map(it.input, it.output, it.bytes, it.attributes, Leaves::Exactly(it.shift))
-            {
-                tree.discard();
-                return Err(error);
-            }
+            let leaves = Leaves::Exactly(it.shift);
+            unseen.0.map(it.input, it.output, it.bytes, it.attributes, leaves)?;
         }
+        unseen.keep();
         Ok(tree)
-    }
-
-    /// Gives back a tree that nobody has seen.
-    fn discard(self) {
-        // There is nothing to invalidate that could fail; a table that its own allocator does not
-        // take back is none of the caller's error.
-        let _ = self.destroy(Gather::new(&Unused, ()));
     }
 
     /// Fills the table of `to`, which is empty, with what that of `from` in `source` says, and so
@@ -421,15 +504,12 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         M2: TableMemory<Output<F>>,
         A: TableAllocator<Output<F>>,
     {
-        let copy = PageTable::new(*self.format(), memory, tables)?;
-        let root = Node::root(self.format(), copy.root);
-        let copied = copy.copy_from(self.memory(), self.root_node(), root);
-        match copied.and_then(|()| copy.drop_empty(root, &mut Allowance::new(&copy.entries, 1))) {
-            Ok(()) => Ok(copy),
-            Err(error) => {
-                copy.discard();
-                Err(error)
-            }
-        }
+        let mut copy = PageTable::new(*self.format(), memory, tables)?;
+        let unseen = Unseen(&mut copy);
+        let (tree, root) = (&*unseen.0, Node::root(self.format(), unseen.0.root));
+        tree.copy_from(self.memory(), self.root_node(), root)?;
+        tree.drop_empty(root, &mut Allowance::new(&tree.entries, 1))?;
+        unseen.keep();
+        Ok(copy)
     }
 }

@@ -15,6 +15,7 @@ use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
 use crate::geometry::{Level, MAX_GROUP, Position};
 use crate::group::{group_of, has_groups, joined, ordinary, unrecorded};
+use crate::interrupted::OnPanic;
 use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::space::Leaves;
@@ -215,7 +216,7 @@ where
         let above = trail.node(node.level + 1);
         let table = <Output<F> as Address>::new(node.table);
         let owner = trail.locks.owner();
-        let live = self.state(node).and_then(|state| state.live_of(owner));
+        let live = self.live(node, owner);
         if live.map(u64::from) != Some(1 << node.width) {
             return Ok(false);
         }
@@ -237,9 +238,15 @@ where
         gather.pages(self.format.address(offset), self.format.address(last), node.shift);
         gather.table_left();
         let size = above.position().size();
-        if let Err(error) = gather.flush(&self.tables) {
+        let undo = || {
             self.publish(slot, entry, link);
             self.appeared(offset, size);
+        };
+        let interrupted = OnPanic::new(undo);
+        let flushed = gather.flush(&self.tables);
+        interrupted.disarm();
+        if let Err(error) = flushed {
+            undo();
             return Err(Error::Invalidate(error));
         }
         // Hardware cannot reach the table any more, so what it recorded is now complete; nor has it
@@ -325,10 +332,16 @@ where
         let page = self.format.address(offset & !(node.position().size() - 1));
         gather.pages(page, page, node.shift);
         let old = stop.slot.take();
+        let interrupted = OnPanic::new(|| {
+            self.publish(stop.slot, node.entry(offset), old);
+            self.appeared(offset & !(node.position().size() - 1), node.position().size());
+            let _ = self.shrink(&nodes, owner);
+        });
         let made = gather
             .flush(&self.tables)
             .map_err(Error::Invalidate)
             .and_then(|()| self.fill_split(node, old, table, owner));
+        interrupted.disarm();
         let (word, failed) = match made {
             Ok(word) => {
                 trail.locks.made(&nodes);

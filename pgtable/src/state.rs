@@ -33,6 +33,12 @@ use crate::ranges::Ranges;
 
 /// Bits of the count of live entries. A table has at most 2^20.
 const COUNT: u64 = (1 << 22) - 1;
+/// From this count on it is not known how many entries are live, since a writer was interrupted. (A
+/// table has at most 2^20.)
+pub(crate) const UNKNOWN: u32 = (1 << 20) + 1;
+/// Added to a count that is not known from now on: as many entries as a table has may come or go,
+/// and it stays unknown.
+pub(crate) const LOST: u32 = 5 << 19;
 /// "Locked by a verb", "locked by a range"; without either the tree itself is the owner.
 const VERB: u64 = 1 << 22;
 const RANGE: u64 = 2 << 22;
@@ -118,7 +124,8 @@ impl TableState {
         Self(AtomicU64::new(0))
     }
 
-    /// How many entries of the table are present.
+    /// How many entries of the table are present; more than 2^20 if that is not known, because a
+    /// writer was interrupted (a cursor that was forgotten, a panic of the embedder's code).
     #[inline]
     #[must_use]
     pub fn live(&self) -> u32 {
@@ -206,6 +213,21 @@ impl TableState {
             self.0.store(state - 1, Ordering::Relaxed);
         }
         removed
+    }
+
+    /// It is not known any more how many entries are live, until they are [counted](Self::counted).
+    pub(crate) fn unknown(&self, owner: Owner) {
+        if let Some(live) = self.live_of(owner) {
+            let lost = if live < UNKNOWN { live + LOST } else { live };
+            self.0.store(owner.0 | u64::from(lost) & COUNT, Ordering::Relaxed);
+        }
+    }
+
+    /// So many entries are live.
+    pub(crate) fn counted(&self, owner: Owner, live: u32) {
+        if self.live_of(owner).is_some() {
+            self.0.store(owner.0 | u64::from(live) & COUNT, Ordering::Relaxed);
+        }
     }
 
     /// The table left the tree of `owner`, which has it. False, and nothing changed, if it has not.

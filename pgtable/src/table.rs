@@ -26,7 +26,7 @@
 //! nobody else writes needs less than half of that.) Then it is [`Error::Malformed`] too.
 
 use core::ops::ControlFlow;
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use arrayvec::ArrayVec;
 
@@ -34,17 +34,17 @@ use crate::access::{Access, Prot};
 use crate::address::Address;
 use crate::allocator::{AllocError, Contents, TableAllocator, TableLayout};
 use crate::appear::Appeared;
-use crate::descent::{ByValue, Lost, Node, Stop, Trail};
+use crate::descent::{ByValue, Lost, Node, Stop, Trail, decode};
 use crate::error::{Error, RangeError};
 use crate::fault::Fault;
-use crate::format::{Entry, Format, Input, Output};
+use crate::format::{Entry, Format, Input, Output, Presence};
 use crate::gather::{Finished, Gather, GatherError, Invalidate};
 use crate::geometry::{Level, MAX_LEVELS};
 use crate::keep::Kept;
 use crate::lock::{Locks, Own, Owned};
 use crate::memory::TableMemory;
 use crate::space::{AddressSpace, Leaves};
-use crate::state::{Owner, TableState};
+use crate::state::{Owner, TableState, UNKNOWN};
 use crate::walk::{LeafOf, TranslationOf, Walker, translate};
 use crate::word::{Word, any_set};
 use crate::work::{Allowance, Entries};
@@ -129,8 +129,8 @@ where
     /// Frees every table, the root included.
     ///
     /// On tables that others wrote, what is no table of this tree (any more) is passed over, and
-    /// what no way leads to stays allocated: [`Finished::tables`] says how many were freed. Bound:
-    /// each live table of the allocator is visited at most once, and each of its entries looked at
+    /// what no way leads to stays allocated: [`Finished::tables`] says how many were freed, and
+    /// [`Finished::unread`] how many could not be read for those below them. Bound: each live table of the allocator is visited at most once, and each of its entries looked at
     /// once.
     ///
     /// The root must have been taken out of whatever register or table hardware finds it by; then
@@ -154,21 +154,21 @@ where
     /// Frees the table of `node` and all below it. The depth is bounded by the levels, and the work
     /// by the live tables of the allocator: each is marked as having left before it is descended
     /// into, and one that has left, or is none of this allocator's, is not touched.
-    fn free_subtree(&self, node: Node, done: &mut Finished) {
+    pub(crate) fn free_subtree(&self, node: Node, done: &mut Finished) {
         let Some(state) = self.state(node).filter(|state| state.adopt(self.tree)) else { return };
         let live = state.live();
         state.leave(self.tree);
         let address = <Output<F> as Address>::new(node.table);
         if node.level > 0 && live > 0 {
             let present = self.format.bits(node.position()).present;
-            if let Ok(words) = self.memory.table(address, 1 << node.width) {
-                for memory in words.iter().filter(|memory| any_set::<F>(memory, present)) {
-                    let word = Word::<F>::new(memory).load();
-                    if let Entry::Table { table, width } =
-                        crate::descent::decode(&self.format, word, node.position())
-                    {
-                        self.free_subtree(node.below(table.get(), width), done);
-                    }
+            let words = self.memory.table(address, 1 << node.width);
+            done.unread += usize::from(words.is_err());
+            for memory in words.unwrap_or_default() {
+                let word = Word::<F>::new(memory).load();
+                if let (true, Entry::Table { table, width }) =
+                    (any_set::<F>(memory, present), decode(&self.format, word, node.position()))
+                {
+                    self.free_subtree(node.below(table.get(), width), done);
                 }
             }
         }
@@ -358,6 +358,29 @@ where
         }
     }
 
+    /// How many entries of `node`'s table are live, if `owner` has it. They are counted if a writer
+    /// was interrupted that changed them.
+    pub(crate) fn live(&self, node: Node, owner: Owner) -> Option<u32> {
+        match self.state(node)?.live_of(owner)? {
+            UNKNOWN.. => self.recount(node, owner),
+            live => Some(live),
+        }
+    }
+
+    #[cold]
+    fn recount(&self, node: Node, owner: Owner) -> Option<u32> {
+        let words = self.memory.table(<Output<F> as Address>::new(node.table), 1 << node.width);
+        let (words, entries) = (words.ok()?, Presence::at(&self.format, node.position()));
+        let counts = |memory: &&AtomicU64| {
+            !entries.is_absent(&self.format, memory)
+                || self.check_unannotated(node, Word::<F>::new(memory).load()).is_err()
+        };
+        let live = words.iter().filter(counts).count() as u32;
+        self.wrote(node.table, words.len());
+        self.state(node)?.counted(owner, live);
+        Some(live)
+    }
+
     /// `entries` fewer are live in the table of `level` on the trail; if none is left it leaves the
     /// tree, and so on upwards to where the trail begins. (Or it stays, empty, if the gather is
     /// full and cannot be flushed.)
@@ -372,7 +395,10 @@ where
         let (mut entries, owner) = (entries, trail.locks.owner());
         for level in level..=trail.top() {
             let node = trail.node(level);
-            let left = self.state(node).and_then(|state| state.sub(owner, entries));
+            let left = match self.state(node).and_then(|state| state.sub(owner, entries)) {
+                Some(UNKNOWN..) => self.live(node, owner),
+                left => left,
+            };
             if left != Some(0) || level == trail.top() {
                 return Ok(());
             }

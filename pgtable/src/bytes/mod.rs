@@ -10,8 +10,8 @@
 //! How the pages are translated is the type's choice: a [`Walker`](crate::Walker) judges rights,
 //! [`Recording`] also records accessed and dirty, [`Debugger`] judges nothing.
 //!
-//! A range of `n` bytes takes at most `n / (smallest page) + 2` translations to read or write;
-//! comparing and copying translate both sides anew for each 512 bytes.
+//! A range of `n` bytes takes at most `n / (smallest page) + 2` translations, on each side of a
+//! comparison or a copy.
 
 mod memory;
 mod segments;
@@ -38,8 +38,7 @@ pub type StoppedOf<T, B> = Stopped<
     <B as ByteMemory<<T as Translate>::Output>>::Error,
 >;
 
-/// How many bytes are on their way at a time, in a comparison or a copy. A chunk never crosses a
-/// multiple of this, so it lies in one page.
+/// How many bytes are on their way at a time, in a comparison or a copy.
 const CHUNK: usize = 512;
 
 /// The bytes at a guest's addresses: a translation, and the memory behind it.
@@ -176,13 +175,19 @@ impl<'m, T: Translate, B: ByteMemory<T::Output> + ?Sized> GuestBytes<'m, T, B> {
     /// [`Stopped`], with the bytes that were compared, and equal, as done.
     pub fn compare(&self, at: T::Input, bytes: &[u8]) -> BytesResult<T, B, Option<u64>> {
         let mut chunk = [0; CHUNK];
-        self.chunks(at, at, bytes.len() as u64, |from, _, done, count| {
-            let wanted = &bytes[done as usize..][..count];
-            let found = &mut chunk[..count];
-            let stopped = self.read(from, found).err();
-            let read = stopped.as_ref().map_or(count, |stopped| stopped.done as usize);
-            difference(&found[..read], wanted, stopped)
-        })
+        let mut side = self.side(at, bytes.len() as u64, AccessKind::Read);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let count = min(rest.len(), side.room()?);
+            let (wanted, behind) = rest.split_at(count);
+            let (read, stopped) = side.read(self.memory, &mut chunk[..count]);
+            if let Some(first) = difference(&chunk[..read], wanted, stopped)? {
+                return Ok(Some(side.done + first));
+            }
+            side.pass(count);
+            rest = behind;
+        }
+        Ok(None)
     }
 
     /// Compares the `bytes` bytes from `one` on with those from `other` on; returns the offset of
@@ -197,15 +202,25 @@ impl<'m, T: Translate, B: ByteMemory<T::Output> + ?Sized> GuestBytes<'m, T, B> {
         bytes: u64,
     ) -> BytesResult<T, B, Option<u64>> {
         let (mut left, mut right) = ([0; CHUNK], [0; CHUNK]);
-        self.chunks(one, other, bytes, |one, other, _, count| {
-            let (left, right) = (&mut left[..count], &mut right[..count]);
-            let first = self.read(one, left).err();
-            let read = first.as_ref().map_or(count, |stopped| stopped.done as usize);
-            let second = self.read(other, &mut right[..read]).err();
-            let read = second.as_ref().map_or(read, |stopped| stopped.done as usize);
+        let [mut one, mut other] = [one, other].map(|at| self.side(at, bytes, AccessKind::Read));
+        while one.done < bytes {
+            let (room, beside) = (one.room()?, other.room());
+            let count = min(room, *beside.as_ref().unwrap_or(&1));
+            let (read, first) = one.read(self.memory, &mut left[..count]);
+            // If both stop at once, the first is named.
+            if read == 0 {
+                return first.map_or(Ok(None), Err);
+            }
+            beside?;
+            let (read, second) = other.read(self.memory, &mut right[..read]);
             // The second stopped earlier, if it stopped at all.
-            difference(&left[..read], right, second.or(first))
-        })
+            if let Some(first) = difference(&left[..read], &right[..read], second.or(first))? {
+                return Ok(Some(one.done + first));
+            }
+            one.pass(count);
+            other.pass(count);
+        }
+        Ok(None)
     }
 
     /// Copies the `bytes` bytes from `from` on to `to`. If the two overlap, by their own addresses
@@ -215,40 +230,91 @@ impl<'m, T: Translate, B: ByteMemory<T::Output> + ?Sized> GuestBytes<'m, T, B> {
     /// [`Stopped`], with the bytes that were written as done.
     pub fn copy(&self, from: T::Input, to: T::Input, bytes: u64) -> BytesResult<T, B> {
         let mut chunk = [0; CHUNK];
-        self.chunks(from, to, bytes, |from, to, _, count| {
-            let stopped = self.read(from, &mut chunk[..count]).err();
-            let read = stopped.as_ref().map_or(count, |stopped| stopped.done as usize);
-            self.write(to, &chunk[..read])?;
-            stopped.map_or(Ok(None::<u64>), Err)
-        })
-        .map(|_| ())
+        let mut from = self.side(from, bytes, AccessKind::Read);
+        let mut to = self.side(to, bytes, AccessKind::Write);
+        while from.done < bytes {
+            let (room, beside) = (from.room()?, to.room());
+            let count = min(room, *beside.as_ref().unwrap_or(&1));
+            let (read, stopped) = from.read(self.memory, &mut chunk[..count]);
+            // If both stop at once, the reader is named.
+            if read == 0 {
+                return stopped.map_or(Ok(()), Err);
+            }
+            beside?;
+            let written = self.memory.write(to.output, &chunk[..read]);
+            written.map_err(|short| to.stopped(short, read))?;
+            stopped.map_or(Ok(()), Err)?;
+            from.pass(count);
+            to.pass(count);
+        }
+        Ok(())
     }
 
-    /// Calls `each` for every chunk of the `bytes` bytes from `one` and from `other` on: with both
-    /// addresses, how many bytes are done, and how many these are. What it says of its chunk is
-    /// made the whole range's.
-    fn chunks(
+    /// A side of a comparison or a copy.
+    fn side(&self, at: T::Input, bytes: u64, kind: AccessKind) -> Side<&T> {
+        let segments = self.segments(at, bytes, kind);
+        Side { segments, input: at, output: T::Output::new(0), left: 0, done: 0 }
+    }
+}
+
+/// Where a comparison or a copy is on one of its sides. A page is translated once, when its first
+/// byte is come to.
+struct Side<T: Translate> {
+    /// The pages behind this one.
+    segments: Segments<T>,
+    input: T::Input,
+    output: T::Output,
+    /// Bytes of the page that are left.
+    left: u64,
+    done: u64,
+}
+
+impl<T: Translate> Side<T> {
+    /// How many bytes can be done at once: at least one.
+    fn room<E>(&mut self) -> Result<usize, Stopped<T::Input, T::Fault, E>> {
+        if self.left == 0 {
+            let end = Stopped { at: self.input, done: self.done, reason: Reason::End };
+            let Mapping { input, output, bytes, .. } =
+                self.segments.next().ok_or(end)?.map_err(|Stopped { at, done, reason }| {
+                    Stopped { at, done, reason: reason.with_memory() }
+                })?;
+            (self.input, self.output, self.left) = (input, output, bytes);
+        }
+        Ok(min(self.left, CHUNK as u64) as usize)
+    }
+
+    /// Reads the next bytes, no more than there is [room](Self::room): how many were read, and why
+    /// not all.
+    fn read<B: ByteMemory<T::Output> + ?Sized>(
         &self,
-        one: T::Input,
-        other: T::Input,
-        bytes: u64,
-        mut each: impl FnMut(T::Input, T::Input, u64, usize) -> BytesResult<T, B, Option<u64>>,
-    ) -> BytesResult<T, B, Option<u64>> {
-        let mut done = 0;
-        while done < bytes {
-            let end = Stopped { at: T::Input::new(u64::MAX), done, reason: Reason::End };
-            let (Some(from), Some(to)) = (one.checked_add(done), other.checked_add(done)) else {
-                return Err(end);
-            };
-            let room = |at: T::Input| CHUNK as u64 - at.get() % CHUNK as u64;
-            let count = min(bytes - done, min(room(from), room(to))) as usize;
-            match each(from, to, done, count) {
-                Ok(None) => done += count as u64,
-                Ok(Some(offset)) => return Ok(Some(done + offset)),
-                Err(stopped) => return Err(Stopped { done: done + stopped.done, ..stopped }),
+        memory: &B,
+        bytes: &mut [u8],
+    ) -> (usize, Option<StoppedOf<T, B>>) {
+        let count = bytes.len();
+        match memory.read(self.output, bytes) {
+            _ if count == 0 => (0, None),
+            Ok(()) => (count, None),
+            Err(short) => {
+                let stopped = self.stopped(short, count);
+                ((stopped.done - self.done) as usize, Some(stopped))
             }
         }
-        Ok(None)
+    }
+
+    /// Memory stopped in the next `count` bytes: never behind them, whatever it says.
+    fn stopped<E>(&self, short: Short<E>, count: usize) -> Stopped<T::Input, T::Fault, E> {
+        let done = min(short.done, count.saturating_sub(1)) as u64;
+        let at = T::Input::new(self.input.get().wrapping_add(done));
+        Stopped { at, done: self.done + done, reason: Reason::Memory(short.error) }
+    }
+
+    /// So many bytes are done, no more than there was room.
+    fn pass(&mut self, count: usize) {
+        let count = count as u64;
+        self.input = T::Input::new(self.input.get().wrapping_add(count));
+        self.output = T::Output::new(self.output.get().wrapping_add(count));
+        self.left -= count;
+        self.done += count;
     }
 }
 

@@ -49,8 +49,16 @@ type TrailOf<'t, F, A> = Trail<Whole<'t, A, Output<F>>>;
 /// is needed. The thread must not use its [`Writer`] on the range meanwhile: it would wait for
 /// itself ([`Error::Contended`]).
 ///
-/// Dropping it unlocks the range and leaves tables that became empty where they are, for the next
-/// [`Writer::unmap`] that comes by; [`finish`](Self::finish) takes them out.
+/// Tables below the smallest one around the range leave the tree when they become empty. That one
+/// stays while the range is locked. [`finish`](Self::finish) takes it out if it is empty, if no
+/// other writer is in the way. Dropping the range leaves it in the tree, for
+/// [`map`](Writer::map) to fill, for a [`Writer::unmap`] of a page in it, or for
+/// [`PageTable::destroy`].
+///
+/// A range that is forgotten (`mem::forget`) stays locked until
+/// [`SharedPageTable::into_inner`](crate::SharedPageTable::into_inner): other writers get
+/// [`Error::Contended`] there. Nothing else is lost: its counts and stale ranges were told at each
+/// verb. A tree has at most 128 ranges at once; [`Writer::lock`] waits for one more.
 pub struct LockedRange<'w, 't, F, M, A>
 where
     F: Format,
