@@ -7,6 +7,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
+use core::cell::Cell;
 use core::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -147,6 +148,47 @@ fn translations_and_memory_that_lie() {
             assert!(everything_ends(&says));
         }
     }
+}
+
+/// A guest that changes its tables within a comparison or a copy: a page is where it was when its
+/// first byte was come to, up to its last.
+#[test]
+fn case_b2_a_page_is_translated_once() {
+    /// Leads each page to another place each time that it is asked.
+    struct Moves(Cell<u64>);
+    impl Translate for Moves {
+        type Input = Gva;
+        type Output = Gpa;
+        type Attributes = ();
+        type Fault = Infallible;
+
+        fn translate(&self, at: Gva, _: Access) -> Result<Translation<Gpa, ()>, Infallible> {
+            let asked = self.0.get();
+            self.0.set(asked + 1);
+            let output = Gpa::new((asked % 4) << 12 | at.get() & 0xfff);
+            Ok(Translation { output, shift: 12, attributes: () })
+        }
+    }
+    // The byte of each of four pages is its number.
+    let words: Vec<_> =
+        (0..4 * 512).map(|n| AtomicU64::new(n / 512 * 0x0101_0101_0101_0101)).collect();
+    let memory = WordBytes(DirectMap::new(&words, Gpa::new(0)));
+    let moves = Moves(Cell::new(0));
+    let bytes = GuestBytes::new(&moves, &memory);
+    let at = Gva::new(0x10);
+    assert_eq!(bytes.compare(at, &[0; 0xff0]).unwrap(), None);
+    assert_eq!(moves.0.get(), 1);
+    assert_eq!(bytes.compare(at, &[1; 0x1000]).unwrap(), Some(0xff0), "the next is the second");
+    moves.0.set(0);
+    assert_eq!(bytes.compare_with(at, at, 0xff0).unwrap(), Some(0));
+    assert_eq!(moves.0.get(), 2);
+    // From the third to the fourth.
+    bytes.copy(at, at, 0xff0).unwrap();
+    assert_eq!(moves.0.get(), 4);
+    let held = |page: usize| words[page * 512 + 2].load(Ordering::Relaxed) & 0xff;
+    let last = |page: usize| words[page * 512 + 511].load(Ordering::Relaxed) & 0xff;
+    assert_eq!([0, 1, 2, 3].map(held), [0, 1, 2, 2]);
+    assert_eq!([0, 1, 2, 3].map(last), [0, 1, 2, 2]);
 }
 
 /// The segments of the whole space end, whatever their size; of those of one byte the first are
