@@ -439,7 +439,7 @@ impl ReadSide for Counting {
 #[test]
 fn waiting_ends() {
     // Of who says nothing else: long after any verb of another is done.
-    assert!(Alone::wait(0) && Alone::wait((1 << 26) - 1) && !Alone::wait(1 << 26));
+    assert!(Alone::wait(0) && Alone::wait((1 << 25) - 1) && !Alone::wait(1 << 25));
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
     let format = LongMode::new(Levels::Four, Controls::new());
