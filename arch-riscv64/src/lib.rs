@@ -29,9 +29,14 @@
 #![forbid(unsafe_code)]
 
 mod attributes;
+mod boot;
+mod control_bits;
 mod controls;
 mod entry;
 mod exception;
+mod paging;
+mod paging_walker;
+mod pointer_mask;
 mod registers;
 mod sv;
 mod sv_x4;
@@ -39,9 +44,14 @@ mod trap;
 mod tree;
 
 pub use attributes::{GuestAttributes, LeafAttributes, MemoryType, PageAttributes};
+pub use boot::{BootError, BootMapping, BootTables, boot_tables};
+pub use control_bits::{CONTROL_BITS, ControlBits, ControlRegister, Effect, RefusedBit};
 pub use controls::{Controls, Extensions, GuestControls, Mode};
 pub use entry::PageTableEntry;
 pub use exception::Exception;
+pub use paging::{GuestPaging, GvaError, Paging, Registers, Unsupported, gva_to_gpa};
+pub use paging_walker::{GuestTranslation, GuestWalker, PagingWalker, VirtualTranslation};
+pub use pointer_mask::PointerMask;
 pub use registers::{Hgatp, Satp};
 pub use sv::Sv;
 pub use sv_x4::SvX4;

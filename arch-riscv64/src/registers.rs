@@ -3,7 +3,7 @@
 use bitfield_struct::bitfield;
 use pgtable::{Gpa, Hpa, low_bits};
 
-use crate::controls::Mode;
+use crate::controls::{Extensions, Mode};
 use crate::tree::PAGE_SHIFT;
 
 /// satp or vsatp ("Supervisor Address Translation and Protection Register").
@@ -69,5 +69,43 @@ impl Hgatp {
     #[must_use]
     pub const fn root(self) -> Hpa {
         Hpa::new((self.ppn() & !3) << PAGE_SHIFT)
+    }
+}
+
+/// The bits of sstatus and vsstatus that concern translation ("Supervisor Status Register").
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub(crate) struct Status {
+    #[bits(18)]
+    __: u32,
+    pub(crate) sum: bool,
+    pub(crate) mxr: bool,
+    #[bits(44)]
+    __: u64,
+}
+
+/// The bits of menvcfg, henvcfg and senvcfg that concern translation (the sections "… Environment
+/// Configuration Register").
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub(crate) struct Envcfg {
+    #[bits(3)]
+    __: u8,
+    pub(crate) sse: bool,
+    #[bits(28)]
+    __: u32,
+    #[bits(2)]
+    pub(crate) pmm: u8,
+    #[bits(27)]
+    __: u32,
+    pub(crate) adue: bool,
+    pub(crate) pbmte: bool,
+    __: bool,
+}
+
+impl Envcfg {
+    /// What entries may say, on a hart that can do what `hart` says.
+    pub(crate) const fn extensions(self, hart: Extensions) -> Extensions {
+        Extensions { adue: hart.adue || self.adue(), pbmte: self.pbmte(), ..hart }
     }
 }

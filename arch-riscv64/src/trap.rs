@@ -104,6 +104,8 @@ impl From<&TwoStageFault<Sv, SvX4>> for Trap {
     }
 }
 
+impl core::error::Error for Trap {}
+
 impl fmt::Display for Trap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { exception, stval, htval, htinst } = self;

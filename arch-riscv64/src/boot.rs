@@ -1,0 +1,65 @@
+//! Page tables for a vCPU that starts with translation on: built in guest memory, in one call.
+//!
+//! ```
+//! use core::sync::atomic::AtomicU64;
+//! use arch_riscv64::{BootMapping, Controls, Mode, Sv, boot_tables};
+//! use pgtable::{DirectMap, Gpa, Gva, Prot};
+//!
+//! # let words: Vec<AtomicU64> = (0..0x10000 / 8).map(|_| AtomicU64::new(0)).collect();
+//! let ram = Gpa::new(0x8000_0000);
+//! let memory = DirectMap::new(&words, ram); // or `GuestTables`, over vm-memory
+//! let format = Sv::new(Mode::Sv39, Controls::new());
+//! let kernel = Gva::new(0xffff_ffff_8000_0000);
+//! let boot = boot_tables(
+//!     format,
+//!     &memory,
+//!     ram..Gpa::new(0x8000_8000),
+//!     &[
+//!         BootMapping::identity(1 << 32, Prot::RWX.into()),
+//!         BootMapping { gva: kernel, gpa: ram, bytes: 512 << 20, attributes: Prot::RWX.into() },
+//!     ],
+//! )?;
+//! // For the vCPU's satp; S-mode may use these pages, U-mode may not.
+//! assert_eq!(boot.satp.into_bits(), 0x8000_0000_0008_0000);
+//! # Ok::<(), arch_riscv64::BootError>(())
+//! ```
+
+use core::ops::Range;
+
+use pgtable::{Gpa, TableMemory, build_boot_tables};
+
+pub use pgtable::BootError;
+
+use crate::attributes::PageAttributes;
+use crate::registers::Satp;
+use crate::sv::Sv;
+
+/// One range to map, by pages of at least 4 KiB.
+pub type BootMapping = pgtable::BootMapping<PageAttributes>;
+
+/// Tables in guest memory, and how a vCPU uses them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct BootTables {
+    /// satp, with ASID 0. The format's controls besides are [`Sv::controls`]: SUM and MXR in
+    /// sstatus, ADUE and PBMTE in menvcfg (for a guest: henvcfg).
+    pub satp: Satp,
+    /// One past the last byte of the tables.
+    pub end: Gpa,
+}
+
+/// Builds tables of `format` for `mappings`, within `area` of guest memory: the root at its start,
+/// rounded up to a page, and the others after it. What the area held is overwritten.
+///
+/// An identity map of 4 GiB takes one table with Sv39, two with Sv48.
+///
+/// # Errors
+/// [`BootError`]; the area holds part of the tables then.
+pub fn boot_tables<M: TableMemory<Gpa>>(
+    format: Sv,
+    memory: &M,
+    area: Range<Gpa>,
+    mappings: &[BootMapping],
+) -> Result<BootTables, BootError> {
+    let (root, end) = build_boot_tables(format, memory, area, mappings)?;
+    Ok(BootTables { satp: format.satp(root, 0), end })
+}

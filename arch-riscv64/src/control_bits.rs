@@ -1,0 +1,190 @@
+//! What each bit of the registers that concern translation does to it: the list by which
+//! [`Paging::of`](crate::Paging::of) and [`GuestPaging::of`](crate::GuestPaging::of) decide, so
+//! that no bit is overlooked.
+//!
+//! Sections "Supervisor CSRs", "Hypervisor and Virtual Supervisor CSRs", "Machine Environment
+//! Configuration Register". A bit that the manual does not define (WPRI) counts as refused.
+
+use core::fmt;
+
+use pgtable::low_bits;
+
+/// A register that takes part in translation. vsatp and vsstatus have the bits of satp and sstatus.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ControlRegister {
+    /// satp, vsatp.
+    Satp,
+    /// hgatp.
+    Hgatp,
+    /// sstatus, vsstatus.
+    Sstatus,
+    /// hstatus.
+    Hstatus,
+    /// menvcfg.
+    Menvcfg,
+    /// henvcfg.
+    Henvcfg,
+    /// senvcfg.
+    Senvcfg,
+}
+
+impl fmt::Display for ControlRegister {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Satp => "satp",
+            Self::Hgatp => "hgatp",
+            Self::Sstatus => "sstatus",
+            Self::Hstatus => "hstatus",
+            Self::Menvcfg => "menvcfg",
+            Self::Henvcfg => "henvcfg",
+            Self::Senvcfg => "senvcfg",
+        })
+    }
+}
+
+/// What this crate makes of a control bit.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Effect {
+    /// Walks do what the bit says.
+    Modelled,
+    /// The bit does not change which accesses translate, where to, and with which fault.
+    None,
+    /// It may, and this crate does not model it: refused by name.
+    Refused,
+}
+
+/// Some bits of a control register.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ControlBits {
+    /// The register.
+    pub register: ControlRegister,
+    /// The lowest of the bits.
+    pub first: u8,
+    /// How many there are.
+    pub count: u8,
+    /// The manual's name.
+    pub name: &'static str,
+    /// What this crate makes of them.
+    pub effect: Effect,
+}
+
+impl ControlBits {
+    /// The bits as a mask.
+    #[must_use]
+    pub const fn mask(&self) -> u64 {
+        low_bits(self.count) << self.first
+    }
+}
+
+/// `count` bits from `first` on.
+const fn bits(
+    register: ControlRegister,
+    first: u8,
+    count: u8,
+    name: &'static str,
+    effect: Effect,
+) -> ControlBits {
+    ControlBits { register, first, count, name, effect }
+}
+
+use ControlRegister::{Henvcfg, Hgatp, Hstatus, Menvcfg, Satp, Senvcfg, Sstatus};
+use Effect::{Modelled, None as Nothing, Refused};
+
+/// Every defined bit of these registers. Bits that are in no row are reserved, and refused.
+pub const CONTROL_BITS: &[ControlBits] = &[
+    bits(Satp, 0, 44, "PPN", Modelled),
+    bits(Satp, 44, 16, "ASID", Nothing), // what fences reach, not what a walk finds
+    bits(Satp, 60, 4, "MODE", Modelled),
+    bits(Hgatp, 2, 42, "PPN", Modelled), // the root has 16 KiB
+    bits(Hgatp, 44, 14, "VMID", Nothing),
+    bits(Hgatp, 60, 4, "MODE", Modelled),
+    bits(Sstatus, 1, 1, "SIE", Nothing),
+    bits(Sstatus, 5, 1, "SPIE", Nothing),
+    bits(Sstatus, 6, 1, "UBE", Nothing), // the order of the bytes of a user's data
+    bits(Sstatus, 8, 1, "SPP", Nothing),
+    bits(Sstatus, 9, 2, "VS", Nothing),
+    bits(Sstatus, 13, 2, "FS", Nothing),
+    bits(Sstatus, 15, 2, "XS", Nothing),
+    bits(Sstatus, 18, 1, "SUM", Modelled),
+    bits(Sstatus, 19, 1, "MXR", Modelled),
+    bits(Sstatus, 23, 1, "SPELP", Nothing),
+    bits(Sstatus, 24, 1, "SDT", Nothing),
+    bits(Sstatus, 32, 1, "UXL: 32 or 128 bits", Refused),
+    bits(Sstatus, 33, 1, "UXL: 64 bits", Nothing),
+    bits(Sstatus, 63, 1, "SD", Nothing),
+    bits(Hstatus, 5, 1, "VSBE", Refused), // big-endian tables
+    bits(Hstatus, 6, 1, "GVA", Nothing),
+    bits(Hstatus, 7, 1, "SPV", Nothing),  // of the next SRET
+    bits(Hstatus, 8, 1, "SPVP", Nothing), // the privilege of HLV and HSV: the caller's to say
+    bits(Hstatus, 9, 1, "HU", Nothing),
+    bits(Hstatus, 12, 6, "VGEIN", Nothing),
+    bits(Hstatus, 20, 1, "VTVM", Nothing),
+    bits(Hstatus, 21, 1, "VTW", Nothing),
+    bits(Hstatus, 22, 1, "VTSR", Nothing),
+    bits(Hstatus, 32, 1, "VSXL: 32 or 128 bits", Refused),
+    bits(Hstatus, 33, 1, "VSXL: 64 bits", Nothing),
+    bits(Hstatus, 48, 2, "HUPMM", Nothing), // of HLV and HSV in U-mode alone
+    bits(Menvcfg, 0, 1, "FIOM", Nothing),
+    bits(Menvcfg, 2, 1, "LPE", Nothing),
+    bits(Menvcfg, 3, 1, "SSE", Refused), // W without R becomes a shadow-stack page
+    bits(Menvcfg, 4, 2, "CBIE", Nothing),
+    bits(Menvcfg, 6, 1, "CBCFE", Nothing),
+    bits(Menvcfg, 7, 1, "CBZE", Nothing),
+    bits(Menvcfg, 32, 2, "PMM", Modelled),
+    bits(Menvcfg, 59, 1, "DTE", Nothing),
+    bits(Menvcfg, 60, 1, "CDE", Nothing),
+    bits(Menvcfg, 61, 1, "ADUE", Modelled),
+    bits(Menvcfg, 62, 1, "PBMTE", Modelled),
+    bits(Menvcfg, 63, 1, "STCE", Nothing),
+    bits(Henvcfg, 0, 1, "FIOM", Nothing),
+    bits(Henvcfg, 2, 1, "LPE", Nothing),
+    bits(Henvcfg, 3, 1, "SSE", Refused),
+    bits(Henvcfg, 4, 2, "CBIE", Nothing),
+    bits(Henvcfg, 6, 1, "CBCFE", Nothing),
+    bits(Henvcfg, 7, 1, "CBZE", Nothing),
+    bits(Henvcfg, 32, 2, "PMM", Modelled),
+    bits(Henvcfg, 59, 1, "DTE", Nothing),
+    bits(Henvcfg, 61, 1, "ADUE", Modelled),
+    bits(Henvcfg, 62, 1, "PBMTE", Modelled),
+    bits(Henvcfg, 63, 1, "STCE", Nothing),
+    bits(Senvcfg, 0, 1, "FIOM", Nothing),
+    bits(Senvcfg, 2, 1, "LPE", Nothing),
+    bits(Senvcfg, 3, 1, "SSE", Nothing), // a user's instructions; entries change by menvcfg's
+    bits(Senvcfg, 4, 2, "CBIE", Nothing),
+    bits(Senvcfg, 6, 1, "CBCFE", Nothing),
+    bits(Senvcfg, 7, 1, "CBZE", Nothing),
+    bits(Senvcfg, 8, 1, "UKTE", Refused), // users' accesses to the upper half fault
+    bits(Senvcfg, 32, 2, "PMM", Modelled),
+];
+
+/// A bit that is set and not modelled, or reserved.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RefusedBit {
+    /// The register.
+    pub register: ControlRegister,
+    /// The bit.
+    pub bit: u8,
+    /// The manual's name; "reserved" if it has none.
+    pub name: &'static str,
+}
+
+impl RefusedBit {
+    /// The lowest refused bit of `word`.
+    pub(crate) fn find(register: ControlRegister, word: u64) -> Option<Self> {
+        let rows = || CONTROL_BITS.iter().filter(|row| row.register == register);
+        let accepted = rows().filter(|row| row.effect != Refused);
+        let set = word & !accepted.fold(0, |sum, row| sum | row.mask());
+        if set == 0 {
+            return None;
+        }
+        let bit = set.trailing_zeros() as u8;
+        let name = rows().find(|row| row.mask() >> bit & 1 != 0).map_or("reserved", |row| row.name);
+        Some(Self { register, bit, name })
+    }
+}
+
+impl fmt::Display for RefusedBit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bit {} ({})", self.register, self.bit, self.name)
+    }
+}

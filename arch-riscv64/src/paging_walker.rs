@@ -1,0 +1,171 @@
+//! Walkers of whatever state a hart is in.
+
+use pgtable::{
+    Access, AccessKind, Fault, Gpa, Gva, Hpa, MemoryError, ReadMemory, Translate,
+    TranslateRecording, TranslateUnjudged, Translation, TwoStage, Walker,
+};
+
+use crate::attributes::{GuestAttributes, PageAttributes};
+use crate::paging::{GuestPaging, Paging};
+use crate::sv::Sv;
+use crate::trap::Trap;
+use crate::tree::PHYSICAL_BITS;
+
+/// Where a virtual address goes: the page's size, and what the leaf says. `None` while addresses
+/// are not translated (Bare): then everything is allowed.
+pub type VirtualTranslation = Translation<Gpa, Option<PageAttributes>>;
+
+/// Where a guest's virtual address goes through both stages, and what the leaves say; `None` of a
+/// stage that is Bare.
+pub type GuestTranslation = Translation<Hpa, (Option<PageAttributes>, Option<GuestAttributes>)>;
+
+/// Translates a hart's virtual addresses.
+///
+/// By itself it judges each access and records nothing; [`Recording`](pgtable::Recording) also sets
+/// A and D; [`Debugger`](pgtable::Debugger) reaches whatever is mapped, and writes read-only pages.
+/// An address is masked first, if pointer masking applies.
+///
+/// ```
+/// use arch_riscv64::{Extensions, Paging, Registers};
+/// use pgtable::{Debugger, GuestBytes, GuestTables, Gva};
+/// use vm_memory::{GuestAddress, GuestMemoryMmap};
+///
+/// // A gdb stub's whole memory access. (Here the vCPU has not turned on translation.)
+/// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
+/// let registers = Registers::default();
+///
+/// let tables = GuestTables::new(&memory)?;
+/// let walker = Paging::of(&registers, Extensions::new())?.walker(&tables);
+/// let bytes = GuestBytes::new(Debugger(walker), &memory);
+/// bytes.write(Gva::new(0x1fff), b"across pages")?;
+///
+/// let mut read = [0; 12];
+/// bytes.read(Gva::new(0x1fff), &mut read)?;
+/// assert_eq!(&read, b"across pages");
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct PagingWalker<M> {
+    paging: Paging,
+    memory: M,
+}
+
+impl Paging {
+    /// A walker of the page tables in `memory`.
+    #[must_use]
+    pub const fn walker<M: ReadMemory<Gpa>>(self, memory: M) -> PagingWalker<M> {
+        PagingWalker { paging: self, memory }
+    }
+}
+
+impl<M: ReadMemory<Gpa>> PagingWalker<M> {
+    /// What `walk` finds in the tables, or the address itself.
+    #[inline(always)]
+    fn go(
+        &self,
+        gva: Gva,
+        access: Access,
+        walk: impl FnOnce(Walker<Sv, &M>, Gva) -> Result<Translation<Gpa, PageAttributes>, Fault<Sv>>,
+    ) -> Result<VirtualTranslation, Fault<Sv>> {
+        let gva = self.paging.masked(gva, access);
+        let Some((format, root)) = self.paging.tables() else {
+            let output = Gpa::new(gva.get());
+            return Ok(Translation { output, shift: PHYSICAL_BITS, attributes: None });
+        };
+        let Translation { output, shift, attributes } =
+            walk(Walker::new(format, &self.memory, root), gva)?;
+        Ok(Translation { output, shift, attributes: Some(attributes) })
+    }
+}
+
+impl<M: ReadMemory<Gpa>> Translate for PagingWalker<M> {
+    type Input = Gva;
+    type Output = Gpa;
+    type Attributes = Option<PageAttributes>;
+    type Fault = Fault<Sv>;
+
+    #[inline(always)]
+    fn translate(&self, gva: Gva, access: Access) -> Result<VirtualTranslation, Fault<Sv>> {
+        self.go(gva, access, |walker, gva| walker.translate(gva, access))
+    }
+}
+
+impl<M: ReadMemory<Gpa>> TranslateRecording for PagingWalker<M> {
+    fn access(&self, gva: Gva, access: Access) -> Result<VirtualTranslation, Fault<Sv>> {
+        self.go(gva, access, |walker, gva| walker.access(gva, access))
+    }
+}
+
+impl<M: ReadMemory<Gpa>> TranslateUnjudged for PagingWalker<M> {
+    fn debug_translate(&self, gva: Gva, access: Access) -> Result<VirtualTranslation, Fault<Sv>> {
+        self.go(gva, access, |walker, gva| walker.debug_translate(gva, access))
+    }
+}
+
+/// Translates a guest's virtual addresses through both stages, with all tables in host memory.
+/// Accesses are judged; nothing is recorded. A fault is the [`Trap`] into HS-mode.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestWalker<M> {
+    paging: GuestPaging,
+    memory: M,
+}
+
+impl GuestPaging {
+    /// A walker of the tables in `memory`.
+    #[must_use]
+    pub const fn walker<M: ReadMemory<Hpa>>(self, memory: M) -> GuestWalker<M> {
+        GuestWalker { paging: self, memory }
+    }
+}
+
+/// Host memory where hgatp is Bare: guest-physical addresses are host-physical ones.
+struct Same<'m, M>(&'m M);
+
+impl<M: ReadMemory<Hpa>> ReadMemory<Gpa> for Same<'_, M> {
+    fn load(&self, address: Gpa) -> Result<u64, MemoryError> {
+        self.0.load(Hpa::new(address.get()))
+    }
+
+    fn compare_exchange(&self, address: Gpa, current: u64, new: u64) -> Result<bool, MemoryError> {
+        self.0.compare_exchange(Hpa::new(address.get()), current, new)
+    }
+
+    fn is_writable(&self, address: Gpa) -> bool {
+        self.0.is_writable(Hpa::new(address.get()))
+    }
+}
+
+impl<M: ReadMemory<Hpa>> Translate for GuestWalker<M> {
+    type Input = Gva;
+    type Output = Hpa;
+    type Attributes = (Option<PageAttributes>, Option<GuestAttributes>);
+    type Fault = Trap;
+
+    fn translate(&self, gva: Gva, access: Access) -> Result<GuestTranslation, Trap> {
+        let GuestPaging { first, second } = self.paging;
+        let Some((guest, root)) = second else {
+            let found = first.translate(Same(&self.memory), gva, access);
+            let Translation { output, shift, attributes } =
+                found.map_err(|fault| Trap::from(&fault))?;
+            let output = Hpa::new(output.get());
+            return Ok(Translation { output, shift, attributes: (attributes, None) });
+        };
+        let guest = Walker::new(guest, &self.memory, root);
+        let gva = first.masked(gva, access);
+        let Some((own, root)) = first.tables() else {
+            // All accesses of a guest are explicit ones.
+            let explicit = match access.kind {
+                AccessKind::Read => Access::READ.by_user(),
+                _ => access,
+            };
+            let found = guest.translate(Gpa::new(gva.get()), explicit);
+            let Translation { output, shift, attributes } =
+                found.map_err(|fault| Trap::from(&fault))?;
+            return Ok(Translation { output, shift, attributes: (None, Some(attributes)) });
+        };
+        let both = TwoStage::new(own, root, guest).translate(gva, access);
+        let both = both.map_err(|fault| Trap::from(&fault))?;
+        let attributes = (Some(both.stage1.attributes), Some(both.stage2.attributes));
+        Ok(Translation { output: both.output(), shift: both.shift(), attributes })
+    }
+}
