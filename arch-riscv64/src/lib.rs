@@ -34,10 +34,13 @@ mod control_bits;
 mod controls;
 mod entry;
 mod exception;
+mod fence;
+mod iommu;
 mod paging;
 mod paging_walker;
 mod pointer_mask;
 mod registers;
+mod sbi;
 mod sv;
 mod sv_x4;
 mod trap;
@@ -49,10 +52,20 @@ pub use control_bits::{CONTROL_BITS, ControlBits, ControlRegister, Effect, Refus
 pub use controls::{Controls, Extensions, GuestControls, Mode};
 pub use entry::PageTableEntry;
 pub use exception::Exception;
+pub use fence::{
+    CEILING, Fence, FenceInstruction, fence_after_map, hfence_gvma, hfence_vvma, sfence_vma,
+};
+pub use iommu::{
+    DeviceContext, Iohgatp, IommuInvalidation, ProcessDirectory, TranslationControl, ddtp,
+    device_indices, directory_entry, iotinval_gvma, iotinval_vma, process_context, process_indices,
+};
 pub use paging::{GuestPaging, GvaError, Paging, Registers, Unsupported, gva_to_gpa};
 pub use paging_walker::{GuestTranslation, GuestWalker, PagingWalker, VirtualTranslation};
 pub use pointer_mask::PointerMask;
 pub use registers::{Hgatp, Satp};
+pub use sbi::{
+    HartMask, HartMasks, RFENCE, SbiCall, remote_hfence_gvma, remote_hfence_vvma, remote_sfence_vma,
+};
 pub use sv::Sv;
 pub use sv_x4::SvX4;
 pub use trap::{PSEUDO_READ, PSEUDO_WRITE, Trap};

@@ -8,12 +8,10 @@
 //! INVPCID and INVVPID drop those of one address only: where tables left the tree, the operands
 //! here name the whole context instead.
 
-use core::iter::FusedIterator;
 use core::num::NonZeroU16;
-use core::slice;
 
 use bitfield_struct::bitfield;
-use pgtable::{Gpa, Gva, Stale, StaleRange};
+use pgtable::{Gpa, Gva, Stale};
 
 use crate::ept_entry::Eptp;
 use crate::registers::Pcid;
@@ -21,61 +19,13 @@ use crate::registers::Pcid;
 /// Up to how many pages are worth invalidating one by one: Linux's `tlb_single_page_flush_ceiling`.
 pub const CEILING: u64 = 33;
 
-/// How to make stale translations of the current address space unreachable on this processor.
-#[derive(Clone, Debug)]
-pub enum Flush<'s> {
-    /// There is nothing to do.
-    Nothing,
-    /// INVLPG for each of these addresses.
-    Pages(Pages<'s>),
-    /// Everything: load CR3 again; if translations may be global, toggle CR4.PGE or use INVPCID.
-    Everything,
-}
+/// How to make stale translations of the current address space unreachable on this processor:
+/// INVLPG for each of the pages, of which any address drops all of it, or everything: load CR3
+/// again; if translations may be global, toggle CR4.PGE or use INVPCID.
+pub type Flush<'s> = pgtable::Flush<'s, Gva>;
 
-impl<'s> Flush<'s> {
-    /// What `stale` asks for; more than `ceiling` pages become everything.
-    #[must_use]
-    pub fn of(stale: &'s Stale<Gva>, ceiling: u64) -> Self {
-        let pages =
-            stale.ranges().iter().fold(0_u64, |sum, range| sum.saturating_add(range.pages()));
-        if stale.is_empty() {
-            Self::Nothing
-        } else if stale.everything() || pages == 0 || pages > ceiling {
-            Self::Everything
-        } else {
-            Self::Pages(Pages { ranges: stale.ranges().iter(), rest: None })
-        }
-    }
-}
-
-/// The address of each stale page, once, whatever its size: INVLPG of any address in a huge page
-/// drops all of it.
-#[derive(Clone, Debug)]
-pub struct Pages<'s> {
-    ranges: slice::Iter<'s, StaleRange<Gva>>,
-    /// What is left of the range that was begun: never empty.
-    rest: Option<StaleRange<Gva>>,
-}
-
-impl Iterator for Pages<'_> {
-    type Item = Gva;
-
-    fn next(&mut self) -> Option<Gva> {
-        let range = match self.rest.take() {
-            Some(rest) => rest,
-            None => *self.ranges.next()?,
-        };
-        if range.start < range.last {
-            let step = 1_u64.checked_shl(range.shift.into());
-            self.rest = step
-                .and_then(|step| range.start.get().checked_add(step))
-                .map(|start| StaleRange { start: Gva::new(start), ..range });
-        }
-        Some(range.start)
-    }
-}
-
-impl FusedIterator for Pages<'_> {}
+/// The address of each stale page, once, whatever its size.
+pub type Pages<'s> = pgtable::Pages<'s, Gva>;
 
 /// `page` for each stale page where that is enough, or `whole` once, or nothing.
 fn operands<T>(

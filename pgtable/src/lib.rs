@@ -90,6 +90,7 @@ mod descent;
 mod diff;
 mod error;
 mod fault;
+mod flush;
 mod format;
 mod gather;
 mod geometry;
@@ -142,6 +143,7 @@ pub use cursor::Cursor;
 pub use diff::{Change, Side};
 pub use error::{Error, RangeError};
 pub use fault::{Cause, Fault};
+pub use flush::{Flush, Pages};
 pub use format::{
     Bits, ByteOrder, Entry, EntryOf, FirstStage, Format, Groups, Input, Output, Record,
     SecondStage, Unencodable, Words,
