@@ -4,19 +4,6 @@ use pgtable::{Attributes, Memory, Prot};
 
 use crate::entry::{A, D, N, PPN, PageTableEntry, R, U, V, W, X};
 
-/// The memory type of a page ("Page-Based Memory Types", Svpbmt).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-#[repr(u8)]
-pub enum MemoryType {
-    /// As the physical address says (its PMA), or the guest stage.
-    #[default]
-    Pma = 0,
-    /// Main memory that is not cached: NC.
-    NonCacheable = 1,
-    /// Devices: not cached, not idempotent, strongly ordered.
-    Io = 2,
-}
-
 /// Leaf attributes: of a first stage, or ([`GuestAttributes`]) of a guest stage.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct LeafAttributes<const GUEST: bool> {
@@ -34,23 +21,6 @@ pub type PageAttributes = LeafAttributes<false>;
 pub type GuestAttributes = LeafAttributes<true>;
 
 impl<const GUEST: bool> LeafAttributes<GUEST> {
-    /// The same page with another memory type. Other types than [`MemoryType::Pma`] have an
-    /// encoding only with Svpbmt.
-    #[must_use]
-    pub const fn with_memory_type(self, memory: MemoryType) -> Self {
-        Self { word: self.word.with_pbmt(memory as u8) }
-    }
-
-    /// The memory type.
-    #[must_use]
-    pub const fn memory_type(self) -> MemoryType {
-        match self.word.pbmt() {
-            0 => MemoryType::Pma,
-            1 => MemoryType::NonCacheable,
-            _ => MemoryType::Io,
-        }
-    }
-
     /// The same page with these software bits: bits 1:0 in RSW, bits 3:2 in the entry's bits 60:59,
     /// which have an encoding only with Svrsw60t59b. Higher bits do not count.
     #[must_use]
@@ -87,18 +57,6 @@ impl<const GUEST: bool> LeafAttributes<GUEST> {
     pub const fn dirty(self) -> bool {
         self.word.d()
     }
-
-    /// The attributes of the leaf `word`.
-    #[inline(always)]
-    pub(crate) const fn from_leaf(word: u64) -> Self {
-        Self { word: PageTableEntry::from_bits(word & !(V | N | PPN)) }
-    }
-
-    /// The leaf at address 0 with these attributes.
-    #[inline(always)]
-    pub(crate) const fn to_leaf(self) -> u64 {
-        self.word.into_bits() | V
-    }
 }
 
 impl PageAttributes {
@@ -113,6 +71,26 @@ impl PageAttributes {
     #[must_use]
     pub const fn global(self) -> bool {
         self.word.g()
+    }
+}
+
+/// Attributes as words of leaves.
+pub trait Leaf: Attributes {
+    /// The attributes of the leaf `word`.
+    fn from_leaf(word: u64) -> Self;
+    /// The leaf at address 0 with these attributes.
+    fn to_leaf(self) -> u64;
+}
+
+impl<const GUEST: bool> Leaf for LeafAttributes<GUEST> {
+    #[inline(always)]
+    fn from_leaf(word: u64) -> Self {
+        Self { word: PageTableEntry::from_bits(word & !(V | N | PPN)) }
+    }
+
+    #[inline(always)]
+    fn to_leaf(self) -> u64 {
+        self.word.into_bits() | V
     }
 }
 
@@ -155,22 +133,26 @@ impl<const GUEST: bool> Attributes for LeafAttributes<GUEST> {
         Self { word: PageTableEntry::from_bits(others | rights(prot, GUEST)) }
     }
 
+    /// The page-based memory type (Svpbmt): PMA, NC or IO.
     #[inline]
     fn memory(&self) -> Memory {
-        match self.memory_type() {
-            MemoryType::Pma => Memory::Normal,
-            MemoryType::NonCacheable => Memory::Uncached,
-            MemoryType::Io => Memory::Device,
+        match self.word.pbmt() {
+            0 => Memory::Normal,
+            1 => Memory::Uncached,
+            _ => Memory::Device,
         }
     }
 
+    /// Other memory than [`Memory::Normal`], which is as the physical address or the guest stage
+    /// says, has an encoding only with Svpbmt.
     #[inline]
     fn with_memory(self, memory: Memory) -> Self {
-        self.with_memory_type(match memory {
-            Memory::Normal => MemoryType::Pma,
-            Memory::Uncached => MemoryType::NonCacheable,
-            Memory::Device => MemoryType::Io,
-        })
+        let pbmt = match memory {
+            Memory::Normal => 0,
+            Memory::Uncached => 1,
+            Memory::Device => 2,
+        };
+        Self { word: self.word.with_pbmt(pbmt) }
     }
 }
 
@@ -184,8 +166,8 @@ mod tests {
         assert_eq!(page.to_leaf(), 0xc3);
         assert_eq!(GuestAttributes::from(Prot::R).to_leaf(), 0xd3);
         for (name, word, bits) in [
-            ("NC", page.with_memory_type(MemoryType::NonCacheable), 1 << 61),
-            ("IO", page.with_memory_type(MemoryType::Io), 1 << 62),
+            ("NC", page.with_memory(Memory::Uncached), 1 << 61),
+            ("IO", page.with_memory(Memory::Device), 1 << 62),
             ("global", page.with_global(true), 1 << 5),
             ("software", page.with_software(u8::MAX), 0x1800_0000_0000_0300),
             ("software 1:0", page.with_software(3), 0x300),

@@ -31,8 +31,8 @@ use pgtable::{Gpa, TableMemory, build_boot_tables};
 pub use pgtable::BootError;
 
 use crate::attributes::PageAttributes;
+use crate::format::Sv;
 use crate::registers::Satp;
-use crate::sv::Sv;
 
 /// One range to map, by pages of at least 4 KiB.
 pub type BootMapping = pgtable::BootMapping<PageAttributes>;

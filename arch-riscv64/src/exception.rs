@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use pgtable::{AccessKind, Cause};
+use pgtable::AccessKind;
 
 /// An exception that a memory access raises ("Supervisor Cause Register", "Hypervisor and Virtual
 /// Supervisor CSRs": exception codes).
@@ -29,23 +29,27 @@ pub enum Exception {
     StoreGuestPageFault = 23,
 }
 
-impl Exception {
-    const ALL: [Self; 9] = [
-        Self::InstructionAccessFault,
-        Self::LoadAccessFault,
-        Self::StoreAccessFault,
-        Self::InstructionPageFault,
-        Self::LoadPageFault,
-        Self::StorePageFault,
-        Self::InstructionGuestPageFault,
-        Self::LoadGuestPageFault,
-        Self::StoreGuestPageFault,
-    ];
+/// By kind of fault, and then by access.
+const ALL: [Exception; 9] = {
+    use Exception::*;
+    [
+        InstructionAccessFault,
+        LoadAccessFault,
+        StoreAccessFault,
+        InstructionPageFault,
+        LoadPageFault,
+        StorePageFault,
+        InstructionGuestPageFault,
+        LoadGuestPageFault,
+        StoreGuestPageFault,
+    ]
+};
 
+impl Exception {
     /// The exception with this code. `None`: an interrupt, or an exception of another kind.
     #[must_use]
     pub fn from_code(code: u64) -> Option<Self> {
-        Self::ALL.into_iter().find(|exception| u64::from(exception.code()) == code)
+        ALL.into_iter().find(|exception| u64::from(exception.code()) == code)
     }
 
     /// The code in `scause`.
@@ -57,70 +61,56 @@ impl Exception {
     /// The original access that it reports.
     #[must_use]
     pub const fn kind(self) -> AccessKind {
-        match self {
-            Self::InstructionAccessFault
-            | Self::InstructionPageFault
-            | Self::InstructionGuestPageFault => AccessKind::Fetch,
-            Self::LoadAccessFault | Self::LoadPageFault | Self::LoadGuestPageFault => {
-                AccessKind::Read
-            }
-            Self::StoreAccessFault | Self::StorePageFault | Self::StoreGuestPageFault => {
-                AccessKind::Write
-            }
+        match self.code() {
+            1 | 12 | 20 => AccessKind::Fetch,
+            5 | 13 | 21 => AccessKind::Read,
+            _ => AccessKind::Write,
         }
     }
 
     /// Whether a guest stage raised it.
     #[must_use]
     pub const fn is_guest_page_fault(self) -> bool {
-        self as u8 >= Self::InstructionGuestPageFault as u8
+        self.code() >= 20
     }
 
     /// The same exception for another original access.
     #[must_use]
     pub const fn with_kind(self, kind: AccessKind) -> Self {
-        // The codes of one kind of fault: fetch first, then load and store.
-        let row = match self as u8 {
-            ..=7 => 0,
-            8..=15 => 3,
-            _ => 6,
+        let fault = match self.code() {
+            ..8 => 0,
+            8..16 => 3,
+            16.. => 6,
         };
-        Self::ALL[match kind {
-            AccessKind::Fetch => row,
-            AccessKind::Read => row + 1,
-            AccessKind::Write => row + 2,
+        ALL[match kind {
+            AccessKind::Fetch => fault,
+            AccessKind::Read => fault + 1,
+            AccessKind::Write => fault + 2,
         }]
-    }
-
-    /// The exception where a walk ends because of `cause`: `page` is the stage's own.
-    pub(crate) const fn of(cause: Cause, kind: AccessKind, page: Self) -> Self {
-        match cause {
-            Cause::TableAccess => Self::LoadAccessFault.with_kind(kind),
-            _ => page.with_kind(kind),
-        }
     }
 }
 
 impl fmt::Display for Exception {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self {
-            Self::InstructionAccessFault => "instruction access fault",
-            Self::LoadAccessFault => "load access fault",
-            Self::StoreAccessFault => "store/AMO access fault",
-            Self::InstructionPageFault => "instruction page fault",
-            Self::LoadPageFault => "load page fault",
-            Self::StorePageFault => "store/AMO page fault",
-            Self::InstructionGuestPageFault => "instruction guest-page fault",
-            Self::LoadGuestPageFault => "load guest-page fault",
-            Self::StoreGuestPageFault => "store/AMO guest-page fault",
+        let access = match self.kind() {
+            AccessKind::Fetch => "instruction",
+            AccessKind::Read => "load",
+            AccessKind::Write => "store/AMO",
         };
-        write!(f, "{name} ({})", self.code())
+        let fault = match self.code() {
+            ..8 => "access fault",
+            8..16 => "page fault",
+            16.. => "guest-page fault",
+        };
+        write!(f, "{access} {fault} ({})", self.code())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    extern crate std;
+    use std::{format, string::ToString};
 
     #[test]
     fn codes() {
@@ -139,6 +129,8 @@ mod tests {
             assert_eq!(u64::from(exception.code()), code);
             assert_eq!(exception.kind(), kind, "{exception}");
             assert_eq!(exception.is_guest_page_fault(), guest, "{exception}");
+            let text = exception.to_string();
+            assert!(text.ends_with(&format!("fault ({code})")), "{text}");
             for other in [AccessKind::Fetch, AccessKind::Read, AccessKind::Write] {
                 let changed = exception.with_kind(other);
                 assert_eq!(changed.kind(), other, "{exception}");

@@ -77,26 +77,16 @@ fn fences<A: Address>(
     svinval: bool,
     ceiling: u64,
 ) -> impl Iterator<Item = Fence> {
-    let (pages, whole) = match Flush::in_parts(stale, ceiling, reach) {
-        Flush::Nothing => (None, None),
-        Flush::Pages(pages) if !stale.tables() => (Some(pages), None),
-        Flush::Pages(_) | Flush::Everything => {
-            (None, Some(Fence { instruction: plain, rs1: None, rs2 }))
-        }
-    };
-    let around = |instruction| {
-        let fence = Fence { instruction, rs1: None, rs2: None };
-        (svinval && pages.is_some()).then_some(fence)
-    };
+    let flush = Flush::in_parts(stale, ceiling, reach);
+    let by_page = matches!(flush, Flush::Pages(_)) && !stale.tables();
+    let fence = move |instruction, rs1, rs2| Fence { instruction, rs1, rs2 };
+    let around = |instruction| (svinval && by_page).then_some(fence(instruction, None, None));
     let (first, last) =
         (around(FenceInstruction::SfenceWInval), around(FenceInstruction::SfenceInvalIr));
     let instruction = if svinval { single } else { plain };
-    let by_page = pages.into_iter().flatten().map(move |page| Fence {
-        instruction,
-        rs1: Some(address(page)),
-        rs2,
-    });
-    first.into_iter().chain(by_page).chain(last).chain(whole)
+    let page = move |page| fence(instruction, Some(address(page)), rs2);
+    let between = flush.operands(by_page, page, fence(plain, None, rs2));
+    first.into_iter().chain(between).chain(last)
 }
 
 /// The fences by which this hart makes its own `stale` translations unreachable. `asid`: the

@@ -9,10 +9,9 @@ use bitfield_struct::bitfield;
 use pgtable::{Address, Flush, Gpa, Gva, Hpa, Stale, low_bits};
 
 use crate::fence::reach;
+use crate::format::PAGE_SHIFT;
+use crate::format::{Sv, SvX4};
 use crate::registers::Satp;
-use crate::sv::Sv;
-use crate::sv_x4::SvX4;
-use crate::tree::PAGE_SHIFT;
 
 /// Translation control: the first word of a device context.
 #[bitfield(u64)]
@@ -244,13 +243,9 @@ fn commands<A: Address>(
     by_page: bool,
     ceiling: u64,
 ) -> impl Iterator<Item = IommuInvalidation> {
-    let (pages, rest) = match Flush::in_parts(stale, ceiling, reach) {
-        Flush::Nothing => (None, None),
-        Flush::Pages(pages) if by_page && !stale.tables() => (Some(pages), None),
-        Flush::Pages(_) | Flush::Everything => (None, Some(whole)),
-    };
     let of_page = move |page: A| whole.with_of_page(true).with_page(page.get() >> PAGE_SHIFT);
-    pages.into_iter().flatten().map(of_page).chain(rest)
+    let pages_are_enough = by_page && !stale.tables();
+    Flush::in_parts(stale, ceiling, reach).operands(pages_are_enough, of_page, whole)
 }
 
 /// The commands that make `stale` first-stage translations unreachable: of `pscid` (`None`: all,

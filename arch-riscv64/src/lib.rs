@@ -35,18 +35,16 @@ mod controls;
 mod entry;
 mod exception;
 mod fence;
+mod format;
 mod iommu;
 mod paging;
 mod paging_walker;
 mod pointer_mask;
 mod registers;
 mod sbi;
-mod sv;
-mod sv_x4;
 mod trap;
-mod tree;
 
-pub use attributes::{GuestAttributes, LeafAttributes, MemoryType, PageAttributes};
+pub use attributes::{GuestAttributes, LeafAttributes, PageAttributes};
 pub use boot::{BootError, BootMapping, BootTables, boot_tables};
 pub use control_bits::{CONTROL_BITS, ControlBits, ControlRegister, Effect, RefusedBit};
 pub use controls::{Controls, Extensions, GuestControls, Mode};
@@ -55,6 +53,7 @@ pub use exception::Exception;
 pub use fence::{
     CEILING, Fence, FenceInstruction, fence_after_map, hfence_gvma, hfence_vvma, sfence_vma,
 };
+pub use format::{Sv, SvStage, SvTables, SvX4};
 pub use iommu::{
     DeviceContext, Iohgatp, IommuInvalidation, ProcessDirectory, TranslationControl, ddtp,
     device_indices, directory_entry, iotinval_gvma, iotinval_vma, process_context, process_indices,
@@ -66,8 +65,6 @@ pub use registers::{Hgatp, Satp};
 pub use sbi::{
     HartMask, HartMasks, RFENCE, SbiCall, remote_hfence_gvma, remote_hfence_vvma, remote_sfence_vma,
 };
-pub use sv::Sv;
-pub use sv_x4::SvX4;
 pub use trap::{PSEUDO_READ, PSEUDO_WRITE, Trap};
 
 #[cfg(doctest)]

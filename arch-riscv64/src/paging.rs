@@ -5,11 +5,10 @@ use pgtable::{Access, AccessKind, Fault, Gpa, Gva, Hpa, Privilege, ReadMemory, T
 
 use crate::control_bits::{ControlRegister, RefusedBit};
 use crate::controls::{Controls, Extensions, GuestControls, Mode};
+use crate::format::{Sv, SvX4};
 use crate::paging_walker::VirtualTranslation;
 use crate::pointer_mask::PointerMask;
 use crate::registers::{Envcfg, Hgatp, Satp, Status};
-use crate::sv::Sv;
-use crate::sv_x4::SvX4;
 
 /// A state that this crate does not walk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]

@@ -6,10 +6,10 @@ use pgtable::{
 };
 
 use crate::attributes::{GuestAttributes, PageAttributes};
+use crate::format::PHYSICAL_BITS;
+use crate::format::Sv;
 use crate::paging::{GuestPaging, Paging};
-use crate::sv::Sv;
 use crate::trap::Trap;
-use crate::tree::PHYSICAL_BITS;
 
 /// Where a virtual address goes: the page's size, and what the leaf says. `None` while addresses
 /// are not translated (Bare): then everything is allowed.

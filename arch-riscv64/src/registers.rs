@@ -3,8 +3,8 @@
 use bitfield_struct::bitfield;
 use pgtable::{Gpa, Hpa, low_bits};
 
-use crate::controls::{Extensions, Mode};
-use crate::tree::PAGE_SHIFT;
+use crate::controls::Extensions;
+use crate::format::{PAGE_SHIFT, Sv, SvX4};
 
 /// satp or vsatp ("Supervisor Address Translation and Protection Register").
 #[bitfield(u64)]
@@ -21,19 +21,20 @@ pub struct Satp {
 }
 
 impl Satp {
-    /// satp for a root table at `root`. Bits of `root` beyond 55:12 do not count.
-    #[must_use]
-    pub const fn of(mode: Mode, root: Gpa, asid: u16) -> Self {
-        Self::new()
-            .with_ppn(root.get() >> PAGE_SHIFT & low_bits(44))
-            .with_asid(asid)
-            .with_mode(mode.code())
-    }
-
     /// The address of the root table.
     #[must_use]
     pub const fn root(self) -> Gpa {
         Gpa::new(self.ppn() << PAGE_SHIFT)
+    }
+}
+
+impl Sv {
+    /// satp (or vsatp) for the tree whose root table stands at `root`, with this ASID. Bits of
+    /// `root` beyond 55:12 do not count.
+    #[must_use]
+    pub const fn satp(&self, root: Gpa, asid: u16) -> Satp {
+        let ppn = root.get() >> PAGE_SHIFT & low_bits(44);
+        Satp::new().with_ppn(ppn).with_asid(asid).with_mode(self.mode().code())
     }
 }
 
@@ -55,20 +56,21 @@ pub struct Hgatp {
 }
 
 impl Hgatp {
-    /// hgatp for a root table of 16 KiB at `root`. Bits of `root` beyond 55:14, and of `vmid`
-    /// beyond 13:0, do not count.
-    #[must_use]
-    pub const fn of(mode: Mode, root: Hpa, vmid: u16) -> Self {
-        Self::new()
-            .with_ppn(root.get() >> PAGE_SHIFT & low_bits(44) & !3)
-            .with_vmid(vmid & low_bits(14) as u16)
-            .with_mode(mode.code())
-    }
-
     /// The address of the root table.
     #[must_use]
     pub const fn root(self) -> Hpa {
         Hpa::new((self.ppn() & !3) << PAGE_SHIFT)
+    }
+}
+
+impl SvX4 {
+    /// hgatp for the tree whose root table of 16 KiB stands at `root`, with this VMID. Bits of
+    /// `root` beyond 55:14, and of `vmid` beyond 13:0, do not count.
+    #[must_use]
+    pub const fn hgatp(&self, root: Hpa, vmid: u16) -> Hgatp {
+        let ppn = root.get() >> PAGE_SHIFT & low_bits(44) & !3;
+        let vmid = vmid & low_bits(14) as u16;
+        Hgatp::new().with_ppn(ppn).with_vmid(vmid).with_mode(self.mode().code())
     }
 }
 

@@ -5,8 +5,7 @@ use core::fmt;
 use pgtable::{AccessKind, Fault, Gpa, TwoStageFault};
 
 use crate::exception::Exception;
-use crate::sv::Sv;
-use crate::sv_x4::SvX4;
+use crate::format::{Sv, SvX4};
 
 /// htinst's pseudoinstruction for a load of a guest's 64-bit table entry ("Transformed Instruction
 /// or Pseudoinstruction for mtinst or htinst").

@@ -27,22 +27,6 @@ pub type Flush<'s> = pgtable::Flush<'s, Gva>;
 /// The address of each stale page, once, whatever its size.
 pub type Pages<'s> = pgtable::Pages<'s, Gva>;
 
-/// `page` for each stale page where that is enough, or `whole` once, or nothing.
-fn operands<T>(
-    stale: &Stale<Gva>,
-    ceiling: u64,
-    pages_are_enough: bool,
-    page: impl Fn(Gva) -> T,
-    whole: T,
-) -> impl Iterator<Item = T> {
-    let (pages, whole) = match Flush::of(stale, ceiling) {
-        Flush::Nothing => (None, None),
-        Flush::Pages(pages) if pages_are_enough && !stale.tables() => (Some(pages), None),
-        Flush::Pages(_) | Flush::Everything => (None, Some(whole)),
-    };
-    pages.into_iter().flatten().map(page).chain(whole)
-}
-
 /// The INVPCID type: its register operand (SDM vol. 2, INVPCID).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u64)]
@@ -99,7 +83,7 @@ pub fn invpcid(
     } else {
         Invpcid { kind: InvpcidType::SingleContext, descriptor }
     };
-    operands(stale, ceiling, !globals, page, whole)
+    Flush::of(stale, ceiling).operands(!globals && !stale.tables(), page, whole)
 }
 
 /// The INVVPID type: its register operand (SDM §31.3, INVVPID).
@@ -150,7 +134,8 @@ pub fn invvpid(
         kind: InvvpidType::IndividualAddress,
         descriptor: descriptor.with_linear_address(address.get()),
     };
-    operands(stale, ceiling, true, page, Invvpid { kind: InvvpidType::SingleContext, descriptor })
+    let whole = Invvpid { kind: InvvpidType::SingleContext, descriptor };
+    Flush::of(stale, ceiling).operands(!stale.tables(), page, whole)
 }
 
 /// The INVEPT type: its register operand (SDM §31.3, INVEPT).

@@ -39,6 +39,22 @@ impl<'s, A: Address> Flush<'s, A> {
             Self::Pages(Pages { ranges: stale.ranges().iter(), part, rest: None })
         }
     }
+
+    /// The operands of an architecture's instructions: `page` of each address if that is enough, or
+    /// `whole` once, or none.
+    pub fn operands<T>(
+        self,
+        pages_are_enough: bool,
+        page: impl Fn(A) -> T,
+        whole: T,
+    ) -> impl Iterator<Item = T> {
+        let (pages, whole) = match self {
+            Self::Nothing => (None, None),
+            Self::Pages(pages) if pages_are_enough => (Some(pages), None),
+            Self::Pages(_) | Self::Everything => (None, Some(whole)),
+        };
+        pages.into_iter().flatten().map(page).chain(whole)
+    }
 }
 
 /// `range`, whose pages are taken for several smaller ones each.

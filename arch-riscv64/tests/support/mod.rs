@@ -249,9 +249,4 @@ impl Dice {
         let kind = self.of(&[AccessKind::Read, AccessKind::Write, AccessKind::Fetch]);
         Access { kind, privilege: self.of(&[Privilege::User, Privilege::Supervisor]) }
     }
-
-    pub fn extensions(&mut self) -> Extensions {
-        let word = self.word();
-        Extensions { adue: bit(word, 0), pbmte: bit(word, 1), rsw60t59b: bit(word, 2) }
-    }
 }

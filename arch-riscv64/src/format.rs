@@ -1,0 +1,350 @@
+//! The formats: Sv39, Sv48 and Sv57 by satp or vsatp, and their guest stages by hgatp.
+//!
+//! "Sv39: Page-Based 39-bit Virtual-Memory System" and following; "Virtual Address Translation
+//! Process"; "Guest Physical Address Translation".
+
+use core::fmt::Debug;
+use core::marker::PhantomData;
+
+use pgtable::{
+    Access, AccessKind, Address, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage, Format,
+    Geometry, Level, LevelGeometry, Pattern, Position, Privilege, Record, SecondStage, Shortcuts,
+    Stage, Stage1, Stage2, Step, Unencodable, Words, low_bits,
+};
+
+use crate::attributes::{GuestAttributes, Leaf, PageAttributes};
+use crate::controls::{Controls, Extensions, GuestControls, Mode};
+use crate::entry::{A, D, N, PBMT, PPN, PPN_TO_ADDRESS, R, RSW_HIGH, U, UNDEFINED, V, W, X};
+use crate::exception::Exception;
+
+/// log2 of the smallest page, and of a table.
+pub(crate) const PAGE_SHIFT: u8 = 12;
+/// Physical address bits.
+pub(crate) const PHYSICAL_BITS: u8 = 56;
+/// Index bits of every table but a guest stage's root.
+const WIDTH: u8 = 9;
+
+/// The shapes of first stages and of guest stages, by the number of levels. Every level may have
+/// leaves. A guest stage's root has four times as many entries.
+static SHAPES: [[Geometry; 3]; 2] = {
+    const LEVEL: LevelGeometry = LevelGeometry { width: WIDTH, leaf: true };
+    const ROOT: LevelGeometry = LevelGeometry { width: WIDTH + 2, leaf: true };
+    [
+        [
+            Geometry::new(PAGE_SHIFT, &[LEVEL; 3]),
+            Geometry::new(PAGE_SHIFT, &[LEVEL; 4]),
+            Geometry::new(PAGE_SHIFT, &[LEVEL; 5]),
+        ],
+        [
+            Geometry::new(PAGE_SHIFT, &[LEVEL, LEVEL, ROOT]),
+            Geometry::new(PAGE_SHIFT, &[LEVEL, LEVEL, LEVEL, ROOT]),
+            Geometry::new(PAGE_SHIFT, &[LEVEL, LEVEL, LEVEL, LEVEL, ROOT]),
+        ],
+    ]
+};
+
+/// The stages that have these formats: [`Stage1`] and [`Stage2`].
+pub trait SvStage: Stage + Copy + Eq + Debug + Send + Sync {
+    /// Leaf attributes of the stage.
+    type Leaf: Leaf;
+    /// Whether it is the guest stage.
+    const GUEST: bool;
+    /// Its own fault, of a load.
+    const PAGE_FAULT: Exception;
+}
+
+impl SvStage for Stage1 {
+    type Leaf = PageAttributes;
+    const GUEST: bool = false;
+    const PAGE_FAULT: Exception = Exception::LoadPageFault;
+}
+
+impl SvStage for Stage2 {
+    type Leaf = GuestAttributes;
+    const GUEST: bool = true;
+    const PAGE_FAULT: Exception = Exception::LoadGuestPageFault;
+}
+
+/// The right that a load needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Loads {
+    Readable,
+    /// MXR.
+    ReadableOrExecutable,
+    /// HLVX.
+    Executable,
+}
+
+/// What an access demands of a leaf.
+#[derive(Clone, Copy)]
+struct Demand {
+    /// All of these bits are set …
+    set: u64,
+    /// … none of these …
+    clear: u64,
+    /// … and at least one of these.
+    any: u64,
+}
+
+/// The tables that satp, vsatp or hgatp refers to, as a hart in this state reads them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SvTables<S: SvStage> {
+    geometry: &'static Geometry,
+    mode: Mode,
+    controls: Controls,
+    loads: Loads,
+    /// Bits that are reserved in every entry.
+    reserved: u64,
+    stage: PhantomData<S>,
+}
+
+/// The tables of a first stage: satp, vsatp.
+pub type Sv = SvTables<Stage1>;
+
+/// The tables of a guest stage: hgatp. [`Mode::Sv39`] means Sv39x4.
+///
+/// Every access counts as one of user mode. The privilege of an [`Access`] therefore says something
+/// else here: a supervisor's load is an *implicit* load, as of a guest's table, to which MXR does
+/// not apply, and a user's load is the guest's own, whichever mode the guest is in.
+/// [`TwoStage`](pgtable::TwoStage) asks so by itself. Without MXR there is no difference.
+pub type SvX4 = SvTables<Stage2>;
+
+impl Sv {
+    /// Tables of `mode` under `controls`.
+    #[must_use]
+    pub const fn new(mode: Mode, controls: Controls) -> Self {
+        Self::of(mode, controls)
+    }
+
+    /// The controls.
+    #[must_use]
+    pub const fn controls(&self) -> Controls {
+        self.controls
+    }
+}
+
+impl SvX4 {
+    /// Tables of `mode` under `controls`.
+    #[must_use]
+    pub const fn new(mode: Mode, controls: GuestControls) -> Self {
+        let GuestControls { mxr, extensions } = controls;
+        Self::of(mode, Controls { sum: false, mxr, extensions })
+    }
+
+    /// The controls.
+    #[must_use]
+    pub const fn controls(&self) -> GuestControls {
+        GuestControls { mxr: self.controls.mxr, extensions: self.controls.extensions }
+    }
+}
+
+impl<S: SvStage> SvTables<S> {
+    const fn of(mode: Mode, controls: Controls) -> Self {
+        let Extensions { pbmte, rsw60t59b, .. } = controls.extensions;
+        let pbmt = if pbmte { 0 } else { PBMT };
+        let rsw = if rsw60t59b { 0 } else { RSW_HIGH };
+        Self {
+            geometry: &SHAPES[S::GUEST as usize][mode.levels() as usize - 3],
+            mode,
+            controls,
+            loads: if controls.mxr { Loads::ReadableOrExecutable } else { Loads::Readable },
+            reserved: N | UNDEFINED | pbmt | rsw,
+            stage: PhantomData,
+        }
+    }
+
+    /// The same tables as HLVX reads them: loads need X instead of R, whatever MXR says
+    /// ("Hypervisor Virtual-Machine Load and Store Instructions").
+    #[must_use]
+    pub const fn for_hlvx(self) -> Self {
+        Self { loads: Loads::Executable, ..self }
+    }
+
+    /// The mode.
+    #[must_use]
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// What an access demands: the right, the privilege, and what must be recorded already.
+    #[inline(always)]
+    fn demand(&self, Access { kind, privilege }: Access) -> Demand {
+        let supervisor = privilege == Privilege::Supervisor;
+        let loads = if S::GUEST && supervisor { Loads::Readable } else { self.loads };
+        let (right, any) = match (kind, loads) {
+            (AccessKind::Write, _) => (W, V),
+            (AccessKind::Fetch, _) | (AccessKind::Read, Loads::Executable) => (X, V),
+            (AccessKind::Read, Loads::Readable) => (R, V),
+            (AccessKind::Read, Loads::ReadableOrExecutable) => (0, R | X),
+        };
+        let recorded = match kind {
+            _ if self.controls.extensions.adue => 0,
+            AccessKind::Write => A | D,
+            AccessKind::Read | AccessKind::Fetch => A,
+        };
+        let (user, clear) = match kind {
+            _ if S::GUEST || !supervisor => (U, 0),
+            AccessKind::Read | AccessKind::Write if self.controls.sum => (0, 0),
+            _ => (0, U),
+        };
+        Demand { set: right | recorded | user, clear, any }
+    }
+
+    /// Whether a leaf at `at` may have this word, its address left out.
+    #[inline(always)]
+    fn is_leaf(&self, word: u64, at: Position) -> bool {
+        word & self.reserved == 0
+            && word & (R | W) != W
+            && word & PBMT != PBMT
+            && self.geometry.is_leaf_level(at.level)
+    }
+}
+
+impl<S: SvStage> Format for SvTables<S> {
+    type Stage = S;
+    type Attributes = S::Leaf;
+    type Fault = Exception;
+    type Path = ();
+
+    const BYTE_ORDER: ByteOrder = ByteOrder::Little;
+
+    #[inline(always)]
+    fn geometry(&self) -> &Geometry {
+        self.geometry
+    }
+
+    /// The bits above the tree's highest address bit must be equal to it; in a guest stage, zero.
+    #[inline(always)]
+    fn offset(&self, address: S::Input) -> Option<u64> {
+        let offset = address.get() & self.geometry.address_mask();
+        (self.address(offset) == address).then_some(offset)
+    }
+
+    #[inline(always)]
+    fn address(&self, offset: u64) -> S::Input {
+        let unused = if S::GUEST { 0 } else { 64 - self.geometry.address_bits() };
+        Address::new(((offset << unused) as i64 >> unused) as u64)
+    }
+
+    #[inline(always)]
+    fn decode(&self, word: u64, at: Position) -> EntryOf<Self> {
+        if word & V == 0 {
+            return Entry::Absent;
+        }
+        let address = (word & PPN) << PPN_TO_ADDRESS;
+        if word & (R | W | X) == 0 {
+            if at.level.0 == 0 || word & (self.reserved | U | A | D | PBMT) != 0 {
+                return Entry::Malformed;
+            }
+            return Entry::Table { table: Address::new(address), width: WIDTH };
+        }
+        if !self.is_leaf(word, at) || address & low_bits(at.shift) != 0 {
+            return Entry::Malformed;
+        }
+        Entry::Leaf { output: Address::new(address), attributes: Leaf::from_leaf(word) }
+    }
+
+    #[inline(always)]
+    fn leaves(
+        &self,
+        output: S::Output,
+        attributes: S::Leaf,
+        at: Position,
+    ) -> Result<Words, Unencodable> {
+        let (word, output) = (attributes.to_leaf(), output.get());
+        let odd = output & !(low_bits(PHYSICAL_BITS) & !low_bits(at.shift));
+        if !self.is_leaf(word, at) || word & (R | X) == 0 || odd != 0 {
+            return Err(Unencodable { at });
+        }
+        let left = -(PPN_TO_ADDRESS as i8);
+        let first = word | output >> PPN_TO_ADDRESS;
+        Ok(Words::contiguous(first, output, at.shift, PHYSICAL_BITS, left))
+    }
+
+    #[inline(always)]
+    fn table(&self, table: S::Output, width: u8, at: Position) -> Result<u64, Unencodable> {
+        let odd = table.get() & !(low_bits(PHYSICAL_BITS) & !low_bits(PAGE_SHIFT));
+        if odd == 0 && width == WIDTH && (1..self.geometry.levels()).contains(&at.level.0) {
+            Ok(table.get() >> PPN_TO_ADDRESS | V)
+        } else {
+            Err(Unencodable { at })
+        }
+    }
+
+    /// A hart may use a leaf as it was until its translation is fenced; whichever of the old and
+    /// the new it uses, nothing worse happens ("Supervisor Memory-Management Fence Instruction").
+    #[inline(always)]
+    fn bits(&self, _: Position) -> Bits {
+        Bits {
+            present: V,
+            accessed: Record::set(A),
+            dirty: Record::set(D),
+            table: Record::NONE,
+            in_place: u64::MAX,
+        }
+    }
+
+    #[inline(always)]
+    fn restrict(&self, (): (), _: u64, _: Position) {}
+
+    #[inline(always)]
+    fn check(&self, word: u64, _: Position, (): (), access: Access) -> Result<(), Exception> {
+        let Demand { set, clear, any } = self.demand(access);
+        if word & (set | clear) == set && word & any != 0 {
+            Ok(())
+        } else {
+            Err(S::PAGE_FAULT.with_kind(access.kind))
+        }
+    }
+
+    /// An address of another space is a page fault; a table that cannot be read is an access fault,
+    /// like memory itself.
+    fn fault(&self, cause: Cause, access: Access, _: Option<Position>, _: u64) -> Exception {
+        let load =
+            if cause == Cause::TableAccess { Exception::LoadAccessFault } else { S::PAGE_FAULT };
+        load.with_kind(access.kind)
+    }
+
+    /// The usual entries: tables, and readable pages of 4 KiB without a memory type.
+    #[inline(always)]
+    fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
+        let address = Field { mask: PPN, left: PPN_TO_ADDRESS };
+        let tables = Pattern::all_set(V).without(R | W | X | U | A | D | PBMT | self.reserved);
+        let readable = Pattern::all_set(V | R).without(PBMT | self.reserved);
+        let page = access
+            .map(|access| self.demand(access))
+            .map_or(readable, |demand| readable.with(demand.set).without(demand.clear));
+        let levels = self.mode.levels();
+        let step = |level: u8| {
+            if level >= levels {
+                return Step::NONE;
+            }
+            let width = self.geometry.width(Level(level));
+            let usual = if level == 0 { page } else { tables };
+            Step::new(PAGE_SHIFT + level * WIDTH, width, usual, address)
+        };
+        Some(Shortcuts::new(levels, [0, 1, 2, 3, 4, 5, 6, 7].map(step)))
+    }
+}
+
+impl FirstStage for Sv {}
+
+impl SecondStage for SvX4 {
+    /// Where the guest's own loads are judged otherwise than implicit ones: under MXR and for HLVX.
+    #[inline(always)]
+    fn asks_whose_page(&self, access: Access) -> bool {
+        self.loads != Loads::Readable && access.kind == AccessKind::Read
+    }
+
+    /// To record A or D in the guest's tables is a store, and recorded in turn.
+    #[inline(always)]
+    fn guest_table_update(&self) -> Option<Access> {
+        Some(Access::WRITE)
+    }
+
+    /// Faults name the original access, not the one to the table.
+    #[inline]
+    fn fault_of_guest_table(&self, fault: Exception, access: Access) -> Exception {
+        fault.with_kind(access.kind)
+    }
+}
