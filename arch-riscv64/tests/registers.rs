@@ -320,7 +320,7 @@ fn every_combination_of_bare_stages() {
         };
         let controls = Controls { sum, mxr: mxr || host_mxr, extensions: Extensions::new() };
         let guest = GuestControls { mxr: host_mxr, extensions: Extensions::new() };
-        let va = dice.below(33) << 12 | dice.below(512) * 8 | u64::from(dice.one_in(20)) << 41;
+        let va = dice.below(33) << 12 | dice.below(512) << 3 | u64::from(dice.one_in(20)) << 41;
         let access = dice.access();
         let mut hart = Hart {
             memory: &memory,
@@ -380,7 +380,7 @@ fn boot() {
         let root = words[0xa000 / 8].load(Ordering::Relaxed);
         assert_eq!(root, if mode == Mode::Sv39 { 0xcf } else { 0x2c01 }, "{mode:?}");
         let registers = Registers { satp: boot.satp.into_bits(), ..Registers::default() };
-        let go = |gva, access| gva_to_gpa(&registers, &memory, Gva::new(gva), access).map(Gpa::get);
+        let go = |gva, access| gva_to_gpa(&registers, memory, Gva::new(gva), access).map(Gpa::get);
         assert_eq!(go(0x1234_5678, Access::WRITE), Ok(0x1234_5678));
         assert_eq!(go(kernel.get() + 0x20_0123, Access::FETCH), Ok(0x40_0123));
         let fault = |result: Result<u64, GvaError>| match result {
@@ -392,11 +392,11 @@ fn boot() {
         assert_eq!(fault(go(0, Access::FETCH.by_user())), Exception::InstructionPageFault);
         assert_eq!(fault(go(1 << 62, Access::READ)), Exception::LoadPageFault);
         assert!(matches!(
-            gva_to_gpa(&Registers { satp: 1 << 60, ..registers }, &memory, kernel, Access::READ),
+            gva_to_gpa(&Registers { satp: 1 << 60, ..registers }, memory, kernel, Access::READ),
             Err(GvaError::Unsupported(Unsupported::Mode(ControlRegister::Satp, 1)))
         ));
         // A debugger writes where the hart may not, and records nothing.
-        let walker = Paging::of(&registers, Extensions::new()).unwrap().walker(&memory);
+        let walker = Paging::of(&registers, Extensions::new()).unwrap().walker(memory);
         let found = Debugger(walker).translate(kernel, Access::WRITE.by_user()).unwrap();
         assert_eq!((found.output, found.shift), (Gpa::new(0x20_0000), 21));
         assert_eq!(Recording(walker).translate(kernel, Access::READ).unwrap().output, found.output);
