@@ -121,8 +121,8 @@ fn every_entry_of_a_first_stage() {
 fn first_stage(image: &Image, at: u64, entry: u64, mode: Mode, controls: Controls, access: Access) {
     image.words[at as usize / 8].store(entry, Ordering::Relaxed);
     let stage = Stage::first(mode, 0, controls);
-    let mut hart =
-        Hart { memory: &image.memory, first: Some(stage), guest: None, written: Memory::new() };
+    let load = |address| image.memory.get(&address).copied();
+    let mut hart = Hart::new(&load, Some(stage), None);
     let want = hart.access(0x123, access);
     let case = || format!("{entry:#x} at {at:#x}: {access} in {mode:?} under {controls:?}");
     let memory = DirectMap::new(&image.words, Gpa::new(0));
@@ -165,8 +165,8 @@ fn every_entry_of_a_guest_stage() {
 
 fn guest_stage(image: &Image, entry: u64, mode: Mode, controls: GuestControls, kind: AccessKind) {
     let stage = Stage::guest(mode, 0, controls);
-    let mut hart =
-        Hart { memory: &image.memory, first: None, guest: Some(stage), written: Memory::new() };
+    let load = |address| image.memory.get(&address).copied();
+    let mut hart = Hart::new(&load, None, Some(stage));
     let access = Access { kind, privilege: Privilege::User };
     let want = hart.access(0x120, access);
     let memory = DirectMap::new(&image.words, Hpa::new(0));
@@ -250,12 +250,9 @@ fn random_trees_through_two_stages() {
             let (root, guest_root) = (dice.below(TABLES) << 12, dice.below(TABLES / 8) << 14);
             let va = address(&mut dice, 12 + 9 * u32::from(vs.levels()));
             let access = dice.access();
-            let mut hart = Hart {
-                memory: &image.memory,
-                first: Some(Stage::first(vs, root, controls)),
-                guest: Some(Stage::guest(g, guest_root, guest)),
-                written: Memory::new(),
-            };
+            let load = |address| image.memory.get(&address).copied();
+            let first = Stage::first(vs, root, controls);
+            let mut hart = Hart::new(&load, Some(first), Some(Stage::guest(g, guest_root, guest)));
             let want = hart.access(va, access);
             match want {
                 Outcome::Page(..) => pages += 1,

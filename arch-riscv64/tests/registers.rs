@@ -322,12 +322,10 @@ fn every_combination_of_bare_stages() {
         let guest = GuestControls { mxr: host_mxr, extensions: Extensions::new() };
         let va = dice.below(33) << 12 | dice.below(512) << 3 | u64::from(dice.one_in(20)) << 41;
         let access = dice.access();
-        let mut hart = Hart {
-            memory: &memory,
-            first: paged.then(|| Stage::first(Mode::Sv39, 0xa000, controls)),
-            guest: guest_paged.then(|| Stage::guest(Mode::Sv39, 0x4000, guest)),
-            written: Memory::new(),
-        };
+        let load = |address| memory.get(&address).copied();
+        let first = paged.then(|| Stage::first(Mode::Sv39, 0xa000, controls));
+        let second = guest_paged.then(|| Stage::guest(Mode::Sv39, 0x4000, guest));
+        let mut hart = Hart::new(&load, first, second);
         let want = hart.access(va, access);
         let paging = GuestPaging::of(&registers, Extensions::new()).unwrap();
         let walker = paging.walker(DirectMap::new(&words, Hpa::new(0)));

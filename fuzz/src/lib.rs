@@ -31,6 +31,7 @@ mod reading;
 #[allow(dead_code, reason = "property tests use the rest")]
 #[path = "../../pgtable/tests/support/mod.rs"]
 mod support;
+mod sv_walk;
 mod two_stage_walk;
 mod x86_walk;
 
@@ -45,6 +46,7 @@ pub use image_forms::{image_elf, image_flattened, image_kdump, image_lime, image
 pub use map_unmap::map_unmap;
 pub use ptdump_core::ptdump_core;
 pub use radix_walk::radix_walk;
+pub use sv_walk::sv_walk;
 pub use two_stage_walk::two_stage_walk;
 pub use x86_walk::x86_walk;
 
@@ -56,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     ("radix_walk", radix_walk),
     ("x86_walk", x86_walk),
     ("ept_walk", ept_walk),
+    ("sv_walk", sv_walk),
     ("map_unmap", map_unmap),
     ("frag_alloc", frag_alloc),
     ("guest_trees", guest_trees),

@@ -4,6 +4,8 @@
 pub(crate) mod hash_hcall;
 #[path = "../../arch-ppc64/tests/radix_reference.rs"]
 pub(crate) mod radix;
+#[path = "../../arch-riscv64/tests/support/mod.rs"]
+pub(crate) mod riscv_model;
 #[path = "../../pgtable/tests/model/tree.rs"]
 pub(crate) mod tree;
 #[path = "../../arch-x86/tests/stage1.rs"]

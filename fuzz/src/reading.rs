@@ -66,7 +66,7 @@ impl<F: Format> Tree<'_, F> {
             );
         }
         let query = walker.query(input);
-        assert!(memory.loads() <= levels);
+        assert!(memory.loads() <= 2 * levels, "{input}: more loads than two for each level");
 
         let last = trace.last();
         match translated {

@@ -186,8 +186,10 @@ where
         let word = match second.translate(entry, second.format().guest_table_access()) {
             Ok(found) => second.memory().word(found.output),
             Err(fault) => {
-                let fault =
-                    Fault { arch: second.format().fault_of_guest_table(fault.arch, access), ..fault };
+                let fault = Fault {
+                    arch: second.format().fault_of_guest_table(fault.arch, access),
+                    ..fault
+                };
                 return Err(TwoStageFault::Stage2 { address: gva, access, table: Some(at), fault });
             }
         };

@@ -17,6 +17,9 @@ pub enum Outcome {
 /// Words at addresses; there is no memory elsewhere.
 pub type Memory = BTreeMap<u64, u64>;
 
+/// The word at an address, if there is memory.
+pub type Load<'m> = &'m dyn Fn(u64) -> Option<u64>;
+
 /// One stage's register and state.
 #[derive(Clone, Copy, Debug)]
 pub struct Stage {
@@ -50,7 +53,7 @@ impl Stage {
 
 /// A hart in S-mode or U-mode (`guest` is `None`), or in VS-mode or VU-mode.
 pub struct Hart<'m> {
-    pub memory: &'m Memory,
+    pub load: Load<'m>,
     pub first: Option<Stage>,
     pub guest: Option<Stage>,
     /// The words that hardware wrote.
@@ -72,10 +75,14 @@ fn field(word: u64, high: u32, low: u32) -> u64 {
     word >> low & ((1 << (high - low + 1)) - 1)
 }
 
-impl Hart<'_> {
-    fn load(&self, address: u64) -> Result<u64, Stop> {
-        let word = self.written.get(&address).or_else(|| self.memory.get(&address));
-        word.copied().ok_or(Stop::Access)
+impl<'m> Hart<'m> {
+    pub fn new(load: Load<'m>, first: Option<Stage>, guest: Option<Stage>) -> Self {
+        Self { load, first, guest, written: BTreeMap::new() }
+    }
+
+    fn word(&self, address: u64) -> Result<u64, Stop> {
+        let written = self.written.get(&address).copied();
+        written.or_else(|| (self.load)(address)).ok_or(Stop::Access)
     }
 
     /// The implicit access of a first stage's walk: through the guest stage, if there is one.
@@ -127,7 +134,7 @@ impl Hart<'_> {
                 true => guest_address,
                 false => self.table(guest_address, AccessKind::Read)?,
             };
-            let pte = self.load(address)?;
+            let pte = self.word(address)?;
             let [v, r, w, x, u] = [0, 1, 2, 3, 4].map(|n| bit(pte, n));
             let (accessed, dirty) = (bit(pte, 6), bit(pte, 7));
             let (pbmt, ppn) = (field(pte, 62, 61), field(pte, 53, 10));
