@@ -4,6 +4,19 @@
 //! - **Formats as values**: [`Sv`] (satp, vsatp) and [`SvX4`] (hgatp), each with the hart's state
 //!   that takes part in translation. `pgtable` walks, builds and changes their trees.
 //! - **Faults as the hart reports them**: [`Exception`], and [`Trap`] with stval, htval, htinst.
+//! - **Invalidation**, from what a gather collected: fences of this hart ([`sfence_vma`],
+//!   [`hfence_vvma`], [`hfence_gvma`], by SINVAL where there is Svinval), of others
+//!   ([`remote_sfence_vma`] and its like), of an IOMMU ([`iotinval_vma`], [`iotinval_gvma`]); and
+//!   what is owed after a map: [`fence_after_map`].
+//! - **For VMMs and debuggers**: [`boot_tables`] writes a vCPU's first tables; [`gva_to_gpa`] says
+//!   what an address means; [`PagingWalker`] reaches the bytes there; [`GuestPaging`] goes through
+//!   both stages.
+//! - **The RISC-V IOMMU** walks the same trees: [`DeviceContext`], [`process_context`], [`ddtp`].
+//!
+//! Not covered: Sv32, big-endian tables, shadow-stack accesses (Zicfiss), Ssukte, Svnapot (N is
+//! reserved, so such pages fault), physical memory protection and attributes (an access fault comes
+//! only from memory that cannot be read). [`Paging::of`] refuses by name what a register says of
+//! these: [`CONTROL_BITS`] lists every bit.
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;

@@ -63,6 +63,7 @@ const TESTS: [(&str, &[&str]); 5] = [
     ),
     ("arch-x86", &["boot", "invalidate", "stage1", "stage2", "boundaries", "registers", MODEL]),
     ("arch-aarch64", &["conformance", "model"]),
+    ("arch-riscv64", &["conformance", "invalidate", "iommu", "model", "registers"]),
 ];
 
 /// What may be asked for on the command line.

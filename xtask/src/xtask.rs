@@ -11,8 +11,8 @@ use crate::command;
 use crate::toolbox::{self, Toolbox};
 
 /// The packages that an embedder links, none of which needs `std`.
-pub const LIBRARIES: [&str; 5] =
-    ["pgtable", "frag-alloc", "arch-ppc64", "arch-x86", "arch-aarch64"];
+pub const LIBRARIES: [&str; 6] =
+    ["pgtable", "frag-alloc", "arch-ppc64", "arch-x86", "arch-aarch64", "arch-riscv64"];
 /// The package with the tests that formats of other crates run.
 pub const CONFORMANCE: &str = "pgtable-conformance";
 /// The packages in `examples/` that have code for POWER.
