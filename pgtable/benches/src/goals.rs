@@ -41,6 +41,8 @@ const fn bound(
 
 const X86: &str = "x86";
 const K4: &str = "radix 4K";
+const SV39: &str = "Sv39";
+const SV48: &[&str] = &["Sv48"];
 const GUEST: &str = "x86, 4 regions";
 const X86_64: &[&str] = &["x86_64 mapped", "x86_64 offset"];
 const GENERIC: &[&str] = &["generic"];
@@ -90,6 +92,7 @@ const BOUNDS: &[Bound] = &[
     than("iterate-iterator-radix4k", (Row::IterateExternal, Row::Iterate), K4, PEERS, 1.2),
     bound("churn-x86", Row::ChurnAlone, X86, X86_64, 1.3),
     bound("churn-radix4k", Row::ChurnAlone, K4, X86_64, 1.3),
+    bound("three-levels-translate-hot", Row::TranslateHot, SV39, SV48, 0.85),
     bound("regions-translate-hot", Row::TranslateHot, GUEST, &[X86], 2.2),
     bound("regions-batch-cold", Row::BatchCold, GUEST, &[X86], 1.35),
     bound("regions-map-range", Row::MapRange, GUEST, &[X86], 1.1),

@@ -13,6 +13,7 @@ mod row;
 use std::rc::Rc;
 
 use arch_ppc64::radix::{Granule, ProcessScoped};
+use arch_riscv64::{Mode, Sv};
 use arch_x86::{Controls, Levels, LongMode};
 use clap::Parser;
 
@@ -61,6 +62,10 @@ fn contestants() -> Vec<Box<dyn Contestant<Row>>> {
     let over_direct = |format| {
         let (memory, tables) = direct();
         ours::Table::new(format, memory, tables)
+    };
+    let over_sv = |mode| {
+        let (memory, tables) = direct();
+        ours::Table::new(Sv::new(mode, arch_riscv64::Controls::new()), memory, tables)
     };
     let (memory, tables) = guest();
     let over_regions = ours::Table::new(long_mode, memory, tables);
@@ -111,6 +116,8 @@ fn contestants() -> Vec<Box<dyn Contestant<Row>>> {
         Column::boxed("x86", ours::ROWS, over_direct(long_mode), &small),
         Column::boxed("radix 4K", ours::ROWS, radix(radix_4k), &small),
         Column::boxed("radix 64K", ours::ROWS, radix(radix_64k), &large),
+        Column::boxed("Sv39", ours::ROWS, over_sv(Mode::Sv39), &small),
+        Column::boxed("Sv48", ours::ROWS, over_sv(Mode::Sv48), &small),
         Column::boxed("x86, 4 regions", ours::ROWS, over_regions, &small),
     ];
     #[cfg(feature = "memflow")]

@@ -9,7 +9,7 @@ const HOT: u64 = 4096;
 /// In mixed tables, one page in so many is missing.
 pub const HOLES: u64 = 64;
 /// Where the mapped range begins.
-pub const INPUT: u64 = 0x40_0000_0000;
+pub const INPUT: u64 = 0x20_0000_0000;
 /// Where mapped pages lie; an odd number of pages is added, so that no larger leaf fits a range.
 const OUTPUT: u64 = 0x10_0000_0000;
 /// Any odd factor permutes the pages; this one leaves no two of them neighbours.

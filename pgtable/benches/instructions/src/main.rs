@@ -12,6 +12,7 @@ mod trees;
 use std::hint::black_box;
 
 use arch_ppc64::radix::{Granule, ProcessScoped};
+use arch_riscv64::{Mode, Sv};
 use arch_x86::{Controls, Levels, LongMode};
 
 /// What is counted: `callgrind` knows this function by its name.
@@ -28,11 +29,14 @@ pub fn count(name: &str, operations: u64, mut work: impl FnMut()) {
 }
 
 fn main() {
+    let riscv = arch_riscv64::Controls::new();
     let long_mode = |levels| LongMode::new(levels, Controls::new());
     trees::rows("x86", long_mode(Levels::Four));
     trees::rows("x86 LA57", long_mode(Levels::Five));
     trees::rows("radix 4K", ProcessScoped::new(Granule::K4));
     trees::rows("radix 64K", ProcessScoped::new(Granule::K64));
+    trees::rows("Sv39", Sv::new(Mode::Sv39, riscv));
+    trees::rows("Sv48", Sv::new(Mode::Sv48, riscv));
     stages::rows();
     books::rows();
     hashed::rows();

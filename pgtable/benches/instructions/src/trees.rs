@@ -15,7 +15,7 @@ const PAGES: u64 = 3000;
 /// Translations and the like.
 const TURNS: u64 = 1 << 14;
 /// Where the mapped range begins.
-const INPUT: u64 = 0x40_0000_0000;
+const INPUT: u64 = 0x20_0000_0000;
 /// Where mapped pages lie.
 const OUTPUT: u64 = 0x10_0000_0000;
 /// Table memory.
