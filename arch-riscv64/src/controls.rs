@@ -51,6 +51,8 @@ pub struct Extensions {
     /// Svpbmt: leaves have a memory type (`menvcfg.PBMTE` for satp and hgatp, `henvcfg.PBMTE` for
     /// vsatp). Otherwise these bits are reserved.
     pub pbmte: bool,
+    /// Svnapot: 16 entries of the last level may be one leaf of 64 KiB. Otherwise N is reserved.
+    pub svnapot: bool,
     /// Svrsw60t59b: bits 60:59 are software's. Otherwise they are reserved.
     pub rsw60t59b: bool,
 }
@@ -59,7 +61,7 @@ impl Extensions {
     /// None of them: Sv39, Sv48 and Sv57 as of version 1.10 of the manual, with Svade.
     #[must_use]
     pub const fn new() -> Self {
-        Self { adue: false, pbmte: false, rsw60t59b: false }
+        Self { adue: false, pbmte: false, svnapot: false, rsw60t59b: false }
     }
 }
 

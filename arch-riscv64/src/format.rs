@@ -8,13 +8,15 @@ use core::marker::PhantomData;
 
 use pgtable::{
     Access, AccessKind, Address, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage, Format,
-    Geometry, Level, LevelGeometry, Pattern, Position, Privilege, Record, SecondStage, Shortcuts,
-    Stage, Stage1, Stage2, Step, Unencodable, Words, low_bits,
+    Geometry, Groups, Level, LevelGeometry, Pattern, Position, Privilege, Record, SecondStage,
+    Shortcuts, Stage, Stage1, Stage2, Step, Unencodable, Words, low_bits,
 };
 
 use crate::attributes::{GuestAttributes, Leaf, PageAttributes};
 use crate::controls::{Controls, Extensions, GuestControls, Mode};
-use crate::entry::{A, D, N, PBMT, PPN, PPN_TO_ADDRESS, R, RSW_HIGH, U, UNDEFINED, V, W, X};
+use crate::entry::{
+    A, D, N, PBMT, PPN, PPN_TO_ADDRESS, PageTableEntry, R, RSW_HIGH, U, UNDEFINED, V, W, X,
+};
 use crate::exception::Exception;
 
 /// log2 of the smallest page, and of a table.
@@ -23,6 +25,11 @@ pub(crate) const PAGE_SHIFT: u8 = 12;
 pub(crate) const PHYSICAL_BITS: u8 = 56;
 /// Index bits of every table but a guest stage's root.
 const WIDTH: u8 = 9;
+/// log2 of the entries of a NAPOT leaf: the only size that Svnapot defines.
+const NAPOT: u8 = 4;
+/// The bits of PPN that encode this size, and what they are.
+const NAPOT_SIZE: u64 = PageTableEntry::new().with_ppn(15).into_bits();
+const NAPOT_64K: u64 = PageTableEntry::new().with_ppn(8).into_bits();
 
 /// The shapes of first stages and of guest stages, by the number of levels. Every level may have
 /// leaves. A guest stage's root has four times as many entries.
@@ -41,6 +48,17 @@ static SHAPES: [[Geometry; 3]; 2] = {
             Geometry::new(PAGE_SHIFT, &[LEVEL, LEVEL, LEVEL, LEVEL, ROOT]),
         ],
     ]
+};
+
+/// The same with Svnapot: 16 entries of the last level may be one leaf.
+static NAPOT_SHAPES: [[Geometry; 3]; 2] = {
+    let mut shapes = SHAPES;
+    let mut n = 0;
+    while n < 6 {
+        shapes[n / 3][n % 3] = shapes[n / 3][n % 3].with_groups(Level(0), NAPOT);
+        n += 1;
+    }
+    shapes
 };
 
 /// The stages that have these formats: [`Stage1`] and [`Stage2`].
@@ -93,7 +111,7 @@ pub struct SvTables<S: SvStage> {
     mode: Mode,
     controls: Controls,
     loads: Loads,
-    /// Bits that are reserved in every entry.
+    /// Bits that are reserved in every entry, N left out.
     reserved: u64,
     stage: PhantomData<S>,
 }
@@ -140,15 +158,16 @@ impl SvX4 {
 
 impl<S: SvStage> SvTables<S> {
     const fn of(mode: Mode, controls: Controls) -> Self {
-        let Extensions { pbmte, rsw60t59b, .. } = controls.extensions;
+        let Extensions { pbmte, svnapot, rsw60t59b, .. } = controls.extensions;
+        let shapes = if svnapot { &NAPOT_SHAPES } else { &SHAPES };
         let pbmt = if pbmte { 0 } else { PBMT };
         let rsw = if rsw60t59b { 0 } else { RSW_HIGH };
         Self {
-            geometry: &SHAPES[S::GUEST as usize][mode.levels() as usize - 3],
+            geometry: &shapes[S::GUEST as usize][mode.levels() as usize - 3],
             mode,
             controls,
             loads: if controls.mxr { Loads::ReadableOrExecutable } else { Loads::Readable },
-            reserved: N | UNDEFINED | pbmt | rsw,
+            reserved: UNDEFINED | pbmt | rsw,
             stage: PhantomData,
         }
     }
@@ -190,7 +209,13 @@ impl<S: SvStage> SvTables<S> {
         Demand { set: right | recorded | user, clear, any }
     }
 
-    /// Whether a leaf at `at` may have this word, its address left out.
+    /// Whether the leaf `word` at `at` is one of 64 KiB, if that may be.
+    #[inline(always)]
+    fn is_napot(&self, word: u64, at: Position) -> bool {
+        self.controls.extensions.svnapot && at.level.0 == 0 && word & N != 0
+    }
+
+    /// Whether a leaf at `at` may have this word, its address and N left out.
     #[inline(always)]
     fn is_leaf(&self, word: u64, at: Position) -> bool {
         word & self.reserved == 0
@@ -207,6 +232,7 @@ impl<S: SvStage> Format for SvTables<S> {
     type Path = ();
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
+    const GROUPS: Groups = Groups::Alike;
 
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
@@ -233,12 +259,18 @@ impl<S: SvStage> Format for SvTables<S> {
         }
         let address = (word & PPN) << PPN_TO_ADDRESS;
         if word & (R | W | X) == 0 {
-            if at.level.0 == 0 || word & (self.reserved | U | A | D | PBMT) != 0 {
+            if at.level.0 == 0 || word & (self.reserved | U | A | D | PBMT | N) != 0 {
                 return Entry::Malformed;
             }
             return Entry::Table { table: Address::new(address), width: WIDTH };
         }
-        if !self.is_leaf(word, at) || address & low_bits(at.shift) != 0 {
+        let napot = self.is_napot(word, at);
+        let (odd, address) = if napot {
+            (word & NAPOT_SIZE ^ NAPOT_64K, address & !low_bits(PAGE_SHIFT + NAPOT))
+        } else {
+            (word & N | address & low_bits(at.shift), address)
+        };
+        if !self.is_leaf(word, at) || odd != 0 {
             return Entry::Malformed;
         }
         Entry::Leaf { output: Address::new(address), attributes: Leaf::from_leaf(word) }
@@ -259,6 +291,26 @@ impl<S: SvStage> Format for SvTables<S> {
         let left = -(PPN_TO_ADDRESS as i8);
         let first = word | output >> PPN_TO_ADDRESS;
         Ok(Words::contiguous(first, output, at.shift, PHYSICAL_BITS, left))
+    }
+
+    #[inline(always)]
+    fn group(&self, word: u64, at: Position) -> u8 {
+        if self.is_napot(word, at) { NAPOT } else { 0 }
+    }
+
+    fn group_leaves(
+        &self,
+        output: S::Output,
+        attributes: S::Leaf,
+        at: Position,
+        group: u8,
+    ) -> Result<Words, Unencodable> {
+        let place = self.controls.extensions.svnapot && at.level.0 == 0 && group == NAPOT;
+        if !place || output.get() & low_bits(PAGE_SHIFT + NAPOT) != 0 {
+            return Err(Unencodable { at });
+        }
+        let Words { first, step, count } = self.leaves(output, attributes, at)?;
+        Ok(Words { first: first | N | NAPOT_64K, step: step << NAPOT, count: count >> NAPOT })
     }
 
     #[inline(always)]
@@ -309,8 +361,8 @@ impl<S: SvStage> Format for SvTables<S> {
     #[inline(always)]
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
         let address = Field { mask: PPN, left: PPN_TO_ADDRESS };
-        let tables = Pattern::all_set(V).without(R | W | X | U | A | D | PBMT | self.reserved);
-        let readable = Pattern::all_set(V | R).without(PBMT | self.reserved);
+        let tables = Pattern::all_set(V).without(R | W | X | U | A | D | PBMT | N | self.reserved);
+        let readable = Pattern::all_set(V | R).without(PBMT | N | self.reserved);
         let page = access
             .map(|access| self.demand(access))
             .map_or(readable, |demand| readable.with(demand.set).without(demand.clear));

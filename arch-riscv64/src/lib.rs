@@ -13,10 +13,9 @@
 //!   both stages.
 //! - **The RISC-V IOMMU** walks the same trees: [`DeviceContext`], [`process_context`], [`ddtp`].
 //!
-//! Not covered: Sv32, big-endian tables, shadow-stack accesses (Zicfiss), Svukte, Svnapot (N is
-//! reserved, so such pages fault), physical memory protection and attributes (an access fault comes
-//! only from memory that cannot be read). [`Paging::of`] refuses by name what a register says of
-//! these: [`CONTROL_BITS`] lists every bit.
+//! Not covered: Sv32, big-endian tables, shadow-stack accesses (Zicfiss), Svukte, physical memory
+//! protection and attributes (an access fault comes only from memory that cannot be read).
+//! [`Paging::of`] refuses by name what a register says of these: [`CONTROL_BITS`] lists every bit.
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;

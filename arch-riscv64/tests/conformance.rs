@@ -3,7 +3,7 @@
 use arch_riscv64::{Controls, Extensions, GuestControls, Mode, Sv, SvX4};
 use pgtable_conformance::conformance;
 
-const ALL: Extensions = Extensions { adue: true, pbmte: true, rsw60t59b: true };
+const ALL: Extensions = Extensions { adue: true, pbmte: true, svnapot: true, rsw60t59b: true };
 const OPEN: Controls = Controls { sum: true, mxr: true, extensions: ALL };
 const GUEST: GuestControls = GuestControls { mxr: true, extensions: ALL };
 const PBMT: Controls =

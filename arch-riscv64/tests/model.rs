@@ -53,11 +53,16 @@ fn accesses() -> impl Iterator<Item = Access> {
         .flat_map(move |kind| privileges.map(|privilege| Access { kind, privilege }))
 }
 
-fn extensions() -> impl Iterator<Item = Extensions> {
-    (0..8).map(|bits| Extensions {
-        adue: bits & 1 != 0,
-        pbmte: bits & 2 != 0,
-        rsw60t59b: bits & 4 != 0,
+/// Every value of what `entry` involves, with all that it does not involve on and off.
+fn extensions(entry: u64) -> impl Iterator<Item = Extensions> {
+    (0..8).map(move |bits| {
+        let involved = |mask| bits & if entry & mask != 0 { 2 } else { 4 } != 0;
+        Extensions {
+            adue: bits & 1 != 0,
+            pbmte: involved(3 << 61),
+            svnapot: involved(1 << 63),
+            rsw60t59b: involved(3 << 59),
+        }
     })
 }
 
@@ -66,7 +71,9 @@ fn high_parts() -> Vec<u64> {
     let address = (1_u64 << 39) >> 2;
     let mut parts = vec![0, 3 << 8, address, 1 << 10, 1 << 18, 1 << 19, 1 << 27, 1 << 28];
     parts.extend((54..64).map(|n| 1 << n));
-    parts.extend([3 << 61, 3 << 59, 8 << 10 | 1 << 63]);
+    parts.extend([3 << 61, 3 << 59]);
+    // Every size that N may encode.
+    parts.extend((1..16).map(|size| size << 10 | 1 << 63));
     parts
 }
 
@@ -79,8 +86,8 @@ fn entries(mode: Mode, level: u64) -> impl Iterator<Item = (u64, u64)> {
 }
 
 fn any_extensions(dice: &mut Dice) -> Extensions {
-    let [adue, pbmte, rsw60t59b] = [0; 3].map(|_| dice.one_in(2));
-    Extensions { adue, pbmte, rsw60t59b }
+    let [adue, pbmte, svnapot, rsw60t59b] = [0; 4].map(|_| dice.one_in(2));
+    Extensions { adue, pbmte, svnapot, rsw60t59b }
 }
 
 /// A plain way down to level 0.
@@ -102,7 +109,7 @@ fn every_entry_of_a_first_stage() {
         for level in [0, 1, u64::from(mode.levels()) - 1] {
             for (at, entry) in entries(mode, level) {
                 let plain = image.memory.insert(at, entry).unwrap();
-                for extensions in extensions() {
+                for extensions in extensions(entry) {
                     for (sum, mxr) in [(false, false), (true, false), (false, true), (true, true)] {
                         let controls = Controls { sum, mxr, extensions };
                         for access in accesses() {
@@ -148,7 +155,7 @@ fn every_entry_of_a_guest_stage() {
             for (at, entry) in entries(mode, level) {
                 let plain = image.memory.insert(at, entry).unwrap();
                 image.words[at as usize / 8].store(entry, Ordering::Relaxed);
-                for extensions in extensions() {
+                for extensions in extensions(entry) {
                     for mxr in [false, true] {
                         let controls = GuestControls { mxr, extensions };
                         for kind in ACCESSES {

@@ -44,6 +44,7 @@ pub fn sv_walk(data: &[u8]) {
         adue: bit(flags, n),
         pbmte: bit(flags, n + 1),
         rsw60t59b: bit(flags, n + 2),
+        svnapot: bit(flags, 12),
     };
     let mxr = bit(flags, 2);
     let controls =

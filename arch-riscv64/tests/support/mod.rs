@@ -122,7 +122,7 @@ impl<'m> Hart<'m> {
         access: Access,
         implicit: bool,
     ) -> Result<(u64, u32), Stop> {
-        let Extensions { adue, pbmte, rsw60t59b } = stage.extensions;
+        let Extensions { adue, pbmte, svnapot, rsw60t59b } = stage.extensions;
         let mut a = stage.root;
         let mut i = stage.levels() - 1;
         loop {
@@ -141,17 +141,16 @@ impl<'m> Hart<'m> {
             if !v || !r && w {
                 return Err(Stop::Page);
             }
-            // N: this hart has no Svnapot.
             if field(pte, 58, 54) != 0
                 || !rsw60t59b && field(pte, 60, 59) != 0
                 || !pbmte && pbmt != 0
                 || pbmt == 3
-                || bit(pte, 63)
+                || !svnapot && bit(pte, 63)
             {
                 return Err(Stop::Page);
             }
             if !r && !x {
-                if u || accessed || dirty || pbmt != 0 || i == 0 {
+                if u || accessed || dirty || pbmt != 0 || bit(pte, 63) || i == 0 {
                     return Err(Stop::Page);
                 }
                 a = ppn << 12;
@@ -160,6 +159,11 @@ impl<'m> Hart<'m> {
             }
 
             if i > 0 && field(ppn, 9 * i as u32 - 1, 0) != 0 {
+                return Err(Stop::Page);
+            }
+            // "NAPOT Translation Contiguity": 64 KiB is the only valid encoding.
+            let napot = bit(pte, 63);
+            if napot && (i > 0 || field(ppn, 3, 0) != 0b1000) {
                 return Err(Stop::Page);
             }
             let user_allows = match access.privilege {
@@ -185,8 +189,9 @@ impl<'m> Hart<'m> {
                 };
                 let _ = self.written.insert(address, pte | 1 << 6 | u64::from(store) << 7);
             }
-            let offset = (1 << low) - 1;
-            return Ok((ppn << 12 & !offset | va & offset, low));
+            let size = if napot { 16 } else { low };
+            let offset = (1 << size) - 1;
+            return Ok((ppn << 12 & !offset | va & offset, size));
         }
     }
 
