@@ -165,6 +165,7 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
         assert_eq!(tree.unmap(input(0), bytes, &mut gather), Ok(bytes));
         gather.finish(&tables).unwrap();
     });
+    large(column, &mut tree, &tables);
     count("map and unmap, table goes", TURNS, &mut || {
         for _ in 0..TURNS {
             let mut gather = Gather::new(&Unused, ());
@@ -172,5 +173,46 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
             assert_eq!(tree.unmap(input(0), page, &mut gather), Ok(page));
             gather.finish(&tables).unwrap();
         }
+    });
+}
+
+/// Leaves of 2 MiB, which all these formats have.
+fn large<F: Format<Stage = Stage1>>(
+    column: &str,
+    tree: &mut PageTable<F, DirectMap<'_, Gpa>, &Tables>,
+    tables: &Tables,
+) {
+    const LEAVES: u64 = 300;
+    let count = |row, operations, work: &mut dyn FnMut()| {
+        count(&format!("{column}, 2M, {row}"), operations, work);
+    };
+    let page = 1 << 21;
+    let pages: Vec<_> = (0..LEAVES)
+        .map(|turn| turn * 7 % LEAVES)
+        .map(|at| (Gva::new((INPUT << 1) + at * page), Gpa::new(OUTPUT + at * page)))
+        .collect();
+    let sum = pages.iter().fold(0, |sum: u64, (_, output)| sum.wrapping_add(output.get()));
+    let attributes = F::Attributes::from(Prot::RW);
+    let (first, beside) = (Gva::new((INPUT << 1) + LEAVES * page), Gpa::new(OUTPUT));
+    tree.map(first, beside, page, attributes, Leaves::Exactly(21)).unwrap();
+    count("map", LEAVES, &mut || {
+        for &(input, output) in &pages {
+            tree.map(input, output, page, attributes, Leaves::Exactly(21)).unwrap();
+        }
+    });
+    count("translate", LEAVES, &mut || {
+        let walker = Walker::new(*tree.format(), *tree.memory(), tree.root());
+        let found = pages.iter().fold(0, |sum: u64, &(input, _)| {
+            let found = walker.translate(input, Access::READ).unwrap();
+            sum.wrapping_add(found.output.get())
+        });
+        assert_eq!(found, sum);
+    });
+    count("unmap", LEAVES, &mut || {
+        let mut gather = Gather::new(&Unused, ());
+        for &(input, _) in &pages {
+            assert_eq!(tree.unmap(input, page, &mut gather), Ok(page));
+        }
+        gather.finish(tables).unwrap();
     });
 }
