@@ -301,7 +301,16 @@ pub(crate) fn descend<F: Format, R: Reading<F>>(
 ) -> Result<Stop<F, R::Slot>, Lost> {
     let mut decoding = Decoding { format, memory, offset, enter };
     let first = stop_at(memory, from, offset, F::Path::default())?;
-    down(&mut decoding, from.level, floor, first).or_else(|end| end)
+    let mut here = first;
+    let mut level = from.level;
+    while level > floor {
+        here = match decoding.below(level, here) {
+            Ok(below) => below,
+            Err(end) => return end,
+        };
+        level -= 1;
+    }
+    Ok(here)
 }
 
 /// Recognises every table that the format decodes. A table is given by the entry that was read in
@@ -322,7 +331,7 @@ where
     type Table = Stop<F, R::Slot>;
     type End = Result<Stop<F, R::Slot>, Lost>;
 
-    #[inline(never)]
+    #[inline(always)]
     fn below(&mut self, level: u8, here: Self::Table) -> Result<Self::Table, Self::End> {
         let (node, at) = (here.node, here.node.position());
         let below = if F::SKIPS && R::SKIPS {
