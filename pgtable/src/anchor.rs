@@ -7,7 +7,7 @@ use crate::descent::ByValue;
 use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
 use crate::memory::TableMemory;
-use crate::quick::{last, to_table};
+use crate::quick::{Unusual, last, to_table};
 use crate::table::PageTable;
 use crate::walk::{TranslationOf, read_quickly, translate_slowly};
 
@@ -54,16 +54,23 @@ impl<F: Format, M: TableMemory<Output<F>>> Anchored<'_, F, M> {
         access: Access,
     ) -> Result<TranslationOf<F>, Fault<F>> {
         match self.translate_quickly(input, access) {
-            Some(translation) => Ok(translation),
-            None => translate_slowly(&self.format, ByValue(self.memory), self.root, input, access),
+            Ok(translation) => Ok(translation),
+            Err(unusual) => {
+                let memory = ByValue(self.memory);
+                translate_slowly(&self.format, memory, self.root, (input, access), unusual)
+            }
         }
     }
 
     #[inline(always)]
-    fn translate_quickly(&mut self, input: Input<F>, access: Access) -> Option<TranslationOf<F>> {
+    fn translate_quickly(
+        &mut self,
+        input: Input<F>,
+        access: Access,
+    ) -> Result<TranslationOf<F>, Unusual> {
         let (format, memory) = (&self.format, ByValue(self.memory));
-        let shortcuts = format.shortcuts(Some(access))?;
-        let offset = format.offset(input)?;
+        let Some(shortcuts) = format.shortcuts(Some(access)) else { return Err(Unusual::NONE) };
+        let Some(offset) = format.offset(input) else { return Err(Unusual::NONE) };
         let top = shortcuts.root();
         let anchor = ANCHOR.min(top);
         let part = offset >> (shortcuts.step(anchor).shift() + shortcuts.step(anchor).width());
@@ -73,6 +80,8 @@ impl<F: Format, M: TableMemory<Output<F>>> Anchored<'_, F, M> {
             (self.part, self.access) = (part, access);
         }
         let table = to_table::<F, _>(&shortcuts, memory, (anchor, self.upper), 0, offset)?;
-        read_quickly(format, &last::<F, _>(&shortcuts, memory, table, offset)?, offset)
+        last::<F, _>(&shortcuts, memory, table, offset)
+            .and_then(|last| read_quickly(format, &last, offset))
+            .ok_or(Unusual::NONE)
     }
 }

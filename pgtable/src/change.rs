@@ -352,7 +352,7 @@ where
         let Some(shortcuts) = self.format.shortcuts(None) else { return false };
         let Some(offset) = self.format.offset(input) else { return false };
         let memory = InPlace(&self.memory);
-        let Some(last) = descend_quickly::<F, _>(&shortcuts, memory, self.root, offset) else {
+        let Ok(last) = descend_quickly::<F, _>(&shortcuts, memory, self.root, offset) else {
             return false;
         };
         let node = last.node();

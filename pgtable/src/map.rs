@@ -156,7 +156,7 @@ where
         let Some(shortcuts) = format.shortcuts(None) else { return false };
         let Some(offset) = self.base_page_at(input, bytes, leaves) else { return false };
         let memory = InPlace(&self.memory);
-        let Some(last) = descend_quickly::<F, _>(&shortcuts, memory, self.root, offset) else {
+        let Ok(last) = descend_quickly::<F, _>(&shortcuts, memory, self.root, offset) else {
             return false;
         };
         let node = last.node();

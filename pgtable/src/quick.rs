@@ -1,9 +1,10 @@
 //! The quick descent: to the last level through the usual entries, as a format's [`Shortcuts`] know
 //! them.
 //!
-//! It keeps nothing: where it meets anything else, it answers `None`, and its caller starts again
-//! at the root. So only the table's address is carried from level to level, and the code is small
-//! enough to stand in the caller's loop with the compared values in registers.
+//! It carries only the table's address from level to level, so that its code is small enough to
+//! stand in the caller's loop with the compared values in registers. Where it meets anything else,
+//! it says what ([`Unusual`]): that may be a larger leaf. Otherwise its caller starts again at the
+//! root.
 
 use core::marker::PhantomData;
 
@@ -32,6 +33,21 @@ impl<S> Last<S> {
     }
 }
 
+/// The entry at which a quick descent ended above the last level.
+#[derive(Clone, Copy)]
+pub(crate) struct Unusual {
+    /// Its level; 0 if there is none that could be a larger leaf.
+    pub(crate) level: u8,
+    /// log2 of what it covers.
+    pub(crate) shift: u8,
+    /// What it held when it was read.
+    pub(crate) word: u64,
+}
+
+impl Unusual {
+    pub(crate) const NONE: Self = Self { level: 0, shift: 0, word: 0 };
+}
+
 /// Descends from the root at `root` to the last level.
 #[inline(always)]
 pub(crate) fn descend_quickly<F: Format, R: Reading<F>>(
@@ -39,9 +55,12 @@ pub(crate) fn descend_quickly<F: Format, R: Reading<F>>(
     memory: R,
     root: u64,
     offset: u64,
-) -> Option<Last<R::Slot>> {
+) -> Result<Last<R::Slot>, Unusual> {
     let table = to_table::<F, R>(shortcuts, memory, (shortcuts.root(), root), 0, offset)?;
-    last::<F, R>(shortcuts, memory, table, offset)
+    match last::<F, R>(shortcuts, memory, table, offset) {
+        Some(last) => Ok(last),
+        None => Err(Unusual::NONE),
+    }
 }
 
 /// Descends from the table `from` (its level and its address) to the table of level `floor`.
@@ -52,9 +71,9 @@ pub(crate) fn to_table<F: Format, R: Reading<F>>(
     from: (u8, u64),
     floor: u8,
     offset: u64,
-) -> Option<u64> {
+) -> Result<u64, Unusual> {
     let mut usual = Usual::<F, R> { shortcuts, memory, offset, format: PhantomData };
-    down(&mut usual, from.0, floor, from.1).ok()
+    down(&mut usual, from.0, floor, from.1)
 }
 
 /// Recognises the usual entries. A table is its address.
@@ -67,13 +86,17 @@ struct Usual<'u, F, R> {
 
 impl<F: Format, R: Reading<F>> Recogniser for Usual<'_, F, R> {
     type Table = u64;
-    type End = ();
+    type End = Unusual;
 
     #[inline(always)]
-    fn below(&mut self, level: u8, table: u64) -> Result<u64, ()> {
-        match below::<F, R>(self.shortcuts.step(level), self.memory, table, self.offset) {
-            Some(table) => Ok(table),
-            None => Err(()),
+    fn below(&mut self, level: u8, table: u64) -> Result<u64, Unusual> {
+        let step = self.shortcuts.step(level);
+        match self.memory.read(step.entry(table, self.offset)) {
+            Ok((_, word)) => match step.address(word) {
+                Some(table) => Ok(table),
+                None => Err(Unusual { level, shift: step.shift(), word }),
+            },
+            Err(_) => Err(Unusual::NONE),
         }
     }
 }

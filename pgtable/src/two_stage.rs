@@ -209,7 +209,8 @@ where
         let format = &self.stage1;
         let shortcuts = format.shortcuts(Some(access))?;
         let offset = format.offset(address)?;
-        let last = descend_quickly::<F1, _>(&shortcuts, ByValue(memory), self.root.get(), offset)?;
+        let last =
+            descend_quickly::<F1, _>(&shortcuts, ByValue(memory), self.root.get(), offset).ok()?;
         let stage1 = read_quickly(format, &last, offset)?;
         let stage2 = cache.remembered(self.stage2.format(), stage1.output, access)?;
         Some(TwoStageTranslation { stage1, stage2 })

@@ -11,7 +11,7 @@ use crate::format::{Entry, EntryOf, Format, Input, Output};
 use crate::geometry::{Level, MAX_LEVELS, Position};
 use crate::group::translation_by;
 use crate::memory::ReadMemory;
-use crate::quick::{Last, descend_quickly};
+use crate::quick::{Last, Unusual, descend_quickly};
 use crate::space::{Mapping, Translation};
 
 /// What a [`Walker`] of format `F` translates to.
@@ -124,14 +124,21 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     #[inline]
     pub fn query(&self, input: Input<F>) -> Result<Option<TranslationOf<F>>, Error> {
         match translate_quickly(&self.format, ByValue(&self.memory), self.root, input, None) {
-            Some(found) => Ok(Some(found)),
-            None => self.query_slowly(input),
+            Ok(found) => Ok(Some(found)),
+            Err(unusual) => self.query_slowly(input, unusual),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn query_slowly(&self, input: Input<F>) -> Result<Option<TranslationOf<F>>, Error> {
+    fn query_slowly(
+        &self,
+        input: Input<F>,
+        unusual: Unusual,
+    ) -> Result<Option<TranslationOf<F>>, Error> {
+        if let Some(large) = read_large(&self.format, unusual, input, None) {
+            return Ok(Some(large));
+        }
         let offset = self.format.offset(input).ok_or(Error::Range)?;
         let stop = self.descend(offset).map_err(|lost| lost.error)?;
         let at = stop.node.position();
@@ -202,23 +209,27 @@ pub(crate) fn translate<F: Format, R: Reading<F>>(
     access: Access,
 ) -> Result<TranslationOf<F>, Fault<F>> {
     match translate_quickly(format, memory, root, input, Some(access)) {
-        Some(translation) => Ok(translation),
-        None => translate_slowly(format, memory, root, input, access),
+        Ok(translation) => Ok(translation),
+        Err(unusual) => translate_slowly(format, memory, root, (input, access), unusual),
     }
 }
 
-/// [`translate_by_decoding`], of which the compiler knows that it is the rare case: the loop around
-/// a translation then keeps its values in registers.
+/// What a quick walk does not translate: larger leaves, and by decoding everything else. The
+/// compiler knows that it is the rare case: the loop around a translation then keeps its values in
+/// registers.
 #[cold]
 #[inline(never)]
 pub(crate) fn translate_slowly<F: Format, R: Reading<F>>(
     format: &F,
     memory: R,
     root: u64,
-    input: Input<F>,
-    access: Access,
+    (input, access): (Input<F>, Access),
+    unusual: Unusual,
 ) -> Result<TranslationOf<F>, Fault<F>> {
-    translate_by_decoding(format, memory, root, input, access)
+    match read_large(format, unusual, input, Some(access)) {
+        Some(translation) => Ok(translation),
+        None => translate_by_decoding(format, memory, root, input, access),
+    }
 }
 
 /// By shortcuts: the page at `input`, if it allows `access`, or whatever it allows.
@@ -229,10 +240,33 @@ fn translate_quickly<F: Format, R: Reading<F>>(
     root: u64,
     input: Input<F>,
     access: Option<Access>,
+) -> Result<TranslationOf<F>, Unusual> {
+    let Some(shortcuts) = format.shortcuts(access) else { return Err(Unusual::NONE) };
+    let Some(offset) = format.offset(input) else { return Err(Unusual::NONE) };
+    let last = descend_quickly::<F, R>(&shortcuts, memory, root, offset)?;
+    read_quickly(format, &last, offset).ok_or(Unusual::NONE)
+}
+
+/// The translation of `input` by the entry at which a quick descent for `access` ended, if that is
+/// a larger leaf that certainly allows it: the usual tables above it restrict nothing of what the
+/// access needs.
+#[inline(always)]
+fn read_large<F: Format>(
+    format: &F,
+    unusual: Unusual,
+    input: Input<F>,
+    access: Option<Access>,
 ) -> Option<TranslationOf<F>> {
-    let shortcuts = format.shortcuts(access)?;
+    let Unusual { level, shift, word } = unusual;
+    if level == 0 {
+        return None;
+    }
+    let at = Position { level: Level(level), shift };
     let offset = format.offset(input)?;
-    read_quickly(format, &descend_quickly::<F, R>(&shortcuts, memory, root, offset)?, offset)
+    let Entry::Leaf { output, attributes } = format.decode(word, at) else { return None };
+    let path = F::Path::default();
+    let allowed = access.is_none_or(|access| format.check(word, at, path, access).is_ok());
+    allowed.then(|| translation(output, offset, at, attributes))
 }
 
 /// The translation of `offset` by the last-level entry to which a quick descent for an access came.

@@ -60,7 +60,7 @@ where
         let reading = reader.read();
         let shortcuts = table.format.shortcuts(None)?;
         let memory = InPlace(&table.memory);
-        let last = descend_quickly::<F, _>(&shortcuts, memory, table.root, offset)?;
+        let last = descend_quickly::<F, _>(&shortcuts, memory, table.root, offset).ok()?;
         let mut locked = table.state(last.node())?.lock_once(self.me, table.tree)?;
         // What is locked stays.
         drop(reading);
