@@ -369,8 +369,9 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// Masked compares for the usual entries; `None` if there are none, or if what `access` needs
     /// cannot be decided entry by entry.
     ///
-    /// With an `access`, an entry that passes grants all that the access needs of it. Without one,
-    /// rights do not matter. An entry of a group never passes.
+    /// With an `access`, an entry that passes grants all that the access needs of it, so below
+    /// tables that pass, a larger leaf that [`check`](Self::check) allows on the default path is
+    /// allowed. Without one, rights do not matter. An entry of a group never passes.
     #[inline(always)]
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
         let _ = access;

@@ -266,7 +266,7 @@ fn read_large<F: Format>(
     let Entry::Leaf { output, attributes } = format.decode(word, at) else { return None };
     let path = F::Path::default();
     let allowed = access.is_none_or(|access| format.check(word, at, path, access).is_ok());
-    allowed.then(|| translation(output, offset, at, attributes))
+    allowed.then(|| translation_by(format, word, at, (output, attributes), offset))
 }
 
 /// The translation of `offset` by the last-level entry to which a quick descent for an access came.
