@@ -11,7 +11,7 @@ use frag_alloc::{Cache, Deferred, Epochs, Kind, Owner, Policy};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
-use model::{Source, TABLE, Table, assert_all_home, check_to_depth, frames};
+use model::{Source, TABLE, Table, assert_all_home, explore, frames};
 use pgtable::{Contents, DeferringAllocator, Hpa};
 
 /// In an entry: it leads to a table.
@@ -66,7 +66,8 @@ type Free = fn(&Tree, Hpa);
 /// One thread takes the tree apart, has its tables used again, and builds another one in its place;
 /// `readers` walk meanwhile, so many times each.
 fn beside_readers(readers: usize, walks: usize, free: Free) {
-    check_to_depth(move || {
+    // A second reader has as many steps again: one preemption less.
+    explore(Some(4 - readers), move || {
         let (frames, counts) = frames(1);
         let cache = Cache::new(frames.clone(), Owner(1), Kind::User, Policy::Reuse);
         let tree = Arc::new(Tree {

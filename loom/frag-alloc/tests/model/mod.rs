@@ -87,7 +87,8 @@ pub fn check_to_depth(model: impl Fn() + Sync + Send + 'static) {
     explore(Some(3), model);
 }
 
-fn explore(preemption_bound: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
+/// Every interleaving with up to so many preemptions.
+pub fn explore(preemption_bound: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = preemption_bound;
     builder.max_branches = 10_000;
