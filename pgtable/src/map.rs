@@ -216,10 +216,13 @@ where
         let fitting = 63 - rest.bytes().leading_zeros() as u8;
         let mut shift = rest.leaf(&self.format, leaves, fitting)?;
         loop {
-            let (level, width, group) = match (geometry.leaf(shift), geometry.group(shift)) {
-                (Some((level, width)), _) => (level, width, 0),
-                (None, Some((level, group))) => (level, geometry.width(level), group),
-                (None, None) => return Err(Error::LeafSize),
+            let (level, width, group) = match geometry.leaf(shift) {
+                Some((level, width)) => (level, width, 0),
+                None if has_groups::<F>() => {
+                    let (level, group) = geometry.group(shift).ok_or(Error::LeafSize)?;
+                    (level, geometry.width(level), group)
+                }
+                None => return Err(Error::LeafSize),
             };
             let rest = if has_groups::<F>() {
                 rest.before_group(&self.format, leaves, shift, level)

@@ -489,6 +489,31 @@ fn a_group_of_blocks_is_broken() {
     assert_eq!(tables.live(), 1);
 }
 
+/// A whole block of a group of them goes, or changes: the others stay what they were.
+#[test]
+fn one_block_of_a_group() {
+    let (at, block) = (1u64 << 40, 1u64 << 29);
+    for unmaps in [true, false] {
+        let arena = Arena::new(4 << 20);
+        let tables = Tables::new(&arena);
+        let mut tree = tree(Lpa::CONTIGUOUS, &arena, &tables);
+        map(&mut tree, at, at, 1 << 34, Leaves::Largest);
+        let mut gather = Gather::new(&Unused, ());
+        let (start, bytes) = (Gva::new(at + 3 * block), 2 * block);
+        let done = if unmaps {
+            tree.unmap(start, bytes, &mut gather)
+        } else {
+            tree.protect(start, bytes, Prot::R, &mut gather)
+        };
+        assert_eq!(done, Ok(bytes));
+        gather.finish(&&tables).unwrap();
+        let shifts: Vec<_> = leaves(&tree, at, 1 << 34).iter().map(|leaf| leaf.2).collect();
+        assert_eq!(shifts, vec![29; if unmaps { 30 } else { 32 }]);
+        let words = words(&arena, &tree, at, 32);
+        assert!(words.iter().all(|word| word & CONTIGUOUS == 0), "{words:x?}");
+    }
+}
+
 /// A cursor takes one page out of a group, beside pages that it has mapped itself.
 #[test]
 fn a_cursor_breaks_groups() {
