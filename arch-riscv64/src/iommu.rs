@@ -1,9 +1,9 @@
 //! The RISC-V IOMMU's words that refer to our trees, as data: device contexts, process contexts,
 //! directory entries, the pointer to the directory, and invalidation commands.
 //!
-//! "RISC-V IOMMU Architecture Specification" 1.0, chapter "Data Structures"; "Device-directory-table
-//! pointer (ddtp)"; "IOMMU Page-Table cache invalidation commands". The IOMMU walks trees of [`Sv`]
-//! and [`SvX4`] as harts do.
+//! "RISC-V IOMMU Architecture Specification" 1.0, chapter "Data Structures";
+//! "Device-directory-table pointer (ddtp)"; "IOMMU Page-Table cache invalidation commands". The
+//! IOMMU walks trees of [`Sv`] and [`SvX4`] as harts do.
 
 use bitfield_struct::bitfield;
 use pgtable::{Address, Flush, Gpa, Gva, Hpa, Stale, low_bits};

@@ -94,8 +94,8 @@ pub struct Paging {
 impl Paging {
     /// The first stage in S-mode (or HS-mode) and U-mode: satp, sstatus, menvcfg and senvcfg.
     ///
-    /// `hart` supplies what registers do not say: Svnapot, Svrsw60t59b, and `adue` for a hart that always
-    /// updates A and D (an early one without Svade and Svadu).
+    /// `hart` supplies what registers do not say: Svnapot, Svrsw60t59b, and `adue` for a hart that
+    /// always updates A and D (an early one without Svade and Svadu).
     /// [`CONTROL_BITS`](crate::CONTROL_BITS) lists what becomes of each bit.
     ///
     /// # Errors
@@ -229,8 +229,8 @@ impl GuestPaging {
 /// The guest-physical address that a hart with these registers reaches by `access` to `gva` in
 /// S-mode or U-mode, its page tables being in `memory`.
 ///
-/// For a hart without Svnapot and Svrsw60t59b; [`Paging::of`] takes another. Nothing is written: A and D stay
-/// as they are.
+/// For a hart without Svnapot and Svrsw60t59b; [`Paging::of`] takes another. Nothing is written: A
+/// and D stay as they are.
 ///
 /// # Errors
 /// [`GvaError`].

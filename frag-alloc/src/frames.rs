@@ -46,12 +46,12 @@ pub struct Frames<A, S> {
 impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     /// A frame table over all frames of `source`.
     ///
-    /// Costs 64 bytes per frame, and 16 for each smallest table ([`FrameSource::SMALLEST`]) in it: of
-    /// frames of 64 KiB 6.3 % if that has 256 bytes, 0.5 % if it has 4 KiB.
+    /// Costs 64 bytes per frame, and 16 for each smallest table ([`FrameSource::SMALLEST`]) in it:
+    /// of frames of 64 KiB 6.3 % if that has 256 bytes, 0.5 % if it has 4 KiB.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if the frames are smaller than the smallest table or hold more than 256
-    /// of it, or if there is room for more than 2^31 of it (512 GiB of 256 bytes each);
+    /// [`Error::Unsupported`] if the frames are smaller than the smallest table or hold more than
+    /// 256 of it, or if there is room for more than 2^31 of it (512 GiB of 256 bytes each);
     /// [`Error::Source`] if the first is not aligned.
     pub fn new(source: S) -> Result<Self, Error<A>> {
         let span = source.span();

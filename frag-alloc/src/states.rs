@@ -1,5 +1,6 @@
-//! The state words of tables, one for each granule (the smallest table): where each stands. They belong to the trees
-//! that the tables stand in; this crate keeps them, and neither reads nor writes them.
+//! The state words of tables, one for each granule (the smallest table): where each stands. They
+//! belong to the trees that the tables stand in; this crate keeps them, and neither reads nor
+//! writes them.
 //!
 //! Tables that are handed out one after the other often are the affair of different threads, each
 //! of which writes its own's state all the time. So neighbours' words do not stand side by side: of

@@ -4,8 +4,8 @@
 //! The cursor borrows the tree exclusively, so it is the one writer. It keeps the table it stands
 //! in, and how many entries it added to it or took from it; the count goes to the table's state,
 //! and the stale range to the gather, when it leaves that table: on the way to another, at
-//! [`finish`](Cursor::finish), or when it is dropped. While it stands in a table, the count there is
-//! marked as unknown and the gather as untold. So if a cursor is forgotten, the next writer that
+//! [`finish`](Cursor::finish), or when it is dropped. While it stands in a table, the count there
+//! is marked as unknown and the gather as untold. So if a cursor is forgotten, the next writer that
 //! needs the count counts, and the gather invalidates everything.
 
 use core::sync::atomic::AtomicU64;

@@ -269,8 +269,8 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// Whether a table entry may lead past levels (AMD's IOMMU: the next level is a field of the
     /// entry). Then [`skipped`](Self::skipped) says past how many.
     ///
-    /// Walkers follow such entries: translation, `query`, `access`, `trace` and iteration of leaves.
-    /// Trees of this crate have none, and its verbs take one for malformed.
+    /// Walkers follow such entries: translation, `query`, `access`, `trace` and iteration of
+    /// leaves. Trees of this crate have none, and its verbs take one for malformed.
     const SKIPS: bool = false;
 
     /// The shape of the tree.

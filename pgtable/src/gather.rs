@@ -241,8 +241,8 @@ pub enum GatherError {
 
 /// Collects what became stale, for one address space.
 ///
-/// A gather that is forgotten (`mem::forget`) invalidates nothing and frees nothing: its tables stay
-/// allocated, and its stale translations stay in use.
+/// A gather that is forgotten (`mem::forget`) invalidates nothing and frees nothing: its tables
+/// stay allocated, and its stale translations stay in use.
 #[must_use = "stale translations stay reachable, and tables are lost, unless the gather is finished"]
 #[derive(Debug)]
 pub struct Gather<'i, S: Stage, I: Invalidate<S>> {

@@ -299,7 +299,8 @@ where
     }
 
     /// Replaces the entries of the group around `offset` in the table of `node` by ordinary leaves
-    /// that say the same; `word` is its entry for `offset`. Entries that are none of the group stay.
+    /// that say the same; `word` is its entry for `offset`. Entries that are none of the group
+    /// stay.
     pub(crate) fn ungroup<I: Invalidate<F::Stage>>(
         &self,
         node: Node,

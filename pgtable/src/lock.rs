@@ -41,9 +41,9 @@
 //! change of a table's state compares its owner. So a table has one writer at a time, whatever ways
 //! lead to it, and is freed once. A writer does not wait for a table that it holds itself
 //! ([`Error::Malformed`]), and waits for others no longer than [`ReadSide::wait`] says
-//! ([`Error::Contended`]). A range that cannot find a table again, because a guest hid it, leaves it
-//! locked by an owner that has [ended](crate::ranges); the next writer takes it over. What is mapped
-//! in that guest's tree, and what is counted there, may be wrong; nothing else is.
+//! ([`Error::Contended`]). A range that cannot find a table again, because a guest hid it, leaves
+//! it locked by an owner that has [ended](crate::ranges); the next writer takes it over. What is
+//! mapped in that guest's tree, and what is counted there, may be wrong; nothing else is.
 //!
 //! Checked by `loom/pgtable/tests/writers.rs` and, with threads, `tests/model/writers.rs` and
 //! `locked.rs`.

@@ -151,8 +151,8 @@ where
     /// allocator chooses; returns how many. `|_, _| true` moves all of them; to empty a frame, say
     /// yes to the tables in it.
     ///
-    /// If `which` panics, or an invalidation does, what was moved so far stays moved, and the tables
-    /// that it left are freed with `gather`; take everything for dirty.
+    /// If `which` panics, or an invalidation does, what was moved so far stays moved, and the
+    /// tables that it left are freed with `gather`; take everything for dirty.
     ///
     /// `which` is called at most `2 × n` times, where `n` is the number of tables of the tree, and
     /// once for each where nobody else wrote them.

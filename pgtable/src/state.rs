@@ -157,7 +157,8 @@ impl TableState {
         (live <= COUNT).then_some(live as u32)
     }
 
-    /// Whether `owner` has the table. (Sequentially consistent: see [`take_over`](Self::take_over).)
+    /// Whether `owner` has the table. (Sequentially consistent: see
+    /// [`take_over`](Self::take_over).)
     #[inline(always)]
     pub(crate) fn is_of(&self, owner: Owner) -> bool {
         self.0.load(Ordering::SeqCst) ^ owner.0 <= COUNT

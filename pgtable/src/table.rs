@@ -15,10 +15,10 @@
 //! # Tables that others write
 //! A guest that can write the tables can make any entry lead to any table. So a verb enters a table
 //! to change it only if the allocator has a state for it ([`TableAllocator::state`]: it is a live
-//! table of this allocator and of that size), if the state names this tree, and if it is neither the
-//! root nor on the way to itself. Otherwise the verb ends with [`Error::Malformed`], which names
-//! the entry. The state of a table names no tree before it is queued to be freed, so it is queued
-//! once.
+//! table of this allocator and of that size), if the state names this tree, and if it is neither
+//! the root nor on the way to itself. Otherwise the verb ends with [`Error::Malformed`], which
+//! names the entry. The state of a table names no tree before it is queued to be freed, so it is
+//! queued once.
 //!
 //! Bound: a verb that changes a range enters tables of at most `2 × levels × n` entries together,
 //! where `n` is the number of entries of all tables of the tree, and looks at each entry of a
@@ -130,8 +130,8 @@ where
     ///
     /// On tables that others wrote, what is no table of this tree (any more) is passed over, and
     /// what no way leads to stays allocated: [`Finished::tables`] says how many were freed, and
-    /// [`Finished::unread`] how many could not be read for those below them. Bound: each live table of the allocator is visited at most once, and each of its entries looked at
-    /// once.
+    /// [`Finished::unread`] how many could not be read for those below them. Bound: each live table
+    /// of the allocator is visited at most once, and each of its entries looked at once.
     ///
     /// The root must have been taken out of whatever register or table hardware finds it by; then
     /// everything is invalidated, once, and the tables are freed.
@@ -207,9 +207,9 @@ where
         }
     }
 
-    /// Tables of `owner` of levels `from.level - 1` down to `level`, the last of `width` index bits,
-    /// linked to each other along `offset` but not to the tree. The last holds anything if its
-    /// `contents` may be stale. Nothing is left behind on failure.
+    /// Tables of `owner` of levels `from.level - 1` down to `level`, the last of `width` index
+    /// bits, linked to each other along `offset` but not to the tree. The last holds anything if
+    /// its `contents` may be stale. Nothing is left behind on failure.
     pub(crate) fn grow(
         &self,
         from: Node,

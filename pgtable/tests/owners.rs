@@ -252,8 +252,8 @@ fn case_a1_what_was_forgotten_is_the_trees_again() {
     let words: Vec<AtomicU64> = (0..FRAMES << 13).map(|_| AtomicU64::new(0)).collect();
     let memory = DirectMap::new(&words, Gpa::new(START));
     let frames = Frames::new(Region::new(memory, Gpa::new(START), FRAMES, 16).unwrap()).unwrap();
-    // In the root of a tree with a page and of one without, in a table below it, and in a last-level
-    // table.
+    // In the root of a tree with a page and of one without, in a table below it, and in a
+    // last-level table.
     for (pages, bytes) in
         [(0, 1 << 40), (1, 1 << 40), (1, 1 << 30), (1, 2 * LARGE), (1, LARGE), (1, PAGE)]
     {

@@ -1,6 +1,6 @@
-//! Bare AArch64 machines, emulated: no firmware, no kernel, only what a program wrote for them. They
-//! try trees of both stages that the library built, on an MMU that the library's authors did not
-//! write.
+//! Bare AArch64 machines, emulated: no firmware, no kernel, only what a program wrote for them.
+//! They try trees of both stages that the library built, on an MMU that the library's authors did
+//! not write.
 //!
 //! The program `probe` writes an image of memory; a hypervisor, assembled here, works through it at
 //! EL2; the program judges what the machine left behind.

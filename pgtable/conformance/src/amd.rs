@@ -1,6 +1,6 @@
 //! AMD's IOMMU, host page tables (AMD I/O Virtualization Technology Specification, 2.2.3), as an
-//! example of a format: an entry says which level its table has, so that levels may be left out, and
-//! a page may have any power of two as its size, as a group of equal entries.
+//! example of a format: an entry says which level its table has, so that levels may be left out,
+//! and a page may have any power of two as its size, as a group of equal entries.
 //!
 //! Four levels; accessed and dirty bits are kept (HASup, HDSup).
 

@@ -3,8 +3,8 @@
 //! that it clears, tables restrict, an entry with bit 0 set may be absent, and not every bit of a
 //! live leaf may change.
 //!
-//! 48 bits of input address, reached from TTBR0. The contiguous hint (D8.7: 32 entries at each level
-//! that may have it) is used where asked for, and ignored elsewhere.
+//! 48 bits of input address, reached from TTBR0. The contiguous hint (D8.7: 32 entries at each
+//! level that may have it) is used where asked for, and ignored elsewhere.
 
 use core::fmt;
 

@@ -1,5 +1,5 @@
-//! Roots and tables of unusual sizes: PAE's four entries, AArch64's 16 concatenated tables, RISC-V's
-//! 16-KiB roots, tables of 2^14 entries and more.
+//! Roots and tables of unusual sizes: PAE's four entries, AArch64's 16 concatenated tables,
+//! RISC-V's 16-KiB roots, tables of 2^14 entries and more.
 
 use pgtable::{Access, Gather, Geometry, Gpa, Hpa, Leaves, LevelGeometry, PageTable, Prot, Unused};
 

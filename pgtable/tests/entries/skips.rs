@@ -1,5 +1,5 @@
-//! Entries that lead past levels, as AMD's IOMMU has them: walkers follow them, and nothing is mapped
-//! where the address bits of the levels in between are not zero. Verbs do not touch them.
+//! Entries that lead past levels, as AMD's IOMMU has them: walkers follow them, and nothing is
+//! mapped where the address bits of the levels in between are not zero. Verbs do not touch them.
 
 use std::sync::atomic::Ordering;
 

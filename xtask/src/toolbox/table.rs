@@ -26,7 +26,8 @@ pub struct Tool {
     pub only: &'static [&'static str],
     /// What no Debian package holds.
     pub wheels: &'static [Wheel],
-    /// Whether it belongs to the compilers, so that `--system-tools` has it with this machine’s own.
+    /// Whether it belongs to the compilers, so that `--system-tools` has it with this machine’s
+    /// own.
     pub of_compilers: bool,
     /// What is run.
     pub programs: &'static [Program],

@@ -65,8 +65,8 @@ pub enum Otherwise {
     /// bits, descriptor bits 15:12 (LPA) and 9:8 (LPA2) are ignored.
     HighBitsIgnored,
     /// The manual: PAN is for data, and fetches are judged without it. QEMU: PAN takes away EL1's
-    /// right to write before WXN is asked, so that EL1 executes a page that it can write, if EL0 can
-    /// execute it too (EPAN).
+    /// right to write before WXN is asked, so that EL1 executes a page that it can write, if EL0
+    /// can execute it too (EPAN).
     PanBeforeWxn,
     /// The manual: the device type of one stage stays beside a normal type of the other (D8.6.5).
     /// QEMU, in PAR_EL1: if the low half of that type's encoding is 4 (not cached), it counts as

@@ -2,12 +2,12 @@
 //! have it.
 //!
 //! The library builds trees of both stages in an image of memory, reads the registers back as a
-//! debugger would, and says of each access at EL0, EL1 or EL2 where it goes, or which abort is taken
-//! where, with ESR_ELx, FAR_ELx and HPFAR_EL2; what PAR_EL1 holds after the translation instruction
-//! for it; and what the descriptors on the way hold afterwards. In half of the cases one descriptor
-//! is changed to something odd. A tiny hypervisor (`hypervisor.S`) makes these accesses at the image;
-//! what it leaves behind is compared. The program runs on any machine; `cargo xtask probe --arch
-//! aarch64 [--stage2]` runs it, then the machine, then it again.
+//! debugger would, and says of each access at EL0, EL1 or EL2 where it goes, or which abort is
+//! taken where, with ESR_ELx, FAR_ELx and HPFAR_EL2; what PAR_EL1 holds after the translation
+//! instruction for it; and what the descriptors on the way hold afterwards. In half of the cases
+//! one descriptor is changed to something odd. A tiny hypervisor (`hypervisor.S`) makes these
+//! accesses at the image; what it leaves behind is compared. The program runs on any machine;
+//! `cargo xtask probe --arch aarch64 [--stage2]` runs it, then the machine, then it again.
 
 mod bench;
 mod records;
