@@ -170,6 +170,13 @@ impl TlbiFeatures {
         }
     }
 
+    /// log2 of the entry that a leaf of `2^shift` bytes is made of: less, if the leaf is a group of
+    /// contiguous entries, each of which may be cached alone.
+    const fn entry(self, shift: u8) -> u8 {
+        let above = shift.saturating_sub(self.granule.shift());
+        self.granule.shift() + above / self.granule.stride() * self.granule.stride()
+    }
+
     /// The level of leaves of `2^shift` bytes in Arm's numbering; 0 if it has no hint: level 0
     /// itself, with 16-KiB granules level 1, or no leaf of that size.
     const fn level(self, shift: u8) -> u8 {
@@ -192,17 +199,24 @@ impl TlbiFeatures {
         TlbiAddress::new().with_page(address >> 12 & low_bits(44)).with_ttl(ttl).with_asid(asid)
     }
 
+    /// A range by entries: its first address, its granules, log2 of its entries.
+    fn stretch<A: Address>(self, range: &StaleRange<A>) -> (u64, u64, u8) {
+        let granule = self.granule.shift();
+        let first = range.start.get() & !low_bits(granule);
+        let bytes = range.last.get().saturating_sub(first);
+        let last = 1u64.checked_shl(range.shift.saturating_sub(granule).into()).unwrap_or(1);
+        (first, (bytes >> granule).saturating_add(last), self.entry(range.shift))
+    }
+
     /// How many operations the pages of `range` take.
     fn count<A: Address>(self, range: &StaleRange<A>) -> u64 {
-        let step = range.shift.max(self.granule.shift());
-        let bytes = range.last.get().saturating_sub(range.start.get());
-        let pages = (bytes >> step).saturating_add(1);
+        let (_, granules, shift) = self.stretch(range);
+        let pages = granules >> (shift - self.granule.shift());
         if !self.ranges {
             return pages;
         }
         // One operation takes 2^21 granules at most; what is left takes one of each scale and one
         // for a single granule, and with LPA2 up to 15 before the first multiple of 64 KiB.
-        let granules = (bytes >> self.granule.shift()).saturating_add(1);
         pages.min((granules >> 21) + if self.ds { 20 } else { 5 })
     }
 }
@@ -231,16 +245,9 @@ impl<A: Address> Iterator for Operands<'_, A> {
         let granule = features.granule.shift();
         let (address, granules, shift) = match self.rest.take() {
             Some(rest) => rest,
-            None => {
-                let range = self.ranges.next()?;
-                let first = range.start.get() & !low_bits(granule);
-                let bytes = range.last.get().saturating_sub(first);
-                let end =
-                    (bytes >> granule).saturating_add(1 << range.shift.saturating_sub(granule));
-                (first, end, range.shift)
-            }
+            None => features.stretch(self.ranges.next()?),
         };
-        let page = 1u64 << shift.saturating_sub(granule);
+        let page = 1u64 << (shift - granule);
         let mut operand = Operand::Address(features.address(address, shift, self.asid));
         let mut done = page.min(granules);
         if features.ranges && granules > page {

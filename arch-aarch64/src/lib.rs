@@ -6,7 +6,8 @@
 //! - **Faults as the processor reports them**: [`Esr`], [`hpfar`], [`FailedPar`].
 //! - **Invalidation** as operands of TLBI and barriers: [`tlbi_stage1`], [`tlbi_stage2`].
 //! - **For VMMs**: [`Paging::of`] and [`stage2_of`] make formats of a processor's registers;
-//!   [`PagingWalker`] reaches the bytes at a guest's addresses.
+//!   [`PagingWalker`] reaches the bytes at a guest's addresses; [`boot_tables`] writes a vCPU's first
+//!   tables.
 //!
 //! Not covered: AArch32, indirect permissions and overlays (FEAT_S1PIE, FEAT_S1POE and stage 2's),
 //! 128-bit descriptors, hardware-managed table access flags (FEAT_HAFT), nested virtualization
@@ -40,6 +41,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod boot;
 mod control_bits;
 mod descriptor;
 mod gva;
@@ -54,6 +56,7 @@ mod stage2;
 mod stage2_attributes;
 mod syndrome;
 
+pub use boot::{BootError, BootMapping, BootTables, boot_tables};
 pub use control_bits::{CONTROL_BITS, ControlBits, ControlRegister, Effect, RefusedBit};
 pub use descriptor::{Stage1Descriptor, Stage2Descriptor, TableDescriptor};
 pub use gva::{Half, Paging, Tree, Unsupported, stage2_of};

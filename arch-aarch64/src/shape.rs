@@ -1,11 +1,15 @@
 //! Granules, tree shapes, and how output addresses stand in descriptors.
 
-use pgtable::{Geometry, Level, LevelGeometry, Position, Words, low_bits};
+use pgtable::{Geometry, Level, LevelGeometry, Position, Unencodable, Words, low_bits};
+
+use crate::descriptor::Stage1Descriptor;
 
 /// The most output address bits that the 64-bit descriptors hold.
 pub(crate) const MAX_OUTPUT_BITS: u8 = 52;
 /// The most output address bits without LPA or LPA2.
 pub(crate) const USUAL_OUTPUT_BITS: u8 = 48;
+/// The contiguous hint, of either stage.
+const CONTIGUOUS: u64 = Stage1Descriptor::new().with_contiguous(true).into_bits();
 /// The last level in Arm's numbering, in which levels are counted towards the pages.
 const LAST_LEVEL: i8 = 3;
 
@@ -38,6 +42,18 @@ impl Granule {
     #[must_use]
     pub const fn stride(self) -> u8 {
         self.shift() - 3
+    }
+
+    /// log2 of how many entries at `level`, counted from the bottom, the contiguous hint joins
+    /// (D8.7.1); 0 where there is none.
+    #[must_use]
+    pub const fn contiguous(self, level: Level) -> u8 {
+        match (self, level.0) {
+            (Self::K4, 0..=2) => 4,
+            (Self::K16, 0) => 7,
+            (Self::K16, 1) | (Self::K64, 0 | 1) => 5,
+            _ => 0,
+        }
     }
 
     /// How many levels a tree of `input_bits` bits has, if its root is at most one granule.
@@ -94,6 +110,8 @@ pub(crate) struct Shape {
     pub(crate) output_bits: u8,
     /// FEAT_LPA2 is in use (TCR.DS, with 4-KiB and 16-KiB granules).
     pub(crate) ds: bool,
+    /// Trees have groups of contiguous leaves.
+    contiguous: bool,
     /// The address bits that stand in a descriptor where they stand in the address.
     in_place: u64,
     /// The bits of a descriptor that hold the address bits from 48 (LPA) or 50 (LPA2) on …
@@ -112,6 +130,7 @@ impl Shape {
         output_bits: u8,
         lpa: bool,
         ds: bool,
+        contiguous: bool,
     ) -> Result<Self, ShapeError> {
         if input_bits < min || input_bits > max {
             return Err(ShapeError::InputSize { bits: input_bits, min, max });
@@ -129,8 +148,9 @@ impl Shape {
         let large = k64 && lpa || ds;
         let widest = if large { MAX_OUTPUT_BITS } else { USUAL_OUTPUT_BITS };
         Ok(Self {
-            geometry: geometry(granule, input_bits, levels, large),
+            geometry: geometry(granule, input_bits, levels, large, contiguous),
             granule,
+            contiguous,
             output_bits: if output_bits < widest { output_bits } else { widest },
             ds,
             in_place: low_bits(in_place_bits) & !low_bits(granule.shift()),
@@ -165,6 +185,42 @@ impl Shape {
     #[inline(always)]
     pub(crate) const fn is_leaf_level(&self, at: Position) -> bool {
         self.geometry.is_leaf_level(at.level)
+    }
+
+    /// log2 of the entries of the group of the leaf `word` at `at`; 0 if it stands alone.
+    #[inline(always)]
+    pub(crate) const fn group(&self, word: u64, at: Position) -> u8 {
+        if self.contiguous && word & CONTIGUOUS != 0 { self.group_at(at) } else { 0 }
+    }
+
+    const fn group_at(&self, at: Position) -> u8 {
+        let group = self.granule.contiguous(at.level);
+        if has_groups(&self.geometry, at.level, group) { group } else { 0 }
+    }
+
+    /// The words of groups of `2^group` leaves at `at`, whose first leaf alone has `words`.
+    pub(crate) const fn group_words(
+        &self,
+        words: Words,
+        output: u64,
+        at: Position,
+        group: u8,
+    ) -> Result<Words, Unencodable> {
+        let fits = group != 0
+            && group == self.group_at(at)
+            && self.contiguous
+            && output & low_bits(at.shift + group) == 0;
+        if fits {
+            Ok(Words { first: words.first | CONTIGUOUS, ..words })
+        } else {
+            Err(Unencodable { at })
+        }
+    }
+
+    /// The mark of a contiguous leaf, where trees have such.
+    #[inline(always)]
+    pub(crate) const fn contiguous_bit(&self) -> u64 {
+        if self.contiguous { CONTIGUOUS } else { 0 }
     }
 
     /// Whether an entry at `at` can refer to a table of `width` index bits at `table`.
@@ -202,7 +258,13 @@ impl Shape {
 
 /// The tree of `levels` levels. Blocks: level 2 everywhere; level 1 with 4-KiB granules, and with
 /// others where addresses have 52 bits; level 0 with 4-KiB granules and LPA2 (D8.3.1).
-const fn geometry(granule: Granule, input_bits: u8, levels: u8, large: bool) -> Geometry {
+const fn geometry(
+    granule: Granule,
+    input_bits: u8,
+    levels: u8,
+    large: bool,
+    contiguous: bool,
+) -> Geometry {
     let stride = granule.stride();
     let blocks = match granule {
         Granule::K4 if large => 3,
@@ -218,5 +280,19 @@ const fn geometry(granule: Granule, input_bits: u8, levels: u8, large: bool) -> 
         all[level as usize] = LevelGeometry { width, leaf: level <= blocks };
         level += 1;
     }
-    Geometry::new(granule.shift(), all.split_at(levels as usize).0)
+    let mut geometry = Geometry::new(granule.shift(), all.split_at(levels as usize).0);
+    let mut level = 0;
+    while contiguous && level < levels {
+        let group = granule.contiguous(Level(level));
+        if has_groups(&geometry, Level(level), group) {
+            geometry = geometry.with_groups(Level(level), group);
+        }
+        level += 1;
+    }
+    geometry
+}
+
+/// Whether tables of `level` have room for groups of `2^group` leaves.
+const fn has_groups(geometry: &Geometry, level: Level, group: u8) -> bool {
+    group != 0 && geometry.is_leaf_level(level) && group < geometry.width(level)
 }

@@ -2,8 +2,8 @@
 
 use pgtable::{
     Access, AccessKind, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage, Format,
-    Geometry, Gpa, Gva, MAX_LEVELS, Pattern, Position, Privilege, Record, Shortcuts, Stage1, Step,
-    Unencodable, Words, low_bits,
+    Geometry, Gpa, Groups, Gva, MAX_LEVELS, Pattern, Position, Privilege, Record, Shortcuts,
+    Stage1, Step, Unencodable, Words, low_bits,
 };
 
 use crate::descriptor::{Stage1Descriptor, TableDescriptor};
@@ -81,6 +81,10 @@ pub struct Stage1Controls {
     pub ds: bool,
     /// FEAT_TTST: input addresses of 16 bits (64-KiB granules: 17) or more instead of 25.
     pub small_tables: bool,
+    /// Trees of this value have groups of contiguous leaves: 16 with 4-KiB granules, 128 pages or 32
+    /// blocks with 16-KiB granules, 32 with 64-KiB granules (D8.7.1). Without, the hint is neither
+    /// made nor looked at: right for walks, and for changes of trees that have no such hint.
+    pub contiguous: bool,
     /// TCR.HA: hardware sets the access flag.
     pub ha: bool,
     /// TCR.HD: hardware manages dirty state, if it sets the access flag.
@@ -113,6 +117,7 @@ impl Stage1Controls {
             lva: false,
             ds: false,
             small_tables: false,
+            contiguous: false,
             ha: false,
             hd: false,
             hpd: false,
@@ -159,13 +164,22 @@ impl VmsaStage1 {
     /// # Errors
     /// [`ShapeError`]: no tree has such addresses.
     pub const fn new(controls: Stage1Controls) -> Result<Self, ShapeError> {
-        let Stage1Controls { granule, input_bits, output_bits, physical_bits, lva, ds, .. } =
-            controls;
+        let Stage1Controls {
+            granule,
+            input_bits,
+            output_bits,
+            physical_bits,
+            lva,
+            ds,
+            contiguous,
+            ..
+        } = controls;
         let lpa = physical_bits == 52;
         let wide = if matches!(granule, Granule::K64) { lva } else { ds };
         let (min, max) = input_limits(granule, wide, controls.small_tables);
         let levels = granule.levels(input_bits);
-        match Shape::new(granule, (input_bits, min, max), levels, output_bits, lpa, ds) {
+        match Shape::new(granule, (input_bits, min, max), levels, output_bits, lpa, ds, contiguous)
+        {
             Ok(shape) => {
                 let table = TableDescriptor::new().with_valid(true).with_table(true);
                 Ok(Self { shape, controls, table })
@@ -295,6 +309,7 @@ impl Format for VmsaStage1 {
     type Path = u64;
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
+    const GROUPS: Groups = Groups::Apart;
 
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
@@ -366,6 +381,22 @@ impl Format for VmsaStage1 {
     }
 
     #[inline(always)]
+    fn group(&self, word: u64, at: Position) -> u8 {
+        self.shape.group(word, at)
+    }
+
+    fn group_leaves(
+        &self,
+        output: Gpa,
+        attributes: Stage1Attributes,
+        at: Position,
+        group: u8,
+    ) -> Result<Words, Unencodable> {
+        let words = self.leaves(output, attributes, at)?;
+        self.shape.group_words(words, output.get(), at, group)
+    }
+
+    #[inline(always)]
     fn table(&self, table: Gpa, width: u8, at: Position) -> Result<u64, Unencodable> {
         if self.shape.has_table(table.get(), width, at) {
             Ok(self.table.into_bits() | self.shape.split(table.get()))
@@ -421,7 +452,7 @@ impl Format for VmsaStage1 {
         let unusual = self.shape.unusual_bits();
         let limits = if self.controls.hpd { 0 } else { TABLE_LIMITS };
         let tables = Pattern::all_set(VALID | TABLE).without(limits | unusual);
-        let page = Pattern::all_set(VALID | TABLE).without(unusual);
+        let page = Pattern::all_set(VALID | TABLE).without(unusual | self.shape.contiguous_bit());
         let page = match access {
             None => page,
             Some(access) => self.usual_page(page.with(AF), access),

@@ -1,9 +1,9 @@
 //! Stage 2: what a hypervisor's VTTBR_EL2 refers to (DDI 0487, D8.2.6 to D8.4.2).
 
 use pgtable::{
-    Access, AccessKind, Bits, ByteOrder, Cause, Entry, EntryOf, Field, Format, Geometry, Gpa, Hpa,
-    MAX_LEVELS, Pattern, Position, Privilege, Record, SecondStage, Shortcuts, Stage2, Step,
-    Unencodable, Words, low_bits,
+    Access, AccessKind, Bits, ByteOrder, Cause, Entry, EntryOf, Field, Format, Geometry, Gpa,
+    Groups, Hpa, MAX_LEVELS, Pattern, Position, Privilege, Record, SecondStage, Shortcuts, Stage2,
+    Step, Unencodable, Words, low_bits,
 };
 
 use crate::descriptor::TableDescriptor;
@@ -39,6 +39,10 @@ pub struct Stage2Controls {
     pub ds: bool,
     /// FEAT_TTST: input addresses of 16 bits (64-KiB granules: 17) or more instead of 25.
     pub small_tables: bool,
+    /// Trees of this value have groups of contiguous leaves: 16 with 4-KiB granules, 128 pages or 32
+    /// blocks with 16-KiB granules, 32 with 64-KiB granules (D8.7.1). Without, the hint is neither
+    /// made nor looked at: right for walks, and for changes of trees that have no such hint.
+    pub contiguous: bool,
     /// VTCR_EL2.HA: hardware sets the access flag.
     pub ha: bool,
     /// VTCR_EL2.HD: hardware manages dirty state, if it sets the access flag.
@@ -62,6 +66,7 @@ impl Stage2Controls {
             physical_bits: 48,
             ds: false,
             small_tables: false,
+            contiguous: false,
             ha: false,
             hd: false,
             xnx: true,
@@ -105,7 +110,14 @@ impl VmsaStage2 {
     /// [`ShapeError`]: no tree has such addresses, or a walk cannot start at that level.
     pub const fn new(controls: Stage2Controls) -> Result<Self, ShapeError> {
         let Stage2Controls {
-            granule, input_bits, start_level, output_bits, physical_bits, ds, ..
+            granule,
+            input_bits,
+            start_level,
+            output_bits,
+            physical_bits,
+            ds,
+            contiguous,
+            ..
         } = controls;
         let k64 = matches!(granule, Granule::K64);
         let lpa = physical_bits == 52;
@@ -134,7 +146,8 @@ impl VmsaStage2 {
         if input_bits <= below || input_bits > below + granule.stride() + CONCATENATED {
             return Err(ShapeError::StartLevel { level: start_level, bits: input_bits });
         }
-        match Shape::new(granule, (input_bits, min, max), levels, output_bits, lpa, ds) {
+        match Shape::new(granule, (input_bits, min, max), levels, output_bits, lpa, ds, contiguous)
+        {
             Ok(shape) => Ok(Self { shape, controls }),
             Err(error) => Err(error),
         }
@@ -220,6 +233,7 @@ impl Format for VmsaStage2 {
     type Path = ();
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
+    const GROUPS: Groups = Groups::Apart;
 
     #[inline(always)]
     fn geometry(&self) -> &Geometry {
@@ -275,6 +289,22 @@ impl Format for VmsaStage2 {
     }
 
     #[inline(always)]
+    fn group(&self, word: u64, at: Position) -> u8 {
+        self.shape.group(word, at)
+    }
+
+    fn group_leaves(
+        &self,
+        output: Hpa,
+        attributes: Stage2Attributes,
+        at: Position,
+        group: u8,
+    ) -> Result<Words, Unencodable> {
+        let words = self.leaves(output, attributes, at)?;
+        self.shape.group_words(words, output.get(), at, group)
+    }
+
+    #[inline(always)]
     fn table(&self, table: Hpa, width: u8, at: Position) -> Result<u64, Unencodable> {
         if self.shape.has_table(table.get(), width, at) {
             Ok(self.shape.split(table.get()) | TABLE | VALID)
@@ -325,12 +355,13 @@ impl Format for VmsaStage2 {
         }
         let unusual = self.shape.unusual_bits();
         let tables = Pattern::all_set(VALID | TABLE).without(unusual);
+        let page = tables.without(self.shape.contiguous_bit());
         let page = match access {
-            None => tables,
+            None => page,
             Some(access) => match access.kind {
-                AccessKind::Read => tables.with(AF | READ),
-                AccessKind::Write => tables.with(AF | WRITE),
-                AccessKind::Fetch => tables.with(AF).without(XN | XNX),
+                AccessKind::Read => page.with(AF | READ),
+                AccessKind::Write => page.with(AF | WRITE),
+                AccessKind::Fetch => page.with(AF).without(XN | XNX),
             },
         };
         let address = Field::in_place(self.shape.in_place());

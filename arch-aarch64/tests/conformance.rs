@@ -25,6 +25,11 @@ pgtable_conformance::conformance! {
     el20: stage1(Stage1Controls { regime: Regime::El20, pan: true, ..S1 });
     restricting: stage1(S1).with_table_descriptor(TableDescriptor::new().with_pxn_table(true).with_read_only(true));
 
+    k4_contiguous: stage1(Stage1Controls { contiguous: true, ha: true, hd: true, ..S1 });
+    k16_contiguous: stage1(Stage1Controls { granule: K16, input_bits: 47, contiguous: true, ..S1 });
+    k64_contiguous: stage1(Stage1Controls { granule: K64, contiguous: true, ha: true, ..S1 });
+    k4_25_contiguous: stage1(Stage1Controls { input_bits: 25, contiguous: true, ..S1 });
+
     s2_k4_40: stage2(S2);
     s2_k4_48: stage2(S2.with_input(K4, 48));
     s2_k4_24: stage2(Stage2Controls { small_tables: true, ..S2 }.with_input(K4, 24));
@@ -33,5 +38,7 @@ pgtable_conformance::conformance! {
     s2_k16_40: stage2(Stage2Controls { xnx: false, ha: true, ..S2.with_input(K16, 40) });
     s2_k16_52: stage2(Stage2Controls { ds: true, fwb: true, physical_bits: 52, output_bits: 52, ..S2.with_input(K16, 52) });
     s2_k64_46: stage2(Stage2Controls { fwb: true, ha: true, hd: true, ..S2.with_input(K64, 46) });
+    s2_k4_contiguous: stage2(Stage2Controls { contiguous: true, ha: true, hd: true, ..S2 });
+    s2_k16_contiguous: stage2(Stage2Controls { contiguous: true, ..S2.with_input(K16, 40) });
     s2_k64_52: stage2(Stage2Controls { physical_bits: 52, output_bits: 52, ..S2.with_input(K64, 52) });
 }

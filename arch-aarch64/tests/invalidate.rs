@@ -123,6 +123,14 @@ fn operands_and_wholes() {
             Asids::All,
             vec![Tlbi::VaAllAsids { operand: TlbiAddress::from_bits(3), last: true }],
         ),
+        // A group of contiguous pages: each may be cached alone.
+        (
+            &[(0x1_0000, 0x1_0000, 16)],
+            false,
+            ttl,
+            one,
+            (16..32).map(|n| page(0xabcd_7000_0000_0000 | n, true)).collect(),
+        ),
         // 515 pages: 8 × 64 by scale 1, one pair by scale 0, one alone.
         (
             &[(0, 514 << 12, 12)],

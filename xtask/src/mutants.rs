@@ -62,7 +62,7 @@ const TESTS: [(&str, &[&str]); 6] = [
         ],
     ),
     ("arch-x86", &["boot", "invalidate", "stage1", "stage2", "boundaries", "registers", MODEL]),
-    ("arch-aarch64", &["conformance", "model"]),
+    ("arch-aarch64", &["boot", "conformance", "invalidate", "model", "registers"]),
     ("arch-riscv64", &["conformance", "invalidate", "iommu", "model", "registers", "second_stage"]),
 ];
 

@@ -33,6 +33,7 @@ pub fn params1(c: &Stage1Controls) -> Params {
         output_bits: c.output_bits.into(),
         lpa: c.physical_bits == 52,
         ds: c.ds,
+        contiguous: c.contiguous,
         ha: c.ha,
         hd: c.hd,
         hpd: c.hpd,
@@ -48,7 +49,7 @@ pub fn params1(c: &Stage1Controls) -> Params {
 /// The model's parameters of a stage-2 format.
 pub fn params2(c: &Stage2Controls) -> Params {
     let Stage2Controls { granule, input_bits, start_level, output_bits, .. } = *c;
-    let Stage2Controls { physical_bits, ds, ha, hd, xnx, fwb, .. } = *c;
+    let Stage2Controls { physical_bits, ds, contiguous, ha, hd, xnx, fwb, .. } = *c;
     Params {
         stage2: true,
         input_bits: input_bits.into(),
@@ -57,6 +58,7 @@ pub fn params2(c: &Stage2Controls) -> Params {
         granule: u32::from(granule.shift()),
         lpa: physical_bits == 52,
         ds,
+        contiguous,
         ha,
         hd,
         xnx,

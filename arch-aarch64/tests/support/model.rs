@@ -17,6 +17,7 @@ pub struct Params {
     pub output_bits: u32,
     pub lpa: bool,
     pub ds: bool,
+    pub contiguous: bool,
     pub ha: bool,
     pub hd: bool,
     pub hpd: bool,
@@ -145,7 +146,16 @@ pub fn walk(
         if !allowed {
             return Err(level_bits(0b1100, level));
         }
-        return Ok((address | field(input, low - 1, 0), low));
+        // Contiguous: D8.7.1.
+        let group = match (p.granule, level) {
+            (12, 1..=3) => 4,
+            (14, 3) => 7,
+            (14, 2) | (16, 2 | 3) => 5,
+            _ => 0,
+        };
+        let is_group = p.contiguous && bit(word, 52) && group < high - low + 1;
+        let size = if is_group { low + group } else { low };
+        return Ok((address | field(input, low - 1, 0), size));
     }
 }
 

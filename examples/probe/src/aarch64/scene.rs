@@ -239,6 +239,7 @@ fn controls1(
         lva: p.lva,
         ds,
         small_tables: p.small_tables,
+        contiguous: false,
         ha: p.access_flag && rng.u8(..4) != 0,
         hd: p.dirty_state && rng.bool(),
         hpd: p.hierarchical_disable && rng.u8(..4) == 0,
