@@ -367,15 +367,15 @@ impl<S: SvStage> Format for SvTables<S> {
             .map(|access| self.demand(access))
             .map_or(readable, |demand| readable.with(demand.set).without(demand.clear));
         let levels = self.mode.levels();
-        let step = |level: u8| {
-            if level >= levels {
-                return Step::NONE;
-            }
-            let width = self.geometry.width(Level(level));
-            let usual = if level == 0 { page } else { tables };
-            Step::new(PAGE_SHIFT + level * WIDTH, width, usual, address)
+        // Written out, so that it folds where the format is a constant.
+        let step = |level: u8, usual| {
+            let wide = if S::GUEST && level == levels - 1 { 2 } else { 0 };
+            Step::new(PAGE_SHIFT + level * WIDTH, WIDTH + wide, usual, address)
         };
-        Some(Shortcuts::new(levels, [0, 1, 2, 3, 4, 5, 6, 7].map(step)))
+        let [first, second, third] = [step(0, page), step(1, tables), step(2, tables)];
+        let [fourth, fifth, none] = [step(3, tables), step(4, tables), Step::NONE];
+        let steps = [first, second, third, fourth, fifth, none, none, none];
+        Some(Shortcuts::new(levels, steps))
     }
 }
 
