@@ -27,8 +27,9 @@ use pgtable::{Gpa, TableMemory, build_boot_tables};
 
 use crate::registers::{Tcr, Ttbr};
 use crate::shape::ShapeError;
-use crate::stage1::{Stage1Controls, VaRange, VmsaStage1};
+use crate::stage1::VmsaStage1;
 use crate::stage1_attributes::Stage1Attributes;
+use crate::stage1_controls::{Stage1Controls, VaRange};
 
 /// One range to map, by pages of at least the granule.
 pub type BootMapping = pgtable::BootMapping<Stage1Attributes>;

@@ -8,7 +8,8 @@ use crate::registers::{
     Hcr, Processor, Registers, Sctlr, Tcr, TcrEl2, Vtcr, granule0, granule1, guest_root, host_root,
 };
 use crate::shape::{Granule, ShapeError};
-use crate::stage1::{Regime, Stage1Controls, VaRange, VmsaStage1};
+use crate::stage1::VmsaStage1;
+use crate::stage1_controls::{Regime, Stage1Controls, VaRange};
 use crate::stage2::{Stage2Controls, VmsaStage2};
 use crate::syndrome::{Esr, FaultKind, FaultStatus};
 

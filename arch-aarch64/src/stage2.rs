@@ -8,7 +8,7 @@ use pgtable::{
 
 use crate::descriptor::TableDescriptor;
 use crate::shape::{Granule, Shape, ShapeError, arm_level};
-use crate::stage1::input_limits;
+use crate::stage1_controls::input_limits;
 use crate::stage2_attributes::{AF, DBM, READ, SH, SOFTWARE, Stage2Attributes, WRITE, XN, XNX};
 use crate::syndrome::{Esr, FaultKind, FaultStatus, status};
 

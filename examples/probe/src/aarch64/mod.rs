@@ -10,6 +10,8 @@
 //! `cargo xtask probe --arch aarch64 [--stage2]` runs it, then the machine, then it again.
 
 mod bench;
+mod judge;
+mod memory;
 mod records;
 mod scene;
 
@@ -24,7 +26,8 @@ use fastrand::Rng;
 use crate::Asked;
 use crate::report::{Ended, Report};
 use bench::{Case, Outcome};
-use scene::{Machine, Memory};
+use memory::Memory;
+use scene::Machine;
 
 /// What may be asked for.
 #[derive(Args, Clone, Debug)]

@@ -1,0 +1,82 @@
+//! Memory for the tables of all scenes.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pgtable::{Address, AllocError, Contents, DirectMap, TableAllocator, TableLayout, TableState};
+
+use super::records::TABLES;
+
+/// Bytes of tables in a scene.
+pub const ROOM: u64 = 0x20_0000;
+
+/// Memory for tables, from [`TABLES`] on.
+pub struct Memory {
+    pub words: Vec<AtomicU64>,
+    pub next: Cell<u64>,
+    pub end: Cell<u64>,
+    state: TableState,
+}
+
+impl Memory {
+    pub fn new() -> Self {
+        Self {
+            words: (TABLES.0..TABLES.1).step_by(8).map(|_| AtomicU64::new(0)).collect(),
+            next: Cell::new(TABLES.0),
+            end: Cell::new(TABLES.0),
+            state: TableState::new(),
+        }
+    }
+
+    pub fn map<A: Address>(&self) -> DirectMap<'_, A> {
+        DirectMap::new(&self.words, A::new(TABLES.0))
+    }
+
+    pub fn load(&self, address: u64) -> Option<u64> {
+        let index = address.checked_sub(TABLES.0)? / 8;
+        self.words.get(usize::try_from(index).ok()?).map(|word| word.load(Ordering::Relaxed))
+    }
+
+    pub fn store(&self, address: u64, value: u64) {
+        if let Some(word) = self.words.get(((address - TABLES.0) / 8) as usize) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// The words that are used.
+    pub fn used(&self) -> Vec<u64> {
+        let count = ((self.next.get() - TABLES.0) / 8) as usize;
+        self.words[..count].iter().map(|word| word.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Room for another tree, if there is any.
+    pub fn begin(&self) -> bool {
+        let start = self.next.get().next_multiple_of(0x1_0000);
+        self.next.set(start);
+        self.end.set(start + ROOM);
+        start + ROOM <= TABLES.1
+    }
+}
+
+impl<A: Address> TableAllocator<A> for Memory {
+    fn allocate(&self, layout: TableLayout) -> Result<A, AllocError> {
+        // A root may be smaller than the alignment that registers have.
+        let bytes = (layout.bytes() as u64).max(64);
+        let table = self.next.get().next_multiple_of(bytes);
+        if table + bytes > self.end.get() {
+            return Err(AllocError::Exhausted { layout });
+        }
+        self.next.set(table + bytes);
+        Ok(A::new(table))
+    }
+
+    fn free(&self, table: A, layout: TableLayout, _: Contents) -> Result<(), AllocError> {
+        let words = (table.get()..).step_by(8).take(layout.bytes() / 8);
+        words.for_each(|at| self.store(at, 0));
+        Ok(())
+    }
+
+    fn state(&self, _: A, _: TableLayout) -> Option<&TableState> {
+        Some(&self.state)
+    }
+}
