@@ -189,11 +189,11 @@ fn large<F: Format<Stage = Stage1>>(
     let page = 1 << 21;
     let pages: Vec<_> = (0..LEAVES)
         .map(|turn| turn * 7 % LEAVES)
-        .map(|at| (Gva::new((INPUT << 1) + at * page), Gpa::new(OUTPUT + at * page)))
+        .map(|at| (Gva::new((INPUT + (INPUT >> 1)) + at * page), Gpa::new(OUTPUT + at * page)))
         .collect();
     let sum = pages.iter().fold(0, |sum: u64, (_, output)| sum.wrapping_add(output.get()));
     let attributes = F::Attributes::from(Prot::RW);
-    let (first, beside) = (Gva::new((INPUT << 1) + LEAVES * page), Gpa::new(OUTPUT));
+    let (first, beside) = (Gva::new((INPUT + (INPUT >> 1)) + LEAVES * page), Gpa::new(OUTPUT));
     tree.map(first, beside, page, attributes, Leaves::Exactly(21)).unwrap();
     count("map", LEAVES, &mut || {
         for &(input, output) in &pages {
