@@ -3,6 +3,7 @@
 use pgtable::Prot;
 
 use crate::allows::Allows;
+use crate::look::Finds;
 
 /// What is done.
 #[derive(Clone, Copy, Debug)]
@@ -15,9 +16,9 @@ pub enum Act {
     Protect(Prot),
 }
 
-/// A change, and what must follow from it; what is found afterwards is an `F`.
+/// A change, and what must follow from it.
 #[derive(Clone, Copy, Debug)]
-pub struct Change<F: 'static> {
+pub struct Change {
     pub name: &'static str,
     pub pid: u32,
     pub input: u64,
@@ -28,19 +29,19 @@ pub struct Change<F: 'static> {
     /// How many tables leave the tree.
     pub frees: usize,
     /// Places to look at afterwards, and what is found there.
-    pub then: &'static [(u64, F)],
+    pub then: &'static [(u64, Finds)],
 }
 
 pub const RWX: Allows = Allows::both("rwx");
 pub const USER_RW: Prot = Prot::RW.for_user();
 pub const USER_R: Prot = Prot::R.for_user();
 
-pub const fn change<F>(
+pub const fn change(
     (name, pid): (&'static str, u32),
     (input, bytes): (u64, u64),
     act: Act,
     (affects, frees): (u64, usize),
-    then: &'static [(u64, F)],
-) -> Change<F> {
+    then: &'static [(u64, Finds)],
+) -> Change {
     Change { name, pid, input, bytes, act, affects, frees, then }
 }

@@ -1,95 +1,36 @@
 //! Changes while the guest is stopped, each with the invalidation that it needs, and how things
 //! look afterwards.
 
-use pgtable::{Leaves, Prot};
+use pgtable::Leaves;
 
-use crate::allows::Allows;
-use crate::change::{Act, Change, RWX, USER_R, USER_RW, change};
+use crate::change::{Act, Change};
 use crate::check::Checker;
-use crate::layout::{KERNEL, PROCESS, Q3};
-use crate::look::{Finds, Look};
-use crate::machine::Machine;
+use crate::look::look;
 use crate::report::{Failure, Report};
 use crate::space::Space;
-
-#[rustfmt::skip]
-const CHANGES: &[Change<Finds>] = &[
-    change(("unmap a 4K page", PROCESS), (0x0041_0000, 0x1000), Act::Unmap, (0x1000, 0), &[
-        (0x0041_0000, Finds::Unmapped),
-        (0x0041_1008, Finds::Page(0x0060_6008, Allows::both("r--"))),
-    ]),
-    change(("map it elsewhere", PROCESS), (0x0041_0000, 0x1000), Act::Map(0x0062_0000, 12, USER_RW), (0x1000, 0), &[
-        (0x0041_0000, Finds::Page(0x0062_0000, Allows::both("rw-"))),
-    ]),
-    change(("64K page rw- to r--", PROCESS), (0x0060_0000, 0x1_0000), Act::Protect(USER_R), (0x1_0000, 0), &[
-        (0x0060_0000, Finds::Page(0x0074_0000, Allows::both("r--"))),
-    ]),
-    change(("and back to rw-", PROCESS), (0x0060_0000, 0x1_0000), Act::Protect(USER_RW), (0x1_0000, 0), &[
-        (0x0060_fff8, Finds::Page(0x0074_fff8, Allows::both("rw-"))),
-    ]),
-    change(("64K page r-x to r--", PROCESS), (0x0062_0000, 0x1_0000), Act::Protect(USER_R), (0x1_0000, 0), &[
-        (0x0062_0000, Finds::Page(0x0072_0000, Allows::both("r--"))),
-    ]),
-    change(("2M page user r-- to privileged rw-", PROCESS), (0x00a0_0000, 0x20_0000), Act::Protect(Prot::RW), (0x20_0000, 0), &[
-        (0x00a0_0000, Finds::Page(0x0220_0000, Allows::supervisor("rw-"))),
-    ]),
-    change(("64K out of a 2M page", PROCESS), (0x0085_0000, 0x1_0000), Act::Unmap, (0x1_0000, 0), &[
-        (0x0085_0000, Finds::Unmapped),
-        (0x0085_fff8, Finds::Unmapped),
-        (0x0084_fff8, Finds::Page(0x0244_fff8, RWX)),
-        (0x0086_0000, Finds::Page(0x0246_0000, RWX)),
-        (0x009f_fff8, Finds::Page(0x025f_fff8, RWX)),
-    ]),
-    change(("4K out of the kernel's 2M page", KERNEL), (Q3 | 0x0080_3000, 0x1000), Act::Unmap, (0x1000, 0), &[
-        (Q3 | 0x0080_3000, Finds::Unmapped),
-        (Q3 | 0x0080_2ff8, Finds::Page(0x0260_2ff8, Allows::supervisor("rwx"))),
-        (Q3 | 0x0080_4000, Finds::Page(0x0260_4000, Allows::supervisor("rwx"))),
-    ]),
-    change(("2M out of a 1G page", PROCESS), (0x80e0_0000, 0x20_0000), Act::Unmap, (0x20_0000, 0), &[
-        (0x80e0_0000, Finds::Unmapped),
-        (0x80df_fff8, Finds::Page(0x40df_fff8, RWX)),
-        (0x8100_0000, Finds::Page(0x4100_0000, RWX)),
-        (0xbfff_fff8, Finds::Page(0x7fff_fff8, RWX)),
-    ]),
-    change(("64K of what was a 1G page to r--", PROCESS), (0x9001_0000, 0x1_0000), Act::Protect(USER_R), (0x1_0000, 0), &[
-        (0x9001_0000, Finds::Page(0x5001_0000, Allows::both("r--"))),
-        (0x9002_0000, Finds::Page(0x5002_0000, RWX)),
-    ]),
-    change(("unmap the tree's last page", PROCESS), (0x000f_ffff_ffff_0000, 0x1_0000), Act::Unmap, (0x1_0000, 3), &[
-        (0x000f_ffff_ffff_fff8, Finds::Unmapped),
-    ]),
-    change(("map a 4K page there", PROCESS), (0x000f_ffff_ffff_f000, 0x1000), Act::Map(0x0077_0000, 12, USER_RW), (0x1000, 0), &[
-        (0x000f_ffff_ffff_fff8, Finds::Page(0x0077_0ff8, Allows::both("rw-"))),
-        (0x000f_ffff_ffff_eff8, Finds::Unmapped),
-    ]),
-    change(("unmap 4M of 4K and 64K pages", PROCESS), (0x0040_0000, 0x40_0000), Act::Unmap, (16 * 0x1000 + 5 * 0x1_0000, 2), &[
-        (0x0041_0000, Finds::Unmapped),
-        (0x005f_fff8, Finds::Unmapped),
-        (0x0060_0000, Finds::Unmapped),
-        (0x007f_fff8, Finds::Unmapped),
-        (0x0080_0000, Finds::Page(0x0240_0000, RWX)),
-    ]),
-];
+use crate::vm::Vm;
 
 /// Makes every change, and looks.
-pub fn run(
-    machine: Machine<'_>,
-    spaces: &mut [Space<'_>],
-    checker: &mut Checker<'_>,
+pub fn run<'a, V: Vm<'a>>(
+    machine: V,
+    changes: impl Iterator<Item = &'static Change>,
+    spaces: &mut [Space<'a, V::Format, V::Shootdown>],
+    checker: &mut Checker<'a, V>,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    for change in CHANGES {
+    for change in changes {
+        let looker = V::looker(change.pid);
         // Without this the guest would not have the old translation, and an omitted invalidation
         // would not show.
         for &(at, _) in change.then {
-            checker.touch(PROCESS, at)?;
+            checker.touch(looker, at)?;
         }
         let space = spaces
             .iter_mut()
             .find(|space| space.pid == change.pid)
             .ok_or("a change of an unknown process")?;
-        let sent = machine.shootdown.sent();
-        let (affected, freed) = change.make(space)?;
+        let sent = machine.sent();
+        let (affected, freed) = make(change, space)?;
         let question =
             format!("{:#018x} + {:#x} of process {}", change.input, change.bytes, change.pid);
         let seen = |bytes, tables| format!("{bytes:#x} bytes, {tables} tables freed");
@@ -99,10 +40,10 @@ pub fn run(
             seen(change.affects, change.frees),
             seen(affected, freed),
         )?;
-        report.fact("invalidated by", format!("{} tlbie", machine.shootdown.sent() - sent));
-        report.sample(machine.frames.census());
+        report.fact("invalidated by", format!("{} {}", machine.sent() - sent, V::INSTRUCTIONS));
+        report.sample(machine.parts().frames.census());
         for &(at, finds) in change.then {
-            for check in (Look { name: change.name, pid: PROCESS, at, finds }).checks() {
+            for check in look(change.name, looker, at, finds).checks::<V>() {
                 checker.run(&check, report)?;
             }
         }
@@ -110,17 +51,20 @@ pub fn run(
     Ok(())
 }
 
-impl Change<Finds> {
-    /// Makes it; returns how many bytes were affected, and how many tables freed.
-    fn make(&self, space: &mut Space<'_>) -> Result<(u64, usize), Failure> {
-        let (bytes, finished) = match self.act {
-            Act::Unmap => space.unmap(self.input, self.bytes)?,
-            Act::Protect(prot) => space.protect(self.input, self.bytes, prot)?,
-            Act::Map(output, leaf, prot) => {
-                space.map(self.input, output, self.bytes, prot, Leaves::Exactly(leaf))?;
-                return Ok((self.bytes, 0));
-            }
-        };
-        Ok((bytes, finished.tables))
-    }
+/// Makes a change; returns how many bytes were affected, and how many tables freed.
+fn make<'a, F, I>(change: &Change, space: &mut Space<'a, F, I>) -> Result<(u64, usize), Failure>
+where
+    F: pgtable::Format<Stage = pgtable::Stage1>,
+    I: pgtable::Invalidate<pgtable::Stage1, Identity = u32>,
+{
+    let Change { input, bytes, act, .. } = *change;
+    let (bytes, finished) = match act {
+        Act::Unmap => space.unmap(input, bytes)?,
+        Act::Protect(prot) => space.protect(input, bytes, prot)?,
+        Act::Map(output, leaf, prot) => {
+            space.map(input, output, bytes, prot.into(), Leaves::Exactly(leaf))?;
+            return Ok((bytes, 0));
+        }
+    };
+    Ok((bytes, finished.tables))
 }

@@ -5,32 +5,31 @@
 //! it. The row was written by hand.
 
 use std::fmt;
+use std::marker::PhantomData;
 
-use arch_ppc64::{Interrupt, Status, Vector};
-use pgtable::{Access, AccessKind, Gpa, Gva, Privilege};
+use pgtable::{Access, AccessKind, Gpa, Gva};
 use probe_guest::Probe;
-use probe_guest::ppc64::{self, Outcome};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::machine::Machine;
 use crate::report::{Failure, Report};
+use crate::vm::{Ended, Parts, Vm};
 
 /// What comes of an access.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Answer<F> {
     /// It reaches memory there.
     Reaches(Gpa),
-    /// It takes this interrupt, at its own address.
-    Takes(Interrupt),
+    /// It takes this fault, at its own address.
+    Takes(F),
     /// Anything else, in words.
     Odd(String),
 }
 
-impl fmt::Display for Answer {
+impl<F: fmt::Display> fmt::Display for Answer<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reaches(address) => address.fmt(f),
-            Self::Takes(interrupt) => interrupt.fmt(f),
+            Self::Takes(fault) => fault.fmt(f),
             Self::Odd(text) => f.write_str(text),
         }
     }
@@ -38,124 +37,101 @@ impl fmt::Display for Answer {
 
 /// One access, and what is to come of it.
 #[derive(Clone, Debug)]
-pub struct Check {
+pub struct Check<F> {
     pub name: &'static str,
     /// The process that runs.
     pub pid: u32,
     pub address: Gva,
     pub access: Access,
-    pub expected: Answer,
+    pub expected: Answer<F>,
+    /// Where the address leads whatever the access, or that it leads nowhere; `None`: it is no
+    /// address.
+    pub leads: Option<Option<Gpa>>,
 }
 
 /// Asks the guest and the walker.
-pub struct Checker<'a> {
-    machine: Machine<'a>,
-    running: Option<u32>,
+pub struct Checker<'a, V> {
+    machine: V,
     asked: u64,
+    _memory: PhantomData<&'a ()>,
 }
 
-impl<'a> Checker<'a> {
-    pub fn new(machine: Machine<'a>) -> Self {
-        Self { machine, running: None, asked: 0 }
+impl<'a, V: Vm<'a>> Checker<'a, V> {
+    pub fn new(machine: V) -> Self {
+        Self { machine, asked: 0, _memory: PhantomData }
     }
 
     /// Carries a check out, and says so.
     ///
     /// # Errors
-    /// [`Failure::Check`] if the three answers are not one; the OS error.
-    pub fn run(&mut self, check: &Check, report: &mut Report) -> Result<(), Failure> {
-        let walker = self.ask_walker(check);
-        self.run_process(check.pid)?;
+    /// [`Failure::Check`] if the answers are not one; the OS error.
+    pub fn run(&mut self, check: &Check<V::Fault>, report: &mut Report) -> Result<(), Failure> {
+        let Check { name, pid, address, access, expected, .. } = check;
+        let walker = self.machine.translate(*pid, *address, *access)?;
+        self.machine.run_process(*pid)?;
         let (guest, seen) = self.ask_guest(check)?;
-        let Check { name, pid, address, access, expected } = check;
+        let other = self.machine.third_opinion(check)?;
         let question = format!("{:<16} {address:#018x} pid {pid}", access.to_string());
-        if walker == *expected && guest == *expected {
+        if walker == *expected && guest == *expected && other.is_none() {
             report.check(name, &question, expected, &seen);
             if report.verbose() {
-                self.trace(check);
+                self.trace(check)?;
             }
             return Ok(());
         }
-        self.trace(check);
+        self.trace(check)?;
         Err(Failure::Check {
             name: (*name).into(),
             question,
             expected: expected.to_string(),
             walker: Some(walker.to_string()),
-            seen: format!("{guest} ({seen})"),
+            seen: format!("{guest} ({seen}){}", other.unwrap_or_default()),
         })
-    }
-
-    /// Lets the guest run another process.
-    pub fn run_process(&mut self, pid: u32) -> Result<(), Failure> {
-        if self.running != Some(pid) {
-            self.machine.guest.borrow().set_pid(pid)?;
-            self.running = Some(pid);
-        }
-        Ok(())
     }
 
     /// Has the guest load from there, whatever comes of it: the processor may cache the translation
     /// from now on.
     pub fn touch(&mut self, pid: u32, address: u64) -> Result<(), Failure> {
-        self.run_process(pid)?;
-        self.machine.guest.borrow_mut().probe(&Probe {
-            address: Gva::new(address),
-            access: Access::READ,
-            value: 0,
-        })?;
+        self.machine.run_process(pid)?;
+        for &access in V::TOUCHES {
+            self.machine.probe(&Probe { address: Gva::new(address), access, value: 0 })?;
+        }
         Ok(())
     }
 
-    fn ask_walker(&self, check: &Check) -> Answer {
-        match self.machine.mmu(check.pid).translate_ea(
-            self.machine.tables,
-            check.address,
-            check.access,
-        ) {
-            Ok(translation) => Answer::Reaches(translation.output),
-            Err(fault) if fault.address == check.address => Answer::Takes(fault.interrupt),
-            Err(fault) => Answer::Odd(fault.to_string()),
-        }
-    }
-
     /// The guest's answer, and what was seen of it.
-    fn ask_guest(&mut self, check: &Check) -> Result<(Answer, String), Failure> {
+    fn ask_guest(
+        &mut self,
+        check: &Check<V::Fault>,
+    ) -> Result<(Answer<V::Fault>, String), Failure> {
         self.asked += 1;
+        let Parts { memory, .. } = self.machine.parts();
+        let kind = check.access.kind;
         let there = match check.expected {
             Answer::Reaches(gpa) => Some(gpa),
             Answer::Takes(_) | Answer::Odd(_) => None,
         };
         // No two checks have the same value, and neither value stands anywhere in memory.
         let value = self.asked.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        // A function call adds to the value; each copy of the function adds another number.
-        let addend = (self.asked & 0x3fff) as i16 + 1;
+        let (code, returned) = self.machine.function(self.asked, value);
         let address = there.map(|gpa| GuestAddress(gpa.get()));
         if let Some(address) = address {
-            match check.access.kind {
-                AccessKind::Read => self.machine.memory.write_obj(value.to_le(), address)?,
-                AccessKind::Write => self.machine.memory.write_obj(!value, address)?,
-                AccessKind::Fetch => {
-                    self.machine
-                        .memory
-                        .write_slice(&self.machine.guest.borrow().target(addend), address)?;
-                }
+            match kind {
+                AccessKind::Read => memory.write_obj(value.to_le(), address)?,
+                AccessKind::Write => memory.write_obj(!value, address)?,
+                AccessKind::Fetch => memory.write_slice(&code, address)?,
             }
         }
-        let given = if check.access.kind == AccessKind::Read { 0 } else { value };
+        let given = if kind == AccessKind::Read { 0 } else { value };
         let probe = Probe { address: check.address, access: check.access, value: given };
-        let outcome = self.machine.guest.borrow_mut().probe(&probe)?;
-        let answer = match (outcome, there, address) {
-            (Outcome::Interrupted(interrupt), ..) => {
-                taken(&interrupt, check.address, check.access.privilege)
-            }
-            (Outcome::Completed { value: seen }, Some(gpa), Some(address)) => {
-                let wanted = match check.access.kind {
-                    AccessKind::Read | AccessKind::Write => value,
-                    AccessKind::Fetch => value.wrapping_add(addend as u64),
-                };
-                let stored = match check.access.kind {
-                    AccessKind::Write => u64::from_le(self.machine.memory.read_obj(address)?),
+        let (ended, text) = self.machine.probe(&probe)?;
+        let answer = match (ended, there, address) {
+            (Ended::Faulted(fault), ..) => Answer::Takes(fault),
+            (Ended::Odd(odd), ..) => Answer::Odd(odd),
+            (Ended::Done(seen), Some(gpa), Some(address)) => {
+                let wanted = if kind == AccessKind::Fetch { returned } else { value };
+                let stored = match kind {
+                    AccessKind::Write => u64::from_le(memory.read_obj(address)?),
                     AccessKind::Read | AccessKind::Fetch => wanted,
                 };
                 if (seen, stored) == (wanted, wanted) {
@@ -166,47 +142,16 @@ impl<'a> Checker<'a> {
                     ))
                 }
             }
-            (outcome, ..) => Answer::Odd(outcome.to_string()),
+            (Ended::Done(_), ..) => Answer::Odd(text.clone()),
         };
-        Ok((answer, outcome.to_string()))
+        Ok((answer, text))
     }
 
     /// Shows the walk, entry by entry.
-    fn trace(&self, check: &Check) {
-        let mmu = self.machine.mmu(check.pid);
-        let Some(pid) = mmu.process(check.address) else { return };
-        match mmu.walker(self.machine.tables, pid) {
-            Ok(walker) => {
-                for entry in walker.trace(check.address) {
-                    println!(
-                        "        {}: {:#x} holds {:#018x}",
-                        entry.at.level, entry.address, entry.word
-                    );
-                }
-            }
-            Err(cause) => println!("        process {pid} {cause}"),
+    fn trace(&self, check: &Check<V::Fault>) -> Result<(), Failure> {
+        for (level, address, word) in self.machine.trace(check.pid, check.address)? {
+            println!("        {level}: {address:#x} holds {word:#018x}");
         }
-    }
-}
-
-/// The interrupt in the library's words, if it is about `address` and came in that state.
-pub fn taken(interrupt: &ppc64::Interrupt, address: Gva, privilege: Privilege) -> Answer {
-    let vectors = [
-        Vector::DataStorage,
-        Vector::DataSegment,
-        Vector::InstructionStorage,
-        Vector::InstructionSegment,
-    ];
-    let vector = vectors.into_iter().find(|vector| u64::from(vector.offset()) == interrupt.vector);
-    match vector {
-        Some(vector)
-            if interrupt.address() == Some(address.get()) && interrupt.privilege() == privilege =>
-        {
-            Answer::Takes(Interrupt {
-                vector,
-                status: Status::from_bits(interrupt.reason().unwrap_or(0)),
-            })
-        }
-        _ => Answer::Odd("an interrupt that is not this access's".into()),
+        Ok(())
     }
 }

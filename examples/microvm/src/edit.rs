@@ -2,92 +2,51 @@
 //! could show.
 //!
 //! When the VMM changes a table the guest has left, and whatever that flushes hides a missing
-//! invalidation. So the guest loads, stores a new entry through the kernel's linear mapping of the
-//! tables, loads again, runs `tlbie`, and loads a third time. The second load may give the old or
-//! the new translation; the third must give the new one.
+//! invalidation. So the guest loads, stores a new entry through its linear mapping of the tables,
+//! loads again, invalidates, and loads a third time. The second load may give the old or the new
+//! translation; the third must give the new one.
 
-use arch_ppc64::radix::{PageSize, Rs, Tlbie};
-use pgtable::{Entry, Format, Gpa, Gva};
-use probe_guest::ppc64::{Edit, Edited};
+use pgtable::{Gpa, Gva};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::allows::Allows;
 use crate::check::Checker;
-use crate::layout::{LINEAR, PROCESS};
-use crate::look::{Finds, Look};
-use crate::machine::Machine;
+use crate::look::{Finds, look};
 use crate::report::{Failure, Report};
-
-/// The page whose entry is edited.
-const AT: u64 = 0x007f_0000;
-/// Where it is and where it moves to, and what stands there.
-const PLACES: [(u64, u64); 2] =
-    [(0x0070_0000, 0x0123_4567_89ab_cdef), (0x0078_0000, 0xfedc_ba98_7654_3210)];
+use crate::vm::{Edit, EditedPage, Vm};
 
 /// Moves the page there, and back.
-pub fn run(
-    machine: Machine<'_>,
-    checker: &mut Checker<'_>,
+pub fn run<'a, V: Vm<'a>>(
+    machine: V,
+    checker: &mut Checker<'a, V>,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    checker.run_process(PROCESS)?;
-    let [here, there] = PLACES;
+    let EditedPage { pid, at, places, linear } = V::EDITED;
+    machine.run_process(pid)?;
+    let [here, there] = places;
     for (name, from, to) in [("the guest moves a page", here, there), ("and back", there, here)] {
-        for (place, value) in PLACES {
-            machine.memory.write_obj(value.to_le(), GuestAddress(place))?;
+        for (place, value) in places {
+            machine.parts().memory.write_obj(value.to_le(), GuestAddress(place))?;
         }
-        let walker = machine
-            .mmu(PROCESS)
-            .walker(machine.tables, PROCESS)
-            .map_err(|cause| format!("process {PROCESS} {cause}"))?;
-        let leaf = walker.trace(Gva::new(AT)).pop().ok_or("nothing to edit")?;
-        let Entry::Leaf { attributes, .. } = leaf.entry else {
-            return Err("no leaf to edit".into());
-        };
-        let size = PageSize::of_shift(leaf.at.shift).ok_or("a leaf of no page size")?;
-        let edit = Edit {
-            address: Gva::new(AT),
-            entry: Gva::new(LINEAR + leaf.address.get()),
-            word: walker.format().leaves(Gpa::new(to.0), attributes, leaf.at)?.first,
-            tlbie: Tlbie::page(AT, size, Rs::new().with_pid(PROCESS)),
-        };
-        let question = format!("{AT:#018x} from gpa {:#x} to gpa {:#x}", from.0, to.0);
+        let address = Gva::new(at);
+        let (entry, word, shift) = machine.moved(pid, address, Gpa::new(to.0))?;
+        let edit = Edit { address, entry: Gva::new(linear + entry.get()), word, shift };
+        let question = format!("{at:#018x} from gpa {:#x} to gpa {:#x}", from.0, to.0);
         let expected = format!("{:#x}, then either, then {:#x}", from.1, to.1);
-        match machine.guest.borrow_mut().edit(&edit)? {
-            Ok(Edited { before, between, after })
-                if before == from.1 && (between == from.1 || between == to.1) && after == to.1 =>
-            {
-                report.check(
-                    name,
-                    &question,
-                    expected,
-                    format!("{before:#x}, {between:#x}, {after:#x}"),
-                );
-            }
-            seen => {
-                let seen = match seen {
-                    Ok(Edited { before, between, after }) => {
-                        format!("{before:#x}, {between:#x}, {after:#x}")
-                    }
-                    Err(outcome) => outcome.to_string(),
-                };
-                return Err(Failure::Check {
-                    name: name.into(),
-                    question,
-                    expected,
-                    walker: None,
-                    seen,
-                });
-            }
+        let loaded = machine.edit(pid, &edit)?;
+        let right = matches!(loaded, Ok([before, between, after])
+            if before == from.1 && (between == from.1 || between == to.1) && after == to.1);
+        let seen = match loaded {
+            Ok([before, between, after]) => format!("{before:#x}, {between:#x}, {after:#x}"),
+            Err(outcome) => outcome,
+        };
+        if !right {
+            let name = name.into();
+            return Err(Failure::Check { name, question, expected, walker: None, seen });
         }
-        for check in (Look {
-            name,
-            pid: PROCESS,
-            at: AT + 8,
-            finds: Finds::Page(to.0 + 8, Allows::both("rwx")),
-        })
-        .checks()
-        {
+        report.check(name, &question, expected, seen);
+        let finds = Finds::Page(to.0 + 8, Allows::both("rwx"));
+        for check in look(name, pid, at + 8, finds).checks::<V>() {
             checker.run(&check, report)?;
         }
     }

@@ -4,11 +4,11 @@
 //! mapping. It knows nothing of encodings, so a wrong bit in an encoder shows even where the
 //! software walker decodes it just as wrongly.
 
-use arch_ppc64::{Interrupt, Status, Vector};
-use pgtable::{Access, AccessKind, Gpa, Gva};
+use pgtable::{Access, Gpa, Gva, Prot};
 
 use crate::allows::Allows;
 use crate::check::{Answer, Check};
+use crate::vm::Vm;
 
 /// What is found at an address.
 #[derive(Clone, Copy, Debug)]
@@ -36,26 +36,35 @@ pub struct Look {
     pub finds: Finds,
 }
 
+/// A place for a table of them.
+pub const fn look(name: &'static str, pid: u32, at: u64, finds: Finds) -> Look {
+    Look { name, pid, at, finds }
+}
+
 impl Look {
     /// A check for each way to access the place.
-    pub fn checks(self) -> impl Iterator<Item = Check> {
-        ACCESSES.into_iter().map(move |access| self.check(access))
+    pub fn checks<'a, V: Vm<'a>>(self) -> impl Iterator<Item = Check<V::Fault>> {
+        ACCESSES.into_iter().map(move |access| self.check::<V>(access))
     }
 
     /// A check of one way to access the place.
-    pub fn check(self, access: Access) -> Check {
-        Check {
-            name: self.name,
-            pid: self.pid,
-            address: Gva::new(self.at),
-            access,
-            expected: self.finds.expected(access),
-        }
+    pub fn check<'a, V: Vm<'a>>(self, access: Access) -> Check<V::Fault> {
+        let Self { name, pid, at, finds } = self;
+        let expected = match finds {
+            Finds::Page(gpa, allows) if allows.allows(access) => Answer::Reaches(Gpa::new(gpa)),
+            refused => Answer::Takes(V::refusal(refused, access)),
+        };
+        let leads = match finds {
+            Finds::Page(gpa, _) => Some(Some(Gpa::new(gpa))),
+            Finds::Unmapped | Finds::NoTree => Some(None),
+            Finds::NoAddress => None,
+        };
+        Check { name, pid, address: Gva::new(at), access, expected, leads }
     }
 }
 
 /// Every way to access a place.
-pub const ACCESSES: [Access; 6] = [
+const ACCESSES: [Access; 6] = [
     Access::READ,
     Access::WRITE,
     Access::FETCH,
@@ -64,35 +73,54 @@ pub const ACCESSES: [Access; 6] = [
     Access::FETCH.by_user(),
 ];
 
-impl Finds {
-    /// What comes of an access (Power ISA v3.0B Book III 6.5.3 to 6.5.6).
-    fn expected(self, access: Access) -> Answer {
-        let denied = match access.kind {
-            AccessKind::Fetch => Status::new().with_no_execute(true),
-            AccessKind::Read | AccessKind::Write => Status::new().with_protection(true),
-        };
-        match self {
-            Self::Page(gpa, allows) if allows.allows(access) => Answer::Reaches(Gpa::new(gpa)),
-            Self::Page(..) => storage(denied, access),
-            Self::Unmapped => storage(Status::new().with_no_translation(true), access),
-            Self::NoTree => storage(Status::new().with_bad_configuration(true), access),
-            Self::NoAddress => Answer::Takes(Interrupt {
-                vector: match access.kind {
-                    AccessKind::Fetch => Vector::InstructionSegment,
-                    AccessKind::Read | AccessKind::Write => Vector::DataSegment,
-                },
-                status: Status::new(),
-            }),
-        }
-    }
+/// A mapping, and beside it what it must allow.
+#[derive(Clone, Copy, Debug)]
+pub struct Mapping {
+    pub name: &'static str,
+    /// Whose tree.
+    pub pid: u32,
+    /// The first virtual address.
+    pub input: u64,
+    /// The first guest-physical address.
+    pub output: u64,
+    pub bytes: u64,
+    /// Its leaves are all of `2^leaf` bytes.
+    pub leaf: u8,
+    pub prot: Prot,
+    /// Its memory type, by the architecture's number.
+    pub memory: u8,
+    pub allows: Allows,
 }
 
-fn storage(status: Status, access: Access) -> Answer {
-    Answer::Takes(match access.kind {
-        AccessKind::Fetch => Interrupt { vector: Vector::InstructionStorage, status },
-        AccessKind::Read => Interrupt { vector: Vector::DataStorage, status },
-        AccessKind::Write => {
-            Interrupt { vector: Vector::DataStorage, status: status.with_store(true) }
-        }
-    })
+/// A mapping of the usual memory type for a table of them.
+pub const fn row(
+    (name, pid): (&'static str, u32),
+    input: u64,
+    output: u64,
+    (bytes, leaf): (u64, u8),
+    prot: Prot,
+    allows: Allows,
+) -> Mapping {
+    Mapping { name, pid, input, output, bytes, leaf, prot, memory: 0, allows }
+}
+
+impl Mapping {
+    /// The same with another memory type.
+    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "riscv64")), expect(dead_code))]
+    pub const fn with_memory(self, memory: u8) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// Accesses of each kind, spread over the first word, the last, and one between.
+    pub fn checks<'a, V: Vm<'a>>(self) -> impl Iterator<Item = Check<V::Fault>> {
+        let offsets = [0, (self.bytes / 3) & !7, self.bytes - 8];
+        // The user looks at other places than the supervisor did.
+        let order = [0, 1, 2, 1, 2, 0];
+        let pid = V::looker(self.pid);
+        ACCESSES.into_iter().zip(order).map(move |(access, index)| {
+            let offset = offsets[index];
+            let finds = Finds::Page(self.output + offset, self.allows);
+            look(self.name, pid, self.input + offset, finds).check::<V>(access)
+        })
+    }
 }

@@ -1,13 +1,12 @@
 //! An address space: a process's tree, made of tables from that process's own cache, and how to
 //! change it.
 
-use arch_ppc64::radix::{Granule, PageAttributes, ProcessScoped, Quadrants};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{Finished, Gather, Gpa, GuestTables, Gva, Leaves, PageTable, Prot};
+use pgtable::{
+    Finished, Format, Gather, Gpa, GuestTables, Gva, Invalidate, Leaves, PageTable, Prot, Stage1,
+};
 
-use crate::machine::Machine;
 use crate::report::Failure;
-use crate::shootdown::Shootdown;
 
 /// The frames that tables come from: a range of guest memory.
 pub type Source<'m> = Region<Gpa, GuestTables<'m, Gpa>>;
@@ -16,7 +15,7 @@ pub type TableFrames<'m> = Frames<Gpa, Source<'m>>;
 /// The tables of one address space.
 pub type TableCache<'a> = Cache<Gpa, Source<'a>, &'a TableFrames<'a>>;
 /// The tree.
-type Tree<'a> = PageTable<ProcessScoped, &'a GuestTables<'a, Gpa>, &'a TableCache<'a>>;
+type Tree<'a, F> = PageTable<F, &'a GuestTables<'a, Gpa>, &'a TableCache<'a>>;
 
 /// The cache of process `pid`.
 pub fn cache<'a>(frames: &'a TableFrames<'a>, pid: u32) -> TableCache<'a> {
@@ -25,26 +24,26 @@ pub fn cache<'a>(frames: &'a TableFrames<'a>, pid: u32) -> TableCache<'a> {
 }
 
 /// A process's address space.
-pub struct Space<'a> {
+pub struct Space<'a, F: Format<Stage = Stage1>, I> {
     pub pid: u32,
-    tree: Tree<'a>,
-    shootdown: &'a Shootdown<'a>,
+    tree: Tree<'a, F>,
+    shootdown: &'a I,
 }
 
-impl<'a> Space<'a> {
+impl<'a, F, I> Space<'a, F, I>
+where
+    F: Format<Stage = Stage1>,
+    I: Invalidate<Stage1, Identity = u32>,
+{
     /// An empty one.
-    pub fn new(pid: u32, machine: Machine<'a>, cache: &'a TableCache<'a>) -> Result<Self, Failure> {
-        // Both granules, so that both ways to cut a large leaf are taken.
-        let (granule, quadrants) = match pid {
-            0 => (Granule::K4, Quadrants::Three),
-            _ => (Granule::K64, Quadrants::Zero),
-        };
-        let format = ProcessScoped::new(granule).with_quadrants(quadrants);
-        Ok(Self {
-            pid,
-            tree: PageTable::new(format, machine.tables, cache)?,
-            shootdown: machine.shootdown,
-        })
+    pub fn new(
+        pid: u32,
+        format: F,
+        tables: &'a GuestTables<'a, Gpa>,
+        shootdown: &'a I,
+        cache: &'a TableCache<'a>,
+    ) -> Result<Self, Failure> {
+        Ok(Self { pid, tree: PageTable::new(format, tables, cache)?, shootdown })
     }
 
     /// Where the root is.
@@ -52,27 +51,27 @@ impl<'a> Space<'a> {
         self.tree.root()
     }
 
-    /// How last-level tables are made.
-    pub fn granule(&self) -> Granule {
-        self.tree.format().granule()
+    /// Its format.
+    pub fn format(&self) -> &F {
+        self.tree.format()
     }
 
-    /// Maps. Nothing is stale after it.
+    /// Whether there are pages of `2^shift` bytes.
+    pub fn has_leaf(&self, shift: u8) -> bool {
+        self.format().geometry().leaf(shift).is_some()
+    }
+
+    /// Maps. Nothing is stale after it: no processor here remembers that a page was absent, and KVM
+    /// looks again at a fault.
     pub fn map(
         &mut self,
         input: u64,
         output: u64,
         bytes: u64,
-        prot: Prot,
+        attributes: F::Attributes,
         leaves: Leaves,
     ) -> Result<(), Failure> {
-        Ok(self.tree.map(
-            Gva::new(input),
-            Gpa::new(output),
-            bytes,
-            PageAttributes::from(prot),
-            leaves,
-        )?)
+        Ok(self.tree.map(Gva::new(input), Gpa::new(output), bytes, attributes, leaves)?)
     }
 
     /// Unmaps, invalidates, frees; returns how many bytes were mapped.

@@ -1,19 +1,14 @@
-//! Changes while the guest is stopped, each with the invalidation that it needs, and how things
-//! look afterwards.
+//! The tables of changes while the guest is stopped, and how things look afterwards.
 
-use pgtable::{Leaves, Prot};
+use pgtable::Prot;
 
-use super::check::Checker;
 use super::layout::{OTHER, PROCESS};
-use super::look::{Finds, Look};
-use super::machine::Machine;
-use super::space::Space;
 use crate::allows::Allows;
 use crate::change::{Act, Change, RWX, USER_R, USER_RW, change};
-use crate::report::{Failure, Report};
+use crate::look::Finds;
 
 #[rustfmt::skip]
-const CHANGES: &[Change<Finds>] = &[
+pub const CHANGES: &[Change] = &[
     change(("unmap a 4K page", PROCESS), (0x0041_0000, 0x1000), Act::Unmap, (0x1000, 0), &[
         (0x0041_0000, Finds::Unmapped),
         (0x0041_1008, Finds::Page(0x0060_6008, Allows::both("r--"))),
@@ -73,7 +68,7 @@ const CHANGES: &[Change<Finds>] = &[
 
 /// If there are 1-GiB pages.
 #[rustfmt::skip]
-const GIB_CHANGES: &[Change<Finds>] = &[
+pub const GIB_CHANGES: &[Change] = &[
     change(("2M out of a 1G page", PROCESS), (0x80e0_0000, 0x20_0000), Act::Unmap, (0x20_0000, 0), &[
         (0x80e0_0000, Finds::Unmapped),
         (0x80df_fff8, Finds::Page(0x40df_fff8, RWX)),
@@ -85,58 +80,3 @@ const GIB_CHANGES: &[Change<Finds>] = &[
         (0x9001_1000, Finds::Page(0x5001_1000, RWX)),
     ]),
 ];
-
-/// Makes every change, and looks.
-pub fn run(
-    machine: Machine<'_>,
-    spaces: &mut [Space<'_>],
-    checker: &mut Checker<'_>,
-    report: &mut Report,
-) -> Result<(), Failure> {
-    let gib = spaces.iter().all(|space| space.has_leaf(30));
-    for change in CHANGES.iter().chain(if gib { GIB_CHANGES } else { &[] }) {
-        // Without this the guest would not have the old translation, and an omitted invalidation
-        // would not show.
-        for &(at, _) in change.then {
-            checker.touch(change.pid, at)?;
-        }
-        let space = spaces
-            .iter_mut()
-            .find(|space| space.pid == change.pid)
-            .ok_or("a change of an unknown process")?;
-        let sent = machine.shootdown.sent();
-        let (affected, freed) = change.make(space)?;
-        let question =
-            format!("{:#018x} + {:#x} of process {}", change.input, change.bytes, change.pid);
-        let seen = |bytes, tables| format!("{bytes:#x} bytes, {tables} tables freed");
-        report.equal(
-            change.name,
-            &question,
-            seen(change.affects, change.frees),
-            seen(affected, freed),
-        )?;
-        report.fact("invalidated by", format!("{} instructions", machine.shootdown.sent() - sent));
-        report.sample(machine.frames.census());
-        for &(at, finds) in change.then {
-            for check in (Look { name: change.name, pid: change.pid, at, finds }).checks() {
-                checker.run(&check, report)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-impl Change<Finds> {
-    /// Makes it; returns how many bytes were affected, and how many tables freed.
-    fn make(&self, space: &mut Space<'_>) -> Result<(u64, usize), Failure> {
-        let (bytes, finished) = match self.act {
-            Act::Unmap => space.unmap(self.input, self.bytes)?,
-            Act::Protect(prot) => space.protect(self.input, self.bytes, prot)?,
-            Act::Map(output, leaf, prot) => {
-                space.map(self.input, output, self.bytes, prot.into(), Leaves::Exactly(leaf))?;
-                return Ok((self.bytes, 0));
-            }
-        };
-        Ok((bytes, finished.tables))
-    }
-}

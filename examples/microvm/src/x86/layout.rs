@@ -5,9 +5,8 @@ use std::ops::Range;
 use pgtable::{Gva, Prot};
 use probe_guest::x86::{self, Corner};
 
-use super::check::Check;
-use super::look::{ACCESSES, Finds, Look};
 use crate::allows::Allows;
+use crate::look::{Finds, Look, Mapping, look, row};
 
 /// The process that most rows are about.
 pub const PROCESS: u32 = 1;
@@ -54,67 +53,19 @@ pub fn own_pages() -> [(u64, u64, Prot); 4] {
     ]
 }
 
-/// A mapping, and beside it what it must allow.
-#[derive(Clone, Copy, Debug)]
-pub struct Mapping {
-    pub name: &'static str,
-    /// Whose tree.
-    pub pid: u32,
-    /// The first virtual address.
-    pub input: u64,
-    /// The first guest-physical address.
-    pub output: u64,
-    pub bytes: u64,
-    /// Its leaves are all of `2^leaf` bytes.
-    pub leaf: u8,
-    pub prot: Prot,
-    /// Its memory type: an index into the PAT.
-    pub pat: u8,
-    pub allows: Allows,
-}
-
-impl Mapping {
-    /// Accesses of each kind, spread over the first word, the last, and one between.
-    pub fn checks(self) -> impl Iterator<Item = Check> {
-        let offsets = [0, (self.bytes / 3) & !7, self.bytes - 8];
-        // The user looks at other places than the supervisor did.
-        let order = [0, 1, 2, 1, 2, 0];
-        ACCESSES.into_iter().zip(order).map(move |(access, index)| {
-            let offset = offsets[index];
-            let finds = Finds::Page(self.output + offset, self.allows);
-            Look { name: self.name, pid: self.pid, at: self.input + offset, finds }.check(access)
-        })
+/// Why a row can't be tried, if it can't.
+pub fn impossible(row: &Mapping, gib_pages: bool, shadowed: bool) -> Option<&'static str> {
+    if row.leaf == 30 && !gib_pages {
+        return Some("this CPU has no 1G pages");
     }
-
-    /// Why the row can't be tried, if it can't.
-    pub fn impossible(&self, gib_pages: bool, shadowed: bool) -> Option<&'static str> {
-        if self.leaf == 30 && !gib_pages {
-            return Some("this CPU has no 1G pages");
-        }
-        (shadowed && self.input & !(GIB_512 - 1) == FIRST_HIGHER_SLOT)
-            .then_some("this host keeps that PML4 slot to itself")
-    }
-
-    const fn with_pat(self, pat: u8) -> Self {
-        Self { pat, ..self }
-    }
+    (shadowed && row.input & !(GIB_512 - 1) == FIRST_HIGHER_SLOT)
+        .then_some("this host keeps that PML4 slot to itself")
 }
 
 /// The PML4 slot that begins the higher half. `kvm_pvm`, which runs a guest's user mode beside its
 /// own mappings, keeps it: accesses there in user mode end in whatever the host has there, with its
 /// error code.
 pub const FIRST_HIGHER_SLOT: u64 = 0xffff_8000_0000_0000;
-
-const fn row(
-    (name, pid): (&'static str, u32),
-    input: u64,
-    output: u64,
-    (bytes, leaf): (u64, u8),
-    prot: Prot,
-    allows: Allows,
-) -> Mapping {
-    Mapping { name, pid, input, output, bytes, leaf, prot, pat: 0, allows }
-}
 
 const USER_RW: Prot = Prot::RW.for_user();
 const USER_R: Prot = Prot::R.for_user();
@@ -132,7 +83,7 @@ pub const MAPPINGS: &[Mapping] = &[
     row(("4K supervisor rw-",  PROCESS), 0x0041_5000, 0x0060_2000, (KIB_4, 12), Prot::RW, Allows::supervisor("rw-")),
     row(("4K supervisor r--",  PROCESS), 0x0041_6000, 0x0060_1000, (KIB_4, 12), Prot::R,  Allows::supervisor("r--")),
     row(("4K supervisor r-x",  PROCESS), 0x0041_7000, 0x0060_0000, (KIB_4, 12), Prot::RX, Allows::supervisor("r-x")),
-    row(("4K user PAT 7",      PROCESS), 0x0041_8000, 0x0060_3000, (KIB_4, 12), USER_RW,  Allows::both("rw-")).with_pat(7),
+    row(("4K user PAT 7",      PROCESS), 0x0041_8000, 0x0060_3000, (KIB_4, 12), USER_RW,  Allows::both("rw-")).with_memory(7),
     row(("4K run of 8",        PROCESS), 0x005f_8000, 0x0061_0000, (8 * KIB_4, 12), USER_RWX, Allows::both("rwx")),
     row(("4K last of lower half", PROCESS), 0x0000_7fff_ffff_f000, 0x0062_0000, (KIB_4, 12), USER_RWX, Allows::both("rwx")),
 
@@ -140,7 +91,7 @@ pub const MAPPINGS: &[Mapping] = &[
     row(("2M user r--",        PROCESS), 0x00a0_0000, 0x0120_0000, (MIB_2, 21), USER_R,   Allows::both("r--")),
     row(("2M user r-x",        PROCESS), 0x00c0_0000, 0x0100_0000, (MIB_2, 21), USER_RX,  Allows::both("r-x")),
     row(("2M supervisor rwx",  PROCESS), 0x00e0_0000, 0x00a0_0000, (MIB_2, 21), Prot::RWX, Allows::supervisor("rwx")),
-    row(("2M user PAT 6",      PROCESS), 0x0100_0000, 0x0140_0000, (MIB_2, 21), USER_RW,  Allows::both("rw-")).with_pat(6),
+    row(("2M user PAT 6",      PROCESS), 0x0100_0000, 0x0140_0000, (MIB_2, 21), USER_RW,  Allows::both("rw-")).with_memory(6),
     row(("1G user rwx",        PROCESS), 0x8000_0000, guest::GIB,  (GIB_1, 30), USER_RWX, Allows::both("rwx")),
     row(("1G supervisor rw-",  PROCESS), 0x1_0000_0000, guest::GIB, (GIB_1, 30), Prot::RW, Allows::supervisor("rw-")),
 
@@ -175,7 +126,3 @@ pub const LOOKS: &[Look] = &[
     look("another process's higher half", OTHER, 0xffff_9000_0041_1000, Finds::Unmapped),
     look("back again",               PROCESS, 0x0041_1010, Finds::Page(0x0060_6010, Allows::both("r--"))),
 ];
-
-const fn look(name: &'static str, pid: u32, at: u64, finds: Finds) -> Look {
-    Look { name, pid, at, finds }
-}

@@ -6,27 +6,11 @@
 //! makes one access after the other, in user and in supervisor mode. Each must end as the row of a
 //! table says, as the software walker says, and as KVM_TRANSLATE says. Then tables are changed, and
 //! everything is given back.
-//!
-//! | file | what |
-//! | --- | --- |
-//! | `layout` | the tables of what is where |
-//! | `look` | what a row says must come of an access |
-//! | `check` | asking guest, walker and kernel, and comparing |
-//! | `machine` | what they all work with |
-//! | `space` | an address space: a tree, its cache, its verbs |
-//! | `shootdown` | invalidation |
-//! | `changes`, `edit` | changes by the VMM, and by the guest itself |
-//! | `teardown` | giving everything back, and counting |
 
 mod changes;
-mod check;
-mod edit;
 mod layout;
-mod look;
 mod machine;
 mod shootdown;
-mod space;
-mod teardown;
 
 use std::cell::RefCell;
 use std::fs;
@@ -38,13 +22,17 @@ use pgtable::{Gpa, GuestTables, Leaves, Prot};
 use probe_guest::x86::{GREETING, Outcome, ProbeGuest};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
+use crate::look::Mapping;
+use crate::program::{self, Rows};
 use crate::report::{Failure, Report};
-use crate::space::{TableFrames, cache};
-use check::Checker;
-use layout::{CORNER, LINEAR, LOOKS, MAPPINGS, MEMORY, Mapping, OTHER, PROCESS, SCRATCH, guest};
+use crate::space::{self, TableFrames, cache};
+use crate::vm::{Parts, Vm};
+use changes::{CHANGES, GIB_CHANGES};
+use layout::{CORNER, LINEAR, LOOKS, MAPPINGS, MEMORY, OTHER, PROCESS, SCRATCH, guest};
 use machine::{Machine, Processes};
 use shootdown::Shootdown;
-use space::Space;
+
+type Space<'a> = space::Space<'a, arch_x86::LongMode, Shootdown<'a>>;
 
 /// Runs it all.
 pub fn run(report: &mut Report) -> Result<(), Failure> {
@@ -83,36 +71,26 @@ pub fn run(report: &mut Report) -> Result<(), Failure> {
     let processes = Processes::new(format, spaces.iter().map(|space| (space.pid, space.root())));
     let machine = Machine {
         guest: &guest,
-        memory: &memory,
-        tables: &tables,
-        frames: &frames,
+        parts: Parts { memory: &memory, tables: &tables, frames: &frames },
         processes: &processes,
         shootdown: &shootdown,
     };
     build(&mut spaces, report)?;
     describe(machine, report)?;
 
-    let mut checker = Checker::new(machine);
     report.section("the guest speaks");
     greeting(machine, report)?;
     shootdown.find_out(machine, SCRATCH)?;
     report.fact("VMM's table edits", shootdown.says());
-    report.section("each mapping, and what is none");
-    let impossible = |row: &Mapping| row.impossible(features.gib_pages, shootdown.shadowed());
-    let mapped = MAPPINGS
-        .iter()
-        .filter(|row| impossible(row).is_none())
-        .flat_map(|mapping| mapping.checks());
-    for check in mapped.chain(LOOKS.iter().flat_map(|look| look.checks())) {
-        checker.run(&check, report)?;
-    }
-    report.section("a change from inside");
-    edit::run(machine, &mut checker, report)?;
-    report.section("changes while the guest is stopped");
-    changes::run(machine, &mut spaces, &mut checker, report)?;
-    report.frames(&frames)?;
-    report.section("teardown");
-    teardown::run(machine, spaces, &caches, &mut checker, report)?;
+    let impossible =
+        |row: &Mapping| layout::impossible(row, features.gib_pages, shootdown.shadowed());
+    let gib_changes = if features.gib_pages { GIB_CHANGES } else { &[] };
+    let rows = Rows {
+        mappings: MAPPINGS.iter().filter(|row| impossible(row).is_none()).collect(),
+        looks: LOOKS,
+        changes: CHANGES.iter().chain(gib_changes).collect(),
+    };
+    program::run(machine, spaces, &caches, rows, report)?;
     for row in MAPPINGS {
         if let Some(why) = impossible(row) {
             report.fact("not covered", format!("\"{}\": {why}", row.name));
@@ -140,7 +118,7 @@ fn build(spaces: &mut [Space<'_>], report: &mut Report) -> Result<(), Failure> {
             if !space.has_leaf(row.leaf) {
                 continue;
             }
-            let attributes = PageAttributes::from(row.prot).with_pat(row.pat);
+            let attributes = PageAttributes::from(row.prot).with_pat(row.memory);
             space
                 .map(row.input, row.output, row.bytes, attributes, Leaves::Exactly(row.leaf))
                 .map_err(|failure| {
@@ -174,7 +152,7 @@ fn describe(machine: Machine<'_>, report: &mut Report) -> Result<(), Failure> {
     for (pid, root) in machine.processes.all() {
         report.fact(&format!("process {pid}"), format!("CR3 = {:#x}", root.get()));
     }
-    report.frames(machine.frames)
+    report.frames(machine.parts.frames)
 }
 
 /// The guest's first words, through a port, in user mode.

@@ -22,6 +22,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::layout::PROCESS;
 use super::machine::Machine;
 use crate::report::Failure;
+use crate::vm::Vm;
 
 /// Has the guest invalidate, and the host too if it keeps a shadow.
 pub struct Shootdown<'g> {
@@ -62,13 +63,13 @@ impl<'g> Shootdown<'g> {
         (at, places): (u64, [u64; 2]),
     ) -> Result<(), Failure> {
         for (place, value) in places.into_iter().zip(1_u64..) {
-            machine.memory.write_obj(value.to_le(), GuestAddress(place))?;
+            machine.parts.memory.write_obj(value.to_le(), GuestAddress(place))?;
         }
         let probe = Probe { address: Gva::new(at), access: Access::READ.by_user(), value: 0 };
         let load = || self.guest.borrow_mut().probe(&probe);
         let entry =
             machine.walker(PROCESS)?.trace(Gva::new(at)).pop().ok_or("no page to try with")?;
-        let word = machine.tables.word(entry.address)?;
+        let word = machine.parts.tables.word(entry.address)?;
         let move_to =
             |place: u64| word.store((entry.word & !places[0] | place).to_le(), Ordering::Release);
 

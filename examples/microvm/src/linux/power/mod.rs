@@ -67,7 +67,7 @@ struct Guest<'a> {
 
 /// Runs the guest to its end.
 pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Failure> {
-    let kvm = crate::power_kvm()?;
+    let kvm = crate::power::kvm()?;
     let memory =
         GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), usize::try_from(memory)?)])?;
     let slots = Slots::new(kvm.create_vm_with_type(VmType::Hv)?, memory.clone())?;

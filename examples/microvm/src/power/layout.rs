@@ -3,8 +3,7 @@
 use pgtable::Prot;
 
 use crate::allows::Allows;
-use crate::check::Check;
-use crate::look::{ACCESSES, Finds, Look};
+use crate::look::{Finds, Look, Mapping, look, row};
 
 /// The kernel's process: its tree translates quadrant 3.
 pub const KERNEL: u32 = 0;
@@ -48,48 +47,6 @@ pub mod stubs {
     pub const SUPERVISOR: u64 = Q3 | 0x1_0000;
     /// For problem state.
     pub const USER: u64 = Q3 | 0x1_1000;
-}
-
-/// A mapping, and beside it what it must allow.
-#[derive(Clone, Copy, Debug)]
-pub struct Mapping {
-    pub name: &'static str,
-    /// Whose tree.
-    pub pid: u32,
-    /// The first effective address.
-    pub input: u64,
-    /// The first guest-physical address.
-    pub output: u64,
-    pub bytes: u64,
-    /// Its leaves are all of `2^leaf` bytes.
-    pub leaf: u8,
-    pub prot: Prot,
-    pub allows: Allows,
-}
-
-impl Mapping {
-    /// Accesses of each kind, spread over the first word, the last, and one between.
-    pub fn checks(self) -> impl Iterator<Item = Check> {
-        let offsets = [0, (self.bytes / 3) & !7, self.bytes - 8];
-        // The user looks at other places than the supervisor did.
-        let order = [0, 1, 2, 1, 2, 0];
-        ACCESSES.into_iter().zip(order).map(move |(access, index)| {
-            let offset = offsets[index];
-            let finds = Finds::Page(self.output + offset, self.allows);
-            Look { name: self.name, pid: PROCESS, at: self.input + offset, finds }.check(access)
-        })
-    }
-}
-
-const fn row(
-    (name, pid): (&'static str, u32),
-    input: u64,
-    output: u64,
-    (bytes, leaf): (u64, u8),
-    prot: Prot,
-    allows: Allows,
-) -> Mapping {
-    Mapping { name, pid, input, output, bytes, leaf, prot, allows }
 }
 
 const USER_RW: Prot = Prot::RW.for_user();
@@ -158,7 +115,3 @@ pub const LOOKS: &[Look] = &[
     look("its quadrant 3 is the same",   NO_TREE, Q3 | 0x0041_0030, Finds::Page(0x0060_8030, Allows::supervisor("rw-"))),
     look("process beyond the table",     BEYOND, 0x0041_0000, Finds::Unmapped),
 ];
-
-const fn look(name: &'static str, pid: u32, at: u64, finds: Finds) -> Look {
-    Look { name, pid, at, finds }
-}
