@@ -22,6 +22,12 @@ impl Allows {
         Self { supervisor: letters, user: "---" }
     }
 
+    /// Only the user may do it. (On RISC-V, where SUM is off.)
+    #[cfg(target_arch = "riscv64")]
+    pub const fn user(letters: &'static str) -> Self {
+        Self { supervisor: "---", user: letters }
+    }
+
     /// Whether these letters stand for this access too.
     pub fn allows(self, access: Access) -> bool {
         let letters = match access.privilege {

@@ -46,6 +46,7 @@ pub struct Check<F> {
     pub expected: Answer<F>,
     /// Where the address leads whatever the access, or that it leads nowhere; `None`: it is no
     /// address.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
     pub leads: Option<Option<Gpa>>,
 }
 

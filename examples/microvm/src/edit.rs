@@ -9,7 +9,6 @@
 use pgtable::{Gpa, Gva};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::allows::Allows;
 use crate::check::Checker;
 use crate::look::{Finds, look};
 use crate::report::{Failure, Report};
@@ -21,7 +20,7 @@ pub fn run<'a, V: Vm<'a>>(
     checker: &mut Checker<'a, V>,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let EditedPage { pid, at, places, linear } = V::EDITED;
+    let EditedPage { pid, at, places, linear, allows } = V::EDITED;
     machine.run_process(pid)?;
     let [here, there] = places;
     for (name, from, to) in [("the guest moves a page", here, there), ("and back", there, here)] {
@@ -45,7 +44,7 @@ pub fn run<'a, V: Vm<'a>>(
             return Err(Failure::Check { name, question, expected, walker: None, seen });
         }
         report.check(name, &question, expected, seen);
-        let finds = Finds::Page(to.0 + 8, Allows::both("rwx"));
+        let finds = Finds::Page(to.0 + 8, allows);
         for check in look(name, pid, at + 8, finds).checks::<V>() {
             checker.run(&check, report)?;
         }

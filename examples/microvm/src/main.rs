@@ -1,5 +1,5 @@
-//! A microVM whose every address goes through tables that this workspace built: on KVM-HV POWER9
-//! and on x86-64.
+//! A microVM whose every address goes through tables that this workspace built: on KVM-HV POWER9,
+//! on x86-64 and on RISC-V.
 //!
 //! The guest's trees are made by `pgtable` and an architecture's crate out of fragments that
 //! `frag-alloc` handed out, in guest memory that `vm-memory` owns. The guest then makes one access
@@ -17,7 +17,7 @@
 //! | `changes`, `edit` | changes by the VMM, and by the guest itself |
 //! | `teardown` | giving everything back, and counting |
 //! | `report` | what a person reads |
-//! | `power`, `x86` | the machines: `layout` (what is where), `changes` (which changes), `machine`, `shootdown` |
+//! | `power`, `x86`, `riscv64` | the machines: `layout` (what is where), `changes` (which changes), `machine`, `shootdown` |
 //! | `linux` | another guest: Linux, and a look at its tables |
 
 mod allows;
@@ -30,6 +30,8 @@ mod look;
 mod power;
 mod program;
 mod report;
+#[cfg(target_arch = "riscv64")]
+mod riscv64;
 mod space;
 mod teardown;
 mod vm;
@@ -42,7 +44,7 @@ use clap::Parser;
 
 use report::Report;
 
-/// Runs a guest (KVM-HV on POWER9, KVM on x86-64) behind page tables that this workspace built, and
+/// Runs a guest (KVM-HV on POWER9, KVM on x86-64 and RISC-V) behind page tables that this workspace built, and
 /// checks each access from inside.
 #[derive(Parser)]
 struct Options {
@@ -69,6 +71,8 @@ fn main() -> ExitCode {
     let result = match std::env::consts::ARCH {
         #[cfg(target_arch = "x86_64")]
         "x86_64" => x86::run(&mut report),
+        #[cfg(target_arch = "riscv64")]
+        "riscv64" => riscv64::run(&mut report),
         _ => power::run(options.memory, &mut report),
     };
     match result {

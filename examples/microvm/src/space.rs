@@ -56,11 +56,6 @@ where
         self.tree.format()
     }
 
-    /// Whether there are pages of `2^shift` bytes.
-    pub fn has_leaf(&self, shift: u8) -> bool {
-        self.format().geometry().leaf(shift).is_some()
-    }
-
     /// Maps. Nothing is stale after it: no processor here remembers that a page was absent, and KVM
     /// looks again at a fault.
     pub fn map(

@@ -12,6 +12,7 @@ use pgtable::{Access, Entry, Format, Gpa, GuestTables, Gva, Invalidate, Level, S
 use probe_guest::Probe;
 use vm_memory::GuestMemoryMmap;
 
+use crate::allows::Allows;
 use crate::check::{Answer, Check, Checker};
 use crate::look::Finds;
 use crate::report::{Failure, Report};
@@ -55,6 +56,7 @@ pub struct EditedPage {
     pub places: [(u64, u64); 2],
     /// Where the guest finds its tables, less their guest-physical address.
     pub linear: u64,
+    pub allows: Allows,
 }
 
 /// A microVM, borrowed in parts: invalidation runs the guest while a space is being changed.

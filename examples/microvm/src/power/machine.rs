@@ -49,6 +49,7 @@ impl<'a> Vm<'a> for Machine<'a> {
         at: 0x007f_0000,
         places: [(0x0070_0000, 0x0123_4567_89ab_cdef), (0x0078_0000, 0xfedc_ba98_7654_3210)],
         linear: LINEAR,
+        allows: Allows::both("rwx"),
     };
 
     fn parts(&self) -> Parts<'a> {

@@ -105,6 +105,7 @@ impl<'a> Vm<'a> for Machine<'a> {
         at: 0x005f_9000,
         places: [(0x0061_1000, 0x0123_4567_89ab_cdef), (0x0063_0000, 0xfedc_ba98_7654_3210)],
         linear: LINEAR,
+        allows: Allows::both("rwx"),
     };
 
     fn parts(&self) -> Parts<'a> {

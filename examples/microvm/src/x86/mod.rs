@@ -18,7 +18,7 @@ use std::fs;
 use arch_x86::PageAttributes;
 use frag_alloc::guest_frames;
 use kvm_ioctls::Kvm;
-use pgtable::{Gpa, GuestTables, Leaves, Prot};
+use pgtable::{Format, Gpa, GuestTables, Leaves, Prot};
 use probe_guest::x86::{GREETING, Outcome, ProbeGuest};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -115,7 +115,7 @@ fn build(spaces: &mut [Space<'_>], report: &mut Report) -> Result<(), Failure> {
             Leaves::Exactly(12),
         )?;
         for row in MAPPINGS.iter().filter(|row| row.pid == pid) {
-            if !space.has_leaf(row.leaf) {
+            if space.format().geometry().leaf(row.leaf).is_none() {
                 continue;
             }
             let attributes = PageAttributes::from(row.prot).with_pat(row.memory);
