@@ -88,6 +88,7 @@ pub struct Mapping {
     pub leaf: u8,
     pub prot: Prot,
     /// Its memory type, by the architecture's number.
+    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "riscv64")), expect(dead_code))]
     pub memory: u8,
     pub allows: Allows,
 }
@@ -122,5 +123,24 @@ impl Mapping {
             let finds = Finds::Page(self.output + offset, self.allows);
             look(self.name, pid, self.input + offset, finds).check::<V>(access)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::power::Machine;
+
+    /// The first word, the last, and one between, by the supervisor and by the user.
+    #[test]
+    fn a_mapping_is_looked_at_in_six_ways() {
+        let mapping =
+            row(("a page", 1), 0x1000, 0x5000, (0x1000, 12), Prot::R, Allows::both("r--"));
+        let checks: Vec<_> = mapping.checks::<Machine<'_>>().collect();
+        let seen: Vec<_> = checks.iter().map(|it| (it.address.get(), it.access)).collect();
+        let places = [0x1000, 0x1550, 0x1ff8, 0x1550, 0x1ff8, 0x1000];
+        assert_eq!(seen, places.into_iter().zip(ACCESSES).collect::<Vec<_>>());
+        assert_eq!(checks[3].expected, Answer::Reaches(Gpa::new(0x5550)));
+        assert!(matches!(checks[1].expected, Answer::Takes(_)));
     }
 }

@@ -8,8 +8,8 @@ use crate::cargo::cargo;
 use crate::microvm::{LinuxOptions, Mmu};
 use crate::ppc64le::Toolchain;
 use crate::toolbox::table::{
-    BOCHS, COMPILERS, LIBRARIES_PPC64EL, MAKE, QEMU_ARM, QEMU_PPC, QEMU_RISCV, QEMU_USER, QEMU_X86,
-    SPIKE, SYSTEM_PPC64EL, Tool, VALGRIND,
+    BOCHS, COMPILERS, LIBRARIES_PPC64EL, LIBRARIES_RISCV64, MAKE, QEMU_ARM, QEMU_PPC, QEMU_RISCV,
+    QEMU_USER, QEMU_X86, RUST_TRIXIE, SPIKE, SYSTEM_PPC64EL, SYSTEM_RISCV64, Tool, VALGRIND,
 };
 use crate::xtask::{CONFORMANCE, LIBRARIES, POWER_EXAMPLES, Xtask};
 use crate::{bench, command, fuzz, microvm, probe, report, x86_host};
@@ -22,8 +22,9 @@ const POWER_HOST: &[&Tool] = &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_PPC, &SYSTE
 const PROBE: &[&Tool] =
     &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_PPC, &SYSTEM_PPC64EL, &QEMU_X86, &BOCHS];
 
-/// What RISC-V trees are tried on.
-const RISCV64: &[&Tool] = &[&COMPILERS, &QEMU_RISCV, &SPIKE];
+/// What RISC-V trees are tried on, what an emulated RISC-V host is made of, and programs for it.
+const RISCV64: &[&Tool] =
+    &[&COMPILERS, &QEMU_RISCV, &SPIKE, &RUST_TRIXIE, &LIBRARIES_RISCV64, &SYSTEM_RISCV64];
 
 /// What AArch64 trees are tried on.
 const AARCH64: &[&Tool] = &[&COMPILERS, &QEMU_ARM];
@@ -178,9 +179,9 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "riscv64",
-        about: "RISC-V trees of one and of two stages against bare harts of QEMU and of Spike",
+        about: "RISC-V trees against bare harts of QEMU and of Spike, the microVM on a RISC-V host",
         emulated: true,
-        cpu_seconds: 100,
+        cpu_seconds: 350,
         tools: RISCV64,
         run: riscv64,
     },
@@ -263,7 +264,8 @@ fn aarch64(xtask: &Xtask) -> Result<()> {
 }
 
 fn riscv64(xtask: &Xtask) -> Result<()> {
-    probe_all(xtask, Arch::Riscv64)
+    probe_all(xtask, Arch::Riscv64)?;
+    succeeds("the microVM", microvm::run(xtask, microvm::Options::of(Arch::Riscv64))?)
 }
 
 fn probe_all(xtask: &Xtask, arch: Arch) -> Result<()> {

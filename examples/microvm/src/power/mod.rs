@@ -23,7 +23,7 @@ use crate::space::{self, TableCache, TableFrames};
 use crate::vm::{Parts, Vm};
 use changes::CHANGES;
 use layout::{KERNEL, LINEAR, LOOKS, MAPPINGS, PROCESS, PRTS, STUBS, guest, stubs};
-use machine::Machine;
+pub use machine::Machine;
 use shootdown::Shootdown;
 
 type Space<'a> = space::Space<'a, ProcessScoped, Shootdown<'a>>;
