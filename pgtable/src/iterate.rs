@@ -157,16 +157,25 @@ impl<'m, F: Format> Run<'m, F> {
         at: Position,
         visit: &mut impl FnMut(LeafOf<F>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
+        let present = self.format.bits(at).present;
         if has_groups::<F>() {
-            let mut next = 0;
-            while let Some(leaf) = self.next_leaf(&mut next) {
-                if let ControlFlow::Break(value) = visit(leaf?) {
-                    return Ok(ControlFlow::Break(value));
+            let (words, mut next) = (self.words(), 0);
+            while let Some(memory) = words.get(next) {
+                let word = load_any::<F>(memory, present);
+                let leaf = match word {
+                    Some(word) if group_of(&self.format, word, at) > 0 => self.next_leaf(&mut next),
+                    _ => {
+                        next += 1;
+                        word.and_then(|word| self.leaf(at, next - 1, word))
+                    }
+                };
+                match leaf.map(|leaf| leaf.map(&mut *visit)).transpose()? {
+                    Some(ControlFlow::Break(value)) => return Ok(ControlFlow::Break(value)),
+                    Some(ControlFlow::Continue(())) | None => {}
                 }
             }
             return Ok(ControlFlow::Continue(()));
         }
-        let present = self.format.bits(at).present;
         for (index, memory) in self.words.iter().enumerate() {
             if let Some(word) = load_any::<F>(memory, present) {
                 if let Some(leaf) = self.leaf(at, index, word) {

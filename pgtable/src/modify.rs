@@ -22,7 +22,7 @@ use crate::error::RangeError;
 use crate::format::{Bits, Entry, Format, Groups, Input, Output, Presence, usual_leaf};
 use crate::gather::{Gather, Invalidate};
 use crate::geometry::Position;
-use crate::group::{Unit, has_groups, joined, own_output_of, unit_in, unrecorded};
+use crate::group::{Unit, group_of, has_groups, joined, own_output_of, unit_in, unrecorded};
 use crate::memory::TableMemory;
 use crate::record::Writers;
 use crate::shortcut::Pattern;
@@ -168,6 +168,12 @@ impl Last {
     }
 }
 
+/// Whether the entry in `memory` says that it belongs to a group.
+#[inline(always)]
+fn in_group<F: Format>(format: &F, memory: &AtomicU64, at: Position) -> bool {
+    group_of(format, Word::<F>::new(memory).load(), at) > 0
+}
+
 /// Entries that are dealt with in one turn: a cache line. (The compiler does not unroll loops of
 /// atomic accesses.)
 const EIGHT: usize = 8;
@@ -179,7 +185,7 @@ impl<F: Format, E: Edit<F>> Verb<F> for Modify<E> {
         let entries = Presence::at(format, at);
         let mut alike = Alike::new::<F, E>(format, at);
         let mut done = Done::default();
-        if has_groups::<F>() {
+        if has_groups::<F>() && run.iter().any(|memory| in_group(format, memory, at)) {
             return self.run_units(format, run, at, offset);
         }
         let mut index = 0;
