@@ -5,9 +5,6 @@
 
 #[path = "hash/backing.rs"]
 mod backing;
-#[path = "../../pgtable/tests/support/mod.rs"]
-#[allow(dead_code, reason = "not everything is needed here")]
-mod support;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -21,7 +18,7 @@ use pgtable::{
     Access, AddressSpace, Attributes, DirectMap, Error, Gather, Gpa, Gva, Invalidate,
     InvalidateFailed, Leaves, Prot, RangeError, Stage1, Stale, Unused,
 };
-use support::{Arena, Tables};
+use pgtable_conformance::memory::{Arena, Tables};
 
 /// More entries in a row, and more empty places, than a chunk's 16 bits count: the stream goes on
 /// in another chunk. What was loaded counts as changed.

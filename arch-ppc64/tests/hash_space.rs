@@ -1,12 +1,10 @@
-//! The hashed address space against a flat map, through the harness that every address space
-//! passes; and what only it has: a table that is too small, slots, resizing.
+//! The hashed address space against a flat map, through the harness of the
+//! conformance kit; and what only it has: a table that is too small, slots, resizing.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "hash/backing.rs"]
 mod backing;
-#[path = "../../pgtable/tests/support/mod.rs"]
-mod support;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,15 +19,17 @@ use pgtable::{
     Access, AddressSpace, Attributes, DirectMap, Gather, Gpa, Gva, Leaves, Prot, Recorded,
     TableMemory, Unused,
 };
+use pgtable_conformance::flat::Flat;
+use pgtable_conformance::memory::{Arena, Tables, ranges};
+use pgtable_conformance::ops::{Op, ops};
+use pgtable_conformance::tlb::{Tlb, TlbOf};
 use proptest::prelude::*;
-use support::harness::{Harness, Op, op};
-use support::{Arena, Tables, ranges};
 
 type Space<'t> = HashedSpace<DirectMap<'t, Gpa>, &'t Tables<'t>, DirectMap<'t, Gpa>>;
 
 /// How many entries the table has, and that each is of a page that is mapped and stands where a
 /// search finds it.
-fn check_entries(harness: &Harness<'_, Space<'_>>, pages: Pages) -> usize {
+fn check_entries(harness: &Flat<'_, TlbOf<'_>, Space<'_>>, pages: Pages) -> usize {
     let hpt = harness.space.hpt();
     let mut seen = BTreeSet::new();
     for (ptex, hpte) in hpt.entries(0) {
@@ -61,19 +61,20 @@ fn against_a_flat_map(pages: Pages, layout: Layout, ops: &[Op]) {
         Context::new(5).unwrap(),
     )
     .unwrap();
-    let mut harness = Harness::new(space, &tables);
+    let tlb = TlbOf::new(&tables);
+    let mut harness = Flat::new(space, &tlb);
     harness.check();
     for op in ops {
         harness.apply(op);
     }
     check_entries(&harness, pages);
-    let mut gather = Gather::new(&harness.tlb, 7);
+    let mut gather = harness.gather();
     let (start, bytes) = harness.space.range();
     harness.space.unmap(start, bytes, &mut gather).unwrap();
     gather.finish(&tables).unwrap();
     assert_eq!(tables.live(), 1, "only the root is left");
     assert_eq!(check_entries(&harness, pages), 0, "no entry outlives its page");
-    let mut gather = Gather::new(&harness.tlb, 7);
+    let mut gather = harness.gather();
     harness.space.destroy(&mut gather).unwrap();
     gather.finish(&tables).unwrap();
     assert_eq!(tables.live(), 0);
@@ -86,7 +87,7 @@ macro_rules! spaces {
             proptest! {
                 #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 500, failure_persistence: None, ..ProptestConfig::default() })]
                 #[test]
-                fn a_flat_map(ops in proptest::collection::vec(op(), 1..20)) {
+                fn a_flat_map(ops in ops(20)) {
                     against_a_flat_map($pages, $layout, &ops);
                 }
             }
@@ -245,7 +246,7 @@ fn harvested_since_the_last_time() {
                 }
             }
             let entries = space.hpt().entries(0).count();
-            let tlb = support::Tlb::default();
+            let tlb = Tlb::default();
             tlb.cached
                 .borrow_mut()
                 .extend(used.iter().map(|page| (start + (page << shift), (0, 0))));

@@ -3,10 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "../../pgtable/tests/support/mod.rs"]
-#[allow(dead_code, reason = "not everything is needed here")]
-mod support;
-
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,7 +14,7 @@ use pgtable::{
     DirectMap, Gather, Gpa, Gva, Hpa, Invalidate, InvalidateFailed, Leaves, PageTable, Prot,
     Stage1, Stage2, Stale, TableMemory,
 };
-use support::{Arena, Tables};
+use pgtable_conformance::memory::{Arena, Tables};
 
 /// An entry stands sixteen bytes behind the one before it, and what is written there is what is
 /// read.

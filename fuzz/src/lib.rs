@@ -28,9 +28,6 @@ mod oracle;
 mod ptdump_core;
 mod radix_walk;
 mod reading;
-#[allow(dead_code, reason = "property tests use the rest")]
-#[path = "../../pgtable/tests/support/mod.rs"]
-mod support;
 mod sv_walk;
 mod two_stage_walk;
 mod x86_walk;

@@ -3,11 +3,11 @@
 use arbitrary::{Result, Unstructured};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
-use pgtable::{Format, Gather, Output, PageTable, Prot};
-
-use crate::oracle::tree::{TreeOp, apply};
-use crate::support::harness::{Choice, Harness, Op, Pages, Place};
-use crate::support::{Arena, Tables};
+use pgtable::{Format, Prot, Recorded, Writers};
+use pgtable_conformance::machine::Machine;
+use pgtable_conformance::memory::{Arena, Tables};
+use pgtable_conformance::mmu::Caches;
+use pgtable_conformance::ops::{Choice, Op, Pages, Place, TreeOp};
 
 /// The most operations of a case: the arena has room for what they could need, so that running out
 /// is a case's own choice.
@@ -15,12 +15,12 @@ const MOST: usize = 12;
 const ARENA: usize = 2 << 20;
 
 /// A format, and operations on a tree of it: map, unmap, protect, cursors, split, promote, remap,
-/// each with an allocator that may run out.
+/// harvest, relocate, each with an allocator that may run out.
 ///
 /// # Oracles
-/// The flat map of `pgtable`'s model tests, page by page, after each operation; a TLB that forgets
-/// nothing but what is invalidated; an allocator that checks what comes back. In the end nothing is
-/// left.
+/// The flat map of the conformance kit, page by page, after each operation; an emulated MMU that
+/// accesses the tree in the middle of each operation and forgets nothing but what is invalidated; an
+/// allocator that checks what comes back. In the end nothing is left.
 pub fn map_unmap(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let format = input.arbitrary::<u8>().unwrap_or(0);
@@ -53,19 +53,8 @@ fn run<F: Format>(format: F, ops: &[TreeOp]) {
 
 fn run_in<F: Format>(arena: &Arena, format: F, ops: &[TreeOp]) {
     let tables = Tables::new(arena);
-    let space =
-        PageTable::new(format, arena.memory::<Output<F>>(), &tables).expect("room for a root");
-    let mut harness = Harness::new(space, &tables);
-    for op in ops {
-        apply(&mut harness, op);
-    }
-    let live = tables.live();
-    let finished = harness
-        .space
-        .destroy(Gather::new(&harness.tlb, 7))
-        .map_err(|(_, error)| error)
-        .expect("sound");
-    assert_eq!((finished.tables, tables.live()), (live, 0));
+    let machine = Machine::new(format, arena, &tables, Caches::STRICT);
+    pgtable_conformance::tree::run(&machine, ops);
 }
 
 fn byte(input: &mut Unstructured<'_>, below: u16) -> Result<u64> {
@@ -113,7 +102,7 @@ fn choice(input: &mut Unstructured<'_>) -> Result<Choice> {
 }
 
 fn tree_op(input: &mut Unstructured<'_>) -> Result<TreeOp> {
-    Ok(match input.arbitrary::<u8>()? % 10 {
+    Ok(match input.arbitrary::<u8>()? % 12 {
         0..3 => TreeOp::Space(Op::Map {
             at: place(input)?,
             pages: pages(input)?,
@@ -147,6 +136,16 @@ fn tree_op(input: &mut Unstructured<'_>) -> Result<TreeOp> {
             TreeOp::Split(at, pages, byte(input, 4)? as usize, budget(input)?)
         }
         8 => TreeOp::Promote(place(input)?, 1 + byte(input, 2400)?),
-        _ => TreeOp::Remap(place(input)?, 1 + byte(input, 40)?, byte(input, 4096)?, prot(input)?),
+        9 => TreeOp::Remap(place(input)?, 1 + byte(input, 40)?, byte(input, 4096)?, prot(input)?),
+        10 => {
+            let (at, pages, how) = (place(input)?, 1 + byte(input, 1200)?, input.arbitrary::<u8>()?);
+            let recorded = [Recorded::Accessed, Recorded::Dirty][usize::from(how & 1)];
+            let writers = [Writers::Running, Writers::Stopped][usize::from(how >> 1 & 1)];
+            TreeOp::Harvest(at, pages, recorded, writers)
+        }
+        _ => {
+            let (which, root) = (byte(input, 64)?, input.arbitrary::<u8>()? & 1 != 0);
+            TreeOp::Relocate(which, root, budget(input)?)
+        }
     })
 }

@@ -6,8 +6,6 @@ pub(crate) mod hash_hcall;
 pub(crate) mod radix;
 #[path = "../../arch-riscv64/tests/support/mod.rs"]
 pub(crate) mod riscv_model;
-#[path = "../../pgtable/tests/model/tree.rs"]
-pub(crate) mod tree;
 #[path = "../../arch-x86/tests/stage1.rs"]
 pub(crate) mod x86_stage1;
 #[path = "../../arch-x86/tests/stage2.rs"]

@@ -247,6 +247,9 @@ where
 
     /// Maps the page at `input` to the one at `output`.
     ///
+    /// Not a page that this cursor unmapped: hardware may still hold the old translation, and some
+    /// architectures forbid two for one address. Finish the cursor and its gather first.
+    ///
     /// # Errors
     /// [`Error::Mapped`], [`Error::Range`], [`Error::LeafSize`] (not aligned, or pages of another
     /// size stand there), [`Error::Unencodable`], [`Error::Alloc`]; nothing was changed then.

@@ -80,6 +80,9 @@ where
 {
     /// Maps `bytes` bytes from `input` on to those from `output` on.
     ///
+    /// Where something was unmapped, finish its gather first: hardware may still hold the old
+    /// translation, and some architectures forbid two for one address.
+    ///
     /// # Errors
     /// [`Error::Mapped`] where something is mapped already; [`Error::Range`], [`Error::LeafSize`],
     /// [`Error::Unencodable`], [`Error::Alloc`]. Everything before the error's address is mapped,

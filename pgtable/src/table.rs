@@ -143,6 +143,7 @@ where
         mut gather: Gather<'_, F::Stage, I>,
     ) -> Result<Finished, (Self, GatherError)> {
         gather.everything();
+        gather.table_left();
         if let Err(error) = gather.flush(&self.tables) {
             return Err((self, error.into()));
         }

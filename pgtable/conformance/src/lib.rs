@@ -6,60 +6,190 @@
 //! | module | what it checks |
 //! | --- | --- |
 //! | [`words`] | the codec, word by word: encoding against decoding, shortcuts against the codec, records |
+//! | [`tree`] | every verb of a tree against a flat map, with an allocator that runs out; iteration, copies, movement |
+//! | [`shared`], [`locked`] | the writers of a shared tree, one at a time |
+//! | [`writers`], [`readers`] | writers, and readers beside a writer, on threads |
+//! | [`records`] | accessed and dirty, harvested |
+//! | [`keep`] | tables that stay though they are empty |
+//! | [`hostile`] | tables that others write, and memory that refuses |
+//! | [`loads`] | how many words operations ask for |
+//! | [`machine`], [`mmu`] | invalidation: an emulated MMU accesses the tree in the middle of each verb, caches what it may, and must never be left with what is no longer true |
 //!
-//! Three formats of no crate of this workspace stand here as examples, and are tested like all
-//! others: [`sv`], [`lpa`] and [`amd`].
+//! Formats of no crate of this workspace stand here as examples, and are tested like all others:
+//! [`sv`], [`lpa`], [`amd`] and [`deep`].
 //!
 //! ```
-//! use arch_x86::{Controls, Levels, LongMode};
+//! use pgtable_conformance::sv::Sv;
 //!
 //! pgtable_conformance::conformance! {
-//!     four_levels: LongMode::new(Levels::Four, Controls::new());
-//!     five_levels: LongMode::new(Levels::Five, Controls::new());
+//!     sv39: Sv::SV39;
+//!     sv48: Sv::SV48;
 //! }
 //! # fn main() {}
 //! ```
 #![allow(clippy::missing_panics_doc, reason = "every function here panics where a rule is broken")]
 
 pub mod amd;
+pub mod cases;
+pub mod deep;
+pub mod flat;
+pub mod hostile;
+pub mod keep;
+pub mod loads;
+pub mod locked;
 pub mod lpa;
+pub mod machine;
+pub mod memory;
+pub mod mmu;
+pub mod ops;
+pub mod readers;
+pub mod records;
+pub mod shared;
 pub mod sv;
+pub mod tlb;
+pub mod tree;
 pub mod words;
+pub mod writers;
 
 pub use proptest;
 
-/// Makes a module of tests for each line `name: format;`.
+/// Makes a module of tests for each line `name: format;` or `name: format, caches;`.
+///
+/// `caches` is a [`Caches`](mmu::Caches) and says what the emulated MMU may hold. Without it the
+/// MMU is [the strictest](mmu::Caches::STRICT).
 #[macro_export]
 macro_rules! conformance {
+    ($($name:ident: $format:expr $(, $caches:expr)?;)+) => {
+        $(
+            mod $name {
+                #[allow(unused_imports, reason = "the expression may need none")]
+                use super::*;
+
+                const CACHES: $crate::mmu::Caches =
+                    $crate::caches!($($caches)?);
+
+                $crate::codec_tests!($format);
+
+                /// Verbs of a tree beside an MMU, against a flat map.
+                #[test]
+                fn verbs() {
+                    $crate::tree::random($format, CACHES, 64);
+                }
+
+                /// A writer of a shared tree, alone.
+                #[test]
+                fn alone() {
+                    $crate::shared::alone($format, CACHES, 32);
+                }
+
+                /// Verbs under one lock of a shared tree.
+                #[test]
+                fn locked() {
+                    $crate::locked::random($format, CACHES, 24);
+                }
+
+                /// Accessed and dirty.
+                #[test]
+                fn records() {
+                    $crate::records::random($format, CACHES, 32);
+                }
+
+                /// Empty tables that stay.
+                #[test]
+                fn keep() {
+                    $crate::keep::random($format, CACHES, 64);
+                }
+
+                /// Many writers on threads.
+                #[test]
+                fn writers() {
+                    $crate::writers::together($format, 5000);
+                }
+
+                /// Readers on threads beside a writer.
+                #[test]
+                fn readers() {
+                    $crate::readers::beside_a_writer($format, 1000);
+                }
+
+                /// Tables that others write, and memory that refuses.
+                #[test]
+                fn hostile() {
+                    $crate::hostile::random($format, 64);
+                }
+
+                /// Words of table memory that operations ask for.
+                #[test]
+                fn loads() {
+                    $crate::loads::bounded($format);
+                }
+
+                /// Snapshots and rebuilt trees.
+                #[test]
+                fn copies() {
+                    $crate::tree::copies($format, CACHES, 16);
+                }
+
+                /// Promoting and splitting are inverses.
+                #[test]
+                fn there_and_back() {
+                    $crate::tree::there_and_back($format, CACHES);
+                }
+            }
+        )+
+    };
+}
+
+/// Makes a module of tests for each line `name: format;`, as [`conformance!`] does, but only those of
+/// words: for values of a format whose controls change how words are read, and not how trees are
+/// built.
+#[macro_export]
+macro_rules! codec {
     ($($name:ident: $format:expr;)+) => {
         $(
             mod $name {
                 #[allow(unused_imports, reason = "the expression may need none")]
                 use super::*;
 
-                $crate::proptest::proptest! {
-                    #![proptest_config($crate::words::config())]
-
-                    /// The codec and the shortcuts, on words of any content.
-                    #[test]
-                    fn words(word in $crate::words::any_word(), level: u8, shift in 0u8..64) {
-                        let at = ::pgtable::Position { level: ::pgtable::Level(level), shift };
-                        $crate::words::word(&$format, word, at);
-                    }
-
-                    /// Leaves of every size, from any output on.
-                    #[test]
-                    fn leaves(output: u64, prot in 0u8..16) {
-                        $crate::words::leaves_of(&$format, output, prot);
-                    }
-
-                    /// Addresses and offsets.
-                    #[test]
-                    fn offsets(address: u64) {
-                        $crate::words::offsets(&$format, address);
-                    }
-                }
+                $crate::codec_tests!($format);
             }
         )+
+    };
+}
+
+/// The caches of a line of [`conformance!`].
+#[doc(hidden)]
+#[macro_export]
+macro_rules! caches {
+    () => {
+        $crate::mmu::Caches::STRICT
+    };
+    ($caches:expr) => {
+        $caches
+    };
+}
+
+/// The tests of one format's words.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! codec_tests {
+    ($format:expr) => {
+        /// The codec and the shortcuts, on words of any content.
+        #[test]
+        fn words() {
+            $crate::words::random_words(&$format);
+        }
+
+        /// Leaves of every size, from any output on.
+        #[test]
+        fn leaves() {
+            $crate::words::random_leaves(&$format);
+        }
+
+        /// Addresses and offsets.
+        #[test]
+        fn offsets() {
+            $crate::words::random_offsets(&$format);
+        }
     };
 }

@@ -5,6 +5,7 @@ use pgtable::{
     Access, Address, Attributes, Bits, Cause, Entry, Format, Groups, Input, Level, MAX_GROUP,
     MAX_LEVELS, Output, Position, Prot, Record,
 };
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
 
 /// Every access.
 pub const ACCESSES: [Access; 6] = [
@@ -342,8 +343,7 @@ pub fn leaves_of<F: Format>(format: &F, output: u64, prot: u8) {
 }
 
 /// Words as somebody may write them: any, sparse, dense, and with few bits changed from those.
-pub fn any_word() -> impl proptest::strategy::Strategy<Value = u64> {
-    use proptest::prelude::{Just, Strategy, any, prop_oneof};
+pub fn any_word() -> impl Strategy<Value = u64> {
     let base = prop_oneof![
         any::<u64>(),
         (any::<u64>(), any::<u64>()).prop_map(|(a, b)| a & b),
@@ -356,8 +356,24 @@ pub fn any_word() -> impl proptest::strategy::Strategy<Value = u64> {
         .prop_map(move |(word, end, bit, flip)| (word | ends[end]) ^ (u64::from(flip) << bit))
 }
 
-/// How often each property is tried.
-#[must_use]
-pub fn config() -> proptest::test_runner::Config {
-    proptest::test_runner::Config { cases: 2048, ..Default::default() }
+/// The number of random values that each property is tried on.
+const CASES: u32 = 2048;
+
+/// [`word`] on words of any content, at places of any kind.
+pub fn random_words<F: Format>(format: &F) {
+    let strategy = (any_word(), any::<u8>(), 0u8..64).boxed();
+    crate::cases::run(CASES, &strategy, &|&(content, level, shift)| {
+        word(format, content, Position { level: Level(level), shift });
+    });
+}
+
+/// [`leaves_of`] from any output on.
+pub fn random_leaves<F: Format>(format: &F) {
+    let strategy = (any::<u64>(), 0u8..16).boxed();
+    crate::cases::run(CASES, &strategy, &|&(output, prot)| leaves_of(format, output, prot));
+}
+
+/// [`offsets`] of any address.
+pub fn random_offsets<F: Format>(format: &F) {
+    crate::cases::run(CASES, &any::<u64>().boxed(), &|&address| offsets(format, address));
 }

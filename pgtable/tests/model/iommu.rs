@@ -4,7 +4,6 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::harness::{Harness, Op, op};
 use crate::support::{Arena, Tables};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
@@ -12,6 +11,11 @@ use pgtable::{
     Access, Address, Format, Gather, Gpa, GuestTables, Gva, Hpa, Input, Invalidate,
     InvalidateFailed, Leaves, Output, PageTable, Prot, Stage, Stale, TableIommu, TableMemory,
 };
+use pgtable_conformance::flat::Flat;
+use pgtable_conformance::machine::Machine;
+use pgtable_conformance::mmu::Caches;
+use pgtable_conformance::ops::{Op, ops};
+use pgtable_conformance::tree::FlatTree;
 use proptest::prelude::*;
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::iommu::{Error, Iommu, IovaRange, MappedRange};
@@ -67,7 +71,8 @@ fn requests<F: Format>(format: F, ops: &[Op], requests: &[Request]) {
     let arena = Arena::new(8 << 20);
     let tables = Tables::new(&arena);
     let memory = arena.memory::<Output<F>>();
-    let mut harness = Harness::new(PageTable::new(format, memory, &tables).unwrap(), &tables);
+    let machine = Machine::new(format, &arena, &tables, Caches::STRICT);
+    let mut harness = Flat::new(machine.tree().unwrap(), &machine);
     let iommu = TableIommu::<F, _, 4>::new(format, memory, harness.space.root());
     for op in ops {
         harness.apply(op);
@@ -83,11 +88,11 @@ fn requests<F: Format>(format: F, ops: &[Op], requests: &[Request]) {
             check(&harness, &iommu, iova, length, access);
         }
     }
-    harness.space.destroy(Gather::new(&harness.tlb, 7)).map_err(|(_, error)| error).unwrap();
+    machine.destroy(harness.space);
 }
 
-fn check<F: Format, M: TableMemory<Output<F>> + std::fmt::Debug + Send + Sync>(
-    harness: &Harness<'_, PageTable<F, M, &Tables<'_>>>,
+fn check<F: Format>(
+    harness: &FlatTree<'_, F>,
     iommu: &impl Iommu,
     iova: u64,
     length: u64,
@@ -148,7 +153,7 @@ macro_rules! formats {
         proptest! {
             #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
             $(#[test]
-            fn $name(ops in proptest::collection::vec(op(), 1..10), wanted in proptest::collection::vec(request(), 1..12)) {
+            fn $name(ops in ops(10), wanted in proptest::collection::vec(request(), 1..12)) {
                 requests($format, &ops, &wanted);
             })*
         }

@@ -1,174 +1,18 @@
 //! Several operations under one lock: a [`LockedRange`](pgtable::LockedRange) does what the one
 //! writer of an exclusive tree does, verb by verb, and holds no more than it has to.
 
-use std::ops::ControlFlow;
-
 use arch_ppc64::radix::{Granule, ProcessScoped};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
+use arch_x86::{Controls, Levels, LongMode};
 use pgtable::{
-    Access, Address, DirectMap, Error, Format, Gather, Gpa, Gva, Input, Leaves, Output, PageTable,
-    Prot, RangeError, Recorded, SharedPageTable, Unused, Writers,
+    Access, DirectMap, Error, Format, Gather, Gpa, Gva, Leaves, Output, PageTable, Prot,
+    RangeError, Recorded, SharedPageTable, Unused, Writers,
 };
-use proptest::prelude::*;
 
 use crate::sharing::{Impatient, Shareable};
 use crate::support::{Arena, Tables};
 
 /// What one entry of the second level covers, in every format here.
 const LARGE: u64 = 1 << 21;
-/// The range that is locked: across the border of two tables of the second level, so that what is
-/// locked is above both.
-const START: u64 = (1 << 30) - 2 * LARGE;
-const BYTES: u64 = 4 * LARGE;
-
-/// One operation, on pages from the start of the range.
-#[derive(Clone, Debug)]
-enum Op {
-    Map { page: u64, pages: u64, output: u64, leaves: Leaves },
-    Unmap { page: u64, pages: u64 },
-    Protect { page: u64, pages: u64, prot: Prot },
-    Split { page: u64, pages: u64 },
-    Promote,
-    Use { page: u64, store: bool },
-    Harvest { page: u64, pages: u64, recorded: Recorded, writers: Writers },
-}
-
-/// On pages of `2^shift` bytes.
-fn op(shift: u8) -> impl Strategy<Value = Op> {
-    let large = LARGE >> shift;
-    let all = BYTES >> shift;
-    let page = prop_oneof![2 => 0..all, 1 => (0..4u64).prop_map(move |part| part * large)];
-    let pages = prop_oneof![2 => 1..40u64, 1 => Just(large), 1 => 1..=all];
-    let leaves = prop_oneof![2 => Just(Leaves::Largest), 1 => Just(Leaves::Exactly(shift))];
-    let place = (page, pages).prop_map(move |(page, pages)| (page, pages.min(all - page)));
-    let recorded = prop_oneof![Just(Recorded::Accessed), Just(Recorded::Dirty)];
-    let writers = prop_oneof![Just(Writers::Running), Just(Writers::Stopped)];
-    let prot = prop_oneof![Just(Prot::R), Just(Prot::RW), Just(Prot::RWX)];
-    prop_oneof![
-        4 => (place.clone(), 0..3u64, leaves).prop_map(move |((page, pages), output, leaves)| {
-            // In step with the input, so that a part may be one leaf again; or not.
-            Op::Map { page, pages, output: output * (3 * large + 1) + page, leaves }
-        }),
-        2 => place.clone().prop_map(|(page, pages)| Op::Unmap { page, pages }),
-        2 => (place.clone(), prot).prop_map(|((page, pages), prot)| Op::Protect { page, pages, prot }),
-        2 => place.clone().prop_map(|(page, pages)| Op::Split { page, pages }),
-        2 => Just(Op::Promote),
-        3 => (0..all, any::<bool>()).prop_map(|(page, store)| Op::Use { page, store }),
-        2 => (place, recorded, writers)
-            .prop_map(|((page, pages), recorded, writers)| Op::Harvest { page, pages, recorded, writers }),
-    ]
-}
-
-/// Does the same to an exclusive tree and, under one lock, to a shared one: every answer is the
-/// same, and so is every leaf at the end of it.
-fn same<F: Format>(format: F, ops: &[Op]) {
-    let arena = Arena::new(8 << 20);
-    let tables = Tables::new(&arena);
-    let mut one = PageTable::new(format, arena.memory::<Output<F>>(), &tables).unwrap();
-    let shared = shared(format, &arena, &tables);
-    let writer = shared.writer().unwrap();
-    let shift = format.geometry().page_shift();
-    let (mut stale, mut gather) = (Gather::new(&Unused, ()), Gather::new(&Unused, ()));
-    let mut cursor = writer.lock(Input::<F>::new(START), BYTES).unwrap();
-    let input = |page: u64| Input::<F>::new(START + (page << shift));
-    for op in ops {
-        match *op {
-            Op::Map { page, pages, output, leaves } => {
-                let (at, to, bytes) =
-                    (input(page), Output::<F>::new(output << shift), pages << shift);
-                let attributes = F::Attributes::from(Prot::RW);
-                let (exclusive, locked) = (
-                    one.map(at, to, bytes, attributes, leaves),
-                    cursor.map(at, to, bytes, attributes, leaves),
-                );
-                assert_eq!(exclusive, locked, "{op:?}");
-            }
-            Op::Unmap { page, pages } => {
-                let (at, bytes) = (input(page), pages << shift);
-                assert_eq!(
-                    one.unmap(at, bytes, &mut stale),
-                    cursor.unmap(at, bytes, &mut gather),
-                    "{op:?}"
-                );
-            }
-            Op::Protect { page, pages, prot } => {
-                let (at, bytes, attributes) =
-                    (input(page), pages << shift, F::Attributes::from(prot));
-                let exclusive = one.set_attributes(at, bytes, attributes, &mut stale);
-                assert_eq!(
-                    exclusive,
-                    cursor.set_attributes(at, bytes, attributes, &mut gather),
-                    "{op:?}"
-                );
-            }
-            Op::Split { page, pages } => {
-                let (at, bytes) = (input(page), pages << shift);
-                let exclusive = one.split(at, bytes, shift, &mut stale);
-                assert_eq!(exclusive, cursor.split(at, bytes, shift, &mut gather), "{op:?}");
-            }
-            Op::Promote => {
-                let exclusive = one.promote(input(0), BYTES, &mut stale);
-                assert_eq!(exclusive, cursor.promote(input(0), BYTES, &mut gather), "{op:?}");
-            }
-            Op::Use { page, store } => {
-                let access = if store { Access::WRITE } else { Access::READ };
-                let exclusive = one.walker().access(input(page), access).is_ok();
-                assert_eq!(
-                    exclusive,
-                    shared.walker().access(input(page), access).is_ok(),
-                    "{op:?}"
-                );
-            }
-            Op::Harvest { page, pages, recorded, writers } => {
-                let (at, bytes, mut bits) = (input(page), pages << shift, [[0; 40]; 2]);
-                let exclusive = one.harvest(at, bytes, recorded, writers, &mut bits[0], &mut stale);
-                let locked =
-                    cursor.harvest(at, bytes, recorded, writers, &mut bits[1], &mut gather);
-                assert_eq!((exclusive, bits[0]), (locked, bits[1]), "{op:?}");
-            }
-        }
-        let found = cursor.query(input(0)).unwrap();
-        assert_eq!(one.walker().query(input(0)).unwrap(), found);
-    }
-    cursor.finish(&mut gather);
-    let leaves = |walker: pgtable::Walker<F, _>| {
-        let mut leaves = Vec::new();
-        let visited = walker.for_each(Input::<F>::new(START), BYTES, |leaf| {
-            leaves.push(leaf);
-            ControlFlow::<()>::Continue(())
-        });
-        assert_eq!(visited, Ok(ControlFlow::Continue(())));
-        leaves
-    };
-    assert_eq!(leaves(one.walker()), leaves(shared.walker()));
-    // No table was lost, none is left behind.
-    one.unmap(Input::<F>::new(START), BYTES, &mut stale).unwrap();
-    shared.into_inner().unmap(Input::<F>::new(START), BYTES, &mut gather).unwrap();
-    for mut gather in [stale, gather] {
-        gather.finish(&&tables).unwrap();
-    }
-    assert_eq!(tables.live(), 2, "only the roots are left");
-}
-
-macro_rules! formats {
-    ($($name:ident: $format:expr, $shift:expr;)*) => {
-        proptest! {
-            #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
-            $(#[test]
-            fn $name(ops in proptest::collection::vec(op($shift), 1..30)) {
-                same($format, &ops);
-            })*
-        }
-    };
-}
-
-formats! {
-    radix_64k_under_a_lock: ProcessScoped::new(Granule::K64), 16;
-    x86_under_a_lock: LongMode::new(Levels::Four, Controls::new()), 12;
-    ept_under_a_lock: Ept::new(Levels::Four, EptControls { accessed_dirty: true, ..EptControls::new() }), 12;
-}
-
-/// An empty tree for many writers.
 fn shared<'t, F: Format>(
     format: F,
     arena: &'t Arena,

@@ -3,9 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod address_space;
 mod cache;
-mod deep;
 mod diff;
 mod found;
 mod gather;
@@ -20,7 +18,6 @@ mod keep;
 mod locked;
 mod movement;
 mod plain;
-mod readers;
 mod record;
 mod refused;
 mod reshape;
@@ -28,7 +25,6 @@ mod sharing;
 #[path = "../support/mod.rs"]
 mod support;
 mod tracked;
-mod tree;
 mod two_stage;
 mod verbs;
 mod waiting;

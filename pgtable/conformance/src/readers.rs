@@ -9,13 +9,14 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
-use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Owner, Policy, Region};
+use frag_alloc::{Cache, Deferred, Epochs, Kind, Owner, Policy};
 use pgtable::{
     Access, Address, Cause, DirectMap, Error, Format, Gather, Input, Leaves, Output, PageTable,
     Prot, RangeError, Unused, Walker,
 };
+
+use crate::cases::Random;
+use crate::memory::Scarce;
 
 /// Regions of one large page each, every one under a table of the third level of its own. The last
 /// is never changed.
@@ -51,28 +52,29 @@ impl Places {
     }
 }
 
-fn random(state: &mut u64, bound: u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    (*state >> 11) % bound
-}
-
-fn hammer<F: Format>(format: F, frames: u32, rounds: u64) {
+/// Readers look at pages while one writer changes them, for `rounds` changes.
+///
+/// # Panics
+/// If a translation was never true while its reader was looking, or if a table is lost.
+pub fn beside_a_writer<F: Format>(format: F, rounds: u64) {
+    if format.geometry().address_bits() < 34 {
+        // No room for the regions.
+        return;
+    }
     let shift = format.geometry().page_shift();
     let places = Places { shift, pages: REGION >> shift };
-    let start = Output::<F>::new(1 << 20);
-    let words: Vec<AtomicU64> = (0..frames << 13).map(|_| AtomicU64::new(0)).collect();
-    let memory = DirectMap::new(&words, start);
-    let frames = Frames::new(Region::new(memory, start, frames, 16).unwrap()).unwrap();
+    let Some(scarce) = Scarce::new(format, 6) else { return };
+    let (memory, frames) = (scarce.memory::<F>(), scarce.frames::<F>());
     let epochs = Epochs::new(READERS);
     let tables = Deferred::new(Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse), &epochs);
     let truth: Vec<Truth> = (0..places.pages * REGIONS).map(|_| Truth::default()).collect();
-    let mut space = PageTable::new(format, memory, &tables).unwrap();
+    let mut space = PageTable::new(format, memory, &tables).expect("nothing fails");
 
     let root = AtomicU64::new(space.root().get());
     let mut writer = Writer { places, truth: &truth, number: 0, root: &root };
-    writer.map(&mut space, STEADY * places.pages, places.pages, Leaves::Exactly(shift)).unwrap();
+    writer
+        .map(&mut space, STEADY * places.pages, places.pages, Leaves::Exactly(shift))
+        .expect("nothing fails");
     let (done, translated) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for seed in 1..=READERS as u64 {
@@ -87,12 +89,12 @@ fn hammer<F: Format>(format: F, frames: u32, rounds: u64) {
                     }
                 }
                 let _end = End(done);
-                let mut reader = epochs.reader().unwrap();
-                let mut state = seed;
+                let mut reader = epochs.reader().expect("nothing fails");
+                let random = Random::new(seed);
                 while !done.load(Ordering::Relaxed) {
                     let reading = reader.read();
-                    for _ in 0..random(&mut state, 16) {
-                        let page = random(&mut state, places.pages * REGIONS);
+                    for _ in 0..random.below(16) {
+                        let page = random.below(places.pages * REGIONS);
                         let ended = truth[page as usize].ended.load(Ordering::Acquire);
                         // Each look begins at the root, which moves.
                         let walker = Walker::new(
@@ -112,19 +114,19 @@ fn hammer<F: Format>(format: F, frames: u32, rounds: u64) {
             });
         }
         let began = Instant::now();
-        let (mut round, mut state) = (0, 0x9e37_79b9);
+        let (mut round, random) = (0, Random::new(0x9e37_79b9));
         while !done.load(Ordering::Relaxed)
-            && (round < rounds || translated.load(Ordering::Relaxed) < 50_000)
+            && (round < rounds || translated.load(Ordering::Relaxed) < 10_000)
         {
-            writer.step(&mut space, &mut state);
+            writer.step(&mut space, &random);
             // What may be used again is, at once.
-            tables.collect().unwrap();
+            tables.collect().expect("nothing fails");
             round += 1;
             assert!(began.elapsed() < Duration::from_secs(300), "the readers do not come to read");
         }
         done.store(true, Ordering::Relaxed);
     });
-    space.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
+    space.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).expect("nothing fails");
     drop(tables);
     assert!(frames.census().all_home(), "{:?}", frames.census());
 }
@@ -217,7 +219,7 @@ impl Writer<'_> {
         let mut gather = Gather::new(&Unused, ());
         let input = Input::<F>::new(self.places.input(first));
         let result = space.unmap(input, pages << self.places.shift, &mut gather);
-        gather.finish(space.tables()).unwrap();
+        gather.finish(space.tables()).expect("nothing fails");
         result.map_err(|error| error.error)?;
         for page in self.of(first, pages) {
             page.ended.store(page.begun.load(Ordering::Relaxed), Ordering::Release);
@@ -225,19 +227,19 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn step<F, M, A>(&mut self, space: &mut Tree<F, M, A>, state: &mut u64)
+    fn step<F, M, A>(&mut self, space: &mut Tree<F, M, A>, random: &Random)
     where
         F: Format,
         M: pgtable::TableMemory<Output<F>>,
         A: pgtable::TableAllocator<Output<F>>,
     {
         let Places { shift, pages } = self.places;
-        let region = random(state, STEADY) * pages;
+        let region = random.below(STEADY) * pages;
         let input = |page: u64| Input::<F>::new(self.places.input(page));
-        let (page, count) = (random(state, pages), 1 + random(state, 4));
+        let (page, count) = (random.below(pages), 1 + random.below(4));
         let (page, count) = (region + page, count.min(pages - page));
         let mut gather = Gather::new(&Unused, ());
-        let result = match random(state, 12) {
+        let result = match random.below(12) {
             0 => self
                 .unmap(space, region, pages)
                 .and_then(|()| self.map(space, region, pages, Leaves::Largest)),
@@ -246,14 +248,14 @@ impl Writer<'_> {
                 .and_then(|()| self.map(space, region, pages, Leaves::Exactly(shift))),
             3 => self.unmap(space, region, pages),
             4..8 => self.unmap(space, page, count).and_then(|()| {
-                if random(state, 3) > 0 {
+                if random.below(3) > 0 {
                     self.map(space, page, count, Leaves::Largest)
                 } else {
                     Ok(())
                 }
             }),
             8 => {
-                let prot = [Prot::R, Prot::RW][random(state, 2) as usize];
+                let prot = [Prot::R, Prot::RW][random.below(2) as usize];
                 let changed = space.protect(input(page), count << shift, prot, &mut gather);
                 changed.map(|_| ()).map_err(|error| error.error)
             }
@@ -271,31 +273,11 @@ impl Writer<'_> {
                 moved.and_then(|_| space.relocate_root(switch, &mut gather)).map(|_| ())
             }
         };
-        gather.finish(space.tables()).unwrap();
+        gather.finish(space.tables()).expect("nothing fails");
         match result {
             // Everything waits for a reader.
             Err(Error::Alloc(_)) => std::thread::yield_now(),
-            result => result.unwrap(),
+            result => result.expect("nothing fails"),
         }
     }
-}
-
-#[test]
-fn radix_64k() {
-    hammer(ProcessScoped::new(Granule::K64), 8, 3000);
-}
-
-#[test]
-fn radix_4k() {
-    hammer(PartitionScoped::new(Granule::K4), 8, 3000);
-}
-
-#[test]
-fn x86() {
-    hammer(LongMode::new(Levels::Four, Controls::new()), 6, 3000);
-}
-
-#[test]
-fn ept() {
-    hammer(Ept::new(Levels::Four, EptControls::new()), 6, 3000);
 }

@@ -1,5 +1,5 @@
-//! Trees of every depth from two to eight levels, of any widths, with shortcuts and without: they
-//! run through the conformance kit and through the model of an address space.
+//! Trees of every depth from two to eight levels, of any widths, with shortcuts and without: formats
+//! of no architecture, with nothing special but their shape.
 
 use std::fmt;
 
@@ -23,11 +23,14 @@ pub struct Deep {
 }
 
 impl Deep {
+    /// Trees of this shape.
+    #[must_use]
     pub const fn new(geometry: &'static Geometry) -> Self {
         Self { geometry, quick: true }
     }
 
     /// The same without shortcuts.
+    #[must_use]
     pub const fn slow(self) -> Self {
         Self { quick: false, ..self }
     }
@@ -42,17 +45,24 @@ const fn level(width: u8) -> LevelGeometry {
     LevelGeometry { width, leaf: true }
 }
 
+/// Two levels.
 pub static TWO: Geometry = Geometry::new(12, &[level(9), level(9)]);
+/// Three levels.
 pub static THREE: Geometry = Geometry::new(12, &[level(7), level(10), level(9)]);
+/// Four levels.
 pub static FOUR: Geometry = Geometry::new(14, &[level(11), level(5), level(8), level(6)]);
+/// Five levels.
 pub static FIVE: Geometry = Geometry::new(12, &[level(5), level(6), level(5), level(6), level(13)]);
+/// Six levels.
 pub static SIX: Geometry =
     Geometry::new(12, &[level(9), level(5), level(9), level(5), level(9), level(5)]);
+/// Eight levels.
 pub static EIGHT: Geometry = Geometry::new(
     12,
     &[level(6), level(6), level(5), level(5), level(5), level(5), level(5), level(5)],
 );
 
+/// Rights, and nothing else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeepAttributes(Prot);
 
@@ -80,6 +90,7 @@ impl Attributes for DeepAttributes {
     }
 }
 
+/// Why an access was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Denied(Cause);
 

@@ -1,0 +1,31 @@
+//! x86's formats run through the conformance kit.
+
+use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls, TableEntry};
+use pgtable_conformance::{codec, conformance};
+
+const SMALL: Controls = Controls { nxe: false, maxphyaddr: 40, ..Controls::new() };
+const SMAP: Controls = Controls { smap: true, smep: true, ..Controls::new() };
+const BY_XU: EptControls = EptControls { mode_based_execute: true, ..EptControls::new() };
+const FLAGS: EptControls = EptControls { accessed_dirty: true, ..EptControls::new() };
+const NO_FLAGS: EptControls =
+    EptControls { accessed_dirty: false, execute_only: false, ..EptControls::new() };
+
+conformance! {
+    long_mode: LongMode::new(Levels::Four, Controls::new());
+    long_mode_5: LongMode::new(Levels::Five, Controls::new());
+    npt: Npt::new(Levels::Four, NptControls::new());
+    ept: Ept::new(Levels::Four, FLAGS);
+    ept_5: Ept::new(Levels::Five, NO_FLAGS);
+}
+
+codec! {
+    long_mode_small: LongMode::new(Levels::Four, SMALL);
+    long_mode_smap: LongMode::new(Levels::Four, SMAP);
+    long_mode_keys: LongMode::new(Levels::Four, Controls { pke: true, ..Controls::new() });
+    long_mode_amd: LongMode::new(Levels::Five, Controls { amd: true, ..Controls::new() });
+    long_mode_tables: LongMode::new(Levels::Four, Controls::new())
+        .with_table_entry(TableEntry::new().with_rw(true));
+    ept_plain: Ept::new(Levels::Four, NO_FLAGS);
+    ept_user: Ept::new(Levels::Five, BY_XU);
+    npt_5: Npt::new(Levels::Five, NptControls::new());
+}

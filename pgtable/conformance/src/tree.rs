@@ -1,0 +1,574 @@
+//! What trees can do beyond an address space: cursors, splitting and promoting, remapping,
+//! harvesting, movement; batches and the forms of iteration.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use pgtable::{
+    Access, Address, AddressSpace, Attributes, Entry, Error, Format, Gather, Groups, Input, LeafOf,
+    Leaves, Output, PageTable, Prot, Recorded, Writers, low_bits,
+};
+
+use crate::flat::{Flat, Hardware};
+use crate::machine::{Machine, Tree};
+use crate::memory::{Arena, Tables};
+use crate::mmu::Caches;
+use crate::ops::{Op, Place, TreeOp};
+
+/// A tree and the flat map that says what it must hold.
+pub type FlatTree<'m, F> = Flat<'m, Machine<'m, F>, Tree<'m, F>>;
+
+/// Bytes of memory for the tables of a case.
+pub const ARENA: usize = 8 << 20;
+
+fn settled<F: Format>(flat: &FlatTree<'_, F>, attributes: F::Attributes) -> F::Attributes {
+    Hardware::<Tree<'_, F>>::settled(flat.machine, attributes)
+}
+
+/// Random operations on a tree of `format`, which is torn down in the end.
+///
+/// # Panics
+/// If an operation does anything else than it should.
+pub fn random<F: Format>(format: F, caches: Caches, cases: u32) {
+    crate::cases::run(cases, &crate::ops::tree_ops(20), &|ops| {
+        let arena = Arena::new(ARENA);
+        let tables = Tables::new(&arena);
+        run(&Machine::new(format, &arena, &tables, caches), ops);
+    });
+}
+
+/// Runs `ops` on an empty tree of `machine`.
+///
+/// # Panics
+/// If one of them does anything else than it should, or if anything is left in the end.
+pub fn run<'m, F: Format>(machine: &'m Machine<'m, F>, ops: &[TreeOp]) {
+    let tree = machine.tree().expect("room for a root");
+    let mut flat = Flat::new(tree, machine);
+    for op in ops {
+        apply(&mut flat, op);
+    }
+    // Every other case is torn down as it is. Unmapping everything leaves the root alone, so the
+    // tree holds no empty table.
+    if ops.len() % 2 == 0 {
+        let (start, bytes) = flat.space.range();
+        let mut gather = machine.gather();
+        flat.space.unmap(start, bytes, &mut gather).expect("all can be unmapped");
+        gather.finish(&machine).expect("nothing fails");
+        assert_eq!(machine.tables.live(), 1, "only the root is left");
+        machine.verify();
+    }
+    machine.destroy(flat.space);
+}
+
+/// Whether a last-level table of pages of another size than the base page covers `input`: smaller
+/// ones, or, as POWER's 64K pages in a tree of 4K pages, larger ones.
+fn stands_in_odd_pages<F: Format>(flat: &FlatTree<'_, F>, input: u64) -> bool {
+    let trace = flat.space.walker().trace(Input::<F>::new(input));
+    let usual = flat.space.format().geometry().page_shift();
+    trace.last().is_some_and(|last| last.at.level.0 == 0 && last.at.shift != usual)
+}
+
+/// Does `op` to the tree and to the model, and compares.
+///
+/// # Panics
+/// If they differ.
+pub fn apply<'m, F: Format>(flat: &mut FlatTree<'m, F>, op: &TreeOp) {
+    let machine = flat.machine;
+    if let TreeOp::Space(op) = op {
+        flat.apply(op);
+        return forms_of_reading(flat);
+    }
+    let mut gather = machine.gather();
+    match *op {
+        TreeOp::Space(ref op) => flat.apply(op),
+        TreeOp::Cursor(ref steps, prot, budget) => cursor(flat, steps, prot, budget, &mut gather),
+        TreeOp::Split(at, pages, size, budget) => {
+            let shift = flat.shifts[size.min(flat.shifts.len() - 1)];
+            split(flat, (flat.input(at), pages * flat.unit), shift, budget, &mut gather);
+        }
+        TreeOp::Promote(at, pages) => {
+            let (start, bytes) = (flat.input(at), pages * flat.unit);
+            flat.watch(start, bytes);
+            let live = machine.tables.live();
+            let promoted = flat.space.promote(Input::<F>::new(start), bytes, &mut gather);
+            gather.finish(&machine).expect("nothing fails");
+            // A larger leaf stands for a table, or is a group.
+            let (promoted, gone) = (promoted.expect("nothing fails"), live - machine.tables.live());
+            assert!(gone == promoted || F::GROUPS != Groups::None && gone < promoted);
+        }
+        TreeOp::Remap(at, pages, output, prot) => {
+            let page = 1 << flat.space.format().geometry().page_shift();
+            let (start, output) = (flat.input(at) & !(page - 1), output * page);
+            remap(flat, (start, pages * page), output, prot, &mut gather);
+        }
+        TreeOp::Protect(at, pages, prot, budget) => {
+            let (start, bytes) = (flat.input(at), flat.bytes(pages));
+            flat.watch(start, bytes);
+            // Nobody else writes: hardware included.
+            machine.watch([]);
+            machine.tables.budget.set(budget);
+            let at = Input::<F>::new(start);
+            let result = flat.space.protect_beside(at, bytes, prot, Writers::Stopped, &mut gather);
+            flat.changed(start, bytes, |_, old| old.with_prot(prot), result);
+        }
+        TreeOp::Harvest(at, pages, recorded, writers) => {
+            let page = 1 << flat.space.format().geometry().page_shift();
+            let (start, bytes) = (flat.input(at) & !(page - 1), pages * page);
+            harvest(flat, (start, bytes), recorded, writers, &mut gather);
+        }
+        TreeOp::Relocate(which, root, budget) => relocate(flat, which, root, budget, &mut gather),
+    }
+    machine.tables.budget.set(usize::MAX);
+    gather.finish(&machine).expect("nothing fails");
+    drop(gather);
+    flat.check();
+    forms_of_reading(flat);
+}
+
+fn cursor<'m, F: Format>(
+    flat: &mut FlatTree<'m, F>,
+    steps: &[(Place, Option<u64>)],
+    prot: Prot,
+    budget: usize,
+    gather: &mut Gather<'_, F::Stage, Machine<'m, F>>,
+) {
+    let (unit, page) = (flat.unit, 1 << flat.space.format().geometry().page_shift());
+    let attributes = F::Attributes::from(prot);
+    let settled = settled(flat, attributes);
+    let places: Vec<_> =
+        steps.iter().map(|&(at, output)| (flat.input(at) & !(page - 1), output)).collect();
+    // The cursor makes no tables of pages of another size, so it meets those that stand now.
+    let odd: Vec<_> = places.iter().map(|&(start, _)| stands_in_odd_pages(flat, start)).collect();
+    let offset = |input| flat.space.format().offset(Input::<F>::new(input));
+    flat.machine.watch(places.iter().filter_map(|&(start, _)| offset(start)));
+    flat.machine.turn(12);
+    flat.machine.tables.budget.set(budget);
+    let (format, machine) = (*flat.space.format(), flat.machine);
+    let mut stale = BTreeSet::new();
+    let mut cursor = flat.space.cursor(gather);
+    for ((start, output), odd) in places.into_iter().zip(odd) {
+        let input = Input::<F>::new(start);
+        let mapped = flat.model.range(start..start + page).next().is_some();
+        if output.is_some() && stale.contains(&start) {
+            // Hardware may hold what was mapped here, and must not hold two translations.
+            cursor.finish().expect("nothing fails");
+            gather.finish(&machine).expect("nothing fails");
+            stale.clear();
+            cursor = flat.space.cursor(gather);
+        }
+        let changed = match output {
+            Some(output) => {
+                let output = output * page;
+                let done = cursor.map(input, Output::<F>::new(output), attributes);
+                match done {
+                    Ok(()) => {
+                        assert!(!mapped, "mapped over a mapping at {input}");
+                        let pages = (0..page).step_by(unit as usize);
+                        flat.model.extend(pages.map(|at| (start + at, (output + at, settled))));
+                    }
+                    Err(Error::Mapped { .. }) => assert!(mapped, "nothing is mapped at {input}"),
+                    Err(Error::LeafSize) => assert!(odd, "no pages of another size at {input}"),
+                    _ => {}
+                }
+                done
+            }
+            None => cursor.unmap(input).map(|was| match was {
+                true => {
+                    stale.insert(start);
+                    flat.model.retain(|&at, _| at < start || at >= start + page);
+                }
+                false => assert!(!mapped, "{input} was not unmapped"),
+            }),
+        };
+        match changed {
+            Ok(()) | Err(Error::Mapped { .. } | Error::LeafSize) => {}
+            Err(Error::Alloc(_)) => assert_ne!(budget, usize::MAX),
+            Err(error) => panic!("{error}"),
+        }
+        let found = cursor.query(input).expect("a place in the space");
+        let wanted = flat.model.get(&start).copied();
+        assert_eq!(found.map(|found| found.output.get()), wanted.map(|it| it.0), "{input}");
+        let prot = |attributes: F::Attributes| attributes.prot();
+        assert_eq!(
+            found.map(|found| prot(found.attributes)),
+            wanted.map(|it| prot(it.1)),
+            "{input} of {format:?}"
+        );
+    }
+    cursor.finish().expect("nothing fails");
+}
+
+fn split<'m, F: Format>(
+    flat: &mut FlatTree<'m, F>,
+    (start, bytes): (u64, u64),
+    shift: u8,
+    budget: usize,
+    gather: &mut Gather<'_, F::Stage, Machine<'m, F>>,
+) {
+    flat.watch(start, bytes);
+    flat.machine.tables.budget.set(budget);
+    let result = flat.space.split(Input::<F>::new(start), bytes, shift, gather);
+    if let Err(error) = &result {
+        let expected = matches!(error.error, Error::LeafSize | Error::Alloc(_));
+        return assert!(expected, "{error}");
+    }
+    let walk = flat.space.for_each(Input::<F>::new(start), bytes, |leaf| {
+        assert!(leaf.shift <= shift, "{leaf:?} is larger than 2^{shift}");
+        ControlFlow::<()>::Continue(())
+    });
+    assert_eq!(walk, Ok(ControlFlow::Continue(())));
+}
+
+fn remap<'m, F: Format>(
+    flat: &mut FlatTree<'m, F>,
+    (start, bytes): (u64, u64),
+    output: u64,
+    prot: Prot,
+    gather: &mut Gather<'_, F::Stage, Machine<'m, F>>,
+) {
+    flat.watch(start, bytes);
+    let attributes = F::Attributes::from(prot);
+    let (input, to) = (Input::<F>::new(start), Output::<F>::new(output));
+    let result = flat.space.remap(input, to, bytes, attributes, Leaves::Largest, gather);
+    let done = result.map_or_else(|error| error.at.get() - start, |()| bytes);
+    let expected = matches!(result, Err(error) if error.error == Error::LeafSize);
+    assert!(done == bytes || expected, "{result:?}");
+    // From the error on, what was mapped may be unmapped: take what is there, if it was there
+    // before.
+    let space = &flat.space;
+    let found = |at| space.walker().query(Input::<F>::new(at)).expect("a place in the space");
+    flat.model.retain(|&at, _| at < start || at >= start + bytes || found(at).is_some());
+    let settled = settled(flat, attributes);
+    for at in (0..done).step_by(flat.unit as usize) {
+        flat.model.insert(start + at, (output + at, settled));
+    }
+    let offset = flat.space.format().offset(input).expect("a place in the space");
+    flat.machine.mmu(|mmu| mmu.told(offset, bytes));
+}
+
+/// Every store that was recorded since the last harvest is told of.
+fn harvest<'m, F: Format>(
+    flat: &mut FlatTree<'m, F>,
+    (start, bytes): (u64, u64),
+    recorded: Recorded,
+    writers: Writers,
+    gather: &mut Gather<'_, F::Stage, Machine<'m, F>>,
+) {
+    let shift = flat.space.format().geometry().page_shift();
+    flat.watch(start, bytes);
+    let input = Input::<F>::new(start);
+    let offset = flat.space.format().offset(input).expect("a place in the space");
+    // Which stores were recorded before it began.
+    let dirtied: Vec<_> = flat.machine.mmu(|mmu| mmu.dirtied().collect()).unwrap_or_default();
+    if writers == Writers::Stopped {
+        flat.machine.watch([]);
+    }
+    let mut bitmap = vec![0; (bytes >> shift).div_ceil(64) as usize];
+    let harvested = flat.space.harvest(input, bytes, recorded, writers, &mut bitmap, gather);
+    let set: u32 = bitmap.iter().map(|word| word.count_ones()).sum();
+    match harvested {
+        Ok(found) => assert_eq!(found, u64::from(set)),
+        Err(error) => {
+            let base = crate::words::bits(flat.space.format());
+            let record = if recorded == Recorded::Dirty { base.dirty } else { base.accessed };
+            return assert!(error.error == Error::NoRecord && !record.exists(), "{error}");
+        }
+    }
+    if recorded == Recorded::Accessed {
+        return;
+    }
+    for (first, size) in dirtied {
+        let end = first + (1 << size);
+        for page in (first.max(offset)..end.min(offset + bytes)).step_by(1 << shift) {
+            let bit = (page - offset) >> shift;
+            let told = bitmap[(bit / 64) as usize] >> (bit % 64) & 1 == 1;
+            assert!(told, "a store at {page:#x} was recorded, and is not told of");
+        }
+        if first >= offset && end <= offset + bytes {
+            flat.machine.mmu(|mmu| mmu.told(first, 1 << size));
+        }
+    }
+}
+
+fn relocate<'m, F: Format>(
+    flat: &mut FlatTree<'m, F>,
+    which: u64,
+    root: bool,
+    budget: usize,
+    gather: &mut Gather<'_, F::Stage, Machine<'m, F>>,
+) {
+    let machine = flat.machine;
+    flat.watch(0, flat.space.range().1);
+    let before = machine.tables.live();
+    machine.tables.budget.set(budget);
+    let mut asked = 0;
+    let moves = |table: Output<F>, _| {
+        asked += 1;
+        which == 0 || table.get() >> 8 & which != 0
+    };
+    match flat.space.relocate(moves, gather) {
+        Ok(moved) => {
+            assert_eq!(asked, before - 1, "every table but the root is asked about");
+            assert!(which != 0 || moved == before - 1);
+        }
+        Err(Error::Alloc(_)) => assert_ne!(budget, usize::MAX),
+        Err(error) => panic!("{error}"),
+    }
+    machine.tables.budget.set(usize::MAX);
+    if root {
+        let old = flat.space.root();
+        let new = flat.space.relocate_root(|root| machine.load(root), gather);
+        assert!(new != Ok(old) && new == Ok(flat.space.root()), "{new:?}");
+    }
+    gather.finish(&machine).expect("nothing fails");
+    assert_eq!(machine.tables.live(), before);
+}
+
+/// Batches and every form of iteration say what one translation and one walk say.
+///
+/// # Panics
+/// If one of them says anything else.
+pub fn forms_of_reading<F: Format>(flat: &FlatTree<'_, F>) {
+    flat.machine.watch([]);
+    many_at_once(flat);
+    let leaves = iterations(flat);
+    tables(flat, &leaves);
+    traces(flat);
+}
+
+fn many_at_once<F: Format>(flat: &FlatTree<'_, F>) {
+    let walker = flat.space.walker();
+    let start = flat.space.range().0.get();
+    let mut inputs: Vec<_> =
+        flat.model.keys().map(|&page| Input::<F>::new(page + 3)).step_by(7).take(90).collect();
+    let beyond = (0..10).map(|hole| Input::<F>::new(start + hole * 0x1234_5000 + 1));
+    inputs.extend(beyond.chain([Input::<F>::new(u64::MAX >> 1), Input::<F>::new(1 << 60)]));
+    let accesses = [Access::READ, Access::WRITE.by_user(), Access::FETCH];
+    let mut anchored = flat.space.anchored();
+    for access in accesses {
+        let mut outputs = vec![None; inputs.len()];
+        let translated = walker.translate_batch(&inputs, access, &mut outputs);
+        assert_eq!(translated, outputs.iter().flatten().count());
+        for (&input, &output) in inputs.iter().zip(&outputs) {
+            let one = walker.translate(input, access).ok().map(|one| one.output);
+            assert_eq!(output, one, "{input}");
+        }
+    }
+    // One access after the other, here and at the same place of another part of the tree: what is
+    // remembered does not serve the wrong part.
+    for &input in &inputs {
+        for access in accesses {
+            for input in [input, Input::<F>::new(input.get() ^ 1 << 40)] {
+                let one = walker.translate(input, access);
+                assert_eq!(anchored.translate(input, access), one, "{access} at {input}");
+            }
+        }
+    }
+}
+
+/// The leaves, of which every form of iteration must tell.
+fn iterations<F: Format>(flat: &FlatTree<'_, F>) -> Vec<LeafOf<F>> {
+    let walker = flat.space.walker();
+    let (start, bytes) = flat.space.range();
+    let leaves: Result<Vec<_>, _> = walker.iter(start, bytes).expect("the space").collect();
+    let leaves = leaves.expect("nothing is malformed");
+    let mut visited = Vec::new();
+    let flow = walker.for_each(start, bytes, |leaf| {
+        visited.push(leaf);
+        ControlFlow::<()>::Continue(())
+    });
+    assert_eq!(flow, Ok(ControlFlow::Continue(())));
+    assert_eq!(leaves, visited);
+
+    let mut coalesced = Vec::new();
+    let flow = walker.for_each_coalesced(start, bytes, |mapping| {
+        coalesced.push(mapping);
+        ControlFlow::<()>::Continue(())
+    });
+    assert_eq!(flow, Ok(ControlFlow::Continue(())));
+    let flat = |mappings: &[LeafOf<F>]| {
+        let mut pages = Vec::new();
+        for m in mappings {
+            for page in (0..m.bytes).step_by(1 << m.shift) {
+                pages.push((m.input.get() + page, m.output.get() + page, m.attributes));
+            }
+        }
+        pages
+    };
+    assert_eq!(flat(&coalesced), flat(&leaves));
+    for pair in coalesced.windows(2) {
+        let joins = pair[0].input.get() + pair[0].bytes == pair[1].input.get()
+            && pair[0].output.get() + pair[0].bytes == pair[1].output.get()
+            && (pair[0].shift, pair[0].attributes) == (pair[1].shift, pair[1].attributes);
+        assert!(!joins, "{pair:?} should be one");
+    }
+    leaves
+}
+
+/// The tables themselves: as many as the allocator has given out, and their leaves are the leaves.
+fn tables<F: Format>(flat: &FlatTree<'_, F>, leaves: &[LeafOf<F>]) {
+    let walker = flat.space.walker();
+    let (start, bytes) = flat.space.range();
+    let (mut tables, mut mapped) = (0, 0);
+    let flow = walker.for_each_table(|table| {
+        tables += 1;
+        assert_eq!(table.entries().count(), 1 << table.width());
+        let empty = table.entries().all(|entry| entry.entry == Entry::Absent);
+        assert!(!empty || table.address() == walker.root(), "an empty table stayed");
+        for entry in table.entries() {
+            match entry.entry {
+                Entry::Leaf { .. } if entry.input.get() - start.get() < bytes => {
+                    mapped += table.at().size();
+                }
+                Entry::Malformed => panic!("{entry:?}"),
+                Entry::Leaf { .. } | Entry::Absent | Entry::Table { .. } => {}
+            }
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    assert!(flow.is_continue());
+    assert_eq!(tables, flat.machine.tables.live());
+    assert_eq!(mapped, leaves.iter().map(|leaf| leaf.bytes).sum::<u64>(), "bytes in tables");
+    let first = walker.for_each_table(|table| ControlFlow::Break(table.address()));
+    assert_eq!(first, ControlFlow::Break(walker.root()));
+}
+
+/// Each walk's trace ends at what the address translates to.
+fn traces<F: Format>(flat: &FlatTree<'_, F>) {
+    let Some((&page, &(output, _))) = flat.model.first_key_value() else { return };
+    let trace = flat.space.walker().trace(Input::<F>::new(page));
+    let Some(last) = trace.last() else { panic!("nothing on the way to {page:#x}") };
+    let Entry::Leaf { output: base, .. } = last.entry else { panic!("{trace:?}") };
+    let group = match F::GROUPS {
+        // Every entry has the address of the whole.
+        Groups::Alike => flat.space.format().group(last.word, last.at),
+        Groups::None | Groups::Apart => 0,
+    };
+    assert_eq!(base.get() + (page & low_bits(last.at.shift + group)), output, "{trace:?}");
+    let descends = |pair: &[pgtable::TraceEntry<F>]| pair[0].at.level > pair[1].at.level;
+    assert!(trace.windows(2).all(descends), "{trace:?}");
+}
+
+/// Small pages that say one thing become the largest leaf, and come back.
+///
+/// # Panics
+/// If they do not.
+pub fn there_and_back<F: Format>(format: F, caches: Caches) {
+    let arena = Arena::new(ARENA);
+    let tables = Tables::new(&arena);
+    let machine = Machine::new(format, &arena, &tables, caches);
+    let mut tree = machine.tree().expect("room for a root");
+    let page = format.geometry().page_shift();
+    let larger = |shift: &u8| *shift > page && *shift <= page + 18;
+    let Some(large) = tree.leaf_shifts().into_iter().rfind(larger) else { return };
+    let attributes = F::Attributes::from(Prot::RW.for_user());
+    let (input, bytes) = (Input::<F>::new(1 << large), 1u64 << large);
+    let odd = Input::<F>::new((1 << large) + (bytes >> 1) + (1 << page));
+    machine.watch([input, odd].into_iter().filter_map(|at| format.offset(at)));
+    let small = Leaves::Exactly(page);
+    tree.map(input, Output::<F>::new(3 << large), bytes, attributes, small).expect("room");
+    let full = tables.live();
+    // Groups are made in tables that stay.
+    let groups = F::GROUPS != Groups::None;
+    let gone = |promoted: usize, gone: usize| gone == promoted || groups && gone < promoted;
+    let promote = |tree: &mut Tree<'_, F>| {
+        let mut gather = machine.gather();
+        let promoted = tree.promote(input, bytes, &mut gather).expect("nothing fails");
+        gather.finish(&&machine).expect("nothing fails");
+        promoted
+    };
+    // One page in the middle differs: nothing of that part is promoted.
+    let mut gather = machine.gather();
+    tree.protect(odd, 1 << page, Prot::R.for_user(), &mut gather).expect("room");
+    gather.finish(&&machine).expect("nothing fails");
+    let promoted = promote(&mut tree);
+    assert!(gone(promoted, full - tables.live()));
+    let size = |tree: &Tree<'_, F>| tree.walker().query(odd).ok().flatten().map(|it| it.shift);
+    assert_eq!(size(&tree), Some(page));
+
+    let mut gather = machine.gather();
+    tree.set_attributes(odd, 1 << page, attributes, &mut gather).expect("room");
+    gather.finish(&&machine).expect("nothing fails");
+    let promoted = promoted + promote(&mut tree);
+    assert_eq!(size(&tree), Some(large));
+    assert!(gone(promoted, full - tables.live()));
+
+    let mut gather = machine.gather();
+    tree.split(input, bytes, page, &mut gather).expect("room");
+    gather.finish(&&machine).expect("nothing fails");
+    machine.verify();
+    assert_eq!((size(&tree), tables.live()), (Some(page), full));
+    machine.destroy(tree);
+}
+
+/// Snapshots, and trees built anew from the list of what a tree maps, say what the tree says.
+///
+/// # Panics
+/// If they say anything else.
+pub fn copies<F: Format>(format: F, caches: Caches, cases: u32) {
+    let strategy = (crate::ops::ops(12), crate::ops::budget(), crate::ops::ops(4));
+    crate::cases::run(cases, &proptest::strategy::Strategy::boxed(strategy), &|case| {
+        let (build, budget, then) = case;
+        let (here, there) = (Arena::new(ARENA), Arena::new(ARENA));
+        let (tables, others) = (Tables::new(&here), Tables::new(&there));
+        let machine = Machine::new(format, &here, &tables, caches);
+        let other = Machine::new(format, &there, &others, caches);
+        copied((&machine, &other), build, *budget, then);
+    });
+}
+
+fn copied<'m, F: Format>(
+    (machine, other): (&'m Machine<'m, F>, &'m Machine<'m, F>),
+    build: &[Op],
+    budget: usize,
+    then: &[Op],
+) {
+    let tree = machine.tree().expect("room for a root");
+    let mut flat = Flat::new(tree, machine);
+    build.iter().for_each(|op| flat.apply(op));
+    machine.watch([]);
+    let (start, bytes) = flat.space.range();
+    let live = machine.tables.live();
+    let same = |one: &Tree<'_, F>, two: &Tree<'_, F>| {
+        let flow = one.walker().diff(&two.walker(), start, bytes, ControlFlow::Break);
+        assert_eq!(flow, Ok(ControlFlow::Continue(())));
+    };
+    other.tables.budget.set(budget);
+    match flat.space.walker().snapshot(other, other) {
+        Ok(copy) => {
+            assert_eq!(other.tables.live(), live);
+            same(&flat.space, &copy);
+            other.destroy(copy);
+        }
+        Err(Error::Alloc(_)) => assert_ne!(budget, usize::MAX),
+        Err(error) => panic!("{error}"),
+    }
+    assert_eq!(other.tables.live(), 0);
+    let list: Vec<_> = flat.space.walker().iter(start, bytes).expect("the space").collect();
+    let list = list.into_iter().map(|leaf| leaf.expect("nothing is malformed"));
+    match PageTable::rebuild(*flat.space.format(), other, other, list) {
+        Ok(copy) => {
+            same(&flat.space, &copy);
+            other.destroy(copy);
+        }
+        Err(error) => {
+            assert!(budget != usize::MAX && matches!(error.error, Error::Alloc(_)), "{error}");
+        }
+    }
+    assert_eq!(other.tables.live(), 0);
+    other.tables.budget.set(usize::MAX);
+
+    // A snapshot is a tree like any other: it goes on, apart from the first.
+    let copy = flat.space.walker().snapshot(other, other).expect("room");
+    other.load(copy.root());
+    let mut forked = Flat::new(copy, other);
+    forked.model.clone_from(&flat.model);
+    then.iter().for_each(|op| forked.apply(op));
+    flat.check();
+    let mut gather = other.gather();
+    forked.space.unmap(start, bytes, &mut gather).expect("all can be unmapped");
+    gather.finish(&other).expect("nothing fails");
+    assert_eq!(other.tables.live(), 1, "only the root is left: every count is right");
+    other.destroy(forked.space);
+    machine.destroy(flat.space);
+}
