@@ -32,6 +32,12 @@ pub trait Hardware<S: AddressSpace>: Invalidate<S::Stage, Identity = u32> + Size
     /// time.
     fn settled(&self, attributes: S::Attributes) -> S::Attributes;
 
+    /// Whether a page with these attributes can be mapped to `output`.
+    fn encodes(&self, output: u64, attributes: S::Attributes) -> bool {
+        let _ = (output, attributes);
+        true
+    }
+
     /// What is cached is true, and no record was lost.
     fn verify(&self, model: &Model<S>);
 
@@ -78,12 +84,20 @@ where
         let far =
             [0, middle, 2 * middle, 1 << 30, (1 << 30) + middle, 1 << 40][at.far as usize % 6];
         let (start, bytes) = self.space.range();
-        start.get() + far.min(bytes / 2) + at.near * self.unit
+        let from = far.min(bytes / 2) + at.near * self.unit;
+        // A small space has fewer places.
+        start.get() + if from + 4096 * self.unit <= bytes { from } else { from % (bytes / 2) }
+    }
+
+    /// `bytes`, or as many as the space has from `start` on.
+    pub fn within(&self, start: u64, bytes: u64) -> u64 {
+        let range = self.space.range();
+        bytes.min(range.1 - (start - range.0.get()))
     }
 
     /// A length in bytes.
     pub fn bytes(&self, pages: Pages) -> u64 {
-        match pages {
+        let bytes = match pages {
             Pages::Small(count) => count * self.unit,
             // The model has an entry for each of the smallest pages: no sizes that have more than
             // 512 of them.
@@ -92,7 +106,9 @@ where
                 .get(size)
                 .filter(|shift| **shift <= self.shifts[0] + 9)
                 .map_or(self.unit, |shift| count << shift),
-        }
+        };
+        // A place of a small space is in its first half.
+        bytes.min(self.space.range().1 / 2)
     }
 
     /// The hardware is interested in the `bytes` bytes from `start` on and what lies around them.
@@ -192,6 +208,9 @@ where
                 assert!(taken, "nothing is mapped at {at}");
             }
             Err(RangeError { error: Error::Alloc(_), .. }) => assert!(self.limited()),
+            Err(RangeError { error: Error::Unencodable { .. }, .. }) => {
+                assert!(!self.machine.encodes(output + done, attributes), "it can be encoded");
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -201,7 +220,7 @@ where
         match result {
             Ok(found) => assert_eq!(found, bytes),
             Err(RangeError { error: Error::Alloc(_), .. }) => assert!(self.limited()),
-            Err(RangeError { error: Error::LeafSize, .. }) => {}
+            Err(RangeError { error: Error::LeafSize | Error::Unencodable { .. }, .. }) => {}
             Err(error) => panic!("{error}"),
         }
     }
@@ -263,6 +282,13 @@ where
         let pages: Vec<_> =
             self.model.range(start..start + done).map(|(&page, &(_, old))| (page, old)).collect();
         let touched = pages.len() as u64 * self.unit;
+        if let Err(RangeError { error: Error::Unencodable { .. }, .. }) = result {
+            let mut refused = self.model.range(start + done..start + bytes);
+            let can = |(page, (output, old)): (&u64, &(u64, S::Attributes))| {
+                self.machine.encodes(*output, new(*page, *old))
+            };
+            assert!(!refused.all(can), "all can be encoded");
+        }
         for (page, old) in pages {
             let settled = self.machine.settled(new(page, old));
             if let Some((_, attributes)) = self.model.get_mut(&page) {

@@ -1,6 +1,6 @@
 //! How many words of table memory the operations ask for: bounded by the levels and the pages.
 
-use pgtable::{Access, Address, AddressSpace, Attributes, Format, Input, Leaves, Output, Prot};
+use pgtable::{Access, Address, AddressSpace, Attributes, Format, Input, Leaves, Output};
 
 use crate::machine::{Machine, Tree};
 use crate::memory::{Arena, Tables};
@@ -19,12 +19,17 @@ pub fn bounded<F: Format>(format: F) {
     let tables = Tables::new(&arena);
     let machine = Machine::new(format, &arena, &tables, Caches::STRICT);
     let mut tree = machine.tree().expect("room for a root");
+    if tree.range().1 >> format.geometry().page_shift() < 64 {
+        // No room for the pages.
+        return machine.destroy(tree);
+    }
     let shift = format.geometry().page_shift();
     let levels = usize::from(format.geometry().levels());
     let (start, bytes) = tree.range();
     let at = |page: u64| Input::<F>::new(start.get() + bytes / 2 + (page << shift));
     let page = 1u64 << shift;
-    let attributes = F::Attributes::from(Prot::RW.for_user());
+    let Some((rw, read)) = crate::words::usable(&format) else { return machine.destroy(tree) };
+    let attributes = F::Attributes::from(rw);
     let no_more = |what: &str, most: usize| {
         let words = machine.words();
         assert!(words <= most, "{what}: {words} words, not {most}, of {format:?}");
@@ -59,21 +64,22 @@ pub fn bounded<F: Format>(format: F) {
     tree.walker().translate_batch(&inputs, Access::READ, &mut outputs);
     // One that the batch cannot do by shortcuts is translated alone.
     no_more("translate_batch", (walk + levels) * inputs.len());
-    let (mut anchored, access) = (tree.anchored(), Access::READ.by_user());
-    let _ = anchored.translate(at(0), access);
+    let mut anchored = tree.anchored();
     machine.words();
+    let _ = anchored.translate(at(0), read);
+    // What shortcuts translate is translated from the anchor.
+    let each = if machine.words() == levels { 2 } else { walk };
     for &input in &inputs {
-        let _ = anchored.translate(input, access);
+        let _ = anchored.translate(input, read);
     }
-    let each = if format.shortcuts(Some(access)).is_some() { 2 } else { walk };
     no_more("translate, anchored", each * inputs.len());
 
     let mut gather = machine.gather();
     for (first, pages) in [(3, 1), (3, 8)] {
         let most = walk + 2 * pages as usize;
-        tree.protect(at(first), pages * page, Prot::R.for_user(), &mut gather).expect("in place");
+        tree.protect(at(first), pages * page, rw.with_write(false), &mut gather).expect("in place");
         no_more("protect", 2 * most);
-        let device = |leaf: pgtable::LeafOf<F>| leaf.attributes.with_prot(Prot::RW.for_user());
+        let device = |leaf: pgtable::LeafOf<F>| leaf.attributes.with_prot(rw);
         tree.modify(at(first), pages * page, device, &mut gather).expect("in place");
         no_more("modify", 2 * most);
     }

@@ -221,6 +221,12 @@ where
         }
     }
 
+    fn encodes(&self, output: u64, attributes: F::Attributes) -> bool {
+        let shift = self.format.geometry().page_shift();
+        let at = Position { level: pgtable::Level(0), shift };
+        self.format.leaves(Output::<F>::new(output), attributes, at).is_ok()
+    }
+
     fn verify(&self, _: &Model<S>) {
         Self::verify(self);
     }

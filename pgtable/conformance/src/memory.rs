@@ -54,6 +54,8 @@ pub struct Tables<'m> {
     pub budget: Cell<usize>,
     /// Others write the tables too: they may hold anything.
     others_write: bool,
+    /// The words of all tables that were ever handed out.
+    handed_out: Cell<usize>,
 }
 
 impl<'m> Tables<'m> {
@@ -67,7 +69,14 @@ impl<'m> Tables<'m> {
             live: RefCell::default(),
             budget: Cell::new(usize::MAX),
             others_write: false,
+            handed_out: Cell::new(0),
         }
+    }
+
+    /// The number of words of all tables that were ever handed out.
+    #[must_use]
+    pub fn handed_out(&self) -> usize {
+        self.handed_out.get()
     }
 
     /// The same for tables that others write too: one that comes back may hold anything.
@@ -102,7 +111,8 @@ impl<'m> Tables<'m> {
     }
 
     fn bump(&self, layout: TableLayout) -> Option<u64> {
-        let bytes = layout.bytes() as u64;
+        // One state word for each 256 bytes.
+        let bytes = (layout.bytes() as u64).max(256);
         let table = self.top.get().next_multiple_of(bytes);
         let end = self.arena.start + self.arena.words.len() as u64 * 8;
         (table + bytes <= end).then(|| {
@@ -120,6 +130,7 @@ impl<A: Address> TableAllocator<A> for Tables<'_> {
         let table = reused.or_else(|| self.bump(layout)).ok_or(exhausted)?;
         assert!(self.words(table, layout).iter().all(|word| word.load(Ordering::Relaxed) == 0));
         self.live.borrow_mut().insert(table, layout);
+        self.handed_out.set(self.handed_out.get() + layout.bytes() / 8);
         Ok(A::new(table))
     }
 
@@ -185,7 +196,8 @@ impl Scarce {
         let geometry = format.geometry();
         let shifts = || (0..geometry.levels()).map(|level| geometry.width(Level(level)) + 3);
         let shift = shifts().fold(16, u8::max);
-        if shift > 16 {
+        // frag-alloc's tables have 256 bytes at least.
+        if shift > 16 || shifts().any(|shift| shift < 8) {
             return None;
         }
         // Of the tables below the root, which there are many of, eight fit in a frame.

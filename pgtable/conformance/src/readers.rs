@@ -57,12 +57,13 @@ impl Places {
 /// # Panics
 /// If a translation was never true while its reader was looking, or if a table is lost.
 pub fn beside_a_writer<F: Format>(format: F, rounds: u64) {
-    if format.geometry().address_bits() < 34 {
+    if format.geometry().address_bits() < 34 || format.address(0).get() != 0 {
         // No room for the regions.
         return;
     }
     let shift = format.geometry().page_shift();
     let places = Places { shift, pages: REGION >> shift };
+    let Some((rights, read)) = crate::words::usable(&format) else { return };
     let Some(scarce) = Scarce::new(format, 6) else { return };
     let (memory, frames) = (scarce.memory::<F>(), scarce.frames::<F>());
     let epochs = Epochs::new(READERS);
@@ -71,7 +72,7 @@ pub fn beside_a_writer<F: Format>(format: F, rounds: u64) {
     let mut space = PageTable::new(format, memory, &tables).expect("nothing fails");
 
     let root = AtomicU64::new(space.root().get());
-    let mut writer = Writer { places, truth: &truth, number: 0, root: &root };
+    let mut writer = Writer { places, truth: &truth, number: 0, root: &root, rights };
     writer
         .map(&mut space, STEADY * places.pages, places.pages, Leaves::Exactly(shift))
         .expect("nothing fails");
@@ -102,7 +103,8 @@ pub fn beside_a_writer<F: Format>(format: F, rounds: u64) {
                             memory,
                             Output::<F>::new(root.load(Ordering::Acquire)),
                         );
-                        let found = look(&walker, places, page, ended, &truth[page as usize]);
+                        let found =
+                            look(&walker, places, page, ended, (read, &truth[page as usize]));
                         translated.fetch_add(usize::from(found), Ordering::Relaxed);
                         assert!(
                             found || page / places.pages != STEADY,
@@ -138,9 +140,9 @@ fn look<F: Format>(
     places: Places,
     page: u64,
     ended: u64,
-    truth: &Truth,
+    (access, truth): (Access, &Truth),
 ) -> bool {
-    let found = walker.translate(Input::<F>::new(places.input(page) + 5), Access::READ);
+    let found = walker.translate(Input::<F>::new(places.input(page) + 5), access);
     fence(Ordering::SeqCst);
     let begun = truth.begun.load(Ordering::Relaxed);
     match found {
@@ -167,6 +169,8 @@ struct Writer<'t> {
     truth: &'t [Truth],
     number: u64,
     root: &'t AtomicU64,
+    /// The rights of pages.
+    rights: Prot,
 }
 
 type Tree<F, M, A> = PageTable<F, M, A>;
@@ -197,7 +201,7 @@ impl Writer<'_> {
         let bytes = pages << self.places.shift;
         let (input, output) = (Input::<F>::new(input), Output::<F>::new(output));
         let RangeError { error, .. } =
-            match space.map(input, output, bytes, Prot::RW.into(), leaves) {
+            match space.map(input, output, bytes, self.rights.into(), leaves) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -255,7 +259,7 @@ impl Writer<'_> {
                 }
             }),
             8 => {
-                let prot = [Prot::R, Prot::RW][random.below(2) as usize];
+                let prot = [self.rights.with_write(false), self.rights][random.below(2) as usize];
                 let changed = space.protect(input(page), count << shift, prot, &mut gather);
                 changed.map(|_| ()).map_err(|error| error.error)
             }

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use pgtable::{
-    Access, Address, AddressSpace, Format, Input, Leaves, Level, Output, Position, Prot, Recorded,
-    Writers,
+    Access, Address, AddressSpace, Format, Leaves, Level, Output, Position, Recorded, Writers,
 };
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof};
 
@@ -38,7 +37,11 @@ fn op() -> BoxedStrategy<Op> {
 /// # Panics
 /// If a harvest tells of anything else than the pages that were used.
 pub fn random<F: Format>(format: F, caches: Caches, cases: u32) {
-    let bits = crate::words::bits(&format);
+    let (bits, geometry) = (crate::words::bits(&format), format.geometry());
+    if PAGES << geometry.page_shift() > 1 << (geometry.address_bits() - 1) {
+        // No room for the pages.
+        return;
+    }
     if bits.accessed.exists() && bits.dirty.exists() && records_by_itself(format) {
         let ops = proptest::collection::vec(op(), 1..60).boxed();
         crate::cases::run(cases, &ops, &|ops| run(format, caches, ops));
@@ -50,11 +53,13 @@ pub fn random<F: Format>(format: F, caches: Caches, cases: u32) {
 fn records_by_itself<F: Format>(format: F) -> bool {
     let shift = format.geometry().page_shift();
     let at = Position { level: Level(0), shift };
-    let attributes = F::Attributes::from(Prot::RW.for_user());
+    let Some((rw, _)) = crate::words::usable(&format) else { return false };
+    let attributes = F::Attributes::from(rw);
     let Ok(words) = format.leaves(Output::<F>::new(0), attributes, at) else { return false };
     let bits = format.bits(at);
     let word = bits.dirty.cleared_from(bits.accessed.cleared_from(words.first));
-    format.check(word, at, F::Path::default(), Access::WRITE.by_user()).is_ok()
+    let allows = |access| format.check(word, at, F::Path::default(), access).is_ok();
+    allows(Access::WRITE) || allows(Access::WRITE.by_user())
 }
 
 fn run<F: Format>(format: F, caches: Caches, ops: &[Op]) {
@@ -64,10 +69,11 @@ fn run<F: Format>(format: F, caches: Caches, ops: &[Op]) {
     let mut space = machine.tree().expect("room for a root");
     let shift = format.geometry().page_shift();
     let start = 1 << format.geometry().address_bits().saturating_sub(1).min(30);
-    let page_at = |page: u64| Input::<F>::new(start + (page << shift));
+    let page_at = |page: u64| format.address(start + (page << shift));
     // The first half in the largest leaves that fit, the rest in pages; holes are made by two
     // unmapped pages.
-    let attributes = F::Attributes::from(Prot::RW.for_user());
+    let Some((rw, read)) = crate::words::usable(&format) else { return };
+    let attributes = F::Attributes::from(rw);
     let half = (PAGES / 2) & !31;
     space
         .map(page_at(0), Output::<F>::new(0), half << shift, attributes, Leaves::AtMost(21))
@@ -126,7 +132,7 @@ fn run<F: Format>(format: F, caches: Caches, ops: &[Op]) {
                 // Hardware holds translations of every tenth page, and stores by none of them.
                 machine.mmu(|mmu| {
                     for page in (0..PAGES).step_by(10) {
-                        mmu.walk(offset(page), Access::READ.by_user(), usize::MAX);
+                        mmu.walk(offset(page), read, usize::MAX);
                     }
                 });
                 for leaf in (0..PAGES).step_by(10).filter_map(|page| leaf_of[page as usize]) {

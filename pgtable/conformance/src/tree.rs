@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use pgtable::{
     Access, Address, AddressSpace, Attributes, Entry, Error, Format, Gather, Groups, Input, LeafOf,
-    Leaves, Output, PageTable, Prot, Recorded, Writers, low_bits,
+    Leaves, Level, Output, PageTable, Position, Prot, RangeError, Recorded, Writers, low_bits,
 };
 
 use crate::flat::{Flat, Hardware};
@@ -20,6 +20,10 @@ pub type FlatTree<'m, F> = Flat<'m, Machine<'m, F>, Tree<'m, F>>;
 
 /// Bytes of memory for the tables of a case.
 pub const ARENA: usize = 8 << 20;
+
+fn encodes<F: Format>(machine: &Machine<'_, F>, output: u64, attributes: F::Attributes) -> bool {
+    Hardware::<Tree<'_, F>>::encodes(machine, output, attributes)
+}
 
 fn settled<F: Format>(flat: &FlatTree<'_, F>, attributes: F::Attributes) -> F::Attributes {
     Hardware::<Tree<'_, F>>::settled(flat.machine, attributes)
@@ -84,10 +88,12 @@ pub fn apply<'m, F: Format>(flat: &mut FlatTree<'m, F>, op: &TreeOp) {
         TreeOp::Cursor(ref steps, prot, budget) => cursor(flat, steps, prot, budget, &mut gather),
         TreeOp::Split(at, pages, size, budget) => {
             let shift = flat.shifts[size.min(flat.shifts.len() - 1)];
-            split(flat, (flat.input(at), pages * flat.unit), shift, budget, &mut gather);
+            let start = flat.input(at);
+            split(flat, (start, flat.within(start, pages * flat.unit)), shift, budget, &mut gather);
         }
         TreeOp::Promote(at, pages) => {
-            let (start, bytes) = (flat.input(at), pages * flat.unit);
+            let start = flat.input(at);
+            let bytes = flat.within(start, pages * flat.unit);
             flat.watch(start, bytes);
             let live = machine.tables.live();
             let promoted = flat.space.promote(Input::<F>::new(start), bytes, &mut gather);
@@ -99,7 +105,8 @@ pub fn apply<'m, F: Format>(flat: &mut FlatTree<'m, F>, op: &TreeOp) {
         TreeOp::Remap(at, pages, output, prot) => {
             let page = 1 << flat.space.format().geometry().page_shift();
             let (start, output) = (flat.input(at) & !(page - 1), output * page);
-            remap(flat, (start, pages * page), output, prot, &mut gather);
+            let bytes = flat.within(start, pages * page);
+            remap(flat, (start, bytes), output, prot, &mut gather);
         }
         TreeOp::Protect(at, pages, prot, budget) => {
             let (start, bytes) = (flat.input(at), flat.bytes(pages));
@@ -113,7 +120,8 @@ pub fn apply<'m, F: Format>(flat: &mut FlatTree<'m, F>, op: &TreeOp) {
         }
         TreeOp::Harvest(at, pages, recorded, writers) => {
             let page = 1 << flat.space.format().geometry().page_shift();
-            let (start, bytes) = (flat.input(at) & !(page - 1), pages * page);
+            let start = flat.input(at) & !(page - 1);
+            let bytes = flat.within(start, pages * page);
             harvest(flat, (start, bytes), recorded, writers, &mut gather);
         }
         TreeOp::Relocate(which, root, budget) => relocate(flat, which, root, budget, &mut gather),
@@ -183,6 +191,10 @@ fn cursor<'m, F: Format>(
         match changed {
             Ok(()) | Err(Error::Mapped { .. } | Error::LeafSize) => {}
             Err(Error::Alloc(_)) => assert_ne!(budget, usize::MAX),
+            Err(Error::Unencodable { .. }) => {
+                let to = output.unwrap_or(0) * page;
+                assert!(!encodes::<F>(machine, to, attributes), "it can be encoded");
+            }
             Err(error) => panic!("{error}"),
         }
         let found = cursor.query(input).expect("a place in the space");
@@ -231,8 +243,12 @@ fn remap<'m, F: Format>(
     let (input, to) = (Input::<F>::new(start), Output::<F>::new(output));
     let result = flat.space.remap(input, to, bytes, attributes, Leaves::Largest, gather);
     let done = result.map_or_else(|error| error.at.get() - start, |()| bytes);
-    let expected = matches!(result, Err(error) if error.error == Error::LeafSize);
-    assert!(done == bytes || expected, "{result:?}");
+    let unencodable = !encodes::<F>(flat.machine, output + done, attributes);
+    let expected = match result {
+        Err(RangeError { error: Error::Unencodable { .. }, .. }) => unencodable,
+        _ => done == bytes || matches!(result, Err(error) if error.error == Error::LeafSize),
+    };
+    assert!(expected, "{result:?}");
     // From the error on, what was mapped may be unmapped: take what is there, if it was there
     // before.
     let space = &flat.space;
@@ -459,11 +475,19 @@ pub fn there_and_back<F: Format>(format: F, caches: Caches) {
     let machine = Machine::new(format, &arena, &tables, caches);
     let mut tree = machine.tree().expect("room for a root");
     let page = format.geometry().page_shift();
-    let larger = |shift: &u8| *shift > page && *shift <= page + 18;
-    let Some(large) = tree.leaf_shifts().into_iter().rfind(larger) else { return };
-    let attributes = F::Attributes::from(Prot::RW.for_user());
-    let (input, bytes) = (Input::<F>::new(1 << large), 1u64 << large);
-    let odd = Input::<F>::new((1 << large) + (bytes >> 1) + (1 << page));
+    let most = (page + 18).min(format.geometry().address_bits() - 2);
+    let larger = |shift: &u8| *shift > page && *shift <= most;
+    let Some(large) = tree.leaf_shifts().into_iter().rfind(larger) else {
+        return machine.destroy(tree);
+    };
+    let Some((rw, _)) = crate::words::usable(&format) else { return machine.destroy(tree) };
+    if restricts(&format) {
+        // No leaf may stand for a table that restricts.
+        return machine.destroy(tree);
+    }
+    let attributes = F::Attributes::from(rw);
+    let (input, bytes) = (format.address(1 << large), 1u64 << large);
+    let odd = format.address((1 << large) + (bytes >> 1) + (1 << page));
     machine.watch([input, odd].into_iter().filter_map(|at| format.offset(at)));
     let small = Leaves::Exactly(page);
     tree.map(input, Output::<F>::new(3 << large), bytes, attributes, small).expect("room");
@@ -479,7 +503,7 @@ pub fn there_and_back<F: Format>(format: F, caches: Caches) {
     };
     // One page in the middle differs: nothing of that part is promoted.
     let mut gather = machine.gather();
-    tree.protect(odd, 1 << page, Prot::R.for_user(), &mut gather).expect("room");
+    tree.protect(odd, 1 << page, rw.with_write(false), &mut gather).expect("room");
     gather.finish(&&machine).expect("nothing fails");
     let promoted = promote(&mut tree);
     assert!(gone(promoted, full - tables.live()));
@@ -499,6 +523,17 @@ pub fn there_and_back<F: Format>(format: F, caches: Caches) {
     machine.verify();
     assert_eq!((size(&tree), tables.live()), (Some(page), full));
     machine.destroy(tree);
+}
+
+/// Whether the tables that `format` makes restrict what leaves allow.
+fn restricts<F: Format>(format: &F) -> bool {
+    let geometry = format.geometry();
+    (1..geometry.levels()).any(|level| {
+        let at = Position { level: Level(level), shift: geometry.shift(Level(level)) };
+        let width = geometry.width(Level(level - 1));
+        let word = format.table(Output::<F>::new(0), width, at);
+        word.is_ok_and(|word| format.restrict(F::Path::default(), word, at) != F::Path::default())
+    })
 }
 
 /// Snapshots, and trees built anew from the list of what a tree maps, say what the tree says.

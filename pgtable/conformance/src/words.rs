@@ -311,6 +311,23 @@ pub fn offsets<F: Format>(format: &F, address: u64) {
     }
 }
 
+/// Rights of pages that may be written, and an access by which they are read, of a format of any
+/// kind.
+#[must_use]
+pub fn usable<F: Format>(format: &F) -> Option<(Prot, Access)> {
+    let at = Position { level: Level(0), shift: format.geometry().page_shift() };
+    let prots = [Prot::RW, Prot::RW.for_user(), Prot::RWX, Prot::RWX.for_user()];
+    let accesses = [Access::READ, Access::READ.by_user()];
+    prots.into_iter().flat_map(|prot| accesses.map(|access| (prot, access))).find(
+        |&(prot, access)| {
+            let words = format.leaves(Output::<F>::new(0), prot.into(), at);
+            words.is_ok_and(|words| {
+                format.check(words.first, at, F::Path::default(), access).is_ok()
+            })
+        },
+    )
+}
+
 /// What a format keeps is what it says everywhere: the bits of one place.
 #[must_use]
 pub fn bits<F: Format>(format: &F) -> Bits {

@@ -35,10 +35,11 @@ fn region(number: u64) -> u64 {
 /// # Panics
 /// If a page is not what its thread made of it, or if a table is lost.
 pub fn together<F: Format>(format: F, rounds: u64) {
-    if format.geometry().address_bits() < 34 {
+    if format.geometry().address_bits() < 34 || format.address(0).get() != 0 {
         // No room for the regions.
         return;
     }
+    let Some(usable) = crate::words::usable(&format) else { return };
     let Some(scarce) = Scarce::new(format, 8) else { return };
     let (memory, frames) = (scarce.memory::<F>(), scarce.frames::<F>());
     let epochs = Epochs::new(THREADS as usize);
@@ -61,6 +62,7 @@ pub fn together<F: Format>(format: F, rounds: u64) {
                         number,
                         model,
                         random: Random::new(number),
+                        usable,
                         fought,
                     };
                     (0..rounds).for_each(|_| owner.step());
@@ -114,6 +116,8 @@ struct Thread<'t, F: Format, M, A: DeferringAllocator<Output<F>>> {
     /// Its pages: where they lead.
     model: BTreeMap<u64, u64>,
     random: Random,
+    /// The rights of its pages, and how they are read.
+    usable: (Prot, Access),
     fought: &'t AtomicU64,
 }
 
@@ -165,7 +169,7 @@ where
     fn map(&mut self, at: u64, bytes: u64, leaves: Leaves) {
         let page = self.page();
         let output = (1 + self.random(64)) * 16 * REGION + at % (16 * REGION);
-        let attributes = Prot::RW.into();
+        let attributes = self.usable.0.into();
         let taken = self.model.range(at..at + bytes).next().map(|(&at, _)| at);
         let mapped = self.writer.map(
             Input::<F>::new(at),
@@ -218,7 +222,7 @@ where
             let leaves = [Leaves::Largest, Leaves::AtMost(page.trailing_zeros() as u8)]
                 [self.random(2) as usize];
             let mapped =
-                self.writer.map(Input::<F>::new(at), output, bytes, Prot::RW.into(), leaves);
+                self.writer.map(Input::<F>::new(at), output, bytes, self.usable.0.into(), leaves);
             let done = mapped.map_or_else(|error| error.at.get() - at, |()| bytes);
             self.fought.fetch_add(done, Ordering::Relaxed);
         } else {
@@ -240,8 +244,10 @@ where
         let ((at, bytes), choice) = (self.own(4), self.random(4));
         let mut gather = Gather::new(&Unused, ());
         if choice < 2 {
-            let (input, prot) =
-                (Input::<F>::new(region(1 + self.number)), [Prot::R, Prot::RW][choice as usize]);
+            let (input, prot) = (
+                Input::<F>::new(region(1 + self.number)),
+                [self.usable.0.with_write(false), self.usable.0][choice as usize],
+            );
             // More than the region, which a leaf may cover; nobody is in between.
             let around = region(1 + self.number) & !((1 << 30) - 1);
             let mut cursor = if self.number == 0 {
@@ -287,7 +293,7 @@ where
                 }
                 self.model.remove(&(at + by));
                 let output = Output::<F>::new(16 * REGION + (at + by) % (16 * REGION));
-                let (input, attributes) = (Input::<F>::new(at + by), Prot::RW.into());
+                let (input, attributes) = (Input::<F>::new(at + by), self.usable.0.into());
                 if Self::unless_out_of_memory(cursor.map(
                     input,
                     output,
@@ -331,7 +337,8 @@ where
             12 => {
                 let (at, bytes) = self.own(8);
                 let mut gather = Gather::new(&Unused, ());
-                let prot = [Prot::R, Prot::RW][self.random(2) as usize];
+                let prot =
+                    [self.usable.0.with_write(false), self.usable.0][self.random(2) as usize];
                 let changed = self.writer.protect(Input::<F>::new(at), bytes, prot, &mut gather);
                 gather.finish(self.tables).expect("nothing fails");
                 if let Some(changed) = Self::may_run_out(changed) {
@@ -364,7 +371,7 @@ where
         // Its pages are as it left them, whatever the others do.
         let (own, between) = (self.own(1).0, self.between());
         for at in [own, between] {
-            let found = self.writer.translate(Input::<F>::new(at + 5), Access::READ);
+            let found = self.writer.translate(Input::<F>::new(at + 5), self.usable.1);
             assert_eq!(
                 found.ok().map(|found| found.output.get() - 5),
                 self.model.get(&at).copied(),

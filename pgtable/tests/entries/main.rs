@@ -5,12 +5,8 @@
 
 mod annotate;
 mod appear;
-#[allow(dead_code, reason = "shapes of other tests")]
-#[path = "../model/deep.rs"]
-mod deep;
 mod groups;
 mod roots;
 mod skips;
-#[allow(dead_code, reason = "the harness is for address spaces")]
 #[path = "../support/mod.rs"]
 mod support;

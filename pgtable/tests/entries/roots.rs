@@ -3,8 +3,8 @@
 
 use pgtable::{Access, Gather, Geometry, Gpa, Hpa, Leaves, LevelGeometry, PageTable, Prot, Unused};
 
-use crate::deep::Deep;
 use crate::support::{Arena, Tables};
+use pgtable_conformance::deep::Deep;
 
 const fn level(width: u8) -> LevelGeometry {
     LevelGeometry { width, leaf: true }
