@@ -6,7 +6,7 @@
 //! | module | what it checks |
 //! | --- | --- |
 //! | [`words`] | the codec, word by word: encoding against decoding, shortcuts against the codec, records |
-//! | [`tree`] | every verb of a tree against a flat map, with an allocator that runs out; iteration, copies, movement |
+//! | [`tree`], [`reading`], [`copies`] | every verb of a tree against a flat map, with an allocator that runs out; forms of iteration; copies |
 //! | [`shared`], [`locked`] | the writers of a shared tree, one at a time |
 //! | [`writers`], [`readers`] | writers, and readers beside a writer, on threads |
 //! | [`records`] | accessed and dirty, harvested |
@@ -30,7 +30,9 @@
 #![allow(clippy::missing_panics_doc, reason = "every function here panics where a rule is broken")]
 
 pub mod amd;
+mod caches;
 pub mod cases;
+pub mod copies;
 pub mod deep;
 pub mod flat;
 pub mod hostile;
@@ -43,6 +45,7 @@ pub mod memory;
 pub mod mmu;
 pub mod ops;
 pub mod readers;
+pub mod reading;
 pub mod records;
 pub mod shared;
 pub mod sv;
@@ -127,13 +130,13 @@ macro_rules! conformance {
                 /// Snapshots and rebuilt trees.
                 #[test]
                 fn copies() {
-                    $crate::tree::copies($format, CACHES, 16);
+                    $crate::copies::random($format, CACHES, 16);
                 }
 
                 /// Promoting and splitting are inverses.
                 #[test]
                 fn there_and_back() {
-                    $crate::tree::there_and_back($format, CACHES);
+                    $crate::copies::there_and_back($format, CACHES);
                 }
             }
         )+

@@ -68,7 +68,8 @@ pub fn bounded<F: Format>(format: F) {
     machine.words();
     let _ = anchored.translate(at(0), read);
     // What shortcuts translate is translated from the anchor.
-    let each = if machine.words() == levels { 2 } else { walk };
+    let quick = machine.words() == levels && format.shortcuts(Some(read)).is_some();
+    let each = if quick { 2 } else { walk };
     for &input in &inputs {
         let _ = anchored.translate(input, read);
     }

@@ -7,7 +7,6 @@
 //! if something that is still cached is not what the tree says.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::atomic::Ordering;
 
 use pgtable::{
@@ -15,45 +14,7 @@ use pgtable::{
     Position, Stale, TableMemory, low_bits,
 };
 
-/// The table entries that an invalidation of a range of pages removes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TablesRemoved {
-    /// None: they have an invalidation of their own (POWER's RIC=1, RISC-V's `sfence.vma` without
-    /// an address).
-    None,
-    /// Those on the way to the range (AArch64 `TLBI VAE1`).
-    OnTheWay,
-    /// All of the address space (x86 `INVLPG`, `INVPCID`).
-    All,
-}
-
-/// What an architecture's translation caches hold, and what an invalidation removes.
-///
-/// [`STRICT`](Self::STRICT) is the default of [`conformance!`](crate::conformance): it holds all
-/// that any architecture may hold, and removes no more than was asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Caches {
-    /// The levels whose table entries are cached, one bit each.
-    pub table_levels: u8,
-    /// What an invalidation of a range does to cached table entries.
-    pub tables_removed: TablesRemoved,
-    /// Whether an invalidation of a range removes pages of the size that it names only (POWER's
-    /// `tlbie` with its actual page size, AArch64's TTL hint).
-    pub by_size: bool,
-    /// Whether two different translations of one address must never be cached at once, so that a
-    /// change of size or output needs break-before-make.
-    pub one_translation: bool,
-}
-
-impl Caches {
-    /// All that any architecture may hold, and the least that an invalidation may remove.
-    pub const STRICT: Self = Self {
-        table_levels: u8::MAX,
-        tables_removed: TablesRemoved::None,
-        by_size: true,
-        one_translation: true,
-    };
-}
+pub use crate::caches::{Caches, TablesRemoved};
 
 /// A table as a walk came to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -138,6 +99,7 @@ enum End<F: Format> {
 }
 
 /// The MMU of one tree.
+#[derive(Debug)]
 pub struct Mmu<'m, F: Format> {
     format: F,
     memory: DirectMap<'m, Output<F>>,
@@ -149,16 +111,6 @@ pub struct Mmu<'m, F: Format> {
     tables: BTreeMap<(u8, u64), Node<F::Path>>,
     /// Leaves in which it recorded a store: by the first offset, with their size.
     dirtied: BTreeMap<u64, u8>,
-}
-
-impl<F: Format> fmt::Debug for Mmu<'_, F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mmu")
-            .field("format", &self.format)
-            .field("leaves", &self.leaves)
-            .field("tables", &self.tables)
-            .finish_non_exhaustive()
-    }
 }
 
 impl<'m, F: Format> Mmu<'m, F> {

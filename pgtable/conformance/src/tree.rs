@@ -1,19 +1,19 @@
 //! What trees can do beyond an address space: cursors, splitting and promoting, remapping,
-//! harvesting, movement; batches and the forms of iteration.
+//! harvesting, movement.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use pgtable::{
-    Access, Address, AddressSpace, Attributes, Entry, Error, Format, Gather, Groups, Input, LeafOf,
-    Leaves, Level, Output, PageTable, Position, Prot, RangeError, Recorded, Writers, low_bits,
+    Address, AddressSpace, Attributes, Error, Format, Gather, Groups, Input, Leaves, Output, Prot,
+    RangeError, Recorded, Writers,
 };
 
 use crate::flat::{Flat, Hardware};
 use crate::machine::{Machine, Tree};
 use crate::memory::{Arena, Tables};
 use crate::mmu::Caches;
-use crate::ops::{Op, Place, TreeOp};
+use crate::ops::{Place, TreeOp};
 
 /// A tree and the flat map that says what it must hold.
 pub type FlatTree<'m, F> = Flat<'m, Machine<'m, F>, Tree<'m, F>>;
@@ -80,7 +80,7 @@ pub fn apply<'m, F: Format>(flat: &mut FlatTree<'m, F>, op: &TreeOp) {
     let machine = flat.machine;
     if let TreeOp::Space(op) = op {
         flat.apply(op);
-        return forms_of_reading(flat);
+        return crate::reading::forms(flat);
     }
     let mut gather = machine.gather();
     match *op {
@@ -130,7 +130,7 @@ pub fn apply<'m, F: Format>(flat: &mut FlatTree<'m, F>, op: &TreeOp) {
     gather.finish(&machine).expect("nothing fails");
     drop(gather);
     flat.check();
-    forms_of_reading(flat);
+    crate::reading::forms(flat);
 }
 
 fn cursor<'m, F: Format>(
@@ -338,272 +338,4 @@ fn relocate<'m, F: Format>(
     }
     gather.finish(&machine).expect("nothing fails");
     assert_eq!(machine.tables.live(), before);
-}
-
-/// Batches and every form of iteration say what one translation and one walk say.
-///
-/// # Panics
-/// If one of them says anything else.
-pub fn forms_of_reading<F: Format>(flat: &FlatTree<'_, F>) {
-    flat.machine.watch([]);
-    many_at_once(flat);
-    let leaves = iterations(flat);
-    tables(flat, &leaves);
-    traces(flat);
-}
-
-fn many_at_once<F: Format>(flat: &FlatTree<'_, F>) {
-    let walker = flat.space.walker();
-    let start = flat.space.range().0.get();
-    let mut inputs: Vec<_> =
-        flat.model.keys().map(|&page| Input::<F>::new(page + 3)).step_by(7).take(90).collect();
-    let beyond = (0..10).map(|hole| Input::<F>::new(start + hole * 0x1234_5000 + 1));
-    inputs.extend(beyond.chain([Input::<F>::new(u64::MAX >> 1), Input::<F>::new(1 << 60)]));
-    let accesses = [Access::READ, Access::WRITE.by_user(), Access::FETCH];
-    let mut anchored = flat.space.anchored();
-    for access in accesses {
-        let mut outputs = vec![None; inputs.len()];
-        let translated = walker.translate_batch(&inputs, access, &mut outputs);
-        assert_eq!(translated, outputs.iter().flatten().count());
-        for (&input, &output) in inputs.iter().zip(&outputs) {
-            let one = walker.translate(input, access).ok().map(|one| one.output);
-            assert_eq!(output, one, "{input}");
-        }
-    }
-    // One access after the other, here and at the same place of another part of the tree: what is
-    // remembered does not serve the wrong part.
-    for &input in &inputs {
-        for access in accesses {
-            for input in [input, Input::<F>::new(input.get() ^ 1 << 40)] {
-                let one = walker.translate(input, access);
-                assert_eq!(anchored.translate(input, access), one, "{access} at {input}");
-            }
-        }
-    }
-}
-
-/// The leaves, of which every form of iteration must tell.
-fn iterations<F: Format>(flat: &FlatTree<'_, F>) -> Vec<LeafOf<F>> {
-    let walker = flat.space.walker();
-    let (start, bytes) = flat.space.range();
-    let leaves: Result<Vec<_>, _> = walker.iter(start, bytes).expect("the space").collect();
-    let leaves = leaves.expect("nothing is malformed");
-    let mut visited = Vec::new();
-    let flow = walker.for_each(start, bytes, |leaf| {
-        visited.push(leaf);
-        ControlFlow::<()>::Continue(())
-    });
-    assert_eq!(flow, Ok(ControlFlow::Continue(())));
-    assert_eq!(leaves, visited);
-
-    let mut coalesced = Vec::new();
-    let flow = walker.for_each_coalesced(start, bytes, |mapping| {
-        coalesced.push(mapping);
-        ControlFlow::<()>::Continue(())
-    });
-    assert_eq!(flow, Ok(ControlFlow::Continue(())));
-    let flat = |mappings: &[LeafOf<F>]| {
-        let mut pages = Vec::new();
-        for m in mappings {
-            for page in (0..m.bytes).step_by(1 << m.shift) {
-                pages.push((m.input.get() + page, m.output.get() + page, m.attributes));
-            }
-        }
-        pages
-    };
-    assert_eq!(flat(&coalesced), flat(&leaves));
-    for pair in coalesced.windows(2) {
-        let joins = pair[0].input.get() + pair[0].bytes == pair[1].input.get()
-            && pair[0].output.get() + pair[0].bytes == pair[1].output.get()
-            && (pair[0].shift, pair[0].attributes) == (pair[1].shift, pair[1].attributes);
-        assert!(!joins, "{pair:?} should be one");
-    }
-    leaves
-}
-
-/// The tables themselves: as many as the allocator has given out, and their leaves are the leaves.
-fn tables<F: Format>(flat: &FlatTree<'_, F>, leaves: &[LeafOf<F>]) {
-    let walker = flat.space.walker();
-    let (start, bytes) = flat.space.range();
-    let (mut tables, mut mapped) = (0, 0);
-    let flow = walker.for_each_table(|table| {
-        tables += 1;
-        assert_eq!(table.entries().count(), 1 << table.width());
-        let empty = table.entries().all(|entry| entry.entry == Entry::Absent);
-        assert!(!empty || table.address() == walker.root(), "an empty table stayed");
-        for entry in table.entries() {
-            match entry.entry {
-                Entry::Leaf { .. } if entry.input.get() - start.get() < bytes => {
-                    mapped += table.at().size();
-                }
-                Entry::Malformed => panic!("{entry:?}"),
-                Entry::Leaf { .. } | Entry::Absent | Entry::Table { .. } => {}
-            }
-        }
-        ControlFlow::<()>::Continue(())
-    });
-    assert!(flow.is_continue());
-    assert_eq!(tables, flat.machine.tables.live());
-    assert_eq!(mapped, leaves.iter().map(|leaf| leaf.bytes).sum::<u64>(), "bytes in tables");
-    let first = walker.for_each_table(|table| ControlFlow::Break(table.address()));
-    assert_eq!(first, ControlFlow::Break(walker.root()));
-}
-
-/// Each walk's trace ends at what the address translates to.
-fn traces<F: Format>(flat: &FlatTree<'_, F>) {
-    let Some((&page, &(output, _))) = flat.model.first_key_value() else { return };
-    let trace = flat.space.walker().trace(Input::<F>::new(page));
-    let Some(last) = trace.last() else { panic!("nothing on the way to {page:#x}") };
-    let Entry::Leaf { output: base, .. } = last.entry else { panic!("{trace:?}") };
-    let group = match F::GROUPS {
-        // Every entry has the address of the whole.
-        Groups::Alike => flat.space.format().group(last.word, last.at),
-        Groups::None | Groups::Apart => 0,
-    };
-    assert_eq!(base.get() + (page & low_bits(last.at.shift + group)), output, "{trace:?}");
-    let descends = |pair: &[pgtable::TraceEntry<F>]| pair[0].at.level > pair[1].at.level;
-    assert!(trace.windows(2).all(descends), "{trace:?}");
-}
-
-/// Small pages that say one thing become the largest leaf, and come back.
-///
-/// # Panics
-/// If they do not.
-pub fn there_and_back<F: Format>(format: F, caches: Caches) {
-    let arena = Arena::new(ARENA);
-    let tables = Tables::new(&arena);
-    let machine = Machine::new(format, &arena, &tables, caches);
-    let mut tree = machine.tree().expect("room for a root");
-    let page = format.geometry().page_shift();
-    let most = (page + 18).min(format.geometry().address_bits() - 2);
-    let larger = |shift: &u8| *shift > page && *shift <= most;
-    let Some(large) = tree.leaf_shifts().into_iter().rfind(larger) else {
-        return machine.destroy(tree);
-    };
-    let Some((rw, _)) = crate::words::usable(&format) else { return machine.destroy(tree) };
-    if restricts(&format) {
-        // No leaf may stand for a table that restricts.
-        return machine.destroy(tree);
-    }
-    let attributes = F::Attributes::from(rw);
-    let (input, bytes) = (format.address(1 << large), 1u64 << large);
-    let odd = format.address((1 << large) + (bytes >> 1) + (1 << page));
-    machine.watch([input, odd].into_iter().filter_map(|at| format.offset(at)));
-    let small = Leaves::Exactly(page);
-    tree.map(input, Output::<F>::new(3 << large), bytes, attributes, small).expect("room");
-    let full = tables.live();
-    // Groups are made in tables that stay.
-    let groups = F::GROUPS != Groups::None;
-    let gone = |promoted: usize, gone: usize| gone == promoted || groups && gone < promoted;
-    let promote = |tree: &mut Tree<'_, F>| {
-        let mut gather = machine.gather();
-        let promoted = tree.promote(input, bytes, &mut gather).expect("nothing fails");
-        gather.finish(&&machine).expect("nothing fails");
-        promoted
-    };
-    // One page in the middle differs: nothing of that part is promoted.
-    let mut gather = machine.gather();
-    tree.protect(odd, 1 << page, rw.with_write(false), &mut gather).expect("room");
-    gather.finish(&&machine).expect("nothing fails");
-    let promoted = promote(&mut tree);
-    assert!(gone(promoted, full - tables.live()));
-    let size = |tree: &Tree<'_, F>| tree.walker().query(odd).ok().flatten().map(|it| it.shift);
-    assert_eq!(size(&tree), Some(page));
-
-    let mut gather = machine.gather();
-    tree.set_attributes(odd, 1 << page, attributes, &mut gather).expect("room");
-    gather.finish(&&machine).expect("nothing fails");
-    let promoted = promoted + promote(&mut tree);
-    assert_eq!(size(&tree), Some(large));
-    assert!(gone(promoted, full - tables.live()));
-
-    let mut gather = machine.gather();
-    tree.split(input, bytes, page, &mut gather).expect("room");
-    gather.finish(&&machine).expect("nothing fails");
-    machine.verify();
-    assert_eq!((size(&tree), tables.live()), (Some(page), full));
-    machine.destroy(tree);
-}
-
-/// Whether the tables that `format` makes restrict what leaves allow.
-fn restricts<F: Format>(format: &F) -> bool {
-    let geometry = format.geometry();
-    (1..geometry.levels()).any(|level| {
-        let at = Position { level: Level(level), shift: geometry.shift(Level(level)) };
-        let width = geometry.width(Level(level - 1));
-        let word = format.table(Output::<F>::new(0), width, at);
-        word.is_ok_and(|word| format.restrict(F::Path::default(), word, at) != F::Path::default())
-    })
-}
-
-/// Snapshots, and trees built anew from the list of what a tree maps, say what the tree says.
-///
-/// # Panics
-/// If they say anything else.
-pub fn copies<F: Format>(format: F, caches: Caches, cases: u32) {
-    let strategy = (crate::ops::ops(12), crate::ops::budget(), crate::ops::ops(4));
-    crate::cases::run(cases, &proptest::strategy::Strategy::boxed(strategy), &|case| {
-        let (build, budget, then) = case;
-        let (here, there) = (Arena::new(ARENA), Arena::new(ARENA));
-        let (tables, others) = (Tables::new(&here), Tables::new(&there));
-        let machine = Machine::new(format, &here, &tables, caches);
-        let other = Machine::new(format, &there, &others, caches);
-        copied((&machine, &other), build, *budget, then);
-    });
-}
-
-fn copied<'m, F: Format>(
-    (machine, other): (&'m Machine<'m, F>, &'m Machine<'m, F>),
-    build: &[Op],
-    budget: usize,
-    then: &[Op],
-) {
-    let tree = machine.tree().expect("room for a root");
-    let mut flat = Flat::new(tree, machine);
-    build.iter().for_each(|op| flat.apply(op));
-    machine.watch([]);
-    let (start, bytes) = flat.space.range();
-    let live = machine.tables.live();
-    let same = |one: &Tree<'_, F>, two: &Tree<'_, F>| {
-        let flow = one.walker().diff(&two.walker(), start, bytes, ControlFlow::Break);
-        assert_eq!(flow, Ok(ControlFlow::Continue(())));
-    };
-    other.tables.budget.set(budget);
-    match flat.space.walker().snapshot(other, other) {
-        Ok(copy) => {
-            assert_eq!(other.tables.live(), live);
-            same(&flat.space, &copy);
-            other.destroy(copy);
-        }
-        Err(Error::Alloc(_)) => assert_ne!(budget, usize::MAX),
-        Err(error) => panic!("{error}"),
-    }
-    assert_eq!(other.tables.live(), 0);
-    let list: Vec<_> = flat.space.walker().iter(start, bytes).expect("the space").collect();
-    let list = list.into_iter().map(|leaf| leaf.expect("nothing is malformed"));
-    match PageTable::rebuild(*flat.space.format(), other, other, list) {
-        Ok(copy) => {
-            same(&flat.space, &copy);
-            other.destroy(copy);
-        }
-        Err(error) => {
-            assert!(budget != usize::MAX && matches!(error.error, Error::Alloc(_)), "{error}");
-        }
-    }
-    assert_eq!(other.tables.live(), 0);
-    other.tables.budget.set(usize::MAX);
-
-    // A snapshot is a tree like any other: it goes on, apart from the first.
-    let copy = flat.space.walker().snapshot(other, other).expect("room");
-    other.load(copy.root());
-    let mut forked = Flat::new(copy, other);
-    forked.model.clone_from(&flat.model);
-    then.iter().for_each(|op| forked.apply(op));
-    flat.check();
-    let mut gather = other.gather();
-    forked.space.unmap(start, bytes, &mut gather).expect("all can be unmapped");
-    gather.finish(&other).expect("nothing fails");
-    assert_eq!(other.tables.live(), 1, "only the root is left: every count is right");
-    other.destroy(forked.space);
-    machine.destroy(flat.space);
 }
