@@ -22,6 +22,11 @@ const SLOTS: usize = if cfg!(loom) { 2 } else { 128 };
 /// Bits of a number that say how often its slot was used.
 const USES: u32 = 13;
 
+/// How often a slot may have been used before a tree is shared (again): its ranges get other numbers
+/// than ranges that were forgotten before.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Uses(u16);
+
 /// The locked ranges of a tree.
 #[derive(Debug)]
 pub(crate) struct Ranges {
@@ -29,15 +34,26 @@ pub(crate) struct Ranges {
     slots: [AtomicU16; SLOTS],
     /// Writers that were ever made.
     writers: AtomicU32,
-}
-
-impl Default for Ranges {
-    fn default() -> Self {
-        Self { slots: core::array::from_fn(|_| AtomicU16::new(0)), writers: AtomicU32::new(0) }
-    }
+    /// What all slots began with.
+    before: Uses,
 }
 
 impl Ranges {
+    /// Those of a tree that is shared from now on, in which slots were used before.
+    pub(crate) fn after(before: Uses) -> Self {
+        let slots = core::array::from_fn(|_| AtomicU16::new(before.0 << 1));
+        Self { slots, writers: AtomicU32::new(0), before }
+    }
+
+    /// How often slots were used when the tree is shared no more.
+    pub(crate) fn uses(&self) -> Uses {
+        let all = (1 << USES) - 1;
+        let since = |slot: &AtomicU16| {
+            (slot.load(Ordering::Relaxed) >> 1).wrapping_sub(self.before.0) & all
+        };
+        Uses(self.before.0.wrapping_add(self.slots.iter().map(since).max().unwrap_or(0)) & all)
+    }
+
     /// The number of a new writer.
     pub(crate) fn writer(&self) -> u32 {
         self.writers.fetch_add(1, Ordering::Relaxed)
@@ -111,7 +127,7 @@ impl Drop for Alive<'_> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::{Alive, Ranges, SLOTS, USES};
+    use super::{Alive, Ranges, SLOTS, USES, Uses};
     extern crate std;
     use std::collections::BTreeSet;
     use std::vec::Vec;
@@ -120,7 +136,7 @@ mod tests {
     /// it can be.
     #[test]
     fn numbers() {
-        let ranges = Ranges::default();
+        let ranges = Ranges::after(Uses::default());
         let all: Vec<_> = (0..SLOTS).map_while(|_| Alive::begin(&ranges, 77)).collect();
         assert_eq!(all.len(), SLOTS);
         assert!(Alive::begin(&ranges, 0).is_none(), "one too many");
@@ -135,5 +151,24 @@ mod tests {
         assert_eq!(again.len(), (1 << USES) - 1);
         assert!(again.is_disjoint(&numbers));
         assert!(numbers.contains(&Alive::begin(&ranges, 77).expect("there is room").number()));
+    }
+
+    /// A range that was forgotten stays dead when the tree is shared again, however often.
+    #[test]
+    fn forgotten_numbers_do_not_come_back() {
+        let (mut before, mut forgotten) = (Uses::default(), BTreeSet::new());
+        for share in 0..100u32 {
+            let ranges = Ranges::after(before);
+            assert!(!forgotten.iter().any(|&number| ranges.is_alive(number)), "share {share}");
+            for turn in 0..share % 7 {
+                let alive = Alive::begin(&ranges, turn * 3).expect("there is room");
+                assert!(!forgotten.contains(&alive.number()));
+                if turn % 2 == 0 {
+                    forgotten.insert(alive.number());
+                    core::mem::forget(alive);
+                }
+            }
+            before = ranges.uses();
+        }
     }
 }

@@ -381,7 +381,7 @@ impl Drop for Locked<'_> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::{COUNT, LockRefused, NUMBER, Owner, TableState};
-    use crate::ranges::{Alive, Ranges};
+    use crate::ranges::{Alive, Ranges, Uses};
 
     /// Owners that are told apart: two trees, two verbs, two ranges.
     fn owners() -> [Owner; 6] {
@@ -439,7 +439,7 @@ mod tests {
     /// What becomes of a table that is asked for, by whose it is.
     #[test]
     fn who_locks() {
-        let ranges = Ranges::default();
+        let ranges = Ranges::after(Uses::default());
         let alive = Alive::begin(&ranges, 5).expect("the first");
         let [tree, other] = [0; 2].map(|_| Owner::new_tree());
         let range = tree.range(alive.number());
@@ -476,7 +476,7 @@ mod tests {
     /// writer takes the table over.
     #[test]
     fn who_takes_over() {
-        let ranges = Ranges::default();
+        let ranges = Ranges::after(Uses::default());
         let alive = Alive::begin(&ranges, 0).expect("the first");
         let tree = Owner::new_tree();
         let (me, range) = (tree.verb(1), tree.range(alive.number()));

@@ -43,6 +43,7 @@ use crate::geometry::{Level, MAX_LEVELS};
 use crate::keep::Kept;
 use crate::lock::{Locks, Own, Owned};
 use crate::memory::TableMemory;
+use crate::ranges::Uses;
 use crate::space::{AddressSpace, Leaves};
 use crate::state::{Owner, TableState, UNKNOWN};
 use crate::walk::{LeafOf, TranslationOf, Walker, translate};
@@ -61,6 +62,8 @@ pub struct PageTable<F, M, A> {
     /// This tree, as the owner of its tables.
     pub(crate) tree: Owner,
     pub(crate) kept: Kept,
+    /// What locked ranges were numbered when the tree was shared before.
+    pub(crate) ranges_before: Uses,
     pub(crate) entries: Entries,
     /// Some entry may be annotated.
     pub(crate) annotated: AtomicBool,
@@ -88,7 +91,8 @@ where
         let entries = Entries::default();
         entries.more(geometry.width(geometry.root()));
         let (root, kept, annotated) = (root.get(), Kept::default(), AtomicBool::new(false));
-        Ok(Self { format, memory, tables, root, tree, kept, entries, annotated })
+        let ranges_before = Uses::default();
+        Ok(Self { format, memory, tables, root, tree, kept, ranges_before, entries, annotated })
     }
 
     /// The address of the root table: what CR3, an EPTP, a process or partition table entry is made

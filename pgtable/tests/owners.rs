@@ -281,6 +281,40 @@ fn case_a1_what_was_forgotten_is_the_trees_again() {
     }
 }
 
+/// The same when the tree is shared again, and again: a new range is not taken for one that was
+/// forgotten.
+#[test]
+fn case_a1_what_was_forgotten_is_free_when_the_tree_is_shared_again() {
+    let words: Vec<AtomicU64> = (0..FRAMES << 13).map(|_| AtomicU64::new(0)).collect();
+    let memory = DirectMap::new(&words, Gpa::new(START));
+    let frames = Frames::new(Region::new(memory, Gpa::new(START), FRAMES, 16).unwrap()).unwrap();
+    let epochs = Epochs::new(2);
+    let cache = Cache::new(&frames, Owner(1), Kind::User, Policy::Reuse);
+    let tables = Deferred::new(cache, &epochs);
+    let mut tree = PageTable::new(format(), memory, Hasty(&tables)).unwrap();
+    for share in 0..8 {
+        let shared = SharedPageTable::from(tree);
+        let writer = shared.writer().unwrap();
+        if share == 0 {
+            [0, LARGE].iter().for_each(|&at| map(&writer, at).unwrap());
+        }
+        for bytes in [2 * LARGE, LARGE, PAGE].into_iter().cycle().take(share) {
+            writer
+                .lock(Gva::new(0), bytes)
+                .unwrap()
+                .map(Gva::new(PAGE), Gpa::new(0), PAGE, Prot::RW.into(), Leaves::Largest)
+                .ok();
+        }
+        std::mem::forget(writer.lock(Gva::new(0), 2 * LARGE).unwrap());
+        drop(writer);
+        tree = shared.into_inner();
+    }
+    let done = tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
+    assert_eq!((done.refused, done.unread), (0, 0));
+    let _: [usize; 2] = [0; 2].map(|_| tables.collect().unwrap());
+    assert_eq!(frames.census().live, 0);
+}
+
 /// A table of one tree that a guest linked into another tree of the same cache: nothing that the
 /// other does touches it.
 #[test]

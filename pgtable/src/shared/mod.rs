@@ -56,7 +56,8 @@ where
     fn from(mut table: PageTable<F, M, A>) -> Self {
         table.kept = Kept::default();
         table.entries.shared = true;
-        Self { table, ranges: Ranges::default() }
+        let ranges = Ranges::after(table.ranges_before);
+        Self { table, ranges }
     }
 }
 
@@ -71,6 +72,7 @@ where
     pub fn into_inner(self) -> PageTable<F, M, A> {
         let mut table = self.table;
         table.entries.shared = false;
+        table.ranges_before = self.ranges.uses();
         if let Some(state) = table.state(Node::root(&table.format, table.root)) {
             state.adopt(table.tree);
         }
