@@ -253,9 +253,8 @@ impl<A: Address> Iterator for Operands<'_, A> {
         if features.ranges && granules > page {
             // The base of a range is a multiple of 64 KiB with LPA2.
             let unit = if features.ds { 16 } else { granule };
-            if address & low_bits(unit) == 0
-                && let Some((scale, num)) = scale_and_num(granules)
-            {
+            let aligned = address & low_bits(unit) == 0;
+            if let Some((scale, num)) = scale_and_num(granules).filter(|_| aligned) {
                 let level = if features.ttl { features.level(shift) } else { 0 };
                 done = (u64::from(num) + 1) << (5 * scale + 1);
                 operand = Operand::Range(

@@ -261,10 +261,9 @@ impl Bench<'_> {
             if walker.access(Gva::new(va), access).is_err() {
                 return;
             }
-            if self.memory.load(leaf) != before
-                && let Some(walker) = self.walker2()
-                && walker.access(Gpa::new(leaf), Access::WRITE).is_err()
-            {
+            let marked = self.memory.load(leaf) != before;
+            let stage2 = self.walker2().filter(|_| marked);
+            if stage2.is_some_and(|walker| walker.access(Gpa::new(leaf), Access::WRITE).is_err()) {
                 self.memory.store(leaf, before.unwrap_or(0));
                 return;
             }
