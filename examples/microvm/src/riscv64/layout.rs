@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 
-use arch_riscv64::MemoryType;
 use pgtable::{Gpa, Gva, Prot};
 use probe_guest::riscv64::Corner;
 
@@ -59,7 +58,8 @@ const USER_RX: Prot = Prot::RX.for_user();
 const USER_RWX: Prot = Prot::RWX.for_user();
 const USER_X: Prot = Prot::new().with_execute(true).for_user();
 
-const NON_CACHEABLE: u8 = MemoryType::NonCacheable as u8;
+/// PBMT: NC.
+pub const NON_CACHEABLE: u8 = 1;
 
 /// What the two processes map. Outputs are in another order than inputs, so that a wrong address
 /// shows. Memory types are PBMT's.

@@ -11,10 +11,10 @@ mod shootdown;
 use std::cell::{Cell, RefCell};
 use std::fs;
 
-use arch_riscv64::{Controls, Extensions, MemoryType, Mode, PageAttributes, Sv};
+use arch_riscv64::{Controls, Extensions, Mode, PageAttributes, Sv};
 use frag_alloc::guest_frames;
 use kvm_ioctls::Kvm;
-use pgtable::{Gpa, GuestTables, Leaves, Prot};
+use pgtable::{Attributes as _, Gpa, GuestTables, Leaves, Memory, Prot};
 use probe_guest::riscv64::{GREETING, Outcome, ProbeGuest};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -109,11 +109,11 @@ fn build(spaces: &mut [Space<'_>], report: &mut Report) -> Result<(), Failure> {
         space.map(at, guest::FRAMES, frames, Prot::RW.into(), Leaves::Exactly(12))?;
         for row in MAPPINGS.iter().filter(|row| row.pid == pid) {
             let memory = match row.memory {
-                0 => MemoryType::Pma,
-                1 => MemoryType::NonCacheable,
-                _ => MemoryType::Io,
+                0 => Memory::Normal,
+                layout::NON_CACHEABLE => Memory::Uncached,
+                _ => Memory::Device,
             };
-            let attributes = PageAttributes::from(row.prot).with_memory_type(memory);
+            let attributes = PageAttributes::from(row.prot).with_memory(memory);
             let leaves = Leaves::Exactly(row.leaf);
             space.map(row.input, row.output, row.bytes, attributes, leaves).map_err(|failure| {
                 format!("mapping \"{}\" of process {pid}: {failure}", row.name)
