@@ -247,9 +247,8 @@ impl Bench<'_> {
             }
         };
         for &entry in &path.first {
-            if let Some(walker) = self.walker2()
-                && walker.translate(Gpa::new(entry), Access::READ).is_err()
-            {
+            let read = Gpa::new(entry);
+            if self.walker2().is_some_and(|walker| walker.translate(read, Access::READ).is_err()) {
                 return;
             }
             second(entry, Access::READ);
