@@ -68,6 +68,10 @@ pub(crate) fn reference(
     if base % size != 0 && !kvm || !qemu && process_table & 0x1f > 24 {
         return Err(bad_configuration);
     }
+    // Reserved bits of the word that names the table. (Linux sets bit 0.)
+    if strict && process_table & 0x7000_0000_0000_0fe0 != 0 {
+        return Err(bad_configuration);
+    }
     if pid * 16 >= size {
         return Err(no_translation);
     }
@@ -275,7 +279,7 @@ proptest! {
         entries in entries(),
         root in prop_oneof![12 => Just(0x4000_0000_0000_00ad | ROOT), 1 => Just(0), 1 => (0..64u32).prop_map(|bit| 0x4000_0000_0000_00ad | ROOT ^ 1 << bit), 1 => any::<u64>()],
         reserved in prop_oneof![9 => Just(0u64), 1 => any::<u64>()],
-        process_table in prop_oneof![9 => Just(PROCESS_TABLE), 1 => Just(PROCESS_TABLE | 4), 1 => Just(PROCESS_TABLE | 5), 1 => Just(1 << 40), 1 => 0u64..32],
+        process_table in prop_oneof![9 => Just(PROCESS_TABLE), 1 => Just(PROCESS_TABLE | 4), 1 => Just(PROCESS_TABLE | 5), 1 => Just(PROCESS_TABLE | 1 << 63), 1 => Just(PROCESS_TABLE | 0x20), 1 => Just(1 << 40), 1 => 0u64..32],
         pidr in prop_oneof![4 => 0..4u64, 1 => 250..260u64, 1 => 0xf_ff00..0x10_0000u64],
         ea in addresses(),
         access in accesses(),

@@ -138,7 +138,8 @@ fn tree_op(input: &mut Unstructured<'_>) -> Result<TreeOp> {
         8 => TreeOp::Promote(place(input)?, 1 + byte(input, 2400)?),
         9 => TreeOp::Remap(place(input)?, 1 + byte(input, 40)?, byte(input, 4096)?, prot(input)?),
         10 => {
-            let (at, pages, how) = (place(input)?, 1 + byte(input, 1200)?, input.arbitrary::<u8>()?);
+            let (at, pages, how) =
+                (place(input)?, 1 + byte(input, 1200)?, input.arbitrary::<u8>()?);
             let recorded = [Recorded::Accessed, Recorded::Dirty][usize::from(how & 1)];
             let writers = [Writers::Running, Writers::Stopped][usize::from(how >> 1 & 1)];
             TreeOp::Harvest(at, pages, recorded, writers)
