@@ -59,8 +59,8 @@ pub struct BootTables {
 }
 
 /// Builds tables under `controls`, whose own address range does not count, within `area` of guest
-/// memory: a tree for the mappings of `lower`, then one for those of `upper`, if there are any. What
-/// the area held is overwritten. Trees of a single level are not built.
+/// memory: a tree for the mappings of `lower`, then one for those of `upper`, if there are any.
+/// What the area held is overwritten. Trees of a single level are not built.
 ///
 /// # Errors
 /// [`BootError`]; the area holds part of the tables then.

@@ -6,8 +6,8 @@
 //! - **Faults as the processor reports them**: [`Esr`], [`hpfar`], [`FailedPar`].
 //! - **Invalidation** as operands of TLBI and barriers: [`tlbi_stage1`], [`tlbi_stage2`].
 //! - **For VMMs**: [`Paging::of`] and [`stage2_of`] make formats of a processor's registers;
-//!   [`PagingWalker`] reaches the bytes at a guest's addresses; [`boot_tables`] writes a vCPU's first
-//!   tables.
+//!   [`PagingWalker`] reaches the bytes at a guest's addresses; [`boot_tables`] writes a vCPU's
+//!   first tables.
 //!
 //! Not covered: AArch32, indirect permissions and overlays (FEAT_S1PIE, FEAT_S1POE and stage 2's),
 //! 128-bit descriptors, hardware-managed table access flags (FEAT_HAFT), nested virtualization

@@ -39,9 +39,10 @@ pub struct Stage2Controls {
     pub ds: bool,
     /// FEAT_TTST: input addresses of 16 bits (64-KiB granules: 17) or more instead of 25.
     pub small_tables: bool,
-    /// Trees of this value have groups of contiguous leaves: 16 with 4-KiB granules, 128 pages or 32
-    /// blocks with 16-KiB granules, 32 with 64-KiB granules (D8.7.1). Without, the hint is neither
-    /// made nor looked at: right for walks, and for changes of trees that have no such hint.
+    /// Trees of this value have groups of contiguous leaves: 16 with 4-KiB granules, 128 pages or
+    /// 32 blocks with 16-KiB granules, 32 with 64-KiB granules (D8.7.1). Without, the hint is
+    /// neither made nor looked at: right for walks, and for changes of trees that have no such
+    /// hint.
     pub contiguous: bool,
     /// VTCR_EL2.HA: hardware sets the access flag.
     pub ha: bool,

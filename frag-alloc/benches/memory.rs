@@ -53,7 +53,7 @@ pub fn books() -> (f64, f64) {
     let words: Vec<_> = (0..FRAMES << (FRAME - 3)).map(|_| AtomicU64::new(0)).collect();
     let region = || {
         let memory = DirectMap::new(&words, Hpa::new(0));
-        Region::new(memory, Hpa::new(0), FRAMES, FRAME as u8).expect("aligned")
+        Region::new(memory, Hpa::new(0), FRAMES, FRAME).expect("aligned")
     };
     let share = |books: usize| books as f64 / f64::from(FRAMES << FRAME);
     let small = Frames::new(region()).expect("small enough").overhead();

@@ -19,8 +19,8 @@ const ARENA: usize = 2 << 20;
 ///
 /// # Oracles
 /// The flat map of the conformance kit, page by page, after each operation; an emulated MMU that
-/// accesses the tree in the middle of each operation and forgets nothing but what is invalidated; an
-/// allocator that checks what comes back. In the end nothing is left.
+/// accesses the tree in the middle of each operation and forgets nothing but what is invalidated;
+/// an allocator that checks what comes back. In the end nothing is left.
 pub fn map_unmap(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let format = input.arbitrary::<u8>().unwrap_or(0);

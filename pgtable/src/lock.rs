@@ -45,8 +45,8 @@
 //! it locked by an owner that has [ended](crate::ranges); the next writer takes it over. What is
 //! mapped in that guest's tree, and what is counted there, may be wrong; nothing else is.
 //!
-//! Checked by `loom/pgtable/tests/writers.rs` and, with threads, the conformance kit's `writers` and
-//! `locked.rs`.
+//! Checked by `loom/pgtable/tests/writers.rs` and, with threads, the conformance kit's `writers`
+//! and `locked.rs`.
 
 use core::cell::Cell;
 use core::marker::PhantomData;

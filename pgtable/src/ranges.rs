@@ -22,8 +22,8 @@ const SLOTS: usize = if cfg!(loom) { 2 } else { 128 };
 /// Bits of a number that say how often its slot was used.
 const USES: u32 = 13;
 
-/// How often a slot may have been used before a tree is shared (again): its ranges get other numbers
-/// than ranges that were forgotten before.
+/// How often a slot may have been used before a tree is shared (again): its ranges get other
+/// numbers than ranges that were forgotten before.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Uses(u16);
 

@@ -1,8 +1,8 @@
 //! What an architecture brings to the program: its machine.
 //!
-//! The program is the same on each: tables of rows, a guest that makes accesses, a walker beside it,
-//! changes, teardown. An architecture adds how its faults read, how a process is run, and how the
-//! guest is asked.
+//! The program is the same on each: tables of rows, a guest that makes accesses, a walker beside
+//! it, changes, teardown. An architecture adds how its faults read, how a process is run, and how
+//! the guest is asked.
 
 use std::fmt::{Debug, Display};
 use std::io;

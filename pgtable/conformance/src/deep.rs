@@ -1,5 +1,5 @@
-//! Trees of every depth from two to eight levels, of any widths, with shortcuts and without: formats
-//! of no architecture, with nothing special but their shape.
+//! Trees of every depth from two to eight levels, of any widths, with shortcuts and without:
+//! formats of no architecture, with nothing special but their shape.
 
 use std::fmt;
 

@@ -305,8 +305,8 @@ where
         self.counted(touched, result);
     }
 
-    /// The space holds what the model holds and translates as it should; what the hardware has cached
-    /// is true, and no record is lost.
+    /// The space holds what the model holds and translates as it should; what the hardware has
+    /// cached is true, and no record is lost.
     ///
     /// # Panics
     /// If they differ.

@@ -143,8 +143,8 @@ macro_rules! conformance {
     };
 }
 
-/// Makes a module of tests for each line `name: format;`, as [`conformance!`] does, but only those of
-/// words: for values of a format whose controls change how words are read, and not how trees are
+/// Makes a module of tests for each line `name: format;`, as [`conformance!`] does, but only those
+/// of words: for values of a format whose controls change how words are read, and not how trees are
 /// built.
 #[macro_export]
 macro_rules! codec {

@@ -1,8 +1,8 @@
 //! A machine for one tree: memory, an allocator, and an MMU that works beside every verb.
 //!
-//! The machine is the tree's [`TableMemory`], its [`TableAllocator`] and its [`Invalidate`]. At each
-//! call of these three, which is in the middle of a verb, the MMU may make accesses at places that
-//! the test cares about ([`Machine::watch`]).
+//! The machine is the tree's [`TableMemory`], its [`TableAllocator`] and its [`Invalidate`]. At
+//! each call of these three, which is in the middle of a verb, the MMU may make accesses at places
+//! that the test cares about ([`Machine::watch`]).
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::AtomicU64;

@@ -189,8 +189,8 @@ impl Scarce {
     /// Where the frames begin.
     const START: u64 = 1 << 24;
 
-    /// `count` frames for the tables of `format`, more if its tables are large. `None` if frag-alloc
-    /// has no frames as large as its tables.
+    /// `count` frames for the tables of `format`, more if its tables are large. `None` if
+    /// frag-alloc has no frames as large as its tables.
     #[must_use]
     pub fn new<F: Format>(format: F, count: u32) -> Option<Self> {
         let geometry = format.geometry();

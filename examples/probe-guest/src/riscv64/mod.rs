@@ -1,10 +1,10 @@
 //! The guest on RISC-V, in VS- and VU-mode.
 //!
-//! The protocol. The VMM owns the guest's memory; the guest's code is a page of it ([`Corner`]), and
-//! the tables map it where the VMM says, and a device beside it. Before each access the VMM sets the
-//! vCPU's registers, so nothing is carried over from one access to the next but memory and cached
-//! translations. The guest runs one stub, in user or supervisor mode, and stops with exactly one
-//! report, a store to the device: which exception it took, as its handler found it. A stub that
+//! The protocol. The VMM owns the guest's memory; the guest's code is a page of it ([`Corner`]),
+//! and the tables map it where the VMM says, and a device beside it. Before each access the VMM
+//! sets the vCPU's registers, so nothing is carried over from one access to the next but memory and
+//! cached translations. The guest runs one stub, in user or supervisor mode, and stops with exactly
+//! one report, a store to the device: which exception it took, as its handler found it. A stub that
 //! comes through ends with a breakpoint.
 
 mod image;
