@@ -1,13 +1,19 @@
 //! Granules, tree shapes, and how output addresses stand in descriptors.
 
-use pgtable::{Geometry, Level, LevelGeometry, Position, Unencodable, Words, low_bits};
+use pgtable::{
+    Address, Entry, Field, Geometry, Level, LevelGeometry, MAX_LEVELS, Pattern, Position,
+    Shortcuts, Step, Unencodable, Words, low_bits,
+};
 
-use crate::descriptor::Stage1Descriptor;
+use crate::descriptor::{Stage1Descriptor, TableDescriptor};
 
 /// The most output address bits that the 64-bit descriptors hold.
 pub(crate) const MAX_OUTPUT_BITS: u8 = 52;
 /// The most output address bits without LPA or LPA2.
 pub(crate) const USUAL_OUTPUT_BITS: u8 = 48;
+/// A descriptor of either stage is valid, and is a table's or a page's.
+pub(crate) const VALID: u64 = TableDescriptor::new().with_valid(true).into_bits();
+pub(crate) const TABLE: u64 = TableDescriptor::new().with_table(true).into_bits();
 /// The contiguous hint, of either stage.
 const CONTIGUOUS: u64 = Stage1Descriptor::new().with_contiguous(true).into_bits();
 /// The last level in Arm's numbering, in which levels are counted towards the pages.
@@ -177,6 +183,53 @@ impl Shape {
         address >> self.output_bits != 0
     }
 
+    /// What `word` at `at` is, whose attributes `attributes` reads.
+    ///
+    /// Reserved encodings are invalid descriptors: a block at a level that has none, and 0b01 at
+    /// the last level.
+    #[inline(always)]
+    pub(crate) fn decode<A: Address, T>(
+        &self,
+        word: u64,
+        at: Position,
+        attributes: impl FnOnce(u64) -> T,
+    ) -> Entry<A, T> {
+        let table = word & TABLE != 0;
+        if word & VALID == 0 || !(table || at.level.0 != 0 && self.is_leaf_level(at)) {
+            return Entry::Absent;
+        }
+        let address = self.join(word);
+        if self.is_out_of_range(address) {
+            return Entry::Malformed;
+        }
+        if table && at.level.0 != 0 {
+            return Entry::Table { table: A::new(address), width: self.granule.stride() };
+        }
+        let output = A::new(address & !low_bits(at.shift));
+        Entry::Leaf { output, attributes: attributes(word) }
+    }
+
+    /// The steps through usual tables to usual pages, of one level and more above the last;
+    /// addresses stand in place.
+    #[inline(always)]
+    pub(crate) fn shortcuts(&self, tables: Pattern, page: Pattern) -> Option<Shortcuts> {
+        let geometry = &self.geometry;
+        if geometry.levels() < 2 {
+            return None;
+        }
+        let address = Field::in_place(self.in_place);
+        let mut steps = [Step::NONE; MAX_LEVELS];
+        let mut level = 0;
+        while level < geometry.levels() {
+            let at = Level(level);
+            let usual = if level == 0 { page } else { tables };
+            steps[level as usize] =
+                Step::new(geometry.shift(at), geometry.width(at), usual, address);
+            level += 1;
+        }
+        Some(Shortcuts::new(geometry.levels(), steps))
+    }
+
     /// Whether a leaf at `at` can map `output`.
     pub(crate) const fn has_leaf(&self, output: u64, at: Position) -> bool {
         self.is_leaf_level(at) && output & low_bits(at.shift) == 0 && !self.is_out_of_range(output)
@@ -247,12 +300,6 @@ impl Shape {
     #[inline(always)]
     pub(crate) const fn unusual_bits(&self) -> u64 {
         self.in_place & !low_bits(self.output_bits) | self.high
-    }
-
-    /// The address bits that stand in place.
-    #[inline(always)]
-    pub(crate) const fn in_place(&self) -> u64 {
-        self.in_place
     }
 }
 

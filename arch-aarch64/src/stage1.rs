@@ -1,21 +1,18 @@
 //! Stage 1: the regimes EL1&0, EL2 and EL2&0 (DDI 0487, D8.1 to D8.4).
 
 use pgtable::{
-    Access, AccessKind, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage, Format,
-    Geometry, Gpa, Groups, Gva, MAX_LEVELS, Pattern, Position, Privilege, Record, Shortcuts,
-    Stage1, Step, Unencodable, Words, low_bits,
+    Access, AccessKind, Bits, ByteOrder, Cause, EntryOf, FirstStage, Format, Geometry, Gpa, Groups,
+    Gva, Pattern, Position, Privilege, Record, Shortcuts, Stage1, Unencodable, Words, low_bits,
 };
 
 use crate::descriptor::{Stage1Descriptor, TableDescriptor};
-use crate::shape::{Granule, Shape, ShapeError};
+use crate::shape::{Granule, Shape, ShapeError, TABLE, VALID};
 use crate::stage1_attributes::{
     AF, ATTRIBUTES, DBM, EL0, GP, NG, PXN, READ_ONLY, SH, SOFTWARE, Stage1Attributes, UXN,
 };
 use crate::stage1_controls::{Stage1Controls, VaRange, input_limits};
 use crate::syndrome::{Esr, FaultKind, FaultStatus, status};
 
-const VALID: u64 = TableDescriptor::new().with_valid(true).into_bits();
-const TABLE: u64 = TableDescriptor::new().with_table(true).into_bits();
 const PXN_TABLE: u64 = TableDescriptor::new().with_pxn_table(true).into_bits();
 const UXN_TABLE: u64 = TableDescriptor::new().with_uxn_table(true).into_bits();
 const NO_EL0: u64 = TableDescriptor::new().with_no_el0(true).into_bits();
@@ -224,25 +221,9 @@ impl Format for VmsaStage1 {
         })
     }
 
-    /// Reserved encodings are invalid descriptors: a block at a level that has none, and 0b01 at
-    /// the last level.
     #[inline(always)]
     fn decode(&self, word: u64, at: Position) -> EntryOf<Self> {
-        let table = word & TABLE != 0;
-        if word & VALID == 0 || !(table || at.level.0 != 0 && self.shape.is_leaf_level(at)) {
-            return Entry::Absent;
-        }
-        let address = self.shape.join(word);
-        if self.shape.is_out_of_range(address) {
-            return Entry::Malformed;
-        }
-        if table && at.level.0 != 0 {
-            return Entry::Table { table: Gpa::new(address), width: self.shape.granule.stride() };
-        }
-        Entry::Leaf {
-            output: Gpa::new(address & !low_bits(at.shift)),
-            attributes: self.attributes(word),
-        }
+        self.shape.decode(word, at, |word| self.attributes(word))
     }
 
     #[inline(always)]
@@ -326,10 +307,6 @@ impl Format for VmsaStage1 {
     /// addresses that stand in place.
     #[inline(always)]
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
-        let geometry = &self.shape.geometry;
-        if geometry.levels() < 2 {
-            return None;
-        }
         let unusual = self.shape.unusual_bits();
         let limits = if self.controls.hpd { 0 } else { TABLE_LIMITS };
         let tables = Pattern::all_set(VALID | TABLE).without(limits | unusual);
@@ -338,17 +315,7 @@ impl Format for VmsaStage1 {
             None => page,
             Some(access) => self.usual_page(page.with(AF), access),
         };
-        let address = Field::in_place(self.shape.in_place());
-        let mut steps = [Step::NONE; MAX_LEVELS];
-        let mut level = 0;
-        while level < geometry.levels() {
-            let at = pgtable::Level(level);
-            let usual = if level == 0 { page } else { tables };
-            steps[level as usize] =
-                Step::new(geometry.shift(at), geometry.width(at), usual, address);
-            level += 1;
-        }
-        Some(Shortcuts::new(geometry.levels(), steps))
+        self.shape.shortcuts(tables, page)
     }
 }
 

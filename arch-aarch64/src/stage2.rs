@@ -1,19 +1,15 @@
 //! Stage 2: what a hypervisor's VTTBR_EL2 refers to (DDI 0487, D8.2.6 to D8.4.2).
 
 use pgtable::{
-    Access, AccessKind, Bits, ByteOrder, Cause, Entry, EntryOf, Field, Format, Geometry, Gpa,
-    Groups, Hpa, MAX_LEVELS, Pattern, Position, Privilege, Record, SecondStage, Shortcuts, Stage2,
-    Step, Unencodable, Words, low_bits,
+    Access, AccessKind, Bits, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Groups, Hpa,
+    Pattern, Position, Privilege, Record, SecondStage, Shortcuts, Stage2, Unencodable, Words,
 };
 
-use crate::descriptor::TableDescriptor;
-use crate::shape::{Granule, Shape, ShapeError, arm_level};
+use crate::shape::{Granule, Shape, ShapeError, TABLE, VALID, arm_level};
 use crate::stage1_controls::input_limits;
 use crate::stage2_attributes::{AF, DBM, READ, SH, SOFTWARE, Stage2Attributes, WRITE, XN, XNX};
 use crate::syndrome::{Esr, FaultKind, FaultStatus, status};
 
-const VALID: u64 = TableDescriptor::new().with_valid(true).into_bits();
-const TABLE: u64 = TableDescriptor::new().with_table(true).into_bits();
 /// A root may be 16 granules: four index bits more than another table.
 const CONCATENATED: u8 = 4;
 
@@ -252,25 +248,9 @@ impl Format for VmsaStage2 {
         Gpa::new(offset)
     }
 
-    /// Reserved encodings are invalid descriptors: a block at a level that has none, and 0b01 at
-    /// the last level.
     #[inline(always)]
     fn decode(&self, word: u64, at: Position) -> EntryOf<Self> {
-        let table = word & TABLE != 0;
-        if word & VALID == 0 || !(table || at.level.0 != 0 && self.shape.is_leaf_level(at)) {
-            return Entry::Absent;
-        }
-        let address = self.shape.join(word);
-        if self.shape.is_out_of_range(address) {
-            return Entry::Malformed;
-        }
-        if table && at.level.0 != 0 {
-            return Entry::Table { table: Hpa::new(address), width: self.shape.granule.stride() };
-        }
-        Entry::Leaf {
-            output: Hpa::new(address & !low_bits(at.shift)),
-            attributes: self.attributes(word),
-        }
+        self.shape.decode(word, at, |word| self.attributes(word))
     }
 
     #[inline(always)]
@@ -350,10 +330,6 @@ impl Format for VmsaStage2 {
     /// Accessed pages that allow the access whatever else they say; addresses that stand in place.
     #[inline(always)]
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
-        let geometry = &self.shape.geometry;
-        if geometry.levels() < 2 {
-            return None;
-        }
         let unusual = self.shape.unusual_bits();
         let tables = Pattern::all_set(VALID | TABLE).without(unusual);
         let page = tables.without(self.shape.contiguous_bit());
@@ -365,17 +341,7 @@ impl Format for VmsaStage2 {
                 AccessKind::Fetch => page.with(AF).without(XN | XNX),
             },
         };
-        let address = Field::in_place(self.shape.in_place());
-        let mut steps = [Step::NONE; MAX_LEVELS];
-        let mut level = 0;
-        while level < geometry.levels() {
-            let at = pgtable::Level(level);
-            let usual = if level == 0 { page } else { tables };
-            steps[level as usize] =
-                Step::new(geometry.shift(at), geometry.width(at), usual, address);
-            level += 1;
-        }
-        Some(Shortcuts::new(geometry.levels(), steps))
+        self.shape.shortcuts(tables, page)
     }
 }
 
