@@ -7,7 +7,9 @@
 
 use core::fmt;
 
-use pgtable::low_bits;
+use pgtable::ControlTable;
+
+pub use pgtable::Effect;
 
 /// A register that takes part in translation. vsatp and vsstatus have the bits of satp and sstatus.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -42,39 +44,11 @@ impl fmt::Display for ControlRegister {
     }
 }
 
-/// What this crate makes of a control bit.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Effect {
-    /// Walks do what the bit says.
-    Modelled,
-    /// The bit does not change which accesses translate, where to, and with which fault.
-    None,
-    /// It may, and this crate does not model it: refused by name.
-    Refused,
-}
-
 /// Some bits of a control register.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct ControlBits {
-    /// The register.
-    pub register: ControlRegister,
-    /// The lowest of the bits.
-    pub first: u8,
-    /// How many there are.
-    pub count: u8,
-    /// The manual's name.
-    pub name: &'static str,
-    /// What this crate makes of them.
-    pub effect: Effect,
-}
+pub type ControlBits = pgtable::ControlBits<ControlRegister>;
 
-impl ControlBits {
-    /// The bits as a mask.
-    #[must_use]
-    pub const fn mask(&self) -> u64 {
-        low_bits(self.count) << self.first
-    }
-}
+/// A bit that is set and not modelled, or reserved.
+pub type RefusedBit = pgtable::RefusedBit<ControlRegister>;
 
 /// `count` bits from `first` on.
 const fn bits(
@@ -84,7 +58,7 @@ const fn bits(
     name: &'static str,
     effect: Effect,
 ) -> ControlBits {
-    ControlBits { register, first, count, name, effect }
+    ControlBits::new((register, register as u8), (first, count), name, effect)
 }
 
 use ControlRegister::{Henvcfg, Hgatp, Hstatus, Menvcfg, Satp, Senvcfg, Sstatus};
@@ -157,34 +131,9 @@ pub const CONTROL_BITS: &[ControlBits] = &[
     bits(Senvcfg, 32, 2, "PMM", Modelled),
 ];
 
-/// A bit that is set and not modelled, or reserved.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct RefusedBit {
-    /// The register.
-    pub register: ControlRegister,
-    /// The bit.
-    pub bit: u8,
-    /// The manual's name; "reserved" if it has none.
-    pub name: &'static str,
-}
+static TABLE: ControlTable<ControlRegister, 7> = ControlTable::new(CONTROL_BITS);
 
-impl RefusedBit {
-    /// The lowest refused bit of `word`.
-    pub(crate) fn find(register: ControlRegister, word: u64) -> Option<Self> {
-        let rows = || CONTROL_BITS.iter().filter(|row| row.register == register);
-        let accepted = rows().filter(|row| row.effect != Refused);
-        let set = word & !accepted.fold(0, |sum, row| sum | row.mask());
-        if set == 0 {
-            return None;
-        }
-        let bit = set.trailing_zeros() as u8;
-        let name = rows().find(|row| row.mask() >> bit & 1 != 0).map_or("reserved", |row| row.name);
-        Some(Self { register, bit, name })
-    }
-}
-
-impl fmt::Display for RefusedBit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bit {} ({})", self.register, self.bit, self.name)
-    }
+/// The lowest refused bit of `word`.
+pub(crate) const fn refused(register: ControlRegister, word: u64) -> Option<RefusedBit> {
+    TABLE.find((register, register as u8), word, 0)
 }

@@ -3,7 +3,7 @@
 
 use pgtable::{Access, AccessKind, Fault, Gpa, Gva, Hpa, Privilege, ReadMemory, Translate};
 
-use crate::control_bits::{ControlRegister, RefusedBit};
+use crate::control_bits::{ControlRegister, RefusedBit, refused};
 use crate::controls::{Controls, Extensions, GuestControls, Mode};
 use crate::format::{Sv, SvX4};
 use crate::paging_walker::VirtualTranslation;
@@ -65,8 +65,8 @@ pub struct Registers {
 
 /// Refuses what is not modelled.
 fn accept(words: &[(ControlRegister, u64)]) -> Result<(), Unsupported> {
-    let refused = words.iter().find_map(|&(register, word)| RefusedBit::find(register, word));
-    refused.map_or(Ok(()), |bit| Err(Unsupported::Bit(bit)))
+    let bit = words.iter().find_map(|&(register, word)| refused(register, word));
+    bit.map_or(Ok(()), |bit| Err(Unsupported::Bit(bit)))
 }
 
 /// The mode; `None`: Bare.

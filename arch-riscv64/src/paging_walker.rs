@@ -1,8 +1,8 @@
 //! Walkers of whatever state a hart is in.
 
 use pgtable::{
-    Access, AccessKind, Fault, Gpa, Gva, Hpa, MemoryError, ReadMemory, Translate,
-    TranslateRecording, TranslateUnjudged, Translation, TwoStage, Walker,
+    Access, AccessKind, Fault, Gpa, Gva, Hpa, MemoryError, PagingState, PagingTree, ReadMemory,
+    Translate, Translation, TwoStage, Walker,
 };
 
 use crate::attributes::{GuestAttributes, PageAttributes};
@@ -44,61 +44,26 @@ pub type GuestTranslation = Translation<Hpa, (Option<PageAttributes>, Option<Gue
 /// assert_eq!(&read, b"across pages");
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug)]
-pub struct PagingWalker<M> {
-    paging: Paging,
-    memory: M,
+pub type PagingWalker<M> = pgtable::PagingWalker<Paging, M>;
+
+impl PagingState for Paging {
+    type Format = Sv;
+
+    #[inline(always)]
+    fn tree(&self, gva: Gva, access: Access) -> Result<PagingTree<Sv>, Fault<Sv>> {
+        let input = self.masked(gva, access);
+        Ok(match self.tables() {
+            None => PagingTree::Off { output: Gpa::new(input.get()), shift: PHYSICAL_BITS },
+            Some((format, root)) => PagingTree::On { format, root, input },
+        })
+    }
 }
 
 impl Paging {
     /// A walker of the page tables in `memory`.
     #[must_use]
     pub const fn walker<M: ReadMemory<Gpa>>(self, memory: M) -> PagingWalker<M> {
-        PagingWalker { paging: self, memory }
-    }
-}
-
-impl<M: ReadMemory<Gpa>> PagingWalker<M> {
-    /// What `walk` finds in the tables, or the address itself.
-    #[inline(always)]
-    fn go(
-        &self,
-        gva: Gva,
-        access: Access,
-        walk: impl FnOnce(Walker<Sv, &M>, Gva) -> Result<Translation<Gpa, PageAttributes>, Fault<Sv>>,
-    ) -> Result<VirtualTranslation, Fault<Sv>> {
-        let gva = self.paging.masked(gva, access);
-        let Some((format, root)) = self.paging.tables() else {
-            let output = Gpa::new(gva.get());
-            return Ok(Translation { output, shift: PHYSICAL_BITS, attributes: None });
-        };
-        let Translation { output, shift, attributes } =
-            walk(Walker::new(format, &self.memory, root), gva)?;
-        Ok(Translation { output, shift, attributes: Some(attributes) })
-    }
-}
-
-impl<M: ReadMemory<Gpa>> Translate for PagingWalker<M> {
-    type Input = Gva;
-    type Output = Gpa;
-    type Attributes = Option<PageAttributes>;
-    type Fault = Fault<Sv>;
-
-    #[inline(always)]
-    fn translate(&self, gva: Gva, access: Access) -> Result<VirtualTranslation, Fault<Sv>> {
-        self.go(gva, access, |walker, gva| walker.translate(gva, access))
-    }
-}
-
-impl<M: ReadMemory<Gpa>> TranslateRecording for PagingWalker<M> {
-    fn access(&self, gva: Gva, access: Access) -> Result<VirtualTranslation, Fault<Sv>> {
-        self.go(gva, access, |walker, gva| walker.access(gva, access))
-    }
-}
-
-impl<M: ReadMemory<Gpa>> TranslateUnjudged for PagingWalker<M> {
-    fn debug_translate(&self, gva: Gva, access: Access) -> Result<VirtualTranslation, Fault<Sv>> {
-        self.go(gva, access, |walker, gva| walker.debug_translate(gva, access))
+        PagingWalker::new(self, memory)
     }
 }
 

@@ -6,7 +6,9 @@
 
 use core::fmt;
 
-use pgtable::low_bits;
+use pgtable::ControlTable;
+
+pub use pgtable::Effect;
 
 /// A register that takes part in translation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -32,39 +34,11 @@ impl fmt::Display for ControlRegister {
     }
 }
 
-/// What this crate makes of a control bit.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Effect {
-    /// Walks do what the bit says.
-    Modelled,
-    /// The bit does not change which accesses translate, where to, and with which fault.
-    None,
-    /// It may, and this crate does not model it: refused by name.
-    Refused,
-}
-
 /// Some bits of a control register.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct ControlBits {
-    /// The register.
-    pub register: ControlRegister,
-    /// The lowest of the bits.
-    pub first: u8,
-    /// How many there are.
-    pub count: u8,
-    /// The manual's name.
-    pub name: &'static str,
-    /// What this crate makes of them.
-    pub effect: Effect,
-}
+pub type ControlBits = pgtable::ControlBits<ControlRegister>;
 
-impl ControlBits {
-    /// The bits as a mask.
-    #[must_use]
-    pub const fn mask(&self) -> u64 {
-        low_bits(self.count) << self.first
-    }
-}
+/// A bit that is set and not modelled, or reserved.
+pub type RefusedBit = pgtable::RefusedBit<ControlRegister>;
 
 /// `count` bits from `first` on.
 const fn bits(
@@ -74,7 +48,7 @@ const fn bits(
     name: &'static str,
     effect: Effect,
 ) -> ControlBits {
-    ControlBits { register, first, count, name, effect }
+    ControlBits::new((register, register as u8), (first, count), name, effect)
 }
 
 use ControlRegister::{Cr0, Cr3, Cr4, Efer};
@@ -142,73 +116,9 @@ pub const CONTROL_BITS: &[ControlBits] = &[
     bits(Efer, 21, 1, "AIBRSE", Nothing),
 ];
 
-/// The row of bit `bit` of `register`, if that bit is defined.
-const fn row(register: ControlRegister, bit: u8) -> Option<&'static ControlBits> {
-    let mut index = 0;
-    while index < CONTROL_BITS.len() {
-        let row = &CONTROL_BITS[index];
-        if row.register as u8 == register as u8 && row.mask() >> bit & 1 != 0 {
-            return Some(row);
-        }
-        index += 1;
-    }
-    None
-}
+static TABLE: ControlTable<ControlRegister, 4> = ControlTable::new(CONTROL_BITS);
 
-/// The bits of `register` that must not be set.
-const fn refused(register: ControlRegister) -> u64 {
-    let mut accepted = 0;
-    let mut index = 0;
-    while index < CONTROL_BITS.len() {
-        let row = &CONTROL_BITS[index];
-        if row.register as u8 == register as u8 && !matches!(row.effect, Refused) {
-            accepted |= row.mask();
-        }
-        index += 1;
-    }
-    !accepted
-}
-
-const REFUSED_CR0: u64 = refused(Cr0);
-const REFUSED_CR3: u64 = refused(Cr3);
-const REFUSED_CR4: u64 = refused(Cr4);
-const REFUSED_EFER: u64 = refused(Efer);
-
-/// A bit that is set and not modelled, or reserved.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct RefusedBit {
-    /// The register.
-    pub register: ControlRegister,
-    /// The bit.
-    pub bit: u8,
-    /// The manual's name; "reserved" if it has none.
-    pub name: &'static str,
-}
-
-impl RefusedBit {
-    /// The lowest refused bit of `word`; `also` are refused besides those of the list.
-    pub(crate) const fn find(register: ControlRegister, word: u64, also: u64) -> Option<Self> {
-        let of_list = match register {
-            Cr0 => REFUSED_CR0,
-            Cr3 => REFUSED_CR3,
-            Cr4 => REFUSED_CR4,
-            Efer => REFUSED_EFER,
-        };
-        let set = word & (of_list | also);
-        if set == 0 {
-            return None;
-        }
-        let bit = set.trailing_zeros() as u8;
-        let name = match row(register, bit) {
-            Some(row) if matches!(row.effect, Refused) => row.name,
-            _ => "reserved",
-        };
-        Some(Self { register, bit, name })
-    }
-}
-
-impl fmt::Display for RefusedBit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bit {} ({})", self.register, self.bit, self.name)
-    }
+/// The lowest refused bit of `word`; `also` are refused besides those of the list.
+pub(crate) const fn refused(register: ControlRegister, word: u64, also: u64) -> Option<RefusedBit> {
+    TABLE.find((register, register as u8), word, also)
 }

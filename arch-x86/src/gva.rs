@@ -4,7 +4,7 @@
 
 use pgtable::{Access, Fault, Gpa, Gva, ReadMemory, Translate};
 
-use crate::control_bits::{ControlRegister, RefusedBit};
+use crate::control_bits::{ControlRegister, RefusedBit, refused};
 use crate::controls::{Controls, Levels};
 use crate::long_mode::LongMode;
 use crate::paging_walker::LinearTranslation;
@@ -105,8 +105,8 @@ impl Paging {
         let mut index = 0;
         while index < words.len() {
             let (register, word, also) = words[index];
-            if let Some(refused) = RefusedBit::find(register, word, also) {
-                return Err(Unsupported::Bit(refused));
+            if let Some(bit) = refused(register, word, also) {
+                return Err(Unsupported::Bit(bit));
             }
             index += 1;
         }

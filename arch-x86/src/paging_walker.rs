@@ -1,8 +1,7 @@
 //! A walker of whatever paging mode a vCPU is in.
 
 use pgtable::{
-    Access, Fault, Gpa, Gva, ReadMemory, Translate, TranslateRecording, TranslateUnjudged,
-    Translation, Walker, low_bits,
+    Access, Fault, Gpa, Gva, PagingState, PagingTree, ReadMemory, Translation, low_bits,
 };
 
 use crate::attributes::PageAttributes;
@@ -39,68 +38,24 @@ pub type LinearTranslation = Translation<Gpa, Option<PageAttributes>>;
 /// assert_eq!(&read, b"across pages");
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug)]
-pub struct PagingWalker<M> {
-    paging: Paging,
-    memory: M,
+pub type PagingWalker<M> = pgtable::PagingWalker<Paging, M>;
+
+impl PagingState for Paging {
+    type Format = LongMode;
+
+    #[inline(always)]
+    fn tree(&self, gva: Gva, _: Access) -> Result<PagingTree<LongMode>, Fault<LongMode>> {
+        Ok(match *self {
+            Self::Off => PagingTree::Off { output: Gpa::new(gva.get() & low_bits(32)), shift: 32 },
+            Self::Long { format, root } => PagingTree::On { format, root, input: gva },
+        })
+    }
 }
 
 impl Paging {
     /// A walker of the page tables in `memory`.
     #[must_use]
     pub const fn walker<M: ReadMemory<Gpa>>(self, memory: M) -> PagingWalker<M> {
-        PagingWalker { paging: self, memory }
-    }
-}
-
-impl<M: ReadMemory<Gpa>> PagingWalker<M> {
-    /// What `walk` finds in the tables, or the address itself while paging is off.
-    #[inline(always)]
-    fn go(
-        &self,
-        gva: Gva,
-        walk: impl FnOnce(
-            Walker<LongMode, &M>,
-        ) -> Result<Translation<Gpa, PageAttributes>, Fault<LongMode>>,
-    ) -> Result<LinearTranslation, Fault<LongMode>> {
-        match self.paging {
-            Paging::Off => {
-                let output = Gpa::new(gva.get() & low_bits(32));
-                Ok(Translation { output, shift: 32, attributes: None })
-            }
-            Paging::Long { format, root } => {
-                let Translation { output, shift, attributes } =
-                    walk(Walker::new(format, &self.memory, root))?;
-                Ok(Translation { output, shift, attributes: Some(attributes) })
-            }
-        }
-    }
-}
-
-impl<M: ReadMemory<Gpa>> Translate for PagingWalker<M> {
-    type Input = Gva;
-    type Output = Gpa;
-    type Attributes = Option<PageAttributes>;
-    type Fault = Fault<LongMode>;
-
-    #[inline(always)]
-    fn translate(&self, gva: Gva, access: Access) -> Result<LinearTranslation, Fault<LongMode>> {
-        self.go(gva, |walker| walker.translate(gva, access))
-    }
-}
-
-impl<M: ReadMemory<Gpa>> TranslateRecording for PagingWalker<M> {
-    fn access(&self, gva: Gva, access: Access) -> Result<LinearTranslation, Fault<LongMode>> {
-        self.go(gva, |walker| walker.access(gva, access))
-    }
-}
-
-impl<M: ReadMemory<Gpa>> TranslateUnjudged for PagingWalker<M> {
-    fn debug_translate(
-        &self,
-        gva: Gva,
-        access: Access,
-    ) -> Result<LinearTranslation, Fault<LongMode>> {
-        self.go(gva, |walker| walker.debug_translate(gva, access))
+        PagingWalker::new(self, memory)
     }
 }

@@ -85,6 +85,7 @@ mod boot;
 mod bytes;
 mod cache;
 mod change;
+mod control_bits;
 mod cursor;
 mod descent;
 mod diff;
@@ -107,6 +108,7 @@ mod map;
 mod memory;
 mod modify;
 mod movement;
+mod paging_walker;
 #[cfg(doctest)]
 mod promises;
 mod quick;
@@ -139,6 +141,7 @@ pub use bytes::{
     Stopped, StoppedOf, Translate, TranslateRecording, TranslateUnjudged, TranslatedOf, WordBytes,
 };
 pub use cache::{Generation, TranslationCache, Watch};
+pub use control_bits::{ControlBits, ControlTable, Effect, RefusedBit};
 pub use cursor::Cursor;
 pub use diff::{Change, Side};
 pub use error::{Error, RangeError};
@@ -161,6 +164,7 @@ pub use iommu::{TableIommu, Translated};
 pub use iterate::{LeafIter, Run, RunLeaves};
 pub use lock::{DeferringAllocator, ReadSide};
 pub use memory::{DirectMap, LoadWith, MemoryError, ReadMemory, Refusal, TableMemory, TrustedMap};
+pub use paging_walker::{PagingState, PagingTree, PagingWalker};
 pub use record::{Recorded, Writers};
 pub use shared::{LockedRange, SharedPageTable, Writer};
 pub use shortcut::{Field, Pattern, Shortcuts, Step};
