@@ -1,5 +1,7 @@
 //! Stage 1: the regimes EL1&0, EL2 and EL2&0 (DDI 0487, D8.1 to D8.4).
 
+use core::sync::atomic::AtomicU64;
+
 use pgtable::{
     Access, AccessKind, Bits, ByteOrder, Cause, EntryOf, FirstStage, Format, Geometry, Gpa, Groups,
     Gva, Pattern, Position, Privilege, Record, Shortcuts, Stage1, Unencodable, Words, low_bits,
@@ -185,6 +187,7 @@ impl Format for VmsaStage1 {
     type Fault = Esr;
     /// The limits that any table descriptor on the way sets.
     type Path = u64;
+    type Word = AtomicU64;
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
     const GROUPS: Groups = Groups::Apart;

@@ -1,5 +1,7 @@
 //! Stage 2: what a hypervisor's VTTBR_EL2 refers to (DDI 0487, D8.2.6 to D8.4.2).
 
+use core::sync::atomic::AtomicU64;
+
 use pgtable::{
     Access, AccessKind, Bits, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Groups, Hpa,
     Pattern, Position, Privilege, Record, SecondStage, Shortcuts, Stage2, Unencodable, Words,
@@ -228,6 +230,7 @@ impl Format for VmsaStage2 {
     type Attributes = Stage2Attributes;
     type Fault = Esr;
     type Path = ();
+    type Word = AtomicU64;
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
     const GROUPS: Groups = Groups::Apart;

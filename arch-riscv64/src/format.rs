@@ -5,6 +5,7 @@
 
 use core::fmt::Debug;
 use core::marker::PhantomData;
+use core::sync::atomic::AtomicU64;
 
 use pgtable::{
     Access, AccessKind, Address, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage, Format,
@@ -230,6 +231,7 @@ impl<S: SvStage> Format for SvTables<S> {
     type Attributes = S::Leaf;
     type Fault = Exception;
     type Path = ();
+    type Word = AtomicU64;
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
     const GROUPS: Groups = Groups::Alike;

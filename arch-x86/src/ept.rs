@@ -1,5 +1,7 @@
 //! Stage 2 on Intel: the extended page-table mechanism (SDM §29.3).
 
+use core::sync::atomic::AtomicU64;
+
 use pgtable::{
     Access, AccessKind, Bits, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa, Hpa, Level,
     Pattern, Position, Privilege, Record, SecondStage, Shortcuts, Stage2, Unencodable, Words,
@@ -180,6 +182,7 @@ impl Format for Ept {
     type Attributes = EptAttributes;
     type Fault = EptFault;
     type Path = EptPath;
+    type Word = AtomicU64;
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
 

@@ -1,5 +1,7 @@
 //! Stage 1: 4-level and 5-level paging (SDM §4.5 to §4.7; APM §5.3 to §5.6).
 
+use core::sync::atomic::AtomicU64;
+
 use pgtable::{
     Access, AccessKind, Bits, ByteOrder, Cause, EntryOf, FirstStage, Format, Geometry, Gpa, Gva,
     Position, Privilege, Shortcuts, Stage1, Unencodable, Words,
@@ -120,6 +122,7 @@ impl Format for LongMode {
     type Attributes = PageAttributes;
     type Fault = LongModeFault;
     type Path = Path;
+    type Word = AtomicU64;
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
 

@@ -5,6 +5,7 @@
 //! sign-extended.
 
 use core::fmt;
+use core::sync::atomic::AtomicU64;
 
 use bitfield_struct::bitfield;
 use pgtable::{
@@ -223,6 +224,7 @@ impl Format for Npt {
     type Attributes = NptAttributes;
     type Fault = NestedPageFault;
     type Path = Path;
+    type Word = AtomicU64;
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
 

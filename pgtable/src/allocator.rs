@@ -6,8 +6,10 @@
 //! look at. It makes "is this table empty now?" a decrement, not a scan.
 
 use crate::address::Address;
+use crate::format::Format;
 use crate::geometry::Level;
 use crate::state::TableState;
+use crate::table_word::TableWord as _;
 
 /// The size (and so the alignment) of a table, and what it is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -19,11 +21,11 @@ pub struct TableLayout {
 }
 
 impl TableLayout {
-    /// A table of `2^width` words of 8 bytes.
+    /// A table of `2^width` entries of format `F`.
     #[inline]
     #[must_use]
-    pub const fn of_width(width: u8, level: Level) -> Self {
-        Self { shift: width + 3, level }
+    pub const fn of<F: Format>(width: u8, level: Level) -> Self {
+        Self { shift: width + F::Word::SHIFT, level }
     }
 
     /// Its size in bytes.

@@ -25,7 +25,6 @@
 use core::ops::ControlFlow;
 use core::sync::atomic::Ordering;
 
-use crate::address::Address;
 use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{ByValue, InPlace, Node, Stop, Trail};
 use crate::error::{Error, RangeError};
@@ -35,7 +34,8 @@ use crate::geometry::{Level, Position};
 use crate::lock::Locks;
 use crate::memory::{ReadMemory, TableMemory};
 use crate::state::Owner;
-use crate::table::{PageTable, layout};
+use crate::table::PageTable;
+use crate::table_word::TableWord as _;
 use crate::walk::{Walker, bounds, malformed};
 use crate::word::Word;
 
@@ -52,7 +52,7 @@ pub struct Annotation<A> {
 
 /// The bits of absent entries at `at` that hold an annotation.
 fn room<F: Format>(format: &F, at: Position) -> u64 {
-    !format.bits(at).present
+    F::Word::MASK & !format.bits(at).present
 }
 
 /// The absent word at `at` that holds `value`: its bits, from the lowest on, in the bits that there
@@ -141,7 +141,7 @@ fn annotation_at<F: Format, S>(
     match stop.decode(format) {
         Entry::Absent => Ok(decode(format, stop.word, stop.node.position())),
         Entry::Leaf { .. } => Ok(None),
-        Entry::Malformed | Entry::Table { .. } => Err(malformed(stop.node, stop.word, offset)),
+        Entry::Malformed | Entry::Table { .. } => Err(malformed::<F>(stop.node, stop.word, offset)),
     }
 }
 
@@ -236,7 +236,7 @@ where
             return Ok(offset);
         }
         stop.slot.store(new);
-        self.wrote(node.entry(offset), 1);
+        self.wrote(node.entry::<F>(offset), 1);
         match (old, value) {
             (0, _) => self.count(node, 1, trail.locks.owner()),
             (_, 0) => self.discount(trail, offset, node.level, 1, gather)?,
@@ -275,7 +275,7 @@ where
                 if old == 0 {
                     self.count(node, 1, owner);
                 }
-                self.publish(stop.slot, node.entry(offset), link);
+                self.publish(stop.slot, node.entry::<F>(offset), link);
                 Ok(())
             }
             Err(error) => {
@@ -291,8 +291,8 @@ where
             return Ok(());
         }
         let word = encode(&self.format, value, node.position())?;
-        let entries = layout(node).bytes() / 8;
-        let words = self.memory.table(<Output<F> as Address>::new(node.table), entries)?;
+        let entries = 1usize << node.width;
+        let words = self.words(node.table, entries)?;
         for memory in words {
             Word::<F>::new(memory).store(word);
         }

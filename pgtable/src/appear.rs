@@ -85,6 +85,21 @@ impl<A: Address, M: ReadMemory<A>, H> ReadMemory<A> for Announced<M, H> {
     }
 
     #[inline(always)]
+    fn load_u32(&self, address: A) -> Result<u32, MemoryError> {
+        self.memory.load_u32(address)
+    }
+
+    #[inline(always)]
+    fn compare_exchange_u32(
+        &self,
+        address: A,
+        current: u32,
+        new: u32,
+    ) -> Result<bool, MemoryError> {
+        self.memory.compare_exchange_u32(address, current, new)
+    }
+
+    #[inline(always)]
     fn is_writable(&self, address: A) -> bool {
         self.memory.is_writable(address)
     }

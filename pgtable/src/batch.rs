@@ -8,7 +8,6 @@
 
 use core::convert::Infallible;
 use core::marker::PhantomData;
-use core::sync::atomic::AtomicU64;
 
 use crate::access::Access;
 use crate::address::{Address, low_bits};
@@ -17,6 +16,7 @@ use crate::format::{Format, Input, Output};
 use crate::memory::ReadMemory;
 use crate::quick::below;
 use crate::shortcut::{Shortcuts, Step};
+use crate::table_word::TableWord as _;
 use crate::walk::Walker;
 use crate::word::Word;
 
@@ -25,10 +25,10 @@ use crate::word::Word;
 const LANES: usize = 32;
 
 /// The leaf entries of a chunk.
-struct Chunk<'m> {
+struct Chunk<'m, W> {
     /// The entry; `None` for a lane that has to be walked alone (a larger leaf, a hole, anything
     /// odd).
-    entries: [Option<&'m AtomicU64>; LANES],
+    entries: [Option<&'m W>; LANES],
     offsets: [u64; LANES],
 }
 
@@ -105,7 +105,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// level, so only the address of a table is carried from one to the next. A lane that is odd
     /// walks along wherever it is, and is walked again by itself.
     #[inline]
-    fn locate<'m>(&'m self, inputs: &[Input<F>], access: Access, chunk: &mut Chunk<'m>) {
+    fn locate<'m>(&'m self, inputs: &[Input<F>], access: Access, chunk: &mut Chunk<'m, F::Word>) {
         let (format, memory) = (self.format(), self.memory());
         let lanes = inputs.len().min(LANES);
         let mut odd = 0u32;
@@ -143,7 +143,8 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
             let address = <Output<F> as Address>::new(page.entry(table, offset));
             let here = odd & 1 << lane == 0;
             // Words that memory gives by value only are read alone.
-            let word = memory.in_place(address, 1).filter(|_| here).and_then(<[_]>::first);
+            let word =
+                F::Word::in_place(memory, address, 1).filter(|_| here).and_then(<[_]>::first);
             *entry = word.inspect(|memory| prefetch(memory));
         }
     }
@@ -152,7 +153,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     #[inline]
     fn read(
         &self,
-        chunk: &Chunk<'_>,
+        chunk: &Chunk<'_, F::Word>,
         inputs: &[Input<F>],
         access: Access,
         outputs: &mut [Option<Output<F>>],
@@ -182,10 +183,10 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
 
 #[cfg(feature = "prefetch")]
 #[inline(always)]
-fn prefetch(memory: &AtomicU64) {
+fn prefetch<W>(memory: &W) {
     prefetch_index::prefetch_index(core::slice::from_ref(memory), 0);
 }
 
 #[cfg(not(feature = "prefetch"))]
 #[inline(always)]
-fn prefetch(_: &AtomicU64) {}
+fn prefetch<W>(_: &W) {}

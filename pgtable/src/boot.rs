@@ -15,6 +15,7 @@ use crate::space::Leaves;
 use crate::stage::Stage1;
 use crate::state::TableState;
 use crate::table::PageTable;
+use crate::table_word::TableWord as _;
 
 /// One range to map. `T` are the format's attributes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -111,7 +112,7 @@ pub fn build_boot_tables<F: Format<Stage = Stage1>, M: TableMemory<Gpa>>(
 ) -> Result<(Gpa, Gpa), BootError> {
     let geometry = format.geometry();
     let level = geometry.root();
-    let bytes = 8 << geometry.width(level);
+    let bytes = 1 << (geometry.width(level) + F::Word::SHIFT);
     let start = area.start.get().checked_next_multiple_of(bytes).map_or(area.end, Gpa::new);
     // No entry refers to the root, but one could refer to a table there.
     let below = geometry.width(Level(level.0.saturating_sub(1)));

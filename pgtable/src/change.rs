@@ -4,8 +4,6 @@
 //! of entries of one table to the verb, and keeps the books: what became stale goes to the
 //! [`Gather`], the live count goes down, empty tables leave the tree.
 
-use core::sync::atomic::AtomicU64;
-
 use arrayvec::ArrayVec;
 
 use crate::address::{Address, low_bits};
@@ -23,6 +21,7 @@ use crate::quick::descend_quickly;
 use crate::space::Mapping;
 use crate::state::Owner;
 use crate::table::PageTable;
+use crate::table_word::TableWord as _;
 use crate::walk::{LeafOf, bounds};
 use crate::word::Word;
 
@@ -59,14 +58,14 @@ pub(crate) enum Refusal {
 pub(crate) trait Verb<F: Format> {
     /// Changes the entries of `run`, which stand at `at`, and the first of which covers `offset`.
     /// Absent ones are passed over.
-    fn run(&mut self, format: &F, run: &[AtomicU64], at: Position, offset: u64) -> Done;
+    fn run(&mut self, format: &F, run: &[F::Word], at: Position, offset: u64) -> Done;
 
     /// Makes entries from the first of `run` on absent, for a verb that stopped there with
     /// [`Refusal::Break`].
     fn take_out(
         &mut self,
         format: &F,
-        run: &[AtomicU64],
+        run: &[F::Word],
         at: Position,
         offset: u64,
     ) -> Result<Broken, Refusal> {
@@ -93,7 +92,7 @@ struct Clear;
 
 impl<F: Format> Verb<F> for Clear {
     #[inline]
-    fn run(&mut self, format: &F, run: &[AtomicU64], at: Position, _: u64) -> Done {
+    fn run(&mut self, format: &F, run: &[F::Word], at: Position, _: u64) -> Done {
         let entries = Presence::at(format, at);
         let mut done = Done::default();
         for (index, memory) in run.iter().enumerate() {
@@ -113,7 +112,7 @@ pub(crate) struct Report<C>(pub(crate) C);
 
 impl<F: Format, C: FnMut(LeafOf<F>)> Verb<F> for Report<C> {
     #[inline]
-    fn run(&mut self, format: &F, run: &[AtomicU64], at: Position, offset: u64) -> Done {
+    fn run(&mut self, format: &F, run: &[F::Word], at: Position, offset: u64) -> Done {
         let entries = Presence::at(format, at);
         let mut done = Done::default();
         if has_groups::<F>() {
@@ -285,7 +284,7 @@ where
             return Ok(None);
         }
         let entries = node.entries(offset, end & !(size - 1));
-        let run = self.memory.table(<Output<F> as Address>::new(node.entry(offset)), entries)?;
+        let run = self.words(node.entry::<F>(offset), entries)?;
         let owner = trail.locks.owner();
         let interrupted = OnPanic::new(|| self.interrupted(node, offset, entries, owner));
         let (mut unmapped, mut gone, mut room) = (0, 0, Ok(()));
@@ -309,7 +308,7 @@ where
                         break;
                     }
                     room = gather.make_room(&self.tables).map_err(Error::Invalidate);
-                    let link = Link { at: node.position(), entry: node.entry(*at), word };
+                    let link = Link { at: node.position(), entry: node.entry::<F>(*at), word };
                     if room.is_err() || !trail.visit(below, link) {
                         break;
                     }
@@ -335,7 +334,7 @@ where
         interrupted.disarm();
         trail.cut(1);
         if gone > 0 {
-            self.wrote(node.entry(offset), entries);
+            self.wrote(node.entry::<F>(offset), entries);
             self.discount(trail, offset, 1, gone, gather)?;
         }
         room.map(|()| (*at > offset).then_some(unmapped))
@@ -365,7 +364,7 @@ where
             return false;
         }
         last.slot.store(0);
-        self.wrote(node.entry(offset), 1);
+        self.wrote(node.entry::<F>(offset), 1);
         gather.pages(input, input, node.shift);
         true
     }
@@ -373,7 +372,7 @@ where
     /// One step of [`unmap`](Self::unmap), for the cursor.
     pub(crate) fn unmap_run<I: Invalidate<F::Stage>>(
         &self,
-        trail: &mut Trail<Owned<'_, A, Output<F>>>,
+        trail: &mut Trail<Owned<'_, A, F>>,
         at: &mut u64,
         end: u64,
         gather: &mut Gather<'_, F::Stage, I>,
@@ -417,7 +416,7 @@ where
             self.split_leaf(trail, &stop, offset, gather)?;
             return Ok(0);
         };
-        let run = self.memory.table(<Output<F> as Address>::new(node.entry(offset)), entries)?;
+        let run = self.words(node.entry::<F>(offset), entries)?;
         let owner = trail.locks.owner();
         // All of the run, of which it is not known what was done.
         let tell = |gather: &mut Gather<'_, F::Stage, I>| {
@@ -431,7 +430,10 @@ where
         interrupted.disarm();
         *at += (done.stopped.map_or(entries, |(index, _)| index) as u64) << node.shift;
         if let Some((first, last)) = done.stale.0 {
-            self.wrote(node.entry(offset) + first as u64 * 8, last - first + 1);
+            self.wrote(
+                node.entry::<F>(offset) + ((first as u64) << F::Word::SHIFT),
+                last - first + 1,
+            );
             let page = |index: usize| self.format.address(offset + ((index as u64) << node.shift));
             gather.pages(page(first), page(last), node.shift);
         }
@@ -463,7 +465,7 @@ where
             Refusal::Unencodable => Error::Unencodable { at: node.position() },
             Refusal::Break | Refusal::TooLarge | Refusal::Contended => Error::Contended,
             Refusal::NoLeaf(word) => {
-                Error::Malformed { at: node.position(), entry: node.entry(*at), word }
+                Error::Malformed { at: node.position(), entry: node.entry::<F>(*at), word }
             }
         })
     }
@@ -475,7 +477,7 @@ where
         if let Some(state) = self.state(node) {
             state.unknown(owner);
         }
-        self.wrote(node.entry(offset), entries);
+        self.wrote(node.entry::<F>(offset), entries);
     }
 
     /// Invalidates the entries of `run` that were taken out of `node`'s table, the first of which
@@ -483,7 +485,7 @@ where
     #[cold]
     fn remake<I: Invalidate<F::Stage>>(
         &self,
-        run: &[AtomicU64],
+        run: &[F::Word],
         node: Node,
         at: &mut u64,
         broken: &Broken,
@@ -502,7 +504,7 @@ where
                     Word::<F>::new(memory).store(if made { new } else { old });
                 }
             }
-            self.wrote(node.entry(start), broken.seen);
+            self.wrote(node.entry::<F>(start), broken.seen);
             self.appeared(start, (broken.seen as u64) << node.shift);
         };
         let interrupted = OnPanic::new(|| store(false));

@@ -8,9 +8,7 @@
 //! is marked as unknown and the gather as untold. So if a cursor is forgotten, the next writer that
 //! needs the count counts, and the gather invalidates everything.
 
-use core::sync::atomic::AtomicU64;
-
-use crate::address::{Address, low_bits};
+use crate::address::low_bits;
 use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{InPlace, Node, Trail};
 use crate::error::Error;
@@ -26,9 +24,9 @@ use crate::walk::TranslationOf;
 use crate::word::{Word, load_raw};
 
 /// The last-level table in which a cursor stands: one without a word if it stands nowhere.
-#[derive(Clone, Copy, Debug)]
-struct Leaf<'t> {
-    words: &'t [AtomicU64],
+#[derive(Debug)]
+struct Leaf<'t, W> {
+    words: &'t [W],
     node: Node,
     /// The offset that its first entry covers.
     base: u64,
@@ -68,7 +66,7 @@ impl Span {
     }
 }
 
-impl Leaf<'_> {
+impl<W> Leaf<'_, W> {
     /// Nowhere.
     fn nowhere() -> Self {
         let none = Span { start: 0, end: 0 };
@@ -124,8 +122,8 @@ pub struct Cursor<
 > {
     table: &'t PageTable<F, M, A>,
     gather: &'g mut Gather<'i, F::Stage, I>,
-    trail: Trail<Owned<'t, A, Output<F>>>,
-    leaf: Leaf<'t>,
+    trail: Trail<Owned<'t, A, F>>,
+    leaf: Leaf<'t, F::Word>,
 }
 
 impl<F, M, A> PageTable<F, M, A>
@@ -159,7 +157,7 @@ where
 {
     /// The entry for `offset` in the table where the cursor stands, if it stands in the right one.
     #[inline(always)]
-    fn here(&self, offset: u64) -> Option<(&'t AtomicU64, usize)> {
+    fn here(&self, offset: u64) -> Option<(&'t F::Word, usize)> {
         let index =
             (offset.wrapping_sub(self.leaf.base) >> base_shift(&self.table.format)) as usize;
         Some((self.leaf.words.get(index)?, index))
@@ -232,7 +230,7 @@ where
         if node.shift != table.format.geometry().page_shift() {
             return Ok(false);
         }
-        let words = table.memory.table(<Output<F> as Address>::new(node.table), 1 << node.width)?;
+        let words = table.words(node.table, 1 << node.width)?;
         // If this cursor is forgotten, or stops by a panic, the next writer counts.
         let known = table.live(node, table.tree).is_some();
         if !known {

@@ -18,7 +18,8 @@ use crate::format::{Entry, EntryOf, Format, Output};
 use crate::geometry::{Level, MAX_LEVELS, Position};
 use crate::lock::{Exclusive, Locks};
 use crate::memory::{MemoryError, ReadMemory, TableMemory};
-use crate::word::Word;
+use crate::table_word::TableWord as _;
+use crate::word::{Word, swap};
 
 /// A table, as the entry above it (or the root register) describes it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,8 +57,8 @@ impl Node {
     /// The address of the entry that covers `offset`. A table is aligned to its size wherever the
     /// format says so; where a hostile one is not, this wraps and table memory refuses.
     #[inline(always)]
-    pub(crate) fn entry(self, offset: u64) -> u64 {
-        self.table.wrapping_add(self.index(offset) * 8)
+    pub(crate) fn entry<F: Format>(self, offset: u64) -> u64 {
+        self.table.wrapping_add(self.index(offset) << F::Word::SHIFT)
     }
 
     /// log2 of what the whole table covers.
@@ -133,8 +134,8 @@ impl<F: Format, M: ReadMemory<Output<F>>> Reading<F> for ByValue<'_, M> {
 
     #[inline(always)]
     fn read(self, entry: u64) -> Result<((), u64), MemoryError> {
-        match self.0.load(<Output<F> as Address>::new(entry)) {
-            Ok(word) => Ok(((), F::BYTE_ORDER.swap(word))),
+        match F::Word::load_from(self.0, <Output<F> as Address>::new(entry)) {
+            Ok(word) => Ok(((), swap::<F>(word))),
             Err(error) => Err(error),
         }
     }
@@ -147,7 +148,7 @@ impl<'m, F: Format, M: TableMemory<Output<F>>> Reading<F> for InPlace<'m, M> {
 
     #[inline(always)]
     fn read(self, entry: u64) -> Result<(Word<'m, F>, u64), MemoryError> {
-        match self.0.word(<Output<F> as Address>::new(entry)) {
+        match F::Word::word_in(self.0, <Output<F> as Address>::new(entry)) {
             Ok(memory) => {
                 let slot = Word::new(memory);
                 Ok((slot, slot.load()))
@@ -352,7 +353,7 @@ where
             (None, Entry::Table { table, width }) => node.below(table.get(), width),
             (None, _) => return Err(Ok(here)),
         };
-        (self.enter)(below, Link { at, entry: node.entry(self.offset), word: here.word });
+        (self.enter)(below, Link { at, entry: node.entry::<F>(self.offset), word: here.word });
         let path = self.format.restrict(here.path, here.word, at);
         stop_at(self.memory, below, self.offset, path).map_err(Err)
     }
@@ -366,7 +367,7 @@ fn stop_at<F: Format, R: Reading<F>>(
     offset: u64,
     path: F::Path,
 ) -> Result<Stop<F, R::Slot>, Lost> {
-    match memory.read(node.entry(offset)) {
+    match memory.read(node.entry::<F>(offset)) {
         Ok((slot, word)) => Ok(Stop { node, slot, word, path }),
         Err(error) => Err(Lost { node, error }),
     }

@@ -5,7 +5,7 @@
 //! type, so each walk is compiled for its architecture.
 //!
 //! A format sees words in the architecture's own bit order, as a native `u64`; this crate converts
-//! from and to the order of memory ([`ByteOrder`]).
+//! from and to their order and width in memory ([`ByteOrder`], [`TableWord`]).
 //!
 //! # Protocol
 //! - **The codec.** Addresses enter and leave words only in [`Format::decode`], [`Format::leaves`]
@@ -17,7 +17,6 @@
 //!   conformance kit checks this for every format.
 
 use core::fmt;
-use core::sync::atomic::AtomicU64;
 
 use crate::access::{Access, AccessKind, Attributes};
 use crate::address::low_bits;
@@ -25,7 +24,8 @@ use crate::fault::Cause;
 use crate::geometry::{Geometry, Level, Position};
 use crate::shortcut::{Pattern, Shortcuts};
 use crate::stage::{Stage, Stage1, Stage2};
-use crate::word::load_raw;
+use crate::table_word::TableWord;
+use crate::word::{load_raw, swap};
 
 /// The stage's input address type of a format.
 pub type Input<F> = <<F as Format>::Stage as Stage>::Input;
@@ -42,7 +42,8 @@ pub enum ByteOrder {
 }
 
 impl ByteOrder {
-    /// A word as it was loaded from memory → the value that the manual describes. Its own inverse.
+    /// A 64-bit word as it was loaded from memory → the value that the manual describes. Its own
+    /// inverse. For words of a format's width see [`TableWord::swap`].
     #[inline(always)]
     #[must_use]
     pub const fn swap(self, word: u64) -> u64 {
@@ -256,6 +257,10 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// POWER: nothing, `()`).
     type Path: Copy + Eq + Default + fmt::Debug;
 
+    /// The width of its words in memory: `AtomicU64`, or `AtomicU32` for entries of 4 bytes. The
+    /// methods below see both as `u64`; of 32-bit words the upper half is zero.
+    type Word: TableWord;
+
     /// The order of the bytes of a word in memory.
     const BYTE_ORDER: ByteOrder;
 
@@ -454,25 +459,25 @@ impl Presence {
     /// Of the entries at `at`.
     #[inline(always)]
     pub(crate) fn at<F: Format>(format: &F, at: Position) -> Self {
-        let some = F::BYTE_ORDER.swap(format.bits(at).present);
+        let some = swap::<F>(format.bits(at).present);
         Self { at, some, usual: usual_leaf(format, at).in_memory::<F>() }
     }
 
     /// What the entry in `memory` holds, in the architecture's bit order, if it is present.
     #[inline(always)]
-    pub(crate) fn load<F: Format>(self, format: &F, memory: &AtomicU64) -> Option<u64> {
+    pub(crate) fn load<F: Format>(self, format: &F, memory: &F::Word) -> Option<u64> {
         let raw = load_raw(memory);
         if raw & self.some == 0 {
             return None;
         }
-        let word = F::BYTE_ORDER.swap(raw);
+        let word = swap::<F>(raw);
         let absent = || matches!(format.decode(word, self.at), Entry::Absent);
         if self.usual.fits(raw) || !absent() { Some(word) } else { None }
     }
 
     /// Whether the entry in `memory` is absent.
     #[inline(always)]
-    pub(crate) fn is_absent<F: Format>(self, format: &F, memory: &AtomicU64) -> bool {
+    pub(crate) fn is_absent<F: Format>(self, format: &F, memory: &F::Word) -> bool {
         self.load(format, memory).is_none()
     }
 }

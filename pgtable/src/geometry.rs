@@ -75,11 +75,6 @@ pub struct Geometry {
     groups: [u16; MAX_LEVELS],
     widths: [u8; MAX_LEVELS],
     shifts: [u8; MAX_LEVELS],
-    /// Per level, `shift - 3`: how far an offset is shifted to bring the byte offset of its entry
-    /// into place …
-    entry_shifts: [u8; MAX_LEVELS],
-    /// … and the bits that are that byte offset.
-    entries: [u32; MAX_LEVELS],
 }
 
 impl Geometry {
@@ -103,8 +98,6 @@ impl Geometry {
             groups: [0; MAX_LEVELS],
             widths: [0; MAX_LEVELS],
             shifts: [0; MAX_LEVELS],
-            entry_shifts: [0; MAX_LEVELS],
-            entries: [0; MAX_LEVELS],
         };
         let mut shift = page_shift;
         let mut level = 0;
@@ -112,8 +105,6 @@ impl Geometry {
             it.widths[level] = levels[level].width;
             it.shifts[level] = shift;
             assert!(levels[level].width <= 20, "a table of sensible size");
-            it.entry_shifts[level] = shift - 3;
-            it.entries[level] = (low_bits(levels[level].width) << 3) as u32;
             if levels[level].leaf {
                 it.leaf_levels |= 1 << level;
             }
@@ -181,14 +172,6 @@ impl Geometry {
     #[must_use]
     pub const fn shift(&self, level: Level) -> u8 {
         self.shifts[level.0 as usize % MAX_LEVELS]
-    }
-
-    /// The byte offset, in its table of `level`, of the entry that covers `offset`.
-    #[inline(always)]
-    #[must_use]
-    pub const fn entry_offset(&self, level: Level, offset: u64) -> u64 {
-        let level = level.0 as usize % MAX_LEVELS;
-        (offset >> (self.entry_shifts[level] & 63)) & self.entries[level] as u64
     }
 
     /// log2 of the smallest page that this space uses of its own accord.

@@ -12,7 +12,6 @@
 //! For formats without groups all of this is nothing, at compile time.
 
 use core::ops::Range;
-use core::sync::atomic::AtomicU64;
 
 use arrayvec::ArrayVec;
 
@@ -208,7 +207,7 @@ fn whole_group<F: Format>(
 pub(crate) fn unit_in<F: Format>(
     format: &F,
     at: (Position, u64),
-    words: &[AtomicU64],
+    words: &[F::Word],
     index: usize,
     word: u64,
 ) -> Unit {
@@ -221,7 +220,7 @@ pub(crate) fn unit_in<F: Format>(
 pub(crate) fn taken_out<F: Format>(
     format: &F,
     at: Position,
-    words: &[AtomicU64],
+    words: &[F::Word],
     unit: Unit,
 ) -> Unit {
     let bits = format.bits(at);
@@ -244,15 +243,10 @@ where
 {
     /// The entries of the group of `2^group` entries around `offset` in the table of `node`, and
     /// the offset that the first covers.
-    fn group_around(
-        &self,
-        node: Node,
-        offset: u64,
-        group: u8,
-    ) -> Result<(&[AtomicU64], u64), Error> {
+    fn group_around(&self, node: Node, offset: u64, group: u8) -> Result<(&[F::Word], u64), Error> {
         let group = group.min(node.width);
         let base = offset & !low_bits(node.shift + group);
-        let words = self.memory.table(<Output<F> as Address>::new(node.entry(base)), 1 << group)?;
+        let words = self.words(node.entry::<F>(base), 1 << group)?;
         Ok((words, base))
     }
 
@@ -288,7 +282,7 @@ where
             return Ok(true);
         }
         let last_offset = (offset | low_bits(node.span())).min(end - 1);
-        let slot = self.memory.word(<Output<F> as Address>::new(node.entry(last_offset)))?;
+        let slot = self.word(node.entry::<F>(last_offset))?;
         let word = Word::<F>::new(slot).load();
         let (grouped, _, last) = cut(last_offset, word);
         if node.level == 0 && grouped && last >= end {
@@ -406,7 +400,7 @@ where
         &self,
         node: Node,
         base: u64,
-        words: &[AtomicU64],
+        words: &[F::Word],
         wanted: impl Fn(u64) -> bool,
         gather: &mut Gather<'_, F::Stage, I>,
         make: impl FnOnce(&[u64]) -> Result<Option<Taken>, Error>,
@@ -427,7 +421,7 @@ where
                     Word::<F>::new(memory).store(word);
                 }
             }
-            self.wrote(node.entry(base), words.len());
+            self.wrote(node.entry::<F>(base), words.len());
             self.appeared(base, (words.len() as u64) << node.shift);
         };
         let interrupted = OnPanic::new(|| store(&taken));

@@ -2,7 +2,6 @@
 //! built on), by leaves, as an `Iterator`, coalesced.
 
 use core::ops::ControlFlow;
-use core::sync::atomic::AtomicU64;
 
 use crate::address::{Address, low_bits};
 use crate::descent::{ByValue, Node, Stop, Trail, decode};
@@ -13,24 +12,33 @@ use crate::group::{Unit, group_of, has_groups, unit, unit_in};
 use crate::lock::Locks;
 use crate::memory::{ReadMemory, TableMemory};
 use crate::space::Mapping;
+use crate::table_word::TableWord as _;
 use crate::walk::{LeafOf, Walker, bounds, malformed};
-use crate::word::load_any;
+use crate::word::{load_any, swap};
 
 /// Neighbouring entries of one table, none of which is a table, in place.
 ///
 /// They may be absent, and they may change while they are looked at; each is read once, by
 /// [`leaves`](Self::leaves).
-#[derive(Clone, Copy, Debug)]
-pub struct Run<'m, F> {
+#[derive(Debug)]
+pub struct Run<'m, F: Format> {
     format: F,
     node: Node,
     offset: u64,
     /// The entries, and for formats with groups, those before and after them that may belong to a
     /// group with one of them.
-    words: &'m [AtomicU64],
+    words: &'m [F::Word],
     /// How many of those stand before and after.
     around: Around,
 }
+
+impl<F: Format> Clone for Run<'_, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F: Format> Copy for Run<'_, F> {}
 
 /// How many entries before and after those that are asked for are looked at too.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,18 +70,18 @@ impl<'m, F: Format> Run<'m, F> {
 
     /// The address of the first entry.
     pub(crate) fn entry(&self) -> u64 {
-        self.node.entry(self.offset)
+        self.node.entry::<F>(self.offset)
     }
 
     /// Whether `word`, as loaded from memory, is a leaf here.
     #[inline(always)]
     pub(crate) fn is_leaf(&self, word: u64) -> bool {
-        matches!(decode(&self.format, F::BYTE_ORDER.swap(word), self.at()), Entry::Leaf { .. })
+        matches!(decode(&self.format, swap::<F>(word), self.at()), Entry::Leaf { .. })
     }
 
     /// The entries in memory order of bytes, as hardware sees them.
     #[must_use]
-    pub fn words(&self) -> &'m [AtomicU64] {
+    pub fn words(&self) -> &'m [F::Word] {
         if !has_groups::<F>() {
             return self.words;
         }
@@ -92,7 +100,7 @@ impl<'m, F: Format> Run<'m, F> {
     }
 
     /// The entries of `unit`.
-    pub(crate) fn entries_of(&self, unit: Unit) -> &'m [AtomicU64] {
+    pub(crate) fn entries_of(&self, unit: Unit) -> &'m [F::Word] {
         self.words.get(unit.entries()).unwrap_or_default()
     }
 
@@ -209,15 +217,18 @@ impl<'m, F: Format> Run<'m, F> {
 
     #[cold]
     fn no_leaf(&self, offset: u64, word: u64) -> RangeError<Input<F>> {
-        let error =
-            Error::Malformed { at: self.node.position(), entry: self.node.entry(offset), word };
+        let error = Error::Malformed {
+            at: self.node.position(),
+            entry: self.node.entry::<F>(offset),
+            word,
+        };
         RangeError { at: self.format.address(offset), error }
     }
 }
 
 /// The leaves of a [`Run`].
 #[derive(Clone, Debug)]
-pub struct RunLeaves<'m, F> {
+pub struct RunLeaves<'m, F: Format> {
     run: Run<'m, F>,
     next: usize,
 }
@@ -256,7 +267,7 @@ impl Stretch {
     /// The address of the first entry.
     #[inline(always)]
     fn entry<F: Format>(&self) -> Output<F> {
-        <Output<F> as Address>::new(self.node.entry(self.offset))
+        <Output<F> as Address>::new(self.node.entry::<F>(self.offset))
     }
 
     /// The address of the first entry, those around included, and how many there are.
@@ -266,7 +277,8 @@ impl Stretch {
             return (self.entry::<F>(), self.entries);
         }
         let Around { before, after } = self.around;
-        let first = self.node.entry(self.offset).wrapping_sub(u64::from(before) * 8);
+        let first =
+            self.node.entry::<F>(self.offset).wrapping_sub(u64::from(before) << F::Word::SHIFT);
         let entries = before as usize + self.entries + after as usize;
         (<Output<F> as Address>::new(first), entries)
     }
@@ -291,7 +303,7 @@ impl Stretch {
         memory: &'m M,
     ) -> Result<Run<'m, F>, RangeError<Input<F>>> {
         let (first, entries) = self.wide::<F>();
-        match memory.table(first, entries) {
+        match F::Word::words_in(memory, first, entries) {
             Ok(words) => Ok(self.run_of(format, words)),
             Err(error) => Err(RangeError { at: format.address(self.offset), error: error.into() }),
         }
@@ -305,11 +317,11 @@ impl Stretch {
         memory: &'m M,
     ) -> Option<Run<'m, F>> {
         let (first, entries) = self.wide::<F>();
-        memory.in_place(first, entries).map(|words| self.run_of(format, words))
+        F::Word::in_place(memory, first, entries).map(|words| self.run_of(format, words))
     }
 
     #[inline(always)]
-    fn run_of<'m, F: Format>(&self, format: &F, words: &'m [AtomicU64]) -> Run<'m, F> {
+    fn run_of<'m, F: Format>(&self, format: &F, words: &'m [F::Word]) -> Run<'m, F> {
         let offset = self.offset & !low_bits(self.node.shift);
         Run { format: *format, node: self.node, offset, words, around: self.around }
     }
@@ -324,8 +336,9 @@ impl Stretch {
             let offset = self.offset;
             self.entries -= 1;
             self.offset = self.node.next_entry(offset);
-            let word = match memory.load(<Output<F> as Address>::new(self.node.entry(offset))) {
-                Ok(word) => F::BYTE_ORDER.swap(word),
+            let entry = <Output<F> as Address>::new(self.node.entry::<F>(offset));
+            let word = match F::Word::load_from(memory, entry) {
+                Ok(word) => swap::<F>(word),
                 Err(error) => {
                     let at = format.address(offset);
                     return Some((self, Err(RangeError { at, error: error.into() })));
@@ -365,8 +378,8 @@ fn unit_by_value<F: Format, M: ReadMemory<Output<F>>>(
     let base = offset & !low_bits(at.shift + group);
     let index = (offset.wrapping_sub(base) >> at.shift) as usize;
     let read = |index: usize| {
-        let entry = node.entry(base.wrapping_add((index as u64) << at.shift));
-        memory.load(<Output<F> as Address>::new(entry)).ok().map(|word| F::BYTE_ORDER.swap(word))
+        let entry = node.entry::<F>(base.wrapping_add((index as u64) << at.shift));
+        F::Word::load_from(memory, <Output<F> as Address>::new(entry)).ok().map(swap::<F>)
     };
     (unit(format, (at, base), (index, 1 << group), word, read), base)
 }
@@ -454,7 +467,7 @@ fn is_leaf<F: Format>(format: &F, stop: &Stop<F, ()>, offset: u64) -> Result<boo
     match stop.decode(format) {
         Entry::Leaf { .. } => Ok(true),
         Entry::Absent => Ok(false),
-        Entry::Malformed | Entry::Table { .. } => Err(malformed(stop.node, stop.word, offset)),
+        Entry::Malformed | Entry::Table { .. } => Err(malformed::<F>(stop.node, stop.word, offset)),
     }
 }
 
@@ -592,7 +605,7 @@ fn continues<I: Address, O: Address, T: Eq>(
 
 /// The leaves of a range, as [`Walker::iter`] gives them.
 #[derive(Debug)]
-pub struct LeafIter<'m, F, M> {
+pub struct LeafIter<'m, F: Format, M> {
     walker: &'m Walker<F, M>,
     place: Place,
     run: Option<RunLeaves<'m, F>>,

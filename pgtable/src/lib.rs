@@ -121,6 +121,7 @@ mod space;
 mod stage;
 mod state;
 mod table;
+mod table_word;
 mod tables;
 #[cfg(feature = "vm-memory")]
 mod tracked;
@@ -172,6 +173,7 @@ pub use space::{AddressSpace, InputOf, Leaves, Mapping, MappingOf, OutputOf, Tra
 pub use stage::{Stage, Stage1, Stage2};
 pub use state::TableState;
 pub use table::PageTable;
+pub use table_word::TableWord;
 pub use tables::{Table, TableEntry};
 #[cfg(feature = "vm-memory")]
 pub use tracked::TrackedTables;

@@ -55,6 +55,7 @@ use crate::address::Address;
 use crate::allocator::TableAllocator;
 use crate::descent::{Link, Node};
 use crate::error::Error;
+use crate::format::{Format, Output};
 use crate::ranges::Ranges;
 use crate::state::{LockRefused, Owner, TableState};
 use crate::table::layout;
@@ -194,18 +195,18 @@ impl Locks for Exclusive {
 /// have not left it, each once on the way down, and no more of them than the tree has. An entry
 /// that somebody else wrote can lead to any other.
 #[derive(Debug)]
-pub(crate) struct Own<'t, A, O> {
+pub(crate) struct Own<'t, A, F> {
     tables: &'t A,
     root: u64,
     allowance: Allowance<'t>,
     /// Why a table is not to be had. None is, after that.
     refused: Option<Error>,
-    output: PhantomData<O>,
+    format: PhantomData<F>,
 }
 
-impl<'t, O: Address, A: TableAllocator<O>> Own<'t, A, O> {
+impl<'t, F: Format, A: TableAllocator<Output<F>>> Own<'t, A, F> {
     pub(crate) fn new(tables: &'t A, root: u64, allowance: Allowance<'t>) -> Self {
-        Self { tables, root, allowance, refused: None, output: PhantomData }
+        Self { tables, root, allowance, refused: None, format: PhantomData }
     }
 
     /// The state of the table of `node`, to which `link` leads, if it is one that may be changed.
@@ -215,7 +216,7 @@ impl<'t, O: Address, A: TableAllocator<O>> Own<'t, A, O> {
             return None;
         }
         let circle = node.table == self.root || above.iter().any(|it| it.table == node.table);
-        let state = self.tables.state(O::new(node.table), layout(node));
+        let state = self.tables.state(<Output<F> as Address>::new(node.table), layout::<F>(node));
         if circle || !self.allowance.enter(node.width) || state.is_none() {
             self.refused = Some(link.malformed());
             return None;
@@ -224,7 +225,7 @@ impl<'t, O: Address, A: TableAllocator<O>> Own<'t, A, O> {
     }
 
     fn state(&self, node: Node) -> Option<&'t TableState> {
-        self.tables.state(O::new(node.table), layout(node))
+        self.tables.state(<Output<F> as Address>::new(node.table), layout::<F>(node))
     }
 
     fn begin(&mut self, allowance: Allowance<'t>) {
@@ -234,13 +235,13 @@ impl<'t, O: Address, A: TableAllocator<O>> Own<'t, A, O> {
 
 /// The one writer of a tree: there is nothing to lock.
 #[derive(Debug)]
-pub(crate) struct Owned<'t, A, O> {
-    own: Own<'t, A, O>,
+pub(crate) struct Owned<'t, A, F> {
+    own: Own<'t, A, F>,
     tree: Owner,
 }
 
-impl<'t, O: Address, A: TableAllocator<O>> Owned<'t, A, O> {
-    pub(crate) fn new(own: Own<'t, A, O>, tree: Owner) -> Self {
+impl<'t, F: Format, A: TableAllocator<Output<F>>> Owned<'t, A, F> {
+    pub(crate) fn new(own: Own<'t, A, F>, tree: Owner) -> Self {
         Self { own, tree }
     }
 
@@ -250,7 +251,7 @@ impl<'t, O: Address, A: TableAllocator<O>> Owned<'t, A, O> {
     }
 }
 
-impl<O: Address, A: TableAllocator<O>> Locks for Owned<'_, A, O> {
+impl<F: Format, A: TableAllocator<Output<F>>> Locks for Owned<'_, A, F> {
     const ASKS: bool = true;
     const HOLDS: bool = false;
 
@@ -278,17 +279,17 @@ impl<O: Address, A: TableAllocator<O>> Locks for Owned<'_, A, O> {
 
 /// One of many writers of a tree.
 #[derive(Debug)]
-pub(crate) struct Shared<'t, A, O> {
-    own: Own<'t, A, O>,
+pub(crate) struct Shared<'t, A, F> {
+    own: Own<'t, A, F>,
     me: Owner,
     ranges: &'t Ranges,
     wait: fn(u32) -> bool,
 }
 
-impl<'t, O: Address, A: TableAllocator<O>> Shared<'t, A, O> {
+impl<'t, F: Format, A: TableAllocator<Output<F>>> Shared<'t, A, F> {
     /// A verb of `me`, beside the locked ranges of the tree.
     pub(crate) fn new(
-        own: Own<'t, A, O>,
+        own: Own<'t, A, F>,
         me: Owner,
         ranges: &'t Ranges,
         wait: fn(u32) -> bool,
@@ -297,7 +298,7 @@ impl<'t, O: Address, A: TableAllocator<O>> Shared<'t, A, O> {
     }
 }
 
-impl<O: Address, A: TableAllocator<O>> Locks for Shared<'_, A, O> {
+impl<F: Format, A: TableAllocator<Output<F>>> Locks for Shared<'_, A, F> {
     const ASKS: bool = true;
     const HOLDS: bool = true;
 
@@ -344,15 +345,15 @@ impl<O: Address, A: TableAllocator<O>> Locks for Shared<'_, A, O> {
 /// The writer of a range that has every table of it locked, from the first table of its trail
 /// down.
 #[derive(Debug)]
-pub(crate) struct Whole<'t, A, O> {
-    own: Own<'t, A, O>,
+pub(crate) struct Whole<'t, A, F> {
+    own: Own<'t, A, F>,
     me: Owner,
     /// How many tables were locked below the first; no fewer than are locked still.
     held: Cell<u64>,
 }
 
-impl<'t, O: Address, A: TableAllocator<O>> Whole<'t, A, O> {
-    pub(crate) fn new(own: Own<'t, A, O>, me: Owner) -> Self {
+impl<'t, F: Format, A: TableAllocator<Output<F>>> Whole<'t, A, F> {
+    pub(crate) fn new(own: Own<'t, A, F>, me: Owner) -> Self {
         Self { own, me, held: Cell::new(0) }
     }
 
@@ -372,7 +373,7 @@ impl<'t, O: Address, A: TableAllocator<O>> Whole<'t, A, O> {
     }
 }
 
-impl<O: Address, A: TableAllocator<O>> Locks for Whole<'_, A, O> {
+impl<F: Format, A: TableAllocator<Output<F>>> Locks for Whole<'_, A, F> {
     const ASKS: bool = true;
     const HOLDS: bool = true;
 

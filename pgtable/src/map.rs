@@ -1,8 +1,6 @@
 //! Mapping: leaves of the largest size that fits, filled run by run, each new table filled before
 //! it is linked.
 
-use core::sync::atomic::AtomicU64;
-
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{InPlace, Node, Stop, Trail};
@@ -172,7 +170,7 @@ where
             return false;
         }
         last.slot.store(leaf.first);
-        self.wrote(node.entry(offset), 1);
+        self.wrote(node.entry::<F>(offset), 1);
         self.appeared(offset, 1 << node.shift);
         true
     }
@@ -301,7 +299,7 @@ where
         }
         if done == 0 {
             return Err(match stop.decode(&self.format) {
-                Entry::Malformed => crate::walk::malformed(stop.node, stop.word, rest.offset),
+                Entry::Malformed => crate::walk::malformed::<F>(stop.node, stop.word, rest.offset),
                 Entry::Absent => match self.check_unannotated(node, stop.word) {
                     Err(annotated) => annotated,
                     Ok(()) => Error::Mapped { at: node.position() },
@@ -309,7 +307,7 @@ where
                 _ => Error::Mapped { at: node.position() },
             });
         }
-        self.wrote(node.entry(rest.offset), done);
+        self.wrote(node.entry::<F>(rest.offset), done);
         self.count(node, done as u32, owner);
         Ok((done as u64) << node.shift)
     }
@@ -337,7 +335,7 @@ where
         let filled = self.run(node, rest, attributes, group).and_then(|(run, words)| {
             let done = run.len();
             self.fill(run, words, rest.output, attributes, (node, group))?;
-            self.wrote(node.entry(rest.offset), done);
+            self.wrote(node.entry::<F>(rest.offset), done);
             self.count(node, done as u32, owner);
             Ok((done, self.table_word(stop.node, top)?))
         });
@@ -347,7 +345,7 @@ where
                 trail.locks.made(&nodes);
                 trail.grown(&nodes);
                 self.count(stop.node, 1, owner);
-                self.publish(stop.slot, stop.node.entry(rest.offset), link);
+                self.publish(stop.slot, stop.node.entry::<F>(rest.offset), link);
                 Ok((done as u64) << node.shift)
             }
             Err(error) => {
@@ -365,7 +363,7 @@ where
         rest: Rest,
         attributes: F::Attributes,
         group: u8,
-    ) -> Result<(&[AtomicU64], Words), Error> {
+    ) -> Result<(&[F::Word], Words), Error> {
         let whole = rest.offset + (rest.bytes() & !low_bits(node.shift + group));
         let entries = node.entries(rest.offset, whole);
         let words = self.encode(rest.output, attributes, (node, group))?;
@@ -375,8 +373,7 @@ where
             let next = rest.output.checked_add(known << node.shift).ok_or(Error::Range)?;
             known += entries_of(self.encode(next, attributes, (node, group))?);
         }
-        let table = <Output<F> as Address>::new(node.entry(rest.offset));
-        Ok((self.memory.table(table, entries)?, words))
+        Ok((self.words(node.entry::<F>(rest.offset), entries)?, words))
     }
 
     /// The words of leaves of `node`'s table, in groups of `2^group`, the first of which maps
@@ -400,7 +397,7 @@ where
     /// in groups of `2^group`.
     pub(crate) fn fill(
         &self,
-        run: &[AtomicU64],
+        run: &[F::Word],
         words: Words,
         output: u64,
         attributes: F::Attributes,
@@ -434,7 +431,7 @@ fn per_word<F: Format>(group: u8) -> u64 {
 }
 
 /// Stores the first of `words` into the entries of `run`.
-fn store<F: Format>(run: &[AtomicU64], words: Words) {
+fn store<F: Format>(run: &[F::Word], words: Words) {
     let Words { first: mut word, step, .. } = words;
     // Eight stores a turn: the compiler does not unroll loops of atomic accesses.
     let mut eights = run.chunks_exact(8);

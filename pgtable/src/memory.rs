@@ -12,7 +12,8 @@
 //! because hardware (or a guest) writes the same words. There is no `&mut [u64]` anywhere.
 //!
 //! Words are aligned to 8 bytes. The low three bits of an address are ignored, not tested: the
-//! addresses of this crate have none.
+//! addresses of this crate have none. Entries of 4 bytes are halves of such words
+//! ([`TableWord`](crate::TableWord)).
 //!
 //! Both traits pass through `&M`, and with feature `alloc` through `Box`, `Rc` and `Arc`.
 
@@ -21,6 +22,10 @@ use core::sync::atomic::AtomicU64;
 
 use crate::address::Address;
 use crate::appear::Appeared;
+use crate::table_word::{half, with_half};
+
+/// How often a half of a word is exchanged anew because the other half changed.
+const TRIES: usize = 16;
 
 /// Why table memory refuses an access.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -95,6 +100,39 @@ pub trait ReadMemory<A: Address> {
     /// # Errors
     /// [`MemoryError`]: outside, or [`Refusal::ReadOnly`] where the word may only be read.
     fn compare_exchange(&self, address: A, current: u64, new: u64) -> Result<bool, MemoryError>;
+
+    /// As [`load`](Self::load), the 32-bit word at `address`, for formats with such entries. By
+    /// default it is the half of a 64-bit word.
+    ///
+    /// # Errors
+    /// [`MemoryError`] if the memory has no such word.
+    #[inline]
+    fn load_u32(&self, address: A) -> Result<u32, MemoryError> {
+        self.load(address).map(|pair| half(pair, address))
+    }
+
+    /// As [`compare_exchange`](Self::compare_exchange), the 32-bit word at `address`. By default a
+    /// 64-bit word is exchanged as a whole, if its other half stays; false if that keeps changing.
+    ///
+    /// # Errors
+    /// As [`compare_exchange`](Self::compare_exchange).
+    fn compare_exchange_u32(
+        &self,
+        address: A,
+        current: u32,
+        new: u32,
+    ) -> Result<bool, MemoryError> {
+        for _ in 0..TRIES {
+            let pair = self.load(address)?;
+            if half(pair, address) != current {
+                return Ok(false);
+            }
+            if self.compare_exchange(address, pair, with_half(pair, address, new))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 
     /// Whether the word at `address` exists and may be written.
     fn is_writable(&self, address: A) -> bool;
@@ -212,6 +250,29 @@ macro_rules! words_in_place {
         }
 
         #[inline]
+        fn load_u32(&self, address: $address) -> ::core::result::Result<u32, $crate::MemoryError> {
+            use ::core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+            let word = <AtomicU32 as $crate::TableWord>::word_in(self, address)?;
+            Ok(word.load(Relaxed))
+        }
+
+        #[inline]
+        fn compare_exchange_u32(
+            &self,
+            address: $address,
+            current: u32,
+            new: u32,
+        ) -> ::core::result::Result<bool, $crate::MemoryError> {
+            use ::core::sync::atomic::{AtomicU32, Ordering::AcqRel, Ordering::Relaxed};
+            let word = <AtomicU32 as $crate::TableWord>::word_in(self, address)?;
+            let stored = word.compare_exchange(current, new, AcqRel, Relaxed).is_ok();
+            if stored {
+                <AtomicU32 as $crate::TableWord>::wrote_in(self, address, 1);
+            }
+            Ok(stored)
+        }
+
+        #[inline]
         fn is_writable(&self, address: $address) -> bool {
             $crate::TableMemory::<$address>::word(self, address).is_ok()
         }
@@ -244,6 +305,21 @@ macro_rules! through {
                 new: u64,
             ) -> Result<bool, MemoryError> {
                 (**self).compare_exchange(address, current, new)
+            }
+
+            #[inline(always)]
+            fn load_u32(&self, address: A) -> Result<u32, MemoryError> {
+                (**self).load_u32(address)
+            }
+
+            #[inline(always)]
+            fn compare_exchange_u32(
+                &self,
+                address: A,
+                current: u32,
+                new: u32,
+            ) -> Result<bool, MemoryError> {
+                (**self).compare_exchange_u32(address, current, new)
             }
 
             #[inline(always)]

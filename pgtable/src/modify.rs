@@ -11,7 +11,7 @@
 //! are made absent, their translations invalidated, and then the new leaves stored; an access in
 //! between faults, and the handler of the fault tries again.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 
@@ -28,8 +28,9 @@ use crate::record::Writers;
 use crate::shortcut::Pattern;
 use crate::space::Mapping;
 use crate::table::PageTable;
+use crate::table_word::TableWord;
 use crate::walk::LeafOf;
-use crate::word::Word;
+use crate::word::{Word, swap};
 
 /// How often an edit is made anew because hardware changed the entry meanwhile. It has a few bits
 /// to set there.
@@ -170,7 +171,7 @@ impl Last {
 
 /// Whether the entry in `memory` says that it belongs to a group.
 #[inline(always)]
-fn in_group<F: Format>(format: &F, memory: &AtomicU64, at: Position) -> bool {
+fn in_group<F: Format>(format: &F, memory: &F::Word, at: Position) -> bool {
     group_of(format, Word::<F>::new(memory).load(), at) > 0
 }
 
@@ -180,7 +181,7 @@ const EIGHT: usize = 8;
 
 impl<F: Format, E: Edit<F>> Verb<F> for Modify<E> {
     #[inline]
-    fn run(&mut self, format: &F, run: &[AtomicU64], at: Position, offset: u64) -> Done {
+    fn run(&mut self, format: &F, run: &[F::Word], at: Position, offset: u64) -> Done {
         let bits = format.bits(at);
         let entries = Presence::at(format, at);
         let mut alike = Alike::new::<F, E>(format, at);
@@ -220,7 +221,7 @@ impl<F: Format, E: Edit<F>> Verb<F> for Modify<E> {
     fn take_out(
         &mut self,
         format: &F,
-        run: &[AtomicU64],
+        run: &[F::Word],
         at: Position,
         offset: u64,
     ) -> Result<Broken, Refusal> {
@@ -333,7 +334,7 @@ impl<E> Modify<E> {
     fn run_units<F: Format>(
         &mut self,
         format: &F,
-        run: &[AtomicU64],
+        run: &[F::Word],
         at: Position,
         offset: u64,
     ) -> Done
@@ -366,7 +367,7 @@ impl<E> Modify<E> {
         &mut self,
         format: &F,
         bits: &Bits,
-        run: &[AtomicU64],
+        run: &[F::Word],
         unit: Unit,
         place: (Position, u64),
     ) -> Result<bool, Refusal>
@@ -396,7 +397,7 @@ impl<E> Modify<E> {
         &mut self,
         format: &F,
         bits: &Bits,
-        memory: &AtomicU64,
+        memory: &F::Word,
         (unit, n, new): (Unit, u64, Edited),
         place: (Position, u64),
     ) -> Result<bool, Refusal>
@@ -434,7 +435,7 @@ impl<E> Modify<E> {
         &mut self,
         format: &F,
         bits: &Bits,
-        memory: &AtomicU64,
+        memory: &F::Word,
         old: u64,
         place: (Position, u64),
         alike: &mut Alike,
@@ -486,7 +487,7 @@ impl Alike {
     #[inline(always)]
     fn learn<F: Format>(&mut self, old: u64, new: u64) {
         if self.usual.fits(old) {
-            let swap = |word| F::BYTE_ORDER.swap(word);
+            let swap = swap::<F>;
             self.last = Some(Last {
                 old: swap(old),
                 changed: swap(old ^ new),
@@ -500,17 +501,18 @@ impl Alike {
 /// as far as they are all like the last. Returns how many, and whether they change.
 // Not inlined: there it is short of registers.
 #[inline(never)]
-fn edit_alike(run: &[AtomicU64], last: Last) -> (usize, bool) {
+fn edit_alike<W: TableWord>(run: &[W], last: Last) -> (usize, bool) {
     let mut edited = 0;
     for eight in run.chunks_exact(EIGHT) {
-        let Ok(eight) = <&[AtomicU64; EIGHT]>::try_from(eight) else { break };
-        let old: [u64; EIGHT] = core::array::from_fn(|index| eight[index].load(Ordering::Relaxed));
+        let Ok(eight) = <&[W; EIGHT]>::try_from(eight) else { break };
+        let old: [u64; EIGHT] =
+            core::array::from_fn(|index| eight[index].load_raw(Ordering::Relaxed));
         if old.iter().fold(0, |odd, &word| odd | last.differs(word)) != 0 {
             break;
         }
         if last.changed != 0 {
             for (memory, old) in eight.iter().zip(old) {
-                memory.store(old ^ last.changed, Ordering::Relaxed);
+                memory.store_raw(old ^ last.changed, Ordering::Relaxed);
             }
         }
         edited += EIGHT;
@@ -520,12 +522,11 @@ fn edit_alike(run: &[AtomicU64], last: Last) -> (usize, bool) {
 
 /// The same beside hardware that records: entry by entry, as far as none changes meanwhile.
 #[inline(always)]
-fn exchange_alike(run: &[AtomicU64], last: Last) -> (usize, bool) {
-    let exchanged = |memory: &AtomicU64| {
-        let old = memory.load(Ordering::Relaxed);
-        let (new, order) = (old ^ last.changed, Ordering::Relaxed);
-        last.differs(old) == 0
-            && (new == old || memory.compare_exchange(old, new, Ordering::AcqRel, order).is_ok())
+fn exchange_alike<W: TableWord>(run: &[W], last: Last) -> (usize, bool) {
+    let exchanged = |memory: &W| {
+        let old = memory.load_raw(Ordering::Relaxed);
+        let new = old ^ last.changed;
+        last.differs(old) == 0 && (new == old || memory.exchange_raw(old, new))
     };
     let edited = run.iter().position(|memory| !exchanged(memory)).unwrap_or(run.len());
     (edited, last.changed != 0)

@@ -35,8 +35,9 @@ use crate::interrupted::OnPanic;
 use crate::memory::{ReadMemory, TableMemory};
 use crate::space::Leaves;
 use crate::table::{PageTable, layout};
+use crate::table_word::TableWord as _;
 use crate::walk::{LeafOf, Walker};
-use crate::word::Word;
+use crate::word::{Word, swap};
 use crate::work::Allowance;
 
 /// Tables that are moved between two invalidations. Half of what a gather holds, so that after a
@@ -219,13 +220,13 @@ where
         base: u64,
         moving: &mut Moving<'_, '_, '_, F, I, W>,
     ) -> Result<(), Error> {
-        let words = self.memory.table(<Output<F> as Address>::new(node.table), 1 << node.width)?;
+        let words = self.words(node.table, 1 << node.width)?;
         for (index, memory) in words.iter().enumerate() {
             let slot = Word::<F>::new(memory);
             let offset = base + ((index as u64) << node.shift);
             let word = slot.load();
             let malformed =
-                Link { at: node.position(), entry: node.entry(offset), word }.malformed();
+                Link { at: node.position(), entry: node.entry::<F>(offset), word }.malformed();
             let mut below = match decode(&self.format, word, node.position()) {
                 Entry::Table { table, width } => node.below(table.get(), width),
                 Entry::Absent | Entry::Leaf { .. } => continue,
@@ -241,7 +242,7 @@ where
             };
             let Moving { which, gather, batch, .. } = moving;
             let interrupted = OnPanic::new(|| self.unsettled(batch, gather));
-            let wanted = which(<Output<F> as Address>::new(below.table), layout(below));
+            let wanted = which(<Output<F> as Address>::new(below.table), layout::<F>(below));
             interrupted.disarm();
             if wanted {
                 let new = self.copy_table(below)?;
@@ -249,7 +250,7 @@ where
                     self.shrink(&[new], self.tree)?;
                     return Err(error);
                 }
-                self.wrote(node.entry(offset), 1);
+                self.wrote(node.entry::<F>(offset), 1);
                 state.leave(self.tree);
                 self.moved(Moved { old: below, new }, offset, moving)?;
                 below = new;
@@ -263,15 +264,14 @@ where
 
     /// A new table that says what the one of `old` says; not in the tree yet.
     fn copy_table(&self, old: Node) -> Result<Node, Error> {
-        let address = <Output<F> as Address>::new(old.table);
-        let words = layout(old).bytes() / 8;
-        let from = self.memory.table(address, words)?;
+        let words = 1usize << old.width;
+        let from = self.words(old.table, words)?;
         // Not the allocator's: then it could not be given back either.
         let foreign = crate::AllocError::NotLive { address: old.table };
         let live = self.state(old).ok_or(foreign)?.live();
-        let table = self.allocate(layout(old), Contents::Zeroed, self.tree)?;
+        let table = self.allocate(layout::<F>(old), Contents::Zeroed, self.tree)?;
         let new = Node { table: table.get(), ..old };
-        match self.memory.table(table, words) {
+        match self.words(table.get(), words) {
             Ok(to) => {
                 for (from, to) in from.iter().zip(to) {
                     Word::<F>::new(to).store(Word::<F>::new(from).load());
@@ -358,9 +358,9 @@ where
     /// otherwise.
     fn merge_records(&self, old: Node, new: Node) -> Result<(), Error> {
         let bits = self.format.bits(old.position());
-        let words = layout(old).bytes() / 8;
-        let from = self.memory.table(<Output<F> as Address>::new(old.table), words)?;
-        let to = self.memory.table(<Output<F> as Address>::new(new.table), words)?;
+        let words = 1usize << old.width;
+        let from = self.words(old.table, words)?;
+        let to = self.words(new.table, words)?;
         for (from, to) in from.iter().zip(to) {
             let word = Word::<F>::new(from).load();
             let records: &[_] = match decode(&self.format, word, old.position()) {
@@ -371,11 +371,11 @@ where
             let copy = Word::<F>::new(to).load();
             for record in records.iter().filter(|record| record.is_in(word) && !record.is_in(copy))
             {
-                let (mask, order) = (F::BYTE_ORDER.swap(record.mask), Ordering::Relaxed);
+                let (mask, order) = (swap::<F>(record.mask), Ordering::Relaxed);
                 if record.recorded == 0 {
-                    to.fetch_and(!mask, order);
+                    to.and_raw(!mask, order);
                 } else {
-                    to.fetch_or(mask, order);
+                    to.or_raw(mask, order);
                 }
             }
         }
@@ -417,12 +417,11 @@ where
         from: Node,
         to: Node,
     ) -> Result<(), Error> {
-        let table = <Output<F> as Address>::new(to.table);
-        let copies = self.memory.table(table, 1 << from.width)?;
+        let copies = self.words(to.table, 1 << from.width)?;
         for (index, copy) in copies.iter().enumerate() {
             let copy = Word::<F>::new(copy);
-            let entry = from.table.wrapping_add(index as u64 * 8);
-            let word = F::BYTE_ORDER.swap(source.load(<Output<F> as Address>::new(entry))?);
+            let entry = from.table.wrapping_add((index as u64) << F::Word::SHIFT);
+            let word = swap::<F>(F::Word::load_from(source, <Output<F> as Address>::new(entry))?);
             match decode(&self.format, word, from.position()) {
                 Entry::Absent => {}
                 Entry::Leaf { .. } => {
@@ -432,7 +431,9 @@ where
                 Entry::Table { table, width } => {
                     let below = from.below(table.get(), width);
                     let made = Node {
-                        table: self.allocate(layout(below), Contents::Zeroed, self.tree)?.get(),
+                        table: self
+                            .allocate(layout::<F>(below), Contents::Zeroed, self.tree)?
+                            .get(),
                         ..below
                     };
                     match self.relink(word, to, below, made) {
@@ -457,7 +458,7 @@ where
     /// Takes tables that are empty out of this tree, which nobody has seen, below that of `node`: a
     /// tree of ours holds no empty tables.
     fn drop_empty(&self, node: Node, allowance: &mut Allowance<'_>) -> Result<(), Error> {
-        let words = self.memory.table(<Output<F> as Address>::new(node.table), 1 << node.width)?;
+        let words = self.words(node.table, 1 << node.width)?;
         for (index, memory) in words.iter().enumerate() {
             let slot = Word::<F>::new(memory);
             let word = slot.load();
@@ -465,7 +466,7 @@ where
                 continue;
             };
             let below = node.below(table.get(), width);
-            let entry = node.table.wrapping_add(index as u64 * 8);
+            let entry = node.table.wrapping_add((index as u64) << F::Word::SHIFT);
             let malformed = Link { at: node.position(), entry, word }.malformed();
             let Some(state) =
                 self.state(below).filter(|it| it.adopt(self.tree) && allowance.enter(width))

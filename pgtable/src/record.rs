@@ -10,7 +10,7 @@
 //! that still holds it as dirty writes without recording. Hence the order of live migration:
 //! harvest, finish the gather, *then* read the pages.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use crate::access::Access;
 use crate::address::{Address, low_bits};
@@ -27,8 +27,9 @@ use crate::lock::Locks;
 use crate::memory::{MemoryError, ReadMemory, Refusal, TableMemory};
 use crate::shortcut::Pattern;
 use crate::table::PageTable;
+use crate::table_word::TableWord;
 use crate::walk::{TranslationOf, Walker, bounds};
-use crate::word::Word;
+use crate::word::{Word, swap};
 
 /// How often a walk starts anew because somebody else changed an entry between its being judged and
 /// its being marked.
@@ -119,7 +120,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
             }
         }
         let marked = format.bits(at).used(stop.word, access);
-        if marked != stop.word && !self.mark(stop.node.entry(offset), stop.word, marked) {
+        if marked != stop.word && !self.mark(stop.node.entry::<F>(offset), stop.word, marked) {
             return Ok(None);
         }
         Ok(Some(translation_by(format, stop.word, at, (output, attributes), offset)))
@@ -128,8 +129,9 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// Stores `marked` at `entry` if it still holds `judged`; false if the walk has to begin anew.
     /// An entry that may only be read stays as it is: nothing is recorded in it.
     fn mark(&self, entry: u64, judged: u64, marked: u64) -> bool {
-        let (judged, marked) = (F::BYTE_ORDER.swap(judged), F::BYTE_ORDER.swap(marked));
-        match self.memory().compare_exchange(<Output<F> as Address>::new(entry), judged, marked) {
+        let (judged, marked) = (swap::<F>(judged), swap::<F>(marked));
+        let entry = <Output<F> as Address>::new(entry);
+        match F::Word::exchange_in(self.memory(), entry, judged, marked) {
             Ok(stored) => stored,
             Err(MemoryError { refusal, .. }) => refusal == Refusal::ReadOnly,
         }
@@ -195,7 +197,7 @@ where
         while let Some(run) = next_run(&self.format, &self.memory, trail, &mut at, end)? {
             if harvest_run(&run, recorded.of(self.format.bits(run.at())), writers, &mut map, gather)
             {
-                self.memory.wrote(<Output<F> as Address>::new(run.entry()), run.words().len());
+                self.wrote(run.entry(), run.words().len());
             }
         }
         Ok(map.set)
@@ -284,8 +286,8 @@ impl Sought {
     fn of<F: Format>(format: &F, at: Position, record: Record) -> Self {
         let recorded = Pattern { compared: record.mask, value: record.recorded };
         Self {
-            mask: F::BYTE_ORDER.swap(record.mask),
-            flip: F::BYTE_ORDER.swap(record.mask ^ record.recorded),
+            mask: swap::<F>(record.mask),
+            flip: swap::<F>(record.mask ^ record.recorded),
             usual: usual_leaf(format, at).and(recorded).and(record.when).in_memory::<F>(),
         }
     }
@@ -298,14 +300,14 @@ impl Sought {
 
     /// Takes the record back.
     #[inline(always)]
-    fn clear(self, memory: &AtomicU64, writers: Writers) {
+    fn clear<W: TableWord>(self, memory: &W, writers: Writers) {
         let order = Ordering::AcqRel;
         match writers {
-            Writers::Running if self.flip == 0 => drop(memory.fetch_and(!self.mask, order)),
-            Writers::Running => drop(memory.fetch_or(self.mask, order)),
+            Writers::Running if self.flip == 0 => memory.and_raw(!self.mask, order),
+            Writers::Running => memory.or_raw(self.mask, order),
             Writers::Stopped => {
-                let word = memory.load(Ordering::Relaxed);
-                memory.store(word & !self.mask | self.flip, Ordering::Relaxed);
+                let word = memory.load_raw(Ordering::Relaxed);
+                memory.store_raw(word & !self.mask | self.flip, Ordering::Relaxed);
             }
         }
     }
@@ -326,8 +328,8 @@ fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
     }
     let size = run.at().size();
     let sought = Sought::of(run.format(), run.at(), record);
-    let any = |words: &[AtomicU64]| {
-        words.iter().fold(0, |any, memory| any | sought.bits(memory.load(Ordering::Relaxed)))
+    let any = |words: &[F::Word]| {
+        words.iter().fold(0, |any, memory| any | sought.bits(memory.load_raw(Ordering::Relaxed)))
     };
     let mut stale = Extent::default();
     for (block, words) in run.words().chunks(BLOCK).enumerate() {
@@ -349,11 +351,11 @@ fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
                 }
             }
             for (index, memory) in words.iter().enumerate() {
-                let raw = memory.load(Ordering::Relaxed);
+                let raw = memory.load_raw(Ordering::Relaxed);
                 let offset = start + index as u64 * size;
                 let recorded = sought.bits(raw) == sought.mask
                     && run.is_leaf(raw)
-                    && record.is_in(F::BYTE_ORDER.swap(raw));
+                    && record.is_in(swap::<F>(raw));
                 if !recorded {
                     continue;
                 }
@@ -385,7 +387,7 @@ fn harvest_units<F: Format, I: Invalidate<F::Stage>>(
     while let Some(unit) = run.next_unit(&mut next) {
         let offset = run.offset_of(unit.first);
         let size = run.at().size() << unit.group;
-        if !run.is_leaf(F::BYTE_ORDER.swap(unit.word)) || !record.is_in(unit.word) {
+        if !run.is_leaf(swap::<F>(unit.word)) || !record.is_in(unit.word) {
             continue;
         }
         map.set(offset, size);
@@ -413,8 +415,8 @@ enum InLine {
 
 /// Looks for usual leaves with the record.
 #[inline(always)]
-fn recorded_in(words: &[AtomicU64; LINE], sought: Sought) -> InLine {
-    let words: [u64; LINE] = core::array::from_fn(|index| words[index].load(Ordering::Relaxed));
+fn recorded_in<W: TableWord>(words: &[W; LINE], sought: Sought) -> InLine {
+    let words: [u64; LINE] = core::array::from_fn(|index| words[index].load_raw(Ordering::Relaxed));
     if words.iter().fold(0, |any, &word| any | sought.bits(word)) == 0 {
         InLine::None
     } else if words.iter().fold(0, |odd, &word| odd | sought.usual.odd(word)) == 0 {

@@ -20,7 +20,7 @@ use crate::lock::Locks;
 use crate::memory::TableMemory;
 use crate::space::Leaves;
 use crate::state::Owner;
-use crate::table::{PageTable, layout};
+use crate::table::PageTable;
 use crate::walk::bounds;
 use crate::word::Word;
 
@@ -214,15 +214,14 @@ where
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<bool, Error> {
         let above = trail.node(node.level + 1);
-        let table = <Output<F> as Address>::new(node.table);
         let owner = trail.locks.owner();
         let live = self.live(node, owner);
         if live.map(u64::from) != Some(1 << node.width) {
             return Ok(false);
         }
-        let words = self.memory.table(table, 1 << node.width)?;
-        let entry = above.entry(offset);
-        let slot = Word::<F>::new(self.memory.word(<Output<F> as Address>::new(entry))?);
+        let words = self.words(node.table, 1 << node.width)?;
+        let entry = above.entry::<F>(offset);
+        let slot = Word::<F>::new(self.word(entry)?);
         let uniform = |link| {
             let base = offset & !low_bits(node.span());
             let words = words.iter().map(|memory| Word::<F>::new(memory).load());
@@ -333,7 +332,7 @@ where
         gather.pages(page, page, node.shift);
         let old = stop.slot.take();
         let interrupted = OnPanic::new(|| {
-            self.publish(stop.slot, node.entry(offset), old);
+            self.publish(stop.slot, node.entry::<F>(offset), old);
             self.appeared(offset & !(node.position().size() - 1), node.position().size());
             let _ = self.shrink(&nodes, owner);
         });
@@ -350,7 +349,7 @@ where
             }
             Err(error) => (old, Err(error)),
         };
-        self.publish(stop.slot, node.entry(offset), word);
+        self.publish(stop.slot, node.entry::<F>(offset), word);
         self.appeared(offset & !(node.position().size() - 1), node.position().size());
         if failed.is_err() {
             self.shrink(&nodes, owner)?;
@@ -365,8 +364,8 @@ where
             return Err(Error::Malformed { at: node.position(), entry: node.table, word: old });
         };
         let words = self.format.leaves(output, attributes, below.position())?;
-        let entries = layout(below).bytes() / 8;
-        let run = self.memory.table(<Output<F> as Address>::new(below.table), entries)?;
+        let entries = 1usize << below.width;
+        let run = self.words(below.table, entries)?;
         self.fill(run, words, output.get(), attributes, (below, 0))?;
         self.wrote(below.table, entries);
         self.count(below, entries as u32, owner);

@@ -1,7 +1,11 @@
 //! Shortcuts: masked compares by which a walk knows the usual entries without decoding them.
 
+use core::sync::atomic::AtomicU64;
+
 use crate::format::Format;
 use crate::geometry::MAX_LEVELS;
+use crate::table_word::TableWord;
+use crate::word::swap;
 
 /// Words of which some bits are given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -43,7 +47,7 @@ impl Pattern {
     #[inline(always)]
     #[must_use]
     pub fn in_memory<F: Format>(self) -> Self {
-        Self { compared: F::BYTE_ORDER.swap(self.compared), value: F::BYTE_ORDER.swap(self.value) }
+        Self { compared: swap::<F>(self.compared), value: swap::<F>(self.value) }
     }
 
     /// Words that fit both.
@@ -113,15 +117,22 @@ impl Step {
     /// No entry is usual.
     pub const NONE: Self = Self::new(3, 0, Pattern::NONE, Field::in_place(0));
 
-    /// A step through tables of `2^width` entries, each of which covers `2^shift` bytes.
+    /// A step through tables of `2^width` entries of 8 bytes, each of which covers `2^shift` bytes.
     ///
     /// `usual` are entries that the codec takes for a table of the width that the step below has
     /// (above the last level), or for a leaf (at the last level), whose address is `address`.
     #[inline(always)]
     #[must_use]
     pub const fn new(shift: u8, width: u8, usual: Pattern, address: Field) -> Self {
-        let index_mask = crate::address::low_bits(width) << 3;
-        Self { index_shift: shift - 3, index_mask, usual, address }
+        Self::of::<AtomicU64>(shift, width, usual, address)
+    }
+
+    /// The same for tables with entries of the width of `W`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of<W: TableWord>(shift: u8, width: u8, usual: Pattern, address: Field) -> Self {
+        let index_mask = crate::address::low_bits(width) << W::SHIFT;
+        Self { index_shift: shift - W::SHIFT, index_mask, usual, address }
     }
 
     /// The same for other entries.
@@ -135,14 +146,21 @@ impl Step {
     #[inline(always)]
     #[must_use]
     pub const fn shift(self) -> u8 {
-        self.index_shift + 3
+        self.index_shift + self.entry_shift()
+    }
+
+    /// log2 of the bytes of an entry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn entry_shift(self) -> u8 {
+        if self.index_mask & 4 == 0 { 3 } else { 2 }
     }
 
     /// The index bits of a table.
     #[inline(always)]
     #[must_use]
     pub const fn width(self) -> u8 {
-        (self.index_mask >> 3).count_ones() as u8
+        self.index_mask.count_ones() as u8
     }
 
     /// The entries that need no decoding.

@@ -26,7 +26,7 @@
 //! nobody else writes needs less than half of that.) Then it is [`Error::Malformed`] too.
 
 use core::ops::ControlFlow;
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use core::sync::atomic::AtomicBool;
 
 use arrayvec::ArrayVec;
 
@@ -42,10 +42,11 @@ use crate::gather::{Finished, Gather, GatherError, Invalidate};
 use crate::geometry::{Level, MAX_LEVELS};
 use crate::keep::Kept;
 use crate::lock::{Locks, Own, Owned};
-use crate::memory::TableMemory;
+use crate::memory::{MemoryError, TableMemory};
 use crate::ranges::Uses;
 use crate::space::{AddressSpace, Leaves};
 use crate::state::{Owner, TableState, UNKNOWN};
+use crate::table_word::TableWord as _;
 use crate::walk::{LeafOf, TranslationOf, Walker, translate};
 use crate::word::{Word, any_set};
 use crate::work::{Allowance, Entries};
@@ -81,10 +82,11 @@ where
     /// [`Error::Alloc`]; [`Error::Memory`] if the root does not stand in `memory`.
     pub fn new(format: F, memory: M, tables: A) -> Result<Self, Error> {
         let geometry = format.geometry();
-        let layout = TableLayout::of_width(geometry.width(geometry.root()), geometry.root());
+        let layout = TableLayout::of::<F>(geometry.width(geometry.root()), geometry.root());
         let tree = Owner::new_tree();
         let root = allocate(&tables, layout, Contents::Zeroed, tree)?;
-        if let Err(error) = memory.table(root, layout.bytes() / 8).map(|_| ()) {
+        let words = 1 << geometry.width(geometry.root());
+        if let Err(error) = F::Word::words_in(&memory, root, words).map(|_| ()) {
             tables.free(root, layout, Contents::Zeroed)?;
             return Err(error.into());
         }
@@ -166,7 +168,7 @@ where
         let address = <Output<F> as Address>::new(node.table);
         if node.level > 0 && live > 0 {
             let present = self.format.bits(node.position()).present;
-            let words = self.memory.table(address, 1 << node.width);
+            let words = self.words(node.table, 1 << node.width);
             done.unread += usize::from(words.is_err());
             for memory in words.unwrap_or_default() {
                 let word = Word::<F>::new(memory).load();
@@ -178,19 +180,19 @@ where
             }
         }
         let contents = if live == 0 { Contents::Zeroed } else { Contents::Stale };
-        match self.tables.free(address, layout(node), contents) {
+        match self.tables.free(address, layout::<F>(node), contents) {
             Ok(()) => done.tables += 1,
             Err(_) => done.refused += 1,
         }
     }
 
     /// The root, as the one writer of an exclusive tree comes to it.
-    pub(crate) fn trail(&self) -> Trail<Owned<'_, A, Output<F>>> {
+    pub(crate) fn trail(&self) -> Trail<Owned<'_, A, F>> {
         Trail::from(Node::root(&self.format, self.root), 0, Owned::new(self.own(), self.tree))
     }
 
     /// Which tables a verb may change, and how much work it may do.
-    pub(crate) fn own(&self) -> Own<'_, A, Output<F>> {
+    pub(crate) fn own(&self) -> Own<'_, A, F> {
         Own::new(&self.tables, self.root, self.allowance())
     }
 
@@ -202,7 +204,7 @@ where
     /// Does `verb` from the root; if it came to a table that is not to be changed, says so.
     pub(crate) fn alone<'t, T>(
         &'t self,
-        verb: impl FnOnce(&mut Trail<Owned<'t, A, Output<F>>>) -> Result<T, RangeError<Input<F>>>,
+        verb: impl FnOnce(&mut Trail<Owned<'t, A, F>>) -> Result<T, RangeError<Input<F>>>,
     ) -> Result<T, RangeError<Input<F>>> {
         let mut trail = self.trail();
         let done = verb(&mut trail);
@@ -228,7 +230,7 @@ where
         while above.level > level {
             let below = Level(above.level - 1);
             let width = if below.0 == level { width } else { self.format.geometry().width(below) };
-            let layout = TableLayout::of_width(width, below);
+            let layout = TableLayout::of::<F>(width, below);
             let contents = if below.0 == level { contents } else { Contents::Zeroed };
             match self.allocate(layout, contents, owner) {
                 Ok(table) => above = above.below(table.get(), width),
@@ -257,14 +259,14 @@ where
         owner: Owner,
     ) -> Result<Output<F>, AllocError> {
         let table = allocate(&self.tables, layout, contents, owner)?;
-        self.entries.more(layout.shift - 3);
+        self.entries.more(layout.shift - F::Word::SHIFT);
         Ok(table)
     }
 
     /// The state of the table of `node`; `None` if it is no live table of this tree's allocator.
     #[inline(always)]
     pub(crate) fn state(&self, node: Node) -> Option<&TableState> {
-        self.tables.state(<Output<F> as Address>::new(node.table), layout(node))
+        self.tables.state(<Output<F> as Address>::new(node.table), layout::<F>(node))
     }
 
     /// Takes back tables of `owner` that were never linked to the tree.
@@ -285,7 +287,7 @@ where
         }
         self.entries.fewer(node.width);
         let table = <Output<F> as Address>::new(node.table);
-        Ok(self.tables.free(table, layout(node), contents)?)
+        Ok(self.tables.free(table, layout::<F>(node), contents)?)
     }
 
     /// The table of `node`, which `owner` has, left the tree: it is freed after the invalidation.
@@ -311,7 +313,7 @@ where
         gather: &mut Gather<'_, F::Stage, I>,
     ) {
         self.entries.fewer(node.width);
-        gather.retire(<Output<F> as Address>::new(node.table), layout(node), contents);
+        gather.retire(<Output<F> as Address>::new(node.table), layout::<F>(node), contents);
     }
 
     /// Stores the entry of `above`, a table that `owner` has, that makes `below` the table for
@@ -324,8 +326,8 @@ where
         owner: Owner,
     ) -> Result<(), Error> {
         let word = self.table_word(above, below)?;
-        let slot = self.memory.word(<Output<F> as Address>::new(above.entry(offset)))?;
-        self.publish(Word::new(slot), above.entry(offset), word);
+        let slot = self.word(above.entry::<F>(offset))?;
+        self.publish(Word::new(slot), above.entry::<F>(offset), word);
         self.count(above, 1, owner);
         Ok(())
     }
@@ -337,10 +339,22 @@ where
         self.wrote(entry, 1);
     }
 
+    /// The entry at `entry`, in place.
+    #[inline(always)]
+    pub(crate) fn word(&self, entry: u64) -> Result<&F::Word, MemoryError> {
+        F::Word::word_in(&self.memory, <Output<F> as Address>::new(entry))
+    }
+
+    /// The `entries` entries from the one at `first` on, in place.
+    #[inline(always)]
+    pub(crate) fn words(&self, first: u64, entries: usize) -> Result<&[F::Word], MemoryError> {
+        F::Word::words_in(&self.memory, <Output<F> as Address>::new(first), entries)
+    }
+
     /// Tells the memory that the `words` words at `entry` were written.
     #[inline(always)]
     pub(crate) fn wrote(&self, entry: u64, words: usize) {
-        self.memory.wrote(<Output<F> as Address>::new(entry), words);
+        F::Word::wrote_in(&self.memory, <Output<F> as Address>::new(entry), words);
     }
 
     /// Tells the memory that entries for the `bytes` bytes from `offset` on were made present.
@@ -374,9 +388,9 @@ where
 
     #[cold]
     fn recount(&self, node: Node, owner: Owner) -> Option<u32> {
-        let words = self.memory.table(<Output<F> as Address>::new(node.table), 1 << node.width);
+        let words = self.words(node.table, 1 << node.width);
         let (words, entries) = (words.ok()?, Presence::at(&self.format, node.position()));
-        let counts = |memory: &&AtomicU64| {
+        let counts = |memory: &&F::Word| {
             !entries.is_absent(&self.format, memory)
                 || self.check_unannotated(node, Word::<F>::new(memory).load()).is_err()
         };
@@ -409,9 +423,9 @@ where
             }
             gather.make_room(&self.tables).map_err(Error::Invalidate)?;
             let above = trail.node(level + 1);
-            let slot = self.memory.word(<Output<F> as Address>::new(above.entry(offset)))?;
+            let slot = self.word(above.entry::<F>(offset))?;
             Word::<F>::new(slot).store(0);
-            self.wrote(above.entry(offset), 1);
+            self.wrote(above.entry::<F>(offset), 1);
             trail.left(level);
             self.retire(node, owner, Contents::Zeroed, gather);
             entries = 1;
@@ -433,7 +447,7 @@ where
             Entry::Absent => Ok(None),
             Entry::Leaf { attributes, .. } => Ok(Some(attributes)),
             Entry::Malformed | Entry::Table { .. } => {
-                Err(crate::walk::malformed(stop.node, stop.word, offset))
+                Err(crate::walk::malformed::<F>(stop.node, stop.word, offset))
             }
         }
     }
@@ -460,8 +474,8 @@ fn allocate<O: Address, A: TableAllocator<O>>(
 }
 
 /// The layout that the table of `node` was allocated with.
-pub(crate) fn layout(node: Node) -> TableLayout {
-    TableLayout::of_width(node.width, Level(node.level))
+pub(crate) fn layout<F: Format>(node: Node) -> TableLayout {
+    TableLayout::of::<F>(node.width, Level(node.level))
 }
 
 impl<F, M, A> AddressSpace for PageTable<F, M, A>

@@ -6,34 +6,34 @@
 //! goes on behind it.
 
 use core::ops::ControlFlow;
-use core::sync::atomic::AtomicU64;
 
 use crate::address::Address;
 use crate::descent::{Node, decode};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
 use crate::geometry::Position;
 use crate::memory::{MemoryError, ReadMemory, TableMemory};
+use crate::table_word::TableWord as _;
 use crate::walk::Walker;
-use crate::word::Word;
+use crate::word::{Word, swap};
 
 /// A table of a tree, as the entry above it (or the root register) describes it.
 #[derive(Debug)]
-pub struct Table<'m, F, M> {
+pub struct Table<'m, F: Format, M> {
     format: F,
     memory: &'m M,
     /// Its words, if memory has them in place.
-    words: Option<&'m [AtomicU64]>,
+    words: Option<&'m [F::Word]>,
     node: Node,
     offset: u64,
 }
 
-impl<F: Clone, M> Clone for Table<'_, F, M> {
+impl<F: Format, M> Clone for Table<'_, F, M> {
     fn clone(&self) -> Self {
-        Self { format: self.format.clone(), ..*self }
+        *self
     }
 }
 
-impl<F: Copy, M> Copy for Table<'_, F, M> {}
+impl<F: Format, M> Copy for Table<'_, F, M> {}
 
 /// An entry of a [`Table`], read once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,7 +68,7 @@ impl<'m, F: Format, M: ReadMemory<Output<F>>> Table<'m, F, M> {
     /// Its size in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        8 << self.node.width
+        1 << (self.node.width + F::Word::SHIFT)
     }
 
     /// The first address that it covers.
@@ -90,10 +90,13 @@ impl<'m, F: Format, M: ReadMemory<Output<F>>> Table<'m, F, M> {
     fn loads(&self) -> impl Iterator<Item = (u64, u64)> + use<'m, F, M> {
         let Self { memory, words, node, .. } = *self;
         (0..1 << node.width).map_while(move |index| {
-            let entry = node.table.wrapping_add(index as u64 * 8);
+            let entry = node.table.wrapping_add((index as u64) << F::Word::SHIFT);
             let word = match words {
                 Some(words) => Word::<F>::new(words.get(index)?).load(),
-                None => F::BYTE_ORDER.swap(memory.load(<Output<F> as Address>::new(entry)).ok()?),
+                None => {
+                    let entry = <Output<F> as Address>::new(entry);
+                    swap::<F>(F::Word::load_from(memory, entry).ok()?)
+                }
             };
             Some((index as u64, word))
         })
@@ -105,10 +108,10 @@ impl<'m, F: Format, M: TableMemory<Output<F>>> Table<'m, F, M> {
     ///
     /// # Errors
     /// [`MemoryError`] if it does not lie in table memory as a whole, or may only be read.
-    pub fn words(&self) -> Result<&'m [AtomicU64], MemoryError> {
+    pub fn words(&self) -> Result<&'m [F::Word], MemoryError> {
         match self.words {
             Some(words) => Ok(words),
-            None => self.memory.table(self.address(), 1 << self.node.width),
+            None => F::Word::words_in(self.memory, self.address(), 1 << self.node.width),
         }
     }
 }
@@ -134,7 +137,8 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         visit: &mut impl FnMut(Table<'_, F, M>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         let (format, memory) = (*self.format(), self.memory());
-        let words = memory.in_place(<Output<F> as Address>::new(node.table), 1 << node.width);
+        let table = <Output<F> as Address>::new(node.table);
+        let words = F::Word::in_place(memory, table, 1 << node.width);
         let table = Table { format, memory, words, node, offset };
         visit(table)?;
         if node.level == 0 {

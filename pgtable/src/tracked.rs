@@ -58,6 +58,24 @@ impl<M: GuestMemoryBackend, A: Address> ReadMemory<A> for TrackedTables<'_, M, A
         Ok(stored)
     }
 
+    #[inline(always)]
+    fn load_u32(&self, address: A) -> Result<u32, MemoryError> {
+        self.tables.load_u32(address)
+    }
+
+    fn compare_exchange_u32(
+        &self,
+        address: A,
+        current: u32,
+        new: u32,
+    ) -> Result<bool, MemoryError> {
+        let stored = self.tables.compare_exchange_u32(address, current, new)?;
+        if stored {
+            self.wrote(address, 1);
+        }
+        Ok(stored)
+    }
+
     #[inline]
     fn is_writable(&self, address: A) -> bool {
         self.tables.is_writable(address)

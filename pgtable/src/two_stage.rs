@@ -21,6 +21,7 @@ use crate::memory::{MemoryError, ReadMemory};
 use crate::quick::descend_quickly;
 use crate::stage::{Stage1, Stage2};
 use crate::walk::{TranslationOf, Walker, find, read_quickly};
+use crate::word::swap;
 
 /// Where an address goes through both stages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -276,7 +277,7 @@ where
         let Some(update) = self.stage2.format().guest_table_update() else { return Ok(()) };
         let mut node = Node::root(&self.stage1, self.root.get());
         for (entry, word) in nested.words.iter().take(nested.taken.get()).map(Cell::get) {
-            let (at, word) = (node.position(), F1::BYTE_ORDER.swap(word));
+            let (at, word) = (node.position(), swap::<F1>(word));
             let bits = self.stage1.bits(at);
             let recorded = match decode(&self.stage1, word, at) {
                 Entry::Table { table, width } => {
@@ -334,7 +335,7 @@ where
     ) -> Option<Fault<F2>> {
         let last = nested.taken.get().checked_sub(1)?;
         let (_, word) = nested.words.get(last % MAX_LEVELS)?.get();
-        let word = F1::BYTE_ORDER.swap(word);
+        let word = swap::<F1>(word);
         let offset = self.stage1.offset(fault.address)?;
         let looked_for = self.stage1.looked_for_before_judged(word, fault.at?, offset)?;
         self.second(looked_for, self.stage2.format().guest_table_access()).err()
@@ -357,12 +358,12 @@ where
 {
     #[inline(always)]
     fn load(&self, address: Gpa) -> Result<u64, MemoryError> {
-        let step = self.stage.steps[self.taken.replace(self.taken.get() + 1) % MAX_LEVELS].get();
-        let within = address.get().wrapping_sub(step.page);
-        if within >= step.bytes {
-            return Err(MemoryError::outside(address, 1));
-        }
-        self.stage.stage2.memory().load(Hpa::new(step.output.wrapping_add(within)))
+        self.stage.stage2.memory().load(self.place(address)?)
+    }
+
+    #[inline]
+    fn load_u32(&self, address: Gpa) -> Result<u32, MemoryError> {
+        self.stage.stage2.memory().load_u32(self.place(address)?)
     }
 
     /// Translations write nothing.
@@ -372,6 +373,19 @@ where
 
     fn is_writable(&self, _: Gpa) -> bool {
         false
+    }
+}
+
+impl<F1, F2: Format<Stage = Stage2>, M, const N: usize> Remembered<'_, '_, F1, F2, M, N> {
+    /// Where the next word of the walk stands, which is at `address`.
+    #[inline(always)]
+    fn place(&self, address: Gpa) -> Result<Hpa, MemoryError> {
+        let step = self.stage.steps[self.taken.replace(self.taken.get() + 1) % MAX_LEVELS].get();
+        let within = address.get().wrapping_sub(step.page);
+        if within >= step.bytes {
+            return Err(MemoryError::outside(address, 1));
+        }
+        Ok(Hpa::new(step.output.wrapping_add(within)))
     }
 }
 
@@ -391,14 +405,12 @@ where
     M: ReadMemory<Hpa>,
 {
     fn load(&self, address: Gpa) -> Result<u64, MemoryError> {
-        let loaded = self.remembered.load(address)?;
-        let (format, word) = (&self.remembered.stage.stage1, F1::BYTE_ORDER.swap(loaded));
-        let level = Level(self.level.get());
-        self.level.set(level.0.saturating_sub(1));
-        let bits = format.bits(Position { level, shift: format.geometry().shift(level) });
-        let recorded =
-            if level.0 == 0 { bits.used(word, self.access) } else { bits.table.made(word) };
-        if recorded == word { Ok(loaded) } else { Err(MemoryError::outside(address, 1)) }
+        self.remembered.load(address).and_then(|loaded| self.judge(address, loaded))
+    }
+
+    fn load_u32(&self, address: Gpa) -> Result<u32, MemoryError> {
+        let loaded = self.remembered.load_u32(address)?;
+        self.judge(address, loaded.into()).map(|_| loaded)
     }
 
     /// Translations write nothing.
@@ -408,6 +420,24 @@ where
 
     fn is_writable(&self, _: Gpa) -> bool {
         false
+    }
+}
+
+impl<F1, F2, M, const N: usize> Recorded<'_, '_, F1, F2, M, N>
+where
+    F1: FirstStage,
+    F2: SecondStage,
+    M: ReadMemory<Hpa>,
+{
+    /// `loaded`, the next word of the walk, if nothing is left to be recorded in it.
+    fn judge(&self, address: Gpa, loaded: u64) -> Result<u64, MemoryError> {
+        let (format, word) = (&self.remembered.stage.stage1, swap::<F1>(loaded));
+        let level = Level(self.level.get());
+        self.level.set(level.0.saturating_sub(1));
+        let bits = format.bits(Position { level, shift: format.geometry().shift(level) });
+        let recorded =
+            if level.0 == 0 { bits.used(word, self.access) } else { bits.table.made(word) };
+        if recorded == word { Ok(loaded) } else { Err(MemoryError::outside(address, 1)) }
     }
 }
 
@@ -429,6 +459,37 @@ where
     M: ReadMemory<Hpa>,
 {
     fn load(&self, address: Gpa) -> Result<u64, MemoryError> {
+        let (taken, place) = self.place(address)?;
+        let word = self.stage.stage2.memory().load(place)?;
+        self.words[taken].set((address.get(), word));
+        Ok(word)
+    }
+
+    fn load_u32(&self, address: Gpa) -> Result<u32, MemoryError> {
+        let (taken, place) = self.place(address)?;
+        let word = self.stage.stage2.memory().load_u32(place)?;
+        self.words[taken].set((address.get(), word.into()));
+        Ok(word)
+    }
+
+    /// Translations write nothing.
+    fn compare_exchange(&self, address: Gpa, _: u64, _: u64) -> Result<bool, MemoryError> {
+        Err(MemoryError::read_only(address, 1))
+    }
+
+    fn is_writable(&self, _: Gpa) -> bool {
+        false
+    }
+}
+
+impl<F1, F2, M, const N: usize> Nested<'_, '_, F1, F2, M, N>
+where
+    F1: FirstStage,
+    F2: SecondStage,
+    M: ReadMemory<Hpa>,
+{
+    /// Which word of the walk the next is, and where it stands, which is at `address`.
+    fn place(&self, address: Gpa) -> Result<(usize, Hpa), MemoryError> {
         let access = self.stage.stage2.format().guest_table_access();
         let translation = self.stage.second(address, access).map_err(|fault| {
             self.failed.set(Some(fault));
@@ -444,17 +505,6 @@ where
                 output,
             });
         }
-        let word = self.stage.stage2.memory().load(translation.output)?;
-        self.words[taken].set((address.get(), word));
-        Ok(word)
-    }
-
-    /// Translations write nothing.
-    fn compare_exchange(&self, address: Gpa, _: u64, _: u64) -> Result<bool, MemoryError> {
-        Err(MemoryError::read_only(address, 1))
-    }
-
-    fn is_writable(&self, _: Gpa) -> bool {
-        false
+        Ok((taken, translation.output))
     }
 }

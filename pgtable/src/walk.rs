@@ -148,7 +148,9 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
                 Ok(Some(translation_by(&self.format, stop.word, at, said, offset)))
             }
             Entry::Absent => Ok(None),
-            Entry::Malformed | Entry::Table { .. } => Err(malformed(stop.node, stop.word, offset)),
+            Entry::Malformed | Entry::Table { .. } => {
+                Err(malformed::<F>(stop.node, stop.word, offset))
+            }
         }
     }
 
@@ -192,7 +194,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
             push(link.at, link.entry, link.word);
         });
         if let Ok(stop) = stop {
-            push(stop.node.position(), stop.node.entry(offset), stop.word);
+            push(stop.node.position(), stop.node.entry::<F>(offset), stop.word);
         }
         trace
     }
@@ -324,7 +326,8 @@ fn find_if<F: Format, R: Reading<F>>(
 ) -> Result<(Leaf<F>, u64), Fault<F>> {
     let fault = |cause, place: Option<(Node, u64)>, word| {
         let at = place.map(|(node, _)| node.position());
-        let entry = place.map(|(node, offset)| <Output<F> as Address>::new(node.entry(offset)));
+        let entry =
+            place.map(|(node, offset)| <Output<F> as Address>::new(node.entry::<F>(offset)));
         let arch = format.fault(cause, access, at, word);
         Fault { address: input, access, cause, at, entry, arch }
     };
@@ -366,8 +369,8 @@ pub(crate) fn translation<A: Address, T>(
 
 /// The error for the malformed entry `word` for `offset` in the table of `node`.
 #[cold]
-pub(crate) fn malformed(node: Node, word: u64, offset: u64) -> Error {
-    Error::Malformed { at: node.position(), entry: node.entry(offset), word }
+pub(crate) fn malformed<F: Format>(node: Node, word: u64, offset: u64) -> Error {
+    Error::Malformed { at: node.position(), entry: node.entry::<F>(offset), word }
 }
 
 /// The range of `bytes` bytes from `input` on as offsets into the tree: start and end.

@@ -8,89 +8,93 @@
 //! only what the dependency gives). Rust's memory model has no dependency ordering, so under loom,
 //! which checks by that model, the loads are `Acquire`.
 
-use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use crate::format::Format;
+use crate::table_word::TableWord;
 
 /// The ordering of a walker's loads. See the module's documentation.
 const WALK: Ordering = if cfg!(loom) { Ordering::Acquire } else { Ordering::Relaxed };
 
-/// A word of a table of format `F`, seen in the architecture's bit order.
-#[derive(Debug)]
-pub(crate) struct Word<'m, F> {
-    memory: &'m AtomicU64,
-    format: PhantomData<F>,
+/// A word in memory order → the architecture's bit order, and back.
+#[inline(always)]
+pub(crate) fn swap<F: Format>(word: u64) -> u64 {
+    F::Word::swap(F::BYTE_ORDER, word)
 }
 
-impl<F> Clone for Word<'_, F> {
+/// A word of a table of format `F`, seen in the architecture's bit order.
+#[derive(Debug)]
+pub(crate) struct Word<'m, F: Format> {
+    memory: &'m F::Word,
+}
+
+impl<F: Format> Clone for Word<'_, F> {
     #[inline(always)]
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<F> Copy for Word<'_, F> {}
+impl<F: Format> Copy for Word<'_, F> {}
 
 impl<'m, F: Format> Word<'m, F> {
     #[inline(always)]
-    pub(crate) fn new(memory: &'m AtomicU64) -> Self {
-        Self { memory, format: PhantomData }
+    pub(crate) fn new(memory: &'m F::Word) -> Self {
+        Self { memory }
     }
 
     /// The word as it stands in memory.
     #[inline(always)]
-    pub(crate) fn memory(self) -> &'m AtomicU64 {
+    pub(crate) fn memory(self) -> &'m F::Word {
         self.memory
     }
 
     #[inline(always)]
     pub(crate) fn load(self) -> u64 {
-        F::BYTE_ORDER.swap(self.memory.load(WALK))
+        swap::<F>(self.memory.load_raw(WALK))
     }
 
     /// Stores a leaf, or nothing.
     #[inline(always)]
     pub(crate) fn store(self, word: u64) {
-        self.memory.store(F::BYTE_ORDER.swap(word), Ordering::Relaxed);
+        self.memory.store_raw(swap::<F>(word), Ordering::Relaxed);
     }
 
     /// Stores an entry by which walkers reach what was stored before.
     #[inline(always)]
     pub(crate) fn publish(self, word: u64) {
-        self.memory.store(F::BYTE_ORDER.swap(word), Ordering::Release);
+        self.memory.store_raw(swap::<F>(word), Ordering::Release);
     }
 
     /// Takes the entry out: what it held, with everything that hardware has set until now.
     #[inline(always)]
     pub(crate) fn take(self) -> u64 {
-        F::BYTE_ORDER.swap(self.memory.swap(0, Ordering::AcqRel))
+        swap::<F>(self.memory.swap_raw(0, Ordering::AcqRel))
     }
 
     /// Stores `marked` if the entry still holds `judged`.
     #[inline(always)]
     pub(crate) fn mark(self, judged: u64, marked: u64) -> bool {
-        let (judged, marked) = (F::BYTE_ORDER.swap(judged), F::BYTE_ORDER.swap(marked));
-        self.memory.compare_exchange(judged, marked, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        self.memory.exchange_raw(swap::<F>(judged), swap::<F>(marked))
     }
 }
 
 /// Any of `mask`'s bits set in `memory`, without bringing the word into the architecture's order.
 #[inline(always)]
-pub(crate) fn any_set<F: Format>(memory: &AtomicU64, mask: u64) -> bool {
-    load_raw(memory) & F::BYTE_ORDER.swap(mask) != 0
+pub(crate) fn any_set<F: Format>(memory: &F::Word, mask: u64) -> bool {
+    load_raw(memory) & swap::<F>(mask) != 0
 }
 
 /// What `memory` holds, in memory order.
 #[inline(always)]
-pub(crate) fn load_raw(memory: &AtomicU64) -> u64 {
-    memory.load(WALK)
+pub(crate) fn load_raw<W: TableWord>(memory: &W) -> u64 {
+    memory.load_raw(WALK)
 }
 
 /// What `memory` holds, in the architecture's bit order, if any of `mask`'s bits is set: one load,
 /// and no change of order for nothing.
 #[inline(always)]
-pub(crate) fn load_any<F: Format>(memory: &AtomicU64, mask: u64) -> Option<u64> {
+pub(crate) fn load_any<F: Format>(memory: &F::Word, mask: u64) -> Option<u64> {
     let word = load_raw(memory);
-    (word & F::BYTE_ORDER.swap(mask) != 0).then(|| F::BYTE_ORDER.swap(word))
+    (word & swap::<F>(mask) != 0).then(|| swap::<F>(word))
 }

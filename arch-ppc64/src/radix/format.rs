@@ -1,5 +1,7 @@
 //! The radix tree as a [`pgtable::Format`], for both scopes.
 
+use core::sync::atomic::AtomicU64;
+
 use pgtable::{
     Access, AccessKind, Address, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage, Format,
     Geometry, Gpa, Input, Output, Pattern, Position, Record, SecondStage, Shortcuts, Stage1,
@@ -239,6 +241,7 @@ impl<S: Scope> Format for Radix<S> {
     type Attributes = PageAttributes;
     type Fault = Interrupt;
     type Path = ();
+    type Word = AtomicU64;
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Big;
 

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use memory_image::Unreadable;
 use pgtable::{
     Access, Address, Cause, Entry, Error, Fault, Format, Input, Output, Position, Prot, RangeError,
-    Run, Stage, Trace, TraceEntry, Walker, low_bits,
+    Run, Stage, TableWord as _, Trace, TraceEntry, Walker, low_bits,
 };
 
 use super::census::{LevelCensus, TreeCensus};
@@ -164,7 +164,8 @@ impl<'i, F: Describe> Tree<'i, F> {
             match leaf {
                 Ok(leaf) => {
                     let index = (leaf.input.get().wrapping_sub(first) >> shift) as usize;
-                    let word = F::BYTE_ORDER.swap(run.words()[index].load(Ordering::Relaxed));
+                    let raw = run.words()[index].load_raw(Ordering::Relaxed);
+                    let word = F::Word::swap(F::BYTE_ORDER, raw);
                     let rights = judge.rights(self.walker.format(), word, run.at());
                     let new = Pending {
                         va: leaf.input.get(),

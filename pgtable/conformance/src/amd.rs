@@ -5,6 +5,7 @@
 //! Four levels; accessed and dirty bits are kept (HASup, HDSup).
 
 use core::fmt;
+use core::sync::atomic::AtomicU64;
 
 use pgtable::{
     Access, AccessKind, Attributes, Bits, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa,
@@ -124,6 +125,7 @@ impl Format for Amd {
     type Fault = IoPageFault;
     /// The rights that some table on the way does not give.
     type Path = u64;
+    type Word = AtomicU64;
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
     const GROUPS: Groups = Groups::Alike;

@@ -2,6 +2,7 @@
 //! formats of no architecture, with nothing special but their shape.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 
 use pgtable::{
     Access, AccessKind, Attributes, Bits, ByteOrder, Cause, Entry, EntryOf, Field, Format,
@@ -114,6 +115,7 @@ impl Format for Deep {
     type Attributes = DeepAttributes;
     type Fault = Denied;
     type Path = ();
+    type Word = AtomicU64;
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Big;
 

@@ -3,7 +3,7 @@
 
 use pgtable::{
     Access, Address, AddressSpace, Attributes, Format, Input, InputOf, Leaves, Level, Output,
-    Position, Prot, TableLayout,
+    Position, Prot, TableLayout, TableWord as _,
 };
 use proptest::prelude::{BoxedStrategy, Strategy, any, prop_oneof};
 
@@ -61,8 +61,8 @@ pub fn random<F: Format>(format: F, cases: u32) {
 }
 
 /// The words of all live tables: what a verb may come to once for each level, and back.
-fn words(tables: &Tables<'_>) -> usize {
-    tables.all().iter().map(|(_, layout)| layout.bytes() / 8).sum()
+fn words<F: Format>(tables: &Tables<'_>) -> usize {
+    tables.all().iter().map(|(_, layout)| layout.bytes() / F::Word::BYTES).sum()
 }
 
 fn whatever<'m, F: Format>(machine: &'m Machine<'m, F>, arena: &Arena, steps: &[Step]) {
@@ -75,7 +75,7 @@ fn whatever<'m, F: Format>(machine: &'m Machine<'m, F>, arena: &Arena, steps: &[
             continue;
         };
         machine.words();
-        let (before, given) = (words(machine.tables), machine.tables.handed_out());
+        let (before, given) = (words::<F>(machine.tables), machine.tables.handed_out());
         attempt(&mut tree, machine, op);
         // Tables that it made, or copied, count too.
         let all = before + machine.tables.handed_out() - given;
@@ -92,7 +92,7 @@ fn whatever<'m, F: Format>(machine: &'m Machine<'m, F>, arena: &Arena, steps: &[
 
 /// A write by others.
 fn write<F: Format>(machine: &Machine<'_, F>, arena: &Arena, format: &F, step: &Step) {
-    let all = machine.tables.all();
+    let (all, memory) = (machine.tables.all(), arena.memory::<Output<F>>());
     let geometry = format.geometry();
     let nth = |n: usize| all[n % all.len()];
     let at = |layout: TableLayout| {
@@ -100,9 +100,10 @@ fn write<F: Format>(machine: &Machine<'_, F>, arena: &Arena, format: &F, step: &
         Position { level: layout.level, shift }
     };
     let store = |(table, layout): (u64, TableLayout), entry: u64, word: u64| {
-        let entry = entry % (layout.bytes() as u64 / 8);
-        let word = F::BYTE_ORDER.swap(word);
-        arena.word(table + entry * 8).store(word, std::sync::atomic::Ordering::Relaxed);
+        let entry = entry % (layout.bytes() >> F::Word::SHIFT) as u64;
+        let address = Output::<F>::new(table + (entry << F::Word::SHIFT));
+        let slot = F::Word::word_in(&memory, address).expect("a live table");
+        slot.store_raw(F::Word::swap(F::BYTE_ORDER, word), std::sync::atomic::Ordering::Relaxed);
     };
     let link = |from: TableLayout, to: u64| {
         let below = Level(from.level.0.checked_sub(1)?);
@@ -125,7 +126,8 @@ fn write<F: Format>(machine: &Machine<'_, F>, arena: &Arena, format: &F, step: &
         Step::Circle { table } => {
             let (address, layout) = nth(table);
             if let Some(word) = link(layout, address) {
-                (0..layout.bytes() as u64 / 8).for_each(|entry| store(nth(table), entry, word));
+                (0..(layout.bytes() >> F::Word::SHIFT) as u64)
+                    .for_each(|entry| store(nth(table), entry, word));
             }
         }
         Step::Refuse { table } => {

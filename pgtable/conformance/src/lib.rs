@@ -16,7 +16,7 @@
 //! | [`machine`], [`mmu`] | invalidation: an emulated MMU accesses the tree in the middle of each verb, caches what it may, and must never be left with what is no longer true |
 //!
 //! Formats of no crate of this workspace stand here as examples, and are tested like all others:
-//! [`sv`], [`lpa`], [`amd`] and [`deep`].
+//! [`sv`], [`lpa`], [`amd`], [`srmmu`] and [`deep`].
 //!
 //! ```
 //! use pgtable_conformance::sv::Sv;
@@ -48,6 +48,7 @@ pub mod readers;
 pub mod reading;
 pub mod records;
 pub mod shared;
+pub mod srmmu;
 pub mod sv;
 pub mod tlb;
 pub mod tree;

@@ -7,6 +7,7 @@
 //! level that may have it) is used where asked for, and ignored elsewhere.
 
 use core::fmt;
+use core::sync::atomic::AtomicU64;
 
 use pgtable::{
     Access, AccessKind, Attributes, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage,
@@ -206,6 +207,7 @@ impl Format for Lpa {
     type Fault = Abort;
     /// The limits that any table on the way sets.
     type Path = u64;
+    type Word = AtomicU64;
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
     const GROUPS: Groups = Groups::Apart;

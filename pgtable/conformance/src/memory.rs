@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use frag_alloc::{Frames, Region};
 use pgtable::{
     Address, AllocError, Contents, DirectMap, Format, Level, Output, Stale, TableAllocator,
-    TableLayout, TableState,
+    TableLayout, TableState, TableWord as _,
 };
 
 /// Memory for tables: where it starts in its space, its words, and a state word for each 256 bytes.
@@ -194,7 +194,8 @@ impl Scarce {
     #[must_use]
     pub fn new<F: Format>(format: F, count: u32) -> Option<Self> {
         let geometry = format.geometry();
-        let shifts = || (0..geometry.levels()).map(|level| geometry.width(Level(level)) + 3);
+        let width = |level| geometry.width(Level(level)) + F::Word::SHIFT;
+        let shifts = || (0..geometry.levels()).map(width);
         let shift = shifts().fold(16, u8::max);
         // frag-alloc's tables have 256 bytes at least.
         if shift > 16 || shifts().any(|shift| shift < 8) {

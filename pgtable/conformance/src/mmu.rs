@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use pgtable::{
     Access, AccessKind, Address, DirectMap, Entry, Format, Groups, Level, MemoryError, Output,
-    Position, Stale, TableMemory, low_bits,
+    Position, Stale, TableWord as _, low_bits,
 };
 
 pub use crate::caches::{Caches, TablesRemoved};
@@ -33,8 +33,9 @@ impl<P> Node<P> {
         Position { level: Level(self.level), shift: self.shift }
     }
 
-    fn entry(&self, offset: u64) -> u64 {
-        self.address.wrapping_add((offset >> self.shift & low_bits(self.width)) * 8)
+    fn entry<F: Format>(&self, offset: u64) -> u64 {
+        let index = offset >> self.shift & low_bits(self.width);
+        self.address.wrapping_add(index << F::Word::SHIFT)
     }
 
     /// The first offset that the table covers.
@@ -150,6 +151,12 @@ impl<'m, F: Format> Mmu<'m, F> {
         }
     }
 
+    /// What the entry at `entry` holds.
+    fn load(&self, entry: u64) -> Result<u64, MemoryError> {
+        let word = F::Word::word_in(&self.memory, Output::<F>::new(entry))?;
+        Ok(F::Word::swap(F::BYTE_ORDER, word.load_raw(Ordering::Relaxed)))
+    }
+
     /// Walks from `node` to `offset`. `enter` sees each table entry (its place, address and word)
     /// and the table that it leads to.
     fn descend(
@@ -159,9 +166,9 @@ impl<'m, F: Format> Mmu<'m, F> {
         mut enter: impl FnMut(Position, u64, u64, Node<F::Path>),
     ) -> End<F> {
         loop {
-            let (at, entry) = (node.at(), node.entry(offset));
-            let word = match self.memory.word(Output::<F>::new(entry)) {
-                Ok(word) => F::BYTE_ORDER.swap(word.load(Ordering::Relaxed)),
+            let (at, entry) = (node.at(), node.entry::<F>(offset));
+            let word = match self.load(entry) {
+                Ok(word) => word,
                 Err(error) => return End::Memory(error),
             };
             match self.format.decode(word, at) {
@@ -219,11 +226,10 @@ impl<'m, F: Format> Mmu<'m, F> {
     fn of_group(&self, mut leaf: Leaf<F>) -> Leaf<F> {
         let bits = self.format.bits(leaf.at);
         let entries = 1u64 << (leaf.shift - leaf.at.shift);
-        let first = leaf.entry & !(entries * 8 - 1);
+        let first = leaf.entry & !((entries << F::Word::SHIFT) - 1);
         for n in 0..entries {
-            let entry = Output::<F>::new(first + n * 8);
-            let word = self.memory.word(entry).expect("a table is in memory whole");
-            let word = F::BYTE_ORDER.swap(word.load(Ordering::Relaxed));
+            let word = self.load(first + (n << F::Word::SHIFT));
+            let word = word.expect("a table is in memory whole");
             let Entry::Leaf { output, attributes } = self.format.decode(word, leaf.at) else {
                 panic!("a group is incomplete: {leaf:x?}")
             };
@@ -310,8 +316,8 @@ impl<'m, F: Format> Mmu<'m, F> {
             return;
         }
         // Nothing came between the load and this.
-        if let Ok(word) = self.memory.word(Output::<F>::new(entry)) {
-            word.store(F::BYTE_ORDER.swap(new), Ordering::Relaxed);
+        if let Ok(word) = F::Word::word_in(&self.memory, Output::<F>::new(entry)) {
+            word.store_raw(F::Word::swap(F::BYTE_ORDER, new), Ordering::Relaxed);
         }
     }
 

@@ -6,6 +6,7 @@
 //! where asked for, Svnapot (16 equal entries are one leaf of 64 KiB).
 
 use core::fmt;
+use core::sync::atomic::AtomicU64;
 
 use pgtable::{
     Access, AccessKind, Attributes, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage,
@@ -190,6 +191,7 @@ impl Format for Sv {
     type Attributes = SvAttributes;
     type Fault = Exception;
     type Path = ();
+    type Word = AtomicU64;
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
     const GROUPS: Groups = Groups::Alike;

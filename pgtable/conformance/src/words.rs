@@ -3,7 +3,7 @@
 
 use pgtable::{
     Access, Address, Attributes, Bits, Cause, Entry, Format, Groups, Input, Level, MAX_GROUP,
-    MAX_LEVELS, Output, Position, Prot, Record,
+    MAX_LEVELS, Output, Position, Prot, Record, TableWord as _,
 };
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 
@@ -43,6 +43,7 @@ fn may_be_leaf<F: Format>(format: &F, at: Position) -> bool {
 /// # Panics
 /// Where the format breaks a rule. Each message names the word and the place.
 pub fn word<F: Format>(format: &F, word: u64, elsewhere: Position) {
+    let word = word & F::Word::MASK;
     for at in places(format) {
         entry(format, word, at);
     }
@@ -85,6 +86,7 @@ pub fn entry<F: Format>(format: &F, word: u64, at: Position) {
             let Ok(made) = format.table(table, width, at) else {
                 panic!("{entry:?} has no encoding: {}", case())
             };
+            fits::<F>(made);
             assert_eq!(format.decode(made, at), entry, "encoded as {made:#018x}: {}", case());
             record(format, bits.table, word, at);
         }
@@ -165,6 +167,7 @@ pub fn groups<F: Format>(
             panic!("the {n}th wraps: {}", case())
         };
         let word = words.skip(n).first;
+        fits::<F>(word);
         let want = Entry::Leaf { output, attributes };
         assert_eq!(format.decode(word, at), want, "the {n}th, {word:#018x}: {}", case());
         assert_eq!(format.group(word, at), group, "the {n}th, {word:#018x}: {}", case());
@@ -187,10 +190,16 @@ pub fn leaves<F: Format>(format: &F, output: Output<F>, attributes: F::Attribute
             panic!("the {n}th leaf wraps: {}", case())
         };
         let word = words.skip(n).first;
+        fits::<F>(word);
         let want = Entry::Leaf { output, attributes };
         assert_eq!(format.decode(word, at), want, "the {n}th leaf, {word:#018x}: {}", case());
         assert_eq!(format.group(word, at), 0, "the {n}th leaf, {word:#018x}: {}", case());
     }
+}
+
+/// A word has no more bits than the format's words in memory.
+fn fits<F: Format>(word: u64) {
+    assert_eq!(word & !F::Word::MASK, 0, "{word:#018x} is wider than the format's words");
 }
 
 /// A record can be made in `word` and taken back, and changes nothing else.
@@ -236,8 +245,8 @@ fn shortcut<F: Format>(format: &F, access: Option<Access>, word: u64) {
         let at = Position { level: Level(level), shift: geometry.shift(Level(level)) };
         let case = || format!("{access:?} at {at:?} of {format:?}");
         assert_eq!(
-            (step.shift(), step.width()),
-            (at.shift, geometry.width(at.level)),
+            (step.shift(), step.width(), step.entry_shift()),
+            (at.shift, geometry.width(at.level), F::Word::SHIFT),
             "{}",
             case()
         );
@@ -249,7 +258,8 @@ fn shortcut<F: Format>(format: &F, access: Option<Access>, word: u64) {
         assert!(!usual.fits(0), "an absent entry passes: {}", case());
         assert!(usual.value & format.bits(at).present != 0, "an absent entry passes: {}", case());
         // Below the root, other bits than above it.
-        let word = word.rotate_left(u32::from(level) * 13) & !usual.compared | usual.value;
+        let word = word.rotate_left(u32::from(level) * 13) & F::Word::MASK;
+        let word = word & !usual.compared | usual.value;
         let Some(address) = step.address(word) else { panic!("{word:#018x}: {}", case()) };
         let entry = format.decode(word, at);
         if level > 0 {
@@ -284,7 +294,7 @@ fn edited_alike<F: Format>(
     let Some(step) = format.shortcuts(None).map(|all| all.step(0)) else { return };
     let same_attributes = !(step.field().mask & !step.usual().compared);
     for other in [word, !word, word.rotate_left(7)] {
-        let other = word & same_attributes | other & !same_attributes;
+        let other = (word & same_attributes | other & !same_attributes) & F::Word::MASK;
         let Entry::Leaf { output: elsewhere, attributes: same } = format.decode(other, at) else {
             panic!("{other:#018x} differs from {word:#018x} in its address only: {format:?}")
         };

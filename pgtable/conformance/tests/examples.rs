@@ -3,6 +3,7 @@
 use pgtable_conformance::amd::Amd;
 use pgtable_conformance::deep::{Deep, EIGHT, FIVE, FOUR, SIX, THREE, TWO};
 use pgtable_conformance::lpa::Lpa;
+use pgtable_conformance::srmmu::Srmmu;
 use pgtable_conformance::sv::Sv;
 use pgtable_conformance::{codec, conformance};
 
@@ -14,6 +15,7 @@ conformance! {
     lpa: Lpa::PLAIN;
     lpa_contiguous: Lpa::CONTIGUOUS;
     amd: Amd;
+    srmmu: Srmmu;
     two_levels: Deep::new(&TWO);
     three_levels: Deep::new(&THREE);
     four_odd_levels: Deep::new(&FOUR);

@@ -21,13 +21,14 @@ mod vm;
 
 use alloc::vec::Vec;
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 #[cfg(feature = "vm-memory")]
 pub use vm::HostMapped;
 
 use crate::address::Address;
 use crate::memory::{MemoryError, ReadMemory, TableMemory};
+use crate::table_word::TableWord;
 
 /// The most granules in a table: 32 bytes each.
 const MAX_GRANULES: u64 = 1 << 12;
@@ -289,6 +290,17 @@ impl<A: Address> ReadMemory<A> for GuestTables<'_, A> {
     #[inline]
     fn compare_exchange(&self, address: A, current: u64, new: u64) -> Result<bool, MemoryError> {
         let word = self.word(address)?;
+        Ok(word.compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+    }
+
+    #[inline]
+    fn compare_exchange_u32(
+        &self,
+        address: A,
+        current: u32,
+        new: u32,
+    ) -> Result<bool, MemoryError> {
+        let word = <AtomicU32 as TableWord>::word_in(self, address)?;
         Ok(word.compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
 

@@ -19,33 +19,33 @@ use super::Writer;
 const TRIES: usize = 1 << 12;
 
 /// The way to where a writer works, by tables that he has locked.
-pub(super) type TrailOf<'t, F, A> = Trail<Shared<'t, A, Output<F>>>;
+pub(super) type TrailOf<'t, F, A> = Trail<Shared<'t, A, F>>;
 
 /// The tables that a writer has locked, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Held<'t, O: Address, A: TableAllocator<O>>(Trail<Shared<'t, A, O>>);
+pub(super) struct Held<'t, F: Format, A: TableAllocator<Output<F>>>(Trail<Shared<'t, A, F>>);
 
-impl<O: Address, A: TableAllocator<O>> Drop for Held<'_, O, A> {
+impl<F: Format, A: TableAllocator<Output<F>>> Drop for Held<'_, F, A> {
     fn drop(&mut self) {
         self.0.release();
     }
 }
 
-impl<'t, O: Address, A: TableAllocator<O>> Held<'t, O, A> {
+impl<'t, F: Format, A: TableAllocator<Output<F>>> Held<'t, F, A> {
     /// The highest of them.
     pub(super) fn top(&self) -> Node {
         self.0.node(self.0.top())
     }
 
     /// The way down from it. What is refused on it is the caller's to take.
-    pub(super) fn trail(&mut self) -> &mut Trail<Shared<'t, A, O>> {
+    pub(super) fn trail(&mut self) -> &mut TrailOf<'t, F, A> {
         &mut self.0
     }
 
     /// Does `verb`; if a table could not be locked on the way, says why.
     pub(super) fn run<T, I: Address>(
         &mut self,
-        verb: impl FnOnce(&mut Trail<Shared<'t, A, O>>) -> Result<T, RangeError<I>>,
+        verb: impl FnOnce(&mut TrailOf<'t, F, A>) -> Result<T, RangeError<I>>,
     ) -> Result<T, RangeError<I>> {
         let result = verb(&mut self.0);
         match self.0.locks.take_refusal() {
@@ -64,12 +64,7 @@ where
     A: DeferringAllocator<Output<F>>,
 {
     /// Locks the lowest table of `level` or above that covers the offsets `start` to `last`.
-    pub(super) fn hold(
-        &self,
-        start: u64,
-        last: u64,
-        level: u8,
-    ) -> Result<Held<'t, Output<F>, A>, Error> {
+    pub(super) fn hold(&self, start: u64, last: u64, level: u8) -> Result<Held<'t, F, A>, Error> {
         let cover = self.hold_cover(start, last, level, self.me)?;
         let (own, ranges) = (self.table.own(), self.ranges);
         let locks = Shared::new(own, self.me, ranges, A::Reader::<'t>::wait);
@@ -147,7 +142,7 @@ where
         &self,
         input: Input<F>,
         bytes: u64,
-    ) -> Result<Held<'t, Output<F>, A>, RangeError<Input<F>>> {
+    ) -> Result<Held<'t, F, A>, RangeError<Input<F>>> {
         let (start, end) = bounds(&self.table.format, input, bytes, 0)?;
         let geometry = self.table.format.geometry();
         // The lowest level at which one entry is less than the range.

@@ -40,7 +40,7 @@ where
             };
             last.slot.store(leaf);
             locked.added();
-            table.wrote(node.entry(offset), 1);
+            table.wrote(node.entry::<F>(offset), 1);
             table.appeared(offset, 1 << node.shift);
             true
         })
@@ -87,7 +87,7 @@ where
             last.slot.store(0);
             locked.removed();
             gather.pages(input, input, node.shift);
-            table.wrote(node.entry(offset), 1);
+            table.wrote(node.entry::<F>(offset), 1);
             true
         })
         .unwrap_or(false)

@@ -39,7 +39,7 @@ use crate::word::{Word, load_raw};
 use super::Writer;
 
 /// The way to where the writer of a locked range works.
-type TrailOf<'t, F, A> = Trail<Whole<'t, A, Output<F>>>;
+type TrailOf<'t, F, A> = Trail<Whole<'t, A, F>>;
 
 /// A range that one writer has to itself until this is finished or dropped: no other writer
 /// changes anything in it, and none sees it half changed. (Readers and hardware do: they take no
@@ -156,11 +156,10 @@ where
         let (mut offset, last) =
             (base.max(self.start), (base | low_bits(node.span())).min(self.last));
         let entries = ((last >> node.shift) - (offset >> node.shift)) as usize + 1;
-        let first = <Output<F> as Address>::new(node.entry(offset));
-        for memory in table.memory.table(first, entries)? {
+        for memory in table.words(node.entry::<F>(offset), entries)? {
             let word = Word::<F>::new(memory).load();
             if let Entry::Table { table, width } = decode(&table.format, word, node.position()) {
-                let link = Link { at: node.position(), entry: node.entry(offset), word };
+                let link = Link { at: node.position(), entry: node.entry::<F>(offset), word };
                 visit(node.below(table.get(), width), offset, link)?;
             }
             offset = (offset | low_bits(node.shift)).saturating_add(1);
@@ -257,14 +256,14 @@ where
         if offset < self.start || offset > self.last {
             return false;
         }
-        let Ok(memory) = table.memory.word(<Output<F> as Address>::new(node.entry(offset))) else {
+        let Ok(memory) = table.word(node.entry::<F>(offset)) else {
             return false;
         };
         if load_raw(memory) != 0 {
             return false;
         }
         Word::<F>::new(memory).store(leaf);
-        table.wrote(node.entry(offset), 1);
+        table.wrote(node.entry::<F>(offset), 1);
         table.count(node, 1, self.me());
         table.appeared(offset, 1 << node.shift);
         true
@@ -388,7 +387,7 @@ where
                     Ok(Some(translation_by(&table.format, stop.word, at, said, offset)))
                 }
                 Entry::Malformed | Entry::Table { .. } => {
-                    Err(fail(malformed(stop.node, stop.word, offset)))
+                    Err(fail(malformed::<F>(stop.node, stop.word, offset)))
                 }
             }
         })

@@ -114,7 +114,7 @@ where
     /// [`unmap`](Self::unmap) to take out. What was done before is done, and no less right.
     pub(super) fn let_go<I: Invalidate<F::Stage>>(
         &self,
-        held: Held<'t, Output<F>, A>,
+        held: Held<'t, F, A>,
         offset: u64,
         gather: &mut Gather<'_, F::Stage, I>,
     ) {
@@ -288,7 +288,7 @@ where
     A: TableAllocator<Output<F>>,
 {
     let address = <Output<F> as Address>::new(node.table);
-    let state = table.tables.state(address, layout(node));
+    let state = table.tables.state(address, layout::<F>(node));
     state.is_some_and(|state| state.live() == 0)
 }
 

@@ -25,6 +25,8 @@ impl<F: Format> Format for Plain<F> {
     type Fault = F::Fault;
     type Path = F::Path;
 
+    type Word = F::Word;
+
     const BYTE_ORDER: ByteOrder = F::BYTE_ORDER;
 
     fn geometry(&self) -> &Geometry {

@@ -387,7 +387,7 @@ fn where_tables_stood() {
     // later.
     let leaf = guest.walker().trace(far(0)).last().unwrap().address;
     let (table, within) = (Gpa::new(leaf.get() & !0xfff), leaf.get() & 0xfff);
-    let layout = TableLayout::of_width(9, pgtable::Level(0));
+    let layout = TableLayout::of::<LongMode>(9, pgtable::Level(0));
     let other: Gpa = guest.tables().allocate(layout).unwrap();
     // Whatever else is taken for such a table says something else than any of them.
     let word = guest_memory.word(leaf).unwrap().load(Ordering::Relaxed);

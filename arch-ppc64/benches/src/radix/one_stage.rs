@@ -2,7 +2,7 @@
 
 use pgtable::{
     Access, ByteOrder, DirectMap, Format, Gather, Gpa, Gva, Leaves, Level, PageTable, Position,
-    Prot, Recorded, Stage1, Unused, Writers,
+    Prot, Recorded, Stage1, TableWord as _, Unused, Writers,
 };
 use std::sync::atomic::Ordering;
 
@@ -96,16 +96,16 @@ impl<F: Format<Stage = Stage1>> Trees for Table<F> {
     fn soil(&mut self, work: &Work) {
         let page = Position { level: Level(0), shift: work.shift };
         let bits = self.table.format().bits(page);
-        let dirty = F::BYTE_ORDER.swap(bits.dirty.mask);
+        let dirty = F::Word::swap(F::BYTE_ORDER, bits.dirty.mask);
         assert_eq!(F::BYTE_ORDER == ByteOrder::Little, dirty == bits.dirty.mask);
         let visited =
             self.table.walker().for_each_run(Gva::new(work.input(0)), work.bytes(), |run| {
                 let first = (run.input().get() - work.input(0)) >> work.shift;
                 for (index, word) in (first..).zip(run.words()) {
                     if index % DIRTY == 3 {
-                        word.fetch_or(dirty, Ordering::Relaxed);
+                        word.or_raw(dirty, Ordering::Relaxed);
                     } else {
-                        word.fetch_and(!dirty, Ordering::Relaxed);
+                        word.and_raw(!dirty, Ordering::Relaxed);
                     }
                 }
                 std::ops::ControlFlow::<()>::Continue(())

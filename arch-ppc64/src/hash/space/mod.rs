@@ -250,8 +250,8 @@ where
         if level.0 >= self.pages.second_halves() {
             return Ok(None);
         }
-        let half = TableLayout::of_width(self.pages.geometry().width(level), level).bytes() as u64;
-        self.tree.memory().word(Gpa::new(entry.get().wrapping_add(half))).map(Some)
+        let half = TableLayout::of::<SoftwareTree>(self.pages.geometry().width(level), level);
+        self.tree.memory().word(Gpa::new(entry.get().wrapping_add(half.bytes() as u64))).map(Some)
     }
 }
 

@@ -1,6 +1,8 @@
 //! The software tree as a [`Format`]: no hardware walks it, so its directory entries may look like
 //! radix's.
 
+use core::sync::atomic::AtomicU64;
+
 use pgtable::{
     Access, Bits, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa, Gva, Input, Level,
     Output, Position, Record, Stage1, Unencodable, Words, low_bits,
@@ -54,6 +56,7 @@ impl Format for SoftwareTree {
     type Attributes = HashAttributes;
     type Fault = Interrupt;
     type Path = ();
+    type Word = AtomicU64;
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Big;
 

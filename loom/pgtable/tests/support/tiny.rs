@@ -2,6 +2,7 @@
 //! of 4 KiB.
 
 use std::cell::RefCell;
+use std::sync::atomic::AtomicU64;
 
 use pgtable::{
     Access, Attributes, Bits, ByteOrder, Cause, Entry, EntryOf, Field, Format, Geometry, Gpa, Hpa,
@@ -88,6 +89,7 @@ impl Format for Tiny {
     type Attributes = Plain;
     type Fault = Cause;
     type Path = ();
+    type Word = AtomicU64;
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
 
