@@ -11,6 +11,7 @@ use pgtable::{
     MemoryError, PageTable, Prot, ReadMemory, SecondStage, Stage1, Stage2, TableAllocator,
     TableLayout, TableMemory, TableState, TranslationCache, TwoStage, TwoStageFault, Watch,
 };
+use pgtable_conformance::srmmu::Srmmu;
 use proptest::prelude::*;
 
 use crate::support::{Arena, Tables, Tlb};
@@ -260,6 +261,8 @@ pairs! {
     radix_on_radix: ProcessScoped::new(Granule::K64), PartitionScoped::new(Granule::K64);
     radix_4k_on_radix_64k: ProcessScoped::new(Granule::K4), PartitionScoped::new(Granule::K64);
     x86_on_ept: LongMode::new(Levels::Four, Controls::new()), Ept::new(Levels::Four, EptControls::new());
+    srmmu_on_ept: Srmmu, Ept::new(Levels::Four, EptControls::new());
+    srmmu_on_npt: Srmmu, Npt::new(Levels::Four, NptControls::new());
     x86_on_npt: LongMode::new(Levels::Five, Controls::new()), Npt::new(Levels::Four, NptControls::new());
 }
 
