@@ -16,7 +16,7 @@ use crate::format::{Format, Input, Output};
 use crate::memory::ReadMemory;
 use crate::quick::below;
 use crate::shortcut::{Shortcuts, Step};
-use crate::table_word::TableWord as _;
+use crate::table_word::TableWord;
 use crate::walk::Walker;
 use crate::word::Word;
 
@@ -145,7 +145,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
             // Words that memory gives by value only are read alone.
             let word =
                 F::Word::in_place(memory, address, 1).filter(|_| here).and_then(<[_]>::first);
-            *entry = word.inspect(|memory| prefetch(memory));
+            *entry = word.inspect(|&memory| prefetch(memory));
         }
     }
 
@@ -183,10 +183,10 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
 
 #[cfg(feature = "prefetch")]
 #[inline(always)]
-fn prefetch<W>(memory: &W) {
+fn prefetch<W: TableWord>(memory: &W) {
     prefetch_index::prefetch_index(core::slice::from_ref(memory), 0);
 }
 
 #[cfg(not(feature = "prefetch"))]
 #[inline(always)]
-fn prefetch<W>(_: &W) {}
+fn prefetch<W: TableWord>(_: &W) {}
