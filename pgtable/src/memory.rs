@@ -101,8 +101,8 @@ pub trait ReadMemory<A: Address> {
     /// [`MemoryError`]: outside, or [`Refusal::ReadOnly`] where the word may only be read.
     fn compare_exchange(&self, address: A, current: u64, new: u64) -> Result<bool, MemoryError>;
 
-    /// As [`load`](Self::load), the 32-bit word at `address`, for formats with such entries; the low
-    /// two bits do not count. By default it is the half of a 64-bit word.
+    /// As [`load`](Self::load), the 32-bit word at `address`, for formats with such entries; the
+    /// low two bits do not count. By default it is the half of a 64-bit word.
     ///
     /// # Errors
     /// [`MemoryError`] if the memory has no such word.

@@ -1,5 +1,5 @@
-//! Entries of 32 bits, as the SPARC Reference MMU has them, where the conformance kit does not come:
-//! memory that gives words by value, logs of what was written, annotations.
+//! Entries of 32 bits, as the SPARC Reference MMU has them, where the conformance kit does not
+//! come: memory that gives words by value, logs of what was written, annotations.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
