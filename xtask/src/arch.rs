@@ -13,7 +13,7 @@ use crate::xtask::Xtask;
 /// Whose guest, and whose MMU.
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Arch {
-    /// POWER9: this machine if it is one, else an emulated one
+    /// POWER: this machine if it is one, else an emulated one
     #[default]
     Ppc64,
     /// x86-64: this machine if /dev/kvm can be used, else an emulated one
@@ -38,16 +38,16 @@ impl Arch {
     /// Whether a program that runs guests runs on this machine, and not on an emulated host.
     pub fn runs_here(self, machine: &Machine) -> bool {
         match self.hosts() {
-            Ok(Some(hosts)) => hosts.are_here(),
-            Ok(None) => x86_host::usable().is_ok() && !machine.emulated,
+            Ok(Some(hosts)) => hosts.run_here(machine),
+            Ok(None) => x86_host::usable().is_ok() && !machine.must_be_emulated(),
             Err(_) => false,
         }
     }
 
     /// Debian’s kernel and busybox for it.
-    pub fn system(self, xtask: &Xtask) -> Result<System> {
+    pub fn system(self, xtask: &Xtask, machine: &Machine) -> Result<System> {
         match self.hosts()? {
-            Some(hosts) => hosts.system(xtask),
+            Some(hosts) => hosts.system(xtask, machine),
             None => emulated_host::system(xtask, &X86_64),
         }
     }

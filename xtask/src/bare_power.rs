@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::assemble::assemble;
 use crate::bare_qemu::Bare;
 use crate::cargo::run_example;
-use crate::emulated_host::POWER9;
+use crate::emulated_host::PowerHost;
 use crate::report;
 use crate::xtask::Xtask;
 
@@ -24,7 +24,7 @@ const MACHINE: &str = "-M powernv9 -cpu POWER9 -m 1G -device ipmi-bmc-sim,id=bmc
 
 /// Builds, runs, judges; with small pages, then with large ones. The probe’s exit status is ours.
 pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
-    let qemu = POWER9.qemu(xtask)?;
+    let qemu = PowerHost::Power9.usual().qemu(xtask)?;
     let folder = tempfile::tempdir()?;
     let firmware = folder.path().join("firmware").display().to_string();
     assemble(xtask, HYPERVISOR, &CPU, &firmware)?;

@@ -1,11 +1,11 @@
-//! `cargo xtask host`: any program on an emulated POWER9 host, for trying things out.
+//! `cargo xtask host`: any program on an emulated POWER host, for trying things out.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 
-use crate::emulated_host::{EmulatedHost, Machine, POWER9, not_there};
+use crate::emulated_host::{EmulatedHost, Machine, not_there};
 use crate::xtask::Xtask;
 
 /// What may be asked for on the command line.
@@ -26,12 +26,17 @@ pub struct Options {
 impl Options {
     /// What is wrong with the options together.
     pub fn wrong(&self) -> Option<String> {
-        not_there(std::slice::from_ref(&self.program)).or_else(|| not_there(&self.files))
+        let files =
+            || not_there(std::slice::from_ref(&self.program)).or_else(|| not_there(&self.files));
+        self.machine.wrong(true).or_else(files)
     }
 }
 
 /// Runs; the program’s exit status is ours.
 pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
     let Options { machine, files, program, arguments } = options;
-    EmulatedHost::new(&POWER9, machine, program).arguments(arguments).files(files).run(xtask)
+    EmulatedHost::new(machine.power_platform(), machine, program)
+        .arguments(arguments)
+        .files(files)
+        .run(xtask)
 }

@@ -59,7 +59,7 @@ enum Command {
     Microvm(microvm::Options),
     /// Ask the MMU itself whether the software walker is right, on thousands of page tables
     Probe(probe::Options),
-    /// Run a statically linked powerpc64le program on an emulated POWER9 host with KVM
+    /// Run a statically linked powerpc64le program on an emulated POWER host with KVM
     Host(host::Options),
     /// Ask QEMU whether ptdump translates as its own MMU does, on memory dumps of Debian’s kernels
     PtdumpProof(ptdump_proof::Options),
@@ -154,6 +154,18 @@ mod tests {
             ("microvm --host-memory 512", false),
             ("microvm --timeout 0", false),
             ("microvm --file /nowhere", false),
+            ("microvm --host power10-lpar", true),
+            ("microvm --host power10-lpar --host-kernel 6.12-4k", true),
+            ("microvm --host power10-lpar --host-kernel 6.1", false),
+            ("microvm --host power10-lpar-v1 --host-kernel 6.1", true),
+            ("microvm --host power10-lpar --hash", false),
+            ("microvm --linux --host power10-lpar --mmu hash", false),
+            ("microvm --linux --host power10 --mmu hash", true),
+            ("microvm --arch x86 --host power10", false),
+            ("microvm --host power8", false),
+            ("probe --mmu hash --host power10", true),
+            ("probe --mmu hash --host power11-lpar", false),
+            ("probe --stage2 --host power10", false),
             ("host /nowhere", false),
             ("test --quick fmt", true),
             ("test --quick microvm", false),

@@ -9,7 +9,7 @@ use clap::{Args, value_parser};
 use crate::arch::Arch;
 use crate::bare_riscv::Simulator;
 use crate::emulated_host::Machine;
-use crate::microvm::Mmu;
+use crate::microvm::{Mmu, no_hash};
 use crate::xtask::Xtask;
 use crate::{bare_arm, bare_power, bare_riscv, bare_x86};
 
@@ -45,13 +45,23 @@ pub struct Options {
 impl Options {
     /// What is wrong with the options together.
     pub fn wrong(&self) -> Option<String> {
-        let Self { arch, mmu, stage2, sim, arguments, .. } = self;
+        let Self { arch, mmu, stage2, sim, machine, arguments, .. } = self;
+        if let Some(wrong) = machine.wrong(*arch == Arch::Ppc64) {
+            return Some(wrong);
+        }
+        let host = machine.host.unwrap_or_default();
+        if *mmu == Some(Mmu::Hash) && !host.has_hashed_guests() {
+            return Some(no_hash(host));
+        }
         let why = match (arch, mmu) {
             (Arch::X86 | Arch::Riscv64 | Arch::Aarch64, Some(_)) => "--mmu is for ppc64",
             (Arch::X86 | Arch::Ppc64 | Arch::Aarch64, _) if sim.is_some() => "--sim is for riscv64",
             (Arch::Riscv64, _) if *stage2 => "riscv64 has both stages without --stage2",
             (Arch::Riscv64, _) if !arguments.is_empty() => "riscv64 takes no further arguments",
             (Arch::Aarch64, _) if !arguments.is_empty() => "aarch64 takes no further arguments",
+            (Arch::Ppc64, _) if *stage2 && machine.must_be_emulated() => {
+                "--stage2 has a bare POWER9 machine, and no host"
+            }
             (Arch::Ppc64, Some(Mmu::Hash)) if *stage2 => "--stage2 is for radix trees",
             _ if *stage2 && !arguments.is_empty() => "--stage2 takes no further arguments",
             _ => return None,

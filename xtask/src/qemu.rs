@@ -23,6 +23,12 @@ impl Qemu {
             .with_context(|| format!("{} does not say its version: {said}", program.display()))?;
         Ok(Self { version: version.to_owned(), program })
     }
+
+    /// Major and minor number; zeros for what is no number.
+    pub fn release(&self) -> [u32; 2] {
+        let mut numbers = self.version.split('.').map(|part| part.parse().unwrap_or(0));
+        [numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)]
+    }
 }
 
 fn version(said: &str) -> Option<&str> {
@@ -38,5 +44,8 @@ mod tests {
         let said = "QEMU emulator version 10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)\nCopyright\n";
         assert_eq!(version(said), Some("10.0.13"));
         assert_eq!(version("qemu 1.0"), None);
+        let of = |version: &str| Qemu { program: PathBuf::new(), version: version.to_owned() };
+        assert_eq!(of("10.0.13").release(), [10, 0]);
+        assert!(of("7.2.22").release() < [10, 0]);
     }
 }

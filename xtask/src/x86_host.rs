@@ -33,12 +33,12 @@ pub fn run_example(
     files: Vec<PathBuf>,
 ) -> Result<u8> {
     match usable() {
-        Ok(()) if !machine.emulated => return run_here(xtask, program, &arguments),
+        Ok(()) if !machine.must_be_emulated() => return run_here(xtask, program, &arguments),
         Ok(()) => {}
         Err(why) => report::note(&format!("{why:#}")),
     }
     let program = build(xtask, program)?;
-    EmulatedHost::new(&X86_64, machine, program).arguments(arguments).files(files).run(xtask)
+    EmulatedHost::new(X86_64, machine, program).arguments(arguments).files(files).run(xtask)
 }
 
 /// Builds the release form, linked statically: neither the emulated host nor a guest has libraries.

@@ -28,6 +28,8 @@ pub enum Cap {
     PpcMmuHashV3 = 135,
     /// `kvm_run.immediate_exit` is honoured.
     ImmediateExit = 136,
+    /// Guests that run guests of their own.
+    PpcNestedHv = 160,
     /// `H_RPT_INVALIDATE` in the kernel.
     PpcRptInvalidate = 202,
 }

@@ -11,6 +11,7 @@
 
 mod cap;
 mod exit;
+pub mod host;
 mod keep_vectors;
 mod one_reg;
 mod regs;

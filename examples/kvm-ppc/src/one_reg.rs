@@ -39,6 +39,8 @@ pub enum OneReg {
     Iamr = U64 | 0x9f,
     /// Process id register.
     Pid = U64 | 0xb2,
+    /// The logical processor version that a guest is told: it may be an older processor's.
+    ArchCompat = U32 | 0xb7,
     /// Logical partitioning control register: of it a VMM can change DPFD, ILE, TC, AIL and LD.
     Lpcr = U64 | 0xb5,
 }

@@ -58,6 +58,8 @@ fn enumerations() {
         row("KVM_CAP_PPC_MMU_HASH_V3", Cap::PpcMmuHashV3 as u64),
         row("KVM_CAP_IMMEDIATE_EXIT", Cap::ImmediateExit as u64),
         row("KVM_CAP_PPC_RPT_INVALIDATE", Cap::PpcRptInvalidate as u64),
+        row("KVM_CAP_PPC_NESTED_HV", Cap::PpcNestedHv as u64),
+        row("KVM_REG_PPC_ARCH_COMPAT", OneReg::ArchCompat.id()),
         row("KVM_REG_PPC_DAR", OneReg::Dar.id()),
         row("KVM_REG_PPC_DSISR", OneReg::Dsisr.id()),
         row("KVM_REG_PPC_AMR", OneReg::Amr.id()),

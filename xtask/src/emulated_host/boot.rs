@@ -76,13 +76,13 @@ fn kernel_command_line(platform: &Platform, machine: &Machine) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::POWER9;
+    use super::super::PowerHost;
     use super::*;
 
     #[test]
     fn machine_becomes_arguments() {
         let machine = Machine { smp: 2, memory: 1024, hash: true, ..Machine::default() };
-        let line = machine_arguments(&POWER9, &machine).join(" ");
+        let line = machine_arguments(&PowerHost::Power9.usual(), &machine).join(" ");
         assert!(line.contains("-smp 2 -m 1024M -append console=hvc0"), "{line}");
         assert!(line.ends_with("quiet loglevel=1 disable_radix"), "{line}");
     }

@@ -13,6 +13,7 @@ mod initramfs;
 mod kernel;
 mod modules;
 mod platform;
+mod power;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,12 +26,19 @@ use crate::xtask::Xtask;
 pub use initramfs::Initramfs;
 pub use kernel::{System, set_up as system};
 use modules::Module;
-pub use platform::{POWER9, Platform, RISCV64, X86_64};
+pub use platform::{Platform, RISCV64, X86_64};
+pub use power::{Host as PowerHost, HostKernel};
 
 /// What the emulated machine is like.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Emulated host")]
 pub struct Machine {
+    /// A POWER machine: bare metal, or a logical partition (LPAR)
+    #[arg(long, value_name = "HOST", value_enum)]
+    pub host: Option<PowerHost>,
+    /// Its kernel, if not the usual one: an LPAR with the nested API v2 has 6.12, others 6.1
+    #[arg(long, value_name = "VERSION", value_enum)]
+    pub host_kernel: Option<HostKernel>,
     /// Its CPU cores
     #[arg(long, value_name = "N", default_value_t = Machine::default().smp,
           value_parser = value_parser!(u32).range(1..=64))]
@@ -41,8 +49,8 @@ pub struct Machine {
     memory: u32,
     /// Let the host kernel itself use the hashed page table instead of radix trees
     #[arg(long)]
-    hash: bool,
-    /// Emulate an x86-64 host even where this machine could be the host
+    pub hash: bool,
+    /// Emulate a host even where this machine could be the host; --host does so too
     #[arg(long)]
     pub emulated: bool,
     /// Seconds until a run counts as hung and is ended
@@ -56,13 +64,49 @@ pub struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { smp: 1, memory: 2048, hash: false, emulated: false, timeout: 180, verbose: false }
+        Self {
+            host: None,
+            host_kernel: None,
+            smp: 1,
+            memory: 2048,
+            hash: false,
+            emulated: false,
+            timeout: 180,
+            verbose: false,
+        }
+    }
+}
+
+impl Machine {
+    /// The POWER machine that is asked for, with its kernel.
+    pub fn power_platform(&self) -> Platform {
+        let host = self.host.unwrap_or_default();
+        host.platform(self.host_kernel.unwrap_or_else(|| host.usual_kernel()))
+    }
+
+    /// Whether a host must be emulated, whatever this machine is.
+    pub fn must_be_emulated(&self) -> bool {
+        self.emulated || self.host.is_some() || self.host_kernel.is_some()
+    }
+
+    /// What is wrong with the options together; `power` says whether the host is a POWER machine.
+    pub fn wrong(&self, power: bool) -> Option<String> {
+        if !power {
+            let asked = self.host.is_some() || self.host_kernel.is_some();
+            return asked.then(|| "--host and --host-kernel are for ppc64".to_owned());
+        }
+        let host = self.host.unwrap_or_default();
+        if self.hash && !host.has_hashed_guests() {
+            let name = host.name();
+            return Some(format!("--hash: KVM of a {name} needs a host kernel with radix trees"));
+        }
+        host.refuses(self.host_kernel.unwrap_or_else(|| host.usual_kernel()))
     }
 }
 
 /// One run of a program on the emulated machine.
 pub struct EmulatedHost {
-    platform: &'static Platform,
+    platform: Platform,
     machine: Machine,
     program: PathBuf,
     arguments: Vec<String>,
@@ -71,7 +115,7 @@ pub struct EmulatedHost {
 
 impl EmulatedHost {
     /// Will run `program`, a statically linked executable for such a platform.
-    pub fn new(platform: &'static Platform, machine: Machine, program: PathBuf) -> Self {
+    pub fn new(platform: Platform, machine: Machine, program: PathBuf) -> Self {
         Self { platform, machine, program, arguments: Vec::new(), files: Vec::new() }
     }
 
@@ -95,14 +139,15 @@ impl EmulatedHost {
     /// console’s last lines.
     pub fn run(&self, xtask: &Xtask) -> Result<u8> {
         let qemu = self.platform.qemu(xtask)?;
-        let system = kernel::set_up(xtask, self.platform)?;
+        let system = kernel::set_up(xtask, &self.platform)?;
         let folder = tempfile::tempdir()?;
         let initrd = folder.path().join("initramfs.cpio");
         let mark = init::mark();
         fs::write(&initrd, self.initramfs(xtask, &system, &mark)?.archive()?)?;
-        let (name, version) = (self.platform.name, &qemu.version);
-        report::note(&format!("booting an emulated {name} host (QEMU {version})"));
-        boot::run(&qemu.program, self.platform, &self.machine, &system.kernel, &initrd, mark)
+        let Platform { name, kernel, .. } = self.platform;
+        let version = &qemu.version;
+        report::note(&format!("booting an emulated {name} host: QEMU {version}, {kernel}"));
+        boot::run(&qemu.program, &self.platform, &self.machine, &system.kernel, &initrd, mark)
     }
 
     fn initramfs(&self, xtask: &Xtask, system: &System, mark: &str) -> Result<Initramfs> {

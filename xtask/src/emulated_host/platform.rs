@@ -1,15 +1,14 @@
-//! What kinds of machine can be emulated: POWER9, x86-64 with SVM, and RISC-V with H.
+//! What kinds of machine can be emulated: x86-64 with SVM and RISC-V with H here, POWER's in
+//! [`super::power`].
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::qemu::Qemu;
-use crate::toolbox::table::{
-    QEMU_PPC, QEMU_RISCV, QEMU_X86, SYSTEM_AMD64, SYSTEM_PPC64EL, SYSTEM_RISCV64, Tool,
-};
+use crate::toolbox::table::{QEMU_RISCV, QEMU_X86, SYSTEM_AMD64, SYSTEM_RISCV64, Tool};
 use crate::xtask::Xtask;
 
 /// A kind of machine, and the software that it boots.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Platform {
     /// As a person calls it.
     pub name: &'static str,
@@ -17,10 +16,14 @@ pub struct Platform {
     pub qemu: &'static str,
     /// The emulator, with the firmware that it starts the machine with.
     pub emulator: &'static Tool,
+    /// The oldest release of the emulator that has the machine: major and minor number.
+    pub oldest_qemu: [u32; 2],
     /// What makes the machine: nothing that the firmware doesn’t need.
     pub machine: &'static str,
     /// The device of the kernel’s console.
     pub console: &'static str,
+    /// The kernel, as a person calls it.
+    pub kernel: &'static str,
     /// Debian’s kernel and busybox.
     pub system: &'static Tool,
     /// How the kernel image’s file name begins.
@@ -29,19 +32,6 @@ pub struct Platform {
     pub modules: &'static [&'static str],
 }
 
-/// QEMU’s `powernv9`, which emulates the hypervisor mode that KVM needs.
-pub const POWER9: Platform = Platform {
-    name: "POWER9",
-    qemu: "qemu-system-ppc64",
-    emulator: &QEMU_PPC,
-    // Without the IPMI controller the machine can’t power itself off: the firmware asks that.
-    machine: "-machine powernv9 -cpu POWER9 -device ipmi-bmc-sim,id=bmc0 -device isa-ipmi-bt,bmc=bmc0,irq=10",
-    console: "hvc0",
-    system: &SYSTEM_PPC64EL,
-    image: "vmlinux-",
-    modules: &["kvm", "kvm-hv"],
-};
-
 /// QEMU’s q35 with a CPU that has everything that QEMU can do in software: SVM and nested paging,
 /// which KVM needs, and 1-GiB pages, LA57, SMEP, SMAP and protection keys, which guests then have
 /// too.
@@ -49,8 +39,10 @@ pub const X86_64: Platform = Platform {
     name: "x86-64",
     qemu: "qemu-system-x86_64",
     emulator: &QEMU_X86,
+    oldest_qemu: [7, 2],
     machine: "-machine q35 -accel tcg -cpu max,vendor=AuthenticAMD",
     console: "ttyS0",
+    kernel: "Linux 6.1",
     system: &SYSTEM_AMD64,
     image: "vmlinuz-",
     modules: &["kvm", "kvm-amd"],
@@ -61,8 +53,10 @@ pub const RISCV64: Platform = Platform {
     name: "RISC-V",
     qemu: "qemu-system-riscv64",
     emulator: &QEMU_RISCV,
+    oldest_qemu: [7, 2],
     machine: "-machine virt -accel tcg -cpu rv64,h=true,svnapot=true,svpbmt=true,svadu=true",
     console: "ttyS0",
+    kernel: "Linux 6.12",
     system: &SYSTEM_RISCV64,
     image: "vmlinux-",
     modules: &["kvm"],
@@ -70,7 +64,16 @@ pub const RISCV64: Platform = Platform {
 
 impl Platform {
     /// The emulator, asked for its version; fetches what is missing.
+    ///
+    /// # Errors
+    /// Its release lacks the machine.
     pub fn qemu(&self, xtask: &Xtask) -> Result<Qemu> {
-        Qemu::ask(xtask.toolbox.program(self.emulator, self.qemu)?)
+        let qemu = Qemu::ask(xtask.toolbox.program(self.emulator, self.qemu)?)?;
+        let [major, minor] = self.oldest_qemu;
+        if qemu.release() < self.oldest_qemu {
+            let (name, version) = (self.name, &qemu.version);
+            bail!("QEMU {version} has no {name}: QEMU {major}.{minor} or later has");
+        }
+        Ok(qemu)
     }
 }

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum, value_parser};
 use tempfile::TempDir;
 
 use crate::arch::Arch;
-use crate::emulated_host::{Initramfs, Machine, System};
+use crate::emulated_host::{Initramfs, Machine, PowerHost, System};
 use crate::report;
 use crate::xtask::Xtask;
 
@@ -105,13 +105,17 @@ impl Options {
     }
 
     /// What is wrong with the options together.
-    pub fn wrong(&self, arch: Arch) -> Option<&'static str> {
+    pub fn wrong(&self, arch: Arch, machine: &Machine) -> Option<String> {
         if self.linux && arch == Arch::Riscv64 {
-            return Some("the microVM boots no Linux on riscv64 yet");
+            return Some("the microVM boots no Linux on riscv64 yet".to_owned());
+        }
+        let host = machine.host.unwrap_or_default();
+        if self.mmu == Mmu::Hash && arch == Arch::Ppc64 && !host.has_hashed_guests() {
+            return Some(no_hash(host));
         }
         let power_only = self.mmu == Mmu::Hash || self.cpus.is_some_and(|cpus| cpus > 1);
         (arch == Arch::X86 && power_only)
-            .then_some("an x86 guest has one CPU and no hashed page table: --cpus, --mmu")
+            .then(|| "an x86 guest has one CPU and no hashed page table: --cpus, --mmu".to_owned())
     }
 
     /// Whether Linux is asked for.
@@ -145,7 +149,7 @@ impl Options {
         if !self.linux {
             return Ok(None);
         }
-        let System { kernel, busybox, .. } = arch.system(xtask)?;
+        let System { kernel, busybox, .. } = arch.system(xtask, machine)?;
         let init = arch.build_guest(xtask, "guest-init")?;
         let mut root = Initramfs::new();
         root.console();
@@ -209,6 +213,11 @@ impl Guest {
     pub fn files(&self) -> [PathBuf; 2] {
         [self.kernel.clone(), self.folder.path().join(INITRD)]
     }
+}
+
+/// What hosts say that have no guests with hashed page tables.
+pub fn no_hash(host: PowerHost) -> String {
+    format!("--mmu hash: a {} runs guests with radix trees only", host.name())
 }
 
 /// A size in MiB, given in MiB or with a unit.

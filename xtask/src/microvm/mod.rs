@@ -9,9 +9,9 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::arch::Arch;
-use crate::emulated_host::{Machine, not_there};
+use crate::emulated_host::{Machine, PowerHost, not_there};
 use crate::xtask::Xtask;
-pub use linux::{Mmu, Options as LinuxOptions};
+pub use linux::{Mmu, Options as LinuxOptions, no_hash};
 
 /// What may be asked for on the command line.
 #[derive(Args, Default)]
@@ -34,12 +34,20 @@ pub struct Options {
 impl Options {
     /// What is wrong with the options together.
     pub fn wrong(&self) -> Option<String> {
-        self.linux.wrong(self.arch).map(str::to_owned).or_else(|| not_there(&self.files))
+        let machine = self.machine.wrong(self.arch == Arch::Ppc64);
+        let linux = || self.linux.wrong(self.arch, &self.machine);
+        machine.or_else(linux).or_else(|| not_there(&self.files))
     }
 
     /// The microVM as it is, without arguments.
     pub fn of(arch: Arch) -> Self {
         Self { arch, ..Self::default() }
+    }
+
+    /// The microVM as it is, on this emulated host.
+    pub fn on(host: PowerHost) -> Self {
+        let machine = Machine { host: Some(host), ..Machine::default() };
+        Self { machine, ..Self::of(Arch::Ppc64) }
     }
 
     /// Linux as its guest.

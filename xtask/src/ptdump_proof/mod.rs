@@ -18,7 +18,7 @@ mod qmp;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::emulated_host::{POWER9, Platform, X86_64};
+use crate::emulated_host::{Platform, PowerHost, X86_64};
 use crate::report;
 use crate::xtask::Xtask;
 use compare::compare;
@@ -71,10 +71,10 @@ impl Case {
         }
     }
 
-    fn platform(self) -> &'static Platform {
+    fn platform(self) -> Platform {
         match self {
-            Self::X86_64 | Self::X86_64La57 => &X86_64,
-            Self::Ppc64Radix | Self::Ppc64Hash => &POWER9,
+            Self::X86_64 | Self::X86_64La57 => X86_64,
+            Self::Ppc64Radix | Self::Ppc64Hash => PowerHost::Power9.usual(),
         }
     }
 
@@ -112,7 +112,7 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
 }
 
 fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Result<()> {
-    let mut guest = Guest::boot(xtask, case.platform(), case.machine(), case.kernel_arguments())?;
+    let mut guest = Guest::boot(xtask, &case.platform(), case.machine(), case.kernel_arguments())?;
     let core = match &options.keep {
         Some(folder) => {
             std::fs::create_dir_all(folder)?;

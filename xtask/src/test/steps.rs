@@ -5,11 +5,13 @@ use anyhow::{Result, bail};
 use super::{claims, examples, loom, no_std, package, width};
 use crate::arch::Arch;
 use crate::cargo::cargo;
+use crate::emulated_host::PowerHost;
 use crate::microvm::{LinuxOptions, Mmu};
 use crate::ppc64le::Toolchain;
 use crate::toolbox::table::{
     BOCHS, COMPILERS, LIBRARIES_PPC64EL, LIBRARIES_RISCV64, MAKE, QEMU_ARM, QEMU_PPC, QEMU_RISCV,
-    QEMU_USER, QEMU_X86, RUST_TRIXIE, SPIKE, SYSTEM_PPC64EL, SYSTEM_RISCV64, Tool, VALGRIND,
+    QEMU_USER, QEMU_X86, RUST_TRIXIE, SPIKE, SYSTEM_PPC64EL, SYSTEM_PPC64EL_6_12, SYSTEM_RISCV64,
+    Tool, VALGRIND,
 };
 use crate::xtask::{CONFORMANCE, LIBRARIES, POWER_EXAMPLES, Xtask};
 use crate::{bench, command, fuzz, microvm, probe, report, x86_host};
@@ -18,7 +20,10 @@ use crate::{bench, command, fuzz, microvm, probe, report, x86_host};
 const POWER_TESTS: &[&Tool] = &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_USER];
 /// What an emulated POWER host is made of, and programs for it.
 const POWER_HOST: &[&Tool] = &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_PPC, &SYSTEM_PPC64EL];
-/// The same, and what second stages of x86 are tried on.
+/// The same, and what a logical partition boots.
+const POWER_HOSTS: &[&Tool] =
+    &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_PPC, &SYSTEM_PPC64EL, &SYSTEM_PPC64EL_6_12];
+/// What an emulated POWER host is made of, and what second stages of x86 are tried on.
 const PROBE: &[&Tool] =
     &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_PPC, &SYSTEM_PPC64EL, &QEMU_X86, &BOCHS];
 
@@ -155,10 +160,10 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "microvm",
-        about: "the microVM under KVM on a POWER9 host",
+        about: "the microVM under KVM on a POWER9 host, and in a POWER10 logical partition",
         emulated: true,
-        cpu_seconds: 250,
-        tools: POWER_HOST,
+        cpu_seconds: 350,
+        tools: POWER_HOSTS,
         run: microvm,
     },
     Step {
@@ -236,7 +241,11 @@ fn ppc64le(xtask: &Xtask) -> Result<()> {
 }
 
 fn microvm(xtask: &Xtask) -> Result<()> {
-    succeeds("the microVM", microvm::run(xtask, microvm::Options::of(Arch::Ppc64))?)
+    let usual = microvm::Options::of(Arch::Ppc64);
+    for options in [usual, microvm::Options::on(PowerHost::Power10Lpar)] {
+        succeeds("the microVM", microvm::run(xtask, options)?)?;
+    }
+    Ok(())
 }
 
 /// Radix with two CPUs, a hashed page table; then one that panics and one that hangs, which must be

@@ -285,8 +285,27 @@ pub const LLVM_COVERAGE: Tool = Tool {
 /// Debian’s kernel for POWER hosts and guests.
 pub const SYSTEM_PPC64EL: Tool = Tool {
     name: "system-ppc64el",
-    why: "Linux 6.1, with pages of 64 KiB as POWER hosts have; 6.12 of the next release comes \
-          with pages of 4 KiB",
+    why: "Linux 6.1, with pages of 64 KiB",
+    architecture: Some("ppc64el"),
+    alone: &["linux-image-*-powerpc64le", "busybox-static"],
+    ..TOOL
+};
+
+/// The next release's, with pages of 64 KiB,
+pub const SYSTEM_PPC64EL_6_12: Tool = Tool {
+    name: "system-ppc64el-6-12",
+    release: Trixie,
+    why: "Linux 6.12, with pages of 64 KiB: the first of Debian's that has the nested API v2",
+    architecture: Some("ppc64el"),
+    alone: &["linux-image-*-powerpc64le-64k", "busybox-static"],
+    ..TOOL
+};
+
+/// and with pages of 4 KiB.
+pub const SYSTEM_PPC64EL_6_12_4K: Tool = Tool {
+    name: "system-ppc64el-6-12-4k",
+    release: Trixie,
+    why: "Linux 6.12, with pages of 4 KiB",
     architecture: Some("ppc64el"),
     alone: &["linux-image-*-powerpc64le", "busybox-static"],
     ..TOOL

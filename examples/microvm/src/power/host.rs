@@ -1,39 +1,30 @@
 //! What the host is: for the person who reads the output.
 
-use std::fs;
-
-use arch_ppc64::kvm::PpcMmu;
+use arch_ppc64::kvm::kvm_ppc_rmmu_info;
 use arch_ppc64::radix::Granule;
-use kvm_ppc::{Cap, Kvm};
+use kvm_ppc::Kvm;
+use kvm_ppc::host::{Host, Translation};
 use pgtable::Level;
-use probe_guest::ppc64::ProbeGuest;
 
 use crate::report::{Failure, Report};
 
-/// Describes the host, and what its MMU offers to guests.
-pub fn describe(kvm: &Kvm, guest: &ProbeGuest, report: &mut Report) -> Result<(), Failure> {
+/// Asks the host what it can do, and says so.
+///
+/// # Errors
+/// It has no guests with radix trees, or takes other trees than ours.
+pub fn describe(kvm: &Kvm, report: &mut Report) -> Result<(), Failure> {
     report.section("host");
-    let kernel =
-        fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_else(|_| "unknown".into());
-    report.fact("kernel", kernel.trim());
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    for key in ["cpu", "platform", "MMU"] {
-        let value = cpuinfo
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .find(|(name, _)| name.trim() == key);
-        if let Some((_, value)) = value {
-            report.fact(key, value.trim());
-        }
+    let host = Host::ask(kvm)?;
+    for (name, value) in host.facts() {
+        report.fact(name, value);
     }
-    let offers = [("radix", Cap::PpcMmuRadix), ("hash", Cap::PpcMmuHashV3)];
-    for (name, cap) in offers {
-        report.fact(
-            &format!("KVM {name} v3"),
-            if kvm.check_extension(cap)? > 0 { "yes" } else { "no" },
-        );
+    if let Some(refused) = host.refuses(Translation::Radix) {
+        return Err(refused.into());
     }
-    let mmu = guest.vm().get_rmmu_info()?;
+    trees(&host.radix.unwrap_or_default(), report)
+}
+
+fn trees(mmu: &kvm_ppc_rmmu_info, report: &mut Report) -> Result<(), Failure> {
     for geometry in mmu.supported_geometries() {
         let bits: Vec<_> = geometry.level_bits().map(|bits| bits.to_string()).collect();
         let text = format!(

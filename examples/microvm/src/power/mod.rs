@@ -31,6 +31,7 @@ type Space<'a> = space::Space<'a, ProcessScoped, Shootdown<'a>>;
 /// Runs it all, with so many MiB of memory.
 pub fn run(memory: Option<u64>, report: &mut Report) -> Result<(), Failure> {
     let kvm = kvm()?;
+    host::describe(&kvm, report)?;
     let mib = memory.unwrap_or(guest::MIN_MIB);
     if mib < guest::MIN_MIB {
         return Err(format!(
@@ -51,7 +52,6 @@ pub fn run(memory: Option<u64>, report: &mut Report) -> Result<(), Failure> {
     )?)?;
     let caches = [KERNEL, PROCESS].map(|pid| space::cache(&frames, pid));
     let guest = RefCell::new(ProbeGuest::new(&kvm, memory.clone())?);
-    host::describe(&kvm, &guest.borrow(), report)?;
 
     let shootdown = Shootdown::new(&guest)?;
     let processes = ProcessTable::new(Gpa::new(guest::PROCESS_TABLE), PRTS)

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use arch_ppc64::hash::HptOrder;
 use arch_ppc64::kvm::PpcMmu;
+use kvm_ppc::host::{self as can, Host};
 use kvm_ppc::{Cap, Slots, Vcpu, VmType};
 use pgtable::{Gpa, Gva};
 use pseries::{Entry, Machine, Mmu, Platform, boot};
@@ -68,6 +69,17 @@ struct Guest<'a> {
 /// Runs the guest to its end.
 pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Failure> {
     let kvm = crate::power::kvm()?;
+    let can = Host::ask(&kvm)?;
+    for (name, value) in can.facts() {
+        println!("linux: host: {name}: {value}");
+    }
+    let translation = match options.mmu {
+        Translation::Radix => can::Translation::Radix,
+        Translation::Hash => can::Translation::Hash,
+    };
+    if let Some(refused) = can.refuses(translation) {
+        return Err(refused.into());
+    }
     let memory =
         GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), usize::try_from(memory)?)])?;
     let slots = Slots::new(kvm.create_vm_with_type(VmType::Hv)?, memory.clone())?;
