@@ -78,6 +78,11 @@ impl Default for Machine {
 }
 
 impl Machine {
+    /// A POWER machine with its usual kernel.
+    pub fn of(host: PowerHost) -> Self {
+        Self { host: Some(host), ..Self::default() }
+    }
+
     /// The POWER machine that is asked for, with its kernel.
     pub fn power_platform(&self) -> Platform {
         let host = self.host.unwrap_or_default();

@@ -46,8 +46,7 @@ impl Options {
 
     /// The microVM as it is, on this emulated host.
     pub fn on(host: PowerHost) -> Self {
-        let machine = Machine { host: Some(host), ..Machine::default() };
-        Self { machine, ..Self::of(Arch::Ppc64) }
+        Self { machine: Machine::of(host), ..Self::of(Arch::Ppc64) }
     }
 
     /// Linux as its guest.
