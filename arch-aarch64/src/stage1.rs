@@ -4,13 +4,14 @@ use core::sync::atomic::AtomicU64;
 
 use pgtable::{
     Access, AccessKind, Bits, ByteOrder, Cause, EntryOf, FirstStage, Format, Geometry, Gpa, Groups,
-    Gva, Pattern, Position, Privilege, Record, Shortcuts, Stage1, Unencodable, Words, low_bits,
+    Gva, Mark, Pattern, Position, Privilege, Record, Shortcuts, Stage1, Unencodable, Words,
+    low_bits,
 };
 
 use crate::descriptor::{Stage1Descriptor, TableDescriptor};
 use crate::shape::{Granule, Shape, ShapeError, TABLE, VALID};
 use crate::stage1_attributes::{
-    AF, ATTRIBUTES, DBM, EL0, GP, NG, PXN, READ_ONLY, SH, SOFTWARE, Stage1Attributes, UXN,
+    AF, ATTRIBUTES, CLEAN, DBM, EL0, GP, NG, PXN, READ_ONLY, SH, SOFTWARE, Stage1Attributes, UXN,
 };
 use crate::stage1_controls::{Stage1Controls, VaRange, input_limits};
 use crate::syndrome::{Esr, FaultKind, FaultStatus, status};
@@ -275,7 +276,11 @@ impl Format for VmsaStage1 {
     #[inline(always)]
     fn bits(&self, _: Position) -> Bits {
         const IN_PLACE: u64 = EL0 | READ_ONLY | AF | DBM | PXN | UXN | SOFTWARE | GP;
-        let dirty = Record::cleared(READ_ONLY, Pattern::all_set(DBM));
+        let dirty = Record::cleared_when(READ_ONLY, Pattern::all_set(DBM)).or(Mark {
+            mask: CLEAN,
+            recorded: 0,
+            when: Pattern::all_set(READ_ONLY).without(DBM),
+        });
         Bits {
             present: VALID,
             accessed: Record::set(AF),

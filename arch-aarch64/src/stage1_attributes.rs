@@ -17,7 +17,7 @@ pub(crate) const GP: u64 = Stage1Descriptor::new().with_gp(true).into_bits();
 pub(crate) const SOFTWARE: u64 = Stage1Descriptor::new().with_software(15).into_bits();
 /// The software bit of pages that were clean when the right to write was taken.
 const WAS_CLEAN: u8 = 8;
-const CLEAN: u64 = Stage1Descriptor::new().with_software(WAS_CLEAN).into_bits();
+pub(crate) const CLEAN: u64 = Stage1Descriptor::new().with_software(WAS_CLEAN).into_bits();
 /// Every bit that is an attribute.
 pub(crate) const ATTRIBUTES: u64 = Stage1Descriptor::new()
     .with_attr_index(7)

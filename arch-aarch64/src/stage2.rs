@@ -3,13 +3,15 @@
 use core::sync::atomic::AtomicU64;
 
 use pgtable::{
-    Access, AccessKind, Bits, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Groups, Hpa,
+    Access, AccessKind, Bits, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Groups, Hpa, Mark,
     Pattern, Position, Privilege, Record, SecondStage, Shortcuts, Stage2, Unencodable, Words,
 };
 
 use crate::shape::{Granule, Shape, ShapeError, TABLE, VALID, arm_level};
 use crate::stage1_controls::input_limits;
-use crate::stage2_attributes::{AF, DBM, READ, SH, SOFTWARE, Stage2Attributes, WRITE, XN, XNX};
+use crate::stage2_attributes::{
+    AF, CLEAN, DBM, READ, SH, SOFTWARE, Stage2Attributes, WRITE, XN, XNX,
+};
 use crate::syndrome::{Esr, FaultKind, FaultStatus, status};
 
 /// A root may be 16 granules: four index bits more than another table.
@@ -300,7 +302,11 @@ impl Format for VmsaStage2 {
     /// Break-before-make is owed where memory type, shareability or security change (D8.16.1).
     #[inline(always)]
     fn bits(&self, _: Position) -> Bits {
-        let dirty = Record { mask: WRITE, recorded: WRITE, when: Pattern::all_set(DBM) };
+        let dirty = Record::set_when(WRITE, Pattern::all_set(DBM)).or(Mark {
+            mask: CLEAN,
+            recorded: 0,
+            when: Pattern::ANY.without(WRITE | DBM),
+        });
         Bits {
             present: VALID,
             accessed: Record::set(AF),

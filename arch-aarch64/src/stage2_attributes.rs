@@ -18,6 +18,7 @@ const FNXS: u64 = Stage2Descriptor::new().with_fnxs(true).into_bits();
 const PBHA: u64 = Stage2Descriptor::new().with_pbha(15).into_bits();
 /// The software bit of pages that were clean when the right to write was taken.
 const WAS_CLEAN: u8 = 4;
+pub(crate) const CLEAN: u64 = Stage2Descriptor::new().with_software(WAS_CLEAN).into_bits();
 /// Every bit that is an attribute, MemAttr left out.
 const ATTRIBUTES: u64 = READ | WRITE | SH | AF | FNXS | DBM | XNX | XN | NS | SOFTWARE | PBHA;
 

@@ -165,7 +165,7 @@ fn encodings() {
     assert_eq!(NO_AD.eptp(Hpa::new(0x1000)).into_bits(), 0x101e);
     let records = |format: Ept| {
         let Bits { accessed, dirty, table, .. } = format.bits(at(0));
-        [accessed, dirty, table].map(|record| record.mask)
+        [accessed, dirty, table].map(|record| record.hardware.mask)
     };
     assert_eq!(records(NO_AD), [0, 0, 0]);
     assert_eq!(records(EPT), [0x100, 0x200, 0x100]);

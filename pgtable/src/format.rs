@@ -146,71 +146,142 @@ pub enum Groups {
     Alike,
 }
 
-/// One kind of record that hardware keeps in entries.
+/// Bits of entries that hold a record.
 ///
 /// An entry that fits `when` has the record if its bits in `mask` equal `recorded`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Record {
-    /// The bits of the record; 0 if the format has no such record.
+pub struct Mark {
+    /// The bits of the record; 0 if there are none.
     pub mask: u64,
     /// What these bits are where the event was recorded: all set (`mask`), or all clear (0, as
     /// AArch64's AP\[2\] under DBM).
     pub recorded: u64,
-    /// The entries in which hardware keeps the record. The default is all.
+    /// The entries in which these bits hold the record. The default is all.
     pub when: Pattern,
 }
 
-impl Record {
-    /// The format has no such record.
+impl Mark {
+    /// No bits.
     pub const NONE: Self = Self { mask: 0, recorded: 0, when: Pattern::ANY };
 
-    /// A record that is made by setting these bits, in every entry.
-    #[inline(always)]
-    #[must_use]
-    pub const fn set(mask: u64) -> Self {
-        Self { mask, recorded: mask, when: Pattern::ANY }
-    }
-
-    /// A record that is made by clearing these bits, in entries that fit `when`.
-    #[inline(always)]
-    #[must_use]
-    pub const fn cleared(mask: u64, when: Pattern) -> Self {
-        Self { mask, recorded: 0, when }
-    }
-
-    /// Whether the format has this record.
-    #[inline(always)]
-    #[must_use]
-    pub const fn exists(self) -> bool {
-        self.mask != 0
-    }
-
-    /// Whether hardware keeps the record in the entry `word`.
+    /// Whether the entry `word` holds the record in these bits.
     #[inline(always)]
     #[must_use]
     pub const fn is_kept_in(self, word: u64) -> bool {
         self.mask != 0 && self.when.odd(word) == 0
     }
 
-    /// Whether the entry `word` has the record.
+    /// Whether the entry `word` has the record in these bits.
     #[inline(always)]
     #[must_use]
     pub const fn is_in(self, word: u64) -> bool {
         self.is_kept_in(word) && word & self.mask == self.recorded
     }
 
-    /// `word` with the record, if hardware keeps it there.
+    /// `word` with these bits as they are where the event was recorded.
+    #[inline(always)]
+    const fn made(self, word: u64) -> u64 {
+        word & !self.mask | self.recorded
+    }
+
+    /// `word` with these bits as they are where it was not.
+    #[inline(always)]
+    const fn cleared_from(self, word: u64) -> u64 {
+        word & !self.mask | self.recorded ^ self.mask
+    }
+}
+
+/// One kind of record that is kept in entries.
+///
+/// No entry fits both `hardware.when` and `software.when`, unless one of them has no bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Record {
+    /// The bits in which hardware makes the record; [`Mark::NONE`] if it makes none.
+    pub hardware: Mark,
+    /// The bits in which the record stays where hardware's bits mean something else, so that no
+    /// record is lost when the entry changes its kind: AArch64's dirty state is the right to write,
+    /// which a read-only page does not have. [`Format::decode`] and [`Format::leaves`] carry it as
+    /// an attribute, and [`Attributes::with_prot`] moves it.
+    pub software: Mark,
+}
+
+impl Record {
+    /// The format has no such record.
+    pub const NONE: Self = Self { hardware: Mark::NONE, software: Mark::NONE };
+
+    /// A record that is made by setting these bits, in every entry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn set(mask: u64) -> Self {
+        Self::set_when(mask, Pattern::ANY)
+    }
+
+    /// A record that is made by setting these bits, in entries that fit `when`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn set_when(mask: u64, when: Pattern) -> Self {
+        Self { hardware: Mark { mask, recorded: mask, when }, software: Mark::NONE }
+    }
+
+    /// A record that is made by clearing these bits, in entries that fit `when`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn cleared_when(mask: u64, when: Pattern) -> Self {
+        Self { hardware: Mark { mask, recorded: 0, when }, software: Mark::NONE }
+    }
+
+    /// The same record, which stays in the bits of `software` where hardware does not keep it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn or(self, software: Mark) -> Self {
+        Self { software, ..self }
+    }
+
+    /// Whether the format has this record.
+    #[inline(always)]
+    #[must_use]
+    pub const fn exists(self) -> bool {
+        self.hardware.mask != 0
+    }
+
+    /// Whether the record is kept in the entry `word`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_kept_in(self, word: u64) -> bool {
+        self.hardware.is_kept_in(word) || self.software.is_kept_in(word)
+    }
+
+    /// Whether the entry `word` has the record.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_in(self, word: u64) -> bool {
+        self.hardware.is_in(word) || self.software.is_in(word)
+    }
+
+    /// `word` with the record, if it is kept there.
     #[inline(always)]
     #[must_use]
     pub const fn made(self, word: u64) -> u64 {
-        if self.is_kept_in(word) { word & !self.mask | self.recorded } else { word }
+        if self.hardware.is_kept_in(word) {
+            self.hardware.made(word)
+        } else if self.software.is_kept_in(word) {
+            self.software.made(word)
+        } else {
+            word
+        }
     }
 
-    /// `word` without the record, if hardware keeps it there.
+    /// `word` without the record, if it is kept there.
     #[inline(always)]
     #[must_use]
     pub const fn cleared_from(self, word: u64) -> u64 {
-        if self.is_kept_in(word) { word & !self.mask | self.recorded ^ self.mask } else { word }
+        if self.hardware.is_kept_in(word) {
+            self.hardware.cleared_from(word)
+        } else if self.software.is_kept_in(word) {
+            self.software.cleared_from(word)
+        } else {
+            word
+        }
     }
 }
 

@@ -149,7 +149,7 @@ pub use error::{Error, RangeError};
 pub use fault::{Cause, Fault};
 pub use flush::{Flush, Pages};
 pub use format::{
-    Bits, ByteOrder, Entry, EntryOf, FirstStage, Format, Groups, Input, Output, Record,
+    Bits, ByteOrder, Entry, EntryOf, FirstStage, Format, Groups, Input, Mark, Output, Record,
     SecondStage, Unencodable, Words,
 };
 pub use gather::{

@@ -138,15 +138,16 @@ impl<E> Modify<E> {
     }
 }
 
-/// `new` with the records that `old` has, and without those that it has not, where hardware keeps
-/// them in both.
+/// `new` with the records that `old` has, and without those that it has not, where both keep them.
 #[inline(always)]
 fn carried(bits: &Bits, old: u64, new: u64) -> u64 {
     [bits.accessed, bits.dirty].iter().fold(new, |new, record| {
-        if record.is_kept_in(old) && record.is_kept_in(new) {
-            new & !record.mask | old & record.mask
-        } else {
+        if !record.is_kept_in(old) {
             new
+        } else if record.is_in(old) {
+            record.made(new)
+        } else {
+            record.cleared_from(new)
         }
     })
 }
@@ -608,9 +609,9 @@ where
     }
 
     /// Replaces all attributes of whatever is mapped in the `bytes` bytes from `input` on: rights,
-    /// memory type and software bits. What hardware recorded (accessed, dirty) stays; where it
-    /// keeps no record in the old leaf or the new one (AArch64: dirty, in pages that may not be
-    /// written), `attributes` say. Returns how many bytes are mapped there.
+    /// memory type and software bits. What hardware recorded (accessed, dirty) stays; where no
+    /// record is kept in the old leaf or the new one (AArch64: dirty, in writable pages without
+    /// DBM), `attributes` say. Returns how many bytes are mapped there.
     ///
     /// # Errors
     /// As [`modify`](Self::modify).

@@ -371,8 +371,10 @@ where
             let copy = Word::<F>::new(to).load();
             for record in records.iter().filter(|record| record.is_in(word) && !record.is_in(copy))
             {
-                let (mask, order) = (swap::<F>(record.mask), Ordering::Relaxed);
-                if record.recorded == 0 {
+                // Made since the table was copied, so by hardware.
+                let made = record.hardware;
+                let (mask, order) = (swap::<F>(made.mask), Ordering::Relaxed);
+                if made.recorded == 0 {
                     to.and_raw(!mask, order);
                 } else {
                     to.or_raw(mask, order);

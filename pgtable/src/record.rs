@@ -6,9 +6,12 @@
 //! says which ([`Record`]). Hardware makes records at any time. So software makes them by
 //! compare-exchange on the word that was judged, and judges anew if it has changed; and it takes
 //! them back by an atomic AND or OR that touches nothing else. What hardware records after that is
-//! found by the next harvest. The translation is stale until the gather is finished, and hardware
-//! that still holds it as dirty writes without recording. Hence the order of live migration:
-//! harvest, finish the gather, *then* read the pages.
+//! found by the next harvest. A record that stays in a bit of software's when an entry loses the
+//! bits of hardware's ([`Record::software`]) is harvested in the same way.
+//!
+//! The translation is stale until the gather is finished, and hardware that still holds it as dirty
+//! writes without recording. Hence the order of live migration: harvest, finish the gather, *then*
+//! read the pages.
 
 use core::sync::atomic::Ordering;
 
@@ -18,7 +21,7 @@ use crate::allocator::TableAllocator;
 use crate::descent::{ByValue, Link, Trail, descend};
 use crate::error::{Error, RangeError};
 use crate::fault::{Cause, Fault};
-use crate::format::{Bits, Entry, Format, Input, Output, Record, usual_leaf};
+use crate::format::{Bits, Entry, Format, Input, Mark, Output, Record, usual_leaf};
 use crate::gather::{Extent, Gather, Invalidate};
 use crate::geometry::{Level, Position};
 use crate::group::{has_groups, translation_by};
@@ -283,12 +286,12 @@ struct Sought {
 }
 
 impl Sought {
-    fn of<F: Format>(format: &F, at: Position, record: Record) -> Self {
-        let recorded = Pattern { compared: record.mask, value: record.recorded };
+    fn of<F: Format>(format: &F, at: Position, mark: Mark) -> Self {
+        let recorded = Pattern { compared: mark.mask, value: mark.recorded };
         Self {
-            mask: swap::<F>(record.mask),
-            flip: swap::<F>(record.mask ^ record.recorded),
-            usual: usual_leaf(format, at).and(recorded).and(record.when).in_memory::<F>(),
+            mask: swap::<F>(mark.mask),
+            flip: swap::<F>(mark.mask ^ mark.recorded),
+            usual: usual_leaf(format, at).and(recorded).and(mark.when).in_memory::<F>(),
         }
     }
 
@@ -313,8 +316,7 @@ impl Sought {
     }
 }
 
-/// Harvests one run: block by block, touching only cache lines with a record; whether it took any
-/// back.
+/// Harvests one run; whether it took any record back.
 #[inline]
 fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
     run: &Run<'_, F>,
@@ -326,8 +328,25 @@ fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
     if has_groups::<F>() {
         return harvest_units(run, record, writers, map, gather);
     }
+    let mut took = harvest_marks(run, record.hardware, writers, map, gather);
+    if record.software.mask != 0 {
+        took |= harvest_marks(run, record.software, writers, map, gather);
+    }
+    took
+}
+
+/// Harvests the records that `mark` holds in one run: block by block, touching only cache lines
+/// with a record; whether it took any back.
+#[inline]
+fn harvest_marks<F: Format, I: Invalidate<F::Stage>>(
+    run: &Run<'_, F>,
+    mark: Mark,
+    writers: Writers,
+    map: &mut PageMap<'_>,
+    gather: &mut Gather<'_, F::Stage, I>,
+) -> bool {
     let size = run.at().size();
-    let sought = Sought::of(run.format(), run.at(), record);
+    let sought = Sought::of(run.format(), run.at(), mark);
     let any = |words: &[F::Word]| {
         words.iter().fold(0, |any, memory| any | sought.bits(memory.load_raw(Ordering::Relaxed)))
     };
@@ -355,7 +374,7 @@ fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
                 let offset = start + index as u64 * size;
                 let recorded = sought.bits(raw) == sought.mask
                     && run.is_leaf(raw)
-                    && record.is_in(swap::<F>(raw));
+                    && mark.is_in(swap::<F>(raw));
                 if !recorded {
                     continue;
                 }
@@ -381,7 +400,8 @@ fn harvest_units<F: Format, I: Invalidate<F::Stage>>(
     map: &mut PageMap<'_>,
     gather: &mut Gather<'_, F::Stage, I>,
 ) -> bool {
-    let sought = Sought::of(run.format(), run.at(), record);
+    let marks = [record.hardware, record.software]
+        .map(|mark| (mark, Sought::of(run.format(), run.at(), mark)));
     let mut stale = Extent::default();
     let mut next = 0;
     while let Some(unit) = run.next_unit(&mut next) {
@@ -393,8 +413,11 @@ fn harvest_units<F: Format, I: Invalidate<F::Stage>>(
         map.set(offset, size);
         if map.contains(offset, size) {
             for memory in run.entries_of(unit) {
-                if record.is_in(Word::<F>::new(memory).load()) {
-                    sought.clear(memory, writers);
+                let word = Word::<F>::new(memory).load();
+                for (mark, sought) in &marks {
+                    if mark.is_in(word) {
+                        sought.clear(memory, writers);
+                    }
                 }
             }
             stale.add(offset, offset + size - run.at().size());

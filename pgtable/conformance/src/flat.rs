@@ -32,13 +32,6 @@ pub trait Hardware<S: AddressSpace>: Invalidate<S::Stage, Identity = u32> + Size
     /// time.
     fn settled(&self, attributes: S::Attributes) -> S::Attributes;
 
-    /// `attributes` without what depends on whether a store was recorded before the page became
-    /// read-only, which some formats keep in a software bit.
-    fn comparable(&self, attributes: S::Attributes) -> (Prot, S::Attributes) {
-        let prot = attributes.prot();
-        (prot, self.settled(attributes.with_prot(prot.with_write(true))))
-    }
-
     /// Whether a page with these attributes can be mapped to `output`.
     fn encodes(&self, output: u64, attributes: S::Attributes) -> bool {
         let _ = (output, attributes);
@@ -319,7 +312,7 @@ where
         let flow = self.space.for_each(start, bytes, |leaf| {
             let attributes = match last {
                 Some((old, settled)) if old == leaf.attributes => settled,
-                _ => self.machine.comparable(leaf.attributes),
+                _ => self.machine.settled(leaf.attributes),
             };
             last = Some((leaf.attributes, attributes));
             for page in (0..leaf.bytes).step_by(self.unit as usize) {
@@ -329,15 +322,7 @@ where
         });
         assert_eq!(flow, Ok(ControlFlow::Continue(())));
         assert_eq!(listed.len(), self.model.len(), "the number of mapped pages");
-        let mut last = None;
-        let wanted = self.model.iter().map(|(&page, &(output, attributes))| {
-            let comparable = match last {
-                Some((old, comparable)) if old == attributes => comparable,
-                _ => self.machine.comparable(attributes),
-            };
-            last = Some((attributes, comparable));
-            (page, (output, comparable))
-        });
+        let wanted = self.model.iter().map(|(&page, &mapping)| (page, mapping));
         let differs = listed.into_iter().zip(wanted).find(|(found, wanted)| found != wanted);
         assert_eq!(differs, None, "the iteration differs from the model");
 

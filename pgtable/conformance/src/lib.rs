@@ -9,7 +9,7 @@
 //! | [`tree`], [`reading`], [`copies`] | every verb of a tree against a flat map, with an allocator that runs out; forms of iteration; copies |
 //! | [`shared`], [`locked`] | the writers of a shared tree, one at a time |
 //! | [`writers`], [`readers`] | writers, and readers beside a writer, on threads |
-//! | [`records`] | accessed and dirty, harvested |
+//! | [`records`], [`protected`] | accessed and dirty, harvested; of pages that were write-protected before |
 //! | [`keep`] | tables that stay though they are empty |
 //! | [`hostile`] | tables that others write, and memory that refuses |
 //! | [`loads`] | how many words operations ask for |
@@ -44,6 +44,7 @@ pub mod machine;
 pub mod memory;
 pub mod mmu;
 pub mod ops;
+pub mod protected;
 pub mod readers;
 pub mod reading;
 pub mod records;
@@ -96,6 +97,12 @@ macro_rules! conformance {
                 #[test]
                 fn records() {
                     $crate::records::random($format, CACHES, 32);
+                }
+
+                /// Records of pages that lose the right to write before they are harvested.
+                #[test]
+                fn protected() {
+                    $crate::protected::kept($format, CACHES);
                 }
 
                 /// Empty tables that stay.

@@ -11,7 +11,7 @@ use core::sync::atomic::AtomicU64;
 
 use pgtable::{
     Access, AccessKind, Attributes, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage,
-    Format, Geometry, Gpa, Groups, Gva, Level, LevelGeometry, MAX_LEVELS, Memory, Pattern,
+    Format, Geometry, Gpa, Groups, Gva, Level, LevelGeometry, MAX_LEVELS, Mark, Memory, Pattern,
     Position, Privilege, Prot, Record, Shortcuts, Stage1, Step, Unencodable, Words, low_bits,
 };
 
@@ -298,7 +298,11 @@ impl Format for Lpa {
         Bits {
             present: VALID,
             accessed: Record::set(AF),
-            dirty: Record::cleared(READ_ONLY, Pattern::all_set(DBM)),
+            dirty: Record::cleared_when(READ_ONLY, Pattern::all_set(DBM)).or(Mark {
+                mask: DIRTY,
+                recorded: DIRTY,
+                when: Pattern::all_set(READ_ONLY).without(DBM),
+            }),
             table: Record::NONE,
             // Not the memory type, the shareability and the scope of a translation (D8.16).
             in_place: USER | READ_ONLY | AF | DBM | PXN | UXN | SOFTWARE,

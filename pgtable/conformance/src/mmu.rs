@@ -7,6 +7,7 @@
 //! if something that is still cached is not what the tree says.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use pgtable::{
@@ -110,8 +111,8 @@ pub struct Mmu<'m, F: Format> {
     leaves: BTreeMap<(u64, u8), Leaf<F>>,
     /// Tables that cached entries lead to: by level and the first offset that they cover.
     tables: BTreeMap<(u8, u64), Node<F::Path>>,
-    /// Leaves in which it recorded a store: by the first offset, with their size.
-    dirtied: BTreeMap<u64, u8>,
+    /// Where it recorded stores: what each leaf covered in which it did, as far as nobody was told.
+    dirtied: Vec<Range<u64>>,
 }
 
 impl<'m, F: Format> Mmu<'m, F> {
@@ -130,7 +131,7 @@ impl<'m, F: Format> Mmu<'m, F> {
             root: root.get(),
             leaves: BTreeMap::new(),
             tables: BTreeMap::new(),
-            dirtied: BTreeMap::new(),
+            dirtied: Vec::new(),
         }
     }
 
@@ -294,7 +295,8 @@ impl<'m, F: Format> Mmu<'m, F> {
         if access.kind == AccessKind::Write {
             used = bits.dirty.made(used);
             if used != bits.accessed.made(leaf.word) {
-                self.dirtied.insert(leaf.first, leaf.shift);
+                self.told(leaf.first, 1 << leaf.shift);
+                self.dirtied.push(leaf.first..leaf.first + (1 << leaf.shift));
             }
         }
         self.record(leaf.entry, leaf.word, used);
@@ -429,28 +431,71 @@ impl<'m, F: Format> Mmu<'m, F> {
     /// # Panics
     /// If a record was lost.
     pub fn verify_records(&mut self) {
-        let dirtied = std::mem::take(&mut self.dirtied);
-        for (first, shift) in dirtied {
-            let Some(now) = self.look(first) else { continue };
-            let dirty = self.format.bits(now.at).dirty;
-            assert!(
-                !dirty.is_kept_in(now.word) || dirty.is_in(now.word),
-                "a store at {first:#x} (a page of 2^{shift}) was recorded, and the record is lost: \
-                 {now:x?}"
-            );
-            self.dirtied.insert(first, shift);
+        for range in self.dirtied.clone() {
+            self.each_leaf(range, |mmu, part, leaf| match leaf {
+                None => mmu.told(part.start, part.end - part.start),
+                Some(leaf) => {
+                    let dirty = mmu.format.bits(leaf.at).dirty;
+                    assert!(
+                        !dirty.is_kept_in(leaf.word) || dirty.is_in(leaf.word),
+                        "stores in {part:x?} were recorded, and the record is lost: {leaf:x?}"
+                    );
+                }
+            });
+        }
+    }
+
+    /// Calls `each` for the leaf in each part of `range`, or for none.
+    fn each_leaf(
+        &mut self,
+        range: Range<u64>,
+        mut each: impl FnMut(&mut Self, Range<u64>, Option<Leaf<F>>),
+    ) {
+        let page = 1 << self.format.geometry().finest_shift();
+        let mut at = range.start;
+        while at < range.end {
+            let leaf = self.look(at);
+            let end = leaf.map_or(at + page, |leaf| leaf.first + low_bits(leaf.shift) + 1);
+            let end = end.min(range.end);
+            each(self, at..end, leaf);
+            at = end;
         }
     }
 
     /// Forgets the stores that were recorded in the `bytes` bytes from `first` on: they were told
     /// of, or what is mapped there is another.
     pub fn told(&mut self, first: u64, bytes: u64) {
-        let last = first + (bytes - 1);
-        self.dirtied.retain(|start, shift| *start > last || start + low_bits(*shift) < first);
+        let end = first + bytes;
+        let parts = |range: Range<u64>| {
+            [range.start..range.end.min(first), range.start.max(end)..range.end]
+        };
+        self.dirtied = self.dirtied.drain(..).flat_map(parts).filter(|it| !it.is_empty()).collect();
     }
 
-    /// The offsets of leaves in which a store was recorded, with log2 of their sizes.
-    pub fn dirtied(&self) -> impl Iterator<Item = (u64, u8)> {
-        self.dirtied.iter().map(|(&first, &shift)| (first, shift))
+    /// Where stores were recorded that nobody was told of.
+    #[must_use]
+    pub fn dirtied(&self) -> Vec<Range<u64>> {
+        self.dirtied.clone()
+    }
+
+    /// The `bytes` bytes from `first` on were harvested, which told `told` of a page. Forgets the
+    /// stores there of which the leaf has no record any more.
+    ///
+    /// # Panics
+    /// If the record of a store is gone that was not told of.
+    pub fn harvested(&mut self, first: u64, bytes: u64, told: impl Fn(u64) -> bool) {
+        let page = 1 << self.format.geometry().page_shift();
+        for range in self.dirtied.clone() {
+            let part = range.start.max(first)..range.end.min(first + bytes);
+            self.each_leaf(part, |mmu, part, leaf| {
+                if leaf.is_some_and(|leaf| mmu.format.bits(leaf.at).dirty.is_in(leaf.word)) {
+                    return;
+                }
+                for page in part.clone().step_by(page) {
+                    assert!(told(page), "a store at {page:#x} was recorded, and is not told of");
+                }
+                mmu.told(part.start, part.end - part.start);
+            });
+        }
     }
 }

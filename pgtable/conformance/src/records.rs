@@ -50,7 +50,7 @@ pub fn random<F: Format>(format: F, caches: Caches, cases: u32) {
 
 /// Whether hardware records in an entry in which nothing is recorded yet. (Otherwise such an access
 /// faults.)
-fn records_by_itself<F: Format>(format: F) -> bool {
+pub(crate) fn records_by_itself<F: Format>(format: F) -> bool {
     let shift = format.geometry().page_shift();
     let at = Position { level: Level(0), shift };
     let Some((rw, _)) = crate::words::usable(&format) else { return false };

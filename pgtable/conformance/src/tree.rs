@@ -275,7 +275,7 @@ fn harvest<'m, F: Format>(
     let input = Input::<F>::new(start);
     let offset = flat.space.format().offset(input).expect("a place in the space");
     // Which stores were recorded before it began.
-    let dirtied: Vec<_> = flat.machine.mmu(|mmu| mmu.dirtied().collect()).unwrap_or_default();
+    let dirtied = flat.machine.mmu(|mmu| mmu.dirtied()).unwrap_or_default();
     if writers == Writers::Stopped {
         flat.machine.watch([]);
     }
@@ -293,17 +293,16 @@ fn harvest<'m, F: Format>(
     if recorded == Recorded::Accessed {
         return;
     }
-    for (first, size) in dirtied {
-        let end = first + (1 << size);
-        for page in (first.max(offset)..end.min(offset + bytes)).step_by(1 << shift) {
-            let bit = (page - offset) >> shift;
-            let told = bitmap[(bit / 64) as usize] >> (bit % 64) & 1 == 1;
-            assert!(told, "a store at {page:#x} was recorded, and is not told of");
-        }
-        if first >= offset && end <= offset + bytes {
-            flat.machine.mmu(|mmu| mmu.told(first, 1 << size));
+    let told = |page: u64| {
+        let bit = (page - offset) >> shift;
+        bitmap[(bit / 64) as usize] >> (bit % 64) & 1 == 1
+    };
+    for range in dirtied {
+        for page in (range.start.max(offset)..range.end.min(offset + bytes)).step_by(1 << shift) {
+            assert!(told(page), "a store at {page:#x} was recorded before, and is not told of");
         }
     }
+    flat.machine.mmu(|mmu| mmu.harvested(offset, bytes, told));
 }
 
 fn relocate<'m, F: Format>(

@@ -204,9 +204,19 @@ fn fits<F: Format>(word: u64) {
 
 /// A record can be made in `word` and taken back, and changes nothing else.
 fn record<F: Format>(format: &F, record: Record, word: u64, at: Position) {
+    for mark in [record.hardware, record.software] {
+        assert!(
+            mark.recorded == 0 || mark.recorded == mark.mask,
+            "a record is made by setting bits or by clearing them: {record:?} of {format:?}"
+        );
+        assert!(
+            mark.mask & !format.bits(at).in_place == 0,
+            "a record changes in place: {record:?} of {format:?}"
+        );
+    }
     assert!(
-        record.recorded == 0 || record.recorded == record.mask,
-        "a record is made by setting bits or by clearing them: {record:?} of {format:?}"
+        !record.hardware.is_kept_in(word) || !record.software.is_kept_in(word),
+        "{record:?} is kept twice in {word:#018x}: {format:?}"
     );
     let (made, cleared) = (record.made(word), record.cleared_from(word));
     if !record.is_kept_in(word) {

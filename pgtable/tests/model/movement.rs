@@ -34,8 +34,8 @@ impl<F: Format> Late<'_, F> {
     /// The bits that a store to a page records in the entries of its way.
     fn bits(&self, way: &[Output<F>]) -> Vec<u64> {
         let bits = pgtable_conformance::words::bits(&self.format);
-        let leaf = F::BYTE_ORDER.swap(bits.accessed.mask | bits.dirty.mask);
-        let mut words = vec![F::BYTE_ORDER.swap(bits.table.mask); way.len()];
+        let leaf = F::BYTE_ORDER.swap(bits.accessed.hardware.mask | bits.dirty.hardware.mask);
+        let mut words = vec![F::BYTE_ORDER.swap(bits.table.hardware.mask); way.len()];
         *words.last_mut().unwrap() = leaf;
         words
     }

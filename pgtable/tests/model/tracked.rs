@@ -126,7 +126,7 @@ fn run<F: Format>(format: F, steps: &[Step]) {
             }
             7 => {
                 // As if no walk had come by yet: table entries are made with their bits set.
-                let bits = F::BYTE_ORDER.swap(bits(&format).table.mask);
+                let bits = F::BYTE_ORDER.swap(bits(&format).table.hardware.mask);
                 for page in page..page + count.min(8) {
                     for entry in &space.walker().trace(input(page)) {
                         if matches!(entry.entry, pgtable::Entry::Table { .. }) {

@@ -96,8 +96,8 @@ impl<F: Format<Stage = Stage1>> Trees for Table<F> {
     fn soil(&mut self, work: &Work) {
         let page = Position { level: Level(0), shift: work.shift };
         let bits = self.table.format().bits(page);
-        let dirty = F::Word::swap(F::BYTE_ORDER, bits.dirty.mask);
-        assert_eq!(F::BYTE_ORDER == ByteOrder::Little, dirty == bits.dirty.mask);
+        let dirty = F::Word::swap(F::BYTE_ORDER, bits.dirty.hardware.mask);
+        assert_eq!(F::BYTE_ORDER == ByteOrder::Little, dirty == bits.dirty.hardware.mask);
         let visited =
             self.table.walker().for_each_run(Gva::new(work.input(0)), work.bytes(), |run| {
                 let first = (run.input().get() - work.input(0)) >> work.shift;

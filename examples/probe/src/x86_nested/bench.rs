@@ -357,8 +357,9 @@ impl<S: Second> Stages<'_, S> {
         let recorded = self.second.format().bits(PAGE);
         let (first, second) = self.entries(address);
         let dirty = if access.kind == AccessKind::Write { DIRTY } else { 0 };
-        let seconds =
-            second.into_iter().map(|at| (at, recorded.accessed.mask | recorded.table.mask));
+        let seconds = second
+            .into_iter()
+            .map(|at| (at, recorded.accessed.hardware.mask | recorded.table.hardware.mask));
         let last = first.len().saturating_sub(1);
         let firsts = first.into_iter().enumerate();
         let firsts = firsts

@@ -197,7 +197,7 @@ fn unmarked<S: Second>(
 ) -> Result<(), Box<dyn Error>> {
     let (first, second) = bench.entries(&cases.plain);
     let recorded = S::under(machine.levels, cases.plain.second).bits(PAGE);
-    let all = recorded.accessed.mask | recorded.dirty.mask;
+    let all = recorded.accessed.hardware.mask | recorded.dirty.hardware.mask;
     for (entries, bits) in [(&first, RECORD), (&second, all)] {
         for &at in entries {
             bench.store(at, bench.load(at)? & !bits)?;
