@@ -86,6 +86,8 @@ pub struct Ept {
     controls: EptControls,
     /// Bits that are reserved in every entry.
     reserved: u64,
+    /// The bits of a page's number in the entries that have none of these set.
+    frames: u64,
     /// Entries that refer to tables, their address left out.
     table: EptTableEntry,
 }
@@ -94,11 +96,13 @@ impl Ept {
     /// Tables of `levels` levels under `controls`.
     #[must_use]
     pub const fn new(levels: Levels, controls: EptControls) -> Self {
+        let reserved = beyond_maxphyaddr(controls.maxphyaddr);
         Self {
             geometry: geometry(levels, controls.gib_pages),
             five: matches!(levels, Levels::Five),
             controls,
-            reserved: beyond_maxphyaddr(controls.maxphyaddr),
+            reserved,
+            frames: (address_bits(PAGE_SHIFT) & !reserved) >> PAGE_SHIFT,
             // They restrict nothing: the leaf alone decides. They are marked accessed, as the
             // leaves that software makes are.
             table: RIGHTS.with_xu(controls.mode_based_execute).with_a(controls.accessed_dirty),
@@ -322,7 +326,7 @@ impl Format for Ept {
             compared: R | right | MEMORY_TYPE | self.reserved,
             value: R | right | WRITE_BACK,
         };
-        Some(shortcuts(self.five, tables, page))
+        Some(shortcuts(self.five, tables, page, self.frames))
     }
 }
 

@@ -4,7 +4,7 @@ use core::sync::atomic::AtomicU64;
 
 use pgtable::{
     Access, AccessKind, Bits, ByteOrder, Cause, EntryOf, FirstStage, Format, Geometry, Gpa, Gva,
-    Position, Privilege, Shortcuts, Stage1, Unencodable, Words,
+    Position, Privilege, Shortcuts, Stage1, Unencodable, Words, low_bits,
 };
 
 use crate::attributes::PageAttributes;
@@ -12,7 +12,7 @@ use crate::controls::{Controls, Levels};
 use crate::entry::{PageEntry, TableEntry};
 use crate::page_fault::{LongModeFault, PageFaultCode};
 use crate::registers::{Cr0, Cr3, Cr4, Efer, Registers};
-use crate::tree::{Demand, Path, Tree};
+use crate::tree::{Demand, Path, SupervisorMode, Tree};
 
 /// The tables that a 64-bit guest's CR3 refers to, as a processor with these [`Controls`] reads
 /// them.
@@ -24,7 +24,12 @@ use crate::tree::{Demand, Path, Tree};
 pub struct LongMode {
     tree: Tree,
     controls: Controls,
-    /// The address bits that do not index the tree.
+    /// What `controls` say of each access, so that a walk has it in a load: of supervisor mode, and
+    /// whether protection keys are on.
+    supervisor: SupervisorMode,
+    keys: bool,
+    /// The address bits that index the tree, and those that do not.
+    within: u64,
     beyond: u64,
     /// Half of what the tree covers.
     half: u64,
@@ -34,10 +39,12 @@ impl LongMode {
     /// Tables of `levels` levels under `controls`.
     #[must_use]
     pub const fn new(levels: Levels, controls: Controls) -> Self {
-        let Controls { gib_pages, nxe, maxphyaddr, amd, .. } = controls;
+        let Controls { gib_pages, nxe, maxphyaddr, amd, wp, smep, smap, ac, .. } = controls;
         let tree = Tree::new(levels, gib_pages, nxe, maxphyaddr, amd);
         let address_mask = tree.geometry.address_mask();
-        Self { tree, controls, beyond: !address_mask, half: (address_mask >> 1) + 1 }
+        let supervisor = tree.supervisor_mode(wp, smap && !ac, smep);
+        let (keys, half) = (controls.any_keys(), (address_mask >> 1) + 1);
+        Self { tree, controls, supervisor, keys, within: address_mask, beyond: !address_mask, half }
     }
 
     /// The same tables, whose entries for tables have the bits of `entry`: R/W, U/S, A, PWT, PCD,
@@ -92,15 +99,11 @@ impl LongMode {
     /// What an access demands of a page (SDM §4.6.1), protection keys left out.
     #[inline(always)]
     const fn demand(&self, access: Access) -> Demand {
-        let Controls { wp, smep, smap, ac, .. } = self.controls;
         let write = matches!(access.kind, AccessKind::Write);
         let fetch = matches!(access.kind, AccessKind::Fetch);
         match access.privilege {
-            Privilege::User => Demand::user_mode(write, fetch),
-            Privilege::Supervisor => {
-                let no_user = if fetch { smep } else { smap && !ac };
-                Demand::supervisor_mode(write && wp, fetch, no_user)
-            }
+            Privilege::User => self.tree.user_mode(write, fetch),
+            Privilege::Supervisor => self.supervisor.demand(write, fetch),
         }
     }
 
@@ -137,7 +140,9 @@ impl Format for LongMode {
         if address.get().wrapping_add(self.half) & self.beyond != 0 {
             return None;
         }
-        Some(address.get() & !self.beyond)
+        // The lower bits index the tree whatever its levels: where only they count, nothing is
+        // left of this mask.
+        Some(address.get() & (self.within | low_bits(48)))
     }
 
     #[inline(always)]
@@ -185,7 +190,7 @@ impl Format for LongMode {
     ) -> Result<(), LongModeFault> {
         let path = path.through(word);
         let allowed = path.meets(self.demand(access));
-        let denied_by_key = self.controls.any_keys() && self.key_denies(word, path, access);
+        let denied_by_key = self.keys && self.key_denies(word, path, access);
         if allowed && !denied_by_key {
             return Ok(());
         }
@@ -207,7 +212,7 @@ impl Format for LongMode {
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
         match access {
             None => Some(self.tree.shortcuts(None)),
-            Some(_) if self.controls.any_keys() => None,
+            Some(_) if self.keys => None,
             Some(access) => Some(self.tree.shortcuts(Some(self.demand(access)))),
         }
     }

@@ -204,19 +204,17 @@ impl Npt {
         &self.controls
     }
 
+    /// What an access demands: all are a user's (APM §15.25.5).
+    #[inline(always)]
+    const fn demand(&self, access: Access) -> Demand {
+        let write = matches!(access.kind, AccessKind::Write);
+        self.tree.user_mode(write, matches!(access.kind, AccessKind::Fetch))
+    }
+
     const fn exit_info(&self, cause: Cause, access: Access) -> NestedPageFault {
         let code = PageFaultCode::of(access.by_user(), self.controls.nxe).because(cause);
         NestedPageFault::new().with_code(code).with_final_address(true)
     }
-}
-
-/// What an access demands: all are a user's (APM §15.25.5).
-#[inline(always)]
-const fn demand(access: Access) -> Demand {
-    Demand::user_mode(
-        matches!(access.kind, AccessKind::Write),
-        matches!(access.kind, AccessKind::Fetch),
-    )
 }
 
 impl Format for Npt {
@@ -281,7 +279,7 @@ impl Format for Npt {
         path: Path,
         access: Access,
     ) -> Result<(), NestedPageFault> {
-        if path.through(word).meets(demand(access)) {
+        if path.through(word).meets(self.demand(access)) {
             Ok(())
         } else {
             Err(self.exit_info(Cause::Denied, access))
@@ -295,7 +293,7 @@ impl Format for Npt {
 
     #[inline(always)]
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
-        Some(self.tree.shortcuts(access.map(demand)))
+        Some(self.tree.shortcuts(access.map(|access| self.demand(access))))
     }
 }
 

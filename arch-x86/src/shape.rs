@@ -49,13 +49,17 @@ pub(crate) const fn beyond_maxphyaddr(maxphyaddr: u8) -> u64 {
     address_bits(maxphyaddr)
 }
 
-/// The steps of a walk: tables that fit `tables` above the last level, pages that fit `page` there.
+/// The steps of a walk: tables that fit `tables` above the last level, pages that fit `page` there,
+/// whose address stands in the bits of `frames`, shifted left by [`PAGE_SHIFT`].
 #[inline(always)]
-pub(crate) const fn shortcuts(five: bool, tables: Pattern, page: Pattern) -> Shortcuts {
-    // Address bits that usual entries have clear do not count: left out, the mask is a value that a
-    // loop keeps in a register, and no constant of ten bytes at each level.
-    let clear = tables.compared & page.compared & !(tables.value | page.value);
-    let address = Field::in_place(address_bits(PAGE_SHIFT) & !clear);
+pub(crate) const fn shortcuts(
+    five: bool,
+    tables: Pattern,
+    page: Pattern,
+    frames: u64,
+) -> Shortcuts {
+    // Shifted, so that the compiler sees that tables are aligned.
+    let address = Field::in_place(frames << PAGE_SHIFT);
     Shortcuts::uniform(if five { 5 } else { 4 }, PAGE_SHIFT, WIDTH, tables, page, address)
 }
 

@@ -68,7 +68,8 @@ impl Path {
     #[inline(always)]
     #[must_use]
     pub(crate) const fn meets(self, demand: Demand) -> bool {
-        !self.granted & demand.counts == demand.denied && self.forbidden & demand.forbidden == 0
+        !self.granted & (demand.needed | demand.denied) == demand.denied
+            && self.forbidden & demand.forbidden == 0
     }
 }
 
@@ -76,29 +77,34 @@ impl Path {
 /// only, so a loop over addresses computes it once.
 #[derive(Clone, Copy)]
 pub(crate) struct Demand {
-    /// The bits of what a path grants that count.
-    counts: u64,
-    /// Which of them it must not grant; it must grant the others.
+    /// What a path must grant.
+    needed: u64,
+    /// What it must not grant.
     denied: u64,
     /// What it must not forbid.
     forbidden: u64,
+    /// What is compared of usual pages besides.
+    pages: u64,
 }
 
-impl Demand {
-    /// An access that needs a user-mode address.
-    #[inline(always)]
-    #[must_use]
-    pub(crate) const fn user_mode(write: bool, execute: bool) -> Self {
-        Self { counts: US | when(write, RW), denied: 0, forbidden: when(execute, XD) }
-    }
+/// What control registers make of a supervisor-mode access, computed once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SupervisorMode {
+    /// What a store needs.
+    store: u64,
+    /// Of accesses to data and of fetches: what they must not be granted, and what is compared of
+    /// usual pages.
+    data: (u64, u64),
+    fetch: (u64, u64),
+}
 
-    /// An access that a supervisor-mode address always allows, and a user-mode address unless
-    /// `no_user`.
+impl SupervisorMode {
     #[inline(always)]
     #[must_use]
-    pub(crate) const fn supervisor_mode(write: bool, execute: bool, no_user: bool) -> Self {
-        let user = when(no_user, US);
-        Self { counts: user | when(write, RW), denied: user, forbidden: when(execute, XD) }
+    pub(crate) const fn demand(self, write: bool, execute: bool) -> Demand {
+        let (denied, pages) = if execute { self.fetch } else { self.data };
+        let needed = if write { self.store } else { 0 };
+        Demand { needed, denied, forbidden: when(execute, XD), pages }
     }
 }
 
@@ -113,6 +119,10 @@ pub(crate) struct Tree {
     reserved: u64,
     /// Bits that are reserved in PML4E and PML5E besides.
     reserved_above: u64,
+    /// What is compared of usual entries, and the bits of their page number.
+    usual_tables: u64,
+    usual_pages: u64,
+    frames: u64,
     /// Entries that refer to tables, their address left out.
     table: TableEntry,
 }
@@ -130,13 +140,19 @@ impl Tree {
         maxphyaddr: u8,
         amd: bool,
     ) -> Self {
-        let xd = when(!nxe, XD);
+        let reserved = beyond_maxphyaddr(maxphyaddr) | when(!nxe, XD);
+        let reserved_above = TableEntry::new().with_mbz(amd).into_bits();
         Self {
             geometry: geometry(levels, gib_pages),
             five: matches!(levels, Levels::Five),
             maxphyaddr,
-            reserved: beyond_maxphyaddr(maxphyaddr) | xd,
-            reserved_above: TableEntry::new().with_mbz(amd).into_bits(),
+            reserved,
+            reserved_above,
+            usual_tables: PRESENT | PS | reserved | reserved_above,
+            usual_pages: PRESENT | reserved,
+            // Bits that usual entries have clear are not the address's: left out, the mask is a
+            // value that a loop keeps in a register, and no constant of ten bytes at each level.
+            frames: (address_bits(PAGE_SHIFT) & !reserved) >> PAGE_SHIFT,
             table: Self::OPEN,
         }
     }
@@ -188,23 +204,39 @@ impl Tree {
         leaf(at.shift)
     }
 
+    /// An access that needs a user-mode address.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn user_mode(&self, write: bool, execute: bool) -> Demand {
+        let (needed, forbidden) = (US | when(write, RW), when(execute, XD));
+        Demand { needed, denied: 0, forbidden, pages: self.usual_pages }
+    }
+
+    /// Accesses that a supervisor-mode address always allows, but for stores if `write_protect`;
+    /// and a user-mode address too, unless there is `no_user_data` or `no_user_fetch`.
+    pub(crate) const fn supervisor_mode(
+        &self,
+        write_protect: bool,
+        no_user_data: bool,
+        no_user_fetch: bool,
+    ) -> SupervisorMode {
+        let (store, pages) = (when(write_protect, RW), self.usual_pages);
+        let [data, fetch] = [when(no_user_data, US), when(no_user_fetch, US)];
+        SupervisorMode { store, data: (data, pages | data), fetch: (fetch, pages | fetch) }
+    }
+
     /// The entries that grant what the `demand` is, for 4-KiB pages. Where a right must *not* be
     /// granted, the last entry is enough to withhold it, and the tables do not tell.
     #[inline(always)]
     pub(crate) fn shortcuts(&self, demand: Option<Demand>) -> Shortcuts {
-        let demand = match demand {
+        let Demand { needed, forbidden, pages, .. } = match demand {
             Some(demand) => demand,
-            None => Demand { counts: 0, denied: 0, forbidden: 0 },
+            None => Demand { needed: 0, denied: 0, forbidden: 0, pages: self.usual_pages },
         };
-        let needed = demand.counts & !demand.denied;
-        let reserved = self.reserved | demand.forbidden;
-        let tables = Pattern {
-            compared: PRESENT | PS | self.reserved_above | reserved | needed,
-            value: PRESENT | needed,
-        };
-        let page =
-            Pattern { compared: PRESENT | reserved | demand.counts, value: PRESENT | needed };
-        shortcuts(self.five, tables, page)
+        let tables =
+            Pattern { compared: self.usual_tables | forbidden | needed, value: PRESENT | needed };
+        let page = Pattern { compared: pages | forbidden | needed, value: PRESENT | needed };
+        shortcuts(self.five, tables, page, self.frames)
     }
 
     #[inline(always)]

@@ -73,7 +73,8 @@ pub(crate) fn to_table<F: Format, R: Reading<F>>(
     offset: u64,
 ) -> Result<u64, Unusual> {
     let mut usual = Usual::<F, R> { shortcuts, memory, offset, format: PhantomData };
-    down(&mut usual, from.0, floor, from.1)
+    // Tables are aligned to words. Said here, it is not asked again at the first entry.
+    down(&mut usual, from.0, floor, from.1 & !7)
 }
 
 /// Recognises the usual entries. A table is its address.

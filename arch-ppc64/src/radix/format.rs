@@ -76,7 +76,7 @@ impl LastLevel {
     #[inline(always)]
     const fn directory(self) -> Step {
         let usual = Pattern { compared: !self.table, value: Pde::VALID | self.width as u64 };
-        Step::new(21, WIDTH, usual, Field::in_place(self.table))
+        Step::new(21, WIDTH, usual, Field::in_place(u64::MAX))
     }
 }
 
@@ -87,7 +87,7 @@ impl LastLevel {
 const fn directory(shift: u8, width: u8, below: u8) -> Step {
     let address = Pde::ADDRESS & !low_bits(below + 3);
     let usual = Pattern { compared: !address, value: Pde::VALID | below as u64 };
-    Step::new(shift, width, usual, Field::in_place(address))
+    Step::new(shift, width, usual, Field::in_place(u64::MAX))
 }
 
 /// Bits of a page's address that a leaf can hold.

@@ -261,9 +261,9 @@ fn shortcut<F: Format>(format: &F, access: Option<Access>, word: u64) {
             case()
         );
         let usual = step.usual();
-        if usual.value & !usual.compared != 0 {
-            // No word fits.
-            return;
+        assert_eq!(usual.value & !usual.compared, 0, "no word fits: {}", case());
+        for word in [word, !word, word ^ 1 << level] {
+            assert_eq!(step.address(word).is_some(), usual.fits(word), "{word:#x}: {}", case());
         }
         assert!(!usual.fits(0), "an absent entry passes: {}", case());
         assert!(usual.value & format.bits(at).present != 0, "an absent entry passes: {}", case());
