@@ -3,7 +3,7 @@
 
 use crate::access::Access;
 use crate::allocator::TableAllocator;
-use crate::descent::ByValue;
+use crate::descent::{ByValue, Reading};
 use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
 use crate::memory::TableMemory;
@@ -76,7 +76,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Anchored<'_, F, M> {
         let part = offset >> (shortcuts.step(anchor).shift() + shortcuts.step(anchor).width());
         if part != self.part || access != self.access {
             self.part = u64::MAX;
-            self.upper = to_table::<F, _>(&shortcuts, memory, (top, self.root), anchor, offset)?;
+            self.upper = upper_table(format, memory, self.root, anchor, (offset, access))?;
             (self.part, self.access) = (part, access);
         }
         let table = to_table::<F, _>(&shortcuts, memory, (anchor, self.upper), 0, offset)?;
@@ -84,4 +84,18 @@ impl<F: Format, M: TableMemory<Output<F>>> Anchored<'_, F, M> {
             .and_then(|last| read_quickly(format, &last, offset))
             .ok_or(Unusual::NONE)
     }
+}
+
+/// The table of `level` for `offset`, for accesses like `access`. Apart, so that the loop over what
+/// is near has the processor's registers.
+#[inline(never)]
+fn upper_table<F: Format, R: Reading<F>>(
+    format: &F,
+    memory: R,
+    root: u64,
+    level: u8,
+    (offset, access): (u64, Access),
+) -> Result<u64, Unusual> {
+    let Some(shortcuts) = format.shortcuts(Some(access)) else { return Err(Unusual::NONE) };
+    to_table::<F, R>(&shortcuts, memory, (shortcuts.root(), root), level, offset)
 }
