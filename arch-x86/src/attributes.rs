@@ -101,6 +101,12 @@ impl PageAttributes {
         self.page.d()
     }
 
+    /// The 4-KiB page that maps address 0 with these attributes, if P is set.
+    #[inline(always)]
+    pub(crate) const fn page(self) -> PageEntry {
+        self.page
+    }
+
     /// The attributes of the leaf `word`, which stands at `level`.
     #[inline(always)]
     pub(crate) const fn from_leaf(word: u64, level: Level) -> Self {

@@ -123,6 +123,8 @@ pub(crate) struct Tree {
     usual_tables: u64,
     usual_pages: u64,
     frames: u64,
+    /// Bits that no address of a table or of a page has.
+    no_frame: u64,
     /// Entries that refer to tables, their address left out.
     table: TableEntry,
 }
@@ -153,6 +155,7 @@ impl Tree {
             // Bits that usual entries have clear are not the address's: left out, the mask is a
             // value that a loop keeps in a register, and no constant of ten bytes at each level.
             frames: (address_bits(PAGE_SHIFT) & !reserved) >> PAGE_SHIFT,
+            no_frame: !(address_bits(PAGE_SHIFT) & !reserved),
             table: Self::OPEN,
         }
     }
@@ -242,8 +245,7 @@ impl Tree {
     #[inline(always)]
     pub(crate) fn table(&self, table: u64, width: u8, at: Position) -> Result<u64, Unencodable> {
         let word = self.table.into_bits();
-        let fits = table & !(address_bits(PAGE_SHIFT) & !self.reserved) == 0
-            && word & self.reserved_in_table(at.level) == 0;
+        let fits = table & self.no_frame == 0 && word & self.reserved_in_table(at.level) == 0;
         if fits && width == WIDTH && at.level.0 != 0 && at.level.0 < self.geometry.levels() {
             Ok(word | table)
         } else {
@@ -258,13 +260,19 @@ impl Tree {
         attributes: PageAttributes,
         at: Position,
     ) -> Result<Words, Unencodable> {
-        let fits = output & !(address_bits(at.shift) & !self.reserved) == 0;
+        // Every shape has pages at the last level: what is most often made, by two tests.
+        if at.level.0 == 0 {
+            let word = attributes.page().into_bits();
+            if output & self.no_frame == 0 && word.wrapping_sub(PRESENT) & self.usual_pages == 0 {
+                return Ok(words(word, output, PAGE_SHIFT, self.maxphyaddr));
+            }
+            return Err(Unencodable { at });
+        }
         match attributes.to_leaf(at.level) {
-            // Every shape has pages at the last level.
             Some(word)
-                if fits
+                if output & (self.no_frame | low_bits(at.shift)) == 0
                     && word & self.reserved == 0
-                    && (at.level.0 == 0 || self.geometry.is_leaf_level(at.level)) =>
+                    && self.geometry.is_leaf_level(at.level) =>
             {
                 Ok(words(word, output, at.shift, self.maxphyaddr))
             }

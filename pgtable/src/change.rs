@@ -355,12 +355,12 @@ where
             return false;
         };
         let node = last.node();
-        if offset & low_bits(node.shift) != 0 || !last.step.usual().fits(last.word) {
+        if offset & low_bits(node.shift) != 0 || last.step.address(last.word).is_none() {
             return false;
         }
         let Some(state) = self.state(node) else { return false };
-        let keeps = if self.kept.is_in(offset >> node.span()) { 0 } else { 1 };
-        if !state.remove_one(self.tree, keeps) {
+        let keeps = || self.kept.is_in(offset >> node.span());
+        if !state.remove_one(self.tree) && !(keeps() && state.remove_last(self.tree)) {
             return false;
         }
         last.slot.store(0);

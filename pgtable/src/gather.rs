@@ -61,7 +61,8 @@ pub struct Stale<A: Address> {
     ranges: ArrayVec<StaleRange<A>, MAX_RANGES>,
     everything: bool,
     tables: bool,
-    /// The address at which the last range goes on, and its pages' size; 0 if there is none.
+    /// The address at which the last range goes on, and its pages' size; 0 if there is no range, or
+    /// if it ends with the space.
     next: u64,
     shift: u8,
 }
@@ -103,33 +104,35 @@ impl<A: Address> Stale<A> {
 
     #[inline]
     fn add(&mut self, range: StaleRange<A>) {
-        let next = range.last.get().wrapping_add(1 << (range.shift & 63));
-        match self.ranges.last_mut() {
-            // Not across the end of the space: 0 goes on from nowhere.
-            Some(last)
-                if range.start.get() == self.next
-                    && range.shift == self.shift
-                    && self.next != 0 =>
-            {
+        // Not across the end of the space: 0 goes on from nowhere.
+        if range.start.get() == self.next && range.shift == self.shift && self.next != 0 {
+            if let Some(last) = self.ranges.last_mut() {
                 last.last = range.last;
             }
-            _ => self.open(range),
+            self.ends(range);
+        } else if !self.everything {
+            self.open(range);
         }
-        self.next = next;
+    }
+
+    #[inline(always)]
+    fn ends(&mut self, range: StaleRange<A>) {
+        self.next = range.last.get().wrapping_add(1 << (range.shift & 63));
     }
 
     fn open(&mut self, range: StaleRange<A>) {
-        self.shift = range.shift;
-        // After "everything" there is no last range that could be extended, and none is added.
-        if self.everything || self.ranges.try_push(range).is_err() {
+        if self.ranges.try_push(range).is_err() {
             self.all();
+        } else {
+            self.shift = range.shift;
+            self.ends(range);
         }
     }
 
     /// The whole address space is stale; ranges are of no use any more.
     fn all(&mut self) {
         self.ranges.clear();
-        self.everything = true;
+        (self.everything, self.next) = (true, 0);
     }
 }
 

@@ -203,17 +203,28 @@ impl TableState {
         Some(left)
     }
 
-    /// One entry fewer is live, and at least `keeps` are. False, and nothing changed, if that is
-    /// not so of a table of `owner`.
+    /// One entry fewer is live, and another one still is. False, and nothing changed, if that is not
+    /// so of a table of `owner`.
     #[inline(always)]
-    pub(crate) fn remove_one(&self, owner: Owner, keeps: u32) -> bool {
+    pub(crate) fn remove_one(&self, owner: Owner) -> bool {
         let state = self.load();
-        let live = state ^ owner.0;
-        let removed = live <= COUNT && live > u64::from(keeps);
+        // Less than two are larger than any count.
+        let removed = (state ^ owner.0).wrapping_sub(2) <= COUNT - 2;
         if removed {
             self.0.store(state - 1, Ordering::Relaxed);
         }
         removed
+    }
+
+    /// The last live entry is not any more. False, and nothing changed, if there is not just one in
+    /// a table of `owner`.
+    #[inline]
+    pub(crate) fn remove_last(&self, owner: Owner) -> bool {
+        let last = self.load() ^ owner.0 == 1;
+        if last {
+            self.0.store(owner.0, Ordering::Relaxed);
+        }
+        last
     }
 
     /// It is not known any more how many entries are live, until they are [counted](Self::counted).
@@ -398,7 +409,7 @@ mod tests {
             ("add", |state, by| state.add(by, 3)),
             ("add too many", |state, by| state.add(by, u32::MAX)),
             ("add one", TableState::add_one),
-            ("remove one", |state, by| state.remove_one(by, 0)),
+            ("remove one", TableState::remove_one),
             ("sub too many", |state, by| state.sub(by, 7).is_some()),
             ("leave", TableState::leave),
             ("unlock", TableState::unlock),

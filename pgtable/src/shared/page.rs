@@ -81,7 +81,7 @@ where
         };
         self.with_page(offset, |table, last, locked| {
             let node = last.node();
-            if locked.live() <= 1 || !last.step.usual().fits(last.slot.load()) {
+            if locked.live() <= 1 || last.step.address(last.slot.load()).is_none() {
                 return false;
             }
             last.slot.store(0);
