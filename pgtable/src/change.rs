@@ -360,7 +360,7 @@ where
         }
         let Some(state) = self.state(node) else { return false };
         let keeps = || self.kept.is_in(offset >> node.span());
-        if !state.remove_one(self.tree) && !(keeps() && state.remove_last(self.tree)) {
+        if !(state.remove_one(self.tree) || keeps() && state.remove_last(self.tree)) {
             return false;
         }
         last.slot.store(0);
