@@ -8,7 +8,7 @@
 //! is marked as unknown and the gather as untold. So if a cursor is forgotten, the next writer that
 //! needs the count counts, and the gather invalidates everything.
 
-use crate::address::low_bits;
+use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{InPlace, Node, Trail};
 use crate::error::Error;
@@ -28,8 +28,9 @@ use crate::word::{Word, load_raw};
 struct Leaf<'t, W> {
     words: &'t [W],
     node: Node,
-    /// The offset that its first entry covers.
+    /// The offset that its first entry covers, and the address.
     base: u64,
+    input: u64,
     /// Entries that were filled one after the other, and entries that were emptied so, and are not
     /// in the books yet.
     filled: Span,
@@ -52,17 +53,19 @@ struct Span {
 }
 
 impl Span {
-    /// One entry more; or the span that ended before, for the books.
+    /// One entry more, if the span goes on with it. False otherwise, and nothing changed.
     #[inline(always)]
-    fn add(&mut self, index: usize) -> Option<Self> {
+    fn add(&mut self, index: usize) -> bool {
         let goes_on = self.end == index;
-        let old = *self;
-        self.end = index + 1;
         if goes_on {
-            return None;
+            self.end = index + 1;
         }
-        self.start = index;
-        Some(old)
+        goes_on
+    }
+
+    /// A span of that entry; returns the one before.
+    fn begin(&mut self, index: usize) -> Self {
+        core::mem::replace(self, Self { start: index, end: index + 1 })
     }
 }
 
@@ -75,12 +78,27 @@ impl<W> Leaf<'_, W> {
             words: &[],
             node: Node::default(),
             base: 0,
+            input: 0,
             filled: none,
             emptied: none,
             mapped: false,
             delta: 0,
             stale: nothing,
         }
+    }
+
+    /// The entry of that index was filled, and does not go on where the last one was.
+    #[cold]
+    fn fill_apart(&mut self, index: usize) {
+        let before = self.filled.begin(index);
+        self.book_filled(before);
+    }
+
+    /// The same of an entry that was emptied.
+    #[cold]
+    fn empty_apart(&mut self, index: usize) {
+        let before = self.emptied.begin(index);
+        self.book_emptied(before);
     }
 
     #[cold]
@@ -155,11 +173,32 @@ where
     A: TableAllocator<Output<F>>,
     I: Invalidate<F::Stage>,
 {
-    /// The entry for `offset` in the table where the cursor stands, if it stands in the right one.
+    /// How many pages `input` is beyond the first of the table where the cursor stands: rotated
+    /// right by a page's bits, so that an address that is no page's first is far beyond the table.
+    ///
+    /// The addresses of one table are as far from each other as their offsets.
     #[inline(always)]
-    fn here(&self, offset: u64) -> Option<(&'t F::Word, usize)> {
-        let index =
-            (offset.wrapping_sub(self.leaf.base) >> base_shift(&self.table.format)) as usize;
+    fn pages_on(&self, input: Input<F>) -> u64 {
+        let within = input.get().wrapping_sub(self.leaf.input);
+        within.rotate_right(base_shift(&self.table.format).into())
+    }
+
+    /// The entry for `input` in the table where the cursor stands, if it stands in the right one.
+    #[inline(always)]
+    fn here(&self, input: Input<F>) -> Option<(&'t F::Word, usize)> {
+        let pages = self.pages_on(input) & low_bits(64 - base_shift(&self.table.format));
+        self.entry(pages)
+    }
+
+    /// The same, if `input` is the first address of a page.
+    #[inline(always)]
+    fn page_here(&self, input: Input<F>) -> Option<(&'t F::Word, usize)> {
+        self.entry(self.pages_on(input))
+    }
+
+    #[inline(always)]
+    fn entry(&self, index: u64) -> Option<(&'t F::Word, usize)> {
+        let index = usize::try_from(index).ok()?;
         Some((self.leaf.words.get(index)?, index))
     }
 
@@ -239,7 +278,8 @@ where
         table.count(node, LOST, table.tree);
         self.gather.untold(true);
         let base = offset & !low_bits(node.span());
-        self.leaf = Leaf { words, node, base, ..Leaf::nowhere() };
+        let input = table.format.address(base).get();
+        self.leaf = Leaf { words, node, base, input, ..Leaf::nowhere() };
         Ok(true)
     }
 
@@ -269,15 +309,14 @@ where
     #[inline(always)]
     fn map_here(&mut self, input: Input<F>, output: Output<F>, attributes: F::Attributes) -> bool {
         let (format, at) = (&self.table.format, usual(&self.table.format));
-        let Some(offset) = format.offset(input) else { return false };
-        let Some((memory, index)) = self.here(offset) else { return false };
+        let Some((memory, index)) = self.page_here(input) else { return false };
         let Ok(words) = format.leaves(output, attributes, at) else { return false };
-        if offset & low_bits(at.shift) != 0 || load_raw(memory) != 0 {
+        if load_raw(memory) != 0 {
             return false;
         }
         Word::<F>::new(memory).store(words.first);
-        if let Some(before) = self.leaf.filled.add(index) {
-            self.leaf.book_filled(before);
+        if !self.leaf.filled.add(index) {
+            self.leaf.fill_apart(index);
         }
         true
     }
@@ -292,7 +331,7 @@ where
     ) -> Result<(), Error> {
         let format = self.table.format;
         let offset = format.offset(input).ok_or(Error::Range)?;
-        if self.here(offset).is_none() && !self.enter(offset, true)? {
+        if self.here(input).is_none() && !self.enter(offset, true)? {
             let at = self.trail.bottom().position();
             return Err(if at.level.0 == 0 { Error::LeafSize } else { Error::Mapped { at } });
         }
@@ -300,7 +339,7 @@ where
             return Ok(());
         }
         let at = usual(&format);
-        let (memory, _) = self.here(offset).ok_or(Error::Range)?;
+        let (memory, _) = self.here(input).ok_or(Error::Range)?;
         if !Presence::at(&format, at).is_absent(&format, memory) {
             return Err(Error::Mapped { at });
         }
@@ -332,8 +371,8 @@ where
     #[inline(always)]
     fn query_here(&self, input: Input<F>) -> Option<TranslationOf<F>> {
         let (format, at) = (&self.table.format, usual(&self.table.format));
-        let offset = format.offset(input)?;
-        let (memory, _) = self.here(offset)?;
+        let (memory, _) = self.here(input)?;
+        let offset = self.leaf.base.wrapping_add(input.get().wrapping_sub(self.leaf.input));
         let word = Word::<F>::new(memory).load();
         match format.decode(word, at) {
             Entry::Leaf { output, attributes } => {
@@ -347,7 +386,7 @@ where
     #[inline(never)]
     fn query_anywhere(&mut self, input: Input<F>) -> Result<Option<TranslationOf<F>>, Error> {
         let offset = self.table.format.offset(input).ok_or(Error::Range)?;
-        if self.here(offset).is_none() && self.enter(offset, false)? {
+        if self.here(input).is_none() && self.enter(offset, false)? {
             if let Some(found) = self.query_here(input) {
                 return Ok(Some(found));
             }
@@ -369,10 +408,7 @@ where
     #[inline(always)]
     fn unmap_here(&mut self, input: Input<F>) -> bool {
         let format = &self.table.format;
-        let Some((memory, index)) = format.offset(input).and_then(|offset| self.here(offset))
-        else {
-            return false;
-        };
+        let Some((memory, index)) = self.here(input) else { return false };
         let Some(word) = Presence::at(format, usual(format)).load(format, memory) else {
             return false;
         };
@@ -380,8 +416,8 @@ where
             return false;
         }
         Word::<F>::new(memory).store(0);
-        if let Some(before) = self.leaf.emptied.add(index) {
-            self.leaf.book_emptied(before);
+        if !self.leaf.emptied.add(index) {
+            self.leaf.empty_apart(index);
         }
         true
     }
@@ -390,11 +426,11 @@ where
     #[inline(never)]
     fn unmap_anywhere(&mut self, input: Input<F>) -> Result<bool, Error> {
         let offset = self.table.format.offset(input).ok_or(Error::Range)?;
-        if self.here(offset).is_none() && !self.enter(offset, false)? {
+        if self.here(input).is_none() && !self.enter(offset, false)? {
             return self.unmap_larger(offset);
         }
         let (format, table) = (&self.table.format, self.leaf.node);
-        let Some((memory, _)) = self.here(offset).filter(|_| has_groups::<F>()) else {
+        let Some((memory, _)) = self.here(input).filter(|_| has_groups::<F>()) else {
             return Ok(self.unmap_here(input));
         };
         let word = Word::<F>::new(memory).load();

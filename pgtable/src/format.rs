@@ -357,6 +357,8 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     fn offset(&self, address: Input<Self>) -> Option<u64>;
 
     /// The input address whose [`offset`](Self::offset) is `offset`: the inverse.
+    ///
+    /// Addresses of one table of the last level are as far from each other as their offsets.
     fn address(&self, offset: u64) -> Input<Self>;
 
     /// What `word`, standing at `at`, is.

@@ -203,8 +203,8 @@ impl TableState {
         Some(left)
     }
 
-    /// One entry fewer is live, and another one still is. False, and nothing changed, if that is not
-    /// so of a table of `owner`.
+    /// One entry fewer is live, and another one still is. False, and nothing changed, if that is
+    /// not so of a table of `owner`.
     #[inline(always)]
     pub(crate) fn remove_one(&self, owner: Owner) -> bool {
         let state = self.load();

@@ -44,6 +44,7 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
         (0..TURNS).map(|turn| turn * 1231 % PAGES).map(|at| (input(at), output(at))).collect();
     let any: Vec<_> = pages.iter().map(|&(input, _)| input).collect();
     let all = &pages[..PAGES as usize];
+    let in_order: Vec<_> = (0..PAGES).map(|at| (input(at), output(at))).collect();
     let sum = pages.iter().fold(0, |sum: u64, (_, output)| sum.wrapping_add(output.get()));
     let attributes = F::Attributes::from(Prot::RW);
 
@@ -129,8 +130,9 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
     count("map by cursor", PAGES, &mut || {
         let mut gather = Gather::new(&Unused, ());
         let mut cursor = tree.cursor(&mut gather);
-        for index in 0..PAGES {
-            cursor.map(input(index), output(index), attributes).unwrap();
+        let attributes = attributes;
+        for &(input, output) in &in_order {
+            cursor.map(input, output, attributes).unwrap();
         }
         cursor.finish().unwrap();
         gather.finish(&tables).unwrap();
@@ -138,8 +140,8 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
     count("query by cursor", PAGES, &mut || {
         let mut gather = Gather::new(&Unused, ());
         let mut cursor = tree.cursor(&mut gather);
-        for index in 0..PAGES {
-            assert_eq!(cursor.query(input(index)).unwrap().unwrap().output, output(index));
+        for &(input, output) in &in_order {
+            assert_eq!(cursor.query(input).unwrap().unwrap().output, output);
         }
         cursor.finish().unwrap();
         gather.finish(&tables).unwrap();
@@ -147,8 +149,8 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
     count("unmap by cursor", PAGES, &mut || {
         let mut gather = Gather::new(&Unused, ());
         let mut cursor = tree.cursor(&mut gather);
-        for index in 0..PAGES {
-            assert_eq!(cursor.unmap(input(index)), Ok(true));
+        for &(input, _) in &in_order {
+            assert!(cursor.unmap(input).unwrap());
         }
         cursor.finish().unwrap();
         gather.finish(&tables).unwrap();
