@@ -141,7 +141,9 @@ fn annotation_at<F: Format, S>(
     match stop.decode(format) {
         Entry::Absent => Ok(decode(format, stop.word, stop.node.position())),
         Entry::Leaf { .. } => Ok(None),
-        Entry::Malformed | Entry::Table { .. } => Err(malformed::<F>(stop.node, stop.word, offset)),
+        Entry::Malformed | Entry::Table { .. } => {
+            Err(malformed(format, stop.node, stop.word, offset))
+        }
     }
 }
 

@@ -217,28 +217,38 @@ pub(crate) fn decode<F: Format>(format: &F, word: u64, at: Position) -> EntryOf<
     }
 }
 
-/// Where the entry `word` of `node`'s table leads past levels, if it does so.
-///
-/// `Err` if `offset` is not in the part that the table there covers.
-fn past_levels<F: Format>(
-    format: &F,
-    node: Node,
-    word: u64,
-    offset: u64,
-) -> Option<Result<Node, ()>> {
-    let Entry::Table { table, width } = format.decode(word, node.position()) else { return None };
-    let skipped = format.skipped(word, node.position());
+/// The table to which the entry `word` at `at` leads past levels, if it does so.
+pub(crate) fn past_levels<F: Format>(format: &F, word: u64, at: Position) -> Option<Node> {
+    if !F::SKIPS {
+        return None;
+    }
+    let Entry::Table { table, width } = format.decode(word, at) else { return None };
+    let skipped = format.skipped(word, at);
     if skipped == 0 {
         return None;
     }
-    let level = node.level.checked_sub(1)?.checked_sub(skipped)?;
+    let level = Level(at.level.0.checked_sub(1)?.checked_sub(skipped)?);
     let geometry = format.geometry();
-    let below = Node { table: table.get(), level, width, shift: geometry.shift(Level(level)) };
-    if width != geometry.width(Level(level)) || below.span() >= node.shift {
-        return None;
+    let below = Node { table: table.get(), level: level.0, width, shift: geometry.shift(level) };
+    (width == geometry.width(level) && below.span() < at.shift).then_some(below)
+}
+
+/// What `word` at `at` is to a reader, who follows entries past levels.
+#[inline]
+pub(crate) fn decode_followed<F: Format>(format: &F, word: u64, at: Position) -> EntryOf<F> {
+    match past_levels(format, word, at) {
+        Some(_) => format.decode(word, at),
+        None => decode(format, word, at),
     }
-    let between = low_bits(node.shift) & !low_bits(below.span());
-    Some(if offset & between == 0 { Ok(below) } else { Err(()) })
+}
+
+/// The table to which the entry `word` of `node`'s table leads, past levels too.
+pub(crate) fn table_below<F: Format>(format: &F, node: Node, word: u64) -> Option<Node> {
+    match decode(format, word, node.position()) {
+        Entry::Table { table, width } => Some(node.below(table.get(), width)),
+        Entry::Malformed => past_levels(format, word, node.position()),
+        Entry::Absent | Entry::Leaf { .. } => None,
+    }
 }
 
 /// Recognises the table below an entry: what distinguishes one descent from another.
@@ -340,11 +350,13 @@ where
                 // The entry above led past this level.
                 return Ok(here);
             }
-            match past_levels(self.format, node, here.word, self.offset) {
-                Some(Ok(below)) => Some(below),
-                Some(Err(())) => return Err(Ok(Stop { word: 0, ..here })),
-                None => None,
+            let below = past_levels(self.format, here.word, at);
+            let covered = |below: Node| low_bits(node.shift) & !low_bits(below.span());
+            if below.is_some_and(|below| self.offset & covered(below) != 0) {
+                // An address bit of a level in between is set: nothing is mapped here.
+                return Err(Ok(Stop { word: 0, ..here }));
             }
+            below
         } else {
             None
         };

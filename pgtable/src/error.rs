@@ -52,6 +52,21 @@ pub enum Error {
         /// What it holds, in the architecture's bit order.
         word: u64,
     },
+    /// An entry leads past levels (AMD's IOMMU), which verbs do not follow: a page beside those
+    /// below it would need the entry replaced while hardware may hold it. Change a
+    /// [`snapshot`](crate::Walker::snapshot), which has the tables in between.
+    #[error(
+        "the entry {word:#018x} at {} (table memory {entry:#x}) leads past levels: \
+         its tree is only read; a snapshot of it may be changed", at.level
+    )]
+    SkipsLevels {
+        /// Where the entry stands.
+        at: Position,
+        /// The address of the entry.
+        entry: u64,
+        /// What it holds, in the architecture's bit order.
+        word: u64,
+    },
     /// A table lies outside table memory: somebody else wrote this table. Do not go on with it.
     #[error(transparent)]
     Memory(#[from] MemoryError),

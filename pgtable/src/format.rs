@@ -345,8 +345,11 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// Whether a table entry may lead past levels (AMD's IOMMU: the next level is a field of the
     /// entry). Then [`skipped`](Self::skipped) says past how many.
     ///
-    /// Walkers follow such entries: translation, `query`, `access`, `trace` and iteration of
-    /// leaves. Trees of this crate have none, and its verbs take one for malformed.
+    /// Walkers follow such entries: translation, `query`, `access`, `trace`, iteration of leaves
+    /// and of tables; harvesting too. Trees of this crate have none. Verbs that would change an
+    /// entry below one refuse it ([`Error::SkipsLevels`](crate::Error::SkipsLevels)): a page beside
+    /// those that it leads to would need it replaced, and hardware may hold it. A
+    /// [`snapshot`](crate::Walker::snapshot) has the tables in between, and may be changed.
     const SKIPS: bool = false;
 
     /// The shape of the tree.

@@ -467,7 +467,9 @@ fn is_leaf<F: Format>(format: &F, stop: &Stop<F, ()>, offset: u64) -> Result<boo
     match stop.decode(format) {
         Entry::Leaf { .. } => Ok(true),
         Entry::Absent => Ok(false),
-        Entry::Malformed | Entry::Table { .. } => Err(malformed::<F>(stop.node, stop.word, offset)),
+        Entry::Malformed | Entry::Table { .. } => {
+            Err(malformed(format, stop.node, stop.word, offset))
+        }
     }
 }
 

@@ -299,7 +299,9 @@ where
         }
         if done == 0 {
             return Err(match stop.decode(&self.format) {
-                Entry::Malformed => crate::walk::malformed::<F>(stop.node, stop.word, rest.offset),
+                Entry::Malformed => {
+                    crate::walk::malformed(&self.format, stop.node, stop.word, rest.offset)
+                }
                 Entry::Absent => match self.check_unannotated(node, stop.word) {
                     Err(annotated) => annotated,
                     Ok(()) => Error::Mapped { at: node.position() },

@@ -27,10 +27,11 @@ use arrayvec::ArrayVec;
 
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator, TableLayout};
-use crate::descent::{Link, Node, decode};
+use crate::descent::{Link, Node, decode, table_below};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Finished, Gather, Invalidate, MAX_TABLES};
+use crate::geometry::Level;
 use crate::interrupted::OnPanic;
 use crate::memory::{ReadMemory, TableMemory};
 use crate::space::Leaves;
@@ -230,7 +231,9 @@ where
             let mut below = match decode(&self.format, word, node.position()) {
                 Entry::Table { table, width } => node.below(table.get(), width),
                 Entry::Absent | Entry::Leaf { .. } => continue,
-                Entry::Malformed => return Err(malformed),
+                Entry::Malformed => {
+                    return Err(crate::walk::malformed(&self.format, node, word, offset));
+                }
             };
             // Somebody else made this entry: it leads back, to a table that was come to already,
             // or to none of this tree.
@@ -430,31 +433,56 @@ where
                     copy.store(word);
                     self.count(to, 1, self.tree);
                 }
-                Entry::Table { table, width } => {
-                    let below = from.below(table.get(), width);
-                    let made = Node {
-                        table: self
-                            .allocate(layout::<F>(below), Contents::Zeroed, self.tree)?
-                            .get(),
-                        ..below
-                    };
-                    match self.relink(word, to, below, made) {
-                        Ok(link) => copy.publish(link),
-                        Err(error) => {
-                            self.shrink(&[made], self.tree)?;
-                            return Err(error);
-                        }
-                    }
+                Entry::Table { .. } | Entry::Malformed => {
+                    let malformed = Error::Malformed { at: from.position(), entry, word };
+                    let below = table_below(&self.format, from, word).ok_or(malformed)?;
+                    let made = self.copy_link(word, copy, to, below)?;
                     self.count(to, 1, self.tree);
                     self.copy_from(source, below, made)?;
-                }
-                Entry::Malformed => {
-                    return Err(Error::Malformed { at: from.position(), entry, word });
                 }
             }
         }
         self.wrote(to.table, copies.len());
         Ok(())
+    }
+
+    /// Makes `slot`, an empty entry of the table of `to`, the way to a new table in the place of
+    /// `below`, to which `word` leads in its source. Where `word` leads past levels, this tree gets
+    /// tables of those levels, whose first entries lead on.
+    fn copy_link(
+        &self,
+        word: u64,
+        slot: Word<'_, F>,
+        to: Node,
+        below: Node,
+    ) -> Result<Node, Error> {
+        let level = below.level + 1;
+        let width = self.format.geometry().width(Level(level));
+        let mut made = self.grow(to, 0, (level, width), Contents::Zeroed, self.tree)?;
+        let last = made.last().copied().unwrap_or(to);
+        let mut linked = || {
+            let table = self.allocate(layout::<F>(below), Contents::Zeroed, self.tree)?;
+            let node = Node { table: table.get(), ..below };
+            // No tree has more levels than MAX_LEVELS.
+            let _ = made.try_push(node);
+            let link = self.relink(word, last, below, node)?;
+            if last.level == to.level {
+                return Ok((link, node));
+            }
+            self.publish(Word::new(self.word(last.table)?), last.table, link);
+            self.count(last, 1, self.tree);
+            Ok((self.table_word(to, *made.first().unwrap_or(&node))?, node))
+        };
+        match linked() {
+            Ok((link, node)) => {
+                slot.publish(link);
+                Ok(node)
+            }
+            Err(error) => {
+                self.shrink(&made, self.tree)?;
+                Err(error)
+            }
+        }
     }
 
     /// Takes tables that are empty out of this tree, which nobody has seen, below that of `node`: a

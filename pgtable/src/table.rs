@@ -447,7 +447,7 @@ where
             Entry::Absent => Ok(None),
             Entry::Leaf { attributes, .. } => Ok(Some(attributes)),
             Entry::Malformed | Entry::Table { .. } => {
-                Err(crate::walk::malformed::<F>(stop.node, stop.word, offset))
+                Err(crate::walk::malformed(&self.format, stop.node, stop.word, offset))
             }
         }
     }

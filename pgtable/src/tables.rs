@@ -8,8 +8,8 @@
 use core::ops::ControlFlow;
 
 use crate::address::Address;
-use crate::descent::{Node, decode};
-use crate::format::{Entry, EntryOf, Format, Input, Output};
+use crate::descent::{Node, decode_followed, table_below};
+use crate::format::{EntryOf, Format, Input, Output};
 use crate::geometry::Position;
 use crate::memory::{MemoryError, ReadMemory, TableMemory};
 use crate::table_word::TableWord as _;
@@ -82,7 +82,8 @@ impl<'m, F: Format, M: ReadMemory<Output<F>>> Table<'m, F, M> {
         let table = *self;
         table.loads().map(move |(index, word)| {
             let input = table.format.address(table.offset + (index << table.node.shift));
-            TableEntry { input, word, entry: decode(&table.format, word, table.node.position()) }
+            let entry = decode_followed(&table.format, word, table.node.position());
+            TableEntry { input, word, entry }
         })
     }
 
@@ -145,12 +146,8 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
             return ControlFlow::Continue(());
         }
         for (index, word) in table.loads() {
-            if let Entry::Table { table, width } = decode(self.format(), word, node.position()) {
-                self.visit_tables(
-                    node.below(table.get(), width),
-                    offset + (index << node.shift),
-                    visit,
-                )?;
+            if let Some(below) = table_below(self.format(), node, word) {
+                self.visit_tables(below, offset + (index << node.shift), visit)?;
             }
         }
         ControlFlow::Continue(())

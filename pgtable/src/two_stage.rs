@@ -13,9 +13,9 @@ use core::fmt;
 use crate::access::{Access, Privilege};
 use crate::address::{Gpa, Gva, Hpa, low_bits};
 use crate::cache::TranslationCache;
-use crate::descent::{ByValue, Node, decode};
+use crate::descent::{ByValue, Node, table_below};
 use crate::fault::{Cause, Fault};
-use crate::format::{Entry, FirstStage, Format, SecondStage};
+use crate::format::{FirstStage, Format, SecondStage};
 use crate::geometry::{Level, MAX_LEVELS, Position};
 use crate::memory::{MemoryError, ReadMemory};
 use crate::quick::descend_quickly;
@@ -279,12 +279,12 @@ where
         for (entry, word) in nested.words.iter().take(nested.taken.get()).map(Cell::get) {
             let (at, word) = (node.position(), swap::<F1>(word));
             let bits = self.stage1.bits(at);
-            let recorded = match decode(&self.stage1, word, at) {
-                Entry::Table { table, width } => {
-                    node = node.below(table.get(), width);
+            let recorded = match table_below(&self.stage1, node, word) {
+                Some(below) => {
+                    node = below;
                     bits.table.made(word)
                 }
-                _ => bits.used(word, access),
+                None => bits.used(word, access),
             };
             if recorded == word {
                 continue;

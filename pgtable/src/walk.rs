@@ -4,7 +4,9 @@ use arrayvec::ArrayVec;
 
 use crate::access::{Access, Prot};
 use crate::address::{Address, low_bits};
-use crate::descent::{ByValue, Lost, Node, Reading, Stop, decode, descend};
+use crate::descent::{
+    ByValue, Lost, Node, Reading, Stop, decode, decode_followed, descend, past_levels,
+};
 use crate::error::{Error, RangeError};
 use crate::fault::{Cause, Fault};
 use crate::format::{Entry, EntryOf, Format, Input, Output};
@@ -149,7 +151,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
             }
             Entry::Absent => Ok(None),
             Entry::Malformed | Entry::Table { .. } => {
-                Err(malformed::<F>(stop.node, stop.word, offset))
+                Err(malformed(&self.format, stop.node, stop.word, offset))
             }
         }
     }
@@ -177,11 +179,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         let Some(offset) = self.format.offset(input) else { return trace };
         let from = self.root_node();
         let mut push = |at: Position, address: u64, word: u64| {
-            let entry = if F::SKIPS {
-                self.format.decode(word, at)
-            } else {
-                decode(&self.format, word, at)
-            };
+            let entry = decode_followed(&self.format, word, at);
             // A walk has no more entries than a tree has levels.
             let _ = trace.try_push(TraceEntry {
                 at,
@@ -367,10 +365,15 @@ pub(crate) fn translation<A: Address, T>(
     Translation { output: A::new(output.get().wrapping_add(within)), shift: at.shift, attributes }
 }
 
-/// The error for the malformed entry `word` for `offset` in the table of `node`.
+/// The error for the entry `word` for `offset` in the table of `node`: it is malformed, or it leads
+/// past levels, where a verb does not follow.
 #[cold]
-pub(crate) fn malformed<F: Format>(node: Node, word: u64, offset: u64) -> Error {
-    Error::Malformed { at: node.position(), entry: node.entry::<F>(offset), word }
+pub(crate) fn malformed<F: Format>(format: &F, node: Node, word: u64, offset: u64) -> Error {
+    let (at, entry) = (node.position(), node.entry::<F>(offset));
+    match past_levels(format, word, at) {
+        Some(_) => Error::SkipsLevels { at, entry, word },
+        None => Error::Malformed { at, entry, word },
+    }
 }
 
 /// The range of `bytes` bytes from `input` on as offsets into the tree: start and end.

@@ -5,7 +5,7 @@ use pgtable::{
     Access, Address, AddressSpace, Attributes, Format, Input, InputOf, Leaves, Level, Output,
     Position, Prot, TableLayout, TableWord as _,
 };
-use proptest::prelude::{BoxedStrategy, Strategy, any, prop_oneof};
+use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof};
 
 use crate::machine::{Machine, Tree};
 use crate::memory::{Arena, Tables};
@@ -18,8 +18,9 @@ use crate::words::ACCESSES;
 enum Step {
     /// The entry of a live table holds this word.
     Word { table: usize, entry: u64, word: u64 },
-    /// The entry of a live table leads to a live table, itself included.
-    Link { table: usize, entry: u64, to: usize },
+    /// The entry of a live table leads to a live table, itself included, as if it stood so many
+    /// levels further down.
+    Link { table: usize, entry: u64, to: usize, past: u8 },
     /// The entry of a live table is a leaf.
     Leaf { table: usize, entry: u64, output: u64 },
     /// Every entry of a live table leads to it.
@@ -36,8 +37,8 @@ fn steps() -> BoxedStrategy<Vec<Step>> {
     let step = prop_oneof![
         2 => (table(), entry(), crate::words::any_word())
             .prop_map(|(table, entry, word)| Step::Word { table, entry, word }),
-        4 => (table(), entry(), table())
-            .prop_map(|(table, entry, to)| Step::Link { table, entry, to }),
+        4 => (table(), entry(), table(), prop_oneof![3 => Just(0), 1 => 1u8..4])
+            .prop_map(|(table, entry, to, past)| Step::Link { table, entry, to, past }),
         1 => (table(), entry(), 0u64..4096)
             .prop_map(|(table, entry, output)| Step::Leaf { table, entry, output }),
         1 => table().prop_map(|table| Step::Circle { table }),
@@ -105,14 +106,16 @@ fn write<F: Format>(machine: &Machine<'_, F>, arena: &Arena, format: &F, step: &
         let slot = F::Word::word_in(&memory, address).expect("a live table");
         slot.store_raw(F::Word::swap(F::BYTE_ORDER, word), std::sync::atomic::Ordering::Relaxed);
     };
-    let link = |from: TableLayout, to: u64| {
-        let below = Level(from.level.0.checked_sub(1)?);
-        format.table(Output::<F>::new(to), geometry.width(below), at(from)).ok()
+    let link = |from: TableLayout, to: u64, past: u8| {
+        let level = Level(from.level.0.checked_sub(past)?);
+        let below = Level(level.0.checked_sub(1)?);
+        let at = Position { level, shift: geometry.shift(level) };
+        format.table(Output::<F>::new(to), geometry.width(below), at).ok()
     };
     match *step {
         Step::Word { table, entry, word } => store(nth(table), entry, word),
-        Step::Link { table, entry, to } => {
-            if let Some(word) = link(nth(table).1, nth(to).0) {
+        Step::Link { table, entry, to, past } => {
+            if let Some(word) = link(nth(table).1, nth(to).0, past) {
                 store(nth(table), entry, word);
             }
         }
@@ -125,7 +128,7 @@ fn write<F: Format>(machine: &Machine<'_, F>, arena: &Arena, format: &F, step: &
         }
         Step::Circle { table } => {
             let (address, layout) = nth(table);
-            if let Some(word) = link(layout, address) {
+            if let Some(word) = link(layout, address, 0) {
                 (0..(layout.bytes() >> F::Word::SHIFT) as u64)
                     .for_each(|entry| store(nth(table), entry, word));
             }

@@ -387,7 +387,7 @@ where
                     Ok(Some(translation_by(&table.format, stop.word, at, said, offset)))
                 }
                 Entry::Malformed | Entry::Table { .. } => {
-                    Err(fail(malformed::<F>(stop.node, stop.word, offset)))
+                    Err(fail(malformed(&table.format, stop.node, stop.word, offset)))
                 }
             }
         })

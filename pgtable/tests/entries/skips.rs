@@ -1,10 +1,12 @@
 //! Entries that lead past levels, as AMD's IOMMU has them: walkers follow them, and nothing is
-//! mapped where the address bits of the levels in between are not zero. Verbs do not touch them.
+//! mapped where the address bits of the levels in between are not zero. Verbs refuse them by name;
+//! a snapshot has the levels in between.
 
 use std::sync::atomic::Ordering;
 
 use pgtable::{
-    Access, Cause, Error, Gather, Gpa, Hpa, Leaves, PageTable, Prot, TranslationCache, Unused,
+    Access, Address as _, Cause, Error, Gather, Gpa, Hpa, Leaves, PageTable, Prot,
+    TranslationCache, Unused,
 };
 use pgtable_conformance::amd::Amd;
 
@@ -31,9 +33,7 @@ fn levels_are_left_out() {
     // The second root entry leads to a table of the last level, the fourth to one of level 1.
     for (entry, level) in [(1, 0), (3, 1)] {
         let word = table(entry, level) | (level as u64 + 1) << 9 | 3 << 61 | 1;
-        arena
-            .word(pgtable::Address::get(tree.root()) + entry * 8)
-            .store(word.to_le(), Ordering::Relaxed);
+        arena.word(tree.root().get() + entry * 8).store(word.to_le(), Ordering::Relaxed);
     }
     let walker = tree.walker();
     let found = |at: u64| walker.query(Gpa::new(at)).unwrap().map(|found| found.output.get());
@@ -80,22 +80,121 @@ fn levels_are_left_out() {
         .collect();
     assert_eq!(leaves(0, 6 * ROOT_ENTRY), all);
     assert_eq!(leaves(ROOT_ENTRY + 6 * PAGE, 3 * ROOT_ENTRY), all[3..9]);
-    // Verbs refuse, and what is there stays.
+    // Tables, each with the level that it is of.
+    let mut levels = Vec::new();
+    let _ = walker.for_each_table(|table| {
+        levels.push(table.at().level.0);
+        std::ops::ControlFlow::<()>::Continue(())
+    });
+    assert_eq!(levels, [3, 2, 1, 0, 0, 2, 1, 0, 1, 0, 2, 1, 0, 2, 1, 0]);
+}
+
+/// A tree with entries that lead from level 3 to 0 and 1, and from 2 to 0: two pages each, and an
+/// ordinary branch. The addresses of the pages, and the entries that lead on.
+fn skipping<'m>(
+    arena: &'m Arena,
+    tables: &'m Tables<'m>,
+) -> (PageTable<Amd, pgtable::DirectMap<'m, Hpa>, &'m Tables<'m>>, Vec<u64>, Vec<u64>) {
+    let mut tree = PageTable::new(Amd, arena.memory::<Hpa>(), tables).unwrap();
+    let at = |entry: u64| entry * ROOT_ENTRY + 5 * PAGE;
+    for entry in 0..4 {
+        let to = Hpa::new(0x100_0000 * (entry + 1));
+        tree.map(Gpa::new(at(entry)), to, 2 * PAGE, Prot::RW.into(), Leaves::Exactly(12)).unwrap();
+    }
+    let mut links = Vec::new();
+    // Which branch, from which level, past which to which.
+    for (entry, from, to) in [(1, 3, 0), (2, 3, 1), (3, 2, 0)] {
+        let trace = tree.walker().trace(Gpa::new(at(entry)));
+        let (link, table) = (trace[3 - from].address.get(), trace[3 - to].address.get() & !0xfff);
+        let word = table | (to as u64 + 1) << 9 | 3 << 61 | 1;
+        arena.word(link).store(word.to_le(), Ordering::Relaxed);
+        links.push(link);
+    }
+    (tree, (0..4).map(at).collect(), links)
+}
+
+/// Verbs that would change an entry below one that leads past levels refuse by name, and change
+/// nothing.
+#[test]
+fn case_c1_verbs_refuse() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let (mut tree, pages, links) = skipping(&arena, &tables);
+    let before: Vec<_> = tree.walker().iter(Gpa::new(0), 1 << 48).unwrap().collect();
     let mut gather = Gather::new(&Unused, ());
-    for entry in [1, 3] {
-        let at = Gpa::new(entry * ROOT_ENTRY + 5 * PAGE);
+    for (&at, link) in pages[1..].iter().zip(links) {
+        // Below the entry, and beside what its table covers.
+        let beside = Gpa::new(at + (1 << 29));
+        let at = Gpa::new(at);
+        let to = Hpa::new(1 << 30);
         let errors = [
-            tree.map(at, Hpa::new(0), PAGE, Prot::RW.into(), Leaves::Largest).unwrap_err().error,
+            tree.map(at, to, PAGE, Prot::RW.into(), Leaves::Largest).unwrap_err().error,
+            tree.map(beside, to, PAGE, Prot::RW.into(), Leaves::Largest).unwrap_err().error,
+            tree.map(beside, to, PAGE, Prot::RW.into(), Leaves::Exactly(12)).unwrap_err().error,
             tree.unmap(at, PAGE, &mut gather).unwrap_err().error,
+            tree.unmap_with(at, PAGE, |_| (), &mut gather).unwrap_err().error,
             tree.protect(at, PAGE, Prot::R, &mut gather).unwrap_err().error,
+            tree.split(at, PAGE, 12, &mut gather).unwrap_err().error,
+            tree.annotate(at, PAGE, 1, &mut gather).unwrap_err().error,
+            tree.cursor(&mut gather).map(at, to, Prot::RW.into()).unwrap_err(),
+            tree.cursor(&mut gather).unmap(at).unwrap_err(),
             tree.relocate(|_, _| true, &mut gather).unwrap_err(),
         ];
-        for error in errors {
-            assert!(matches!(error, Error::Malformed { .. }), "{error}");
+        for (n, error) in errors.into_iter().enumerate() {
+            match error {
+                Error::SkipsLevels { entry, .. } if n < 10 => assert_eq!(entry, link, "{n}"),
+                Error::SkipsLevels { .. } => {}
+                error => panic!("{n}: {error}"),
+            }
         }
+        assert_eq!(tree.promote(at, 1 << 30, &mut gather), Ok(0));
     }
     gather.finish(&&tables).unwrap();
-    assert_eq!(tree.walker().iter(Gpa::new(0), 6 * ROOT_ENTRY).unwrap().count(), 12);
+    let after: Vec<_> = tree.walker().iter(Gpa::new(0), 1 << 48).unwrap().collect();
+    assert_eq!(after, before);
+}
+
+/// A copy says the same and has the tables in between: every verb works on it.
+#[test]
+fn case_c2_a_snapshot_may_be_changed() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let (tree, pages, _) = skipping(&arena, &tables);
+    let before = tables.live();
+    let mut copy = tree.walker().snapshot(arena.memory::<Hpa>(), &tables).unwrap();
+    // A root, and three tables for each branch.
+    assert_eq!(tables.live() - before, 13);
+    let all = 1 << 48;
+    let mut changes = 0;
+    let _ = tree.walker().diff(&copy.walker(), Gpa::new(0), all, |_| {
+        changes += 1;
+        std::ops::ControlFlow::<()>::Continue(())
+    });
+    assert_eq!(changes, 0);
+    let mut gather = Gather::new(&Unused, ());
+    for at in pages {
+        let levels: Vec<_> =
+            copy.walker().trace(Gpa::new(at)).iter().map(|it| it.at.level.0).collect();
+        assert_eq!(levels, [3, 2, 1, 0], "{at:#x}");
+        assert_eq!(copy.protect(Gpa::new(at), PAGE, Prot::R, &mut gather), Ok(PAGE));
+        assert!(copy.translate(Gpa::new(at), Access::WRITE).is_err(), "{at:#x}");
+        assert!(copy.translate(Gpa::new(at + PAGE), Access::WRITE).is_ok(), "{at:#x}");
+        let beside = Gpa::new(at + (1 << 29));
+        copy.map(beside, Hpa::new(1 << 30), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
+        assert_eq!(copy.walker().query(beside).unwrap().unwrap().output, Hpa::new(1 << 30));
+        assert_eq!(copy.unmap(beside, PAGE, &mut gather), Ok(PAGE));
+    }
+    assert_eq!(copy.unmap(Gpa::new(0), all, &mut gather), Ok(8 * PAGE));
+    gather.finish(&&tables).unwrap();
+    assert_eq!(tables.live() - before, 1);
+    // A copy for which there are too few tables leaves none behind.
+    for budget in 0..13 {
+        let live = tables.live();
+        tables.budget.set(budget);
+        let copy = tree.walker().snapshot(arena.memory::<Hpa>(), &tables);
+        assert!(matches!(copy, Err(Error::Alloc(_))), "{budget}");
+        assert_eq!(tables.live(), live, "{budget}");
+    }
 }
 
 /// Pages of every power of two.
