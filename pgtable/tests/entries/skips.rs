@@ -5,8 +5,7 @@
 use std::sync::atomic::Ordering;
 
 use pgtable::{
-    Access, Address as _, Cause, Error, Gather, Gpa, Hpa, Leaves, PageTable, Prot,
-    TranslationCache, Unused,
+    Access, Cause, Error, Gather, Gpa, Hpa, Leaves, PageTable, Prot, TranslationCache, Unused,
 };
 use pgtable_conformance::amd::Amd;
 
@@ -127,6 +126,10 @@ fn case_c1_verbs_refuse() {
         let beside = Gpa::new(at + (1 << 29));
         let at = Gpa::new(at);
         let to = Hpa::new(1 << 30);
+        let mut cursor = tree.cursor(&mut gather);
+        let by_cursor =
+            [cursor.map(at, to, Prot::RW.into()).unwrap_err(), cursor.unmap(at).unwrap_err()];
+        cursor.finish().unwrap();
         let errors = [
             tree.map(at, to, PAGE, Prot::RW.into(), Leaves::Largest).unwrap_err().error,
             tree.map(beside, to, PAGE, Prot::RW.into(), Leaves::Largest).unwrap_err().error,
@@ -136,8 +139,8 @@ fn case_c1_verbs_refuse() {
             tree.protect(at, PAGE, Prot::R, &mut gather).unwrap_err().error,
             tree.split(at, PAGE, 12, &mut gather).unwrap_err().error,
             tree.annotate(at, PAGE, 1, &mut gather).unwrap_err().error,
-            tree.cursor(&mut gather).map(at, to, Prot::RW.into()).unwrap_err(),
-            tree.cursor(&mut gather).unmap(at).unwrap_err(),
+            by_cursor[0],
+            by_cursor[1],
             tree.relocate(|_, _| true, &mut gather).unwrap_err(),
         ];
         for (n, error) in errors.into_iter().enumerate() {
