@@ -5,7 +5,8 @@
 use std::sync::atomic::Ordering;
 
 use pgtable::{
-    Access, Cause, Error, Gather, Gpa, Hpa, Leaves, PageTable, Prot, TranslationCache, Unused,
+    Access, Cause, DirectMap, Error, Gather, Gpa, Hpa, Leaves, PageTable, Prot, TranslationCache,
+    Unused,
 };
 use pgtable_conformance::amd::Amd;
 
@@ -88,12 +89,11 @@ fn levels_are_left_out() {
     assert_eq!(levels, [3, 2, 1, 0, 0, 2, 1, 0, 1, 0, 2, 1, 0, 2, 1, 0]);
 }
 
+type Tree<'m> = PageTable<Amd, DirectMap<'m, Hpa>, &'m Tables<'m>>;
+
 /// A tree with entries that lead from level 3 to 0 and 1, and from 2 to 0: two pages each, and an
 /// ordinary branch. The addresses of the pages, and the entries that lead on.
-fn skipping<'m>(
-    arena: &'m Arena,
-    tables: &'m Tables<'m>,
-) -> (PageTable<Amd, pgtable::DirectMap<'m, Hpa>, &'m Tables<'m>>, Vec<u64>, Vec<u64>) {
+fn skipping<'m>(arena: &'m Arena, tables: &'m Tables<'m>) -> (Tree<'m>, Vec<u64>, Vec<u64>) {
     let mut tree = PageTable::new(Amd, arena.memory::<Hpa>(), tables).unwrap();
     let at = |entry: u64| entry * ROOT_ENTRY + 5 * PAGE;
     for entry in 0..4 {
