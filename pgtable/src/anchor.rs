@@ -36,6 +36,18 @@ where
     A: TableAllocator<Output<F>>,
 {
     /// A translator of this tree for accesses that are near each other.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// let mut near = tree.anchored();
+    /// for page in 0..64 {
+    ///     let found = near.translate(Gva::new(page << 12), Access::READ)?;
+    ///     assert_eq!(found.output, Gpa::new(0x80_0000 + (page << 12)));
+    /// }
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn anchored(&self) -> Anchored<'_, F, M> {
         let (format, memory, root) = (self.format, &self.memory, self.root);
         Anchored { format, memory, root, part: u64::MAX, upper: 0, access: Access::READ }
@@ -44,6 +56,16 @@ where
 
 impl<F: Format, M: TableMemory<Output<F>>> Anchored<'_, F, M> {
     /// Translates one access.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// let mut near = tree.anchored();
+    /// assert!(near.translate(Gva::new(0x5000), Access::READ).is_ok());
+    /// assert!(near.translate(Gva::new(0x5000), Access::FETCH).is_err());
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// The [`Fault`] that the hardware raises for it.

@@ -89,6 +89,15 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// The number that software keeps at `input`; `None` if something is mapped there, or if the
     /// entry is empty.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// tree.annotate(Gva::new(0x20_0000), 0x1000, 42, &mut gather)?;
+    /// assert_eq!(tree.walker().annotation(Gva::new(0x20_0000))?, Some(42));
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Range`], [`Error::Malformed`], [`Error::Memory`].
     pub fn annotation(&self, input: Input<F>) -> Result<Option<u64>, Error> {
@@ -102,6 +111,17 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
 
     /// Calls `visit` for each annotated entry in the `bytes` bytes from `input` on, in order, until
     /// it breaks.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// tree.annotate(Gva::new(1 << 30), 1 << 30, 42, &mut gather)?;
+    /// let first = tree.walker().for_each_annotation(Gva::new(0), 1 << 38, ControlFlow::Break)?;
+    /// let ControlFlow::Break(kept) = first else { panic!("none") };
+    /// assert_eq!((kept.input, kept.bytes, kept.value), (Gva::new(1 << 30), 1 << 30, 42));
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`for_each`](Self::for_each).

@@ -75,6 +75,18 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// An output is `None` where the access faults; [`translate`](Self::translate) says why. Inputs
     /// beyond the length of `outputs` are left out. Several times as fast as one call per address
     /// where the tables are larger than the caches; no faster where they are hot.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let walker = tree.walker();
+    /// let addresses: Vec<_> = (0..100).map(|page| Gva::new(page << 12)).collect();
+    /// let mut outputs = vec![None; addresses.len()];
+    /// assert_eq!(walker.translate_batch(&addresses, Access::READ, &mut outputs), 100);
+    /// assert_eq!(outputs[7], Some(Gpa::new(0x80_7000)));
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn translate_batch(
         &self,
         inputs: &[Input<F>],

@@ -33,6 +33,14 @@ impl Generation {
 
     /// Makes every cache forget: for changes that no [`Gather`](crate::Gather) saw, such as a
     /// guest's own.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// // The guest changed its tables and executed SFENCE.VMA.
+    /// let generation = Generation::new();
+    /// generation.advance();
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn advance(&self) {
         self.0.fetch_add(1, Ordering::Release);
     }
@@ -51,6 +59,20 @@ pub struct Watch<'g, I> {
 
 impl<'g, I> Watch<'g, I> {
     /// `inner`, watched by `generation`'s caches.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, unused);
+    /// # let tlb = Tlb::default();
+    /// let generation = Generation::new();
+    /// let shootdown = Watch::new(&tlb, &generation);
+    /// let mut gather = Gather::new(&shootdown, 7);
+    /// tree.unmap(Gva::new(0x1000), 0x1000, &mut gather)?;
+    /// // Every cache of this generation forgets what it has.
+    /// gather.finish(tree.tables())?;
+    /// # unused.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub const fn new(inner: I, generation: &'g Generation) -> Self {
         Self { inner, generation }
     }
@@ -111,6 +133,16 @@ const ANY: u8 = 63;
 
 impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
     /// An empty cache, kept honest by `generation`.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// let generation = Generation::new();
+    /// let cache = TranslationCache::<Sv, 64>::new(&generation);
+    /// assert!(cache.translate(&tree.walker(), Gva::new(0x1000), Access::READ).is_ok());
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn new(generation: &'g Generation) -> Self {
         let at = Position { level: crate::Level(0), shift: 0 };
@@ -127,6 +159,20 @@ impl<'g, F: Format, const N: usize> TranslationCache<'g, F, N> {
     /// Translates one access by what is remembered, or else by `walker`, and remembers it.
     ///
     /// The cache belongs to one tree: `walker` must be that tree's each time.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// let generation = Generation::new();
+    /// let cache = TranslationCache::<Sv, 64>::new(&generation);
+    /// let walker = tree.walker();
+    /// for access in [Access::READ, Access::WRITE] {
+    ///     let found = cache.translate(&walker, Gva::new(0x1234), access)?;
+    ///     assert_eq!(found.output, Gpa::new(0x80_1234));
+    /// }
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// The [`Fault`] that the hardware raises for it.

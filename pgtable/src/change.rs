@@ -163,6 +163,17 @@ where
     /// were. Leaves that reach beyond the range are split; tables that become empty leave the tree.
     /// Holes are no error.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// assert_eq!(tree.unmap(Gva::new(0x1000), 0x4000, &mut gather)?, 0x4000);
+    /// // The range is a hole now, which is no error.
+    /// assert_eq!(tree.unmap(Gva::new(0), 0x4000, &mut gather)?, 0x1000);
+    /// // Nothing uses the pages any more once this returns.
+    /// gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Range`]; [`Error::Alloc`] or [`Error::LeafSize`] if a leaf cannot be split;
     /// [`Error::Malformed`], [`Error::Memory`], [`Error::Invalidate`]. Everything before the
@@ -200,6 +211,18 @@ where
     /// As [`unmap`](Self::unmap), and calls `each` for each leaf that is unmapped, in order, with
     /// what it said last: accessed and dirty as hardware left them. It reads every entry, where
     /// `unmap` drops whole tables unread.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// // Frames, with what their pages said last.
+    /// let mut frames = Vec::new();
+    /// let note = |page: LeafOf<Sv>| frames.push((page.output, page.attributes));
+    /// tree.unmap_with(Gva::new(0), 0x2000, note, &mut gather)?;
+    /// assert_eq!(frames[1].0, Gpa::new(0x80_1000));
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`unmap`](Self::unmap).

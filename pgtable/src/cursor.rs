@@ -151,6 +151,19 @@ where
     A: TableAllocator<Output<F>>,
 {
     /// A cursor on this tree, which puts what becomes stale into `gather`.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(tree: tree, gather);
+    /// let mut cursor = tree.cursor(&mut gather);
+    /// for page in 0..64 {
+    ///     let (at, to) = (Gva::new(page << 12), Gpa::new((page ^ 1) << 12));
+    ///     cursor.map(at, to, Prot::RW.into())?;
+    /// }
+    /// cursor.finish()?;
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn cursor<'t, 'g, 'i, I: Invalidate<F::Stage>>(
         &'t mut self,
         gather: &'g mut Gather<'i, F::Stage, I>,
@@ -288,6 +301,18 @@ where
     /// Not a page that this cursor unmapped: hardware may still hold the old translation, and some
     /// architectures forbid two for one address. Finish the cursor and its gather first.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let mut cursor = tree.cursor(&mut gather);
+    /// cursor.map(Gva::new(0x20_0000), Gpa::new(0x7000), Prot::R.into())?;
+    /// let again = cursor.map(Gva::new(0x20_0000), Gpa::new(0x7000), Prot::R.into());
+    /// assert!(matches!(again, Err(Error::Mapped { .. })));
+    /// # cursor.finish()?;
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Mapped`], [`Error::Range`], [`Error::LeafSize`] (not aligned, or pages of another
     /// size stand there), [`Error::Unencodable`], [`Error::Alloc`]; nothing was changed then.
@@ -357,6 +382,17 @@ where
 
     /// What is mapped at `input`; `None` if nothing is.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let mut cursor = tree.cursor(&mut gather);
+    /// let page = cursor.query(Gva::new(0x3000))?.expect("it is mapped");
+    /// assert_eq!(page.output, Gpa::new(0x80_3000));
+    /// # cursor.finish()?;
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Range`], [`Error::Malformed`], [`Error::Memory`].
     #[inline(always)]
@@ -395,6 +431,18 @@ where
     }
 
     /// Unmaps the page at `input`; returns whether one was mapped.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let mut cursor = tree.cursor(&mut gather);
+    /// assert!(cursor.unmap(Gva::new(0x3000))?);
+    /// // It is a hole now.
+    /// assert!(!cursor.unmap(Gva::new(0x3000))?);
+    /// # cursor.finish()?;
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Range`], [`Error::Malformed`], [`Error::Memory`], [`Error::Invalidate`];
@@ -458,6 +506,16 @@ where
     }
 
     /// Settles the books.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let mut cursor = tree.cursor(&mut gather);
+    /// cursor.unmap(Gva::new(0x3000))?;
+    /// cursor.finish()?;
+    /// gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Invalidate`] or [`Error::Alloc`] if an empty table could not be freed,

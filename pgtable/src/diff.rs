@@ -61,6 +61,21 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// The size of leaves does not count, what they say does: a split leaf is no change, a dirty
     /// bit is one.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: arena, tables, tree, gather);
+    /// # let before = tree.walker().snapshot(arena.memory::<Gpa>(), &tables)?;
+    /// tree.unmap(Gva::new(0x5000), 0x1000, &mut gather)?;
+    /// let mut changed = Vec::new();
+    /// let _ = before.walker().diff(&tree.walker(), Gva::new(0), 1 << 30, |change| {
+    ///     changed.push((change.input, change.bytes));
+    ///     ControlFlow::<()>::Continue(())
+    /// })?;
+    /// assert_eq!(changed, [(Gva::new(0x5000), 0x1000)]);
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`for_each`](Self::for_each), for either tree.
     pub fn diff<M2: ReadMemory<Output<F>>, B>(

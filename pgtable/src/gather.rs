@@ -266,6 +266,17 @@ pub struct Gather<'i, S: Stage, I: Invalidate<S>> {
 impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
     /// An empty gather for the address space `identity`, whose stale translations `by` can
     /// invalidate.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, unused);
+    /// # let (shootdown, asid) = (Tlb::default(), 7);
+    /// let mut gather = Gather::new(&shootdown, asid);
+    /// tree.unmap(Gva::new(0x1000), 0x1000, &mut gather)?;
+    /// assert_eq!(gather.finish(tree.tables())?.invalidations, 1);
+    /// # unused.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     #[inline]
     pub fn new(by: &'i I, identity: I::Identity) -> Self {
         Self {
@@ -287,17 +298,46 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
     }
 
     /// The pages of `2^shift` bytes from the one at `start` to the one at `last` had translations.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(tree: tree, gather);
+    /// // Software changed the table words of two pages by itself.
+    /// gather.pages(Gva::new(0x1000), Gva::new(0x2000), 12);
+    /// assert_eq!(gather.stale().ranges().len(), 1);
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     #[inline]
     pub fn pages(&mut self, start: S::Input, last: S::Input, shift: u8) {
         self.stale.add(StaleRange { start, last, shift });
     }
 
     /// The whole address space had translations.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(tree: tree, gather);
+    /// gather.everything();
+    /// assert!(gather.stale().everything());
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn everything(&mut self) {
         self.stale.all();
     }
 
     /// A table left the tree, or the way to one changed: page-walk caches may hold it.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(tree: tree, gather);
+    /// // A table entry was changed by other means: page-walk caches go too.
+    /// gather.table_left();
+    /// assert!(gather.stale().tables());
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn table_left(&mut self) {
         self.stale.tables = true;
     }
@@ -367,6 +407,15 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
 
     /// Invalidates what is stale, then returns retired tables to `allocator`, from which they came.
     /// The gather is empty again, and may be used again.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// tree.unmap(Gva::new(0), 0x20_0000, &mut gather)?;
+    /// let finished = gather.finish(tree.tables())?;
+    /// assert_eq!((finished.invalidations, finished.tables), (1, 3));
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`GatherError`]; after a failed invalidation nothing was freed, all is still gathered, and

@@ -75,6 +75,16 @@ pub struct TableIommu<F, M, const N: usize = 256> {
 impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     /// For the tree of `format` whose root table stands at `root` in `memory`. Devices access it as
     /// a supervisor, and leave no trace in it.
+    ///
+    /// ```
+    /// # use pgtable::TableIommu;
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: arena, tables, tree, gather);
+    /// # let memory = arena.memory::<Gpa>();
+    /// let iommu = TableIommu::<_, _, 16>::new(Sv::SV48, memory, tree.root());
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn new(format: F, memory: M, root: Output<F>) -> Self {
         let windows = (0..N.max(1)).map(|_| Mutex::default()).collect();
@@ -83,18 +93,49 @@ impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     }
 
     /// The same for devices that access as user mode does.
+    ///
+    /// ```
+    /// # use pgtable::TableIommu;
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: arena, tables, tree, gather);
+    /// # let memory = arena.memory::<Gpa>();
+    /// let iommu = TableIommu::<_, _, 16>::new(Sv::SV48, memory, tree.root()).by_user();
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn by_user(self) -> Self {
         Self { privilege: Privilege::User, ..self }
     }
 
     /// The same, recording accessed and dirty in the tree as hardware does ([`Walker::access`]).
+    ///
+    /// ```
+    /// # use pgtable::TableIommu;
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: arena, tables, tree, gather);
+    /// # let memory = arena.memory::<Gpa>();
+    /// let iommu = TableIommu::<_, _, 16>::new(Sv::SV48, memory, tree.root()).recording();
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn recording(self) -> Self {
         Self { records: true, ..self }
     }
 
     /// Devices go through the tree at `root` from now on; returns when they have left the old one.
+    ///
+    /// ```
+    /// # use pgtable::TableIommu;
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: arena, tables, tree, gather);
+    /// # let memory = arena.memory::<Gpa>();
+    /// let iommu = TableIommu::<_, _, 16>::new(Sv::SV48, memory, tree.root());
+    /// let root = tree.relocate_root(|root| iommu.set_root(root), &mut gather)?;
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn set_root(&self, root: Output<F>) {
         self.root.store(root.get(), Ordering::Release);
         self.forget();
@@ -104,6 +145,19 @@ impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     /// [`Invalidate`](crate::Invalidate) does for this IOMMU.
     ///
     /// Must not be called by a thread that holds a translation of it, or it waits for itself.
+    ///
+    /// ```
+    /// # use pgtable::TableIommu;
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: arena, tables, tree, gather);
+    /// # let memory = arena.memory::<Gpa>();
+    /// let iommu = TableIommu::<_, _, 16>::new(Sv::SV48, memory, tree.root());
+    /// tree.unmap(Gva::new(0x1000), 0x1000, &mut gather)?;
+    /// // In the embedder's invalidation.
+    /// iommu.forget();
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn forget(&self) {
         for window in &self.windows {
             *window.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Window::default();

@@ -478,6 +478,20 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     /// it breaks: whole last-level tables (or the part of them in the range) and single larger
     /// leaves. The fast way to look at a range.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let walker = tree.walker();
+    /// let mut entries = 0;
+    /// let _ = walker.for_each_run(Gva::new(0), 1 << 30, |run| {
+    ///     entries += run.words().len();
+    ///     ControlFlow::<()>::Continue(())
+    /// })?;
+    /// assert_eq!(entries, 512);
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`RangeError`]: a range that is none of this space, a malformed entry above the last level,
     /// a table outside table memory. Everything before that address was visited.
@@ -506,6 +520,19 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     }
 
     /// Calls `visit` for each leaf in the `bytes` bytes from `input` on, in order, until it breaks.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let walker = tree.walker();
+    /// let found = walker.for_each(Gva::new(0), 1 << 30, |page| match page.output.get() {
+    ///     0x80_3000 => ControlFlow::Break(page.input),
+    ///     _ => ControlFlow::Continue(()),
+    /// })?;
+    /// assert_eq!(found, ControlFlow::Break(Gva::new(0x3000)));
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`RangeError`]: a range that is none of this space, a malformed entry, a table outside table
@@ -551,6 +578,19 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     ///
     /// [`for_each_run`](Self::for_each_run) is the faster form.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let walker = tree.walker();
+    /// for page in walker.iter(Gva::new(0x1000), 0x2000)? {
+    ///     let page = page?;
+    ///     println!("{} is {}", page.input, page.output);
+    /// }
+    /// assert_eq!(walker.iter(Gva::new(0x1000), 0x2000)?.count(), 2);
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Range`] for a range that is none of this space; the items' errors are those of
     /// [`for_each`](Self::for_each).
@@ -566,6 +606,20 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// Calls `visit` for each mapping in the `bytes` bytes from `input` on, in order, until it
     /// breaks: neighbouring leaves of one size whose outputs are neighbours too and whose
     /// attributes are equal come as one.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let walker = tree.walker();
+    /// let mut all = Vec::new();
+    /// let _ = walker.for_each_coalesced(Gva::new(0), 1 << 30, |mapping| {
+    ///     all.push((mapping.input, mapping.bytes));
+    ///     ControlFlow::<()>::Continue(())
+    /// })?;
+    /// assert_eq!(all, [(Gva::new(0), 0x20_0000)]);
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`for_each`](Self::for_each).

@@ -42,11 +42,39 @@ where
     ///
     /// Where it stays no larger leaf can be mapped: that is [`Error::Mapped`] or comes as smaller
     /// leaves, as over any table.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(tree: tree, gather);
+    /// tree.keep_last_empty(true);
+    /// for frame in [0x9000, 0xa000] {
+    ///     // The tables for this page are made once.
+    ///     let (at, to) = (Gva::new(1 << 30), Gpa::new(frame));
+    ///     tree.map(at, to, 0x1000, Prot::RW.into(), Leaves::Largest)?;
+    ///     tree.unmap(at, 0x1000, &mut gather)?;
+    ///     gather.finish(tree.tables())?;
+    /// }
+    /// tree.trim(&mut gather)?;
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn keep_last_empty(&mut self, keep: bool) {
         self.kept.wanted = keep;
     }
 
     /// Lets the empty table that was kept, if any, leave the tree.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(tree: tree, gather);
+    /// # tree.map(Gva::new(0), Gpa::new(0), 0x1000, Prot::RW.into(), Leaves::Largest)?;
+    /// tree.keep_last_empty(true);
+    /// tree.unmap(Gva::new(0), 0x1000, &mut gather)?;
+    /// // Idle: the table that was kept goes.
+    /// tree.trim(&mut gather)?;
+    /// assert_eq!(gather.finish(tree.tables())?.tables, 3);
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Memory`], [`Error::Invalidate`], [`Error::Alloc`]; it is not kept any more all the

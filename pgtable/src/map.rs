@@ -81,6 +81,18 @@ where
     /// Where something was unmapped, finish its gather first: hardware may still hold the old
     /// translation, and some architectures forbid two for one address.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(tree: tree, gather);
+    /// // 2 MiB and a page: one large leaf and a small one.
+    /// let (at, to) = (Gva::new(0x20_0000), Gpa::new(0x80_0000));
+    /// tree.map(at, to, 0x20_1000, Prot::RW.into(), Leaves::Largest)?;
+    /// let error = tree.map(at, to, 0x1000, Prot::R.into(), Leaves::Largest).unwrap_err();
+    /// assert!(matches!(error.error, Error::Mapped { .. }));
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Mapped`] where something is mapped already; [`Error::Range`], [`Error::LeafSize`],
     /// [`Error::Unencodable`], [`Error::Alloc`]. Everything before the error's address is mapped,

@@ -545,6 +545,19 @@ where
     ///
     /// `edit` is called again for a leaf that hardware changed meanwhile.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// // Every second page becomes memory that is not cached.
+    /// let edit = |page: LeafOf<Sv>| match page.input.get() & 0x1000 {
+    ///     0 => page.attributes.with_memory(Memory::Uncached),
+    ///     _ => page.attributes,
+    /// };
+    /// assert_eq!(tree.modify(Gva::new(0), 0x4000, edit, &mut gather)?, 0x4000);
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`unmap`](Self::unmap), [`Error::Unencodable`](crate::Error::Unencodable), and
     /// [`Error::Contended`](crate::Error::Contended) for a leaf that
@@ -564,6 +577,16 @@ where
     /// nothing else: memory type, software bits and what hardware recorded stay. Returns how many
     /// bytes are mapped there.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// tree.protect(Gva::new(0), 0x4000, Prot::R, &mut gather)?;
+    /// assert!(tree.translate(Gva::new(0x3000), Access::WRITE).is_err());
+    /// assert!(tree.translate(Gva::new(0x4000), Access::WRITE).is_ok());
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`modify`](Self::modify).
     pub fn protect<I: Invalidate<F::Stage>>(
@@ -578,6 +601,16 @@ where
 
     /// The same where it is known whether anything else sets bits in the entries meanwhile: if
     /// nothing does, entries are stored, not exchanged, which is several times as fast.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// // The vCPUs are stopped.
+    /// tree.protect_beside(Gva::new(0), 0x4000, Prot::R, Writers::Stopped, &mut gather)?;
+    /// assert!(tree.translate(Gva::new(0x3000), Access::WRITE).is_err());
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`modify`](Self::modify).
@@ -596,6 +629,16 @@ where
     /// Takes the right to write from whatever is mapped in the `bytes` bytes from `input` on, and
     /// changes nothing else. Returns how many bytes are mapped there.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// tree.write_protect(Gva::new(0), 0x20_0000, &mut gather)?;
+    /// assert!(tree.translate(Gva::new(0x3000), Access::WRITE).is_err());
+    /// assert!(tree.translate(Gva::new(0x3000), Access::READ).is_ok());
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`modify`](Self::modify).
     pub fn write_protect<I: Invalidate<F::Stage>>(
@@ -612,6 +655,17 @@ where
     /// memory type and software bits. What hardware recorded (accessed, dirty) stays; where no
     /// record is kept in the old leaf or the new one (AArch64: dirty, in writable pages without
     /// DBM), `attributes` say. Returns how many bytes are mapped there.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// let registers = SvAttributes::from(Prot::RW).with_memory(Memory::Device);
+    /// tree.set_attributes(Gva::new(0), 0x1000, registers, &mut gather)?;
+    /// let found = tree.translate(Gva::new(0), Access::READ)?;
+    /// assert_eq!(found.attributes.memory(), Memory::Device);
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`modify`](Self::modify).

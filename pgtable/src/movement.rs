@@ -163,6 +163,17 @@ where
     /// records (accessed, dirty) is lost. There is an invalidation per 32 tables, and the last old
     /// tables are freed when `gather` is finished.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// // A part of memory is unplugged: the tables in it move.
+    /// let leaves = |table: Gpa, _| table.get() >= 0x4000_0000;
+    /// let moved = tree.relocate(leaves, &mut gather)?;
+    /// assert_eq!(moved, 3);
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Alloc`], [`Error::Malformed`], [`Error::Memory`], [`Error::Unencodable`] (a new
     /// table lies where an entry cannot point): the tree is whole, and part of it was moved.
@@ -189,6 +200,16 @@ where
     /// wherever the root is found: CR3 or an EPTP on each CPU, a process or partition table, the
     /// variable from which readers on other threads make their [`Walker`]s. A walker with the old
     /// root sees there what the tree was when its root moved, for as long as it is kept.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// let mut satp = tree.root();
+    /// let root = tree.relocate_root(|root| satp = root, &mut gather)?;
+    /// assert_eq!(satp, root);
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`relocate`](Self::relocate). Only with [`Error::Invalidate`], or [`Error::Alloc`] for a
@@ -393,6 +414,17 @@ where
     ///
     /// Each mapping gets leaves of its own size. Fastest in order.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: arena, tables, tree, gather);
+    /// # let memory = arena.memory::<Gpa>();
+    /// let saved: Vec<_> = tree.walker().iter(Gva::new(0), 1 << 30)?.collect::<Result<_, _>>()?;
+    /// let again = PageTable::rebuild(Sv::SV48, memory, &tables, saved)?;
+    /// assert_eq!(again.translate(Gva::new(0x1000), Access::READ)?.output, Gpa::new(0x80_1000));
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`map`](Self::map), and as [`new`](Self::new) at the lowest address; nothing is left
     /// allocated.
@@ -526,6 +558,17 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// each way to it. Bound: as many tables are visited as `tables` hands out, since none is given
     /// back before the copy is complete; so `tables` should have a limit. Of a tree that nobody
     /// changes, [`diff`](Self::diff) finds the copy equal.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: arena, tables, tree, gather);
+    /// # let memory = arena.memory::<Gpa>();
+    /// let copy = tree.walker().snapshot(memory, &tables)?;
+    /// tree.unmap(Gva::new(0), 0x1000, &mut gather)?;
+    /// assert!(copy.translate(Gva::new(0), Access::READ).is_ok());
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Alloc`], [`Error::Malformed`], [`Error::Memory`], [`Error::Unencodable`]; nothing

@@ -74,6 +74,16 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// An entry in memory that may only be read is used as it is, and nothing is recorded in it, as
     /// KVM walks a guest's tables in a read-only slot.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// // A device writes a page of the guest's.
+    /// let page = tree.walker().access(Gva::new(0x2468), Access::WRITE)?;
+    /// assert_eq!(page.output, Gpa::new(0x80_2468));
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// The [`Fault`] that the hardware raises; [`Cause::Contended`] if others keep changing the
     /// entries under the walk.
@@ -158,6 +168,22 @@ where
     ///
     /// What was cleared is in `gather`; until it is finished, hardware may use cached translations
     /// that do not record.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let clean = &mut [0; 8];
+    /// # let (all, dirty) = (0x20_0000, Recorded::Dirty);
+    /// # tree.harvest(Gva::new(0), all, dirty, Writers::Stopped, clean, &mut gather)?;
+    /// tree.walker().access(Gva::new(0x2000), Access::WRITE)?;
+    /// let mut log = [0; 8];
+    /// let (at, bytes) = (Gva::new(0), 0x20_0000);
+    /// tree.harvest(at, bytes, Recorded::Dirty, Writers::Running, &mut log, &mut gather)?;
+    /// gather.finish(tree.tables())?;
+    /// // Now the page is read and sent.
+    /// assert_eq!(log[0], 1 << 2);
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Range`] also of a range that is not one of whole pages, [`Error::NoRecord`] where

@@ -34,6 +34,16 @@ where
     /// until none is: what write-protecting page by page for a dirty log needs first. Returns how
     /// many leaves were split.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(tree: tree, gather);
+    /// tree.map(Gva::new(0), Gpa::new(0), 0x40_0000, Prot::RW.into(), Leaves::Largest)?;
+    /// assert_eq!(tree.split(Gva::new(0), 0x40_0000, 12, &mut gather)?, 2);
+    /// assert_eq!(tree.translate(Gva::new(0x5000), Access::READ)?.shift, 12);
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Range`], [`Error::Alloc`], [`Error::LeafSize`] (there is no smaller leaf),
     /// [`Error::Invalidate`], [`Error::Malformed`], [`Error::Memory`].
@@ -89,6 +99,15 @@ where
     /// recorded (which is merged, so that nothing is lost). Where a table stays, and the format's
     /// trees have [groups](crate::Groups), it makes groups of entries that say one thing. Returns
     /// how many larger leaves it made.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// assert_eq!(tree.promote(Gva::new(0), 0x20_0000, &mut gather)?, 1);
+    /// assert_eq!(tree.translate(Gva::new(0x5000), Access::READ)?.shift, 21);
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Range`], [`Error::Invalidate`], [`Error::Malformed`], [`Error::Memory`]. Everything
@@ -182,6 +201,16 @@ where
 
     /// Maps `bytes` bytes from `input` on to those from `output` on, in the place of whatever is
     /// mapped there.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// let (at, to) = (Gva::new(0x1000), Gpa::new(0x9000));
+    /// tree.remap(at, to, 0x1000, Prot::R.into(), Leaves::Largest, &mut gather)?;
+    /// assert_eq!(tree.translate(at, Access::READ)?.output, to);
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`map`](Self::map) and [`unmap`](Self::unmap). Everything before the error's address is

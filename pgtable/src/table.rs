@@ -78,6 +78,15 @@ where
 {
     /// An empty tree: allocates its root.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(memory: arena, tables);
+    /// # let memory = arena.memory::<Gpa>();
+    /// let tree = PageTable::new(Sv::SV48, memory, &tables)?;
+    /// assert!(tree.walker().query(Gva::new(0x1000))?.is_none());
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Alloc`]; [`Error::Memory`] if the root does not stand in `memory`.
     pub fn new(format: F, memory: M, tables: A) -> Result<Self, Error> {
@@ -125,6 +134,16 @@ where
 
     /// Translates one access.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// let page = tree.translate(Gva::new(0x1234), Access::WRITE)?;
+    /// assert_eq!(page.output, Gpa::new(0x80_1234));
+    /// assert!(tree.translate(Gva::new(0x1234), Access::FETCH).is_err());
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// The [`Fault`] that the hardware raises for it.
     #[inline(always)]
@@ -141,6 +160,15 @@ where
     ///
     /// The root must have been taken out of whatever register or table hardware finds it by; then
     /// everything is invalidated, once, and the tables are freed.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// // Its root is in no register any more.
+    /// let finished = tree.destroy(gather).map_err(|(_tree, error)| error)?;
+    /// assert_eq!(finished.tables, 4);
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`GatherError::Invalidate`]: nothing was freed, and the tree is given back.

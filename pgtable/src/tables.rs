@@ -122,6 +122,20 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// addresses that they cover, until it breaks. A table to which several entries lead is visited
     /// as often: on tables that somebody else wrote the caller bounds the work, by
     /// breaking off.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let walker = tree.walker();
+    /// let mut bytes = 0;
+    /// let _ = walker.for_each_table(|table| {
+    ///     bytes += table.bytes();
+    ///     ControlFlow::<()>::Continue(())
+    /// });
+    /// assert_eq!(bytes, 4 * 0x1000);
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn for_each_table<B>(
         &self,
         mut visit: impl FnMut(Table<'_, F, M>) -> ControlFlow<B>,

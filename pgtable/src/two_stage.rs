@@ -123,6 +123,15 @@ where
 {
     /// The guest's tree of `stage1` with its root table at `root`, behind the second stage
     /// `stage2`.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(stages: guest, ept);
+    /// let both = TwoStage::new(*guest.format(), guest.root(), ept.walker());
+    /// let found = both.translate(Gva::new(0x1234), Access::READ)?;
+    /// assert_eq!(found.output(), Hpa::new(0x80_1234));
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn new(stage1: F1, root: Gpa, stage2: Walker<F2, M>) -> Self {
         let steps = [const { Cell::new(NOWHERE) }; MAX_LEVELS];
@@ -131,6 +140,18 @@ where
 
     /// The same, remembering what stage 2 said: most of a guest's walk goes through few of its
     /// pages.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(stages: guest, ept);
+    /// let generation = Generation::new();
+    /// let cache = TranslationCache::<_, 64>::new(&generation);
+    /// let both = TwoStage::new(*guest.format(), guest.root(), ept.walker()).with_cache(&cache);
+    /// for _ in 0..2 {
+    ///     assert!(both.translate(Gva::new(0x1234), Access::READ).is_ok());
+    /// }
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn with_cache<const N: usize>(
         self,
@@ -149,6 +170,17 @@ where
 {
     /// Translates one access of the guest's. Nothing is written: what hardware would record is only
     /// judged.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(stages: guest, ept);
+    /// let both = TwoStage::new(*guest.format(), guest.root(), ept.walker());
+    /// match both.translate(Gva::new(0x40_0000), Access::READ) {
+    ///     Err(TwoStageFault::Stage1(fault)) => assert_eq!(fault.cause, Cause::NotPresent),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`TwoStageFault`].

@@ -71,6 +71,17 @@ pub struct Walker<F, M> {
 
 impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     /// A walker of the tree of `format` whose root table stands at `root` in `memory`.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: arena, tables, tree, gather);
+    /// # let (memory, root) = (arena.memory::<Gpa>(), tree.root());
+    /// // A guest's tables, wherever its root register says that they are.
+    /// let walker = Walker::new(Sv::SV48, &memory, root);
+    /// assert!(walker.translate(Gva::new(0x1000), Access::READ).is_ok());
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn new(format: F, memory: M, root: Output<F>) -> Self {
         Self { format, memory, root: root.get() }
     }
@@ -105,6 +116,17 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
 
     /// Translates one access.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let walker = tree.walker();
+    /// let fault = walker.translate(Gva::new(0x20_0000), Access::WRITE).unwrap_err();
+    /// assert_eq!(fault.cause, Cause::NotPresent);
+    /// assert_eq!(fault.arch.to_string(), "exception 15");
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// The [`Fault`] that the hardware raises for it.
     #[inline(always)]
@@ -120,6 +142,16 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     }
 
     /// What is mapped at `input`, whatever access is allowed; `None` if nothing is.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let walker = tree.walker();
+    /// assert_eq!(walker.query(Gva::new(0x5000))?.map(|page| page.shift), Some(12));
+    /// assert!(walker.query(Gva::new(0x20_0000))?.is_none());
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Range`], [`Error::Malformed`], [`Error::Memory`].
@@ -158,6 +190,17 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
 
     /// Where `access` would go if every right were granted: what a debugger asks.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let walker = tree.walker();
+    /// // The page may not be executed; a debugger reads it all the same.
+    /// assert!(walker.translate(Gva::new(0x5000), Access::FETCH).is_err());
+    /// assert!(walker.debug_translate(Gva::new(0x5000), Access::FETCH).is_ok());
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// The [`Fault`] for an address at which nothing is mapped.
     pub fn debug_translate(
@@ -173,6 +216,18 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
 
     /// Every entry that a walk to `input` reads, the last one included; empty if the address is
     /// none of this space.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let walker = tree.walker();
+    /// for step in walker.trace(Gva::new(0x5000)) {
+    ///     println!("{}: {} holds {:#x}", step.at.level, step.address, step.word);
+    /// }
+    /// assert_eq!(walker.trace(Gva::new(0x5000)).len(), 4);
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn trace(&self, input: Input<F>) -> Trace<F> {
         let mut trace = Trace::<F>::new();

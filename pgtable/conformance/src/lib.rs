@@ -44,6 +44,8 @@ pub mod machine;
 pub mod memory;
 pub mod mmu;
 pub mod ops;
+#[doc(hidden)]
+pub mod prelude;
 pub mod protected;
 pub mod readers;
 pub mod reading;

@@ -76,24 +76,62 @@ pub struct GuestBytes<'m, T, B: ?Sized> {
 
 impl<'m, T: Translate, B: ByteMemory<T::Output> + ?Sized> GuestBytes<'m, T, B> {
     /// The bytes in `memory` at the addresses that `translate` translates.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(bytes: walker, memory, bytes);
+    /// // Tables and bytes of one guest.
+    /// let bytes = GuestBytes::new(&walker, &memory);
+    /// bytes.write(Gva::new(0x1ffc), b"over two pages")?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn new(translate: T, memory: &'m B) -> Self {
         Self { translate, memory, privilege: Privilege::Supervisor }
     }
 
     /// The same for accesses of this privilege.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(bytes: walker, memory, bytes);
+    /// // Pages of the kernel's are not the user's to read.
+    /// let bytes = GuestBytes::new(&walker, &memory).by(Privilege::User);
+    /// assert!(bytes.read(Gva::new(0x1000), &mut [0; 8]).is_err());
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn by(self, privilege: Privilege) -> Self {
         Self { privilege, ..self }
     }
 
     /// The segments of the `bytes` bytes from `at` on, where an access of this kind reaches them.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(bytes: walker, memory, bytes);
+    /// for segment in bytes.segments(Gva::new(0x1ffc), 8, AccessKind::Read) {
+    ///     let segment = segment?;
+    ///     println!("{} bytes at {}", segment.bytes, segment.output);
+    /// }
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn segments(&self, at: T::Input, bytes: u64, kind: AccessKind) -> Segments<&T> {
         Segments::new(&self.translate, at, bytes, Access { kind, privilege: self.privilege })
     }
 
     /// Translates the `bytes` bytes from `at` on and reaches none of them. An emulator asks this
     /// before it writes across pages, because a processor faults before it writes any byte.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(bytes: walker, memory, bytes);
+    /// assert!(bytes.check(Gva::new(0x1ffc), 8, AccessKind::Write).is_ok());
+    /// // The last bytes lie in a hole: a processor writes none.
+    /// let stopped = bytes.check(Gva::new(0x3ffc), 8, AccessKind::Write).unwrap_err();
+    /// assert_eq!((stopped.at, stopped.done), (Gva::new(0x4000), 4));
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Stopped`], with the bytes before the first fault as done. Memory is not asked.
@@ -139,6 +177,14 @@ impl<'m, T: Translate, B: ByteMemory<T::Output> + ?Sized> GuestBytes<'m, T, B> {
 
     /// Reads the bytes from `at` on.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(bytes: walker, memory, bytes);
+    /// let mut number = [0; 4];
+    /// bytes.read(Gva::new(0x1ffe), &mut number)?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Stopped`].
     pub fn read(&self, at: T::Input, bytes: &mut [u8]) -> BytesResult<T, B> {
@@ -148,6 +194,15 @@ impl<'m, T: Translate, B: ByteMemory<T::Output> + ?Sized> GuestBytes<'m, T, B> {
     }
 
     /// Reads the bytes from `at` on as instructions are fetched.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(bytes: walker, memory, bytes);
+    /// let mut instruction = [0; 4];
+    /// // The pages may not be executed.
+    /// assert!(bytes.fetch(Gva::new(0x1000), &mut instruction).is_err());
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Stopped`].
@@ -160,6 +215,14 @@ impl<'m, T: Translate, B: ByteMemory<T::Output> + ?Sized> GuestBytes<'m, T, B> {
     /// Writes the bytes from `at` on. Where it stops, the bytes before are written;
     /// [`check`](Self::check) first where that must not be.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(bytes: walker, memory, bytes);
+    /// bytes.write(Gva::new(0x1ffe), &7u32.to_le_bytes())?;
+    /// assert_eq!(bytes.compare(Gva::new(0x1ffe), &[7, 0, 0, 0])?, None);
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Stopped`].
     pub fn write(&self, at: T::Input, bytes: &[u8]) -> BytesResult<T, B> {
@@ -170,6 +233,14 @@ impl<'m, T: Translate, B: ByteMemory<T::Output> + ?Sized> GuestBytes<'m, T, B> {
 
     /// Compares the bytes from `at` on with `bytes`; returns the offset of the first that differs,
     /// `None` if none does. No page behind a difference is reached.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(bytes: walker, memory, bytes);
+    /// bytes.write(Gva::new(0x1000), b"seven")?;
+    /// assert_eq!(bytes.compare(Gva::new(0x1000), b"seveN")?, Some(4));
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Stopped`], with the bytes that were compared, and equal, as done.
@@ -192,6 +263,15 @@ impl<'m, T: Translate, B: ByteMemory<T::Output> + ?Sized> GuestBytes<'m, T, B> {
 
     /// Compares the `bytes` bytes from `one` on with those from `other` on; returns the offset of
     /// the first that differs, `None` if none does.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(bytes: walker, memory, bytes);
+    /// bytes.write(Gva::new(0x1000), b"ab")?;
+    /// bytes.write(Gva::new(0x2000), b"ac")?;
+    /// assert_eq!(bytes.compare_with(Gva::new(0x1000), Gva::new(0x2000), 2)?, Some(1));
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Stopped`], with the bytes that were compared, and equal, as done.
@@ -225,6 +305,15 @@ impl<'m, T: Translate, B: ByteMemory<T::Output> + ?Sized> GuestBytes<'m, T, B> {
 
     /// Copies the `bytes` bytes from `from` on to `to`. If the two overlap, by their own addresses
     /// or by those that they translate to, what the destination holds then is not specified.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(bytes: walker, memory, bytes);
+    /// bytes.write(Gva::new(0x1000), b"ab")?;
+    /// bytes.copy(Gva::new(0x1000), Gva::new(0x2fff), 2)?;
+    /// assert_eq!(bytes.compare(Gva::new(0x2fff), b"ab")?, None);
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Stopped`], with the bytes that were written as done.

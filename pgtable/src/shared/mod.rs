@@ -69,6 +69,16 @@ where
 {
     /// The tree, for one writer again. What is locked still (by a [`LockedRange`] that was
     /// forgotten, or because a guest hid the table) is unlocked when that writer comes to it.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(writer: shared, writer, gather);
+    /// # drop(writer);
+    /// let tree = shared.into_inner();
+    /// let finished = tree.destroy(gather).map_err(|(_tree, error)| error)?;
+    /// assert_eq!(finished.tables, 1);
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn into_inner(self) -> PageTable<F, M, A> {
         let mut table = self.table;
         table.entries.shared = false;
@@ -103,6 +113,16 @@ where
 
     /// A writer for one thread, with a reader of the tree's allocator; `None` if that has none
     /// left.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(writer: shared, writer, gather);
+    /// // One for each thread.
+    /// let writer = shared.writer().ok_or("the allocator has no reader left")?;
+    /// writer.map(Gva::new(0x1000), Gpa::new(0x7000), 0x1000, Prot::R.into(), Leaves::Largest)?;
+    /// # gather.finish(shared.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn writer(&self) -> Option<Writer<'_, F, M, A>> {
         Writer::new(&self.table, &self.ranges)
     }

@@ -222,6 +222,16 @@ where
     /// As [`PageTable::map`], within the range, and with leaves no larger than an entry of the
     /// smallest table around it: for a leaf that covers the whole range, lock a larger one.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(range: shared, range, gather);
+    /// range.map(Gva::new(0x40_0000), Gpa::new(0x7000), 0x1000, Prot::R.into(), Leaves::Largest)?;
+    /// assert!(range.query(Gva::new(0x40_0000))?.is_some());
+    /// # range.finish(&mut gather);
+    /// # gather.finish(shared.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As there; [`Error::Range`] beyond the range, [`Error::Contended`].
     pub fn map(
@@ -286,6 +296,15 @@ where
 
     /// As [`PageTable::unmap`], within the range.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(range: shared, range, gather);
+    /// assert_eq!(range.unmap(Gva::new(0x1000), 0x2000, &mut gather)?, 0x2000);
+    /// # range.finish(&mut gather);
+    /// # gather.finish(shared.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As there; [`Error::Range`] beyond the range, [`Error::Contended`].
     pub fn unmap<I: Invalidate<F::Stage>>(
@@ -298,6 +317,17 @@ where
     }
 
     /// As [`PageTable::unmap_with`], within the range.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(range: shared, range, gather);
+    /// let mut gone = 0;
+    /// range.unmap_with(Gva::new(0x1000), 0x2000, |_| gone += 1, &mut gather)?;
+    /// assert_eq!(gone, 2);
+    /// # range.finish(&mut gather);
+    /// # gather.finish(shared.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As there; [`Error::Range`] beyond the range, [`Error::Contended`].
@@ -315,6 +345,16 @@ where
 
     /// As [`PageTable::annotate`], within the range.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(range: shared, range, gather);
+    /// range.annotate(Gva::new(0x40_0000), 0x1000, 42, &mut gather)?;
+    /// assert!(range.query(Gva::new(0x40_0000))?.is_none());
+    /// # range.finish(&mut gather);
+    /// # gather.finish(shared.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As there; [`Error::Range`] beyond the range, [`Error::Contended`].
     pub fn annotate<I: Invalidate<F::Stage>>(
@@ -329,7 +369,7 @@ where
         })
     }
 
-    verbs!(self: &mut Self, ", within the range ([`Error::Range`] beyond it). The smallest table around the range stays: what would put a leaf in its place needs a larger range.");
+    verbs!(self: &mut Self, ", within the range ([`Error::Range`] beyond it). The smallest table around the range stays: what would put a leaf in its place needs a larger range.", "range: shared, hand, gather");
 
     /// Does `verb` to a part of the range.
     fn within<T>(
@@ -367,6 +407,16 @@ where
 
     /// What is mapped at `input`; `None` if nothing is.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(range: shared, range, gather);
+    /// let page = range.query(Gva::new(0x1000))?.expect("it is mapped");
+    /// assert_eq!(page.output, Gpa::new(0x80_1000));
+    /// # range.finish(&mut gather);
+    /// # gather.finish(shared.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Range`] beyond the range, [`Error::Malformed`], [`Error::Memory`],
     /// [`Error::Contended`].
@@ -395,6 +445,16 @@ where
 
     /// Unlocks the range, and takes tables that became empty out of the tree (as
     /// [`Writer::unmap`] does).
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(range: shared, range, gather);
+    /// range.unmap(Gva::new(0), 1 << 30, &mut gather)?;
+    /// // The range is unlocked, and the tables that it does not need any more leave the tree.
+    /// range.finish(&mut gather);
+    /// assert_eq!(gather.finish(shared.tables())?.tables, 3);
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn finish<I: Invalidate<F::Stage>>(self, gather: &mut Gather<'_, F::Stage, I>) {
         let (writer, cover, start) = (self.writer, self.cover(), self.start);
         drop(self);

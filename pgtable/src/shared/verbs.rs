@@ -9,8 +9,18 @@
 /// documentation says after the verb's name; both types have a method `within`, which does
 /// something to the tables that cover a range.
 macro_rules! verbs {
-    ($self:ident: $receiver:ty, $within:literal) => {
+    ($self:ident: $receiver:ty, $within:literal, $hand:literal) => {
         #[doc = concat!("As [`PageTable::modify`]", $within)]
+        ///
+        /// ```
+        /// # use pgtable_conformance::prelude::*;
+        #[doc = concat!("# pgtable_conformance::example!(", $hand, ");")]
+        /// let edit = |page: LeafOf<Sv>| page.attributes.with_memory(Memory::Uncached);
+        /// assert_eq!(hand.modify(Gva::new(0), 0x4000, edit, &mut gather)?, 0x4000);
+        /// # drop(hand);
+        /// # gather.finish(shared.tables())?;
+        /// # Ok::<(), Box<dyn core::error::Error>>(())
+        /// ```
         ///
         /// # Errors
         /// As there, and [`Error::Contended`].
@@ -29,6 +39,16 @@ macro_rules! verbs {
 
         #[doc = concat!("As [`PageTable::protect`]", $within)]
         ///
+        /// ```
+        /// # use pgtable_conformance::prelude::*;
+        #[doc = concat!("# pgtable_conformance::example!(", $hand, ");")]
+        /// hand.protect(Gva::new(0), 0x4000, Prot::R, &mut gather)?;
+        /// assert!(shared.walker().translate(Gva::new(0), Access::WRITE).is_err());
+        /// # drop(hand);
+        /// # gather.finish(shared.tables())?;
+        /// # Ok::<(), Box<dyn core::error::Error>>(())
+        /// ```
+        ///
         /// # Errors
         /// As there, and [`Error::Contended`].
         pub fn protect<I: Invalidate<F::Stage>>(
@@ -46,6 +66,16 @@ macro_rules! verbs {
 
         #[doc = concat!("As [`PageTable::write_protect`]", $within)]
         ///
+        /// ```
+        /// # use pgtable_conformance::prelude::*;
+        #[doc = concat!("# pgtable_conformance::example!(", $hand, ");")]
+        /// hand.write_protect(Gva::new(0), 0x20_0000, &mut gather)?;
+        /// assert!(shared.walker().translate(Gva::new(0), Access::WRITE).is_err());
+        /// # drop(hand);
+        /// # gather.finish(shared.tables())?;
+        /// # Ok::<(), Box<dyn core::error::Error>>(())
+        /// ```
+        ///
         /// # Errors
         /// As there, and [`Error::Contended`].
         pub fn write_protect<I: Invalidate<F::Stage>>(
@@ -61,6 +91,16 @@ macro_rules! verbs {
         }
 
         #[doc = concat!("As [`PageTable::set_attributes`]", $within)]
+        ///
+        /// ```
+        /// # use pgtable_conformance::prelude::*;
+        #[doc = concat!("# pgtable_conformance::example!(", $hand, ");")]
+        /// let registers = SvAttributes::from(Prot::RW).with_memory(Memory::Device);
+        /// hand.set_attributes(Gva::new(0), 0x1000, registers, &mut gather)?;
+        /// # drop(hand);
+        /// # gather.finish(shared.tables())?;
+        /// # Ok::<(), Box<dyn core::error::Error>>(())
+        /// ```
         ///
         /// # Errors
         /// As there, and [`Error::Contended`].
@@ -79,6 +119,15 @@ macro_rules! verbs {
 
         #[doc = concat!("As [`PageTable::split`]", $within)]
         ///
+        /// ```
+        /// # use pgtable_conformance::prelude::*;
+        #[doc = concat!("# pgtable_conformance::example!(", $hand, ");")]
+        /// assert_eq!(hand.split(Gva::new(0x20_0000), 0x20_0000, 12, &mut gather)?, 1);
+        /// # drop(hand);
+        /// # gather.finish(shared.tables())?;
+        /// # Ok::<(), Box<dyn core::error::Error>>(())
+        /// ```
+        ///
         /// # Errors
         /// As there, and [`Error::Contended`].
         pub fn split<I: Invalidate<F::Stage>>(
@@ -95,6 +144,15 @@ macro_rules! verbs {
 
         #[doc = concat!("As [`PageTable::promote`]", $within)]
         ///
+        /// ```
+        /// # use pgtable_conformance::prelude::*;
+        #[doc = concat!("# pgtable_conformance::example!(", $hand, ");")]
+        /// assert_eq!(hand.promote(Gva::new(0), 0x20_0000, &mut gather)?, 1);
+        /// # drop(hand);
+        /// # gather.finish(shared.tables())?;
+        /// # Ok::<(), Box<dyn core::error::Error>>(())
+        /// ```
+        ///
         /// # Errors
         /// As there, and [`Error::Contended`].
         pub fn promote<I: Invalidate<F::Stage>>(
@@ -109,6 +167,18 @@ macro_rules! verbs {
         }
 
         #[doc = concat!("As [`PageTable::harvest`]", $within)]
+        ///
+        /// ```
+        /// # use pgtable_conformance::prelude::*;
+        #[doc = concat!("# pgtable_conformance::example!(", $hand, ");")]
+        /// let mut log = [0; 8];
+        /// let (at, bytes) = (Gva::new(0), 0x20_0000);
+        /// hand.harvest(at, bytes, Recorded::Dirty, Writers::Running, &mut log, &mut gather)?;
+        /// gather.finish(shared.tables())?;
+        /// # drop(hand);
+        /// # gather.finish(shared.tables())?;
+        /// # Ok::<(), Box<dyn core::error::Error>>(())
+        /// ```
         ///
         /// # Errors
         /// As there, and [`Error::Contended`].

@@ -142,6 +142,19 @@ where
     /// Work: a lock for each table that has an entry in the range, and a wait for each other writer
     /// that is in it.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(pages: shared, writer, gather);
+    /// let mut range = writer.lock(Gva::new(0), 0x20_0000)?;
+    /// // No other writer sees the page move.
+    /// range.unmap(Gva::new(0x1000), 0x1000, &mut gather)?;
+    /// gather.finish(shared.tables())?;
+    /// range.map(Gva::new(0x1000), Gpa::new(0x7000), 0x1000, Prot::R.into(), Leaves::Largest)?;
+    /// range.finish(&mut gather);
+    /// # gather.finish(shared.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Range`], [`Error::Memory`], [`Error::Malformed`]; [`Error::Contended`] if another
     /// writer holds a part of it for too long.
@@ -156,6 +169,15 @@ where
     }
 
     /// As [`PageTable::map`].
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(writer: shared, writer, gather);
+    /// writer.map(Gva::new(0x1000), Gpa::new(0x7000), 0x1000, Prot::R.into(), Leaves::Largest)?;
+    /// assert!(writer.translate(Gva::new(0x1000), Access::READ).is_ok());
+    /// # gather.finish(shared.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As there, and [`Error::Contended`].
@@ -191,6 +213,14 @@ where
     /// As [`PageTable::unmap`]. A table that became empty may stay in the tree if another writer is
     /// in the way.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(pages: shared, writer, gather);
+    /// assert_eq!(writer.unmap(Gva::new(0x1000), 0x2000, &mut gather)?, 0x2000);
+    /// gather.finish(shared.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As there, and [`Error::Contended`].
     pub fn unmap<I: Invalidate<F::Stage>>(
@@ -223,6 +253,16 @@ where
 
     /// As [`PageTable::unmap_with`].
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(pages: shared, writer, gather);
+    /// let mut gone = 0;
+    /// writer.unmap_with(Gva::new(0x1000), 0x2000, |_| gone += 1, &mut gather)?;
+    /// assert_eq!(gone, 2);
+    /// # gather.finish(shared.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As there, and [`Error::Contended`].
     pub fn unmap_with<I: Invalidate<F::Stage>>(
@@ -244,6 +284,16 @@ where
     /// As [`PageTable::annotate`]. A table that became empty may stay in the tree if another writer
     /// is in the way.
     ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(pages: shared, writer, gather);
+    /// writer.annotate(Gva::new(1 << 30), 0x1000, 42, &mut gather)?;
+    /// let kept = writer.read(|walker| walker.annotation(Gva::new(1 << 30)))?;
+    /// assert_eq!(kept, Some(42));
+    /// # gather.finish(shared.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As there, and [`Error::Contended`].
     pub fn annotate<I: Invalidate<F::Stage>>(
@@ -261,10 +311,19 @@ where
         done
     }
 
-    verbs!(self: &Self, ".");
+    verbs!(self: &Self, ".", "pages: shared, hand, gather");
 
     /// Does `look` with a walker of the tree, while what it sees is kept from reuse. No lock is
     /// taken.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(pages: shared, writer, gather);
+    /// let pages = writer.read(|walker| walker.iter(Gva::new(0), 1 << 21).map(Iterator::count))?;
+    /// assert_eq!(pages, 512);
+    /// # gather.finish(shared.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn read<T>(&self, look: impl FnOnce(Walker<F, &M>) -> T) -> T {
         // If it is borrowed, this thread is reading already.
         let mut reader = self.reader.try_borrow_mut().ok();
@@ -273,6 +332,14 @@ where
     }
 
     /// Translates one access, without a lock.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(pages: shared, writer, gather);
+    /// assert_eq!(writer.translate(Gva::new(0x1234), Access::READ)?.output, Gpa::new(0x80_1234));
+    /// # gather.finish(shared.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// The [`Fault`] that the hardware raises for it.
