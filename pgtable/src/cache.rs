@@ -26,6 +26,12 @@ pub struct Generation(AtomicU64);
 
 impl Generation {
     /// No invalidation yet.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// static GENERATION: Generation = Generation::new();
+    /// let cache = TranslationCache::<Sv, 64>::new(&GENERATION);
+    /// ```
     #[must_use]
     pub const fn new() -> Self {
         Self(AtomicU64::new(0))

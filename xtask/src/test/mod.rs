@@ -13,6 +13,7 @@ mod package;
 mod sanitize;
 mod steps;
 mod times;
+mod verbs;
 mod width;
 
 use std::process::ExitCode;

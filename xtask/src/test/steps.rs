@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::{claims, examples, loom, no_std, package, width};
+use super::{claims, examples, loom, no_std, package, verbs, width};
 use crate::arch::Arch;
 use crate::cargo::cargo;
 use crate::emulated_host::PowerHost;
@@ -56,7 +56,7 @@ pub struct Step {
 pub const STEPS: &[Step] = &[
     Step {
         name: "fmt",
-        about: "the code is formatted, in columns; what documents name exists",
+        about: "the code is formatted, in columns; what documents name exists; verbs have examples",
         emulated: false,
         cpu_seconds: 30,
         tools: &[],
@@ -207,7 +207,8 @@ fn fmt(xtask: &Xtask) -> Result<()> {
         command::stream(&format!("cargo fmt of {manifest}"), &cargo(xtask, format))?;
     }
     width::check(xtask.root())?;
-    claims::check(xtask.root())
+    claims::check(xtask.root())?;
+    verbs::check(xtask.root())
 }
 
 fn clippy(xtask: &Xtask) -> Result<()> {
