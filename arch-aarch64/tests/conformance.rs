@@ -1,9 +1,5 @@
 //! The conformance kit: trees of each granule and kind; words of every address size and set of
 //! controls.
-//!
-//! Not on an emulated POWER processor, where trees of `arch-ppc64` go through the same.
-
-#![cfg(not(target_arch = "powerpc64"))]
 
 mod support;
 

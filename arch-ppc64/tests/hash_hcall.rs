@@ -294,7 +294,7 @@ pub fn run(layout: Layout, dialect: Dialect, calls: &[(u64, [u64; 9])]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(64))]
     #[test]
     fn kvm_before_v3(calls in proptest::collection::vec(call(), 1..120)) {
         run(Layout::V2, Dialect::Kvm, &calls);

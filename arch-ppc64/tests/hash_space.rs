@@ -85,7 +85,7 @@ macro_rules! spaces {
         mod $name {
             use super::*;
             proptest! {
-                #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 500, failure_persistence: None, ..ProptestConfig::default() })]
+                #![proptest_config(pgtable_conformance::cases::config(32))]
                 #[test]
                 fn a_flat_map(ops in ops(20)) {
                     against_a_flat_map($pages, $layout, &ops);

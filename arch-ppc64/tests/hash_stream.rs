@@ -74,7 +74,7 @@ fn layout(v3: bool) -> Layout {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(48))]
     #[test]
     fn another_host_translates_the_same(first in pages(), then in pages(), room in 24usize..5000, v3: (bool, bool)) {
         let (here, there) = (memory(18), memory(18));

@@ -240,7 +240,7 @@ fn key_register() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(200))]
     #[test]
     fn as_a_search_through_the_table(
         segments in proptest::collection::vec(segment(), 1..4),

@@ -173,7 +173,7 @@ fn by() -> impl Strategy<Value = By> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(256))]
 
     #[test]
     fn nothing_stale_survives(

@@ -270,7 +270,7 @@ const PROCESS_TABLE: u64 = 0x1_0000;
 const ROOT: u64 = 0x2_0000;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(4096))]
 
     /// A chain of entries along the path of one address, each mostly right and sometimes wrong in
     /// one way or in all.

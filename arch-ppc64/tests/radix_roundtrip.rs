@@ -68,7 +68,7 @@ fn word() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(4096))]
 
     #[test]
     fn encoded(attributes in attributes(), output: u64, at in leaf_place(), granule in granule(), strictness in strictness()) {

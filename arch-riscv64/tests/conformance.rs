@@ -1,8 +1,4 @@
 //! The conformance kit on every format.
-//!
-//! Not on an emulated POWER processor, where trees of `arch-ppc64` go through the same.
-
-#![cfg(not(target_arch = "powerpc64"))]
 
 use arch_riscv64::{Controls, Extensions, GuestControls, Mode, Sv, SvX4};
 use pgtable_conformance::conformance;

@@ -1,8 +1,4 @@
 //! x86's formats run through the conformance kit.
-//!
-//! Not on an emulated POWER processor, where trees of `arch-ppc64` go through the same.
-
-#![cfg(not(target_arch = "powerpc64"))]
 
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls, TableEntry};
 use pgtable_conformance::{codec, conformance};

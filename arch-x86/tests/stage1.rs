@@ -178,7 +178,7 @@ prop_compose! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(400))]
 
     #[test]
     fn the_manual_agrees(controls in controls(), five: bool, seed: u64, canonical in 0_u8..20, access in access()) {

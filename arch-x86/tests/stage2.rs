@@ -208,7 +208,7 @@ fn address(dice: &mut Dice, levels: u32) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(400))]
 
     #[test]
     fn ept_as_the_manual_says(

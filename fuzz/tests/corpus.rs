@@ -1,9 +1,12 @@
-//! Every seed, and every input that once found something, through its target: without libFuzzer, on
-//! any compiler.
+//! Every seed, and every input that once found something, through its target, once each: by
+//! `cargo test` without libFuzzer, on any compiler; by `cargo xtask test fuzz` instrumented.
 
 use std::path::Path;
 use std::{env, fs};
 
+// Instrumented code calls libFuzzer.
+#[cfg(fuzzing)]
+use libfuzzer_sys as _;
 use pgtable_fuzz::TARGETS;
 
 /// The inputs of a target, with their names.

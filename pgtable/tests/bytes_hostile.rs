@@ -71,7 +71,7 @@ fn word() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(96))]
     #[test]
     fn any_tables(words in proptest::collection::vec(word(), 64), far in any::<u64>(), near in 0..0x3000_u64, bytes in 0..0x2400_usize, top in any::<bool>()) {
         // Tables of 8 pages, in which the same words stand again and again.

@@ -15,6 +15,18 @@ pub fn cargo<'a>(xtask: &Xtask, arguments: impl IntoIterator<Item = &'a str>) ->
     cmd(program, arguments).dir(xtask.root())
 }
 
+/// rustc's name for this machine.
+pub fn host(xtask: &Xtask) -> Result<String> {
+    let compiler = compiler(xtask)?;
+    let host = compiler.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc names no host")?.to_owned())
+}
+
+/// What rustc says of itself.
+pub fn compiler(xtask: &Xtask) -> Result<String> {
+    command::quiet("rustc", &cmd!("rustc", "-vV").dir(xtask.root()))
+}
+
 /// The program of the package `name`, installed under the target folder unless it is there.
 pub fn installed(xtask: &Xtask, name: &str, version: &str) -> Result<PathBuf> {
     let recipe = format!("{name} {version}");

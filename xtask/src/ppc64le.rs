@@ -51,6 +51,7 @@ pub const RISCV64: Target = Target {
 
 /// Links the C library into the program.
 const STATIC: &str = "-Ctarget-feature=+crt-static";
+const STRICT: &str = "-Ctarget-feature=+crt-static -Dwarnings";
 
 /// A toolchain that builds for a target.
 pub struct Toolchain {
@@ -78,17 +79,27 @@ impl Toolchain {
         Ok(self.target_folder.join(self.target.name).join("release").join(program))
     }
 
-    /// Runs the tests of `packages` under user-mode emulation, with the page size of POWER hosts,
-    /// 64 K. A warning is an error: code that is for POWER only is compiled nowhere else.
+    /// Compiles `packages` as far as errors and warnings are known. A warning is an error.
+    pub fn check(&self, xtask: &Xtask, packages: &[&str]) -> Result<()> {
+        let packages = packages.iter().flat_map(|package| ["--package", package]);
+        let arguments: Vec<_> = ["--all-features"].into_iter().chain(packages).collect();
+        let check = self.cargo(xtask, "check", &arguments, STRICT);
+        command::stream("cargo check for POWER", &check)
+    }
+
+    /// Runs the tests of `packages`, with `cases` percent of their random cases, under user-mode
+    /// emulation, with the page size of POWER hosts, 64 K. A warning is an error: code that is for
+    /// POWER only is compiled nowhere else.
     ///
     /// Documentation tests are left out: Debian’s rustdoc is too old for this cargo to hand it a
     /// runner.
-    pub fn test(&self, xtask: &Xtask, packages: &[&str]) -> Result<()> {
+    pub fn test(&self, xtask: &Xtask, packages: &[&str], cases: u32) -> Result<()> {
         let qemu = xtask.toolbox.program(&QEMU_USER, "qemu-ppc64le")?;
         let packages = packages.iter().flat_map(|package| ["--package", package]);
         let arguments: Vec<_> = ["--tests", "--all-features"].into_iter().chain(packages).collect();
         let test = self
-            .cargo(xtask, "test", &arguments, &format!("{STATIC} -Dwarnings"))
+            .cargo(xtask, "test", &arguments, STRICT)
+            .env("PGTABLE_CASES", cases.to_string())
             .env(format!("{}_RUNNER", self.target.cargo), format!("{} -p 65536", qemu.display()));
         command::stream("cargo test for POWER", &test)
     }

@@ -71,7 +71,7 @@ fn sorted(mut links: Vec<Link>) -> Vec<(u32, u64, u8)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(256))]
     #[test]
     fn as_a_list(ops in proptest::collection::vec(op(), 1..80)) {
         let (mut map, mut model) = (ReverseMap::default(), Model::new());

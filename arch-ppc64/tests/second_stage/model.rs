@@ -145,7 +145,7 @@ fn wanted(gpa: u64, slot: &MemorySlot, host: u8, page_shift: u8) -> Option<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(256))]
 
     #[test]
     fn as_a_list_of_leaves(

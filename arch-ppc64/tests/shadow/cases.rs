@@ -613,7 +613,7 @@ fn one_page_many_times() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(64))]
 
     /// Whatever L1 writes into its tables, the shadow maps only memory that we map for L1.
     #[test]

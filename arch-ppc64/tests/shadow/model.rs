@@ -449,7 +449,7 @@ fn run(granule: Granule, rc: RcPolicy, ops: &[Op]) -> Result<(), TestCaseError> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(256))]
 
     #[test]
     fn never_more_than_the_composition(

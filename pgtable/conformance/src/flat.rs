@@ -1,5 +1,6 @@
 //! An address space and the flat map that says what it must hold.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -59,6 +60,8 @@ pub struct Flat<'m, H, S: AddressSpace> {
     pub model: Model<S>,
     /// What uses the space.
     pub machine: &'m H,
+    /// Some pages that were mapped at the last check.
+    sample: RefCell<Vec<u64>>,
 }
 
 impl<'m, H, S> Flat<'m, H, S>
@@ -70,7 +73,7 @@ where
     pub fn new(space: S, machine: &'m H) -> Self {
         let shifts = space.leaf_shifts().to_vec();
         let unit = 1 << shifts[0];
-        Self { space, unit, shifts, model: BTreeMap::new(), machine }
+        Self { space, unit, shifts, model: BTreeMap::new(), machine, sample: RefCell::default() }
     }
 
     /// An empty gather for the space.
@@ -116,8 +119,8 @@ where
         let (unit, end) = (self.unit, start + bytes);
         let edges = [start.saturating_sub(unit), start, start + unit, end - unit, end];
         let within = (0..8).map(|n| start + bytes / 8 * n);
-        let mapped = self.model.keys().copied().step_by(self.model.len() / 6 + 1);
-        let inputs: Vec<_> = edges.into_iter().chain(within).chain(mapped).collect();
+        let mut inputs: Vec<_> = edges.into_iter().chain(within).collect();
+        inputs.extend(&*self.sample.borrow());
         self.machine.watch(&self.space, &inputs);
     }
 
@@ -306,7 +309,8 @@ where
     pub fn check(&self) {
         self.machine.verify(&self.model);
         let (start, bytes) = self.space.range();
-        let mut listed = BTreeMap::new();
+        // In the order of addresses, as the model.
+        let mut listed = Vec::with_capacity(self.model.len());
         // Many pages of one leaf say the same.
         let mut last = None;
         let flow = self.space.for_each(start, bytes, |leaf| {
@@ -316,18 +320,20 @@ where
             };
             last = Some((leaf.attributes, attributes));
             for page in (0..leaf.bytes).step_by(self.unit as usize) {
-                listed.insert(leaf.input.get() + page, (leaf.output.get() + page, attributes));
+                listed.push((leaf.input.get() + page, (leaf.output.get() + page, attributes)));
             }
             ControlFlow::<()>::Continue(())
         });
         assert_eq!(flow, Ok(ControlFlow::Continue(())));
         assert_eq!(listed.len(), self.model.len(), "the number of mapped pages");
         let wanted = self.model.iter().map(|(&page, &mapping)| (page, mapping));
-        let differs = listed.into_iter().zip(wanted).find(|(found, wanted)| found != wanted);
+        let differs = listed.iter().copied().zip(wanted).find(|(found, wanted)| found != wanted);
         assert_eq!(differs, None, "the iteration differs from the model");
 
+        let pages = |step: usize| listed.iter().step_by(step).map(|&(page, _)| page);
+        *self.sample.borrow_mut() = pages(listed.len() / 6 + 1).collect();
         // A sample of what is mapped, and its neighbours.
-        for &page in self.model.keys().step_by(self.model.len() / 50 + 1) {
+        for page in pages(listed.len() / 50 + 1) {
             for input in [page.wrapping_sub(self.unit), page, page + self.unit] {
                 if input >= start.get() && input - start.get() < bytes {
                     let mapped = self.model.get(&input).copied();

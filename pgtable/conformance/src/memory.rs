@@ -9,6 +9,7 @@ use pgtable::{
     Address, AllocError, Contents, DirectMap, Format, Level, Output, Stale, TableAllocator,
     TableLayout, TableState, TableWord as _,
 };
+use zerocopy::FromZeros;
 
 /// Memory for tables: where it starts in its space, its words, and a state word for each 256 bytes.
 #[derive(Debug)]
@@ -19,12 +20,15 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// `bytes` bytes of zeros.
+    /// `bytes` bytes of zeros. The operating system provides those that are used.
+    ///
+    /// # Panics
+    /// If there is no memory for them.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         Self {
             start: 0x4000_0000,
-            words: (0..bytes / 8).map(|_| AtomicU64::new(0)).collect(),
+            words: AtomicU64::new_vec_zeroed(bytes / 8).expect("memory"),
             states: (0..bytes / 256).map(|_| TableState::new()).collect(),
         }
     }

@@ -52,11 +52,13 @@ impl Places {
     }
 }
 
-/// Readers look at pages while one writer changes them, for `rounds` changes.
+/// Readers look at pages while one writer changes them, for the [`number`](crate::cases::number) of
+/// `rounds` changes.
 ///
 /// # Panics
 /// If a translation was never true while its reader was looking, or if a table is lost.
-pub fn beside_a_writer<F: Format>(format: F, rounds: u64) {
+pub fn beside_a_writer<F: Format>(format: F, rounds: u32) {
+    let rounds = crate::cases::number(rounds);
     if format.geometry().address_bits() < 34 || format.address(0).get() != 0 {
         // No room for the regions.
         return;

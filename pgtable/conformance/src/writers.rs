@@ -30,11 +30,13 @@ fn region(number: u64) -> u64 {
     if number <= 1 { number * REGION } else { (number << 30) + REGION }
 }
 
-/// Threads change one tree, for `rounds` operations each.
+/// Threads change one tree, for the [`number`](crate::cases::number) of `rounds` operations
+/// each.
 ///
 /// # Panics
 /// If a page is not what its thread made of it, or if a table is lost.
-pub fn together<F: Format>(format: F, rounds: u64) {
+pub fn together<F: Format>(format: F, rounds: u32) {
+    let rounds = crate::cases::number(rounds);
     if format.geometry().address_bits() < 34 || format.address(0).get() != 0 {
         // No room for the regions.
         return;

@@ -254,7 +254,7 @@ fn ops() -> impl Strategy<Value = Vec<(u8, u64, u64, u64)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(256))]
 
     #[test]
     fn radix(ops in ops()) {

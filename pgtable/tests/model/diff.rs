@@ -59,7 +59,7 @@ fn differences<F: Format>(format: F, before: &[(u64, u64, u64)], after: &[(u64, 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(48))]
     #[test]
     fn diff_is_what_page_by_page_comparison_finds(
         before in proptest::collection::vec((0u64..1200, 1u64..700, 0u64..2000), 0..6),

@@ -174,7 +174,7 @@ fn whatever(ops: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(128))]
     #[test]
     fn case_a1_whatever_a_guest_writes(ops in proptest::collection::vec(op(), 1..60)) {
         whatever(&ops);

@@ -151,7 +151,7 @@ fn check<F: Format>(
 macro_rules! formats {
     ($($name:ident: $format:expr;)*) => {
         proptest! {
-            #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+            #![proptest_config(pgtable_conformance::cases::config(32))]
             $(#[test]
             fn $name(ops in ops(10), wanted in proptest::collection::vec(request(), 1..12)) {
                 requests($format, &ops, &wanted);

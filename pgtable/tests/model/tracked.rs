@@ -195,7 +195,7 @@ fn run<F: Format>(format: F, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(pgtable_conformance::cases::config(64))]
     #[test]
     fn x86(steps in proptest::collection::vec(step(), 1..16)) {
         run(LongMode::new(Levels::Four, Controls::new()), &steps);

@@ -248,7 +248,7 @@ impl TableMemory<Hpa> for Joined<'_> {
 macro_rules! pairs {
     ($($name:ident: $stage1:expr, $stage2:expr;)*) => {
         proptest! {
-            #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+            #![proptest_config(pgtable_conformance::cases::config(48))]
             $(#[test]
             fn $name(ops in proptest::collection::vec(op(), 1..80)) {
                 run($stage1, $stage2, &ops);

@@ -1,13 +1,12 @@
 //! `cargo xtask fuzz`: the fuzz targets of `fuzz/`, by name.
 //!
-//! Sets itself up: cargo-fuzz is installed under the target folder, and built upon by the stable
-//! compiler (which `RUSTC_BOOTSTRAP` lets use the sanitizer hooks). Corpora grow in `fuzz/corpus`,
-//! which is not kept with the sources; seeds, and what once found something, are in `fuzz/seeds`,
-//! and what the inputs are made of in `fuzz/dictionaries`. What crashes is minimised, and its place
-//! is printed.
+//! Corpora grow in `fuzz/corpus`, which is not kept with the sources; seeds, and what once found
+//! something, are in `fuzz/seeds`, and what the inputs are made of in `fuzz/dictionaries`. What
+//! crashes is minimised, and its place is printed.
 
 mod coverage;
 mod dictionary;
+mod programs;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,12 +20,9 @@ use cargo_metadata::{MetadataCommand, TargetKind};
 use clap::{Args, value_parser};
 use duct::{Expression, cmd};
 
-use crate::cargo::{cargo, installed};
 use crate::xtask::{Xtask, workspace};
 use crate::{command, report};
 
-/// The version of cargo-fuzz.
-const CARGO_FUZZ: &str = "0.13.2";
 /// How many targets run at once.
 const JOBS: usize = 2;
 /// Longer inputs do not reach more.
@@ -80,9 +76,8 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
         folder: xtask.root().join("fuzz"),
         corpora: xtask.root().join("fuzz/corpus"),
         target_folder: xtask.target("fuzz"),
-        tool: installed(xtask, "cargo-fuzz", CARGO_FUZZ)?,
+        programs: build(xtask, &chosen, &options.sanitizer)?,
         seconds: options.seconds,
-        sanitizer: &options.sanitizer,
         seed: options.seed.unwrap_or_else(any_seed),
     };
     fuzz.all(&chosen)
@@ -92,8 +87,7 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
 /// choices begin with is the commit's: a run before the change goes in shows what the run that
 /// decides will see, and each change is tried anew.
 pub fn check(xtask: &Xtask) -> Result<()> {
-    replay(xtask)?;
-    let tool = installed(xtask, "cargo-fuzz", CARGO_FUZZ)?;
+    programs::replay(xtask, &xtask.target("fuzz"))?;
     let targets = targets(xtask.root())?;
     // What grows here is not kept: each time the same inputs to begin with.
     let corpora = xtask.target("fuzz-brief");
@@ -105,21 +99,15 @@ pub fn check(xtask: &Xtask) -> Result<()> {
         folder: xtask.root().join("fuzz"),
         corpora,
         target_folder: xtask.target("fuzz"),
-        tool,
+        programs: build(xtask, &targets, "none")?,
         seconds: share.clamp(1, BRIEF),
-        sanitizer: "none",
         seed: seed_of_commit(xtask)?,
     };
     fuzz.all(&targets)
 }
 
-/// Replays every corpus, without libFuzzer and in seconds. It is built into the workspace's own
-/// target folder, where the crates that both need are built already.
-fn replay(xtask: &Xtask) -> Result<()> {
-    let manifest = xtask.root().join("fuzz/Cargo.toml");
-    let test = cargo(xtask, ["test", "--manifest-path", &manifest.to_string_lossy()]);
-    let target = xtask.metadata.target_directory.as_std_path();
-    command::stream("cargo test", &test.env("CARGO_TARGET_DIR", target))
+fn build(xtask: &Xtask, targets: &[String], sanitizer: &str) -> Result<PathBuf> {
+    programs::build(xtask, &xtask.target("fuzz"), targets, sanitizer)
 }
 
 /// The same for all that run this commit: the beginning of its tree's hash.
@@ -148,15 +136,15 @@ fn targets(workspace: &Path) -> Result<Vec<String>> {
     Ok(programs.filter(|it| it.kind.contains(&TargetKind::Bin)).map(|it| it.name.clone()).collect())
 }
 
-/// What all calls of cargo-fuzz share.
-struct Fuzz<'o> {
+/// What all targets share.
+struct Fuzz {
     folder: PathBuf,
     /// Where what is found to reach more is kept, in a folder for each target.
     corpora: PathBuf,
     target_folder: PathBuf,
-    tool: PathBuf,
+    /// The folder with the targets' programs.
+    programs: PathBuf,
     seconds: u32,
-    sanitizer: &'o str,
     seed: u32,
 }
 
@@ -169,13 +157,9 @@ struct Fuzzed {
     crashes: Vec<PathBuf>,
 }
 
-impl Fuzz<'_> {
-    /// Builds the targets and runs them, two at a time; fails if one finds something.
+impl Fuzz {
+    /// Runs the targets, two at a time; fails if one finds something.
     fn all(&self, chosen: &[String]) -> Result<()> {
-        // Without a name, cargo-fuzz builds all in one go.
-        let one = if let [one] = chosen { Some(one.as_str()) } else { None };
-        let build = ["build"].into_iter().chain(one).chain(["--sanitizer", self.sanitizer]);
-        command::stream("building the fuzz targets", &self.cargo_fuzz(build))?;
         let left = Mutex::new(chosen.iter().rev().collect::<Vec<_>>());
         let found = Mutex::new(Vec::new());
         thread::scope(|scope| {
@@ -226,12 +210,13 @@ impl Fuzz<'_> {
         self.folder.join(kind).join(target)
     }
 
-    fn cargo_fuzz<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Expression {
-        let arguments = ["fuzz"].into_iter().chain(arguments);
-        cmd(&self.tool, arguments)
-            .dir(&self.folder)
-            .env("RUSTC_BOOTSTRAP", "1")
-            .env("CARGO_TARGET_DIR", &self.target_folder)
+    /// The program of a target, which keeps what fails in that target's folder.
+    fn program(&self, target: &str, arguments: &[String]) -> Expression {
+        let artifacts = format!("-artifact_prefix={}/", self.folder("artifacts", target).display());
+        let arguments = [artifacts].into_iter().chain(arguments.iter().cloned());
+        // Each crate has its own copy of what is inlined, which address sanitizer takes for a
+        // second definition.
+        cmd(self.programs.join(target), arguments).env("ASAN_OPTIONS", "detect_odr_violation=0")
     }
 
     /// Runs a target for its time; what it finds is minimised where that works.
@@ -242,9 +227,8 @@ impl Fuzz<'_> {
         fs::create_dir_all(&artifacts)?;
         let before = files(&artifacts)?;
         report::note(&format!("{target}: {} s, seed {}", self.seconds, self.seed));
-        let mut run = ["run", target, "--sanitizer", self.sanitizer].map(str::to_owned).to_vec();
-        run.extend([corpus, seeds].map(|folder| folder.display().to_string()));
-        run.extend(["--".to_owned(), "-print_final_stats=1".to_owned()]);
+        let mut run = [corpus, seeds].map(|folder| folder.display().to_string()).to_vec();
+        run.push("-print_final_stats=1".to_owned());
         run.push(format!("-max_total_time={}", self.seconds));
         run.push(format!("-max_len={LONGEST_INPUT}"));
         run.push(format!("-timeout={HANGS}"));
@@ -256,7 +240,7 @@ impl Fuzz<'_> {
         {
             run.push(format!("-dict={}", words.display()));
         }
-        let run = self.cargo_fuzz(run.iter().map(String::as_str));
+        let run = self.program(target, &run);
         let output = run.stdin_null().stderr_to_stdout().stdout_capture().unchecked().run()?;
         let output_text = String::from_utf8_lossy(&output.stdout);
         for line in output_text.lines().filter(|line| is_summary(line)) {
@@ -264,7 +248,7 @@ impl Fuzz<'_> {
         }
         let found: Vec<_> = files(&artifacts)?.difference(&before).cloned().collect();
         if !output.status.success() && found.is_empty() {
-            bail!("cargo fuzz run: {}\n{output_text}", output.status);
+            bail!("{}\n{output_text}", output.status);
         }
         let crashes =
             found.iter().map(|crash| self.minimise(target, crash)).collect::<Result<_>>()?;
@@ -274,11 +258,11 @@ impl Fuzz<'_> {
     /// The shortest input that libFuzzer finds for the same target to fail at; the crash itself if
     /// it finds none.
     fn minimise(&self, target: &str, crash: &Path) -> Result<PathBuf> {
-        let runs = MINIMISING_RUNS.to_string();
+        let runs = format!("-runs={MINIMISING_RUNS}");
         let before = files(&self.folder("artifacts", target))?;
-        let input = crash.to_string_lossy();
-        let minimise = ["tmin", target, "--sanitizer", self.sanitizer, "--runs", &runs, &input];
-        self.cargo_fuzz(minimise).stdin_null().stderr_null().stdout_null().unchecked().run()?;
+        let minimise = ["-minimize_crash=1".to_owned(), runs, crash.display().to_string()];
+        let minimise = self.program(target, &minimise);
+        minimise.stdin_null().stderr_null().stdout_null().unchecked().run()?;
         let after = files(&self.folder("artifacts", target))?;
         let size = |file: &PathBuf| fs::metadata(file).map_or(u64::MAX, |file| file.len());
         Ok(after

@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use duct::cmd;
 
-use crate::cargo::cargo;
+use crate::cargo::{cargo, compiler, host};
 use crate::xtask::{LIBRARIES, Xtask};
 use crate::{artifact, command};
 
@@ -30,12 +30,8 @@ esac
 
 /// Builds the libraries without default features.
 pub fn run(xtask: &Xtask) -> Result<()> {
-    let compiler = command::quiet("rustc", &cmd!("rustc", "-vV").dir(xtask.root()))?;
-    let host = compiler
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .context("rustc names no host")?;
-    let recipe = format!("{CRATES:?} of {compiler}{WRAPPER}");
+    let host = &host(xtask)?;
+    let recipe = format!("{CRATES:?} of {}{WRAPPER}", compiler(xtask)?);
     let sysroot = artifact::keep(&xtask.kept(), "no-std-sysroot", &recipe, |folder| {
         let libraries = cmd!("rustc", "--print", "target-libdir").dir(xtask.root());
         let libraries = command::quiet("rustc", &libraries)?;
