@@ -333,7 +333,7 @@ where
         let pages = |step: usize| listed.iter().step_by(step).map(|&(page, _)| page);
         *self.sample.borrow_mut() = pages(listed.len() / 6 + 1).collect();
         // A sample of what is mapped, and its neighbours.
-        for page in pages(listed.len() / 50 + 1) {
+        for page in pages(listed.len() / 20 + 1) {
             for input in [page.wrapping_sub(self.unit), page, page + self.unit] {
                 if input >= start.get() && input - start.get() < bytes {
                     let mapped = self.model.get(&input).copied();

@@ -20,6 +20,9 @@ pub type FlatTree<'m, F> = Flat<'m, Machine<'m, F>, Tree<'m, F>>;
 
 /// Bytes of memory for the tables of a case.
 pub const ARENA: usize = 8 << 20;
+/// Every form of reading is compared after so many operations, and after the last; what the tree
+/// holds, after each one. The forms read what is there, however it came there.
+const READ: usize = 4;
 
 fn encodes<F: Format>(machine: &Machine<'_, F>, output: u64, attributes: F::Attributes) -> bool {
     Hardware::<Tree<'_, F>>::encodes(machine, output, attributes)
@@ -48,8 +51,11 @@ pub fn random<F: Format>(format: F, caches: Caches, cases: u32) {
 pub fn run<'m, F: Format>(machine: &'m Machine<'m, F>, ops: &[TreeOp]) {
     let tree = machine.tree().expect("room for a root");
     let mut flat = Flat::new(tree, machine);
-    for op in ops {
+    for (number, op) in (1..).zip(ops) {
         apply(&mut flat, op);
+        if number % READ == 0 || number == ops.len() {
+            crate::reading::forms(&flat);
+        }
     }
     // Every other case is torn down as it is. Unmapping everything leaves the root alone, so the
     // tree holds no empty table.
@@ -79,8 +85,7 @@ fn stands_in_odd_pages<F: Format>(flat: &FlatTree<'_, F>, input: u64) -> bool {
 pub fn apply<'m, F: Format>(flat: &mut FlatTree<'m, F>, op: &TreeOp) {
     let machine = flat.machine;
     if let TreeOp::Space(op) = op {
-        flat.apply(op);
-        return crate::reading::forms(flat);
+        return flat.apply(op);
     }
     let mut gather = machine.gather();
     match *op {
@@ -130,7 +135,6 @@ pub fn apply<'m, F: Format>(flat: &mut FlatTree<'m, F>, op: &TreeOp) {
     gather.finish(&machine).expect("nothing fails");
     drop(gather);
     flat.check();
-    crate::reading::forms(flat);
 }
 
 fn cursor<'m, F: Format>(
