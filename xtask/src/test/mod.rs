@@ -68,7 +68,7 @@ impl Options {
 pub fn run(xtask: &Xtask, options: &Options) -> Result<ExitCode> {
     if options.list {
         for step in STEPS {
-            println!("{:<10}{}", step.name, step.about);
+            println!("{:<14}{}", step.name, step.about);
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -112,7 +112,7 @@ fn run_one(step: &Step, run: impl FnOnce() -> Result<()>) -> Outcome {
 }
 
 fn table(steps: &[&Step], outcomes: &[Outcome]) -> String {
-    let mut table = format!("  {:<18}{:>10}{:>12}{:>10}\n", "", "wall", "CPU", "budget");
+    let mut table = format!("  {:<22}{:>10}{:>12}{:>10}\n", "", "wall", "CPU", "budget");
     let mut total = Times::default();
     for (step, outcome) in steps.iter().zip(outcomes) {
         let (word, times) = match *outcome {
@@ -122,9 +122,9 @@ fn table(steps: &[&Step], outcomes: &[Outcome]) -> String {
         };
         total = total + times;
         let budget = step.cpu_seconds;
-        table.push_str(&format!("  {:<10}{word:<8}{times}{budget:>8} s\n", step.name));
+        table.push_str(&format!("  {:<14}{word:<8}{times}{budget:>8} s\n", step.name));
     }
-    table + &format!("  {:<18}{total}", "sum")
+    table + &format!("  {:<22}{total}", "sum")
 }
 
 #[cfg(test)]
@@ -158,7 +158,7 @@ mod tests {
         let outcomes = [Outcome::Passed(times), Outcome::Failed(times), Outcome::NotRun];
         let table = table(&steps, &outcomes);
         let words: Vec<_> =
-            table.lines().map(|row| row.get(12..20).unwrap_or_default().trim()).collect();
+            table.lines().map(|row| row.get(16..24).unwrap_or_default().trim()).collect();
         assert_eq!(words, ["", "ok", "FAILED", "not run", ""]);
     }
 
