@@ -21,13 +21,23 @@ pub fn variable(tool: &Tool) -> Option<String> {
 /// Fails if a program of one of the tools does not stand in PATH; names all that do not. What the
 /// compilers need is looked for where they are used: a machine’s own have other names.
 pub fn check(tools: &[&Tool]) -> Result<()> {
-    let programs = tools.iter().filter(|tool| tool.name != COMPILERS.name);
-    let programs = programs.flat_map(|tool| tool.programs).map(|it| it.name);
-    let mut missing: Vec<_> = programs.filter(|name| program(name).is_err()).collect();
+    let tools = tools.iter().filter(|tool| tool.name != COMPILERS.name);
+    let programs = tools.flat_map(|tool| tool.programs.iter().map(move |it| (it.name, tool)));
+    let missing = programs.filter(|(name, _)| program(name).is_err());
+    let mut missing: Vec<_> =
+        missing.map(|(name, tool)| format!("{name}{}", source(tool))).collect();
     missing.sort_unstable();
     missing.dedup();
     ensure!(missing.is_empty(), "--system-tools: not in PATH: {}", missing.join(", "));
     Ok(())
+}
+
+/// Where the tool's programs come from; nothing if that is no Debian package.
+fn source(tool: &Tool) -> String {
+    if !tool.wheels.is_empty() {
+        return String::new();
+    }
+    format!(" (Debian: {})", tool.packages.join(", "))
 }
 
 /// A program in PATH, which may have `-static` after its name.
@@ -68,6 +78,9 @@ mod tests {
             ..MAKE
         };
         let error = check(&[&NOWHERE, &COMPILERS, &SYSTEM_PPC64EL]).expect_err("two are missing");
-        assert_eq!(error.to_string(), "--system-tools: not in PATH: no-such-a, no-such-b");
+        assert_eq!(
+            error.to_string(),
+            "--system-tools: not in PATH: no-such-a (Debian: make), no-such-b (Debian: make)"
+        );
     }
 }
