@@ -31,8 +31,8 @@ pub fn config(usual: u32) -> Config {
     Config { cases, max_shrink_iters: 2000, failure_persistence: None, ..Config::default() }
 }
 
-/// Runs `test` on the [`number`] of `cases` random values of `strategy`. Compiled once for each type
-/// of value: what depends on a format stands behind `test`.
+/// Runs `test` on the [`number`] of `cases` random values of `strategy`. Compiled once for each
+/// type of value: what depends on a format stands behind `test`.
 ///
 /// # Panics
 /// With the smallest value on which `test` panics, and with its message.
