@@ -9,6 +9,7 @@ use arch_x86::{
     Registers, Unsupported, boot_tables, gva_to_gpa,
 };
 use pgtable::{Access, Debugger, DirectMap, Error, Gpa, Gva, Prot, Translate};
+use pgtable_conformance::log::Logged;
 
 const GIB: u64 = 1 << 30;
 const KERNEL: Gva = Gva::new(0xffff_ffff_8000_0000);
@@ -24,6 +25,17 @@ fn word(words: &[AtomicU64], address: usize) -> u64 {
 
 fn area(start: u64, end: u64) -> std::ops::Range<Gpa> {
     Gpa::new(start)..Gpa::new(end)
+}
+
+/// Guest memory with a log is told of every word: of the zeros in the tables too.
+#[test]
+fn case_a7_boot_tables_are_logged() {
+    let words = memory();
+    let memory = Logged::new(&words, Gpa::new(0));
+    let format = LongMode::new(Levels::Four, Controls::new());
+    let mappings = [BootMapping::identity(GIB, Prot::RWX.into())];
+    boot_tables(format, &memory, area(0x9000, 0x2_0000), &mappings).unwrap();
+    memory.verify(0x2_0000);
 }
 
 /// 1 GiB by 2-MiB pages at 0x9000, 0xa000, 0xb000: what cloud-hypervisor and Firecracker write by

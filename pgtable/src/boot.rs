@@ -84,6 +84,7 @@ impl<M: TableMemory<Gpa>> TableAllocator<Gpa> for Area<'_, M> {
         for word in words {
             word.store(0, Ordering::Relaxed);
         }
+        self.memory.wrote(table, words.len());
         self.next.set(next);
         Ok(table)
     }

@@ -471,6 +471,8 @@ where
             let interrupted = OnPanic::new(|| tell(gather));
             let broken = verb.take_out(&self.format, &run[index..], node.position(), *at);
             interrupted.disarm();
+            // Also where it put back what it took: a log may have seen the place empty.
+            self.wrote(node.entry::<F>(*at), entries - index);
             match broken {
                 Ok(broken) => {
                     let remade = self.remake(&run[index..], node, at, &broken, gather)?;

@@ -68,9 +68,10 @@ impl<'m, F: Format> Run<'m, F> {
         self.offset
     }
 
-    /// The address of the first entry.
-    pub(crate) fn entry(&self) -> u64 {
-        self.node.entry::<F>(self.offset)
+    /// The address of the first entry: for [`TableMemory::wrote`], if the entries are stored to.
+    #[must_use]
+    pub fn entry(&self) -> Output<F> {
+        <Output<F> as Address>::new(self.node.entry::<F>(self.offset))
     }
 
     /// Whether `word`, as loaded from memory, is a leaf here.

@@ -540,6 +540,7 @@ where
             }
             if state.live() == 0 {
                 slot.store(0);
+                self.wrote(entry, 1);
                 if let Some(above) = self.state(node) {
                     above.sub(self.tree, 1);
                 }

@@ -226,7 +226,7 @@ where
         while let Some(run) = next_run(&self.format, &self.memory, trail, &mut at, end)? {
             if harvest_run(&run, recorded.of(self.format.bits(run.at())), writers, &mut map, gather)
             {
-                self.wrote(run.entry(), run.words().len());
+                self.wrote(run.entry().get(), run.words().len());
             }
         }
         Ok(map.set)

@@ -4,6 +4,7 @@
 //! Whoever changes a leaf is the tree's one writer, so between a look and a change only hardware's
 //! own bits (R, C) can differ; they are kept, and what the change returns holds them.
 
+use core::cell::Cell;
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,6 +19,8 @@ use crate::radix::{PageAttributes, PartitionScoped, Pte};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Standing<'m> {
     memory: &'m AtomicU64,
+    /// Whether it was changed.
+    changed: &'m Cell<bool>,
     /// The first guest address that it maps.
     pub(crate) gpa: Gpa,
     /// Where it stands.
@@ -33,12 +36,14 @@ impl Standing<'_> {
     /// Clears the bits of `mask`; returns what it held.
     pub(crate) fn clear(self, mask: Pte) -> Pte {
         let old = self.memory.fetch_and(ByteOrder::Big.swap(!mask.into_bits()), Ordering::AcqRel);
+        self.changed.set(true);
         Pte::from_bits(ByteOrder::Big.swap(old))
     }
 
     /// Sets the bits of `mask`; returns what it held.
     pub(crate) fn set(self, mask: Pte) -> Pte {
         let old = self.memory.fetch_or(ByteOrder::Big.swap(mask.into_bits()), Ordering::AcqRel);
+        self.changed.set(true);
         Pte::from_bits(ByteOrder::Big.swap(old))
     }
 
@@ -59,7 +64,7 @@ pub(crate) const EAA: Pte = Pte::new().with_eaa(crate::radix::Eaa::from_bits(15)
 
 impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
     /// Shows `visit` every leaf that maps any of the `bytes` bytes from `gpa` on, in order, until
-    /// it breaks.
+    /// it breaks. Tells the table memory of each that it changes.
     pub(crate) fn for_each_standing<B>(
         &self,
         gpa: Gpa,
@@ -73,7 +78,12 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
                 let word = ByteOrder::Big.swap(memory.load(Ordering::Relaxed));
                 if let Entry::Leaf { .. } = format.decode(word, at) {
                     let gpa = Gpa::new(run.input().get() + ((index as u64) << at.shift));
-                    let step = visit(Standing { memory, gpa, at });
+                    let changed = Cell::new(false);
+                    let step = visit(Standing { memory, changed: &changed, gpa, at });
+                    if changed.get() {
+                        let entry = run.entry().get() + index as u64 * 8;
+                        self.table.memory().wrote(Hpa::new(entry), 1);
+                    }
                     if step.is_break() {
                         return step;
                     }

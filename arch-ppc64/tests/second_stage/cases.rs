@@ -4,9 +4,13 @@ use core::cell::{Cell, RefCell};
 
 use arch_ppc64::radix::{Att, Granule, PartitionScoped, ProcessTableWord};
 use arch_ppc64::second_stage::{Error, HostPage, MemorySlot, Placed, SecondStage};
+use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::{
-    AccessKind, DirectMap, Gpa, Hpa, Invalidate, InvalidateFailed, Stage2, Stale, Walker,
+    AccessKind, DirectMap, Gpa, Hpa, Invalidate, InvalidateFailed, Recorded, Stage2, Stale, Walker,
+    Writers,
 };
+
+use pgtable_conformance::log::Logged;
 
 use crate::host::{TABLES, Tables, Tlb, direct, leaves, memory};
 
@@ -48,6 +52,46 @@ fn with_stage(test: impl for<'m> FnOnce(Stage<'m>, &'m Tlb, &dyn Fn() -> u32)) {
     let stage =
         SecondStage::new(PartitionScoped::new(Granule::K64), direct(&words), &tables, 5).unwrap();
     test(stage, &tlb, &|| frames.census().live);
+}
+
+/// Every verb tells the memory of the tables which leaves it changed.
+#[test]
+fn case_a7_changes_of_leaves_are_logged() {
+    let (words, tlb) = (memory(), Tlb::default());
+    let logged = Logged::new(&words, Hpa::new(TABLES));
+    let end = TABLES + words.len() as u64 * 8;
+    let region = Region::new(&logged, Hpa::new(TABLES), (words.len() >> 13) as u32, 16).unwrap();
+    let frames = Frames::new(region).unwrap();
+    let cache = Cache::new(&frames, Owner(5), Kind::Kernel, Policy::Reuse);
+    let format = PartitionScoped::new(Granule::K64);
+    let mut stage = SecondStage::new(format, &logged, &cache, 5).unwrap();
+    let mut gather = stage.gather(&tlb);
+    for kind in [AccessKind::Read, AccessKind::Write] {
+        // The second adds to the leaf of the first.
+        let page = HostPage { writable: kind == AccessKind::Write, ..host_page(0, 16) };
+        let ticket = stage.ticket();
+        stage.fault_in(ticket, Gpa::new(0), kind, &MEMORY, page, &mut gather, |_| ()).unwrap();
+        logged.verify(end);
+    }
+    for verb in 0..7 {
+        let gpa = Gpa::new(0);
+        match verb {
+            0 => assert_eq!(stage.age(gpa, 1 << 16), Ok(true)),
+            1 => assert!(stage.test_and_clear_dirty(gpa, &mut gather).unwrap().is_some()),
+            2 => assert_eq!(stage.set_rc(gpa, true), Ok(true)),
+            3 => assert_eq!(stage.write_protect(gpa, 1 << 16, &mut gather), Ok(1)),
+            4 => assert_eq!(stage.redirty(gpa), Ok(true)),
+            5 => {
+                let (recorded, writers) = (Recorded::Dirty, Writers::Running);
+                let told = stage.harvest(gpa, 1 << 16, recorded, writers, &mut [0], &mut gather);
+                assert_eq!(told, Ok(1));
+            }
+            _ => drop(stage.unmap(gpa, 1 << 16, &mut gather, |_| ()).unwrap()),
+        }
+        logged.verify(end);
+    }
+    stage.finish(gather).unwrap();
+    logged.verify(end);
 }
 
 #[test]

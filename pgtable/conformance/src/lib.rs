@@ -10,9 +10,11 @@
 //! | [`shared`], [`locked`] | the writers of a shared tree, one at a time |
 //! | [`writers`], [`readers`] | writers, and readers beside a writer, on threads |
 //! | [`records`], [`protected`] | accessed and dirty, harvested; of pages that were write-protected before |
+//! | [`rights`] | what rights say of a page, and which pages every verb takes |
 //! | [`keep`] | tables that stay though they are empty |
 //! | [`hostile`] | tables that others write, and memory that refuses |
 //! | [`loads`] | how many words operations ask for |
+//! | [`log`](mod@log) | every store to a table is told to the memory (checked by each test with a [`machine`]) |
 //! | [`machine`], [`mmu`] | invalidation: an emulated MMU accesses the tree in the middle of each verb, caches what it may, and must never be left with what is no longer true |
 //!
 //! Formats of no crate of this workspace stand here as examples, and are tested like all others:
@@ -39,6 +41,7 @@ pub mod hostile;
 pub mod keep;
 pub mod loads;
 pub mod locked;
+pub mod log;
 pub mod lpa;
 pub mod machine;
 pub mod memory;
@@ -50,6 +53,7 @@ pub mod protected;
 pub mod readers;
 pub mod reading;
 pub mod records;
+pub mod rights;
 pub mod shared;
 pub mod srmmu;
 pub mod sv;
@@ -105,6 +109,18 @@ macro_rules! conformance {
                 #[test]
                 fn protected() {
                     $crate::protected::kept($format, CACHES);
+                }
+
+                /// Rights alone change.
+                #[test]
+                fn case_b10_protect_changes_rights_alone() {
+                    $crate::rights::alone($format, CACHES);
+                }
+
+                /// Whole base pages, in leaves of any size.
+                #[test]
+                fn case_b13_whole_base_pages() {
+                    $crate::rights::whole($format, CACHES);
                 }
 
                 /// Empty tables that stay.
@@ -197,6 +213,12 @@ macro_rules! codec_tests {
         #[test]
         fn leaves() {
             $crate::words::random_leaves(&$format);
+        }
+
+        /// Attributes made of rights alone.
+        #[test]
+        fn case_b11_rights_are_of_ordinary_memory() {
+            $crate::rights::ordinary($format);
         }
 
         /// Addresses and offsets.

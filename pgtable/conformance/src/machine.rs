@@ -8,13 +8,14 @@ use std::cell::{Cell, RefCell};
 use std::sync::atomic::AtomicU64;
 
 use pgtable::{
-    Address, AddressSpace, AllocError, Contents, DeferringAllocator, DirectMap, Entry, Error,
-    Format, Gather, Input, Invalidate, InvalidateFailed, MemoryError, Output, PageTable, Position,
-    ReadMemory, ReadSide, Stale, TableAllocator, TableLayout, TableMemory, TableState,
+    Address, AddressSpace, AllocError, Contents, DeferringAllocator, Entry, Error, Format, Gather,
+    Input, Invalidate, InvalidateFailed, MemoryError, Output, PageTable, Position, ReadMemory,
+    ReadSide, Stale, TableAllocator, TableLayout, TableMemory, TableState,
 };
 
 use crate::cases::Random;
 use crate::flat::{Hardware, IDENTITY, Model};
+use crate::log::Logged;
 use crate::memory::{Arena, Tables};
 use crate::mmu::{Caches, Mmu};
 use crate::words::ACCESSES;
@@ -42,7 +43,8 @@ pub enum Forgets {
 #[derive(Debug)]
 pub struct Machine<'m, F: Format> {
     format: F,
-    memory: DirectMap<'m, Output<F>>,
+    arena: &'m Arena,
+    memory: Logged<'m, Output<F>>,
     /// Where its tables come from.
     pub tables: &'m Tables<'m>,
     caches: Caches,
@@ -60,7 +62,8 @@ impl<'m, F: Format> Machine<'m, F> {
     pub fn new(format: F, arena: &'m Arena, tables: &'m Tables<'m>, caches: Caches) -> Self {
         Self {
             format,
-            memory: arena.memory(),
+            arena,
+            memory: arena.logged(),
             tables,
             caches,
             mmu: RefCell::new(None),
@@ -94,7 +97,7 @@ impl<'m, F: Format> Machine<'m, F> {
         let mut mmu = self.mmu.borrow_mut();
         match &mut *mmu {
             Some(mmu) => mmu.set_root(root),
-            None => *mmu = Some(Mmu::new(self.format, self.memory, root, self.caches)),
+            None => *mmu = Some(Mmu::new(self.format, self.arena.memory(), root, self.caches)),
         }
     }
 
@@ -168,6 +171,7 @@ impl<'m, F: Format> Machine<'m, F> {
             // From the root, or from a cached entry on the way.
             mmu.walk(offset, access, self.random.below(6) as usize);
         }
+        mmu.recorded().into_iter().for_each(|entry| self.memory.told(entry, 1));
     }
 
     /// The MMU may make an access.
@@ -177,7 +181,8 @@ impl<'m, F: Format> Machine<'m, F> {
         }
     }
 
-    /// What is cached is what the tree says, and no record was lost.
+    /// What is cached is what the tree says, no record was lost, and the memory was told of every
+    /// store.
     ///
     /// # Panics
     /// If it is not.
@@ -185,7 +190,14 @@ impl<'m, F: Format> Machine<'m, F> {
         self.mmu(|mmu| {
             mmu.verify();
             mmu.verify_records();
+            mmu.recorded().into_iter().for_each(|entry| self.memory.told(entry, 1));
         });
+        self.memory.verify(self.tables.top());
+    }
+
+    /// The allocator stored to a table, which it tells of itself.
+    fn allocated(&self, table: Output<F>, layout: TableLayout) {
+        self.memory.told(table.get(), layout.bytes().div_ceil(8));
     }
 }
 
@@ -272,7 +284,8 @@ impl<F: Format> TableMemory<Output<F>> for Machine<'_, F> {
         self.memory.table(address, words)
     }
 
-    fn wrote(&self, _: Output<F>, _: usize) {
+    fn wrote(&self, address: Output<F>, words: usize) {
+        self.memory.wrote(address, words);
         self.maybe();
     }
 }
@@ -280,12 +293,14 @@ impl<F: Format> TableMemory<Output<F>> for Machine<'_, F> {
 impl<F: Format> TableAllocator<Output<F>> for Machine<'_, F> {
     fn allocate(&self, layout: TableLayout) -> Result<Output<F>, AllocError> {
         self.maybe();
-        self.tables.allocate(layout)
+        let table = self.tables.allocate(layout);
+        table.inspect(|table| self.allocated(*table, layout))
     }
 
     fn allocate_stale(&self, layout: TableLayout) -> Result<Output<F>, AllocError> {
         self.maybe();
-        self.tables.allocate_stale(layout)
+        let table = self.tables.allocate_stale(layout);
+        table.inspect(|table| self.allocated(*table, layout))
     }
 
     fn free(
@@ -296,7 +311,9 @@ impl<F: Format> TableAllocator<Output<F>> for Machine<'_, F> {
     ) -> Result<(), AllocError> {
         self.maybe();
         self.mmu(|mmu| mmu.freed(table.get(), layout.bytes() as u64));
-        self.tables.free(table, layout, contents)
+        self.tables.free(table, layout, contents)?;
+        self.allocated(table, layout);
+        Ok(())
     }
 
     fn state(&self, table: Output<F>, layout: TableLayout) -> Option<&TableState> {

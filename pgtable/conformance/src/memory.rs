@@ -11,6 +11,8 @@ use pgtable::{
 };
 use zerocopy::FromZeros;
 
+use crate::log::Logged;
+
 /// Memory for tables: where it starts in its space, its words, and a state word for each 256 bytes.
 #[derive(Debug)]
 pub struct Arena {
@@ -37,6 +39,12 @@ impl Arena {
     #[must_use]
     pub fn word(&self, address: u64) -> &AtomicU64 {
         &self.words[((address - self.start) / 8) as usize]
+    }
+
+    /// The arena as memory that knows which stores it was told of.
+    #[must_use]
+    pub fn logged<A: Address>(&self) -> Logged<'_, A> {
+        Logged::new(&self.words, A::new(self.start))
     }
 
     /// The arena as table memory.
@@ -75,6 +83,12 @@ impl<'m> Tables<'m> {
             others_write: false,
             handed_out: Cell::new(0),
         }
+    }
+
+    /// Beyond the last table that was ever handed out.
+    #[must_use]
+    pub fn top(&self) -> u64 {
+        self.top.get()
     }
 
     /// The number of words of all tables that were ever handed out.

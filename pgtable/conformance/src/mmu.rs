@@ -6,6 +6,7 @@
 //! removes what [`Caches`] says that an invalidation removes, and no more. [`Mmu::verify`] panics
 //! if something that is still cached is not what the tree says.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -111,6 +112,8 @@ pub struct Mmu<'m, F: Format> {
     leaves: BTreeMap<(u64, u8), Leaf<F>>,
     /// Tables that cached entries lead to: by level and the first offset that they cover.
     tables: BTreeMap<(u8, u64), Node<F::Path>>,
+    /// The entries in which it recorded anything since they were asked for.
+    recorded: RefCell<Vec<u64>>,
     /// Where it recorded stores: what each leaf covered in which it did, as far as nobody was told.
     dirtied: Vec<Range<u64>>,
 }
@@ -131,6 +134,7 @@ impl<'m, F: Format> Mmu<'m, F> {
             root: root.get(),
             leaves: BTreeMap::new(),
             tables: BTreeMap::new(),
+            recorded: RefCell::default(),
             dirtied: Vec::new(),
         }
     }
@@ -320,7 +324,13 @@ impl<'m, F: Format> Mmu<'m, F> {
         // Nothing came between the load and this.
         if let Ok(word) = F::Word::word_in(&self.memory, Output::<F>::new(entry)) {
             word.store_raw(F::Word::swap(F::BYTE_ORDER, new), Ordering::Relaxed);
+            self.recorded.borrow_mut().push(entry);
         }
+    }
+
+    /// The addresses of the entries in which it recorded anything since the last call.
+    pub fn recorded(&self) -> Vec<u64> {
+        self.recorded.take()
     }
 
     fn overlapping(&self, first: u64, last: u64) -> impl Iterator<Item = &Leaf<F>> {
