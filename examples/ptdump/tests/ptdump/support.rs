@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use pgtable::{
     Address, AllocError, Attributes, Contents, DirectMap, Format, Input, Leaves,
@@ -113,36 +112,9 @@ impl Bench {
     }
 }
 
-/// What this test itself is run by, if it is built for another machine: cargo's runner.
-fn runner() -> Option<String> {
-    let name = "CARGO_TARGET_POWERPC64LE_UNKNOWN_LINUX_GNU_RUNNER";
-    std::env::var(name)
-        .ok()
-        .filter(|_| cfg!(all(target_arch = "powerpc64", target_endian = "little")))
-}
-
-/// Whether this machine is emulated: slow, and no measure of memory.
-pub fn emulated() -> bool {
-    runner().is_some()
-}
-
-/// How long something may take that takes no longer than so many seconds on a busy machine.
-pub fn patience(seconds: u64) -> Duration {
-    Duration::from_secs(if emulated() { 20 * seconds } else { seconds })
-}
-
 /// The program.
 pub fn program() -> Command {
-    let program = env!("CARGO_BIN_EXE_ptdump");
-    match runner() {
-        Some(runner) => {
-            let mut words = runner.split_whitespace();
-            let mut command = Command::new(words.next().unwrap());
-            command.args(words).arg(program);
-            command
-        }
-        None => Command::new(program),
-    }
+    Command::new(env!("CARGO_BIN_EXE_ptdump"))
 }
 
 /// The commands that ask an image.
