@@ -296,7 +296,7 @@ fn dirt_that_is_a_cleared_bit() {
     let clean = LpaAttributes::from(Prot::RW).with_clean(true);
     tree.map(Gva::new(0), Gpa::new(0), pages * K64, clean, Leaves::Exactly(16)).unwrap();
     let at = |page: u64| Gva::new((1 << 32) + page * K64);
-    tree.map(at(0), Gpa::new(0), 16 * K64, Prot::R.into(), Leaves::Exactly(16)).unwrap();
+    tree.map(at(0), Gpa::new(0), 16 * K64, clean.with_prot(Prot::R), Leaves::Exactly(16)).unwrap();
     let mut gather = Gather::new(&Unused, ());
     let mut harvest = |tree: &mut LpaTree<'_>, start, pages: u64, writers| {
         let mut bitmap = vec![0u64; pages.div_ceil(64) as usize];
@@ -314,7 +314,7 @@ fn dirt_that_is_a_cleared_bit() {
         assert_eq!((dirty[0], dirty[1], dirty[127]), (8, 0xff, 1 << 63));
         assert_eq!(dirty.iter().map(|word| word.count_ones()).sum::<u32>(), 10);
         assert!(harvest(&mut tree, Gva::new(0), pages, writers).iter().all(|word| *word == 0));
-        // Pages that are read-only are not dirty, and stay read-only.
+        // Pages that are read-only and clean stay so.
         assert_eq!(harvest(&mut tree, at(0), 16, writers), [0]);
         assert!(tree.translate(at(3), Access::WRITE).is_err());
     }
