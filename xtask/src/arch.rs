@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::cross_host::{Hosts, POWER, RISCV64};
+use crate::cross_host::{AARCH64, Hosts, POWER, RISCV64};
 use crate::emulated_host::{self, Machine, System, X86_64};
 use crate::x86_host;
 use crate::xtask::Xtask;
@@ -20,33 +20,32 @@ pub enum Arch {
     X86,
     /// RISC-V with the hypervisor extension: this machine if it is one, else an emulated one
     Riscv64,
-    /// AArch64: bare emulated machines
+    /// AArch64 with EL2: this machine if it is one, else an emulated one
     Aarch64,
 }
 
 impl Arch {
     /// The hosts that programs are cross-built for, if they are.
-    fn hosts(self) -> Result<Option<&'static Hosts>> {
+    fn hosts(self) -> Option<&'static Hosts> {
         match self {
-            Self::Ppc64 => Ok(Some(&POWER)),
-            Self::Riscv64 => Ok(Some(&RISCV64)),
-            Self::X86 => Ok(None),
-            Self::Aarch64 => bail!("no AArch64 guests yet: `probe` has bare machines"),
+            Self::Ppc64 => Some(&POWER),
+            Self::Aarch64 => Some(&AARCH64),
+            Self::Riscv64 => Some(&RISCV64),
+            Self::X86 => None,
         }
     }
 
     /// Whether a program that runs guests runs on this machine, and not on an emulated host.
     pub fn runs_here(self, machine: &Machine) -> bool {
         match self.hosts() {
-            Ok(Some(hosts)) => hosts.run_here(machine),
-            Ok(None) => x86_host::usable().is_ok() && !machine.must_be_emulated(),
-            Err(_) => false,
+            Some(hosts) => hosts.run_here(machine),
+            None => x86_host::usable().is_ok() && !machine.must_be_emulated(),
         }
     }
 
     /// Debian’s kernel and busybox for it.
     pub fn system(self, xtask: &Xtask, machine: &Machine) -> Result<System> {
-        match self.hosts()? {
+        match self.hosts() {
             Some(hosts) => hosts.system(xtask, machine),
             None => emulated_host::system(xtask, &X86_64),
         }
@@ -54,7 +53,7 @@ impl Arch {
 
     /// Builds a program of `examples/` that runs inside a guest: statically linked.
     pub fn build_guest(self, xtask: &Xtask, program: &str) -> Result<PathBuf> {
-        match self.hosts()? {
+        match self.hosts() {
             Some(hosts) => hosts.build(xtask, program),
             None => x86_host::build(xtask, program),
         }
@@ -70,7 +69,7 @@ impl Arch {
         machine: Machine,
         files: Vec<PathBuf>,
     ) -> Result<u8> {
-        match self.hosts()? {
+        match self.hosts() {
             Some(hosts) => hosts.run_example(xtask, program, arguments, machine, files),
             None => x86_host::run_example(xtask, program, arguments, machine, files),
         }

@@ -57,6 +57,7 @@ pub fn build_static(xtask: &Xtask, program: &str) -> Result<PathBuf> {
     // Named, so that the flags are not those of build scripts too.
     let (target, variable) = match env::consts::ARCH {
         "powerpc64" => ("powerpc64le-unknown-linux-gnu", "POWERPC64LE"),
+        "aarch64" => ("aarch64-unknown-linux-gnu", "AARCH64"),
         "riscv64" => ("riscv64gc-unknown-linux-gnu", "RISCV64GC"),
         _ => ("x86_64-unknown-linux-gnu", "X86_64"),
     };

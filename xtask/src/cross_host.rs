@@ -28,6 +28,13 @@ pub struct Hosts {
 pub const POWER: Hosts =
     Hosts { arch: "powerpc64", platform: None, target: &ppc64le::POWER, module: "kvm_hv" };
 
+pub const AARCH64: Hosts = Hosts {
+    arch: "aarch64",
+    platform: &emulated_host::AARCH64,
+    target: &ppc64le::AARCH64,
+    module: "kvm",
+};
+
 pub const RISCV64: Hosts = Hosts {
     arch: "riscv64",
     platform: Some(&emulated_host::RISCV64),

@@ -150,6 +150,8 @@ mod tests {
             ("microvm --linux --arch x86 --mmu hash", false),
             ("microvm --arch riscv64", true),
             ("microvm --linux --arch riscv64", false),
+            ("microvm --linux --arch aarch64 --cpus 2", true),
+            ("microvm --linux --arch aarch64 --mmu hash", false),
             ("microvm --smp 0", false),
             ("microvm --host-memory 512", false),
             ("microvm --timeout 0", false),

@@ -1,4 +1,4 @@
-//! Building for powerpc64le and riscv64 Linux, and running what was built for POWER under
+//! Building for powerpc64le, aarch64 and riscv64 Linux, and running what was built for POWER under
 //! qemu-user.
 //!
 //! rustc and the C compiler are the toolbox’s. Everything is linked statically: the emulated host
@@ -13,7 +13,7 @@ use crate::cargo::cargo;
 use crate::command;
 use crate::toolbox::cross::Cross;
 use crate::toolbox::table::{
-    COMPILERS, LIBRARIES_PPC64EL, LIBRARIES_RISCV64, QEMU_USER, RUST_TRIXIE, Tool,
+    COMPILERS, LIBRARIES_ARM64, LIBRARIES_PPC64EL, LIBRARIES_RISCV64, QEMU_USER, RUST_TRIXIE, Tool,
 };
 use crate::xtask::Xtask;
 
@@ -38,6 +38,15 @@ pub const POWER: Target = Target {
     rust: &COMPILERS,
     libraries: &LIBRARIES_PPC64EL,
     folder: "ppc64le",
+};
+
+pub const AARCH64: Target = Target {
+    name: "aarch64-unknown-linux-gnu",
+    cargo: "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU",
+    scripts: "aarch64_unknown_linux_gnu",
+    rust: &COMPILERS,
+    libraries: &LIBRARIES_ARM64,
+    folder: "aarch64",
 };
 
 pub const RISCV64: Target = Target {

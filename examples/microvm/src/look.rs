@@ -88,7 +88,10 @@ pub struct Mapping {
     pub leaf: u8,
     pub prot: Prot,
     /// Its memory type, by the architecture's number.
-    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "riscv64")), expect(dead_code))]
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")),
+        expect(dead_code)
+    )]
     pub memory: u8,
     pub allows: Allows,
 }
@@ -107,7 +110,10 @@ pub const fn row(
 
 impl Mapping {
     /// The same with another memory type.
-    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "riscv64")), expect(dead_code))]
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")),
+        expect(dead_code)
+    )]
     pub const fn with_memory(self, memory: u8) -> Self {
         Self { memory, ..self }
     }

@@ -1,5 +1,5 @@
 //! A microVM whose every address goes through tables that this workspace built: on KVM-HV POWER9,
-//! on x86-64 and on RISC-V.
+//! on x86-64, on AArch64 and on RISC-V.
 //!
 //! The guest's trees are made by `pgtable` and an architecture's crate out of fragments that
 //! `frag-alloc` handed out, in guest memory that `vm-memory` owns. The guest then makes one access
@@ -17,9 +17,11 @@
 //! | `changes`, `edit` | changes by the VMM, and by the guest itself |
 //! | `teardown` | giving everything back, and counting |
 //! | `report` | what a person reads |
-//! | `power`, `x86`, `riscv64` | the machines: `layout` (what is where), `changes` (which changes), `machine`, `shootdown` |
+//! | `power`, `x86`, `aarch64`, `riscv64` | the machines: `layout` (what is where), `changes` (which changes), `machine`, `shootdown` |
 //! | `linux` | another guest: Linux, and a look at its tables |
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod allows;
 mod change;
 mod changes;
@@ -44,7 +46,7 @@ use clap::Parser;
 
 use report::Report;
 
-/// Runs a guest (KVM-HV on POWER9, KVM on x86-64 and RISC-V) behind page tables that this workspace
+/// Runs a guest (KVM-HV on POWER9, KVM on x86-64, AArch64 and RISC-V) behind page tables that this workspace
 /// built, and checks each access from inside.
 #[derive(Parser)]
 struct Options {
@@ -71,6 +73,8 @@ fn main() -> ExitCode {
     let result = match std::env::consts::ARCH {
         #[cfg(target_arch = "x86_64")]
         "x86_64" => x86::run(&mut report),
+        #[cfg(target_arch = "aarch64")]
+        "aarch64" => aarch64::run(&mut report),
         #[cfg(target_arch = "riscv64")]
         "riscv64" => riscv64::run(&mut report),
         _ => power::run(options.memory, &mut report),

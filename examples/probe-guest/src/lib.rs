@@ -6,9 +6,12 @@
 //! why. A software walker’s opinion can so be held against the machine’s, address by address.
 //!
 //! A [`Probe`] is the question, for any architecture. The answer and the machine that gives it are
-//! an architecture’s own: [`ppc64`], on x86-64 `x86`, and on RISC-V `riscv64`.
+//! an architecture’s own: [`ppc64`], on AArch64 `aarch64`, on x86-64 `x86`, and on RISC-V
+//! `riscv64`.
 #![cfg(target_os = "linux")]
 
+#[cfg(target_arch = "aarch64")]
+pub mod aarch64;
 pub mod ppc64;
 #[cfg(target_arch = "riscv64")]
 pub mod riscv64;

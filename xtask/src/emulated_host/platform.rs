@@ -1,10 +1,12 @@
-//! What kinds of machine can be emulated: x86-64 with SVM and RISC-V with H here, POWER's in
-//! [`super::power`].
+//! What kinds of machine can be emulated: x86-64 with SVM, AArch64 with EL2 and RISC-V with H
+//! here, POWER's in [`super::power`].
 
 use anyhow::{Result, bail};
 
 use crate::qemu::Qemu;
-use crate::toolbox::table::{QEMU_RISCV, QEMU_X86, SYSTEM_AMD64, SYSTEM_RISCV64, Tool};
+use crate::toolbox::table::{
+    QEMU_ARM, QEMU_RISCV, QEMU_X86, SYSTEM_AMD64, SYSTEM_ARM64, SYSTEM_RISCV64, Tool,
+};
 use crate::xtask::Xtask;
 
 /// A kind of machine, and the software that it boots.
@@ -46,6 +48,19 @@ pub const X86_64: Platform = Platform {
     system: &SYSTEM_AMD64,
     image: "vmlinuz-",
     modules: &["kvm", "kvm-amd"],
+};
+
+/// QEMU’s `virt` with EL2, and a CPU that has everything that QEMU can do. Its kernel has KVM built
+/// in.
+pub const AARCH64: Platform = Platform {
+    name: "AArch64",
+    qemu: "qemu-system-aarch64",
+    emulator: &QEMU_ARM,
+    machine: "-machine virt,virtualization=on,gic-version=3 -accel tcg -cpu max",
+    console: "ttyAMA0",
+    system: &SYSTEM_ARM64,
+    image: "vmlinuz-",
+    modules: &[],
 };
 
 /// QEMU’s `virt` with the hypervisor extension, and what translation has besides.

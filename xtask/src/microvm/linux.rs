@@ -114,8 +114,15 @@ impl Options {
             return Some(no_hash(host));
         }
         let power_only = self.mmu == Mmu::Hash || self.cpus.is_some_and(|cpus| cpus > 1);
-        (arch == Arch::X86 && power_only)
-            .then(|| "an x86 guest has one CPU and no hashed page table: --cpus, --mmu".to_owned())
+        match arch {
+            Arch::X86 if power_only => {
+                Some("an x86 guest has one CPU and no hashed page table: --cpus, --mmu".to_owned())
+            }
+            Arch::Aarch64 if self.mmu == Mmu::Hash => {
+                Some("AArch64 has no hashed page table".to_owned())
+            }
+            _ => None,
+        }
     }
 
     /// Whether Linux is asked for.

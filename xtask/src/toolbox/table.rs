@@ -245,6 +245,15 @@ pub const LIBRARIES_PPC64EL: Tool = Tool {
     ..TOOL
 };
 
+pub const LIBRARIES_ARM64: Tool = Tool {
+    name: "libraries-arm64",
+    why: LIBRARIES_PPC64EL.why,
+    architecture: Some("arm64"),
+    alone: LIBRARIES_PPC64EL.alone,
+    of_compilers: true,
+    ..TOOL
+};
+
 /// rustc alone, for architectures that the compilers’ release lacks.
 pub const RUST_TRIXIE: Tool = Tool {
     name: "rust-trixie",
@@ -316,6 +325,15 @@ pub const SYSTEM_AMD64: Tool = Tool {
     why: "the same Linux as on POWER",
     architecture: Some("amd64"),
     alone: &["linux-image-*-amd64", "busybox-static"],
+    ..TOOL
+};
+
+pub const SYSTEM_ARM64: Tool = Tool {
+    name: "system-arm64",
+    release: Trixie,
+    why: "Linux 6.12: 52-bit addresses by LPA2; the cloud form has KVM and a console built in",
+    architecture: Some("arm64"),
+    alone: &["linux-image-*-cloud-arm64", "busybox-static"],
     ..TOOL
 };
 

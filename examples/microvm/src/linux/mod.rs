@@ -15,8 +15,11 @@
 //! | `listing` | all leaves of a tree |
 //! | `watch` | what happens next, and how long that may take |
 //! | `dying` | the last words of a kernel that says nothing any more |
-//! | `power`, `x86` | the machine on POWER, and on x86-64 |
+//! | `serial` | a serial port, where the machine has one |
+//! | `power`, `x86`, `aarch64` | the machine on POWER, on x86-64, and on AArch64 |
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod compare;
 mod dying;
 mod gate;
@@ -25,6 +28,8 @@ mod input;
 mod listing;
 mod power;
 mod screen;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod serial;
 mod watch;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -50,7 +55,7 @@ pub enum Event {
 /// Which translation the guest uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Translation {
-    /// Radix trees (on x86-64: the CPU's)
+    /// Radix trees (elsewhere: the CPU's)
     #[default]
     Radix,
     /// A hashed page table (POWER)
@@ -62,7 +67,7 @@ pub enum Translation {
 #[group(id = "linux-guest")]
 #[command(next_help_heading = "Linux guests")]
 pub struct Options {
-    /// Boot this kernel (POWER: an ELF vmlinux; x86-64: a bzImage) instead of checking page tables
+    /// Boot this kernel (POWER: an ELF vmlinux; x86-64: a bzImage; AArch64: an Image) instead of checking page tables
     /// of our own
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
@@ -111,6 +116,8 @@ pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Fail
     let outcome = match std::env::consts::ARCH {
         #[cfg(target_arch = "x86_64")]
         "x86_64" => x86::run(options, memory, verbose),
+        #[cfg(target_arch = "aarch64")]
+        "aarch64" => aarch64::run(options, memory, verbose),
         _ => power::run(options, memory, verbose),
     };
     let Some(words) = &options.dies else { return outcome };
