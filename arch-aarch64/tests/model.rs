@@ -306,44 +306,6 @@ fn random_walks() {
 /// Where stage 1's root stands behind stage 2.
 const ROOT: u64 = 0x12_0000;
 
-/// What both stages make of an address: stage 1 through stage 2, its recording, the final access.
-fn both(
-    p1: &Params,
-    p2: &Params,
-    va: u64,
-    access: pgtable::Access,
-    seed: u64,
-) -> Result<u64, (bool, bool, u8)> {
-    use pgtable::{Access, AccessKind};
-    let second = |ipa: u64, access| model::walk(p2, 0, ipa, access, |at| load(seed, at));
-    let failed = std::cell::Cell::new(None);
-    let last = std::cell::Cell::new((0, 0));
-    let through = |ipa: u64| match second(ipa, Access::READ) {
-        Ok((pa, _)) => {
-            let word = load(seed, pa)?;
-            last.set((ipa, word));
-            Some(word)
-        }
-        Err(status) => {
-            failed.set(Some(status));
-            None
-        }
-    };
-    let first = model::walk(p1, ROOT, va, access, through);
-    if let Some(status) = failed.get() {
-        return Err((true, true, status));
-    }
-    let (ipa, _) = first.map_err(|status| (false, false, status))?;
-    let (entry, word) = last.get();
-    let dirties =
-        access.kind == AccessKind::Write && p1.hd && word >> 51 & 1 == 1 && word >> 7 & 1 == 1;
-    if word >> 10 & 1 == 0 || dirties {
-        second(entry, Access::WRITE).map_err(|status| (true, true, status))?;
-    }
-    let (pa, _) = second(ipa, access).map_err(|status| (true, false, status))?;
-    Ok(pa)
-}
-
 /// Two stages: whose fault it is, whether it hit a table, and its status.
 #[test]
 fn random_walks_through_both_stages() {
@@ -356,7 +318,8 @@ fn random_walks_through_both_stages() {
         let (p1, p2) = (params1(&c1), params2(&c2));
         let access = ACCESSES[dice.below(6) as usize];
         let va = input(&mut dice, &p1);
-        let want = both(&p1, &p2, va, access, seed);
+        let want = model::both((&p1, ROOT), (&p2, 0), va, access, |at| load(seed, at));
+        let want = want.map(|(pa, _)| pa);
         let tables = Walker::new(second, memory(seed), Hpa::new(0));
         let got = TwoStage::new(first, Gpa::new(ROOT), tables).translate(Gva::new(va), access);
         let got = got.map(|page| page.output().get()).map_err(|fault| match fault {

@@ -30,6 +30,7 @@ mod radix_walk;
 mod reading;
 mod sv_walk;
 mod two_stage_walk;
+mod vmsa_walk;
 mod x86_walk;
 
 pub use entries::entries;
@@ -45,6 +46,7 @@ pub use ptdump_core::ptdump_core;
 pub use radix_walk::radix_walk;
 pub use sv_walk::sv_walk;
 pub use two_stage_walk::two_stage_walk;
+pub use vmsa_walk::vmsa_walk;
 pub use x86_walk::x86_walk;
 
 /// A target: its name and itself.
@@ -56,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     ("x86_walk", x86_walk),
     ("ept_walk", ept_walk),
     ("sv_walk", sv_walk),
+    ("vmsa_walk", vmsa_walk),
     ("map_unmap", map_unmap),
     ("frag_alloc", frag_alloc),
     ("guest_trees", guest_trees),

@@ -1,6 +1,8 @@
 //! VMSAv8-64 as one reads it in DDI 0487, D8: a straight-line walker over single bits, in Arm's
 //! numbering of levels. It shares no code with the crate.
 
+use std::cell::Cell;
+
 use pgtable::{Access, AccessKind, Privilege};
 
 /// A walk's parameters.
@@ -157,6 +159,46 @@ pub fn walk(
         let size = if is_group { low + group } else { low };
         return Ok((address | field(input, low - 1, 0), size));
     }
+}
+
+/// A fault of both stages: whether it is stage 2's, whether it hit a table of stage 1, its status.
+pub type BothFault = (bool, bool, u8);
+
+/// What both stages make of an address: stage 1 through stage 2, its recording, the final access.
+/// Each stage comes with its root.
+pub fn both(
+    (p1, root1): (&Params, u64),
+    (p2, root2): (&Params, u64),
+    va: u64,
+    access: Access,
+    load: impl Fn(u64) -> Option<u64>,
+) -> Result<(u64, u32), BothFault> {
+    let second = |ipa: u64, access| walk(p2, root2, ipa, access, &load);
+    let failed = Cell::new(None);
+    let last = Cell::new((0, 0));
+    let through = |ipa: u64| match second(ipa, Access::READ) {
+        Ok((pa, _)) => {
+            let word = load(pa)?;
+            last.set((ipa, word));
+            Some(word)
+        }
+        Err(status) => {
+            failed.set(Some(status));
+            None
+        }
+    };
+    let first = walk(p1, root1, va, access, through);
+    if let Some(status) = failed.get() {
+        return Err((true, true, status));
+    }
+    let (ipa, size1) = first.map_err(|status| (false, false, status))?;
+    let (entry, word) = last.get();
+    let dirties = access.kind == AccessKind::Write && p1.hd && bit(word, 51) && bit(word, 7);
+    if !bit(word, 10) || dirties {
+        second(entry, Access::WRITE).map_err(|status| (true, true, status))?;
+    }
+    let (pa, size2) = second(ipa, access).map_err(|status| (true, false, status))?;
+    Ok((pa, size1.min(size2)))
 }
 
 /// Stage 1's rights (D8.4.1), as two tables of rights.

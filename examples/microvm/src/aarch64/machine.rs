@@ -5,8 +5,7 @@ use std::fmt;
 use std::io;
 
 use arch_aarch64::{
-    Esr, FaultKind, FaultStatus, Paging, Processor, Regime, Registers, TlbiAddress, Tree,
-    VmsaStage1,
+    Esr, FaultStatus, Paging, Processor, Regime, Registers, TlbiAddress, Tree, VmsaStage1,
 };
 use pgtable::{Access, AccessKind, Gpa, GuestTables, Gva, Level, Privilege, Walker};
 use probe_guest::Probe;

@@ -1,0 +1,3 @@
+//! See `pgtable_fuzz::vmsa_walk`.
+#![cfg_attr(fuzzing, no_main)]
+pgtable_fuzz::fuzz_target!(vmsa_walk);
