@@ -5,7 +5,9 @@
 
 use core::fmt;
 
-use pgtable::low_bits;
+use pgtable::ControlTable;
+
+pub use pgtable::Effect;
 
 /// A register that takes part in translation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -37,39 +39,11 @@ impl fmt::Display for ControlRegister {
     }
 }
 
-/// What this crate makes of a control bit.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Effect {
-    /// Walks do what the bit says.
-    Modelled,
-    /// The bit does not change which accesses translate, where to, and with which fault.
-    None,
-    /// It may, and this crate does not model it: refused by name.
-    Refused,
-}
-
 /// Some bits of a control register.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct ControlBits {
-    /// The register.
-    pub register: ControlRegister,
-    /// The lowest of the bits.
-    pub first: u8,
-    /// How many there are.
-    pub count: u8,
-    /// The manual's name.
-    pub name: &'static str,
-    /// What this crate makes of them.
-    pub effect: Effect,
-}
+pub type ControlBits = pgtable::ControlBits<ControlRegister>;
 
-impl ControlBits {
-    /// The bits as a mask.
-    #[must_use]
-    pub const fn mask(&self) -> u64 {
-        low_bits(self.count) << self.first
-    }
-}
+/// A bit that is set and not modelled, or reserved.
+pub type RefusedBit = pgtable::RefusedBit<ControlRegister>;
 
 use ControlRegister::{Hcr, Sctlr, Tcr, Tcr2, TcrEl2, Vtcr};
 use Effect::{Modelled, None as Nothing, Refused};
@@ -81,7 +55,7 @@ const fn bits(
     name: &'static str,
     effect: Effect,
 ) -> ControlBits {
-    ControlBits { register, first, count, name, effect }
+    ControlBits::new((register, register as u8), (first, count), name, effect)
 }
 
 /// Every defined bit of the registers.
@@ -187,50 +161,9 @@ pub const CONTROL_BITS: &[ControlBits] = &[
     bits(Vtcr, 45, 1, "HDBSS", Nothing), // what is recorded besides the dirty state
 ];
 
-/// The row of bit `bit` of `register`, if that bit is defined.
-const fn row(register: ControlRegister, bit: u8) -> Option<&'static ControlBits> {
-    let mut index = 0;
-    while index < CONTROL_BITS.len() {
-        let row = &CONTROL_BITS[index];
-        if row.register as u8 == register as u8 && row.mask() >> bit & 1 != 0 {
-            return Some(row);
-        }
-        index += 1;
-    }
-    None
-}
+static TABLE: ControlTable<ControlRegister, 6> = ControlTable::new(CONTROL_BITS);
 
-/// A bit that is set and not modelled, or reserved.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct RefusedBit {
-    /// The register.
-    pub register: ControlRegister,
-    /// The bit.
-    pub bit: u8,
-    /// The manual's name; "reserved" if it has none.
-    pub name: &'static str,
-}
-
-impl RefusedBit {
-    /// The lowest refused bit of `word`.
-    pub(crate) const fn find(register: ControlRegister, word: u64) -> Option<Self> {
-        let mut set = word;
-        while set != 0 {
-            let bit = set.trailing_zeros() as u8;
-            match row(register, bit) {
-                Some(row) if matches!(row.effect, Refused) => {
-                    return Some(Self { register, bit, name: row.name });
-                }
-                Some(_) => set &= set - 1,
-                None => return Some(Self { register, bit, name: "reserved" }),
-            }
-        }
-        None
-    }
-}
-
-impl fmt::Display for RefusedBit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bit {} ({})", self.register, self.bit, self.name)
-    }
+/// The lowest refused bit of `word`.
+pub(crate) const fn refused(register: ControlRegister, word: u64) -> Option<RefusedBit> {
+    TABLE.find((register, register as u8), word, 0)
 }

@@ -1,9 +1,12 @@
 //! What an address means, from registers and memory: for gdb stubs, instruction emulators, crash
 //! dumps, nested hypervisors.
 
-use pgtable::{Access, AccessKind, Cause, Fault, Format, Gpa, Gva, Hpa, Privilege, low_bits};
+use pgtable::{
+    Access, AccessKind, Cause, Fault, Format, Gpa, Gva, Hpa, PagingState, PagingTree, Privilege,
+    low_bits,
+};
 
-use crate::control_bits::{ControlRegister, RefusedBit};
+use crate::control_bits::{ControlRegister, RefusedBit, refused};
 use crate::registers::{
     Hcr, Processor, Registers, Sctlr, Tcr, TcrEl2, Vtcr, granule0, granule1, guest_root, host_root,
 };
@@ -42,7 +45,7 @@ impl Unsupported {
     const fn check(words: &[(ControlRegister, u64)]) -> Result<(), Self> {
         let mut index = 0;
         while index < words.len() {
-            if let Some(bit) = RefusedBit::find(words[index].0, words[index].1) {
+            if let Some(bit) = refused(words[index].0, words[index].1) {
                 return Err(Self::Bit(bit));
             }
             index += 1;
@@ -155,14 +158,18 @@ impl Paging {
             (true, true) => gva.get() | !low_bits(56),
         })
     }
+}
 
-    /// What translates `gva` for `access`: the tree, for [`pgtable::Walker`] or
-    /// [`pgtable::TwoStage`]; or, while translation is off, the guest-physical address.
-    ///
-    /// # Errors
-    /// What ends the access before a walk begins: an address out of range, EPD, E0PD, a root beyond
-    /// the output address size.
-    pub fn tree(&self, gva: Gva, access: Access) -> Result<Tree, Fault<VmsaStage1>> {
+/// The tree that translates an access, for [`pgtable::Walker`] or [`pgtable::TwoStage`]; or, while
+/// translation is off, the guest-physical address.
+pub type Tree = PagingTree<VmsaStage1>;
+
+impl PagingState for Paging {
+    type Format = VmsaStage1;
+
+    /// An error is what ends the access before a walk begins: an address out of range, EPD, E0PD, a
+    /// root beyond the output address size.
+    fn tree(&self, gva: Gva, access: Access) -> Result<Tree, Fault<VmsaStage1>> {
         let el0 = self.regime.has_el0();
         let upper = el0 && gva.get() >> 55 & 1 == 1;
         let user = el0 && matches!(access.privilege, Privilege::User);
@@ -179,7 +186,7 @@ impl Paging {
             if output & !low_bits(self.physical_bits) != 0 {
                 return Err(refused(FaultKind::AddressSize));
             }
-            return Ok(Tree::Off(Gpa::new(output)));
+            return Ok(Tree::Off { output: Gpa::new(output), shift: 32 });
         }
         let half = if upper { &self.upper } else { &self.lower };
         let Some(Half { format, root, no_el0 }) = *half else {
@@ -194,22 +201,8 @@ impl Paging {
         if root.get() & !low_bits(format.output_bits()) != 0 {
             return Err(refused(FaultKind::AddressSize));
         }
-        Ok(Tree::On { format, root })
+        Ok(Tree::On { format, root, input: gva })
     }
-}
-
-/// What translates an address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Tree {
-    /// Nothing: this is the guest-physical address.
-    Off(Gpa),
-    /// A tree.
-    On {
-        /// Its format.
-        format: VmsaStage1,
-        /// Its root table.
-        root: Gpa,
-    },
 }
 
 /// TCR_EL2 with E2H = 0 as a TCR_EL1 whose upper range is off.

@@ -10,7 +10,7 @@ use arch_aarch64::{
     Regime, Registers, Stage1Controls, Stage2Controls, Stage2Memory, Tcr, Tree, Ttbr, Unsupported,
     VaRange, VmsaStage1, VmsaStage2, combined_memory, hpfar, stage2_of,
 };
-use pgtable::{Access, Format, Gpa, Gva, Hpa};
+use pgtable::{Access, Format, Gpa, Gva, Hpa, PagingState as _};
 use support::{GRANULES, S1, S2, stage1, stage2};
 
 const REGISTERS: [ControlRegister; 6] = [
@@ -117,8 +117,8 @@ fn before_a_walk() {
         let processor = Processor { physical_bits: 48, ..Processor::MAX };
         let paging = Paging::of(Regime::El10, registers, &processor).unwrap();
         match paging.tree(Gva::new(gva), access) {
-            Ok(Tree::Off(gpa)) => Ok((None, gpa.get())),
-            Ok(Tree::On { format, root }) => Ok((Some(format.controls().range), root.get())),
+            Ok(Tree::Off { output: gpa, .. }) => Ok((None, gpa.get())),
+            Ok(Tree::On { format, root, .. }) => Ok((Some(format.controls().range), root.get())),
             Err(fault) => Err(fault.arch.into_bits()),
         }
     };

@@ -7,7 +7,9 @@ use std::io;
 use arch_aarch64::{
     Esr, FaultStatus, Paging, Processor, Regime, Registers, TlbiAddress, Tree, VmsaStage1,
 };
-use pgtable::{Access, AccessKind, Gpa, GuestTables, Gva, Level, Privilege, Walker};
+use pgtable::{
+    Access, AccessKind, Gpa, GuestTables, Gva, Level, PagingState as _, Privilege, Walker,
+};
 use probe_guest::Probe;
 use probe_guest::aarch64::{self, Outcome, ProbeGuest};
 
@@ -32,9 +34,12 @@ impl Abort {
 
 impl fmt::Display for Abort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = self.0.fault().map(|fault| fault.kind);
-        let write = if self.0.write() { ", write" } else { "" };
-        write!(f, "EC {:#x}{write}: {kind:?}", self.0.class())
+        write!(f, "EC {:#x}, ", self.0.class())?;
+        f.write_str(if self.0.write() { "write, " } else { "" })?;
+        match self.0.fault() {
+            Some(FaultStatus { kind, .. }) => write!(f, "{kind:?}"),
+            None => write!(f, "status {:#x}", self.0.status()),
+        }
     }
 }
 
@@ -71,8 +76,8 @@ impl<'a> Machine<'a> {
     ) -> Result<Result<Reader<'a>, Esr>, Failure> {
         let paging = Paging::of(Regime::El10, *self.registers(pid)?, &self.processor)?;
         Ok(match paging.tree(address, access) {
-            Ok(Tree::On { format, root }) => Ok(Walker::new(format, self.parts.tables, root)),
-            Ok(Tree::Off(_)) => return Err("translation is off".into()),
+            Ok(Tree::On { format, root, .. }) => Ok(Walker::new(format, self.parts.tables, root)),
+            Ok(Tree::Off { .. }) => return Err("translation is off".into()),
             Err(fault) => Err(fault.arch),
         })
     }

@@ -6,13 +6,13 @@ use arch_aarch64::{
 };
 use fastrand::Rng;
 use pgtable::{
-    Access, AccessKind, Cause, Fault, Format, Gpa, Gva, Hpa, Privilege, TwoStage, TwoStageFault,
-    Walker, low_bits,
+    Access, AccessKind, Cause, Fault, Format, Gpa, Gva, Hpa, PagingState as _, Privilege, TwoStage,
+    TwoStageFault, Walker, low_bits,
 };
 
 use super::memory::Memory;
 use super::records::{DATA, LOAD, MEMORY, Order, STORE, TABLES, VECTORS};
-use super::scene::{Mode, Scene};
+use super::scene::{CONTIGUOUS, Mode, Scene};
 
 const ACCESSES: [Access; 6] = [
     Access::READ,
@@ -147,20 +147,22 @@ impl Bench<'_> {
         };
         match (tree, self.walker2()) {
             (Err(fault), _) => Some(Outcome::First(fault.arch)),
-            (Ok(Tree::Off(gpa)), None) => done(gpa.get()),
-            (Ok(Tree::Off(gpa)), Some(second)) => match second.translate(*gpa, access) {
-                Ok(page) => done(page.output.get()),
-                Err(fault) => seen(&fault, fault.entry.map(Hpa::get))
-                    .then_some(Outcome::Second(fault.arch, *gpa)),
-            },
-            (Ok(Tree::On { format, root }), None) => {
+            (Ok(Tree::Off { output: gpa, .. }), None) => done(gpa.get()),
+            (Ok(Tree::Off { output: gpa, .. }), Some(second)) => {
+                match second.translate(*gpa, access) {
+                    Ok(page) => done(page.output.get()),
+                    Err(fault) => seen(&fault, fault.entry.map(Hpa::get))
+                        .then_some(Outcome::Second(fault.arch, *gpa)),
+                }
+            }
+            (Ok(Tree::On { format, root, .. }), None) => {
                 match self.walker1(*format, *root).translate(Gva::new(va), access) {
                     Ok(page) => done(page.output.get()),
                     Err(fault) => seen(&fault, fault.entry.map(Gpa::get))
                         .then_some(Outcome::First(fault.arch)),
                 }
             }
-            (Ok(Tree::On { format, root }), Some(second)) => {
+            (Ok(Tree::On { format, root, .. }), Some(second)) => {
                 match TwoStage::new(*format, *root, second).translate(Gva::new(va), access) {
                     Ok(page) => done(page.output().get()),
                     Err(TwoStageFault::Stage1(fault)) => {
@@ -179,8 +181,8 @@ impl Bench<'_> {
     fn path(&self, tree: &Result<Tree, Fault<VmsaStage1>>, va: u64) -> Path {
         match tree {
             Err(_) => Path::default(),
-            Ok(Tree::Off(gpa)) => Path { first: Vec::new(), ipa: Some(gpa.get()) },
-            Ok(Tree::On { format, root }) => {
+            Ok(Tree::Off { output: gpa, .. }) => Path { first: Vec::new(), ipa: Some(gpa.get()) },
+            Ok(Tree::On { format, root, .. }) => {
                 let walker = self.walker1(*format, *root);
                 let trace = walker.trace(Gva::new(va));
                 let first = trace.iter().map(|entry| entry.address.get()).collect();
@@ -193,7 +195,7 @@ impl Bench<'_> {
     /// Whether PAN keeps EL1 from reading `va`.
     fn pan_denies(&self, va: u64) -> bool {
         let read = |paging: &Paging| match paging.tree(Gva::new(va), Access::READ) {
-            Ok(Tree::On { format, root }) => {
+            Ok(Tree::On { format, root, .. }) => {
                 let walker = self.walker1(format, root);
                 walker.translate(Gva::new(va), Access::READ).is_ok()
             }
@@ -253,7 +255,7 @@ impl Bench<'_> {
             }
             second(entry, Access::READ);
         }
-        if let Ok(Tree::On { format, root }) = tree {
+        if let Ok(Tree::On { format, root, .. }) = tree {
             let leaf = path.first.last().copied().unwrap_or(SCRATCH);
             let before = self.memory.load(leaf);
             let walker = self.walker1(*format, *root);
@@ -330,7 +332,7 @@ impl Bench<'_> {
         tree: &Result<Tree, Fault<VmsaStage1>>,
         va: u64,
     ) -> Option<(u8, Shareability)> {
-        let Ok(Tree::On { format, root }) = tree else { return Some((0, Shareability::Outer)) };
+        let Ok(Tree::On { format, root, .. }) = tree else { return Some((0, Shareability::Outer)) };
         let page = self.walker1(*format, *root).query(Gva::new(va)).ok()??;
         Some((self.scene.mair.attr(page.attributes.attr_index()), page.attributes.shareability()))
     }
@@ -408,7 +410,20 @@ fn patch(
     }
     let at = *words.get(rng.usize(..words.len().max(1)))?;
     let word = bench.memory.load(at)?;
-    Some((at, odd(word, rng)))
+    let odd = odd(word, rng);
+    if is_hinted(word) || is_hinted(odd) {
+        let left_out = &bench.memory.misprogrammed;
+        left_out.set(left_out.get() + 1);
+        return None;
+    }
+    Some((at, odd))
+}
+
+/// Whether a descriptor is one of a set of contiguous entries. A change of one of them, or a hint
+/// that its neighbours have not, misprograms the set: what a processor makes of that is CONSTRAINED
+/// UNPREDICTABLE (D8.7.1), and QEMU, which takes each entry by itself, is no judge of it.
+const fn is_hinted(word: u64) -> bool {
+    word & 1 == 1 && word & CONTIGUOUS != 0
 }
 
 fn predict(
@@ -436,7 +451,7 @@ fn predict(
     for (at, access) in needed {
         let tree = scene.paging.tree(Gva::new(at), access);
         let found = match tree {
-            Ok(Tree::On { format, root }) => match bench.walker2() {
+            Ok(Tree::On { format, root, .. }) => match bench.walker2() {
                 None => bench
                     .walker1(format, root)
                     .translate(Gva::new(at), access)
@@ -447,7 +462,7 @@ fn predict(
                     .map(|it| it.output().get())
                     .ok(),
             },
-            Ok(Tree::Off(gpa)) => {
+            Ok(Tree::Off { output: gpa, .. }) => {
                 bench.walker2()?.translate(gpa, access).map(|it| it.output.get()).ok()
             }
             Err(_) => None,
@@ -543,8 +558,11 @@ fn predict(
         vbar: scene.code + VECTORS,
         ..scene.order
     };
+    let of_a_set = before[..2].iter().any(|leaf| is_hinted(*leaf));
     let kind = match scene.mode {
         _ if otherwise.is_some() => otherwise.map_or("", Otherwise::name),
+        Mode::Second | Mode::Both if of_a_set => "contiguous, behind stage 2",
+        _ if of_a_set => "contiguous, stage 1",
         Mode::First => "EL1&0",
         Mode::El2 => "EL2",
         Mode::El20 => "EL2&0",

@@ -15,6 +15,9 @@ pub struct Memory {
     pub words: Vec<AtomicU64>,
     pub next: Cell<u64>,
     pub end: Cell<u64>,
+    /// How many changes of descriptors were left out because they would have misprogrammed a set of
+    /// contiguous entries.
+    pub misprogrammed: Cell<u64>,
     state: TableState,
 }
 
@@ -24,6 +27,7 @@ impl Memory {
             words: (TABLES.0..TABLES.1).step_by(8).map(|_| AtomicU64::new(0)).collect(),
             next: Cell::new(TABLES.0),
             end: Cell::new(TABLES.0),
+            misprogrammed: Cell::new(0),
             state: TableState::new(),
         }
     }

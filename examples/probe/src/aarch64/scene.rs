@@ -9,7 +9,8 @@ use arch_aarch64::{
 };
 use fastrand::Rng;
 use pgtable::{
-    Address, DirectMap, Format, Gpa, Gva, Hpa, Leaves, PageTable, Prot, TableAllocator, low_bits,
+    Address, DirectMap, Entry, Format, Gpa, Gva, Hpa, Leaves, PageTable, Prot, TableAllocator,
+    Walker, low_bits,
 };
 
 use super::memory::{Memory, ROOM};
@@ -19,6 +20,8 @@ use super::records::{CODE, DATA, Order, TABLES};
 const MAPPINGS: usize = 40;
 /// What else is set in SCTLR_EL1 and SCTLR_EL2: reserved bits, caches.
 const SCTLR: [u64; 2] = [0x30d0_1804, 0x30c5_1834];
+/// The contiguous hint of a block or page descriptor.
+pub const CONTIGUOUS: u64 = 1 << 52;
 const GRANULES: [Granule; 3] = [Granule::K4, Granule::K16, Granule::K64];
 
 /// A machine, by what its processor has.
@@ -164,7 +167,7 @@ fn controls1(
         lva: p.lva,
         ds,
         small_tables: p.small_tables,
-        contiguous: false,
+        contiguous: rng.bool(),
         ha: p.access_flag && rng.u8(..4) != 0,
         hd: p.dirty_state && rng.bool(),
         hpd: p.hierarchical_disable && rng.u8(..4) == 0,
@@ -189,6 +192,7 @@ fn controls2(
         output_bits: p.physical_bits.min(if rng.bool() { 52 } else { limit }),
         physical_bits: p.physical_bits,
         ds,
+        contiguous: rng.bool(),
         ha: p.access_flag && rng.u8(..4) != 0,
         hd: p.dirty_state && rng.bool(),
         xnx: p.xnx,
@@ -269,6 +273,32 @@ fn map<F: Format, A: TableAllocator<pgtable::Output<F>>>(
     mappings
 }
 
+/// Whether every set of contiguous entries is one as the manual wants it: as many entries as the
+/// set has, all with the hint, their addresses one after the other, alike in all else (D8.7.1).
+fn whole_sets<F: Format>(
+    walker: &Walker<F, &DirectMap<'_, pgtable::Output<F>>>,
+    mappings: &[Mapping],
+) -> Result<(), String> {
+    for &(from, shift, to) in mappings {
+        let Some((_, entries)) = walker.format().geometry().group(shift) else { continue };
+        let entry_shift = shift - entries;
+        let mut first = None;
+        for index in 0..1_u64 << entries {
+            let at = <pgtable::Input<F> as Address>::new(from + (index << entry_shift));
+            let entry = walker.trace(at).pop().ok_or("a set without entries")?;
+            let Entry::Leaf { output, attributes } = entry.entry else {
+                return Err(format!("a hole in the set at {from:#x}"));
+            };
+            let alike = *first.get_or_insert(attributes) == attributes;
+            let follows = output.get() == to + (index << entry_shift);
+            if entry.word & CONTIGUOUS == 0 || !follows || !alike {
+                return Err(format!("the set at {from:#x} is misprogrammed: {entry:x?}"));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A host-physical address: mostly where data is.
 fn output(rng: &mut Rng, _: u8) -> u64 {
     if rng.u8(..4) == 0 { rng.u64(..) >> rng.u8(12..28) } else { rng.u64(DATA.0..DATA.1) }
@@ -305,6 +335,7 @@ fn scene(
         tree.map(Gpa::new(code), Hpa::new(CODE), 0x1_0000, plain, leaves)
             .map_err(|error| format!("code: {error}"))?;
         second_mappings = map(&mut tree, rng, output, attributes2);
+        whole_sets(&tree.walker(), &second_mappings)?;
         order.vtcr = format.vtcr().into_bits();
         order.vttbr = Ttbr::of(tree.root().get(), id, wide(controls2.output_bits)).into_bits();
         hcr = hcr.with_vm(true).with_fwb(controls2.fwb);
@@ -359,6 +390,7 @@ fn scene(
             }
         };
         first_mappings = map(&mut tree, rng, to, |rng| attributes1(regime, rng));
+        whole_sets(&tree.walker(), &first_mappings)?;
         let root = tree.root();
         if let Some(tree2) = &mut tree2 {
             // Stage 1's tables, page by page, so that each can be patched alone.

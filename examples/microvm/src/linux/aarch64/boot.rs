@@ -33,7 +33,7 @@ const PSTATE_AT_ENTRY: u64 = 0x3c5;
 
 /// Addresses that are always the same, and one set of tables for user and kernel, so that what the
 /// CPU's TTBRs name is all there is.
-const COMMAND_LINE: &str = "console=ttyS0 rdinit=/init panic=-1 nokaslr kpti=0";
+const COMMAND_LINE: &str = "console=ttyS0 rdinit=/init panic=-1 nokaslr kpti=0 nowatchdog";
 
 /// Fills memory, and sets the vCPU's registers.
 pub fn boot(
