@@ -30,7 +30,7 @@ pub const POWER: Hosts =
 
 pub const AARCH64: Hosts = Hosts {
     arch: "aarch64",
-    platform: &emulated_host::AARCH64,
+    platform: Some(&emulated_host::AARCH64),
     target: &ppc64le::AARCH64,
     module: "kvm",
 };
