@@ -9,9 +9,9 @@ use crate::emulated_host::PowerHost;
 use crate::microvm::{LinuxOptions, Mmu};
 use crate::ppc64le::Toolchain;
 use crate::toolbox::table::{
-    BOCHS, COMPILERS, LIBRARIES_PPC64EL, LIBRARIES_RISCV64, MAKE, QEMU_ARM, QEMU_PPC, QEMU_RISCV,
-    QEMU_USER, QEMU_X86, RUST_TRIXIE, SPIKE, SYSTEM_PPC64EL, SYSTEM_PPC64EL_6_12, SYSTEM_RISCV64,
-    Tool, VALGRIND,
+    BOCHS, COMPILERS, LIBRARIES_ARM64, LIBRARIES_PPC64EL, LIBRARIES_RISCV64, MAKE, QEMU_ARM,
+    QEMU_PPC, QEMU_RISCV, QEMU_USER, QEMU_X86, RUST_TRIXIE, SPIKE, SYSTEM_ARM64, SYSTEM_PPC64EL,
+    SYSTEM_PPC64EL_6_12, SYSTEM_RISCV64, Tool, VALGRIND,
 };
 use crate::xtask::{POWER_BUILT, POWER_TESTED, Xtask};
 use crate::{bench, command, fuzz, microvm, probe, report, x86_host};
@@ -31,8 +31,8 @@ const PROBE: &[&Tool] =
 const RISCV64: &[&Tool] =
     &[&COMPILERS, &QEMU_RISCV, &SPIKE, &RUST_TRIXIE, &LIBRARIES_RISCV64, &SYSTEM_RISCV64];
 
-/// What AArch64 trees are tried on.
-const AARCH64: &[&Tool] = &[&COMPILERS, &QEMU_ARM];
+/// What AArch64 trees are tried on, what an emulated AArch64 host is made of, and programs for it.
+const AARCH64: &[&Tool] = &[&COMPILERS, &LIBRARIES_ARM64, &QEMU_ARM, &SYSTEM_ARM64];
 
 /// One thing that must hold.
 #[derive(Clone, Copy)]
@@ -192,9 +192,9 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "aarch64",
-        about: "AArch64 trees of both stages against bare machines of QEMU with four processors",
+        about: "AArch64 trees against bare machines with four processors; the microVM, and Linux in it, on an AArch64 host",
         emulated: true,
-        cpu_seconds: 60,
+        cpu_seconds: 300,
         tools: AARCH64,
         run: aarch64,
     },
@@ -278,7 +278,10 @@ fn probe(xtask: &Xtask) -> Result<()> {
 }
 
 fn aarch64(xtask: &Xtask) -> Result<()> {
-    probe_all(xtask, Arch::Aarch64)
+    probe_all(xtask, Arch::Aarch64)?;
+    succeeds("the microVM", microvm::run(xtask, microvm::Options::of(Arch::Aarch64))?)?;
+    let linux = microvm::Options::linux(Arch::Aarch64, LinuxOptions::introspect(Mmu::Radix, 2));
+    succeeds("the microVM", microvm::run(xtask, linux)?)
 }
 
 fn riscv64(xtask: &Xtask) -> Result<()> {
