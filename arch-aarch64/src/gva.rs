@@ -147,7 +147,7 @@ impl Paging {
     }
 
     /// The PC after a branch to `gva`: without the tag, if instruction addresses can have one
-    /// (D8.8.1).
+    /// (D8.8.2).
     #[must_use]
     pub fn branch_target(&self, gva: Gva) -> Gva {
         let upper = self.regime.has_el0() && gva.get() >> 55 & 1 == 1;
@@ -313,7 +313,7 @@ pub const fn stage2_of(
     }
 }
 
-/// The start level that SL0 and SL2 say (D24.2.189).
+/// The start level that SL0 and SL2 say ("VTCR_EL2").
 const fn start_level(granule: Granule, sl0: u8, sl2: bool) -> i8 {
     match (granule, sl0, sl2) {
         (Granule::K4, 0, true) => -1,

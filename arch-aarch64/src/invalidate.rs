@@ -336,7 +336,7 @@ pub fn stage1<A: Address>(
 
 /// The operations that make stage 2's `stale` translations unreachable for the VMID in VTTBR_EL2:
 /// those by address, then [`Barrier::BETWEEN`], then VMALLE1IS, which drops what processors
-/// combined of both stages (D8.17.2); or VMALLS12E1IS alone.
+/// combined of both stages (D8.17.6.1); or VMALLS12E1IS alone.
 pub fn stage2<A: Address>(
     stale: &Stale<A>,
     features: TlbiFeatures,

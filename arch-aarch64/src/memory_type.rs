@@ -1,4 +1,4 @@
-//! Memory types: MAIR_ELx (DDI 0487, D24.2.111) and what both stages make of them together
+//! Memory types: MAIR_ELx (DDI 0487, "MAIR_EL1") and what both stages make of them together
 //! (D8.6.5, D8.6.6).
 
 use crate::stage1_attributes::Shareability;

@@ -352,8 +352,7 @@ impl Processor {
         tbid: true,
     };
 
-    /// By ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1 and ID_AA64ISAR1_EL1 (D24.2.83 to
-    /// D24.2.88).
+    /// By ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1 and ID_AA64ISAR1_EL1.
     #[must_use]
     pub const fn from_id(mmfr: [u64; 3], isar1: u64) -> Self {
         const fn field(word: u64, shift: u32) -> u8 {

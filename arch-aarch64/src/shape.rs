@@ -19,7 +19,7 @@ const CONTIGUOUS: u64 = Stage1Descriptor::new().with_contiguous(true).into_bits(
 /// The last level in Arm's numbering, in which levels are counted towards the pages.
 const LAST_LEVEL: i8 = 3;
 
-/// The translation granule: the size of a table and of the smallest page (DDI 0487, D8.2.3).
+/// The translation granule: the size of a table and of the smallest page (DDI 0487, D8.1.1).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Granule {
     /// 4 KiB: 9 index bits a level.
@@ -80,7 +80,7 @@ pub(crate) const fn arm_level(level: Level) -> i8 {
 #[non_exhaustive]
 pub enum ShapeError {
     /// The input address size (64 − TxSZ) is out of the range that the granule and the features
-    /// allow. Hardware may fault or use the nearest size (D8.2.4, D8.2.5).
+    /// allow. Hardware may fault or use the nearest size (D8.1.9).
     #[error("an input address size of {bits} bits is not one of {min} to {max}")]
     InputSize {
         /// What was asked for.
@@ -91,7 +91,7 @@ pub enum ShapeError {
         max: u8,
     },
     /// A stage-2 walk cannot start at this level with this input address size: hardware takes a
-    /// translation fault at level 0 for every access (D8.2.7).
+    /// translation fault at level 0 for every access (D8.2.8 to D8.2.10).
     #[error("a walk of {bits} input address bits cannot start at level {level}")]
     StartLevel {
         /// The start level in Arm's numbering.
@@ -304,7 +304,7 @@ impl Shape {
 }
 
 /// The tree of `levels` levels. Blocks: level 2 everywhere; level 1 with 4-KiB granules, and with
-/// others where addresses have 52 bits; level 0 with 4-KiB granules and LPA2 (D8.3.1).
+/// others where addresses have 52 bits; level 0 with 4-KiB granules and LPA2 (D8.3.1.2).
 const fn geometry(
     granule: Granule,
     input_bits: u8,

@@ -83,7 +83,7 @@ impl VmsaStage1 {
         &self.controls
     }
 
-    /// The level of the root in Arm's numbering, −1 to 3 (D8.2.5).
+    /// The level of the root in Arm's numbering, −1 to 3 (D8.2.8 to D8.2.10).
     #[must_use]
     pub const fn start_level(&self) -> i8 {
         crate::shape::arm_level(self.shape.geometry.root())
@@ -199,7 +199,7 @@ impl Format for VmsaStage1 {
     }
 
     /// The bits above the input address are all 0 in the lower range and all 1 in the upper one;
-    /// with TBI, bits 63:56 do not count (D8.2.1, D8.8).
+    /// with TBI, bits 63:56 do not count (D8.2.4, D8.8).
     #[inline(always)]
     fn offset(&self, address: Gva) -> Option<u64> {
         let address = match self.controls.range {
@@ -272,7 +272,7 @@ impl Format for VmsaStage1 {
     }
 
     /// Break-before-make is owed where memory type, shareability, security, or the scope of the
-    /// translation change (D8.16.1).
+    /// translation change (D8.17.1).
     #[inline(always)]
     fn bits(&self, _: Position) -> Bits {
         const IN_PLACE: u64 = EL0 | READ_ONLY | AF | DBM | PXN | UXN | SOFTWARE | GP;

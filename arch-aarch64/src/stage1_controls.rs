@@ -23,7 +23,7 @@ impl Regime {
     }
 }
 
-/// Which of a regime's two address ranges a tree translates (D8.2.1).
+/// Which of a regime's two address ranges a tree translates (D8.1.8).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum VaRange {
     /// From address 0 on: TTBR0.
@@ -113,7 +113,7 @@ impl Default for Stage1Controls {
     }
 }
 
-/// The fewest and the most input address bits of a granule (D8.2.4).
+/// The fewest and the most input address bits of a granule (D8.1.9).
 pub(crate) const fn input_limits(granule: Granule, wide: bool, small_tables: bool) -> (u8, u8) {
     let fewest = match (small_tables, granule) {
         (false, _) => 25,

@@ -1,4 +1,4 @@
-//! Stage 2: what a hypervisor's VTTBR_EL2 refers to (DDI 0487, D8.2.6 to D8.4.2).
+//! Stage 2: what a hypervisor's VTTBR_EL2 refers to (DDI 0487, D8.2.2, D8.2.8 to D8.2.10, D8.4.2).
 
 use core::sync::atomic::AtomicU64;
 
@@ -127,7 +127,7 @@ impl VmsaStage2 {
         let max = if physical_bits < max { physical_bits } else { max };
         // The first level of each granule needs so many physical address bits; level −1 and, with
         // 16-KiB granules, level 0 need LPA2; a root at level 3 of 4-KiB granules needs FEAT_TTST
-        // (D8.2.7).
+        // (D8.2.8 to D8.2.10).
         let first = match granule {
             Granule::K4 if ds => -1,
             Granule::K4 if physical_bits >= 44 => 0,
@@ -299,7 +299,7 @@ impl Format for VmsaStage2 {
         }
     }
 
-    /// Break-before-make is owed where memory type, shareability or security change (D8.16.1).
+    /// Break-before-make is owed where memory type, shareability or security change (D8.17.1).
     #[inline(always)]
     fn bits(&self, _: Position) -> Bits {
         let dirty = Record::set_when(WRITE, Pattern::all_set(DBM)).or(Mark {

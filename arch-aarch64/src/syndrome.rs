@@ -25,7 +25,7 @@ pub enum FaultKind {
     WalkAbort,
 }
 
-/// DFSC and IFSC: the kind and the level of a fault (DDI 0487, D24.2.40, ISS encodings of data and
+/// DFSC and IFSC: the kind and the level of a fault (DDI 0487, "ESR_EL1", ISS encodings of data and
 /// instruction aborts).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FaultStatus {
@@ -79,7 +79,7 @@ const INSTRUCTION_ABORT_SAME: u8 = 0x21;
 const DATA_ABORT_LOWER: u8 = 0x24;
 const DATA_ABORT_SAME: u8 = 0x25;
 
-/// ESR_ELx of a data or instruction abort (DDI 0487, D24.2.40).
+/// ESR_ELx of a data or instruction abort (DDI 0487, "ESR_EL1").
 ///
 /// A walk fills in EC, IL, xFSC, WnR and S1PTW. What only the processor knows (the instruction
 /// syndrome, cache maintenance, FnV) is left 0.
@@ -211,13 +211,13 @@ pub(crate) const fn status(cause: Cause, at: Option<Position>) -> FaultStatus {
     FaultStatus { kind, level }
 }
 
-/// HPFAR_EL2 for a stage-2 fault at `ipa` (D24.2.67): address bits 55:12 in bits 47:4.
+/// HPFAR_EL2 for a stage-2 fault at `ipa` ("HPFAR_EL2"): address bits 55:12 in bits 47:4.
 #[must_use]
 pub const fn hpfar(ipa: Gpa) -> u64 {
     (ipa.get() & low_bits(56)) >> 12 << 4
 }
 
-/// PAR_EL1 after an AT instruction that failed (D24.2.152, F = 1).
+/// PAR_EL1 after an AT instruction that failed ("PAR_EL1", F = 1).
 #[bitfield(u64)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct FailedPar {

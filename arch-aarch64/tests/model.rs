@@ -159,7 +159,7 @@ fn every_start_level() {
     }
 }
 
-/// A first level that needs more physical address bits than there are (D8.2.7).
+/// A first level that needs more physical address bits than there are (D8.2.8 to D8.2.10).
 #[test]
 fn start_levels_of_small_processors() {
     for (granule, input_bits, start_level, needed) in

@@ -52,7 +52,7 @@ fn level_bits(class: u8, level: i32) -> u8 {
     }
 }
 
-/// The start level of stage 1, by the tables of D8.2.5.
+/// The start level of stage 1, by the tables of D8.2.8 to D8.2.10.
 pub fn stage1_start(granule: u32, bits: u32) -> i32 {
     let rows: &[(u32, i32)] = match granule {
         12 => &[(49, -1), (40, 0), (31, 1), (22, 2), (0, 3)],
@@ -62,7 +62,7 @@ pub fn stage1_start(granule: u32, bits: u32) -> i32 {
     rows.iter().find(|(least, _)| bits >= *least).map_or(3, |(_, level)| *level)
 }
 
-/// The fewest and the most input bits of a stage-2 walk that starts at `level` (D8.2.7).
+/// The fewest and the most input bits of a stage-2 walk that starts at `level` (D8.2.8 to D8.2.10).
 pub fn stage2_limits(granule: u32, level: i32) -> (u32, u32) {
     match (granule, level) {
         (12, -1) => (49, 52),

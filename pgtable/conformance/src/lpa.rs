@@ -304,7 +304,7 @@ impl Format for Lpa {
                 when: Pattern::all_set(READ_ONLY).without(DBM),
             }),
             table: Record::NONE,
-            // Not the memory type, the shareability and the scope of a translation (D8.16).
+            // Not the memory type, the shareability and the scope of a translation (D8.17.1).
             in_place: USER | READ_ONLY | AF | DBM | PXN | UXN | SOFTWARE,
         }
     }

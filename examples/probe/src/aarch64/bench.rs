@@ -58,7 +58,7 @@ pub struct Case {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Otherwise {
     /// The manual: where hardware manages dirty state, DBM makes a page writable, whatever the
-    /// access: WXN, and the rule that EL1 does not execute what EL0 can write, count it (D8.4.6).
+    /// access: WXN, and the rule that EL1 does not execute what EL0 can write, count it (D8.4.1.2, D8.5.2).
     /// QEMU: for stores only.
     DbmCountsForStores,
     /// The manual: an output address beyond the output size is an address size fault, and with LPA
