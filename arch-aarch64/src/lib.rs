@@ -36,8 +36,9 @@
 //! ```
 //!
 //! "DDI 0487" is the Arm Architecture Reference Manual for A-profile, by the sections of issue
-//! M.a.a; its chapter D8 describes translation. System registers are named, as their sections move. Levels are counted from the bottom, as everywhere in
-//! `pgtable`: 0 is the manual's level 3. Start levels and faults use the manual's numbers.
+//! M.a.a; its chapter D8 describes translation. System registers are named: their sections move.
+//! Levels are counted from the bottom, as everywhere in `pgtable`: 0 is the manual's level 3. Start
+//! levels and faults use the manual's numbers.
 #![no_std]
 #![forbid(unsafe_code)]
 

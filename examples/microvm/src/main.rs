@@ -46,8 +46,8 @@ use clap::Parser;
 
 use report::Report;
 
-/// Runs a guest (KVM-HV on POWER9, KVM on x86-64, AArch64 and RISC-V) behind page tables that this workspace
-/// built, and checks each access from inside.
+/// Runs a guest (KVM-HV on POWER9, KVM on x86-64, AArch64 and RISC-V) behind page tables that this
+/// workspace built, and checks each access from inside.
 #[derive(Parser)]
 struct Options {
     /// Guest memory in MiB, of which little is touched: 2048 and more, or of a Linux guest 128 and

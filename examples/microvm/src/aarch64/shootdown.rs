@@ -1,5 +1,5 @@
-//! How stale translations become unreachable: the guest runs the TLBI operations that `arch-aarch64`
-//! prescribes, on our request, with its own tables still in force.
+//! How stale translations become unreachable: the guest runs the TLBI operations that
+//! `arch-aarch64` prescribes, on our request, with its own tables still in force.
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -67,8 +67,8 @@ pub enum Translation {
 #[group(id = "linux-guest")]
 #[command(next_help_heading = "Linux guests")]
 pub struct Options {
-    /// Boot this kernel (POWER: an ELF vmlinux; x86-64: a bzImage; AArch64: an Image) instead of checking page tables
-    /// of our own
+    /// Boot this kernel (POWER: an ELF vmlinux; x86-64: a bzImage; AArch64: an Image) instead of
+    /// checking page tables of our own
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
     /// Its initial root file system

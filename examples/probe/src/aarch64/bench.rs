@@ -58,8 +58,8 @@ pub struct Case {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Otherwise {
     /// The manual: where hardware manages dirty state, DBM makes a page writable, whatever the
-    /// access: WXN, and the rule that EL1 does not execute what EL0 can write, count it (D8.4.1.2, D8.5.2).
-    /// QEMU: for stores only.
+    /// access: WXN, and the rule that EL1 does not execute what EL0 can write, count it
+    /// (D8.4.1.2, D8.5.2). QEMU: for stores only.
     DbmCountsForStores,
     /// The manual: an output address beyond the output size is an address size fault, and with LPA
     /// and LPA2 the address has 52 bits whatever that size is (D8.3.1). QEMU: with a size below 52

@@ -1,5 +1,5 @@
-//! A Linux guest on AArch64: an `Image`, a device tree, KVM's interrupt controller and PSCI, a serial
-//! port, and its page tables of both ranges from outside.
+//! A Linux guest on AArch64: an `Image`, a device tree, KVM's interrupt controller and PSCI, a
+//! serial port, and its page tables of both ranges from outside.
 //!
 //! | file | what |
 //! | --- | --- |

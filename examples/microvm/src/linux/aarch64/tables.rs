@@ -1,5 +1,5 @@
-//! The guest’s tables: what the TTBRs of its CPU name while `/init` runs: TTBR0 `/init`'s, TTBR1 the
-//! kernel's.
+//! The guest's tables: what the TTBRs of its CPU name while `/init` runs. TTBR0 is `/init`'s, TTBR1
+//! the kernel's.
 
 use std::ops::ControlFlow;
 
