@@ -2,8 +2,7 @@
 //! dumps, nested hypervisors.
 
 use pgtable::{
-    Access, AccessKind, Cause, Fault, Format, Gpa, Gva, Hpa, PagingState, PagingTree, Privilege,
-    low_bits,
+    Access, AccessKind, Cause, Fault, Format, Gpa, Gva, Hpa, PagingTree, Privilege, low_bits,
 };
 
 use crate::control_bits::{ControlRegister, RefusedBit, refused};
@@ -164,12 +163,13 @@ impl Paging {
 /// translation is off, the guest-physical address.
 pub type Tree = PagingTree<VmsaStage1>;
 
-impl PagingState for Paging {
-    type Format = VmsaStage1;
-
-    /// An error is what ends the access before a walk begins: an address out of range, EPD, E0PD, a
+impl Paging {
+    /// The tree that translates `access` to `gva`.
+    ///
+    /// # Errors
+    /// What ends the access before a walk begins: an address out of range, EPD, E0PD, a
     /// root beyond the output address size.
-    fn tree(&self, gva: Gva, access: Access) -> Result<Tree, Fault<VmsaStage1>> {
+    pub fn tree(&self, gva: Gva, access: Access) -> Result<Tree, Fault<VmsaStage1>> {
         let el0 = self.regime.has_el0();
         let upper = el0 && gva.get() >> 55 & 1 == 1;
         let user = el0 && matches!(access.privilege, Privilege::User);

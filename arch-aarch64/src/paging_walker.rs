@@ -1,8 +1,12 @@
 //! A walker of whatever a vCPU's registers say.
 
-use pgtable::{Gpa, ReadMemory, Translation};
+use pgtable::{
+    Access, Fault, Gpa, Gva, ReadMemory, Translate, TranslateRecording, TranslateUnjudged,
+    Translation, TranslationOf, Walker,
+};
 
-use crate::gva::Paging;
+use crate::gva::{Paging, Tree};
+use crate::stage1::VmsaStage1;
 use crate::stage1_attributes::Stage1Attributes;
 
 /// Where an address goes: its guest-physical address, the page's size, and what the leaf says.
@@ -36,12 +40,60 @@ pub type StageTranslation = Translation<Gpa, Option<Stage1Attributes>>;
 /// assert_eq!(&read, b"across pages");
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
-pub type PagingWalker<M> = pgtable::PagingWalker<Paging, M>;
+#[derive(Clone, Copy, Debug)]
+pub struct PagingWalker<M> {
+    paging: Paging,
+    memory: M,
+}
 
 impl Paging {
     /// A walker of the tables in `memory`.
     #[must_use]
     pub const fn walker<M: ReadMemory<Gpa>>(self, memory: M) -> PagingWalker<M> {
-        PagingWalker::new(self, memory)
+        PagingWalker { paging: self, memory }
+    }
+}
+
+impl<M: ReadMemory<Gpa>> PagingWalker<M> {
+    /// What `walk` finds in the tables, or the address itself while translation is off.
+    fn go(
+        &self,
+        gva: Gva,
+        access: Access,
+        walk: impl FnOnce(
+            Walker<VmsaStage1, &M>,
+        ) -> Result<TranslationOf<VmsaStage1>, Fault<VmsaStage1>>,
+    ) -> Result<StageTranslation, Fault<VmsaStage1>> {
+        match self.paging.tree(gva, access)? {
+            Tree::Off { output, shift } => Ok(Translation { output, shift, attributes: None }),
+            Tree::On { format, root, .. } => {
+                let Translation { output, shift, attributes } =
+                    walk(Walker::new(format, &self.memory, root))?;
+                Ok(Translation { output, shift, attributes: Some(attributes) })
+            }
+        }
+    }
+}
+
+impl<M: ReadMemory<Gpa>> Translate for PagingWalker<M> {
+    type Input = Gva;
+    type Output = Gpa;
+    type Attributes = Option<Stage1Attributes>;
+    type Fault = Fault<VmsaStage1>;
+
+    fn translate(&self, gva: Gva, access: Access) -> Result<StageTranslation, Self::Fault> {
+        self.go(gva, access, |walker| walker.translate(gva, access))
+    }
+}
+
+impl<M: ReadMemory<Gpa>> TranslateRecording for PagingWalker<M> {
+    fn access(&self, gva: Gva, access: Access) -> Result<StageTranslation, Self::Fault> {
+        self.go(gva, access, |walker| walker.access(gva, access))
+    }
+}
+
+impl<M: ReadMemory<Gpa>> TranslateUnjudged for PagingWalker<M> {
+    fn debug_translate(&self, gva: Gva, access: Access) -> Result<StageTranslation, Self::Fault> {
+        self.go(gva, access, |walker| walker.debug_translate(gva, access))
     }
 }

@@ -6,8 +6,8 @@ use arch_aarch64::{
 };
 use fastrand::Rng;
 use pgtable::{
-    Access, AccessKind, Cause, Fault, Format, Gpa, Gva, Hpa, PagingState as _, Privilege, TwoStage,
-    TwoStageFault, Walker, low_bits,
+    Access, AccessKind, Cause, Fault, Format, Gpa, Gva, Hpa, Privilege, TwoStage, TwoStageFault,
+    Walker, low_bits,
 };
 
 use super::memory::Memory;
