@@ -76,7 +76,7 @@ impl Host {
     pub fn ask(kvm: &Kvm) -> io::Result<Self> {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let cpu: Vec<_> = ["cpu", "platform", "MMU"]
+        let cpu: Vec<_> = ["cpu", "platform", "machine", "MMU"]
             .into_iter()
             .filter_map(|name| Some((name, field(&cpuinfo, name)?)))
             .collect();
@@ -100,6 +100,31 @@ impl Host {
             rpt_invalidate: has(Cap::PpcRptInvalidate)?,
             compatible: compatible(kvm)?,
         })
+    }
+
+    /// A host of which nothing is known: for tests of what depends on some of it.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self {
+            kernel: String::new(),
+            cpu: vec![],
+            page_size: 1 << 12,
+            api: Api::Unknown,
+            radix: None,
+            hash: None,
+            hash_v3: false,
+            nested: false,
+            rpt_invalidate: false,
+            compatible: vec![],
+        }
+    }
+
+    /// Whether the host itself runs on QEMU, which tells its name in `/proc/cpuinfo`.
+    #[must_use]
+    pub fn is_emulated_by_qemu(&self) -> bool {
+        self.cpu
+            .iter()
+            .any(|(name, value)| *name == "machine" && value.contains("emulated by qemu"))
     }
 
     /// Why a guest cannot have this translation here, if it cannot.
@@ -241,18 +266,7 @@ mod tests {
 
     /// A host of which nothing was asked.
     fn host(api: Api, radix: bool) -> Host {
-        Host {
-            kernel: String::new(),
-            cpu: vec![],
-            page_size: 1 << 12,
-            api,
-            radix: radix.then(kvm_ppc_rmmu_info::default),
-            hash: None,
-            hash_v3: false,
-            nested: false,
-            rpt_invalidate: false,
-            compatible: vec![],
-        }
+        Host { api, radix: radix.then(kvm_ppc_rmmu_info::default), ..Host::unknown() }
     }
 
     #[test]

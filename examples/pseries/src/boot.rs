@@ -53,6 +53,11 @@ pub enum BootError {
         /// Bytes of memory from address 0 on.
         memory: u64,
     },
+    /// The hashed page table is too small for what the guest must reach in real mode.
+    #[error(
+        "a guest with this hashed page table reaches {0:#x} bytes in real mode, and needs {MIN_MEMORY:#x}"
+    )]
+    RealMode(u64),
     /// The tree could not be made, or is too large: many CPUs, a long command line.
     #[error("the device tree: {0}")]
     Tree(String),
@@ -86,6 +91,10 @@ pub fn boot<M: GuestMemoryBackend>(
         memory.find_region(GuestAddress(0)).map_or(0, vm_memory::GuestMemoryRegion::len);
     let room = || BootError::Room { kernel: end, initrd: initrd.len() as u64, memory: available };
     let layout = Layout::new(available, end, initrd.len() as u64).ok_or_else(room)?;
+    let real_mode = machine.real_mode(available);
+    if real_mode < MIN_MEMORY {
+        return Err(BootError::RealMode(real_mode));
+    }
     for segment in segments {
         memory.write_slice(segment.content, GuestAddress(segment.at))?;
     }

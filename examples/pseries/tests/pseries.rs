@@ -5,7 +5,7 @@
 
 use std::sync::Mutex;
 
-use arch_ppc64::hash::HptOrder;
+use arch_ppc64::hash::{HptOrder, PageSize};
 use arch_ppc64::kvm::kvm_ppc_mmuv3_cfg;
 use pseries::{
     BootError, CpuState, Ending, Host, Hypercall, Machine, Mmu, Next, Platform, Status, boot,
@@ -63,6 +63,7 @@ impl Host for Recorder {
 }
 
 const CPUS: u32 = 2;
+const HASH: Mmu = Mmu::Hash { order: HptOrder::MIN, largest: PageSize::K64 };
 const MEMORY: usize = 0x4_0000;
 
 fn platform(mmu: Mmu) -> Platform<GuestMemoryMmap, Recorder> {
@@ -134,7 +135,7 @@ fn hypercalls_answer_as_papr_says() {
 
 #[test]
 fn a_hashed_guest_has_nothing_to_register() {
-    let it = platform(Mmu::Hash(HptOrder::MIN));
+    let it = platform(HASH);
     assert_eq!(call(&it, 0x37c, &[0, 0, 0, 0]).0, Next::Resume(Status::SUCCESS));
     assert_eq!(call(&it, 0x37c, &[0x1d, 0x1_0000, 0, 12]).0, Next::Resume(Status::PARAMETER));
     assert!(asked(&it).is_empty() && it.process_table().is_none());
@@ -249,7 +250,7 @@ fn rtas_blocks_that_cannot_be() {
 fn any_arguments_are_answered() {
     let mut random = fastrand::Rng::with_seed(9);
     let calls = [0x54, 0x58, 0x64, 0x68, 0x6c, 0x70, 0x74, 0x31c, 0x37c, 0xf000, 0xf000, 0xf000];
-    for mmu in [Mmu::Radix, Mmu::Hash(HptOrder::MIN)] {
+    for mmu in [Mmu::Radix, HASH] {
         let it = platform(mmu);
         for _ in 0..50_000 {
             let at = random.u64(..MEMORY as u64);
@@ -274,29 +275,73 @@ fn any_arguments_are_answered() {
     }
 }
 
+/// A program for `machine` with 16 bytes of its own and `bytes` in memory, to be loaded to
+/// `address`.
+fn elf(machine: u16, address: u64, bytes: u64) -> Vec<u8> {
+    let mut file = vec![0; 0x1000];
+    file[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
+    file[16..18].copy_from_slice(&2_u16.to_le_bytes());
+    file[18..20].copy_from_slice(&machine.to_le_bytes());
+    // e_phoff, e_ehsize, e_phentsize, e_phnum; then one PT_LOAD of 16 bytes of the file.
+    file[32..40].copy_from_slice(&64_u64.to_le_bytes());
+    for (at, word) in [(52, 64_u16), (54, 56), (56, 1)] {
+        file[at..at + 2].copy_from_slice(&word.to_le_bytes());
+    }
+    file[64..68].copy_from_slice(&1_u32.to_le_bytes());
+    for (at, word) in [(72, 0x100), (88, address), (96, 16), (104, bytes)] {
+        file[at..at + 8].copy_from_slice(&u64::to_le_bytes(word));
+    }
+    file[0x100..0x110].copy_from_slice(b"a kernel of ours");
+    file
+}
+
+const PPC64: u16 = 21;
+
+/// The tree says what the host takes: page sizes, and which memory is reached in real mode.
+#[test]
+fn hashed_guests_on_hosts_of_both_page_sizes() {
+    const MIB: u64 = 1 << 20;
+    let kernel = elf(PPC64, 0, 16);
+    let (k4, k64) = (PageSize::K4, PageSize::K64);
+    for (mib, order, largest, real_mode) in [
+        (128_usize, 18, k64, Ok(128 * MIB)),
+        (256, 18, k64, Ok(128 * MIB)),
+        (256, 22, k64, Ok(256 * MIB)),
+        (128, 22, k4, Ok(128 * MIB)),
+        (256, 22, k4, Ok(128 * MIB)),
+        (256, 23, k4, Ok(256 * MIB)),
+        (256, 21, k4, Err(64 * MIB)),
+        (128, 18, k4, Err(8 * MIB)),
+    ] {
+        let row = format!("{mib} MiB, order {order}, {largest:?}");
+        let bytes = mib << 20;
+        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), bytes)]).unwrap();
+        let order = HptOrder::new(order).unwrap();
+        let machine = Machine { cpus: 1, mmu: Mmu::Hash { order, largest } };
+        let booted = boot(&memory, machine, &kernel, b"", "quiet");
+        let entry = match (booted, real_mode) {
+            (Ok(entry), Ok(_)) => entry,
+            (Err(BootError::RealMode(reached)), Err(wanted)) if reached == wanted => continue,
+            (booted, _) => panic!("{row}: {booted:?}"),
+        };
+        let mut tree = vec![0; 0x4000];
+        memory.read_slice(&mut tree, GuestAddress(entry.r3)).unwrap();
+        let has = |bytes: &[u8]| tree.windows(bytes.len()).any(|it| it == bytes);
+        let range = |at: u64, bytes: u64| [at.to_be_bytes(), bytes.to_be_bytes()].concat();
+        let first = real_mode.unwrap();
+        assert!(has(&range(0, first)), "{row}");
+        let rest = bytes as u64 - first;
+        assert_eq!(has(&range(first, rest)), rest > 0, "{row}");
+        let of_64k: Vec<u8> = [16_u32, 0x110, 1, 16, 1].map(u32::to_be_bytes).concat();
+        assert_eq!(has(&of_64k), largest == k64, "{row}");
+    }
+}
+
 #[test]
 fn kernels_that_cannot_be_booted() {
     let memory: GuestMemoryMmap =
         GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 128 << 20)]).unwrap();
     let machine = Machine { cpus: 1, mmu: Mmu::Radix };
-    let elf = |machine: u16, address: u64, bytes: u64| {
-        let mut file = vec![0; 0x1000];
-        file[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
-        file[16..18].copy_from_slice(&2_u16.to_le_bytes());
-        file[18..20].copy_from_slice(&machine.to_le_bytes());
-        // e_phoff, e_ehsize, e_phentsize, e_phnum; then one PT_LOAD of 16 bytes of the file.
-        file[32..40].copy_from_slice(&64_u64.to_le_bytes());
-        for (at, word) in [(52, 64_u16), (54, 56), (56, 1)] {
-            file[at..at + 2].copy_from_slice(&word.to_le_bytes());
-        }
-        file[64..68].copy_from_slice(&1_u32.to_le_bytes());
-        for (at, word) in [(72, 0x100), (88, address), (96, 16), (104, bytes)] {
-            file[at..at + 8].copy_from_slice(&u64::to_le_bytes(word));
-        }
-        file[0x100..0x110].copy_from_slice(b"a kernel of ours");
-        file
-    };
-    const PPC64: u16 = 21;
     let try_to = |kernel: &[u8], initrd: &[u8]| boot(&memory, machine, kernel, initrd, "quiet");
     assert!(matches!(try_to(b"", b""), Err(BootError::Elf(_))));
     assert!(matches!(try_to(&elf(PPC64, 0, 16)[..70], b""), Err(BootError::Elf(_))));

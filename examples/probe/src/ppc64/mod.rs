@@ -2,6 +2,7 @@
 
 mod end;
 mod hash;
+mod otherwise;
 mod radix;
 mod stage2;
 
@@ -10,9 +11,12 @@ use std::path::PathBuf;
 
 use arch_ppc64::radix::{RcPolicy, Strictness};
 use clap::{Args, ValueEnum};
+use kvm_ppc::Kvm;
+use kvm_ppc::host::{Host, Translation};
 
 use crate::Asked;
 use crate::report::Report;
+use otherwise::Otherwise;
 
 /// What may be asked for on POWER.
 #[derive(Args, Clone, Debug)]
@@ -89,8 +93,20 @@ pub fn run(options: &Options, asked: &Asked, report: &mut Report) -> Result<(), 
         OddTables::Kvm => Strictness::Kvm,
         OddTables::Strict => Strictness::Strict,
     };
+    let host = Host::ask(&Kvm::new()?)?;
+    for (name, value) in host.facts() {
+        report.fact(name, value);
+    }
+    Otherwise::describe(&host, report);
+    let translation = match options.mmu {
+        Mmu::Radix => Translation::Radix,
+        Mmu::Hash => Translation::Hash,
+    };
+    if let Some(refused) = host.refuses(translation) {
+        return Err(refused.into());
+    }
     match options.mmu {
-        Mmu::Radix => radix::run(strictness, asked, report),
-        Mmu::Hash => hash::run(asked, report),
+        Mmu::Radix => radix::run(Otherwise::of(&host), strictness, asked, report),
+        Mmu::Hash => hash::run(&host, asked, report),
     }
 }

@@ -6,7 +6,7 @@
 
 mod long_name;
 
-use arch_ppc64::hash::HptOrder;
+use arch_ppc64::hash::{GROUP_ENTRIES, HptOrder, PageSize};
 use vm_fdt::{Error, FdtReserveEntry, FdtWriter};
 
 use super::layout::Layout;
@@ -27,8 +27,27 @@ const AP_ENCODINGS: (&str, &str) = ("radix-AP-encodings", "ibm,processor-radix-A
 pub enum Mmu {
     /// Radix trees.
     Radix,
-    /// A hashed page table of this size.
-    Hash(HptOrder),
+    /// A hashed page table.
+    Hash {
+        /// Its size.
+        order: HptOrder,
+        /// The largest page that the host takes into it, which is that of the real-mode area, too:
+        /// 4 KiB or 64 KiB. KVM refuses pages larger than those that back the guest's memory.
+        largest: PageSize,
+    },
+}
+
+impl Machine {
+    /// How many bytes of memory from address 0 on the guest reaches in real mode. A hashed guest
+    /// has an entry in each group of its table for that (Linux `kvmppc_map_vrma`).
+    pub(super) fn real_mode(&self, memory: u64) -> u64 {
+        match self.mmu {
+            Mmu::Radix => memory,
+            Mmu::Hash { order, largest } => {
+                memory.min(order.entries() / GROUP_ENTRIES as u64 * largest.bytes())
+            }
+        }
+    }
 }
 
 /// What the machine is.
@@ -62,7 +81,7 @@ pub(super) fn device_tree(
     chosen(&mut tree, machine, layout, command_line)?;
     rtas(&mut tree, layout)?;
     cpus(&mut tree, machine)?;
-    memory(&mut tree, layout)?;
+    memory(&mut tree, machine, layout)?;
     terminal(&mut tree)?;
     controllers(&mut tree, machine)?;
     tree.end_node(root)?;
@@ -102,7 +121,7 @@ fn vector_5(mmu: Mmu) -> [u8; 28] {
     // The MMU: bits 0:1 are 00 hashed, 01 radix.
     bytes[24] = match mmu {
         Mmu::Radix => 0x40,
-        Mmu::Hash(_) => 0,
+        Mmu::Hash { .. } => 0,
     };
     // Radix guests may use `tlbie` (GTSE).
     bytes[26] = 0x40;
@@ -172,12 +191,15 @@ fn translation(tree: &mut FdtWriter, mmu: Mmu) -> Result<(), Error> {
     tree.property_array_u32("ibm,processor-segment-sizes", &[28, 40, u32::MAX, u32::MAX])?;
     // Per base page size: shift, L‖LP of the SLB entry, how many actual sizes, and of each its
     // shift and LP in an HPTE.
-    tree.property_array_u32("ibm,segment-page-sizes", &[12, 0, 1, 12, 0, 16, 0x110, 1, 16, 1])?;
+    let sizes = [12, 0, 1, 12, 0, 16, 0x110, 1, 16, 1];
+    let small = matches!(mmu, Mmu::Hash { largest: PageSize::K4, .. });
+    let sizes = if small { &sizes[..5] } else { &sizes[..] };
+    tree.property_array_u32("ibm,segment-page-sizes", sizes)?;
     // AP << 29 | shift: 4K, 64K, 2M, 1G.
     let encodings = [0x0000_000c, 0xa000_0010, 0x2000_0015, 0x4000_001e];
     tree.property_array_u32(AP_ENCODINGS.0, &encodings)?;
     let order = match mmu {
-        Mmu::Hash(order) => order.get(),
+        Mmu::Hash { order, .. } => order.get(),
         Mmu::Radix => 24,
     };
     tree.property_array_u32("ibm,pft-size", &[0, order.into()])
@@ -196,11 +218,17 @@ fn features() -> Vec<u8> {
     bytes
 }
 
-fn memory(tree: &mut FdtWriter, layout: &Layout) -> Result<(), Error> {
-    let node = tree.begin_node("memory@0")?;
-    tree.property_string("device_type", "memory")?;
-    tree.property_array_u64("reg", &[0, layout.memory])?;
-    tree.end_node(node)
+/// The first node is what the guest reaches in real mode: Linux takes it so.
+fn memory(tree: &mut FdtWriter, machine: Machine, layout: &Layout) -> Result<(), Error> {
+    let first = machine.real_mode(layout.memory);
+    let nodes = [(0, first), (first, layout.memory - first)];
+    for (at, bytes) in nodes.into_iter().filter(|(_, bytes)| *bytes > 0) {
+        let node = tree.begin_node(&format!("memory@{at:x}"))?;
+        tree.property_string("device_type", "memory")?;
+        tree.property_array_u64("reg", &[at, bytes])?;
+        tree.end_node(node)?;
+    }
+    Ok(())
 }
 
 /// The terminal has no interrupt: Linux asks for input from time to time.

@@ -10,8 +10,8 @@ use std::ops::ControlFlow;
 use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::hash::{
-    Authority, GROUP_ENTRIES, HashMmu, HashTranslation, Hpt, HptOrder, Hpte, Layout, SLB_ENTRIES,
-    Segment, Slb, SlbEsid, SlbVsid, VirtualPage, load, protection,
+    Authority, GROUP_ENTRIES, HashMmu, HashTranslation, Hpt, HptOrder, Hpte, Layout, PageSize,
+    SLB_ENTRIES, Segment, Slb, SlbEsid, SlbVsid, VirtualPage, load, protection,
 };
 use arch_ppc64::kvm::{PpcMmu, kvm_get_htab_fd};
 use kvm_ppc::{VcpuControl, Vm};
@@ -25,13 +25,20 @@ use crate::report::Failure;
 pub struct Table {
     words: Vec<AtomicU64>,
     order: HptOrder,
+    /// The largest page that the host takes into it.
+    largest: PageSize,
     cpus: u32,
     slb: Slb,
 }
 
 impl Table {
     /// Copies the table of the VM, and the segments of `vcpu`, one of `cpus`.
-    pub fn new(vm: &Vm, order: HptOrder, cpus: u32, vcpu: &VcpuControl) -> Result<Self, Failure> {
+    pub fn new(
+        vm: &Vm,
+        (order, largest): (HptOrder, PageSize),
+        cpus: u32,
+        vcpu: &VcpuControl,
+    ) -> Result<Self, Failure> {
         let words = (0..order.bytes() / 8).map(|_| AtomicU64::new(0)).collect();
         let mut slb = Slb::new();
         for entry in vcpu.get_sregs()?.s.ppc64.slb {
@@ -40,7 +47,7 @@ impl Table {
                 slb.slbmte(rb, SlbVsid::from_bits(entry.slbv))?;
             }
         }
-        let table = Self { words, order, cpus, slb };
+        let table = Self { words, order, largest, cpus, slb };
         let mut stream = vm.get_htab_fd(&kvm_get_htab_fd::default())?;
         let mut buffer = vec![0; 1 << 20];
         let mut entries = 0;
@@ -156,9 +163,11 @@ impl Tables for Table {
         let of_hash = [
             "hash-mmu: Page sizes from device-tree:",
             "hash-mmu: base_shift=12: shift=12, sllp=0x0000, avpnm=0x00000000, tlbiel=1, penc=0",
-            "hash-mmu: base_shift=16: shift=16, sllp=0x0110, avpnm=0x00000000, tlbiel=1, penc=1",
             "Using 1TB segments",
         ];
-        of_hash.into_iter().map(str::to_owned).chain(super::log(self.cpus)).collect()
+        let k64 =
+            "hash-mmu: base_shift=16: shift=16, sllp=0x0110, avpnm=0x00000000, tlbiel=1, penc=1";
+        let k64 = (self.largest >= PageSize::K64).then_some(k64);
+        of_hash.into_iter().chain(k64).map(str::to_owned).chain(super::log(self.cpus)).collect()
     }
 }

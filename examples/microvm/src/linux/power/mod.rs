@@ -17,7 +17,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arch_ppc64::hash::HptOrder;
+use arch_ppc64::hash::{HptOrder, PageSize};
 use arch_ppc64::kvm::PpcMmu;
 use kvm_ppc::host::{self as can, Host};
 use kvm_ppc::{Cap, Slots, Vcpu, VmType};
@@ -90,10 +90,15 @@ pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Fail
         Translation::Hash => {
             let wanted = HptOrder::recommended(memory.last_addr().raw_value()).max(SMALLEST_TABLE);
             let order = vm.allocate_htab(wanted.get().into())?;
-            Mmu::Hash(
-                HptOrder::new(order.into())
-                    .ok_or("KVM made a table of a size that there is not")?,
-            )
+            let order = HptOrder::new(order.into());
+            Mmu::Hash {
+                order: order.ok_or("KVM made a table of a size that there is not")?,
+                largest: if can.page_shift() < PageSize::K64.shift() {
+                    PageSize::K4
+                } else {
+                    PageSize::K64
+                },
+            }
         }
     };
     let machine = Machine { cpus: options.cpus, mmu };
@@ -200,9 +205,9 @@ impl Watched for Guest<'_> {
                 let tables = pgtable::GuestTables::new(memory)?;
                 compare(statement, &radix::Tree::new(&tables, word, cpus, vcpu)?, memory)
             }
-            Mmu::Hash(order) => compare(
+            Mmu::Hash { order, largest } => compare(
                 statement,
-                &hash::Table::new(self.host().slots.vm(), order, cpus, vcpu)?,
+                &hash::Table::new(self.host().slots.vm(), (order, largest), cpus, vcpu)?,
                 memory,
             ),
         };

@@ -45,11 +45,14 @@ const fn place(start: u64, vsid: u64, size: SegmentSize, base: PageSize) -> Plac
     }
 }
 
-/// The segment in which the stubs are.
-pub const STUBS: Place = place(0xc000_0000_0000_0000, 0xc0_de15, SegmentSize::T1, PageSize::K64);
-/// The segment that real mode has (Power ISA v3.0B Book III 5.7.3.4): its VSID, and for KVM the
-/// host's page size.
-pub const REAL_MODE: Segment = place(0, 0x1ff_ffff, SegmentSize::T1, PageSize::K64).segment;
+/// The segment in which the stubs are. Its pages are of 4 KiB: no host backs memory with smaller
+/// ones, and KVM refuses pages larger than their backing.
+pub const STUBS: Place = place(0xc000_0000_0000_0000, 0xc0_de15, SegmentSize::T1, PageSize::K4);
+/// The segment that real mode has (Power ISA v3.0B Book III 5.7.3.4): its VSID. KVM takes the size
+/// of its pages from the first entry of it that is written into the table.
+pub const REAL_MODE: Segment = place(0, 0x1ff_ffff, SegmentSize::T1, PageSize::K4).segment;
+/// How many pages of both are the guest's code.
+pub const CODE_PAGES: u64 = 3;
 /// The virtual page class key of the pages that hold the guest's code: nobody may forbid it.
 pub const CODE_KEY: u8 = 29;
 
@@ -99,6 +102,17 @@ impl Place {
         let complement = (0..4).map(move |turn| (first ^ 2047) + turn * 2048);
         together.chain(complement).chain([first + 1, u64::MAX])
     }
+}
+
+/// The pages that the guest itself needs: its code, for real mode and where the stubs are.
+pub fn code() -> impl Iterator<Item = (Segment, VirtualPage)> {
+    let pages = |segment: Segment| {
+        (0..CODE_PAGES).map(move |number| {
+            let at = Gva::new(number << segment.base.shift());
+            (segment, VirtualPage::of(&segment, at))
+        })
+    };
+    [REAL_MODE, STUBS.segment].into_iter().flat_map(pages)
 }
 
 /// An SLB with the stubs' segment and all of [`PLACES`].

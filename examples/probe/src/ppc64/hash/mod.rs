@@ -16,6 +16,7 @@
 //! | `devices` | what KVM remembers of entries for devices |
 //! | `htab` | a VM's table as a stream |
 //! | `stand` | asking the machine |
+//! | `slots` | where KVM enters what need not stand at one place |
 //! | `resizing` | asking it for tables of other sizes |
 
 mod devices;
@@ -24,15 +25,15 @@ mod layout;
 mod model;
 mod random;
 mod resizing;
+mod slots;
 mod stand;
 mod step;
 mod systematic;
 
 use std::error::Error;
 
-use arch_ppc64::hash::{HptOrder, Supported};
-use arch_ppc64::kvm::PpcMmu;
-use kvm_ppc::{Kvm, VmType};
+use arch_ppc64::hash::{HptOrder, PageSize};
+use kvm_ppc::host::Host;
 
 use crate::Asked;
 use crate::report::{Ended, Report};
@@ -84,21 +85,9 @@ enum Event {
 }
 
 /// Probes.
-pub fn run(asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
-    let vm = Kvm::new()?.create_vm_with_type(VmType::Hv)?;
-    let supported = Supported::of_kvm(&vm.get_smmu_info()?)
-        .ok_or("this host runs no guests with hashed page tables")?;
-    report.fact(
-        "page sizes",
-        format!(
-            "{:?}",
-            supported.sizes.iter().map(|it| (it.base(), it.actual())).collect::<Vec<_>>()
-        ),
-    );
-    report.fact("SLB entries", supported.slb_size);
-    drop(vm);
-
-    let mut stand = Stand::new()?;
+pub fn run(host: &Host, asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    let backing = PageSize::ALL.into_iter().find(|size| size.shift() == host.page_shift());
+    let mut stand = Stand::new(backing.ok_or("the host's pages are no size of a hashed table's")?)?;
     let systematic = systematic::steps();
     // If few are asked for, half of them are systematic ones from all over, whole scenes of eight
     // or fewer.
@@ -143,6 +132,8 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
         }
         number += 1;
     }
+    let (passed_over, entered) = stand.passed_over();
+    report.fact("free places", format!("{passed_over} passed over in {entered} H_ENTERs"));
     report.fact("without one answer", format!("{left_out} accesses left out"));
     Ok(())
 }

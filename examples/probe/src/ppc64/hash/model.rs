@@ -16,13 +16,13 @@ use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::hash::{
     Answer, BulkRequest, Dialect, GROUP_ENTRIES, HashTlbie, Hcall, Hcalls, Hpt, HptOrder, Hpte,
-    HpteR, Keep, Layout, PageSize, PageSizes, Partition, Refused, ResizeError, ReturnCode, Segment,
-    Storage, VirtualPage, rehash,
+    HpteR, HpteV, Keep, Layout, PageSize, PageSizes, Partition, Refused, ResizeError, ReturnCode,
+    Segment, Storage, VirtualPage, rehash,
 };
 use pgtable::{Gpa, Gva, Hpa, MemoryError, ReadMemory, TableMemory};
 
 use super::devices::Devices;
-use super::layout::{CODE_KEY, REAL_MODE, STUBS, is_memory};
+use super::layout::{CODE_KEY, REAL_MODE, code, is_memory};
 use super::step::Call;
 
 /// The entries of a table: place, and both doublewords.
@@ -79,8 +79,10 @@ pub enum PageChange {
 }
 
 /// The partition: only its memory is real.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Memory {
+    /// The pages that back it.
+    backing: PageSize,
     changed: Cell<Option<PageChange>>,
 }
 
@@ -91,7 +93,7 @@ impl Partition for Memory {
 
     fn storage(&self, page: Gpa, size: PageSize) -> Storage {
         match is_memory(page.get(), 1) {
-            true if size > PageSize::K64 => Storage::SmallerPages,
+            true if size > self.backing => Storage::SmallerPages,
             true => Storage::Memory,
             false => Storage::Device,
         }
@@ -142,16 +144,18 @@ pub struct Model {
 impl Model {
     /// A table with what the guest needs: the page with its code, for real mode and where the stubs
     /// are.
-    pub fn new(order: HptOrder) -> Result<Self, Box<dyn Error>> {
+    ///
+    /// The host backs the guest's memory with pages of size `backing`.
+    pub fn new(order: HptOrder, backing: PageSize) -> Result<Self, Box<dyn Error>> {
         let table = table(order)?;
-        for segment in [REAL_MODE, STUBS.segment] {
-            let page = VirtualPage::of(&segment, Gva::new(0));
+        for (segment, page) in code() {
             let sizes = PageSizes::only(segment.base);
-            let v = page.v().with_l(true).with_bolted(true);
+            let v = page.v().with_l(sizes.lp().is_some()).with_bolted(true);
             // Real mode is privileged state under storage key 0; the stubs are for everybody, and
             // not to be written.
             let protection = if segment == REAL_MODE { 0 } else { 3 };
-            let r = HpteR::new()
+            // The code stands at real address 0.
+            let r = HpteR::from_bits(page.offset)
                 .with_protection(protection)
                 .with_key(CODE_KEY)
                 .with_m(true)
@@ -162,7 +166,7 @@ impl Model {
         let kept = table.entries(0).map(|(ptex, _)| ptex).collect();
         Ok(Self {
             table,
-            partition: Memory::default(),
+            partition: Memory { backing, changed: Cell::default() },
             kept,
             entered: RefCell::default(),
             absent: RefCell::default(),
@@ -209,6 +213,31 @@ impl Model {
             _ => {}
         }
         (answer, self.partition.changed.take())
+    }
+
+    /// KVM has put an entry at `seen` that [`call`](Self::call) has put at `expected`: does so too,
+    /// and returns the place. `None`: that place is not free, or of another group.
+    pub fn entered_elsewhere(
+        &self,
+        expected: u64,
+        seen: u64,
+    ) -> Result<Option<u64>, Box<dyn Error>> {
+        let group = |ptex: u64| ptex / GROUP_ENTRIES as u64;
+        let places = self.table.slot(expected)?.zip(self.table.slot(seen)?);
+        let Some((from, to)) = places.filter(|_| group(expected) == group(seen)) else {
+            return Ok(None);
+        };
+        let layout = self.table.layout();
+        if layout.decode(to.read()?).v.v() {
+            return Ok(None);
+        }
+        to.put(from.read()?);
+        from.put(layout.encode(Hpte { v: HpteV::new(), r: HpteR::new() }));
+        self.entered.borrow_mut().insert(seen);
+        self.tell_the_hardware(seen);
+        self.protected.borrow_mut().remove(&seen);
+        self.unread.borrow_mut().remove(&seen);
+        Ok(Some(seen))
     }
 
     /// The places of the entries for devices that a call may change or take out.
@@ -325,8 +354,8 @@ impl Model {
             }
         }
         self.kept.clear();
-        for segment in [REAL_MODE, STUBS.segment] {
-            let found = self.table.find(&VirtualPage::of(&segment, Gva::new(0)))?;
+        for (_, page) in code() {
+            let found = self.table.find(&page)?;
             self.kept.push(found.ok_or("resizing lost what the guest needs")?.ptex);
         }
         let all: BTreeSet<_> = self
@@ -369,5 +398,37 @@ impl Model {
         let bolted =
             self.table.entries(0).filter(|(ptex, hpte)| hpte.v.bolted() && !self.is_kept(*ptex));
         bolted.filter_map(|(ptex, _)| self.page(ptex))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::{DATA, PLACES};
+    use super::*;
+
+    #[test]
+    fn an_entry_is_put_where_kvm_has_put_it_if_that_place_is_free_and_of_the_group() {
+        let order = HptOrder::MIN;
+        let model = Model::new(order, PageSize::K4).expect("a table");
+        let place = PLACES[0];
+        let enter = |number: u64| {
+            let page = place.page(number);
+            let group = order.group(page.hash(), false) << 3;
+            let r = HpteR::from_bits(DATA[0].0).with_protection(2).with_m(true);
+            let v = page.v().into_bits();
+            let call = Call::new(Hcall::Enter.number(), [0, group, v, r.into_bits()]);
+            (model.call(&call).0.values[0], page)
+        };
+        let (first, page) = enter(5);
+        let (second, _) = enter(5 + 2048);
+        assert_eq!(second, first + 1);
+        let elsewhere = |to: u64| model.entered_elsewhere(first, to).expect("a table of ours");
+        assert_eq!(elsewhere(second), None, "used");
+        assert_eq!(elsewhere(first + 8), None, "another group");
+        assert_eq!(elsewhere(u64::MAX), None, "no place");
+        assert_eq!(elsewhere(first + 5), Some(first + 5));
+        let found = model.table().find(&page).expect("a table of ours");
+        assert_eq!(found.map(|it| it.ptex), Some(first + 5));
+        assert_eq!(enter(5 + 4096).0, first, "free again");
     }
 }

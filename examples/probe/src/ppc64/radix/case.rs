@@ -5,7 +5,7 @@ use std::fmt;
 
 use pgtable::Access;
 
-use super::layout::{PROCESS_TABLE, PROCESSES, PRTS, QUADRANT_3, TABLES, prte};
+use super::layout::{PROCESS_TABLE, PRTS, QUADRANT_3, TABLES, processes, prte};
 
 /// Every way to access a place.
 pub const ACCESSES: [Access; 6] = [
@@ -151,6 +151,8 @@ pub struct Shape {
     pub high: u64,
     /// The leaf's bits besides V, L and the address.
     pub leaf: u64,
+    /// The size of the process table.
+    pub prts: u8,
 }
 
 impl Shape {
@@ -162,11 +164,12 @@ impl Shape {
         target: super::layout::DATA[0].0 + 0x3_5678,
         high: 0x5_4321_0fed_c000,
         leaf: R | C | RWX,
+        prts: PRTS,
     };
 
     /// The case.
     pub fn case(&self, kind: &'static str, access: Access) -> Case {
-        let Self { regime, size, target, .. } = *self;
+        let Self { regime, size, target, prts, .. } = *self;
         let within = (1 << size) - 1;
         let mut offset = (self.high & !within | target & within) & ((1 << 52) - 1);
         let kernel = regime.shares_kernel();
@@ -178,7 +181,7 @@ impl Shape {
             tables[0] = super::layout::KERNEL[0];
         }
         let pidr = regime.pidr();
-        let prte = match kernel || pidr >= PROCESSES {
+        let prte = match kernel || pidr >= processes(prts) {
             true => Vec::new(),
             false => [tables[0] | TREE, 0]
                 .into_iter()
@@ -203,7 +206,7 @@ impl Shape {
             Regime::Process(_) => offset,
             Regime::Kernel(_) => offset | QUADRANT_3,
         };
-        let process_table = V | PROCESS_TABLE | u64::from(PRTS);
+        let process_table = V | PROCESS_TABLE | u64::from(prts);
         Case { kind, pidr, address, access, amr: 0, iamr: 0, process_table, prte, entries }
     }
 }

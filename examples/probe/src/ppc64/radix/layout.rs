@@ -18,12 +18,18 @@ pub const NOWHERE: [u64; 6] =
 const MIB: usize = 1 << 20;
 const LAST_64K: u64 = (1 << 52) - 0x1_0000;
 
-/// The process table, and log2 of its bytes less 12. 64 KiB hold 4096 processes.
+/// The process table, and log2 of its bytes less 12: 4 KiB.
 pub const PROCESS_TABLE: u64 = 0x1_0000;
 /// See [`PROCESS_TABLE`].
-pub const PRTS: u8 = 4;
+pub const PRTS: u8 = 0;
 /// How many processes it holds.
-pub const PROCESSES: u32 = 4096;
+pub const PROCESSES: u32 = processes(PRTS);
+/// The size of a larger one, of 64 KiB, for which there is room.
+pub const LARGER: u8 = 4;
+/// How many processes a process table of this size holds.
+pub const fn processes(prts: u8) -> u32 {
+    1 << (prts + 8)
+}
 /// The process table entry of process `pid`.
 pub const fn prte(pid: u32) -> u64 {
     PROCESS_TABLE + 16 * pid as u64

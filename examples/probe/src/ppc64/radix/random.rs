@@ -47,6 +47,7 @@ fn shape(rng: &mut Rng) -> Shape {
         high: rng.u64(..),
         // All that a leaf has besides V, L and the address; half of the time it allows everything.
         leaf: rng.u64(..) & 0x3e00_0000_0000_0fff | if rng.bool() { 7 } else { 0 },
+        ..Shape::PLAIN
     }
 }
 

@@ -11,7 +11,7 @@ use arch_ppc64::radix::{Amr, Granule, Iamr, ProcessScoped, ProcessTableWord, Ric
 use kvm_ppc::Kvm;
 use pgtable::{Access, AccessKind, Gpa, Gva, Stage1};
 use probe_guest::Probe;
-use probe_guest::ppc64::{Outcome, ProbeGuest, StubsAt};
+use probe_guest::ppc64::{Outcome, ProbeGuest, Start, StubsAt};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::case::{C, Case, L, R, Shape, Slot, TREE, V};
@@ -20,6 +20,7 @@ use super::prediction::Prediction;
 use super::seen::Seen;
 use super::tables::Tables;
 use crate::ppc64::end::{End, Hangs};
+use crate::ppc64::otherwise::Otherwise;
 
 /// How long an access may take: a thousand times as long as it does.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -44,6 +45,7 @@ pub struct Stand<'m> {
     memory: &'m GuestMemoryMmap,
     tables: Tables<'m>,
     format: ProcessScoped,
+    otherwise: Otherwise,
     registers: Option<Registers>,
     asked: u64,
     hangs: Hangs,
@@ -51,7 +53,7 @@ pub struct Stand<'m> {
 
 impl<'m> Stand<'m> {
     /// Sets the stand up.
-    pub fn new(memory: &'m GuestMemoryMmap) -> Result<Self, Box<dyn Error>> {
+    pub fn new(memory: &'m GuestMemoryMmap, otherwise: Otherwise) -> Result<Self, Box<dyn Error>> {
         let mut guest = ProbeGuest::new(&Kvm::new()?, memory.clone())?;
         guest.set_patience(PATIENCE);
         let [supervisor, user] = STUBS.map(Gva::new);
@@ -64,6 +66,7 @@ impl<'m> Stand<'m> {
             memory,
             tables,
             format,
+            otherwise,
             registers: None,
             asked: 0,
             hangs: Hangs::default(),
@@ -126,8 +129,9 @@ impl<'m> Stand<'m> {
     /// Puts a case's words into memory; says what the library predicts, and which words matter.
     fn prepare(&self, case: &Case) -> Result<(Seen, Vec<Slot>), Box<dyn Error>> {
         self.tables.store_all(case.slots())?;
-        let prediction =
-            Prediction::new(case, self.format, &self.tables, self.guest.start(case.access));
+        let start = self.guest.start(case.access);
+        let start = Start { msr: self.otherwise.msr(start.msr), ..start };
+        let prediction = Prediction::new(case, self.format, &self.tables, start);
         let words = prediction.words()?;
         let predicted = prediction.seen(&words)?;
         self.tables.store_all(&words)?;

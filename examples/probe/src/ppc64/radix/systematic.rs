@@ -3,7 +3,7 @@
 use pgtable::Access;
 
 use super::case::{ACCESSES, C, Case, KINDS, L, R, RWX, Regime, SIZES, Shape, TREE, V};
-use super::layout::{DATA, NOWHERE, PROCESS_TABLE, PROCESSES, PRTS, TABLES};
+use super::layout::{self, DATA, LARGER, NOWHERE, PROCESS_TABLE, PRTS, TABLES};
 
 /// All of them, kind by kind.
 pub fn cases() -> Vec<Case> {
@@ -237,14 +237,16 @@ fn tree_size() -> Vec<Case> {
 
 /// Processes within the table and beyond it; quadrant 3 is always process 0's.
 fn processes() -> Vec<Case> {
-    let beyond = (12..20).map(|bit| 1 << bit);
-    let within = (0..12).map(|bit| 1 << bit);
-    let pids = within.chain(beyond).chain([0, PROCESSES - 1, PROCESSES + 1, 0xf_ffff]);
-    pids.flat_map(|pid| [Regime::Process(pid), Regime::Kernel(pid)])
-        .flat_map(|regime| {
-            KINDS.map(|access| Shape { regime, ..Shape::PLAIN }.case("processes", access))
-        })
-        .collect()
+    let mut cases = Vec::new();
+    for prts in [PRTS, LARGER] {
+        let last = layout::processes(prts) - 1;
+        let pids = (0..20).map(|bit| 1 << bit).chain([0, last, last + 2, 0xf_ffff]);
+        for regime in pids.flat_map(|pid| [Regime::Process(pid), Regime::Kernel(pid)]) {
+            let shape = Shape { regime, prts, ..Shape::PLAIN };
+            cases.extend(KINDS.map(|access| shape.case("processes", access)));
+        }
+    }
+    cases
 }
 
 /// Every quadrant, with each bit set that no tree translates.
