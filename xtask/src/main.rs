@@ -22,6 +22,7 @@ mod debian;
 mod emulated_host;
 mod fuzz;
 mod host;
+mod hosts;
 mod microvm;
 mod mutants;
 mod ppc64le;
@@ -61,6 +62,8 @@ enum Command {
     Probe(probe::Options),
     /// Run a statically linked powerpc64le program on an emulated POWER host with KVM
     Host(host::Options),
+    /// Run everything on every POWER host, with every kernel and emulator: the README's table
+    Hosts(hosts::Options),
     /// Ask QEMU whether ptdump translates as its own MMU does, on memory dumps of Debian’s kernels
     PtdumpProof(ptdump_proof::Options),
     /// Run everything that must hold before a change goes in
@@ -83,7 +86,7 @@ impl Command {
             Self::Test(options) => options.wrong(),
             Self::Fuzz(options) => options.wrong(),
             Self::Bench(options) => options.wrong(),
-            Self::PtdumpProof(_) | Self::Mutants(_) => None,
+            Self::PtdumpProof(_) | Self::Mutants(_) | Self::Hosts(_) => None,
         }
     }
 }
@@ -109,6 +112,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Microvm(options) => microvm::run(&xtask, options).map(ExitCode::from),
         Command::Probe(options) => probe::run(&xtask, options).map(ExitCode::from),
         Command::Host(options) => host::run(&xtask, options).map(ExitCode::from),
+        Command::Hosts(options) => hosts::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
         Command::PtdumpProof(options) => {
             ptdump_proof::run(&xtask, &options).map(|()| ExitCode::SUCCESS)
         }
@@ -169,6 +173,8 @@ mod tests {
             ("probe --mmu hash --host power11-lpar", false),
             ("probe --stage2 --host power10", false),
             ("host /nowhere", false),
+            ("hosts --host power9 --host power10-lpar --only radix --record", true),
+            ("hosts --only nothing", false),
             ("test --quick fmt", true),
             ("test --quick microvm", false),
             ("test fuzzz", false),

@@ -17,6 +17,7 @@ mod entry;
 mod format;
 mod geometry;
 mod guest;
+pub mod guest_state;
 mod hcall;
 mod hypervisor;
 mod indexed;

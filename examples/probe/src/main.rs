@@ -40,6 +40,9 @@ struct Options {
     /// Only the case with this number
     #[arg(long, value_name = "NUMBER")]
     only: Option<usize>,
+    /// Print each case before it is carried out (POWER): where a host hangs, the last one says why
+    #[arg(long)]
+    trace: bool,
 }
 
 /// Which cases are asked for.
@@ -50,11 +53,13 @@ struct Asked {
     seed: u64,
     /// If only one of them is to be carried out, its number.
     only: Option<usize>,
+    /// Whether each is printed before it is carried out.
+    trace: bool,
 }
 
 fn main() -> ExitCode {
-    let Options { ppc64, nested, riscv64, aarch64, cases, seed, only } = Options::parse();
-    let asked = Asked { cases, seed: seed.unwrap_or_else(|| fastrand::u64(..)), only };
+    let Options { ppc64, nested, riscv64, aarch64, cases, seed, only, trace } = Options::parse();
+    let asked = Asked { cases, seed: seed.unwrap_or_else(|| fastrand::u64(..)), only, trace };
     let mut report = Report::default();
     let written = ppc64
         .write_image(&asked)

@@ -3,6 +3,7 @@
 //! A row says for which hosts it is true. There it is predicted, or the question that has no answer
 //! is left out and counted; elsewhere it is a mismatch. A row that is no longer true is one, too.
 
+use arch_ppc64::hash::Authority;
 use kvm_ppc::host::{Api, Host};
 
 use crate::report::Report;
@@ -11,6 +12,9 @@ use crate::report::Report;
 const MSR_ME: u64 = 1 << 12;
 /// The field PRTS of a partition table entry's second doubleword (book III 5.7.6.1).
 const PRTS: u64 = 0x1f;
+/// The bits in AMR and IAMR of the keys that a Linux kernel with a hashed page table has for itself
+/// (`HASH_DEFAULT_KERNEL_KEY`: 3, or 0 without KUAP and KUEP).
+const HOST_KEYS: u64 = 3 << 62 | 3 << 56;
 
 /// A row.
 #[derive(Debug)]
@@ -35,6 +39,13 @@ const ROWS: &[Row] = &[
         is_true: nested_v2_of_qemu,
         set: |it| it.ends_at_table_sizes = true,
     },
+    Row {
+        who: "Linux 6.1 and later, host kernel with a hashed page table",
+        what: "KVM loads a guest's AMR and IAMR while the host's own table still translates: a \
+               guest that forbids the host kernel's keys hangs the host; keys 0 and 3 stay open",
+        is_true: |host| host.api == Api::Bare && host.radix.is_none(),
+        set: |it| it.loads_keys_early = true,
+    },
 ];
 
 fn nested_v2_of_qemu(host: &Host) -> bool {
@@ -46,6 +57,7 @@ fn nested_v2_of_qemu(host: &Host) -> bool {
 pub struct Otherwise {
     clears_me: bool,
     ends_at_table_sizes: bool,
+    loads_keys_early: bool,
 }
 
 impl Otherwise {
@@ -70,6 +82,12 @@ impl Otherwise {
         if self.clears_me { msr & !MSR_ME } else { msr }
     }
 
+    /// What a guest may forbid of `authority` without harm to its host.
+    pub fn authority(self, authority: Authority) -> Authority {
+        let open = if self.loads_keys_early { !HOST_KEYS } else { u64::MAX };
+        Authority { amr: authority.amr & open, iamr: authority.iamr & open }
+    }
+
     /// Whether the host cannot be asked about this process table.
     pub fn leaves_out(self, process_table: u64) -> bool {
         self.ends_at_table_sizes && !matches!(process_table & PRTS, 0 | 12)
@@ -81,7 +99,8 @@ mod tests {
     use super::*;
 
     fn host(api: Api, machine: &str) -> Host {
-        Host { api, cpu: vec![("machine", machine.to_owned())], ..Host::unknown() }
+        let cpu = vec![("machine", machine.to_owned())];
+        Host { api, cpu, radix: Some(Default::default()), ..Host::unknown() }
     }
 
     #[test]
@@ -94,9 +113,18 @@ mod tests {
             (Api::V2, "CHRP IBM,9080-HEX", false),
         ] {
             let it = Otherwise::of(&host(api, machine));
-            let all = Otherwise { clears_me: true, ends_at_table_sizes: true };
+            let all =
+                Otherwise { clears_me: true, ends_at_table_sizes: true, ..Otherwise::default() };
             assert_eq!(it, if expected { all } else { Otherwise::default() }, "{api:?} {machine}");
         }
+    }
+
+    #[test]
+    fn keys_are_the_hosts_where_its_own_table_is_hashed() {
+        let hashed = Host { radix: None, ..host(Api::Bare, "") };
+        assert!(Otherwise::of(&hashed).loads_keys_early);
+        assert!(!Otherwise::of(&host(Api::Bare, "")).loads_keys_early);
+        assert!(!Otherwise::of(&Host { api: Api::V1, ..hashed }).loads_keys_early);
     }
 
     #[test]
@@ -104,7 +132,11 @@ mod tests {
         let none = Otherwise::default();
         assert_eq!(none.msr(0x1033), 0x1033);
         assert!((0..32).all(|prts| !none.leaves_out(prts)));
-        let all = Otherwise { clears_me: true, ends_at_table_sizes: true };
+        let all = Otherwise { clears_me: true, ends_at_table_sizes: true, loads_keys_early: true };
+        let forbids = Authority { amr: u64::MAX, iamr: 1 << 62 | 1 << 61 };
+        assert_eq!(none.authority(forbids), forbids);
+        let left = Authority { amr: !(3 << 62 | 3 << 56), iamr: 1 << 61 };
+        assert_eq!(all.authority(forbids), left);
         assert_eq!(all.msr(0x1033), 0x33);
         let taken: Vec<_> = (0..32).filter(|prts| !all.leaves_out(0xa000 | prts)).collect();
         assert_eq!(taken, [0, 12]);

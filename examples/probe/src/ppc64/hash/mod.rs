@@ -15,10 +15,12 @@
 //! | `model`, `model::verdict` | asking the library |
 //! | `devices` | what KVM remembers of entries for devices |
 //! | `htab` | a VM's table as a stream |
+//! | `compare` | what of an answer is compared |
 //! | `stand` | asking the machine |
 //! | `slots` | where KVM enters what need not stand at one place |
 //! | `resizing` | asking it for tables of other sizes |
 
+mod compare;
 mod devices;
 mod htab;
 mod layout;
@@ -36,6 +38,7 @@ use arch_ppc64::hash::{HptOrder, PageSize};
 use kvm_ppc::host::Host;
 
 use crate::Asked;
+use crate::ppc64::otherwise::Otherwise;
 use crate::report::{Ended, Report};
 use layout::ORDER;
 use random::Random;
@@ -87,7 +90,8 @@ enum Event {
 /// Probes.
 pub fn run(host: &Host, asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
     let backing = PageSize::ALL.into_iter().find(|size| size.shift() == host.page_shift());
-    let mut stand = Stand::new(backing.ok_or("the host's pages are no size of a hashed table's")?)?;
+    let backing = backing.ok_or("the host's pages are no size of a hashed table's")?;
+    let mut stand = Stand::new(backing, Otherwise::of(host))?;
     let systematic = systematic::steps();
     // If few are asked for, half of them are systematic ones from all over, whole scenes of eight
     // or fewer.
@@ -99,6 +103,9 @@ pub fn run(host: &Host, asked: &Asked, report: &mut Report) -> Result<(), Box<dy
     let mut number = 0;
     while report.cases() < asked.cases && asked.only.is_none_or(|only| number <= only) {
         for (_, event) in EVENTS.iter().filter(|(part, _)| number == asked.cases * part / 100) {
+            if asked.trace {
+                println!("before step {number}: {event:?}");
+            }
             let mut found = happen(*event, &mut stand, report)
                 .map_err(|error| format!("{event:?} before step {number}: {error}"))?;
             if !matches!(event, Event::UseBolted) {
@@ -110,6 +117,9 @@ pub fn run(host: &Host, asked: &Asked, report: &mut Report) -> Result<(), Box<dy
             report.case("migration and resizing", Ended::Done, mismatch.as_deref());
         }
         let mut step = steps.step(stand.model());
+        if asked.trace {
+            println!("step {number}, {}:\n{step}", step.kind);
+        }
         let tried =
             stand.run(&mut step).map_err(|error| format!("step {number}: {error}\n{step}"))?;
         match tried {

@@ -4,10 +4,7 @@ use std::error::Error;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use arch_ppc64::hash::{
-    Authority, Hcall, HcallFlags, HptOrder, Hpte, HpteR, HpteV, PageSize, ReturnCode, Slb, SlbEsid,
-    SlbVsid,
-};
+use arch_ppc64::hash::{Authority, Hcall, HptOrder, PageSize, ReturnCode, Slb, SlbEsid, SlbVsid};
 use arch_ppc64::kvm::PpcMmu;
 use arch_ppc64::radix::{Amr, Iamr};
 use kvm_ppc::Kvm;
@@ -16,12 +13,14 @@ use probe_guest::Probe;
 use probe_guest::ppc64::{Outcome, ProbeGuest, StubsAt};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use super::compare::{differences, masked};
 use super::htab::{self, Mirror};
 use super::layout::{ORDER, REGIONS, STUBS, is_data, slb};
-use super::model::{Contents, Model, PageChange};
+use super::model::{Model, PageChange};
 use super::slots::Slots;
 use super::step::{Action, Call, Line, SlbInstruction, Step, Touch};
 use crate::ppc64::end::{End, Hangs};
+use crate::ppc64::otherwise::Otherwise;
 use crate::report::Ended;
 
 /// How long an access may take: a thousand times as long as it does.
@@ -55,6 +54,7 @@ pub struct Stand {
     asked: u64,
     hangs: Hangs,
     slots: Slots,
+    otherwise: Otherwise,
 }
 
 /// A VM with a table of this order, and nothing in it.
@@ -98,7 +98,7 @@ impl Stand {
     /// Sets the stand up: a fresh VM, into which our table is written.
     ///
     /// The host backs the guest's memory with pages of size `backing`.
-    pub fn new(backing: PageSize) -> Result<Self, Box<dyn Error>> {
+    pub fn new(backing: PageSize, otherwise: Otherwise) -> Result<Self, Box<dyn Error>> {
         let memory = GuestMemoryMmap::from_ranges(
             &REGIONS.map(|(start, bytes)| (GuestAddress(start), bytes)),
         )?;
@@ -126,6 +126,7 @@ impl Stand {
             asked: 0,
             hangs: Hangs::default(),
             slots: Slots::default(),
+            otherwise,
         })
     }
 
@@ -241,6 +242,7 @@ impl Stand {
     /// An access that would write to the guest's code, or fetch from where there is no memory,
     /// which KVM-HV tries again without end, becomes a load.
     pub(super) fn touch(&mut self, touch: &mut Touch) -> Result<Option<Tried>, Box<dyn Error>> {
+        touch.authority = self.otherwise.authority(touch.authority);
         // What the model records in a first attempt, the load records too.
         let mut predicted = self.model.touch(touch, self.guest.start(touch.access))?;
         let harmful = match (touch.access.kind, &predicted) {
@@ -401,51 +403,4 @@ impl Stand {
         self.registers = None;
         Ok(())
     }
-}
-
-/// An answer without what KVM keeps to itself: what an invalid entry says is whatever KVM had
-/// there, and `H_CLEAR_REF`, `H_CLEAR_MOD` show a bit that says that KVM noted a change; of an
-/// entry of which the hardware knows nothing `H_READ` shows R and C even after these calls (the
-/// file descriptor does not, nor `H_REMOVE`).
-fn masked(model: &Model, number: Option<Hcall>, call: &Call, mut answer: [u64; 9]) -> [u64; 9] {
-    // KVM's own bit, which H_READ and H_REMOVE take out.
-    let own = HpteR::new().with_ts(true).into_bits();
-    if let Some(Hcall::ClearRef | Hcall::ClearMod) = number {
-        answer[1] &= !own;
-    }
-    let (first, reads) = match number {
-        Some(Hcall::Read) if HcallFlags::from_bits(call.arguments[0]).read_4() => {
-            (call.arguments[1] & !3, 4)
-        }
-        Some(Hcall::Read) => (call.arguments[1], 1),
-        _ => (0, 0),
-    };
-    if answer[0] == 0 {
-        for (ptex, pair) in (first..).zip(answer[1..].chunks_exact_mut(2)).take(reads) {
-            let hpte = Hpte { v: HpteV::from_bits(pair[0]), r: HpteR::from_bits(pair[1]) };
-            if !hpte.v.v() {
-                pair.fill(0);
-            } else if model.hides_use(ptex, hpte) {
-                pair[1] = hpte.r.with_r(false).with_c(false).into_bits();
-            }
-        }
-    }
-    answer
-}
-
-fn differences(expected: &Contents, seen: &Contents) -> Vec<String> {
-    let places = expected.keys().chain(seen.keys().filter(|ptex| !expected.contains_key(ptex)));
-    let words = |entry: Option<&[u64; 2]>| {
-        entry.map_or("nothing".to_owned(), |[v, r]| format!("{v:#018x} {r:#018x}"))
-    };
-    places
-        .filter(|ptex| expected.get(ptex) != seen.get(ptex))
-        .map(|ptex| {
-            format!(
-                "entry {ptex:#x}: expected {}, seen {}",
-                words(expected.get(ptex)),
-                words(seen.get(ptex))
-            )
-        })
-        .collect()
 }

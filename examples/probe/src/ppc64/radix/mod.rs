@@ -62,6 +62,9 @@ pub fn run(
             left_out += 1;
             continue;
         }
+        if asked.trace {
+            println!("case {number}, {}:\n{case}", case.kind);
+        }
         let tried =
             stand.run(&mut case).map_err(|error| format!("case {number}: {error}\n{case}"))?;
         let Some((expected, seen)) = tried else { continue };
@@ -114,7 +117,7 @@ mod tests {
     /// What the stubs need stays as it is, and so does what is to be loaded.
     #[test]
     fn cases_keep_to_their_own_memory() {
-        let asked = Asked { cases: usize::MAX, seed: 1, only: None };
+        let asked = Asked { cases: usize::MAX, seed: 1, only: None, trace: false };
         let systematic = systematic::cases().len();
         assert!(systematic > 4000, "{systematic}");
         for case in all(&asked).take(systematic + 20_000) {
