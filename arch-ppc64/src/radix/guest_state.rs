@@ -8,8 +8,8 @@
 //! ([`data_storage`]). After a change of the tree, [`RptInvalidate`](super::RptInvalidate) for
 //! a second stage has the translations forgotten.
 //!
-//! Layouts: Linux `Documentation/arch/powerpc/kvm-nested.rst`, `guest-state-buffer.h`. Everything in
-//! a buffer is big-endian.
+//! Layouts: Linux `Documentation/arch/powerpc/kvm-nested.rst`, `guest-state-buffer.h`. Everything
+//! in a buffer is big-endian.
 //!
 //! ```
 //! use arch_ppc64::radix::guest_state::{
