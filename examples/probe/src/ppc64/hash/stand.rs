@@ -23,8 +23,9 @@ use crate::ppc64::end::{End, Hangs};
 use crate::ppc64::otherwise::Otherwise;
 use crate::report::Ended;
 
-/// How long an access may take: a thousand times as long as it does.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an access may take: ten thousand times as long as it does, as an emulated host may have
+/// a hundredth of a busy machine.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a VM is made until it is given up.
 const TRIES: usize = 100;
 /// A 4 KiB page.

@@ -22,8 +22,9 @@ use super::tables::Tables;
 use crate::ppc64::end::{End, Hangs};
 use crate::ppc64::otherwise::Otherwise;
 
-/// How long an access may take: a thousand times as long as it does.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long an access may take: ten thousand times as long as it does, as an emulated host may have
+/// a hundredth of a busy machine.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The memory of the stand, which everything else borrows.
 pub fn memory() -> Result<GuestMemoryMmap, Box<dyn Error>> {
