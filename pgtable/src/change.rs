@@ -6,7 +6,7 @@
 
 use arrayvec::ArrayVec;
 
-use crate::address::{Address, low_bits};
+use crate::address::Address;
 use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{InPlace, Link, Node, Trail, decode};
 use crate::error::{Error, RangeError};
@@ -17,7 +17,6 @@ use crate::group::{group_of, has_groups, taken_out, unit_in};
 use crate::interrupted::OnPanic;
 use crate::lock::{Had, Locks, Owned};
 use crate::memory::TableMemory;
-use crate::quick::descend_quickly;
 use crate::space::Mapping;
 use crate::state::Owner;
 use crate::table::PageTable;
@@ -185,7 +184,7 @@ where
         bytes: u64,
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> Result<u64, RangeError<Input<F>>> {
-        if bytes == 1 << base_shift(&self.format) && self.unmap_page(input, gather) {
+        if self.unmap_leaf::<0, I>(input, bytes, gather) {
             return Ok(bytes);
         }
         self.unmap_otherwise(input, bytes, gather)
@@ -201,7 +200,12 @@ where
     ) -> Result<u64, RangeError<Input<F>>> {
         if bytes == 1 << base_shift(&self.format)
             && self.keep(input, gather)?
-            && self.unmap_page(input, gather)
+            && self.unmap_leaf::<0, I>(input, bytes, gather)
+        {
+            return Ok(bytes);
+        }
+        if self.unmap_leaf::<1, I>(input, bytes, gather)
+            || self.unmap_leaf::<2, I>(input, bytes, gather)
         {
             return Ok(bytes);
         }
@@ -361,35 +365,6 @@ where
             self.discount(trail, offset, 1, gone, gather)?;
         }
         room.map(|()| (*at > offset).then_some(unmapped))
-    }
-
-    /// The common case of [`unmap`](Self::unmap), one page of the usual size in a table that keeps
-    /// others; false if it is any other case.
-    #[inline(always)]
-    fn unmap_page<I: Invalidate<F::Stage>>(
-        &mut self,
-        input: Input<F>,
-        gather: &mut Gather<'_, F::Stage, I>,
-    ) -> bool {
-        let Some(shortcuts) = self.format.shortcuts(None) else { return false };
-        let Some(offset) = self.format.offset(input) else { return false };
-        let memory = InPlace(&self.memory);
-        let Ok(last) = descend_quickly::<F, _>(&shortcuts, memory, self.root, offset) else {
-            return false;
-        };
-        let node = last.node();
-        if offset & low_bits(node.shift) != 0 || last.step.address(last.word).is_none() {
-            return false;
-        }
-        let Some(state) = self.state(node) else { return false };
-        let keeps = || self.kept.is_in(offset >> node.span());
-        if !(state.remove_one(self.tree) || keeps() && state.remove_last(self.tree)) {
-            return false;
-        }
-        last.slot.store(0);
-        self.wrote(node.entry::<F>(offset), 1);
-        gather.pages(input, input, node.shift);
-        true
     }
 
     /// One step of [`unmap`](Self::unmap), for the cursor.

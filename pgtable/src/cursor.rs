@@ -89,6 +89,7 @@ impl<W> Leaf<'_, W> {
 
     /// The entry of that index was filled, and does not go on where the last one was.
     #[cold]
+    #[inline(never)]
     fn fill_apart(&mut self, index: usize) {
         let before = self.filled.begin(index);
         self.book_filled(before);
@@ -96,6 +97,7 @@ impl<W> Leaf<'_, W> {
 
     /// The same of an entry that was emptied.
     #[cold]
+    #[inline(never)]
     fn empty_apart(&mut self, index: usize) {
         let before = self.emptied.begin(index);
         self.book_emptied(before);

@@ -103,6 +103,7 @@ mod interrupted;
 mod iommu;
 mod iterate;
 mod keep;
+mod leaf;
 mod lock;
 mod map;
 mod memory;

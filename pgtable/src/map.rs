@@ -10,7 +10,6 @@ use crate::geometry::{Level, MAX_GROUP, Position};
 use crate::group::has_groups;
 use crate::lock::Locks;
 use crate::memory::TableMemory;
-use crate::quick::descend_quickly;
 use crate::space::Leaves;
 use crate::state::Owner;
 use crate::table::PageTable;
@@ -106,14 +105,15 @@ where
         attributes: F::Attributes,
         leaves: Leaves,
     ) -> Result<(), RangeError<Input<F>>> {
-        if self.map_page(input, output, bytes, attributes, leaves) {
+        if self.map_leaf::<0>(input, output, bytes, attributes, leaves) {
             return Ok(());
         }
-        self.map_from_root(input, output, bytes, attributes, leaves)
+        self.map_otherwise(input, output, bytes, attributes, leaves)
     }
 
+    /// [`map`](Self::map), whatever it is.
     #[inline(never)]
-    fn map_from_root(
+    fn map_otherwise(
         &mut self,
         input: Input<F>,
         output: Output<F>,
@@ -121,6 +121,11 @@ where
         attributes: F::Attributes,
         leaves: Leaves,
     ) -> Result<(), RangeError<Input<F>>> {
+        if self.map_leaf::<1>(input, output, bytes, attributes, leaves)
+            || self.map_leaf::<2>(input, output, bytes, attributes, leaves)
+        {
+            return Ok(());
+        }
         self.alone(|trail| self.map_range(trail, input, output, bytes, attributes, leaves))
     }
 
@@ -154,51 +159,11 @@ where
         failed
     }
 
-    /// The common case of [`map`](Self::map), one page of the usual size into a table that is
-    /// there; false, and nothing changed, if it is any other.
-    #[inline(always)]
-    fn map_page(
-        &mut self,
-        input: Input<F>,
-        output: Output<F>,
-        bytes: u64,
-        attributes: F::Attributes,
-        leaves: Leaves,
-    ) -> bool {
-        let format = &self.format;
-        let Some(shortcuts) = format.shortcuts(None) else { return false };
-        let Some(offset) = self.base_page_at(input, bytes, leaves) else { return false };
-        let memory = InPlace(&self.memory);
-        let Ok(last) = descend_quickly::<F, _>(&shortcuts, memory, self.root, offset) else {
-            return false;
-        };
-        let node = last.node();
-        let Ok(leaf) = format.leaves(output, attributes, node.position()) else { return false };
-        // If it is absent and not empty, it may be annotated.
-        if last.word != 0 {
-            return false;
-        }
-        if !self.state(node).is_some_and(|state| state.add_one(self.tree)) {
-            return false;
-        }
-        last.slot.store(leaf.first);
-        self.wrote(node.entry::<F>(offset), 1);
-        self.appeared(offset, 1 << node.shift);
-        true
-    }
-
     /// The offset of `input`, if `bytes` bytes from there are one page of the base size, and it may
     /// be mapped as such.
     #[inline(always)]
     pub(crate) fn base_page_at(&self, input: Input<F>, bytes: u64, leaves: Leaves) -> Option<u64> {
-        let shift = base_shift(&self.format);
-        let fits = match leaves {
-            Leaves::Largest => true,
-            Leaves::AtMost(limit) => limit >= shift,
-            Leaves::Exactly(exact) => exact == shift,
-        };
-        let offset = self.format.offset(input)?;
-        (bytes == 1 << shift && fits && offset & low_bits(shift) == 0).then_some(offset)
+        self.leaf_at_once(input, (base_shift(&self.format), bytes), leaves)
     }
 
     /// The leaf for `output` in the table of `node`, if that is one of base pages.

@@ -12,24 +12,26 @@ use crate::descent::{Node, Reading, Recogniser, down};
 use crate::format::Format;
 use crate::shortcut::{Shortcuts, Step};
 
-/// A last-level entry that was reached through usual entries.
+/// An entry that was reached through usual entries.
 pub(crate) struct Last<S> {
+    /// Its level: the last, but where another was asked for.
+    level: u8,
     /// The table in which it stands.
     pub(crate) table: u64,
     /// The entry in memory, for a writer.
     pub(crate) slot: S,
     /// What it held when it was read.
     pub(crate) word: u64,
-    /// The usual entries of its table.
+    /// The usual entries of its level.
     pub(crate) step: Step,
 }
 
 impl<S> Last<S> {
-    /// The last-level table.
+    /// The table.
     #[inline(always)]
     pub(crate) fn node(&self) -> Node {
         let (shift, width) = (self.step.shift(), self.step.width());
-        Node { table: self.table, level: 0, width, shift }
+        Node { table: self.table, level: self.level, width, shift }
     }
 }
 
@@ -56,10 +58,23 @@ pub(crate) fn descend_quickly<F: Format, R: Reading<F>>(
     root: u64,
     offset: u64,
 ) -> Result<Last<R::Slot>, Unusual> {
-    let table = to_table::<F, R>(shortcuts, memory, (shortcuts.root(), root), 0, offset)?;
-    match last::<F, R>(shortcuts, memory, table, offset) {
-        Some(last) => Ok(last),
-        None => Err(Unusual::NONE),
+    descend_quickly_to::<F, R>(shortcuts, memory, root, 0, offset)
+}
+
+/// The same to the level `floor`.
+#[inline(always)]
+pub(crate) fn descend_quickly_to<F: Format, R: Reading<F>>(
+    shortcuts: &Shortcuts,
+    memory: R,
+    root: u64,
+    floor: u8,
+    offset: u64,
+) -> Result<Last<R::Slot>, Unusual> {
+    let table = to_table::<F, R>(shortcuts, memory, (shortcuts.root(), root), floor, offset)?;
+    let step = shortcuts.step(floor);
+    match memory.read(step.entry(table, offset)) {
+        Ok((slot, word)) => Ok(Last { level: floor, table, slot, word, step }),
+        Err(_) => Err(Unusual::NONE),
     }
 }
 
@@ -112,7 +127,7 @@ pub(crate) fn last<F: Format, R: Reading<F>>(
 ) -> Option<Last<R::Slot>> {
     let step = shortcuts.step(0);
     match memory.read(step.entry(table, offset)) {
-        Ok((slot, word)) => Some(Last { table, slot, word, step }),
+        Ok((slot, word)) => Some(Last { level: 0, table, slot, word, step }),
         Err(_) => None,
     }
 }

@@ -95,7 +95,7 @@ pub struct TwoStage<'c, F1, F2: Format<Stage = Stage2>, M, const N: usize = 64> 
     root: Gpa,
     stage2: Walker<F2, M>,
     cache: Option<&'c TranslationCache<'c, F2, N>>,
-    /// With a cache: where the stage-1 table of each step of the last walks stands. Most walks
+    /// With a cache: where the stage-1 table of each level of the last walks stands. Most walks
     /// share their upper tables, and a processor that guesses that right need not wait for one
     /// table's entry to begin with the next.
     steps: [Cell<Step>; MAX_LEVELS],
@@ -209,7 +209,7 @@ where
         if second.asks_whose_page(access) || second.guest_table_update().is_some() {
             return None;
         }
-        let memory = Remembered { stage: self, taken: Cell::new(0) };
+        let memory = self.remembered(access)?;
         self.walk_remembered(cache, &memory, address, access)
     }
 
@@ -224,10 +224,15 @@ where
         if second.asks_whose_page(access) || second.guest_table_update().is_none() {
             return None;
         }
-        let remembered = Remembered { stage: self, taken: Cell::new(0) };
-        let level = Cell::new(self.stage1.geometry().root().0);
-        let memory = Recorded { remembered, level, access };
+        let memory = Recorded { remembered: self.remembered(access)?, access };
         self.walk_remembered(cache, &memory, address, access)
+    }
+
+    /// The memory of stage 1's tables, as far as it is remembered, for a walk from the root.
+    #[inline(always)]
+    fn remembered(&self, access: Access) -> Option<Remembered<'_, 'c, F1, F2, M, N>> {
+        let level = Cell::new(self.stage1.shortcuts(Some(access))?.root());
+        Some(Remembered { stage: self, level })
     }
 
     /// The translation through usual entries of stage 1 in `memory`.
@@ -378,8 +383,8 @@ where
 /// nothing, so it may be asked anything.
 struct Remembered<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
     stage: &'s TwoStage<'c, F1, F2, M, N>,
-    /// How many words the walk has read.
-    taken: Cell<usize>,
+    /// The level of the next word of the walk.
+    level: Cell<u8>,
 }
 
 impl<F1, F2, M, const N: usize> ReadMemory<Gpa> for Remembered<'_, '_, F1, F2, M, N>
@@ -412,7 +417,8 @@ impl<F1, F2: Format<Stage = Stage2>, M, const N: usize> Remembered<'_, '_, F1, F
     /// Where the next word of the walk stands, which is at `address`.
     #[inline(always)]
     fn place(&self, address: Gpa) -> Result<Hpa, MemoryError> {
-        let step = self.stage.steps[self.taken.replace(self.taken.get() + 1) % MAX_LEVELS].get();
+        let level = self.level.replace(self.level.get().wrapping_sub(1));
+        let step = self.stage.steps[usize::from(level) % MAX_LEVELS].get();
         let within = address.get().wrapping_sub(step.page);
         if within >= step.bytes {
             return Err(MemoryError::outside(address, 1));
@@ -425,8 +431,6 @@ impl<F1, F2: Format<Stage = Stage2>, M, const N: usize> Remembered<'_, '_, F1, F
 /// root down.
 struct Recorded<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
     remembered: Remembered<'s, 'c, F1, F2, M, N>,
-    /// The level of the next word.
-    level: Cell<u8>,
     access: Access,
 }
 
@@ -437,12 +441,14 @@ where
     M: ReadMemory<Hpa>,
 {
     fn load(&self, address: Gpa) -> Result<u64, MemoryError> {
-        self.remembered.load(address).and_then(|loaded| self.judge(address, loaded))
+        let level = Level(self.remembered.level.get());
+        self.remembered.load(address).and_then(|loaded| self.judge(level, address, loaded))
     }
 
     fn load_u32(&self, address: Gpa) -> Result<u32, MemoryError> {
+        let level = Level(self.remembered.level.get());
         let loaded = self.remembered.load_u32(address)?;
-        self.judge(address, loaded.into()).map(|_| loaded)
+        self.judge(level, address, loaded.into()).map(|_| loaded)
     }
 
     /// Translations write nothing.
@@ -461,11 +467,9 @@ where
     F2: SecondStage,
     M: ReadMemory<Hpa>,
 {
-    /// `loaded`, the next word of the walk, if nothing is left to be recorded in it.
-    fn judge(&self, address: Gpa, loaded: u64) -> Result<u64, MemoryError> {
+    /// `loaded`, the walk's word of `level`, if nothing is left to be recorded in it.
+    fn judge(&self, level: Level, address: Gpa, loaded: u64) -> Result<u64, MemoryError> {
         let (format, word) = (&self.remembered.stage.stage1, swap::<F1>(loaded));
-        let level = Level(self.level.get());
-        self.level.set(level.0.saturating_sub(1));
         let bits = format.bits(Position { level, shift: format.geometry().shift(level) });
         let recorded =
             if level.0 == 0 { bits.used(word, self.access) } else { bits.table.made(word) };
@@ -531,7 +535,8 @@ where
         if self.stage.cache.is_some() {
             let within = low_bits(translation.shift);
             let output = translation.output.get() & !within;
-            self.stage.steps[taken].set(Step {
+            let level = usize::from(self.stage.stage1.geometry().root().0).wrapping_sub(taken);
+            self.stage.steps[level % MAX_LEVELS].set(Step {
                 page: address.get() & !within,
                 bytes: 1 << translation.shift,
                 output,

@@ -38,6 +38,15 @@ impl KeyMask {
 }
 
 impl Authority {
+    /// Whether accesses of this kind may be denied to pages of some class.
+    #[inline(always)]
+    pub(super) const fn denies_some(self, kind: AccessKind) -> bool {
+        match kind {
+            AccessKind::Read | AccessKind::Write => self.amr != 0,
+            AccessKind::Fetch => self.iamr != 0,
+        }
+    }
+
     /// Whether accesses of this kind to pages of class `key` (0 to 31) are allowed.
     #[inline]
     #[must_use]

@@ -25,6 +25,12 @@ impl Pattern {
         Self { mask: mask.to_be(), want: want.to_be() }
     }
 
+    /// The same of a `mask` in memory's byte order.
+    #[inline(always)]
+    pub(super) const fn in_memory(want: u64, mask: u64) -> Self {
+        Self { mask, want: want.to_be() }
+    }
+
     /// The same, whether the entry is valid or hidden, locked or not.
     const fn valid_or_hidden(self) -> Self {
         let mask = self.mask & !(HpteV::V | HpteV::HVLOCK).to_be();

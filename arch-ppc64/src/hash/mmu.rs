@@ -205,16 +205,20 @@ fn usual(
 ) -> Option<HashTranslation> {
     // V, H, AVPN and L are as they should be in the one doubleword. LP, B, R and what the access
     // demands in the other: one comparison.
-    let used = HpteR::new().with_r(true);
+    let none = HpteR::new();
     let (flags, set) = match access.kind {
-        AccessKind::Read => (used, used),
-        AccessKind::Write => (used.with_c(true), used.with_c(true)),
-        AccessKind::Fetch => (used.with_n(true).with_g(true), used),
+        AccessKind::Read => (none, none),
+        AccessKind::Write => (none.with_c(true), none.with_c(true)),
+        AccessKind::Fetch => (none.with_n(true).with_g(true), none),
     };
     let fits = found.search.own(layout).fit(seen.r, flags, set);
     // Protection and key stand in the same places in both layouts.
     let r = HpteR::from_bits(seen.r);
-    if !fits || !found.allowed.allows(r, access) || !authority.allows(r.key(), access.kind) {
+    let allowed = found.allowed.allows(r, access);
+    if !fits
+        || !allowed
+        || authority.denies_some(access.kind) && !authority.allows(r.key(), access.kind)
+    {
         return None;
     }
     let real = found.search.real(layout, seen.r, address);

@@ -27,6 +27,12 @@ impl Bits {
         (word ^ (self.want | set.into_bits())) & (self.mask | flags.into_bits()) == 0
     }
 
+    /// The same, with R.
+    const fn used(self) -> Self {
+        let r = HpteR::new().with_r(true).into_bits();
+        Self { want: self.want | r, mask: self.mask | r }
+    }
+
     /// What the second doubleword of an entry in this layout says of its sizes, if it is for a page
     /// of `sizes` in a segment of `segment`: LP, and B.
     #[inline(always)]
@@ -55,8 +61,8 @@ pub(super) struct Search {
     avpn: u64,
     /// The bits of an address within a page.
     within: u64,
-    /// What the second doubleword of an entry for a page of the segment's own size says, and where
-    /// in it the page is, by layout.
+    /// What the second doubleword of an entry for a page of the segment's own size says once the
+    /// page was used (R), and where in it the page is, by layout.
     own: [(Bits, u64); 2],
     /// log2 of the base page size.
     shift: u8,
@@ -76,8 +82,8 @@ impl Search {
             avpn,
             within: low_bits(base.shift()),
             own: [
-                (Bits::of_sizes(Layout::V2, size, sizes), Layout::V2.page_of_r()),
-                (Bits::of_sizes(Layout::V3, size, sizes), Layout::V3.page_of_r()),
+                (Bits::of_sizes(Layout::V2, size, sizes).used(), Layout::V2.page_of_r()),
+                (Bits::of_sizes(Layout::V3, size, sizes).used(), Layout::V3.page_of_r()),
             ],
             shift: base.shift(),
         }
@@ -96,7 +102,7 @@ impl Search {
         HpteV::from_bits(self.v ^ address.get() >> AVPN_SHIFT & self.avpn)
     }
 
-    /// What the second doubleword then says.
+    /// What the second doubleword of one that was used then says.
     #[inline(always)]
     pub(super) const fn own(&self, layout: Layout) -> Bits {
         self.own[layout as usize].0

@@ -83,6 +83,12 @@ pub struct Hpt<A, M> {
     base: u64,
     pub(super) order: HptOrder,
     pub(super) layout: Layout,
+    /// The number of the last group: the bits of a hash that number one.
+    last_group: u64,
+    /// What a search compares of first doublewords in this layout, in memory's byte order; with L,
+    /// and without.
+    search: u64,
+    search_with_l: u64,
     space: PhantomData<A>,
 }
 
@@ -96,9 +102,13 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         if !base.is_aligned(order.get()) || base.checked_add(order.bytes() - 1).is_none() {
             return Err(HptError::Misaligned { base: base.get(), order });
         }
-        let it = Self { memory, base: base.get(), order, layout, space: PhantomData };
+        let last_group = order.groups() - 1;
+        let [search, search_with_l] =
+            [HpteV::SEARCH, HpteV::SEARCH | HpteV::L].map(|mask| layout.stored(mask).to_be());
+        let (base, space) = (base.get(), PhantomData);
+        let it = Self { memory, base, order, layout, last_group, search, search_with_l, space };
         it.group(0)?;
-        it.group(order.groups() - 1)?;
+        it.group(last_group)?;
         Ok(it)
     }
 
@@ -134,7 +144,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     /// [`MemoryError`] if it is not in memory.
     #[inline(always)]
     pub fn group(&self, group: u64) -> Result<Group<'_, AtomicU64>, MemoryError> {
-        let at = self.base + ((group & (self.order.groups() - 1)) << (ENTRY_SHIFT + GROUP_SHIFT));
+        let at = self.base + ((group & self.last_group) << (ENTRY_SHIFT + GROUP_SHIFT));
         let words = self.memory.table(A::new(at), 2 * GROUP_ENTRIES)?;
         Group::new(words).ok_or(MemoryError::outside(A::new(at), 2 * GROUP_ENTRIES))
     }
@@ -162,6 +172,12 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         }
     }
 
+    /// The group of pages of this hash, primary or secondary: [`HptOrder::group`].
+    #[inline(always)]
+    pub(super) fn group_of(&self, hash: PageHash, secondary: bool) -> u64 {
+        (if secondary { !hash.0 } else { hash.0 }) & self.last_group
+    }
+
     /// The entry for `page`, as hardware searches for it: primary group first, an entry whose page
     /// sizes do not fit the segment's base size is passed over.
     ///
@@ -170,9 +186,9 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     #[inline(always)]
     pub fn find(&self, page: &VirtualPage) -> Result<Option<Found<'_>>, HptError> {
         let (hash, v) = (page.hash(), page.v());
-        let group = self.order.group(hash, false);
+        let group = self.group_of(hash, false);
         let entries = self.group(group)?;
-        let matching = entries.matching(self.pattern(v, HpteV::SEARCH));
+        let matching = entries.matching(self.pattern(v));
         if let Some(found) = self.first_fitting(group, entries, matching, v, page) {
             return Ok(Some(found));
         }
@@ -184,13 +200,14 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     /// its second doubleword says of page sizes is not looked at.
     #[inline(always)]
     pub(super) fn look(&self, hash: PageHash, v: HpteV, secondary: bool) -> Look {
-        let group = self.order.group(hash, secondary);
+        let group = self.group_of(hash, secondary);
         let Ok(entries) = self.group(group) else { return Look::Odd };
-        let Some(index) = entries.first_matching(self.pattern(v, HpteV::SEARCH)) else {
+        let Some(index) = entries.first_matching(self.pattern(v)) else {
             return Look::Absent;
         };
         let slot = entries.slot(index);
-        let Some([v, r]) = slot.read_if(self.pattern(v, HpteV::SEARCH | HpteV::L)) else {
+        let Some([v, r]) = slot.read_if(Pattern::in_memory(v.into_bits(), self.search_with_l))
+        else {
             return Look::Odd;
         };
         Look::Seen(Seen { ptex: group << GROUP_SHIFT | index as u64, v, r })
@@ -209,8 +226,8 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         v: HpteV,
         secondary: bool,
     ) -> Result<Option<Slot<'_, AtomicU64>>, MemoryError> {
-        let entries = self.group(self.order.group(hash, secondary))?;
-        let matching = entries.matching(self.pattern(v, HpteV::SEARCH));
+        let entries = self.group(self.group_of(hash, secondary))?;
+        let matching = entries.matching(self.pattern(v));
         Ok((matching != 0).then(|| entries.slot(matching.trailing_zeros() as usize)))
     }
 
@@ -223,7 +240,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     /// As [`touch`](Self::touch), for pages of this hash.
     #[inline(always)]
     pub(super) fn touch_hash(&self, hash: PageHash) {
-        if let Ok(group) = self.group(self.order.group(hash, false)) {
+        if let Ok(group) = self.group(self.group_of(hash, false)) {
             group.touch();
         }
     }
@@ -233,10 +250,10 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     #[inline(never)]
     fn find_elsewhere(&self, page: &VirtualPage) -> Result<Option<Found<'_>>, HptError> {
         for h in [false, true] {
-            let (group, v) = (self.order.group(page.hash(), h), page.v().with_h(h));
+            let (group, v) = (self.group_of(page.hash(), h), page.v().with_h(h));
             let entries = self.group(group)?;
             let of_page = |words| self.is_of(words, v, page);
-            if let Some((index, words)) = entries.find(self.pattern(v, HpteV::SEARCH), of_page)? {
+            if let Some((index, words)) = entries.find(self.pattern(v), of_page)? {
                 let ptex = group << GROUP_SHIFT | index as u64;
                 let hpte = self.layout.decode(words);
                 return Ok(Some(Found { ptex, hpte, slot: entries.slot(index) }));
@@ -260,7 +277,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
             let index = matching.trailing_zeros() as usize;
             matching &= matching - 1;
             let slot = entries.slot(index);
-            let words = slot.read_if(self.pattern(v, HpteV::SEARCH))?;
+            let words = slot.read_if(self.pattern(v))?;
             // Zero may be what an emptied place has.
             if words[1] == 0 {
                 return None;
@@ -284,8 +301,8 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     }
 
     #[inline(always)]
-    fn pattern(&self, v: HpteV, mask: u64) -> Pattern {
-        Pattern::new(v.into_bits(), self.layout.stored(mask))
+    fn pattern(&self, v: HpteV) -> Pattern {
+        Pattern::in_memory(v.into_bits(), self.search)
     }
 
     /// The entries from `first` on that are valid, with their places, until one cannot be read.

@@ -56,7 +56,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         enter: impl Fn(Slot<'m, AtomicU64>, [u64; 2]) -> bool,
     ) -> Result<Option<Hidx>, HptError> {
         let Some(words) = self.layout.encode_whole(hpte) else { return Ok(None) };
-        match self.group(self.order.group(hash, false))?.enter_at_once(words, places as u8, enter) {
+        match self.group(self.group_of(hash, false))?.enter_at_once(words, places as u8, enter) {
             Some(slot) => Ok(Some(Hidx::new(false, slot))),
             None => self.insert_further(hash, words, places),
         }
@@ -72,11 +72,11 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
     ) -> Result<Option<Hidx>, HptError> {
         let [primary, secondary] = places.to_le_bytes();
         if let Some(slot) =
-            self.group(self.order.group(hash, false))?.enter_waiting([v, r], primary)?
+            self.group(self.group_of(hash, false))?.enter_waiting([v, r], primary)?
         {
             return Ok(Some(Hidx::new(false, slot)));
         }
-        let slot = self.group(self.order.group(hash, true))?.enter([v | HpteV::H, r], secondary)?;
+        let slot = self.group(self.group_of(hash, true))?.enter([v | HpteV::H, r], secondary)?;
         Ok(slot.map(|slot| Hidx::new(true, slot)))
     }
 
@@ -91,7 +91,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         at: Hidx,
     ) -> Result<Option<Locked<'_, AtomicU64>>, HptError> {
         let h = at.secondary();
-        let slot = self.group(self.order.group(page.hash(), h))?.slot(at.slot());
+        let slot = self.group(self.group_of(page.hash(), h))?.slot(at.slot());
         let want = page.v().with_h(h).into_bits();
         let mask = self.layout.stored(HpteV::SEARCH);
         let Some(locked) = slot.lock_if(|v| (v ^ want) & mask == 0)? else { return Ok(None) };
@@ -124,7 +124,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
         hash: PageHash,
         at: Hidx,
     ) -> Result<Slot<'_, AtomicU64>, MemoryError> {
-        self.group(self.order.group(hash, at.secondary())).map(|group| group.slot(at.slot()))
+        self.group(self.group_of(hash, at.secondary())).map(|group| group.slot(at.slot()))
     }
 
     /// What the two doublewords of the entry for `page` say, if it is of the size that the segment
@@ -247,7 +247,7 @@ impl<A: Address, M: TableMemory<A>> Hpt<A, M> {
             if places >> at.into_bits() & 1 == 0 {
                 continue;
             }
-            let group = self.order.group(page.hash(), at.secondary());
+            let group = self.group_of(page.hash(), at.secondary());
             let (entries, index) = (self.group(group)?, at.slot());
             if let Some(locked) = entries.slot(index).try_lock_if(loose) {
                 return Ok(Some((group << GROUP_SHIFT | index as u64, self.take(locked))));
