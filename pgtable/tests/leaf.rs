@@ -1,0 +1,100 @@
+//! One leaf per call, of each size: what stands in its place decides, and no other entry changes.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "support/guest.rs"]
+mod guest;
+
+use pgtable::{Access, Error, Gather, Gpa, Gva, Leaves, Prot, Unused};
+
+use guest::{LARGE, PAGE, Tables, Tree, books, tree, with};
+
+const GIB: u64 = 1 << 30;
+/// Where the leaf is mapped. The one beside it keeps its table in the tree.
+const AT: u64 = 1 << 39;
+
+/// What is there before.
+#[derive(Clone, Copy, Debug)]
+enum Before {
+    Nothing,
+    Leaf,
+    Annotation,
+    /// A page at the end of the range, in a table of its own.
+    Table,
+}
+
+fn map(tree: &mut Tree<'_, '_>, at: u64, bytes: u64, leaves: Leaves) -> Result<(), Error> {
+    let (input, output) = (Gva::new(at), Gpa::new(at));
+    tree.map(input, output, bytes, Prot::RW.into(), leaves).map_err(|it| {
+        assert_eq!(it.at, input);
+        it.error
+    })
+}
+
+/// Unmaps one leaf, and looks at what its gather says is stale.
+fn unmap(tree: &mut Tree<'_, '_>, tables: &Tables<'_, '_>, at: u64, bytes: u64, left: bool) {
+    let mut gather = Gather::new(&Unused, ());
+    assert_eq!(tree.unmap(Gva::new(at), bytes, &mut gather), Ok(bytes));
+    let [range] = gather.stale().ranges() else { panic!("{:?}", gather.stale()) };
+    assert_eq!((range.start, range.last), (Gva::new(at), Gva::new(at)));
+    assert_eq!((1 << range.shift, gather.stale().tables()), (bytes, left));
+    gather.finish(tables).unwrap();
+}
+
+#[test]
+fn what_stands_there_decides() {
+    for bytes in [PAGE, LARGE, GIB] {
+        let shift = bytes.trailing_zeros() as u8;
+        for leaves in [Leaves::Largest, Leaves::AtMost(shift), Leaves::Exactly(shift)] {
+            for before in [Before::Nothing, Before::Leaf, Before::Annotation, Before::Table] {
+                if bytes > PAGE || !matches!(before, Before::Table) {
+                    one(bytes, leaves, before);
+                }
+            }
+        }
+    }
+}
+
+fn one(bytes: u64, leaves: Leaves, before: Before) {
+    let case = format!("{bytes:#x} {leaves:?} {before:?}");
+    with(|memory, frames, tables| {
+        let mut tree = tree(memory, tables, &[]);
+        map(&mut tree, AT + bytes, bytes, leaves).unwrap();
+        let mut gather = Gather::new(&Unused, ());
+        match before {
+            Before::Nothing => {}
+            Before::Leaf => map(&mut tree, AT, bytes, leaves).unwrap(),
+            Before::Annotation => tree.annotate(Gva::new(AT), bytes, 5, &mut gather).unwrap(),
+            Before::Table => map(&mut tree, AT, PAGE, Leaves::Largest).unwrap(),
+        }
+        gather.finish(tables).unwrap();
+        let live = frames.census().live;
+        let mapped = map(&mut tree, AT, bytes, leaves);
+        match before {
+            Before::Nothing => assert_eq!(mapped, Ok(()), "{case}"),
+            Before::Annotation => {
+                assert!(matches!(mapped, Err(Error::Annotated { value: 5, .. })), "{case}");
+                return;
+            }
+            Before::Leaf | Before::Table => {
+                assert!(matches!(mapped, Err(Error::Mapped { .. })), "{case}: {mapped:?}");
+            }
+        }
+        assert_eq!(frames.census().live, live, "{case}");
+        let found = tree.translate(Gva::new(AT), Access::WRITE).unwrap();
+        let first = if matches!(before, Before::Table) { PAGE } else { bytes };
+        assert_eq!((found.output, 1 << found.shift), (Gpa::new(AT), first), "{case}");
+        // Not by an address within it, and not a part of it.
+        for (at, bytes) in [(AT + 1, bytes), (AT, bytes + 1)] {
+            let mut gather = Gather::new(&Unused, ());
+            assert!(tree.unmap(Gva::new(at), bytes, &mut gather).is_err(), "{case}");
+            assert!(gather.stale().is_empty(), "{case}");
+        }
+        let table_left = matches!(before, Before::Table);
+        unmap(&mut tree, tables, AT, first, table_left);
+        assert!(tree.translate(Gva::new(AT), Access::READ).is_err(), "{case}");
+        // The last of its table takes the table along.
+        unmap(&mut tree, tables, AT + bytes, bytes, true);
+        books(frames, tables, 1);
+    });
+}
