@@ -2,7 +2,7 @@
 
 use pgtable::{
     Access, AccessKind, Fault, Gpa, Gva, Hpa, MemoryError, PagingState, PagingTree, ReadMemory,
-    Translate, Translation, TwoStage, Walker,
+    Translate, Translation, TwoStage, Walk, Walker,
 };
 
 use crate::attributes::{GuestAttributes, PageAttributes};
@@ -50,12 +50,19 @@ impl PagingState for Paging {
     type Format = Sv;
 
     #[inline(always)]
-    fn tree(&self, gva: Gva, access: Access) -> Result<PagingTree<Sv>, Fault<Sv>> {
+    fn walk<M: ReadMemory<Gpa>>(
+        &self,
+        memory: &M,
+        gva: Gva,
+        access: Access,
+        walk: Walk,
+    ) -> Result<VirtualTranslation, Fault<Sv>> {
         let input = self.masked(gva, access);
-        Ok(match self.tables() {
+        let tree = match self.tables() {
             None => PagingTree::Off { output: Gpa::new(input.get()), shift: PHYSICAL_BITS },
             Some((format, root)) => PagingTree::On { format, root, input },
-        })
+        };
+        tree.walk(memory, access, walk)
     }
 }
 

@@ -2,12 +2,12 @@
 
 use pgtable::{Attributes, Level, Memory, Prot};
 
+use crate::privacy::Privacy;
+
 use crate::entry::{HugePageEntry, PageEntry};
 
 // A walk tests and makes whole words; see the tree's masks.
 const P: u64 = PageEntry::new().with_p(true).into_bits();
-const FRAME: u64 = PageEntry::from_bits(u64::MAX).into_bits()
-    ^ PageEntry::from_bits(u64::MAX).with_frame(0).into_bits();
 const PAT: u64 = PageEntry::new().with_pat(true).into_bits();
 const HUGE_PAT: u64 = HugePageEntry::new().with_pat(true).into_bits();
 const PS: u64 = HugePageEntry::new().with_ps(true).into_bits();
@@ -19,8 +19,8 @@ const PS: u64 = HugePageEntry::new().with_ps(true).into_bits();
 /// MTRR says write-combining, 3 uncached, and 4 to 7 are the same again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PageAttributes {
-    /// The word of a 4-KiB page at address 0. P = 0 stands for attributes without [`Prot::read`],
-    /// which have no encoding.
+    /// The word of a 4-KiB page at address 0, but for the bit that [`Privacy`] names. P = 0 stands
+    /// for attributes without [`Prot::read`], which have no encoding.
     page: PageEntry,
 }
 
@@ -107,10 +107,39 @@ impl PageAttributes {
         self.page
     }
 
-    /// The attributes of the leaf `word`, which stands at `level`.
+    /// The same page, private or shared, where `privacy` has a bit for that. Pages are made with the
+    /// bit clear.
+    #[must_use]
+    pub const fn with_private(self, privacy: Privacy, private: bool) -> Self {
+        let page = self.page.into_bits() & !privacy.mask() | privacy.of(private);
+        Self { page: PageEntry::from_bits(page) }
+    }
+
+    /// Whether the page is private. Without a bit for that, all are.
+    #[must_use]
+    pub const fn is_private(self, privacy: Privacy) -> bool {
+        self.page.into_bits() & privacy.mask() == privacy.of(true)
+    }
+
+    /// The same page as a shadow stack: read-only and dirty (SDM §4.6.1). In effect while CR4.CET =
+    /// 1 and if the tables above allow writes.
+    #[must_use]
+    pub const fn with_shadow_stack(self) -> Self {
+        Self { page: self.page.with_rw(false).with_d(true) }
+    }
+
+    /// Whether the page is a shadow stack while CR4.CET = 1. Pages that are made from a [`Prot`]
+    /// are marked dirty: of a guest that uses shadow stacks, mark read-only ones clean.
+    #[must_use]
+    pub const fn is_shadow_stack(self) -> bool {
+        !self.page.rw() && self.page.d()
+    }
+
+    /// The attributes of the leaf `word`, which stands at `level`; the bits in `kept` are
+    /// attributes.
     #[inline(always)]
-    pub(crate) const fn from_leaf(word: u64, level: Level) -> Self {
-        let page = word & !FRAME;
+    pub(crate) const fn from_leaf(word: u64, level: Level, kept: u64) -> Self {
+        let page = word & kept;
         if level.0 == 0 {
             return Self { page: PageEntry::from_bits(page) };
         }
@@ -198,7 +227,7 @@ mod tests {
     /// bit 7 is PS.
     #[test]
     fn the_pat_bit_moves() {
-        let page = PageAttributes::from(Prot::RW);
+        let (page, kept) = (PageAttributes::from(Prot::RW), 0xfff0_0000_0000_0fff);
         for (index, small, huge) in [
             (0, 0x8000_0000_0000_0063, 0x8000_0000_0000_00e3_u64),
             (1, 0x8000_0000_0000_006b, 0x8000_0000_0000_00eb),
@@ -212,8 +241,8 @@ mod tests {
             assert_eq!(page.to_leaf(Level(0)), Some(small), "index {index}");
             assert_eq!(page.to_leaf(Level(1)), Some(huge), "index {index}");
             assert_eq!(page.to_leaf(Level(2)), Some(huge), "index {index}");
-            assert_eq!(PageAttributes::from_leaf(small, Level(0)), page, "index {index}");
-            assert_eq!(PageAttributes::from_leaf(huge, Level(1)), page, "index {index}");
+            assert_eq!(PageAttributes::from_leaf(small, Level(0), kept), page, "index {index}");
+            assert_eq!(PageAttributes::from_leaf(huge, Level(1), kept), page, "index {index}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What each bit of CR0, CR3, CR4 and EFER does to translation in long mode: the list by which
+//! What each bit of CR0, CR3, CR4 and EFER does to translation while CR0.PG = 1: the list by which
 //! [`Paging::of`](crate::Paging::of) decides, so that no bit is overlooked.
 //!
 //! SDM §2.5 (CR0, CR3, CR4), §4.5 (CR3), §2.2.1 (EFER); APM volume 2 §3.1. A bit that neither
@@ -52,7 +52,7 @@ const fn bits(
 }
 
 use ControlRegister::{Cr0, Cr3, Cr4, Efer};
-use Effect::{Modelled, None as Nothing, Refused};
+use Effect::{Modelled, None as Nothing};
 
 /// Every defined bit of the four registers. Bits that are in no row are reserved, and refused.
 pub const CONTROL_BITS: &[ControlBits] = &[
@@ -69,8 +69,8 @@ pub const CONTROL_BITS: &[ControlBits] = &[
     bits(Cr0, 31, 1, "PG", Modelled),
     bits(Cr3, 0, 12, "PCID, PWT, PCD", Nothing),
     bits(Cr3, 12, 40, "the root table", Modelled),
-    bits(Cr3, 61, 1, "LAM_U57", Refused),
-    bits(Cr3, 62, 1, "LAM_U48", Refused),
+    bits(Cr3, 61, 1, "LAM_U57", Modelled),
+    bits(Cr3, 62, 1, "LAM_U48", Modelled),
     bits(Cr3, 63, 1, "no flush", Nothing), // of a MOV's operand; never stored
     bits(Cr4, 0, 1, "VME", Nothing),
     bits(Cr4, 1, 1, "PVI", Nothing),
@@ -94,13 +94,11 @@ pub const CONTROL_BITS: &[ControlBits] = &[
     bits(Cr4, 20, 1, "SMEP", Modelled),
     bits(Cr4, 21, 1, "SMAP", Modelled),
     bits(Cr4, 22, 1, "PKE", Modelled),
-    // Shadow-stack accesses alone are judged by it, and there is no such access kind. An ordinary
-    // access to a shadow-stack page is one to a page with R/W = 0.
-    bits(Cr4, 23, 1, "CET", Nothing),
+    bits(Cr4, 23, 1, "CET", Modelled), // shadow-stack accesses alone are judged by it
     bits(Cr4, 24, 1, "PKS", Modelled),
     bits(Cr4, 25, 1, "UINTR", Nothing),
-    bits(Cr4, 27, 1, "LASS", Refused),
-    bits(Cr4, 28, 1, "LAM_SUP", Refused),
+    bits(Cr4, 27, 1, "LASS", Modelled),
+    bits(Cr4, 28, 1, "LAM_SUP", Modelled),
     bits(Cr4, 32, 1, "FRED", Nothing),
     bits(Efer, 0, 1, "SCE", Nothing),
     bits(Efer, 8, 1, "LME", Modelled), // LMA tells, or is impossible
@@ -112,7 +110,7 @@ pub const CONTROL_BITS: &[ControlBits] = &[
     bits(Efer, 15, 1, "TCE", Nothing), // what invalidations leave
     bits(Efer, 17, 1, "MCOMMIT", Nothing),
     bits(Efer, 18, 1, "INTWB", Nothing),
-    bits(Efer, 20, 1, "UAIE", Refused),
+    bits(Efer, 20, 1, "UAIE", Modelled),
     bits(Efer, 21, 1, "AIBRSE", Nothing),
 ];
 

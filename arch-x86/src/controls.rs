@@ -3,6 +3,8 @@
 
 use pgtable::AccessKind;
 
+use crate::privacy::Privacy;
+
 /// How many levels the tree has.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Levels {
@@ -36,7 +38,7 @@ impl KeyRegister {
     }
 }
 
-/// The control bits of long-mode translation.
+/// The control bits of stage-1 translation.
 ///
 /// `Controls::new()` is what a VMM that builds tables for a 64-bit guest usually needs; fields are
 /// public, so that the rest is `Controls { smep: true, ..Controls::new() }`.
@@ -53,10 +55,21 @@ pub struct Controls {
     pub ac: bool,
     /// EFER.NXE: bit 63 of an entry disables execution; without it that bit is reserved.
     pub nxe: bool,
+    /// CR4.PSE: 4-MiB pages in 32-bit paging. Elsewhere it does not count.
+    pub pse: bool,
+    /// CPUID.01H:EDX.PSE-36: such pages have up to 40 address bits, as far as MAXPHYADDR goes.
+    pub pse36: bool,
     /// CR4.PKE: PKRU judges user-mode addresses.
     pub pke: bool,
     /// CR4.PKS: IA32_PKRS judges supervisor-mode addresses.
     pub pks: bool,
+    /// CR4.CET: pages that are read-only and dirty, below tables that allow writes, are shadow
+    /// stacks. Other accesses than shadow-stack accesses are not judged by it.
+    pub cet: bool,
+    /// Reads and writes are shadow-stack accesses (CALL, RET, SAVEPREVSSP, RSTORSSP, WRSS, …), for
+    /// WRUSS with [`Privilege::User`](pgtable::Privilege::User). Such an access needs a shadow
+    /// stack of its own mode, and a write to one succeeds though R/W = 0 (SDM §4.6.1).
+    pub shadow_stack: bool,
     /// PKRU.
     pub pkru: KeyRegister,
     /// IA32_PKRS.
@@ -68,10 +81,12 @@ pub struct Controls {
     pub maxphyaddr: u8,
     /// The processor is AMD's, which reserves bit 8 of PML4E and PML5E; Intel ignores it.
     pub amd: bool,
+    /// The bit of an address that says whether memory is private: SEV's C-bit, TDX's shared bit.
+    pub privacy: Privacy,
 }
 
 impl Controls {
-    /// WP and NXE on, 1-GiB pages, 52 bits of physical address; no SMEP, SMAP or protection keys.
+    /// WP and NXE on, pages of all sizes, 52 bits of physical address; no SMEP, SMAP, protection keys or shadow stacks.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -80,13 +95,18 @@ impl Controls {
             smap: false,
             ac: false,
             nxe: true,
+            pse: true,
+            pse36: true,
             pke: false,
             pks: false,
+            cet: false,
+            shadow_stack: false,
             pkru: KeyRegister(0),
             pkrs: KeyRegister(0),
             gib_pages: true,
             maxphyaddr: 52,
             amd: false,
+            privacy: Privacy::None,
         }
     }
 

@@ -84,6 +84,10 @@ pub struct Ept {
     geometry: &'static Geometry,
     five: bool,
     controls: EptControls,
+    /// Bits that a guest-physical address must have.
+    required: u64,
+    /// Bits that it must have, or must not have.
+    checked: u64,
     /// Bits that are reserved in every entry.
     reserved: u64,
     /// The bits of a page's number in the entries that have none of these set.
@@ -97,10 +101,13 @@ impl Ept {
     #[must_use]
     pub const fn new(levels: Levels, controls: EptControls) -> Self {
         let reserved = beyond_maxphyaddr(controls.maxphyaddr);
+        let geometry = geometry(levels, controls.gib_pages);
         Self {
-            geometry: geometry(levels, controls.gib_pages),
+            geometry,
             five: matches!(levels, Levels::Five),
             controls,
+            required: 0,
+            checked: !geometry.address_mask(),
             reserved,
             frames: (address_bits(PAGE_SHIFT) & !reserved) >> PAGE_SHIFT,
             // They restrict nothing: the leaf alone decides. They are marked accessed, as the
@@ -117,6 +124,20 @@ impl Ept {
     #[must_use]
     pub const fn with_table_entry(self, entry: EptTableEntry) -> Self {
         Self { table: entry.with_reserved(0).with_ps(false).with_frame(0), ..self }
+    }
+
+    /// The tree of a TDX guest's shared memory: that of the VMCS's shared EPT pointer. The processor
+    /// walks it for guest-physical addresses that have the shared bit (bit 47 or 51), by all of
+    /// their bits, and the secure EPT for others. So addresses without it do not belong to this
+    /// tree; [`Privacy::Shared`](crate::Privacy::Shared) takes the bit on and off.
+    ///
+    /// # Panics
+    /// In a constant, at compile time: if the tree's addresses have no such bit.
+    #[must_use]
+    pub const fn with_shared_bit(self, bit: u8) -> Self {
+        assert!(bit < self.geometry.address_bits(), "a bit of the tree's addresses");
+        let required = 1 << bit;
+        Self { required, checked: !self.geometry.address_mask() | required, ..self }
     }
 
     /// The rights that an entry can grant. One that grants none is absent.
@@ -197,7 +218,8 @@ impl Format for Ept {
 
     #[inline(always)]
     fn offset(&self, address: Gpa) -> Option<u64> {
-        (address.get() & !self.geometry.address_mask() == 0).then_some(address.get())
+        ((address.get() ^ self.required) & self.checked == 0)
+            .then_some(address.get() & self.geometry.address_mask())
     }
 
     #[inline(always)]
@@ -246,7 +268,7 @@ impl Format for Ept {
         {
             return Err(Unencodable { at });
         }
-        Ok(words(word, output.get(), at.shift, self.controls.maxphyaddr))
+        Ok(words(word, output.get(), at.shift, low_bits(self.controls.maxphyaddr)))
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@
 //!   address means; [`PagingWalker`] reaches the bytes there.
 //!
 //! Not covered: 32-bit and PAE paging, shadow-stack accesses, linear-address masking (LAM, UAI),
-//! LASS, memory-encryption bits in addresses, sub-page permissions, guest-mode execute trap.
+//! LASS, sub-page permissions, guest-mode execute trap.
 //! [`Paging::of`] refuses by name what a register says of these: [`CONTROL_BITS`] lists every bit.
 //!
 //! ```
@@ -40,6 +40,7 @@
 #![forbid(unsafe_code)]
 
 mod attributes;
+mod attributes32;
 mod boot;
 mod control_bits;
 mod controls;
@@ -50,19 +51,25 @@ mod ept_entry;
 mod ept_fault;
 mod gva;
 mod invalidate;
+mod linear;
 mod long_mode;
 mod npt;
+mod pae;
 mod page_fault;
+mod paging32;
 mod paging_walker;
+mod privacy;
 mod registers;
+mod rights;
 mod shape;
 mod tree;
 
 pub use attributes::PageAttributes;
+pub use attributes32::Attributes32;
 pub use boot::{BootError, BootMapping, BootTables, boot_tables};
 pub use control_bits::{CONTROL_BITS, ControlBits, ControlRegister, Effect, RefusedBit};
 pub use controls::{Controls, KeyRegister, KeyRights, Levels};
-pub use entry::{HugePageEntry, PageEntry, TableEntry};
+pub use entry::{HugePageEntry, HugePageEntry32, PageEntry, Pdpte, TableEntry};
 pub use ept::{Ept, EptControls, EptPath};
 pub use ept_attributes::EptAttributes;
 pub use ept_entry::{EptPageEntry, EptTableEntry, Eptp, MemoryType};
@@ -73,11 +80,15 @@ pub use invalidate::{
     Invvpid, InvvpidDescriptor, InvvpidType, Pages, TlbControl, invept, invpcid, invvpid,
     tlb_control,
 };
+pub use linear::AddressRules;
 pub use long_mode::LongMode;
 pub use npt::{NestedPageFault, Npt, NptAttributes, NptControls};
+pub use pae::{Pae, PdpteError, Pdptes};
 pub use page_fault::{LongModeFault, PageFaultCode};
 pub use paging_walker::{LinearTranslation, PagingWalker};
-pub use registers::{Cr0, Cr3, Cr3Pcid, Cr4, Efer, Pcid, Registers};
+pub use paging32::Paging32;
+pub use privacy::Privacy;
+pub use registers::{Cr0, Cr3, Cr3Pae, Cr3Pcid, Cr4, Efer, Pcid, Registers};
 pub use tree::Path;
 
 #[cfg(doctest)]

@@ -3,16 +3,17 @@
 use core::sync::atomic::AtomicU64;
 
 use pgtable::{
-    Access, AccessKind, Bits, ByteOrder, Cause, EntryOf, FirstStage, Format, Geometry, Gpa, Gva,
-    Position, Privilege, Shortcuts, Stage1, Unencodable, Words, low_bits,
+    Access, Bits, ByteOrder, Cause, EntryOf, FirstStage, Format, Geometry, Gpa, Gva, Position,
+    Prot, Shortcuts, Stage1, Unencodable, Words, low_bits,
 };
 
 use crate::attributes::PageAttributes;
 use crate::controls::{Controls, Levels};
-use crate::entry::{PageEntry, TableEntry};
-use crate::page_fault::{LongModeFault, PageFaultCode};
+use crate::entry::TableEntry;
+use crate::page_fault::LongModeFault;
 use crate::registers::{Cr0, Cr3, Cr4, Efer, Registers};
-use crate::tree::{Demand, Path, SupervisorMode, Tree};
+use crate::rights::{Judge, rights};
+use crate::tree::{Path, Tree};
 
 /// The tables that a 64-bit guest's CR3 refers to, as a processor with these [`Controls`] reads
 /// them.
@@ -23,11 +24,7 @@ use crate::tree::{Demand, Path, SupervisorMode, Tree};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LongMode {
     tree: Tree,
-    controls: Controls,
-    /// What `controls` say of each access, so that a walk has it in a load: of supervisor mode, and
-    /// whether protection keys are on.
-    supervisor: SupervisorMode,
-    keys: bool,
+    judge: Judge,
     /// The address bits that index the tree, and those that do not.
     within: u64,
     beyond: u64,
@@ -39,12 +36,11 @@ impl LongMode {
     /// Tables of `levels` levels under `controls`.
     #[must_use]
     pub const fn new(levels: Levels, controls: Controls) -> Self {
-        let Controls { gib_pages, nxe, maxphyaddr, amd, wp, smep, smap, ac, .. } = controls;
-        let tree = Tree::new(levels, gib_pages, nxe, maxphyaddr, amd);
+        let Controls { gib_pages, nxe, maxphyaddr, amd, privacy, .. } = controls;
+        let tree = Tree::new(levels, gib_pages, nxe, maxphyaddr, amd, privacy);
         let address_mask = tree.geometry.address_mask();
-        let supervisor = tree.supervisor_mode(wp, smap && !ac, smep);
-        let (keys, half) = (controls.any_keys(), (address_mask >> 1) + 1);
-        Self { tree, controls, supervisor, keys, within: address_mask, beyond: !address_mask, half }
+        let (judge, half) = (Judge::new(controls, &tree), (address_mask >> 1) + 1);
+        Self { tree, judge, within: address_mask, beyond: !address_mask, half }
     }
 
     /// The same tables, whose entries for tables have the bits of `entry`: R/W, U/S, A, PWT, PCD,
@@ -58,10 +54,17 @@ impl LongMode {
         Self { tree: self.tree.with_table_entry(entry), ..self }
     }
 
+    /// The same tables, whose entries for tables, and CR3, say that these are private (or not), where
+    /// the controls' `privacy` has a bit for that. By default they are private.
+    #[must_use]
+    pub const fn with_private_tables(self, private: bool) -> Self {
+        Self { tree: self.tree.with_private_tables(private), ..self }
+    }
+
     /// The controls.
     #[must_use]
     pub const fn controls(&self) -> &Controls {
-        &self.controls
+        self.judge.controls()
     }
 
     /// How many levels there are.
@@ -74,17 +77,18 @@ impl LongMode {
     /// vCPU needs for it. What else these registers hold is not this crate's affair.
     #[must_use]
     pub const fn registers(&self, root: Gpa) -> Registers {
-        let Controls { wp, smep, smap, nxe, pke, pks, .. } = self.controls;
+        let &Controls { wp, smep, smap, nxe, pke, pks, cet, .. } = self.controls();
         Registers {
             cr0: Cr0::new().with_pe(true).with_pg(true).with_wp(wp),
-            cr3: Cr3::of(root),
+            cr3: Cr3::of(Gpa::new(self.tree.root(root.get()))),
             cr4: Cr4::new()
                 .with_pae(true)
                 .with_la57(matches!(self.levels(), Levels::Five))
                 .with_smep(smep)
                 .with_smap(smap)
                 .with_pke(pke)
-                .with_pks(pks),
+                .with_pks(pks)
+                .with_cet(cet),
             efer: Efer::new().with_lme(true).with_lma(true).with_nxe(nxe),
         }
     }
@@ -94,29 +98,6 @@ impl LongMode {
     const fn sign_extended(&self, offset: u64) -> u64 {
         let unused = 64 - self.tree.geometry.address_bits();
         ((offset << unused) as i64 >> unused) as u64
-    }
-
-    /// What an access demands of a page (SDM §4.6.1), protection keys left out.
-    #[inline(always)]
-    const fn demand(&self, access: Access) -> Demand {
-        let write = matches!(access.kind, AccessKind::Write);
-        let fetch = matches!(access.kind, AccessKind::Fetch);
-        match access.privilege {
-            Privilege::User => self.tree.user_mode(write, fetch),
-            Privilege::Supervisor => self.supervisor.demand(write, fetch),
-        }
-    }
-
-    /// Whether the protection key of the leaf `word` forbids an access.
-    const fn key_denies(&self, word: u64, path: Path, access: Access) -> bool {
-        let key = PageEntry::from_bits(word).protection_key();
-        let user_access = matches!(access.privilege, Privilege::User);
-        self.controls.key_denies(key, path.is_user_mode(), user_access, access.kind)
-    }
-
-    /// The error code's bits that say what the access was.
-    const fn code(&self, access: Access) -> PageFaultCode {
-        PageFaultCode::of(access, self.controls.nxe || self.controls.smep)
     }
 }
 
@@ -188,32 +169,21 @@ impl Format for LongMode {
         path: Path,
         access: Access,
     ) -> Result<(), LongModeFault> {
-        let path = path.through(word);
-        let allowed = path.meets(self.demand(access));
-        let denied_by_key = self.keys && self.key_denies(word, path, access);
-        if allowed && !denied_by_key {
-            return Ok(());
-        }
-        Err(LongModeFault::PageFault(
-            self.code(access).because(Cause::Denied).with_pk(denied_by_key),
-        ))
+        self.judge.check(&self.tree, word, path, access)
     }
 
     fn fault(&self, cause: Cause, access: Access, _: Option<Position>, _: u64) -> LongModeFault {
-        match cause {
-            Cause::Address => LongModeFault::GeneralProtection,
-            _ => LongModeFault::PageFault(self.code(access).because(cause)),
-        }
+        self.judge.fault(cause, access)
     }
 
     /// Where protection keys are in use, which kind of key a page has depends on all entries of the
-    /// way.
+    /// way; so does whether a page is a shadow stack.
     #[inline(always)]
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
         match access {
             None => Some(self.tree.shortcuts(None)),
-            Some(_) if self.keys => None,
-            Some(access) => Some(self.tree.shortcuts(Some(self.demand(access)))),
+            Some(_) if !self.judge.is_plain() => None,
+            Some(access) => Some(self.tree.shortcuts(Some(self.judge.demand(&self.tree, access)))),
         }
     }
 }
@@ -221,6 +191,10 @@ impl Format for LongMode {
 impl FirstStage for LongMode {
     fn is_user_page(&self, word: u64, _: Position, path: Path) -> bool {
         path.through(word).is_user_mode()
+    }
+
+    fn rights(&self, word: u64, _: Position, path: Path) -> Prot {
+        rights(word, path)
     }
 }
 

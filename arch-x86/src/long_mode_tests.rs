@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::controls::KeyRegister;
+use crate::page_fault::PageFaultCode;
 use pgtable::{Attributes, Entry, Level, Prot};
 
 const INTEL: LongMode = LongMode::new(Levels::Four, Controls { maxphyaddr: 46, ..Controls::new() });
@@ -113,6 +114,9 @@ fn rights() {
     const PKS_AD: Controls = Controls { pks: true, pkrs: KeyRegister(1 << 10), ..BASE };
     const PKS_WD: Controls = Controls { pks: true, pkrs: KeyRegister(2 << 10), ..BASE };
     const PKS_WD_NO_WP: Controls = Controls { wp: false, ..PKS_WD };
+    const SHADOW: Controls = Controls { smap: true, cet: true, shadow_stack: true, ..BASE };
+    const SHADOW_PKE_WD: Controls = Controls { pke: true, pkru: KeyRegister(2 << 10), ..SHADOW };
+    const D: u64 = 0x40;
     // A page (or a table) with everything, and with one right less; the key of all of them is 5.
     const KEY: u64 = 5 << 59;
     const ALL: u64 = KEY | 7;
@@ -173,6 +177,18 @@ fn rights() {
         (ALL, SUP, PKS_WD, R, None),
         (ALL, SUP, PKS_WD, W, Some(0x23)),
         (ALL, SUP_RO, PKS_WD_NO_WP, W, None),
+        (ALL, RO | D, SHADOW, UW, None),
+        (ALL, RO | D, SHADOW, UR, None),
+        (ALL, RO | D, SHADOW, UX, None), // no shadow-stack access
+        (ALL, RO | D, SHADOW, W, Some(0x43)),
+        (ALL, RO, SHADOW, UR, Some(0x45)),
+        (ALL, ALL | D, SHADOW, UW, Some(0x47)),
+        (RO, RO | D, SHADOW, UW, Some(0x47)),
+        (ALL, SUP_RO | D, SHADOW, W, None),
+        (SUP, RO | D, SHADOW, W, None),
+        (ALL, SUP_RO | D, SHADOW, UW, Some(0x47)),
+        (ALL, RO | D, SHADOW_PKE_WD, UR, None),
+        (ALL, RO | D, SHADOW_PKE_WD, UW, Some(0x67)),
     ] {
         let format = LongMode::new(Levels::Four, controls);
         let path = format.restrict(Path::default(), table, at(1));

@@ -17,6 +17,7 @@ use crate::attributes::PageAttributes;
 use crate::controls::Levels;
 use crate::entry::TableEntry;
 use crate::page_fault::PageFaultCode;
+use crate::privacy::Privacy;
 use crate::tree::{Demand, Path, Tree};
 
 /// The host's state that takes part in nested translation.
@@ -29,13 +30,28 @@ pub struct NptControls {
     /// Bits 7:0 of CPUID.80000008H:EAX: physical address bits from here on are reserved. 52 at
     /// most.
     pub maxphyaddr: u8,
+    /// The host's C-bit, where memory encryption (SME) is enabled. The guest's own C-bit does not
+    /// reach these tables (APM §15.34.6).
+    pub privacy: Privacy,
 }
 
 impl NptControls {
     /// NXE on, 1-GiB pages, 52 bits of physical address.
     #[must_use]
     pub const fn new() -> Self {
-        Self { nxe: true, gib_pages: true, maxphyaddr: 52 }
+        Self { nxe: true, gib_pages: true, maxphyaddr: 52, privacy: Privacy::None }
+    }
+
+    /// The same on a host with memory encryption enabled: the C-bit and the physical address bits
+    /// that it costs, from EBX of CPUID function 8000001FH.
+    #[must_use]
+    pub const fn with_memory_encryption(self, ebx: u32) -> Self {
+        let privacy = match Privacy::of_cpuid(ebx) {
+            Some(privacy) => privacy,
+            None => Privacy::None,
+        };
+        let maxphyaddr = self.maxphyaddr.saturating_sub(Privacy::reduction(ebx));
+        Self { maxphyaddr, privacy, ..self }
     }
 }
 
@@ -77,6 +93,18 @@ impl NptAttributes {
     #[must_use]
     pub const fn software(self) -> u16 {
         self.page.software()
+    }
+
+    /// The same page, encrypted with the host's key or not, by the host's C-bit.
+    #[must_use]
+    pub const fn with_private(self, privacy: Privacy, private: bool) -> Self {
+        Self { page: self.page.with_private(privacy, private) }
+    }
+
+    /// Whether it is encrypted.
+    #[must_use]
+    pub const fn is_private(self, privacy: Privacy) -> bool {
+        self.page.is_private(privacy)
     }
 
     /// The same page, accessed or not.
@@ -187,8 +215,8 @@ impl Npt {
     /// Tables of `levels` levels (the host's own paging mode) under `controls`.
     #[must_use]
     pub const fn new(levels: Levels, controls: NptControls) -> Self {
-        let NptControls { nxe, gib_pages, maxphyaddr } = controls;
-        Self { tree: Tree::new(levels, gib_pages, nxe, maxphyaddr, true), controls }
+        let NptControls { nxe, gib_pages, maxphyaddr, privacy } = controls;
+        Self { tree: Tree::new(levels, gib_pages, nxe, maxphyaddr, true, privacy), controls }
     }
 
     /// The same tables, whose entries for tables have the bits of `entry`:
@@ -196,6 +224,20 @@ impl Npt {
     #[must_use]
     pub const fn with_table_entry(self, entry: TableEntry) -> Self {
         Self { tree: self.tree.with_table_entry(entry), ..self }
+    }
+
+    /// The same tables, whose entries for tables say that these are encrypted (or not), where the
+    /// controls' `privacy` has a C-bit. By default they are.
+    #[must_use]
+    pub const fn with_private_tables(self, private: bool) -> Self {
+        Self { tree: self.tree.with_private_tables(private), ..self }
+    }
+
+    /// The nested CR3 for the tree whose root table stands at `root`: its address, with the C-bit
+    /// if tables are encrypted.
+    #[must_use]
+    pub const fn nested_cr3(&self, root: Hpa) -> u64 {
+        self.tree.root(root.get())
     }
 
     /// The controls.

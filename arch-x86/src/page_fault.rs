@@ -22,8 +22,8 @@ pub struct PageFaultCode {
     pub id: bool,
     /// PK: a protection key forbids the access.
     pub pk: bool,
-    /// SS: the access was a shadow-stack access. A walk never sets it: there is no such
-    /// [`AccessKind`].
+    /// SS: the access was a shadow-stack access
+    /// ([`Controls::shadow_stack`](crate::Controls::shadow_stack)).
     pub ss: bool,
     /// HLAT: the fault came from hypervisor-managed linear-address translation. A walk never sets
     /// it.
@@ -98,7 +98,7 @@ impl fmt::Display for PageFaultCode {
 pub enum LongModeFault {
     /// #PF with this error code.
     PageFault(PageFaultCode),
-    /// #GP(0): the address is not canonical. An access through the stack segment (PUSH, POP, a base
+    /// #GP(0): the address is not canonical, or LASS forbids its half of the address space. An access through the stack segment (PUSH, POP, a base
     /// of RSP or RBP) raises #SS(0) instead: the walk does not know the segment, the embedder's
     /// instruction decoder does.
     GeneralProtection,
@@ -108,7 +108,7 @@ impl fmt::Display for LongModeFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PageFault(code) => write!(f, "#PF error {:#x}: {code}", code.into_bits()),
-            Self::GeneralProtection => f.write_str("#GP(0): the address is not canonical"),
+            Self::GeneralProtection => f.write_str("#GP(0): no address for this access"),
         }
     }
 }

@@ -1,12 +1,15 @@
 //! A walker of whatever paging mode a vCPU is in.
 
 use pgtable::{
-    Access, Fault, Gpa, Gva, PagingState, PagingTree, ReadMemory, Translation, low_bits,
+    Access, Cause, Fault, Format, Gpa, Gva, MemoryError, PagingState, PagingTree, ReadMemory,
+    Stage1, Translation, Walk, low_bits,
 };
 
 use crate::attributes::PageAttributes;
 use crate::gva::Paging;
 use crate::long_mode::LongMode;
+use crate::pae::{Pae, Pdptes};
+use crate::page_fault::LongModeFault;
 
 /// Where a linear address goes: its guest-physical address, the page's size, and what the leaf says
 /// (memory type and rights). `None` while paging is off: then everything is allowed, and the MTRRs
@@ -40,16 +43,93 @@ pub type LinearTranslation = Translation<Gpa, Option<PageAttributes>>;
 /// ```
 pub type PagingWalker<M> = pgtable::PagingWalker<Paging, M>;
 
+/// Where PDPTE registers are read: beyond all physical addresses.
+const REGISTERS: Gpa = Gpa::new(1 << 60);
+
+/// Memory, and PDPTE registers.
+struct WithPdptes<'m, M> {
+    pdptes: Pdptes,
+    memory: &'m M,
+}
+
+impl<M: ReadMemory<Gpa>> ReadMemory<Gpa> for WithPdptes<'_, M> {
+    fn load(&self, address: Gpa) -> Result<u64, MemoryError> {
+        let index = address.get().wrapping_sub(REGISTERS.get()) / 8;
+        let register = usize::try_from(index).ok().and_then(|index| self.pdptes.0.get(index));
+        match register {
+            Some(word) => Ok(Pae::BYTE_ORDER.swap(*word)),
+            None => self.memory.load(address),
+        }
+    }
+
+    /// Nothing is recorded in the registers.
+    fn compare_exchange(&self, address: Gpa, current: u64, new: u64) -> Result<bool, MemoryError> {
+        self.memory.compare_exchange(address, current, new)
+    }
+
+    fn is_writable(&self, address: Gpa) -> bool {
+        self.memory.is_writable(address)
+    }
+}
+
+/// A fault of a walk by another format, which reports it in the same terms. Registers have no
+/// address.
+fn fault<F: Format<Stage = Stage1, Fault = LongModeFault>>(fault: Fault<F>) -> Fault<LongMode> {
+    let Fault { address, access, cause, at, entry, arch } = fault;
+    let entry = entry.filter(|entry| entry.get() < REGISTERS.get());
+    Fault { address, access, cause, at, entry, arch }
+}
+
 impl PagingState for Paging {
     type Format = LongMode;
 
     #[inline(always)]
-    fn tree(&self, gva: Gva, _: Access) -> Result<PagingTree<LongMode>, Fault<LongMode>> {
-        Ok(match *self {
-            Self::Off => PagingTree::Off { output: Gpa::new(gva.get() & low_bits(32)), shift: 32 },
-            Self::Long { format, root } => PagingTree::On { format, root, input: gva },
-        })
+    fn walk<M: ReadMemory<Gpa>>(
+        &self,
+        memory: &M,
+        gva: Gva,
+        access: Access,
+        walk: Walk,
+    ) -> Result<LinearTranslation, Fault<LongMode>> {
+        let narrow = Gva::new(gva.get() & low_bits(32));
+        match *self {
+            Self::Off => {
+                let output = Gpa::new(narrow.get());
+                PagingTree::<LongMode>::Off { output, shift: 32 }.walk(memory, access, walk)
+            }
+            Self::Long { format, root, addresses } => {
+                let Some(input) = addresses.linear(gva, access) else {
+                    return Err(forbidden(&format, gva, access));
+                };
+                PagingTree::On { format, root, input }.walk(memory, access, walk)
+            }
+            Self::Pae { format, root, pdptes: None } => {
+                PagingTree::On { format, root, input: narrow }
+                    .walk(memory, access, walk)
+                    .map_err(fault)
+            }
+            Self::Pae { format, pdptes: Some(pdptes), .. } => {
+                PagingTree::On { format, root: REGISTERS, input: narrow }
+                    .walk(&WithPdptes { pdptes, memory }, access, walk)
+                    .map_err(fault)
+            }
+            Self::Bits32 { format, root } => {
+                let tree = PagingTree::On { format, root, input: narrow };
+                let found = tree.walk(memory, access, walk).map_err(fault)?;
+                let Translation { output, shift, attributes } = found;
+                let attributes = attributes.map(|attributes| attributes.page());
+                Ok(Translation { output, shift, attributes })
+            }
+        }
     }
+}
+
+/// The fault of an address that the access may not use at all.
+#[cold]
+fn forbidden(format: &LongMode, address: Gva, access: Access) -> Fault<LongMode> {
+    let cause = Cause::Address;
+    let arch = format.fault(cause, access, None, 0);
+    Fault { address, access, cause, at: None, entry: None, arch }
 }
 
 impl Paging {

@@ -112,12 +112,46 @@ impl Cr3Pcid {
     }
 }
 
+/// CR3 in PAE paging, where the root table has 32 bytes and is aligned to that.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct Cr3Pae {
+    #[bits(3)]
+    __: u8,
+    /// Page-level write-through, for accesses to the root table.
+    pub pwt: bool,
+    /// Page-level cache disable, for accesses to the root table.
+    pub pcd: bool,
+    /// Bits 31:5 of the root table's physical address.
+    #[bits(27)]
+    pub table: u32,
+    #[bits(32)]
+    __: u32,
+}
+
+impl Cr3Pae {
+    /// CR3 for a root table at `root`, with write-back tables. Bits of `root` beyond 31:5 do not
+    /// count.
+    #[must_use]
+    pub const fn of(root: Gpa) -> Self {
+        Self::new().with_table((root.get() >> 5 & low_bits(27)) as u32)
+    }
+
+    /// The address of the root table.
+    #[must_use]
+    pub const fn root(self) -> Gpa {
+        Gpa::new((self.table() as u64) << 5)
+    }
+}
+
 /// CR4.
 #[bitfield(u64)]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Cr4 {
-    #[bits(5)]
+    #[bits(4)]
     __: u8,
+    /// Page-size extensions: 4-MiB pages in 32-bit paging.
+    pub pse: bool,
     /// Physical-address extension: 8-byte entries.
     pub pae: bool,
     __: bool,
@@ -139,10 +173,17 @@ pub struct Cr4 {
     pub smap: bool,
     /// Protection keys for user-mode addresses.
     pub pke: bool,
-    __: bool,
+    /// Control-flow enforcement: shadow stacks.
+    pub cet: bool,
     /// Protection keys for supervisor-mode addresses.
     pub pks: bool,
-    #[bits(39)]
+    #[bits(2)]
+    __: u8,
+    /// Linear-address space separation.
+    pub lass: bool,
+    /// Linear-address masking of supervisor-mode addresses.
+    pub lam_sup: bool,
+    #[bits(35)]
     __: u64,
 }
 
@@ -159,7 +200,11 @@ pub struct Efer {
     pub lma: bool,
     /// Execute-disable enable.
     pub nxe: bool,
-    #[bits(52)]
+    #[bits(8)]
+    __: u8,
+    /// Upper address ignore (AMD): bits 63:57 of addresses are tags.
+    pub uaie: bool,
+    #[bits(43)]
     __: u64,
 }
 
@@ -205,6 +250,7 @@ mod tests {
             ("CR3.LAM_U57", Cr3::new().with_lam_u57(true).into_bits(), 1 << 61),
             ("CR3.LAM_U48", Cr3::new().with_lam_u48(true).into_bits(), 1 << 62),
             ("CR3 no flush", Cr3Pcid::new().with_no_flush(true).into_bits(), 1 << 63),
+            ("CR4.PSE", Cr4::new().with_pse(true).into_bits(), 1 << 4),
             ("CR4.PAE", Cr4::new().with_pae(true).into_bits(), 1 << 5),
             ("CR4.PGE", Cr4::new().with_pge(true).into_bits(), 1 << 7),
             ("CR4.LA57", Cr4::new().with_la57(true).into_bits(), 1 << 12),
@@ -212,10 +258,16 @@ mod tests {
             ("CR4.SMEP", Cr4::new().with_smep(true).into_bits(), 1 << 20),
             ("CR4.SMAP", Cr4::new().with_smap(true).into_bits(), 1 << 21),
             ("CR4.PKE", Cr4::new().with_pke(true).into_bits(), 1 << 22),
+            ("CR4.CET", Cr4::new().with_cet(true).into_bits(), 1 << 23),
+            ("CR4.LASS", Cr4::new().with_lass(true).into_bits(), 1 << 27),
+            ("CR4.LAM_SUP", Cr4::new().with_lam_sup(true).into_bits(), 1 << 28),
             ("CR4.PKS", Cr4::new().with_pks(true).into_bits(), 1 << 24),
             ("EFER.LME", Efer::new().with_lme(true).into_bits(), 1 << 8),
             ("EFER.LMA", Efer::new().with_lma(true).into_bits(), 1 << 10),
             ("EFER.NXE", Efer::new().with_nxe(true).into_bits(), 1 << 11),
+            ("EFER.UAIE", Efer::new().with_uaie(true).into_bits(), 1 << 20),
+            ("CR3 of PAE", Cr3Pae::of(Gpa::new(u64::MAX)).into_bits(), 0xffff_ffe0),
+            ("CR3.PCD of PAE", Cr3Pae::new().with_pcd(true).into_bits(), 1 << 4),
         ] {
             assert_eq!(word, bits, "{name}: {word:#x}");
         }

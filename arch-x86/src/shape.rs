@@ -1,7 +1,7 @@
 //! The shape that long mode, NPT and EPT share: 9 index bits a level, 4-KiB pages, addresses in
 //! bits 51:12.
 
-use pgtable::{Field, Geometry, LevelGeometry, Pattern, Shortcuts, Words, low_bits};
+use pgtable::{Field, Geometry, Level, LevelGeometry, Pattern, Shortcuts, Words, low_bits};
 
 use crate::controls::Levels;
 
@@ -16,7 +16,34 @@ const fn level(leaf: bool) -> LevelGeometry {
     LevelGeometry { width: WIDTH, leaf }
 }
 
-/// The shape of a tree.
+/// Index bits of PAE paging's root table.
+pub(crate) const PDPT_WIDTH: u8 = 2;
+/// Its level.
+pub(crate) const PDPT: Level = Level(2);
+
+/// The shape of a tree of PAE paging.
+pub(crate) const fn pae_geometry() -> &'static Geometry {
+    static PAE: Geometry = Geometry::new(
+        PAGE_SHIFT,
+        &[level(true), level(true), LevelGeometry { width: PDPT_WIDTH, leaf: false }],
+    );
+    &PAE
+}
+
+/// Index bits of 32-bit paging's tables.
+pub(crate) const WIDTH32: u8 = 10;
+
+/// The shape of a tree of 32-bit paging.
+pub(crate) const fn geometry32(pse: bool) -> &'static Geometry {
+    const fn wide(leaf: bool) -> LevelGeometry {
+        LevelGeometry { width: WIDTH32, leaf }
+    }
+    static SMALL: Geometry = Geometry::new(PAGE_SHIFT, &[wide(true), wide(false)]);
+    static PSE: Geometry = Geometry::new(PAGE_SHIFT, &[wide(true), wide(true)]);
+    if pse { &PSE } else { &SMALL }
+}
+
+/// The shape of a tree of four or five levels.
 pub(crate) const fn geometry(levels: Levels, gib_pages: bool) -> &'static Geometry {
     static FOUR: Geometry =
         Geometry::new(PAGE_SHIFT, &[level(true), level(true), level(false), level(false)]);
@@ -63,9 +90,10 @@ pub(crate) const fn shortcuts(
     Shortcuts::uniform(if five { 5 } else { 4 }, PAGE_SHIFT, WIDTH, tables, page, address)
 }
 
-/// The words of leaves of `2^shift` bytes from `output` on, which is aligned to that and whose
-/// encoding ends at `2^bits`.
+/// The words of leaves of `2^shift` bytes from `output` on, which is aligned to that. The encoding
+/// of addresses jumps, or ends, where one more would not fit `contiguous`, a mask of low bits.
 #[inline(always)]
-pub(crate) const fn words(first: u64, output: u64, shift: u8, bits: u8) -> Words {
-    Words::contiguous(first | output, output, shift, bits, 0)
+pub(crate) const fn words(first: u64, output: u64, shift: u8, contiguous: u64) -> Words {
+    let left = contiguous & !output;
+    Words { first: first | output, step: 1 << (shift & 63), count: (left >> (shift & 63)) + 1 }
 }

@@ -1,4 +1,5 @@
-//! The tree of the long-mode layout: what stage 1 and AMD's nested paging have in common.
+//! The tree of the long-mode layout: what stage 1, PAE paging included, and AMD's nested paging have
+//! in common.
 //!
 //! Everything here is about words; who may do what with a page is the formats' affair.
 
@@ -10,8 +11,10 @@ use pgtable::{
 use crate::attributes::PageAttributes;
 use crate::controls::Levels;
 use crate::entry::{PageEntry, TableEntry};
+use crate::privacy::Privacy;
 use crate::shape::{
-    PAGE_SHIFT, WIDTH, address_bits, beyond_maxphyaddr, geometry, shortcuts, words,
+    PAGE_SHIFT, WIDTH, WIDTH32, address_bits, beyond_maxphyaddr, geometry, geometry32,
+    pae_geometry, shortcuts, words,
 };
 
 // A walk tests and makes whole words: the fields' masks, computed once, at compile time. (The
@@ -64,6 +67,20 @@ impl Path {
         self.granted & US != 0
     }
 
+    /// All entries grant writes.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn is_writable(self) -> bool {
+        self.granted & RW != 0
+    }
+
+    /// Some entry forbids fetches.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn is_execute_disabled(self) -> bool {
+        self.forbidden & XD != 0
+    }
+
     /// Whether the page is what an access demands.
     #[inline(always)]
     #[must_use]
@@ -112,9 +129,16 @@ impl SupervisorMode {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Tree {
     pub(crate) geometry: &'static Geometry,
+    /// Index bits of the tables that entries refer to.
+    width: u8,
     /// There are five levels, not four.
     pub(crate) five: bool,
-    maxphyaddr: u8,
+    /// The bit of an address that says whether memory is private.
+    privacy: Privacy,
+    /// The low bits of an address that count up without a jump of the encoding.
+    contiguous: u64,
+    /// The bits of an entry that are no address.
+    kept: u64,
     /// Bits that are reserved in every entry: from MAXPHYADDR on, and XD without EFER.NXE.
     reserved: u64,
     /// Bits that are reserved in PML4E and PML5E besides.
@@ -125,6 +149,8 @@ pub(crate) struct Tree {
     frames: u64,
     /// Bits that no address of a table or of a page has.
     no_frame: u64,
+    /// Bits that no attribute of a 4-KiB page has, and P, which all have.
+    no_attribute: u64,
     /// Entries that refer to tables, their address left out.
     table: TableEntry,
 }
@@ -141,29 +167,89 @@ impl Tree {
         nxe: bool,
         maxphyaddr: u8,
         amd: bool,
+        privacy: Privacy,
     ) -> Self {
-        let reserved = beyond_maxphyaddr(maxphyaddr) | when(!nxe, XD);
         let reserved_above = TableEntry::new().with_mbz(amd).into_bits();
+        let geometry = geometry(levels, gib_pages);
+        let tree = Self::of(geometry, when(!nxe, XD), reserved_above, maxphyaddr, privacy);
+        Self { five: matches!(levels, Levels::Five), ..tree }
+    }
+
+    /// The page directories and page tables of PAE paging, in whose entries bits 62:52 are reserved
+    /// (SDM §4.4.2; APM §5.2.4).
+    pub(crate) const fn pae(nxe: bool, maxphyaddr: u8, privacy: Privacy) -> Self {
+        const HIGH: u64 = TableEntry::new().with_avl_high(0x7ff).into_bits();
+        Self::of(pae_geometry(), HIGH | when(!nxe, XD), 0, maxphyaddr, privacy)
+    }
+
+    /// The page directories and page tables of 32-bit paging, but for 4-MiB pages. Entries have four
+    /// bytes; their upper half reads as zero.
+    pub(crate) const fn bits32(pse: bool) -> Self {
+        const HIGH: u64 = TableEntry::new().with_avl_high(0x7ff).with_xd(true).into_bits();
+        let tree = Self::of(geometry32(pse), HIGH, 0, 32, Privacy::None);
+        Self { width: WIDTH32, ..tree }
+    }
+
+    /// A tree of this shape, in which the bits in `reserved` are reserved besides those beyond
+    /// MAXPHYADDR, and `reserved_above` in entries from level 3 on.
+    const fn of(
+        geometry: &'static Geometry,
+        reserved: u64,
+        reserved_above: u64,
+        maxphyaddr: u8,
+        privacy: Privacy,
+    ) -> Self {
+        let private = privacy.mask();
+        let bit = private.trailing_zeros() as u8;
+        let reserved = beyond_maxphyaddr(maxphyaddr) & !private | reserved;
+        let frame = address_bits(PAGE_SHIFT) & !private;
         Self {
-            geometry: geometry(levels, gib_pages),
-            five: matches!(levels, Levels::Five),
-            maxphyaddr,
+            geometry,
+            width: WIDTH,
+            five: false,
+            privacy,
+            contiguous: low_bits(if bit < maxphyaddr { bit } else { maxphyaddr }),
+            kept: !frame,
             reserved,
             reserved_above,
             usual_tables: PRESENT | PS | reserved | reserved_above,
             usual_pages: PRESENT | reserved,
             // Bits that usual entries have clear are not the address's: left out, the mask is a
             // value that a loop keeps in a register, and no constant of ten bytes at each level.
-            frames: (address_bits(PAGE_SHIFT) & !reserved) >> PAGE_SHIFT,
-            no_frame: !(address_bits(PAGE_SHIFT) & !reserved),
-            table: Self::OPEN,
+            frames: (frame & !reserved) >> PAGE_SHIFT,
+            no_frame: !(frame & !reserved),
+            no_attribute: PRESENT | reserved | frame,
+            table: TableEntry::from_bits(Self::OPEN.into_bits() | privacy.of_tables()),
         }
     }
 
     /// The same tree, whose entries for tables have the bits of `entry`. They are present, and
-    /// their address is the table's.
+    /// their address is the table's; whether they say that it is private stays as it is.
     pub(crate) const fn with_table_entry(self, entry: TableEntry) -> Self {
-        Self { table: entry.with_p(true).with_ps(false).with_frame(0), ..self }
+        let bits = entry.with_p(true).with_ps(false).with_frame(0).into_bits();
+        Self { table: TableEntry::from_bits(bits | self.private_table()), ..self }
+    }
+
+    /// The same tree, whose entries for tables say that these are private, or shared.
+    pub(crate) const fn with_private_tables(self, private: bool) -> Self {
+        let bits = self.table.into_bits() & !self.privacy.mask() | self.privacy.of(private);
+        Self { table: TableEntry::from_bits(bits), ..self }
+    }
+
+    /// `root` as CR3 has it.
+    pub(crate) const fn root(&self, root: u64) -> u64 {
+        root & !self.privacy.mask() | self.private_table()
+    }
+
+    /// What entries for tables say of privacy.
+    const fn private_table(&self) -> u64 {
+        self.table.into_bits() & self.privacy.mask()
+    }
+
+    /// The address in `word`.
+    #[inline(always)]
+    pub(crate) const fn address(&self, word: u64) -> u64 {
+        word & !self.kept
     }
 
     /// The bits that are reserved in a table entry of `level`, PS left out.
@@ -179,13 +265,13 @@ impl Tree {
         at: Position,
         attributes: impl FnOnce(PageAttributes) -> T,
     ) -> Entry<A, T> {
-        let leaf = |shift: u8| Entry::Leaf {
-            output: A::new(word & address_bits(shift)),
-            attributes: attributes(PageAttributes::from_leaf(word, at.level)),
+        let leaf = |output: u64| Entry::Leaf {
+            output: A::new(output),
+            attributes: attributes(PageAttributes::from_leaf(word, at.level, self.kept)),
         };
         // What is most often met, by one compare.
         if at.level.0 == 0 && word & (PRESENT | self.reserved) == PRESENT {
-            return leaf(PAGE_SHIFT);
+            return leaf(self.address(word));
         }
         if word & PRESENT == 0 {
             return Entry::Absent;
@@ -197,14 +283,14 @@ impl Tree {
             if word & self.reserved_in_table(at.level) != 0 {
                 return Entry::Malformed;
             }
-            return Entry::Table { table: A::new(word & address_bits(PAGE_SHIFT)), width: WIDTH };
+            return Entry::Table { table: A::new(self.address(word)), width: self.width };
         }
         // Bits 20:13 or 29:13 of a huge page; bit 12 is its PAT bit.
-        let reserved = self.reserved | low_bits(at.shift) & !low_bits(PAGE_SHIFT + 1);
-        if !self.geometry.is_leaf_level(at.level) || word & reserved != 0 {
+        let misaligned = low_bits(at.shift) & !low_bits(PAGE_SHIFT + 1) & !self.kept;
+        if !self.geometry.is_leaf_level(at.level) || word & (self.reserved | misaligned) != 0 {
             return Entry::Malformed;
         }
-        leaf(at.shift)
+        leaf(self.address(word) & !low_bits(at.shift))
     }
 
     /// An access that needs a user-mode address.
@@ -246,7 +332,7 @@ impl Tree {
     pub(crate) fn table(&self, table: u64, width: u8, at: Position) -> Result<u64, Unencodable> {
         let word = self.table.into_bits();
         let fits = table & self.no_frame == 0 && word & self.reserved_in_table(at.level) == 0;
-        if fits && width == WIDTH && at.level.0 != 0 && at.level.0 < self.geometry.levels() {
+        if fits && width == self.width && at.level.0 != 0 && at.level.0 < self.geometry.levels() {
             Ok(word | table)
         } else {
             Err(Unencodable { at })
@@ -263,18 +349,18 @@ impl Tree {
         // Every shape has pages at the last level: what is most often made, by two tests.
         if at.level.0 == 0 {
             let word = attributes.page().into_bits();
-            if output & self.no_frame == 0 && word.wrapping_sub(PRESENT) & self.usual_pages == 0 {
-                return Ok(words(word, output, PAGE_SHIFT, self.maxphyaddr));
+            if output & self.no_frame == 0 && word.wrapping_sub(PRESENT) & self.no_attribute == 0 {
+                return Ok(words(word, output, PAGE_SHIFT, self.contiguous));
             }
             return Err(Unencodable { at });
         }
         match attributes.to_leaf(at.level) {
             Some(word)
                 if output & (self.no_frame | low_bits(at.shift)) == 0
-                    && word & self.reserved == 0
+                    && attributes.page().into_bits() & (self.no_attribute & !PRESENT) == 0
                     && self.geometry.is_leaf_level(at.level) =>
             {
-                Ok(words(word, output, at.shift, self.maxphyaddr))
+                Ok(words(word, output, at.shift, self.contiguous))
             }
             _ => Err(Unencodable { at }),
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_x86::{
     BootError, BootMapping, Controls, Cr0, Efer, GvaError, Levels, LongMode, LongModeFault, Paging,
-    Registers, Unsupported, boot_tables, gva_to_gpa,
+    Registers, boot_tables, gva_to_gpa,
 };
 use pgtable::{Access, Debugger, DirectMap, Error, Gpa, Gva, Prot, Translate};
 use pgtable_conformance::log::Logged;
@@ -40,6 +40,14 @@ fn case_a7_boot_tables_are_logged() {
 
 /// 1 GiB by 2-MiB pages at 0x9000, 0xa000, 0xb000: what cloud-hypervisor and Firecracker write by
 /// hand.
+/// A vCPU in long mode, with the bits that no mode is without.
+const LONG: Registers = Registers {
+    cr0: Cr0::from_bits(1 << 31 | 1),
+    cr3: arch_x86::Cr3::from_bits(0x7000),
+    cr4: arch_x86::Cr4::from_bits(1 << 5),
+    efer: Efer::from_bits(1 << 10 | 1 << 8),
+};
+
 #[test]
 fn as_written_by_hand() {
     let words = memory();
@@ -89,10 +97,13 @@ fn identity_and_higher_half() {
         let Registers { cr0, cr3, cr4, efer } = boot.registers;
         let (cr0, cr3, cr4, efer) =
             (cr0.into_bits(), cr3.into_bits(), cr4.into_bits(), efer.into_bits());
+        let Ok(Paging::Long { addresses, .. }) = Paging::of(LONG, Controls::new()) else {
+            panic!("long mode");
+        };
         let paging = Paging::of(boot.registers, Controls { gib_pages, ..Controls::new() });
         assert_eq!(
             paging,
-            Ok(Paging::Long { format, root: Gpa::new(0xa000) }),
+            Ok(Paging::Long { format, root: Gpa::new(0xa000), addresses }),
             "the registers say what the format is"
         );
         let go = |gva, access| {
@@ -146,14 +157,22 @@ fn what_cannot_be_built() {
 
 #[test]
 fn other_modes() {
-    let words = memory();
+    let words: Vec<_> = (0..0x1_0000 / 8).map(|_| AtomicU64::new(0)).collect();
     let memory = DirectMap::new(&words, Gpa::new(0));
     let go = |cr0, cr4, efer| {
         gva_to_gpa(cr0, 0x9000, cr4, efer, memory, Gva::new(0x12_3456_789a), Access::READ)
     };
     assert_eq!(go(0x1, 0, 0), Ok(Gpa::new(0x3456_789a)), "no paging: 32-bit linear addresses");
-    assert_eq!(go(0x8000_0001, 0, 0), Err(Unsupported::Paging32.into()));
-    assert_eq!(go(0x8000_0001, 0x20, 0), Err(Unsupported::Pae.into()));
+    // Addresses wrap at 4 GiB in 32-bit and PAE paging, whose tables are empty.
+    for (cr4, entry) in [(0, 0x9344), (0x20, 0x9000)] {
+        let Err(GvaError::Fault(fault)) = go(0x8000_0001, cr4, 0) else { panic!("CR4 {cr4:#x}") };
+        assert_eq!(fault.address, Gva::new(0x3456_789a));
+        assert_eq!(fault.entry, Some(Gpa::new(entry)));
+        assert_eq!(
+            fault.arch.to_string(),
+            "#PF error 0x0: supervisor read of a page that is not present"
+        );
+    }
 }
 
 /// A debugger reads what the guest itself could not, and no more than is mapped.

@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_x86::{
     BootError, BootMapping, CONTROL_BITS, ControlRegister, Controls, Cr0, Cr3, Cr4, Efer, Effect,
-    GvaError, KeyRegister, Levels, LongMode, Paging, RefusedBit, Registers, Unsupported,
-    boot_tables, gva_to_gpa,
+    GvaError, KeyRegister, Levels, LongMode, LongModeFault, Paging, PdpteError, Pdptes, RefusedBit,
+    Registers, Unsupported, boot_tables, gva_to_gpa,
 };
-use pgtable::{Access, DirectMap, Error, Gpa, Gva, Prot, RangeError, Refusal, Walker};
+use pgtable::{
+    Access, Cause, DirectMap, Error, Gpa, Gva, Prot, RangeError, Recording, Refusal, Translate,
+    Walker,
+};
 
 /// A vCPU in long mode, with the bits that no mode is without.
-const LONG: Registers = Registers {
+const LONG_MODE: Registers = Registers {
     cr0: Cr0::from_bits(1 << 31 | 1),
     cr3: Cr3::from_bits(0x7000),
     cr4: Cr4::from_bits(1 << 5),
@@ -25,13 +28,19 @@ const REGISTERS: [ControlRegister; 4] =
 /// The registers with one bit the other way round.
 fn flipped(register: ControlRegister, bit: u8) -> Registers {
     let mask = 1_u64 << bit;
-    let Registers { cr0, cr3, cr4, efer } = LONG;
+    let Registers { cr0, cr3, cr4, efer } = LONG_MODE;
     match register {
-        ControlRegister::Cr0 => Registers { cr0: Cr0::from_bits(cr0.into_bits() ^ mask), ..LONG },
-        ControlRegister::Cr3 => Registers { cr3: Cr3::from_bits(cr3.into_bits() ^ mask), ..LONG },
-        ControlRegister::Cr4 => Registers { cr4: Cr4::from_bits(cr4.into_bits() ^ mask), ..LONG },
+        ControlRegister::Cr0 => {
+            Registers { cr0: Cr0::from_bits(cr0.into_bits() ^ mask), ..LONG_MODE }
+        }
+        ControlRegister::Cr3 => {
+            Registers { cr3: Cr3::from_bits(cr3.into_bits() ^ mask), ..LONG_MODE }
+        }
+        ControlRegister::Cr4 => {
+            Registers { cr4: Cr4::from_bits(cr4.into_bits() ^ mask), ..LONG_MODE }
+        }
         ControlRegister::Efer => {
-            Registers { efer: Efer::from_bits(efer.into_bits() ^ mask), ..LONG }
+            Registers { efer: Efer::from_bits(efer.into_bits() ^ mask), ..LONG_MODE }
         }
     }
 }
@@ -39,7 +48,7 @@ fn flipped(register: ControlRegister, bit: u8) -> Registers {
 /// Every bit of all four registers: one row at most names it, and `Paging::of` does what it says.
 #[test]
 fn case_b12_every_control_bit() {
-    let plain = Paging::of(LONG, Controls::new()).unwrap();
+    let plain = Paging::of(LONG_MODE, Controls::new()).unwrap();
     for register in REGISTERS {
         for bit in 0..64 {
             let rows: Vec<_> = CONTROL_BITS
@@ -63,8 +72,8 @@ fn case_b12_every_control_bit() {
     }
 }
 
-/// What is not modelled is refused by name: it changes which addresses are canonical, or who may
-/// use them.
+/// Tagged pointers go where the tag says nothing, or nowhere; each half of the address space is its
+/// owner's.
 #[test]
 fn case_b12_address_masking_and_separation() {
     let words: Vec<AtomicU64> = (0..0x8000 / 8).map(|_| AtomicU64::new(0)).collect();
@@ -75,34 +84,118 @@ fn case_b12_address_masking_and_separation() {
     let boot = boot_tables(format, &memory, area, &[mapping]).unwrap().registers;
     let raw =
         (boot.cr0.into_bits(), boot.cr3.into_bits(), boot.cr4.into_bits(), boot.efer.into_bits());
-    // A tagged pointer, as LAM_U48 and UAI allow it.
-    let tagged = Gva::new(0x7abc_0000_0000_1234);
-    for (name, cr3, cr4, efer) in [
-        ("LAM_U57", 1 << 61, 0, 0),
-        ("LAM_U48", 1 << 62, 0, 0),
-        ("LASS", 0, 1 << 27, 0),
-        ("LAM_SUP", 0, 1 << 28, 0),
-        ("UAIE", 0, 0, 1 << 20),
-        ("reserved", 0, 1 << 15, 0),
-        ("reserved", 0, 0, 1 << 63),
+    const LASS: u64 = 1 << 27;
+    const SMAP: u64 = 1 << 21;
+    let (read, fetch) = (Access::READ, Access::FETCH);
+    // A pointer, an access, the bits of CR3, CR4 and EFER; whether it reaches 0x1234.
+    for (gva, access, cr3, cr4, efer, reaches) in [
+        (0x7abc_0000_0000_1234, read, 0, 0, 0, false),
+        (0x7abc_0000_0000_1234, read, 1 << 62, 0, 0, true),
+        (0x7abc_0000_0000_1234, fetch, 1 << 62, 0, 0, false),
+        (0x7abc_0000_0000_1234, read, 1 << 61, 0, 0, false), // bits 56:48 are no tag
+        (0x7e00_0000_0000_1234, read, 1 << 61, 0, 0, true),
+        (0x7e00_0000_0000_1234, read, 1 << 61 | 1 << 62, 0, 0, true),
+        (0x7e00_0000_0000_1234, read, 0, 1 << 28, 0, false), // not the supervisor's half
+        (0xfe00_0000_0000_1234, read, 1 << 61, 0, 0, false),
+        (0xfe00_0000_0000_1234, read, 0, 0, 1 << 20, true),
+        (0xfe00_0000_0000_1234, fetch, 0, 0, 1 << 20, false),
+        (0x7abc_0000_0000_1234, read, 0, 0, 1 << 20, false),
+        (0x1234, read, 0, LASS, 0, true),
+        (0x1234, read, 0, LASS | SMAP, 0, false),
+        (0x1234, fetch, 0, LASS, 0, false),
+        (0x7abc_0000_0000_1234, read, 1 << 62, LASS, 0, true),
     ] {
-        for gva in [tagged, Gva::new(0x1234)] {
-            let found = gva_to_gpa(
-                raw.0,
-                raw.1 | cr3,
-                raw.2 | cr4,
-                raw.3 | efer,
-                memory,
-                gva,
-                Access::READ,
-            );
-            let Err(GvaError::Unsupported(Unsupported::Bit(refused))) = found else {
-                panic!("{name}: {found:?}");
-            };
-            assert_eq!(refused.name, name);
-            assert!(refused.to_string().contains(name), "{refused}");
+        let what = format!("{access} of {gva:#x}: CR3 {cr3:#x}, CR4 {cr4:#x}, EFER {efer:#x}");
+        let [cr3, cr4, efer] = [raw.1 | cr3, raw.2 | cr4, raw.3 | efer];
+        let found = gva_to_gpa(raw.0, cr3, cr4, efer, memory, Gva::new(gva), access);
+        match found {
+            Ok(gpa) => assert_eq!((gpa, reaches), (Gpa::new(0x1234), true), "{what}"),
+            Err(GvaError::Fault(fault)) => {
+                assert_eq!(
+                    (fault.arch, reaches),
+                    (LongModeFault::GeneralProtection, false),
+                    "{what}"
+                );
+            }
+            Err(error) => panic!("{what}: {error}"),
         }
     }
+    // Bits that no manual defines are refused.
+    for (cr4, efer) in [(1 << 15, 0), (0, 1 << 63)] {
+        let found =
+            gva_to_gpa(raw.0, raw.1, raw.2 | cr4, raw.3 | efer, memory, Gva::new(0x1234), read);
+        let Err(GvaError::Unsupported(Unsupported::Bit(refused))) = found else {
+            panic!("{found:?}");
+        };
+        assert_eq!(refused.name, "reserved");
+    }
+    // In compatibility mode addresses have 32 bits.
+    let registers = Registers::from_raw(raw.0, raw.1 | 1 << 62, raw.2 | LASS | SMAP, raw.3);
+    let paging = Paging::of(registers, Controls::new()).unwrap().compatibility_mode();
+    let page = paging.translate(memory, Gva::new(0xffff_ffff_0000_1234), read).unwrap();
+    assert_eq!(page.output, Gpa::new(0x1234));
+}
+
+/// CR4 bits that need others.
+#[test]
+fn case_b12_bits_that_need_others() {
+    let with = |cr0: u64, cr4: u64, efer: u64| {
+        Paging::of(Registers::from_raw(1 << 31 | 1 | cr0, 0x7000, cr4, efer), Controls::new())
+    };
+    let impossible = |found| matches!(found, Err(Unsupported::Impossible(_)));
+    const WP: u64 = 1 << 16;
+    const PAE: u64 = 1 << 5;
+    const CET: u64 = 1 << 23;
+    const PCIDE: u64 = 1 << 17;
+    const LONG: u64 = 1 << 10 | 1 << 8;
+    for (cr0, cr4, efer, want) in [
+        (0, CET, 0, true),
+        (WP, CET, 0, false),
+        (0, PAE | CET, LONG, true),
+        (WP, PAE | CET, LONG, false),
+        (0, PCIDE, 0, true),
+        (0, PAE | PCIDE, 0, true),
+        (0, PAE | PCIDE, LONG, false),
+    ] {
+        let found = with(cr0, cr4, efer);
+        assert_eq!(impossible(found), want, "CR0 {cr0:#x}, CR4 {cr4:#x}, EFER {efer:#x}");
+    }
+    let shadow = Controls { shadow_stack: true, ..Controls::new() };
+    assert!(impossible(Paging::of(LONG_MODE, shadow)), "a shadow-stack access without CET");
+}
+
+/// PAE paging by registers: they count, whatever stands in memory.
+#[test]
+fn case_b12_pdpte_registers() {
+    let words: Vec<AtomicU64> = (0..0x8000 / 8).map(|_| AtomicU64::new(0)).collect();
+    let memory = DirectMap::new(&words, Gpa::new(0));
+    words[0x2000 / 8].store(0x3067, Ordering::Relaxed);
+    words[0x3000 / 8].store(0x4007, Ordering::Relaxed);
+    let registers = Registers::from_raw(1 << 31 | 1, 0xffff_ffff_0000_1fe4, 1 << 5, 0);
+    let paging = Paging::of(registers, Controls::new()).unwrap();
+    let Paging::Pae { format, root, pdptes: None } = paging else { panic!("{paging:?}") };
+    assert_eq!(root, Gpa::new(0x1fe0));
+    // Not present in memory.
+    let (gva, write) = (Gva::new(0x8000_0678), Access::WRITE);
+    let fault = paging.translate(memory, gva, write).unwrap_err();
+    assert_eq!((fault.cause, fault.entry), (Cause::NotPresent, Some(Gpa::new(0x1ff0))));
+    // Loaded when memory held them, and changed since.
+    words[0x1ff0 / 8].store(0x2001, Ordering::Relaxed);
+    let loaded = format.load_pdptes(memory, root).unwrap();
+    assert_eq!(loaded, Pdptes([0, 0, 0x2001, 0]));
+    words[0x1ff0 / 8].store(0, Ordering::Relaxed);
+    let by_registers = paging.with_pdptes(loaded).unwrap();
+    let walker = Recording(by_registers.walker(memory));
+    assert_eq!(walker.translate(gva, write).unwrap().output, Gpa::new(0x4678));
+    assert_eq!(words[0x3000 / 8].load(Ordering::Relaxed), 0x4067, "accessed and dirty");
+    let fault = by_registers.translate(memory, Gva::new(0x1000), write).unwrap_err();
+    assert_eq!((fault.cause, fault.entry), (Cause::NotPresent, None), "a register has no address");
+    // What no MOV to CR3 loads.
+    words[0x1ff0 / 8].store(0x2003, Ordering::Relaxed);
+    let refused = PdpteError::Reserved { index: 2, word: 0x2003 };
+    assert_eq!(format.load_pdptes(memory, root), Err(refused));
+    assert_eq!(paging.with_pdptes(Pdptes([0, 0, 0x2003, 0])), Err(refused));
+    assert!(matches!(format.load_pdptes(memory, Gpa::new(0x8000)), Err(PdpteError::Memory(_))));
 }
 
 /// Registers that no processor holds together: every combination of the bits that make long mode.
@@ -117,8 +210,8 @@ fn case_b12_impossible_registers() {
         // What a processor can hold: no paging, 32-bit and PAE paging, and long mode.
         match (pe, pg, pae, lme, lma) {
             (_, 0, _, _, 0) => assert_eq!(found, Ok(Paging::Off), "{what}"),
-            (1, 1, 0, 0, 0) => assert_eq!(found, Err(Unsupported::Paging32), "{what}"),
-            (1, 1, 1, 0, 0) => assert_eq!(found, Err(Unsupported::Pae), "{what}"),
+            (1, 1, 0, 0, 0) => assert!(matches!(found, Ok(Paging::Bits32 { .. })), "{what}"),
+            (1, 1, 1, 0, 0) => assert!(matches!(found, Ok(Paging::Pae { .. })), "{what}"),
             (1, 1, 1, 1, 1) => assert!(matches!(found, Ok(Paging::Long { .. })), "{what}"),
             _ => {
                 let Err(error @ Unsupported::Impossible(bits)) = found else { panic!("{what}") };
@@ -186,10 +279,10 @@ fn case_b12_write_disable_of_a_key_needs_wp() {
 #[test]
 fn case_b12_encryption_bits() {
     for c_bit in [47, 51] {
-        let cr3 = Cr3::from_bits(LONG.cr3.into_bits() | 1 << c_bit);
+        let cr3 = Cr3::from_bits(LONG_MODE.cr3.into_bits() | 1 << c_bit);
         let processor = Controls { maxphyaddr: 43, amd: true, ..Controls::new() };
         let refused = RefusedBit { register: ControlRegister::Cr3, bit: c_bit, name: "reserved" };
-        let found = Paging::of(Registers { cr3, ..LONG }, processor);
+        let found = Paging::of(Registers { cr3, ..LONG_MODE }, processor);
         assert_eq!(found, Err(Unsupported::Bit(refused)));
     }
 }
@@ -205,7 +298,7 @@ fn case_b14_roots_beyond_maxphyaddr() {
         (52, 1 << 51, true),
     ] {
         let processor = Controls { maxphyaddr, ..Controls::new() };
-        let paging = Paging::of(Registers { cr3: Cr3::of(Gpa::new(root)), ..LONG }, processor);
+        let paging = Paging::of(Registers { cr3: Cr3::of(Gpa::new(root)), ..LONG_MODE }, processor);
         assert_eq!(paging.is_ok(), ok, "{maxphyaddr} bits, {root:#x}");
         let words: Vec<AtomicU64> = (0..0x1000 / 8).map(|_| AtomicU64::new(0)).collect();
         let memory = DirectMap::new(&words, Gpa::new(root));

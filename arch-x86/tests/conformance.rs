@@ -1,6 +1,9 @@
 //! x86's formats run through the conformance kit.
 
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls, TableEntry};
+use arch_x86::{
+    Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls, Pae, Paging32, Privacy,
+    TableEntry,
+};
 use pgtable_conformance::{codec, conformance};
 
 const SMALL: Controls = Controls { nxe: false, maxphyaddr: 40, ..Controls::new() };
@@ -10,9 +13,18 @@ const FLAGS: EptControls = EptControls { accessed_dirty: true, ..EptControls::ne
 const NO_FLAGS: EptControls =
     EptControls { accessed_dirty: false, execute_only: false, ..EptControls::new() };
 
+const SEV: Controls =
+    Controls { privacy: Privacy::Encrypted { bit: 47 }, amd: true, ..Controls::new() };
+const TDX: Controls = Controls { privacy: Privacy::Shared { bit: 51 }, ..Controls::new() };
+const SHADOW: Controls = Controls { cet: true, shadow_stack: true, ..Controls::new() };
+const SME: NptControls = NptControls::new().with_memory_encryption(0x4173);
+
 conformance! {
     long_mode: LongMode::new(Levels::Four, Controls::new());
     long_mode_5: LongMode::new(Levels::Five, Controls::new());
+    pae: Pae::new(Controls::new());
+    paging32: Paging32::new(Controls::new());
+    long_mode_sev: LongMode::new(Levels::Four, SEV);
     npt: Npt::new(Levels::Four, NptControls::new());
     ept: Ept::new(Levels::Four, FLAGS);
     ept_5: Ept::new(Levels::Five, NO_FLAGS);
@@ -25,6 +37,15 @@ codec! {
     long_mode_amd: LongMode::new(Levels::Five, Controls { amd: true, ..Controls::new() });
     long_mode_tables: LongMode::new(Levels::Four, Controls::new())
         .with_table_entry(TableEntry::new().with_rw(true));
+    long_mode_shadow: LongMode::new(Levels::Four, SHADOW);
+    pae_small: Pae::new(SMALL);
+    pae_sev: Pae::new(SEV);
+    pae_smap: Pae::new(SMAP);
+    paging32_small: Paging32::new(Controls { maxphyaddr: 36, ..Controls::new() });
+    paging32_plain: Paging32::new(Controls { pse: false, ..SMAP });
+    paging32_shadow: Paging32::new(SHADOW);
+    long_mode_tdx: LongMode::new(Levels::Five, TDX);
+    npt_sme: Npt::new(Levels::Four, SME);
     ept_plain: Ept::new(Levels::Four, NO_FLAGS);
     ept_user: Ept::new(Levels::Five, BY_XU);
     npt_5: Npt::new(Levels::Five, NptControls::new());

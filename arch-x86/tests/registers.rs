@@ -80,7 +80,7 @@ fn how_a_vcpu_translates() {
     };
     let controls =
         |registers: Registers, processor: Controls| match Paging::of(registers, processor) {
-            Ok(Paging::Long { format, root }) => {
+            Ok(Paging::Long { format, root, .. }) => {
                 assert_eq!(root, Gpa::new(0x7000));
                 (*format.controls(), format.levels())
             }
@@ -93,6 +93,7 @@ fn how_a_vcpu_translates() {
         nxe: false,
         pke: false,
         pks: false,
+        cet: false,
         ..Controls::new()
     };
     let all = Controls {
@@ -115,6 +116,8 @@ fn how_a_vcpu_translates() {
         assert_eq!(controls(cr4(1 << 21), processor).0, Controls { smap: true, ..none });
         assert_eq!(controls(cr4(1 << 22), processor).0, Controls { pke: true, ..none });
         assert_eq!(controls(cr4(1 << 24), processor).0, Controls { pks: true, ..none });
+        let cet = Registers { cr0: Cr0::from_bits(1 << 31 | 1 << 16 | 1), ..cr4(1 << 23) };
+        assert_eq!(controls(cet, processor).0, Controls { wp: true, cet: true, ..none });
         assert_eq!(controls(efer(1 << 11), processor).0, Controls { nxe: true, ..none });
         assert_eq!(controls(cr4(1 << 12), processor), (none, Levels::Five));
     }

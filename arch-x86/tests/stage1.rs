@@ -5,7 +5,7 @@
 
 pub(crate) mod support;
 
-use arch_x86::{Controls, KeyRegister, Levels, LongMode, LongModeFault};
+use arch_x86::{Controls, KeyRegister, Levels, LongMode, LongModeFault, Privacy};
 use pgtable::{Access, AccessKind, Gpa, Gva, Privilege, Walker};
 use proptest::prelude::*;
 use support::{Dice, Image, access};
@@ -58,6 +58,8 @@ pub(crate) fn reference(
         let Some(entry) = image.read(address) else {
             return Outcome::PageFault(address, code);
         };
+        // APM §15.34.5: the C-bit is no address bit, and not reserved.
+        let entry = entry & !c.privacy.mask();
         let bit = |n: u32| entry >> n & 1 == 1;
         if !bit(0) {
             return Outcome::PageFault(address, code);
@@ -165,14 +167,24 @@ pub(crate) fn outcome(format: LongMode, image: &Image, gva: u64, access: Access)
     }
 }
 
+/// No such bit, or any of those that the tables set now and then.
+pub(crate) fn privacy() -> impl Strategy<Value = Privacy> {
+    prop_oneof![
+        Just(Privacy::None),
+        (32_u8..52).prop_map(|bit| Privacy::Encrypted { bit }),
+        (32_u8..52).prop_map(|bit| Privacy::Shared { bit }),
+    ]
+}
+
 prop_compose! {
     fn controls()(
         bits: u16, ac: bool, pkru: u32, pkrs: u32, maxphyaddr in prop_oneof![Just(52_u8), 36_u8..52],
+        privacy in privacy(),
     ) -> Controls {
         let bit = |n: u16| bits >> n & 1 == 1;
         Controls {
             wp: bit(0), smep: bit(1), smap: bit(2), ac, nxe: bits & 0x600 != 0, pke: bit(3), pks: bit(4),
-            pkru: KeyRegister(pkru), pkrs: KeyRegister(pkrs), gib_pages: bit(5), maxphyaddr, amd: bit(6),
+            pkru: KeyRegister(pkru), pkrs: KeyRegister(pkrs), gib_pages: bit(5), maxphyaddr, amd: bit(6), privacy,
         }
     }
 }

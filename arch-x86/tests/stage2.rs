@@ -5,7 +5,7 @@
 
 pub(crate) mod support;
 
-use arch_x86::{Ept, EptControls, EptFault, Levels, Npt, NptControls};
+use arch_x86::{Ept, EptControls, EptFault, Levels, Npt, NptControls, Privacy};
 use pgtable::{Access, AccessKind, Gpa, Hpa, Privilege, Walker};
 use proptest::prelude::*;
 use support::{Dice, Image, access};
@@ -150,6 +150,8 @@ pub(crate) fn npt(
         let Some(entry) = image.read(table + (gpa >> shift & 511) * 8) else {
             return Outcome::Fault(info);
         };
+        // APM §7.10: the C-bit is no address bit, and not reserved.
+        let entry = entry & !c.privacy.mask();
         let bit = |n: u32| entry >> n & 1 == 1;
         if !bit(0) {
             return Outcome::Fault(info);
@@ -236,9 +238,10 @@ proptest! {
     #[test]
     fn npt_as_the_manual_says(
         nxe: bool, gib_pages: bool, five: bool, seed: u64, maxphyaddr in prop_oneof![Just(52_u8), 36_u8..52],
-        access in access(),
+        access in access(), bit in prop_oneof![Just(0_u8), 32_u8..52],
     ) {
-        let controls = NptControls { nxe, gib_pages, maxphyaddr };
+        let privacy = if bit == 0 { Privacy::None } else { Privacy::Encrypted { bit } };
+        let controls = NptControls { nxe, gib_pages, maxphyaddr, privacy };
         let mut dice = Dice(seed);
         let image = Image::new(|| npt_word(&mut dice));
         let (levels, number) = levels(five);

@@ -1,6 +1,7 @@
 //! What all cases are made of: an access, and words that fill a memory image.
 
 use arbitrary::Unstructured;
+use arch_x86::Privacy;
 use pgtable::{Access, AccessKind, Privilege};
 
 /// More words than this do not make a case more interesting.
@@ -19,6 +20,16 @@ pub fn access(choice: u8) -> Access {
 /// Whether bit `n` of `flags` is set.
 pub fn bit(flags: u16, n: u32) -> bool {
     flags >> n & 1 != 0
+}
+
+/// A bit of an address that says whether memory is private, or none.
+pub fn privacy(choice: u8) -> Privacy {
+    let bit = 12 + choice % 40;
+    match choice >> 6 {
+        0 => Privacy::Encrypted { bit },
+        1 => Privacy::Shared { bit },
+        _ => Privacy::None,
+    }
 }
 
 /// What is left of the input, as words; at least one.

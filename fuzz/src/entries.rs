@@ -10,7 +10,7 @@ use frag_alloc::TaggedTable;
 use pgtable::{Format, Gpa, Hpa, Level, Position};
 use pgtable_conformance::words;
 
-use crate::case::bit;
+use crate::case::{bit, privacy};
 
 #[derive(Arbitrary)]
 struct Header {
@@ -40,6 +40,7 @@ pub fn entries(data: &[u8]) {
         nxe: bit(flags, 5),
         gib_pages: bit(flags, 6),
         amd: bit(flags, 7),
+        privacy: privacy(header.shift),
         pke: bit(flags, 8),
         pkru: KeyRegister(address as u32),
         maxphyaddr,
@@ -52,7 +53,12 @@ pub fn entries(data: &[u8]) {
         gib_pages: controls.gib_pages,
         maxphyaddr,
     };
-    let npt = NptControls { nxe: controls.nxe, gib_pages: controls.gib_pages, maxphyaddr };
+    let npt = NptControls {
+        nxe: controls.nxe,
+        gib_pages: controls.gib_pages,
+        maxphyaddr,
+        privacy: controls.privacy,
+    };
     let case = Case { word, address, level: header.place, shift: header.shift };
     case.check(ProcessScoped::new(granule).with_strictness(strictness).with_rc(rc));
     case.check(PartitionScoped::new(granule).with_strictness(strictness).with_rc(rc));

@@ -4,7 +4,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use arch_x86::{Controls, KeyRegister, Levels, LongMode};
 use pgtable::Gpa;
 
-use crate::case::{access, bit, neighbours, words};
+use crate::case::{access, bit, neighbours, privacy, words};
 use crate::oracle::x86_stage1::support::Image;
 use crate::oracle::x86_stage1::{outcome, reference};
 use crate::reading::Tree;
@@ -14,6 +14,7 @@ struct Header {
     flags: u16,
     access: u8,
     maxphyaddr: u8,
+    privacy: u8,
     pkru: u32,
     pkrs: u32,
     gva: u64,
@@ -44,6 +45,7 @@ pub fn x86_walk(data: &[u8]) {
         gib_pages: bit(flags, 7),
         maxphyaddr: if bit(flags, 8) { 32 + header.maxphyaddr % 21 } else { 52 },
         amd: bit(flags, 9),
+        privacy: privacy(header.privacy),
     };
     let (levels, number) = if bit(flags, 10) { (Levels::Five, 5) } else { (Levels::Four, 4) };
     let unused = if bit(flags, 11) { 0 } else { 64 - (12 + 9 * number) };

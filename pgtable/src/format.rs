@@ -18,7 +18,7 @@
 
 use core::fmt;
 
-use crate::access::{Access, AccessKind, Attributes};
+use crate::access::{Access, AccessKind, Attributes, Prot};
 use crate::address::low_bits;
 use crate::fault::Cause;
 use crate::geometry::{Geometry, Level, Position};
@@ -471,6 +471,18 @@ pub trait FirstStage: Format<Stage = Stage1> {
         true
     }
 
+    /// What all entries on the way to the leaf `word` at `at`, reached by `path`, grant together.
+    /// For a second stage whose faults tell it
+    /// ([`fault_of_page`](SecondStage::fault_of_page)). By default what the leaf grants.
+    #[cold]
+    fn rights(&self, word: u64, at: Position, path: Self::Path) -> Prot {
+        let _ = path;
+        match self.decode(word, at) {
+            Entry::Leaf { attributes, .. } => attributes.prot(),
+            _ => Prot::new(),
+        }
+    }
+
     /// Where the entry for `offset` would stand in the table that `word` at `at` names, a malformed
     /// entry: if hardware has the second stage translate that address before it judges the entry.
     /// What the second stage then refuses goes before the entry's own fault. By default the entry
@@ -510,6 +522,15 @@ pub trait SecondStage: Format<Stage = Stage2> {
     #[inline(always)]
     fn guest_table_update(&self) -> Option<Access> {
         None
+    }
+
+    /// `fault`, which this stage raised for the final access to a page of the first stage that
+    /// grants `rights`, as hardware reports it. EPT tells the rights where it has advanced
+    /// information.
+    #[cold]
+    fn fault_of_page(&self, fault: Self::Fault, rights: Prot) -> Self::Fault {
+        let _ = rights;
+        fault
     }
 
     /// `fault`, which this stage raised for a table of the first stage on behalf of `access`, as

@@ -166,7 +166,7 @@ pub use iommu::{TableIommu, Translated};
 pub use iterate::{LeafIter, Run, RunLeaves};
 pub use lock::{DeferringAllocator, ReadSide};
 pub use memory::{DirectMap, LoadWith, MemoryError, ReadMemory, Refusal, TableMemory, TrustedMap};
-pub use paging_walker::{PagingState, PagingTree, PagingWalker};
+pub use paging_walker::{PagingState, PagingTranslation, PagingTree, PagingWalker, Walk};
 pub use record::{Recorded, Writers};
 pub use shared::{LockedRange, SharedPageTable, Writer};
 pub use shortcut::{Field, Pattern, Shortcuts, Step};

@@ -8,7 +8,7 @@ use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
 use crate::memory::ReadMemory;
 use crate::space::Translation;
-use crate::walk::{TranslationOf, Walker};
+use crate::walk::Walker;
 
 /// The tree that translates an access, if any.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,20 +32,67 @@ pub enum PagingTree<F: Format> {
     },
 }
 
-/// How a vCPU translates at the moment, as its registers say.
-pub trait PagingState: Copy + Debug {
-    /// The format of its trees.
-    type Format: Format;
-
-    /// The tree that translates `access` to `input`.
+impl<F: Format> PagingTree<F> {
+    /// What `walk` makes of `access` in this tree, whose tables are in `memory`; or the address
+    /// itself.
     ///
     /// # Errors
-    /// The fault of an access that no tree translates.
-    fn tree(
+    /// The fault that the access takes.
+    #[inline(always)]
+    pub fn walk<M: ReadMemory<Output<F>>>(
+        self,
+        memory: &M,
+        access: Access,
+        walk: Walk,
+    ) -> Result<PagingTranslation<F>, Fault<F>> {
+        let (format, root, input) = match self {
+            Self::Off { output, shift } => {
+                return Ok(Translation { output, shift, attributes: None });
+            }
+            Self::On { format, root, input } => (format, root, input),
+        };
+        let walker = Walker::new(format, memory, root);
+        let Translation { output, shift, attributes } = match walk {
+            Walk::Translate => walker.translate(input, access),
+            Walk::Record => walker.access(input, access),
+            Walk::Debug => walker.debug_translate(input, access),
+        }?;
+        Ok(Translation { output, shift, attributes: Some(attributes) })
+    }
+}
+
+/// Where an address goes, by trees of `F`. Attributes are `None` while translation is off.
+pub type PagingTranslation<F> = Translation<Output<F>, Option<<F as Format>::Attributes>>;
+
+/// What a walk does with an access.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Walk {
+    /// Judges it, and records nothing ([`Walker::translate`]).
+    Translate,
+    /// Judges it, and records it as accessed and dirty ([`Walker::access`]).
+    Record,
+    /// Allows it whatever the rights are, and records nothing ([`Walker::debug_translate`]).
+    Debug,
+}
+
+/// How a vCPU translates at the moment, as its registers say.
+pub trait PagingState: Copy + Debug {
+    /// The format in whose terms translations and faults are told. A mode whose tables have another
+    /// format translates by that and converts.
+    type Format: Format;
+
+    /// What `walk` makes of `access` to `input`, with tables in `memory`. With one format it is
+    /// [`PagingTree::walk`] of the tree that translates the access.
+    ///
+    /// # Errors
+    /// The fault that the access takes.
+    fn walk<M: ReadMemory<Output<Self::Format>>>(
         &self,
+        memory: &M,
         input: Input<Self::Format>,
         access: Access,
-    ) -> Result<PagingTree<Self::Format>, Fault<Self::Format>>;
+        walk: Walk,
+    ) -> Result<PagingTranslation<Self::Format>, Fault<Self::Format>>;
 }
 
 /// Translates a vCPU's virtual addresses as its registers say. Attributes are `None` while
@@ -72,35 +119,7 @@ impl<P, M> PagingWalker<P, M> {
 }
 
 /// Where an address goes, by the trees of `P`.
-type Found<P> = Translation<
-    Output<<P as PagingState>::Format>,
-    Option<<<P as PagingState>::Format as Format>::Attributes>,
->;
-
-impl<P: PagingState, M: ReadMemory<Output<P::Format>>> PagingWalker<P, M> {
-    /// What `walk` finds in the tree, or the address itself.
-    #[inline(always)]
-    fn go(
-        &self,
-        input: Input<P::Format>,
-        access: Access,
-        walk: impl FnOnce(
-            Walker<P::Format, &M>,
-            Input<P::Format>,
-        ) -> Result<TranslationOf<P::Format>, Fault<P::Format>>,
-    ) -> Result<Found<P>, Fault<P::Format>> {
-        match self.paging.tree(input, access)? {
-            PagingTree::Off { output, shift } => {
-                Ok(Translation { output, shift, attributes: None })
-            }
-            PagingTree::On { format, root, input } => {
-                let Translation { output, shift, attributes } =
-                    walk(Walker::new(format, &self.memory, root), input)?;
-                Ok(Translation { output, shift, attributes: Some(attributes) })
-            }
-        }
-    }
-}
+type Found<P> = PagingTranslation<<P as PagingState>::Format>;
 
 impl<P: PagingState, M: ReadMemory<Output<P::Format>>> Translate for PagingWalker<P, M> {
     type Input = Input<P::Format>;
@@ -110,18 +129,18 @@ impl<P: PagingState, M: ReadMemory<Output<P::Format>>> Translate for PagingWalke
 
     #[inline(always)]
     fn translate(&self, input: Self::Input, access: Access) -> Result<Found<P>, Self::Fault> {
-        self.go(input, access, |walker, input| walker.translate(input, access))
+        self.paging.walk(&self.memory, input, access, Walk::Translate)
     }
 }
 
 impl<P: PagingState, M: ReadMemory<Output<P::Format>>> TranslateRecording for PagingWalker<P, M> {
     fn access(&self, input: Self::Input, access: Access) -> Result<Found<P>, Self::Fault> {
-        self.go(input, access, |walker, input| walker.access(input, access))
+        self.paging.walk(&self.memory, input, access, Walk::Record)
     }
 }
 
 impl<P: PagingState, M: ReadMemory<Output<P::Format>>> TranslateUnjudged for PagingWalker<P, M> {
     fn debug_translate(&self, input: Self::Input, access: Access) -> Result<Found<P>, Self::Fault> {
-        self.go(input, access, |walker, input| walker.debug_translate(input, access))
+        self.paging.walk(&self.memory, input, access, Walk::Debug)
     }
 }

@@ -272,26 +272,28 @@ where
         }
         let words = [const { Cell::new((0, 0)) }; MAX_LEVELS];
         let nested = Nested { stage: self, taken: Cell::new(0), words, failed: Cell::new(None) };
-        let (stage1, of_page) =
+        let (leaf, offset) =
             match find(&self.stage1, ByValue(&nested), self.root.get(), address, access) {
-                Ok((leaf, offset)) => (
-                    leaf.translation(&self.stage1, offset),
-                    self.stage1.is_user_page(leaf.word, leaf.at, leaf.path),
-                ),
+                Ok(found) => found,
                 Err(fault) => return Err(self.of_table(fault, &nested)),
             };
+        let stage1 = leaf.translation(&self.stage1, offset);
         self.judge_updates(&nested, address, access)?;
         let judged = if self.stage2.format().asks_whose_page(access) {
-            Access {
-                privilege: if of_page { Privilege::User } else { Privilege::Supervisor },
-                ..access
-            }
+            let of_page = self.stage1.is_user_page(leaf.word, leaf.at, leaf.path);
+            let privilege = if of_page { Privilege::User } else { Privilege::Supervisor };
+            Access { privilege, ..access }
         } else {
             access
         };
         match self.second(stage1.output, judged) {
             Ok(stage2) => Ok(TwoStageTranslation { stage1, stage2 }),
-            Err(fault) => Err(TwoStageFault::Stage2 { address, access, table: None, fault }),
+            Err(fault) => {
+                let rights = self.stage1.rights(leaf.word, leaf.at, leaf.path);
+                let arch = self.stage2.format().fault_of_page(fault.arch, rights);
+                let fault = Fault { arch, ..fault };
+                Err(TwoStageFault::Stage2 { address, access, table: None, fault })
+            }
         }
     }
 

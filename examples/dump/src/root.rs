@@ -423,10 +423,8 @@ fn hash(request: &Request, infos: Infos<'_>) -> Result<Located, RootError> {
 /// Why a paging mode is not read, in words.
 pub(crate) fn unsupported(why: Unsupported) -> &'static str {
     match why {
-        Unsupported::Paging32 => "32-bit paging, which is not read",
-        Unsupported::Pae => "PAE paging, which is not read",
         Unsupported::Impossible(_) => "no paging mode: its control registers contradict each other",
-        // LAM, UAI, LASS, an encrypted guest's CR3, a reserved bit.
+        // An encrypted guest's CR3, a reserved bit.
         _ => "paging with a control bit that changes translation and is not read",
     }
 }

@@ -52,6 +52,10 @@ fn paging(index: usize, registers: X86Registers) -> Result<Cpu, String> {
     // Without the register PKRU and IA32_PKRS no key denies anything.
     match Paging::of(raw, Controls { ac, ..Controls::new() }) {
         Ok(Paging::Long { format, .. }) => Ok(Cpu { index, registers, format }),
+        Ok(Paging::Bits32 { .. }) => {
+            Err(format!("CPU {index} was in 32-bit paging, which is not read"))
+        }
+        Ok(Paging::Pae { .. }) => Err(format!("CPU {index} was in PAE paging, which is not read")),
         Ok(_) => Err(format!("CPU {index} had paging off (CR0 {cr0:#x})")),
         Err(why) => Err(format!("CPU {index} was in {}", unsupported(why))),
     }

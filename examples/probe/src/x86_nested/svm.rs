@@ -57,8 +57,11 @@ impl Second for Npt {
     }
 
     fn controls(machine: &Machine) -> Vec<NptControls> {
-        let usual =
-            NptControls { nxe: true, gib_pages: machine.gib_pages, maxphyaddr: machine.maxphyaddr };
+        let usual = NptControls {
+            gib_pages: machine.gib_pages,
+            maxphyaddr: machine.maxphyaddr,
+            ..NptControls::new()
+        };
         vec![usual, NptControls { nxe: false, ..usual }]
     }
 

@@ -35,7 +35,7 @@ impl<'a> Trees<'a> {
     ) -> Result<Self, Failure> {
         let sregs = &registers.sregs;
         let control = Control::from_raw(sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer);
-        let Paging::Long { format, root } = Paging::of(control, features.controls())? else {
+        let Paging::Long { format, root, .. } = Paging::of(control, features.controls())? else {
             return Err("the guest has no paging on".into());
         };
         println!("linux: CR3 {:#x}, the root at {root}; {:?} levels", sregs.cr3, format.levels());
