@@ -1,18 +1,20 @@
-//! x86 MMU formats for [`pgtable`]: long mode, EPT, nested paging.
+//! x86 MMU formats for [`pgtable`]: 32-bit, PAE and long mode, EPT, nested paging.
 //!
-//! - **Formats as values**: [`LongMode`] (stage 1, 4 or 5 levels), [`Npt`] and [`Ept`] (stage 2),
-//!   each with the processor's controls that take part in translation. `pgtable` walks, builds and
-//!   changes their trees.
+//! - **Formats as values**: [`LongMode`] (stage 1, 4 or 5 levels), [`Pae`] and [`Paging32`] (stage
+//!   1 of 32-bit guests), [`Npt`] and [`Ept`] (stage 2), each with the processor's controls that
+//!   take part in translation. `pgtable` walks, builds and changes their trees.
 //! - **Faults as the processor reports them**: [`LongModeFault`], [`NestedPageFault`],
 //!   [`EptFault`].
+//! - **Confidential guests**: [`Privacy`] names the C-bit of SEV or the shared bit of TDX, which
+//!   then is no address bit.
 //! - **Invalidation** as operands of INVLPG, INVPCID, INVVPID, INVEPT, VMRUN: from what a gather
 //!   collected to [`Flush`], [`invpcid`], [`invvpid`], [`invept`], [`tlb_control`].
 //! - **For VMMs**: [`boot_tables`] writes a vCPU's first tables; [`gva_to_gpa`] says what a guest's
-//!   address means; [`PagingWalker`] reaches the bytes there.
+//!   address means in whatever mode it is; [`PagingWalker`] reaches the bytes there. [`AddressRules`]
+//!   are LAM, UAI and LASS.
 //!
-//! Not covered: 32-bit and PAE paging, shadow-stack accesses, linear-address masking (LAM, UAI),
-//! LASS, sub-page permissions, guest-mode execute trap.
-//! [`Paging::of`] refuses by name what a register says of these: [`CONTROL_BITS`] lists every bit.
+//! Not covered: sub-page permissions, guest-paging verification, paging-write, HLAT, guest-mode
+//! execute trap. [`Paging::of`] refuses reserved bits: [`CONTROL_BITS`] lists every bit.
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
