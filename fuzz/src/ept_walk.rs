@@ -39,7 +39,8 @@ pub fn ept_walk(data: &[u8]) {
     let root = Hpa::new(u64::from(flags >> 12) << 12);
 
     if bit(flags, 7) {
-        let controls = NptControls { nxe: bit(flags, 0), gib_pages, maxphyaddr, ..NptControls::new() };
+        let controls =
+            NptControls { nxe: bit(flags, 0), gib_pages, maxphyaddr, ..NptControls::new() };
         let format = Npt::new(levels, controls);
         let walker = Walker::new(format, image.memory(), Hpa::new(0));
         for &gpa in &inputs {
