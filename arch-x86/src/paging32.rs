@@ -22,11 +22,17 @@ const PS: u64 = TableEntry::new().with_ps(true).into_bits();
 /// The page directory.
 const DIRECTORY: Level = Level(1);
 
+/// Bits 39:32 of an address, where the entry of a 4-MiB page has them.
+const fn high_bits(bits: u8) -> u64 {
+    HugePageEntry32::new().with_frame_high(bits).into_bits() as u64
+}
+
 /// The tables that CR3 refers to while CR4.PAE = 0, as a processor with these [`Controls`] reads
 /// them: a page directory and page tables of 1024 entries, pages of 4 KiB and, with CR4.PSE = 1, of
 /// 4 MiB; linear addresses of 32 bits.
 ///
-/// Physical addresses have 32 bits, those of 4-MiB pages up to 40 (PSE-36). There are neither XD
+/// Physical addresses have 32 bits, those of 4-MiB pages up to 40 (PSE-36): a part of such a page beyond 4 GiB cannot be unmapped, since no
+/// smaller pages map the rest ([`Unencodable`]). There are neither XD
 /// nor protection keys, and SMEP alone makes the error code tell fetches. An address of memory that
 /// is private or not has no bit for that (APM §15.34.5: all is private).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,11 +53,7 @@ impl Paging32 {
         let most = if maxphyaddr < PSE36_BITS { maxphyaddr } else { PSE36_BITS };
         let high = if pse36 { low_bits(most.saturating_sub(32)) } else { 0 };
         let tree = Tree::bits32(pse);
-        Self {
-            tree,
-            judge: Judge::new(controls, &tree),
-            high: HugePageEntry32::new().with_frame_high(high as u8).into_bits() as u64,
-        }
+        Self { tree, judge: Judge::new(controls, &tree), high: high_bits(high as u8) }
     }
 
     /// The same tables, whose entries for tables have the bits of `entry`:
@@ -91,7 +93,7 @@ impl Paging32 {
     /// Where the 4-MiB page of `word` is; `None` if reserved bits are set.
     const fn huge(&self, word: u64) -> Option<Gpa> {
         let entry = HugePageEntry32::from_bits(word as u32);
-        let high = HugePageEntry32::new().with_frame_high(entry.frame_high()).into_bits() as u64;
+        let high = high_bits(entry.frame_high());
         if entry.reserved() || high & !self.high != 0 {
             return None;
         }
@@ -150,7 +152,7 @@ impl Format for Paging32 {
             return self.tree.leaves(output.get(), attributes.page(), at);
         }
         let output = output.get();
-        let high = HugePageEntry32::new().with_frame_high((output >> 32) as u8).into_bits() as u64;
+        let high = high_bits((output >> 32) as u8);
         let fits = output & (low_bits(at.shift) | !low_bits(PSE36_BITS)) == 0
             && high & !self.high == 0
             && self.controls().pse;

@@ -6,6 +6,7 @@ use pgtable::{
 };
 
 use crate::attributes::PageAttributes;
+use crate::attributes32::Attributes32;
 use crate::gva::Paging;
 use crate::long_mode::LongMode;
 use crate::pae::{Pae, Pdptes};
@@ -117,7 +118,7 @@ impl PagingState for Paging {
                 let tree = PagingTree::On { format, root, input: narrow };
                 let found = tree.walk(memory, access, walk).map_err(fault)?;
                 let Translation { output, shift, attributes } = found;
-                let attributes = attributes.map(|attributes| attributes.page());
+                let attributes = attributes.map(Attributes32::page);
                 Ok(Translation { output, shift, attributes })
             }
         }

@@ -175,7 +175,7 @@ fn case_a_guest_boots() {
     );
     let paging = Paging::of(raw, controls).unwrap();
     for (gva, gpa, private) in [(0x1234, 0x1234, true), (0x20_0678, 0x20_0678, false)] {
-        let page = paging.translate(&memory, Gva::new(gva), Access::READ).unwrap();
+        let page = paging.translate(memory, Gva::new(gva), Access::READ).unwrap();
         assert_eq!(page.output, Gpa::new(gpa));
         assert_eq!(page.attributes.unwrap().is_private(C51), private);
     }

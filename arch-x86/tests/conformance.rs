@@ -23,7 +23,8 @@ conformance! {
     long_mode: LongMode::new(Levels::Four, Controls::new());
     long_mode_5: LongMode::new(Levels::Five, Controls::new());
     pae: Pae::new(Controls::new());
-    paging32: Paging32::new(Controls::new());
+    // Without pages beyond 4 GiB, no part of which can be unmapped.
+    paging32: Paging32::new(Controls { pse36: false, ..Controls::new() });
     long_mode_sev: LongMode::new(Levels::Four, SEV);
     npt: Npt::new(Levels::Four, NptControls::new());
     ept: Ept::new(Levels::Four, FLAGS);
@@ -41,6 +42,7 @@ codec! {
     pae_small: Pae::new(SMALL);
     pae_sev: Pae::new(SEV);
     pae_smap: Pae::new(SMAP);
+    paging32_pse36: Paging32::new(Controls::new());
     paging32_small: Paging32::new(Controls { maxphyaddr: 36, ..Controls::new() });
     paging32_plain: Paging32::new(Controls { pse: false, ..SMAP });
     paging32_shadow: Paging32::new(SHADOW);

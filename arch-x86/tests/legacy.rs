@@ -36,7 +36,7 @@ fn allowed(c: &Controls, way: &Way, writable: bool, dirty: bool, access: Access)
     match access.kind {
         AccessKind::Fetch => {
             let smep = !user && way.all_user && c.smep;
-            !(user && !way.all_user) && !smep && !way.any_xd
+            (!user || way.all_user) && !smep && !way.any_xd
         }
         AccessKind::Read | AccessKind::Write if c.shadow_stack => {
             let shadow_stack = way.tables_writable && !writable && dirty;
@@ -213,7 +213,7 @@ fn read32(words: &[AtomicU64], address: u64) -> Option<u32> {
     read(words, address).map(|word| (word >> (address % 8 * 8)) as u32)
 }
 
-/// PDE × PTE × controls × accesses, 9.4 million.
+/// PDE × PTE × controls × accesses: three million walks.
 #[test]
 fn case_pae_every_combination() {
     const XD: u64 = 1 << 63;
@@ -273,7 +273,7 @@ fn case_pae_pdptes() {
     }
 }
 
-/// PDE × PTE × controls × accesses × address widths, 4.7 million.
+/// PDE × PTE × controls × accesses × address widths: three million walks.
 #[test]
 fn case_32_every_combination() {
     let words = memory();
@@ -348,5 +348,58 @@ proptest! {
             let got = outcome(Paging32::new(c), image.memory(), 0, gva, access);
             prop_assert_eq!(got, want, "{} at {:#x}", access, gva);
         }
+    }
+}
+
+/// A 4-MiB page beyond 4 GiB cannot be broken: no smaller page maps what would be left of it.
+#[test]
+fn case_32_pages_beyond_4_gib_are_whole() {
+    let memory = Vec::from_iter((0..0x3000 / 8).map(|_| AtomicU64::new(0)));
+    let map = DirectMap::new(&memory, Gpa::new(0));
+    let format = Paging32::new(Controls::new());
+    let mut tree = pgtable::PageTable::new(format, map, Bump::default()).unwrap();
+    for (output, whole) in [(0x1_0040_0000, true), (0x40_0000, false)] {
+        let (gva, bytes) = (Gva::new(0x80_0000), 4 << 20);
+        let gpa = Gpa::new(output);
+        tree.map(gva, gpa, bytes, pgtable::Prot::RW.into(), pgtable::Leaves::Largest).unwrap();
+        let mut gather = pgtable::Gather::new(&pgtable::Unused, ());
+        let unmapped = tree.unmap(gva, 0x1000, &mut gather).map_err(|failed| failed.error);
+        let refused = matches!(unmapped, Err(pgtable::Error::Unencodable { .. }));
+        assert_eq!((refused, unmapped.is_ok()), (whole, !whole), "{output:#x}: {unmapped:?}");
+        let found = tree.walker().query(Gva::new(0x80_1000)).unwrap().unwrap();
+        assert_eq!(found.output.get(), output + 0x1000, "what was not unmapped stays");
+        tree.unmap(gva, bytes, &mut gather).unwrap();
+        gather.finish(tree.tables()).unwrap();
+    }
+}
+
+/// Pages from address 0 on.
+#[derive(Default)]
+struct Bump {
+    used: std::cell::Cell<usize>,
+    states: [pgtable::TableState; 3],
+}
+
+impl pgtable::TableAllocator<Gpa> for Bump {
+    fn allocate(&self, layout: pgtable::TableLayout) -> Result<Gpa, pgtable::AllocError> {
+        let table = self.used.get();
+        if table == self.states.len() {
+            return Err(pgtable::AllocError::Exhausted { layout });
+        }
+        self.used.set(table + 1);
+        Ok(Gpa::new(table as u64 * 0x1000))
+    }
+
+    fn free(
+        &self,
+        _: Gpa,
+        _: pgtable::TableLayout,
+        _: pgtable::Contents,
+    ) -> Result<(), pgtable::AllocError> {
+        Ok(())
+    }
+
+    fn state(&self, table: Gpa, _: pgtable::TableLayout) -> Option<&pgtable::TableState> {
+        self.states.get(usize::try_from(table.get() / 0x1000).ok()?)
     }
 }

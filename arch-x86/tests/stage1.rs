@@ -48,6 +48,9 @@ pub(crate) fn reference(
     if fetch && (c.nxe || c.smep) {
         code |= 1 << 4;
     }
+    if c.shadow_stack && !fetch {
+        code |= 1 << 6;
+    }
 
     let mut table = root;
     let mut level = levels;
@@ -87,6 +90,7 @@ pub(crate) fn reference(
         if reserved {
             return Outcome::PageFault(address, code | 1 | 1 << 3);
         }
+        let tables_writable = all_writable;
         all_writable &= bit(1);
         all_user &= bit(2);
         any_xd |= bit(63);
@@ -97,7 +101,11 @@ pub(crate) fn reference(
         }
 
         // The rights: §4.6.1. "User-mode address": U/S = 1 in every entry.
-        let allowed = if user {
+        let shadow_stack = c.shadow_stack && !fetch;
+        let allowed = if shadow_stack {
+            // A shadow-stack page of the mode of the access.
+            tables_writable && !bit(1) && bit(6) && all_user == user
+        } else if user {
             all_user
                 && match access.kind {
                     AccessKind::Read => true,
@@ -185,6 +193,7 @@ prop_compose! {
         Controls {
             wp: bit(0), smep: bit(1), smap: bit(2), ac, nxe: bits & 0x600 != 0, pke: bit(3), pks: bit(4),
             pkru: KeyRegister(pkru), pkrs: KeyRegister(pkrs), gib_pages: bit(5), maxphyaddr, amd: bit(6), privacy,
+            cet: bit(7), shadow_stack: bit(7) && bit(8), ..Controls::new()
         }
     }
 }

@@ -46,6 +46,9 @@ pub fn x86_walk(data: &[u8]) {
         maxphyaddr: if bit(flags, 8) { 32 + header.maxphyaddr % 21 } else { 52 },
         amd: bit(flags, 9),
         privacy: privacy(header.privacy),
+        cet: bit(flags, 10),
+        shadow_stack: bit(flags, 10) && bit(flags, 11),
+        ..Controls::new()
     };
     let (levels, number) = if bit(flags, 10) { (Levels::Five, 5) } else { (Levels::Four, 4) };
     let unused = if bit(flags, 11) { 0 } else { 64 - (12 + 9 * number) };
