@@ -8,7 +8,9 @@ pub(crate) mod support;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_x86::{Controls, LongModeFault, Pae, Paging32, Privacy};
-use pgtable::{Access, AccessKind, DirectMap, FirstStage, Gpa, Gva, Privilege, Walker};
+use pgtable::{
+    Access, AccessKind, DirectMap, FirstStage, Gpa, Gva, Privilege, TableMemory, Walker,
+};
 use proptest::prelude::*;
 use support::{Dice, Image, access};
 
@@ -339,7 +341,8 @@ proptest! {
             let gva = dice.word() >> 32;
             // The root anywhere in a page.
             let root = dice.word() % 128 * 32;
-            image.set(root + (gva >> 30) * 8, dice.table() | 1);
+            let pdpte = Gpa::new(root + (gva >> 30) * 8);
+            image.memory().word(pdpte).unwrap().store(dice.table() | 1, Ordering::Relaxed);
             let want = pae(|at| image.read(at), root, &c, gva, access);
             let got = outcome(Pae::new(c), image.memory(), root, gva, access);
             prop_assert_eq!(got, want, "{} at {:#x}", access, gva);

@@ -23,10 +23,6 @@ impl Image {
         DirectMap::new(&self.words, A::new(0))
     }
 
-    pub fn set(&self, address: u64, word: u64) {
-        self.words[address as usize / 8].store(word, std::sync::atomic::Ordering::Relaxed);
-    }
-
     pub fn read(&self, address: u64) -> Option<u64> {
         self.words
             .get(address as usize / 8)
