@@ -107,8 +107,8 @@ impl PageAttributes {
         self.page
     }
 
-    /// The same page, private or shared, where `privacy` has a bit for that. Pages are made with the
-    /// bit clear.
+    /// The same page, private or shared, where `privacy` has a bit for that. Pages are made with
+    /// the bit clear.
     #[must_use]
     pub const fn with_private(self, privacy: Privacy, private: bool) -> Self {
         let page = self.page.into_bits() & !privacy.mask() | privacy.of(private);

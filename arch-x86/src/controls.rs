@@ -86,7 +86,8 @@ pub struct Controls {
 }
 
 impl Controls {
-    /// WP and NXE on, pages of all sizes, 52 bits of physical address; no SMEP, SMAP, protection keys or shadow stacks.
+    /// WP and NXE on, pages of all sizes, 52 bits of physical address; no SMEP, SMAP, protection
+    /// keys or shadow stacks.
     #[must_use]
     pub const fn new() -> Self {
         Self {

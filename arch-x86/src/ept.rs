@@ -4,7 +4,7 @@ use core::sync::atomic::AtomicU64;
 
 use pgtable::{
     Access, AccessKind, Bits, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa, Hpa, Level,
-    Pattern, Position, Privilege, Record, SecondStage, Shortcuts, Stage2, Unencodable, Words,
+    Pattern, Position, Privilege, Prot, Record, SecondStage, Shortcuts, Stage2, Unencodable, Words,
     low_bits,
 };
 
@@ -25,6 +25,16 @@ pub struct EptControls {
     pub mode_based_execute: bool,
     /// The EPT pointer enables accessed and dirty flags.
     pub accessed_dirty: bool,
+    /// The EPT pointer enforces supervisor shadow stacks: shadow-stack accesses of supervisor mode
+    /// need a page with that mark, which may be read, below tables that may be read and written;
+    /// the page's own W does not count (SDM §29.3.3.2).
+    pub supervisor_shadow_stack: bool,
+    /// Reads and writes are shadow-stack accesses:
+    /// [`Controls::shadow_stack`](crate::Controls::shadow_stack).
+    pub shadow_stack: bool,
+    /// `IA32_VMX_EPT_VPID_CAP` bit 22: violations of final accesses tell the rights of the linear
+    /// address. Only a walk through both stages knows them.
+    pub advanced_information: bool,
     /// `IA32_VMX_EPT_VPID_CAP` bit 0: execute-only pages are supported.
     pub execute_only: bool,
     /// `IA32_VMX_EPT_VPID_CAP` bit 17: 1-GiB pages are supported.
@@ -35,12 +45,15 @@ pub struct EptControls {
 
 impl EptControls {
     /// Accessed and dirty flags, execute-only and 1-GiB pages, 52 bits of physical address; no
-    /// mode-based execute control.
+    /// mode-based execute control, shadow stacks or advanced information.
     #[must_use]
     pub const fn new() -> Self {
         Self {
             mode_based_execute: false,
             accessed_dirty: true,
+            supervisor_shadow_stack: false,
+            shadow_stack: false,
+            advanced_information: false,
             execute_only: true,
             gib_pages: true,
             maxphyaddr: 52,
@@ -61,6 +74,7 @@ const PS: u64 = EptTableEntry::new().with_ps(true).into_bits();
 const R: u64 = EptTableEntry::new().with_r(true).into_bits();
 const W: u64 = EptTableEntry::new().with_w(true).into_bits();
 const X: u64 = EptTableEntry::new().with_x(true).into_bits();
+const SHADOW_STACK: u64 = EptPageEntry::new().with_supervisor_shadow_stack(true).into_bits();
 
 /// What the entries on the way to an EPT page deny. Each right has to be granted by all of them. A
 /// bit that is set was clear in some entry.
@@ -126,10 +140,10 @@ impl Ept {
         Self { table: entry.with_reserved(0).with_ps(false).with_frame(0), ..self }
     }
 
-    /// The tree of a TDX guest's shared memory: that of the VMCS's shared EPT pointer. The processor
-    /// walks it for guest-physical addresses that have the shared bit (bit 47 or 51), by all of
-    /// their bits, and the secure EPT for others. So addresses without it do not belong to this
-    /// tree; [`Privacy::Shared`](crate::Privacy::Shared) takes the bit on and off.
+    /// The tree of a TDX guest's shared memory: that of the VMCS's shared EPT pointer. The
+    /// processor walks it for guest-physical addresses that have the shared bit (bit 47 or 51), by
+    /// all of their bits, and the secure EPT for others. So addresses without it do not belong to
+    /// this tree; [`Privacy::Shared`](crate::Privacy::Shared) takes the bit on and off.
     ///
     /// # Panics
     /// In a constant, at compile time: if the tree's addresses have no such bit.
@@ -161,6 +175,7 @@ impl Ept {
             .with_memory_type(MemoryType::WriteBack as u8)
             .with_walk_length(self.geometry.levels() - 1)
             .with_ad(self.controls.accessed_dirty)
+            .with_sss(self.controls.supervisor_shadow_stack)
             .with_frame((root.get() & address_bits(PAGE_SHIFT)) >> PAGE_SHIFT)
     }
 
@@ -168,7 +183,32 @@ impl Ept {
     /// dirty flags are on (SDM §29.3.3.2).
     #[must_use]
     pub const fn guest_table_access(&self) -> Access {
-        if self.controls.accessed_dirty { Access::WRITE } else { Access::READ }
+        let access = if self.controls.accessed_dirty { Access::WRITE } else { Access::READ };
+        // Never a supervisor's shadow-stack access.
+        if self.controls.shadow_stack { access.by_user() } else { access }
+    }
+
+    /// Whether `access` is a shadow-stack access. A fetch never is.
+    #[inline(always)]
+    const fn is_shadow_stack(&self, access: Access) -> bool {
+        self.controls.shadow_stack && !matches!(access.kind, AccessKind::Fetch)
+    }
+
+    /// Whether the leaf `word`, reached by `path`, allows `access`, all entries together denying
+    /// `denied`.
+    #[inline(always)]
+    const fn allows(&self, word: u64, path: EptPath, denied: u64, access: Access) -> bool {
+        let supervisor = matches!(access.privilege, Privilege::Supervisor);
+        if self.controls.supervisor_shadow_stack && supervisor && self.is_shadow_stack(access) {
+            let needed = R | SHADOW_STACK;
+            return path.denied.into_bits() & (R | W) == 0 && word & needed == needed;
+        }
+        denied & self.right(access) == 0
+    }
+
+    /// The violation of `access`, of which nothing else is known.
+    const fn violation(&self, access: Access) -> EptViolation {
+        EptViolation::of(access).with_shadow_stack(self.is_shadow_stack(access))
     }
 
     /// SDM §29.3.3.1: writable but not readable, or executable but not readable without support for
@@ -306,11 +346,13 @@ impl Format for Ept {
     #[inline(always)]
     fn check(&self, word: u64, _: Position, path: EptPath, access: Access) -> Result<(), EptFault> {
         let EptPath { denied } = path.through(word, self.present());
-        if denied.into_bits() & self.right(access) == 0 {
+        if self.allows(word, path, denied.into_bits(), access) {
             return Ok(());
         }
+        let marked = self.controls.supervisor_shadow_stack && word & SHADOW_STACK != 0;
         Err(EptFault::Violation(
-            EptViolation::of(access)
+            self.violation(access)
+                .with_supervisor_shadow_stack(marked)
                 .with_readable(!denied.r())
                 .with_writable(!denied.w())
                 .with_executable(!denied.x())
@@ -327,7 +369,7 @@ impl Format for Ept {
             | Cause::NotPresent
             | Cause::TableAccess
             | Cause::Contended
-            | Cause::Denied => EptFault::Violation(EptViolation::of(access)),
+            | Cause::Denied => EptFault::Violation(self.violation(access)),
         }
     }
 
@@ -339,6 +381,8 @@ impl Format for Ept {
             EptPageEntry::new().with_memory_type(MemoryType::WriteBack as u8).into_bits();
         const MEMORY_TYPE: u64 = EptPageEntry::new().with_memory_type(7).into_bits();
         let right = match access {
+            // Two kinds of pages allow them.
+            Some(access) if self.is_shadow_stack(access) => return None,
             Some(access) => self.right(access),
             None => 0,
         };
@@ -369,7 +413,17 @@ impl SecondStage for Ept {
     /// such flags too, the loads are writes already.
     #[inline(always)]
     fn guest_table_update(&self) -> Option<Access> {
-        if self.controls.accessed_dirty { None } else { Some(Access::WRITE) }
+        if self.controls.accessed_dirty { None } else { Some(Access::WRITE.by_user()) }
+    }
+
+    /// SDM §28.2.1, bits 11:9, where there is advanced information.
+    fn fault_of_page(&self, fault: EptFault, rights: Prot) -> EptFault {
+        match fault {
+            EptFault::Violation(violation) if self.controls.advanced_information => {
+                EptFault::Violation(violation.of_page(rights))
+            }
+            fault => fault,
+        }
     }
 
     #[inline]

@@ -4,7 +4,7 @@
 use core::fmt;
 
 use bitfield_struct::bitfield;
-use pgtable::{Access, AccessKind};
+use pgtable::{Access, AccessKind, Prot};
 
 /// The exit qualification of an EPT violation (SDM §28.2.1, table "Exit Qualification for EPT
 /// Violations"). The guest-physical address is that of the [`pgtable::Fault`] that carries it.
@@ -35,17 +35,19 @@ pub struct EptViolation {
     /// The access was to the translation of that linear address; 0: to a guest paging structure, on
     /// the way there.
     pub translated: bool,
-    /// Advanced information: the linear address is a user-mode address. A walk never sets it.
+    /// Advanced information: the linear address is a user-mode address
+    /// ([`of_page`](Self::of_page)).
     pub linear_user: bool,
-    /// Advanced information: the linear address is writable. A walk never sets it.
+    /// Advanced information: the linear address is writable.
     pub linear_writable: bool,
-    /// Advanced information: the linear address is execute-disabled. A walk never sets it.
+    /// Advanced information: the linear address is execute-disabled.
     pub linear_xd: bool,
     /// NMI unblocking due to IRET. A walk never sets it.
     pub nmi_unblocking: bool,
-    /// The access was a shadow-stack access. A walk never sets it.
+    /// The access was a shadow-stack access
+    /// ([`EptControls::shadow_stack`](crate::EptControls::shadow_stack)).
     pub shadow_stack: bool,
-    /// The page is a supervisor shadow stack. A walk never sets it.
+    /// The page is a supervisor shadow stack, and the EPT pointer enforces these.
     pub supervisor_shadow_stack: bool,
     /// Guest-paging verification failed. A walk never sets it.
     pub guest_paging_verification: bool,
@@ -71,7 +73,16 @@ impl EptViolation {
     /// that walk's loads count as writes, the processor sets read and write.
     #[must_use]
     pub const fn of_guest_table(self) -> Self {
-        self.with_translated(false).with_read(true)
+        self.with_translated(false).with_read(true).with_shadow_stack(false)
+    }
+
+    /// The same violation with advanced information: a final access to a linear address whose guest
+    /// paging structures grant `rights`. Without guest paging they grant everything.
+    #[must_use]
+    pub const fn of_page(self, rights: Prot) -> Self {
+        self.with_linear_user(rights.user())
+            .with_linear_writable(rights.write())
+            .with_linear_xd(!rights.execute())
     }
 }
 

@@ -177,7 +177,7 @@ prop_compose! {
         maxphyaddr in 32_u8..=52,
     ) -> Ept {
         let levels = if five { Levels::Five } else { Levels::Four };
-        Ept::new(levels, EptControls { mode_based_execute, accessed_dirty, execute_only, gib_pages, maxphyaddr })
+        Ept::new(levels, EptControls { mode_based_execute, accessed_dirty, execute_only, gib_pages, maxphyaddr, ..EptControls::new() })
     }
 }
 

@@ -94,7 +94,8 @@ pub enum Paging {
 
 impl Paging {
     /// What `registers` say. `processor` supplies what they do not: MAXPHYADDR, 1-GiB pages,
-    /// PSE-36, the vendor, EFLAGS.AC, PKRU and PKRS, and whether accesses are shadow-stack accesses.
+    /// PSE-36, the vendor, EFLAGS.AC, PKRU and PKRS, and whether accesses are shadow-stack
+    /// accesses.
     ///
     /// [`CONTROL_BITS`](crate::CONTROL_BITS) lists what becomes of each bit. Of a guest with
     /// encrypted memory (SEV), `processor.privacy` names the C-bit, which is then taken off CR3 and

@@ -203,14 +203,14 @@ pub fn tlb_control(stale: &Stale<Gpa>, flush_by_asid: bool) -> TlbControl {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use pgtable::{Address, Gather, Invalidate, InvalidateFailed, Stage, Stage1, Stage2};
     extern crate std;
     use std::vec::Vec;
 
     /// Lets a test look at a gather's contents and drop it.
-    struct Look;
+    pub(crate) struct Look;
 
     impl<S: Stage> Invalidate<S> for Look {
         type Identity = ();
@@ -222,7 +222,10 @@ mod tests {
         fn abandoned(&self, (): (), _: usize, _: Result<(), InvalidateFailed>) {}
     }
 
-    fn gather<S: Stage>(ranges: &[(u64, u64, u8)], everything: bool) -> Gather<'static, S, Look> {
+    pub(crate) fn gather<S: Stage>(
+        ranges: &[(u64, u64, u8)],
+        everything: bool,
+    ) -> Gather<'static, S, Look> {
         let mut gather = Gather::new(&Look, ());
         for &(start, last, shift) in ranges {
             gather.pages(S::Input::new(start), S::Input::new(last), shift);

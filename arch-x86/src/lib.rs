@@ -7,14 +7,16 @@
 //!   [`EptFault`].
 //! - **Confidential guests**: [`Privacy`] names the C-bit of SEV or the shared bit of TDX, which
 //!   then is no address bit.
-//! - **Invalidation** as operands of INVLPG, INVPCID, INVVPID, INVEPT, VMRUN: from what a gather
-//!   collected to [`Flush`], [`invpcid`], [`invvpid`], [`invept`], [`tlb_control`].
-//! - **For VMMs**: [`boot_tables`] writes a vCPU's first tables; [`gva_to_gpa`] says what a guest's
-//!   address means in whatever mode it is; [`PagingWalker`] reaches the bytes there. [`AddressRules`]
-//!   are LAM, UAI and LASS.
+//! - **Invalidation** as operands of INVLPG, INVPCID, INVVPID, INVEPT, INVLPGA, INVLPGB, VMRUN:
+//!   from what a gather collected to [`Flush`], [`invpcid`], [`invvpid`], [`invept`], [`invlpga`],
+//!   [`invlpgb`], [`tlb_control`].
+//! - **For VMMs**: [`boot_tables`] writes a vCPU's first tables; [`gva_to_gpa`] says what a
+//!   guest's address means in whatever mode it is; [`PagingWalker`] reaches the bytes there.
+//!   [`AddressRules`] are LAM, UAI and LASS.
 //!
 //! Not covered: sub-page permissions, guest-paging verification, paging-write, HLAT, guest-mode
-//! execute trap. [`Paging::of`] refuses reserved bits: [`CONTROL_BITS`] lists every bit.
+//! execute trap: [`Ept::of`] and [`Npt::of`] refuse them by name, [`STAGE2_BITS`] lists every bit.
+//! [`Paging::of`] refuses reserved bits: [`CONTROL_BITS`] lists every bit.
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
@@ -44,6 +46,7 @@
 mod attributes;
 mod attributes32;
 mod boot;
+mod broadcast;
 mod control_bits;
 mod controls;
 mod entry;
@@ -64,11 +67,16 @@ mod privacy;
 mod registers;
 mod rights;
 mod shape;
+mod stage2_registers;
 mod tree;
 
 pub use attributes::PageAttributes;
 pub use attributes32::Attributes32;
 pub use boot::{BootError, BootMapping, BootTables, boot_tables};
+pub use broadcast::{
+    BroadcastTarget, Invlpga, Invlpgb, InvlpgbAddress, InvlpgbContext, InvlpgbCount, invlpga,
+    invlpgb, invlpgb_nested,
+};
 pub use control_bits::{CONTROL_BITS, ControlBits, ControlRegister, Effect, RefusedBit};
 pub use controls::{Controls, KeyRegister, KeyRights, Levels};
 pub use entry::{HugePageEntry, HugePageEntry32, PageEntry, Pdpte, TableEntry};
@@ -91,6 +99,7 @@ pub use paging_walker::{LinearTranslation, PagingWalker};
 pub use paging32::Paging32;
 pub use privacy::Privacy;
 pub use registers::{Cr0, Cr3, Cr3Pae, Cr3Pcid, Cr4, Efer, Pcid, Registers};
+pub use stage2_registers::{STAGE2_BITS, Stage2Bits, Stage2Register, Stage2Unsupported};
 pub use tree::Path;
 
 #[cfg(doctest)]

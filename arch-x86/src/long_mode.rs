@@ -54,8 +54,8 @@ impl LongMode {
         Self { tree: self.tree.with_table_entry(entry), ..self }
     }
 
-    /// The same tables, whose entries for tables, and CR3, say that these are private (or not), where
-    /// the controls' `privacy` has a bit for that. By default they are private.
+    /// The same tables, whose entries for tables, and CR3, say that these are private (or not),
+    /// where the controls' `privacy` has a bit for that. By default they are private.
     #[must_use]
     pub const fn with_private_tables(self, private: bool) -> Self {
         Self { tree: self.tree.with_private_tables(private), ..self }

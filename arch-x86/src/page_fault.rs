@@ -98,9 +98,9 @@ impl fmt::Display for PageFaultCode {
 pub enum LongModeFault {
     /// #PF with this error code.
     PageFault(PageFaultCode),
-    /// #GP(0): the address is not canonical, or LASS forbids its half of the address space. An access through the stack segment (PUSH, POP, a base
-    /// of RSP or RBP) raises #SS(0) instead: the walk does not know the segment, the embedder's
-    /// instruction decoder does.
+    /// #GP(0): the address is not canonical, or LASS forbids its half of the address space. An
+    /// access through the stack segment (PUSH, POP, a base of RSP or RBP) raises #SS(0) instead:
+    /// the walk does not know the segment, the embedder's instruction decoder does.
     GeneralProtection,
 }
 

@@ -31,10 +31,10 @@ const fn high_bits(bits: u8) -> u64 {
 /// them: a page directory and page tables of 1024 entries, pages of 4 KiB and, with CR4.PSE = 1, of
 /// 4 MiB; linear addresses of 32 bits.
 ///
-/// Physical addresses have 32 bits, those of 4-MiB pages up to 40 (PSE-36): a part of such a page beyond 4 GiB cannot be unmapped, since no
-/// smaller pages map the rest ([`Unencodable`]). There are neither XD
-/// nor protection keys, and SMEP alone makes the error code tell fetches. An address of memory that
-/// is private or not has no bit for that (APM §15.34.5: all is private).
+/// Physical addresses have 32 bits, those of 4-MiB pages up to 40 (PSE-36): a part of such a page
+/// beyond 4 GiB cannot be unmapped, since no smaller pages map the rest ([`Unencodable`]). There
+/// are neither XD nor protection keys, and SMEP alone makes the error code tell fetches. An address
+/// of memory that is private or not has no bit for that (APM §15.34.5: all is private).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Paging32 {
     tree: Tree,

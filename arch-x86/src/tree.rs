@@ -1,5 +1,5 @@
-//! The tree of the long-mode layout: what stage 1, PAE paging included, and AMD's nested paging have
-//! in common.
+//! The tree of the long-mode layout: what stage 1, PAE paging included, and AMD's nested paging
+//! have in common.
 //!
 //! Everything here is about words; who may do what with a page is the formats' affair.
 
@@ -182,8 +182,8 @@ impl Tree {
         Self::of(pae_geometry(), HIGH | when(!nxe, XD), 0, maxphyaddr, privacy)
     }
 
-    /// The page directories and page tables of 32-bit paging, but for 4-MiB pages. Entries have four
-    /// bytes; their upper half reads as zero.
+    /// The page directories and page tables of 32-bit paging, but for 4-MiB pages. Entries have
+    /// four bytes; their upper half reads as zero.
     pub(crate) const fn bits32(pse: bool) -> Self {
         const HIGH: u64 = TableEntry::new().with_avl_high(0x7ff).with_xd(true).into_bits();
         let tree = Self::of(geometry32(pse), HIGH, 0, 32, Privacy::None);

@@ -34,6 +34,9 @@ pub(crate) fn ept(
         AccessKind::Write => 2,
         AccessKind::Fetch => 4,
     };
+    if c.shadow_stack && access.kind != AccessKind::Fetch {
+        qualification |= 1 << 13;
+    }
     if gpa >> (12 + 9 * levels) != 0 {
         return Outcome::Fault(qualification);
     }
@@ -72,6 +75,7 @@ pub(crate) fn ept(
             return Outcome::Misconfiguration;
         }
 
+        let tables_writable = w;
         r &= bit(0);
         w &= bit(1);
         x &= bit(2);
@@ -84,7 +88,12 @@ pub(crate) fn ept(
 
         // §29.3.3.2.
         let user_fetch = c.mode_based_execute && access.privilege == Privilege::User;
+        let shadow_stack = c.shadow_stack && access.kind != AccessKind::Fetch;
+        let supervisor = access.privilege == Privilege::Supervisor;
         let allowed = match access.kind {
+            _ if c.supervisor_shadow_stack && shadow_stack && supervisor => {
+                r && tables_writable && bit(60)
+            }
             AccessKind::Read => r,
             AccessKind::Write => w,
             AccessKind::Fetch => {
@@ -96,7 +105,13 @@ pub(crate) fn ept(
             }
         };
         if !allowed {
-            let rights = [(r, 3), (w, 4), (x, 5), (xu && c.mode_based_execute, 6)];
+            let rights = [
+                (r, 3),
+                (w, 4),
+                (x, 5),
+                (xu && c.mode_based_execute, 6),
+                (c.supervisor_shadow_stack && bit(60), 14),
+            ];
             return Outcome::Fault(
                 rights
                     .iter()
@@ -215,9 +230,13 @@ proptest! {
     #[test]
     fn ept_as_the_manual_says(
         mode_based_execute: bool, accessed_dirty: bool, execute_only: bool, gib_pages: bool, five: bool, seed: u64,
-        maxphyaddr in prop_oneof![Just(52_u8), 36_u8..52], access in access(),
+        maxphyaddr in prop_oneof![Just(52_u8), 36_u8..52], access in access(), shadow in 0_u8..4,
     ) {
-        let controls = EptControls { mode_based_execute, accessed_dirty, execute_only, gib_pages, maxphyaddr };
+        let controls = EptControls {
+            mode_based_execute, accessed_dirty, execute_only, gib_pages, maxphyaddr,
+            supervisor_shadow_stack: shadow & 1 != 0, shadow_stack: shadow & 2 != 0,
+            ..EptControls::new()
+        };
         let mut dice = Dice(seed);
         let image = Image::new(|| ept_word(&mut dice));
         let (levels, number) = levels(five);

@@ -52,6 +52,9 @@ pub fn entries(data: &[u8]) {
         execute_only: bit(flags, 11),
         gib_pages: controls.gib_pages,
         maxphyaddr,
+        supervisor_shadow_stack: bit(flags, 12),
+        shadow_stack: bit(flags, 13),
+        ..EptControls::new()
     };
     let npt = NptControls {
         nxe: controls.nxe,

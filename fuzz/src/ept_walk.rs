@@ -57,6 +57,7 @@ pub fn ept_walk(data: &[u8]) {
             execute_only: bit(flags, 2),
             gib_pages,
             maxphyaddr,
+            ..EptControls::new()
         };
         let format = Ept::new(levels, controls);
         let walker = Walker::new(format, image.memory(), Hpa::new(0));
