@@ -7,7 +7,7 @@ use crate::descent::{ByValue, Reading};
 use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
 use crate::memory::TableMemory;
-use crate::quick::{Unusual, last, to_table};
+use crate::quick::{Unusual, entry, to_table};
 use crate::table::PageTable;
 use crate::walk::{TranslationOf, read_quickly, translate_slowly};
 
@@ -102,7 +102,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Anchored<'_, F, M> {
             (self.part, self.access) = (part, access);
         }
         let table = to_table::<F, _>(&shortcuts, memory, (anchor, self.upper), 0, offset)?;
-        last::<F, _>(&shortcuts, memory, table, offset)
+        entry::<F, _>(&shortcuts, memory, (0, table), offset)
             .and_then(|last| read_quickly(format, &last, offset))
             .ok_or(Unusual::NONE)
     }

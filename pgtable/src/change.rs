@@ -204,7 +204,8 @@ where
         {
             return Ok(bytes);
         }
-        if self.unmap_leaf::<1, I>(input, bytes, gather)
+        if self.unmap_last(input, bytes, gather)
+            || self.unmap_leaf::<1, I>(input, bytes, gather)
             || self.unmap_leaf::<2, I>(input, bytes, gather)
         {
             return Ok(bytes);

@@ -1,20 +1,33 @@
 //! One leaf, mapped or unmapped without a trail: the common case of both verbs.
 //!
-//! A quick descent comes to the leaf's table, by entries of the tree's own shape, and the table's
-//! state names this tree. Where it meets anything else, or where more than this one entry changes (a
-//! table is missing, a table becomes empty), nothing is changed, and the verb begins as for a range.
+//! A quick descent comes to the leaf's table, by entries of the tree's own shape, and the state of
+//! that table names this tree. Where the descent meets anything else, nothing is changed, and the
+//! verb begins as for a range.
+//!
+//! A table of the last level is made for its first page and leaves with its last one. Then all
+//! tables on the way are asked for, as where a range is changed: each must be this tree's, and none
+//! may be on the way to itself.
 
-use crate::address::low_bits;
-use crate::allocator::TableAllocator;
-use crate::descent::InPlace;
+use arrayvec::ArrayVec;
+
+use crate::address::{Address, low_bits};
+use crate::allocator::{Contents, TableAllocator};
+use crate::descent::{InPlace, Node};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
-use crate::geometry::Level;
+use crate::geometry::{Level, MAX_LEVELS};
 use crate::group::group_of;
 use crate::memory::TableMemory;
-use crate::quick::descend_quickly_to;
+use crate::quick::{Last, descend_quickly_to, entry, to_table_by};
+use crate::shortcut::Shortcuts;
 use crate::space::Leaves;
-use crate::table::PageTable;
+use crate::table::{PageTable, layout};
+use crate::word::Word;
+
+/// The addresses of tables, from the root on.
+type Way = ArrayVec<u64, MAX_LEVELS>;
+/// An offset, the entry of level 1 for it, and the tables on the way there.
+type Above<'m, F> = (u64, Last<Word<'m, F>>, Way);
 
 impl<F, M, A> PageTable<F, M, A>
 where
@@ -22,7 +35,8 @@ where
     M: TableMemory<Output<F>>,
     A: TableAllocator<Output<F>>,
 {
-    /// Maps one leaf of `LEVEL`; false, and nothing changed, if that is not all that there is to do.
+    /// Maps one leaf of `LEVEL`; false, and nothing changed, if that is not all that there is to
+    /// do.
     #[inline(always)]
     pub(crate) fn map_leaf<const LEVEL: u8>(
         &mut self,
@@ -101,6 +115,121 @@ where
         self.wrote(node.entry::<F>(offset), 1);
         gather.pages(input, input, node.shift);
         true
+    }
+
+    /// Maps one page in a table of the last level that is made for it; false, and nothing changed,
+    /// if that is not all that there is to do.
+    pub(crate) fn map_first(
+        &mut self,
+        input: Input<F>,
+        output: Output<F>,
+        bytes: u64,
+        attributes: F::Attributes,
+        leaves: Leaves,
+    ) -> bool {
+        let Some(shortcuts) = self.format.shortcuts(None) else { return false };
+        let page = shortcuts.step(0);
+        let at_once = self.leaf_at_once(input, (page.shift(), bytes), leaves);
+        let Some((offset, above, _)) =
+            at_once.and_then(|offset| self.table_above(&shortcuts, offset))
+        else {
+            return false;
+        };
+        // If it is absent and not empty, it may be annotated.
+        if above.word != 0 {
+            return false;
+        }
+        let (parent, width) = (above.node(), page.width());
+        let at = parent.below(0, width).position();
+        let Ok(leaf) = self.format.leaves(output, attributes, at) else { return false };
+        let layout = layout::<F>(parent.below(0, width));
+        // Whatever fails is told by the general case, which meets it again.
+        let Ok(table) = self.allocate(layout, Contents::Zeroed, self.tree) else { return false };
+        let node = parent.below(table.get(), width);
+        let entry = node.entry::<F>(offset);
+        let made = match (self.word(entry), self.table_word(parent, node)) {
+            (Ok(slot), Ok(link)) => self
+                .state(parent)
+                .is_some_and(|state| state.add_one(self.tree))
+                .then_some((slot, link)),
+            _ => None,
+        };
+        let Some((slot, link)) = made else {
+            // It is a live table of this tree, which nothing leads to.
+            let _ = self.free_unseen(node, Contents::Zeroed, self.tree);
+            return false;
+        };
+        Word::<F>::new(slot).store(leaf.first);
+        self.wrote(entry, 1);
+        self.count(node, 1, self.tree);
+        self.publish(above.slot, parent.entry::<F>(offset), link);
+        self.appeared(offset, 1 << node.shift);
+        true
+    }
+
+    /// Unmaps the last page of a table of the last level, which leaves a table that keeps others;
+    /// false, and nothing changed, if it is any other case.
+    pub(crate) fn unmap_last<I: Invalidate<F::Stage>>(
+        &mut self,
+        input: Input<F>,
+        bytes: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> bool {
+        let Some(shortcuts) = self.format.shortcuts(None) else { return false };
+        let at_once = self.leaf_at_once(input, (shortcuts.step(0).shift(), bytes), Leaves::Largest);
+        let Some((offset, above, way)) =
+            at_once.and_then(|offset| self.table_above(&shortcuts, offset))
+        else {
+            return false;
+        };
+        let Some(table) = above.step.address(above.word) else { return false };
+        let memory = InPlace(&self.memory);
+        let last = entry::<F, _>(&shortcuts, memory, (0, table), offset);
+        let Some(last) = last.filter(|last| last.step.address(last.word).is_some()) else {
+            return false;
+        };
+        let (parent, node) = (above.node(), last.node());
+        let [Some(state), Some(state_above)] = [node, parent].map(|node| self.state(node)) else {
+            return false;
+        };
+        if way.contains(&table)
+            || state.live_of(self.tree) != Some(1)
+            || gather.make_room(&self.tables).is_err()
+            || !state_above.remove_one(self.tree)
+        {
+            return false;
+        }
+        state.remove_last(self.tree);
+        last.slot.store(0);
+        self.wrote(node.entry::<F>(offset), 1);
+        above.slot.store(0);
+        self.wrote(parent.entry::<F>(offset), 1);
+        gather.pages(input, input, node.shift);
+        self.retire(node, self.tree, Contents::Zeroed, gather);
+        true
+    }
+
+    /// The entry of level 1 for `offset`, which is given back, and the tables on the way there from
+    /// the root on: each is this tree's, and none is there twice.
+    #[inline(always)]
+    fn table_above(&self, shortcuts: &Shortcuts, offset: u64) -> Option<Above<'_, F>> {
+        let (memory, root) = (InPlace(&self.memory), shortcuts.root());
+        let mut way = Way::new();
+        way.try_push(self.root).ok()?;
+        let enter = |_, table| way.try_push(table).unwrap_or(());
+        let top = (root, self.root);
+        let table = to_table_by::<F, _>(shortcuts, memory, top, 1, offset, enter).ok()?;
+        let geometry = self.format.geometry();
+        for (index, &table) in way.iter().enumerate() {
+            let level = Level(root - index as u8);
+            let (width, shift) = (geometry.width(level), geometry.shift(level));
+            let node = Node { table, level: level.0, width, shift };
+            let ours = self.state(node)?.live_of(self.tree).is_some();
+            if !ours || way.iter().take(index).any(|&other| other == table) {
+                return None;
+            }
+        }
+        Some((offset, entry::<F, _>(shortcuts, memory, (1, table), offset)?, way))
     }
 
     /// Whether trees have leaves of `LEVEL`, below the root or in it.

@@ -121,7 +121,8 @@ where
         attributes: F::Attributes,
         leaves: Leaves,
     ) -> Result<(), RangeError<Input<F>>> {
-        if self.map_leaf::<1>(input, output, bytes, attributes, leaves)
+        if self.map_first(input, output, bytes, attributes, leaves)
+            || self.map_leaf::<1>(input, output, bytes, attributes, leaves)
             || self.map_leaf::<2>(input, output, bytes, attributes, leaves)
         {
             return Ok(());

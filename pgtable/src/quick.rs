@@ -71,10 +71,24 @@ pub(crate) fn descend_quickly_to<F: Format, R: Reading<F>>(
     offset: u64,
 ) -> Result<Last<R::Slot>, Unusual> {
     let table = to_table::<F, R>(shortcuts, memory, (shortcuts.root(), root), floor, offset)?;
-    let step = shortcuts.step(floor);
+    match entry::<F, R>(shortcuts, memory, (floor, table), offset) {
+        Some(last) => Ok(last),
+        None => Err(Unusual::NONE),
+    }
+}
+
+/// The entry for `offset` of `table`, of that level.
+#[inline(always)]
+pub(crate) fn entry<F: Format, R: Reading<F>>(
+    shortcuts: &Shortcuts,
+    memory: R,
+    (level, table): (u8, u64),
+    offset: u64,
+) -> Option<Last<R::Slot>> {
+    let step = shortcuts.step(level);
     match memory.read(step.entry(table, offset)) {
-        Ok((slot, word)) => Ok(Last { level: floor, table, slot, word, step }),
-        Err(_) => Err(Unusual::NONE),
+        Ok((slot, word)) => Some(Last { level, table, slot, word, step }),
+        Err(_) => None,
     }
 }
 
@@ -87,20 +101,34 @@ pub(crate) fn to_table<F: Format, R: Reading<F>>(
     floor: u8,
     offset: u64,
 ) -> Result<u64, Unusual> {
-    let mut usual = Usual::<F, R> { shortcuts, memory, offset, format: PhantomData };
+    to_table_by::<F, R>(shortcuts, memory, from, floor, offset, |_, _| ())
+}
+
+/// The same; `enter` sees the level and the address of each table below `from`.
+#[inline(always)]
+pub(crate) fn to_table_by<F: Format, R: Reading<F>>(
+    shortcuts: &Shortcuts,
+    memory: R,
+    from: (u8, u64),
+    floor: u8,
+    offset: u64,
+    enter: impl FnMut(u8, u64),
+) -> Result<u64, Unusual> {
+    let mut usual = Usual::<F, R, _> { shortcuts, memory, offset, enter, format: PhantomData };
     // Tables are aligned to words. Said here, it is not asked again at the first entry.
     down(&mut usual, from.0, floor, from.1 & !7)
 }
 
 /// Recognises the usual entries. A table is its address.
-struct Usual<'u, F, R> {
+struct Usual<'u, F, R, E> {
     shortcuts: &'u Shortcuts,
     memory: R,
     offset: u64,
+    enter: E,
     format: PhantomData<F>,
 }
 
-impl<F: Format, R: Reading<F>> Recogniser for Usual<'_, F, R> {
+impl<F: Format, R: Reading<F>, E: FnMut(u8, u64)> Recogniser for Usual<'_, F, R, E> {
     type Table = u64;
     type End = Unusual;
 
@@ -109,26 +137,14 @@ impl<F: Format, R: Reading<F>> Recogniser for Usual<'_, F, R> {
         let step = self.shortcuts.step(level);
         match self.memory.read(step.entry(table, self.offset)) {
             Ok((_, word)) => match step.address(word) {
-                Some(table) => Ok(table),
+                Some(table) => {
+                    (self.enter)(level - 1, table);
+                    Ok(table)
+                }
                 None => Err(Unusual { level, shift: step.shift(), word }),
             },
             Err(_) => Err(Unusual::NONE),
         }
-    }
-}
-
-/// The entry for `offset` of the last-level table `table`.
-#[inline(always)]
-pub(crate) fn last<F: Format, R: Reading<F>>(
-    shortcuts: &Shortcuts,
-    memory: R,
-    table: u64,
-    offset: u64,
-) -> Option<Last<R::Slot>> {
-    let step = shortcuts.step(0);
-    match memory.read(step.entry(table, offset)) {
-        Ok((slot, word)) => Some(Last { level: 0, table, slot, word, step }),
-        Err(_) => None,
     }
 }
 

@@ -5,9 +5,9 @@
 #[path = "support/guest.rs"]
 mod guest;
 
-use pgtable::{Access, Error, Gather, Gpa, Gva, Leaves, Prot, Unused};
+use pgtable::{Access, Entry, Error, Gather, Gpa, Gva, Leaves, Prot, Unused};
 
-use guest::{LARGE, PAGE, Tables, Tree, books, tree, with};
+use guest::{LARGE, PAGE, Tables, Tree, books, store, tree, with};
 
 const GIB: u64 = 1 << 30;
 /// Where the leaf is mapped. The one beside it keeps its table in the tree.
@@ -96,5 +96,65 @@ fn one(bytes: u64, leaves: Leaves, before: Before) {
         // The last of its table takes the table along.
         unmap(&mut tree, tables, AT + bytes, bytes, true);
         books(frames, tables, 1);
+    });
+}
+
+/// The tables on the way to `at`, from the root on.
+fn way(tree: &Tree<'_, '_>, at: u64) -> Vec<Gpa> {
+    let below = tree.walker().trace(Gva::new(at)).into_iter().filter_map(|it| match it.entry {
+        Entry::Table { table, .. } => Some(table),
+        _ => None,
+    });
+    [tree.root()].into_iter().chain(below).collect()
+}
+
+/// A table of the last level comes with its first page and goes with its last.
+#[test]
+fn tables_come_and_go() {
+    with(|memory, frames, tables| {
+        let mut tree = tree(memory, tables, &[]);
+        map(&mut tree, AT + LARGE, PAGE, Leaves::Largest).unwrap();
+        let live = frames.census().live;
+        for _ in 0..3 {
+            map(&mut tree, AT, PAGE, Leaves::Largest).unwrap();
+            assert_eq!(frames.census().live, live + 1);
+            assert!(tree.translate(Gva::new(AT), Access::WRITE).is_ok());
+            unmap(&mut tree, tables, AT, PAGE, true);
+            assert_eq!(frames.census().live, live);
+            assert!(tree.translate(Gva::new(AT), Access::READ).is_err());
+        }
+        // What software keeps in the entry above stays.
+        let mut gather = Gather::new(&Unused, ());
+        tree.annotate(Gva::new(AT), LARGE, 3, &mut gather).unwrap();
+        gather.finish(tables).unwrap();
+        let mapped = map(&mut tree, AT, PAGE, Leaves::Largest);
+        assert!(matches!(mapped, Err(Error::Annotated { value: 3, .. })));
+        assert_eq!(frames.census().live, live);
+    });
+}
+
+/// No table of an upper level leaves, or gets another table, by a circle that a guest made.
+#[test]
+fn case_b1_no_page_by_a_circle() {
+    with(|memory, frames, tables| {
+        let mut tree = tree(memory, tables, &[]);
+        for at in [AT, AT + LARGE] {
+            map(&mut tree, at, PAGE, Leaves::Largest).unwrap();
+        }
+        let live = frames.census().live;
+        let [_, third, second, _] = way(&tree, AT)[..] else { panic!("four levels") };
+        // The first entry of the table of level 1 leads to the one above, which has one entry.
+        store(&memory, second, 0, third.get() | 7);
+        let mut gather = Gather::new(&Unused, ());
+        let unmapped = tree.unmap(Gva::new(AT), PAGE, &mut gather).unwrap_err();
+        assert!(matches!(unmapped.error, Error::Malformed { .. }), "{unmapped:?}");
+        assert!(gather.stale().is_empty() && frames.census().live == live);
+        gather.finish(tables).unwrap();
+        assert!(tree.translate(Gva::new(AT + LARGE), Access::READ).is_ok());
+        // The second entry of the table of level 2 leads to itself.
+        store(&memory, third, 1, third.get() | 7);
+        let mapped = map(&mut tree, AT + GIB + 5 * LARGE, PAGE, Leaves::Largest);
+        assert!(matches!(mapped, Err(Error::Malformed { .. })), "{mapped:?}");
+        assert_eq!(frames.census().live, live);
     });
 }

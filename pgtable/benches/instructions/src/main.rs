@@ -6,6 +6,7 @@
 
 mod books;
 mod hashed;
+mod jobs;
 mod stages;
 mod trees;
 
@@ -38,6 +39,7 @@ fn main() {
     trees::rows("Sv39", Sv::new(Mode::Sv39, riscv));
     trees::rows("Sv48", Sv::new(Mode::Sv48, riscv));
     stages::rows();
+    jobs::rows();
     books::rows();
     hashed::rows();
 }

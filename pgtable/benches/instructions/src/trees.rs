@@ -14,6 +14,9 @@ use crate::count;
 const PAGES: u64 = 3000;
 /// Translations and the like.
 const TURNS: u64 = 1 << 14;
+/// Pages that are mapped by one call, and how many calls.
+const BLOCK: u64 = 256;
+const BLOCKS: u64 = 11;
 /// Where the mapped range begins.
 const INPUT: u64 = 0x20_0000_0000;
 /// Where mapped pages lie.
@@ -156,6 +159,20 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
         gather.finish(&tables).unwrap();
     });
 
+    let blocks = || all_blocks(shift);
+    count("map, 256 pages a call", BLOCKS * BLOCK, &mut || {
+        for (input, output) in blocks() {
+            tree.map(input, output, BLOCK << shift, attributes, leaves).unwrap();
+        }
+    });
+    count("unmap, 256 pages a call", BLOCKS * BLOCK, &mut || {
+        let mut gather = Gather::new(&Unused, ());
+        for (input, _) in blocks() {
+            assert_eq!(tree.unmap(input, BLOCK << shift, &mut gather), Ok(BLOCK << shift));
+        }
+        gather.finish(&tables).unwrap();
+    });
+
     let bytes = PAGES << shift;
     let neighbour = Gpa::new(OUTPUT + page);
     count("map range", PAGES, &mut || {
@@ -172,6 +189,7 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
         gather.finish(&tables).unwrap();
     });
     large(column, &mut tree, &tables);
+    split(column, &mut tree, &tables);
     count("map and unmap, table goes", TURNS, &mut || {
         for _ in 0..TURNS {
             let mut gather = Gather::new(&Unused, ());
@@ -180,6 +198,32 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
             gather.finish(&tables).unwrap();
         }
     });
+}
+
+/// The first addresses of [`BLOCK`] pages, and where they are mapped.
+fn all_blocks(shift: u8) -> impl Iterator<Item = (Gva, Gpa)> {
+    (0..BLOCKS).map(move |block| {
+        let at = block * 7 % BLOCKS * (BLOCK << shift);
+        (Gva::new(INPUT + at), Gpa::new(OUTPUT + at))
+    })
+}
+
+/// A leaf of 1 GiB, which all these formats have, split into pages at once.
+fn split<F: Format<Stage = Stage1>>(
+    column: &str,
+    tree: &mut PageTable<F, DirectMap<'_, Gpa>, &Tables>,
+    tables: &Tables,
+) {
+    const GIB: u64 = 1 << 30;
+    let shift = tree.format().geometry().page_shift();
+    let (input, output) = (Gva::new(INPUT + (INPUT >> 2)), Gpa::new(OUTPUT));
+    tree.map(input, output, GIB, F::Attributes::from(Prot::RW), Leaves::Exactly(30)).unwrap();
+    let mut gather = Gather::new(&Unused, ());
+    count(&format!("{column}, 1G split, a page"), GIB >> shift, || {
+        tree.split(input, GIB, shift, &mut gather).unwrap();
+    });
+    assert_eq!(tree.unmap(input, GIB, &mut gather), Ok(GIB));
+    gather.finish(tables).unwrap();
 }
 
 /// Leaves of 2 MiB, which all these formats have.
