@@ -4,9 +4,11 @@
 //! that table names this tree. Where the descent meets anything else, nothing is changed, and the
 //! verb begins as for a range.
 //!
-//! A table of the last level is made for its first page and leaves with its last one. Then all
-//! tables on the way are asked for, as where a range is changed: each must be this tree's, and none
-//! may be on the way to itself.
+//! A table of the last level is made for its first page and leaves with its last one. There, and
+//! for leaves above the last level, all tables on the way are looked at, as where a range is
+//! changed: each must be this tree's, and none may be on the way to itself. For a page they are
+//! not: where a guest makes a circle, an entry of an upper table of its own tree may become a
+//! page's, and is counted as one.
 
 use arrayvec::ArrayVec;
 
@@ -18,7 +20,7 @@ use crate::gather::{Gather, Invalidate};
 use crate::geometry::{Level, MAX_LEVELS};
 use crate::group::group_of;
 use crate::memory::TableMemory;
-use crate::quick::{Last, descend_quickly_to, entry, to_table_by};
+use crate::quick::{Last, descend_quickly, entry, to_table_by};
 use crate::shortcut::Shortcuts;
 use crate::space::Leaves;
 use crate::table::{PageTable, layout};
@@ -26,8 +28,6 @@ use crate::word::Word;
 
 /// The addresses of tables, from the root on.
 type Way = ArrayVec<u64, MAX_LEVELS>;
-/// An offset, the entry of level 1 for it, and the tables on the way there.
-type Above<'m, F> = (u64, Last<Word<'m, F>>, Way);
 
 impl<F, M, A> PageTable<F, M, A>
 where
@@ -53,11 +53,7 @@ where
         }
         let shift = shortcuts.step(LEVEL).shift();
         let Some(offset) = self.leaf_at_once(input, (shift, bytes), leaves) else { return false };
-        let memory = InPlace(&self.memory);
-        let Ok(last) = descend_quickly_to::<F, _>(&shortcuts, memory, self.root, LEVEL, offset)
-        else {
-            return false;
-        };
+        let Some(last) = self.leaf_entry::<LEVEL>(&shortcuts, offset) else { return false };
         let node = last.node();
         let Ok(leaf) = format.leaves(output, attributes, node.position()) else { return false };
         // If it is absent and not empty, it may be annotated.
@@ -89,11 +85,7 @@ where
         let shift = shortcuts.step(LEVEL).shift();
         let at_once = self.leaf_at_once(input, (shift, bytes), Leaves::Largest);
         let Some(offset) = at_once else { return false };
-        let memory = InPlace(&self.memory);
-        let Ok(last) = descend_quickly_to::<F, _>(&shortcuts, memory, self.root, LEVEL, offset)
-        else {
-            return false;
-        };
+        let Some(last) = self.leaf_entry::<LEVEL>(&shortcuts, offset) else { return false };
         let (node, word) = (last.node(), last.word);
         let at = node.position();
         let leaf = match LEVEL {
@@ -130,11 +122,9 @@ where
         let Some(shortcuts) = self.format.shortcuts(None) else { return false };
         let page = shortcuts.step(0);
         let at_once = self.leaf_at_once(input, (page.shift(), bytes), leaves);
-        let Some((offset, above, _)) =
-            at_once.and_then(|offset| self.table_above(&shortcuts, offset))
-        else {
-            return false;
-        };
+        let Some(offset) = at_once else { return false };
+        let ours = self.entry_of_ours(&shortcuts, 1, offset);
+        let Some((above, _)) = ours else { return false };
         // If it is absent and not empty, it may be annotated.
         if above.word != 0 {
             return false;
@@ -177,11 +167,9 @@ where
     ) -> bool {
         let Some(shortcuts) = self.format.shortcuts(None) else { return false };
         let at_once = self.leaf_at_once(input, (shortcuts.step(0).shift(), bytes), Leaves::Largest);
-        let Some((offset, above, way)) =
-            at_once.and_then(|offset| self.table_above(&shortcuts, offset))
-        else {
-            return false;
-        };
+        let Some(offset) = at_once else { return false };
+        let ours = self.entry_of_ours(&shortcuts, 1, offset);
+        let Some((above, way)) = ours else { return false };
         let Some(table) = above.step.address(above.word) else { return false };
         let memory = InPlace(&self.memory);
         let last = entry::<F, _>(&shortcuts, memory, (0, table), offset);
@@ -209,27 +197,46 @@ where
         true
     }
 
-    /// The entry of level 1 for `offset`, which is given back, and the tables on the way there from
-    /// the root on: each is this tree's, and none is there twice.
+    /// The entry of `LEVEL` for `offset`. Above the last level, where an entry that a guest wrote
+    /// can be a table as well as a leaf, the tables on the way are looked at.
     #[inline(always)]
-    fn table_above(&self, shortcuts: &Shortcuts, offset: u64) -> Option<Above<'_, F>> {
+    fn leaf_entry<const LEVEL: u8>(
+        &self,
+        shortcuts: &Shortcuts,
+        offset: u64,
+    ) -> Option<Last<Word<'_, F>>> {
+        if LEVEL > 0 {
+            return self.entry_of_ours(shortcuts, LEVEL, offset).map(|(last, _)| last);
+        }
+        descend_quickly::<F, _>(shortcuts, InPlace(&self.memory), self.root, offset).ok()
+    }
+
+    /// The entry of `level` for `offset`, and the tables on the way there from the root on: each is
+    /// this tree's, and none is there twice.
+    #[inline(always)]
+    fn entry_of_ours(
+        &self,
+        shortcuts: &Shortcuts,
+        level: u8,
+        offset: u64,
+    ) -> Option<(Last<Word<'_, F>>, Way)> {
         let (memory, root) = (InPlace(&self.memory), shortcuts.root());
         let mut way = Way::new();
         way.try_push(self.root).ok()?;
         let enter = |_, table| way.try_push(table).unwrap_or(());
         let top = (root, self.root);
-        let table = to_table_by::<F, _>(shortcuts, memory, top, 1, offset, enter).ok()?;
+        let table = to_table_by::<F, _>(shortcuts, memory, top, level, offset, enter).ok()?;
         let geometry = self.format.geometry();
         for (index, &table) in way.iter().enumerate() {
-            let level = Level(root - index as u8);
-            let (width, shift) = (geometry.width(level), geometry.shift(level));
-            let node = Node { table, level: level.0, width, shift };
+            let at = Level(root - index as u8);
+            let (width, shift) = (geometry.width(at), geometry.shift(at));
+            let node = Node { table, level: at.0, width, shift };
             let ours = self.state(node)?.live_of(self.tree).is_some();
             if !ours || way.iter().take(index).any(|&other| other == table) {
                 return None;
             }
         }
-        Some((offset, entry::<F, _>(shortcuts, memory, (1, table), offset)?, way))
+        Some((entry::<F, _>(shortcuts, memory, (level, table), offset)?, way))
     }
 
     /// Whether trees have leaves of `LEVEL`, below the root or in it.

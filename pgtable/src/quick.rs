@@ -58,20 +58,8 @@ pub(crate) fn descend_quickly<F: Format, R: Reading<F>>(
     root: u64,
     offset: u64,
 ) -> Result<Last<R::Slot>, Unusual> {
-    descend_quickly_to::<F, R>(shortcuts, memory, root, 0, offset)
-}
-
-/// The same to the level `floor`.
-#[inline(always)]
-pub(crate) fn descend_quickly_to<F: Format, R: Reading<F>>(
-    shortcuts: &Shortcuts,
-    memory: R,
-    root: u64,
-    floor: u8,
-    offset: u64,
-) -> Result<Last<R::Slot>, Unusual> {
-    let table = to_table::<F, R>(shortcuts, memory, (shortcuts.root(), root), floor, offset)?;
-    match entry::<F, R>(shortcuts, memory, (floor, table), offset) {
+    let table = to_table::<F, R>(shortcuts, memory, (shortcuts.root(), root), 0, offset)?;
+    match entry::<F, R>(shortcuts, memory, (0, table), offset) {
         Some(last) => Ok(last),
         None => Err(Unusual::NONE),
     }

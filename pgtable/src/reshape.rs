@@ -9,7 +9,7 @@
 use crate::access::Access;
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
-use crate::descent::{InPlace, Node, Stop, Trail};
+use crate::descent::{InPlace, Node, Stop, Trail, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
@@ -78,8 +78,9 @@ where
                     split += 1;
                     return Ok(offset);
                 }
-                if node.level == 0 && node.shift <= shift && !has_groups::<F>() {
-                    return Ok((offset | low_bits(node.span())).wrapping_add(1));
+                if node.level == 0 && node.shift <= shift {
+                    let next = self.next_group(node, (offset, end), shift)?;
+                    return Ok(next.unwrap_or((offset | low_bits(node.span())).wrapping_add(1)));
                 }
                 if node.shift > shift && self.leaf_at(&stop, offset)?.is_some() {
                     self.split_leaf(trail, &stop, offset, gather)?;
@@ -178,6 +179,29 @@ where
             }
         }
         Ok(made)
+    }
+
+    /// The offset of the next entry of `node`'s table that is one of a group larger than `2^shift`
+    /// bytes, from the one for `offset` on.
+    fn next_group(
+        &self,
+        node: Node,
+        (offset, end): (u64, u64),
+        shift: u8,
+    ) -> Result<Option<u64>, Error> {
+        if !has_groups::<F>() {
+            return Ok(None);
+        }
+        let (format, at) = (&self.format, node.position());
+        let larger = |word| {
+            let group = group_of(format, word, at);
+            group > 0
+                && at.shift + group > shift
+                && matches!(decode(format, word, at), Entry::Leaf { .. })
+        };
+        let run = self.words(node.entry::<F>(offset), node.entries(offset, end))?;
+        let next = run.iter().position(|memory| larger(Word::<F>::new(memory).load()));
+        Ok(next.map(|index| offset + ((index as u64) << node.shift)))
     }
 
     /// Replaces the group around the entry at which `stop` stands by ordinary leaves, if it is

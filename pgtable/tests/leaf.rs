@@ -153,8 +153,10 @@ fn case_b1_no_page_by_a_circle() {
         assert!(tree.translate(Gva::new(AT + LARGE), Access::READ).is_ok());
         // The second entry of the table of level 2 leads to itself.
         store(&memory, third, 1, third.get() | 7);
-        let mapped = map(&mut tree, AT + GIB + 5 * LARGE, PAGE, Leaves::Largest);
-        assert!(matches!(mapped, Err(Error::Malformed { .. })), "{mapped:?}");
-        assert_eq!(frames.census().live, live);
+        for bytes in [PAGE, LARGE] {
+            let mapped = map(&mut tree, AT + GIB + 5 * LARGE, bytes, Leaves::Largest);
+            assert!(matches!(mapped, Err(Error::Malformed { .. })), "{bytes:#x}: {mapped:?}");
+            assert_eq!(frames.census().live, live);
+        }
     });
 }
