@@ -44,7 +44,15 @@ pub fn ptdump_core(data: &[u8]) {
     let Ok(image) = Image::open(&file[..], header.base) else { return };
     memory(&image, &file, header.base, header.va);
 
-    let archs = [Arch::X86_64, Arch::X86_64La57, Arch::Ept, Arch::Ppc64Radix, Arch::Ppc64Hash];
+    let archs = [
+        Arch::X86_64,
+        Arch::X86_64La57,
+        Arch::Ept,
+        Arch::Ppc64Radix,
+        Arch::Ppc64Hash,
+        Arch::Riscv64,
+        Arch::Riscv64Guest,
+    ];
     let request = Request {
         arch: archs.get(usize::from(flags >> 1 & 7)).copied(),
         root: bit(flags, 4).then_some(RootChoice::Address(header.root)),

@@ -1,8 +1,9 @@
 //! What a page's attributes say, in the words of its architecture.
 
 use arch_ppc64::radix::{Att, PageAttributes as RadixAttributes, ProcessScoped};
+use arch_riscv64::{LeafAttributes, Sv, SvX4};
 use arch_x86::{Ept, EptAttributes, LongMode, MemoryType, PageAttributes};
-use pgtable::Format;
+use pgtable::{Attributes as _, Format, Memory};
 
 /// What helps to name things.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -113,5 +114,43 @@ impl Describe for ProcessScoped {
         let flags = [(attributes.r(), "referenced"), (attributes.c(), "changed")];
         let others = [storage.map(str::to_owned), field("software", attributes.software().into())];
         words(&flags, others.into_iter().flatten())
+    }
+}
+
+/// What a leaf of RISC-V says; `global` of a first stage.
+fn sv<const GUEST: bool>(attributes: &LeafAttributes<GUEST>, global: bool) -> String {
+    let memory = match attributes.memory() {
+        Memory::Normal => None,
+        Memory::Uncached => Some("non-cacheable"),
+        Memory::Device => Some("io"),
+    };
+    let flags =
+        [(attributes.accessed(), "accessed"), (attributes.dirty(), "dirty"), (global, "global")];
+    let others = [memory.map(str::to_owned), field("software", attributes.software().into())];
+    words(&flags, others.into_iter().flatten())
+}
+
+impl Describe for Sv {
+    const FRAME: u64 = 4096;
+
+    fn level_name(level: u8) -> &'static str {
+        let names = ["level-0 PTE", "level-1 PTE", "level-2 PTE", "level-3 PTE", "level-4 PTE"];
+        names.get(usize::from(level)).unwrap_or(&"PTE")
+    }
+
+    fn describe(attributes: &Self::Attributes, _: Names) -> String {
+        sv(attributes, attributes.global())
+    }
+}
+
+impl Describe for SvX4 {
+    const FRAME: u64 = 4096;
+
+    fn level_name(level: u8) -> &'static str {
+        Sv::level_name(level)
+    }
+
+    fn describe(attributes: &Self::Attributes, _: Names) -> String {
+        sv(attributes, false)
     }
 }

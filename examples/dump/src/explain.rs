@@ -1,7 +1,7 @@
 //! The entries of a walk, flag by flag.
 //!
 //! Sources: SDM §4.5 (long mode), §29.3.2 (EPT); Power ISA v3.0B Book III §5.7.10.1 (radix PDE and
-//! PTE); of what Linux keeps in entries that are not present, `arch/x86/include/asm/pgtable_64.h`
+//! PTE); Privileged Architecture, "Sv39" (PTE); of what Linux keeps in entries that are not present, `arch/x86/include/asm/pgtable_64.h`
 //! (swap entries) and `pgtable_types.h` (`_PAGE_PROTNONE`).
 
 use serde::Serialize;
@@ -53,6 +53,18 @@ const RADIX_LEAF: &[Flag] = &[
     (0, "EAA3", "executable", "not executable"),
 ];
 
+const SV_LEAF: &[Flag] = &[
+    (1, "R", "readable", "not readable"),
+    (2, "W", "writable", "not writable"),
+    (3, "X", "executable", "not executable"),
+    (4, "U", "user", "supervisor"),
+    (5, "G", "global", ""),
+    (6, "A", "accessed", "not accessed"),
+    (7, "D", "dirty", "not dirty"),
+    (63, "N", "one of 16 entries of a page of 64 KiB", ""),
+];
+const SV_TABLE: &[Flag] = &[(5, "G", "all below is global", "")];
+
 fn spelled(flags: &[Flag], word: u64) -> Vec<String> {
     let line = |(bit, name, set, clear): &Flag| {
         let value = word >> bit & 1;
@@ -85,6 +97,10 @@ pub fn flags_of(arch: Arch, step: &Step, linux: bool) -> Flags {
         (Arch::Ppc64Radix, "leaf") => spelled(RADIX_LEAF, word),
         (Arch::Ppc64Radix, _) => Vec::new(),
         (Arch::Ppc64Hash, _) => return Flags(hash(step)),
+        (Arch::Riscv64 | Arch::Riscv64Guest, "absent") => riscv_absent(word, linux),
+        (Arch::Riscv64 | Arch::Riscv64Guest, _) => {
+            spelled(if leaf { SV_LEAF } else { SV_TABLE }, word)
+        }
     };
     match (arch, entry) {
         (Arch::X86_64 | Arch::X86_64La57, "leaf" | "table") => {
@@ -113,6 +129,10 @@ pub fn flags_of(arch: Arch, step: &Step, linux: bool) -> Flags {
         (Arch::Ppc64Radix, "leaf") => {
             let names = ["normal", "strong access order", "non-idempotent I/O", "tolerant I/O"];
             lines.push(format!("ATT: {}", names[(word >> 4 & 3) as usize]));
+        }
+        (Arch::Riscv64 | Arch::Riscv64Guest, "leaf") => {
+            let names = ["as the memory's attributes say", "non-cacheable", "I/O", "reserved"];
+            lines.push(format!("PBMT: {}", names[(word >> 61 & 3) as usize]));
         }
         (Arch::Ppc64Radix, "table") => {
             lines.push(format!("leads to a table of 2^{} entries", word & 0x1f));
@@ -145,6 +165,24 @@ fn x86_absent(word: u64, level: u8, linux: bool) -> Vec<String> {
         )];
     }
     vec!["P=0: not present".to_owned()]
+}
+
+/// An entry of RISC-V whose V is clear. Linux has PROT_NONE in the bit that is G in a valid entry;
+/// of a swap entry bits 11:7 are the area, and 63:12 the offset (`arch/riscv/include/asm/pgtable.h`).
+fn riscv_absent(word: u64, linux: bool) -> Vec<String> {
+    vec![match (word, linux) {
+        (0, _) => "V=0: empty".to_owned(),
+        (_, false) => "V=0: not valid; what it holds is the system's".to_owned(),
+        (_, true) if word >> 5 & 1 != 0 => {
+            "V=0: PROT_NONE, or waiting for a NUMA hinting fault; the page is there".to_owned()
+        }
+        (_, true) => format!(
+            "V=0: swapped out, to offset {:#x} of swap area {} (the highest numbers are pages that \
+            migrate, are poisoned, or belong to a device)",
+            word >> 12,
+            word >> 7 & 0x1f
+        ),
+    }]
 }
 
 /// A word of a hashed entry.
@@ -206,6 +244,12 @@ mod tests {
             (Arch::Ept, 0x405, 0, "leaf", "XU=1"),
             (Arch::Ppc64Radix, 0xc000_0000_0000_018f, 0, "leaf", "EAA0=1: privileged only"),
             (Arch::Ppc64Radix, 0x8000_0000_0001_0009, 3, "table", "2^9 entries"),
+            (Arch::Riscv64, 0x2000_00e7, 0, "leaf", "W=1: writable"),
+            (Arch::Riscv64, 0xa000_0000_2000_20cf, 0, "leaf", "16 entries of a page of 64 KiB"),
+            (Arch::Riscv64, 0xa000_0000_2000_20cf, 0, "leaf", "PBMT: non-cacheable"),
+            (Arch::Riscv64, 0x2000_0020, 0, "absent", "PROT_NONE"),
+            (Arch::Riscv64, 0x1234_0000 | 2 << 7, 0, "absent", "offset 0x12340 of swap area 2"),
+            (Arch::Riscv64Guest, 0, 0, "absent", "V=0: empty"),
         ] {
             let step = Step { level, name: "entry", address: 0, word, entry };
             let Flags(lines) = flags_of(arch, &step, true);

@@ -6,7 +6,8 @@ use arch_ppc64::radix::{
 use memory_image::{Allowance, Image};
 use pgtable::{Access, Gpa, Gva, Walker};
 
-use super::root::{Arch, Infos, Located, Request, Root, RootChoice, RootError, Several};
+use super::root::{Arch, Infos, Located, Request, Root, RootChoice};
+use super::root_error::{RootError, Several};
 use super::search::search_process_tables;
 
 /// Where Linux on POWER has its linear map (`PAGE_OFFSET`).

@@ -3,6 +3,8 @@
 //! | architecture | root as the user gives it | where else it is looked for |
 //! | --- | --- | --- |
 //! | `x86-64`, `x86-64-la57` | CR3 | the registers of a CPU; `swapper_pg_dir` in VMCOREINFO |
+//! | `riscv64` | satp or vsatp: its MODE says how many levels | `swapper_pg_dir` in VMCOREINFO |
+//! | `riscv64-guest` | hgatp: its MODE says how many levels | |
 //! | `ept` | EPTP: its walk length says how many levels; 0 there is four as well | |
 //! | `ppc64-radix` | the process table's address, with PRTS in its low five bits or without | `swapper_pg_dir` in VMCOREINFO (process 0); the table itself, by its looks |
 //! | `ppc64-hash` | HTABORG and HTABSIZE as in SDR1 | |
@@ -10,18 +12,18 @@
 //! Where the image has several candidates none is taken silently: either all are named and the user
 //! has to choose, or [`Located::remarks`] says which was taken and what the others are.
 
-use std::fmt;
-
 use arch_ppc64::hash::{HptOrder, Layout, Slb};
 use arch_ppc64::radix::ProcessScoped;
+use arch_riscv64::{Sv, SvX4};
 use arch_x86::{Ept, EptControls, Eptp, Levels, LongMode, Unsupported};
-use memory_image::{Held, Image, VmcoreInfo};
-use pgtable::{Cause, Gpa, Hpa};
+use memory_image::{Image, VmcoreInfo};
+use pgtable::{Gpa, Hpa};
 
 use super::hash::{HashTable, HashView};
 use super::linux::LinuxLayout;
+use super::root_error::{RootError, Several};
 use super::search::search_vmcoreinfo;
-use super::{radix_root, x86_root};
+use super::{radix_root, riscv_root, x86_root};
 
 /// Which tables an image is looked at through.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -36,6 +38,10 @@ pub enum Arch {
     X86_64La57,
     /// Intel's second stage.
     Ept,
+    /// RISC-V, a first stage.
+    Riscv64,
+    /// RISC-V, a guest stage.
+    Riscv64Guest,
 }
 
 impl Arch {
@@ -48,6 +54,8 @@ impl Arch {
             Self::X86_64 => "x86-64",
             Self::X86_64La57 => "x86-64-la57",
             Self::Ept => "ept",
+            Self::Riscv64 => "riscv64",
+            Self::Riscv64Guest => "riscv64-guest",
         }
     }
 }
@@ -100,6 +108,10 @@ pub enum Root {
     Radix(ProcessScoped, Gpa),
     /// A hashed page table.
     Hash(HashTable, HashView),
+    /// A first stage's tree on RISC-V.
+    Sv(Sv, Gpa),
+    /// A guest stage's tree on RISC-V.
+    SvX4(SvX4, Hpa),
 }
 
 impl Root {
@@ -107,8 +119,8 @@ impl Root {
     #[must_use]
     pub fn address(&self) -> u64 {
         match self {
-            Self::LongMode(_, root) | Self::Radix(_, root) => root.get(),
-            Self::Ept(_, root) => root.get(),
+            Self::LongMode(_, root) | Self::Radix(_, root) | Self::Sv(_, root) => root.get(),
+            Self::Ept(_, root) | Self::SvX4(_, root) => root.get(),
             Self::Hash(table, _) => table.base.get(),
         }
     }
@@ -147,93 +159,6 @@ impl Located {
     }
 }
 
-/// Candidates of which the user has to take one.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Several {
-    /// Of what.
-    pub what: &'static str,
-    /// Each, in words, with the option that takes it.
-    pub candidates: Vec<String>,
-}
-
-impl fmt::Display for Several {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the image has {} {}: give ", self.candidates.len(), self.what)?;
-        f.write_str(&self.candidates.join(", or "))
-    }
-}
-
-/// Why there is no root.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RootError {
-    /// Neither the user nor the image says which tables.
-    #[error("the image does not tell its architecture: give --arch")]
-    NoArch,
-    /// Neither the user nor the image says where they begin.
-    #[error("the image does not tell where the tables begin: give --root ({0})")]
-    NoRoot(String),
-    /// The image has fewer CPUs.
-    #[error("the image has the registers of {cpus} CPUs: there is no CPU {cpu}")]
-    NoCpu {
-        /// Which was asked for.
-        cpu: usize,
-        /// How many there are.
-        cpus: usize,
-    },
-    /// No CPU translates, or not the one that was asked for.
-    #[error("{0}")]
-    NoPaging(String),
-    /// The tables are of a kind that is not read.
-    #[error("{0}")]
-    Unsupported(String),
-    /// Several candidates, of which none is better than the others.
-    #[error("{0}")]
-    Several(Several),
-    /// The root that was given is none.
-    #[error("{root:#x} is no root: {why}")]
-    Bad {
-        /// What was given.
-        root: u64,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// The root is not in the image.
-    #[error("unknown: the root table at {root:#x} ({source_of_root}) is {held}")]
-    Unreadable {
-        /// Its address.
-        root: u64,
-        /// Where it comes from.
-        source_of_root: String,
-        /// What became of it.
-        held: Held,
-    },
-    /// The process has no tree.
-    #[error("process {pid} has no tree: its entry in the process table at {table:#x} {why}")]
-    NoProcess {
-        /// Which process.
-        pid: u32,
-        /// Where the process table stands.
-        table: u64,
-        /// What is wrong with the entry.
-        why: String,
-    },
-    /// An option that says nothing about these tables.
-    #[error("{option} says nothing about {arch}: leave it out", arch = .arch.name())]
-    Option {
-        /// Which option.
-        option: &'static str,
-        /// Of which tables.
-        arch: Arch,
-    },
-}
-
-impl RootError {
-    pub(crate) fn no_process(pid: u32, table: u64, cause: Cause) -> Self {
-        Self::NoProcess { pid, table, why: cause.to_string() }
-    }
-}
-
 /// `e_machine` of the machines that are known (System V ABI).
 const EM_386: u16 = 3;
 const EM_PPC64: u16 = 21;
@@ -258,7 +183,7 @@ pub fn locate(
     if infos.is_empty()
         && !registers
         && !by_hand
-        && !matches!(request.arch, Some(Arch::Ppc64Hash | Arch::Ept))
+        && !matches!(request.arch, Some(Arch::Ppc64Hash | Arch::Ept | Arch::Riscv64Guest))
     {
         let (found, complete) = search_vmcoreinfo(image, progress);
         if !found.is_empty() {
@@ -284,6 +209,8 @@ pub fn locate(
     let mut located = match arch {
         Arch::X86_64 | Arch::X86_64La57 => x86_root::locate(image, request, arch, info)?,
         Arch::Ept => ept(request)?,
+        Arch::Riscv64 => riscv_root::locate(image, request, info)?,
+        Arch::Riscv64Guest => riscv_root::guest_stage(request)?,
         Arch::Ppc64Radix => radix_root::locate(image, request, info, progress)?,
         Arch::Ppc64Hash => hash(request, info)?,
     };
@@ -306,13 +233,17 @@ fn architecture(image: &Image<'_>, infos: &[VmcoreInfo]) -> Result<Option<Arch>,
         Some(EM_386 | EM_X86_64) => Ok(Some(Arch::X86_64)),
         Some(EM_PPC64) => Ok(Some(Arch::Ppc64Radix)),
         Some(EM_AARCH64) => unread("AArch64"),
-        Some(EM_RISCV) => unread("RISC-V"),
+        // Linux names the two classes alike.
+        Some(EM_RISCV) => Ok(Some(Arch::Riscv64)),
         _ if !image.notes().x86.is_empty() => Ok(Some(Arch::X86_64)),
         _ if infos.iter().any(|info| info.get("NUMBER(phys_base)").is_some()) => {
             Ok(Some(Arch::X86_64))
         }
         _ if infos.iter().any(|info| info.get("NUMBER(RADIX_MMU)").is_some()) => {
             Ok(Some(Arch::Ppc64Radix))
+        }
+        _ if infos.iter().any(|info| info.get("NUMBER(va_kernel_pa_offset)").is_some()) => {
+            Ok(Some(Arch::Riscv64))
         }
         _ => Ok(None),
     }
@@ -335,7 +266,7 @@ fn check_options(request: &Request, arch: Arch) -> Result<(), RootError> {
         (
             "--root kernel",
             request.root == Some(RootChoice::Kernel),
-            x86 || arch == Arch::Ppc64Radix,
+            x86 || matches!(arch, Arch::Ppc64Radix | Arch::Riscv64),
         ),
     ];
     match given.into_iter().find(|(_, given, applies)| *given && !applies) {
@@ -433,6 +364,7 @@ pub(crate) fn unsupported(why: Unsupported) -> &'static str {
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
+    use memory_image::Held;
 
     fn located(arch: Arch, root: Option<u64>) -> Result<Located, RootError> {
         let page = [0_u8; 4096];

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use arch_ppc64::hash::HptError;
 use arch_ppc64::radix::ProcessScoped;
+use arch_riscv64::{Sv, SvX4};
 use arch_x86::{Ept, LongMode};
 use memory_image::{Image, ImageTables};
 use pgtable::Access;
@@ -26,6 +27,10 @@ pub enum Space<'i> {
     Radix(Tree<'i, ProcessScoped>),
     /// A hashed page table.
     Hash(HashSpace<'i>),
+    /// A first stage's tree on RISC-V.
+    Sv(Tree<'i, Sv>),
+    /// A guest stage's tree on RISC-V.
+    SvX4(Tree<'i, SvX4>),
 }
 
 macro_rules! each {
@@ -35,6 +40,8 @@ macro_rules! each {
             Space::Ept($it) => $do,
             Space::Radix($it) => $do,
             Space::Hash($it) => $do,
+            Space::Sv($it) => $do,
+            Space::SvX4($it) => $do,
         }
     };
 }
@@ -58,6 +65,8 @@ impl<'i> Space<'i> {
             }
             Root::Ept(format, root) => Self::Ept(Tree::new(*format, tables, *root, names)),
             Root::Radix(format, root) => Self::Radix(Tree::new(*format, tables, *root, names)),
+            Root::Sv(format, root) => Self::Sv(Tree::new(*format, tables, *root, names)),
+            Root::SvX4(format, root) => Self::SvX4(Tree::new(*format, tables, *root, names)),
             Root::Hash(table, view) => {
                 Self::Hash(HashSpace::new(image, tables, *table, view.clone())?)
             }
@@ -93,6 +102,8 @@ impl<'i> Space<'i> {
             Self::LongMode(tree) => Census::Tree(tree.census(progress)),
             Self::Ept(tree) => Census::Tree(tree.census(progress)),
             Self::Radix(tree) => Census::Tree(tree.census(progress)),
+            Self::Sv(tree) => Census::Tree(tree.census(progress)),
+            Self::SvX4(tree) => Census::Tree(tree.census(progress)),
             Self::Hash(table) => Census::Hash(table.census(progress)),
         }
     }
@@ -114,6 +125,8 @@ impl<'i> Space<'i> {
             }
             (Space::Ept(before), Space::Ept(after)) => of_trees(before, after, visit, progress),
             (Space::Radix(before), Space::Radix(after)) => of_trees(before, after, visit, progress),
+            (Space::Sv(before), Space::Sv(after)) => of_trees(before, after, visit, progress),
+            (Space::SvX4(before), Space::SvX4(after)) => of_trees(before, after, visit, progress),
             (Space::Hash(before), Space::Hash(after)) => {
                 of_lists(before, after, visit, progress);
                 Ok(())

@@ -4,7 +4,8 @@ use arch_x86::{Controls, Cr3, Levels, LongMode, Paging, Registers};
 use memory_image::{Image, VmcoreInfo, X86Registers};
 use pgtable::{Gpa, Gva, Walker};
 
-use super::root::{Arch, Infos, Located, Request, Root, RootChoice, RootError, unsupported};
+use super::root::{Arch, Infos, Located, Request, Root, RootChoice, unsupported};
+use super::root_error::RootError;
 
 /// Where Linux on x86-64 has its own image (`__START_KERNEL_map`).
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;

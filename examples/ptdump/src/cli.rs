@@ -15,6 +15,8 @@ const MORE: &str = "\
 ROOTS
   x86-64, x86-64-la57   CR3
   ept                   EPTP; its walk length (bits 5:3) says four levels (3, or 0) or five (4)
+  riscv64               satp or vsatp; its MODE (bits 63:60) says three levels (8), four (9) or five (10)
+  riscv64-guest         hgatp; its MODE likewise
   ppc64-radix           the process table's address, with PRTS in its low five bits or without; --pid 0 is the kernel
   ppc64-hash            HTABORG and HTABSIZE, as in SDR1; a table of 2^(18 + HTABSIZE) bytes
 Without --root: the registers of the first CPU that has paging on, else the kernel's own tables from VMCOREINFO (a note, or found in memory);

@@ -50,7 +50,7 @@ pub struct TableOptions {
     /// Which tables; many images tell
     #[arg(long, value_enum, global = true)]
     pub arch: Option<ArchName>,
-    /// Where they begin: CR3, EPTP, process table, SDR1; or the kernel's own, or the user's half of
+    /// Where they begin: CR3, EPTP, satp, hgatp, process table, SDR1; or the kernel's own, or the user's half of
     /// page-table isolation
     #[arg(long, value_name = "ADDR|kernel|user", value_parser = address::root, global = true)]
     pub root: Option<RootChoice>,
@@ -66,14 +66,17 @@ pub struct TableOptions {
     /// EPT with mode-based execute control: user mode has an execute right of its own
     #[arg(long, global = true)]
     pub mode_based_execute: bool,
-    /// The tables stand in a guest's memory, which these tables of the host map: EPT by its EPTP
-    #[arg(long, value_name = "ept:EPTP", value_parser = through, global = true)]
-    pub through: Option<u64>,
+    /// The tables stand in a guest's memory, which these tables of the host map: EPT by its EPTP,
+    /// or a guest stage of RISC-V by its hgatp
+    #[arg(long, value_name = "ept:EPTP|hgatp:HGATP", value_parser = through, global = true)]
+    pub through: Option<(Arch, u64)>,
 }
 
-fn through(text: &str) -> Result<u64, String> {
-    let eptp = text.strip_prefix("ept:").ok_or("the second stage is ept:EPTP")?;
-    address::address(eptp)
+fn through(text: &str) -> Result<(Arch, u64), String> {
+    let forms = [("ept:", Arch::Ept), ("hgatp:", Arch::Riscv64Guest)];
+    let found = forms.iter().find_map(|(form, arch)| Some((*arch, text.strip_prefix(form)?)));
+    let (arch, root) = found.ok_or("the second stage is ept:EPTP or hgatp:HGATP")?;
+    Ok((arch, address::address(root)?))
 }
 
 /// What only POWER has.
@@ -142,6 +145,8 @@ pub enum ArchName {
     #[value(name = "x86-64-la57")]
     X86_64La57,
     Ept,
+    Riscv64,
+    Riscv64Guest,
 }
 
 impl From<ArchName> for Arch {
@@ -152,6 +157,8 @@ impl From<ArchName> for Arch {
             ArchName::X86_64 => Self::X86_64,
             ArchName::X86_64La57 => Self::X86_64La57,
             ArchName::Ept => Self::Ept,
+            ArchName::Riscv64 => Self::Riscv64,
+            ArchName::Riscv64Guest => Self::Riscv64Guest,
         }
     }
 }

@@ -75,6 +75,15 @@ const RADIX: Names = &[
     (0xc00c_0000_0000_0000, "vmemmap"),
 ];
 
+/// Linux on RISC-V puts the other regions where its notes say (`Documentation/arch/riscv/`
+/// `vm-layout.rst`); the kernel's image is in the last 2 GiB in every mode.
+const RISCV: Names = &[
+    (0, "lower half"),
+    (1 << 63, "fixmap, vmemmap, vmalloc, direct map"),
+    (0xffff_ffff_0000_0000, "modules, BPF"),
+    (0xffff_ffff_8000_0000, "kernel image"),
+];
+
 /// The names of the parts of an address space.
 #[derive(Clone, Copy)]
 pub struct Regions(Names);
@@ -94,7 +103,9 @@ impl Regions {
             (Arch::X86_64La57, true, false) => X86_64_LA57,
             (Arch::X86_64La57, true, true) => X86_64_LA57_RANDOM,
             (Arch::Ppc64Radix, ..) => RADIX,
-            (Arch::Ppc64Hash | Arch::Ept, ..) => return None,
+            (Arch::Riscv64, false, _) => HALVES,
+            (Arch::Riscv64, true, _) => RISCV,
+            (Arch::Ppc64Hash | Arch::Ept | Arch::Riscv64Guest, ..) => return None,
         }))
     }
 
@@ -111,7 +122,8 @@ mod tests {
 
     #[test]
     fn every_table_is_in_order() {
-        for names in [X86_64, X86_64_RANDOM, X86_64_LA57, X86_64_LA57_RANDOM, HALVES, RADIX] {
+        for names in [X86_64, X86_64_RANDOM, X86_64_LA57, X86_64_LA57_RANDOM, HALVES, RADIX, RISCV]
+        {
             assert!(names[0].0 == 0 && names.windows(2).all(|two| two[0].0 < two[1].0));
         }
         let linux = Regions(X86_64);

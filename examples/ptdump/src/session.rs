@@ -68,8 +68,8 @@ pub fn with<R>(
     let host;
     let image = match options.tables.through {
         None => &image,
-        Some(eptp) => {
-            host = guest(&image, eptp, options)?;
+        Some(second) => {
+            host = guest(&image, second, options)?;
             &host
         }
     };
@@ -180,11 +180,15 @@ fn find(image: &Image<'_>, options: &Options, root: Option<RootChoice>) -> Resul
     Ok(locate(image, &request, &|done, total| progress.at(done, total))?)
 }
 
-/// The memory of the guest behind the second stage at `eptp`.
-fn guest<'i>(image: &'i Image<'i>, eptp: u64, options: &Options) -> Result<Image<'i>> {
+/// The memory of the guest behind a second stage.
+fn guest<'i>(
+    image: &'i Image<'i>,
+    (arch, root): (Arch, u64),
+    options: &Options,
+) -> Result<Image<'i>> {
     let request = Request {
-        arch: Some(Arch::Ept),
-        root: Some(RootChoice::Address(eptp)),
+        arch: Some(arch),
+        root: Some(RootChoice::Address(root)),
         mode_based_execute: options.tables.mode_based_execute,
         ..Request::default()
     };
@@ -207,7 +211,7 @@ fn guest<'i>(image: &'i Image<'i>, eptp: u64, options: &Options) -> Result<Image
         bail!("--through: {why}");
     }
     if pieces.is_empty() {
-        bail!("--through: the second stage at {eptp:#x} maps nothing");
+        bail!("--through: the second stage at {root:#x} maps nothing");
     }
     Ok(Image::of_guest(image, pieces)?)
 }

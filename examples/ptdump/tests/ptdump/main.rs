@@ -11,6 +11,7 @@ mod hostile;
 mod power;
 mod program;
 mod questions;
+mod riscv;
 mod schema;
 mod sparse;
 mod support;

@@ -2,8 +2,9 @@
 //! counted, and compared.
 
 use arch_ppc64::radix::{Granule, ProcessScoped, ProcessTable, Prte, Quadrants};
+use arch_riscv64::{GuestControls, Mode, Sv, SvX4};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
-use pgtable::{Format, Gpa, Prot};
+use pgtable::{Format, Gpa, Hpa, Prot};
 use serde_json::json;
 
 use crate::support::{Bench, Memory, Row, build, json, number, ranges, text};
@@ -17,7 +18,7 @@ fn rows(base: u64, shifts: [u8; 3]) -> Vec<Row> {
         (base + 0x10_0000, 0x7000_0000, 16 * small, shifts[0], Prot::RW),
         (base + 0x10_0000 + 16 * small, 0x9000_0000, 3 * small, shifts[0], Prot::RX.for_user()),
         (base + 0x4000_0000, 0x4000_0000, 5 * middle, shifts[1], Prot::RW.for_user()),
-        (base + 0x80_0000_0000, 0x1_0000_0000, 2 * large, shifts[2], Prot::R),
+        (base + 0x20_0000_0000, 0x1_0000_0000, 2 * large, shifts[2], Prot::R),
     ]
 }
 
@@ -50,8 +51,13 @@ fn check<F: Format>(
                 .iter()
                 .collect::<String>()
         };
-        assert_eq!(range["supervisor"], letters(row.4), "{range}");
-        let user = if row.4.user() || options.contains("ept") { row.4 } else { Prot::new() };
+        // On RISC-V a supervisor has no access to a user's page (without SUM); every access of a
+        // guest is a user's.
+        let alike = options.contains("ept") || options.contains("-guest");
+        let (own, users) = (!options.contains("riscv64 ") || !row.4.user(), row.4.user() || alike);
+        let supervisor = if own { row.4 } else { Prot::new() };
+        assert_eq!(range["supervisor"], letters(supervisor), "{range}");
+        let user = if users { row.4 } else { Prot::new() };
         assert_eq!(range["user"], letters(user), "{range}");
         assert_eq!(range["fault"], json!(null));
     }
@@ -170,6 +176,27 @@ fn ept() {
     for (levels, length) in [(Levels::Four, 3), (Levels::Five, 4)] {
         let format = Ept::new(levels, EptControls::new());
         check(format, "--arch ept", 0, [12, 21, 30], |_, root| root | length << 3 | 6);
+    }
+}
+
+#[test]
+fn sv() {
+    for (mode, high) in [
+        (Mode::Sv39, 0xffff_ffc0_0000_0000),
+        (Mode::Sv48, 0xffff_8000_0000_0000),
+        (Mode::Sv57, 0xff00_0000_0000_0000),
+    ] {
+        for base in [0, high] {
+            let format = Sv::new(mode, arch_riscv64::Controls::new());
+            // The ASID is no address.
+            check(format, "--arch riscv64 ", base, [12, 21, 30], |_, root| {
+                format.satp(Gpa::new(root), 0x77).into_bits()
+            });
+        }
+        let format = SvX4::new(mode, GuestControls::new());
+        check(format, "--arch riscv64-guest", 0, [12, 21, 30], |_, root| {
+            format.hgatp(Hpa::new(root), 0x77).into_bits()
+        });
     }
 }
 
