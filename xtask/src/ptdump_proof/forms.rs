@@ -21,12 +21,12 @@ const FORMS: &[(&str, Option<&str>, bool)] = &[
 ];
 
 /// Has QEMU write `core`'s guest in each form, and asks `ptdump` the same of each; with `raw`
-/// options also of its bare memory. Returns how many forms agreed.
+/// options also of its bare memory, which begins at an address. Returns how many forms agreed.
 pub fn compare_forms(
     guest: &mut Guest,
     ptdump: &Ptdump,
     outcomes: &[(Vec<String>, Outcome)],
-    raw: Option<&[String]>,
+    raw: Option<(u64, &[String])>,
 ) -> Result<usize> {
     let mut agreed = 0;
     for (name, format, paging) in FORMS {
@@ -42,9 +42,9 @@ pub fn compare_forms(
         fs::remove_file(&file)?;
         agreed += 1;
     }
-    if let (Some(raw), Some((_, outcome))) = (raw, outcomes.first()) {
+    if let (Some((start, raw)), Some((_, outcome))) = (raw, outcomes.first()) {
         let file = guest.folder().join("raw");
-        guest.save_memory(&file)?;
+        guest.save_memory(start, &file)?;
         same(ptdump, &file, raw, outcome).context("raw")?;
         fs::remove_file(&file)?;
         agreed += 1;

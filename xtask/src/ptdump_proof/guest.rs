@@ -110,11 +110,13 @@ impl Guest {
         self.qmp.execute("dump-guest-memory", &arguments).map(drop)
     }
 
-    /// Has QEMU write all of a machine's memory that lies below any hole, as it is.
-    pub fn save_memory(&mut self, file: &Path) -> Result<()> {
+    /// Has QEMU write all of a machine's memory that begins at `start` and lies below any hole, as
+    /// it is.
+    pub fn save_memory(&mut self, start: u64, file: &Path) -> Result<()> {
         let bytes = self.qmp.execute("query-memory-size-summary", &json!({}))?;
         let size = bytes["base-memory"].as_u64().context("the size of memory")?;
-        let arguments = json!({ "val": 0, "size": size, "filename": file.display().to_string() });
+        let arguments =
+            json!({ "val": start, "size": size, "filename": file.display().to_string() });
         self.qmp.execute("pmemsave", &arguments).map(drop)
     }
 
@@ -131,11 +133,14 @@ impl Guest {
         hex(answer.trim()).with_context(|| format!("the monitor says of {expression}: {answer}"))
     }
 
-    /// CR3 of an x86 machine's first CPU, which is no register of the monitor's expressions.
-    pub fn cr3(&mut self) -> Result<u64> {
+    /// A register that is none of the monitor's expressions, as `info registers` shows it: `name`
+    /// and, after `=` or space, its value.
+    pub fn register(&mut self, name: &str) -> Result<u64> {
         let registers = self.monitor("info registers")?;
-        let cr3 = registers.split_whitespace().find_map(|word| hex(word.strip_prefix("CR3=")?));
-        cr3.with_context(|| format!("the monitor shows no CR3: {registers}"))
+        let mut words = registers.split(|letter: char| letter.is_whitespace() || letter == '=');
+        words.find(|word| *word == name);
+        let value = words.find(|word| !word.is_empty()).and_then(hex);
+        value.with_context(|| format!("the monitor shows no {name}: {registers}"))
     }
 
     /// The word at a physical address, as the machine's byte order is.

@@ -7,18 +7,20 @@
 //! the same of each.
 //!
 //! What a CPU may not read `gva2gpa` calls unmapped. So the guests stand still in the kernel, and
-//! on POWER run without the protection that keeps the kernel off user pages (`nosmap`).
+//! on POWER run without the protection that keeps the kernel off user pages (`nosmap`). On RISC-V
+//! `ptdump` judges a supervisor's reads too; users' pages are compared with `info mem`.
 
 mod compare;
 mod forms;
 mod guest;
+mod info_mem;
 mod ptdump;
 mod qmp;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::emulated_host::{Platform, PowerHost, X86_64};
+use crate::emulated_host::{Platform, PowerHost, RISCV64, X86_64};
 use crate::report;
 use crate::xtask::Xtask;
 use compare::compare;
@@ -59,6 +61,15 @@ enum Case {
     /// A POWER9 machine with a hashed page table (that of a pseries guest is not in its memory)
     #[value(name = "ppc64-hash")]
     Ppc64Hash,
+    /// RISC-V with three levels
+    #[value(name = "riscv64-sv39")]
+    Riscv64Sv39,
+    /// RISC-V with four levels
+    #[value(name = "riscv64-sv48")]
+    Riscv64Sv48,
+    /// RISC-V with five levels
+    #[value(name = "riscv64-sv57")]
+    Riscv64Sv57,
 }
 
 impl Case {
@@ -68,6 +79,9 @@ impl Case {
             Self::X86_64La57 => "x86-64-la57",
             Self::Ppc64Radix => "ppc64-radix",
             Self::Ppc64Hash => "ppc64-hash",
+            Self::Riscv64Sv39 => "riscv64-sv39",
+            Self::Riscv64Sv48 => "riscv64-sv48",
+            Self::Riscv64Sv57 => "riscv64-sv57",
         }
     }
 
@@ -75,6 +89,7 @@ impl Case {
         match self {
             Self::X86_64 | Self::X86_64La57 => X86_64,
             Self::Ppc64Radix | Self::Ppc64Hash => PowerHost::Power9.usual(),
+            Self::Riscv64Sv39 | Self::Riscv64Sv48 | Self::Riscv64Sv57 => RISCV64,
         }
     }
 
@@ -86,6 +101,15 @@ impl Case {
             Self::Ppc64Radix => {
                 "-machine pseries,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken -accel tcg -cpu POWER9 -m 1G"
             }
+            Self::Riscv64Sv39 => {
+                "-machine virt -accel tcg -cpu rv64,svnapot=on,svpbmt=on,svadu=on,sv57=off,sv48=off -m 512M"
+            }
+            Self::Riscv64Sv48 => {
+                "-machine virt -accel tcg -cpu rv64,svnapot=on,svpbmt=on,svadu=on,sv57=off -m 512M"
+            }
+            Self::Riscv64Sv57 => {
+                "-machine virt -accel tcg -cpu rv64,svnapot=on,svpbmt=on,svadu=on -m 512M"
+            }
             Self::Ppc64Hash => "-machine powernv9 -accel tcg -cpu POWER9 -m 1G",
         }
     }
@@ -94,6 +118,7 @@ impl Case {
     fn kernel_arguments(self) -> &'static str {
         match self {
             Self::X86_64 | Self::X86_64La57 => "",
+            Self::Riscv64Sv39 | Self::Riscv64Sv48 | Self::Riscv64Sv57 => "",
             Self::Ppc64Radix => " nosmap nosmep",
             Self::Ppc64Hash => " nosmap nosmep disable_radix",
         }
@@ -124,6 +149,9 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
     if matches!(case, Case::X86_64 | Case::X86_64La57) {
         ptdump.expect(&core, &format!(": {}, CR3 of CPU 0 in the image's notes", case.name()))?;
     }
+    let riscv = matches!(case, Case::Riscv64Sv39 | Case::Riscv64Sv48 | Case::Riscv64Sv57);
+    let judging = ptdump.judging(if riscv { &["--access", "read"] } else { &[] });
+    let ptdump = &judging;
     let views = match case {
         // All that is to be known stands in the core.
         Case::X86_64 | Case::X86_64La57 => vec![vec![]],
@@ -135,6 +163,14 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
             ]
         }
         Case::Ppc64Hash => hash_views(&mut guest)?,
+        Case::Riscv64Sv39 | Case::Riscv64Sv48 | Case::Riscv64Sv57 => {
+            ptdump.expect(&core, ": riscv64, swapper_pg_dir in VMCOREINFO")?;
+            let satp = format!("{:#x}", guest.register("satp")?);
+            // QEMU's kdump files do not name this machine.
+            let current = ["--arch", "riscv64", "--root", &satp].map(str::to_owned).to_vec();
+            info_mem::compare(&guest.monitor("info mem")?, &ptdump.ranges(&core, &current)?)?;
+            vec![vec![], current]
+        }
     };
     let (mut asked, mut mapped, mut outcomes) = (0, 0, Vec::new());
     for view in views {
@@ -150,12 +186,18 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
     // Bare memory says nothing of itself. (The machine has no hole.)
     let raw = match case {
         Case::X86_64 | Case::X86_64La57 => {
-            let root = format!("{:#x}", guest.cr3()?);
-            Some(["--arch", case.name(), "--root", &root].map(str::to_owned))
+            let root = format!("{:#x}", guest.register("CR3")?);
+            Some((0, ["--arch", case.name(), "--root", &root].map(str::to_owned).to_vec()))
+        }
+        // But for what Linux says of itself somewhere in it.
+        Case::Riscv64Sv39 | Case::Riscv64Sv48 | Case::Riscv64Sv57 => {
+            let start = 0x8000_0000_u64;
+            Some((start, ["--base", &format!("{start:#x}")].map(str::to_owned).to_vec()))
         }
         Case::Ppc64Radix | Case::Ppc64Hash => None,
     };
-    let forms = compare_forms(&mut guest, ptdump, &outcomes, raw.as_ref().map(|it| &it[..]))?;
+    let raw = raw.as_ref().map(|(start, options)| (*start, &options[..]));
+    let forms = compare_forms(&mut guest, ptdump, &outcomes, raw)?;
     println!(
         "ptdump-proof: ok {} addresses={asked} mapped={mapped} forms={} differences=0",
         case.name(),

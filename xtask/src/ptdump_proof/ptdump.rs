@@ -11,7 +11,11 @@ use crate::command;
 use crate::xtask::Xtask;
 
 /// The program.
-pub struct Ptdump(PathBuf);
+pub struct Ptdump {
+    program: PathBuf,
+    /// Options of `translate` besides a view's: which accesses are judged.
+    judged: &'static [&'static str],
+}
 
 /// A range that it lists.
 pub struct Mapped {
@@ -24,7 +28,12 @@ impl Ptdump {
     pub fn build(xtask: &Xtask) -> Result<Self> {
         let build = cargo(xtask, ["build", "--package", "ptdump"]);
         command::stream("building ptdump", &build)?;
-        Ok(Self(xtask.target("debug").join("ptdump")))
+        Ok(Self { program: xtask.target("debug").join("ptdump"), judged: &[] })
+    }
+
+    /// The same with these options of `translate`.
+    pub fn judging(&self, judged: &'static [&'static str]) -> Self {
+        Self { program: self.program.clone(), judged }
     }
 
     /// Runs it on `core` with these options and this command; standard input is `input`.
@@ -40,7 +49,7 @@ impl Ptdump {
         arguments.extend(rest.iter().map(|&word| word.to_owned()));
         arguments.push("--json".to_owned());
         arguments.extend_from_slice(view);
-        let run = cmd(&self.0, &arguments)
+        let run = cmd(&self.program, &arguments)
             .stdin_bytes(input)
             .stdout_capture()
             .stderr_capture()
@@ -61,7 +70,8 @@ impl Ptdump {
 
     /// Without options it finds `what` in the core, as it says on standard error.
     pub fn expect(&self, core: &Path, what: &str) -> Result<()> {
-        let run = cmd!(&self.0, "stats", core).stdout_null().stderr_capture().unchecked().run()?;
+        let run =
+            cmd!(&self.program, "stats", core).stdout_null().stderr_capture().unchecked().run()?;
         let stderr = String::from_utf8_lossy(&run.stderr);
         if !run.status.success() || !stderr.contains(what) {
             bail!("expected {what:?} of ptdump; it says\n{stderr}");
@@ -69,8 +79,8 @@ impl Ptdump {
         Ok(())
     }
 
-    /// What it lists as mapped.
-    pub fn list(&self, core: &Path, view: &[String]) -> Result<Vec<Mapped>> {
+    /// What it lists as mapped, with all that it says.
+    pub fn ranges(&self, core: &Path, view: &[String]) -> Result<Vec<Value>> {
         let ranges = self.json(core, view, &["list"], String::new())?;
         let faults: Vec<_> = ranges.iter().filter(|range| !range["fault"].is_null()).collect();
         if let [first, ..] = faults[..] {
@@ -79,6 +89,12 @@ impl Ptdump {
                 faults.len()
             );
         }
+        Ok(ranges)
+    }
+
+    /// What it lists as mapped.
+    pub fn list(&self, core: &Path, view: &[String]) -> Result<Vec<Mapped>> {
+        let ranges = self.ranges(core, view)?;
         let mapped = ranges.iter().filter_map(|range| {
             Some(Mapped { va: number(&range["va"])?, bytes: range["bytes"].as_u64()? })
         });
@@ -93,7 +109,8 @@ impl Ptdump {
         addresses: &[u64],
     ) -> Result<Vec<Option<u64>>> {
         let input: String = addresses.iter().map(|address| format!("{address:#x}\n")).collect();
-        let answers = self.json(core, view, &["translate", "-"], input)?;
+        let command = [&["translate", "-"], self.judged].concat();
+        let answers = self.json(core, view, &command, input)?;
         if answers.len() != addresses.len() {
             bail!("{} answers for {} addresses", answers.len(), addresses.len());
         }
@@ -112,6 +129,7 @@ impl Ptdump {
     }
 }
 
-fn number(value: &Value) -> Option<u64> {
+/// A number as JSON has it.
+pub fn number(value: &Value) -> Option<u64> {
     u64::from_str_radix(value.as_str()?.strip_prefix("0x")?, 16).ok()
 }
