@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arch_riscv64::{CEILING, Exception, GuestControls, Mode, SvX4, Trap, hfence_gvma};
 use pgtable::{
-    Access, AllocError, Contents, DirectMap, Gather, Gpa, Hpa, Leaves, PageTable, Prot,
-    TableAllocator, TableLayout, TableState, Unused,
+    AllocError, Contents, DirectMap, Gather, Gpa, Hpa, Leaves, PageTable, Prot, TableAllocator,
+    TableLayout, TableState, Unused,
 };
 
 const BYTES: usize = 0x1_0000;
@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
         Trap::from_registers(23, 0xffff_ffd8_0000_1008, 0x83e0_1008 >> 2, 0).ok_or("not ours")?;
     let gpa = trap.gpa().ok_or("the hart does not tell the address")?;
     assert_eq!((trap.exception, gpa), (Exception::StoreGuestPageFault, Gpa::new(0x83e0_1008)));
-    let fault = guest.translate(gpa, Access::WRITE.by_user()).expect_err("read-only");
+    let fault = guest.translate(gpa, trap.access()).expect_err("read-only");
     println!("{trap}\n{fault}");
     assert_eq!(fault.arch, trap.exception);
     Ok(())

@@ -159,6 +159,17 @@ impl Paging {
         Ok(Self { tables, supervisor, user })
     }
 
+    /// The same for HLVX, which a hypervisor's loads of instructions are: they need X instead of
+    /// R, and no address is masked ("Hypervisor Virtual-Machine Load and Store Instructions").
+    #[must_use]
+    pub const fn for_hlvx(self) -> Self {
+        let tables = match self.tables {
+            Some((format, root)) => Some((format.for_hlvx(), root)),
+            None => None,
+        };
+        Self { tables, supervisor: PointerMask::Off, user: PointerMask::Off }
+    }
+
     /// The format and the root table; `None` while addresses are not translated (Bare).
     #[must_use]
     pub const fn tables(&self) -> Option<(Sv, Gpa)> {
@@ -223,6 +234,16 @@ impl GuestPaging {
         };
         let second = mode.map(|mode| (SvX4::new(mode, controls), hgatp.root()));
         Ok(Self { first, second })
+    }
+
+    /// The same for HLVX: [`Paging::for_hlvx`] of both stages.
+    #[must_use]
+    pub const fn for_hlvx(self) -> Self {
+        let second = match self.second {
+            Some((format, root)) => Some((format.for_hlvx(), root)),
+            None => None,
+        };
+        Self { first: self.first.for_hlvx(), second }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use pgtable::{AccessKind, Fault, Gpa, TwoStageFault};
+use pgtable::{Access, AccessKind, Fault, Gpa, Privilege, TwoStageFault};
 
 use crate::exception::Exception;
 use crate::format::{Sv, SvX4};
@@ -45,6 +45,16 @@ impl Trap {
             0x2000 => Some(AccessKind::Read),
             0x2020 => Some(AccessKind::Write),
             _ => None,
+        }
+    }
+
+    /// The access that the guest stage was asked for, as [`SvX4`] takes it: one to the guest's own
+    /// tables, or the guest's own.
+    #[must_use]
+    pub const fn access(&self) -> Access {
+        match self.table_access() {
+            Some(kind) => Access { kind, privilege: Privilege::Supervisor },
+            None => Access { kind: self.exception.kind(), privilege: Privilege::User },
         }
     }
 

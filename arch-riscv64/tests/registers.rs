@@ -12,7 +12,8 @@ use arch_riscv64::{
     Unsupported, boot_tables, gva_to_gpa,
 };
 use pgtable::{
-    Access, AccessKind, Debugger, DirectMap, Error, Gpa, Gva, Hpa, Prot, Recording, Translate,
+    Access, AccessKind, Debugger, DirectMap, Error, Gpa, Gva, Hpa, Privilege, Prot, Recording,
+    Translate,
 };
 use support::{Dice, Hart, Memory, Outcome, Stage};
 
@@ -180,6 +181,27 @@ fn modes() {
             assert_eq!(second.hgatp(Hpa::new(u64::MAX), 0).ppn(), (1 << 44) - 4);
         }
     }
+}
+
+/// HLVX: loads need X in both stages, and no pointer is masked.
+#[test]
+fn hlvx() {
+    let registers = Registers {
+        vsatp: 8 << 60 | 5,
+        hgatp: 9 << 60 | 8,
+        henvcfg: 3 << 32,
+        ..Registers::default()
+    };
+    let plain = GuestPaging::of(&registers, Extensions::new()).unwrap();
+    let hlvx = plain.for_hlvx();
+    let (first, root) = plain.first.tables().unwrap();
+    assert_eq!(hlvx.first.tables(), Some((first.for_hlvx(), root)));
+    assert_eq!(hlvx.second, plain.second.map(|(second, root)| (second.for_hlvx(), root)));
+    let tagged = Gva::new(0xabcd_0000_0000_1000);
+    assert_eq!(plain.first.masked(tagged, Access::READ), Gva::new(0x1000));
+    assert_eq!(hlvx.first.masked(tagged, Access::READ), tagged);
+    let bare = GuestPaging::of(&Registers::default(), Extensions::new()).unwrap();
+    assert_eq!(bare.for_hlvx(), bare);
 }
 
 const SUM: u64 = 1 << 18;
@@ -428,6 +450,9 @@ fn traps() {
         let trap = Trap::from_registers(scause, stval, htval, htinst).unwrap();
         assert_eq!(trap.gpa(), gpa.map(Gpa::new), "{trap}");
         assert_eq!(trap.table_access(), table, "{trap}");
+        let own = Access { kind: trap.exception.kind(), privilege: Privilege::User };
+        let implicit = |kind| Access { kind, privilege: Privilege::Supervisor };
+        assert_eq!(trap.access(), table.map_or(own, implicit), "{trap}");
     }
     assert_eq!(Trap::from_registers(22, 0, 0, 0), None);
     assert_eq!(Trap::from_registers(1 << 63 | 5, 0, 0, 0), None);
