@@ -1,4 +1,5 @@
-//! The microVM on RISC-V: a guest in VS- and VU-mode behind Sv39.
+//! The microVM on RISC-V: a guest in VS- and VU-mode behind Sv39, Sv48 and Sv57, as far as the host
+//! has them; a VM each.
 //!
 //! Two processes' trees, each with an ASID of its own. A and D are set in every leaf: KVM of Linux
 //! 6.12 gives a guest no hardware updates (henvcfg.ADUE).
@@ -22,8 +23,7 @@ use crate::program::{self, Rows};
 use crate::report::{Failure, Report};
 use crate::space::{self, TableFrames, cache};
 use crate::vm::{Parts, Vm};
-use changes::CHANGES;
-use layout::{CORNER, LINEAR, LOOKS, MAPPINGS, MEMORY, OTHER, PROCESS, guest};
+use layout::{CORNER, LINEAR, Layout, MEMORY, OTHER, PROCESS, guest};
 use machine::Machine;
 use shootdown::Shootdown;
 
@@ -43,6 +43,23 @@ pub fn run(report: &mut Report) -> Result<(), Failure> {
         }
     }
 
+    for mode in Mode::ALL {
+        let offered = match mode {
+            Mode::Sv39 => run_mode::<39>(&kvm, mode, report)?,
+            Mode::Sv48 => run_mode::<48>(&kvm, mode, report)?,
+            Mode::Sv57 => run_mode::<57>(&kvm, mode, report)?,
+        };
+        if !offered {
+            report.section("no more modes");
+            report.fact("satp", format!("KVM does not offer {mode:?}"));
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Runs it all in one mode; false if a vCPU does not have it.
+fn run_mode<const BITS: u8>(kvm: &Kvm, mode: Mode, report: &mut Report) -> Result<bool, Failure> {
     let ranges: Vec<_> = MEMORY
         .iter()
         .map(|range| Ok((GuestAddress(range.start), usize::try_from(range.end - range.start)?)))
@@ -57,16 +74,19 @@ pub fn run(report: &mut Report) -> Result<(), Failure> {
         guest::FRAME_SHIFT,
     )?)?;
     let caches = [PROCESS, OTHER].map(|pid| cache(&frames, pid));
-    let guest = RefCell::new(ProbeGuest::new(&kvm, memory.clone(), CORNER)?);
+    let guest = RefCell::new(ProbeGuest::new(kvm, memory.clone(), CORNER)?);
+    if guest.borrow().satp_mode()? < u64::from(mode.code()) {
+        return Ok(false);
+    }
 
     let shootdown = Shootdown::new(&guest);
     let extensions = Extensions { pbmte: true, ..Extensions::new() };
-    let format = Sv::new(Mode::Sv39, Controls { extensions, ..Controls::new() });
+    let format = Sv::new(mode, Controls { extensions, ..Controls::new() });
     let mut spaces = Vec::new();
     for (cache, pid) in caches.iter().zip([PROCESS, OTHER]) {
         spaces.push(Space::new(pid, format, &tables, &shootdown, cache)?);
     }
-    build(&mut spaces, report)?;
+    build::<BITS>(&mut spaces, report)?;
     let running = Cell::new(None);
     let machine = Machine {
         guest: &guest,
@@ -76,7 +96,7 @@ pub fn run(report: &mut Report) -> Result<(), Failure> {
         running: &running,
         shootdown: &shootdown,
     };
-    report.section("guest");
+    report.section(&format!("guest, {mode:?}"));
     for range in MEMORY {
         let size = (range.end - range.start) >> 20;
         report.fact("memory", format!("{size} MiB from gpa {:#x} on", range.start));
@@ -90,15 +110,16 @@ pub fn run(report: &mut Report) -> Result<(), Failure> {
     machine.run_process(PROCESS)?;
     greeting(machine, report)?;
     let rows = Rows {
-        mappings: MAPPINGS.iter().collect(),
-        looks: LOOKS,
-        changes: CHANGES.iter().collect(),
+        mappings: Layout::<BITS>::MAPPINGS.iter().collect(),
+        looks: Layout::<BITS>::LOOKS,
+        changes: Layout::<BITS>::CHANGES.iter().collect(),
     };
-    program::run(machine, spaces, &caches, rows, report)
+    program::run(machine, spaces, &caches, rows, report)?;
+    Ok(true)
 }
 
 /// Maps the guest's own pages, the linear mapping of the tables, and every row of the table.
-fn build(spaces: &mut [Space<'_>], report: &mut Report) -> Result<(), Failure> {
+fn build<const BITS: u8>(spaces: &mut [Space<'_>], report: &mut Report) -> Result<(), Failure> {
     for space in spaces {
         for (input, output, prot) in layout::own_pages() {
             space.map(input, output, 0x1000, prot.into(), Leaves::Exactly(12))?;
@@ -107,7 +128,7 @@ fn build(spaces: &mut [Space<'_>], report: &mut Report) -> Result<(), Failure> {
         let frames = u64::from(guest::FRAME_COUNT) << guest::FRAME_SHIFT;
         let at = LINEAR + guest::FRAMES;
         space.map(at, guest::FRAMES, frames, Prot::RW.into(), Leaves::Exactly(12))?;
-        for row in MAPPINGS.iter().filter(|row| row.pid == pid) {
+        for row in Layout::<BITS>::MAPPINGS.iter().filter(|row| row.pid == pid) {
             let memory = match row.memory {
                 0 => Memory::Normal,
                 layout::NON_CACHEABLE => Memory::Uncached,

@@ -1,14 +1,12 @@
-//! How stale translations become unreachable: the guest runs SFENCE.VMA, on our request, with its
-//! own tables still in force.
+//! How stale translations become unreachable: the guest runs the SFENCE.VMA that `arch-riscv64`
+//! prescribes, on our request, with its own tables still in force.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 
+use arch_riscv64::{CEILING, Fence, sfence_vma};
 use pgtable::{Gva, Invalidate, InvalidateFailed, Stage1, Stale};
 use probe_guest::riscv64::{Outcome, ProbeGuest};
-
-/// More pages than that are invalidated with all of their address space.
-const CEILING: u64 = 64;
 
 /// Has the guest run SFENCE.VMA.
 pub struct Shootdown<'g> {
@@ -26,31 +24,16 @@ impl<'g> Shootdown<'g> {
         self.sent.get()
     }
 
-    fn fence(&self, address: Option<Gva>, asid: u16) -> io::Result<()> {
+    fn fence(&self, fence: Fence, asid: u16) -> io::Result<()> {
         self.sent.set(self.sent.get() + 1);
-        match self.guest.borrow_mut().sfence(address, asid)? {
+        match self.guest.borrow_mut().sfence(fence.rs1.map(Gva::new), asid)? {
             Outcome::Completed { .. } => Ok(()),
             outcome => Err(io::Error::other(format!("SFENCE.VMA: {outcome}"))),
         }
     }
 
-    /// A fence for one address orders leaf entries only ("Supervisor Memory-Management Fence
-    /// Instruction"): where tables left the tree, one without an address is run.
     fn run(&self, asid: u16, stale: &Stale<Gva>) -> io::Result<()> {
-        if stale.is_empty() {
-            return Ok(());
-        }
-        let pages: u64 = stale.ranges().iter().map(|range| range.pages()).sum();
-        if stale.everything() || stale.tables() || pages > CEILING {
-            return self.fence(None, asid);
-        }
-        for range in stale.ranges() {
-            for page in 0..range.pages() {
-                let address = range.start.get().wrapping_add(page << range.shift);
-                self.fence(Some(Gva::new(address)), asid)?;
-            }
-        }
-        Ok(())
+        sfence_vma(stale, Some(asid), false, CEILING).try_for_each(|fence| self.fence(fence, asid))
     }
 }
 

@@ -7,7 +7,7 @@ use std::arch::global_asm;
 use std::slice;
 
 /// What the guest says.
-pub const GREETING: &str = "Hello from a guest behind Sv39.\n";
+pub const GREETING: &str = "Hello from a guest in S-mode.\n";
 
 // The access is each stub's first instruction, so that the exception's sepc is the stub's address.
 // a1: the address of the access. a0: what a store stores, what a load loaded, what a called
@@ -68,7 +68,7 @@ riscv_probe_guest_handler:
 4:  j 4b
 
 riscv_probe_guest_greeting:
-    .asciz "Hello from a guest behind Sv39.\n"
+    .asciz "Hello from a guest in S-mode.\n"
     .balign 4
 riscv_probe_guest_end:
     .option pop

@@ -41,6 +41,8 @@ const SPP: u64 = 1 << 8;
 const CORE: u64 = 0x8030_0000_0200_0000;
 const MODE: u64 = CORE + 32;
 const CSR: u64 = 0x8030_0000_0300_0000;
+/// The MODE of the widest satp, of the vCPU's configuration.
+const SATP_MODE: u64 = 0x8030_0000_0100_0000 + 6;
 const STVEC: u64 = CSR + 2;
 const SATP: u64 = CSR + 8;
 /// x5, x6, x7, x28: t0 to t3.
@@ -176,6 +178,14 @@ impl ProbeGuest {
     #[must_use]
     pub fn console(&self) -> &[u8] {
         &self.console
+    }
+
+    /// The greatest MODE of satp that the vCPU has.
+    ///
+    /// # Errors
+    /// The OS error.
+    pub fn satp_mode(&self) -> io::Result<u64> {
+        self.get(SATP_MODE)
     }
 
     /// Sets the tree that the guest's accesses go through.
