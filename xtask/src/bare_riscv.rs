@@ -27,14 +27,54 @@ const IMAGE: u64 = 0x8200_0000;
 const CPU: [&str; 3] = ["--target=riscv64-elf", "-march=rv64gch", "-mno-relax"];
 
 /// With one hart QEMU makes a load and a store of an AMO, each judged by itself.
-const QEMU: &str = "-machine virt -accel tcg,thread=multi -smp 2 -m 256M -cpu rv64,h=true,svpbmt=true,\
-                    svadu=true,svade=true,smnpm=true,ssnpm=true,smmpm=true";
-const SPIKE_MACHINE: &str = "--isa=rv64gch_svpbmt_svade_svadu_smnpm_ssnpm_smmpm_zicclsm -m256";
+const QEMU: &str = "-machine virt -accel tcg,thread=multi -smp 2 -m 256M -cpu rv64,h=true,\
+                    svnapot=true,svpbmt=true,smnpm=true,ssnpm=true,smmpm=true";
+const SPIKE_MACHINE: &str = "-m256 --isa=rv64gch_svnapot_svpbmt_smnpm_ssnpm_smmpm_zicclsm";
 
-/// Bits of addresses that the first and the second stage translate: each format with its like,
-/// then the extremes.
-const STAGES: [(&str, &str); 5] =
-    [("39", "39"), ("48", "48"), ("57", "57"), ("39", "57"), ("57", "39")];
+/// A machine: bits of addresses that its first and its second stage translate, and who sets A and
+/// D.
+type Hart = (&'static str, &'static str, Updates);
+
+/// Each format with its like, then the extremes; then harts whose ADUE cannot be set.
+const HARTS: [Hart; 7] = [
+    ("39", "39", Updates::Adue),
+    ("48", "48", Updates::Adue),
+    ("57", "57", Updates::Adue),
+    ("39", "57", Updates::Adue),
+    ("57", "39", Updates::Adue),
+    ("39", "39", Updates::Never),
+    ("39", "39", Updates::Always),
+];
+
+/// Who sets A and D: what ADUE says (Svade and Svadu), software alone (Svade), hardware always.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Updates {
+    Adue,
+    Never,
+    Always,
+}
+
+impl Updates {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Adue => "adue",
+            Self::Never => "never",
+            Self::Always => "always",
+        }
+    }
+
+    /// The CPU that has it so; `None`: the simulator has none.
+    fn cpu(self, simulator: Simulator) -> Option<String> {
+        Some(match (simulator, self) {
+            (Simulator::Qemu, Self::Adue) => format!("{QEMU},svadu=true,svade=true"),
+            (Simulator::Qemu, Self::Never) => format!("{QEMU},svadu=false,svade=true"),
+            (Simulator::Qemu, Self::Always) => format!("{QEMU},svadu=false,svade=false"),
+            (Simulator::Spike, Self::Adue) => format!("{SPIKE_MACHINE}_svade_svadu"),
+            (Simulator::Spike, Self::Never) => format!("{SPIKE_MACHINE}_svade"),
+            (Simulator::Spike, Self::Always) => return None,
+        })
+    }
+}
 
 /// Who simulates the hart.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -64,8 +104,10 @@ pub fn probe(xtask: &Xtask, only: Option<Simulator>, cases: Option<u64>, seed: u
             continue;
         }
         let simulator_name = simulator.word();
-        for (first, second) in STAGES {
-            let name = format!("{simulator_name}-{first}-{second}");
+        for (first, second, updates) in HARTS {
+            let Some(machine) = updates.cpu(simulator) else { continue };
+            let updates = updates.word();
+            let name = format!("{simulator_name}-{first}-{second}-{updates}");
             let file =
                 |part: &str| folder.path().join(format!("{name}-{part}")).display().to_string();
             let (image, seen) = (file("image"), file("seen"));
@@ -73,6 +115,7 @@ pub fn probe(xtask: &Xtask, only: Option<Simulator>, cases: Option<u64>, seed: u
                 let seed = seed.to_string();
                 let mut arguments = vec![option, path, "--riscv-machine", simulator_name];
                 arguments.extend(["--riscv-stages", first, second, "--seed", &seed]);
+                arguments.extend(["--riscv-updates", updates]);
                 let mut arguments: Vec<_> = arguments.into_iter().map(str::to_owned).collect();
                 let cases = cases.into_iter();
                 arguments.extend(cases.flat_map(|cases| ["--cases".to_owned(), cases.to_string()]));
@@ -81,7 +124,7 @@ pub fn probe(xtask: &Xtask, only: Option<Simulator>, cases: Option<u64>, seed: u
             if part("--riscv-image", &image)? != 0 {
                 bail!("the probe wrote no image");
             }
-            run(xtask, simulator, &firmware, &image, &seen)?;
+            run(xtask, simulator, &machine, &firmware, &image, &seen)?;
             let status = part("--riscv-seen", &seen)?;
             if status != 0 {
                 return Ok(status);
@@ -95,12 +138,19 @@ pub fn probe(xtask: &Xtask, only: Option<Simulator>, cases: Option<u64>, seed: u
 }
 
 /// Runs the machine on the image, and saves what it left behind in the file `seen`.
-fn run(xtask: &Xtask, simulator: Simulator, firmware: &str, image: &str, seen: &str) -> Result<()> {
+fn run(
+    xtask: &Xtask,
+    simulator: Simulator,
+    machine: &str,
+    firmware: &str,
+    image: &str,
+    seen: &str,
+) -> Result<()> {
     match simulator {
         Simulator::Qemu => {
             let qemu = emulated_host::RISCV64.qemu(xtask)?;
             report::note(&format!("starting a bare RISC-V hart (QEMU {})", qemu.version));
-            bare_qemu::Bare { qemu: &qemu.program, machine: QEMU, firmware, image, address: IMAGE }
+            bare_qemu::Bare { qemu: &qemu.program, machine, firmware, image, address: IMAGE }
                 .run(seen)
         }
         Simulator::Spike => {
@@ -109,7 +159,7 @@ fn run(xtask: &Xtask, simulator: Simulator, firmware: &str, image: &str, seen: &
             report::note("starting a bare RISC-V hart (Spike)");
             bare_spike::Bare {
                 spike: &spike,
-                machine: SPIKE_MACHINE,
+                machine,
                 firmware,
                 reset: RESET,
                 end: END,

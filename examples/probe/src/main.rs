@@ -90,3 +90,15 @@ fn main() -> ExitCode {
     };
     if report.finish(result) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    /// Options that collide are found when the program is built for debugging only.
+    #[test]
+    fn options_do_not_collide() {
+        Options::command().debug_assert();
+    }
+}

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 
 /// How many mismatches are shown in full.
-const SHOWN: usize = 20;
+const SHOWN: usize = 5;
 
 /// How the machine ended an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,21 +45,21 @@ impl Report {
         println!("  {name:<18} {value}");
     }
 
-    /// Takes note of a case; a mismatch is shown at once, as long as there are not too many.
+    /// Takes note of a case; a mismatch is shown at once, as long as there are not too many of the
+    /// kind.
     pub fn case(&mut self, kind: &'static str, ended: Ended, mismatch: Option<&str>) {
-        let earlier = self.mismatches();
-        if let Some(mismatch) = mismatch {
-            match earlier {
-                0..SHOWN => println!("\nMISMATCH in \"{kind}\"\n{mismatch}"),
-                SHOWN => println!("\nmore than {SHOWN} mismatches: the others are only counted"),
-                _ => {}
-            }
-        }
         let index = self.kinds.iter().position(|(name, _)| *name == kind).unwrap_or_else(|| {
             self.kinds.push((kind, Count::default()));
             self.kinds.len() - 1
         });
         let count = &mut self.kinds[index].1;
+        if let Some(mismatch) = mismatch {
+            match count.mismatches {
+                0..SHOWN => println!("\nMISMATCH in \"{kind}\"\n{mismatch}"),
+                SHOWN => println!("\nmore mismatches in \"{kind}\" are only counted"),
+                _ => {}
+            }
+        }
         *match ended {
             Ended::Done => &mut count.done,
             Ended::NoMemory => &mut count.no_memory,

@@ -31,6 +31,7 @@ use scene::Machine;
 
 /// What may be asked for.
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
 pub struct Options {
     /// Write a memory image for a bare AArch64 machine, to try trees on; needs no AArch64 machine
     #[arg(long, value_name = "FILE", conflicts_with = "arm_seen")]

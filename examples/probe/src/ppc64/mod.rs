@@ -20,6 +20,7 @@ use otherwise::Otherwise;
 
 /// What may be asked for on POWER.
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
 pub struct Options {
     /// Which of the processor's translations
     #[arg(long, value_enum, default_value_t)]

@@ -5,15 +5,20 @@ use std::cell::Cell;
 use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_riscv64::{Exception, Trap};
+use arch_riscv64::{Controls, Exception, GuestPaging, Paging, Sv, Trap};
 use pgtable::{
     Access, AccessKind, Address, DirectMap, Gva, Hpa, MemoryError, Privilege, TableMemory, Walker,
+    low_bits,
 };
 
-use super::records::{DATA, End, NOTHING, Order, TABLES, WATCHES, block, run};
+use super::deviations::{Deviation, Deviations};
+use super::records::{Csrs, DATA, End, NOTHING, Order, TABLES, WATCHES, block, run};
 use super::scene::{Instruction, SCRATCH};
-use super::state::{Machine, Roots, State, hstatus};
-use super::walks::{Stages, Way};
+use super::state::{MXR, Machine, PMM, Roots, State, hstatus, registers};
+use super::walks::{Masking, Stages, Way};
+
+/// What makes the access, `None`: the fetch of an instruction; and with which privilege.
+pub type Act = (Option<Instruction>, Privilege);
 
 /// One case.
 #[derive(Clone, Debug)]
@@ -26,43 +31,46 @@ pub struct Case {
     pub address: u64,
     /// Where that is, if nothing comes between: a block that no other access may write.
     pub data: u64,
-    pub access: Access,
-    /// A write is an AMO.
-    pub amo: bool,
+    pub act: Act,
     /// What is stored, or added.
     pub value: u64,
 }
 
 impl Case {
-    /// The instruction that makes the access; `None`: it is the fetch of one.
-    pub fn instruction(&self) -> Option<Instruction> {
-        match self.access.kind {
-            AccessKind::Read => Some(Instruction::Load),
-            AccessKind::Write if self.amo => Some(Instruction::Amo),
-            AccessKind::Write => Some(Instruction::Store),
-            AccessKind::Fetch => None,
-        }
+    pub fn access(&self) -> Access {
+        let kind = match self.act.0 {
+            None => AccessKind::Fetch,
+            Some(Instruction::Load | Instruction::Hlv | Instruction::Hlvx) => AccessKind::Read,
+            Some(Instruction::Store | Instruction::Amo | Instruction::Hsv) => AccessKind::Write,
+        };
+        Access { kind, privilege: self.act.1 }
     }
 
     /// Where the access begins.
     pub fn pc(&self) -> u64 {
-        self.instruction().map_or(self.address, |it| it.address(self.access.privilege))
+        self.act.0.map_or(self.address, |it| it.address(&self.roots, self.act.1))
     }
 
-    fn guest(&self) -> bool {
-        self.roots.second.is_some()
+    /// Whether it is made in the mode whose stages these are, and not by HS-mode.
+    pub fn is_inside(&self) -> bool {
+        !self.act.0.is_some_and(Instruction::is_hypervisors)
+    }
+
+    fn csrs(&self, machine: &Machine) -> Csrs {
+        self.state.csrs(machine, self.roots, self.act.1, self.is_inside())
     }
 }
 
 /// What the library says.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Prediction {
     pub end: End,
     /// What the words on the way hold afterwards.
     pub watches: Vec<(u64, u64)>,
-    /// Whether the manual says otherwise than this machine.
-    pub known: bool,
 }
+
+/// What the library says, and what of the machine's own ways it is due to.
+pub type Predicted = (Prediction, Vec<Deviation>);
 
 /// The tables.
 pub struct Bench<'w> {
@@ -86,22 +94,79 @@ impl<'w> Bench<'w> {
         Ok(())
     }
 
-    fn stages(&self, case: &Case) -> Stages<'w> {
-        let Case { roots, state, .. } = case;
-        let second = state.second(&self.machine);
-        Stages {
-            first: state.first(&self.machine, case.guest()),
-            root: roots.first,
-            second: roots.second.map(|root| Walker::new(second, self.memory(), root)),
-            own: self.memory(),
-            known: self.machine.known,
+    fn stages(&self, case: &Case, deviations: Deviations) -> Result<Stages<'w>, Box<dyn Error>> {
+        let Case { roots, state, act, .. } = case;
+        let registers = registers(&case.csrs(&self.machine));
+        let hlvx = act.0 == Some(Instruction::Hlvx) && !deviations.has(Deviation::HlvxFetches);
+        let (mut first, mut second) =
+            (state.first(&self.machine, roots.guest), state.second(&self.machine));
+        if !case.is_inside() && deviations.has(Deviation::HlvByMenvcfg) {
+            let extensions = state.second;
+            first = Sv::new(first.mode(), Controls { extensions, ..first.controls() });
         }
+        if hlvx {
+            (first, second) = (first.for_hlvx(), second.for_hlvx());
+        }
+        let hart = self.machine.hart();
+        let paging = match roots.guest {
+            true => GuestPaging::of(&registers, hart)?,
+            false => GuestPaging { first: Paging::of(&registers, hart)?, second: None },
+        };
+        let paging = if hlvx { paging.for_hlvx() } else { paging };
+        let [supervisors, users] = state.masks;
+        let mask = if act.1 == Privilege::Supervisor { supervisors } else { users };
+        let by_hypervisor = matches!(act.0, Some(Instruction::Hlv | Instruction::Hsv));
+        let masking = if by_hypervisor && mask != 0 && deviations.has(Deviation::HlvMasksShift) {
+            Masking::Shifted(if mask == 2 { 7 } else { 16 })
+        } else if hlvx {
+            Masking::Registers(paging.first)
+        } else {
+            let mut registers = registers;
+            if deviations.has(Deviation::MxrMasks) {
+                registers.sstatus &= !MXR;
+                registers.vsstatus &= !MXR;
+            }
+            if case.is_inside() && deviations.has(Deviation::VsMaskedByMenvcfg) {
+                registers.henvcfg = registers.henvcfg & !PMM | registers.menvcfg & PMM;
+            }
+            Masking::Registers(match roots.guest {
+                true => Paging::of_guest(&registers, hart)?,
+                false => Paging::of(&registers, hart)?,
+            })
+        };
+        Ok(Stages {
+            first: roots.first.map(|root| (first, root)),
+            second: roots.second.map(|root| Walker::new(second, self.memory(), root)),
+            paging,
+            masking,
+            hlvx_fetches: act.0 == Some(Instruction::Hlvx) && !hlvx,
+            host: self.memory(),
+            own: self.memory(),
+            deviations,
+        })
     }
 
-    /// What comes of a case; `None`: a table stands where the library sees no memory and the
-    /// machine may have some, or the page where there is no data.
-    pub fn predict(&self, case: &Case) -> Result<Option<Prediction>, Box<dyn Error>> {
-        self.with(&case.patches, || self.predict_patched(case))?
+    /// What comes of a case on the machine, and the rows that make it another than without them.
+    /// `None`: a table stands where the library sees no memory and the machine may have some, or
+    /// the page where there is no data.
+    pub fn predict(&self, case: &Case) -> Result<Option<Predicted>, Box<dyn Error>> {
+        let by =
+            |deviations| self.with(&case.patches, || self.predict_patched(case, deviations))?;
+        let plain = by(Deviations::default())?;
+        let all = self.machine.deviations();
+        if all == Deviations::default() {
+            return Ok(plain.map(|plain| (plain, Vec::new())));
+        }
+        let Some(found) = by(all)? else { return Ok(None) };
+        let mut due = Vec::new();
+        if plain.as_ref() != Some(&found) {
+            for row in all.rows() {
+                if by(all.without(row.deviation))?.as_ref() != Some(&found) {
+                    due.push(row.deviation);
+                }
+            }
+        }
+        Ok(Some((found, due)))
     }
 
     /// Does something while words are other words.
@@ -122,30 +187,39 @@ impl<'w> Bench<'w> {
         Ok(result)
     }
 
-    fn predict_patched(&self, case: &Case) -> Result<Option<Prediction>, Box<dyn Error>> {
+    fn predict_patched(
+        &self,
+        case: &Case,
+        deviations: Deviations,
+    ) -> Result<Option<Prediction>, Box<dyn Error>> {
+        let stages = self.stages(case, deviations)?;
         let mut way = Way::new();
-        let made = self.stages(case).make_all(case, &mut way);
+        let mut access = case.access();
+        if case.act.0 == Some(Instruction::Hlvx) && deviations.has(Deviation::HlvxFetches) {
+            access.kind = AccessKind::Fetch;
+        }
+        let made = stages.make_all(case, access, &mut way);
         let mut watches = Vec::new();
         for (&address, &word) in &way {
             watches.push((address, self.load(address)?));
             self.store(address, word)?;
         }
-        let Some((pc, made, known)) = made? else { return Ok(None) };
+        let Some((pc, made)) = made? else { return Ok(None) };
         if made != Ok(case.data) {
             watches.push((case.data, block(case.data)));
         }
-        let Access { kind, privilege } = case.access;
         // Beyond memory the walk is done, and the access fails.
         let made = match made {
             Ok(hpa) if hpa >= NOTHING => Err(Trap {
-                exception: Exception::LoadAccessFault.with_kind(kind),
-                stval: case.address,
+                exception: Exception::LoadAccessFault.with_kind(access.kind),
+                stval: stages.masked(Gva::new(case.address), access).get(),
                 htval: 0,
                 htinst: 0,
             }),
             made => made,
         };
-        let mode = if case.guest() { 1 } else { 3 };
+        let supervisor = access.privilege == Privilege::Supervisor;
+        let (guest, inside) = (case.roots.guest, case.is_inside());
         let end = match made {
             Ok(hpa) => {
                 // Data is looked at by whole blocks.
@@ -153,42 +227,49 @@ impl<'w> Bench<'w> {
                     return Ok(None);
                 }
                 let found = block(hpa);
-                let (a0, after) = match case.instruction() {
-                    Some(Instruction::Load) => (found, found),
-                    Some(Instruction::Store) => (0, case.value),
+                let (a0, after) = match case.act.0 {
+                    Some(Instruction::Load | Instruction::Hlv) => (found, found),
+                    Some(Instruction::Hlvx) => (found & low_bits(32), found),
+                    Some(Instruction::Store | Instruction::Hsv) => (0, case.value),
                     Some(Instruction::Amo) => (found, found.wrapping_add(case.value)),
                     None => (run(hpa), found),
                 };
                 watches.push((hpa, after));
-                let cause = match (privilege, case.guest()) {
-                    (Privilege::User, _) => 8,
-                    (Privilege::Supervisor, false) => 9,
-                    (Privilege::Supervisor, true) => 10,
+                let (cause, mode) = match (supervisor, guest, inside) {
+                    (_, _, false) => (9, 3),
+                    (false, true, _) => (8, 1),
+                    (true, true, _) => (10, 1),
+                    (false, false, _) => (8, 3),
+                    (true, false, _) => (9, 3),
                 };
-                let hstatus = hstatus(case.guest(), privilege, false);
+                let hstatus = hstatus(guest && inside, guest && supervisor, false);
                 let epc = pc.wrapping_add(4);
                 End { cause, tval: 0, tval2: 0, tinst: 0, hstatus, epc, a0, mode }
             }
             Err(Trap { exception, stval: tval, htval: tval2, htinst }) => {
-                let explicit = case.instruction().filter(|_| pc == case.pc());
+                let explicit = case.act.0.filter(|_| pc == case.pc());
                 let explicit = explicit.filter(|_| exception.kind() != AccessKind::Fetch);
                 let tinst = match explicit {
-                    Some(it) if htinst == 0 && self.machine.known.transforms => it.transformed(),
+                    Some(it) if htinst == 0 && deviations.has(Deviation::Transforms) => {
+                        // In the field rs1 the lowest bits of how far tval is from the address.
+                        it.transformed() | (tval.wrapping_sub(case.address) & 31) << 15
+                    }
                     _ => htinst,
                 };
                 let cause = u64::from(exception.code());
-                let hstatus = hstatus(case.guest(), privilege, case.guest());
+                let hstatus = hstatus(guest && inside, guest && supervisor, guest);
+                let mode = if guest { 1 } else { 3 };
                 End { cause, tval, tval2, tinst, hstatus, epc: pc, a0: 0, mode }
             }
         };
-        Ok(Some(Prediction { end, watches, known }))
+        Ok(Some(Prediction { end, watches }))
     }
 
     /// What the machine is to do for a case. `None` if there are too many words to look at.
     pub fn order(&self, case: &Case, prediction: &Prediction) -> Option<Order> {
         let mut patches = [(SCRATCH, 0); 2];
         patches.iter_mut().zip(&case.patches).for_each(|(to, patch)| *to = *patch);
-        let csrs = case.state.csrs(&self.machine, case.roots, case.access.privilege);
+        let csrs = case.csrs(&self.machine);
         let watches: Vec<_> = prediction.watches.iter().map(|watch| watch.0).collect();
         let (pc, a1, a2) = (case.pc(), case.address, case.value);
         let order = Order { patches, watches, csrs, pc, a1, a2 };
@@ -197,8 +278,9 @@ impl<'w> Bench<'w> {
 
     /// Every entry on the way to the address of a case through both stages, the last one included:
     /// addresses in memory, first the first stage's.
-    pub fn entries(&self, case: &Case) -> (Vec<u64>, Vec<u64>) {
-        self.stages(case).entries(Gva::new(case.address))
+    pub fn entries(&self, case: &Case) -> Result<(Vec<u64>, Vec<u64>), Box<dyn Error>> {
+        let stages = self.stages(case, self.machine.deviations())?;
+        Ok(stages.entries(stages.masked(Gva::new(case.address), case.access())))
     }
 }
 

@@ -4,12 +4,13 @@ use std::error::Error;
 
 use arch_riscv64::Extensions;
 use fastrand::Rng;
-use pgtable::{Access, Entry, Format, Level, Position, Prot, low_bits};
+use pgtable::{Entry, Format, Level, Position, Prot, low_bits};
 
 use super::bench::{Bench, Case, Values};
 use super::records::DATA;
 use super::scene::{Builder, twisted};
 use super::state::State;
+use super::systematic::{ACTS, HYPERVISORS_ACTS};
 
 /// How many pages each tree gets.
 const PAGES: usize = 160;
@@ -38,7 +39,8 @@ pub fn cases(
     let size = |rng: &mut Rng, levels: u8| match rng.u8(..32) {
         0 => 30,
         1 if levels > 3 => 12 + 9 * rng.u8(3..levels),
-        1..16 => 21,
+        1..12 => 21,
+        12..18 => 16,
         _ => 12,
     };
     let near = |rng: &mut Rng| rng.u64(..) & low_bits([30, 23, 15][rng.usize(..3)]);
@@ -74,17 +76,23 @@ pub fn cases(
             1 => gva ^ rng.u64(..) & low_bits(shift) & !15,
             _ => gva,
         };
-        let access = [Access::READ, Access::WRITE, Access::FETCH][rng.usize(..3)];
-        let access = if rng.bool() { access.by_user() } else { access };
+        let hypervisors = roots.guest && rng.u8(..4) == 0;
+        let acts = if hypervisors { &HYPERVISORS_ACTS[..] } else { &ACTS };
+        let act = acts[rng.usize(..acts.len())];
         if rng.u8(..32) == 0 {
             // Not sign-extended, perhaps.
             address ^= 1 << rng.u8(bits - 1..64);
         }
         let mut extensions =
-            || Extensions { adue: rng.u8(..4) != 0, pbmte: rng.u8(..4) != 0, ..Extensions::new() };
+            || Extensions { adue: rng.u8(..4) != 0, pbmte: rng.u8(..4) != 0, ..State::USUAL.first };
         let (first, second) = (extensions(), extensions());
+        let mut mask = || if rng.u8(..4) == 0 { rng.u8(2..4) } else { 0 };
+        let masks = [mask(), mask()];
+        if masks != [0; 2] && rng.bool() {
+            address ^= rng.u64(..) & 0xffff << 48;
+        }
         let mut often = || rng.u8(..3) == 0;
-        let state = State { sum: often(), mxr: often(), host_mxr: often(), first, second };
+        let state = State { sum: often(), mxr: often(), host_mxr: often(), first, second, masks };
         let mut case = Case {
             kind: "random",
             roots: *roots,
@@ -92,11 +100,10 @@ pub fn cases(
             state,
             address,
             data,
-            access,
-            amo: rng.u8(..4) == 0,
+            act,
             value: values.next(),
         };
-        let (first, second) = bench.entries(&case);
+        let (first, second) = bench.entries(&case)?;
         let entries: Vec<_> = first.into_iter().chain(second).collect();
         for _ in 0..rng.usize(..3) {
             if let Some(at) = entries.get(rng.usize(..entries.len().max(1))) {
@@ -106,7 +113,7 @@ pub fn cases(
                 }
             }
         }
-        case.kind = match (case.roots.second.is_some(), case.patches.is_empty()) {
+        case.kind = match (case.roots.guest, case.patches.is_empty()) {
             (false, true) => "random, one stage",
             (false, false) => "random, one stage, odd entries",
             (true, true) => "random, two stages",
@@ -119,7 +126,9 @@ pub fn cases(
 
 /// Any attributes that the format can say.
 fn attributes<F: Format>(format: &F, rng: &mut Rng, shift: u8) -> F::Attributes {
-    let at = Position { level: Level((shift - 12) / 9), shift };
+    // Entries of a page of 64 KiB are those of the last level.
+    let level = (shift - 12) / 9;
+    let at = Position { level: Level(level), shift: 12 + 9 * level };
     let plain = F::Attributes::from(Prot::RWX.for_user());
     let Ok(words) = format.leaves(pgtable::Address::new(0), plain, at) else { return plain };
     // Rights, G, A, D, RSW; and PBMT.

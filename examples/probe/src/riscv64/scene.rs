@@ -45,16 +45,26 @@ pub enum Instruction {
     Store,
     /// `amoadd.d a0, a2, (a1)`
     Amo,
+    /// `hlv.d a0, (a1)`: HS-mode loads from a guest's memory.
+    Hlv,
+    /// `hlvx.wu a0, (a1)`: the same as for the fetch of an instruction.
+    Hlvx,
+    /// `hsv.d a2, (a1)`: HS-mode stores to a guest's memory.
+    Hsv,
 }
 
 impl Instruction {
-    pub const ALL: [Self; 3] = [Self::Load, Self::Store, Self::Amo];
+    pub const ALL: [Self; 6] =
+        [Self::Load, Self::Store, Self::Amo, Self::Hlv, Self::Hlvx, Self::Hsv];
 
     const fn code(self) -> u64 {
         match self {
             Self::Load => 0x0005_b503,
             Self::Store => 0x00c5_b023,
             Self::Amo => 0x00c5_b52f,
+            Self::Hlv => 0x6c05_c573,
+            Self::Hlvx => 0x6835_c573,
+            Self::Hsv => 0x6ec5_c073,
         }
     }
 
@@ -63,10 +73,21 @@ impl Instruction {
         self.code() & !(0x1f << 15)
     }
 
-    /// Where it stands, for this privilege.
-    pub fn address(self, privilege: Privilege) -> u64 {
+    /// Whether it is one of HS-mode for a guest's memory.
+    pub const fn is_hypervisors(self) -> bool {
+        matches!(self, Self::Hlv | Self::Hlvx | Self::Hsv)
+    }
+
+    /// Where the case finds it.
+    pub fn address(self, roots: &Roots, privilege: Privilege) -> u64 {
         let page = if privilege == Privilege::User { 0x1000 } else { 0 };
-        STUBS + page + 0x10 * self as u64
+        let at = 0x10 * self as u64;
+        match (roots.first, roots.second) {
+            _ if self.is_hypervisors() => self.place(),
+            (Some(_), _) => STUBS + page + at,
+            (None, Some(_)) => STUBS_GPA + at,
+            (None, None) => self.place(),
+        }
     }
 
     /// Where it stands in memory.
@@ -87,6 +108,17 @@ pub struct Shape {
     pub first: u8,
     /// `None`: there is one stage only.
     pub second: Option<(u8, u8)>,
+}
+
+/// Trees, and an address of data behind them.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene {
+    pub roots: Roots,
+    /// The address, and what the first stage makes of it.
+    pub gva: u64,
+    pub gpa: u64,
+    /// Where that is in memory.
+    pub hpa: u64,
 }
 
 /// What a tree is to map: from, to, log2 of the size, attributes.
@@ -116,8 +148,8 @@ impl<'w> Builder<'w> {
     }
 
     /// One page of the first stage's, and with two stages one of the second's for it; and an
-    /// address of data there, and where that is in memory.
-    pub fn single(&mut self, shape: Shape) -> Result<(Roots, u64, u64), Box<dyn Error>> {
+    /// address of data there.
+    pub fn single(&mut self, shape: Shape) -> Result<Scene, Box<dyn Error>> {
         let hpa = DATA.0 + 0x34_5670;
         let slot = match (self.machine.first, shape.first) {
             (Mode::Sv39, 21) => 0xffff_ffd3_8000_0000,
@@ -131,7 +163,7 @@ impl<'w> Builder<'w> {
         let Some((second, tables)) = shape.second else {
             let gva = twisted(slot, hpa, shape.first);
             let page = (gva, hpa, shape.first, attributes.into());
-            return Ok((self.build_one(1, &[page])?, gva, hpa));
+            return Ok(Scene { roots: self.build_one(1, &[page])?, gva, gpa: hpa, hpa });
         };
         // A page of 256 TiB has no other in its half of the addresses.
         let high = if second == 48 { 3 << 48 } else { DATA_GPA };
@@ -139,7 +171,8 @@ impl<'w> Builder<'w> {
         let gva = twisted(slot, gpa, shape.first);
         let page = (gva, gpa, shape.first, attributes.into());
         let mapping = (gpa, hpa, second, attributes.into());
-        Ok((self.build_two((1, 2), tables, &[page], &[mapping])?, gva, hpa))
+        let roots = self.build_two((1, 2), tables, &[page], &[mapping])?;
+        Ok(Scene { roots, gva, gpa, hpa })
     }
 
     /// One tree; mappings that do not fit beside those before are left out.
@@ -150,7 +183,7 @@ impl<'w> Builder<'w> {
     ) -> Result<Roots, Box<dyn Error>> {
         let own = self.frames(frames)?;
         let first = self.first_stage(own, own, frames, CODE, pages, false)?;
-        Ok(Roots { first, second: None })
+        Ok(Roots { first: Some(first), second: None, guest: false })
     }
 
     /// Both trees, in so many frames; mappings that do not fit beside those before are left out.
@@ -185,7 +218,7 @@ impl<'w> Builder<'w> {
         }
         let root = tree.root();
         let first = self.first_stage(own, tables_gpa, frames.0, STUBS_GPA, pages, true)?;
-        Ok(Roots { first, second: Some(root) })
+        Ok(Roots { first: Some(first), second: Some(root), guest: true })
     }
 
     /// A first stage whose tables stand at `own` in memory and at `address` for itself, and its

@@ -1,20 +1,23 @@
 //! The hart's state that a case is carried out under, and which hart it is.
 
-use arch_riscv64::{Controls, Extensions, GuestControls, Mode, Sv, SvX4};
+use arch_riscv64::{Controls, Extensions, GuestControls, Mode, Registers, Sv, SvX4};
 use clap::ValueEnum;
 use pgtable::{Gpa, Hpa, Privilege};
 
+use super::deviations::Deviations;
 use super::records::{Csrs, Facts};
 
 /// sstatus: SPP, SUM, MXR. hstatus: GVA, SPV, SPVP, and VSXL, which is 2 (64 bits).
 const SPP: u64 = 1 << 8;
 const SUM: u64 = 1 << 18;
-const MXR: u64 = 1 << 19;
+pub const MXR: u64 = 1 << 19;
 const GVA: u64 = 1 << 6;
 const SPV: u64 = 1 << 7;
 const SPVP: u64 = 1 << 8;
 const VSXL: u64 = 2 << 32;
-/// menvcfg and henvcfg: ADUE, PBMTE.
+/// menvcfg, henvcfg and senvcfg: PMM, ADUE, PBMTE.
+pub const PMM: u64 = 3 << PMM_SHIFT;
+const PMM_SHIFT: u8 = 32;
 const ADUE: u64 = 1 << 61;
 const PBMTE: u64 = 1 << 62;
 /// The exceptions that a hypervisor leaves to HS-mode: access faults, illegal instructions,
@@ -32,6 +35,18 @@ pub enum Simulator {
     Spike,
 }
 
+/// Who sets A and D.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Updates {
+    /// Hardware, where menvcfg and henvcfg say so: Svade and Svadu.
+    #[default]
+    Adue,
+    /// Software: Svade alone; ADUE is read-only zero.
+    Never,
+    /// Hardware always: a hart from before both extensions.
+    Always,
+}
+
 /// The hart.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine {
@@ -39,71 +54,33 @@ pub struct Machine {
     pub first: Mode,
     /// and its second.
     pub second: Mode,
-    pub known: Known,
-}
-
-/// What a machine does otherwise than others. Each is told at the end of the run.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Known {
-    /// htinst (mtinst) holds the transformed instruction of an explicit load or store. A hart may
-    /// do so, or leave 0 ("Transformed Instruction or Pseudoinstruction for mtinst or htinst").
-    pub transforms: bool,
-    /// The update of A or D in a guest's table is not judged by the guest stage, and sets no D
-    /// there. The manual has it "checked as though for an implicit load or store" ("Guest Physical
-    /// Address Translation"); QEMU's `get_physical_address` stores to the address that the load
-    /// went to.
-    pub updates_unasked: bool,
-    /// sstatus.MXR lets the hart read a guest's tables from pages that are executable and not
-    /// readable. The manual's MXR is for explicit loads; for QEMU's `get_physical_address` a load
-    /// of a guest's table is one.
-    pub mxr_for_tables: bool,
-    /// If a table of the guest stage lies outside memory, a walk for a guest's table ends in a
-    /// guest-page fault. The manual demands an access fault ("Virtual Address Translation Process",
-    /// step 2); QEMU's `get_physical_address` reports every failure of that walk alike.
-    pub tables_outside_refuse: bool,
-    /// Access faults of a guest stage come with the guest-physical address in htval. The manual has
-    /// zero there, as it is no guest-page fault ("Hypervisor Trap Value Register").
-    pub access_faults_tell: bool,
-}
-
-impl Known {
-    const fn of(simulator: Simulator) -> Self {
-        let all = matches!(simulator, Simulator::Qemu);
-        Self {
-            transforms: all,
-            updates_unasked: all,
-            mxr_for_tables: all,
-            tables_outside_refuse: all,
-            access_faults_tell: all,
-        }
-    }
-
-    /// Each by name, if the machine has it.
-    pub fn named(self) -> impl Iterator<Item = &'static str> {
-        let all = [
-            (self.transforms, "tinst holds the transformed instruction of explicit accesses"),
-            (self.updates_unasked, "A and D of a guest’s tables are set without the guest stage"),
-            (self.mxr_for_tables, "sstatus.MXR lets a guest’s tables be in execute-only pages"),
-            (self.tables_outside_refuse, "a guest stage’s table outside memory refuses a guest’s"),
-            (self.access_faults_tell, "access faults of a guest stage come with htval"),
-        ];
-        all.into_iter().filter_map(|(there, name)| there.then_some(name))
-    }
+    pub simulator: Simulator,
+    pub updates: Updates,
 }
 
 impl Machine {
-    pub const fn new(simulator: Simulator, first: Mode, second: Mode) -> Self {
-        Self { first, second, known: Known::of(simulator) }
+    /// What it does otherwise than others, or than the manual.
+    pub fn deviations(&self) -> Deviations {
+        Deviations::of(self.simulator)
+    }
+
+    /// What registers do not say.
+    pub fn hart(&self) -> Extensions {
+        let adue = self.updates == Updates::Always;
+        Extensions { adue, svnapot: true, ..Extensions::new() }
     }
 
     /// Whether the machine is the one that images are made for.
-    pub fn has(facts: &Facts) -> bool {
+    pub fn has(&self, facts: &Facts) -> bool {
         let mode = |word: u64, code: u64| word >> 60 == code;
+        let adue = if self.updates == Updates::Adue { ADUE } else { 0 };
+        let masks = facts.menvcfg & facts.henvcfg & facts.senvcfg;
         mode(facts.satp, 8)
             && mode(facts.satp_sv57, 10)
             && mode(facts.hgatp, 8)
             && mode(facts.hgatp_sv57, 10)
-            && facts.menvcfg & facts.henvcfg & (ADUE | PBMTE) == ADUE | PBMTE
+            && facts.menvcfg & facts.henvcfg & (ADUE | PBMTE) == adue | PBMTE
+            && masks & PMM == PMM
     }
 }
 
@@ -120,26 +97,46 @@ pub struct State {
     pub first: Extensions,
     /// The same for the second stage.
     pub second: Extensions,
+    /// PMM of supervisors' accesses and of users': menvcfg's or henvcfg's, and senvcfg's.
+    pub masks: [u8; 2],
 }
 
-/// Where the trees stand.
+/// Where the trees stand; `None`: the stage is Bare.
 #[derive(Clone, Copy, Debug)]
 pub struct Roots {
-    pub first: Gpa,
-    /// The second stage's; `None`: one stage only.
+    pub first: Option<Gpa>,
     pub second: Option<Hpa>,
+    /// VS- and VU-mode: vsatp and hgatp count. Otherwise satp.
+    pub guest: bool,
 }
 
 impl State {
-    /// A and D are the hardware's, memory types are there.
+    /// A and D are the hardware's, memory types are there, no pointer is masked.
     pub const USUAL: Self = {
-        let extensions = Extensions { adue: true, pbmte: true, ..Extensions::new() };
-        Self { sum: false, mxr: false, host_mxr: false, first: extensions, second: extensions }
+        let extensions = Extensions { adue: true, pbmte: true, svnapot: true, ..Extensions::new() };
+        Self {
+            sum: false,
+            mxr: false,
+            host_mxr: false,
+            first: extensions,
+            second: extensions,
+            masks: [0; 2],
+        }
     };
+
+    /// The same with menvcfg.ADUE and henvcfg.ADUE as the machine can have them.
+    pub fn on(self, machine: &Machine) -> Self {
+        let of = |it: Extensions| match machine.updates {
+            Updates::Adue => it,
+            Updates::Never => Extensions { adue: false, ..it },
+            Updates::Always => Extensions { adue: true, ..it },
+        };
+        Self { first: of(self.first), second: of(self.second), ..self }
+    }
 
     /// The first stage: a guest's if there are two.
     pub fn first(&self, machine: &Machine, guest: bool) -> Sv {
-        let Self { sum, mxr, host_mxr, first, second } = *self;
+        let Self { sum, mxr, host_mxr, first, second, .. } = *self;
         // sstatus.MXR applies to both stages.
         let mxr = mxr || guest && host_mxr;
         let extensions = if guest {
@@ -156,42 +153,59 @@ impl State {
         SvX4::new(machine.second, GuestControls { mxr: self.host_mxr, extensions: self.second })
     }
 
-    /// The CSRs.
-    pub fn csrs(&self, machine: &Machine, roots: Roots, privilege: Privilege) -> Csrs {
-        let Self { sum, mxr, host_mxr, .. } = *self;
+    /// The CSRs. `inside`: the access is made in the mode whose stages these are, and not by HS-mode
+    /// with an instruction for a guest's memory.
+    pub fn csrs(
+        &self,
+        machine: &Machine,
+        roots: Roots,
+        privilege: Privilege,
+        inside: bool,
+    ) -> Csrs {
+        let Self { sum, mxr, host_mxr, masks: [supervisors, users], .. } = *self;
         let when = |wanted: bool, bits: u64| if wanted { bits } else { 0 };
-        let environment = |it: Extensions| when(it.adue, ADUE) | when(it.pbmte, PBMTE);
+        let by_register = machine.updates == Updates::Adue;
+        let environment =
+            |it: Extensions| when(it.adue && by_register, ADUE) | when(it.pbmte, PBMTE);
+        let [mask, senvcfg] = [supervisors, users].map(|pmm| u64::from(pmm) << PMM_SHIFT);
         let supervisor = privilege == Privilege::Supervisor;
         let status = when(sum, SUM) | when(mxr, MXR);
-        let first = self.first(machine, roots.second.is_some());
-        let satp = first.satp(roots.first, 0).into_bits();
-        let spp = when(supervisor, SPP);
-        match roots.second {
-            None => Csrs {
+        let first = self.first(machine, roots.guest);
+        let satp = roots.first.map_or(0, |root| first.satp(root, 0).into_bits());
+        if !roots.guest {
+            return Csrs {
                 satp,
-                menvcfg: environment(self.first),
-                sstatus: status | spp,
+                menvcfg: environment(self.first) | mask,
+                senvcfg,
+                sstatus: status | when(supervisor, SPP),
                 ..Csrs::default()
-            },
-            Some(root) => Csrs {
-                vsatp: satp,
-                hgatp: self.second(machine).hgatp(root, 0).into_bits(),
-                menvcfg: environment(self.second),
-                henvcfg: environment(first.controls().extensions),
-                sstatus: when(host_mxr, MXR) | spp,
-                vsstatus: status,
-                hstatus: SPV,
-                medeleg: DELEGATED,
-                ..Csrs::default()
-            },
+            };
+        }
+        let second = self.second(machine);
+        Csrs {
+            vsatp: satp,
+            hgatp: roots.second.map_or(0, |root| second.hgatp(root, 0).into_bits()),
+            menvcfg: environment(self.second),
+            henvcfg: environment(first.controls().extensions) | mask,
+            senvcfg,
+            sstatus: when(host_mxr, MXR) | when(supervisor || !inside, SPP),
+            vsstatus: status,
+            hstatus: when(inside, SPV) | when(supervisor, SPVP),
+            medeleg: DELEGATED,
+            ..Csrs::default()
         }
     }
 }
 
+/// The registers of the library that these CSRs are.
+pub fn registers(csrs: &Csrs) -> Registers {
+    let Csrs { satp, vsatp, hgatp, menvcfg, henvcfg, senvcfg, .. } = *csrs;
+    let (sstatus, vsstatus, hstatus) = (csrs.sstatus, csrs.vsstatus, csrs.hstatus | VSXL);
+    Registers { satp, sstatus, menvcfg, senvcfg, vsatp, vsstatus, hgatp, hstatus, henvcfg }
+}
+
 /// hstatus after a trap.
-pub fn hstatus(guest: bool, privilege: Privilege, address_is_guests: bool) -> u64 {
-    let supervisor = privilege == Privilege::Supervisor;
-    let bits = if guest { SPV } else { 0 };
-    let bits = bits | if guest && supervisor { SPVP } else { 0 };
-    VSXL | bits | if address_is_guests { GVA } else { 0 }
+pub fn hstatus(inside_guest: bool, supervisor: bool, address_is_guests: bool) -> u64 {
+    let when = |wanted: bool, bits: u64| if wanted { bits } else { 0 };
+    VSXL | when(inside_guest, SPV) | when(supervisor, SPVP) | when(address_is_guests, GVA)
 }

@@ -4,10 +4,10 @@
 use std::error::Error;
 
 use arch_riscv64::{Extensions, Mode};
-use pgtable::Access;
+use pgtable::Privilege;
 
-use super::bench::{Bench, Case, Values};
-use super::scene::{Builder, Shape};
+use super::bench::{Act, Bench, Case, Values};
+use super::scene::{Builder, Instruction, Scene, Shape};
 use super::state::State;
 
 /// R, W, X, U.
@@ -17,23 +17,38 @@ const RECORD: u64 = 0xc0;
 /// PBMT and N.
 const TYPES: u64 = 7 << 61;
 
-/// Kind of access and privilege, and whether a write is an AMO.
-const ACCESSES: [(Access, bool); 8] = {
-    let [r, w, f] = [Access::READ, Access::WRITE, Access::FETCH];
+/// What a mode does with its own stages.
+pub const ACTS: [Act; 8] = {
+    use Instruction::{Amo, Load, Store};
+    use Privilege::{Supervisor, User};
     [
-        (r.by_user(), false),
-        (w, false),
-        (f.by_user(), false),
-        (w.by_user(), true),
-        (r, false),
-        (w.by_user(), false),
-        (f, false),
-        (w, true),
+        (Some(Load), User),
+        (Some(Store), Supervisor),
+        (None, User),
+        (Some(Amo), User),
+        (Some(Load), Supervisor),
+        (Some(Store), User),
+        (None, Supervisor),
+        (Some(Amo), Supervisor),
+    ]
+};
+
+/// What HS-mode does with a guest's.
+pub const HYPERVISORS_ACTS: [Act; 6] = {
+    use Instruction::{Hlv, Hlvx, Hsv};
+    use Privilege::{Supervisor, User};
+    [
+        (Some(Hlv), User),
+        (Some(Hsv), Supervisor),
+        (Some(Hlvx), User),
+        (Some(Hlv), Supervisor),
+        (Some(Hsv), User),
+        (Some(Hlvx), Supervisor),
     ]
 };
 
 /// The state, with each part in the position that it usually is not in.
-fn states(guest: bool) -> Vec<State> {
+pub fn states(guest: bool) -> Vec<State> {
     let usual = State::USUAL;
     let extensions = usual.first;
     let unrecorded = Extensions { adue: false, ..extensions };
@@ -59,7 +74,7 @@ fn states(guest: bool) -> Vec<State> {
 
 /// log2 of the sizes of pages.
 fn shifts(mode: Mode) -> &'static [u8] {
-    &[12, 21, 30, 39, 48][..usize::from(mode.levels())]
+    &[12, 16, 21, 30, 39, 48][..usize::from(mode.levels()) + 1]
 }
 
 /// All subsets of the bits of `mask`.
@@ -91,23 +106,17 @@ pub fn cases(
         let twos = twos.map(|(column, &it)| shape(Some((it, tables[(row + column) % 3]))));
         for shape in ones.chain(twos) {
             for marked in [true, false] {
-                let (roots, address, data) = builder.single(shape)?;
-                let plain = Case {
-                    kind: "",
-                    roots,
-                    patches: Vec::new(),
-                    state: State::USUAL,
-                    address,
-                    data,
-                    access: Access::READ,
-                    amo: false,
-                    value: 0,
-                };
-                let mut cases = Cases { plain, values, turn: 0, all: &mut all };
-                if marked {
-                    variations(bench, &mut cases)?;
-                } else {
-                    unmarked(bench, &mut cases)?;
+                let scene = builder.single(shape)?;
+                let all_acts = [&ACTS[..], &HYPERVISORS_ACTS];
+                // HS-mode's are made where both stages have pages of the same size.
+                let same = shape.second.is_some_and(|(second, _)| second == first);
+                for &acts in all_acts.iter().take(1 + usize::from(same)) {
+                    let mut cases = Cases::new(&scene, acts, values, &mut all);
+                    if marked {
+                        variations(bench, &mut cases)?;
+                    } else {
+                        unmarked(bench, &mut cases)?;
+                    }
                 }
             }
         }
@@ -116,56 +125,76 @@ pub fn cases(
 }
 
 /// Cases that are being made.
-struct Cases<'c> {
-    plain: Case,
+pub struct Cases<'c> {
+    pub plain: Case,
+    acts: &'static [Act],
     values: &'c Values,
     /// Which access comes next where only one is made.
     turn: usize,
     all: &'c mut Vec<Case>,
 }
 
-impl Cases<'_> {
-    fn one(
-        &mut self,
-        kinds: [&'static str; 2],
-        patches: &[(u64, u64)],
-        state: State,
-        (access, amo): (Access, bool),
-    ) {
-        self.all.push(Case {
-            kind: kinds[usize::from(self.plain.roots.second.is_some())],
-            patches: patches.to_vec(),
-            state,
-            access,
-            amo,
-            value: self.values.next(),
-            ..self.plain.clone()
-        });
+impl<'c> Cases<'c> {
+    /// Cases of a scene, by these acts.
+    pub fn new(
+        scene: &Scene,
+        acts: &'static [Act],
+        values: &'c Values,
+        all: &'c mut Vec<Case>,
+    ) -> Self {
+        let &Scene { roots, gva, hpa, .. } = scene;
+        let plain = Case {
+            kind: "",
+            roots,
+            patches: Vec::new(),
+            state: State::USUAL,
+            address: gva,
+            data: hpa,
+            act: acts[0],
+            value: 0,
+        };
+        Self { plain, acts, values, turn: 0, all }
     }
 
-    /// By all accesses.
-    fn push(&mut self, kinds: [&'static str; 2], patches: &[(u64, u64)], state: State) {
-        for access in ACCESSES {
-            self.one(kinds, patches, state, access);
+    /// `kinds`: with one stage, and with two.
+    fn one(&mut self, kinds: [&'static str; 2], patches: &[(u64, u64)], state: State, act: Act) {
+        let mut case = Case {
+            kind: kinds[usize::from(self.plain.roots.guest)],
+            patches: patches.to_vec(),
+            state,
+            act,
+            value: self.values.next(),
+            ..self.plain.clone()
+        };
+        if !case.is_inside() {
+            case.kind = "HLV, HLVX, HSV";
+        }
+        self.all.push(case);
+    }
+
+    /// By all acts.
+    pub fn push(&mut self, kinds: [&'static str; 2], patches: &[(u64, u64)], state: State) {
+        for &act in self.acts {
+            self.one(kinds, patches, state, act);
         }
     }
 
-    /// By so many accesses, in so many states, as it is their turn.
-    fn push_some(&mut self, kinds: [&'static str; 2], patches: &[(u64, u64)], count: usize) {
-        let states = states(self.plain.roots.second.is_some());
+    /// By so many acts, in so many states, as it is their turn.
+    pub fn push_some(&mut self, kinds: [&'static str; 2], patches: &[(u64, u64)], count: usize) {
+        let states = states(self.plain.roots.guest);
         for _ in 0..count {
             self.turn += 1;
-            let access = ACCESSES[self.turn % ACCESSES.len()];
-            // Each state meets each access after a while.
+            let act = self.acts[self.turn % self.acts.len()];
+            // Each state meets each act after a while.
             let state = states[(self.turn / 3) % states.len()];
-            self.one(kinds, patches, state, access);
+            self.one(kinds, patches, state, act);
         }
     }
 }
 
 fn variations(bench: &Bench<'_>, cases: &mut Cases<'_>) -> Result<(), Box<dyn Error>> {
-    let (first, second) = bench.entries(&cases.plain);
-    for state in states(cases.plain.roots.second.is_some()) {
+    let (first, second) = bench.entries(&cases.plain)?;
+    for state in states(cases.plain.roots.guest) {
         cases.push(["nothing changed", "two stages, nothing changed"], &[], state);
     }
     let entries = first.iter().map(|&at| (at, 1)).chain(second.iter().map(|&at| (at, 2)));
@@ -179,20 +208,31 @@ fn variations(bench: &Bench<'_>, cases: &mut Cases<'_>) -> Result<(), Box<dyn Er
         for rights in subsets(RIGHTS) {
             cases.push_some(["rights", two], &[(at, word & !RIGHTS | rights)], 3);
         }
+        let two = if stage == 1 { "stage 1, size of NAPOT" } else { "stage 2, size of NAPOT" };
+        for size in 0..16 {
+            let word = word & !(15 << 10) | size << 10 | 1 << 63;
+            cases.push_some(["size of NAPOT", two], &[(at, word)], 2);
+        }
         let two = if stage == 1 { "stage 1, memory types" } else { "stage 2, memory types" };
         for bits in subsets(TYPES) {
             cases.push_some(["memory types", two], &[(at, word & !TYPES | bits)], 2);
         }
     }
     let leaf = first.last().copied().ok_or("a page has an entry")?;
-    for state in states(cases.plain.roots.second.is_some()) {
+    for state in states(cases.plain.roots.guest) {
         let word = bench.load(leaf)?;
         for rights in subsets(RIGHTS) {
             let patch = [(leaf, word & !RIGHTS | rights)];
             cases.push(["a page's rights", "stage 1, a page's rights"], &patch, state);
         }
     }
-    if let Some(&last) = second.iter().find(|at| is_page(bench, &cases.plain, **at)) {
+    let mut pages = Vec::new();
+    for &at in &second {
+        if is_page(bench, &cases.plain, at)? {
+            pages.push(at);
+        }
+    }
+    if let Some(&last) = pages.first() {
         let words = (bench.load(leaf)?, bench.load(last)?);
         for rights in subsets(RIGHTS) {
             let word = words.1 & !RIGHTS | rights;
@@ -208,24 +248,25 @@ fn variations(bench: &Bench<'_>, cases: &mut Cases<'_>) -> Result<(), Box<dyn Er
 
 /// Whether the entry maps the page of the case, and not one of the guest's tables: without it, only
 /// the access itself fails.
-fn is_page(bench: &Bench<'_>, plain: &Case, at: u64) -> bool {
+fn is_page(bench: &Bench<'_>, plain: &Case, at: u64) -> Result<bool, Box<dyn Error>> {
     let without = Case { patches: vec![(at, 0)], ..plain.clone() };
-    let (first, second) = bench.entries(plain);
-    let Ok(Some(_)) = bench.predict(&without) else { return false };
-    let patched = bench.with(&without.patches, || bench.entries(plain));
-    patched
-        .is_ok_and(|(tables, entries)| tables.len() == first.len() && entries.len() == second.len())
+    let (first, second) = bench.entries(plain)?;
+    if bench.predict(&without)?.is_none() {
+        return Ok(false);
+    }
+    let (tables, entries) = bench.with(&without.patches, || bench.entries(plain))??;
+    Ok(tables.len() == first.len() && entries.len() == second.len())
 }
 
 /// Entries that are marked neither accessed nor dirty.
 fn unmarked(bench: &Bench<'_>, cases: &mut Cases<'_>) -> Result<(), Box<dyn Error>> {
-    let (first, second) = bench.entries(&cases.plain);
+    let (first, second) = bench.entries(&cases.plain)?;
     for &at in first.iter().chain(&second) {
         let word = bench.load(at)?;
         // Pointers have neither bit.
         bench.store(at, word & !RECORD)?;
     }
-    for state in states(cases.plain.roots.second.is_some()) {
+    for state in states(cases.plain.roots.guest) {
         cases.push(["not accessed, not dirty", "two stages, not accessed"], &[], state);
     }
     for &at in first.iter().chain(&second) {

@@ -9,15 +9,15 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::atomic::Ordering;
 
-use arch_riscv64::{Exception, PSEUDO_READ, Sv, SvX4, Trap};
+use arch_riscv64::{Exception, GuestPaging, PSEUDO_READ, Paging, Sv, SvX4, Trap};
 use pgtable::{
     Access, AccessKind, Cause, DirectMap, Entry, Fault, Format, Gpa, Gva, Hpa, Level, MemoryError,
-    Position, ReadMemory, SecondStage, TableMemory, TwoStage, TwoStageFault, Walker, low_bits,
+    Position, ReadMemory, SecondStage, TableMemory, Translate, TwoStageFault, Walker, low_bits,
 };
 
 use super::bench::Case;
+use super::deviations::{Deviation, Deviations};
 use super::records::NOTHING;
-use super::state::Known;
 
 /// Where an access goes, or how it ends.
 pub type Made = Result<u64, Trap>;
@@ -25,14 +25,28 @@ pub type Made = Result<u64, Trap>;
 /// The words on the way, as they were.
 pub type Way = BTreeMap<u64, u64>;
 
-/// Both stages of a case.
+/// Both stages of a case; `None`: Bare.
 pub struct Stages<'w> {
-    pub first: Sv,
-    pub root: Gpa,
+    pub first: Option<(Sv, Gpa)>,
     pub second: Option<Walker<SvX4, DirectMap<'w, Hpa>>>,
-    /// The first stage's tables, by their addresses in memory.
+    /// The same by the registers. With one stage its second is Bare.
+    pub paging: GuestPaging,
+    /// How pointers are masked.
+    pub masking: Masking,
+    /// HLVX is a fetch.
+    pub hlvx_fetches: bool,
+    /// The tables, by their addresses in memory.
+    pub host: DirectMap<'w, Hpa>,
     pub own: DirectMap<'w, Gpa>,
-    pub known: Known,
+    pub deviations: Deviations,
+}
+
+/// How the machine masks the pointer of an access.
+pub enum Masking {
+    /// As these registers say.
+    Registers(Paging),
+    /// Shifted right by so many bits.
+    Shifted(u8),
 }
 
 /// A first stage's table memory: behind the second stage, if there is one.
@@ -63,13 +77,17 @@ impl Through<'_, '_> {
 
     /// The access by which a guest's table is read.
     fn table_read(&self) -> Access {
-        if self.stages.known.mxr_for_tables { Access::READ.by_user() } else { Access::READ }
+        if self.stages.deviations.has(Deviation::MxrForTables) {
+            Access::READ.by_user()
+        } else {
+            Access::READ
+        }
     }
 
     /// The access by which A or D is recorded in a guest's table.
     fn update(&self) -> Access {
         let second = self.stages.second.as_ref().map(Walker::format);
-        let unasked = self.stages.known.updates_unasked;
+        let unasked = self.stages.deviations.has(Deviation::UpdatesUnasked);
         second.filter(|_| !unasked).and_then(SvX4::guest_table_update).unwrap_or(self.table_read())
     }
 }
@@ -91,55 +109,67 @@ impl ReadMemory<Gpa> for Through<'_, '_> {
     }
 }
 
-/// What comes of a case: where the last instruction stands that was to be carried out, how it
-/// ended, and whether the machine is known to end it otherwise than the manual.
-pub type MadeAll = Result<Option<(u64, Made, bool)>, Box<dyn Error>>;
+/// What comes of a case: where the last instruction stands that was to be carried out, and how it
+/// ended.
+pub type MadeAll = Result<Option<(u64, Made)>, Box<dyn Error>>;
 
 impl Stages<'_> {
-    /// Carries out the case: the fetch of its instruction, then the access. `way` gets the words on
-    /// the way, as they were.
-    pub fn make_all(&self, case: &Case, way: &mut Way) -> MadeAll {
-        let Access { kind, privilege } = case.access;
-        let fetch = (Gva::new(case.pc()), Access { kind: AccessKind::Fetch, privilege });
-        self.on_the_way(fetch.0, way);
-        let Some((made, known)) = self.make(fetch.0, fetch.1)? else { return Ok(None) };
-        let Some(instruction) = case.instruction() else {
-            return Ok(Some((case.pc(), made, known)));
-        };
-        match made {
-            Ok(hpa) if hpa != instruction.place() => return Ok(None),
-            Ok(_) => {}
-            Err(_) => return Ok(Some((case.pc(), made, known))),
+    /// Carries out the case: the fetch of its instruction, unless HS-mode makes it, then the
+    /// access, as the machine takes it. `way` gets the words on the way, as they were.
+    pub fn make_all(&self, case: &Case, access: Access, way: &mut Way) -> MadeAll {
+        if let Some(instruction) = case.act.0.filter(|_| case.is_inside()) {
+            let fetch = Access { kind: AccessKind::Fetch, ..access };
+            self.on_the_way(Gva::new(case.pc()), way);
+            let Some(made) = self.make(Gva::new(case.pc()), fetch)? else { return Ok(None) };
+            match made {
+                Ok(hpa) if hpa != instruction.place() => return Ok(None),
+                Ok(_) => {}
+                Err(_) => return Ok(Some((case.pc(), made))),
+            }
         }
-        self.on_the_way(Gva::new(case.address), way);
-        let access = Access { kind, privilege };
+        self.on_the_way(self.masked(Gva::new(case.address), access), way);
         let made = self.make(Gva::new(case.address), access)?;
-        Ok(made.map(|(made, other)| (case.pc(), made, known || other)))
+        Ok(made.map(|made| (case.pc(), made)))
     }
 
-    /// Makes an access: where it goes, or how it ends, and whether that is otherwise than the
-    /// manual says. `None` if the library cannot tell.
-    fn make(&self, address: Gva, access: Access) -> Result<Option<(Made, bool)>, Box<dyn Error>> {
-        let judged = self.translate(address, access);
+    /// The address that an access uses: after pointer masking.
+    pub fn masked(&self, address: Gva, access: Access) -> Gva {
+        match self.masking {
+            Masking::Registers(paging) => paging.masked(address, access),
+            Masking::Shifted(bits) => Gva::new(address.get() >> bits),
+        }
+    }
+
+    /// Makes an access: where it goes, or how it ends. `None` if the library cannot tell.
+    ///
+    /// By the manual alone, what the registers say is asked too: it must say the same.
+    fn make(&self, unmasked: Gva, access: Access) -> Result<Option<Made>, Box<dyn Error>> {
+        let judged = self.translate(unmasked, access);
+        let address = self.masked(unmasked, access);
         let marking = self.through(true);
-        let marked = Walker::new(self.first, &marking, self.root).access(address, access);
         let refused = |table, fault| TwoStageFault::Stage2 { address, access, table, fault };
-        let result = match (marked, &self.second) {
-            (Ok(found), None) => Ok(found.output.get()),
-            (Ok(found), Some(second)) => second
-                .access(found.output, access.by_user())
+        let reached = match self.first {
+            None => Ok(Gpa::new(address.get())),
+            Some((format, root)) => Walker::new(format, &marking, root)
+                .access(address, access)
+                .map(|found| found.output)
+                .map_err(|fault| match (marking.refused.take(), &self.second) {
+                    (Some(other), Some(second)) => {
+                        let arch = second.format().fault_of_guest_table(other.arch, access);
+                        // Where the update was refused, the walk names no entry.
+                        let at = fault.at.unwrap_or(Position { level: Level(0), shift: 12 });
+                        refused(Some(at), Fault { arch, ..other })
+                    }
+                    _ => TwoStageFault::Stage1(fault),
+                }),
+        };
+        let result = reached.and_then(|gpa| match &self.second {
+            None => Ok(gpa.get()),
+            Some(second) => second
+                .access(gpa, access.by_user())
                 .map(|found| found.output.get())
                 .map_err(|fault| refused(None, fault)),
-            (Err(fault), second) => Err(match (marking.refused.take(), second) {
-                (Some(other), Some(second)) => {
-                    let arch = second.format().fault_of_guest_table(other.arch, access);
-                    // Where the update was refused, the walk names no entry.
-                    let at = fault.at.unwrap_or(Position { level: Level(0), shift: 12 });
-                    refused(Some(at), Fault { arch, ..other })
-                }
-                _ => TwoStageFault::Stage1(fault),
-            }),
-        };
+        });
         let outside = match &result {
             Err(TwoStageFault::Stage1(fault)) if fault.cause == Cause::TableAccess => {
                 marking.outside.get()
@@ -152,57 +182,44 @@ impl Stages<'_> {
         if outside.is_some_and(|at| at < NOTHING) {
             return Ok(None);
         }
-        let known = match (&judged, &result) {
-            (Ok(there), Ok(here)) if there == here => false,
-            (Err(there), Err(here)) if Trap::from(there) == Trap::from(here) => false,
-            (Err(there), _) if self.excuses(there) => true,
-            (there, here) => {
-                return Err(format!("the library’s walks do not agree: {there:?}, {here:?}").into());
-            }
-        };
-        let by_manual = result.as_ref().err().map(Trap::from);
-        let result = result.map_err(|fault| self.trap(&fault));
-        let known = known || result.err() != by_manual;
-        Ok(Some((result, known)))
+        let by_manual = result.as_ref().map(|hpa| *hpa).map_err(Trap::from);
+        if self.deviations == Deviations::default() && judged != by_manual {
+            let both = format!("{judged:x?}, {by_manual:x?}");
+            return Err(format!("the library’s walks do not agree: {both}").into());
+        }
+        Ok(Some(result.map_err(|fault| self.trap(&fault))))
     }
 
-    /// Whether the machine is known not to see a fault.
-    fn excuses(&self, fault: &TwoStageFault<Sv, SvX4>) -> bool {
-        let TwoStageFault::Stage2 { table: Some(_), fault, .. } = fault else { return false };
-        let update = fault.access.kind == AccessKind::Write;
-        if update { self.known.updates_unasked } else { self.known.mxr_for_tables }
-    }
-
-    /// The trap as the machine reports it.
+    /// The trap as the machine reports it: guest-page faults of HLVX may be page faults of a
+    /// fetch.
     fn trap(&self, fault: &TwoStageFault<Sv, SvX4>) -> Trap {
+        let mut trap = self.trap_of_stage(fault);
+        if self.hlvx_fetches && trap.exception.is_guest_page_fault() {
+            trap.exception = Exception::InstructionPageFault;
+        }
+        trap
+    }
+
+    fn trap_of_stage(&self, fault: &TwoStageFault<Sv, SvX4>) -> Trap {
         let mut trap = Trap::from(fault);
-        let TwoStageFault::Stage2 { access, table, fault, .. } = fault else { return trap };
+        let TwoStageFault::Stage2 { table, fault, .. } = fault else { return trap };
         if fault.cause != Cause::TableAccess {
             return trap;
         }
         let gpa = fault.address.get() >> 2;
-        if table.is_some() && self.known.tables_outside_refuse {
-            trap.exception = Exception::LoadGuestPageFault.with_kind(access.kind);
+        if table.is_some() && self.deviations.has(Deviation::TablesOutsideRefuse) {
+            let kind = trap.exception.kind();
+            trap.exception = Exception::LoadGuestPageFault.with_kind(kind);
             (trap.htval, trap.htinst) = (gpa, PSEUDO_READ);
-        } else if self.known.access_faults_tell {
+        } else if self.deviations.has(Deviation::AccessFaultsTell) {
             trap.htval = gpa;
         }
         trap
     }
 
-    /// The same without recording anything.
-    fn translate(&self, address: Gva, access: Access) -> Result<u64, TwoStageFault<Sv, SvX4>> {
-        match &self.second {
-            None => Walker::new(self.first, self.own, self.root)
-                .translate(address, access)
-                .map(|found| found.output.get())
-                .map_err(TwoStageFault::Stage1),
-            Some(second) => {
-                let second = Walker::new(*second.format(), *second.memory(), second.root());
-                let both = TwoStage::new(self.first, self.root, second);
-                both.translate(address, access).map(|found| found.output().get())
-            }
-        }
+    /// The same by the registers, without recording anything.
+    fn translate(&self, address: Gva, access: Access) -> Made {
+        self.paging.walker(self.host).translate(address, access).map(|found| found.output.get())
     }
 
     fn through(&self, marks: bool) -> Through<'_, '_> {
@@ -211,19 +228,23 @@ impl Stages<'_> {
 
     /// The addresses of the first stage's entries on the way, and of the page.
     fn first_addresses(&self, address: Gva) -> (Vec<Gpa>, Option<Gpa>) {
+        let Some((format, root)) = self.first else {
+            return (Vec::new(), Some(Gpa::new(address.get())));
+        };
         let through = self.through(false);
-        let trace = Walker::new(self.first, &through, self.root).trace(address);
+        let trace = Walker::new(format, &through, root).trace(address);
         let index = |level: u8| (address.get() >> (12 + 9 * level) & 511) * 8;
         let entry = |table: Gpa, level: u8| Gpa::new(table.get() + index(level));
-        let mut all = vec![entry(self.root, self.first.geometry().root().0)];
+        let mut all = vec![entry(root, format.geometry().root().0)];
         for step in &trace {
             match step.entry {
                 Entry::Table { table, .. } => {
                     all.push(entry(table, step.at.level.0.saturating_sub(1)));
                 }
                 Entry::Leaf { output, .. } => {
-                    let within = address.get() & low_bits(step.at.shift);
-                    return (all, Some(Gpa::new(output.get() | within)));
+                    let shift = step.at.shift + format.group(step.word, step.at);
+                    let within = address.get() & low_bits(shift);
+                    return (all, Some(Gpa::new(output.get() & !low_bits(shift) | within)));
                 }
                 _ => {}
             }

@@ -42,6 +42,7 @@ use second::{End, Known, Machine, Second};
 
 /// What may be asked for.
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
 pub struct Options {
     /// Write a memory image for a bare x86-64 machine, to try nested paging or EPT on; needs no x86
     /// machine
