@@ -1,8 +1,9 @@
 //! The entries of a walk, flag by flag.
 //!
 //! Sources: SDM §4.5 (long mode), §29.3.2 (EPT); Power ISA v3.0B Book III §5.7.10.1 (radix PDE and
-//! PTE); Privileged Architecture, "Sv39" (PTE); of what Linux keeps in entries that are not present, `arch/x86/include/asm/pgtable_64.h`
-//! (swap entries) and `pgtable_types.h` (`_PAGE_PROTNONE`).
+//! PTE); RISC-V Privileged Architecture, "Sv39" (PTE); of what Linux keeps in entries that are not
+//! present, `arch/x86/include/asm/pgtable_64.h` (swap entries) and `pgtable_types.h`
+//! (`_PAGE_PROTNONE`).
 
 use serde::Serialize;
 
@@ -168,7 +169,8 @@ fn x86_absent(word: u64, level: u8, linux: bool) -> Vec<String> {
 }
 
 /// An entry of RISC-V whose V is clear. Linux has PROT_NONE in the bit that is G in a valid entry;
-/// of a swap entry bits 11:7 are the area, and 63:12 the offset (`arch/riscv/include/asm/pgtable.h`).
+/// of a swap entry bits 11:7 are the area, and 63:12 the offset
+/// (`arch/riscv/include/asm/pgtable.h`).
 fn riscv_absent(word: u64, linux: bool) -> Vec<String> {
     vec![match (word, linux) {
         (0, _) => "V=0: empty".to_owned(),

@@ -50,8 +50,8 @@ pub struct TableOptions {
     /// Which tables; many images tell
     #[arg(long, value_enum, global = true)]
     pub arch: Option<ArchName>,
-    /// Where they begin: CR3, EPTP, satp, hgatp, process table, SDR1; or the kernel's own, or the user's half of
-    /// page-table isolation
+    /// Where they begin: CR3, EPTP, satp, hgatp, process table, SDR1; or the kernel's own, or the
+    /// user's half of page-table isolation
     #[arg(long, value_name = "ADDR|kernel|user", value_parser = address::root, global = true)]
     pub root: Option<RootChoice>,
     /// Whose registers to take, of several CPUs; without it the first's that has paging on

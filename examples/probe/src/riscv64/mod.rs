@@ -166,7 +166,8 @@ fn judge(
             }
             report.fact(row.what, format!("{count} cases, {}", row.version));
             report.fact("  the manual", row.manual);
-            if count == 0 {
+            // A hart that sets neither A nor D has no use for some of them.
+            if count == 0 && machine.updates == Updates::Adue {
                 return Err(format!("no case needs the deviation {:?}", row.deviation).into());
             }
         }

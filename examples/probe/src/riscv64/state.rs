@@ -43,8 +43,6 @@ pub enum Updates {
     Adue,
     /// Software: Svade alone; ADUE is read-only zero.
     Never,
-    /// Hardware always: a hart from before both extensions.
-    Always,
 }
 
 /// The hart.
@@ -66,8 +64,7 @@ impl Machine {
 
     /// What registers do not say.
     pub fn hart(&self) -> Extensions {
-        let adue = self.updates == Updates::Always;
-        Extensions { adue, svnapot: true, ..Extensions::new() }
+        Extensions { svnapot: true, ..Extensions::new() }
     }
 
     /// Whether the machine is the one that images are made for.
@@ -129,7 +126,6 @@ impl State {
         let of = |it: Extensions| match machine.updates {
             Updates::Adue => it,
             Updates::Never => Extensions { adue: false, ..it },
-            Updates::Always => Extensions { adue: true, ..it },
         };
         Self { first: of(self.first), second: of(self.second), ..self }
     }
@@ -153,8 +149,8 @@ impl State {
         SvX4::new(machine.second, GuestControls { mxr: self.host_mxr, extensions: self.second })
     }
 
-    /// The CSRs. `inside`: the access is made in the mode whose stages these are, and not by HS-mode
-    /// with an instruction for a guest's memory.
+    /// The CSRs. `inside`: the access is made in the mode whose stages these are, and not by
+    /// HS-mode with an instruction for a guest's memory.
     pub fn csrs(
         &self,
         machine: &Machine,
