@@ -4,9 +4,11 @@
 //! rustc and the C compiler are the toolbox’s. Everything is linked statically: the emulated host
 //! has no libraries, and qemu-user then needs no library path.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use cargo_metadata::{Package, TargetKind};
 use duct::Expression;
 
 use crate::cargo::cargo;
@@ -15,7 +17,7 @@ use crate::toolbox::cross::Cross;
 use crate::toolbox::table::{
     COMPILERS, LIBRARIES_ARM64, LIBRARIES_PPC64EL, LIBRARIES_RISCV64, QEMU_USER, RUST_TRIXIE, Tool,
 };
-use crate::xtask::Xtask;
+use crate::xtask::{PORTABLE_TESTS, Xtask};
 
 /// What is built for.
 pub struct Target {
@@ -96,16 +98,22 @@ impl Toolchain {
         command::stream("cargo check for POWER", &check)
     }
 
-    /// Runs the tests of `packages`, with `cases` percent of their random cases, under user-mode
-    /// emulation, with the page size of POWER hosts, 64 K. A warning is an error: code that is for
-    /// POWER only is compiled nowhere else.
+    /// Runs the tests of `packages` but those of [`PORTABLE_TESTS`], with `cases` percent of their
+    /// random cases, under user-mode emulation, with the page size of POWER hosts, 64 K. A warning
+    /// is an error: code that is for POWER only is compiled nowhere else.
     ///
     /// Documentation tests are left out: Debian’s rustdoc is too old for this cargo to hand it a
     /// runner.
     pub fn test(&self, xtask: &Xtask, packages: &[&str], cases: u32) -> Result<()> {
         let qemu = xtask.toolbox.program(&QEMU_USER, "qemu-ppc64le")?;
-        let packages = packages.iter().flat_map(|package| ["--package", package]);
-        let arguments: Vec<_> = ["--tests", "--all-features"].into_iter().chain(packages).collect();
+        let is_chosen = |package: &&Package| packages.contains(&package.name.as_str());
+        let targets = xtask.metadata.packages.iter().filter(is_chosen).flat_map(|it| &it.targets);
+        let tests = targets.filter(|target| target.kind.contains(&TargetKind::Test));
+        let tests = tests.map(|target| target.name.as_str());
+        let tests: BTreeSet<_> = tests.filter(|name| !PORTABLE_TESTS.contains(name)).collect();
+        let mut arguments = vec!["--lib", "--bins", "--all-features"];
+        arguments.extend(packages.iter().flat_map(|package| ["--package", package]));
+        arguments.extend(tests.iter().flat_map(|test| ["--test", test]));
         let test = self
             .cargo(xtask, "test", &arguments, STRICT)
             .env("PGTABLE_CASES", cases.to_string())

@@ -19,6 +19,8 @@ pub const CONFORMANCE: &str = "pgtable-conformance";
 /// KVM ABI.
 pub const POWER_TESTED: [&str; 7] =
     ["pgtable", "frag-alloc", "arch-ppc64", "guest-init", "kvm-ppc", "probe-guest", "pseries"];
+/// Of their tests, those of portable logic: large programs, which take minutes to compile.
+pub const PORTABLE_TESTS: [&str; 2] = ["entries", "model"];
 /// The other packages that build for POWER.
 pub const POWER_BUILT: [&str; 9] = [
     "arch-x86",

@@ -236,9 +236,9 @@ fn benches(xtask: &Xtask) -> Result<()> {
 const CASES: u32 = 10;
 
 /// Shows what differs on POWER: atomics, inline assembly, pages of 64 KiB, the KVM ABI. All other
-/// packages are compiled only, and fewer random cases are run: what they try is portable, and the
-/// step `test` tries it. The byte order is the same (POWER LE); tables in the other order have
-/// their own tests.
+/// packages are compiled only, two large programs of tests are left out, and fewer random cases are
+/// run: what they try is portable, and the step `test` tries it. The byte order is this machine's
+/// too (POWER LE); tables in the other order have their own tests.
 fn ppc64le(xtask: &Xtask) -> Result<()> {
     let power = Toolchain::set_up(xtask)?;
     power.check(xtask, &POWER_BUILT)?;
