@@ -4,11 +4,19 @@
 //! entries are live, whether it is locked, whether it left its tree) stands in one small atomic
 //! word per table, [`TableState`], which the allocator keeps beside its own books and does not
 //! look at. It makes "is this table empty now?" a decrement, not a scan.
+//!
+//! # Protocol
+//! A verb that needs a table calls [`TableAllocator::allocate`], and initialises the state that
+//! [`TableAllocator::state`] gives for it; no other call of the allocator reads or writes that
+//! state. A table that left a tree comes back by [`TableAllocator::free`] after the invalidation
+//! (see [`invalidate`](crate::invalidate)), and once. The allocator is shared by reference, locks
+//! what it needs itself, and is called with tables of the tree locked: it must not call verbs.
+
+pub use crate::state::TableState;
 
 use crate::address::Address;
 use crate::format::Format;
 use crate::geometry::Level;
-use crate::state::TableState;
 use crate::table_word::TableWord as _;
 
 /// The size (and so the alignment) of a table, and what it is for.

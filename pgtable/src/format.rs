@@ -18,13 +18,15 @@
 
 use core::fmt;
 
+pub use crate::geometry::{Geometry, LevelGeometry, MAX_GROUP, MAX_LEVELS};
+pub use crate::shortcut::{Field, Pattern, Shortcuts, Step};
+pub use crate::table_word::TableWord;
+
 use crate::access::{Access, AccessKind, Attributes, Prot};
 use crate::address::low_bits;
 use crate::fault::Cause;
-use crate::geometry::{Geometry, Level, Position};
-use crate::shortcut::{Pattern, Shortcuts};
+use crate::geometry::{Level, Position};
 use crate::stage::{Stage, Stage1, Stage2};
-use crate::table_word::TableWord;
 use crate::word::{load_raw, swap};
 
 /// The stage's input address type of a format.

@@ -28,6 +28,17 @@
 //! | bring an allocator | `frag-alloc`, your own [`TableAllocator`] |
 //! | bring a shoot-down | your own [`Invalidate`] |
 //!
+//! # Modules
+//! Each module's page opens with its protocol: who calls what in which order, what is locked, what
+//! is owed. What all modules speak of (addresses, accesses, levels, leaves, errors) stands here.
+//!
+//! | module | for |
+//! | --- | --- |
+//! | [`tree`], [`shared`] | whoever changes trees |
+//! | [`walk`], [`two_stage`], [`cache`], [`bytes`] | whoever reads them |
+//! | [`invalidate`], [`memory`], [`allocator`] | whoever embeds them: shoot-down, memory, tables |
+//! | [`mod@format`], [`vcpu`] | the author of an architecture's crate |
+//!
 //! # Levels
 //! Counted from the bottom, everywhere: 0 is the last level. See [`Level`].
 //!
@@ -68,6 +79,28 @@
 //!     Ok(())
 //! }
 //! ```
+//!
+//! [`Format`]: format::Format
+//! [`TableMemory`]: memory::TableMemory
+//! [`Gather`]: invalidate::Gather
+//! [`Cursor`]: tree::Cursor
+//! [`Writer`]: shared::Writer
+//! [`LockedRange`]: shared::LockedRange
+//! [`TwoStage`]: two_stage::TwoStage
+//! [`GuestBytes`]: bytes::GuestBytes
+//! [`Walker`]: walk::Walker
+//! [`Translate`]: bytes::Translate
+//! [`TranslationCache`]: cache::TranslationCache
+//! [`Watch`]: cache::Watch
+//! [`PageTable::relocate`]: tree::PageTable::relocate
+//! [`PageTable::relocate_root`]: tree::PageTable::relocate_root
+//! [`PageTable::rebuild`]: tree::PageTable::rebuild
+//! [`Walker::snapshot`]: walk::Walker::snapshot
+//! [`DirectMap`]: memory::DirectMap
+//! [`TableAllocator`]: allocator::TableAllocator
+//! [`Invalidate`]: invalidate::Invalidate
+//! [`PageTable`]: tree::PageTable
+//! [`SharedPageTable`]: shared::SharedPageTable
 #![no_std]
 #![deny(missing_docs)]
 
@@ -76,14 +109,14 @@ extern crate alloc;
 
 mod access;
 mod address;
-mod allocator;
+pub mod allocator;
 mod anchor;
 mod annotate;
 mod appear;
 mod batch;
 mod boot;
-mod bytes;
-mod cache;
+pub mod bytes;
+pub mod cache;
 mod change;
 mod control_bits;
 mod cursor;
@@ -92,21 +125,22 @@ mod diff;
 mod error;
 mod fault;
 mod flush;
-mod format;
+pub mod format;
 mod gather;
 mod geometry;
 mod group;
 #[cfg(feature = "alloc")]
 mod guest_memory;
 mod interrupted;
+pub mod invalidate;
 #[cfg(feature = "iommu")]
-mod iommu;
+pub mod iommu;
 mod iterate;
 mod keep;
 mod leaf;
 mod lock;
 mod map;
-mod memory;
+pub mod memory;
 mod modify;
 mod movement;
 mod paging_walker;
@@ -116,7 +150,7 @@ mod quick;
 mod ranges;
 mod record;
 mod reshape;
-mod shared;
+pub mod shared;
 mod shortcut;
 mod space;
 mod stage;
@@ -126,8 +160,10 @@ mod table_word;
 mod tables;
 #[cfg(feature = "vm-memory")]
 mod tracked;
-mod two_stage;
-mod walk;
+pub mod tree;
+pub mod two_stage;
+pub mod vcpu;
+pub mod walk;
 mod word;
 mod work;
 

@@ -1,52 +1,6 @@
 //! Who may change a table: the one writer of an exclusive tree, without a lock; or, of a shared
 //! tree, whoever has locked it.
-//!
-//! # Protocol
-//! The state of each table names its owner (see [`TableState`]). A table's words, its count of live
-//! entries and its leaving the tree belong to the writer that has locked it, and to nothing else
-//! (hardware sets its bits in entries all the same).
-//!
-//! 1. A writer descends without a lock, as readers do, to the lowest table that covers all of its
-//!    range, its *cover*, and locks that. While it descends it reads (see [`ReadSide`]): no table
-//!    that it can reach is handed out again meanwhile. If another writer has the cover it stops
-//!    reading, waits for a turn, and descends again; if the cover left the tree before it was
-//!    locked it descends again at once.
-//! 2. Below, it locks every table before it reads an entry of it for a change, holding the one
-//!    above: down the way to its address, and up again as it moves on to the right. At any time it
-//!    has the tables on the way from its cover to where it works. The writer of a
-//!    [`LockedRange`](crate::LockedRange) locks all tables of its range in the same order, and
-//!    keeps them.
-//! 3. A table is linked, or unlinked, by the writer that has the one above; to unlink a table it
-//!    must have that too. A new table is locked by its writer from the moment that it is allocated.
-//!    A table that is unlinked has no owner from then on, and waits
-//!    in the [`Gather`](crate::Gather) for its invalidation and then, with the allocator, for
-//!    readers that may still see it.
-//! 4. A writer cannot unlink its own empty cover: it does not hold the parent's lock. So it unlocks
-//!    the cover, locks the parent (as in 1), then the empty table (as in 2), and unlinks it if it
-//!    is still empty.
-//!
-//! This is the tree protocol (A. Silberschatz, Z. Kedem, "Consistency in hierarchical database
-//! systems", J. ACM 27, 1980): after its first lock, a writer locks only a table whose parent it
-//! holds. So a writer waits only for one whose locked tables are all further down, there is no
-//! circle of waiting, and overlapping operations have the effect of one after the other.
-//!
-//! A writer waits for a lock outside of any reading, and holds locks while it invalidates (before
-//! a leaf is split or replaced, and when its gather is full). So an
-//! [`Invalidate`](crate::Invalidate) may wait for readers, but must not change the tree whose
-//! invalidation it is.
-//!
-//! # Memory that others write
-//! A guest that writes its own tables can make an entry lead to any table. A table that is no live
-//! table of the tree's allocator, or is another tree's, is not locked ([`Error::Malformed`]). Each
-//! change of a table's state compares its owner. So a table has one writer at a time, whatever ways
-//! lead to it, and is freed once. A writer does not wait for a table that it holds itself
-//! ([`Error::Malformed`]), and waits for others no longer than [`ReadSide::wait`] says
-//! ([`Error::Contended`]). A range that cannot find a table again, because a guest hid it, leaves
-//! it locked by an owner that has [ended](crate::ranges); the next writer takes it over. What is
-//! mapped in that guest's tree, and what is counted there, may be wrong; nothing else is.
-//!
-//! Checked by `loom/pgtable/tests/writers.rs` and, with threads, the conformance kit's `writers`
-//! and `locked.rs`.
+//! For the protocol see [`shared`](crate::shared).
 
 use core::cell::Cell;
 use core::marker::PhantomData;

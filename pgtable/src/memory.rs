@@ -20,8 +20,15 @@
 use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 
+pub use crate::appear::{Announced, Appeared};
+#[cfg(feature = "vm-memory")]
+pub use crate::guest_memory::HostMapped;
+#[cfg(feature = "alloc")]
+pub use crate::guest_memory::{GuestTables, HostAccess, HostRegion, RegionError};
+#[cfg(feature = "vm-memory")]
+pub use crate::tracked::TrackedTables;
+
 use crate::address::Address;
-use crate::appear::Appeared;
 use crate::table_word::{half, with_half};
 
 /// How often a half of a word is exchanged anew because the other half changed.
@@ -184,7 +191,7 @@ pub trait TableMemory<A: Address>: ReadMemory<A> {
     fn wrote(&self, address: A, words: usize);
 
     /// Entries were made present: the place for the barrier that an architecture asks for before
-    /// hardware may rely on them. See [`Announced`](crate::Announced), which is such a memory.
+    /// hardware may rely on them. See [`Announced`], which is such a memory.
     ///
     /// Called after the stores, and before the verb returns. By default there is nothing to do;
     /// memory around another passes it on.

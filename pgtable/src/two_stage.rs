@@ -1,11 +1,17 @@
 //! Both stages in one call: `Gva → Gpa → Hpa`, as hardware translates for a guest.
 //!
+//! # Protocol
 //! The guest's tables stand at guest-physical addresses. Each of their words is reached through
 //! stage 2, as is the final address: with four levels each, 24 loads at worst. Where stage 1's
 //! entries still lack what hardware records in them (accessed, dirty), recording it is an access of
 //! its own, which stage 2 must allow too ([`SecondStage::guest_table_update`]). A fault says whose
 //! it is: the guest's own (stage 1), or the hypervisor's (stage 2), and then whether it hit a table
 //! of the guest's or the final access.
+//!
+//! A [`TwoStage`] takes no lock and writes nothing. With a
+//! [`TranslationCache`] of the second stage it remembers
+//! where the guest's tables stand; who changes the second stage invalidates through that cache's
+//! [`Watch`](crate::cache::Watch).
 
 use core::cell::Cell;
 use core::fmt;

@@ -1,6 +1,21 @@
 //! Reading: translation of an access, the trace of a walk. Safe on tables that somebody else wrote.
+//!
+//! # Protocol
+//! A [`Walker`] is a format, the memory in which the tables stand, and a root. It takes no lock and
+//! keeps nothing: each call begins at the root, reads each entry once for each decision, and is
+//! bounded on any content. The tables may be a hostile guest's, may change while they are read, and
+//! may stand in memory that can only be read. A table that another thread frees meanwhile must not
+//! be handed out again before the walk ends: see [`shared`](crate::shared).
+//!
+//! Verbs that write nothing are the walker's: translation (one, or a batch), iteration over leaves,
+//! runs and tables, comparison, and copying into a new tree. [`Walker::access`] records accessed and
+//! dirty as hardware does.
 
 use arrayvec::ArrayVec;
+
+pub use crate::diff::{Change, Side};
+pub use crate::iterate::{LeafIter, Run, RunLeaves};
+pub use crate::tables::{Table, TableEntry};
 
 use crate::access::{Access, Prot};
 use crate::address::{Address, low_bits};
