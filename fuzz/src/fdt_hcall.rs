@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 
 use arbitrary::{Arbitrary, Unstructured};
-use arch_ppc64::hash::HptOrder;
+use arch_ppc64::hash::{HptOrder, PageSize};
 use arch_ppc64::kvm::kvm_ppc_mmuv3_cfg;
 use pseries::{
     CpuState, Ending, Host, Hypercall, MIN_MEMORY, Machine, Mmu, Next, Platform, Status, boot,
@@ -99,7 +99,8 @@ enum Step {
 pub fn fdt_hcall(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let Ok(flags) = input.arbitrary::<u8>() else { return };
-    let mmu = if flags & 1 == 0 { Mmu::Radix } else { Mmu::Hash(HptOrder::MIN) };
+    let largest = if flags & 8 == 0 { PageSize::K64 } else { PageSize::K4 };
+    let mmu = if flags & 1 == 0 { Mmu::Radix } else { Mmu::Hash { order: HptOrder::MIN, largest } };
     let machine = Machine { cpus: u32::from(flags >> 4), mmu };
     if flags & 2 != 0 {
         return boots(input.take_rest(), machine);

@@ -248,7 +248,7 @@ fn run(mut input: Unstructured<'_>) -> Result<()> {
                         assert!(frame.tables().all(|table| alive.contains_key(&table)));
                     }
                     None => {
-                        assert_eq!(found.as_ref().and_then(|frame| frame.table_at(address)), None)
+                        assert_eq!(found.as_ref().and_then(|frame| frame.table_at(address)), None);
                     }
                 }
                 if step & 0x10 != 0 {

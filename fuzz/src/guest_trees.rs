@@ -233,18 +233,15 @@ impl Stranger<'_, '_> {
     }
 
     fn take(&mut self, shift: u8) {
-        if self.tables.len() < 6 {
-            if let Ok(table) = self.cache.take(shift) {
-                for word in self.words((table, shift)) {
-                    assert_eq!(
-                        word.swap(Self::pattern(table), Ordering::Relaxed),
-                        0,
-                        "{table} is not zeroed"
-                    );
-                }
-                self.tables.push((table, shift));
-            }
+        if self.tables.len() == 6 {
+            return;
         }
+        let Ok(table) = self.cache.take(shift) else { return };
+        for word in self.words((table, shift)) {
+            let before = word.swap(Self::pattern(table), Ordering::Relaxed);
+            assert_eq!(before, 0, "{table} is not zeroed");
+        }
+        self.tables.push((table, shift));
     }
 
     fn give(&mut self) {

@@ -292,7 +292,8 @@ fn halves(pair: &AtomicU64) -> &[AtomicU32; 2] {
     // SAFETY: the atomics have the layout of their integers, 8 bytes hold two of 4, and the
     // alignment of 8 suffices. All accesses are atomic. Every processor that Rust supports keeps
     // accesses of both widths to one word coherent; Rust's model does not describe races between
-    // the two, and none are made here: a tree's entries are accessed in one width.
+    // the two. Trees access their entries in one width, and readers that are given words by value
+    // load the pair beside them.
     unsafe { &*core::ptr::from_ref(pair).cast() }
 }
 

@@ -8,8 +8,8 @@
 //! be handed out again before the walk ends: see [`shared`](crate::shared).
 //!
 //! Verbs that write nothing are the walker's: translation (one, or a batch), iteration over leaves,
-//! runs and tables, comparison, and copying into a new tree. [`Walker::access`] records accessed and
-//! dirty as hardware does.
+//! runs and tables, comparison, and copying into a new tree. [`Walker::access`] records accessed
+//! and dirty as hardware does.
 
 use arrayvec::ArrayVec;
 

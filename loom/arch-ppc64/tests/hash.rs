@@ -359,7 +359,8 @@ fn a_store_before_a_remove_is_in_its_answer() {
 /// A store while the entry is hidden for a moment: it is put back as it was, or with other rights.
 #[test]
 fn a_store_while_an_entry_is_hidden_is_kept() {
-    let hides: [(fn(Slot<'_, Modelled>), u64); 2] =
+    type Hides = fn(Slot<'_, Modelled>);
+    let hides: [(Hides, u64); 2] =
         [(|slot| drop(slot.hide_if(PAGE)), R), (|slot| assert!(protect(slot)), RP)];
     for (hide, after) in hides {
         model(move || {

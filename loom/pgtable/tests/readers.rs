@@ -226,8 +226,8 @@ fn seen(
         memory.store();
         reader.join().unwrap();
     });
-    let all = collected.lock().unwrap().clone();
-    all
+    let seen = collected.lock().unwrap();
+    seen.clone()
 }
 
 /// The page is unmapped, which frees its table; then another page is mapped, which takes it (or the

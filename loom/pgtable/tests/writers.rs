@@ -311,8 +311,8 @@ fn ends(
         drop(hook);
         all.lock().unwrap().insert((mapped, left));
     });
-    let all = collected.lock().unwrap().clone();
-    all
+    let seen = collected.lock().unwrap();
+    seen.clone()
 }
 
 const PAGE: u64 = 0x1000;
@@ -703,7 +703,7 @@ fn guest(
             let level_1 = table == 1;
             if !level_1 {
                 guest_stores(&tree, 0, 32 | 1);
-                guest_stores(&tree, entry(0), table as u64 * 32 | 1);
+                guest_stores(&tree, entry(0), (table as u64 * 32) | 1);
                 drop(writer.lock(Gpa::new(0), LARGE).unwrap());
             }
             assert!(tables.states[table].is_open(), "table {table} is locked");
