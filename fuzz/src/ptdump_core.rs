@@ -53,8 +53,11 @@ pub fn ptdump_core(data: &[u8]) {
         Arch::Riscv64,
         Arch::Riscv64Guest,
     ];
+    let arm = [Arch::Aarch64, Arch::Aarch64Upper, Arch::Aarch64Stage2];
+    let archs = if bit(flags, 15) { &arm[..] } else { &archs[..] };
     let request = Request {
         arch: archs.get(usize::from(flags >> 1 & 7)).copied(),
+        tcr: bit(flags, 14).then_some(header.va),
         root: bit(flags, 4).then_some(RootChoice::Address(header.root)),
         pid: bit(flags, 5).then_some(header.pid),
         cpu: bit(flags, 6).then_some(1),

@@ -1,5 +1,9 @@
 //! What a page's attributes say, in the words of its architecture.
 
+use arch_aarch64::{
+    Shareability, Stage1Attributes, Stage2Attributes, Stage2Execute, Stage2Memory, VmsaStage1,
+    VmsaStage2,
+};
 use arch_ppc64::radix::{Att, PageAttributes as RadixAttributes, ProcessScoped};
 use arch_riscv64::{LeafAttributes, Sv, SvX4};
 use arch_x86::{Ept, EptAttributes, LongMode, MemoryType, PageAttributes};
@@ -152,5 +156,88 @@ impl Describe for SvX4 {
 
     fn describe(attributes: &Self::Attributes, _: Names) -> String {
         sv(attributes, false)
+    }
+}
+
+/// The levels of AArch64, in Arm's numbers.
+fn vmsa_level(level: u8) -> &'static str {
+    let names = ["level 3", "level 2", "level 1", "level 0", "level -1"];
+    names.get(usize::from(level)).unwrap_or(&"level")
+}
+
+/// What is not inner-shareable.
+fn shareability(shareability: Shareability) -> Option<String> {
+    match shareability {
+        Shareability::None => Some("non-shareable".to_owned()),
+        Shareability::Outer => Some("outer-shareable".to_owned()),
+        Shareability::Inner => None,
+    }
+}
+
+impl Describe for VmsaStage1 {
+    const FRAME: u64 = 4096;
+
+    fn level_name(level: u8) -> &'static str {
+        vmsa_level(level)
+    }
+
+    /// Memory types are Linux's (`arch/arm64/include/asm/memory.h`): else their indices are told.
+    fn describe(attributes: &Stage1Attributes, names: Names) -> String {
+        let index = attributes.attr_index();
+        let linux = ["", "tagged", "non-cacheable", "device-nGnRnE", "device-nGnRE"];
+        let memory = match linux.get(usize::from(index)).filter(|_| names.linux) {
+            Some(name) => (!name.is_empty()).then(|| (*name).to_owned()),
+            None => Some(format!("attr{index}")),
+        };
+        let user = attributes.prot().user();
+        let flags = [
+            (attributes.accessed(), "accessed"),
+            (attributes.dirty(), "dirty"),
+            (attributes.global(), "global"),
+            (attributes.guarded(), "guarded"),
+            (!user && attributes.user_execute(), "executable-by-el0"),
+            (user && attributes.privileged_execute(), "executable-by-el1"),
+        ];
+        let others =
+            [memory, shareability(attributes.shareability()), software(attributes.software())];
+        words(&flags, others.into_iter().flatten())
+    }
+}
+
+fn software(bits: u8) -> Option<String> {
+    field("software", bits.into())
+}
+
+impl Describe for VmsaStage2 {
+    const FRAME: u64 = 4096;
+
+    fn level_name(level: u8) -> &'static str {
+        vmsa_level(level)
+    }
+
+    fn describe(attributes: &Stage2Attributes, _: Names) -> String {
+        let memory = match attributes.memory_type() {
+            Stage2Memory::WriteBack | Stage2Memory::Stage1 => None,
+            Stage2Memory::WriteThrough => Some("write-through"),
+            Stage2Memory::NonCacheable => Some("non-cacheable"),
+            Stage2Memory::DeviceNgnrne => Some("device-nGnRnE"),
+            Stage2Memory::DeviceNgnre => Some("device-nGnRE"),
+            Stage2Memory::DeviceNgre => Some("device-nGRE"),
+            Stage2Memory::DeviceGre => Some("device-GRE"),
+            Stage2Memory::Other(_) => Some("other-memory"),
+        };
+        let execute = match attributes.execute() {
+            Stage2Execute::El0 => Some("executable-by-el0-only"),
+            Stage2Execute::El1 => Some("executable-by-el1-only"),
+            Stage2Execute::All | Stage2Execute::None => None,
+        };
+        let flags = [(attributes.accessed(), "accessed"), (attributes.dirty(), "dirty")];
+        let others = [
+            memory.map(str::to_owned),
+            execute.map(str::to_owned),
+            shareability(attributes.shareability()),
+            software(attributes.software()),
+        ];
+        words(&flags, others.into_iter().flatten())
     }
 }

@@ -1,9 +1,9 @@
 //! The entries of a walk, flag by flag.
 //!
 //! Sources: SDM §4.5 (long mode), §29.3.2 (EPT); Power ISA v3.0B Book III §5.7.10.1 (radix PDE and
-//! PTE); RISC-V Privileged Architecture, "Sv39" (PTE); of what Linux keeps in entries that are not
-//! present, `arch/x86/include/asm/pgtable_64.h` (swap entries) and `pgtable_types.h`
-//! (`_PAGE_PROTNONE`).
+//! PTE); RISC-V Privileged Architecture, "Sv39" (PTE); DDI 0487, "VMSAv8-64 translation table
+//! format descriptors"; of what Linux keeps in entries that are not present,
+//! `arch/x86/include/asm/pgtable_64.h` (swap entries) and `pgtable_types.h` (`_PAGE_PROTNONE`).
 
 use serde::Serialize;
 
@@ -66,6 +66,31 @@ const SV_LEAF: &[Flag] = &[
 ];
 const SV_TABLE: &[Flag] = &[(5, "G", "all below is global", "")];
 
+const VMSA_LEAF: &[Flag] = &[
+    (6, "AP[1]", "EL0 too", "EL1 only"),
+    (7, "AP[2]", "read-only", "writable"),
+    (10, "AF", "accessed", "not accessed"),
+    (11, "nG", "of one ASID", "global"),
+    (50, "GP", "guarded", ""),
+    (51, "DBM", "hardware that manages dirty state makes it writable", ""),
+    (52, "Contiguous", "one of a set of contiguous entries", ""),
+    (53, "PXN", "EL1 does not execute it", "EL1 executes it, unless EL0 writes it"),
+    (54, "UXN", "EL0 does not execute it", "EL0 executes it"),
+];
+const VMSA_TABLE: &[Flag] = &[
+    (59, "PXNTable", "EL1 executes nothing below", ""),
+    (60, "UXNTable", "EL0 executes nothing below", ""),
+    (61, "APTable[0]", "nothing below is EL0's", ""),
+    (62, "APTable[1]", "all below is read-only", ""),
+];
+const STAGE2_LEAF: &[Flag] = &[
+    (6, "S2AP[0]", "readable", "not readable"),
+    (7, "S2AP[1]", "writable", "not writable"),
+    (10, "AF", "accessed", "not accessed"),
+    (51, "DBM", "hardware that manages dirty state makes it writable", ""),
+    (52, "Contiguous", "one of a set of contiguous entries", ""),
+];
+
 fn spelled(flags: &[Flag], word: u64) -> Vec<String> {
     let line = |(bit, name, set, clear): &Flag| {
         let value = word >> bit & 1;
@@ -98,6 +123,13 @@ pub fn flags_of(arch: Arch, step: &Step, linux: bool) -> Flags {
         (Arch::Ppc64Radix, "leaf") => spelled(RADIX_LEAF, word),
         (Arch::Ppc64Radix, _) => Vec::new(),
         (Arch::Ppc64Hash, _) => return Flags(hash(step)),
+        (Arch::Aarch64 | Arch::Aarch64Upper | Arch::Aarch64Stage2, "absent") => {
+            arm_absent(arch, word, linux)
+        }
+        (Arch::Aarch64Stage2, _) => spelled(if leaf { STAGE2_LEAF } else { &[] }, word),
+        (Arch::Aarch64 | Arch::Aarch64Upper, _) => {
+            spelled(if leaf { VMSA_LEAF } else { VMSA_TABLE }, word)
+        }
         (Arch::Riscv64 | Arch::Riscv64Guest, "absent") => riscv_absent(word, linux),
         (Arch::Riscv64 | Arch::Riscv64Guest, _) => {
             spelled(if leaf { SV_LEAF } else { SV_TABLE }, word)
@@ -130,6 +162,14 @@ pub fn flags_of(arch: Arch, step: &Step, linux: bool) -> Flags {
         (Arch::Ppc64Radix, "leaf") => {
             let names = ["normal", "strong access order", "non-idempotent I/O", "tolerant I/O"];
             lines.push(format!("ATT: {}", names[(word >> 4 & 3) as usize]));
+        }
+        (Arch::Aarch64 | Arch::Aarch64Upper, "leaf") => {
+            lines.push(format!("AttrIndx: {}, of MAIR_EL1", word >> 2 & 7));
+        }
+        (Arch::Aarch64Stage2, "leaf") => {
+            let names = ["EL1 and EL0", "EL0 only", "neither", "EL1 only"];
+            lines.push(format!("XN: executed by {}", names[(word >> 53 & 3) as usize]));
+            lines.push(format!("MemAttr: {:#06b}", word >> 2 & 0xf));
         }
         (Arch::Riscv64 | Arch::Riscv64Guest, "leaf") => {
             let names = ["as the memory's attributes say", "non-cacheable", "I/O", "reserved"];
@@ -166,6 +206,21 @@ fn x86_absent(word: u64, level: u8, linux: bool) -> Vec<String> {
         )];
     }
     vec!["P=0: not present".to_owned()]
+}
+
+/// A descriptor of AArch64 that is not valid. Linux has PROT_NONE in bit 58 before 6.11, and since
+/// then in bit 11, with bit 58 clear (`arch/arm64/include/asm/pgtable-prot.h`).
+fn arm_absent(arch: Arch, word: u64, linux: bool) -> Vec<String> {
+    let what = match word {
+        0 => "empty",
+        _ if word & 1 != 0 => "no block is at this level: a reserved encoding",
+        _ if arch == Arch::Aarch64Stage2 || !linux => "not valid; what it holds is the system's",
+        _ if word >> 58 & 1 != 0 || word >> 11 & 1 != 0 && word >> 10 & 1 != 0 => {
+            "PROT_NONE, or waiting for a NUMA hinting fault; the page is there"
+        }
+        _ => "swapped out, or a page that migrates, is poisoned, or belongs to a device",
+    };
+    vec![format!("bits 1:0 are {:02b}: {what}", word & 3)]
 }
 
 /// An entry of RISC-V whose V is clear. Linux has PROT_NONE in the bit that is G in a valid entry;
@@ -246,6 +301,13 @@ mod tests {
             (Arch::Ept, 0x405, 0, "leaf", "XU=1"),
             (Arch::Ppc64Radix, 0xc000_0000_0000_018f, 0, "leaf", "EAA0=1: privileged only"),
             (Arch::Ppc64Radix, 0x8000_0000_0001_0009, 3, "table", "2^9 entries"),
+            (Arch::Aarch64, 0x0020_0000_4000_0f43, 0, "leaf", "AP[1]=1: EL0 too"),
+            (Arch::Aarch64, 0x0070_0000_4000_0fc7, 0, "leaf", "one of a set of contiguous entries"),
+            (Arch::Aarch64Upper, 0x4000_0707, 0, "leaf", "AttrIndx: 1, of MAIR_EL1"),
+            (Arch::Aarch64Upper, 0x6000_0000_4000_0003, 1, "table", "all below is read-only"),
+            (Arch::Aarch64, 0x0400_0000_4000_0f42, 0, "absent", "PROT_NONE"),
+            (Arch::Aarch64, 0x4000_0001, 3, "absent", "no block is at this level"),
+            (Arch::Aarch64Stage2, 0x0060_0000_4000_07ff, 0, "leaf", "executed by EL1 only"),
             (Arch::Riscv64, 0x2000_00e7, 0, "leaf", "W=1: writable"),
             (Arch::Riscv64, 0xa000_0000_2000_20cf, 0, "leaf", "16 entries of a page of 64 KiB"),
             (Arch::Riscv64, 0xa000_0000_2000_20cf, 0, "leaf", "PBMT: non-cacheable"),

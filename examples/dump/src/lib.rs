@@ -8,6 +8,7 @@
 //! Whatever the image holds, work and memory are bounded by the
 //! [`Allowance`](memory_image::Allowance); depth by the tree's levels.
 
+mod arm_root;
 mod census;
 mod describe;
 mod diff;

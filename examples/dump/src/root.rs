@@ -3,6 +3,9 @@
 //! | architecture | root as the user gives it | where else it is looked for |
 //! | --- | --- | --- |
 //! | `x86-64`, `x86-64-la57` | CR3 | the registers of a CPU; `swapper_pg_dir` in VMCOREINFO |
+//! | `aarch64` | TTBR0_EL1, with TCR_EL1 (`--tcr`) or the sizes of Linux's notes | |
+//! | `aarch64-upper` | TTBR1_EL1, likewise | `swapper_pg_dir` in VMCOREINFO |
+//! | `aarch64-stage2` | VTTBR_EL2, with VTCR_EL2 (`--tcr`) | |
 //! | `riscv64` | satp or vsatp: its MODE says how many levels | `swapper_pg_dir` in VMCOREINFO |
 //! | `riscv64-guest` | hgatp: its MODE says how many levels | |
 //! | `ept` | EPTP: its walk length says how many levels; 0 there is four as well | |
@@ -12,6 +15,7 @@
 //! Where the image has several candidates none is taken silently: either all are named and the user
 //! has to choose, or [`Located::remarks`] says which was taken and what the others are.
 
+use arch_aarch64::{VmsaStage1, VmsaStage2};
 use arch_ppc64::hash::{HptOrder, Layout, Slb};
 use arch_ppc64::radix::ProcessScoped;
 use arch_riscv64::{Sv, SvX4};
@@ -23,7 +27,7 @@ use super::hash::{HashTable, HashView};
 use super::linux::LinuxLayout;
 use super::root_error::{RootError, Several};
 use super::search::search_vmcoreinfo;
-use super::{radix_root, riscv_root, x86_root};
+use super::{arm_root, radix_root, riscv_root, x86_root};
 
 /// Which tables an image is looked at through.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -38,6 +42,12 @@ pub enum Arch {
     X86_64La57,
     /// Intel's second stage.
     Ept,
+    /// AArch64, the lower range of EL1&0 (TTBR0).
+    Aarch64,
+    /// AArch64, the upper range of EL1&0 (TTBR1).
+    Aarch64Upper,
+    /// AArch64, a second stage.
+    Aarch64Stage2,
     /// RISC-V, a first stage.
     Riscv64,
     /// RISC-V, a guest stage.
@@ -54,6 +64,9 @@ impl Arch {
             Self::X86_64 => "x86-64",
             Self::X86_64La57 => "x86-64-la57",
             Self::Ept => "ept",
+            Self::Aarch64 => "aarch64",
+            Self::Aarch64Upper => "aarch64-upper",
+            Self::Aarch64Stage2 => "aarch64-stage2",
             Self::Riscv64 => "riscv64",
             Self::Riscv64Guest => "riscv64-guest",
         }
@@ -79,6 +92,8 @@ pub struct Request {
     pub arch: Option<Arch>,
     /// The root; `None`: to be found.
     pub root: Option<RootChoice>,
+    /// On AArch64: TCR_EL1, or VTCR_EL2 of a second stage; `None`: the sizes are Linux's.
+    pub tcr: Option<u64>,
     /// Which process, on POWER.
     pub pid: Option<u32>,
     /// Whose registers; `None`: the first CPU's that has paging on.
@@ -97,6 +112,13 @@ pub struct Request {
     pub linux_layout: Option<LinuxLayout>,
 }
 
+impl Request {
+    /// Whether the root alone does not say what tables it begins, and Linux's notes may.
+    fn needs_sizes(&self) -> bool {
+        matches!(self.arch, Some(Arch::Aarch64 | Arch::Aarch64Upper)) && self.tcr.is_none()
+    }
+}
+
 /// Where the tables begin.
 #[derive(Clone, Debug)]
 pub enum Root {
@@ -108,6 +130,10 @@ pub enum Root {
     Radix(ProcessScoped, Gpa),
     /// A hashed page table.
     Hash(HashTable, HashView),
+    /// A tree of a first stage on AArch64.
+    VmsaStage1(VmsaStage1, Gpa),
+    /// A tree of a second stage on AArch64.
+    VmsaStage2(VmsaStage2, Hpa),
     /// A first stage's tree on RISC-V.
     Sv(Sv, Gpa),
     /// A guest stage's tree on RISC-V.
@@ -119,8 +145,11 @@ impl Root {
     #[must_use]
     pub fn address(&self) -> u64 {
         match self {
-            Self::LongMode(_, root) | Self::Radix(_, root) | Self::Sv(_, root) => root.get(),
-            Self::Ept(_, root) | Self::SvX4(_, root) => root.get(),
+            Self::LongMode(_, root)
+            | Self::Radix(_, root)
+            | Self::VmsaStage1(_, root)
+            | Self::Sv(_, root) => root.get(),
+            Self::Ept(_, root) | Self::VmsaStage2(_, root) | Self::SvX4(_, root) => root.get(),
             Self::Hash(table, _) => table.base.get(),
         }
     }
@@ -182,8 +211,11 @@ pub fn locate(
     let mut remarks = Vec::new();
     if infos.is_empty()
         && !registers
-        && !by_hand
-        && !matches!(request.arch, Some(Arch::Ppc64Hash | Arch::Ept | Arch::Riscv64Guest))
+        && (!by_hand || request.needs_sizes())
+        && !matches!(
+            request.arch,
+            Some(Arch::Ppc64Hash | Arch::Ept | Arch::Aarch64Stage2 | Arch::Riscv64Guest)
+        )
     {
         let (found, complete) = search_vmcoreinfo(image, progress);
         if !found.is_empty() {
@@ -209,6 +241,8 @@ pub fn locate(
     let mut located = match arch {
         Arch::X86_64 | Arch::X86_64La57 => x86_root::locate(image, request, arch, info)?,
         Arch::Ept => ept(request)?,
+        Arch::Aarch64 | Arch::Aarch64Upper => arm_root::locate(image, request, info)?,
+        Arch::Aarch64Stage2 => arm_root::stage2(request)?,
         Arch::Riscv64 => riscv_root::locate(image, request, info)?,
         Arch::Riscv64Guest => riscv_root::guest_stage(request)?,
         Arch::Ppc64Radix => radix_root::locate(image, request, info, progress)?,
@@ -227,12 +261,11 @@ pub fn locate(
 
 /// What the image says of its architecture.
 fn architecture(image: &Image<'_>, infos: &[VmcoreInfo]) -> Result<Option<Arch>, RootError> {
-    let unread = |what: &str| Err(RootError::Unsupported(format!("{what} is not read yet")));
     match image.machine() {
         // Its paging is refused by name, unless the user knows better.
         Some(EM_386 | EM_X86_64) => Ok(Some(Arch::X86_64)),
         Some(EM_PPC64) => Ok(Some(Arch::Ppc64Radix)),
-        Some(EM_AARCH64) => unread("AArch64"),
+        Some(EM_AARCH64) => Ok(Some(Arch::Aarch64)),
         // Linux names the two classes alike.
         Some(EM_RISCV) => Ok(Some(Arch::Riscv64)),
         _ if !image.notes().x86.is_empty() => Ok(Some(Arch::X86_64)),
@@ -241,6 +274,9 @@ fn architecture(image: &Image<'_>, infos: &[VmcoreInfo]) -> Result<Option<Arch>,
         }
         _ if infos.iter().any(|info| info.get("NUMBER(RADIX_MMU)").is_some()) => {
             Ok(Some(Arch::Ppc64Radix))
+        }
+        _ if infos.iter().any(|info| info.get("NUMBER(kimage_voffset)").is_some()) => {
+            Ok(Some(Arch::Aarch64))
         }
         _ if infos.iter().any(|info| info.get("NUMBER(va_kernel_pa_offset)").is_some()) => {
             Ok(Some(Arch::Riscv64))
@@ -254,8 +290,10 @@ fn check_options(request: &Request, arch: Arch) -> Result<(), RootError> {
     let x86 = matches!(arch, Arch::X86_64 | Arch::X86_64La57);
     let power = matches!(arch, Arch::Ppc64Radix | Arch::Ppc64Hash);
     let hash = arch == Arch::Ppc64Hash;
+    let arm = matches!(arch, Arch::Aarch64 | Arch::Aarch64Upper);
     let given = [
         ("--pid", request.pid.is_some(), power),
+        ("--tcr", request.tcr.is_some(), arm || arch == Arch::Aarch64Stage2),
         ("--cpu", request.cpu.is_some(), x86),
         ("--c-bit", request.c_bit.is_some(), x86),
         ("--mode-based-execute", request.mode_based_execute, arch == Arch::Ept),
@@ -266,7 +304,7 @@ fn check_options(request: &Request, arch: Arch) -> Result<(), RootError> {
         (
             "--root kernel",
             request.root == Some(RootChoice::Kernel),
-            x86 || matches!(arch, Arch::Ppc64Radix | Arch::Riscv64),
+            x86 || arm || matches!(arch, Arch::Ppc64Radix | Arch::Riscv64),
         ),
     ];
     match given.into_iter().find(|(_, given, applies)| *given && !applies) {

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use arch_aarch64::{VmsaStage1, VmsaStage2};
 use arch_ppc64::hash::HptError;
 use arch_ppc64::radix::ProcessScoped;
 use arch_riscv64::{Sv, SvX4};
@@ -27,6 +28,10 @@ pub enum Space<'i> {
     Radix(Tree<'i, ProcessScoped>),
     /// A hashed page table.
     Hash(HashSpace<'i>),
+    /// A tree of a first stage on AArch64.
+    VmsaStage1(Tree<'i, VmsaStage1>),
+    /// A tree of a second stage on AArch64.
+    VmsaStage2(Tree<'i, VmsaStage2>),
     /// A first stage's tree on RISC-V.
     Sv(Tree<'i, Sv>),
     /// A guest stage's tree on RISC-V.
@@ -40,6 +45,8 @@ macro_rules! each {
             Space::Ept($it) => $do,
             Space::Radix($it) => $do,
             Space::Hash($it) => $do,
+            Space::VmsaStage1($it) => $do,
+            Space::VmsaStage2($it) => $do,
             Space::Sv($it) => $do,
             Space::SvX4($it) => $do,
         }
@@ -65,6 +72,12 @@ impl<'i> Space<'i> {
             }
             Root::Ept(format, root) => Self::Ept(Tree::new(*format, tables, *root, names)),
             Root::Radix(format, root) => Self::Radix(Tree::new(*format, tables, *root, names)),
+            Root::VmsaStage1(format, root) => {
+                Self::VmsaStage1(Tree::new(*format, tables, *root, names))
+            }
+            Root::VmsaStage2(format, root) => {
+                Self::VmsaStage2(Tree::new(*format, tables, *root, names))
+            }
             Root::Sv(format, root) => Self::Sv(Tree::new(*format, tables, *root, names)),
             Root::SvX4(format, root) => Self::SvX4(Tree::new(*format, tables, *root, names)),
             Root::Hash(table, view) => {
@@ -102,6 +115,8 @@ impl<'i> Space<'i> {
             Self::LongMode(tree) => Census::Tree(tree.census(progress)),
             Self::Ept(tree) => Census::Tree(tree.census(progress)),
             Self::Radix(tree) => Census::Tree(tree.census(progress)),
+            Self::VmsaStage1(tree) => Census::Tree(tree.census(progress)),
+            Self::VmsaStage2(tree) => Census::Tree(tree.census(progress)),
             Self::Sv(tree) => Census::Tree(tree.census(progress)),
             Self::SvX4(tree) => Census::Tree(tree.census(progress)),
             Self::Hash(table) => Census::Hash(table.census(progress)),
@@ -125,6 +140,12 @@ impl<'i> Space<'i> {
             }
             (Space::Ept(before), Space::Ept(after)) => of_trees(before, after, visit, progress),
             (Space::Radix(before), Space::Radix(after)) => of_trees(before, after, visit, progress),
+            (Space::VmsaStage1(before), Space::VmsaStage1(after)) => {
+                of_trees(before, after, visit, progress)
+            }
+            (Space::VmsaStage2(before), Space::VmsaStage2(after)) => {
+                of_trees(before, after, visit, progress)
+            }
             (Space::Sv(before), Space::Sv(after)) => of_trees(before, after, visit, progress),
             (Space::SvX4(before), Space::SvX4(after)) => of_trees(before, after, visit, progress),
             (Space::Hash(before), Space::Hash(after)) => {

@@ -15,6 +15,9 @@ const MORE: &str = "\
 ROOTS
   x86-64, x86-64-la57   CR3
   ept                   EPTP; its walk length (bits 5:3) says four levels (3, or 0) or five (4)
+  aarch64               TTBR0_EL1; TCR_EL1 by --tcr, else granule and size are those of the Linux that the image tells of
+  aarch64-upper         TTBR1_EL1; likewise
+  aarch64-stage2        VTTBR_EL2; VTCR_EL2 by --tcr
   riscv64               satp or vsatp; its MODE (bits 63:60) says three levels (8), four (9) or five (10)
   riscv64-guest         hgatp; its MODE likewise
   ppc64-radix           the process table's address, with PRTS in its low five bits or without; --pid 0 is the kernel

@@ -50,8 +50,8 @@ pub struct TableOptions {
     /// Which tables; many images tell
     #[arg(long, value_enum, global = true)]
     pub arch: Option<ArchName>,
-    /// Where they begin: CR3, EPTP, satp, hgatp, process table, SDR1; or the kernel's own, or the
-    /// user's half of page-table isolation
+    /// Where they begin: CR3, EPTP, TTBR, satp, hgatp, process table, SDR1; or the kernel's own, or
+    /// the user's half of page-table isolation
     #[arg(long, value_name = "ADDR|kernel|user", value_parser = address::root, global = true)]
     pub root: Option<RootChoice>,
     /// Whose registers to take, of several CPUs; without it the first's that has paging on
@@ -63,20 +63,31 @@ pub struct TableOptions {
     /// The bit of addresses that marks encrypted memory (AMD SEV, SME), if the image does not tell
     #[arg(long, value_name = "BIT", value_parser = clap::value_parser!(u8).range(32..52), global = true)]
     pub c_bit: Option<u8>,
+    /// On AArch64: TCR_EL1, which says granule and sizes, or VTCR_EL2 of a second stage
+    #[arg(long, value_name = "TCR", value_parser = address::address, global = true)]
+    pub tcr: Option<u64>,
     /// EPT with mode-based execute control: user mode has an execute right of its own
     #[arg(long, global = true)]
     pub mode_based_execute: bool,
     /// The tables stand in a guest's memory, which these tables of the host map: EPT by its EPTP,
-    /// or a guest stage of RISC-V by its hgatp
-    #[arg(long, value_name = "ept:EPTP|hgatp:HGATP", value_parser = through, global = true)]
-    pub through: Option<(Arch, u64)>,
+    /// a guest stage of RISC-V by its hgatp, or a second stage of AArch64 by its VTTBR and VTCR
+    #[arg(long, value_name = "ept:EPTP|hgatp:HGATP|vttbr:VTTBR:VTCR", value_parser = through, global = true)]
+    pub through: Option<Through>,
 }
 
-fn through(text: &str) -> Result<(Arch, u64), String> {
+/// Which tables, their root, and on AArch64 VTCR_EL2.
+pub type Through = (Arch, u64, Option<u64>);
+
+fn through(text: &str) -> Result<Through, String> {
+    if let Some((vttbr, vtcr)) = text.strip_prefix("vttbr:").and_then(|it| it.split_once(':')) {
+        let vtcr = address::address(vtcr)?;
+        return Ok((Arch::Aarch64Stage2, address::address(vttbr)?, Some(vtcr)));
+    }
     let forms = [("ept:", Arch::Ept), ("hgatp:", Arch::Riscv64Guest)];
     let found = forms.iter().find_map(|(form, arch)| Some((*arch, text.strip_prefix(form)?)));
-    let (arch, root) = found.ok_or("the second stage is ept:EPTP or hgatp:HGATP")?;
-    Ok((arch, address::address(root)?))
+    let (arch, root) =
+        found.ok_or("the second stage is ept:EPTP, hgatp:HGATP or vttbr:VTTBR:VTCR")?;
+    Ok((arch, address::address(root)?, None))
 }
 
 /// What only POWER has.
@@ -145,6 +156,9 @@ pub enum ArchName {
     #[value(name = "x86-64-la57")]
     X86_64La57,
     Ept,
+    Aarch64,
+    Aarch64Upper,
+    Aarch64Stage2,
     Riscv64,
     Riscv64Guest,
 }
@@ -157,6 +171,9 @@ impl From<ArchName> for Arch {
             ArchName::X86_64 => Self::X86_64,
             ArchName::X86_64La57 => Self::X86_64La57,
             ArchName::Ept => Self::Ept,
+            ArchName::Aarch64 => Self::Aarch64,
+            ArchName::Aarch64Upper => Self::Aarch64Upper,
+            ArchName::Aarch64Stage2 => Self::Aarch64Stage2,
             ArchName::Riscv64 => Self::Riscv64,
             ArchName::Riscv64Guest => Self::Riscv64Guest,
         }

@@ -75,6 +75,15 @@ const RADIX: Names = &[
     (0xc00c_0000_0000_0000, "vmemmap"),
 ];
 
+/// Linux on AArch64 with addresses of 48 or 52 bits, since 5.11 (`Documentation/arch/arm64/`
+/// `memory.rst`).
+const ARM: Names = &[
+    (0, "lower range"),
+    (0xfff0_0000_0000_0000, "linear map"),
+    (0xffff_8000_0000_0000, "modules, kernel image, vmalloc"),
+    (0xffff_fdff_0000_0000, "vmemmap, PCI I/O, fixmap"),
+];
+
 /// Linux on RISC-V puts the other regions where its notes say (`Documentation/arch/riscv/`
 /// `vm-layout.rst`); the kernel's image is in the last 2 GiB in every mode.
 const RISCV: Names = &[
@@ -96,6 +105,8 @@ impl Regions {
         let moved = located.linux.as_ref().is_some_and(|it| {
             it.get("KERNELOFFSET").is_some_and(|it| !it.trim_matches('0').is_empty())
         });
+        let bits = located.linux.as_ref().and_then(|it| it.number("VA_BITS"));
+        let wide = bits.is_some_and(|bits| bits >= 48);
         Some(Self(match (located.arch, located.linux.is_some(), moved) {
             (Arch::X86_64 | Arch::X86_64La57, false, _) => HALVES,
             (Arch::X86_64, true, false) => X86_64,
@@ -103,9 +114,13 @@ impl Regions {
             (Arch::X86_64La57, true, false) => X86_64_LA57,
             (Arch::X86_64La57, true, true) => X86_64_LA57_RANDOM,
             (Arch::Ppc64Radix, ..) => RADIX,
+            (Arch::Aarch64 | Arch::Aarch64Upper, true, _) if wide => ARM,
+            (Arch::Aarch64 | Arch::Aarch64Upper, ..) => HALVES,
             (Arch::Riscv64, false, _) => HALVES,
             (Arch::Riscv64, true, _) => RISCV,
-            (Arch::Ppc64Hash | Arch::Ept | Arch::Riscv64Guest, ..) => return None,
+            (Arch::Ppc64Hash | Arch::Ept | Arch::Aarch64Stage2 | Arch::Riscv64Guest, ..) => {
+                return None;
+            }
         }))
     }
 
@@ -122,7 +137,8 @@ mod tests {
 
     #[test]
     fn every_table_is_in_order() {
-        for names in [X86_64, X86_64_RANDOM, X86_64_LA57, X86_64_LA57_RANDOM, HALVES, RADIX, RISCV]
+        for names in
+            [X86_64, X86_64_RANDOM, X86_64_LA57, X86_64_LA57_RANDOM, HALVES, RADIX, ARM, RISCV]
         {
             assert!(names[0].0 == 0 && names.windows(2).all(|two| two[0].0 < two[1].0));
         }

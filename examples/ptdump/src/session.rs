@@ -10,7 +10,7 @@ use memory_image::{Extent, GuestPiece, Image, ImageTables, Kind, Source};
 use table_dump::{Arch, Located, Range, Request, RootChoice, Space, State, locate};
 
 use crate::address::slb;
-use crate::options::Options;
+use crate::options::{Options, Through};
 use crate::output::Text;
 use crate::progress::Progress;
 use crate::{FAILED, FINE, NOT_SO};
@@ -159,6 +159,7 @@ pub fn request(options: &Options, root: Option<RootChoice>) -> Result<Request> {
     Ok(Request {
         arch: tables.arch.map(Arch::from),
         root,
+        tcr: tables.tcr,
         pid: power.pid,
         cpu: tables.cpu,
         vmcoreinfo: tables.vmcoreinfo,
@@ -183,12 +184,13 @@ fn find(image: &Image<'_>, options: &Options, root: Option<RootChoice>) -> Resul
 /// The memory of the guest behind a second stage.
 fn guest<'i>(
     image: &'i Image<'i>,
-    (arch, root): (Arch, u64),
+    (arch, root, tcr): Through,
     options: &Options,
 ) -> Result<Image<'i>> {
     let request = Request {
         arch: Some(arch),
         root: Some(RootChoice::Address(root)),
+        tcr,
         mode_based_execute: options.tables.mode_based_execute,
         ..Request::default()
     };
