@@ -160,14 +160,17 @@ impl Tables for Table {
     }
 
     fn log(&self) -> Vec<String> {
-        let of_hash = [
+        // In the order in which the kernel says them.
+        let mut lines = vec![
             "hash-mmu: Page sizes from device-tree:",
             "hash-mmu: base_shift=12: shift=12, sllp=0x0000, avpnm=0x00000000, tlbiel=1, penc=0",
-            "Using 1TB segments",
         ];
-        let k64 =
-            "hash-mmu: base_shift=16: shift=16, sllp=0x0110, avpnm=0x00000000, tlbiel=1, penc=1";
-        let k64 = (self.largest >= PageSize::K64).then_some(k64);
-        of_hash.into_iter().chain(k64).map(str::to_owned).chain(super::log(self.cpus)).collect()
+        if self.largest >= PageSize::K64 {
+            lines.push(
+                "hash-mmu: base_shift=16: shift=16, sllp=0x0110, avpnm=0x00000000, tlbiel=1, penc=1",
+            );
+        }
+        lines.push("Using 1TB segments");
+        lines.into_iter().map(str::to_owned).chain(super::log(self.cpus)).collect()
     }
 }
