@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering;
 
 use memory_image::Unreadable;
 use pgtable::{
-    Access, Address, Cause, Entry, Error, Fault, Format, Input, Output, Position, Prot, RangeError,
-    Run, Stage, TableWord as _, Trace, TraceEntry, Walker, low_bits,
+    Access, Address, Cause, Entry, Error, Fault, Format, Input, Level, Output, Position, Prot,
+    RangeError, Run, Stage, TableWord as _, Trace, TraceEntry, Walker, low_bits,
 };
 
 use super::census::{LevelCensus, TreeCensus};
@@ -60,6 +60,18 @@ struct Hole {
     state: State,
     why: String,
     entry: Option<u64>,
+}
+
+impl Hole {
+    /// The same, no larger than one entry that was asked for alone.
+    fn within(self, start: u64, end: u64) -> Self {
+        let size = end - start;
+        if size < self.size && size.is_power_of_two() && start & (size - 1) == 0 {
+            Self { offset: start, size, ..self }
+        } else {
+            self
+        }
+    }
 }
 
 type Visit<'v> = &'v mut dyn FnMut(Range) -> ControlFlow<()>;
@@ -149,8 +161,20 @@ impl<'i, F: Describe> Tree<'i, F> {
                 Err(_) if self.tables.is_over() => break,
                 Err(error) => {
                     let Some(hole) = self.hole(error) else { break };
-                    next = (hole.offset | (hole.size - 1)) + 1;
-                    self.fault(hole, last, visit)?;
+                    let behind = (hole.offset | (hole.size - 1)) + 1;
+                    match self.entry_in_part(&error) {
+                        // The image has some of the table's entries: each is asked for alone.
+                        Some(entry) if end - next > entry => {
+                            let stop = behind.min(end);
+                            while next < stop {
+                                let one = (next | (entry - 1)) + 1;
+                                self.list_row(next, one.min(stop), last, visit, progress)?;
+                                next = one;
+                            }
+                        }
+                        _ => self.fault(hole.within(start, end), last, visit)?,
+                    }
+                    next = next.max(behind);
                 }
             }
         }
@@ -235,6 +259,28 @@ impl<'i, F: Describe> Tree<'i, F> {
             (error, _) => error.to_string(),
         };
         Some(Hole { offset: offset & !low_bits(at.shift), size: at.size(), state, why, entry })
+    }
+
+    /// What an entry covers of the table that could not be read, if the image has some of it.
+    fn entry_in_part(&self, error: &RangeError<Input<F>>) -> Option<u64> {
+        let Error::Memory(outside) = error.error else { return None };
+        let geometry = self.walker.format().geometry();
+        let trace = self.walker.trace(error.at);
+        let level = match trace.last() {
+            None => geometry.root(),
+            Some(step) if matches!(step.entry, Entry::Table { .. }) => {
+                Level(step.at.level.0.checked_sub(1)?)
+            }
+            // The first entry can be read: it is the table's, or leads to more.
+            Some(_) => {
+                let bytes = outside.bytes;
+                let of_it = |at: u64| at.checked_sub(outside.address).is_some_and(|it| it < bytes);
+                trace.iter().rev().find(|step| of_it(step.address.get()))?.at.level
+            }
+        };
+        let bytes = (size_of::<F::Word>() as u64) << geometry.width(level);
+        let table = outside.address & !(bytes - 1);
+        self.tables.has_part(table, bytes).then(|| 1 << geometry.shift(level))
     }
 
     /// Why a table cannot be read, in words.

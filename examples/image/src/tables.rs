@@ -94,6 +94,12 @@ impl<'i> ImageTables<'i> {
         self.memory.read(address, &mut buffer).err()
     }
 
+    /// Whether the image has any of the `bytes` bytes of memory from `address` on.
+    #[must_use]
+    pub fn has_part(&self, address: u64, bytes: u64) -> bool {
+        self.memory.next_stored(address).is_some_and(|stored| stored - address < bytes)
+    }
+
     /// What was spent, if anything: from then on every access fails.
     pub fn spent(&self) -> Option<Kind> {
         self.spent.get()

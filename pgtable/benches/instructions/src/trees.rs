@@ -133,9 +133,9 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
     count("map by cursor", PAGES, &mut || {
         let mut gather = Gather::new(&Unused, ());
         let mut cursor = tree.cursor(&mut gather);
-        let attributes = attributes;
+        let local = attributes;
         for &(input, output) in &in_order {
-            cursor.map(input, output, attributes).unwrap();
+            cursor.map(input, output, local).unwrap();
         }
         cursor.finish().unwrap();
         gather.finish(&tables).unwrap();
