@@ -198,15 +198,18 @@ impl Shape {
         if word & VALID == 0 || !(table || at.level.0 != 0 && self.is_leaf_level(at)) {
             return Entry::Absent;
         }
-        let address = self.join(word);
+        let table = table && at.level.0 != 0;
+        // What of a block's address is below its size counts for nothing, not for the range either
+        // (pseudocode `AArch64.LeafBase`).
+        let below = if table { 0 } else { low_bits(at.shift) };
+        let address = self.join(word) & !below;
         if self.is_out_of_range(address) {
             return Entry::Malformed;
         }
-        if table && at.level.0 != 0 {
+        if table {
             return Entry::Table { table: A::new(address), width: self.granule.stride() };
         }
-        let output = A::new(address & !low_bits(at.shift));
-        Entry::Leaf { output, attributes: attributes(word) }
+        Entry::Leaf { output: A::new(address), attributes: attributes(word) }
     }
 
     /// The steps through usual tables to usual pages, of one level and more above the last;
