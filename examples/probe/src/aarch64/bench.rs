@@ -6,8 +6,8 @@ use arch_aarch64::{
 };
 use fastrand::Rng;
 use pgtable::{
-    Access, AccessKind, Cause, Fault, Format, Gpa, Gva, Hpa, Privilege, TwoStage, TwoStageFault,
-    Walker, low_bits,
+    Access, AccessKind, Cause, Entry, Fault, Format, Gpa, Gva, Hpa, Privilege, TwoStage,
+    TwoStageFault, Walker, low_bits,
 };
 
 use super::memory::Memory;
@@ -65,6 +65,9 @@ pub enum Otherwise {
     /// and LPA2 the address has 52 bits whatever that size is (D8.3.1). QEMU: with a size below 52
     /// bits, descriptor bits 15:12 (LPA) and 9:8 (LPA2) are ignored.
     HighBitsIgnored,
+    /// The manual: of a block's address, what is below the block's size counts for nothing
+    /// (`AArch64.LeafBase`). QEMU: it is held against the output size.
+    BitsBelowBlock,
     /// The manual: PAN is for data, and fetches are judged without it. QEMU: PAN takes away EL1's
     /// right to write before WXN is asked, so that EL1 executes a page that it can write, if EL0
     /// can execute it too (EPAN).
@@ -80,6 +83,7 @@ impl Otherwise {
         match self {
             Self::DbmCountsForStores => "QEMU: DBM counts for stores only",
             Self::HighBitsIgnored => "QEMU: high address bits ignored",
+            Self::BitsBelowBlock => "QEMU: bits below a block count",
             Self::PanBeforeWxn => "QEMU: PAN before WXN",
             Self::NormalCountsAsDevice => "QEMU: a normal type's half",
         }
@@ -226,6 +230,41 @@ impl Bench<'_> {
                 controls.ds,
             )
         }
+    }
+
+    /// Whether the word `patch` is a block with address bits below its size that are beyond the
+    /// output size.
+    fn is_beyond_below(
+        &self,
+        tree: &Result<Tree, Fault<VmsaStage1>>,
+        va: u64,
+        patch: (u64, u64),
+    ) -> bool {
+        let beyond = |shift: u8, output_bits: u8| {
+            patch.1 & 0x0000_ffff_ffff_f000 & ((1 << shift) - 1) >> output_bits << output_bits != 0
+        };
+        let path = self.path(tree, va);
+        if path.first.contains(&patch.0) {
+            let Ok(Tree::On { format, root, .. }) = tree else { return false };
+            let trace = self.walker1(*format, *root).trace(Gva::new(va));
+            let step = trace.iter().find(|step| step.address.get() == patch.0);
+            return step.is_some_and(|step| {
+                matches!(step.entry, Entry::Leaf { .. })
+                    && beyond(step.at.shift, format.controls().output_bits)
+            });
+        }
+        let Some((format, _)) = self.scene.second else { return false };
+        path.first.iter().copied().chain(path.ipa).any(|gpa| {
+            let trace = self.walker2().map(|walker| walker.trace(Gpa::new(gpa)));
+            let step = trace
+                .iter()
+                .flat_map(|trace| trace.iter())
+                .find(|step| step.address.get() == patch.0);
+            step.is_some_and(|step| {
+                matches!(step.entry, Entry::Leaf { .. })
+                    && beyond(step.at.shift, format.controls().output_bits)
+            })
+        })
     }
 
     /// Where stage 2's last word for a guest-physical address stands.
@@ -500,6 +539,15 @@ fn predict(
             otherwise = Some(Otherwise::HighBitsIgnored);
         }
     }
+    let mut raised = 0;
+    if bench.is_beyond_below(&tree, va, patch) {
+        // The same refusal by an address bit of the block itself.
+        raised = 1 << 47;
+        memory.store(patch.0, memory.load(patch.0).unwrap_or(0) | raised);
+        if bench.outcome(&tree, va, access) != strict {
+            otherwise = Some(Otherwise::BitsBelowBlock);
+        }
+    }
     let outcome = bench.outcome(&tree, va, access)?;
     let path = bench.path(&tree, va);
     // Stage 1's tables stand where they say, or not at all: other words are not followed.
@@ -526,8 +574,10 @@ fn predict(
     let watched = [leaf1, leaf2, patch.0];
     let before = watched.map(|at| memory.load(at).unwrap_or(0));
     bench.record(&tree, va, access, outcome);
-    let after =
-        watched.map(|at| memory.load(at).unwrap_or(0) | if at == patch.0 { ignored } else { 0 });
+    let after = watched.map(|at| {
+        let word = memory.load(at).unwrap_or(0);
+        if at == patch.0 { word & !raised | ignored } else { word }
+    });
     for (at, word) in watched.iter().zip(before) {
         memory.store(*at, word);
     }
