@@ -162,9 +162,12 @@ impl<'i, F: Describe> Tree<'i, F> {
                 Err(error) => {
                     let Some(hole) = self.hole(error) else { break };
                     let behind = (hole.offset | (hole.size - 1)) + 1;
+                    // What is before the hole has been listed.
+                    let first = next.max(hole.offset);
                     match self.entry_in_part(&error) {
                         // The image has some of the table's entries: each is asked for alone.
-                        Some(entry) if end - next > entry => {
+                        Some(entry) if end - first > entry => {
+                            next = first;
                             let stop = behind.min(end);
                             while next < stop {
                                 let one = (next | (entry - 1)) + 1;
