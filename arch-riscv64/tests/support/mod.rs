@@ -56,7 +56,8 @@ pub struct Hart<'m> {
     pub load: Load<'m>,
     pub first: Option<Stage>,
     pub guest: Option<Stage>,
-    /// The words that hardware wrote.
+    /// The words that hardware wrote. The walk itself does not see them: a translation of the crate
+    /// judges memory as it is, also where the two stages' tables overlap.
     pub written: BTreeMap<u64, u64>,
 }
 
@@ -81,8 +82,7 @@ impl<'m> Hart<'m> {
     }
 
     fn word(&self, address: u64) -> Result<u64, Stop> {
-        let written = self.written.get(&address).copied();
-        written.or_else(|| (self.load)(address)).ok_or(Stop::Access)
+        (self.load)(address).ok_or(Stop::Access)
     }
 
     /// The implicit access of a first stage's walk: through the guest stage, if there is one.
@@ -187,7 +187,8 @@ impl<'m> Hart<'m> {
                     true => address,
                     false => self.table(guest_address, AccessKind::Write)?,
                 };
-                let _ = self.written.insert(address, pte | 1 << 6 | u64::from(store) << 7);
+                let word = self.written.entry(address).or_insert(pte);
+                *word |= 1 << 6 | u64::from(store) << 7;
             }
             let size = if napot { 16 } else { low };
             let offset = (1 << size) - 1;
