@@ -53,8 +53,9 @@ pub fn ptdump_core(data: &[u8]) {
         Arch::Riscv64,
         Arch::Riscv64Guest,
     ];
-    let arm = [Arch::Aarch64, Arch::Aarch64Upper, Arch::Aarch64Stage2];
-    let archs = if bit(flags, 15) { &arm[..] } else { &archs[..] };
+    let others =
+        [Arch::Aarch64, Arch::Aarch64Upper, Arch::Aarch64Stage2, Arch::X86_32, Arch::X86Pae];
+    let archs = if bit(flags, 15) { &others[..] } else { &archs[..] };
     let request = Request {
         arch: archs.get(usize::from(flags >> 1 & 7)).copied(),
         tcr: bit(flags, 14).then_some(header.va),
@@ -154,7 +155,8 @@ fn check(
     within(fresh.cost());
     let missing =
         matches!(&census, Census::Tree(it) if it.levels.iter().any(|level| level.missing > 0));
-    if let (Census::Tree(census), true) = (census, whole && !missing && !fresh.is_over()) {
+    let whole = whole && !missing && !fresh.is_over();
+    if let (Census::Tree(census), true) = (census, whole) {
         let mapped = listed.iter().filter(|range| range.pa.is_some());
         assert_eq!(census.mapped(), mapped.filter_map(|range| range.bytes).sum::<u64>());
     }

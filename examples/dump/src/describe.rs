@@ -6,7 +6,9 @@ use arch_aarch64::{
 };
 use arch_ppc64::radix::{Att, PageAttributes as RadixAttributes, ProcessScoped};
 use arch_riscv64::{LeafAttributes, Sv, SvX4};
-use arch_x86::{Ept, EptAttributes, LongMode, MemoryType, PageAttributes};
+use arch_x86::{
+    Attributes32, Ept, EptAttributes, LongMode, MemoryType, Pae, PageAttributes, Paging32,
+};
 use pgtable::{Attributes as _, Format, Memory};
 
 /// What helps to name things.
@@ -70,6 +72,30 @@ impl Describe for LongMode {
         let pat = pat(attributes.pat(), names).map(str::to_owned);
         let key = field("key", attributes.protection_key().into());
         words(&flags, [pat, key, field("software", attributes.software())].into_iter().flatten())
+    }
+}
+
+impl Describe for Pae {
+    const FRAME: u64 = 4096;
+
+    fn level_name(level: u8) -> &'static str {
+        LongMode::level_name(level)
+    }
+
+    fn describe(attributes: &PageAttributes, names: Names) -> String {
+        LongMode::describe(attributes, names)
+    }
+}
+
+impl Describe for Paging32 {
+    const FRAME: u64 = 4096;
+
+    fn level_name(level: u8) -> &'static str {
+        LongMode::level_name(level)
+    }
+
+    fn describe(attributes: &Attributes32, names: Names) -> String {
+        LongMode::describe(&attributes.page(), names)
     }
 }
 

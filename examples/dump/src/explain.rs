@@ -1,9 +1,10 @@
 //! The entries of a walk, flag by flag.
 //!
-//! Sources: SDM §4.5 (long mode), §29.3.2 (EPT); Power ISA v3.0B Book III §5.7.10.1 (radix PDE and
-//! PTE); RISC-V Privileged Architecture, "Sv39" (PTE); DDI 0487, "VMSAv8-64 translation table
+//! Sources: SDM §4.3 to §4.5 (32-bit and PAE paging, long mode), §29.3.2 (EPT); Power ISA v3.0B
+//! Book III §5.7.10.1 (radix PDE and PTE); RISC-V Privileged Architecture, "Sv39" (PTE); DDI 0487, "VMSAv8-64 translation table
 //! format descriptors"; of what Linux keeps in entries that are not present,
-//! `arch/x86/include/asm/pgtable_64.h` (swap entries) and `pgtable_types.h` (`_PAGE_PROTNONE`).
+//! `arch/x86/include/asm/pgtable_64.h` and `pgtable-3level.h` (swap entries), and
+//! `pgtable_types.h` (`_PAGE_PROTNONE`).
 
 use serde::Serialize;
 
@@ -36,6 +37,9 @@ const X86_LEAF: &[Flag] = &[
     (8, "G", "global", ""),
     (63, "XD", "no instruction fetches", "executable"),
 ];
+/// A PDPTE of PAE paging, which restricts nothing.
+const PAE_TOP: &[Flag] =
+    &[(3, "PWT", "the table is write-through", ""), (4, "PCD", "the table is uncached", "")];
 const EPT: &[Flag] = &[
     (0, "R", "readable", "not readable"),
     (1, "W", "writable", "not writable"),
@@ -110,8 +114,17 @@ pub fn flags_of(arch: Arch, step: &Step, linux: bool) -> Flags {
         (_, "malformed") => {
             vec!["malformed: a reserved bit is set, or no entry of this level".into()]
         }
-        (Arch::X86_64 | Arch::X86_64La57, "absent") => x86_absent(word, level, linux),
-        (Arch::X86_64 | Arch::X86_64La57, _) => {
+        (Arch::X86_32, "absent") => x86_32_absent(word, level, linux),
+        (Arch::X86_64 | Arch::X86_64La57 | Arch::X86Pae, "absent") => {
+            x86_absent(word, level, linux)
+        }
+        (Arch::X86Pae, "table") if level == 2 => spelled(PAE_TOP, word),
+        // An entry of 4 bytes ends before XD.
+        (Arch::X86_32, _) => {
+            let flags = if leaf { X86_LEAF } else { X86_TABLE };
+            spelled(&flags[..flags.len() - 1], word)
+        }
+        (Arch::X86_64 | Arch::X86_64La57 | Arch::X86Pae, _) => {
             spelled(if leaf { X86_LEAF } else { X86_TABLE }, word)
         }
         (Arch::Ept, "absent") => vec!["R, W and X are clear: not present".to_owned()],
@@ -136,6 +149,9 @@ pub fn flags_of(arch: Arch, step: &Step, linux: bool) -> Flags {
         }
     };
     match (arch, entry) {
+        (Arch::X86_32 | Arch::X86Pae, "leaf") if level > 0 => {
+            lines.push("PS=1: a page, and not a table".to_owned());
+        }
         (Arch::X86_64 | Arch::X86_64La57, "leaf" | "table") => {
             let key = word >> 59 & 0xf;
             if leaf && key != 0 {
@@ -199,13 +215,24 @@ fn x86_absent(word: u64, level: u8, linux: bool) -> Vec<String> {
         ];
     }
     if level == 0 {
-        let (kind, offset) = (word >> 59, !word << 5 >> 14);
-        return vec![format!(
-            "P=0: swapped out, to offset {offset:#x} of swap area {kind} (the highest numbers are \
-            pages that migrate, are poisoned, or belong to a device)"
-        )];
+        return swapped(word >> 59, !word << 5 >> 14);
     }
     vec!["P=0: not present".to_owned()]
+}
+
+/// What Linux keeps of a page that is elsewhere.
+fn swapped(area: u64, offset: u64) -> Vec<String> {
+    vec![format!(
+        "P=0: swapped out, to offset {offset:#x} of swap area {area} (the highest numbers are \
+        pages that migrate, are poisoned, or belong to a device)"
+    )]
+}
+
+/// An entry of 32-bit paging whose P is clear: of a swap entry bits 5:1 are the area, and 31:9 the
+/// offset, as it is (`arch/x86/include/asm/pgtable-2level.h`).
+fn x86_32_absent(word: u64, level: u8, linux: bool) -> Vec<String> {
+    let is_swap = linux && level == 0 && word != 0 && word >> 8 & 1 == 0;
+    if is_swap { swapped(word >> 1 & 0x1f, word >> 9) } else { x86_absent(word, level, linux) }
 }
 
 /// A descriptor of AArch64 that is not valid. Linux has PROT_NONE in bit 58 before 6.11, and since
@@ -297,6 +324,11 @@ mod tests {
             (Arch::X86_64, 0xe7, 1, "leaf", "PS=1"),
             (Arch::X86_64, 0x65, 2, "table", "R/W=0: no writes below"),
             (Arch::X86_64, 0x81, 3, "malformed", "malformed"),
+            (Arch::X86Pae, swap(3, 0x77), 0, "absent", "offset 0x77 of swap area 3"),
+            (Arch::X86Pae, 0x1000_0009, 2, "table", "PWT=1"),
+            (Arch::X86_32, 0x1234 << 9 | 2 << 1, 0, "absent", "offset 0x1234 of swap area 2"),
+            (Arch::X86_32, 0x1120, 0, "absent", "PROT_NONE"),
+            (Arch::X86_32, 0xe7, 1, "leaf", "PS=1"),
             (Arch::Ept, 0x37, 0, "leaf", "memory type write-back"),
             (Arch::Ept, 0x405, 0, "leaf", "XU=1"),
             (Arch::Ppc64Radix, 0xc000_0000_0000_018f, 0, "leaf", "EAA0=1: privileged only"),

@@ -3,6 +3,7 @@
 //! | architecture | root as the user gives it | where else it is looked for |
 //! | --- | --- | --- |
 //! | `x86-64`, `x86-64-la57` | CR3 | the registers of a CPU; `swapper_pg_dir` in VMCOREINFO |
+//! | `x86-32`, `x86-pae` | CR3 | likewise |
 //! | `aarch64` | TTBR0_EL1, with TCR_EL1 (`--tcr`) or the sizes of Linux's notes | |
 //! | `aarch64-upper` | TTBR1_EL1, likewise | `swapper_pg_dir` in VMCOREINFO |
 //! | `aarch64-stage2` | VTTBR_EL2, with VTCR_EL2 (`--tcr`) | |
@@ -19,7 +20,7 @@ use arch_aarch64::{VmsaStage1, VmsaStage2};
 use arch_ppc64::hash::{HptOrder, Layout, Slb};
 use arch_ppc64::radix::ProcessScoped;
 use arch_riscv64::{Sv, SvX4};
-use arch_x86::{Ept, EptControls, Eptp, Levels, LongMode, Unsupported};
+use arch_x86::{Ept, EptControls, Eptp, Levels, LongMode, Pae, Paging32};
 use memory_image::{Image, VmcoreInfo};
 use pgtable::{Gpa, Hpa};
 
@@ -40,6 +41,10 @@ pub enum Arch {
     X86_64,
     /// x86-64 with five levels.
     X86_64La57,
+    /// x86 with 32-bit paging: entries of 4 bytes.
+    X86_32,
+    /// x86 with PAE paging: addresses of 32 bits, entries of 8 bytes.
+    X86Pae,
     /// Intel's second stage.
     Ept,
     /// AArch64, the lower range of EL1&0 (TTBR0).
@@ -63,6 +68,8 @@ impl Arch {
             Self::Ppc64Hash => "ppc64-hash",
             Self::X86_64 => "x86-64",
             Self::X86_64La57 => "x86-64-la57",
+            Self::X86_32 => "x86-32",
+            Self::X86Pae => "x86-pae",
             Self::Ept => "ept",
             Self::Aarch64 => "aarch64",
             Self::Aarch64Upper => "aarch64-upper",
@@ -124,6 +131,10 @@ impl Request {
 pub enum Root {
     /// A guest's tree on x86-64.
     LongMode(LongMode, Gpa),
+    /// A guest's tree in PAE paging.
+    Pae(Pae, Gpa),
+    /// A guest's tree in 32-bit paging.
+    Paging32(Paging32, Gpa),
     /// An extended page table.
     Ept(Ept, Hpa),
     /// The tree of a process on POWER.
@@ -146,11 +157,23 @@ impl Root {
     pub fn address(&self) -> u64 {
         match self {
             Self::LongMode(_, root)
+            | Self::Pae(_, root)
+            | Self::Paging32(_, root)
             | Self::Radix(_, root)
             | Self::VmsaStage1(_, root)
             | Self::Sv(_, root) => root.get(),
             Self::Ept(_, root) | Self::VmsaStage2(_, root) | Self::SvX4(_, root) => root.get(),
             Self::Hash(table, _) => table.base.get(),
+        }
+    }
+
+    /// How many bytes of the root table must be in the image: all, or its first page. (A hashed
+    /// page table is looked at in parts; its first and last group are asked for elsewhere.)
+    fn least_bytes(&self) -> u64 {
+        match self {
+            Self::Hash(..) => 0,
+            Self::Pae(..) => 32,
+            _ => 4096,
         }
     }
 }
@@ -175,6 +198,17 @@ pub struct Located {
 }
 
 impl Located {
+    /// The first address at which a kernel keeps its own memory: the upper half; of 32 bits what
+    /// Linux takes, the last GiB by default.
+    #[must_use]
+    pub fn kernel_start(&self) -> u64 {
+        if matches!(self.arch, Arch::X86_32 | Arch::X86Pae) {
+            x86_root::page_offset(self.linux.as_ref())
+        } else {
+            1 << 63
+        }
+    }
+
     pub(crate) fn new(arch: Arch, root: Root, source: impl Into<String>) -> Self {
         Self {
             arch,
@@ -189,7 +223,7 @@ impl Located {
 }
 
 /// `e_machine` of the machines that are known (System V ABI).
-const EM_386: u16 = 3;
+pub(crate) const EM_386: u16 = 3;
 const EM_PPC64: u16 = 21;
 const EM_X86_64: u16 = 62;
 const EM_AARCH64: u16 = 183;
@@ -232,14 +266,11 @@ pub fn locate(
         (None, None) => return Err(RootError::NoArch),
     };
     check_options(request, arch)?;
-    if image.machine() == Some(EM_386) && !(by_hand && request.arch.is_some()) {
-        let why = "this is the image of a machine in 32-bit or PAE paging, which is not read: \
-            give --arch and --root to read tables of another kind in it";
-        return Err(RootError::Unsupported(why.to_owned()));
-    }
     let info = choose_info(&infos, request)?;
     let mut located = match arch {
-        Arch::X86_64 | Arch::X86_64La57 => x86_root::locate(image, request, arch, info)?,
+        Arch::X86_64 | Arch::X86_64La57 | Arch::X86_32 | Arch::X86Pae => {
+            x86_root::locate(image, request, arch, info)?
+        }
         Arch::Ept => ept(request)?,
         Arch::Aarch64 | Arch::Aarch64Upper => arm_root::locate(image, request, info)?,
         Arch::Aarch64Stage2 => arm_root::stage2(request)?,
@@ -251,8 +282,7 @@ pub fn locate(
     located.linux = info.chosen.cloned();
     located.remarks.splice(0..0, remarks);
     let root = located.root.address();
-    // A hashed page table is looked at in parts; its first and last group are asked for elsewhere.
-    if !matches!(located.root, Root::Hash(..)) && !image.holds(root, 4096) {
+    if !image.holds(root, located.root.least_bytes()) {
         let (source_of_root, held) = (located.source, image.piece(root).held);
         return Err(RootError::Unreadable { root, source_of_root, held });
     }
@@ -262,8 +292,9 @@ pub fn locate(
 /// What the image says of its architecture.
 fn architecture(image: &Image<'_>, infos: &[VmcoreInfo]) -> Result<Option<Arch>, RootError> {
     match image.machine() {
-        // Its paging is refused by name, unless the user knows better.
-        Some(EM_386 | EM_X86_64) => Ok(Some(Arch::X86_64)),
+        // Which mode it is, registers say.
+        Some(EM_386) => Ok(Some(Arch::X86_32)),
+        Some(EM_X86_64) => Ok(Some(Arch::X86_64)),
         Some(EM_PPC64) => Ok(Some(Arch::Ppc64Radix)),
         Some(EM_AARCH64) => Ok(Some(Arch::Aarch64)),
         // Linux names the two classes alike.
@@ -271,6 +302,9 @@ fn architecture(image: &Image<'_>, infos: &[VmcoreInfo]) -> Result<Option<Arch>,
         _ if !image.notes().x86.is_empty() => Ok(Some(Arch::X86_64)),
         _ if infos.iter().any(|info| info.get("NUMBER(phys_base)").is_some()) => {
             Ok(Some(Arch::X86_64))
+        }
+        _ if infos.iter().any(|info| info.get("CONFIG_X86_PAE").is_some()) => {
+            Ok(Some(Arch::X86Pae))
         }
         _ if infos.iter().any(|info| info.get("NUMBER(RADIX_MMU)").is_some()) => {
             Ok(Some(Arch::Ppc64Radix))
@@ -287,7 +321,8 @@ fn architecture(image: &Image<'_>, infos: &[VmcoreInfo]) -> Result<Option<Arch>,
 
 /// Options that say nothing about these tables are errors.
 fn check_options(request: &Request, arch: Arch) -> Result<(), RootError> {
-    let x86 = matches!(arch, Arch::X86_64 | Arch::X86_64La57);
+    let long = matches!(arch, Arch::X86_64 | Arch::X86_64La57);
+    let x86 = long || matches!(arch, Arch::X86_32 | Arch::X86Pae);
     let power = matches!(arch, Arch::Ppc64Radix | Arch::Ppc64Hash);
     let hash = arch == Arch::Ppc64Hash;
     let arm = matches!(arch, Arch::Aarch64 | Arch::Aarch64Upper);
@@ -295,7 +330,7 @@ fn check_options(request: &Request, arch: Arch) -> Result<(), RootError> {
         ("--pid", request.pid.is_some(), power),
         ("--tcr", request.tcr.is_some(), arm || arch == Arch::Aarch64Stage2),
         ("--cpu", request.cpu.is_some(), x86),
-        ("--c-bit", request.c_bit.is_some(), x86),
+        ("--c-bit", request.c_bit.is_some(), long),
         ("--mode-based-execute", request.mode_based_execute, arch == Arch::Ept),
         ("--slb", request.slb.is_some(), hash),
         ("--hpte-layout", request.layout != Layout::default(), hash),
@@ -387,15 +422,6 @@ fn hash(request: &Request, infos: Infos<'_>) -> Result<Located, RootError> {
         located.remarks.push(remark.to_owned());
     }
     Ok(located)
-}
-
-/// Why a paging mode is not read, in words.
-pub(crate) fn unsupported(why: Unsupported) -> &'static str {
-    match why {
-        Unsupported::Impossible(_) => "no paging mode: its control registers contradict each other",
-        // An encrypted guest's CR3, a reserved bit.
-        _ => "paging with a control bit that changes translation and is not read",
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use arch_aarch64::{VmsaStage1, VmsaStage2};
 use arch_ppc64::hash::HptError;
 use arch_ppc64::radix::ProcessScoped;
 use arch_riscv64::{Sv, SvX4};
-use arch_x86::{Ept, LongMode};
+use arch_x86::{Ept, LongMode, Pae, Paging32};
 use memory_image::{Image, ImageTables};
 use pgtable::Access;
 
@@ -22,6 +22,10 @@ use super::tree::Tree;
 pub enum Space<'i> {
     /// A tree of long mode.
     LongMode(Tree<'i, LongMode>),
+    /// A tree of PAE paging.
+    Pae(Tree<'i, Pae>),
+    /// A tree of 32-bit paging.
+    Paging32(Tree<'i, Paging32>),
     /// An extended page table.
     Ept(Tree<'i, Ept>),
     /// A radix tree.
@@ -42,6 +46,8 @@ macro_rules! each {
     ($space:expr, $it:ident => $do:expr) => {
         match $space {
             Space::LongMode($it) => $do,
+            Space::Pae($it) => $do,
+            Space::Paging32($it) => $do,
             Space::Ept($it) => $do,
             Space::Radix($it) => $do,
             Space::Hash($it) => $do,
@@ -69,6 +75,10 @@ impl<'i> Space<'i> {
         Ok(match &located.root {
             Root::LongMode(format, root) => {
                 Self::LongMode(Tree::new(*format, tables, *root, names))
+            }
+            Root::Pae(format, root) => Self::Pae(Tree::new(*format, tables, *root, names)),
+            Root::Paging32(format, root) => {
+                Self::Paging32(Tree::new(*format, tables, *root, names))
             }
             Root::Ept(format, root) => Self::Ept(Tree::new(*format, tables, *root, names)),
             Root::Radix(format, root) => Self::Radix(Tree::new(*format, tables, *root, names)),
@@ -113,6 +123,8 @@ impl<'i> Space<'i> {
     pub fn census(&self, progress: &dyn Fn(u64, u64)) -> Census {
         match self {
             Self::LongMode(tree) => Census::Tree(tree.census(progress)),
+            Self::Pae(tree) => Census::Tree(tree.census(progress)),
+            Self::Paging32(tree) => Census::Tree(tree.census(progress)),
             Self::Ept(tree) => Census::Tree(tree.census(progress)),
             Self::Radix(tree) => Census::Tree(tree.census(progress)),
             Self::VmsaStage1(tree) => Census::Tree(tree.census(progress)),
@@ -136,6 +148,10 @@ impl<'i> Space<'i> {
     ) -> Result<(), Mismatch> {
         match (self, after) {
             (Space::LongMode(before), Space::LongMode(after)) => {
+                of_trees(before, after, visit, progress)
+            }
+            (Space::Pae(before), Space::Pae(after)) => of_trees(before, after, visit, progress),
+            (Space::Paging32(before), Space::Paging32(after)) => {
                 of_trees(before, after, visit, progress)
             }
             (Space::Ept(before), Space::Ept(after)) => of_trees(before, after, visit, progress),

@@ -1,14 +1,19 @@
-//! The root on x86-64: from a CPU's registers, or from what Linux says of itself.
+//! The root on x86, in each paging mode: from a CPU's registers, or from what Linux says of itself.
 
-use arch_x86::{Controls, Cr3, Levels, LongMode, Paging, Registers};
+use arch_x86::{
+    Controls, Cr3, Cr3Pae, Levels, LongMode, Pae, Paging, Paging32, Registers, Unsupported,
+};
 use memory_image::{Image, VmcoreInfo, X86Registers};
-use pgtable::{Gpa, Gva, Walker};
+use pgtable::{FirstStage, Gpa, Gva, Walker};
 
-use super::root::{Arch, Infos, Located, Request, Root, RootChoice, unsupported};
+use super::root::{Arch, EM_386, Infos, Located, Request, Root, RootChoice};
 use super::root_error::RootError;
 
 /// Where Linux on x86-64 has its own image (`__START_KERNEL_map`).
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+/// Where Linux on 32-bit x86 may have its direct map (`CONFIG_VMSPLIT_*` of `arch/x86/Kconfig`), the
+/// default first.
+const PAGE_OFFSETS: [u64; 5] = [0xc000_0000, 0xb000_0000, 0x8000_0000, 0x7800_0000, 0x4000_0000];
 /// With page-table isolation the user's root table follows the kernel's (`arch/x86/mm/pti.c`), and
 /// this bit of the PCID is set for it (`X86_CR3_PTI_PCID_USER_BIT`).
 const USER_HALF: u64 = 1 << 12;
@@ -22,12 +27,81 @@ const UAI: u64 = 1 << 20;
 /// The address bits of CR3.
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
-/// A CPU that translates in long mode.
+/// A paging mode, with what the registers say of accesses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Long(LongMode),
+    Pae(Pae),
+    Bits32(Paging32),
+}
+
+impl Mode {
+    /// The mode of `arch`, under `controls`.
+    fn of(arch: Arch, controls: Controls) -> Self {
+        match arch {
+            Arch::X86_32 => Self::Bits32(Paging32::new(controls)),
+            Arch::X86Pae => Self::Pae(Pae::new(controls)),
+            Arch::X86_64La57 => Self::Long(LongMode::new(Levels::Five, controls)),
+            _ => Self::Long(LongMode::new(Levels::Four, controls)),
+        }
+    }
+
+    fn arch(self) -> Arch {
+        match self {
+            Self::Bits32(_) => Arch::X86_32,
+            Self::Pae(_) => Arch::X86Pae,
+            Self::Long(format) if format.levels() == Levels::Five => Arch::X86_64La57,
+            Self::Long(_) => Arch::X86_64,
+        }
+    }
+
+    fn controls(self) -> Controls {
+        match self {
+            Self::Bits32(format) => *format.controls(),
+            Self::Pae(format) => *format.controls(),
+            Self::Long(format) => *format.controls(),
+        }
+    }
+
+    /// The tables that `cr3` refers to; `foreign` bits are no address.
+    fn root(self, cr3: u64, foreign: u64) -> Root {
+        let root = Gpa::new(Cr3::from_bits(cr3).root().get() & !foreign);
+        let narrow = cr3 & u64::from(u32::MAX);
+        match self {
+            Self::Bits32(format) => Root::Paging32(format, Cr3::from_bits(narrow).root()),
+            Self::Pae(format) => Root::Pae(format, Cr3Pae::from_bits(narrow).root()),
+            Self::Long(format) => Root::LongMode(format, root),
+        }
+    }
+
+    /// Where the tables at `cr3` say that `va` is.
+    fn query(self, image: &Image<'_>, cr3: u64, foreign: u64, va: u64) -> Option<Gpa> {
+        fn find<F: FirstStage<Fault = arch_x86::LongModeFault>>(
+            image: &Image<'_>,
+            format: F,
+            root: Gpa,
+            foreign: u64,
+            va: u64,
+        ) -> Option<Gpa> {
+            let allowance = memory_image::Allowance { words: 64, bytes: 1 << 17 };
+            let tables = image.tables(allowance).without(foreign);
+            Some(Walker::new(format, &tables, root).query(Gva::new(va)).ok()??.output)
+        }
+        match self.root(cr3, foreign) {
+            Root::LongMode(format, root) => find(image, format, root, foreign, va),
+            Root::Pae(format, root) => find(image, format, root, foreign, va),
+            Root::Paging32(format, root) => find(image, format, root, foreign, va),
+            _ => None,
+        }
+    }
+}
+
+/// A CPU that translates.
 #[derive(Clone, Copy)]
 struct Cpu {
     index: usize,
     registers: X86Registers,
-    format: LongMode,
+    mode: Mode,
 }
 
 impl Cpu {
@@ -35,30 +109,60 @@ impl Cpu {
     fn has_user_half(&self) -> bool {
         let user_mode = self.registers.cs.is_some_and(|cs| cs & 3 == 3);
         let cr3 = self.registers.cr3;
-        cr3 & USER_HALF != 0 && (user_mode || cr3 & USER_PCID != 0)
+        let half = cr3 & USER_HALF != 0;
+        match self.mode {
+            Mode::Long(_) => half && (user_mode || cr3 & USER_PCID != 0),
+            // Without isolation roots stand at multiples of 32 bytes, with it at the first of a
+            // page.
+            Mode::Pae(_) => half && user_mode && Cr3Pae::from_bits(cr3).root().get() & 0xfff == 0,
+            // Linux has isolation in PAE paging and long mode alone.
+            Mode::Bits32(_) => false,
+        }
+    }
+}
+
+/// Whether the CPUs of `image` were in long mode, where no EFER says it.
+///
+/// QEMU calls a machine one of x86-64 if its first CPU was in long mode, which it is not after
+/// reset: then the registers of another say it, if these could be no others' than long mode's.
+fn is_long(image: &Image<'_>, request: &Request, registers: &X86Registers) -> bool {
+    const LA57_OR_PCIDE: u64 = 1 << 12 | 1 << 17;
+    match request.arch {
+        Some(Arch::X86_32 | Arch::X86Pae) => false,
+        Some(_) => true,
+        None if image.machine() != Some(EM_386) => true,
+        None => registers.cr4 & LA57_OR_PCIDE != 0 || registers.wide,
     }
 }
 
 /// How a CPU translates; why it does not, in words.
-fn paging(index: usize, registers: X86Registers) -> Result<Cpu, String> {
+fn paging(image: &Image<'_>, request: &Request, index: usize) -> Result<Cpu, String> {
+    let registers = image.notes().x86[index];
     let X86Registers { cr0, cr3, cr4, efer, rflags, .. } = registers;
-    // QEMU's notes have no EFER, but the core is one of x86-64: with paging and PAE it is long
-    // mode.
-    let long = cr0 >> 31 & 1 != 0 && cr4 >> 5 & 1 != 0;
+    // QEMU's notes have no EFER. With paging and PAE a core of x86-64 is in long mode.
+    let long = cr0 >> 31 & 1 != 0 && cr4 >> 5 & 1 != 0 && is_long(image, request, &registers);
     let assumed = if long { 0xd00 } else { 0x800 };
     let efer = efer.unwrap_or(assumed);
     // What an address's tag means, and whose addresses a mode may use, is not asked here.
     let raw = Registers::from_raw(cr0, cr3 & CR3, cr4 & !(LASS | LAM_SUP), efer & !UAI);
     let ac = rflags.is_some_and(|flags| flags >> 18 & 1 != 0);
     // Without the register PKRU and IA32_PKRS no key denies anything.
-    match Paging::of(raw, Controls { ac, ..Controls::new() }) {
-        Ok(Paging::Long { format, .. }) => Ok(Cpu { index, registers, format }),
-        Ok(Paging::Bits32 { .. }) => {
-            Err(format!("CPU {index} was in 32-bit paging, which is not read"))
-        }
-        Ok(Paging::Pae { .. }) => Err(format!("CPU {index} was in PAE paging, which is not read")),
-        Ok(_) => Err(format!("CPU {index} had paging off (CR0 {cr0:#x})")),
-        Err(why) => Err(format!("CPU {index} was in {}", unsupported(why))),
+    let mode = match Paging::of(raw, Controls { ac, ..Controls::new() }) {
+        Ok(Paging::Long { format, .. }) => Mode::Long(format),
+        Ok(Paging::Pae { format, .. }) => Mode::Pae(format),
+        Ok(Paging::Bits32 { format, .. }) => Mode::Bits32(format),
+        Ok(Paging::Off) => return Err(format!("CPU {index} had paging off (CR0 {cr0:#x})")),
+        Err(why) => return Err(format!("CPU {index} was in {}", unsupported(why))),
+    };
+    Ok(Cpu { index, registers, mode })
+}
+
+/// Why a paging mode is not read, in words.
+fn unsupported(why: Unsupported) -> &'static str {
+    match why {
+        Unsupported::Impossible(_) => "no paging mode: its control registers contradict each other",
+        // An encrypted guest's CR3, a reserved bit.
+        _ => "paging with a control bit that changes translation and is not read",
     }
 }
 
@@ -70,12 +174,13 @@ fn choose(
 ) -> Result<Option<Cpu>, RootError> {
     let all = &image.notes().x86;
     if let Some(cpu) = request.cpu {
-        let none = RootError::NoCpu { cpu, cpus: all.len() };
-        let registers = *all.get(cpu).ok_or(none)?;
-        return paging(cpu, registers).map(Some).map_err(RootError::NoPaging);
+        if cpu >= all.len() {
+            return Err(RootError::NoCpu { cpu, cpus: all.len() });
+        }
+        return paging(image, request, cpu).map(Some).map_err(RootError::NoPaging);
     }
-    for (index, registers) in all.iter().enumerate() {
-        match paging(index, *registers) {
+    for index in 0..all.len() {
+        match paging(image, request, index) {
             Ok(cpu) => return Ok(Some(cpu)),
             Err(why) => remarks.push(why),
         }
@@ -96,21 +201,17 @@ pub(crate) fn locate(
         Err(_) if by_hand && request.cpu.is_none() => None,
         other => other?,
     };
-    let told = infos.chosen.and_then(|info| info.number("pgtable_l5_enabled"));
-    let (levels, controls) = match (request.arch, cpu, told) {
-        (Some(_), ..) => {
-            let levels = if arch == Arch::X86_64 { Levels::Four } else { Levels::Five };
-            if cpu.is_some_and(|cpu| cpu.format.levels() != levels) && !by_hand {
-                remarks.push("CR4.LA57 of the CPU says another number of levels".to_owned());
+    let (arch, controls) = match (request.arch, cpu) {
+        (Some(_), cpu) => {
+            if cpu.is_some_and(|cpu| cpu.mode.arch() != arch) && !by_hand {
+                remarks.push("the control registers of the CPU say another paging mode".to_owned());
             }
-            (levels, cpu.map(|cpu| *cpu.format.controls()))
+            (arch, cpu.map(|cpu| cpu.mode.controls()))
         }
-        (None, Some(cpu), _) => (cpu.format.levels(), Some(*cpu.format.controls())),
-        (None, None, Some(1)) => (Levels::Five, None),
-        (None, None, _) => (Levels::Four, None),
+        (None, Some(cpu)) => (cpu.mode.arch(), Some(cpu.mode.controls())),
+        (None, None) => (told(arch, infos), None),
     };
-    let arch = if levels == Levels::Four { Arch::X86_64 } else { Arch::X86_64La57 };
-    let format = LongMode::new(levels, controls.unwrap_or_default());
+    let mode = Mode::of(arch, controls.unwrap_or_default());
 
     let mut hint = None;
     let (cr3, source) = match (request.root, cpu) {
@@ -123,7 +224,7 @@ pub(crate) fn locate(
             (cpu.registers.cr3 & !USER_HALF, source)
         }
         (None, Some(cpu)) => {
-            remarks.extend(others(image, cpu));
+            remarks.extend(others(image, request, cpu));
             if cpu.registers.cr4 & LASS != 0 {
                 remarks.push("CR4.LASS is set: it is not judged".to_owned());
             }
@@ -143,7 +244,7 @@ pub(crate) fn locate(
             return Err(RootError::NoRoot("CR3: the image has no CPU's".to_owned()));
         }
         (None | Some(RootChoice::Kernel), _) => match infos.one()? {
-            Some(info) => kernel_root(image, info, format)?,
+            Some(info) => kernel_root(image, info, mode)?,
             None if !remarks.is_empty() => {
                 let all = remarks.join("; ");
                 return Err(RootError::NoPaging(format!("{all}: no tables to read (--root)")));
@@ -151,23 +252,42 @@ pub(crate) fn locate(
             None => return Err(RootError::NoRoot("CR3".to_owned())),
         },
     };
-    let foreign = c_bit(image, request, infos, cr3, &mut remarks);
-    let root = Gpa::new(Cr3::from_bits(cr3).root().get() & !foreign);
-    let mut located = Located::new(arch, Root::LongMode(format, root), source);
+    let foreign = match mode {
+        Mode::Long(_) => c_bit(image, request, infos, cr3, &mut remarks),
+        _ => 0,
+    };
+    let mut located = Located::new(arch, mode.root(cr3, foreign), source);
     located.kernel_hint = hint;
     located.foreign = foreign;
     if let (Some(info), "swapper_pg_dir in VMCOREINFO") = (infos.chosen, located.source.as_str()) {
-        remarks.extend(stray(image, info, format, root, foreign));
+        remarks.extend(stray(image, info, mode, cr3, foreign));
     }
     located.remarks = remarks;
     Ok(located)
 }
 
+/// What the image says of the mode, if no CPU does.
+fn told(arch: Arch, infos: Infos<'_>) -> Arch {
+    match arch {
+        Arch::X86_64
+            if infos.chosen.and_then(|info| info.number("pgtable_l5_enabled")) == Some(1) =>
+        {
+            Arch::X86_64La57
+        }
+        Arch::X86_32 if infos.chosen.is_some_and(|info| info.get("CONFIG_X86_PAE").is_some()) => {
+            Arch::X86Pae
+        }
+        other => other,
+    }
+}
+
 /// What other CPUs have in CR3.
-fn others(image: &Image<'_>, cpu: Cpu) -> Option<String> {
-    let root = |registers: &X86Registers| registers.cr3 & FRAME;
+fn others(image: &Image<'_>, request: &Request, cpu: Cpu) -> Option<String> {
+    let root = |registers: &X86Registers| {
+        registers.cr3 & if let Mode::Pae(_) = cpu.mode { !0x1f } else { FRAME }
+    };
     let mut others = image.notes().x86.iter().enumerate().filter(|(index, registers)| {
-        paging(*index, **registers).is_ok() && root(registers) != root(&cpu.registers)
+        paging(image, request, *index).is_ok() && root(registers) != root(&cpu.registers)
     });
     let (index, registers) = others.next()?;
     let more = match others.count() {
@@ -181,44 +301,60 @@ fn others(image: &Image<'_>, cpu: Cpu) -> Option<String> {
 fn kernel_root(
     image: &Image<'_>,
     info: &VmcoreInfo,
-    format: LongMode,
+    mode: Mode,
 ) -> Result<(u64, String), RootError> {
     let names = ["swapper_pg_dir", "init_top_pgt", "init_level4_pgt"];
     let Some((name, symbol)) = names.iter().find_map(|name| Some((*name, info.symbol(name)?)))
     else {
         return Err(RootError::NoRoot("CR3: VMCOREINFO does not name swapper_pg_dir".to_owned()));
     };
+    if !matches!(mode, Mode::Long(_)) {
+        // A kernel of 32 bits does not tell where it has its direct map: its tables do.
+        let root = PAGE_OFFSETS
+            .iter()
+            .map(|offset| symbol.wrapping_sub(*offset))
+            .find(|root| *root >> 32 == 0 && maps_itself(image, mode, *root, symbol, 0));
+        let none = "CR3: the tables that VMCOREINFO names are at none of Linux's usual places";
+        let root = root.ok_or_else(|| RootError::NoRoot(none.to_owned()))?;
+        return Ok((root, format!("{name} in VMCOREINFO")));
+    }
     let at = |base| symbol.wrapping_sub(KERNEL_MAP).wrapping_add_signed(base);
     if let Some(base) = info.number("phys_base") {
         return Ok((at(base), format!("{name} in VMCOREINFO")));
     }
     // Before phys_base was told it was 0, unless the kernel was relocated.
-    let root = Gpa::new(at(0));
-    if maps_itself(image, format, root, symbol, 0) {
-        return Ok((root.get(), format!("{name} in VMCOREINFO, as without phys_base")));
+    if maps_itself(image, mode, at(0), symbol, 0) {
+        return Ok((at(0), format!("{name} in VMCOREINFO, as without phys_base")));
     }
     Err(RootError::NoRoot("CR3: VMCOREINFO does not tell phys_base".to_owned()))
 }
 
-/// Whether the tables at `root` lead from the address `symbol` to themselves.
-fn maps_itself(image: &Image<'_>, format: LongMode, root: Gpa, symbol: u64, foreign: u64) -> bool {
-    let tables =
-        image.tables(memory_image::Allowance { words: 64, bytes: 1 << 17 }).without(foreign);
-    let found = Walker::new(format, &tables, root).query(Gva::new(symbol));
-    found.ok().flatten().is_some_and(|found| found.output == root)
+/// Where a kernel of 32 bits has its direct map: by the address of its tables, the default without.
+pub(crate) fn page_offset(info: Option<&VmcoreInfo>) -> u64 {
+    let symbol = info.and_then(|info| info.symbol("swapper_pg_dir"));
+    let below = |offset: &u64| symbol.is_none_or(|symbol| *offset <= symbol);
+    PAGE_OFFSETS.into_iter().find(below).unwrap_or(PAGE_OFFSETS[0])
+}
+
+/// Whether the tables at `cr3` lead from the address `symbol` to themselves.
+fn maps_itself(image: &Image<'_>, mode: Mode, cr3: u64, symbol: u64, foreign: u64) -> bool {
+    let root = mode.root(cr3, foreign).address();
+    mode.query(image, cr3, foreign, symbol) == Some(Gpa::new(root))
 }
 
 /// What to say if the tables at the root are not those of the kernel that names them.
 fn stray(
     image: &Image<'_>,
     info: &VmcoreInfo,
-    format: LongMode,
-    root: Gpa,
+    mode: Mode,
+    cr3: u64,
     foreign: u64,
 ) -> Option<String> {
     let symbol = info.symbol("swapper_pg_dir")?;
-    let itself = maps_itself(image, format, root, symbol, foreign);
-    (!itself).then(|| format!("the tables at {root} do not map swapper_pg_dir ({symbol:#x}) there"))
+    let itself = maps_itself(image, mode, cr3, symbol, foreign);
+    let root = mode.root(cr3, foreign).address();
+    (!itself)
+        .then(|| format!("the tables at {root:#x} do not map swapper_pg_dir ({symbol:#x}) there"))
 }
 
 /// The C-bit, as a mask: as the user says, as Linux says (`sme_mask`), or the one bit of CR3

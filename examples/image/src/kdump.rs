@@ -145,13 +145,10 @@ impl SubHeader {
             return Err(damaged("its sub-header is not in the file"));
         }
         let fields = Bytes { bytes: &bytes, endian: header.endian };
-        if !header.wide {
-            return Err(ImageError::Foreign {
-                form: "a kdump-compressed file of a 32-bit machine",
-                advice: "its page tables are not read either",
-            });
-        }
         let since = |version, value: u64| if header.version >= version { value } else { 0 };
+        if !header.wide {
+            return Ok(Self::narrow(fields, header.version));
+        }
         let mut sub = Self {
             split: header.version >= 2 && fields.u32(12) != 0,
             frames: (since(2, fields.u64(16)), since(2, fields.u64(24))),
@@ -164,6 +161,23 @@ impl SubHeader {
             sub.max_mapnr = Some(fields.u64(96));
         }
         Ok(sub)
+    }
+
+    /// That of a 32-bit machine, where `unsigned long` has 4 bytes and nothing is aligned to more.
+    fn narrow(fields: Bytes<'_>, version: u32) -> Self {
+        let word = |at| u64::from(fields.u32(at));
+        let since = |least, value: (u64, u64)| if version >= least { value } else { (0, 0) };
+        Self {
+            split: version >= 2 && fields.u32(8) != 0,
+            frames: if version >= 6 {
+                (fields.u64(56), fields.u64(64))
+            } else {
+                since(2, (word(12), word(16)))
+            },
+            vmcoreinfo: since(3, (fields.u64(20), word(28))),
+            notes: since(4, (fields.u64(32), word(40))),
+            max_mapnr: (version >= 6).then(|| fields.u64(72)),
+        }
     }
 }
 

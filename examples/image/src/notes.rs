@@ -28,6 +28,9 @@ pub struct X86Registers {
     pub efer: Option<u64>,
     /// RFLAGS, where the image has them.
     pub rflags: Option<u64>,
+    /// Whether the instruction or stack pointer has more than 32 bits: a CPU in 64-bit mode alone
+    /// has such.
+    pub wide: bool,
     /// The selector in CS, whose low two bits are the privilege level, where the image has it.
     pub cs: Option<u16>,
 }
@@ -37,10 +40,17 @@ fn word(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
+/// Whether an address has more than 32 bits.
+pub(crate) fn is_wide(address: u64) -> bool {
+    address >> 32 != 0
+}
+
 impl X86Registers {
     /// Reads a `QEMUCPUState`; `None` if it is none: two words of 32 bits (version and size), 18
     /// registers of 64 bits, 10 segments of 24 bytes, CR0 to CR4.
     fn of_qemu(state: &[u8]) -> Option<Self> {
+        const RSP: usize = 8 + 7 * 8;
+        const RIP: usize = 8 + 16 * 8;
         const RFLAGS: usize = 8 + 17 * 8;
         const CS: usize = 8 + 18 * 8;
         const CR0: usize = CS + 10 * 24;
@@ -53,6 +63,7 @@ impl X86Registers {
             cr4: cr(4)?,
             efer: None,
             rflags: word(state, RFLAGS),
+            wide: [RSP, RIP].into_iter().filter_map(|at| word(state, at)).any(is_wide),
             cs: Some(selector),
         })
     }
@@ -60,6 +71,8 @@ impl X86Registers {
     /// Reads a `DBGFCORECPU`: 18 registers of 64 bits, 6 segments of 24 bytes, CR0, CR2, CR3, CR4,
     /// 8 debug registers, two descriptors of 16 bytes, two segments, three words of SYSENTER, EFER.
     fn of_virtualbox(state: &[u8]) -> Option<Self> {
+        const RSP: usize = 7 * 8;
+        const RIP: usize = 16 * 8;
         const CS: usize = 18 * 8;
         const CR0: usize = CS + 6 * 24;
         const EFER: usize = CR0 + 4 * 8 + 8 * 8 + 2 * 16 + 2 * 24 + 3 * 8;
@@ -70,6 +83,7 @@ impl X86Registers {
             cr4: word(state, CR0 + 24)?,
             efer: word(state, EFER),
             rflags: word(state, 17 * 8),
+            wide: [RSP, RIP].into_iter().filter_map(|at| word(state, at)).any(is_wide),
             cs: Some(selector),
         })
     }
@@ -86,6 +100,10 @@ impl X86Registers {
             cr4: cr(4)?,
             efer: None,
             rflags: word(state, USER + 18 * 8),
+            wide: [USER + 16 * 8, USER + 19 * 8]
+                .into_iter()
+                .filter_map(|at| word(state, at))
+                .any(is_wide),
             cs: word(state, USER + 17 * 8).map(|cs| cs as u16),
         })
     }
@@ -199,6 +217,7 @@ mod tests {
             cr4: 0x1020,
             efer: None,
             rflags: Some(0x246),
+            wide: false,
             cs: Some(0x33),
         };
         assert_eq!(notes.x86, [want]);

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::extents::{Extent, Extents};
-use crate::notes::{Notes, X86Registers};
+use crate::notes::{Notes, X86Registers, is_wide};
 use crate::source::{Source, read_exact};
 use crate::{Form, Image, ImageError};
 
@@ -226,6 +226,7 @@ fn registers(state: &dyn Source) -> Result<Notes, ImageError> {
             cr4: cr[4],
             efer: number(&tags, "EFER", &[cpu]),
             rflags: number(&tags, "rflags", &[cpu]),
+            wide: number(&tags, "rip", &[cpu]).is_some_and(is_wide),
             cs: None,
         });
     }

@@ -61,6 +61,8 @@ fn pack(flags: u32, page: &[u8]) -> Vec<u8> {
 /// A kdump-compressed file, as makedumpfile and QEMU write it.
 struct Kdump {
     order: Order,
+    /// The machine has 64 bits.
+    wide: bool,
     version: u32,
     machine: &'static str,
     /// Which frames the machine has, and which are in the dump.
@@ -83,16 +85,18 @@ impl Kdump {
         file[12 + 4 * 65..][..self.machine.len()].copy_from_slice(self.machine.as_bytes());
         let sizes = [self.flags.into(), PAGE as u64, 1, 2 * map_blocks as u64, frames];
         for (n, value) in sizes.into_iter().enumerate() {
-            put(&mut file, 424 + 4 * n, 4, value);
+            put(&mut file, if self.wide { 424 } else { 412 } + 4 * n, 4, value);
         }
+        // `kdump_sub_header`: split, first and last frame in words, in 64 bits, how many frames.
+        let (split, short, word, long) = if self.wide { (12, 16, 8, 80) } else { (8, 12, 4, 56) };
         if let Some((first, end)) = self.split {
-            put(&mut file, PAGE + 12, 4, 1);
-            for at in [16, 80] {
-                put(&mut file, PAGE + at, 8, first);
-                put(&mut file, PAGE + at + 8, 8, end);
+            put(&mut file, PAGE + split, 4, 1);
+            for (at, size) in [(short, word), (long, 8)] {
+                put(&mut file, PAGE + at, size, first);
+                put(&mut file, PAGE + at + size, size, end);
             }
         }
-        put(&mut file, PAGE + 96, 8, frames);
+        put(&mut file, PAGE + long + 16, 8, frames);
         for (n, map) in [&self.present, &self.dumped].into_iter().enumerate() {
             for frame in map {
                 file[PAGE * (2 + n * map_blocks) + (frame / 8) as usize] |= 1 << (frame % 8);
@@ -117,8 +121,9 @@ impl Kdump {
             file.extend(stored);
         }
         let offset = file.len() as u64;
-        put(&mut file, PAGE + 32, 8, offset);
-        put(&mut file, PAGE + 40, 8, self.vmcoreinfo.len() as u64);
+        let at = PAGE + if self.wide { 32 } else { 20 };
+        put(&mut file, at, 8, offset);
+        put(&mut file, at + 8, word, self.vmcoreinfo.len() as u64);
         file.extend(self.vmcoreinfo);
         file
     }
@@ -131,7 +136,18 @@ fn kdump(flags: u32, big: bool) -> Kdump {
     let present: Vec<u64> = (0..40).chain(5000..5010).chain(70_000..70_003).collect();
     let dumped = present.iter().copied().filter(|frame| frame % 5 != 4).collect();
     let machine = if big { "ppc64" } else { "x86_64" };
-    Kdump { order, version: 6, machine, present, dumped, split: None, flags, vmcoreinfo: INFO }
+    let wide = true;
+    Kdump {
+        order,
+        wide,
+        version: 6,
+        machine,
+        present,
+        dumped,
+        split: None,
+        flags,
+        vmcoreinfo: INFO,
+    }
 }
 
 /// makedumpfile's flattened form of a file, in pieces of this length, not in order.
@@ -196,6 +212,21 @@ fn kdump_compressed_in_every_codec_and_byte_order() {
             check(&image, &kdump.dumped, &left_out, &[41, 69_999, 70_003, 1 << 40]);
         }
     }
+}
+
+#[test]
+fn a_dump_of_a_machine_of_32_bits() {
+    let whole = Kdump { wide: false, machine: "i686", ..kdump(1, false) };
+    let file = whole.file();
+    let image = Image::open(&file[..], 0).unwrap();
+    assert_eq!(image.machine(), Some(3));
+    assert_eq!(image.notes().vmcoreinfo[0].get("OSRELEASE"), Some("6.1.0"));
+    check(&image, &whole.dumped, &[4, 34], &[41, 69_999]);
+    let part = Kdump { split: Some((30, 5004)), ..whole };
+    let file = part.file();
+    let image = Image::open(&file[..], 0).unwrap();
+    assert!(image.warnings()[0].contains("not all of its files"), "{:?}", image.warnings());
+    assert!(image.holds(31 << 12, 4096) && !image.holds(0, 4096));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::options::{Addresses as Span, Options};
 const MORE: &str = "\
 ROOTS
   x86-64, x86-64-la57   CR3
+  x86-32, x86-pae       CR3, of a CPU without CR4.PAE and with it
   ept                   EPTP; its walk length (bits 5:3) says four levels (3, or 0) or five (4)
   aarch64               TTBR0_EL1; TCR_EL1 by --tcr, else granule and size are those of the Linux that the image tells of
   aarch64-upper         TTBR1_EL1; likewise

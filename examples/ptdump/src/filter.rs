@@ -31,8 +31,8 @@ pub enum Filter {
 }
 
 impl Filter {
-    /// Whether `range` is meant.
-    pub fn admits(self, range: &Range) -> bool {
+    /// Whether `range` is meant; kernels have their memory from `kernel` on.
+    pub fn admits(self, range: &Range, kernel: u64) -> bool {
         let rights = range.rights.unwrap_or_default();
         let both = |of: fn(Prot) -> bool| of(rights.supervisor) || of(rights.user);
         match self {
@@ -41,7 +41,7 @@ impl Filter {
             Self::Execute => both(|prot| prot.execute()),
             Self::User => is_open(rights),
             Self::Supervisor => range.state == State::Mapped && !is_open(rights),
-            Self::UserKernel => is_open(rights) && is_kernel(range),
+            Self::UserKernel => is_open(rights) && is_kernel(range, kernel),
             Self::Huge => range.size.is_some_and(|size| size > 0x1_0000),
             Self::Mapped => range.state == State::Mapped,
             Self::Fault => matches!(range.state, State::Malformed | State::Unknown),
@@ -58,9 +58,9 @@ fn is_open(rights: Rights) -> bool {
     rights.user.read() || rights.user.write() || rights.user.execute()
 }
 
-/// Whether a range lies where kernels keep their own memory: the upper half.
-fn is_kernel(range: &Range) -> bool {
-    range.va.is_some_and(|va| va >> 63 != 0) && range.context.is_none_or(|context| context == 0)
+/// Whether a range lies where kernels keep their own memory.
+fn is_kernel(range: &Range, kernel: u64) -> bool {
+    range.va.is_some_and(|va| va >= kernel) && range.context.is_none_or(|context| context == 0)
 }
 
 /// What an audit looks for, and what is wrong with it.
@@ -88,12 +88,16 @@ mod tests {
             let range = Range::mapped(va, 0, size, rights, String::new());
             let seen: Vec<_> = Filter::value_variants()
                 .iter()
-                .filter(|filter| filter.admits(&range))
+                .filter(|filter| filter.admits(&range, 1 << 63))
                 .map(|filter| filter.name())
                 .collect();
             assert_eq!(seen.join(" "), words, "{range:?}");
         }
         let fault = Range::faulting(0, None, State::Unknown, String::new());
-        assert!(Filter::Fault.admits(&fault) && !Filter::Supervisor.admits(&fault));
+        assert!(Filter::Fault.admits(&fault, 0) && !Filter::Supervisor.admits(&fault, 0));
+        let user = rights(Prot::RW, Prot::RW);
+        let narrow = Range::mapped(Some(0xc000_1000), 0, 4096, user, String::new());
+        let is = |kernel| Filter::UserKernel.admits(&narrow, kernel);
+        assert!(is(0xc000_0000) && !is(1 << 63));
     }
 }

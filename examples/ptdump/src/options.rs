@@ -155,6 +155,9 @@ pub enum ArchName {
     X86_64,
     #[value(name = "x86-64-la57")]
     X86_64La57,
+    #[value(name = "x86-32")]
+    X86_32,
+    X86Pae,
     Ept,
     Aarch64,
     Aarch64Upper,
@@ -170,6 +173,8 @@ impl From<ArchName> for Arch {
             ArchName::Ppc64Hash => Self::Ppc64Hash,
             ArchName::X86_64 => Self::X86_64,
             ArchName::X86_64La57 => Self::X86_64La57,
+            ArchName::X86_32 => Self::X86_32,
+            ArchName::X86Pae => Self::X86Pae,
             ArchName::Ept => Self::Ept,
             ArchName::Aarch64 => Self::Aarch64,
             ArchName::Aarch64Upper => Self::Aarch64Upper,

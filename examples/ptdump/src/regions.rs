@@ -66,6 +66,14 @@ const X86_64_LA57_RANDOM: Names = &[
     X86_64[12],
     X86_64[13],
 ];
+/// 32-bit x86 with the usual split of 3 GiB for processes (`arch/x86/include/asm/pgtable_32_areas.h`
+/// says where the direct map ends: 128 MiB below the end, or where memory does).
+const X86_32: Names = &[
+    (0, "process"),
+    (0xc000_0000, "direct map, with the kernel's image"),
+    (0xf800_0000, "vmalloc, modules, kmap, CPU entry areas"),
+    (0xffc0_0000, "fixmap"),
+];
 const HALVES: Names = &[(0, "lower half"), (1 << 63, "upper half")];
 const RADIX: Names = &[
     (0, "process"),
@@ -113,6 +121,10 @@ impl Regions {
             (Arch::X86_64, true, true) => X86_64_RANDOM,
             (Arch::X86_64La57, true, false) => X86_64_LA57,
             (Arch::X86_64La57, true, true) => X86_64_LA57_RANDOM,
+            (Arch::X86_32 | Arch::X86Pae, true, _) if located.kernel_start() == X86_32[1].0 => {
+                X86_32
+            }
+            (Arch::X86_32 | Arch::X86Pae, ..) => return None,
             (Arch::Ppc64Radix, ..) => RADIX,
             (Arch::Aarch64 | Arch::Aarch64Upper, true, _) if wide => ARM,
             (Arch::Aarch64 | Arch::Aarch64Upper, ..) => HALVES,
@@ -137,9 +149,17 @@ mod tests {
 
     #[test]
     fn every_table_is_in_order() {
-        for names in
-            [X86_64, X86_64_RANDOM, X86_64_LA57, X86_64_LA57_RANDOM, HALVES, RADIX, ARM, RISCV]
-        {
+        for names in [
+            X86_64,
+            X86_64_RANDOM,
+            X86_64_LA57,
+            X86_64_LA57_RANDOM,
+            X86_32,
+            HALVES,
+            RADIX,
+            ARM,
+            RISCV,
+        ] {
             assert!(names[0].0 == 0 && names.windows(2).all(|two| two[0].0 < two[1].0));
         }
         let linux = Regions(X86_64);

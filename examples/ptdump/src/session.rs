@@ -252,7 +252,8 @@ impl Session<'_> {
 
     /// What to say of an address that is not mapped, besides the fault.
     pub fn hint(&self, range: &Range) -> Option<&str> {
-        let kernel = range.state == State::NotMapped && range.va.is_some_and(|va| va >> 63 != 0);
+        let kernel = range.state == State::NotMapped
+            && range.va.is_some_and(|va| va >= self.located.kernel_start());
         self.located.kernel_hint.as_deref().filter(|_| kernel)
     }
 }

@@ -43,7 +43,9 @@ impl Aliases {
     /// Takes in a range; false if there is no memory left for it.
     fn take(&mut self, session: &Session<'_>, range: &Range) -> bool {
         let (Some(start), Some(bytes)) = (range.pa, range.bytes) else { return true };
-        let (writes, fetches) = (Filter::Write.admits(range), Filter::Execute.admits(range));
+        let kernel = session.located.kernel_start();
+        let (writes, fetches) =
+            (Filter::Write.admits(range, kernel), Filter::Execute.admits(range, kernel));
         let kept = session.tables.keep((size_of::<Physical>() + range.attributes.len()) as u64);
         let physical =
             || Physical { start, end: start.saturating_add(bytes), range: range.clone() };
@@ -82,6 +84,7 @@ pub fn run(session: &Session<'_>, audited: &Audited) -> Result<u8> {
     let mut answers = Answers::begin(session, "findings")?;
     let mut result = Ok(());
     let mut aliases = Aliases::default();
+    let kernel = session.located.kernel_start();
     let (mut mapped, mut found) = (false, 0_u64);
     {
         let progress = Progress::new("reading tables", session.options.output.quiet);
@@ -96,7 +99,7 @@ pub fn run(session: &Session<'_>, audited: &Audited) -> Result<u8> {
             mapped |= range.state == State::Mapped;
             verdict.unknown |= range.state == State::Unknown;
             for (filter, what) in AUDIT {
-                if filter.admits(&range) {
+                if filter.admits(&range, kernel) {
                     found += 1;
                     let text = format!("{what}: {}", session.text.range(&range));
                     let (check, range) = (filter.name(), range.clone());
@@ -104,7 +107,7 @@ pub fn run(session: &Session<'_>, audited: &Audited) -> Result<u8> {
                     keep(&mut result, answers.show(&finding, || text))?;
                 }
             }
-            if !Filter::WriteExecute.admits(&range) && !aliases.take(session, &range) {
+            if !Filter::WriteExecute.admits(&range, kernel) && !aliases.take(session, &range) {
                 return ControlFlow::Break(());
             }
             ControlFlow::Continue(())

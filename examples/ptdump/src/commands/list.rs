@@ -20,6 +20,8 @@ use crate::svg;
 /// Which ranges are shown, and what there was of them.
 struct Shown<'l> {
     listing: &'l Listing,
+    /// Where the kernel's memory begins.
+    kernel: u64,
     /// How many were shown.
     count: u64,
     /// Whether anything is mapped, shown or not.
@@ -37,7 +39,7 @@ impl Shown<'_> {
         };
         // What is unknown might have been of the kind that is wanted.
         self.verdict.unknown |= range.state == State::Unknown;
-        if !self.listing.only.iter().all(|filter| filter.admits(&range)) {
+        if !self.listing.only.iter().all(|filter| filter.admits(&range, self.kernel)) {
             return None;
         }
         self.count += 1;
@@ -62,8 +64,8 @@ pub fn clip(range: Range, first: u64, last: u64) -> Option<Range> {
 pub fn run(session: &Session<'_>, listing: &Listing) -> Result<u8> {
     let progress = Progress::new("reading tables", session.options.output.quiet);
     let progress = |done, total| progress.at(done, total);
-    let verdict = Verdict::default();
-    let mut shown = Shown { listing, count: 0, mapped: false, verdict };
+    let (verdict, kernel) = (Verdict::default(), session.located.kernel_start());
+    let mut shown = Shown { listing, kernel, count: 0, mapped: false, verdict };
     if listing.svg.is_some() || listing.html.is_some() {
         let mut picture = Picture::default();
         let mut take = |range| {

@@ -58,7 +58,6 @@ fn case_registers_decide_and_nothing_is_taken_silently() {
             "swapper_pg_dir in VMCOREINFO",
             true,
         ),
-        ("pae-off", vec![qemu(CR0, ROOT, 0, 0x10)], "", "32-bit paging, which is not read", false),
         (
             "two-roots",
             vec![on(), qemu(CR0, 0x3000, CR4, 0x10)],
@@ -91,13 +90,6 @@ fn case_registers_decide_and_nothing_is_taken_silently() {
         ),
         ("virtualbox", vec![virtualbox(CR0, ROOT, CR4, 0xd01)], "", "CR3 of CPU 0", true),
         ("virtualbox-off", vec![virtualbox(0x10, 0, 0, 0)], "", "CPU 0 had paging off", false),
-        (
-            "virtualbox-pae",
-            vec![virtualbox(CR0, ROOT, CR4, 0x801)],
-            "",
-            "CPU 0 was in PAE paging, which is not read",
-            false,
-        ),
         ("root", vec![reset()], "--root 0x10000", "--root", true),
         (
             "root-outside",
@@ -396,16 +388,6 @@ fn case_other_forms_are_refused_by_name() {
         assert_eq!((status, out.as_str()), (3, ""), "{name}");
         assert!(error.contains(name), "{name}: {error}");
     }
-    let bytes = machine(ROOT, 0).bytes(END);
-    let notes = [status(), qemu(CR0, ROOT, CR4, 0x10)];
-    let image = bench.file("i386", &core(false, 3, &notes, &[(0, &bytes, 0)]));
-    for options in ["", "--arch x86-64"] {
-        let (status, out, error) = text(&image, options);
-        assert_eq!((status, out.as_str()), (3, ""));
-        assert!(error.contains("32-bit or PAE paging, which is not read"), "{error}");
-    }
-    let insisted = format!("--arch x86-64 --root {ROOT:#x}");
-    assert_eq!(both(&image, &insisted), BOTH, "the user knows better");
 }
 
 /// Options that say nothing about what is asked are errors of the command line.

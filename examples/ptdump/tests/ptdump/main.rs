@@ -9,6 +9,7 @@ mod cases;
 mod cores;
 mod hashed;
 mod hostile;
+mod narrow;
 mod power;
 mod program;
 mod questions;

@@ -3,7 +3,7 @@
 
 use arch_ppc64::radix::{Granule, ProcessScoped, ProcessTable, Prte, Quadrants};
 use arch_riscv64::{GuestControls, Mode, Sv, SvX4};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
+use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Pae, Paging32};
 use pgtable::{Format, Gpa, Hpa, Prot};
 use serde_json::json;
 
@@ -29,10 +29,21 @@ fn check<F: Format>(
     shifts: [u8; 3],
     root: impl Fn(&Memory, u64) -> u64,
 ) {
+    check_rows(format, options, &rows(base, shifts), root);
+}
+
+/// The last two rows are of large pages, or of none that counts; nothing is mapped at 0x3000_0000
+/// beyond the first row's beginning.
+fn check_rows<F: Format>(
+    format: F,
+    options: &str,
+    rows: &[Row],
+    root: impl Fn(&Memory, u64) -> u64,
+) {
     let bench = Bench::new();
-    let rows = rows(base, shifts);
+    let base = rows[0].0 - 0x10_0000;
     let memory = Memory::new(START, 2 << 20);
-    let (tree, tables) = build(format, &memory, START + 0x1_0000, &rows);
+    let (tree, tables) = build(format, &memory, START + 0x1_0000, rows);
     let options = format!("{options} --base {START:#x} --root {:#x}", root(&memory, tree));
     let image = bench.file("before.raw", &memory.bytes());
 
@@ -44,7 +55,7 @@ fn check<F: Format>(
         .map(|&(va, pa, bytes, shift, _)| (va, Some(pa), bytes, Some(1 << shift)))
         .collect();
     assert_eq!(ranges(&list), want);
-    for (range, row) in list.as_array().unwrap().iter().zip(&rows) {
+    for (range, row) in list.as_array().unwrap().iter().zip(rows) {
         let letters = |prot: Prot| {
             [(prot.read(), 'r'), (prot.write(), 'w'), (prot.execute(), 'x')]
                 .map(|(allowed, letter)| if allowed { letter } else { '-' })
@@ -63,7 +74,7 @@ fn check<F: Format>(
     }
 
     // Translations: in each range its first and last byte, and one in the middle; and beyond.
-    for &(va, pa, bytes, shift, _) in &rows {
+    for &(va, pa, bytes, shift, _) in rows {
         let words = format!(
             "{options} translate {va:#x} {:#x} {:#x}",
             va + bytes / 2 + 0x123,
@@ -94,15 +105,16 @@ fn check<F: Format>(
     let levels = stats["tree"]["levels"].as_array().unwrap();
     assert_eq!(levels.iter().map(|level| level["tables"].as_u64().unwrap()).sum::<u64>(), tables);
     let pages = stats["tree"]["pages"].as_object().unwrap();
-    for &shift in &shifts {
+    for shift in rows.iter().map(|row| row.3) {
         let bytes: u64 = rows.iter().filter(|row| row.3 == shift).map(|row| row.2).sum();
         assert_eq!(pages[&(1_u64 << shift).to_string()], bytes >> shift, "{stats}");
     }
 
     // The same image differs nowhere; one with another page does, there.
     assert_eq!(json(&image, &format!("{options} diff {}", image.display())), (0, json!([])));
-    let mut changed = rows.clone();
-    changed[2].1 += 1 << 40;
+    let mut changed = rows.to_vec();
+    let far = if format.geometry().address_mask() >> 32 == 0 { 1 << 29 } else { 1 << 40 };
+    changed[2].1 += far;
     changed.remove(3);
     let memory = Memory::new(START, 2 << 20);
     let (other, _) = build(format, &memory, START + 0x1_0000, &changed);
@@ -115,10 +127,8 @@ fn check<F: Format>(
         (number(&it["va"]).unwrap(), it["bytes"].as_u64().unwrap(), side("before"), side("after"))
     });
     let (two, three) = (rows[2], rows[3]);
-    let want = [
-        (two.0, two.2, Some(two.1), Some(two.1 + (1 << 40))),
-        (three.0, three.2, Some(three.1), None),
-    ];
+    let want =
+        [(two.0, two.2, Some(two.1), Some(two.1 + far)), (three.0, three.2, Some(three.1), None)];
     assert_eq!(seen.collect::<Vec<_>>(), want);
 
     // For people: a line for each row, with its addresses and its size.
@@ -126,7 +136,7 @@ fn check<F: Format>(
     assert_eq!(status, 0);
     let lines: Vec<_> = list.lines().filter(|line| !line.starts_with("---[")).collect();
     assert_eq!(lines.len(), rows.len(), "{list}");
-    for (line, &(va, pa, bytes, ..)) in lines.iter().zip(&rows) {
+    for (line, &(va, pa, bytes, ..)) in lines.iter().zip(rows) {
         assert!(
             line.starts_with(&format!("{va:#018x}-{:#018x}  {pa:#018x} ", va + bytes - 1)),
             "{line}"
@@ -169,6 +179,23 @@ fn long_mode() {
             check(format, &format!("--arch {arch}"), base, [12, 21, 30], |_, root| root | 0x18);
         }
     }
+}
+
+/// Entries of 4 bytes, and roots of 32 bytes: what addresses of 32 bits have room for.
+#[test]
+fn narrow_modes() {
+    let rows = |huge: u8| -> Vec<Row> {
+        vec![
+            (0x10_0000, 0x7000_0000, 0x1_0000, 12, Prot::RWX),
+            (0x11_0000, 0x9000_0000, 0x3000, 12, Prot::RX.for_user()),
+            (0xc000_0000, 0x4000_0000, 5 << huge, huge, Prot::RWX.for_user()),
+            (0xfffff000, 0x5000, 0x1000, 12, Prot::RWX),
+        ]
+    };
+    let pae = Pae::new(Controls::new());
+    check_rows(pae, "--arch x86-pae", &rows(21), |_, root| root | 0x18);
+    let bits32 = Paging32::new(Controls::new());
+    check_rows(bits32, "--arch x86-32", &rows(22), |_, root| root | 0x18);
 }
 
 #[test]
