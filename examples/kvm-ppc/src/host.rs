@@ -11,9 +11,8 @@ use std::io;
 use arch_ppc64::hash::Supported;
 use arch_ppc64::kvm::{PpcMmu, kvm_ppc_rmmu_info};
 
-use super::cap::Cap;
-use super::one_reg::OneReg;
-use super::system::{Kvm, VmType};
+use crate::bindings::{KVM_REG_PPC_ARCH_COMPAT, KVM_VM_PPC_HV};
+use crate::{Cap, Kvm};
 
 /// How KVM runs guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +62,7 @@ pub struct Host {
 }
 
 /// Logical processor versions (PAPR B.6.2.1; Linux `PVR_ARCH_300` and on).
-const LOGICAL: [(&str, u64); 3] =
+const LOGICAL: [(&str, u32); 3] =
     [("POWER9", 0x0f00_0005), ("POWER10", 0x0f00_0006), ("POWER11", 0x0f00_0007)];
 /// log2 of the bytes of the table by which hashed guests are tried.
 const ORDER: u32 = 18;
@@ -81,9 +80,9 @@ impl Host {
             .filter_map(|name| Some((name, field(&cpuinfo, name)?)))
             .collect();
         let lpar = cpu.iter().any(|(name, value)| *name == "platform" && value == "pSeries");
-        let has = |cap| kvm.check_extension(cap).map(|answer| answer > 0);
-        let vm = kvm.create_vm_with_type(VmType::Hv)?;
-        let radix = if has(Cap::PpcMmuRadix)? { Some(vm.get_rmmu_info()?) } else { None };
+        let vm = kvm.create_vm_with_type(KVM_VM_PPC_HV.into())?;
+        let radix =
+            if kvm.check_extension(Cap::PpcMmuRadix) { Some(vm.get_rmmu_info()?) } else { None };
         // An LPAR answers this call, too, and refuses the table.
         let hash = Supported::of_kvm(&vm.get_smmu_info()?);
         let hash = hash.filter(|_| vm.allocate_htab(ORDER).is_ok());
@@ -95,9 +94,9 @@ impl Host {
             page_size: page_size(),
             radix,
             hash,
-            hash_v3: has(Cap::PpcMmuHashV3)?,
-            nested: has(Cap::PpcNestedHv)?,
-            rpt_invalidate: has(Cap::PpcRptInvalidate)?,
+            hash_v3: kvm.check_extension(Cap::PpcMmuHashV3),
+            nested: kvm.check_extension(Cap::PpcNestedHv),
+            rpt_invalidate: kvm.check_extension(Cap::PpcRptInvalidate),
             compatible: compatible(kvm)?,
         })
     }
@@ -232,8 +231,9 @@ fn api_of_lpar(release: &str, log: Option<&str>) -> Api {
 }
 
 fn compatible(kvm: &Kvm) -> io::Result<Vec<&'static str>> {
-    let vcpu = kvm.create_vm_with_type(VmType::Hv)?.create_vcpu(0)?;
-    let taken = |version: u64| vcpu.set_one_reg(OneReg::ArchCompat, version).is_ok();
+    let vcpu = kvm.create_vm_with_type(KVM_VM_PPC_HV.into())?.create_vcpu(0)?;
+    let taken =
+        |version: u32| vcpu.set_one_reg(KVM_REG_PPC_ARCH_COMPAT, &version.to_ne_bytes()).is_ok();
     Ok(LOGICAL.into_iter().filter(|(_, version)| taken(*version)).map(|(name, _)| name).collect())
 }
 

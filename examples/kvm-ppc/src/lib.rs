@@ -1,48 +1,35 @@
-//! VMs and vCPUs of KVM on POWER.
+//! KVM on POWER with the API of `kvm-ioctls`.
 //!
-//! The part of `kvm-ioctls` and `kvm-bindings` that an example on POWER needs and that those crates
-//! lack for it. Names and shapes follow them (and, below that, `<linux/kvm.h>`). Request numbers
-//! come from [`arch_ppc64::kvm::ioctl`]; the MMU’s own calls are in [`arch_ppc64::kvm::PpcMmu`],
-//! which [`Vm`] has because it is `AsRawFd`. `tests/kvm_abi.rs` checks every number against the
-//! kernel’s headers.
+//! `kvm-bindings` and `kvm-ioctls` do not compile for POWER. This crate has what they would have
+//! there, by their names: [`bindings`] (structures and constants), [`Kvm`], [`VmFd`], [`VcpuFd`],
+//! [`VcpuExit`], [`Cap`], [`Error`]. The MMU’s own calls are in [`arch_ppc64::kvm::PpcMmu`], which
+//! [`VmFd`] has. `tests/kvm_abi.rs` checks every number against the kernel’s headers.
 //!
-//! All of it compiles on every Linux host, and returns the OS’s error where KVM isn’t POWER’s.
+//! All of it compiles on every Linux host, and returns the OS’s error where KVM is not POWER’s.
+//!
+//! ```no_run
+//! use kvm_ppc::bindings::{KVM_CAP_PPC_PAPR, KVM_VM_PPC_HV, kvm_enable_cap, kvm_regs};
+//! use kvm_ppc::{Kvm, VcpuExit};
+//!
+//! let kvm = Kvm::new()?;
+//! let vm = kvm.create_vm_with_type(KVM_VM_PPC_HV.into())?;
+//! let mut vcpu = vm.create_vcpu(0)?;
+//! vcpu.enable_cap(&kvm_enable_cap { cap: KVM_CAP_PPC_PAPR, ..Default::default() })?;
+//! vcpu.set_regs(&kvm_regs { pc: 0x100, ..Default::default() })?;
+//! match vcpu.run()? {
+//!     VcpuExit::PaprHcall(call) => *call.ret = 0,
+//!     exit => println!("the vCPU stopped: {exit:?}"),
+//! }
+//! # Ok::<(), kvm_ppc::Error>(())
+//! ```
 #![cfg(target_os = "linux")]
 
-mod cap;
-mod exit;
+pub mod bindings;
 pub mod host;
-mod keep_vectors;
-mod one_reg;
-mod regs;
-mod run;
+mod ioctls;
 mod slots;
-mod sregs;
-mod system;
-mod vcpu;
-mod vm;
 
-pub use cap::{Cap, KVM_CHECK_EXTENSION, KVM_ENABLE_CAP, kvm_enable_cap};
-pub use exit::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_MMIO,
-    KVM_EXIT_PAPR_HCALL, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_UNKNOWN, VcpuExit,
-};
-pub use one_reg::{KVM_GET_ONE_REG, KVM_SET_ONE_REG, OneReg, kvm_one_reg};
-pub use regs::{KVM_GET_REGS, KVM_SET_REGS, kvm_regs};
-pub use run::{
-    kvm_run, kvm_run_exit, kvm_run_fail_entry, kvm_run_hw, kvm_run_internal, kvm_run_mmio,
-    kvm_run_papr_hcall, kvm_run_system_event,
+pub use ioctls::{
+    Cap, Error, Kvm, PaprHcallExit, Result, VcpuControl, VcpuExit, VcpuFd, VmFd, reg_size, requests,
 };
 pub use slots::Slots;
-pub use sregs::{
-    KVM_GET_SREGS, KVM_SET_SREGS, kvm_sregs, kvm_sregs_ppc32, kvm_sregs_ppc64, kvm_sregs_s,
-    kvm_sregs_slb,
-};
-pub use system::{
-    KVM_API_VERSION, KVM_CREATE_VM, KVM_GET_API_VERSION, KVM_GET_VCPU_MMAP_SIZE, Kvm, VmType,
-};
-pub use vcpu::{
-    KVM_INTERRUPT, KVM_INTERRUPT_SET_LEVEL, KVM_INTERRUPT_UNSET, KVM_RUN, Vcpu, VcpuControl,
-    kvm_interrupt,
-};
-pub use vm::{KVM_CREATE_VCPU, KVM_SET_USER_MEMORY_REGION, Vm, kvm_userspace_memory_region};

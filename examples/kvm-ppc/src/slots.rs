@@ -1,13 +1,13 @@
 //! Memory slots: the guest's memory as KVM knows it.
 
-use super::vm::{Vm, kvm_userspace_memory_region};
-use std::io;
+use crate::bindings::kvm_userspace_memory_region;
+use crate::{Result, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// One slot per region of a VM's memory.
 #[derive(Debug)]
 pub struct Slots {
-    vm: Vm,
+    vm: VmFd,
     /// Last, so that it outlives the VM.
     memory: GuestMemoryMmap,
 }
@@ -17,7 +17,7 @@ impl Slots {
     ///
     /// # Errors
     /// The OS error.
-    pub fn new(vm: Vm, memory: GuestMemoryMmap) -> io::Result<Self> {
+    pub fn new(vm: VmFd, memory: GuestMemoryMmap) -> Result<Self> {
         let slots = Self { vm, memory };
         for (slot, region) in (0..).zip(slots.memory.iter()) {
             let region = kvm_userspace_memory_region {
@@ -30,7 +30,7 @@ impl Slots {
             // SAFETY: the region is a mapping of `memory`, which this value holds and drops after
             // the VM (a vCPU that outlives it cannot run, as its owner runs it through the value
             // that owns both). `vm-memory` hands out volatile and atomic access only.
-            unsafe { slots.vm.set_user_memory_region(&region) }?;
+            unsafe { slots.vm.set_user_memory_region(region) }?;
         }
         Ok(slots)
     }
@@ -43,7 +43,7 @@ impl Slots {
 
     /// The VM.
     #[must_use]
-    pub fn vm(&self) -> &Vm {
+    pub fn vm(&self) -> &VmFd {
         &self.vm
     }
 }

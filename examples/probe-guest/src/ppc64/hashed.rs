@@ -12,7 +12,7 @@ use arch_ppc64::hash::{SLB_ENTRIES, Slb, SlbEsid, SlbVsid};
 use pgtable::Gva;
 
 use super::{Outcome, ProbeGuest, msr};
-use kvm_ppc::{Cap, kvm_sregs, kvm_sregs_slb};
+use kvm_ppc::bindings::{KVM_CAP_PPC_ENABLE_HCALL, kvm_enable_cap, kvm_sregs, kvm_sregs_slb};
 
 /// The two words of an SLB entry.
 pub type SlbWords = (SlbEsid, SlbVsid);
@@ -23,7 +23,10 @@ impl ProbeGuest {
     /// # Errors
     /// `EINVAL`: the kernel does not know it.
     pub fn enable_hcall(&self, number: u64) -> io::Result<()> {
-        self.vm().enable_cap(Cap::PpcEnableHcall, [number, 1, 0, 0])
+        let args = [number, 1, 0, 0];
+        let cap = KVM_CAP_PPC_ENABLE_HCALL;
+        self.vm().enable_cap(&kvm_enable_cap { cap, args, ..Default::default() })?;
+        Ok(())
     }
 
     /// Has the guest make a hypercall in real mode, with these arguments in R4 to R12. Returns what
@@ -54,7 +57,8 @@ impl ProbeGuest {
         for (place, (index, (esid, vsid))) in registers.s.ppc64.slb.iter_mut().zip(valid) {
             *place = kvm_sregs_slb { slbe: esid.with_index(index).into(), slbv: vsid.into() };
         }
-        self.vcpu.set_sregs(&registers)
+        self.vcpu.set_sregs(&registers)?;
+        Ok(())
     }
 
     /// The valid entries of the SLB.

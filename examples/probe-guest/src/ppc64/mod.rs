@@ -26,7 +26,11 @@ use super::ticker::Ticker;
 use arch_ppc64::kvm::{KVM_PPC_MMUV3_GTSE, KVM_PPC_MMUV3_RADIX, PpcMmu, kvm_ppc_mmuv3_cfg};
 use arch_ppc64::radix::{Amr, Iamr, ProcessTableWord, Ric, Tlbie};
 use image::Image;
-use kvm_ppc::{Cap, Kvm, OneReg, Slots, Vcpu, VcpuExit, Vm, VmType, kvm_regs};
+use kvm_ppc::bindings::{
+    KVM_CAP_PPC_PAPR, KVM_REG_PPC_AMR, KVM_REG_PPC_IAMR, KVM_REG_PPC_LPCR_64, KVM_REG_PPC_PID,
+    KVM_VM_PPC_HV, kvm_enable_cap, kvm_regs,
+};
+use kvm_ppc::{Kvm, Slots, VcpuExit, VcpuFd, VmFd};
 use pgtable::{Access, AccessKind, Gpa, Gva, Privilege, Stage1};
 use std::io;
 use std::time::{Duration, Instant};
@@ -94,7 +98,7 @@ pub struct Start {
 #[derive(Debug)]
 pub struct ProbeGuest {
     patience: Duration,
-    vcpu: Vcpu,
+    vcpu: VcpuFd,
     slots: Slots,
     image: Image,
     stubs_at: StubsAt,
@@ -116,11 +120,13 @@ impl ProbeGuest {
             .ok_or_else(|| io::Error::other("built for a machine that has no guest code"))?;
         memory.write_slice(image.bytes, GuestAddress(0)).map_err(io::Error::other)?;
 
-        let slots = Slots::new(kvm.create_vm_with_type(VmType::Hv)?, memory)?;
+        let slots = Slots::new(kvm.create_vm_with_type(KVM_VM_PPC_HV.into())?, memory)?;
         let vcpu = slots.vm().create_vcpu(0)?;
-        vcpu.enable_cap(Cap::PpcPapr, [0; 4])?;
-        let lpcr = vcpu.get_one_reg(OneReg::Lpcr)?;
-        vcpu.set_one_reg(OneReg::Lpcr, lpcr | msr::LPCR_ILE | msr::LPCR_LD)?;
+        vcpu.enable_cap(&kvm_enable_cap { cap: KVM_CAP_PPC_PAPR, ..Default::default() })?;
+        let mut lpcr = [0; 8];
+        vcpu.get_one_reg(KVM_REG_PPC_LPCR_64, &mut lpcr)?;
+        let lpcr = u64::from_ne_bytes(lpcr) | msr::LPCR_ILE | msr::LPCR_LD;
+        vcpu.set_one_reg(KVM_REG_PPC_LPCR_64, &lpcr.to_ne_bytes())?;
         let stubs_at = StubsAt { supervisor: Gva::new(image.stubs), user: Gva::new(image.stubs) };
         let ticker = Ticker::start(TICK)?;
         Ok(Self {
@@ -140,7 +146,7 @@ impl ProbeGuest {
     }
 
     /// The VM, for asking what its MMU can do.
-    pub fn vm(&self) -> &Vm {
+    pub fn vm(&self) -> &VmFd {
         self.slots.vm()
     }
 
@@ -149,7 +155,7 @@ impl ProbeGuest {
     /// # Errors
     /// The OS error.
     pub fn pvr(&self) -> io::Result<u32> {
-        self.vcpu.get_sregs().map(|registers| registers.pvr)
+        Ok(self.vcpu.get_sregs()?.pvr)
     }
 
     /// How many bytes from guest real address 0 are the guest’s code.
@@ -194,7 +200,8 @@ impl ProbeGuest {
     /// # Errors
     /// The OS error.
     pub fn set_pid(&self, pid: u32) -> io::Result<()> {
-        self.vcpu.set_one_reg(OneReg::Pid, pid.into())
+        self.vcpu.set_one_reg(KVM_REG_PPC_PID, &u64::from(pid).to_ne_bytes())?;
+        Ok(())
     }
 
     /// Sets AMR and IAMR: what privileged state may not do to problem state’s pages.
@@ -202,8 +209,9 @@ impl ProbeGuest {
     /// # Errors
     /// The OS error.
     pub fn set_authority(&self, amr: Amr, iamr: Iamr) -> io::Result<()> {
-        self.vcpu.set_one_reg(OneReg::Amr, amr.into())?;
-        self.vcpu.set_one_reg(OneReg::Iamr, iamr.into())
+        self.vcpu.set_one_reg(KVM_REG_PPC_AMR, &u64::from(amr).to_ne_bytes())?;
+        self.vcpu.set_one_reg(KVM_REG_PPC_IAMR, &u64::from(iamr).to_ne_bytes())?;
+        Ok(())
     }
 
     /// Says how long an access may take before the guest is taken to hang.
@@ -304,10 +312,14 @@ impl ProbeGuest {
         let deadline = Instant::now() + self.patience;
         let mut report = Report { pc, msr, ..Report::default() };
         loop {
-            match self.vcpu.run()? {
+            let exit = match self.vcpu.run() {
+                Err(error) if error.errno() == libc::EINTR => VcpuExit::Intr,
+                exit => exit?,
+            };
+            match exit {
                 VcpuExit::PaprHcall(call) if call.nr == H_PROBE_REPORT => {
-                    let [vector, srr0, srr1, dsisr, dar, value, more @ ..] = call.args;
-                    call.ret = H_SUCCESS;
+                    let [vector, srr0, srr1, dsisr, dar, value, more @ ..] = *call.args;
+                    *call.ret = H_SUCCESS;
                     report.interrupt =
                         Some(Interrupt { vector, srr0, srr1, dsisr: dsisr as u32, dar });
                     report.value = value;
@@ -315,22 +327,23 @@ impl ProbeGuest {
                     return Ok(report);
                 }
                 VcpuExit::PaprHcall(call) if call.nr == H_PROBE_ANSWER => {
-                    report.answer = Some(call.args);
-                    call.ret = H_SUCCESS;
+                    report.answer = Some(*call.args);
+                    *call.ret = H_SUCCESS;
                     return Ok(report);
                 }
                 VcpuExit::PaprHcall(call) if call.nr == H_PUT_TERM_CHAR => {
-                    let [_, length, first, second, ..] = call.args;
+                    let [_, length, first, second, ..] = *call.args;
                     let characters = [first.to_be_bytes(), second.to_be_bytes()];
                     let length = usize::try_from(length).unwrap_or(usize::MAX);
                     self.console.extend(characters.as_flattened().iter().take(length));
-                    call.ret = H_SUCCESS;
+                    *call.ret = H_SUCCESS;
                 }
-                VcpuExit::PaprHcall(call) => call.ret = H_FUNCTION,
-                VcpuExit::Mmio(access) => {
-                    access.data = [0; 8];
-                    report.mmio = Some(Gpa::new(access.phys_addr));
+                VcpuExit::PaprHcall(call) => *call.ret = H_FUNCTION,
+                VcpuExit::MmioRead(address, data) => {
+                    data.fill(0);
+                    report.mmio = Some(Gpa::new(address));
                 }
+                VcpuExit::MmioWrite(address, _) => report.mmio = Some(Gpa::new(address)),
                 VcpuExit::Intr if Instant::now() < deadline => {}
                 VcpuExit::Intr => {
                     report.hung = self.vcpu.get_regs()?.pc;

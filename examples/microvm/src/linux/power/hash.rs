@@ -14,7 +14,7 @@ use arch_ppc64::hash::{
     SLB_ENTRIES, Segment, Slb, SlbEsid, SlbVsid, VirtualPage, load, protection,
 };
 use arch_ppc64::kvm::{PpcMmu, kvm_get_htab_fd};
-use kvm_ppc::{VcpuControl, Vm};
+use kvm_ppc::{VcpuControl, VmFd};
 use pgtable::{Access, DirectMap, Gpa, Gva, Hpa, Prot};
 
 use crate::linux::compare::{Leaf, Tables};
@@ -34,7 +34,7 @@ pub struct Table {
 impl Table {
     /// Copies the table of the VM, and the segments of `vcpu`, one of `cpus`.
     pub fn new(
-        vm: &Vm,
+        vm: &VmFd,
         (order, largest): (HptOrder, PageSize),
         cpus: u32,
         vcpu: &VcpuControl,

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arch_ppc64::kvm::{PpcMmu, kvm_ppc_mmuv3_cfg};
-use kvm_ppc::{OneReg, Slots, VcpuControl};
+use kvm_ppc::bindings::KVM_REG_PPC_LPCR_64;
+use kvm_ppc::{Result, Slots, VcpuControl};
 use pseries::{CpuState, Host};
 
 use crate::linux::gate::{Gate, Start};
@@ -17,13 +18,21 @@ pub struct KvmHost {
     pub screen: Screen,
 }
 
+/// A 64-bit register of a vCPU.
+pub fn register(vcpu: &VcpuControl, id: u64) -> Result<u64> {
+    let mut bytes = [0; 8];
+    vcpu.get_one_reg(id, &mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
 impl KvmHost {
     /// Sets bits of a vCPU's LPCR; false if they do not stay.
     fn set_lpcr_of(vcpu: &VcpuControl, mask: u64, bits: u64) -> bool {
+        let lpcr = || register(vcpu, KVM_REG_PPC_LPCR_64);
         let set = || {
-            let lpcr = vcpu.get_one_reg(OneReg::Lpcr)?;
-            vcpu.set_one_reg(OneReg::Lpcr, lpcr & !mask | bits)?;
-            vcpu.get_one_reg(OneReg::Lpcr)
+            let word = lpcr()? & !mask | bits;
+            vcpu.set_one_reg(KVM_REG_PPC_LPCR_64, &word.to_ne_bytes())?;
+            lpcr()
         };
         set().is_ok_and(|lpcr: u64| lpcr & mask == bits)
     }

@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 
 use arch_ppc64::hash::{HptOrder, PageSize};
 use arch_ppc64::kvm::PpcMmu;
+use kvm_ppc::bindings::{KVM_CAP_PPC_PAPR, KVM_VM_PPC_HV, kvm_enable_cap};
 use kvm_ppc::host::{self as can, Host};
-use kvm_ppc::{Cap, Slots, Vcpu, VmType};
+use kvm_ppc::{Slots, VcpuFd};
 use pgtable::{Gpa, Gva};
 use pseries::{Entry, Machine, Mmu, Platform, boot};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -82,7 +83,7 @@ pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Fail
     }
     let memory =
         GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), usize::try_from(memory)?)])?;
-    let slots = Slots::new(kvm.create_vm_with_type(VmType::Hv)?, memory.clone())?;
+    let slots = Slots::new(kvm.create_vm_with_type(KVM_VM_PPC_HV.into())?, memory.clone())?;
     let vm = slots.vm();
     // Before the first vCPU: it decides what the guest is.
     let mmu = match options.mmu {
@@ -105,16 +106,16 @@ pub fn run(options: &Options, memory: u64, verbose: bool) -> Result<String, Fail
     let entry = load(options, &memory, machine)?;
     let vcpus = (0..options.cpus)
         .map(|id| {
-            let vcpu = vm.create_vcpu(id)?;
-            vcpu.enable_cap(Cap::PpcPapr, [0; 4])?;
+            let vcpu = vm.create_vcpu(id.into())?;
+            vcpu.enable_cap(&kvm_enable_cap { cap: KVM_CAP_PPC_PAPR, ..Default::default() })?;
             Ok(vcpu)
         })
-        .collect::<std::io::Result<Vec<Vcpu>>>()?;
+        .collect::<kvm_ppc::Result<Vec<VcpuFd>>>()?;
 
     let (sender, events) = mpsc::channel();
     let screen = Screen::new(options.prefix.clone(), verbose, sender.clone());
     let gate = Gate::new(options.cpus);
-    let host = KvmHost { slots, vcpus: vcpus.iter().map(Vcpu::control).collect(), gate, screen };
+    let host = KvmHost { slots, vcpus: vcpus.iter().map(VcpuFd::control).collect(), gate, screen };
     let platform = Platform::new(memory, host, machine);
     let guest = Guest { platform: &platform, kernel: entry.layout.initrd };
     let start = Instant::now();

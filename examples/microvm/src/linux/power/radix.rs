@@ -3,9 +3,11 @@
 use std::ops::ControlFlow;
 
 use arch_ppc64::radix::{Granule, GuestMmu, ProcessScoped, ProcessTableWord, RcPolicy};
-use kvm_ppc::{OneReg, VcpuControl};
+use kvm_ppc::VcpuControl;
+use kvm_ppc::bindings::KVM_REG_PPC_PID;
 use pgtable::{Access, Attributes, Cause, Gpa, GuestTables, Gva, Translation, Walker};
 
+use super::host::register;
 use crate::linux::compare::{Leaf, Tables};
 use crate::linux::given::Statement;
 use crate::linux::listing::each_leaf;
@@ -32,7 +34,7 @@ impl<'a> Tree<'a> {
         cpus: u32,
         vcpu: &VcpuControl,
     ) -> Result<Self, Failure> {
-        let pid = u32::try_from(vcpu.get_one_reg(OneReg::Pid)?)?;
+        let pid = u32::try_from(register(vcpu, KVM_REG_PPC_PID)?)?;
         // KVM-HV's guests do not see R and C being set: the hypervisor does it, or the processor.
         let format = ProcessScoped::new(Granule::K64).with_rc(RcPolicy::HardwareUpdate);
         let mmu = GuestMmu::new(process_table, pid, format);

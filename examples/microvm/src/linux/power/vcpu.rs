@@ -3,7 +3,8 @@
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use kvm_ppc::{Vcpu, VcpuExit, kvm_regs};
+use kvm_ppc::bindings::kvm_regs;
+use kvm_ppc::{VcpuExit, VcpuFd};
 use probe_guest::Ticker;
 use pseries::{ENTRY_MSR, Ending, Hypercall, Next, Platform};
 use vm_memory::GuestMemoryMmap;
@@ -17,7 +18,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// Runs a vCPU until the machine ends. What goes wrong is told.
 pub fn run(
     cpu: u32,
-    mut vcpu: Vcpu,
+    mut vcpu: VcpuFd,
     platform: &Platform<GuestMemoryMmap, KvmHost>,
     events: &Sender<Event>,
 ) {
@@ -34,7 +35,7 @@ pub fn run(
 /// How the guest ended the machine; `None`: somebody else did.
 fn run_to_the_end(
     cpu: u32,
-    vcpu: &mut Vcpu,
+    vcpu: &mut VcpuFd,
     platform: &Platform<GuestMemoryMmap, KvmHost>,
 ) -> std::io::Result<Option<Ending>> {
     let gate = &platform.host().gate;
@@ -47,26 +48,30 @@ fn run_to_the_end(
             if !gate.pass(cpu, || {}) {
                 return Ok(None);
             }
-            match vcpu.run()? {
+            let exit = match vcpu.run() {
+                Err(error) if error.errno() == libc::EINTR => continue,
+                exit => exit?,
+            };
+            match exit {
                 VcpuExit::PaprHcall(exit) => {
-                    let mut call = Hypercall { nr: exit.nr, args: exit.args };
+                    let mut call = Hypercall { nr: exit.nr, args: *exit.args };
                     let next = platform.hypercall(cpu, &mut call);
-                    exit.args = call.args;
+                    *exit.args = call.args;
                     match next {
-                        Next::Resume(status) => exit.ret = status.r3(),
+                        Next::Resume(status) => *exit.ret = status.r3(),
                         Next::Stop => break,
                         Next::End(ending) => return Ok(Some(ending)),
                     }
                 }
                 // No device is there: loads see all ones, as on a bus where nobody answers.
-                VcpuExit::Mmio(access) => {
-                    let (what, at) =
-                        (if access.is_write == 0 { "load" } else { "store" }, access.phys_addr);
-                    platform.note_device(
-                        at,
-                        &format!("a {what} at guest real {at:#x}, where nothing is"),
-                    );
-                    access.data = [0xff; 8];
+                VcpuExit::MmioRead(at, data) => {
+                    let what = format!("a load at guest real {at:#x}, where nothing is");
+                    platform.note_device(at, &what);
+                    data.fill(0xff);
+                }
+                VcpuExit::MmioWrite(at, _) => {
+                    let what = format!("a store at guest real {at:#x}, where nothing is");
+                    platform.note_device(at, &what);
                 }
                 VcpuExit::Intr => {}
                 exit => return Err(std::io::Error::other(format!("the vCPU stopped: {exit:?}"))),

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 
 use arch_ppc64::hash::{HptOrder, Pass, StreamReader, chunks, load};
 use arch_ppc64::kvm::{KVM_GET_HTAB_WRITE, PpcMmu, kvm_get_htab_fd};
-use kvm_ppc::Vm;
+use kvm_ppc::VmFd;
 
 use super::model::{Contents, Table, contents, table};
 
@@ -21,7 +21,7 @@ pub struct Mirror {
 
 impl Mirror {
     /// Nothing is read yet.
-    pub fn new(vm: &Vm, order: HptOrder) -> Result<Self, Box<dyn Error>> {
+    pub fn new(vm: &VmFd, order: HptOrder) -> Result<Self, Box<dyn Error>> {
         Ok(Self { stream: vm.get_htab_fd(&kvm_get_htab_fd::default())?, table: table(order)? })
     }
 
@@ -46,7 +46,7 @@ impl Mirror {
 }
 
 /// Writes a stream into a VM's table, one chunk at a time.
-pub fn write(vm: &Vm, stream: &[u8]) -> Result<(), Box<dyn Error>> {
+pub fn write(vm: &VmFd, stream: &[u8]) -> Result<(), Box<dyn Error>> {
     let mut file = vm.get_htab_fd(&kvm_get_htab_fd {
         flags: KVM_GET_HTAB_WRITE,
         ..kvm_get_htab_fd::default()

@@ -1,12 +1,5 @@
 //! A vCPU’s general registers: `KVM_GET_REGS`, `KVM_SET_REGS`.
 
-use arch_ppc64::kvm::ioctl::Request;
-
-/// Request number of [`VcpuControl::get_regs`](super::VcpuControl::get_regs).
-pub const KVM_GET_REGS: Request = Request::read::<kvm_regs>(0x81);
-/// Request number of [`VcpuControl::set_regs`](super::VcpuControl::set_regs).
-pub const KVM_SET_REGS: Request = Request::write::<kvm_regs>(0x82);
-
 /// The registers, named as in Power ISA.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +21,7 @@ pub struct kvm_regs {
     /// Save/restore register 1.
     pub srr1: u64,
     /// Process id. KVM-HV reports it here, but sets it only through
-    /// [`OneReg::Pid`](super::OneReg::Pid).
+    /// [`KVM_REG_PPC_PID`](super::KVM_REG_PPC_PID).
     pub pid: u64,
     /// SPRG0.
     pub sprg0: u64,

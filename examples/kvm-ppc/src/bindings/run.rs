@@ -1,8 +1,19 @@
 //! `kvm_run`: the memory that KVM and a VMM share for one vCPU.
 
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::ptr::{self, NonNull};
+/// An interrupt vector that KVM does not know.
+pub const KVM_EXIT_UNKNOWN: u32 = 0;
+/// A load or store without a memory slot.
+pub const KVM_EXIT_MMIO: u32 = 6;
+/// The vCPU could not be entered.
+pub const KVM_EXIT_FAIL_ENTRY: u32 = 9;
+/// A signal.
+pub const KVM_EXIT_INTR: u32 = 10;
+/// KVM gave up.
+pub const KVM_EXIT_INTERNAL_ERROR: u32 = 17;
+/// A hypercall that KVM leaves to the VMM.
+pub const KVM_EXIT_PAPR_HCALL: u32 = 19;
+/// The guest asked for a shutdown, or crashed.
+pub const KVM_EXIT_SYSTEM_EVENT: u32 = 24;
 
 /// The shared memory. Arms of the union are those that KVM on POWER uses.
 #[repr(C)]
@@ -122,52 +133,4 @@ pub struct kvm_run_system_event {
     pub ndata: u32,
     /// Details.
     pub data: [u64; 16],
-}
-
-/// The mapping of one vCPU’s `kvm_run`.
-#[derive(Debug)]
-pub(super) struct RunMapping {
-    run: NonNull<kvm_run>,
-    size: usize,
-}
-
-// SAFETY: the mapping belongs to the process, not to a thread, and is owned by this value.
-unsafe impl Send for RunMapping {}
-
-impl RunMapping {
-    pub(super) fn new(vcpu: &OwnedFd, size: usize) -> io::Result<Self> {
-        if size < size_of::<kvm_run>() {
-            return Err(io::Error::other("KVM_GET_VCPU_MMAP_SIZE is less than a kvm_run"));
-        }
-        // SAFETY: a new mapping at an address that the kernel chooses touches no other memory.
-        let address = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                size,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                vcpu.as_raw_fd(),
-                0,
-            )
-        };
-        match NonNull::new(address.cast()) {
-            Some(run) if address != libc::MAP_FAILED => Ok(Self { run, size }),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-
-    /// The shared structure, while the vCPU is outside `KVM_RUN`.
-    pub(super) fn get_mut(&mut self) -> &mut kvm_run {
-        // SAFETY: the mapping is at least a `kvm_run`, page aligned, any bit pattern is valid, and
-        // it lives as long as `self`. KVM touches it only inside `KVM_RUN`, which a vCPU enters
-        // with `&mut self`, so never while this borrow lives.
-        unsafe { self.run.as_mut() }
-    }
-}
-
-impl Drop for RunMapping {
-    fn drop(&mut self) {
-        // SAFETY: exactly the mapping that `new` made, and no borrow of it is left.
-        unsafe { libc::munmap(self.run.as_ptr().cast(), self.size) };
-    }
 }

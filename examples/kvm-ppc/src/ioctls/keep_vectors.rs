@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use super::vcpu::KVM_RUN;
+use super::requests::KVM_RUN;
 
 #[cfg(all(target_arch = "powerpc64", target_endian = "little"))]
 unsafe extern "C" {

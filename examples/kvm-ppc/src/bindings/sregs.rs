@@ -3,13 +3,6 @@
 //! Of the kernel’s union only the Book3S arm is here, padded to the union’s size: the arm that
 //! KVM-HV and KVM-PR use.
 
-use arch_ppc64::kvm::ioctl::Request;
-
-/// Request number of [`VcpuControl::get_sregs`](super::VcpuControl::get_sregs).
-pub const KVM_GET_SREGS: Request = Request::read::<kvm_sregs>(0x83);
-/// Request number of [`VcpuControl::set_sregs`](super::VcpuControl::set_sregs).
-pub const KVM_SET_SREGS: Request = Request::write::<kvm_sregs>(0x84);
-
 /// The special registers.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
