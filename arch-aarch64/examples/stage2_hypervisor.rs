@@ -8,10 +8,10 @@ use arch_aarch64::{
     tlbi_stage2,
 };
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{
-    Access, Attributes, DirectMap, Gather, Gpa, Hpa, Invalidate, InvalidateFailed, Leaves, Memory,
-    PageTable, Prot, Stage2, Stale,
-};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
+use pgtable::memory::DirectMap;
+use pgtable::tree::PageTable;
+use pgtable::{Access, Attributes, Gpa, Hpa, Leaves, Memory, Prot, Stage2};
 
 /// Where a bare hypervisor executes what is printed here.
 struct Print;

@@ -3,7 +3,8 @@
 //! ```
 //! use core::sync::atomic::AtomicU64;
 //! use arch_aarch64::{BootMapping, Stage1Controls, boot_tables};
-//! use pgtable::{DirectMap, Gpa, Gva, Prot};
+//! use pgtable::memory::DirectMap;
+//! use pgtable::{Gpa, Gva, Prot};
 //!
 //! # let words: Vec<AtomicU64> = (0..0x10000 / 8).map(|_| AtomicU64::new(0)).collect();
 //! let memory = DirectMap::new(&words, Gpa::new(0)); // or `GuestTables`, over vm-memory
@@ -23,7 +24,9 @@
 
 use core::ops::Range;
 
-use pgtable::{Gpa, TableMemory, build_boot_tables};
+use pgtable::Gpa;
+use pgtable::memory::TableMemory;
+use pgtable::vcpu::build_boot_tables;
 
 use crate::registers::{Tcr, Ttbr};
 use crate::shape::ShapeError;
@@ -32,7 +35,7 @@ use crate::stage1_attributes::Stage1Attributes;
 use crate::stage1_controls::{Stage1Controls, VaRange};
 
 /// One range to map, by pages of at least the granule.
-pub type BootMapping = pgtable::BootMapping<Stage1Attributes>;
+pub type BootMapping = pgtable::vcpu::BootMapping<Stage1Attributes>;
 
 /// Why boot tables could not be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -42,7 +45,7 @@ pub enum BootError {
     Shape(#[from] ShapeError),
     /// The tables could not be built.
     #[error(transparent)]
-    Tables(#[from] pgtable::BootError),
+    Tables(#[from] pgtable::vcpu::BootError),
 }
 
 /// Tables in guest memory, and how a vCPU uses them.

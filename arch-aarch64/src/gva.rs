@@ -1,9 +1,9 @@
 //! What an address means, from registers and memory: for gdb stubs, instruction emulators, crash
 //! dumps, nested hypervisors.
 
-use pgtable::{
-    Access, AccessKind, Cause, Fault, Format, Gpa, Gva, Hpa, PagingTree, Privilege, low_bits,
-};
+use pgtable::format::Format;
+use pgtable::vcpu::PagingTree;
+use pgtable::{Access, AccessKind, Cause, Fault, Gpa, Gva, Hpa, Privilege, low_bits};
 
 use crate::control_bits::{ControlRegister, RefusedBit, refused};
 use crate::registers::{
@@ -159,8 +159,8 @@ impl Paging {
     }
 }
 
-/// The tree that translates an access, for [`pgtable::Walker`] or [`pgtable::TwoStage`]; or, while
-/// translation is off, the guest-physical address.
+/// The tree that translates an access, for [`pgtable::walk::Walker`] or
+/// [`pgtable::two_stage::TwoStage`]; or, while translation is off, the guest-physical address.
 pub type Tree = PagingTree<VmsaStage1>;
 
 impl Paging {

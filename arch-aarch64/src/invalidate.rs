@@ -2,7 +2,8 @@
 //! a [`Stale`].
 //!
 //! Data only: the instructions themselves are the embedder's, in its
-//! [`Invalidate`](pgtable::Invalidate). DDI 0487, D8.17 (TLB maintenance), C5.5 (the operands).
+//! [`Invalidate`](pgtable::invalidate::Invalidate). DDI 0487, D8.17 (TLB maintenance), C5.5 (the
+//! operands).
 //!
 //! Inner Shareable forms reach every processor. The order is always [`Barrier::BEFORE`], the
 //! operations, [`Barrier::AFTER`]; a second stage has more in between: see [`stage2`].
@@ -10,7 +11,8 @@
 use core::iter::FusedIterator;
 
 use bitfield_struct::bitfield;
-use pgtable::{Address, Level, Stale, StaleRange, low_bits};
+use pgtable::invalidate::{Stale, StaleRange};
+use pgtable::{Address, Level, low_bits};
 
 use crate::shape::{Granule, arm_level};
 

@@ -18,7 +18,9 @@
 //! ```
 //! use core::sync::atomic::AtomicU64;
 //! use arch_aarch64::{Granule, Stage1Controls, VmsaStage1};
-//! use pgtable::{Access, DirectMap, Gpa, Gva, Walker};
+//! use pgtable::memory::DirectMap;
+//! use pgtable::walk::Walker;
+//! use pgtable::{Access, Gpa, Gva};
 //!
 //! // Two levels of 16-KiB tables: a page at 0x4000 that EL0 may read.
 //! let mut words: Vec<AtomicU64> = (0..0x8000 / 8).map(|_| AtomicU64::new(0)).collect();

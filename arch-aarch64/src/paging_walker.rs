@@ -1,9 +1,9 @@
 //! A walker of whatever a vCPU's registers say.
 
-use pgtable::{
-    Access, Fault, Gpa, Gva, ReadMemory, Translate, TranslateRecording, TranslateUnjudged,
-    Translation, TranslationOf, Walker,
-};
+use pgtable::bytes::{Translate, TranslateRecording, TranslateUnjudged};
+use pgtable::memory::ReadMemory;
+use pgtable::walk::{TranslationOf, Walker};
+use pgtable::{Access, Fault, Gpa, Gva, Translation};
 
 use crate::gva::{Paging, Tree};
 use crate::stage1::VmsaStage1;
@@ -16,13 +16,15 @@ pub type StageTranslation = Translation<Gpa, Option<Stage1Attributes>>;
 
 /// Translates a vCPU's virtual addresses by what its registers say.
 ///
-/// By itself it judges each access and records nothing; [`Recording`](pgtable::Recording) also sets
-/// access flags and dirty state; [`Debugger`](pgtable::Debugger) reaches whatever is mapped, and
-/// writes read-only pages.
+/// By itself it judges each access and records nothing; [`Recording`](pgtable::bytes::Recording)
+/// also sets access flags and dirty state; [`Debugger`](pgtable::bytes::Debugger) reaches whatever
+/// is mapped, and writes read-only pages.
 ///
 /// ```
 /// use arch_aarch64::{Hcr, Paging, Processor, Regime, Registers};
-/// use pgtable::{Debugger, GuestBytes, GuestTables, Gva};
+/// use pgtable::bytes::{Debugger, GuestBytes};
+/// use pgtable::memory::GuestTables;
+/// use pgtable::Gva;
 /// use vm_memory::{GuestAddress, GuestMemoryMmap};
 ///
 /// // A gdb stub's whole memory access. (Here the vCPU has not turned on translation.)

@@ -1,9 +1,9 @@
 //! Granules, tree shapes, and how output addresses stand in descriptors.
 
-use pgtable::{
-    Address, Entry, Field, Geometry, Level, LevelGeometry, MAX_LEVELS, Pattern, Position,
-    Shortcuts, Step, Unencodable, Words, low_bits,
+use pgtable::format::{
+    Entry, Field, Geometry, LevelGeometry, MAX_LEVELS, Pattern, Shortcuts, Step, Unencodable, Words,
 };
+use pgtable::{Address, Level, Position, low_bits};
 
 use crate::descriptor::{Stage1Descriptor, TableDescriptor};
 

@@ -2,11 +2,11 @@
 
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{
-    Access, AccessKind, Bits, ByteOrder, Cause, EntryOf, FirstStage, Format, Geometry, Gpa, Groups,
-    Gva, Mark, Pattern, Position, Privilege, Record, Shortcuts, Stage1, Unencodable, Words,
-    low_bits,
+use pgtable::format::{
+    Bits, ByteOrder, EntryOf, FirstStage, Format, Geometry, Groups, Mark, Pattern, Record,
+    Shortcuts, Unencodable, Words,
 };
+use pgtable::{Access, AccessKind, Cause, Gpa, Gva, Position, Privilege, Stage1, low_bits};
 
 use crate::descriptor::{Stage1Descriptor, TableDescriptor};
 use crate::shape::{Granule, Shape, ShapeError, TABLE, VALID};

@@ -2,10 +2,11 @@
 
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{
-    Access, AccessKind, Bits, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Groups, Hpa, Mark,
-    Pattern, Position, Privilege, Record, SecondStage, Shortcuts, Stage2, Unencodable, Words,
+use pgtable::format::{
+    Bits, ByteOrder, EntryOf, Format, Geometry, Groups, Mark, Pattern, Record, SecondStage,
+    Shortcuts, Unencodable, Words,
 };
+use pgtable::{Access, AccessKind, Cause, Gpa, Hpa, Position, Privilege, Stage2};
 
 use crate::shape::{Granule, Shape, ShapeError, TABLE, VALID, arm_level};
 use crate::stage1_controls::input_limits;

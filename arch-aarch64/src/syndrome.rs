@@ -1,7 +1,7 @@
 //! Faults as the processor reports them: ESR_ELx, HPFAR_EL2, PAR_EL1.
 //!
 //! FAR_ELx is the input address of the walk, as the access used it (tag included): a stage-1
-//! [`pgtable::Fault`] carries it, and [`pgtable::TwoStageFault`] does for stage 2.
+//! [`pgtable::Fault`] carries it, and [`pgtable::two_stage::TwoStageFault`] does for stage 2.
 
 use core::fmt;
 

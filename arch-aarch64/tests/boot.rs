@@ -9,7 +9,9 @@ use std::sync::atomic::AtomicU64;
 use arch_aarch64::{
     BootError, BootMapping, Hcr, Paging, Processor, Regime, Registers, Stage1Controls, boot_tables,
 };
-use pgtable::{Access, DirectMap, Gpa, Gva, Prot, Translate};
+use pgtable::bytes::Translate;
+use pgtable::memory::DirectMap;
+use pgtable::{Access, Gpa, Gva, Prot};
 use support::{GRANULES, S1};
 
 #[test]

@@ -9,10 +9,10 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_aarch64::{Stage1Attributes, Stage1Controls};
-use pgtable::{
-    Attributes, DirectMap, Error, Gather, Gpa, Gva, Leaves, Memory, MemoryError, PageTable, Prot,
-    ReadMemory, TableMemory, Unused,
-};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::tree::PageTable;
+use pgtable::{Attributes, Error, Gpa, Gva, Leaves, Memory, Prot};
 use pgtable_conformance::memory::{Arena, Tables};
 use support::{S1, stage1};
 

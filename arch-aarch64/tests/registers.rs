@@ -10,7 +10,8 @@ use arch_aarch64::{
     Regime, Registers, Stage1Controls, Stage2Controls, Stage2Memory, Tcr, Tree, Ttbr, Unsupported,
     VaRange, VmsaStage1, VmsaStage2, combined_memory, hpfar, stage2_of,
 };
-use pgtable::{Access, Format, Gpa, Gva, Hpa};
+use pgtable::format::Format;
+use pgtable::{Access, Gpa, Gva, Hpa};
 use support::{GRANULES, S1, S2, stage1, stage2};
 
 const REGISTERS: [ControlRegister; 6] = [

@@ -5,7 +5,10 @@ use arch_ppc64::radix::{
     Granule, GuestMmu, PageAttributes, ProcessScoped, ProcessTable, Prte, RcPolicy,
 };
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, guest_frames};
-use pgtable::{Access, Gather, Gpa, GuestTables, Gva, Leaves, PageTable, Prot, Unused};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::GuestTables;
+use pgtable::tree::PageTable;
+use pgtable::{Access, Gpa, Gva, Leaves, Prot};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

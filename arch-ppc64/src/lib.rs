@@ -3,7 +3,7 @@
 //!
 //! Bits are numbered as IBM does where a field is named (0 is the most significant); hexadecimal
 //! masks are ordinary numbers. Every table in memory is big-endian, whatever order the guest runs
-//! in; that is [`pgtable::ByteOrder::Big`]'s affair, and every word here is a native `u64`.
+//! in; that is [`pgtable::format::ByteOrder::Big`]'s affair, and every word here is a native `u64`.
 //!
 //! # Features
 //! | feature | what it adds | default |

@@ -14,9 +14,10 @@ use arch_ppc64::hash::{
     Loaded, Pages, Pass, Rehashed, Resize, ResizeError, ReturnCode, StreamReader, chunks, load,
 };
 use backing::{memory, table};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, Unused};
+use pgtable::memory::DirectMap;
 use pgtable::{
-    Access, AddressSpace, Attributes, DirectMap, Error, Gather, Gpa, Gva, Invalidate,
-    InvalidateFailed, Leaves, Prot, RangeError, Stage1, Stale, Unused,
+    Access, AddressSpace, Attributes, Error, Gpa, Gva, Leaves, Prot, RangeError, Stage1,
 };
 use pgtable_conformance::memory::{Arena, Tables};
 

@@ -11,10 +11,9 @@ use arch_ppc64::hash::{
     SegmentSize, Slb, SlbEsid, Storage, StreamError, StreamReader, VirtualPage, load, rehash,
 };
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{
-    Access, AddressSpace as _, DirectMap, Gather, Gpa, Gva, Leaves, MemoryError, Prot, Stage1,
-    TableMemory, Unused,
-};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::{DirectMap, MemoryError, TableMemory};
+use pgtable::{Access, AddressSpace as _, Gpa, Gva, Leaves, Prot, Stage1};
 
 type Table<'m> = Hpt<Gpa, DirectMap<'m, Gpa>>;
 
@@ -113,7 +112,7 @@ impl TableMemory<Gpa> for Same {
     fn wrote(&self, _: Gpa, _: usize) {}
 }
 
-impl pgtable::ReadMemory<Gpa> for Same {
+impl pgtable::memory::ReadMemory<Gpa> for Same {
     pgtable::words_in_place!(Gpa);
 }
 

@@ -9,7 +9,8 @@ use std::sync::atomic::AtomicU64;
 use arch_ppc64::hash::{
     Dialect, HashTlbie, Hcalls, Hpt, HptOrder, Layout, PageSize, Partition, Refused, Storage,
 };
-use pgtable::{DirectMap, Gpa};
+use pgtable::Gpa;
+use pgtable::memory::DirectMap;
 
 const ENTER: u64 = 0x08;
 const READ: u64 = 0x0c;

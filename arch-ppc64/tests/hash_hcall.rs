@@ -9,7 +9,8 @@ use std::sync::atomic::AtomicU64;
 use arch_ppc64::hash::{
     Dialect, HashTlbie, Hcall, Hcalls, Hpt, HptOrder, Layout, PageSize, Partition, Refused, Storage,
 };
-use pgtable::{DirectMap, Gpa, Hpa};
+use pgtable::memory::DirectMap;
+use pgtable::{Gpa, Hpa};
 use proptest::prelude::*;
 
 const ENTRIES: u64 = 1 << 14;

@@ -10,7 +10,8 @@ use arch_ppc64::hash::{
     SlbEsid,
 };
 use arch_ppc64::{Bearing, Lpcr};
-use pgtable::{Access, DirectMap, Gpa, Gva};
+use pgtable::memory::DirectMap;
+use pgtable::{Access, Gpa, Gva};
 
 fn words() -> Vec<AtomicU64> {
     (0..HptOrder::MIN.bytes() / 8).map(|_| AtomicU64::new(0)).collect()

@@ -15,10 +15,10 @@ use arch_ppc64::hash::{
 };
 use backing::{memory, table};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{
-    Access, AddressSpace, Attributes, DirectMap, Gather, Gpa, Gva, Leaves, Prot, Recorded,
-    TableMemory, Unused,
-};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::{DirectMap, TableMemory};
+use pgtable::tree::Recorded;
+use pgtable::{Access, AddressSpace, Attributes, Gpa, Gva, Leaves, Prot};
 use pgtable_conformance::flat::Flat;
 use pgtable_conformance::memory::{Arena, Tables, ranges};
 use pgtable_conformance::ops::{Op, ops};

@@ -12,7 +12,8 @@ use arch_ppc64::hash::{
     HptOrder, Hpte, HpteR, Layout, PageSize, Partition, Refused, ReturnCode, Segment, SegmentSize,
     Slb, SlbEsid, VirtualPage,
 };
-use pgtable::{Access, DirectMap, Gpa, Gva};
+use pgtable::memory::DirectMap;
+use pgtable::{Access, Gpa, Gva};
 
 const ADDRESS: Gva = Gva::new(0x5000);
 const FRAME: u64 = 0x10_0000;

@@ -10,7 +10,8 @@ use arch_ppc64::hash::{
     Authority, HashMmu, Hpt, HptOrder, Hpte, HpteR, Layout, PageSize, Segment, SegmentSize, Slb,
     SlbEsid, VirtualPage,
 };
-use pgtable::{Access, DirectMap, Gpa, Gva};
+use pgtable::memory::DirectMap;
+use pgtable::{Access, Gpa, Gva};
 
 /// How many entries come and go in each of the tables.
 const TURNS: u64 = 300_000;

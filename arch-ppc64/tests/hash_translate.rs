@@ -9,7 +9,8 @@ use arch_ppc64::hash::{
     Authority, HashFault, HashMmu, Hpt, HptOrder, Layout, PageSize, PageSizes, Segment,
     SegmentSize, Slb, SlbEsid, SlbVsid, VirtualPage,
 };
-use pgtable::{Access, AccessKind, DirectMap, Gva, Hpa, Privilege};
+use pgtable::memory::DirectMap;
+use pgtable::{Access, AccessKind, Gva, Hpa, Privilege};
 use proptest::prelude::*;
 
 const ENTRIES: usize = 1 << 14;

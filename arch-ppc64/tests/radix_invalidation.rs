@@ -15,10 +15,11 @@ use arch_ppc64::radix::{
     Granule, Invalidation, PageAttributes, ProcessScoped, Processor, Reach, Ric, RptInvalidate,
     Step, Tlbie,
 };
-use pgtable::{
-    AddressSpace, AllocError, Contents, DirectMap, Gather, Gpa, Gva, Invalidate, InvalidateFailed,
-    Leaves, PageTable, Prot, Stage1, Stale, TableAllocator, TableLayout, TableState,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
+use pgtable::memory::DirectMap;
+use pgtable::tree::PageTable;
+use pgtable::{AddressSpace, Gpa, Gva, Leaves, Prot, Stage1};
 use proptest::prelude::*;
 
 /// What processor 0 has cached of one process: pages, and whether directory entries.

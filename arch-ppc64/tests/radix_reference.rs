@@ -9,7 +9,8 @@ use core::sync::atomic::AtomicU64;
 use arch_ppc64::radix::{
     Amr, Granule, GuestMmu, Iamr, ProcessScoped, ProcessTableWord, RcPolicy, Strictness, TableFault,
 };
-use pgtable::{Access, AccessKind, DirectMap, Gpa, Gva, Privilege};
+use pgtable::memory::DirectMap;
+use pgtable::{Access, AccessKind, Gpa, Gva, Privilege};
 use proptest::prelude::*;
 
 const MEMORY: u64 = 1 << 18;

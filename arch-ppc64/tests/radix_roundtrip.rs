@@ -6,7 +6,8 @@ use arch_ppc64::radix::{
     Granule, PageAttributes, PageSize, PartitionScoped, PartitionTable, Pde, ProcessScoped,
     ProcessTable, Ptcr, Pte, Quadrants, Radix, RadixRoot, Rb, Scope, Strictness,
 };
-use pgtable::{Address, Entry, Format, Gpa, Gva, Hpa, Level, Position, Stage1, Stage2};
+use pgtable::format::{Entry, Format};
+use pgtable::{Address, Gpa, Gva, Hpa, Level, Position, Stage1, Stage2};
 use pgtable_conformance::words::{entry as conforms, leaves};
 use proptest::prelude::*;
 

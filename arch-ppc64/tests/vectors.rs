@@ -5,7 +5,8 @@
 use arch_ppc64::hash::{Context, PageSize, SegmentSize};
 use arch_ppc64::radix::{Att, Granule, PageAttributes, ProcessScoped, RcPolicy};
 use arch_ppc64::shadow::{Error, HcallError};
-use pgtable::{Attributes, Format, Prot};
+use pgtable::format::Format;
+use pgtable::{Attributes, Prot};
 
 #[test]
 fn sizes_of_pages() {

@@ -4,7 +4,9 @@
 use arch_riscv64::{
     BootMapping, Controls, Extensions, Mode, Paging, Registers, Sv, boot_tables, gva_to_gpa,
 };
-use pgtable::{Access, Debugger, Gpa, GuestBytes, GuestTables, Gva, Prot};
+use pgtable::bytes::{Debugger, GuestBytes};
+use pgtable::memory::GuestTables;
+use pgtable::{Access, Gpa, Gva, Prot};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 fn main() -> Result<(), Box<dyn core::error::Error>> {

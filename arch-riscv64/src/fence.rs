@@ -1,13 +1,14 @@
 //! What to execute so that stale translations become unreachable: fences, from a [`Stale`].
 //!
 //! Data only: which harts to interrupt, and the instructions themselves, are the embedder's, in its
-//! [`Invalidate`](pgtable::Invalidate). Remote harts are reached by calls: [`SbiCall`].
+//! [`Invalidate`](pgtable::invalidate::Invalidate). Remote harts are reached by calls: [`SbiCall`].
 //!
 //! A fence by address orders leaf entries only ("Supervisor Memory-Management Fence Instruction"):
 //! where tables left the tree, or were linked into it, one fence without an address is made. A page
 //! of 64 KiB (Svnapot) takes 16 fences, any other page one.
 
-use pgtable::{Address, Flush, Gpa, Gva, Stale};
+use pgtable::invalidate::{Flush, Stale};
+use pgtable::{Address, Gpa, Gva};
 
 /// Up to how many pages are worth fencing one by one: Linux's `tlb_flush_all_threshold`.
 pub const CEILING: u64 = 64;

@@ -7,10 +7,12 @@ use core::fmt::Debug;
 use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 
+use pgtable::format::{
+    Bits, ByteOrder, Entry, EntryOf, Field, FirstStage, Format, Geometry, Groups, LevelGeometry,
+    Pattern, Record, SecondStage, Shortcuts, Step, Unencodable, Words,
+};
 use pgtable::{
-    Access, AccessKind, Address, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage, Format,
-    Geometry, Groups, Level, LevelGeometry, Pattern, Position, Privilege, Record, SecondStage,
-    Shortcuts, Stage, Stage1, Stage2, Step, Unencodable, Words, low_bits,
+    Access, AccessKind, Address, Cause, Level, Position, Privilege, Stage, Stage1, Stage2, low_bits,
 };
 
 use crate::attributes::{GuestAttributes, Leaf, PageAttributes};
@@ -125,7 +127,8 @@ pub type Sv = SvTables<Stage1>;
 /// Every access counts as one of user mode. The privilege of an [`Access`] therefore says something
 /// else here: a supervisor's load is an *implicit* load, as of a guest's table, to which MXR does
 /// not apply, and a user's load is the guest's own, whichever mode the guest is in.
-/// [`TwoStage`](pgtable::TwoStage) asks so by itself. Without MXR there is no difference.
+/// [`TwoStage`](pgtable::two_stage::TwoStage) asks so by itself. Without MXR there is no
+/// difference.
 pub type SvX4 = SvTables<Stage2>;
 
 impl Sv {

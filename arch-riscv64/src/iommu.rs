@@ -6,7 +6,8 @@
 //! IOMMU walks trees of [`Sv`] and [`SvX4`] as harts do.
 
 use bitfield_struct::bitfield;
-use pgtable::{Address, Flush, Gpa, Gva, Hpa, Stale, low_bits};
+use pgtable::invalidate::{Flush, Stale};
+use pgtable::{Address, Gpa, Gva, Hpa, low_bits};
 
 use crate::fence::reach;
 use crate::format::PAGE_SHIFT;

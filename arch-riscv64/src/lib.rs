@@ -20,7 +20,9 @@
 //! ```
 //! use core::sync::atomic::AtomicU64;
 //! use arch_riscv64::{Controls, Exception, Mode, Satp, Sv};
-//! use pgtable::{Access, DirectMap, Gpa, Gva, Walker};
+//! use pgtable::memory::DirectMap;
+//! use pgtable::walk::Walker;
+//! use pgtable::{Access, Gpa, Gva};
 //!
 //! // A root table at 0 whose first entry maps 1 GiB: V, R, X, A, D.
 //! let words: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();

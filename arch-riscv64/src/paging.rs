@@ -1,7 +1,9 @@
 //! How a hart translates at the moment, from its registers: for gdb stubs, instruction emulators,
 //! crash dumps. No ioctl, no exit, and the trap that the guest would take instead of a bare "no".
 
-use pgtable::{Access, AccessKind, Fault, Gpa, Gva, Hpa, Privilege, ReadMemory, Translate};
+use pgtable::bytes::Translate;
+use pgtable::memory::ReadMemory;
+use pgtable::{Access, AccessKind, Fault, Gpa, Gva, Hpa, Privilege};
 
 use crate::control_bits::{ControlRegister, RefusedBit, refused};
 use crate::controls::{Controls, Extensions, GuestControls, Mode};

@@ -1,9 +1,11 @@
 //! Walkers of whatever state a hart is in.
 
-use pgtable::{
-    Access, AccessKind, Fault, Gpa, Gva, Hpa, MemoryError, PagingState, PagingTree, ReadMemory,
-    Translate, Translation, TwoStage, Walk, Walker,
-};
+use pgtable::bytes::Translate;
+use pgtable::memory::{MemoryError, ReadMemory};
+use pgtable::two_stage::TwoStage;
+use pgtable::vcpu::{PagingState, PagingTree, Walk};
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Fault, Gpa, Gva, Hpa, Translation};
 
 use crate::attributes::{GuestAttributes, PageAttributes};
 use crate::format::PHYSICAL_BITS;
@@ -21,13 +23,15 @@ pub type GuestTranslation = Translation<Hpa, (Option<PageAttributes>, Option<Gue
 
 /// Translates a hart's virtual addresses.
 ///
-/// By itself it judges each access and records nothing; [`Recording`](pgtable::Recording) also sets
-/// A and D; [`Debugger`](pgtable::Debugger) reaches whatever is mapped, and writes read-only pages.
-/// An address is masked first, if pointer masking applies.
+/// By itself it judges each access and records nothing; [`Recording`](pgtable::bytes::Recording)
+/// also sets A and D; [`Debugger`](pgtable::bytes::Debugger) reaches whatever is mapped, and writes
+/// read-only pages. An address is masked first, if pointer masking applies.
 ///
 /// ```
 /// use arch_riscv64::{Extensions, Paging, Registers};
-/// use pgtable::{Debugger, GuestBytes, GuestTables, Gva};
+/// use pgtable::bytes::{Debugger, GuestBytes};
+/// use pgtable::memory::GuestTables;
+/// use pgtable::Gva;
 /// use vm_memory::{GuestAddress, GuestMemoryMmap};
 ///
 /// // A gdb stub's whole memory access. (Here the vCPU has not turned on translation.)
@@ -44,7 +48,7 @@ pub type GuestTranslation = Translation<Hpa, (Option<PageAttributes>, Option<Gue
 /// assert_eq!(&read, b"across pages");
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
-pub type PagingWalker<M> = pgtable::PagingWalker<Paging, M>;
+pub type PagingWalker<M> = pgtable::vcpu::PagingWalker<Paging, M>;
 
 impl PagingState for Paging {
     type Format = Sv;

@@ -3,7 +3,8 @@
 
 use core::iter::{FusedIterator, Peekable};
 
-use pgtable::{Address, Flush, Gpa, Gva, Stale};
+use pgtable::invalidate::{Flush, Stale};
+use pgtable::{Address, Gpa, Gva};
 
 use crate::fence::reach;
 

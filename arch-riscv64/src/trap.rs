@@ -2,7 +2,8 @@
 
 use core::fmt;
 
-use pgtable::{Access, AccessKind, Fault, Gpa, Privilege, TwoStageFault};
+use pgtable::two_stage::TwoStageFault;
+use pgtable::{Access, AccessKind, Fault, Gpa, Privilege};
 
 use crate::exception::Exception;
 use crate::format::{Sv, SvX4};

@@ -7,9 +7,8 @@ use arch_riscv64::{
     hfence_vvma, iotinval_gvma, iotinval_vma, remote_hfence_gvma, remote_hfence_vvma,
     remote_sfence_vma, sfence_vma,
 };
-use pgtable::{
-    Address, Gather, Invalidate, InvalidateFailed, Stage, Stage1, Stage2, Stale, StaleRange,
-};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, StaleRange};
+use pgtable::{Address, Stage, Stage1, Stage2};
 
 /// Lets a test look at a gather's contents and drop it.
 struct Look;

@@ -8,10 +8,11 @@ mod support;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_riscv64::{Controls, Extensions, GuestControls, Mode, Sv, SvX4, Trap};
-use pgtable::{
-    Access, AccessKind, DirectMap, Fault, Generation, Gpa, Gva, Hpa, Privilege, TranslationCache,
-    TwoStage, Walker,
-};
+use pgtable::cache::{Generation, TranslationCache};
+use pgtable::memory::DirectMap;
+use pgtable::two_stage::TwoStage;
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Fault, Gpa, Gva, Hpa, Privilege};
 use support::{Dice, Hart, Memory, Outcome, Stage};
 
 fn trap(trap: Trap) -> Outcome {
@@ -282,10 +283,11 @@ fn random_trees_through_two_stages() {
                     "{access} at {va:#x} by {vs:?} at {root:#x} under {controls:?}, {g:?}x4 at {guest_root:#x} under {guest:?}"
                 )
             };
-            let found = |found: Result<pgtable::TwoStageTranslation<Sv, SvX4>, _>| match found {
-                Ok(it) => Outcome::Page(it.output().get(), it.shift().into()),
-                Err(fault) => trap(Trap::from(&fault)),
-            };
+            let found =
+                |found: Result<pgtable::two_stage::TwoStageTranslation<Sv, SvX4>, _>| match found {
+                    Ok(it) => Outcome::Page(it.output().get(), it.shift().into()),
+                    Err(fault) => trap(Trap::from(&fault)),
+                };
             assert_eq!(found(both.translate(Gva::new(va), access)), want, "{}", case());
             for _ in 0..2 {
                 assert_eq!(found(cached.translate(Gva::new(va), access)), want, "{}", case());

@@ -11,10 +11,9 @@ use arch_riscv64::{
     GuestControls, GuestPaging, GvaError, Mode, Paging, PointerMask, Registers, Sv, SvX4, Trap,
     Unsupported, boot_tables, gva_to_gpa,
 };
-use pgtable::{
-    Access, AccessKind, Debugger, DirectMap, Error, Gpa, Gva, Hpa, Privilege, Prot, Recording,
-    Translate,
-};
+use pgtable::bytes::{Debugger, Recording, Translate};
+use pgtable::memory::DirectMap;
+use pgtable::{Access, AccessKind, Error, Gpa, Gva, Hpa, Privilege, Prot};
 use support::{Dice, Hart, Memory, Outcome, Stage};
 
 /// A hart of everything, in Sv39 and Sv39x4, with no control on.

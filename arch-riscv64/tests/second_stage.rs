@@ -10,10 +10,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use arch_riscv64::{CEILING, Extensions, GuestControls, Mode, SvX4, Trap, hfence_gvma};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{
-    Access, DirectMap, Error, Gather, Gpa, Hpa, Invalidate, InvalidateFailed, Leaves, PageTable,
-    Prot, Recorded, Stage2, Stale, Unused, Writers,
-};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, Unused};
+use pgtable::memory::DirectMap;
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::{Access, Error, Gpa, Hpa, Leaves, Prot, Stage2};
 
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;

@@ -5,10 +5,10 @@
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arch_x86::{Ept, EptControls, Levels};
-use pgtable::{
-    Access, AllocError, Contents, DirectMap, Gpa, Hpa, Leaves, PageTable, Prot, TableAllocator,
-    TableLayout, TableState,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::memory::DirectMap;
+use pgtable::tree::PageTable;
+use pgtable::{Access, Gpa, Hpa, Leaves, Prot};
 
 const PAGE: usize = 4096;
 const TABLES: usize = 16;

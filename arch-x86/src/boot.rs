@@ -3,7 +3,8 @@
 //! ```
 //! use core::sync::atomic::AtomicU64;
 //! use arch_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
-//! use pgtable::{DirectMap, Gpa, Gva, Prot};
+//! use pgtable::memory::DirectMap;
+//! use pgtable::{Gpa, Gva, Prot};
 //!
 //! # let words: Vec<AtomicU64> = (0..0x10000 / 8).map(|_| AtomicU64::new(0)).collect();
 //! let memory = DirectMap::new(&words, Gpa::new(0)); // or `GuestTables`, over vm-memory
@@ -25,16 +26,18 @@
 
 use core::ops::Range;
 
-use pgtable::{Gpa, TableMemory, build_boot_tables};
+use pgtable::Gpa;
+use pgtable::memory::TableMemory;
+use pgtable::vcpu::build_boot_tables;
 
-pub use pgtable::BootError;
+pub use pgtable::vcpu::BootError;
 
 use crate::attributes::PageAttributes;
 use crate::long_mode::LongMode;
 use crate::registers::Registers;
 
 /// One range to map, by pages of at least 4 KiB.
-pub type BootMapping = pgtable::BootMapping<PageAttributes>;
+pub type BootMapping = pgtable::vcpu::BootMapping<PageAttributes>;
 
 /// Tables in guest memory, and how a vCPU uses them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

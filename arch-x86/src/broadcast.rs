@@ -1,7 +1,8 @@
 //! INVLPGA and INVLPGB: invalidation by ASID, on this processor and on all.
 
 use bitfield_struct::bitfield;
-use pgtable::{Gpa, Gva, Stale, StaleRange};
+use pgtable::invalidate::{Stale, StaleRange};
+use pgtable::{Gpa, Gva};
 
 use crate::registers::Pcid;
 
@@ -24,9 +25,9 @@ pub fn invlpga(
     asid: u32,
     ceiling: u64,
 ) -> Option<impl Iterator<Item = Invlpga>> {
-    let pages = match pgtable::Flush::of(stale, ceiling) {
-        pgtable::Flush::Nothing => None,
-        pgtable::Flush::Pages(pages) if !stale.tables() => Some(pages),
+    let pages = match pgtable::invalidate::Flush::of(stale, ceiling) {
+        pgtable::invalidate::Flush::Nothing => None,
+        pgtable::invalidate::Flush::Pages(pages) if !stale.tables() => Some(pages),
         _ => return None,
     };
     Some(pages.into_iter().flatten().map(move |address| Invlpga { address, asid }))

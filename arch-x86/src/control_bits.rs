@@ -6,9 +6,9 @@
 
 use core::fmt;
 
-use pgtable::ControlTable;
+use pgtable::vcpu::ControlTable;
 
-pub use pgtable::Effect;
+pub use pgtable::vcpu::Effect;
 
 /// A register that takes part in translation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -35,10 +35,10 @@ impl fmt::Display for ControlRegister {
 }
 
 /// Some bits of a control register.
-pub type ControlBits = pgtable::ControlBits<ControlRegister>;
+pub type ControlBits = pgtable::vcpu::ControlBits<ControlRegister>;
 
 /// A bit that is set and not modelled, or reserved.
-pub type RefusedBit = pgtable::RefusedBit<ControlRegister>;
+pub type RefusedBit = pgtable::vcpu::RefusedBit<ControlRegister>;
 
 /// `count` bits from `first` on.
 const fn bits(

@@ -2,10 +2,12 @@
 
 use core::sync::atomic::AtomicU64;
 
+use pgtable::format::{
+    Bits, ByteOrder, Entry, EntryOf, Format, Geometry, Pattern, Record, SecondStage, Shortcuts,
+    Unencodable, Words,
+};
 use pgtable::{
-    Access, AccessKind, Bits, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa, Hpa, Level,
-    Pattern, Position, Privilege, Prot, Record, SecondStage, Shortcuts, Stage2, Unencodable, Words,
-    low_bits,
+    Access, AccessKind, Cause, Gpa, Hpa, Level, Position, Privilege, Prot, Stage2, low_bits,
 };
 
 use crate::controls::Levels;
@@ -21,7 +23,8 @@ use crate::shape::{
 pub struct EptControls {
     /// "Mode-based execute control for EPT": XU governs fetches from user-mode linear addresses, X
     /// those from supervisor-mode ones. The [`Privilege`] of an access is then that of the linear
-    /// address (its U/S bits), not of the CPL; [`TwoStage`](pgtable::TwoStage) sees to that.
+    /// address (its U/S bits), not of the CPL; [`TwoStage`](pgtable::two_stage::TwoStage) sees to
+    /// that.
     pub mode_based_execute: bool,
     /// The EPT pointer enables accessed and dirty flags.
     pub accessed_dirty: bool,

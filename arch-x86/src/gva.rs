@@ -2,7 +2,9 @@
 //! instruction emulators, crash dumps. No ioctl, no exit, and the fault that the guest would see
 //! instead of a bare "no".
 
-use pgtable::{Access, Fault, Gpa, Gva, ReadMemory, Translate, low_bits};
+use pgtable::bytes::Translate;
+use pgtable::memory::ReadMemory;
+use pgtable::{Access, Fault, Gpa, Gva, low_bits};
 
 use crate::control_bits::{ControlRegister, RefusedBit, refused};
 use crate::controls::{Controls, Levels};

@@ -1,7 +1,7 @@
 //! What to execute so that stale translations become unreachable: operands, from a [`Stale`].
 //!
 //! Data only: which processors to interrupt, and the instructions themselves, are the embedder's,
-//! in its [`Invalidate`](pgtable::Invalidate).
+//! in its [`Invalidate`](pgtable::invalidate::Invalidate).
 //!
 //! INVLPG drops every paging-structure cache entry of the current PCID, so it does for tables that
 //! left the tree too (SDM §4.10.4.1; AMD's as well, unless EFER.TCE is on). The address forms of
@@ -11,7 +11,8 @@
 use core::num::NonZeroU16;
 
 use bitfield_struct::bitfield;
-use pgtable::{Gpa, Gva, Stale};
+use pgtable::invalidate::Stale;
+use pgtable::{Gpa, Gva};
 
 use crate::ept_entry::Eptp;
 use crate::registers::Pcid;
@@ -22,10 +23,10 @@ pub const CEILING: u64 = 33;
 /// How to make stale translations of the current address space unreachable on this processor:
 /// INVLPG for each of the pages, of which any address drops all of it, or everything: load CR3
 /// again; if translations may be global, toggle CR4.PGE or use INVPCID.
-pub type Flush<'s> = pgtable::Flush<'s, Gva>;
+pub type Flush<'s> = pgtable::invalidate::Flush<'s, Gva>;
 
 /// The address of each stale page, once, whatever its size.
-pub type Pages<'s> = pgtable::Pages<'s, Gva>;
+pub type Pages<'s> = pgtable::invalidate::Pages<'s, Gva>;
 
 /// The INVPCID type: its register operand (SDM vol. 2, INVPCID).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -205,7 +206,8 @@ pub fn tlb_control(stale: &Stale<Gpa>, flush_by_asid: bool) -> TlbControl {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use pgtable::{Address, Gather, Invalidate, InvalidateFailed, Stage, Stage1, Stage2};
+    use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed};
+    use pgtable::{Address, Stage, Stage1, Stage2};
     extern crate std;
     use std::vec::Vec;
 

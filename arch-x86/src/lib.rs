@@ -21,7 +21,9 @@
 //! ```
 //! use core::sync::atomic::AtomicU64;
 //! use arch_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
-//! use pgtable::{Access, DirectMap, Gpa, Gva, Prot, Walker};
+//! use pgtable::memory::DirectMap;
+//! use pgtable::walk::Walker;
+//! use pgtable::{Access, Gpa, Gva, Prot};
 //!
 //! # let words: Vec<AtomicU64> = (0..0x10000 / 8).map(|_| AtomicU64::new(0)).collect();
 //! let memory = DirectMap::new(&words, Gpa::new(0));

@@ -2,10 +2,10 @@
 
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{
-    Access, Bits, ByteOrder, Cause, EntryOf, FirstStage, Format, Geometry, Gpa, Gva, Position,
-    Prot, Shortcuts, Stage1, Unencodable, Words, low_bits,
+use pgtable::format::{
+    Bits, ByteOrder, EntryOf, FirstStage, Format, Geometry, Shortcuts, Unencodable, Words,
 };
+use pgtable::{Access, Cause, Gpa, Gva, Position, Prot, Stage1, low_bits};
 
 use crate::attributes::PageAttributes;
 use crate::controls::{Controls, Levels};

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::controls::KeyRegister;
 use crate::page_fault::PageFaultCode;
-use pgtable::{Attributes, Entry, Level, Prot};
+use pgtable::format::Entry;
+use pgtable::{Attributes, Level, Prot};
 
 const INTEL: LongMode = LongMode::new(Levels::Four, Controls { maxphyaddr: 46, ..Controls::new() });
 const NO_NXE: LongMode = LongMode::new(Levels::Four, Controls { nxe: false, ..Controls::new() });

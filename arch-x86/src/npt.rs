@@ -8,10 +8,10 @@ use core::fmt;
 use core::sync::atomic::AtomicU64;
 
 use bitfield_struct::bitfield;
-use pgtable::{
-    Access, AccessKind, Attributes, Bits, ByteOrder, Cause, EntryOf, Format, Geometry, Gpa, Hpa,
-    Memory, Position, Prot, SecondStage, Shortcuts, Stage2, Unencodable, Words,
+use pgtable::format::{
+    Bits, ByteOrder, EntryOf, Format, Geometry, SecondStage, Shortcuts, Unencodable, Words,
 };
+use pgtable::{Access, AccessKind, Attributes, Cause, Gpa, Hpa, Memory, Position, Prot, Stage2};
 
 use crate::attributes::PageAttributes;
 use crate::controls::Levels;
@@ -354,7 +354,8 @@ impl SecondStage for Npt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgtable::{Entry, Level};
+    use pgtable::Level;
+    use pgtable::format::Entry;
     extern crate std;
     use std::string::ToString;
 

@@ -2,10 +2,12 @@
 
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{
-    Access, Bits, ByteOrder, Cause, Entry, EntryOf, FirstStage, Format, Geometry, Gpa, Gva,
-    Pattern, Position, Prot, ReadMemory, Record, Shortcuts, Stage1, Step, Unencodable, Words,
+use pgtable::format::{
+    Bits, ByteOrder, Entry, EntryOf, FirstStage, Format, Geometry, Pattern, Record, Shortcuts,
+    Step, Unencodable, Words,
 };
+use pgtable::memory::ReadMemory;
+use pgtable::{Access, Cause, Gpa, Gva, Position, Prot, Stage1};
 
 use crate::attributes::PageAttributes;
 use crate::controls::Controls;
@@ -49,7 +51,7 @@ pub enum PdpteError {
     },
     /// The table cannot be read.
     #[error(transparent)]
-    Memory(#[from] pgtable::MemoryError),
+    Memory(#[from] pgtable::memory::MemoryError),
 }
 
 const PRESENT: u64 = Pdpte::new().with_p(true).into_bits();

@@ -2,10 +2,11 @@
 
 use core::sync::atomic::AtomicU32;
 
-use pgtable::{
-    Access, Bits, ByteOrder, Cause, Entry, EntryOf, FirstStage, Format, Geometry, Gpa, Gva, Level,
-    MAX_LEVELS, Pattern, Position, Prot, Shortcuts, Stage1, Step, Unencodable, Words, low_bits,
+use pgtable::format::{
+    Bits, ByteOrder, Entry, EntryOf, FirstStage, Format, Geometry, MAX_LEVELS, Pattern, Shortcuts,
+    Step, Unencodable, Words,
 };
+use pgtable::{Access, Cause, Gpa, Gva, Level, Position, Prot, Stage1, low_bits};
 
 use crate::attributes32::Attributes32;
 use crate::controls::Controls;

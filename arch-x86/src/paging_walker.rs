@@ -1,9 +1,9 @@
 //! A walker of whatever paging mode a vCPU is in.
 
-use pgtable::{
-    Access, Cause, Fault, Format, Gpa, Gva, MemoryError, PagingState, PagingTree, ReadMemory,
-    Stage1, Translation, Walk, low_bits,
-};
+use pgtable::format::Format;
+use pgtable::memory::{MemoryError, ReadMemory};
+use pgtable::vcpu::{PagingState, PagingTree, Walk};
+use pgtable::{Access, Cause, Fault, Gpa, Gva, Stage1, Translation, low_bits};
 
 use crate::attributes::PageAttributes;
 use crate::attributes32::Attributes32;
@@ -19,13 +19,15 @@ pub type LinearTranslation = Translation<Gpa, Option<PageAttributes>>;
 
 /// Translates a vCPU's linear addresses in the paging mode that it is in.
 ///
-/// By itself it judges each access and records nothing; [`Recording`](pgtable::Recording) also sets
-/// accessed and dirty flags; [`Debugger`](pgtable::Debugger) reaches whatever is mapped, and writes
-/// read-only pages.
+/// By itself it judges each access and records nothing; [`Recording`](pgtable::bytes::Recording)
+/// also sets accessed and dirty flags; [`Debugger`](pgtable::bytes::Debugger) reaches whatever is
+/// mapped, and writes read-only pages.
 ///
 /// ```
 /// use arch_x86::{Controls, Paging, Registers};
-/// use pgtable::{Debugger, GuestBytes, GuestTables, Gva};
+/// use pgtable::bytes::{Debugger, GuestBytes};
+/// use pgtable::memory::GuestTables;
+/// use pgtable::Gva;
 /// use vm_memory::{GuestAddress, GuestMemoryMmap};
 ///
 /// // A gdb stub's whole memory access. (Here the vCPU has not turned on paging.)
@@ -42,7 +44,7 @@ pub type LinearTranslation = Translation<Gpa, Option<PageAttributes>>;
 /// assert_eq!(&read, b"across pages");
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
-pub type PagingWalker<M> = pgtable::PagingWalker<Paging, M>;
+pub type PagingWalker<M> = pgtable::vcpu::PagingWalker<Paging, M>;
 
 /// Where PDPTE registers are read: beyond all physical addresses.
 const REGISTERS: Gpa = Gpa::new(1 << 60);

@@ -1,7 +1,8 @@
 //! The shape that long mode, NPT and EPT share: 9 index bits a level, 4-KiB pages, addresses in
 //! bits 51:12.
 
-use pgtable::{Field, Geometry, Level, LevelGeometry, Pattern, Shortcuts, Words, low_bits};
+use pgtable::format::{Field, Geometry, LevelGeometry, Pattern, Shortcuts, Words};
+use pgtable::{Level, low_bits};
 
 use crate::controls::Levels;
 

@@ -5,7 +5,8 @@
 
 use core::fmt;
 
-use pgtable::{ControlTable, Effect, Hpa};
+use pgtable::Hpa;
+use pgtable::vcpu::{ControlTable, Effect};
 
 use crate::controls::Levels;
 use crate::ept::{Ept, EptControls};
@@ -42,7 +43,7 @@ impl fmt::Display for Stage2Register {
 }
 
 /// Some bits of such a field.
-pub type Stage2Bits = pgtable::ControlBits<Stage2Register>;
+pub type Stage2Bits = pgtable::vcpu::ControlBits<Stage2Register>;
 
 const fn bits(
     register: Stage2Register,
@@ -102,7 +103,7 @@ static TABLE: ControlTable<Stage2Register, 5> = ControlTable::new(STAGE2_BITS);
 pub enum Stage2Unsupported {
     /// A bit is set that changes translation and is not modelled, or that is reserved.
     #[error("{0} is set, which is not supported")]
-    Bit(pgtable::RefusedBit<Stage2Register>),
+    Bit(pgtable::vcpu::RefusedBit<Stage2Register>),
     /// There is no second stage: EPT or nested paging is off.
     #[error("the second stage is off")]
     Off,

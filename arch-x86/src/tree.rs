@@ -3,10 +3,8 @@
 //!
 //! Everything here is about words; who may do what with a page is the formats' affair.
 
-use pgtable::{
-    Address, Bits, Entry, Geometry, Level, Pattern, Position, Record, Shortcuts, Unencodable,
-    Words, low_bits,
-};
+use pgtable::format::{Bits, Entry, Geometry, Pattern, Record, Shortcuts, Unencodable, Words};
+use pgtable::{Address, Level, Position, low_bits};
 
 use crate::attributes::PageAttributes;
 use crate::controls::Levels;

@@ -8,7 +8,9 @@ use arch_x86::{
     BootError, BootMapping, Controls, Cr0, Efer, GvaError, Levels, LongMode, LongModeFault, Paging,
     Registers, boot_tables, gva_to_gpa,
 };
-use pgtable::{Access, Debugger, DirectMap, Error, Gpa, Gva, Prot, Translate};
+use pgtable::bytes::{Debugger, Translate};
+use pgtable::memory::DirectMap;
+use pgtable::{Access, Error, Gpa, Gva, Prot};
 use pgtable_conformance::log::Logged;
 
 const GIB: u64 = 1 << 30;

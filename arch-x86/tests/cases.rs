@@ -9,10 +9,10 @@ use arch_x86::{
     GvaError, KeyRegister, Levels, LongMode, LongModeFault, Paging, PdpteError, Pdptes, RefusedBit,
     Registers, Unsupported, boot_tables, gva_to_gpa,
 };
-use pgtable::{
-    Access, Cause, DirectMap, Error, Gpa, Gva, Prot, RangeError, Recording, Refusal, Translate,
-    Walker,
-};
+use pgtable::bytes::{Recording, Translate};
+use pgtable::memory::{DirectMap, Refusal};
+use pgtable::walk::Walker;
+use pgtable::{Access, Cause, Error, Gpa, Gva, Prot, RangeError};
 
 /// A vCPU in long mode, with the bits that no mode is without.
 const LONG_MODE: Registers = Registers {

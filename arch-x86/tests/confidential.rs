@@ -8,10 +8,10 @@ use arch_x86::{
     BootMapping, Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls, PageAttributes,
     Paging, Privacy, Registers, TableEntry, boot_tables,
 };
-use pgtable::{
-    Access, Cause, DirectMap, Entry, Format, Gpa, Gva, Hpa, Level, Position, Prot, Unencodable,
-    Walker,
-};
+use pgtable::format::{Entry, Format, Unencodable};
+use pgtable::memory::DirectMap;
+use pgtable::walk::Walker;
+use pgtable::{Access, Cause, Gpa, Gva, Hpa, Level, Position, Prot};
 
 const C47: Privacy = Privacy::Encrypted { bit: 47 };
 const C51: Privacy = Privacy::Encrypted { bit: 51 };

@@ -9,10 +9,11 @@ use std::sync::atomic::AtomicU64;
 use arch_x86::{
     CEILING, Controls, Flush, InvpcidType, InvvpidType, Levels, LongMode, Pcid, invpcid, invvpid,
 };
-use pgtable::{
-    AllocError, Contents, DirectMap, Gather, Gpa, Gva, Leaves, PageTable, Prot, TableAllocator,
-    TableLayout, TableState, Unused,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::DirectMap;
+use pgtable::tree::PageTable;
+use pgtable::{Gpa, Gva, Leaves, Prot};
 
 const TABLES: usize = 8;
 

@@ -8,9 +8,10 @@ pub(crate) mod support;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_x86::{Controls, LongModeFault, Pae, Paging32, Privacy};
-use pgtable::{
-    Access, AccessKind, DirectMap, FirstStage, Gpa, Gva, Privilege, TableMemory, Walker,
-};
+use pgtable::format::FirstStage;
+use pgtable::memory::{DirectMap, TableMemory};
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Gpa, Gva, Privilege};
 use proptest::prelude::*;
 use support::{Dice, Image, access};
 
@@ -360,12 +361,12 @@ fn case_32_pages_beyond_4_gib_are_whole() {
     let memory = Vec::from_iter((0..0x3000 / 8).map(|_| AtomicU64::new(0)));
     let map = DirectMap::new(&memory, Gpa::new(0));
     let format = Paging32::new(Controls::new());
-    let mut tree = pgtable::PageTable::new(format, map, Bump::default()).unwrap();
+    let mut tree = pgtable::tree::PageTable::new(format, map, Bump::default()).unwrap();
     for (output, whole) in [(0x1_0040_0000, true), (0x40_0000, false)] {
         let (gva, bytes) = (Gva::new(0x80_0000), 4 << 20);
         let gpa = Gpa::new(output);
         tree.map(gva, gpa, bytes, pgtable::Prot::RW.into(), pgtable::Leaves::Largest).unwrap();
-        let mut gather = pgtable::Gather::new(&pgtable::Unused, ());
+        let mut gather = pgtable::invalidate::Gather::new(&pgtable::invalidate::Unused, ());
         let unmapped = tree.unmap(gva, 0x1000, &mut gather).map_err(|failed| failed.error);
         let refused = matches!(unmapped, Err(pgtable::Error::Unencodable { .. }));
         assert_eq!((refused, unmapped.is_ok()), (whole, !whole), "{output:#x}: {unmapped:?}");
@@ -380,14 +381,17 @@ fn case_32_pages_beyond_4_gib_are_whole() {
 #[derive(Default)]
 struct Bump {
     used: std::cell::Cell<usize>,
-    states: [pgtable::TableState; 3],
+    states: [pgtable::allocator::TableState; 3],
 }
 
-impl pgtable::TableAllocator<Gpa> for Bump {
-    fn allocate(&self, layout: pgtable::TableLayout) -> Result<Gpa, pgtable::AllocError> {
+impl pgtable::allocator::TableAllocator<Gpa> for Bump {
+    fn allocate(
+        &self,
+        layout: pgtable::allocator::TableLayout,
+    ) -> Result<Gpa, pgtable::allocator::AllocError> {
         let table = self.used.get();
         if table == self.states.len() {
-            return Err(pgtable::AllocError::Exhausted { layout });
+            return Err(pgtable::allocator::AllocError::Exhausted { layout });
         }
         self.used.set(table + 1);
         Ok(Gpa::new(table as u64 * 0x1000))
@@ -396,13 +400,17 @@ impl pgtable::TableAllocator<Gpa> for Bump {
     fn free(
         &self,
         _: Gpa,
-        _: pgtable::TableLayout,
-        _: pgtable::Contents,
-    ) -> Result<(), pgtable::AllocError> {
+        _: pgtable::allocator::TableLayout,
+        _: pgtable::allocator::Contents,
+    ) -> Result<(), pgtable::allocator::AllocError> {
         Ok(())
     }
 
-    fn state(&self, table: Gpa, _: pgtable::TableLayout) -> Option<&pgtable::TableState> {
+    fn state(
+        &self,
+        table: Gpa,
+        _: pgtable::allocator::TableLayout,
+    ) -> Option<&pgtable::allocator::TableState> {
         self.states.get(usize::try_from(table.get() / 0x1000).ok()?)
     }
 }

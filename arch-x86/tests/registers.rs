@@ -6,7 +6,8 @@ use arch_x86::{
     Controls, Cr0, Cr3, Cr3Pcid, Cr4, Efer, Ept, EptAttributes, EptControls, EptViolation, Levels,
     NestedPageFault, Paging, Pcid, Registers,
 };
-use pgtable::{Attributes, Format, Gpa, Hpa, Position, Prot};
+use pgtable::format::Format;
+use pgtable::{Attributes, Gpa, Hpa, Position, Prot};
 
 /// SDM Table 25-9: write-back, the walk's length less one, accessed and dirty flags, the root.
 #[test]

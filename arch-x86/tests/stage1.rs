@@ -6,7 +6,8 @@
 pub(crate) mod support;
 
 use arch_x86::{Controls, KeyRegister, Levels, LongMode, LongModeFault, Privacy};
-use pgtable::{Access, AccessKind, Gpa, Gva, Privilege, Walker};
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Gpa, Gva, Privilege};
 use proptest::prelude::*;
 use support::{Dice, Image, access};
 

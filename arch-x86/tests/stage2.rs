@@ -6,7 +6,8 @@
 pub(crate) mod support;
 
 use arch_x86::{Ept, EptControls, EptFault, Levels, Npt, NptControls, Privacy};
-use pgtable::{Access, AccessKind, Gpa, Hpa, Privilege, Walker};
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Gpa, Hpa, Privilege};
 use proptest::prelude::*;
 use support::{Dice, Image, access};
 

@@ -5,7 +5,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use frag_alloc::{Cache, Frames, Kind, Local, Owner, Policy, Region};
-use pgtable::{Contents, DirectMap, Hpa};
+use pgtable::Hpa;
+use pgtable::allocator::Contents;
+use pgtable::memory::DirectMap;
 
 /// log2 of a frame's bytes.
 pub const FRAME: u8 = 16;

@@ -3,7 +3,8 @@
 use crate::contenders::{Contender, FRAME, Ours, Tables};
 use crate::linux::Linux;
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{DirectMap, Hpa};
+use pgtable::Hpa;
+use pgtable::memory::DirectMap;
 use std::sync::atomic::AtomicU64;
 
 /// xorshift, so that every run sees the same sequence.

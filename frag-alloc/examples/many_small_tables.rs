@@ -4,7 +4,9 @@
 use std::sync::atomic::AtomicU64;
 
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{Contents, DirectMap, Hpa, Level, TableAllocator, TableLayout};
+use pgtable::allocator::{Contents, TableAllocator, TableLayout};
+use pgtable::memory::DirectMap;
+use pgtable::{Hpa, Level};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     const FRAMES: usize = 8;

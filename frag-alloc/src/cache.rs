@@ -14,7 +14,8 @@
 
 use core::ops::Deref;
 
-use pgtable::{Address, AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::Address;
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 
 use crate::descriptor::{Kind, Owner, Tag};
 use crate::error::Error;

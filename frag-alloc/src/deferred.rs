@@ -14,9 +14,9 @@
 use alloc::vec::{IntoIter, Vec};
 use core::ops::Deref;
 
-use pgtable::{
-    Address, AllocError, Contents, DeferringAllocator, TableAllocator, TableLayout, TableState,
-};
+use pgtable::Address;
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::shared::DeferringAllocator;
 
 use crate::cache::{Cache, Detached};
 use crate::error::Error;
@@ -239,7 +239,8 @@ where
 mod tests {
     use core::sync::atomic::AtomicU64;
 
-    use pgtable::{DirectMap, Hpa};
+    use pgtable::Hpa;
+    use pgtable::memory::DirectMap;
 
     use super::*;
     use crate::{Epochs, Kind, Owner, Policy, Region};

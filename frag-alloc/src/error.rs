@@ -1,6 +1,8 @@
 //! What can go wrong, by what a caller can do about it.
 
-use pgtable::{Address, AllocError, MemoryError, TableLayout};
+use pgtable::Address;
+use pgtable::allocator::{AllocError, TableLayout};
+use pgtable::memory::MemoryError;
 
 use crate::descriptor::Owner;
 

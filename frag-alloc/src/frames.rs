@@ -15,7 +15,8 @@
 use alloc::boxed::Box;
 use core::marker::PhantomData;
 
-use pgtable::{Address, Contents, TableState};
+use pgtable::Address;
+use pgtable::allocator::{Contents, TableState};
 
 use crate::descriptor::{Descriptor, GRANULE, Kind, NONE, Owner, QUARANTINED, Tag, WouldUnderflow};
 use crate::error::Error;

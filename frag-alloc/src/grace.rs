@@ -42,10 +42,10 @@ impl<G: Grace + ?Sized> Grace for &G {
 /// Grace periods that give out the readers for which they wait: what a tree that threads share
 /// needs of its [`Deferred`](crate::Deferred).
 ///
-/// An embedder's own RCU implements it with a [`pgtable::ReadSide`] of its own.
+/// An embedder's own RCU implements it with a [`pgtable::shared::ReadSide`] of its own.
 pub trait Readers: Grace {
     /// One thread's reading side.
-    type Reader<'a>: pgtable::ReadSide
+    type Reader<'a>: pgtable::shared::ReadSide
     where
         Self: 'a;
 
@@ -140,7 +140,7 @@ impl Reader<'_> {
 }
 
 /// What a writer of a tree that many change at once descends under.
-impl pgtable::ReadSide for Reader<'_> {
+impl pgtable::shared::ReadSide for Reader<'_> {
     type Reading<'r>
         = Reading<'r>
     where

@@ -1,6 +1,7 @@
 //! Frames in guest memory.
 
-use pgtable::{Gpa, GuestTables, HostMapped, MemoryError, RegionError};
+use pgtable::Gpa;
+use pgtable::memory::{GuestTables, HostMapped, MemoryError, RegionError};
 use vm_memory::GuestMemoryBackend;
 
 use crate::source::Region;

@@ -3,7 +3,7 @@
 //! A page table is often much smaller than a page: 256 bytes of a 64 KiB page, on POWER with the
 //! radix MMU. This crate cuts *frames* into tables of any power of two from 256 bytes up, for any
 //! number of address spaces, and gives the frames back. It is the
-//! [`TableAllocator`](pgtable::TableAllocator) that pgtable's trees are built with.
+//! [`TableAllocator`](pgtable::allocator::TableAllocator) that pgtable's trees are built with.
 //!
 //! - A descriptor per frame with two counts that never meet: `refs`, which anybody may hold for a
 //!   moment, and `fragments`, which only tables hold. Underflow, a table freed twice, a frame
@@ -24,7 +24,9 @@
 //! ```
 //! use core::sync::atomic::AtomicU64;
 //! use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-//! use pgtable::{AllocError, Contents, DirectMap, Hpa, Level, TableAllocator, TableLayout};
+//! use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout};
+//! use pgtable::memory::DirectMap;
+//! use pgtable::{Hpa, Level};
 //!
 //! // Four frames of 64 KiB, at host-physical 0x100_0000.
 //! let words: Vec<AtomicU64> = (0..4 << 13).map(|_| AtomicU64::new(0)).collect();

@@ -18,8 +18,8 @@
 //! - Nothing else stores here. In particular *retire* does not: all tables of its frame are idle.
 //!
 //! The words are this crate's alone. What a tree notes about its tables stands in
-//! [`TableState`](pgtable::TableState), which is the tree's alone: no store of the one ever undoes
-//! a store of the other, whatever words a tree found in memory that a guest writes.
+//! [`TableState`](pgtable::allocator::TableState), which is the tree's alone: no store of the one
+//! ever undoes a store of the other, whatever words a tree found in memory that a guest writes.
 //!
 //! A hand-out is a Release and a free an Acquire, so that a free sees the frame as the hand-out
 //! left it, even a free by a thread that was never told of the table. A free is a Release and
@@ -28,7 +28,7 @@
 
 use alloc::boxed::Box;
 
-use pgtable::Contents;
+use pgtable::allocator::Contents;
 
 use crate::descriptor::Tag;
 use crate::sync::{AtomicU64, Ordering};

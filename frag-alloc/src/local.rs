@@ -16,7 +16,8 @@
 use core::cell::Cell;
 use core::ops::Deref;
 
-use pgtable::{Address, AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::Address;
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 
 use crate::cache::{Cache, SIZES};
 use crate::descriptor::Tag;

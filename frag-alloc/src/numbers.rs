@@ -93,7 +93,8 @@ impl Numbers {
 mod tests {
     use core::sync::atomic::AtomicU64;
 
-    use pgtable::{DirectMap, Hpa};
+    use pgtable::Hpa;
+    use pgtable::memory::DirectMap;
 
     use super::*;
     use crate::{Cache, Frames, Kind, Owner, Policy, Region};

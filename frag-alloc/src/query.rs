@@ -143,7 +143,9 @@ mod tests {
     use core::sync::atomic::AtomicU64;
     use std::vec::Vec;
 
-    use pgtable::{Contents, DirectMap, Hpa};
+    use pgtable::Hpa;
+    use pgtable::allocator::Contents;
+    use pgtable::memory::DirectMap;
 
     use crate::{Cache, Frames, Kind, Local, Owner, Policy, Region};
 

@@ -3,7 +3,8 @@
 use alloc::boxed::Box;
 use core::sync::atomic::AtomicU64 as Word;
 
-use pgtable::{Address, MemoryError, ReadMemory, Refusal, TableMemory};
+use pgtable::Address;
+use pgtable::memory::{MemoryError, ReadMemory, Refusal, TableMemory};
 
 use crate::descriptor::GRANULE;
 use crate::sync::{AtomicU64, Ordering};
@@ -145,7 +146,8 @@ impl<A: Address, M: TableMemory<A>, H: Hooks<A>> Region<A, M, H> {
     /// ```
     /// # use core::sync::atomic::AtomicU64;
     /// use frag_alloc::{Frames, Region};
-    /// use pgtable::{DirectMap, Hpa};
+    /// use pgtable::memory::DirectMap;
+    /// use pgtable::Hpa;
     ///
     /// # let words: Vec<AtomicU64> = (0..16 << 13).map(|_| AtomicU64::new(0)).collect();
     /// # let memory = DirectMap::new(&words, Hpa::new(0));
@@ -257,7 +259,7 @@ impl<A: Address, M: TableMemory<A>, H, const SMALLEST: u8> TableMemory<A>
     }
 
     #[inline(always)]
-    fn appeared(&self, appeared: pgtable::Appeared) {
+    fn appeared(&self, appeared: pgtable::memory::Appeared) {
         self.memory.appeared(appeared);
     }
 }

@@ -9,7 +9,7 @@
 
 use alloc::boxed::Box;
 
-use pgtable::TableState;
+use pgtable::allocator::TableState;
 
 /// Words in a block, within which they change places. (Models have few, and no cache lines.)
 const BLOCK: u32 = if cfg!(loom) { 1 } else { 256 };

@@ -4,7 +4,8 @@
 //! the word, and takes it apart after the grace period. Tables are at least 16-byte aligned, so the
 //! bits are free.
 
-use pgtable::{Address, Level, TableLayout};
+use pgtable::allocator::TableLayout;
+use pgtable::{Address, Level};
 
 /// What a table is, by Linux's names for the levels. The numbers are Linux's, which the packed word
 /// holds.

@@ -9,10 +9,9 @@ use std::sync::atomic::AtomicU64;
 use frag_alloc::{
     Cache, Deferred, Epochs, Error, FrameSource, Frames, Kind, Local, Owner, Policy, Region, Span,
 };
-use pgtable::{
-    Address, AllocError, Contents, DirectMap, Hpa, Level, MemoryError, ReadMemory, TableAllocator,
-    TableLayout, TableMemory,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::{Address, Hpa, Level};
 
 const FRAME: u8 = 16;
 

@@ -5,7 +5,9 @@
 use std::sync::atomic::AtomicU64;
 
 use frag_alloc::{Cache, Error, Frames, Kind, Local, Owner, Policy, Region};
-use pgtable::{Contents, DirectMap, Hpa};
+use pgtable::Hpa;
+use pgtable::allocator::Contents;
+use pgtable::memory::DirectMap;
 
 const START: Hpa = Hpa::new(0x100_0000);
 

@@ -7,7 +7,10 @@ use frag_alloc::{
     Cache, Deferred, Epochs, Error, Frames, Grace, Hooks, Kind, Local, Owner, Policy, Reader,
     Refused, Region,
 };
-use pgtable::{Contents, DirectMap, Hpa, Level, ReadSide, TableAllocator, TableLayout};
+use pgtable::allocator::{Contents, TableAllocator, TableLayout};
+use pgtable::memory::DirectMap;
+use pgtable::shared::ReadSide;
+use pgtable::{Hpa, Level};
 
 #[test]
 fn a_table_is_handed_out_again_only_when_its_readers_have_left() {

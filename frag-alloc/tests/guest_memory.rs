@@ -2,7 +2,9 @@
 #![cfg(feature = "vm-memory")]
 
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, guest_frames};
-use pgtable::{Contents, Gpa, Level, TableAllocator, TableLayout, TableMemory};
+use pgtable::allocator::{Contents, TableAllocator, TableLayout};
+use pgtable::memory::TableMemory;
+use pgtable::{Gpa, Level};
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion,
     GuestRegionMmap, MemoryRegionAddress, VolatileSlice,

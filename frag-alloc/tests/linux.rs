@@ -4,7 +4,9 @@
 use std::sync::atomic::AtomicU64;
 
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region, TableKind, TableSizes, TaggedTable};
-use pgtable::{Contents, DirectMap, Hpa};
+use pgtable::Hpa;
+use pgtable::allocator::Contents;
+use pgtable::memory::DirectMap;
 
 enum Step {
     /// Allocates; this table of this frame comes out.

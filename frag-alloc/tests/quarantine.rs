@@ -3,7 +3,9 @@
 use std::sync::atomic::AtomicU64;
 
 use frag_alloc::{Cache, Error, Frames, Kind, Local, Owner, Policy, Region};
-use pgtable::{Contents, DirectMap, Hpa};
+use pgtable::Hpa;
+use pgtable::allocator::Contents;
+use pgtable::memory::DirectMap;
 
 const SHIFT: u8 = 8;
 const FRAME: u8 = 16;

@@ -5,8 +5,9 @@ use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
 use frag_alloc::{Cache, Error, Frames, Kind, Local, Owner, Policy, Region};
-use pgtable::{Contents, DirectMap, Hpa, MemoryError, ReadMemory, TableAllocator, TableMemory};
-use pgtable::{Level, TableLayout};
+use pgtable::allocator::{Contents, TableAllocator, TableLayout};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::{Hpa, Level};
 
 const FRAME: u8 = 16;
 

@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 
 use frag_alloc::{Cache, FrameSource, Frames, Kind, Owner, Policy, Region};
-use pgtable::{Address, Contents, DirectMap, Hpa, MemoryError, ReadMemory, TableMemory};
+use pgtable::allocator::Contents;
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::{Address, Hpa};
 
 const SHIFT: u8 = 9;
 const FRAME: u64 = 1 << SHIFT;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use frag_alloc::{Cache, Error, Frames, Kind, Local, Owner, Policy, Region};
-use pgtable::{Contents, DirectMap, Hpa, TableMemory};
+use pgtable::Hpa;
+use pgtable::allocator::Contents;
+use pgtable::memory::{DirectMap, TableMemory};
 use proptest::prelude::*;
 
 const FRAMES: u32 = 12;

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use frag_alloc::{
     Cache, Census, Closed, Error, Frames, Hooks, Kind, Local, Owner, Policy, Refused, Region,
 };
-use pgtable::{
-    AllocError, Contents, DirectMap, Hpa, Level, TableAllocator, TableLayout, TableMemory,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout};
+use pgtable::memory::{DirectMap, TableMemory};
+use pgtable::{Hpa, Level};
 
 const START: u64 = 0x4000_0000;
 

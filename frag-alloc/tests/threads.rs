@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Local, Owner, Policy, Region};
-use pgtable::{Contents, Hpa, MemoryError, ReadMemory, TableMemory};
+use pgtable::Hpa;
+use pgtable::allocator::Contents;
+use pgtable::memory::{MemoryError, ReadMemory, TableMemory};
 
 const FRAMES: u32 = 64;
 const STEPS: u64 = 20_000;

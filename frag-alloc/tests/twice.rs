@@ -6,10 +6,9 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use frag_alloc::{Cache, Error, FrameSource, Frames, Kind, Local, Owner, Policy, Region, Span};
-use pgtable::{
-    Contents, DirectMap, Hpa, Level, MemoryError, ReadMemory, TableAllocator, TableLayout,
-    TableMemory,
-};
+use pgtable::allocator::{Contents, TableAllocator, TableLayout};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::{Hpa, Level};
 
 const START: Hpa = Hpa::new(0x100_0000);
 

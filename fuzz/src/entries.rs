@@ -7,7 +7,8 @@ use arch_ppc64::radix::{
 };
 use arch_x86::{Controls, Ept, EptControls, KeyRegister, Levels, LongMode, Npt, NptControls};
 use frag_alloc::TaggedTable;
-use pgtable::{Format, Gpa, Hpa, Level, Position};
+use pgtable::format::Format;
+use pgtable::{Gpa, Hpa, Level, Position};
 use pgtable_conformance::words;
 
 use crate::case::{bit, privacy};

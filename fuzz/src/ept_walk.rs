@@ -2,7 +2,9 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use arch_x86::{Ept, EptControls, EptFault, Levels, Npt, NptControls};
-use pgtable::{Format, Gpa, Hpa, Stage2, TranslationOf, Walker};
+use pgtable::format::Format;
+use pgtable::walk::{TranslationOf, Walker};
+use pgtable::{Gpa, Hpa, Stage2};
 
 use crate::case::{access, bit, neighbours, words};
 use crate::oracle::x86_stage2::support::Image;

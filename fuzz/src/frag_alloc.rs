@@ -8,7 +8,9 @@ use arbitrary::{Result, Unstructured};
 use frag_alloc::{
     Cache, Deferred, Error, Frames, Grace, Hooks, Kind, Local, Owner, Policy, Refused, Region,
 };
-use pgtable::{Contents, DirectMap, Hpa, TableMemory};
+use pgtable::Hpa;
+use pgtable::allocator::Contents;
+use pgtable::memory::{DirectMap, TableMemory};
 
 const START: u64 = 0x20_0000;
 /// log2 of a frame: sixteen of the smallest tables.

@@ -9,12 +9,13 @@ use arbitrary::{Result, Unstructured};
 use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Levels, LongMode};
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Owner, Policy, Reader, Reading, Region};
-use pgtable::{
-    Access, AllocError, Contents, DeferringAllocator, DirectMap, Error, Format, Gather, Gpa, Gva,
-    Leaves, Level, MemoryError, PageTable, Position, Prot, RangeError, ReadMemory, ReadSide,
-    Recorded, SharedPageTable, Stage1, TableAllocator, TableLayout, TableMemory, TableState,
-    Unused, Writers,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::format::Format;
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::shared::{DeferringAllocator, ReadSide, SharedPageTable};
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::{Access, Error, Gpa, Gva, Leaves, Level, Position, Prot, RangeError, Stage1};
 
 const START: u64 = 0x100_0000;
 const SHIFT: u8 = 16;

@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicU64;
 use arch_ppc64::hash::{
     Hpt, HptOrder, Layout, Loaded, Pass, StreamError, StreamReader, chunks, load,
 };
-use pgtable::{DirectMap, Hpa};
+use pgtable::Hpa;
+use pgtable::memory::DirectMap;
 
 /// Of a table of 2^18 bytes.
 const ENTRIES: u64 = 1 << 14;

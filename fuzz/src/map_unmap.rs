@@ -3,7 +3,9 @@
 use arbitrary::{Result, Unstructured};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
-use pgtable::{Format, Prot, Recorded, Writers};
+use pgtable::Prot;
+use pgtable::format::Format;
+use pgtable::tree::{Recorded, Writers};
 use pgtable_conformance::machine::Machine;
 use pgtable_conformance::memory::{Arena, Tables};
 use pgtable_conformance::mmu::Caches;

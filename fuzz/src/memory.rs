@@ -3,7 +3,8 @@
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
-use pgtable::{Address, DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::Address;
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
 
 /// A direct map and a count.
 pub struct Counted<'m, A> {

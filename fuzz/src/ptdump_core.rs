@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use arbitrary::{Arbitrary, Unstructured};
 use memory_image::{Allowance, Form, Image};
-use pgtable::{Access, Gpa, TableMemory};
+use pgtable::memory::TableMemory;
+use pgtable::{Access, Gpa};
 use table_dump::{Arch, Census, Located, Range, Request, RootChoice, Space, State, locate};
 
 use crate::case::{access, bit, image, words};

@@ -7,7 +7,9 @@ use arch_ppc64::radix::{
     Amr, Granule, GuestMmu, Iamr, PartitionScoped, ProcessScoped, ProcessTableWord, RcPolicy,
     Strictness,
 };
-use pgtable::{Access, AccessKind, Cause, DirectMap, Gpa, Gva, Hpa, Privilege, Walker};
+use pgtable::memory::DirectMap;
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Cause, Gpa, Gva, Hpa, Privilege};
 
 use crate::case::{access, bit, image, neighbours, words};
 use crate::oracle::radix::{Machine, ours, reference};
@@ -77,7 +79,9 @@ pub fn radix_walk(data: &[u8]) {
     let keyless = Machine { amr: 0, iamr: 0, ..it };
     let supervisor = Access { privilege: Privilege::Supervisor, ..access };
     for &ea in inputs.iter().take(6).filter(|&&ea| mmu.process(Gva::new(ea)) == Some(pid)) {
-        let Some(offset) = pgtable::Format::offset(walker.format(), Gva::new(ea)) else { continue };
+        let Some(offset) = pgtable::format::Format::offset(walker.format(), Gva::new(ea)) else {
+            continue;
+        };
         let want = reference(&image, process_table, pidr.into(), ea, supervisor, keyless);
         match (second.translate(Gpa::new(offset), access), want) {
             // KVM's walker takes a guest's write without read for write only; no partition does.

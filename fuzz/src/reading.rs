@@ -4,11 +4,11 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
-use pgtable::{
-    Access, AccessKind, Address, Cause, DirectMap, Entry, Error, Fault, Format, Generation, Input,
-    LeafOf, Level, MAX_LEVELS, Output, RangeError, TableMemory, TranslationCache, TranslationOf,
-    Walker, low_bits,
-};
+use pgtable::cache::{Generation, TranslationCache};
+use pgtable::format::{Entry, Format, Input, MAX_LEVELS, Output};
+use pgtable::memory::{DirectMap, TableMemory};
+use pgtable::walk::{LeafOf, TranslationOf, Walker};
+use pgtable::{Access, AccessKind, Address, Cause, Error, Fault, Level, RangeError, low_bits};
 
 use crate::memory::Counted;
 

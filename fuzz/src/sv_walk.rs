@@ -4,7 +4,11 @@ use std::sync::atomic::AtomicU64;
 
 use arbitrary::{Arbitrary, Unstructured};
 use arch_riscv64::{Controls, Extensions, GuestControls, Mode, Sv, SvX4, Trap};
-use pgtable::{Access, DirectMap, Generation, Gpa, Gva, Hpa, TranslationCache, TwoStage, Walker};
+use pgtable::cache::{Generation, TranslationCache};
+use pgtable::memory::DirectMap;
+use pgtable::two_stage::TwoStage;
+use pgtable::walk::Walker;
+use pgtable::{Access, Gpa, Gva, Hpa};
 
 use crate::case::{access, bit, image, neighbours, words};
 use crate::memory::Counted;

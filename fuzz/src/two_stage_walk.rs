@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arbitrary::{Arbitrary, Unstructured};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
+use pgtable::cache::{Generation, TranslationCache};
+use pgtable::format::{ByteOrder, Entry, FirstStage, SecondStage};
+use pgtable::memory::{DirectMap, TableMemory};
+use pgtable::two_stage::{TwoStage, TwoStageFault};
+use pgtable::walk::Walker;
 use pgtable::{
-    Access, AccessKind, ByteOrder, Cause, DirectMap, Entry, Fault, FirstStage, Generation, Gpa,
-    Gva, Hpa, Level, Position, Privilege, SecondStage, TableMemory, TranslationCache, TwoStage,
-    TwoStageFault, Walker, low_bits,
+    Access, AccessKind, Cause, Fault, Gpa, Gva, Hpa, Level, Position, Privilege, low_bits,
 };
 
 use crate::case::{access, bit, image, neighbours, words};

@@ -6,9 +6,11 @@ use arbitrary::{Arbitrary, Unstructured};
 use arch_aarch64::{
     Granule, Regime, Stage1Controls, Stage2Controls, VaRange, VmsaStage1, VmsaStage2,
 };
-use pgtable::{
-    DirectMap, Generation, Gpa, Gva, Hpa, TranslationCache, TwoStage, TwoStageFault, Walker,
-};
+use pgtable::cache::{Generation, TranslationCache};
+use pgtable::memory::DirectMap;
+use pgtable::two_stage::{TwoStage, TwoStageFault};
+use pgtable::walk::Walker;
+use pgtable::{Gpa, Gva, Hpa};
 
 use crate::case::{access, bit, image, neighbours, words};
 use crate::memory::Counted;

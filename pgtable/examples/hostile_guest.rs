@@ -2,7 +2,10 @@
 //! runs forever, and each error says where and why.
 
 use arch_x86::{Controls, Levels, LongMode};
-use pgtable::{Access, Debugger, Gpa, GuestBytes, GuestTables, Gva, Walker};
+use pgtable::bytes::{Debugger, GuestBytes};
+use pgtable::memory::GuestTables;
+use pgtable::walk::Walker;
+use pgtable::{Access, Gpa, Gva};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

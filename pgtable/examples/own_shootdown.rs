@@ -7,10 +7,10 @@ use std::sync::atomic::AtomicU64;
 
 use arch_x86::{Controls, Levels, LongMode};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{
-    Access, DirectMap, Gather, Gpa, Gva, Invalidate, InvalidateFailed, Leaves, PageTable, Prot,
-    Stage1, Stale,
-};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
+use pgtable::memory::DirectMap;
+use pgtable::tree::PageTable;
+use pgtable::{Access, Gpa, Gva, Leaves, Prot, Stage1};
 
 const PAGE: u64 = 4096;
 

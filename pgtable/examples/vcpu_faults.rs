@@ -7,10 +7,11 @@ use std::thread;
 
 use arch_x86::{Ept, EptControls, Levels};
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Owner, Policy, Region};
-use pgtable::{
-    Access, DirectMap, Error, Gather, Gpa, Hpa, Leaves, PageTable, Prot, RangeError,
-    SharedPageTable, Unused,
-};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::DirectMap;
+use pgtable::shared::SharedPageTable;
+use pgtable::tree::PageTable;
+use pgtable::{Access, Error, Gpa, Hpa, Leaves, Prot, RangeError};
 
 const PAGE: u64 = 4096;
 const PAGES: u64 = 2000;

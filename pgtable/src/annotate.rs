@@ -6,14 +6,14 @@
 //!
 //! # Protocol
 //! - An annotation is a number other than zero. It stands in the bits of an absent entry that do
-//!   not say whether the entry is present ([`Bits::present`](crate::Bits)), so it cannot be taken
-//!   for a present entry, whatever the number is.
+//!   not say whether the entry is present ([`Bits::present`](crate::format::Bits)), so it cannot be
+//!   taken for a present entry, whatever the number is.
 //! - It covers what its entry covers. A range is annotated in the largest entries that fit; where a
 //!   part of such an entry is annotated anew, a table is made for it, whose other entries keep the
 //!   old annotation.
 //! - An annotated entry counts as live: its table stays in the tree until the annotation is
-//!   cleared. So `live` of a [`TableState`](crate::TableState) counts present entries and annotated
-//!   ones.
+//!   cleared. So `live` of a [`TableState`](crate::allocator::TableState) counts present entries
+//!   and annotated ones.
 //! - Only present entries are mapped: translation, iteration, [`unmap`](PageTable::unmap) and every
 //!   other verb pass annotations over. `map` does not overwrite one ([`Error::Annotated`]): clear
 //!   it first. Frees of the whole tree take annotations along; [`Walker::snapshot`] leaves them
@@ -184,8 +184,12 @@ where
     ///
     /// ```
     /// # use core::sync::atomic::AtomicU64;
-    /// # use pgtable::{Error, Format, Gather, Gpa, Hpa, Leaves, PageTable, Prot, RangeError};
-    /// # use pgtable::{Stage2, TableAllocator, TableMemory, Unused};
+    /// # use pgtable::allocator::TableAllocator;
+    /// # use pgtable::format::Format;
+    /// # use pgtable::invalidate::{Gather, Unused};
+    /// # use pgtable::memory::TableMemory;
+    /// # use pgtable::tree::PageTable;
+    /// # use pgtable::{Error, Gpa, Hpa, Leaves, Prot, RangeError, Stage2};
     /// # fn give_away<F: Format<Stage = Stage2>, M: TableMemory<Hpa>, A: TableAllocator<Hpa>>(
     /// #     tree: &mut PageTable<F, M, A>,
     /// # ) -> Result<(), RangeError<Gpa>> {

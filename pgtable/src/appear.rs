@@ -15,9 +15,9 @@
 //!
 //! Every verb that makes entries present, or stores them anew after break-before-make, calls
 //! [`TableMemory::appeared`] once its stores are made, with the input addresses, before it returns;
-//! also if it stops with an error half-way. A [`Cursor`](crate::Cursor) calls it when it leaves a
-//! table, for the part of it in which it mapped. [`Announced`] turns a function into such a memory.
-//! Memory without one does nothing, at no cost.
+//! also if it stops with an error half-way. A [`Cursor`](crate::tree::Cursor) calls it when it
+//! leaves a table, for the part of it in which it mapped. [`Announced`] turns a function into such
+//! a memory. Memory without one does nothing, at no cost.
 //!
 //! A walker that does not snoop the caches needs each stored word flushed: that is
 //! [`TableMemory::wrote`], which gets the addresses of the words.
@@ -43,7 +43,8 @@ pub struct Appeared {
 /// ```
 /// use core::cell::Cell;
 /// use core::sync::atomic::{AtomicU64, fence, Ordering};
-/// use pgtable::{Announced, Appeared, DirectMap, Gpa, TableMemory};
+/// use pgtable::memory::{Announced, Appeared, DirectMap, TableMemory};
+/// use pgtable::Gpa;
 ///
 /// let words = [const { AtomicU64::new(0) }; 512];
 /// let barriers = Cell::new(0);

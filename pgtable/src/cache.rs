@@ -37,8 +37,8 @@ impl Generation {
         Self(AtomicU64::new(0))
     }
 
-    /// Makes every cache forget: for changes that no [`Gather`](crate::Gather) saw, such as a
-    /// guest's own.
+    /// Makes every cache forget: for changes that no [`Gather`](crate::invalidate::Gather) saw,
+    /// such as a guest's own.
     ///
     /// ```
     /// # use pgtable_conformance::prelude::*;

@@ -126,7 +126,7 @@ impl<W> Leaf<'_, W> {
 /// ([`TableMemory::wrote`]) is not told before that.
 ///
 /// Works on pages of the size that the format makes of its own accord
-/// ([`Geometry::page_shift`](crate::Geometry::page_shift)). Larger leaves in its way are
+/// ([`Geometry::page_shift`](crate::format::Geometry::page_shift)). Larger leaves in its way are
 /// [`Error::Mapped`] to [`map`](Self::map), and split by [`unmap`](Self::unmap). Last-level tables
 /// of pages of another size (POWER's 4 KiB pages in a tree of 64 KiB pages, and the other way
 /// round) are [`Error::LeafSize`] to `map`, as they are to [`PageTable::map`].

@@ -24,7 +24,7 @@ pub enum Error {
         /// Where the entry stands.
         at: Position,
     },
-    /// Software keeps a number there (an [`Annotation`](crate::Annotation)). Clear it first.
+    /// Software keeps a number there (an [`Annotation`](crate::tree::Annotation)). Clear it first.
     #[error("software keeps {value:#x} in the absent entry of 2^{} bytes ({})", at.shift, at.level)]
     Annotated {
         /// Where the entry stands.
@@ -54,7 +54,7 @@ pub enum Error {
     },
     /// An entry leads past levels (AMD's IOMMU), which verbs do not follow: a page beside those
     /// below it would need the entry replaced while hardware may hold it. Change a
-    /// [`snapshot`](crate::Walker::snapshot), which has the tables in between.
+    /// [`snapshot`](crate::walk::Walker::snapshot), which has the tables in between.
     #[error(
         "the entry {word:#018x} at {} (table memory {entry:#x}) leads past levels: \
          its tree is only read; a snapshot of it may be changed", at.level

@@ -19,7 +19,8 @@ pub enum Cause {
     /// A table lies outside the memory that tables may stand in.
     TableAccess,
     /// Others kept changing the entries while the walk was marking them: make the access again.
-    /// Only [`Walker::access`](crate::Walker::access) raises it; formats are never asked about it.
+    /// Only [`Walker::access`](crate::walk::Walker::access) raises it; formats are never asked
+    /// about it.
     Contended,
     /// A leaf was found and does not allow the access, or needs an accessed/dirty update that
     /// hardware leaves to software.

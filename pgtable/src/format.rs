@@ -351,7 +351,7 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// and of tables; harvesting too. Trees of this crate have none. Verbs that would change an
     /// entry below one refuse it ([`Error::SkipsLevels`](crate::Error::SkipsLevels)): a page beside
     /// those that it leads to would need it replaced, and hardware may hold it. A
-    /// [`snapshot`](crate::Walker::snapshot) has the tables in between, and may be changed.
+    /// [`snapshot`](crate::walk::Walker::snapshot) has the tables in between, and may be changed.
     const SKIPS: bool = false;
 
     /// The shape of the tree.
@@ -462,7 +462,8 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// What a first stage says for the second stage behind it ([`TwoStage`](crate::TwoStage)).
+/// What a first stage says for the second stage behind it
+/// ([`TwoStage`](crate::two_stage::TwoStage)).
 pub trait FirstStage: Format<Stage = Stage1> {
     /// Whether the page with the leaf `word` at `at`, reached by `path`, is one of user mode,
     /// whatever the privilege of the access. For a second stage that
@@ -501,7 +502,8 @@ pub trait FirstStage: Format<Stage = Stage1> {
     }
 }
 
-/// What a second stage says about the first stage's tables ([`TwoStage`](crate::TwoStage)).
+/// What a second stage says about the first stage's tables
+/// ([`TwoStage`](crate::two_stage::TwoStage)).
 pub trait SecondStage: Format<Stage = Stage2> {
     /// Whether this stage judges `access` by the privilege of the first stage's page instead of
     /// the privilege of the access. EPT does so for fetches under mode-based execute control.

@@ -12,8 +12,8 @@
 //! So this IOMMU is to the tree's writer what hardware is: it may walk, and use what it walked,
 //! until it is told to forget. [`TableIommu::forget`] locks each window once, and so returns when
 //! every walk and every access that began before has ended. The embedder's
-//! [`Invalidate`](crate::Invalidate) calls it; tables that left the tree are then safe to free,
-//! with no further grace period for this reader.
+//! [`Invalidate`](crate::invalidate::Invalidate) calls it; tables that left the tree are then safe
+//! to free, with no further grace period for this reader.
 
 extern crate std;
 
@@ -77,7 +77,7 @@ impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     /// a supervisor, and leave no trace in it.
     ///
     /// ```
-    /// # use pgtable::TableIommu;
+    /// # use pgtable::iommu::TableIommu;
     /// # use pgtable_conformance::prelude::*;
     /// # pgtable_conformance::example!(mapped: arena, tables, tree, gather);
     /// # let memory = arena.memory::<Gpa>();
@@ -95,7 +95,7 @@ impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     /// The same for devices that access as user mode does.
     ///
     /// ```
-    /// # use pgtable::TableIommu;
+    /// # use pgtable::iommu::TableIommu;
     /// # use pgtable_conformance::prelude::*;
     /// # pgtable_conformance::example!(mapped: arena, tables, tree, gather);
     /// # let memory = arena.memory::<Gpa>();
@@ -111,7 +111,7 @@ impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     /// The same, recording accessed and dirty in the tree as hardware does ([`Walker::access`]).
     ///
     /// ```
-    /// # use pgtable::TableIommu;
+    /// # use pgtable::iommu::TableIommu;
     /// # use pgtable_conformance::prelude::*;
     /// # pgtable_conformance::example!(mapped: arena, tables, tree, gather);
     /// # let memory = arena.memory::<Gpa>();
@@ -127,7 +127,7 @@ impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     /// Devices go through the tree at `root` from now on; returns when they have left the old one.
     ///
     /// ```
-    /// # use pgtable::TableIommu;
+    /// # use pgtable::iommu::TableIommu;
     /// # use pgtable_conformance::prelude::*;
     /// # pgtable_conformance::example!(mapped: arena, tables, tree, gather);
     /// # let memory = arena.memory::<Gpa>();
@@ -142,12 +142,12 @@ impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     }
 
     /// Forgets everything, and waits for accesses under way to end: what an
-    /// [`Invalidate`](crate::Invalidate) does for this IOMMU.
+    /// [`Invalidate`](crate::invalidate::Invalidate) does for this IOMMU.
     ///
     /// Must not be called by a thread that holds a translation of it, or it waits for itself.
     ///
     /// ```
-    /// # use pgtable::TableIommu;
+    /// # use pgtable::iommu::TableIommu;
     /// # use pgtable_conformance::prelude::*;
     /// # pgtable_conformance::example!(mapped: arena, tables, tree, gather);
     /// # let memory = arena.memory::<Gpa>();

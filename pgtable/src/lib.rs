@@ -30,7 +30,8 @@
 //!
 //! # Modules
 //! Each module's page opens with its protocol: who calls what in which order, what is locked, what
-//! is owed. What all modules speak of (addresses, accesses, levels, leaves, errors) stands here.
+//! is owed. Each name is exported in one place: by its module, or here if all modules use it
+//! (addresses, accesses, levels, leaves, stages, errors).
 //!
 //! | module | for |
 //! | --- | --- |
@@ -169,53 +170,11 @@ mod work;
 
 pub use access::{Access, AccessKind, Attributes, Memory, Privilege, Prot};
 pub use address::{Address, Gpa, Gva, Hpa, low_bits};
-pub use allocator::{AllocError, Contents, TableAllocator, TableLayout};
-pub use anchor::Anchored;
-pub use annotate::Annotation;
-pub use appear::{Announced, Appeared};
-pub use boot::{BootError, BootMapping, build_boot_tables};
-pub use bytes::{
-    ByteMemory, BytesResult, Debugger, GuestBytes, Reason, Recording, SegmentOf, Segments, Short,
-    Stopped, StoppedOf, Translate, TranslateRecording, TranslateUnjudged, TranslatedOf, WordBytes,
-};
-pub use cache::{Generation, TranslationCache, Watch};
-pub use control_bits::{ControlBits, ControlTable, Effect, RefusedBit};
-pub use cursor::Cursor;
-pub use diff::{Change, Side};
 pub use error::{Error, RangeError};
 pub use fault::{Cause, Fault};
-pub use flush::{Flush, Pages};
-pub use format::{
-    Bits, ByteOrder, Entry, EntryOf, FirstStage, Format, Groups, Input, Mark, Output, Record,
-    SecondStage, Unencodable, Words,
-};
-pub use gather::{
-    Finished, Gather, GatherError, Invalidate, InvalidateFailed, Stale, StaleRange, Unused,
-};
-pub use geometry::{Geometry, Level, LevelGeometry, MAX_GROUP, MAX_LEVELS, Position};
-#[cfg(feature = "vm-memory")]
-pub use guest_memory::HostMapped;
-#[cfg(feature = "alloc")]
-pub use guest_memory::{GuestTables, HostAccess, HostRegion, RegionError};
-#[cfg(feature = "iommu")]
-pub use iommu::{TableIommu, Translated};
-pub use iterate::{LeafIter, Run, RunLeaves};
-pub use lock::{DeferringAllocator, ReadSide};
-pub use memory::{DirectMap, LoadWith, MemoryError, ReadMemory, Refusal, TableMemory, TrustedMap};
-pub use paging_walker::{PagingState, PagingTranslation, PagingTree, PagingWalker, Walk};
-pub use record::{Recorded, Writers};
-pub use shared::{LockedRange, SharedPageTable, Writer};
-pub use shortcut::{Field, Pattern, Shortcuts, Step};
+pub use geometry::{Level, Position};
 pub use space::{AddressSpace, InputOf, Leaves, Mapping, MappingOf, OutputOf, Translation};
 pub use stage::{Stage, Stage1, Stage2};
-pub use state::TableState;
-pub use table::PageTable;
-pub use table_word::TableWord;
-pub use tables::{Table, TableEntry};
-#[cfg(feature = "vm-memory")]
-pub use tracked::TrackedTables;
-pub use two_stage::{TwoStage, TwoStageFault, TwoStageTranslation};
-pub use walk::{LeafOf, Trace, TraceEntry, TranslationOf, Walker};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

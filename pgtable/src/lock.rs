@@ -16,7 +16,7 @@ use crate::table::layout;
 use crate::work::Allowance;
 
 /// The reader's side of an embedder's read-copy-update: what a writer of a
-/// [`SharedPageTable`](crate::SharedPageTable) descends under.
+/// [`SharedPageTable`](crate::shared::SharedPageTable) descends under.
 ///
 /// One value per thread. `frag-alloc`'s `Reader` is one, for trees whose tables come from its
 /// `Deferred`.

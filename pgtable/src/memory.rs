@@ -13,7 +13,7 @@
 //!
 //! Words are aligned to 8 bytes. The low three bits of an address are ignored, not tested: the
 //! addresses of this crate have none. Entries of 4 bytes are halves of such words
-//! ([`TableWord`](crate::TableWord)).
+//! ([`TableWord`](crate::format::TableWord)).
 //!
 //! Both traits pass through `&M`, and with feature `alloc` through `Box`, `Rc` and `Arc`.
 
@@ -82,14 +82,14 @@ impl MemoryError {
 
 /// Memory that tables are read from, word by word and by value.
 ///
-/// A [`Walker`](crate::Walker) needs no more. The low three bits of an address do not count.
+/// A [`Walker`](crate::walk::Walker) needs no more. The low three bits of an address do not count.
 ///
 /// An implementation may answer anything, and may answer differently each time: nothing that reads
 /// through it panics, leaves its bounds or runs forever.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no memory that tables at addresses of type `{A}` are read from",
-    note = "guest memory of `vm-memory`: `pgtable::GuestTables::new(&memory)` (feature `vm-memory`)",
-    note = "one block of memory: `pgtable::DirectMap`; others: implement `pgtable::ReadMemory`"
+    note = "guest memory of `vm-memory`: `pgtable::memory::GuestTables::new(&memory)` (feature `vm-memory`)",
+    note = "one block of memory: `pgtable::memory::DirectMap`; others: implement `pgtable::memory::ReadMemory`"
 )]
 pub trait ReadMemory<A: Address> {
     /// The word at `address`, as a native `u64` with the bytes in memory order. One atomic load;
@@ -163,8 +163,8 @@ pub trait ReadMemory<A: Address> {
 /// [`words_in_place!`](crate::words_in_place) writes the [`ReadMemory`] of such a memory.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no memory that holds tables at addresses of type `{A}`",
-    note = "guest memory of `vm-memory`: `pgtable::GuestTables::new(&memory)` (feature `vm-memory`)",
-    note = "one block of memory: `pgtable::DirectMap`; others: implement `pgtable::TableMemory`"
+    note = "guest memory of `vm-memory`: `pgtable::memory::GuestTables::new(&memory)` (feature `vm-memory`)",
+    note = "one block of memory: `pgtable::memory::DirectMap`; others: implement `pgtable::memory::TableMemory`"
 )]
 pub trait TableMemory<A: Address>: ReadMemory<A> {
     /// The word at `address`. It may be read and written.
@@ -206,7 +206,8 @@ pub trait TableMemory<A: Address>: ReadMemory<A> {
 ///
 /// ```
 /// use core::sync::atomic::AtomicU64;
-/// use pgtable::{Address, Gpa, MemoryError, ReadMemory, TableMemory};
+/// use pgtable::memory::{MemoryError, ReadMemory, TableMemory};
+/// use pgtable::{Address, Gpa};
 ///
 /// /// One page at guest address 0.
 /// struct Page([AtomicU64; 512]);
@@ -233,8 +234,11 @@ pub trait TableMemory<A: Address>: ReadMemory<A> {
 macro_rules! words_in_place {
     ($address:ty) => {
         #[inline(always)]
-        fn load(&self, address: $address) -> ::core::result::Result<u64, $crate::MemoryError> {
-            match $crate::TableMemory::<$address>::word(self, address) {
+        fn load(
+            &self,
+            address: $address,
+        ) -> ::core::result::Result<u64, $crate::memory::MemoryError> {
+            match $crate::memory::TableMemory::<$address>::word(self, address) {
                 Ok(word) => Ok(word.load(::core::sync::atomic::Ordering::Relaxed)),
                 Err(error) => Err(error),
             }
@@ -246,20 +250,23 @@ macro_rules! words_in_place {
             address: $address,
             current: u64,
             new: u64,
-        ) -> ::core::result::Result<bool, $crate::MemoryError> {
+        ) -> ::core::result::Result<bool, $crate::memory::MemoryError> {
             use ::core::sync::atomic::Ordering::{AcqRel, Relaxed};
-            let word = $crate::TableMemory::<$address>::word(self, address)?;
+            let word = $crate::memory::TableMemory::<$address>::word(self, address)?;
             let stored = word.compare_exchange(current, new, AcqRel, Relaxed).is_ok();
             if stored {
-                $crate::TableMemory::<$address>::wrote(self, address, 1);
+                $crate::memory::TableMemory::<$address>::wrote(self, address, 1);
             }
             Ok(stored)
         }
 
         #[inline]
-        fn load_u32(&self, address: $address) -> ::core::result::Result<u32, $crate::MemoryError> {
+        fn load_u32(
+            &self,
+            address: $address,
+        ) -> ::core::result::Result<u32, $crate::memory::MemoryError> {
             use ::core::sync::atomic::{AtomicU32, Ordering::Relaxed};
-            let word = <AtomicU32 as $crate::TableWord>::word_in(self, address)?;
+            let word = <AtomicU32 as $crate::format::TableWord>::word_in(self, address)?;
             Ok(word.load(Relaxed))
         }
 
@@ -269,19 +276,19 @@ macro_rules! words_in_place {
             address: $address,
             current: u32,
             new: u32,
-        ) -> ::core::result::Result<bool, $crate::MemoryError> {
+        ) -> ::core::result::Result<bool, $crate::memory::MemoryError> {
             use ::core::sync::atomic::{AtomicU32, Ordering::AcqRel, Ordering::Relaxed};
-            let word = <AtomicU32 as $crate::TableWord>::word_in(self, address)?;
+            let word = <AtomicU32 as $crate::format::TableWord>::word_in(self, address)?;
             let stored = word.compare_exchange(current, new, AcqRel, Relaxed).is_ok();
             if stored {
-                <AtomicU32 as $crate::TableWord>::wrote_in(self, address, 1);
+                <AtomicU32 as $crate::format::TableWord>::wrote_in(self, address, 1);
             }
             Ok(stored)
         }
 
         #[inline]
         fn is_writable(&self, address: $address) -> bool {
-            $crate::TableMemory::<$address>::word(self, address).is_ok()
+            $crate::memory::TableMemory::<$address>::word(self, address).is_ok()
         }
 
         #[inline(always)]
@@ -290,7 +297,7 @@ macro_rules! words_in_place {
             address: $address,
             words: usize,
         ) -> ::core::option::Option<&[::core::sync::atomic::AtomicU64]> {
-            $crate::TableMemory::<$address>::table(self, address, words).ok()
+            $crate::memory::TableMemory::<$address>::table(self, address, words).ok()
         }
     };
 }
@@ -390,7 +397,8 @@ impl<A: Address> ReadMemory<A> for [u8] {
 /// Memory that a function reads, by value and read only: an emulator's callback, a remote process.
 ///
 /// ```
-/// use pgtable::{Address, Gpa, LoadWith, MemoryError, ReadMemory};
+/// use pgtable::memory::{LoadWith, MemoryError, ReadMemory};
+/// use pgtable::{Address, Gpa};
 ///
 /// let peek = |address: Gpa| (address.get() < 0x1000).then(|| address.get() * 2);
 /// let memory = LoadWith(|at| peek(at).ok_or(MemoryError::outside(at, 1)));

@@ -291,7 +291,7 @@ where
         let words = 1usize << old.width;
         let from = self.words(old.table, words)?;
         // Not the allocator's: then it could not be given back either.
-        let foreign = crate::AllocError::NotLive { address: old.table };
+        let foreign = crate::allocator::AllocError::NotLive { address: old.table };
         let live = self.state(old).ok_or(foreign)?.live();
         let table = self.allocate(layout::<F>(old), Contents::Zeroed, self.tree)?;
         let new = Node { table: table.get(), ..old };

@@ -98,9 +98,9 @@ pub trait PagingState: Copy + Debug {
 /// Translates a vCPU's virtual addresses as its registers say. Attributes are `None` while
 /// translation is off.
 ///
-/// By itself it judges each access and records nothing; [`Recording`](crate::Recording) also sets
-/// accessed and dirty bits; [`Debugger`](crate::Debugger) reaches whatever is mapped, and writes
-/// read-only pages.
+/// By itself it judges each access and records nothing; [`Recording`](crate::bytes::Recording) also
+/// sets accessed and dirty bits; [`Debugger`](crate::bytes::Debugger) reaches whatever is mapped,
+/// and writes read-only pages.
 #[derive(Clone, Copy, Debug)]
 pub struct PagingWalker<P, M> {
     paging: P,

@@ -1,8 +1,8 @@
 //! Which locked ranges of a shared tree are alive.
 //!
-//! A table that a [`LockedRange`](crate::LockedRange) has locked names it by a number. When the
-//! range ends, its number is dead from then on, and so is each lock that names it, whether or not
-//! the range could find the table again: a guest that writes the tables can hide one.
+//! A table that a [`LockedRange`](crate::shared::LockedRange) has locked names it by a number. When
+//! the range ends, its number is dead from then on, and so is each lock that names it, whether or
+//! not the range could find the table again: a guest that writes the tables can hide one.
 //!
 //! A number is a slot, of which a range has one to itself while it lives, and how often the slot
 //! was used. So two ranges that are alive have two numbers, and a lock that is left over names a

@@ -111,7 +111,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         self.translate(input, access)?;
         // Judged once more on the way down, entry by entry, on the words that are marked.
         let Some(offset) = format.offset(input) else { return Ok(None) };
-        let mut unmarked = arrayvec::ArrayVec::<Link, { crate::MAX_LEVELS }>::new();
+        let mut unmarked = arrayvec::ArrayVec::<Link, { crate::format::MAX_LEVELS }>::new();
         let enter = |_, link: Link| {
             if format.bits(link.at).table.made(link.word) != link.word {
                 // A walk follows no more entries than a tree has levels.
@@ -161,10 +161,10 @@ where
     /// returns how many bits of `bitmap` it set.
     ///
     /// Bit `n` of `bitmap` (bit `n % 64` of word `n / 64`) is the `n`th page of the format's usual
-    /// size ([`Geometry::page_shift`](crate::Geometry::page_shift)) from `input` on, and the range
-    /// is one of whole such pages; bits that are set already stay. A larger leaf sets the bits of
-    /// all its pages. A leaf that reaches beyond the range is reported and not cleared, so that
-    /// nothing is lost for who asks about the rest. Pages beyond the bitmap are left alone.
+    /// size ([`Geometry::page_shift`](crate::format::Geometry::page_shift)) from `input` on, and
+    /// the range is one of whole such pages; bits that are set already stay. A larger leaf sets the
+    /// bits of all its pages. A leaf that reaches beyond the range is reported and not cleared, so
+    /// that nothing is lost for who asks about the rest. Pages beyond the bitmap are left alone.
     ///
     /// What was cleared is in `gather`; until it is finished, hardware may use cached translations
     /// that do not record.

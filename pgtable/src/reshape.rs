@@ -98,8 +98,8 @@ where
     /// Replaces tables in the `bytes` bytes from `input` on by larger leaves wherever a whole table
     /// says one thing: full, outputs in a row and aligned, attributes equal but for what hardware
     /// recorded (which is merged, so that nothing is lost). Where a table stays, and the format's
-    /// trees have [groups](crate::Groups), it makes groups of entries that say one thing. Returns
-    /// how many larger leaves it made.
+    /// trees have [groups](crate::format::Groups), it makes groups of entries that say one thing.
+    /// Returns how many larger leaves it made.
     ///
     /// ```
     /// # use pgtable_conformance::prelude::*;

@@ -8,8 +8,8 @@
 //! | none: the table is not in a tree (never was, or has left it) | zero | nothing |
 //! | an exclusive tree | the tree's number | that tree's one writer |
 //! | a shared tree | the tree's number | nothing: a writer locks the table first |
-//! | a verb of a [`Writer`](crate::Writer) | tree, "verb", the writer's number | that verb |
-//! | a [`LockedRange`](crate::LockedRange) | tree, "range", the range's number | that range |
+//! | a verb of a [`Writer`](crate::shared::Writer) | tree, "verb", the writer's number | that verb |
+//! | a [`LockedRange`](crate::shared::LockedRange) | tree, "range", the range's number | that range |
 //!
 //! A table is born with its owner: the word is stored before the table can be linked. Each change
 //! of the word names the owner that makes it, and does nothing if the word names another. So a

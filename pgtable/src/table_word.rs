@@ -6,7 +6,7 @@
 //!
 //! Everywhere else a word is a `u64`; of a format with 32-bit words the upper half is zero.
 //!
-//! [`Format::Word`]: crate::Format::Word
+//! [`Format::Word`]: crate::format::Format::Word
 
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -11,8 +11,8 @@ use crate::guest_memory::{GuestTables, HostMapped, RegionError};
 use crate::memory::{MemoryError, ReadMemory, TableMemory};
 
 /// [`GuestTables`] that marks in the bitmaps of the guest memory's regions what is written through
-/// it: by the verbs of a [`PageTable`](crate::PageTable) and by
-/// [`Walker::access`](crate::Walker::access).
+/// it: by the verbs of a [`PageTable`](crate::tree::PageTable) and by
+/// [`Walker::access`](crate::walk::Walker::access).
 ///
 /// Reading costs what it costs there. A write costs a look-up of its region, so memory that nobody
 /// migrates goes without. What the guest writes by itself is its hypervisor's dirty log's affair,

@@ -2,15 +2,15 @@
 //!
 //! # Protocol
 //! There is one writer at a time (`&mut self`; for several see
-//! [`SharedPageTable`](crate::SharedPageTable)); hardware and any number of [`Walker`]s read
-//! meanwhile, and hardware sets accessed and dirty bits. So:
+//! [`SharedPageTable`](crate::shared::SharedPageTable)); hardware and any number of [`Walker`]s
+//! read meanwhile, and hardware sets accessed and dirty bits. So:
 //! - a table is filled before the entry that links it is stored (`Release`), and its words are
 //!   never `&mut`;
 //! - an entry that hardware may be updating is replaced by an exchange that keeps late bits;
 //! - a table that lost its last live entry is unlinked at once, and freed by the [`Gather`] after
 //!   the invalidation;
 //! - the count of live entries changes beside the store that changes the entry, in
-//!   [`TableState`](crate::TableState).
+//!   [`TableState`](crate::allocator::TableState).
 //!
 //! # Tables that others write
 //! A guest that can write the tables can make any entry lead to any table. So a verb enters a table

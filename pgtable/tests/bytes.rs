@@ -11,10 +11,12 @@ mod support;
 
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
-use pgtable::{
-    Access, AccessKind, Address, ByteMemory, Cause, Debugger, DirectMap, Format, GuestBytes, Input,
-    Leaves, Mapping, Output, PageTable, Privilege, Prot, Reason, Stopped, Walker, WordBytes,
-};
+use pgtable::bytes::{ByteMemory, Debugger, GuestBytes, Reason, Stopped, WordBytes};
+use pgtable::format::{Format, Input, Output};
+use pgtable::memory::DirectMap;
+use pgtable::tree::PageTable;
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Address, Cause, Leaves, Mapping, Privilege, Prot};
 use support::{Arena, Tables};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -379,7 +381,7 @@ fn every_border<F: Format>(
     check(&walker, &mut model, &memory);
 
     // The same memory, word by word: what is no whole word is none of it.
-    let tables = pgtable::GuestTables::new(&memory).unwrap();
+    let tables = pgtable::memory::GuestTables::new(&memory).unwrap();
     model.ram.0[2].truncate(0x3000);
     check(&walker, &mut model, &WordBytes(&tables));
 }

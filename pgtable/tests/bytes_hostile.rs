@@ -13,11 +13,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, EptControls, Levels, LongMode};
-use pgtable::{
-    Access, AccessKind, Address, ByteMemory, Debugger, DirectMap, Format, Gpa, GuestBytes, Gva,
-    Hpa, Input, Leaves, Output, PageTable, Prot, Reason, Recording, Short, Stopped, Translate,
-    Translation, TwoStage, Walker, WordBytes,
+use pgtable::bytes::{
+    ByteMemory, Debugger, GuestBytes, Reason, Recording, Short, Stopped, Translate, WordBytes,
 };
+use pgtable::format::{Format, Input, Output};
+use pgtable::memory::DirectMap;
+use pgtable::tree::PageTable;
+use pgtable::two_stage::TwoStage;
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Address, Gpa, Gva, Hpa, Leaves, Prot, Translation};
 use proptest::prelude::*;
 use support::{Arena, Tables};
 
@@ -194,7 +198,7 @@ fn case_b2_a_page_is_translated_once() {
 /// The segments of the whole space end, whatever their size; of those of one byte the first are
 /// enough.
 fn everything_ends(says: &Says) -> bool {
-    let mut segments = pgtable::Segments::new(says, Gva::new(0), u64::MAX, Access::READ);
+    let mut segments = pgtable::bytes::Segments::new(says, Gva::new(0), u64::MAX, Access::READ);
     let bytes: u64 = segments.by_ref().take(64).flatten().map(|it| it.bytes).sum();
     says.0.shift < 58 || (bytes == u64::MAX && segments.next().is_none())
 }
@@ -211,7 +215,7 @@ fn what_is_recorded() {
     let behind = WordBytes(DirectMap::new(&behind, Gpa::new(0)));
     let clean = arch_x86::PageAttributes::from(Prot::RW).with_accessed(false).with_dirty(false);
     let fresh = |tree: &mut PageTable<_, _, _>| {
-        let mut gather = pgtable::Gather::new(&pgtable::Unused, ());
+        let mut gather = pgtable::invalidate::Gather::new(&pgtable::invalidate::Unused, ());
         tree.unmap(Gva::new(0), 4 * PAGE, &mut gather).unwrap();
         gather.finish(&tables).unwrap();
         tree.map(Gva::new(0), Gpa::new(0), 2 * PAGE, clean, Leaves::Largest).unwrap();
@@ -251,10 +255,12 @@ fn what_is_recorded() {
     fresh(&mut tree);
     assert_eq!(recording.compare(Gva::new(PAGE - 2), &[0xaa; 4]), Ok(Some(0)));
     assert_eq!(marks(), [read, none, none]);
-    let mut gather = pgtable::Gather::new(&pgtable::Unused, ());
+    let mut gather = pgtable::invalidate::Gather::new(&pgtable::invalidate::Unused, ());
     tree.unmap(Gva::new(0), 4 * PAGE, &mut gather).unwrap();
     gather.finish(&tables).unwrap();
-    tree.destroy(pgtable::Gather::new(&pgtable::Unused, ())).map_err(|(_, error)| error).unwrap();
+    tree.destroy(pgtable::invalidate::Gather::new(&pgtable::invalidate::Unused, ()))
+        .map_err(|(_, error)| error)
+        .unwrap();
 }
 
 /// Through both stages a segment is no larger than the smaller page, and a fault says whose it is.
@@ -295,13 +301,19 @@ fn through_both_stages() {
     assert_eq!(found, [3, 4]);
     let stopped = bytes.write(Gva::new(2 * PAGE - 3), &[1; 8]).unwrap_err();
     assert_eq!((stopped.done, stopped.at), (3, Gva::new(2 * PAGE)));
-    let Reason::Fault(pgtable::TwoStageFault::Stage2 { address, table: None, .. }) = stopped.reason
+    let Reason::Fault(pgtable::two_stage::TwoStageFault::Stage2 { address, table: None, .. }) =
+        stopped.reason
     else {
         panic!("{stopped}")
     };
     assert_eq!(address, Gva::new(2 * PAGE));
-    guest.destroy(pgtable::Gather::new(&pgtable::Unused, ())).map_err(|(_, error)| error).unwrap();
-    host.destroy(pgtable::Gather::new(&pgtable::Unused, ())).map_err(|(_, error)| error).unwrap();
+    guest
+        .destroy(pgtable::invalidate::Gather::new(&pgtable::invalidate::Unused, ()))
+        .map_err(|(_, error)| error)
+        .unwrap();
+    host.destroy(pgtable::invalidate::Gather::new(&pgtable::invalidate::Unused, ()))
+        .map_err(|(_, error)| error)
+        .unwrap();
 }
 
 /// Bytes written into a word do not bring back what others wrote beside them.

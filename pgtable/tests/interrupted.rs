@@ -13,10 +13,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU64;
 
 use guest::{LARGE, PAGE, Tree, books, tree, with};
-use pgtable::{
-    Attributes, DirectMap, Gather, Gpa, Gva, Invalidate, InvalidateFailed, Leaves, Memory,
-    MemoryError, PageTable, Prot, ReadMemory, Stage1, Stale, TableMemory, Unused,
-};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, Unused};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::tree::PageTable;
+use pgtable::{Attributes, Gpa, Gva, Leaves, Memory, Prot, Stage1};
 
 /// A TLB that holds pages until they are invalidated, and panics when it is told to.
 #[derive(Default)]
@@ -158,7 +158,7 @@ fn case_a15_a_callback_that_panics() {
             };
         }),
         ("modify", |tree, gather, each| {
-            let edit = |leaf: pgtable::LeafOf<arch_x86::LongMode>| {
+            let edit = |leaf: pgtable::walk::LeafOf<arch_x86::LongMode>| {
                 each();
                 leaf.attributes.with_prot(Prot::R)
             };
@@ -167,7 +167,7 @@ fn case_a15_a_callback_that_panics() {
             };
         }),
         ("modify what is broken first", |tree, gather, each| {
-            let edit = |leaf: pgtable::LeafOf<arch_x86::LongMode>| {
+            let edit = |leaf: pgtable::walk::LeafOf<arch_x86::LongMode>| {
                 each();
                 leaf.attributes.with_memory(Memory::Device)
             };

@@ -5,7 +5,9 @@
 #[path = "support/guest.rs"]
 mod guest;
 
-use pgtable::{Access, Entry, Error, Gather, Gpa, Gva, Leaves, Prot, Unused};
+use pgtable::format::Entry;
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::{Access, Error, Gpa, Gva, Leaves, Prot};
 
 use guest::{LARGE, PAGE, Tables, Tree, books, store, tree, with};
 

@@ -15,13 +15,19 @@ use arch_ppc64::radix::{Granule, PartitionScoped, ProcessTable, Prte, RcPolicy};
 use arch_ppc64::shadow::L1Memory;
 use arch_x86::{Controls, Ept, EptControls, EptFault, Levels, LongMode, Npt, NptControls};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{
-    Access, AllocError, Cause, Contents, DirectMap, Error, Gather, Generation, Gpa, GuestTables,
-    Gva, HostAccess, Hpa, Leaves, LoadWith, MemoryError, Output, PageTable, Prot, RangeError,
-    ReadMemory, Recorded, Refusal, SecondStage, TableAllocator, TableIommu, TableLayout,
-    TableMemory, TableState, TrackedTables, TranslationCache, TwoStage, TwoStageFault, Unused,
-    Walker, Writers,
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::cache::{Generation, TranslationCache};
+use pgtable::format::{Output, SecondStage};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::iommu::TableIommu;
+use pgtable::memory::{
+    DirectMap, GuestTables, HostAccess, LoadWith, MemoryError, ReadMemory, Refusal, TableMemory,
+    TrackedTables,
 };
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::two_stage::{TwoStage, TwoStageFault};
+use pgtable::walk::Walker;
+use pgtable::{Access, Cause, Error, Gpa, Gva, Hpa, Leaves, Prot, RangeError};
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::iommu::Iommu;
 use vm_memory::{

@@ -12,11 +12,12 @@ use arch_x86::LongMode;
 use frag_alloc::{
     Cache, Deferred, Epochs, Frames, Kind, Owner, Policy, Reader as OneReader, Reading, Region,
 };
-use pgtable::{
-    AllocError, Contents, DeferringAllocator, DirectMap, Error, Gather, Gpa, Gva, Leaves,
-    LockedRange, PageTable, Prot, RangeError, ReadSide, SharedPageTable, TableAllocator,
-    TableLayout, TableState, Unused, Writer,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::DirectMap;
+use pgtable::shared::{DeferringAllocator, LockedRange, ReadSide, SharedPageTable, Writer};
+use pgtable::tree::PageTable;
+use pgtable::{Error, Gpa, Gva, Leaves, Prot, RangeError};
 
 use guest::{FRAMES, Frame, LARGE, PAGE, START, Tables, books, format, load, store};
 

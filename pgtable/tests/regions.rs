@@ -5,7 +5,8 @@
 
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{Gpa, GuestTables, HostAccess, HostRegion, ReadMemory, Refusal, TableMemory};
+use pgtable::Gpa;
+use pgtable::memory::{GuestTables, HostAccess, HostRegion, ReadMemory, Refusal, TableMemory};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 fn region(start: u64, words: &[AtomicU64], skip: usize, bytes: usize) -> HostRegion<Gpa> {

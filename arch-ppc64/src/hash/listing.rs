@@ -2,7 +2,8 @@
 
 use core::fmt;
 
-use pgtable::{Address, TableMemory};
+use pgtable::Address;
+use pgtable::memory::TableMemory;
 
 use super::hpte::Hpte;
 use super::order::{GROUP_ENTRIES, HptOrder};

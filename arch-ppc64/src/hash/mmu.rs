@@ -1,7 +1,8 @@
 //! Translation as the hardware does it: segment, entry, permission, R and C (Power ISA v3.0B Book
 //! III 5.7.6 to 5.7.12), or the interrupt that it takes instead.
 
-use pgtable::{Access, AccessKind, Address, Gva, TableMemory, low_bits};
+use pgtable::memory::TableMemory;
+use pgtable::{Access, AccessKind, Address, Gva, low_bits};
 
 use super::authority::{Authority, judge};
 use super::hpte::{Hpte, HpteR, Layout};

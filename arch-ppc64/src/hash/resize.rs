@@ -1,7 +1,8 @@
 //! A table of another size: every entry moved to its new group, and the two hypercalls by which a
 //! guest asks for it.
 
-use pgtable::{Address, MemoryError, TableMemory};
+use pgtable::Address;
+use pgtable::memory::{MemoryError, TableMemory};
 
 use super::hpte::{Hpte, HpteV};
 use super::order::{GROUP_ENTRIES, GROUP_SHIFT, HptOrder};

@@ -17,7 +17,8 @@
 use core::mem::size_of;
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{Address, TableMemory};
+use pgtable::Address;
+use pgtable::memory::TableMemory;
 use zerocopy::byteorder::{BigEndian, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, native_endian};
 

@@ -6,7 +6,8 @@
 use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{Address, MemoryError, TableMemory};
+use pgtable::Address;
+use pgtable::memory::{MemoryError, TableMemory};
 
 use super::group::{Group, Pattern};
 use super::hpte::{Hpte, HpteV, Layout};

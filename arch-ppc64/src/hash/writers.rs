@@ -6,7 +6,8 @@
 
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{Address, MemoryError, TableMemory};
+use pgtable::Address;
+use pgtable::memory::{MemoryError, TableMemory};
 
 use super::hpte::{Hpte, HpteR, HpteV, Layout};
 use super::order::{GROUP_ENTRIES, GROUP_SHIFT, Hidx, PageHash};
@@ -312,7 +313,8 @@ impl<A: Address, M: TableMemory<A>> Alone<'_, A, M> {
 mod tests {
     use super::*;
     use crate::hash::{HptOrder, PageSize, SegmentSize};
-    use pgtable::{DirectMap, Gpa};
+    use pgtable::Gpa;
+    use pgtable::memory::DirectMap;
     extern crate std;
     use std::collections::BTreeMap;
     use std::vec::Vec;

@@ -68,7 +68,7 @@ impl DirtyLog {
         kvm_dirty_log { slot: self.slot, padding1: 0, dirty_bitmap: self.words.as_mut_ptr() as u64 }
     }
 
-    /// Sets in `harvest`, a bitmap as [`pgtable::PageTable::harvest`] fills it for a tree of
+    /// Sets in `harvest`, a bitmap as [`pgtable::tree::PageTable::harvest`] fills it for a tree of
     /// `granule` from the slot’s beginning on, what is dirty here. Pages beyond it are left out.
     pub fn merge_into(&self, granule: Granule, harvest: &mut [u64]) {
         let to =
@@ -77,8 +77,8 @@ impl DirtyLog {
         from.merge(|word| u64::from_le(self.words[word]), to, |word, bits| harvest[word] |= bits);
     }
 
-    /// Sets what is set in `harvest`, a bitmap as [`pgtable::PageTable::harvest`] fills it for a
-    /// tree of `granule` from the slot’s beginning on.
+    /// Sets what is set in `harvest`, a bitmap as [`pgtable::tree::PageTable::harvest`] fills it
+    /// for a tree of `granule` from the slot’s beginning on.
     pub fn merge_from(&mut self, granule: Granule, harvest: &[u64]) {
         let from =
             Bits { page_shift: granule.geometry().page_shift(), pages: harvest.len() as u64 * 64 };

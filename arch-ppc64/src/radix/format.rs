@@ -1,12 +1,12 @@
-//! The radix tree as a [`pgtable::Format`], for both scopes.
+//! The radix tree as a [`pgtable::format::Format`], for both scopes.
 
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{
-    Access, AccessKind, Address, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage, Format,
-    Geometry, Gpa, Input, Output, Pattern, Position, Record, SecondStage, Shortcuts, Stage1,
-    Stage2, Step, Unencodable, Words, low_bits,
+use pgtable::format::{
+    Bits, ByteOrder, Entry, EntryOf, Field, FirstStage, Format, Geometry, Input, Output, Pattern,
+    Record, SecondStage, Shortcuts, Step, Unencodable, Words,
 };
+use pgtable::{Access, AccessKind, Address, Cause, Gpa, Position, Stage1, Stage2, low_bits};
 
 use super::attributes::PageAttributes;
 use super::entry::{Pde, Pte};
@@ -22,7 +22,8 @@ use crate::interrupt::{Interrupt, Status};
 ///
 /// ```
 /// use arch_ppc64::radix::{Granule, PageAttributes, ProcessScoped, Quadrants};
-/// use pgtable::{Access, Address, Format, Gpa, Gva, Level, Position, Prot};
+/// use pgtable::format::Format;
+/// use pgtable::{Access, Address, Gpa, Gva, Level, Position, Prot};
 ///
 /// let format = ProcessScoped::new(Granule::K64).with_quadrants(Quadrants::Three);
 /// assert_eq!(format.offset(Gva::new(0xc000_0000_0001_2345)), Some(0x1_2345));
@@ -33,7 +34,7 @@ use crate::interrupt::{Interrupt, Status};
 /// assert_eq!(word, 0xc000_0000_0002_018c);
 /// let interrupt = format.check(word, page, (), Access::WRITE).unwrap_err();
 /// assert_eq!(interrupt.to_string(), "DSI 0x300, DSISR 0x0a000000: protection, store");
-/// # Ok::<(), pgtable::Unencodable>(())
+/// # Ok::<(), pgtable::format::Unencodable>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Radix<S: Scope> {

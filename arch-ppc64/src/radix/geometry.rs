@@ -14,7 +14,8 @@
 //! (Address bits are counted from the least significant.) Each directory entry says how wide its
 //! table is, so one tree may hold both kinds of last level.
 
-use pgtable::{Geometry, Level, LevelGeometry};
+use pgtable::Level;
+use pgtable::format::{Geometry, LevelGeometry};
 
 /// Address bits that a tree translates.
 pub const ADDRESS_BITS: u8 = 52;

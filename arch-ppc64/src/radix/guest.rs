@@ -6,9 +6,10 @@
 
 use core::fmt;
 
-use pgtable::{
-    Access, Cause, FirstStage, Format, Gpa, Gva, Level, ReadMemory, TranslationOf, Walker,
-};
+use pgtable::format::{FirstStage, Format};
+use pgtable::memory::ReadMemory;
+use pgtable::walk::{TranslationOf, Walker};
+use pgtable::{Access, Cause, Gpa, Gva, Level};
 
 use super::descriptor::{ProcessTableWord, Prte};
 use super::format::{ProcessScoped, entry_of};
@@ -71,7 +72,8 @@ impl core::error::Error for GuestFault {}
 /// ```
 /// use arch_ppc64::radix::{Granule, GuestMmu, ProcessScoped, ProcessTable, Prte, RcPolicy, Strictness, TableFault};
 /// use core::sync::atomic::AtomicU64;
-/// use pgtable::{Access, DirectMap, Gpa, Gva};
+/// use pgtable::memory::DirectMap;
+/// use pgtable::{Access, Gpa, Gva};
 ///
 /// // 1 MiB of guest memory: a process table at 0xf0000, and an empty tree at 0x10000 for process 0.
 /// let words: Vec<AtomicU64> = (0..1 << 17).map(|_| AtomicU64::new(0)).collect();
@@ -256,7 +258,7 @@ mod tests {
     use super::*;
     use crate::radix::Granule;
     use core::sync::atomic::AtomicU64;
-    use pgtable::DirectMap;
+    use pgtable::memory::DirectMap;
     extern crate std;
     use std::string::ToString;
     use std::vec::Vec;

@@ -3,7 +3,8 @@
 //! hypervisors, first version of the interface).
 
 use bitfield_struct::bitfield;
-use pgtable::{Address, Gpa, Stage2, Stale, StaleRange};
+use pgtable::invalidate::{Stale, StaleRange};
+use pgtable::{Address, Gpa, Stage2};
 
 use super::geometry::PageSize;
 use super::invalidation::{GLOBAL_CEILING, Plan, Space, pages};

@@ -55,7 +55,9 @@ mod tests {
     use super::*;
     use crate::radix::Granule;
     use core::sync::atomic::AtomicU64;
-    use pgtable::{Access, DirectMap, Hpa, Walker};
+    use pgtable::memory::DirectMap;
+    use pgtable::walk::Walker;
+    use pgtable::{Access, Hpa};
     extern crate std;
     use std::string::ToString;
     use std::vec::Vec;

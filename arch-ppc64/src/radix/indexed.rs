@@ -3,7 +3,9 @@
 
 use core::sync::atomic::Ordering;
 
-use pgtable::{Address, ByteOrder, MemoryError, ReadMemory, TableMemory, low_bits};
+use pgtable::format::ByteOrder;
+use pgtable::memory::{MemoryError, ReadMemory, TableMemory};
+use pgtable::{Address, low_bits};
 
 /// Why an entry of a process or partition table could not be reached.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]

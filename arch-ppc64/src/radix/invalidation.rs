@@ -1,5 +1,5 @@
-//! Invalidation for who runs on the bare machine: from what a [`Gather`](pgtable::Gather) collected
-//! to the instructions, in order, as data.
+//! Invalidation for who runs on the bare machine: from what a
+//! [`Gather`](pgtable::invalidate::Gather) collected to the instructions, in order, as data.
 //!
 //! Which pages, when the whole space instead, and in which order is what Linux does
 //! (`arch/powerpc/mm/book3s64/radix_tlb.c`), and so are the work-arounds for the errata of POWER9.
@@ -10,7 +10,8 @@
 
 use core::marker::PhantomData;
 
-use pgtable::{Address, Stage1, Stage2, Stale, StaleRange};
+use pgtable::invalidate::{Stale, StaleRange};
+use pgtable::{Address, Stage1, Stage2};
 
 use super::geometry::{ADDRESS_BITS, PageSize};
 use super::scope::Scope;

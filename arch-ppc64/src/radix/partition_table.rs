@@ -1,7 +1,8 @@
 //! The partition table (ISA "Partition Table"): a partition-scoped tree and a process table per
 //! partition, in host memory.
 
-use pgtable::{Cause, Hpa, ReadMemory, TableMemory};
+use pgtable::memory::{ReadMemory, TableMemory};
+use pgtable::{Cause, Hpa};
 
 use super::descriptor::{Pate, Ptcr};
 use super::indexed::{Indexed, TableError};
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
     use crate::radix::{ProcessTableWord, RadixRoot};
     use core::sync::atomic::{AtomicU64, Ordering};
-    use pgtable::DirectMap;
+    use pgtable::memory::DirectMap;
 
     /// Each bit of PTCR, beside an ordinary table of 4 KiB: it moves the table, or makes it larger,
     /// or is reserved and does neither.

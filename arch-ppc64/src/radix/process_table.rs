@@ -1,6 +1,7 @@
 //! The process table (ISA "Process Table"): a tree per process, in guest memory.
 
-use pgtable::{Cause, Gpa, ReadMemory, TableMemory};
+use pgtable::memory::{ReadMemory, TableMemory};
+use pgtable::{Cause, Gpa};
 
 use super::descriptor::{ProcessTableWord, Prte};
 use super::indexed::{Indexed, TableError};
@@ -11,7 +12,8 @@ use super::policy::Strictness;
 /// ```
 /// use arch_ppc64::radix::{ProcessTable, Prte, Strictness};
 /// use core::sync::atomic::AtomicU64;
-/// use pgtable::{DirectMap, Gpa};
+/// use pgtable::memory::DirectMap;
+/// use pgtable::Gpa;
 ///
 /// let words = [const { AtomicU64::new(0) }; 512];
 /// let memory = DirectMap::new(&words, Gpa::new(0x13_0000));
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
     use crate::radix::RadixRoot;
     use core::sync::atomic::{AtomicU64, Ordering};
-    use pgtable::DirectMap;
+    use pgtable::memory::DirectMap;
 
     #[test]
     fn what_kvm_is_told() {

@@ -37,10 +37,10 @@ pub trait Scope: Stage + Copy + Eq + Debug + Send + Sync + sealed::Sealed {
     /// The process, or partition, 0 in the place of `whose`.
     fn nobody(whose: Rs) -> Rs;
 
-    /// See [`pgtable::Format::offset`].
+    /// See [`pgtable::format::Format::offset`].
     fn offset(controls: &Self::Controls, address: Self::Input) -> Option<u64>;
 
-    /// See [`pgtable::Format::address`].
+    /// See [`pgtable::format::Format::address`].
     fn address(controls: &Self::Controls, offset: u64) -> Self::Input;
 
     /// Whether the authority of the leaf `word` allows `access`, as `strictness` reads it.

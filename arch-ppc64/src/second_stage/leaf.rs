@@ -8,9 +8,10 @@ use core::cell::Cell;
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use pgtable::{
-    ByteOrder, Entry, Error, Format, Gpa, Hpa, Position, RangeError, TableAllocator, TableMemory,
-};
+use pgtable::allocator::TableAllocator;
+use pgtable::format::{ByteOrder, Entry, Format};
+use pgtable::memory::TableMemory;
+use pgtable::{Error, Gpa, Hpa, Position, RangeError};
 
 use super::{Leaf, SecondStage};
 use crate::radix::{PageAttributes, PartitionScoped, Pte};

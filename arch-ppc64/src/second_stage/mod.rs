@@ -38,10 +38,12 @@ mod sequence;
 mod slot;
 mod unmap;
 
-use pgtable::{
-    Finished, Gather, GatherError, Gpa, Hpa, Invalidate, LeafOf, PageTable, Stage2, TableAllocator,
-    TableMemory, TranslationOf, Walker,
-};
+use pgtable::allocator::TableAllocator;
+use pgtable::invalidate::{Finished, Gather, GatherError, Invalidate};
+use pgtable::memory::TableMemory;
+use pgtable::tree::PageTable;
+use pgtable::walk::{LeafOf, TranslationOf, Walker};
+use pgtable::{Gpa, Hpa, Stage2};
 
 use crate::radix::{Granule, PartitionScoped, Pate, ProcessTableWord, RadixRoot};
 

@@ -1,10 +1,10 @@
 //! Faulting a page in: which page, with which attributes, and what becomes of what stands in its
 //! way (KVM's `kvmppc_book3s_instantiate_page` and `kvmppc_create_pte`).
 
-use pgtable::{
-    AccessKind, Error as TreeError, Gather, Gpa, Hpa, Invalidate, Leaves, RangeError, Stage2,
-    TableAllocator, TableMemory, low_bits,
-};
+use pgtable::allocator::TableAllocator;
+use pgtable::invalidate::{Gather, Invalidate};
+use pgtable::memory::TableMemory;
+use pgtable::{AccessKind, Error as TreeError, Gpa, Hpa, Leaves, RangeError, Stage2, low_bits};
 
 use super::error::Error;
 use super::leaf::Standing;

@@ -15,10 +15,11 @@
 
 use core::ops::ControlFlow;
 
-use pgtable::{
-    Gather, Gpa, Hpa, Invalidate, RangeError, Recorded, Stage2, TableAllocator, TableMemory,
-    Writers,
-};
+use pgtable::allocator::TableAllocator;
+use pgtable::invalidate::{Gather, Invalidate};
+use pgtable::memory::TableMemory;
+use pgtable::tree::{Recorded, Writers};
+use pgtable::{Gpa, Hpa, RangeError, Stage2};
 
 use super::leaf::{C, R, RC, W};
 use super::{Leaf, SecondStage};
@@ -113,7 +114,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> SecondStage<M, A> {
     }
 
     /// Collects what was used or written in the `bytes` bytes from `gpa` on as bits of `bitmap`,
-    /// and clears the record: see [`pgtable::PageTable::harvest`].
+    /// and clears the record: see [`pgtable::tree::PageTable::harvest`].
     ///
     /// # Errors
     /// As [`write_protect`](Self::write_protect).

@@ -3,7 +3,10 @@
 
 use core::ops::ControlFlow;
 
-use pgtable::{Gather, Gpa, Hpa, Invalidate, RangeError, Stage2, TableAllocator, TableMemory};
+use pgtable::allocator::TableAllocator;
+use pgtable::invalidate::{Gather, Invalidate};
+use pgtable::memory::TableMemory;
+use pgtable::{Gpa, Hpa, RangeError, Stage2};
 
 use super::leaf::EAA;
 use super::sequence::Ticket;

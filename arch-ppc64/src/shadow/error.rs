@@ -1,6 +1,7 @@
 //! What can go wrong with shadows, by what the caller can do about it.
 
-use pgtable::{GatherError, Gpa, RangeError};
+use pgtable::invalidate::GatherError;
+use pgtable::{Gpa, RangeError};
 
 /// Why a shadow could not be changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -1,10 +1,12 @@
 //! A fault of L2's: through L1's tree, then through our second stage, into the shadow; or to
 //! whoever has to do something first.
 
-use pgtable::{
-    Access, AccessKind, Cause, Format, Gpa, Hpa, Invalidate, ReadMemory, Stage2, TableAllocator,
-    TableMemory, Walker, low_bits,
-};
+use pgtable::allocator::TableAllocator;
+use pgtable::format::Format;
+use pgtable::invalidate::Invalidate;
+use pgtable::memory::{ReadMemory, TableMemory};
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Cause, Gpa, Hpa, Stage2, low_bits};
 
 use super::reverse_map::ReverseMap;
 use super::{Error, L1Memory, Nested, Partition};

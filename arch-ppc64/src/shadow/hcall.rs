@@ -1,6 +1,9 @@
 //! From L1's side: the hypercalls by which L1 says that it changed its tables.
 
-use pgtable::{Gpa, Hpa, Invalidate, Stage2, TableAllocator, TableMemory, low_bits};
+use pgtable::allocator::TableAllocator;
+use pgtable::invalidate::Invalidate;
+use pgtable::memory::TableMemory;
+use pgtable::{Gpa, Hpa, Stage2, low_bits};
 
 use super::{Error, HcallError, Nested};
 use crate::radix::{ADDRESS_BITS, PageSize, Rb, Ric, RptInvalidate, RptTarget, Rs};

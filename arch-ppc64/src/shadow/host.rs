@@ -1,6 +1,9 @@
 //! From our side: what our own second stage loses, its shadows lose.
 
-use pgtable::{Gpa, Hpa, Invalidate, Stage2, TableAllocator, TableMemory, low_bits};
+use pgtable::allocator::TableAllocator;
+use pgtable::invalidate::Invalidate;
+use pgtable::memory::TableMemory;
+use pgtable::{Gpa, Hpa, Stage2, low_bits};
 
 use super::{Error, Nested};
 use crate::radix::{Eaa, Pte, RcPolicy};

@@ -2,13 +2,15 @@
 
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{Gpa, Hpa, MemoryError, ReadMemory, TableMemory};
+use pgtable::memory::{MemoryError, ReadMemory, TableMemory};
+use pgtable::{Gpa, Hpa};
 
 /// What L1 takes for host real addresses is its guest real memory `G`: the one place where the one
 /// becomes the other.
 ///
-/// With it, a walker of L1's partition-scoped tables is an ordinary [`Walker`](pgtable::Walker) of
-/// [`PartitionScoped`](crate::radix::PartitionScoped), whose output is what L1 calls host real.
+/// With it, a walker of L1's partition-scoped tables is an ordinary
+/// [`Walker`](pgtable::walk::Walker) of [`PartitionScoped`](crate::radix::PartitionScoped), whose
+/// output is what L1 calls host real.
 #[derive(Clone, Copy, Debug)]
 pub struct L1Memory<'g, G>(pub &'g G);
 

@@ -42,7 +42,10 @@ mod l1;
 mod reverse_map;
 
 use hashbrown::HashMap;
-use pgtable::{Gather, Gpa, Hpa, Invalidate, ReadMemory, Stage2, TableAllocator, TableMemory};
+use pgtable::allocator::TableAllocator;
+use pgtable::invalidate::{Gather, Invalidate};
+use pgtable::memory::{ReadMemory, TableMemory};
+use pgtable::{Gpa, Hpa, Stage2};
 
 use crate::radix::{ADDRESS_BITS, PartitionTable, Pate, ProcessTableWord, Ptcr, Strictness};
 use crate::second_stage::{Leaf, SecondStage};

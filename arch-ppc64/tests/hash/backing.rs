@@ -3,7 +3,8 @@
 use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::hash::{Hpt, HptOrder, Layout};
-use pgtable::{DirectMap, Gpa};
+use pgtable::Gpa;
+use pgtable::memory::DirectMap;
 
 pub type Table<'m> = Hpt<Gpa, DirectMap<'m, Gpa>>;
 

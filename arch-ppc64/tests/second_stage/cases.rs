@@ -5,10 +5,11 @@ use core::cell::{Cell, RefCell};
 use arch_ppc64::radix::{Att, Granule, PartitionScoped, ProcessTableWord};
 use arch_ppc64::second_stage::{Error, HostPage, MemorySlot, Placed, SecondStage};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{
-    AccessKind, DirectMap, Gpa, Hpa, Invalidate, InvalidateFailed, Recorded, Stage2, Stale, Walker,
-    Writers,
-};
+use pgtable::invalidate::{Invalidate, InvalidateFailed, Stale};
+use pgtable::memory::DirectMap;
+use pgtable::tree::{Recorded, Writers};
+use pgtable::walk::Walker;
+use pgtable::{AccessKind, Gpa, Hpa, Stage2};
 
 use pgtable_conformance::log::Logged;
 

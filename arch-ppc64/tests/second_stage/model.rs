@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use arch_ppc64::radix::{Att, Granule, PartitionScoped, RcPolicy};
 use arch_ppc64::second_stage::{Error, HostPage, Leaf, MemorySlot, Placed, SecondStage};
-use pgtable::{Access, AccessKind, Attributes, Gpa, Hpa, Recorded, Writers};
+use pgtable::tree::{Recorded, Writers};
+use pgtable::{Access, AccessKind, Attributes, Gpa, Hpa};
 use proptest::prelude::*;
 
 use crate::host::{Tables, Tlb, direct, leaves, memory};

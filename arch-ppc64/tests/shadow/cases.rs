@@ -9,7 +9,8 @@ use arch_ppc64::radix::{
 use arch_ppc64::second_stage::{Action, HostPage, MemorySlot, Reason, SecondStage};
 use arch_ppc64::shadow::{Error, HcallError, Nested, Outcome, Restriction};
 use arch_ppc64::{Interrupt, Status, Vector};
-use pgtable::{AccessKind, DirectMap, Gpa, Gva, Hpa, Prot};
+use pgtable::memory::DirectMap;
+use pgtable::{AccessKind, Gpa, Gva, Hpa, Prot};
 use proptest::prelude::*;
 
 use crate::host::{Tables, Tlb, direct, leaves, memory};
@@ -403,7 +404,7 @@ fn an_alias_is_not_added_to() {
             leaves(case.nested.shadow(L2).unwrap())[0].attributes.eaa().into_bits()
         };
         assert_eq!(allowed(&case), 0b0110);
-        let mut silent = pgtable::Gather::new(&pgtable::Unused, ());
+        let mut silent = pgtable::invalidate::Gather::new(&pgtable::invalidate::Unused, ());
         case.l1.trees[0].unmap(Gpa::new(0), 0x1000, &mut silent).unwrap();
         silent.finish(case.l1.trees[0].tables()).unwrap();
         assert!(case.l1.map(0, 0, ALIAS, 12, rwx()));
@@ -422,7 +423,7 @@ fn an_alias_is_not_added_to() {
             case.fault_status(Vector::HypervisorDataStorage, 0x4200_0000, 0x1000),
             Outcome::Retry
         );
-        let mut silent = pgtable::Gather::new(&pgtable::Unused, ());
+        let mut silent = pgtable::invalidate::Gather::new(&pgtable::invalidate::Unused, ());
         case.l1.trees[0].unmap(Gpa::new(0x1000), 0x1000, &mut silent).unwrap();
         silent.finish(case.l1.trees[0].tables()).unwrap();
         assert!(case.l1.map(0, 0x1000, ALIAS, 12, rwx()));

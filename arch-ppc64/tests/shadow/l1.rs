@@ -9,10 +9,11 @@ use arch_ppc64::radix::{
     RptInvalidate, h_tlb_invalidate,
 };
 use arch_ppc64::shadow::L1Memory;
-use pgtable::{
-    AllocError, Contents, DirectMap, Gather, Gpa, Hpa, Invalidate, InvalidateFailed, Leaves,
-    PageTable, Recorded, Stage2, Stale, TableAllocator, TableLayout, TableState, Writers,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
+use pgtable::memory::DirectMap;
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::{Gpa, Hpa, Leaves, Stage2};
 
 /// Where L1 keeps its tables, in its own memory; the partition table first.
 pub const TABLES: u64 = 0x80_0000_0000;

@@ -8,7 +8,9 @@ use arch_ppc64::radix::{
 };
 use arch_ppc64::second_stage::{Action, Error, HostPage, Leaf, MemorySlot, SecondStage};
 use arch_ppc64::shadow::{Nested, Outcome, Restriction};
-use pgtable::{Access, AccessKind, DirectMap, Gpa, Gva, Hpa, Recorded};
+use pgtable::memory::DirectMap;
+use pgtable::tree::Recorded;
+use pgtable::{Access, AccessKind, Gpa, Gva, Hpa};
 use proptest::prelude::*;
 
 use crate::host::{Tables, Tlb, direct, leaves, memory};

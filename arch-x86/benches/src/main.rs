@@ -9,7 +9,8 @@ mod kernel;
 use arch_x86::gva_to_gpa;
 use bench_harness::{Contestant, Goal, Row as _, compete};
 use clap::Parser;
-use pgtable::{Access, Gpa, GuestTables};
+use pgtable::memory::GuestTables;
+use pgtable::{Access, Gpa};
 use vm_memory::GuestMemoryMmap;
 
 use guest::{Guest, PAGES, address, page};

@@ -3,7 +3,8 @@
 
 use std::sync::atomic::AtomicU64;
 
-use pgtable::{Access, AccessKind, Address, DirectMap, Privilege};
+use pgtable::memory::DirectMap;
+use pgtable::{Access, AccessKind, Address, Privilege};
 use proptest::prelude::*;
 
 /// Tables in an image.

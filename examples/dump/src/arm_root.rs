@@ -9,7 +9,8 @@ use arch_aarch64::{
     VmsaStage1, stage2_of,
 };
 use memory_image::{Allowance, Image, VmcoreInfo};
-use pgtable::{Gpa, Gva, Walker};
+use pgtable::walk::Walker;
+use pgtable::{Gpa, Gva};
 
 use super::root::{Arch, Infos, Located, Request, Root, RootChoice};
 use super::root_error::RootError;

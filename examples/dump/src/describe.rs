@@ -9,7 +9,8 @@ use arch_riscv64::{LeafAttributes, Sv, SvX4};
 use arch_x86::{
     Attributes32, Ept, EptAttributes, LongMode, MemoryType, Pae, PageAttributes, Paging32,
 };
-use pgtable::{Attributes as _, Format, Memory};
+use pgtable::format::Format;
+use pgtable::{Attributes as _, Memory};
 
 /// What helps to name things.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

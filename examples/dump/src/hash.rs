@@ -13,7 +13,8 @@ use arch_ppc64::hash::{
     Authority, GROUP_ENTRIES, Hpt, HptError, HptOrder, Hpte, Layout, PageSize, Segment,
     SegmentSize, Slb, VirtualPage, judge,
 };
-use pgtable::{Access, Gpa, Gva, Prot, TableMemory, low_bits};
+use pgtable::memory::TableMemory;
+use pgtable::{Access, Gpa, Gva, Prot, low_bits};
 
 use super::census::HashCensus;
 use super::linux::LinuxLayout;

@@ -4,7 +4,8 @@ use arch_ppc64::radix::{
     Granule, GuestMmu, ProcessScoped, ProcessTable, ProcessTableWord, RcPolicy, Strictness,
 };
 use memory_image::{Allowance, Image};
-use pgtable::{Access, Gpa, Gva, Walker};
+use pgtable::walk::Walker;
+use pgtable::{Access, Gpa, Gva};
 
 use super::root::{Arch, Infos, Located, Request, Root, RootChoice};
 use super::root_error::{RootError, Several};

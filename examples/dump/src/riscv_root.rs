@@ -5,7 +5,8 @@
 
 use arch_riscv64::{Controls, Extensions, GuestControls, Hgatp, Mode, Satp, Sv, SvX4};
 use memory_image::{Allowance, Image, VmcoreInfo};
-use pgtable::{Gpa, Gva, Walker};
+use pgtable::walk::Walker;
+use pgtable::{Gpa, Gva};
 
 use super::root::{Arch, Infos, Located, Request, Root, RootChoice};
 use super::root_error::RootError;

@@ -11,9 +11,10 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use memory_image::Unreadable;
+use pgtable::format::{Entry, Format, Input, Output, TableWord as _};
+use pgtable::walk::{Run, Trace, TraceEntry, Walker};
 use pgtable::{
-    Access, Address, Cause, Entry, Error, Fault, Format, Input, Level, Output, Position, Prot,
-    RangeError, Run, Stage, TableWord as _, Trace, TraceEntry, Walker, low_bits,
+    Access, Address, Cause, Error, Fault, Level, Position, Prot, RangeError, Stage, low_bits,
 };
 
 use super::census::{LevelCensus, TreeCensus};

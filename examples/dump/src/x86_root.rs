@@ -4,7 +4,9 @@ use arch_x86::{
     Controls, Cr3, Cr3Pae, Levels, LongMode, Pae, Paging, Paging32, Registers, Unsupported,
 };
 use memory_image::{Image, VmcoreInfo, X86Registers};
-use pgtable::{FirstStage, Gpa, Gva, Walker};
+use pgtable::format::FirstStage;
+use pgtable::walk::Walker;
+use pgtable::{Gpa, Gva};
 
 use super::root::{Arch, EM_386, Infos, Located, Request, Root, RootChoice};
 use super::root_error::RootError;

@@ -10,7 +10,8 @@ use std::io;
 use std::sync::atomic::AtomicU64;
 
 use elsa::FrozenMap;
-use pgtable::{Address, MemoryError, ReadMemory, Refusal, TableMemory};
+use pgtable::Address;
+use pgtable::memory::{MemoryError, ReadMemory, Refusal, TableMemory};
 
 use crate::memory::{Memory, Unreadable};
 use crate::missing;

@@ -54,8 +54,8 @@ pub fn run<'a, V: Vm<'a>>(
 /// Makes a change; returns how many bytes were affected, and how many tables freed.
 fn make<'a, F, I>(change: &Change, space: &mut Space<'a, F, I>) -> Result<(u64, usize), Failure>
 where
-    F: pgtable::Format<Stage = pgtable::Stage1>,
-    I: pgtable::Invalidate<pgtable::Stage1, Identity = u32>,
+    F: pgtable::format::Format<Stage = pgtable::Stage1>,
+    I: pgtable::invalidate::Invalidate<pgtable::Stage1, Identity = u32>,
 {
     let Change { input, bytes, act, .. } = *change;
     let (bytes, finished) = match act {

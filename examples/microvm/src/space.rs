@@ -2,9 +2,11 @@
 //! change it.
 
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{
-    Finished, Format, Gather, Gpa, GuestTables, Gva, Invalidate, Leaves, PageTable, Prot, Stage1,
-};
+use pgtable::format::Format;
+use pgtable::invalidate::{Finished, Gather, Invalidate};
+use pgtable::memory::GuestTables;
+use pgtable::tree::PageTable;
+use pgtable::{Gpa, Gva, Leaves, Prot, Stage1};
 
 use crate::report::Failure;
 

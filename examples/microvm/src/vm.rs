@@ -8,7 +8,11 @@ use std::fmt::{Debug, Display};
 use std::io;
 
 use frag_alloc::FrameSource;
-use pgtable::{Access, Entry, Format, Gpa, GuestTables, Gva, Invalidate, Level, Stage1, Walker};
+use pgtable::format::{Entry, Format};
+use pgtable::invalidate::Invalidate;
+use pgtable::memory::GuestTables;
+use pgtable::walk::Walker;
+use pgtable::{Access, Gpa, Gva, Level, Stage1};
 use probe_guest::Probe;
 use vm_memory::GuestMemoryMmap;
 

@@ -5,7 +5,7 @@ mod model;
 use frag_alloc::{Error, Local, Owner, Policy};
 use loom::thread;
 use model::{TABLE, check};
-use pgtable::Contents;
+use pgtable::allocator::Contents;
 
 /// Two threads find the cache empty. Whoever is second uses the first one's frame, or his own; no
 /// table is handed out twice and every frame comes home.

@@ -22,7 +22,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 use model::{TABLE, check};
-use pgtable::Contents;
+use pgtable::allocator::Contents;
 
 /// Tables per page.
 const TABLES: u32 = 2;

@@ -6,7 +6,8 @@ mod model;
 use frag_alloc::Policy;
 use loom::thread;
 use model::{FRAME, TABLE, check, check_to_depth};
-use pgtable::{Contents, Hpa};
+use pgtable::Hpa;
+use pgtable::allocator::Contents;
 
 /// Someone passes by, from before the frame leaves its source until after it is back.
 #[test]

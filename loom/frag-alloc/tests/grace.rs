@@ -8,7 +8,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 use model::{TABLE, check, check_to_depth};
-use pgtable::Contents;
+use pgtable::allocator::Contents;
 
 /// A reader that found the table linked has left before it is used again.
 #[test]

@@ -20,7 +20,8 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 use model::{FRAME, Source, TABLE, Table, assert_all_home, check, check_to_depth, frames};
-use pgtable::{Contents, Hpa, Level, TableAllocator, TableLayout, TableState};
+use pgtable::allocator::{Contents, TableAllocator, TableLayout, TableState};
+use pgtable::{Hpa, Level};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Op {

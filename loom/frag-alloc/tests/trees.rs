@@ -12,7 +12,9 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 use model::{Source, TABLE, Table, assert_all_home, explore, frames};
-use pgtable::{Contents, DeferringAllocator, Hpa};
+use pgtable::Hpa;
+use pgtable::allocator::Contents;
+use pgtable::shared::DeferringAllocator;
 
 /// In an entry: it leads to a table.
 const LINK: u64 = 1;

@@ -21,10 +21,13 @@ use std::sync::{Arc as StdArc, Mutex};
 use frag_alloc::{Epochs, Grace};
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
-use pgtable::{
-    Access, AllocError, Contents, Entry, Format, Gather, Gpa, Hpa, Leaves, MemoryError, PageTable,
-    Position, ReadMemory, TableAllocator, TableLayout, TableMemory, TableState, Unused, Walker,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::format::{Entry, Format};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::{MemoryError, ReadMemory, TableMemory};
+use pgtable::tree::PageTable;
+use pgtable::walk::Walker;
+use pgtable::{Access, Gpa, Hpa, Leaves, Position};
 
 #[path = "support/tiny.rs"]
 mod tiny;

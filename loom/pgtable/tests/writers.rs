@@ -20,11 +20,13 @@ use std::sync::{Arc as StdArc, Mutex};
 use frag_alloc::{Epochs, Grace, Reader};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64};
-use pgtable::{
-    Access, AllocError, Contents, DeferringAllocator, Entry, Format, Gather, Gpa, Hpa, Leaves,
-    LockedRange, MemoryError, PageTable, Position, ReadMemory, Recorded, SharedPageTable, Stage2,
-    TableAllocator, TableLayout, TableMemory, TableState, Unused, Writer as OneOf, Writers,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::format::{Entry, Format};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::{MemoryError, ReadMemory, TableMemory};
+use pgtable::shared::{DeferringAllocator, LockedRange, SharedPageTable, Writer as OneOf};
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::{Access, Gpa, Hpa, Leaves, Position, Stage2};
 
 #[path = "support/tiny.rs"]
 mod tiny;

@@ -21,11 +21,12 @@ use std::time::{Duration, Instant};
 use arch_x86::{Controls, Levels, LongMode};
 use clap::Parser;
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Local, Owner, Policy, Reader, Region};
-use pgtable::{
-    Access, AllocError, Contents, DeferringAllocator, DirectMap, Gather, Gpa, Gva, Leaves,
-    PageTable, Prot, SharedPageTable, TableAllocator, TableLayout, TableMemory, TableState, Unused,
-    Writer,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::{DirectMap, TableMemory};
+use pgtable::shared::{DeferringAllocator, SharedPageTable, Writer};
+use pgtable::tree::PageTable;
+use pgtable::{Access, Gpa, Gva, Leaves, Prot};
 
 use bench_harness::Goal;
 

@@ -7,10 +7,13 @@
 use core::fmt;
 use core::sync::atomic::AtomicU64;
 
+use pgtable::format::{
+    Bits, ByteOrder, Entry, EntryOf, Format, Geometry, Groups, LevelGeometry, MAX_GROUP, Record,
+    SecondStage, Unencodable, Words,
+};
 use pgtable::{
-    Access, AccessKind, Attributes, Bits, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa,
-    Groups, Hpa, Level, LevelGeometry, MAX_GROUP, Memory, Position, Prot, Record, SecondStage,
-    Stage2, Unencodable, Words, low_bits,
+    Access, AccessKind, Attributes, Cause, Gpa, Hpa, Level, Memory, Position, Prot, Stage2,
+    low_bits,
 };
 
 const PR: u64 = 1;

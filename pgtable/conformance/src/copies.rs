@@ -3,9 +3,9 @@
 
 use std::ops::ControlFlow;
 
-use pgtable::{
-    Address, AddressSpace, Error, Format, Groups, Leaves, Level, Output, PageTable, Position,
-};
+use pgtable::format::{Format, Groups, Output};
+use pgtable::tree::PageTable;
+use pgtable::{Address, AddressSpace, Error, Leaves, Level, Position};
 
 use crate::flat::Flat;
 use crate::machine::{Machine, Tree};

@@ -4,10 +4,13 @@
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 
+use pgtable::format::{
+    Bits, ByteOrder, Entry, EntryOf, Field, Format, Geometry, LevelGeometry, MAX_LEVELS, Pattern,
+    Record, Shortcuts, Step, Unencodable, Words,
+};
 use pgtable::{
-    Access, AccessKind, Attributes, Bits, ByteOrder, Cause, Entry, EntryOf, Field, Format,
-    Geometry, Gpa, Hpa, Level, LevelGeometry, MAX_LEVELS, Memory, Pattern, Position, Prot, Record,
-    Shortcuts, Stage2, Step, Unencodable, Words, low_bits,
+    Access, AccessKind, Attributes, Cause, Gpa, Hpa, Level, Memory, Position, Prot, Stage2,
+    low_bits,
 };
 
 const PRESENT: u64 = 1;

@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use pgtable::invalidate::{Gather, Invalidate};
 use pgtable::{
-    Address, AddressSpace, Attributes, Error, Gather, InputOf, Invalidate, MappingOf, Memory,
-    OutputOf, Prot, RangeError,
+    Address, AddressSpace, Attributes, Error, InputOf, MappingOf, Memory, OutputOf, Prot,
+    RangeError,
 };
 
 use crate::memory::Tables;

@@ -1,10 +1,9 @@
 //! Tables that others write, and memory that refuses: verbs end after bounded work, nothing panics,
 //! and the allocator's books are right in the end.
 
-use pgtable::{
-    Access, Address, AddressSpace, Attributes, Format, Input, InputOf, Leaves, Level, Output,
-    Position, Prot, TableLayout, TableWord as _,
-};
+use pgtable::allocator::TableLayout;
+use pgtable::format::{Format, Input, Output, TableWord as _};
+use pgtable::{Access, Address, AddressSpace, Attributes, InputOf, Leaves, Level, Position, Prot};
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof};
 
 use crate::machine::{Machine, Tree};
@@ -193,7 +192,7 @@ fn attempt<'m, F: Format>(tree: &mut Tree<'m, F>, machine: &'m Machine<'m, F>, o
         TreeOp::Space(Op::Protect { at, pages, prot, budget: tables })
         | TreeOp::Protect(at, pages, prot, tables) => {
             budget.set(tables);
-            let edit = |leaf: pgtable::LeafOf<F>| leaf.attributes.with_prot(prot);
+            let edit = |leaf: pgtable::walk::LeafOf<F>| leaf.attributes.with_prot(prot);
             let _ = tree.modify(input(at), bytes(pages), edit, &mut gather);
         }
         TreeOp::Cursor(ref steps, prot, tables) => {

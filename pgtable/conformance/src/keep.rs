@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pgtable::{Address, Format, Leaves, Level, Output};
+use pgtable::format::{Format, Output};
+use pgtable::{Address, Leaves, Level};
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof};
 
 use crate::machine::Machine;

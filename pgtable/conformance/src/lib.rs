@@ -1,4 +1,5 @@
-//! What every [`pgtable::Format`] must satisfy, as tests that any crate runs on its own format.
+//! What every [`pgtable::format::Format`] must satisfy, as tests that any crate runs on its own
+//! format.
 //!
 //! [`conformance!`] makes the tests of one format. The functions that it calls are public, for
 //! fuzzers and for tests of special cases.

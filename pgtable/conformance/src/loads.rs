@@ -1,6 +1,7 @@
 //! How many words of table memory the operations ask for: bounded by the levels and the pages.
 
-use pgtable::{Access, Address, AddressSpace, Attributes, Format, Input, Leaves, Output};
+use pgtable::format::{Format, Input, Output};
+use pgtable::{Access, Address, AddressSpace, Attributes, Leaves};
 
 use crate::machine::{Machine, Tree};
 use crate::memory::{Arena, Tables};
@@ -80,7 +81,7 @@ pub fn bounded<F: Format>(format: F) {
         let most = walk + 2 * pages as usize;
         tree.protect(at(first), pages * page, rw.with_write(false), &mut gather).expect("in place");
         no_more("protect", 2 * most);
-        let device = |leaf: pgtable::LeafOf<F>| leaf.attributes.with_prot(rw);
+        let device = |leaf: pgtable::walk::LeafOf<F>| leaf.attributes.with_prot(rw);
         tree.modify(at(first), pages * page, device, &mut gather).expect("in place");
         no_more("modify", 2 * most);
     }

@@ -1,9 +1,12 @@
-//! Several operations under one lock: a [`LockedRange`](pgtable::LockedRange) does what the one
-//! writer of an exclusive tree does, verb by verb.
+//! Several operations under one lock: a [`LockedRange`](pgtable::shared::LockedRange) does what the
+//! one writer of an exclusive tree does, verb by verb.
 
 use std::ops::ControlFlow;
 
-use pgtable::{Access, Address, Format, Leaves, Output, Prot, Recorded, SharedPageTable, Writers};
+use pgtable::format::{Format, Output};
+use pgtable::shared::SharedPageTable;
+use pgtable::tree::{Recorded, Writers};
+use pgtable::{Access, Address, Leaves, Prot};
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof};
 
 use crate::machine::Machine;
@@ -151,7 +154,7 @@ fn same<F: Format>(format: F, caches: Caches, ops: &[Op]) {
         assert_eq!(one.walker().query(input(0)), cursor.query(input(0)).map_err(|it| it.error));
     }
     cursor.finish(&mut gather);
-    let leaves = |walker: pgtable::Walker<F, &&Machine<'_, F>>| {
+    let leaves = |walker: pgtable::walk::Walker<F, &&Machine<'_, F>>| {
         let mut leaves = Vec::new();
         let visited = walker.for_each(format.address(from), BYTES, |leaf| {
             leaves.push(leaf);

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pgtable::{Address, DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::Address;
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
 
 /// Table memory in one block that compares its words with what it was told of them
 /// ([`TableMemory::wrote`]).

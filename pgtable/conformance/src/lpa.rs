@@ -9,10 +9,13 @@
 use core::fmt;
 use core::sync::atomic::AtomicU64;
 
+use pgtable::format::{
+    Bits, ByteOrder, Entry, EntryOf, Field, FirstStage, Format, Geometry, Groups, LevelGeometry,
+    MAX_LEVELS, Mark, Pattern, Record, Shortcuts, Step, Unencodable, Words,
+};
 use pgtable::{
-    Access, AccessKind, Attributes, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage,
-    Format, Geometry, Gpa, Groups, Gva, Level, LevelGeometry, MAX_LEVELS, Mark, Memory, Pattern,
-    Position, Privilege, Prot, Record, Shortcuts, Stage1, Step, Unencodable, Words, low_bits,
+    Access, AccessKind, Attributes, Cause, Gpa, Gva, Level, Memory, Position, Privilege, Prot,
+    Stage1, low_bits,
 };
 
 const VALID: u64 = 1;

@@ -7,11 +7,13 @@
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::AtomicU64;
 
-use pgtable::{
-    Address, AddressSpace, AllocError, Contents, DeferringAllocator, Entry, Error, Format, Gather,
-    Input, Invalidate, InvalidateFailed, MemoryError, Output, PageTable, Position, ReadMemory,
-    ReadSide, Stale, TableAllocator, TableLayout, TableMemory, TableState,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::format::{Entry, Format, Input, Output};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
+use pgtable::memory::{MemoryError, ReadMemory, TableMemory};
+use pgtable::shared::{DeferringAllocator, ReadSide};
+use pgtable::tree::PageTable;
+use pgtable::{Address, AddressSpace, Error, Position};
 
 use crate::cases::Random;
 use crate::flat::{Hardware, IDENTITY, Model};

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use frag_alloc::{Frames, Region};
-use pgtable::{
-    Address, AllocError, Contents, DirectMap, Format, Level, Output, Stale, TableAllocator,
-    TableLayout, TableState, TableWord as _,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::format::{Format, Output, TableWord as _};
+use pgtable::invalidate::Stale;
+use pgtable::memory::DirectMap;
+use pgtable::{Address, Level};
 use zerocopy::FromZeros;
 
 use crate::log::Logged;

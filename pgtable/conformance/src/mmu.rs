@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use pgtable::{
-    Access, AccessKind, Address, DirectMap, Entry, Format, Groups, Level, MemoryError, Output,
-    Position, Stale, TableWord as _, low_bits,
-};
+use pgtable::format::{Entry, Format, Groups, Output, TableWord as _};
+use pgtable::invalidate::Stale;
+use pgtable::memory::{DirectMap, MemoryError};
+use pgtable::{Access, AccessKind, Address, Level, Position, low_bits};
 
 pub use crate::caches::{Caches, TablesRemoved};
 
@@ -373,7 +373,7 @@ impl<'m, F: Format> Mmu<'m, F> {
     }
 
     /// Carries out all that `stale` says.
-    pub fn invalidate(&mut self, stale: &Stale<pgtable::Input<F>>) {
+    pub fn invalidate(&mut self, stale: &Stale<pgtable::format::Input<F>>) {
         if stale.everything() {
             self.invalidate_space();
         }

@@ -1,6 +1,7 @@
 //! Operations as data: what random cases consist of. Nothing here depends on a format.
 
-use pgtable::{Leaves, Prot, Recorded, Writers};
+use pgtable::tree::{Recorded, Writers};
+use pgtable::{Leaves, Prot};
 use proptest::collection::vec;
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof};
 

@@ -2,11 +2,17 @@
 
 pub use std::ops::ControlFlow;
 
+pub use pgtable::bytes::{GuestBytes, WordBytes};
+pub use pgtable::cache::{Generation, TranslationCache, Watch};
+pub use pgtable::format::Format;
+pub use pgtable::invalidate::{Gather, Unused};
+pub use pgtable::shared::SharedPageTable;
+pub use pgtable::tree::{PageTable, Recorded, Writers};
+pub use pgtable::two_stage::{TwoStage, TwoStageFault};
+pub use pgtable::walk::{LeafOf, Walker};
 pub use pgtable::{
-    Access, AccessKind, Address, Attributes, Cause, Error, Format, Gather, Generation, Gpa,
-    GuestBytes, Gva, Hpa, LeafOf, Leaves, Memory, PageTable, Privilege, Prot, RangeError, Recorded,
-    SharedPageTable, Stage1, TranslationCache, TwoStage, TwoStageFault, Unused, Walker, Watch,
-    WordBytes, Writers,
+    Access, AccessKind, Address, Attributes, Cause, Error, Gpa, Gva, Hpa, Leaves, Memory,
+    Privilege, Prot, RangeError, Stage1,
 };
 
 pub use crate::amd::Amd;

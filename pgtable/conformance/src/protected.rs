@@ -1,10 +1,11 @@
 //! A store that was recorded is told of by the next harvest, whatever happened to the right to
 //! write in between.
 
-use pgtable::{
-    Access, Address, Attributes, Format, Gather, Input, LeafOf, Leaves, Output, Prot, Recorded,
-    Writers,
-};
+use pgtable::format::{Format, Input, Output};
+use pgtable::invalidate::Gather;
+use pgtable::tree::{Recorded, Writers};
+use pgtable::walk::LeafOf;
+use pgtable::{Access, Address, Attributes, Leaves, Prot};
 
 use crate::machine::{Machine, Tree};
 use crate::memory::{Arena, Tables};

@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use frag_alloc::{Cache, Deferred, Epochs, Kind, Owner, Policy};
-use pgtable::{
-    Access, Address, Cause, DirectMap, Error, Format, Gather, Input, Leaves, Output, PageTable,
-    Prot, RangeError, Unused, Walker,
-};
+use pgtable::format::{Format, Input, Output};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::DirectMap;
+use pgtable::tree::PageTable;
+use pgtable::walk::Walker;
+use pgtable::{Access, Address, Cause, Error, Leaves, Prot, RangeError};
 
 use crate::cases::Random;
 use crate::memory::Scarce;
@@ -191,8 +193,8 @@ impl Writer<'_> {
     ) -> Result<(), Error>
     where
         F: Format,
-        M: pgtable::TableMemory<Output<F>>,
-        A: pgtable::TableAllocator<Output<F>>,
+        M: pgtable::memory::TableMemory<Output<F>>,
+        A: pgtable::allocator::TableAllocator<Output<F>>,
     {
         self.number += 1;
         self.of(first, pages)
@@ -219,8 +221,8 @@ impl Writer<'_> {
     ) -> Result<(), Error>
     where
         F: Format,
-        M: pgtable::TableMemory<Output<F>>,
-        A: pgtable::TableAllocator<Output<F>>,
+        M: pgtable::memory::TableMemory<Output<F>>,
+        A: pgtable::allocator::TableAllocator<Output<F>>,
     {
         let mut gather = Gather::new(&Unused, ());
         let input = Input::<F>::new(self.places.input(first));
@@ -236,8 +238,8 @@ impl Writer<'_> {
     fn step<F, M, A>(&mut self, space: &mut Tree<F, M, A>, random: &Random)
     where
         F: Format,
-        M: pgtable::TableMemory<Output<F>>,
-        A: pgtable::TableAllocator<Output<F>>,
+        M: pgtable::memory::TableMemory<Output<F>>,
+        A: pgtable::allocator::TableAllocator<Output<F>>,
     {
         let Places { shift, pages } = self.places;
         let region = random.below(STEADY) * pages;

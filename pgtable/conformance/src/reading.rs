@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use pgtable::{Access, Address, AddressSpace, Entry, Format, Groups, Input, LeafOf, low_bits};
+use pgtable::format::{Entry, Format, Groups, Input};
+use pgtable::walk::LeafOf;
+use pgtable::{Access, Address, AddressSpace, low_bits};
 
 use crate::tree::FlatTree;
 
@@ -129,6 +131,6 @@ fn traces<F: Format>(flat: &FlatTree<'_, F>) {
         Groups::None | Groups::Apart => 0,
     };
     assert_eq!(base.get() + (page & low_bits(last.at.shift + group)), output, "{trace:?}");
-    let descends = |pair: &[pgtable::TraceEntry<F>]| pair[0].at.level > pair[1].at.level;
+    let descends = |pair: &[pgtable::walk::TraceEntry<F>]| pair[0].at.level > pair[1].at.level;
     assert!(trace.windows(2).all(descends), "{trace:?}");
 }

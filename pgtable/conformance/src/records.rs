@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use pgtable::{
-    Access, Address, AddressSpace, Format, Leaves, Level, Output, Position, Recorded, Writers,
-};
+use pgtable::format::{Format, Output};
+use pgtable::tree::{Recorded, Writers};
+use pgtable::{Access, Address, AddressSpace, Leaves, Level, Position};
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof};
 
 use crate::machine::Machine;

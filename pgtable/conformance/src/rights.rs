@@ -1,8 +1,7 @@
 //! What rights say of a page and what they leave alone, and which pages every verb takes.
 
-use pgtable::{
-    Address, AddressSpace, Attributes, Format, Leaves, Memory, Output, Prot, RangeError,
-};
+use pgtable::format::{Format, Output};
+use pgtable::{Address, AddressSpace, Attributes, Leaves, Memory, Prot, RangeError};
 
 use crate::machine::Machine;
 use crate::memory::{Arena, Tables};

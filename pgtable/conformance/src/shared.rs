@@ -1,6 +1,7 @@
 //! Trees that many writers share: one writer alone does what the writer of an exclusive tree does.
 
-use pgtable::{Format, SharedPageTable};
+use pgtable::format::Format;
+use pgtable::shared::SharedPageTable;
 
 use crate::flat::Flat;
 use crate::machine::Machine;

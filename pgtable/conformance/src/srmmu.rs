@@ -7,10 +7,13 @@
 use core::fmt;
 use core::sync::atomic::AtomicU32;
 
+use pgtable::format::{
+    Bits, ByteOrder, Entry, EntryOf, Field, FirstStage, Format, Geometry, LevelGeometry,
+    MAX_LEVELS, Pattern, Record, Shortcuts, Step, Unencodable, Words,
+};
 use pgtable::{
-    Access, AccessKind, Attributes, Bits, ByteOrder, Cause, Entry, EntryOf, Field, FirstStage,
-    Format, Geometry, Gpa, Gva, Level, LevelGeometry, MAX_LEVELS, Memory, Pattern, Position,
-    Privilege, Prot, Record, Shortcuts, Stage1, Step, Unencodable, Words, low_bits,
+    Access, AccessKind, Attributes, Cause, Gpa, Gva, Level, Memory, Position, Privilege, Prot,
+    Stage1, low_bits,
 };
 
 /// ET, the type of an entry: 0 is invalid, 3 is reserved.

@@ -4,10 +4,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use pgtable::{
-    Access, Address, AddressSpace, Attributes, Gather, InputOf, Invalidate, InvalidateFailed,
-    OutputOf, Stage, Stale, TableAllocator,
-};
+use pgtable::allocator::TableAllocator;
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
+use pgtable::{Access, Address, AddressSpace, Attributes, InputOf, OutputOf, Stage};
 
 use crate::flat::{Hardware, Model};
 use crate::memory::Tables;

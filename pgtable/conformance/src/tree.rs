@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use pgtable::{
-    Address, AddressSpace, Attributes, Error, Format, Gather, Groups, Input, Leaves, Output, Prot,
-    RangeError, Recorded, Writers,
-};
+use pgtable::format::{Format, Groups, Input, Output};
+use pgtable::invalidate::Gather;
+use pgtable::tree::{Recorded, Writers};
+use pgtable::{Address, AddressSpace, Attributes, Error, Leaves, Prot, RangeError};
 
 use crate::flat::{Flat, Hardware};
 use crate::machine::{Machine, Tree};

@@ -1,10 +1,10 @@
 //! The codec, word by word: what is decoded can be encoded again and says the same, shortcuts say
 //! what the codec says, records are told from everything else.
 
-use pgtable::{
-    Access, Address, Attributes, Bits, Cause, Entry, Format, Groups, Input, Level, MAX_GROUP,
-    MAX_LEVELS, Output, Position, Prot, Record, TableWord as _,
+use pgtable::format::{
+    Bits, Entry, Format, Groups, Input, MAX_GROUP, MAX_LEVELS, Output, Record, TableWord as _,
 };
+use pgtable::{Access, Address, Attributes, Cause, Level, Position, Prot};
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 
 /// Every access.

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use frag_alloc::{Cache, Deferred, Epochs, Kind, Owner, Policy};
-use pgtable::{
-    Access, Address, AddressSpace, DeferringAllocator, Error, Format, Gather, Input, Leaves,
-    Output, PageTable, Prot, RangeError, Recorded, SharedPageTable, TableMemory, Unused, Writer,
-    Writers,
-};
+use pgtable::format::{Format, Input, Output};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::TableMemory;
+use pgtable::shared::{DeferringAllocator, SharedPageTable, Writer};
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::{Access, Address, AddressSpace, Error, Leaves, Prot, RangeError};
 
 use crate::cases::Random;
 use crate::memory::Scarce;

@@ -23,7 +23,7 @@ pub struct Short<E> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not give bytes at addresses of type `{A}`",
     note = "with pgtable's feature `vm-memory`, every `vm_memory::GuestMemory` does",
-    note = "`pgtable::WordBytes` wraps any `TableMemory`"
+    note = "`pgtable::bytes::WordBytes` wraps any `TableMemory`"
 )]
 pub trait ByteMemory<A: Address> {
     /// Why bytes could not be reached.
@@ -136,8 +136,8 @@ mod vm {
 
     /// Through `vm-memory`'s own accessors: written pages are marked in its dirty bitmaps, and an
     /// `IommuMemory` translates. They do not look at protection: for memory of which a part is
-    /// mapped read-only or not at all in this process, use [`WordBytes`](crate::WordBytes) over
-    /// [`GuestTables`](crate::GuestTables), which refuses.
+    /// mapped read-only or not at all in this process, use [`WordBytes`](crate::bytes::WordBytes)
+    /// over [`GuestTables`](crate::memory::GuestTables), which refuses.
     impl<A: Address, M: GuestMemory + ?Sized> ByteMemory<A> for M {
         type Error = GuestMemoryError;
 

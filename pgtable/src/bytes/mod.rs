@@ -7,8 +7,8 @@
 //! page does not translate, or its memory ends, the verb stops: [`Stopped`] says how many bytes are
 //! done and why not the next.
 //!
-//! How the pages are translated is the type's choice: a [`Walker`](crate::Walker) judges rights,
-//! [`Recording`] also records accessed and dirty, [`Debugger`] judges nothing.
+//! How the pages are translated is the type's choice: a [`Walker`](crate::walk::Walker) judges
+//! rights, [`Recording`] also records accessed and dirty, [`Debugger`] judges nothing.
 //!
 //! A range of `n` bytes takes at most `n / (smallest page) + 2` translations, on each side of a
 //! comparison or a copy.
@@ -48,7 +48,10 @@ const CHUNK: usize = 512;
 /// ```
 /// # use core::sync::atomic::AtomicU64;
 /// use arch_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
-/// use pgtable::{Debugger, DirectMap, GuestBytes, Gpa, Gva, Prot, Walker, WordBytes};
+/// use pgtable::bytes::{Debugger, GuestBytes, WordBytes};
+/// use pgtable::memory::DirectMap;
+/// use pgtable::walk::Walker;
+/// use pgtable::{Gpa, Gva, Prot};
 ///
 /// # let words: Vec<AtomicU64> = (0..0x10000 / 8).map(|_| AtomicU64::new(0)).collect();
 /// # let memory = DirectMap::new(&words, Gpa::new(0));

@@ -15,8 +15,8 @@ pub type TranslatedOf<T> = Translation<<T as Translate>::Output, <T as Translate
 /// Translates single addresses: a [`Walker`], both stages, or what a vCPU's registers say
 /// (`arch_x86::PagingWalker`).
 ///
-/// Implement it to reach bytes ([`GuestBytes`](crate::GuestBytes)) through a translation of your
-/// own.
+/// Implement it to reach bytes ([`GuestBytes`](crate::bytes::GuestBytes)) through a translation of
+/// your own.
 pub trait Translate {
     /// The addresses that it translates.
     type Input: Address;

@@ -109,8 +109,8 @@ impl Piece {
 /// | a part that is | `load` | `word`, `table`, `compare_exchange` |
 /// | --- | --- | --- |
 /// | mapped for reads and writes | the word | the words |
-/// | mapped for reads | the word | [`Refusal::ReadOnly`](crate::Refusal::ReadOnly) |
-/// | not mapped, `PROT_NONE`, excluded, no memory | [`Refusal::Outside`](crate::Refusal::Outside) | [`Refusal::Outside`](crate::Refusal::Outside) |
+/// | mapped for reads | the word | [`Refusal::ReadOnly`](crate::memory::Refusal::ReadOnly) |
+/// | not mapped, `PROT_NONE`, excluded, no memory | [`Refusal::Outside`](crate::memory::Refusal::Outside) | [`Refusal::Outside`](crate::memory::Refusal::Outside) |
 #[derive(Debug)]
 pub struct GuestTables<'m, A> {
     /// The piece of each granule.
@@ -136,7 +136,10 @@ impl<'m, A: Address> GuestTables<'m, A> {
     /// and unplugged: give what there is, and make the tables anew when that changes.
     ///
     /// ```
-    /// use pgtable::{Gpa, GuestTables, HostAccess, HostRegion, MemoryError, ReadMemory, TableMemory};
+    /// use pgtable::memory::{
+    ///     GuestTables, HostAccess, HostRegion, MemoryError, ReadMemory, TableMemory,
+    /// };
+    /// use pgtable::Gpa;
     /// use core::sync::atomic::AtomicU64;
     ///
     /// let (low, flash) = ([const { AtomicU64::new(0) }; 512], [const { AtomicU64::new(7) }; 512]);
@@ -155,7 +158,7 @@ impl<'m, A: Address> GuestTables<'m, A> {
     /// assert_eq!(tables.load(Gpa::new(0xffff_f008)), Ok(7));
     /// assert!(tables.word(Gpa::new(0xffff_f008)).is_err(), "it may only be read");
     /// assert!(tables.load(Gpa::new(0x1000)).is_err(), "a hole");
-    /// # Ok::<(), pgtable::RegionError>(())
+    /// # Ok::<(), pgtable::memory::RegionError>(())
     /// ```
     ///
     /// # Safety

@@ -33,8 +33,8 @@
 //! 3. A table is linked, or unlinked, by the writer that has the one above; to unlink a table it
 //!    must have that too. A new table is locked by its writer from the moment that it is allocated.
 //!    A table that is unlinked has no owner from then on, and waits
-//!    in the [`Gather`](crate::Gather) for its invalidation and then, with the allocator, for
-//!    readers that may still see it.
+//!    in the [`Gather`](crate::invalidate::Gather) for its invalidation and then, with the
+//!    allocator, for readers that may still see it.
 //! 4. A writer cannot unlink its own empty cover: it does not hold the parent's lock. So it unlocks
 //!    the cover, locks the parent (as in 1), then the empty table (as in 2), and unlinks it if it
 //!    is still empty.
@@ -46,8 +46,8 @@
 //!
 //! A writer waits for a lock outside of any reading, and holds locks while it invalidates (before
 //! a leaf is split or replaced, and when its gather is full). So an
-//! [`Invalidate`](crate::Invalidate) may wait for readers, but must not change the tree whose
-//! invalidation it is.
+//! [`Invalidate`](crate::invalidate::Invalidate) may wait for readers, but must not change the tree
+//! whose invalidation it is.
 //!
 //! # Memory that others write
 //! A guest that writes its own tables can make an entry lead to any table. A table that is no live

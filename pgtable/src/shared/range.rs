@@ -56,7 +56,7 @@ type TrailOf<'t, F, A> = Trail<Whole<'t, A, F>>;
 /// [`PageTable::destroy`].
 ///
 /// A range that is forgotten (`mem::forget`) stays locked until
-/// [`SharedPageTable::into_inner`](crate::SharedPageTable::into_inner): other writers get
+/// [`SharedPageTable::into_inner`](crate::shared::SharedPageTable::into_inner): other writers get
 /// [`Error::Contended`] there. Nothing else is lost: its counts and stale ranges were told at each
 /// verb. A tree has at most 128 ranges at once; [`Writer::lock`] waits for one more.
 pub struct LockedRange<'w, 't, F, M, A>

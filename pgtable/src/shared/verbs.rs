@@ -1,6 +1,6 @@
 //! The verbs that [`Writer`](super::Writer) and [`LockedRange`](super::LockedRange) have in
-//! common, stated once: each is [`PageTable`](crate::PageTable)'s, on the tables that the one locks
-//! for it and the other has locked.
+//! common, stated once: each is [`PageTable`](crate::tree::PageTable)'s, on the tables that the one
+//! locks for it and the other has locked.
 //!
 //! (Those of which one page has a way of its own, or after which tables are taken out, stand with
 //! the types.)

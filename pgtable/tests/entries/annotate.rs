@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 
 use arch_ppc64::radix::{Granule, PartitionScoped};
 use arch_x86::{Ept, EptControls, Levels, Npt, NptControls};
-use pgtable::{
-    Access, Address, Cause, DirectMap, Error, Format, Gather, Input, Leaves, Output, PageTable,
-    Prot, RangeError, Unused,
-};
+use pgtable::format::{Format, Input, Output};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::DirectMap;
+use pgtable::tree::PageTable;
+use pgtable::{Access, Address, Cause, Error, Leaves, Prot, RangeError};
 use pgtable_conformance::lpa::Lpa;
 use pgtable_conformance::sv::Sv;
 use proptest::prelude::*;

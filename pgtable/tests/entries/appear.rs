@@ -3,10 +3,11 @@
 
 use std::cell::RefCell;
 
-use pgtable::{
-    Access, AddressSpace, Announced, Appeared, Attributes, DirectMap, Gather, Gpa, Gva, LeafOf,
-    Leaves, Memory, PageTable, Prot, Unused, Walker,
-};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::{Announced, Appeared, DirectMap};
+use pgtable::tree::PageTable;
+use pgtable::walk::{LeafOf, Walker};
+use pgtable::{Access, AddressSpace, Attributes, Gpa, Gva, Leaves, Memory, Prot};
 use pgtable_conformance::lpa::Lpa;
 
 use crate::support::{Arena, Tables};

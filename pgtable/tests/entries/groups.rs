@@ -4,11 +4,12 @@
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 
-use pgtable::{
-    Access, Attributes, DirectMap, Entry, Error, Format, Gather, Gpa, Gva, Invalidate,
-    InvalidateFailed, LeafOf, Leaves, Memory, PageTable, Prot, RangeError, Recorded, Stage1, Stale,
-    Unused, Walker, Writers,
-};
+use pgtable::format::{Entry, Format};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, Unused};
+use pgtable::memory::DirectMap;
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::walk::{LeafOf, Walker};
+use pgtable::{Access, Attributes, Error, Gpa, Gva, Leaves, Memory, Prot, RangeError, Stage1};
 use pgtable_conformance::lpa::{Lpa, LpaAttributes};
 use pgtable_conformance::sv::{Sv, SvAttributes};
 

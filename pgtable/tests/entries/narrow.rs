@@ -4,10 +4,11 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pgtable::{
-    Access, AccessKind, DirectMap, Error, Gather, Gpa, Gva, Leaves, LoadWith, MemoryError,
-    PageTable, Prot, ReadMemory, TableMemory, Unused, Walker,
-};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::{DirectMap, LoadWith, MemoryError, ReadMemory, TableMemory};
+use pgtable::tree::PageTable;
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Error, Gpa, Gva, Leaves, Prot};
 use pgtable_conformance::srmmu::Srmmu;
 
 use crate::support::{Arena, Tables};

@@ -1,7 +1,10 @@
 //! Roots and tables of unusual sizes: PAE's four entries, AArch64's 16 concatenated tables,
 //! RISC-V's 16-KiB roots, tables of 2^14 entries and more.
 
-use pgtable::{Access, Gather, Geometry, Gpa, Hpa, Leaves, LevelGeometry, PageTable, Prot, Unused};
+use pgtable::format::{Geometry, LevelGeometry};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::tree::PageTable;
+use pgtable::{Access, Gpa, Hpa, Leaves, Prot};
 
 use crate::support::{Arena, Tables};
 use pgtable_conformance::deep::Deep;

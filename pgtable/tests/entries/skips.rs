@@ -4,10 +4,11 @@
 
 use std::sync::atomic::Ordering;
 
-use pgtable::{
-    Access, Cause, DirectMap, Error, Gather, Gpa, Hpa, Leaves, PageTable, Prot, TranslationCache,
-    Unused,
-};
+use pgtable::cache::TranslationCache;
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::DirectMap;
+use pgtable::tree::PageTable;
+use pgtable::{Access, Cause, Error, Gpa, Hpa, Leaves, Prot};
 use pgtable_conformance::amd::Amd;
 
 use crate::support::{Arena, Tables};
@@ -37,7 +38,7 @@ fn levels_are_left_out() {
     }
     let walker = tree.walker();
     let found = |at: u64| walker.query(Gpa::new(at)).unwrap().map(|found| found.output.get());
-    let generation = pgtable::Generation::new();
+    let generation = pgtable::cache::Generation::new();
     let cache = TranslationCache::<Amd, 16>::new(&generation);
     for entry in 0..6 {
         let (base, to) = (entry * ROOT_ENTRY, 0x100_0000 * (entry + 1));

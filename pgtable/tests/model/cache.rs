@@ -6,11 +6,12 @@ use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
-use pgtable::{
-    Access, Address, DirectMap, Format, Gather, Generation, Input, Invalidate, InvalidateFailed,
-    Leaves, MemoryError, Output, PageTable, Prot, ReadMemory, Stage, Stale, TableMemory,
-    TranslationCache, Watch,
-};
+use pgtable::cache::{Generation, TranslationCache, Watch};
+use pgtable::format::{Format, Input, Output};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::tree::PageTable;
+use pgtable::{Access, Address, Leaves, Prot, Stage};
 
 use crate::support::{Arena, Tables, Tlb};
 

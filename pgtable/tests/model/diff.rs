@@ -5,9 +5,10 @@ use std::ops::ControlFlow;
 
 use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Levels, LongMode};
-use pgtable::{
-    Address, AddressSpace, Format, Gather, Gpa, Gva, Input, Leaves, Output, PageTable, Prot,
-};
+use pgtable::format::{Format, Input, Output};
+use pgtable::invalidate::Gather;
+use pgtable::tree::PageTable;
+use pgtable::{Address, AddressSpace, Gpa, Gva, Leaves, Prot};
 use proptest::prelude::*;
 
 use crate::support::{Arena, Tables, Tlb};

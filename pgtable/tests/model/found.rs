@@ -1,7 +1,9 @@
 //! What fuzzing once found, as small as it gets.
 
 use arch_ppc64::radix::{Granule, PartitionScoped};
-use pgtable::{AddressSpace, Error, Gather, Gpa, Hpa, Leaves, PageTable, Prot, RangeError, Unused};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::tree::PageTable;
+use pgtable::{AddressSpace, Error, Gpa, Hpa, Leaves, Prot, RangeError};
 
 use crate::support::{Arena, Tables};
 

@@ -4,10 +4,9 @@
 use std::cell::Cell;
 
 use arch_x86::{Controls, Levels, LongMode};
-use pgtable::{
-    Access, Gather, GatherError, Gpa, Gva, Invalidate, InvalidateFailed, Leaves, PageTable, Prot,
-    Recorded, Stage, Stage1, Stale, Unused, Writers,
-};
+use pgtable::invalidate::{Gather, GatherError, Invalidate, InvalidateFailed, Stale, Unused};
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::{Access, Gpa, Gva, Leaves, Prot, Stage, Stage1};
 
 use crate::support::{self, Arena, Tables};
 
@@ -124,7 +123,12 @@ fn neighbours_become_one_range() {
     ];
     assert_eq!(ranges(&gather), expected);
     assert_eq!(
-        gather.stale().ranges().iter().map(pgtable::StaleRange::pages).collect::<Vec<_>>(),
+        gather
+            .stale()
+            .ranges()
+            .iter()
+            .map(pgtable::invalidate::StaleRange::pages)
+            .collect::<Vec<_>>(),
         [3, 1, 1, 2, 1]
     );
 

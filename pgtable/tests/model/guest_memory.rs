@@ -1,7 +1,8 @@
 //! Guest memory of many regions, word by word around every boundary, against a search through the
 //! list of regions.
 
-use pgtable::{Gpa, GuestTables, TableMemory};
+use pgtable::Gpa;
+use pgtable::memory::{GuestTables, TableMemory};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// (start, bytes) of each region.

@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use frag_alloc::{Cache, Kind, Owner, Policy};
-use pgtable::{Gather, Gpa, Gva, Leaves, PageTable, Prot, Recorded, Unused, Writers};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::{Gpa, Gva, Leaves, Prot};
 use proptest::prelude::*;
 
 use crate::guest_written::{

@@ -12,11 +12,13 @@ use arch_x86::{Controls, Levels, LongMode};
 pub use guest::*;
 
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Owner, Policy, Region};
-use pgtable::{
-    AllocError, Contents, DirectMap, Error, Gather, Gpa, Gva, Leaves, MemoryError, PageTable, Prot,
-    RangeError, ReadMemory, Recorded, SharedPageTable, TableAllocator, TableLayout, TableMemory,
-    TableState, Unused, Walker, Writers,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::shared::SharedPageTable;
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::walk::Walker;
+use pgtable::{Error, Gpa, Gva, Leaves, Prot, RangeError};
 
 /// Memory that counts the words that it was asked for.
 pub struct Counted<'m> {

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
-use pgtable::{
-    Access, Address, Cause, DirectMap, Format, Gather, Input, Invalidate, InvalidateFailed, Leaves,
-    MemoryError, Output, PageTable, Prot, ReadMemory, Stage1, Stale, TableMemory, Unused, Walker,
-};
+use pgtable::format::{Format, Input, Output};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, Unused};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::tree::PageTable;
+use pgtable::walk::Walker;
+use pgtable::{Access, Address, Cause, Leaves, Prot, Stage1};
 
 use crate::support::{Arena, Tables};
 

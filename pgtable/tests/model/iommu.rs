@@ -7,10 +7,12 @@ use std::time::Duration;
 use crate::support::{Arena, Tables};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
-use pgtable::{
-    Access, Address, Format, Gather, Gpa, GuestTables, Gva, Hpa, Input, Invalidate,
-    InvalidateFailed, Leaves, Output, PageTable, Prot, Stage, Stale, TableIommu, TableMemory,
-};
+use pgtable::format::{Format, Input, Output};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
+use pgtable::iommu::TableIommu;
+use pgtable::memory::{GuestTables, TableMemory};
+use pgtable::tree::PageTable;
+use pgtable::{Access, Address, Gpa, Gva, Hpa, Leaves, Prot, Stage};
 use pgtable_conformance::flat::Flat;
 use pgtable_conformance::machine::Machine;
 use pgtable_conformance::mmu::Caches;
@@ -181,20 +183,23 @@ fn guest() -> GuestMemoryMmap<AtomicBitmap> {
 struct Bump<'m> {
     memory: GuestTables<'m, Gpa>,
     next: AtomicU64,
-    states: Vec<pgtable::TableState>,
+    states: Vec<pgtable::allocator::TableState>,
 }
 
 impl<'m> Bump<'m> {
     fn new(guest: &'m GuestMemoryMmap<AtomicBitmap>) -> Self {
-        let states = (0..256).map(|_| pgtable::TableState::new()).collect();
+        let states = (0..256).map(|_| pgtable::allocator::TableState::new()).collect();
         Self { memory: GuestTables::new(guest).unwrap(), next: AtomicU64::new(1 << 21), states }
     }
 }
 
-impl pgtable::TableAllocator<Gpa> for Bump<'_> {
-    fn allocate(&self, layout: pgtable::TableLayout) -> Result<Gpa, pgtable::AllocError> {
+impl pgtable::allocator::TableAllocator<Gpa> for Bump<'_> {
+    fn allocate(
+        &self,
+        layout: pgtable::allocator::TableLayout,
+    ) -> Result<Gpa, pgtable::allocator::AllocError> {
         let table = Gpa::new(self.next.fetch_add(layout.bytes() as u64, Ordering::Relaxed));
-        let exhausted = pgtable::AllocError::Exhausted { layout };
+        let exhausted = pgtable::allocator::AllocError::Exhausted { layout };
         self.memory.table(table, layout.bytes() / 8).map_err(|_| exhausted)?;
         Ok(table)
     }
@@ -202,13 +207,17 @@ impl pgtable::TableAllocator<Gpa> for Bump<'_> {
     fn free(
         &self,
         _: Gpa,
-        _: pgtable::TableLayout,
-        _: pgtable::Contents,
-    ) -> Result<(), pgtable::AllocError> {
+        _: pgtable::allocator::TableLayout,
+        _: pgtable::allocator::Contents,
+    ) -> Result<(), pgtable::allocator::AllocError> {
         Ok(())
     }
 
-    fn state(&self, table: Gpa, _: pgtable::TableLayout) -> Option<&pgtable::TableState> {
+    fn state(
+        &self,
+        table: Gpa,
+        _: pgtable::allocator::TableLayout,
+    ) -> Option<&pgtable::allocator::TableState> {
         self.states.get((table.get().checked_sub(1 << 21)? / PAGE) as usize)
     }
 }
@@ -299,7 +308,7 @@ fn a_device_reads_and_writes_through_the_tree() {
 /// harvested.
 #[test]
 fn a_recording_device_leaves_traces() {
-    use pgtable::{Recorded, Writers};
+    use pgtable::tree::{Recorded, Writers};
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
     let format = Ept::new(Levels::Four, EptControls { accessed_dirty: true, ..EptControls::new() });
@@ -333,7 +342,7 @@ fn a_recording_device_leaves_traces() {
 /// and who only asks sees all.
 #[test]
 fn devices_of_other_kinds() {
-    use pgtable::{Recorded, Writers};
+    use pgtable::tree::{Recorded, Writers};
     let arena = Arena::new(1 << 20);
     let tables = Tables::new(&arena);
     let format = LongMode::new(Levels::Four, Controls { smap: true, ..Controls::new() });
@@ -355,7 +364,7 @@ fn devices_of_other_kinds() {
     assert_eq!(seen(&iommu(), user), [true, false, false, false]);
     assert_eq!(seen(&iommu(), supervisor), [true; 4]);
     let quiet = iommu();
-    let mut gather = Gather::new(&pgtable::Unused, ());
+    let mut gather = Gather::new(&pgtable::invalidate::Unused, ());
     let mut harvest = |space: &mut PageTable<_, _, _>| {
         [Recorded::Accessed, Recorded::Dirty].map(|recorded| {
             space
@@ -381,7 +390,10 @@ fn devices_of_other_kinds() {
         matches!(ask(base.0, 7), Err(Error::CannotResolve { iova_range, .. }) if iova_range == IovaRange { base, length })
     );
     gather.finish(&tables).unwrap();
-    space.destroy(Gather::new(&pgtable::Unused, ())).map_err(|(_, error)| error).unwrap();
+    space
+        .destroy(Gather::new(&pgtable::invalidate::Unused, ()))
+        .map_err(|(_, error)| error)
+        .unwrap();
 }
 
 /// Forgetting waits for who still uses a translation; more translations than windows are refused,

@@ -3,7 +3,9 @@
 
 use crate::support::{Arena, Tables};
 use arch_x86::{Controls, Levels, LongMode};
-use pgtable::{Gather, Leaves, PageTable, Prot, Unused};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::tree::PageTable;
+use pgtable::{Leaves, Prot};
 
 /// The point of it: a page that comes and goes costs no table each time.
 #[test]

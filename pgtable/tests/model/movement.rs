@@ -9,10 +9,12 @@ use std::sync::atomic::Ordering;
 use crate::support::{Arena, Tables, Tlb, ranges};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
-use pgtable::{
-    Address, DirectMap, Error, Format, Gather, Input, Invalidate, InvalidateFailed, Leaves, Output,
-    PageTable, Prot, Recorded, Stage, Stale, TableMemory, Unused, Walker, Writers,
-};
+use pgtable::format::{Format, Input, Output};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, Unused};
+use pgtable::memory::{DirectMap, TableMemory};
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::walk::Walker;
+use pgtable::{Address, Error, Leaves, Prot, Stage};
 use pgtable_conformance::sv::Sv;
 
 /// Hardware that walked each page once and remembers the way. It uses that way one last time when
@@ -47,7 +49,7 @@ impl<F: Format> Invalidate<F::Stage> for Late<'_, F> {
     fn invalidate(&self, (): (), stale: &Stale<Input<F>>) -> Result<(), InvalidateFailed> {
         let mut ways = self.ways.borrow_mut();
         let told = |page: u64| {
-            let covers = |range: &pgtable::StaleRange<Input<F>>| {
+            let covers = |range: &pgtable::invalidate::StaleRange<Input<F>>| {
                 page >= range.start.get() && page < range.last.get() + (1 << range.shift)
             };
             stale.everything() || stale.ranges().iter().any(covers)

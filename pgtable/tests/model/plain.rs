@@ -5,11 +5,15 @@
 use crate::support::{Arena, Tables};
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
-use pgtable::{
-    Access, Address, Bits, ByteOrder, Cause, Entry, EntryOf, FirstStage, Format, Gather, Geometry,
-    Gpa, Gva, Hpa, Input, Leaves, Output, PageTable, Position, Prot, SecondStage, TwoStage,
-    Unencodable, Unused, Walker, Words,
+use pgtable::format::{
+    Bits, ByteOrder, Entry, EntryOf, FirstStage, Format, Geometry, Input, Output, SecondStage,
+    Unencodable, Words,
 };
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::tree::PageTable;
+use pgtable::two_stage::TwoStage;
+use pgtable::walk::Walker;
+use pgtable::{Access, Address, Cause, Gpa, Gva, Hpa, Leaves, Position, Prot};
 
 /// Another format, without what it knows better than the trait; and what it takes a present entry
 /// for, at a level.

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::support::{Arena, Tables};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, PageAttributes};
-use pgtable::{
-    Access, Address, DirectMap, Error, Gather, Gpa, Gva, Hpa, Leaves, PageTable, Prot, Recorded,
-    TableMemory, Unused, Walker, Writers,
-};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::{DirectMap, TableMemory};
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::walk::Walker;
+use pgtable::{Access, Address, Error, Gpa, Gva, Hpa, Leaves, Prot};
 
 /// Large pages, several in a row and beyond both ends of what is asked for; entries that only look
 /// recorded; ranges that are none of whole pages.

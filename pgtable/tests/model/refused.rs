@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 
 use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
-use pgtable::{
-    Attributes, Error, Gather, Gpa, Gva, Hpa, Leaves, PageTable, Prot, RangeError, TableMemory,
-    Unused, Writers,
-};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::TableMemory;
+use pgtable::tree::{PageTable, Writers};
+use pgtable::{Attributes, Error, Gpa, Gva, Hpa, Leaves, Prot, RangeError};
 
 use crate::gather::Failing;
 use crate::support::{Arena, Tables, ranges};

@@ -4,10 +4,11 @@
 use std::cell::{Cell, RefCell};
 
 use arch_x86::{Ept, EptControls, Levels};
-use pgtable::{
-    Access, DirectMap, Error, Gather, Gpa, Hpa, Invalidate, InvalidateFailed, Leaves, PageTable,
-    Prot, RangeError, Recorded, Stage2, Stale, Walker, Writers,
-};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
+use pgtable::memory::DirectMap;
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::walk::Walker;
+use pgtable::{Access, Error, Gpa, Hpa, Leaves, Prot, RangeError, Stage2};
 
 use crate::support::{Arena, Tables, ranges};
 

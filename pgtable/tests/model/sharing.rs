@@ -2,10 +2,9 @@
 
 use std::marker::PhantomData;
 
-use pgtable::{
-    Address, AllocError, Contents, DeferringAllocator, ReadSide, TableAllocator, TableLayout,
-    TableState,
-};
+use pgtable::Address;
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::shared::{DeferringAllocator, ReadSide};
 
 use crate::support::Tables;
 

@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::support::{Arena, Tables};
 use arch_ppc64::radix::{Granule, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
-use pgtable::{
-    Access, Address, AllocError, Contents, DirectMap, Error, Format, Gather, Input, Leaves,
-    MemoryError, Output, PageTable, Prot, ReadMemory, Recorded, TableAllocator, TableLayout,
-    TableMemory, TableState, Unused, Walker, Writers,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::format::{Format, Input, Output};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::walk::Walker;
+use pgtable::{Access, Address, Error, Leaves, Prot};
 use pgtable_conformance::words::bits;
 use proptest::prelude::*;
 
@@ -129,7 +131,7 @@ fn run<F: Format>(format: F, steps: &[Step]) {
                 let bits = F::BYTE_ORDER.swap(bits(&format).table.hardware.mask);
                 for page in page..page + count.min(8) {
                     for entry in &space.walker().trace(input(page)) {
-                        if matches!(entry.entry, pgtable::Entry::Table { .. }) {
+                        if matches!(entry.entry, pgtable::format::Entry::Table { .. }) {
                             memory.word(entry.address).unwrap().fetch_and(!bits, Ordering::Relaxed);
                         }
                     }
@@ -138,7 +140,8 @@ fn run<F: Format>(format: F, steps: &[Step]) {
                 for page in page..page + count.min(8) {
                     let access = [Access::READ, Access::WRITE][(count % 2) as usize];
                     let walker = Walker::new(format, &memory, space.root());
-                    let output = |it: Option<pgtable::TranslationOf<F>>| it.map(|it| it.output);
+                    let output =
+                        |it: Option<pgtable::walk::TranslationOf<F>>| it.map(|it| it.output);
                     let found = output(walker.query(input(page)).unwrap());
                     let used = output(walker.access(input(page), access).ok());
                     assert_eq!(used, output(walker.translate(input(page), access).ok()));
@@ -214,7 +217,8 @@ proptest! {
 #[cfg(feature = "vm-memory")]
 #[test]
 fn the_bitmap_of_guest_memory_knows() {
-    use pgtable::{Gpa, Gva, TrackedTables};
+    use pgtable::memory::TrackedTables;
+    use pgtable::{Gpa, Gva};
     use vm_memory::bitmap::{AtomicBitmap, Bitmap};
     use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -269,7 +273,8 @@ fn the_bitmap_of_guest_memory_knows() {
 #[cfg(feature = "vm-memory")]
 #[test]
 fn a_table_of_several_pages() {
-    use pgtable::{Gpa, TrackedTables};
+    use pgtable::Gpa;
+    use pgtable::memory::TrackedTables;
     use vm_memory::bitmap::{AtomicBitmap, Bitmap};
     use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 

@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
-use pgtable::{
-    Access, AllocError, Contents, DirectMap, FirstStage, Gather, Generation, Gpa, Gva, Hpa, Leaves,
-    MemoryError, PageTable, Prot, ReadMemory, SecondStage, Stage1, Stage2, TableAllocator,
-    TableLayout, TableMemory, TableState, TranslationCache, TwoStage, TwoStageFault, Watch,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::cache::{Generation, TranslationCache, Watch};
+use pgtable::format::{FirstStage, SecondStage};
+use pgtable::invalidate::Gather;
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::tree::PageTable;
+use pgtable::two_stage::{TwoStage, TwoStageFault};
+use pgtable::{Access, Gpa, Gva, Hpa, Leaves, Prot, Stage1, Stage2};
 use pgtable_conformance::srmmu::Srmmu;
 use proptest::prelude::*;
 
@@ -349,7 +352,7 @@ fn who_shares_a_cache_is_not_stale() {
     let by = Watch::new(&tlb, &generation);
     let cache = TranslationCache::<Ept, 16>::new(&generation);
     let root = ept.root();
-    let walker = || pgtable::Walker::new(*ept.format(), arena.memory::<Hpa>(), root);
+    let walker = || pgtable::walk::Walker::new(*ept.format(), arena.memory::<Hpa>(), root);
     let stages = TwoStage::new(format, guest.root(), walker()).with_cache(&cache);
     for _ in 0..2 {
         assert_eq!(stages.translate(page, Access::READ).unwrap().output(), Hpa::new(0x9000));
@@ -421,7 +424,7 @@ fn where_tables_stood() {
     let by = Watch::new(&tlb, &generation);
     let cache = TranslationCache::<Ept, 64>::new(&generation);
     let root = ept.root();
-    let walker = || pgtable::Walker::new(*ept.format(), &memory, root);
+    let walker = || pgtable::walk::Walker::new(*ept.format(), &memory, root);
     let stages = TwoStage::new(format, guest.root(), walker()).with_cache(&cache);
     let other_walker = walker();
     let output = |at: Gva| stages.translate(at, Access::READ).map(|found| found.output().get());

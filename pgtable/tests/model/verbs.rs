@@ -12,10 +12,12 @@ use arch_x86::{
     Controls, Ept, EptAttributes, EptControls, EptTableEntry, Levels, LongMode, MemoryType, Npt,
     NptControls, PageAttributes, TableEntry,
 };
+use pgtable::format::{Format, Input, Output};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, Unused};
+use pgtable::memory::TableMemory;
+use pgtable::tree::{PageTable, Recorded, Writers};
 use pgtable::{
-    Access, Address, AddressSpace, Attributes, Error, Format, Gather, Gpa, Gva, Hpa, Input,
-    Invalidate, InvalidateFailed, Leaves, Memory, Output, PageTable, Prot, Recorded, Stage1, Stale,
-    TableMemory, Unused, Writers,
+    Access, Address, AddressSpace, Attributes, Error, Gpa, Gva, Hpa, Leaves, Memory, Prot, Stage1,
 };
 use pgtable_conformance::lpa::{Lpa, LpaAttributes};
 use pgtable_conformance::sv::Sv;
@@ -95,7 +97,7 @@ fn case_b10() {
             let read_only = special.prot().with_write(false);
             assert_eq!(found(&tree, at(pages - 1)), special.with_prot(read_only));
             // By each of its own.
-            let by_page = |leaf: pgtable::LeafOf<F>| {
+            let by_page = |leaf: pgtable::walk::LeafOf<F>| {
                 let even = (leaf.input.get() / size) % 2 == 0;
                 leaf.attributes.with_memory(if even { Memory::Normal } else { Memory::Device })
             };
@@ -231,7 +233,7 @@ fn case_b20() {
 }
 
 const K64: u64 = 1 << 16;
-type LpaTree<'t> = PageTable<Lpa, pgtable::DirectMap<'t, Gpa>, &'t Tables<'t>>;
+type LpaTree<'t> = PageTable<Lpa, pgtable::memory::DirectMap<'t, Gpa>, &'t Tables<'t>>;
 
 fn lpa<'t>(arena: &'t Arena, tables: &'t Tables<'t>) -> LpaTree<'t> {
     PageTable::new(Lpa::PLAIN, arena.memory::<Gpa>(), tables).unwrap()
@@ -410,7 +412,7 @@ fn break_before_make() {
     gather.finish(&&tables).unwrap();
     // Back to normal memory, with the entry watched.
     by.entry.set(Some(entry));
-    let normal = |leaf: pgtable::LeafOf<Lpa>| leaf.attributes.with_memory(Memory::Normal);
+    let normal = |leaf: pgtable::walk::LeafOf<Lpa>| leaf.attributes.with_memory(Memory::Normal);
     assert_eq!(tree.modify(Gva::new(64 * K64), 16 * K64, normal, &mut gather), Ok(16 * K64));
     assert_eq!(by.seen.get(), 1);
     let found = tree.walker().query(Gva::new(70 * K64)).unwrap().unwrap();
@@ -440,7 +442,7 @@ fn unmap_with() {
     tree.walker().access(Gva::new(2 * LARGE), Access::READ).unwrap();
     let mut told = Vec::new();
     let mut gather = Gather::new(&Unused, ());
-    let each = |leaf: pgtable::LeafOf<LongMode>| {
+    let each = |leaf: pgtable::walk::LeafOf<LongMode>| {
         let at = leaf.attributes;
         told.push((leaf.input.get(), leaf.output.get(), leaf.bytes, at.accessed(), at.dirty()));
     };

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use arch_x86::{Controls, Levels, LongMode};
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Grace, Kind, Owner, Policy, Region};
-use pgtable::{
-    Access, Address, DeferringAllocator, DirectMap, Error, Gather, Gpa, Gva, Invalidate,
-    InvalidateFailed, Leaves, MemoryError, PageTable, Prot, RangeError, ReadMemory,
-    SharedPageTable, Stage, Stale, TableMemory, Unused, Writer,
-};
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, Unused};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::shared::{DeferringAllocator, SharedPageTable, Writer};
+use pgtable::tree::PageTable;
+use pgtable::{Access, Address, Error, Gpa, Gva, Leaves, Prot, RangeError, Stage};
 
 use crate::gather::Failing;
 use crate::sharing::{Impatient, Shareable};

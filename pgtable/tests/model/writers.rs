@@ -8,10 +8,11 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use arch_x86::{Controls, Levels, LongMode};
-use pgtable::{
-    Error, Gather, Leaves, PageTable, Prot, RangeError, ReadSide, SharedPageTable, TableMemory,
-    Unused,
-};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::TableMemory;
+use pgtable::shared::{ReadSide, SharedPageTable};
+use pgtable::tree::PageTable;
+use pgtable::{Error, Leaves, Prot, RangeError};
 
 use crate::sharing::{Alone, Impatient, Shareable};
 use crate::support::{Arena, Tables};

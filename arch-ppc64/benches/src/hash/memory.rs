@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_ppc64::hash::{Hpt, HptOrder, Layout};
-use pgtable::{DirectMap, Gpa};
+use pgtable::Gpa;
+use pgtable::memory::DirectMap;
 
 /// A hashed page table of the benches.
 pub type Table = Hpt<Gpa, DirectMap<'static, Gpa>>;

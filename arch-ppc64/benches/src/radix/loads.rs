@@ -4,10 +4,11 @@ use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
-use pgtable::{
-    Access, DirectMap, Generation, Gva, Hpa, MemoryError, ReadMemory, TableMemory,
-    TranslationCache, TwoStage, Walker,
-};
+use pgtable::cache::{Generation, TranslationCache};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::two_stage::TwoStage;
+use pgtable::walk::Walker;
+use pgtable::{Access, Gva, Hpa};
 
 use crate::row::Trees as _;
 use crate::two_stage::Both;

@@ -1,9 +1,10 @@
 //! One stage, ours: any format of a guest's own tree.
 
-use pgtable::{
-    Access, ByteOrder, DirectMap, Format, Gather, Gpa, Gva, Leaves, Level, PageTable, Position,
-    Prot, Recorded, Stage1, TableWord as _, Unused, Writers,
-};
+use pgtable::format::{ByteOrder, Format, TableWord as _};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::DirectMap;
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::{Access, Gpa, Gva, Leaves, Level, Position, Prot, Stage1};
 use std::sync::atomic::Ordering;
 
 use crate::row::{DIRTY, Order, Row, Trees};

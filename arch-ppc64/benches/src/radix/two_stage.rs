@@ -1,9 +1,11 @@
 //! Two stages, ours: a guest's tree, whose tables and pages lie where the hypervisor's tree says.
 
-use pgtable::{
-    Access, DirectMap, FirstStage, Generation, Gpa, Gva, Hpa, Leaves, PageTable, Prot, SecondStage,
-    TableMemory, TranslationCache, TwoStage,
-};
+use pgtable::cache::{Generation, TranslationCache};
+use pgtable::format::{FirstStage, SecondStage};
+use pgtable::memory::{DirectMap, TableMemory};
+use pgtable::tree::PageTable;
+use pgtable::two_stage::TwoStage;
+use pgtable::{Access, Gpa, Gva, Hpa, Leaves, Prot};
 
 use crate::row::{Order, Row, Trees};
 use bench_harness::arena::{self, Arena};

@@ -1,7 +1,8 @@
 //! `H_BULK_REMOVE`: up to four entries less.
 
 use bitfield_struct::bitfield;
-use pgtable::{Address, TableMemory};
+use pgtable::Address;
+use pgtable::memory::TableMemory;
 
 use super::{HcallFlags, Hcalls, Partition};
 use crate::hash::return_code::ReturnCode;

@@ -1,6 +1,7 @@
 //! `H_CLEAR_REF` and `H_CLEAR_MOD`: was the page used, was it written, since the last time?
 
-use pgtable::{Address, TableMemory};
+use pgtable::Address;
+use pgtable::memory::TableMemory;
 
 use super::{HcallFlags, Hcalls, Partition};
 use crate::hash::hpte::HpteR;

@@ -2,7 +2,8 @@
 
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{Address, TableMemory};
+use pgtable::Address;
+use pgtable::memory::TableMemory;
 
 use super::{Dialect, HcallFlags, Hcalls, Partition, Storage};
 use crate::hash::checked::CheckedEntry;

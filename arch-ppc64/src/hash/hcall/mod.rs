@@ -20,7 +20,8 @@ mod remove;
 
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{Address, Gpa, TableMemory};
+use pgtable::memory::TableMemory;
+use pgtable::{Address, Gpa};
 
 pub use bulk_remove::{BulkAnswer, BulkKind, BulkRequest};
 pub use dialect::Dialect;

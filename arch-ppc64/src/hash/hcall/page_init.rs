@@ -1,6 +1,7 @@
 //! `H_PAGE_INIT`: a page zeroed or copied.
 
-use pgtable::{Address, Gpa, TableMemory};
+use pgtable::memory::TableMemory;
+use pgtable::{Address, Gpa};
 
 use super::{HcallFlags, Hcalls, Partition};
 use crate::hash::page_size::PageSize;

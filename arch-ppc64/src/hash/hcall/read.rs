@@ -1,6 +1,7 @@
 //! `H_READ`: what entries say.
 
-use pgtable::{Address, TableMemory};
+use pgtable::Address;
+use pgtable::memory::TableMemory;
 
 use super::{Hcalls, Partition};
 use crate::hash::hpte::Hpte;

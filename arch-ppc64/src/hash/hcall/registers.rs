@@ -1,6 +1,7 @@
 //! The calls as a guest makes them: numbers in registers.
 
-use pgtable::{Address, Gpa, TableMemory};
+use pgtable::memory::TableMemory;
+use pgtable::{Address, Gpa};
 
 use super::{BulkRequest, HcallFlags, Hcalls, Partition};
 use crate::hash::hpte::{HpteR, HpteV};

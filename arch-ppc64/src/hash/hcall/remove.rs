@@ -1,6 +1,7 @@
 //! `H_REMOVE`: an entry less.
 
-use pgtable::{Address, TableMemory};
+use pgtable::Address;
+use pgtable::memory::TableMemory;
 
 use super::{HcallFlags, Hcalls, Partition};
 use crate::hash::hpte::Hpte;

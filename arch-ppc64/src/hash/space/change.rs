@@ -4,10 +4,12 @@
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use pgtable::{
-    Address, Contents, Error, Gather, GatherError, Gpa, Gva, Invalidate, Level, PageTable,
-    RangeError, Run, Stage1, TableAllocator, TableMemory, Unused, low_bits,
-};
+use pgtable::allocator::{Contents, TableAllocator};
+use pgtable::invalidate::{Gather, GatherError, Invalidate, Unused};
+use pgtable::memory::TableMemory;
+use pgtable::tree::PageTable;
+use pgtable::walk::Run;
+use pgtable::{Address, Error, Gpa, Gva, Level, RangeError, Stage1, low_bits};
 
 use super::leaving::Leaving;
 use super::pages::Pages;
@@ -46,7 +48,7 @@ fn hpt_error(error: HptError) -> Error {
     match error {
         HptError::Memory(error) => error.into(),
         HptError::Busy(_) | HptError::Misaligned { .. } => {
-            pgtable::MemoryError::outside(pgtable::Gpa::new(0), 0).into()
+            pgtable::memory::MemoryError::outside(pgtable::Gpa::new(0), 0).into()
         }
     }
 }
@@ -106,7 +108,8 @@ where
         let trace = walker.trace(page);
         let entry = match trace.last() {
             Some(last)
-                if last.at.level.0 > 0 && matches!(last.entry, pgtable::Entry::Leaf { .. }) =>
+                if last.at.level.0 > 0
+                    && matches!(last.entry, pgtable::format::Entry::Leaf { .. }) =>
             {
                 last.address
             }

@@ -5,7 +5,8 @@
 //! word for each of them, and both are one fragment: of 64K pages 2 KiB + 2 KiB, sixteen to a
 //! frame.
 
-use pgtable::{Address, AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::Address;
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 
 /// An allocator of tables whose lowest levels have second halves, out of the fragments of `A`.
 #[derive(Clone, Copy, Debug)]

@@ -5,11 +5,12 @@
 //! slots that it remembers, and then clearing the bit in its word: its next use makes an entry
 //! anew, and is noted there. A page without the bit is not touched, nor is its entry.
 
-use pgtable::{Format, Gpa};
-use pgtable::{
-    Gather, Gva, Invalidate, RangeError, Recorded, Stage1, TableAllocator, TableMemory, Unused,
-    Writers,
-};
+use pgtable::allocator::TableAllocator;
+use pgtable::format::Format;
+use pgtable::invalidate::{Gather, Invalidate, Unused};
+use pgtable::memory::TableMemory;
+use pgtable::tree::{Recorded, Writers};
+use pgtable::{Gpa, Gva, RangeError, Stage1};
 
 use super::HashedSpace;
 use super::change::{Arrays, gather_error};
@@ -22,9 +23,9 @@ where
     H: TableMemory<Gpa>,
 {
     /// Collects which pages in the `bytes` bytes from `input` on were used (or written), and clears
-    /// the record, as [`PageTable::harvest`](pgtable::PageTable::harvest) does for a tree: bit `n`
-    /// of `bitmap` is the `n`th page of the space's smallest size. Returns how many bits it set.
-    /// Hardware may go on meanwhile.
+    /// the record, as [`PageTable::harvest`](pgtable::tree::PageTable::harvest) does for a tree:
+    /// bit `n` of `bitmap` is the `n`th page of the space's smallest size. Returns how many bits it
+    /// set. Hardware may go on meanwhile.
     ///
     /// What was cleared is in `gather`. Until it is finished, hardware may write by translations
     /// that it remembers, without recording: for a copy that is to be complete, harvest, finish the

@@ -4,7 +4,8 @@
 use core::sync::atomic::AtomicU64;
 
 use arrayvec::ArrayVec;
-use pgtable::{Gpa, Gva, TableMemory};
+use pgtable::memory::TableMemory;
+use pgtable::{Gpa, Gva};
 
 use crate::hash::hpte::HpteV;
 use crate::hash::order::Hidx;

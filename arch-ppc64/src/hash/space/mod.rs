@@ -32,10 +32,13 @@ use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use arrayvec::ArrayVec;
+use pgtable::allocator::{TableAllocator, TableLayout};
+use pgtable::invalidate::{Gather, Invalidate, Stale, StaleRange, Unused};
+use pgtable::memory::{MemoryError, TableMemory};
+use pgtable::tree::PageTable;
+use pgtable::walk::LeafOf;
 use pgtable::{
-    Access, AddressSpace, Error, Gather, Gpa, Gva, Invalidate, LeafOf, Leaves, Level, MemoryError,
-    PageTable, RangeError, Stage1, Stale, StaleRange, TableAllocator, TableLayout, TableMemory,
-    Translation, Unused,
+    Access, AddressSpace, Error, Gpa, Gva, Leaves, Level, RangeError, Stage1, Translation,
 };
 
 pub use attributes::HashAttributes;
@@ -222,7 +225,7 @@ where
         let walker = self.tree.walker();
         let trace = walker.trace(address);
         match trace.last() {
-            Some(last) if matches!(last.entry, pgtable::Entry::Leaf { .. }) => {
+            Some(last) if matches!(last.entry, pgtable::format::Entry::Leaf { .. }) => {
                 self.leaf_of(last.address, last.at.level, last.at.shift).map(Some)
             }
             _ => Ok(None),

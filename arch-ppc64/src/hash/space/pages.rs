@@ -1,6 +1,6 @@
 //! Which pages a hashed address space has, and the shape of its software tree.
 
-use pgtable::{Geometry, LevelGeometry};
+use pgtable::format::{Geometry, LevelGeometry};
 
 use crate::hash::page_size::{PageSize, PageSizes};
 

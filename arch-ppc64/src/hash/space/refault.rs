@@ -2,7 +2,9 @@
 
 use core::sync::atomic::Ordering;
 
-use pgtable::{Access, AccessKind, Gpa, Gva, TableAllocator, TableMemory, low_bits};
+use pgtable::allocator::TableAllocator;
+use pgtable::memory::TableMemory;
+use pgtable::{Access, AccessKind, Gpa, Gva, low_bits};
 
 use super::pte::{BUSY, C, R, V};
 use super::slots::Slots;
@@ -106,7 +108,9 @@ where
         let hpte = Hpte { v: page.v().with_l(sizes.lp().is_some()), r };
         if let Slots::Bytes([]) = leaf.slots {
             // A 16M page that somebody else mapped: nowhere to remember its entries.
-            return Err(HptError::from(pgtable::MemoryError::outside(Gpa::new(0), 0)).into());
+            return Err(
+                HptError::from(pgtable::memory::MemoryError::outside(Gpa::new(0), 0)).into()
+            );
         }
         let cached =
             if word & self.pages.hashpte() == 0 { None } else { leaf.slots.get(word, piece) };

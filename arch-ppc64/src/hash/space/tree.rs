@@ -3,10 +3,10 @@
 
 use core::sync::atomic::AtomicU64;
 
-use pgtable::{
-    Access, Bits, ByteOrder, Cause, Entry, EntryOf, Format, Geometry, Gpa, Gva, Input, Level,
-    Output, Position, Record, Stage1, Unencodable, Words, low_bits,
+use pgtable::format::{
+    Bits, ByteOrder, Entry, EntryOf, Format, Geometry, Input, Output, Record, Unencodable, Words,
 };
+use pgtable::{Access, Cause, Gpa, Gva, Level, Position, Stage1, low_bits};
 
 use super::attributes::HashAttributes;
 use super::pages::Pages;

@@ -7,7 +7,9 @@ use std::io;
 use arch_aarch64::{
     Esr, FaultStatus, Paging, Processor, Regime, Registers, TlbiAddress, Tree, VmsaStage1,
 };
-use pgtable::{Access, AccessKind, Gpa, GuestTables, Gva, Level, Privilege, Walker};
+use pgtable::memory::GuestTables;
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Gpa, Gva, Level, Privilege};
 use probe_guest::Probe;
 use probe_guest::aarch64::{self, Outcome, ProbeGuest};
 

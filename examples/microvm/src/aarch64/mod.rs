@@ -19,7 +19,8 @@ use arch_aarch64::{
 };
 use frag_alloc::guest_frames;
 use kvm_ioctls::Kvm;
-use pgtable::{Gpa, GuestTables, Leaves, Prot};
+use pgtable::memory::GuestTables;
+use pgtable::{Gpa, Leaves, Prot};
 use probe_guest::aarch64::{Features, GREETING, Outcome, ProbeGuest};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 

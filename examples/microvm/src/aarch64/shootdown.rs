@@ -5,7 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::io;
 
 use arch_aarch64::{Asids, Tlbi, TlbiFeatures, tlbi_stage1};
-use pgtable::{Gva, Invalidate, InvalidateFailed, Stage1, Stale};
+use pgtable::invalidate::{Invalidate, InvalidateFailed, Stale};
+use pgtable::{Gva, Stage1};
 use probe_guest::aarch64::{Outcome, ProbeGuest};
 
 use super::layout::KERNEL;

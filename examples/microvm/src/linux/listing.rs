@@ -3,7 +3,10 @@
 
 use std::ops::ControlFlow;
 
-use pgtable::{Attributes, Format, Gpa, Gva, Stage1, TableMemory, Walker};
+use pgtable::format::Format;
+use pgtable::memory::TableMemory;
+use pgtable::walk::Walker;
+use pgtable::{Attributes, Gpa, Gva, Stage1};
 
 use super::compare::Leaf;
 

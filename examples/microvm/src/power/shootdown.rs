@@ -8,7 +8,8 @@ use std::cell::{Cell, RefCell};
 use std::io;
 
 use arch_ppc64::radix::{Invalidation, Processor, Reach, Step, Tlbie};
-use pgtable::{Gva, Invalidate, InvalidateFailed, Stage1, Stale};
+use pgtable::invalidate::{Invalidate, InvalidateFailed, Stale};
+use pgtable::{Gva, Stage1};
 use probe_guest::ppc64::{Outcome, ProbeGuest};
 
 /// Has the guest run `tlbie`.

@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::io;
 
 use arch_riscv64::{Exception, Sv};
-use pgtable::{Access, Gpa, GuestTables, Gva, Level, Walker};
+use pgtable::memory::GuestTables;
+use pgtable::walk::Walker;
+use pgtable::{Access, Gpa, Gva, Level};
 use probe_guest::Probe;
 use probe_guest::riscv64::{self, Outcome, ProbeGuest};
 

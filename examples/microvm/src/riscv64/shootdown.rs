@@ -5,7 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::io;
 
 use arch_riscv64::{CEILING, Fence, sfence_vma};
-use pgtable::{Gva, Invalidate, InvalidateFailed, Stage1, Stale};
+use pgtable::invalidate::{Invalidate, InvalidateFailed, Stale};
+use pgtable::{Gva, Stage1};
 use probe_guest::riscv64::{Outcome, ProbeGuest};
 
 /// Has the guest run SFENCE.VMA.

@@ -5,7 +5,9 @@ use std::fmt;
 use std::io;
 
 use arch_x86::{LongMode, LongModeFault};
-use pgtable::{Access, AccessKind, Gpa, GuestTables, Gva, Level, Privilege, Walker};
+use pgtable::memory::GuestTables;
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Gpa, Gva, Level, Privilege};
 use probe_guest::Probe;
 use probe_guest::x86::{self, Outcome, ProbeGuest, Trap, vector};
 use vm_memory::{GuestAddress, GuestMemoryBackend};

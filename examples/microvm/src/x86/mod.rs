@@ -18,7 +18,9 @@ use std::fs;
 use arch_x86::PageAttributes;
 use frag_alloc::guest_frames;
 use kvm_ioctls::Kvm;
-use pgtable::{Format, Gpa, GuestTables, Leaves, Prot};
+use pgtable::format::Format;
+use pgtable::memory::GuestTables;
+use pgtable::{Gpa, Leaves, Prot};
 use probe_guest::x86::{GREETING, Outcome, ProbeGuest};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 

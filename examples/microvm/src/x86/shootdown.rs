@@ -14,7 +14,9 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use arch_x86::{CEILING, Flush};
-use pgtable::{Access, Gva, Invalidate, InvalidateFailed, Stage1, Stale, TableMemory};
+use pgtable::invalidate::{Invalidate, InvalidateFailed, Stale};
+use pgtable::memory::TableMemory;
+use pgtable::{Access, Gva, Stage1};
 use probe_guest::Probe;
 use probe_guest::x86::{Outcome, ProbeGuest};
 use vm_memory::{Bytes, GuestAddress};

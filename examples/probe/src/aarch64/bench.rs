@@ -5,10 +5,10 @@ use arch_aarch64::{
     VmsaStage2, combined_memory, combined_shareability,
 };
 use fastrand::Rng;
-use pgtable::{
-    Access, AccessKind, Cause, Entry, Fault, Format, Gpa, Gva, Hpa, Privilege, TwoStage,
-    TwoStageFault, Walker, low_bits,
-};
+use pgtable::format::{Entry, Format};
+use pgtable::two_stage::{TwoStage, TwoStageFault};
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Cause, Fault, Gpa, Gva, Hpa, Privilege, low_bits};
 
 use super::memory::Memory;
 use super::records::{DATA, LOAD, MEMORY, Order, STORE, TABLES, VECTORS};
@@ -126,11 +126,11 @@ impl Bench<'_> {
         &self,
         format: VmsaStage1,
         root: Gpa,
-    ) -> Walker<VmsaStage1, pgtable::DirectMap<'_, Gpa>> {
+    ) -> Walker<VmsaStage1, pgtable::memory::DirectMap<'_, Gpa>> {
         Walker::new(format, self.memory.map(), root)
     }
 
-    fn walker2(&self) -> Option<Walker<VmsaStage2, pgtable::DirectMap<'_, Hpa>>> {
+    fn walker2(&self) -> Option<Walker<VmsaStage2, pgtable::memory::DirectMap<'_, Hpa>>> {
         let (format, root) = self.scene.second?;
         Some(Walker::new(format, self.memory.map(), root))
     }

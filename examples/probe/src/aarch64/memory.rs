@@ -3,7 +3,9 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pgtable::{Address, AllocError, Contents, DirectMap, TableAllocator, TableLayout, TableState};
+use pgtable::Address;
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::memory::DirectMap;
 
 use super::records::TABLES;
 

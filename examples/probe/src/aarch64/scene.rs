@@ -8,10 +8,12 @@ use arch_aarch64::{
     VmsaStage1, VmsaStage2, stage2_of,
 };
 use fastrand::Rng;
-use pgtable::{
-    Address, DirectMap, Entry, Format, Gpa, Gva, Hpa, Leaves, PageTable, Prot, TableAllocator,
-    Walker, low_bits,
-};
+use pgtable::allocator::TableAllocator;
+use pgtable::format::{Entry, Format};
+use pgtable::memory::DirectMap;
+use pgtable::tree::PageTable;
+use pgtable::walk::Walker;
+use pgtable::{Address, Gpa, Gva, Hpa, Leaves, Prot, low_bits};
 
 use super::memory::{Memory, ROOM};
 use super::records::{CODE, DATA, Order, TABLES};
@@ -246,8 +248,8 @@ fn attributes2(rng: &mut Rng) -> Stage2Attributes {
 
 /// Maps pages of all sizes all over the addresses; `output` chooses where to. What is mapped
 /// already, or cannot be said, is left out.
-fn map<F: Format, A: TableAllocator<pgtable::Output<F>>>(
-    tree: &mut PageTable<F, DirectMap<'_, pgtable::Output<F>>, A>,
+fn map<F: Format, A: TableAllocator<pgtable::format::Output<F>>>(
+    tree: &mut PageTable<F, DirectMap<'_, pgtable::format::Output<F>>, A>,
     rng: &mut Rng,
     mut output: impl FnMut(&mut Rng, u8) -> u64,
     mut attributes: impl FnMut(&mut Rng) -> F::Attributes,
@@ -264,7 +266,7 @@ fn map<F: Format, A: TableAllocator<pgtable::Output<F>>>(
         let offset = (place ^ rng.u64(..) & low_bits(shift + 5) & mask) >> shift << shift;
         let to = output(rng, shift) >> shift << shift;
         let from = format.address(offset);
-        let to_address = <pgtable::Output<F> as Address>::new(to);
+        let to_address = <pgtable::format::Output<F> as Address>::new(to);
         let attributes = attributes(rng);
         if tree.map(from, to_address, 1 << shift, attributes, Leaves::Exactly(shift)).is_ok() {
             mappings.push((from.get(), shift, to));
@@ -276,7 +278,7 @@ fn map<F: Format, A: TableAllocator<pgtable::Output<F>>>(
 /// Whether every set of contiguous entries is one as the manual wants it: as many entries as the
 /// set has, all with the hint, their addresses one after the other, alike in all else (D8.7.1).
 fn whole_sets<F: Format>(
-    walker: &Walker<F, &DirectMap<'_, pgtable::Output<F>>>,
+    walker: &Walker<F, &DirectMap<'_, pgtable::format::Output<F>>>,
     mappings: &[Mapping],
 ) -> Result<(), String> {
     for &(from, shift, to) in mappings {
@@ -284,7 +286,7 @@ fn whole_sets<F: Format>(
         let entry_shift = shift - entries;
         let mut first = None;
         for index in 0..1_u64 << entries {
-            let at = <pgtable::Input<F> as Address>::new(from + (index << entry_shift));
+            let at = <pgtable::format::Input<F> as Address>::new(from + (index << entry_shift));
             let entry = walker.trace(at).pop().ok_or("a set without entries")?;
             let Entry::Leaf { output, attributes } = entry.entry else {
                 return Err(format!("a hole in the set at {from:#x}"));

@@ -6,10 +6,9 @@ use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_riscv64::{Controls, Exception, GuestPaging, Paging, Sv, Trap};
-use pgtable::{
-    Access, AccessKind, Address, DirectMap, Gva, Hpa, MemoryError, Privilege, TableMemory, Walker,
-    low_bits,
-};
+use pgtable::memory::{DirectMap, MemoryError, TableMemory};
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Address, Gva, Hpa, Privilege, low_bits};
 
 use super::deviations::{Deviation, Deviations};
 use super::records::{Csrs, DATA, End, NOTHING, Order, TABLES, WATCHES, block, run};

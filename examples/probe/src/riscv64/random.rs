@@ -4,7 +4,8 @@ use std::error::Error;
 
 use arch_riscv64::Extensions;
 use fastrand::Rng;
-use pgtable::{Entry, Format, Level, Position, Prot, low_bits};
+use pgtable::format::{Entry, Format};
+use pgtable::{Level, Position, Prot, low_bits};
 
 use super::bench::{Bench, Case, Values};
 use super::records::DATA;

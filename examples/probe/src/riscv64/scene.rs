@@ -11,9 +11,10 @@ use std::sync::atomic::AtomicU64;
 
 use arch_riscv64::{GuestAttributes, Mode, PageAttributes};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{
-    Address, DirectMap, Format, Gpa, Gva, Hpa, Leaves, PageTable, Privilege, Prot, low_bits,
-};
+use pgtable::format::Format;
+use pgtable::memory::DirectMap;
+use pgtable::tree::PageTable;
+use pgtable::{Address, Gpa, Gva, Hpa, Leaves, Privilege, Prot, low_bits};
 
 use super::records::{DATA, TABLES};
 use super::state::{Machine, Roots, State};
@@ -260,8 +261,8 @@ fn page<F, M, A>(
 ) -> Result<(), Box<dyn Error>>
 where
     F: Format,
-    M: pgtable::TableMemory<pgtable::Output<F>>,
-    A: pgtable::TableAllocator<pgtable::Output<F>>,
+    M: pgtable::memory::TableMemory<pgtable::format::Output<F>>,
+    A: pgtable::allocator::TableAllocator<pgtable::format::Output<F>>,
 {
     let whole = |address: u64| address & !low_bits(shift);
     let (from, to) = (Address::new(whole(from)), Address::new(whole(to)));

@@ -10,10 +10,12 @@ use std::error::Error;
 use std::sync::atomic::Ordering;
 
 use arch_riscv64::{Exception, GuestPaging, PSEUDO_READ, Paging, Sv, SvX4, Trap};
-use pgtable::{
-    Access, AccessKind, Cause, DirectMap, Entry, Fault, Format, Gpa, Gva, Hpa, Level, MemoryError,
-    Position, ReadMemory, SecondStage, TableMemory, Translate, TwoStageFault, Walker, low_bits,
-};
+use pgtable::bytes::Translate;
+use pgtable::format::{Entry, Format, SecondStage};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::two_stage::TwoStageFault;
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Cause, Fault, Gpa, Gva, Hpa, Level, Position, low_bits};
 
 use super::bench::Case;
 use super::deviations::{Deviation, Deviations};

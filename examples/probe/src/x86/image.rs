@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_x86::{Levels, TableEntry};
 use kvm_x86::Features;
-use pgtable::{Gpa, GuestTables, Gva, TableMemory, Walker};
+use pgtable::memory::{GuestTables, TableMemory};
+use pgtable::walk::Walker;
+use pgtable::{Gpa, Gva};
 use probe_guest::x86::{self, Corner};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -81,8 +83,8 @@ impl Machine {
     /// The processor's tables, and the model.
     pub fn tables(
         &self,
-    ) -> Result<(GuestTables<'_, Gpa>, pgtable::DirectMap<'_, Gpa>), Box<dyn Error>> {
-        let model = pgtable::DirectMap::new(&self.model, Gpa::new(IMAGE.start));
+    ) -> Result<(GuestTables<'_, Gpa>, pgtable::memory::DirectMap<'_, Gpa>), Box<dyn Error>> {
+        let model = pgtable::memory::DirectMap::new(&self.model, Gpa::new(IMAGE.start));
         Ok((GuestTables::new(&self.memory)?, model))
     }
 
@@ -143,9 +145,12 @@ impl Image<'_> {
 }
 
 /// A reader of the model.
-pub type Model<'m> = Walker<arch_x86::LongMode, pgtable::DirectMap<'m, Gpa>>;
+pub type Model<'m> = Walker<arch_x86::LongMode, pgtable::memory::DirectMap<'m, Gpa>>;
 
 /// The word at `address`, as the architecture has it.
-pub fn load<M: TableMemory<Gpa>>(memory: &M, address: Gpa) -> Result<u64, pgtable::MemoryError> {
+pub fn load<M: TableMemory<Gpa>>(
+    memory: &M,
+    address: Gpa,
+) -> Result<u64, pgtable::memory::MemoryError> {
     Ok(u64::from_le(memory.word(address)?.load(Ordering::Acquire)))
 }

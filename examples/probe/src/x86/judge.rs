@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering;
 use arch_x86::{Controls, Levels, LongMode, LongModeFault};
 use kvm_ioctls::Kvm;
 use kvm_x86::Features;
-use pgtable::{
-    Access, AccessKind, Cause, Entry, Fault, Gpa, GuestTables, Gva, Level, TableMemory, Walker,
-};
+use pgtable::format::Entry;
+use pgtable::memory::{GuestTables, TableMemory};
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Cause, Fault, Gpa, Gva, Level};
 use probe_guest::Probe;
 use probe_guest::x86::{Outcome, ProbeGuest, vector};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};

@@ -2,9 +2,9 @@
 //!
 //! Each access is made by a vCPU. Its end (error code and CR2, or the place that was reached) and
 //! every entry on its way afterwards (accessed, dirty) must be what
-//! [`Walker::access`](pgtable::Walker::access) made of a copy of the same tables. When all accesses
-//! to an image of tables are done, all of it is compared, so a stray store shows. KVM_TRANSLATE,
-//! the kernel's own walker, is a second witness.
+//! [`Walker::access`](pgtable::walk::Walker::access) made of a copy of the same tables. When all
+//! accesses to an image of tables are done, all of it is compared, so a stray store shows.
+//! KVM_TRANSLATE, the kernel's own walker, is a second witness.
 //!
 //! What the guest's CPU cannot do (CPUID) is listed as not covered.
 

@@ -11,10 +11,11 @@ use std::error::Error;
 use std::sync::atomic::Ordering;
 
 use arch_x86::{Controls, Levels, LongMode, LongModeFault};
-use pgtable::{
-    Access, AccessKind, Cause, DirectMap, Entry, Format, Gpa, Gva, Hpa, MemoryError, ReadMemory,
-    TableMemory, TwoStage, TwoStageFault, Walker,
-};
+use pgtable::format::{Entry, Format};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::two_stage::{TwoStage, TwoStageFault};
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Cause, Gpa, Gva, Hpa};
 
 use super::records::{DATA, Order, WATCHES, block};
 use super::scene::{SCRATCH, Scene, stub};

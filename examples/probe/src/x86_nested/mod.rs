@@ -31,7 +31,8 @@ use std::sync::atomic::AtomicU64;
 use arch_x86::{Ept, Levels, Npt};
 use clap::{Args, ValueEnum};
 use fastrand::Rng;
-use pgtable::{DirectMap, Hpa};
+use pgtable::Hpa;
+use pgtable::memory::DirectMap;
 
 use crate::Asked;
 use crate::report::{Ended, Report};

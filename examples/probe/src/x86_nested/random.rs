@@ -4,7 +4,8 @@ use std::error::Error;
 
 use arch_x86::{Controls, Levels, PageAttributes};
 use fastrand::Rng;
-use pgtable::{Access, Entry, Hpa, Level, Position, Prot, low_bits};
+use pgtable::format::Entry;
+use pgtable::{Access, Hpa, Level, Position, Prot, low_bits};
 
 use super::bench::{Bench, Case, Values};
 use super::records::DATA;

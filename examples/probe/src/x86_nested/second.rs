@@ -4,7 +4,8 @@
 use std::fmt::{self, Debug};
 
 use arch_x86::{Controls, Levels, Registers};
-use pgtable::{Hpa, Level, Position, Privilege, SecondStage};
+use pgtable::format::SecondStage;
+use pgtable::{Hpa, Level, Position, Privilege};
 
 use super::records::Answer;
 

@@ -13,7 +13,7 @@ const BASE: u64 = 0x40_0000;
 
 /// Enters a page of `sizes` at `va` of `context`.
 fn enter(
-    hpt: &Hpt<Gpa, pgtable::DirectMap<'_, Gpa>>,
+    hpt: &Hpt<Gpa, pgtable::memory::DirectMap<'_, Gpa>>,
     context: u32,
     va: u64,
     pa: u64,

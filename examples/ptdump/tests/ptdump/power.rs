@@ -90,7 +90,7 @@ fn case_the_kind_of_tables_is_told_or_seen() {
 
 /// Enters a bolted page of the kernel.
 fn enter(
-    hpt: &Hpt<Gpa, pgtable::DirectMap<'_, Gpa>>,
+    hpt: &Hpt<Gpa, pgtable::memory::DirectMap<'_, Gpa>>,
     context: u32,
     va: u64,
     pa: u64,

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pgtable::{
-    Address, AllocError, Attributes, Contents, DirectMap, Format, Input, Leaves,
-    Output as OutputOf, PageTable, Prot, TableAllocator, TableLayout, TableMemory, TableState,
-};
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::format::{Format, Input, Output as OutputOf};
+use pgtable::memory::{DirectMap, TableMemory};
+use pgtable::tree::PageTable;
+use pgtable::{Address, Attributes, Leaves, Prot};
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -4,7 +4,8 @@
 use arch_ppc64::radix::{Granule, ProcessScoped, ProcessTable, Prte, Quadrants};
 use arch_riscv64::{GuestControls, Mode, Sv, SvX4};
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Pae, Paging32};
-use pgtable::{Format, Gpa, Hpa, Prot};
+use pgtable::format::Format;
+use pgtable::{Gpa, Hpa, Prot};
 use serde_json::json;
 
 use crate::support::{Bench, Memory, Row, build, json, number, ranges, text};

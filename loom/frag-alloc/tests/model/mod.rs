@@ -9,7 +9,8 @@ use std::sync::atomic::AtomicU64;
 use frag_alloc::{Cache, Frames, Hooks, Kind, Owner, Policy, Refused, Region};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
-use pgtable::{Hpa, MemoryError, ReadMemory, TableMemory};
+use pgtable::Hpa;
+use pgtable::memory::{MemoryError, ReadMemory, TableMemory};
 
 /// Frames of two tables of 256 bytes.
 pub const FRAME: u8 = 9;

@@ -4,11 +4,11 @@
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;
 
-use pgtable::{
-    Access, Attributes, Bits, ByteOrder, Cause, Entry, EntryOf, Field, Format, Geometry, Gpa, Hpa,
-    LevelGeometry, MAX_LEVELS, Memory, Pattern, Position, Prot, Record, Shortcuts, Stage2, Step,
-    Unencodable, Words,
+use pgtable::format::{
+    Bits, ByteOrder, Entry, EntryOf, Field, Format, Geometry, LevelGeometry, MAX_LEVELS, Pattern,
+    Record, Shortcuts, Step, Unencodable, Words,
 };
+use pgtable::{Access, Attributes, Cause, Gpa, Hpa, Memory, Position, Prot, Stage2};
 
 /// Bit 0: present, bit 1: a page, bit 2: accessed, bit 3: dirty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,7 +6,8 @@
 
 use std::cell::{Cell, RefCell};
 
-use pgtable::{Address, AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::Address;
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 
 use crate::arena::Arena;
 

@@ -4,7 +4,9 @@ use std::sync::atomic::AtomicU64;
 
 use bench_harness::arena::Arena;
 use frag_alloc::{Cache, Frames, Kind, Local, Owner, Policy, Region};
-use pgtable::{Contents, DirectMap, Hpa};
+use pgtable::Hpa;
+use pgtable::allocator::Contents;
+use pgtable::memory::DirectMap;
 
 use crate::count;
 

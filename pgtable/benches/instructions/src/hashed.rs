@@ -6,7 +6,8 @@ use arch_ppc64::hash::{
     Authority, HashMmu, Hpt, HptOrder, Hpte, HpteR, Layout, PageSize, Segment, SegmentSize, Slb,
     SlbEsid, VirtualPage,
 };
-use pgtable::{Access, DirectMap, Gpa, Gva};
+use pgtable::memory::DirectMap;
+use pgtable::{Access, Gpa, Gva};
 
 use crate::count;
 

@@ -2,7 +2,8 @@
 
 use arch_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
 use bench_harness::arena::Arena;
-use pgtable::{DirectMap, Gpa, GuestTables, Prot, TableMemory};
+use pgtable::memory::{DirectMap, GuestTables, TableMemory};
+use pgtable::{Gpa, Prot};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::count;

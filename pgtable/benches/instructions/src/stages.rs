@@ -3,10 +3,11 @@
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use bench_harness::arena::Arena;
 use bench_harness::tables::Tables;
-use pgtable::{
-    Access, DirectMap, Generation, Gpa, Gva, Hpa, Leaves, PageTable, Prot, TranslationCache,
-    TwoStage,
-};
+use pgtable::cache::{Generation, TranslationCache};
+use pgtable::memory::DirectMap;
+use pgtable::tree::PageTable;
+use pgtable::two_stage::TwoStage;
+use pgtable::{Access, Gpa, Gva, Hpa, Leaves, Prot};
 
 use crate::count;
 

@@ -4,9 +4,12 @@ use std::ops::ControlFlow;
 
 use bench_harness::arena::Arena;
 use bench_harness::tables::Tables;
-use pgtable::{
-    Access, DirectMap, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Stage1, Unused, Walker,
-};
+use pgtable::format::Format;
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::DirectMap;
+use pgtable::tree::PageTable;
+use pgtable::walk::Walker;
+use pgtable::{Access, Gpa, Gva, Leaves, Prot, Stage1};
 
 use crate::count;
 

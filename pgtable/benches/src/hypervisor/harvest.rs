@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_ppc64::radix::{Granule, ProcessScoped, RcPolicy};
 use arch_x86::{Controls, Levels, LongMode};
-use pgtable::{
-    Access, DirectMap, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Recorded, Stage1, Unused,
-    Writers,
-};
+use pgtable::format::Format;
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::DirectMap;
+use pgtable::tree::{PageTable, Recorded, Writers};
+use pgtable::{Access, Gpa, Gva, Leaves, Prot, Stage1};
 
 use super::{Act, Cells, Contestant, Row};
 use crate::ours::{Tables, memory::direct};

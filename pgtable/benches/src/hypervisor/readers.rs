@@ -5,7 +5,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arch_x86::{Controls, Levels, LongMode};
-use pgtable::{Access, DirectMap, Gather, Gpa, Gva, Leaves, PageTable, Prot, Unused, Walker};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::DirectMap;
+use pgtable::tree::PageTable;
+use pgtable::walk::Walker;
+use pgtable::{Access, Gpa, Gva, Leaves, Prot};
 
 use crate::ours::Tables;
 use bench_harness::Goal;

@@ -6,10 +6,13 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 
 use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
-use pgtable::{
-    Access, DirectMap, Gather, Generation, Gpa, Gva, Hpa, Leaves, MemoryError, PageTable, Prot,
-    ReadMemory, TableMemory, TranslationCache, TwoStage, Unused, Walker,
-};
+use pgtable::cache::{Generation, TranslationCache};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::tree::PageTable;
+use pgtable::two_stage::TwoStage;
+use pgtable::walk::Walker;
+use pgtable::{Access, Gpa, Gva, Hpa, Leaves, Prot};
 
 use super::{Cells, Contestant, Row};
 use crate::ours::Tables;

@@ -1,7 +1,8 @@
 //! The memories that our tables stand in: one block, and guest memory of four regions with holes
 //! between them.
 
-use pgtable::{DirectMap, Gpa, GuestTables};
+use pgtable::Gpa;
+use pgtable::memory::{DirectMap, GuestTables};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 

@@ -5,9 +5,11 @@ pub mod memory;
 use std::hint::black_box;
 use std::ops::ControlFlow;
 
-use pgtable::{
-    Access, Format, Gather, Gpa, Gva, Leaves, PageTable, Prot, Stage1, TableMemory, Unused, Writers,
-};
+use pgtable::format::Format;
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::TableMemory;
+use pgtable::tree::{PageTable, Writers};
+use pgtable::{Access, Gpa, Gva, Leaves, Prot, Stage1};
 
 use crate::row::Row;
 pub use bench_harness::tables::Tables;

@@ -24,7 +24,7 @@ use kvm_bindings::{
     kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, kvm_userspace_memory_region, kvm_vcpu_init,
 };
 use kvm_ioctls::{DeviceFd, Kvm, VcpuFd, VmFd};
-use pgtable::GuestTables;
+use pgtable::memory::GuestTables;
 use probe_guest::aarch64::Features;
 use probe_guest::aarch64::register::{self, LEVEL, PC, PSTATE};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};

@@ -4,7 +4,9 @@
 use std::ops::ControlFlow;
 
 use arch_aarch64::{Half, Paging, Processor, Regime, Registers, VaRange, VmsaStage1};
-use pgtable::{Access, Attributes, Gpa, GuestTables, Gva, Walker};
+use pgtable::memory::GuestTables;
+use pgtable::walk::Walker;
+use pgtable::{Access, Attributes, Gpa, Gva};
 
 use super::boot::at;
 use crate::linux::compare::{Leaf, Tables};

@@ -15,7 +15,8 @@ use arch_ppc64::hash::{
 };
 use arch_ppc64::kvm::{PpcMmu, kvm_get_htab_fd};
 use kvm_ppc::{VcpuControl, VmFd};
-use pgtable::{Access, DirectMap, Gpa, Gva, Hpa, Prot};
+use pgtable::memory::DirectMap;
+use pgtable::{Access, Gpa, Gva, Hpa, Prot};
 
 use crate::linux::compare::{Leaf, Tables};
 use crate::linux::given::Statement;

@@ -203,7 +203,7 @@ impl Watched for Guest<'_> {
                     .platform
                     .process_table()
                     .ok_or("the guest has registered no process table")?;
-                let tables = pgtable::GuestTables::new(memory)?;
+                let tables = pgtable::memory::GuestTables::new(memory)?;
                 compare(statement, &radix::Tree::new(&tables, word, cpus, vcpu)?, memory)
             }
             Mmu::Hash { order, largest } => compare(

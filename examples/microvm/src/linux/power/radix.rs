@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use arch_ppc64::radix::{Granule, GuestMmu, ProcessScoped, ProcessTableWord, RcPolicy};
 use kvm_ppc::VcpuControl;
 use kvm_ppc::bindings::KVM_REG_PPC_PID;
-use pgtable::{Access, Attributes, Cause, Gpa, GuestTables, Gva, Translation, Walker};
+use pgtable::memory::GuestTables;
+use pgtable::walk::Walker;
+use pgtable::{Access, Attributes, Cause, Gpa, Gva, Translation};
 
 use super::host::register;
 use crate::linux::compare::{Leaf, Tables};

@@ -13,7 +13,8 @@ use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use linux_loader::loader::{BzImage, KernelLoader};
-use pgtable::{Gpa, GuestTables, Privilege, Prot};
+use pgtable::memory::GuestTables;
+use pgtable::{Gpa, Privilege, Prot};
 use std::io::Cursor;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use kvm_bindings::{CpuId, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_regs, kvm_sregs};
 use kvm_ioctls::{Cap, Kvm};
 use kvm_x86::{Features, Slots};
-use pgtable::GuestTables;
+use pgtable::memory::GuestTables;
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use self::port::Ports;

@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 
 use arch_x86::{Levels, LongMode, Paging, Registers as Control};
 use kvm_x86::Features;
-use pgtable::{Access, Attributes, Gpa, GuestTables, Gva, Walker};
+use pgtable::memory::GuestTables;
+use pgtable::walk::Walker;
+use pgtable::{Access, Attributes, Gpa, Gva};
 
 use super::Registers;
 use crate::linux::compare::{Leaf, Tables};

@@ -19,7 +19,8 @@ use arch_ppc64::hash::{
     HpteR, HpteV, Keep, Layout, PageSize, PageSizes, Partition, Refused, ResizeError, ReturnCode,
     Segment, Storage, VirtualPage, rehash,
 };
-use pgtable::{Gpa, Gva, Hpa, MemoryError, ReadMemory, TableMemory};
+use pgtable::memory::{MemoryError, ReadMemory, TableMemory};
+use pgtable::{Gpa, Gva, Hpa};
 
 use super::devices::Devices;
 use super::layout::{CODE_KEY, REAL_MODE, code, is_memory};

@@ -3,7 +3,8 @@
 use std::error::Error;
 
 use arch_ppc64::radix::{Amr, GuestMmu, Iamr, ProcessScoped, ProcessTableWord};
-use pgtable::{Access, AccessKind, Gva, TableMemory};
+use pgtable::memory::TableMemory;
+use pgtable::{Access, AccessKind, Gva};
 use probe_guest::ppc64::{Interrupt, Start};
 
 use super::case::{Case, Slot};

@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pgtable::{ByteOrder, Gpa, GuestTables, MemoryError, ReadMemory, TableMemory};
+use pgtable::Gpa;
+use pgtable::format::ByteOrder;
+use pgtable::memory::{GuestTables, MemoryError, ReadMemory, TableMemory};
 use vm_memory::GuestMemoryMmap;
 
 use super::case::Slot;

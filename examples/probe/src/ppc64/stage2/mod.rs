@@ -26,10 +26,12 @@ use arch_ppc64::radix::{
 };
 use fastrand::Rng;
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::{
-    Access, AccessKind, Cause, DirectMap, Format, Gpa, Gva, Hpa, Leaves, PageTable, Stage2,
-    TableAllocator, TableMemory, Walker,
-};
+use pgtable::allocator::TableAllocator;
+use pgtable::format::Format;
+use pgtable::memory::{DirectMap, TableMemory};
+use pgtable::tree::PageTable;
+use pgtable::walk::Walker;
+use pgtable::{Access, AccessKind, Cause, Gpa, Gva, Hpa, Leaves, Stage2};
 
 use crate::Asked;
 use crate::report::{Ended, Report};
