@@ -235,7 +235,7 @@ where
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pgtable_loom)))]
 mod tests {
     use core::sync::atomic::AtomicU64;
 

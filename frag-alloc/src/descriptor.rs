@@ -235,7 +235,7 @@ fn less(count: &AtomicU32, by: u32) -> Result<u32, WouldUnderflow> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pgtable_loom)))]
 mod tests {
     use super::*;
 

@@ -159,7 +159,7 @@ impl pgtable::shared::ReadSide for Reader<'_> {
             std::thread::yield_now();
         }
         // A model checker has to be told, or it would explore every number of turns.
-        #[cfg(loom)]
+        #[cfg(pgtable_loom)]
         loom::thread::yield_now();
         core::hint::spin_loop();
         turns < 1 << 20

@@ -39,7 +39,7 @@ const IDLE: u64 = 1;
 const IDLE_STALE: u64 = 2;
 
 /// Words in a block, within which they change places. (Models have few, and no cache lines.)
-const BLOCK: u32 = if cfg!(loom) { 1 } else { 256 };
+const BLOCK: u32 = if cfg!(pgtable_loom) { 1 } else { 256 };
 
 /// The words of all granules.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ fn place(granule: u32) -> u32 {
     if BLOCK == 1 { granule } else { granule ^ ((granule & 0b111) << 5) }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pgtable_loom)))]
 mod tests {
     use super::*;
     use crate::descriptor::{Kind, Owner};

@@ -89,7 +89,7 @@ impl Numbers {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pgtable_loom)))]
 mod tests {
     use core::sync::atomic::AtomicU64;
 

@@ -138,7 +138,7 @@ impl<A: Address, S: FrameSource<A>> Drop for FrameRef<'_, A, S> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pgtable_loom)))]
 mod tests {
     use core::sync::atomic::AtomicU64;
     use std::vec::Vec;

@@ -12,7 +12,7 @@ use alloc::boxed::Box;
 use pgtable::allocator::TableState;
 
 /// Words in a block, within which they change places. (Models have few, and no cache lines.)
-const BLOCK: u32 = if cfg!(loom) { 1 } else { 256 };
+const BLOCK: u32 = if cfg!(pgtable_loom) { 1 } else { 256 };
 
 #[derive(Debug)]
 pub(crate) struct States {

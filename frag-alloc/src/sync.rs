@@ -1,19 +1,19 @@
-//! The atomics and the one lock of this crate. Under `cfg(loom)` they are loom's, so that the model
+//! The atomics and the one lock of this crate. Under `cfg(pgtable_loom)` they are loom's, so that the model
 //! checks in `loom/frag-alloc` run the shipped code and not a copy of it.
 
 pub(crate) use core::sync::atomic::Ordering;
 
-#[cfg(not(loom))]
+#[cfg(not(pgtable_loom))]
 pub(crate) use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, fence};
-#[cfg(loom)]
+#[cfg(pgtable_loom)]
 pub(crate) use loom::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, fence};
 
-#[cfg(loom)]
+#[cfg(pgtable_loom)]
 pub(crate) use blocking::Lock;
-#[cfg(not(loom))]
+#[cfg(not(pgtable_loom))]
 pub(crate) use spin::Lock;
 
-#[cfg(not(loom))]
+#[cfg(not(pgtable_loom))]
 mod spin {
     use core::cell::UnsafeCell;
     use core::ops::{Deref, DerefMut};
@@ -93,7 +93,7 @@ mod spin {
 }
 
 /// A model checker cannot spin: it would have to explore every number of turns.
-#[cfg(loom)]
+#[cfg(pgtable_loom)]
 mod blocking {
     use loom::sync::{Mutex, MutexGuard};
 

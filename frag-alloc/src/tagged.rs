@@ -100,7 +100,7 @@ impl<A: Address> TaggedTable<A> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pgtable_loom)))]
 mod tests {
     use super::*;
     use pgtable::Hpa;

@@ -11,14 +11,14 @@
 
 use core::sync::atomic::Ordering;
 
-#[cfg(not(loom))]
+#[cfg(not(pgtable_loom))]
 use core::sync::atomic::{AtomicU16, AtomicU32, fence};
-#[cfg(loom)]
+#[cfg(pgtable_loom)]
 use loom::sync::atomic::{AtomicU16, AtomicU32, fence};
 
 /// Ranges of one tree that are alive at once. (One that was forgotten lives as long as the tree is
 /// shared.)
-const SLOTS: usize = if cfg!(loom) { 2 } else { 128 };
+const SLOTS: usize = if cfg!(pgtable_loom) { 2 } else { 128 };
 /// Bits of a number that say how often its slot was used.
 const USES: u32 = 13;
 
@@ -125,7 +125,7 @@ impl Drop for Alive<'_> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pgtable_loom)))]
 mod tests {
     use super::{Alive, Ranges, SLOTS, USES, Uses};
     extern crate std;

@@ -24,9 +24,9 @@
 
 use core::sync::atomic::Ordering;
 
-#[cfg(not(loom))]
+#[cfg(not(pgtable_loom))]
 use core::sync::atomic::AtomicU64;
-#[cfg(loom)]
+#[cfg(pgtable_loom)]
 use loom::sync::atomic::AtomicU64;
 
 use crate::ranges::Ranges;
@@ -110,7 +110,7 @@ pub struct TableState(AtomicU64);
 
 impl TableState {
     /// The state of a table that is in no tree.
-    #[cfg(not(loom))]
+    #[cfg(not(pgtable_loom))]
     #[must_use]
     pub const fn new() -> Self {
         Self(AtomicU64::new(0))
@@ -118,7 +118,7 @@ impl TableState {
 
     /// The state of a table that is in no tree. (A model checker's atomics are not made at compile
     /// time.)
-    #[cfg(loom)]
+    #[cfg(pgtable_loom)]
     #[must_use]
     pub fn new() -> Self {
         Self(AtomicU64::new(0))
@@ -389,7 +389,7 @@ impl Drop for Locked<'_> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pgtable_loom)))]
 mod tests {
     use super::{COUNT, LockRefused, NUMBER, Owner, TableState};
     use crate::ranges::{Alive, Ranges, Uses};

@@ -14,7 +14,7 @@ use crate::format::Format;
 use crate::table_word::TableWord;
 
 /// The ordering of a walker's loads. See the module's documentation.
-const WALK: Ordering = if cfg!(loom) { Ordering::Acquire } else { Ordering::Relaxed };
+const WALK: Ordering = if cfg!(pgtable_loom) { Ordering::Acquire } else { Ordering::Relaxed };
 
 /// A word in memory order → the architecture's bit order, and back.
 #[inline(always)]
