@@ -1,5 +1,5 @@
-//! The atomics and the one lock of this crate. Under `cfg(pgtable_loom)` they are loom's, so that the model
-//! checks in `loom/frag-alloc` run the shipped code and not a copy of it.
+//! The atomics and the one lock of this crate. Under `cfg(pgtable_loom)` they are loom's, so that
+//! the model checks in `loom/frag-alloc` run the shipped code and not a copy of it.
 
 pub(crate) use core::sync::atomic::Ordering;
 
