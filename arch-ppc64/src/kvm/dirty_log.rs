@@ -13,7 +13,7 @@ use pgtable::low_bits;
 use super::ioctl::Request;
 use crate::radix::Granule;
 
-/// Request number of [`PpcMmu::get_dirty_log`](super::PpcMmu::get_dirty_log).
+/// Request number of [`PpcMmu::add_dirty_log`](super::PpcMmu::add_dirty_log).
 pub const KVM_GET_DIRTY_LOG: Request = Request::write::<kvm_dirty_log>(0x42);
 
 /// The argument of `KVM_GET_DIRTY_LOG`.

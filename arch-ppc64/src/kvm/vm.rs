@@ -98,7 +98,7 @@ pub unsafe trait PpcMmu: AsRawFd {
     /// # Safety
     /// The slot must be no larger than `log` was made for, and the host’s pages no smaller: KVM
     /// writes a bit for each page.
-    unsafe fn get_dirty_log(&self, log: &mut DirtyLog) -> io::Result<()> {
+    unsafe fn add_dirty_log(&self, log: &mut DirtyLog) -> io::Result<()> {
         let mut latest = log.clone();
         latest.clear();
         let argument = latest.argument();

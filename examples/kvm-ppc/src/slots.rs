@@ -1,6 +1,6 @@
 //! Memory slots: the guest's memory as KVM knows it.
 
-use crate::bindings::kvm_userspace_memory_region;
+use crate::bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use crate::{Result, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -19,10 +19,23 @@ impl Slots {
     /// The OS error.
     pub fn new(vm: VmFd, memory: GuestMemoryMmap) -> Result<Self> {
         let slots = Self { vm, memory };
-        for (slot, region) in (0..).zip(slots.memory.iter()) {
+        slots.set(0)?;
+        Ok(slots)
+    }
+
+    /// Has KVM log which pages the guest writes, or has it stop.
+    ///
+    /// # Errors
+    /// The OS error.
+    pub fn log_dirty_pages(&self, on: bool) -> Result<()> {
+        self.set(if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 })
+    }
+
+    fn set(&self, flags: u32) -> Result<()> {
+        for (slot, region) in (0..).zip(self.memory.iter()) {
             let region = kvm_userspace_memory_region {
                 slot,
-                flags: 0,
+                flags,
                 guest_phys_addr: region.start_addr().raw_value(),
                 memory_size: region.len(),
                 userspace_addr: region.as_ptr() as u64,
@@ -30,9 +43,9 @@ impl Slots {
             // SAFETY: the region is a mapping of `memory`, which this value holds and drops after
             // the VM (a vCPU that outlives it cannot run, as its owner runs it through the value
             // that owns both). `vm-memory` hands out volatile and atomic access only.
-            unsafe { slots.vm.set_user_memory_region(region) }?;
+            unsafe { self.vm.set_user_memory_region(region) }?;
         }
-        Ok(slots)
+        Ok(())
     }
 
     /// The memory.

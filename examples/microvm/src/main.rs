@@ -18,6 +18,7 @@
 //! | `teardown` | giving everything back, and counting |
 //! | `report` | what a person reads |
 //! | `power`, `x86`, `aarch64`, `riscv64` | the machines: `layout` (what is where), `changes` (which changes), `machine`, `shootdown` |
+//! | `power::migrate` | the guest goes on in another VM |
 //! | `linux` | another guest: Linux, and a look at its tables |
 
 #[cfg(target_arch = "aarch64")]
@@ -57,6 +58,9 @@ struct Options {
     /// Show the software walk of each check
     #[arg(long)]
     verbose: bool,
+    /// Have the guest go on in another VM, while it runs (POWER)
+    #[arg(long, conflicts_with = "kernel")]
+    migrate: bool,
     #[command(flatten)]
     linux: linux::Options,
 }
@@ -77,7 +81,7 @@ fn main() -> ExitCode {
         "aarch64" => aarch64::run(&mut report),
         #[cfg(target_arch = "riscv64")]
         "riscv64" => riscv64::run(&mut report),
-        _ => power::run(options.memory, &mut report),
+        _ => power::run(options.memory, options.migrate, &mut report),
     };
     match result {
         Ok(()) => {

@@ -5,7 +5,7 @@ use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::format::Format;
 use pgtable::invalidate::{Finished, Gather, Invalidate};
 use pgtable::memory::GuestTables;
-use pgtable::tree::PageTable;
+use pgtable::tree::{PageTable, Recorded, Writers};
 use pgtable::{Gpa, Gva, Leaves, Prot, Stage1};
 
 use crate::report::Failure;
@@ -88,6 +88,17 @@ where
         let mut gather = Gather::new(self.shootdown, self.pid);
         let changed = self.tree.protect(Gva::new(input), bytes, prot, &mut gather)?;
         Ok((changed, gather.finish(self.tree.tables())?))
+    }
+
+    /// Takes the dirty bits of a range, which is one of whole pages: a bit for each page.
+    pub fn harvest(&mut self, input: u64, bytes: u64) -> Result<Vec<u64>, Failure> {
+        let pages = bytes >> self.format().geometry().page_shift();
+        let mut bits = vec![0; pages.div_ceil(64) as usize];
+        let mut gather = Gather::new(self.shootdown, self.pid);
+        let (dirty, stopped) = (Recorded::Dirty, Writers::Stopped);
+        self.tree.harvest(Gva::new(input), bytes, dirty, stopped, &mut bits, &mut gather)?;
+        gather.finish(self.tree.tables())?;
+        Ok(bits)
     }
 
     /// Invalidates everything, and frees every table.

@@ -19,6 +19,9 @@ pub struct Options {
     /// Whose guest is run
     #[arg(long, value_enum, default_value_t)]
     arch: Arch,
+    /// Have the guest go on in another VM, while it runs (POWER)
+    #[arg(long, conflicts_with = "linux-guest")]
+    migrate: bool,
     #[command(flatten)]
     linux: LinuxOptions,
     #[command(flatten)]
@@ -36,7 +39,9 @@ impl Options {
     pub fn wrong(&self) -> Option<String> {
         let machine = self.machine.wrong(self.arch == Arch::Ppc64);
         let linux = || self.linux.wrong(self.arch, &self.machine);
-        machine.or_else(linux).or_else(|| not_there(&self.files))
+        let migrates = !self.migrate || self.arch == Arch::Ppc64;
+        let migrate = || (!migrates).then(|| "--migrate is POWER's".to_owned());
+        machine.or_else(linux).or_else(migrate).or_else(|| not_there(&self.files))
     }
 
     /// The microVM as it is, without arguments.
@@ -57,7 +62,10 @@ impl Options {
 
 /// Builds and runs; the microVM’s exit status is ours.
 pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
-    let Options { arch, linux, mut machine, mut files, mut arguments } = options;
+    let Options { arch, migrate, linux, mut machine, mut files, mut arguments } = options;
+    if migrate {
+        arguments.push("--migrate".to_owned());
+    }
     machine.emulated |= linux.needs_emulation(arch);
     if linux.wanted() {
         // The guest's own limit ends it first, with more to say.

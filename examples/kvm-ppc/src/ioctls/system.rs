@@ -1,6 +1,7 @@
 //! `/dev/kvm`.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::raw::c_ulong;
 use std::path::Path;
@@ -83,8 +84,14 @@ impl Kvm {
     pub fn create_vm_with_type(&self, vm_type: u64) -> Result<VmFd> {
         let run_size = self.get_vcpu_mmap_size()?;
         let vm_type = c_ulong::try_from(vm_type).map_err(|_| Error::new(libc::EINVAL))?;
-        // SAFETY: KVM takes the type as a value.
-        let fd = unsafe { KVM_CREATE_VM.call_value(self.as_raw_fd(), vm_type) }?;
+        let fd = loop {
+            // SAFETY: KVM takes the type as a value.
+            match unsafe { KVM_CREATE_VM.call_value(self.as_raw_fd(), vm_type) } {
+                // Linux's `mm_take_all_locks` gives up where a signal is pending.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
         // SAFETY: KVM has just opened this descriptor for the caller; nobody else owns it.
         Ok(VmFd::new(unsafe { OwnedFd::from_raw_fd(fd) }, run_size))
     }

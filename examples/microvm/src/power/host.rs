@@ -8,11 +8,11 @@ use pgtable::Level;
 
 use crate::report::{Failure, Report};
 
-/// Asks the host what it can do, and says so.
+/// Asks the host what it can do, says so, and returns it.
 ///
 /// # Errors
 /// It has no guests with radix trees, or takes other trees than ours.
-pub fn describe(kvm: &Kvm, report: &mut Report) -> Result<(), Failure> {
+pub fn describe(kvm: &Kvm, report: &mut Report) -> Result<Host, Failure> {
     report.section("host");
     let host = Host::ask(kvm)?;
     for (name, value) in host.facts() {
@@ -21,7 +21,8 @@ pub fn describe(kvm: &Kvm, report: &mut Report) -> Result<(), Failure> {
     if let Some(refused) = host.refuses(Translation::Radix) {
         return Err(refused.into());
     }
-    trees(&host.radix.unwrap_or_default(), report)
+    trees(&host.radix.unwrap_or_default(), report)?;
+    Ok(host)
 }
 
 fn trees(mmu: &kvm_ppc_rmmu_info, report: &mut Report) -> Result<(), Failure> {

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 
 use arch_ppc64::radix::{
-    Granule, GuestMmu, PageSize, ProcessScoped, ProcessTable, Prte, Rs, Tlbie,
+    Granule, GuestMmu, PageSize, ProcessScoped, ProcessTable, Prte, RcPolicy, Rs, Tlbie,
 };
 use arch_ppc64::{Interrupt, Status, Vector};
 use pgtable::{Access, AccessKind, Gpa, Gva, Level, Privilege};
@@ -34,6 +34,18 @@ impl Machine<'_> {
     /// alike.)
     fn mmu(&self, pid: u32) -> GuestMmu {
         GuestMmu::new(self.processes.word(), pid, ProcessScoped::new(Granule::K64))
+    }
+}
+
+impl Machine<'_> {
+    /// Sets R and C as the guest's kernel does where the processor leaves it to software.
+    pub fn record(&self, pid: u32, address: Gva, access: Access) -> Result<(), Failure> {
+        let format = ProcessScoped::new(Granule::K64).with_rc(RcPolicy::HardwareUpdate);
+        let mmu = GuestMmu::new(self.processes.word(), pid, format);
+        let process = mmu.process(address).ok_or("no process's address")?;
+        let walker = mmu.walker(self.parts.tables, process);
+        walker.map_err(|cause| format!("process {process} {cause}"))?.access(address, access)?;
+        Ok(())
     }
 }
 

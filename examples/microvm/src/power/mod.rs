@@ -6,6 +6,7 @@ mod changes;
 mod host;
 mod layout;
 mod machine;
+mod migrate;
 mod shootdown;
 
 use std::cell::{Cell, RefCell};
@@ -29,10 +30,10 @@ use shootdown::Shootdown;
 
 type Space<'a> = space::Space<'a, ProcessScoped, Shootdown<'a>>;
 
-/// Runs it all, with so many MiB of memory.
-pub fn run(memory: Option<u64>, report: &mut Report) -> Result<(), Failure> {
+/// Runs it all, with so many MiB of memory; or has the guest go on in another VM.
+pub fn run(memory: Option<u64>, migrate: bool, report: &mut Report) -> Result<(), Failure> {
     let kvm = kvm()?;
-    host::describe(&kvm, report)?;
+    let host = host::describe(&kvm, report)?;
     let mib = memory.unwrap_or(guest::MIN_MIB);
     if mib < guest::MIN_MIB {
         return Err(format!(
@@ -70,12 +71,16 @@ pub fn run(memory: Option<u64>, report: &mut Report) -> Result<(), Failure> {
         spaces.push(space(pid, machine, cache)?);
     }
     build(&mut spaces, guest.borrow().stubs(), mib << 20)?;
-    run_on(machine, &spaces)?;
+    enter(machine, &spaces)?;
+    run_on(machine)?;
     describe(mib, machine, &spaces, report)?;
 
     report.section("the guest speaks");
     machine.run_process(PROCESS)?;
     greeting(machine, report)?;
+    if migrate {
+        return migrate::run(&kvm, machine, &mut spaces, host.page_shift(), report);
+    }
     let rows = Rows {
         mappings: MAPPINGS.iter().collect(),
         looks: LOOKS,
@@ -132,12 +137,17 @@ fn build(spaces: &mut [Space<'_>], stubs: Gpa, bytes: u64) -> Result<(), Failure
     Ok(())
 }
 
-/// Enters the trees into the process table, and turns the guest's relocation on.
-fn run_on(machine: Machine<'_>, spaces: &[Space<'_>]) -> Result<(), Failure> {
+/// Enters the trees into the process table.
+fn enter(machine: Machine<'_>, spaces: &[Space<'_>]) -> Result<(), Failure> {
     for space in spaces {
         let entry = Prte::of_tree(space.root().get()).ok_or("a root is not aligned")?;
         machine.processes.write(machine.parts.tables, space.pid, entry)?;
     }
+    Ok(())
+}
+
+/// Turns the guest's relocation on.
+fn run_on(machine: Machine<'_>) -> Result<(), Failure> {
     let mut guest = machine.guest.borrow_mut();
     guest.set_process_table(machine.processes.word())?;
     guest.set_stubs(StubsAt {

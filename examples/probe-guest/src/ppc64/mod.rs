@@ -145,6 +145,11 @@ impl ProbeGuest {
         self.slots.memory()
     }
 
+    /// The guest’s memory as KVM knows it.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
     /// The VM, for asking what its MMU can do.
     pub fn vm(&self) -> &VmFd {
         self.slots.vm()
