@@ -54,6 +54,11 @@ impl Options {
         Self { machine: Machine::of(host), ..Self::of(Arch::Ppc64) }
     }
 
+    /// The POWER microVM, moved to another VM.
+    pub fn migrated() -> Self {
+        Self { migrate: true, ..Self::of(Arch::Ppc64) }
+    }
+
     /// Linux as its guest.
     pub fn linux(arch: Arch, linux: LinuxOptions) -> Self {
         Self { linux, ..Self::of(arch) }

@@ -251,7 +251,8 @@ fn ppc64le(xtask: &Xtask) -> Result<()> {
 
 fn microvm(xtask: &Xtask) -> Result<()> {
     let usual = microvm::Options::of(Arch::Ppc64);
-    for options in [usual, microvm::Options::on(PowerHost::Power10Lpar)] {
+    let moved = microvm::Options::migrated();
+    for options in [usual, moved, microvm::Options::on(PowerHost::Power10Lpar)] {
         succeeds("the microVM", microvm::run(xtask, options)?)?;
     }
     Ok(())
