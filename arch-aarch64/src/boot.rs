@@ -15,7 +15,7 @@
 //!     &memory,
 //!     Gpa::new(0x1000)..Gpa::new(0x9000),
 //!     &[BootMapping::identity(1 << 32, Prot::RWX.into())],
-//!     &[BootMapping { gva: kernel, gpa: Gpa::new(0x4000_0000), bytes: 512 << 20, attributes: Prot::RWX.into() }],
+//!     &[BootMapping::new(kernel, Gpa::new(0x4000_0000), 512 << 20, Prot::RWX.into())],
 //! )?;
 //! assert_eq!(boot.ttbr0.root(false), 0x1000);
 //! // Set these registers, MAIR_EL1 to `Mair::USUAL`, and M in SCTLR_EL1.

@@ -22,12 +22,12 @@ fn an_identity_map_and_a_kernel() {
             let memory = DirectMap::new(&words, Gpa::new(0));
             let controls = Stage1Controls { granule, input_bits, ..S1 };
             let kernel = u64::MAX << input_bits;
-            let image = BootMapping {
-                gva: Gva::new(kernel),
-                gpa: Gpa::new(0x4000_0000),
-                bytes: 0x400_0000,
-                attributes: Prot::RX.into(),
-            };
+            let image = BootMapping::new(
+                Gva::new(kernel),
+                Gpa::new(0x4000_0000),
+                0x400_0000,
+                Prot::RX.into(),
+            );
             let identity = BootMapping::identity(1 << 32, Prot::RW.into());
             let area = Gpa::new(0x1234)..Gpa::new(0x20_0000);
             let boot = boot_tables(controls, &memory, area, &[identity], &[image]).unwrap();

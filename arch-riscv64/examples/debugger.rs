@@ -17,14 +17,9 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
     // What a VMM does: a kernel at the top of the address space, tables in the last 64 KiB.
     let kernel = Gva::new(0xffff_ffff_8000_0000);
     let format = Sv::new(Mode::Sv48, Controls::new());
-    let mapping = BootMapping {
-        gva: kernel,
-        gpa: Gpa::new(RAM),
-        bytes: 2 << 20,
-        attributes: Prot::RX.into(),
-    };
+    let mapping = BootMapping::new(kernel, Gpa::new(RAM), 2 << 20, Prot::RX.into());
     let area = Gpa::new(RAM + 0x3f_0000)..Gpa::new(RAM + 0x40_0000);
-    let boot = boot_tables(format, &tables, area, &[mapping])?;
+    let boot = boot_tables(format, &tables, area, [mapping])?;
 
     // What a gdb stub does, from the vCPU's registers: a breakpoint in read-only code.
     let registers = Registers { satp: boot.satp.into_bits(), ..Registers::default() };

@@ -15,9 +15,9 @@
 //!     format,
 //!     &memory,
 //!     ram..Gpa::new(0x8000_8000),
-//!     &[
+//!     [
 //!         BootMapping::identity(1 << 32, Prot::RWX.into()),
-//!         BootMapping { gva: kernel, gpa: ram, bytes: 512 << 20, attributes: Prot::RWX.into() },
+//!         BootMapping::new(kernel, ram, 512 << 20, Prot::RWX.into()),
 //!     ],
 //! )?;
 //! // For the vCPU's satp; S-mode may use these pages, U-mode may not.
@@ -25,6 +25,7 @@
 //! # Ok::<(), arch_riscv64::BootError>(())
 //! ```
 
+use core::borrow::Borrow;
 use core::ops::Range;
 
 use pgtable::Gpa;
@@ -61,7 +62,7 @@ pub fn boot_tables<M: TableMemory<Gpa>>(
     format: Sv,
     memory: &M,
     area: Range<Gpa>,
-    mappings: &[BootMapping],
+    mappings: impl IntoIterator<Item: Borrow<BootMapping>>,
 ) -> Result<BootTables, BootError> {
     let (root, end) = build_boot_tables(format, memory, area, mappings)?;
     Ok(BootTables { satp: format.satp(root, 0), end })

@@ -385,15 +385,10 @@ fn boot() {
         let kernel = Gva::new(0xffff_ffff_8000_0000);
         let mappings = [
             BootMapping::identity(4 * GIB, Prot::RWX.into()),
-            BootMapping {
-                gva: kernel,
-                gpa: Gpa::new(0x20_0000),
-                bytes: 0x20_1000,
-                attributes: Prot::RX.into(),
-            },
+            BootMapping::new(kernel, Gpa::new(0x20_0000), 0x20_1000, Prot::RX.into()),
         ];
         let area = Gpa::new(0x9001)..Gpa::new(0x2_0000);
-        let boot = boot_tables(format, &memory, area.clone(), &mappings).unwrap();
+        let boot = boot_tables(format, &memory, area.clone(), mappings).unwrap();
         assert_eq!(boot.satp, format.satp(Gpa::new(0xa000), 0));
         assert_eq!(boot.end, Gpa::new(0xa000 + tables * 0x1000), "{mode:?}");
         let root = words[0xa000 / 8].load(Ordering::Relaxed);
@@ -421,13 +416,13 @@ fn boot() {
         assert_eq!(Recording(walker).translate(kernel, Access::READ).unwrap().output, found.output);
 
         let small = Gpa::new(0x9000)..Gpa::new(0xa000);
-        let error = boot_tables(format, &memory, small, &mappings).unwrap_err();
+        let error = boot_tables(format, &memory, small, mappings).unwrap_err();
         assert!(matches!(error, BootError::Mapping(at) if matches!(at.error, Error::Alloc(_))));
         let far = Gpa::new(1 << 56)..Gpa::new(1 << 57);
-        let error = boot_tables(format, &memory, far, &mappings).unwrap_err();
+        let error = boot_tables(format, &memory, far, mappings).unwrap_err();
         assert!(matches!(error, BootError::Area(Error::Unencodable { .. })));
         let outside = Gpa::new(0x4_0000)..Gpa::new(0x5_0000);
-        let error = boot_tables(format, &memory, outside, &mappings).unwrap_err();
+        let error = boot_tables(format, &memory, outside, mappings).unwrap_err();
         assert!(matches!(error, BootError::Area(Error::Memory(_))));
     }
 }

@@ -14,9 +14,9 @@
 //!     format,
 //!     &memory,
 //!     Gpa::new(0x9000)..Gpa::new(0xf000),
-//!     &[
+//!     [
 //!         BootMapping::identity(1 << 32, Prot::RWX.into()),
-//!         BootMapping { gva: kernel, gpa: Gpa::new(0x100_0000), bytes: 512 << 20, attributes: Prot::RWX.into() },
+//!         BootMapping::new(kernel, Gpa::new(0x100_0000), 512 << 20, Prot::RWX.into()),
 //!     ],
 //! )?;
 //! assert_eq!(boot.registers.cr3.into_bits(), 0x9000);
@@ -24,6 +24,7 @@
 //! # Ok::<(), arch_x86::BootError>(())
 //! ```
 
+use core::borrow::Borrow;
 use core::ops::Range;
 
 use pgtable::Gpa;
@@ -60,7 +61,7 @@ pub fn boot_tables<M: TableMemory<Gpa>>(
     format: LongMode,
     memory: &M,
     area: Range<Gpa>,
-    mappings: &[BootMapping],
+    mappings: impl IntoIterator<Item: Borrow<BootMapping>>,
 ) -> Result<BootTables, BootError> {
     let (root, end) = build_boot_tables(format, memory, area, mappings)?;
     Ok(BootTables { registers: format.registers(root), end })

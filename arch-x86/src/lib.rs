@@ -29,7 +29,7 @@
 //! let memory = DirectMap::new(&words, Gpa::new(0));
 //! let format = LongMode::new(Levels::Four, Controls { smap: true, ..Controls::new() });
 //! let read_only = BootMapping::identity(1 << 30, Prot::R.for_user().into());
-//! let boot = boot_tables(format, &memory, Gpa::new(0x9000)..Gpa::new(0xc000), &[read_only])?;
+//! let boot = boot_tables(format, &memory, Gpa::new(0x9000)..Gpa::new(0xc000), [read_only])?;
 //!
 //! let walker = Walker::new(format, &memory, boot.registers.cr3.root());
 //! let fault = walker.translate(Gva::new(0x1234), Access::WRITE.by_user()).unwrap_err();

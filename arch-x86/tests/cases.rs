@@ -81,7 +81,7 @@ fn case_b12_address_masking_and_separation() {
     let format = LongMode::new(Levels::Four, Controls::new());
     let area = Gpa::new(0x1000)..Gpa::new(0x8000);
     let mapping = BootMapping::identity(1 << 30, Prot::RWX.into());
-    let boot = boot_tables(format, &memory, area, &[mapping]).unwrap().registers;
+    let boot = boot_tables(format, &memory, area, [mapping]).unwrap().registers;
     let raw =
         (boot.cr0.into_bits(), boot.cr3.into_bits(), boot.cr4.into_bits(), boot.efer.into_bits());
     const LASS: u64 = 1 << 27;
@@ -304,7 +304,7 @@ fn case_b14_roots_beyond_maxphyaddr() {
         let memory = DirectMap::new(&words, Gpa::new(root));
         let format = LongMode::new(Levels::Four, processor);
         let area = Gpa::new(root)..Gpa::new(root + 0x1000);
-        let boot = boot_tables(format, &memory, area, &[]);
+        let boot = boot_tables(format, &memory, area, [] as [BootMapping; 0]);
         let refused = matches!(boot, Err(BootError::Area(Error::Unencodable { .. })));
         assert_eq!((boot.is_ok(), refused), (ok, !ok), "{maxphyaddr} bits, {root:#x}: {boot:?}");
     }
@@ -327,7 +327,7 @@ fn case_b14_areas_outside_memory() {
         (0x1000, 0x1fff, "no room for the root"),
     ] {
         let area = Gpa::new(start)..Gpa::new(end);
-        let boot = boot_tables(format, &memory, area, &mappings);
+        let boot = boot_tables(format, &memory, area, mappings);
         let outside = |error: &Error| matches!(error, Error::Memory(error) if error.refusal == Refusal::Outside);
         let seen = match &boot {
             Ok(_) => "ok",

@@ -142,19 +142,9 @@ fn case_a_guest_boots() {
         format,
         &memory,
         Gpa::new(0x1000)..Gpa::new(0x9000),
-        &[
-            BootMapping {
-                gva: Gva::new(0),
-                gpa: Gpa::new(0),
-                bytes: 0x20_0000,
-                attributes: private,
-            },
-            BootMapping {
-                gva: Gva::new(0x20_0000),
-                gpa: buffer,
-                bytes: 0x20_0000,
-                attributes: Prot::RW.into(),
-            },
+        [
+            BootMapping::new(Gva::new(0), Gpa::new(0), 0x20_0000, private),
+            BootMapping::new(Gva::new(0x20_0000), buffer, 0x20_0000, Prot::RW.into()),
         ],
     )
     .unwrap();

@@ -27,6 +27,8 @@ use crate::states::States;
 use crate::sync::{AtomicU64, Lock, Ordering};
 
 /// The descriptors of the frames of one region, and where they come from.
+///
+/// Also table memory, as its source is: a tree may own the frames that its tables stand in.
 #[derive(Debug)]
 pub struct Frames<A, S> {
     pub(crate) start: u64,
@@ -82,6 +84,7 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
 
     /// Where the frames come from.
     #[must_use]
+    #[inline(always)]
     pub fn source(&self) -> &S {
         &self.source
     }

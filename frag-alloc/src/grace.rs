@@ -29,16 +29,6 @@ pub trait Grace {
     fn passed(&self, cookie: u64) -> bool;
 }
 
-impl<G: Grace + ?Sized> Grace for &G {
-    fn start(&self) -> u64 {
-        (**self).start()
-    }
-
-    fn passed(&self, cookie: u64) -> bool {
-        (**self).passed(cookie)
-    }
-}
-
 /// Grace periods that give out the readers for which they wait: what a tree that threads share
 /// needs of its [`Deferred`](crate::Deferred).
 ///
@@ -53,16 +43,33 @@ pub trait Readers: Grace {
     fn reader(&self) -> Option<Self::Reader<'_>>;
 }
 
-impl<G: Readers + ?Sized> Readers for &G {
-    type Reader<'a>
-        = G::Reader<'a>
-    where
-        Self: 'a;
+/// Both traits for a pointer to grace periods.
+macro_rules! through {
+    ($($pointer:ty),*) => {$(
+        impl<G: Grace + ?Sized> Grace for $pointer {
+            fn start(&self) -> u64 {
+                (**self).start()
+            }
 
-    fn reader(&self) -> Option<Self::Reader<'_>> {
-        (**self).reader()
-    }
+            fn passed(&self, cookie: u64) -> bool {
+                (**self).passed(cookie)
+            }
+        }
+
+        impl<G: Readers + ?Sized> Readers for $pointer {
+            type Reader<'a>
+                = G::Reader<'a>
+            where
+                Self: 'a;
+
+            fn reader(&self) -> Option<Self::Reader<'_>> {
+                (**self).reader()
+            }
+        }
+    )*};
 }
+
+through!(&G, Box<G>, alloc::rc::Rc<G>, alloc::sync::Arc<G>);
 
 /// No reader slot is in use.
 const QUIET: u64 = 0;

@@ -1,10 +1,70 @@
-//! Frames in guest memory.
+//! Frames in guest memory, and the owned forms that a VMM keeps in its `Vm`.
+
+use alloc::sync::Arc;
 
 use pgtable::Gpa;
-use pgtable::memory::{GuestTables, HostMapped, MemoryError, RegionError};
+use pgtable::memory::{GuestTables, HeldMemory, HostMapped, MemoryError, RegionError};
+use pgtable::shared::SharedPageTable;
+use pgtable::tree::PageTable;
 use vm_memory::GuestMemoryBackend;
 
+use crate::cache::Cache;
+use crate::deferred::Deferred;
+use crate::frames::Frames;
+use crate::grace::Epochs;
 use crate::source::Region;
+
+/// Frames in guest memory that own their part of it ([`guest_frames`] of an `Arc`): `'static`, for
+/// any thread. They are table memory too, for trees and walkers: all of the guest's, not only of
+/// the frames.
+pub type GuestFrames = Frames<Gpa, GuestFrameSource>;
+
+/// The tables of one address space in such frames.
+pub type GuestCache = Cache<Gpa, GuestFrameSource, Arc<GuestFrames>>;
+
+/// The same, for readers without a lock: what a [`SharedGuestTree`] takes its tables from.
+pub type DeferredGuestCache = Deferred<Gpa, GuestFrameSource, Arc<GuestFrames>, Epochs>;
+
+/// A tree in guest memory that one thread changes; it owns all that it needs.
+pub type GuestTree<F> = PageTable<F, Arc<GuestFrames>, Arc<GuestCache>>;
+
+/// A tree in guest memory that many threads change at once; it owns all that it needs.
+///
+/// ```
+/// use std::sync::Arc;
+/// use frag_alloc::{
+///     Cache, Deferred, DeferredGuestCache, Epochs, Frames, GuestFrames, Kind, Owner, Policy,
+///     SharedGuestTree, guest_frames,
+/// };
+/// use pgtable::format::Format;
+/// use pgtable::tree::PageTable;
+/// use pgtable::{Gpa, Stage1};
+/// use vm_memory::GuestMemoryMmap;
+///
+/// struct Vm<F> {
+///     memory: Arc<GuestMemoryMmap>,
+///     frames: Arc<GuestFrames>,
+///     tables: Arc<DeferredGuestCache>,
+///     tree: SharedGuestTree<F>,
+/// }
+///
+/// impl<F: Format<Stage = Stage1>> Vm<F> {
+///     /// Tables are fragments of 32 frames of 64 KiB at 2 MiB.
+///     fn new(memory: GuestMemoryMmap, format: F) -> Result<Self, Box<dyn std::error::Error>> {
+///         let memory = Arc::new(memory);
+///         let frames = guest_frames(Arc::clone(&memory), Gpa::new(2 << 20), 32, 16)?;
+///         let frames = Arc::new(Frames::new(frames)?);
+///         let cache = Cache::new(Arc::clone(&frames), Owner(1), Kind::User, Policy::Reuse);
+///         let tables = Arc::new(Deferred::new(cache, Epochs::new(8))); // eight threads
+///         let tree = PageTable::new(format, Arc::clone(&frames), Arc::clone(&tables))?;
+///         Ok(Self { memory, frames, tables, tree: tree.into() })
+///     }
+/// }
+/// ```
+pub type SharedGuestTree<F> = SharedPageTable<F, Arc<GuestFrames>, Arc<DeferredGuestCache>>;
+
+/// Where [`GuestFrames`] come from.
+pub type GuestFrameSource = Region<Gpa, GuestTables<'static, Gpa>>;
 
 /// Why guest memory could not be cut into frames.
 #[derive(Debug, thiserror::Error)]
@@ -21,19 +81,20 @@ pub enum GuestError {
 /// this process may write.
 ///
 /// What `memory` says about lengths is not believed: a frame is where a region gave out a slice of
-/// it. Guest memory that is mapped on demand stays mapped as long as the frames.
+/// it. Guest memory that is mapped on demand stays mapped as long as the frames. `memory` is
+/// borrowed (`&memory`), or owned with others (`Arc::clone(&memory)`), as for [`GuestTables`].
 ///
 /// # Errors
 /// [`GuestError`].
-pub fn guest_frames<G>(
-    memory: &G,
+pub fn guest_frames<'m, H>(
+    memory: H,
     start: Gpa,
     frames: u32,
     shift: u8,
-) -> Result<Region<Gpa, GuestTables<'_, Gpa>>, GuestError>
+) -> Result<Region<Gpa, GuestTables<'m, Gpa>>, GuestError>
 where
-    G: GuestMemoryBackend,
-    G::R: HostMapped,
+    H: HeldMemory<'m>,
+    <H::Memory as GuestMemoryBackend>::R: HostMapped,
 {
     Ok(Region::new(GuestTables::new(memory)?, start, frames, shift)?)
 }

@@ -75,7 +75,7 @@
 //! | feature | what for |
 //! | --- | --- |
 //! | `std` | a thread that waits for a pool yields to the scheduler |
-//! | `vm-memory` | `guest_frames`: frames in a range of guest memory |
+//! | `vm-memory` | `guest_frames`: frames in a range of guest memory; `GuestFrames`, `GuestCache`, `GuestTree`, `SharedGuestTree`: the forms that a VMM owns |
 //!
 //! Without features the crate is `no_std` with `alloc`.
 //!
@@ -102,6 +102,7 @@ mod guest;
 mod linux;
 mod lives;
 mod local;
+mod memory;
 mod numbers;
 mod pool;
 mod query;
@@ -118,7 +119,10 @@ pub use error::Error;
 pub use frames::Frames;
 pub use grace::{Epochs, Grace, Reader, Readers, Reading};
 #[cfg(feature = "vm-memory")]
-pub use guest::{GuestError, guest_frames};
+pub use guest::{
+    DeferredGuestCache, GuestCache, GuestError, GuestFrameSource, GuestFrames, GuestTree,
+    SharedGuestTree, guest_frames,
+};
 pub use local::Local;
 pub use query::{FrameRef, TableFrame};
 pub use source::{FrameSource, Hooks, Refused, Region, Span};

@@ -1,10 +1,9 @@
 //! Where frames come from and go back to.
 
 use alloc::boxed::Box;
-use core::sync::atomic::AtomicU64 as Word;
 
 use pgtable::Address;
-use pgtable::memory::{MemoryError, ReadMemory, Refusal, TableMemory};
+use pgtable::memory::{MemoryError, Refusal, TableMemory};
 
 use crate::descriptor::GRANULE;
 use crate::sync::{AtomicU64, Ordering};
@@ -171,6 +170,7 @@ impl<A: Address, M, H, const SMALLEST: u8> Region<A, M, H, SMALLEST> {
 
     /// The memory that the frames stand in.
     #[must_use]
+    #[inline(always)]
     pub fn memory(&self) -> &M {
         &self.memory
     }
@@ -237,53 +237,5 @@ impl<A: Address, M: TableMemory<A>, H: Hooks<A>, const SMALLEST: u8> FrameSource
 
     fn destruct(&self, frame: A, shift: u8) {
         self.hooks.destruct(frame, shift);
-    }
-}
-
-impl<A: Address, M: TableMemory<A>, H, const SMALLEST: u8> TableMemory<A>
-    for Region<A, M, H, SMALLEST>
-{
-    #[inline(always)]
-    fn word(&self, address: A) -> Result<&Word, MemoryError> {
-        self.memory.word(address)
-    }
-
-    #[inline(always)]
-    fn table(&self, address: A, words: usize) -> Result<&[Word], MemoryError> {
-        self.memory.table(address, words)
-    }
-
-    #[inline(always)]
-    fn wrote(&self, address: A, words: usize) {
-        self.memory.wrote(address, words);
-    }
-
-    #[inline(always)]
-    fn appeared(&self, appeared: pgtable::memory::Appeared) {
-        self.memory.appeared(appeared);
-    }
-}
-
-impl<A: Address, M: ReadMemory<A>, H, const SMALLEST: u8> ReadMemory<A>
-    for Region<A, M, H, SMALLEST>
-{
-    #[inline(always)]
-    fn load(&self, address: A) -> Result<u64, MemoryError> {
-        self.memory.load(address)
-    }
-
-    #[inline(always)]
-    fn compare_exchange(&self, address: A, current: u64, new: u64) -> Result<bool, MemoryError> {
-        self.memory.compare_exchange(address, current, new)
-    }
-
-    #[inline(always)]
-    fn is_writable(&self, address: A) -> bool {
-        self.memory.is_writable(address)
-    }
-
-    #[inline(always)]
-    fn in_place(&self, address: A, words: usize) -> Option<&[Word]> {
-        self.memory.in_place(address, words)
     }
 }

@@ -91,7 +91,12 @@ pub enum AllocError {
 /// Source of tables: a table of a given size, aligned to it, zeroed; and its return.
 ///
 /// By `&self`, on an instance, fallible. `frag-alloc` is the implementation that this project
-/// ships.
+/// ships. It passes through `&T`, and with feature `alloc` through `Box`, `Rc` and `Arc`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no allocator of tables at addresses of type `{A}`",
+    note = "`frag_alloc::Cache` is one, also by reference or as `Arc`; others: implement \
+            `pgtable::allocator::TableAllocator`"
+)]
 pub trait TableAllocator<A: Address> {
     /// A table: `layout.bytes()` zero bytes at a multiple of that, that nobody else has.
     ///
@@ -128,24 +133,38 @@ pub trait TableAllocator<A: Address> {
     fn state(&self, table: A, layout: TableLayout) -> Option<&TableState>;
 }
 
-impl<A: Address, T: TableAllocator<A> + ?Sized> TableAllocator<A> for &T {
-    #[inline]
-    fn allocate(&self, layout: TableLayout) -> Result<A, AllocError> {
-        (**self).allocate(layout)
-    }
+/// The trait for a pointer to an allocator.
+macro_rules! through {
+    ($($pointer:ty),*) => {$(
+        impl<A: Address, T: TableAllocator<A> + ?Sized> TableAllocator<A> for $pointer {
+            #[inline]
+            fn allocate(&self, layout: TableLayout) -> Result<A, AllocError> {
+                (**self).allocate(layout)
+            }
 
-    #[inline]
-    fn allocate_stale(&self, layout: TableLayout) -> Result<A, AllocError> {
-        (**self).allocate_stale(layout)
-    }
+            #[inline]
+            fn allocate_stale(&self, layout: TableLayout) -> Result<A, AllocError> {
+                (**self).allocate_stale(layout)
+            }
 
-    #[inline]
-    fn free(&self, table: A, layout: TableLayout, contents: Contents) -> Result<(), AllocError> {
-        (**self).free(table, layout, contents)
-    }
+            #[inline]
+            fn free(
+                &self,
+                table: A,
+                layout: TableLayout,
+                contents: Contents,
+            ) -> Result<(), AllocError> {
+                (**self).free(table, layout, contents)
+            }
 
-    #[inline]
-    fn state(&self, table: A, layout: TableLayout) -> Option<&TableState> {
-        (**self).state(table, layout)
-    }
+            #[inline]
+            fn state(&self, table: A, layout: TableLayout) -> Option<&TableState> {
+                (**self).state(table, layout)
+            }
+        }
+    )*};
 }
+
+through!(&T);
+#[cfg(feature = "alloc")]
+through!(alloc::boxed::Box<T>, alloc::rc::Rc<T>, alloc::sync::Arc<T>);

@@ -1,12 +1,14 @@
 //! A first stage's tables for a vCPU that starts with translation on, built in guest memory in one
 //! call. Architecture crates add the registers: `boot_tables`.
 
+use core::borrow::Borrow;
 use core::cell::Cell;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use crate::address::{Address, Gpa, Gva};
 use crate::allocator::{AllocError, Contents, TableAllocator, TableLayout};
+use crate::descent::Node;
 use crate::error::{Error, RangeError};
 use crate::format::{Format, Unencodable};
 use crate::geometry::{Level, Position};
@@ -16,6 +18,7 @@ use crate::stage::Stage1;
 use crate::state::TableState;
 use crate::table::PageTable;
 use crate::table_word::TableWord as _;
+use crate::word::{Word, any_set};
 
 /// One range to map. `T` are the format's attributes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -24,17 +27,26 @@ pub struct BootMapping<T> {
     pub gva: Gva,
     /// The first guest-physical address.
     pub gpa: Gpa,
-    /// The length in bytes: a multiple of the smallest page. The largest pages that fit are used.
+    /// The length in bytes: a multiple of the smallest page.
     pub bytes: u64,
     /// What the pages say.
     pub attributes: T,
+    /// Which sizes of pages; [`Leaves::Largest`] takes the fewest tables.
+    pub leaves: Leaves,
 }
 
 impl<T> BootMapping<T> {
-    /// The first `bytes` bytes of guest-physical memory at the same virtual addresses.
+    /// `bytes` bytes of guest-physical memory from `gpa` on at `gva`, in the largest pages.
+    #[must_use]
+    pub const fn new(gva: Gva, gpa: Gpa, bytes: u64, attributes: T) -> Self {
+        Self { gva, gpa, bytes, attributes, leaves: Leaves::Largest }
+    }
+
+    /// The first `bytes` bytes of guest-physical memory at the same virtual addresses, in the
+    /// largest pages.
     #[must_use]
     pub const fn identity(bytes: u64, attributes: T) -> Self {
-        Self { gva: Gva::new(0), gpa: Gpa::new(0), bytes, attributes }
+        Self::new(Gva::new(0), Gpa::new(0), bytes, attributes)
     }
 }
 
@@ -109,7 +121,7 @@ pub fn build_boot_tables<F: Format<Stage = Stage1>, M: TableMemory<Gpa>>(
     format: F,
     memory: &M,
     area: Range<Gpa>,
-    mappings: &[BootMapping<F::Attributes>],
+    mappings: impl IntoIterator<Item: Borrow<BootMapping<F::Attributes>>>,
 ) -> Result<(Gpa, Gpa), BootError> {
     let geometry = format.geometry();
     let level = geometry.root();
@@ -126,12 +138,67 @@ pub fn build_boot_tables<F: Format<Stage = Stage1>, M: TableMemory<Gpa>>(
     let mut table = PageTable::new(format, memory, &tables)
         .map_err(|error| BootError::Area(tables.cause(error)))?;
     for mapping in mappings {
-        let &BootMapping { gva, gpa, bytes, attributes } = mapping;
-        table.map(gva, gpa, bytes, attributes, Leaves::Largest).map_err(
-            |RangeError { at, error }| {
-                BootError::Mapping(RangeError { at, error: tables.cause(error) })
-            },
-        )?;
+        let &BootMapping { gva, gpa, bytes, attributes, leaves } = mapping.borrow();
+        table.map(gva, gpa, bytes, attributes, leaves).map_err(|RangeError { at, error }| {
+            BootError::Mapping(RangeError { at, error: tables.cause(error) })
+        })?;
     }
     Ok((table.root(), tables.next.get()))
+}
+
+/// Makes the root's entry for `gva` refer to a table that is there already: another one's subtree,
+/// or the root itself (`table == root`, a *recursive* entry, by which a guest finds its tables).
+///
+/// The entry must be empty. `table` is neither read nor checked: its level is the one below the
+/// root, and its width that of the format's tables there.
+///
+/// ```
+/// # use core::sync::atomic::AtomicU64;
+/// use arch_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
+/// use pgtable::memory::DirectMap;
+/// use pgtable::vcpu::link_boot_table;
+/// use pgtable::walk::Walker;
+/// use pgtable::{Access, Gpa, Gva, Prot};
+///
+/// # let words: Vec<AtomicU64> = (0..0x10000 / 8).map(|_| AtomicU64::new(0)).collect();
+/// let memory = DirectMap::new(&words, Gpa::new(0));
+/// let format = LongMode::new(Levels::Four, Controls::new());
+/// let identity = BootMapping::identity(1 << 30, Prot::RWX.into());
+/// let boot = boot_tables(format, &memory, Gpa::new(0x9000)..Gpa::new(0xf000), [identity])?;
+/// let root = boot.registers.cr3.root();
+/// link_boot_table(format, &memory, root, Gva::new(0xffff_ff80_0000_0000), root)?;
+///
+/// // By its last page the guest finds the root.
+/// let walker = Walker::new(format, &memory, root);
+/// let found = walker.translate(Gva::new(0xffff_ffff_ffff_f000), Access::READ)?;
+/// assert_eq!(found.output, root);
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// [`BootError::Mapping`]: [`Error::Range`] if the format has no such address, [`Error::Mapped`] if
+/// the entry is in use, [`Error::Unencodable`] if it cannot hold `table`, [`Error::Memory`] if
+/// `root` does not stand in `memory`.
+pub fn link_boot_table<F: Format<Stage = Stage1>, M: TableMemory<Gpa>>(
+    format: F,
+    memory: &M,
+    root: Gpa,
+    gva: Gva,
+    table: Gpa,
+) -> Result<(), BootError> {
+    let wrong = |error| BootError::Mapping(RangeError { at: gva, error });
+    let offset = format.offset(gva).ok_or_else(|| wrong(Error::Range))?;
+    let node = Node::root(&format, root.get());
+    let at = node.position();
+    let below = node.level.checked_sub(1).ok_or_else(|| wrong(Error::Range))?;
+    let width = format.geometry().width(Level(below));
+    let word = format.table(table, width, at).map_err(|error| wrong(error.into()))?;
+    let entry = Gpa::new(node.entry::<F>(offset));
+    let slot = F::Word::word_in(memory, entry).map_err(|error| wrong(error.into()))?;
+    if any_set::<F>(slot, format.bits(at).present) {
+        return Err(wrong(Error::Mapped { at }));
+    }
+    Word::<F>::new(slot).publish(word);
+    F::Word::wrote_in(memory, entry, 1);
+    Ok(())
 }

@@ -46,6 +46,10 @@ pub trait ReadSide {
 ///
 /// It gives out the readers for which it waits, so that a tree cannot be read under readers that
 /// its allocator does not know. `frag-alloc`'s `Deferred` is one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not keep freed tables from readers without a lock",
+    note = "`frag_alloc::Deferred::new(cache, frag_alloc::Epochs::new(threads))` does"
+)]
 pub trait DeferringAllocator<A: Address>: TableAllocator<A> {
     /// One thread's reading side.
     type Reader<'a>: ReadSide
@@ -56,16 +60,25 @@ pub trait DeferringAllocator<A: Address>: TableAllocator<A> {
     fn reader(&self) -> Option<Self::Reader<'_>>;
 }
 
-impl<A: Address, T: DeferringAllocator<A> + ?Sized> DeferringAllocator<A> for &T {
-    type Reader<'a>
-        = T::Reader<'a>
-    where
-        Self: 'a;
+/// The trait for a pointer to an allocator.
+macro_rules! through {
+    ($($pointer:ty),*) => {$(
+        impl<A: Address, T: DeferringAllocator<A> + ?Sized> DeferringAllocator<A> for $pointer {
+            type Reader<'a>
+                = T::Reader<'a>
+            where
+                Self: 'a;
 
-    fn reader(&self) -> Option<Self::Reader<'_>> {
-        (**self).reader()
-    }
+            fn reader(&self) -> Option<Self::Reader<'_>> {
+                (**self).reader()
+            }
+        }
+    )*};
 }
+
+through!(&T);
+#[cfg(feature = "alloc")]
+through!(alloc::boxed::Box<T>, alloc::rc::Rc<T>, alloc::sync::Arc<T>);
 
 /// How a verb comes to the tables that it changes.
 pub(crate) trait Locks {

@@ -7,7 +7,7 @@ use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::address::Address;
-use crate::guest_memory::{GuestTables, HostMapped, RegionError};
+use crate::guest_memory::{GuestTables, HeldMemory, HostMapped, RegionError};
 use crate::memory::{MemoryError, ReadMemory, TableMemory};
 
 /// [`GuestTables`] that marks in the bitmaps of the guest memory's regions what is written through
@@ -17,34 +17,36 @@ use crate::memory::{MemoryError, ReadMemory, TableMemory};
 /// Reading costs what it costs there. A write costs a look-up of its region, so memory that nobody
 /// migrates goes without. What the guest writes by itself is its hypervisor's dirty log's affair,
 /// as for all of its memory.
+///
+/// `H` is `&M` or `Arc<M>`, as for [`GuestTables`].
 #[derive(Debug)]
-pub struct TrackedTables<'m, M, A> {
+pub struct TrackedTables<'m, H, A> {
     tables: GuestTables<'m, A>,
-    memory: &'m M,
+    memory: H,
 }
 
-impl<'m, M: GuestMemoryBackend, A: Address> TrackedTables<'m, M, A> {
+impl<'m, H: HeldMemory<'m> + Clone, A: Address> TrackedTables<'m, H, A> {
     /// Table memory over all regions of `memory`, at their guest addresses, with the rights that
     /// they are mapped with.
     ///
     /// # Errors
     /// As [`GuestTables::new`].
-    pub fn new(memory: &'m M) -> Result<Self, RegionError>
+    pub fn new(memory: H) -> Result<Self, RegionError>
     where
-        M::R: HostMapped,
+        <H::Memory as GuestMemoryBackend>::R: HostMapped,
     {
-        Ok(Self::over(GuestTables::new(memory)?, memory))
+        Ok(Self::over(GuestTables::new(memory.clone())?, memory))
     }
 
     /// `tables`, whose writes are marked in the bitmaps of `memory`: for tables that were made with
     /// [`GuestTables::restricted`] or [`GuestTables::assuming`].
     #[must_use]
-    pub fn over(tables: GuestTables<'m, A>, memory: &'m M) -> Self {
+    pub fn over(tables: GuestTables<'m, A>, memory: H) -> Self {
         Self { tables, memory }
     }
 }
 
-impl<M: GuestMemoryBackend, A: Address> ReadMemory<A> for TrackedTables<'_, M, A> {
+impl<'m, H: HeldMemory<'m>, A: Address> ReadMemory<A> for TrackedTables<'m, H, A> {
     #[inline(always)]
     fn load(&self, address: A) -> Result<u64, MemoryError> {
         self.tables.load(address)
@@ -87,7 +89,7 @@ impl<M: GuestMemoryBackend, A: Address> ReadMemory<A> for TrackedTables<'_, M, A
     }
 }
 
-impl<M: GuestMemoryBackend, A: Address> TableMemory<A> for TrackedTables<'_, M, A> {
+impl<'m, H: HeldMemory<'m>, A: Address> TableMemory<A> for TrackedTables<'m, H, A> {
     #[inline(always)]
     fn word(&self, address: A) -> Result<&AtomicU64, MemoryError> {
         self.tables.word(address)
@@ -99,7 +101,8 @@ impl<M: GuestMemoryBackend, A: Address> TableMemory<A> for TrackedTables<'_, M, 
     }
 
     fn wrote(&self, address: A, words: usize) {
-        if let Some((region, at)) = self.memory.to_region_addr(GuestAddress(address.get() & !7)) {
+        let memory = self.memory.memory();
+        if let Some((region, at)) = memory.to_region_addr(GuestAddress(address.get() & !7)) {
             region.bitmap().mark_dirty(at.0 as usize, words.saturating_mul(8));
         }
     }

@@ -12,6 +12,6 @@
 //! [`build_boot_tables`] makes the first tables of a vCPU that starts with translation on, before
 //! it runs.
 
-pub use crate::boot::{BootError, BootMapping, build_boot_tables};
+pub use crate::boot::{BootError, BootMapping, build_boot_tables, link_boot_table};
 pub use crate::control_bits::{ControlBits, ControlTable, Effect, RefusedBit};
 pub use crate::paging_walker::{PagingState, PagingTranslation, PagingTree, PagingWalker, Walk};

@@ -21,6 +21,7 @@ mod cross_host;
 mod debian;
 mod emulated_host;
 mod fuzz;
+mod gdb;
 mod host;
 mod hosts;
 mod microvm;
@@ -66,6 +67,8 @@ enum Command {
     Hosts(hosts::Options),
     /// Ask QEMU whether ptdump translates as its own MMU does, on memory dumps of Debian’s kernels
     PtdumpProof(ptdump_proof::Options),
+    /// Have a real gdb debug an x86-64 guest, and compare what it sees
+    Gdb,
     /// Run everything that must hold before a change goes in
     Test(test::Options),
     /// Run a bench, or list them
@@ -86,7 +89,7 @@ impl Command {
             Self::Test(options) => options.wrong(),
             Self::Fuzz(options) => options.wrong(),
             Self::Bench(options) => options.wrong(),
-            Self::PtdumpProof(_) | Self::Mutants(_) | Self::Hosts(_) => None,
+            Self::PtdumpProof(_) | Self::Mutants(_) | Self::Hosts(_) | Self::Gdb => None,
         }
     }
 }
@@ -116,6 +119,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::PtdumpProof(options) => {
             ptdump_proof::run(&xtask, &options).map(|()| ExitCode::SUCCESS)
         }
+        Command::Gdb => gdb::run(&xtask).map(|()| ExitCode::SUCCESS),
         Command::Test(options) => test::run(&xtask, &options),
         Command::Bench(options) => bench::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
         Command::Fuzz(options) => fuzz::run(&xtask, &options).map(|()| ExitCode::SUCCESS),

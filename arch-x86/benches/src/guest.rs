@@ -40,18 +40,12 @@ impl Guest {
     pub fn new() -> Self {
         let regions = [(GuestAddress(0), REGION as usize), (GuestAddress(SECOND), REGION as usize)];
         let memory = GuestMemoryMmap::from_ranges(&regions).expect("guest memory");
-        let mappings: Vec<_> = (0..PAGES)
-            .map(|number| BootMapping {
-                gva: address(number),
-                gpa: page(number),
-                bytes: PAGE,
-                attributes: Prot::RW.into(),
-            })
-            .collect();
+        let mappings = (0..PAGES)
+            .map(|number| BootMapping::new(address(number), page(number), PAGE, Prot::RW.into()));
         let tables = GuestTables::<Gpa>::new(&memory).expect("guest memory has regions");
         let format = LongMode::new(Levels::Four, Controls::new());
         let within = Gpa::new(TABLES.start)..Gpa::new(TABLES.end);
-        let boot = boot_tables(format, &tables, within, &mappings).expect("boot tables");
+        let boot = boot_tables(format, &tables, within, mappings).expect("boot tables");
         Self { memory, boot }
     }
 }

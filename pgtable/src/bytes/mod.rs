@@ -57,7 +57,7 @@ const CHUNK: usize = 512;
 /// # let memory = DirectMap::new(&words, Gpa::new(0));
 /// # let format = LongMode::new(Levels::Four, Controls::new());
 /// # let map = BootMapping::identity(1 << 30, Prot::R.into());
-/// # let boot = boot_tables(format, &memory, Gpa::new(0x9000)..Gpa::new(0xc000), &[map])?;
+/// # let boot = boot_tables(format, &memory, Gpa::new(0x9000)..Gpa::new(0xc000), [map])?;
 /// // A guest's tables map everything read-only.
 /// let walker = Walker::new(format, &memory, boot.registers.cr3.root());
 /// let memory = WordBytes(&memory);

@@ -24,13 +24,16 @@ use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 #[cfg(feature = "vm-memory")]
-pub use vm::HostMapped;
+pub use vm::{HeldMemory, HostMapped};
 
 use crate::address::Address;
 use crate::memory::{MemoryError, ReadMemory, TableMemory};
 use crate::table_word::TableWord;
 
-/// The most granules in a table: 32 bytes each.
+/// The most granules for each piece, of 32 bytes each: what a table costs is in proportion to the
+/// pieces, so it may be made for one call.
+const PER_PIECE: u64 = 32;
+/// The most granules in a table.
 const MAX_GRANULES: u64 = 1 << 12;
 
 /// A memory map that cannot hold tables.
@@ -100,11 +103,14 @@ impl Piece {
     }
 }
 
-/// Guest memory as table memory; built once per memory map, shared by reference.
+/// Guest memory as table memory; built once per memory map, shared by reference or by `Arc`.
 ///
-/// Any number of threads may use it; it borrows the guest memory, which so stays mapped. Made by
-/// `new`, `restricted` and `assuming` (feature `vm-memory`), or by
-/// [`from_regions`](Self::from_regions).
+/// Any number of threads may use it. It keeps the guest memory mapped: of `&memory` for `'m`, of
+/// `Arc::clone(&memory)` for as long as it lives; then it is a `GuestTables<'static, A>`, which a
+/// struct beside the memory can own. Made by `new`, `restricted` and `assuming` (feature
+/// `vm-memory`), or by [`from_regions`](Self::from_regions). To make it takes one allocation of up
+/// to 1 KiB for each region, so it may also be made for one call.
+///
 ///
 /// | a part that is | `load` | `word`, `table`, `compare_exchange` |
 /// | --- | --- | --- |
@@ -118,15 +124,15 @@ pub struct GuestTables<'m, A> {
     shift: u8,
     /// All pieces in order, where a granule may meet several; else empty.
     ragged: Vec<Piece>,
-    /// Held, not used: they keep the pieces mapped.
+    /// Held, not used: it keeps the pieces mapped.
     #[cfg(feature = "vm-memory")]
     #[expect(dead_code, reason = "dropped with the tables")]
-    guards: vm::Guards,
+    kept: vm::Kept,
     memory: PhantomData<(&'m [AtomicU64], A)>,
 }
 
-// SAFETY: the pointers are to memory that lives for 'm, is shared, and only ever accessed
-// atomically; the guards are only dropped.
+// SAFETY: the pointers are to memory that lives for 'm or is kept, is shared, and only ever
+// accessed atomically; what is kept is only dropped, and may be dropped by any thread.
 unsafe impl<A> Send for GuestTables<'_, A> {}
 // SAFETY: as above.
 unsafe impl<A> Sync for GuestTables<'_, A> {}
@@ -189,39 +195,36 @@ impl<'m, A: Address> GuestTables<'m, A> {
         let overlap = pieces.windows(2).find(|two| two[0].end() > two[1].start);
         match overlap {
             Some(two) => Err(RegionError { start: two[1].start }),
-            None => Ok(Self::of_pieces(
-                &pieces,
-                #[cfg(feature = "vm-memory")]
-                vm::Guards::default(),
-            )),
+            None => Ok(Self::of_pieces(pieces)),
         }
     }
 
-    fn of_pieces(pieces: &[Piece], #[cfg(feature = "vm-memory")] guards: vm::Guards) -> Self {
+    /// For pieces in order, none of which is empty.
+    fn of_pieces(pieces: Vec<Piece>) -> Self {
         let end = pieces.iter().map(Piece::end).max().unwrap_or(0);
         // A granule touches two pieces only if a boundary lies within it, or both begin and end
         // there.
         let boundaries = pieces.iter().skip(1).fold(0, |bits, piece| bits | piece.start);
         let exact = if boundaries == 0 { 63 } else { boundaries.trailing_zeros() as u8 };
-        let coarse = (0..63).find(|&shift| end >> shift < MAX_GRANULES).unwrap_or(63);
-        let (shift, ragged) =
-            if exact >= coarse { (exact, Vec::new()) } else { (coarse, pieces.to_vec()) };
-        let count = if end == 0 { 0 } else { ((end - 1) >> shift) + 1 };
-        let granules = (0..count)
-            .map(|granule| {
-                let last = (granule << shift) | crate::low_bits(shift);
-                // The last piece that begins in or before the granule, if it reaches into it.
-                let index = pieces.partition_point(|piece| piece.start <= last);
-                let piece = index.checked_sub(1).and_then(|index| pieces.get(index));
-                piece.filter(|piece| piece.end() > granule << shift).copied().unwrap_or(Piece::NONE)
-            })
-            .collect();
+        let most = MAX_GRANULES.min(PER_PIECE * pieces.len() as u64);
+        let coarse = (0..63).find(|&shift| end >> shift < most).unwrap_or(63);
+        let shift = exact.max(coarse);
+        let mut granules = Vec::with_capacity((end >> shift) as usize + 1);
+        for piece in &pieces {
+            // A granule has the last piece that reaches into it.
+            let (first, last) = (piece.start >> shift, (piece.end() - 1) >> shift);
+            granules.truncate(first as usize);
+            granules.resize(first as usize, Piece::NONE);
+            granules.resize(last as usize + 1, *piece);
+        }
+        // Where no granule meets two pieces, nothing is searched.
+        let ragged = if exact >= coarse { Vec::new() } else { pieces };
         Self {
             granules,
             shift,
             ragged,
             #[cfg(feature = "vm-memory")]
-            guards,
+            kept: vm::Kept::default(),
             memory: PhantomData,
         }
     }

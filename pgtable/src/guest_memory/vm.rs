@@ -2,9 +2,11 @@
 
 extern crate std;
 
+use core::any::Any;
 use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::AtomicU64;
+use std::sync::Arc;
 use std::vec::Vec;
 
 use vm_memory::volatile_memory::{PtrGuard, PtrGuardMut};
@@ -16,10 +18,15 @@ use crate::address::Address;
 /// A region of guest memory that knows how this process maps it.
 ///
 /// # Safety
-/// As long as the region is borrowed, all of its bytes that [`GuestMemoryRegion::get_slice`] gives
-/// out are mapped in this process and may be accessed as [`host_access`](Self::host_access) says,
-/// the parts excepted that the embedder excludes by [`GuestTables::restricted`]. In particular no
-/// `mprotect` or `munmap` takes a right away, and no file behind the mapping is truncated.
+/// As long as the region is borrowed, or an `Arc` is held of the guest memory that has it, all of
+/// its bytes that [`GuestMemoryRegion::get_slice`] gives out are mapped in this process and may be
+/// accessed as [`host_access`](Self::host_access) says, the parts excepted that the embedder
+/// excludes by [`GuestTables::restricted`]. In particular no `mprotect` or `munmap` takes a right
+/// away, and no file behind the mapping is truncated.
+#[diagnostic::on_unimplemented(
+    message = "how this process maps a region of type `{Self}` is not known",
+    note = "implement `pgtable::memory::HostMapped` for it, or say it by `GuestTables::assuming`"
+)]
 pub unsafe trait HostMapped: GuestMemoryRegion {
     /// What this process may do with the region.
     fn host_access(&self) -> HostAccess;
@@ -41,16 +48,72 @@ unsafe impl<B: vm_memory::bitmap::Bitmap> HostMapped for vm_memory::GuestRegionM
     }
 }
 
-/// What keeps the pieces mapped where a backend maps on demand.
-#[derive(Default)]
-pub(super) struct Guards {
-    reading: Vec<PtrGuard>,
-    writing: Vec<PtrGuardMut>,
+/// Guest memory as [`GuestTables`] keep it mapped: borrowed (`&'m M`), or as one of its owners
+/// (`Arc<M>`; `'m` is `'static` then).
+///
+/// Of a `GuestMemoryMmap` that is no `Arc` yet, `Arc::new(memory.clone())` is one: its regions are
+/// shared, not copied. A `GuestMemoryAtomic` gives one by `memory().into_inner()`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no guest memory that tables can keep mapped",
+    note = "give a reference to it (`&memory`), or an `Arc` of it for tables that own a part of it"
+)]
+pub trait HeldMemory<'m>: sealed::Sealed {
+    /// The guest memory.
+    type Memory: GuestMemoryBackend;
+
+    /// The guest memory.
+    fn memory(&self) -> &Self::Memory;
+
+    /// What keeps it mapped beyond a borrow.
+    #[doc(hidden)]
+    fn owner(self) -> Option<Arc<dyn Any + Send + Sync>>;
 }
 
-impl fmt::Debug for Guards {
+mod sealed {
+    /// Only of a borrow and of an `Arc` is it known what they keep.
+    pub trait Sealed {}
+
+    impl<M> Sealed for &M {}
+    impl<M> Sealed for super::Arc<M> {}
+}
+
+impl<'m, M: GuestMemoryBackend> HeldMemory<'m> for &'m M {
+    type Memory = M;
+
+    fn memory(&self) -> &M {
+        self
+    }
+
+    fn owner(self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+}
+
+impl<M: GuestMemoryBackend + Send + Sync + 'static> HeldMemory<'static> for Arc<M> {
+    type Memory = M;
+
+    fn memory(&self) -> &M {
+        self
+    }
+
+    fn owner(self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(self)
+    }
+}
+
+/// What keeps the pieces mapped: the guards where a backend maps on demand, and an owner's part of
+/// the memory, which is dropped after them.
+#[derive(Default)]
+pub(super) struct Kept {
+    reading: Vec<PtrGuard>,
+    writing: Vec<PtrGuardMut>,
+    owner: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl fmt::Debug for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} guards", self.reading.len() + self.writing.len())
+        let owned = if self.owner.is_some() { "owned" } else { "borrowed" };
+        write!(f, "{} guards, {owned}", self.reading.len() + self.writing.len())
     }
 }
 
@@ -58,12 +121,28 @@ impl<'m, A: Address> GuestTables<'m, A> {
     /// Table memory over all regions of `memory`, at their guest addresses, with the rights that
     /// they are mapped with.
     ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use pgtable::Gpa;
+    /// use pgtable::memory::{GuestTables, TableMemory};
+    /// use vm_memory::{GuestAddress, GuestMemoryMmap};
+    ///
+    /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x1_0000)])?;
+    /// let borrowed = GuestTables::<Gpa>::new(&memory)?;
+    /// assert!(borrowed.word(Gpa::new(0x1000)).is_ok());
+    ///
+    /// let owned = GuestTables::<'static, Gpa>::new(Arc::new(memory.clone()))?;
+    /// drop(memory);
+    /// assert!(owned.word(Gpa::new(0x1000)).is_ok());
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`RegionError`] for a region whose bytes cannot be had, or one whose guest and host
     /// addresses are not both multiples of 8.
-    pub fn new<M: GuestMemoryBackend>(memory: &'m M) -> Result<Self, RegionError>
+    pub fn new<H: HeldMemory<'m>>(memory: H) -> Result<Self, RegionError>
     where
-        M::R: HostMapped,
+        RegionOf<'m, H>: HostMapped,
     {
         Self::restricted(memory, &[])
     }
@@ -74,33 +153,33 @@ impl<'m, A: Address> GuestTables<'m, A> {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn restricted<M: GuestMemoryBackend>(
-        memory: &'m M,
+    pub fn restricted<H: HeldMemory<'m>>(
+        memory: H,
         less: &[(Range<A>, HostAccess)],
     ) -> Result<Self, RegionError>
     where
-        M::R: HostMapped,
+        RegionOf<'m, H>: HostMapped,
     {
         // SAFETY: what regions say of themselves is true.
-        unsafe { Self::assuming(memory, less, M::R::host_access) }
+        unsafe { Self::assuming(memory, less, HostMapped::host_access) }
     }
 
     /// The same for regions of a type that does not know how it is mapped: `access` says it.
     ///
     /// # Safety
-    /// As long as `memory` is borrowed, what `access` answers for a region is true of all its bytes
+    /// As long as the tables live, what `access` answered for a region is true of all its bytes
     /// except those that `less` excludes, as [`HostMapped`] demands.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub unsafe fn assuming<M: GuestMemoryBackend>(
-        memory: &'m M,
+    pub unsafe fn assuming<H: HeldMemory<'m>>(
+        memory: H,
         less: &[(Range<A>, HostAccess)],
-        mut access: impl FnMut(&M::R) -> HostAccess,
+        mut access: impl FnMut(&RegionOf<'m, H>) -> HostAccess,
     ) -> Result<Self, RegionError> {
         let mut pieces = Vec::new();
-        let mut guards = Guards { reading: Vec::new(), writing: Vec::new() };
-        for region in memory.iter() {
+        let mut kept = Kept::default();
+        for region in memory.memory().iter() {
             let (first, allowed) = (region.start_addr().raw_value(), access(region));
             let region_end = first.saturating_add(region.len());
             for (range, allowed) in cut(first..region_end, allowed, less) {
@@ -115,12 +194,12 @@ impl<'m, A: Address> GuestTables<'m, A> {
                 let host = if allowed == HostAccess::ReadWrite {
                     let guard = slice.ptr_guard_mut();
                     let host = guard.as_ptr().cast_const();
-                    guards.writing.push(guard);
+                    kept.writing.push(guard);
                     host
                 } else {
                     let guard = slice.ptr_guard();
                     let host = guard.as_ptr();
-                    guards.reading.push(guard);
+                    kept.reading.push(guard);
                     host
                 };
                 let host = host.cast::<AtomicU64>();
@@ -128,13 +207,19 @@ impl<'m, A: Address> GuestTables<'m, A> {
                     return Err(RegionError { start });
                 }
                 let writable = if allowed == HostAccess::ReadWrite { bytes } else { 0 };
-                pieces.push(Piece { start, bytes, writable, host });
+                if bytes != 0 {
+                    pieces.push(Piece { start, bytes, writable, host });
+                }
             }
         }
         pieces.sort_by_key(|piece| piece.start);
-        Ok(Self::of_pieces(&pieces, guards))
+        kept.owner = memory.owner();
+        Ok(Self { kept, ..Self::of_pieces(pieces) })
     }
 }
+
+/// The regions of held guest memory.
+type RegionOf<'m, H> = <<H as HeldMemory<'m>>::Memory as GuestMemoryBackend>::R;
 
 /// The parts of `region` that may be accessed, each with what it allows: `allowed`, less what
 /// `less` says. A word of which some bytes allow less counts among those.

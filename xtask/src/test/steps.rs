@@ -9,12 +9,12 @@ use crate::emulated_host::PowerHost;
 use crate::microvm::{LinuxOptions, Mmu};
 use crate::ppc64le::Toolchain;
 use crate::toolbox::table::{
-    BOCHS, COMPILERS, LIBRARIES_ARM64, LIBRARIES_PPC64EL, LIBRARIES_RISCV64, MAKE, QEMU_ARM,
+    BOCHS, COMPILERS, GDB, LIBRARIES_ARM64, LIBRARIES_PPC64EL, LIBRARIES_RISCV64, MAKE, QEMU_ARM,
     QEMU_PPC, QEMU_RISCV, QEMU_USER, QEMU_X86, RUST_TRIXIE, SPIKE, SYSTEM_ARM64, SYSTEM_PPC64EL,
     SYSTEM_PPC64EL_6_12, SYSTEM_RISCV64, Tool, VALGRIND,
 };
 use crate::xtask::{POWER_BUILT, POWER_TESTED, Xtask};
-use crate::{bench, command, fuzz, microvm, probe, report, x86_host};
+use crate::{bench, command, fuzz, gdb, microvm, probe, report, x86_host};
 
 /// What programs for POWER are built with, and tested.
 const POWER_TESTS: &[&Tool] = &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_USER];
@@ -144,10 +144,10 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "x86",
-        about: "x86-64 microVM and probe, where /dev/kvm is usable",
+        about: "x86-64 microVM and probe, and a guest that gdb debugs, where /dev/kvm is usable",
         emulated: false,
-        cpu_seconds: 120,
-        tools: &[],
+        cpu_seconds: 130,
+        tools: &[&GDB],
         run: x86,
     },
     Step {
@@ -293,15 +293,16 @@ fn probe_all(xtask: &Xtask, arch: Arch) -> Result<()> {
     all.try_for_each(|options| succeeds("the probe", probe::run(xtask, options)?))
 }
 
-/// The x86-64 microVM, then the x86-64 probe: a few seconds on a host with KVM. Nothing is emulated
-/// here.
+/// The x86-64 microVM, the x86-64 probe, and a guest that gdb debugs: a few seconds on a host with
+/// KVM. Nothing is emulated here.
 fn x86(xtask: &Xtask) -> Result<()> {
     if let Err(why) = x86_host::usable() {
         report::note(&format!("SKIPPED, nothing of x86-64 guests was tested: {why:#}"));
         return Ok(());
     }
     succeeds("the microVM", microvm::run(xtask, microvm::Options::of(Arch::X86))?)?;
-    probe_all(xtask, Arch::X86)
+    probe_all(xtask, Arch::X86)?;
+    gdb::run(xtask)
 }
 
 fn succeeds(program: &str, status: u8) -> Result<()> {

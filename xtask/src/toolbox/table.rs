@@ -368,6 +368,21 @@ pub const VALGRIND: Tool = Tool {
     ..TOOL
 };
 
+/// A debugger that no part of is ours, for the guest that is debugged.
+pub const GDB: Tool = Tool {
+    name: "gdb",
+    why: "any would do that knows x86-64",
+    packages: &["gdb-multiarch"],
+    programs: &[Program {
+        name: "gdb-multiarch",
+        file: "{root}/usr/bin/gdb-multiarch",
+        before: "export PYTHONHOME={root}/usr\n",
+        arguments: "--data-directory {root}/usr/share/gdb",
+        ..PROGRAM
+    }],
+    ..TOOL
+};
+
 /// What the build script of an allocator that we compare with runs.
 pub const MAKE: Tool = Tool {
     name: "make",

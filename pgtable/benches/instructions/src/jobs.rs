@@ -28,7 +28,7 @@ pub fn rows() {
     let mapping = [BootMapping::identity(MAPPED, Prot::RWX.into())];
     count("x86, boot tables, a 2-MiB page", MAPPED >> 21, || {
         let range = Gpa::new(TABLES)..Gpa::new(TABLES + (1 << 16));
-        boot_tables(format, &memory, range, &mapping).unwrap();
+        boot_tables(format, &memory, range, mapping).unwrap();
     });
     let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&RAGGED).unwrap();
     count("table memory over four ragged regions, new", 1, || {

@@ -110,7 +110,7 @@ fn registers(
     let format = LongMode::new(Levels::Four, features.controls());
     let area = Gpa::new(at::TABLES.start)..Gpa::new(at::TABLES.end);
     let identity = BootMapping::identity(MAPPED, Prot::RWX.into());
-    let boot = boot_tables(format, &tables, area, &[identity])?;
+    let boot = boot_tables(format, &tables, area, [identity])?;
 
     for (at, descriptor) in (at::GDT..).step_by(8).zip(GDT) {
         memory.write_obj(descriptor, GuestAddress(at))?;
