@@ -7,7 +7,7 @@ use pgtable::{Access, AccessKind, Cause, Fault, Gpa, Gva, Hpa, Privilege, low_bi
 
 use crate::control_bits::{ControlRegister, RefusedBit, refused};
 use crate::registers::{
-    Hcr, Processor, Registers, Sctlr, Tcr, TcrEl2, Vtcr, granule0, granule1, guest_root, host_root,
+    Hcr, Processor, Registers, Sctlr, Tcr, TcrEl2, Ttbr, Vtcr, granule0, granule1, ps, tg0, tg1,
 };
 use crate::shape::{Granule, ShapeError};
 use crate::stage1::VmsaStage1;
@@ -41,15 +41,9 @@ pub enum Unsupported {
 
 impl Unsupported {
     /// The error for the first refused bit.
-    const fn check(words: &[(ControlRegister, u64)]) -> Result<(), Self> {
-        let mut index = 0;
-        while index < words.len() {
-            if let Some(bit) = refused(words[index].0, words[index].1) {
-                return Err(Self::Bit(bit));
-            }
-            index += 1;
-        }
-        Ok(())
+    fn check(words: &[(ControlRegister, u64)]) -> Result<(), Self> {
+        let bit = words.iter().find_map(|&(register, word)| refused(register, word));
+        bit.map_or(Ok(()), |bit| Err(Self::Bit(bit)))
     }
 }
 
@@ -74,9 +68,8 @@ pub struct Paging {
     tbi: [bool; 2],
     /// TCR.TBID*x*: TBI*x* does not count for instruction fetches.
     data_only_tbi: [bool; 2],
-    /// `None`: no walks (TCR.EPD*x*), or no such range.
-    lower: Option<Half>,
-    upper: Option<Half>,
+    /// By [`VaRange`]; `None`: no walks (TCR.EPD*x*), or no such range.
+    halves: [Option<Half>; 2],
 }
 
 impl Paging {
@@ -85,76 +78,69 @@ impl Paging {
     ///
     /// # Errors
     /// [`Unsupported`].
-    pub const fn of(
+    pub fn of(
         regime: Regime,
         registers: Registers,
         processor: &Processor,
     ) -> Result<Self, Unsupported> {
         let Registers { tcr, tcr2, sctlr, hcr, .. } = registers;
-        let tcr_register =
-            if regime.has_el0() { ControlRegister::Tcr } else { ControlRegister::TcrEl2 };
-        let words = [
-            (tcr_register, tcr),
+        let el0 = regime.has_el0();
+        Unsupported::check(&[
+            (if el0 { ControlRegister::Tcr } else { ControlRegister::TcrEl2 }, tcr),
             (ControlRegister::Tcr2, tcr2),
             (ControlRegister::Sctlr, sctlr),
             (ControlRegister::Hcr, hcr),
-        ];
-        if let Err(error) = Unsupported::check(&words) {
-            return Err(error);
-        }
+        ])?;
         let (sctlr, hcr) = (Sctlr::from_bits(sctlr), Hcr::from_bits(hcr));
-        let el1 = matches!(regime, Regime::El10);
+        let el1 = regime == Regime::El10;
         if el1 && !hcr.rw() {
             return Err(Unsupported::AArch32);
         }
         if el1 && hcr.tge() {
             return Err(Unsupported::Tge);
         }
-        let tcr = if regime.has_el0() { Tcr::from_bits(tcr) } else { tcr_of_el2(tcr) };
-        let mut paging = Self {
+        let tcr = if el0 { Tcr::from_bits(tcr) } else { tcr_of_el2(tcr) };
+        let on = sctlr.m() && !(el1 && hcr.dc());
+        let half = |range, off: bool| {
+            let walks = on && !off;
+            walks.then(|| Half::of(regime, range, tcr, &registers, processor)).transpose()
+        };
+        Ok(Self {
             regime,
-            on: sctlr.m() && !(el1 && hcr.dc()),
+            on,
             physical_bits: processor.physical_bits,
             tbi: [tcr.tbi0(), tcr.tbi1()],
             data_only_tbi: [processor.tbid && tcr.tbid0(), processor.tbid && tcr.tbid1()],
-            lower: None,
-            upper: None,
-        };
-        if paging.on && !tcr.epd0() {
-            match Half::of(regime, VaRange::Lower, tcr, &registers, processor) {
-                Ok(half) => paging.lower = Some(half),
-                Err(error) => return Err(error),
-            }
-        }
-        if paging.on && !tcr.epd1() {
-            match Half::of(regime, VaRange::Upper, tcr, &registers, processor) {
-                Ok(half) => paging.upper = Some(half),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(paging)
+            halves: [half(VaRange::Lower, tcr.epd0())?, half(VaRange::Upper, tcr.epd1())?],
+        })
     }
 
     /// The tree of an address range: of TTBR0 or TTBR1. `None` while translation is off, and where
     /// there are no walks (TCR.EPD*x*).
     #[must_use]
     pub const fn half(&self, range: VaRange) -> Option<&Half> {
-        match range {
-            VaRange::Lower => self.lower.as_ref(),
-            VaRange::Upper => self.upper.as_ref(),
-        }
+        self.halves[range as usize].as_ref()
+    }
+
+    /// The range of an address, as an index: bit 55 selects it (D8.2.4).
+    const fn range(&self, gva: Gva) -> usize {
+        if self.regime.has_el0() { (gva.get() >> 55 & 1) as usize } else { 0 }
+    }
+
+    /// Whether bits 63:56 of an address in `range` do not count.
+    const fn ignores_tag(&self, range: usize, fetch: bool) -> bool {
+        self.tbi[range] && !(fetch && self.data_only_tbi[range])
     }
 
     /// The PC after a branch to `gva`: without the tag, if instruction addresses can have one
     /// (D8.8.2).
     #[must_use]
     pub fn branch_target(&self, gva: Gva) -> Gva {
-        let upper = self.regime.has_el0() && gva.get() >> 55 & 1 == 1;
-        let tagged = self.tbi[usize::from(upper)] && !self.data_only_tbi[usize::from(upper)];
-        Gva::new(match (tagged, upper) {
+        let range = self.range(gva);
+        Gva::new(match (self.ignores_tag(range, true), range) {
             (false, _) => gva.get(),
-            (true, false) => gva.get() & low_bits(56),
-            (true, true) => gva.get() | !low_bits(56),
+            (true, 0) => gva.get() & low_bits(56),
+            (true, _) => gva.get() | !low_bits(56),
         })
     }
 }
@@ -170,31 +156,26 @@ impl Paging {
     /// What ends the access before a walk begins: an address out of range, EPD, E0PD, a
     /// root beyond the output address size.
     pub fn tree(&self, gva: Gva, access: Access) -> Result<Tree, Fault<VmsaStage1>> {
-        let el0 = self.regime.has_el0();
-        let upper = el0 && gva.get() >> 55 & 1 == 1;
-        let user = el0 && matches!(access.privilege, Privilege::User);
+        let fetch = access.kind == AccessKind::Fetch;
+        let user = self.regime.has_el0() && access.privilege == Privilege::User;
+        let range = self.range(gva);
         let refused = |kind| {
             let arch = Esr::abort(FaultStatus { kind, level: 0 }, access, user);
             Fault { address: gva, access, cause: Cause::Address, at: None, entry: None, arch }
         };
         if !self.on {
-            let fetch = access.kind == AccessKind::Fetch;
-            let tagged =
-                self.tbi[usize::from(upper)] && !(fetch && self.data_only_tbi[usize::from(upper)]);
-            let counted = if tagged { low_bits(56) } else { u64::MAX };
+            let counted = if self.ignores_tag(range, fetch) { low_bits(56) } else { u64::MAX };
             let output = gva.get() & counted;
             if output & !low_bits(self.physical_bits) != 0 {
                 return Err(refused(FaultKind::AddressSize));
             }
             return Ok(Tree::Off { output: Gpa::new(output), shift: 32 });
         }
-        let half = if upper { &self.upper } else { &self.lower };
-        let Some(Half { format, root, no_el0 }) = *half else {
+        let Some(Half { format, root, no_el0 }) = self.halves[range] else {
             return Err(refused(FaultKind::Translation));
         };
         let plain = format.offset(gva).map(|offset| format.address(offset));
-        let data_only = self.data_only_tbi[usize::from(upper)];
-        let tagged = data_only && access.kind == AccessKind::Fetch && plain != Some(gva);
+        let tagged = fetch && self.data_only_tbi[range] && plain != Some(gva);
         if plain.is_none() || tagged || no_el0 && user {
             return Err(refused(FaultKind::Translation));
         }
@@ -222,20 +203,24 @@ const fn tcr_of_el2(tcr: u64) -> Tcr {
 }
 
 impl Half {
-    const fn of(
+    fn of(
         regime: Regime,
         range: VaRange,
         tcr: Tcr,
         registers: &Registers,
         processor: &Processor,
     ) -> Result<Self, Unsupported> {
-        let upper = matches!(range, VaRange::Upper);
-        let (size, granule, tbi, hpd, e0pd, ttbr) = if upper {
-            (tcr.t1sz(), granule1(tcr.tg1()), tcr.tbi1(), tcr.hpd1(), tcr.e0pd1(), registers.ttbr1)
-        } else {
-            (tcr.t0sz(), granule0(tcr.tg0()), tcr.tbi0(), tcr.hpd0(), tcr.e0pd0(), registers.ttbr0)
+        let (size, granule, tbi, hpd, e0pd, ttbr) = match range {
+            VaRange::Lower => {
+                let granule = granule0(tcr.tg0());
+                (tcr.t0sz(), granule, tcr.tbi0(), tcr.hpd0(), tcr.e0pd0(), registers.ttbr0)
+            }
+            VaRange::Upper => {
+                let granule = granule1(tcr.tg1());
+                (tcr.t1sz(), granule, tcr.tbi1(), tcr.hpd1(), tcr.e0pd1(), registers.ttbr1)
+            }
         };
-        let Some(granule) = granule else { return Err(Unsupported::Granule { range }) };
+        let granule = granule.ok_or(Unsupported::Granule { range })?;
         let sctlr = Sctlr::from_bits(registers.sctlr);
         let controls = Stage1Controls {
             regime,
@@ -256,14 +241,11 @@ impl Half {
             pan: registers.pan,
             epan: sctlr.epan() && processor.epan,
         };
-        match VmsaStage1::new(controls) {
-            Ok(format) => Ok(Self {
-                format,
-                root: guest_root(ttbr, processor.wide_roots(tcr.ips())),
-                no_el0: e0pd && processor.e0pd,
-            }),
-            Err(error) => Err(Unsupported::Shape(error)),
-        }
+        Ok(Self {
+            format: VmsaStage1::new(controls)?,
+            root: Gpa::new(Ttbr::from_bits(ttbr).root(processor.wide_roots(tcr.ips()))),
+            no_el0: e0pd && processor.e0pd,
+        })
     }
 }
 
@@ -271,24 +253,20 @@ impl Half {
 ///
 /// # Errors
 /// [`Unsupported`].
-pub const fn stage2_of(
+pub fn stage2_of(
     vtcr: u64,
     vttbr: u64,
     hcr: u64,
     processor: &Processor,
 ) -> Result<Option<(VmsaStage2, Hpa)>, Unsupported> {
-    let words = [(ControlRegister::Vtcr, vtcr), (ControlRegister::Hcr, hcr)];
-    if let Err(error) = Unsupported::check(&words) {
-        return Err(error);
-    }
+    Unsupported::check(&[(ControlRegister::Vtcr, vtcr), (ControlRegister::Hcr, hcr)])?;
     let (vtcr, hcr) = (Vtcr::from_bits(vtcr), Hcr::from_bits(hcr));
     // DC works as if VM were set too.
     if !hcr.vm() && !hcr.dc() || hcr.tge() {
         return Ok(None);
     }
-    let Some(granule) = granule0(vtcr.tg0()) else {
-        return Err(Unsupported::Granule { range: VaRange::Lower });
-    };
+    let reserved = Unsupported::Granule { range: VaRange::Lower };
+    let granule = granule0(vtcr.tg0()).ok_or(reserved)?;
     let ds = vtcr.ds() && processor.has_lpa2(granule, true);
     let controls = Stage2Controls {
         granule,
@@ -304,13 +282,8 @@ pub const fn stage2_of(
         xnx: processor.xnx,
         fwb: hcr.fwb() && processor.fwb,
     };
-    match VmsaStage2::new(controls) {
-        Ok(format) => {
-            let root = host_root(vttbr, processor.wide_roots(vtcr.ps()));
-            Ok(Some((format, root)))
-        }
-        Err(error) => Err(Unsupported::Shape(error)),
-    }
+    let root = Ttbr::from_bits(vttbr).root(processor.wide_roots(vtcr.ps()));
+    Ok(Some((VmsaStage2::new(controls)?, Hpa::new(root))))
 }
 
 /// The start level that SL0 and SL2 say ("VTCR_EL2").
@@ -340,8 +313,8 @@ impl VmsaStage2 {
             .with_sl0(sl0 as u8)
             .with_rgn0(0b0101)
             .with_sh0(3)
-            .with_tg0(crate::registers::tg0(granule))
-            .with_ps(crate::registers::ps(output_bits))
+            .with_tg0(tg0(granule))
+            .with_ps(ps(output_bits))
             .with_vs(true)
             .with_ha(ha)
             .with_hd(hd)
@@ -361,7 +334,7 @@ impl VmsaStage1 {
             *self.controls();
         let size = 64 - input_bits;
         let tcr = Tcr::new()
-            .with_ips(crate::registers::ps(output_bits))
+            .with_ips(ps(output_bits))
             .with_as16(true)
             .with_ha(ha)
             .with_hd(hd)
@@ -369,7 +342,7 @@ impl VmsaStage1 {
         match self.controls().range {
             VaRange::Lower => tcr
                 .with_t0sz(size)
-                .with_tg0(crate::registers::tg0(granule))
+                .with_tg0(tg0(granule))
                 .with_rgn0(0b0101)
                 .with_sh0(3)
                 .with_hpd0(hpd)
@@ -377,7 +350,7 @@ impl VmsaStage1 {
                 .with_epd1(true),
             VaRange::Upper => tcr
                 .with_t1sz(size)
-                .with_tg1(crate::registers::tg1(granule))
+                .with_tg1(tg1(granule))
                 .with_rgn1(0b0101)
                 .with_sh1(3)
                 .with_hpd1(hpd)

@@ -1,11 +1,10 @@
 //! A walker of whatever a vCPU's registers say.
 
-use pgtable::bytes::{Translate, TranslateRecording, TranslateUnjudged};
 use pgtable::memory::ReadMemory;
-use pgtable::walk::{TranslationOf, Walker};
+use pgtable::vcpu::{PagingState, Walk};
 use pgtable::{Access, Fault, Gpa, Gva, Translation};
 
-use crate::gva::{Paging, Tree};
+use crate::gva::Paging;
 use crate::stage1::VmsaStage1;
 use crate::stage1_attributes::Stage1Attributes;
 
@@ -42,60 +41,27 @@ pub type StageTranslation = Translation<Gpa, Option<Stage1Attributes>>;
 /// assert_eq!(&read, b"across pages");
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug)]
-pub struct PagingWalker<M> {
-    paging: Paging,
-    memory: M,
-}
+pub type PagingWalker<M> = pgtable::vcpu::PagingWalker<Paging, M>;
 
 impl Paging {
     /// A walker of the tables in `memory`.
     #[must_use]
     pub const fn walker<M: ReadMemory<Gpa>>(self, memory: M) -> PagingWalker<M> {
-        PagingWalker { paging: self, memory }
+        PagingWalker::new(self, memory)
     }
 }
 
-impl<M: ReadMemory<Gpa>> PagingWalker<M> {
-    /// What `walk` finds in the tables, or the address itself while translation is off.
-    fn go(
+impl PagingState for Paging {
+    type Format = VmsaStage1;
+
+    #[inline(always)]
+    fn walk<M: ReadMemory<Gpa>>(
         &self,
+        memory: &M,
         gva: Gva,
         access: Access,
-        walk: impl FnOnce(
-            Walker<VmsaStage1, &M>,
-        ) -> Result<TranslationOf<VmsaStage1>, Fault<VmsaStage1>>,
+        walk: Walk,
     ) -> Result<StageTranslation, Fault<VmsaStage1>> {
-        match self.paging.tree(gva, access)? {
-            Tree::Off { output, shift } => Ok(Translation { output, shift, attributes: None }),
-            Tree::On { format, root, .. } => {
-                let Translation { output, shift, attributes } =
-                    walk(Walker::new(format, &self.memory, root))?;
-                Ok(Translation { output, shift, attributes: Some(attributes) })
-            }
-        }
-    }
-}
-
-impl<M: ReadMemory<Gpa>> Translate for PagingWalker<M> {
-    type Input = Gva;
-    type Output = Gpa;
-    type Attributes = Option<Stage1Attributes>;
-    type Fault = Fault<VmsaStage1>;
-
-    fn translate(&self, gva: Gva, access: Access) -> Result<StageTranslation, Self::Fault> {
-        self.go(gva, access, |walker| walker.translate(gva, access))
-    }
-}
-
-impl<M: ReadMemory<Gpa>> TranslateRecording for PagingWalker<M> {
-    fn access(&self, gva: Gva, access: Access) -> Result<StageTranslation, Self::Fault> {
-        self.go(gva, access, |walker| walker.access(gva, access))
-    }
-}
-
-impl<M: ReadMemory<Gpa>> TranslateUnjudged for PagingWalker<M> {
-    fn debug_translate(&self, gva: Gva, access: Access) -> Result<StageTranslation, Self::Fault> {
-        self.go(gva, access, |walker| walker.debug_translate(gva, access))
+        self.tree(gva, access)?.walk(memory, access, walk)
     }
 }

@@ -5,7 +5,7 @@
 //! [`CONTROL_BITS`](crate::CONTROL_BITS).
 
 use bitfield_struct::bitfield;
-use pgtable::{Gpa, Hpa, low_bits};
+use pgtable::low_bits;
 
 use crate::shape::Granule;
 
@@ -270,20 +270,12 @@ pub(crate) const fn granule1(tg: u8) -> Option<Granule> {
 
 /// TG0 for a granule.
 pub(crate) const fn tg0(granule: Granule) -> u8 {
-    match granule {
-        Granule::K4 => 0,
-        Granule::K64 => 1,
-        Granule::K16 => 2,
-    }
+    [0, 2, 1][granule as usize]
 }
 
 /// TG1 for a granule.
 pub(crate) const fn tg1(granule: Granule) -> u8 {
-    match granule {
-        Granule::K16 => 1,
-        Granule::K4 => 2,
-        Granule::K64 => 3,
-    }
+    [2, 1, 3][granule as usize]
 }
 
 const OUTPUT_BITS: [u8; 7] = [32, 36, 40, 42, 44, 48, 52];
@@ -420,14 +412,4 @@ pub struct Registers {
     pub hcr: u64,
     /// PSTATE.PAN.
     pub pan: bool,
-}
-
-/// A root of the right stage.
-pub(crate) const fn guest_root(ttbr: u64, wide: bool) -> Gpa {
-    Gpa::new(Ttbr::from_bits(ttbr).root(wide))
-}
-
-/// A root of the right stage.
-pub(crate) const fn host_root(vttbr: u64, wide: bool) -> Hpa {
-    Hpa::new(Ttbr::from_bits(vttbr).root(wide))
 }

@@ -1,7 +1,9 @@
 //! Granules, tree shapes, and how output addresses stand in descriptors.
 
+use core::sync::atomic::AtomicU64;
+
 use pgtable::format::{
-    Entry, Field, Geometry, LevelGeometry, MAX_LEVELS, Pattern, Shortcuts, Step, Unencodable, Words,
+    Entry, Field, Geometry, LevelGeometry, Pattern, Shortcuts, Step, Unencodable, Words,
 };
 use pgtable::{Address, Level, Position, low_bits};
 
@@ -18,6 +20,10 @@ pub(crate) const TABLE: u64 = TableDescriptor::new().with_table(true).into_bits(
 const CONTIGUOUS: u64 = Stage1Descriptor::new().with_contiguous(true).into_bits();
 /// The last level in Arm's numbering, in which levels are counted towards the pages.
 const LAST_LEVEL: i8 = 3;
+/// The most levels: with LPA2 and 4-KiB granules.
+const MOST_LEVELS: usize = 5;
+/// Below this bit no address stands in a descriptor in place.
+const FRAME_SHIFT: u8 = 12;
 
 /// The translation granule: the size of a table and of the smallest page (DDI 0487, D8.1.1).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -111,6 +117,19 @@ pub enum ShapeError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Shape {
     pub(crate) geometry: Geometry,
+    // What walks and changes of single pages begin with is computed once.
+    /// By level, of a level that is not there those of a table of one entry: log2 of what an entry
+    /// covers, and the byte offsets of a table's entries.
+    shifts: [u8; MOST_LEVELS],
+    index_masks: [u64; MOST_LEVELS],
+    /// The input address bits that are translated.
+    pub(crate) input_mask: u64,
+    /// The bits that no output address of a page has: of the range, and below a granule.
+    no_output: u64,
+    /// Usual tables, whose address stands in place,
+    pub(crate) tables: Pattern,
+    /// and usual pages, which are none of a group.
+    pub(crate) page: Pattern,
     pub(crate) granule: Granule,
     /// Bits of an output address from here on are an address size fault.
     pub(crate) output_bits: u8,
@@ -118,8 +137,9 @@ pub(crate) struct Shape {
     pub(crate) ds: bool,
     /// Trees have groups of contiguous leaves.
     contiguous: bool,
-    /// The address bits that stand in a descriptor where they stand in the address.
-    in_place: u64,
+    /// The address bits that stand in a descriptor where they stand in the address, shifted right
+    /// by [`FRAME_SHIFT`]: so the compiler sees that the others are zero.
+    frames: u64,
     /// The bits of a descriptor that hold the address bits from 48 (LPA) or 50 (LPA2) on …
     high: u64,
     /// … and how far they are shifted left to be the address.
@@ -153,13 +173,26 @@ impl Shape {
         };
         let large = k64 && lpa || ds;
         let widest = if large { MAX_OUTPUT_BITS } else { USUAL_OUTPUT_BITS };
+        let geometry = geometry(granule, input_bits, levels, large, contiguous);
+        let (shifts, index_masks) = by_level(&geometry);
+        let output_bits = if output_bits < widest { output_bits } else { widest };
+        let hint = if contiguous { CONTIGUOUS } else { 0 };
+        let unusual = low_bits(in_place_bits) & !low_bits(output_bits) | high;
+        let tables = Pattern::all_set(VALID | TABLE).without(unusual);
+        let frames = (low_bits(in_place_bits) & !low_bits(granule.shift())) >> FRAME_SHIFT;
         Ok(Self {
-            geometry: geometry(granule, input_bits, levels, large, contiguous),
+            geometry,
+            shifts,
+            index_masks,
+            input_mask: geometry.address_mask(),
+            no_output: !low_bits(output_bits) | low_bits(granule.shift()),
+            tables,
+            page: tables.without(hint),
             granule,
             contiguous,
-            output_bits: if output_bits < widest { output_bits } else { widest },
+            output_bits,
             ds,
-            in_place: low_bits(in_place_bits) & !low_bits(granule.shift()),
+            frames,
             high,
             high_shift,
         })
@@ -168,13 +201,19 @@ impl Shape {
     /// The address in a descriptor.
     #[inline(always)]
     pub(crate) const fn join(&self, word: u64) -> u64 {
-        word & self.in_place | (word & self.high) << self.high_shift
+        word & self.in_place() | (word & self.high) << (self.high_shift & 63)
     }
 
     /// An address as it stands in a descriptor.
     #[inline(always)]
     pub(crate) const fn split(&self, address: u64) -> u64 {
-        address & self.in_place | address >> self.high_shift & self.high
+        address & self.in_place() | address >> (self.high_shift & 63) & self.high
+    }
+
+    /// The address bits that stand in a descriptor where they stand in the address.
+    #[inline(always)]
+    const fn in_place(&self) -> u64 {
+        self.frames << FRAME_SHIFT
     }
 
     /// Whether `address` has bits beyond the output address size.
@@ -215,27 +254,40 @@ impl Shape {
     /// The steps through usual tables to usual pages, of one level and more above the last;
     /// addresses stand in place.
     #[inline(always)]
-    pub(crate) fn shortcuts(&self, tables: Pattern, page: Pattern) -> Option<Shortcuts> {
-        let geometry = &self.geometry;
-        if geometry.levels() < 2 {
+    pub(crate) fn shortcuts(&self, page: Pattern) -> Option<Shortcuts> {
+        let levels = self.geometry.levels();
+        if levels < 2 {
             return None;
         }
-        let address = Field::in_place(self.in_place);
-        let mut steps = [Step::NONE; MAX_LEVELS];
-        let mut level = 0;
-        while level < geometry.levels() {
-            let at = Level(level);
-            let usual = if level == 0 { page } else { tables };
-            steps[level as usize] =
-                Step::new(geometry.shift(at), geometry.width(at), usual, address);
-            level += 1;
-        }
-        Some(Shortcuts::new(geometry.levels(), steps))
+        let tables = self.tables;
+        let address = Field::in_place(self.in_place());
+        // Written out, so that it stands in registers.
+        let step = |level: usize, usual| {
+            let (shift, mask) = (self.shifts[level], self.index_masks[level]);
+            Step::of_mask::<AtomicU64>(shift, mask, usual, address)
+        };
+        let [first, second, third] = [step(0, page), step(1, tables), step(2, tables)];
+        let [fourth, fifth, none] = [step(3, tables), step(4, tables), Step::NONE];
+        let steps = [first, second, third, fourth, fifth, none, none, none];
+        Some(Shortcuts::new(levels, steps))
     }
 
-    /// Whether a leaf at `at` can map `output`.
-    pub(crate) const fn has_leaf(&self, output: u64, at: Position) -> bool {
-        self.is_leaf_level(at) && output & low_bits(at.shift) == 0 && !self.is_out_of_range(output)
+    /// The words of leaves at `at` from `output` on, whose attributes are `word`.
+    #[inline(always)]
+    pub(crate) fn leaves(
+        &self,
+        word: Option<u64>,
+        output: u64,
+        at: Position,
+    ) -> Result<Words, Unencodable> {
+        let aligned = at.level.0 == 0 || output & low_bits(at.shift) == 0;
+        let fits = self.is_leaf_level(at) && output & self.no_output == 0 && aligned;
+        let word = word.filter(|_| fits).ok_or(Unencodable { at })?;
+        let page = if at.level.0 == 0 { TABLE } else { 0 };
+        let first = word | VALID | page | self.split(output);
+        // A carry out of the bits in place would not reach the others.
+        let end = self.output_bits.min(64 - self.in_place().leading_zeros() as u8);
+        Ok(Words::contiguous(first, output & low_bits(end), at.shift, end, 0))
     }
 
     #[inline(always)]
@@ -273,36 +325,20 @@ impl Shape {
         }
     }
 
-    /// The mark of a contiguous leaf, where trees have such.
+    /// The entry at `at` that refers to a table of `width` index bits at `table`; its other bits
+    /// are `word`.
     #[inline(always)]
-    pub(crate) const fn contiguous_bit(&self) -> u64 {
-        if self.contiguous { CONTIGUOUS } else { 0 }
-    }
-
-    /// Whether an entry at `at` can refer to a table of `width` index bits at `table`.
-    pub(crate) const fn has_table(&self, table: u64, width: u8, at: Position) -> bool {
-        at.level.0 > 0
-            && at.level.0 < self.geometry.levels()
+    pub(crate) fn table(
+        &self,
+        word: u64,
+        table: u64,
+        width: u8,
+        at: Position,
+    ) -> Result<u64, Unencodable> {
+        let fits = (1..self.geometry.levels()).contains(&at.level.0)
             && width == self.granule.stride()
-            && table & low_bits(self.granule.shift()) == 0
-            && !self.is_out_of_range(table)
-    }
-
-    /// The words of leaves of `2^shift` bytes from `output` on, whose other bits are `word`.
-    pub(crate) const fn words(&self, word: u64, output: u64, shift: u8) -> Words {
-        // A carry out of the bits in place would not reach the others.
-        let low = 64 - self.in_place.leading_zeros() as u8;
-        let end = if self.output_bits < low { self.output_bits } else { low };
-        let step = 1u64 << (shift & 63);
-        let count = ((1u64 << end) - (output & low_bits(end))) >> (shift & 63);
-        Words { first: word | self.split(output), step, count }
-    }
-
-    /// The address bits of a descriptor that are zero in the usual case: beyond the output address
-    /// size, and those that do not stand in place.
-    #[inline(always)]
-    pub(crate) const fn unusual_bits(&self) -> u64 {
-        self.in_place & !low_bits(self.output_bits) | self.high
+            && table & self.no_output == 0;
+        if fits { Ok(word | self.split(table)) } else { Err(Unencodable { at }) }
     }
 }
 
@@ -322,7 +358,7 @@ const fn geometry(
         _ if large => 2,
         _ => 1,
     };
-    let mut all = [LevelGeometry { width: stride, leaf: false }; 5];
+    let mut all = [LevelGeometry { width: stride, leaf: false }; MOST_LEVELS];
     let mut level = 0;
     while level < levels {
         let width =
@@ -340,6 +376,19 @@ const fn geometry(
         level += 1;
     }
     geometry
+}
+
+/// [`Shape::shifts`] and [`Shape::index_masks`].
+const fn by_level(geometry: &Geometry) -> ([u8; MOST_LEVELS], [u64; MOST_LEVELS]) {
+    let (mut shifts, mut masks) = ([Step::NONE.shift(); MOST_LEVELS], [0; MOST_LEVELS]);
+    let mut level = 0;
+    while level < geometry.levels() {
+        let at = Level(level);
+        shifts[level as usize] = geometry.shift(at);
+        masks[level as usize] = Step::index_mask::<AtomicU64>(geometry.width(at));
+        level += 1;
+    }
+    (shifts, masks)
 }
 
 /// Whether tables of `level` have room for groups of `2^group` leaves.

@@ -37,6 +37,16 @@ pub struct VmsaStage1 {
     controls: Stage1Controls,
     /// Table descriptors, their address left out.
     table: TableDescriptor,
+    /// The bits of an address above those that are translated which count, and what they are.
+    above: Pattern,
+    /// By privilege and kind of access: the pages that allow it by bits that decide alone.
+    pages: [[Pattern; 3]; 2],
+    /// The attributes that have an encoding.
+    needed: Pattern,
+    /// DBM and AP\[2\], unless hardware manages dirty state: not both are set then.
+    clean: u64,
+    /// The attributes that TCR says for all pages: SH with LPA2.
+    elsewhere: u64,
 }
 
 impl VmsaStage1 {
@@ -61,9 +71,28 @@ impl VmsaStage1 {
         let levels = granule.levels(input_bits);
         match Shape::new(granule, (input_bits, min, max), levels, output_bits, lpa, ds, contiguous)
         {
-            Ok(shape) => {
+            Ok(mut shape) => {
+                let limits = if controls.hpd { 0 } else { TABLE_LIMITS };
+                shape.tables = shape.tables.without(limits);
                 let table = TableDescriptor::new().with_valid(true).with_table(true);
-                Ok(Self { shape, controls, table })
+                let counted = if controls.tbi { low_bits(56) } else { u64::MAX };
+                let above = counted & !shape.input_mask;
+                let above = match controls.range {
+                    VaRange::Lower => Pattern::ANY.without(above),
+                    VaRange::Upper => Pattern::all_set(above),
+                };
+                let mut needed = Pattern::all_set(Stage1Attributes::READABLE);
+                if shape.ds {
+                    needed = needed.with(SH);
+                }
+                if !controls.regime.has_el0() {
+                    needed = needed.with(UXN).without(EL0 | NG);
+                }
+                let clean = if controls.ha && controls.hd { 0 } else { READ_ONLY | DBM };
+                let elsewhere = if shape.ds { SH } else { 0 };
+                let pages = [[Pattern::NONE; 3]; 2];
+                Ok(Self { shape, controls, table, above, pages, needed, clean, elsewhere }
+                    .with_pages())
             }
             Err(error) => Err(error),
         }
@@ -93,6 +122,18 @@ impl VmsaStage1 {
     #[must_use]
     pub const fn output_bits(&self) -> u8 {
         self.shape.output_bits
+    }
+
+    const fn with_pages(mut self) -> Self {
+        const ACCESSES: [Access; 3] = [Access::READ, Access::WRITE, Access::FETCH];
+        let mut n = 0;
+        while n < 3 {
+            let (access, kind) = (ACCESSES[n], ACCESSES[n].kind as usize);
+            self.pages[Privilege::Supervisor as usize][kind] = self.usual_page(access);
+            self.pages[Privilege::User as usize][kind] = self.usual_page(access.by_user());
+            n += 1;
+        }
+        self
     }
 
     /// Whether hardware manages dirty state: HD counts with HA only.
@@ -143,13 +184,10 @@ impl VmsaStage1 {
     /// The attributes of the leaf `word`.
     #[inline(always)]
     const fn attributes(&self, word: u64) -> Stage1Attributes {
-        let mut word = word & ATTRIBUTES;
-        if !self.tracks_dirt() && word & READ_ONLY != 0 {
+        let mut word = word & ATTRIBUTES | self.elsewhere;
+        if word & self.clean == READ_ONLY | DBM {
             // To this processor the page is read-only.
             word &= !DBM;
-        }
-        if self.shape.ds {
-            word |= SH;
         }
         if !self.controls.regime.has_el0() {
             let never = if word & UXN != 0 { PXN } else { 0 };
@@ -161,20 +199,12 @@ impl VmsaStage1 {
     /// The leaf with `attributes`, its type and address left out.
     #[inline(always)]
     const fn word(&self, attributes: Stage1Attributes) -> Option<u64> {
-        let Some(mut word) = attributes.to_word() else { return None };
-        if !self.tracks_dirt() && word & READ_ONLY != 0 && word & DBM != 0 {
+        let mut word = attributes.to_word();
+        if !self.needed.fits(word) || word & self.clean == READ_ONLY | DBM {
             return None;
         }
-        if self.shape.ds {
-            if word & SH != SH {
-                return None;
-            }
-            word &= !SH;
-        }
+        word &= !self.elsewhere;
         if !self.controls.regime.has_el0() {
-            if word & (EL0 | NG | UXN) != UXN {
-                return None;
-            }
             let never = if word & PXN != 0 { UXN } else { 0 };
             word = word & !(PXN | UXN) | EL0 | never;
         }
@@ -202,26 +232,15 @@ impl Format for VmsaStage1 {
     /// with TBI, bits 63:56 do not count (D8.2.4, D8.8).
     #[inline(always)]
     fn offset(&self, address: Gva) -> Option<u64> {
-        let address = match self.controls.range {
-            VaRange::Lower => address.get(),
-            VaRange::Upper => !address.get(),
-        };
-        let counted = if self.controls.tbi { low_bits(56) } else { u64::MAX };
-        let mask = self.shape.geometry.address_mask();
-        if address & counted & !mask != 0 {
-            return None;
-        }
-        Some(match self.controls.range {
-            VaRange::Lower => address & mask,
-            VaRange::Upper => !address & mask,
-        })
+        let offset = address.get() & self.shape.input_mask;
+        self.above.fits(address.get()).then_some(offset)
     }
 
     #[inline(always)]
     fn address(&self, offset: u64) -> Gva {
         Gva::new(match self.controls.range {
             VaRange::Lower => offset,
-            VaRange::Upper => offset | !self.shape.geometry.address_mask(),
+            VaRange::Upper => offset | !self.shape.input_mask,
         })
     }
 
@@ -237,13 +256,7 @@ impl Format for VmsaStage1 {
         attributes: Stage1Attributes,
         at: Position,
     ) -> Result<Words, Unencodable> {
-        match self.word(attributes) {
-            Some(word) if self.shape.has_leaf(output.get(), at) => {
-                let page = if at.level.0 == 0 { TABLE } else { 0 };
-                Ok(self.shape.words(word | page, output.get(), at.shift))
-            }
-            _ => Err(Unencodable { at }),
-        }
+        self.shape.leaves(self.word(attributes), output.get(), at)
     }
 
     #[inline(always)]
@@ -264,11 +277,7 @@ impl Format for VmsaStage1 {
 
     #[inline(always)]
     fn table(&self, table: Gpa, width: u8, at: Position) -> Result<u64, Unencodable> {
-        if self.shape.has_table(table.get(), width, at) {
-            Ok(self.table.into_bits() | self.shape.split(table.get()))
-        } else {
-            Err(Unencodable { at })
-        }
+        self.shape.table(self.table.into_bits(), table.get(), width, at)
     }
 
     /// Break-before-make is owed where memory type, shareability, security, or the scope of the
@@ -315,23 +324,19 @@ impl Format for VmsaStage1 {
     /// addresses that stand in place.
     #[inline(always)]
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
-        let unusual = self.shape.unusual_bits();
-        let limits = if self.controls.hpd { 0 } else { TABLE_LIMITS };
-        let tables = Pattern::all_set(VALID | TABLE).without(limits | unusual);
-        let page = Pattern::all_set(VALID | TABLE).without(unusual | self.shape.contiguous_bit());
         let page = match access {
-            None => page,
-            Some(access) => self.usual_page(page.with(AF), access),
+            None => self.shape.page,
+            Some(Access { kind, privilege }) => self.pages[privilege as usize][kind as usize],
         };
-        self.shape.shortcuts(tables, page)
+        self.shape.shortcuts(page)
     }
 }
 
 impl VmsaStage1 {
-    /// The pages of `page` that allow `access`, by bits that decide alone.
-    #[inline(always)]
-    const fn usual_page(&self, page: Pattern, access: Access) -> Pattern {
+    /// Accessed pages that allow `access`, by bits that decide alone.
+    const fn usual_page(&self, access: Access) -> Pattern {
         let Stage1Controls { pan, epan, wxn, regime, .. } = self.controls;
+        let page = self.shape.page.with(AF);
         let fetch = matches!(access.kind, AccessKind::Fetch);
         let page = match access.kind {
             AccessKind::Write => page.without(READ_ONLY),

@@ -217,11 +217,13 @@ impl Stage1Attributes {
         Self { page: Stage1Descriptor::from_bits(word & ATTRIBUTES | VALID) }
     }
 
-    /// Their bits in a descriptor, if they have an encoding.
+    /// The bit of [`to_word`](Self::to_word) that attributes have that have an encoding.
+    pub(crate) const READABLE: u64 = VALID;
+
+    /// Their bits in a descriptor.
     #[inline(always)]
-    pub(crate) const fn to_word(self) -> Option<u64> {
-        let word = self.page.into_bits();
-        if word & VALID == 0 { None } else { Some(word) }
+    pub(crate) const fn to_word(self) -> u64 {
+        self.page.into_bits()
     }
 }
 

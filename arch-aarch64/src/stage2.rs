@@ -246,7 +246,7 @@ impl Format for VmsaStage2 {
     #[inline(always)]
     fn offset(&self, address: Gpa) -> Option<u64> {
         let address = address.get();
-        (address & !self.shape.geometry.address_mask() == 0).then_some(address)
+        (address & !self.shape.input_mask == 0).then_some(address)
     }
 
     #[inline(always)]
@@ -266,13 +266,7 @@ impl Format for VmsaStage2 {
         attributes: Stage2Attributes,
         at: Position,
     ) -> Result<Words, Unencodable> {
-        match self.word(attributes) {
-            Some(word) if self.shape.has_leaf(output.get(), at) => {
-                let page = if at.level.0 == 0 { TABLE } else { 0 };
-                Ok(self.shape.words(word | page | VALID, output.get(), at.shift))
-            }
-            _ => Err(Unencodable { at }),
-        }
+        self.shape.leaves(self.word(attributes), output.get(), at)
     }
 
     #[inline(always)]
@@ -293,11 +287,7 @@ impl Format for VmsaStage2 {
 
     #[inline(always)]
     fn table(&self, table: Hpa, width: u8, at: Position) -> Result<u64, Unencodable> {
-        if self.shape.has_table(table.get(), width, at) {
-            Ok(self.shape.split(table.get()) | TABLE | VALID)
-        } else {
-            Err(Unencodable { at })
-        }
+        self.shape.table(TABLE | VALID, table.get(), width, at)
     }
 
     /// Break-before-make is owed where memory type, shareability or security change (D8.17.1).
@@ -340,9 +330,7 @@ impl Format for VmsaStage2 {
     /// Accessed pages that allow the access whatever else they say; addresses that stand in place.
     #[inline(always)]
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
-        let unusual = self.shape.unusual_bits();
-        let tables = Pattern::all_set(VALID | TABLE).without(unusual);
-        let page = tables.without(self.shape.contiguous_bit());
+        let page = self.shape.page;
         let page = match access {
             None => page,
             Some(access) => match access.kind {
@@ -351,7 +339,7 @@ impl Format for VmsaStage2 {
                 AccessKind::Fetch => page.with(AF).without(XN | XNX),
             },
         };
-        self.shape.shortcuts(tables, page)
+        self.shape.shortcuts(page)
     }
 }
 

@@ -12,7 +12,7 @@
 
 use arrayvec::ArrayVec;
 
-use crate::address::{Address, low_bits};
+use crate::address::Address;
 use crate::allocator::{Contents, TableAllocator};
 use crate::descent::{InPlace, Node};
 use crate::format::{Entry, Format, Input, Output};
@@ -261,6 +261,6 @@ where
             Leaves::AtMost(_) | Leaves::Exactly(_) => return None,
         }
         let offset = self.format.offset(input)?;
-        (bytes == 1 << shift && offset & low_bits(shift) == 0).then_some(offset)
+        (bytes == 1 << shift && offset & (bytes - 1) == 0).then_some(offset)
     }
 }

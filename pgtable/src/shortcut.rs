@@ -133,7 +133,27 @@ impl Step {
     #[inline(always)]
     #[must_use]
     pub const fn of<W: TableWord>(shift: u8, width: u8, usual: Pattern, address: Field) -> Self {
-        let index_mask = crate::address::low_bits(width) << W::SHIFT;
+        Self::of_mask::<W>(shift, Self::index_mask::<W>(width), usual, address)
+    }
+
+    /// The bits that [`of_mask`](Self::of_mask) wants for tables of `2^width` entries.
+    #[inline(always)]
+    #[must_use]
+    pub const fn index_mask<W: TableWord>(width: u8) -> u64 {
+        crate::address::low_bits(width) << W::SHIFT
+    }
+
+    /// The same by the mask of the byte offsets of a table's entries
+    /// ([`index_mask`](Self::index_mask)): for a format whose widths are not known at compile time,
+    /// and that computes this once.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_mask<W: TableWord>(
+        shift: u8,
+        index_mask: u64,
+        usual: Pattern,
+        address: Field,
+    ) -> Self {
         Self { index_shift: shift - W::SHIFT, index_mask, usual, address }
     }
 
