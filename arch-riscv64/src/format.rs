@@ -116,6 +116,14 @@ pub struct SvTables<S: SvStage> {
     loads: Loads,
     /// Bits that are reserved in every entry, N left out.
     reserved: u64,
+    /// The address bits that are translated, and the one that those above must be equal to: none in
+    /// a guest stage. Computed once: a walk begins with them.
+    translated: u64,
+    sign: u64,
+    /// Usual tables; usual pages, and by privilege and kind those that allow an access.
+    tables: Pattern,
+    readable: Pattern,
+    pages: [[Pattern; 3]; 2],
     stage: PhantomData<S>,
 }
 
@@ -166,21 +174,43 @@ impl<S: SvStage> SvTables<S> {
         let shapes = if svnapot { &NAPOT_SHAPES } else { &SHAPES };
         let pbmt = if pbmte { 0 } else { PBMT };
         let rsw = if rsw60t59b { 0 } else { RSW_HIGH };
+        let geometry = &shapes[S::GUEST as usize][mode.levels() as usize - 3];
+        let translated = geometry.address_mask();
+        let reserved = UNDEFINED | pbmt | rsw;
         Self {
-            geometry: &shapes[S::GUEST as usize][mode.levels() as usize - 3],
+            geometry,
+            translated,
+            sign: if S::GUEST { 0 } else { translated & !(translated >> 1) },
             mode,
             controls,
             loads: if controls.mxr { Loads::ReadableOrExecutable } else { Loads::Readable },
-            reserved: UNDEFINED | pbmt | rsw,
+            reserved,
+            tables: Pattern::all_set(V).without(R | W | X | U | A | D | PBMT | N | reserved),
+            readable: Pattern::all_set(V | R).without(PBMT | N | reserved),
+            pages: [[Pattern::NONE; 3]; 2],
             stage: PhantomData,
         }
+        .with_pages()
+    }
+
+    const fn with_pages(mut self) -> Self {
+        const ACCESSES: [Access; 3] = [Access::READ, Access::WRITE, Access::FETCH];
+        let mut n = 0;
+        while n < 6 {
+            let access = if n < 3 { ACCESSES[n] } else { ACCESSES[n - 3].by_user() };
+            let Demand { set, clear, .. } = self.demand(access);
+            self.pages[access.privilege as usize][access.kind as usize] =
+                self.readable.with(set).without(clear);
+            n += 1;
+        }
+        self
     }
 
     /// The same tables as HLVX reads them: loads need X instead of R, whatever MXR says
     /// ("Hypervisor Virtual-Machine Load and Store Instructions").
     #[must_use]
     pub const fn for_hlvx(self) -> Self {
-        Self { loads: Loads::Executable, ..self }
+        Self { loads: Loads::Executable, ..self }.with_pages()
     }
 
     /// The mode.
@@ -191,8 +221,8 @@ impl<S: SvStage> SvTables<S> {
 
     /// What an access demands: the right, the privilege, and what must be recorded already.
     #[inline(always)]
-    fn demand(&self, Access { kind, privilege }: Access) -> Demand {
-        let supervisor = privilege == Privilege::Supervisor;
+    const fn demand(&self, Access { kind, privilege }: Access) -> Demand {
+        let supervisor = matches!(privilege, Privilege::Supervisor);
         let loads = if S::GUEST && supervisor { Loads::Readable } else { self.loads };
         let (right, any) = match (kind, loads) {
             (AccessKind::Write, _) => (W, V),
@@ -247,14 +277,14 @@ impl<S: SvStage> Format for SvTables<S> {
     /// The bits above the tree's highest address bit must be equal to it; in a guest stage, zero.
     #[inline(always)]
     fn offset(&self, address: S::Input) -> Option<u64> {
-        let offset = address.get() & self.geometry.address_mask();
-        (self.address(offset) == address).then_some(offset)
+        let address = address.get();
+        let canonical = address.wrapping_add(self.sign) & !self.translated == 0;
+        canonical.then_some(address & self.translated)
     }
 
     #[inline(always)]
     fn address(&self, offset: u64) -> S::Input {
-        let unused = if S::GUEST { 0 } else { 64 - self.geometry.address_bits() };
-        Address::new(((offset << unused) as i64 >> unused) as u64)
+        Address::new(offset.wrapping_sub((offset & self.sign) << 1))
     }
 
     #[inline(always)]
@@ -366,11 +396,11 @@ impl<S: SvStage> Format for SvTables<S> {
     #[inline(always)]
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
         let address = Field { mask: PPN, left: PPN_TO_ADDRESS };
-        let tables = Pattern::all_set(V).without(R | W | X | U | A | D | PBMT | N | self.reserved);
-        let readable = Pattern::all_set(V | R).without(PBMT | N | self.reserved);
-        let page = access
-            .map(|access| self.demand(access))
-            .map_or(readable, |demand| readable.with(demand.set).without(demand.clear));
+        let tables = self.tables;
+        let page = match access {
+            None => self.readable,
+            Some(Access { kind, privilege }) => self.pages[privilege as usize][kind as usize],
+        };
         let levels = self.mode.levels();
         // Written out, so that it folds where the format is a constant.
         let step = |level: u8, usual| {
