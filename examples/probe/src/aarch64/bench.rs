@@ -8,7 +8,7 @@ use fastrand::Rng;
 use pgtable::format::{Entry, Format};
 use pgtable::two_stage::{TwoStage, TwoStageFault};
 use pgtable::walk::Walker;
-use pgtable::{Access, AccessKind, Cause, Fault, Gpa, Gva, Hpa, Privilege, low_bits};
+use pgtable::{Access, AccessKind, Cause, Fault, Gpa, Gva, Hpa, Level, Privilege, low_bits};
 
 use super::memory::Memory;
 use super::records::{DATA, LOAD, MEMORY, Order, STORE, TABLES, VECTORS};
@@ -76,6 +76,10 @@ pub enum Otherwise {
     /// QEMU, in PAR_EL1: if the low half of that type's encoding is 4 (not cached), it counts as
     /// Device-nGnRE.
     NormalCountsAsDevice,
+    /// The manual: a set of contiguous entries of which one differs from the others, or lacks the
+    /// hint, is misprogrammed, and which of its entries counts is CONSTRAINED UNPREDICTABLE
+    /// (D8.7.1). QEMU: ignores the hint, so that each entry counts by itself.
+    EntriesOfSetsAlone,
 }
 
 impl Otherwise {
@@ -86,6 +90,7 @@ impl Otherwise {
             Self::BitsBelowBlock => "QEMU: bits below a block count",
             Self::PanBeforeWxn => "QEMU: PAN before WXN",
             Self::NormalCountsAsDevice => "QEMU: a normal type's half",
+            Self::EntriesOfSetsAlone => "QEMU: entries of contiguous sets alone",
         }
     }
 }
@@ -425,12 +430,22 @@ pub fn case(scene: &Scene, memory: &Memory, rng: &mut Rng) -> Option<Case> {
     }
     let tree = scene.paging.tree(Gva::new(va), access);
     let patch = if rng.bool() { patch(&bench, &tree, va, rng) } else { None };
-    let patch = patch.unwrap_or((SCRATCH, 0));
-    let before = memory.load(patch.0)?;
-    memory.store(patch.0, patch.1);
+    let patch = patch.unwrap_or(Patch { at: SCRATCH, word: 0, breaks_set: false });
+    let before = memory.load(patch.at)?;
+    memory.store(patch.at, patch.word);
     let case = predict(&bench, va, access, patch, rng);
-    memory.store(patch.0, before);
+    memory.store(patch.at, before);
     case
+}
+
+/// A descriptor that is changed before the access.
+#[derive(Clone, Copy)]
+struct Patch {
+    at: u64,
+    word: u64,
+    /// The old or the new descriptor is one of a set of contiguous entries, and its neighbours are
+    /// not changed with it.
+    breaks_set: bool,
 }
 
 /// A word on the way to `va`, of either stage, and something odd to be in its place.
@@ -439,40 +454,42 @@ fn patch(
     tree: &Result<Tree, Fault<VmsaStage1>>,
     va: u64,
     rng: &mut Rng,
-) -> Option<(u64, u64)> {
+) -> Option<Patch> {
+    let mut words = Vec::new();
+    if let Ok(Tree::On { format, root, .. }) = tree {
+        let trace = bench.walker1(*format, *root).trace(Gva::new(va));
+        words.extend(trace.iter().map(|entry| (entry.address.get(), entry.at.level)));
+    }
     let path = bench.path(tree, va);
-    let mut words = path.first.clone();
     if let Some(walker) = bench.walker2() {
         for gpa in path.first.iter().copied().chain(path.ipa) {
-            words.extend(walker.trace(Gpa::new(gpa)).iter().map(|entry| entry.address.get()));
+            let trace = walker.trace(Gpa::new(gpa));
+            words.extend(trace.iter().map(|entry| (entry.address.get(), entry.at.level)));
         }
     }
-    let at = *words.get(rng.usize(..words.len().max(1)))?;
+    let (at, level) = *words.get(rng.usize(..words.len().max(1)))?;
     let word = bench.memory.load(at)?;
     let odd = odd(word, rng);
-    if is_hinted(word) || is_hinted(odd) {
-        let left_out = &bench.memory.misprogrammed;
-        left_out.set(left_out.get() + 1);
-        return None;
-    }
-    Some((at, odd))
+    let breaks_set = is_hinted(word, level) || is_hinted(odd, level);
+    Some(Patch { at, word: odd, breaks_set })
 }
 
-/// Whether a descriptor is one of a set of contiguous entries. A change of one of them, or a hint
-/// that its neighbours have not, misprograms the set: what a processor makes of that is CONSTRAINED
-/// UNPREDICTABLE (D8.7.1), and QEMU, which takes each entry by itself, is no judge of it.
-const fn is_hinted(word: u64) -> bool {
-    word & 1 == 1 && word & CONTIGUOUS != 0
+/// Whether a descriptor is a block or a page of a set of contiguous entries.
+const fn is_hinted(word: u64, level: Level) -> bool {
+    let leaf = word & 1 == 1 && (level.0 == 0 || word & 2 == 0);
+    leaf && word & CONTIGUOUS != 0
 }
 
 fn predict(
     bench: &Bench<'_>,
     va: u64,
     access: Access,
-    patch: (u64, u64),
+    patch: Patch,
     rng: &mut Rng,
 ) -> Option<Case> {
     let Bench { scene, memory } = *bench;
+    let breaks_set = patch.breaks_set;
+    let patch = (patch.at, patch.word);
     // The guest must find its own code, and the hypervisor its own.
     let mut needed = vec![(scene.code, Access::FETCH)];
     if scene.mode != Mode::El2 {
@@ -608,7 +625,10 @@ fn predict(
         vbar: scene.code + VECTORS,
         ..scene.order
     };
-    let of_a_set = before[..2].iter().any(|leaf| is_hinted(*leaf));
+    if breaks_set {
+        otherwise = otherwise.or(Some(Otherwise::EntriesOfSetsAlone));
+    }
+    let of_a_set = before[..2].iter().any(|leaf| leaf & 1 == 1 && leaf & CONTIGUOUS != 0);
     let kind = match scene.mode {
         _ if otherwise.is_some() => otherwise.map_or("", Otherwise::name),
         Mode::Second | Mode::Both if of_a_set => "contiguous, behind stage 2",

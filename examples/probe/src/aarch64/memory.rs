@@ -9,6 +9,8 @@ use pgtable::memory::DirectMap;
 
 use super::records::TABLES;
 
+/// The alignment that registers have: a root may be smaller.
+const SMALLEST: u64 = 64;
 /// Bytes of tables in a scene.
 pub const ROOM: u64 = 0x20_0000;
 
@@ -17,10 +19,8 @@ pub struct Memory {
     pub words: Vec<AtomicU64>,
     pub next: Cell<u64>,
     pub end: Cell<u64>,
-    /// How many changes of descriptors were left out because they would have misprogrammed a set of
-    /// contiguous entries.
-    pub misprogrammed: Cell<u64>,
-    state: TableState,
+    /// One for each [`SMALLEST`] bytes.
+    states: Vec<TableState>,
 }
 
 impl Memory {
@@ -29,8 +29,10 @@ impl Memory {
             words: (TABLES.0..TABLES.1).step_by(8).map(|_| AtomicU64::new(0)).collect(),
             next: Cell::new(TABLES.0),
             end: Cell::new(TABLES.0),
-            misprogrammed: Cell::new(0),
-            state: TableState::new(),
+            states: (TABLES.0..TABLES.1)
+                .step_by(SMALLEST as usize)
+                .map(|_| TableState::new())
+                .collect(),
         }
     }
 
@@ -66,8 +68,7 @@ impl Memory {
 
 impl<A: Address> TableAllocator<A> for Memory {
     fn allocate(&self, layout: TableLayout) -> Result<A, AllocError> {
-        // A root may be smaller than the alignment that registers have.
-        let bytes = (layout.bytes() as u64).max(64);
+        let bytes = (layout.bytes() as u64).max(SMALLEST);
         let table = self.next.get().next_multiple_of(bytes);
         if table + bytes > self.end.get() {
             return Err(AllocError::Exhausted { layout });
@@ -82,7 +83,8 @@ impl<A: Address> TableAllocator<A> for Memory {
         Ok(())
     }
 
-    fn state(&self, _: A, _: TableLayout) -> Option<&TableState> {
-        Some(&self.state)
+    fn state(&self, table: A, _: TableLayout) -> Option<&TableState> {
+        let index = table.get().checked_sub(TABLES.0)? / SMALLEST;
+        self.states.get(usize::try_from(index).ok()?)
     }
 }

@@ -115,11 +115,8 @@ impl Options {
     }
 
     fn judge(&self, path: &Path, asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
-        let (memory, cases) = self.cases(asked)?;
+        let (_, cases) = self.cases(asked)?;
         report.fact("processor", format!("{:?}", self.arm_cpu));
-        let misprogrammed = memory.misprogrammed.get();
-        let text = format!("{misprogrammed} changes that misprogram a set of contiguous entries");
-        report.fact("left out", text);
         let (id, answers) = records::read(&fs::read(path)?, cases.len())?;
         let [mmfr0, mmfr1, mmfr2, isar1] = id;
         let read = Processor::from_id([mmfr0, mmfr1, mmfr2], isar1);

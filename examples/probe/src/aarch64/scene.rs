@@ -169,7 +169,7 @@ fn controls1(
         lva: p.lva,
         ds,
         small_tables: p.small_tables,
-        contiguous: false,
+        contiguous: rng.bool(),
         ha: p.access_flag && rng.u8(..4) != 0,
         hd: p.dirty_state && rng.bool(),
         hpd: p.hierarchical_disable && rng.u8(..4) == 0,
@@ -194,7 +194,7 @@ fn controls2(
         output_bits: p.physical_bits.min(if rng.bool() { 52 } else { limit }),
         physical_bits: p.physical_bits,
         ds,
-        contiguous: false,
+        contiguous: rng.bool(),
         ha: p.access_flag && rng.u8(..4) != 0,
         hd: p.dirty_state && rng.bool(),
         xnx: p.xnx,
@@ -456,7 +456,9 @@ fn scene(
     let paging_without_wxn = Paging::of(regime, without_wxn, &machine.processor)?;
     if let Some((format, root)) = second {
         let read = stage2_of(order.vtcr, order.vttbr, registers.hcr, &machine.processor)?;
-        assert_eq!(read, Some((format, root)), "VTCR_EL2 says the format");
+        // Registers say nothing of contiguous sets.
+        let plain = VmsaStage2::new(Stage2Controls { contiguous: false, ..*format.controls() })?;
+        assert_eq!(read, Some((plain, root)), "VTCR_EL2 says the format");
     }
     order.mode = u64::from(regime != Regime::El10);
     order.hcr = registers.hcr;
