@@ -5,7 +5,8 @@ use anyhow::{Result, bail};
 
 use crate::qemu::Qemu;
 use crate::toolbox::table::{
-    QEMU_ARM, QEMU_RISCV, QEMU_X86, SYSTEM_AMD64, SYSTEM_ARM64, SYSTEM_RISCV64, Tool,
+    QEMU_ARM, QEMU_RISCV, QEMU_X86, SYSTEM_AMD64, SYSTEM_ARM64, SYSTEM_ARM64_16K, SYSTEM_RISCV64,
+    Tool,
 };
 use crate::xtask::Xtask;
 
@@ -64,6 +65,10 @@ pub const AARCH64: Platform = Platform {
     image: "vmlinuz-",
     modules: &[],
 };
+
+/// The same with a kernel whose pages have 16 KiB.
+pub const AARCH64_16K: Platform =
+    Platform { kernel: "Linux 6.12, 16-KiB pages", system: &SYSTEM_ARM64_16K, ..AARCH64 };
 
 /// QEMU’s `virt` with the hypervisor extension, and what translation has besides.
 pub const RISCV64: Platform = Platform {

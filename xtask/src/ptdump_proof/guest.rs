@@ -10,6 +10,7 @@ use duct::{Handle, cmd};
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::gdb::Gdb;
 use super::qmp::Qmp;
 use crate::emulated_host::{Initramfs, Platform, system};
 use crate::report;
@@ -20,14 +21,17 @@ const READY: &str = "ptdump-proof: ready";
 /// How long a guest may take to come up.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// Init: something is mapped and touched, then it sleeps.
+/// Init: something is mapped and touched. How it goes on follows.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /tmp
 /bin/busybox mount -t proc proc /proc
 /bin/busybox dd if=/bin/busybox of=/tmp/file bs=65536 2>/dev/null
 /bin/busybox echo "ptdump-proof: ready"
-exec /bin/busybox sleep 100000
 "#;
+/// Then it sleeps: the CPU is idle, in the kernel,
+const SLEEP: &str = "exec /bin/busybox sleep 100000\n";
+/// or it is in its own code and in the kernel by turns.
+const BUSY: &str = "while :; do read line </proc/uptime; done\n";
 
 /// A guest that has come up, and stands still.
 pub struct Guest {
@@ -37,12 +41,13 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Boots the platform's kernel on `machine`.
+    /// Boots the platform's kernel on `machine`, until init sleeps, or is `busy`.
     pub fn boot(
         xtask: &Xtask,
         platform: &Platform,
         machine: &str,
         kernel_arguments: &str,
+        busy: bool,
     ) -> Result<Self> {
         let software = system(xtask, platform)?;
         let folder = tempfile::tempdir()?;
@@ -50,7 +55,8 @@ impl Guest {
         let mut root = Initramfs::new();
         root.console();
         root.executable("bin/busybox", fs::read(&software.busybox)?);
-        root.executable("init", INIT.as_bytes().to_vec());
+        let init = [INIT, if busy { BUSY } else { SLEEP }].concat();
+        root.executable("init", init.into_bytes());
         fs::write(path("initramfs.cpio"), root.archive()?)?;
         let qemu = platform.qemu(xtask)?;
         report::note(&format!("booting {machine} (QEMU {})", qemu.version));
@@ -75,6 +81,7 @@ impl Guest {
             ),
             ("-serial", format!("file:{}", path("console"))),
             ("-qmp", format!("unix:{},server=on,wait=off", path("qmp"))),
+            ("-gdb", format!("unix:{},server=on,wait=off", path("gdb"))),
         ] {
             arguments.extend([option.to_owned(), value]);
         }
@@ -84,9 +91,26 @@ impl Guest {
         wait_for(&qemu, &folder.path().join("console"))?;
         // What init did last is over, and the CPU idles.
         thread::sleep(Duration::from_secs(2));
-        let mut qmp = Qmp::connect(&folder.path().join("qmp"))?;
-        qmp.execute("stop", &json!({}))?;
-        Ok(Self { folder, qemu, qmp })
+        if let Some(output) = qemu.try_wait()? {
+            let said = fs::read(folder.path().join("console")).unwrap_or_default();
+            let said = String::from_utf8_lossy(&said);
+            bail!("the guest was up, and then QEMU ended ({}):\n{said}", output.status);
+        }
+        let qmp = Qmp::connect(&folder.path().join("qmp"))?;
+        let mut guest = Self { folder, qemu, qmp };
+        guest.run(false)?;
+        Ok(guest)
+    }
+
+    /// Stops the guest, or lets it go on.
+    pub fn run(&mut self, go_on: bool) -> Result<()> {
+        let command = if go_on { "cont" } else { "stop" };
+        self.qmp.execute(command, &json!({})).map(drop)
+    }
+
+    /// QEMU's debug stub.
+    pub fn gdb(&self) -> Result<Gdb> {
+        Gdb::connect(&self.folder.path().join("gdb"))
     }
 
     /// A folder that goes away with the guest.

@@ -8,10 +8,13 @@
 //!
 //! What a CPU may not read `gva2gpa` calls unmapped. So the guests stand still in the kernel, and
 //! on POWER run without the protection that keeps the kernel off user pages (`nosmap`). On RISC-V
-//! `ptdump` judges a supervisor's reads too; users' pages are compared with `info mem`.
+//! `ptdump` judges a supervisor's reads too; users' pages are compared with `info mem`. On AArch64
+//! the guest is stopped a second time, in its process, and asked about the other address range.
 
+mod arm;
 mod compare;
 mod forms;
+mod gdb;
 mod guest;
 mod info_mem;
 mod ptdump;
@@ -20,7 +23,7 @@ mod qmp;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::emulated_host::{Platform, PowerHost, RISCV64, X86_64};
+use crate::emulated_host::{AARCH64, AARCH64_16K, Platform, PowerHost, RISCV64, X86_64};
 use crate::report;
 use crate::xtask::Xtask;
 use compare::compare;
@@ -61,6 +64,15 @@ enum Case {
     /// A POWER9 machine with a hashed page table (that of a pseries guest is not in its memory)
     #[value(name = "ppc64-hash")]
     Ppc64Hash,
+    /// AArch64 with pages of 4 KiB and 48-bit addresses
+    #[value(name = "aarch64-4k")]
+    Aarch64K4,
+    /// AArch64 with pages of 4 KiB and 52-bit addresses (LPA2)
+    #[value(name = "aarch64-4k-lpa2")]
+    Aarch64K4Lpa2,
+    /// AArch64 with pages of 16 KiB
+    #[value(name = "aarch64-16k")]
+    Aarch64K16,
     /// RISC-V with three levels
     #[value(name = "riscv64-sv39")]
     Riscv64Sv39,
@@ -79,6 +91,9 @@ impl Case {
             Self::X86_64La57 => "x86-64-la57",
             Self::Ppc64Radix => "ppc64-radix",
             Self::Ppc64Hash => "ppc64-hash",
+            Self::Aarch64K4 => "aarch64-4k",
+            Self::Aarch64K4Lpa2 => "aarch64-4k-lpa2",
+            Self::Aarch64K16 => "aarch64-16k",
             Self::Riscv64Sv39 => "riscv64-sv39",
             Self::Riscv64Sv48 => "riscv64-sv48",
             Self::Riscv64Sv57 => "riscv64-sv57",
@@ -89,8 +104,14 @@ impl Case {
         match self {
             Self::X86_64 | Self::X86_64La57 => X86_64,
             Self::Ppc64Radix | Self::Ppc64Hash => PowerHost::Power9.usual(),
+            Self::Aarch64K4 | Self::Aarch64K4Lpa2 => AARCH64,
+            Self::Aarch64K16 => AARCH64_16K,
             Self::Riscv64Sv39 | Self::Riscv64Sv48 | Self::Riscv64Sv57 => RISCV64,
         }
+    }
+
+    fn is_arm(self) -> bool {
+        matches!(self, Self::Aarch64K4 | Self::Aarch64K4Lpa2 | Self::Aarch64K16)
     }
 
     /// What makes the machine.
@@ -100,6 +121,10 @@ impl Case {
             Self::X86_64La57 => "-machine q35 -accel tcg -cpu max -m 512M",
             Self::Ppc64Radix => {
                 "-machine pseries,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken -accel tcg -cpu POWER9 -m 1G"
+            }
+            Self::Aarch64K4 => "-machine virt,gic-version=3 -accel tcg -cpu max,lpa2=off -m 512M",
+            Self::Aarch64K4Lpa2 | Self::Aarch64K16 => {
+                "-machine virt,gic-version=3 -accel tcg -cpu max -m 512M"
             }
             Self::Riscv64Sv39 => {
                 "-machine virt -accel tcg -cpu rv64,svnapot=on,svpbmt=on,svadu=on,sv57=off,sv48=off -m 512M"
@@ -119,6 +144,7 @@ impl Case {
         match self {
             Self::X86_64 | Self::X86_64La57 => "",
             Self::Riscv64Sv39 | Self::Riscv64Sv48 | Self::Riscv64Sv57 => "",
+            Self::Aarch64K4 | Self::Aarch64K4Lpa2 | Self::Aarch64K16 => "",
             Self::Ppc64Radix => " nosmap nosmep",
             Self::Ppc64Hash => " nosmap nosmep disable_radix",
         }
@@ -137,7 +163,11 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
 }
 
 fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Result<()> {
-    let mut guest = Guest::boot(xtask, &case.platform(), case.machine(), case.kernel_arguments())?;
+    let (platform, arm) = (case.platform(), case.is_arm());
+    let mut guest = Guest::boot(xtask, &platform, case.machine(), case.kernel_arguments(), arm)?;
+    if arm {
+        arm::stop_at(&mut guest, "EL1h")?;
+    }
     let core = match &options.keep {
         Some(folder) => {
             std::fs::create_dir_all(folder)?;
@@ -163,6 +193,10 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
             ]
         }
         Case::Ppc64Hash => hash_views(&mut guest)?,
+        Case::Aarch64K4 | Case::Aarch64K4Lpa2 | Case::Aarch64K16 => {
+            ptdump.expect(&core, ": aarch64-upper, swapper_pg_dir in VMCOREINFO")?;
+            arm::kernel_views(&mut guest)?
+        }
         Case::Riscv64Sv39 | Case::Riscv64Sv48 | Case::Riscv64Sv57 => {
             ptdump.expect(&core, ": riscv64, swapper_pg_dir in VMCOREINFO")?;
             let satp = format!("{:#x}", guest.register("satp")?);
@@ -194,10 +228,19 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
             let start = 0x8000_0000_u64;
             Some((start, ["--base", &format!("{start:#x}")].map(str::to_owned).to_vec()))
         }
+        Case::Aarch64K4 | Case::Aarch64K4Lpa2 | Case::Aarch64K16 => {
+            let start = 0x4000_0000_u64;
+            Some((start, ["--base", &format!("{start:#x}")].map(str::to_owned).to_vec()))
+        }
         Case::Ppc64Radix | Case::Ppc64Hash => None,
     };
     let raw = raw.as_ref().map(|(start, options)| (*start, &options[..]));
     let forms = compare_forms(&mut guest, ptdump, &outcomes, raw)?;
+    if arm {
+        let user = arm::compare_user(&mut guest, ptdump, options.seed, options.addresses)?;
+        asked += user.answers.len();
+        mapped += user.mapped;
+    }
     println!(
         "ptdump-proof: ok {} addresses={asked} mapped={mapped} forms={} differences=0",
         case.name(),

@@ -337,6 +337,15 @@ pub const SYSTEM_ARM64: Tool = Tool {
     ..TOOL
 };
 
+pub const SYSTEM_ARM64_16K: Tool = Tool {
+    name: "system-arm64-16k",
+    release: SYSTEM_ARM64.release,
+    why: "Linux 6.12, with pages of 16 KiB",
+    architecture: Some("arm64"),
+    alone: &["linux-image-*-arm64-16k", "busybox-static"],
+    ..TOOL
+};
+
 pub const SYSTEM_RISCV64: Tool = Tool {
     name: "system-riscv64",
     release: Trixie,
