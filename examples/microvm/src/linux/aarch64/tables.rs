@@ -21,7 +21,7 @@ pub struct Trees<'a> {
     lower: Tree<'a>,
     upper: Tree<'a>,
     cpus: u32,
-    /// Where its code begins, by both addresses; and where its initial code begins, which it has
+    /// Where its image begins, by both addresses; and where its initial code begins, which it has
     /// unmapped.
     text: (u64, u64),
     init: u64,
@@ -53,7 +53,7 @@ impl<'a> Trees<'a> {
             .iter()
             .find(|(_, name)| name == "Kernel code")
             .map(|(range, _)| range.start);
-        let (Some(gpa), Some(va)) = (code, statement.symbol("_stext")) else {
+        let (Some(gpa), Some(va)) = (code, statement.symbol("_text")) else {
             return Err("the guest does not say where its kernel is".into());
         };
         let init = statement.symbol("_sinittext").unwrap_or(u64::MAX);
@@ -103,8 +103,9 @@ impl Tables for Trees<'_> {
         [
             "Linux version".to_owned(),
             "Kernel command line: console=ttyS0 rdinit=/init".to_owned(),
-            "Memory: ".to_owned(),
             format!("smp: Brought up 1 node, {} CPU", self.cpus),
+            // Since Linux 6.11 after the other CPUs: page_alloc_init_late.
+            "Memory: ".to_owned(),
             "Run /init as init process".to_owned(),
         ]
         .into()
