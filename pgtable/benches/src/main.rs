@@ -12,6 +12,7 @@ mod row;
 
 use std::rc::Rc;
 
+use arch_aarch64::{Stage1Controls, VmsaStage1};
 use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_riscv64::{Mode, Sv};
 use arch_x86::{Controls, Levels, LongMode};
@@ -62,6 +63,12 @@ fn contestants() -> Vec<Box<dyn Contestant<Row>>> {
     let over_direct = |format| {
         let (memory, tables) = direct();
         ours::Table::new(format, memory, tables)
+    };
+    let over_vmsa = |granule| {
+        let (memory, tables) = direct();
+        let usual = Stage1Controls::new();
+        let format = VmsaStage1::new(Stage1Controls { granule, ha: true, hd: true, ..usual });
+        ours::Table::new(format.unwrap(), memory, tables)
     };
     let over_sv = |mode| {
         let (memory, tables) = direct();
@@ -116,6 +123,8 @@ fn contestants() -> Vec<Box<dyn Contestant<Row>>> {
         Column::boxed("x86", ours::ROWS, over_direct(long_mode), &small),
         Column::boxed("radix 4K", ours::ROWS, radix(radix_4k), &small),
         Column::boxed("radix 64K", ours::ROWS, radix(radix_64k), &large),
+        Column::boxed("AArch64 4K", ours::ROWS, over_vmsa(arch_aarch64::Granule::K4), &small),
+        Column::boxed("AArch64 64K", ours::ROWS, over_vmsa(arch_aarch64::Granule::K64), &large),
         Column::boxed("Sv39", ours::ROWS, over_sv(Mode::Sv39), &small),
         Column::boxed("Sv48", ours::ROWS, over_sv(Mode::Sv48), &small),
         Column::boxed("x86, 4 regions", ours::ROWS, over_regions, &small),

@@ -9,7 +9,7 @@ use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::walk::Walker;
-use pgtable::{Access, Gpa, Gva, Leaves, Prot, Stage1};
+use pgtable::{Access, Gpa, Gva, Leaves, Level, Prot, Stage1};
 
 use crate::count;
 
@@ -211,35 +211,46 @@ fn all_blocks(shift: u8) -> impl Iterator<Item = (Gva, Gpa)> {
     })
 }
 
-/// A leaf of 1 GiB, which all these formats have, split into pages at once.
+/// The leaf of the highest of the lower three levels that has any (1 GiB, or 512 MiB with granules
+/// of 64 KiB), split into pages at once.
 fn split<F: Format<Stage = Stage1>>(
     column: &str,
     tree: &mut PageTable<F, DirectMap<'_, Gpa>, &Tables>,
     tables: &Tables,
 ) {
-    const GIB: u64 = 1 << 30;
-    let shift = tree.format().geometry().page_shift();
+    let geometry = *tree.format().geometry();
+    let shift = geometry.page_shift();
+    let level = if geometry.is_leaf_level(Level(2)) { Level(2) } else { Level(1) };
+    let (whole, bytes) = (geometry.shift(level), 1 << geometry.shift(level));
     let (input, output) = (Gva::new(INPUT + (INPUT >> 2)), Gpa::new(OUTPUT));
-    tree.map(input, output, GIB, F::Attributes::from(Prot::RW), Leaves::Exactly(30)).unwrap();
+    let attributes = F::Attributes::from(Prot::RW);
+    tree.map(input, output, bytes, attributes, Leaves::Exactly(whole)).unwrap();
     let mut gather = Gather::new(&Unused, ());
-    count(&format!("{column}, 1G split, a page"), GIB >> shift, || {
-        tree.split(input, GIB, shift, &mut gather).unwrap();
+    count(&format!("{column}, {} split, a page", size(whole)), bytes >> shift, || {
+        tree.split(input, bytes, shift, &mut gather).unwrap();
     });
-    assert_eq!(tree.unmap(input, GIB, &mut gather), Ok(GIB));
+    assert_eq!(tree.unmap(input, bytes, &mut gather), Ok(bytes));
     gather.finish(tables).unwrap();
 }
 
-/// Leaves of 2 MiB, which all these formats have.
+/// A size as rows name it.
+fn size(shift: u8) -> String {
+    let (units, unit) = if shift < 30 { (shift - 20, 'M') } else { (shift - 30, 'G') };
+    format!("{}{unit}", 1 << units)
+}
+
+/// Leaves of the level above the last: 2 MiB, or 512 MiB with granules of 64 KiB.
 fn large<F: Format<Stage = Stage1>>(
     column: &str,
     tree: &mut PageTable<F, DirectMap<'_, Gpa>, &Tables>,
     tables: &Tables,
 ) {
     const LEAVES: u64 = 300;
+    let shift = tree.format().geometry().shift(Level(1));
     let count = |row, operations, work: &mut dyn FnMut()| {
-        count(&format!("{column}, 2M, {row}"), operations, work);
+        count(&format!("{column}, {}, {row}", size(shift)), operations, work);
     };
-    let page = 1 << 21;
+    let page = 1 << shift;
     let pages: Vec<_> = (0..LEAVES)
         .map(|turn| turn * 7 % LEAVES)
         .map(|at| (Gva::new((INPUT + (INPUT >> 1)) + at * page), Gpa::new(OUTPUT + at * page)))
@@ -247,10 +258,10 @@ fn large<F: Format<Stage = Stage1>>(
     let sum = pages.iter().fold(0, |sum: u64, (_, output)| sum.wrapping_add(output.get()));
     let attributes = F::Attributes::from(Prot::RW);
     let (first, beside) = (Gva::new((INPUT + (INPUT >> 1)) + LEAVES * page), Gpa::new(OUTPUT));
-    tree.map(first, beside, page, attributes, Leaves::Exactly(21)).unwrap();
+    tree.map(first, beside, page, attributes, Leaves::Exactly(shift)).unwrap();
     count("map", LEAVES, &mut || {
         for &(input, output) in &pages {
-            tree.map(input, output, page, attributes, Leaves::Exactly(21)).unwrap();
+            tree.map(input, output, page, attributes, Leaves::Exactly(shift)).unwrap();
         }
     });
     count("translate", LEAVES, &mut || {
