@@ -38,6 +38,6 @@ fn case_a9_a_cursor_meets_pages_of_another_size() {
         let tables = Tables::new(&arena);
         let format = PartitionScoped::new(granule);
         let machine = Machine::new(format, &arena, &tables, Caches::STRICT);
-        run(&machine, &[TreeOp::Space(map), over, out]);
+        run(&machine, &[TreeOp::Space(map), over, out], 1);
     }
 }

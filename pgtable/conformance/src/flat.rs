@@ -1,6 +1,6 @@
 //! An address space and the flat map that says what it must hold.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -61,8 +61,15 @@ pub struct Flat<'m, H, S: AddressSpace> {
     pub model: Model<S>,
     /// What uses the space.
     pub machine: &'m H,
-    /// Some pages that were mapped at the last check.
+    /// The whole space is compared with the model after so many operations. After each one, all
+    /// that hardware has cached is, and what the operation was about.
+    pub whole: usize,
+    /// Checks that were made.
+    checks: Cell<usize>,
+    /// Some pages that were mapped when the whole space was compared last.
     sample: RefCell<Vec<u64>>,
+    /// What the last operation was about.
+    watched: RefCell<Vec<u64>>,
 }
 
 impl<'m, H, S> Flat<'m, H, S>
@@ -73,8 +80,17 @@ where
     /// `space`, which is empty, and which `machine` uses.
     pub fn new(space: S, machine: &'m H) -> Self {
         let shifts = space.leaf_shifts().to_vec();
-        let unit = 1 << shifts[0];
-        Self { space, unit, shifts, model: BTreeMap::new(), machine, sample: RefCell::default() }
+        Self {
+            space,
+            unit: 1 << shifts[0],
+            shifts,
+            model: BTreeMap::new(),
+            machine,
+            whole: 1,
+            checks: Cell::new(0),
+            sample: RefCell::default(),
+            watched: RefCell::default(),
+        }
     }
 
     /// An empty gather for the space.
@@ -122,7 +138,13 @@ where
         let within = (0..8).map(|n| start + bytes / 8 * n);
         let mut inputs: Vec<_> = edges.into_iter().chain(within).collect();
         inputs.extend(&*self.sample.borrow());
+        self.watch_at(inputs);
+    }
+
+    /// The hardware is interested in these inputs, before and after what follows.
+    pub fn watch_at(&self, inputs: Vec<u64>) {
         self.machine.watch(&self.space, &inputs);
+        self.watched.replace(inputs);
     }
 
     /// How far an operation came: all of it, or to the error's address.
@@ -302,13 +324,41 @@ where
         self.counted(touched, result);
     }
 
-    /// The space holds what the model holds and translates as it should; what the hardware has
-    /// cached is true, and no record is lost.
+    /// The space translates as the model says; what the hardware has cached is true, and no record
+    /// is lost. Once in [`whole`](Self::whole) times the space holds what the model holds.
     ///
     /// # Panics
     /// If they differ.
     pub fn check(&self) {
         self.machine.verify(&self.model);
+        // The hardware uses what there is now, and rests while it is read.
+        let watched = self.watched.take();
+        self.machine.watch(&self.space, &watched);
+        self.machine.watch(&self.space, &[]);
+        self.checks.set(self.checks.get() + 1);
+        let pages = match self.checks.get() % self.whole {
+            0 => self.compare(),
+            _ => watched.into_iter().map(|input| input & !(self.unit - 1)).collect(),
+        };
+        for page in pages {
+            self.translates(page);
+        }
+    }
+
+    /// The space translates as it should at `page`, if that is in it.
+    fn translates(&self, page: u64) {
+        let (start, bytes) = self.space.range();
+        if page >= start.get() && page - start.get() < bytes {
+            self.machine.translates(&self.space, page, self.model.get(&page).copied());
+        }
+    }
+
+    /// The space holds what the model holds, page by page. Returns some of the pages, and their
+    /// neighbours.
+    ///
+    /// # Panics
+    /// If they differ.
+    pub fn compare(&self) -> Vec<u64> {
         let (start, bytes) = self.space.range();
         // In the order of addresses, as the model.
         let mut listed = Vec::with_capacity(self.model.len());
@@ -332,15 +382,8 @@ where
         assert_eq!(differs, None, "the iteration differs from the model");
 
         let pages = |step: usize| listed.iter().step_by(step).map(|&(page, _)| page);
-        *self.sample.borrow_mut() = pages(listed.len() / 6 + 1).collect();
-        // A sample of what is mapped, and its neighbours.
-        for page in pages(listed.len() / 20 + 1) {
-            for input in [page.wrapping_sub(self.unit), page, page + self.unit] {
-                if input >= start.get() && input - start.get() < bytes {
-                    let mapped = self.model.get(&input).copied();
-                    self.machine.translates(&self.space, input, mapped);
-                }
-            }
-        }
+        self.sample.replace(pages(listed.len() / 6 + 1).collect());
+        let beside = |page: u64| [page.wrapping_sub(self.unit), page, page + self.unit];
+        pages(listed.len() / 20 + 1).flat_map(beside).collect()
     }
 }

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pgtable::Address;
 use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
 
+/// Words that are compared at once.
+const LINE: usize = 64;
+
 /// Table memory in one block that compares its words with what it was told of them
 /// ([`TableMemory::wrote`]).
 #[derive(Debug)]
@@ -42,8 +45,15 @@ impl<'m, A: Address> Logged<'m, A> {
     pub fn verify(&self, end: u64) {
         let count = (end - self.start) as usize / 8;
         let known = self.known.borrow();
-        let untold = (self.words.iter().zip(&*known).take(count))
-            .position(|(word, known)| word.load(Ordering::Relaxed) != *known);
+        // A line at a time: most are as they were.
+        let lines = self.words.chunks(LINE).zip(known.chunks(LINE)).take(count.div_ceil(LINE));
+        let untold = |(words, known): (&[AtomicU64], &[u64])| {
+            let pairs = words.iter().zip(known);
+            let differ = |(word, &known): (&AtomicU64, &u64)| word.load(Ordering::Relaxed) ^ known;
+            let first = || pairs.clone().position(|pair| differ(pair) != 0);
+            (pairs.clone().fold(0, |all, pair| all | differ(pair)) != 0).then(first).flatten()
+        };
+        let untold = lines.enumerate().find_map(|(line, pair)| Some(line * LINE + untold(pair)?));
         if let Some(index) = untold {
             let address = self.start + index as u64 * 8;
             let now = self.words[index].load(Ordering::Relaxed);

@@ -52,6 +52,8 @@ pub struct Machine<'m, F: Format> {
     caches: Caches,
     mmu: RefCell<Option<Mmu<'m, F>>>,
     watched: RefCell<Vec<u64>>,
+    /// Nothing is watched.
+    quiet: Cell<bool>,
     random: Random,
     words: Cell<usize>,
     refused: Cell<Option<(u64, u64)>>,
@@ -70,6 +72,7 @@ impl<'m, F: Format> Machine<'m, F> {
             caches,
             mmu: RefCell::new(None),
             watched: RefCell::default(),
+            quiet: Cell::new(true),
             random: Random::new(0x9e37_79b9_7f4a_7c15),
             words: Cell::new(0),
             refused: Cell::new(None),
@@ -128,6 +131,7 @@ impl<'m, F: Format> Machine<'m, F> {
         watched.clear();
         let mask = self.format.geometry().address_mask();
         watched.extend(offsets.into_iter().map(|offset| offset & mask));
+        self.quiet.set(watched.is_empty());
     }
 
     /// What `use_it` does with the MMU, if there is one.
@@ -178,7 +182,7 @@ impl<'m, F: Format> Machine<'m, F> {
 
     /// The MMU may make an access.
     fn maybe(&self) {
-        if self.random.below(3) == 0 {
+        if !self.quiet.get() && self.random.below(3) == 0 {
             self.turn(1);
         }
     }

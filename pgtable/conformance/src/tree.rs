@@ -20,8 +20,8 @@ pub type FlatTree<'m, F> = Flat<'m, Machine<'m, F>, Tree<'m, F>>;
 
 /// Bytes of memory for the tables of a case.
 pub const ARENA: usize = 8 << 20;
-/// Every form of reading is compared after so many operations, and after the last; what the tree
-/// holds, after each one. The forms read what is there, however it came there.
+/// Every form of reading is compared after so many times `whole` operations, and after the last.
+/// The forms read what is there, however it came there.
 const READ: usize = 4;
 
 fn encodes<F: Format>(machine: &Machine<'_, F>, output: u64, attributes: F::Attributes) -> bool {
@@ -40,20 +40,26 @@ pub fn random<F: Format>(format: F, caches: Caches, cases: u32) {
     crate::cases::run(cases, &crate::ops::tree_ops(20), &|ops| {
         let arena = Arena::new(ARENA);
         let tables = Tables::new(&arena);
-        run(&Machine::new(format, &arena, &tables, caches), ops);
+        run(&Machine::new(format, &arena, &tables, caches), ops, 1);
     });
 }
 
-/// Runs `ops` on an empty tree of `machine`.
+/// Runs `ops` on an empty tree of `machine`, and compares the whole of it after `whole` of them and
+/// after the last.
 ///
 /// # Panics
 /// If one of them does anything else than it should, or if anything is left in the end.
-pub fn run<'m, F: Format>(machine: &'m Machine<'m, F>, ops: &[TreeOp]) {
+pub fn run<'m, F: Format>(machine: &'m Machine<'m, F>, ops: &[TreeOp], whole: usize) {
     let tree = machine.tree().expect("room for a root");
     let mut flat = Flat::new(tree, machine);
+    flat.whole = whole;
     for (number, op) in (1..).zip(ops) {
         apply(&mut flat, op);
-        if number % READ == 0 || number == ops.len() {
+        let last = number == ops.len();
+        if last && number % whole != 0 {
+            flat.compare();
+        }
+        if last || number % (READ * whole) == 0 {
             crate::reading::forms(&flat);
         }
     }
@@ -151,9 +157,7 @@ fn cursor<'m, F: Format>(
         steps.iter().map(|&(at, output)| (flat.input(at) & !(page - 1), output)).collect();
     // The cursor makes no tables of pages of another size, so it meets those that stand now.
     let odd: Vec<_> = places.iter().map(|&(start, _)| stands_in_odd_pages(flat, start)).collect();
-    let offset = |input| flat.space.format().offset(Input::<F>::new(input));
-    flat.machine.watch(places.iter().filter_map(|&(start, _)| offset(start)));
-    flat.machine.turn(12);
+    flat.watch_at(places.iter().map(|&(start, _)| start).collect());
     flat.machine.tables.budget.set(budget);
     let (format, machine) = (*flat.space.format(), flat.machine);
     let mut stale = BTreeSet::new();

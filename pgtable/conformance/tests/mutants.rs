@@ -28,7 +28,7 @@ fn passes(ops: &[TreeOp], caches: Caches, forgets: Forgets) -> bool {
     let arena = Arena::new(ARENA);
     let tables = Tables::new(&arena);
     let machine = Machine::new(Sv::SV48, &arena, &tables, caches).forgetful(forgets);
-    let run = || run(&machine, ops);
+    let run = || run(&machine, ops, 1);
     catch_unwind(AssertUnwindSafe(run)).is_ok()
 }
 
