@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use support::{Dice, Image, access};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Outcome {
+pub(crate) enum Outcome {
     /// Guest-physical address and log2 of the page size.
     Page(u64, u8),
     /// The address of the entry at which the walk ended, and the error code.
@@ -63,7 +63,7 @@ fn code(c: &Controls, nxe: bool, access: Access) -> u32 {
 }
 
 /// SDM vol. 3 §4.4, with PDPTEs in memory (APM vol. 2 §15.25.10).
-fn pae(
+pub(crate) fn pae(
     read: impl Fn(u64) -> Option<u64>,
     root: u64,
     c: &Controls,
@@ -116,7 +116,7 @@ fn pae(
 }
 
 /// SDM vol. 3 §4.3.
-fn bits32(
+pub(crate) fn bits32(
     read: impl Fn(u64) -> Option<u32>,
     root: u64,
     c: &Controls,
@@ -151,7 +151,13 @@ fn bits32(
     leaf(way, at, pte, u64::from(pte & 0xffff_f000), 12)
 }
 
-fn outcome<F>(format: F, memory: DirectMap<'_, Gpa>, root: u64, gva: u64, access: Access) -> Outcome
+pub(crate) fn outcome<F>(
+    format: F,
+    memory: DirectMap<'_, Gpa>,
+    root: u64,
+    gva: u64,
+    access: Access,
+) -> Outcome
 where
     F: FirstStage<Fault = LongModeFault>,
 {

@@ -8,6 +8,8 @@ pub(crate) mod radix;
 pub(crate) mod riscv_model;
 #[path = "../../arch-aarch64/tests/support/mod.rs"]
 pub(crate) mod vmsa;
+#[path = "../../arch-x86/tests/legacy.rs"]
+pub(crate) mod x86_legacy;
 #[path = "../../arch-x86/tests/stage1.rs"]
 pub(crate) mod x86_stage1;
 #[path = "../../arch-x86/tests/stage2.rs"]

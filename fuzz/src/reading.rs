@@ -2,10 +2,10 @@
 //! an access that records itself, and every form of iteration. And none reads more than it may.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgtable::cache::{Generation, TranslationCache};
-use pgtable::format::{Entry, Format, Input, MAX_LEVELS, Output};
+use pgtable::format::{Entry, Format, Input, MAX_LEVELS, Output, TableWord as _};
 use pgtable::memory::{DirectMap, TableMemory};
 use pgtable::walk::{LeafOf, TranslationOf, Walker};
 use pgtable::{Access, AccessKind, Address, Cause, Error, Fault, Level, RangeError, low_bits};
@@ -56,8 +56,9 @@ impl<F: Format> Tree<'_, F> {
         let trace = walker.trace(input);
         assert!(memory.loads() <= levels);
         for step in &trace {
-            let held = self.memory.word(step.address).expect("it was read").load(Ordering::Relaxed);
-            assert_eq!(F::BYTE_ORDER.swap(held), step.word);
+            let held = F::Word::word_in(&self.memory, step.address).expect("it was read");
+            let held = held.load_raw(Ordering::Relaxed);
+            assert_eq!(F::Word::swap(F::BYTE_ORDER, held), step.word);
         }
         if let Some((_, way)) = trace.split_last() {
             assert!(
@@ -158,7 +159,8 @@ impl<F: Format> Tree<'_, F> {
             .table(self.memory.start(), self.memory.bytes() as usize / 8)
             .expect("all of it");
         let held = || memory.iter().map(|word| word.load(Ordering::Relaxed));
-        let mut expected: Vec<u64> = held().collect();
+        let expected: Vec<_> = held().map(AtomicU64::new).collect();
+        let copy = DirectMap::new(&expected, self.memory.start());
         for &input in inputs {
             let judged = walker.translate(input, access);
             match (judged, walker.access(input, access)) {
@@ -176,15 +178,18 @@ impl<F: Format> Tree<'_, F> {
                                 unreachable!("{step:?} on the way to a leaf")
                             }
                         };
-                        let word = &mut expected[(step.address.get() / 8) as usize];
-                        *word = F::BYTE_ORDER.swap(marked(F::BYTE_ORDER.swap(*word)));
+                        let word = F::Word::word_in(&copy, step.address).expect("it was read");
+                        let swap = |raw| F::Word::swap(F::BYTE_ORDER, raw);
+                        let made = swap(marked(swap(word.load_raw(Ordering::Relaxed))));
+                        word.store_raw(made, Ordering::Relaxed);
                     }
                 }
                 (Err(judged), Err(made)) => assert_eq!(made, judged),
                 (judged, made) => panic!("{input}: judged {judged:?}, made {made:?}"),
             }
         }
-        let differ = held().zip(&expected).position(|(now, &expected)| now != expected);
+        let expected = expected.iter().map(|word| word.load(Ordering::Relaxed));
+        let differ = held().zip(expected).position(|(now, expected)| now != expected);
         assert_eq!(differ, None, "{access} at {inputs:?} leaves another word there");
     }
 
