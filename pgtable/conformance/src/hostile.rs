@@ -1,6 +1,8 @@
 //! Tables that others write, and memory that refuses: verbs end after bounded work, nothing panics,
 //! and the allocator's books are right in the end.
 
+use std::ops::ControlFlow;
+
 use pgtable::allocator::TableLayout;
 use pgtable::format::{Format, Input, Output, TableWord as _};
 use pgtable::{Access, Address, AddressSpace, Attributes, InputOf, Leaves, Level, Position, Prot};
@@ -28,6 +30,8 @@ enum Step {
     Refuse { table: usize },
     /// A verb.
     Verb(TreeOp),
+    /// A number is kept in absent entries; 0 clears.
+    Annotate { at: Place, pages: Pages, value: u64 },
 }
 
 fn steps() -> BoxedStrategy<Vec<Step>> {
@@ -43,6 +47,8 @@ fn steps() -> BoxedStrategy<Vec<Step>> {
         1 => table().prop_map(|table| Step::Circle { table }),
         1 => (0usize..48).prop_map(|table| Step::Refuse { table }),
         12 => crate::ops::tree_op().prop_map(Step::Verb),
+        2 => (crate::ops::place(), crate::ops::pages(), 0u64..4)
+            .prop_map(|(at, pages, value)| Step::Annotate { at, pages, value }),
     ];
     proptest::collection::vec(step, 1..40).boxed()
 }
@@ -69,18 +75,18 @@ fn whatever<'m, F: Format>(machine: &'m Machine<'m, F>, arena: &Arena, steps: &[
     let mut tree = machine.tree().expect("room for a root");
     let levels = usize::from(tree.format().geometry().levels());
     for step in steps {
-        let Step::Verb(op) = step else {
+        if !matches!(step, Step::Verb(_) | Step::Annotate { .. }) {
             write(machine, arena, tree.format(), step);
             walks(machine, &tree);
             continue;
-        };
+        }
         machine.words();
         let (before, given) = (words::<F>(machine.tables), machine.tables.handed_out());
-        attempt(&mut tree, machine, op);
+        attempt(&mut tree, machine, step);
         // Tables that it made, or copied, count too.
         let all = before + machine.tables.handed_out() - given;
         let (asked, most) = (machine.words(), 8 * levels * all + 4 * 2400);
-        assert!(asked <= most, "{op:?} asked for {asked} words, of {all}");
+        assert!(asked <= most, "{step:?} asked for {asked} words, of {all}");
     }
     machine.refuse(None);
     let live = machine.tables.live();
@@ -136,7 +142,7 @@ fn write<F: Format>(machine: &Machine<'_, F>, arena: &Arena, format: &F, step: &
             let refused = all.get(table).map(|&(table, layout)| (table, layout.bytes() as u64));
             machine.refuse(refused);
         }
-        Step::Verb(_) => {}
+        Step::Verb(_) | Step::Annotate { .. } => {}
     }
 }
 
@@ -159,8 +165,8 @@ fn walks<F: Format>(machine: &Machine<'_, F>, tree: &Tree<'_, F>) {
     }
 }
 
-/// Does `op`, whatever comes of it.
-fn attempt<'m, F: Format>(tree: &mut Tree<'m, F>, machine: &'m Machine<'m, F>, op: &TreeOp) {
+/// Does the verb of `step`, whatever comes of it.
+fn attempt<'m, F: Format>(tree: &mut Tree<'m, F>, machine: &'m Machine<'m, F>, step: &Step) {
     let shifts = tree.leaf_shifts().to_vec();
     let unit = 1u64 << shifts[0];
     let (start, whole) = tree.range();
@@ -178,6 +184,18 @@ fn attempt<'m, F: Format>(tree: &mut Tree<'m, F>, machine: &'m Machine<'m, F>, o
     let output = |output: u64| Output::<F>::new(output * unit);
     let mut gather = machine.gather();
     let budget = &machine.tables.budget;
+    let op = match *step {
+        Step::Verb(ref op) => op,
+        Step::Annotate { at, pages, value } => {
+            let _ = tree.annotate(input(at), bytes(pages), value, &mut gather);
+            let _ = gather.finish(&machine);
+            // As long as its range.
+            let flow = |_| ControlFlow::<()>::Continue(());
+            let _ = tree.walker().for_each_annotation(input(at), 64 * unit, flow);
+            return;
+        }
+        _ => return,
+    };
     match *op {
         TreeOp::Space(Op::Map { at, pages, output: to, prot, leaves, budget: tables }) => {
             budget.set(tables);

@@ -86,13 +86,13 @@ fn prot() -> BoxedStrategy<Prot> {
     (0u8..16).prop_map(|bits| Prot::from_bits(bits).with_read(true)).boxed()
 }
 
-fn place() -> BoxedStrategy<Place> {
+pub(crate) fn place() -> BoxedStrategy<Place> {
     (0u64..6, prop_oneof![Just(0u64), 0..40u64, 500..520u64])
         .prop_map(|(far, near)| Place { far, near })
         .boxed()
 }
 
-fn pages() -> BoxedStrategy<Pages> {
+pub(crate) fn pages() -> BoxedStrategy<Pages> {
     prop_oneof![
         4 => (1u64..40).prop_map(Pages::Small),
         2 => (0usize..4, 1u64..3).prop_map(|(size, count)| Pages::Large(size, count)),
