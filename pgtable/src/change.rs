@@ -397,7 +397,7 @@ where
             offset & (node.position().size() - 1) == 0 && end - offset >= node.position().size();
         let mut entries = 1;
         if has_groups::<F>() {
-            if self.ungroup_ends(node, stop.word, (offset, end), gather)? {
+            if self.ungroup_ends(&mut trail.locks, node, stop.word, (offset, end), gather)? {
                 return Ok(0);
             }
             if node.level > 0 && whole && self.leaf_at(&stop, offset)?.is_some() {
@@ -456,7 +456,8 @@ where
                 }
                 Err(Refusal::TooLarge) => {
                     let memory = run.get(index).ok_or(Error::Contended)?;
-                    self.ungroup(node, *at, Word::<F>::new(memory).load(), gather)?;
+                    let word = Word::<F>::new(memory).load();
+                    self.ungroup(&mut trail.locks, node, *at, word, gather)?;
                     return Ok((done.present as u64) << node.shift);
                 }
                 Err(other) => refusal = other,

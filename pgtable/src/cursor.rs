@@ -486,7 +486,8 @@ where
         let word = Word::<F>::new(memory).load();
         let leaf = matches!(format.decode(word, table.position()), Entry::Leaf { .. });
         if leaf && group_of(format, word, table.position()) > 0 {
-            self.table.ungroup(table, offset, word, self.gather)?;
+            let locks = &mut self.trail.locks;
+            self.table.ungroup(locks, table, offset, word, self.gather)?;
         }
         Ok(self.unmap_here(input))
     }
@@ -499,8 +500,8 @@ where
         let mut at = offset & !(size - 1);
         let end = at + size;
         let mut unmapped = 0;
+        self.trail.locks.begin(table.allowance());
         while at < end {
-            self.trail.locks.begin(table.allowance());
             let done = table.unmap_run(&mut self.trail, &mut at, end, self.gather);
             unmapped += done.map_err(|error| self.trail.locks.take_refusal().unwrap_or(error))?;
         }

@@ -262,8 +262,9 @@ where
     /// before `end` would leave incomplete; returns whether there was one.
     ///
     /// `word` is the entry for `offset`.
-    pub(crate) fn ungroup_ends<I: Invalidate<F::Stage>>(
+    pub(crate) fn ungroup_ends<L: Locks, I: Invalidate<F::Stage>>(
         &self,
+        locks: &mut L,
         node: Node,
         word: u64,
         (offset, end): (u64, u64),
@@ -278,7 +279,7 @@ where
         };
         let (grouped, first, last) = cut(offset, word);
         if grouped && (first < offset || last >= end) {
-            self.ungroup(node, offset, word, gather)?;
+            self.ungroup(locks, node, offset, word, gather)?;
             return Ok(true);
         }
         let last_offset = (offset | low_bits(node.span())).min(end - 1);
@@ -286,7 +287,7 @@ where
         let word = Word::<F>::new(slot).load();
         let (grouped, _, last) = cut(last_offset, word);
         if node.level == 0 && grouped && last >= end {
-            self.ungroup(node, last_offset, word, gather)?;
+            self.ungroup(locks, node, last_offset, word, gather)?;
             return Ok(true);
         }
         Ok(false)
@@ -295,8 +296,12 @@ where
     /// Replaces the entries of the group around `offset` in the table of `node` by ordinary leaves
     /// that say the same; `word` is its entry for `offset`. Entries that are none of the group
     /// stay.
-    pub(crate) fn ungroup<I: Invalidate<F::Stage>>(
+    ///
+    /// The caller looks at the entries again, and finds a group again if somebody else wrote one:
+    /// so often, then they are malformed.
+    pub(crate) fn ungroup<L: Locks, I: Invalidate<F::Stage>>(
         &self,
+        locks: &mut L,
         node: Node,
         offset: u64,
         word: u64,
@@ -304,6 +309,9 @@ where
     ) -> Result<(), Error> {
         let (format, at) = (&self.format, node.position());
         let group = group_of(format, word, at);
+        if !locks.again(group) {
+            return Err(Error::Malformed { at, entry: node.entry::<F>(offset), word });
+        }
         let (words, base) = self.group_around(node, offset, group)?;
         let bits = format.bits(at);
         let whole = self.unit_at(node, offset, word)?.group > 0;

@@ -94,6 +94,10 @@ pub(crate) trait Locks {
     /// Unlocks the table of `node`.
     fn leave(&mut self, node: Node);
 
+    /// `2^width` entries of a table that is had have to be looked at again: false if that is more
+    /// than a tree needs that only its writers and hardware change.
+    fn again(&mut self, width: u8) -> bool;
+
     /// Who changes tables here: the owner that their states name once they are had, and with which
     /// new ones are born.
     fn owner(&self) -> Owner;
@@ -148,6 +152,11 @@ impl Locks for Exclusive {
 
     #[inline(always)]
     fn leave(&mut self, _: Node) {}
+
+    #[inline(always)]
+    fn again(&mut self, _: u8) -> bool {
+        true
+    }
 
     fn owner(&self) -> Owner {
         Owner::NONE
@@ -234,6 +243,10 @@ impl<F: Format, A: TableAllocator<Output<F>>> Locks for Owned<'_, A, F> {
     #[inline(always)]
     fn leave(&mut self, _: Node) {}
 
+    fn again(&mut self, width: u8) -> bool {
+        self.own.allowance.enter(width)
+    }
+
     #[inline(always)]
     fn owner(&self) -> Owner {
         self.tree
@@ -299,6 +312,10 @@ impl<F: Format, A: TableAllocator<Output<F>>> Locks for Shared<'_, A, F> {
         }
     }
 
+    fn again(&mut self, width: u8) -> bool {
+        self.own.allowance.enter(width)
+    }
+
     #[inline(always)]
     fn owner(&self) -> Owner {
         self.me
@@ -356,6 +373,10 @@ impl<F: Format, A: TableAllocator<Output<F>>> Locks for Whole<'_, A, F> {
 
     #[inline]
     fn leave(&mut self, _: Node) {}
+
+    fn again(&mut self, width: u8) -> bool {
+        self.own.allowance.enter(width)
+    }
 
     #[inline(always)]
     fn owner(&self) -> Owner {

@@ -74,7 +74,9 @@ where
                     .seek(&self.format, InPlace(&self.memory), offset, 0)
                     .map_err(Self::lost)?;
                 let node = stop.node;
-                if has_groups::<F>() && self.split_group(&stop, offset, shift, gather)? {
+                if has_groups::<F>()
+                    && self.split_group(&mut trail.locks, &stop, offset, shift, gather)?
+                {
                     split += 1;
                     return Ok(offset);
                 }
@@ -206,8 +208,9 @@ where
 
     /// Replaces the group around the entry at which `stop` stands by ordinary leaves, if it is
     /// larger than `2^shift` bytes.
-    fn split_group<I: Invalidate<F::Stage>>(
+    fn split_group<L: Locks, I: Invalidate<F::Stage>>(
         &self,
+        locks: &mut L,
         stop: &Stop<F, Word<'_, F>>,
         offset: u64,
         shift: u8,
@@ -218,7 +221,7 @@ where
         let group = if leaf { group_of(&self.format, stop.word, at) } else { 0 };
         let larger = group > 0 && at.shift + group > shift;
         if larger {
-            self.ungroup(stop.node, offset, stop.word, gather)?;
+            self.ungroup(locks, stop.node, offset, stop.word, gather)?;
         }
         Ok(larger)
     }

@@ -7,6 +7,7 @@ mod annotate;
 mod appear;
 mod groups;
 mod narrow;
+mod regrouped;
 mod roots;
 mod skips;
 #[path = "../support/mod.rs"]
