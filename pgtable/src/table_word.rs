@@ -9,7 +9,7 @@
 //! [`Format::Word`]: crate::format::Format::Word
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::address::{Address, low_bits};
 use crate::format::ByteOrder;
@@ -307,6 +307,38 @@ fn split<A: Address>(pairs: &[AtomicU64], address: A, words: usize) -> Option<&[
     all.get(first..first.checked_add(words)?)
 }
 
+/// Stores `bytes`, which are the bytes of `word` in memory from the one of that index on: each
+/// aligned part of 8, 4, 2 or 1 bytes at once. No other byte is written.
+pub(crate) fn store_bytes(word: &AtomicU64, first: usize, bytes: &[u8]) {
+    if let (0, &[a, b, c, d, e, f, g, h]) = (first, bytes) {
+        return word.store(u64::from_ne_bytes([a, b, c, d, e, f, g, h]), Ordering::Relaxed);
+    }
+    let place = core::ptr::from_ref(word).cast::<u8>();
+    let (mut at, mut rest) = (first, bytes);
+    while at < 8 && !rest.is_empty() {
+        let fits = |count: usize| at % count == 0 && rest.len() >= count;
+        let count = if fits(4) { 4 } else { 1 + usize::from(fits(2)) };
+        let (part, behind) = rest.split_at(count);
+        // SAFETY: `at` is a multiple of `count` below 8, so the part lies within the word, and is
+        // aligned as the word is. The atomics have the layout of their integers. For accesses of
+        // several widths see `halves`.
+        unsafe {
+            let place = place.add(at);
+            match *part {
+                [a, b, c, d] => (*place.cast::<AtomicU32>())
+                    .store(u32::from_ne_bytes([a, b, c, d]), Ordering::Relaxed),
+                [a, b] => {
+                    (*place.cast::<AtomicU16>())
+                        .store(u16::from_ne_bytes([a, b]), Ordering::Relaxed);
+                }
+                [a, ..] => (*place.cast::<AtomicU8>()).store(a, Ordering::Relaxed),
+                [] => {}
+            }
+        }
+        (at, rest) = (at + count, behind);
+    }
+}
+
 /// The half of `pair`, a raw 64-bit word, at `address`.
 #[inline(always)]
 pub(crate) fn half<A: Address>(pair: u64, address: A) -> u32 {
@@ -419,6 +451,26 @@ mod tests {
             assert_eq!(AtomicU32::load_from(&memory, Hpa::new(4)), Ok(left));
         }
         assert_eq!(AtomicU32::exchange_in(&pair(1000), Hpa::new(0), 7, 8), Ok(false));
+    }
+
+    /// Every part of a word: its bytes are stored, and no other.
+    #[test]
+    fn case_a6_bytes_of_a_word() {
+        for first in 0..8 {
+            for count in 0..=8 - first {
+                let word = AtomicU64::new(u64::MAX);
+                let bytes: Vec<u8> = (1..).take(count).collect();
+                store_bytes(&word, first, &bytes);
+                let mut want = [0xff; 8];
+                want[first..first + count].copy_from_slice(&bytes);
+                let held = word.load(Ordering::Relaxed).to_ne_bytes();
+                assert_eq!(held, want, "{count} from {first} on");
+            }
+        }
+        // What would not fit is left out.
+        let word = AtomicU64::new(0);
+        store_bytes(&word, 6, &[1; 8]);
+        assert_eq!(word.load(Ordering::Relaxed).to_ne_bytes(), [0, 0, 0, 0, 0, 0, 1, 1]);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The memory behind a translation, byte by byte.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 
 use crate::address::Address;
 use crate::memory::{MemoryError, TableMemory};
+use crate::table_word::store_bytes;
 
 /// An access to bytes that stopped part of the way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -44,9 +45,10 @@ pub trait ByteMemory<A: Address> {
 
 /// The bytes of a [`TableMemory`], reached by its words.
 ///
-/// Whole words are loaded and stored; of other words the bytes are replaced by compare-exchange, so
-/// that neighbours which hardware or a guest writes meanwhile are kept. For embedders without
-/// `vm-memory`: a bare-metal hypervisor's direct map.
+/// Whole words are loaded and stored. Of other words, each aligned part of 4, 2 or 1 bytes is stored
+/// at once, so that neighbours which hardware or a guest writes meanwhile are kept, and a guest that
+/// writes them all the time does not hold up the write. For embedders without `vm-memory`: a
+/// bare-metal hypervisor's direct map.
 #[derive(Clone, Copy, Debug)]
 pub struct WordBytes<M>(pub M);
 
@@ -105,21 +107,7 @@ impl<A: Address, M: TableMemory<A>> ByteMemory<A> for WordBytes<M> {
 
     fn write(&self, address: A, bytes: &[u8]) -> Result<(), Short<MemoryError>> {
         self.words(address, bytes.len(), M::word, |at, word: &AtomicU64, range, first| {
-            let new = &bytes[range];
-            let mut old = if new.len() == 8 { 0 } else { word.load(Ordering::Relaxed) };
-            loop {
-                let mut value = old.to_ne_bytes();
-                value[first..first + new.len()].copy_from_slice(new);
-                let value = u64::from_ne_bytes(value);
-                if new.len() == 8 {
-                    word.store(value, Ordering::Relaxed);
-                    break;
-                }
-                match word.compare_exchange(old, value, Ordering::Relaxed, Ordering::Relaxed) {
-                    Ok(_) => break,
-                    Err(now) => old = now,
-                }
-            }
+            store_bytes(word, first, &bytes[range]);
             self.0.wrote(at, 1);
         })
     }
