@@ -2,7 +2,8 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use arch_x86::{Controls, KeyRegister, Levels, LongMode, LongModeFault, Pae, Paging32, Privacy};
-use pgtable::{Access, FirstStage, Gpa};
+use pgtable::format::FirstStage;
+use pgtable::{Access, Gpa};
 
 use crate::case::{access, bit, neighbours, privacy, words};
 use crate::oracle::x86_legacy::{self, Outcome};

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Reader, Reading, Region};
-use pgtable::{
-    AllocError, Contents, DeferringAllocator, DirectMap, Gpa, ReadSide, TableAllocator,
-    TableLayout, TableMemory, TableState,
-};
+use pgtable::Gpa;
+use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
+use pgtable::memory::{DirectMap, TableMemory};
+use pgtable::shared::{DeferringAllocator, ReadSide};
 
 type Source = Region<Gpa, DirectMap<'static, Gpa>>;
 pub(super) type Table = Frames<Gpa, Source>;

@@ -5,10 +5,9 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arbitrary::{Result, Unstructured};
-use pgtable::{
-    DirectMap, Format, Gpa, Level, MemoryError, Position, ReadMemory, Stage1, TableMemory,
-    TableWord as _,
-};
+use pgtable::format::{Format, TableWord as _};
+use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
+use pgtable::{Gpa, Level, Position, Stage1};
 
 use super::START;
 use super::allocator::Live;
@@ -22,6 +21,8 @@ const MOST_WORDS: usize = 1 << 24;
 #[derive(Clone, Copy)]
 pub(super) struct Store {
     after: u8,
+    /// It is made again and again, until the step ends.
+    stays: bool,
     table: u8,
     entry: u16,
     what: What,
@@ -40,14 +41,15 @@ enum What {
 
 impl Store {
     pub(super) fn of(input: &mut Unstructured<'_>) -> Result<Self> {
-        let (after, table, entry) = (input.arbitrary()?, input.arbitrary()?, input.arbitrary()?);
+        let (after, stays) = (input.arbitrary()?, input.arbitrary::<u8>()? % 4 == 0);
+        let (table, entry) = (input.arbitrary()?, input.arbitrary()?);
         let what = match input.arbitrary::<u8>()? % 5 {
             0 => What::Random(input.arbitrary()?),
             1 | 2 => What::Copy(input.arbitrary()?, input.arbitrary()?),
             3 => What::Own(input.arbitrary()?, input.arbitrary()?),
             _ => What::Any(input.arbitrary()?, input.arbitrary()?),
         };
-        Ok(Self { after, table, entry, what })
+        Ok(Self { after, stays, table, entry, what })
     }
 }
 
@@ -157,11 +159,13 @@ impl<F: Format<Stage = Stage1>> Written<F> {
         self.accesses.set(accesses);
         self.words.set(self.words.get() + words);
         assert!(self.words.get() <= MOST_WORDS, "a step asks for too many words");
-        let due = self.stores.borrow().last().is_some_and(|next| accesses > next.after.into());
-        if due {
+        let next = self.stores.borrow().last().copied();
+        if let Some(store) = next.filter(|next| accesses > next.after.into()) {
             self.accesses.set(0);
-            let store = self.stores.borrow_mut().pop();
-            store.into_iter().for_each(|store| self.store(store));
+            if !store.stays {
+                self.stores.borrow_mut().pop();
+            }
+            self.store(store);
         }
         self.second.accessed();
     }

@@ -14,7 +14,12 @@ use arch_ppc64::radix::{Granule, ProcessScoped};
 use arch_riscv64::{Controls as SvControls, Extensions, Mode, Sv};
 use arch_x86::{Controls, Levels, LongMode, Paging32};
 use frag_alloc::{Cache, Epochs, Frames, Kind, Owner, Policy, Region};
-use pgtable::{Contents, DirectMap, Format, Gpa, PageTable, SharedPageTable, Stage1};
+use pgtable::allocator::Contents;
+use pgtable::format::Format;
+use pgtable::memory::DirectMap;
+use pgtable::shared::SharedPageTable;
+use pgtable::tree::PageTable;
+use pgtable::{Gpa, Stage1};
 
 use allocator::{Allocator, Checked, Live, Stranger, Table};
 use memory::Written;
@@ -37,7 +42,8 @@ type Tree<F> = PageTable<F, Rc<Written<F>>, Checked>;
 type Shared<F> = SharedPageTable<F, Rc<Written<F>>, Checked>;
 
 /// Trees of two guests that write their tables whenever they like: at chosen accesses in the middle
-/// of verbs, with random words, with copies of other entries, with ways to any place of the frames.
+/// of verbs, once or again and again, with random words, with copies of other entries, with ways to
+/// any place of the frames.
 /// A shared tree has a second writer, whose verbs run at chosen accesses in the middle of the
 /// first's; both may lock ranges, and forget them.
 ///

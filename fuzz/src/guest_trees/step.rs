@@ -5,9 +5,10 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use arbitrary::{Result, Unstructured};
-use pgtable::{
-    Access, Error, Format, Gather, Gpa, Gva, RangeError, SharedPageTable, Stage1, Unused,
-};
+use pgtable::format::Format;
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::shared::SharedPageTable;
+use pgtable::{Access, Error, Gpa, Gva, RangeError, Stage1};
 
 use super::memory::Store;
 use super::verb::{Verb, common, fine};

@@ -62,7 +62,8 @@ impl Verb {
 /// Does `$verb` by `$hand`: a tree, a writer, or a locked range.
 macro_rules! common {
     ($hand:expr, $verb:expr, $gather:expr) => {{
-        use pgtable::{Attributes as _, Memory, Recorded, Writers};
+        use pgtable::tree::{Recorded, Writers};
+        use pgtable::{Attributes as _, Memory};
         let (verb, hand, gather) = ($verb, &mut $hand, $gather);
         let (input, bytes, prot) = (verb.input(), verb.bytes, verb.prot());
         match verb.what & 15 {
@@ -84,7 +85,7 @@ macro_rules! common {
             // Where a format says so by break-before-make.
             13 => {
                 let memory = [Memory::Normal, Memory::Device][usize::from(verb.what >> 4 & 1)];
-                let edit = |leaf: pgtable::LeafOf<F>| leaf.attributes.with_memory(memory);
+                let edit = |leaf: pgtable::walk::LeafOf<F>| leaf.attributes.with_memory(memory);
                 hand.modify(input, bytes, edit, gather).map(drop)
             }
             14 => hand.unmap_with(input, bytes, |_| (), gather).map(drop),
