@@ -158,6 +158,14 @@ fn operands_and_wholes() {
             vec![Tlbi::Asid(TlbiAddress::from_bits(0xabcd << 48))],
         ),
         (&[(0, 600 << 12, 12)], false, k4, Asids::All, vec![Tlbi::VmAllE1]),
+        // Nearly the whole space: more than the ceiling by ranges too.
+        (
+            &[(0, (1 << 48) - 0x1000, 12)],
+            false,
+            ranges,
+            one,
+            vec![Tlbi::Asid(TlbiAddress::from_bits(0xabcd << 48))],
+        ),
         (&[], true, k4, one, vec![Tlbi::Asid(TlbiAddress::from_bits(0xabcd << 48))]),
     ] {
         assert_eq!(all(pages, tables, features, asids), want, "{pages:x?} {tables} {features:?}");
