@@ -10,7 +10,7 @@
 //! model is refused by the name of the bit ([`ControlTable`]).
 //!
 //! [`build_boot_tables`] makes the first tables of a vCPU that starts with translation on, before
-//! it runs.
+//! it runs; [`link_boot_table`] makes their root lead to itself, or to a table that is there.
 
 pub use crate::boot::{BootError, BootMapping, build_boot_tables, link_boot_table};
 pub use crate::control_bits::{ControlBits, ControlTable, Effect, RefusedBit};

@@ -259,6 +259,7 @@ mod tests {
     use super::*;
     use crate::address::Gpa;
     use crate::memory::TableMemory;
+    use core::array;
     use core::sync::atomic::Ordering;
     use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -266,6 +267,22 @@ mod tests {
         let ranges: Vec<_> =
             ranges.iter().map(|&(start, bytes)| (GuestAddress(start), bytes)).collect();
         GuestMemoryMmap::from_ranges(&ranges).unwrap()
+    }
+
+    /// A few granules for each region, whatever boundaries the map has.
+    #[test]
+    fn cost_in_proportion() {
+        for (ranges, granules) in [
+            (&[(0, 0x10000)][..], 1),
+            (&[(0, 0x1000), (1 << 45, 0x1000)], 64),
+            (&[(0, 0x9_f000), (0x10_0000, 0x1000), (1 << 36, 0x1000)], 96),
+            (&array::from_fn::<_, 150, _>(|slot| (slot as u64 * 0x1_0001_0000, 0x1000)), 4096),
+        ] {
+            let memory = memory(ranges);
+            let tables = GuestTables::<Gpa>::new(&memory).unwrap();
+            let count = tables.granules.len();
+            assert!(count <= granules && count * 4 > granules, "{count}, {ranges:x?}");
+        }
     }
 
     #[test]
@@ -277,6 +294,8 @@ mod tests {
             &[(0, 0x3000), (0x3000, 0x1000), (0x5000, 0x2000)],
             &[(0x1000, 0x1000), (0x3000, 0x1000), (0x8_0000_0000, 0x20000)],
             &[(0, 0x1000), (0x10_0000_1000, 0x1000), (0x10_0000_3000, 0x1000)],
+            &[(0, 0x9_f000), (0x10_0000, 0x1000), (0x10_3000, 0x2000), (1 << 45, 0x3000)],
+            &array::from_fn::<_, 200, _>(|slot| (slot as u64 * 0x3000, 0x1000 + slot % 3 * 0x800)),
         ] {
             let memory = memory(ranges);
             let tables = GuestTables::<Gpa>::new(&memory).unwrap();
