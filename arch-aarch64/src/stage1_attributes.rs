@@ -258,6 +258,9 @@ impl Attributes for Stage1Attributes {
     #[inline]
     fn with_prot(self, prot: Prot) -> Self {
         const RIGHTS: u64 = VALID | EL0 | DBM | PXN | UXN;
+        if prot == self.prot() {
+            return self;
+        }
         let word = self.page.into_bits() & !(RIGHTS | READ_ONLY | CLEAN)
             | Self::from(prot).page.into_bits() & (RIGHTS | NG);
         let clean = match (prot.write(), self.dirty()) {

@@ -274,20 +274,26 @@ impl Attributes for Stage2Attributes {
     }
 
     /// A clean page that may not be written any more is marked in a software bit, and is clean when
-    /// it may be written again.
+    /// it may be written again. Who may execute it stays unless the right to execute changes.
     #[inline]
     fn with_prot(self, prot: Prot) -> Self {
+        if prot == self.prot() {
+            return self;
+        }
         let software = self.page.software() & !WAS_CLEAN;
+        let execute = match (prot.execute() == self.prot().execute(), prot.execute()) {
+            (true, _) => self.execute(),
+            (false, true) => Stage2Execute::All,
+            (false, false) => Stage2Execute::None,
+        };
         let clean = !self.dirty();
         let page = self
             .page
             .with_read(prot.read())
             .with_write(prot.write() && !clean)
             .with_dbm(prot.write())
-            .with_software(if clean && !prot.write() { software | WAS_CLEAN } else { software })
-            .with_xn(!prot.execute())
-            .with_xnx(false);
-        Self { page, ..self }
+            .with_software(if clean && !prot.write() { software | WAS_CLEAN } else { software });
+        Self { page, ..self }.with_execute(execute)
     }
 
     #[inline]

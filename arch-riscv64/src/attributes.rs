@@ -129,6 +129,9 @@ impl<const GUEST: bool> Attributes for LeafAttributes<GUEST> {
 
     #[inline]
     fn with_prot(self, prot: Prot) -> Self {
+        if prot == self.prot() {
+            return self;
+        }
         let others = self.word.into_bits() & !(R | W | X | U);
         Self { word: PageTableEntry::from_bits(others | rights(prot, GUEST)) }
     }

@@ -118,9 +118,11 @@ impl Attributes for EptAttributes {
         Prot::new().with_read(self.page.r()).with_write(self.page.w()).with_execute(self.page.x())
     }
 
+    /// XU stays unless the right to execute changes.
     fn with_prot(self, prot: Prot) -> Self {
+        let xu = if prot.execute() == self.page.x() { self.page.xu() } else { prot.execute() };
         let page = self.page.with_r(prot.read()).with_w(prot.write());
-        Self { page: page.with_x(prot.execute()).with_xu(prot.execute()), ..self }
+        Self { page: page.with_x(prot.execute()).with_xu(xu), ..self }
     }
 
     fn memory(&self) -> Memory {

@@ -146,6 +146,9 @@ impl Attributes for NptAttributes {
     }
 
     fn with_prot(self, prot: Prot) -> Self {
+        if prot == self.prot() {
+            return self;
+        }
         Self { page: self.page.with_prot(prot.for_user()) }
     }
 

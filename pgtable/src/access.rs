@@ -133,7 +133,9 @@ pub trait Attributes: Copy + Eq + fmt::Debug + From<Prot> + Send + Sync + 'stati
     fn prot(&self) -> Prot;
 
     /// The same attributes with other rights. Memory type, software bits and what hardware recorded
-    /// stay. (Where read-only and dirty share a bit, dirt moves into a software bit.)
+    /// stay. (Where read-only and dirty share a bit, dirt moves into a software bit.) Rights that
+    /// [`Prot`] does not tell apart (execution by one privilege alone) stay where the right that
+    /// stands for them stays; with the same rights nothing changes.
     #[must_use]
     fn with_prot(self, prot: Prot) -> Self;
 

@@ -117,6 +117,9 @@ impl pgtable::Attributes for PageAttributes {
 
     #[inline]
     fn with_prot(self, prot: Prot) -> Self {
+        if prot == self.prot() {
+            return self;
+        }
         self.with_eaa(Self::from(prot).eaa())
     }
 

@@ -129,6 +129,9 @@ impl Attributes for LpaAttributes {
 
     /// A dirty page that may not be written any more is marked in a software bit.
     fn with_prot(self, prot: Prot) -> Self {
+        if prot == self.prot() {
+            return self;
+        }
         const RIGHTS: u64 = VALID | USER | DBM | PXN | UXN;
         let dirty = self.0 & READ_ONLY == 0 || self.0 & DIRTY != 0;
         let word = self.0 & !(RIGHTS | READ_ONLY | DIRTY) | Self::from(prot).0 & RIGHTS;

@@ -96,6 +96,9 @@ impl Attributes for SrmmuAttributes {
     }
 
     fn with_prot(self, prot: Prot) -> Self {
+        if prot == self.prot() {
+            return self;
+        }
         Self { acc: acc_of(prot), ..self }
     }
 

@@ -93,6 +93,8 @@ pub fn entry<F: Format>(format: &F, word: u64, at: Position) {
         Entry::Leaf { output, attributes } => {
             let prot = attributes.prot();
             assert_eq!(F::Attributes::from(prot).prot(), prot, "{attributes:?}: {}", case());
+            // Rights that `Prot` cannot tell apart stay too.
+            assert_eq!(attributes.with_prot(prot), attributes, "the same rights: {}", case());
             for of in [bits.accessed, bits.dirty] {
                 record(format, of, word, at);
             }
