@@ -400,6 +400,13 @@ impl Format for Ept {
 }
 
 impl SecondStage for Ept {
+    /// An EPT violation invalidates the mappings that would be used to translate its guest-physical
+    /// address (SDM vol. 3, "Operations that Invalidate Cached Mappings").
+    #[inline]
+    fn keeps_refusals(&self) -> bool {
+        false
+    }
+
     /// SDM §29.3.2: XU governs fetches from user-mode linear addresses, X those from
     /// supervisor-mode ones.
     #[inline(always)]

@@ -10,6 +10,7 @@
 //! - **Invalidation** as operands of INVLPG, INVPCID, INVVPID, INVEPT, INVLPGA, INVLPGB, VMRUN:
 //!   from what a gather collected to [`Flush`], [`invpcid`], [`invvpid`], [`invept`], [`invlpga`],
 //!   [`invlpgb`], [`tlb_control`].
+//! - **Dirty logs**: [`logged_pages`] reads the page-modification log (PML) of EPT and NPT.
 //! - **For VMMs**: [`boot_tables`] writes a vCPU's first tables; [`gva_to_gpa`] says what a
 //!   guest's address means in whatever mode it is; [`PagingWalker`] reaches the bytes there.
 //!   [`AddressRules`] are LAM, UAI and LASS.
@@ -63,6 +64,7 @@ mod long_mode;
 mod npt;
 mod pae;
 mod page_fault;
+mod page_log;
 mod paging32;
 mod paging_walker;
 mod privacy;
@@ -97,6 +99,7 @@ pub use long_mode::LongMode;
 pub use npt::{NestedPageFault, Npt, NptAttributes, NptControls};
 pub use pae::{Pae, PdpteError, Pdptes};
 pub use page_fault::{LongModeFault, PageFaultCode};
+pub use page_log::{PML_ENTRIES, logged_pages};
 pub use paging_walker::{LinearTranslation, PagingWalker};
 pub use paging32::Paging32;
 pub use privacy::Privacy;

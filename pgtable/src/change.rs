@@ -55,6 +55,9 @@ pub(crate) enum Refusal {
 
 /// What is done to each run of present leaves.
 pub(crate) trait Verb<F: Format> {
+    /// Whether what it changes in place becomes stale.
+    const TELLS: bool = true;
+
     /// Changes the entries of `run`, which stand at `at`, and the first of which covers `offset`.
     /// Absent ones are passed over.
     fn run(&mut self, format: &F, run: &[F::Word], at: Position, offset: u64) -> Done;
@@ -70,6 +73,27 @@ pub(crate) trait Verb<F: Format> {
     ) -> Result<Broken, Refusal> {
         let _ = (format, run, at, offset);
         Ok(Broken { entries: ArrayVec::new(), seen: 0 })
+    }
+}
+
+/// A verb after which old translations may live on in hardware.
+pub(crate) struct Quietly<V>(pub(crate) V);
+
+impl<F: Format, V: Verb<F>> Verb<F> for Quietly<V> {
+    const TELLS: bool = false;
+
+    fn run(&mut self, format: &F, run: &[F::Word], at: Position, offset: u64) -> Done {
+        self.0.run(format, run, at, offset)
+    }
+
+    fn take_out(
+        &mut self,
+        format: &F,
+        run: &[F::Word],
+        at: Position,
+        offset: u64,
+    ) -> Result<Broken, Refusal> {
+        self.0.take_out(format, run, at, offset)
     }
 }
 
@@ -434,7 +458,9 @@ where
                 last - first + 1,
             );
             let page = |index: usize| self.format.address(offset + ((index as u64) << node.shift));
-            gather.pages(page(first), page(last), node.shift);
+            if V::TELLS {
+                gather.pages(page(first), page(last), node.shift);
+            }
         }
         // A table in which nothing was may be one that had to stay when it became empty.
         if done.removed > 0 || done.present == 0 {

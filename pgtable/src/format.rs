@@ -528,6 +528,14 @@ pub trait SecondStage: Format<Stage = Stage2> {
         None
     }
 
+    /// Whether a TLB may keep the entry by which it refused an access, so that it refuses it again
+    /// although the tables allow it by then. Then software invalidates after it added rights or
+    /// records. The default is yes.
+    #[inline]
+    fn keeps_refusals(&self) -> bool {
+        true
+    }
+
     /// `fault`, which this stage raised for the final access to a page of the first stage that
     /// grants `rights`, as hardware reports it. EPT tells the rights where it has advanced
     /// information.

@@ -18,6 +18,7 @@
 //! | change tables that you own | [`PageTable`]: `map`, `unmap`, `protect`, `modify`, `remap`, `split`, `promote`, `harvest`; [`Cursor`] for page after page |
 //! | change one tree from many threads | [`SharedPageTable`]: a [`Writer`] per thread, a [`LockedRange`] for several operations on one range |
 //! | read any tables, also hostile ones | [`Walker`]: `translate`, `access`, `query`, `trace`, `translate_batch`, `for_each…`, `for_each_table`, `diff` |
+//! | keep a guest's second stage: faults, dirty log, ageing, notifier | [`Stage2Tree`] |
 //! | translate through both stages | [`TwoStage`] |
 //! | read and write bytes at a guest's addresses | [`GuestBytes`], over a [`Walker`] or another [`Translate`] |
 //! | remember translations | [`TranslationCache`], kept honest by a [`Watch`] |
@@ -35,7 +36,7 @@
 //!
 //! | module | for |
 //! | --- | --- |
-//! | [`tree`], [`shared`] | whoever changes trees |
+//! | [`tree`], [`shared`], [`second_stage`] | whoever changes trees |
 //! | [`walk`], [`two_stage`], [`cache`], [`bytes`] | whoever reads them |
 //! | [`invalidate`], [`memory`], [`allocator`] | whoever embeds them: shoot-down, memory, tables |
 //! | [`mod@format`], [`vcpu`] | the author of an architecture's crate |
@@ -87,6 +88,7 @@
 //! [`Cursor`]: tree::Cursor
 //! [`Writer`]: shared::Writer
 //! [`LockedRange`]: shared::LockedRange
+//! [`Stage2Tree`]: second_stage::Stage2Tree
 //! [`TwoStage`]: two_stage::TwoStage
 //! [`GuestBytes`]: bytes::GuestBytes
 //! [`Walker`]: walk::Walker
@@ -151,6 +153,7 @@ mod quick;
 mod ranges;
 mod record;
 mod reshape;
+pub mod second_stage;
 pub mod shared;
 mod shortcut;
 mod space;

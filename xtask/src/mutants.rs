@@ -29,7 +29,7 @@ const SURVIVORS: &str = "MUTANTS.md";
 /// which take hours so. What the formats of an architecture say is what `pgtable`'s model tests ask
 /// them.
 const TESTS: [(&str, &[&str]); 6] = [
-    (MODEL_OF, &[MODEL]),
+    (MODEL_OF, &[MODEL, "second_stage"]),
     (
         "frag-alloc",
         &[
@@ -61,9 +61,24 @@ const TESTS: [(&str, &[&str]); 6] = [
             MODEL,
         ],
     ),
-    ("arch-x86", &["boot", "invalidate", "stage1", "stage2", "boundaries", "registers", MODEL]),
-    ("arch-aarch64", &["boot", "conformance", "invalidate", "model", "registers"]),
-    ("arch-riscv64", &["conformance", "invalidate", "iommu", "model", "registers", "second_stage"]),
+    (
+        "arch-x86",
+        &[
+            "boot",
+            "invalidate",
+            "second_stage",
+            "stage1",
+            "stage2",
+            "boundaries",
+            "registers",
+            MODEL,
+        ],
+    ),
+    ("arch-aarch64", &["boot", "conformance", "invalidate", "model", "registers", "second_stage"]),
+    (
+        "arch-riscv64",
+        &["conformance", "invalidate", "iommu", "model", "napot", "registers", "second_stage"],
+    ),
 ];
 
 /// What may be asked for on the command line.

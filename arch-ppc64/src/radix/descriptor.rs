@@ -2,6 +2,7 @@
 //! ISA v3.0B Book III, "Partition Table" and "Process Table").
 
 use bitfield_struct::bitfield;
+use pgtable::Hpa;
 
 use super::geometry::{ADDRESS_BITS, RPDS, RTS};
 use super::policy::Strictness;
@@ -135,6 +136,28 @@ pub struct Pate {
 }
 
 impl Pate {
+    /// The entry by which hardware finds the partition-scoped tree whose root table is at `root`
+    /// ([`PageTable::root`](pgtable::tree::PageTable::root)), with the guest's process table.
+    /// `None` if the root lies where no entry can name it (beyond 2^60).
+    ///
+    /// When an entry that hardware may have seen is replaced, invalidate the whole partition
+    /// ([`Invalidation::all`](crate::radix::Invalidation::all)).
+    ///
+    /// ```
+    /// use arch_ppc64::radix::{Pate, ProcessTableWord};
+    /// use pgtable::Hpa;
+    ///
+    /// let process_table = ProcessTableWord::from_bits(0x8000_0000_0013_0004);
+    /// let pate = Pate::of_tree(Hpa::new(0x4000_0000), process_table);
+    /// let word = pate.map(|pate| pate.tree.into_bits());
+    /// assert_eq!(word, Some(0xc000_0000_4000_00ad));
+    /// ```
+    #[must_use]
+    pub fn of_tree(root: Hpa, process_table: ProcessTableWord) -> Option<Self> {
+        let tree = RadixRoot::of_tree(root.get())?.with_hr(true);
+        Some(Self { tree, process_table })
+    }
+
     /// The address of the partition-scoped tree's root if it can be walked at that level of
     /// strictness; `None` for a hashed partition (HR = 0) too.
     #[must_use]

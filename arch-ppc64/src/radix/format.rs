@@ -423,6 +423,14 @@ pub(crate) fn entry_of(table: u64, width: u8, covers: u8, offset: u64) -> u64 {
 }
 
 impl SecondStage for PartitionScoped {
+    /// Hardware loads the entry anew after it refused an access by it (ISA v3.1, Book III, "Setting
+    /// a Reference or Change Bit or Upgrading Access Authority"; Linux:
+    /// `radix__ptep_set_access_flags`).
+    #[inline]
+    fn keeps_refusals(&self) -> bool {
+        false
+    }
+
     /// The partition scope takes an access to a table of the process scope for a load.
     #[inline]
     fn fault_of_guest_table(&self, fault: Interrupt, _: Access) -> Interrupt {

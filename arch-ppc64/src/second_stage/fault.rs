@@ -15,9 +15,9 @@
 //! | R or C missing | | set them; if something else was wrong too, or there is no leaf, go on |
 //! | anything | | fault the page in |
 
+use pgtable::second_stage::MemorySlot;
 use pgtable::{AccessKind, Gpa, Gva};
 
-use super::slot::MemorySlot;
 use crate::interrupt::{Status, Vector};
 use crate::radix::HypervisorFault;
 
@@ -59,7 +59,7 @@ pub enum Action {
         /// Whether it is a store.
         store: bool,
     },
-    /// Set R, and for a store C ([`SecondStage::set_rc`](super::SecondStage::set_rc)). If that
+    /// Set R, and for a store C ([`record`](super::SecondStage::record)). If that
     /// cannot be done, or unless it is all that is `missing`, go on as for
     /// [`Instantiate`](Self::Instantiate).
     SetRc {

@@ -5,6 +5,7 @@ use pgtable::allocator::TableAllocator;
 use pgtable::format::Format;
 use pgtable::invalidate::Invalidate;
 use pgtable::memory::{ReadMemory, TableMemory};
+use pgtable::second_stage::MemorySlot;
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Cause, Gpa, Hpa, Stage2, low_bits};
 
@@ -15,9 +16,7 @@ use crate::radix::{
     Att, Eaa, Granule, HypervisorFault, PageAttributes, PartitionScoped, PartitionTable, Pte,
     RcPolicy, Strictness,
 };
-use crate::second_stage::{
-    Action, HDSISR_CANARY, Leaf, MemorySlot, Reason, SecondStage, StorageFault, Translation,
-};
+use crate::second_stage::{Action, HDSISR_CANARY, Leaf, Reason, SecondStage, StorageFault};
 
 /// What is to be done about a fault of L2's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,7 +90,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         let Through { gpa, .. } = through;
         match asked.action_at(gpa, slot) {
             Action::SetRc { alone, .. } => {
-                if !partition.set_rc(links, l2, &asked, gpa, host)? {
+                if !partition.set_rc(links, l2, &asked, gpa, (host, by))? {
                     Self::drop_entries(partition, links, l2, (asked.gpa, 1), by)?;
                     return Ok(Outcome::Retry);
                 }
@@ -102,7 +101,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
             Action::Instantiate { .. } => {}
             other => return Ok(Outcome::Host(other)),
         }
-        let Some(leaf) = host_leaf(host, gpa, asked.kind)? else {
+        let Some(leaf) = host_leaf(host, gpa, asked.kind, by)? else {
             return Ok(Outcome::Host(Action::Instantiate { gpa, kind: asked.kind }));
         };
         partition.shadow_it(links, l2, &asked, &through, &leaf, by)?;
@@ -147,7 +146,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
             RcPolicy::HardwareUpdate => walker.access(asked.gpa, access),
         };
         match found {
-            Ok(Translation { output, shift, attributes }) => {
+            Ok(pgtable::Translation { output, shift, attributes }) => {
                 // As they are once the access has been recorded.
                 let c = attributes.c() || asked.kind == AccessKind::Write;
                 let attributes = attributes.with_r(true).with_c(c);
@@ -165,21 +164,26 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
 
     /// Sets R, and C for a store, in our leaf and in the shadow; false if they are not both there,
     /// or the shadow still maps what L1 had there before.
-    fn set_rc<M0: TableMemory<Hpa>, A0: TableAllocator<Hpa>>(
+    fn set_rc<M0, A0, I>(
         &mut self,
         links: &ReverseMap,
         l2: u32,
         asked: &StorageFault,
         gpa: Gpa,
-        host: &mut SecondStage<M0, A0>,
-    ) -> Result<bool, Error> {
-        let store = asked.kind == AccessKind::Write;
-        let target = self.shadow.standing_at(asked.gpa, |standing| {
-            let start = links.target(l2, standing.gpa, standing.at.shift)?;
-            Some(start.get() + (asked.gpa.get() & low_bits(standing.at.shift)))
-        })?;
-        let current = target.flatten() == Some(gpa.get());
-        Ok(current && host.set_rc(gpa, store)? && self.shadow.set_rc(asked.gpa, store)?)
+        (host, by): (&mut SecondStage<M0, A0>, &I),
+    ) -> Result<bool, Error>
+    where
+        M0: TableMemory<Hpa>,
+        A0: TableAllocator<Hpa>,
+        I: Invalidate<Stage2, Identity = u32>,
+    {
+        let target = self.shadow.state_at(asked.gpa)?.and_then(|state| {
+            let start = links.target(l2, state.leaf.input, state.leaf.shift)?;
+            Some(start.get() + (asked.gpa.get() & low_bits(state.leaf.shift)))
+        });
+        Ok(target == Some(gpa.get())
+            && record(host, gpa, asked.kind, by)?
+            && record(&mut self.shadow, asked.gpa, asked.kind, by)?)
     }
 
     /// Makes the shadow entry.
@@ -195,7 +199,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
         let most = l1.shift.min(ours.shift);
         let shift = self
             .shadow
-            .granule()
+            .format()
             .geometry()
             .largest_leaf(0, most)
             .ok_or(Error::TooSmall { shift: most })?;
@@ -215,14 +219,16 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
             // An entry that L1 got to by another page of its own is not added to, even if it is the
             // same page of ours: what that one allowed is not what this one allows.
             if links.target(l2, leaf.input, shift).is_some_and(|target| target != gpa) {
-                shadow.take(leaf.input, leaf.bytes, gather, |gone| {
-                    links.remove(l2, gone.input, gone.shift);
+                shadow.unmap(leaf.input, leaf.bytes, gather, |gone| {
+                    links.remove(l2, gone.leaf.input, gone.leaf.shift);
                 })?;
             }
-            shadow.place(&leaf, gather, |gone| links.remove(l2, gone.input, gone.shift))?;
+            shadow.place(leaf, gather, |gone| {
+                links.remove(l2, gone.leaf.input, gone.leaf.shift);
+            })?;
             if let Err(error) = links.insert(l2, leaf.input, shift, gpa) {
                 // What nobody can find again must not stay.
-                shadow.take(leaf.input, leaf.bytes, gather, |_| ())?;
+                shadow.unmap(leaf.input, leaf.bytes, gather, |_| ())?;
                 return Err(error);
             }
             Ok(())
@@ -232,16 +238,40 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
 
 /// Our leaf for `gpa` if it allows the access, with R, and C for a store; else it has to be faulted
 /// in.
-fn host_leaf<M: TableMemory<Hpa>, A: TableAllocator<Hpa>>(
+fn host_leaf<M, A, I>(
     host: &mut SecondStage<M, A>,
     gpa: Gpa,
     kind: AccessKind,
-) -> Result<Option<Leaf>, Error> {
-    if !host.set_rc(gpa, kind == AccessKind::Write)? {
+    by: &I,
+) -> Result<Option<Leaf>, Error>
+where
+    M: TableMemory<Hpa>,
+    A: TableAllocator<Hpa>,
+    I: Invalidate<Stage2, Identity = u32>,
+{
+    if !record(host, gpa, kind, by)? {
         return Ok(None);
     }
-    let leaf = host.standing_at(gpa, |standing| standing.leaf(standing.pte()))?;
-    Ok(leaf.filter(|leaf| kind != AccessKind::Fetch || leaf.attributes.eaa().execute()))
+    Ok(host.state_at(gpa)?.map(|state| state.leaf))
+}
+
+/// Sets R, and C for a store, in the leaf of `stage` that maps `gpa`; false if there is none, or it
+/// does not allow the access.
+fn record<M, A, I>(
+    stage: &mut SecondStage<M, A>,
+    gpa: Gpa,
+    kind: AccessKind,
+    by: &I,
+) -> Result<bool, Error>
+where
+    M: TableMemory<Hpa>,
+    A: TableAllocator<Hpa>,
+    I: Invalidate<Stage2, Identity = u32>,
+{
+    let mut gather = stage.gather(by);
+    let recorded = stage.record(gpa, kind, &mut gather);
+    stage.finish(gather)?;
+    Ok(recorded?)
 }
 
 /// What both allow. R and C only where both have them, and C for a store only; where hardware sets

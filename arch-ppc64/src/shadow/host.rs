@@ -1,12 +1,15 @@
 //! From our side: what our own second stage loses, its shadows lose.
 
-use pgtable::allocator::TableAllocator;
-use pgtable::invalidate::Invalidate;
-use pgtable::memory::TableMemory;
 use pgtable::{Gpa, Hpa, Stage2, low_bits};
 
+use pgtable::allocator::TableAllocator;
+
+use pgtable::invalidate::{Gather, Invalidate};
+
+use pgtable::memory::TableMemory;
+
 use super::{Error, Nested};
-use crate::radix::{Eaa, Pte, RcPolicy};
+use crate::radix::RcPolicy;
 use crate::second_stage::SecondStage;
 
 /// What was taken away from leaves of our second stage that are still there.
@@ -22,16 +25,30 @@ pub enum Restriction {
 }
 
 impl Restriction {
-    /// The bits that go from a shadow entry. Where hardware sets C by itself, the permission to
-    /// write goes with it.
-    fn mask(self, rc: RcPolicy) -> Pte {
-        let write = Eaa::new().with_write(true);
-        match (self, rc) {
-            (Self::Reference, _) => Pte::new().with_r(true),
-            (Self::Change, RcPolicy::Fault) => Pte::new().with_c(true),
-            (Self::Change, RcPolicy::HardwareUpdate) => Pte::new().with_c(true).with_eaa(write),
-            (Self::Write, _) => Pte::new().with_eaa(write),
+    /// Takes it from the shadow entry for `n_gpa`. Where hardware sets C by itself, the permission
+    /// to write goes with C.
+    fn take_from<M, A, I>(
+        self,
+        shadow: &mut SecondStage<M, A>,
+        n_gpa: Gpa,
+        gather: &mut Gather<'_, Stage2, I>,
+    ) -> Result<(), Error>
+    where
+        M: TableMemory<Hpa>,
+        A: TableAllocator<Hpa>,
+        I: Invalidate<Stage2, Identity = u32>,
+    {
+        let records = shadow.format().rc() == RcPolicy::HardwareUpdate;
+        if self == Self::Reference {
+            shadow.age(n_gpa, 1, gather, |_| ())?;
         }
+        if self == Self::Change {
+            shadow.clear_dirty(n_gpa, 1, gather, |_| ())?;
+        }
+        if self == Self::Write || self == Self::Change && records {
+            shadow.write_protect(n_gpa, 1, gather)?;
+        }
+        Ok(())
     }
 }
 
@@ -45,13 +62,9 @@ fn whole_leaves<M: TableMemory<Hpa>, A: TableAllocator<Hpa>>(
         return Ok((gpa, 0));
     };
     // Beyond the tree there are no leaves.
-    let end = |address| {
-        host.standing_at(Gpa::new(address), |leaf| {
-            (leaf.gpa.get(), leaf.gpa.get() | low_bits(leaf.at.shift))
-        })
-    };
-    let first = end(gpa.get())?.map_or(gpa.get(), |(first, _)| first);
-    let last = end(last)?.map_or(last, |(_, last)| last);
+    let leaf = |address| Ok::<_, Error>(host.state_at(Gpa::new(address))?.map(|state| state.leaf));
+    let first = leaf(gpa.get())?.map_or(gpa.get(), |leaf| leaf.input.get());
+    let last = leaf(last)?.map_or(last, |leaf| leaf.input.get() | low_bits(leaf.shift));
     Ok((Gpa::new(first), (last - first).saturating_add(1)))
 }
 
@@ -78,7 +91,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         links.take(gpa, bytes, |link| {
             let Some(partition) = partitions.get_mut(&link.l2()) else { return };
             let done = partition.change(by, |shadow, gather| {
-                Ok(shadow.take(link.n_gpa(), link.bytes(), gather, |_| ()).map(|_| ())?)
+                Ok(shadow.unmap(link.n_gpa(), link.bytes(), gather, |_| ()).map(|_| ())?)
             });
             dropped = dropped.and_then(|dropped| done.map(|()| dropped + 1));
         });
@@ -111,15 +124,8 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         let (gpa, bytes) = whole_leaves(host, gpa, bytes)?;
         links.for_each(gpa, bytes, |link| {
             let Some(partition) = partitions.get_mut(&link.l2()) else { return };
-            let done = partition.change(by, |shadow, gather| {
-                let mask = what.mask(shadow.format().rc());
-                shadow.clear_where(link.n_gpa(), 1, mask, |leaf| {
-                    if what != Restriction::Reference {
-                        gather.pages(leaf.input, leaf.input, leaf.shift);
-                    }
-                })?;
-                Ok(())
-            });
+            let done =
+                partition.change(by, |shadow, gather| what.take_from(shadow, link.n_gpa(), gather));
             all = all.and(done);
         });
         all

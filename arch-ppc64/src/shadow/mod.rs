@@ -48,7 +48,7 @@ use pgtable::memory::{ReadMemory, TableMemory};
 use pgtable::{Gpa, Hpa, Stage2};
 
 use crate::radix::{ADDRESS_BITS, PartitionTable, Pate, ProcessTableWord, Ptcr, Strictness};
-use crate::second_stage::{Leaf, SecondStage};
+use crate::second_stage::SecondStage;
 
 pub use error::{Error, HcallError};
 pub use fault::Outcome;
@@ -144,7 +144,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
     }
 
     /// Where L1 said that partition `l2` has its process table, for the partition table entry of
-    /// the shadow ([`SecondStage::pate`]); reads L1's partition table if that has not been done.
+    /// the shadow ([`Pate::of_tree`]); reads L1's partition table if that has not been done.
     /// `None` if L1's entry cannot be used, or there is no shadow.
     pub fn process_table<G: ReadMemory<Gpa>>(
         &mut self,
@@ -169,8 +169,9 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Nested<M, A> {
         let room = (1u64 << ADDRESS_BITS).saturating_sub(n_gpa.get());
         partition.change(by, |shadow, gather| {
             if room > 0 {
-                let gone = |leaf: Leaf| links.remove(l2, leaf.input, leaf.shift);
-                shadow.take(n_gpa, bytes.min(room), gather, gone)?;
+                shadow.unmap(n_gpa, bytes.min(room), gather, |gone| {
+                    links.remove(l2, gone.leaf.input, gone.leaf.shift);
+                })?;
             }
             Ok(())
         })

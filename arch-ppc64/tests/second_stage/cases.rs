@@ -2,14 +2,15 @@
 
 use core::cell::{Cell, RefCell};
 
-use arch_ppc64::radix::{Att, Granule, PartitionScoped, ProcessTableWord};
-use arch_ppc64::second_stage::{Error, HostPage, MemorySlot, Placed, SecondStage};
+use arch_ppc64::radix::{Granule, PartitionScoped, Pate, ProcessTableWord};
+use arch_ppc64::second_stage::{HostPage, SecondStage};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::invalidate::{Invalidate, InvalidateFailed, Stale};
 use pgtable::memory::DirectMap;
+use pgtable::second_stage::{FaultInError as Error, MemorySlot, Placed};
 use pgtable::tree::{Recorded, Writers};
 use pgtable::walk::Walker;
-use pgtable::{AccessKind, Gpa, Hpa, Stage2};
+use pgtable::{AccessKind, Gpa, Hpa, Prot, Stage2};
 
 use pgtable_conformance::log::Logged;
 
@@ -25,8 +26,7 @@ fn host_page(gpa: u64, shift: u8) -> HostPage {
     HostPage {
         frame: Hpa::new(gpa >> shift << shift | 1 << 40),
         shift,
-        writable: true,
-        att: Att::Normal,
+        attributes: Prot::RWX.for_user().into(),
     }
 }
 
@@ -69,7 +69,8 @@ fn case_a7_changes_of_leaves_are_logged() {
     let mut gather = stage.gather(&tlb);
     for kind in [AccessKind::Read, AccessKind::Write] {
         // The second adds to the leaf of the first.
-        let page = HostPage { writable: kind == AccessKind::Write, ..host_page(0, 16) };
+        let prot = Prot::RX.for_user().with_write(kind == AccessKind::Write);
+        let page = HostPage { attributes: prot.into(), ..host_page(0, 16) };
         let ticket = stage.ticket();
         stage.fault_in(ticket, Gpa::new(0), kind, &MEMORY, page, &mut gather, |_| ()).unwrap();
         logged.verify(end);
@@ -77,11 +78,11 @@ fn case_a7_changes_of_leaves_are_logged() {
     for verb in 0..7 {
         let gpa = Gpa::new(0);
         match verb {
-            0 => assert_eq!(stage.age(gpa, 1 << 16), Ok(true)),
-            1 => assert!(stage.test_and_clear_dirty(gpa, &mut gather).unwrap().is_some()),
-            2 => assert_eq!(stage.set_rc(gpa, true), Ok(true)),
+            0 => assert_eq!(stage.age(gpa, 1 << 16, &mut gather, |_| ()), Ok(true)),
+            1 => assert_eq!(stage.clear_dirty(gpa, 1, &mut gather, |_| ()), Ok(1)),
+            2 => assert_eq!(stage.record(gpa, AccessKind::Write, &mut gather), Ok(true)),
             3 => assert_eq!(stage.write_protect(gpa, 1 << 16, &mut gather), Ok(1)),
-            4 => assert_eq!(stage.redirty(gpa), Ok(true)),
+            4 => assert_eq!(stage.redirty(gpa, &mut gather), Ok(true)),
             5 => {
                 let (recorded, writers) = (Recorded::Dirty, Writers::Running);
                 let told = stage.harvest(gpa, 1 << 16, recorded, writers, &mut [0], &mut gather);
@@ -141,10 +142,13 @@ fn what_was_unmapped_meanwhile_faults_again() {
 fn what_is_mapped() {
     with_stage(|mut stage, tlb, _| {
         fault_in(&mut stage, tlb, 0x3_0000, &MEMORY, 16).unwrap();
-        let found = stage.query(Gpa::new(0x3_4567)).unwrap().unwrap();
-        assert_eq!((found.output.get() & 0xffff, found.shift), (0x4567, 16));
-        assert_eq!(stage.query(Gpa::new(0x4_0000)), Ok(None));
-        assert_eq!(stage.query(Gpa::new(u64::MAX)), Ok(None));
+        let found = stage.state_at(Gpa::new(0x3_4567)).unwrap().unwrap().leaf;
+        assert_eq!(
+            (found.input.get(), found.output.get() & 0xf_ffff, found.shift),
+            (0x3_0000, 0x3_0000, 16)
+        );
+        assert_eq!(stage.state_at(Gpa::new(0x4_0000)), Ok(None));
+        assert_eq!(stage.state_at(Gpa::new(u64::MAX)), Ok(None));
     });
 }
 
@@ -184,7 +188,9 @@ fn who_may_not_be_mapped() {
         assert!(matches!(fault_in(&mut stage, tlb, 4 << 30, &MEMORY, 16), Err(Error::Tree(_))));
         let beyond = MemorySlot { gpa: Gpa::new(1 << 52), ..MEMORY };
         assert!(matches!(fault_in(&mut stage, tlb, 1 << 52, &beyond, 16), Err(Error::Tree(_))));
-        assert_eq!(stage.set_rc(Gpa::new(1 << 52), true), Ok(false));
+        let mut gather = stage.gather(tlb);
+        assert_eq!(stage.record(Gpa::new(1 << 52), AccessKind::Write, &mut gather), Ok(false));
+        stage.finish(gather).unwrap();
         assert_eq!(leaves(&stage).len(), 0);
     });
 }
@@ -202,7 +208,9 @@ fn read_only_memory_is_mapped_for_reading_and_never_dirty() {
         stage.finish(gather).unwrap();
         let it = leaves(&stage)[0].attributes;
         assert_eq!((it.eaa().into_bits(), it.r(), it.c()), (0b0101, true, false));
-        assert_eq!(stage.set_rc(Gpa::new(0), true), Ok(false));
+        let mut gather = stage.gather(tlb);
+        assert_eq!(stage.record(Gpa::new(0), AccessKind::Write, &mut gather), Ok(false));
+        stage.finish(gather).unwrap();
     });
 }
 
@@ -233,7 +241,8 @@ fn only_stores_dirty_a_logged_page() {
 #[test]
 fn how_hardware_finds_it() {
     with_stage(|stage, _, _| {
-        let pate = stage.pate(ProcessTableWord::from_bits(0x8000_0000_0013_0004)).unwrap();
+        let process_table = ProcessTableWord::from_bits(0x8000_0000_0013_0004);
+        let pate = Pate::of_tree(stage.root(), process_table).unwrap();
         assert_eq!(pate.tree.into_bits(), 0xc000_0000_0000_00ad | TABLES);
         assert_eq!(pate.process_table.into_bits(), 0x8000_0000_0013_0004);
     });

@@ -40,15 +40,15 @@ impl Tlb {
     pub fn fill<M: TableMemory<Hpa>, A: TableAllocator<Hpa>>(&self, stage: &SecondStage<M, A>) {
         let all =
             leaves(stage).into_iter().map(|leaf| ((leaf.input.get(), leaf.shift), leaf)).collect();
-        self.leaves.borrow_mut().insert(stage.lpid(), all);
-        self.directories.borrow_mut().insert(stage.lpid());
+        self.leaves.borrow_mut().insert(stage.identity(), all);
+        self.directories.borrow_mut().insert(stage.identity());
     }
 
     /// Panics if anything is still cached that says more than `stage` does.
     pub fn verify<M: TableMemory<Hpa>, A: TableAllocator<Hpa>>(&self, stage: &SecondStage<M, A>) {
         let now: Leaves =
             leaves(stage).into_iter().map(|leaf| ((leaf.input.get(), leaf.shift), leaf)).collect();
-        for (key, cached) in self.leaves.borrow().get(&stage.lpid()).into_iter().flatten() {
+        for (key, cached) in self.leaves.borrow().get(&stage.identity()).into_iter().flatten() {
             let Some(leaf) = now.get(key) else { panic!("still cached: {cached:?}") };
             let (old, new) = (cached.attributes, leaf.attributes);
             assert_eq!(cached.output, leaf.output, "still cached: {cached:?}");

@@ -3,13 +3,14 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch_ppc64::radix::{
-    Att, Granule, HypervisorFault, PageAttributes, PartitionScoped, ProcessTableWord,
-    RptInvalidate, RptPages, RptTarget, RptType,
+    Granule, HypervisorFault, PageAttributes, PartitionScoped, ProcessTableWord, RptInvalidate,
+    RptPages, RptTarget, RptType,
 };
-use arch_ppc64::second_stage::{Action, HostPage, MemorySlot, Reason, SecondStage};
+use arch_ppc64::second_stage::{Action, HostPage, Reason, SecondStage};
 use arch_ppc64::shadow::{Error, HcallError, Nested, Outcome, Restriction};
 use arch_ppc64::{Interrupt, Status, Vector};
 use pgtable::memory::DirectMap;
+use pgtable::second_stage::MemorySlot;
 use pgtable::{AccessKind, Gpa, Gva, Hpa, Prot};
 use proptest::prelude::*;
 
@@ -59,8 +60,7 @@ impl Case<'_> {
         let page = HostPage {
             frame: Hpa::new(hva >> shift << shift | 1 << 44),
             shift,
-            writable: true,
-            att: Att::Normal,
+            attributes: PageAttributes::from(Prot::RWX.for_user()),
         };
         self.host.fault_in(ticket, Gpa::new(gpa), kind, &slot, page, &mut gather, |_| ()).unwrap();
         self.host.finish(gather).unwrap();
@@ -463,7 +463,7 @@ fn c_is_set_here_before_it_is_set_there() {
             Outcome::Retry
         );
         let mut gather = case.host.gather(case.tlb);
-        assert!(case.host.test_and_clear_dirty(Gpa::new(0), &mut gather).unwrap().is_some());
+        assert_eq!(case.host.clear_dirty(Gpa::new(0), 1, &mut gather, |_| ()), Ok(1));
         case.host.finish(gather).unwrap();
         case.restrict(0, 0x1_0000, Restriction::Change);
         let dirty = |case: &Case<'_>| {
@@ -494,11 +494,14 @@ fn case_a8_a_restriction_reaches_whole_leaves() {
         (Restriction::Change, |case| {
             let mut gather = case.host.gather(case.tlb);
             let part = Gpa::new((2 << 21) + 0x3_0000);
-            assert!(case.host.test_and_clear_dirty(part, &mut gather).unwrap().is_some());
+            assert_eq!(case.host.clear_dirty(part, 1, &mut gather, |_| ()), Ok(1));
             case.host.finish(gather).unwrap();
         }),
         (Restriction::Reference, |case| {
-            assert_eq!(case.host.age(Gpa::new((2 << 21) + 0x3_0000), 0x1_0000), Ok(true));
+            let mut gather = case.host.gather(case.tlb);
+            let part = Gpa::new((2 << 21) + 0x3_0000);
+            assert_eq!(case.host.age(part, 0x1_0000, &mut gather, |_| ()), Ok(true));
+            case.host.finish(gather).unwrap();
         }),
     ];
     for (what, take) in verbs {

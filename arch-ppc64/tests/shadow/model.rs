@@ -4,18 +4,20 @@
 use std::collections::BTreeMap;
 
 use arch_ppc64::radix::{
-    Att, Eaa, Granule, HypervisorFault, PageAttributes, PartitionScoped, Pte, RcPolicy,
+    Eaa, Granule, HypervisorFault, PageAttributes, PartitionScoped, Pte, RcPolicy,
 };
-use arch_ppc64::second_stage::{Action, Error, HostPage, Leaf, MemorySlot, SecondStage};
+use arch_ppc64::second_stage::{Action, HostPage, Leaf, SecondStage};
 use arch_ppc64::shadow::{Nested, Outcome, Restriction};
 use pgtable::memory::DirectMap;
+use pgtable::second_stage::{FaultInError, MemorySlot, PageState};
 use pgtable::tree::Recorded;
-use pgtable::{Access, AccessKind, Gpa, Gva, Hpa};
+use pgtable::{Access, AccessKind, Gpa, Gva, Hpa, Prot};
 use proptest::prelude::*;
 
 use crate::host::{Tables, Tlb, direct, leaves, memory};
 use crate::l1::{self, Call, Calls, L1, L2S};
 
+type State = PageState<PartitionScoped>;
 type Stage<'m> = SecondStage<DirectMap<'m, Hpa>, &'m Tables<'m>>;
 type Shadows<'m> = Nested<DirectMap<'m, Hpa>, &'m Tables<'m>>;
 
@@ -108,8 +110,7 @@ fn host_page(hva: u64) -> HostPage {
     HostPage {
         frame: Hpa::new(hva >> shift << shift | 1 << 44),
         shift,
-        writable: true,
-        att: Att::Normal,
+        attributes: PageAttributes::from(Prot::RWX.for_user()),
     }
 }
 
@@ -175,11 +176,11 @@ impl World<'_> {
         let (ticket, tlb) = (self.host.ticket(), self.tlb);
         let mut gather = self.host.gather(tlb);
         let nested = &mut self.nested;
-        let gone = |leaf: Leaf| {
-            nested.lost(leaf.input, leaf.bytes, tlb).unwrap();
+        let gone = |state: State| {
+            nested.lost(state.leaf.input, state.leaf.bytes, tlb).unwrap();
         };
         match self.host.fault_in(ticket, gpa, kind, &slot, page, &mut gather, gone) {
-            Ok(_) | Err(Error::ReadOnly) => {}
+            Ok(_) | Err(FaultInError::ReadOnly) => {}
             Err(error) => panic!("{error}"),
         }
         self.host.finish(gather).unwrap();
@@ -361,8 +362,8 @@ impl World<'_> {
             Op::HostUnmap(gpa, bytes) => {
                 let mut gather = self.host.gather(tlb);
                 let nested = &mut self.nested;
-                let gone = |leaf: Leaf| {
-                    nested.lost(leaf.input, leaf.bytes, tlb).unwrap();
+                let gone = |state: State| {
+                    nested.lost(state.leaf.input, state.leaf.bytes, tlb).unwrap();
                 };
                 self.host.unmap(Gpa::new(gpa), bytes, &mut gather, gone).unwrap();
                 self.host.finish(gather).unwrap();
@@ -378,8 +379,8 @@ impl World<'_> {
             Op::HostClearDirty => {
                 for leaf in leaves(&self.host) {
                     let mut gather = self.host.gather(tlb);
-                    let dirty = self.host.test_and_clear_dirty(leaf.input, &mut gather).unwrap();
-                    prop_assert_eq!(dirty.is_some(), leaf.attributes.c());
+                    let dirty = self.host.clear_dirty(leaf.input, 1, &mut gather, |_| ());
+                    prop_assert_eq!(dirty, Ok(u64::from(leaf.attributes.c())));
                     self.host.finish(gather).unwrap();
                     self.nested
                         .restrict(&self.host, leaf.input, leaf.bytes, Restriction::Change, tlb)
@@ -388,7 +389,9 @@ impl World<'_> {
             }
             Op::HostAge(gpa, bytes) => {
                 let start = Gpa::new(gpa);
-                self.host.age(start, bytes).unwrap();
+                let mut gather = self.host.gather(tlb);
+                self.host.age(start, bytes, &mut gather, |_| ()).unwrap();
+                self.host.finish(gather).unwrap();
                 self.nested
                     .restrict(&self.host, start, bytes, Restriction::Reference, tlb)
                     .unwrap();

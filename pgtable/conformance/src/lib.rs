@@ -12,6 +12,7 @@
 //! | [`writers`], [`readers`] | writers, and readers beside a writer, on threads |
 //! | [`records`], [`protected`] | accessed and dirty, harvested; of pages that were write-protected before |
 //! | [`rights`] | what rights say of a page, and which pages every verb takes |
+//! | [`second_stage`] | the owner of a second stage, against a list of leaves |
 //! | [`keep`] | tables that stay though they are empty |
 //! | [`hostile`] | tables that others write, and memory that refuses |
 //! | [`loads`] | how many words operations ask for |
@@ -55,6 +56,7 @@ pub mod readers;
 pub mod reading;
 pub mod records;
 pub mod rights;
+pub mod second_stage;
 pub mod shared;
 pub mod srmmu;
 pub mod sv;
@@ -64,6 +66,21 @@ pub mod words;
 pub mod writers;
 
 pub use proptest;
+
+/// Makes a test for each line `name: format;` of what the owner of a second stage of that format
+/// does ([`second_stage::random`]).
+#[macro_export]
+macro_rules! second_stage {
+    ($($name:ident: $format:expr;)+) => {
+        $(
+            /// The verbs of the second stage's owner, against a list of leaves.
+            #[test]
+            fn $name() {
+                $crate::second_stage::random($format, $crate::mmu::Caches::STRICT, 64);
+            }
+        )+
+    };
+}
 
 /// Makes a module of tests for each line `name: format;` or `name: format, caches;`.
 ///

@@ -87,6 +87,34 @@ macro_rules! example {
             $second.map(Gpa::new(at), Hpa::new(at), bytes, Prot::RW.into(), Leaves::Largest)?;
         }
     };
+    // A second stage, a gather for it, and a memory slot of 1 GiB.
+    (stage: $stage:ident, $gather:ident, $slot:ident) => {
+        $crate::example!(memory: arena, tables);
+        let tlb = Tlb::default();
+        let format = arch_x86::Ept::new(arch_x86::Levels::Four, arch_x86::EptControls::new());
+        #[allow(unused_mut)]
+        let mut $stage =
+            pgtable::second_stage::Stage2Tree::new(format, arena.memory::<Hpa>(), &tables, 1)?;
+        #[allow(unused_mut)]
+        let mut $gather = $stage.gather(&tlb);
+        #[allow(unused_variables)]
+        let $slot = pgtable::second_stage::MemorySlot {
+            gpa: Gpa::new(0),
+            bytes: 1 << 30,
+            hva: 1 << 40,
+            read_only: false,
+            logged: false,
+        };
+    };
+    // The same, after a store to 0x5678.
+    (faulted: $stage:ident, $gather:ident, $slot:ident) => {
+        $crate::example!(stage: $stage, $gather, $slot);
+        let (frame, shift) = (Hpa::new(0x8000_5000), 12);
+        let page =
+            pgtable::second_stage::HostPage { frame, shift, attributes: Prot::RWX.into() };
+        let (ticket, at, store) = ($stage.ticket(), Gpa::new(0x5678), AccessKind::Write);
+        $stage.fault_in(ticket, at, store, &$slot, page, &mut $gather, |_| ())?;
+    };
     // The bytes at a guest's addresses 0x1000 to 0x3fff.
     (bytes: $walker:ident, $memory:ident, $bytes:ident) => {
         $crate::example!(all: arena, tables, tree, gather);

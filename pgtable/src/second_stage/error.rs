@@ -1,11 +1,12 @@
 //! Why a page could not be faulted in, by what the caller does about it.
 
-use pgtable::{Gpa, RangeError};
+use crate::address::Gpa;
+use crate::error::RangeError;
 
 /// Why a page was not mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum FaultInError {
     /// Something was unmapped since the ticket was taken: what is known of the host page may be out
     /// of date. Let the guest run into the fault again.
     #[error("something was unmapped meanwhile")]
