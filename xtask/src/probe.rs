@@ -32,6 +32,9 @@ pub struct Options {
     /// x86-64 with SVM and VMX for nested paging and EPT
     #[arg(long)]
     stage2: bool,
+    /// 32-bit and PAE paging of x86, on bare emulated machines
+    #[arg(long, conflicts_with = "stage2")]
+    legacy: bool,
     /// The simulator of riscv64, if not both: it has one and two stages, on bare machines
     #[arg(long, value_enum)]
     sim: Option<Simulator>,
@@ -45,7 +48,7 @@ pub struct Options {
 impl Options {
     /// What is wrong with the options together.
     pub fn wrong(&self) -> Option<String> {
-        let Self { arch, mmu, stage2, sim, machine, arguments, .. } = self;
+        let Self { arch, mmu, stage2, legacy, sim, machine, arguments, .. } = self;
         if let Some(wrong) = machine.wrong(*arch == Arch::Ppc64) {
             return Some(wrong);
         }
@@ -56,6 +59,7 @@ impl Options {
         let why = match (arch, mmu) {
             (Arch::X86 | Arch::Riscv64 | Arch::Aarch64, Some(_)) => "--mmu is for ppc64",
             (Arch::X86 | Arch::Ppc64 | Arch::Aarch64, _) if sim.is_some() => "--sim is for riscv64",
+            (Arch::Ppc64 | Arch::Riscv64 | Arch::Aarch64, _) if *legacy => "--legacy is for x86",
             (Arch::Riscv64, _) if *stage2 => "riscv64 has both stages without --stage2",
             (Arch::Riscv64, _) if !arguments.is_empty() => "riscv64 takes no further arguments",
             (Arch::Aarch64, _) if !arguments.is_empty() => "aarch64 takes no further arguments",
@@ -63,7 +67,9 @@ impl Options {
                 "--stage2 has a bare POWER9 machine, and no host"
             }
             (Arch::Ppc64, Some(Mmu::Hash)) if *stage2 => "--stage2 is for radix trees",
-            _ if *stage2 && !arguments.is_empty() => "--stage2 takes no further arguments",
+            _ if (*stage2 || *legacy) && !arguments.is_empty() => {
+                "--stage2 and --legacy take no further arguments"
+            }
             _ => return None,
         };
         Some(why.to_owned())
@@ -86,15 +92,22 @@ impl Options {
     pub fn second_stages(arch: Arch) -> Self {
         Self { arch, stage2: true, seed: Some(1), ..Self::default() }
     }
+
+    /// The same for the modes of x86 that have no 64-bit entries in four levels.
+    pub fn legacy() -> Self {
+        Self { arch: Arch::X86, legacy: true, seed: Some(1), ..Self::default() }
+    }
 }
 
 /// Builds and runs; the probe’s exit status is ours.
 pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
-    let Options { arch, mmu, cases, seed, stage2, sim, mut machine, arguments: last } = options;
+    let Options { arch, mmu, cases, seed, stage2, legacy, sim, mut machine, arguments: last } =
+        options;
     let bare_seed = seed.unwrap_or_else(seed_of_now);
     match arch {
         Arch::Ppc64 if stage2 => return bare_power::probe(xtask, cases, bare_seed),
-        Arch::X86 if stage2 => return bare_x86::probe(xtask, cases, bare_seed),
+        Arch::X86 if stage2 => return bare_x86::probe(xtask, &bare_x86::NESTED, cases, bare_seed),
+        Arch::X86 if legacy => return bare_x86::probe(xtask, &bare_x86::LEGACY, cases, bare_seed),
         Arch::Riscv64 => return bare_riscv::probe(xtask, sim, cases, bare_seed),
         Arch::Aarch64 => return bare_arm::probe(xtask, stage2, cases, bare_seed),
         Arch::Ppc64 | Arch::X86 => {}

@@ -3,7 +3,7 @@
 //! The guest of [`probe_guest`] makes one access after the other, each behind tables of its
 //! own. What came of it (and what the tables hold afterwards) must be what the walker said, field
 //! by field. Which tables, and what there is to compare, is each architecture's own affair:
-//! [`aarch64`], [`ppc64`], `x86`, [`x86_nested`], [`riscv64`].
+//! [`aarch64`], [`ppc64`], `x86`, [`x86_legacy`], [`x86_nested`], [`riscv64`].
 
 mod aarch64;
 mod ppc64;
@@ -11,6 +11,7 @@ mod report;
 mod riscv64;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+mod x86_legacy;
 mod x86_nested;
 
 use std::process::ExitCode;
@@ -27,6 +28,8 @@ struct Options {
     ppc64: ppc64::Options,
     #[command(flatten)]
     nested: x86_nested::Options,
+    #[command(flatten)]
+    legacy: x86_legacy::Options,
     #[command(flatten)]
     riscv64: riscv64::Options,
     #[command(flatten)]
@@ -58,12 +61,14 @@ struct Asked {
 }
 
 fn main() -> ExitCode {
-    let Options { ppc64, nested, riscv64, aarch64, cases, seed, only, trace } = Options::parse();
+    let Options { ppc64, nested, legacy, riscv64, aarch64, cases, seed, only, trace } =
+        Options::parse();
     let asked = Asked { cases, seed: seed.unwrap_or_else(|| fastrand::u64(..)), only, trace };
     let mut report = Report::default();
     let written = ppc64
         .write_image(&asked)
         .or_else(|| nested.write_image(&asked))
+        .or_else(|| legacy.write_image(&asked))
         .or_else(|| riscv64.write_image(&asked))
         .or_else(|| aarch64.write_image(&asked));
     if let Some(written) = written {
@@ -79,6 +84,7 @@ fn main() -> ExitCode {
     let judged = ppc64
         .judge_image(&asked, &mut report)
         .or_else(|| nested.judge_image(&asked, &mut report))
+        .or_else(|| legacy.judge_image(&asked, &mut report))
         .or_else(|| riscv64.judge_image(&asked, &mut report))
         .or_else(|| aarch64.judge_image(&asked, &mut report));
     let result = match (judged, std::env::consts::ARCH) {

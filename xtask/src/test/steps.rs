@@ -275,7 +275,8 @@ fn linux(xtask: &Xtask) -> Result<()> {
 
 fn probe(xtask: &Xtask) -> Result<()> {
     probe_all(xtask, Arch::Ppc64)?;
-    succeeds("the probe", probe::run(xtask, probe::Options::second_stages(Arch::X86))?)
+    succeeds("the probe", probe::run(xtask, probe::Options::second_stages(Arch::X86))?)?;
+    succeeds("the probe", probe::run(xtask, probe::Options::legacy())?)
 }
 
 fn aarch64(xtask: &Xtask) -> Result<()> {
