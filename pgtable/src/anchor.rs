@@ -110,6 +110,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Anchored<'_, F, M> {
 
 /// The table of `level` for `offset`, for accesses like `access`. Apart, so that the loop over what
 /// is near has the processor's registers.
+#[cold]
 #[inline(never)]
 fn upper_table<F: Format, R: Reading<F>>(
     format: &F,

@@ -141,6 +141,8 @@ pub struct Cursor<
     I: Invalidate<F::Stage>,
 > {
     table: &'t PageTable<F, M, A>,
+    /// A copy of the tree's, one load nearer.
+    format: F,
     gather: &'g mut Gather<'i, F::Stage, I>,
     trail: Trail<Owned<'t, A, F>>,
     leaf: Leaf<'t, F::Word>,
@@ -170,8 +172,8 @@ where
         &'t mut self,
         gather: &'g mut Gather<'i, F::Stage, I>,
     ) -> Cursor<'t, 'g, 'i, F, M, A, I> {
-        let trail = self.trail();
-        Cursor { table: self, gather, trail, leaf: Leaf::nowhere() }
+        let (trail, format) = (self.trail(), self.format);
+        Cursor { table: self, format, gather, trail, leaf: Leaf::nowhere() }
     }
 }
 
@@ -195,13 +197,13 @@ where
     #[inline(always)]
     fn pages_on(&self, input: Input<F>) -> u64 {
         let within = input.get().wrapping_sub(self.leaf.input);
-        within.rotate_right(base_shift(&self.table.format).into())
+        within.rotate_right(base_shift(&self.format).into())
     }
 
     /// The entry for `input` in the table where the cursor stands, if it stands in the right one.
     #[inline(always)]
     fn here(&self, input: Input<F>) -> Option<(&'t F::Word, usize)> {
-        let pages = self.pages_on(input) & low_bits(64 - base_shift(&self.table.format));
+        let pages = self.pages_on(input) & low_bits(64 - base_shift(&self.format));
         self.entry(pages)
     }
 
@@ -335,7 +337,7 @@ where
     /// The common case of [`map`](Self::map); false, and nothing changed, if it is any other.
     #[inline(always)]
     fn map_here(&mut self, input: Input<F>, output: Output<F>, attributes: F::Attributes) -> bool {
-        let (format, at) = (&self.table.format, usual(&self.table.format));
+        let (format, at) = (&self.format, usual(&self.format));
         let Some((memory, index)) = self.page_here(input) else { return false };
         let Ok(words) = format.leaves(output, attributes, at) else { return false };
         if load_raw(memory) != 0 {
@@ -408,7 +410,7 @@ where
     /// The common case of [`query`](Self::query).
     #[inline(always)]
     fn query_here(&self, input: Input<F>) -> Option<TranslationOf<F>> {
-        let (format, at) = (&self.table.format, usual(&self.table.format));
+        let (format, at) = (&self.format, usual(&self.format));
         let (memory, _) = self.here(input)?;
         let offset = self.leaf.base.wrapping_add(input.get().wrapping_sub(self.leaf.input));
         let word = Word::<F>::new(memory).load();
@@ -457,7 +459,7 @@ where
     /// The common case of [`unmap`](Self::unmap); false, and nothing changed, if it is any other.
     #[inline(always)]
     fn unmap_here(&mut self, input: Input<F>) -> bool {
-        let format = &self.table.format;
+        let format = &self.format;
         let Some((memory, index)) = self.here(input) else { return false };
         let Some(word) = Presence::at(format, usual(format)).load(format, memory) else {
             return false;
@@ -479,7 +481,7 @@ where
         if self.here(input).is_none() && !self.enter(offset, false)? {
             return self.unmap_larger(offset);
         }
-        let (format, table) = (&self.table.format, self.leaf.node);
+        let (format, table) = (&self.format, self.leaf.node);
         let Some((memory, _)) = self.here(input).filter(|_| has_groups::<F>()) else {
             return Ok(self.unmap_here(input));
         };
