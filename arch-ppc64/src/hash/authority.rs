@@ -71,16 +71,16 @@ pub const fn protection(pp: u8, key: bool) -> Prot {
     }
 }
 
-/// Which accesses the page protections of a segment's pages allow, looked up: [`protection`] the
-/// other way round.
+/// Which accesses the entries of a segment allow, looked up: [`protection`] the other way round. By
+/// privilege and kind of access, a bit for each page protection with N and G.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Allowed([[u8; 3]; 2]);
+pub(super) struct Allowed([[u32; 3]; 2]);
 
 impl Allowed {
     /// No access: whoever asks has to look elsewhere.
     pub(super) const NOTHING: Self = Self([[0; 3]; 2]);
 
-    /// In this segment; of N in an entry it knows nothing.
+    /// In this segment.
     #[inline]
     pub(super) const fn new(segment: &Segment) -> Self {
         /// By Ks, Kp and N.
@@ -99,30 +99,32 @@ impl Allowed {
     /// With these storage keys of privileged and of problem state, and this N.
     const fn by(ks: bool, kp: bool, n: bool) -> Self {
         let mut table = [[0; 3]; 2];
-        let mut pp = 0;
-        while pp < 8 {
-            let bit = 1 << Self::place(HpteR::new().with_protection(pp));
+        let mut of = 0;
+        while of < 32 {
+            let (pp, guarded, no_execute) = (of & 7, of & 8 != 0, of & 16 != 0);
+            let r = HpteR::new().with_protection(pp).with_g(guarded).with_n(no_execute);
+            let executes = !guarded && !no_execute && !n;
             let mut privilege = 0;
             while privilege < 2 {
                 let prot = protection(pp, if privilege == 0 { kp } else { ks });
-                let allowed = [prot.read(), prot.write(), prot.execute() && !n];
+                let allowed = [prot.read(), prot.write(), prot.execute() && executes];
                 let mut kind = 0;
                 while kind < 3 {
-                    table[privilege][kind] |= if allowed[kind] { bit } else { 0 };
+                    table[privilege][kind] |= (allowed[kind] as u32) << Self::place(r);
                     kind += 1;
                 }
                 privilege += 1;
             }
-            pp += 1;
+            of += 1;
         }
         Self(table)
     }
 
-    /// Which bit is for the page protection of `r`: its three bits, as they stand beside each other
-    /// when the word is rotated by one.
+    /// Which bit is for the page protection of `r`, N and G: five bits, as they stand beside each
+    /// other when the word is rotated by one.
     #[inline(always)]
     const fn place(r: HpteR) -> u32 {
-        r.into_bits().rotate_left(1) as u32 & 7
+        r.into_bits().rotate_left(1) as u32 & 31
     }
 
     /// Whether they allow `access` by an entry with this second doubleword.

@@ -204,16 +204,11 @@ fn usual(
     access: Access,
     authority: Authority,
 ) -> Option<HashTranslation> {
-    // V, H, AVPN and L are as they should be in the one doubleword. LP, B, R and what the access
-    // demands in the other: one comparison.
-    let none = HpteR::new();
-    let (flags, set) = match access.kind {
-        AccessKind::Read => (none, none),
-        AccessKind::Write => (none.with_c(true), none.with_c(true)),
-        AccessKind::Fetch => (none.with_n(true).with_g(true), none),
-    };
-    let fits = found.search.own(layout).fit(seen.r, flags, set);
-    // Protection and key stand in the same places in both layouts.
+    // V, H, AVPN and L are as they should be in the one doubleword. LP, B, R and, for a
+    // store, C in the other: one comparison.
+    let c = HpteR::new().with_c(access.kind == AccessKind::Write);
+    let fits = found.search.own(layout).fit(seen.r, c, c);
+    // Protection, N, G and key stand in the same places in both layouts.
     let r = HpteR::from_bits(seen.r);
     let allowed = found.allowed.allows(r, access);
     if !fits

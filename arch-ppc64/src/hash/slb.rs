@@ -84,6 +84,13 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// What no address has.
+    const NONE: Self = {
+        let (size, base) = (SegmentSize::M256, PageSize::K4);
+        let segment = Segment { vsid: 0, size, base, ks: true, kp: true, n: true, class: false };
+        Self { allowed: Allowed::NOTHING, ..Self::new(segment, Gva::new(0)) }
+    };
+
     /// Of `segment`, in which `address` lies.
     pub(super) const fn new(segment: Segment, address: Gva) -> Self {
         // In a segment beyond what ISA v3.0's layout has room for the quick search compares too
@@ -111,7 +118,8 @@ pub struct Slb<const N: usize = SLB_ENTRIES> {
     tags: [Tag; N],
     /// The same, but for those that overlap another: empty.
     alone: [Tag; N],
-    found: [Option<Found>; N],
+    /// What stands behind each tag; of an empty one, nothing of use.
+    found: [Found; N],
 }
 
 impl<const N: usize> Default for Slb<N> {
@@ -124,7 +132,7 @@ impl<const N: usize> Slb<N> {
     /// An empty SLB.
     #[must_use]
     pub const fn new() -> Self {
-        Self { tags: [Tag::EMPTY; N], alone: [Tag::EMPTY; N], found: [None; N] }
+        Self { tags: [Tag::EMPTY; N], alone: [Tag::EMPTY; N], found: [Found::NONE; N] }
     }
 
     /// `slbmte`: writes the entry that `rb` names. An entry with V = 0 is empty. Reserved bits
@@ -147,9 +155,9 @@ impl<const N: usize> Slb<N> {
         match Segment::of_slb(rs) {
             Some(segment) if rb.v() => {
                 let found = Found::new(segment, Gva::new(esid));
-                self.set(usize::from(index), Tag { mask, esid }, Some(found));
+                self.set(usize::from(index), Tag { mask, esid }, found);
             }
-            _ => self.set(usize::from(index), Tag::EMPTY, None),
+            _ => self.set(usize::from(index), Tag::EMPTY, Found::NONE),
         }
         Ok(())
     }
@@ -159,7 +167,7 @@ impl<const N: usize> Slb<N> {
     #[must_use]
     pub fn entry(&self, index: usize) -> (SlbEsid, SlbVsid) {
         match (self.tags.get(index), self.found.get(index)) {
-            (Some(tag), Some(Some(found))) => {
+            (Some(tag), Some(found)) if *tag != Tag::EMPTY => {
                 (SlbEsid::from_bits(tag.esid).with_v(true), found.segment.slb_word())
             }
             _ => (SlbEsid::new(), SlbVsid::new()),
@@ -184,7 +192,7 @@ impl<const N: usize> Slb<N> {
     pub(super) fn find(&self, address: Gva) -> Option<&Found> {
         // The first alone, so that what stands in a caller's loop is small.
         match (self.alone.first(), self.found.first()) {
-            (Some(tag), Some(Some(found))) if tag.fits(address) => Some(found),
+            (Some(tag), Some(found)) if tag.fits(address) => Some(found),
             _ => self.find_further(address),
         }
     }
@@ -197,7 +205,7 @@ impl<const N: usize> Slb<N> {
     /// The entries with a tag in `tags` that fits.
     fn all_by<'s>(&'s self, tags: &'s [Tag; N], address: Gva) -> impl Iterator<Item = &'s Found> {
         let fitting = tags.iter().zip(&self.found).filter(move |(tag, _)| tag.fits(address));
-        fitting.filter_map(|(_, found)| found.as_ref())
+        fitting.map(|(_, found)| found)
     }
 
     /// The one entry that is for `address`, where some overlap.
@@ -216,7 +224,7 @@ impl<const N: usize> Slb<N> {
         }
     }
 
-    fn set(&mut self, index: usize, tag: Tag, found: Option<Found>) {
+    fn set(&mut self, index: usize, tag: Tag, found: Found) {
         if let (Some(old_tag), Some(old)) = (self.tags.get_mut(index), self.found.get_mut(index)) {
             let overlapped = *old_tag != self.alone[index];
             (*old_tag, *old) = (tag, found);
@@ -243,7 +251,7 @@ impl<const N: usize> Slb<N> {
     pub fn slbie(&mut self, address: Gva) {
         for index in 0..N {
             if self.tags[index].fits(address) {
-                self.set(index, Tag::EMPTY, None);
+                self.set(index, Tag::EMPTY, Found::NONE);
             }
         }
     }
@@ -271,9 +279,9 @@ impl<const N: usize> Slb<N> {
             _ => return Err(SlbError::Hint { ih }),
         };
         for index in first..N {
-            let class = self.found[index].is_some_and(|found| found.segment.class);
+            let class = self.found[index].segment.class;
             if class || !class_1_only {
-                self.set(index, Tag::EMPTY, None);
+                self.set(index, Tag::EMPTY, Found::NONE);
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! A hashed page table, filled to a half.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_ppc64::hash::{
     Authority, HashMmu, Hpt, HptOrder, Hpte, HpteR, Layout, PageSize, Segment, SegmentSize, Slb,
@@ -31,7 +31,8 @@ pub fn rows() {
     let hpt = Hpt::new(DirectMap::new(&words, start), start, order, Layout::V3).unwrap();
     let mut slb = Slb::new();
     slb.slbmte(SlbEsid::new().with_v(true), SEGMENT.slb_word()).unwrap();
-    let mmu = HashMmu { slb: &slb, hpt: &hpt, authority: Authority::default() };
+    let authority = Authority::default();
+    let mmu = HashMmu { slb: &slb, hpt: &hpt, authority };
 
     let real = |address: u64| address ^ 0x5a5a_5000;
     let page = |address| VirtualPage::of(&SEGMENT, Gva::new(address));
@@ -65,9 +66,93 @@ pub fn rows() {
         });
         assert_eq!(found, sum);
     });
+    let by_hand = ByHand::new(&words, start.get(), authority.amr);
+    count("hash, translate by hand", entries, || {
+        let found =
+            keys.iter().fold(0, |sum: u64, &key| sum.wrapping_add(by_hand.translate(key).unwrap()));
+        assert_eq!(found, sum);
+    });
     count("hash, remove", entries, || {
         for &key in &keys {
             assert!(hpt.remove(&page(key)).unwrap().is_some());
         }
     });
+}
+
+/// The same translation written out for this one table: one segment, one page size, reads by the
+/// supervisor, and whatever is not usual is `None`. It checks what [`HashMmu::translate`] checks:
+/// the segment, that the group lies in memory, the first doubleword before and after the second is
+/// read, page sizes, R, page protection and keys.
+struct ByHand<'w> {
+    words: &'w [AtomicU64],
+    /// Where memory begins, and in it the table.
+    start: u64,
+    table: u64,
+    groups: u64,
+    esid: u64,
+    hash: u64,
+    v: u64,
+    amr: u64,
+}
+
+impl<'w> ByHand<'w> {
+    /// First doublewords (ISA v3.0B Book III 5.7.9.1): AVPN 12:56, L 61, H 62, V 63.
+    const AVPN: u64 = 0x000f_ffff_ffff_ff80;
+    const SEARCH: u64 = (Self::AVPN | 3).to_be();
+    const SEARCH_WITH_L: u64 = (Self::AVPN | 7).to_be();
+    /// Second doublewords: B 4:5 (1 TiB), R 55; page 6:51.
+    const SIZES_AND_R: u64 = 0x0c00_0000_0000_0100;
+    const T1_AND_R: u64 = 0x0400_0000_0000_0100;
+    const PAGE: u64 = 0x03ff_ffff_ffff_f000;
+    /// Page protections 0 to 3 and 6 may be read under storage key 0, by PP rotated to the right
+    /// end; N and G do not count.
+    const READABLE: u32 = 0x7575_7575;
+
+    fn new(words: &'w [AtomicU64], start: u64, amr: u64) -> Self {
+        let (vsid, groups) = (SEGMENT.vsid, words.len() as u64 / 16 - 1);
+        let (hash, v) = (vsid ^ vsid << 25, vsid << 24 | 1);
+        Self { words, start, table: start, groups, esid: 0, hash, v, amr }
+    }
+
+    #[inline(always)]
+    fn translate(&self, address: u64) -> Option<u64> {
+        if address & !0xff_ffff_ffff != self.esid {
+            return None;
+        }
+        let hash = self.hash ^ address >> 12;
+        let v = self.v ^ address >> 16 & Self::AVPN;
+        match self.search(hash, v) {
+            None => self.search(!hash, v | 2),
+            found => found,
+        }
+        .map(|r| r & Self::PAGE | address & 0xfff)
+    }
+
+    /// The second doubleword of the entry in the group of `hash`, if it is usual.
+    #[inline(always)]
+    fn search(&self, hash: u64, v: u64) -> Option<u64> {
+        let at =
+            ((self.table + ((hash & self.groups) << 7)).wrapping_sub(self.start) >> 3) as usize;
+        let group: &[AtomicU64; 16] = self.words.get(at..at.wrapping_add(16))?.try_into().ok()?;
+        let v = v.to_be();
+        let fits = |index: usize| {
+            u32::from((group[2 * index].load(Ordering::Relaxed) ^ v) & Self::SEARCH == 0)
+        };
+        let mut found = fits(0) | fits(1) << 1 | fits(2) << 2 | fits(3) << 3;
+        if found == 0 {
+            found = fits(4) << 4 | fits(5) << 5 | fits(6) << 6 | fits(7) << 7;
+            if found == 0 {
+                return None;
+            }
+        }
+        let index = found.trailing_zeros() as usize % 8 * 2;
+        let before = group[index].load(Ordering::Acquire);
+        let r = u64::from_be(group[index + 1].load(Ordering::Acquire));
+        let after = group[index].load(Ordering::Relaxed);
+        let usual = (before ^ v | after ^ v) & Self::SEARCH_WITH_L == 0
+            && (r ^ Self::T1_AND_R) & Self::SIZES_AND_R == 0
+            && Self::READABLE >> (r.rotate_left(1) as u32 & 31) & 1 != 0
+            && self.amr == 0;
+        usual.then_some(r)
+    }
 }
