@@ -18,6 +18,7 @@
 //! | [`loads`] | how many words operations ask for |
 //! | [`log`](mod@log) | every store to a table is told to the memory (checked by each test with a [`machine`]) |
 //! | [`machine`], [`mmu`] | invalidation: an emulated MMU accesses the tree in the middle of each verb, caches what it may, and must never be left with what is no longer true |
+//! | [`faults`] | the kit itself: of each verb, an invalidation that is not carried out is found |
 //!
 //! Formats of no crate of this workspace stand here as examples, and are tested like all others:
 //! [`sv`], [`lpa`], [`amd`], [`srmmu`] and [`deep`].
@@ -33,11 +34,13 @@
 //! ```
 #![allow(clippy::missing_panics_doc, reason = "every function here panics where a rule is broken")]
 
+mod absent;
 pub mod amd;
 mod caches;
 pub mod cases;
 pub mod copies;
 pub mod deep;
+pub mod faults;
 pub mod flat;
 pub mod hostile;
 pub mod keep;
@@ -175,6 +178,12 @@ macro_rules! conformance {
                 #[test]
                 fn copies() {
                     $crate::copies::random($format, CACHES, 16);
+                }
+
+                /// The kit finds what an invalidation leaves out.
+                #[test]
+                fn faults() {
+                    $crate::faults::found($format);
                 }
 
                 /// Promoting and splitting are inverses.

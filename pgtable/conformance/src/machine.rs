@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 use pgtable::format::{Entry, Format, Input, Output};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
-use pgtable::memory::{MemoryError, ReadMemory, TableMemory};
+use pgtable::memory::{Appeared, MemoryError, ReadMemory, TableMemory};
 use pgtable::shared::{DeferringAllocator, ReadSide};
 use pgtable::tree::PageTable;
 use pgtable::{Address, AddressSpace, Error, Position};
@@ -39,6 +39,10 @@ pub enum Forgets {
     Sizes,
     /// It does nothing where all is stale.
     Everything,
+    /// It does nothing at all.
+    All,
+    /// It is not told of entries that appear.
+    Appeared,
 }
 
 /// Memory, allocator and MMU of one tree of format `F`.
@@ -80,11 +84,9 @@ impl<'m, F: Format> Machine<'m, F> {
         }
     }
 
-    /// A machine whose invalidations are faulty.
-    #[must_use]
-    pub fn forgetful(self, forgets: Forgets) -> Self {
+    /// Its invalidations are faulty from now on.
+    pub fn forget(&self, forgets: Forgets) {
         self.forgets.set(forgets);
-        self
     }
 
     /// An empty tree, which the MMU walks from now on.
@@ -294,6 +296,15 @@ impl<F: Format> TableMemory<Output<F>> for Machine<'_, F> {
         self.memory.wrote(address, words);
         self.maybe();
     }
+
+    fn appeared(&self, appeared: Appeared) {
+        if self.forgets.get() != Forgets::Appeared {
+            let first = self.format.offset(Input::<F>::new(appeared.input));
+            let first = first.expect("an address of the space");
+            self.mmu(|mmu| mmu.appeared(first, appeared.bytes));
+        }
+        self.maybe();
+    }
 }
 
 impl<F: Format> TableAllocator<Output<F>> for Machine<'_, F> {
@@ -380,8 +391,10 @@ fn carry_out<F: Format>(
     stale: &Stale<Input<F>>,
     forgets: Forgets,
 ) {
-    if forgets == Forgets::Nothing {
-        return mmu.invalidate(stale);
+    match forgets {
+        Forgets::Nothing | Forgets::Appeared => return mmu.invalidate(stale),
+        Forgets::All => return,
+        Forgets::ARange | Forgets::Tables | Forgets::Sizes | Forgets::Everything => {}
     }
     if stale.everything() && forgets != Forgets::Everything {
         mmu.invalidate_space();

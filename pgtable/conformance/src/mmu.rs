@@ -16,6 +16,7 @@ use pgtable::invalidate::Stale;
 use pgtable::memory::{DirectMap, MemoryError};
 use pgtable::{Access, AccessKind, Address, Level, Position, low_bits};
 
+use crate::absent::AbsentEntries;
 pub use crate::caches::{Caches, TablesRemoved};
 
 /// A table as a walk came to it.
@@ -95,7 +96,8 @@ fn settled<F: Format>(
 #[expect(dead_code, reason = "what is malformed or missing is shown in messages only")]
 enum End<F: Format> {
     Leaf(Leaf<F>),
-    Absent,
+    /// log2 of the bytes that the entry covers.
+    Absent(u8),
     /// The entry is none; its address and word.
     Malformed(u64, u64),
     Memory(MemoryError),
@@ -112,6 +114,7 @@ pub struct Mmu<'m, F: Format> {
     leaves: BTreeMap<(u64, u8), Leaf<F>>,
     /// Tables that cached entries lead to: by level and the first offset that they cover.
     tables: BTreeMap<(u8, u64), Node<F::Path>>,
+    absent: AbsentEntries,
     /// The entries in which it recorded anything since they were asked for.
     recorded: RefCell<Vec<u64>>,
     /// Where it recorded stores: what each leaf covered in which it did, as far as nobody was told.
@@ -134,6 +137,7 @@ impl<'m, F: Format> Mmu<'m, F> {
             root: root.get(),
             leaves: BTreeMap::new(),
             tables: BTreeMap::new(),
+            absent: AbsentEntries::default(),
             recorded: RefCell::default(),
             dirtied: Vec::new(),
         }
@@ -177,7 +181,7 @@ impl<'m, F: Format> Mmu<'m, F> {
                 Err(error) => return End::Memory(error),
             };
             match self.format.decode(word, at) {
-                Entry::Absent => return End::Absent,
+                Entry::Absent => return End::Absent(at.shift),
                 Entry::Leaf { output, attributes } => {
                     let group = self.format.group(word, at);
                     let shift = at.shift + group;
@@ -222,7 +226,7 @@ impl<'m, F: Format> Mmu<'m, F> {
     pub fn look(&self, offset: u64) -> Option<Leaf<F>> {
         match self.descend(self.root(), offset, |_, _, _, _| ()) {
             End::Leaf(leaf) => Some(self.of_group(leaf)),
-            End::Absent => None,
+            End::Absent(_) => None,
             end => panic!("a walk to {offset:#x} ends with {end:x?}"),
         }
     }
@@ -285,7 +289,8 @@ impl<'m, F: Format> Mmu<'m, F> {
         }
         match end {
             End::Leaf(leaf) => self.fill(leaf, access),
-            End::Absent => {}
+            End::Absent(shift) if self.caches.absent => self.absent.insert(offset, shift),
+            End::Absent(_) => {}
             end => panic!("hardware comes to {end:x?} on its way to {offset:#x}"),
         }
     }
@@ -345,6 +350,7 @@ impl<'m, F: Format> Mmu<'m, F> {
     pub fn invalidate_range(&mut self, first: u64, last: u64, shift: u8) {
         let end = last | low_bits(shift);
         let by_size = self.caches.by_size;
+        self.absent.remove(first, end);
         self.leaves.retain(|_, leaf| {
             by_size && leaf.shift != shift && leaf.at.shift != shift
                 || leaf.first > end
@@ -359,14 +365,24 @@ impl<'m, F: Format> Mmu<'m, F> {
         }
     }
 
-    /// Removes every cached table entry.
+    /// Removes every cached table entry, and the absent entries, which a walk may have found by way
+    /// of a table that left the tree.
     pub fn invalidate_tables(&mut self) {
         self.tables.clear();
+        self.absent.clear();
+    }
+
+    /// The memory was told that entries became present in the `bytes` bytes from `first` on.
+    pub fn appeared(&mut self, first: u64, bytes: u64) {
+        if bytes > 0 {
+            self.absent.remove(first, first + (bytes - 1));
+        }
     }
 
     /// Removes every cached leaf, and the table entries that go with them.
     pub fn invalidate_space(&mut self) {
         self.leaves.clear();
+        self.absent.clear();
         if self.caches.tables_removed != TablesRemoved::None {
             self.tables.clear();
         }
@@ -426,6 +442,10 @@ impl<'m, F: Format> Mmu<'m, F> {
                     "{cached:x?} is cached with a record that was taken: {now:x?}"
                 );
             }
+        }
+        for offset in self.absent.offsets() {
+            let now = self.look(offset);
+            assert!(now.is_none(), "appeared, and the memory was not told: {now:x?}");
         }
         for ((_, first), cached) in &self.tables {
             let mut now = None;
