@@ -31,7 +31,7 @@
 //!
 //! # Records
 //! Verbs work with and without records of hardware. Where the format keeps no accessed record
-//! ([`Bits::accessed`](crate::Bits::accessed); EPT without A/D), every mapped page counts as
+//! ([`Bits::accessed`](crate::format::Bits::accessed); EPT without A/D), every mapped page counts as
 //! accessed, and [`age`](Stage2Tree::age) unmaps it. Where a leaf keeps no dirty record, a writable
 //! page counts as dirty, and [`clear_dirty`](Stage2Tree::clear_dirty) takes the right to write.
 //!
