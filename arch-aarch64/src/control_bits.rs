@@ -3,39 +3,23 @@
 //!
 //! DDI 0487, D24.2, with the features of Armv9.5. A bit that is in no row is reserved, and refused.
 
-use core::fmt;
-
-use pgtable::vcpu::ControlTable;
-
 pub use pgtable::vcpu::Effect;
 
-/// A register that takes part in translation.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum ControlRegister {
-    /// TCR_EL1, or TCR_EL2 with E2H = 1.
-    Tcr,
-    /// TCR_EL2 with E2H = 0.
-    TcrEl2,
-    /// TCR2_EL1 or TCR2_EL2.
-    Tcr2,
-    /// SCTLR_EL1 or SCTLR_EL2.
-    Sctlr,
-    /// HCR_EL2.
-    Hcr,
-    /// VTCR_EL2.
-    Vtcr,
-}
-
-impl fmt::Display for ControlRegister {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcr => "TCR",
-            Self::TcrEl2 => "TCR_EL2",
-            Self::Tcr2 => "TCR2",
-            Self::Sctlr => "SCTLR",
-            Self::Hcr => "HCR_EL2",
-            Self::Vtcr => "VTCR_EL2",
-        })
+pgtable::control_registers! {
+    /// A register that takes part in translation.
+    pub enum ControlRegister: CONTROL_BITS {
+        /// TCR_EL1, or TCR_EL2 with E2H = 1.
+        Tcr = "TCR",
+        /// TCR_EL2 with E2H = 0.
+        TcrEl2 = "TCR_EL2",
+        /// TCR2_EL1 or TCR2_EL2.
+        Tcr2 = "TCR2",
+        /// SCTLR_EL1 or SCTLR_EL2.
+        Sctlr = "SCTLR",
+        /// HCR_EL2.
+        Hcr = "HCR_EL2",
+        /// VTCR_EL2.
+        Vtcr = "VTCR_EL2",
     }
 }
 
@@ -47,16 +31,6 @@ pub type RefusedBit = pgtable::vcpu::RefusedBit<ControlRegister>;
 
 use ControlRegister::{Hcr, Sctlr, Tcr, Tcr2, TcrEl2, Vtcr};
 use Effect::{Modelled, None as Nothing, Refused};
-
-const fn bits(
-    register: ControlRegister,
-    first: u8,
-    count: u8,
-    name: &'static str,
-    effect: Effect,
-) -> ControlBits {
-    ControlBits::new((register, register as u8), (first, count), name, effect)
-}
 
 /// Every defined bit of the registers.
 pub const CONTROL_BITS: &[ControlBits] = &[
@@ -160,10 +134,3 @@ pub const CONTROL_BITS: &[ControlBits] = &[
     bits(Vtcr, 44, 1, "HAFT", Refused),
     bits(Vtcr, 45, 1, "HDBSS", Nothing), // what is recorded besides the dirty state
 ];
-
-static TABLE: ControlTable<ControlRegister, 6> = ControlTable::new(CONTROL_BITS);
-
-/// The lowest refused bit of `word`.
-pub(crate) const fn refused(register: ControlRegister, word: u64) -> Option<RefusedBit> {
-    TABLE.find((register, register as u8), word, 0)
-}

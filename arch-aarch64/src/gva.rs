@@ -42,7 +42,7 @@ pub enum Unsupported {
 impl Unsupported {
     /// The error for the first refused bit.
     fn check(words: &[(ControlRegister, u64)]) -> Result<(), Self> {
-        let bit = words.iter().find_map(|&(register, word)| refused(register, word));
+        let bit = words.iter().find_map(|&(register, word)| refused(register, word, 0));
         bit.map_or(Ok(()), |bit| Err(Self::Bit(bit)))
     }
 }

@@ -5,42 +5,25 @@
 //! Sections "Supervisor CSRs", "Hypervisor and Virtual Supervisor CSRs", "Machine Environment
 //! Configuration Register". A bit that the manual does not define (WPRI) counts as refused.
 
-use core::fmt;
-
-use pgtable::vcpu::ControlTable;
-
 pub use pgtable::vcpu::Effect;
 
-/// A register that takes part in translation. vsatp and vsstatus have the bits of satp and sstatus.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum ControlRegister {
-    /// satp, vsatp.
-    Satp,
-    /// hgatp.
-    Hgatp,
-    /// sstatus, vsstatus.
-    Sstatus,
-    /// hstatus.
-    Hstatus,
-    /// menvcfg.
-    Menvcfg,
-    /// henvcfg.
-    Henvcfg,
-    /// senvcfg.
-    Senvcfg,
-}
-
-impl fmt::Display for ControlRegister {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Satp => "satp",
-            Self::Hgatp => "hgatp",
-            Self::Sstatus => "sstatus",
-            Self::Hstatus => "hstatus",
-            Self::Menvcfg => "menvcfg",
-            Self::Henvcfg => "henvcfg",
-            Self::Senvcfg => "senvcfg",
-        })
+pgtable::control_registers! {
+    /// A register that takes part in translation. vsatp and vsstatus have the bits of satp and sstatus.
+    pub enum ControlRegister: CONTROL_BITS {
+        /// satp, vsatp.
+        Satp = "satp",
+        /// hgatp.
+        Hgatp = "hgatp",
+        /// sstatus, vsstatus.
+        Sstatus = "sstatus",
+        /// hstatus.
+        Hstatus = "hstatus",
+        /// menvcfg.
+        Menvcfg = "menvcfg",
+        /// henvcfg.
+        Henvcfg = "henvcfg",
+        /// senvcfg.
+        Senvcfg = "senvcfg",
     }
 }
 
@@ -49,17 +32,6 @@ pub type ControlBits = pgtable::vcpu::ControlBits<ControlRegister>;
 
 /// A bit that is set and not modelled, or reserved.
 pub type RefusedBit = pgtable::vcpu::RefusedBit<ControlRegister>;
-
-/// `count` bits from `first` on.
-const fn bits(
-    register: ControlRegister,
-    first: u8,
-    count: u8,
-    name: &'static str,
-    effect: Effect,
-) -> ControlBits {
-    ControlBits::new((register, register as u8), (first, count), name, effect)
-}
 
 use ControlRegister::{Henvcfg, Hgatp, Hstatus, Menvcfg, Satp, Senvcfg, Sstatus};
 use Effect::{Modelled, None as Nothing, Refused};
@@ -130,10 +102,3 @@ pub const CONTROL_BITS: &[ControlBits] = &[
     bits(Senvcfg, 8, 1, "UKTE", Refused), // users' accesses to the upper half fault
     bits(Senvcfg, 32, 2, "PMM", Modelled),
 ];
-
-static TABLE: ControlTable<ControlRegister, 7> = ControlTable::new(CONTROL_BITS);
-
-/// The lowest refused bit of `word`.
-pub(crate) const fn refused(register: ControlRegister, word: u64) -> Option<RefusedBit> {
-    TABLE.find((register, register as u8), word, 0)
-}

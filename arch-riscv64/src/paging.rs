@@ -67,7 +67,7 @@ pub struct Registers {
 
 /// Refuses what is not modelled.
 fn accept(words: &[(ControlRegister, u64)]) -> Result<(), Unsupported> {
-    let bit = words.iter().find_map(|&(register, word)| refused(register, word));
+    let bit = words.iter().find_map(|&(register, word)| refused(register, word, 0));
     bit.map_or(Ok(()), |bit| Err(Unsupported::Bit(bit)))
 }
 

@@ -4,33 +4,19 @@
 //! SDM §2.5 (CR0, CR3, CR4), §4.5 (CR3), §2.2.1 (EFER); APM volume 2 §3.1. A bit that neither
 //! manual defines counts as refused.
 
-use core::fmt;
-
-use pgtable::vcpu::ControlTable;
-
 pub use pgtable::vcpu::Effect;
 
-/// A register that takes part in translation.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum ControlRegister {
-    /// CR0.
-    Cr0,
-    /// CR3.
-    Cr3,
-    /// CR4.
-    Cr4,
-    /// IA32_EFER.
-    Efer,
-}
-
-impl fmt::Display for ControlRegister {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cr0 => "CR0",
-            Self::Cr3 => "CR3",
-            Self::Cr4 => "CR4",
-            Self::Efer => "EFER",
-        })
+pgtable::control_registers! {
+    /// A register that takes part in translation.
+    pub enum ControlRegister: CONTROL_BITS {
+        /// CR0.
+        Cr0 = "CR0",
+        /// CR3.
+        Cr3 = "CR3",
+        /// CR4.
+        Cr4 = "CR4",
+        /// IA32_EFER.
+        Efer = "EFER",
     }
 }
 
@@ -39,17 +25,6 @@ pub type ControlBits = pgtable::vcpu::ControlBits<ControlRegister>;
 
 /// A bit that is set and not modelled, or reserved.
 pub type RefusedBit = pgtable::vcpu::RefusedBit<ControlRegister>;
-
-/// `count` bits from `first` on.
-const fn bits(
-    register: ControlRegister,
-    first: u8,
-    count: u8,
-    name: &'static str,
-    effect: Effect,
-) -> ControlBits {
-    ControlBits::new((register, register as u8), (first, count), name, effect)
-}
 
 use ControlRegister::{Cr0, Cr3, Cr4, Efer};
 use Effect::{Modelled, None as Nothing};
@@ -113,10 +88,3 @@ pub const CONTROL_BITS: &[ControlBits] = &[
     bits(Efer, 20, 1, "UAIE", Modelled),
     bits(Efer, 21, 1, "AIBRSE", Nothing),
 ];
-
-static TABLE: ControlTable<ControlRegister, 4> = ControlTable::new(CONTROL_BITS);
-
-/// The lowest refused bit of `word`; `also` are refused besides those of the list.
-pub(crate) const fn refused(register: ControlRegister, word: u64, also: u64) -> Option<RefusedBit> {
-    TABLE.find((register, register as u8), word, also)
-}

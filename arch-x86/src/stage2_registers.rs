@@ -3,10 +3,8 @@
 //!
 //! SDM §25.6.2 (tables 25-7 and 25-8), §25.6.11; APM appendix B (VMCB offset 90H).
 
-use core::fmt;
-
 use pgtable::Hpa;
-use pgtable::vcpu::{ControlTable, Effect};
+use pgtable::vcpu::Effect;
 
 use crate::controls::Levels;
 use crate::ept::{Ept, EptControls};
@@ -15,45 +13,24 @@ use crate::npt::{Npt, NptControls};
 use crate::registers::Registers;
 use crate::shape::beyond_maxphyaddr;
 
-/// A field that takes part in the second stage's translation.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Stage2Register {
-    /// The EPT pointer.
-    Eptp,
-    /// The secondary processor-based VM-execution controls.
-    Secondary,
-    /// The tertiary processor-based VM-execution controls.
-    Tertiary,
-    /// Offset 90H of a VMCB.
-    NestedControl,
-    /// The nested CR3.
-    NestedCr3,
-}
-
-impl fmt::Display for Stage2Register {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Eptp => "EPTP",
-            Self::Secondary => "secondary controls",
-            Self::Tertiary => "tertiary controls",
-            Self::NestedControl => "VMCB offset 0x90",
-            Self::NestedCr3 => "nested CR3",
-        })
+pgtable::control_registers! {
+    /// A field that takes part in the second stage's translation.
+    pub enum Stage2Register: STAGE2_BITS {
+        /// The EPT pointer.
+        Eptp = "EPTP",
+        /// The secondary processor-based VM-execution controls.
+        Secondary = "secondary controls",
+        /// The tertiary processor-based VM-execution controls.
+        Tertiary = "tertiary controls",
+        /// Offset 90H of a VMCB.
+        NestedControl = "VMCB offset 0x90",
+        /// The nested CR3.
+        NestedCr3 = "nested CR3",
     }
 }
 
 /// Some bits of such a field.
 pub type Stage2Bits = pgtable::vcpu::ControlBits<Stage2Register>;
-
-const fn bits(
-    register: Stage2Register,
-    first: u8,
-    count: u8,
-    name: &'static str,
-    effect: Effect,
-) -> Stage2Bits {
-    Stage2Bits::new((register, register as u8), (first, count), name, effect)
-}
 
 use Effect::{Modelled, None as Nothing, Refused};
 use Stage2Register::{Eptp as Pointer, NestedControl, NestedCr3, Secondary, Tertiary};
@@ -95,8 +72,6 @@ pub const STAGE2_BITS: &[Stage2Bits] = &[
     bits(NestedCr3, 12, 40, "the root table", Modelled),
 ];
 
-static TABLE: ControlTable<Stage2Register, 5> = ControlTable::new(STAGE2_BITS);
-
 /// Why a second stage is not translated by.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -117,7 +92,7 @@ const fn check(words: &[(Stage2Register, u64, u64)]) -> Result<(), Stage2Unsuppo
     let mut index = 0;
     while index < words.len() {
         let (register, word, also) = words[index];
-        if let Some(bit) = TABLE.find((register, register as u8), word, also) {
+        if let Some(bit) = refused(register, word, also) {
             return Err(Stage2Unsupported::Bit(bit));
         }
         index += 1;

@@ -126,6 +126,74 @@ impl<R: Copy, const N: usize> ControlTable<R, N> {
     }
 }
 
+/// Declares an architecture's control registers, for the [`ControlTable`] of the rows in a constant.
+///
+/// Besides the enumeration, whose `Display` gives the manual's names, it declares two functions in
+/// the module in which it is called: `bits` makes a row; `refused` returns the lowest bit of a
+/// register's value that the table refuses, or that is among the bits of its last parameter.
+///
+/// ```
+/// use pgtable::vcpu::{ControlBits, Effect};
+///
+/// pgtable::control_registers! {
+///     /// The registers of a small processor.
+///     pub enum Register: ROWS {
+///         /// The mode of translation.
+///         Mode = "MODE",
+///     }
+/// }
+///
+/// const ROWS: &[ControlBits<Register>] = &[
+///     bits(Register::Mode, 0, 1, "ON", Effect::Modelled),
+///     bits(Register::Mode, 1, 1, "KEYS", Effect::Refused),
+/// ];
+///
+/// assert!(refused(Register::Mode, 1, 0).is_none());
+/// assert_eq!(refused(Register::Mode, 3, 0).unwrap().to_string(), "MODE bit 1 (KEYS)");
+/// assert_eq!(refused(Register::Mode, 4, 0).unwrap().to_string(), "MODE bit 2 (reserved)");
+/// assert_eq!(refused(Register::Mode, 1, 1).unwrap().bit, 0);
+/// ```
+#[macro_export]
+macro_rules! control_registers {
+    ($(#[$about:meta])* $visible:vis enum $registers:ident: $rows:ident {
+        $($(#[$doc:meta])* $register:ident = $name:literal,)+
+    }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        $visible enum $registers {
+            $($(#[$doc])* $register,)+
+        }
+
+        impl ::core::fmt::Display for $registers {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                f.write_str(match self { $(Self::$register => $name,)+ })
+            }
+        }
+
+        /// `count` bits of `register` from `first` on.
+        const fn bits(
+            register: $registers,
+            first: u8,
+            count: u8,
+            name: &'static str,
+            effect: $crate::vcpu::Effect,
+        ) -> $crate::vcpu::ControlBits<$registers> {
+            $crate::vcpu::ControlBits::new((register, register as u8), (first, count), name, effect)
+        }
+
+        /// The lowest refused bit of `word`; `also` are refused besides those of the table.
+        pub(crate) const fn refused(
+            register: $registers,
+            word: u64,
+            also: u64,
+        ) -> Option<$crate::vcpu::RefusedBit<$registers>> {
+            static TABLE: $crate::vcpu::ControlTable<$registers, { [$($name),+].len() }> =
+                $crate::vcpu::ControlTable::new($rows);
+            TABLE.find((register, register as u8), word, also)
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
