@@ -192,9 +192,9 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "aarch64",
-        about: "AArch64 trees against bare machines with four processors, the microVM on an AArch64 host",
+        about: "AArch64 trees against bare machines with four processors; the microVM, and Linux in it, on an AArch64 host",
         emulated: true,
-        cpu_seconds: 120,
+        cpu_seconds: 190,
         tools: AARCH64,
         run: aarch64,
     },
@@ -281,7 +281,9 @@ fn probe(xtask: &Xtask) -> Result<()> {
 
 fn aarch64(xtask: &Xtask) -> Result<()> {
     probe_all(xtask, Arch::Aarch64)?;
-    succeeds("the microVM", microvm::run(xtask, microvm::Options::of(Arch::Aarch64))?)
+    succeeds("the microVM", microvm::run(xtask, microvm::Options::of(Arch::Aarch64))?)?;
+    let guest = LinuxOptions::introspect(Mmu::Radix, 1);
+    succeeds("the microVM", microvm::run(xtask, microvm::Options::linux(Arch::Aarch64, guest))?)
 }
 
 fn riscv64(xtask: &Xtask) -> Result<()> {
