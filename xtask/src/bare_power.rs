@@ -22,13 +22,15 @@ const CPU: [&str; 2] = ["--target=powerpc64-linux-gnu", "-mcpu=pwr9"];
 /// Without the IPMI controller QEMU warns that the machine cannot be switched off.
 const MACHINE: &str = "-M powernv9 -cpu POWER9 -m 1G -device ipmi-bmc-sim,id=bmc0 -device isa-ipmi-bt,bmc=bmc0,irq=10";
 
-/// Builds, runs, judges; with small pages, then with large ones. The probe’s exit status is ours.
+/// Builds, runs, judges; with small pages, then with large ones; trees of guests, then shadows of a
+/// guest’s guests. The probe’s exit status is ours.
 pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
     let qemu = PowerHost::Power9.usual().qemu(xtask)?;
     let folder = tempfile::tempdir()?;
     let firmware = folder.path().join("firmware").display().to_string();
     assemble(xtask, HYPERVISOR, &CPU, &firmware)?;
-    for seed in [seed & !1, seed | 1] {
+    let (small, large) = (seed & !1, seed | 1);
+    for (seed, nested) in [(small, false), (large, false), (small, true), (large, true)] {
         let file = |name: &str| folder.path().join(name).display().to_string();
         let (image, seen) = (file("image"), file("seen"));
         let part = |option: &str, path: &str| {
@@ -36,6 +38,7 @@ pub fn probe(xtask: &Xtask, cases: Option<u64>, seed: u64) -> Result<u8> {
                 [option, path, "--qemu", &qemu.version, "--seed", &seed.to_string()]
                     .map(str::to_owned)
                     .to_vec();
+            arguments.extend(nested.then(|| "--nested".to_owned()));
             arguments.extend(
                 cases.into_iter().flat_map(|cases| ["--cases".to_owned(), cases.to_string()]),
             );

@@ -17,6 +17,7 @@ use kvm_ppc::host::{Host, Translation};
 use crate::Asked;
 use crate::report::Report;
 use otherwise::Otherwise;
+use stage2::Guests;
 
 /// What may be asked for on POWER.
 #[derive(Args, Clone, Debug)]
@@ -35,6 +36,9 @@ pub struct Options {
     /// Judge what the bare machine made of that image; same cases and seed
     #[arg(long, value_name = "FILE")]
     stage2_seen: Option<PathBuf>,
+    /// Of a guest's guests: their shadow trees
+    #[arg(long)]
+    nested: bool,
     /// The version of the QEMU that is the bare machine: it says who sets R and C
     #[arg(long, value_name = "VERSION", default_value = "10.0", value_parser = rc_of_qemu)]
     qemu: RcPolicy,
@@ -50,9 +54,13 @@ fn rc_of_qemu(version: &str) -> Result<RcPolicy, String> {
 }
 
 impl Options {
+    fn guests(&self) -> Guests {
+        if self.nested { Guests::Nested } else { Guests::Own }
+    }
+
     /// Writes the image for a bare machine, if that is asked for: whatever machine this is.
     pub fn write_image(&self, asked: &Asked) -> Option<Result<(), Box<dyn Error>>> {
-        Some(stage2::write(self.stage2_image.as_deref()?, self.qemu, asked))
+        Some(stage2::write(self.stage2_image.as_deref()?, self.guests(), self.qemu, asked))
     }
 
     /// Judges the image that a bare machine left behind, if that is asked for.
@@ -61,7 +69,7 @@ impl Options {
         asked: &Asked,
         report: &mut Report,
     ) -> Option<Result<(), Box<dyn Error>>> {
-        Some(stage2::judge(self.stage2_seen.as_deref()?, self.qemu, asked, report))
+        Some(stage2::judge(self.stage2_seen.as_deref()?, self.guests(), self.qemu, asked, report))
     }
 }
 

@@ -11,14 +11,14 @@
  *      24  LPIDR
  *      32  the operands RB and RS of the tlbie that drops the partition
  *      48  first address and end of the memory that is filled with blocks
- *      256 the records, 128 bytes each
+ *      256 the records, 144 bytes each; behind them words to write, address and content
  *
  * A block is 16 bytes: code that loads its own number (its address / 16) into R15 and calls
  * the hypervisor. So a fetch tells where it went, and a load too.
  */
 
 #define IMAGE           0x2000000
-#define RECORD_SIZE     128
+#define RECORD_SIZE     144
 
 /* A record: what to do, */
 #define PC              0       /* where the guest begins */
@@ -28,6 +28,8 @@
 #define PATCH_TO        32
 #define LEAF            40      /* a word to look at and to restore */
 #define DATA            48      /* another */
+#define WRITES          128     /* words that are changed before, for good: where the list is, */
+#define WRITES_COUNT    136     /* and how many */
 /* and what came of it. */
 #define VECTOR          56
 #define SRR0            64
@@ -129,6 +131,17 @@ next:
         cmpdi   %r16, 0
         beq     done
         mtspr   SPR_HSPRG0, %r3
+        ld      %r9, WRITES(%r3)
+        ld      %r10, WRITES_COUNT(%r3)
+2:      cmpdi   %r10, 0
+        beq     3f
+        ld      %r11, 0(%r9)
+        ld      %r12, 8(%r9)
+        std     %r12, 0(%r11)
+        addi    %r9, %r9, 16
+        addi    %r10, %r10, -1
+        b       2b
+3:
         ld      %r5, PATCH(%r3)
         ld      %r6, LEAF(%r3)
         ld      %r7, DATA(%r3)

@@ -11,6 +11,7 @@
 //!
 //! Pages are of 4 KiB if the seed is even, of 64 KiB if it is odd; with 2 MiB and 1 GiB both.
 
+mod nested;
 mod records;
 
 use std::error::Error;
@@ -35,6 +36,7 @@ use pgtable::{Access, AccessKind, Cause, Gpa, Gva, Hpa, Leaves, Stage2};
 
 use crate::Asked;
 use crate::report::{Ended, Report};
+use nested::Scene;
 use records::{Answer, DATA, Header, Order, STUBS, TABLES, block};
 
 /// The partition.
@@ -73,49 +75,91 @@ enum Expected {
 /// A mapping: guest real address, log2 of its size, host real address.
 type Mapping = (u64, u8, u64);
 
+/// What the trees are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guests {
+    /// Guests of ours.
+    Own,
+    /// A guest's guests: shadows.
+    Nested,
+}
+
 /// Writes the image.
-pub fn write(path: &Path, rc: RcPolicy, asked: &Asked) -> Result<(), Box<dyn Error>> {
+pub fn write(
+    path: &Path,
+    guests: Guests,
+    rc: RcPolicy,
+    asked: &Asked,
+) -> Result<(), Box<dyn Error>> {
+    let header = header()?;
+    if guests == Guests::Nested {
+        let Scene { tables, writes, cases } = nested::generate(rc, asked)?;
+        let orders: Vec<_> = cases.iter().map(|case| case.order).collect();
+        return Ok(fs::write(path, records::write(header, &orders, &writes, tables)?)?);
+    }
     with_cases(rc, asked, |bench, _, cases| {
-        let tlbie = Tlbie::<Stage2>::space(Ric::All, Rs::new().with_lpid(LPID));
-        let header = Header {
-            ptcr: bench.partitions.ptcr().into(),
-            lpidr: LPID.into(),
-            tlbie: [tlbie.rb().into(), tlbie.rs().into()],
-        };
         let orders: Vec<_> = cases.iter().map(|case| case.order).collect();
         let tables = (TABLES.0..TABLES.1)
             .step_by(8)
             .map(|at| bench.load(at))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(fs::write(path, records::write(header, &orders, tables))?)
+        Ok(fs::write(path, records::write(header, &orders, &[], tables)?)?)
     })
+}
+
+/// What the records have in common.
+fn header() -> Result<Header, Box<dyn Error>> {
+    let tlbie = Tlbie::<Stage2>::space(Ric::All, Rs::new().with_lpid(LPID));
+    Ok(Header {
+        ptcr: partition_table()?.ptcr().into(),
+        lpidr: LPID.into(),
+        tlbie: [tlbie.rb().into(), tlbie.rs().into()],
+    })
+}
+
+fn partition_table() -> Result<PartitionTable, Box<dyn Error>> {
+    let table = PartitionTable::new(Hpa::new(PARTITION_TABLE), PATS);
+    table.ok_or_else(|| "the partition table is not aligned".into())
 }
 
 /// Judges the image that the machine left behind.
 pub fn judge(
     path: &Path,
+    guests: Guests,
     rc: RcPolicy,
     asked: &Asked,
     report: &mut Report,
 ) -> Result<(), Box<dyn Error>> {
+    report.fact("R and C", format!("{rc:?}"));
+    if guests == Guests::Nested {
+        return compare(path, &nested::generate(rc, asked)?.cases, |_| "shadow", report);
+    }
     with_cases(rc, asked, |bench, mappings, cases| {
-        report.fact("R and C", format!("{rc:?}"));
         report.fact("pages", format!("{:?}", bench.format.granule()));
         report.fact("mappings", mappings);
-        for (number, (case, answer)) in
-            cases.iter().zip(records::read(&fs::read(path)?, cases.len())?).enumerate()
-        {
-            let differences = case.differences(&answer);
-            let mismatch = (!differences.is_empty()).then(|| {
-                let list = differences.join("\n            ");
-                format!("{case}\n  case      {number}\n  seen      {answer:x?}\n  differs   {list}")
-            });
-            let ended = if answer.vector == 0xc00 { Ended::Done } else { Ended::Refused };
-            let kind = if case.odd { "second stage, an odd entry" } else { "second stage" };
-            report.case(kind, ended, mismatch.as_deref());
-        }
-        Ok(())
+        let kind = |odd| if odd { "second stage, an odd entry" } else { "second stage" };
+        compare(path, cases, kind, report)
     })
+}
+
+fn compare(
+    path: &Path,
+    cases: &[Case],
+    kind: impl Fn(bool) -> &'static str,
+    report: &mut Report,
+) -> Result<(), Box<dyn Error>> {
+    for (number, (case, answer)) in
+        cases.iter().zip(records::read(&fs::read(path)?, cases.len())?).enumerate()
+    {
+        let differences = case.differences(&answer);
+        let mismatch = (!differences.is_empty()).then(|| {
+            let list = differences.join("\n            ");
+            format!("{case}\n  case      {number}\n  seen      {answer:x?}\n  differs   {list}")
+        });
+        let ended = if answer.vector == 0xc00 { Ended::Done } else { Ended::Refused };
+        report.case(kind(case.odd), ended, mismatch.as_deref());
+    }
+    Ok(())
 }
 
 /// Builds the tables and makes the cases, the same for the same seed, and calls `act` with them,
@@ -134,8 +178,7 @@ fn with_cases(
     let mut rng = Rng::with_seed(asked.seed);
     let mut tree = PageTable::new(format, memory, &tables)?;
     let mappings = map(&mut tree, &mut rng)?;
-    let partitions = PartitionTable::new(Hpa::new(PARTITION_TABLE), PATS)
-        .ok_or("the partition table is not aligned")?;
+    let partitions = partition_table()?;
     let root =
         RadixRoot::of_tree(tree.root().get()).ok_or("the root is not aligned")?.with_hr(true);
     partitions.write(
@@ -286,7 +329,7 @@ impl Bench<'_> {
             AccessKind::Fetch => address,
         };
         let data = if let Expected::Done(at) = expected { at } else { SCRATCH };
-        let order = Order { pc, address, value, patch, leaf, data };
+        let order = Order { pc, address, value, patch, leaf, data, writes: (0, 0) };
         Ok(Some(Case { order, access: *access, address, expected, leaf: after, odd }))
     }
 

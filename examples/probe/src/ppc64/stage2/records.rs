@@ -13,7 +13,7 @@ pub const DATA: (u64, u64) = (0x1000_0000, 0x1100_0000);
 pub const STUBS: [u64; 2] = [0x3000, 0x3010];
 
 const RECORDS: u64 = 256;
-const RECORD_WORDS: u64 = 16;
+const RECORD_WORDS: u64 = 18;
 
 /// What the records all have in common.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +41,8 @@ pub struct Order {
     pub leaf: u64,
     /// Another.
     pub data: u64,
+    /// Words that are changed before, for good: where they begin in the list of such, how many.
+    pub writes: (usize, usize),
 }
 
 /// What came of it.
@@ -71,8 +73,17 @@ pub const fn room() -> usize {
     ((TABLES.0 - IMAGE - RECORDS) / (RECORD_WORDS * 8)) as usize
 }
 
-/// The image, of which `tables` is the end.
-pub fn write(header: Header, orders: &[Order], tables: Vec<u64>) -> Vec<u8> {
+/// The image, of which `tables` is the end; `writes` is the list of words, by their addresses,
+/// that orders change for good.
+///
+/// # Errors
+/// There is no room for so many.
+pub fn write(
+    header: Header,
+    orders: &[Order],
+    writes: &[(u64, u64)],
+    tables: Vec<u64>,
+) -> Result<Vec<u8>, Box<dyn Error>> {
     let mut words = vec![
         0,
         orders.len() as u64,
@@ -84,13 +95,22 @@ pub fn write(header: Header, orders: &[Order], tables: Vec<u64>) -> Vec<u8> {
         DATA.1,
     ];
     words.resize((RECORDS / 8) as usize, 0);
+    let list = IMAGE + RECORDS + orders.len() as u64 * RECORD_WORDS * 8;
     for order in orders {
-        let Order { pc, address, value, patch, leaf, data } = *order;
+        let Order { pc, address, value, patch, leaf, data, writes } = *order;
         words.extend([pc, address, value, patch.0, patch.1, leaf, data]);
         words.extend([0; 9]);
+        words.extend([list + 16 * writes.0 as u64, writes.1 as u64]);
     }
-    words.resize(((TABLES.0 - IMAGE) / 8) as usize, 0);
-    words.into_iter().chain(tables).flat_map(u64::to_be_bytes).collect()
+    words.extend(writes.iter().flat_map(|&(at, word)| [at, word]));
+    let room = ((TABLES.0 - IMAGE) / 8) as usize;
+    if words.len() > room {
+        return Err("no room for so many records".into());
+    }
+    words.resize(room, 0);
+    words.extend(tables);
+    words.resize(((TABLES.1 - IMAGE) / 8) as usize, 0);
+    Ok(words.into_iter().flat_map(u64::to_be_bytes).collect())
 }
 
 /// The answers that the image holds afterwards.
