@@ -45,10 +45,10 @@ pub trait ByteMemory<A: Address> {
 
 /// The bytes of a [`TableMemory`], reached by its words.
 ///
-/// Whole words are loaded and stored. Of other words, each aligned part of 4, 2 or 1 bytes is stored
-/// at once, so that neighbours which hardware or a guest writes meanwhile are kept, and a guest that
-/// writes them all the time does not hold up the write. For embedders without `vm-memory`: a
-/// bare-metal hypervisor's direct map.
+/// Whole words are loaded and stored. Of other words, each aligned part of 4, 2 or 1 bytes is
+/// stored at once, so that neighbours which hardware or a guest writes meanwhile are kept, and a
+/// guest that writes them all the time does not hold up the write. For embedders without
+/// `vm-memory`: a bare-metal hypervisor's direct map.
 #[derive(Clone, Copy, Debug)]
 pub struct WordBytes<M>(pub M);
 
