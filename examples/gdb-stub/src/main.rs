@@ -6,7 +6,7 @@
 //! $ gdb-multiarch -ex 'target remote 127.0.0.1:40215' -ex 'break *0xffffffff80000007' …
 //! ```
 //!
-//! What gdb asks of memory is answered by one call of `GuestBytes` ([`memory`](machine)), from the
+//! What gdb asks of memory is answered by one call of `GuestBytes` (`Machine::memory`), from the
 //! vCPU's registers and the guest's own tables: over pages that do not follow each other in guest
 //! memory, into pages that the guest itself may not write, and with an error where nothing is
 //! mapped.
