@@ -33,6 +33,13 @@ pub fn kernel_views(guest: &mut Guest) -> Result<Vec<Vec<String>>> {
     Ok(vec![vec![], view("aarch64-upper", tcr, root)])
 }
 
+/// The tables of both address ranges, of a machine without a kernel.
+pub fn both_views(guest: &mut Guest) -> Result<Vec<Vec<String>>> {
+    let registers = ["TCR_EL1", "TTBR0_EL1", "TTBR1_EL1"];
+    let [tcr, lower, upper] = guest.gdb()?.system_registers(registers)?;
+    Ok(vec![view("aarch64", tcr, lower), view("aarch64-upper", tcr, upper)])
+}
+
 fn view(arch: &str, tcr: u64, root: u64) -> Vec<String> {
     let (tcr, root) = (format!("{tcr:#x}"), format!("{root:#x}"));
     ["--arch", arch, "--tcr", &tcr, "--root", &root].map(str::to_owned).to_vec()

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::gdb::Gdb;
 use super::qmp::Qmp;
+use crate::assemble::assemble;
 use crate::emulated_host::{Initramfs, Platform, system};
 use crate::report;
 use crate::xtask::Xtask;
@@ -58,6 +59,34 @@ impl Guest {
         let init = [INIT, if busy { BUSY } else { SLEEP }].concat();
         root.executable("init", init.into_bytes());
         fs::write(path("initramfs.cpio"), root.archive()?)?;
+        let console = platform.console;
+        let append =
+            format!("console={console} rdinit=/init panic=-1 quiet loglevel=1{kernel_arguments}");
+        let arguments = [
+            ("-kernel", software.kernel.display().to_string()),
+            ("-initrd", path("initramfs.cpio")),
+            ("-append", append),
+        ];
+        Self::start(xtask, platform, machine, &arguments, folder)
+    }
+
+    /// Starts a machine with nothing but an AArch64 program, a file of the workspace.
+    pub fn bare(xtask: &Xtask, platform: &Platform, machine: &str, source: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let program = folder.path().join("program").display().to_string();
+        assemble(xtask, source, &["--target=aarch64-linux-gnu"], &program)?;
+        Self::start(xtask, platform, machine, &[("-kernel", program)], folder)
+    }
+
+    /// Starts a machine with these arguments, and waits until it says that it is up.
+    fn start(
+        xtask: &Xtask,
+        platform: &Platform,
+        machine: &str,
+        given: &[(&str, String)],
+        folder: TempDir,
+    ) -> Result<Self> {
+        let path = |name: &str| folder.path().join(name).display().to_string();
         let qemu = platform.qemu(xtask)?;
         report::note(&format!("booting {machine} (QEMU {})", qemu.version));
 
@@ -69,21 +98,13 @@ impl Guest {
         arguments.extend(machine.split_whitespace().map(str::to_owned));
         arguments
             .extend("-nodefaults -display none -no-reboot".split_whitespace().map(str::to_owned));
-        let console = platform.console;
-        for (option, value) in [
-            ("-kernel", software.kernel.display().to_string()),
-            ("-initrd", path("initramfs.cpio")),
-            (
-                "-append",
-                format!(
-                    "console={console} rdinit=/init panic=-1 quiet loglevel=1{kernel_arguments}"
-                ),
-            ),
+        let ours = [
             ("-serial", format!("file:{}", path("console"))),
             ("-qmp", format!("unix:{},server=on,wait=off", path("qmp"))),
             ("-gdb", format!("unix:{},server=on,wait=off", path("gdb"))),
-        ] {
-            arguments.extend([option.to_owned(), value]);
+        ];
+        for (option, value) in given.iter().chain(&ours) {
+            arguments.extend([(*option).to_owned(), value.clone()]);
         }
         let qemu =
             cmd("setpriv", arguments).stdin_null().stdout_capture().stderr_capture().unchecked();
