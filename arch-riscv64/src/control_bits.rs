@@ -8,7 +8,8 @@
 pub use pgtable::vcpu::Effect;
 
 pgtable::control_registers! {
-    /// A register that takes part in translation. vsatp and vsstatus have the bits of satp and sstatus.
+    /// A register that takes part in translation. vsatp and vsstatus have the bits of satp and
+    /// sstatus.
     pub enum ControlRegister: CONTROL_BITS {
         /// satp, vsatp.
         Satp = "satp",

@@ -126,7 +126,7 @@ impl<R: Copy, const N: usize> ControlTable<R, N> {
     }
 }
 
-/// Declares an architecture's control registers, for the [`ControlTable`] of the rows in a constant.
+/// Declares an architecture's control registers, for the [`ControlTable`] of a constant's rows.
 ///
 /// Besides the enumeration, whose `Display` gives the manual's names, it declares two functions in
 /// the module in which it is called: `bits` makes a row; `refused` returns the lowest bit of a

@@ -1,6 +1,6 @@
 //! QEMU's debug stub, for the registers that its monitor does not show: system registers.
 //!
-//! "The GDB Remote Serial Protocol" (GDB's manual, appendix E): packets, `qXfer:features:read`, `p`.
+//! "GDB Remote Serial Protocol" (GDB's manual, appendix E): packets, `qXfer:features:read`, `p`.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
