@@ -1,5 +1,5 @@
-//! Bare x86 machines, emulated: no firmware, no kernel, only what a program wrote for them. They try
-//! trees that the library built (nested paging, EPT; 32-bit and PAE paging) on MMUs that the
+//! Bare x86 machines, emulated: no firmware, no kernel, only what a program wrote for them. They
+//! try trees that the library built (nested paging, EPT; 32-bit and PAE paging) on MMUs that the
 //! library's authors did not write.
 //!
 //! The program `probe` writes an image of memory; another program, assembled here, works through it

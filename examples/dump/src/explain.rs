@@ -1,9 +1,9 @@
 //! The entries of a walk, flag by flag.
 //!
 //! Sources: SDM §4.3 to §4.5 (32-bit and PAE paging, long mode), §29.3.2 (EPT); Power ISA v3.0B
-//! Book III §5.7.10.1 (radix PDE and PTE); RISC-V Privileged Architecture, "Sv39" (PTE); DDI 0487, "VMSAv8-64 translation table
-//! format descriptors"; of what Linux keeps in entries that are not present,
-//! `arch/x86/include/asm/pgtable_64.h` and `pgtable-3level.h` (swap entries), and
+//! Book III §5.7.10.1 (radix PDE and PTE); RISC-V Privileged Architecture, "Sv39" (PTE); DDI 0487,
+//! "VMSAv8-64 translation table format descriptors"; of what Linux keeps in entries that are not
+//! present, `arch/x86/include/asm/pgtable_64.h` and `pgtable-3level.h` (swap entries), and
 //! `pgtable_types.h` (`_PAGE_PROTNONE`).
 
 use serde::Serialize;

@@ -13,8 +13,8 @@ use super::root_error::RootError;
 
 /// Where Linux on x86-64 has its own image (`__START_KERNEL_map`).
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
-/// Where Linux on 32-bit x86 may have its direct map (`CONFIG_VMSPLIT_*` of `arch/x86/Kconfig`), the
-/// default first.
+/// Where Linux on 32-bit x86 may have its direct map (`CONFIG_VMSPLIT_*` of `arch/x86/Kconfig`),
+/// the default first.
 const PAGE_OFFSETS: [u64; 5] = [0xc000_0000, 0xb000_0000, 0x8000_0000, 0x7800_0000, 0x4000_0000];
 /// With page-table isolation the user's root table follows the kernel's (`arch/x86/mm/pti.c`), and
 /// this bit of the PCID is set for it (`X86_CR3_PTI_PCID_USER_BIT`).

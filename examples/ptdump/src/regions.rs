@@ -66,8 +66,9 @@ const X86_64_LA57_RANDOM: Names = &[
     X86_64[12],
     X86_64[13],
 ];
-/// 32-bit x86 with the usual split of 3 GiB for processes (`arch/x86/include/asm/pgtable_32_areas.h`
-/// says where the direct map ends: 128 MiB below the end, or where memory does).
+/// 32-bit x86 with the usual split of 3 GiB for processes
+/// (`arch/x86/include/asm/pgtable_32_areas.h` says where the direct map ends: 128 MiB below the
+/// end, or where memory does).
 const X86_32: Names = &[
     (0, "process"),
     (0xc000_0000, "direct map, with the kernel's image"),

@@ -12,7 +12,7 @@
 //! | [`writers`], [`readers`] | writers, and readers beside a writer, on threads |
 //! | [`records`], [`protected`] | accessed and dirty, harvested; of pages that were write-protected before |
 //! | [`rights`] | what rights say of a page, and which pages every verb takes |
-//! | [`second_stage`] | the owner of a second stage, against a list of leaves |
+//! | [`mod@second_stage`] | the owner of a second stage, against a list of leaves |
 //! | [`keep`] | tables that stay though they are empty |
 //! | [`hostile`] | tables that others write, and memory that refuses |
 //! | [`loads`] | how many words operations ask for |

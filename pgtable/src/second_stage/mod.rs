@@ -31,9 +31,10 @@
 //!
 //! # Records
 //! Verbs work with and without records of hardware. Where the format keeps no accessed record
-//! ([`Bits::accessed`](crate::format::Bits::accessed); EPT without A/D), every mapped page counts as
-//! accessed, and [`age`](Stage2Tree::age) unmaps it. Where a leaf keeps no dirty record, a writable
-//! page counts as dirty, and [`clear_dirty`](Stage2Tree::clear_dirty) takes the right to write.
+//! ([`Bits::accessed`](crate::format::Bits::accessed); EPT without A/D), every mapped page counts
+//! as accessed, and [`age`](Stage2Tree::age) unmaps it. Where a leaf keeps no dirty record, a
+//! writable page counts as dirty, and [`clear_dirty`](Stage2Tree::clear_dirty) takes the right to
+//! write.
 //!
 //! | verb | clears | stale afterwards |
 //! | --- | --- | --- |
