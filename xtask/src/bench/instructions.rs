@@ -14,11 +14,22 @@ use crate::report;
 /// How much more than on record is a failure.
 const MORE: f64 = 1.03;
 
-/// A row of the record: `name | instructions | goal`, of which the goal may be missing.
+/// What `callgrind` counted of an operation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Counted {
+    name: String,
+    instructions: f64,
+    /// Locked instructions: what an operation costs in cycles differs most by these.
+    locked: f64,
+}
+
+/// A row of the record: `name | instructions | locked | goal`, of which locked instructions that
+/// were not counted yet and the goal of instructions may be missing.
 #[derive(Clone, Debug, PartialEq)]
 struct Row {
     name: String,
     instructions: f64,
+    locked: Option<f64>,
     goal: Option<f64>,
 }
 
@@ -46,16 +57,15 @@ impl Record {
             if line.starts_with('#') {
                 continue;
             }
-            let mut cells = line.split('|').map(str::trim);
-            let (Some(name), Some(instructions)) = (cells.next(), cells.next()) else {
-                bail!("no row: {line}");
-            };
-            let instructions = instructions.parse().with_context(|| line.to_owned())?;
-            let goal = cells.next().filter(|goal| !goal.is_empty()).map(str::parse).transpose();
+            let cells: Vec<_> = line.split('|').map(str::trim).collect();
+            let [name, instructions, locked, goal] = cells[..] else { bail!("no row: {line}") };
+            let number = |cell: &str| cell.parse().with_context(|| line.to_owned());
+            let optional = |cell: &str| (!cell.is_empty()).then(|| number(cell)).transpose();
             record.rows.push(Row {
                 name: name.to_owned(),
-                instructions,
-                goal: goal.with_context(|| line.to_owned())?,
+                instructions: number(instructions)?,
+                locked: optional(locked)?,
+                goal: optional(goal)?,
             });
         }
         Ok(record)
@@ -66,36 +76,40 @@ impl Record {
     }
 
     /// What is written after `counted` was measured by `rustc`: the goals stay.
-    fn renewed(&self, counted: &[(String, f64)], rustc: &str) -> String {
+    fn renewed(&self, counted: &[Counted], rustc: &str) -> String {
         let mut text = format!(
-            "# Instructions per operation and their goals, by `cargo xtask bench instructions -- \
-             --record`.\n# rustc {rustc}\n"
+            "# Operation | instructions | locked ones of them | goal of instructions, by\n\
+             # `cargo xtask bench instructions -- --record`.\n# rustc {rustc}\n"
         );
-        for (name, instructions) in counted {
+        for Counted { name, instructions, locked } in counted {
             let goal = self.row(name).and_then(|row| row.goal);
             let goal = goal.map(|goal| format!(" {goal}")).unwrap_or_default();
-            let _ = writeln!(text, "{name} | {instructions:.1} |{goal}");
+            let _ = writeln!(text, "{name} | {instructions:.1} | {locked:.1} |{goal}");
         }
         text
     }
 
-    /// What is said of `counted`, and the rows that grew by too much.
-    fn judge(&self, counted: &[(String, f64)]) -> (String, Vec<String>) {
+    /// What is said of `counted`, and the rows that grew by too much: instructions by more than 3
+    /// %, locked ones by a tenth of one.
+    fn judge(&self, counted: &[Counted]) -> (String, Vec<String>) {
         let (mut text, mut grown) = (String::new(), Vec::new());
-        let width = counted.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        for (name, instructions) in counted {
-            let before = self.row(name).map(|row| row.instructions);
-            let change = before.map(|before| (instructions / before - 1.0) * 100.0);
+        let width = counted.iter().map(|it| it.name.len()).max().unwrap_or(0);
+        for Counted { name, instructions, locked } in counted {
+            let before = self.row(name);
+            let change = before.map(|before| (instructions / before.instructions - 1.0) * 100.0);
             let change = change.map(|change| format!("{change:+.1} %")).unwrap_or_default();
-            let _ = writeln!(text, "{name:width$}  {instructions:>8.1}  {change:>8}");
-            if before.is_some_and(|before| *instructions > before * MORE) {
-                grown.push(format!(
-                    "{name}: {:.1} on record, {instructions:.1} now",
-                    before.unwrap_or(0.0)
-                ));
+            let _ =
+                writeln!(text, "{name:width$}  {instructions:>8.1}  {change:>8}  {locked:>5.1}");
+            let Some(before) = before else { continue };
+            if *instructions > before.instructions * MORE {
+                let before = before.instructions;
+                grown.push(format!("{name}: {before:.1} on record, {instructions:.1} now"));
+            }
+            if let Some(before) = before.locked.filter(|before| *locked > before + 0.05) {
+                grown.push(format!("{name}: {before:.1} locked on record, {locked:.1} now"));
             }
         }
-        for (name, instructions) in counted {
+        for Counted { name, instructions, .. } in counted {
             if let Some(goal) = self.row(name).and_then(|row| row.goal) {
                 let verdict = if *instructions <= goal { "ok" } else { "short" };
                 let name = name.replace(", ", "-").replace(' ', "-");
@@ -106,8 +120,8 @@ impl Record {
     }
 }
 
-/// What `callgrind` counted, by the program's rows.
-pub fn counted(rows: &str, totals: &[u64]) -> Result<Vec<(String, f64)>> {
+/// What `callgrind` counted, by the program's rows: totals of instructions and of locked ones.
+pub fn counted(rows: &str, totals: &[[u64; 2]]) -> Result<Vec<Counted>> {
     let rows: Vec<_> = rows.lines().filter_map(|line| line.split_once('\t')).collect();
     ensure!(
         rows.len() == totals.len() && !rows.is_empty(),
@@ -117,38 +131,43 @@ pub fn counted(rows: &str, totals: &[u64]) -> Result<Vec<(String, f64)>> {
     );
     rows.iter()
         .zip(totals)
-        .map(|(&(name, operations), &total)| {
+        .map(|(&(name, operations), totals)| {
             let operations: f64 = operations.parse().with_context(|| name.to_owned())?;
             // What a row does once is not of the operation: a tenth is exact enough.
-            Ok((name.to_owned(), (total as f64 / operations * 10.0).round() / 10.0))
+            let [instructions, locked] =
+                totals.map(|total| (total as f64 / operations * 10.0).round() / 10.0);
+            Ok(Counted { name: name.to_owned(), instructions, locked })
         })
         .collect()
 }
 
 /// The totals in the files that `callgrind` wrote beside `base`, in order.
-pub fn totals(base: &Path) -> Result<Vec<u64>> {
+pub fn totals(base: &Path) -> Result<Vec<[u64; 2]>> {
     let mut totals = Vec::new();
     for part in 1.. {
         let mut path = base.as_os_str().to_owned();
         path.push(format!(".{part}"));
         let path = PathBuf::from(path);
         let Ok(text) = fs::read_to_string(&path) else { break };
-        let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
-        totals
-            .push(total.with_context(|| format!("{}: no total", path.display()))?.trim().parse()?);
+        totals.push(total(&text).with_context(|| path.display().to_string())?);
     }
     Ok(totals)
+}
+
+/// The totals in one file: instructions, and bus events, which are left out if there are none.
+fn total(text: &str) -> Result<[u64; 2]> {
+    let line = |what| text.lines().find_map(|line: &str| line.strip_prefix(what));
+    let events = line("events: ").context("no events")?;
+    ensure!(events.trim() == "Ir Ge", "other events: {events}");
+    let mut numbers = line("totals: ").context("no total")?.split_whitespace().map(str::parse);
+    let instructions = numbers.next().context("no instructions")??;
+    Ok([instructions, numbers.next().transpose()?.unwrap_or(0)])
 }
 
 /// Compares with the record at `path`, or renews it.
 ///
 /// Another compiler makes other code: then nothing is a failure.
-pub fn conclude(
-    path: &Path,
-    counted: &[(String, f64)],
-    rustc: &str,
-    renew: bool,
-) -> Result<String> {
+pub fn conclude(path: &Path, counted: &[Counted], rustc: &str, renew: bool) -> Result<String> {
     let record = Record::read(path)
         .or_else(|error| if renew { Ok(Record::default()) } else { Err(error) })?;
     let (text, grown) = record.judge(counted);
@@ -174,31 +193,44 @@ pub fn conclude(
 mod tests {
     use super::*;
 
-    const TEXT: &str = "# Words.\n# rustc 1.95.0\nx86, map | 100.0 | 90\nx86, unmap | 50.0 |\n";
+    const TEXT: &str =
+        "# Words.\n# rustc 1.95.0\nx86, map | 100.0 | 1.0 | 90\nx86, unmap | 50.0 | |\n";
+
+    fn row(name: &str, instructions: f64, locked: f64) -> Counted {
+        Counted { name: name.to_owned(), instructions, locked }
+    }
 
     #[test]
     fn a_record_is_read_and_renewed() {
         let record = Record::parse(TEXT).unwrap();
         assert_eq!(record.rustc, "1.95.0");
         assert_eq!(record.rows.len(), 2);
-        let counted = [("x86, map".to_owned(), 89.0), ("new".to_owned(), 1.5)];
+        let counted = [row("x86, map", 89.0, 2.0), row("new", 1.5, 0.0)];
         let renewed = Record::parse(&record.renewed(&counted, "1.96.0")).unwrap();
         assert_eq!(renewed.rustc, "1.96.0");
-        let row =
-            |name: &str, instructions, goal| Row { name: name.to_owned(), instructions, goal };
-        assert_eq!(renewed.rows, [row("x86, map", 89.0, Some(90.0)), row("new", 1.5, None)]);
-        assert!(Record::parse("x86, map | many |").is_err());
+        let [map, new] = counted;
+        let locked = renewed.rows.iter().map(|row| row.locked).collect::<Vec<_>>();
+        assert_eq!(locked, [Some(2.0), Some(0.0)]);
+        let goals = renewed.rows.iter().map(|row| row.goal).collect::<Vec<_>>();
+        assert_eq!(goals, [Some(90.0), None]);
+        for bad in ["x86, map | many | 0.0 |", "x86, map | 1.0 |"] {
+            assert!(Record::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
-    fn what_grows_by_more_than_three_per_cent_is_named() {
+    fn what_grows_by_more_than_three_per_cent_or_a_lock_is_named() {
         let record = Record::parse(TEXT).unwrap();
-        let judge = |map: f64| record.judge(&[("x86, map".to_owned(), map)]);
-        for (map, grew, verdict) in
-            [(89.0, false, "ok"), (102.9, false, "short"), (103.1, true, "short")]
-        {
-            let (text, grown) = judge(map);
-            assert_eq!(!grown.is_empty(), grew, "{map}");
+        for (map, locked, grew, verdict) in [
+            (89.0, 1.0, 0, "ok"),
+            (102.9, 1.0, 0, "short"),
+            (103.1, 1.0, 1, "short"),
+            (80.0, 1.1, 1, "ok"),
+            (104.0, 2.0, 2, "short"),
+        ] {
+            let (text, grown) = record.judge(&[row("x86, map", map, locked)]);
+            assert_eq!(grown.len(), grew, "{map} {locked}");
+            assert!(record.judge(&[row("x86, unmap", 50.0, locked)]).1.is_empty());
             assert!(text.ends_with(&format!("goal x86-map {map:.1} 90 {verdict}\n")), "{text}");
         }
     }
@@ -207,10 +239,22 @@ mod tests {
     fn rows_and_totals_belong_together() {
         let rows = "warning: not a row\na\t10\nb\t4\n";
         assert_eq!(
-            counted(rows, &[1000, 10]).unwrap(),
-            [("a".to_owned(), 100.0), ("b".to_owned(), 2.5)]
+            counted(rows, &[[1000, 10], [10, 0]]).unwrap(),
+            [row("a", 100.0, 1.0), row("b", 2.5, 0.0)]
         );
-        assert!(counted(rows, &[1000]).is_err());
+        assert!(counted(rows, &[[1000, 0]]).is_err());
         assert!(counted("", &[]).is_err());
+    }
+
+    #[test]
+    fn totals_of_a_file() {
+        for (text, want) in [
+            ("events: Ir Ge\ntotals: 1000 7\n", Some([1000, 7])),
+            ("events: Ir Ge\ntotals: 1000\n", Some([1000, 0])),
+            ("events: Ir\ntotals: 1000\n", None),
+            ("events: Ir Ge\n", None),
+        ] {
+            assert_eq!(total(text).ok(), want, "{text}");
+        }
     }
 }

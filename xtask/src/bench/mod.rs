@@ -105,6 +105,7 @@ fn count(xtask: &Xtask, bench: &Bench, renew: bool) -> Result<()> {
     let run = cmd!(
         valgrind,
         "--tool=callgrind",
+        "--collect-bus=yes",
         "--collect-atstart=no",
         "--toggle-collect=count_this",
         "--dump-after=count_this",
