@@ -23,6 +23,8 @@ use crate::tree::{ARENA, apply};
 pub enum Needs {
     /// Nothing.
     Nothing,
+    /// Tables below the root.
+    Tables,
     /// A leaf of an upper level.
     LargeLeaves,
     /// A record of accesses.
@@ -88,7 +90,7 @@ pub const FAULTS: [Fault; 17] = {
         row("unmap pages: their range", ARange, Nothing, |at, _, _| {
             (vec![small(at)], unmap(at, Pages::Small(4)))
         }),
-        row("unmap a table: the table", Tables, Nothing, |at, _, _| {
+        row("unmap a table: the table", Tables, Needs::Tables, |at, _, _| {
             (vec![small(at), small(beside(at))], unmap(at, EIGHT))
         }),
         row("unmap a large leaf: its size", Sizes, LargeLeaves, |at, size, _| {
@@ -121,19 +123,19 @@ pub const FAULTS: [Fault; 17] = {
         }),
         row("harvest accessed", All, Accessed, |at, _, _| harvest(at, Recorded::Accessed)),
         row("harvest dirty", All, Dirty, |at, _, _| harvest(at, Recorded::Dirty)),
-        row("relocate", All, Nothing, |at, _, _| {
+        row("relocate", All, Needs::Tables, |at, _, _| {
             (vec![small(at)], TreeOp::Relocate(0, false, usize::MAX))
         }),
-        row("relocate: the tables", Tables, Nothing, |at, _, _| {
+        row("relocate: the tables", Tables, Needs::Tables, |at, _, _| {
             (vec![small(at)], TreeOp::Relocate(0, false, usize::MAX))
         }),
         row("destroy: everything", Everything, Nothing, |at, _, _| {
-            (vec![small(at)], unmap(beside(at), Pages::Small(1)))
+            (vec![small(at)], TreeOp::Split(at, 1, 0, usize::MAX))
         }),
         row("map: what appeared", Appeared, Nothing, |at, _, _| (vec![], small(at))),
         row("map by a cursor: what appeared", Appeared, Nothing, |at, _, _| {
             let pages = (0..4).map(|near| (Place { near, ..at }, Some(near + 9))).collect();
-            (vec![small(beside(at))], TreeOp::Cursor(pages, Prot::RW, usize::MAX))
+            (vec![], TreeOp::Cursor(pages, Prot::RW, usize::MAX))
         }),
     ]
 };
@@ -157,6 +159,7 @@ pub fn applies<F: Format>(format: &F, fault: &Fault) -> bool {
     let bits = format.bits(at);
     match fault.needs {
         Needs::Nothing => true,
+        Needs::Tables => format.geometry().root() > Level(0),
         Needs::LargeLeaves => large(format).is_some(),
         Needs::Accessed => bits.accessed.hardware.mask != 0,
         Needs::Dirty => bits.dirty.hardware.mask != 0,

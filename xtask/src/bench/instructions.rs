@@ -208,7 +208,6 @@ mod tests {
         let counted = [row("x86, map", 89.0, 2.0), row("new", 1.5, 0.0)];
         let renewed = Record::parse(&record.renewed(&counted, "1.96.0")).unwrap();
         assert_eq!(renewed.rustc, "1.96.0");
-        let [map, new] = counted;
         let locked = renewed.rows.iter().map(|row| row.locked).collect::<Vec<_>>();
         assert_eq!(locked, [Some(2.0), Some(0.0)]);
         let goals = renewed.rows.iter().map(|row| row.goal).collect::<Vec<_>>();
