@@ -139,3 +139,35 @@ pub fn image_flattened(data: &[u8]) {
         look(&image);
     }
 }
+
+/// Arbitrary answers to what is asked of a machine that QEMU runs.
+///
+/// # Oracles
+/// Whatever is answered, nothing is asked but what only reads, a bounded number of times.
+pub fn image_qmp(data: &[u8]) {
+    const READ_ONLY: [&str; 5] = [
+        "\"execute\":\"qmp_capabilities\"",
+        "\"execute\":\"query-target\"",
+        "\"execute\":\"query-status\"",
+        "\"command-line\":\"info ",
+        "\"command-line\":\"xp /",
+    ];
+    let mut sent = Vec::new();
+    if let Ok(image) = Image::open_qmp(data, &mut sent) {
+        let mut next = 0;
+        for _ in 0..8 {
+            let Some(start) = image.next_stored(next) else { break };
+            let bytes = image.piece(start).bytes;
+            let mut buffer = vec![0; bytes.min(64) as usize];
+            // What is no answer is an error.
+            let _ = image.read(start, &mut buffer);
+            let Some(end) = start.checked_add(bytes) else { break };
+            next = end;
+        }
+    }
+    let sent = String::from_utf8(sent).expect("text");
+    assert!(sent.lines().count() <= 16, "{sent}");
+    for line in sent.lines() {
+        assert!(READ_ONLY.iter().any(|what| line.contains(what)), "{line}");
+    }
+}

@@ -40,7 +40,9 @@ pub use frag_alloc::frag_alloc;
 pub use guest_trees::guest_trees;
 pub use hpt_hcalls::hpt_hcalls;
 pub use htab_stream::htab_stream;
-pub use image_forms::{image_elf, image_flattened, image_kdump, image_lime, image_vmware};
+pub use image_forms::{
+    image_elf, image_flattened, image_kdump, image_lime, image_qmp, image_vmware,
+};
 pub use map_unmap::map_unmap;
 pub use ptdump_core::ptdump_core;
 pub use radix_walk::radix_walk;
@@ -71,6 +73,7 @@ pub const TARGETS: &[Target] = &[
     ("image_flattened", image_flattened),
     ("image_kdump", image_kdump),
     ("image_lime", image_lime),
+    ("image_qmp", image_qmp),
     ("image_vmware", image_vmware),
     ("fdt_hcall", fdt_hcall),
 ];

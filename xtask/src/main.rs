@@ -28,6 +28,7 @@ mod microvm;
 mod mutants;
 mod ppc64le;
 mod probe;
+mod ptdump_pictures;
 mod ptdump_proof;
 mod qemu;
 mod report;
@@ -69,6 +70,8 @@ enum Command {
     PtdumpProof(ptdump_proof::Options),
     /// Have a real gdb debug an x86-64 guest, and compare what it sees
     Gdb,
+    /// Open ptdump's pages in a browser, and see whether they show what they must
+    PtdumpPictures(ptdump_pictures::Options),
     /// Run everything that must hold before a change goes in
     Test(test::Options),
     /// Run a bench, or list them
@@ -89,7 +92,11 @@ impl Command {
             Self::Test(options) => options.wrong(),
             Self::Fuzz(options) => options.wrong(),
             Self::Bench(options) => options.wrong(),
-            Self::PtdumpProof(_) | Self::Mutants(_) | Self::Hosts(_) | Self::Gdb => None,
+            Self::PtdumpProof(_)
+            | Self::PtdumpPictures(_)
+            | Self::Mutants(_)
+            | Self::Hosts(_)
+            | Self::Gdb => None,
         }
     }
 }
@@ -120,6 +127,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
             ptdump_proof::run(&xtask, &options).map(|()| ExitCode::SUCCESS)
         }
         Command::Gdb => gdb::run(&xtask).map(|()| ExitCode::SUCCESS),
+        Command::PtdumpPictures(options) => {
+            ptdump_pictures::run(&xtask, &options).map(|()| ExitCode::SUCCESS)
+        }
         Command::Test(options) => test::run(&xtask, &options),
         Command::Bench(options) => bench::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
         Command::Fuzz(options) => fuzz::run(&xtask, &options).map(|()| ExitCode::SUCCESS),

@@ -100,6 +100,11 @@ fn by_tcr(range: VaRange, tcr: u64, ttbr: u64) -> Result<(VmsaStage1, Gpa), Root
     Ok((half.format, half.root))
 }
 
+/// The lower range, as Linux has it.
+pub(crate) fn lower(info: &VmcoreInfo) -> Result<VmsaStage1, RootError> {
+    by_linux(VaRange::Lower, info)
+}
+
 /// The tree that Linux says. Both ranges have one size. What depends on registers that nothing
 /// tells is there: 52-bit addresses with 64-KiB pages, and dirty state that hardware manages, which
 /// a kernel of another processor does itself with the same bits.

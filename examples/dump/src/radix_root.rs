@@ -33,6 +33,11 @@ fn kernel_format() -> ProcessScoped {
     GuestMmu::new(ProcessTableWord::new(), 1, format()).format(0)
 }
 
+/// The format of the tree of a process.
+pub(crate) fn process_format() -> ProcessScoped {
+    GuestMmu::new(ProcessTableWord::new(), 1, format()).format(1)
+}
+
 /// Whether the tree at `root` maps the first address of the linear map to 0, as every Linux does.
 pub(crate) fn maps_linearly(image: &Image<'_>, root: u64) -> bool {
     let memory = image.tables(Allowance { words: 1 << 14, bytes: 1 << 18 });

@@ -103,6 +103,8 @@ pub struct Request {
     pub tcr: Option<u64>,
     /// Which process, on POWER.
     pub pid: Option<u32>,
+    /// What Linux says of itself is looked for in memory even if the root is known without.
+    pub linux: bool,
     /// Whose registers; `None`: the first CPU's that has paging on.
     pub cpu: Option<usize>,
     /// Which of several VMCOREINFO notes, counted from 0.
@@ -244,12 +246,9 @@ pub fn locate(
     let registers = !image.notes().x86.is_empty();
     let mut remarks = Vec::new();
     if infos.is_empty()
-        && !registers
-        && (!by_hand || request.needs_sizes())
-        && !matches!(
-            request.arch,
-            Some(Arch::Ppc64Hash | Arch::Ept | Arch::Aarch64Stage2 | Arch::Riscv64Guest)
-        )
+        && (request.linux || !registers && (!by_hand || request.needs_sizes()))
+        && (request.linux || request.arch != Some(Arch::Ppc64Hash))
+        && !matches!(request.arch, Some(Arch::Ept | Arch::Aarch64Stage2 | Arch::Riscv64Guest))
     {
         let (found, complete) = search_vmcoreinfo(image, progress);
         if !found.is_empty() {

@@ -5,6 +5,7 @@ use std::fmt;
 use memory_image::Held;
 use pgtable::Cause;
 
+use super::linux_kernel::NoTasks;
 use super::root::Arch;
 
 /// Candidates of which the user has to take one.
@@ -76,6 +77,17 @@ pub enum RootError {
         /// Where the process table stands.
         table: u64,
         /// What is wrong with the entry.
+        why: String,
+    },
+    /// The kernel does not tell of its processes.
+    #[error("{0}")]
+    Processes(NoTasks),
+    /// There is no such process, or it has no tables.
+    #[error("process {name} {why}")]
+    NoSuchProcess {
+        /// Its number, or its name.
+        name: String,
+        /// Why not.
         why: String,
     },
     /// An option that says nothing about these tables.

@@ -12,6 +12,7 @@ use arch_ppc64::radix::{ProcessTable, Prte, Strictness};
 use memory_image::{Form, Held, Image, Piece, VmcoreInfo};
 
 use super::radix_root::{maps_linearly, process_table};
+use super::root::{Located, Root};
 
 /// Read at a time.
 const CHUNK: usize = 1 << 20;
@@ -19,6 +20,12 @@ const CHUNK: usize = 1 << 20;
 const STEP: u64 = 1 << 12;
 /// How often the bytes of the file are read at most.
 const MOST: u64 = 2;
+/// The most root tables.
+const MOST_ROOTS: usize = 1 << 16;
+/// The most places that are taken for structures of Linux.
+const MOST_TRACES: usize = 1 << 12;
+/// Words of a root table that is a page.
+const WORDS: usize = 512;
 /// The most candidates of a kind.
 const CANDIDATES: usize = 16;
 
@@ -90,6 +97,99 @@ fn looks_like(image: &Image<'_>, at: u64, page: &[u8]) -> Option<(ProcessTable, 
     let root = prte.root(Strictness::Strict)?;
     let table = process_table(at)?;
     maps_linearly(image, root).then_some((table, root))
+}
+
+/// Physical addresses at which a Linux kernel's own structures may stand.
+#[derive(Default)]
+pub(crate) struct Traces {
+    /// Of BTF, by its first bytes, in either byte order.
+    pub types: Vec<u64>,
+    /// Of the name of an idle task.
+    pub idle: Vec<u64>,
+}
+
+/// The traces of Linux in memory, as many of each kind as are worth a look.
+pub(crate) fn search_traces(image: &Image<'_>, progress: &dyn Fn(u64, u64)) -> Traces {
+    const MAGIC: [[u8; 4]; 2] = [[0x9f, 0xeb, 1, 0], [0xeb, 0x9f, 1, 0]];
+    let mut found = Traces::default();
+    for_each_page(image, progress, &mut |at, page| {
+        let places = |what: &[u8]| {
+            memchr::memmem::find_iter(page, what).map(|place| at + place as u64).collect::<Vec<_>>()
+        };
+        if found.types.len() < MOST_TRACES {
+            MAGIC.iter().for_each(|magic| found.types.extend(places(magic)));
+        }
+        if found.idle.len() < MOST_TRACES {
+            found.idle.extend(places(b"swapper/").into_iter().chain(places(b"swapper\0")));
+        }
+        found.types.len() < MOST_TRACES || found.idle.len() < MOST_TRACES
+    });
+    found
+}
+
+/// The entries of the process table whose process 0 has its root at `kernel`, and whether all of
+/// memory was seen; `None` if there is no such table.
+pub(crate) fn search_process_table(
+    image: &Image<'_>,
+    kernel: u64,
+    progress: &dyn Fn(u64, u64),
+) -> Option<(Vec<(u64, u64)>, bool)> {
+    let (tables, complete) = search_process_tables(image, progress);
+    let (table, _) = tables.into_iter().find(|(_, root)| *root == kernel)?;
+    let base = table.base().get();
+    let mut entries = Vec::new();
+    for pid in 1..table.entries() {
+        let mut entry = [0; 16];
+        if image.read(base + pid * 16, &mut entry).is_err() {
+            return Some((entries, false));
+        }
+        let word =
+            |at: usize| entry[at..at + 8].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        let prte = Prte { tree: word(0).into(), reserved: word(8) };
+        entries.extend(prte.root(Strictness::Strict).map(|root| (pid, root)));
+    }
+    Some((entries, complete))
+}
+
+/// The root tables in memory, apart from the kernel's own, whose upper half is the kernel's, and
+/// whether all of memory was seen; `None` if the kernel's own cannot be read.
+pub(crate) fn search_roots(
+    image: &Image<'_>,
+    kernel: &Located,
+    progress: &dyn Fn(u64, u64),
+) -> Option<(Vec<u64>, bool)> {
+    // Of an entry that is a leaf the hardware records what is accessed and written.
+    let (present, recorded) = match &kernel.root {
+        Root::LongMode(..) => (1_u64, 0x60_u64),
+        _ => (1, 0xc0),
+    };
+    let words = |page: &[u8]| -> Vec<u64> {
+        let word =
+            |bytes: &[u8]| bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        page.chunks_exact(8).map(|bytes| word(bytes) & !(kernel.foreign | recorded)).collect()
+    };
+    let root = kernel.root.address();
+    let mut page = vec![0; WORDS * 8];
+    image.read(root, &mut page).ok()?;
+    let own = words(&page);
+    let upper: Vec<_> = (WORDS / 2..WORDS).filter(|n| own[*n] & present != 0).collect();
+    let last = *upper.last()?;
+    let mut found = Vec::new();
+    let complete = for_each_page(image, progress, &mut |at, page| {
+        // Most pages differ in the last of these entries.
+        let ends = last * 8..last * 8 + 8;
+        if at != root && page.len() == WORDS * 8 && words(&page[ends])[0] == own[last] {
+            let its = words(page);
+            // Each process has a local descriptor table of its own.
+            let differ = upper.iter().filter(|n| its[**n] != own[**n]).count();
+            let used = its[..WORDS / 2].iter().any(|word| word & present != 0);
+            if used && differ <= 1 && upper.len() > 2 {
+                found.push(at);
+            }
+        }
+        found.len() < MOST_ROOTS
+    });
+    Some((found, complete))
 }
 
 /// What Linux says of itself somewhere in memory, each text once, and whether all of memory was

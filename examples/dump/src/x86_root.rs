@@ -18,7 +18,7 @@ const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 const PAGE_OFFSETS: [u64; 5] = [0xc000_0000, 0xb000_0000, 0x8000_0000, 0x7800_0000, 0x4000_0000];
 /// With page-table isolation the user's root table follows the kernel's (`arch/x86/mm/pti.c`), and
 /// this bit of the PCID is set for it (`X86_CR3_PTI_PCID_USER_BIT`).
-const USER_HALF: u64 = 1 << 12;
+pub(crate) const USER_HALF: u64 = 1 << 12;
 const USER_PCID: u64 = 1 << 11;
 /// Of CR3 what is no tag: no LAM, and no bit that only a MOV has.
 const CR3: u64 = FRAME | 0xfff;

@@ -8,6 +8,7 @@
 //! | ELF core | QEMU, `virsh dump --memory-only`, `/proc/vmcore`, `/proc/kcore`, VirtualBox; of Xen by sections |
 //! | kdump-compressed | makedumpfile, QEMU, libvirt: zlib, lzo, snappy, zstd; split; flattened |
 //! | LiME, AVML | of AVML both versions |
+//! | a machine that QEMU runs | by its QMP socket: [`Image::open_qmp`] |
 //! | VMware | `.vmem` with its `.vmss` or `.vmsn` |
 //!
 //! An [`Image`] reads physical memory ([`Image::read`]), says of what it does not hold what became
@@ -30,6 +31,7 @@ mod lime;
 mod magic;
 mod memory;
 mod notes;
+mod qmp;
 mod source;
 mod tables;
 mod vmware;
@@ -67,6 +69,8 @@ pub enum Form {
     Vmware,
     /// A guest's memory inside its host's.
     Guest,
+    /// A machine that QEMU runs.
+    Qmp,
 }
 
 impl Form {
@@ -82,6 +86,7 @@ impl Form {
             Self::Avml => "AVML",
             Self::Vmware => "VMware",
             Self::Guest => "a guest's memory",
+            Self::Qmp => "a machine of QEMU's",
         }
     }
 }

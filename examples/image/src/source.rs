@@ -37,7 +37,11 @@ pub(crate) fn read_exact(source: &dyn Source, offset: u64, buffer: &mut [u8]) ->
 impl Source for File {
     fn size(&self) -> io::Result<u64> {
         // A block device has no length in its metadata.
-        io::Seek::seek(&mut &*self, io::SeekFrom::End(0))
+        match io::Seek::seek(&mut &*self, io::SeekFrom::End(0)) {
+            // A file without an end: the memory of a process.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(u64::MAX),
+            other => other,
+        }
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {

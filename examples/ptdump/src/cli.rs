@@ -29,6 +29,8 @@ on POWER a process table is looked for in the image by its looks. What was taken
 IMAGES
   Raw memory, in one piece or several (--extent); ELF cores of QEMU, libvirt, Linux (/proc/vmcore, /proc/kcore), VirtualBox, Xen;
   kdump-compressed files, split (--part) and flattened ones; LiME, AVML; VMware's .vmem with the .vmss or .vmsn beside it.
+  A machine that QEMU runs: qmp:SOCKET or qmp:HOST:PORT, its QMP monitor. It is only read, and not stopped: whether it runs is said.
+  The memory of a VMM's process: --extent GPA:LEN@ADDR:/proc/PID/mem for each of its pieces. This machine's own kernel: /proc/kcore.
   Holes are not read, and nothing that is not asked for. What an image does not hold is unknown, which is never \"not mapped\".
 
 ADDRESSES
@@ -78,6 +80,8 @@ pub enum Command {
     Read(Bytes),
     /// Find bytes or text in what is mapped
     Search(Pattern),
+    /// List the processes of a Linux kernel with the roots of their tables
+    Ps(Listed),
     /// Count tables, entries and pages
     Stats(OfImage),
     /// Say what another image translates differently
@@ -100,6 +104,17 @@ pub enum Command {
 pub struct OfImage {
     /// The image
     pub image: PathBuf,
+}
+
+/// Which processes.
+#[derive(Args)]
+pub struct Listed {
+    /// The image
+    pub image: PathBuf,
+    /// Look for root tables in all of memory: those of processes that are not in the kernel's list,
+    /// and of some that have ended, are found too
+    #[arg(long)]
+    pub looks: bool,
 }
 
 /// How to list.

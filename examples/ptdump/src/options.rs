@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use arch_ppc64::hash::Layout;
 use clap::{Args, ValueEnum};
 use memory_image::Allowance;
-use table_dump::{Arch, LinuxLayout, RootChoice};
+use table_dump::{Arch, LinuxLayout, RootChoice, Which};
 
 use crate::address::{self, ExtentText};
 
@@ -54,6 +54,11 @@ pub struct TableOptions {
     /// the user's half of page-table isolation
     #[arg(long, value_name = "ADDR|kernel|user", value_parser = address::root, global = true)]
     pub root: Option<RootChoice>,
+    /// The tables of this process of Linux: its number in decimal, or its name (`ptdump ps` lists
+    /// all). --root is then the kernel's root, or `user` for the user's half of page-table
+    /// isolation
+    #[arg(long, value_name = "PID|NAME", value_parser = which, global = true, conflicts_with = "pid")]
+    pub process: Option<Which>,
     /// Whose registers to take, of several CPUs; without it the first's that has paging on
     #[arg(long, value_name = "N", global = true)]
     pub cpu: Option<usize>,
@@ -73,6 +78,10 @@ pub struct TableOptions {
     /// a guest stage of RISC-V by its hgatp, or a second stage of AArch64 by its VTTBR and VTCR
     #[arg(long, value_name = "ept:EPTP|hgatp:HGATP|vttbr:VTTBR:VTCR", value_parser = through, global = true)]
     pub through: Option<Through>,
+}
+
+fn which(text: &str) -> Result<Which, std::convert::Infallible> {
+    text.parse()
 }
 
 /// Which tables, their root, and on AArch64 VTCR_EL2.

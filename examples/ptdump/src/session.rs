@@ -2,18 +2,26 @@
 //! know is said.
 
 use std::fs::File;
+use std::net::TcpStream;
 use std::ops::ControlFlow;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use memory_image::{Extent, GuestPiece, Image, ImageTables, Kind, Source};
-use table_dump::{Arch, Located, Range, Request, RootChoice, Space, State, locate};
+use table_dump::{
+    Arch, Located, Range, Request, RootChoice, Space, State, locate, locate_kernel, locate_process,
+};
 
 use crate::address::slb;
 use crate::options::{Options, Through};
 use crate::output::Text;
 use crate::progress::Progress;
 use crate::{FAILED, FINE, NOT_SO};
+
+/// How long QEMU may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An image with its tables, as a command sees them.
 pub struct Session<'s> {
@@ -64,6 +72,31 @@ pub fn with<R>(
     text: &Text,
     command: impl FnOnce(&Session<'_>) -> Result<R>,
 ) -> Result<R> {
+    opened(path, options, text, |image| find(image, options, root), command)
+}
+
+/// The same with the tables of the kernel itself, and with what it says of itself.
+pub fn with_kernel<R>(
+    path: &Path,
+    options: &Options,
+    text: &Text,
+    command: impl FnOnce(&Session<'_>) -> Result<R>,
+) -> Result<R> {
+    let find = |image: &Image<'_>| {
+        let progress = Progress::new("looking for the kernel", options.output.quiet);
+        let request = asked(options, options.tables.root)?;
+        Ok(locate_kernel(image, &request, &|done, total| progress.at(done, total))?)
+    };
+    opened(path, options, text, find, command)
+}
+
+fn opened<R>(
+    path: &Path,
+    options: &Options,
+    text: &Text,
+    find: impl FnOnce(&Image<'_>) -> Result<Located>,
+    command: impl FnOnce(&Session<'_>) -> Result<R>,
+) -> Result<R> {
     let image = open(path, options, text)?;
     let host;
     let image = match options.tables.through {
@@ -73,7 +106,7 @@ pub fn with<R>(
             &host
         }
     };
-    let located = find(image, options, root)?;
+    let located = find(image)?;
     text.note(&format!("{}: {}, {}", path.display(), located.arch.name(), located.source));
     for remark in &located.remarks {
         text.note(&format!("  {remark}"));
@@ -93,6 +126,12 @@ pub fn with<R>(
 
 /// The image at `path`, with the files that belong to it.
 pub fn open<'s>(path: &Path, options: &Options, text: &Text) -> Result<Image<'s>> {
+    if let Some(address) = path.to_str().and_then(|path| path.strip_prefix("qmp:")) {
+        if !(options.image.extent.is_empty() && options.image.part.is_empty()) {
+            bail!("--extent and --part say nothing about a machine of QEMU's");
+        }
+        return live(address, text).with_context(|| path.display().to_string());
+    }
     let what = || path.display().to_string();
     let source = |path: &Path| -> Result<Box<dyn Source>> {
         let file = File::open(path).with_context(|| path.display().to_string())?;
@@ -143,6 +182,23 @@ pub fn open<'s>(path: &Path, options: &Options, text: &Text) -> Result<Image<'s>
     Ok(image)
 }
 
+/// The machine behind a QMP socket: a path, or HOST:PORT.
+fn live<'s>(address: &str, text: &Text) -> Result<Image<'s>> {
+    let image = if address.contains('/') || !address.contains(':') {
+        let socket = UnixStream::connect(address)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Image::open_qmp(socket.try_clone()?, socket)
+    } else {
+        let socket = TcpStream::connect(address)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Image::open_qmp(socket.try_clone()?, socket)
+    }?;
+    for warning in image.warnings() {
+        text.warning(warning);
+    }
+    Ok(image)
+}
+
 /// The file that belongs to a VMware machine's: for a `.vmem` its state, and the reverse.
 fn beside(path: &Path) -> Option<PathBuf> {
     let others: &[&str] = match path.extension()?.to_str()? {
@@ -168,17 +224,30 @@ pub fn request(options: &Options, root: Option<RootChoice>) -> Result<Request> {
         layout: power.hpte_layout.into(),
         slb: slb(&power.slb).map_err(|error| anyhow!(error))?,
         linux_layout: power.linux_layout.map(Into::into),
+        linux: false,
     })
+}
+
+/// The same, of the tables that are asked in the end: options that say something of a second stage
+/// in front of them are left out.
+fn asked(options: &Options, root: Option<RootChoice>) -> Result<Request> {
+    let mut request = request(options, root)?;
+    if options.tables.through.is_some() {
+        request.mode_based_execute = false;
+    }
+    Ok(request)
 }
 
 fn find(image: &Image<'_>, options: &Options, root: Option<RootChoice>) -> Result<Located> {
     let progress = Progress::new("looking for the tables", options.output.quiet);
-    let mut request = request(options, root)?;
-    if options.tables.through.is_some() {
-        // It is about the second stage.
-        request.mode_based_execute = false;
-    }
-    Ok(locate(image, &request, &|done, total| progress.at(done, total))?)
+    let request = asked(options, root)?;
+    let progress = |done, total| progress.at(done, total);
+    Ok(match &options.tables.process {
+        Some(which) => {
+            locate_process(image, &request, which, options.limits.allowance(), &progress)?
+        }
+        None => locate(image, &request, &progress)?,
+    })
 }
 
 /// The memory of the guest behind a second stage.

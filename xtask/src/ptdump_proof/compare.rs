@@ -40,9 +40,10 @@ pub fn compare(
     let mapped = ours.iter().flatten().count();
     let view = if view.is_empty() { "no options".to_owned() } else { view.join(" ") };
     report::note(&format!(
-        "{view}: {} ranges, {} addresses, {mapped} mapped",
+        "{view}: {} ranges, {} addresses: {}",
         listed.len(),
-        addresses.len()
+        addresses.len(),
+        kinds(&listed, &addresses)
     ));
     if !differences.is_empty() {
         let first: Vec<_> = differences.iter().take(20).cloned().collect();
@@ -56,10 +57,29 @@ pub fn compare(
     Ok(Outcome { answers: addresses.into_iter().zip(ours).collect(), mapped })
 }
 
+/// How many addresses there are of each kind, in words.
+fn kinds(listed: &[Mapped], addresses: &[u64]) -> String {
+    let smallest = listed.iter().map(|range| range.size).min().unwrap_or(0);
+    let mut counts = [("kernel's", 0), ("users'", 0), ("in huge pages", 0), ("not mapped", 0)];
+    for address in addresses {
+        let after = listed.partition_point(|range| range.va <= *address);
+        let range = listed[..after].last().filter(|it| *address - it.va < it.bytes);
+        let kind = match range {
+            None => 3,
+            Some(range) => {
+                counts[2].1 += usize::from(range.size > smallest);
+                usize::from(address >> 63 == 0)
+            }
+        };
+        counts[kind].1 += 1;
+    }
+    counts.map(|(kind, count)| format!("{count} {kind}")).join(", ")
+}
+
 /// Addresses in ranges that are listed, at their edges and beyond, and in the holes. Each region of
 /// 512 GiB is as likely as any other, in it each range, or each byte: else the many small ranges of
 /// one region would be all that is seen.
-fn addresses(listed: &[Mapped], random: &mut Rng, count: usize) -> Vec<u64> {
+pub fn addresses(listed: &[Mapped], random: &mut Rng, count: usize) -> Vec<u64> {
     let mut regions: BTreeMap<u64, Vec<&Mapped>> = BTreeMap::new();
     for range in listed {
         regions.entry(range.va >> 39).or_default().push(range);
@@ -95,12 +115,10 @@ mod tests {
 
     #[test]
     fn every_region_is_asked_about_inside_and_outside() {
+        let page = |va, bytes| Mapped { va, size: bytes, bytes };
         let listed: Vec<_> = (0..1000)
-            .map(|n| Mapped { va: 0xffff_ff00_0000_0000 + n * 0x1_0000, bytes: 0x1000 })
-            .chain([
-                Mapped { va: 0x40_0000, bytes: 0x20_0000 },
-                Mapped { va: u64::MAX - 0xfff, bytes: 0x1000 },
-            ])
+            .map(|n| page(0xffff_ff00_0000_0000 + n * 0x1_0000, 0x1000))
+            .chain([page(0x40_0000, 0x20_0000), page(u64::MAX - 0xfff, 0x1000)])
             .collect();
         let addresses = addresses(&listed, &mut Rng::with_seed(1), 300);
         let inside = |address: &u64, range: &Mapped| {
@@ -111,6 +129,10 @@ mod tests {
         let mapped =
             addresses.iter().filter(|it| listed.iter().any(|range| inside(it, range))).count();
         assert!(mapped > 600 && mapped < addresses.len() - 100, "{mapped} of {}", addresses.len());
+        let mut sorted = listed;
+        sorted.sort_by_key(|range| range.va);
+        let kinds = super::kinds(&sorted, &[0x40_0123, 0x3f_ffff, u64::MAX, 0xffff_ff00_0000_1000]);
+        assert_eq!(kinds, "1 kernel's, 1 users', 1 in huge pages, 2 not mapped");
         assert!(super::addresses(&[], &mut Rng::with_seed(1), 300).is_empty());
     }
 }

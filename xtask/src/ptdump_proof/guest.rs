@@ -22,15 +22,38 @@ const READY: &str = "ptdump-proof: ready";
 /// How long a guest may take to come up.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// Init: something is mapped and touched. How it goes on follows.
+/// Init: something is mapped and touched; it says which processes there are, and where pages of
+/// some of them are. How it goes on follows.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /tmp
 /bin/busybox mount -t proc proc /proc
 /bin/busybox dd if=/bin/busybox of=/tmp/file bs=65536 2>/dev/null
-/bin/busybox echo "ptdump-proof: ready"
+/bin/busybox sleep 100000 &
+first=$!
+/bin/busybox sh -c 'while :; do read -r line < /proc/self/stat; /bin/busybox sleep 100000; done' &
+second=$!
+/bin/busybox sleep 2
+while read -r name size rest; do
+    if [ "$name" = KernelPageSize: ]; then kib=$size; fi
+done < /proc/self/smaps
+echo "ptdump-proof: page-size $kib"
+for process in $first $second; do
+    while read -r range rest; do
+        start=${range%%-*}
+        case $start in ffff*) continue;; esac
+        page=$((0x$start / 1024 / kib))
+        word=$(/bin/busybox dd if=/proc/$process/pagemap bs=8 skip=$page count=1 2>/dev/null |
+            /bin/busybox od -A n -t x8)
+        echo "ptdump-proof: page $process $start $word"
+    done < /proc/$process/maps
+done
+for process in /proc/[0-9]*; do
+    read -r line < $process/stat && echo "ptdump-proof: stat $line"
+done
+echo "ptdump-proof: ready"
 "#;
 /// Then it sleeps: the CPU is idle, in the kernel,
-const SLEEP: &str = "exec /bin/busybox sleep 100000\n";
+const SLEEP: &str = "wait\n";
 /// or it is in its own code and in the kernel by turns.
 const BUSY: &str = "while :; do read line </proc/uptime; done\n";
 
@@ -102,6 +125,7 @@ impl Guest {
             ("-serial", format!("file:{}", path("console"))),
             ("-qmp", format!("unix:{},server=on,wait=off", path("qmp"))),
             ("-gdb", format!("unix:{},server=on,wait=off", path("gdb"))),
+            ("-qmp", format!("unix:{},server=on,wait=off", path("live"))),
         ];
         for (option, value) in given.iter().chain(&ours) {
             arguments.extend([(*option).to_owned(), value.clone()]);
@@ -134,9 +158,20 @@ impl Guest {
         Gdb::connect(&self.folder.path().join("gdb"))
     }
 
+    /// What it said on its console.
+    pub fn console(&self) -> Result<String> {
+        let said = fs::read(self.folder.path().join("console")).context("the console")?;
+        Ok(String::from_utf8_lossy(&said).into_owned())
+    }
+
     /// A folder that goes away with the guest.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Another QMP socket, which nobody uses.
+    pub fn live(&self) -> String {
+        format!("qmp:{}", self.folder.path().join("live").display())
     }
 
     /// Has QEMU write the guest's memory, and what it tells of the CPUs, into an ELF core.

@@ -15,11 +15,15 @@ pub struct Ptdump {
     program: PathBuf,
     /// Options of `translate` besides a view's: which accesses are judged.
     judged: &'static [&'static str],
+    /// The image may lack something.
+    partly: bool,
 }
 
 /// A range that it lists.
 pub struct Mapped {
     pub va: u64,
+    /// Bytes of its pages.
+    pub size: u64,
     pub bytes: u64,
 }
 
@@ -28,12 +32,17 @@ impl Ptdump {
     pub fn build(xtask: &Xtask) -> Result<Self> {
         let build = cargo(xtask, ["build", "--package", "ptdump"]);
         command::stream("building ptdump", &build)?;
-        Ok(Self { program: xtask.target("debug").join("ptdump"), judged: &[] })
+        Ok(Self { program: xtask.target("debug").join("ptdump"), judged: &[], partly: false })
+    }
+
+    /// Where it is.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// The same with these options of `translate`.
     pub fn judging(&self, judged: &'static [&'static str]) -> Self {
-        Self { program: self.program.clone(), judged }
+        Self { program: self.program.clone(), judged, partly: false }
     }
 
     /// Runs it on `core` with these options and this command; standard input is `input`.
@@ -56,16 +65,44 @@ impl Ptdump {
             .unchecked()
             .run()?;
         let stderr = String::from_utf8_lossy(&run.stderr);
-        // 1 says that some address does not translate.
-        if !matches!(run.status.code(), Some(0 | 1)) {
+        // 1 says that some address does not translate, 3 that the image does not hold all.
+        let fine = match run.status.code() {
+            Some(0 | 1) => true,
+            Some(3) => self.partly,
+            _ => false,
+        };
+        if !fine {
             bail!("ptdump {}: {}\n{stderr}", arguments.join(" "), run.status);
         }
         let json = serde_json::from_slice(&run.stdout)
             .with_context(|| format!("ptdump's answer\n{stderr}"))?;
-        let key = if *command == "list" { "ranges" } else { "translations" };
         let mut json: Value = json;
-        let Value::Array(all) = json[key].take() else { bail!("ptdump's answer has no {key}") };
+        let (key, mut answer) = match *command {
+            "list" => ("ranges", json["ranges"].take()),
+            "ps" => ("processes", json["processes"]["processes"].take()),
+            _ => ("translations", json["translations"].take()),
+        };
+        let Value::Array(all) = answer.take() else { bail!("ptdump's answer has no {key}") };
         Ok(all)
+    }
+
+    /// The processes that it finds in the kernel's list of tasks.
+    pub fn processes(&self, core: &Path, view: &[String]) -> Result<Vec<Value>> {
+        self.json(core, view, &["ps"], String::new())
+    }
+
+    /// The same by the looks of their root tables.
+    pub fn looks(&self, core: &Path, view: &[String]) -> Result<Vec<Value>> {
+        self.json(core, view, &["ps", "--looks"], String::new())
+    }
+
+    /// The root that it takes.
+    pub fn root(&self, core: &Path, view: &[String]) -> Result<u64> {
+        let words = ["info".to_owned(), core.display().to_string(), "--json".to_owned()];
+        let words = words.into_iter().chain(view.iter().cloned());
+        let output = cmd(&self.program, words).stderr_capture().read()?;
+        let info: Value = serde_json::from_str(&output)?;
+        number(&info["tables"]["root"]).context("ptdump info tells no root")
     }
 
     /// Without options it finds `what` in the core, as it says on standard error.
@@ -96,9 +133,34 @@ impl Ptdump {
     pub fn list(&self, core: &Path, view: &[String]) -> Result<Vec<Mapped>> {
         let ranges = self.ranges(core, view)?;
         let mapped = ranges.iter().filter_map(|range| {
-            Some(Mapped { va: number(&range["va"])?, bytes: range["bytes"].as_u64()? })
+            let (bytes, size) = (range["bytes"].as_u64()?, range["size"].as_u64()?);
+            Some(Mapped { va: number(&range["va"])?, size, bytes })
         });
         Ok(mapped.collect())
+    }
+
+    /// Where it says that these addresses go, of an image that lacks something: `None` for what it
+    /// does not know.
+    pub fn translate_in_part(
+        &self,
+        core: &Path,
+        view: &[String],
+        addresses: &[u64],
+    ) -> Result<Vec<Option<Option<u64>>>> {
+        let it = Self { program: self.program.clone(), partly: true, ..*self };
+        let answers = it.answers(core, view, addresses)?;
+        let known = |answer: &Value| answer["state"] != "unknown";
+        Ok(answers.iter().map(|it| known(it).then(|| number(&it["pa"]))).collect())
+    }
+
+    fn answers(&self, core: &Path, view: &[String], addresses: &[u64]) -> Result<Vec<Value>> {
+        let input: String = addresses.iter().map(|address| format!("{address:#x}\n")).collect();
+        let command = [&["translate", "-"], self.judged].concat();
+        let answers = self.json(core, view, &command, input)?;
+        if answers.len() != addresses.len() {
+            bail!("{} answers for {} addresses", answers.len(), addresses.len());
+        }
+        Ok(answers)
     }
 
     /// Where it says that these addresses go.
@@ -108,12 +170,7 @@ impl Ptdump {
         view: &[String],
         addresses: &[u64],
     ) -> Result<Vec<Option<u64>>> {
-        let input: String = addresses.iter().map(|address| format!("{address:#x}\n")).collect();
-        let command = [&["translate", "-"], self.judged].concat();
-        let answers = self.json(core, view, &command, input)?;
-        if answers.len() != addresses.len() {
-            bail!("{} answers for {} addresses", answers.len(), addresses.len());
-        }
+        let answers = self.answers(core, view, addresses)?;
         let pairs = answers.iter().zip(addresses);
         pairs
             .map(|(answer, address)| {

@@ -355,6 +355,24 @@ pub const SYSTEM_RISCV64: Tool = Tool {
     ..TOOL
 };
 
+/// The browser starts itself anew for its parts, so no loader of the toolbox's may stand before it:
+/// it runs with this machine's C library, and finds the others by a variable.
+pub const CHROMIUM: Tool = Tool {
+    name: "chromium",
+    why: "the browser of this release, without a window",
+    packages: &["chromium-headless-shell", "fonts-dejavu-core", "fontconfig-config"],
+    programs: &[Program {
+        name: "chromium-headless-shell",
+        file: "{root}/usr/lib/chromium/chromium-headless-shell",
+        before: "export LD_LIBRARY_PATH={root}/usr/lib/{triple}:{root}/lib/{triple}:\
+                 {root}/usr/lib/{triple}/pulseaudio\n\
+                 export FONTCONFIG_PATH={root}/etc/fonts FONTCONFIG_SYSROOT={root}\n",
+        is_static: true,
+        ..PROGRAM
+    }],
+    ..TOOL
+};
+
 /// Unpacks the modules of kernels that compress them.
 pub const XZ: Tool = Tool {
     name: "xz",

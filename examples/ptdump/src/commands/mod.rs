@@ -6,6 +6,7 @@ mod diff;
 mod explain;
 mod info;
 mod list;
+mod ps;
 mod reverse;
 mod translate;
 
@@ -18,7 +19,7 @@ use crate::cli::{Cli, Command};
 use crate::json::{self, Json};
 use crate::output::Text;
 use crate::progress::Progress;
-use crate::session::{Session, Verdict, with};
+use crate::session::{Session, Verdict, with, with_kernel};
 use crate::without_image;
 
 /// Does what the command line asks; returns the exit status.
@@ -45,6 +46,9 @@ pub fn run(cli: &Cli) -> Result<u8> {
         }
         Command::Read(it) => bytes::read(it, options, &text),
         Command::Search(it) => bytes::search(it, options, &text),
+        Command::Ps(it) => {
+            with_kernel(&it.image, options, &text, |session| ps::run(session, it.looks))
+        }
         Command::Stats(it) => with(&it.image, options, root, &text, stats),
         Command::Diff(it) => diff::run(it, options, &text),
         Command::Info(it) => info::run(&it.image, options, &text),

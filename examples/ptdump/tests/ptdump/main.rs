@@ -11,6 +11,7 @@ mod hashed;
 mod hostile;
 mod narrow;
 mod power;
+mod processes;
 mod program;
 mod questions;
 mod riscv;

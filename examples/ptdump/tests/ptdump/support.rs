@@ -119,8 +119,19 @@ pub fn program() -> Command {
 }
 
 /// The commands that ask an image.
-const COMMANDS: [&str; 10] =
-    ["list", "translate", "explain", "reverse", "audit", "read", "search", "stats", "diff", "info"];
+const COMMANDS: [&str; 11] = [
+    "list",
+    "translate",
+    "explain",
+    "reverse",
+    "audit",
+    "read",
+    "search",
+    "ps",
+    "stats",
+    "diff",
+    "info",
+];
 
 /// Runs the program with these words, in which a command may stand anywhere (else it is `list`), on
 /// an image.
@@ -154,6 +165,7 @@ pub fn json(image: &Path, words: &str) -> (i32, Value) {
         "pieces",
         "matches",
         "stats",
+        "processes",
         "differences",
     ];
     let key = keys.into_iter().find(|key| value.get(key).is_some());
