@@ -21,7 +21,8 @@ const MOST_WORDS: usize = 1 << 24;
 #[derive(Clone, Copy)]
 pub(super) struct Store {
     after: u8,
-    /// It is made again and again, until the step ends.
+    /// It is made again and again, until the step ends: a verb that waits for another word there
+    /// would not end.
     stays: bool,
     table: u8,
     entry: u16,
