@@ -55,6 +55,8 @@ pub enum PdpteError {
 }
 
 const PRESENT: u64 = Pdpte::new().with_p(true).into_bits();
+/// Bit 5, the accessed flag of other entries.
+const MARK: u64 = TableEntry::new().with_a(true).into_bits();
 
 impl Pae {
     /// Tables under `controls`, of which protection keys and 1-GiB pages do not count.
@@ -83,6 +85,23 @@ impl Pae {
     #[must_use]
     pub const fn with_private_tables(self, private: bool) -> Self {
         Self { tree: self.tree.with_private_tables(private), ..self }
+    }
+
+    /// The same tables, in memory of a machine that QEMU emulates in software (TCG): that marks the
+    /// PDPTEs it uses in bit 5, which processors reserve (SDM table 4-8). The mark counts for
+    /// nothing then. For tools that read images of memory.
+    ///
+    /// ```
+    /// use arch_x86::{Controls, Pae, Pdptes};
+    ///
+    /// let format = Pae::new(Controls::new());
+    /// let marked = Pdptes([0x1021, 0, 0, 0]);
+    /// assert!(format.check_pdptes(marked).is_err());
+    /// assert!(format.with_marked_pdptes().check_pdptes(marked).is_ok());
+    /// ```
+    #[must_use]
+    pub const fn with_marked_pdptes(self) -> Self {
+        Self { reserved: self.reserved & !MARK, ..self }
     }
 
     /// The controls.

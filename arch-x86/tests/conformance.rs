@@ -40,6 +40,7 @@ codec! {
         .with_table_entry(TableEntry::new().with_rw(true));
     long_mode_shadow: LongMode::new(Levels::Four, SHADOW);
     pae_small: Pae::new(SMALL);
+    pae_marked: Pae::new(Controls::new()).with_marked_pdptes();
     pae_sev: Pae::new(SEV);
     pae_smap: Pae::new(SMAP);
     paging32_pse36: Paging32::new(Controls::new());

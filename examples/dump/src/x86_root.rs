@@ -71,7 +71,10 @@ impl Mode {
         let narrow = cr3 & u64::from(u32::MAX);
         match self {
             Self::Bits32(format) => Root::Paging32(format, Cr3::from_bits(narrow).root()),
-            Self::Pae(format) => Root::Pae(format, Cr3Pae::from_bits(narrow).root()),
+            // The image may be one of a machine that QEMU emulated in software.
+            Self::Pae(format) => {
+                Root::Pae(format.with_marked_pdptes(), Cr3Pae::from_bits(narrow).root())
+            }
             Self::Long(format) => Root::LongMode(format, root),
         }
     }
