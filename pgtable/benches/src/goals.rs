@@ -41,7 +41,7 @@ const fn bound(
 
 const X86: &str = "x86";
 const K4: &str = "radix 4K";
-/// Its bounds are x86's; the README says why it falls short of some.
+/// Its bounds are those of x86; the README says why it falls short of some.
 const ARM: &str = "AArch64 4K";
 const SV39: &str = "Sv39";
 const SV48: &[&str] = &["Sv48"];
