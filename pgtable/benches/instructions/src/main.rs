@@ -1,8 +1,9 @@
 //! `cargo xtask bench instructions`: instructions per operation, which hold on any CPU.
 //!
 //! Every operation runs in a loop inside [`count_this`]; `callgrind` counts what happens there and
-//! nothing else, and writes one total for each call. So this program does its work silently,
-//! checks each result, and prints what the totals are of: a line per call, name and operations.
+//! nothing else, instructions and the locked ones of them, and writes one total for each call. So
+//! this program does its work silently, checks each result, and prints what the totals are of: a
+//! line per call, name and operations.
 
 mod books;
 mod hashed;
