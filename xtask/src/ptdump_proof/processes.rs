@@ -19,22 +19,16 @@ const PF_KTHREAD: u64 = 0x20_0000;
 /// A process: number, parent's number, name, and whether it is a kernel thread.
 type Process = (u64, u64, String, bool);
 
-/// Compares all of it; returns how many processes and pages were the same. `view` are the options
-/// by which the kernel's own tables are found; `looks` says that roots can be told by their looks.
-pub fn compare(
-    console: &str,
-    ptdump: &Ptdump,
-    core: &Path,
-    view: &[String],
-    looks: bool,
-) -> Result<(usize, usize)> {
+/// Compares all of it; returns how many processes and pages were the same. `looks` says that roots
+/// can be told by their looks.
+pub fn compare(console: &str, ptdump: &Ptdump, core: &Path, looks: bool) -> Result<(usize, usize)> {
     let said = |what: &str| -> Vec<&str> {
         let start = format!("ptdump-proof: {what} ");
         console.lines().filter_map(|line| line.trim_end().strip_prefix(&start)).collect()
     };
     let theirs: Option<Vec<Process>> = said("stat").into_iter().map(of_stat).collect();
     let theirs = lasting(theirs.context("a line of /proc/PID/stat on the console")?);
-    let listed = ptdump.processes(core, view)?;
+    let listed = ptdump.processes(core)?;
     let ours: Option<Vec<Process>> = listed.iter().map(of_ps).collect();
     let ours = lasting(ours.context("a process of ptdump's")?);
     if theirs.iter().filter(|it| !it.3).count() < 3 {
@@ -46,7 +40,7 @@ pub fn compare(
         bail!("ptdump ps lacks {missing:?}, and has {more:?}");
     }
     if looks {
-        let roots = ptdump.looks(core, view)?;
+        let roots = ptdump.looks(core)?;
         let found = |root: &&Value| roots.iter().all(|it| it["root"] != **root);
         let missing: Vec<_> =
             listed.iter().map(|it| &it["root"]).filter(|it| it.is_string()).filter(found).collect();
@@ -71,7 +65,7 @@ pub fn compare(
     for (pid, pages) in pages {
         let (addresses, theirs): (Vec<_>, Vec<_>) = pages.into_iter().unzip();
         let process = ["--process".to_owned(), pid.to_string()];
-        let ours = ptdump.translate(core, &[view, &process].concat(), &addresses)?;
+        let ours = ptdump.translate(core, &process, &addresses)?;
         for ((address, theirs), ours) in addresses.iter().zip(&theirs).zip(ours) {
             if ours != Some(*theirs) {
                 bail!("process {pid}, {address:#x}: pagemap says {theirs:#x}, ptdump {ours:x?}");

@@ -87,13 +87,13 @@ impl Ptdump {
     }
 
     /// The processes that it finds in the kernel's list of tasks.
-    pub fn processes(&self, core: &Path, view: &[String]) -> Result<Vec<Value>> {
-        self.json(core, view, &["ps"], String::new())
+    pub fn processes(&self, core: &Path) -> Result<Vec<Value>> {
+        self.json(core, &[], &["ps"], String::new())
     }
 
     /// The same by the looks of their root tables.
-    pub fn looks(&self, core: &Path, view: &[String]) -> Result<Vec<Value>> {
-        self.json(core, view, &["ps", "--looks"], String::new())
+    pub fn looks(&self, core: &Path) -> Result<Vec<Value>> {
+        self.json(core, &[], &["ps", "--looks"], String::new())
     }
 
     /// The root that it takes.
