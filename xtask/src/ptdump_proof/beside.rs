@@ -156,7 +156,7 @@ fn same(
         "{} addresses: drgn reads {read}, volatility3 has no physical memory for {outside}",
         many.len()
     ));
-    if read * 2 < many.len() || outside * 10 > many.len() {
+    if read * 2 < many.len() || outside * 4 > many.len() {
         bail!("the other tools answer too little: that proves nothing");
     }
     match differ.first() {
