@@ -413,6 +413,9 @@ pub(crate) fn open<'s>(sources: Vec<Box<dyn Source + 's>>) -> Result<Image<'s>, 
             part.frames.1 == part.bitmap.len() as u64 * 8
                 || part.bits(part.frames.1, part.bitmap.len() as u64 * 8) == 0
         });
+    // QEMU may call the machine "Unknown" (10.0 does), and its header is that of a 64-bit machine
+    // if memory or firmware reaches 4 GiB.
+    let machine = machine.or_else(|| notes.x86_machine());
     let mut image = Image::of(Form::Kdump, machine, notes, Box::new(Kdump { parts, block }));
     if cut {
         image.warn("the file is cut off: pages at its end are missing".to_owned());

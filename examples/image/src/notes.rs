@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use object::elf::NT_PRSTATUS;
+use object::elf::{EM_386, EM_X86_64, NT_PRSTATUS};
 
 /// The registers of an x86 CPU that say how it translates.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -170,17 +170,36 @@ pub struct Notes {
     pub x86: Vec<X86Registers>,
     /// What Linux tells; more than one if there are several such notes that differ.
     pub vmcoreinfo: Vec<VmcoreInfo>,
+    /// Bytes of the first CPU's NT_PRSTATUS.
+    status: usize,
 }
 
 impl Notes {
     /// Takes in one note; unknown ones are passed over.
     pub(crate) fn take(&mut self, name: &[u8], kind: u32, description: &[u8]) {
         match (name, kind) {
-            (b"CORE", NT_PRSTATUS) => self.cpus += 1,
+            (b"CORE", NT_PRSTATUS) => {
+                if self.cpus == 0 {
+                    self.status = description.len();
+                }
+                self.cpus += 1;
+            }
             (b"QEMU", 0) => self.x86.extend(X86Registers::of_qemu(description)),
             (b"VBCPU", 0xb01) => self.x86.extend(X86Registers::of_virtualbox(description)),
             (b"VMCOREINFO", 0) => self.take_vmcoreinfo(description),
             _ => {}
+        }
+    }
+
+    /// `e_machine` of an x86 machine, by the size of its general registers' notes: 144 bytes with
+    /// registers of 32 bits, 336 with those of 64 (`x86_elf_prstatus`, `x86_64_elf_prstatus` of
+    /// QEMU's `target/i386/arch_dump.c`). QEMU writes the former unless the first CPU is in long
+    /// mode.
+    pub(crate) fn x86_machine(&self) -> Option<u16> {
+        match (self.x86.is_empty(), self.status) {
+            (false, 144) => Some(EM_386),
+            (false, 336) => Some(EM_X86_64),
+            _ => None,
         }
     }
 

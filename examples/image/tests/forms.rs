@@ -72,6 +72,7 @@ struct Kdump {
     split: Option<(u64, u64)>,
     flags: u32,
     vmcoreinfo: &'static [u8],
+    notes: Vec<u8>,
 }
 
 impl Kdump {
@@ -125,6 +126,11 @@ impl Kdump {
         put(&mut file, at, 8, offset);
         put(&mut file, at + 8, word, self.vmcoreinfo.len() as u64);
         file.extend(self.vmcoreinfo);
+        let offset = file.len() as u64;
+        let at = PAGE + if self.wide { 48 } else { 32 };
+        put(&mut file, at, 8, offset);
+        put(&mut file, at + 8, word, self.notes.len() as u64);
+        file.extend(&self.notes);
         file
     }
 }
@@ -147,6 +153,7 @@ fn kdump(flags: u32, big: bool) -> Kdump {
         split: None,
         flags,
         vmcoreinfo: INFO,
+        notes: Vec::new(),
     }
 }
 
@@ -227,6 +234,46 @@ fn a_dump_of_a_machine_of_32_bits() {
     let image = Image::open(&file[..], 0).unwrap();
     assert!(image.warnings()[0].contains("not all of its files"), "{:?}", image.warnings());
     assert!(image.holds(31 << 12, 4096) && !image.holds(0, 4096));
+}
+
+/// A note as ELF has it.
+fn note(name: &[u8], kind: u32, description: &[u8]) -> Vec<u8> {
+    let mut note = Vec::new();
+    for word in [name.len() as u32 + 1, description.len() as u32, kind] {
+        note.extend(word.to_le_bytes());
+    }
+    for part in [[name, b"\0"].concat(), description.to_vec()] {
+        note.extend(&part);
+        note.resize(note.len().next_multiple_of(4), 0);
+    }
+    note
+}
+
+#[test]
+fn what_machine_it_is_the_notes_say_where_the_header_does_not() {
+    // QEMU's header of a PC is that of a 64-bit machine in any mode, since firmware ends at 4 GiB.
+    let mut state = [0; 440];
+    state[0] = 1;
+    let qemu = note(b"QEMU", 0, &state);
+    for (wide, name, status, qemu, want) in [
+        (true, "Unknown", 144, &qemu[..], Some(3)),
+        (false, "Unknown", 144, &qemu, Some(3)),
+        (true, "Unknown", 336, &qemu, Some(62)),
+        // The header has the first word.
+        (true, "x86_64", 144, &qemu, Some(62)),
+        // Of another size, and of another machine (s390x has as many bytes).
+        (true, "Unknown", 376, &qemu, None),
+        (true, "Unknown", 336, &[], None),
+    ] {
+        // The first CPU's alone counts.
+        let status = [note(b"CORE", 1, &vec![0; status]), note(b"CORE", 1, &[0; 200])].concat();
+        let notes = [&status, qemu].concat();
+        let file = Kdump { wide, machine: name, notes, ..kdump(1, false) }.file();
+        let image = Image::open(&file[..], 0).unwrap();
+        assert_eq!(image.machine(), want, "{name} {}", image.notes().cpus);
+        assert_eq!(image.notes().cpus, 2);
+        assert_eq!(image.notes().x86.len(), usize::from(!qemu.is_empty()));
+    }
 }
 
 #[test]
