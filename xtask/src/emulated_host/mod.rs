@@ -26,7 +26,7 @@ use crate::xtask::Xtask;
 pub use initramfs::Initramfs;
 pub use kernel::{System, set_up as system};
 use modules::Module;
-pub use platform::{AARCH64, AARCH64_16K, Platform, RISCV64, X86_64};
+pub use platform::{AARCH64, AARCH64_16K, Platform, RISCV64, X86_32, X86_64, X86_PAE};
 pub use power::{Host as PowerHost, HostKernel};
 
 /// What the emulated machine is like.

@@ -5,8 +5,8 @@ use anyhow::{Result, bail};
 
 use crate::qemu::Qemu;
 use crate::toolbox::table::{
-    QEMU_ARM, QEMU_RISCV, QEMU_X86, SYSTEM_AMD64, SYSTEM_ARM64, SYSTEM_ARM64_16K, SYSTEM_RISCV64,
-    Tool,
+    QEMU_ARM, QEMU_RISCV, QEMU_X86, SYSTEM_AMD64, SYSTEM_ARM64, SYSTEM_ARM64_16K, SYSTEM_I386,
+    SYSTEM_I386_PAE, SYSTEM_RISCV64, Tool,
 };
 use crate::xtask::Xtask;
 
@@ -50,6 +50,19 @@ pub const X86_64: Platform = Platform {
     image: "vmlinuz-",
     modules: &["kvm", "kvm-amd"],
 };
+
+/// A PC whose kernel has 32-bit paging.
+pub const X86_32: Platform = Platform {
+    name: "32-bit x86",
+    machine: "-machine pc -accel tcg -cpu max",
+    system: &SYSTEM_I386,
+    modules: &[],
+    ..X86_64
+};
+
+/// The same with PAE paging.
+pub const X86_PAE: Platform =
+    Platform { name: "32-bit x86 with PAE", system: &SYSTEM_I386_PAE, ..X86_32 };
 
 /// QEMU’s `virt` with EL2, and a CPU that has everything that QEMU can do. Its kernel has KVM built
 /// in.

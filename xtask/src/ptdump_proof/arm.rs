@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::compare::{Outcome, compare};
+use super::compare::{Outcome, Space, compare};
 use super::guest::Guest;
 use super::ptdump::Ptdump;
 
@@ -57,5 +57,5 @@ pub fn compare_user(
     let core = guest.folder().join("user.core");
     guest.dump(&core)?;
     let [tcr, root] = guest.gdb()?.system_registers(["TCR_EL1", "TTBR0_EL1"])?;
-    compare(guest, ptdump, &core, &view("aarch64", tcr, root), seed, count)
+    compare(guest, ptdump, &core, &view("aarch64", tcr, root), Space::WIDE, seed, count)
 }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use duct::cmd;
 use fastrand::Rng;
 
-use super::compare::addresses;
+use super::compare::{Space, addresses};
 use super::ptdump::{Ptdump, number};
 use crate::report;
 
@@ -61,7 +61,7 @@ pub fn compare(ptdump: &Ptdump, core: &Path, python: &Path, seed: u64) -> Result
     let view = ["--root".to_owned(), "kernel".to_owned()];
     let listed = ptdump.list(core, &view)?;
     let mut random = Rng::with_seed(seed);
-    let mut many = addresses(&listed, &mut random, MANY / 3);
+    let mut many = addresses(&listed, Space::WIDE, &mut random, MANY / 3);
     many.retain(|address| address >> 63 != 0);
     while many.len() < MANY {
         many.push(many[random.usize(..many.len())] & !7);

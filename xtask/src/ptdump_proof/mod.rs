@@ -8,9 +8,10 @@
 //!
 //! What a CPU may not read `gva2gpa` calls unmapped. So the guests stand still in the kernel, and
 //! on POWER run without the protection that keeps the kernel off user pages (`nosmap`). On RISC-V
-//! `ptdump` judges a supervisor's reads too; users' pages are compared with `info mem`. On AArch64
-//! the guest is stopped a second time, in its process, and asked about the other address range. Of
-//! its processes and their pages each guest itself tells ([`processes`]).
+//! `ptdump` judges a supervisor's reads too; users' pages are compared with `info mem`. On 32-bit
+//! x86 every page is compared with `info tlb`. On AArch64 the guest is stopped a second time, in
+//! its process, and asked about the other address range. Of its processes and their pages each
+//! guest itself tells ([`processes`]).
 
 mod arm;
 mod beside;
@@ -19,6 +20,7 @@ mod forms;
 mod gdb;
 mod guest;
 mod info_mem;
+mod info_tlb;
 mod processes;
 mod ptdump;
 mod qmp;
@@ -26,10 +28,12 @@ mod qmp;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::emulated_host::{AARCH64, AARCH64_16K, Platform, PowerHost, RISCV64, X86_64};
+use crate::emulated_host::{
+    AARCH64, AARCH64_16K, Platform, PowerHost, RISCV64, X86_32, X86_64, X86_PAE,
+};
 use crate::report;
 use crate::xtask::Xtask;
-use compare::compare;
+use compare::{Space, compare};
 use forms::compare_forms;
 use guest::Guest;
 pub use ptdump::Ptdump;
@@ -64,6 +68,12 @@ enum Case {
     /// x86-64 with five levels
     #[value(name = "x86-64-la57")]
     X86_64La57,
+    /// x86 with 32-bit paging
+    #[value(name = "x86-32")]
+    X86_32,
+    /// x86 with PAE paging
+    #[value(name = "x86-pae")]
+    X86Pae,
     /// A pseries guest with radix trees
     #[value(name = "ppc64-radix")]
     Ppc64Radix,
@@ -98,6 +108,8 @@ impl Case {
         match self {
             Self::X86_64 => "x86-64",
             Self::X86_64La57 => "x86-64-la57",
+            Self::X86_32 => "x86-32",
+            Self::X86Pae => "x86-pae",
             Self::Ppc64Radix => "ppc64-radix",
             Self::Ppc64Hash => "ppc64-hash",
             Self::Aarch64K4 => "aarch64-4k",
@@ -113,6 +125,8 @@ impl Case {
     fn platform(self) -> Platform {
         match self {
             Self::X86_64 | Self::X86_64La57 => X86_64,
+            Self::X86_32 => X86_32,
+            Self::X86Pae => X86_PAE,
             Self::Ppc64Radix | Self::Ppc64Hash => PowerHost::Power9.usual(),
             Self::Aarch64K4 | Self::Aarch64K4Lpa2 | Self::Aarch64K64 => AARCH64,
             Self::Aarch64K16 => AARCH64_16K,
@@ -130,6 +144,7 @@ impl Case {
         match self {
             Self::X86_64 => "-machine q35 -accel tcg -cpu max,la57=off -m 512M",
             Self::X86_64La57 => "-machine q35 -accel tcg -cpu max -m 512M",
+            Self::X86_32 | Self::X86Pae => "-machine pc -accel tcg -cpu max -m 512M",
             Self::Ppc64Radix => {
                 "-machine pseries,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken -accel tcg -cpu POWER9 -m 1G"
             }
@@ -154,7 +169,7 @@ impl Case {
     fn kernel_arguments(self) -> &'static str {
         match self {
             // A busy host may be too slow for its check of the timer.
-            Self::X86_64 | Self::X86_64La57 => " no_timer_check",
+            Self::X86_64 | Self::X86_64La57 | Self::X86_32 | Self::X86Pae => " no_timer_check",
             Self::Riscv64Sv39 | Self::Riscv64Sv48 | Self::Riscv64Sv57 => "",
             Self::Aarch64K4 | Self::Aarch64K4Lpa2 | Self::Aarch64K16 | Self::Aarch64K64 => "",
             Self::Ppc64Radix => " nosmap nosmep",
@@ -195,7 +210,7 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
         None => guest.folder().join("guest.core"),
     };
     guest.dump(&core)?;
-    if matches!(case, Case::X86_64 | Case::X86_64La57) {
+    if matches!(case, Case::X86_64 | Case::X86_64La57 | Case::X86_32 | Case::X86Pae) {
         ptdump.expect(&core, &format!(": {}, CR3 of CPU 0 in the image's notes", case.name()))?;
     }
     let riscv = matches!(case, Case::Riscv64Sv39 | Case::Riscv64Sv48 | Case::Riscv64Sv57);
@@ -204,6 +219,12 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
     let views = match case {
         // All that is to be known stands in the core.
         Case::X86_64 | Case::X86_64La57 => vec![vec![]],
+        Case::X86_32 | Case::X86Pae => {
+            let huge = if case == Case::X86Pae { 2 << 20 } else { 4 << 20 };
+            let listed = ptdump.ranges(&core, &[])?;
+            info_tlb::compare(&guest.monitor("info tlb")?, &listed, huge)?;
+            vec![vec![]]
+        }
         Case::Ppc64Radix => {
             // QEMU calls it so before and since 10.0.
             let pid = guest.number("$PID").or_else(|_| guest.number("$PIDR"))?;
@@ -230,14 +251,22 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
     let plain = ptdump.judging(&[]);
     // Of AArch64's range of processes no half is the kernel's, by which a root could be told.
     let looks = !arm;
+    let narrow = matches!(case, Case::X86_32 | Case::X86Pae);
     let (processes, pages) = match case {
         // There is no Linux; and that of Debian's 6.1 on POWER has no BTF.
         Case::Aarch64K64 | Case::Ppc64Radix | Case::Ppc64Hash => (0, 0),
+        // Nor have these kernels.
+        Case::X86_32 | Case::X86Pae => match plain.processes(&core) {
+            Err(why) if format!("{why:#}").contains("CONFIG_DEBUG_INFO_BTF") => (0, 0),
+            other => bail!("of a kernel without BTF ptdump ps says {other:?}"),
+        },
         _ => processes::compare(&guest.console()?, &plain, &core, looks)?,
     };
     let (mut asked, mut mapped, mut outcomes) = (0, 0, Vec::new());
     for view in views {
-        let outcome = compare(&mut guest, ptdump, &core, &view, options.seed, options.addresses)?;
+        let space = if narrow { Space::OF_32_BITS } else { Space::WIDE };
+        let (seed, addresses) = (options.seed, options.addresses);
+        let outcome = compare(&mut guest, ptdump, &core, &view, space, seed, addresses)?;
         let count = outcome.answers.len();
         if outcome.mapped * 4 < count {
             bail!("only {} of {count} addresses were mapped: that proves little", outcome.mapped);
@@ -248,7 +277,7 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
     }
     // Bare memory says nothing of itself. (The machine has no hole.)
     let raw = match case {
-        Case::X86_64 | Case::X86_64La57 => {
+        Case::X86_64 | Case::X86_64La57 | Case::X86_32 | Case::X86Pae => {
             let root = format!("{:#x}", guest.register("CR3")?);
             Some((0, ["--arch", case.name(), "--root", &root].map(str::to_owned).to_vec()))
         }

@@ -328,6 +328,21 @@ pub const SYSTEM_AMD64: Tool = Tool {
     ..TOOL
 };
 
+pub const SYSTEM_I386: Tool = Tool {
+    name: "system-i386",
+    why: "the last release with kernels for 32-bit x86; this one has 32-bit paging",
+    architecture: Some("i386"),
+    alone: &["linux-image-*-686", "busybox-static"],
+    ..TOOL
+};
+
+pub const SYSTEM_I386_PAE: Tool = Tool {
+    name: "system-i386-pae",
+    why: "of the same release, with PAE paging",
+    alone: &["linux-image-*-686-pae", "busybox-static"],
+    ..SYSTEM_I386
+};
+
 pub const SYSTEM_ARM64: Tool = Tool {
     name: "system-arm64",
     release: Trixie,
