@@ -305,7 +305,12 @@ fn architecture(image: &Image<'_>, infos: &[VmcoreInfo]) -> Result<Option<Arch>,
         _ if infos.iter().any(|info| info.get("CONFIG_X86_PAE").is_some()) => {
             Ok(Some(Arch::X86Pae))
         }
-        _ if infos.iter().any(|info| info.get("NUMBER(RADIX_MMU)").is_some()) => {
+        // Linux says since 6.7 which MMU it uses; before, only that it is on POWER
+        // (`arch/powerpc/kexec/core.c`).
+        _ if infos.iter().any(|info| {
+            ["NUMBER(RADIX_MMU)", "SYMBOL(vmemmap_list)"].iter().any(|it| info.get(it).is_some())
+        }) =>
+        {
             Ok(Some(Arch::Ppc64Radix))
         }
         _ if infos.iter().any(|info| info.get("NUMBER(kimage_voffset)").is_some()) => {

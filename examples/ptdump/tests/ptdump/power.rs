@@ -88,6 +88,31 @@ fn case_the_kind_of_tables_is_told_or_seen() {
     }
 }
 
+/// QEMU's kdump-compressed files name no machine; what the kernel says of itself tells POWER, also
+/// before Linux 6.7.
+#[test]
+fn case_a_nameless_machine_is_told_by_the_kernel() {
+    let bench = Bench::new();
+    let memory = Memory::new(0, 4 << 20);
+    let root = kernel(&memory, 0x4_0000, 0x10_0000, 0x5_0000);
+    let bytes = memory.bytes();
+    for (name, symbol, status) in [
+        ("old", "SYMBOL(vmemmap_list)=c0000000015b1e38\n", 0),
+        ("new", "NUMBER(RADIX_MMU)=1\n", 0),
+        ("silent", "", 3),
+    ] {
+        let info = format!("OSRELEASE=6.1.0\nSYMBOL(swapper_pg_dir)={:x}\n{symbol}", LINEAR | root);
+        let image = bench.file(name, &core(false, 0, &[vmcoreinfo(&info)], &[(0, &bytes, 0)]));
+        let (seen, _, error) = text(&image, "");
+        assert_eq!(seen, status, "{name}: {error}");
+        assert_eq!(
+            error.contains("does not tell its architecture"),
+            status == 3,
+            "{name}: {error}"
+        );
+    }
+}
+
 /// Enters a bolted page of the kernel.
 fn enter(
     hpt: &Hpt<Gpa, pgtable::memory::DirectMap<'_, Gpa>>,
