@@ -3,7 +3,7 @@
 
 use arrayvec::ArrayVec;
 
-use crate::address::Address;
+use crate::address::{Address, low_bits};
 use crate::allocator::{AllocError, Contents, TableAllocator, TableLayout};
 use crate::stage::Stage;
 
@@ -90,6 +90,17 @@ impl<A: Address> Stale<A> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty() && !self.everything && !self.tables
+    }
+
+    /// Whether hardware may hold a translation of any of the `bytes` bytes from `start` on, or a
+    /// table that has left.
+    pub(crate) fn meets(&self, start: A, bytes: u64) -> bool {
+        let last = start.get().saturating_add(bytes.saturating_sub(1));
+        let meets = |range: &StaleRange<A>| {
+            let end = range.last.get().saturating_add(low_bits(range.shift));
+            range.start.get() <= last && start.get() <= end
+        };
+        self.everything || self.tables || self.ranges.iter().any(meets)
     }
 
     #[inline]

@@ -3,7 +3,7 @@
 //!
 //! - **Formats are values** ([`Format`]): level count, granule and CPU controls are chosen at run
 //!   time; the walker is compiled for the format's type. The formats themselves stand in
-//!   `arch-ppc64` and `arch-x86`. This crate knows no architecture.
+//!   `arch-aarch64`, `arch-ppc64`, `arch-riscv64` and `arch-x86`. This crate knows no architecture.
 //! - **Addresses and stages are types**: [`Gva`], [`Gpa`], [`Hpa`]; a stage's tables stand in its
 //!   output space. What does not compose does not compile.
 //! - **Table memory can fail** ([`TableMemory`]): a guest's table pointer can point anywhere. Every

@@ -255,3 +255,29 @@ fn a_tree_that_somebody_else_wrote() {
         assert!(guest.fault_in(0x5000, AccessKind::Read, &MEMORY, rwx()).is_err());
     });
 }
+
+/// A page that was unmapped may still be held by hardware: the same gather drops it before another
+/// page takes the place, and no other.
+#[test]
+fn what_a_gather_has_stale_goes_before_a_page_comes() {
+    for (at, tells) in [(0x3000, true), (M2 - 0x1000, true), (24 * M2, false)] {
+        with_guest(EptControls::new(), |mut guest| {
+            for gpa in [0, 16 * M2] {
+                guest.fault_in(gpa, AccessKind::Write, &MEMORY, rwx()).unwrap();
+            }
+            let Guest { stage, tlb } = &mut guest;
+            let mut gather = stage.gather(*tlb);
+            stage.unmap(Gpa::new(0x1000), 1, &mut gather, |_| ()).unwrap();
+            assert!(!gather.stale().is_empty() && !gather.stale().tables());
+            // Of another size, and elsewhere.
+            let ticket = stage.ticket();
+            let page = HostPage { frame: Hpa::new(3 * G1 + at), shift: 12, attributes: rwx() };
+            let (gpa, read) = (Gpa::new(at), AccessKind::Read);
+            let gone = |_| ();
+            let placed = stage.fault_in(ticket, gpa, read, &MEMORY, page, &mut gather, gone);
+            assert!(placed.is_ok(), "{placed:?}");
+            assert_eq!(gather.stale().is_empty(), tells, "{at:#x}");
+            stage.finish(gather).unwrap();
+        });
+    }
+}

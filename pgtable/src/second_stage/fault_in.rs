@@ -12,7 +12,7 @@ use crate::address::{Gpa, Hpa, low_bits};
 use crate::allocator::TableAllocator;
 use crate::error::{Error, RangeError};
 use crate::format::SecondStage;
-use crate::gather::{Gather, Invalidate};
+use crate::gather::{Gather, Invalidate, InvalidateFailed};
 use crate::memory::TableMemory;
 use crate::space::{Leaves, Mapping};
 use crate::stage::Stage2;
@@ -139,6 +139,9 @@ where
     /// Has `leaf` mapped, whatever stands there: [`fault_in`](Self::fault_in) without a slot and
     /// without a ticket, for shadows of other tables, and for devices that the hypervisor maps.
     ///
+    /// What `gather` has stale there is invalidated before the leaf is stored. Any other gather
+    /// that made these addresses stale has to be finished before.
+    ///
     /// ```
     /// # use pgtable_conformance::prelude::*;
     /// # pgtable_conformance::example!(stage: stage, gather, slot);
@@ -180,11 +183,19 @@ where
             }
             // A leaf for another page, or of another size.
             Some((_, None)) => {}
-            None => match self.table.map(input, output, bytes, attributes, leaves) {
-                // A table, with nothing yet where the leaf begins.
-                Err(RangeError { error: Error::Mapped { .. }, .. }) => {}
-                mapped => return mapped.map(|()| Placed::New),
-            },
+            None => {
+                // Hardware may still hold what was there before.
+                if gather.stale().meets(input, bytes) {
+                    let at =
+                        |error: InvalidateFailed| RangeError { at: input, error: error.into() };
+                    gather.flush(self.tables()).map_err(at)?;
+                }
+                match self.table.map(input, output, bytes, attributes, leaves) {
+                    // A table, with nothing yet where the leaf begins.
+                    Err(RangeError { error: Error::Mapped { .. }, .. }) => {}
+                    mapped => return mapped.map(|()| Placed::New),
+                }
+            }
         }
         self.take(input, bytes, gather, gone)?;
         // Nothing is mapped there any more; `remap` invalidates before it maps.

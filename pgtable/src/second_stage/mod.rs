@@ -82,8 +82,9 @@ pub use slot::MemorySlot;
 /// RISC-V's VMID, an EPTP, an ASID.
 ///
 /// What makes translations stale takes a [`Gather`] of this guest ([`gather`](Self::gather)), which
-/// the caller finishes ([`finish`](Self::finish)) when it likes: for one page at once, for a memory
-/// slot at the end.
+/// the caller finishes ([`finish`](Self::finish)): for one page at once, for a memory slot at the
+/// end. It is finished before the lock is given up: until then hardware may hold translations of
+/// addresses that another gather's [`fault_in`](Self::fault_in) would map anew.
 ///
 /// Dropping it frees nothing, since hardware may still walk it: see [`destroy`](Self::destroy).
 ///
@@ -92,8 +93,9 @@ pub use slot::MemorySlot;
 /// # pgtable_conformance::example!(stage: stage, gather, slot);
 /// use pgtable::second_stage::HostPage;
 ///
-/// // The guest stored to 0x5678, and its page is not mapped. Without the lock:
+/// // The guest stored to 0x5678, and its page is not mapped. With the lock for a moment:
 /// let ticket = stage.ticket();
+/// // Without it, the host's page is looked up.
 /// let page = HostPage { frame: Hpa::new(0x8000_5000), shift: 12, attributes: Prot::RWX.into() };
 /// // With the lock:
 /// let (gpa, kind) = (Gpa::new(0x5678), AccessKind::Write);
@@ -209,7 +211,9 @@ where
     /// ```
     ///
     /// # Errors
-    /// [`GatherError`]; after a failed invalidation nothing was freed.
+    /// [`GatherError`]; after a failed invalidation nothing was freed, and the gather is dropped
+    /// ([`Invalidate::abandoned`] hears of its tables). To try again,
+    /// [finish the gather itself](Gather::finish) with [`tables`](Self::tables).
     pub fn finish<I: Invalidate<Stage2, Identity = T>>(
         &self,
         mut gather: Gather<'_, Stage2, I>,

@@ -13,7 +13,9 @@ pub struct PageState<F: SecondStage> {
     pub leaf: LeafOf<F>,
     /// It was used. Where the format keeps no such record, true.
     pub accessed: bool,
-    /// It was written. Where the leaf keeps no such record, whether it may be written.
+    /// It was written. Where the leaf keeps no such record, whether it may be written: so
+    /// [`write_protect`](super::Stage2Tree::write_protect) makes it false there, and a host that
+    /// writes pages back by it takes them from [`clear_dirty`](super::Stage2Tree::clear_dirty).
     pub dirty: bool,
 }
 

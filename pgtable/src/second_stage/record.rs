@@ -119,6 +119,10 @@ where
     /// Takes the right to write from every leaf that maps any of the `bytes` bytes from `gpa` on;
     /// records stay. Returns how many leaves lost it.
     ///
+    /// Where a leaf keeps no record of stores, the right to write was all that told of one:
+    /// afterwards [`PageState::dirty`] is false. [`clear_dirty`](Self::clear_dirty) shows such pages
+    /// before it takes the right.
+    ///
     /// ```
     /// # use pgtable_conformance::prelude::*;
     /// # pgtable_conformance::example!(faulted: stage, gather, slot);
