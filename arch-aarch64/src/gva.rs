@@ -1,7 +1,7 @@
 //! What an address means, from registers and memory: for gdb stubs, instruction emulators, crash
 //! dumps, nested hypervisors.
 
-use pgtable::format::Format;
+use pgtable::format::{Format, Geometry};
 use pgtable::vcpu::PagingTree;
 use pgtable::{Access, AccessKind, Cause, Fault, Gpa, Gva, Hpa, Privilege, low_bits};
 
@@ -33,6 +33,13 @@ pub enum Unsupported {
     Granule {
         /// Whose granule.
         range: VaRange,
+    },
+    /// The second stage's root is beyond the output address size: hardware takes an address size
+    /// fault at level 0 for every access.
+    #[error("the root table at {root:#x} is beyond the output address size")]
+    Root {
+        /// The root table's address.
+        root: u64,
     },
     /// The address sizes are none that the processor has.
     #[error(transparent)]
@@ -222,6 +229,7 @@ impl Half {
         };
         let granule = granule.ok_or(Unsupported::Granule { range })?;
         let sctlr = Sctlr::from_bits(registers.sctlr);
+        let ds = tcr.ds() && processor.has_lpa2(granule, false);
         let controls = Stage1Controls {
             regime,
             range,
@@ -230,7 +238,7 @@ impl Half {
             output_bits: processor.output_bits(tcr.ips()),
             physical_bits: processor.physical_bits,
             lva: processor.lva,
-            ds: tcr.ds() && processor.has_lpa2(granule, false),
+            ds,
             small_tables: processor.small_tables,
             contiguous: false,
             ha: tcr.ha() && processor.access_flag,
@@ -241,9 +249,11 @@ impl Half {
             pan: registers.pan,
             epan: sctlr.epan() && processor.epan,
         };
+        let format = VmsaStage1::new(controls)?;
+        let root = Ttbr::from_bits(ttbr).root(processor.wide_roots(granule, ds, tcr.ips()));
         Ok(Self {
-            format: VmsaStage1::new(controls)?,
-            root: Gpa::new(Ttbr::from_bits(ttbr).root(processor.wide_roots(tcr.ips()))),
+            format,
+            root: Gpa::new(aligned(root, format.geometry())),
             no_el0: e0pd && processor.e0pd,
         })
     }
@@ -282,14 +292,26 @@ pub fn stage2_of(
         xnx: processor.xnx,
         fwb: hcr.fwb() && processor.fwb,
     };
-    let root = Ttbr::from_bits(vttbr).root(processor.wide_roots(vtcr.ps()));
-    Ok(Some((VmsaStage2::new(controls)?, Hpa::new(root))))
+    let format = VmsaStage2::new(controls)?;
+    let root = Ttbr::from_bits(vttbr).root(processor.wide_roots(granule, ds, vtcr.ps()));
+    let root = aligned(root, format.geometry());
+    if root & !low_bits(controls.output_bits) != 0 {
+        return Err(Unsupported::Root { root });
+    }
+    Ok(Some((format, Hpa::new(root))))
 }
 
-/// The start level that SL0 and SL2 say ("VTCR_EL2").
+/// The root table's address without the bits below its size, which count as 0 (D8.2, the walk's
+/// base address; what cores do with them where they are set is CONSTRAINED UNPREDICTABLE).
+fn aligned(root: u64, geometry: &Geometry) -> u64 {
+    root & !low_bits(geometry.width(geometry.root()) + 3)
+}
+
+/// The start level that SL0 and SL2 say ("VTCR_EL2"). Of a reserved pair, a level that there is
+/// not.
 const fn start_level(granule: Granule, sl0: u8, sl2: bool) -> i8 {
     match (granule, sl0, sl2) {
-        (Granule::K4, 0, true) => -1,
+        (Granule::K4, sl0, true) => -1 - sl0 as i8,
         (Granule::K4, 3, _) => 3,
         (Granule::K4, sl0, _) => 2 - sl0 as i8,
         (_, sl0, _) => 3 - sl0 as i8,

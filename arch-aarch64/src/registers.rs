@@ -389,9 +389,9 @@ impl Processor {
         if bits < self.physical_bits { bits } else { self.physical_bits }
     }
 
-    /// Whether TTBRs hold address bits 51:48.
-    pub(crate) const fn wide_roots(&self, ps: u8) -> bool {
-        self.output_bits(ps) == 52
+    /// Whether TTBRs hold address bits 51:48: with 64-KiB granules, or under DS.
+    pub(crate) const fn wide_roots(&self, granule: Granule, ds: bool, ps: u8) -> bool {
+        self.output_bits(ps) == 52 && (ds || matches!(granule, Granule::K64))
     }
 }
 

@@ -129,17 +129,14 @@ impl VmsaStage2 {
         // The first level of each granule needs so many physical address bits; level −1 and, with
         // 16-KiB granules, level 0 need LPA2; a root at level 3 of 4-KiB granules needs FEAT_TTST
         // (D8.2.8 to D8.2.10).
-        let first = match granule {
-            Granule::K4 if ds => -1,
-            Granule::K4 if physical_bits >= 44 => 0,
-            Granule::K4 => 1,
-            Granule::K16 if ds => 0,
-            Granule::K16 if physical_bits >= 42 => 1,
-            Granule::K64 if physical_bits >= 44 => 1,
-            Granule::K16 | Granule::K64 => 2,
+        let exists = match (granule, start_level) {
+            (Granule::K4, -1) | (Granule::K16, 0) => ds,
+            (Granule::K4, 0) | (Granule::K64, 1) => physical_bits >= 44,
+            (Granule::K16, 1) => physical_bits >= 42,
+            (Granule::K4, 3) => controls.small_tables,
+            (Granule::K4, 1) | (_, 2 | 3) => true,
+            _ => false,
         };
-        let small = matches!(granule, Granule::K4) && start_level == 3;
-        let exists = start_level >= first && start_level <= 3 && (!small || controls.small_tables);
         if !exists {
             return Err(ShapeError::StartLevel { level: start_level, bits: input_bits });
         }

@@ -197,8 +197,10 @@ fn registers_of_every_shape() {
                     ..S1
                 };
                 let Ok(format) = VmsaStage1::new(controls) else { continue };
-                let root = 0xf_0000_1234_5000 & !0xfff;
-                let ttbr = Ttbr::of(root, 0x77, true).into_bits();
+                // Bits 51:48 stand in the register with 64-KiB granules, or under DS.
+                let wide = controls.ds || granule == Granule::K64;
+                let root = if wide { 0xf_0000_1230_0000 } else { 0x1230_0000 };
+                let ttbr = Ttbr::of(root, 0x77, wide).into_bits();
                 let registers = Registers {
                     tcr: format.tcr().into_bits(),
                     ttbr0: ttbr,
@@ -231,6 +233,50 @@ fn registers_of_every_shape() {
         }
     }
     assert_eq!(stage2_of(0x8000_0018, 0, 0, &Processor::MAX), Ok(None));
+}
+
+/// What hardware makes of root addresses and of start levels that nobody should write.
+#[test]
+fn case_roots_and_start_levels() {
+    let hcr = Hcr::new().with_vm(true).with_rw(true).into_bits();
+    let root_of = |vtcr, vttbr| {
+        let read = stage2_of(vtcr, vttbr, hcr, &Processor::MAX);
+        read.map(|stage| stage.map(|(_, root)| root.get()))
+    };
+    // SL2 with another SL0 than 0.
+    for vtcr in [0x3_8024_005b, 0x3_8062_0092] {
+        assert!(matches!(root_of(vtcr, 0x1_0000), Err(Unsupported::Shape(_))), "{vtcr:#x}");
+    }
+    // A root beyond PS = 32 bits; and the last one within.
+    let vtcr = 24 | 1 << 6 | 1 << 31;
+    assert_eq!(root_of(vtcr, 1 << 40), Err(Unsupported::Root { root: 1 << 40 }));
+    assert_eq!(root_of(vtcr, 0xffff_e000), Ok(Some(0xffff_e000)));
+    // Bits below the root's size count as 0.
+    assert_eq!(root_of(0x3_8044_8058, 0xd73_8a98_9dfc), Ok(Some(0xd73_8a98_0000)));
+    for (tcr, ttbr0, want) in [
+        // PS = 6, 4 KiB, no DS: bits 5:2 are no address bits.
+        (16 | 1 << 23 | 6 << 32, 0x1_0004, 0x1_0000),
+        (23 | 1 << 23 | 6 << 32, 0x1_0024, 0x1_0020),
+        (16 | 1 << 23 | 6 << 32 | 1 << 59, 0x1_0004, 0x1_0000_0001_0000),
+    ] {
+        let registers = Registers { tcr, ttbr0, ..plain() };
+        let paging = Paging::of(Regime::El10, registers, &Processor::MAX).unwrap();
+        assert_eq!(paging.half(VaRange::Lower).unwrap().root.get(), want, "{tcr:#x}");
+    }
+    // Level 0 of 4-KiB granules needs 44 physical bits, level 1 of 16-KiB granules 42, DS or not.
+    for (granule, input_bits, start_level, least) in
+        [(Granule::K4, 42, 0, 44), (Granule::K16, 40, 1, 42)]
+    {
+        for (ds, physical_bits) in
+            [false, true].into_iter().flat_map(|ds| [(ds, least - 2), (ds, least)])
+        {
+            let controls =
+                Stage2Controls { granule, input_bits, start_level, physical_bits, ds, ..S2 };
+            let controls = Stage2Controls { output_bits: physical_bits, ..controls };
+            let made = VmsaStage2::new(controls);
+            assert_eq!(made.is_ok(), physical_bits == least, "{controls:?}");
+        }
+    }
 }
 
 /// Feature registers as QEMU 10's processors have them.
