@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch_riscv64::{
     BootError, BootMapping, CONTROL_BITS, ControlRegister, Controls, Effect, Exception, Extensions,
-    GuestControls, GuestPaging, GvaError, Mode, Paging, PointerMask, Registers, Sv, SvX4, Trap,
-    Unsupported, boot_tables, gva_to_gpa,
+    GuestControls, GuestPaging, GvaError, Mode, PageAttributes, Paging, PointerMask, Registers, Sv,
+    SvX4, Trap, Unsupported, boot_tables, gva_to_gpa,
 };
 use pgtable::bytes::{Debugger, Recording, Translate};
 use pgtable::memory::DirectMap;
-use pgtable::{Access, AccessKind, Error, Gpa, Gva, Hpa, Privilege, Prot};
+use pgtable::{
+    Access, AccessKind, Attributes, Error, Gpa, Gva, Hpa, Memory as Kind, Privilege, Prot,
+};
 use support::{Dice, Hart, Memory, Outcome, Stage};
 
 /// A hart of everything, in Sv39 and Sv39x4, with no control on.
@@ -418,6 +420,13 @@ fn boot() {
         let small = Gpa::new(0x9000)..Gpa::new(0xa000);
         let error = boot_tables(format, &memory, small, mappings).unwrap_err();
         assert!(matches!(error, BootError::Mapping(at) if matches!(at.error, Error::Alloc(_))));
+        // Why a page was refused is told, also where new tables came back.
+        let device = PageAttributes::from(Prot::RW).with_memory(Kind::Device);
+        let (at, to) = (Gva::new(0x4000_0000), Gpa::new(0x4000_0000));
+        let refused = [BootMapping::new(at, to, 0x1000, device)];
+        let error = boot_tables(format, &memory, area.clone(), refused).unwrap_err();
+        let BootError::Mapping(told) = error else { panic!("{error}") };
+        assert!(matches!(told.error, Error::Unencodable { .. }), "{told}");
         let far = Gpa::new(1 << 56)..Gpa::new(1 << 57);
         let error = boot_tables(format, &memory, far, mappings).unwrap_err();
         assert!(matches!(error, BootError::Area(Error::Unencodable { .. })));

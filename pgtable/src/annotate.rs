@@ -305,7 +305,7 @@ where
                 Ok(())
             }
             Err(error) => {
-                self.shrink(&nodes, owner)?;
+                self.shrink(&nodes, owner);
                 Err(error)
             }
         }

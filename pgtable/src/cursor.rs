@@ -275,7 +275,7 @@ where
                 return Ok(false);
             };
             if let Err(error) = table.link(node, offset, top, table.tree) {
-                table.shrink(&nodes, table.tree)?;
+                table.shrink(&nodes, table.tree);
                 return Err(error);
             }
             for &node in &nodes {

@@ -329,7 +329,7 @@ where
                 Ok((done as u64) << node.shift)
             }
             Err(error) => {
-                self.shrink(&nodes, owner)?;
+                self.shrink(&nodes, owner);
                 Err(error)
             }
         }

@@ -271,7 +271,7 @@ where
             if wanted {
                 let new = self.copy_table(below)?;
                 if let Err(error) = self.switch(slot, node, below, new) {
-                    self.shrink(&[new], self.tree)?;
+                    self.shrink(&[new], self.tree);
                     return Err(error);
                 }
                 self.wrote(node.entry::<F>(offset), 1);
@@ -303,7 +303,7 @@ where
                 self.wrote(new.table, words);
             }
             Err(error) => {
-                self.shrink(&[new], self.tree)?;
+                self.shrink(&[new], self.tree);
                 return Err(error.into());
             }
         }
@@ -511,7 +511,7 @@ where
                 Ok(node)
             }
             Err(error) => {
-                self.shrink(&made, self.tree)?;
+                self.shrink(&made, self.tree);
                 Err(error)
             }
         }

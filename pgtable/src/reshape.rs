@@ -390,7 +390,7 @@ where
         let interrupted = OnPanic::new(|| {
             self.publish(stop.slot, node.entry::<F>(offset), old);
             self.appeared(offset & !(node.position().size() - 1), node.position().size());
-            let _ = self.shrink(&nodes, owner);
+            self.shrink(&nodes, owner);
         });
         let made = gather
             .flush(&self.tables)
@@ -408,7 +408,7 @@ where
         self.publish(stop.slot, node.entry::<F>(offset), word);
         self.appeared(offset & !(node.position().size() - 1), node.position().size());
         if failed.is_err() {
-            self.shrink(&nodes, owner)?;
+            self.shrink(&nodes, owner);
         }
         failed
     }

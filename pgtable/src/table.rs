@@ -238,7 +238,7 @@ where
             match self.allocate(layout, contents, owner) {
                 Ok(table) => above = above.below(table.get(), width),
                 Err(error) => {
-                    self.shrink(&nodes, owner)?;
+                    self.shrink(&nodes, owner);
                     return Err(error.into());
                 }
             }
@@ -247,7 +247,7 @@ where
         }
         for pair in nodes.windows(2) {
             if let Err(error) = self.link(pair[0], offset, pair[1], owner) {
-                self.shrink(&nodes, owner)?;
+                self.shrink(&nodes, owner);
                 return Err(error);
             }
         }
@@ -272,9 +272,13 @@ where
         self.tables.state(<Output<F> as Address>::new(node.table), layout::<F>(node))
     }
 
-    /// Takes back tables of `owner` that were never linked to the tree.
-    pub(crate) fn shrink(&self, nodes: &[Node], owner: Owner) -> Result<(), Error> {
-        nodes.iter().try_for_each(|node| self.free_unseen(*node, Contents::Stale, owner))
+    /// Takes back tables of `owner` that were never linked to the tree, after an error, which the
+    /// caller tells. (It would be hidden if an allocator that keeps no account of single tables, as
+    /// that of boot tables, were heard here.)
+    pub(crate) fn shrink(&self, nodes: &[Node], owner: Owner) {
+        for node in nodes {
+            let _ = self.free_unseen(*node, Contents::Stale, owner);
+        }
     }
 
     /// Frees the table of `node`, which `owner` has, and which no hardware and no reader can have
