@@ -120,8 +120,8 @@ where
     /// records stay. Returns how many leaves lost it.
     ///
     /// Where a leaf keeps no record of stores, the right to write was all that told of one:
-    /// afterwards [`PageState::dirty`] is false. [`clear_dirty`](Self::clear_dirty) shows such pages
-    /// before it takes the right.
+    /// afterwards [`PageState::dirty`] is false. [`clear_dirty`](Self::clear_dirty) shows such
+    /// pages before it takes the right.
     ///
     /// ```
     /// # use pgtable_conformance::prelude::*;
