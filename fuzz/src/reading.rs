@@ -162,6 +162,14 @@ impl<F: Format> Tree<'_, F> {
         let expected: Vec<_> = held().map(AtomicU64::new).collect();
         let copy = DirectMap::new(&expected, self.memory.start());
         for &input in inputs {
+            // A table that is its own table below: the record made in one entry changes another of
+            // the same walk, which judging does not see.
+            let trace = walker.trace(input);
+            let mut entries: Vec<_> = trace.iter().map(|step| step.address.get()).collect();
+            entries.sort_unstable();
+            if entries.windows(2).any(|pair| pair[0] == pair[1]) {
+                continue;
+            }
             let judged = walker.translate(input, access);
             match (judged, walker.access(input, access)) {
                 (Ok(judged), Ok(made)) => {
@@ -305,7 +313,7 @@ impl<F: Format> Tree<'_, F> {
             ControlFlow::Break(error) => Err(error),
             ControlFlow::Continue(()) => Ok(ControlFlow::Continue(())),
         });
-        assert_eq!((&of_runs[..], runs), (leaves, ended));
+        agree::<F>((&of_runs, runs), (leaves, ended));
 
         let mut apart = Vec::new();
         let coalesced = walker.for_each_coalesced(first, bytes, |mapping| {
@@ -320,7 +328,7 @@ impl<F: Format> Tree<'_, F> {
             }
             ControlFlow::<()>::Continue(())
         });
-        assert_eq!((&apart[..], coalesced), (leaves, ended));
+        agree::<F>((&apart, coalesced), (leaves, ended));
 
         let nothing = walker.diff(&walker, first, bytes, ControlFlow::Break);
         assert_eq!(
@@ -342,5 +350,25 @@ impl<F: Format> Tree<'_, F> {
             );
             assert_eq!(memory.loads(), 0);
         }
+    }
+}
+
+/// What a form of iteration listed, and how it ended.
+type Listed<'l, F> = (&'l [LeafOf<F>], Result<ControlFlow<()>, RangeError<Input<F>>>);
+
+/// Two forms of iteration agree. Where a table lies outside memory in part, the form that reads
+/// runs of words may fail before the one that reads words, and has listed what comes before.
+fn agree<F: Format>((runs, of_runs): Listed<'_, F>, (leaves, ended): Listed<'_, F>) {
+    match (of_runs, ended) {
+        (
+            Err(RangeError { at, error: Error::Memory(_) }),
+            Err(RangeError { at: end, error: Error::Memory(_) }),
+        ) => {
+            assert!(at <= end, "{at}, word by word {end}");
+            let whole = |leaf: &&LeafOf<F>| leaf.input.get() + (leaf.bytes - 1) < at.get();
+            let before = leaves.iter().take_while(whole).count();
+            assert_eq!(runs, &leaves[..before]);
+        }
+        _ => assert_eq!((runs, of_runs), (leaves, ended)),
     }
 }
