@@ -357,13 +357,11 @@ impl<F: Format> Tree<'_, F> {
 type Listed<'l, F> = (&'l [LeafOf<F>], Result<ControlFlow<()>, RangeError<Input<F>>>);
 
 /// Two forms of iteration agree. Where a table lies outside memory in part, the form that reads
-/// runs of words may fail before the one that reads words, and has listed what comes before.
+/// runs of words may fail before the one that reads words, and has listed what comes before: the
+/// latter may end at a malformed word of that table first.
 fn agree<F: Format>((runs, of_runs): Listed<'_, F>, (leaves, ended): Listed<'_, F>) {
     match (of_runs, ended) {
-        (
-            Err(RangeError { at, error: Error::Memory(_) }),
-            Err(RangeError { at: end, error: Error::Memory(_) }),
-        ) => {
+        (Err(RangeError { at, error: Error::Memory(_) }), Err(RangeError { at: end, .. })) => {
             assert!(at <= end, "{at}, word by word {end}");
             let whole = |leaf: &&LeafOf<F>| leaf.input.get() + (leaf.bytes - 1) < at.get();
             let before = leaves.iter().take_while(whole).count();
