@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 
 use pgtable::Gpa;
-use pgtable::memory::{GuestTables, HeldMemory, HostMapped, MemoryError, RegionError};
+use pgtable::memory::{GiveMemory, GuestTables, HeldMemory, HostMapped, MemoryError, RegionError};
 use pgtable::shared::SharedPageTable;
 use pgtable::tree::PageTable;
 use vm_memory::GuestMemoryBackend;
@@ -81,20 +81,20 @@ pub enum GuestError {
 /// this process may write.
 ///
 /// What `memory` says about lengths is not believed: a frame is where a region gave out a slice of
-/// it. Guest memory that is mapped on demand stays mapped as long as the frames. `memory` is
-/// borrowed (`&memory`), or owned with others (`Arc::clone(&memory)`), as for [`GuestTables`].
+/// it. Guest memory that is mapped on demand stays mapped as long as the frames. [`GiveMemory`]
+/// lists what `memory` may be: borrowed (`&memory`), or owned with others (`Arc::clone(&memory)`).
 ///
 /// # Errors
 /// [`GuestError`].
-pub fn guest_frames<'m, H>(
+pub fn guest_frames<'m, H, How>(
     memory: H,
     start: Gpa,
     frames: u32,
     shift: u8,
 ) -> Result<Region<Gpa, GuestTables<'m, Gpa>>, GuestError>
 where
-    H: HeldMemory<'m>,
-    <H::Memory as GuestMemoryBackend>::R: HostMapped,
+    H: GiveMemory<'m, How>,
+    <<H::Held as HeldMemory<'m>>::Memory as GuestMemoryBackend>::R: HostMapped,
 {
     Ok(Region::new(GuestTables::new(memory)?, start, frames, shift)?)
 }

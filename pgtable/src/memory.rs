@@ -21,10 +21,10 @@ use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 
 pub use crate::appear::{Announced, Appeared};
+#[cfg(feature = "vm-memory")]
+pub use crate::guest_memory::{GiveMemory, HeldMemory, HostMapped};
 #[cfg(feature = "alloc")]
 pub use crate::guest_memory::{GuestTables, HostAccess, HostRegion, RegionError};
-#[cfg(feature = "vm-memory")]
-pub use crate::guest_memory::{HeldMemory, HostMapped};
 #[cfg(feature = "vm-memory")]
 pub use crate::tracked::TrackedTables;
 

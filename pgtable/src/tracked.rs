@@ -7,7 +7,7 @@ use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::address::Address;
-use crate::guest_memory::{GuestTables, HeldMemory, HostMapped, RegionError};
+use crate::guest_memory::{GiveMemory, GuestTables, HeldMemory, HostMapped, RegionError};
 use crate::memory::{MemoryError, ReadMemory, TableMemory};
 
 /// [`GuestTables`] that marks in the bitmaps of the guest memory's regions what is written through
@@ -18,24 +18,27 @@ use crate::memory::{MemoryError, ReadMemory, TableMemory};
 /// migrates goes without. What the guest writes by itself is its hypervisor's dirty log's affair,
 /// as for all of its memory.
 ///
-/// `H` is `&M` or `Arc<M>`, as for [`GuestTables`].
+/// `H` is `&M` or `Arc<M>`: see [`GiveMemory`].
 #[derive(Debug)]
 pub struct TrackedTables<'m, H, A> {
     tables: GuestTables<'m, A>,
     memory: H,
 }
 
-impl<'m, H: HeldMemory<'m> + Clone, A: Address> TrackedTables<'m, H, A> {
+impl<'m, H: HeldMemory<'m>, A: Address> TrackedTables<'m, H, A> {
     /// Table memory over all regions of `memory`, at their guest addresses, with the rights that
     /// they are mapped with.
     ///
     /// # Errors
     /// As [`GuestTables::new`].
-    pub fn new(memory: H) -> Result<Self, RegionError>
+    pub fn new<How>(memory: impl GiveMemory<'m, How, Held = H>) -> Result<Self, RegionError>
     where
         <H::Memory as GuestMemoryBackend>::R: HostMapped,
     {
-        Ok(Self::over(GuestTables::new(memory.clone())?, memory))
+        let memory = memory.held();
+        // SAFETY: what regions say of themselves is true.
+        let tables = unsafe { GuestTables::of_held(memory.clone(), &[], HostMapped::host_access)? };
+        Ok(Self::over(tables, memory))
     }
 
     /// `tables`, whose writes are marked in the bitmaps of `memory`: for tables that were made with

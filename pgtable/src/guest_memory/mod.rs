@@ -17,6 +17,8 @@
 //!   function).
 
 #[cfg(feature = "vm-memory")]
+mod held;
+#[cfg(feature = "vm-memory")]
 mod vm;
 
 use alloc::vec::Vec;
@@ -24,7 +26,9 @@ use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 #[cfg(feature = "vm-memory")]
-pub use vm::{HeldMemory, HostMapped};
+pub use held::{GiveMemory, HeldMemory};
+#[cfg(feature = "vm-memory")]
+pub use vm::HostMapped;
 
 use crate::address::Address;
 use crate::memory::{MemoryError, ReadMemory, TableMemory};

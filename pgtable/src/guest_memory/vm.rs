@@ -12,6 +12,7 @@ use std::vec::Vec;
 use vm_memory::volatile_memory::{PtrGuard, PtrGuardMut};
 use vm_memory::{Address as _, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
+use super::held::{GiveMemory, HeldMemory};
 use super::{GuestTables, HostAccess, Piece, RegionError};
 use crate::address::Address;
 
@@ -48,59 +49,6 @@ unsafe impl<B: vm_memory::bitmap::Bitmap> HostMapped for vm_memory::GuestRegionM
     }
 }
 
-/// Guest memory as [`GuestTables`] keep it mapped: borrowed (`&'m M`), or as one of its owners
-/// (`Arc<M>`; `'m` is `'static` then).
-///
-/// Of a `GuestMemoryMmap` that is no `Arc` yet, `Arc::new(memory.clone())` is one: its regions are
-/// shared, not copied. A `GuestMemoryAtomic` gives one by `memory().into_inner()`.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is no guest memory that tables can keep mapped",
-    note = "give a reference to it (`&memory`), or an `Arc` of it for tables that own a part of it"
-)]
-pub trait HeldMemory<'m>: sealed::Sealed {
-    /// The guest memory.
-    type Memory: GuestMemoryBackend;
-
-    /// The guest memory.
-    fn memory(&self) -> &Self::Memory;
-
-    /// What keeps it mapped beyond a borrow.
-    #[doc(hidden)]
-    fn owner(self) -> Option<Arc<dyn Any + Send + Sync>>;
-}
-
-mod sealed {
-    /// Only of a borrow and of an `Arc` is it known what they keep.
-    pub trait Sealed {}
-
-    impl<M> Sealed for &M {}
-    impl<M> Sealed for super::Arc<M> {}
-}
-
-impl<'m, M: GuestMemoryBackend> HeldMemory<'m> for &'m M {
-    type Memory = M;
-
-    fn memory(&self) -> &M {
-        self
-    }
-
-    fn owner(self) -> Option<Arc<dyn Any + Send + Sync>> {
-        None
-    }
-}
-
-impl<M: GuestMemoryBackend + Send + Sync + 'static> HeldMemory<'static> for Arc<M> {
-    type Memory = M;
-
-    fn memory(&self) -> &M {
-        self
-    }
-
-    fn owner(self) -> Option<Arc<dyn Any + Send + Sync>> {
-        Some(self)
-    }
-}
-
 /// What keeps the pieces mapped: the guards where a backend maps on demand, and an owner's part of
 /// the memory, which is dropped after them.
 #[derive(Default)]
@@ -119,7 +67,7 @@ impl fmt::Debug for Kept {
 
 impl<'m, A: Address> GuestTables<'m, A> {
     /// Table memory over all regions of `memory`, at their guest addresses, with the rights that
-    /// they are mapped with.
+    /// they are mapped with. [`GiveMemory`] lists what `memory` may be.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -140,9 +88,9 @@ impl<'m, A: Address> GuestTables<'m, A> {
     /// # Errors
     /// [`RegionError`] for a region whose bytes cannot be had, or one whose guest and host
     /// addresses are not both multiples of 8.
-    pub fn new<H: HeldMemory<'m>>(memory: H) -> Result<Self, RegionError>
+    pub fn new<H: GiveMemory<'m, How>, How>(memory: H) -> Result<Self, RegionError>
     where
-        RegionOf<'m, H>: HostMapped,
+        RegionOf<'m, H::Held>: HostMapped,
     {
         Self::restricted(memory, &[])
     }
@@ -153,12 +101,12 @@ impl<'m, A: Address> GuestTables<'m, A> {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn restricted<H: HeldMemory<'m>>(
+    pub fn restricted<H: GiveMemory<'m, How>, How>(
         memory: H,
         less: &[(Range<A>, HostAccess)],
     ) -> Result<Self, RegionError>
     where
-        RegionOf<'m, H>: HostMapped,
+        RegionOf<'m, H::Held>: HostMapped,
     {
         // SAFETY: what regions say of themselves is true.
         unsafe { Self::assuming(memory, less, HostMapped::host_access) }
@@ -172,7 +120,20 @@ impl<'m, A: Address> GuestTables<'m, A> {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub unsafe fn assuming<H: HeldMemory<'m>>(
+    pub unsafe fn assuming<H: GiveMemory<'m, How>, How>(
+        memory: H,
+        less: &[(Range<A>, HostAccess)],
+        access: impl FnMut(&RegionOf<'m, H::Held>) -> HostAccess,
+    ) -> Result<Self, RegionError> {
+        // SAFETY: the caller's.
+        unsafe { Self::of_held(memory.held(), less, access) }
+    }
+
+    /// As [`assuming`](Self::assuming), of what is held already.
+    ///
+    /// # Safety
+    /// As [`assuming`](Self::assuming).
+    pub(crate) unsafe fn of_held<H: HeldMemory<'m>>(
         memory: H,
         less: &[(Range<A>, HostAccess)],
         mut access: impl FnMut(&RegionOf<'m, H>) -> HostAccess,
