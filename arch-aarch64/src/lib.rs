@@ -3,7 +3,8 @@
 //! - **Formats as values**: [`VmsaStage1`] (EL1&0, EL2, EL2&0) and [`VmsaStage2`], with the
 //!   granule, the address sizes and the control bits that take part in translation. `pgtable`
 //!   walks, builds and changes their trees.
-//! - **Faults as the processor reports them**: [`Esr`], [`hpfar`], [`FailedPar`].
+//! - **Faults as the processor reports them**: [`Esr`], [`hpfar`], [`FailedPar`]. [`Abort`] is
+//!   what the handler at EL2 reads: the address and the access to fault in.
 //! - **Invalidation** as operands of TLBI and barriers: [`tlbi_stage1`], [`tlbi_stage2`].
 //! - **For VMMs**: [`Paging::of`] and [`stage2_of`] make formats of a processor's registers;
 //!   [`PagingWalker`] reaches the bytes at a guest's addresses; [`boot_tables`] writes a vCPU's
@@ -44,6 +45,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod abort;
 mod boot;
 mod control_bits;
 mod descriptor;
@@ -60,6 +62,7 @@ mod stage2;
 mod stage2_attributes;
 mod syndrome;
 
+pub use abort::{Abort, NotStage2};
 pub use boot::{BootError, BootMapping, BootTables, boot_tables};
 pub use control_bits::{CONTROL_BITS, ControlBits, ControlRegister, Effect, RefusedBit};
 pub use descriptor::{Stage1Descriptor, Stage2Descriptor, TableDescriptor};

@@ -74,9 +74,9 @@ impl FaultStatus {
 }
 
 /// The exception classes of aborts.
-const INSTRUCTION_ABORT_LOWER: u8 = 0x20;
+pub(crate) const INSTRUCTION_ABORT_LOWER: u8 = 0x20;
 const INSTRUCTION_ABORT_SAME: u8 = 0x21;
-const DATA_ABORT_LOWER: u8 = 0x24;
+pub(crate) const DATA_ABORT_LOWER: u8 = 0x24;
 const DATA_ABORT_SAME: u8 = 0x25;
 
 /// ESR_ELx of a data or instruction abort (DDI 0487, "ESR_EL1").
@@ -215,6 +215,11 @@ pub(crate) const fn status(cause: Cause, at: Option<Position>) -> FaultStatus {
 #[must_use]
 pub const fn hpfar(ipa: Gpa) -> u64 {
     (ipa.get() & low_bits(56)) >> 12 << 4
+}
+
+/// The page whose address HPFAR_EL2 has: the inverse of [`hpfar`].
+pub(crate) const fn address_of_hpfar(hpfar: u64) -> Gpa {
+    Gpa::new((hpfar >> 4 & low_bits(44)) << 12)
 }
 
 /// PAR_EL1 after an AT instruction that failed ("PAR_EL1", F = 1).

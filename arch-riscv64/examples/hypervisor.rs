@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
     // A trap into HS-mode: scause, stval, htval, htinst. The guest ran with its own tables.
     let trap =
         Trap::from_registers(23, 0xffff_ffd8_0000_1008, 0x83e0_1008 >> 2, 0).ok_or("not ours")?;
-    let gpa = trap.gpa().ok_or("the hart does not tell the address")?;
+    let gpa = trap.gpa(true).ok_or("no guest-page fault")?;
     assert_eq!((trap.exception, gpa), (Exception::StoreGuestPageFault, Gpa::new(0x83e0_1008)));
     let fault = guest.translate(gpa, trap.access()).expect_err("read-only");
     println!("{trap}\n{fault}");

@@ -24,7 +24,8 @@ pub struct Trap {
     pub exception: Exception,
     /// The virtual address of the access. After pointer masking, if that applied.
     pub stval: u64,
-    /// A guest-physical address shifted right by 2, for a guest-page fault; a hart may write 0.
+    /// A guest-physical address shifted right by 2, for a guest-page fault; a hart without Shtvala
+    /// may write 0.
     pub htval: u64,
     /// 0, [`PSEUDO_READ`] or [`PSEUDO_WRITE`]; or the transformed instruction of an explicit
     /// access, which walks never know and leave 0.
@@ -60,10 +61,26 @@ impl Trap {
     }
 
     /// The guest-physical address that a guest stage refused. `None`: no guest-page fault, or the
-    /// hart does not tell (0), and the handler has to translate stval by the guest's tables.
+    /// hart does not tell, and the handler has to translate stval by the guest's tables.
+    ///
+    /// `shtvala`: the hart has Shtvala, so htval is always the address (RVA23 demands it; QEMU and
+    /// Spike have it, and so do the traps of this crate's walks). Without it htval = 0 is no answer:
+    /// it may be the address 0, or a hart that does not tell ("htval" in "Hypervisor and Virtual
+    /// Supervisor CSRs").
+    ///
+    /// ```
+    /// use arch_riscv64::Trap;
+    /// use pgtable::Gpa;
+    ///
+    /// // A load from guest-physical address 2, by a guest without tables.
+    /// let trap = Trap::from_registers(21, 2, 0, 0).expect("a guest-page fault");
+    /// assert_eq!(trap.gpa(true), Some(Gpa::new(2)));
+    /// assert_eq!(trap.gpa(false), None);
+    /// ```
     #[must_use]
-    pub const fn gpa(&self) -> Option<Gpa> {
-        if !self.exception.is_guest_page_fault() || self.htval == 0 {
+    pub const fn gpa(&self, shtvala: bool) -> Option<Gpa> {
+        let told = shtvala || self.htval != 0;
+        if !(self.exception.is_guest_page_fault() && told) {
             return None;
         }
         // Entries of tables are aligned; of an explicit access stval has the low bits.

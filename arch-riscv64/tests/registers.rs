@@ -447,11 +447,17 @@ fn traps() {
         (20, 0x1002, 0x400, 0x2020, Some(0x1000), Some(AccessKind::Write)),
         (21, 0x1003, 0x400, 0x3503, Some(0x1003), None),
         (21, 0x1003, 0, 0, None, None),
+        (23, 3, 0, 0, None, None),
+        (21, 0x1003, 0, 0x3000, None, Some(AccessKind::Read)),
         (13, 0x1003, 0x400, 0, None, None),
         (5, 0x1003, 0x400, 0, None, None),
     ] {
         let trap = Trap::from_registers(scause, stval, htval, htinst).unwrap();
-        assert_eq!(trap.gpa(), gpa.map(Gpa::new), "{trap}");
+        assert_eq!(trap.gpa(false), gpa.map(Gpa::new), "{trap}");
+        // With Shtvala, 0 is an address too.
+        let first = if table.is_some() { 0 } else { stval & 3 };
+        let told = gpa.or(trap.exception.is_guest_page_fault().then_some(first));
+        assert_eq!(trap.gpa(true), told.map(Gpa::new), "{trap}");
         assert_eq!(trap.table_access(), table, "{trap}");
         let own = Access { kind: trap.exception.kind(), privilege: Privilege::User };
         let implicit = |kind| Access { kind, privilege: Privilege::Supervisor };

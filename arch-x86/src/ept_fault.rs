@@ -58,6 +58,29 @@ pub struct EptViolation {
 }
 
 impl EptViolation {
+    /// The access that EPT must allow, for [`fault_in`]; the guest-physical address is a field of
+    /// the VMCS. A guest's page-table walk that the processor counts as a write, because EPT's
+    /// accessed and dirty flags are on, is one. Its privilege is a supervisor's: where
+    /// [`linear_user`](Self::linear_user) is valid and set, it is `access().by_user()`.
+    ///
+    /// ```
+    /// use arch_x86::EptViolation;
+    /// use pgtable::Access;
+    ///
+    /// // In the exit handler, for exit reason 48: the exit qualification.
+    /// assert_eq!(EptViolation::from_bits(0x182).access(), Access::WRITE);
+    /// ```
+    ///
+    /// [`fault_in`]: pgtable::second_stage::Stage2Tree::fault_in
+    #[must_use]
+    pub const fn access(self) -> Access {
+        match (self.write(), self.fetch()) {
+            (true, _) => Access::WRITE,
+            (false, true) => Access::FETCH,
+            (false, false) => Access::READ,
+        }
+    }
+
     /// The bits that say what the access was.
     #[inline]
     pub(crate) const fn of(access: Access) -> Self {

@@ -189,6 +189,25 @@ pub struct NestedPageFault {
 }
 
 impl NestedPageFault {
+    /// The access that nested paging must allow, for [`fault_in`]; the guest-physical address is
+    /// EXITINFO2. All accesses are a user's, and a guest's page-table walk is judged as a write
+    /// (APM §15.25.5).
+    ///
+    /// ```
+    /// use arch_x86::NestedPageFault;
+    /// use pgtable::Access;
+    ///
+    /// // In the exit handler, for VMEXIT_NPF: EXITINFO1.
+    /// let fault = NestedPageFault::from_bits(0x1_0000_0014);
+    /// assert_eq!(fault.access(), Access::FETCH.by_user());
+    /// ```
+    ///
+    /// [`fault_in`]: pgtable::second_stage::Stage2Tree::fault_in
+    #[must_use]
+    pub const fn access(self) -> Access {
+        if self.guest_table() { Npt::GUEST_TABLE_ACCESS } else { self.code().access().by_user() }
+    }
+
     /// The same fault, met by a guest's page-table walk.
     #[must_use]
     pub const fn of_guest_table(self) -> Self {

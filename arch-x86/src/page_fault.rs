@@ -39,6 +39,18 @@ pub struct PageFaultCode {
 }
 
 impl PageFaultCode {
+    /// The access that the error code reports. A fetch is told from a read only where EFER.NXE or
+    /// CR4.SMEP is on.
+    #[must_use]
+    pub const fn access(self) -> Access {
+        let access = match (self.wr(), self.id()) {
+            (true, _) => Access::WRITE,
+            (false, true) => Access::FETCH,
+            (false, false) => Access::READ,
+        };
+        if self.us() { access.by_user() } else { access }
+    }
+
     /// The bits that say what the access was; `fetches` = EFER.NXE or CR4.SMEP.
     #[inline]
     #[must_use]

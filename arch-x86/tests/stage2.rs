@@ -277,6 +277,41 @@ proptest! {
     }
 }
 
+/// What an exit handler reads of a fault is the access that the walk was asked for.
+#[test]
+fn accesses_of_faults() {
+    let image = Image::new(|| 0);
+    for access in pgtable_conformance::words::ACCESSES {
+        let ept =
+            Walker::new(Ept::new(Levels::Four, EptControls::new()), image.memory(), Hpa::new(0));
+        let EptFault::Violation(violation) =
+            ept.translate(Gpa::new(0x1000), access).unwrap_err().arch
+        else {
+            panic!("entries are absent")
+        };
+        assert_eq!(violation.access(), Access { privilege: Privilege::Supervisor, ..access });
+        // The page of a table that is read, or, with accessed and dirty flags, written.
+        let table = violation.of_guest_table();
+        assert_eq!(table.access().kind, access.kind);
+        for nxe in [false, true] {
+            let format = Npt::new(Levels::Four, NptControls { nxe, ..NptControls::new() });
+            let npt = Walker::new(format, image.memory(), Hpa::new(0));
+            let fault = npt.translate(Gpa::new(0x1000), access).unwrap_err().arch;
+            // Without EFER.NXE a fetch is not told.
+            let kind = if nxe || access.kind == AccessKind::Write {
+                access.kind
+            } else {
+                AccessKind::Read
+            };
+            let told = Access { kind, privilege: Privilege::User };
+            assert_eq!(fault.access(), told, "{access}, NXE {nxe}");
+            assert_eq!(fault.of_guest_table().access(), Npt::GUEST_TABLE_ACCESS);
+            let code = fault.code().with_us(false);
+            assert_eq!(code.access(), Access { privilege: Privilege::Supervisor, ..told });
+        }
+    }
+}
+
 /// The random tables are worth their while: all outcomes come up.
 #[test]
 fn every_outcome_comes_up() {
