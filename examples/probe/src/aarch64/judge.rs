@@ -1,7 +1,7 @@
 //! What the machine's answer is compared with.
 
-use arch_aarch64::{Esr, FaultKind, FaultStatus, hpfar};
-use pgtable::{AccessKind, Gpa, Privilege};
+use arch_aarch64::{Abort, Esr, FaultKind, FaultStatus, hpfar};
+use pgtable::{AccessKind, Gpa, Privilege, low_bits};
 
 use super::bench::{Case, Outcome};
 use super::records::{Answer, block};
@@ -78,6 +78,17 @@ impl Case {
                 field("ESR_EL2", esr.into_bits(), seen.esr2);
                 field("FAR_EL2", far, seen.far2);
                 field("HPFAR_EL2", hpfar(ipa), seen.hpfar);
+                // What a handler makes of the machine's registers.
+                let table = esr.s1ptw();
+                let handled = Abort::from_registers(seen.esr2, seen.far2, seen.hpfar);
+                let page = if table { ipa.get() & !low_bits(12) } else { ipa.get() };
+                let told = handled.map(|abort| abort.ipa().map_or(page, Gpa::get));
+                field("the address to be handled", page, told.unwrap_or(u64::MAX));
+                if !table {
+                    let kind = handled.map(|abort| abort.access().kind as u64);
+                    let wanted = self.access.kind as u64;
+                    field("the access to be handled", wanted, kind.unwrap_or(u64::MAX));
+                }
             }
             None if el2 => {
                 field("vector", if user { 0x400 } else { 0x200 }, seen.vector);
@@ -87,6 +98,8 @@ impl Case {
             None => {
                 field("vector", 0x400, seen.vector);
                 field("ESR_EL2", 0x5a00_0001, seen.esr2);
+                let handled = Abort::from_registers(seen.esr2, seen.far2, seen.hpfar);
+                field("a fault of stage 2", 0, handled.is_ok().into());
                 field("ESR_EL1", esr.into_bits(), seen.esr1);
                 field("FAR_EL1", far, seen.far1);
             }
