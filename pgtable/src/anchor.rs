@@ -9,7 +9,8 @@ use crate::format::{Format, Input, Output};
 use crate::memory::TableMemory;
 use crate::quick::{Unusual, entry, to_table};
 use crate::table::PageTable;
-use crate::walk::{TranslationOf, read_quickly, translate_slowly};
+use crate::translate::{read_quickly, translate_slowly};
+use crate::walk::TranslationOf;
 
 /// The level of the remembered table, where there are tables above it.
 const ANCHOR: u8 = 1;

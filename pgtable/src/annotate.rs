@@ -26,7 +26,7 @@ use core::ops::ControlFlow;
 use core::sync::atomic::Ordering;
 
 use crate::allocator::{Contents, TableAllocator};
-use crate::descent::{ByValue, InPlace, Node, Stop, Trail};
+use crate::descent::{ByValue, InPlace, Node, Stop};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
@@ -36,6 +36,7 @@ use crate::memory::{ReadMemory, TableMemory};
 use crate::state::Owner;
 use crate::table::PageTable;
 use crate::table_word::TableWord as _;
+use crate::trail::Trail;
 use crate::walk::{Walker, bounds, malformed};
 use crate::word::Word;
 

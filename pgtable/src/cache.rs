@@ -14,10 +14,11 @@ use crate::access::{Access, Prot};
 use crate::address::Address;
 use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
-use crate::gather::{Invalidate, InvalidateFailed, Stale};
+use crate::gather::{Invalidate, InvalidateFailed};
 use crate::geometry::Position;
 use crate::memory::ReadMemory;
 use crate::stage::Stage;
+use crate::stale::Stale;
 use crate::walk::{Leaf, TranslationOf, Walker};
 
 /// How many invalidations there were.

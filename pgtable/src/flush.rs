@@ -4,7 +4,7 @@ use core::iter::FusedIterator;
 use core::slice;
 
 use crate::address::{Address, low_bits};
-use crate::gather::{Stale, StaleRange};
+use crate::stale::{Stale, StaleRange};
 
 /// How to make stale translations unreachable: what an architecture's instructions are made from.
 #[derive(Clone, Debug)]

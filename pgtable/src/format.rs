@@ -19,18 +19,21 @@
 use core::fmt;
 
 pub use crate::geometry::{Geometry, LevelGeometry, MAX_GROUP, MAX_LEVELS};
+pub use crate::record_bits::{Bits, Mark, Record};
 pub use crate::shortcut::{Field, Pattern, Shortcuts, Step};
+pub use crate::stage_hooks::{FirstStage, SecondStage};
 pub use crate::table_word::TableWord;
 
-use crate::access::{Access, AccessKind, Attributes, Prot};
+use crate::access::{Access, Attributes};
 use crate::address::low_bits;
 use crate::fault::Cause;
 use crate::geometry::{Level, Position};
-use crate::stage::{Stage, Stage1, Stage2};
+use crate::stage::Stage;
 use crate::word::{load_raw, swap};
 
 /// The stage's input address type of a format.
 pub type Input<F> = <<F as Format>::Stage as Stage>::Input;
+
 /// The stage's output address type of a format.
 pub type Output<F> = <<F as Format>::Stage as Stage>::Output;
 
@@ -146,170 +149,6 @@ pub enum Groups {
     Apart,
     /// All entries are equal, and have the address of the whole (RISC-V's Svnapot).
     Alike,
-}
-
-/// Bits of entries that hold a record.
-///
-/// An entry that fits `when` has the record if its bits in `mask` equal `recorded`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Mark {
-    /// The bits of the record; 0 if there are none.
-    pub mask: u64,
-    /// What these bits are where the event was recorded: all set (`mask`), or all clear (0, as
-    /// AArch64's AP\[2\] under DBM).
-    pub recorded: u64,
-    /// The entries in which these bits hold the record. The default is all.
-    pub when: Pattern,
-}
-
-impl Mark {
-    /// No bits.
-    pub const NONE: Self = Self { mask: 0, recorded: 0, when: Pattern::ANY };
-
-    /// Whether the entry `word` holds the record in these bits.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_kept_in(self, word: u64) -> bool {
-        self.mask != 0 && self.when.odd(word) == 0
-    }
-
-    /// Whether the entry `word` has the record in these bits.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_in(self, word: u64) -> bool {
-        self.is_kept_in(word) && word & self.mask == self.recorded
-    }
-
-    /// `word` with these bits as they are where the event was recorded.
-    #[inline(always)]
-    const fn made(self, word: u64) -> u64 {
-        word & !self.mask | self.recorded
-    }
-
-    /// `word` with these bits as they are where it was not.
-    #[inline(always)]
-    const fn cleared_from(self, word: u64) -> u64 {
-        word & !self.mask | self.recorded ^ self.mask
-    }
-}
-
-/// One kind of record that is kept in entries.
-///
-/// No entry fits both `hardware.when` and `software.when`, unless one of them has no bits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Record {
-    /// The bits in which hardware makes the record; [`Mark::NONE`] if it makes none.
-    pub hardware: Mark,
-    /// The bits in which the record stays where hardware's bits mean something else, so that no
-    /// record is lost when the entry changes its kind: AArch64's dirty state is the right to write,
-    /// which a read-only page does not have. [`Format::decode`] and [`Format::leaves`] carry it as
-    /// an attribute, and [`Attributes::with_prot`] moves it.
-    pub software: Mark,
-}
-
-impl Record {
-    /// The format has no such record.
-    pub const NONE: Self = Self { hardware: Mark::NONE, software: Mark::NONE };
-
-    /// A record that is made by setting these bits, in every entry.
-    #[inline(always)]
-    #[must_use]
-    pub const fn set(mask: u64) -> Self {
-        Self::set_when(mask, Pattern::ANY)
-    }
-
-    /// A record that is made by setting these bits, in entries that fit `when`.
-    #[inline(always)]
-    #[must_use]
-    pub const fn set_when(mask: u64, when: Pattern) -> Self {
-        Self { hardware: Mark { mask, recorded: mask, when }, software: Mark::NONE }
-    }
-
-    /// A record that is made by clearing these bits, in entries that fit `when`.
-    #[inline(always)]
-    #[must_use]
-    pub const fn cleared_when(mask: u64, when: Pattern) -> Self {
-        Self { hardware: Mark { mask, recorded: 0, when }, software: Mark::NONE }
-    }
-
-    /// The same record, which stays in the bits of `software` where hardware does not keep it.
-    #[inline(always)]
-    #[must_use]
-    pub const fn or(self, software: Mark) -> Self {
-        Self { software, ..self }
-    }
-
-    /// Whether the format has this record.
-    #[inline(always)]
-    #[must_use]
-    pub const fn exists(self) -> bool {
-        self.hardware.mask != 0
-    }
-
-    /// Whether the record is kept in the entry `word`.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_kept_in(self, word: u64) -> bool {
-        self.hardware.is_kept_in(word) || self.software.is_kept_in(word)
-    }
-
-    /// Whether the entry `word` has the record.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_in(self, word: u64) -> bool {
-        self.hardware.is_in(word) || self.software.is_in(word)
-    }
-
-    /// `word` with the record, if it is kept there.
-    #[inline(always)]
-    #[must_use]
-    pub const fn made(self, word: u64) -> u64 {
-        if self.hardware.is_kept_in(word) {
-            self.hardware.made(word)
-        } else if self.software.is_kept_in(word) {
-            self.software.made(word)
-        } else {
-            word
-        }
-    }
-
-    /// `word` without the record, if it is kept there.
-    #[inline(always)]
-    #[must_use]
-    pub const fn cleared_from(self, word: u64) -> u64 {
-        if self.hardware.is_kept_in(word) {
-            self.hardware.cleared_from(word)
-        } else if self.software.is_kept_in(word) {
-            self.software.cleared_from(word)
-        } else {
-            word
-        }
-    }
-}
-
-/// The bits of entries that this crate looks at without decoding. See [`Format::bits`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Bits {
-    /// An entry with none of these bits set is absent. If some are set, [`Format::decode`] decides.
-    pub present: u64,
-    /// In leaves: any access.
-    pub accessed: Record,
-    /// In leaves: a store.
-    pub dirty: Record,
-    /// In table entries: a walk through them (x86's A; POWER has none).
-    pub table: Record,
-    /// The bits of a leaf that software may change while hardware holds its translation. A change
-    /// of any other needs break-before-make: the entry made absent and invalidated first.
-    pub in_place: u64,
-}
-
-impl Bits {
-    /// The leaf `word` with what `access` records in it.
-    #[inline(always)]
-    pub(crate) fn used(self, word: u64, access: Access) -> u64 {
-        let used = self.accessed.made(word);
-        if access.kind == AccessKind::Write { self.dirty.made(used) } else { used }
-    }
 }
 
 /// How one architecture encodes a tree.
@@ -459,98 +298,6 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
         let _ = access;
         None
-    }
-}
-
-/// What a first stage says for the second stage behind it
-/// ([`TwoStage`](crate::two_stage::TwoStage)).
-pub trait FirstStage: Format<Stage = Stage1> {
-    /// Whether the page with the leaf `word` at `at`, reached by `path`, is one of user mode,
-    /// whatever the privilege of the access. For a second stage that
-    /// [asks for it](SecondStage::asks_whose_page). The default is yes.
-    #[inline]
-    fn is_user_page(&self, word: u64, at: Position, path: Self::Path) -> bool {
-        let _ = (word, at, path);
-        true
-    }
-
-    /// What all entries on the way to the leaf `word` at `at`, reached by `path`, grant together.
-    /// For a second stage whose faults tell it
-    /// ([`fault_of_page`](SecondStage::fault_of_page)). By default what the leaf grants.
-    #[cold]
-    fn rights(&self, word: u64, at: Position, path: Self::Path) -> Prot {
-        let _ = path;
-        match self.decode(word, at) {
-            Entry::Leaf { attributes, .. } => attributes.prot(),
-            _ => Prot::new(),
-        }
-    }
-
-    /// Where the entry for `offset` would stand in the table that `word` at `at` names, a malformed
-    /// entry: if hardware has the second stage translate that address before it judges the entry.
-    /// What the second stage then refuses goes before the entry's own fault. By default the entry
-    /// is judged first.
-    #[cold]
-    fn looked_for_before_judged(
-        &self,
-        word: u64,
-        at: Position,
-        offset: u64,
-    ) -> Option<Output<Self>> {
-        let _ = (word, at, offset);
-        None
-    }
-}
-
-/// What a second stage says about the first stage's tables
-/// ([`TwoStage`](crate::two_stage::TwoStage)).
-pub trait SecondStage: Format<Stage = Stage2> {
-    /// Whether this stage judges `access` by the privilege of the first stage's page instead of
-    /// the privilege of the access. EPT does so for fetches under mode-based execute control.
-    #[inline(always)]
-    fn asks_whose_page(&self, access: Access) -> bool {
-        let _ = access;
-        false
-    }
-
-    /// The access type checked for loads of stage-1 table entries. A load by default; AMD's nested
-    /// paging checks a user's write.
-    #[inline]
-    fn guest_table_access(&self) -> Access {
-        Access::READ
-    }
-
-    /// The access type checked when the first stage records accessed or dirty in its own tables,
-    /// where [`guest_table_access`](Self::guest_table_access) does not cover that already. `None`
-    /// where it does.
-    #[inline(always)]
-    fn guest_table_update(&self) -> Option<Access> {
-        None
-    }
-
-    /// Whether a TLB may keep the entry by which it refused an access, so that it refuses it again
-    /// although the tables allow it by then. Then software invalidates after it added rights or
-    /// records. The default is yes.
-    #[inline]
-    fn keeps_refusals(&self) -> bool {
-        true
-    }
-
-    /// `fault`, which this stage raised for the final access to a page of the first stage that
-    /// grants `rights`, as hardware reports it. EPT tells the rights where it has advanced
-    /// information.
-    #[cold]
-    fn fault_of_page(&self, fault: Self::Fault, rights: Prot) -> Self::Fault {
-        let _ = rights;
-        fault
-    }
-
-    /// `fault`, which this stage raised for a table of the first stage on behalf of `access`, as
-    /// hardware reports it. RISC-V names the original access, others the one to the table.
-    #[inline]
-    fn fault_of_guest_table(&self, fault: Self::Fault, access: Access) -> Self::Fault {
-        let _ = access;
-        fault
     }
 }
 

@@ -16,6 +16,5 @@
 //! hardware walks (boot tables, tests) uses [`Unused`].
 
 pub use crate::flush::{Flush, Pages};
-pub use crate::gather::{
-    Finished, Gather, GatherError, Invalidate, InvalidateFailed, Stale, StaleRange, Unused,
-};
+pub use crate::gather::{Finished, Gather, GatherError, Invalidate, InvalidateFailed, Unused};
+pub use crate::stale::{Stale, StaleRange};

@@ -23,7 +23,8 @@ use crate::memory::TableMemory;
 use crate::quick::{Last, descend_quickly, entry, to_table_by};
 use crate::shortcut::Shortcuts;
 use crate::space::Leaves;
-use crate::table::{PageTable, layout};
+use crate::table::PageTable;
+use crate::tree_tables::layout;
 use crate::word::Word;
 
 /// The addresses of tables, from the root on.

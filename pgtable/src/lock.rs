@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::format::{Format, Output};
 use crate::ranges::Ranges;
 use crate::state::{LockRefused, Owner, TableState};
-use crate::table::layout;
+use crate::tree_tables::layout;
 use crate::work::Allowance;
 
 /// The reader's side of an embedder's read-copy-update: what a writer of a

@@ -3,7 +3,7 @@
 
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
-use crate::descent::{InPlace, Node, Stop, Trail};
+use crate::descent::{InPlace, Node, Stop};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Groups, Input, Output, Presence, Words, base_shift};
 use crate::geometry::{Level, MAX_GROUP, Position};
@@ -13,6 +13,7 @@ use crate::memory::TableMemory;
 use crate::space::Leaves;
 use crate::state::Owner;
 use crate::table::PageTable;
+use crate::trail::Trail;
 use crate::walk::bounds;
 use crate::word::{Word, load_raw};
 

@@ -9,7 +9,7 @@
 use crate::access::Access;
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
-use crate::descent::{InPlace, Node, Stop, Trail, decode};
+use crate::descent::{InPlace, Node, Stop, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
@@ -21,6 +21,7 @@ use crate::memory::TableMemory;
 use crate::space::Leaves;
 use crate::state::Owner;
 use crate::table::PageTable;
+use crate::trail::Trail;
 use crate::walk::bounds;
 use crate::word::Word;
 

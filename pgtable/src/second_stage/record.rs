@@ -3,21 +3,22 @@
 
 use core::ops::ControlFlow;
 
-use super::Stage2Tree;
-use super::page_state::{PageState, with_write};
 use crate::access::{AccessKind, Attributes};
 use crate::address::{Gpa, Hpa};
 use crate::allocator::TableAllocator;
 use crate::change::Quietly;
+use crate::edit::{Each, Modify};
 use crate::error::{Error, RangeError};
 use crate::format::SecondStage;
 use crate::gather::{Gather, Invalidate};
 use crate::geometry::{Level, Position};
 use crate::memory::TableMemory;
-use crate::modify::{Each, Modify};
 use crate::record::{Recorded, Writers};
 use crate::stage::Stage2;
 use crate::walk::LeafOf;
+
+use super::Stage2Tree;
+use super::page_state::{PageState, with_write};
 
 /// Whether the leaves that an edit changes are stale.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

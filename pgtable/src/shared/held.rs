@@ -2,7 +2,7 @@
 
 use crate::address::Address;
 use crate::allocator::TableAllocator;
-use crate::descent::{InPlace, Link, Node, Trail, descend};
+use crate::descent::{InPlace, Link, Node, descend};
 use crate::error::{Error, RangeError};
 use crate::format::{Format, Input, Output};
 use crate::geometry::Level;
@@ -10,6 +10,7 @@ use crate::lock::{DeferringAllocator, Locks as _, ReadSide, Shared};
 use crate::memory::TableMemory;
 use crate::state::{LockRefused, Owner, TableState};
 use crate::table::PageTable;
+use crate::trail::Trail;
 use crate::walk::bounds;
 
 use super::Writer;

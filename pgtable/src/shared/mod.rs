@@ -73,7 +73,9 @@ mod verbs;
 mod held;
 mod page;
 mod range;
+mod range_lock;
 mod writer;
+mod writer_space;
 
 use crate::descent::Node;
 use crate::format::{Format, Output};

@@ -1,27 +1,25 @@
 //! One thread's hand on a tree that is shared.
 
 use core::cell::RefCell;
-use core::ops::ControlFlow;
-
-use arrayvec::ArrayVec;
 
 use crate::access::{Access, Prot};
 use crate::address::Address;
 use crate::allocator::TableAllocator;
-use crate::change::Report;
 use crate::descent::{InPlace, Node};
+use crate::edit::{Each, Modify, ReadOnly, Replace, Rights};
 use crate::error::{Error, RangeError};
 use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
 use crate::gather::{Gather, Invalidate};
 use crate::lock::{DeferringAllocator, Locks as _, ReadSide as _};
 use crate::memory::TableMemory;
-use crate::modify::{Each, Modify, ReadOnly, Replace, Rights};
 use crate::ranges::Ranges;
 use crate::record::{Recorded, Writers};
-use crate::space::{AddressSpace, Leaves};
+use crate::space::Leaves;
 use crate::state::Owner;
-use crate::table::{PageTable, layout};
+use crate::table::PageTable;
+use crate::tree_tables::layout;
+use crate::unmap::Report;
 use crate::walk::{LeafOf, TranslationOf, Walker, bounds};
 
 use super::LockedRange;
@@ -357,110 +355,4 @@ where
     let address = <Output<F> as Address>::new(node.table);
     let state = table.tables.state(address, layout::<F>(node));
     state.is_some_and(|state| state.live() == 0)
-}
-
-/// Code that is written for one writer runs beside others.
-impl<F, M, A> AddressSpace for Writer<'_, F, M, A>
-where
-    F: Format,
-    M: TableMemory<Output<F>>,
-    A: DeferringAllocator<Output<F>>,
-{
-    type Stage = F::Stage;
-    type Attributes = F::Attributes;
-    type Fault = Fault<F>;
-
-    fn map(
-        &mut self,
-        input: Input<F>,
-        output: Output<F>,
-        bytes: u64,
-        attributes: F::Attributes,
-        leaves: Leaves,
-    ) -> Result<(), RangeError<Input<F>>> {
-        Self::map(self, input, output, bytes, attributes, leaves)
-    }
-
-    fn unmap<I: Invalidate<F::Stage>>(
-        &mut self,
-        input: Input<F>,
-        bytes: u64,
-        gather: &mut Gather<'_, F::Stage, I>,
-    ) -> Result<u64, RangeError<Input<F>>> {
-        Self::unmap(self, input, bytes, gather)
-    }
-
-    fn unmap_with<I: Invalidate<F::Stage>>(
-        &mut self,
-        input: Input<F>,
-        bytes: u64,
-        each: impl FnMut(LeafOf<F>),
-        gather: &mut Gather<'_, F::Stage, I>,
-    ) -> Result<u64, RangeError<Input<F>>> {
-        Self::unmap_with(self, input, bytes, each, gather)
-    }
-
-    fn modify<I: Invalidate<F::Stage>>(
-        &mut self,
-        input: Input<F>,
-        bytes: u64,
-        edit: impl FnMut(LeafOf<F>) -> F::Attributes,
-        gather: &mut Gather<'_, F::Stage, I>,
-    ) -> Result<u64, RangeError<Input<F>>> {
-        Self::modify(self, input, bytes, edit, gather)
-    }
-
-    fn protect<I: Invalidate<F::Stage>>(
-        &mut self,
-        input: Input<F>,
-        bytes: u64,
-        prot: Prot,
-        gather: &mut Gather<'_, F::Stage, I>,
-    ) -> Result<u64, RangeError<Input<F>>> {
-        Self::protect(self, input, bytes, prot, gather)
-    }
-
-    fn write_protect<I: Invalidate<F::Stage>>(
-        &mut self,
-        input: Input<F>,
-        bytes: u64,
-        gather: &mut Gather<'_, F::Stage, I>,
-    ) -> Result<u64, RangeError<Input<F>>> {
-        Self::write_protect(self, input, bytes, gather)
-    }
-
-    fn set_attributes<I: Invalidate<F::Stage>>(
-        &mut self,
-        input: Input<F>,
-        bytes: u64,
-        attributes: F::Attributes,
-        gather: &mut Gather<'_, F::Stage, I>,
-    ) -> Result<u64, RangeError<Input<F>>> {
-        Self::set_attributes(self, input, bytes, attributes, gather)
-    }
-
-    fn translate(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
-        Self::translate(self, input, access)
-    }
-
-    fn for_each<B>(
-        &self,
-        input: Input<F>,
-        bytes: u64,
-        visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
-    ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
-        self.read(|walker| walker.for_each(input, bytes, visit))
-    }
-
-    fn page_shift(&self) -> u8 {
-        self.table.page_shift()
-    }
-
-    fn leaf_shifts(&self) -> ArrayVec<u8, 32> {
-        self.table.leaf_shifts()
-    }
-
-    fn range(&self) -> (Input<F>, u64) {
-        self.table.range()
-    }
 }

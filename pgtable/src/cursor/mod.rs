@@ -8,9 +8,11 @@
 //! is marked as unknown and the gather as untold. So if a cursor is forgotten, the next writer that
 //! needs the count counts, and the gather invalidates everything.
 
+mod leaf;
+
 use crate::address::{Address, low_bits};
 use crate::allocator::{Contents, TableAllocator};
-use crate::descent::{InPlace, Node, Trail};
+use crate::descent::InPlace;
 use crate::error::Error;
 use crate::format::{Entry, Format, Input, Output, Presence, base_shift};
 use crate::gather::{Gather, Invalidate};
@@ -20,103 +22,11 @@ use crate::lock::{Locks as _, Owned};
 use crate::memory::TableMemory;
 use crate::state::LOST;
 use crate::table::PageTable;
+use crate::trail::Trail;
 use crate::walk::TranslationOf;
 use crate::word::{Word, load_raw};
 
-/// The last-level table in which a cursor stands: one without a word if it stands nowhere.
-#[derive(Debug)]
-struct Leaf<'t, W> {
-    words: &'t [W],
-    node: Node,
-    /// The offset that its first entry covers, and the address.
-    base: u64,
-    input: u64,
-    /// Entries that were filled one after the other, and entries that were emptied so, and are not
-    /// in the books yet.
-    filled: Span,
-    emptied: Span,
-    /// Whether pages were mapped since the cursor came.
-    mapped: bool,
-    /// Live entries added (or taken away) since the cursor came, those spans left out.
-    delta: i32,
-    /// The first and the last entry whose old translation hardware may hold; first > last if there
-    /// is none. The span left out.
-    stale: (usize, usize),
-}
-
-/// Entries from one index to before another. What goes on where it ends costs a comparison that a
-/// processor guesses right, and a store: no page waits for the last one's books.
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    start: usize,
-    end: usize,
-}
-
-impl Span {
-    /// One entry more, if the span goes on with it. False otherwise, and nothing changed.
-    #[inline(always)]
-    fn add(&mut self, index: usize) -> bool {
-        let goes_on = self.end == index;
-        if goes_on {
-            self.end = index + 1;
-        }
-        goes_on
-    }
-
-    /// A span of that entry; returns the one before.
-    fn begin(&mut self, index: usize) -> Self {
-        core::mem::replace(self, Self { start: index, end: index + 1 })
-    }
-}
-
-impl<W> Leaf<'_, W> {
-    /// Nowhere.
-    fn nowhere() -> Self {
-        let none = Span { start: 0, end: 0 };
-        let nothing = (usize::MAX, 0);
-        Self {
-            words: &[],
-            node: Node::default(),
-            base: 0,
-            input: 0,
-            filled: none,
-            emptied: none,
-            mapped: false,
-            delta: 0,
-            stale: nothing,
-        }
-    }
-
-    /// The entry of that index was filled, and does not go on where the last one was.
-    #[cold]
-    #[inline(never)]
-    fn fill_apart(&mut self, index: usize) {
-        let before = self.filled.begin(index);
-        self.book_filled(before);
-    }
-
-    /// The same of an entry that was emptied.
-    #[cold]
-    #[inline(never)]
-    fn empty_apart(&mut self, index: usize) {
-        let before = self.emptied.begin(index);
-        self.book_emptied(before);
-    }
-
-    #[cold]
-    fn book_filled(&mut self, span: Span) {
-        self.mapped |= span.start < span.end;
-        self.delta += (span.end - span.start) as i32;
-    }
-
-    #[cold]
-    fn book_emptied(&mut self, span: Span) {
-        if span.start < span.end {
-            self.delta -= (span.end - span.start) as i32;
-            self.stale = (self.stale.0.min(span.start), self.stale.1.max(span.end - 1));
-        }
-    }
-}
+use leaf::Leaf;
 
 /// Changes a tree page by page. For sequential pages, several times as fast as one call of the
 /// tree's own verbs per page.

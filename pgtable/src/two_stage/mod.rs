@@ -13,21 +13,26 @@
 //! where the guest's tables stand; who changes the second stage invalidates through that cache's
 //! [`Watch`](crate::cache::Watch).
 
+mod guest_tables;
+
 use core::cell::Cell;
 use core::fmt;
 
 use crate::access::{Access, Privilege};
-use crate::address::{Gpa, Gva, Hpa, low_bits};
+use crate::address::{Gpa, Gva, Hpa};
 use crate::cache::TranslationCache;
 use crate::descent::{ByValue, Node, table_below};
 use crate::fault::{Cause, Fault};
 use crate::format::{FirstStage, Format, SecondStage};
-use crate::geometry::{Level, MAX_LEVELS, Position};
-use crate::memory::{MemoryError, ReadMemory};
+use crate::geometry::{MAX_LEVELS, Position};
+use crate::memory::ReadMemory;
 use crate::quick::descend_quickly;
 use crate::stage::{Stage1, Stage2};
-use crate::walk::{TranslationOf, Walker, find, read_quickly};
+use crate::translate::{find, read_quickly};
+use crate::walk::{TranslationOf, Walker};
 use crate::word::swap;
+
+use guest_tables::{Nested, Recorded, Remembered};
 
 /// Where an address goes through both stages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -384,172 +389,5 @@ where
         let offset = self.stage1.offset(fault.address)?;
         let looked_for = self.stage1.looked_for_before_judged(word, fault.at?, offset)?;
         self.second(looked_for, self.stage2.format().guest_table_access()).err()
-    }
-}
-
-/// Guest-physical table memory, as far as it is remembered where stage 2 shows it. It forgets
-/// nothing, so it may be asked anything.
-struct Remembered<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
-    stage: &'s TwoStage<'c, F1, F2, M, N>,
-    /// The level of the next word of the walk.
-    level: Cell<u8>,
-}
-
-impl<F1, F2, M, const N: usize> ReadMemory<Gpa> for Remembered<'_, '_, F1, F2, M, N>
-where
-    F1: FirstStage,
-    F2: SecondStage,
-    M: ReadMemory<Hpa>,
-{
-    #[inline(always)]
-    fn load(&self, address: Gpa) -> Result<u64, MemoryError> {
-        self.stage.stage2.memory().load(self.place(address)?)
-    }
-
-    #[inline]
-    fn load_u32(&self, address: Gpa) -> Result<u32, MemoryError> {
-        self.stage.stage2.memory().load_u32(self.place(address)?)
-    }
-
-    /// Translations write nothing.
-    fn compare_exchange(&self, address: Gpa, _: u64, _: u64) -> Result<bool, MemoryError> {
-        Err(MemoryError::read_only(address, 1))
-    }
-
-    fn is_writable(&self, _: Gpa) -> bool {
-        false
-    }
-}
-
-impl<F1, F2: Format<Stage = Stage2>, M, const N: usize> Remembered<'_, '_, F1, F2, M, N> {
-    /// Where the next word of the walk stands, which is at `address`.
-    #[inline(always)]
-    fn place(&self, address: Gpa) -> Result<Hpa, MemoryError> {
-        let level = self.level.replace(self.level.get().wrapping_sub(1));
-        let step = self.stage.steps[usize::from(level) % MAX_LEVELS].get();
-        let within = address.get().wrapping_sub(step.page);
-        if within >= step.bytes {
-            return Err(MemoryError::outside(address, 1));
-        }
-        Ok(Hpa::new(step.output.wrapping_add(within)))
-    }
-}
-
-/// The same, as far as nothing is left to be recorded in its words, which are a walk's from the
-/// root down.
-struct Recorded<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
-    remembered: Remembered<'s, 'c, F1, F2, M, N>,
-    access: Access,
-}
-
-impl<F1, F2, M, const N: usize> ReadMemory<Gpa> for Recorded<'_, '_, F1, F2, M, N>
-where
-    F1: FirstStage,
-    F2: SecondStage,
-    M: ReadMemory<Hpa>,
-{
-    fn load(&self, address: Gpa) -> Result<u64, MemoryError> {
-        let level = Level(self.remembered.level.get());
-        self.remembered.load(address).and_then(|loaded| self.judge(level, address, loaded))
-    }
-
-    fn load_u32(&self, address: Gpa) -> Result<u32, MemoryError> {
-        let level = Level(self.remembered.level.get());
-        let loaded = self.remembered.load_u32(address)?;
-        self.judge(level, address, loaded.into()).map(|_| loaded)
-    }
-
-    /// Translations write nothing.
-    fn compare_exchange(&self, address: Gpa, _: u64, _: u64) -> Result<bool, MemoryError> {
-        Err(MemoryError::read_only(address, 1))
-    }
-
-    fn is_writable(&self, _: Gpa) -> bool {
-        false
-    }
-}
-
-impl<F1, F2, M, const N: usize> Recorded<'_, '_, F1, F2, M, N>
-where
-    F1: FirstStage,
-    F2: SecondStage,
-    M: ReadMemory<Hpa>,
-{
-    /// `loaded`, the walk's word of `level`, if nothing is left to be recorded in it.
-    fn judge(&self, level: Level, address: Gpa, loaded: u64) -> Result<u64, MemoryError> {
-        let (format, word) = (&self.remembered.stage.stage1, swap::<F1>(loaded));
-        let bits = format.bits(Position { level, shift: format.geometry().shift(level) });
-        let recorded =
-            if level.0 == 0 { bits.used(word, self.access) } else { bits.table.made(word) };
-        if recorded == word { Ok(loaded) } else { Err(MemoryError::outside(address, 1)) }
-    }
-}
-
-/// Guest-physical table memory, as stage 2 shows it.
-struct Nested<'s, 'c, F1, F2: Format<Stage = Stage2>, M, const N: usize> {
-    stage: &'s TwoStage<'c, F1, F2, M, N>,
-    /// How many words the walk has read.
-    taken: Cell<usize>,
-    /// Each with its address, in memory order of bytes.
-    words: [Cell<(u64, u64)>; MAX_LEVELS],
-    /// What stage 2 said when it refused.
-    failed: Cell<Option<Fault<F2>>>,
-}
-
-impl<F1, F2, M, const N: usize> ReadMemory<Gpa> for Nested<'_, '_, F1, F2, M, N>
-where
-    F1: FirstStage,
-    F2: SecondStage,
-    M: ReadMemory<Hpa>,
-{
-    fn load(&self, address: Gpa) -> Result<u64, MemoryError> {
-        let (taken, place) = self.place(address)?;
-        let word = self.stage.stage2.memory().load(place)?;
-        self.words[taken].set((address.get(), word));
-        Ok(word)
-    }
-
-    fn load_u32(&self, address: Gpa) -> Result<u32, MemoryError> {
-        let (taken, place) = self.place(address)?;
-        let word = self.stage.stage2.memory().load_u32(place)?;
-        self.words[taken].set((address.get(), word.into()));
-        Ok(word)
-    }
-
-    /// Translations write nothing.
-    fn compare_exchange(&self, address: Gpa, _: u64, _: u64) -> Result<bool, MemoryError> {
-        Err(MemoryError::read_only(address, 1))
-    }
-
-    fn is_writable(&self, _: Gpa) -> bool {
-        false
-    }
-}
-
-impl<F1, F2, M, const N: usize> Nested<'_, '_, F1, F2, M, N>
-where
-    F1: FirstStage,
-    F2: SecondStage,
-    M: ReadMemory<Hpa>,
-{
-    /// Which word of the walk the next is, and where it stands, which is at `address`.
-    fn place(&self, address: Gpa) -> Result<(usize, Hpa), MemoryError> {
-        let access = self.stage.stage2.format().guest_table_access();
-        let translation = self.stage.second(address, access).map_err(|fault| {
-            self.failed.set(Some(fault));
-            MemoryError::outside(address, 1)
-        })?;
-        let taken = self.taken.replace(self.taken.get() + 1) % MAX_LEVELS;
-        if self.stage.cache.is_some() {
-            let within = low_bits(translation.shift);
-            let output = translation.output.get() & !within;
-            let level = usize::from(self.stage.stage1.geometry().root().0).wrapping_sub(taken);
-            self.stage.steps[level % MAX_LEVELS].set(Step {
-                page: address.get() & !within,
-                bytes: 1 << translation.shift,
-                output,
-            });
-        }
-        Ok((taken, translation.output))
     }
 }
