@@ -4,8 +4,7 @@
 use core::sync::atomic::AtomicU64;
 
 use arch_aarch64::{
-    Barrier, Granule, Processor, Stage2Controls, Tlbi, TlbiFeatures, Ttbr, VmsaStage2, hpfar,
-    tlbi_stage2,
+    Barrier, Granule, Processor, Stage2Controls, Tlbi, TlbiFeatures, VmsaStage2, hpfar, tlbi_stage2,
 };
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
@@ -50,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let uart = arch_aarch64::Stage2Attributes::from(Prot::RW).with_memory(Memory::Device);
     tree.map(Gpa::new(0x900_0000), Hpa::new(0x900_0000), 0x1000, uart, Leaves::Largest)?;
     println!("VTCR_EL2 {:#x}", format.vtcr().into_bits());
-    println!("VTTBR_EL2 {:#x}", Ttbr::of(tree.root().get(), 7, false).into_bits());
+    println!("VTTBR_EL2 {:#x}", format.vttbr(tree.root(), 7).into_bits());
 
     println!("{}", tree.translate(Gpa::new(0x4012_3456), Access::WRITE)?.output);
     if let Err(fault) = tree.translate(Gpa::new(0xa00_0000), Access::READ) {

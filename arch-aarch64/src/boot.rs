@@ -2,23 +2,31 @@
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
-//! use arch_aarch64::{BootMapping, Stage1Controls, boot_tables};
+//! use arch_aarch64::{BootMapping, Stage1Attributes, Stage1Controls, boot_tables};
 //! use pgtable::memory::DirectMap;
-//! use pgtable::{Gpa, Gva, Prot};
+//! use pgtable::{Attributes, Gpa, Gva, Memory, Prot};
 //!
 //! # let words: Vec<AtomicU64> = (0..0x10000 / 8).map(|_| AtomicU64::new(0)).collect();
-//! let memory = DirectMap::new(&words, Gpa::new(0)); // or `GuestTables`, over vm-memory
+//! let ram = Gpa::new(0x4000_0000);
+//! let memory = DirectMap::new(&words, ram); // or `GuestTables`, over vm-memory
 //! let controls = Stage1Controls { input_bits: 39, ..Stage1Controls::new() };
+//! // Devices are mapped as such: processors access memory speculatively.
+//! let devices = Stage1Attributes::from(Prot::RW).with_memory(Memory::Device);
 //! let kernel = Gva::new(0xffff_ff80_0000_0000);
 //! let boot = boot_tables(
 //!     controls,
 //!     &memory,
-//!     Gpa::new(0x1000)..Gpa::new(0x9000),
-//!     &[BootMapping::identity(1 << 32, Prot::RWX.into())],
-//!     &[BootMapping::new(kernel, Gpa::new(0x4000_0000), 512 << 20, Prot::RWX.into())],
+//!     ram..Gpa::new(0x4000_8000),
+//!     &[
+//!         BootMapping::identity(1 << 30, devices),
+//!         BootMapping::identity_at(ram, 512 << 20, Prot::RWX.into()),
+//!     ],
+//!     &[BootMapping::new(kernel, ram, 512 << 20, Prot::RWX.into())],
 //! )?;
-//! assert_eq!(boot.ttbr0.root(false), 0x1000);
-//! // Set these registers, MAIR_EL1 to `Mair::USUAL`, and M in SCTLR_EL1.
+//! // Set TCR_EL1, TTBR0_EL1, TTBR1_EL1 and MAIR_EL1 to these, and these bits in SCTLR_EL1.
+//! let registers = boot.registers;
+//! assert_eq!((registers.ttbr0, registers.sctlr), (0x4000_0000, 0x1005));
+//! assert_eq!(boot.mair.attr(4), 0x04); // Device-nGnRE
 //! # Ok::<(), arch_aarch64::BootError>(())
 //! ```
 
@@ -28,7 +36,8 @@ use pgtable::Gpa;
 use pgtable::memory::TableMemory;
 use pgtable::vcpu::build_boot_tables;
 
-use crate::registers::{Tcr, Ttbr};
+use crate::memory_type::Mair;
+use crate::registers::{Registers, Tcr};
 use crate::shape::ShapeError;
 use crate::stage1::VmsaStage1;
 use crate::stage1_attributes::Stage1Attributes;
@@ -43,6 +52,9 @@ pub enum BootError {
     /// No tree has such addresses.
     #[error(transparent)]
     Shape(#[from] ShapeError),
+    /// Mappings for the upper range, which the EL2 regime does not have.
+    #[error("the EL2 regime has no upper address range")]
+    NoUpperRange,
     /// The tables could not be built.
     #[error(transparent)]
     Tables(#[from] pgtable::vcpu::BootError),
@@ -51,19 +63,19 @@ pub enum BootError {
 /// Tables in guest memory, and how a vCPU uses them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct BootTables {
-    /// TCR_EL1: a range without mappings has no walks.
-    pub tcr: Tcr,
-    /// TTBR0_EL1.
-    pub ttbr0: Ttbr,
-    /// TTBR1_EL1.
-    pub ttbr1: Ttbr,
+    /// TCR, TTBR0 and TTBR1 as a whole, with ASID 0; the bits of SCTLR that have to be set
+    /// ([`VmsaStage1::sctlr`]). A range without mappings has no walks (TCR.EPD*x*).
+    pub registers: Registers,
+    /// MAIR: the memory types that [`Stage1Attributes`] names by index.
+    pub mair: Mair,
     /// One past the last byte of the tables.
     pub end: Gpa,
 }
 
 /// Builds tables under `controls`, whose own address range does not count, within `area` of guest
 /// memory: a tree for the mappings of `lower`, then one for those of `upper`, if there are any.
-/// What the area held is overwritten. Trees of a single level are not built.
+/// What the area held is overwritten. The registers are those of the controls' regime. Trees of a
+/// single level are not built.
 ///
 /// # Errors
 /// [`BootError`]; the area holds part of the tables then.
@@ -74,22 +86,31 @@ pub fn boot_tables<M: TableMemory<Gpa>>(
     lower: &[BootMapping],
     upper: &[BootMapping],
 ) -> Result<BootTables, BootError> {
-    let mut boot =
-        BootTables { tcr: Tcr::new(), ttbr0: Ttbr::new(), ttbr1: Ttbr::new(), end: area.start };
-    let mut build = |range, mappings: &[BootMapping]| -> Result<Ttbr, BootError> {
+    let el0 = controls.regime.has_el0();
+    if !el0 && !upper.is_empty() {
+        return Err(BootError::NoUpperRange);
+    }
+    let (mut tcr, mut sctlr, mut end) = (0, 0, area.start);
+    let mut build = |range, mappings: &[BootMapping]| -> Result<u64, BootError> {
         if mappings.is_empty() {
-            return Ok(Ttbr::new());
+            return Ok(0);
         }
         let format = VmsaStage1::new(Stage1Controls { range, ..controls })?;
         // A root smaller than a granule stands at a granule's start.
         let granule = 1 << controls.granule.shift();
-        let start = boot.end.get().checked_next_multiple_of(granule).map_or(area.end, Gpa::new);
-        let (root, end) = build_boot_tables(format, memory, start..area.end, mappings)?;
-        boot.tcr = Tcr::from_bits(boot.tcr.into_bits() | format.tcr().into_bits());
-        boot.end = end;
-        Ok(Ttbr::of(root.get(), 0, format.output_bits() == 52))
+        let start = end.get().checked_next_multiple_of(granule).map_or(area.end, Gpa::new);
+        let (root, next) = build_boot_tables(format, memory, start..area.end, mappings)?;
+        tcr |= if el0 { format.tcr().into_bits() } else { format.tcr_el2().into_bits() };
+        sctlr = format.sctlr().into_bits();
+        end = next;
+        Ok(format.ttbr(root, 0).into_bits())
     };
     let (ttbr0, ttbr1) = (build(VaRange::Lower, lower)?, build(VaRange::Upper, upper)?);
-    let tcr = boot.tcr.with_epd0(lower.is_empty()).with_epd1(upper.is_empty());
-    Ok(BootTables { tcr, ttbr0, ttbr1, ..boot })
+    if el0 {
+        let both = Tcr::from_bits(tcr);
+        tcr = both.with_epd0(lower.is_empty()).with_epd1(upper.is_empty()).into_bits();
+    }
+    let pan = controls.pan;
+    let registers = Registers { tcr, ttbr0, ttbr1, sctlr, pan, ..Registers::default() };
+    Ok(BootTables { registers, mair: Mair::USUAL, end })
 }

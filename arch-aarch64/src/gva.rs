@@ -7,7 +7,7 @@ use pgtable::{Access, AccessKind, Cause, Fault, Gpa, Gva, Hpa, Privilege, low_bi
 
 use crate::control_bits::{ControlRegister, RefusedBit, refused};
 use crate::registers::{
-    Hcr, Processor, Registers, Sctlr, Tcr, TcrEl2, Ttbr, Vtcr, granule0, granule1, ps, tg0, tg1,
+    Hcr, Processor, Registers, Sctlr, Tcr, TcrEl2, Ttbr, Vtcr, granule0, granule1,
 };
 use crate::shape::{Granule, ShapeError};
 use crate::stage1::VmsaStage1;
@@ -315,69 +315,5 @@ const fn start_level(granule: Granule, sl0: u8, sl2: bool) -> i8 {
         (Granule::K4, 3, _) => 3,
         (Granule::K4, sl0, _) => 2 - sl0 as i8,
         (_, sl0, _) => 3 - sl0 as i8,
-    }
-}
-
-impl VmsaStage2 {
-    /// VTCR_EL2 for trees of this format: write-back, inner-shareable walks.
-    #[must_use]
-    pub const fn vtcr(&self) -> Vtcr {
-        let Stage2Controls { granule, input_bits, ha, hd, output_bits, .. } = *self.controls();
-        let start = self.start_level();
-        let sl0 = match (granule, start) {
-            (Granule::K4, -1 | 2) => 0,
-            (Granule::K4, 3) => 3,
-            (Granule::K4, level) => 2 - level,
-            (_, level) => 3 - level,
-        };
-        Vtcr::new()
-            .with_t0sz(64 - input_bits)
-            .with_sl0(sl0 as u8)
-            .with_rgn0(0b0101)
-            .with_sh0(3)
-            .with_tg0(tg0(granule))
-            .with_ps(ps(output_bits))
-            .with_vs(true)
-            .with_ha(ha)
-            .with_hd(hd)
-            .with_res1(true)
-            .with_ds(self.controls().ds && !matches!(granule, Granule::K64))
-            .with_sl2(start < 0)
-    }
-}
-
-impl VmsaStage1 {
-    /// TCR_EL1 (or TCR_EL2 with E2H = 1) for trees of this format in their address range:
-    /// write-back, inner-shareable walks. The other range is off (EPD). OR two of them for both
-    /// ranges, and clear EPD0 and EPD1.
-    #[must_use]
-    pub const fn tcr(&self) -> Tcr {
-        let Stage1Controls { granule, input_bits, ha, hd, hpd, tbi, output_bits, .. } =
-            *self.controls();
-        let size = 64 - input_bits;
-        let tcr = Tcr::new()
-            .with_ips(ps(output_bits))
-            .with_as16(true)
-            .with_ha(ha)
-            .with_hd(hd)
-            .with_ds(self.controls().ds && !matches!(granule, Granule::K64));
-        match self.controls().range {
-            VaRange::Lower => tcr
-                .with_t0sz(size)
-                .with_tg0(tg0(granule))
-                .with_rgn0(0b0101)
-                .with_sh0(3)
-                .with_hpd0(hpd)
-                .with_tbi0(tbi)
-                .with_epd1(true),
-            VaRange::Upper => tcr
-                .with_t1sz(size)
-                .with_tg1(tg1(granule))
-                .with_rgn1(0b0101)
-                .with_sh1(3)
-                .with_hpd1(hpd)
-                .with_tbi1(tbi)
-                .with_epd0(true),
-        }
     }
 }

@@ -7,8 +7,8 @@
 //!   what the handler at EL2 reads: the address and the access to fault in.
 //! - **Invalidation** as operands of TLBI and barriers: [`tlbi_stage1`], [`tlbi_stage2`].
 //! - **For VMMs**: [`Paging::of`] and [`stage2_of`] make formats of a processor's registers;
-//!   [`PagingWalker`] reaches the bytes at a guest's addresses; [`boot_tables`] writes a vCPU's
-//!   first tables.
+//!   [`gva_to_gpa`] says what an address means; [`PagingWalker`] reaches the bytes there;
+//!   [`boot_tables`] writes a vCPU's first tables.
 //!
 //! Not covered: AArch32, indirect permissions and overlays (FEAT_S1PIE, FEAT_S1POE and stage 2's),
 //! 128-bit descriptors, hardware-managed table access flags (FEAT_HAFT), nested virtualization
@@ -61,6 +61,7 @@ mod stage1_controls;
 mod stage2;
 mod stage2_attributes;
 mod syndrome;
+mod tree_registers;
 
 pub use abort::{Abort, NotStage2};
 pub use boot::{BootError, BootMapping, BootTables, boot_tables};
@@ -72,7 +73,7 @@ pub use invalidate::{
     stage2 as tlbi_stage2,
 };
 pub use memory_type::{Mair, combined_memory, combined_shareability};
-pub use paging_walker::{PagingWalker, StageTranslation};
+pub use paging_walker::{GvaError, PagingWalker, StageTranslation, gva_to_gpa};
 pub use registers::{Hcr, Processor, Registers, Sctlr, Tcr, TcrEl2, Ttbr, Vtcr};
 pub use shape::{Granule, ShapeError};
 pub use stage1::VmsaStage1;

@@ -174,8 +174,15 @@ pub struct Vtcr {
 pub struct Sctlr {
     /// M: stage 1 translates.
     pub m: bool,
-    #[bits(18)]
-    __: u32,
+    __: bool,
+    /// C: data accesses are cached where the tables say so.
+    pub c: bool,
+    #[bits(9)]
+    __: u16,
+    /// I: instruction fetches are cached where the tables say so.
+    pub i: bool,
+    #[bits(6)]
+    __: u8,
     /// WXN: what is writable is not executable.
     pub wxn: bool,
     #[bits(37)]
@@ -222,8 +229,9 @@ pub struct Hcr {
 pub struct Ttbr {
     /// CnP: common, not private.
     pub cnp: bool,
-    /// BADDR: bits 47:1 of the root table's address. Where addresses have 52 bits, register bits
-    /// 5:2 are address bits 51:48.
+    /// BADDR: bits 47:1 of the root table's address. Where the register is *wide*, its bits 5:2 are
+    /// address bits 51:48: under DS, and with 64-KiB granules and PS = 6 on a processor with
+    /// FEAT_LPA (`AArch64.S1TTBaseAddress`).
     #[bits(47)]
     pub baddr: u64,
     /// The ASID or the VMID.
@@ -232,15 +240,18 @@ pub struct Ttbr {
 }
 
 impl Ttbr {
-    /// A register for the root table at `root`, with an ASID or a VMID. `wide`: addresses have 52
-    /// bits (PS = 6).
+    /// A register for the root table at `root`, with an ASID or a VMID; [`VmsaStage1::ttbr`] and
+    /// [`VmsaStage2::vttbr`] know whether it is `wide`.
+    ///
+    /// [`VmsaStage1::ttbr`]: crate::VmsaStage1::ttbr
+    /// [`VmsaStage2::vttbr`]: crate::VmsaStage2::vttbr
     #[must_use]
     pub const fn of(root: u64, id: u16, wide: bool) -> Self {
         let high = if wide { root >> 48 & 0xf } else { 0 };
         Self::new().with_id(id).with_baddr(root >> 1 & low_bits(47) | high << 1)
     }
 
-    /// The address of the root table. With 52-bit addresses it is a multiple of 64.
+    /// The address of the root table. In a `wide` register it is a multiple of 64.
     #[must_use]
     pub const fn root(self, wide: bool) -> u64 {
         let address = self.baddr() << 1;
@@ -389,14 +400,19 @@ impl Processor {
         if bits < self.physical_bits { bits } else { self.physical_bits }
     }
 
-    /// Whether TTBRs hold address bits 51:48: with 64-KiB granules, or under DS.
+    /// Whether TTBRs hold address bits 51:48 (DDI 0487, `AArch64.S1TTBaseAddress`): under DS,
+    /// whatever PS says; with 64-KiB granules, if PS is 6 and the processor has FEAT_LPA.
     pub(crate) const fn wide_roots(&self, granule: Granule, ds: bool, ps: u8) -> bool {
-        self.output_bits(ps) == 52 && (ds || matches!(granule, Granule::K64))
+        ds || matches!(granule, Granule::K64) && ps == 6 && self.physical_bits == 52
     }
 }
 
-/// The registers of one translation regime's stage 1.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+/// The registers of one translation regime's stage 1, as raw values: `KVM_GET_ONE_REG` has them of
+/// a guest, but for HCR_EL2, which its hypervisor sets.
+///
+/// The default is EL1 in AArch64 with translation off, as KVM's vCPUs start: HCR_EL2.RW alone is
+/// set. So a VMM gives the others: `Registers { tcr, ttbr0, ttbr1, sctlr, ..Registers::default() }`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Registers {
     /// TCR_EL1 or TCR_EL2.
     pub tcr: u64,
@@ -408,8 +424,15 @@ pub struct Registers {
     pub ttbr1: u64,
     /// SCTLR_EL1 or SCTLR_EL2.
     pub sctlr: u64,
-    /// HCR_EL2. For a guest of KVM, whose hypervisor sets it: `Hcr::new().with_rw(true)`.
+    /// HCR_EL2. Of a guest of KVM what the default has: `Hcr::new().with_rw(true)`.
     pub hcr: u64,
     /// PSTATE.PAN.
     pub pan: bool,
+}
+
+impl Default for Registers {
+    fn default() -> Self {
+        let hcr = Hcr::new().with_rw(true).into_bits();
+        Self { tcr: 0, tcr2: 0, ttbr0: 0, ttbr1: 0, sctlr: 0, hcr, pan: false }
+    }
 }

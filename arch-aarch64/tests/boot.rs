@@ -7,11 +7,12 @@ mod support;
 use std::sync::atomic::AtomicU64;
 
 use arch_aarch64::{
-    BootError, BootMapping, Hcr, Paging, Processor, Regime, Registers, Stage1Controls, boot_tables,
+    BootError, BootMapping, GvaError, Paging, Processor, Regime, Registers, Stage1Attributes,
+    Stage1Controls, Tcr, Unsupported, boot_tables, gva_to_gpa,
 };
 use pgtable::bytes::Translate;
 use pgtable::memory::DirectMap;
-use pgtable::{Access, Gpa, Gva, Prot};
+use pgtable::{Access, Attributes, Gpa, Gva, Memory, Prot};
 use support::{GRANULES, S1};
 
 #[test]
@@ -31,15 +32,7 @@ fn an_identity_map_and_a_kernel() {
             let identity = BootMapping::identity(1 << 32, Prot::RW.into());
             let area = Gpa::new(0x1234)..Gpa::new(0x20_0000);
             let boot = boot_tables(controls, &memory, area, &[identity], &[image]).unwrap();
-            let registers = Registers {
-                tcr: boot.tcr.into_bits(),
-                ttbr0: boot.ttbr0.into_bits(),
-                ttbr1: boot.ttbr1.into_bits(),
-                sctlr: 1,
-                hcr: Hcr::new().with_rw(true).into_bits(),
-                ..Registers::default()
-            };
-            let paging = Paging::of(Regime::El10, registers, &Processor::MAX).unwrap();
+            let paging = Paging::of(Regime::El10, boot.registers, &Processor::MAX).unwrap();
             let walker = paging.walker(&memory);
             for (gva, access, want) in [
                 (0x1234_5678, Access::WRITE, Some(0x1234_5678)),
@@ -52,6 +45,8 @@ fn an_identity_map_and_a_kernel() {
                 let found = walker.translate(Gva::new(gva), access).ok();
                 let found = found.map(|page| page.output.get());
                 assert_eq!(found, want, "{access} at {gva:#x}, {controls:?}");
+                let gpa = gva_to_gpa(&boot.registers, memory, Gva::new(gva), access);
+                assert_eq!(gpa.ok().map(Gpa::get), want, "{access} at {gva:#x}");
             }
             assert!(boot.end <= Gpa::new(0x20_0000));
         }
@@ -65,8 +60,11 @@ fn one_range_and_none() {
     let identity = BootMapping::identity(1 << 30, Prot::RW.into());
     let area = Gpa::new(0x1000)..Gpa::new(0x3000);
     let boot = boot_tables(S1, &memory, area.clone(), &[identity], &[]).unwrap();
-    assert_eq!((boot.ttbr0.into_bits(), boot.ttbr1.into_bits()), (0x1000, 0));
-    assert!(boot.tcr.epd1() && !boot.tcr.epd0());
+    let Registers { tcr, tcr2, ttbr0, ttbr1, sctlr, hcr, pan } = boot.registers;
+    assert_eq!((ttbr0, ttbr1), (0x1000, 0));
+    assert_eq!((tcr2, sctlr, hcr, pan), (0, 0x1005, 1 << 31, false));
+    let tcr = Tcr::from_bits(tcr);
+    assert!(tcr.epd1() && !tcr.epd0());
     assert_eq!(boot.end, Gpa::new(0x3000));
     let small = Gpa::new(0x1000)..Gpa::new(0x2000);
     let full = boot_tables(S1, &memory, small, &[identity], &[]).unwrap_err();
@@ -74,4 +72,59 @@ fn one_range_and_none() {
     let none = Stage1Controls { input_bits: 53, ..S1 };
     let shape = boot_tables(none, &memory, area, &[identity], &[]).unwrap_err();
     assert_eq!(shape.to_string(), "an input address size of 53 bits is not one of 25 to 48");
+}
+
+/// Memory that does not begin at 0, beside devices, for each regime: what the registers say is what
+/// was asked for, with the types that MAIR names.
+#[test]
+fn devices_and_memory_in_every_regime() {
+    let ram = Gpa::new(0x4000_0000);
+    let words: Vec<_> = (0..0x1_0000 / 8).map(|_| AtomicU64::new(!0)).collect();
+    let memory = DirectMap::new(&words, ram);
+    let area = ram..Gpa::new(0x4001_0000);
+    let devices = Stage1Attributes::from(Prot::RW).with_memory(Memory::Device);
+    let lower = [
+        BootMapping::identity(1 << 30, devices),
+        BootMapping::identity_at(ram, 1 << 30, Prot::RWX.into()),
+    ];
+    for regime in [Regime::El10, Regime::El2, Regime::El20] {
+        let controls = Stage1Controls { regime, wxn: regime == Regime::El20, ..S1 };
+        let boot = boot_tables(controls, &memory, area.clone(), &lower, &[]).unwrap();
+        let paging = Paging::of(regime, boot.registers, &Processor::MAX).unwrap();
+        for (gva, access, want) in [
+            (0x900_0000, Access::WRITE, Some(0x04)),
+            (0x900_0000, Access::FETCH, None),
+            (0x4123_4567, Access::WRITE, Some(0xff)),
+            (0x4123_4567, Access::FETCH, Some(0xff).filter(|_| !controls.wxn)),
+            (0x8000_0000, Access::READ, None),
+        ] {
+            let found = paging.translate(memory, Gva::new(gva), access);
+            let kind = found.map(|page| {
+                assert_eq!(page.output.get(), gva);
+                boot.mair.attr(page.attributes.unwrap().attr_index())
+            });
+            assert_eq!(kind.ok(), want, "{access} at {gva:#x}, {regime:?}");
+        }
+    }
+    let controls = Stage1Controls { regime: Regime::El2, ..S1 };
+    let upper = boot_tables(controls, &memory, area, &[], &lower[1..]).unwrap_err();
+    assert_eq!(upper, BootError::NoUpperRange);
+}
+
+/// Why an address has no guest-physical one.
+#[test]
+fn gva_errors() {
+    let words: Vec<_> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    let memory = DirectMap::new(&words, Gpa::new(0));
+    let gva = Gva::new(0x1234);
+    let off = gva_to_gpa(&Registers::default(), memory, gva, Access::READ);
+    assert_eq!(off, Ok(Gpa::new(0x1234)));
+    let on = Registers { tcr: 16 | 1 << 23, sctlr: 1, ..Registers::default() };
+    match gva_to_gpa(&on, memory, gva, Access::WRITE.by_user()) {
+        Err(GvaError::Fault(fault)) => assert_eq!(fault.arch.into_bits(), 0x9200_0044),
+        other => panic!("{other:?}"),
+    }
+    let aarch32 = Registers { hcr: 0, ..on };
+    let refused = gva_to_gpa(&aarch32, memory, gva, Access::READ);
+    assert_eq!(refused, Err(GvaError::Unsupported(Unsupported::AArch32)));
 }

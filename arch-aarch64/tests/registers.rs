@@ -201,6 +201,7 @@ fn registers_of_every_shape() {
                 let wide = controls.ds || granule == Granule::K64;
                 let root = if wide { 0xf_0000_1230_0000 } else { 0x1230_0000 };
                 let ttbr = Ttbr::of(root, 0x77, wide).into_bits();
+                assert_eq!(format.ttbr(Gpa::new(root), 0x77).into_bits(), ttbr, "{controls:?}");
                 let registers = Registers {
                     tcr: format.tcr().into_bits(),
                     ttbr0: ttbr,
@@ -227,6 +228,7 @@ fn registers_of_every_shape() {
                 let Ok(format) = VmsaStage2::new(controls) else { continue };
                 let hcr = Hcr::new().with_vm(true).with_fwb(true).into_bits();
                 let vttbr = Ttbr::of(0x4000_0000, 5, true).into_bits();
+                assert_eq!(format.vttbr(Hpa::new(0x4000_0000), 5).into_bits(), vttbr);
                 let read = stage2_of(format.vtcr().into_bits(), vttbr, hcr, &Processor::MAX);
                 assert_eq!(read, Ok(Some((format, Hpa::new(0x4000_0000)))), "{controls:?}");
             }
@@ -252,7 +254,9 @@ fn case_roots_and_start_levels() {
     assert_eq!(root_of(vtcr, 1 << 40), Err(Unsupported::Root { root: 1 << 40 }));
     assert_eq!(root_of(vtcr, 0xffff_e000), Ok(Some(0xffff_e000)));
     // Bits below the root's size count as 0.
-    assert_eq!(root_of(0x3_8044_8058, 0xd73_8a98_9dfc), Ok(Some(0xd73_8a98_0000)));
+    assert_eq!(root_of(0x8044_8058, 0xd73_8a98_9dfc), Ok(Some(0xd73_8a98_0000)));
+    let beyond = Unsupported::Root { root: 0xf_0d73_8a98_0000 };
+    assert_eq!(root_of(0x3_8044_8058, 0xd73_8a98_9dfc), Err(beyond));
     for (tcr, ttbr0, want) in [
         // PS = 6, 4 KiB, no DS: bits 5:2 are no address bits.
         (16 | 1 << 23 | 6 << 32, 0x1_0004, 0x1_0000),
@@ -262,6 +266,56 @@ fn case_roots_and_start_levels() {
         let registers = Registers { tcr, ttbr0, ..plain() };
         let paging = Paging::of(Regime::El10, registers, &Processor::MAX).unwrap();
         assert_eq!(paging.half(VaRange::Lower).unwrap().root.get(), want, "{tcr:#x}");
+    }
+    // Bits 5:2 are address bits 51:48 under DS whatever PS says, and with 64-KiB granules where PS
+    // is 6 and the processor has FEAT_LPA (`AArch64.S1TTBaseAddress`, `AArch64.S2TTBaseAddress`).
+    // Beyond the output size they are an address size fault at level 0, of stage 2 a refusal.
+    const WIDE: u64 = 0x3_0000_0010_0000;
+    const NARROW: u64 = 0x10_0000;
+    let (k4, k16, k64) = (0, 2, 1);
+    for (tg, ds, ps, physical_bits, want) in [
+        (k4, true, 6, 52, WIDE),
+        (k4, true, 5, 52, WIDE),
+        (k4, true, 6, 48, WIDE),
+        (k4, true, 2, 48, WIDE),
+        (k4, false, 6, 52, NARROW),
+        (k16, true, 6, 52, WIDE),
+        (k16, true, 5, 48, WIDE),
+        (k16, false, 6, 52, NARROW),
+        (k64, false, 6, 52, WIDE),
+        (k64, true, 6, 52, WIDE),
+        (k64, false, 5, 52, NARROW),
+        (k64, false, 6, 48, NARROW),
+        (k64, true, 6, 48, NARROW),
+        (k64, true, 7, 52, NARROW),
+    ] {
+        let processor = Processor { physical_bits, ..Processor::MAX };
+        let case = format!("TG {tg}, DS {ds}, PS {ps}, {physical_bits} bits");
+        let tcr = 16 | 1 << 23 | tg << 14 | ps << 32 | u64::from(ds) << 59;
+        let registers = Registers { tcr, ttbr0: NARROW | 0xc, ..plain() };
+        let paging = Paging::of(Regime::El10, registers, &processor).unwrap();
+        let root = paging.half(VaRange::Lower).unwrap().root.get();
+        let output_bits =
+            if ps >= 6 { physical_bits } else { [32, 36, 40, 42, 44, 48][ps as usize] };
+        let fits = root >> output_bits == 0;
+        assert_eq!(root, want, "{case}");
+        match paging.tree(Gva::new(0), Access::READ) {
+            Ok(_) => assert!(fits, "{case}"),
+            Err(fault) => {
+                assert_eq!((fits, fault.arch.into_bits()), (false, 0x9600_0000), "{case}");
+            }
+        }
+        let vtcr = 24 | 1 << 6 | tg << 14 | ps << 16 | 1 << 31 | u64::from(ds) << 32;
+        let read = stage2_of(vtcr, NARROW | 0xc, hcr, &processor);
+        let root = match read {
+            Ok(stage) => stage.map(|(_, root)| root.get()),
+            Err(Unsupported::Root { root }) => {
+                assert!(!fits, "{case}");
+                Some(root)
+            }
+            Err(error) => panic!("{error}, {case}"),
+        };
+        assert_eq!(root, Some(want), "{case}");
     }
     // Level 0 of 4-KiB granules needs 44 physical bits, level 1 of 16-KiB granules 42, DS or not.
     for (granule, input_bits, start_level, least) in

@@ -16,7 +16,9 @@
 //!     &memory,
 //!     ram..Gpa::new(0x8000_8000),
 //!     [
-//!         BootMapping::identity(1 << 32, Prot::RWX.into()),
+//!         // Devices, and memory from 2 GiB on. The memory type is that of the platform (PMA).
+//!         BootMapping::identity(1 << 31, Prot::RW.into()),
+//!         BootMapping::identity_at(ram, 1 << 31, Prot::RWX.into()),
 //!         BootMapping::new(kernel, ram, 512 << 20, Prot::RWX.into()),
 //!     ],
 //! )?;

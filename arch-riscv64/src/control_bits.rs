@@ -40,7 +40,7 @@ use Effect::{Modelled, None as Nothing, Refused};
 /// Every defined bit of these registers. Bits that are in no row are reserved, and refused.
 pub const CONTROL_BITS: &[ControlBits] = &[
     bits(Satp, 0, 44, "PPN", Modelled),
-    bits(Satp, 44, 16, "ASID", Nothing), // what fences reach, not what a walk finds
+    bits(Satp, 44, 16, "ASID", Nothing), // what fences reach, not what a walk finds; 0 if Bare
     bits(Satp, 60, 4, "MODE", Modelled),
     bits(Hgatp, 2, 42, "PPN", Modelled), // the root has 16 KiB
     bits(Hgatp, 44, 14, "VMID", Nothing),

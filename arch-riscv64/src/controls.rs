@@ -91,7 +91,8 @@ impl Controls {
 /// What a guest stage depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct GuestControls {
-    /// `sstatus.MXR` of HS-mode: a guest's loads from executable pages are allowed.
+    /// `sstatus.MXR` of HS-mode: a guest's own loads from executable pages are allowed. Those are
+    /// `Access::READ.by_user()`, whichever mode the guest is in: [`SvX4`](crate::SvX4).
     pub mxr: bool,
     /// What entries may say.
     pub extensions: Extensions,

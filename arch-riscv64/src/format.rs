@@ -135,8 +135,24 @@ pub type Sv = SvTables<Stage1>;
 /// Every access counts as one of user mode. The privilege of an [`Access`] therefore says something
 /// else here: a supervisor's load is an *implicit* load, as of a guest's table, to which MXR does
 /// not apply, and a user's load is the guest's own, whichever mode the guest is in.
-/// [`TwoStage`](pgtable::two_stage::TwoStage) asks so by itself. Without MXR there is no
-/// difference.
+/// [`TwoStage`](pgtable::two_stage::TwoStage) asks so by itself, and so does
+/// [`Trap::access`](crate::Trap::access). Without MXR there is no difference.
+///
+/// ```
+/// use core::sync::atomic::AtomicU64;
+/// use arch_riscv64::{GuestControls, Mode, SvX4};
+/// use pgtable::memory::DirectMap;
+/// use pgtable::walk::Walker;
+/// use pgtable::{Access, Gpa, Hpa};
+///
+/// // A page of 1 GiB that is executable only: V, X, U, A, D.
+/// let words: Vec<AtomicU64> = (0..0x800).map(|_| AtomicU64::new(0xd9)).collect();
+/// let format = SvX4::new(Mode::Sv39, GuestControls { mxr: true, ..GuestControls::new() });
+/// let walker = Walker::new(format, DirectMap::new(&words, Hpa::new(0)), Hpa::new(0));
+/// // The guest may load from it, but no table of the guest's stands there.
+/// assert!(walker.translate(Gpa::new(0x1234), Access::READ.by_user()).is_ok());
+/// assert!(walker.translate(Gpa::new(0x1234), Access::READ).is_err());
+/// ```
 pub type SvX4 = SvTables<Stage2>;
 
 impl Sv {

@@ -22,6 +22,11 @@ pub enum Unsupported {
     /// The MODE field of satp, vsatp or hgatp has a value that is no mode of RV64.
     #[error("mode {1} of {0} is not supported")]
     Mode(ControlRegister, u8),
+    /// MODE says Bare and another field is not 0: the manual leaves open how such a register
+    /// translates ("Supervisor Address Translation and Protection Register", "Hypervisor Guest
+    /// Address Translation and Protection Register").
+    #[error("{0} is Bare with other fields set: how it translates is UNSPECIFIED")]
+    Bare(ControlRegister),
     /// A PMM field has the reserved value.
     #[error("pointer masking (PMM) of {0} has a reserved value")]
     PointerMask(ControlRegister),
@@ -71,9 +76,10 @@ fn accept(words: &[(ControlRegister, u64)]) -> Result<(), Unsupported> {
     bit.map_or(Ok(()), |bit| Err(Unsupported::Bit(bit)))
 }
 
-/// The mode; `None`: Bare.
-fn mode(register: ControlRegister, code: u8) -> Result<Option<Mode>, Unsupported> {
+/// The mode of satp, vsatp or hgatp, whose MODE is `code`; `None`: Bare.
+fn mode(register: ControlRegister, word: u64, code: u8) -> Result<Option<Mode>, Unsupported> {
     match (code, Mode::from_code(code)) {
+        (0, _) if word != 0 => Err(Unsupported::Bare(register)),
         (0, _) => Ok(None),
         (_, Some(mode)) => Ok(Some(mode)),
         (_, None) => Err(Unsupported::Mode(register, code)),
@@ -96,8 +102,11 @@ pub struct Paging {
 impl Paging {
     /// The first stage in S-mode (or HS-mode) and U-mode: satp, sstatus, menvcfg and senvcfg.
     ///
-    /// `hart` supplies what registers do not say: Svnapot, Svrsw60t59b, and `adue` for a hart that
-    /// always updates A and D (an early one without Svade and Svadu).
+    /// `hart` supplies what registers do not say: Svnapot, Svrsw60t59b; `adue` for a hart that
+    /// always updates A and D (an early one without Svade and Svadu); `adue` and `pbmte` for a
+    /// vCPU whose henvcfg cannot be read (KVM sets PBMTE for a guest with Svpbmt, and ADUE for one
+    /// with Svadu and without Svade). Where `hart` has one of these two, the registers' bit does not
+    /// count.
     /// [`CONTROL_BITS`](crate::CONTROL_BITS) lists what becomes of each bit.
     ///
     /// # Errors
@@ -143,13 +152,13 @@ impl Paging {
             (ControlRegister::Sstatus, status),
             (ControlRegister::Senvcfg, senvcfg),
         ])?;
+        let mode = mode(ControlRegister::Satp, satp, Satp::from_bits(satp).mode())?;
         let (satp, status) = (Satp::from_bits(satp), Status::from_bits(status));
         let controls = Controls {
             sum: status.sum(),
             mxr: mxr || status.mxr(),
             extensions: envcfg.extensions(hart),
         };
-        let mode = mode(ControlRegister::Satp, satp.mode())?;
         let supervisor = mask(register, envcfg)?;
         let user = mask(ControlRegister::Senvcfg, Envcfg::from_bits(senvcfg))?;
         // Under MXR no address is masked, paged or not.
@@ -228,8 +237,8 @@ impl GuestPaging {
             (ControlRegister::Menvcfg, menvcfg.into_bits()),
             (ControlRegister::Hgatp, hgatp),
         ])?;
+        let mode = mode(ControlRegister::Hgatp, hgatp, Hgatp::from_bits(hgatp).mode())?;
         let hgatp = Hgatp::from_bits(hgatp);
-        let mode = mode(ControlRegister::Hgatp, hgatp.mode())?;
         let controls = GuestControls {
             mxr: Status::from_bits(sstatus).mxr(),
             extensions: menvcfg.extensions(hart),

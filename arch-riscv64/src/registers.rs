@@ -15,7 +15,7 @@ pub struct Satp {
     pub ppn: u64,
     /// Address-space identifier. A hart may implement fewer than 16 bits.
     pub asid: u16,
-    /// [`Mode::code`], or 0: Bare.
+    /// [`Mode::code`](crate::Mode::code), or 0: Bare. Then all other fields are 0.
     #[bits(4)]
     pub mode: u8,
 }
@@ -50,7 +50,8 @@ pub struct Hgatp {
     pub vmid: u16,
     #[bits(2)]
     __: u8,
-    /// [`Mode::code`] of the stage with the wide root, or 0: Bare.
+    /// [`Mode::code`](crate::Mode::code) of the stage with the wide root, or 0: Bare. Then all other
+    /// fields are 0.
     #[bits(4)]
     pub mode: u8,
 }
@@ -108,6 +109,7 @@ pub(crate) struct Envcfg {
 impl Envcfg {
     /// What entries may say, on a hart that can do what `hart` says.
     pub(crate) const fn extensions(self, hart: Extensions) -> Extensions {
-        Extensions { adue: hart.adue || self.adue(), pbmte: self.pbmte(), ..hart }
+        let (adue, pbmte) = (hart.adue || self.adue(), hart.pbmte || self.pbmte());
+        Extensions { adue, pbmte, ..hart }
     }
 }

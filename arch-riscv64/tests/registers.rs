@@ -143,15 +143,36 @@ fn every_control_bit() {
     }
 }
 
+/// A register that is Bare has nothing else: how it translates otherwise is UNSPECIFIED.
+#[test]
+fn bare_is_zero() {
+    let hart = Extensions::new();
+    for bit in [0, 2, 43, 44, 57, 59] {
+        let word = 1 << bit;
+        let first = Err(Unsupported::Bare(ControlRegister::Satp));
+        let host = Registers { satp: word, ..Registers::default() };
+        assert_eq!(Paging::of(&host, hart), first, "bit {bit}");
+        let guest = Registers { vsatp: word, ..Registers::default() };
+        assert_eq!(Paging::of_guest(&guest, hart), first, "bit {bit}");
+        assert_eq!(GuestPaging::of(&guest, hart).map(|_| ()), first.map(|_| ()), "bit {bit}");
+        let second = Registers { hgatp: word, ..Registers::default() };
+        let refused = match bit {
+            // Reserved, whatever MODE says.
+            0 | 59 => matches!(GuestPaging::of(&second, hart), Err(Unsupported::Bit(_))),
+            _ => GuestPaging::of(&second, hart) == Err(Unsupported::Bare(ControlRegister::Hgatp)),
+        };
+        assert!(refused, "bit {bit}");
+    }
+    let error = Unsupported::Bare(ControlRegister::Satp).to_string();
+    assert_eq!(error, "satp is Bare with other fields set: how it translates is UNSPECIFIED");
+}
+
 #[test]
 fn modes() {
     for code in 0..16 {
-        let registers = Registers {
-            satp: code << 60 | 5,
-            vsatp: code << 60 | 5,
-            hgatp: code << 60 | 8,
-            ..Registers::default()
-        };
+        let field = |mode_and: u64| if code == 0 { 0 } else { code << 60 | mode_and };
+        let registers =
+            Registers { satp: field(5), vsatp: field(5), hgatp: field(8), ..Registers::default() };
         let host = Paging::of(&registers, Extensions::new());
         let guest = GuestPaging::of(&registers, Extensions::new());
         let mode = match code {
@@ -234,12 +255,16 @@ fn whose_controls() {
     ];
     for &(sstatus, vsstatus, menvcfg, henvcfg, host, own, guest) in rows {
         let registers = Registers { sstatus, vsstatus, menvcfg, henvcfg, ..PLAIN };
-        for rsw60t59b in [false, true] {
-            let hart = Extensions { rsw60t59b, ..none };
+        for hart in [none, Extensions { rsw60t59b: true, ..none }, adue, pbmte] {
+            let with_hart = |it: Extensions| Extensions {
+                adue: it.adue || hart.adue,
+                pbmte: it.pbmte || hart.pbmte,
+                ..hart
+            };
             let controls = |(sum, mxr, extensions): First| Controls {
                 sum,
                 mxr,
-                extensions: Extensions { rsw60t59b, ..extensions },
+                extensions: with_hart(extensions),
             };
             let first = Paging::of(&registers, hart).unwrap().tables().unwrap();
             assert_eq!(first, (Sv::new(Mode::Sv39, controls(host)), Gpa::new(0x7000)));
@@ -247,7 +272,7 @@ fn whose_controls() {
             let first = both.first.tables().unwrap();
             assert_eq!(first, (Sv::new(Mode::Sv39, controls(own)), Gpa::new(0x9000)));
             let (mxr, extensions) = guest;
-            let extensions = Extensions { rsw60t59b, ..extensions };
+            let extensions = with_hart(extensions);
             let second = SvX4::new(Mode::Sv39, GuestControls { mxr, extensions });
             assert_eq!(both.second, Some((second, Hpa::new(0x4000))));
         }

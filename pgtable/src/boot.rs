@@ -46,7 +46,14 @@ impl<T> BootMapping<T> {
     /// largest pages.
     #[must_use]
     pub const fn identity(bytes: u64, attributes: T) -> Self {
-        Self::new(Gva::new(0), Gpa::new(0), bytes, attributes)
+        Self::identity_at(Gpa::new(0), bytes, attributes)
+    }
+
+    /// `bytes` bytes of guest-physical memory from `gpa` on at the same virtual addresses, in the
+    /// largest pages: memory that does not begin at 0, a device's registers.
+    #[must_use]
+    pub const fn identity_at(gpa: Gpa, bytes: u64, attributes: T) -> Self {
+        Self::new(Gva::new(gpa.get()), gpa, bytes, attributes)
     }
 }
 

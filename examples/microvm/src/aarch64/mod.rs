@@ -14,8 +14,8 @@ use std::cell::{Cell, RefCell};
 use std::fs;
 
 use arch_aarch64::{
-    Granule, Hcr, Processor, Registers, Stage1Attributes, Stage1Controls, TlbiFeatures, Ttbr,
-    VaRange, VmsaStage1,
+    Granule, Processor, Registers, Stage1Attributes, Stage1Controls, TlbiFeatures, VaRange,
+    VmsaStage1,
 };
 use frag_alloc::guest_frames;
 use kvm_ioctls::Kvm;
@@ -125,17 +125,15 @@ fn format(range: VaRange, processor: &Processor) -> Result<VmsaStage1, Failure> 
 /// The registers of each process: TTBR1 is the kernel's, which has no lower range itself.
 fn registers(spaces: &[Space<'_>], sctlr: u64) -> [(u32, Registers); 3] {
     let [kernel, process, other] = [0, 1, 2].map(|index| &spaces[index]);
-    let wide = kernel.format().output_bits() == 52;
-    let hcr = Hcr::new().with_rw(true).into_bits();
     [kernel, process, other].map(|space| {
         let no_lower = space.pid == KERNEL;
         let tcr = kernel.format().tcr().into_bits() | process.format().tcr().into_bits();
         let tcr = arch_aarch64::Tcr::from_bits(tcr).with_epd0(no_lower).with_epd1(false);
-        let ttbr = |root: Gpa| Ttbr::of(root.get(), space.pid as u16, wide).into_bits();
-        let ttbr0 = if no_lower { 0 } else { ttbr(space.root()) };
-        let ttbr1 = Ttbr::of(kernel.root().get(), 0, wide).into_bits();
+        let own = space.format().ttbr(space.root(), space.pid as u16);
+        let ttbr0 = if no_lower { 0 } else { own.into_bits() };
+        let ttbr1 = kernel.format().ttbr(kernel.root(), 0).into_bits();
         let tcr = tcr.into_bits();
-        (space.pid, Registers { tcr, ttbr0, ttbr1, sctlr, hcr, ..Registers::default() })
+        (space.pid, Registers { tcr, ttbr0, ttbr1, sctlr, ..Registers::default() })
     })
 }
 

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use arch_aarch64::{
     Granule, Hcr, Mair, Paging, Processor, Regime, Registers, Shareability, Stage1Attributes,
-    Stage1Controls, Stage2Attributes, Stage2Controls, Stage2Execute, Stage2Memory, Ttbr, VaRange,
+    Stage1Controls, Stage2Attributes, Stage2Controls, Stage2Execute, Stage2Memory, VaRange,
     VmsaStage1, VmsaStage2, stage2_of,
 };
 use fastrand::Rng;
@@ -318,7 +318,6 @@ fn scene(
     let mut first_mappings = Vec::new();
     let mair = Mair([0x0004_0044_bbff_4fff, Mair::USUAL.0, 0xff0c_0844_00bb_fff4][rng.usize(..3)]);
     let id = rng.u16(1..256);
-    let wide = |bits: u8| bits == 52;
 
     // Stage 2 first: stage 1's pages are among its own.
     let mut second = None;
@@ -339,7 +338,7 @@ fn scene(
         second_mappings = map(&mut tree, rng, output, attributes2);
         whole_sets(&tree.walker(), &second_mappings)?;
         order.vtcr = format.vtcr().into_bits();
-        order.vttbr = Ttbr::of(tree.root().get(), id, wide(controls2.output_bits)).into_bits();
+        order.vttbr = format.vttbr(tree.root(), id).into_bits();
         hcr = hcr.with_vm(true).with_fwb(controls2.fwb);
         second = Some((format, tree.root()));
         tree2 = Some(tree);
@@ -424,7 +423,7 @@ fn scene(
         let upper = controls.range == VaRange::Upper;
         registers = Registers {
             tcr: match regime {
-                Regime::El2 => tcr_el2(&controls),
+                Regime::El2 => format.tcr_el2().into_bits(),
                 _ if upper => tcr
                     .with_tbid1(rng.bool() && machine.processor.tbid)
                     .with_e0pd1(e0pd)
@@ -437,9 +436,9 @@ fn scene(
             pan: controls.pan,
             ..Registers::default()
         };
-        let ttbr = Ttbr::of(root.get(), 0, wide(controls.output_bits)).into_bits();
+        let ttbr = format.ttbr(root, 0).into_bits();
         *if upper { &mut registers.ttbr1 } else { &mut registers.ttbr0 } = ttbr;
-        order.sctlr |= 1 | u64::from(controls.wxn) << 19 | u64::from(controls.epan) << 57;
+        order.sctlr |= format.sctlr().into_bits();
         if regime == Regime::El20 {
             hcr = hcr.with_e2h(true).with_tge(true);
         }
@@ -480,23 +479,4 @@ fn scene(
         code,
         mappings,
     }))
-}
-
-/// TCR_EL2 with E2H = 0.
-fn tcr_el2(controls: &Stage1Controls) -> u64 {
-    let lower = VmsaStage1::new(*controls).map(|format| format.tcr()).unwrap_or_default();
-    arch_aarch64::TcrEl2::new()
-        .with_t0sz(lower.t0sz())
-        .with_tg0(lower.tg0())
-        .with_rgn0(lower.rgn0())
-        .with_sh0(lower.sh0())
-        .with_ps(lower.ips())
-        .with_tbi(lower.tbi0())
-        .with_ha(lower.ha())
-        .with_hd(lower.hd())
-        .with_hpd(lower.hpd0())
-        .with_ds(lower.ds())
-        .with_res1(true)
-        .with_res1_high(true)
-        .into_bits()
 }
