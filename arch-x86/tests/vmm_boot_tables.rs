@@ -1,4 +1,5 @@
-//! Boot tables as VMMs of others build them, word for word: Firecracker, crosvm, uhyve, openvmm.
+//! Boot tables as VMMs of others build them, word for word: Firecracker, crosvm, cloud-hypervisor,
+//! uhyve, openvmm.
 //!
 //! Each row is written from what the VMM's own test expects, or from what its builder stores. Every
 //! word of the area is compared; what no rule names is zero.
@@ -19,9 +20,10 @@ const GIB: u64 = 1 << 30;
 const MIB2: u64 = 1 << 21;
 const KIB4: u64 = 1 << 12;
 
-/// What a VMM writes into entries.
+/// What a VMM writes into entries, and how many levels its tables have.
 #[derive(Clone, Copy)]
 struct Style {
+    levels: Levels,
     /// Into those that refer to tables, besides P and R/W.
     accessed_tables: bool,
     /// A and D of leaves.
@@ -32,9 +34,15 @@ struct Style {
 }
 
 /// Entries are P and R/W (0x003), leaves have PS besides (0x083).
-const PLAIN: Style = Style { accessed_tables: false, accessed: false, dirty: false, c_bit: None };
+const PLAIN: Style = Style {
+    levels: Levels::Four,
+    accessed_tables: false,
+    accessed: false,
+    dirty: false,
+    c_bit: None,
+};
 /// As UEFI does: tables A (0x023), leaves A and D (0x0e3).
-const AS_UEFI: Style = Style { accessed_tables: true, accessed: true, dirty: true, c_bit: None };
+const AS_UEFI: Style = Style { accessed_tables: true, accessed: true, dirty: true, ..PLAIN };
 
 impl Style {
     fn privacy(self) -> Privacy {
@@ -44,7 +52,7 @@ impl Style {
     fn format(self) -> LongMode {
         let controls = Controls { privacy: self.privacy(), ..Controls::new() };
         let entry = TableEntry::new().with_rw(true).with_a(self.accessed_tables);
-        LongMode::new(Levels::Four, controls).with_table_entry(entry)
+        LongMode::new(self.levels, controls).with_table_entry(entry)
     }
 
     fn attributes(self, prot: Prot) -> PageAttributes {
@@ -114,6 +122,19 @@ fn crosvm() {
     want.extend((0..4).map(|gib| (0xa000 + gib * 8, 0xb003 + gib * 0x1000)));
     want.extend(pdes(0xb000, 4, 0x83));
     assert_eq!(built(PLAIN, 0x9000, &[mapping], None), (want, 0xf000));
+}
+
+/// cloud-hypervisor, `arch/src/x86_64/regs.rs` as long as it had tables (until 2021; now it boots
+/// by PVH alone): its test `page_tables`, on a processor with and without LA57.
+#[test]
+fn cloud_hypervisor() {
+    let mapping = PLAIN.identity(0, GIB, Prot::RWX, Leaves::Exactly(21));
+    let mut want = Words::from([(0xa000, 0xb003), (0xb000, 0xc003)]);
+    want.extend(pdes(0xc000, 1, 0x83));
+    assert_eq!(built(PLAIN, 0xa000, &[mapping], None), (want.clone(), 0xd000));
+    want.insert(0x9000, 0xa003);
+    let five = Style { levels: Levels::Five, ..PLAIN };
+    assert_eq!(built(five, 0x9000, &[mapping], None), (want, 0xd000));
 }
 
 /// uhyve, `src/arch/x86_64/paging.rs`: pages of 2 MiB from the guest's first address on, tables

@@ -4,6 +4,7 @@
 //! command sets up what it needs by itself, says what it fetches, and keeps it under the target
 //! folder, so that a second run needs no network. Nothing is installed.
 
+mod api;
 mod arch;
 mod artifact;
 mod assemble;
@@ -74,6 +75,8 @@ enum Command {
     PtdumpPictures(ptdump_pictures::Options),
     /// Run everything that must hold before a change goes in
     Test(test::Options),
+    /// Write down what the libraries make public, or compare it with what is written
+    Api(api::Options),
     /// Run a bench, or list them
     Bench(bench::Options),
     /// Run the fuzz targets, or one
@@ -95,6 +98,7 @@ impl Command {
             Self::PtdumpProof(_)
             | Self::PtdumpPictures(_)
             | Self::Mutants(_)
+            | Self::Api(_)
             | Self::Hosts(_)
             | Self::Gdb => None,
         }
@@ -130,6 +134,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::PtdumpPictures(options) => {
             ptdump_pictures::run(&xtask, &options).map(|()| ExitCode::SUCCESS)
         }
+        Command::Api(options) => api::run(&xtask, options).map(|()| ExitCode::SUCCESS),
         Command::Test(options) => test::run(&xtask, &options),
         Command::Bench(options) => bench::run(&xtask, &options).map(|()| ExitCode::SUCCESS),
         Command::Fuzz(options) => fuzz::run(&xtask, &options).map(|()| ExitCode::SUCCESS),

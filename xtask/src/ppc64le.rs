@@ -22,7 +22,7 @@ use crate::xtask::{PORTABLE_TESTS, Xtask};
 /// What is built for.
 pub struct Target {
     /// rustc’s name for it, and as cargo and build scripts spell it in variables.
-    name: &'static str,
+    pub name: &'static str,
     cargo: &'static str,
     scripts: &'static str,
     /// rustc, and libraries of the same release.

@@ -14,9 +14,11 @@ use crate::toolbox::table::{
     SYSTEM_PPC64EL_6_12, SYSTEM_RISCV64, Tool, VALGRIND,
 };
 use crate::xtask::{POWER_BUILT, POWER_TESTED, Xtask};
-use crate::{bench, command, fuzz, gdb, microvm, probe, report, x86_host};
+use crate::{api, bench, command, fuzz, gdb, microvm, probe, report, x86_host};
 
-/// What programs for POWER are built with, and tested.
+/// What programs for POWER are built with.
+const POWER_LIBRARIES: &[&Tool] = &[&COMPILERS, &LIBRARIES_PPC64EL];
+/// The same, and what they are tested with.
 const POWER_TESTS: &[&Tool] = &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_USER];
 /// What an emulated POWER host is made of, and programs for it.
 const POWER_HOST: &[&Tool] = &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_PPC, &SYSTEM_PPC64EL];
@@ -83,7 +85,7 @@ pub const STEPS: &[Step] = &[
         about: "all tests of the workspace, on this machine",
         emulated: false,
         cpu_seconds: 900,
-        tools: &[&COMPILERS, &LIBRARIES_PPC64EL],
+        tools: POWER_LIBRARIES,
         run: test,
     },
     Step {
@@ -125,6 +127,14 @@ pub const STEPS: &[Step] = &[
         cpu_seconds: 60,
         tools: &[],
         run: package::run,
+    },
+    Step {
+        name: "api",
+        about: "what the libraries make public is what public-api/ says",
+        emulated: false,
+        cpu_seconds: 60,
+        tools: POWER_LIBRARIES,
+        run: api::check,
     },
     Step {
         name: "benches",

@@ -35,6 +35,21 @@ impl Cross {
         let [cc, ar] = ["gcc", "ar"].map(|name| system::program(&format!("{triple}-{name}")));
         Ok(Self { rustc, cc: cc?, ar: ar? })
     }
+
+    /// The rustdoc of the same release: a script in `folder`, or that of this machine.
+    pub fn rustdoc(&self, folder: &Path) -> Result<PathBuf> {
+        let script = fs::read(&self.rustc)?;
+        let Some(script) = std::str::from_utf8(&script).ok().filter(|text| text.contains(HERE))
+        else {
+            return Ok(self.rustc.with_file_name("rustdoc"));
+        };
+        let bin = self.rustc.parent().context("a script stands in a folder")?;
+        let here = format!("here='{}'", bin.display());
+        let rustdoc = script.replace(HERE, &here).replace("/usr/bin/rustc", "/usr/bin/rustdoc");
+        let place = folder.join("rustdoc");
+        wrapper::write(&place, &rustdoc)?;
+        Ok(place)
+    }
 }
 
 impl Toolbox {
@@ -117,6 +132,9 @@ impl Toolbox {
 fn cc(architecture: &str) -> String {
     format!("{}-clang", triple(architecture))
 }
+
+/// How a script says where it stands.
+const HERE: &str = "here=${0%/*}";
 
 const RUSTC: &str = r#"#!/bin/sh
 here=${0%/*}
