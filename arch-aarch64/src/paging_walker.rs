@@ -3,7 +3,7 @@
 use pgtable::bytes::Translate as _;
 use pgtable::memory::ReadMemory;
 use pgtable::vcpu::{PagingState, Walk};
-use pgtable::{Access, Fault, Gpa, Gva, Translation};
+use pgtable::{Access, Fault, Gpa, Gva, Privilege, Translation};
 
 use crate::gva::{Paging, Unsupported};
 use crate::registers::{Processor, Registers};
@@ -128,6 +128,11 @@ impl PagingState for Paging {
         access: Access,
         walk: Walk,
     ) -> Result<StageTranslation, Fault<VmsaStage1>> {
-        self.tree(gva, access)?.walk(memory, access, walk)
+        // E0PD is a right, and a debugger's accesses are not judged by rights.
+        let privilege = match walk {
+            Walk::Debug => Privilege::Supervisor,
+            Walk::Translate | Walk::Record => access.privilege,
+        };
+        self.tree(gva, Access { privilege, ..access })?.walk(memory, access, walk)
     }
 }

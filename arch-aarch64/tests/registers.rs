@@ -10,8 +10,10 @@ use arch_aarch64::{
     Regime, Registers, Stage1Controls, Stage2Controls, Stage2Memory, Tcr, Tree, Ttbr, Unsupported,
     VaRange, VmsaStage1, VmsaStage2, combined_memory, hpfar, stage2_of,
 };
+use pgtable::bytes::{Debugger, Translate};
 use pgtable::format::Format;
-use pgtable::{Access, Gpa, Gva, Hpa};
+use pgtable::memory::DirectMap;
+use pgtable::{Access, Cause, Gpa, Gva, Hpa};
 use support::{GRANULES, S1, S2, stage1, stage2};
 
 const REGISTERS: [ControlRegister; 6] = [
@@ -162,6 +164,12 @@ fn before_a_walk() {
     ] {
         assert_eq!(tree(registers, gva, access), want, "{access} at {gva:#x} by {registers:x?}");
     }
+    // E0PD is a right: a debugger's access goes on to the tables, of which there are none here.
+    let e0pd = Paging::of(Regime::El10, tcr(|tcr| tcr.with_e0pd0(true)), &Processor::MAX).unwrap();
+    let walker = e0pd.walker(DirectMap::new(&[], Gpa::new(0)));
+    let judged = walker.translate(Gva::new(0), read.by_user()).unwrap_err();
+    let debugged = Debugger(&walker).translate(Gva::new(0), read.by_user()).unwrap_err();
+    assert_eq!([judged.cause, debugged.cause], [Cause::Address, Cause::TableAccess]);
     let refused = |hcr| {
         let registers = Registers { hcr, ..plain };
         Paging::of(Regime::El10, registers, &Processor::MAX).unwrap_err()

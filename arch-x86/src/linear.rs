@@ -40,8 +40,9 @@ const fn sign_extend(address: u64, bits: u8) -> u64 {
 
 /// Which linear address an access uses, if it may use it.
 ///
-/// UAI does not apply to accesses through CS, SS, FS and GS; the rules do not know the segment. For
-/// such an access take those of registers with EFER.UAIE = 0.
+/// UAI does not apply to accesses through CS, SS, FS and GS, nor LAM to implicit accesses (to a
+/// descriptor table, say) and to the operands of INVLPG, INVPCID and INVVPID; the rules do not know
+/// which access it is. For such an access take those of registers with these bits clear.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct AddressRules {
     /// Addresses have 32 bits.
@@ -80,6 +81,11 @@ impl AddressRules {
             separated: cr4.lass(),
             separated_data: cr4.smap() && !ac,
         }
+    }
+
+    /// The same rules without LASS: for accesses that are not judged.
+    pub(crate) const fn without_separation(self) -> Self {
+        Self { separated: false, ..self }
     }
 
     /// LAM_U57 goes before LAM_U48.

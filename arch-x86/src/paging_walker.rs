@@ -101,6 +101,10 @@ impl PagingState for Paging {
                 PagingTree::<LongMode>::Off { output, shift: 32 }.walk(memory, access, walk)
             }
             Self::Long { format, root, addresses } => {
+                let addresses = match walk {
+                    Walk::Debug => addresses.without_separation(),
+                    Walk::Translate | Walk::Record => addresses,
+                };
                 let Some(input) = addresses.linear(gva, access) else {
                     return Err(forbidden(&format, gva, access));
                 };

@@ -9,7 +9,7 @@ use arch_x86::{
     GvaError, KeyRegister, Levels, LongMode, LongModeFault, Paging, PdpteError, Pdptes, RefusedBit,
     Registers, Unsupported, boot_tables, gva_to_gpa,
 };
-use pgtable::bytes::{Recording, Translate};
+use pgtable::bytes::{Debugger, Recording, Translate};
 use pgtable::memory::{DirectMap, Refusal};
 use pgtable::walk::Walker;
 use pgtable::{Access, Cause, Error, Gpa, Gva, Prot, RangeError};
@@ -60,6 +60,14 @@ fn case_b12_every_control_bit() {
             let with = Paging::of(flipped(register, bit), Controls::new());
             let what = format!("{register} bit {bit}, {effect:?}: {with:?}");
             match effect {
+                // 4-MiB pages are 32-bit paging's.
+                Effect::Modelled if (register, bit) == (ControlRegister::Cr4, 4) => {
+                    let of = |cr4| {
+                        Paging::of(Registers::from_raw(1 << 31 | 1, 0, cr4, 0), Controls::new())
+                    };
+                    assert_eq!(with, Ok(plain), "{what}");
+                    assert_ne!(of(1 << bit), of(0), "{what}");
+                }
                 Effect::Modelled => assert_ne!(with, Ok(plain), "{what}"),
                 Effect::None => assert_eq!(with, Ok(plain), "{what}"),
                 Effect::Refused => {
@@ -118,6 +126,17 @@ fn case_b12_address_masking_and_separation() {
                 );
             }
             Err(error) => panic!("{what}: {error}"),
+        }
+    }
+    // LASS is a right, and a debugger's accesses are not judged by rights; tags are part of the
+    // address for both.
+    let registers = Registers::from_raw(raw.0, raw.1 | 1 << 62, raw.2 | LASS | SMAP, raw.3);
+    let walker = Paging::of(registers, Controls::new()).unwrap().walker(memory);
+    for gva in [0x1234, 0x7abc_0000_0000_1234].map(Gva::new) {
+        for access in [read, Access::WRITE] {
+            assert!(walker.translate(gva, access).is_err(), "{access} of {gva}");
+            let found = Debugger(walker).translate(gva, access).unwrap();
+            assert_eq!(found.output, Gpa::new(0x1234), "{access} of {gva}");
         }
     }
     // Bits that no manual defines are refused.
