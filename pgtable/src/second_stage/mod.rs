@@ -146,6 +146,27 @@ where
         self.identity
     }
 
+    /// Gives the guest another name: an EPTP, which is known once there is a root; a VMID or an ASID
+    /// of the next generation, after what the old one may have cached is invalidated. Gathers made
+    /// before keep the name that they were made for.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(memory: arena, tables);
+    /// # let memory = arena.memory::<Hpa>();
+    /// use arch_x86::{Ept, EptControls, Eptp, Levels};
+    /// use pgtable::second_stage::Stage2Tree;
+    ///
+    /// let format = Ept::new(Levels::Four, EptControls::new());
+    /// let mut stage = Stage2Tree::new(format, memory, &tables, Eptp::new())?;
+    /// stage.set_identity(format.eptp(stage.root()));
+    /// assert_eq!(stage.identity().frame() << 12, stage.root().get());
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    pub fn set_identity(&mut self, identity: T) {
+        self.identity = identity;
+    }
+
     /// The address of the root table: what an EPTP, a VTTBR, an hgatp, a partition table entry is
     /// made of.
     pub fn root(&self) -> Hpa {
