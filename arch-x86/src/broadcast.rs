@@ -171,6 +171,8 @@ pub fn invlpgb(
 
 /// The INVLPGB that makes a guest's `stale` nested translations unreachable on all processors, if
 /// anything is stale: there is no form for one guest-physical address. TLBSYNC is owed after it.
+///
+/// It needs CPUID.80000008H:EBX\[21\] (INVLPGB of nested translations).
 #[must_use]
 pub fn invlpgb_nested(stale: &Stale<Gpa>, asid: u16) -> Option<Invlpgb> {
     let target = BroadcastTarget { asid, pcid: None, globals: true };

@@ -51,7 +51,7 @@ pub const CONTROL_BITS: &[ControlBits] = &[
     bits(Cr4, 1, 1, "PVI", Nothing),
     bits(Cr4, 2, 1, "TSD", Nothing),
     bits(Cr4, 3, 1, "DE", Nothing),
-    bits(Cr4, 4, 1, "PSE", Nothing),  // 32-bit paging only
+    bits(Cr4, 4, 1, "PSE", Modelled), // 32-bit paging only
     bits(Cr4, 5, 1, "PAE", Modelled), // LMA implies it, or is impossible
     bits(Cr4, 6, 1, "MCE", Nothing),
     bits(Cr4, 7, 1, "PGE", Nothing), // what invalidations leave, not what a walk finds

@@ -92,6 +92,26 @@ impl EptViolation {
             .with_translated(true)
     }
 
+    /// What the access was: what
+    /// [`fault_in`](pgtable::second_stage::Stage2Tree::fault_in) takes. A guest's page-table walk
+    /// that the processor judges as read and write is a write.
+    ///
+    /// ```
+    /// use arch_x86::EptViolation;
+    /// use pgtable::AccessKind;
+    ///
+    /// // A VMCS's exit qualification.
+    /// assert_eq!(EptViolation::from_bits(0x182).kind(), AccessKind::Write);
+    /// ```
+    #[must_use]
+    pub const fn kind(self) -> AccessKind {
+        match (self.write(), self.fetch()) {
+            (true, _) => AccessKind::Write,
+            (false, true) => AccessKind::Fetch,
+            (false, false) => AccessKind::Read,
+        }
+    }
+
     /// The same violation, met by a guest's page-table walk. Where accessed and dirty flags make
     /// that walk's loads count as writes, the processor sets read and write.
     #[must_use]
@@ -171,6 +191,25 @@ mod tests {
     use super::*;
     extern crate std;
     use std::string::ToString;
+
+    #[test]
+    fn kinds() {
+        let (read, write, fetch) = (AccessKind::Read, AccessKind::Write, AccessKind::Fetch);
+        for (qualification, kind) in [
+            (0x181, read),
+            (0x182, write),
+            (0x184, fetch),
+            (0x19c, fetch),
+            (0x081, read),
+            // A guest's walk, where EPT has accessed and dirty flags.
+            (0x083, write),
+            (0x0ab, write),
+            // A write of a shadow stack.
+            (0x2182, write),
+        ] {
+            assert_eq!(EptViolation::from_bits(qualification).kind(), kind, "{qualification:#x}");
+        }
+    }
 
     #[test]
     fn a_person_understands() {

@@ -125,6 +125,9 @@ pub struct Invvpid {
 
 /// The INVVPIDs by which a hypervisor makes a guest's `stale` stage-1 translations unreachable;
 /// global ones and every PCID included.
+///
+/// They need bits 40 and 41 of `IA32_VMX_EPT_VPID_CAP`; a processor without bit 40 takes a `ceiling`
+/// of 0, one without bit 41 [`InvvpidType::AllContexts`] instead.
 pub fn invvpid(
     stale: &Stale<Gva>,
     vpid: NonZeroU16,
@@ -171,6 +174,10 @@ pub struct Invept {
 
 /// The INVEPT that makes `stale` unreachable through `eptp`, if anything is stale: it has no form
 /// for one address.
+///
+/// It needs bit 25 of `IA32_VMX_EPT_VPID_CAP`; a processor without takes [`InveptType::AllContexts`]
+/// instead. Each processor that ran the guest executes it, or does so before it runs the guest
+/// again.
 #[must_use]
 pub fn invept(stale: &Stale<Gpa>, eptp: Eptp) -> Option<Invept> {
     let descriptor = InveptDescriptor::new().with_eptp(eptp);
@@ -194,6 +201,9 @@ pub enum TlbControl {
 
 /// The `TLB_CONTROL` that makes a guest's `stale` nested translations unreachable. `flush_by_asid`:
 /// CPUID.8000000AH:EDX.FlushByAsid.
+///
+/// It acts on the next VMRUN, on that processor, so all of the guest's VMCBs take it; the guest has
+/// to leave each processor first.
 #[must_use]
 pub fn tlb_control(stale: &Stale<Gpa>, flush_by_asid: bool) -> TlbControl {
     match (stale.is_empty(), flush_by_asid) {

@@ -19,6 +19,21 @@
 //! execute trap: [`Ept::of`] and [`Npt::of`] refuse them by name, [`STAGE2_BITS`] lists every bit.
 //! [`Paging::of`] refuses reserved bits: [`CONTROL_BITS`] lists every bit.
 //!
+//! # Evidence
+//!
+//! | rules | compared with |
+//! | --- | --- |
+//! | 4-level paging, NX, SMEP, SMAP, protection keys of user-mode addresses | processors under KVM, as far as the machine has them; QEMU 10.0's processor under KVM, with 5-level paging too |
+//! | 32-bit and PAE paging | QEMU 10.0, Bochs 2.7; KVM_TRANSLATE |
+//! | EPT, with A/D flags, execute-only pages and what the guest's walk does through it | Bochs 2.7's VMX |
+//! | nested paging, 4 and 5 levels | QEMU 10.0's and Bochs 2.7's SVM |
+//! | LAM | no processor: QEMU 10.0 has LAM under KVM only (`-accel tcg -cpu max,+lam`: "TCG doesn't support requested feature: CPUID.07H:EAX.lam"); Bochs (2.7, and its sources of August 2026) leaves it out of the processors that have it. KVM's `vmx_get_untagged_addr` states the same rules |
+//! | UAI | no processor: neither emulator has it, in any version |
+//! | LASS, shadow stacks, protection keys of supervisor-mode addresses, encryption bits, 5-level EPT, mode-based execute control | no processor: rows from the manuals, and a model written from them |
+//!
+//! `cargo xtask probe --arch x86 [--emulated | --legacy | --stage2]` in the repository repeats the
+//! comparisons.
+//!
 //! ```
 //! use core::sync::atomic::AtomicU64;
 //! use arch_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};

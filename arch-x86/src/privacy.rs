@@ -28,6 +28,9 @@ pub enum Privacy {
     /// bit, or a vTOM of `1 << bit` (a vTOM that is no power of two moves no address and needs no
     /// bit). Page tables are private, so it is clear in entries for tables.
     ///
+    /// A walk takes the bit off wherever it meets it. What TDX forbids of code and tables in shared
+    /// memory is not modelled.
+    ///
     /// For a walk through both stages of a TDX guest leave it out: EPT sees it as an address bit
     /// ([`Ept::with_shared_bit`](crate::Ept::with_shared_bit)).
     Shared {

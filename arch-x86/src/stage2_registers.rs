@@ -68,6 +68,7 @@ pub const STAGE2_BITS: &[Stage2Bits] = &[
     bits(NestedControl, 5, 1, "virtual transparent encryption", Nothing),
     bits(NestedControl, 6, 1, "read-only guest page tables", Refused),
     bits(NestedControl, 7, 1, "INVLPGB and TLBSYNC", Nothing),
+    bits(NestedControl, 11, 1, "page-modification logging", Nothing), // as in VMX
     bits(NestedCr3, 0, 12, "PWT, PCD", Nothing),
     bits(NestedCr3, 12, 40, "the root table", Modelled),
 ];
