@@ -12,63 +12,12 @@ use pgtable::{
 
 use crate::controls::Levels;
 use crate::ept_attributes::EptAttributes;
+use crate::ept_controls::EptControls;
 use crate::ept_entry::{EptPageEntry, EptTableEntry, Eptp, MemoryType};
 use crate::ept_fault::{EptFault, EptViolation};
 use crate::shape::{
     PAGE_SHIFT, WIDTH, address_bits, beyond_maxphyaddr, geometry, shortcuts, words,
 };
-
-/// The host's state that takes part in EPT translation.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct EptControls {
-    /// "Mode-based execute control for EPT": XU governs fetches from user-mode linear addresses, X
-    /// those from supervisor-mode ones. The [`Privilege`] of an access is then that of the linear
-    /// address (its U/S bits), not of the CPL; [`TwoStage`](pgtable::two_stage::TwoStage) sees to
-    /// that.
-    pub mode_based_execute: bool,
-    /// The EPT pointer enables accessed and dirty flags.
-    pub accessed_dirty: bool,
-    /// The EPT pointer enforces supervisor shadow stacks: shadow-stack accesses of supervisor mode
-    /// need a page with that mark, which may be read, below tables that may be read and written;
-    /// the page's own W does not count (SDM §29.3.3.2).
-    pub supervisor_shadow_stack: bool,
-    /// Reads and writes are shadow-stack accesses:
-    /// [`Controls::shadow_stack`](crate::Controls::shadow_stack).
-    pub shadow_stack: bool,
-    /// `IA32_VMX_EPT_VPID_CAP` bit 22: violations of final accesses tell the rights of the linear
-    /// address. Only a walk through both stages knows them.
-    pub advanced_information: bool,
-    /// `IA32_VMX_EPT_VPID_CAP` bit 0: execute-only pages are supported.
-    pub execute_only: bool,
-    /// `IA32_VMX_EPT_VPID_CAP` bit 17: 1-GiB pages are supported.
-    pub gib_pages: bool,
-    /// MAXPHYADDR: physical address bits from here on are reserved. 52 at most.
-    pub maxphyaddr: u8,
-}
-
-impl EptControls {
-    /// Accessed and dirty flags, execute-only and 1-GiB pages, 52 bits of physical address; no
-    /// mode-based execute control, shadow stacks or advanced information.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self {
-            mode_based_execute: false,
-            accessed_dirty: true,
-            supervisor_shadow_stack: false,
-            shadow_stack: false,
-            advanced_information: false,
-            execute_only: true,
-            gib_pages: true,
-            maxphyaddr: 52,
-        }
-    }
-}
-
-impl Default for EptControls {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 const RIGHTS: EptTableEntry = EptTableEntry::new().with_r(true).with_w(true).with_x(true);
 const XU: EptTableEntry = EptTableEntry::new().with_xu(true);

@@ -217,3 +217,28 @@ proptest! {
         }
     }
 }
+
+/// Each bit alone, and values of processors.
+#[test]
+fn capabilities() {
+    let none = EptControls {
+        execute_only: false,
+        gib_pages: false,
+        accessed_dirty: false,
+        ..EptControls::new()
+    };
+    for (capabilities, want) in [
+        (0, none),
+        (1, EptControls { execute_only: true, ..none }),
+        (1 << 17, EptControls { gib_pages: true, ..none }),
+        (1 << 21, EptControls { accessed_dirty: true, ..none }),
+        (1 << 22, EptControls { advanced_information: true, ..none }),
+        (!(1 | 1 << 17 | 1 << 21 | 1 << 22), none),
+        // Without 1-GiB pages and flags; without advanced information; with all.
+        (0x0f01_0611_4141, EptControls { execute_only: true, ..none }),
+        (0x0f01_0633_4141, EptControls::new()),
+        (0x0f01_0673_4141, EptControls { advanced_information: true, ..EptControls::new() }),
+    ] {
+        assert_eq!(EptControls::of_capabilities(capabilities), want, "{capabilities:#x}");
+    }
+}

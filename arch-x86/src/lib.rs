@@ -70,6 +70,7 @@ mod controls;
 mod entry;
 mod ept;
 mod ept_attributes;
+mod ept_controls;
 mod ept_entry;
 mod ept_fault;
 mod gva;
@@ -99,8 +100,9 @@ pub use broadcast::{
 pub use control_bits::{CONTROL_BITS, ControlBits, ControlRegister, Effect, RefusedBit};
 pub use controls::{Controls, KeyRegister, KeyRights, Levels};
 pub use entry::{HugePageEntry, HugePageEntry32, PageEntry, Pdpte, TableEntry};
-pub use ept::{Ept, EptControls, EptPath};
+pub use ept::{Ept, EptPath};
 pub use ept_attributes::EptAttributes;
+pub use ept_controls::EptControls;
 pub use ept_entry::{EptPageEntry, EptTableEntry, Eptp, MemoryType};
 pub use ept_fault::{EptFault, EptViolation};
 pub use gva::{GvaError, Paging, Unsupported, gva_to_gpa};

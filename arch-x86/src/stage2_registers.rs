@@ -7,7 +7,8 @@ use pgtable::Hpa;
 use pgtable::vcpu::Effect;
 
 use crate::controls::Levels;
-use crate::ept::{Ept, EptControls};
+use crate::ept::Ept;
+use crate::ept_controls::EptControls;
 use crate::ept_entry::Eptp;
 use crate::npt::{Npt, NptControls};
 use crate::registers::Registers;
