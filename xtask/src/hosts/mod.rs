@@ -5,6 +5,7 @@ mod table;
 
 use std::env;
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -14,7 +15,7 @@ use crate::debian::Release;
 use crate::emulated_host::{HostKernel, PowerHost};
 use crate::report;
 use crate::xtask::Xtask;
-use table::{Key, Table};
+use table::{FAILED, Key, Table};
 
 /// What may be asked for on the command line.
 #[derive(Args)]
@@ -37,6 +38,9 @@ pub struct Options {
     /// Write what was seen into the README's table; cells that were not run stay
     #[arg(long)]
     record: bool,
+    /// Only what the README's table has no success of yet
+    #[arg(long)]
+    missing: bool,
 }
 
 /// What is run: a column of the table.
@@ -109,11 +113,13 @@ fn verdict(output: &str) -> Result<String> {
 /// A program failed; the others have run.
 pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
     let readme = xtask.root().join("README.md");
-    let text = fs::read_to_string(&readme).context("README.md")?;
-    let mut table = Table::of_text(&text)?;
+    let mut table = Table::of_text(&read(&readme)?)?;
     let mut failures = Vec::new();
     for (key, program) in cells(options) {
         let (host, kernel) = (key.host, key.kernel);
+        if options.missing && table.has(key, program) {
+            continue;
+        }
         if program.is_hashed() && !host.has_hashed_guests() {
             table.set(key, program, "–");
             continue;
@@ -123,17 +129,22 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
             Ok(words) => words,
             Err(error) => {
                 failures.push(format!("{host:?}, {kernel:?}, {program:?}: {error:#}"));
-                "FAILED".to_owned()
+                FAILED.to_owned()
             }
         };
         report::note(&words);
         table.set(key, program, &words);
         if options.record {
-            fs::write(&readme, table.put_into(&text)?).context("README.md")?;
+            // Cells take long: the text may have changed since.
+            fs::write(&readme, table.put_into(&read(&readme)?)?).context("README.md")?;
         }
     }
     println!("{}", table.markdown());
     if failures.is_empty() { Ok(()) } else { bail!("{}", failures.join("\n")) }
+}
+
+fn read(readme: &Path) -> Result<String> {
+    fs::read_to_string(readme).context("README.md")
 }
 
 /// The cells that are asked for, of those that there can be.
@@ -205,6 +216,7 @@ mod tests {
             cases: 1,
             timeout: None,
             record: false,
+            missing: false,
         }
     }
 

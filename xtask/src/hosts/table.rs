@@ -15,6 +15,8 @@ const HEAD: &str = "| host | kernel | QEMU | microVM | radix | hash | Linux, rad
                     | --- | --- | --- | --- | --- | --- | --- | --- |\n";
 /// What stands in a cell that was never run.
 const NOT_RUN: &str = "not run";
+/// What stands in a cell whose last run failed.
+pub const FAILED: &str = "FAILED";
 
 /// A row: where programs run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +69,15 @@ impl Table {
         }
     }
 
+    /// Whether a cell tells of a run that did not fail.
+    pub fn has(&self, key: Key, program: Program) -> bool {
+        let key = key.to_string();
+        let row = self.0.iter().find(|(it, _)| *it == key);
+        let column = Program::value_variants().iter().position(|it| *it == program);
+        let cell = row.zip(column).and_then(|((_, cells), column)| cells.get(column));
+        cell.is_some_and(|cell| ![NOT_RUN, FAILED].contains(&cell.as_str()))
+    }
+
     /// The table as Markdown.
     pub fn markdown(&self) -> String {
         let row =
@@ -105,9 +116,20 @@ mod tests {
         table.set(key(PowerHost::Power9, [10, 0]), Program::Radix, "0 of 6000");
         table.set(key(PowerHost::Power9, [7, 2]), Program::Hash, "–");
         table.set(key(PowerHost::Power9, [10, 0]), Program::LinuxHash, "9 pages");
+        table.set(key(PowerHost::Power10, [7, 2]), Program::Microvm, FAILED);
+        for (host, qemu, program, has) in [
+            (PowerHost::Power9, [10, 0], Program::Radix, true),
+            (PowerHost::Power9, [7, 2], Program::Hash, true),
+            (PowerHost::Power9, [10, 0], Program::Hash, false),
+            (PowerHost::Power10, [7, 2], Program::Microvm, false),
+            (PowerHost::Power10, [10, 0], Program::Microvm, false),
+        ] {
+            assert_eq!(table.has(key(host, qemu), program), has, "{host:?} {qemu:?} {program:?}");
+        }
         let text = table.put_into(&text)?;
         let rows = "| power9 | 6.12-4k | 10.0 | not run | 0 of 6000 | not run | not run | 9 pages |\n\
-                    | power9 | 6.12-4k | 7.2 | not run | not run | – | not run | not run |\n";
+                    | power9 | 6.12-4k | 7.2 | not run | not run | – | not run | not run |\n\
+                    | power10 | 6.12-4k | 7.2 | FAILED | not run | not run | not run | not run |\n";
         assert_eq!(text, format!("a\n{BEGIN}{HEAD}{rows}{END}b\n"));
         assert_eq!(Table::of_text(&text)?, table);
         assert!(Table::of_text("no table").is_err());
