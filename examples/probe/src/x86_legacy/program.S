@@ -53,6 +53,7 @@
 #define LEFT            (TABLES + 0x204)
 
 #define CODE0           8
+#define START_CODE      CODE0
 #define DATA0           16
 #define CODE3           (24 | 3)
 #define DATA3           (32 | 3)
@@ -271,19 +272,4 @@ idtr:
         .word   0x7ff
         .long   IDT
 
-        .code16
-start16:
-        cli
-        lgdtl   %cs:(gdtr - rom)
-        mov     %cr0, %eax
-        or      $1, %eax
-        mov     %eax, %cr0
-        ljmpl   $CODE0, $(ROM + start32 - rom)
-
-        .org    rom + 0xfff0
-reset:
-        .byte   0xe9                    /* jmp start16: clang knows no IP that wraps */
-        .word   start16 - reset - 3
-        .org    rom + 0x10000
-
-        .section .note.GNU-stack, "", @progbits
+#include "../x86_reset.S"

@@ -68,6 +68,7 @@
 #define VM_INSTRUCTION_ERROR    0x4400
 
 #define CODE32          8
+#define START_CODE      CODE32
 #define CODE64          16
 #define FLAT            24
 #define TSS             32
@@ -427,19 +428,4 @@ gdtr:
         .word   gdt_end - gdt - 1
         .long   ROM + gdt - rom
 
-        .code16
-start16:
-        cli
-        lgdtl   %cs:(gdtr - rom)
-        mov     %cr0, %eax
-        or      $1, %eax
-        mov     %eax, %cr0
-        ljmpl   $CODE32, $(ROM + start32 - rom)
-
-        .org    rom + 0xfff0
-reset:
-        .byte   0xe9                    /* jmp start16: clang knows no IP that wraps */
-        .word   start16 - reset - 3
-        .org    rom + 0x10000
-
-        .section .note.GNU-stack, "", @progbits
+#include "../x86_reset.S"

@@ -18,7 +18,7 @@ use arch_ppc64::radix::{
     ProcessTableWord, Pte, RadixRoot, RcPolicy, Strictness, h_tlb_invalidate,
 };
 use arch_ppc64::second_stage::{Action, HostPage, SecondStage};
-use arch_ppc64::shadow::{L1Memory, Nested, Outcome, Restriction};
+use arch_ppc64::shadow::{self, L1Memory, Nested, Outcome, Restriction};
 use fastrand::Rng;
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
@@ -244,12 +244,8 @@ impl World<'_> {
             4 => self.l1_unmap(n_gpa >> 16 << 16, 1 << 16)?,
             5 => {
                 let mut gather = self.host.gather(&Flush);
-                let nested = &mut self.nested;
                 let mut lost = Ok(());
-                let gone = |state: PageState<PartitionScoped>| {
-                    let result = nested.lost(state.leaf.input, state.leaf.bytes, &Flush);
-                    lost = std::mem::replace(&mut lost, Ok(())).and(result.map(drop));
-                };
+                let gone = gone(&mut self.nested, &mut lost);
                 self.host.unmap(gpa, bytes, &mut gather, gone)?;
                 lost?;
                 self.host.finish(gather)?;
@@ -339,10 +335,7 @@ impl World<'_> {
                 let page = host_page(slot.host_address(gpa).ok_or("no memory to fault in")?);
                 let (ticket, mut gather) = (host.ticket(), host.gather(&Flush));
                 let mut lost = Ok(());
-                let gone = |state: PageState<PartitionScoped>| {
-                    let result = nested.lost(state.leaf.input, state.leaf.bytes, &Flush);
-                    lost = std::mem::replace(&mut lost, Ok(())).and(result.map(drop));
-                };
+                let gone = gone(nested, &mut lost);
                 host.fault_in(ticket, gpa, kind, &slot, page, &mut gather, gone)?;
                 lost?;
                 host.finish(gather)?;
@@ -439,6 +432,19 @@ impl World<'_> {
             heard.map_err(|error| format!("H_TLB_INVALIDATE: {error:?}"))?;
         }
         Ok(())
+    }
+}
+
+/// Hands each leaf that our second stage loses to the shadows. The first error stays in `lost`.
+fn gone<'n, 'w>(
+    nested: &'n mut Nested<Memory<'w>, Tables<'w>>,
+    lost: &'n mut Result<(), shadow::Error>,
+) -> impl FnMut(PageState<PartitionScoped>) + use<'n, 'w> {
+    |state| {
+        let done = nested.lost(state.leaf.input, state.leaf.bytes, &Flush);
+        if lost.is_ok() {
+            *lost = done.map(drop);
+        }
     }
 }
 
