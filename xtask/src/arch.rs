@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::cross_host::{AARCH64, Hosts, POWER, RISCV64};
-use crate::emulated_host::{self, Machine, System, X86_64};
+use crate::emulated_host::{self, Files, Machine, System, X86_64};
 use crate::x86_host;
 use crate::xtask::Xtask;
 
@@ -67,7 +67,7 @@ impl Arch {
         program: &str,
         arguments: Vec<String>,
         machine: Machine,
-        files: Vec<PathBuf>,
+        files: Files,
     ) -> Result<u8> {
         match self.hosts() {
             Some(hosts) => hosts.run_example(xtask, program, arguments, machine, files),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use crate::cargo::{build_static, run_example as run_here};
-use crate::emulated_host::{self, EmulatedHost, Machine, Platform, System};
+use crate::emulated_host::{self, EmulatedHost, Files, Machine, Platform, System};
 use crate::ppc64le::{self, Target, Toolchain};
 use crate::toolbox::table::COMPILERS;
 use crate::xtask::Xtask;
@@ -70,7 +70,7 @@ impl Hosts {
         program: &str,
         arguments: Vec<String>,
         machine: Machine,
-        files: Vec<PathBuf>,
+        files: Files,
     ) -> Result<u8> {
         if self.run_here(&machine) {
             if !Path::new("/dev/kvm").exists() {

@@ -37,6 +37,6 @@ pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
     let Options { machine, files, program, arguments } = options;
     EmulatedHost::new(machine.power_platform(), machine, program)
         .arguments(arguments)
-        .files(files)
+        .files(files.into())
         .run(xtask)
 }

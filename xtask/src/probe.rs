@@ -8,7 +8,7 @@ use clap::{Args, value_parser};
 
 use crate::arch::Arch;
 use crate::bare_riscv::Simulator;
-use crate::emulated_host::Machine;
+use crate::emulated_host::{Files, HostKernel, Machine, PowerHost};
 use crate::microvm::{Mmu, no_hash};
 use crate::xtask::Xtask;
 use crate::{bare_arm, bare_power, bare_riscv, bare_x86};
@@ -40,6 +40,12 @@ pub struct Options {
     sim: Option<Simulator>,
     #[command(flatten)]
     machine: Machine,
+    /// Have the guest go on on this POWER host in the end, with its hashed page table
+    #[arg(long, value_name = "HOST", value_enum)]
+    to_host: Option<PowerHost>,
+    /// The kernel of that host, if not the usual one
+    #[arg(long, value_name = "VERSION", value_enum, requires = "to_host")]
+    to_host_kernel: Option<HostKernel>,
     /// Further arguments of the program
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -55,6 +61,18 @@ impl Options {
         let host = machine.host.unwrap_or_default();
         if *mmu == Some(Mmu::Hash) && !host.has_hashed_guests() {
             return Some(no_hash(host));
+        }
+        if let Some(second) = self.second_machine() {
+            if *mmu != Some(Mmu::Hash) || *stage2 {
+                return Some("--to-host is for guests with --mmu hash".to_owned());
+            }
+            let host = second.host.unwrap_or_default();
+            if let Some(wrong) = second.wrong(true) {
+                return Some(format!("--to-host: {wrong}"));
+            }
+            if !host.has_hashed_guests() {
+                return Some(format!("--to-host: {}", no_hash(host)));
+            }
         }
         let why = match (arch, mmu) {
             (Arch::X86 | Arch::Riscv64 | Arch::Aarch64, Some(_)) => "--mmu is for ppc64",
@@ -73,6 +91,11 @@ impl Options {
             _ => return None,
         };
         Some(why.to_owned())
+    }
+
+    /// The machine on which the guest goes on, if it does.
+    fn second_machine(&self) -> Option<Machine> {
+        Some(self.machine.with_host(self.to_host?, self.to_host_kernel))
     }
 
     /// As many cases as the program thinks are a quick run, always the same, for each translation
@@ -101,8 +124,8 @@ impl Options {
 
 /// Builds and runs; the probe’s exit status is ours.
 pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
-    let Options { arch, mmu, cases, seed, stage2, legacy, sim, mut machine, arguments: last } =
-        options;
+    let second = options.second_machine();
+    let Options { arch, mmu, cases, seed, stage2, legacy, sim, mut machine, .. } = options;
     let bare_seed = seed.unwrap_or_else(seed_of_now);
     match arch {
         Arch::Ppc64 if stage2 => return bare_power::probe(xtask, cases, bare_seed),
@@ -113,7 +136,10 @@ pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
         Arch::Ppc64 | Arch::X86 => {}
     }
     // An emulated host carries out dozens of cases a second, if it has a processor for itself.
-    machine.timeout = machine.timeout.max(60 + cases.unwrap_or(0) / CASES_PER_SECOND);
+    let patience = |machine: &mut Machine| {
+        machine.timeout = machine.timeout.max(60 + cases.unwrap_or(0) / CASES_PER_SECOND);
+    };
+    patience(&mut machine);
     let mut arguments = Vec::new();
     let given = [
         ("--mmu", mmu.map(|mmu| mmu.word().to_owned())),
@@ -123,8 +149,24 @@ pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
     for (name, value) in given {
         arguments.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
     }
-    arguments.extend(last);
-    arch.run_example(xtask, "probe", arguments, machine, Vec::new())
+    arguments.extend(options.arguments);
+    let Some(mut second) = second else {
+        return arch.run_example(xtask, "probe", arguments, machine, Files::default());
+    };
+    patience(&mut second);
+    machine.emulated = true;
+    let folder = tempfile::tempdir()?;
+    let guest = folder.path().join("guest");
+    let with = |option: &str| {
+        let more = [option, "guest"].map(str::to_owned);
+        arguments.iter().cloned().chain(more).collect()
+    };
+    let files = Files { fetched: Some(guest.clone()), ..Files::default() };
+    let status = arch.run_example(xtask, "probe", with("--leave"), machine, files)?;
+    if status != 0 {
+        return Ok(status);
+    }
+    arch.run_example(xtask, "probe", with("--arrive"), second, vec![guest].into())
 }
 
 /// So many at least, on a machine that does other things too.

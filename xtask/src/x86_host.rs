@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use crate::cargo::{build_static, run_example as run_here};
-use crate::emulated_host::{EmulatedHost, Machine, X86_64};
+use crate::emulated_host::{EmulatedHost, Files, Machine, X86_64};
 use crate::report;
 use crate::xtask::Xtask;
 
@@ -30,7 +30,7 @@ pub fn run_example(
     program: &str,
     arguments: Vec<String>,
     machine: Machine,
-    files: Vec<PathBuf>,
+    files: Files,
 ) -> Result<u8> {
     match usable() {
         Ok(()) if !machine.must_be_emulated() => return run_here(xtask, program, &arguments),

@@ -9,7 +9,15 @@ use super::console::{Console, Verdict};
 use super::{Machine, Platform, follow};
 use crate::report;
 
-/// Boots, prints what the program prints, and returns the program’s exit status.
+/// What is left when the machine is off.
+pub struct Ended {
+    /// The program’s exit status.
+    pub status: u8,
+    /// The file that it left behind, if one was asked for.
+    pub file: Option<Vec<u8>>,
+}
+
+/// Boots, prints what the program prints, and returns what is left.
 pub fn run(
     qemu: &Path,
     platform: &Platform,
@@ -17,7 +25,7 @@ pub fn run(
     kernel: &Path,
     initrd: &Path,
     mark: String,
-) -> Result<u8> {
+) -> Result<Ended> {
     // QEMU ends with us, however we end: a machine that hangs must not outlive its time limit.
     let mut arguments: Vec<String> =
         ["--pdeathsig", "KILL", "--", &qemu.to_string_lossy()].map(str::to_owned).into();
@@ -34,7 +42,8 @@ pub fn run(
             if !ended {
                 report::note("the emulated host did not power off, and was ended");
             }
-            Ok(*status)
+            let file = console.file().context("the file from the emulated host")?;
+            Ok(Ended { status: *status, file })
         }
         Some(Verdict::Broken(reason)) => {
             bail!("the emulated host did not come up: {reason}\n{}", console.last_lines())

@@ -2,6 +2,9 @@
 
 use std::collections::VecDeque;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
 /// How many of the last lines are kept for the case of failure.
 const KEPT: usize = 40;
 
@@ -19,13 +22,14 @@ pub struct Console {
     mark: String,
     running: bool,
     verdict: Option<Verdict>,
+    file: Option<String>,
     last: VecDeque<String>,
 }
 
 impl Console {
     /// A console that has said nothing yet; the init’s own lines will begin with `mark`.
     pub fn new(mark: String) -> Self {
-        Self { mark, running: false, verdict: None, last: VecDeque::new() }
+        Self { mark, running: false, verdict: None, file: None, last: VecDeque::new() }
     }
 
     /// Takes the next line and returns what of it the program printed, if anything.
@@ -38,10 +42,12 @@ impl Console {
             return (self.running && !is_kernel_message(line)).then(|| line.to_owned());
         };
         let printed = (self.running && !before.is_empty()).then(|| before.to_owned());
-        match told.trim().split_once(' ') {
-            None => self.running = true,
-            Some(("exit", status)) => self.verdict = status.parse().ok().map(Verdict::Exited),
-            Some((_, reason)) => self.verdict = Some(Verdict::Broken(reason.to_owned())),
+        let told = told.trim();
+        match told.split_once(' ').unwrap_or((told, "")) {
+            ("run", _) => self.running = true,
+            ("file", text) => self.file = Some(text.to_owned()),
+            ("exit", status) => self.verdict = status.parse().ok().map(Verdict::Exited),
+            (_, reason) => self.verdict = Some(Verdict::Broken(reason.to_owned())),
         }
         if self.verdict.is_some() {
             self.running = false;
@@ -52,6 +58,14 @@ impl Console {
     /// How the run ended, if the init told.
     pub fn verdict(&self) -> Option<&Verdict> {
         self.verdict.as_ref()
+    }
+
+    /// The file that the init sent, if it did.
+    ///
+    /// # Errors
+    /// It did not come as it was sent.
+    pub fn file(&self) -> Result<Option<Vec<u8>>, base64::DecodeError> {
+        self.file.as_ref().map(|text| BASE64_STANDARD.decode(text)).transpose()
     }
 
     /// The last lines, whosever they were.
@@ -123,6 +137,22 @@ mod tests {
         for (lines, expected) in rows {
             assert_eq!(read(lines).1, expected, "{lines:?}");
         }
+    }
+
+    #[test]
+    fn a_file_is_no_output_of_the_program() {
+        for (line, file) in [
+            ("mark: file AAEC/w==", Some(&[0, 1, 2, 255][..])),
+            ("mark: file", Some(&[])),
+            ("mark: file AAEC/w", None),
+        ] {
+            let mut console = Console::new("mark:".to_owned());
+            assert_eq!(console.line("mark: run"), None);
+            assert_eq!(console.line(line), None);
+            assert_eq!(console.line("mark: exit 0"), None);
+            assert_eq!(console.file().ok().flatten().as_deref(), file, "{line}");
+        }
+        assert_eq!(Console::new("mark:".to_owned()).file(), Ok(None));
     }
 
     #[test]

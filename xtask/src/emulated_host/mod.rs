@@ -15,10 +15,11 @@ mod modules;
 mod platform;
 mod power;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, value_parser};
 
 use crate::report;
@@ -83,6 +84,11 @@ impl Machine {
         Self { host: Some(host), ..Self::default() }
     }
 
+    /// The same, but for the host and its kernel.
+    pub fn with_host(&self, host: PowerHost, host_kernel: Option<HostKernel>) -> Self {
+        Self { host: Some(host), host_kernel, ..self.clone() }
+    }
+
     /// The POWER machine that is asked for, with its kernel.
     pub fn power_platform(&self) -> Platform {
         let host = self.host.unwrap_or_default();
@@ -109,19 +115,35 @@ impl Machine {
     }
 }
 
+/// Files that pass between this machine and the emulated one.
+#[derive(Default)]
+pub struct Files {
+    /// Put into the program’s working folder, under their own names.
+    pub given: Vec<PathBuf>,
+    /// Fetched from there, by its name, if the program succeeds. It crosses the console: for small
+    /// files.
+    pub fetched: Option<PathBuf>,
+}
+
+impl From<Vec<PathBuf>> for Files {
+    fn from(given: Vec<PathBuf>) -> Self {
+        Self { given, fetched: None }
+    }
+}
+
 /// One run of a program on the emulated machine.
 pub struct EmulatedHost {
     platform: Platform,
     machine: Machine,
     program: PathBuf,
     arguments: Vec<String>,
-    files: Vec<PathBuf>,
+    files: Files,
 }
 
 impl EmulatedHost {
     /// Will run `program`, a statically linked executable for such a platform.
     pub fn new(platform: Platform, machine: Machine, program: PathBuf) -> Self {
-        Self { platform, machine, program, arguments: Vec::new(), files: Vec::new() }
+        Self { platform, machine, program, arguments: Vec::new(), files: Files::default() }
     }
 
     /// Gives the program these arguments.
@@ -130,8 +152,8 @@ impl EmulatedHost {
         self
     }
 
-    /// Puts these files into the program’s working folder, under their own names.
-    pub fn files(mut self, files: Vec<PathBuf>) -> Self {
+    /// Passes these files.
+    pub fn files(mut self, files: Files) -> Self {
         self.files = files;
         self
     }
@@ -152,7 +174,16 @@ impl EmulatedHost {
         let Platform { name, kernel, .. } = self.platform;
         let version = &qemu.version;
         report::note(&format!("booting an emulated {name} host: QEMU {version}, {kernel}"));
-        boot::run(&qemu.program, &self.platform, &self.machine, &system.kernel, &initrd, mark)
+        let Self { platform, machine, files, .. } = self;
+        let ended = boot::run(&qemu.program, platform, machine, &system.kernel, &initrd, mark)?;
+        match (&files.fetched, ended.file) {
+            (Some(to), Some(content)) if ended.status == 0 => {
+                fs::write(to, content).with_context(|| to.display().to_string())?;
+            }
+            (Some(_), None) if ended.status == 0 => bail!("the emulated host sent no file"),
+            _ => {}
+        }
+        Ok(ended.status)
     }
 
     fn initramfs(&self, xtask: &Xtask, system: &System, mark: &str) -> Result<Initramfs> {
@@ -165,16 +196,20 @@ impl EmulatedHost {
             root.file(&format!("modules/{file_name}"), content);
         }
         root.executable("bin/program", read(&self.program)?);
-        for file in &self.files {
-            let name = file.file_name().context("a file to pass has no name")?.to_string_lossy();
-            root.file(&format!("work/{name}"), read(file)?);
+        for file in &self.files.given {
+            root.file(&format!("work/{}", name_of(file)?), read(file)?);
         }
-        root.executable(
-            "init",
-            init::script(mark, &names.join(" "), &self.arguments)?.into_bytes(),
-        );
+        let fetched = self.files.fetched.as_deref().map(name_of).transpose()?;
+        let init = init::script(mark, &names.join(" "), &self.arguments, fetched)?;
+        root.executable("init", init.into_bytes());
         Ok(root)
     }
+}
+
+/// A file’s name in the program’s working folder.
+fn name_of(file: &Path) -> Result<&str> {
+    let name = file.file_name().and_then(OsStr::to_str);
+    name.with_context(|| format!("{} has no name that the host can take", file.display()))
 }
 
 /// What is wrong with files to pass: one that is no file.

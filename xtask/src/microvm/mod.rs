@@ -83,5 +83,5 @@ pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
         arguments.splice(0..0, guest.arguments(here));
         files.extend(guest.files());
     }
-    arch.run_example(xtask, "microvm", arguments, machine, files)
+    arch.run_example(xtask, "microvm", arguments, machine, files.into())
 }

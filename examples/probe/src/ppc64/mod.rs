@@ -16,6 +16,7 @@ use kvm_ppc::host::{Host, Translation};
 
 use crate::Asked;
 use crate::report::Report;
+use hash::Journey;
 use otherwise::Otherwise;
 use stage2::Guests;
 
@@ -29,6 +30,8 @@ pub struct Options {
     /// What the walker is to make of radix tables that break the manual's rules
     #[arg(long, value_enum, default_value_t)]
     strictness: OddTables,
+    #[command(flatten)]
+    journey: Journey,
     /// Write a memory image for a bare machine, to try partition-scoped trees on; needs no POWER
     /// machine
     #[arg(long, value_name = "FILE", conflicts_with = "stage2_seen")]
@@ -115,7 +118,10 @@ pub fn run(options: &Options, asked: &Asked, report: &mut Report) -> Result<(), 
         return Err(refused.into());
     }
     match options.mmu {
+        Mmu::Radix if !options.journey.is_none() => {
+            Err("--leave and --arrive are for guests with hashed page tables".into())
+        }
         Mmu::Radix => radix::run(Otherwise::of(&host), strictness, asked, report),
-        Mmu::Hash => hash::run(&host, asked, report),
+        Mmu::Hash => hash::run(&host, &options.journey, asked, report),
     }
 }

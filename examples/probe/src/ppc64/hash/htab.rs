@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
 use arch_ppc64::hash::{HptOrder, Pass, StreamReader, chunks, load};
 use arch_ppc64::kvm::{KVM_GET_HTAB_WRITE, PpcMmu, kvm_get_htab_fd};
@@ -47,24 +47,33 @@ impl Mirror {
 
 /// Writes a stream into a VM's table, one chunk at a time.
 pub fn write(vm: &VmFd, stream: &[u8]) -> Result<(), Box<dyn Error>> {
+    match offer(vm, stream)? {
+        None => Ok(()),
+        Some((index, error)) => Err(format!("entries from {index:#x} on: {error}").into()),
+    }
+}
+
+/// The same, up to the first chunk that KVM refuses: returns where that begins, and why. KVM has
+/// taken the entries before the one that it refuses.
+pub fn offer(vm: &VmFd, stream: &[u8]) -> Result<Option<(u32, io::Error)>, Box<dyn Error>> {
     let mut file = vm.get_htab_fd(&kvm_get_htab_fd {
         flags: KVM_GET_HTAB_WRITE,
         ..kvm_get_htab_fd::default()
     })?;
     for chunk in chunks(stream) {
         let chunk = chunk?;
-        let written = file
-            .write(chunk.bytes)
-            .map_err(|error| format!("entries from {:#x} on: {error}", chunk.index))?;
-        if written != chunk.bytes.len() {
-            return Err(format!(
-                "of the chunk at {:#x}, KVM took {written} bytes only",
-                chunk.index
-            )
-            .into());
+        match file.write(chunk.bytes) {
+            Ok(written) if written == chunk.bytes.len() => {}
+            Ok(written) => {
+                let index = chunk.index;
+                return Err(
+                    format!("of the chunk at {index:#x}, KVM took {written} bytes only").into()
+                );
+            }
+            Err(error) => return Ok(Some((chunk.index, error))),
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// A table of ours, as a stream.

@@ -19,10 +19,12 @@
 //! | `stand` | asking the machine |
 //! | `slots` | where KVM enters what need not stand at one place |
 //! | `resizing` | asking it for tables of other sizes |
+//! | `journey` | a guest that comes from another host, and goes to one |
 
 mod compare;
 mod devices;
 mod htab;
+mod journey;
 mod layout;
 mod model;
 mod random;
@@ -33,8 +35,10 @@ mod step;
 mod systematic;
 
 use std::error::Error;
+use std::path::PathBuf;
 
 use arch_ppc64::hash::{HptOrder, PageSize};
+use clap::Args;
 use kvm_ppc::host::Host;
 
 use crate::Asked;
@@ -87,12 +91,40 @@ enum Event {
     Resize(u64),
 }
 
+/// Where the guest comes from, and where it goes.
+#[derive(Args, Clone, Debug)]
+#[group(skip)]
+pub struct Journey {
+    /// Write the guest's table into a file in the end, so that it can go on on another host (hash)
+    #[arg(long, value_name = "FILE")]
+    leave: Option<PathBuf>,
+    /// Go on with a guest that has left another host with this file (hash)
+    #[arg(long, value_name = "FILE")]
+    arrive: Option<PathBuf>,
+}
+
+impl Journey {
+    /// Whether the guest stays where it is.
+    pub fn is_none(&self) -> bool {
+        self.leave.is_none() && self.arrive.is_none()
+    }
+}
+
 /// Probes.
-pub fn run(host: &Host, asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
+pub fn run(
+    host: &Host,
+    journey: &Journey,
+    asked: &Asked,
+    report: &mut Report,
+) -> Result<(), Box<dyn Error>> {
     let backing = PageSize::ALL.into_iter().find(|size| size.shift() == host.page_shift());
     let backing = backing.ok_or("the host's pages are no size of a hashed table's")?;
-    let mut stand = Stand::new(backing, Otherwise::of(host))?;
-    let systematic = systematic::steps();
+    let otherwise = Otherwise::of(host);
+    // The systematic steps are about a table in which nothing is yet.
+    let (mut stand, systematic) = match &journey.arrive {
+        Some(file) => (journey::arrive(file, backing, otherwise, report)?, vec![]),
+        None => (Stand::new(backing, otherwise)?, systematic::steps()),
+    };
     // If few are asked for, half of them are systematic ones from all over, whole scenes of eight
     // or fewer.
     let taken = systematic.len().min(asked.cases / 2);
@@ -145,7 +177,7 @@ pub fn run(host: &Host, asked: &Asked, report: &mut Report) -> Result<(), Box<dy
     let (passed_over, entered) = stand.passed_over();
     report.fact("free places", format!("{passed_over} passed over in {entered} H_ENTERs"));
     report.fact("without one answer", format!("{left_out} accesses left out"));
-    Ok(())
+    journey.leave.as_ref().map_or(Ok(()), |file| journey::leave(&stand, file, report))
 }
 
 fn happen(event: Event, stand: &mut Stand, report: &Report) -> Result<Vec<String>, Box<dyn Error>> {

@@ -15,9 +15,9 @@ use std::error::Error;
 use std::sync::atomic::AtomicU64;
 
 use arch_ppc64::hash::{
-    Answer, BulkRequest, Dialect, GROUP_ENTRIES, HashTlbie, Hcall, Hcalls, Hpt, HptOrder, Hpte,
-    HpteR, HpteV, Keep, Layout, PageSize, PageSizes, Partition, Refused, ResizeError, ReturnCode,
-    Segment, Storage, VirtualPage, rehash,
+    Answer, BulkRequest, Dialect, GROUP_ENTRIES, HashTlbie, Hcall, HcallFlags, Hcalls, Hpt,
+    HptOrder, Hpte, HpteR, HpteV, Keep, Layout, PageSize, PageSizes, Partition, Refused,
+    ResizeError, ReturnCode, Segment, Storage, VirtualPage, load, rehash,
 };
 use pgtable::memory::{MemoryError, ReadMemory, TableMemory};
 use pgtable::{Gpa, Gva, Hpa};
@@ -68,6 +68,15 @@ pub fn contents(table: &Table) -> Contents {
         .entries(0)
         .map(|(ptex, hpte)| (ptex, [hpte.v.visible().into_bits(), hpte.r.into_bits()]))
         .collect()
+}
+
+/// The places of the entries that the guest itself needs.
+fn needed(table: &Table) -> Result<Vec<u64>, Box<dyn Error>> {
+    let place = |(_, page)| {
+        let found = table.find(&page)?;
+        Ok(found.ok_or("the table lacks what the guest needs")?.ptex)
+    };
+    code().map(place).collect()
 }
 
 /// What becomes of a page of memory.
@@ -164,18 +173,62 @@ impl Model {
                 .with_c(true);
             table.insert(&page, Hpte { v, r: r.with_sizes(sizes) })?;
         }
-        let kept = table.entries(0).map(|(ptex, _)| ptex).collect();
+        Self::of(table, backing)
+    }
+
+    /// A table that a guest brings from another host, as a stream.
+    ///
+    /// # Errors
+    /// It is no stream of such a table, or what the guest needs is not in it.
+    pub fn arrived(
+        order: HptOrder,
+        stream: &[u8],
+        backing: PageSize,
+    ) -> Result<Self, Box<dyn Error>> {
+        let table = table(order)?;
+        load(&table, stream)?;
+        Self::of(table, backing)
+    }
+
+    fn of(table: Table, backing: PageSize) -> Result<Self, Box<dyn Error>> {
+        let kept = needed(&table)?;
+        let others = table.entries(0).map(|(ptex, _)| ptex).filter(|ptex| !kept.contains(ptex));
+        let entered = RefCell::new(others.collect());
         Ok(Self {
             table,
             partition: Memory { backing, changed: Cell::default() },
             kept,
-            entered: RefCell::default(),
+            entered,
             absent: RefCell::default(),
             unsure: RefCell::default(),
             protected: RefCell::default(),
             unread: RefCell::default(),
             devices: RefCell::default(),
         })
+    }
+
+    /// The places of the entries that this host refuses: their pages are larger than those that
+    /// back the guest's memory.
+    pub fn refused(&self) -> Result<Vec<u64>, Box<dyn Error>> {
+        let empty = table(self.table.order())?;
+        let calls = Hcalls::new(&empty, &self.partition, Dialect::Kvm);
+        let exact = HcallFlags::new().with_exact(true).into_bits();
+        let is_refused = |(ptex, hpte): &(u64, Hpte)| {
+            let (v, r) = (hpte.v.visible().into_bits(), hpte.r.into_bits());
+            let enter = Call::new(Hcall::Enter.number(), [exact, *ptex, v, r]);
+            calls.call(enter.number, enter.arguments).code != ReturnCode::Success
+        };
+        Ok(self.table.entries(0).filter(is_refused).map(|(ptex, _)| ptex).collect())
+    }
+
+    /// Takes entries out of a table that nobody uses yet.
+    pub fn leave_behind(&self, places: &[u64]) -> Result<(), Box<dyn Error>> {
+        for &ptex in places {
+            let slot = self.table.slot(ptex)?.ok_or("a place beyond the table")?;
+            slot.put(self.table.layout().encode(Hpte { v: HpteV::new(), r: HpteR::new() }));
+            self.entered.borrow_mut().remove(&ptex);
+        }
+        Ok(())
     }
 
     /// The table.
@@ -354,11 +407,7 @@ impl Model {
                 return Ok(Err(error));
             }
         }
-        self.kept.clear();
-        for (_, page) in code() {
-            let found = self.table.find(&page)?;
-            self.kept.push(found.ok_or("resizing lost what the guest needs")?.ptex);
-        }
+        self.kept = needed(&self.table)?;
         let all: BTreeSet<_> = self
             .table
             .entries(0)
@@ -404,8 +453,49 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
-    use super::super::layout::{DATA, PLACES};
+    use super::super::htab::stream_of;
+    use super::super::layout::{DATA, DEVICES, PLACES};
     use super::*;
+
+    /// A guest of a host with 64K pages, on hosts with 64K and with 4K pages: pages of memory must
+    /// not be larger than their backing, pages of devices may be.
+    #[test]
+    fn what_a_host_with_smaller_pages_refuses() {
+        let order = HptOrder::MIN;
+        let there = Model::new(order, PageSize::K64).expect("a table");
+        let enter = |index: usize, actual: PageSize, real: u64| {
+            let place = PLACES[index];
+            let page = place.page(5);
+            let sizes = PageSizes::new(place.segment.base, actual).expect("a pair");
+            let r = HpteR::from_bits(real).with_protection(2).with_m(true).with_sizes(sizes);
+            let v = page.v().with_l(sizes.lp().is_some()).into_bits();
+            let group = order.group(page.hash(), false) << 3;
+            let call = Call::new(Hcall::Enter.number(), [0, group, v, r.into_bits()]);
+            let (answer, _) = there.call(&call);
+            assert_eq!(answer.code, ReturnCode::Success, "{place:x?}");
+            answer.values[0]
+        };
+        enter(0, PageSize::K4, DATA[0].0);
+        let large =
+            [enter(1, PageSize::K64, DATA[0].0 + 0x1_0000), enter(3, PageSize::K64, DATA[1].0)];
+        enter(4, PageSize::K64, DEVICES[0]);
+        let stream = stream_of(there.table()).expect("a stream");
+        for (backing, refused) in [(PageSize::K64, vec![]), (PageSize::K4, large.to_vec())] {
+            let here = Model::arrived(order, &stream, backing).expect("a table");
+            assert_eq!(contents(here.table()), contents(there.table()));
+            assert_eq!(here.entries(), 4, "but the guest's own");
+            let mut seen = here.refused().expect("a table");
+            let mut refused = refused;
+            refused.sort_unstable();
+            seen.sort_unstable();
+            assert_eq!(seen, refused, "{backing:?}");
+            here.leave_behind(&refused).expect("places");
+            assert_eq!(here.refused().expect("a table"), [0; 0]);
+            assert_eq!(here.entries(), 4 - refused.len());
+        }
+        let without = Model::arrived(order, &[], PageSize::K4).err();
+        assert!(without.is_some_and(|error| error.to_string().contains("needs")));
+    }
 
     #[test]
     fn an_entry_is_put_where_kvm_has_put_it_if_that_place_is_free_and_of_the_group() {

@@ -17,7 +17,7 @@ use pgtable::{Access, Gva};
 use super::htab::Mirror;
 use super::layout::{DEVICES, PLACES, Place, slb};
 use super::model::Unread;
-use super::stand::Stand;
+use super::stand::{Stand, Tried};
 use super::step::{Call, Touch};
 
 /// How many bolted entries are used before a table is resized.
@@ -28,10 +28,18 @@ const DEVICE: (Place, u64) = (PLACES[0], 0xbeef);
 const TAKEN_OUT: usize = 1000;
 
 impl Stand {
-    fn access(&mut self, address: Gva, access: Access) -> Result<Vec<String>, Box<dyn Error>> {
+    /// An access in the segments of the layout, with no key forbidden; `None`: it has no one answer.
+    pub(super) fn plain(
+        &mut self,
+        address: Gva,
+        access: Access,
+    ) -> Result<Option<Tried>, Box<dyn Error>> {
         let slb = slb(|_, segment| Some(segment));
-        let mut touch = Touch { slb, authority: Authority::default(), address, access };
-        Ok(self.touch(&mut touch)?.map_or(vec![], |tried| tried.differences))
+        self.touch(&mut Touch { slb, authority: Authority::default(), address, access })
+    }
+
+    fn access(&mut self, address: Gva, access: Access) -> Result<Vec<String>, Box<dyn Error>> {
+        Ok(self.plain(address, access)?.map_or(vec![], |tried| tried.differences))
     }
 
     /// Uses pages of bolted entries, so that there is something in them that nobody has read.

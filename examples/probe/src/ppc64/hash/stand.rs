@@ -58,8 +58,24 @@ pub struct Stand {
     otherwise: Otherwise,
 }
 
+/// The guest's memory.
+pub(super) fn memory() -> Result<GuestMemoryMmap, Box<dyn Error>> {
+    let memory =
+        GuestMemoryMmap::from_ranges(&REGIONS.map(|(start, bytes)| (GuestAddress(start), bytes)))?;
+    // KVM makes a page available to the guest when somebody has used it; then all calls find it so.
+    for (start, bytes) in REGIONS {
+        for page in (start..start + bytes as u64).step_by(PAGE) {
+            memory.write_obj(0_u64, GuestAddress(page))?;
+        }
+    }
+    Ok(memory)
+}
+
 /// A VM with a table of this order, and nothing in it.
-fn guest(memory: &GuestMemoryMmap, order: HptOrder) -> Result<ProbeGuest, Box<dyn Error>> {
+pub(super) fn guest(
+    memory: &GuestMemoryMmap,
+    order: HptOrder,
+) -> Result<ProbeGuest, Box<dyn Error>> {
     let kvm = Kvm::new()?;
     // The tick of a guest that is still there can interrupt the making of another
     // (`mm_take_all_locks`).
@@ -100,18 +116,17 @@ impl Stand {
     ///
     /// The host backs the guest's memory with pages of size `backing`.
     pub fn new(backing: PageSize, otherwise: Otherwise) -> Result<Self, Box<dyn Error>> {
-        let memory = GuestMemoryMmap::from_ranges(
-            &REGIONS.map(|(start, bytes)| (GuestAddress(start), bytes)),
-        )?;
-        // KVM makes a page available to the guest when somebody has used it; then all calls find it
-        // so.
-        for (start, bytes) in REGIONS {
-            for page in (start..start + bytes as u64).step_by(PAGE) {
-                memory.write_obj(0_u64, GuestAddress(page))?;
-            }
-        }
         let order = HptOrder::new(ORDER).ok_or("the layout's order is none")?;
-        let model = Model::new(order, backing)?;
+        Self::of(Model::new(order, backing)?, memory()?, otherwise)
+    }
+
+    /// The stand with this table.
+    pub(super) fn of(
+        model: Model,
+        memory: GuestMemoryMmap,
+        otherwise: Otherwise,
+    ) -> Result<Self, Box<dyn Error>> {
+        let order = model.table().order();
         let mut guest = guest(&memory, order)?;
         htab::write(guest.vm(), &htab::stream_of(model.table())?)?;
         greet(&mut guest)?;
