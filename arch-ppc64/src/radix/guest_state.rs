@@ -3,9 +3,9 @@
 //!
 //! Under that API there is no partition table that the partition keeps. It hands over a guest-wide
 //! buffer by [`H_GUEST_SET_STATE`], in which two elements stand for the two doublewords of a
-//! partition table entry: [`PartitionTableElement`] and [`ProcessTableElement`]. What a guest took
-//! its last data storage interrupt for comes back in elements of the run's output
-//! ([`data_storage`]). After a change of the tree, [`RptInvalidate`](super::RptInvalidate) for
+//! partition table entry: [`PartitionTableElement`] and [`ProcessTableElement`]. What a guest's last
+//! access was refused for comes back in elements of the run's output ([`data_storage`],
+//! [`instruction_storage`]). After a change of the tree, [`RptInvalidate`](super::RptInvalidate) for
 //! a second stage has the translations forgotten.
 //!
 //! Layouts: Linux `Documentation/arch/powerpc/kvm-nested.rst`, `guest-state-buffer.h`. Everything
@@ -184,34 +184,94 @@ impl Element for ProcessTableElement {
     }
 }
 
-/// HDAR, HDSISR and ASDR.
+/// The elements of a run's output that storage interrupts are told by.
+const NIA: u16 = 0x1021;
+const MSR: u16 = 0x1022;
 const HDAR: u16 = 0xF000;
 const HDSISR: u16 = 0xF001;
 const ASDR: u16 = 0xF003;
 
+/// The bits of HSRR1 that say why a fetch was refused, 33 to 36 and 42 to 47 (Power ISA v3.0B Book
+/// III 6.5.18).
+const HSRR1_CAUSES: u64 = 0x783f_0000;
+
+/// Those elements, as far as they are there.
+#[derive(Default)]
+struct Registers {
+    nia: Option<u64>,
+    msr: Option<u64>,
+    hdar: Option<u64>,
+    hdsisr: Option<u32>,
+    asdr: Option<u64>,
+}
+
+impl Registers {
+    fn of(output: Elements<'_>) -> Result<Self, BufferError> {
+        let mut found = Self::default();
+        for element in output {
+            let (id, value) = element?;
+            let wrong = BufferError::Length { id, length: value.len() };
+            let doubleword = || value.try_into().map(u64::from_be_bytes).map_err(|_| wrong);
+            match id {
+                NIA => found.nia = Some(doubleword()?),
+                MSR => found.msr = Some(doubleword()?),
+                HDAR => found.hdar = Some(doubleword()?),
+                ASDR => found.asdr = Some(doubleword()?),
+                HDSISR => {
+                    let word = value.try_into().map(u32::from_be_bytes).map_err(|_| wrong)?;
+                    found.hdsisr = Some(word);
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+}
+
 /// The hypervisor's data storage interrupt that the output of a run tells of, which
-/// `H_GUEST_RUN_VCPU` answered with vector 0xe00. `None` if one of its three registers is missing.
+/// `H_GUEST_RUN_VCPU` answered with vector 0xe00. `None` if HDAR, HDSISR or ASDR is missing.
 /// [`StorageFault::of`](crate::second_stage::StorageFault::of) takes it from there.
 ///
 /// # Errors
 /// [`BufferError`].
 pub fn data_storage(output: Elements<'_>) -> Result<Option<HypervisorFault>, BufferError> {
-    let (mut hdar, mut hdsisr, mut asdr) = (None, None, None);
-    for element in output {
-        let (id, value) = element?;
-        let wrong = BufferError::Length { id, length: value.len() };
-        let doubleword = || value.try_into().map(u64::from_be_bytes).map_err(|_| wrong);
-        match id {
-            HDAR => hdar = Some(doubleword()?),
-            ASDR => asdr = Some(doubleword()?),
-            HDSISR => {
-                let word = value.try_into().map(u32::from_be_bytes).map_err(|_| wrong)?;
-                hdsisr = Some(Status::from_bits(word));
-            }
-            _ => {}
-        }
-    }
-    let (Some(hdar), Some(status), Some(asdr)) = (hdar, hdsisr, asdr) else { return Ok(None) };
+    let Registers { hdar: Some(hdar), hdsisr: Some(status), asdr: Some(asdr), .. } =
+        Registers::of(output)?
+    else {
+        return Ok(None);
+    };
+    let status = Status::from_bits(status);
     let interrupt = Interrupt { vector: Vector::HypervisorDataStorage, status };
     Ok(Some(HypervisorFault { interrupt, hdar: Gva::new(hdar), asdr: Gpa::new(asdr) }))
+}
+
+/// The hypervisor's instruction storage interrupt that the output of a run tells of, which
+/// `H_GUEST_RUN_VCPU` answered with vector 0xe20. `None` if NIA, MSR or ASDR is missing: the first
+/// two stand for HSRR0 and HSRR1 (Linux `kvmppc_handle_exit_hv`, which reads them so).
+///
+/// # Errors
+/// [`BufferError`].
+///
+/// ```
+/// use arch_ppc64::radix::guest_state::{Elements, instruction_storage};
+///
+/// let mut output = vec![0, 0, 0, 3];
+/// for (id, value) in [(0x1021_u16, 0x1000_u64), (0x1022, 0x4000_0000), (0xf003, 0x7_0000)] {
+///     output.extend(id.to_be_bytes());
+///     output.extend(8_u16.to_be_bytes());
+///     output.extend(value.to_be_bytes());
+/// }
+/// let fault = instruction_storage(Elements::of(&output)?)?.unwrap();
+/// assert_eq!((fault.hdar.get(), fault.asdr.get()), (0x1000, 0x7_0000));
+/// assert!(fault.interrupt.status.no_translation());
+/// # Ok::<(), arch_ppc64::radix::guest_state::BufferError>(())
+/// ```
+pub fn instruction_storage(output: Elements<'_>) -> Result<Option<HypervisorFault>, BufferError> {
+    let Registers { nia: Some(nia), msr: Some(msr), asdr: Some(asdr), .. } = Registers::of(output)?
+    else {
+        return Ok(None);
+    };
+    let status = Status::from_bits((msr & HSRR1_CAUSES) as u32);
+    let interrupt = Interrupt { vector: Vector::HypervisorInstructionStorage, status };
+    Ok(Some(HypervisorFault { interrupt, hdar: Gva::new(nia), asdr: Gpa::new(asdr) }))
 }

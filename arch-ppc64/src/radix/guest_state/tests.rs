@@ -16,7 +16,7 @@ fn buffer() -> Vec<u8> {
 
 /// As Linux writes it (`kvmhv_nestedv2_set_ptbl_entry`).
 #[test]
-fn case_hosts_both_tables_as_bytes() {
+fn both_tables_as_bytes() {
     let want = [
         &[0, 0, 0, 2][..],
         &[0, 5, 0, 24],
@@ -32,7 +32,7 @@ fn case_hosts_both_tables_as_bytes() {
 }
 
 #[test]
-fn case_hosts_words_there_and_back() {
+fn words_there_and_back() {
     for bit in 0..64 {
         // A bit outside of base, RTS and RPDS has no place in an element.
         let tree = RadixRoot::from_bits(TREE ^ 1 << bit).with_hr(true).with_reserved_3(false);
@@ -47,7 +47,7 @@ fn case_hosts_words_there_and_back() {
 }
 
 #[test]
-fn case_hosts_numbers_without_an_encoding() {
+fn numbers_without_an_encoding() {
     let tree = PartitionTableElement::of_tree(TREE.into());
     for (root, address_bits, root_bytes) in [
         (0x10_0001, 52, 1 << 16),
@@ -83,7 +83,7 @@ fn case_hosts_numbers_without_an_encoding() {
 /// Every shorter buffer, and a header that promises anything: the loop has as many turns as
 /// there are bytes, and ends with an error.
 #[test]
-fn case_hosts_hostile_buffers() {
+fn hostile_buffers() {
     let whole = buffer();
     for length in 0..whole.len() {
         match Elements::of(&whole[..length]) {
@@ -112,31 +112,55 @@ fn case_hosts_hostile_buffers() {
     assert_eq!(writer.finish(), 4 + 28);
 }
 
+fn element(id: u16, value: &[u8]) -> Vec<u8> {
+    [&id.to_be_bytes()[..], &(value.len() as u16).to_be_bytes(), value].concat()
+}
+
+fn output(elements: &[Vec<u8>]) -> Vec<u8> {
+    [&(elements.len() as u32).to_be_bytes()[..], &elements.concat()].concat()
+}
+
+type Read = fn(Elements<'_>) -> Result<Option<HypervisorFault>, BufferError>;
+
+/// Each interrupt has its own registers; one that is missing, or of another length, is noticed, and
+/// others do not matter.
 #[test]
-fn case_hosts_a_storage_interrupt_of_a_run() {
-    let element = |id: u16, value: &[u8]| {
-        [&id.to_be_bytes()[..], &(value.len() as u16).to_be_bytes(), value].concat()
-    };
+fn storage_interrupts_of_a_run() {
+    let doubleword = |id: u16, value: u64| element(id, &value.to_be_bytes());
     let registers = [
-        element(0xf000, &0xc000_0000_0000_0678_u64.to_be_bytes()),
+        doubleword(0xf000, 0xc000_0000_0000_0678),
         element(0xf001, &0x4200_0000_u32.to_be_bytes()),
-        element(0x1000, &7_u64.to_be_bytes()),
-        element(0xf003, &0x1_2000_u64.to_be_bytes()),
+        doubleword(0x1000, 7),
+        doubleword(0xf003, 0x1_2000),
+        doubleword(0x1021, 0xc000_0000_0000_1004),
+        doubleword(0x1022, 0x8000_0000_1001_d033),
     ];
-    let output = |registers: &[Vec<u8>]| {
-        [&(registers.len() as u32).to_be_bytes()[..], &registers.concat()].concat()
-    };
-    let read = |bytes: &[u8]| data_storage(Elements::of(bytes).unwrap());
-    let fault = read(&output(&registers)).unwrap().unwrap();
-    assert_eq!(
-        std::format!("{fault}"),
-        "HDSI 0xe00, HDSISR 0x42000000: no translation, store, HDAR 0xc000000000000678, ASDR 0x12000"
-    );
-    for missing in [0, 1, 3] {
-        let mut fewer = registers.to_vec();
-        fewer.remove(missing);
-        assert_eq!(read(&output(&fewer)), Ok(None), "{missing}");
+    let rows: [(Read, [usize; 3], &str); 2] = [
+        (
+            data_storage,
+            [0, 1, 3],
+            "HDSI 0xe00, HDSISR 0x42000000: no translation, store, HDAR 0xc000000000000678, ASDR 0x12000",
+        ),
+        (
+            instruction_storage,
+            [3, 4, 5],
+            "HISI 0xe20, HSRR1 0x10010000: no-execute or guarded, entry not writable, HSRR0 0xc000000000001004, ASDR 0x12000",
+        ),
+    ];
+    for (read, needed, words) in rows {
+        let read = |bytes: &[u8]| read(Elements::of(bytes).unwrap());
+        let fault = read(&output(&registers)).unwrap().unwrap();
+        assert_eq!(std::format!("{fault}"), words);
+        for missing in 0..registers.len() {
+            let mut fewer = registers.to_vec();
+            fewer.remove(missing);
+            let found = read(&output(&fewer)).unwrap();
+            assert_eq!(found.is_some(), !needed.contains(&missing), "{words}, without {missing}");
+        }
     }
-    let wrong = output(&[element(0xf001, &[0; 8])]);
-    assert_eq!(read(&wrong), Err(BufferError::Length { id: 0xf001, length: 8 }));
+    for (id, length) in [(0xf000, 4), (0xf001, 8), (0xf003, 0), (0x1021, 9), (0x1022, 4)] {
+        let wrong = output(&[element(id, &[0; 9][..length])]);
+        let elements = Elements::of(&wrong).unwrap();
+        assert_eq!(instruction_storage(elements), Err(BufferError::Length { id, length }));
+    }
 }

@@ -131,10 +131,14 @@ pub fn run(
     report.fact("systematic steps", taken);
     let first = systematic.len() - taken;
     let mut steps = Random::new(asked.seed, systematic.into_iter().skip(first).collect());
+    // A table of another size has its bolted entries only: whoever leaves takes all along.
+    let stays = |event: &Event| !matches!(event, Event::Resize(_) | Event::MakeWay(_));
+    let leaves = journey.leave.is_some();
+    let events: Vec<_> = EVENTS.iter().filter(|(_, it)| !leaves || stays(it)).collect();
     let mut left_out = 0;
     let mut number = 0;
     while report.cases() < asked.cases && asked.only.is_none_or(|only| number <= only) {
-        for (_, event) in EVENTS.iter().filter(|(part, _)| number == asked.cases * part / 100) {
+        for (_, event) in events.iter().filter(|(part, _)| number == asked.cases * part / 100) {
             if asked.trace {
                 println!("before step {number}: {event:?}");
             }
