@@ -3,10 +3,10 @@
 //!
 //! Under that API there is no partition table that the partition keeps. It hands over a guest-wide
 //! buffer by [`H_GUEST_SET_STATE`], in which two elements stand for the two doublewords of a
-//! partition table entry: [`PartitionTableElement`] and [`ProcessTableElement`]. What a guest's last
-//! access was refused for comes back in elements of the run's output ([`data_storage`],
-//! [`instruction_storage`]). After a change of the tree, [`RptInvalidate`](super::RptInvalidate) for
-//! a second stage has the translations forgotten.
+//! partition table entry: [`PartitionTableElement`] and [`ProcessTableElement`]. Why a guest's last
+//! access was refused comes back in elements of the run's output ([`data_storage`],
+//! [`instruction_storage`]). After a change of the tree, [`RptInvalidate`](super::RptInvalidate)
+//! for a second stage has the translations forgotten.
 //!
 //! Layouts: Linux `Documentation/arch/powerpc/kvm-nested.rst`, `guest-state-buffer.h`. Everything
 //! in a buffer is big-endian.
