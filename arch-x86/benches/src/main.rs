@@ -1,6 +1,7 @@
 //! `cargo xtask bench gva`: what a gdb stub or an instruction emulator asks all the time, where in
-//! guest memory an address of the guest's is: by [`gva_to_gpa`] over a `GuestMemoryMmap`, and by
-//! KVM_TRANSLATE on the same tables, where there is a /dev/kvm.
+//! guest memory an address of the guest's is: by [`gva_to_gpa`] over a `GuestMemoryMmap`, with the
+//! registers at hand and with KVM_GET_SREGS for each address, and by KVM_TRANSLATE, which needs no
+//! registers, on the same tables. The kernel's where there is a /dev/kvm.
 
 mod guest;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -77,19 +78,19 @@ impl Contestant<Row> for Ours {
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-fn kernel() -> Option<Box<dyn Contestant<Row>>> {
-    kernel::Kernel::new().map(|kernel| Box::new(kernel) as Box<dyn Contestant<Row>>)
+fn kernel() -> Option<[Box<dyn Contestant<Row>>; 2]> {
+    Some([Box::new(kernel::Fetched::new()?), Box::new(kernel::Kernel::new()?)])
 }
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-fn kernel() -> Option<Box<dyn Contestant<Row>>> {
+fn kernel() -> Option<[Box<dyn Contestant<Row>>; 2]> {
     None
 }
 
 fn main() {
     let options = Options::parse();
     let mut contestants: Vec<Box<dyn Contestant<Row>>> = vec![Box::new(Ours::new())];
-    contestants.extend(kernel());
+    contestants.extend(kernel().into_iter().flatten());
     let table = compete(&[Row], &mut contestants, options.rounds);
     table.print();
     let cell = |column| table.get(Row.title(), column);

@@ -23,7 +23,7 @@ pub struct Short<E> {
 /// [`TableMemory`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not give bytes at addresses of type `{A}`",
-    note = "with pgtable's feature `vm-memory`, every `vm_memory::GuestMemory` does",
+    note = "with pgtable's feature `vm-memory`, every `vm_memory::GuestMemory` does: give the memory, not `GuestTables` over it",
     note = "`pgtable::bytes::WordBytes` wraps any `TableMemory`"
 )]
 pub trait ByteMemory<A: Address> {

@@ -13,12 +13,14 @@
 //! A range of `n` bytes takes at most `n / (smallest page) + 2` translations, on each side of a
 //! comparison or a copy.
 
+mod give;
 mod memory;
 mod segments;
 mod translate;
 
 use core::cmp::min;
 
+pub use give::GiveBytes;
 pub use memory::{ByteMemory, Short, WordBytes};
 pub use segments::{Reason, SegmentOf, Segments, Stopped};
 pub use translate::{
@@ -78,7 +80,8 @@ pub struct GuestBytes<'m, T, B: ?Sized> {
 }
 
 impl<'m, T: Translate, B: ByteMemory<T::Output> + ?Sized> GuestBytes<'m, T, B> {
-    /// The bytes in `memory` at the addresses that `translate` translates.
+    /// The bytes in `memory` at the addresses that `translate` translates. `memory` is a reference
+    /// to memory, or to an `Arc` of it ([`GiveBytes`]).
     ///
     /// ```
     /// # use pgtable_conformance::prelude::*;
@@ -89,7 +92,8 @@ impl<'m, T: Translate, B: ByteMemory<T::Output> + ?Sized> GuestBytes<'m, T, B> {
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     #[must_use]
-    pub fn new(translate: T, memory: &'m B) -> Self {
+    pub fn new<How>(translate: T, memory: impl GiveBytes<'m, T::Output, How, Bytes = B>) -> Self {
+        let memory = memory.bytes();
         Self { translate, memory, privilege: Privilege::Supervisor }
     }
 
