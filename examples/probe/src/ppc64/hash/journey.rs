@@ -13,14 +13,15 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use arch_ppc64::hash::{HptOrder, PageSize, chunks};
+use arch_ppc64::hash::{Hcall, HptOrder, HpteR, PageSize, PageSizes, chunks};
 use pgtable::{Access, Gva};
 
 use super::htab::{self, Mirror};
-use super::layout::{ORDER, PLACES};
+use super::layout::{DATA, DEVICES, ORDER, PLACES};
 use super::list;
 use super::model::Model;
-use super::stand::{self, Stand};
+use super::stand::{self, Stand, Tried};
+use super::step::Call;
 use crate::ppc64::otherwise::Otherwise;
 use crate::report::{Ended, Report};
 
@@ -54,8 +55,47 @@ impl Luggage {
     }
 }
 
+/// Fills the table with entries of every segment and page size, for memory and for devices, and uses
+/// some: with reads, and with writes.
+fn pack(stand: &mut Stand, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    let pages = PLACES.iter().flat_map(|place| place.numbers().map(move |number| (place, number)));
+    for (turn, (place, number)) in pages.enumerate() {
+        let page = place.page(number);
+        let of_base = PageSizes::ALL.into_iter().filter(|sizes| sizes.base() == page.base);
+        let sizes = of_base.cycle().nth(turn).ok_or("a page size that no entry has")?;
+        let (start, bytes) = DATA[turn % DATA.len()];
+        let real = match turn % 7 {
+            0 => DEVICES[turn % DEVICES.len()],
+            _ => start + turn as u64 * 0x1_1000 % bytes,
+        };
+        let real = real >> sizes.actual().shift() << sizes.actual().shift();
+        let r = HpteR::from_bits(real).with_sizes(sizes).with_protection(2).with_m(true);
+        let secondary = turn % 3 == 0;
+        let v = page.v().with_l(sizes.lp().is_some()).with_h(secondary);
+        let group = stand.model().table().order().group(page.hash(), secondary) << 3;
+        if stand.model().table().find(&page)?.is_none() {
+            let arguments = [0, group, v.into_bits(), r.into_bits()];
+            let tried = stand.call(&Call::new(Hcall::Enter.number(), arguments))?;
+            tell("entries to take along", Some(tried), report);
+        }
+        let access = [Access::READ, Access::WRITE];
+        if let Some(&access) = access.get(turn % 4) {
+            let tried = stand.plain(place.address(number), access)?;
+            tell("uses of them", tried, report);
+        }
+    }
+    Ok(())
+}
+
+fn tell(kind: &'static str, tried: Option<Tried>, report: &mut Report) {
+    let Some(Tried { ended, differences }) = tried else { return };
+    let mismatch = (!differences.is_empty()).then(|| format!("  differs   {}", list(&differences)));
+    report.case(kind, ended, mismatch.as_deref());
+}
+
 /// Writes the file with which the guest goes on elsewhere.
-pub fn leave(stand: &Stand, file: &Path, report: &Report) -> Result<(), Box<dyn Error>> {
+pub fn leave(stand: &mut Stand, file: &Path, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    pack(stand, report)?;
     let order = stand.model().table().order();
     let stream = Mirror::new(stand.guest.vm(), order)?.update()?;
     report.fact("leaves", format!("{} bytes of table", stream.len()));
@@ -119,12 +159,7 @@ fn look(stand: &mut Stand, report: &mut Report) -> Result<(), Box<dyn Error>> {
         let Some(page) = page else { continue };
         let Some(place) = PLACES.iter().find(|place| place.has(&page)) else { continue };
         let address = Gva::new(place.start + page.offset);
-        if let Some(tried) = stand.plain(address, Access::READ)? {
-            let found = &tried.differences;
-            let mismatch = (!found.is_empty())
-                .then(|| format!("  entry     {ptex:#x}\n  differs   {}", list(found)));
-            report.case("pages that arrived", tried.ended, mismatch.as_deref());
-        }
+        tell("pages that arrived", stand.plain(address, Access::READ)?, report);
     }
     Ok(())
 }

@@ -181,7 +181,7 @@ pub fn run(
     let (passed_over, entered) = stand.passed_over();
     report.fact("free places", format!("{passed_over} passed over in {entered} H_ENTERs"));
     report.fact("without one answer", format!("{left_out} accesses left out"));
-    journey.leave.as_ref().map_or(Ok(()), |file| journey::leave(&stand, file, report))
+    journey.leave.as_ref().map_or(Ok(()), |file| journey::leave(&mut stand, file, report))
 }
 
 fn happen(event: Event, stand: &mut Stand, report: &Report) -> Result<Vec<String>, Box<dyn Error>> {
