@@ -116,7 +116,19 @@ impl Options {
         Self { arch, stage2: true, seed: Some(1), ..Self::default() }
     }
 
-    /// The same for the modes of x86 that have no 64-bit entries in four levels.
+    /// The walker of radix trees against a logical partition.
+    pub fn in_a_partition() -> Self {
+        let (mmu, machine) = (Some(Mmu::Radix), Machine::of(PowerHost::Power10Lpar));
+        Self { mmu, machine, cases: Some(1000), seed: Some(1), ..Self::default() }
+    }
+
+    /// A guest with a hashed page table that goes from one POWER host to another.
+    pub fn between_hosts() -> Self {
+        let (mmu, to_host) = (Some(Mmu::Hash), Some(PowerHost::Power10));
+        Self { mmu, to_host, cases: Some(600), seed: Some(1), ..Self::default() }
+    }
+
+    /// Quick runs for the modes of x86 that have no 64-bit entries in four levels.
     pub fn legacy() -> Self {
         Self { arch: Arch::X86, legacy: true, seed: Some(1), ..Self::default() }
     }
@@ -175,4 +187,30 @@ const CASES_PER_SECOND: u64 = 20;
 /// Another one each time.
 fn seed_of_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_go_to_hosts_that_have_such_guests() {
+        use PowerHost::{Power10, Power10Lpar};
+        for (mmu, to_host, to_host_kernel, wrong) in [
+            (Some(Mmu::Hash), Power10, None, None),
+            (Some(Mmu::Hash), Power10, Some(HostKernel::V6_12With4K), None),
+            (Some(Mmu::Radix), Power10, None, Some("--mmu hash")),
+            (None, Power10, None, Some("--mmu hash")),
+            (Some(Mmu::Hash), Power10Lpar, None, Some("radix trees only")),
+            (Some(Mmu::Hash), Power10Lpar, Some(HostKernel::V6_1), Some("nested API v2")),
+        ] {
+            let to_host = Some(to_host);
+            let seen = Options { mmu, to_host, to_host_kernel, ..Options::default() }.wrong();
+            let is_named = |text: &String| wrong.is_some_and(|words| text.contains(words));
+            assert!(seen.as_ref().map_or(wrong.is_none(), is_named), "{to_host:?}: {seen:?}");
+        }
+        for options in [Options::between_hosts(), Options::in_a_partition()] {
+            assert_eq!(options.wrong(), None);
+        }
+    }
 }

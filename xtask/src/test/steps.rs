@@ -25,9 +25,16 @@ const POWER_HOST: &[&Tool] = &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_PPC, &SYSTE
 /// The same, and what a logical partition boots.
 const POWER_HOSTS: &[&Tool] =
     &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_PPC, &SYSTEM_PPC64EL, &SYSTEM_PPC64EL_6_12];
-/// What an emulated POWER host is made of, and what second stages of x86 are tried on.
-const PROBE: &[&Tool] =
-    &[&COMPILERS, &LIBRARIES_PPC64EL, &QEMU_PPC, &SYSTEM_PPC64EL, &QEMU_X86, &BOCHS];
+/// What emulated POWER hosts are made of, and what second stages of x86 are tried on.
+const PROBE: &[&Tool] = &[
+    &COMPILERS,
+    &LIBRARIES_PPC64EL,
+    &QEMU_PPC,
+    &SYSTEM_PPC64EL,
+    &SYSTEM_PPC64EL_6_12,
+    &QEMU_X86,
+    &BOCHS,
+];
 
 /// What RISC-V trees are tried on, what an emulated RISC-V host is made of, and programs for it.
 const RISCV64: &[&Tool] =
@@ -186,9 +193,9 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "probe",
-        about: "the software walkers and hypercalls against a POWER9 host, second stages against bare machines",
+        about: "the software walkers and hypercalls against POWER hosts, second stages against bare machines",
         emulated: true,
-        cpu_seconds: 300,
+        cpu_seconds: 360,
         tools: PROBE,
         run: probe,
     },
@@ -285,6 +292,9 @@ fn linux(xtask: &Xtask) -> Result<()> {
 
 fn probe(xtask: &Xtask) -> Result<()> {
     probe_all(xtask, Arch::Ppc64)?;
+    for options in [probe::Options::in_a_partition(), probe::Options::between_hosts()] {
+        succeeds("the probe", probe::run(xtask, options)?)?;
+    }
     succeeds("the probe", probe::run(xtask, probe::Options::second_stages(Arch::X86))?)?;
     succeeds("the probe", probe::run(xtask, probe::Options::legacy())?)
 }
