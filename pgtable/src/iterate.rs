@@ -33,8 +33,10 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     /// ```
     ///
     /// # Errors
-    /// [`RangeError`]: a range that is none of this space, a malformed entry above the last level,
-    /// a table outside table memory. Everything before that address was visited.
+    /// [`RangeError`]: a range that is none of this space, a malformed entry above the last level, a
+    /// table that lies outside table memory or may only be read. Everything before that address was
+    /// visited: of a table that lies outside in part, what is there, in runs as long as the memory
+    /// has them in one piece.
     #[inline]
     pub fn for_each_run<B>(
         &self,
@@ -45,7 +47,10 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         let mut place = self.place(input, bytes)?;
         while let (next, Some(stretch)) = place.next(self.format(), self.memory())? {
             place = next;
-            if let ControlFlow::Break(value) = visit(stretch.run(self.format(), self.memory())?) {
+            let run = stretch.run(self.format(), self.memory());
+            let run = run
+                .or_else(|_| stretch.first_run(self.format(), self.memory(), &mut place.offset))?;
+            if let ControlFlow::Break(value) = visit(run) {
                 return Ok(ControlFlow::Break(value));
             }
         }

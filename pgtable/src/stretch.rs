@@ -46,10 +46,14 @@ impl Stretch {
     /// The same stretch with what stands around it that may belong to a group with one of its
     /// entries.
     fn widened<F: Format>(self, format: &F) -> Self {
-        let largest = format.geometry().largest_group(Level(self.node.level)).min(self.node.width);
+        self.widened_by(largest_group(format, self.node))
+    }
+
+    /// The same for groups of up to `2^group` entries.
+    fn widened_by(self, group: u8) -> Self {
         let first = self.node.index(self.offset);
-        let before = first & low_bits(largest);
-        let after = (first + self.entries as u64).wrapping_neg() & low_bits(largest);
+        let before = first & low_bits(group);
+        let after = (first + self.entries as u64).wrapping_neg() & low_bits(group);
         // Both are less than 2^MAX_GROUP.
         let around = Around { before: before as u32, after: after as u32 };
         Self { around, ..self }
@@ -78,6 +82,56 @@ impl Stretch {
     ) -> Option<Run<'m, F>> {
         let (first, entries) = self.wide::<F>();
         F::Word::in_place(memory, first, entries).map(|words| self.run_of(format, words))
+    }
+
+    /// The first of the same entries in place, as many as `memory` has in one piece: where a table
+    /// lies outside of memory in part, what is there is read. The iteration, which is at `at`, goes
+    /// on after them.
+    ///
+    /// What is around them is left out if it is not there: then a group is not whole, and each of
+    /// its entries is a leaf by itself, as where words are read by value.
+    #[cold]
+    pub(crate) fn first_run<'m, F: Format, M: TableMemory<Output<F>>>(
+        mut self,
+        format: &F,
+        memory: &'m M,
+        at: &mut u64,
+    ) -> Result<Run<'m, F>, RangeError<Input<F>>> {
+        let (all, entries) = (*at, self.entries);
+        let mut go_on_after = |stretch: &Self| {
+            let last = stretch.entries as u64 - 1;
+            let next = stretch.node.next_entry(stretch.offset);
+            *at = next.wrapping_add(last << stretch.node.shift).min(all);
+        };
+        let groups = if has_groups::<F>() { largest_group(format, self.node) } else { 0 };
+        let first = self.node.index(self.offset);
+        // A run ends where groups end, so that none is in two runs.
+        let half = |entries: usize| {
+            let end = first + entries as u64 / 2;
+            (end & !low_bits(groups)).saturating_sub(first) as usize
+        };
+        self.entries = half(entries);
+        while self.entries > 0 {
+            let part = self.widened_by(groups);
+            if let Ok(run) = part.run(format, memory) {
+                go_on_after(&part);
+                return Ok(run);
+            }
+            self.entries = half(self.entries);
+        }
+        // Less than the largest group, or not all of it is there.
+        for group in (1..=groups).rev() {
+            let end = (first | low_bits(group)) + 1;
+            self.entries = entries.min((end - first) as usize);
+            let part = self.widened_by(group);
+            if let Ok(run) = part.run(format, memory) {
+                go_on_after(&part);
+                return Ok(run);
+            }
+        }
+        (self.entries, self.around) = (1, Around::default());
+        go_on_after(&self);
+        self.run(format, memory)
     }
 
     #[inline(always)]
@@ -122,6 +176,11 @@ impl Stretch {
         }
         None
     }
+}
+
+/// log2 of how many entries a group has at most that stands in the table of `node`.
+fn largest_group<F: Format>(format: &F, node: Node) -> u8 {
+    format.geometry().largest_group(Level(node.level)).min(node.width)
 }
 
 /// The leaf to which `word` belongs, the entry for `offset` in the table of `node`; its neighbours
@@ -181,8 +240,9 @@ pub(crate) fn next_run<'m, F: Format, M: TableMemory<Output<F>>, L: Locks>(
     at: &mut u64,
     end: u64,
 ) -> Result<Option<Run<'m, F>>, RangeError<Input<F>>> {
-    let stretch = next_stretch(format, memory, trail, at, end)?;
-    stretch.map(|stretch| stretch.run(format, memory)).transpose()
+    let Some(stretch) = next_stretch(format, memory, trail, at, end)? else { return Ok(None) };
+    let run = stretch.run(format, memory);
+    run.or_else(|_| stretch.first_run(format, memory, at)).map(Some)
 }
 
 /// Where the next run from `at` on and before `end` stands, if any is left; moves `at` on.

@@ -9,6 +9,7 @@ mod groups;
 mod narrow;
 mod regrouped;
 mod roots;
+mod short;
 mod skips;
 #[path = "../support/mod.rs"]
 mod support;
