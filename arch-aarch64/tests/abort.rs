@@ -172,7 +172,7 @@ fn faults_are_over_once_they_are_handled() {
                 let page = HostPage { frame, shift: 16, attributes: prot.into() };
                 let (ticket, mut gather) = (stage.ticket(), stage.gather(&tlb));
                 stage.fault_in(ticket, ipa, kind, &slot, page, &mut gather, |_| ()).unwrap();
-                stage.finish(gather).unwrap();
+                stage.finish(&mut gather).unwrap();
                 handled += 1;
                 assert!(taken.len() < 8, "{taken:?}");
             }

@@ -48,7 +48,7 @@ fn traps_until_the_last_page() {
             let page = HostPage { frame, shift: 12, attributes: Prot::RWX.into() };
             let (ticket, mut gather) = (stage.ticket(), stage.gather(&tlb));
             stage.fault_in(ticket, gpa, store.kind, &slot, page, &mut gather, |_| ()).unwrap();
-            stage.finish(gather).unwrap();
+            stage.finish(&mut gather).unwrap();
             assert_eq!(stage.walker().translate(gpa, store).unwrap().output, frame);
         }
         let beyond = stage.walker().translate(Gpa::new(end), Access::READ.by_user());

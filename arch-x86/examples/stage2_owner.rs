@@ -49,7 +49,7 @@ fn life<F: SecondStage, T: Copy + Eq + Debug>(
     // A round of the log: collect, invalidate, and only then send the pages.
     let mut send = Vec::new();
     stage.clear_dirty(gpa, bytes, &mut gather, |state| send.push(state.leaf.input.get()))?;
-    stage.finish(gather)?;
+    stage.finish(&mut gather)?;
     // A store: the processor sets D, and logs the page (PML); without flags the store exits.
     let (mut gather, mut log) = (stage.gather(by), [0; PML_ENTRIES]);
     let at = Gpa::new(0x2008);
@@ -61,7 +61,7 @@ fn life<F: SecondStage, T: Copy + Eq + Debug>(
     // The host wants a page back (its notifier), which is told as hardware left it.
     stage.invalidation_begins();
     stage.unmap(Gpa::new(0x3000), 1, &mut gather, |state| assert!(!state.dirty))?;
-    stage.finish(gather)?;
+    stage.finish(&mut gather)?;
     stage.invalidation_ends();
     assert_eq!(send, [0x1000, 0x2000, 0x3000, 0x2000]);
     Ok(stage.destroy(by).map(|_| ()).map_err(|(_, error)| error)?)

@@ -75,40 +75,7 @@ impl<M, H: Fn(Appeared)> Announced<M, H> {
 }
 
 impl<A: Address, M: ReadMemory<A>, H> ReadMemory<A> for Announced<M, H> {
-    #[inline(always)]
-    fn load(&self, address: A) -> Result<u64, MemoryError> {
-        self.memory.load(address)
-    }
-
-    #[inline(always)]
-    fn compare_exchange(&self, address: A, current: u64, new: u64) -> Result<bool, MemoryError> {
-        self.memory.compare_exchange(address, current, new)
-    }
-
-    #[inline(always)]
-    fn load_u32(&self, address: A) -> Result<u32, MemoryError> {
-        self.memory.load_u32(address)
-    }
-
-    #[inline(always)]
-    fn compare_exchange_u32(
-        &self,
-        address: A,
-        current: u32,
-        new: u32,
-    ) -> Result<bool, MemoryError> {
-        self.memory.compare_exchange_u32(address, current, new)
-    }
-
-    #[inline(always)]
-    fn is_writable(&self, address: A) -> bool {
-        self.memory.is_writable(address)
-    }
-
-    #[inline(always)]
-    fn in_place(&self, address: A, words: usize) -> Option<&[AtomicU64]> {
-        self.memory.in_place(address, words)
-    }
+    crate::read_within!(A, |announced| announced.memory);
 }
 
 impl<A: Address, M: TableMemory<A>, H: Fn(Appeared)> TableMemory<A> for Announced<M, H> {

@@ -96,8 +96,8 @@ pub struct Finished {
     pub tables: usize,
     /// Invalidations carried out, those in the middle of verbs included.
     pub invalidations: usize,
-    /// Tables that their allocator did not take back when a tree was destroyed. (A gather that is
-    /// finished says so by [`GatherError::Alloc`].)
+    /// Tables that their allocator did not take back when a tree was destroyed, and when verbs of
+    /// it had failed before. (A gather that is finished says so by [`GatherError::Alloc`].)
     pub refused: usize,
     /// Tables of a tree that was destroyed whose entries could not be read: those below them stay
     /// allocated.

@@ -11,6 +11,16 @@
 //! steps 2 and 3 by itself and goes on. A gather that is dropped unfinished invalidates, loses its
 //! tables, and says so to [`Invalidate::abandoned`].
 //!
+//! # Mapping again
+//! A verb that makes entries (`map`, by any writer, a cursor, a locked range, an
+//! [`AddressSpace`](crate::AddressSpace)) is given no gather. Where something was unmapped before,
+//! finish the gather that holds it first, on whichever thread it is: until then a processor may use
+//! the old translation beside the new one, and some architectures do not define what it does if it
+//! has both (Arm DDI 0487, "Break-before-make"). Verbs that are given the gather
+//! ([`remap`](crate::tree::PageTable::remap), and those of
+//! [`Stage2Tree`](crate::second_stage::Stage2Tree) that place a page) invalidate by themselves what
+//! it holds of the addresses that they map; another gather they do not see.
+//!
 //! An [`Invalidate`] turns what is [stale](Stale) into the operands of an architecture's
 //! instructions: [`Flush`] gives them page by page, or says that everything goes. Code that no
 //! hardware walks (boot tables, tests) uses [`Unused`].

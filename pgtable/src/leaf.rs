@@ -147,7 +147,7 @@ where
         };
         let Some((slot, link)) = made else {
             // It is a live table of this tree, which nothing leads to.
-            let _ = self.free_unseen(node, Contents::Zeroed, self.tree);
+            self.shrink(&[node], self.tree);
             return false;
         };
         Word::<F>::new(slot).store(leaf.first);

@@ -93,6 +93,9 @@ where
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     ///
+    /// A gather that holds what was unmapped there is finished before: see
+    /// [mapping again](crate::invalidate#mapping-again).
+    ///
     /// # Errors
     /// [`Error::Mapped`] where something is mapped already; [`Error::Range`], [`Error::LeafSize`],
     /// [`Error::Unencodable`], [`Error::Alloc`]. Everything before the error's address is mapped,

@@ -303,71 +303,135 @@ macro_rules! words_in_place {
     };
 }
 
+/// The methods of [`ReadMemory`] for a type that passes all on to another memory: written in its
+/// `impl` block, with the address type and where the other memory is.
+///
+/// ```
+/// use pgtable::Address;
+/// use pgtable::memory::{ReadMemory, TableMemory};
+///
+/// /// A memory with a name.
+/// struct Named<M>(M, &'static str);
+///
+/// impl<A: Address, M: ReadMemory<A>> ReadMemory<A> for Named<M> {
+///     pgtable::read_within!(A, |named| named.0);
+/// }
+///
+/// impl<A: Address, M: TableMemory<A>> TableMemory<A> for Named<M> {
+///     pgtable::tables_within!(A, |named| named.0);
+/// }
+/// ```
+#[macro_export]
+macro_rules! read_within {
+    ($address:ty, |$this:ident| $inner:expr) => {
+        #[inline(always)]
+        fn load(
+            &self,
+            address: $address,
+        ) -> ::core::result::Result<u64, $crate::memory::MemoryError> {
+            let $this = self;
+            $crate::memory::ReadMemory::<$address>::load(&$inner, address)
+        }
+
+        #[inline(always)]
+        fn compare_exchange(
+            &self,
+            address: $address,
+            current: u64,
+            new: u64,
+        ) -> ::core::result::Result<bool, $crate::memory::MemoryError> {
+            let $this = self;
+            $crate::memory::ReadMemory::<$address>::compare_exchange(&$inner, address, current, new)
+        }
+
+        #[inline(always)]
+        fn load_u32(
+            &self,
+            address: $address,
+        ) -> ::core::result::Result<u32, $crate::memory::MemoryError> {
+            let $this = self;
+            $crate::memory::ReadMemory::<$address>::load_u32(&$inner, address)
+        }
+
+        #[inline(always)]
+        fn compare_exchange_u32(
+            &self,
+            address: $address,
+            current: u32,
+            new: u32,
+        ) -> ::core::result::Result<bool, $crate::memory::MemoryError> {
+            let $this = self;
+            $crate::memory::ReadMemory::<$address>::compare_exchange_u32(
+                &$inner, address, current, new,
+            )
+        }
+
+        #[inline(always)]
+        fn is_writable(&self, address: $address) -> bool {
+            let $this = self;
+            $crate::memory::ReadMemory::<$address>::is_writable(&$inner, address)
+        }
+
+        #[inline(always)]
+        fn in_place(
+            &self,
+            address: $address,
+            words: usize,
+        ) -> ::core::option::Option<&[::core::sync::atomic::AtomicU64]> {
+            let $this = self;
+            $crate::memory::ReadMemory::<$address>::in_place(&$inner, address, words)
+        }
+    };
+}
+
+/// The methods of [`TableMemory`] for a type that passes all on to another memory: see
+/// [`read_within!`](crate::read_within).
+#[macro_export]
+macro_rules! tables_within {
+    ($address:ty, |$this:ident| $inner:expr) => {
+        #[inline(always)]
+        fn word(
+            &self,
+            address: $address,
+        ) -> ::core::result::Result<&::core::sync::atomic::AtomicU64, $crate::memory::MemoryError> {
+            let $this = self;
+            $crate::memory::TableMemory::<$address>::word(&$inner, address)
+        }
+
+        #[inline(always)]
+        fn table(
+            &self,
+            address: $address,
+            words: usize,
+        ) -> ::core::result::Result<&[::core::sync::atomic::AtomicU64], $crate::memory::MemoryError>
+        {
+            let $this = self;
+            $crate::memory::TableMemory::<$address>::table(&$inner, address, words)
+        }
+
+        #[inline(always)]
+        fn wrote(&self, address: $address, words: usize) {
+            let $this = self;
+            $crate::memory::TableMemory::<$address>::wrote(&$inner, address, words);
+        }
+
+        #[inline(always)]
+        fn appeared(&self, appeared: $crate::memory::Appeared) {
+            let $this = self;
+            $crate::memory::TableMemory::<$address>::appeared(&$inner, appeared);
+        }
+    };
+}
+
 /// Both traits for a pointer to a memory.
 macro_rules! through {
     ($($pointer:ty),*) => {$(
         impl<A: Address, M: ReadMemory<A> + ?Sized> ReadMemory<A> for $pointer {
-            #[inline(always)]
-            fn load(&self, address: A) -> Result<u64, MemoryError> {
-                (**self).load(address)
-            }
-
-            #[inline(always)]
-            fn compare_exchange(
-                &self,
-                address: A,
-                current: u64,
-                new: u64,
-            ) -> Result<bool, MemoryError> {
-                (**self).compare_exchange(address, current, new)
-            }
-
-            #[inline(always)]
-            fn load_u32(&self, address: A) -> Result<u32, MemoryError> {
-                (**self).load_u32(address)
-            }
-
-            #[inline(always)]
-            fn compare_exchange_u32(
-                &self,
-                address: A,
-                current: u32,
-                new: u32,
-            ) -> Result<bool, MemoryError> {
-                (**self).compare_exchange_u32(address, current, new)
-            }
-
-            #[inline(always)]
-            fn is_writable(&self, address: A) -> bool {
-                (**self).is_writable(address)
-            }
-
-            #[inline(always)]
-            fn in_place(&self, address: A, words: usize) -> Option<&[AtomicU64]> {
-                (**self).in_place(address, words)
-            }
+            read_within!(A, |pointer| **pointer);
         }
 
         impl<A: Address, M: TableMemory<A> + ?Sized> TableMemory<A> for $pointer {
-            #[inline(always)]
-            fn word(&self, address: A) -> Result<&AtomicU64, MemoryError> {
-                (**self).word(address)
-            }
-
-            #[inline(always)]
-            fn table(&self, address: A, words: usize) -> Result<&[AtomicU64], MemoryError> {
-                (**self).table(address, words)
-            }
-
-            #[inline(always)]
-            fn wrote(&self, address: A, words: usize) {
-                (**self).wrote(address, words);
-            }
-
-            #[inline(always)]
-            fn appeared(&self, appeared: Appeared) {
-                (**self).appeared(appeared);
-            }
+            tables_within!(A, |pointer| **pointer);
         }
     )*};
 }

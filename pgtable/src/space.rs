@@ -65,7 +65,8 @@ pub trait AddressSpace {
     /// Why an access does not translate.
     type Fault: core::error::Error;
 
-    /// Maps `bytes` bytes from `input` on to those from `output` on.
+    /// Maps `bytes` bytes from `input` on to those from `output` on. A gather that holds what was
+    /// unmapped there is finished before: see [mapping again](crate::invalidate#mapping-again).
     ///
     /// # Errors
     /// [`Error::Mapped`](crate::Error::Mapped) where something is mapped already, and as

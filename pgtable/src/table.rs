@@ -155,8 +155,25 @@ where
             return Err((self, error.into()));
         }
         let mut finished = gather.told();
+        finished.refused += self.refused();
         self.free_subtree(Node::root(&self.format, self.root), &mut finished);
         Ok(finished)
+    }
+
+    /// How many new tables came back because a verb failed, and were not taken back by their
+    /// allocator: they are lost. The verbs' errors say why they failed, and nothing of it. Other
+    /// than 0, it is a bug of the allocator, or it keeps no account of single tables.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(tree: tree, gather);
+    /// assert_eq!(tree.refused(), 0);
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn refused(&self) -> usize {
+        self.entries.refused()
     }
 
     /// The root, as the one writer of an exclusive tree comes to it.

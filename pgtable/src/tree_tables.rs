@@ -107,11 +107,14 @@ where
     }
 
     /// Takes back tables of `owner` that were never linked to the tree, after an error, which the
-    /// caller tells. (It would be hidden if an allocator that keeps no account of single tables, as
-    /// that of boot tables, were heard here.)
+    /// caller tells. What the allocator does not take back is counted ([`PageTable::refused`]): an
+    /// error would hide the first one, also where the allocator keeps no account of single tables,
+    /// as that of boot tables.
     pub(crate) fn shrink(&self, nodes: &[Node], owner: Owner) {
         for node in nodes {
-            let _ = self.free_unseen(*node, Contents::Stale, owner);
+            if self.free_unseen(*node, Contents::Stale, owner).is_err() {
+                self.entries.refuse();
+            }
         }
     }
 

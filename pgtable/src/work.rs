@@ -17,6 +17,8 @@ const TIMES: u64 = 2;
 pub(crate) struct Entries {
     made: AtomicU64,
     gone: AtomicU64,
+    /// Tables that their allocator did not take back, and no error told of.
+    refused: AtomicU64,
     /// Several threads count.
     pub(crate) shared: bool,
 }
@@ -24,16 +26,26 @@ pub(crate) struct Entries {
 impl Entries {
     /// A table of `2^width` entries was allocated for the tree.
     pub(crate) fn more(&self, width: u8) {
-        self.count(&self.made, width);
+        self.count(&self.made, 1 << (width & 63));
     }
 
     /// A table of `2^width` entries left it.
     pub(crate) fn fewer(&self, width: u8) {
-        self.count(&self.gone, width);
+        self.count(&self.gone, 1 << (width & 63));
     }
 
-    fn count(&self, count: &AtomicU64, width: u8) {
-        let entries = 1 << (width & 63);
+    /// The allocator did not take a table back that was never linked.
+    #[cold]
+    pub(crate) fn refuse(&self) {
+        self.count(&self.refused, 1);
+    }
+
+    /// How many tables the allocator did not take back.
+    pub(crate) fn refused(&self) -> usize {
+        usize::try_from(self.refused.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    fn count(&self, count: &AtomicU64, entries: u64) {
         if self.shared {
             count.fetch_add(entries, Ordering::Relaxed);
         } else {

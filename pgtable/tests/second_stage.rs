@@ -84,7 +84,7 @@ impl Guest<'_> {
         let ticket = self.stage.ticket();
         let gpa = Gpa::new(gpa);
         let placed = self.stage.fault_in(ticket, gpa, kind, slot, page, &mut gather, |_| ());
-        self.stage.finish(gather).unwrap();
+        self.stage.finish(&mut gather).unwrap();
         placed
     }
 
@@ -99,7 +99,7 @@ impl Guest<'_> {
         let found = self.stage.clear_dirty(Gpa::new(0), M2, &mut gather, |state| {
             dirty.push(state.leaf.input.get());
         });
-        self.stage.finish(gather).unwrap();
+        self.stage.finish(&mut gather).unwrap();
         assert_eq!(found, Ok(dirty.len() as u64));
         dirty
     }
@@ -134,7 +134,7 @@ fn a_dirty_log_by_faults() {
         assert_eq!(guest.fault_in(0x3000, AccessKind::Write, &logged, rwx()), Ok(Placed::Added));
         let mut gather = guest.stage.gather(guest.tlb);
         assert_eq!(guest.stage.redirty(Gpa::new(0x5678), &mut gather), Ok(true));
-        guest.stage.finish(gather).unwrap();
+        guest.stage.finish(&mut gather).unwrap();
         assert!(guest.allows(0x3000, Access::WRITE) && guest.allows(0x5000, Access::WRITE));
         assert_eq!(guest.dirty(), [0x3000, 0x5000]);
         // Ageing unmaps, and shows each page.
@@ -142,7 +142,7 @@ fn a_dirty_log_by_faults() {
         let mut gone = Vec::new();
         let aged =
             guest.stage.age(Gpa::new(0), M2, &mut gather, |state| gone.push(state.leaf.input));
-        guest.stage.finish(gather).unwrap();
+        guest.stage.finish(&mut gather).unwrap();
         assert_eq!((aged, gone), (Ok(true), vec![Gpa::new(0x3000), Gpa::new(0x5000)]));
         assert_eq!(guest.stage.test_age(Gpa::new(0), M2), Ok(false));
     });
@@ -169,7 +169,7 @@ fn a_dirty_log_by_hardware() {
         let found = guest.stage.clear_logged(pages, &mut gather, |state| {
             dirty.push(state.leaf.input.get());
         });
-        guest.stage.finish(gather).unwrap();
+        guest.stage.finish(&mut gather).unwrap();
         assert_eq!((found, &dirty[..]), (Ok(2), &[0x7000, 0x1_2000][..]));
         assert_eq!(guest.dirty(), [0; 0]);
     });
@@ -187,7 +187,7 @@ fn rights_that_prot_does_not_tell_apart() {
         let mut gather = guest.stage.gather(guest.tlb);
         assert_eq!(guest.stage.write_protect(Gpa::new(0), M2, &mut gather), Ok(1));
         assert_eq!(guest.stage.redirty(Gpa::new(0), &mut gather), Ok(true));
-        guest.stage.finish(gather).unwrap();
+        guest.stage.finish(&mut gather).unwrap();
         let allows = |guest: &Guest<'_>| [Access::FETCH, user_fetch].map(|it| guest.allows(0, it));
         assert_eq!(allows(&guest), [true, false]);
         assert_eq!(guest.fault_in(0, AccessKind::Write, &MEMORY, kernel_only), Ok(Placed::Already));
@@ -221,14 +221,14 @@ fn what_is_no_addition() {
         let placed = guest.stage.place(other, &mut gather, |state| gone.push(state));
         assert_eq!((placed, gone.len()), (Ok(Placed::New), 1));
         assert_eq!((gone[0].leaf.output, gone[0].dirty), (Hpa::new(G1), true));
-        guest.stage.finish(gather).unwrap();
+        guest.stage.finish(&mut gather).unwrap();
         // No leaves of that size.
         let mut gather = guest.stage.gather(guest.tlb);
         for shift in [13, 63, 64, 255] {
             let odd = Mapping { shift, ..other };
             assert!(guest.stage.place(odd, &mut gather, |_| ()).is_err(), "2^{shift}");
         }
-        guest.stage.finish(gather).unwrap();
+        guest.stage.finish(&mut gather).unwrap();
     });
 }
 
@@ -251,7 +251,7 @@ fn a_tree_that_somebody_else_wrote() {
         assert!(stage.write_protect(gpa, 1, &mut gather).is_err());
         assert!(stage.test_age(gpa, 1).is_err());
         assert!(stage.unmap(gpa, 1, &mut gather, |_| ()).is_err());
-        stage.finish(gather).unwrap();
+        stage.finish(&mut gather).unwrap();
         assert!(guest.fault_in(0x5000, AccessKind::Read, &MEMORY, rwx()).is_err());
     });
 }
@@ -277,7 +277,7 @@ fn what_a_gather_has_stale_goes_before_a_page_comes() {
             let placed = stage.fault_in(ticket, gpa, read, &MEMORY, page, &mut gather, gone);
             assert!(placed.is_ok(), "{placed:?}");
             assert_eq!(gather.stale().is_empty(), tells, "{at:#x}");
-            stage.finish(gather).unwrap();
+            stage.finish(&mut gather).unwrap();
         });
     }
 }

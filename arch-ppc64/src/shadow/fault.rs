@@ -270,7 +270,7 @@ where
 {
     let mut gather = stage.gather(by);
     let recorded = stage.record(gpa, kind, &mut gather);
-    stage.finish(gather)?;
+    stage.finish(&mut gather)?;
     Ok(recorded?)
 }
 

@@ -188,7 +188,7 @@ impl<M: TableMemory<Hpa>, A: TableAllocator<Hpa>> Partition<M, A> {
     ) -> Result<T, Error> {
         let mut gather = self.shadow.gather(by);
         let changed = change(&mut self.shadow, &mut gather);
-        self.shadow.finish(gather)?;
+        self.shadow.finish(&mut gather)?;
         changed
     }
 

@@ -42,7 +42,7 @@ fn fault_in(
     let page = host_page(gpa, shift);
     let placed =
         stage.fault_in(ticket, Gpa::new(gpa), AccessKind::Write, slot, page, &mut gather, |_| ());
-    stage.finish(gather).unwrap();
+    stage.finish(&mut gather).unwrap();
     placed
 }
 
@@ -92,7 +92,7 @@ fn case_a7_changes_of_leaves_are_logged() {
         }
         logged.verify(end);
     }
-    stage.finish(gather).unwrap();
+    stage.finish(&mut gather).unwrap();
     logged.verify(end);
 }
 
@@ -111,13 +111,13 @@ fn what_was_unmapped_meanwhile_faults_again() {
                 &mut gather,
                 |_| (),
             );
-            stage.finish(gather).unwrap();
+            stage.finish(&mut gather).unwrap();
             placed
         };
         let ticket = stage.ticket();
         let mut gather = stage.gather(tlb);
         stage.unmap(Gpa::new(1 << 30), 0x1_0000, &mut gather, |_| ()).unwrap();
-        stage.finish(gather).unwrap();
+        stage.finish(&mut gather).unwrap();
         assert_eq!(again(&mut stage, ticket), Err(Error::Again));
 
         let ticket = stage.ticket();
@@ -190,7 +190,7 @@ fn who_may_not_be_mapped() {
         assert!(matches!(fault_in(&mut stage, tlb, 1 << 52, &beyond, 16), Err(Error::Tree(_))));
         let mut gather = stage.gather(tlb);
         assert_eq!(stage.record(Gpa::new(1 << 52), AccessKind::Write, &mut gather), Ok(false));
-        stage.finish(gather).unwrap();
+        stage.finish(&mut gather).unwrap();
         assert_eq!(leaves(&stage).len(), 0);
     });
 }
@@ -205,12 +205,12 @@ fn read_only_memory_is_mapped_for_reading_and_never_dirty() {
         stage
             .fault_in(ticket, Gpa::new(0), AccessKind::Fetch, &rom, page, &mut gather, |_| ())
             .unwrap();
-        stage.finish(gather).unwrap();
+        stage.finish(&mut gather).unwrap();
         let it = leaves(&stage)[0].attributes;
         assert_eq!((it.eaa().into_bits(), it.r(), it.c()), (0b0101, true, false));
         let mut gather = stage.gather(tlb);
         assert_eq!(stage.record(Gpa::new(0), AccessKind::Write, &mut gather), Ok(false));
-        stage.finish(gather).unwrap();
+        stage.finish(&mut gather).unwrap();
     });
 }
 
@@ -232,7 +232,7 @@ fn only_stores_dirty_a_logged_page() {
             stage
                 .fault_in(ticket, Gpa::new(0), kind, &slot, host_page(0, 16), &mut gather, |_| ())
                 .unwrap();
-            stage.finish(gather).unwrap();
+            stage.finish(&mut gather).unwrap();
             assert_eq!(leaves(&stage)[0].attributes.c(), dirty, "{kind:?}, logged: {logged}");
         }
     });
@@ -300,7 +300,7 @@ fn break_before_make() {
             .fault_in(ticket, Gpa::new(0), AccessKind::Read, slot, page, &mut gather, |_| ())
             .unwrap();
         assert_eq!(by.seen.take(), during, "{name}: before the leaf is stored");
-        stage.finish(gather).unwrap();
+        stage.finish(&mut gather).unwrap();
         by.seen.take();
     }
 }

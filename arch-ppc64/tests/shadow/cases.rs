@@ -63,7 +63,7 @@ impl Case<'_> {
             attributes: PageAttributes::from(Prot::RWX.for_user()),
         };
         self.host.fault_in(ticket, Gpa::new(gpa), kind, &slot, page, &mut gather, |_| ()).unwrap();
-        self.host.finish(gather).unwrap();
+        self.host.finish(&mut gather).unwrap();
     }
 
     fn restrict(&mut self, gpa: u64, bytes: u64, what: Restriction) {
@@ -464,7 +464,7 @@ fn c_is_set_here_before_it_is_set_there() {
         );
         let mut gather = case.host.gather(case.tlb);
         assert_eq!(case.host.clear_dirty(Gpa::new(0), 1, &mut gather, |_| ()), Ok(1));
-        case.host.finish(gather).unwrap();
+        case.host.finish(&mut gather).unwrap();
         case.restrict(0, 0x1_0000, Restriction::Change);
         let dirty = |case: &Case<'_>| {
             [leaves(&case.host)[0], leaves(case.nested.shadow(L2).unwrap())[0]]
@@ -489,19 +489,19 @@ fn case_a8_a_restriction_reaches_whole_leaves() {
             let mut gather = case.host.gather(case.tlb);
             let part = Gpa::new((2 << 21) + 0x3_0000);
             assert_eq!(case.host.write_protect(part, 0x1_0000, &mut gather), Ok(1));
-            case.host.finish(gather).unwrap();
+            case.host.finish(&mut gather).unwrap();
         }),
         (Restriction::Change, |case| {
             let mut gather = case.host.gather(case.tlb);
             let part = Gpa::new((2 << 21) + 0x3_0000);
             assert_eq!(case.host.clear_dirty(part, 1, &mut gather, |_| ()), Ok(1));
-            case.host.finish(gather).unwrap();
+            case.host.finish(&mut gather).unwrap();
         }),
         (Restriction::Reference, |case| {
             let mut gather = case.host.gather(case.tlb);
             let part = Gpa::new((2 << 21) + 0x3_0000);
             assert_eq!(case.host.age(part, 0x1_0000, &mut gather, |_| ()), Ok(true));
-            case.host.finish(gather).unwrap();
+            case.host.finish(&mut gather).unwrap();
         }),
     ];
     for (what, take) in verbs {

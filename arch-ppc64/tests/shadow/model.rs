@@ -183,7 +183,7 @@ impl World<'_> {
             Ok(_) | Err(FaultInError::ReadOnly) => {}
             Err(error) => panic!("{error}"),
         }
-        self.host.finish(gather).unwrap();
+        self.host.finish(&mut gather).unwrap();
     }
 
     /// One access of L2's, with all faults on the way.
@@ -366,12 +366,12 @@ impl World<'_> {
                     nested.lost(state.leaf.input, state.leaf.bytes, tlb).unwrap();
                 };
                 self.host.unmap(Gpa::new(gpa), bytes, &mut gather, gone).unwrap();
-                self.host.finish(gather).unwrap();
+                self.host.finish(&mut gather).unwrap();
             }
             Op::HostWriteProtect(gpa, bytes) => {
                 let mut gather = self.host.gather(tlb);
                 self.host.write_protect(Gpa::new(gpa), bytes, &mut gather).unwrap();
-                self.host.finish(gather).unwrap();
+                self.host.finish(&mut gather).unwrap();
                 self.nested
                     .restrict(&self.host, Gpa::new(gpa), bytes, Restriction::Write, tlb)
                     .unwrap();
@@ -381,7 +381,7 @@ impl World<'_> {
                     let mut gather = self.host.gather(tlb);
                     let dirty = self.host.clear_dirty(leaf.input, 1, &mut gather, |_| ());
                     prop_assert_eq!(dirty, Ok(u64::from(leaf.attributes.c())));
-                    self.host.finish(gather).unwrap();
+                    self.host.finish(&mut gather).unwrap();
                     self.nested
                         .restrict(&self.host, leaf.input, leaf.bytes, Restriction::Change, tlb)
                         .unwrap();
@@ -391,7 +391,7 @@ impl World<'_> {
                 let start = Gpa::new(gpa);
                 let mut gather = self.host.gather(tlb);
                 self.host.age(start, bytes, &mut gather, |_| ()).unwrap();
-                self.host.finish(gather).unwrap();
+                self.host.finish(&mut gather).unwrap();
                 self.nested
                     .restrict(&self.host, start, bytes, Restriction::Reference, tlb)
                     .unwrap();

@@ -510,7 +510,7 @@ impl<F: SecondStage> Run<F> {
                 }
             }
         }
-        stage.finish(gather).expect(failed);
+        stage.finish(&mut gather).expect(failed);
         if let Some((gpa, bytes)) = quiet {
             self.drop_cached(machine, gpa, bytes);
         }

@@ -227,6 +227,9 @@ where
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     ///
+    /// Not where the cursor, or another holder of a gather, unmapped something before and the
+    /// gather is not finished: see [mapping again](crate::invalidate#mapping-again).
+    ///
     /// # Errors
     /// [`Error::Mapped`], [`Error::Range`], [`Error::LeafSize`] (not aligned, or pages of another
     /// size stand there), [`Error::Unencodable`], [`Error::Alloc`]; nothing was changed then.

@@ -74,7 +74,7 @@ where
     /// let page = HostPage { attributes: Prot::RWX.into(), ..page };
     /// let placed = stage.fault_in(ticket, gpa, store, &slot, page, &mut gather, |_| ())?;
     /// assert_eq!(placed, Placed::Added);
-    /// # stage.finish(gather)?;
+    /// # stage.finish(&mut gather)?;
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     ///
@@ -153,7 +153,7 @@ where
     /// let registers = Mapping { input, output, bytes: 0x1000, shift: 12, attributes };
     /// assert_eq!(stage.place(registers, &mut gather, |_| ())?, Placed::New);
     /// assert_eq!(stage.place(registers, &mut gather, |_| ())?, Placed::Already);
-    /// # stage.finish(gather)?;
+    /// # stage.finish(&mut gather)?;
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     ///

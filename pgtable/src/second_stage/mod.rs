@@ -101,7 +101,7 @@ pub use slot::MemorySlot;
 /// let (gpa, kind) = (Gpa::new(0x5678), AccessKind::Write);
 /// stage.fault_in(ticket, gpa, kind, &slot, page, &mut gather, |_| ())?;
 /// assert_eq!(stage.state_at(gpa)?.map(|state| state.dirty), Some(true));
-/// stage.finish(gather)?;
+/// stage.finish(&mut gather)?;
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -197,7 +197,7 @@ where
     /// assert_eq!(state.leaf.input, Gpa::new(0x5000));
     /// assert!(state.accessed);
     /// assert!(stage.state_at(Gpa::new(0x6000))?.is_none());
-    /// # stage.finish(gather)?;
+    /// # stage.finish(&mut gather)?;
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     ///
@@ -227,17 +227,16 @@ where
     /// # pgtable_conformance::example!(faulted: stage, gather, slot);
     /// stage.unmap(Gpa::new(0x5000), 0x1000, &mut gather, |_| ())?;
     /// // The host page may be given away once this returns.
-    /// assert_eq!(stage.finish(gather)?.tables, 3);
+    /// assert_eq!(stage.finish(&mut gather)?.tables, 3);
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     ///
     /// # Errors
-    /// [`GatherError`]; after a failed invalidation nothing was freed, and the gather is dropped
-    /// ([`Invalidate::abandoned`] hears of its tables). To try again,
-    /// [finish the gather itself](Gather::finish) with [`tables`](Self::tables).
+    /// [`GatherError`]; after a failed invalidation nothing was freed, all is still gathered, and
+    /// finishing may be tried again.
     pub fn finish<I: Invalidate<Stage2, Identity = T>>(
         &self,
-        mut gather: Gather<'_, Stage2, I>,
+        gather: &mut Gather<'_, Stage2, I>,
     ) -> Result<Finished, GatherError> {
         gather.finish(self.table.tables())
     }
@@ -248,7 +247,7 @@ where
     /// ```
     /// # use pgtable_conformance::prelude::*;
     /// # pgtable_conformance::example!(faulted: stage, gather, slot);
-    /// stage.finish(gather)?;
+    /// stage.finish(&mut gather)?;
     /// let finished = stage.destroy(&Tlb::default()).map_err(|(_stage, error)| error)?;
     /// assert_eq!(finished.tables, 4);
     /// # Ok::<(), Box<dyn core::error::Error>>(())

@@ -53,7 +53,7 @@ where
     /// assert!(stage.record(Gpa::new(0x5678), AccessKind::Write, &mut gather)?);
     /// assert!(stage.state_at(Gpa::new(0x5000))?.is_some_and(|state| state.dirty));
     /// assert!(!stage.record(Gpa::new(0x6000), AccessKind::Read, &mut gather)?);
-    /// # stage.finish(gather)?;
+    /// # stage.finish(&mut gather)?;
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     ///
@@ -93,7 +93,7 @@ where
     /// assert!(stage.redirty(Gpa::new(0x5678), &mut gather)?);
     /// let state = stage.state_at(Gpa::new(0x5000))?.ok_or("not mapped")?;
     /// assert!(state.dirty && state.leaf.attributes.prot().write());
-    /// # stage.finish(gather)?;
+    /// # stage.finish(&mut gather)?;
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     ///
@@ -128,7 +128,7 @@ where
     /// # use pgtable_conformance::prelude::*;
     /// # pgtable_conformance::example!(faulted: stage, gather, slot);
     /// assert_eq!(stage.write_protect(Gpa::new(0), 0x1_0000, &mut gather)?, 1);
-    /// # stage.finish(gather)?;
+    /// # stage.finish(&mut gather)?;
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     ///
@@ -158,7 +158,7 @@ where
     /// let (start, bytes) = (Gpa::new(0), 0x1_0000);
     /// assert!(stage.age(start, bytes, &mut gather, |_| ())?);
     /// assert!(!stage.test_age(start, bytes)?);
-    /// # stage.finish(gather)?;
+    /// # stage.finish(&mut gather)?;
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     ///
@@ -187,7 +187,7 @@ where
     /// # pgtable_conformance::example!(faulted: stage, gather, slot);
     /// assert!(stage.test_age(Gpa::new(0x5000), 0x1000)?);
     /// assert!(!stage.test_age(Gpa::new(0x6000), 0x1000)?);
-    /// # stage.finish(gather)?;
+    /// # stage.finish(&mut gather)?;
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     ///
@@ -217,7 +217,7 @@ where
     /// let mut send = Vec::new();
     /// let dirty = |state: pgtable::second_stage::PageState<_>| send.push(state.leaf.input);
     /// assert_eq!(stage.clear_dirty(Gpa::new(0), 0x1_0000, &mut gather, dirty)?, 1);
-    /// stage.finish(gather)?;
+    /// stage.finish(&mut gather)?;
     /// assert_eq!(send, [Gpa::new(0x5000)]);
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
@@ -249,7 +249,7 @@ where
     /// # pgtable_conformance::example!(faulted: stage, gather, slot);
     /// let log = [0x5000, 0x9000, 0x5000].map(Gpa::new);
     /// assert_eq!(stage.clear_logged(log, &mut gather, |state| assert!(state.dirty))?, 1);
-    /// # stage.finish(gather)?;
+    /// # stage.finish(&mut gather)?;
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     ///
@@ -275,7 +275,7 @@ where
     /// let mut log = [0];
     /// let (recorded, writers) = (Recorded::Dirty, Writers::Running);
     /// stage.harvest(Gpa::new(0), 0x1_0000, recorded, writers, &mut log, &mut gather)?;
-    /// stage.finish(gather)?;
+    /// stage.finish(&mut gather)?;
     /// assert_eq!(log, [1 << 5]);
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```

@@ -41,7 +41,7 @@ where
     /// let (ticket, gpa, kind) = (stage.ticket(), Gpa::new(0x5678), AccessKind::Read);
     /// let again = stage.fault_in(ticket, gpa, kind, &slot, page, &mut gather, |_| ());
     /// assert_eq!(again, Err(FaultInError::Again));
-    /// stage.finish(gather)?;
+    /// stage.finish(&mut gather)?;
     /// stage.invalidation_ends();
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
@@ -68,7 +68,7 @@ where
     ///     written.extend(state.dirty.then_some(state.leaf.output));
     /// };
     /// assert_eq!(stage.unmap(Gpa::new(0x5678), 1, &mut gather, gone)?, 0x1000);
-    /// stage.finish(gather)?;
+    /// stage.finish(&mut gather)?;
     /// assert_eq!(written, [Hpa::new(0x8000_5000)]);
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```

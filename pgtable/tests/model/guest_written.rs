@@ -380,6 +380,47 @@ fn case_a6_a_snapshot_is_bounded_by_its_allocator() {
     });
 }
 
+/// New tables that come back after an error, and that the allocator does not take, are counted: the
+/// error is the first one.
+#[test]
+fn case_b15_what_is_not_taken_back_is_counted() {
+    struct Takes<'t, 'm>(&'t Tables<'t, 'm>, Cell<usize>, Cell<usize>);
+    impl TableAllocator<Gpa> for &Takes<'_, '_> {
+        fn allocate(&self, layout: TableLayout) -> Result<Gpa, AllocError> {
+            let left = self.1.get().checked_sub(1).ok_or(AllocError::Exhausted { layout })?;
+            self.1.set(left);
+            self.0.allocate(layout)
+        }
+
+        fn free(&self, table: Gpa, layout: TableLayout, to: Contents) -> Result<(), AllocError> {
+            let not_live = AllocError::NotLive { address: table.get() };
+            let left = self.2.get().checked_sub(1).ok_or(not_live)?;
+            self.2.set(left);
+            self.0.free(table, layout, to)
+        }
+
+        fn state(&self, table: Gpa, layout: TableLayout) -> Option<&TableState> {
+            self.0.state(table, layout)
+        }
+    }
+    // Tables that are given, those that are taken back, and those that are lost.
+    for (given, taken, lost) in [(1, 0, 0), (2, 0, 1), (3, 0, 2), (3, 1, 1), (3, 2, 0)] {
+        with(|memory, _, cache| {
+            let tables = Takes(cache, Cell::new(given), Cell::new(taken));
+            let mut tree = PageTable::new(format(), memory, &tables).unwrap();
+            for leaves in [Leaves::Exactly(12), Leaves::Largest] {
+                let mapped = tree.map(Gva::new(0), Gpa::new(0), PAGE, Prot::RW.into(), leaves);
+                let error = mapped.unwrap_err().error;
+                assert!(matches!(error, Error::Alloc(AllocError::Exhausted { .. })), "{error}");
+                assert_eq!(tree.refused(), lost, "{given} given, {taken} taken");
+            }
+            tables.2.set(1);
+            let done = tree.destroy(Gather::new(&Unused, ())).map_err(|(_, error)| error).unwrap();
+            assert_eq!((done.tables, done.refused), (1, lost));
+        });
+    }
+}
+
 /// An allocator that keeps no states is refused, and so is one that keeps none for later tables.
 #[test]
 fn case_b15_an_allocator_without_states_is_refused() {

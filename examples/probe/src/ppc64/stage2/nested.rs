@@ -248,18 +248,18 @@ impl World<'_> {
                 let gone = gone(&mut self.nested, &mut lost);
                 self.host.unmap(gpa, bytes, &mut gather, gone)?;
                 lost?;
-                self.host.finish(gather)?;
+                self.host.finish(&mut gather)?;
             }
             6 => {
                 let mut gather = self.host.gather(&Flush);
                 self.host.write_protect(gpa, bytes, &mut gather)?;
-                self.host.finish(gather)?;
+                self.host.finish(&mut gather)?;
                 self.nested.restrict(&self.host, gpa, bytes, Restriction::Write, &Flush)?;
             }
             7 => {
                 let mut gather = self.host.gather(&Flush);
                 self.host.age(gpa, bytes, &mut gather, |_| ())?;
-                self.host.finish(gather)?;
+                self.host.finish(&mut gather)?;
                 self.nested.restrict(&self.host, gpa, bytes, Restriction::Reference, &Flush)?;
             }
             _ => {}
@@ -338,7 +338,7 @@ impl World<'_> {
                 let gone = gone(nested, &mut lost);
                 host.fault_in(ticket, gpa, kind, &slot, page, &mut gather, gone)?;
                 lost?;
-                host.finish(gather)?;
+                host.finish(&mut gather)?;
                 true
             }
             Outcome::ToL1(_) | Outcome::Host(_) => false,
