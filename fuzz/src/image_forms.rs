@@ -1,5 +1,9 @@
 //! What `memory-image` makes of arbitrary files of each form.
 
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+
 use memory_image::{Held, Image, Source, Unreadable};
 
 /// How many pieces of memory are looked at.
@@ -140,11 +144,44 @@ pub fn image_flattened(data: &[u8]) {
     }
 }
 
-/// Arbitrary answers to what is asked of a machine that QEMU runs.
+/// Arbitrary answers to what is asked of a machine that QEMU runs, over pipes and over a socket.
 ///
 /// # Oracles
-/// Whatever is answered, nothing is asked but what only reads, a bounded number of times.
+/// Whatever is answered, nothing is asked but what only reads, a bounded number of times; memory is
+/// copied into the file that was given and no other; a file that was given and taken is given back.
 pub fn image_qmp(data: &[u8]) {
+    let mut sent = Vec::new();
+    if let Ok(image) = Image::open_qmp(data, &mut sent) {
+        read_some(&image);
+    }
+    only_reads(sent, false);
+
+    let (ours, mut theirs) = UnixStream::pair().expect("sockets");
+    // A socket keeps that much.
+    theirs.write_all(&data[..data.len().min(1 << 16)]).expect("room");
+    theirs.shutdown(Shutdown::Write).expect("a socket");
+    if let Ok(image) = Image::open_qmp_unix(ours) {
+        read_some(&image);
+    }
+    let mut sent = Vec::new();
+    theirs.read_to_end(&mut sent).expect("a socket");
+    only_reads(sent, true);
+}
+
+fn read_some(image: &Image<'_>) {
+    let mut next = 0;
+    for _ in 0..8 {
+        let Some(start) = image.next_stored(next) else { break };
+        let bytes = image.piece(start).bytes;
+        let mut buffer = vec![0; bytes.min(64) as usize];
+        // What is no answer is an error.
+        let _ = image.read(start, &mut buffer);
+        let Some(end) = start.checked_add(bytes) else { break };
+        next = end;
+    }
+}
+
+fn only_reads(sent: Vec<u8>, shared: bool) {
     const READ_ONLY: [&str; 5] = [
         "\"execute\":\"qmp_capabilities\"",
         "\"execute\":\"query-target\"",
@@ -152,22 +189,18 @@ pub fn image_qmp(data: &[u8]) {
         "\"command-line\":\"info ",
         "\"command-line\":\"xp /",
     ];
-    let mut sent = Vec::new();
-    if let Ok(image) = Image::open_qmp(data, &mut sent) {
-        let mut next = 0;
-        for _ in 0..8 {
-            let Some(start) = image.next_stored(next) else { break };
-            let bytes = image.piece(start).bytes;
-            let mut buffer = vec![0; bytes.min(64) as usize];
-            // What is no answer is an error.
-            let _ = image.read(start, &mut buffer);
-            let Some(end) = start.checked_add(bytes) else { break };
-            next = end;
-        }
-    }
     let sent = String::from_utf8(sent).expect("text");
-    assert!(sent.lines().count() <= 16, "{sent}");
+    assert!(sent.lines().count() <= 20, "{sent}");
+    let mut given = 0;
     for line in sent.lines() {
-        assert!(READ_ONLY.iter().any(|what| line.contains(what)), "{line}");
+        let is = |command: &str| shared && line.contains(&format!("\"execute\":\"{command}\""));
+        let copies = is("pmemsave") && line.contains("\"filename\":\"/proc/self/fd/");
+        given += i32::from(is("add-fd")) - i32::from(is("remove-fd"));
+        let given_or_taken = is("add-fd") || is("remove-fd");
+        assert!(
+            copies || given_or_taken || READ_ONLY.iter().any(|what| line.contains(what)),
+            "{line}"
+        );
+        assert!((0..=1).contains(&given) && (!copies || given == 1), "{sent}");
     }
 }

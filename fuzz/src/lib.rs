@@ -14,6 +14,8 @@ mod guest_trees;
 mod hpt_hcalls;
 mod htab_stream;
 mod image_forms;
+mod linux_kernel;
+mod linux_model;
 mod map_unmap;
 mod memory;
 #[allow(
@@ -43,6 +45,7 @@ pub use htab_stream::htab_stream;
 pub use image_forms::{
     image_elf, image_flattened, image_kdump, image_lime, image_qmp, image_vmware,
 };
+pub use linux_kernel::linux_kernel;
 pub use map_unmap::map_unmap;
 pub use ptdump_core::ptdump_core;
 pub use radix_walk::radix_walk;
@@ -75,6 +78,7 @@ pub const TARGETS: &[Target] = &[
     ("image_lime", image_lime),
     ("image_qmp", image_qmp),
     ("image_vmware", image_vmware),
+    ("linux_kernel", linux_kernel),
     ("fdt_hcall", fdt_hcall),
 ];
 

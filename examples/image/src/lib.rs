@@ -32,6 +32,7 @@ mod magic;
 mod memory;
 mod notes;
 mod qmp;
+mod shared_file;
 mod source;
 mod tables;
 mod vmware;

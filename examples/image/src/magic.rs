@@ -5,7 +5,11 @@ use crate::error::ImageError;
 
 const DISK: &str = "dump the guest's memory, not its disk";
 const UNPACK: &str = "unpack it first";
-const SAVED: &str = "dump the guest with `virsh dump --memory-only`, or QEMU's `dump-guest-memory`";
+const QCOW2: &str = "dump the guest's memory, not its disk; of a snapshot in it (`savevm`): start QEMU \
+    as it was, with `-S -loadvm NAME`, then use its `dump-guest-memory`";
+const STREAM: &str = "start QEMU as it was, with `-S -incoming file:FILE`, then use its \
+    `dump-guest-memory`";
+const SAVED: &str = "restore it with `virsh restore --paused`, then use `virsh dump --memory-only`";
 const WINDOWS: &str = "ask for a raw or an ELF image of the machine";
 const LINUX: &str = "make an ELF core or a kdump-compressed file of it with crash or makedumpfile";
 
@@ -21,7 +25,7 @@ const FOREIGN: &[(&[u8], &str, &str)] = &[
     (b"7z\xbc\xaf\x27\x1c", "a 7z file", UNPACK),
     (b"LibvirtQemudSave", "a guest that libvirt saved", SAVED),
     (b"LibvirtQemudPart", "a guest that libvirt saved, in part", SAVED),
-    (b"QEVM", "a QEMU migration stream", SAVED),
+    (b"QEVM", "a QEMU migration stream", STREAM),
     (b"LinuxGuestRecord", "a guest that Xen saved", "dump it with `xl dump-core`"),
     (b"UniqueSuspend", "a guest that Xen saved", "dump it with `xl dump-core`"),
     (
@@ -29,7 +33,7 @@ const FOREIGN: &[(&[u8], &str, &str)] = &[
         "a saved VirtualBox machine",
         "use `VBoxManage debugvm dumpvmcore`",
     ),
-    (b"QFI\xfb", "a qcow2 disk", DISK),
+    (b"QFI\xfb", "a qcow2 disk", QCOW2),
     (b"KDMV", "a VMDK disk", DISK),
     (b"# Disk Descriptor", "a VMDK disk's description", DISK),
     (b"vhdxfile", "a VHDX disk", DISK),

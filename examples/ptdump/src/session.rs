@@ -187,7 +187,7 @@ fn live<'s>(address: &str, text: &Text) -> Result<Image<'s>> {
     let image = if address.contains('/') || !address.contains(':') {
         let socket = UnixStream::connect(address)?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        Image::open_qmp(socket.try_clone()?, socket)
+        Image::open_qmp_unix(socket)
     } else {
         let socket = TcpStream::connect(address)?;
         socket.set_read_timeout(Some(PATIENCE))?;

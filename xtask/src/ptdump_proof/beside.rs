@@ -166,7 +166,7 @@ fn same(
 }
 
 /// What Linux says of itself, somewhere in the core.
-fn vmcoreinfo(core: &Path) -> Result<Vec<u8>> {
+pub fn vmcoreinfo(core: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(core)?;
     let mut from = 0;
     while let Some(at) = find(&bytes[from..], b"OSRELEASE=") {

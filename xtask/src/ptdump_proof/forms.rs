@@ -74,20 +74,26 @@ fn cut_off(
     let mut whole = fs::File::open(core)?.take(half);
     std::io::copy(&mut whole, &mut fs::File::create(&file)?)?;
     for (view, outcome) in outcomes {
-        let (addresses, wanted): (Vec<_>, Vec<_>) = outcome.answers.iter().copied().unzip();
-        // Its tables, or what Linux says, may be in the other half.
-        let Ok(answers) = ptdump.translate_in_part(&file, view, &addresses) else { continue };
-        let known = answers.iter().flatten().count();
-        let differ = |(ours, want): &(&Option<Option<u64>>, &Option<u64>)| {
-            ours.is_some_and(|ours| ours != **want)
-        };
-        if let Some((ours, want)) = answers.iter().zip(&wanted).find(differ) {
-            bail!("a core that is cut off says {ours:x?}, the whole one {want:x?}");
-        }
-        report::note(&format!("cut off: {known} of {} addresses are known", answers.len()));
+        let known = in_part(ptdump, &file, view, outcome)?;
+        report::note(&format!("cut off: {known} of {} addresses are known", outcome.answers.len()));
     }
     fs::remove_file(&file)?;
     Ok(())
+}
+
+/// Whether `ptdump` says of `file`, which lacks some memory, what it said of the core, or that it
+/// does not know; returns how many addresses are known.
+pub fn in_part(ptdump: &Ptdump, file: &Path, view: &[String], outcome: &Outcome) -> Result<usize> {
+    let (addresses, wanted): (Vec<_>, Vec<_>) = outcome.answers.iter().copied().unzip();
+    // Its tables, or what Linux says, may be missing.
+    let Ok(answers) = ptdump.translate_in_part(file, view, &addresses) else { return Ok(0) };
+    let differ = |(ours, want): &(&Option<Option<u64>>, &Option<u64>)| {
+        ours.is_some_and(|ours| ours != **want)
+    };
+    if let Some((ours, want)) = answers.iter().zip(&wanted).find(differ) {
+        bail!("an image that lacks some memory says {ours:x?}, the whole one {want:x?}");
+    }
+    Ok(answers.iter().flatten().count())
 }
 
 /// Whether a live machine tells the root of `view`: its registers do on x86. Elsewhere all of its
@@ -99,7 +105,7 @@ fn tells(guest: &mut Guest, view: &[String]) -> Result<bool> {
 }
 
 /// Whether `ptdump` says of `file` what it said of the core.
-fn same(ptdump: &Ptdump, file: &Path, view: &[String], outcome: &Outcome) -> Result<()> {
+pub fn same(ptdump: &Ptdump, file: &Path, view: &[String], outcome: &Outcome) -> Result<()> {
     let (addresses, wanted): (Vec<_>, Vec<_>) = outcome.answers.iter().copied().unzip();
     let answers = ptdump.translate(file, view, &addresses)?;
     let different = answers.iter().zip(&wanted).filter(|(one, two)| one != two).count();

@@ -16,11 +16,13 @@
 mod arm;
 mod beside;
 mod compare;
+mod crash;
 mod forms;
 mod gdb;
 mod guest;
 mod info_mem;
 mod info_tlb;
+mod makedumpfile;
 mod processes;
 mod ptdump;
 mod qmp;
@@ -57,6 +59,9 @@ pub struct Options {
     /// Put other tools beside ptdump: a Python that has drgn and volatility3. Of x86-64 alone
     #[arg(long, value_name = "PYTHON")]
     beside: Option<std::path::PathBuf>,
+    /// Ask crash the same, too: fetches the kernel's symbols (860 MB). Of x86-64 alone
+    #[arg(long)]
+    crash: bool,
 }
 
 /// A guest.
@@ -302,7 +307,15 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
     if let (Case::X86_64, Some(python)) = (case, &options.beside) {
         beside::compare(&plain, &core, python, options.seed)?;
     }
-    let forms = compare_forms(&mut guest, ptdump, &core, &outcomes, raw)?;
+    let mut forms = compare_forms(&mut guest, ptdump, &core, &outcomes, raw)?;
+    if case == Case::X86_64 {
+        let vmcore = guest.folder().join("vmcore");
+        makedumpfile::vmcore(&plain, &core, &vmcore)?;
+        forms += makedumpfile::compare(xtask, ptdump, &vmcore, &outcomes)?;
+        if options.crash {
+            crash::compare(xtask, &plain, &core, &vmcore, &outcomes)?;
+        }
+    }
     if arm {
         let user = arm::compare_user(&mut guest, ptdump, options.seed, options.addresses)?;
         asked += user.answers.len();

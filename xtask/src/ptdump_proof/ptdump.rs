@@ -153,6 +153,19 @@ impl Ptdump {
         Ok(answers.iter().map(|it| known(it).then(|| number(&it["pa"]))).collect())
     }
 
+    /// The bytes at an address.
+    pub fn read(&self, core: &Path, view: &[String], at: u64, bytes: usize) -> Result<Vec<u8>> {
+        let words = [
+            "read".to_owned(),
+            core.display().to_string(),
+            format!("{at:#x}"),
+            bytes.to_string(),
+            "--out=-".to_owned(),
+        ];
+        let run = cmd(&self.program, words.into_iter().chain(view.iter().cloned()));
+        Ok(run.stderr_capture().stdout_capture().run().context("ptdump read")?.stdout)
+    }
+
     fn answers(&self, core: &Path, view: &[String], addresses: &[u64]) -> Result<Vec<Value>> {
         let input: String = addresses.iter().map(|address| format!("{address:#x}\n")).collect();
         let command = [&["translate", "-"], self.judged].concat();

@@ -425,6 +425,38 @@ pub const GDB: Tool = Tool {
     ..TOOL
 };
 
+/// What makes dumps of Linux smaller,
+pub const MAKEDUMPFILE: Tool = Tool {
+    name: "makedumpfile",
+    release: Trixie,
+    why: "makedumpfile 1.7.6: the first of Debian's that packs with zstd",
+    packages: &["libdw1t64", "libelf1t64", "liblzo2-2", "libzstd1", "zlib1g"],
+    alone: &["makedumpfile"],
+    programs: &[Program { name: "makedumpfile", file: "{root}/usr/bin/makedumpfile", ..PROGRAM }],
+    ..TOOL
+};
+
+/// what reads them,
+pub const CRASH: Tool = Tool {
+    name: "crash",
+    release: Trixie,
+    why: "crash 8.0.6: it knows Linux 6.1 and 6.12",
+    packages: &["libncursesw6", "libtinfo6", "libsnappy1v5", "liblzo2-2", "libzstd1", "libstdc++6"],
+    alone: &["crash"],
+    programs: &[Program { name: "crash", file: "{root}/usr/bin/crash", ..PROGRAM }],
+    ..TOOL
+};
+
+/// and the symbols by which it does.
+pub const SYMBOLS_AMD64: Tool = Tool {
+    name: "symbols-amd64",
+    why: "of the same build as the kernel",
+    architecture: Some("amd64"),
+    alone: &["linux-image-*-amd64-dbg"],
+    only: &["./usr/lib/debug/boot/vmlinux-*"],
+    ..TOOL
+};
+
 /// What the build script of an allocator that we compare with runs.
 pub const MAKE: Tool = Tool {
     name: "make",

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 /// The first two bytes.
 const MAGIC: u16 = 0xeb9f;
-/// The most members that a question looks at: `task_struct` has less than 300.
+/// The most members that a question looks at, in all structures: `task_struct` has less than 300.
 const MOST_MEMBERS: usize = 1 << 14;
 /// How many typedefs and qualifiers may stand around a structure, and anonymous structures in one
 /// another.
@@ -176,17 +176,17 @@ impl Btf {
     /// structure in another, with dots between.
     pub(crate) fn offset(&self, name: &str, path: &str) -> Option<u64> {
         let heads = (1..self.types.len()).filter_map(|number| self.head(number as u32));
+        let mut left = MOST_MEMBERS;
         // A name may stand for several structures, of which some are private to a file.
         heads
             .filter(|head| head.kind() == STRUCT && self.is(head.name, name))
-            .find_map(|head| self.offset_in(head, path))
+            .find_map(|head| self.offset_in(head, path, &mut left))
     }
 
-    fn offset_in(&self, mut of: Head, path: &str) -> Option<u64> {
-        let mut left = MOST_MEMBERS;
+    fn offset_in(&self, mut of: Head, path: &str, left: &mut usize) -> Option<u64> {
         let (mut sum, mut steps) = (0, path.split('.').peekable());
         while let Some(step) = steps.next() {
-            let (bits, kind) = self.member(of, step, 0, &mut left)?;
+            let (bits, kind) = self.member(of, step, 0, left)?;
             sum += bits;
             if steps.peek().is_some() {
                 of = self.composite(kind)?;
@@ -309,5 +309,14 @@ pub(crate) mod tests {
         let btf = Btf::read(types.bytes(false)).unwrap();
         assert_eq!(btf.offset("circle", "none"), None);
         assert!(btf.composite(2).is_none());
+        // Many of one name, each around one with many members: 2^33 in all.
+        let mut types = Types::new();
+        let large: Vec<_> = (0..1 << 14).map(|_| ("x", 0, 0)).collect();
+        let large = types.structure("", &large);
+        for _ in 0..1 << 19 {
+            types.structure("many", &[("", large, 0)]);
+        }
+        let btf = Btf::read(types.bytes(false)).unwrap();
+        assert_eq!(btf.offset("many", "none"), None);
     }
 }

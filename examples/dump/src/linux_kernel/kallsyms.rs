@@ -14,9 +14,10 @@ use super::memory::{KernelMemory, Lost};
 
 /// The most symbols: a generic kernel has 200,000.
 const MOST_SYMBOLS: u64 = 1 << 22;
-/// The most bytes of a name, and of the token table.
+/// The most bytes of a name, and of a token.
 const MOST_NAME: usize = 1024;
-const MOST_TOKENS: usize = 1 << 16;
+/// The most tokens of all names: a generic kernel has 2 million.
+const MOST_TOKENS: u64 = 1 << 24;
 /// Names are read at a time.
 const CHUNK: u64 = 1 << 14;
 
@@ -59,33 +60,27 @@ impl Names<'_, '_> {
     }
 }
 
-/// Where tokens begin, and their letters.
-struct Tokens {
-    index: Vec<u16>,
-    table: Vec<u8>,
-}
+/// The letters of each token.
+struct Tokens(Vec<Vec<u8>>);
 
 impl Tokens {
     fn read(memory: &KernelMemory<'_>, table: u64, index: u64) -> Result<Self, NoSymbols> {
-        let index: Result<Vec<_>, _> = (0..256).map(|n| memory.u16(index + 2 * n)).collect();
-        let index = index?;
-        let last = usize::from(index[255]);
-        // The last token ends with a zero like the others.
-        let mut letters = vec![0; last];
-        memory.read(table, &mut letters)?;
-        let mut rest = memory.as_much(table.wrapping_add(last as u64), 256)?;
-        let end = rest.iter().position(|letter| *letter == 0);
-        rest.truncate(end.ok_or(NoSymbols::Malformed("a token has no end"))?);
-        letters.extend(rest);
-        letters.push(0);
-        debug_assert!(letters.len() <= MOST_TOKENS + 257);
-        Ok(Self { index, table: letters })
+        let mut starts = [0; 256];
+        for (start, n) in starts.iter_mut().zip(0..) {
+            *start = memory.u16(index.wrapping_add(2 * n))?;
+        }
+        let token = |start: &u16| {
+            let at = table.wrapping_add(u64::from(*start));
+            let mut letters = memory.as_much(at, MOST_NAME as u64)?;
+            let end = letters.iter().position(|letter| *letter == 0);
+            letters.truncate(end.ok_or(NoSymbols::Malformed("a token has no end"))?);
+            Ok(letters)
+        };
+        starts.iter().map(token).collect::<Result<_, _>>().map(Self)
     }
 
     fn token(&self, number: u8) -> &[u8] {
-        let start = usize::from(self.index[usize::from(number)]).min(self.table.len());
-        let rest = &self.table[start..];
-        &rest[..rest.iter().position(|letter| *letter == 0).unwrap_or(rest.len())]
+        &self.0[usize::from(number)]
     }
 }
 
@@ -114,17 +109,18 @@ pub(crate) fn symbols(
     let mut found: BTreeMap<String, u64> = BTreeMap::new();
     let mut names = Names { memory, next: names, chunk: Vec::new(), at: 0 };
     let mut name: Vec<u8> = Vec::new();
+    let mut left = MOST_TOKENS;
     for number in 0..u64::from(many) {
-        let mut length = usize::from(names.byte()?);
+        let mut length = u64::from(names.byte()?);
         if length & 0x80 != 0 {
-            length = length & 0x7f | usize::from(names.byte()?) << 7;
+            length = length & 0x7f | u64::from(names.byte()?) << 7;
         }
+        left = left.checked_sub(length).ok_or(NoSymbols::Malformed("its names have no end"))?;
         name.clear();
         for _ in 0..length {
             let token = tokens.token(names.byte()?);
-            if name.len() + token.len() <= MOST_NAME {
-                name.extend(token);
-            }
+            // A longer name is none that is looked for.
+            name.extend(&token[..token.len().min(MOST_NAME - name.len())]);
         }
         // Without the letter of its kind.
         let text = name.get(1..).unwrap_or_default();

@@ -45,6 +45,8 @@ struct Linux {
     memory: Vec<u8>,
     big: bool,
     form: Form,
+    /// Where the names of symbols stand in the direct map.
+    names: u64,
 }
 
 impl Linux {
@@ -72,7 +74,7 @@ impl Linux {
     }
 
     fn new(big: bool, form: Form) -> Self {
-        let mut it = Self { memory: vec![0; BYTES], big: false, form };
+        let mut it = Self { memory: vec![0; BYTES], big: false, form, names: NAMES };
         // The direct map: one page of 1 GiB.
         it.put(ROOT + (DIRECT >> 39 & 511) * 8, 8, 0x2063);
         it.put(0x2000, 8, 0xe3);
@@ -166,9 +168,12 @@ impl Linux {
         let mut tell = |name: &str, at: u64| {
             text += &format!("SYMBOL(kallsyms_{name})={:x}\n", DIRECT + at);
         };
-        for (name, at) in
-            [("names", NAMES), ("num_syms", COUNT), ("token_table", TABLE), ("token_index", INDEX)]
-        {
+        for (name, at) in [
+            ("names", self.names),
+            ("num_syms", COUNT),
+            ("token_table", TABLE),
+            ("token_index", INDEX),
+        ] {
             tell(name, at);
         }
         if self.form == Form::Whole {
@@ -255,6 +260,25 @@ fn what_is_missing_is_said() {
     let little = Allowance { words: 1 << 20, bytes: 0x2000 + 300 };
     let found = Linux::new(false, Form::Offsets).ask(little).unwrap();
     assert!(found.fault.unwrap().contains("limit"));
+}
+
+/// Four million names of 32,767 tokens each, in 512 GiB that are one page again and again: the work
+/// is bounded.
+#[test]
+fn names_without_end_are_refused() {
+    let mut linux = Linux::new(false, Form::Offsets);
+    linux.put(COUNT, 4, 1 << 22);
+    linux.names = 1 << 39;
+    linux.put(ROOT + ((DIRECT >> 39 & 511) + 1) * 8, 8, 0x3_0063);
+    for table in [0x3_0000, 0x3_1000, 0x3_2000] {
+        for entry in 0..512 {
+            linux.put(table + entry * 8, 8, table + 0x1063);
+        }
+    }
+    linux.bytes(0x3_3000, &[0xff; 0x1000]);
+    linux.lose(Linux::task(0) + COMM, Linux::task(0) + PARENT);
+    let why = linux.ask(Allowance::default()).unwrap_err();
+    assert!(why.to_string().contains("its names have no end"), "{why}");
 }
 
 /// Any byte changed: something is said, and in bounded time.
