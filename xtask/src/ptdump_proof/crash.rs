@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use duct::cmd;
 
 use super::compare::Outcome;
-use super::ptdump::{Ptdump, number};
+use super::ptdump::Ptdump;
 use crate::report;
 use crate::toolbox::table::{CRASH, SYMBOLS_AMD64};
 use crate::xtask::Xtask;
