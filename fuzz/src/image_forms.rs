@@ -160,9 +160,10 @@ pub fn image_qmp(data: &[u8]) {
     // A socket keeps that much.
     theirs.write_all(&data[..data.len().min(1 << 16)]).expect("room");
     theirs.shutdown(Shutdown::Write).expect("a socket");
-    if let Ok(image) = Image::open_qmp_unix(ours) {
+    if let Ok(image) = Image::open_qmp_unix(&ours) {
         read_some(&image);
     }
+    drop(ours);
     let mut sent = Vec::new();
     theirs.read_to_end(&mut sent).expect("a socket");
     only_reads(sent, true);

@@ -70,7 +70,7 @@ impl<'s> Qmp<'s> {
         let mut line = Vec::new();
         self.reader.by_ref().take(MOST_LINE).read_until(b'\n', &mut line)?;
         if line.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "QEMU has gone"));
+            return Err(gone());
         }
         serde_json::from_slice(&line).map_err(io::Error::from)
     }
@@ -78,8 +78,13 @@ impl<'s> Qmp<'s> {
     /// What a command returns.
     fn ask(&mut self, command: &str, arguments: &Value) -> io::Result<Value> {
         // In one piece: the other side may answer each.
-        self.writer.write_all(line_of(command, arguments).as_bytes())?;
-        self.writer.flush()?;
+        let line = line_of(command, arguments);
+        let sent = self.writer.write_all(line.as_bytes()).and_then(|()| self.writer.flush());
+        // By its kind it would be taken for that of the program's own output.
+        sent.map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => gone(),
+            _ => error,
+        })?;
         self.answer(command)
     }
 
@@ -147,6 +152,10 @@ impl Drop for Qmp<'_> {
     fn drop(&mut self) {
         self.unshare();
     }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "QEMU has gone")
 }
 
 /// A command as it is sent.
@@ -263,9 +272,9 @@ impl<'s> Image<'s> {
     ///
     /// # Errors
     /// As [`open_qmp`](Self::open_qmp).
-    pub fn open_qmp_unix(socket: UnixStream) -> Result<Self, ImageError> {
+    pub fn open_qmp_unix(socket: &UnixStream) -> Result<Self, ImageError> {
         let qmp = Qmp::new(socket.try_clone()?, socket.try_clone()?);
-        Self::of_machine(qmp, Some(&socket))
+        Self::of_machine(qmp, Some(socket))
     }
 
     fn of_machine(mut qmp: Qmp<'s>, socket: Option<&UnixStream>) -> Result<Self, ImageError> {

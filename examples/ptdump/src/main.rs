@@ -51,11 +51,11 @@ fn main() -> ExitCode {
         // The reader of our output has heard enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if error.is::<Usage>() => {
-            eprintln!("ptdump: {error:#}");
+            output::tell(format_args!("ptdump: {error:#}"));
             ExitCode::from(USAGE)
         }
         Err(error) => {
-            eprintln!("ptdump: {error:#}");
+            output::tell(format_args!("ptdump: {error:#}"));
             let option = error
                 .downcast_ref::<table_dump::RootError>()
                 .is_some_and(|it| matches!(it, table_dump::RootError::Option { .. }));
@@ -90,7 +90,9 @@ fn usage(error: &clap::Error) -> ExitCode {
             let command = words.find(|it| commands.find_subcommand(it).is_some());
             if Path::new(word).exists() || command.is_some() {
                 let command = command.unwrap_or_else(|| "list".to_owned());
-                eprintln!("  tip: the command comes first: ptdump {command} {word}");
+                output::tell(format_args!(
+                    "  tip: the command comes first: ptdump {command} {word}"
+                ));
             }
         }
     }
@@ -117,8 +119,9 @@ pub fn without_image(command: &Command) -> Option<anyhow::Result<u8>> {
             }
             Command::Man(manual) => manual::print(manual, &mut out),
             Command::Completions { shell } => {
-                clap_complete::generate(*shell, &mut Cli::command(), "ptdump", &mut out);
-                Ok(())
+                let mut script = Vec::new();
+                clap_complete::generate(*shell, &mut Cli::command(), "ptdump", &mut script);
+                io::Write::write_all(&mut out, &script).map_err(Into::into)
             }
             _ => return None,
         }

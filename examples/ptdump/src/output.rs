@@ -1,6 +1,7 @@
 //! What people see: aligned lines, like those of the kernel's own dump, and tables of counts.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
+use std::io::{self, Write as _};
 
 use console::{Style, Term, style};
 use table_dump::{Census, Difference, HashCensus, Range, Repeats, Rights, Side, State, TreeCensus};
@@ -8,6 +9,11 @@ use table_dump::{Census, Difference, HashCensus, Range, Repeats, Rights, Side, S
 use crate::address::human;
 use crate::options::{Colour, OutputOptions};
 use crate::regions::Regions;
+
+/// Says something on standard error, if anybody reads it.
+pub fn tell(what: impl Display) {
+    let _ = writeln!(io::stderr(), "{what}");
+}
 
 /// Writes lines; in colours or not.
 pub struct Text {
@@ -38,14 +44,14 @@ impl Text {
     /// Says something about the work, on standard error.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{}", style(text).for_stderr().dim());
+            tell(style(text).for_stderr().dim());
         }
     }
 
     /// Says what the user should not overlook, on standard error.
     pub fn warning(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{} {text}", style("ptdump: warning:").for_stderr().yellow());
+            tell(format_args!("{} {text}", style("ptdump: warning:").for_stderr().yellow()));
         }
     }
 

@@ -16,7 +16,7 @@ use table_dump::{
 
 use crate::address::slb;
 use crate::options::{Options, Through};
-use crate::output::Text;
+use crate::output::{Text, tell};
 use crate::progress::Progress;
 use crate::{FAILED, FINE, NOT_SO};
 
@@ -187,7 +187,7 @@ fn live<'s>(address: &str, text: &Text) -> Result<Image<'s>> {
     let image = if address.contains('/') || !address.contains(':') {
         let socket = UnixStream::connect(address)?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        Image::open_qmp_unix(socket)
+        Image::open_qmp_unix(&socket)
     } else {
         let socket = TcpStream::connect(address)?;
         socket.set_read_timeout(Some(PATIENCE))?;
@@ -312,7 +312,7 @@ impl Session<'_> {
     pub fn end(&self, verdict: Verdict) -> u8 {
         match stopped(self.tables) {
             Some(why) => {
-                eprintln!("ptdump: {why}");
+                tell(format_args!("ptdump: {why}"));
                 FAILED
             }
             None => verdict.code(),

@@ -78,18 +78,18 @@ fn a_machine_is_read_where_it_has_memory() {
 
 /// A QEMU at the other end of a socket: it copies memory into the file that it was given, or
 /// refuses to; says what it was asked.
-fn qemu(socket: UnixStream, copies: bool) -> Vec<String> {
+fn qemu(socket: &UnixStream, copies: bool) -> Vec<String> {
     let mut all = answers("0000000000002000: 0x12 0x34", false);
     let at = all.windows(6).rposition(|it| it == b"return").unwrap();
     let text = all.split_off(all[..at].iter().rposition(|it| *it == b'\n').unwrap() + 1);
-    (&socket).write_all(&all).unwrap();
+    (&*socket).write_all(&all).unwrap();
     let (mut asked, mut given) = (Vec::new(), None);
     loop {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut line = [0; 1 << 12];
         let mut buffers = [IoSliceMut::new(&mut line)];
-        let got = recvmsg(&socket, &mut buffers, &mut control, RecvFlags::empty()).unwrap();
+        let got = recvmsg(socket, &mut buffers, &mut control, RecvFlags::empty()).unwrap();
         if got.bytes == 0 {
             return asked;
         }
@@ -122,7 +122,7 @@ fn qemu(socket: UnixStream, copies: bool) -> Vec<String> {
             };
             asked.push(command);
             if !answer.is_empty() {
-                (&socket).write_all(format!("{}\n", answer.trim()).as_bytes()).unwrap();
+                (&*socket).write_all(format!("{}\n", answer.trim()).as_bytes()).unwrap();
             }
         }
     }
@@ -132,14 +132,15 @@ fn qemu(socket: UnixStream, copies: bool) -> Vec<String> {
 fn memory_comes_by_way_of_a_file() {
     for copies in [true, false] {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let qemu = std::thread::spawn(move || qemu(theirs, copies));
-        let image = Image::open_qmp_unix(ours).unwrap();
+        let qemu = std::thread::spawn(move || qemu(&theirs, copies));
+        let image = Image::open_qmp_unix(&ours).unwrap();
         let mut page = [0; 4096];
         let read = image.read(0x2000, &mut page);
         let mut two = [0; 2];
         image.read(0x2000, &mut two).unwrap();
         assert_eq!(two, [0x12, 0x34], "few bytes come as text");
         drop(image);
+        drop(ours);
         let asked = qemu.join().unwrap();
         let count = |command: &str| asked.iter().filter(|it| *it == command).count();
         assert_eq!([count("add-fd"), count("pmemsave"), count("remove-fd")], [1; 3]);

@@ -1,6 +1,7 @@
 //! The program itself: exit statuses, manual, completions, pictures, standard input.
 
 use std::io::Write;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
 
 use arch_x86::{Controls, Levels, LongMode};
@@ -31,6 +32,38 @@ fn manual_and_completions() {
     assert_eq!(run(&[]).0, Some(2));
     assert_eq!(run(&["list", "image", "--arch", "arm"]).0, Some(2));
     assert_eq!(run(&["list", "image", "--root", "nonsense"]).0, Some(2));
+}
+
+/// Nobody reads what it says: that is its reader's affair, and no panic (whose status is 101).
+#[test]
+fn closed_outputs_are_no_panic() {
+    let closed = || Stdio::from(std::os::fd::OwnedFd::from(UnixStream::pair().unwrap().0));
+    for words in [
+        &["list", "no-such-image"][..],
+        &["list", "image", "--root", "nonsense"],
+        &["completions", "bash"],
+        &["man"],
+        &["schema"],
+        &["--help"],
+    ] {
+        let status = program().args(words).stdout(closed()).stderr(closed()).status().unwrap();
+        assert!(matches!(status.code(), Some(0 | 2 | 3)), "{words:?}: {status}");
+    }
+}
+
+/// What closes the connection is no reader that has heard enough: there is no answer.
+#[test]
+fn a_machine_that_goes_away_is_no_answer() {
+    let bench = Bench::new();
+    let path = bench.path("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let gone = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        socket.write_all(b"{\"QMP\":{}}\n").unwrap();
+    });
+    let (status, said) = run(&["list", &format!("qmp:{}", path.display())]);
+    gone.join().unwrap();
+    assert_eq!((status, said.as_str()), (Some(3), ""));
 }
 
 fn image(bench: &Bench) -> (std::path::PathBuf, String) {
