@@ -4,7 +4,8 @@
 //! every entry on its way afterwards (accessed, dirty) must be what
 //! [`Walker::access`](pgtable::walk::Walker::access) made of a copy of the same tables. When all
 //! accesses to an image of tables are done, all of it is compared, so a stray store shows.
-//! KVM_TRANSLATE, the kernel's own walker, is a second witness.
+//! KVM_TRANSLATE, the kernel's own walker, is a second witness, and of 32-bit and PAE paging the
+//! only one here ([`kernel`]).
 //!
 //! What the guest's CPU cannot do (CPUID) is listed as not covered.
 
@@ -22,6 +23,7 @@ use kvm_x86::Features;
 
 use crate::Asked;
 use crate::report::Report;
+use crate::x86_legacy::kernel;
 use image::Machine;
 use judge::Judge;
 
@@ -36,6 +38,7 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), Box<dyn Error>> {
     let kvm = Kvm::new().map_err(|error| format!("/dev/kvm is not usable: {error}"))?;
     let (features, _) = Features::supported(&kvm)?;
     report.fact("a guest's CPU", features);
+    kernel::run(&kvm, asked, report)?;
     let machine = Machine::new(&features)?;
     let mut judge = Judge::new(&kvm, &machine, features)?;
     for &levels in features.levels() {

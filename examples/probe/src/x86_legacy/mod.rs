@@ -5,10 +5,13 @@
 //! CR4.SMEP, CR4.SMAP, EFLAGS.AC and EFER.NXE in all positions. The exception, its error code and
 //! CR2, where a load or a fetch went, where a store went, and all tables afterwards must be what
 //! [`Walker::access`] made of a copy. The program runs on any machine;
-//! `cargo xtask probe --arch x86 --legacy` runs it, then the machine, then it again.
+//! `cargo xtask probe --arch x86 --legacy` runs it, then the machine, then it again. On a host with
+//! KVM, `--arch x86` asks KVM_TRANSLATE about such trees ([`kernel`]).
 //!
-//! Not covered: shadow stacks; what KVM makes of it.
+//! Not covered: shadow stacks.
 
+#[cfg(target_arch = "x86_64")]
+pub mod kernel;
 mod records;
 mod scene;
 
