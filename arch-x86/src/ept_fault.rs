@@ -92,26 +92,6 @@ impl EptViolation {
             .with_translated(true)
     }
 
-    /// What the access was: what
-    /// [`fault_in`](pgtable::second_stage::Stage2Tree::fault_in) takes. A guest's page-table walk
-    /// that the processor judges as read and write is a write.
-    ///
-    /// ```
-    /// use arch_x86::EptViolation;
-    /// use pgtable::AccessKind;
-    ///
-    /// // A VMCS's exit qualification.
-    /// assert_eq!(EptViolation::from_bits(0x182).kind(), AccessKind::Write);
-    /// ```
-    #[must_use]
-    pub const fn kind(self) -> AccessKind {
-        match (self.write(), self.fetch()) {
-            (true, _) => AccessKind::Write,
-            (false, true) => AccessKind::Fetch,
-            (false, false) => AccessKind::Read,
-        }
-    }
-
     /// The same violation, met by a guest's page-table walk. Where accessed and dirty flags make
     /// that walk's loads count as writes, the processor sets read and write.
     #[must_use]
@@ -193,9 +173,9 @@ mod tests {
     use std::string::ToString;
 
     #[test]
-    fn kinds() {
-        let (read, write, fetch) = (AccessKind::Read, AccessKind::Write, AccessKind::Fetch);
-        for (qualification, kind) in [
+    fn accesses() {
+        let (read, write, fetch) = (Access::READ, Access::WRITE, Access::FETCH);
+        for (qualification, access) in [
             (0x181, read),
             (0x182, write),
             (0x184, fetch),
@@ -207,7 +187,8 @@ mod tests {
             // A write of a shadow stack.
             (0x2182, write),
         ] {
-            assert_eq!(EptViolation::from_bits(qualification).kind(), kind, "{qualification:#x}");
+            let violation = EptViolation::from_bits(qualification);
+            assert_eq!(violation.access(), access, "{qualification:#x}");
         }
     }
 

@@ -76,28 +76,6 @@ impl PageFaultCode {
     }
 }
 
-impl PageFaultCode {
-    /// What the access was. A fetch is told from a read by a processor with EFER.NXE or CR4.SMEP
-    /// only.
-    ///
-    /// ```
-    /// use arch_x86::NestedPageFault;
-    /// use pgtable::AccessKind;
-    ///
-    /// // EXITINFO1 of a VMCB.
-    /// let fault = NestedPageFault::from_bits(0x1_0000_0006);
-    /// assert_eq!(fault.code().kind(), AccessKind::Write);
-    /// ```
-    #[must_use]
-    pub const fn kind(self) -> AccessKind {
-        match (self.wr(), self.id()) {
-            (true, _) => AccessKind::Write,
-            (false, true) => AccessKind::Fetch,
-            (false, false) => AccessKind::Read,
-        }
-    }
-}
-
 impl fmt::Display for PageFaultCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let who = if self.us() { "user" } else { "supervisor" };
@@ -165,16 +143,6 @@ mod tests {
             (0x47, "#PF error 0x47: user write to a present page, shadow-stack access"),
         ] {
             assert_eq!(LongModeFault::PageFault(PageFaultCode::from_bits(code)).to_string(), text);
-        }
-    }
-
-    #[test]
-    fn kinds() {
-        let (read, write, fetch) = (AccessKind::Read, AccessKind::Write, AccessKind::Fetch);
-        for (code, kind) in
-            [(0x0, read), (0x5, read), (0x2, write), (0x7, write), (0x47, write), (0x15, fetch)]
-        {
-            assert_eq!(PageFaultCode::from_bits(code).kind(), kind, "{code:#x}");
         }
     }
 
