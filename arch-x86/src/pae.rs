@@ -24,8 +24,11 @@ use crate::tree::{Path, Tree};
 ///
 /// A walk reads the four entries in memory, as AMD's processors do for guests under nested paging.
 /// Others keep them in registers that a MOV to CR3 loads: [`load_pdptes`](Self::load_pdptes) and
-/// [`Paging::with_pdptes`](crate::Paging::with_pdptes). They have neither rights nor an accessed
+/// [`Paging::with_pdptes`](crate::Paging::with_pdptes). [`TwoStage`] reads them at each walk, which
+/// is not what Intel's processors do behind EPT. The entries have neither rights nor an accessed
 /// flag. There are no protection keys in this mode, and bits 62:52 of entries are reserved.
+///
+/// [`TwoStage`]: pgtable::two_stage::TwoStage
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pae {
     tree: Tree,
