@@ -55,6 +55,29 @@ pub struct BootTables {
 ///
 /// An identity map of 4 GiB takes two tables with 1-GiB pages, six without.
 ///
+/// By default, entries for tables have U/S and A besides P and R/W (`0x27`), leaves have A and D
+/// (`0xe3` with PS). The format and the attributes choose other bits, for tables that must be those
+/// of an earlier version byte by byte:
+///
+/// ```
+/// # use core::sync::atomic::{AtomicU64, Ordering};
+/// # use arch_x86::{BootMapping, Controls, Levels, LongMode, PageAttributes, TableEntry};
+/// # use arch_x86::boot_tables;
+/// # use pgtable::memory::DirectMap;
+/// # use pgtable::{Gpa, Leaves, Prot};
+/// # let words: Vec<AtomicU64> = (0..0x4000 / 8).map(|_| AtomicU64::new(0)).collect();
+/// # let memory = DirectMap::new(&words, Gpa::new(0));
+/// let format = LongMode::new(Levels::Four, Controls::new())
+///     .with_table_entry(TableEntry::new().with_rw(true));
+/// let page = PageAttributes::from(Prot::RWX).with_accessed(false).with_dirty(false);
+/// let leaves = Leaves::Exactly(21); // 2 MiB, also where 1 GiB would fit
+/// let map = BootMapping { leaves, ..BootMapping::identity(1 << 30, page) };
+/// boot_tables(format, &memory, Gpa::new(0x1000)..Gpa::new(0x4000), [map])?;
+/// assert_eq!(words[0x1000 / 8].load(Ordering::Relaxed), 0x2003);
+/// assert_eq!(words[0x3008 / 8].load(Ordering::Relaxed), 0x20_0083);
+/// # Ok::<(), arch_x86::BootError>(())
+/// ```
+///
 /// # Errors
 /// [`BootError`]; the area holds part of the tables then.
 pub fn boot_tables<M: TableMemory<Gpa>>(

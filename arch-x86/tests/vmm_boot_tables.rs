@@ -1,5 +1,5 @@
 //! Boot tables as VMMs of others build them, word for word: Firecracker, crosvm, cloud-hypervisor,
-//! uhyve, openvmm.
+//! alioth, uhyve, openvmm.
 //!
 //! Each row is written from what the VMM's own test expects, or from what its builder stores. Every
 //! word of the area is compared; what no rule names is zero.
@@ -135,6 +135,17 @@ fn cloud_hypervisor() {
     want.insert(0x9000, 0xa003);
     let five = Style { levels: Levels::Five, ..PLAIN };
     assert_eq!(built(five, 0x9000, &[mapping], None), (want, 0xd000));
+}
+
+/// alioth, `alioth/src/loader/linux/linux_amd64.rs`: as many pages of 1 GiB as the kernel needs.
+#[test]
+fn alioth() {
+    for gibs in [1, 2, 5, 512] {
+        let mapping = PLAIN.identity(0, gibs * GIB, Prot::RWX, Leaves::Exactly(30));
+        let mut want = Words::from([(0x3000, 0x4003)]);
+        want.extend((0..gibs).map(|gib| (0x4000 + gib * 8, gib << 30 | 0x83)));
+        assert_eq!(built(PLAIN, 0x3000, &[mapping], None), (want, 0x5000));
+    }
 }
 
 /// uhyve, `src/arch/x86_64/paging.rs`: pages of 2 MiB from the guest's first address on, tables
