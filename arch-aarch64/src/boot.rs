@@ -77,6 +77,9 @@ pub struct BootTables {
 /// What the area held is overwritten. The registers are those of the controls' regime. Trees of a
 /// single level are not built.
 ///
+/// Leaves have AF, are inner shareable, have attribute index 0 and, where they may be written, DBM,
+/// unless their attributes choose others.
+///
 /// # Errors
 /// [`BootError`]; the area holds part of the tables then.
 pub fn boot_tables<M: TableMemory<Gpa>>(

@@ -85,7 +85,8 @@ where
     S: FrameSource<A>,
     F: Deref<Target = Frames<A, S>>,
 {
-    /// A cache with no frames, for the tables of `owner`.
+    /// A cache with no frames, for the tables of `owner`. Of an `Arc<Frames>`, give a clone, or
+    /// `&*frames` to borrow it.
     pub fn new(frames: F, owner: Owner, kind: Kind, policy: Policy) -> Self {
         let pool = |size| {
             let shift = S::SMALLEST + size as u8;
