@@ -261,6 +261,31 @@ impl Half {
 
 /// The second stage that VTCR_EL2, VTTBR_EL2 and HCR_EL2 say, and its root; `None` if it is off.
 ///
+/// Its addresses are the host's. Of a VMM's guest that is itself a hypervisor, they are that guest's
+/// addresses: its memory is then `GuestTables::<Hpa>`.
+///
+/// ```
+/// use arch_aarch64::{Hcr, Processor, Stage2Controls, VmsaStage2, stage2_of};
+/// use pgtable::memory::GuestTables;
+/// use pgtable::walk::Walker;
+/// use pgtable::{Access, Gpa, Hpa};
+/// use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+///
+/// # let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
+/// # memory.write_obj(0x47d_u64, GuestAddress(0x2008))?;
+/// # let format = VmsaStage2::new(Stage2Controls::new())?;
+/// # let (vtcr, vttbr) = (format.vtcr().into_bits(), format.vttbr(Hpa::new(0x2000), 1).into_bits());
+/// # let hcr = Hcr::new().with_rw(true).with_vm(true).into_bits();
+/// // The guest hypervisor's registers, and its memory.
+/// let stage = stage2_of(vtcr, vttbr, hcr, &Processor::MAX)?;
+/// let (format, root) = stage.ok_or("no second stage")?;
+/// let tables = GuestTables::<Hpa>::new(&memory)?;
+/// let walker = Walker::new(format, &tables, root);
+/// assert_eq!(walker.translate(Gpa::new(0x4000_1234), Access::READ)?.output, Hpa::new(0x1234));
+/// // With the nested guest's own tables: `TwoStage::new(its_format, its_root, walker)`.
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// [`Unsupported`].
 pub fn stage2_of(

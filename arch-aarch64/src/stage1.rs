@@ -6,10 +6,10 @@ use pgtable::format::{
     Bits, ByteOrder, EntryOf, FirstStage, Format, Geometry, Groups, Mark, Pattern, Record,
     Shortcuts, Unencodable, Words,
 };
-use pgtable::{Access, AccessKind, Cause, Gpa, Gva, Position, Privilege, Stage1, low_bits};
+use pgtable::{Access, AccessKind, Cause, Gpa, Gva, Level, Position, Privilege, Stage1, low_bits};
 
 use crate::descriptor::{Stage1Descriptor, TableDescriptor};
-use crate::shape::{Granule, Shape, ShapeError, TABLE, VALID};
+use crate::shape::{Granule, Shape, ShapeError, TABLE, VALID, arm_level};
 use crate::stage1_attributes::{
     AF, ATTRIBUTES, CLEAN, DBM, EL0, GP, NG, PXN, READ_ONLY, SH, SOFTWARE, Stage1Attributes, UXN,
 };
@@ -115,7 +115,7 @@ impl VmsaStage1 {
     /// The level of the root in Arm's numbering, −1 to 3 (D8.2.8 to D8.2.10).
     #[must_use]
     pub const fn start_level(&self) -> i8 {
-        crate::shape::arm_level(self.shape.geometry.root())
+        arm_level(self.shape.geometry.root())
     }
 
     /// The output address size that counts: 48 bits at most without LPA or LPA2.
@@ -222,6 +222,11 @@ impl Format for VmsaStage1 {
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
     const GROUPS: Groups = Groups::Apart;
+    const FAULT_SAYS_LEVEL: bool = true;
+
+    fn level_number(level: Level) -> i8 {
+        arm_level(level)
+    }
 
     #[inline(always)]
     fn geometry(&self) -> &Geometry {

@@ -6,7 +6,7 @@ use pgtable::format::{
     Bits, ByteOrder, EntryOf, Format, Geometry, Groups, Mark, Pattern, Record, SecondStage,
     Shortcuts, Unencodable, Words,
 };
-use pgtable::{Access, AccessKind, Cause, Gpa, Hpa, Position, Privilege, Stage2};
+use pgtable::{Access, AccessKind, Cause, Gpa, Hpa, Level, Position, Privilege, Stage2};
 
 use crate::shape::{Granule, Shape, ShapeError, TABLE, VALID, arm_level};
 use crate::stage1_controls::input_limits;
@@ -234,6 +234,11 @@ impl Format for VmsaStage2 {
 
     const BYTE_ORDER: ByteOrder = ByteOrder::Little;
     const GROUPS: Groups = Groups::Apart;
+    const FAULT_SAYS_LEVEL: bool = true;
+
+    fn level_number(level: Level) -> i8 {
+        arm_level(level)
+    }
 
     #[inline(always)]
     fn geometry(&self) -> &Geometry {

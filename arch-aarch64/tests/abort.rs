@@ -189,3 +189,27 @@ fn faults_are_over_once_they_are_handled() {
     }
     assert_eq!(handled, 3 * 4);
 }
+
+/// A fault's text has the manual's level, once; of a guest's table also that table's.
+#[test]
+fn levels_in_texts() {
+    let words: Vec<_> = (0..0x4000 / 8).map(|_| AtomicU64::new(0)).collect();
+    let memory = DirectMap::new(&words, Gpa::new(0));
+    let walker = Walker::new(stage1(S1), memory, Gpa::new(0));
+    words[0].store(0x1003, Ordering::Relaxed);
+    let fault = walker.translate(Gva::new(0x1234), Access::READ).unwrap_err();
+    let text = "supervisor read at gva 0x1234 is not mapped in stage 1, entry at gpa 0x1000: \
+                ESR 0x96000005: read, translation fault, level 1";
+    assert_eq!(fault.to_string(), text);
+    let host = DirectMap::new(&words, Hpa::new(0));
+    words[0].store(0x47d, Ordering::Relaxed);
+    let second = Walker::new(stage2(S2), host, Hpa::new(0));
+    // Level 0's table stands where stage 2 has a block, and says that level 1's does not.
+    words[0x3000 / 8].store(0x4000_0003, Ordering::Relaxed);
+    let both = TwoStage::new(stage1(S1), Gpa::new(0x3000), second);
+    let fault = both.translate(Gva::new(0x1234), Access::READ).unwrap_err();
+    let text = "supervisor read at gva 0x1234, reading the guest's table entry of level 1: \
+                supervisor read at gpa 0x40000000 is not mapped in stage 2, entry at hpa 0x8: \
+                ESR 0x92000085: read, translation fault, level 1, on a stage 1 table walk";
+    assert_eq!(fault.to_string(), text);
+}

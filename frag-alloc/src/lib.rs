@@ -99,6 +99,7 @@ mod frames;
 mod grace;
 #[cfg(feature = "vm-memory")]
 mod guest;
+mod host;
 mod linux;
 mod lives;
 mod local;
@@ -123,6 +124,7 @@ pub use guest::{
     DeferredGuestCache, GuestCache, GuestError, GuestFrameSource, GuestFrames, GuestTree,
     SharedGuestTree, guest_frames,
 };
+pub use host::{HostCache, HostFrames, HostStage2};
 pub use local::Local;
 pub use query::{FrameRef, TableFrame};
 pub use source::{FrameSource, Hooks, Refused, Region, Span};

@@ -180,8 +180,9 @@ where
     /// # Errors
     /// [`Error::Mapped`] where something is mapped; [`Error::Unencodable`] if the number has more
     /// bits than an absent entry has to spare; [`Error::Alloc`] where a table has to be made;
-    /// [`Error::Range`], [`Error::Malformed`], [`Error::Memory`], [`Error::Invalidate`]. Everything
-    /// before the error's address is annotated, nothing from it on was changed.
+    /// [`Error::Range`], [`Error::Unaligned`], [`Error::Malformed`], [`Error::Memory`],
+    /// [`Error::Invalidate`]. Everything before the error's address is annotated, nothing from it
+    /// on was changed.
     ///
     /// ```
     /// # use core::sync::atomic::AtomicU64;

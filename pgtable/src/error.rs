@@ -10,10 +10,16 @@ use crate::memory::MemoryError;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The range is none of this space: it leaves it, wraps round, or is not a multiple of the page
-    /// size. Ask for another.
-    #[error("the range is not within the address space, or not a multiple of its page size")]
+    /// The range leaves the address space, or the part of it that was locked, or wraps round. Ask
+    /// for another.
+    #[error("the range leaves the address space, or the part of it that was locked")]
     Range,
+    /// The range does not begin or end at a multiple of the smallest page. Ask for whole pages.
+    #[error("the range does not consist of whole pages of 2^{shift} bytes")]
+    Unaligned {
+        /// log2 of the smallest page's size.
+        shift: u8,
+    },
     /// No leaf of the wanted size fits: the format has none, an address is not aligned to it, or
     /// the place is held in pages of another size. Ask for another size.
     #[error("no leaf of the wanted size fits here")]

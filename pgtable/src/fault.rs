@@ -61,7 +61,10 @@ impl<F: Format> fmt::Display for Fault<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {} {} in {}", self.access, self.address, self.cause, F::Stage::NAME)?;
         if let (Some(at), Some(entry)) = (self.at, self.entry) {
-            write!(f, ", {}, entry at {entry}", at.level)?;
+            if !F::FAULT_SAYS_LEVEL {
+                write!(f, ", level {}", F::level_number(at.level))?;
+            }
+            write!(f, ", entry at {entry}")?;
         }
         write!(f, ": {}", self.arch)
     }

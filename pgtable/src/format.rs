@@ -193,6 +193,17 @@ pub trait Format: Copy + Eq + fmt::Debug + Send + Sync + 'static {
     /// [`snapshot`](crate::walk::Walker::snapshot) has the tables in between, and may be changed.
     const SKIPS: bool = false;
 
+    /// Whether the text of [`Fault`](Self::Fault) says the level. The text of a
+    /// [`pgtable::Fault`](crate::Fault) then leaves it out.
+    const FAULT_SAYS_LEVEL: bool = false;
+
+    /// The manual's number of a level, for texts. By default levels are counted from the bottom, as
+    /// everywhere in this crate.
+    #[must_use]
+    fn level_number(level: Level) -> i8 {
+        level.0 as i8
+    }
+
     /// The shape of the tree.
     fn geometry(&self) -> &Geometry;
 

@@ -57,9 +57,9 @@ where
     /// ```
     ///
     /// # Errors
-    /// [`Error::Range`] also of a range that is not one of whole pages, [`Error::NoRecord`] where
-    /// the format keeps no such record; otherwise [`RangeError`] as for iteration. Everything
-    /// before that address is harvested.
+    /// [`Error::Range`], [`Error::Unaligned`]; [`Error::NoRecord`] where the format keeps no such
+    /// record; otherwise [`RangeError`] as for iteration. Everything before that address is
+    /// harvested.
     pub fn harvest<I: Invalidate<F::Stage>>(
         &mut self,
         input: Input<F>,

@@ -87,9 +87,18 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         &self,
         input: Input<F>,
         bytes: u64,
+        visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
+        self.visit_all(self.place(input, bytes)?, visit)
+    }
+
+    /// The leaves from `place` on.
+    #[inline]
+    fn visit_all<B>(
+        &self,
+        mut place: Place,
         mut visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
-        let mut place = self.place(input, bytes)?;
         while let (next, Some(stretch)) = place.next(self.format(), self.memory())? {
             place = next;
             let flow = match stretch.in_place(self.format(), self.memory()) {
@@ -172,10 +181,52 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         &self,
         input: Input<F>,
         bytes: u64,
+        visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
+        self.visit_coalesced(self.place(input, bytes)?, visit)
+    }
+
+    /// Calls `visit` for each mapping of the whole tree, until it breaks: as
+    /// [`for_each_coalesced`](Self::for_each_coalesced), over every address of the space. (Of x86
+    /// first those of the lower half, then those of the upper one.)
+    ///
+    /// Tables that somebody else wrote may map every page of the space, by few tables: count, and
+    /// break where it is enough.
+    ///
+    /// ```
+    /// # use pgtable_conformance::prelude::*;
+    /// # pgtable_conformance::example!(mapped: tree, gather);
+    /// # let walker = tree.walker();
+    /// let mut lines = Vec::new();
+    /// let _ = walker.for_each_mapping(|mapping| {
+    ///     let Mapping { input, output, bytes, attributes, .. } = mapping;
+    ///     lines.push(format!("{input} is {output}, {bytes:#x} bytes, {:?}", attributes.prot()));
+    ///     if lines.len() < 1000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    /// })?;
+    /// assert_eq!(lines.len(), 1);
+    /// assert!(lines[0].starts_with("gva 0x0 is gpa 0x800000, 0x200000 bytes"));
+    /// # gather.finish(tree.tables())?;
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`for_each`](Self::for_each).
+    pub fn for_each_mapping<B>(
+        &self,
+        visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
+        // Of a space of 64 bits the last byte is out of reach, and so is its page.
+        let end = self.format().geometry().address_mask().saturating_add(1);
+        self.visit_coalesced(Place { trail: Trail::new(self.root_node()), offset: 0, end }, visit)
+    }
+
+    fn visit_coalesced<B>(
+        &self,
+        place: Place,
         mut visit: impl FnMut(LeafOf<F>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
         let mut pending: Option<LeafOf<F>> = None;
-        let flow = self.for_each(input, bytes, |leaf| match &mut pending {
+        let flow = self.visit_all(place, |leaf| match &mut pending {
             Some(mapping) if continues(mapping, &leaf) => {
                 mapping.bytes += leaf.bytes;
                 ControlFlow::Continue(())

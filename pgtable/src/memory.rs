@@ -49,7 +49,7 @@ pub enum Refusal {
 /// Table memory could not be reached.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 #[error("{bytes} bytes at {address:#x} {}", match refusal {
-    Refusal::Outside => "are not within table memory",
+    Refusal::Outside => "are not within one piece of table memory",
     Refusal::ReadOnly => "of table memory may only be read",
 })]
 pub struct MemoryError {

@@ -106,9 +106,9 @@ where
     /// ```
     ///
     /// # Errors
-    /// [`Error::Range`]; [`Error::Alloc`] or [`Error::LeafSize`] if a leaf cannot be split;
-    /// [`Error::Malformed`], [`Error::Memory`], [`Error::Invalidate`]. Everything before the
-    /// error's address is unmapped, nothing from it on was changed.
+    /// [`Error::Range`], [`Error::Unaligned`]; [`Error::Alloc`] or [`Error::LeafSize`] if a leaf
+    /// cannot be split; [`Error::Malformed`], [`Error::Memory`], [`Error::Invalidate`]. Everything
+    /// before the error's address is unmapped, nothing from it on was changed.
     #[inline(always)]
     pub fn unmap<I: Invalidate<F::Stage>>(
         &mut self,

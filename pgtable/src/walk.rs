@@ -296,11 +296,13 @@ pub(crate) fn bounds<F: Format>(
         return Ok((start, start));
     }
     let last = input.checked_add(bytes - 1).and_then(|last| format.offset(last)).ok_or(outside)?;
-    let aligned = (start | bytes) & low_bits(shift) == 0;
     // The tree covers less than 2^64 bytes unless it has 64 address bits; then its very last page
     // is out of reach.
     match last.checked_add(1) {
-        Some(end) if aligned && last.wrapping_sub(start) == bytes - 1 => Ok((start, end)),
+        Some(_) if (start | bytes) & low_bits(shift) != 0 => {
+            Err(RangeError { at: input, error: Error::Unaligned { shift } })
+        }
+        Some(end) if last.wrapping_sub(start) == bytes - 1 => Ok((start, end)),
         _ => Err(outside),
     }
 }

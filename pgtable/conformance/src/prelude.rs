@@ -11,7 +11,7 @@ pub use pgtable::tree::{PageTable, Recorded, Writers};
 pub use pgtable::two_stage::{TwoStage, TwoStageFault};
 pub use pgtable::walk::{LeafOf, Walker};
 pub use pgtable::{
-    Access, AccessKind, Address, Attributes, Cause, Error, Gpa, Gva, Hpa, Leaves, Memory,
+    Access, AccessKind, Address, Attributes, Cause, Error, Gpa, Gva, Hpa, Leaves, Mapping, Memory,
     Privilege, Prot, RangeError, Stage1,
 };
 

@@ -8,6 +8,10 @@
 //! it is: the guest's own (stage 1), or the hypervisor's (stage 2), and then whether it hit a table
 //! of the guest's or the final access.
 //!
+//! All tables stand in memory by host addresses. Where the guest's host is itself a guest (a VMM
+//! looks at a hypervisor that it runs), these are that one's guest addresses, and its memory is a
+//! `GuestTables<Hpa>`.
+//!
 //! A [`TwoStage`] takes no lock and writes nothing. With a
 //! [`TranslationCache`] of the second stage it remembers
 //! where the guest's tables stand; who changes the second stage invalidates through that cache's
@@ -85,7 +89,8 @@ impl<F1: Format<Stage = Stage1>, F2: Format<Stage = Stage2>> fmt::Display
                 write!(f, "{access} at {address}, ")?;
                 match table {
                     Some(at) => {
-                        write!(f, "reading the guest's table entry of {}: {fault}", at.level)
+                        let level = F1::level_number(at.level);
+                        write!(f, "reading the guest's table entry of level {level}: {fault}")
                     }
                     None => write!(f, "final access: {fault}"),
                 }

@@ -194,13 +194,15 @@ fn where_a_range_cannot_be() {
         (0x800, PAGE),
         (PAGE, 0x800),
         (PAGE + 1, PAGE - 1),
+        (1, low_end - 1),
     ] {
-        assert_eq!(
-            tree.unmap(Gva::new(at), bytes, &mut gather),
-            Err(outside(at)),
-            "{at:#x}, {bytes:#x}"
-        );
-        assert_eq!(tree.protect(Gva::new(at), bytes, Prot::R, &mut gather), Err(outside(at)));
+        let error = match (at | bytes) % PAGE {
+            0 => Error::Range,
+            _ => Error::Unaligned { shift: 12 },
+        };
+        let refused = Err(RangeError { at: Gva::new(at), error });
+        assert_eq!(tree.unmap(Gva::new(at), bytes, &mut gather), refused, "{at:#x}, {bytes:#x}");
+        assert_eq!(tree.protect(Gva::new(at), bytes, Prot::R, &mut gather), refused);
     }
     assert_eq!(
         tree.walker().iter(Gva::new(low_end - PAGE), 2 * PAGE).map(|_| ()),
