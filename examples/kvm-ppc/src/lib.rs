@@ -32,4 +32,4 @@ mod slots;
 pub use ioctls::{
     Cap, Error, Kvm, PaprHcallExit, Result, VcpuControl, VcpuExit, VcpuFd, VmFd, reg_size, requests,
 };
-pub use slots::Slots;
+pub use slots::{Slots, back_with_base_pages};

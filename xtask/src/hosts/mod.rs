@@ -134,6 +134,7 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
         };
         report::note(&words);
         table.set(key, program, &words);
+        table.sort(&keys(wanted(&[]), wanted(&[])));
         if options.record {
             // Cells take long: the text may have changed since.
             fs::write(&readme, table.put_into(&read(&readme)?)?).context("README.md")?;
@@ -149,18 +150,24 @@ fn read(readme: &Path) -> Result<String> {
 
 /// The cells that are asked for, of those that there can be.
 fn cells(options: &Options) -> Vec<(Key, Program)> {
-    let mut cells = Vec::new();
-    for &host in wanted(&options.hosts) {
-        for &kernel in wanted(&options.kernels).iter().filter(|it| host.refuses(**it).is_none()) {
+    let programs = wanted(&options.programs);
+    let keys = keys(wanted(&options.hosts), wanted(&options.kernels)).into_iter();
+    keys.flat_map(|key| programs.iter().map(move |&program| (key, program))).collect()
+}
+
+/// The rows that there can be of these hosts and kernels, in the table's order.
+fn keys(hosts: &[PowerHost], kernels: &[HostKernel]) -> Vec<Key> {
+    let mut keys = Vec::new();
+    for &host in hosts {
+        for &kernel in kernels.iter().filter(|it| host.refuses(**it).is_none()) {
             for (release, qemu) in EMULATORS {
                 if qemu >= host.platform(kernel).oldest_qemu {
-                    let key = Key { host, kernel, release, qemu };
-                    cells.extend(wanted(&options.programs).iter().map(|&program| (key, program)));
+                    keys.push(Key { host, kernel, release, qemu });
                 }
             }
         }
     }
-    cells
+    keys
 }
 
 /// What is asked for: everything if nothing is.

@@ -69,6 +69,12 @@ impl Table {
         }
     }
 
+    /// Puts the rows into this order; others come last.
+    pub fn sort(&mut self, order: &[Key]) {
+        let order: Vec<_> = order.iter().map(Key::to_string).collect();
+        self.0.sort_by_key(|(key, _)| order.iter().position(|it| it == key).unwrap_or(order.len()));
+    }
+
     /// Whether a cell tells of a run that did not fail.
     pub fn has(&self, key: Key, program: Program) -> bool {
         let key = key.to_string();
@@ -132,6 +138,13 @@ mod tests {
                     | power10 | 6.12-4k | 7.2 | FAILED | not run | not run | not run | not run |\n";
         assert_eq!(text, format!("a\n{BEGIN}{HEAD}{rows}{END}b\n"));
         assert_eq!(Table::of_text(&text)?, table);
+        let rows = |table: &Table| {
+            let hosts = table.0.iter().map(|(key, _)| key.split(' ').next().unwrap_or_default());
+            hosts.map(str::to_owned).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(rows(&table), "power9 power9 power10");
+        table.sort(&[key(PowerHost::Power10, [7, 2]), key(PowerHost::Power9, [7, 2])]);
+        assert_eq!(rows(&table), "power10 power9 power9");
         assert!(Table::of_text("no table").is_err());
         Ok(())
     }

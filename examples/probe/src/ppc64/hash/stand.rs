@@ -7,7 +7,7 @@ use std::time::Duration;
 use arch_ppc64::hash::{Authority, Hcall, HptOrder, PageSize, ReturnCode, Slb, SlbEsid, SlbVsid};
 use arch_ppc64::kvm::PpcMmu;
 use arch_ppc64::radix::{Amr, Iamr};
-use kvm_ppc::Kvm;
+use kvm_ppc::{Kvm, back_with_base_pages};
 use pgtable::{AccessKind, Gpa, Gva};
 use probe_guest::Probe;
 use probe_guest::ppc64::{Outcome, ProbeGuest, StubsAt};
@@ -62,6 +62,9 @@ pub struct Stand {
 pub(super) fn memory() -> Result<GuestMemoryMmap, Box<dyn Error>> {
     let memory =
         GuestMemoryMmap::from_ranges(&REGIONS.map(|(start, bytes)| (GuestAddress(start), bytes)))?;
+    // A host with a hashed page table has huge pages of 16 MiB; where one backs a guest's page of that
+    // size, KVM takes the page.
+    back_with_base_pages(&memory)?;
     // KVM makes a page available to the guest when somebody has used it; then all calls find it so.
     for (start, bytes) in REGIONS {
         for page in (start..start + bytes as u64).step_by(PAGE) {
