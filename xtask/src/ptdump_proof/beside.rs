@@ -3,7 +3,8 @@
 //!
 //! drgn and volatility3 are Python packages: `--beside` names an interpreter that has them. drgn is
 //! given what Linux says of itself, reads eight bytes at each address, and has no list; volatility3
-//! is given the root, and knows physical memory that the core holds.
+//! is given the root, and knows physical memory that the core holds. With `--crash` crash is beside
+//! them, on the core as Linux would have written it; it has no list either.
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,6 +16,7 @@ use duct::cmd;
 use fastrand::Rng;
 
 use super::compare::{Space, addresses};
+use super::crash::{Crash, walks};
 use super::ptdump::{Ptdump, number};
 use crate::report;
 
@@ -57,7 +59,13 @@ fn run(python: &Path, words: &[String], input: &str) -> Result<Run> {
 }
 
 /// Prints a line for each tool; fails where they differ.
-pub fn compare(ptdump: &Ptdump, core: &Path, python: &Path, seed: u64) -> Result<()> {
+pub fn compare(
+    ptdump: &Ptdump,
+    core: &Path,
+    python: &Path,
+    seed: u64,
+    crash: Option<&Crash>,
+) -> Result<()> {
     let view = ["--root".to_owned(), "kernel".to_owned()];
     let listed = ptdump.list(core, &view)?;
     let mut random = Rng::with_seed(seed);
@@ -71,7 +79,6 @@ pub fn compare(ptdump: &Ptdump, core: &Path, python: &Path, seed: u64) -> Result
     let lines = |addresses: &[u64]| -> String {
         addresses.iter().map(|address| format!("{address:x}\n")).collect()
     };
-    let (one, all) = (lines(&many[..1]), lines(&many));
     let text = |word: &str| word.to_owned();
     let (core_text, program) = (core.display().to_string(), ptdump.program().display().to_string());
     let root = format!("{:#x}", ptdump.root(core, &view)?);
@@ -91,7 +98,7 @@ pub fn compare(ptdump: &Ptdump, core: &Path, python: &Path, seed: u64) -> Result
         [&python_text].into_iter().chain(words.iter().copied()).cloned().collect()
     };
     let (ask, list) = (text("ask"), text("list"));
-    let tools = [
+    let mut tools = vec![
         (
             "ptdump",
             ours(&[text("translate"), core_text.clone(), text("-")]),
@@ -104,20 +111,22 @@ pub fn compare(ptdump: &Ptdump, core: &Path, python: &Path, seed: u64) -> Result
         ),
         ("drgn", theirs(&[&drgn, &core_text, &vmcoreinfo]), None),
     ];
+    tools.extend(crash.map(|crash| ("crash", crash.words(), None)));
     println!("| tool | first answer | whole list | {MANY} translations | most memory |");
     println!("| --- | --- | --- | --- | --- |");
     let mut answers = HashMap::new();
     for (name, ask, list) in tools {
-        let first = run(python, &ask, &one).context(name)?;
+        let input = |many: &[u64]| match name {
+            "crash" => Crash::commands("-k", many) + "quit\n",
+            _ => lines(many),
+        };
+        let first = run(python, &ask, &input(&many[..1])).context(name)?;
         let list = list.map(|list| run(python, &list, "")).transpose().context(name)?;
-        let many = run(python, &ask, &all).context(name)?;
-        let mib = first.mib.max(many.mib).max(list.as_ref().map_or(0, |list| list.mib));
+        let all = run(python, &ask, &input(&many)).context(name)?;
+        let mib = first.mib.max(all.mib).max(list.as_ref().map_or(0, |list| list.mib));
         let list = list.map_or("–".to_owned(), |list| format!("{:.2} s", list.seconds));
-        println!(
-            "| {name} | {:.2} s | {list} | {:.2} s | {mib} MiB |",
-            first.seconds, many.seconds
-        );
-        answers.insert(name, many.output);
+        println!("| {name} | {:.2} s | {list} | {:.2} s | {mib} MiB |", first.seconds, all.seconds);
+        answers.insert(name, all.output);
     }
     same(ptdump, core, &root, &many, &answers)
 }
@@ -150,6 +159,14 @@ fn same(
         read += usize::from(bytes != "-");
         if bytes != "-" && ours.is_none() {
             differ.push((address, "drgn"));
+        }
+    }
+    if let Some(said) = answers.get("crash") {
+        let theirs = walks(said);
+        if let Some((address, _)) =
+            many.iter().zip(&ours).find(|(address, ours)| theirs.get(address) != Some(ours))
+        {
+            differ.push((address, "crash"));
         }
     }
     report::note(&format!(

@@ -19,23 +19,37 @@ use crate::xtask::Xtask;
 /// How many words are read.
 const WORDS: usize = 64;
 
-struct Crash {
+/// The program, with what it is run on.
+pub struct Crash {
     program: PathBuf,
     symbols: PathBuf,
     vmcore: PathBuf,
 }
 
 impl Crash {
-    fn new(xtask: &Xtask, vmcore: &Path) -> Result<Self> {
+    pub fn new(xtask: &Xtask, vmcore: &Path) -> Result<Self> {
         let folder = xtask.toolbox.root(&SYMBOLS_AMD64)?.join("usr/lib/debug/boot");
         let symbols = std::fs::read_dir(&folder)?.next().context("the kernel's symbols")??.path();
         let program = xtask.toolbox.program(&CRASH, "crash")?;
         Ok(Self { program, symbols, vmcore: vmcore.to_path_buf() })
     }
 
+    /// How it is called.
+    pub fn words(&self) -> Vec<String> {
+        let files = [&self.program, &self.symbols, &self.vmcore];
+        let [program, symbols, vmcore] = files.map(|file| file.display().to_string());
+        vec![program, "-s".to_owned(), "--no_panic".to_owned(), symbols, vmcore]
+    }
+
+    /// What it is told, to walk to these addresses: of the kernel (`-k`) or the process (`-u`).
+    pub fn commands(which: &str, addresses: &[u64]) -> String {
+        addresses.iter().map(|address| format!("vtop {which} {address:x}\n")).collect()
+    }
+
     /// What it says to these commands.
     fn ask(&self, commands: &str) -> Result<String> {
-        let run = cmd!(&self.program, "-s", "--no_panic", &self.symbols, &self.vmcore);
+        let words = self.words();
+        let run = cmd(&words[0], &words[1..]);
         let input = format!("{commands}quit\n");
         let said = run.stdin_bytes(input).stderr_to_stdout().read().context("crash")?;
         ensure!(!said.contains("do not match"), "crash has the symbols of another kernel:\n{said}");
@@ -44,8 +58,7 @@ impl Crash {
 
     /// Where its walks end.
     fn walks(&self, before: &str, which: &str, addresses: &[u64]) -> Result<Vec<Option<u64>>> {
-        let commands: String =
-            addresses.iter().map(|address| format!("vtop {which} {address:x}\n")).collect();
+        let commands = Self::commands(which, addresses);
         let walks = walks(&self.ask(&format!("{before}{commands}"))?);
         let of = |address: &u64| {
             walks
@@ -58,7 +71,7 @@ impl Crash {
 }
 
 /// Where each walk in an answer ends.
-fn walks(said: &str) -> BTreeMap<u64, Option<u64>> {
+pub fn walks(said: &str) -> BTreeMap<u64, Option<u64>> {
     let (mut all, mut address, mut is_next) = (BTreeMap::new(), None, false);
     for line in said.lines() {
         let words: Vec<_> = line.split_whitespace().collect();
@@ -94,13 +107,11 @@ fn processes(said: &str) -> Vec<(u64, u64, String)> {
 
 /// Asks both.
 pub fn compare(
-    xtask: &Xtask,
+    crash: &Crash,
     ptdump: &Ptdump,
     core: &Path,
-    vmcore: &Path,
     outcomes: &[(Vec<String>, Outcome)],
 ) -> Result<()> {
-    let crash = Crash::new(xtask, vmcore)?;
     let differ = |what: &str, addresses: &[u64], ours: &[Option<u64>], theirs: &[Option<u64>]| {
         let mut all = addresses.iter().zip(ours.iter().zip(theirs));
         match all.find(|(_, (ours, theirs))| ours != theirs) {

@@ -36,6 +36,7 @@ use crate::emulated_host::{
 use crate::report;
 use crate::xtask::Xtask;
 use compare::{Space, compare};
+use crash::Crash;
 use forms::compare_forms;
 use guest::Guest;
 pub use ptdump::Ptdump;
@@ -304,16 +305,17 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
         Case::Ppc64Radix | Case::Ppc64Hash => None,
     };
     let raw = raw.as_ref().map(|(start, options)| (*start, &options[..]));
-    if let (Case::X86_64, Some(python)) = (case, &options.beside) {
-        beside::compare(&plain, &core, python, options.seed)?;
-    }
     let mut forms = compare_forms(&mut guest, ptdump, &core, &outcomes, raw)?;
     if case == Case::X86_64 {
         let vmcore = guest.folder().join("vmcore");
         makedumpfile::vmcore(&plain, &core, &vmcore)?;
         forms += makedumpfile::compare(xtask, ptdump, &vmcore, &outcomes)?;
-        if options.crash {
-            crash::compare(xtask, &plain, &core, &vmcore, &outcomes)?;
+        let crash = options.crash.then(|| Crash::new(xtask, &vmcore)).transpose()?;
+        if let Some(crash) = &crash {
+            crash::compare(crash, &plain, &core, &outcomes)?;
+        }
+        if let Some(python) = &options.beside {
+            beside::compare(&plain, &core, python, options.seed, crash.as_ref())?;
         }
     }
     if arm {
