@@ -135,7 +135,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
             return;
         };
         let (mut level, mut top) = (shortcuts.root(), Some(self.root().get()));
-        while level > 0 && apart >> shortcuts.step(level).shift() == 0 {
+        while level > 0 && apart >> shortcuts.step(level).shift_of::<F>() == 0 {
             top = top.and_then(|table| {
                 below::<F, _>(shortcuts.step(level), ByValue(memory), table, first)
             });
@@ -171,7 +171,7 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
         outputs: &mut [Option<Output<F>>],
     ) -> usize {
         let page = self.format().shortcuts(Some(access)).map_or(Step::NONE, |all| all.step(0));
-        let within = low_bits(page.shift());
+        let within = low_bits(page.shift_of::<F>());
         let mut translated = 0;
         let lanes = chunk.entries.iter().zip(&chunk.offsets);
         for ((&input, output), (&entry, &offset)) in inputs.iter().zip(outputs).zip(lanes) {

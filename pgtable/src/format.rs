@@ -353,7 +353,7 @@ impl Presence {
 #[inline(always)]
 pub(crate) fn usual_leaf<F: Format>(format: &F, at: Position) -> Pattern {
     match format.shortcuts(None) {
-        Some(all) if at == (Position { level: Level(0), shift: all.step(0).shift() }) => {
+        Some(all) if at == (Position { level: Level(0), shift: all.step(0).shift_of::<F>() }) => {
             all.step(0).usual()
         }
         _ => Pattern::NONE,
@@ -365,7 +365,7 @@ pub(crate) fn usual_leaf<F: Format>(format: &F, at: Position) -> Pattern {
 #[inline(always)]
 pub(crate) fn base_shift<F: Format>(format: &F) -> u8 {
     match format.shortcuts(None) {
-        Some(all) => all.step(0).shift(),
+        Some(all) => all.step(0).shift_of::<F>(),
         None => format.geometry().page_shift(),
     }
 }

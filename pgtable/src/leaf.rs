@@ -52,10 +52,10 @@ where
         if !self.has_leaves::<LEVEL>(shortcuts.root()) {
             return false;
         }
-        let shift = shortcuts.step(LEVEL).shift();
+        let shift = shortcuts.step(LEVEL).shift_of::<F>();
         let Some(offset) = self.leaf_at_once(input, (shift, bytes), leaves) else { return false };
         let Some(last) = self.leaf_entry::<LEVEL>(&shortcuts, offset) else { return false };
-        let node = last.node();
+        let node = last.node::<F>();
         let Ok(leaf) = format.leaves(output, attributes, node.position()) else { return false };
         // If it is absent and not empty, it may be annotated.
         if last.word != 0 {
@@ -83,11 +83,11 @@ where
         if !self.has_leaves::<LEVEL>(shortcuts.root()) {
             return false;
         }
-        let shift = shortcuts.step(LEVEL).shift();
+        let shift = shortcuts.step(LEVEL).shift_of::<F>();
         let at_once = self.leaf_at_once(input, (shift, bytes), Leaves::Largest);
         let Some(offset) = at_once else { return false };
         let Some(last) = self.leaf_entry::<LEVEL>(&shortcuts, offset) else { return false };
-        let (node, word) = (last.node(), last.word);
+        let (node, word) = (last.node::<F>(), last.word);
         let at = node.position();
         let leaf = match LEVEL {
             0 => last.step.address(word).is_some(),
@@ -122,7 +122,7 @@ where
     ) -> bool {
         let Some(shortcuts) = self.format.shortcuts(None) else { return false };
         let page = shortcuts.step(0);
-        let at_once = self.leaf_at_once(input, (page.shift(), bytes), leaves);
+        let at_once = self.leaf_at_once(input, (page.shift_of::<F>(), bytes), leaves);
         let Some(offset) = at_once else { return false };
         let ours = self.entry_of_ours(&shortcuts, 1, offset);
         let Some((above, _)) = ours else { return false };
@@ -130,7 +130,7 @@ where
         if above.word != 0 {
             return false;
         }
-        let (parent, width) = (above.node(), page.width());
+        let (parent, width) = (above.node::<F>(), page.width());
         let at = parent.below(0, width).position();
         let Ok(leaf) = self.format.leaves(output, attributes, at) else { return false };
         let layout = layout::<F>(parent.below(0, width));
@@ -167,7 +167,8 @@ where
         gather: &mut Gather<'_, F::Stage, I>,
     ) -> bool {
         let Some(shortcuts) = self.format.shortcuts(None) else { return false };
-        let at_once = self.leaf_at_once(input, (shortcuts.step(0).shift(), bytes), Leaves::Largest);
+        let at_once =
+            self.leaf_at_once(input, (shortcuts.step(0).shift_of::<F>(), bytes), Leaves::Largest);
         let Some(offset) = at_once else { return false };
         let ours = self.entry_of_ours(&shortcuts, 1, offset);
         let Some((above, way)) = ours else { return false };
@@ -177,7 +178,7 @@ where
         let Some(last) = last.filter(|last| last.step.address(last.word).is_some()) else {
             return false;
         };
-        let (parent, node) = (above.node(), last.node());
+        let (parent, node) = (above.node::<F>(), last.node::<F>());
         let [Some(state), Some(state_above)] = [node, parent].map(|node| self.state(node)) else {
             return false;
         };

@@ -29,8 +29,8 @@ pub(crate) struct Last<S> {
 impl<S> Last<S> {
     /// The table.
     #[inline(always)]
-    pub(crate) fn node(&self) -> Node {
-        let (shift, width) = (self.step.shift(), self.step.width());
+    pub(crate) fn node<F: Format>(&self) -> Node {
+        let (shift, width) = (self.step.shift_of::<F>(), self.step.width());
         Node { table: self.table, level: self.level, width, shift }
     }
 }
@@ -129,7 +129,7 @@ impl<F: Format, R: Reading<F>, E: FnMut(u8, u64)> Recogniser for Usual<'_, F, R,
                     (self.enter)(level - 1, table);
                     Ok(table)
                 }
-                None => Err(Unusual { level, shift: step.shift(), word }),
+                None => Err(Unusual { level, shift: step.shift_of::<F>(), word }),
             },
             Err(_) => Err(Unusual::NONE),
         }

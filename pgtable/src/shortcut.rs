@@ -171,6 +171,13 @@ impl Step {
         self.index_shift + self.entry_shift()
     }
 
+    /// [`shift`](Self::shift) where the width of entries is known: it is not looked for in the
+    /// mask.
+    #[inline(always)]
+    pub(crate) const fn shift_of<F: Format>(self) -> u8 {
+        self.index_shift + <F::Word as TableWord>::SHIFT
+    }
+
     /// log2 of the bytes of an entry.
     #[inline(always)]
     #[must_use]

@@ -90,7 +90,7 @@ pub(crate) fn read_quickly<F: Format, S>(
     offset: u64,
 ) -> Option<TranslationOf<F>> {
     let output = last.step.address(last.word)?;
-    let at = Position { level: Level(0), shift: last.step.shift() };
+    let at = Position { level: Level(0), shift: last.step.shift_of::<F>() };
     // What passes a shortcut is a leaf. If the other case left the walk, every caller would pay for
     // decoding, also if it does not use the attributes.
     let attributes = match format.decode(last.word, at) {

@@ -49,35 +49,39 @@ pub struct Radix<S: Scope> {
 /// loads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct LastLevel {
-    /// log2 of a page, and of the entries of a page table.
+    /// log2 of a page.
     shift: u8,
-    width: u8,
+    /// The bits that are the byte offset of an entry of a page table.
+    index_mask: u32,
     /// What is compared of a usual leaf.
     compared: u64,
-    /// The bits of a page table's address.
-    table: u64,
+    /// Usual entries of the directory above, whose tables are page tables.
+    directory: Pattern,
 }
 
 impl LastLevel {
     fn of(granule: Granule) -> Self {
         let shift = granule.geometry().page_shift();
         let width = granule.last_width();
+        // At most 9 index bits.
+        let index_mask = Step::index_mask::<AtomicU64>(width) as u32;
         let table = Pde::ADDRESS & !low_bits(width + 3);
-        Self { shift, width, compared: usual(shift).compared, table }
+        let directory = Pattern { compared: !table, value: Pde::VALID | u64::from(width) };
+        Self { shift, index_mask, compared: usual(shift).compared, directory }
     }
 
     /// The step to the page.
     #[inline(always)]
     const fn page(self) -> Step {
         let usual = Pattern { compared: self.compared, value: Pte::LEAF };
-        Step::new(self.shift, self.width, usual, Field::in_place(Pte::ADDRESS))
+        let address = Field::in_place(Pte::ADDRESS);
+        Step::of_mask::<AtomicU64>(self.shift, self.index_mask as u64, usual, address)
     }
 
     /// The step to the page table.
     #[inline(always)]
     const fn directory(self) -> Step {
-        let usual = Pattern { compared: !self.table, value: Pde::VALID | self.width as u64 };
-        Step::new(21, WIDTH, usual, Field::in_place(u64::MAX))
+        Step::new(21, WIDTH, self.directory, Field::in_place(u64::MAX))
     }
 }
 

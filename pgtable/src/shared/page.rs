@@ -33,7 +33,7 @@ where
     ) -> bool {
         let Some(offset) = self.table.base_page_at(input, bytes, leaves) else { return false };
         self.with_page(offset, |table, last, locked| {
-            let node = last.node();
+            let node = last.node::<F>();
             let free = load_raw(last.slot.memory()) == 0;
             let Some(leaf) = table.base_page(node, output, attributes).filter(|_| free) else {
                 return false;
@@ -61,7 +61,7 @@ where
         let shortcuts = table.format.shortcuts(None)?;
         let memory = InPlace(&table.memory);
         let last = descend_quickly::<F, _>(&shortcuts, memory, table.root, offset).ok()?;
-        let mut locked = table.state(last.node())?.lock_once(self.me, table.tree)?;
+        let mut locked = table.state(last.node::<F>())?.lock_once(self.me, table.tree)?;
         // What is locked stays.
         drop(reading);
         Some(change(table, &last, &mut locked))
@@ -80,7 +80,7 @@ where
             return false;
         };
         self.with_page(offset, |table, last, locked| {
-            let node = last.node();
+            let node = last.node::<F>();
             if locked.live() <= 1 || last.step.address(last.slot.load()).is_none() {
                 return false;
             }

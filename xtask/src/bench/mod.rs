@@ -26,7 +26,7 @@ use packages::Bench;
 /// What may be asked for on the command line.
 #[derive(Args)]
 pub struct Options {
-    /// The bench; without one, all are listed
+    /// The bench, or `all` of them; without one, all are listed
     name: Option<String>,
     /// Arguments of the bench
     #[arg(last = true)]
@@ -38,6 +38,10 @@ impl Options {
     pub fn wrong(&self) -> Option<String> {
         let name = self.name.as_ref()?;
         let benches = packages::benches(workspace()).ok()?;
+        if name == ALL {
+            return (!self.arguments.is_empty())
+                .then(|| "`bench all` takes no arguments".to_owned());
+        }
         let is_there = benches.iter().any(|bench| bench.name == *name);
         (!is_there).then(|| format!("no bench is named {name}; `cargo xtask bench` lists them"))
     }
@@ -52,20 +56,35 @@ pub fn run(xtask: &Xtask, options: &Options) -> Result<()> {
         }
         return Ok(());
     };
-    let bench = benches.iter().find(|bench| bench.name == *name);
-    let bench = bench
-        .with_context(|| format!("no bench is named {name}; `cargo xtask bench` lists them"))?;
-    if name == INSTRUCTIONS {
-        let renew = match options.arguments.as_slice() {
-            [] => false,
-            [argument] if argument == "--record" => true,
-            _ => bail!("`bench {INSTRUCTIONS}` takes no argument but `-- --record`"),
-        };
-        return count(xtask, bench, renew);
+    let named = |bench: &&Bench| bench.name == *name || name == ALL;
+    let all: Vec<_> = benches.iter().filter(named).collect();
+    if all.is_empty() {
+        bail!("no bench is named {name}; `cargo xtask bench` lists them");
     }
-    let goals = follow(xtask, bench, &options.arguments)?;
-    report::note(&format!("{name}: {goals}"));
+    let mut ended = Vec::new();
+    for bench in all {
+        let goals = goals_of(xtask, bench, &options.arguments)?;
+        ended.push(format!("{}: {goals}", bench.name));
+    }
+    // Beside each other, after what the benches printed.
+    ended.iter().for_each(|goals| report::note(goals));
     Ok(())
+}
+
+/// The name that stands for every bench.
+const ALL: &str = "all";
+
+/// Runs one bench, or counts its instructions; which of its goals it reached.
+fn goals_of(xtask: &Xtask, bench: &Bench, arguments: &[String]) -> Result<Goals> {
+    if bench.name != INSTRUCTIONS {
+        return follow(xtask, bench, arguments);
+    }
+    let renew = match arguments {
+        [] => false,
+        [argument] if argument == "--record" => true,
+        _ => bail!("`bench {INSTRUCTIONS}` takes no argument but `-- --record`"),
+    };
+    count(xtask, bench, renew)
 }
 
 /// Runs the bench, showing its output while it is read for goals.
@@ -91,10 +110,10 @@ const INSTRUCTIONS: &str = "instructions";
 pub fn instructions(xtask: &Xtask) -> Result<()> {
     let benches = packages::benches(xtask.root())?;
     let bench = benches.iter().find(|bench| bench.name == INSTRUCTIONS);
-    count(xtask, bench.context("the bench of instructions is gone")?, false)
+    count(xtask, bench.context("the bench of instructions is gone")?, false).map(|_| ())
 }
 
-fn count(xtask: &Xtask, bench: &Bench, renew: bool) -> Result<()> {
+fn count(xtask: &Xtask, bench: &Bench, renew: bool) -> Result<Goals> {
     let manifest = bench.manifest.to_string_lossy();
     let build = ["build", "--profile=bench", "-p", &bench.package, "--manifest-path", &manifest];
     command::stream("cargo build", &in_bench_folder(xtask, &cargo(xtask, build))?)?;
@@ -117,8 +136,11 @@ fn count(xtask: &Xtask, bench: &Bench, renew: bool) -> Result<()> {
     let version = command::quiet("rustc's version", &cmd!("rustc", "--version"))?;
     let rustc = version.split(' ').nth(1).unwrap_or_default();
     let record = bench.manifest.with_file_name("instructions.txt");
-    print!("{}", instructions::conclude(&record, &counted, rustc, renew)?);
-    Ok(())
+    let text = instructions::conclude(&record, &counted, rustc, renew)?;
+    print!("{text}");
+    let mut goals = Goals::default();
+    text.lines().for_each(|line| goals.count(line));
+    Ok(goals)
 }
 
 /// Lints every bench package, which also shows that it builds.
