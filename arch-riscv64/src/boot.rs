@@ -56,9 +56,9 @@ pub struct BootTables {
 /// Builds tables of `format` for `mappings`, within `area` of guest memory: the root at its start,
 /// rounded up to a page, and the others after it. What the area held is overwritten.
 ///
-/// An identity map of 4 GiB takes one table with Sv39, two with Sv48. Leaves have A and D set, as
-/// their attributes choose ([`LeafAttributes::with_accessed`](crate::LeafAttributes::with_accessed),
-/// `with_dirty`); entries for tables have V alone.
+/// An identity map of 4 GiB takes one table with Sv39, two with Sv48. Leaves have A and D set,
+/// unless their attributes choose otherwise (`with_accessed`, `with_dirty` of
+/// [`PageAttributes`](crate::PageAttributes)); entries for tables have V alone.
 ///
 /// # Errors
 /// [`BootError`]; the area holds part of the tables then.
