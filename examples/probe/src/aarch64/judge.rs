@@ -82,9 +82,12 @@ impl Case {
                 let table = esr.s1ptw();
                 let handled = Abort::from_registers(seen.esr2, seen.far2, seen.hpfar);
                 let page = if table { ipa.get() & !low_bits(12) } else { ipa.get() };
+                // A table that is not there is none of stage 2's faults.
+                let external = esr.fault().is_some_and(|it| it.kind == FaultKind::WalkAbort);
+                let page = if external { u64::MAX } else { page };
                 let told = handled.map(|abort| abort.ipa().map_or(page, Gpa::get));
                 field("the address to be handled", page, told.unwrap_or(u64::MAX));
-                if !table {
+                if !table && !external {
                     let kind = handled.map(|abort| abort.access().kind as u64);
                     let wanted = self.access.kind as u64;
                     field("the access to be handled", wanted, kind.unwrap_or(u64::MAX));
