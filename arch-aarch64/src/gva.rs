@@ -261,8 +261,8 @@ impl Half {
 
 /// The second stage that VTCR_EL2, VTTBR_EL2 and HCR_EL2 say, and its root; `None` if it is off.
 ///
-/// Its addresses are the host's. Of a VMM's guest that is itself a hypervisor, they are that guest's
-/// addresses: its memory is then `GuestTables::<Hpa>`.
+/// Its addresses are the host's. Of a VMM's guest that is itself a hypervisor, they are that
+/// guest's addresses: its memory is then `GuestTables::<Hpa>`.
 ///
 /// ```
 /// use arch_aarch64::{Hcr, Processor, Stage2Controls, VmsaStage2, stage2_of};

@@ -411,7 +411,8 @@ impl Processor {
 /// a guest, but for HCR_EL2, which its hypervisor sets.
 ///
 /// The default is EL1 in AArch64 with translation off, as KVM's vCPUs start: HCR_EL2.RW alone is
-/// set. So a VMM gives the others: `Registers { tcr, ttbr0, ttbr1, sctlr, ..Registers::default() }`.
+/// set. So a VMM gives the others:
+/// `Registers { tcr, ttbr0, ttbr1, sctlr, ..Registers::default() }`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Registers {
     /// TCR_EL1 or TCR_EL2.

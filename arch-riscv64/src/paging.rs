@@ -103,11 +103,10 @@ impl Paging {
     /// The first stage in S-mode (or HS-mode) and U-mode: satp, sstatus, menvcfg and senvcfg.
     ///
     /// `hart` supplies what registers do not say: Svnapot, Svrsw60t59b; `adue` for a hart that
-    /// always updates A and D (an early one without Svade and Svadu); `adue` and `pbmte` for a
-    /// vCPU whose henvcfg cannot be read (KVM sets PBMTE for a guest with Svpbmt, and ADUE for one
-    /// with Svadu and without Svade). Where `hart` has one of these two, the registers' bit does not
-    /// count.
-    /// [`CONTROL_BITS`](crate::CONTROL_BITS) lists what becomes of each bit.
+    /// always updates A and D (an early one without Svade and Svadu); `adue` and `pbmte` for a vCPU
+    /// whose henvcfg cannot be read (KVM sets PBMTE for a guest with Svpbmt, and ADUE for one with
+    /// Svadu and without Svade). Where `hart` has one of these two, the registers' bit does not
+    /// count. [`CONTROL_BITS`](crate::CONTROL_BITS) lists what becomes of each bit.
     ///
     /// # Errors
     /// [`Unsupported`].

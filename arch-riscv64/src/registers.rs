@@ -50,8 +50,8 @@ pub struct Hgatp {
     pub vmid: u16,
     #[bits(2)]
     __: u8,
-    /// [`Mode::code`](crate::Mode::code) of the stage with the wide root, or 0: Bare. Then all other
-    /// fields are 0.
+    /// [`Mode::code`](crate::Mode::code) of the stage with the wide root, or 0: Bare. Then all
+    /// other fields are 0.
     #[bits(4)]
     pub mode: u8,
 }

@@ -64,9 +64,9 @@ impl Trap {
     /// hart does not tell, and the handler has to translate stval by the guest's tables.
     ///
     /// `shtvala`: the hart has Shtvala, so htval is always the address (RVA23 demands it; QEMU and
-    /// Spike have it, and so do the traps of this crate's walks). Without it htval = 0 is no answer:
-    /// it may be the address 0, or a hart that does not tell ("htval" in "Hypervisor and Virtual
-    /// Supervisor CSRs").
+    /// Spike have it, and so do the traps of this crate's walks). Without it htval = 0 is no
+    /// answer: it may be the address 0, or a hart that does not tell ("htval" in "Hypervisor and
+    /// Virtual Supervisor CSRs").
     ///
     /// ```
     /// use arch_riscv64::Trap;

@@ -126,8 +126,8 @@ pub struct Invvpid {
 /// The INVVPIDs by which a hypervisor makes a guest's `stale` stage-1 translations unreachable;
 /// global ones and every PCID included.
 ///
-/// They need bits 40 and 41 of `IA32_VMX_EPT_VPID_CAP`; a processor without bit 40 takes a `ceiling`
-/// of 0, one without bit 41 [`InvvpidType::AllContexts`] instead.
+/// They need bits 40 and 41 of `IA32_VMX_EPT_VPID_CAP`; a processor without bit 40 takes a
+/// `ceiling` of 0, one without bit 41 [`InvvpidType::AllContexts`] instead.
 pub fn invvpid(
     stale: &Stale<Gva>,
     vpid: NonZeroU16,
@@ -175,9 +175,9 @@ pub struct Invept {
 /// The INVEPT that makes `stale` unreachable through `eptp`, if anything is stale: it has no form
 /// for one address.
 ///
-/// It needs bit 25 of `IA32_VMX_EPT_VPID_CAP`; a processor without takes [`InveptType::AllContexts`]
-/// instead. Each processor that ran the guest executes it, or does so before it runs the guest
-/// again.
+/// It needs bit 25 of `IA32_VMX_EPT_VPID_CAP`; a processor without takes
+/// [`InveptType::AllContexts`] instead. Each processor that ran the guest executes it, or does so
+/// before it runs the guest again.
 #[must_use]
 pub fn invept(stale: &Stale<Gpa>, eptp: Eptp) -> Option<Invept> {
     let descriptor = InveptDescriptor::new().with_eptp(eptp);

@@ -20,7 +20,8 @@ pub struct Kernel<'m> {
     pub text: &'m str,
 }
 
-/// A process as the list has it: number, parent's number, name, root, whether it is a kernel thread.
+/// A process as the list has it: number, parent's number, name, root, whether it is a kernel
+/// thread.
 pub type Task = (u32, Option<u32>, String, Option<u64>, bool);
 
 /// What the list of tasks says, and whether it ends where it began.

@@ -33,10 +33,10 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
     /// ```
     ///
     /// # Errors
-    /// [`RangeError`]: a range that is none of this space, a malformed entry above the last level, a
-    /// table that lies outside table memory or may only be read. Everything before that address was
-    /// visited: of a table that lies outside in part, what is there, in runs as long as the memory
-    /// has them in one piece.
+    /// [`RangeError`]: a range that is none of this space, a malformed entry above the last level,
+    /// a table that lies outside table memory or may only be read. Everything before that address
+    /// was visited: of a table that lies outside in part, what is there, in runs as long as the
+    /// memory has them in one piece.
     #[inline]
     pub fn for_each_run<B>(
         &self,

@@ -5,9 +5,9 @@
 //! what the map of memory calls RAM or ROM is read, since reading a device may change it. What the
 //! monitor says is believed no more than a file: what cannot be read as an answer is an error.
 //!
-//! Through a Unix socket QEMU is given a file without a name (`add-fd`), into which it copies memory
-//! (`pmemsave`): a hundred times as fast as text. Where it does not (over TCP, through a proxy,
-//! under a sandbox) the monitor's text is read.
+//! Through a Unix socket QEMU is given a file without a name (`add-fd`), into which it copies
+//! memory (`pmemsave`): a hundred times as fast as text. Where it does not (over TCP, through a
+//! proxy, under a sandbox) the monitor's text is read.
 //!
 //! Sources: QEMU `docs/interop/qmp-spec`, `monitor/hmp-cmds-target.c` (`xp`), `softmmu/physmem.c`
 //! (`info mtree`), `target/i386/cpu-dump.c` (`info registers`), `qapi/misc.json` (`add-fd`),

@@ -4,16 +4,17 @@ use crate::bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use crate::{Error, Result, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-/// Has the host back this memory with its own pages, never with transparent huge ones: which pages a
-/// guest with a hashed page table may have depends on the pages that back them, and huge ones come
-/// and go. To be called before anything touches the memory.
+/// Has the host back this memory with its own pages, never with transparent huge ones: which pages
+/// a guest with a hashed page table may have depends on the pages that back them, and huge ones
+/// come and go. To be called before anything touches the memory.
 ///
 /// # Errors
 /// The OS error. A host without huge pages is none.
 pub fn back_with_base_pages(memory: &GuestMemoryMmap) -> Result<()> {
     for region in memory.iter() {
         let length = usize::try_from(region.len()).map_err(|_| Error::new(libc::EINVAL))?;
-        // SAFETY: the region is a mapping of `memory`, and the advice does not change what it holds.
+        // SAFETY: the region is a mapping of `memory`, and the advice does not change what it
+        // holds.
         let done = unsafe { libc::madvise(region.as_ptr().cast(), length, libc::MADV_NOHUGEPAGE) };
         if done != 0 {
             let error = Error::last();

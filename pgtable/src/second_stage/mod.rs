@@ -146,9 +146,9 @@ where
         self.identity
     }
 
-    /// Gives the guest another name: an EPTP, which is known once there is a root; a VMID or an ASID
-    /// of the next generation, after what the old one may have cached is invalidated. Gathers made
-    /// before keep the name that they were made for.
+    /// Gives the guest another name: an EPTP, which is known once there is a root; a VMID or an
+    /// ASID of the next generation, after what the old one may have cached is invalidated. Gathers
+    /// made before keep the name that they were made for.
     ///
     /// ```
     /// # use pgtable_conformance::prelude::*;

@@ -1,4 +1,5 @@
-//! The guest's tables, as memory that the first stage walks: each word is reached through the second.
+//! The guest's tables, as memory that the first stage walks: each word is reached through the
+//! second.
 
 use core::cell::Cell;
 

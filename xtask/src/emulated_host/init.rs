@@ -1,8 +1,8 @@
 //! `/init` of the emulated host: loads KVM, runs the program, tells its exit status, powers off.
 //!
 //! What it tells are lines that begin with a mark: `run` where the program’s output begins,
-//! `exit N` where it ended, `broken …` if it never came to that; `file …` is a file that the program
-//! left behind, in base64.
+//! `exit N` where it ended, `broken …` if it never came to that; `file …` is a file that the
+//! program left behind, in base64.
 
 use std::process;
 

@@ -1,9 +1,9 @@
 //! What makedumpfile makes of a guest's memory, as it does of `/proc/vmcore`: `ptdump` must say the
 //! same of each form.
 //!
-//! makedumpfile takes program headers to stand right behind the file's header, wants to be told what
-//! Linux says of itself in a note, and where the direct map is by virtual addresses. QEMU's cores
-//! have none of it: [`vmcore`] makes of one what Linux would have written.
+//! makedumpfile takes program headers to stand right behind the file's header, wants to be told
+//! what Linux says of itself in a note, and where the direct map is by virtual addresses. QEMU's
+//! cores have none of it: [`vmcore`] makes of one what Linux would have written.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _, copy};

@@ -55,8 +55,8 @@ impl Luggage {
     }
 }
 
-/// Fills the table with entries of every segment and page size, for memory and for devices, and uses
-/// some: with reads, and with writes.
+/// Fills the table with entries of every segment and page size, for memory and for devices, and
+/// uses some: with reads, and with writes.
 fn pack(stand: &mut Stand, report: &mut Report) -> Result<(), Box<dyn Error>> {
     let pages = PLACES.iter().flat_map(|place| place.numbers().map(move |number| (place, number)));
     for (turn, (place, number)) in pages.enumerate() {

@@ -28,7 +28,8 @@ const DEVICE: (Place, u64) = (PLACES[0], 0xbeef);
 const TAKEN_OUT: usize = 1000;
 
 impl Stand {
-    /// An access in the segments of the layout, with no key forbidden; `None`: it has no one answer.
+    /// An access in the segments of the layout, with no key forbidden; `None`: it has no one
+    /// answer.
     pub(super) fn plain(
         &mut self,
         address: Gva,

@@ -62,8 +62,8 @@ pub struct Stand {
 pub(super) fn memory() -> Result<GuestMemoryMmap, Box<dyn Error>> {
     let memory =
         GuestMemoryMmap::from_ranges(&REGIONS.map(|(start, bytes)| (GuestAddress(start), bytes)))?;
-    // A host with a hashed page table has huge pages of 16 MiB; where one backs a guest's page of that
-    // size, KVM takes the page.
+    // A host with a hashed page table has huge pages of 16 MiB; where one backs a guest's page of
+    // that size, KVM takes the page.
     back_with_base_pages(&memory)?;
     // KVM makes a page available to the guest when somebody has used it; then all calls find it so.
     for (start, bytes) in REGIONS {
