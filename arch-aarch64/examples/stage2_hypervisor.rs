@@ -3,14 +3,14 @@
 
 use core::sync::atomic::AtomicU64;
 
-use arch_aarch64::{
-    Barrier, Granule, Processor, Stage2Controls, Tlbi, TlbiFeatures, VmsaStage2, hpfar, tlbi_stage2,
-};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
 use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::{Access, Attributes, Gpa, Hpa, Leaves, Memory, Prot, Stage2};
+use pgtable_aarch64::{
+    Barrier, Granule, Processor, Stage2Controls, Tlbi, TlbiFeatures, VmsaStage2, hpfar, tlbi_stage2,
+};
 
 /// Where a bare hypervisor executes what is printed here.
 struct Print;
@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let ram = Gpa::new(0x4000_0000);
     tree.map(ram, Hpa::new(0x1_0000_0000), 64 << 20, Prot::RWX.into(), Leaves::Largest)?;
-    let uart = arch_aarch64::Stage2Attributes::from(Prot::RW).with_memory(Memory::Device);
+    let uart = pgtable_aarch64::Stage2Attributes::from(Prot::RW).with_memory(Memory::Device);
     tree.map(Gpa::new(0x900_0000), Hpa::new(0x900_0000), 0x1000, uart, Leaves::Largest)?;
     println!("VTCR_EL2 {:#x}", format.vtcr().into_bits());
     println!("VTTBR_EL2 {:#x}", format.vttbr(tree.root(), 7).into_bits());

@@ -5,12 +5,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use arch_aarch64::{Abort, Stage2Controls, VmsaStage2, hpfar};
 use frag_alloc::{Cache, Frames, HostStage2, Kind, Owner, Policy, Region};
 use pgtable::invalidate::Unused;
 use pgtable::memory::DirectMap;
 use pgtable::second_stage::{FaultInError, HostPage, MemorySlot, Stage2Tree};
 use pgtable::{Access, Gpa, Hpa, Prot};
+use pgtable_aarch64::{Abort, Stage2Controls, VmsaStage2, hpfar};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type HostMemory = DirectMap<'static, Hpa>;

@@ -55,7 +55,7 @@ const fn name(status: u8) -> &'static str {
 /// A fault of stage 2 that EL2 takes from a guest: what to fault in, or to emulate.
 ///
 /// ```
-/// use arch_aarch64::{Abort, FaultKind, NotStage2};
+/// use pgtable_aarch64::{Abort, FaultKind, NotStage2};
 /// use pgtable::{AccessKind, Gpa};
 ///
 /// // A store of EL1 to an address that stage 2 does not map. In the handler, these come from

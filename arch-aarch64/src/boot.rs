@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
-//! use arch_aarch64::{BootMapping, Stage1Attributes, Stage1Controls, boot_tables};
+//! use pgtable_aarch64::{BootMapping, Stage1Attributes, Stage1Controls, boot_tables};
 //! use pgtable::memory::DirectMap;
 //! use pgtable::{Attributes, Gpa, Gva, Memory, Prot};
 //!
@@ -27,7 +27,7 @@
 //! let registers = boot.registers;
 //! assert_eq!((registers.ttbr0, registers.sctlr), (0x4000_0000, 0x1005));
 //! assert_eq!(boot.mair.attr(4), 0x04); // Device-nGnRE
-//! # Ok::<(), arch_aarch64::BootError>(())
+//! # Ok::<(), pgtable_aarch64::BootError>(())
 //! ```
 
 use core::ops::Range;

@@ -265,7 +265,7 @@ impl Half {
 /// guest's addresses: its memory is then `GuestTables::<Hpa>`.
 ///
 /// ```
-/// use arch_aarch64::{Hcr, Processor, Stage2Controls, VmsaStage2, stage2_of};
+/// use pgtable_aarch64::{Hcr, Processor, Stage2Controls, VmsaStage2, stage2_of};
 /// use pgtable::memory::GuestTables;
 /// use pgtable::walk::Walker;
 /// use pgtable::{Access, Gpa, Hpa};

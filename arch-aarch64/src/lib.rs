@@ -18,7 +18,7 @@
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
-//! use arch_aarch64::{Granule, Stage1Controls, VmsaStage1};
+//! use pgtable_aarch64::{Granule, Stage1Controls, VmsaStage1};
 //! use pgtable::memory::DirectMap;
 //! use pgtable::walk::Walker;
 //! use pgtable::{Access, Gpa, Gva};
@@ -35,7 +35,7 @@
 //! assert_eq!(page.output, Gpa::new(0x8567));
 //! let fault = walker.translate(Gva::new(0x4567), Access::WRITE.by_user()).unwrap_err();
 //! assert_eq!(fault.arch.to_string(), "ESR 0x9200004f: write, permission fault, level 3");
-//! # Ok::<(), arch_aarch64::ShapeError>(())
+//! # Ok::<(), pgtable_aarch64::ShapeError>(())
 //! ```
 //!
 //! "DDI 0487" is the Arm Architecture Reference Manual for A-profile, by the sections of issue

@@ -23,7 +23,7 @@ pub type StageTranslation = Translation<Gpa, Option<Stage1Attributes>>;
 /// is mapped, and writes read-only pages.
 ///
 /// ```
-/// use arch_aarch64::{Paging, Processor, Regime, Registers};
+/// use pgtable_aarch64::{Paging, Processor, Regime, Registers};
 /// use pgtable::bytes::{Debugger, GuestBytes};
 /// use pgtable::memory::GuestTables;
 /// use pgtable::Gva;
@@ -86,7 +86,7 @@ pub enum GvaError {
 ///
 /// ```
 /// use core::sync::atomic::AtomicU64;
-/// use arch_aarch64::{BootMapping, Registers, Stage1Controls, boot_tables, gva_to_gpa};
+/// use pgtable_aarch64::{BootMapping, Registers, Stage1Controls, boot_tables, gva_to_gpa};
 /// use pgtable::memory::DirectMap;
 /// use pgtable::{Access, Gpa, Gva, Prot};
 ///

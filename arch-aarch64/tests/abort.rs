@@ -6,13 +6,13 @@ mod support;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_aarch64::{Abort, FaultKind, NotStage2, Stage1Controls, hpfar};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::memory::DirectMap;
 use pgtable::second_stage::{HostPage, MemorySlot, Stage2Tree};
 use pgtable::two_stage::{TwoStage, TwoStageFault};
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Gpa, Gva, Hpa, Privilege, Prot};
+use pgtable_aarch64::{Abort, FaultKind, NotStage2, Stage1Controls, hpfar};
 use pgtable_conformance::tlb::Tlb;
 use support::{GRANULES, S1, S2, stage1, stage2};
 

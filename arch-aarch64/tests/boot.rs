@@ -6,13 +6,13 @@ mod support;
 
 use std::sync::atomic::AtomicU64;
 
-use arch_aarch64::{
-    BootError, BootMapping, GvaError, Paging, Processor, Regime, Registers, Stage1Attributes,
-    Stage1Controls, Tcr, Unsupported, boot_tables, gva_to_gpa,
-};
 use pgtable::bytes::Translate;
 use pgtable::memory::DirectMap;
 use pgtable::{Access, Attributes, Gpa, Gva, Memory, Prot};
+use pgtable_aarch64::{
+    BootError, BootMapping, GvaError, Paging, Processor, Regime, Registers, Stage1Attributes,
+    Stage1Controls, Tcr, Unsupported, boot_tables, gva_to_gpa,
+};
 use support::{GRANULES, S1};
 
 #[test]

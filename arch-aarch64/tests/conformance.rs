@@ -3,8 +3,8 @@
 
 mod support;
 
-use arch_aarch64::Granule::{K4, K16, K64};
-use arch_aarch64::{Regime, Stage1Controls, Stage2Controls, TableDescriptor, VaRange};
+use pgtable_aarch64::Granule::{K4, K16, K64};
+use pgtable_aarch64::{Regime, Stage1Controls, Stage2Controls, TableDescriptor, VaRange};
 use support::{S1, S2, stage1, stage2};
 
 pgtable_conformance::conformance! {

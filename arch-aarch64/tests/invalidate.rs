@@ -6,11 +6,11 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use arch_aarch64::{
-    Asids, Granule, Tlbi, TlbiAddress, TlbiFeatures, TlbiRange, tlbi_stage1, tlbi_stage2,
-};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::{Gpa, Gva, Stage1, Stage2};
+use pgtable_aarch64::{
+    Asids, Granule, Tlbi, TlbiAddress, TlbiFeatures, TlbiRange, tlbi_stage1, tlbi_stage2,
+};
 use support::{Dice, GRANULES};
 
 /// The granules that an operand names, by number.

@@ -4,14 +4,14 @@
 
 mod support;
 
-use arch_aarch64::{
-    Granule, Regime, Stage1Controls, Stage2Controls, VaRange, VmsaStage1, VmsaStage2,
-};
 use pgtable::format::Format;
 use pgtable::memory::{LoadWith, MemoryError};
 use pgtable::two_stage::{TwoStage, TwoStageFault};
 use pgtable::walk::Walker;
 use pgtable::{Address, Gpa, Gva, Hpa, Level, Position};
+use pgtable_aarch64::{
+    Granule, Regime, Stage1Controls, Stage2Controls, VaRange, VmsaStage1, VmsaStage2,
+};
 use support::model::{self, Params};
 use support::{ACCESSES, Dice, GRANULES, S1, S2, params1, params2, stage1, stage2};
 

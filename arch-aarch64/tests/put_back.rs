@@ -8,11 +8,11 @@ mod support;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_aarch64::{Stage1Attributes, Stage1Controls};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
 use pgtable::tree::PageTable;
 use pgtable::{Attributes, Error, Gpa, Gva, Leaves, Memory, Prot};
+use pgtable_aarch64::{Stage1Attributes, Stage1Controls};
 use pgtable_conformance::memory::{Arena, Tables};
 use support::{S1, stage1};
 

@@ -5,15 +5,15 @@
 
 mod support;
 
-use arch_aarch64::{
-    CONTROL_BITS, ControlRegister, Effect, FaultStatus, Granule, Hcr, Mair, Paging, Processor,
-    Regime, Registers, Stage1Controls, Stage2Controls, Stage2Memory, Tcr, Tree, Ttbr, Unsupported,
-    VaRange, VmsaStage1, VmsaStage2, combined_memory, hpfar, stage2_of,
-};
 use pgtable::bytes::{Debugger, Translate};
 use pgtable::format::Format;
 use pgtable::memory::DirectMap;
 use pgtable::{Access, Cause, Gpa, Gva, Hpa};
+use pgtable_aarch64::{
+    CONTROL_BITS, ControlRegister, Effect, FaultStatus, Granule, Hcr, Mair, Paging, Processor,
+    Regime, Registers, Stage1Controls, Stage2Controls, Stage2Memory, Tcr, Tree, Ttbr, Unsupported,
+    VaRange, VmsaStage1, VmsaStage2, combined_memory, hpfar, stage2_of,
+};
 use support::{GRANULES, S1, S2, stage1, stage2};
 
 const REGISTERS: [ControlRegister; 6] = [

@@ -3,9 +3,9 @@
 
 mod support;
 
-use arch_aarch64::Granule::{K16, K64};
-use arch_aarch64::{Stage2Attributes, Stage2Controls, Stage2Execute};
 use pgtable::{Attributes, Prot};
+use pgtable_aarch64::Granule::{K16, K64};
+use pgtable_aarch64::{Stage2Attributes, Stage2Controls, Stage2Execute};
 use support::{S2, stage2};
 
 pgtable_conformance::second_stage! {

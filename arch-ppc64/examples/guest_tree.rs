@@ -1,14 +1,14 @@
 //! A guest's radix tree in the guest's own memory, the process table that leads to it, and what the
 //! guest would see.
 
-use arch_ppc64::radix::{
-    Granule, GuestMmu, PageAttributes, ProcessScoped, ProcessTable, Prte, RcPolicy,
-};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, guest_frames};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::GuestTables;
 use pgtable::tree::PageTable;
 use pgtable::{Access, Gpa, Gva, Leaves, Prot};
+use pgtable_ppc64::radix::{
+    Granule, GuestMmu, PageAttributes, ProcessScoped, ProcessTable, Prte, RcPolicy,
+};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

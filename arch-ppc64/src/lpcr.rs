@@ -145,7 +145,7 @@ impl Lpcr {
     /// How addresses are translated with relocation on under this register.
     ///
     /// ```
-    /// use arch_ppc64::{Lpcr, Translation, Unmodelled};
+    /// use pgtable_ppc64::{Lpcr, Translation, Unmodelled};
     ///
     /// // As Linux's KVM gives it to a radix guest, and to a hashed one.
     /// assert_eq!(Lpcr::from_bits(0x0040_0000_0054_f41f).translation(), Ok(Translation::Radix));

@@ -1,6 +1,5 @@
 //! POWER's radix formats run through the conformance kit.
 
-use arch_ppc64::radix::{Amr, Granule, Iamr, PartitionScoped, ProcessScoped, RcPolicy, Strictness};
 use pgtable::Prot;
 use pgtable_conformance::machine::Machine;
 use pgtable_conformance::memory::{Arena, Tables};
@@ -8,6 +7,9 @@ use pgtable_conformance::mmu::Caches;
 use pgtable_conformance::ops::{Choice, Op, Pages, Place, TreeOp};
 use pgtable_conformance::tree::{ARENA, run};
 use pgtable_conformance::{codec, conformance};
+use pgtable_ppc64::radix::{
+    Amr, Granule, Iamr, PartitionScoped, ProcessScoped, RcPolicy, Strictness,
+};
 
 conformance! {
     process_64k: ProcessScoped::new(Granule::K64).with_rc(RcPolicy::HardwareUpdate);

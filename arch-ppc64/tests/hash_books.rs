@@ -9,10 +9,6 @@ mod backing;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use arch_ppc64::hash::{
-    Action, Context, HashAttributes, HashTlbie, HashedSpace, HptOrder, Hpte, HpteR, HpteV, Layout,
-    Loaded, Pages, Pass, Rehashed, Resize, ResizeError, ReturnCode, StreamReader, chunks, load,
-};
 use backing::{memory, table};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, Unused};
 use pgtable::memory::DirectMap;
@@ -20,6 +16,10 @@ use pgtable::{
     Access, AddressSpace, Attributes, Error, Gpa, Gva, Leaves, Prot, RangeError, Stage1,
 };
 use pgtable_conformance::memory::{Arena, Tables};
+use pgtable_ppc64::hash::{
+    Action, Context, HashAttributes, HashTlbie, HashedSpace, HptOrder, Hpte, HpteR, HpteV, Layout,
+    Loaded, Pages, Pass, Rehashed, Resize, ResizeError, ReturnCode, StreamReader, chunks, load,
+};
 
 /// More entries in a row, and more empty places, than a chunk's 16 bits count: the stream goes on
 /// in another chunk. What was loaded counts as changed.
@@ -202,7 +202,7 @@ fn authority_is_asked() {
         (0, no_load, [true, true, false]),
         (!(no_load | no_store), !no_load, [true, true, true]),
     ] {
-        space.set_authority(arch_ppc64::hash::Authority { amr, iamr });
+        space.set_authority(pgtable_ppc64::hash::Authority { amr, iamr });
         let seen = [Access::READ, Access::WRITE, Access::FETCH]
             .map(|it| space.translate(Gva::new(0x1_0000), it).is_ok());
         assert_eq!(seen, allowed, "AMR {amr:#x}, IAMR {iamr:#x}");

@@ -4,16 +4,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::hash::{
+use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
+use pgtable::invalidate::{Gather, Unused};
+use pgtable::memory::{DirectMap, MemoryError, TableMemory};
+use pgtable::{Access, AddressSpace as _, Gpa, Gva, Leaves, Prot, Stage1};
+use pgtable_ppc64::hash::{
     Action, Authority, Context, Dialect, HashAttributes, HashFault, HashMmu, HashTlbie,
     HashedSpace, HcallFlags, Hcalls, Hpt, HptOrder, Hpte, HpteR, HpteV, Keep, Layout, MOST_TLBIES,
     PageSize, PageSizes, Pages, Partition, Pass, Refused, Resize, ResizeError, ReturnCode, Segment,
     SegmentSize, Slb, SlbEsid, Storage, StreamError, StreamReader, VirtualPage, load, rehash,
 };
-use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
-use pgtable::invalidate::{Gather, Unused};
-use pgtable::memory::{DirectMap, MemoryError, TableMemory};
-use pgtable::{Access, AddressSpace as _, Gpa, Gva, Leaves, Prot, Stage1};
 
 type Table<'m> = Hpt<Gpa, DirectMap<'m, Gpa>>;
 

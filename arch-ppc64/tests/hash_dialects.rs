@@ -6,11 +6,11 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 
-use arch_ppc64::hash::{
-    Dialect, HashTlbie, Hcalls, Hpt, HptOrder, Layout, PageSize, Partition, Refused, Storage,
-};
 use pgtable::Gpa;
 use pgtable::memory::DirectMap;
+use pgtable_ppc64::hash::{
+    Dialect, HashTlbie, Hcalls, Hpt, HptOrder, Layout, PageSize, Partition, Refused, Storage,
+};
 
 const ENTER: u64 = 0x08;
 const READ: u64 = 0x0c;

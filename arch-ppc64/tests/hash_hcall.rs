@@ -6,11 +6,11 @@
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;
 
-use arch_ppc64::hash::{
-    Dialect, HashTlbie, Hcall, Hcalls, Hpt, HptOrder, Layout, PageSize, Partition, Refused, Storage,
-};
 use pgtable::memory::DirectMap;
 use pgtable::{Gpa, Hpa};
+use pgtable_ppc64::hash::{
+    Dialect, HashTlbie, Hcall, Hcalls, Hpt, HptOrder, Layout, PageSize, Partition, Refused, Storage,
+};
 use proptest::prelude::*;
 
 const ENTRIES: u64 = 1 << 14;

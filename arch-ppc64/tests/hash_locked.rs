@@ -8,12 +8,12 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use arch_ppc64::hash::{
+use pgtable::memory::DirectMap;
+use pgtable::{Gpa, Hpa};
+use pgtable_ppc64::hash::{
     Busy, Dialect, Group, HashTlbie, Hcalls, Hpt, HptOrder, Layout, PageSize, Partition, Refused,
     ReturnCode, Slot, Storage, Word,
 };
-use pgtable::memory::DirectMap;
-use pgtable::{Gpa, Hpa};
 
 /// HVLOCK and V, in a first doubleword (Power ISA v2.07 Book III-S 5.7.7.1: bits 57 to 60 are
 /// software's, of which Linux takes this one).

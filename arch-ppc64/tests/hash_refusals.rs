@@ -4,14 +4,14 @@
 
 use std::sync::atomic::AtomicU64;
 
-use arch_ppc64::hash::{
+use pgtable::memory::DirectMap;
+use pgtable::{Access, Gpa, Gva};
+use pgtable_ppc64::hash::{
     Authority, Dialect, HashFault, HashMmu, HashTlbie, HcallFlags, Hcalls, Hpt, HptOrder, HpteR,
     HpteV, Layout, NoSegment, PageSize, Partition, Refused, ReturnCode, Segment, SegmentSize, Slb,
     SlbEsid,
 };
-use arch_ppc64::{Bearing, Lpcr};
-use pgtable::memory::DirectMap;
-use pgtable::{Access, Gpa, Gva};
+use pgtable_ppc64::{Bearing, Lpcr};
 
 fn words() -> Vec<AtomicU64> {
     (0..HptOrder::MIN.bytes() / 8).map(|_| AtomicU64::new(0)).collect()

@@ -9,10 +9,6 @@ mod backing;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::hash::{
-    Context, GROUP_ENTRIES, HashAttributes, HashFault, HashTranslation, HashedSpace, Hpte, Layout,
-    Pages, VirtualPage,
-};
 use backing::{memory, table};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::invalidate::{Gather, Unused};
@@ -23,6 +19,10 @@ use pgtable_conformance::flat::Flat;
 use pgtable_conformance::memory::{Arena, Tables, ranges};
 use pgtable_conformance::ops::{Op, ops};
 use pgtable_conformance::tlb::{Tlb, TlbOf};
+use pgtable_ppc64::hash::{
+    Context, GROUP_ENTRIES, HashAttributes, HashFault, HashTranslation, HashedSpace, Hpte, Layout,
+    Pages, VirtualPage,
+};
 use proptest::prelude::*;
 
 type Space<'t> = HashedSpace<DirectMap<'t, Gpa>, &'t Tables<'t>, DirectMap<'t, Gpa>>;

@@ -8,11 +8,11 @@ mod backing;
 
 use std::collections::BTreeMap;
 
-use arch_ppc64::hash::{
+use pgtable::Gva;
+use pgtable_ppc64::hash::{
     Action, HptOrder, Hpte, HpteR, Keep, Layout, PageSize, PageSizes, Pass, Resize, ResizeError,
     ReturnCode, Segment, SegmentSize, StreamError, StreamReader, VirtualPage, chunks, load, rehash,
 };
-use pgtable::Gva;
 use proptest::prelude::*;
 
 use backing::{Table, memory, table};
@@ -234,7 +234,7 @@ fn the_hypercalls() {
     let commit = |resize: &mut Resize<&'static str>, shift, result| {
         resize.commit(0, shift, |_| result).map_err(|(code, table)| (code.code(), table))
     };
-    let done = Ok(arch_ppc64::hash::Rehashed::default());
+    let done = Ok(pgtable_ppc64::hash::Rehashed::default());
     assert_eq!(commit(&mut resize, 20, done), Err((2, None)), "nothing was prepared");
     assert_eq!(resize.prepare(0, 20), (ReturnCode::LongBusy100Ms, Action::Allocate(order(20))));
     nothing(9902, resize.prepare(0, 20));

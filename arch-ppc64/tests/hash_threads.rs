@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::vec::Vec;
 
-use arch_ppc64::hash::{
+use pgtable::memory::DirectMap;
+use pgtable::{Access, Gpa, Gva};
+use pgtable_ppc64::hash::{
     Authority, Dialect, HashFault, HashMmu, HashTlbie, HcallFlags, Hcalls, Hidx, Hpt, HptError,
     HptOrder, Hpte, HpteR, Layout, PageSize, Partition, Refused, ReturnCode, Segment, SegmentSize,
     Slb, SlbEsid, VirtualPage,
 };
-use pgtable::memory::DirectMap;
-use pgtable::{Access, Gpa, Gva};
 
 const ADDRESS: Gva = Gva::new(0x5000);
 const FRAME: u64 = 0x10_0000;

@@ -5,12 +5,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::hash::{
+use pgtable::memory::DirectMap;
+use pgtable::{Access, AccessKind, Gva, Hpa, Privilege};
+use pgtable_ppc64::hash::{
     Authority, HashFault, HashMmu, Hpt, HptOrder, Layout, PageSize, PageSizes, Segment,
     SegmentSize, Slb, SlbEsid, SlbVsid, VirtualPage,
 };
-use pgtable::memory::DirectMap;
-use pgtable::{Access, AccessKind, Gva, Hpa, Privilege};
 use proptest::prelude::*;
 
 const ENTRIES: usize = 1 << 14;
@@ -196,7 +196,7 @@ fn run(
             .with_l((segment.base != PageSize::K4 || r & 0xff000 != 0) == large);
         let ptex = HptOrder::MIN.group(page.hash(), secondary) as usize * 8 + slot;
         reference.entries[ptex] = (v.into_bits(), r);
-        let [v, r] = layout.encode(arch_ppc64::hash::Hpte { v, r: r.into() });
+        let [v, r] = layout.encode(pgtable_ppc64::hash::Hpte { v, r: r.into() });
         words[ptex * 2].store(v.to_be(), Ordering::Relaxed);
         words[ptex * 2 + 1].store(r.to_be(), Ordering::Relaxed);
     }
@@ -270,7 +270,7 @@ proptest! {
         let _ = mmu.translate(Gva::new(ea), access);
         for (ptex, hpte) in hpt.entries(0) {
             let _ = VirtualPage::of_entry(hpte, ptex / 8, hpt.order());
-            let _ = arch_ppc64::hash::HashTlbie::of(hpte, ptex);
+            let _ = pgtable_ppc64::hash::HashTlbie::of(hpte, ptex);
         }
     }
 }

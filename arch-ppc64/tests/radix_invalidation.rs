@@ -11,15 +11,15 @@ use core::sync::atomic::AtomicU64;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use arch_ppc64::radix::{
-    Granule, Invalidation, PageAttributes, ProcessScoped, Processor, Reach, Ric, RptInvalidate,
-    Step, Tlbie,
-};
 use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
 use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::{AddressSpace, Gpa, Gva, Leaves, Prot, Stage1};
+use pgtable_ppc64::radix::{
+    Granule, Invalidation, PageAttributes, ProcessScoped, Processor, Reach, Ric, RptInvalidate,
+    Step, Tlbie,
+};
 use proptest::prelude::*;
 
 /// What processor 0 has cached of one process: pages, and whether directory entries.

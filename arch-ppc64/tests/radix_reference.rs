@@ -6,11 +6,11 @@
 
 use core::sync::atomic::AtomicU64;
 
-use arch_ppc64::radix::{
-    Amr, Granule, GuestMmu, Iamr, ProcessScoped, ProcessTableWord, RcPolicy, Strictness, TableFault,
-};
 use pgtable::memory::DirectMap;
 use pgtable::{Access, AccessKind, Gpa, Gva, Privilege};
+use pgtable_ppc64::radix::{
+    Amr, Granule, GuestMmu, Iamr, ProcessScoped, ProcessTableWord, RcPolicy, Strictness, TableFault,
+};
 use proptest::prelude::*;
 
 const MEMORY: u64 = 1 << 18;

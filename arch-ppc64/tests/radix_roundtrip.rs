@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use arch_ppc64::radix::{
-    Granule, PageAttributes, PageSize, PartitionScoped, PartitionTable, Pde, ProcessScoped,
-    ProcessTable, Ptcr, Pte, Quadrants, Radix, RadixRoot, Rb, Scope, Strictness,
-};
 use pgtable::format::{Entry, Format};
 use pgtable::{Address, Gpa, Gva, Hpa, Level, Position, Stage1, Stage2};
 use pgtable_conformance::words::{entry as conforms, leaves};
+use pgtable_ppc64::radix::{
+    Granule, PageAttributes, PageSize, PartitionScoped, PartitionTable, Pde, ProcessScoped,
+    ProcessTable, Ptcr, Pte, Quadrants, Radix, RadixRoot, Rb, Scope, Strictness,
+};
 use proptest::prelude::*;
 
 fn strictness() -> impl Strategy<Value = Strictness> {

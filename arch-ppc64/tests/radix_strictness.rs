@@ -5,11 +5,11 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::radix::{
-    Granule, GuestMmu, ProcessScoped, ProcessTableWord, RcPolicy, Strictness, TableFault,
-};
 use pgtable::memory::DirectMap;
 use pgtable::{Access, Gpa, Gva};
+use pgtable_ppc64::radix::{
+    Granule, GuestMmu, ProcessScoped, ProcessTableWord, RcPolicy, Strictness, TableFault,
+};
 
 const PROCESS_TABLE: u64 = 0x12_0000;
 const ROOT: u64 = 0x10_0000;
@@ -152,9 +152,9 @@ fn case_b7_each_row_of_the_table() {
 /// A write-only page of the second stage: nested KVM takes what may be written for readable.
 #[test]
 fn case_b7_the_second_stage_reads_what_it_may_write() {
-    use arch_ppc64::radix::PartitionScoped;
     use pgtable::format::Format as _;
     use pgtable::{Level, Position};
+    use pgtable_ppc64::radix::PartitionScoped;
     for strictness in [Strictness::Qemu, Strictness::Kvm, Strictness::Strict] {
         let format = PartitionScoped::new(Granule::K64).with_strictness(strictness);
         let at = Position { level: Level(0), shift: 16 };
@@ -166,10 +166,10 @@ fn case_b7_the_second_stage_reads_what_it_may_write() {
 /// for the table first, and so the hypervisor hears of it; the others judge the size.
 #[test]
 fn case_b6_a_size_against_a_table_that_the_second_stage_does_not_map() {
-    use arch_ppc64::radix::PartitionScoped;
     use pgtable::two_stage::{TwoStage, TwoStageFault};
     use pgtable::walk::Walker;
     use pgtable::{Fault, Hpa};
+    use pgtable_ppc64::radix::PartitionScoped;
     /// The second stage's tables, behind the 2 MiB that it maps onto themselves.
     const HOST: u64 = 0x20_0000;
     let memory: Vec<_> = (0..0x24_0000 / 8).map(|_| AtomicU64::new(0)).collect();

@@ -6,15 +6,15 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::radix::{
-    Granule, Invalidation, PartitionScoped, PartitionTable, Pate, ProcessScoped, ProcessTable,
-    Processor, Prte, Reach, Ric, RptInvalidate, Step, TableError,
-};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
 use pgtable::memory::{DirectMap, TableMemory};
 use pgtable::tree::PageTable;
 use pgtable::{Gpa, Gva, Hpa, Leaves, Prot, Stage1, Stage2};
 use pgtable_conformance::memory::{Arena, Tables};
+use pgtable_ppc64::radix::{
+    Granule, Invalidation, PartitionScoped, PartitionTable, Pate, ProcessScoped, ProcessTable,
+    Processor, Prte, Reach, Ric, RptInvalidate, Step, TableError,
+};
 
 /// An entry stands sixteen bytes behind the one before it, and what is written there is what is
 /// read.

@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use arch_ppc64::hash::{Context, PageSize, SegmentSize};
-use arch_ppc64::radix::{Att, Granule, PageAttributes, ProcessScoped, RcPolicy};
-use arch_ppc64::shadow::{Error, HcallError};
 use pgtable::format::Format;
 use pgtable::{Attributes, Prot};
+use pgtable_ppc64::hash::{Context, PageSize, SegmentSize};
+use pgtable_ppc64::radix::{Att, Granule, PageAttributes, ProcessScoped, RcPolicy};
+use pgtable_ppc64::shadow::{Error, HcallError};
 
 #[test]
 fn sizes_of_pages() {

@@ -1,12 +1,12 @@
 //! A debugger's view of a guest: from the registers of a hart to bytes, through Sv48 tables that a
 //! VMM wrote at boot.
 
-use arch_riscv64::{
-    BootMapping, Controls, Extensions, Mode, Paging, Registers, Sv, boot_tables, gva_to_gpa,
-};
 use pgtable::bytes::{Debugger, GuestBytes};
 use pgtable::memory::GuestTables;
 use pgtable::{Access, Gpa, Gva, Prot};
+use pgtable_riscv64::{
+    BootMapping, Controls, Extensions, Mode, Paging, Registers, Sv, boot_tables, gva_to_gpa,
+};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 fn main() -> Result<(), Box<dyn core::error::Error>> {

@@ -4,12 +4,12 @@
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use arch_riscv64::{CEILING, Exception, GuestControls, Mode, SvX4, Trap, hfence_gvma};
 use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::{Gpa, Hpa, Leaves, Prot};
+use pgtable_riscv64::{CEILING, Exception, GuestControls, Mode, SvX4, Trap, hfence_gvma};
 
 const BYTES: usize = 0x1_0000;
 /// Where the linker would have put the array.

@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
-//! use arch_riscv64::{BootMapping, Controls, Mode, Sv, boot_tables};
+//! use pgtable_riscv64::{BootMapping, Controls, Mode, Sv, boot_tables};
 //! use pgtable::memory::DirectMap;
 //! use pgtable::{Gpa, Gva, Prot};
 //!
@@ -24,7 +24,7 @@
 //! )?;
 //! // For the vCPU's satp; S-mode may use these pages, U-mode may not.
 //! assert_eq!(boot.satp.into_bits(), 0x8000_0000_0008_0000);
-//! # Ok::<(), arch_riscv64::BootError>(())
+//! # Ok::<(), pgtable_riscv64::BootError>(())
 //! ```
 
 use core::borrow::Borrow;

@@ -140,7 +140,7 @@ pub type Sv = SvTables<Stage1>;
 ///
 /// ```
 /// use core::sync::atomic::AtomicU64;
-/// use arch_riscv64::{GuestControls, Mode, SvX4};
+/// use pgtable_riscv64::{GuestControls, Mode, SvX4};
 /// use pgtable::memory::DirectMap;
 /// use pgtable::walk::Walker;
 /// use pgtable::{Access, Gpa, Hpa};

@@ -19,7 +19,7 @@
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
-//! use arch_riscv64::{Controls, Exception, Mode, Satp, Sv};
+//! use pgtable_riscv64::{Controls, Exception, Mode, Satp, Sv};
 //! use pgtable::memory::DirectMap;
 //! use pgtable::walk::Walker;
 //! use pgtable::{Access, Gpa, Gva};

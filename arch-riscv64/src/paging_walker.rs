@@ -28,7 +28,7 @@ pub type GuestTranslation = Translation<Hpa, (Option<PageAttributes>, Option<Gue
 /// read-only pages. An address is masked first, if pointer masking applies.
 ///
 /// ```
-/// use arch_riscv64::{Extensions, Paging, Registers};
+/// use pgtable_riscv64::{Extensions, Paging, Registers};
 /// use pgtable::bytes::{Debugger, GuestBytes};
 /// use pgtable::memory::GuestTables;
 /// use pgtable::Gva;

@@ -69,7 +69,7 @@ impl Trap {
     /// Virtual Supervisor CSRs").
     ///
     /// ```
-    /// use arch_riscv64::Trap;
+    /// use pgtable_riscv64::Trap;
     /// use pgtable::Gpa;
     ///
     /// // A load from guest-physical address 2, by a guest without tables.

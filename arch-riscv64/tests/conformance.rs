@@ -1,7 +1,7 @@
 //! The conformance kit on every format.
 
-use arch_riscv64::{Controls, Extensions, GuestControls, Mode, Sv, SvX4};
 use pgtable_conformance::conformance;
+use pgtable_riscv64::{Controls, Extensions, GuestControls, Mode, Sv, SvX4};
 
 const ALL: Extensions = Extensions { adue: true, pbmte: true, svnapot: true, rsw60t59b: true };
 const OPEN: Controls = Controls { sum: true, mxr: true, extensions: ALL };

@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use arch_riscv64::{
+use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, StaleRange};
+use pgtable::{Address, Stage, Stage1, Stage2};
+use pgtable_riscv64::{
     CEILING, Fence, FenceInstruction as F, HartMask, RFENCE, fence_after_map, hfence_gvma,
     hfence_vvma, iotinval_gvma, iotinval_vma, remote_hfence_gvma, remote_hfence_vvma,
     remote_sfence_vma, sfence_vma,
 };
-use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, StaleRange};
-use pgtable::{Address, Stage, Stage1, Stage2};
 
 /// Lets a test look at a gather's contents and drop it.
 struct Look;

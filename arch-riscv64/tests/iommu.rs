@@ -3,12 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use arch_riscv64::{
+use pgtable::{Gpa, Hpa};
+use pgtable_riscv64::{
     Controls, DeviceContext, Extensions, GuestControls, Iohgatp, Mode, ProcessDirectory, Satp, Sv,
     SvX4, TranslationControl, ddtp, device_indices, directory_entry, process_context,
     process_indices,
 };
-use pgtable::{Gpa, Hpa};
 
 const ADUE: Extensions = Extensions { adue: true, ..Extensions::new() };
 

@@ -7,12 +7,12 @@ mod support;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_riscv64::{Controls, Extensions, GuestControls, Mode, Sv, SvX4, Trap};
 use pgtable::cache::{Generation, TranslationCache};
 use pgtable::memory::DirectMap;
 use pgtable::two_stage::TwoStage;
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Fault, Gpa, Gva, Hpa, Privilege};
+use pgtable_riscv64::{Controls, Extensions, GuestControls, Mode, Sv, SvX4, Trap};
 use support::{Dice, Hart, Memory, Outcome, Stage};
 
 fn trap(trap: Trap) -> Outcome {

@@ -6,12 +6,12 @@ use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use arch_riscv64::{CEILING, Extensions, GuestControls, Mode, SvX4, hfence_gvma};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
 use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::{Access, Gpa, Hpa, Leaves, Prot, Stage2};
+use pgtable_riscv64::{CEILING, Extensions, GuestControls, Mode, SvX4, hfence_gvma};
 
 const PAGE: u64 = 4096;
 const WRITE: Access = Access::WRITE.by_user();

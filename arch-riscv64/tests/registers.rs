@@ -6,15 +6,15 @@ mod support;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_riscv64::{
-    BootError, BootMapping, CONTROL_BITS, ControlRegister, Controls, Effect, Exception, Extensions,
-    GuestControls, GuestPaging, GvaError, Mode, PageAttributes, Paging, PointerMask, Registers, Sv,
-    SvX4, Trap, Unsupported, boot_tables, gva_to_gpa,
-};
 use pgtable::bytes::{Debugger, Recording, Translate};
 use pgtable::memory::DirectMap;
 use pgtable::{
     Access, AccessKind, Attributes, Error, Gpa, Gva, Hpa, Memory as Kind, Privilege, Prot,
+};
+use pgtable_riscv64::{
+    BootError, BootMapping, CONTROL_BITS, ControlRegister, Controls, Effect, Exception, Extensions,
+    GuestControls, GuestPaging, GvaError, Mode, PageAttributes, Paging, PointerMask, Registers, Sv,
+    SvX4, Trap, Unsupported, boot_tables, gva_to_gpa,
 };
 use support::{Dice, Hart, Memory, Outcome, Stage};
 

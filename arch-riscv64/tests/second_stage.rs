@@ -5,12 +5,12 @@
 
 use std::sync::atomic::AtomicU64;
 
-use arch_riscv64::{Extensions, GuestControls, Mode, SvX4, Trap};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::memory::DirectMap;
 use pgtable::second_stage::{HostPage, MemorySlot, Stage2Tree};
 use pgtable::{Access, Gpa, Hpa, Prot};
 use pgtable_conformance::tlb::Tlb;
+use pgtable_riscv64::{Extensions, GuestControls, Mode, SvX4, Trap};
 
 const fn guest(mode: Mode, adue: bool, svnapot: bool) -> SvX4 {
     let extensions = Extensions { adue, svnapot, ..Extensions::new() };

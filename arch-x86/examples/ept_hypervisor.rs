@@ -4,11 +4,11 @@
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use arch_x86::{Ept, EptControls, Levels};
 use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::{Access, Gpa, Hpa, Leaves, Prot};
+use pgtable_x86::{Ept, EptControls, Levels};
 
 const PAGE: usize = 4096;
 const TABLES: usize = 16;

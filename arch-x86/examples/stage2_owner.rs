@@ -3,13 +3,13 @@
 
 use core::{error::Error, fmt::Debug, sync::atomic::AtomicU64};
 
-use arch_x86::{Ept, EptControls, Eptp, Levels, Npt, NptControls, PML_ENTRIES};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::format::SecondStage;
 use pgtable::invalidate::{Invalidate, InvalidateFailed, Stale};
 use pgtable::memory::DirectMap;
 use pgtable::second_stage::{HostPage, MemorySlot, PageState, Stage2Tree};
 use pgtable::{Access, AccessKind, Gpa, Hpa, Prot, Stage2};
+use pgtable_x86::{Ept, EptControls, Eptp, Levels, Npt, NptControls, PML_ENTRIES};
 
 /// Prints what a hypervisor executes on every CPU that runs the guest.
 struct Shootdown<T>(fn(T, &Stale<Gpa>) -> String);
@@ -56,7 +56,7 @@ fn life<F: SecondStage, T: Copy + Eq + Debug>(
     assert!(stage.walker().access(at, Access::WRITE).is_ok() || stage.redirty(at, &mut gather)?);
     log[511] = 0x2000;
     let note = |state: PageState<F>| send.push(state.leaf.input.get());
-    stage.clear_logged(arch_x86::logged_pages(&log, 510), &mut gather, note)?;
+    stage.clear_logged(pgtable_x86::logged_pages(&log, 510), &mut gather, note)?;
     assert!(stage.write_protect(gpa, bytes, &mut gather)? <= 3);
     // The host wants a page back (its notifier), which is told as hardware left it.
     stage.invalidation_begins();
@@ -71,10 +71,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     for accessed_dirty in [true, false] {
         println!("EPT, accessed and dirty flags: {accessed_dirty}");
         let controls = EptControls { accessed_dirty, ..EptControls::new() };
-        let by = Shootdown(|eptp: Eptp, stale| format!("{:x?}", arch_x86::invept(stale, eptp)));
+        let by = Shootdown(|eptp: Eptp, stale| format!("{:x?}", pgtable_x86::invept(stale, eptp)));
         life(Ept::new(Levels::Four, controls), Ept::eptp, &by)?;
     }
     println!("nested paging");
-    let by = Shootdown(|_: u32, stale| format!("{:?}", arch_x86::tlb_control(stale, true)));
+    let by = Shootdown(|_: u32, stale| format!("{:?}", pgtable_x86::tlb_control(stale, true)));
     life(Npt::new(Levels::Four, NptControls::new()), |_, _| 7, &by)
 }

@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
-//! use arch_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
+//! use pgtable_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
 //! use pgtable::memory::DirectMap;
 //! use pgtable::{Gpa, Gva, Prot};
 //!
@@ -21,7 +21,7 @@
 //! )?;
 //! assert_eq!(boot.registers.cr3.into_bits(), 0x9000);
 //! // Set these bits in the vCPU's CR0, CR4 and EFER, and CR3 to this.
-//! # Ok::<(), arch_x86::BootError>(())
+//! # Ok::<(), pgtable_x86::BootError>(())
 //! ```
 
 use core::borrow::Borrow;
@@ -61,8 +61,8 @@ pub struct BootTables {
 ///
 /// ```
 /// # use core::sync::atomic::{AtomicU64, Ordering};
-/// # use arch_x86::{BootMapping, Controls, Levels, LongMode, PageAttributes, TableEntry};
-/// # use arch_x86::boot_tables;
+/// # use pgtable_x86::{BootMapping, Controls, Levels, LongMode, PageAttributes, TableEntry};
+/// # use pgtable_x86::boot_tables;
 /// # use pgtable::memory::DirectMap;
 /// # use pgtable::{Gpa, Leaves, Prot};
 /// # let words: Vec<AtomicU64> = (0..0x4000 / 8).map(|_| AtomicU64::new(0)).collect();
@@ -75,7 +75,7 @@ pub struct BootTables {
 /// boot_tables(format, &memory, Gpa::new(0x1000)..Gpa::new(0x4000), [map])?;
 /// assert_eq!(words[0x1000 / 8].load(Ordering::Relaxed), 0x2003);
 /// assert_eq!(words[0x3008 / 8].load(Ordering::Relaxed), 0x20_0083);
-/// # Ok::<(), arch_x86::BootError>(())
+/// # Ok::<(), pgtable_x86::BootError>(())
 /// ```
 ///
 /// # Errors

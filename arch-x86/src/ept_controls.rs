@@ -51,7 +51,7 @@ impl EptControls {
     /// write-back tables (bits 16 and 14), as all have.
     ///
     /// ```
-    /// use arch_x86::{Ept, EptControls, Levels};
+    /// use pgtable_x86::{Ept, EptControls, Levels};
     ///
     /// const CAPABILITIES: u64 = 0x0f01_0673_4141; // RDMSR 0x48c
     /// const MAXPHYADDR: u8 = 46; // CPUID

@@ -64,7 +64,7 @@ impl EptViolation {
     /// [`linear_user`](Self::linear_user) is valid and set, it is `access().by_user()`.
     ///
     /// ```
-    /// use arch_x86::EptViolation;
+    /// use pgtable_x86::EptViolation;
     /// use pgtable::Access;
     ///
     /// // In the exit handler, for exit reason 48: the exit qualification.

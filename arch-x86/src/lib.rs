@@ -36,7 +36,7 @@
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
-//! use arch_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
+//! use pgtable_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
 //! use pgtable::memory::DirectMap;
 //! use pgtable::walk::Walker;
 //! use pgtable::{Access, Gpa, Gva, Prot};
@@ -50,7 +50,7 @@
 //! let walker = Walker::new(format, &memory, boot.registers.cr3.root());
 //! let fault = walker.translate(Gva::new(0x1234), Access::WRITE.by_user()).unwrap_err();
 //! assert_eq!(fault.arch.to_string(), "#PF error 0x7: user write to a present page");
-//! # Ok::<(), arch_x86::BootError>(())
+//! # Ok::<(), pgtable_x86::BootError>(())
 //! ```
 //!
 //! "SDM" is Intel's Software Developer's Manual, volume 3, by the sections of the 2023 editions, in

@@ -194,7 +194,7 @@ impl NestedPageFault {
     /// (APM §15.25.5).
     ///
     /// ```
-    /// use arch_x86::NestedPageFault;
+    /// use pgtable_x86::NestedPageFault;
     /// use pgtable::Access;
     ///
     /// // In the exit handler, for VMEXIT_NPF: EXITINFO1.

@@ -95,7 +95,7 @@ impl Pae {
     /// nothing then. For tools that read images of memory.
     ///
     /// ```
-    /// use arch_x86::{Controls, Pae, Pdptes};
+    /// use pgtable_x86::{Controls, Pae, Pdptes};
     ///
     /// let format = Pae::new(Controls::new());
     /// let marked = Pdptes([0x1021, 0, 0, 0]);

@@ -17,7 +17,7 @@ pub const PML_ENTRIES: usize = 512;
 /// index back to 511.
 ///
 /// ```
-/// use arch_x86::{PML_ENTRIES, logged_pages};
+/// use pgtable_x86::{PML_ENTRIES, logged_pages};
 /// use pgtable::Gpa;
 ///
 /// let mut log = [0; PML_ENTRIES];

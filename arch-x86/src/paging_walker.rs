@@ -24,7 +24,7 @@ pub type LinearTranslation = Translation<Gpa, Option<PageAttributes>>;
 /// mapped, and writes read-only pages.
 ///
 /// ```
-/// use arch_x86::{Controls, Paging, Registers};
+/// use pgtable_x86::{Controls, Paging, Registers};
 /// use pgtable::bytes::{Debugger, GuestBytes};
 /// use pgtable::memory::GuestTables;
 /// use pgtable::Gva;

@@ -4,14 +4,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_x86::{
-    BootError, BootMapping, Controls, Cr0, Efer, GvaError, Levels, LongMode, LongModeFault, Paging,
-    Registers, boot_tables, gva_to_gpa,
-};
 use pgtable::bytes::{Debugger, Translate};
 use pgtable::memory::DirectMap;
 use pgtable::{Access, Error, Gpa, Gva, Prot};
 use pgtable_conformance::log::Logged;
+use pgtable_x86::{
+    BootError, BootMapping, Controls, Cr0, Efer, GvaError, Levels, LongMode, LongModeFault, Paging,
+    Registers, boot_tables, gva_to_gpa,
+};
 
 const GIB: u64 = 1 << 30;
 const KERNEL: Gva = Gva::new(0xffff_ffff_8000_0000);
@@ -43,8 +43,8 @@ fn case_a7_boot_tables_are_logged() {
 /// A vCPU in long mode, with the bits that no mode is without.
 const LONG: Registers = Registers {
     cr0: Cr0::from_bits(1 << 31 | 1),
-    cr3: arch_x86::Cr3::from_bits(0x7000),
-    cr4: arch_x86::Cr4::from_bits(1 << 5),
+    cr3: pgtable_x86::Cr3::from_bits(0x7000),
+    cr4: pgtable_x86::Cr4::from_bits(1 << 5),
     efer: Efer::from_bits(1 << 10 | 1 << 8),
 };
 

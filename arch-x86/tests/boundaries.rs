@@ -3,12 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use arch_x86::{
+use pgtable::format::{Entry, Format, Output};
+use pgtable::{Hpa, Level, Position, Prot};
+use pgtable_x86::{
     Controls, Ept, EptAttributes, EptControls, EptFault, EptViolation, Levels, LongMode,
     MemoryType, Npt, NptAttributes, NptControls, PageAttributes,
 };
-use pgtable::format::{Entry, Format, Output};
-use pgtable::{Hpa, Level, Position, Prot};
 
 /// R, W and X alone, of a table of EPT (Intel SDM 3C §29.3.3.1, "EPT Misconfigurations"): writable
 /// but not readable never; executable but not readable only where the CPU can.

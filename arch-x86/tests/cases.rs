@@ -4,15 +4,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_x86::{
-    BootError, BootMapping, CONTROL_BITS, ControlRegister, Controls, Cr0, Cr3, Cr4, Efer, Effect,
-    GvaError, KeyRegister, Levels, LongMode, LongModeFault, Paging, PdpteError, Pdptes, RefusedBit,
-    Registers, Unsupported, boot_tables, gva_to_gpa,
-};
 use pgtable::bytes::{Debugger, Recording, Translate};
 use pgtable::memory::{DirectMap, Refusal};
 use pgtable::walk::Walker;
 use pgtable::{Access, Cause, Error, Gpa, Gva, Prot, RangeError};
+use pgtable_x86::{
+    BootError, BootMapping, CONTROL_BITS, ControlRegister, Controls, Cr0, Cr3, Cr4, Efer, Effect,
+    GvaError, KeyRegister, Levels, LongMode, LongModeFault, Paging, PdpteError, Pdptes, RefusedBit,
+    Registers, Unsupported, boot_tables, gva_to_gpa,
+};
 
 /// A vCPU in long mode, with the bits that no mode is without.
 const LONG_MODE: Registers = Registers {

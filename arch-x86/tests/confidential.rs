@@ -4,14 +4,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_x86::{
-    BootMapping, Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls, PageAttributes,
-    Paging, Privacy, Registers, TableEntry, boot_tables,
-};
 use pgtable::format::{Entry, Format, Unencodable};
 use pgtable::memory::DirectMap;
 use pgtable::walk::Walker;
 use pgtable::{Access, Cause, Gpa, Gva, Hpa, Level, Position, Prot};
+use pgtable_x86::{
+    BootMapping, Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls, PageAttributes,
+    Paging, Privacy, Registers, TableEntry, boot_tables,
+};
 
 const C47: Privacy = Privacy::Encrypted { bit: 47 };
 const C51: Privacy = Privacy::Encrypted { bit: 51 };
@@ -184,7 +184,7 @@ fn case_nested_paging() {
         NptControls { maxphyaddr: 48, ..NptControls::new() }.with_memory_encryption(0x016f);
     assert_eq!((controls.maxphyaddr, controls.privacy), (43, C47));
     let npt = Npt::new(Levels::Four, controls);
-    let page = arch_x86::NptAttributes::from(Prot::RW).with_private(C47, true);
+    let page = pgtable_x86::NptAttributes::from(Prot::RW).with_private(C47, true);
     let word = npt.leaves(Hpa::new(0x5000), page, at(0)).unwrap().first;
     assert_eq!(word, 1 << 63 | 1 << 47 | 0x5067);
     assert_eq!(npt.table(Hpa::new(0x9000), 9, at(1)), Ok(1 << 47 | 0x9027));

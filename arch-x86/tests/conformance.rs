@@ -1,10 +1,10 @@
 //! x86's formats run through the conformance kit.
 
-use arch_x86::{
+use pgtable_conformance::{codec, conformance};
+use pgtable_x86::{
     Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls, Pae, Paging32, Privacy,
     TableEntry,
 };
-use pgtable_conformance::{codec, conformance};
 
 const SMALL: Controls = Controls { nxe: false, maxphyaddr: 40, ..Controls::new() };
 const SMAP: Controls = Controls { smap: true, smep: true, ..Controls::new() };

@@ -6,14 +6,14 @@ use std::cell::Cell;
 use std::num::NonZeroU16;
 use std::sync::atomic::AtomicU64;
 
-use arch_x86::{
-    CEILING, Controls, Flush, InvpcidType, InvvpidType, Levels, LongMode, Pcid, invpcid, invvpid,
-};
 use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::{Gpa, Gva, Leaves, Prot};
+use pgtable_x86::{
+    CEILING, Controls, Flush, InvpcidType, InvvpidType, Levels, LongMode, Pcid, invpcid, invvpid,
+};
 
 const TABLES: usize = 8;
 

@@ -7,11 +7,11 @@ pub(crate) mod support;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_x86::{Controls, LongModeFault, Pae, Paging32, Privacy};
 use pgtable::format::FirstStage;
 use pgtable::memory::{DirectMap, TableMemory};
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Gpa, Gva, Privilege};
+use pgtable_x86::{Controls, LongModeFault, Pae, Paging32, Privacy};
 use proptest::prelude::*;
 use support::{Dice, Image, access};
 

@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use arch_x86::{
+use pgtable::format::Format;
+use pgtable::{Attributes, Gpa, Hpa, Position, Prot};
+use pgtable_x86::{
     Controls, Cr0, Cr3, Cr3Pcid, Cr4, Efer, Ept, EptAttributes, EptControls, EptViolation, Levels,
     NestedPageFault, Paging, Pcid, Registers,
 };
-use pgtable::format::Format;
-use pgtable::{Attributes, Gpa, Hpa, Position, Prot};
 
 /// SDM Table 25-9: write-back, the walk's length less one, accessed and dirty flags, the root.
 #[test]

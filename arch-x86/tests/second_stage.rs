@@ -1,6 +1,6 @@
 //! The owner of EPT and nested page tables, against the kit's list of leaves.
 
-use arch_x86::{Ept, EptControls, Levels, Npt, NptControls};
+use pgtable_x86::{Ept, EptControls, Levels, Npt, NptControls};
 
 const FLAGS: EptControls = EptControls { accessed_dirty: true, ..EptControls::new() };
 const NO_FLAGS: EptControls = EptControls { accessed_dirty: false, ..EptControls::new() };

@@ -5,9 +5,9 @@
 
 pub(crate) mod support;
 
-use arch_x86::{Controls, KeyRegister, Levels, LongMode, LongModeFault, Privacy};
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Gpa, Gva, Privilege};
+use pgtable_x86::{Controls, KeyRegister, Levels, LongMode, LongModeFault, Privacy};
 use proptest::prelude::*;
 use support::{Dice, Image, access};
 

@@ -5,9 +5,9 @@
 
 pub(crate) mod support;
 
-use arch_x86::{Ept, EptControls, EptFault, Levels, Npt, NptControls, Privacy};
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Gpa, Hpa, Privilege};
+use pgtable_x86::{Ept, EptControls, EptFault, Levels, Npt, NptControls, Privacy};
 use proptest::prelude::*;
 use support::{Dice, Image, access};
 

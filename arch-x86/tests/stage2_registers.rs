@@ -4,16 +4,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_x86::{
-    Controls, Ept, EptControls, EptFault, Eptp, Levels, LongMode, Npt, NptControls, Privacy,
-    Registers, STAGE2_BITS, Stage2Register, Stage2Unsupported,
-};
 use pgtable::format::Format;
 use pgtable::memory::DirectMap;
 use pgtable::two_stage::{TwoStage, TwoStageFault};
 use pgtable::vcpu::Effect;
 use pgtable::walk::Walker;
 use pgtable::{Access, Gpa, Gva, Hpa};
+use pgtable_x86::{
+    Controls, Ept, EptControls, EptFault, Eptp, Levels, LongMode, Npt, NptControls, Privacy,
+    Registers, STAGE2_BITS, Stage2Register, Stage2Unsupported,
+};
 
 const EPT: u32 = 1 << 1;
 const EPTP: u64 = 0x8000 | 3 << 3 | 6;

@@ -9,12 +9,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_x86::{
-    BootMapping, Controls, Levels, LongMode, PageAttributes, Privacy, TableEntry, boot_tables,
-};
 use pgtable::memory::DirectMap;
 use pgtable::vcpu::{BootError, link_boot_table};
 use pgtable::{Error, Gpa, Gva, Leaves, Prot, RangeError};
+use pgtable_x86::{
+    BootMapping, Controls, Levels, LongMode, PageAttributes, Privacy, TableEntry, boot_tables,
+};
 
 const GIB: u64 = 1 << 30;
 const MIB2: u64 = 1 << 21;

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::thread;
 
-use arch_x86::{Controls, Levels, LongMode};
 use frag_alloc::{
     Cache, Deferred, DeferredGuestCache, Epochs, Frames, GuestFrames, Kind, Owner, Policy,
     SharedGuestTree, guest_frames,
@@ -12,6 +11,7 @@ use frag_alloc::{
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::tree::PageTable;
 use pgtable::{Access, Gpa, Gva, Leaves, Prot};
+use pgtable_x86::{Controls, Levels, LongMode};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;

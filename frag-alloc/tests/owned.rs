@@ -5,7 +5,6 @@
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use arch_x86::{Controls, Levels, LongMode};
 use frag_alloc::{
     Cache, Deferred, DeferredGuestCache, Epochs, Frames, GuestCache, GuestFrames, GuestTree, Kind,
     Owner, Policy, SharedGuestTree, guest_frames,
@@ -14,6 +13,7 @@ use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::{GuestTables, TableMemory, TrackedTables};
 use pgtable::tree::PageTable;
 use pgtable::{Access, Gpa, Gva, Leaves, Prot};
+use pgtable_x86::{Controls, Levels, LongMode};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const PAGE: u64 = 4096;

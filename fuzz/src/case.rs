@@ -1,8 +1,8 @@
 //! What all cases are made of: an access, and words that fill a memory image.
 
 use arbitrary::Unstructured;
-use arch_x86::Privacy;
 use pgtable::{Access, AccessKind, Privilege};
+use pgtable_x86::Privacy;
 
 /// More words than this do not make a case more interesting.
 const MOST_WORDS: usize = 512;

@@ -1,15 +1,15 @@
 //! Every layout of an entry: what is decoded can be encoded again, and says the same.
 
 use arbitrary::{Arbitrary, Unstructured};
-use arch_ppc64::radix::{
-    Granule, PartitionScoped, PartitionTable, ProcessScoped, ProcessTable, ProcessTableWord, Ptcr,
-    RadixRoot, RcPolicy, Strictness,
-};
-use arch_x86::{Controls, Ept, EptControls, KeyRegister, Levels, LongMode, Npt, NptControls};
 use frag_alloc::TaggedTable;
 use pgtable::format::Format;
 use pgtable::{Gpa, Hpa, Level, Position};
 use pgtable_conformance::words;
+use pgtable_ppc64::radix::{
+    Granule, PartitionScoped, PartitionTable, ProcessScoped, ProcessTable, ProcessTableWord, Ptcr,
+    RadixRoot, RcPolicy, Strictness,
+};
+use pgtable_x86::{Controls, Ept, EptControls, KeyRegister, Levels, LongMode, Npt, NptControls};
 
 use crate::case::{bit, privacy};
 

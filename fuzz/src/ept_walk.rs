@@ -1,10 +1,10 @@
 //! A hypervisor's second-stage tables on x86, EPT and nested paging, in arbitrary memory.
 
 use arbitrary::{Arbitrary, Unstructured};
-use arch_x86::{Ept, EptControls, EptFault, Levels, Npt, NptControls};
 use pgtable::format::Format;
 use pgtable::walk::{TranslationOf, Walker};
 use pgtable::{Gpa, Hpa, Stage2};
+use pgtable_x86::{Ept, EptControls, EptFault, Levels, Npt, NptControls};
 
 use crate::case::{access, bit, neighbours, words};
 use crate::oracle::x86_stage2::support::Image;
@@ -23,8 +23,8 @@ struct Header {
 /// Arbitrary memory as EPT and as NPT tables; one guest-physical address and its neighbours.
 ///
 /// # Oracles
-/// The reference walkers of `arch-x86`'s tests for translation, exit qualification and exit info;
-/// all ways to read agree, and none reads more than it may.
+/// The reference walkers of `pgtable-x86`'s tests for translation, exit qualification and exit
+/// info; all ways to read agree, and none reads more than it may.
 pub fn ept_walk(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let Ok(header) = input.arbitrary::<Header>() else { return };

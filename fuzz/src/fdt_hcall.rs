@@ -4,8 +4,8 @@
 use std::cell::{Cell, RefCell};
 
 use arbitrary::{Arbitrary, Unstructured};
-use arch_ppc64::hash::{HptOrder, PageSize};
-use arch_ppc64::kvm::kvm_ppc_mmuv3_cfg;
+use pgtable_ppc64::hash::{HptOrder, PageSize};
+use pgtable_ppc64::kvm::kvm_ppc_mmuv3_cfg;
 use pseries::{
     CpuState, Ending, Host, Hypercall, MIN_MEMORY, Machine, Mmu, Next, Platform, Status, boot,
 };

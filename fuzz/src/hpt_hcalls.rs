@@ -1,7 +1,7 @@
 //! A guest's hypercalls on its hashed page table, with any arguments.
 
 use arbitrary::{Arbitrary, Unstructured};
-use arch_ppc64::hash::{Dialect, Layout};
+use pgtable_ppc64::hash::{Dialect, Layout};
 
 use crate::oracle::hash_hcall::run;
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
-use arch_ppc64::hash::{
-    Hpt, HptOrder, Layout, Loaded, Pass, StreamError, StreamReader, chunks, load,
-};
 use pgtable::Hpa;
 use pgtable::memory::DirectMap;
+use pgtable_ppc64::hash::{
+    Hpt, HptOrder, Layout, Loaded, Pass, StreamError, StreamReader, chunks, load,
+};
 
 /// Of a table of 2^18 bytes.
 const ENTRIES: u64 = 1 << 14;

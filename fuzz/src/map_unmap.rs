@@ -1,8 +1,6 @@
 //! Sequences of changes to a tree, of every format.
 
 use arbitrary::{Result, Unstructured};
-use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::Prot;
 use pgtable::format::Format;
 use pgtable::tree::{Recorded, Writers};
@@ -10,6 +8,8 @@ use pgtable_conformance::machine::Machine;
 use pgtable_conformance::memory::{Arena, Tables};
 use pgtable_conformance::mmu::Caches;
 use pgtable_conformance::ops::{Choice, Op, Pages, Place, TreeOp};
+use pgtable_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 
 /// The most operations of a case: the arena has room for what they could need, so that running out
 /// is a case's own choice.

@@ -64,9 +64,9 @@ pub fn ptdump_core(data: &[u8]) {
         pid: bit(flags, 5).then_some(header.pid),
         cpu: bit(flags, 6).then_some(1),
         layout: if bit(flags, 7) {
-            arch_ppc64::hash::Layout::V2
+            pgtable_ppc64::hash::Layout::V2
         } else {
-            arch_ppc64::hash::Layout::V3
+            pgtable_ppc64::hash::Layout::V3
         },
         ..Request::default()
     };

@@ -3,13 +3,13 @@
 use std::sync::atomic::AtomicU64;
 
 use arbitrary::{Arbitrary, Unstructured};
-use arch_ppc64::radix::{
-    Amr, Granule, GuestMmu, Iamr, PartitionScoped, ProcessScoped, ProcessTableWord, RcPolicy,
-    Strictness,
-};
 use pgtable::memory::DirectMap;
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Cause, Gpa, Gva, Hpa, Privilege};
+use pgtable_ppc64::radix::{
+    Amr, Granule, GuestMmu, Iamr, PartitionScoped, ProcessScoped, ProcessTableWord, RcPolicy,
+    Strictness,
+};
 
 use crate::case::{access, bit, image, neighbours, words};
 use crate::oracle::radix::{Machine, ours, reference};
@@ -32,9 +32,9 @@ struct Header {
 /// Arbitrary memory as process table and tables; one effective address and its neighbours.
 ///
 /// # Oracles
-/// The reference walker of `arch-ppc64`'s tests for translation and interrupt, both granules; for
-/// the same tree as a partition's, the same reference. All ways to read agree, and none reads more
-/// than it may.
+/// The reference walker of `pgtable-ppc64`'s tests for translation and interrupt, both granules;
+/// for the same tree as a partition's, the same reference. All ways to read agree, and none reads
+/// more than it may.
 pub fn radix_walk(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let Ok(header) = input.arbitrary::<Header>() else { return };

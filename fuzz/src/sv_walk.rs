@@ -3,12 +3,12 @@
 use std::sync::atomic::AtomicU64;
 
 use arbitrary::{Arbitrary, Unstructured};
-use arch_riscv64::{Controls, Extensions, GuestControls, Mode, Sv, SvX4, Trap};
 use pgtable::cache::{Generation, TranslationCache};
 use pgtable::memory::DirectMap;
 use pgtable::two_stage::TwoStage;
 use pgtable::walk::Walker;
 use pgtable::{Access, Gpa, Gva, Hpa};
+use pgtable_riscv64::{Controls, Extensions, GuestControls, Mode, Sv, SvX4, Trap};
 
 use crate::case::{access, bit, image, neighbours, words};
 use crate::memory::Counted;
@@ -32,8 +32,8 @@ struct Header {
 /// Arbitrary memory as tables; one address and its neighbours.
 ///
 /// # Oracles
-/// The model of `arch-riscv64`'s tests, which goes by the manual step by step: addresses, causes,
-/// stval, htval, htinst; all ways to read agree, and none reads more than it may.
+/// The model of `pgtable-riscv64`'s tests, which goes by the manual step by step: addresses,
+/// causes, stval, htval, htinst; all ways to read agree, and none reads more than it may.
 pub fn sv_walk(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let Ok(header) = input.arbitrary::<Header>() else { return };

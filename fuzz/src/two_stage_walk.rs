@@ -3,8 +3,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arbitrary::{Arbitrary, Unstructured};
-use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::cache::{Generation, TranslationCache};
 use pgtable::format::{ByteOrder, Entry, FirstStage, SecondStage};
 use pgtable::memory::{DirectMap, TableMemory};
@@ -13,6 +11,8 @@ use pgtable::walk::Walker;
 use pgtable::{
     Access, AccessKind, Cause, Fault, Gpa, Gva, Hpa, Level, Position, Privilege, low_bits,
 };
+use pgtable_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 
 use crate::case::{access, bit, image, neighbours, words};
 use crate::memory::Counted;

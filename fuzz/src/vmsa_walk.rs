@@ -3,14 +3,14 @@
 use std::sync::atomic::AtomicU64;
 
 use arbitrary::{Arbitrary, Unstructured};
-use arch_aarch64::{
-    Granule, Regime, Stage1Controls, Stage2Controls, VaRange, VmsaStage1, VmsaStage2,
-};
 use pgtable::cache::{Generation, TranslationCache};
 use pgtable::memory::DirectMap;
 use pgtable::two_stage::{TwoStage, TwoStageFault};
 use pgtable::walk::Walker;
 use pgtable::{Gpa, Gva, Hpa};
+use pgtable_aarch64::{
+    Granule, Regime, Stage1Controls, Stage2Controls, VaRange, VmsaStage1, VmsaStage2,
+};
 
 use crate::case::{access, bit, image, neighbours, words};
 use crate::memory::Counted;
@@ -109,7 +109,7 @@ impl Shape {
 /// Arbitrary memory as tables; one address and its neighbours.
 ///
 /// # Oracles
-/// The model of `arch-aarch64`'s tests, which goes by the manual step by step: addresses, sizes,
+/// The model of `pgtable-aarch64`'s tests, which goes by the manual step by step: addresses, sizes,
 /// and the syndrome's status, of each stage and of both; all ways to read agree, and none reads
 /// more than it may. The latter are compared without the contiguous hint: in arbitrary memory most
 /// sets are misprogrammed, and a range may then be read otherwise than its pages one by one.

@@ -1,9 +1,9 @@
 //! A guest's tables in arbitrary memory: long mode, PAE, 32-bit paging.
 
 use arbitrary::{Arbitrary, Unstructured};
-use arch_x86::{Controls, KeyRegister, Levels, LongMode, LongModeFault, Pae, Paging32, Privacy};
 use pgtable::format::FirstStage;
 use pgtable::{Access, Gpa};
+use pgtable_x86::{Controls, KeyRegister, Levels, LongMode, LongModeFault, Pae, Paging32, Privacy};
 
 use crate::case::{access, bit, neighbours, privacy, words};
 use crate::oracle::x86_legacy::{self, Outcome};
@@ -26,7 +26,7 @@ struct Header {
 /// Arbitrary memory as tables; one linear address and its neighbours.
 ///
 /// # Oracles
-/// The reference walker of `arch-x86`'s tests for translation and error code; all ways to read
+/// The reference walker of `pgtable-x86`'s tests for translation and error code; all ways to read
 /// agree, and none reads more than it may.
 pub fn x86_walk(data: &[u8]) {
     let mut input = Unstructured::new(data);
@@ -81,7 +81,7 @@ fn image(given: &[u64]) -> Image {
     Image::new(|| cycle.next().unwrap_or(0))
 }
 
-/// PAE and 32-bit paging, against the walkers of `arch-x86`'s tests for these.
+/// PAE and 32-bit paging, against the walkers of `pgtable-x86`'s tests for these.
 fn older(header: &Header, controls: &Controls, access: Access, given: &[u64]) {
     let image = image(given);
     let inputs: Vec<_> =

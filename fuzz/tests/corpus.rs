@@ -114,7 +114,7 @@ fn dictionaries_are_used_and_right() {
     let read = |name: &str| words(&fs::read_to_string(folder.join(name)).expect("a dictionary"));
     assert!(used.iter().filter(|name| *name != "TARGETS").all(|name| read(name).len() > 5));
     let papr = read("papr.dict");
-    for call in arch_ppc64::hash::Hcall::ALL {
+    for call in pgtable_ppc64::hash::Hcall::ALL {
         assert!(papr.contains(&call.number().to_le_bytes().to_vec()), "{call:?}");
     }
 }

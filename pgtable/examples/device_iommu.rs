@@ -4,13 +4,13 @@
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicU64;
 
-use arch_x86::{Ept, EptControls, Levels};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
 use pgtable::iommu::TableIommu;
 use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::{Gpa, Hpa, Leaves, Prot, Stage2};
+use pgtable_x86::{Ept, EptControls, Levels};
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, IommuMemory};
 

@@ -3,13 +3,13 @@
 
 use std::sync::atomic::AtomicU64;
 
-use arch_x86::{Ept, EptControls, Levels};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::DirectMap;
 use pgtable::tree::{PageTable, Recorded, Writers};
 use pgtable::walk::Walker;
 use pgtable::{Access, Gpa, Hpa, Leaves, Prot};
+use pgtable_x86::{Ept, EptControls, Levels};
 
 const PAGE: u64 = 4096;
 const PAGES: u64 = 512;

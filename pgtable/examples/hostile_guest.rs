@@ -1,11 +1,11 @@
 //! Reads a guest's memory through page tables that a hostile guest wrote: nothing panics, nothing
 //! runs forever, and each error says where and why.
 
-use arch_x86::{Controls, Levels, LongMode};
 use pgtable::bytes::{Debugger, GuestBytes};
 use pgtable::memory::GuestTables;
 use pgtable::walk::Walker;
 use pgtable::{Access, Gpa, Gva};
+use pgtable_x86::{Controls, Levels, LongMode};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -5,12 +5,12 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_x86::{Ept, EptControls, Levels};
 use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::{Gpa, Hpa, Leaves, Prot};
+use pgtable_x86::{Ept, EptControls, Levels};
 
 const PAGE: u64 = 4096;
 const WORDS: usize = PAGE as usize / 8;

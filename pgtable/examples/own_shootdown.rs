@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
-use arch_x86::{Controls, Levels, LongMode};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
 use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::{Access, Gpa, Gva, Leaves, Prot, Stage1};
+use pgtable_x86::{Controls, Levels, LongMode};
 
 const PAGE: u64 = 4096;
 

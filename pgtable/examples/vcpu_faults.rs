@@ -5,13 +5,13 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use arch_x86::{Ept, EptControls, Levels};
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Owner, Policy, Region};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::DirectMap;
 use pgtable::shared::SharedPageTable;
 use pgtable::tree::PageTable;
 use pgtable::{Access, Error, Gpa, Hpa, Leaves, Prot, RangeError};
+use pgtable_x86::{Ept, EptControls, Levels};
 
 const PAGE: u64 = 4096;
 const PAGES: u64 = 2000;

@@ -119,7 +119,7 @@ pub enum Memory {
 /// portably by the methods here, or by the architecture's own setters.
 ///
 /// ```
-/// use arch_x86::{EptAttributes, MemoryType};
+/// use pgtable_x86::{EptAttributes, MemoryType};
 /// use pgtable::{Attributes, Memory, Prot};
 ///
 /// let registers = EptAttributes::from(Prot::RW).with_memory(Memory::Device);

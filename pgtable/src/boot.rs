@@ -161,7 +161,7 @@ pub fn build_boot_tables<F: Format<Stage = Stage1>, M: TableMemory<Gpa>>(
 ///
 /// ```
 /// # use core::sync::atomic::AtomicU64;
-/// use arch_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
+/// use pgtable_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
 /// use pgtable::memory::DirectMap;
 /// use pgtable::vcpu::link_boot_table;
 /// use pgtable::walk::Walker;

@@ -3,7 +3,8 @@
 //!
 //! - **Formats are values** ([`Format`]): level count, granule and CPU controls are chosen at run
 //!   time; the walker is compiled for the format's type. The formats themselves stand in
-//!   `arch-aarch64`, `arch-ppc64`, `arch-riscv64` and `arch-x86`. This crate knows no architecture.
+//!   `pgtable-aarch64`, `pgtable-ppc64`, `pgtable-riscv64` and `pgtable-x86`. This crate knows no
+//!   architecture.
 //! - **Addresses and stages are types**: [`Gva`], [`Gpa`], [`Hpa`]; a stage's tables stand in its
 //!   output space. What does not compose does not compile.
 //! - **Table memory can fail** ([`TableMemory`]): a guest's table pointer can point anywhere. Every

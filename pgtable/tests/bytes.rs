@@ -9,14 +9,14 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::bytes::{ByteMemory, Debugger, GuestBytes, Reason, Stopped, WordBytes};
 use pgtable::format::{Format, Input, Output};
 use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Address, Cause, Leaves, Mapping, Privilege, Prot};
+use pgtable_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use support::{Arena, Tables};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 

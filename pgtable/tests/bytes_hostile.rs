@@ -11,8 +11,6 @@ use core::cell::Cell;
 use core::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use arch_ppc64::radix::{Granule, ProcessScoped};
-use arch_x86::{Controls, EptControls, Levels, LongMode};
 use pgtable::bytes::{
     ByteMemory, Debugger, GuestBytes, Reason, Recording, Short, Stopped, Translate, WordBytes,
 };
@@ -22,6 +20,8 @@ use pgtable::tree::PageTable;
 use pgtable::two_stage::TwoStage;
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Address, Gpa, Gva, Hpa, Leaves, Prot, Translation};
+use pgtable_ppc64::radix::{Granule, ProcessScoped};
+use pgtable_x86::{Controls, EptControls, Levels, LongMode};
 use proptest::prelude::*;
 use support::{Arena, Tables};
 
@@ -213,13 +213,13 @@ fn what_is_recorded() {
     let memory = arena.memory::<Gpa>();
     let behind: Vec<_> = (0..3 * 512).map(AtomicU64::new).collect();
     let behind = WordBytes(DirectMap::new(&behind, Gpa::new(0)));
-    let clean = arch_x86::PageAttributes::from(Prot::RW).with_accessed(false).with_dirty(false);
+    let clean = pgtable_x86::PageAttributes::from(Prot::RW).with_accessed(false).with_dirty(false);
     let fresh = |tree: &mut PageTable<_, _, _>| {
         let mut gather = pgtable::invalidate::Gather::new(&pgtable::invalidate::Unused, ());
         tree.unmap(Gva::new(0), 4 * PAGE, &mut gather).unwrap();
         gather.finish(&tables).unwrap();
         tree.map(Gva::new(0), Gpa::new(0), 2 * PAGE, clean, Leaves::Largest).unwrap();
-        let only = arch_x86::PageAttributes::from(Prot::R);
+        let only = pgtable_x86::PageAttributes::from(Prot::R);
         let only = only.with_accessed(false).with_dirty(false);
         tree.map(Gva::new(2 * PAGE), Gpa::new(2 * PAGE), PAGE, only, Leaves::Largest).unwrap();
     };
@@ -270,7 +270,7 @@ fn through_both_stages() {
     let arena = Arena::new(1 << 18);
     let tables = Tables::new(&arena);
     let memory = arena.memory::<Hpa>();
-    let second = arch_x86::Ept::new(Levels::Four, EptControls::new());
+    let second = pgtable_x86::Ept::new(Levels::Four, EptControls::new());
     let mut host = PageTable::new(second, memory, &tables).unwrap();
     // The guest's memory is the host's, but for two pages that are exchanged.
     host.map(

@@ -158,7 +158,7 @@ fn case_a15_a_callback_that_panics() {
             };
         }),
         ("modify", |tree, gather, each| {
-            let edit = |leaf: pgtable::walk::LeafOf<arch_x86::LongMode>| {
+            let edit = |leaf: pgtable::walk::LeafOf<pgtable_x86::LongMode>| {
                 each();
                 leaf.attributes.with_prot(Prot::R)
             };
@@ -167,7 +167,7 @@ fn case_a15_a_callback_that_panics() {
             };
         }),
         ("modify what is broken first", |tree, gather, each| {
-            let edit = |leaf: pgtable::walk::LeafOf<arch_x86::LongMode>| {
+            let edit = |leaf: pgtable::walk::LeafOf<pgtable_x86::LongMode>| {
                 each();
                 leaf.attributes.with_memory(Memory::Device)
             };

@@ -11,9 +11,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::radix::{Granule, PartitionScoped, ProcessTable, Prte, RcPolicy};
-use arch_ppc64::shadow::L1Memory;
-use arch_x86::{Controls, Ept, EptControls, EptFault, Levels, LongMode, Npt, NptControls};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 use pgtable::cache::{Generation, TranslationCache};
@@ -28,6 +25,9 @@ use pgtable::tree::{PageTable, Recorded, Writers};
 use pgtable::two_stage::{TwoStage, TwoStageFault};
 use pgtable::walk::Walker;
 use pgtable::{Access, Cause, Error, Gpa, Gva, Hpa, Leaves, Prot, RangeError};
+use pgtable_ppc64::radix::{Granule, PartitionScoped, ProcessTable, Prte, RcPolicy};
+use pgtable_ppc64::shadow::L1Memory;
+use pgtable_x86::{Controls, Ept, EptControls, EptFault, Levels, LongMode, Npt, NptControls};
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::iommu::Iommu;
 use vm_memory::{

@@ -6,11 +6,11 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread;
 
-use arch_x86::{BootMapping, Controls, Levels, LongMode};
 use pgtable::iommu::TableIommu;
 use pgtable::memory::GuestTables;
 use pgtable::vcpu::build_boot_tables;
 use pgtable::{Gpa, Gva, Prot};
+use pgtable_x86::{BootMapping, Controls, Levels, LongMode};
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, IommuMemory};
 

@@ -8,7 +8,6 @@ mod guest;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use arch_x86::LongMode;
 use frag_alloc::{
     Cache, Deferred, Epochs, Frames, Kind, Owner, Policy, Reader as OneReader, Reading, Region,
 };
@@ -18,6 +17,7 @@ use pgtable::memory::DirectMap;
 use pgtable::shared::{DeferringAllocator, LockedRange, ReadSide, SharedPageTable, Writer};
 use pgtable::tree::PageTable;
 use pgtable::{Error, Gpa, Gva, Leaves, Prot, RangeError};
+use pgtable_x86::LongMode;
 
 use guest::{FRAMES, Frame, LARGE, PAGE, START, Tables, books, format, load, store};
 

@@ -1,8 +1,6 @@
 //! Slots, and the owner of a second stage, by hand: what the kit's random operations reach seldom.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use arch_ppc64::radix::{Granule, PartitionScoped};
-use arch_x86::{Ept, EptAttributes, EptControls, Levels, logged_pages};
 use pgtable::format::Format;
 use pgtable::memory::DirectMap;
 use pgtable::second_stage::{FaultInError, HostPage, MemorySlot, Placed, Stage2Tree};
@@ -10,6 +8,8 @@ use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Attributes, Gpa, Hpa, Mapping, Memory, Prot};
 use pgtable_conformance::memory::{Arena, Tables};
 use pgtable_conformance::tlb::Tlb;
+use pgtable_ppc64::radix::{Granule, PartitionScoped};
+use pgtable_x86::{Ept, EptAttributes, EptControls, Levels, logged_pages};
 
 const M2: u64 = 2 << 20;
 const G1: u64 = 1 << 30;

@@ -44,7 +44,7 @@ const TESTS: [(&str, &[&str]); 6] = [
         ],
     ),
     (
-        "arch-ppc64",
+        "pgtable-ppc64",
         &[
             "radix_invalidation",
             "radix_reference",
@@ -62,7 +62,7 @@ const TESTS: [(&str, &[&str]); 6] = [
         ],
     ),
     (
-        "arch-x86",
+        "pgtable-x86",
         &[
             "boot",
             "invalidate",
@@ -74,9 +74,12 @@ const TESTS: [(&str, &[&str]); 6] = [
             MODEL,
         ],
     ),
-    ("arch-aarch64", &["boot", "conformance", "invalidate", "model", "registers", "second_stage"]),
     (
-        "arch-riscv64",
+        "pgtable-aarch64",
+        &["boot", "conformance", "invalidate", "model", "registers", "second_stage"],
+    ),
+    (
+        "pgtable-riscv64",
         &["conformance", "invalidate", "iommu", "model", "napot", "registers", "second_stage"],
     ),
 ];

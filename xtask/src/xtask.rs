@@ -12,20 +12,20 @@ use crate::toolbox::{self, Toolbox};
 
 /// The packages that an embedder links, none of which needs `std`.
 pub const LIBRARIES: [&str; 6] =
-    ["pgtable", "frag-alloc", "arch-ppc64", "arch-x86", "arch-aarch64", "arch-riscv64"];
+    ["pgtable", "frag-alloc", "pgtable-ppc64", "pgtable-x86", "pgtable-aarch64", "pgtable-riscv64"];
 /// The package with the tests that formats of other crates run.
 pub const CONFORMANCE: &str = "pgtable-conformance";
 /// The packages whose tests depend on the processor: atomics, inline assembly, the page size, the
 /// KVM ABI.
 pub const POWER_TESTED: [&str; 7] =
-    ["pgtable", "frag-alloc", "arch-ppc64", "guest-init", "kvm-ppc", "probe-guest", "pseries"];
+    ["pgtable", "frag-alloc", "pgtable-ppc64", "guest-init", "kvm-ppc", "probe-guest", "pseries"];
 /// Of their tests, those of portable logic: large programs, which take minutes to compile.
 pub const PORTABLE_TESTS: [&str; 2] = ["entries", "model"];
 /// The other packages that build for POWER.
 pub const POWER_BUILT: [&str; 9] = [
-    "arch-x86",
-    "arch-aarch64",
-    "arch-riscv64",
+    "pgtable-x86",
+    "pgtable-aarch64",
+    "pgtable-riscv64",
     "pgtable-conformance",
     "memory-image",
     "microvm",

@@ -1,7 +1,7 @@
 //! Formats to be tested.
 #![allow(dead_code, reason = "not every test uses all")]
 
-use arch_aarch64::{Stage1Controls, Stage2Controls, VmsaStage1, VmsaStage2};
+use pgtable_aarch64::{Stage1Controls, Stage2Controls, VmsaStage1, VmsaStage2};
 
 /// Controls to start from.
 pub const S1: Stage1Controls = Stage1Controls::new();
@@ -17,8 +17,8 @@ pub fn stage2(controls: Stage2Controls) -> VmsaStage2 {
 
 pub mod model;
 
-use arch_aarch64::{Granule, Regime, VaRange};
 use model::Params;
+use pgtable_aarch64::{Granule, Regime, VaRange};
 
 /// The model's parameters of a stage-1 format.
 pub fn params1(c: &Stage1Controls) -> Params {

@@ -246,7 +246,7 @@ impl Layout {
     /// bits, and a real page number whose upper two bits, in the place of B, are zero.
     ///
     /// ```
-    /// use arch_ppc64::hash::{Hpte, HpteR, HpteV, Layout};
+    /// use pgtable_ppc64::hash::{Hpte, HpteR, HpteV, Layout};
     ///
     /// let page = Hpte { v: HpteV::from_bits(1), r: HpteR::from_bits(1 << 58 | 0x1010) };
     /// assert!(Layout::V2.holds(page) && !Layout::V3.holds(page));

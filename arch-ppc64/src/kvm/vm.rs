@@ -18,7 +18,7 @@ use std::time::Duration;
 ///
 /// A `File` may be anything, so that it has none of these methods:
 /// ```compile_fail,E0599
-/// use arch_ppc64::kvm::PpcMmu;
+/// use pgtable_ppc64::kvm::PpcMmu;
 ///
 /// std::fs::File::open("/dev/kvm")?.get_rmmu_info()?;
 /// # Ok::<(), std::io::Error>(())

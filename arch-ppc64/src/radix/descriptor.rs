@@ -40,7 +40,7 @@ impl RadixRoot {
     /// beyond 2^60.
     ///
     /// ```
-    /// # use arch_ppc64::radix::RadixRoot;
+    /// # use pgtable_ppc64::radix::RadixRoot;
     /// assert_eq!(RadixRoot::of_tree(0x10_0000).map(u64::from), Some(0x4000_0000_0010_00ad));
     /// ```
     #[must_use]
@@ -144,7 +144,7 @@ impl Pate {
     /// ([`Invalidation::all`](crate::radix::Invalidation::all)).
     ///
     /// ```
-    /// use arch_ppc64::radix::{Pate, ProcessTableWord};
+    /// use pgtable_ppc64::radix::{Pate, ProcessTableWord};
     /// use pgtable::Hpa;
     ///
     /// let process_table = ProcessTableWord::from_bits(0x8000_0000_0013_0004);

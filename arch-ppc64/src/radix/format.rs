@@ -21,7 +21,7 @@ use crate::interrupt::{Interrupt, Status};
 /// tables as the manual wants them.
 ///
 /// ```
-/// use arch_ppc64::radix::{Granule, PageAttributes, ProcessScoped, Quadrants};
+/// use pgtable_ppc64::radix::{Granule, PageAttributes, ProcessScoped, Quadrants};
 /// use pgtable::format::Format;
 /// use pgtable::{Access, Address, Gpa, Gva, Level, Position, Prot};
 ///

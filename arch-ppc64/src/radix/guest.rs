@@ -70,7 +70,7 @@ impl core::error::Error for GuestFault {}
 /// behaves.
 ///
 /// ```
-/// use arch_ppc64::radix::{Granule, GuestMmu, ProcessScoped, ProcessTable, Prte, RcPolicy, Strictness, TableFault};
+/// use pgtable_ppc64::radix::{Granule, GuestMmu, ProcessScoped, ProcessTable, Prte, RcPolicy, Strictness, TableFault};
 /// use core::sync::atomic::AtomicU64;
 /// use pgtable::memory::DirectMap;
 /// use pgtable::{Access, Gpa, Gva};

@@ -12,10 +12,10 @@
 //! in a buffer is big-endian.
 //!
 //! ```
-//! use arch_ppc64::radix::guest_state::{
+//! use pgtable_ppc64::radix::guest_state::{
 //!     Element, Elements, PartitionTableElement, ProcessTableElement, Writer,
 //! };
-//! use arch_ppc64::radix::{Pate, RadixRoot};
+//! use pgtable_ppc64::radix::{Pate, RadixRoot};
 //!
 //! let tree = RadixRoot::of_tree(0x10_0000).unwrap().with_hr(true);
 //! let pate = Pate { tree, process_table: 0x8000_0000_0013_0004.into() };
@@ -253,7 +253,7 @@ pub fn data_storage(output: Elements<'_>) -> Result<Option<HypervisorFault>, Buf
 /// [`BufferError`].
 ///
 /// ```
-/// use arch_ppc64::radix::guest_state::{Elements, instruction_storage};
+/// use pgtable_ppc64::radix::guest_state::{Elements, instruction_storage};
 ///
 /// let mut output = vec![0, 0, 0, 3];
 /// for (id, value) in [(0x1021_u16, 0x1000_u64), (0x1022, 0x4000_0000), (0xf003, 0x7_0000)] {
@@ -264,7 +264,7 @@ pub fn data_storage(output: Elements<'_>) -> Result<Option<HypervisorFault>, Buf
 /// let fault = instruction_storage(Elements::of(&output)?)?.unwrap();
 /// assert_eq!((fault.hdar.get(), fault.asdr.get()), (0x1000, 0x7_0000));
 /// assert!(fault.interrupt.status.no_translation());
-/// # Ok::<(), arch_ppc64::radix::guest_state::BufferError>(())
+/// # Ok::<(), pgtable_ppc64::radix::guest_state::BufferError>(())
 /// ```
 pub fn instruction_storage(output: Elements<'_>) -> Result<Option<HypervisorFault>, BufferError> {
     let Registers { nia: Some(nia), msr: Some(msr), asdr: Some(asdr), .. } = Registers::of(output)?

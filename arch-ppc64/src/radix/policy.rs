@@ -18,7 +18,7 @@ impl RcPolicy {
     /// What this version of QEMU does, in process scope and in partition scope.
     ///
     /// ```
-    /// use arch_ppc64::radix::RcPolicy;
+    /// use pgtable_ppc64::radix::RcPolicy;
     ///
     /// assert_eq!(RcPolicy::of_qemu(7, 2), RcPolicy::HardwareUpdate);
     /// assert_eq!(RcPolicy::of_qemu(10, 0), RcPolicy::Fault);

@@ -10,7 +10,7 @@ use super::policy::Strictness;
 /// A partition's process table: where it is, and how many processes it has room for.
 ///
 /// ```
-/// use arch_ppc64::radix::{ProcessTable, Prte, Strictness};
+/// use pgtable_ppc64::radix::{ProcessTable, Prte, Strictness};
 /// use core::sync::atomic::AtomicU64;
 /// use pgtable::memory::DirectMap;
 /// use pgtable::Gpa;

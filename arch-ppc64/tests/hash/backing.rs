@@ -2,9 +2,9 @@
 
 use std::sync::atomic::AtomicU64;
 
-use arch_ppc64::hash::{Hpt, HptOrder, Layout};
 use pgtable::Gpa;
 use pgtable::memory::DirectMap;
+use pgtable_ppc64::hash::{Hpt, HptOrder, Layout};
 
 pub type Table<'m> = Hpt<Gpa, DirectMap<'m, Gpa>>;
 

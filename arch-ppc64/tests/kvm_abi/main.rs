@@ -1,10 +1,10 @@
-//! Every number of `arch_ppc64::kvm` against the kernel’s own headers.
+//! Every number of `pgtable_ppc64::kvm` against the kernel’s own headers.
 #![cfg(target_os = "linux")]
 
 mod headers;
 
-use arch_ppc64::kvm::*;
 use headers::{Row, assert_agrees, assert_differs};
+use pgtable_ppc64::kvm::*;
 
 #[test]
 fn requests() {

@@ -2,8 +2,6 @@
 
 use core::cell::{Cell, RefCell};
 
-use arch_ppc64::radix::{Granule, PartitionScoped, Pate, ProcessTableWord};
-use arch_ppc64::second_stage::{HostPage, SecondStage};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::invalidate::{Invalidate, InvalidateFailed, Stale};
 use pgtable::memory::DirectMap;
@@ -11,6 +9,8 @@ use pgtable::second_stage::{FaultInError as Error, MemorySlot, Placed};
 use pgtable::tree::{Recorded, Writers};
 use pgtable::walk::Walker;
 use pgtable::{AccessKind, Gpa, Hpa, Prot, Stage2};
+use pgtable_ppc64::radix::{Granule, PartitionScoped, Pate, ProcessTableWord};
+use pgtable_ppc64::second_stage::{HostPage, SecondStage};
 
 use pgtable_conformance::log::Logged;
 

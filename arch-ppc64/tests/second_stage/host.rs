@@ -6,13 +6,13 @@ use core::sync::atomic::AtomicU64;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-use arch_ppc64::radix::{Invalidation, Processor, Reach, Ric, Step, Tlbie};
-use arch_ppc64::second_stage::{Leaf, SecondStage};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 use pgtable::invalidate::{Invalidate, InvalidateFailed, Stale};
 use pgtable::memory::{DirectMap, TableMemory};
 use pgtable::{Gpa, Hpa, Stage2};
+use pgtable_ppc64::radix::{Invalidation, Processor, Reach, Ric, Step, Tlbie};
+use pgtable_ppc64::second_stage::{Leaf, SecondStage};
 
 /// Where tables lie; far from what the tests map.
 pub const TABLES: u64 = 0x4000_0000_0000;

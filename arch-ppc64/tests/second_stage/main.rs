@@ -4,7 +4,7 @@
 mod cases;
 mod host;
 
-use arch_ppc64::radix::{Granule, PartitionScoped, RcPolicy};
+use pgtable_ppc64::radix::{Granule, PartitionScoped, RcPolicy};
 
 // Against the kit's list of leaves, with R and C by hardware and by software.
 pgtable_conformance::second_stage! {

@@ -2,16 +2,16 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::radix::{
-    Granule, HypervisorFault, PageAttributes, PartitionScoped, ProcessTableWord, RptInvalidate,
-    RptPages, RptTarget, RptType,
-};
-use arch_ppc64::second_stage::{Action, HostPage, Reason, SecondStage};
-use arch_ppc64::shadow::{Error, HcallError, Nested, Outcome, Restriction};
-use arch_ppc64::{Interrupt, Status, Vector};
 use pgtable::memory::DirectMap;
 use pgtable::second_stage::MemorySlot;
 use pgtable::{AccessKind, Gpa, Gva, Hpa, Prot};
+use pgtable_ppc64::radix::{
+    Granule, HypervisorFault, PageAttributes, PartitionScoped, ProcessTableWord, RptInvalidate,
+    RptPages, RptTarget, RptType,
+};
+use pgtable_ppc64::second_stage::{Action, HostPage, Reason, SecondStage};
+use pgtable_ppc64::shadow::{Error, HcallError, Nested, Outcome, Restriction};
+use pgtable_ppc64::{Interrupt, Status, Vector};
 use proptest::prelude::*;
 
 use crate::host::{Tables, Tlb, direct, leaves, memory};

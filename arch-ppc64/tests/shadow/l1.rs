@@ -4,16 +4,16 @@
 use core::cell::{Cell, RefCell};
 use core::sync::atomic::AtomicU64;
 
-use arch_ppc64::radix::{
-    Granule, PageAttributes, PartitionScoped, PartitionTable, Pate, ProcessTableWord, RadixRoot,
-    RptInvalidate, h_tlb_invalidate,
-};
-use arch_ppc64::shadow::L1Memory;
 use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
 use pgtable::memory::DirectMap;
 use pgtable::tree::{PageTable, Recorded, Writers};
 use pgtable::{Gpa, Hpa, Leaves, Stage2};
+use pgtable_ppc64::radix::{
+    Granule, PageAttributes, PartitionScoped, PartitionTable, Pate, ProcessTableWord, RadixRoot,
+    RptInvalidate, h_tlb_invalidate,
+};
+use pgtable_ppc64::shadow::L1Memory;
 
 /// Where L1 keeps its tables, in its own memory; the partition table first.
 pub const TABLES: u64 = 0x80_0000_0000;

@@ -3,15 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use arch_ppc64::radix::{
-    Eaa, Granule, HypervisorFault, PageAttributes, PartitionScoped, Pte, RcPolicy,
-};
-use arch_ppc64::second_stage::{Action, HostPage, Leaf, SecondStage};
-use arch_ppc64::shadow::{Nested, Outcome, Restriction};
 use pgtable::memory::DirectMap;
 use pgtable::second_stage::{FaultInError, MemorySlot, PageState};
 use pgtable::tree::Recorded;
 use pgtable::{Access, AccessKind, Gpa, Gva, Hpa, Prot};
+use pgtable_ppc64::radix::{
+    Eaa, Granule, HypervisorFault, PageAttributes, PartitionScoped, Pte, RcPolicy,
+};
+use pgtable_ppc64::second_stage::{Action, HostPage, Leaf, SecondStage};
+use pgtable_ppc64::shadow::{Nested, Outcome, Restriction};
 use proptest::prelude::*;
 
 use crate::host::{Tables, Tlb, direct, leaves, memory};

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use arch_riscv64::{Controls, Extensions, GuestControls, Mode};
 use pgtable::{Access, AccessKind, Privilege};
+use pgtable_riscv64::{Controls, Extensions, GuestControls, Mode};
 
 /// What the model answers: an address and log2 of the page's size (of the smaller page, with two
 /// stages), or scause, stval, htval and htinst.

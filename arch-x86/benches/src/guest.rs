@@ -1,8 +1,8 @@
 //! A guest: memory in two regions, some pages of it mapped, and the registers by which they are.
 
-use arch_x86::{BootMapping, BootTables, Controls, Levels, LongMode, boot_tables};
 use pgtable::memory::GuestTables;
 use pgtable::{Gpa, Gva, Prot};
+use pgtable_x86::{BootMapping, BootTables, Controls, Levels, LongMode, boot_tables};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 /// Bytes of each region.

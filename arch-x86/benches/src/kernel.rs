@@ -1,11 +1,11 @@
 //! A vCPU of KVM's: KVM_TRANSLATE walks the guest's tables for it, and KVM_GET_SREGS has what our
 //! walk begins with.
 
-use arch_x86::gva_to_gpa;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use pgtable::memory::GuestTables;
 use pgtable::{Access, Gpa};
+use pgtable_x86::gva_to_gpa;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{Contestant, Row};

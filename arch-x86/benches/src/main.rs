@@ -7,11 +7,11 @@ mod guest;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod kernel;
 
-use arch_x86::gva_to_gpa;
 use bench_harness::{Contestant, Goal, Row as _, compete};
 use clap::Parser;
 use pgtable::memory::GuestTables;
 use pgtable::{Access, Gpa};
+use pgtable_x86::gva_to_gpa;
 use vm_memory::GuestMemoryMmap;
 
 use guest::{Guest, PAGES, address, page};

@@ -4,13 +4,13 @@
 //! No form of image has these registers. Source of what Linux says:
 //! `arch/arm64/kernel/vmcore_info.c`, and `crash_core.c` before Linux 6.9.
 
-use arch_aarch64::{
-    Granule, Hcr, Paging, Processor, Regime, Registers, Sctlr, Stage1Controls, Tcr, Ttbr, VaRange,
-    VmsaStage1, stage2_of,
-};
 use memory_image::{Allowance, Image, VmcoreInfo};
 use pgtable::walk::Walker;
 use pgtable::{Gpa, Gva};
+use pgtable_aarch64::{
+    Granule, Hcr, Paging, Processor, Regime, Registers, Sctlr, Stage1Controls, Tcr, Ttbr, VaRange,
+    VmsaStage1, stage2_of,
+};
 
 use super::root::{Arch, Infos, Located, Request, Root, RootChoice};
 use super::root_error::RootError;

@@ -1,16 +1,16 @@
 //! What a page's attributes say, in the words of its architecture.
 
-use arch_aarch64::{
+use pgtable::format::Format;
+use pgtable::{Attributes as _, Memory};
+use pgtable_aarch64::{
     Shareability, Stage1Attributes, Stage2Attributes, Stage2Execute, Stage2Memory, VmsaStage1,
     VmsaStage2,
 };
-use arch_ppc64::radix::{Att, PageAttributes as RadixAttributes, ProcessScoped};
-use arch_riscv64::{LeafAttributes, Sv, SvX4};
-use arch_x86::{
+use pgtable_ppc64::radix::{Att, PageAttributes as RadixAttributes, ProcessScoped};
+use pgtable_riscv64::{LeafAttributes, Sv, SvX4};
+use pgtable_x86::{
     Attributes32, Ept, EptAttributes, LongMode, MemoryType, Pae, PageAttributes, Paging32,
 };
-use pgtable::format::Format;
-use pgtable::{Attributes as _, Memory};
 
 /// What helps to name things.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
-use arch_ppc64::hash::{
+use pgtable::memory::TableMemory;
+use pgtable::{Access, Gpa, Gva, Prot, low_bits};
+use pgtable_ppc64::hash::{
     Authority, GROUP_ENTRIES, Hpt, HptError, HptOrder, Hpte, Layout, PageSize, Segment,
     SegmentSize, Slb, VirtualPage, judge,
 };
-use pgtable::memory::TableMemory;
-use pgtable::{Access, Gpa, Gva, Prot, low_bits};
 
 use super::census::HashCensus;
 use super::linux::LinuxLayout;
@@ -411,7 +411,7 @@ impl<'i> HashSpace<'i> {
 
 /// The first address of the segment of `slb` in which `page` lies.
 fn segment_start(slb: &Slb, page: &VirtualPage) -> Option<u64> {
-    (0..arch_ppc64::hash::SLB_ENTRIES).find_map(|index| {
+    (0..pgtable_ppc64::hash::SLB_ENTRIES).find_map(|index| {
         let (esid, word) = slb.entry(index);
         let segment = Segment::of_slb(word).filter(|_| esid.v())?;
         let same =

@@ -2,7 +2,7 @@
 //! part of `ptdump` that is no user interface.
 //!
 //! [`locate`] finds the root, [`Space::of`] makes of it an address space that can be asked. Trees
-//! are read by `pgtable`'s walkers, hashed page tables by `arch-ppc64`'s; what these refuse is
+//! are read by `pgtable`'s walkers, hashed page tables by `pgtable-ppc64`'s; what these refuse is
 //! shown as a fault in its place, and reading goes on behind it.
 //!
 //! Whatever the image holds, work and memory are bounded by the

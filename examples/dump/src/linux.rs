@@ -11,9 +11,9 @@
 //! | 4-KiB pages, 5.8 and later | 1 at 0xc000… | 2 at 0xc0003d… | 3 at 0xc0003e… | 4 at 0xc0003f… |
 //! | 4-KiB pages, 4.12 to 5.1 | 1 at 0xc000… | 2 at 0xd000… | 3 at 0xe000… | 4 at 0xf000… |
 
-use arch_ppc64::hash::{Context, SegmentSize};
 use memory_image::VmcoreInfo;
 use pgtable::Gva;
+use pgtable_ppc64::hash::{Context, SegmentSize};
 
 /// log2 of the bytes that a context has segments for.
 const CONTEXT_BITS: u32 = 49;

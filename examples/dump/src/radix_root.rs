@@ -1,11 +1,11 @@
 //! The root of a radix tree on POWER: from a process table, or from what Linux says of itself.
 
-use arch_ppc64::radix::{
-    Granule, GuestMmu, ProcessScoped, ProcessTable, ProcessTableWord, RcPolicy, Strictness,
-};
 use memory_image::{Allowance, Image};
 use pgtable::walk::Walker;
 use pgtable::{Access, Gpa, Gva};
+use pgtable_ppc64::radix::{
+    Granule, GuestMmu, ProcessScoped, ProcessTable, ProcessTableWord, RcPolicy, Strictness,
+};
 
 use super::root::{Arch, Infos, Located, Request, Root, RootChoice};
 use super::root_error::{RootError, Several};

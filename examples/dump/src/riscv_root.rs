@@ -3,10 +3,10 @@
 //! No form of image has these registers. Source of what Linux says:
 //! `arch/riscv/kernel/vmcore_info.c`, and `crash_core.c` before Linux 6.9.
 
-use arch_riscv64::{Controls, Extensions, GuestControls, Hgatp, Mode, Satp, Sv, SvX4};
 use memory_image::{Allowance, Image, VmcoreInfo};
 use pgtable::walk::Walker;
 use pgtable::{Gpa, Gva};
+use pgtable_riscv64::{Controls, Extensions, GuestControls, Hgatp, Mode, Satp, Sv, SvX4};
 
 use super::root::{Arch, Infos, Located, Request, Root, RootChoice};
 use super::root_error::RootError;

@@ -16,13 +16,13 @@
 //! Where the image has several candidates none is taken silently: either all are named and the user
 //! has to choose, or [`Located::remarks`] says which was taken and what the others are.
 
-use arch_aarch64::{VmsaStage1, VmsaStage2};
-use arch_ppc64::hash::{HptOrder, Layout, Slb};
-use arch_ppc64::radix::ProcessScoped;
-use arch_riscv64::{Sv, SvX4};
-use arch_x86::{Ept, EptControls, Eptp, Levels, LongMode, Pae, Paging32};
 use memory_image::{Image, VmcoreInfo};
 use pgtable::{Gpa, Hpa};
+use pgtable_aarch64::{VmsaStage1, VmsaStage2};
+use pgtable_ppc64::hash::{HptOrder, Layout, Slb};
+use pgtable_ppc64::radix::ProcessScoped;
+use pgtable_riscv64::{Sv, SvX4};
+use pgtable_x86::{Ept, EptControls, Eptp, Levels, LongMode, Pae, Paging32};
 
 use super::hash::{HashTable, HashView};
 use super::linux::LinuxLayout;

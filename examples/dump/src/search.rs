@@ -8,8 +8,8 @@
 //! Holes of the file are not read. An image whose pieces lie over one another in the file is larger
 //! than the file; a search reads at most [`MOST`] times as much as the file has.
 
-use arch_ppc64::radix::{ProcessTable, Prte, Strictness};
 use memory_image::{Form, Held, Image, Piece, VmcoreInfo};
+use pgtable_ppc64::radix::{ProcessTable, Prte, Strictness};
 
 use super::radix_root::{maps_linearly, process_table};
 use super::root::{Located, Root};

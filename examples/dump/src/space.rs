@@ -2,13 +2,13 @@
 
 use std::ops::ControlFlow;
 
-use arch_aarch64::{VmsaStage1, VmsaStage2};
-use arch_ppc64::hash::HptError;
-use arch_ppc64::radix::ProcessScoped;
-use arch_riscv64::{Sv, SvX4};
-use arch_x86::{Ept, LongMode, Pae, Paging32};
 use memory_image::{Image, ImageTables};
 use pgtable::Access;
+use pgtable_aarch64::{VmsaStage1, VmsaStage2};
+use pgtable_ppc64::hash::HptError;
+use pgtable_ppc64::radix::ProcessScoped;
+use pgtable_riscv64::{Sv, SvX4};
+use pgtable_x86::{Ept, LongMode, Pae, Paging32};
 
 use super::census::Census;
 use super::describe::Names;

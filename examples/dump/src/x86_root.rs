@@ -1,12 +1,12 @@
 //! The root on x86, in each paging mode: from a CPU's registers, or from what Linux says of itself.
 
-use arch_x86::{
-    Controls, Cr3, Cr3Pae, Levels, LongMode, Pae, Paging, Paging32, Registers, Unsupported,
-};
 use memory_image::{Image, VmcoreInfo, X86Registers};
 use pgtable::format::FirstStage;
 use pgtable::walk::Walker;
 use pgtable::{Gpa, Gva};
+use pgtable_x86::{
+    Controls, Cr3, Cr3Pae, Levels, LongMode, Pae, Paging, Paging32, Registers, Unsupported,
+};
 
 use super::root::{Arch, EM_386, Infos, Located, Request, Root, RootChoice};
 use super::root_error::RootError;
@@ -81,7 +81,7 @@ impl Mode {
 
     /// Where the tables at `cr3` say that `va` is.
     fn query(self, image: &Image<'_>, cr3: u64, foreign: u64, va: u64) -> Option<Gpa> {
-        fn find<F: FirstStage<Fault = arch_x86::LongModeFault>>(
+        fn find<F: FirstStage<Fault = pgtable_x86::LongModeFault>>(
             image: &Image<'_>,
             format: F,
             root: Gpa,

@@ -7,10 +7,10 @@ use std::arch::global_asm;
 use std::error::Error;
 use std::slice;
 
-use arch_x86::{BootMapping, Levels, LongMode, Registers, boot_tables};
 use kvm_x86::{Features, GDT};
 use pgtable::memory::GuestTables;
 use pgtable::{Gpa, Gva, Prot};
+use pgtable_x86::{BootMapping, Levels, LongMode, Registers, boot_tables};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Bytes of guest memory.

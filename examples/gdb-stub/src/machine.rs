@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arch_x86::{Paging, PagingWalker, Registers};
 use kvm_bindings::{
     KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_dtable, kvm_guest_debug, kvm_regs,
 };
@@ -14,6 +13,7 @@ use kvm_x86::{Features, GDT, Slots, long_mode_segments};
 use pgtable::bytes::{Debugger, GuestBytes};
 use pgtable::memory::GuestTables;
 use pgtable::{Gpa, Gva, Privilege};
+use pgtable_x86::{Paging, PagingWalker, Registers};
 use probe_guest::Ticker;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 

@@ -8,8 +8,8 @@
 use std::fs;
 use std::io;
 
-use arch_ppc64::hash::Supported;
-use arch_ppc64::kvm::{PpcMmu, kvm_ppc_rmmu_info};
+use pgtable_ppc64::hash::Supported;
+use pgtable_ppc64::kvm::{PpcMmu, kvm_ppc_rmmu_info};
 
 use crate::bindings::{KVM_REG_PPC_ARCH_COMPAT, KVM_VM_PPC_HV};
 use crate::{Cap, Kvm};
@@ -184,7 +184,7 @@ impl Host {
     }
 }
 
-fn size_words(pair: arch_ppc64::hash::PageSizes) -> String {
+fn size_words(pair: pgtable_ppc64::hash::PageSizes) -> String {
     let (base, actual) = (pair.base().shift(), pair.actual().shift());
     if base == actual { format!("2^{base}") } else { format!("2^{actual} in 2^{base}") }
 }

@@ -2,8 +2,8 @@
 //!
 //! `kvm-bindings` and `kvm-ioctls` do not compile for POWER. This crate has what they would have
 //! there, by their names: [`bindings`] (structures and constants), [`Kvm`], [`VmFd`], [`VcpuFd`],
-//! [`VcpuExit`], [`Cap`], [`Error`]. The MMU’s own calls are in [`arch_ppc64::kvm::PpcMmu`], which
-//! [`VmFd`] has. `tests/kvm_abi.rs` checks every number against the kernel’s headers.
+//! [`VcpuExit`], [`Cap`], [`Error`]. The MMU’s own calls are in [`pgtable_ppc64::kvm::PpcMmu`],
+//! which [`VmFd`] has. `tests/kvm_abi.rs` checks every number against the kernel’s headers.
 //!
 //! All of it compiles on every Linux host, and returns the OS’s error where KVM is not POWER’s.
 //!

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::io;
 
-use arch_x86::{Controls, Levels};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
+use pgtable_x86::{Controls, Levels};
 
 /// The features that a guest of this host can use.
 ///

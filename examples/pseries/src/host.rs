@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use arch_ppc64::kvm::kvm_ppc_mmuv3_cfg;
+use pgtable_ppc64::kvm::kvm_ppc_mmuv3_cfg;
 
 /// Whether a CPU runs, as RTAS `query-cpu-stopped-state` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

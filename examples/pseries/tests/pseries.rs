@@ -5,8 +5,8 @@
 
 use std::sync::Mutex;
 
-use arch_ppc64::hash::{HptOrder, PageSize};
-use arch_ppc64::kvm::kvm_ppc_mmuv3_cfg;
+use pgtable_ppc64::hash::{HptOrder, PageSize};
+use pgtable_ppc64::kvm::kvm_ppc_mmuv3_cfg;
 use pseries::{
     BootError, CpuState, Ending, Host, Hypercall, Machine, Mmu, Next, Platform, Status, boot,
 };

@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use arch_ppc64::hash::{Slb, SlbEsid, SlbVsid};
+use pgtable_ppc64::hash::{Slb, SlbEsid, SlbVsid};
 use table_dump::RootChoice;
 
 /// How an address is written.

@@ -3,9 +3,9 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use arch_ppc64::hash::Layout;
 use clap::{Args, ValueEnum};
 use memory_image::Allowance;
+use pgtable_ppc64::hash::Layout;
 use table_dump::{Arch, LinuxLayout, RootChoice, Which};
 
 use crate::address::{self, ExtentText};

@@ -9,10 +9,6 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 
 use arbitrary::Unstructured;
-use arch_aarch64::{Granule as VmsaGranule, Stage1Controls, VmsaStage1};
-use arch_ppc64::radix::{Granule, ProcessScoped};
-use arch_riscv64::{Controls as SvControls, Extensions, Mode, Sv};
-use arch_x86::{Controls, Levels, LongMode, Paging32};
 use frag_alloc::{Cache, Epochs, Frames, Kind, Owner, Policy, Region};
 use pgtable::allocator::Contents;
 use pgtable::format::Format;
@@ -20,6 +16,10 @@ use pgtable::memory::DirectMap;
 use pgtable::shared::SharedPageTable;
 use pgtable::tree::PageTable;
 use pgtable::{Gpa, Stage1};
+use pgtable_aarch64::{Granule as VmsaGranule, Stage1Controls, VmsaStage1};
+use pgtable_ppc64::radix::{Granule, ProcessScoped};
+use pgtable_riscv64::{Controls as SvControls, Extensions, Mode, Sv};
+use pgtable_x86::{Controls, Levels, LongMode, Paging32};
 
 use allocator::{Allocator, Checked, Live, Stranger, Table};
 use memory::Written;

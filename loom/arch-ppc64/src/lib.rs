@@ -1,1 +1,1 @@
-//! Model checks of `arch-ppc64`: see `tests`.
+//! Model checks of `pgtable-ppc64`: see `tests`.

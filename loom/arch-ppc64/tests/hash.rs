@@ -4,10 +4,10 @@
 
 use std::sync::atomic::Ordering;
 
-use arch_ppc64::hash::{Group, HpteV, Pattern, Slot, Word};
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use loom::thread;
+use pgtable_ppc64::hash::{Group, HpteV, Pattern, Slot, Word};
 
 /// The model checker's word as a table's.
 struct Modelled(AtomicU64);

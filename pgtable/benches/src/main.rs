@@ -12,11 +12,11 @@ mod row;
 
 use std::rc::Rc;
 
-use arch_aarch64::{Stage1Controls, VmsaStage1};
-use arch_ppc64::radix::{Granule, ProcessScoped};
-use arch_riscv64::{Mode, Sv};
-use arch_x86::{Controls, Levels, LongMode};
 use clap::Parser;
+use pgtable_aarch64::{Stage1Controls, VmsaStage1};
+use pgtable_ppc64::radix::{Granule, ProcessScoped};
+use pgtable_riscv64::{Mode, Sv};
+use pgtable_x86::{Controls, Levels, LongMode};
 
 use bench_harness::work::Work;
 use bench_harness::{Contestant, Row as _, compete};
@@ -72,7 +72,7 @@ fn contestants() -> Vec<Box<dyn Contestant<Row>>> {
     };
     let over_sv = |mode| {
         let (memory, tables) = direct();
-        ours::Table::new(Sv::new(mode, arch_riscv64::Controls::new()), memory, tables)
+        ours::Table::new(Sv::new(mode, pgtable_riscv64::Controls::new()), memory, tables)
     };
     let (memory, tables) = guest();
     let over_regions = ours::Table::new(long_mode, memory, tables);
@@ -123,8 +123,8 @@ fn contestants() -> Vec<Box<dyn Contestant<Row>>> {
         Column::boxed("x86", ours::ROWS, over_direct(long_mode), &small),
         Column::boxed("radix 4K", ours::ROWS, radix(radix_4k), &small),
         Column::boxed("radix 64K", ours::ROWS, radix(radix_64k), &large),
-        Column::boxed("AArch64 4K", ours::ROWS, over_vmsa(arch_aarch64::Granule::K4), &small),
-        Column::boxed("AArch64 64K", ours::ROWS, over_vmsa(arch_aarch64::Granule::K64), &large),
+        Column::boxed("AArch64 4K", ours::ROWS, over_vmsa(pgtable_aarch64::Granule::K4), &small),
+        Column::boxed("AArch64 64K", ours::ROWS, over_vmsa(pgtable_aarch64::Granule::K64), &large),
         Column::boxed("Sv39", ours::ROWS, over_sv(Mode::Sv39), &small),
         Column::boxed("Sv48", ours::ROWS, over_sv(Mode::Sv48), &small),
         Column::boxed("x86, 4 regions", ours::ROWS, over_regions, &small),

@@ -18,7 +18,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arch_x86::{Controls, Levels, LongMode};
 use clap::Parser;
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Local, Owner, Policy, Reader, Region};
 use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
@@ -27,6 +26,7 @@ use pgtable::memory::{DirectMap, TableMemory};
 use pgtable::shared::{DeferringAllocator, SharedPageTable, Writer};
 use pgtable::tree::PageTable;
 use pgtable::{Access, Gpa, Gva, Leaves, Prot};
+use pgtable_x86::{Controls, Levels, LongMode};
 
 use bench_harness::Goal;
 
@@ -212,7 +212,7 @@ fn clear(tree: &mut Tree) {
     }
 }
 
-fn leaf() -> arch_x86::PageAttributes {
+fn leaf() -> pgtable_x86::PageAttributes {
     Prot::RW.into()
 }
 

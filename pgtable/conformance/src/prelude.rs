@@ -91,7 +91,7 @@ macro_rules! example {
     (stage: $stage:ident, $gather:ident, $slot:ident) => {
         $crate::example!(memory: arena, tables);
         let tlb = Tlb::default();
-        let format = arch_x86::Ept::new(arch_x86::Levels::Four, arch_x86::EptControls::new());
+        let format = pgtable_x86::Ept::new(pgtable_x86::Levels::Four, pgtable_x86::EptControls::new());
         #[allow(unused_mut)]
         let mut $stage =
             pgtable::second_stage::Stage2Tree::new(format, arena.memory::<Hpa>(), &tables, 1)?;

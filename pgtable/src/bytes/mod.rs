@@ -49,7 +49,7 @@ const CHUNK: usize = 512;
 ///
 /// ```
 /// # use core::sync::atomic::AtomicU64;
-/// use arch_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
+/// use pgtable_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
 /// use pgtable::bytes::{Debugger, GuestBytes, WordBytes};
 /// use pgtable::memory::DirectMap;
 /// use pgtable::walk::Walker;

@@ -13,7 +13,7 @@ use crate::walk::Walker;
 pub type TranslatedOf<T> = Translation<<T as Translate>::Output, <T as Translate>::Attributes>;
 
 /// Translates single addresses: a [`Walker`], both stages, or what a vCPU's registers say
-/// (`arch_x86::PagingWalker`).
+/// (`pgtable_x86::PagingWalker`).
 ///
 /// Implement it to reach bytes ([`GuestBytes`](crate::bytes::GuestBytes)) through a translation of
 /// your own.

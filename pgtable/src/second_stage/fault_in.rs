@@ -146,7 +146,7 @@ where
     /// # use pgtable_conformance::prelude::*;
     /// # pgtable_conformance::example!(stage: stage, gather, slot);
     /// use pgtable::{Mapping, second_stage::Placed};
-    /// # use arch_x86::EptAttributes;
+    /// # use pgtable_x86::EptAttributes;
     ///
     /// let (input, output) = (Gpa::new(0xfee0_0000), Hpa::new(0xfee0_0000));
     /// let attributes = EptAttributes::from(Prot::RW).with_memory(Memory::Device);

@@ -125,7 +125,7 @@ where
     /// # use pgtable_conformance::prelude::*;
     /// # pgtable_conformance::example!(memory: arena, tables);
     /// # let memory = arena.memory::<Hpa>();
-    /// use arch_x86::{Ept, EptControls, Levels};
+    /// use pgtable_x86::{Ept, EptControls, Levels};
     /// use pgtable::second_stage::Stage2Tree;
     ///
     /// let format = Ept::new(Levels::Four, EptControls::new());
@@ -154,7 +154,7 @@ where
     /// # use pgtable_conformance::prelude::*;
     /// # pgtable_conformance::example!(memory: arena, tables);
     /// # let memory = arena.memory::<Hpa>();
-    /// use arch_x86::{Ept, EptControls, Eptp, Levels};
+    /// use pgtable_x86::{Ept, EptControls, Eptp, Levels};
     /// use pgtable::second_stage::Stage2Tree;
     ///
     /// let format = Ept::new(Levels::Four, EptControls::new());

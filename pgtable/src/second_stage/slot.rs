@@ -44,7 +44,7 @@ impl MemorySlot {
     /// even that fits.
     ///
     /// ```
-    /// use arch_x86::{Ept, EptControls, Levels};
+    /// use pgtable_x86::{Ept, EptControls, Levels};
     /// use pgtable::{Gpa, second_stage::MemorySlot};
     /// # use pgtable::format::Format;
     ///

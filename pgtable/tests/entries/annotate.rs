@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use arch_ppc64::radix::{Granule, PartitionScoped};
-use arch_x86::{Ept, EptControls, Levels, Npt, NptControls};
 use pgtable::format::{Format, Input, Output};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::DirectMap;
@@ -12,6 +10,8 @@ use pgtable::tree::PageTable;
 use pgtable::{Access, Address, Cause, Error, Leaves, Prot, RangeError};
 use pgtable_conformance::lpa::Lpa;
 use pgtable_conformance::sv::Sv;
+use pgtable_ppc64::radix::{Granule, PartitionScoped};
+use pgtable_x86::{Ept, EptControls, Levels, Npt, NptControls};
 use proptest::prelude::*;
 
 use crate::support::{Arena, Tables};

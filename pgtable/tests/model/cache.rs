@@ -4,14 +4,14 @@
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
-use arch_ppc64::radix::{Granule, ProcessScoped};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::cache::{Generation, TranslationCache, Watch};
 use pgtable::format::{Format, Input, Output};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
 use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
 use pgtable::tree::PageTable;
 use pgtable::{Access, Address, Leaves, Prot, Stage};
+use pgtable_ppc64::radix::{Granule, ProcessScoped};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode};
 
 use crate::support::{Arena, Tables, Tlb};
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use arch_ppc64::radix::{Granule, ProcessScoped};
-use arch_x86::{Controls, Levels, LongMode};
 use pgtable::format::{Format, Input, Output};
 use pgtable::invalidate::Gather;
 use pgtable::tree::PageTable;
 use pgtable::{Address, AddressSpace, Gpa, Gva, Leaves, Prot};
+use pgtable_ppc64::radix::{Granule, ProcessScoped};
+use pgtable_x86::{Controls, Levels, LongMode};
 use proptest::prelude::*;
 
 use crate::support::{Arena, Tables, Tlb};
@@ -94,7 +94,7 @@ fn the_difference_of_a_page() {
         .unwrap();
     gather.finish(&&tables).unwrap();
     let mut changes = Vec::new();
-    let side = |side: Option<(Gpa, arch_x86::PageAttributes)>| side.map(|it| it.0.get());
+    let side = |side: Option<(Gpa, pgtable_x86::PageAttributes)>| side.map(|it| it.0.get());
     let flow = one.walker().diff(&two.walker(), Gva::new(0), 1 << 30, |change| {
         changes.push((change.input.get(), change.bytes, side(change.before), side(change.after)));
         ControlFlow::<()>::Continue(())

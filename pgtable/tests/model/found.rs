@@ -1,9 +1,9 @@
 //! What fuzzing once found, as small as it gets.
 
-use arch_ppc64::radix::{Granule, PartitionScoped};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::tree::PageTable;
 use pgtable::{AddressSpace, Error, Gpa, Hpa, Leaves, Prot, RangeError};
+use pgtable_ppc64::radix::{Granule, PartitionScoped};
 
 use crate::support::{Arena, Tables};
 

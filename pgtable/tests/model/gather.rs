@@ -3,10 +3,10 @@
 
 use std::cell::Cell;
 
-use arch_x86::{Controls, Levels, LongMode};
 use pgtable::invalidate::{Gather, GatherError, Invalidate, InvalidateFailed, Stale, Unused};
 use pgtable::tree::{PageTable, Recorded, Writers};
 use pgtable::{Access, Gpa, Gva, Leaves, Prot, Stage, Stage1};
+use pgtable_x86::{Controls, Levels, LongMode};
 
 use crate::support::{self, Arena, Tables};
 

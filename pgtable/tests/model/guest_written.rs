@@ -8,8 +8,8 @@ mod guest;
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
-use arch_x86::{Controls, Levels, LongMode};
 pub use guest::*;
+use pgtable_x86::{Controls, Levels, LongMode};
 
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Kind, Owner, Policy, Region};
 use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};

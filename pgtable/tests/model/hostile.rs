@@ -5,14 +5,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::format::{Format, Input, Output};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, Unused};
 use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
 use pgtable::tree::PageTable;
 use pgtable::walk::Walker;
 use pgtable::{Access, Address, Cause, Leaves, Prot, Stage1};
+use pgtable_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 
 use crate::support::{Arena, Tables};
 

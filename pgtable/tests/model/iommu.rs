@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{Arena, Tables};
-use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::format::{Format, Input, Output};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
 use pgtable::iommu::TableIommu;
@@ -18,6 +16,8 @@ use pgtable_conformance::machine::Machine;
 use pgtable_conformance::mmu::Caches;
 use pgtable_conformance::ops::{Op, ops};
 use pgtable_conformance::tree::FlatTree;
+use pgtable_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use proptest::prelude::*;
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::iommu::{Error, Iommu, IovaRange, MappedRange};

@@ -2,10 +2,10 @@
 //! to; what is mapped is not concerned.
 
 use crate::support::{Arena, Tables};
-use arch_x86::{Controls, Levels, LongMode};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::tree::PageTable;
 use pgtable::{Leaves, Prot};
+use pgtable_x86::{Controls, Levels, LongMode};
 
 /// The point of it: a page that comes and goes costs no table each time.
 #[test]

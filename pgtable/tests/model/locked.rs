@@ -1,14 +1,14 @@
 //! Several operations under one lock: a [`LockedRange`](pgtable::shared::LockedRange) does what the
 //! one writer of an exclusive tree does, verb by verb, and holds no more than it has to.
 
-use arch_ppc64::radix::{Granule, ProcessScoped};
-use arch_x86::{Controls, Levels, LongMode};
 use pgtable::format::{Format, Output};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::DirectMap;
 use pgtable::shared::SharedPageTable;
 use pgtable::tree::{PageTable, Recorded, Writers};
 use pgtable::{Access, Error, Gpa, Gva, Leaves, Prot, RangeError};
+use pgtable_ppc64::radix::{Granule, ProcessScoped};
+use pgtable_x86::{Controls, Levels, LongMode};
 
 use crate::sharing::{Impatient, Shareable};
 use crate::support::{Arena, Tables};

@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use crate::support::{Arena, Tables, Tlb, ranges};
-use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::format::{Format, Input, Output};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, Unused};
 use pgtable::memory::{DirectMap, TableMemory};
@@ -16,6 +14,8 @@ use pgtable::tree::{PageTable, Recorded, Writers};
 use pgtable::walk::Walker;
 use pgtable::{Address, Error, Leaves, Prot, Stage};
 use pgtable_conformance::sv::Sv;
+use pgtable_ppc64::radix::{Granule, PartitionScoped, ProcessScoped, RcPolicy};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 
 /// Hardware that walked each page once and remembers the way. It uses that way one last time when
 /// it is told to forget it.

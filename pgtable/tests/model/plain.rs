@@ -3,8 +3,6 @@
 //! entries are malformed where they could not be followed.
 
 use crate::support::{Arena, Tables};
-use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::format::{
     Bits, ByteOrder, Entry, EntryOf, FirstStage, Format, Geometry, Input, Output, SecondStage,
     Unencodable, Words,
@@ -14,6 +12,8 @@ use pgtable::tree::PageTable;
 use pgtable::two_stage::TwoStage;
 use pgtable::walk::Walker;
 use pgtable::{Access, Address, Cause, Gpa, Gva, Hpa, Leaves, Position, Prot};
+use pgtable_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 
 /// Another format, without what it knows better than the trait; and what it takes a present entry
 /// for, at a level.
@@ -180,7 +180,7 @@ fn pages_of_nobody_are_a_users() {
         Leaves::Exactly(12),
     )
     .unwrap();
-    let page = arch_x86::EptAttributes::from(Prot::RWX).with_user_execute(false);
+    let page = pgtable_x86::EptAttributes::from(Prot::RWX).with_user_execute(false);
     ept.map(Gpa::new(0x7000), Hpa::new(0x7000), 0x1000, page, Leaves::Largest).unwrap();
     let stages = TwoStage::new(stage1, guest.root(), ept.walker());
     assert!(stages.translate(Gva::new(0x2000), Access::READ).is_ok());

@@ -4,12 +4,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::support::{Arena, Tables};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, PageAttributes};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::{DirectMap, TableMemory};
 use pgtable::tree::{PageTable, Recorded, Writers};
 use pgtable::walk::Walker;
 use pgtable::{Access, Address, Error, Gpa, Gva, Hpa, Leaves, Prot};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode, PageAttributes};
 
 /// Large pages, several in a row and beyond both ends of what is asked for; entries that only look
 /// recorded; ranges that are none of whole pages.

@@ -4,12 +4,12 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
-use arch_ppc64::radix::{Granule, ProcessScoped};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::TableMemory;
 use pgtable::tree::{PageTable, Writers};
 use pgtable::{Attributes, Error, Gpa, Gva, Hpa, Leaves, Prot, RangeError};
+use pgtable_ppc64::radix::{Granule, ProcessScoped};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode};
 
 use crate::gather::Failing;
 use crate::support::{Arena, Tables, ranges};

@@ -3,12 +3,12 @@
 
 use std::cell::{Cell, RefCell};
 
-use arch_x86::{Ept, EptControls, Levels};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
 use pgtable::memory::DirectMap;
 use pgtable::tree::{PageTable, Recorded, Writers};
 use pgtable::walk::Walker;
 use pgtable::{Access, Error, Gpa, Hpa, Leaves, Prot, RangeError, Stage2};
+use pgtable_x86::{Ept, EptControls, Levels};
 
 use crate::support::{Arena, Tables, ranges};
 

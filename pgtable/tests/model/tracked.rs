@@ -6,8 +6,6 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::support::{Arena, Tables};
-use arch_ppc64::radix::{Granule, ProcessScoped, RcPolicy};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 use pgtable::format::{Format, Input, Output};
 use pgtable::invalidate::{Gather, Unused};
@@ -16,6 +14,8 @@ use pgtable::tree::{PageTable, Recorded, Writers};
 use pgtable::walk::Walker;
 use pgtable::{Access, Address, Error, Leaves, Prot};
 use pgtable_conformance::words::bits;
+use pgtable_ppc64::radix::{Granule, ProcessScoped, RcPolicy};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use proptest::prelude::*;
 
 /// Memory that lists the words it is told of.

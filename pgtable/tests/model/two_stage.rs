@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 use pgtable::cache::{Generation, TranslationCache, Watch};
 use pgtable::format::{FirstStage, SecondStage};
@@ -15,6 +13,8 @@ use pgtable::tree::PageTable;
 use pgtable::two_stage::{TwoStage, TwoStageFault};
 use pgtable::{Access, Gpa, Gva, Hpa, Leaves, Prot, Stage1, Stage2};
 use pgtable_conformance::srmmu::Srmmu;
+use pgtable_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode, Npt, NptControls};
 use proptest::prelude::*;
 
 use crate::support::{Arena, Tables, Tlb};
@@ -307,7 +307,7 @@ fn fetches_are_judged_by_whose_page_it_is() {
     )
     .unwrap();
     // Fetches from supervisor-mode addresses only.
-    let page = arch_x86::EptAttributes::from(Prot::RWX).with_user_execute(false);
+    let page = pgtable_x86::EptAttributes::from(Prot::RWX).with_user_execute(false);
     ept.map(Gpa::new(0x7000), Hpa::new(0x7000), 0x1000, page, Leaves::Largest).unwrap();
     let generation = Generation::new();
     let cache = TranslationCache::<Ept, 16>::new(&generation);

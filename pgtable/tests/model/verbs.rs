@@ -5,13 +5,6 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::support::{Arena, Tables};
-use arch_ppc64::radix::{
-    Granule, PageAttributes as RadixAttributes, PartitionScoped, ProcessScoped,
-};
-use arch_x86::{
-    Controls, Ept, EptAttributes, EptControls, EptTableEntry, Levels, LongMode, MemoryType, Npt,
-    NptControls, PageAttributes, TableEntry,
-};
 use pgtable::format::{Format, Input, Output};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, Unused};
 use pgtable::memory::TableMemory;
@@ -21,6 +14,13 @@ use pgtable::{
 };
 use pgtable_conformance::lpa::{Lpa, LpaAttributes};
 use pgtable_conformance::sv::Sv;
+use pgtable_ppc64::radix::{
+    Granule, PageAttributes as RadixAttributes, PartitionScoped, ProcessScoped,
+};
+use pgtable_x86::{
+    Controls, Ept, EptAttributes, EptControls, EptTableEntry, Levels, LongMode, MemoryType, Npt,
+    NptControls, PageAttributes, TableEntry,
+};
 
 const PAGE: u64 = 1 << 12;
 const LARGE: u64 = 1 << 21;
@@ -124,7 +124,7 @@ fn case_b10() {
     rights(Ept::new(Levels::Four, EptControls::new()), ept);
     let page = PageAttributes::from(Prot::RW).with_pat(3).with_software(0x155).with_dirty(false);
     rights(LongMode::new(Levels::Five, Controls::new()), page);
-    let npt = arch_x86::NptAttributes::from(Prot::RW).with_pat(7).with_dirty(false);
+    let npt = pgtable_x86::NptAttributes::from(Prot::RW).with_pat(7).with_dirty(false);
     rights(Npt::new(Levels::Four, NptControls::new()), npt);
     let radix = RadixAttributes::from(Prot::RW).with_software(5).with_c(false);
     rights(PartitionScoped::new(Granule::K64), radix.with_memory(Memory::Device));
@@ -147,7 +147,7 @@ fn case_b11() {
         }
     }
     types::<PageAttributes>();
-    types::<arch_x86::NptAttributes>();
+    types::<pgtable_x86::NptAttributes>();
     types::<EptAttributes>();
     types::<RadixAttributes>();
     types::<LpaAttributes>();

@@ -4,13 +4,13 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arch_x86::{Controls, Levels, LongMode};
 use frag_alloc::{Cache, Deferred, Epochs, Frames, Grace, Kind, Owner, Policy, Region};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, Unused};
 use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
 use pgtable::shared::{DeferringAllocator, SharedPageTable, Writer};
 use pgtable::tree::PageTable;
 use pgtable::{Access, Address, Error, Gpa, Gva, Leaves, Prot, RangeError, Stage};
+use pgtable_x86::{Controls, Levels, LongMode};
 
 use crate::gather::Failing;
 use crate::sharing::{Impatient, Shareable};

@@ -7,12 +7,12 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
-use arch_x86::{Controls, Levels, LongMode};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::TableMemory;
 use pgtable::shared::{ReadSide, SharedPageTable};
 use pgtable::tree::PageTable;
 use pgtable::{Error, Leaves, Prot, RangeError};
+use pgtable_x86::{Controls, Levels, LongMode};
 
 use crate::sharing::{Alone, Impatient, Shareable};
 use crate::support::{Arena, Tables};

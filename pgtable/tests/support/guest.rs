@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_x86::{Controls, Levels, LongMode};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::allocator::Contents;
 use pgtable::memory::{DirectMap, TableMemory};
 use pgtable::tree::PageTable;
 use pgtable::{Gpa, Gva, Leaves, Prot};
+use pgtable_x86::{Controls, Levels, LongMode};
 
 pub const PAGE: u64 = 1 << 12;
 pub const LARGE: u64 = 1 << 21;

@@ -1,7 +1,7 @@
 //! The keys: pages at random in one segment of 1T, as many as fit.
 
-use arch_ppc64::hash::{Hpte, HpteR, PageSize, Segment, SegmentSize, Slb, SlbEsid, VirtualPage};
 use pgtable::Gva;
+use pgtable_ppc64::hash::{Hpte, HpteR, PageSize, Segment, SegmentSize, Slb, SlbEsid, VirtualPage};
 
 use crate::memory::table;
 use crate::row::{Heat, Load};

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Mutex;
 
-use arch_ppc64::hash::{Authority, HashMmu, Slb};
 use pgtable::{Access, Gva};
+use pgtable_ppc64::hash::{Authority, HashMmu, Slb};
 
 use crate::keys::{Random, entry, keys, page, real, slb};
 use crate::memory::{Table, table};

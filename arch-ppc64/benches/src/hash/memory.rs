@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::hash::{Hpt, HptOrder, Layout};
 use pgtable::Gpa;
 use pgtable::memory::DirectMap;
+use pgtable_ppc64::hash::{Hpt, HptOrder, Layout};
 
 /// A hashed page table of the benches.
 pub type Table = Hpt<Gpa, DirectMap<'static, Gpa>>;

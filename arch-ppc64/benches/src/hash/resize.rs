@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::hash::{Keep, rehash};
+use pgtable_ppc64::hash::{Keep, rehash};
 
 use crate::keys::{Random, entry, page};
 use crate::memory::{Table, clear, table, words};

@@ -6,11 +6,11 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
-use arch_ppc64::hash::{Context, HashedSpace, Hidx, Pages, Segment, VirtualPage};
 use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, TableState};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::{DirectMap, TableMemory};
 use pgtable::{Access, AddressSpace, Gpa, Gva, Leaves, Prot};
+use pgtable_ppc64::hash::{Context, HashedSpace, Hidx, Pages, Segment, VirtualPage};
 
 use crate::memory::{Table, table, words};
 use crate::row::{Entries, PAGES, Row};

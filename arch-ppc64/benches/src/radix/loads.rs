@@ -3,12 +3,12 @@
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
-use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 use pgtable::cache::{Generation, TranslationCache};
 use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
 use pgtable::two_stage::TwoStage;
 use pgtable::walk::Walker;
 use pgtable::{Access, Gva, Hpa};
+use pgtable_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
 
 use crate::row::Trees as _;
 use crate::two_stage::Both;

@@ -13,9 +13,9 @@ mod two_stage;
 
 use std::rc::Rc;
 
-use arch_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use clap::Parser;
+use pgtable_ppc64::radix::{Granule, PartitionScoped, ProcessScoped};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode};
 
 use bench_harness::work::Work;
 use bench_harness::{Contestant, Row as _, compete};

@@ -64,7 +64,7 @@ impl Context {
     /// [`vsid`](Self::vsid). `None` if it is none of Linux's.
     ///
     /// ```
-    /// use arch_ppc64::hash::{Context, SegmentSize};
+    /// use pgtable_ppc64::hash::{Context, SegmentSize};
     /// use pgtable::Gva;
     ///
     /// let context = Context::new(8).ok_or("a context")?;

@@ -2,7 +2,7 @@
 //! `kvm-bindings` would have in a module `powerpc`.
 //!
 //! `tests/kvm_abi.rs` checks each against the kernel’s headers. Those of the MMU’s own calls stand
-//! in [`arch_ppc64::kvm`].
+//! in [`pgtable_ppc64::kvm`].
 
 mod cap;
 mod one_reg;

@@ -1,6 +1,6 @@
 //! Request numbers of the calls.
 
-use arch_ppc64::kvm::ioctl::Request;
+use pgtable_ppc64::kvm::ioctl::Request;
 
 use crate::bindings::*;
 

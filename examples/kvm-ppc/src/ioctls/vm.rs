@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::raw::c_ulong;
 
-use arch_ppc64::kvm::{KVM_GET_DIRTY_LOG, PpcMmu, kvm_dirty_log};
+use pgtable_ppc64::kvm::{KVM_GET_DIRTY_LOG, PpcMmu, kvm_dirty_log};
 
 use super::cap::{self, Cap};
 use super::requests::{KVM_CREATE_VCPU, KVM_SET_USER_MEMORY_REGION};

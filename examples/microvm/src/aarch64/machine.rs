@@ -4,12 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 
-use arch_aarch64::{
-    Esr, FaultStatus, Paging, Processor, Regime, Registers, TlbiAddress, Tree, VmsaStage1,
-};
 use pgtable::memory::GuestTables;
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Gpa, Gva, Level, Privilege};
+use pgtable_aarch64::{
+    Esr, FaultStatus, Paging, Processor, Regime, Registers, TlbiAddress, Tree, VmsaStage1,
+};
 use probe_guest::Probe;
 use probe_guest::aarch64::{self, Outcome, ProbeGuest};
 

@@ -13,14 +13,14 @@ mod shootdown;
 use std::cell::{Cell, RefCell};
 use std::fs;
 
-use arch_aarch64::{
-    Granule, Processor, Registers, Stage1Attributes, Stage1Controls, TlbiFeatures, VaRange,
-    VmsaStage1,
-};
 use frag_alloc::guest_frames;
 use kvm_ioctls::Kvm;
 use pgtable::memory::GuestTables;
 use pgtable::{Gpa, Leaves, Prot};
+use pgtable_aarch64::{
+    Granule, Processor, Registers, Stage1Attributes, Stage1Controls, TlbiFeatures, VaRange,
+    VmsaStage1,
+};
 use probe_guest::aarch64::{Features, GREETING, Outcome, ProbeGuest};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -128,7 +128,7 @@ fn registers(spaces: &[Space<'_>], sctlr: u64) -> [(u32, Registers); 3] {
     [kernel, process, other].map(|space| {
         let no_lower = space.pid == KERNEL;
         let tcr = kernel.format().tcr().into_bits() | process.format().tcr().into_bits();
-        let tcr = arch_aarch64::Tcr::from_bits(tcr).with_epd0(no_lower).with_epd1(false);
+        let tcr = pgtable_aarch64::Tcr::from_bits(tcr).with_epd0(no_lower).with_epd1(false);
         let own = space.format().ttbr(space.root(), space.pid as u16);
         let ttbr0 = if no_lower { 0 } else { own.into_bits() };
         let ttbr1 = kernel.format().ttbr(kernel.root(), 0).into_bits();

@@ -1,12 +1,12 @@
 //! How stale translations become unreachable: the guest runs the TLBI operations that
-//! `arch-aarch64` prescribes, on our request, with its own tables still in force.
+//! `pgtable-aarch64` prescribes, on our request, with its own tables still in force.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 
-use arch_aarch64::{Asids, Tlbi, TlbiFeatures, tlbi_stage1};
 use pgtable::invalidate::{Invalidate, InvalidateFailed, Stale};
 use pgtable::{Gva, Stage1};
+use pgtable_aarch64::{Asids, Tlbi, TlbiFeatures, tlbi_stage1};
 use probe_guest::aarch64::{Outcome, ProbeGuest};
 
 use super::layout::KERNEL;

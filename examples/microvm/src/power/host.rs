@@ -1,10 +1,10 @@
 //! What the host is: for the person who reads the output.
 
-use arch_ppc64::kvm::kvm_ppc_rmmu_info;
-use arch_ppc64::radix::Granule;
 use kvm_ppc::Kvm;
 use kvm_ppc::host::{Host, Translation};
 use pgtable::Level;
+use pgtable_ppc64::kvm::kvm_ppc_rmmu_info;
+use pgtable_ppc64::radix::Granule;
 
 use crate::report::{Failure, Report};
 

@@ -3,11 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 
-use arch_ppc64::radix::{
+use pgtable::{Access, AccessKind, Gpa, Gva, Level, Privilege};
+use pgtable_ppc64::radix::{
     Granule, GuestMmu, PageSize, ProcessScoped, ProcessTable, Prte, RcPolicy, Rs, Tlbie,
 };
-use arch_ppc64::{Interrupt, Status, Vector};
-use pgtable::{Access, AccessKind, Gpa, Gva, Level, Privilege};
+use pgtable_ppc64::{Interrupt, Status, Vector};
 use probe_guest::Probe;
 use probe_guest::ppc64::{self, Outcome, ProbeGuest};
 

@@ -11,11 +11,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use arch_ppc64::kvm::{DirtyLog, PpcMmu};
 use frag_alloc::guest_frames;
 use kvm_ppc::Kvm;
 use pgtable::memory::GuestTables;
 use pgtable::{Access, AccessKind, Gpa, Gva};
+use pgtable_ppc64::kvm::{DirtyLog, PpcMmu};
 use probe_guest::Probe;
 use probe_guest::ppc64::ProbeGuest;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};

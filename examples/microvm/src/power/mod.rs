@@ -11,11 +11,11 @@ mod shootdown;
 
 use std::cell::{Cell, RefCell};
 
-use arch_ppc64::radix::{Granule, ProcessScoped, ProcessTable, Prte, Quadrants};
 use frag_alloc::guest_frames;
 use kvm_ppc::Kvm;
 use pgtable::memory::GuestTables;
 use pgtable::{Access, Gpa, Gva, Leaves, Prot};
+use pgtable_ppc64::radix::{Granule, ProcessScoped, ProcessTable, Prte, Quadrants};
 use probe_guest::ppc64::{Outcome, ProbeGuest, StubsAt};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 

@@ -1,15 +1,15 @@
 //! How stale translations become unreachable: the guest runs `tlbie`, on our request.
 //!
 //! A guest's process-scoped translations are its own to invalidate; it has LPCR\[GTSE\], so it may.
-//! The VMM changes the tables while the guest is stopped, and has it run what `arch-ppc64`
+//! The VMM changes the tables while the guest is stopped, and has it run what `pgtable-ppc64`
 //! prescribes before anything else.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 
-use arch_ppc64::radix::{Invalidation, Processor, Reach, Step, Tlbie};
 use pgtable::invalidate::{Invalidate, InvalidateFailed, Stale};
 use pgtable::{Gva, Stage1};
+use pgtable_ppc64::radix::{Invalidation, Processor, Reach, Step, Tlbie};
 use probe_guest::ppc64::{Outcome, ProbeGuest};
 
 /// Has the guest run `tlbie`.

@@ -3,10 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 
-use arch_riscv64::{Exception, Sv};
 use pgtable::memory::GuestTables;
 use pgtable::walk::Walker;
 use pgtable::{Access, Gpa, Gva, Level};
+use pgtable_riscv64::{Exception, Sv};
 use probe_guest::Probe;
 use probe_guest::riscv64::{self, Outcome, ProbeGuest};
 

@@ -12,11 +12,11 @@ mod shootdown;
 use std::cell::{Cell, RefCell};
 use std::fs;
 
-use arch_riscv64::{Controls, Extensions, Mode, PageAttributes, Sv};
 use frag_alloc::guest_frames;
 use kvm_ioctls::Kvm;
 use pgtable::memory::GuestTables;
 use pgtable::{Attributes as _, Gpa, Leaves, Memory, Prot};
+use pgtable_riscv64::{Controls, Extensions, Mode, PageAttributes, Sv};
 use probe_guest::riscv64::{GREETING, Outcome, ProbeGuest};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 

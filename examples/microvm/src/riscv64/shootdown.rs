@@ -1,12 +1,12 @@
-//! How stale translations become unreachable: the guest runs the SFENCE.VMA that `arch-riscv64`
+//! How stale translations become unreachable: the guest runs the SFENCE.VMA that `pgtable-riscv64`
 //! prescribes, on our request, with its own tables still in force.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 
-use arch_riscv64::{CEILING, Fence, sfence_vma};
 use pgtable::invalidate::{Invalidate, InvalidateFailed, Stale};
 use pgtable::{Gva, Stage1};
+use pgtable_riscv64::{CEILING, Fence, sfence_vma};
 use probe_guest::riscv64::{Outcome, ProbeGuest};
 
 /// Has the guest run SFENCE.VMA.

@@ -4,10 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 
-use arch_x86::{LongMode, LongModeFault};
 use pgtable::memory::GuestTables;
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Gpa, Gva, Level, Privilege};
+use pgtable_x86::{LongMode, LongModeFault};
 use probe_guest::Probe;
 use probe_guest::x86::{self, Outcome, ProbeGuest, Trap, vector};
 use vm_memory::{GuestAddress, GuestMemoryBackend};

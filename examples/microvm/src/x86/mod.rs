@@ -1,7 +1,7 @@
 //! The microVM on x86-64: a guest in long mode whose every address goes through tables that this
 //! workspace built.
 //!
-//! Two processes' 4-level trees are made by `pgtable` and `arch-x86` out of 4-KiB fragments that
+//! Two processes' 4-level trees are made by `pgtable` and `pgtable-x86` out of 4-KiB fragments that
 //! `frag-alloc` handed out, in guest memory that `vm-memory` owns; KVM is `kvm-ioctls`'. The guest
 //! makes one access after the other, in user and in supervisor mode. Each must end as the row of a
 //! table says, as the software walker says, and as KVM_TRANSLATE says. Then tables are changed, and
@@ -15,12 +15,12 @@ mod shootdown;
 use std::cell::RefCell;
 use std::fs;
 
-use arch_x86::PageAttributes;
 use frag_alloc::guest_frames;
 use kvm_ioctls::Kvm;
 use pgtable::format::Format;
 use pgtable::memory::GuestTables;
 use pgtable::{Gpa, Leaves, Prot};
+use pgtable_x86::PageAttributes;
 use probe_guest::x86::{GREETING, Outcome, ProbeGuest};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -34,7 +34,7 @@ use layout::{CORNER, LINEAR, LOOKS, MAPPINGS, MEMORY, OTHER, PROCESS, SCRATCH, g
 use machine::{Machine, Processes};
 use shootdown::Shootdown;
 
-type Space<'a> = space::Space<'a, arch_x86::LongMode, Shootdown<'a>>;
+type Space<'a> = space::Space<'a, pgtable_x86::LongMode, Shootdown<'a>>;
 
 /// Runs it all.
 pub fn run(report: &mut Report) -> Result<(), Failure> {
@@ -65,7 +65,7 @@ pub fn run(report: &mut Report) -> Result<(), Failure> {
     let guest = RefCell::new(ProbeGuest::new(&kvm, memory.clone(), CORNER)?);
 
     let shootdown = Shootdown::new(&guest);
-    let format = arch_x86::LongMode::new(arch_x86::Levels::Four, features.controls());
+    let format = pgtable_x86::LongMode::new(pgtable_x86::Levels::Four, features.controls());
     let mut spaces = Vec::new();
     for (cache, pid) in caches.iter().zip([PROCESS, OTHER]) {
         spaces.push(Space::new(pid, format, &tables, &shootdown, cache)?);

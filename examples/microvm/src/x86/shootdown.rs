@@ -1,7 +1,7 @@
 //! How stale translations become unreachable.
 //!
-//! The guest's processor: the guest runs INVLPG, or loads CR3 again, as `arch-x86` prescribes; it
-//! does so on our request, with its own tables still in force. That is all on a host with EPT or
+//! The guest's processor: the guest runs INVLPG, or loads CR3 again, as `pgtable-x86` prescribes;
+//! it does so on our request, with its own tables still in force. That is all on a host with EPT or
 //! NPT, where the processor walks the tables that we edit.
 //!
 //! A host without them *shadows* the guest's tables, and does not see what the VMM stores there
@@ -13,10 +13,10 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::atomic::Ordering;
 
-use arch_x86::{CEILING, Flush};
 use pgtable::invalidate::{Invalidate, InvalidateFailed, Stale};
 use pgtable::memory::TableMemory;
 use pgtable::{Access, Gva, Stage1};
+use pgtable_x86::{CEILING, Flush};
 use probe_guest::Probe;
 use probe_guest::x86::{Outcome, ProbeGuest};
 use vm_memory::{Bytes, GuestAddress};

@@ -6,7 +6,7 @@
 use std::arch::global_asm;
 use std::slice;
 
-use arch_aarch64::Tlbi;
+use pgtable_aarch64::Tlbi;
 
 /// What the guest says.
 pub const GREETING: &str = "Hello from a guest behind VMSAv8-64.\n";

@@ -14,10 +14,10 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-use arch_aarch64::{Esr, Mair, Registers, Tlbi};
 use kvm_bindings::{KVM_ARM_VCPU_PSCI_0_2, kvm_userspace_memory_region, kvm_vcpu_init};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use pgtable::{AccessKind, Gpa, Gva, Privilege};
+use pgtable_aarch64::{Esr, Mair, Registers, Tlbi};
 use vm_memory::{
     Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
 };

@@ -3,9 +3,9 @@
 
 use std::io;
 
-use arch_aarch64::{Hcr, Processor, Registers};
 use kvm_bindings::{KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_ARM64_SYSREG, KVM_REG_SIZE_U64};
 use kvm_ioctls::VcpuFd;
+use pgtable_aarch64::{Hcr, Processor, Registers};
 
 /// A register of 64 bits of the core: x0 to x30, SP_EL0, PC, PSTATE.
 #[must_use]

@@ -8,8 +8,8 @@
 
 use std::io;
 
-use arch_ppc64::hash::{SLB_ENTRIES, Slb, SlbEsid, SlbVsid};
 use pgtable::Gva;
+use pgtable_ppc64::hash::{SLB_ENTRIES, Slb, SlbEsid, SlbVsid};
 
 use super::{Outcome, ProbeGuest, msr};
 use kvm_ppc::bindings::{KVM_CAP_PPC_ENABLE_HCALL, kvm_enable_cap, kvm_sregs, kvm_sregs_slb};

@@ -23,8 +23,6 @@ pub use outcome::{Interrupt, Outcome, vector};
 
 use super::Probe;
 use super::ticker::Ticker;
-use arch_ppc64::kvm::{KVM_PPC_MMUV3_GTSE, KVM_PPC_MMUV3_RADIX, PpcMmu, kvm_ppc_mmuv3_cfg};
-use arch_ppc64::radix::{Amr, Iamr, ProcessTableWord, Ric, Tlbie};
 use image::Image;
 use kvm_ppc::bindings::{
     KVM_CAP_PPC_PAPR, KVM_REG_PPC_AMR, KVM_REG_PPC_IAMR, KVM_REG_PPC_LPCR_64, KVM_REG_PPC_PID,
@@ -32,6 +30,8 @@ use kvm_ppc::bindings::{
 };
 use kvm_ppc::{Kvm, Slots, VcpuExit, VcpuFd, VmFd};
 use pgtable::{Access, AccessKind, Gpa, Gva, Privilege, Stage1};
+use pgtable_ppc64::kvm::{KVM_PPC_MMUV3_GTSE, KVM_PPC_MMUV3_RADIX, PpcMmu, kvm_ppc_mmuv3_cfg};
+use pgtable_ppc64::radix::{Amr, Iamr, ProcessTableWord, Ric, Tlbie};
 use std::io;
 use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};

@@ -18,10 +18,10 @@ mod system;
 use std::io;
 use std::time::{Duration, Instant};
 
-use arch_x86::Registers;
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_sregs};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use pgtable::{Access, AccessKind, Gpa, Gva, Privilege};
+use pgtable_x86::Registers;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::Probe;

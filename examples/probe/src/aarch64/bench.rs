@@ -1,14 +1,14 @@
 //! Cases: what is asked of the machine, and what the library says to it.
 
-use arch_aarch64::{
-    Esr, FailedPar, FaultKind, Granule, Paging, Shareability, Stage2Memory, Tree, VmsaStage1,
-    VmsaStage2, combined_memory, combined_shareability,
-};
 use fastrand::Rng;
 use pgtable::format::{Entry, Format};
 use pgtable::two_stage::{TwoStage, TwoStageFault};
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Cause, Fault, Gpa, Gva, Hpa, Level, Privilege, low_bits};
+use pgtable_aarch64::{
+    Esr, FailedPar, FaultKind, Granule, Paging, Shareability, Stage2Memory, Tree, VmsaStage1,
+    VmsaStage2, combined_memory, combined_shareability,
+};
 
 use super::memory::Memory;
 use super::records::{DATA, LOAD, MEMORY, Order, STORE, TABLES, VECTORS};

@@ -1,7 +1,7 @@
 //! What the machine's answer is compared with.
 
-use arch_aarch64::{Abort, Esr, FaultKind, FaultStatus, hpfar};
 use pgtable::{AccessKind, Gpa, Privilege, low_bits};
+use pgtable_aarch64::{Abort, Esr, FaultKind, FaultStatus, hpfar};
 
 use super::bench::{Case, Outcome};
 use super::records::{Answer, block};

@@ -19,9 +19,9 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use arch_aarch64::Processor;
 use clap::{Args, ValueEnum};
 use fastrand::Rng;
+use pgtable_aarch64::Processor;
 
 use crate::Asked;
 use crate::report::{Ended, Report};

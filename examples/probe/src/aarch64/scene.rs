@@ -2,11 +2,6 @@
 
 use std::error::Error;
 
-use arch_aarch64::{
-    Granule, Hcr, Mair, Paging, Processor, Regime, Registers, Shareability, Stage1Attributes,
-    Stage1Controls, Stage2Attributes, Stage2Controls, Stage2Execute, Stage2Memory, VaRange,
-    VmsaStage1, VmsaStage2, stage2_of,
-};
 use fastrand::Rng;
 use pgtable::allocator::TableAllocator;
 use pgtable::format::{Entry, Format};
@@ -14,6 +9,11 @@ use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::walk::Walker;
 use pgtable::{Address, Gpa, Gva, Hpa, Leaves, Prot, low_bits};
+use pgtable_aarch64::{
+    Granule, Hcr, Mair, Paging, Processor, Regime, Registers, Shareability, Stage1Attributes,
+    Stage1Controls, Stage2Attributes, Stage2Controls, Stage2Execute, Stage2Memory, VaRange,
+    VmsaStage1, VmsaStage2, stage2_of,
+};
 
 use super::memory::{Memory, ROOM};
 use super::records::{CODE, DATA, Order, TABLES};

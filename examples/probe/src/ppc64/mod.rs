@@ -9,10 +9,10 @@ mod stage2;
 use std::error::Error;
 use std::path::PathBuf;
 
-use arch_ppc64::radix::{RcPolicy, Strictness};
 use clap::{Args, ValueEnum};
 use kvm_ppc::Kvm;
 use kvm_ppc::host::{Host, Translation};
+use pgtable_ppc64::radix::{RcPolicy, Strictness};
 
 use crate::Asked;
 use crate::report::Report;

@@ -3,8 +3,8 @@
 //! A row says for which hosts it is true. There it is predicted, or the question that has no answer
 //! is left out and counted; elsewhere it is a mismatch. A row that is no longer true is one, too.
 
-use arch_ppc64::hash::Authority;
 use kvm_ppc::host::{Api, Host};
+use pgtable_ppc64::hash::Authority;
 
 use crate::report::Report;
 

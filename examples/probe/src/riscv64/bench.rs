@@ -5,10 +5,10 @@ use std::cell::Cell;
 use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_riscv64::{Controls, Exception, GuestPaging, Paging, Sv, Trap};
 use pgtable::memory::{DirectMap, MemoryError, TableMemory};
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Address, Gva, Hpa, Privilege, low_bits};
+use pgtable_riscv64::{Controls, Exception, GuestPaging, Paging, Sv, Trap};
 
 use super::deviations::{Deviation, Deviations};
 use super::records::{Csrs, DATA, End, NOTHING, Order, TABLES, WATCHES, block, run};

@@ -26,9 +26,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
-use arch_riscv64::Mode;
 use clap::Args;
 use fastrand::Rng;
+use pgtable_riscv64::Mode;
 
 use crate::Asked;
 use crate::report::{Ended, Report};

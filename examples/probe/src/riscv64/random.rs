@@ -2,10 +2,10 @@
 
 use std::error::Error;
 
-use arch_riscv64::Extensions;
 use fastrand::Rng;
 use pgtable::format::{Entry, Format};
 use pgtable::{Level, Position, Prot, low_bits};
+use pgtable_riscv64::Extensions;
 
 use super::bench::{Bench, Case, Values};
 use super::records::DATA;

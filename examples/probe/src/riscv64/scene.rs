@@ -9,12 +9,12 @@
 use std::error::Error;
 use std::sync::atomic::AtomicU64;
 
-use arch_riscv64::{GuestAttributes, Mode, PageAttributes};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::format::Format;
 use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::{Address, Gpa, Gva, Hpa, Leaves, Privilege, Prot, low_bits};
+use pgtable_riscv64::{GuestAttributes, Mode, PageAttributes};
 
 use super::records::{DATA, TABLES};
 use super::state::{Machine, Roots, State};

@@ -1,8 +1,8 @@
 //! The hart's state that a case is carried out under, and which hart it is.
 
-use arch_riscv64::{Controls, Extensions, GuestControls, Mode, Registers, Sv, SvX4};
 use clap::ValueEnum;
 use pgtable::{Gpa, Hpa, Privilege};
+use pgtable_riscv64::{Controls, Extensions, GuestControls, Mode, Registers, Sv, SvX4};
 
 use super::deviations::Deviations;
 use super::records::{Csrs, Facts};

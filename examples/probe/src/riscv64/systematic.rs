@@ -3,8 +3,8 @@
 
 use std::error::Error;
 
-use arch_riscv64::{Extensions, Mode};
 use pgtable::Privilege;
+use pgtable_riscv64::{Extensions, Mode};
 
 use super::bench::{Act, Bench, Case, Values};
 use super::scene::{Builder, Instruction, Scene, Shape};

@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::atomic::Ordering;
 
-use arch_riscv64::{Exception, GuestPaging, PSEUDO_READ, Paging, Sv, SvX4, Trap};
 use pgtable::bytes::Translate;
 use pgtable::format::{Entry, Format, SecondStage};
 use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
 use pgtable::two_stage::TwoStageFault;
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Cause, Fault, Gpa, Gva, Hpa, Level, Position, low_bits};
+use pgtable_riscv64::{Exception, GuestPaging, PSEUDO_READ, Paging, Sv, SvX4, Trap};
 
 use super::bench::Case;
 use super::deviations::{Deviation, Deviations};

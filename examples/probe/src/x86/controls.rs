@@ -1,8 +1,8 @@
 //! Which control bits the processor is probed with: those that this CPU has.
 
-use arch_x86::{Controls, KeyRegister};
 use fastrand::Rng;
 use kvm_x86::Features;
+use pgtable_x86::{Controls, KeyRegister};
 
 /// Sets for the systematic cases: each control in both positions, and those that bear on one
 /// another together.

@@ -8,11 +8,11 @@ use std::error::Error;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_x86::{Levels, TableEntry};
 use kvm_x86::Features;
 use pgtable::memory::{GuestTables, TableMemory};
 use pgtable::walk::Walker;
 use pgtable::{Gpa, Gva};
+use pgtable_x86::{Levels, TableEntry};
 use probe_guest::x86::{self, Corner};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -145,7 +145,7 @@ impl Image<'_> {
 }
 
 /// A reader of the model.
-pub type Model<'m> = Walker<arch_x86::LongMode, pgtable::memory::DirectMap<'m, Gpa>>;
+pub type Model<'m> = Walker<pgtable_x86::LongMode, pgtable::memory::DirectMap<'m, Gpa>>;
 
 /// The word at `address`, as the architecture has it.
 pub fn load<M: TableMemory<Gpa>>(

@@ -4,13 +4,13 @@ use std::error::Error;
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
-use arch_x86::{Controls, Levels, LongMode, LongModeFault};
 use kvm_ioctls::Kvm;
 use kvm_x86::Features;
 use pgtable::format::Entry;
 use pgtable::memory::{GuestTables, TableMemory};
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Cause, Fault, Gpa, Gva, Level};
+use pgtable_x86::{Controls, Levels, LongMode, LongModeFault};
 use probe_guest::Probe;
 use probe_guest::x86::{Outcome, ProbeGuest, vector};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};

@@ -3,10 +3,10 @@
 
 use std::error::Error;
 
-use arch_x86::{Controls, Levels};
 use fastrand::Rng;
 use kvm_x86::Features;
 use pgtable::{Access, AccessKind, Gva, Privilege};
+use pgtable_x86::{Controls, Levels};
 
 use super::controls;
 use super::host::Faults;

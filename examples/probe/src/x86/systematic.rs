@@ -2,8 +2,8 @@
 
 use std::error::Error;
 
-use arch_x86::{Controls, Levels};
 use pgtable::{Access, Gva};
+use pgtable_x86::{Controls, Levels};
 
 use super::host::Faults;
 use super::image::{DATA, OPEN};

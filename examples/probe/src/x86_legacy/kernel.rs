@@ -8,12 +8,12 @@ use std::error::Error;
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
-use arch_x86::{Controls, Paging, Registers};
 use kvm_bindings::kvm_regs;
 use kvm_ioctls::{Kvm, VcpuFd};
 use kvm_x86::{Features, Slots};
 use pgtable::bytes::{Recording, Translate};
 use pgtable::{Access, Gpa, Gva};
+use pgtable_x86::{Controls, Paging, Registers};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::records::{DATA, TABLES};

@@ -22,13 +22,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_x86::{Controls, LongModeFault, Registers};
 use clap::{Args, ValueEnum};
 use fastrand::Rng;
 use pgtable::format::FirstStage;
 use pgtable::memory::{DirectMap, ReadMemory};
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Cause, Gpa, Gva, Privilege, Translation};
+use pgtable_x86::{Controls, LongModeFault, Registers};
 
 use crate::Asked;
 use crate::report::{Ended, Report};

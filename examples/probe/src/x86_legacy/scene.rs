@@ -3,9 +3,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_x86::{Controls, Pae, Paging32};
 use fastrand::Rng;
 use pgtable::Gpa;
+use pgtable_x86::{Controls, Pae, Paging32};
 
 use super::Machine;
 use super::records::{DATA, TABLES};

@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::atomic::Ordering;
 
-use arch_x86::{Controls, Levels, LongMode, LongModeFault};
 use pgtable::format::{Entry, Format};
 use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
 use pgtable::two_stage::{TwoStage, TwoStageFault};
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Cause, Gpa, Gva, Hpa};
+use pgtable_x86::{Controls, Levels, LongMode, LongModeFault};
 
 use super::records::{DATA, Order, WATCHES, block};
 use super::scene::{SCRATCH, Scene, stub};

@@ -28,11 +28,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
-use arch_x86::{Ept, Levels, Npt};
 use clap::{Args, ValueEnum};
 use fastrand::Rng;
 use pgtable::Hpa;
 use pgtable::memory::DirectMap;
+use pgtable_x86::{Ept, Levels, Npt};
 
 use crate::Asked;
 use crate::report::{Ended, Report};

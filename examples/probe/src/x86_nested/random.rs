@@ -2,10 +2,10 @@
 
 use std::error::Error;
 
-use arch_x86::{Controls, Levels, PageAttributes};
 use fastrand::Rng;
 use pgtable::format::Entry;
 use pgtable::{Access, Hpa, Level, Position, Prot, low_bits};
+use pgtable_x86::{Controls, Levels, PageAttributes};
 
 use super::bench::{Bench, Case, Values};
 use super::records::DATA;

@@ -7,12 +7,12 @@
 use std::error::Error;
 use std::sync::atomic::AtomicU64;
 
-use arch_x86::{Controls, Levels, LongMode, PageAttributes};
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::format::Format;
 use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::{AccessKind, Address, Gpa, Gva, Hpa, Leaves, Privilege, Prot, low_bits};
+use pgtable_x86::{Controls, Levels, LongMode, PageAttributes};
 
 use super::records::{DATA, TABLES};
 use super::second::Second;

@@ -3,9 +3,9 @@
 
 use std::fmt::{self, Debug};
 
-use arch_x86::{Controls, Levels, Registers};
 use pgtable::format::SecondStage;
 use pgtable::{Hpa, Level, Position, Privilege};
+use pgtable_x86::{Controls, Levels, Registers};
 
 use super::records::Answer;
 

@@ -1,7 +1,7 @@
 //! Nested paging: the VMCB's fields (APM, appendix B), and what an exit tells in them.
 
-use arch_x86::{Levels, Npt, NptControls};
 use pgtable::{Fault, Hpa, Privilege};
+use pgtable_x86::{Levels, Npt, NptControls};
 
 use super::records::Answer;
 use super::second::{End, Machine, Second, Start};

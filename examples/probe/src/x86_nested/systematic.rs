@@ -3,8 +3,8 @@
 
 use std::error::Error;
 
-use arch_x86::Controls;
 use pgtable::Access;
+use pgtable_x86::Controls;
 
 use super::bench::{Bench, Case, Values};
 use super::scene::{Builder, Shape};

@@ -1,7 +1,7 @@
 //! EPT: the VMCS's fields (SDM, appendix B), and what an exit tells in them.
 
-use arch_x86::{Ept, EptControls, EptFault, Levels};
 use pgtable::{Fault, Hpa, Privilege};
+use pgtable_x86::{Ept, EptControls, EptFault, Levels};
 
 use super::records::Answer;
 use super::second::{End, Machine, Second, Start};

@@ -11,7 +11,7 @@ mod terminal;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use arch_ppc64::radix::ProcessTableWord;
+use pgtable_ppc64::radix::ProcessTableWord;
 use vm_memory::GuestMemoryBackend;
 
 use super::console::Console;

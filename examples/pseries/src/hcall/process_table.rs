@@ -1,9 +1,9 @@
 //! `H_REGISTER_PROC_TBL` (PAPR 14.5.4.3.9; its checks as QEMU's `spapr` makes them): the guest says
 //! which translation it uses, and where its process table is.
 
-use arch_ppc64::kvm::kvm_ppc_mmuv3_cfg;
-use arch_ppc64::radix::{ProcessTable, ProcessTableWord};
 use bits::{GTSE, HASH_TABLE, KNOWN, MODIFY, RADIX, REGISTER};
+use pgtable_ppc64::kvm::kvm_ppc_mmuv3_cfg;
+use pgtable_ppc64::radix::{ProcessTable, ProcessTableWord};
 use std::sync::PoisonError;
 use vm_memory::GuestMemoryBackend;
 

@@ -6,7 +6,7 @@
 
 mod long_name;
 
-use arch_ppc64::hash::{GROUP_ENTRIES, HptOrder, PageSize};
+use pgtable_ppc64::hash::{GROUP_ENTRIES, HptOrder, PageSize};
 use vm_fdt::{Error, FdtReserveEntry, FdtWriter};
 
 use super::layout::Layout;

@@ -1,11 +1,11 @@
 //! AArch64: roots as Linux tells them, by registers, wrong ones, sets of contiguous entries, and a
 //! guest behind its hypervisor's stage.
 
-use arch_aarch64::{
+use pgtable::{Gpa, Prot};
+use pgtable_aarch64::{
     Granule, Stage1Attributes, Stage1Controls, Stage2Controls, Ttbr, VaRange, VmsaStage1,
     VmsaStage2,
 };
-use pgtable::{Gpa, Prot};
 
 use crate::cores::core;
 use crate::support::{Bench, Memory, build, json, number, text};

@@ -4,9 +4,9 @@
 use std::path::PathBuf;
 
 use crate::support::{Bench, Memory, build, json, number, ranges, text};
-use arch_ppc64::radix::{Granule, ProcessScoped, ProcessTable, Prte, Quadrants};
-use arch_x86::{Controls, Levels, LongMode};
 use pgtable::{Gpa, Prot};
+use pgtable_ppc64::radix::{Granule, ProcessScoped, ProcessTable, Prte, Quadrants};
+use pgtable_x86::{Controls, Levels, LongMode};
 
 /// The words of an ELF file in one byte order.
 struct Elf {

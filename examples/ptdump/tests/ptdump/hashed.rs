@@ -1,10 +1,10 @@
-//! Hashed page tables that `arch-ppc64` filled.
+//! Hashed page tables that `pgtable-ppc64` filled.
 
-use arch_ppc64::hash::{
+use pgtable::{Gpa, Gva};
+use pgtable_ppc64::hash::{
     Context, Hpt, HptOrder, Hpte, HpteR, Layout, PageSize, PageSizes, Segment, SegmentSize,
     VirtualPage,
 };
-use pgtable::{Gpa, Gva};
 use serde_json::json;
 
 use crate::support::{Bench, Memory, json, number, ranges, text};

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use arch_x86::{Controls, Levels, LongMode};
 use pgtable::{Gpa, Prot};
+use pgtable_x86::{Controls, Levels, LongMode};
 
 use crate::support::{Bench, Memory, build, json, ranges, text};
 

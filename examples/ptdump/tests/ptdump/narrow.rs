@@ -1,7 +1,7 @@
 //! Cores of 32-bit x86: which paging mode the registers say, and where Linux's own tables are.
 
-use arch_x86::{Controls, Pae, Paging32};
 use pgtable::Prot;
+use pgtable_x86::{Controls, Pae, Paging32};
 
 use crate::cores::{Note, core};
 use crate::support::{Bench, Memory, Row, build, json, number, ranges, text};

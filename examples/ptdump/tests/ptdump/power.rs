@@ -1,12 +1,12 @@
 //! POWER: which of several process tables, which kind of tables, and where old kernels have their
 //! addresses.
 
-use arch_ppc64::hash::{
+use pgtable::{Gpa, Gva, Prot};
+use pgtable_ppc64::hash::{
     Context, Hpt, HptOrder, Hpte, HpteR, Layout, PageSize, PageSizes, Segment, SegmentSize,
     VirtualPage,
 };
-use arch_ppc64::radix::{Granule, ProcessScoped, ProcessTable, Prte, Quadrants};
-use pgtable::{Gpa, Gva, Prot};
+use pgtable_ppc64::radix::{Granule, ProcessScoped, ProcessTable, Prte, Quadrants};
 
 use crate::cores::{Note, core};
 use crate::support::{Bench, Memory, build, json, number, ranges, text};

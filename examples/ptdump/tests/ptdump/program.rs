@@ -4,8 +4,8 @@ use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
 
-use arch_x86::{Controls, Levels, LongMode};
 use pgtable::Prot;
+use pgtable_x86::{Controls, Levels, LongMode};
 use serde_json::Value;
 
 use crate::support::{Bench, Memory, build, number, program, text};

@@ -1,8 +1,8 @@
 //! RISC-V: roots as Linux tells them, wrong ones, Svnapot, and a guest behind its hypervisor's
 //! stage.
 
-use arch_riscv64::{Controls, Extensions, GuestControls, Mode, Sv, SvX4};
 use pgtable::{Gpa, Hpa, Prot};
+use pgtable_riscv64::{Controls, Extensions, GuestControls, Mode, Sv, SvX4};
 
 use crate::cores::core;
 use crate::support::{Bench, Memory, build, json, number, text};

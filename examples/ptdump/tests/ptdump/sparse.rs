@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use arch_ppc64::radix::{Granule, ProcessScoped, ProcessTable, Prte, Quadrants};
-use arch_x86::{Controls, Levels, LongMode};
 use pgtable::{Gpa, Prot};
+use pgtable_ppc64::radix::{Granule, ProcessScoped, ProcessTable, Prte, Quadrants};
+use pgtable_x86::{Controls, Levels, LongMode};
 
 use crate::support::{Bench, Memory, build, json, number, ranges};
 

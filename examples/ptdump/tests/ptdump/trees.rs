@@ -1,11 +1,11 @@
 //! Trees that `pgtable` built, of every format: what was mapped is what is listed, translated,
 //! counted, and compared.
 
-use arch_ppc64::radix::{Granule, ProcessScoped, ProcessTable, Prte, Quadrants};
-use arch_riscv64::{GuestControls, Mode, Sv, SvX4};
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode, Pae, Paging32};
 use pgtable::format::Format;
 use pgtable::{Gpa, Hpa, Prot};
+use pgtable_ppc64::radix::{Granule, ProcessScoped, ProcessTable, Prte, Quadrants};
+use pgtable_riscv64::{GuestControls, Mode, Sv, SvX4};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode, Pae, Paging32};
 use serde_json::json;
 
 use crate::support::{Bench, Memory, Row, build, json, number, ranges, text};
@@ -215,7 +215,7 @@ fn sv() {
         (Mode::Sv57, 0xff00_0000_0000_0000),
     ] {
         for base in [0, high] {
-            let format = Sv::new(mode, arch_riscv64::Controls::new());
+            let format = Sv::new(mode, pgtable_riscv64::Controls::new());
             // The ASID is no address.
             check(format, "--arch riscv64 ", base, [12, 21, 30], |_, root| {
                 format.satp(Gpa::new(root), 0x77).into_bits()

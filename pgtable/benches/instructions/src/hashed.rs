@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::hash::{
+use pgtable::memory::DirectMap;
+use pgtable::{Access, Gpa, Gva};
+use pgtable_ppc64::hash::{
     Authority, HashMmu, Hpt, HptOrder, Hpte, HpteR, Layout, PageSize, Segment, SegmentSize, Slb,
     SlbEsid, VirtualPage,
 };
-use pgtable::memory::DirectMap;
-use pgtable::{Access, Gpa, Gva};
 
 use crate::count;
 

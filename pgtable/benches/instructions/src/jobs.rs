@@ -1,9 +1,9 @@
 //! What a VMM does once for each VM: boot tables, and table memory over a ragged memory map.
 
-use arch_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
 use bench_harness::arena::Arena;
 use pgtable::memory::{DirectMap, GuestTables, TableMemory};
 use pgtable::{Gpa, Prot};
+use pgtable_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::count;

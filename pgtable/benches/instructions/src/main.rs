@@ -13,10 +13,10 @@ mod trees;
 
 use std::hint::black_box;
 
-use arch_aarch64::{Stage1Controls, VmsaStage1};
-use arch_ppc64::radix::{Granule, ProcessScoped};
-use arch_riscv64::{Mode, Sv};
-use arch_x86::{Controls, Levels, LongMode};
+use pgtable_aarch64::{Stage1Controls, VmsaStage1};
+use pgtable_ppc64::radix::{Granule, ProcessScoped};
+use pgtable_riscv64::{Mode, Sv};
+use pgtable_x86::{Controls, Levels, LongMode};
 
 /// What is counted: `callgrind` knows this function by its name.
 #[unsafe(no_mangle)]
@@ -32,20 +32,20 @@ pub fn count(name: &str, operations: u64, mut work: impl FnMut()) {
 }
 
 /// EL1&0 with addresses of 48 bits, and a processor that records accesses and writes.
-fn aarch64(granule: arch_aarch64::Granule) -> VmsaStage1 {
+fn aarch64(granule: pgtable_aarch64::Granule) -> VmsaStage1 {
     let usual = Stage1Controls::new();
     VmsaStage1::new(Stage1Controls { granule, ha: true, hd: true, ..usual }).unwrap()
 }
 
 fn main() {
-    let riscv = arch_riscv64::Controls::new();
+    let riscv = pgtable_riscv64::Controls::new();
     let long_mode = |levels| LongMode::new(levels, Controls::new());
     trees::rows("x86", long_mode(Levels::Four));
     trees::rows("x86 LA57", long_mode(Levels::Five));
     trees::rows("radix 4K", ProcessScoped::new(Granule::K4));
     trees::rows("radix 64K", ProcessScoped::new(Granule::K64));
-    trees::rows("AArch64 4K", aarch64(arch_aarch64::Granule::K4));
-    trees::rows("AArch64 64K", aarch64(arch_aarch64::Granule::K64));
+    trees::rows("AArch64 4K", aarch64(pgtable_aarch64::Granule::K4));
+    trees::rows("AArch64 64K", aarch64(pgtable_aarch64::Granule::K64));
     trees::rows("Sv39", Sv::new(Mode::Sv39, riscv));
     trees::rows("Sv48", Sv::new(Mode::Sv48, riscv));
     stages::rows();

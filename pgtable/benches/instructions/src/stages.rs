@@ -1,6 +1,5 @@
 //! x86's long mode on EPT, where the guest's tables stand behind the second stage.
 
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use bench_harness::arena::Arena;
 use bench_harness::tables::Tables;
 use pgtable::cache::{Generation, TranslationCache};
@@ -8,6 +7,7 @@ use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::two_stage::TwoStage;
 use pgtable::{Access, Gpa, Gva, Hpa, Leaves, Prot};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode};
 
 use crate::count;
 

@@ -5,13 +5,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::radix::{Granule, ProcessScoped, RcPolicy};
-use arch_x86::{Controls, Levels, LongMode};
 use pgtable::format::Format;
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::DirectMap;
 use pgtable::tree::{PageTable, Recorded, Writers};
 use pgtable::{Access, Gpa, Gva, Leaves, Prot, Stage1};
+use pgtable_ppc64::radix::{Granule, ProcessScoped, RcPolicy};
+use pgtable_x86::{Controls, Levels, LongMode};
 
 use super::{Act, Cells, Contestant, Row};
 use crate::ours::{Tables, memory::direct};

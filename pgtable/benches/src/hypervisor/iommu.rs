@@ -1,9 +1,9 @@
 //! Translation for a device: `vm-memory`'s own interval tree beside a page table as its IOMMU.
 
-use arch_x86::{Controls, Levels, LongMode};
 use pgtable::iommu::TableIommu;
 use pgtable::tree::PageTable;
 use pgtable::{Gpa, Gva, Leaves, Prot};
+use pgtable_x86::{Controls, Levels, LongMode};
 use vm_memory::{GuestAddress, Iommu, Iotlb, Permissions};
 
 use super::{Cells, Contestant, Row};

@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arch_x86::{Controls, Levels, LongMode};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
 use pgtable::walk::Walker;
 use pgtable::{Access, Gpa, Gva, Leaves, Prot};
+use pgtable_x86::{Controls, Levels, LongMode};
 
 use crate::ours::Tables;
 use bench_harness::Goal;

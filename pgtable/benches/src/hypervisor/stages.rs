@@ -5,7 +5,6 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 
-use arch_x86::{Controls, Ept, EptControls, Levels, LongMode};
 use pgtable::cache::{Generation, TranslationCache};
 use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::{DirectMap, MemoryError, ReadMemory, TableMemory};
@@ -13,6 +12,7 @@ use pgtable::tree::PageTable;
 use pgtable::two_stage::TwoStage;
 use pgtable::walk::Walker;
 use pgtable::{Access, Gpa, Gva, Hpa, Leaves, Prot};
+use pgtable_x86::{Controls, Ept, EptControls, Levels, LongMode};
 
 use super::{Cells, Contestant, Row};
 use crate::ours::Tables;

@@ -7,7 +7,6 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use arch_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
 use bench_harness::Goal;
 use bench_harness::arena::Arena;
 use bench_harness::tables::Tables;
@@ -17,6 +16,7 @@ use pgtable::invalidate::{Gather, Unused};
 use pgtable::memory::DirectMap;
 use pgtable::tree::{PageTable, Recorded, Writers};
 use pgtable::{Access, Gpa, Gva, Leaves, Prot};
+use pgtable_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
 
 use by_hand::ByHand;
 

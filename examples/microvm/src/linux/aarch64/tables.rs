@@ -3,10 +3,10 @@
 
 use std::ops::ControlFlow;
 
-use arch_aarch64::{Half, Paging, Processor, Regime, Registers, VaRange, VmsaStage1};
 use pgtable::memory::GuestTables;
 use pgtable::walk::Walker;
 use pgtable::{Access, Attributes, Gpa, Gva};
+use pgtable_aarch64::{Half, Paging, Processor, Regime, Registers, VaRange, VmsaStage1};
 
 use super::boot::at;
 use crate::linux::compare::{Leaf, Tables};

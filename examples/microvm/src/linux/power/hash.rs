@@ -9,14 +9,14 @@ use std::io::Read;
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicU64;
 
-use arch_ppc64::hash::{
-    Authority, GROUP_ENTRIES, HashMmu, HashTranslation, Hpt, HptOrder, Hpte, Layout, PageSize,
-    SLB_ENTRIES, Segment, Slb, SlbEsid, SlbVsid, VirtualPage, load, protection,
-};
-use arch_ppc64::kvm::{PpcMmu, kvm_get_htab_fd};
 use kvm_ppc::{VcpuControl, VmFd};
 use pgtable::memory::DirectMap;
 use pgtable::{Access, Gpa, Gva, Hpa, Prot};
+use pgtable_ppc64::hash::{
+    Authority, GROUP_ENTRIES, HashMmu, HashTranslation, Hpt, HptOrder, Hpte, Layout, PageSize,
+    SLB_ENTRIES, Segment, Slb, SlbEsid, SlbVsid, VirtualPage, load, protection,
+};
+use pgtable_ppc64::kvm::{PpcMmu, kvm_get_htab_fd};
 
 use crate::linux::compare::{Leaf, Tables};
 use crate::linux::given::Statement;

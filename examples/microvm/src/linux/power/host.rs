@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use arch_ppc64::kvm::{PpcMmu, kvm_ppc_mmuv3_cfg};
 use kvm_ppc::bindings::KVM_REG_PPC_LPCR_64;
 use kvm_ppc::{Result, Slots, VcpuControl};
+use pgtable_ppc64::kvm::{PpcMmu, kvm_ppc_mmuv3_cfg};
 use pseries::{CpuState, Host};
 
 use crate::linux::gate::{Gate, Start};

@@ -17,12 +17,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arch_ppc64::hash::{HptOrder, PageSize};
-use arch_ppc64::kvm::PpcMmu;
 use kvm_ppc::bindings::{KVM_CAP_PPC_PAPR, KVM_VM_PPC_HV, kvm_enable_cap};
 use kvm_ppc::host::{self as can, Host};
 use kvm_ppc::{Slots, VcpuFd};
 use pgtable::{Gpa, Gva};
+use pgtable_ppc64::hash::{HptOrder, PageSize};
+use pgtable_ppc64::kvm::PpcMmu;
 use pseries::{Entry, Machine, Mmu, Platform, boot};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 

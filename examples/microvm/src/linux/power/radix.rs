@@ -2,12 +2,12 @@
 
 use std::ops::ControlFlow;
 
-use arch_ppc64::radix::{Granule, GuestMmu, ProcessScoped, ProcessTableWord, RcPolicy};
 use kvm_ppc::VcpuControl;
 use kvm_ppc::bindings::KVM_REG_PPC_PID;
 use pgtable::memory::GuestTables;
 use pgtable::walk::Walker;
 use pgtable::{Access, Attributes, Cause, Gpa, Gva, Translation};
+use pgtable_ppc64::radix::{Granule, GuestMmu, ProcessScoped, ProcessTableWord, RcPolicy};
 
 use super::host::register;
 use crate::linux::compare::{Leaf, Tables};

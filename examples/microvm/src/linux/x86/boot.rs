@@ -5,7 +5,6 @@
 //! bytes behind its beginning, in long mode, with flat segments, interrupts off, RSI at the boot
 //! parameters, and tables that map kernel, parameters and command line to themselves.
 
-use arch_x86::{BootMapping, Levels, LongMode, boot_tables};
 use kvm_bindings::{kvm_dtable, kvm_regs};
 use kvm_ioctls::VcpuFd;
 use kvm_x86::{Features, GDT, long_mode_segments};
@@ -15,6 +14,7 @@ use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use linux_loader::loader::{BzImage, KernelLoader};
 use pgtable::memory::GuestTables;
 use pgtable::{Gpa, Privilege, Prot};
+use pgtable_x86::{BootMapping, Levels, LongMode, boot_tables};
 use std::io::Cursor;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 

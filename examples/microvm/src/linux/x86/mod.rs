@@ -1,4 +1,4 @@
-//! A Linux guest on x86-64: a bzImage, boot tables by `arch-x86`, a serial console, and its page
+//! A Linux guest on x86-64: a bzImage, boot tables by `pgtable-x86`, a serial console, and its page
 //! tables from outside.
 //!
 //! There is one CPU and no firmware, so neither ACPI nor MP tables: the kernel finds KVM’s clock, a

@@ -3,11 +3,11 @@
 
 use std::ops::ControlFlow;
 
-use arch_x86::{Levels, LongMode, Paging, Registers as Control};
 use kvm_x86::Features;
 use pgtable::memory::GuestTables;
 use pgtable::walk::Walker;
 use pgtable::{Access, Attributes, Gpa, Gva};
+use pgtable_x86::{Levels, LongMode, Paging, Registers as Control};
 
 use super::Registers;
 use crate::linux::compare::{Leaf, Tables};

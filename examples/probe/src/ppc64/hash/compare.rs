@@ -1,6 +1,6 @@
 //! What of an answer is compared, and how tables differ.
 
-use arch_ppc64::hash::{Hcall, HcallFlags, Hpte, HpteR, HpteV};
+use pgtable_ppc64::hash::{Hcall, HcallFlags, Hpte, HpteR, HpteV};
 
 use super::model::{Contents, Model};
 use super::step::Call;

@@ -6,8 +6,8 @@
 //! (`kvmppc_set_hpt`), and nothing is forgotten: so when it comes to be what it was once before,
 //! the guest meets entries of a table that is gone.
 
-use arch_ppc64::hash::{HpteR, PageSizes, Segment};
 use pgtable::Gva;
+use pgtable_ppc64::hash::{HpteR, PageSizes, Segment};
 
 /// How many there are (`MMIO_HPTE_CACHE_SIZE`).
 const REMEMBERED: usize = 4;

@@ -4,9 +4,9 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read, Write};
 
-use arch_ppc64::hash::{HptOrder, Pass, StreamReader, chunks, load};
-use arch_ppc64::kvm::{KVM_GET_HTAB_WRITE, PpcMmu, kvm_get_htab_fd};
 use kvm_ppc::VmFd;
+use pgtable_ppc64::hash::{HptOrder, Pass, StreamReader, chunks, load};
+use pgtable_ppc64::kvm::{KVM_GET_HTAB_WRITE, PpcMmu, kvm_get_htab_fd};
 
 use super::model::{Contents, Table, contents, table};
 

@@ -13,8 +13,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use arch_ppc64::hash::{Hcall, HptOrder, HpteR, PageSize, PageSizes, chunks};
 use pgtable::{Access, Gva};
+use pgtable_ppc64::hash::{Hcall, HptOrder, HpteR, PageSize, PageSizes, chunks};
 
 use super::htab::{self, Mirror};
 use super::layout::{DATA, DEVICES, ORDER, PLACES};

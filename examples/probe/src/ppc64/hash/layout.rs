@@ -1,7 +1,7 @@
 //! What is where: the guest's memory, its segments, the pages that cases are about.
 
-use arch_ppc64::hash::{PageSize, Segment, SegmentSize, Slb, SlbEsid, VirtualPage};
 use pgtable::Gva;
+use pgtable_ppc64::hash::{PageSize, Segment, SegmentSize, Slb, SlbEsid, VirtualPage};
 
 const MIB: usize = 1 << 20;
 

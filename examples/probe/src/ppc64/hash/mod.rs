@@ -37,9 +37,9 @@ mod systematic;
 use std::error::Error;
 use std::path::PathBuf;
 
-use arch_ppc64::hash::{HptOrder, PageSize};
 use clap::Args;
 use kvm_ppc::host::Host;
+use pgtable_ppc64::hash::{HptOrder, PageSize};
 
 use crate::Asked;
 use crate::ppc64::otherwise::Otherwise;

@@ -14,13 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::sync::atomic::AtomicU64;
 
-use arch_ppc64::hash::{
+use pgtable::memory::{MemoryError, ReadMemory, TableMemory};
+use pgtable::{Gpa, Gva, Hpa};
+use pgtable_ppc64::hash::{
     Answer, BulkRequest, Dialect, GROUP_ENTRIES, HashTlbie, Hcall, HcallFlags, Hcalls, Hpt,
     HptOrder, Hpte, HpteR, HpteV, Keep, Layout, PageSize, PageSizes, Partition, Refused,
     ResizeError, ReturnCode, Segment, Storage, VirtualPage, load, rehash,
 };
-use pgtable::memory::{MemoryError, ReadMemory, TableMemory};
-use pgtable::{Gpa, Gva, Hpa};
 
 use super::devices::Devices;
 use super::layout::{CODE_KEY, REAL_MODE, code, is_memory};

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 
-use arch_ppc64::hash::{
+use fastrand::Rng;
+use pgtable::Gva;
+use pgtable_ppc64::hash::{
     Authority, BulkKind, BulkRequest, Hcall, HcallFlags, Hpte, HpteR, HpteV, PageSizes, Segment,
     SlbEsid, VirtualPage,
 };
-use fastrand::Rng;
-use pgtable::Gva;
 
 use super::layout::{CODE_KEY, DATA, DEVICES, PLACES, STUBS, is_data, is_memory, slb};
 use super::model::Model;

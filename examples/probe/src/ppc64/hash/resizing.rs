@@ -10,9 +10,9 @@ use std::error::Error;
 use std::io::ErrorKind;
 use std::thread;
 
-use arch_ppc64::hash::{Authority, Hcall, HptOrder, HpteR, PageSizes};
-use arch_ppc64::kvm::{PpcMmu, ResizePrepare, kvm_ppc_resize_hpt};
 use pgtable::{Access, Gva};
+use pgtable_ppc64::hash::{Authority, Hcall, HptOrder, HpteR, PageSizes};
+use pgtable_ppc64::kvm::{PpcMmu, ResizePrepare, kvm_ppc_resize_hpt};
 
 use super::htab::Mirror;
 use super::layout::{DEVICES, PLACES, Place, slb};

@@ -5,7 +5,7 @@
 //! were used. (If none is left, all are tried again, and waited for.) So any free place of the
 //! group is right, and it is rare that it is not the first: 5 of 110 runs on Linux 6.12.
 
-use arch_ppc64::hash::HcallFlags;
+use pgtable_ppc64::hash::HcallFlags;
 
 use super::step::Call;
 
@@ -30,7 +30,7 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
-    use arch_ppc64::hash::Hcall;
+    use pgtable_ppc64::hash::Hcall;
 
     use super::*;
 

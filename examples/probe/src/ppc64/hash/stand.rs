@@ -4,11 +4,13 @@ use std::error::Error;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use arch_ppc64::hash::{Authority, Hcall, HptOrder, PageSize, ReturnCode, Slb, SlbEsid, SlbVsid};
-use arch_ppc64::kvm::PpcMmu;
-use arch_ppc64::radix::{Amr, Iamr};
 use kvm_ppc::{Kvm, back_with_base_pages};
 use pgtable::{AccessKind, Gpa, Gva};
+use pgtable_ppc64::hash::{
+    Authority, Hcall, HptOrder, PageSize, ReturnCode, Slb, SlbEsid, SlbVsid,
+};
+use pgtable_ppc64::kvm::PpcMmu;
+use pgtable_ppc64::radix::{Amr, Iamr};
 use probe_guest::Probe;
 use probe_guest::ppc64::{Outcome, ProbeGuest, StubsAt};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -364,7 +366,7 @@ impl Stand {
             }
         }
         let expected: Vec<_> = (0_u16..)
-            .zip(0..arch_ppc64::hash::SLB_ENTRIES)
+            .zip(0..pgtable_ppc64::hash::SLB_ENTRIES)
             .map(|(index, place)| (index, slb.entry(place)))
             .filter(|(_, (esid, _))| esid.v())
             .map(|(index, (esid, vsid))| (esid.with_index(index), vsid))

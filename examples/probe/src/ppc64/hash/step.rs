@@ -4,8 +4,8 @@
 use std::fmt;
 use std::hint::black_box;
 
-use arch_ppc64::hash::{Authority, Slb, SlbEsid, SlbVsid};
 use pgtable::{Access, Gva};
+use pgtable_ppc64::hash::{Authority, Slb, SlbEsid, SlbVsid};
 
 /// What the guest does.
 #[derive(Clone, Debug)]

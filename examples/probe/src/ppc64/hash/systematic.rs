@@ -1,8 +1,10 @@
 //! Steps that go through everything that decides about an access, one after the other: an entry is
 //! made, used, and taken out.
 
-use arch_ppc64::hash::{Authority, Hcall, HcallFlags, HptOrder, Hpte, HpteR, PageSizes, Segment};
 use pgtable::Access;
+use pgtable_ppc64::hash::{
+    Authority, Hcall, HcallFlags, HptOrder, Hpte, HpteR, PageSizes, Segment,
+};
 
 use super::layout::{DATA, DEVICES, ORDER, PLACES, Place, slb};
 use super::step::{Action, Call, Step, Touch};

@@ -22,9 +22,9 @@ mod tables;
 use std::error::Error;
 use std::iter;
 
-use arch_ppc64::radix::{Granule, ProcessScoped, RcPolicy, Strictness, TableFault};
 use fastrand::Rng;
 use pgtable::Access;
+use pgtable_ppc64::radix::{Granule, ProcessScoped, RcPolicy, Strictness, TableFault};
 
 use crate::Asked;
 use crate::ppc64::end::End;

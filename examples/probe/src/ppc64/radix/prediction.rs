@@ -2,9 +2,9 @@
 
 use std::error::Error;
 
-use arch_ppc64::radix::{Amr, GuestMmu, Iamr, ProcessScoped, ProcessTableWord};
 use pgtable::memory::TableMemory;
 use pgtable::{Access, AccessKind, Gva};
+use pgtable_ppc64::radix::{Amr, GuestMmu, Iamr, ProcessScoped, ProcessTableWord};
 use probe_guest::ppc64::{Interrupt, Start};
 
 use super::case::{Case, Slot};

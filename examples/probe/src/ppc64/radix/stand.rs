@@ -7,9 +7,9 @@
 use std::error::Error;
 use std::time::Duration;
 
-use arch_ppc64::radix::{Amr, Granule, Iamr, ProcessScoped, ProcessTableWord, Ric, Rs, Tlbie};
 use kvm_ppc::Kvm;
 use pgtable::{Access, AccessKind, Gpa, Gva, Stage1};
+use pgtable_ppc64::radix::{Amr, Granule, Iamr, ProcessScoped, ProcessTableWord, Ric, Rs, Tlbie};
 use probe_guest::Probe;
 use probe_guest::ppc64::{Outcome, ProbeGuest, Start, StubsAt};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};

@@ -20,11 +20,6 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::Vector;
-use arch_ppc64::radix::{
-    Granule, HypervisorFault, PageAttributes, PartitionScoped, PartitionTable, Pate,
-    ProcessTableWord, Pte, RadixRoot, RcPolicy, Ric, Rs, Strictness, Tlbie,
-};
 use fastrand::Rng;
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::allocator::TableAllocator;
@@ -33,6 +28,11 @@ use pgtable::memory::{DirectMap, TableMemory};
 use pgtable::tree::PageTable;
 use pgtable::walk::Walker;
 use pgtable::{Access, AccessKind, Cause, Gpa, Gva, Hpa, Leaves, Stage2};
+use pgtable_ppc64::Vector;
+use pgtable_ppc64::radix::{
+    Granule, HypervisorFault, PageAttributes, PartitionScoped, PartitionTable, Pate,
+    ProcessTableWord, Pte, RadixRoot, RcPolicy, Ric, Rs, Strictness, Tlbie,
+};
 
 use crate::Asked;
 use crate::report::{Ended, Report};

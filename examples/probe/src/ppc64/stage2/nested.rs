@@ -13,12 +13,6 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arch_ppc64::radix::{
-    Eaa, Granule, HypervisorFault, PageAttributes, PartitionScoped, PartitionTable, Pate,
-    ProcessTableWord, Pte, RadixRoot, RcPolicy, Strictness, h_tlb_invalidate,
-};
-use arch_ppc64::second_stage::{Action, HostPage, SecondStage};
-use arch_ppc64::shadow::{self, L1Memory, Nested, Outcome, Restriction};
 use fastrand::Rng;
 use frag_alloc::{Cache, Frames, Kind, Owner, Policy, Region};
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale};
@@ -26,6 +20,12 @@ use pgtable::memory::{DirectMap, ReadMemory};
 use pgtable::second_stage::{MemorySlot, PageState};
 use pgtable::tree::PageTable;
 use pgtable::{Access, AccessKind, Gpa, Gva, Hpa, Leaves, Prot, Stage2, low_bits};
+use pgtable_ppc64::radix::{
+    Eaa, Granule, HypervisorFault, PageAttributes, PartitionScoped, PartitionTable, Pate,
+    ProcessTableWord, Pte, RadixRoot, RcPolicy, Strictness, h_tlb_invalidate,
+};
+use pgtable_ppc64::second_stage::{Action, HostPage, SecondStage};
+use pgtable_ppc64::shadow::{self, L1Memory, Nested, Outcome, Restriction};
 
 use super::records::{self, DATA, Order, STUBS, TABLES};
 use super::{Case, Expected, LPID, PARTITION_TABLE, PATS, SCRATCH};

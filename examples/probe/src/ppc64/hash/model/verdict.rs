@@ -3,12 +3,12 @@
 
 use std::error::Error;
 
-use arch_ppc64::hash::{
+use pgtable::{Access, AccessKind, Gpa, Gva};
+use pgtable_ppc64::hash::{
     Authority, GROUP_ENTRIES, HashFault, HashMmu, HashTranslation, Hpte, HpteR, HpteV, PageSizes,
     Partition, Segment, Slb, Storage, VirtualPage, judge,
 };
-use arch_ppc64::{Interrupt as Cause, Vector};
-use pgtable::{Access, AccessKind, Gpa, Gva};
+use pgtable_ppc64::{Interrupt as Cause, Vector};
 use probe_guest::ppc64::{Interrupt, Start};
 
 use super::Model;
