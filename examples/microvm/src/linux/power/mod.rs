@@ -54,7 +54,8 @@ fn log(cpus: u32) -> [String; 6] {
         "Linux version".into(),
         "Kernel command line: console=hvc0 rdinit=/init".into(),
         "Memory: ".into(),
-        "printk: console [hvc0] enabled".into(),
+        // Since Linux 6.7 it says "legacy console".
+        "console [hvc0] enabled".into(),
         format!("smp: Brought up 1 node, {cpus} CPU"),
         "Run /init as init process".into(),
     ]
