@@ -48,13 +48,13 @@ fn symbol(va: u64) -> Option<Gpa> {
     va.checked_sub(LINEAR.get()).filter(|offset| offset >> 40 == 0).map(Gpa::new)
 }
 
-/// What the kernel's log says on every machine of ours, after what it says of the MMU.
-fn log(cpus: u32) -> [String; 6] {
+/// What the kernel's log says on every machine of ours, after what it says of the MMU. (How much
+/// memory there is, Linux 6.1 says before the console and 6.12 after the CPUs.)
+fn log(cpus: u32) -> [String; 5] {
     [
         "Linux version".into(),
         "Kernel command line: console=hvc0 rdinit=/init".into(),
-        "Memory: ".into(),
-        // Since Linux 6.7 it says "legacy console".
+        // Linux 6.12 says "legacy console".
         "console [hvc0] enabled".into(),
         format!("smp: Brought up 1 node, {cpus} CPU"),
         "Run /init as init process".into(),
