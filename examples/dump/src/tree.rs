@@ -163,8 +163,10 @@ impl<'i, F: Describe> Tree<'i, F> {
                 Err(error) => {
                     let Some(hole) = self.hole(error) else { break };
                     let behind = (hole.offset | (hole.size - 1)) + 1;
-                    // What is before the hole has been listed.
-                    let first = next.max(hole.offset);
+                    // What is before the error has been listed, of the hole too where the image has
+                    // some of the table's entries.
+                    let at = self.walker.format().offset(error.at).unwrap_or(hole.offset);
+                    let first = next.max(at).max(hole.offset);
                     match self.entry_in_part(&error) {
                         // The image has some of the table's entries: each is asked for alone.
                         Some(entry) if end - first > entry => {
