@@ -18,7 +18,8 @@ pub struct PageFaultCode {
     pub us: bool,
     /// RSVD: an entry had a reserved bit set.
     pub rsvd: bool,
-    /// I/D: the access was an instruction fetch, and EFER.NXE or CR4.SMEP is on.
+    /// I/D: the access was an instruction fetch, and CR4.SMEP is on, or CR4.PAE and EFER.NXE are
+    /// (SDM vol. 3, 4.7).
     pub id: bool,
     /// PK: a protection key forbids the access.
     pub pk: bool,
@@ -39,8 +40,8 @@ pub struct PageFaultCode {
 }
 
 impl PageFaultCode {
-    /// The access that the error code reports. A fetch is told from a read only where EFER.NXE or
-    /// CR4.SMEP is on.
+    /// The access that the error code reports. A fetch is told from a read only where CR4.SMEP
+    /// is on, or CR4.PAE and EFER.NXE are.
     #[must_use]
     pub const fn access(self) -> Access {
         let access = match (self.wr(), self.id()) {
@@ -51,7 +52,7 @@ impl PageFaultCode {
         if self.us() { access.by_user() } else { access }
     }
 
-    /// The bits that say what the access was; `fetches` = EFER.NXE or CR4.SMEP.
+    /// The bits that say what the access was; `fetches`: what [`id`](Self::id) asks for is on.
     #[inline]
     #[must_use]
     pub(crate) const fn of(access: Access, fetches: bool) -> Self {

@@ -202,7 +202,8 @@ pub struct Efer {
     pub nxe: bool,
     #[bits(8)]
     __: u8,
-    /// Upper address ignore (AMD): bits 63:57 of addresses are tags.
+    /// Upper address ignore (AMD): bits 63:57 of addresses are tags; translation takes each of them
+    /// as bit 56.
     pub uaie: bool,
     #[bits(43)]
     __: u64,

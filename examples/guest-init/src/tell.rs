@@ -23,7 +23,7 @@ const LOGGED: [&str; 12] = [
     "Kernel command line:",
     "Memory:",
     "smp: Brought up",
-    "printk: console",
+    "console [",
     "Page sizes from device-tree",
     "Run /init",
     "x86/PAT",

@@ -2,7 +2,8 @@
 //!
 //! # Protocol
 //! The guest's tables stand at guest-physical addresses. Each of their words is reached through
-//! stage 2, as is the final address: with four levels each, 24 loads at worst. Where stage 1's
+//! stage 2, as is the final address: with four levels each, 24 entries at worst, those of stage 2
+//! loaded at most twice each. Where stage 1's
 //! entries still lack what hardware records in them (accessed, dirty), recording it is an access of
 //! its own, which stage 2 must allow too ([`SecondStage::guest_table_update`]). A fault says whose
 //! it is: the guest's own (stage 1), or the hypervisor's (stage 2), and then whether it hit a table
