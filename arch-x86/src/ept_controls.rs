@@ -4,9 +4,9 @@
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct EptControls {
     /// "Mode-based execute control for EPT": XU governs fetches from user-mode linear addresses, X
-    /// those from supervisor-mode ones. The [`Privilege`] of an access is then that of the linear
-    /// address (its U/S bits), not of the CPL; [`TwoStage`](pgtable::two_stage::TwoStage) sees to
-    /// that.
+    /// those from supervisor-mode ones. The [`Privilege`](pgtable::Privilege) of an access is then
+    /// that of the linear address (its U/S bits), not of the CPL;
+    /// [`TwoStage`](pgtable::two_stage::TwoStage) sees to that.
     pub mode_based_execute: bool,
     /// The EPT pointer enables accessed and dirty flags.
     pub accessed_dirty: bool,
