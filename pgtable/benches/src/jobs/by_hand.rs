@@ -104,7 +104,7 @@ impl ByHand {
             if entry.load(Ordering::Relaxed) != 0 {
                 return None;
             }
-            entry.store(output + ((index as u64) << 12) | PAGE, Ordering::Relaxed);
+            entry.store((output + ((index as u64) << 12)) | PAGE, Ordering::Relaxed);
         }
         self.count(table, pages)
     }

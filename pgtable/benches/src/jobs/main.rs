@@ -197,7 +197,7 @@ fn boot() -> Job {
         timed(|| {
             for _ in 0..BOOTS {
                 let area = Gpa::new(START)..Gpa::new(START + (1 << 21));
-                boot_tables(format, &memory, area, &mapping).unwrap();
+                boot_tables(format, &memory, area, mapping).unwrap();
             }
         })
     };
@@ -206,7 +206,7 @@ fn boot() -> Job {
     Job {
         title: "boot tables of 4 GiB, a page of 2 MiB",
         goal: "boot-tables",
-        operations: BOOTS * (4 * GIB >> 21),
+        operations: BOOTS * ((4 * GIB) >> 21),
         ratio: 1.3,
         most: None,
         ours: Box::new(ours),
