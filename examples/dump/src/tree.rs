@@ -64,7 +64,7 @@ struct Hole {
 }
 
 impl Hole {
-    /// The same, no larger than one entry that was asked for alone.
+    /// The same, no larger than the entry from `start` up to `end`.
     fn within(self, start: u64, end: u64) -> Self {
         let size = end - start;
         if size < self.size && size.is_power_of_two() && start & (size - 1) == 0 {
@@ -162,24 +162,15 @@ impl<'i, F: Describe> Tree<'i, F> {
                 Err(_) if self.tables.is_over() => break,
                 Err(error) => {
                     let Some(hole) = self.hole(error) else { break };
-                    let behind = (hole.offset | (hole.size - 1)) + 1;
-                    // What is before the error has been listed, of the hole too where the image has
-                    // some of the table's entries.
+                    // Of a table that the image has in part, what is there is listed, before the
+                    // error and behind it: the entry alone is the hole.
                     let at = self.walker.format().offset(error.at).unwrap_or(hole.offset);
-                    let first = next.max(at).max(hole.offset);
-                    match self.entry_in_part(&error) {
-                        // The image has some of the table's entries: each is asked for alone.
-                        Some(entry) if end - first > entry => {
-                            next = first;
-                            let stop = behind.min(end);
-                            while next < stop {
-                                let one = (next | (entry - 1)) + 1;
-                                self.list_row(next, one.min(stop), last, visit, progress)?;
-                                next = one;
-                            }
-                        }
-                        _ => self.fault(hole.within(start, end), last, visit)?,
-                    }
+                    let (first, size) = match self.entry_in_part(&error) {
+                        Some(entry) => (at & !(entry - 1), entry),
+                        None => (hole.offset, hole.size),
+                    };
+                    let behind = (first | (size - 1)) + 1;
+                    self.fault(hole.within(first, behind).within(start, end), last, visit)?;
                     next = next.max(behind);
                 }
             }
