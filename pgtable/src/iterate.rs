@@ -47,9 +47,7 @@ impl<F: Format, M: TableMemory<Output<F>>> Walker<F, M> {
         let mut place = self.place(input, bytes)?;
         while let (next, Some(stretch)) = place.next(self.format(), self.memory())? {
             place = next;
-            let run = stretch.run(self.format(), self.memory());
-            let run = run
-                .or_else(|_| stretch.first_run(self.format(), self.memory(), &mut place.offset))?;
+            let run = stretch.run(self.format(), self.memory(), &mut place.offset)?;
             if let ControlFlow::Break(value) = visit(run) {
                 return Ok(ControlFlow::Break(value));
             }

@@ -59,9 +59,21 @@ impl Stretch {
         Self { around, ..self }
     }
 
-    /// The same entries in place.
+    /// The same entries in place, or as many of them as `memory` has in one piece; then the
+    /// iteration, which is at `at`, goes on after them.
     #[inline(always)]
     pub(crate) fn run<'m, F: Format, M: TableMemory<Output<F>>>(
+        &self,
+        format: &F,
+        memory: &'m M,
+        at: &mut u64,
+    ) -> Result<Run<'m, F>, RangeError<Input<F>>> {
+        self.whole(format, memory).or_else(|_| self.first_run(format, memory, at))
+    }
+
+    /// The same entries in place, all of them.
+    #[inline(always)]
+    fn whole<'m, F: Format, M: TableMemory<Output<F>>>(
         &self,
         format: &F,
         memory: &'m M,
@@ -91,7 +103,7 @@ impl Stretch {
     /// What is around them is left out if it is not there: then a group is not whole, and each of
     /// its entries is a leaf by itself, as where words are read by value.
     #[cold]
-    pub(crate) fn first_run<'m, F: Format, M: TableMemory<Output<F>>>(
+    fn first_run<'m, F: Format, M: TableMemory<Output<F>>>(
         mut self,
         format: &F,
         memory: &'m M,
@@ -113,7 +125,7 @@ impl Stretch {
         self.entries = half(entries);
         while self.entries > 0 {
             let part = self.widened_by(groups);
-            if let Ok(run) = part.run(format, memory) {
+            if let Ok(run) = part.whole(format, memory) {
                 go_on_after(&part);
                 return Ok(run);
             }
@@ -124,14 +136,14 @@ impl Stretch {
             let end = (first | low_bits(group)) + 1;
             self.entries = entries.min((end - first) as usize);
             let part = self.widened_by(group);
-            if let Ok(run) = part.run(format, memory) {
+            if let Ok(run) = part.whole(format, memory) {
                 go_on_after(&part);
                 return Ok(run);
             }
         }
         (self.entries, self.around) = (1, Around::default());
         go_on_after(&self);
-        self.run(format, memory)
+        self.whole(format, memory)
     }
 
     #[inline(always)]
@@ -240,9 +252,8 @@ pub(crate) fn next_run<'m, F: Format, M: TableMemory<Output<F>>, L: Locks>(
     at: &mut u64,
     end: u64,
 ) -> Result<Option<Run<'m, F>>, RangeError<Input<F>>> {
-    let Some(stretch) = next_stretch(format, memory, trail, at, end)? else { return Ok(None) };
-    let run = stretch.run(format, memory);
-    run.or_else(|_| stretch.first_run(format, memory, at)).map(Some)
+    let stretch = next_stretch(format, memory, trail, at, end)?;
+    stretch.map(|stretch| stretch.run(format, memory, at)).transpose()
 }
 
 /// Where the next run from `at` on and before `end` stands, if any is left; moves `at` on.
