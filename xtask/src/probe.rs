@@ -135,9 +135,8 @@ impl Options {
 }
 
 /// Builds and runs; the probe’s exit status is ours.
-pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
-    let second = options.second_machine();
-    let Options { arch, mmu, cases, seed, stage2, legacy, sim, mut machine, .. } = options;
+pub fn run(xtask: &Xtask, mut options: Options) -> Result<u8> {
+    let Options { arch, mmu, cases, seed, stage2, legacy, sim, .. } = options;
     let bare_seed = seed.unwrap_or_else(seed_of_now);
     match arch {
         Arch::Ppc64 if stage2 => return bare_power::probe(xtask, cases, bare_seed),
@@ -148,10 +147,9 @@ pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
         Arch::Ppc64 | Arch::X86 => {}
     }
     // An emulated host carries out dozens of cases a second, if it has a processor for itself.
-    let patience = |machine: &mut Machine| {
-        machine.timeout = machine.timeout.max(60 + cases.unwrap_or(0) / CASES_PER_SECOND);
-    };
-    patience(&mut machine);
+    let timeout = &mut options.machine.timeout;
+    *timeout = (*timeout).max(60 + cases.unwrap_or(0) / CASES_PER_SECOND);
+    let second = options.second_machine();
     let mut arguments = Vec::new();
     let given = [
         ("--mmu", mmu.map(|mmu| mmu.word().to_owned())),
@@ -162,10 +160,10 @@ pub fn run(xtask: &Xtask, options: Options) -> Result<u8> {
         arguments.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
     }
     arguments.extend(options.arguments);
-    let Some(mut second) = second else {
+    let mut machine = options.machine;
+    let Some(second) = second else {
         return arch.run_example(xtask, "probe", arguments, machine, Files::default());
     };
-    patience(&mut second);
     machine.emulated = true;
     let folder = tempfile::tempdir()?;
     let guest = folder.path().join("guest");
