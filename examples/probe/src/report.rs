@@ -68,6 +68,12 @@ impl Report {
         count.mismatches += usize::from(mismatch.is_some());
     }
 
+    /// Takes note of a comparison as a whole: a case, in which each line of `differences` tells of
+    /// a mismatch.
+    pub fn comparison(&mut self, kind: &'static str, differences: &str) {
+        self.case(kind, Ended::Done, Some(differences).filter(|it| !it.is_empty()));
+    }
+
     /// How many cases there have been.
     pub fn cases(&self) -> usize {
         self.kinds.iter().map(|(_, count)| count.cases()).sum()

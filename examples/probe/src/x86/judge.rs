@@ -109,11 +109,7 @@ impl<'m> Judge<'m> {
                 writeln!(strays, "  {address}: {seen:#018x}, model {wanted:#018x}")?;
             }
         }
-        report.case(
-            "whole images afterwards",
-            Ended::Done,
-            Some(strays.as_str()).filter(|strays| !strays.is_empty()),
-        );
+        report.comparison("whole images afterwards", &strays);
         Ok(())
     }
 

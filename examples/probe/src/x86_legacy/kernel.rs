@@ -181,11 +181,7 @@ pub fn run(kvm: &Kvm, asked: &Asked, report: &mut Report) -> Result<(), Box<dyn 
             }
         }
     }
-    report.case(
-        "KVM_TRANSLATE, all tables afterwards",
-        Ended::Done,
-        Some(strays.as_str()).filter(|strays| !strays.is_empty()),
-    );
+    report.comparison("KVM_TRANSLATE, all tables afterwards", &strays);
     println!();
     report.fact("KVM_TRANSLATE", format!("asked {} times, 32-bit and PAE", all.len() - refused));
     report.fact("left out", format!("{refused} addresses behind PDPTEs with reserved bits"));

@@ -348,11 +348,7 @@ fn judge(
             writeln!(strays, "  {address:#x}: {is:#010x}, expected {wanted:#010x}")?;
         }
     }
-    report.case(
-        "all tables and stores afterwards",
-        Ended::Done,
-        Some(strays.as_str()).filter(|strays| !strays.is_empty()),
-    );
+    report.comparison("all tables and stores afterwards", &strays);
     println!();
     report.fact("left out", format!("{} fetches from where no memory is", all.len() - kept.len()));
     report.fact("marked early", format!("{early} entries, by accesses that faulted"));

@@ -16,9 +16,9 @@ use std::path::Path;
 use pgtable::{Access, Gva};
 use pgtable_ppc64::hash::{Hcall, HptOrder, HpteR, PageSize, PageSizes, chunks};
 
+use super::differs;
 use super::htab::{self, Mirror};
 use super::layout::{DATA, DEVICES, ORDER, PLACES};
-use super::list;
 use super::model::Model;
 use super::stand::{self, Stand, Tried};
 use super::step::Call;
@@ -89,7 +89,7 @@ fn pack(stand: &mut Stand, report: &mut Report) -> Result<(), Box<dyn Error>> {
 
 fn tell(kind: &'static str, tried: Option<Tried>, report: &mut Report) {
     let Some(Tried { ended, differences }) = tried else { return };
-    let mismatch = (!differences.is_empty()).then(|| format!("  differs   {}", list(&differences)));
+    let mismatch = differs("", &differences);
     report.case(kind, ended, mismatch.as_deref());
 }
 
@@ -150,7 +150,7 @@ fn first_refused(stream: &[u8], refused: &[u64]) -> Result<Option<RefusedChunk>,
 /// Compares the whole table, and accesses each page that has an entry in it.
 fn look(stand: &mut Stand, report: &mut Report) -> Result<(), Box<dyn Error>> {
     let found = stand.compare_tables()?;
-    let mismatch = (!found.is_empty()).then(|| format!("  differs   {}", list(&found)));
+    let mismatch = differs("", &found);
     report.case("whole table, read back", Ended::Done, mismatch.as_deref());
     let table = stand.model().table();
     let places: Vec<_> = table.entries(0).map(|(ptex, _)| ptex).collect();

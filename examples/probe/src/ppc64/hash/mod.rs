@@ -35,6 +35,7 @@ mod step;
 mod systematic;
 
 use std::error::Error;
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -147,9 +148,8 @@ pub fn run(
             if !matches!(event, Event::UseBolted) {
                 found.extend(stand.compare_tables()?);
             }
-            let mismatch = (!found.is_empty()).then(|| {
-                format!("  event     {event:?}, before step {number}\n  differs   {}", list(&found))
-            });
+            let mismatch =
+                differs(format_args!("  event     {event:?}, before step {number}\n"), &found);
             report.case("migration and resizing", Ended::Done, mismatch.as_deref());
         }
         let mut step = steps.step(stand.model());
@@ -160,20 +160,15 @@ pub fn run(
             stand.run(&mut step).map_err(|error| format!("step {number}: {error}\n{step}"))?;
         match tried {
             Some(tried) => {
-                let mismatch = (!tried.differences.is_empty()).then(|| {
-                    format!(
-                        "{step}\n  step      {number}\n  differs   {}",
-                        list(&tried.differences)
-                    )
-                });
+                let mismatch =
+                    differs(format_args!("{step}\n  step      {number}\n"), &tried.differences);
                 report.case(step.kind, tried.ended, mismatch.as_deref());
             }
             None => left_out += 1,
         }
         if number % BETWEEN == 0 {
             let found = stand.compare_tables()?;
-            let mismatch = (!found.is_empty())
-                .then(|| format!("  after     step {number}\n  differs   {}", list(&found)));
+            let mismatch = differs(format_args!("  after     step {number}\n"), &found);
             report.case("whole table, read back", Ended::Done, mismatch.as_deref());
         }
         number += 1;
@@ -206,6 +201,8 @@ fn happen(event: Event, stand: &mut Stand, report: &Report) -> Result<Vec<String
     Ok(vec![])
 }
 
-fn list(differences: &[String]) -> String {
-    differences.iter().take(10).map(String::as_str).collect::<Vec<_>>().join("\n            ")
+/// What a mismatch shows of `case`: the first `differences`, if there are any.
+fn differs(case: impl fmt::Display, differences: &[String]) -> Option<String> {
+    let list: Vec<_> = differences.iter().take(10).map(String::as_str).collect();
+    (!list.is_empty()).then(|| format!("{case}  differs   {}", list.join("\n            ")))
 }
