@@ -161,11 +161,14 @@ impl<'i, F: Describe> Tree<'i, F> {
                 Ok(flow) => return flow,
                 Err(_) if self.tables.is_over() => break,
                 Err(error) => {
-                    let Some(hole) = self.hole(error) else { break };
+                    let trace = self.walker.trace(error.at);
+                    // What was not read for want of an allowance is no hole.
+                    let hole = self.hole(error, &trace).filter(|_| !self.tables.is_over());
+                    let Some(hole) = hole else { break };
                     // Of a table that the image has in part, what is there is listed, before the
                     // error and behind it: the entry alone is the hole.
                     let at = self.walker.format().offset(error.at).unwrap_or(hole.offset);
-                    let (first, size) = match self.entry_in_part(&error) {
+                    let (first, size) = match self.entry_in_part(&error, &trace) {
                         Some(entry) => (at & !(entry - 1), entry),
                         None => (hole.offset, hole.size),
                     };
@@ -230,10 +233,9 @@ impl<'i, F: Describe> Tree<'i, F> {
         Position { level: geometry.root(), shift: geometry.shift(geometry.root()) }
     }
 
-    /// The range that an error leaves out.
-    fn hole(&self, error: RangeError<Input<F>>) -> Option<Hole> {
+    /// The range that an error leaves out, to which `trace` leads.
+    fn hole(&self, error: RangeError<Input<F>>, trace: &Trace<F>) -> Option<Hole> {
         let offset = self.walker.format().offset(error.at)?;
-        let trace = self.walker.trace(error.at);
         let (at, state, entry) = match error.error {
             Error::Malformed { at, entry, .. } => (at, State::Malformed, Some(entry)),
             // The entry whose table is not there; or, if not even that can be read, the root's.
@@ -258,22 +260,17 @@ impl<'i, F: Describe> Tree<'i, F> {
         Some(Hole { offset: offset & !low_bits(at.shift), size: at.size(), state, why, entry })
     }
 
-    /// What an entry covers of the table that could not be read, if the image has some of it.
-    fn entry_in_part(&self, error: &RangeError<Input<F>>) -> Option<u64> {
+    /// What an entry covers of the table that could not be read, if the image has some of it;
+    /// `trace` leads there.
+    fn entry_in_part(&self, error: &RangeError<Input<F>>, trace: &Trace<F>) -> Option<u64> {
         let Error::Memory(outside) = error.error else { return None };
         let geometry = self.walker.format().geometry();
-        let trace = self.walker.trace(error.at);
         let level = match trace.last() {
             None => geometry.root(),
             Some(step) if matches!(step.entry, Entry::Table { .. }) => {
                 Level(step.at.level.0.checked_sub(1)?)
             }
-            // The first entry can be read: it is the table's, or leads to more.
-            Some(_) => {
-                let bytes = outside.bytes;
-                let of_it = |at: u64| at.checked_sub(outside.address).is_some_and(|it| it < bytes);
-                trace.iter().rev().find(|step| of_it(step.address.get()))?.at.level
-            }
+            Some(_) => return None,
         };
         let bytes = (size_of::<F::Word>() as u64) << geometry.width(level);
         let table = outside.address & !(bytes - 1);
