@@ -29,7 +29,9 @@ pub fn guest() -> (&'static GuestTables<'static, Gpa>, &'static Tables) {
     let arenas: Vec<_> =
         (0..REGIONS).map(|region| Arena::new(START + region * 2 * bytes as u64, bytes)).collect();
     let regions = arenas.iter().map(|arena| {
-        let builder = MmapRegionBuilder::new(arena.bytes);
+        // A region that does not say what it allows is refused: it allows nothing.
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        let builder = MmapRegionBuilder::new(arena.bytes).with_mmap_prot(rights);
         // SAFETY: the arena is a mapping of that size, valid as long as the process.
         let region = unsafe { builder.with_raw_mmap_pointer(arena.host) }.build().unwrap();
         GuestRegionMmap::new(region, GuestAddress(arena.start)).unwrap()
