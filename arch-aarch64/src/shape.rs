@@ -233,6 +233,11 @@ impl Shape {
         at: Position,
         attributes: impl FnOnce(u64) -> T,
     ) -> Entry<A, T> {
+        let leaf = |address| Entry::Leaf { output: A::new(address), attributes: attributes(word) };
+        // What is most often met, by one compare.
+        if at.level.0 == 0 && self.page.fits(word) {
+            return leaf(word & self.in_place());
+        }
         let table = word & TABLE != 0;
         if word & VALID == 0 || !(table || at.level.0 != 0 && self.is_leaf_level(at)) {
             return Entry::Absent;
@@ -248,7 +253,7 @@ impl Shape {
         if table {
             return Entry::Table { table: A::new(address), width: self.granule.stride() };
         }
-        Entry::Leaf { output: A::new(address), attributes: attributes(word) }
+        leaf(address)
     }
 
     /// The steps through usual tables to usual pages, of one level and more above the last;

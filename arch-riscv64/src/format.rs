@@ -305,10 +305,18 @@ impl<S: SvStage> Format for SvTables<S> {
 
     #[inline(always)]
     fn decode(&self, word: u64, at: Position) -> EntryOf<Self> {
+        let address = (word & PPN) << PPN_TO_ADDRESS;
+        let leaf = |address| Entry::Leaf {
+            output: Address::new(address),
+            attributes: Leaf::from_leaf(word),
+        };
+        // What is most often met, by one compare.
+        if at.level.0 == 0 && self.readable.fits(word) {
+            return leaf(address);
+        }
         if word & V == 0 {
             return Entry::Absent;
         }
-        let address = (word & PPN) << PPN_TO_ADDRESS;
         if word & (R | W | X) == 0 {
             if at.level.0 == 0 || word & (self.reserved | U | A | D | PBMT | N) != 0 {
                 return Entry::Malformed;
@@ -324,7 +332,7 @@ impl<S: SvStage> Format for SvTables<S> {
         if !self.is_leaf(word, at) || odd != 0 {
             return Entry::Malformed;
         }
-        Entry::Leaf { output: Address::new(address), attributes: Leaf::from_leaf(word) }
+        leaf(address)
     }
 
     #[inline(always)]

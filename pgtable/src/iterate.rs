@@ -9,7 +9,7 @@ use crate::format::{Format, Input, Output};
 use crate::memory::{ReadMemory, TableMemory};
 use crate::run::{Run, RunLeaves};
 use crate::space::Mapping;
-use crate::stretch::{Place, Stretch};
+use crate::stretch::{Found, Place, Stretch};
 use crate::trail::Trail;
 use crate::walk::{LeafOf, Walker, bounds};
 
@@ -267,23 +267,33 @@ pub struct LeafIter<'m, F: Format, M> {
 impl<F: Format, M: ReadMemory<Output<F>>> Iterator for LeafIter<'_, F, M> {
     type Item = Result<LeafOf<F>, RangeError<Input<F>>>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
+        let single = |run: &mut RunLeaves<'_, F>| run.next_single(run.at());
+        match self.run.as_mut().and_then(single) {
+            Some(leaf) => Some(Ok(leaf)),
+            None => self.further(),
         }
-        loop {
+    }
+}
+
+impl<F: Format, M: ReadMemory<Output<F>>> LeafIter<'_, F, M> {
+    /// The next leaf that is not a single entry of the run at hand. An error is the last item.
+    #[inline(never)]
+    fn further(&mut self) -> Option<Found<F>> {
+        let found = loop {
+            if self.failed {
+                return None;
+            }
             if let Some(leaf) = self.run.as_mut().and_then(Iterator::next) {
-                self.failed = leaf.is_err();
-                return Some(leaf);
+                break leaf;
             }
             let (format, memory) = (self.walker.format(), self.walker.memory());
-            if let Some(stretch) = self.by_value.take() {
-                if let Some((rest, leaf)) = stretch.next_leaf(format, memory) {
-                    self.by_value = Some(rest);
-                    self.failed = leaf.is_err();
-                    return Some(leaf);
-                }
+            if let Some((rest, leaf)) =
+                self.by_value.take().and_then(|stretch| stretch.next_leaf(format, memory))
+            {
+                self.by_value = Some(rest);
+                break leaf;
             }
             match self.place.next(format, memory) {
                 Ok((place, Some(stretch))) => {
@@ -292,11 +302,12 @@ impl<F: Format, M: ReadMemory<Output<F>>> Iterator for LeafIter<'_, F, M> {
                     (self.place, self.run) = (place, run);
                 }
                 Ok((_, None)) => return None,
-                Err(error) => {
-                    self.failed = true;
-                    return Some(Err(error));
-                }
+                Err(error) => break Err(error),
             }
+        };
+        if found.is_err() {
+            (self.failed, self.run) = (true, None);
         }
+        Some(found)
     }
 }

@@ -7,7 +7,7 @@ use crate::descent::{Node, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output, base_shift};
 use crate::geometry::{Level, Position};
-use crate::group::{Unit, group_of, has_groups, unit_in};
+use crate::group::{Unit, has_groups, unit_in};
 use crate::space::Mapping;
 use crate::walk::LeafOf;
 use crate::word::{load_any, swap};
@@ -103,7 +103,7 @@ impl<'m, F: Format> Run<'m, F> {
     }
 
     /// The next present entry, or the group to which it belongs, from the `next`th on; moves `next`
-    /// on. For formats with groups.
+    /// on.
     pub(crate) fn next_unit(&self, next: &mut usize) -> Option<Unit> {
         let (present, at) = (self.format.bits(self.at()).present, self.at());
         let before = self.around.before as usize;
@@ -125,6 +125,7 @@ impl<'m, F: Format> Run<'m, F> {
     }
 
     /// The next leaf, as [`next_unit`](Self::next_unit).
+    #[inline(never)]
     fn next_leaf(&self, next: &mut usize) -> Option<Result<LeafOf<F>, RangeError<Input<F>>>> {
         let unit = self.next_unit(next)?;
         let leaf = unit.leaf(&self.format, self.at(), self.base());
@@ -165,19 +166,17 @@ impl<'m, F: Format> Run<'m, F> {
     ) -> Result<ControlFlow<B>, RangeError<Input<F>>> {
         let present = self.format.bits(at).present;
         if has_groups::<F>() {
-            let (words, mut next) = (self.words(), 0);
-            while let Some(memory) = words.get(next) {
-                let word = load_any::<F>(memory, present);
-                let leaf = match word {
-                    Some(word) if group_of(&self.format, word, at) > 0 => self.next_leaf(&mut next),
-                    _ => {
-                        next += 1;
-                        word.and_then(|word| self.leaf(at, next - 1, word))
-                    }
+            let mut leaves = self.leaves();
+            while leaves.next < leaves.run.words().len() {
+                let flow = match leaves.next_single(at) {
+                    Some(leaf) => visit(leaf),
+                    None => match self.next_leaf(&mut leaves.next) {
+                        Some(leaf) => visit(leaf?),
+                        None => break,
+                    },
                 };
-                match leaf.map(|leaf| leaf.map(&mut *visit)).transpose()? {
-                    Some(ControlFlow::Break(value)) => return Ok(ControlFlow::Break(value)),
-                    Some(ControlFlow::Continue(())) | None => {}
+                if let ControlFlow::Break(value) = flow {
+                    return Ok(ControlFlow::Break(value));
                 }
             }
             return Ok(ControlFlow::Continue(()));
@@ -231,23 +230,42 @@ pub struct RunLeaves<'m, F: Format> {
     next: usize,
 }
 
+impl<F: Format> RunLeaves<'_, F> {
+    /// Where the entries stand.
+    pub(crate) fn at(&self) -> Position {
+        self.run.at()
+    }
+
+    /// The leaf that the next entry of a run at `at` is, if it is one by itself. Otherwise
+    /// [`next`](Iterator::next) gives the next leaf. (A result would be kept in memory.)
+    #[inline(always)]
+    pub(crate) fn next_single(&mut self, at: Position) -> Option<LeafOf<F>> {
+        let format = &self.run.format;
+        let word = load_any::<F>(self.run.words().get(self.next)?, format.bits(at).present)?;
+        let page = format.shortcuts(None).map(|shortcuts| shortcuts.step(0).usual());
+        let usual = || at.level == Level(0) && page.is_some_and(|page| page.fits(word));
+        // A usual page is none of a group.
+        if has_groups::<F>() && !usual() {
+            return None;
+        }
+        match self.run.leaf(at, self.next, word) {
+            Some(Ok(leaf)) => {
+                self.next += 1;
+                Some(leaf)
+            }
+            Some(Err(_)) | None => None,
+        }
+    }
+}
+
 impl<F: Format> Iterator for RunLeaves<'_, F> {
     type Item = Result<LeafOf<F>, RangeError<Input<F>>>;
 
     #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        if has_groups::<F>() {
-            return self.run.next_leaf(&mut self.next);
+        match self.next_single(self.run.at()) {
+            Some(leaf) => Some(Ok(leaf)),
+            None => self.run.next_leaf(&mut self.next),
         }
-        let present = self.run.format.bits(self.run.at()).present;
-        while let Some(memory) = self.run.words.get(self.next) {
-            self.next += 1;
-            if let Some(word) = load_any::<F>(memory, present) {
-                if let Some(leaf) = self.run.leaf(self.run.at(), self.next - 1, word) {
-                    return Some(leaf);
-                }
-            }
-        }
-        None
     }
 }

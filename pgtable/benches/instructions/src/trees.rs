@@ -123,6 +123,12 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
         });
         assert_eq!((visited, pages), (Ok(ControlFlow::Continue(())), PAGES));
     });
+    count("iterate, Iterator", PAGES, &mut || {
+        let walker = tree.walker();
+        let leaves = walker.iter(input(0), PAGES << shift).unwrap();
+        let pages = leaves.filter(|leaf| leaf.is_ok_and(|leaf| leaf.output.get() >= OUTPUT));
+        assert_eq!(pages.count() as u64, PAGES);
+    });
     count("unmap", PAGES, &mut || {
         let mut gather = Gather::new(&Unused, ());
         let (mut unmapped, page) = (0, page);
