@@ -59,7 +59,7 @@
 //! it locked by an owner that has ended; the next writer takes it over. What is
 //! mapped in that guest's tree, and what is counted there, may be wrong; nothing else is.
 //!
-//! Checked by `loom/pgtable/tests/writers.rs` and, with threads, the conformance kit's `writers`
+//! Checked by `loom/pgtable/tests/writers` and, with threads, the conformance kit's `writers`
 //! and `locked.rs`.
 //!
 //! [`PageTable`]: crate::tree::PageTable

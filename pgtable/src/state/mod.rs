@@ -19,8 +19,11 @@
 //!
 //! The owner is a plain load and compare: while the word names an owner, only that owner stores to
 //! it. Two steps are atomic exchanges. A lock is taken from the shared tree; and the lock of a
-//! range that has [ended](Ranges), which its writer could not give back because a guest hid the
+//! range that has [ended](crate::ranges::Ranges), which its writer could not give back because a guest hid the
 //! table, is taken over.
+
+mod lock;
+mod owner;
 
 use core::sync::atomic::Ordering;
 
@@ -29,7 +32,8 @@ use core::sync::atomic::AtomicU64;
 #[cfg(pgtable_loom)]
 use loom::sync::atomic::AtomicU64;
 
-use crate::ranges::Ranges;
+pub(crate) use lock::{LockRefused, Locked};
+pub(crate) use owner::Owner;
 
 /// Bits of the count of live entries. A table has at most 2^20.
 const COUNT: u64 = (1 << 22) - 1;
@@ -39,65 +43,6 @@ pub(crate) const UNKNOWN: u32 = (1 << 20) + 1;
 /// Added to a count that is not known from now on: as many entries as a table has may come or go,
 /// and it stays unknown.
 pub(crate) const LOST: u32 = 5 << 19;
-/// "Locked by a verb", "locked by a range"; without either the tree itself is the owner.
-const VERB: u64 = 1 << 22;
-const RANGE: u64 = 2 << 22;
-/// The number of the writer or of the range.
-const NUMBER_SHIFT: u32 = 24;
-const NUMBER: u64 = (1 << 20) - 1;
-/// The number of the tree. No tree has the number zero.
-const TREE_SHIFT: u32 = 44;
-const TREES: u32 = (1 << 20) - 1;
-
-/// The owner of a table: a tree, or a writer of a shared tree that has locked the table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Owner(u64);
-
-impl Owner {
-    /// No owner.
-    pub(crate) const NONE: Self = Self(0);
-
-    /// A new tree. Its number is another tree's too only if 2^20 trees were made in between.
-    pub(crate) fn new_tree() -> Self {
-        use core::sync::atomic::AtomicU32;
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed) % TREES + 1;
-        Self(u64::from(number) << TREE_SHIFT)
-    }
-
-    /// A verb of the writer `number` of this tree.
-    pub(crate) fn verb(self, number: u32) -> Self {
-        Self(self.tree().0 | VERB | (u64::from(number) & NUMBER) << NUMBER_SHIFT)
-    }
-
-    /// The locked range `number` of this tree.
-    pub(crate) fn range(self, number: u32) -> Self {
-        Self(self.tree().0 | RANGE | (u64::from(number) & NUMBER) << NUMBER_SHIFT)
-    }
-
-    /// The tree itself.
-    #[inline(always)]
-    pub(crate) fn tree(self) -> Self {
-        Self(self.0 >> TREE_SHIFT << TREE_SHIFT)
-    }
-
-    /// The number of the locked range, if that is the owner.
-    #[inline]
-    fn range_number(self) -> Option<u32> {
-        (self.0 & RANGE != 0).then_some((self.0 >> NUMBER_SHIFT & NUMBER) as u32)
-    }
-}
-
-/// Why a table was not locked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum LockRefused {
-    /// Another writer has it.
-    Busy,
-    /// This owner has it already.
-    Mine,
-    /// It is not a table of this tree (any more).
-    Left,
-}
 
 /// What a tree knows about one of its tables, in 64 bits: who may change it, and how many of its
 /// entries are live.
@@ -276,123 +221,11 @@ impl TableState {
         }
         ours
     }
-
-    /// Tries once to lock the table for `me`, a writer of a tree whose locked ranges are `ranges`.
-    #[inline]
-    pub(crate) fn try_lock(&self, me: Owner, ranges: &Ranges) -> Result<(), LockRefused> {
-        let state = self.load();
-        let owner = Owner(state & !COUNT);
-        if owner != me.tree() {
-            return self.try_lock_of(state, me, ranges);
-        }
-        let locked = me.0 | state & COUNT;
-        match self.0.compare_exchange(state, locked, Ordering::Acquire, Ordering::Acquire) {
-            Ok(_) => Ok(()),
-            Err(found) if Owner(found).tree() != me.tree() => Err(LockRefused::Left),
-            Err(_) => Err(LockRefused::Busy),
-        }
-    }
-
-    /// The same for a table that the tree itself has not.
-    #[cold]
-    fn try_lock_of(&self, state: u64, me: Owner, ranges: &Ranges) -> Result<(), LockRefused> {
-        let owner = Owner(state & !COUNT);
-        if owner.tree() != me.tree() {
-            // What the writer that took it out of the tree stored before is seen by whoever looks
-            // for it once more.
-            self.0.load(Ordering::Acquire);
-            return Err(LockRefused::Left);
-        }
-        if owner == me {
-            return Err(LockRefused::Mine);
-        }
-        match owner.range_number() {
-            Some(number) if !ranges.is_alive(number) => self.take_over(state, me, number, ranges),
-            _ => Err(LockRefused::Busy),
-        }
-    }
-
-    /// Locks the table for `me`, which a range that has ended left locked.
-    ///
-    /// A new range of the same number may begin meanwhile, and a guest may lead it here. The range
-    /// is alive before it looks at the table ([`is_of`](Self::is_of)), and this looks whether it is
-    /// alive after the exchange, each in the one order of sequentially consistent accesses. So
-    /// either the range finds that it has not the table, or this finds the range alive, and gives
-    /// the table back.
-    fn take_over(
-        &self,
-        state: u64,
-        me: Owner,
-        number: u32,
-        ranges: &Ranges,
-    ) -> Result<(), LockRefused> {
-        let locked = me.0 | state & COUNT;
-        let (order, failed) = (Ordering::SeqCst, Ordering::Relaxed);
-        if self.0.compare_exchange(state, locked, order, failed).is_err() {
-            return Err(LockRefused::Busy);
-        }
-        if ranges.is_alive(number) {
-            self.0.store(state, Ordering::Release);
-            return Err(LockRefused::Busy);
-        }
-        Ok(())
-    }
-
-    /// Tries once to lock the table for `me`, until what this returns is dropped: also by the panic
-    /// of an embedder's code.
-    #[inline(always)]
-    pub(crate) fn lock_once(&self, me: Owner, tree: Owner) -> Option<Locked<'_>> {
-        let open = self.load();
-        let live = open ^ tree.0;
-        // Of a table that is full by its count nothing is known.
-        if live >= COUNT {
-            return None;
-        }
-        let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
-        self.0.compare_exchange(open, me.0 | live, order, failed).ok()?;
-        Some(Locked { state: self, open })
-    }
-}
-
-/// A table that is locked until this is dropped, and then has the count that this says.
-#[must_use]
-#[derive(Debug)]
-pub(crate) struct Locked<'s> {
-    state: &'s TableState,
-    open: u64,
-}
-
-impl Locked<'_> {
-    /// How many entries are live.
-    #[inline(always)]
-    pub(crate) fn live(&self) -> u32 {
-        (self.open & COUNT) as u32
-    }
-
-    /// One entry more is live. Once: there was room for one.
-    #[inline(always)]
-    pub(crate) fn added(&mut self) {
-        self.open += 1;
-    }
-
-    /// One entry fewer is live, of several.
-    #[inline(always)]
-    pub(crate) fn removed(&mut self) {
-        self.open -= 1;
-    }
-}
-
-impl Drop for Locked<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        self.state.0.store(self.open, Ordering::Release);
-    }
 }
 
 #[cfg(all(test, not(pgtable_loom)))]
 mod tests {
-    use super::{COUNT, LockRefused, NUMBER, Owner, TableState};
-    use crate::ranges::{Alive, Ranges, Uses};
+    use super::{COUNT, Owner, TableState};
 
     /// Owners that are told apart: two trees, two verbs, two ranges.
     fn owners() -> [Owner; 6] {
@@ -445,61 +278,5 @@ mod tests {
         assert_eq!((state.live(), state.is_open()), (COUNT as u32, true));
         assert_eq!(state.sub(tree, COUNT as u32 + 1), Some(COUNT as u32));
         assert_eq!(state.owner(), tree);
-    }
-
-    /// What becomes of a table that is asked for, by whose it is.
-    #[test]
-    fn who_locks() {
-        let ranges = Ranges::after(Uses::default());
-        let alive = Alive::begin(&ranges, 5).expect("the first");
-        let [tree, other] = [0; 2].map(|_| Owner::new_tree());
-        let range = tree.range(alive.number());
-        let me = tree.verb(9);
-        for (has, locked) in [
-            (tree, Ok(())),
-            (Owner::NONE, Err(LockRefused::Left)),
-            (other, Err(LockRefused::Left)),
-            (other.range(alive.number()), Err(LockRefused::Left)),
-            (other.range(0), Err(LockRefused::Left)),
-            (me, Err(LockRefused::Mine)),
-            (tree.verb(10), Err(LockRefused::Busy)),
-            (range, Err(LockRefused::Busy)),
-            // Ranges that have ended, or never were.
-            (tree.range(alive.number() + 1), Ok(())),
-            (tree.range(NUMBER as u32), Ok(())),
-        ] {
-            let state = TableState::new();
-            state.begin(has);
-            state.add(has, 7);
-            let before = state.load();
-            assert_eq!(state.try_lock(me, &ranges), locked, "{has:?}");
-            let after = if locked.is_ok() { me.0 | 7 } else { before };
-            assert_eq!(state.load(), after, "{has:?}");
-            assert_eq!(state.adopt(tree), has.tree() == tree, "{has:?}");
-        }
-        let state = TableState::new();
-        state.begin(range);
-        drop(alive);
-        assert_eq!(state.try_lock(me, &ranges), Ok(()));
-    }
-
-    /// A new range of the number of one that ended keeps the table if it is alive when another
-    /// writer takes the table over.
-    #[test]
-    fn who_takes_over() {
-        let ranges = Ranges::after(Uses::default());
-        let alive = Alive::begin(&ranges, 0).expect("the first");
-        let tree = Owner::new_tree();
-        let (me, range) = (tree.verb(1), tree.range(alive.number()));
-        let state = TableState::new();
-        state.begin(range);
-        let seen = state.load();
-        assert_eq!(state.take_over(seen, me, alive.number(), &ranges), Err(LockRefused::Busy));
-        assert!(state.is_of(range));
-        assert_eq!(state.take_over(seen + 1, me, alive.number(), &ranges), Err(LockRefused::Busy));
-        let number = alive.number();
-        drop(alive);
-        assert_eq!(state.take_over(seen, me, number, &ranges), Ok(()));
-        assert!(state.is_of(me));
     }
 }
