@@ -10,18 +10,21 @@
 //! thread may hold several.
 //!
 //! So this IOMMU is to the tree's writer what hardware is: it may walk, and use what it walked,
-//! until it is told to forget. [`TableIommu::forget`] locks each window once, and so returns when
-//! every walk and every access that began before has ended. The embedder's
-//! [`Invalidate`](crate::invalidate::Invalidate) calls it; tables that left the tree are then safe
-//! to free, with no further grace period for this reader.
+//! until it is told to forget. [`TableIommu::forget`] returns when every walk and every access that
+//! began before has ended; those that begin later see the changed tree, and are not waited for. The
+//! embedder's [`Invalidate`](crate::invalidate::Invalidate) calls it; tables that left the tree are
+//! then safe to free, with no further grace period for this reader. Nothing is owed after
+//! [`map`](crate::tree::PageTable::map) into an empty range: no window keeps that an address did
+//! not translate.
 
 extern crate std;
 
+mod windows;
+
 use core::ops::Deref;
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::boxed::Box;
 use std::string::{String, ToString};
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::MutexGuard;
 
 use vm_memory::iommu::{Error, Iommu, Iotlb, IotlbIterator, IovaRange};
 use vm_memory::{GuestAddress, Permissions};
@@ -32,20 +35,10 @@ use crate::fault::Fault;
 use crate::format::{Format, Input, Output};
 use crate::memory::ReadMemory;
 use crate::walk::Walker;
+use windows::{Window, Windows};
 
 /// The most pages that a window keeps; larger requests are translated each time.
 const WINDOW_PAGES: usize = 8;
-
-/// The translations of one page, or of the pages of one request.
-#[derive(Debug, Default)]
-struct Window {
-    /// The addresses that it answers for; none if they are equal.
-    start: u64,
-    end: u64,
-    /// What all of it allows.
-    allows: Option<Permissions>,
-    iotlb: Iotlb,
-}
 
 /// A leaf, as the IOMMU uses it.
 #[derive(Clone, Copy)]
@@ -69,7 +62,7 @@ pub struct TableIommu<F, M, const N: usize = 256> {
     root: AtomicU64,
     privilege: Privilege,
     records: bool,
-    windows: Box<[Mutex<Window>]>,
+    windows: Windows,
 }
 
 impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
@@ -87,7 +80,7 @@ impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     /// ```
     #[must_use]
     pub fn new(format: F, memory: M, root: Output<F>) -> Self {
-        let windows = (0..N.max(1)).map(|_| Mutex::default()).collect();
+        let windows = Windows::new(N.max(1));
         let root = AtomicU64::new(root.get());
         Self { format, memory, root, privilege: Privilege::Supervisor, records: false, windows }
     }
@@ -144,6 +137,9 @@ impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     /// Forgets everything, and waits for accesses under way to end: what an
     /// [`Invalidate`](crate::invalidate::Invalidate) does for this IOMMU.
     ///
+    /// It waits for each access that began before it was called, and for none that begins later
+    /// (while fewer than `N` are under way).
+    ///
     /// Must not be called by a thread that holds a translation of it, or it waits for itself.
     ///
     /// ```
@@ -159,10 +155,7 @@ impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     pub fn forget(&self) {
-        for window in &self.windows {
-            *window.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Window::default();
-            window.clear_poison();
-        }
+        self.windows.forget();
     }
 
     /// A window for `iova` that nobody uses.
@@ -170,17 +163,7 @@ impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
     fn window(&self, iova: u64) -> Result<MutexGuard<'_, Window>, Error> {
         // Neighbours get windows of their own, and so do pages at equal distances.
         let page = iova >> self.format.geometry().page_shift();
-        let home = (page ^ (page >> 8) ^ (page >> 16)) as usize % N.max(1);
-        let free = |index: usize| match self.windows.get(index % N.max(1))?.try_lock() {
-            Ok(window) => Some(window),
-            Err(TryLockError::Poisoned(poisoned)) => {
-                let mut window = poisoned.into_inner();
-                *window = Window::default();
-                Some(window)
-            }
-            Err(TryLockError::WouldBlock) => None,
-        };
-        (home..home + N.max(1)).find_map(free).ok_or_else(busy)
+        self.windows.lock(page ^ (page >> 8) ^ (page >> 16)).ok_or_else(busy)
     }
 
     /// Walks to every page of `iova..end`; into `window` if they are few, otherwise into an
@@ -214,7 +197,7 @@ impl<F: Format, M: ReadMemory<Output<F>>, const N: usize> TableIommu<F, M, N> {
         if pages > WINDOW_PAGES {
             return Ok(Some(filled.iotlb));
         }
-        *window = filled;
+        window.fill(filled);
         Ok(None)
     }
 
