@@ -4,7 +4,7 @@
 use core::borrow::Borrow;
 use core::cell::Cell;
 use core::ops::Range;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::address::{Address, Gpa, Gva};
 use crate::allocator::{AllocError, Contents, TableAllocator, TableLayout};
@@ -89,8 +89,9 @@ impl<M> Area<'_, M> {
     }
 }
 
-impl<M: TableMemory<Gpa>> TableAllocator<Gpa> for Area<'_, M> {
-    fn allocate(&self, layout: TableLayout) -> Result<Gpa, AllocError> {
+impl<M: TableMemory<Gpa>> Area<'_, M> {
+    /// The next table, which holds what the area held.
+    fn next_table(&self, layout: TableLayout) -> Result<(Gpa, &[AtomicU64]), AllocError> {
         let exhausted = AllocError::Exhausted { layout };
         let bytes = layout.bytes() as u64;
         let aligned = self.next.get().get().checked_next_multiple_of(bytes).ok_or(exhausted)?;
@@ -100,12 +101,23 @@ impl<M: TableMemory<Gpa>> TableAllocator<Gpa> for Area<'_, M> {
             self.refused.set(Some(error));
             exhausted
         })?;
+        self.next.set(next);
+        Ok((table, words))
+    }
+}
+
+impl<M: TableMemory<Gpa>> TableAllocator<Gpa> for Area<'_, M> {
+    fn allocate(&self, layout: TableLayout) -> Result<Gpa, AllocError> {
+        let (table, words) = self.next_table(layout)?;
         for word in words {
             word.store(0, Ordering::Relaxed);
         }
         self.memory.wrote(table, words.len());
-        self.next.set(next);
         Ok(table)
+    }
+
+    fn allocate_stale(&self, layout: TableLayout) -> Result<Gpa, AllocError> {
+        self.next_table(layout).map(|(table, _)| table)
     }
 
     /// Tables come back when a mapping fails; then all of them are of no use.

@@ -171,7 +171,7 @@ where
         } else if whole {
             entries
         } else {
-            self.split_leaf(trail, &stop, offset, gather)?;
+            self.split_leaf(trail, &stop, offset, (offset, node.shift), gather)?;
             return Ok(0);
         };
         let run = self.words(node.entry::<F>(offset), entries)?;

@@ -342,6 +342,19 @@ impl Presence {
         if self.usual.fits(raw) || !absent() { Some(word) } else { None }
     }
 
+    /// Whether entries are certainly absent whose words, as loaded from memory, make `any` by OR.
+    #[inline(always)]
+    pub(crate) fn none_of(self, any: u64) -> bool {
+        any & self.some == 0
+    }
+
+    /// Whether entries are certainly leaves whose words, as loaded from memory, make `all` by AND
+    /// and `any` by OR.
+    #[inline(always)]
+    pub(crate) fn all_of(self, all: u64, any: u64) -> bool {
+        self.usual.fits(all) && self.usual.fits(any)
+    }
+
     /// Whether the entry in `memory` is absent.
     #[inline(always)]
     pub(crate) fn is_absent<F: Format>(self, format: &F, memory: &F::Word) -> bool {

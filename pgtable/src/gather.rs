@@ -222,7 +222,13 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
         &mut self,
         allocator: &A,
     ) -> Result<(), InvalidateFailed> {
-        if self.retired.is_full() { self.flush(allocator) } else { Ok(()) }
+        if self.is_full() { self.flush(allocator) } else { Ok(()) }
+    }
+
+    /// Whether it has no room for another table.
+    #[inline(always)]
+    pub(crate) fn is_full(&self) -> bool {
+        self.retired.is_full()
     }
 
     /// `table` left the tree; it is freed after the invalidation.
@@ -259,9 +265,12 @@ impl<'i, S: Stage, I: Invalidate<S>> Gather<'i, S, I> {
         Ok(())
     }
 
-    /// From now on a cursor stands in a table and keeps to itself what it makes stale there; or it
-    /// has told.
+    /// From now on somebody keeps to himself what he makes stale (a cursor in the table where it
+    /// stands); or he has told. What another one never told before may be anything.
     pub(crate) fn untold(&mut self, untold: bool) {
+        if untold {
+            self.tell();
+        }
         self.untold = untold;
     }
 

@@ -91,6 +91,9 @@ pub(crate) trait Locks {
     /// it cannot be had.
     fn enter(&mut self, node: Node, above: &[Node], link: Link) -> bool;
 
+    /// The same for a table whose state is at hand.
+    fn enter_known(&mut self, node: Node, state: &TableState, above: &[Node], link: Link) -> bool;
+
     /// Unlocks the table of `node`.
     fn leave(&mut self, node: Node);
 
@@ -123,6 +126,11 @@ impl<'l, L: Locks> Had<'l, L> {
         Self { locks, node }
     }
 
+    /// The writer.
+    pub(crate) fn owner(&self) -> Owner {
+        self.locks.owner()
+    }
+
     /// It left, and its lock with it.
     #[inline(always)]
     pub(crate) fn left(self) {
@@ -147,6 +155,11 @@ impl Locks for Exclusive {
 
     #[inline(always)]
     fn enter(&mut self, _: Node, _: &[Node], _: Link) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn enter_known(&mut self, _: Node, _: &TableState, _: &[Node], _: Link) -> bool {
         true
     }
 
@@ -185,19 +198,29 @@ impl<'t, F: Format, A: TableAllocator<Output<F>>> Own<'t, A, F> {
         Self { tables, root, allowance, refused: None, format: PhantomData }
     }
 
-    /// The state of the table of `node`, to which `link` leads, if it is one that may be changed.
+    /// The state of the table of `node`, to which `link` leads; where there is none, it is not to
+    /// be had.
     #[inline]
-    fn check(&mut self, node: Node, above: &[Node], link: Link) -> Option<&'t TableState> {
-        if self.refused.is_some() {
-            return None;
-        }
-        let circle = node.table == self.root || above.iter().any(|it| it.table == node.table);
-        let state = self.tables.state(<Output<F> as Address>::new(node.table), layout::<F>(node));
-        if circle || !self.allowance.enter(node.width) || state.is_none() {
-            self.refused = Some(link.malformed());
-            return None;
+    fn known(&mut self, node: Node, link: Link) -> Option<&'t TableState> {
+        let state = self.state(node);
+        if state.is_none() {
+            self.refused.get_or_insert(link.malformed());
         }
         state
+    }
+
+    /// Whether the table of `node`, to which `link` leads, and which is live, may be changed.
+    #[inline]
+    fn check(&mut self, node: Node, above: &[Node], link: Link) -> bool {
+        if self.refused.is_some() {
+            return false;
+        }
+        let circle = node.table == self.root || above.iter().any(|it| it.table == node.table);
+        let checked = !circle && self.allowance.enter(node.width);
+        if !checked {
+            self.refused = Some(link.malformed());
+        }
+        checked
     }
 
     fn state(&self, node: Node) -> Option<&'t TableState> {
@@ -233,7 +256,13 @@ impl<F: Format, A: TableAllocator<Output<F>>> Locks for Owned<'_, A, F> {
 
     #[inline]
     fn enter(&mut self, node: Node, above: &[Node], link: Link) -> bool {
-        let ours = self.own.check(node, above, link).is_some_and(|state| state.adopt(self.tree));
+        let state = self.own.known(node, link);
+        state.is_some_and(|state| self.enter_known(node, state, above, link))
+    }
+
+    #[inline]
+    fn enter_known(&mut self, node: Node, state: &TableState, above: &[Node], link: Link) -> bool {
+        let ours = self.own.check(node, above, link) && state.adopt(self.tree);
         if !ours {
             self.own.refused.get_or_insert(link.malformed());
         }
@@ -282,10 +311,18 @@ impl<F: Format, A: TableAllocator<Output<F>>> Locks for Shared<'_, A, F> {
     const ASKS: bool = true;
     const HOLDS: bool = true;
 
-    /// Locks the table, waiting for another writer that has it.
     #[inline]
     fn enter(&mut self, node: Node, above: &[Node], link: Link) -> bool {
-        let Some(state) = self.own.check(node, above, link) else { return false };
+        let state = self.own.known(node, link);
+        state.is_some_and(|state| self.enter_known(node, state, above, link))
+    }
+
+    /// Locks the table, waiting for another writer that has it.
+    #[inline]
+    fn enter_known(&mut self, node: Node, state: &TableState, above: &[Node], link: Link) -> bool {
+        if !self.own.check(node, above, link) {
+            return false;
+        }
         let mut turns = 0;
         loop {
             let error = match state.try_lock(self.me, self.ranges) {
@@ -361,10 +398,16 @@ impl<F: Format, A: TableAllocator<Output<F>>> Locks for Whole<'_, A, F> {
     const ASKS: bool = true;
     const HOLDS: bool = true;
 
-    /// It has them all, but for what somebody else linked here.
     #[inline]
     fn enter(&mut self, node: Node, above: &[Node], link: Link) -> bool {
-        let mine = self.own.check(node, above, link).is_some_and(|state| state.is_of(self.me));
+        let state = self.own.known(node, link);
+        state.is_some_and(|state| self.enter_known(node, state, above, link))
+    }
+
+    /// It has them all, but for what somebody else linked here.
+    #[inline]
+    fn enter_known(&mut self, node: Node, state: &TableState, above: &[Node], link: Link) -> bool {
+        let mine = self.own.check(node, above, link) && state.is_of(self.me);
         if !mine {
             self.own.refused.get_or_insert(link.malformed());
         }

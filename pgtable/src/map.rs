@@ -267,18 +267,24 @@ where
         let node = stop.node;
         let (run, words) = self.run(node, rest, attributes, group)?;
         let empty = self.state(node).is_some_and(|state| state.live() == 0);
-        let entries = Presence::at(&self.format, node.position());
-        let annotated = self.is_annotated();
-        let taken = |memory| match annotated {
-            true => load_raw(memory) != 0,
-            false => !entries.is_absent(&self.format, memory),
+        let free = Free::at(&self.format, node.position(), self.is_annotated());
+        let place = (node, group);
+        let done = if empty {
+            self.fill(run, words, rest.output, attributes, place)?;
+            run.len()
+        } else if group == 0 {
+            self.fill_free(run, words, rest.output, attributes, node, free)?
+        } else {
+            // A group goes in as a whole.
+            let free = run.iter().position(|memory| !free.is(&self.format, memory));
+            let free = free.unwrap_or(run.len());
+            let done = free & !(low_bits(group) as usize);
+            self.fill(&run[..done], words, rest.output, attributes, place)?;
+            if done == 0 && free > 0 {
+                return Ok(0);
+            }
+            done
         };
-        let free = if empty { None } else { run.iter().position(taken) }.unwrap_or(run.len());
-        let done = free & !(low_bits(group) as usize);
-        self.fill(&run[..done], words, rest.output, attributes, (node, group))?;
-        if done == 0 && free > 0 {
-            return Ok(0);
-        }
         if done == 0 {
             return Err(match stop.decode(&self.format) {
                 Entry::Malformed => {
@@ -387,11 +393,8 @@ where
         attributes: F::Attributes,
         (node, group): (Node, u8),
     ) -> Result<(), Error> {
-        let (mut run, mut words, mut output) = (run, words, output);
         let equal = per_word::<F>(group);
-        loop {
-            let count = words.count.saturating_mul(equal).clamp(1, run.len().max(1) as u64);
-            let (here, rest) = run.split_at((count as usize).min(run.len()));
+        self.pieces(run, words, output, attributes, (node, group), |here, words| {
             if equal > 1 {
                 for (here, n) in here.chunks(equal as usize).zip(0..words.count) {
                     store::<F>(here, Words { step: 0, ..words.skip(n) });
@@ -399,11 +402,50 @@ where
             } else {
                 store::<F>(here, words);
             }
-            if rest.is_empty() {
-                return Ok(());
+            here.len()
+        })
+        .map(|_| ())
+    }
+
+    /// The same, ungrouped, up to the first entry that is taken; returns how many.
+    fn fill_free(
+        &self,
+        run: &[F::Word],
+        words: Words,
+        output: u64,
+        attributes: F::Attributes,
+        node: Node,
+        free: Free,
+    ) -> Result<usize, Error> {
+        self.pieces(run, words, output, attributes, (node, 0), |here, words| {
+            store_free(&self.format, here, words, free)
+        })
+    }
+
+    /// Does `each` to the pieces of `run` whose leaves have neighbouring words, until one is not
+    /// done to its end; returns how many entries are done.
+    #[inline(always)]
+    fn pieces(
+        &self,
+        run: &[F::Word],
+        words: Words,
+        output: u64,
+        attributes: F::Attributes,
+        (node, group): (Node, u8),
+        each: impl Fn(&[F::Word], Words) -> usize,
+    ) -> Result<usize, Error> {
+        let (mut rest, mut words, mut output, mut done) = (run, words, output, 0);
+        let equal = per_word::<F>(group);
+        loop {
+            let count = words.count.saturating_mul(equal).clamp(1, rest.len().max(1) as u64);
+            let (here, after) = rest.split_at((count as usize).min(rest.len()));
+            let here_done = each(here, words);
+            done += here_done;
+            if after.is_empty() || here_done < here.len() {
+                return Ok(done);
             }
             output = output.checked_add(count << node.shift).ok_or(Error::Range)?;
-            (run, words) = (rest, self.encode(output, attributes, (node, group))?);
+            (rest, words) = (after, self.encode(output, attributes, (node, group))?);
         }
     }
 }
@@ -414,18 +456,71 @@ fn per_word<F: Format>(group: u8) -> u64 {
     if matches!(F::GROUPS, Groups::Alike) { 1 << group } else { 1 }
 }
 
+/// Which entries of one place a leaf may be stored into.
+#[derive(Clone, Copy)]
+struct Free {
+    entries: Presence,
+    /// Entries may be annotated: then what is not zero is taken.
+    annotated: bool,
+}
+
+impl Free {
+    fn at<F: Format>(format: &F, at: Position, annotated: bool) -> Self {
+        Self { entries: Presence::at(format, at), annotated }
+    }
+
+    #[inline(always)]
+    fn is<F: Format>(self, format: &F, memory: &F::Word) -> bool {
+        if self.annotated { load_raw(memory) == 0 } else { self.entries.is_absent(format, memory) }
+    }
+
+    /// Whether all of these are free, as far as that is known by one look at all of them.
+    #[inline(always)]
+    fn are<F: Format>(self, eight: &[F::Word]) -> bool {
+        let any = eight.iter().fold(0, |any, memory| any | load_raw(memory));
+        if self.annotated { any == 0 } else { self.entries.none_of(any) }
+    }
+}
+
 /// Stores the first of `words` into the entries of `run`.
 fn store<F: Format>(run: &[F::Word], words: Words) {
     let Words { first: mut word, step, .. } = words;
-    // Eight stores a turn: the compiler does not unroll loops of atomic accesses.
     let mut eights = run.chunks_exact(8);
     for eight in &mut eights {
-        for (index, memory) in (0..).zip(eight) {
-            Word::<F>::new(memory).store(word.wrapping_add(step.wrapping_mul(index)));
-        }
-        word = word.wrapping_add(step.wrapping_mul(8));
+        word = store_eight::<F>(eight, word, step);
     }
-    for memory in eights.remainder() {
+    store_each::<F>(eights.remainder(), word, step);
+}
+
+/// The same as far as the entries are free; returns how many.
+fn store_free<F: Format>(format: &F, run: &[F::Word], words: Words, free: Free) -> usize {
+    let Words { first: mut word, step, .. } = words;
+    let (mut done, mut eights) = (0, run.chunks_exact(8));
+    for eight in &mut eights {
+        if !free.are::<F>(eight) {
+            break;
+        }
+        word = store_eight::<F>(eight, word, step);
+        done += 8;
+    }
+    let rest = run.get(done..).unwrap_or_default();
+    let taken = rest.iter().position(|memory| !free.is(format, memory)).unwrap_or(rest.len());
+    store_each::<F>(&rest[..taken], word, step);
+    done + taken
+}
+
+/// Eight stores at once: the compiler does not unroll loops of atomic accesses. Returns the word
+/// after the last.
+#[inline(always)]
+fn store_eight<F: Format>(eight: &[F::Word], word: u64, step: u64) -> u64 {
+    for (index, memory) in (0..).zip(eight) {
+        Word::<F>::new(memory).store(word.wrapping_add(step.wrapping_mul(index)));
+    }
+    word.wrapping_add(step.wrapping_mul(8))
+}
+
+fn store_each<F: Format>(run: &[F::Word], mut word: u64, step: u64) {
+    for memory in run {
         Word::<F>::new(memory).store(word);
         word = word.wrapping_add(step);
     }

@@ -91,16 +91,18 @@ impl<L: Locks> Trail<L> {
         }
     }
 
-    /// Gets the table `node` for this writer, to which `word`, the entry at `entry`, leads from the
-    /// trail's last table. False if it cannot be had.
+    /// Gets the table `node` for this writer, to which `link` leads from the trail's last table.
+    /// False if it cannot be had.
     #[inline(always)]
     pub(crate) fn visit(&mut self, node: Node, link: Link) -> bool {
-        if !L::ASKS {
-            return true;
-        }
-        let above =
-            self.nodes.get(usize::from(self.lowest)..=usize::from(self.top)).unwrap_or_default();
-        self.locks.enter(node, above, link)
+        !L::ASKS || self.locks.enter(node, above(&self.nodes, self.lowest, self.top), link)
+    }
+
+    /// The tables on the trail from the last one up, and the locks: for a writer that visits many
+    /// tables below the last one.
+    #[inline(always)]
+    pub(crate) fn parts(&mut self) -> (&[Node], &mut L) {
+        (above(&self.nodes, self.lowest, self.top), &mut self.locks)
     }
 
     /// The lowest table on the trail, if it covers `offset`.
@@ -164,4 +166,10 @@ impl<L: Locks> Trail<L> {
             _ => stop,
         }
     }
+}
+
+/// The tables of a trail from its lowest up.
+#[inline(always)]
+fn above(nodes: &[Node; MAX_LEVELS], lowest: u8, top: u8) -> &[Node] {
+    nodes.get(usize::from(lowest)..=usize::from(top)).unwrap_or_default()
 }

@@ -1,9 +1,12 @@
 //! Unmapping: leaves are cleared, and tables that become empty leave the tree.
 
+use core::cell::Cell;
+
 use crate::address::Address;
+use crate::alike::EIGHT;
 use crate::allocator::{Contents, TableAllocator};
 use crate::change::{Done, Verb};
-use crate::descent::{InPlace, Link, decode};
+use crate::descent::{InPlace, Link, Node, decode};
 use crate::error::{Error, RangeError};
 use crate::format::{Entry, Format, Input, Output, Presence, base_shift};
 use crate::gather::{Gather, Invalidate};
@@ -13,26 +16,57 @@ use crate::interrupted::OnPanic;
 use crate::lock::{Had, Locks, Owned};
 use crate::memory::TableMemory;
 use crate::space::Mapping;
+use crate::state::UNKNOWN;
 use crate::table::PageTable;
 use crate::trail::Trail;
+use crate::tree_tables::layout;
 use crate::walk::{LeafOf, bounds};
-use crate::word::Word;
+use crate::word::{Word, load_raw};
 
 /// Unmap: entries become absent.
 struct Clear;
 
-impl<F: Format> Verb<F> for Clear {
-    #[inline]
-    fn run(&mut self, format: &F, run: &[F::Word], at: Position, _: u64) -> Done {
-        let entries = Presence::at(format, at);
-        let mut done = Done::default();
-        for (index, memory) in run.iter().enumerate() {
+impl Clear {
+    /// Clears `run`, the first of which has the index `first`, entry by entry.
+    #[inline(always)]
+    fn each<F: Format>(
+        format: &F,
+        entries: Presence,
+        run: &[F::Word],
+        first: usize,
+        done: &mut Done,
+    ) {
+        for (index, memory) in (first..).zip(run) {
             if !entries.is_absent(format, memory) {
                 Word::<F>::new(memory).store(0);
                 done.removed += 1;
                 done.stale.add(index, index);
             }
         }
+    }
+}
+
+impl<F: Format> Verb<F> for Clear {
+    #[inline]
+    fn run(&mut self, format: &F, run: &[F::Word], at: Position, _: u64) -> Done {
+        let entries = Presence::at(format, at);
+        let (mut done, mut index) = (Done::default(), 0);
+        let mut eights = run.chunks_exact(EIGHT);
+        for eight in &mut eights {
+            let (all, any) = eight.iter().fold((u64::MAX, 0), |(all, any), memory| {
+                let word = load_raw(memory);
+                (all & word, any | word)
+            });
+            if entries.all_of(all, any) {
+                eight.iter().for_each(|memory| Word::<F>::new(memory).store(0));
+                done.removed += EIGHT;
+                done.stale.add(index, index + EIGHT - 1);
+            } else if !entries.none_of(any) {
+                Self::each(format, entries, eight, index, &mut done);
+            }
+            index += EIGHT;
+        }
+        Self::each(format, entries, eights.remainder(), index, &mut done);
         done.present = done.removed;
         done
     }
@@ -224,58 +258,116 @@ where
         let entries = node.entries(offset, end & !(size - 1));
         let run = self.words(node.entry::<F>(offset), entries)?;
         let owner = trail.locks.owner();
-        let interrupted = OnPanic::new(|| self.interrupted(node, offset, entries, owner));
-        let (mut unmapped, mut gone, mut room) = (0, 0, Ok(()));
-        for memory in run {
+        // The entries of tables that left: counted together.
+        let left = Cell::new(0);
+        let interrupted = OnPanic::new(|| {
+            self.entries.left(left.get());
+            self.interrupted(node, offset, entries, owner);
+        });
+        let (mut unmapped, mut gone, mut done, mut room) = (0, 0, 0, Ok(()));
+        while let Some(memory) = run.get(done) {
+            let here = offset + done as u64 * size;
             let slot = Word::<F>::new(memory);
-            let last = *at + size;
-            let word = slot.load();
-            match decode(&self.format, word, node.position()) {
-                Entry::Absent => {}
-                Entry::Leaf { .. } if group_of(&self.format, word, node.position()) > 0 => break,
+            match decode(&self.format, slot.load(), node.position()) {
+                Entry::Absent => done += 1,
+                Entry::Leaf { .. } if group_of(&self.format, slot.load(), node.position()) > 0 => {
+                    break;
+                }
                 Entry::Leaf { .. } => {
                     slot.store(0);
-                    let page = self.format.address(*at);
+                    let page = self.format.address(here);
                     gather.pages(page, page, node.shift);
                     unmapped += size;
-                    gone += 1;
+                    (gone, done) = (gone + 1, done + 1);
                 }
-                Entry::Table { table, width } => {
-                    let below = node.below(table.get(), width);
-                    if self.state(below).is_none() {
-                        break;
-                    }
+                Entry::Table { width, .. } => {
                     room = gather.make_room(&self.tables).map_err(Error::Invalidate);
-                    let link = Link { at: node.position(), entry: node.entry::<F>(*at), word };
-                    if room.is_err() || !trail.visit(below, link) {
+                    if room.is_err() {
                         break;
                     }
-                    // An embedder's code that panics leaves it unlocked.
-                    let had = Had::new(&mut trail.locks, below);
-                    if self.is_annotated() {
+                    let run = run.get(done..).unwrap_or_default();
+                    let (tables, pages) = self.drop_alike(trail, (node, width), run, here, gather);
+                    if tables == 0 {
                         break;
                     }
-                    let live = self.live(below, owner).unwrap_or(0);
-                    slot.store(0);
-                    let pages = [*at, last - below.position().size()]
-                        .map(|offset| self.format.address(offset));
-                    self.retire(below, owner, Contents::Stale, gather);
-                    had.left();
-                    gather.pages(pages[0], pages[1], below.shift);
-                    unmapped += u64::from(live) << below.shift;
-                    gone += 1;
+                    left.set(left.get() + ((tables as u64) << width));
+                    unmapped += pages << (node.shift - width);
+                    (gone, done) = (gone + tables as u32, done + tables);
                 }
                 Entry::Malformed => break,
             }
-            *at = last;
         }
+        *at = offset + done as u64 * size;
+        self.entries.left(left.get());
         interrupted.disarm();
         trail.cut(1);
         if gone > 0 {
             self.wrote(node.entry::<F>(offset), entries);
             self.discount(trail, offset, 1, gone, gather)?;
         }
-        room.map(|()| (*at > offset).then_some(unmapped))
+        room.map(|()| (done > 0).then_some(unmapped))
+    }
+
+    /// Takes the tables out of the tree to which the entries of `run` lead, as far as they follow
+    /// each other, are all of `width`, may be taken out, and the gather has room; returns how many,
+    /// and how many pages they mapped. The entries stand in `node`'s table, at which the trail ends,
+    /// and the first covers `offset`.
+    fn drop_alike<L: Locks, I: Invalidate<F::Stage>>(
+        &self,
+        trail: &mut Trail<L>,
+        (node, width): (Node, u8),
+        run: &[F::Word],
+        offset: u64,
+        gather: &mut Gather<'_, F::Stage, I>,
+    ) -> (usize, u64) {
+        let (at, shape) = (node.position(), node.below(0, width));
+        let shortcuts = self.format.shortcuts(None);
+        let usual = shortcuts
+            .filter(|all| all.step(1).shift_of::<F>() == at.shift && all.step(0).width() == width);
+        let usual = usual.map(|all| all.step(1));
+        let (above, locks) = trail.parts();
+        let (mut tables, mut pages) = (0, 0);
+        // If a panic comes before the pages are told, everything is stale.
+        gather.untold(true);
+        for memory in run {
+            let slot = Word::<F>::new(memory);
+            let word = slot.load();
+            let table = match usual.and_then(|step| step.address(word)) {
+                Some(table) => table,
+                None => match decode(&self.format, word, at) {
+                    Entry::Table { table, width: its } if its == width => table.get(),
+                    _ => break,
+                },
+            };
+            let below = Node { table, ..shape };
+            let Some(state) = self.state(below).filter(|_| !gather.is_full()) else { break };
+            let entry = node.entry::<F>(offset + ((tables as u64) << at.shift));
+            if !locks.enter_known(below, state, above, Link { at, entry, word }) {
+                break;
+            }
+            // An embedder's code that panics leaves it unlocked.
+            let had = Had::new(locks, below);
+            if self.is_annotated() {
+                break;
+            }
+            let live = match state.live() {
+                UNKNOWN.. => self.live(below, had.owner()).unwrap_or(0),
+                live => live,
+            };
+            slot.store(0);
+            state.left();
+            gather.retire(<Output<F> as Address>::new(table), layout::<F>(below), Contents::Stale);
+            had.left();
+            pages += u64::from(live);
+            tables += 1;
+        }
+        gather.untold(false);
+        if tables > 0 {
+            let last = offset + ((tables as u64) << at.shift) - shape.position().size();
+            let [first, last] = [offset, last].map(|offset| self.format.address(offset));
+            gather.pages(first, last, shape.shift);
+        }
+        (tables, pages)
     }
 
     /// One step of [`unmap`](Self::unmap), for the cursor.

@@ -31,7 +31,12 @@ impl Entries {
 
     /// A table of `2^width` entries left it.
     pub(crate) fn fewer(&self, width: u8) {
-        self.count(&self.gone, 1 << (width & 63));
+        self.left(1 << (width & 63));
+    }
+
+    /// Tables of `entries` entries together left it.
+    pub(crate) fn left(&self, entries: u64) {
+        self.count(&self.gone, entries);
     }
 
     /// The allocator did not take a table back that was never linked.
@@ -63,23 +68,32 @@ pub(crate) struct Allowance<'e> {
     /// How often each table may be entered.
     times: u64,
     spent: u64,
+    /// How much may be spent, by what had been made when that was looked at last.
+    limit: u64,
 }
 
 impl<'e> Allowance<'e> {
     /// For a verb that comes to each table once for each of `levels` levels.
     pub(crate) fn new(entries: &'e Entries, levels: u8) -> Self {
         let gone = entries.gone.load(Ordering::Relaxed);
-        Self { entries, gone, times: TIMES * u64::from(levels), spent: 0 }
+        Self { entries, gone, times: TIMES * u64::from(levels), spent: 0, limit: 0 }
     }
 
     /// The verb is to enter a table of `2^width` entries; false if that is one too many.
     ///
     /// What other writers make meanwhile counts too; what they take out was there all the same.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enter(&mut self, width: u8) -> bool {
         self.spent = self.spent.saturating_add(1 << (width & 63));
+        self.spent <= self.limit || self.is_within()
+    }
+
+    /// The same by what was made until now: that only grows.
+    #[inline(never)]
+    fn is_within(&mut self) -> bool {
         let entries = self.entries.made.load(Ordering::Relaxed).saturating_sub(self.gone);
-        self.spent <= entries.saturating_mul(self.times)
+        self.limit = entries.saturating_mul(self.times);
+        self.spent <= self.limit
     }
 }
 

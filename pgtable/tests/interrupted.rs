@@ -128,6 +128,35 @@ fn case_a15_a_cursor_that_is_forgotten() {
     }
 }
 
+/// What a forgotten cursor never told stays stale, whoever uses the gather afterwards.
+#[test]
+fn case_a15_a_gather_of_a_forgotten_cursor_is_used_again() {
+    for then in 0..3 {
+        with(|memory, frames, cache| {
+            let mut tree = tree(memory, cache, &[0, PAGE, LARGE, LARGE + PAGE, 2 * LARGE]);
+            let tlb = Tlb::holding(&[0, LARGE, 2 * LARGE]);
+            let mut gather = Gather::new(&tlb, ());
+            let mut cursor = tree.cursor(&mut gather);
+            assert_eq!(cursor.unmap(Gva::new(0)), Ok(true));
+            std::mem::forget(cursor);
+            match then {
+                0 => {
+                    let mut cursor = tree.cursor(&mut gather);
+                    assert_eq!(cursor.unmap(Gva::new(LARGE)), Ok(true));
+                }
+                1 => assert_eq!(tree.unmap(Gva::new(LARGE), LARGE, &mut gather), Ok(2 * PAGE)),
+                _ => assert_eq!(tree.unmap(Gva::new(LARGE), PAGE, &mut gather), Ok(PAGE)),
+            }
+            gather.finish(&cache).unwrap();
+            let held = tlb.pages.borrow();
+            assert!(held.iter().all(|&page| page == 2 * LARGE), "{held:x?} stay translated");
+            drop(held);
+            empties(tree);
+            books(frames, cache, 0);
+        });
+    }
+}
+
 /// A cursor that only asks, or that is dropped, leaves the counts as they are.
 #[test]
 fn case_a15_a_cursor_that_is_dropped() {

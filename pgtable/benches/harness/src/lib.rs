@@ -5,6 +5,7 @@
 //! machine does meanwhile hits all of a row; of each cell the fastest round counts.
 
 pub mod arena;
+pub mod by_hand;
 pub mod tables;
 pub mod work;
 

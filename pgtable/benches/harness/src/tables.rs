@@ -1,5 +1,5 @@
 //! Where our tables come from: free lists by size above a bump pointer, and a state word for each
-//! 256 bytes.
+//! table of the smallest size.
 //!
 //! For one thread. The only type of the bench that is an allocator, so that another may take its
 //! place.
@@ -11,8 +11,10 @@ use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, Tabl
 
 use crate::arena::Arena;
 
-/// log2 of the smallest table.
+/// log2 of the smallest table: radix trees' with pages of 64 KiB.
 const FINEST: u8 = 8;
+/// The same where all tables are pages.
+const PAGE: u8 = 12;
 /// One more than log2 of the largest table.
 const SIZES: usize = 24;
 
@@ -24,11 +26,23 @@ pub struct Tables {
     /// Free tables of each size; bit 0 is set in the address of one that is not zeroed.
     free: [RefCell<Vec<u64>>; SIZES],
     start: u64,
+    /// log2 of the bytes that a state is for.
+    finest: u8,
     states: Vec<TableState>,
 }
 
 impl Tables {
+    /// For tables from 256 bytes on.
     pub fn new(arenas: Vec<Arena>) -> Self {
+        Self::with(arenas, FINEST)
+    }
+
+    /// For tables from 4 KiB on: their states stand side by side.
+    pub fn of_pages(arenas: Vec<Arena>) -> Self {
+        Self::with(arenas, PAGE)
+    }
+
+    fn with(arenas: Vec<Arena>, finest: u8) -> Self {
         let start = arenas.iter().map(|arena| arena.start).min().unwrap();
         let end = arenas.iter().map(|arena| arena.start + arena.bytes as u64).max().unwrap();
         Self {
@@ -37,7 +51,8 @@ impl Tables {
             next: Cell::new(0),
             free: Default::default(),
             start,
-            states: (0..(end - start) >> FINEST).map(|_| TableState::new()).collect(),
+            finest,
+            states: (0..(end - start) >> finest).map(|_| TableState::new()).collect(),
         }
     }
 
@@ -104,6 +119,6 @@ impl<A: Address> TableAllocator<A> for Tables {
 
     #[inline]
     fn state(&self, table: A, _: TableLayout) -> Option<&TableState> {
-        self.states.get((table.get().wrapping_sub(self.start) >> FINEST) as usize)
+        self.states.get((table.get().wrapping_sub(self.start) >> self.finest) as usize)
     }
 }

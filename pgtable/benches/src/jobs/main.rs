@@ -1,7 +1,5 @@
 //! `cargo xtask bench jobs`: whole jobs of a VMM, each beside the same work by hand in one process.
 
-mod by_hand;
-
 use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -9,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bench_harness::Goal;
 use bench_harness::arena::Arena;
+use bench_harness::by_hand::ByHand;
 use bench_harness::tables::Tables;
 use clap::Parser;
 use pgtable::allocator::TableState;
@@ -17,8 +16,6 @@ use pgtable::memory::DirectMap;
 use pgtable::tree::{PageTable, Recorded, Writers};
 use pgtable::{Access, Gpa, Gva, Leaves, Prot};
 use pgtable_x86::{BootMapping, Controls, Levels, LongMode, boot_tables};
-
-use by_hand::ByHand;
 
 /// Where table memory begins.
 const START: u64 = 0x4000_0000;
@@ -78,7 +75,7 @@ fn tree() -> Tree {
     // SAFETY: the arena is valid as long as the process, and every access to it is atomic.
     let memory = unsafe { DirectMap::from_raw(arena.host, arena.bytes, Gpa::new(START)) };
     let format = LongMode::new(Levels::Four, Controls::new());
-    PageTable::new(format, memory, Tables::new(vec![arena])).unwrap()
+    PageTable::new(format, memory, Tables::of_pages(vec![arena])).unwrap()
 }
 
 fn unmap(tree: &mut Tree, at: u64, bytes: u64) {

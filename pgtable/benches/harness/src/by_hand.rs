@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bench_harness::arena::Arena;
+use crate::arena::Arena;
 
 /// Entries of a table.
 const ENTRIES: usize = 512;
