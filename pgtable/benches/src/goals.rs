@@ -1,8 +1,11 @@
-//! The goals, as data: a row of ours against the best peer of the same run.
+//! The goals, as data: a row of ours against the best peer of the same run, and against the same
+//! work by hand, with the same checks.
 
 use crate::row::Row;
 use bench_harness::{Goal, Row as _, Table};
 
+/// The same work by hand, with the same checks.
+const CHECKED: &[&str] = &["by hand, checked"];
 /// The columns of crates that keep page tables.
 pub const PEERS: &[&str] =
     &["x86_64 mapped", "x86_64 offset", "multiarch", "generic", "aarch64", "hyperlight"];
@@ -46,6 +49,8 @@ const ARM: &str = "AArch64 4K";
 const SV39: &str = "Sv39";
 const SV48: &[&str] = &["Sv48"];
 const GUEST: &str = "x86, 4 regions";
+/// A compare-exchange for each word of an array.
+const EXCHANGES: &[&str] = &["flat, locked"];
 const X86_64: &[&str] = &["x86_64 mapped", "x86_64 offset"];
 const GENERIC: &[&str] = &["generic"];
 
@@ -60,6 +65,18 @@ const fn than(
 }
 
 const BOUNDS: &[Bound] = &[
+    bound("map-one-over-hand", Row::Map, X86, CHECKED, 1.25),
+    bound("translate-hot-over-hand", Row::TranslateHot, X86, CHECKED, 1.25),
+    bound("translate-cold-over-hand", Row::TranslateCold, X86, CHECKED, 1.25),
+    bound("batch-cold-over-hand", Row::BatchCold, X86, CHECKED, 1.25),
+    bound("unmap-one-over-hand", Row::UnmapAlone, X86, CHECKED, 1.25),
+    bound("map-range-over-hand", Row::MapRange, X86, CHECKED, 1.15),
+    bound("unmap-range-over-hand", Row::UnmapRange, X86, CHECKED, 1.15),
+    bound("protect-range-exchange-over-hand", Row::ProtectRange, X86, CHECKED, 1.15),
+    bound("protect-range-stores-over-hand", Row::ProtectStopped, X86, CHECKED, 1.15),
+    bound("iterate-over-hand", Row::Iterate, X86, CHECKED, 1.2),
+    bound("iterate-iterator-over-hand", Row::IterateExternal, X86, CHECKED, 1.2),
+    bound("churn-over-hand", Row::ChurnAlone, X86, CHECKED, 1.3),
     bound("map-one-x86", Row::Map, X86, PEERS, 1.0),
     bound("map-one-aarch64", Row::Map, ARM, PEERS, 1.0),
     bound("map-one-radix4k", Row::Map, K4, PEERS, 1.25),
@@ -105,9 +122,9 @@ const BOUNDS: &[Bound] = &[
         0.25,
     ),
     than("protect-range-stores-radix4k", (Row::ProtectStopped, Row::ProtectRange), K4, PEERS, 0.25),
-    bound("protect-range-exchange-x86", Row::ProtectRange, X86, PEERS, 0.95),
-    bound("protect-range-exchange-aarch64", Row::ProtectRange, ARM, PEERS, 0.95),
-    bound("protect-range-exchange-radix4k", Row::ProtectRange, K4, PEERS, 0.95),
+    bound("protect-range-exchange-x86", Row::ProtectRange, X86, EXCHANGES, 1.1),
+    bound("protect-range-exchange-aarch64", Row::ProtectRange, ARM, EXCHANGES, 1.1),
+    bound("protect-range-exchange-radix4k", Row::ProtectRange, K4, EXCHANGES, 1.1),
     than("iterate-runs-x86", (Row::IterateRuns, Row::Iterate), X86, PEERS, 0.9),
     than("iterate-runs-aarch64", (Row::IterateRuns, Row::Iterate), ARM, PEERS, 0.9),
     than("iterate-runs-radix4k", (Row::IterateRuns, Row::Iterate), K4, PEERS, 1.05),

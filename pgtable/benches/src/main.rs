@@ -18,6 +18,8 @@ use pgtable_ppc64::radix::{Granule, ProcessScoped};
 use pgtable_riscv64::{Mode, Sv};
 use pgtable_x86::{Controls, Levels, LongMode};
 
+use bench_harness::arena;
+use bench_harness::by_hand::ByHand;
 use bench_harness::work::Work;
 use bench_harness::{Contestant, Row as _, compete};
 use ours::memory::{direct, guest};
@@ -93,6 +95,7 @@ fn contestants() -> Vec<Box<dyn Contestant<Row>>> {
             peers::hand_written::HandWritten::new(),
             &small,
         ),
+        Column::boxed("by hand, checked", peers::CHECKED, ByHand::new(arena::BYTES), &small),
         Column::boxed("x86_64 mapped", peers::x86_64::ROWS, peers::x86_64::mapped(), &small),
         Column::boxed("x86_64 offset", peers::x86_64::ROWS, peers::x86_64::offset(), &small),
         Column::boxed(

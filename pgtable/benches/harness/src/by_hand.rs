@@ -3,6 +3,8 @@
 //! it is written and present before it is taken, that no count wraps), counts live entries, frees
 //! empty tables, and exchanges where hardware may be writing.
 
+mod pages;
+
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
 

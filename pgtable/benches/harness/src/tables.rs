@@ -11,38 +11,25 @@ use pgtable::allocator::{AllocError, Contents, TableAllocator, TableLayout, Tabl
 
 use crate::arena::Arena;
 
-/// log2 of the smallest table: radix trees' with pages of 64 KiB.
-const FINEST: u8 = 8;
-/// The same where all tables are pages.
-const PAGE: u8 = 12;
+/// log2 of the smallest table of any format: radix trees' with pages of 64 KiB.
+const ANY: u8 = 8;
 /// One more than log2 of the largest table.
 const SIZES: usize = 24;
 
-/// An allocator over the memory of some arenas, which it uses in turn.
-pub struct Tables {
+/// An allocator over the memory of some arenas, which it uses in turn, for tables from `2^FINEST`
+/// bytes on.
+pub struct Tables<const FINEST: u8 = ANY> {
     arenas: Vec<Arena>,
     tops: Vec<Cell<u64>>,
     next: Cell<usize>,
     /// Free tables of each size; bit 0 is set in the address of one that is not zeroed.
     free: [RefCell<Vec<u64>>; SIZES],
     start: u64,
-    /// log2 of the bytes that a state is for.
-    finest: u8,
     states: Vec<TableState>,
 }
 
-impl Tables {
-    /// For tables from 256 bytes on.
+impl<const FINEST: u8> Tables<FINEST> {
     pub fn new(arenas: Vec<Arena>) -> Self {
-        Self::with(arenas, FINEST)
-    }
-
-    /// For tables from 4 KiB on: their states stand side by side.
-    pub fn of_pages(arenas: Vec<Arena>) -> Self {
-        Self::with(arenas, PAGE)
-    }
-
-    fn with(arenas: Vec<Arena>, finest: u8) -> Self {
         let start = arenas.iter().map(|arena| arena.start).min().unwrap();
         let end = arenas.iter().map(|arena| arena.start + arena.bytes as u64).max().unwrap();
         Self {
@@ -51,8 +38,7 @@ impl Tables {
             next: Cell::new(0),
             free: Default::default(),
             start,
-            finest,
-            states: (0..(end - start) >> finest).map(|_| TableState::new()).collect(),
+            states: (0..(end - start) >> FINEST).map(|_| TableState::new()).collect(),
         }
     }
 
@@ -94,7 +80,7 @@ impl Tables {
     }
 }
 
-impl<A: Address> TableAllocator<A> for Tables {
+impl<A: Address, const FINEST: u8> TableAllocator<A> for Tables<FINEST> {
     #[inline]
     fn allocate(&self, layout: TableLayout) -> Result<A, AllocError> {
         let table = self.take(layout)?;
@@ -119,6 +105,6 @@ impl<A: Address> TableAllocator<A> for Tables {
 
     #[inline]
     fn state(&self, table: A, _: TableLayout) -> Option<&TableState> {
-        self.states.get((table.get().wrapping_sub(self.start) >> self.finest) as usize)
+        self.states.get((table.get().wrapping_sub(self.start) >> FINEST) as usize)
     }
 }

@@ -39,7 +39,8 @@ const AT_SPLIT: u64 = 0x180_0000_0000;
 /// Where pages lie: no multiple of a larger page.
 const OUTPUT: u64 = 0x10_0000_1000;
 
-type Tree = PageTable<LongMode, DirectMap<'static, Gpa>, Tables>;
+/// All tables are pages: their states stand side by side, as the counts do by hand.
+type Tree = PageTable<LongMode, DirectMap<'static, Gpa>, Tables<12>>;
 
 /// Whole jobs, ours and by hand.
 pub fn rows() {
@@ -64,7 +65,7 @@ fn ours() {
     // SAFETY: arenas are valid as long as the process, and nothing resets this one.
     let memory = unsafe { DirectMap::from_raw(arena.host, arena.bytes, Gpa::new(TABLES)) };
     let format = LongMode::new(Levels::Four, Controls::new());
-    let mut tree = PageTable::new(format, memory, Tables::of_pages(vec![arena])).unwrap();
+    let mut tree: Tree = PageTable::new(format, memory, Tables::new(vec![arena])).unwrap();
     let (attributes, small) = (Prot::RW.into(), Leaves::Exactly(12));
     for pages in [1, 256] {
         // Tables that were used before, as in a VM that runs for a while.

@@ -27,7 +27,7 @@ pub fn rows() {
     let memory = unsafe { DirectMap::from_raw(in_guest.host, in_guest.bytes, Gpa::new(TABLES)) };
     // SAFETY: as above; all accesses are atomic.
     let host = unsafe { DirectMap::from_raw(both.host, both.bytes, Hpa::new(TABLES)) };
-    let (guests, hosts) = (Tables::new(vec![in_guest]), Tables::new(vec![in_host]));
+    let (guests, hosts) = (<Tables>::new(vec![in_guest]), <Tables>::new(vec![in_host]));
     let long_mode = LongMode::new(Levels::Four, Controls::new());
     let ept = Ept::new(Levels::Four, EptControls::new());
     let mut stage1 = PageTable::new(long_mode, memory, &guests).unwrap();

@@ -35,7 +35,7 @@ pub fn rows<F: Format<Stage = Stage1>>(column: &str, format: F) {
     let arena = Arena::new(START, BYTES);
     // SAFETY: arenas are valid as long as the process, and nothing resets this one.
     let memory = unsafe { DirectMap::from_raw(arena.host, arena.bytes, Gpa::new(START)) };
-    let tables = Tables::new(vec![arena]);
+    let tables = <Tables>::new(vec![arena]);
     let mut tree = PageTable::new(format, memory, &tables).unwrap();
     let count = |row, operations, work: &mut dyn FnMut()| {
         count(&format!("{column}, {row}"), operations, work);

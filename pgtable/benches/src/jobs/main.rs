@@ -50,7 +50,8 @@ struct Options {
 }
 
 type Act = Box<dyn FnMut() -> Duration>;
-type Tree = PageTable<LongMode, DirectMap<'static, Gpa>, Tables>;
+/// All tables are pages: their states stand side by side, as the counts do by hand.
+type Tree = PageTable<LongMode, DirectMap<'static, Gpa>, Tables<12>>;
 
 /// A job: what it is called, how many operations it has, the goals (times by hand, and ns), and
 /// who does it.
@@ -75,7 +76,7 @@ fn tree() -> Tree {
     // SAFETY: the arena is valid as long as the process, and every access to it is atomic.
     let memory = unsafe { DirectMap::from_raw(arena.host, arena.bytes, Gpa::new(START)) };
     let format = LongMode::new(Levels::Four, Controls::new());
-    PageTable::new(format, memory, Tables::of_pages(vec![arena])).unwrap()
+    PageTable::new(format, memory, Tables::new(vec![arena])).unwrap()
 }
 
 fn unmap(tree: &mut Tree, at: u64, bytes: u64) {
