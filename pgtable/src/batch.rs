@@ -149,19 +149,20 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
             Lanes::<F, M> { shortcuts: &shortcuts, memory, offsets, odd, format: PhantomData };
         let (tables, odd) = lanes.descend(level, [top; LANES]);
         let page = shortcuts.step(0);
-        for (lane, ((entry, table), &offset)) in
-            entries.iter_mut().zip(tables).zip(offsets).enumerate()
+        for (lane, ((entry, &table), &offset)) in
+            entries.iter_mut().zip(&tables).zip(offsets).enumerate()
         {
-            let address = <Output<F> as Address>::new(page.entry(table, offset));
-            let here = odd & 1 << lane == 0;
-            // Words that memory gives by value only are read alone.
-            let word =
-                F::Word::in_place(memory, address, 1).filter(|_| here).and_then(<[_]>::first);
-            *entry = word.inspect(|&memory| prefetch(memory));
+            *entry = None;
+            if odd & 1 << lane == 0 {
+                let address = <Output<F> as Address>::new(page.entry(table, offset));
+                // Words that memory gives by value only are read alone.
+                let word = F::Word::in_place(memory, address, 1).and_then(<[_]>::first);
+                *entry = word.inspect(|&memory| prefetch(memory));
+            }
         }
     }
 
-    /// Reads the leaf entries of a chunk that was located before.
+    /// Reads the leaf entries of a chunk that was located before: as many as there are outputs.
     #[inline]
     fn read(
         &self,
@@ -172,17 +173,20 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
     ) -> usize {
         let page = self.format().shortcuts(Some(access)).map_or(Step::NONE, |all| all.step(0));
         let within = low_bits(page.shift_of::<F>());
-        let mut translated = 0;
+        let mut missing = 0;
         let lanes = chunk.entries.iter().zip(&chunk.offsets);
         for ((&input, output), (&entry, &offset)) in inputs.iter().zip(outputs).zip(lanes) {
             let usual = entry.and_then(|memory| page.address(Word::<F>::new(memory).load()));
             *output = match usual {
                 Some(page) => Some(<Output<F> as Address>::new(page.wrapping_add(offset & within))),
-                None => self.translate_alone(input, access),
+                None => {
+                    let alone = self.translate_alone(input, access);
+                    missing += usize::from(alone.is_none());
+                    alone
+                }
             };
-            translated += usize::from(output.is_some());
         }
-        translated
+        inputs.len() - missing
     }
 
     /// A lane that is odd.

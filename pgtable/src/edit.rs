@@ -190,7 +190,8 @@ impl<F: Format, E: Edit<F>> Verb<F> for Modify<E> {
         }
         let mut index = 0;
         while let Some(rest @ [_, ..]) = run.get(index..) {
-            if let Some(last) = alike.last {
+            let before = alike.last;
+            if let Some(last) = before {
                 let (edited, changes) = match self.writers {
                     Writers::Stopped => edit_alike(rest, last),
                     Writers::Running => exchange_alike(rest, last),
@@ -212,6 +213,10 @@ impl<F: Format, E: Edit<F>> Verb<F> for Modify<E> {
                     done.present += 1;
                 }
                 index += 1;
+                // One is enough to learn from, where no whole cache line has to follow.
+                if before.is_none() && alike.last.is_some() && self.writers == Writers::Running {
+                    break;
+                }
             }
         }
         done

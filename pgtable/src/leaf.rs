@@ -233,9 +233,11 @@ where
             let at = Level(root - index as u8);
             let (width, shift) = (geometry.width(at), geometry.shift(at));
             let node = Node { table, level: at.0, width, shift };
-            let ours = self.state(node)?.live_of(self.tree).is_some();
-            if !ours || way.iter().take(index).any(|&other| other == table) {
-                return None;
+            self.state(node)?.live_of(self.tree)?;
+            for &other in way.iter().take(index) {
+                if other == table {
+                    return None;
+                }
             }
         }
         Some((entry::<F, _>(shortcuts, memory, (level, table), offset)?, way))

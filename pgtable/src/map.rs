@@ -318,7 +318,12 @@ where
         }
         self.check_unannotated(stop.node, stop.word)?;
         let owner = trail.locks.owner();
-        let nodes = self.grow(stop.node, rest.offset, table, contents, owner)?;
+        // Looked at where it is: it is large, and a move is a copy.
+        let grown = self.grow(stop.node, rest.offset, table, contents, owner);
+        let nodes = match &grown {
+            Ok(nodes) => nodes,
+            Err(error) => return Err(*error),
+        };
         let (Some(&top), Some(&node)) = (nodes.first(), nodes.last()) else {
             return Err(Error::LeafSize);
         };
@@ -332,14 +337,14 @@ where
         match filled {
             Ok((done, link)) => {
                 // Before an embedder's code can panic: what is linked is unlocked by the trail.
-                trail.locks.made(&nodes);
-                trail.grown(&nodes);
+                trail.locks.made(nodes);
+                trail.grown(nodes);
                 self.count(stop.node, 1, owner);
                 self.publish(stop.slot, stop.node.entry::<F>(rest.offset), link);
                 Ok((done as u64) << node.shift)
             }
             Err(error) => {
-                self.shrink(&nodes, owner);
+                self.shrink(nodes, owner);
                 Err(error)
             }
         }

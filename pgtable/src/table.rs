@@ -14,11 +14,12 @@ use crate::gather::{Finished, Gather, GatherError, Invalidate};
 use crate::keep::Kept;
 use crate::lock::{Locks, Own, Owned};
 use crate::memory::{MemoryError, TableMemory};
+use crate::quick::Unusual;
 use crate::ranges::Uses;
 use crate::state::Owner;
 use crate::table_word::TableWord as _;
 use crate::trail::Trail;
-use crate::translate::translate;
+use crate::translate::{translate_quickly, translate_slowly};
 use crate::tree_tables::allocate;
 use crate::walk::{TranslationOf, Walker};
 use crate::word::Word;
@@ -121,7 +122,25 @@ where
     /// The [`Fault`] that the hardware raises for it.
     #[inline(always)]
     pub fn translate(&self, input: Input<F>, access: Access) -> Result<TranslationOf<F>, Fault<F>> {
-        translate(&self.format, ByValue(&self.memory), self.root, input, access)
+        let memory = ByValue(&self.memory);
+        match translate_quickly(&self.format, memory, self.root, input, Some(access)) {
+            Ok(translation) => Ok(translation),
+            Err(unusual) => self.translate_slowly(input, access, unusual),
+        }
+    }
+
+    /// What a quick walk did not translate. It needs the tree alone, so the loop around a
+    /// translation keeps nothing for it.
+    #[cold]
+    #[inline(never)]
+    fn translate_slowly(
+        &self,
+        input: Input<F>,
+        access: Access,
+        unusual: Unusual,
+    ) -> Result<TranslationOf<F>, Fault<F>> {
+        let memory = ByValue(&self.memory);
+        translate_slowly(&self.format, memory, self.root, (input, access), unusual)
     }
 
     /// Frees every table, the root included.

@@ -131,16 +131,18 @@ where
 
     /// Leaves the table where the cursor stands: its books are settled.
     fn leave(&mut self) -> Result<(), Error> {
-        let mut leaf = core::mem::replace(&mut self.leaf, Leaf::nowhere());
-        if leaf.words.is_empty() {
+        // Also if an embedder's code panics below, it stands nowhere from now on.
+        let words = core::mem::take(&mut self.leaf.words);
+        if words.is_empty() {
             return Ok(());
         }
         self.gather.untold(false);
+        let leaf = &mut self.leaf;
         leaf.book_filled(leaf.filled);
         leaf.book_emptied(leaf.emptied);
         let (first, last) = leaf.stale;
         if first <= last || leaf.delta != 0 {
-            self.table.wrote(leaf.node.table, leaf.words.len());
+            self.table.wrote(leaf.node.table, words.len());
         }
         if leaf.mapped {
             self.table.appeared(leaf.base, 1 << leaf.node.span());
@@ -180,15 +182,25 @@ where
             }
             table.check_unannotated(node, stop.word)?;
             let width = table.format.geometry().width(crate::Level(0));
-            let nodes = table.grow(node, offset, (0, width), Contents::Zeroed, table.tree)?;
+            // Looked at where it is: it is large, and a move is a copy.
+            let grown = table.grow(node, offset, (0, width), Contents::Zeroed, table.tree);
+            let nodes = match &grown {
+                Ok(nodes) => nodes,
+                Err(error) => return Err(*error),
+            };
             let (Some(&top), Some(&bottom)) = (nodes.first(), nodes.last()) else {
                 return Ok(false);
             };
-            if let Err(error) = table.link(node, offset, top, table.tree) {
-                table.shrink(&nodes, table.tree);
-                return Err(error);
-            }
-            for &node in &nodes {
+            let link = match table.table_word(node, top) {
+                Ok(link) => link,
+                Err(error) => {
+                    table.shrink(nodes, table.tree);
+                    return Err(error);
+                }
+            };
+            table.count(node, 1, table.tree);
+            table.publish(stop.slot, node.entry::<F>(offset), link);
+            for &node in nodes {
                 self.trail.extend(node);
             }
             node = bottom;
