@@ -15,6 +15,7 @@ mod diff;
 mod explain;
 mod fold;
 mod hash;
+mod hash_root;
 mod linux;
 mod linux_kernel;
 mod process;

@@ -19,7 +19,7 @@
 use memory_image::{Image, VmcoreInfo};
 use pgtable::{Gpa, Hpa};
 use pgtable_aarch64::{VmsaStage1, VmsaStage2};
-use pgtable_ppc64::hash::{HptOrder, Layout, Slb};
+use pgtable_ppc64::hash::{Layout, Slb};
 use pgtable_ppc64::radix::ProcessScoped;
 use pgtable_riscv64::{Sv, SvX4};
 use pgtable_x86::{Ept, EptControls, Eptp, Levels, LongMode, Pae, Paging32};
@@ -28,7 +28,7 @@ use super::hash::{HashTable, HashView};
 use super::linux::LinuxLayout;
 use super::root_error::{RootError, Several};
 use super::search::search_vmcoreinfo;
-use super::{arm_root, radix_root, riscv_root, x86_root};
+use super::{arm_root, hash_root, radix_root, riscv_root, x86_root};
 
 /// Which tables an image is looked at through.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -113,8 +113,8 @@ pub struct Request {
     pub c_bit: Option<u8>,
     /// EPT: "mode-based execute control" is on.
     pub mode_based_execute: bool,
-    /// The layout of hashed entries.
-    pub layout: Layout,
+    /// The layout of hashed entries; `None`: as they tell.
+    pub layout: Option<Layout>,
     /// Segments for a hashed page table, if they are not Linux's.
     pub slb: Option<Box<Slb>>,
     /// How Linux lays out its addresses under a hashed page table; `None`: as the image says.
@@ -276,7 +276,7 @@ pub fn locate(
         Arch::Riscv64 => riscv_root::locate(image, request, info)?,
         Arch::Riscv64Guest => riscv_root::guest_stage(request)?,
         Arch::Ppc64Radix => radix_root::locate(image, request, info, progress)?,
-        Arch::Ppc64Hash => hash(request, info)?,
+        Arch::Ppc64Hash => hash_root::locate(image, request, info)?,
     };
     located.linux = info.chosen.cloned();
     located.remarks.splice(0..0, remarks);
@@ -337,7 +337,7 @@ fn check_options(request: &Request, arch: Arch) -> Result<(), RootError> {
         ("--c-bit", request.c_bit.is_some(), long),
         ("--mode-based-execute", request.mode_based_execute, arch == Arch::Ept),
         ("--slb", request.slb.is_some(), hash),
-        ("--hpte-layout", request.layout != Layout::default(), hash),
+        ("--hpte-layout", request.layout.is_some(), hash),
         ("--linux-layout", request.linux_layout.is_some(), hash),
         ("--root user", request.root == Some(RootChoice::User), x86),
         (
@@ -402,30 +402,6 @@ fn ept(request: &Request) -> Result<Located, RootError> {
         EptControls { mode_based_execute: request.mode_based_execute, ..EptControls::new() };
     let root = Root::Ept(Ept::new(levels, controls), Hpa::new(eptp.frame() << 12));
     Ok(Located::new(Arch::Ept, root, "--root"))
-}
-
-fn hash(request: &Request, infos: Infos<'_>) -> Result<Located, RootError> {
-    let Some(RootChoice::Address(sdr1)) = request.root else {
-        return Err(RootError::NoRoot("HTABORG and HTABSIZE, as in SDR1".to_owned()));
-    };
-    let bad = |why| RootError::Bad { root: sdr1, why };
-    let order = HptOrder::new(u64::from(HptOrder::MIN.get()) + (sdr1 & 0x1f))
-        .ok_or(bad("HTABSIZE is at most 28"))?;
-    let base = sdr1 & !0x3_ffff & ((1 << 60) - 1);
-    if base & (order.bytes() - 1) != 0 {
-        return Err(bad("HTABORG is a multiple of the table's size"));
-    }
-    let told = infos.chosen.and_then(LinuxLayout::of_kernel);
-    let layout = request.linux_layout.or(told).unwrap_or_default();
-    let table = HashTable { base: Gpa::new(base), order, layout: request.layout };
-    let view = HashView { slb: request.slb.clone(), context: request.pid, layout };
-    let mut located = Located::new(Arch::Ppc64Hash, Root::Hash(table, view), "--root");
-    if request.linux_layout.is_none() && told.is_none() && request.slb.is_none() {
-        let remark =
-            "addresses are those of a Linux of 64-KiB pages, 5.2 or later (--linux-layout)";
-        located.remarks.push(remark.to_owned());
-    }
-    Ok(located)
 }
 
 #[cfg(test)]

@@ -108,9 +108,9 @@ pub struct PowerOptions {
     #[arg(long, value_name = "N", global = true)]
     pub pid: Option<u32>,
     /// How hashed entries are laid out: by ISA 3.0 (POWER9, POWER10) or 2.07 (before, and QEMU's
-    /// pseries)
-    #[arg(long, value_enum, default_value_t = LayoutName::Isa3, global = true)]
-    pub hpte_layout: LayoutName,
+    /// pseries), if the entries do not tell
+    #[arg(long, value_enum, global = true)]
+    pub hpte_layout: Option<LayoutName>,
     /// A segment for a hashed page table, as slbmte takes it; may be repeated. Without any, Linux's
     /// VSIDs are undone
     #[arg(long, value_name = "RB:RS", value_parser = address::segment, global = true)]

@@ -221,7 +221,7 @@ pub fn request(options: &Options, root: Option<RootChoice>) -> Result<Request> {
         vmcoreinfo: tables.vmcoreinfo,
         c_bit: tables.c_bit,
         mode_based_execute: tables.mode_based_execute,
-        layout: power.hpte_layout.into(),
+        layout: power.hpte_layout.map(Into::into),
         slb: slb(&power.slb).map_err(|error| anyhow!(error))?,
         linux_layout: power.linux_layout.map(Into::into),
         linux: false,

@@ -105,6 +105,48 @@ fn processes(said: &str) -> Vec<(u64, u64, String)> {
     said.lines().filter_map(process).filter(|it| it.0 != 0).collect()
 }
 
+/// Fails where answers differ; returns how many addresses are mapped.
+fn differ(
+    what: &str,
+    addresses: &[u64],
+    ours: &[Option<u64>],
+    theirs: &[Option<u64>],
+) -> Result<usize> {
+    let mut all = addresses.iter().zip(ours.iter().zip(theirs));
+    match all.find(|(_, (ours, theirs))| ours != theirs) {
+        None => Ok(ours.iter().flatten().count()),
+        Some((address, (ours, theirs))) => {
+            bail!("{what} {address:#x}: crash says {theirs:x?}, ptdump {ours:x?}")
+        }
+    }
+}
+
+/// The addresses among these that the kernel maps in every process.
+fn of_kernel(outcomes: &[(Vec<String>, Outcome)]) -> Vec<u64> {
+    let all = outcomes.iter().flat_map(|(_, outcome)| outcome.answers.iter().map(|it| it.0));
+    all.filter(|address| address >> 47 == 0x1ffff).collect()
+}
+
+fn kernel_view() -> [String; 2] {
+    ["--root", "kernel"].map(str::to_owned)
+}
+
+/// Asks both about addresses of the kernel's, in a file that `crash` reads too.
+pub fn compare_form(
+    crash: &Crash,
+    ptdump: &Ptdump,
+    outcomes: &[(Vec<String>, Outcome)],
+) -> Result<()> {
+    let kernel = of_kernel(outcomes);
+    let walked = crash.walks("", "-k", &kernel)?;
+    let ours = ptdump.translate(&crash.vmcore, &kernel_view(), &kernel)?;
+    let mapped = differ("the kernel's", &kernel, &ours, &walked)?;
+    ensure!(mapped > 100, "{mapped} addresses prove little");
+    let name = crash.vmcore.file_name().unwrap_or_default().display();
+    report::note(&format!("{name}: crash says the same of {} addresses", kernel.len()));
+    Ok(())
+}
+
 /// Asks both.
 pub fn compare(
     crash: &Crash,
@@ -112,21 +154,8 @@ pub fn compare(
     core: &Path,
     outcomes: &[(Vec<String>, Outcome)],
 ) -> Result<()> {
-    let differ = |what: &str, addresses: &[u64], ours: &[Option<u64>], theirs: &[Option<u64>]| {
-        let mut all = addresses.iter().zip(ours.iter().zip(theirs));
-        match all.find(|(_, (ours, theirs))| ours != theirs) {
-            None => Ok(ours.iter().flatten().count()),
-            Some((address, (ours, theirs))) => {
-                bail!("{what} {address:#x}: crash says {theirs:x?}, ptdump {ours:x?}")
-            }
-        }
-    };
-    let kernel: Vec<u64> = outcomes
-        .iter()
-        .flat_map(|(_, outcome)| outcome.answers.iter().map(|it| it.0))
-        .filter(|address| address >> 47 == 0x1ffff)
-        .collect();
-    let view = ["--root", "kernel"].map(str::to_owned);
+    let kernel = of_kernel(outcomes);
+    let view = kernel_view();
     let walked = crash.walks("", "-k", &kernel)?;
     let mapped =
         differ("the kernel's", &kernel, &ptdump.translate(core, &view, &kernel)?, &walked)?;

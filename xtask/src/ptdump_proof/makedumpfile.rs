@@ -9,19 +9,19 @@ use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _, copy};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use duct::cmd;
 
 use super::beside::vmcoreinfo;
 use super::compare::Outcome;
 use super::forms::{in_part, same};
 use super::ptdump::{Ptdump, number};
+use super::snappy;
 use crate::toolbox::table::MAKEDUMPFILE;
 use crate::xtask::Xtask;
 use crate::{command, report};
 
-/// A form: its name, options, and how many files it is. (Debian's program packs nothing with
-/// snappy.)
+/// A form: its name, options, and how many files it is. (Snappy: [`super::snappy`].)
 const FORMS: &[(&str, &[&str], usize)] = &[
     ("makedumpfile-zlib", &["-c", "-d", "0"], 1),
     ("makedumpfile-lzo", &["-l", "-d", "0"], 1),
@@ -74,6 +74,17 @@ pub fn compare(
         files.iter().try_for_each(fs::remove_file)?;
     }
     Ok(FORMS.len())
+}
+
+/// Writes a kdump-compressed file of all of `vmcore` with pages that are packed with snappy.
+pub fn with_snappy(xtask: &Xtask, vmcore: &Path, path: &Path) -> Result<()> {
+    let program = xtask.toolbox.program(&MAKEDUMPFILE, "makedumpfile")?;
+    let plain = path.with_extension("plain");
+    command::quiet("makedumpfile", &cmd!(program, "-d", "0", vmcore, &plain))?;
+    let (packed, pages) = snappy::pack(&plain, path)?;
+    ensure!(packed * 2 > pages, "only {packed} of {pages} pages are packed");
+    report::note(&format!("snappy: {packed} of {pages} pages are packed"));
+    Ok(fs::remove_file(&plain)?)
 }
 
 /// Bytes of ELF's header, of a program header, and of its fields.

@@ -26,6 +26,7 @@ mod makedumpfile;
 mod processes;
 mod ptdump;
 mod qmp;
+mod snappy;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -35,9 +36,10 @@ use crate::emulated_host::{
 };
 use crate::report;
 use crate::xtask::Xtask;
+use beside::Beside;
 use compare::{Space, compare};
 use crash::Crash;
-use forms::compare_forms;
+use forms::{compare_forms, same};
 use guest::Guest;
 pub use ptdump::Ptdump;
 
@@ -57,7 +59,8 @@ pub struct Options {
     /// Keep the core in this folder
     #[arg(long, value_name = "FOLDER")]
     keep: Option<std::path::PathBuf>,
-    /// Put other tools beside ptdump: a Python that has drgn and volatility3. Of x86-64 alone
+    /// Put other tools beside ptdump: memflow, and a Python that has drgn and volatility3. Of x86-64
+    /// alone
     #[arg(long, value_name = "PYTHON")]
     beside: Option<std::path::PathBuf>,
     /// Ask crash the same, too: fetches the kernel's symbols (860 MB). Of x86-64 alone
@@ -310,12 +313,20 @@ fn prove(xtask: &Xtask, case: Case, ptdump: &Ptdump, options: &Options) -> Resul
         let vmcore = guest.folder().join("vmcore");
         makedumpfile::vmcore(&plain, &core, &vmcore)?;
         forms += makedumpfile::compare(xtask, ptdump, &vmcore, &outcomes)?;
+        let snappy = guest.folder().join("kdump-snappy");
+        makedumpfile::with_snappy(xtask, &vmcore, &snappy)?;
+        for (view, outcome) in &outcomes {
+            same(ptdump, &snappy, view, outcome).context("snappy")?;
+        }
+        forms += 1;
         let crash = options.crash.then(|| Crash::new(xtask, &vmcore)).transpose()?;
         if let Some(crash) = &crash {
             crash::compare(crash, &plain, &core, &outcomes)?;
+            crash::compare_form(&Crash::new(xtask, &snappy)?, &plain, &outcomes)?;
         }
         if let Some(python) = &options.beside {
-            beside::compare(&plain, &core, python, options.seed, crash.as_ref())?;
+            let beside = Beside { python, crash: crash.as_ref(), snappy: &snappy };
+            beside.compare(xtask, &plain, &core, options.seed)?;
         }
     }
     if arm {

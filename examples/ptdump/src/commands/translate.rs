@@ -1,6 +1,6 @@
 //! `translate`: where addresses go.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead as _, BufReader};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -33,13 +33,17 @@ pub fn run(addresses: &Addresses, options: &Options, text: &Text) -> Result<u8> 
                 asked.answer(word, &mut answers)?;
                 continue;
             }
-            for line in io::stdin().lock().split(b'\n') {
-                let line = line?;
+            let mut input = BufReader::new(io::stdin().lock());
+            let mut line = Vec::new();
+            while input.read_until(b'\n', &mut line)? > 0 {
                 for word in String::from_utf8_lossy(&line).split_whitespace() {
                     asked.answer(word, &mut answers)?;
                 }
+                line.clear();
                 // Each line is answered before the next is waited for.
-                answers.flush()?;
+                if !input.buffer().contains(&b'\n') {
+                    answers.flush()?;
+                }
             }
         }
         answers.end(session, asked.verdict)

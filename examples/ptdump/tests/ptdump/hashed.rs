@@ -71,6 +71,11 @@ fn lists_and_translations() {
 
         let (status, list) = json(&image, &options);
         assert_eq!(status, 0);
+        // The entries tell their layout.
+        let untold = options.replace(&format!(" --hpte-layout {option}"), "");
+        assert_eq!(json(&image, &untold), (0, list.clone()), "{option}");
+        let (_, _, said) = text(&image, &untold);
+        assert_eq!(said.contains("--hpte-layout isa2"), layout == Layout::V2, "{said}");
         let kernel = [
             (0xc000_0000_0000_0000, Some(0), 0x400_0000, Some(0x100_0000)),
             (0xc008_0000_0001_0000, Some(0x123_0000), 0x1_0000, Some(0x1_0000)),

@@ -53,13 +53,20 @@ fn case_stumble_each_line_is_answered_at_once() {
         if !options.is_empty() {
             output.read_line(&mut String::new()).unwrap();
         }
-        for (asked, part) in
-            [("400123", "300123"), ("nonsense", "nonsense"), ("0x1000", "not mapped")]
-        {
-            writeln!(input, "{asked}").unwrap();
-            let mut line = String::new();
-            output.read_line(&mut line).unwrap();
-            assert!(line.contains(part), "{asked}: {line}");
+        for (asked, parts) in [
+            ("400123\n", &["300123"][..]),
+            ("nonsense\n", &["nonsense"]),
+            ("0x1000\n", &["not mapped"]),
+            // Whole lines are answered while the next is on its way.
+            ("400123\n0x1000\n4001", &["300123", "not mapped"]),
+            ("24\n", &["300124"]),
+        ] {
+            input.write_all(asked.as_bytes()).unwrap();
+            for part in parts {
+                let mut line = String::new();
+                output.read_line(&mut line).unwrap();
+                assert!(line.contains(part), "{asked}: {line}");
+            }
         }
         drop(input);
         std::io::copy(&mut output, &mut std::io::sink()).unwrap();
