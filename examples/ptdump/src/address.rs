@@ -44,8 +44,10 @@ pub fn size(text: &str) -> Result<u64, String> {
     let number = if decimal {
         digits.parse().map_err(|_| "too large".to_owned())?
     } else {
-        address(digits)
-            .map_err(|_| "a size is a number, with K, M, G or T or without".to_owned())?
+        // Only 0x makes it hexadecimal.
+        let form = "a size is a number, with K, M, G or T or without";
+        let number = Some(digits).filter(|it| it.starts_with(['0'])).map(address);
+        number.and_then(Result::ok).ok_or(form)?
     };
     u64::checked_mul(number, 1 << shift).ok_or_else(|| "too large".to_owned())
 }
@@ -70,7 +72,15 @@ pub fn root(text: &str) -> Result<RootChoice, String> {
         "user" => Ok(RootChoice::User),
         _ => address(text)
             .map(RootChoice::Address)
-            .map_err(|why| format!("`kernel`, `user`, or {why}")),
+            .map_err(|_| format!("a root is `kernel`, `user` or an address; {FORMS}")),
+    }
+}
+
+/// Where something begins: an address, or a number with K, M, G or T behind it.
+fn place(text: &str) -> Result<u64, String> {
+    match text.chars().last() {
+        Some('K' | 'M' | 'G' | 'T' | 'k' | 'm' | 'g' | 't') => size(text),
+        _ => address(text),
     }
 }
 
@@ -85,14 +95,14 @@ pub struct ExtentText {
 
 pub fn extent(text: &str) -> Result<ExtentText, String> {
     let form = "a piece of memory is GPA:LENGTH@OFFSET or GPA:LENGTH@OFFSET:FILE";
-    let (memory, place) = text.split_once('@').ok_or(form)?;
+    let (memory, at) = text.split_once('@').ok_or(form)?;
     let (start, bytes) = memory.split_once(':').ok_or(form)?;
-    let (offset, file) = match place.split_once(':') {
+    let (offset, file) = match at.split_once(':') {
+        Some((_, "")) => return Err(form.to_owned()),
         Some((offset, file)) => (offset, Some(PathBuf::from(file))),
-        None => (place, None),
+        None => (at, None),
     };
-    let start = size(start)?;
-    let (bytes, offset) = (size(bytes)?, size(offset)?);
+    let (start, bytes, offset) = (place(start)?, size(bytes)?, place(offset)?);
     Ok(ExtentText { start, bytes, offset, file })
 }
 
@@ -166,6 +176,9 @@ mod tests {
             ("0x10M", Some(16 << 20)),
             ("123456789", Some(123_456_789)),
             ("99999999T", None),
+            ("0d16", Some(16)),
+            ("1e3", None),
+            ("abc", None),
             ("", None),
         ] {
             assert_eq!(size(text).ok(), want, "{text}");
@@ -200,7 +213,13 @@ mod tests {
         let file = Some(PathBuf::from("b:c"));
         let want = ExtentText { start: 4 << 30, bytes: 3 << 30, offset: 2 << 30, file };
         assert_eq!(extent("4G:3G@2G:b:c"), Ok(want));
-        assert!(extent("4G:3G").is_err() && extent("4G@0").is_err());
+        for text in ["4G:3G", "4G@0", "0:1000@0:", "0:1e3@0"] {
+            assert!(extent(text).is_err(), "{text}");
+        }
+        // As /proc/PID/maps has them: hexadecimal, whatever digits they are of.
+        let pasted =
+            extent("100000000:4096@7012340000:/proc/1/mem").map(|it| (it.start, it.offset));
+        assert_eq!(pasted, Ok((0x1_0000_0000, 0x70_1234_0000)));
         assert_eq!(root("kernel"), Ok(RootChoice::Kernel));
         assert_eq!(root("0x1000"), Ok(RootChoice::Address(0x1000)));
         assert!(root("nowhere").is_err());

@@ -34,7 +34,8 @@ IMAGES
   Holes are not read, and nothing that is not asked for. What an image does not hold is unknown, which is never \"not mapped\".
 
 ADDRESSES
-  Hexadecimal, with or without 0x; decimal after 0d. Sizes are decimal unless they begin with 0x.
+  Hexadecimal, with or without 0x; decimal after 0d. Sizes are decimal unless they begin with 0x, and may end in K, M, G or T.
+  Where a piece of memory begins (GPA, OFFSET) is an address, or a number with K, M, G or T behind it.
 
 EXIT STATUS
   0  answered
@@ -230,8 +231,9 @@ pub struct Pattern {
     #[arg(long, value_name = "FIRST-LAST", value_parser = address::range)]
     pub range: Option<Span>,
     /// Stop after so many
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    pub most: usize,
+    #[arg(long, value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub most: u32,
 }
 
 /// What to compare with.

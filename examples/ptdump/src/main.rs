@@ -8,6 +8,9 @@
 //! `memory_image` and `table_dump`, and by the walkers of this workspace; here are only the command
 //! line and what people see.
 
+// They panic if nobody listens: `Answers`, `stdout()` and `tell` do not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod address;
 mod cli;
 mod commands;

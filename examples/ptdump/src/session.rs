@@ -1,9 +1,10 @@
 //! What each command begins with: the image is opened, the root found, and what the user should
 //! know is said.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::TcpStream;
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use table_dump::{
 };
 
 use crate::address::slb;
-use crate::options::{Options, Through};
+use crate::options::{ImageOptions, Options, Through};
 use crate::output::{Text, tell};
 use crate::progress::Progress;
 use crate::{FAILED, FINE, NOT_SO};
@@ -317,6 +318,18 @@ impl Session<'_> {
             }
             None => verdict.code(),
         }
+    }
+
+    /// Whether `path` is one of the files that the image is read from, by whatever name.
+    pub fn reads(&self, path: &Path) -> bool {
+        let Ok(written) = fs::metadata(path) else { return false };
+        let ImageOptions { extent, part, .. } = &self.options.image;
+        let (image, beside) = (self.path.to_path_buf(), beside(self.path));
+        let pieces = extent.iter().filter_map(|piece| piece.file.clone());
+        let files = [image].into_iter().chain(beside).chain(part.iter().cloned()).chain(pieces);
+        files
+            .filter_map(|file| fs::metadata(file).ok())
+            .any(|file| (file.dev(), file.ino()) == (written.dev(), written.ino()))
     }
 
     /// What to say of an address that is not mapped, besides the fault.

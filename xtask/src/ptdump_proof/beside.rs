@@ -15,19 +15,16 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use duct::cmd;
 use fastrand::Rng;
+use tempfile::NamedTempFile;
 
 use super::compare::{Space, addresses};
 use super::crash::{Crash, walks};
 use super::ptdump::{Mapped, Ptdump, number};
 use crate::cargo::cargo;
+use crate::toolbox::table::TIME;
 use crate::xtask::Xtask;
 use crate::{command, report};
 
-/// Runs the rest of its arguments, and says on standard error how many KiB they took at most.
-const MEASURE: &str = "import resource, subprocess, sys\n\
-    run = subprocess.run(sys.argv[1:])\n\
-    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)\n\
-    sys.exit(run.returncode if run.returncode > 1 else 0)\n";
 const ASK_DRGN: &str = include_str!("ask_drgn.py");
 const VOLATILITY: &str = include_str!("ask_volatility.py");
 /// What the tools are called in the table.
@@ -45,25 +42,27 @@ struct Run {
     mib: u64,
 }
 
-fn run(python: &Path, words: &[String], input: &str) -> Result<Run> {
-    let words = ["-c".to_owned(), MEASURE.to_owned()].into_iter().chain(words.iter().cloned());
+/// Runs a program with this on standard input, under GNU time, which has hardly any memory of its
+/// own: a process has at least as much as the one that started it.
+fn run(time: &Path, words: &[String], input: &str) -> Result<Run> {
+    let file = NamedTempFile::new()?;
+    let place = file.path().display().to_string();
+    let before = ["-q", "-f", "%M", "-o", &place].map(str::to_owned);
     let begin = Instant::now();
-    let run = cmd(python, words)
+    let run = cmd(time, before.iter().chain(words))
         .stdin_bytes(input)
         .stdout_capture()
         .stderr_capture()
         .unchecked()
         .run()?;
     let seconds = begin.elapsed().as_secs_f64();
-    let said = String::from_utf8_lossy(&run.stderr).into_owned();
-    let kib: Option<u64> = said.lines().last().and_then(|line| line.trim().parse().ok());
-    match kib.filter(|_| run.status.success()) {
-        Some(kib) => {
-            let output = String::from_utf8_lossy(&run.stdout).into_owned();
-            Ok(Run { output, seconds, mib: kib >> 10 })
-        }
-        None => bail!("{}: {said}", run.status),
+    // 1 says that some address does not translate.
+    if !matches!(run.status.code(), Some(0 | 1)) {
+        bail!("{}: {}", run.status, String::from_utf8_lossy(&run.stderr));
     }
+    let kib: u64 = fs::read_to_string(file.path())?.trim().parse().context("what time says")?;
+    let output = String::from_utf8_lossy(&run.stdout).into_owned();
+    Ok(Run { output, seconds, mib: kib >> 10 })
 }
 
 /// Other tools.
@@ -89,7 +88,8 @@ impl Beside<'_> {
         let many = many(&ptdump.list(core, &view)?, seed);
         let root = format!("{:#x}", ptdump.root(core, &view)?);
         let folder = tempfile::tempdir()?;
-        let tools = self.tools(xtask, ptdump, core, &root, folder.path())?;
+        let time = xtask.toolbox.program(&TIME, "time")?;
+        let tools = self.tools(xtask, core, &root, folder.path())?;
         println!("| tool | first answer | whole list | {MANY} translations | most memory |");
         println!("| --- | --- | --- | --- | --- |");
         let mut answers = HashMap::new();
@@ -98,9 +98,9 @@ impl Beside<'_> {
                 CRASH => Crash::commands("-k", many) + "quit\n",
                 _ => lines(many),
             };
-            let first = run(self.python, &ask, &input(&many[..1])).context(name)?;
-            let list = list.map(|list| run(self.python, &list, "")).transpose().context(name)?;
-            let all = run(self.python, &ask, &input(&many)).context(name)?;
+            let first = run(&time, &ask, &input(&many[..1])).context(name)?;
+            let list = list.map(|list| run(&time, &list, "")).transpose().context(name)?;
+            let all = run(&time, &ask, &input(&many)).context(name)?;
             let mib = first.mib.max(all.mib).max(list.as_ref().map_or(0, |list| list.mib));
             let list = list.map_or("–".to_owned(), |list| format!("{:.2} s", list.seconds));
             println!(
@@ -110,25 +110,18 @@ impl Beside<'_> {
             answers.insert(name, all.output);
         }
         same(ptdump, core, &root, &many, &answers)?;
-        self.snappy(folder.path(), &many, answers.get(DRGN).context(DRGN)?)
+        self.snappy(&time, folder.path(), &many, answers.get(DRGN).context(DRGN)?)
     }
 
     /// All of them. `folder` has what they are given.
-    fn tools(
-        &self,
-        xtask: &Xtask,
-        ptdump: &Ptdump,
-        core: &Path,
-        root: &str,
-        folder: &Path,
-    ) -> Result<Vec<Tool>> {
+    fn tools(&self, xtask: &Xtask, core: &Path, root: &str, folder: &Path) -> Result<Vec<Tool>> {
         fs::write(folder.join("vmcoreinfo"), vmcoreinfo(core)?)?;
         let volatility = folder.join("ask_volatility.py");
         fs::write(&volatility, VOLATILITY)?;
         let shown = |path: &Path| path.display().to_string();
         let (python, volatility, core) = (shown(self.python), shown(&volatility), shown(core));
         let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
-        let ours = shown(ptdump.program());
+        let ours = shown(&build_ptdump(xtask)?);
         let memflow = shown(&build_memflow(xtask)?);
         let mut tools = vec![
             Tool {
@@ -161,9 +154,9 @@ impl Beside<'_> {
     }
 
     /// Whether drgn reads from the file that is packed with snappy what it read from the core.
-    fn snappy(&self, folder: &Path, many: &[u64], said: &str) -> Result<()> {
+    fn snappy(&self, time: &Path, folder: &Path, many: &[u64], said: &str) -> Result<()> {
         let some = &many[..2000];
-        let packed = run(self.python, &self.drgn(folder, self.snappy)?, &lines(some))?;
+        let packed = run(time, &self.drgn(folder, self.snappy)?, &lines(some))?;
         let read = packed.output.lines().filter(|line| *line != "-").count();
         ensure!(packed.output.lines().eq(said.lines().take(some.len())), "drgn, of snappy");
         ensure!(read * 2 > some.len(), "drgn reads {read} of {} words", some.len());
@@ -187,6 +180,13 @@ fn many(listed: &[Mapped], seed: u64) -> Vec<u64> {
 
 fn lines(addresses: &[u64]) -> String {
     addresses.iter().map(|address| format!("{address:x}\n")).collect()
+}
+
+/// Builds `ptdump` as it is installed.
+fn build_ptdump(xtask: &Xtask) -> Result<PathBuf> {
+    let build = cargo(xtask, ["build", "--release", "--package", "ptdump"]);
+    command::stream("building ptdump", &build)?;
+    Ok(xtask.target("release").join("ptdump"))
 }
 
 /// Builds the program that asks memflow.

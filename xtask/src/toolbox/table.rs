@@ -457,6 +457,15 @@ pub const SYMBOLS_AMD64: Tool = Tool {
     ..TOOL
 };
 
+/// Says how much memory a program took at most.
+pub const TIME: Tool = Tool {
+    name: "time",
+    why: "any would do",
+    packages: &["time"],
+    programs: &[Program { name: "time", file: "{root}/usr/bin/time", ..PROGRAM }],
+    ..TOOL
+};
+
 /// What the build script of an allocator that we compare with runs.
 pub const MAKE: Tool = Tool {
     name: "make",

@@ -92,7 +92,7 @@ pub fn read(wanted: &Bytes, options: &Options, text: &Text) -> Result<u8> {
         let memory = Memory { session, physical: wanted.physical };
         let mut verdict = Verdict::default();
         if let Some(path) = &wanted.out {
-            write(path, |out| {
+            write(path, &[session], |out| {
                 let mut fill = |part: &Part| match part {
                     Ok(bytes) => Ok(out.write_all(bytes)?),
                     Err((bytes, why)) => {
@@ -105,7 +105,7 @@ pub fn read(wanted: &Bytes, options: &Options, text: &Text) -> Result<u8> {
             return Ok(session.end(verdict));
         }
         let mut pieces = Vec::new();
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(stdout());
         parts(&memory, wanted, &mut verdict, |at, part| {
             if options.output.json {
                 let (bytes, fault, length) = match part {
@@ -122,6 +122,7 @@ pub fn read(wanted: &Bytes, options: &Options, text: &Text) -> Result<u8> {
             json::whole(stdout(), session, "pieces", &pieces)?;
         } else {
             lines.end()?;
+            lines.out.flush()?;
         }
         Ok(session.end(verdict))
     })
@@ -156,15 +157,19 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Lines of sixteen bytes; what is not there is `??`.
-#[derive(Default)]
-struct Lines {
+struct Lines<W> {
+    out: W,
     start: u64,
     line: Vec<Option<u8>>,
     last: Option<Vec<Option<u8>>>,
     skipped: bool,
 }
 
-impl Lines {
+impl<W: Write> Lines<W> {
+    fn new(out: W) -> Self {
+        Self { out, start: 0, line: Vec::new(), last: None, skipped: false }
+    }
+
     fn take(&mut self, at: u64, part: &Part) -> io::Result<()> {
         match part {
             Ok(bytes) => bytes
@@ -172,15 +177,17 @@ impl Lines {
                 .enumerate()
                 .try_for_each(|(n, byte)| self.push(at + n as u64, Some(*byte))),
             Err((bytes, why)) => {
-                println!("{at:#018x}  {why}");
-                let to = at.saturating_add(*bytes);
+                writeln!(self.out, "{at:#018x}  {why}")?;
+                // The last byte that there can be has an end, too.
+                let (line, from) = (u128::from(LINE), u128::from(at));
+                let (next, to) = (from.next_multiple_of(line), from + u128::from(*bytes));
                 // The whole lines of it say nothing.
-                let whole = to / LINE * LINE;
-                (at..to.min(at.next_multiple_of(LINE))).try_for_each(|at| self.push(at, None))?;
-                if whole > at.next_multiple_of(LINE) {
+                let whole = (to / line * line).max(next);
+                (from..to.min(next)).try_for_each(|at| self.push(at as u64, None))?;
+                if whole > next {
                     self.end()?;
                 }
-                (whole.max(at.next_multiple_of(LINE))..to).try_for_each(|at| self.push(at, None))
+                (whole..to).try_for_each(|at| self.push(at as u64, None))
             }
         }
     }
@@ -200,7 +207,7 @@ impl Lines {
         let line = std::mem::take(&mut self.line);
         if self.last.as_ref() == Some(&line) && line.len() == LINE as usize {
             if !std::mem::replace(&mut self.skipped, true) {
-                writeln!(io::stdout(), "*")?;
+                writeln!(self.out, "*")?;
             }
             return Ok(());
         }
@@ -218,7 +225,7 @@ impl Lines {
         }
         let start = self.start / LINE * LINE;
         self.last = Some(line);
-        writeln!(io::stdout(), "{start:#018x} {bytes:48}  |{letters}|")
+        writeln!(self.out, "{start:#018x} {bytes:48}  |{letters}|")
     }
 }
 
@@ -242,6 +249,7 @@ pub fn search(wanted: &Pattern, options: &Options, text: &Text) -> Result<u8> {
     with(&wanted.image, options, options.tables.root, text, |session| {
         let mut answers = Answers::begin(session, "matches")?;
         let mut verdict = Verdict::default();
+        let most = wanted.most as usize;
         let mut seeker = Seeker { session, pattern: &pattern, tail: Vec::new(), next: 0, found: 0 };
         let mut result = Ok(());
         {
@@ -258,7 +266,7 @@ pub fn search(wanted: &Pattern, options: &Options, text: &Text) -> Result<u8> {
                     let found = Found { va: format!("{va:#x}"), pa: format!("{pa:#x}") };
                     keep(&mut result, answers.show(&found, || text))
                 };
-                seeker.range(&range, wanted.most, &mut verdict, &mut found)
+                seeker.range(&range, most, &mut verdict, &mut found)
             };
             session.space.list(&mut take, &|done, total| progress.at(done, total));
         }
@@ -267,7 +275,7 @@ pub fn search(wanted: &Pattern, options: &Options, text: &Text) -> Result<u8> {
             session.text.warning("it was not found");
             verdict.not_so = true;
         }
-        if seeker.found >= wanted.most {
+        if seeker.found >= most {
             session.text.warning(&format!("stopped after {} matches (--most)", wanted.most));
         }
         answers.end(session, verdict)

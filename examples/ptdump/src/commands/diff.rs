@@ -62,7 +62,7 @@ fn compare(before: &Session<'_>, after: &Session<'_>, other: &Other) -> Result<u
         (None, Some(path)) => {
             picture.finish();
             let title = format!("{} against {}", title(before), title(after));
-            write(path, |out| html::write(&picture, &title, out))?;
+            write(path, &[before, after], |out| html::write(&picture, &title, out))?;
             Ok(before.end(verdict))
         }
         (None, None) => Ok(before.end(verdict)),

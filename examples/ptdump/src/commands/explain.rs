@@ -1,5 +1,7 @@
 //! `explain`: each entry of a walk by its manual's name, its flags spelled out, and what decides.
 
+use std::io::Write;
+
 use anyhow::Result;
 use serde::Serialize;
 use table_dump::{Flags, Range, flags_of};
@@ -38,14 +40,16 @@ pub fn run(session: &Session<'_>, explained: &Explained) -> Result<u8> {
         json::whole(stdout(), session, "explanation", &Answer { range, entries })?;
         return Ok(session.end(verdict));
     }
+    let mut out = stdout();
     for Explanation { step, flags } in &entries {
         let decides = if range.entry == Some(step.address) { "  <- this one decides" } else { "" };
-        println!("{:<12} {:#018x}  {:#018x}{decides}", step.name, step.address, step.word);
+        writeln!(out, "{:<12} {:#018x}  {:#018x}{decides}", step.name, step.address, step.word)?;
         for line in &flags.0 {
-            println!("             {line}");
+            writeln!(out, "             {line}")?;
         }
     }
-    println!("{}", session.text.translation(&range));
+    writeln!(out, "{}", session.text.translation(&range))?;
+    out.flush()?;
     if let Some(hint) = session.hint(&range) {
         session.text.warning(hint);
     }

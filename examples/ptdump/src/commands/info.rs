@@ -1,5 +1,6 @@
 //! `info`: what an image is, whether or not its tables can be read.
 
+use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Result;
@@ -7,6 +8,7 @@ use memory_image::{Held, Image};
 use serde::Serialize;
 use table_dump::locate;
 
+use super::stdout;
 use crate::address::human;
 use crate::options::Options;
 use crate::output::Text;
@@ -103,11 +105,13 @@ pub fn run(path: &Path, options: &Options, text: &Text) -> Result<u8> {
         fault,
     };
     let code = if info.tables.is_some() { FINE } else { FAILED };
+    let mut out = stdout();
     if options.output.json {
-        println!("{}", serde_json::to_string_pretty(&info)?);
+        writeln!(out, "{}", serde_json::to_string_pretty(&info)?)?;
     } else {
-        print(&info, &image);
+        print(&info, &image, &mut out)?;
     }
+    out.flush()?;
     Ok(code)
 }
 
@@ -136,28 +140,32 @@ fn pieces(image: &Image<'_>) -> Vec<Piece> {
     pieces
 }
 
-fn print(info: &Info<'_>, image: &Image<'_>) {
-    println!("form     {}", info.image.form);
-    println!("memory   {}", human(image.bytes()));
+fn print(info: &Info<'_>, image: &Image<'_>, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "form     {}", info.image.form)?;
+    writeln!(out, "memory   {}", human(image.bytes()))?;
     for Piece { pa, bytes } in &info.memory {
-        println!("           {pa:>18}  {}", human(*bytes));
+        writeln!(out, "           {pa:>18}  {}", human(*bytes))?;
     }
     if info.memory.len() == MOST_PIECES {
-        println!("           …");
+        writeln!(out, "           …")?;
     }
     for (n, Cpu { cr0, cr3, cr4 }) in info.cpus.iter().enumerate() {
-        println!("cpu {n:<4} CR0 {cr0}  CR3 {cr3}  CR4 {cr4}");
+        writeln!(out, "cpu {n:<4} CR0 {cr0}  CR3 {cr3}  CR4 {cr4}")?;
     }
     for Kernel { release, swapper_pg_dir } in &info.kernels {
         let root = swapper_pg_dir.as_deref().unwrap_or("unknown");
-        println!("kernel   Linux {}, swapper_pg_dir {root}", release.unwrap_or("of no release"));
+        writeln!(
+            out,
+            "kernel   Linux {}, swapper_pg_dir {root}",
+            release.unwrap_or("of no release")
+        )?;
     }
     match (&info.tables, &info.fault) {
         (Some(tables), _) => {
-            println!("tables   {}, root {}, {}", tables.arch, tables.root, tables.source);
-            tables.remarks.iter().for_each(|remark| println!("         {remark}"));
+            writeln!(out, "tables   {}, root {}, {}", tables.arch, tables.root, tables.source)?;
+            tables.remarks.iter().try_for_each(|it| writeln!(out, "         {it}"))
         }
-        (None, Some(fault)) => println!("tables   {fault}"),
-        (None, None) => {}
+        (None, Some(fault)) => writeln!(out, "tables   {fault}"),
+        (None, None) => Ok(()),
     }
 }

@@ -1,14 +1,15 @@
 //! `list`: what is mapped, as lines, as JSON, as a picture.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use table_dump::{Fold, Range, State};
 
-use super::{Answers, keep};
+use super::{Answers, keep, stdout};
+use crate::Usage;
 use crate::cli::Listing;
 use crate::html;
 use crate::picture::Picture;
@@ -66,6 +67,10 @@ pub fn run(session: &Session<'_>, listing: &Listing) -> Result<u8> {
     let progress = |done, total| progress.at(done, total);
     let (verdict, kernel) = (Verdict::default(), session.located.kernel_start());
     let mut shown = Shown { listing, kernel, count: 0, mapped: false, verdict };
+    if listing.svg.is_some() && listing.svg == listing.html {
+        let why = "--svg and --html say the same file: each picture needs one of its own";
+        return Err(Usage(why.to_owned()).into());
+    }
     if listing.svg.is_some() || listing.html.is_some() {
         let mut picture = Picture::default();
         let mut take = |range| {
@@ -78,10 +83,10 @@ pub fn run(session: &Session<'_>, listing: &Listing) -> Result<u8> {
         picture.finish();
         let title = title(session);
         if let Some(path) = &listing.svg {
-            write(path, |out| svg::draw(&picture, &title, out))?;
+            write(path, &[session], |out| svg::draw(&picture, &title, out))?;
         }
         if let Some(path) = &listing.html {
-            write(path, |out| html::write(&picture, &title, out))?;
+            write(path, &[session], |out| html::write(&picture, &title, out))?;
         }
         return Ok(session.end(said(session, &shown)));
     }
@@ -138,12 +143,20 @@ pub fn title(session: &Session<'_>) -> String {
     format!("{path}: {}, {}", located.arch.name(), located.source)
 }
 
-/// Writes a file; `-` is standard output.
-pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+/// Writes a file, which none of these sessions may read; `-` is standard output.
+pub fn write(
+    path: &Path,
+    sessions: &[&Session<'_>],
+    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
     if path == Path::new("-") {
-        let mut out = BufWriter::new(io::stdout().lock());
+        let mut out = stdout();
         fill(&mut out)?;
         return Ok(out.flush()?);
+    }
+    if sessions.iter().any(|session| session.reads(path)) {
+        let why = "this is the image, or a part of it: nothing is written over it";
+        return Err(Usage(format!("{}: {why}", path.display())).into());
     }
     let file = File::create(path).with_context(|| path.display().to_string())?;
     let mut out = BufWriter::new(file);

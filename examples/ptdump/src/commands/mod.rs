@@ -10,7 +10,7 @@ mod ps;
 mod reverse;
 mod translate;
 
-use std::io::{self, BufWriter, StdoutLock};
+use std::io::{self, BufWriter, StdoutLock, Write as _};
 use std::ops::ControlFlow;
 
 use anyhow::Result;
@@ -65,7 +65,9 @@ fn stats(session: &Session<'_>) -> Result<u8> {
     if session.options.output.json {
         json::whole(stdout(), session, "stats", &census)?;
     } else {
-        print!("{}", session.text.census(&census));
+        let mut out = stdout();
+        out.write_all(session.text.census(&census).as_bytes())?;
+        out.flush()?;
     }
     Ok(session.end(verdict))
 }
@@ -97,21 +99,21 @@ impl Answers {
         text: impl FnOnce() -> String,
     ) -> io::Result<()> {
         match self {
-            Self::Text(out) => io::Write::write_fmt(out, format_args!("{}\n", text())),
+            Self::Text(out) => writeln!(out, "{}", text()),
             Self::Json(out) => out.answer(json),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Self::Text(out) => io::Write::flush(out),
+            Self::Text(out) => out.flush(),
             Self::Json(out) => out.flush(),
         }
     }
 
     fn end(self, session: &Session<'_>, verdict: Verdict) -> Result<u8> {
         match self {
-            Self::Text(mut out) => io::Write::flush(&mut out)?,
+            Self::Text(mut out) => out.flush()?,
             Self::Json(out) => out.end(session, verdict)?,
         }
         Ok(session.end(verdict))
