@@ -104,9 +104,18 @@ pub fn locate_process(
             "has ended, or its root cannot be read"
         }));
     };
+    let pages = matches!(kernel.root, Root::LongMode(..) | Root::Paging32(..) | Root::Sv(..));
+    if pages && root % 0x1000 != 0 {
+        return Err(no(&format!(
+            "has a root, {root:#x}, that is no page: its mm_struct is damaged"
+        )));
+    }
     let (pid, name) = (process.pid.unwrap_or(0), process.name.as_deref().unwrap_or(""));
     let source = format!("process {pid} ({}) of Linux's list of tasks", name.escape_debug());
     let mut located = Located { source, ..kernel.clone() };
+    if let (Which::Name(_), Some(why)) = (which, &all.fault) {
+        located.remarks.push(format!("there may be other processes of this name: {why}"));
+    }
     // The user's half of page-table isolation is the page behind.
     let root = if user { root | USER_HALF } else { root };
     (located.arch, located.root) = root_of(&kernel, root, process.context)?;

@@ -65,6 +65,15 @@ impl Mode {
         }
     }
 
+    /// Bits that are set in no CR3: reserved ones (Intel SDM volume 3, "Control Registers", and
+    /// "Use of CR3 with 4-Level Paging"; bits 63:61 are flags).
+    fn no_root(self) -> u64 {
+        match self {
+            Self::Long(_) => 0x1ff << 52,
+            _ => !u64::from(u32::MAX),
+        }
+    }
+
     /// The tables that `cr3` refers to; `foreign` bits are no address.
     fn root(self, cr3: u64, foreign: u64) -> Root {
         let root = Gpa::new(Cr3::from_bits(cr3).root().get() & !foreign);
@@ -257,6 +266,10 @@ pub(crate) fn locate(
             None => return Err(RootError::NoRoot("CR3".to_owned())),
         },
     };
+    if cr3 & mode.no_root() != 0 {
+        let why = "CR3 has no such bits of an address in this mode";
+        return Err(RootError::Bad { root: cr3, why });
+    }
     let foreign = match mode {
         Mode::Long(_) => c_bit(image, request, infos, cr3, &mut remarks),
         _ => 0,
@@ -325,7 +338,12 @@ fn kernel_root(
     }
     let at = |base| symbol.wrapping_sub(KERNEL_MAP).wrapping_add_signed(base);
     if let Some(base) = info.number("phys_base") {
-        return Ok((at(base), format!("{name} in VMCOREINFO")));
+        let root = at(base);
+        if root >> 52 != 0 {
+            let why = "phys_base in VMCOREINFO leads beyond all memory";
+            return Err(RootError::Bad { root, why });
+        }
+        return Ok((root, format!("{name} in VMCOREINFO")));
     }
     // Before phys_base was told it was 0, unless the kernel was relocated.
     if maps_itself(image, mode, at(0), symbol, 0) {

@@ -97,14 +97,9 @@ fn read<'s, E: FileHeader<Endian = Endianness>>(
         return Err(damaged("it has no piece of memory"));
     }
     let memory = Extents::new(vec![source], segments.loads, segments.left_out)?;
-    let lost = memory.lost();
-    let mut image = Image::of(Form::ElfCore, machine, notes, Box::new(memory));
-    if lost > 0 {
-        image.warn(format!(
-            "the file is cut off at {length} bytes: {lost} bytes of memory are missing"
-        ));
-    }
-    Ok(image)
+    Ok(Image::of_extents(Form::ElfCore, machine, notes, memory, |lost| {
+        format!("the file is cut off at {length} bytes: {lost} bytes of memory are missing")
+    }))
 }
 
 /// Reads `count` program headers, some at a time.

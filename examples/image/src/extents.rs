@@ -42,9 +42,18 @@ impl Extent {
     }
 }
 
+/// Bytes that are compared where memory stands in files twice.
+const COMPARED: u64 = 16 << 20;
+/// Compared at a time.
+const CHUNK: u64 = 1 << 16;
+
 /// Brings `extents` in order. Where two claim the same address the one that begins first has it,
-/// of those the first given (a vmcore has the kernel's text once more).
-fn in_order(extents: impl IntoIterator<Item = Extent>) -> Vec<Extent> {
+/// of those the first given (a vmcore has the kernel's text once more). `twice` hears what of the
+/// others is passed over.
+fn in_order(
+    extents: impl IntoIterator<Item = Extent>,
+    mut twice: impl FnMut(Extent),
+) -> Vec<Extent> {
     let mut given: Vec<_> = extents.into_iter().filter(|extent| extent.bytes > 0).collect();
     given.sort_by_key(|extent| extent.start);
     let mut kept: Vec<Extent> = Vec::with_capacity(given.len());
@@ -52,7 +61,11 @@ fn in_order(extents: impl IntoIterator<Item = Extent>) -> Vec<Extent> {
         // Nothing reaches beyond the end of the address space.
         extent.bytes = extent.bytes.min(u64::MAX - extent.start);
         let end = kept.last().map_or(0, |last| last.start + last.bytes);
-        let extent = extent.after(end.saturating_sub(extent.start));
+        let over = end.saturating_sub(extent.start);
+        if over > 0 {
+            twice(Extent { bytes: over.min(extent.bytes), ..extent });
+        }
+        let extent = extent.after(over);
         if extent.bytes == 0 {
             continue;
         }
@@ -86,6 +99,8 @@ pub(crate) struct Extents<'s> {
     stored: Vec<Extent>,
     left_out: Vec<Extent>,
     cut_off: Vec<Extent>,
+    /// What is passed over: other pieces hold the same memory.
+    twice: Vec<Extent>,
 }
 
 impl fmt::Debug for Extents<'_> {
@@ -114,13 +129,51 @@ impl<'s> Extents<'s> {
             clipped.push(Extent { bytes: here, ..extent });
         }
         let nowhere = |(start, bytes)| Extent { start, bytes, file: 0, offset: start };
+        let mut twice = Vec::new();
         Ok(Self {
             files,
             lengths,
-            stored: in_order(clipped),
-            left_out: in_order(left_out.into_iter().map(nowhere)),
-            cut_off: in_order(cut_off.into_iter().map(|it| nowhere((it.start, it.bytes)))),
+            stored: in_order(clipped, |extent| twice.push(extent)),
+            left_out: in_order(left_out.into_iter().map(nowhere), |_| ()),
+            cut_off: in_order(cut_off.into_iter().map(|it| nowhere((it.start, it.bytes))), |_| ()),
+            twice,
         })
+    }
+
+    /// What to say if some memory stands in the files twice, and not the same: of so much of it as
+    /// is worth the time.
+    pub(crate) fn doubt(&self) -> Option<String> {
+        let mut left = COMPARED;
+        for extent in &self.twice {
+            let mut done = 0;
+            // Looking costs something, even where nothing is read.
+            while done < extent.bytes && left > 0 {
+                let other = extent.after(done);
+                let here = at(&self.stored, other.start)?;
+                let bytes = here.bytes.min(other.bytes);
+                left = left.saturating_sub(64);
+                if (here.file, here.offset) == (other.file, other.offset) {
+                    done += bytes;
+                    continue;
+                }
+                let bytes = bytes.min(CHUNK).min(left);
+                let [one, two] = [here, other].map(|it| {
+                    let mut part = vec![0; bytes as usize];
+                    self.files[it.file].read_at(it.offset, &mut part).map(|_| part)
+                });
+                // What cannot be read is said where it is asked for.
+                let (one, two) = (one.ok()?, two.ok()?);
+                if let Some(first) = one.iter().zip(&two).position(|(one, two)| one != two) {
+                    return Some(format!(
+                        "memory at {:#x} stands in it twice, with other bytes: of two pieces that \
+                        overlap the one that begins first is read",
+                        other.start + first as u64
+                    ));
+                }
+                (done, left) = (done + bytes, left - bytes);
+            }
+        }
+        None
     }
 
     /// How many bytes of memory are behind the end of a file.
@@ -206,7 +259,8 @@ mod tests {
 
     #[test]
     fn overlaps_are_clipped_and_neighbours_joined() {
-        let kept = in_order([
+        let mut twice = Vec::new();
+        let given = [
             extent(0x3000, 0x1004, 900),
             extent(0x1000, 0x1000, 100),
             extent(0x1800, 0x1000, 500),
@@ -214,7 +268,8 @@ mod tests {
             extent(u64::MAX - 1, 100, 0),
             extent(5, 0, 0),
             extent(0x4004, 0x100, 900 + 0x1004),
-        ]);
+        ];
+        let kept = in_order(given, |extent| twice.push(extent));
         let want = [
             extent(0x1000, 0x1000, 100),
             extent(0x2000, 0x800, 500 + 0x800),
@@ -222,6 +277,27 @@ mod tests {
             extent(u64::MAX - 1, 1, 0),
         ];
         assert_eq!(kept, want);
+        assert_eq!(twice, [extent(0x1000, 0x100, 700), extent(0x1800, 0x800, 500)]);
+    }
+
+    /// Pieces that overlap: only other bytes are said, and all of them are looked at, up to a limit.
+    #[test]
+    fn memory_that_stands_twice() {
+        let mut bytes = vec![7_u8; 0x4_0000];
+        bytes[0x3_1234] = 8;
+        for (pieces, doubt) in [
+            ([extent(0, 0x2000, 0), extent(0x1000, 0x1000, 0x1000)], None),
+            ([extent(0, 0x2000, 0), extent(0x1000, 0x1000, 0x5000)], None),
+            ([extent(0, 0x2000, 0), extent(0x1000, 0x1000, 0x3_1000)], Some("0x1234 ")),
+            ([extent(0x1000, 0x2000, 0x3_0000), extent(0x2000, 0x3000, 0)], Some("0x2234 ")),
+            ([extent(0, 0x3_0000, 0), extent(0x1000, 0x2_0000, 0x2_0000)], Some("0x12234 ")),
+            ([extent(0, 0x2000, 0), extent(0x1000, 0x1000, 0x4_0000)], None),
+        ] {
+            let memory = Extents::new(vec![Box::new(&bytes[..])], pieces, []).unwrap();
+            let said = memory.doubt();
+            assert_eq!(said.is_some(), doubt.is_some(), "{pieces:x?}: {said:?}");
+            assert!(said.is_none_or(|said| said.contains(doubt.unwrap())), "{pieces:x?}");
+        }
     }
 
     /// What is stored, left out, cut off, and outside, each told from the others.

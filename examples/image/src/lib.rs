@@ -183,12 +183,9 @@ impl<'s> Image<'s> {
         extents: impl IntoIterator<Item = Extent>,
     ) -> Result<Self, ImageError> {
         let memory = Extents::new(sources, extents, [])?;
-        let lost = memory.lost();
-        let mut image = Self::of(Form::Raw, None, Notes::default(), Box::new(memory));
-        if lost > 0 {
-            image.warn(format!("{lost} bytes of the pieces lie behind the end of their file"));
-        }
-        Ok(image)
+        Ok(Self::of_extents(Form::Raw, None, Notes::default(), memory, |lost| {
+            format!("{lost} bytes of the pieces lie behind the end of their file")
+        }))
     }
 
     pub(crate) fn of(
@@ -198,6 +195,20 @@ impl<'s> Image<'s> {
         memory: Box<dyn Memory + 's>,
     ) -> Self {
         Self { memory, form, machine, notes, warnings: Vec::new() }
+    }
+
+    /// An image of what stands as it is in files; `cut` says that so many bytes of it lie behind
+    /// their ends.
+    pub(crate) fn of_extents(
+        form: Form,
+        machine: Option<u16>,
+        notes: Notes,
+        memory: Extents<'s>,
+        cut: impl FnOnce(u64) -> String,
+    ) -> Self {
+        let lost = Some(memory.lost()).filter(|lost| *lost > 0);
+        let warnings = lost.map(cut).into_iter().chain(memory.doubt()).collect();
+        Self { warnings, ..Self::of(form, machine, notes, Box::new(memory)) }
     }
 
     pub(crate) fn warn(&mut self, warning: String) {

@@ -9,6 +9,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
+use std::io::Read as _;
 
 use crate::extents::{Extent, Extents};
 use crate::memory::{Held, Memory, Piece, Unreadable};
@@ -75,14 +76,9 @@ pub(crate) fn open<'s>(source: Box<dyn Source + 's>) -> Result<Image<'s>, ImageE
         offset = (offset + HEADER).saturating_add(bytes);
     }
     let memory = Extents::new(vec![source], extents, [])?;
-    let lost = memory.lost();
-    let mut image = Image::of(Form::Lime, None, Notes::default(), Box::new(memory));
-    if lost > 0 {
-        image.warn(format!(
-            "the file is cut off at {length} bytes: {lost} bytes of memory are missing"
-        ));
-    }
-    Ok(image)
+    Ok(Image::of_extents(Form::Lime, None, Notes::default(), memory, |lost| {
+        format!("the file is cut off at {length} bytes: {lost} bytes of memory are missing")
+    }))
 }
 
 /// A frame of a stream, and what memory it holds.
@@ -90,10 +86,13 @@ pub(crate) fn open<'s>(source: Box<dyn Source + 's>) -> Result<Image<'s>, ImageE
 struct Frame {
     start: u64,
     bytes: u32,
-    stored: u32,
+    /// Where it stands in the file, with its type and length, and how many bytes that is.
     offset: u64,
-    packed: bool,
+    stored: u32,
 }
+
+/// What a stream of frames begins with.
+const STREAM: &[u8] = b"\xff\x06\0\0sNaPpY";
 
 struct Frames<'s> {
     source: Box<dyn Source + 's>,
@@ -172,14 +171,14 @@ impl Stream {
                 0xff if head[4..10] == *b"sNaPpY" => named = true,
                 kind @ (0 | 1) if named => {
                     let packed = kind == 0;
-                    let stored = stored
+                    let data = stored
                         .checked_sub(4)
                         .ok_or_else(|| damaged(offset, "a frame is too short"))?;
                     let bytes = if packed {
                         snap::raw::decompress_len(&head[8..read.max(8)]).unwrap_or(usize::MAX)
                             as u64
                     } else {
-                        u64::from(stored)
+                        u64::from(data)
                     };
                     if bytes == 0 || bytes > FRAME.min(self.bytes - done) {
                         return Err(damaged(
@@ -195,7 +194,7 @@ impl Stream {
                     }
                     let start = self.start + done;
                     let bytes = bytes as u32;
-                    frames.push(Frame { start, bytes, stored, offset: offset + 8, packed });
+                    frames.push(Frame { start, bytes, offset, stored: stored + 4 });
                     done += u64::from(bytes);
                 }
                 0x80..=0xfe if named => {}
@@ -216,20 +215,16 @@ impl Frames<'_> {
     }
 
     fn unpack(&self, frame: &Frame) -> Result<Vec<u8>, Unreadable> {
-        let damaged = |why: String| Unreadable::Damaged { address: frame.start, why };
-        let mut stored = vec![0; frame.stored as usize];
-        if !read_exact(&*self.source, frame.offset, &mut stored)? {
+        let mut stream = vec![0; STREAM.len() + frame.stored as usize];
+        stream[..STREAM.len()].copy_from_slice(STREAM);
+        if !read_exact(&*self.source, frame.offset, &mut stream[STREAM.len()..])? {
             return Err(Unreadable::Missing { address: frame.start, held: Held::CutOff });
         }
-        if !frame.packed {
-            return Ok(stored);
-        }
+        // A stream of this frame alone: its checksum is looked at.
         let mut bytes = vec![0; frame.bytes as usize];
-        let unpacked = snap::raw::Decoder::new().decompress(&stored, &mut bytes);
-        match unpacked {
-            Ok(count) if count == bytes.len() => Ok(bytes),
-            Ok(_) => Err(damaged("its length is another one".to_owned())),
-            Err(error) => Err(damaged(error.to_string())),
+        match snap::read::FrameDecoder::new(&stream[..]).read_exact(&mut bytes) {
+            Ok(()) => Ok(bytes),
+            Err(error) => Err(Unreadable::Damaged { address: frame.start, why: error.to_string() }),
         }
     }
 }

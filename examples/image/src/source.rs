@@ -51,6 +51,10 @@ impl Source for File {
                 Ok(0) => break,
                 Ok(read) => done += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // No file but the memory of a process reaches so far.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput && offset >> 63 != 0 => {
+                    break;
+                }
                 Err(error) => return Err(error),
             }
         }

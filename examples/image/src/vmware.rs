@@ -189,13 +189,10 @@ pub(crate) fn open<'s>(
         extents.push(Extent { start: 0, bytes: length, file: 0, offset: base });
     }
     let memory = Extents::new(vec![file], extents, [])?;
-    let lost = memory.lost();
     let machine = (!notes.x86.is_empty()).then_some(object::elf::EM_X86_64);
-    let mut image = Image::of(Form::Vmware, machine, notes, Box::new(memory));
-    if lost > 0 {
-        image.warn(format!("the memory's file is cut off: {lost} bytes of memory are missing"));
-    }
-    Ok(image)
+    Ok(Image::of_extents(Form::Vmware, machine, notes, memory, |lost| {
+        format!("the memory's file is cut off: {lost} bytes of memory are missing")
+    }))
 }
 
 /// The control registers of each CPU: as one block, or as single values.

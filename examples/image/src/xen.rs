@@ -34,12 +34,9 @@ impl XenCore {
         machine: Option<u16>,
     ) -> Result<Image<'s>, ImageError> {
         let memory = Extents::new(vec![source], self.extents, [])?;
-        let lost = memory.lost();
-        let mut image = Image::of(Form::XenCore, machine, self.notes, Box::new(memory));
-        if lost > 0 {
-            image.warn(format!("the file is cut off: {lost} bytes of memory are missing"));
-        }
-        Ok(image)
+        Ok(Image::of_extents(Form::XenCore, machine, self.notes, memory, |lost| {
+            format!("the file is cut off: {lost} bytes of memory are missing")
+        }))
     }
 }
 

@@ -54,11 +54,11 @@ fn main() -> ExitCode {
         // The reader of our output has heard enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if error.is::<Usage>() => {
-            output::tell(format_args!("ptdump: {error:#}"));
+            output::tell(output::printable(&format!("ptdump: {error:#}")));
             ExitCode::from(USAGE)
         }
         Err(error) => {
-            output::tell(format_args!("ptdump: {error:#}"));
+            output::tell(output::printable(&format!("ptdump: {error:#}")));
             let option = error
                 .downcast_ref::<table_dump::RootError>()
                 .is_some_and(|it| matches!(it, table_dump::RootError::Option { .. }));

@@ -29,9 +29,9 @@ pub struct Options {
 #[derive(Args)]
 #[command(next_help_heading = "The image")]
 pub struct ImageOptions {
-    /// The physical address of a raw image's first byte
-    #[arg(long, value_name = "ADDR", value_parser = address::address, default_value = "0", global = true, conflicts_with = "extent")]
-    pub base: u64,
+    /// The physical address of a raw image's first byte; 0 without
+    #[arg(long, value_name = "ADDR", value_parser = address::address, global = true, conflicts_with = "extent")]
+    pub base: Option<u64>,
     /// Where a piece of a raw image's memory stands: from physical address GPA on, so many bytes,
     /// at OFFSET of the image or of FILE; may be repeated. With it all of the memory has to be
     /// named

@@ -1,5 +1,6 @@
 //! What people see: aligned lines, like those of the kernel's own dump, and tables of counts.
 
+use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
 use std::io::{self, Write as _};
 
@@ -13,6 +14,16 @@ use crate::regions::Regions;
 /// Says something on standard error, if anybody reads it.
 pub fn tell(what: impl Display) {
     let _ = writeln!(io::stderr(), "{what}");
+}
+
+/// The same without control characters, which a terminal would obey: the image may hold anything.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let obeyed = |it: char| it.is_control() && it != '\n';
+    if !text.contains(obeyed) {
+        return text.into();
+    }
+    let shown = |it: char| if obeyed(it) { it.escape_debug().to_string() } else { it.to_string() };
+    text.chars().map(shown).collect()
 }
 
 /// Writes lines; in colours or not.
@@ -44,13 +55,14 @@ impl Text {
     /// Says something about the work, on standard error.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            tell(style(text).for_stderr().dim());
+            tell(style(printable(text)).for_stderr().dim());
         }
     }
 
     /// Says what the user should not overlook, on standard error.
     pub fn warning(&self, text: &str) {
         if !self.quiet {
+            let text = printable(text);
             tell(format_args!("{} {text}", style("ptdump: warning:").for_stderr().yellow()));
         }
     }

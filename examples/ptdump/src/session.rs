@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use memory_image::{Extent, GuestPiece, Image, ImageTables, Kind, Source};
+use memory_image::{Extent, Form, GuestPiece, Image, ImageTables, Kind, Source};
 use table_dump::{
     Arch, Located, Range, Request, RootChoice, Space, State, locate, locate_kernel, locate_process,
 };
@@ -19,7 +19,7 @@ use crate::address::slb;
 use crate::options::{ImageOptions, Options, Through};
 use crate::output::{Text, tell};
 use crate::progress::Progress;
-use crate::{FAILED, FINE, NOT_SO};
+use crate::{FAILED, FINE, NOT_SO, Usage};
 
 /// How long QEMU may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -154,7 +154,7 @@ pub fn open<'s>(path: &Path, options: &Options, text: &Text) -> Result<Image<'s>
                 text.note("no .vmss or .vmsn stands beside the .vmem: memory above a hole is not where it seems (--extent)");
             }
         }
-        Image::open_parts(sources, options.image.base)
+        Image::open_parts(sources, options.image.base.unwrap_or(0))
     } else {
         if !options.image.part.is_empty() {
             bail!("--part says nothing about raw memory in pieces: name the file in --extent");
@@ -177,6 +177,11 @@ pub fn open<'s>(path: &Path, options: &Options, text: &Text) -> Result<Image<'s>
         Image::raw(sources, extents)
     };
     let image = image.with_context(what)?;
+    if options.image.base.is_some() && image.form() != Form::Raw {
+        let form = image.form().name();
+        let why = format!("--base says nothing about this image ({form}): leave it out");
+        return Err(Usage(why).into());
+    }
     for warning in image.warnings() {
         text.warning(&format!("{}: {warning}", path.display()));
     }
@@ -330,6 +335,13 @@ impl Session<'_> {
         files
             .filter_map(|file| fs::metadata(file).ok())
             .any(|file| (file.dev(), file.ino()) == (written.dev(), written.ino()))
+    }
+
+    /// Says that what was not found may stand where the image has nothing.
+    pub fn say_unknown(&self, verdict: Verdict) {
+        if verdict.unknown && self.is_complete() {
+            self.text.warning("there may be more: the image does not hold all that is mapped");
+        }
     }
 
     /// What to say of an address that is not mapped, besides the fault.

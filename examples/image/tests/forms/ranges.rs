@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use memory_image::{Extent, Form, GuestPiece, Held, Image, ImageError, Source};
+use memory_image::{Extent, Form, GuestPiece, Held, Image, ImageError, Source, Unreadable};
 
 use crate::{PAGE, RANGES, check, frames, page};
 
@@ -54,6 +54,17 @@ fn lime_and_both_versions_of_avml() {
         }
     }
     assert!(packed.len() < plain.len());
+    // Behind the header and the stream's name: a frame's type and length, its checksum.
+    for at in 32 + 10 + 4..32 + 10 + 8 {
+        let mut damaged = packed.clone();
+        damaged[at] ^= 1;
+        let image = Image::open(&damaged[..], 0).unwrap();
+        let first = RANGES[0].0 << 12;
+        let said = image.read(first, &mut [0; 8]);
+        let why = |said: &Unreadable| said.to_string().contains("checksum");
+        assert!(said.as_ref().is_err_and(why), "{said:?}");
+        assert!(image.read(RANGES[1].0 << 12, &mut [0; 8]).is_ok());
+    }
     for magic in [b"EMiL\x02\0\0\0", b"AVML\x01\0\0\0"] {
         let file = lime(magic, &RANGES[..1], <[u8]>::to_vec);
         assert!(matches!(Image::open(&file[..], 0), Err(ImageError::Damaged { .. })));

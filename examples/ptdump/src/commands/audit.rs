@@ -132,5 +132,6 @@ pub fn run(session: &Session<'_>, audited: &Audited) -> Result<u8> {
         (0, true) => "nothing was found".to_owned(),
         (found, true) => format!("{found} findings"),
     });
+    session.say_unknown(verdict);
     answers.end(session, verdict)
 }

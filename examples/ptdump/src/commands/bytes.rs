@@ -10,6 +10,7 @@ use table_dump::Range;
 
 use super::{Answers, keep, stdout};
 use crate::Usage;
+use crate::address::human;
 use crate::cli::{Bytes, Pattern};
 use crate::commands::list::{clip, write};
 use crate::json;
@@ -22,6 +23,8 @@ use crate::session::{Session, Verdict, with};
 const LINE: u64 = 16;
 /// The most bytes that are shown, and not written to a file.
 const MOST_SHOWN: u64 = 16 << 20;
+/// The most places where something is missing that are said one by one.
+const MOST_GAPS: u64 = 16;
 /// Read at a time.
 const CHUNK: u64 = 1 << 16;
 
@@ -93,14 +96,16 @@ pub fn read(wanted: &Bytes, options: &Options, text: &Text) -> Result<u8> {
         let mut verdict = Verdict::default();
         if let Some(path) = &wanted.out {
             write(path, &[session], |out| {
-                let mut fill = |part: &Part| match part {
-                    Ok(bytes) => Ok(out.write_all(bytes)?),
+                let mut gaps = Gaps::default();
+                parts(&memory, wanted, &mut verdict, |at, part| match part {
+                    Ok(bytes) => Ok(out.write_all(&bytes)?),
                     Err((bytes, why)) => {
-                        session.text.warning(&format!("{why}: zeros are written in its place"));
-                        Ok(io::copy(&mut io::Read::take(io::repeat(0), *bytes), out).map(drop)?)
+                        gaps.take(session, at, bytes, &why);
+                        Ok(io::copy(&mut io::Read::take(io::repeat(0), bytes), out).map(drop)?)
                     }
-                };
-                parts(&memory, wanted, &mut verdict, |_, part| fill(&part))
+                })?;
+                gaps.end(session);
+                Ok(())
             })?;
             return Ok(session.end(verdict));
         }
@@ -126,6 +131,34 @@ pub fn read(wanted: &Bytes, options: &Options, text: &Text) -> Result<u8> {
         }
         Ok(session.end(verdict))
     })
+}
+
+/// What is missing in a file that is written: the first are said, the others counted.
+#[derive(Default)]
+struct Gaps {
+    count: u64,
+    bytes: u64,
+    next: Option<u64>,
+}
+
+impl Gaps {
+    fn take(&mut self, session: &Session<'_>, at: u64, bytes: u64, why: &str) {
+        if self.next != Some(at) {
+            self.count += 1;
+            if self.count <= MOST_GAPS {
+                session.text.warning(&format!("from {at:#x} on zeros are written: {why}"));
+            }
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.next = at.checked_add(bytes);
+    }
+
+    fn end(&self, session: &Session<'_>) {
+        if self.count > 0 {
+            let (count, bytes) = (self.count, human(self.bytes));
+            session.text.warning(&format!("{bytes} are missing, in {count} places"));
+        }
+    }
 }
 
 /// Calls `visit` for each part of what is wanted.
@@ -278,6 +311,7 @@ pub fn search(wanted: &Pattern, options: &Options, text: &Text) -> Result<u8> {
         if seeker.found >= most {
             session.text.warning(&format!("stopped after {} matches (--most)", wanted.most));
         }
+        session.say_unknown(verdict);
         answers.end(session, verdict)
     })
 }

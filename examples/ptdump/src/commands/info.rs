@@ -1,6 +1,6 @@
 //! `info`: what an image is, whether or not its tables can be read.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
@@ -11,7 +11,7 @@ use table_dump::locate;
 use super::stdout;
 use crate::address::human;
 use crate::options::Options;
-use crate::output::Text;
+use crate::output::{Text, printable};
 use crate::session::{open, request};
 use crate::{FAILED, FINE, json};
 
@@ -109,7 +109,7 @@ pub fn run(path: &Path, options: &Options, text: &Text) -> Result<u8> {
     if options.output.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&info)?)?;
     } else {
-        print(&info, &image, &mut out)?;
+        writeln!(out, "{}", printable(&shown(&info, &image)))?;
     }
     out.flush()?;
     Ok(code)
@@ -140,32 +140,28 @@ fn pieces(image: &Image<'_>) -> Vec<Piece> {
     pieces
 }
 
-fn print(info: &Info<'_>, image: &Image<'_>, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "form     {}", info.image.form)?;
-    writeln!(out, "memory   {}", human(image.bytes()))?;
-    for Piece { pa, bytes } in &info.memory {
-        writeln!(out, "           {pa:>18}  {}", human(*bytes))?;
-    }
+/// What people see of it.
+fn shown(info: &Info<'_>, image: &Image<'_>) -> String {
+    let mut lines =
+        vec![format!("form     {}", info.image.form), format!("memory   {}", human(image.bytes()))];
+    let piece = |it: &Piece| format!("           {:>18}  {}", it.pa, human(it.bytes));
+    lines.extend(info.memory.iter().map(piece));
     if info.memory.len() == MOST_PIECES {
-        writeln!(out, "           …")?;
+        lines.push("           …".to_owned());
     }
-    for (n, Cpu { cr0, cr3, cr4 }) in info.cpus.iter().enumerate() {
-        writeln!(out, "cpu {n:<4} CR0 {cr0}  CR3 {cr3}  CR4 {cr4}")?;
-    }
-    for Kernel { release, swapper_pg_dir } in &info.kernels {
+    lines.extend(
+        info.cpus.iter().enumerate().map(|(n, Cpu { cr0, cr3, cr4 })| {
+            format!("cpu {n:<4} CR0 {cr0}  CR3 {cr3}  CR4 {cr4}")
+        }),
+    );
+    lines.extend(info.kernels.iter().map(|Kernel { release, swapper_pg_dir }| {
         let root = swapper_pg_dir.as_deref().unwrap_or("unknown");
-        writeln!(
-            out,
-            "kernel   Linux {}, swapper_pg_dir {root}",
-            release.unwrap_or("of no release")
-        )?;
+        format!("kernel   Linux {}, swapper_pg_dir {root}", release.unwrap_or("of no release"))
+    }));
+    if let Some(Tables { arch, root, source, remarks }) = &info.tables {
+        lines.push(format!("tables   {arch}, root {root}, {source}"));
+        lines.extend(remarks.iter().map(|remark| format!("         {remark}")));
     }
-    match (&info.tables, &info.fault) {
-        (Some(tables), _) => {
-            writeln!(out, "tables   {}, root {}, {}", tables.arch, tables.root, tables.source)?;
-            tables.remarks.iter().try_for_each(|it| writeln!(out, "         {it}"))
-        }
-        (None, Some(fault)) => writeln!(out, "tables   {fault}"),
-        (None, None) => Ok(()),
-    }
+    lines.extend(info.fault.as_ref().map(|fault| format!("tables   {fault}")));
+    lines.join("\n")
 }

@@ -122,7 +122,9 @@ pub fn run(session: &Session<'_>, listing: &Listing) -> Result<u8> {
 /// What came of it; says that there is nothing, if so.
 fn said(session: &Session<'_>, shown: &Shown<'_>) -> Verdict {
     let mut verdict = shown.verdict;
-    if !shown.mapped {
+    if !session.is_complete() {
+        // What was left out is said at the end.
+    } else if !shown.mapped {
         session.text.warning("nothing is mapped");
         verdict.not_so = true;
     } else if shown.count == 0 {

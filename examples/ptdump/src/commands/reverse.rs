@@ -68,5 +68,6 @@ pub fn run(session: &Session<'_>, physical: &Physical) -> Result<u8> {
         verdict.not_so = true;
         session.text.warning(&format!("nothing leads to {at:#x}"));
     }
+    session.say_unknown(verdict);
     answers.end(session, verdict)
 }

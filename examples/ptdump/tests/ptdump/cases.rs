@@ -98,6 +98,21 @@ fn case_registers_decide_and_nothing_is_taken_silently() {
             "unknown: the root table at 0x70000000 (--root) is not in the image",
             false,
         ),
+        ("root-flags", vec![on()], "--root 0xe000000000010000", "--root", true),
+        (
+            "root-reserved",
+            vec![on()],
+            "--root 0x100000000010000",
+            "0x100000000010000 is no root: CR3 has no such bits",
+            false,
+        ),
+        (
+            "phys-base",
+            vec![swapper("NUMBER(phys_base)=-9223372036854775808\n")],
+            "",
+            "phys_base in VMCOREINFO leads beyond all memory",
+            false,
+        ),
     ];
     for (name, notes, options, said, found) in rows {
         let notes = [vec![status()], notes].concat();
@@ -361,6 +376,34 @@ fn case_a8_overlapping_segments_cost_no_more_than_the_file() {
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
+/// What an image holds is no command to a terminal.
+#[test]
+fn case_control_characters_are_shown() {
+    let bench = Bench::new();
+    let info = vmcoreinfo("OSRELEASE=6.1\x1b[2J\x07\n");
+    let image = usual(&bench, "escapes", &[status(), qemu(CR0, ROOT, CR4, 0x10), info]);
+    let (_, out, error) = text(&image, "info");
+    assert!(out.contains("Linux 6.1\\u{1b}[2J\\u{7}"), "{out}");
+    assert!(!(out + &error).contains(['\x1b', '\x07']));
+}
+
+/// Two pieces with the same memory and other bytes: it is said.
+#[test]
+fn case_pieces_that_contradict_each_other() {
+    let bench = Bench::new();
+    let bytes = machine(ROOT, 0).bytes(END);
+    let mut other = bytes.clone();
+    other[0x1_0000 + 8] ^= 1;
+    for (second, doubt) in [(&bytes, false), (&other, true)] {
+        let notes = [status(), qemu(CR0, ROOT, CR4, 0x10)];
+        let pieces = [(0, &bytes[..], 0), (0x1_0000, &second[0x1_0000..], 0)];
+        let image = bench.file("twice", &core(false, X86_64, &notes, &pieces));
+        let (_, _, error) = text(&image, "info");
+        assert_eq!(error.contains("memory at 0x10008 stands in it twice"), doubt, "{error}");
+        assert_eq!(both(&image, ""), BOTH);
+    }
+}
+
 /// Files of other forms are refused by name, never taken for raw memory.
 #[test]
 fn case_other_forms_are_refused_by_name() {
@@ -403,6 +446,9 @@ fn case_options_that_do_not_apply_are_errors() {
         ("list --json --svg /dev/null", "cannot be used with"),
         ("list --json --html /dev/null", "cannot be used with"),
         ("translate xyz", "an address is hexadecimal"),
+        ("--base 5", "--base says nothing about this image (ELF core)"),
+        ("search x --most 0", "0 is not in 1.."),
+        ("read 1000 1e3", "a size is a number"),
         ("--arch ppc64-radix --cpu 0 --root 0x1000", "--cpu says nothing about ppc64-radix"),
     ] {
         let (status, out, error) = text(&image, options);

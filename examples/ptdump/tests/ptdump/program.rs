@@ -38,6 +38,29 @@ fn manual_and_completions() {
 #[test]
 fn closed_outputs_are_no_panic() {
     let closed = || Stdio::from(std::os::fd::OwnedFd::from(UnixStream::pair().unwrap().0));
+    let bench = Bench::new();
+    let (image, options) = image(&bench);
+    for command in [
+        "list",
+        "translate 1000",
+        "explain 1000",
+        "reverse 5000",
+        "audit",
+        "read 1000",
+        "stats",
+        "info",
+        "ps",
+    ] {
+        let (command, rest) = command.split_once(' ').unwrap_or((command, ""));
+        let words = format!("{rest} {options}");
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        for out in [closed(), full.into()] {
+            let mut run = program();
+            run.arg(command).arg(&image).args(words.split_whitespace());
+            let status = run.stdout(out).stderr(closed()).status().unwrap();
+            assert!(matches!(status.code(), Some(0 | 1 | 3)), "{command}: {status}");
+        }
+    }
     for words in [
         &["list", "no-such-image"][..],
         &["list", "image", "--root", "nonsense"],

@@ -235,6 +235,17 @@ fn case_question_bytes() {
     assert!(status == 3 && dump.contains("unknown: memory at 0x300000"), "{dump}");
     let (status, dump, _) = text(&image, "read 1000 16");
     assert!(status == 1 && dump.contains("not mapped"), "{dump}");
+    // The last byte that there can be.
+    for (question, lines) in [
+        ("read ffffffffffffffff 1", 2),
+        ("read ffffffffffffffe8 24", 2),
+        ("read ffffffffffff0000 65536", 1),
+        ("read fffffffffffffff0 16 --physical", 3),
+    ] {
+        let (status, dump, error) = text(&image, question);
+        assert!(matches!(status, 1 | 3), "{question}: {error}");
+        assert_eq!(dump.lines().count(), lines, "{question}: {dump}");
+    }
     let (status, pieces) = json(&image, "read 0x10000 8 --physical");
     let hex: String = memory[0x1_0000..0x1_0008].iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!((status, pieces[0]["bytes"].as_str()), (0, Some(&hex[..])));
@@ -252,6 +263,33 @@ fn case_question_bytes() {
     assert_eq!(strings(&found["matches"], "pa"), ["0x10ff8"]);
     let (status, _, error) = text(&image, "search NotThere --range 500000-501fff");
     assert!(status == 1 && error.contains("not found"), "{error}");
+}
+
+/// No output takes the place of what is read, by whatever name.
+#[test]
+fn case_nothing_is_written_over_an_image() {
+    let bench = Bench::new();
+    let image = image(&bench);
+    let before = std::fs::read(&image).unwrap();
+    let (link, hard) = (bench.path("link"), bench.path("hard"));
+    std::os::unix::fs::symlink(&image, &link).unwrap();
+    std::fs::hard_link(&image, &hard).unwrap();
+    for path in [&image, &link, &hard] {
+        let path = path.display();
+        for question in [
+            format!("read 500000 16 --out {path}"),
+            format!("list --svg {path}"),
+            format!("list --html {path}"),
+            format!("diff {} --html {path}", image.display()),
+        ] {
+            let (status, _, error) = text(&image, &question);
+            assert!(status == 2 && error.contains("nothing is written over it"), "{error}");
+            assert!(std::fs::read(&image).unwrap() == before, "{question}");
+        }
+    }
+    let same = bench.path("same").display().to_string();
+    let (status, _, error) = text(&image, &format!("list --svg {same} --html {same}"));
+    assert!(status == 2 && error.contains("the same file"), "{error}");
 }
 
 /// A guest's tables in its host's memory, behind EPT: the guest's root and pages are where EPT
