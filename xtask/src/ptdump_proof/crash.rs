@@ -142,8 +142,12 @@ pub fn compare_form(
     let ours = ptdump.translate(&crash.vmcore, &kernel_view(), &kernel)?;
     let mapped = differ("the kernel's", &kernel, &ours, &walked)?;
     ensure!(mapped > 100, "{mapped} addresses prove little");
-    let name = crash.vmcore.file_name().unwrap_or_default().display();
-    report::note(&format!("{name}: crash says the same of {} addresses", kernel.len()));
+    let name = crash.vmcore.file_name().unwrap_or_default();
+    report::note(&format!(
+        "{}: crash says the same of {} addresses",
+        name.to_string_lossy(),
+        kernel.len()
+    ));
     Ok(())
 }
 

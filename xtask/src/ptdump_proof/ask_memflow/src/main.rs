@@ -30,7 +30,11 @@ fn main() -> Result<(), Failure> {
     let root = Address::from(number(root)?);
     let memory = MmapInfo::try_with_filemap(File::open(core)?, map(core)?)?.into_connector();
     let mut out = BufWriter::new(io::stdout().lock());
-    if what == "list" { list(memory, root, &mut out)? } else { ask(memory, root, &mut out)? }
+    if what == "list" {
+        list(memory, root, &mut out)?
+    } else {
+        ask(memory, root, &mut out)?
+    }
     Ok(out.flush()?)
 }
 
@@ -69,7 +73,11 @@ fn list(memory: impl PhysicalMemory, root: Address, out: &mut impl Write) -> Res
     Ok(())
 }
 
-fn ask(mut memory: impl PhysicalMemory, root: Address, out: &mut impl Write) -> Result<(), Failure> {
+fn ask(
+    mut memory: impl PhysicalMemory,
+    root: Address,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     let translator = x64::new_translator(root);
     for line in io::stdin().lock().lines() {
         match translator.virt_to_phys(&mut memory, number(&line?)?.into()) {
