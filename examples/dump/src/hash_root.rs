@@ -129,7 +129,8 @@ mod tests {
         let (old, new) = ((1 << 62 | V, 0x1190), (V | 0x1234 << 7, 1 << 58 | 0x1190));
         let small = (V | 0x1234 << 7, 0x1190);
         let invalid = (1 << 62, 1 << 58);
-        let rows: [(&[(u64, u64)], Result<Option<Layout>, &str>); 6] = [
+        type Entries<'e> = &'e [(u64, u64)];
+        let rows: [(Entries<'_>, Result<Option<Layout>, &str>); 6] = [
             (&[], Ok(None)),
             (&[small, invalid], Ok(None)),
             (&[small, old, old], Ok(Some(Layout::V2))),
