@@ -63,11 +63,7 @@ pub fn ptdump_core(data: &[u8]) {
         root: bit(flags, 4).then_some(RootChoice::Address(header.root)),
         pid: bit(flags, 5).then_some(header.pid),
         cpu: bit(flags, 6).then_some(1),
-        layout: if bit(flags, 7) {
-            pgtable_ppc64::hash::Layout::V2
-        } else {
-            pgtable_ppc64::hash::Layout::V3
-        },
+        layout: bit(flags, 7).then_some(pgtable_ppc64::hash::Layout::V2),
         ..Request::default()
     };
     let Ok(located) = locate(&image, &request, &|_, _| ()) else { return };
