@@ -323,6 +323,9 @@ where
     /// Sends home every frame in which no table is alive, except for tables in fronts; says how
     /// many.
     ///
+    /// A cache does this by itself when it finds no frame left, but not for another cache of the
+    /// same [`Frames`], to which at most 65 frames of each size may stay unused.
+    ///
     /// # Errors
     /// [`Error::Underflow`] if a frame's counter was tampered with.
     pub fn trim(&self) -> Result<u32, Error<A>> {

@@ -10,7 +10,8 @@ use crate::descriptor::Owner;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error<A: Address> {
-    /// The source has no frame left: free some tables, or give the source more, and try again.
+    /// The source has no frame left: free some tables, [trim](crate::Cache::trim) other caches, or
+    /// give the source more, and try again.
     #[error("no frame left for a table of 2^{shift} bytes")]
     Exhausted {
         /// log2 of the bytes that were asked for.

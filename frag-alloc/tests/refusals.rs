@@ -93,3 +93,37 @@ fn case_a15_what_stays_out_of_reach_is_quarantined() {
     cache.close().unwrap();
     assert!(frames.census().all_home());
 }
+
+/// Frames that other caches keep without a live table are theirs, so many at most, and come back
+/// when those are trimmed.
+#[test]
+fn case_a15_what_other_caches_keep_comes_back_when_they_are_trimmed() {
+    const FRAMES: usize = 80;
+    let words: Vec<_> = (0..FRAMES << (FRAME - 3)).map(|_| AtomicU64::new(0)).collect();
+    let memory = DirectMap::new(&words, Hpa::new(0));
+    let region = Region::new(memory, Hpa::new(0), FRAMES as u32, FRAME).unwrap();
+    let frames = Frames::new(region).unwrap();
+    let cache = |owner| Cache::new(&frames, Owner(owner), Kind::User, Policy::Reuse);
+    let (other, ours) = (cache(1), cache(2));
+    // Every frame, of 16 tables; then one of each frame, so that they lie side by side on the
+    // stack, and all others.
+    let tables: Vec<_> = std::iter::from_fn(|| other.take(12).ok()).collect();
+    assert_eq!(tables.len(), 16 * FRAMES);
+    for nth in (0..16).rev() {
+        for table in tables.iter().skip(nth).step_by(16) {
+            other.give(*table, 12, Contents::Stale).unwrap();
+        }
+    }
+    let kept = frames.census().table_frames;
+    assert!((1..=65).contains(&kept), "{kept} frames are kept for one size");
+    let free = FRAMES - kept as usize;
+    let taken: Vec<_> = std::iter::from_fn(|| ours.take(FRAME).ok()).collect();
+    assert_eq!((taken.len(), ours.take(FRAME)), (free, Err(Error::Exhausted { shift: FRAME })));
+    assert_eq!(other.trim().unwrap(), kept);
+    let more: Vec<_> = std::iter::from_fn(|| ours.take(FRAME).ok()).collect();
+    assert_eq!(more.len(), FRAMES - free);
+    for table in taken.into_iter().chain(more) {
+        ours.give(table, FRAME, Contents::Stale).unwrap();
+    }
+    assert!(frames.census().all_home());
+}
