@@ -55,6 +55,9 @@ struct Piece {
 ///
 /// At most `N` translations can be in use at a time (an `IommuMemory` access uses one). Shared by
 /// any number of threads.
+///
+/// A request costs a walk, and a node of `vm-memory`'s interval tree, for each page of its range,
+/// whatever the pages are; so bound the lengths that a guest's descriptors may ask for.
 #[derive(Debug)]
 pub struct TableIommu<F, M, const N: usize = 256> {
     format: F,
