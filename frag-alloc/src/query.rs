@@ -20,6 +20,9 @@ use crate::frames::Frames;
 use crate::source::FrameSource;
 
 /// A frame that somebody holds tables or references in.
+///
+/// It keeps the frame from its source while it is held, and the others of a table of several frames
+/// with it, though the table is freed meanwhile.
 #[derive(Debug)]
 #[must_use = "the reference is dropped at once"]
 pub struct FrameRef<'f, A: Address, S: FrameSource<A>> {

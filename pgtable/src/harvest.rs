@@ -38,7 +38,8 @@ where
     /// that nothing is lost for who asks about the rest. Pages beyond the bitmap are left alone.
     ///
     /// What was cleared is in `gather`; until it is finished, hardware may use cached translations
-    /// that do not record.
+    /// that do not record. Attributes made from a [`Prot`](crate::Prot) are marked as used, so a
+    /// page is reported once after it was mapped with them.
     ///
     /// ```
     /// # use pgtable_conformance::prelude::*;
