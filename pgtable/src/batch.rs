@@ -14,7 +14,7 @@ use crate::address::{Address, low_bits};
 use crate::descent::{ByValue, Recogniser, down};
 use crate::format::{Format, Input, Output};
 use crate::memory::ReadMemory;
-use crate::quick::below;
+use crate::quick::{below, to_table};
 use crate::shortcut::{Shortcuts, Step};
 use crate::table_word::TableWord;
 use crate::walk::Walker;
@@ -134,14 +134,12 @@ impl<F: Format, M: ReadMemory<Output<F>>> Walker<F, M> {
             entries.fill(None);
             return;
         };
-        let (mut level, mut top) = (shortcuts.root(), Some(self.root().get()));
-        while level > 0 && apart >> shortcuts.step(level).shift_of::<F>() == 0 {
-            top = top.and_then(|table| {
-                below::<F, _>(shortcuts.step(level), ByValue(memory), table, first)
-            });
-            level -= 1;
-        }
-        let Some(top) = top else {
+        let root = shortcuts.root();
+        let is_one = |&level: &u8| apart >> shortcuts.step(level).shift_of::<F>() == 0;
+        // As far as one entry leads all lanes, it is read once.
+        let level = root - (1..=root).rev().take_while(is_one).count() as u8;
+        let from = (root, self.root().get());
+        let Ok(top) = to_table::<F, _>(&shortcuts, ByValue(memory), from, level, first) else {
             entries.fill(None);
             return;
         };
