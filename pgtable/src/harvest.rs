@@ -168,10 +168,8 @@ impl PageMap<'_> {
     }
 }
 
-/// Entries in a cache line, and in a block that is looked over at once.
+/// Entries that are looked over at once: a cache line of 8-byte entries.
 const LINE: usize = 8;
-
-const BLOCK: usize = 4 * LINE;
 
 /// The record that is harvested, in memory order.
 #[derive(Clone, Copy)]
@@ -198,6 +196,18 @@ impl Sought {
     #[inline(always)]
     fn bits(self, word: u64) -> u64 {
         (word ^ self.flip) & self.mask
+    }
+
+    /// Whether any of these words may have the record: one operation a word, as all bits of a
+    /// record are set, or all are clear.
+    #[inline(always)]
+    fn may_be_in<W: TableWord>(self, words: &[W]) -> bool {
+        let words = words.iter().map(|memory| memory.load_raw(Ordering::Relaxed));
+        if self.flip == 0 {
+            words.fold(0, |any, word| any | word) & self.mask != 0
+        } else {
+            !words.fold(u64::MAX, |all, word| all & word) & self.mask != 0
+        }
     }
 
     /// Takes the record back.
@@ -234,8 +244,8 @@ fn harvest_run<F: Format, I: Invalidate<F::Stage>>(
     took
 }
 
-/// Harvests the records that `mark` holds in one run: block by block, touching only cache lines
-/// with a record; whether it took any back.
+/// Harvests the records that `mark` holds in one run: line by line, touching only cache lines with
+/// a record; whether it took any back.
 #[inline]
 fn harvest_marks<F: Format, I: Invalidate<F::Stage>>(
     run: &Run<'_, F>,
@@ -246,48 +256,55 @@ fn harvest_marks<F: Format, I: Invalidate<F::Stage>>(
 ) -> bool {
     let size = run.at().size();
     let sought = Sought::of(run.format(), run.at(), mark);
-    let any = |words: &[F::Word]| {
-        words.iter().fold(0, |any, memory| any | sought.bits(memory.load_raw(Ordering::Relaxed)))
-    };
     let mut stale = Extent::default();
-    for (block, words) in run.words().chunks(BLOCK).enumerate() {
-        if any(words) == 0 {
+    let (mut start, mut lines) = (run.offset(), run.words().chunks_exact(LINE));
+    for words in &mut lines {
+        let here = start;
+        start += LINE as u64 * size;
+        if !sought.may_be_in(words) {
             continue;
         }
-        for (line, words) in words.chunks(LINE).enumerate() {
-            let start = run.offset() + (block * BLOCK + line * LINE) as u64 * size;
-            if let (Ok(words), Some(page)) = (words.try_into(), map.page_at(start, size)) {
-                match recorded_in(words, sought) {
-                    InLine::None => continue,
-                    InLine::All => {
-                        map.set_line(page);
-                        words.iter().for_each(|memory| sought.clear(memory, writers));
-                        stale.add(start, start + (LINE as u64 - 1) * size);
-                        continue;
-                    }
-                    InLine::Some => {}
-                }
-            }
-            for (index, memory) in words.iter().enumerate() {
-                let raw = memory.load_raw(Ordering::Relaxed);
-                let offset = start + index as u64 * size;
-                let recorded = sought.bits(raw) == sought.mask
-                    && run.is_leaf(raw)
-                    && mark.is_in(swap::<F>(raw));
-                if !recorded {
-                    continue;
-                }
-                map.set(offset, size);
-                if map.contains(offset, size) {
-                    sought.clear(memory, writers);
-                    stale.add(offset, offset);
-                }
+        if let (Ok(words), Some(page)) = (words.try_into(), map.page_at(here, size)) {
+            if are_recorded(words, sought) {
+                map.set_line(page);
+                words.iter().for_each(|memory| sought.clear(memory, writers));
+                stale.add(here, here + (LINE as u64 - 1) * size);
+                continue;
             }
         }
+        harvest_each(run, (words, here), (mark, sought), writers, map, &mut stale);
     }
+    harvest_each(run, (lines.remainder(), start), (mark, sought), writers, map, &mut stale);
     let Some((first, last)) = stale.0 else { return false };
     gather.pages(run.format().address(first), run.format().address(last), run.at().shift);
     true
+}
+
+/// The same entry by entry: of `words`, the first of which covers `start`.
+#[inline(always)]
+fn harvest_each<F: Format>(
+    run: &Run<'_, F>,
+    (words, start): (&[F::Word], u64),
+    (mark, sought): (Mark, Sought),
+    writers: Writers,
+    map: &mut PageMap<'_>,
+    stale: &mut Extent<u64>,
+) {
+    let size = run.at().size();
+    for (index, memory) in words.iter().enumerate() {
+        let raw = memory.load_raw(Ordering::Relaxed);
+        let recorded =
+            sought.bits(raw) == sought.mask && run.is_leaf(raw) && mark.is_in(swap::<F>(raw));
+        if !recorded {
+            continue;
+        }
+        let offset = start + index as u64 * size;
+        map.set(offset, size);
+        if map.contains(offset, size) {
+            sought.clear(memory, writers);
+            stale.add(offset, offset);
+        }
+    }
 }
 
 /// The same leaf by leaf, for formats with groups: a group has the record if any of its entries
@@ -327,23 +344,9 @@ fn harvest_units<F: Format, I: Invalidate<F::Stage>>(
     true
 }
 
-/// How many leaves of a cache line have the record.
-enum InLine {
-    None,
-    /// Not all, or other entries than usual leaves.
-    Some,
-    All,
-}
-
-/// Looks for usual leaves with the record.
+/// Whether all of a cache line's entries are usual leaves with the record.
 #[inline(always)]
-fn recorded_in<W: TableWord>(words: &[W; LINE], sought: Sought) -> InLine {
+fn are_recorded<W: TableWord>(words: &[W; LINE], sought: Sought) -> bool {
     let words: [u64; LINE] = core::array::from_fn(|index| words[index].load_raw(Ordering::Relaxed));
-    if words.iter().fold(0, |any, &word| any | sought.bits(word)) == 0 {
-        InLine::None
-    } else if words.iter().fold(0, |odd, &word| odd | sought.usual.odd(word)) == 0 {
-        InLine::All
-    } else {
-        InLine::Some
-    }
+    words.iter().fold(0, |odd, &word| odd | sought.usual.odd(word)) == 0
 }

@@ -1,8 +1,8 @@
 //! `cargo xtask bench writers`: many writers on one tree, each page faulted in by a call of its
 //! own, beside one global lock around the exclusive writer.
 //!
-//! Ranges of 2 MiB are made page by page: all by one thread; half of them by each of two; and every
-//! one by both, page by page in turn. Tables come from frag-alloc, and wait for who descends.
+//! 16 GiB are faulted in by pages of 4 KiB, in ranges of 2 MiB: all by one thread; half of them by
+//! each of two; and every one by both, page by page in turn. Tables come from frag-alloc, and wait for who descends.
 //!
 //! Of other crates there is one with its own way of keeping writers apart that can be linked:
 //! `pagetable`, a lock-free radix tree in its own memory (nodes of 65,536 words), which frees
@@ -32,15 +32,15 @@ use bench_harness::Goal;
 
 const PAGE: u64 = 4096;
 const RANGE: u64 = 2 << 20;
-const RANGES: u64 = 256;
+const RANGES: u64 = 8192;
 /// Tables for all of them, and room for those that wait.
-const FRAMES: u32 = 64;
+const FRAMES: u32 = 1200;
 
 /// Measures many writers.
 #[derive(Parser)]
 struct Options {
     /// How often every row is run; the fastest counts
-    #[arg(long, default_value_t = 99)]
+    #[arg(long, default_value_t = 9)]
     rounds: usize,
 }
 
@@ -56,9 +56,9 @@ impl Row {
 
     fn title(self) -> &'static str {
         match self {
-            Self::One => "fault in, 1 thread",
-            Self::Two => "fault in, 2 threads, ranges of their own",
-            Self::TwoInTurn => "fault in, 2 threads, the same ranges",
+            Self::One => "fault in 16 GiB, 1 thread",
+            Self::Two => "fault in 16 GiB, 2 threads, ranges of their own",
+            Self::TwoInTurn => "fault in 16 GiB, 2 threads, the same ranges",
         }
     }
 
@@ -369,11 +369,11 @@ fn main() {
     for _ in 0..options.rounds {
         Row::ALL.iter().for_each(|&row| columns.iter_mut().for_each(|column| column.run(row)));
     }
-    print!("{:42}", "ns/page");
+    print!("{:50}", "ns/page");
     columns.iter().for_each(|column| print!("{:>24}", column.title));
     println!();
     for &row in Row::ALL {
-        print!("{:42}", row.title());
+        print!("{:50}", row.title());
         columns.iter().for_each(|column| print!("{:>24.2}", column.best(row)));
         println!();
     }

@@ -101,6 +101,63 @@ fn a_leaf_is_out_while_it_is_split() {
     tree.destroy(Gather::new(&by, ())).map_err(|(_, error)| error).unwrap();
 }
 
+/// A leaf of 1 GiB is split into pages at once: it is invalidated once, while nothing is mapped, and
+/// the pages outside of the range stay as large as they may. Where tables run out the rest stays
+/// large, and the error says from where on.
+#[test]
+fn two_levels_are_split_at_once() {
+    const HUGE: u64 = 1 << 30;
+    // First page and pages of the range, how many leaves were split, and the sizes afterwards.
+    for (first, pages, split, small) in [
+        (0, 512 * 512, 513, 512),
+        (3 * 512 + 7, 1, 2, 1),
+        (511, 514, 4, 3),
+        (512 * 512 - 1, 1, 2, 1),
+    ] {
+        let arena = Arena::new(4 << 20);
+        let tables = Tables::new(&arena);
+        let mut tree = PageTable::new(format(), arena.memory(), &tables).unwrap();
+        map(&mut tree, HUGE, HUGE, Leaves::Exactly(30));
+        tree.walker().access(Gpa::new(HUGE + 5), Access::WRITE).unwrap();
+        let by = listening(&arena, &tree, HUGE + 9 * PAGE);
+        let mut gather = Gather::new(&by, ());
+        let at = Gpa::new(HUGE + first * PAGE);
+        assert_eq!(tree.split(at, pages * PAGE, 12, &mut gather), Ok(split), "{first}");
+        assert_eq!(by.told.take(), [(vec![(HUGE, HUGE, 30)], None)], "{first}");
+        let sizes = sizes(&tree, HUGE, HUGE);
+        assert_eq!(sizes.iter().filter(|&&size| size == 12).count(), 512 * small, "{first}");
+        assert_eq!(sizes.len(), 512 * small + 512 - small, "{first}");
+        // Each page is where it was, and what hardware recorded is in all of them.
+        for leaf in tree.walker().iter(Gpa::new(HUGE), HUGE).unwrap() {
+            let leaf = leaf.unwrap();
+            assert_eq!(leaf.output.get(), leaf.input.get());
+            assert!(leaf.attributes.accessed() && leaf.attributes.dirty());
+        }
+        // Counts are right: every table goes with its last page.
+        assert_eq!(tree.unmap(Gpa::new(HUGE), HUGE, &mut gather), Ok(HUGE));
+        gather.finish(&&tables).unwrap();
+        let done = tree.destroy(gather).map_err(|(_, error)| error).unwrap();
+        assert_eq!((done.tables, done.refused, done.unread), (1, 0, 0), "{first}");
+    }
+    // Room for the root, two tables above, and three of pages.
+    let arena = Arena::new(6 << 12);
+    let tables = Tables::new(&arena);
+    let mut tree = PageTable::new(format(), arena.memory(), &tables).unwrap();
+    map(&mut tree, HUGE, HUGE, Leaves::Exactly(30));
+    let by = listening(&arena, &tree, HUGE);
+    let mut gather = Gather::new(&by, ());
+    let error = tree.split(Gpa::new(HUGE), HUGE, 12, &mut gather).unwrap_err();
+    assert_eq!(error.at, Gpa::new(HUGE + 3 * LARGE));
+    assert!(matches!(error.error, Error::Alloc(_)), "{error}");
+    assert_eq!(by.told.take(), [(vec![(HUGE, HUGE, 30)], None)]);
+    let sizes = sizes(&tree, HUGE, HUGE);
+    assert_eq!(sizes.iter().filter(|&&size| size == 12).count(), 3 * 512);
+    assert_eq!(sizes.len(), 3 * 512 + 509);
+    assert_eq!(tree.unmap(Gpa::new(HUGE), HUGE, &mut gather), Ok(HUGE));
+    gather.finish(&&tables).unwrap();
+    tree.destroy(gather).map_err(|(_, error)| error).unwrap();
+}
+
 #[test]
 fn a_table_is_out_while_it_is_promoted() {
     let arena = Arena::new(1 << 20);

@@ -3,7 +3,7 @@
 //! The program prints what each total is of, and `callgrind` writes a file for each: both in one
 //! order.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,37 @@ struct Row {
     name: String,
     instructions: f64,
     locked: Option<f64>,
-    goal: Option<f64>,
+    goal: Option<Goal>,
+}
+
+/// How many instructions an operation may take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Goal {
+    /// So many.
+    Most(f64),
+    /// So many times those of the row of the same name with [`BY_HAND`]: written `1.3x`.
+    Times(f64),
+}
+
+/// What the name of a row ends with that is the same work written out by hand.
+const BY_HAND: &str = ", by hand";
+
+impl Goal {
+    fn parse(cell: &str) -> Result<Self> {
+        Ok(match cell.strip_suffix('x') {
+            Some(times) => Self::Times(times.parse()?),
+            None => Self::Most(cell.parse()?),
+        })
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Most(most) => write!(out, "{most}"),
+            Self::Times(times) => write!(out, "{times}x"),
+        }
+    }
 }
 
 /// The record: the compiler, and the rows.
@@ -60,12 +90,13 @@ impl Record {
             let cells: Vec<_> = line.split('|').map(str::trim).collect();
             let [name, instructions, locked, goal] = cells[..] else { bail!("no row: {line}") };
             let number = |cell: &str| cell.parse().with_context(|| line.to_owned());
-            let optional = |cell: &str| (!cell.is_empty()).then(|| number(cell)).transpose();
             record.rows.push(Row {
                 name: name.to_owned(),
                 instructions: number(instructions)?,
-                locked: optional(locked)?,
-                goal: optional(goal)?,
+                locked: (!locked.is_empty()).then(|| number(locked)).transpose()?,
+                goal: (!goal.is_empty())
+                    .then(|| Goal::parse(goal).with_context(|| line.to_owned()))
+                    .transpose()?,
             });
         }
         Ok(record)
@@ -110,11 +141,19 @@ impl Record {
             }
         }
         for Counted { name, instructions, .. } in counted {
-            if let Some(goal) = self.row(name).and_then(|row| row.goal) {
-                let verdict = if *instructions <= goal { "ok" } else { "short" };
-                let name = name.replace(", ", "-").replace(' ', "-");
-                let _ = writeln!(text, "goal {name} {instructions:.1} {goal} {verdict}");
-            }
+            let Some(goal) = self.row(name).and_then(|row| row.goal) else { continue };
+            let by_hand = counted.iter().find(|it| it.name.strip_suffix(BY_HAND) == Some(name));
+            let (measured, bound) = match (goal, by_hand) {
+                (Goal::Most(most), _) => (*instructions, most),
+                (Goal::Times(times), Some(by_hand)) => (instructions / by_hand.instructions, times),
+                (Goal::Times(_), None) => continue,
+            };
+            // What is printed decides.
+            let measured = format!("{measured:.2}");
+            let reached = measured.parse::<f64>().is_ok_and(|measured| measured <= bound);
+            let verdict = if reached { "ok" } else { "short" };
+            let name = name.replace(", ", "-").replace(' ', "-");
+            let _ = writeln!(text, "goal {name} {measured} {goal} {verdict}");
         }
         (text, grown)
     }
@@ -211,7 +250,7 @@ mod tests {
         let locked = renewed.rows.iter().map(|row| row.locked).collect::<Vec<_>>();
         assert_eq!(locked, [Some(2.0), Some(0.0)]);
         let goals = renewed.rows.iter().map(|row| row.goal).collect::<Vec<_>>();
-        assert_eq!(goals, [Some(90.0), None]);
+        assert_eq!(goals, [Some(Goal::Most(90.0)), None]);
         for bad in ["x86, map | many | 0.0 |", "x86, map | 1.0 |"] {
             assert!(Record::parse(bad).is_err(), "{bad}");
         }
@@ -230,8 +269,21 @@ mod tests {
             let (text, grown) = record.judge(&[row("x86, map", map, locked)]);
             assert_eq!(grown.len(), grew, "{map} {locked}");
             assert!(record.judge(&[row("x86, unmap", 50.0, locked)]).1.is_empty());
-            assert!(text.ends_with(&format!("goal x86-map {map:.1} 90 {verdict}\n")), "{text}");
+            assert!(text.ends_with(&format!("goal x86-map {map:.2} 90 {verdict}\n")), "{text}");
         }
+    }
+
+    #[test]
+    fn a_goal_may_be_so_many_times_what_it_takes_by_hand() {
+        let text = "# rustc 1.95.0\njob | 10.0 | 0.0 | 1.3x\njob, by hand | 10.0 | 0.0 |\n";
+        let record = Record::parse(text).unwrap();
+        for (ours, said) in [(13.0, "1.30 1.3x ok"), (13.1, "1.31 1.3x short")] {
+            let counted = [row("job", ours, 0.0), row("job, by hand", 10.0, 0.0)];
+            let (judged, _) = record.judge(&counted);
+            assert!(judged.ends_with(&format!("goal job {said}\n")), "{judged}");
+            assert!(record.renewed(&counted, "1.95.0").contains(" | 1.3x\n"));
+        }
+        assert!(Record::parse("job | 10.0 | 0.0 | somex").is_err());
     }
 
     #[test]

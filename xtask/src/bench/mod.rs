@@ -6,11 +6,12 @@
 
 mod goals;
 mod instructions;
+mod lines;
 mod packages;
 
 use std::env;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -76,15 +77,18 @@ const ALL: &str = "all";
 
 /// Runs one bench, or counts its instructions; which of its goals it reached.
 fn goals_of(xtask: &Xtask, bench: &Bench, arguments: &[String]) -> Result<Goals> {
-    if bench.name != INSTRUCTIONS {
+    if ![INSTRUCTIONS, LINES].contains(&bench.name.as_str()) {
         return follow(xtask, bench, arguments);
     }
     let renew = match arguments {
         [] => false,
         [argument] if argument == "--record" => true,
-        _ => bail!("`bench {INSTRUCTIONS}` takes no argument but `-- --record`"),
+        _ => bail!("`bench {}` takes no argument but `-- --record`", bench.name),
     };
-    count(xtask, bench, renew)
+    match bench.name.as_str() {
+        LINES => count_lines(xtask, bench, renew).map(|()| Goals::default()),
+        _ => count(xtask, bench, renew),
+    }
 }
 
 /// Runs the bench, showing its output while it is read for goals.
@@ -106,19 +110,45 @@ fn follow(xtask: &Xtask, bench: &Bench, arguments: &[String]) -> Result<Goals> {
 /// The bench that is counted by `callgrind`, not timed.
 const INSTRUCTIONS: &str = "instructions";
 
-/// Counts instructions per operation; fails where they are more than on record.
-pub fn instructions(xtask: &Xtask) -> Result<()> {
+/// The bench whose accesses to memory are read.
+const LINES: &str = "lines";
+
+/// Counts instructions and cache lines of operations; fails where they are more than on record.
+pub fn counts(xtask: &Xtask) -> Result<()> {
     let benches = packages::benches(xtask.root())?;
-    let bench = benches.iter().find(|bench| bench.name == INSTRUCTIONS);
-    count(xtask, bench.context("the bench of instructions is gone")?, false).map(|_| ())
+    let bench = |name| benches.iter().find(|bench| bench.name == name).context("a bench is gone");
+    count(xtask, bench(INSTRUCTIONS)?, false)?;
+    count_lines(xtask, bench(LINES)?, false)
 }
 
-fn count(xtask: &Xtask, bench: &Bench, renew: bool) -> Result<Goals> {
+/// Builds a bench; its program, and `valgrind`.
+fn under_valgrind(xtask: &Xtask, bench: &Bench) -> Result<(PathBuf, PathBuf)> {
     let manifest = bench.manifest.to_string_lossy();
     let build = ["build", "--profile=bench", "-p", &bench.package, "--manifest-path", &manifest];
     command::stream("cargo build", &in_bench_folder(xtask, &cargo(xtask, build))?)?;
     let program = xtask.target(BUILT).join("release").join(&bench.name);
-    let valgrind = xtask.toolbox.program(&VALGRIND, "valgrind")?;
+    Ok((program, xtask.toolbox.program(&VALGRIND, "valgrind")?))
+}
+
+/// The compiler's version.
+fn rustc() -> Result<String> {
+    let version = command::quiet("rustc's version", &cmd!("rustc", "--version"))?;
+    Ok(version.split(' ').nth(1).unwrap_or_default().to_owned())
+}
+
+/// Counts cache lines, and those that move between CPUs; fails where they are more than on record.
+fn count_lines(xtask: &Xtask, bench: &Bench, renew: bool) -> Result<()> {
+    let (program, valgrind) = under_valgrind(xtask, bench)?;
+    let run = cmd!(valgrind, "--tool=lackey", "--basic-counts=no", "--trace-mem=yes", program);
+    let output = run.stderr_to_stdout().reader().context("valgrind")?;
+    let text = lines::read(BufReader::new(output)).context("lackey")?.text()?;
+    print!("{text}");
+    let record = bench.manifest.with_file_name("lines.txt");
+    lines::conclude(&record, &text, &rustc()?, renew)
+}
+
+fn count(xtask: &Xtask, bench: &Bench, renew: bool) -> Result<Goals> {
+    let (program, valgrind) = under_valgrind(xtask, bench)?;
     let folder = tempfile::tempdir()?;
     let base = folder.path().join("counts");
     let run = cmd!(
@@ -133,10 +163,9 @@ fn count(xtask: &Xtask, bench: &Bench, renew: bool) -> Result<Goals> {
     );
     let rows = command::quiet("callgrind", &run)?;
     let counted = instructions::counted(&rows, &instructions::totals(&base)?)?;
-    let version = command::quiet("rustc's version", &cmd!("rustc", "--version"))?;
-    let rustc = version.split(' ').nth(1).unwrap_or_default();
+    let rustc = rustc()?;
     let record = bench.manifest.with_file_name("instructions.txt");
-    let text = instructions::conclude(&record, &counted, rustc, renew)?;
+    let text = instructions::conclude(&record, &counted, &rustc, renew)?;
     print!("{text}");
     let mut goals = Goals::default();
     text.lines().for_each(|line| goals.count(line));

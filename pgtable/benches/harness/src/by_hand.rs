@@ -40,6 +40,11 @@ impl ByHand {
         Self { words, free: RefCell::default(), left: RefCell::default(), top: Cell::new(1), live }
     }
 
+    /// The words of its tables.
+    pub fn words(&self) -> &'static [AtomicU64] {
+        self.words
+    }
+
     fn table(&self, number: usize) -> Option<&[AtomicU64; ENTRIES]> {
         let first = number.checked_mul(ENTRIES)?;
         self.words.get(first..first.checked_add(ENTRIES)?)?.try_into().ok()
