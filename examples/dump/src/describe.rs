@@ -48,8 +48,16 @@ fn pat(index: u8, names: Names) -> Option<&'static str> {
 
 /// The words whose condition holds, and whatever else there is to say.
 fn words(words: &[(bool, &str)], others: impl IntoIterator<Item = String>) -> String {
-    let words = words.iter().filter(|(said, _)| *said).map(|(_, word)| (*word).to_owned());
-    words.chain(others).collect::<Vec<_>>().join(" ")
+    let mut text = String::with_capacity(32);
+    let mut push = |word: &str| {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text.push_str(word);
+    };
+    words.iter().filter(|(said, _)| *said).for_each(|(_, word)| push(word));
+    others.into_iter().for_each(|word| push(&word));
+    text
 }
 
 /// `name=value` unless the value is zero.

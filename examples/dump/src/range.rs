@@ -11,30 +11,32 @@ use serde::{Serialize, Serializer};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Rights {
     /// Privileged accesses. ([`Prot::user`] is not used.)
-    #[serde(serialize_with = "letters")]
+    #[serde(serialize_with = "as_letters")]
     pub supervisor: Prot,
     /// Accesses in user mode.
-    #[serde(serialize_with = "letters")]
+    #[serde(serialize_with = "as_letters")]
     pub user: Prot,
 }
 
 /// `rwx`, with `-` for what is not allowed.
-struct Letters(Prot);
-
-impl fmt::Display for Letters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (allowed, letter) in
-            [(self.0.read(), 'r'), (self.0.write(), 'w'), (self.0.execute(), 'x')]
-        {
-            fmt::Write::write_char(f, if allowed { letter } else { '-' })?;
-        }
-        Ok(())
+fn letters(prot: Prot) -> &'static str {
+    match (prot.read(), prot.write(), prot.execute()) {
+        (false, false, false) => "---",
+        (false, false, true) => "--x",
+        (false, true, false) => "-w-",
+        (false, true, true) => "-wx",
+        (true, false, false) => "r--",
+        (true, false, true) => "r-x",
+        (true, true, false) => "rw-",
+        (true, true, true) => "rwx",
     }
 }
 
 impl fmt::Display for Rights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", Letters(self.supervisor), Letters(self.user))
+        f.write_str(letters(self.supervisor))?;
+        f.write_str("/")?;
+        f.write_str(letters(self.user))
     }
 }
 
@@ -179,8 +181,8 @@ pub(super) fn hex_or_null<S: Serializer>(
     }
 }
 
-fn letters<S: Serializer>(prot: &Prot, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&Letters(*prot))
+fn as_letters<S: Serializer>(prot: &Prot, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(letters(*prot))
 }
 
 #[cfg(test)]

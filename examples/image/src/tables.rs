@@ -10,6 +10,7 @@ use std::io;
 use std::sync::atomic::AtomicU64;
 
 use elsa::FrozenMap;
+use foldhash::fast::RandomState;
 use pgtable::Address;
 use pgtable::memory::{MemoryError, ReadMemory, Refusal, TableMemory};
 
@@ -57,10 +58,10 @@ pub struct ImageTables<'i> {
     bytes: Cell<u64>,
     spent: Cell<Option<Kind>>,
     failure: RefCell<Option<io::Error>>,
-    pages: FrozenMap<u64, Words>,
+    pages: FrozenMap<u64, Words, RandomState>,
     /// Tables that are larger than a page, or not aligned, or in a page that is not all there: by
     /// address and number of words.
-    spans: FrozenMap<(u64, usize), Words>,
+    spans: FrozenMap<(u64, usize), Words, RandomState>,
 }
 
 impl<'i> ImageTables<'i> {
@@ -73,8 +74,8 @@ impl<'i> ImageTables<'i> {
             bytes: Cell::new(0),
             spent: Cell::new(None),
             failure: RefCell::new(None),
-            pages: FrozenMap::new(),
-            spans: FrozenMap::new(),
+            pages: FrozenMap::default(),
+            spans: FrozenMap::default(),
         }
     }
 

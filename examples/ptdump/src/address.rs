@@ -2,6 +2,7 @@
 //! `00400000`, `fffff800`12345678`, `1_0000_0000`; only `0d4096` is decimal. Sizes are decimal:
 //! `4096`, `2G`, `0x1000`.
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -13,7 +14,10 @@ pub const FORMS: &str = "an address is hexadecimal, with or without 0x (decimal 
 
 /// An address.
 pub fn address(text: &str) -> Result<u64, String> {
-    let digits: String = text.trim().chars().filter(|it| !matches!(it, '_' | '`')).collect();
+    let mut digits = Cow::from(text.trim());
+    if digits.bytes().any(|it| matches!(it, b'_' | b'`')) {
+        digits.to_mut().retain(|it| !matches!(it, '_' | '`'));
+    }
     let digits = digits.trim_end_matches(['h', 'H']);
     let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
     let number =
@@ -22,7 +26,7 @@ pub fn address(text: &str) -> Result<u64, String> {
             None => u64::from_str_radix(hex.unwrap_or(digits), 16),
         };
     // `from_str_radix` takes a sign.
-    let signed = digits.contains(['+', '-']);
+    let signed = digits.bytes().any(|it| matches!(it, b'+' | b'-'));
     number.ok().filter(|_| !signed).ok_or_else(|| FORMS.to_owned())
 }
 
@@ -126,6 +130,13 @@ pub fn slb(entries: &[(u64, u64)]) -> Result<Option<Box<Slb>>, String> {
     Ok(Some(Box::new(slb)))
 }
 
+/// Appends an address with all of its digits.
+pub fn push(text: &mut String, address: u64) {
+    text.push_str("0x");
+    let digit = |n: u32| char::from_digit((address >> (4 * n) & 0xf) as u32, 16).unwrap_or('0');
+    text.extend((0..16).rev().map(digit));
+}
+
 const UNITS: [(u32, &str); 7] =
     [(60, "E"), (50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K"), (0, "")];
 
@@ -135,7 +146,7 @@ pub fn human(bytes: u64) -> String {
     let exact = UNITS.into_iter().find(|(shift, _)| bytes & ((1 << shift) - 1) == 0);
     let (shift, unit) = if bytes == 0 { (0, "") } else { exact.unwrap_or((0, "")) };
     if bytes >> shift < 10_000 {
-        return format!("{}{unit}", bytes >> shift);
+        return (bytes >> shift).to_string() + unit;
     }
     let (shift, unit) = UNITS.into_iter().find(|(shift, _)| bytes >> shift != 0).unwrap_or((0, ""));
     format!("{:.2}{unit}", bytes as f64 / (1_u64 << shift) as f64)

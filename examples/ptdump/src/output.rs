@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use console::{Style, Term, style};
 use table_dump::{Census, Difference, HashCensus, Range, Repeats, Rights, Side, State, TreeCensus};
 
-use crate::address::human;
+use crate::address::{human, push};
 use crate::options::{Colour, OutputOptions};
 use crate::regions::Regions;
 
@@ -137,6 +137,9 @@ impl Text {
 
     /// Rights; what is writable and executable stands out.
     fn rights(&self, rights: Rights) -> String {
+        if !self.colours {
+            return rights.to_string();
+        }
         let both = |prot: pgtable::Prot| prot.write() && prot.execute();
         let style = if both(rights.supervisor) || both(rights.user) {
             Style::new().red()
@@ -153,11 +156,21 @@ impl Text {
         let va = range.va.unwrap_or(0);
         let mut text = match (range.pa, &range.fault) {
             (Some(pa), _) => {
+                // Many are asked for at once.
+                let mut text = String::with_capacity(128);
+                push(&mut text, va);
+                text.push_str("  ");
+                push(&mut text, pa);
+                text.push_str("  ");
+                text.push_str(&self.rights(range.rights.unwrap_or_default()));
                 let size = human(range.size.unwrap_or(0));
-                let rights = self.rights(range.rights.unwrap_or_default());
-                format!("{va:#018x}  {pa:#018x}  {rights}  {size:>4}  {}", range.attributes)
-                    .trim_end()
-                    .to_owned()
+                text.extend(std::iter::repeat_n(' ', 2 + 4_usize.saturating_sub(size.len())));
+                text.push_str(&size);
+                if !range.attributes.is_empty() {
+                    text.push_str("  ");
+                    text.push_str(&range.attributes);
+                }
+                text
             }
             (None, fault) => {
                 let fault = fault_text(range.state, fault.as_deref());
