@@ -37,7 +37,7 @@ pub use fold::Fold;
 pub use hash::{HashSpace, HashTable, HashView};
 pub use linux::{LinuxLayout, Place};
 pub use linux_kernel::{FoundBy, NoTasks, Process, Processes, processes};
-pub use process::{Which, locate_kernel, locate_process, processes_by_looks};
+pub use process::{Which, locate_kernel, locate_process, of_process, processes_by_looks};
 pub use range::{Range, Repeats, Rights, State, Step};
 pub use root::{Arch, Located, Request, Root, RootChoice, locate};
 pub use root_error::{RootError, Several};

@@ -11,7 +11,7 @@ use super::root::{Arch, Located, Request, Root, RootChoice, locate};
 use super::root_error::{RootError, Several};
 use super::search::{search_process_table, search_roots};
 use super::space::Space;
-use super::x86_root::USER_HALF;
+use super::x86_root::{USER_HALF, has_user_half};
 use super::{arm_root, radix_root};
 
 /// Which process.
@@ -97,29 +97,44 @@ pub fn locate_process(
         let candidates = candidates.map(pid).collect();
         return Err(RootError::Several(Several { what, candidates }));
     }
+    let root = process.root.unwrap_or(0);
+    if process.root.is_some() && user && !has_user_half(image, root) {
+        return Err(no("has no user's half: its kernel runs without page-table isolation"));
+    }
+    let mut located = of_process(&kernel, process)?;
+    if let (Which::Name(_), Some(why)) = (which, &all.fault) {
+        located.remarks.push(format!("there may be other processes of this name: {why}"));
+    }
+    if user {
+        // The user's half of page-table isolation is the page behind.
+        (located.arch, located.root) = root_of(&kernel, root | USER_HALF, process.context)?;
+    }
+    Ok(located)
+}
+
+/// The tables of a process that is listed, beside those of its kernel.
+///
+/// # Errors
+/// [`RootError::NoSuchProcess`] if it has none, [`RootError::NoRoot`] if the kernel does not tell
+/// enough.
+pub fn of_process(kernel: &Located, process: &Process) -> Result<Located, RootError> {
+    let (pid, name) = (process.pid.unwrap_or(0), process.name.as_deref().unwrap_or(""));
+    let no = |why: String| RootError::NoSuchProcess { name: pid.to_string(), why };
     let Some(root) = process.root else {
         return Err(no(if process.kernel {
-            "is a kernel thread, which has no tables of its own (--root kernel)"
+            "is a kernel thread, which has no tables of its own (--root kernel)".to_owned()
         } else {
-            "has ended, or its root cannot be read"
+            "has ended, or its root cannot be read".to_owned()
         }));
     };
     let pages = matches!(kernel.root, Root::LongMode(..) | Root::Paging32(..) | Root::Sv(..));
     if pages && root % 0x1000 != 0 {
-        return Err(no(&format!(
-            "has a root, {root:#x}, that is no page: its mm_struct is damaged"
-        )));
+        let why = format!("has a root, {root:#x}, that is no page: its mm_struct is damaged");
+        return Err(no(why));
     }
-    let (pid, name) = (process.pid.unwrap_or(0), process.name.as_deref().unwrap_or(""));
     let source = format!("process {pid} ({}) of Linux's list of tasks", name.escape_debug());
-    let mut located = Located { source, ..kernel.clone() };
-    if let (Which::Name(_), Some(why)) = (which, &all.fault) {
-        located.remarks.push(format!("there may be other processes of this name: {why}"));
-    }
-    // The user's half of page-table isolation is the page behind.
-    let root = if user { root | USER_HALF } else { root };
-    (located.arch, located.root) = root_of(&kernel, root, process.context)?;
-    Ok(located)
+    let (arch, root) = root_of(kernel, root, process.context)?;
+    Ok(Located { arch, root, source, ..kernel.clone() })
 }
 
 /// The tables of a process whose root table stands at `root`, beside those of its kernel.

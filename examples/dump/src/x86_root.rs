@@ -231,6 +231,12 @@ pub(crate) fn locate(
     let (cr3, source) = match (request.root, cpu) {
         (Some(RootChoice::Address(cr3)), _) => (cr3, "--root".to_owned()),
         (Some(RootChoice::User), Some(cpu)) => {
+            let long = matches!(cpu.mode, Mode::Long(_));
+            if long && !has_user_half(image, cpu.registers.cr3) {
+                let why = "the tables of the CPU have no user's half: the kernel runs without \
+                    page-table isolation";
+                return Err(RootError::NoPaging(why.to_owned()));
+            }
             (cpu.registers.cr3 | USER_HALF, format!("the user's half of CPU {}", cpu.index))
         }
         (Some(RootChoice::Kernel), Some(cpu)) if infos.all.is_empty() => {
@@ -282,6 +288,28 @@ pub(crate) fn locate(
     }
     located.remarks = remarks;
     Ok(located)
+}
+
+/// Whether the page behind the root table at `cr3` is the user's half of page-table isolation:
+/// Linux keeps the lower half of both alike (`__pti_set_user_pgtbl`), but for the right to execute
+/// and what hardware records. Where that cannot be told, it may be.
+pub(crate) fn has_user_half(image: &Image<'_>, cr3: u64) -> bool {
+    const LOWER: usize = 2048;
+    const OTHERWISE: u64 = 1 << 63 | 0x20;
+    let root = cr3 & FRAME & !USER_HALF;
+    let halves = [root, root | USER_HALF].map(|at| {
+        let mut half = vec![0; LOWER];
+        image.read(at, &mut half).is_ok().then_some(half)
+    });
+    let [Some(kernel), Some(user)] = halves else { return true };
+    let entries = |half: &[u8]| -> Vec<u64> {
+        let word = |it: &[u8]| it.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        half.chunks_exact(8).map(|it| word(it) & !OTHERWISE).collect()
+    };
+    let (kernel, user) = (entries(&kernel), entries(&user));
+    // One may be on its way from the one to the other.
+    let same = |(one, two): (&u64, &u64)| *one != 0 && one == two;
+    kernel.iter().all(|entry| *entry == 0) || kernel.iter().zip(&user).any(same)
 }
 
 /// What the image says of the mode, if no CPU does.

@@ -203,8 +203,13 @@ impl Notes {
         }
     }
 
-    /// Takes in the text of a VMCOREINFO note.
+    /// Takes in the text of a VMCOREINFO note. (Of more than a few that differ none is taken for the
+    /// right one.)
     pub(crate) fn take_vmcoreinfo(&mut self, text: &[u8]) {
+        const MOST: usize = 16;
+        if self.vmcoreinfo.len() == MOST {
+            return;
+        }
         let info = VmcoreInfo::of_text(text);
         if info != VmcoreInfo::default() && !self.vmcoreinfo.contains(&info) {
             self.vmcoreinfo.push(info);

@@ -183,6 +183,9 @@ pub struct Explained {
 pub struct Physical {
     /// The image
     pub image: PathBuf,
+    /// In the tables of all processes of Linux, and of the kernel itself
+    #[arg(long, conflicts_with_all = ["process", "pid", "cpu"])]
+    pub all_processes: bool,
     /// The physical addresses
     #[arg(value_name = "PHYSICAL", required = true, value_parser = address::address)]
     pub addresses: Vec<u64>,

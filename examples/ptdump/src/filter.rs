@@ -16,6 +16,12 @@ pub enum Filter {
     /// Executable in some mode
     #[value(name = "x")]
     Execute,
+    /// Writable in user mode
+    #[value(name = "user-w")]
+    UserWrite,
+    /// Executable in user mode
+    #[value(name = "user-x")]
+    UserExecute,
     /// Open to user mode
     User,
     /// Closed to user mode
@@ -39,6 +45,8 @@ impl Filter {
             Self::WriteExecute => both(|prot| prot.write() && prot.execute()),
             Self::Write => both(|prot| prot.write()),
             Self::Execute => both(|prot| prot.execute()),
+            Self::UserWrite => rights.user.write(),
+            Self::UserExecute => rights.user.execute(),
             Self::User => is_open(rights),
             Self::Supervisor => range.state == State::Mapped && !is_open(rights),
             Self::UserKernel => is_open(rights) && is_kernel(range, kernel),
@@ -81,9 +89,10 @@ mod tests {
         let none = Prot::new();
         for (va, rights, size, words) in [
             (Some(0x1000), rights(Prot::RWX, none), 4096, "w+x w x supervisor mapped"),
-            (Some(0x1000), rights(Prot::RW, Prot::RX), 4096, "w x user mapped"),
+            (Some(0x1000), rights(Prot::RW, Prot::RX), 4096, "w x user-x user mapped"),
             (kernel, rights(Prot::R, Prot::R), 1 << 21, "user user-kernel huge mapped"),
             (kernel, rights(Prot::RX, none), 1 << 16, "x supervisor mapped"),
+            (Some(0), rights(none, Prot::RW), 4096, "w user-w user mapped"),
         ] {
             let range = Range::mapped(va, 0, size, rights, String::new());
             let seen: Vec<_> = Filter::value_variants()

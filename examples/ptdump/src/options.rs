@@ -75,7 +75,8 @@ pub struct TableOptions {
     #[arg(long, global = true)]
     pub mode_based_execute: bool,
     /// The tables stand in a guest's memory, which these tables of the host map: EPT by its EPTP,
-    /// a guest stage of RISC-V by its hgatp, or a second stage of AArch64 by its VTTBR and VTCR
+    /// a guest stage of RISC-V by its hgatp, or a second stage of AArch64 by its VTTBR and VTCR.
+    /// Physical addresses are then the guest's; `read` reads what stands behind them
     #[arg(long, value_name = "ept:EPTP|hgatp:HGATP|vttbr:VTTBR:VTCR", value_parser = through, global = true)]
     pub through: Option<Through>,
 }

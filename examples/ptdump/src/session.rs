@@ -2,6 +2,7 @@
 //! know is said.
 
 use std::fs::{self, File};
+use std::io::ErrorKind::{TimedOut, WouldBlock};
 use std::net::TcpStream;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt as _;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use memory_image::{Extent, Form, GuestPiece, Image, ImageTables, Kind, Source};
+use memory_image::{Extent, Form, GuestPiece, Held, Image, ImageError, ImageTables, Kind, Source};
 use table_dump::{
     Arch, Located, Range, Request, RootChoice, Space, State, locate, locate_kernel, locate_process,
 };
@@ -21,8 +22,10 @@ use crate::output::{Text, tell};
 use crate::progress::Progress;
 use crate::{FAILED, FINE, NOT_SO, Usage};
 
-/// How long QEMU may take for an answer.
+/// How long QEMU may take for an answer,
 const PATIENCE: Duration = Duration::from_secs(60);
+/// and until it greets.
+const GREETING: Duration = Duration::from_secs(10);
 
 /// An image with its tables, as a command sees them.
 pub struct Session<'s> {
@@ -109,6 +112,9 @@ fn opened<R>(
     };
     let located = find(image)?;
     text.note(&format!("{}: {}, {}", path.display(), located.arch.name(), located.source));
+    if options.tables.through.is_some() {
+        text.note("  physical addresses are the guest's (--through)");
+    }
     for remark in &located.remarks {
         text.note(&format!("  {remark}"));
     }
@@ -192,17 +198,32 @@ pub fn open<'s>(path: &Path, options: &Options, text: &Text) -> Result<Image<'s>
 fn live<'s>(address: &str, text: &Text) -> Result<Image<'s>> {
     let image = if address.contains('/') || !address.contains(':') {
         let socket = UnixStream::connect(address)?;
+        socket.set_read_timeout(Some(GREETING))?;
+        let image = greeted(Image::open_qmp_unix(&socket))?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        Image::open_qmp_unix(&socket)
+        image
     } else {
         let socket = TcpStream::connect(address)?;
+        socket.set_read_timeout(Some(GREETING))?;
+        let image = greeted(Image::open_qmp(socket.try_clone()?, socket.try_clone()?))?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        Image::open_qmp(socket.try_clone()?, socket)
-    }?;
+        image
+    };
     for warning in image.warnings() {
         text.warning(warning);
     }
     Ok(image)
+}
+
+/// Says what it may mean that QEMU says nothing.
+fn greeted(image: Result<Image<'_>, ImageError>) -> Result<Image<'_>> {
+    image.map_err(|error| match &error {
+        ImageError::Io(why) if matches!(why.kind(), WouldBlock | TimedOut) => anyhow!(
+            "it says nothing for {} s: QEMU talks to one client at a time (is there another?)",
+            GREETING.as_secs()
+        ),
+        _ => error.into(),
+    })
 }
 
 /// The file that belongs to a VMware machine's: for a `.vmem` its state, and the reverse.
@@ -342,6 +363,13 @@ impl Session<'_> {
         if verdict.unknown && self.is_complete() {
             self.text.warning("there may be more: the image does not hold all that is mapped");
         }
+    }
+
+    /// What to say of an address that is mapped by a guest and by no second stage behind it.
+    pub fn behind(&self, range: &Range) -> Option<String> {
+        let pa = range.pa.filter(|_| self.options.tables.through.is_some())?;
+        let missing = self.image.piece(pa).held == Held::Outside;
+        missing.then(|| format!("the second stage maps no page at guest physical {pa:#x}"))
     }
 
     /// What to say of an address that is not mapped, besides the fault.

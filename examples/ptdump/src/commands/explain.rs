@@ -31,6 +31,10 @@ pub fn run(session: &Session<'_>, explained: &Explained) -> Result<u8> {
     let mut range = session.space.translate(explained.address, explained.access.access());
     let mut verdict = Verdict::default();
     verdict.take(&range);
+    if let Some(why) = session.behind(&range) {
+        verdict.not_so = true;
+        session.text.warning(&why);
+    }
     let linux = session.located.linux.is_some();
     let entries: Vec<_> = std::mem::take(&mut range.walk)
         .into_iter()

@@ -38,6 +38,9 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::Explain(it) => {
             with(&it.image, options, root, &text, |session| explain::run(session, it))
         }
+        Command::Reverse(it) if it.all_processes => {
+            with_kernel(&it.image, options, &text, |session| reverse::run_all(session, it))
+        }
         Command::Reverse(it) => {
             with(&it.image, options, root, &text, |session| reverse::run(session, it))
         }

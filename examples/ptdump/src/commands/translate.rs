@@ -69,6 +69,10 @@ impl Asked<'_, '_> {
         };
         let mut range = self.session.space.translate(va, self.addresses.access.access());
         self.verdict.take(&range);
+        if let Some(why) = self.session.behind(&range) {
+            self.verdict.not_so = true;
+            self.session.text.warning(&why);
+        }
         if !self.addresses.walk {
             range.walk.clear();
         }

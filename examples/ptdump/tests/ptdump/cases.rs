@@ -261,6 +261,29 @@ fn case_page_table_isolation_has_two_roots() {
     }
 }
 
+/// A kernel without page-table isolation has no user's half: whatever stands behind its root.
+#[test]
+fn case_no_user_half_is_said() {
+    let bench = Bench::new();
+    for (behind, status, said) in [
+        (0, 3, "runs without page-table isolation"),
+        (0x1234, 3, "runs without page-table isolation"),
+        (machine(ROOT, 0).read(ROOT) | 1 << 63, 0, "the user's half of CPU 0"),
+    ] {
+        let mut tables = machine(ROOT, 0);
+        tables.write(ROOT | 0x1000, behind);
+        let mut bytes = tables.bytes(END);
+        // What stood there is of no interest here.
+        bytes[0x1_1008..0x1_2000].fill(0);
+        let notes = [self::status(), qemu(CR0, ROOT, CR4, 0x10)];
+        let image = bench.file("half", &core(false, X86_64, &notes, &[(0, &bytes, 0)]));
+        let (seen, _, error) = text(&image, "info --root user");
+        assert_eq!(seen, status, "{behind:#x}: {error}");
+        let (_, out, error) = text(&image, "info --root user");
+        assert!((out + &error).contains(said), "{behind:#x}: {error}");
+    }
+}
+
 /// What the file does not hold is unknown: left out by the writer, cut off, not there at all.
 #[test]
 fn case_unknown_is_never_not_mapped() {

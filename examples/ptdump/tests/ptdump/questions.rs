@@ -172,6 +172,9 @@ fn case_question_reverse() {
         ["0x500008", "0xffff888000010008", "0x400123", "0xffff888000300123"]
     );
     assert_eq!(strings(&aliases, "physical")[2], "0x300123");
+    // A kernel that does not tell of its processes.
+    let (status, _, error) = text(&image, "reverse 0x10008 --all-processes");
+    assert!(status == 3 && error.contains("ptdump: "), "{error}");
     let (status, _, error) = text(&image, "reverse 0x99999999000");
     assert!(status == 1 && error.contains("nothing leads to"), "{error}");
 }
@@ -317,11 +320,17 @@ fn case_question_through_a_second_stage() {
     let options = format!("--through ept:0x101e --arch x86-64 --root {ROOT:#x}");
     let (status, answer) =
         json(&image, &format!("{options} translate 0x400123 0xffff888000010000"));
-    assert_eq!(status, 0);
+    // The guest maps both, and the second stage has nothing where one of them leads.
+    assert_eq!(status, 1);
     assert_eq!(
         [number(&answer[0]["pa"]), number(&answer[1]["pa"])],
         [Some(0x30_0123), Some(0x1_0000)]
     );
+    let (_, _, error) = text(&image, &format!("{options} translate 0x400123"));
+    assert!(error.contains("physical addresses are the guest's"), "{error}");
+    assert!(error.contains("the second stage maps no page at guest physical 0x300123"), "{error}");
+    let (status, _, error) = text(&image, &format!("{options} translate 0xffff888000010000"));
+    assert!(status == 0 && !error.contains("maps no page"), "{error}");
     let (status, pieces) = json(&image, &format!("{options} read 0xffff888000010000 8"));
     let hex: String = memory[0x1_0000..0x1_0008].iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!((status, pieces[0]["bytes"].as_str()), (0, Some(&hex[..])));
