@@ -63,7 +63,7 @@ const fn name(status: u8) -> &'static str {
 /// let abort = Abort::from_registers(0x9200_0046, 0xffff_0000_0900_0018, 0x0009_0000)?;
 /// assert_eq!(abort.ipa(), Some(Gpa::new(0x900_0018)));
 /// assert_eq!(abort.access().kind, AccessKind::Write);
-/// assert_eq!(abort.fault().kind, FaultKind::Translation);
+/// assert_eq!(abort.fault().kind(), FaultKind::Translation);
 /// // `stage.fault_in(ticket, ipa, abort.access().kind, &slot, page, …)`
 ///
 /// let hvc = Abort::from_registers(0x5a00_0000, 0, 0);
@@ -92,10 +92,10 @@ impl Abort {
             return Err(NotStage2::Class { class: esr.class() });
         }
         match esr.fault() {
-            Some(FaultStatus { kind: FaultKind::WalkAbort, .. }) | None => {
-                Err(NotStage2::Status { status: esr.status() })
+            Some(fault) if !matches!(fault.kind(), FaultKind::WalkAbort) => {
+                Ok(Self { esr, fault, far, hpfar })
             }
-            Some(fault) => Ok(Self { esr, fault, far, hpfar }),
+            _ => Err(NotStage2::Status { status: esr.status() }),
         }
     }
 
@@ -134,7 +134,7 @@ impl Abort {
         if self.is_stage1_walk() {
             return Some(address_of_hpfar(self.hpfar));
         }
-        match self.fault.kind {
+        match self.fault.kind() {
             FaultKind::Permission => None,
             _ => Some(Gpa::new(address_of_hpfar(self.hpfar).get() | self.far & IN_PAGE)),
         }
@@ -164,7 +164,7 @@ impl Abort {
     #[must_use]
     pub const fn access(&self) -> Access {
         let (fetch, denied) =
-            (self.esr.is_fetch(), matches!(self.fault.kind, FaultKind::Permission));
+            (self.esr.is_fetch(), matches!(self.fault.kind(), FaultKind::Permission));
         let write = if self.is_stage1_walk() || !fetch && self.esr.cm() {
             denied
         } else {

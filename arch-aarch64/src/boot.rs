@@ -37,11 +37,11 @@ use pgtable::memory::TableMemory;
 use pgtable::vcpu::build_boot_tables;
 
 use crate::memory_type::Mair;
-use crate::registers::{Registers, Tcr};
+use crate::registers::{Hcr, Registers, Tcr};
 use crate::shape::ShapeError;
 use crate::stage1::VmsaStage1;
 use crate::stage1_attributes::Stage1Attributes;
-use crate::stage1_controls::{Stage1Controls, VaRange};
+use crate::stage1_controls::{Regime, Stage1Controls, VaRange};
 
 /// One range to map, by pages of at least the granule.
 pub type BootMapping = pgtable::vcpu::BootMapping<Stage1Attributes>;
@@ -64,7 +64,8 @@ pub enum BootError {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct BootTables {
     /// TCR, TTBR0 and TTBR1 as a whole, with ASID 0; the bits of SCTLR that have to be set
-    /// ([`VmsaStage1::sctlr`]). A range without mappings has no walks (TCR.EPD*x*).
+    /// ([`VmsaStage1::sctlr`]). A range without mappings has no walks (TCR.EPD*x*). HCR_EL2 has
+    /// E2H in the EL2&0 regime; TGE, by which EL0 belongs to that regime, is the caller's.
     pub registers: Registers,
     /// MAIR: the memory types that [`Stage1Attributes`] names by index.
     pub mair: Mair,
@@ -113,7 +114,8 @@ pub fn boot_tables<M: TableMemory<Gpa>>(
         let both = Tcr::from_bits(tcr);
         tcr = both.with_epd0(lower.is_empty()).with_epd1(upper.is_empty()).into_bits();
     }
-    let pan = controls.pan;
-    let registers = Registers { tcr, ttbr0, ttbr1, sctlr, pan, ..Registers::default() };
+    let hcr = Hcr::new().with_rw(true).with_e2h(controls.regime == Regime::El20).into_bits();
+    let registers =
+        Registers { tcr, ttbr0, ttbr1, sctlr, hcr, pan: controls.pan, ..Registers::default() };
     Ok(BootTables { registers, mair: Mair::USUAL, end })
 }

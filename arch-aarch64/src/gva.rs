@@ -25,6 +25,13 @@ pub enum Unsupported {
     /// EL1 is AArch32 (HCR_EL2.RW = 0).
     #[error("AArch32 translation is not supported")]
     AArch32,
+    /// HCR_EL2.E2H says another regime of EL2 than the one that was asked about: it is 0 for
+    /// [`Regime::El2`], and 1 for [`Regime::El20`].
+    #[error("HCR_EL2.E2H is {}: EL2 does not have that regime", u8::from(*e2h))]
+    E2h {
+        /// What it is.
+        e2h: bool,
+    },
     /// EL0 belongs to the EL2&0 regime (HCR_EL2.TGE = 1), not to EL1&0.
     #[error("HCR_EL2.TGE is set: there is no EL1&0 regime")]
     Tge,
@@ -91,7 +98,12 @@ impl Paging {
         processor: &Processor,
     ) -> Result<Self, Unsupported> {
         let Registers { tcr, tcr2, sctlr, hcr, .. } = registers;
-        let el0 = regime.has_el0();
+        let (el1, el0) = (regime == Regime::El10, regime.has_el0());
+        // It says what the other registers' bits mean.
+        let e2h = Hcr::from_bits(hcr).e2h();
+        if !el1 && e2h != el0 {
+            return Err(Unsupported::E2h { e2h });
+        }
         Unsupported::check(&[
             (if el0 { ControlRegister::Tcr } else { ControlRegister::TcrEl2 }, tcr),
             (ControlRegister::Tcr2, tcr2),
@@ -99,7 +111,6 @@ impl Paging {
             (ControlRegister::Hcr, hcr),
         ])?;
         let (sctlr, hcr) = (Sctlr::from_bits(sctlr), Hcr::from_bits(hcr));
-        let el1 = regime == Regime::El10;
         if el1 && !hcr.rw() {
             return Err(Unsupported::AArch32);
         }
@@ -167,7 +178,7 @@ impl Paging {
         let user = self.regime.has_el0() && access.privilege == Privilege::User;
         let range = self.range(gva);
         let refused = |kind| {
-            let arch = Esr::abort(FaultStatus { kind, level: 0 }, access, user);
+            let arch = Esr::abort(FaultStatus::at(kind, None), access, user);
             Fault { address: gva, access, cause: Cause::Address, at: None, entry: None, arch }
         };
         if !self.on {

@@ -425,7 +425,8 @@ pub struct Registers {
     pub ttbr1: u64,
     /// SCTLR_EL1 or SCTLR_EL2.
     pub sctlr: u64,
-    /// HCR_EL2. Of a guest of KVM what the default has: `Hcr::new().with_rw(true)`.
+    /// HCR_EL2. Of a guest of KVM what the default has: `Hcr::new().with_rw(true)`. In the EL2&0
+    /// regime E2H is set.
     pub hcr: u64,
     /// PSTATE.PAN.
     pub pan: bool,

@@ -19,7 +19,7 @@ pub(crate) const TABLE: u64 = TableDescriptor::new().with_table(true).into_bits(
 /// The contiguous hint, of either stage.
 const CONTIGUOUS: u64 = Stage1Descriptor::new().with_contiguous(true).into_bits();
 /// The last level in Arm's numbering, in which levels are counted towards the pages.
-const LAST_LEVEL: i8 = 3;
+pub(crate) const LAST_LEVEL: i8 = 3;
 /// The most levels: with LPA2 and 4-KiB granules.
 const MOST_LEVELS: usize = 5;
 /// Below this bit no address stands in a descriptor in place.

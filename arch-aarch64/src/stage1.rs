@@ -14,7 +14,7 @@ use crate::stage1_attributes::{
     AF, ATTRIBUTES, CLEAN, DBM, EL0, GP, NG, PXN, READ_ONLY, SH, SOFTWARE, Stage1Attributes, UXN,
 };
 use crate::stage1_controls::{Stage1Controls, VaRange, input_limits};
-use crate::syndrome::{Esr, FaultKind, FaultStatus, status};
+use crate::syndrome::{Esr, FaultKind, FaultStatus, kind_of};
 
 const PXN_TABLE: u64 = TableDescriptor::new().with_pxn_table(true).into_bits();
 const UXN_TABLE: u64 = TableDescriptor::new().with_uxn_table(true).into_bits();
@@ -318,11 +318,11 @@ impl Format for VmsaStage1 {
         } else {
             return Ok(());
         };
-        Err(self.esr(FaultStatus { kind, ..status(Cause::Denied, Some(at)) }, access))
+        Err(self.esr(FaultStatus::at(kind, Some(at)), access))
     }
 
     fn fault(&self, cause: Cause, access: Access, at: Option<Position>, _: u64) -> Esr {
-        self.esr(status(cause, at), access)
+        self.esr(FaultStatus::at(kind_of(cause), at), access)
     }
 
     /// Tables that limit nothing; accessed pages that allow the access whatever else they say;

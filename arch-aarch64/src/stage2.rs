@@ -13,7 +13,7 @@ use crate::stage1_controls::input_limits;
 use crate::stage2_attributes::{
     AF, CLEAN, DBM, READ, SH, SOFTWARE, Stage2Attributes, WRITE, XN, XNX,
 };
-use crate::syndrome::{Esr, FaultKind, FaultStatus, status};
+use crate::syndrome::{Esr, FaultKind, FaultStatus, kind_of};
 
 /// A root may be 16 granules: four index bits more than another table.
 const CONCATENATED: u8 = 4;
@@ -321,12 +321,12 @@ impl Format for VmsaStage2 {
         } else {
             return Ok(());
         };
-        Err(Esr::abort(FaultStatus { kind, ..status(Cause::Denied, Some(at)) }, access, true))
+        Err(Esr::abort(FaultStatus::at(kind, Some(at)), access, true))
     }
 
     /// EL2 takes every stage-2 fault, from EL1 or EL0.
     fn fault(&self, cause: Cause, access: Access, at: Option<Position>, _: u64) -> Esr {
-        Esr::abort(status(cause, at), access, true)
+        Esr::abort(FaultStatus::at(kind_of(cause), at), access, true)
     }
 
     /// Accessed pages that allow the access whatever else they say; addresses that stand in place.

@@ -8,7 +8,7 @@ use core::fmt;
 use bitfield_struct::bitfield;
 use pgtable::{Access, AccessKind, Cause, Gpa, Position, low_bits};
 
-use crate::shape::arm_level;
+use crate::shape::{LAST_LEVEL, arm_level};
 
 /// What went wrong, without the level.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -29,27 +29,68 @@ pub enum FaultKind {
 /// instruction aborts).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FaultStatus {
-    /// The kind.
-    pub kind: FaultKind,
-    /// The level in Arm's numbering, −1 to 3. Access flag and permission faults have none below 0.
-    pub level: i8,
+    kind: FaultKind,
+    level: i8,
 }
 
 impl FaultStatus {
+    /// The fault of `kind` at `level` in Arm's numbering. `None` if no status says it: a level
+    /// outside −1 to 3; an access flag or permission fault at level −1, where no leaf stands.
+    ///
+    /// ```
+    /// use pgtable_aarch64::{FaultKind, FaultStatus};
+    ///
+    /// let status = FaultStatus::new(FaultKind::Translation, -1).map(FaultStatus::into_bits);
+    /// assert_eq!(status, Some(0b10_1011));
+    /// assert_eq!(FaultStatus::new(FaultKind::Permission, -1), None);
+    /// ```
+    #[must_use]
+    pub const fn new(kind: FaultKind, level: i8) -> Option<Self> {
+        let first = match kind {
+            FaultKind::AccessFlag | FaultKind::Permission => 0,
+            FaultKind::AddressSize | FaultKind::Translation | FaultKind::WalkAbort => -1,
+        };
+        if first <= level && level <= LAST_LEVEL { Some(Self { kind, level }) } else { None }
+    }
+
+    /// The fault of a walk that ended at `at`: at level 0 if the walk did not begin, wherever it
+    /// would start. A leaf's fault at a level without leaves counts as one at level 0.
+    pub(crate) const fn at(kind: FaultKind, at: Option<Position>) -> Self {
+        let level = match at {
+            Some(at) => arm_level(at.level),
+            None => 0,
+        };
+        match Self::new(kind, level) {
+            Some(status) => status,
+            None => Self { kind, level: 0 },
+        }
+    }
+
+    /// The kind.
+    #[must_use]
+    pub const fn kind(self) -> FaultKind {
+        self.kind
+    }
+
+    /// The level in Arm's numbering: −1 to 3.
+    #[must_use]
+    pub const fn level(self) -> i8 {
+        self.level
+    }
+
     /// The six bits.
     #[must_use]
     pub const fn into_bits(self) -> u8 {
         use FaultKind::{AccessFlag, AddressSize, Permission, Translation, WalkAbort};
-        let level = self.level as u8 & 3;
-        match (self.kind, self.level < 0) {
-            (AddressSize, true) => 0b10_1001,
-            (Translation, true) => 0b10_1011,
-            (WalkAbort, true) => 0b01_0011,
-            (AddressSize, false) => level,
-            (Translation, false) => 0b00_0100 | level,
-            (AccessFlag, _) => 0b00_1000 | level,
-            (Permission, _) => 0b00_1100 | level,
-            (WalkAbort, false) => 0b01_0100 | level,
+        match (self.kind, self.level as u8 & 3, self.level < 0) {
+            (AddressSize, _, true) => 0b10_1001,
+            (Translation, _, true) => 0b10_1011,
+            (WalkAbort, _, true) => 0b01_0011,
+            (AddressSize, level, false) => level,
+            (Translation, level, false) => 0b00_0100 | level,
+            (AccessFlag, level, _) => 0b00_1000 | level,
+            (Permission, level, _) => 0b00_1100 | level,
+            (WalkAbort, level, false) => 0b01_0100 | level,
         }
     }
 
@@ -69,7 +110,7 @@ impl FaultStatus {
             20..24 => (WalkAbort, level),
             _ => return None,
         };
-        Some(Self { kind, level })
+        Self::new(kind, level)
     }
 }
 
@@ -134,6 +175,12 @@ impl Esr {
     /// than the one that takes the abort.
     #[must_use]
     pub const fn abort(status: FaultStatus, access: Access, lower: bool) -> Self {
+        Self::of_access(access, lower).with_status(status.into_bits())
+    }
+
+    /// An abort of `access` whose status is still to be set: EC, IL and WnR.
+    #[must_use]
+    pub const fn of_access(access: Access, lower: bool) -> Self {
         let class = match (access.kind, lower) {
             (AccessKind::Fetch, true) => INSTRUCTION_ABORT_LOWER,
             (AccessKind::Fetch, false) => INSTRUCTION_ABORT_SAME,
@@ -141,7 +188,6 @@ impl Esr {
             (_, false) => DATA_ABORT_SAME,
         };
         Self::new()
-            .with_status(status.into_bits())
             .with_write(matches!(access.kind, AccessKind::Write))
             .with_il(true)
             .with_class(class)
@@ -151,9 +197,7 @@ impl Esr {
     /// instruction, whether or not the walk wanted to write.
     #[must_use]
     pub const fn of_stage1_walk(self, access: Access) -> Self {
-        let of_access =
-            Self::abort(FaultStatus { kind: FaultKind::Translation, level: 0 }, access, true);
-        of_access.with_status(self.status()).with_s1ptw(true)
+        Self::of_access(access, true).with_status(self.status()).with_s1ptw(true)
     }
 
     /// The kind and the level; `None` if it is no fault of a translation.
@@ -194,21 +238,15 @@ impl fmt::Display for Esr {
     }
 }
 
-/// The fault of a walk that ended at `at` for `cause`. A malformed descriptor is one whose address
+/// The kind of fault of a walk that ended for `cause`. A malformed descriptor is one whose address
 /// has bits beyond the output address size.
-pub(crate) const fn status(cause: Cause, at: Option<Position>) -> FaultStatus {
-    let kind = match cause {
+pub(crate) const fn kind_of(cause: Cause) -> FaultKind {
+    match cause {
         Cause::Address | Cause::NotPresent | Cause::Contended => FaultKind::Translation,
         Cause::Malformed => FaultKind::AddressSize,
         Cause::TableAccess => FaultKind::WalkAbort,
         Cause::Denied => FaultKind::Permission,
-    };
-    // An address out of range is reported at level 0, wherever the walk would start.
-    let level = match at {
-        Some(at) => arm_level(at.level),
-        None => 0,
-    };
-    FaultStatus { kind, level }
+    }
 }
 
 /// HPFAR_EL2 for a stage-2 fault at `ipa` ("HPFAR_EL2"): address bits 55:12 in bits 47:4.

@@ -10,7 +10,7 @@ use pgtable::bytes::Translate;
 use pgtable::memory::DirectMap;
 use pgtable::{Access, Attributes, Gpa, Gva, Memory, Prot};
 use pgtable_aarch64::{
-    BootError, BootMapping, GvaError, Paging, Processor, Regime, Registers, Stage1Attributes,
+    BootError, BootMapping, GvaError, Hcr, Paging, Processor, Regime, Registers, Stage1Attributes,
     Stage1Controls, Tcr, Unsupported, boot_tables, gva_to_gpa,
 };
 use support::{GRANULES, S1};
@@ -91,6 +91,12 @@ fn devices_and_memory_in_every_regime() {
         let controls = Stage1Controls { regime, wxn: regime == Regime::El20, ..S1 };
         let boot = boot_tables(controls, &memory, area.clone(), &lower, &[]).unwrap();
         let paging = Paging::of(regime, boot.registers, &Processor::MAX).unwrap();
+        // E2H says which regime EL2 has, before any other bit is read.
+        let e2h = Hcr::from_bits(boot.registers.hcr).e2h();
+        assert_eq!(e2h, regime == Regime::El20);
+        let other = if e2h { Regime::El2 } else { Regime::El20 };
+        let wrong = Paging::of(other, boot.registers, &Processor::MAX);
+        assert_eq!(wrong, Err(Unsupported::E2h { e2h }), "{regime:?} as {other:?}");
         for (gva, access, want) in [
             (0x900_0000, Access::WRITE, Some(0x04)),
             (0x900_0000, Access::FETCH, None),

@@ -8,11 +8,11 @@ mod support;
 use pgtable::bytes::{Debugger, Translate};
 use pgtable::format::Format;
 use pgtable::memory::DirectMap;
-use pgtable::{Access, Cause, Gpa, Gva, Hpa};
+use pgtable::{Access, Cause, Gpa, Gva, Hpa, Level, Position};
 use pgtable_aarch64::{
-    CONTROL_BITS, ControlRegister, Effect, FaultStatus, Granule, Hcr, Mair, Paging, Processor,
-    Regime, Registers, Stage1Controls, Stage2Controls, Stage2Memory, Tcr, Tree, Ttbr, Unsupported,
-    VaRange, VmsaStage1, VmsaStage2, combined_memory, hpfar, stage2_of,
+    CONTROL_BITS, ControlRegister, Effect, FaultKind, FaultStatus, Granule, Hcr, Mair, Paging,
+    Processor, Regime, Registers, Stage1Controls, Stage2Controls, Stage2Memory, Tcr, Tree, Ttbr,
+    Unsupported, VaRange, VmsaStage1, VmsaStage2, combined_memory, hpfar, stage2_of,
 };
 use support::{GRANULES, S1, S2, stage1, stage2};
 
@@ -358,11 +358,34 @@ fn processors() {
 fn words() {
     assert_eq!(hpfar(Gpa::new(0x9_8000_1234_5678)), 0x0980_0012_3450);
     assert_eq!(Mair::USUAL.attr(2), 0x44);
+    let mut statuses = 0;
     for bits in 0..64 {
         if let Some(status) = FaultStatus::from_bits(bits) {
             assert_eq!(status.into_bits(), bits, "{status:?}");
+            assert_eq!(FaultStatus::new(status.kind(), status.level()), Some(status));
+            statuses += 1;
         }
     }
+    // What has no bits cannot be said: DDI 0487, "ESR_EL1", has 4 levels of each kind, and level −1
+    // of those that need no leaf.
+    assert_eq!(statuses, 5 * 4 + 3);
+    for (kind, levels) in [
+        (FaultKind::AddressSize, -1..=3),
+        (FaultKind::Translation, -1..=3),
+        (FaultKind::WalkAbort, -1..=3),
+        (FaultKind::AccessFlag, 0..=3),
+        (FaultKind::Permission, 0..=3),
+    ] {
+        for level in i8::MIN..=i8::MAX {
+            let said = FaultStatus::new(kind, level).is_some();
+            assert_eq!(said, levels.contains(&level), "{kind:?} {level}");
+        }
+    }
+    // A leaf's fault is never told of level −1, even if a caller asks where no leaf stands.
+    let format = stage1(Stage1Controls { ds: true, input_bits: 52, ..S1 });
+    let root = Position { level: Level(4), shift: 48 };
+    let esr = format.check(1 << 10, root, 0, Access::WRITE.by_user()).unwrap_err();
+    assert_eq!(esr.fault(), FaultStatus::new(FaultKind::Permission, 0));
     for (first, second, fwb, want) in [
         (0xff, Stage2Memory::WriteBack, false, 0xff),
         (0xff, Stage2Memory::WriteThrough, false, 0xbb),

@@ -149,7 +149,7 @@ fn what_cannot_be_built() {
         matches!(build(0x9000, 0xf000, hole), BootError::Mapping(at) if at.error == Error::Range)
     );
     let text = build(0x9000, 0xa000, identity).to_string();
-    assert_eq!(text, "boot tables: gva 0x0: no memory left for a table of 2^12 bytes (level 2)");
+    assert_eq!(text, "boot tables: gva 0x0: no memory left for a table of 2^12 bytes");
 }
 
 #[test]

@@ -59,13 +59,13 @@ pub enum Contents {
 pub enum AllocError {
     /// No memory is left for a table of that size: free some, or give the allocator more, and try
     /// again.
-    #[error("no memory left for a table of 2^{} bytes ({})", layout.shift, layout.level)]
+    #[error("no memory left for a table of 2^{} bytes", layout.shift)]
     Exhausted {
         /// What was asked for.
         layout: TableLayout,
     },
     /// The allocator never hands out tables of that size.
-    #[error("this allocator has no tables of 2^{} bytes ({})", layout.shift, layout.level)]
+    #[error("this allocator has no tables of 2^{} bytes", layout.shift)]
     Unsupported {
         /// What was asked for.
         layout: TableLayout,

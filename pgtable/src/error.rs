@@ -7,6 +7,9 @@ use crate::geometry::Position;
 use crate::memory::MemoryError;
 
 /// Why a table could not be changed.
+///
+/// Texts tell an entry's level by the bytes of address space that it covers: manuals number levels
+/// from either end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -25,13 +28,13 @@ pub enum Error {
     #[error("no leaf of the wanted size fits here")]
     LeafSize,
     /// Something is mapped there already. Unmap it first, or remap.
-    #[error("already mapped by a leaf of 2^{} bytes ({})", at.shift, at.level)]
+    #[error("already mapped by a leaf of 2^{} bytes", at.shift)]
     Mapped {
         /// Where the entry stands.
         at: Position,
     },
     /// Software keeps a number there (an [`Annotation`](crate::tree::Annotation)). Clear it first.
-    #[error("software keeps {value:#x} in the absent entry of 2^{} bytes ({})", at.shift, at.level)]
+    #[error("software keeps {value:#x} in the absent entry of 2^{} bytes", at.shift)]
     Annotated {
         /// Where the entry stands.
         at: Position,
@@ -39,7 +42,7 @@ pub enum Error {
         value: u64,
     },
     /// The format cannot say these attributes, or cannot hold that output address, at that place.
-    #[error("the format cannot encode these attributes or this output address at {}", at.level)]
+    #[error("no entry of 2^{} bytes encodes these attributes or this output address", at.shift)]
     Unencodable {
         /// Where the entry was to stand.
         at: Position,
@@ -49,7 +52,7 @@ pub enum Error {
     Alloc(#[from] AllocError),
     /// An entry is present and no valid entry of its level: somebody else wrote this table. Do not
     /// go on with it.
-    #[error("malformed entry {word:#018x} at {} (table memory {entry:#x})", at.level)]
+    #[error("malformed entry {word:#018x} of 2^{} bytes (table memory {entry:#x})", at.shift)]
     Malformed {
         /// Where the entry stands.
         at: Position,
@@ -62,8 +65,8 @@ pub enum Error {
     /// below it would need the entry replaced while hardware may hold it. Change a
     /// [`snapshot`](crate::walk::Walker::snapshot), which has the tables in between.
     #[error(
-        "the entry {word:#018x} at {} (table memory {entry:#x}) leads past levels: \
-         its tree is only read; a snapshot of it may be changed", at.level
+        "the entry {word:#018x} of 2^{} bytes (table memory {entry:#x}) leads past levels: \
+         its tree is only read; a snapshot of it may be changed", at.shift
     )]
     SkipsLevels {
         /// Where the entry stands.

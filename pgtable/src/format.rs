@@ -88,7 +88,7 @@ pub type EntryOf<F> = Entry<Output<F>, <F as Format>::Attributes>;
 
 /// The attributes or the address have no encoding at that place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("this page or table has no encoding at {}, entries of 2^{} bytes", at.level, at.shift)]
+#[error("no entry of 2^{} bytes encodes this page or table", at.shift)]
 pub struct Unencodable {
     /// Where the entry would stand.
     pub at: Position,

@@ -151,7 +151,7 @@ impl<'a, V: Vm<'a>> Checker<'a, V> {
     /// Shows the walk, entry by entry.
     fn trace(&self, check: &Check<V::Fault>) -> Result<(), Failure> {
         for (level, address, word) in self.machine.trace(check.pid, check.address)? {
-            println!("        {level}: {address:#x} holds {word:#018x}");
+            println!("        level {level}: {address:#x} holds {word:#018x}");
         }
         Ok(())
     }

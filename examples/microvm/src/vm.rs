@@ -12,7 +12,7 @@ use pgtable::format::{Entry, Format};
 use pgtable::invalidate::Invalidate;
 use pgtable::memory::GuestTables;
 use pgtable::walk::Walker;
-use pgtable::{Access, Gpa, Gva, Level, Stage1};
+use pgtable::{Access, Gpa, Gva, Stage1};
 use probe_guest::Probe;
 use vm_memory::GuestMemoryMmap;
 
@@ -108,7 +108,7 @@ pub trait Vm<'a>: Copy {
     ) -> Result<Answer<Self::Fault>, Failure>;
 
     /// The entries of a walk: level, address, word.
-    fn trace(&self, pid: u32, address: Gva) -> Result<Vec<(Level, Gpa, u64)>, Failure>;
+    fn trace(&self, pid: u32, address: Gva) -> Result<Vec<(i8, Gpa, u64)>, Failure>;
 
     /// What another walker says of a check, if that is not as it should be.
     fn third_opinion(&self, check: &Check<Self::Fault>) -> Result<Option<String>, Failure> {
@@ -151,9 +151,9 @@ pub fn moved<F: Format<Stage = Stage1>>(
 pub fn traced<F: Format<Stage = Stage1>>(
     walker: &Walker<F, &GuestTables<'_, Gpa>>,
     address: Gva,
-) -> Vec<(Level, Gpa, u64)> {
+) -> Vec<(i8, Gpa, u64)> {
     let trace = walker.trace(address);
-    trace.iter().map(|entry| (entry.at.level, entry.address, entry.word)).collect()
+    trace.iter().map(|entry| (F::level_number(entry.at.level), entry.address, entry.word)).collect()
 }
 
 /// Where the frames of tables are, in words.

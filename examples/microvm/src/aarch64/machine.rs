@@ -6,7 +6,7 @@ use std::io;
 
 use pgtable::memory::GuestTables;
 use pgtable::walk::Walker;
-use pgtable::{Access, AccessKind, Gpa, Gva, Level, Privilege};
+use pgtable::{Access, AccessKind, Gpa, Gva, Privilege};
 use pgtable_aarch64::{
     Esr, FaultStatus, Paging, Processor, Regime, Registers, TlbiAddress, Tree, VmsaStage1,
 };
@@ -27,8 +27,8 @@ pub struct Abort(Esr);
 
 impl Abort {
     fn new(esr: Esr) -> Option<Self> {
-        let FaultStatus { kind, .. } = esr.fault()?;
-        Some(Self(esr.with_status(FaultStatus { kind, level: 0 }.into_bits())))
+        let status = FaultStatus::new(esr.fault()?.kind(), 0)?;
+        Some(Self(esr.with_status(status.into_bits())))
     }
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for Abort {
         write!(f, "EC {:#x}, ", self.0.class())?;
         f.write_str(if self.0.write() { "write, " } else { "" })?;
         match self.0.fault() {
-            Some(FaultStatus { kind, .. }) => write!(f, "{kind:?}"),
+            Some(status) => write!(f, "{:?}", status.kind()),
             None => write!(f, "status {:#x}", self.0.status()),
         }
     }
@@ -176,7 +176,7 @@ impl<'a> Vm<'a> for Machine<'a> {
         })
     }
 
-    fn trace(&self, pid: u32, address: Gva) -> Result<Vec<(Level, Gpa, u64)>, Failure> {
+    fn trace(&self, pid: u32, address: Gva) -> Result<Vec<(i8, Gpa, u64)>, Failure> {
         let walker = self.walker(pid, address, Access::READ)?;
         Ok(walker.map_or(Vec::new(), |walker| vm::traced(&walker, address)))
     }

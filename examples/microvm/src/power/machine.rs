@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 
-use pgtable::{Access, AccessKind, Gpa, Gva, Level, Privilege};
+use pgtable::{Access, AccessKind, Gpa, Gva, Privilege};
 use pgtable_ppc64::radix::{
     Granule, GuestMmu, PageSize, ProcessScoped, ProcessTable, Prte, RcPolicy, Rs, Tlbie,
 };
@@ -138,7 +138,7 @@ impl<'a> Vm<'a> for Machine<'a> {
         })
     }
 
-    fn trace(&self, pid: u32, address: Gva) -> Result<Vec<(Level, Gpa, u64)>, Failure> {
+    fn trace(&self, pid: u32, address: Gva) -> Result<Vec<(i8, Gpa, u64)>, Failure> {
         let mmu = self.mmu(pid);
         let walker = mmu.process(address).map(|pid| mmu.walker(self.parts.tables, pid));
         Ok(match walker {

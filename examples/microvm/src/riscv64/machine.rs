@@ -5,7 +5,7 @@ use std::io;
 
 use pgtable::memory::GuestTables;
 use pgtable::walk::Walker;
-use pgtable::{Access, Gpa, Gva, Level};
+use pgtable::{Access, Gpa, Gva};
 use pgtable_riscv64::{Exception, Sv};
 use probe_guest::Probe;
 use probe_guest::riscv64::{self, Outcome, ProbeGuest};
@@ -114,7 +114,7 @@ impl<'a> Vm<'a> for Machine<'a> {
         })
     }
 
-    fn trace(&self, pid: u32, address: Gva) -> Result<Vec<(Level, Gpa, u64)>, Failure> {
+    fn trace(&self, pid: u32, address: Gva) -> Result<Vec<(i8, Gpa, u64)>, Failure> {
         Ok(vm::traced(&self.walker(pid)?, address))
     }
 

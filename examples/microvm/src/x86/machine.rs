@@ -6,7 +6,7 @@ use std::io;
 
 use pgtable::memory::GuestTables;
 use pgtable::walk::Walker;
-use pgtable::{Access, AccessKind, Gpa, Gva, Level, Privilege};
+use pgtable::{Access, AccessKind, Gpa, Gva, Privilege};
 use pgtable_x86::{LongMode, LongModeFault};
 use probe_guest::Probe;
 use probe_guest::x86::{self, Outcome, ProbeGuest, Trap, vector};
@@ -177,7 +177,7 @@ impl<'a> Vm<'a> for Machine<'a> {
         })
     }
 
-    fn trace(&self, pid: u32, address: Gva) -> Result<Vec<(Level, Gpa, u64)>, Failure> {
+    fn trace(&self, pid: u32, address: Gva) -> Result<Vec<(i8, Gpa, u64)>, Failure> {
         Ok(vm::traced(&self.walker(pid)?, address))
     }
 

@@ -63,7 +63,8 @@ pub enum Otherwise {
     DbmCountsForStores,
     /// The manual: an output address beyond the output size is an address size fault, and with LPA
     /// and LPA2 the address has 52 bits whatever that size is (D8.3.1). QEMU: with a size below 52
-    /// bits, descriptor bits 15:12 (LPA) and 9:8 (LPA2) are ignored.
+    /// bits, descriptor bits 15:12 (LPA) and 9:8 (LPA2) are ignored; and so are bits 5:2 of TTBRs
+    /// under DS, which the manual makes address bits (`AArch64.S1TTBaseAddress`).
     HighBitsIgnored,
     /// The manual: of a block's address, what is below the block's size counts for nothing
     /// (`AArch64.LeafBase`). QEMU: it is held against the output size.
@@ -383,7 +384,7 @@ impl Bench<'_> {
 }
 
 fn is_walk_abort(esr: Esr) -> bool {
-    esr.fault().is_some_and(|fault| fault.kind == FaultKind::WalkAbort)
+    esr.fault().is_some_and(|fault| fault.kind() == FaultKind::WalkAbort)
 }
 
 /// Whether the library sees why a walk ended: a table where there is nothing is an external abort,
@@ -528,17 +529,21 @@ fn predict(
             return None;
         }
     }
-    let strict_tree = scene.paging.tree(Gva::new(va), access);
+    let strict_tree = scene.strict.tree(Gva::new(va), access);
     let strict = bench.outcome(&strict_tree, va, access);
     // What QEMU does.
     let tree = if access.kind == AccessKind::Fetch {
         scene.paging_without_hd.tree(Gva::new(va), access)
     } else {
-        strict_tree
+        scene.paging.tree(Gva::new(va), access)
     };
     let mut otherwise = None;
     if bench.outcome(&tree, va, access) != strict {
-        otherwise = Some(Otherwise::DbmCountsForStores);
+        let same_roots = scene.paging == scene.strict;
+        otherwise = Some(match same_roots {
+            true => Otherwise::DbmCountsForStores,
+            false => Otherwise::HighBitsIgnored,
+        });
     }
     let tree = if access == Access::FETCH && bench.pan_denies(va) {
         let lenient = scene.paging_without_wxn.tree(Gva::new(va), access);

@@ -1,7 +1,7 @@
 //! What the machine's answer is compared with.
 
 use pgtable::{AccessKind, Gpa, Privilege, low_bits};
-use pgtable_aarch64::{Abort, Esr, FaultKind, FaultStatus, hpfar};
+use pgtable_aarch64::{Abort, Esr, FaultKind, hpfar};
 
 use super::bench::{Case, Outcome};
 use super::records::{Answer, block};
@@ -51,8 +51,7 @@ impl Case {
     /// The external abort of an access where there is nothing.
     fn external(&self) -> Esr {
         let user = self.access.privilege == Privilege::User;
-        let status = FaultStatus { kind: FaultKind::Translation, level: 0 };
-        Esr::abort(status, self.access, user).with_status(0x10)
+        Esr::of_access(self.access, user).with_status(0x10)
     }
 
     /// A fault: of stage 1, taken by EL1 or EL2, or of stage 2, with its address.
@@ -83,7 +82,7 @@ impl Case {
                 let handled = Abort::from_registers(seen.esr2, seen.far2, seen.hpfar);
                 let page = if table { ipa.get() & !low_bits(12) } else { ipa.get() };
                 // A table that is not there is none of stage 2's faults.
-                let external = esr.fault().is_some_and(|it| it.kind == FaultKind::WalkAbort);
+                let external = esr.fault().is_some_and(|it| it.kind() == FaultKind::WalkAbort);
                 let page = if external { u64::MAX } else { page };
                 let told = handled.map(|abort| abort.ipa().map_or(page, Gpa::get));
                 field("the address to be handled", page, told.unwrap_or(u64::MAX));

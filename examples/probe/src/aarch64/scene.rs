@@ -11,7 +11,7 @@ use pgtable::walk::Walker;
 use pgtable::{Address, Gpa, Gva, Hpa, Leaves, Prot, low_bits};
 use pgtable_aarch64::{
     Granule, Hcr, Mair, Paging, Processor, Regime, Registers, Shareability, Stage1Attributes,
-    Stage1Controls, Stage2Attributes, Stage2Controls, Stage2Execute, Stage2Memory, VaRange,
+    Stage1Controls, Stage2Attributes, Stage2Controls, Stage2Execute, Stage2Memory, Tcr, VaRange,
     VmsaStage1, VmsaStage2, stage2_of,
 };
 
@@ -63,7 +63,10 @@ pub struct Scene {
     pub mair: Mair,
     pub pan: bool,
     pub paging: Paging,
-    /// The same without PAN: what most AT instructions take.
+    /// What the manual says to the same registers: TTBRs hold address bits 51:48 under DS, whatever
+    /// the output size is (`AArch64.S1TTBaseAddress`).
+    pub strict: Paging,
+    /// As `paging`, without PAN: what most AT instructions take.
     pub paging_without_pan: Paging,
     /// The same without hardware-managed dirty state: what QEMU takes for instruction fetches.
     pub paging_without_hd: Paging,
@@ -350,6 +353,8 @@ fn scene(
     };
     order.sctlr = SCTLR[usize::from(regime != Regime::El10)];
     let mut registers = Registers::default();
+    // What QEMU takes for no bits of TTBR1.
+    let mut beyond = 0;
     if mode != Mode::Second {
         // Behind a second stage, any granule and size; tables must be in its reach.
         let size = if is_second {
@@ -366,14 +371,25 @@ fn scene(
         }
         let before = memory.next.get();
         let mut tree = PageTable::new(format, memory.map::<Gpa>(), memory)?;
-        let at = format.address(code_at(controls.input_bits));
+        let upper = controls.range == VaRange::Upper;
+        // Code in a range of its own, so that the other one's root may be anywhere.
+        let apart = mode == Mode::First && upper && rng.bool();
+        let lower = VmsaStage1::new(Stage1Controls { range: VaRange::Lower, ..controls })
+            .map_err(|error| format!("{error}: {controls:?}"))?;
+        let mut code_tree = match apart {
+            true => Some(PageTable::new(lower, memory.map::<Gpa>(), memory)?),
+            false => None,
+        };
+        let of_code = code_tree.as_mut().unwrap_or(&mut tree);
+        let at = of_code.format().address(code_at(controls.input_bits));
         let mut plain = Stage1Attributes::from(Prot::RX).with_shareability(Shareability::Inner);
         if regime.has_el0() {
             plain = Stage1Attributes::from(Prot::RX.for_user()).with_privileged_execute(true);
             plain = plain.with_user_execute(true);
         }
         let leaves = Leaves::AtMost(16);
-        tree.map(at, Gpa::new(code), 0x1_0000, plain, leaves)
+        of_code
+            .map(at, Gpa::new(code), 0x1_0000, plain, leaves)
             .map_err(|error| format!("code: {error}: {controls:?}"))?;
         code = at.get();
         if regime != Regime::El10 {
@@ -418,9 +434,13 @@ fn scene(
                 at += page;
             }
         }
-        let tcr = format.tcr();
+        let mut tcr = format.tcr();
+        if let Some(tree) = &code_tree {
+            registers.ttbr0 = lower.ttbr(tree.root(), 0).into_bits();
+            let both = Tcr::from_bits(tcr.into_bits() | lower.tcr().into_bits());
+            tcr = both.with_epd0(false).with_epd1(false);
+        }
         let e0pd = machine.processor.e0pd && rng.u8(..6) == 0;
-        let upper = controls.range == VaRange::Upper;
         registers = Registers {
             tcr: match regime {
                 Regime::El2 => format.tcr_el2().into_bits(),
@@ -434,10 +454,18 @@ fn scene(
                     .into_bits(),
             },
             pan: controls.pan,
-            ..Registers::default()
+            ..registers
         };
         let ttbr = format.ttbr(root, 0).into_bits();
         *if upper { &mut registers.ttbr1 } else { &mut registers.ttbr0 } = ttbr;
+        // Bits 5:2 of a register for a root of 64 bytes or more: address bits 51:48, or none.
+        let geometry = format.geometry();
+        if apart && geometry.width(geometry.root()) >= 3 && rng.bool() {
+            let bits = rng.u64(..16) << 2;
+            let counted =
+                !controls.ds || controls.granule == Granule::K64 || controls.output_bits == 52;
+            *if counted { &mut registers.ttbr1 } else { &mut beyond } |= bits;
+        }
         order.sctlr |= format.sctlr().into_bits();
         if regime == Regime::El20 {
             hcr = hcr.with_e2h(true).with_tge(true);
@@ -446,6 +474,8 @@ fn scene(
     registers.sctlr = order.sctlr;
     registers.hcr = hcr.into_bits();
     let paging = Paging::of(regime, registers, &machine.processor)?;
+    let ttbr1 = registers.ttbr1 | beyond;
+    let strict = Paging::of(regime, Registers { ttbr1, ..registers }, &machine.processor)?;
     let paging_without_pan =
         Paging::of(regime, Registers { pan: false, ..registers }, &machine.processor)?;
     let without_hd = if regime == Regime::El2 { !(1 << 22) } else { !(1 << 40) };
@@ -462,7 +492,7 @@ fn scene(
     order.mode = u64::from(regime != Regime::El10);
     order.hcr = registers.hcr;
     order.tcr = registers.tcr;
-    (order.ttbr0, order.ttbr1) = (registers.ttbr0, registers.ttbr1);
+    (order.ttbr0, order.ttbr1) = (registers.ttbr0, ttbr1);
     order.mair = mair.0;
     let mappings = if mode == Mode::Second { second_mappings } else { first_mappings };
     let pan = registers.pan;
@@ -472,6 +502,7 @@ fn scene(
         mair,
         pan,
         paging,
+        strict,
         paging_without_pan,
         paging_without_hd,
         paging_without_wxn,

@@ -68,7 +68,7 @@ fn wrong_entries_are_told_and_passed() {
         ]
     );
     let fault = list[2]["fault"].as_str().unwrap();
-    assert!(fault.contains("malformed entry 0x0000000000000081 at level 3"), "{fault}");
+    assert!(fault.contains("malformed entry 0x0000000000000081 of 2^39 bytes"), "{fault}");
     assert_eq!([&list[2]["state"], &list[3]["state"]], ["malformed", "unknown"]);
     let fault = list[3]["fault"].as_str().unwrap();
     let why = "the table at 0x700000000 is not in the image, where the PML4E 0x0000000700000001";
