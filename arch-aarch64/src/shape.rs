@@ -21,7 +21,9 @@ const CONTIGUOUS: u64 = Stage1Descriptor::new().with_contiguous(true).into_bits(
 /// The last level in Arm's numbering, in which levels are counted towards the pages.
 pub(crate) const LAST_LEVEL: i8 = 3;
 /// The most levels: with LPA2 and 4-KiB granules.
-const MOST_LEVELS: usize = 5;
+pub(crate) const MOST_LEVELS: usize = 5;
+/// log2 of the bytes of a descriptor.
+const ENTRY_SHIFT: u8 = 3;
 /// Below this bit no address stands in a descriptor in place.
 const FRAME_SHIFT: u8 = 12;
 
@@ -118,18 +120,21 @@ pub enum ShapeError {
 pub(crate) struct Shape {
     pub(crate) geometry: Geometry,
     // What walks and changes of single pages begin with is computed once.
-    /// By level, of a level that is not there those of a table of one entry: log2 of what an entry
-    /// covers, and the byte offsets of a table's entries.
-    shifts: [u8; MOST_LEVELS],
-    index_masks: [u64; MOST_LEVELS],
+    levels: Levels,
+    /// By level: how far an offset is shifted right to bring an entry's byte offset into place; the
+    /// index bits.
+    index_shifts: [u8; MOST_LEVELS],
+    widths: [u8; MOST_LEVELS],
+    /// The indices of a table of one granule.
+    indices: u64,
     /// The input address bits that are translated.
     pub(crate) input_mask: u64,
     /// The bits that no output address of a page has: of the range, and below a granule.
     no_output: u64,
-    /// Usual tables, whose address stands in place,
-    pub(crate) tables: Pattern,
-    /// and usual pages, which are none of a group.
-    pub(crate) page: Pattern,
+    /// The bits that no usual table has, whose address stands in place,
+    pub(crate) not_in_tables: u64,
+    /// and no usual page, which is none of a group.
+    not_in_pages: u64,
     pub(crate) granule: Granule,
     /// Bits of an output address from here on are an address size fault.
     pub(crate) output_bits: u8,
@@ -174,20 +179,21 @@ impl Shape {
         let large = k64 && lpa || ds;
         let widest = if large { MAX_OUTPUT_BITS } else { USUAL_OUTPUT_BITS };
         let geometry = geometry(granule, input_bits, levels, large, contiguous);
-        let (shifts, index_masks) = by_level(&geometry);
+        let (index_shifts, widths) = by_level(&geometry);
         let output_bits = if output_bits < widest { output_bits } else { widest };
         let hint = if contiguous { CONTIGUOUS } else { 0 };
         let unusual = low_bits(in_place_bits) & !low_bits(output_bits) | high;
-        let tables = Pattern::all_set(VALID | TABLE).without(unusual);
         let frames = (low_bits(in_place_bits) & !low_bits(granule.shift())) >> FRAME_SHIFT;
         Ok(Self {
             geometry,
-            shifts,
-            index_masks,
+            levels: Levels::of(levels),
+            index_shifts,
+            widths,
+            indices: low_bits(granule.stride()),
             input_mask: geometry.address_mask(),
             no_output: !low_bits(output_bits) | low_bits(granule.shift()),
-            tables,
-            page: tables.without(hint),
+            not_in_tables: unusual,
+            not_in_pages: unusual | hint,
             granule,
             contiguous,
             output_bits,
@@ -235,7 +241,7 @@ impl Shape {
     ) -> Entry<A, T> {
         let leaf = |address| Entry::Leaf { output: A::new(address), attributes: attributes(word) };
         // What is most often met, by one compare.
-        if at.level.0 == 0 && self.page.fits(word) {
+        if at.level.0 == 0 && self.page().fits(word) {
             return leaf(word & self.in_place());
         }
         let table = word & TABLE != 0;
@@ -256,25 +262,33 @@ impl Shape {
         leaf(address)
     }
 
-    /// The steps through usual tables to usual pages, of one level and more above the last;
-    /// addresses stand in place.
+    /// Usual pages.
     #[inline(always)]
-    pub(crate) fn shortcuts(&self, page: Pattern) -> Option<Shortcuts> {
-        let levels = self.geometry.levels();
-        if levels < 2 {
-            return None;
-        }
-        let tables = self.tables;
+    pub(crate) const fn page(&self) -> Pattern {
+        usual(self.not_in_pages)
+    }
+
+    /// The byte offsets of the entries of a table of one granule.
+    #[inline(always)]
+    pub(crate) const fn index_mask(&self) -> u64 {
+        self.indices << ENTRY_SHIFT
+    }
+
+    /// The steps through usual tables to usual pages; addresses stand in place. `index_masks`: the
+    /// byte offsets of entries, by level; there may be more bits than offsets have.
+    #[inline(always)]
+    pub(crate) fn shortcuts(&self, page: Pattern, index_masks: [u64; MOST_LEVELS]) -> Shortcuts {
+        let tables = usual(self.not_in_tables);
         let address = Field::in_place(self.in_place());
         // Written out, so that it stands in registers.
         let step = |level: usize, usual| {
-            let (shift, mask) = (self.shifts[level], self.index_masks[level]);
-            Step::of_mask::<AtomicU64>(shift, mask, usual, address)
+            let (shift, mask) = (self.index_shifts[level] + ENTRY_SHIFT, index_masks[level]);
+            Step::of_mask::<AtomicU64>(shift, mask, usual, address).with_width(self.widths[level])
         };
         let [first, second, third] = [step(0, page), step(1, tables), step(2, tables)];
         let [fourth, fifth, none] = [step(3, tables), step(4, tables), Step::NONE];
         let steps = [first, second, third, fourth, fifth, none, none, none];
-        Some(Shortcuts::new(levels, steps))
+        Shortcuts::new(self.levels as u8, steps)
     }
 
     /// The words of leaves at `at` from `output` on, whose attributes are `word`.
@@ -297,7 +311,7 @@ impl Shape {
 
     #[inline(always)]
     pub(crate) const fn is_leaf_level(&self, at: Position) -> bool {
-        self.geometry.is_leaf_level(at.level)
+        at.level.0 == 0 || self.geometry.is_leaf_level(at.level)
     }
 
     /// log2 of the entries of the group of the leaf `word` at `at`; 0 if it stands alone.
@@ -383,17 +397,46 @@ const fn geometry(
     geometry
 }
 
-/// [`Shape::shifts`] and [`Shape::index_masks`].
-const fn by_level(geometry: &Geometry) -> ([u8; MOST_LEVELS], [u64; MOST_LEVELS]) {
-    let (mut shifts, mut masks) = ([Step::NONE.shift(); MOST_LEVELS], [0; MOST_LEVELS]);
+/// Tables, or pages, without these bits. (The value is a constant, which the compiler makes use of.)
+#[inline(always)]
+const fn usual(without: u64) -> Pattern {
+    Pattern { compared: VALID | TABLE | without, value: VALID | TABLE }
+}
+
+/// [`Shape::index_shifts`] and [`Shape::widths`].
+const fn by_level(geometry: &Geometry) -> ([u8; MOST_LEVELS], [u8; MOST_LEVELS]) {
+    let (mut shifts, mut widths) = ([0; MOST_LEVELS], [0; MOST_LEVELS]);
     let mut level = 0;
     while level < geometry.levels() {
         let at = Level(level);
-        shifts[level as usize] = geometry.shift(at);
-        masks[level as usize] = Step::index_mask::<AtomicU64>(geometry.width(at));
+        shifts[level as usize] = geometry.shift(at) - ENTRY_SHIFT;
+        widths[level as usize] = geometry.width(at);
         level += 1;
     }
-    (shifts, masks)
+    (shifts, widths)
+}
+
+/// How many levels a tree has. (A number could be any, and a walk would ask for each.)
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Levels {
+    One = 1,
+    Two,
+    Three,
+    Four,
+    Five,
+}
+
+impl Levels {
+    const fn of(levels: u8) -> Self {
+        match levels {
+            ..=1 => Self::One,
+            2 => Self::Two,
+            3 => Self::Three,
+            4 => Self::Four,
+            5.. => Self::Five,
+        }
+    }
 }
 
 /// Whether tables of `level` have room for groups of `2^group` leaves.

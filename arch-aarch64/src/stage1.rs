@@ -9,7 +9,7 @@ use pgtable::format::{
 use pgtable::{Access, AccessKind, Cause, Gpa, Gva, Level, Position, Privilege, Stage1, low_bits};
 
 use crate::descriptor::{Stage1Descriptor, TableDescriptor};
-use crate::shape::{Granule, Shape, ShapeError, TABLE, VALID, arm_level};
+use crate::shape::{Granule, MOST_LEVELS, Shape, ShapeError, TABLE, VALID, arm_level};
 use crate::stage1_attributes::{
     AF, ATTRIBUTES, CLEAN, DBM, EL0, GP, NG, PXN, READ_ONLY, SH, SOFTWARE, Stage1Attributes, UXN,
 };
@@ -41,6 +41,9 @@ pub struct VmsaStage1 {
     above: Pattern,
     /// By privilege and kind of access: the pages that allow it by bits that decide alone.
     pages: [[Pattern; 3]; 2],
+    /// The bits of attributes of which READABLE alone is set where they stand in the descriptor as
+    /// they are.
+    plain: u64,
     /// The attributes that have an encoding.
     needed: Pattern,
     /// DBM and AP\[2\], unless hardware manages dirty state: not both are set then.
@@ -73,7 +76,7 @@ impl VmsaStage1 {
         {
             Ok(mut shape) => {
                 let limits = if controls.hpd { 0 } else { TABLE_LIMITS };
-                shape.tables = shape.tables.without(limits);
+                shape.not_in_tables |= limits;
                 let table = TableDescriptor::new().with_valid(true).with_table(true);
                 let counted = if controls.tbi { low_bits(56) } else { u64::MAX };
                 let above = counted & !shape.input_mask;
@@ -89,9 +92,13 @@ impl VmsaStage1 {
                     needed = needed.with(UXN).without(EL0 | NG);
                 }
                 let clean = if controls.ha && controls.hd { 0 } else { READ_ONLY | DBM };
+                let plain = match shape.ds || !controls.regime.has_el0() {
+                    true => 0,
+                    false => Stage1Attributes::READABLE | clean & READ_ONLY,
+                };
                 let elsewhere = if shape.ds { SH } else { 0 };
                 let pages = [[Pattern::NONE; 3]; 2];
-                Ok(Self { shape, controls, table, above, pages, needed, clean, elsewhere }
+                Ok(Self { shape, controls, table, above, pages, plain, needed, clean, elsewhere }
                     .with_pages())
             }
             Err(error) => Err(error),
@@ -199,7 +206,16 @@ impl VmsaStage1 {
     /// The leaf with `attributes`, its type and address left out.
     #[inline(always)]
     const fn word(&self, attributes: Stage1Attributes) -> Option<u64> {
-        let mut word = attributes.to_word();
+        let word = attributes.to_word();
+        if word & self.plain == Stage1Attributes::READABLE {
+            Some(word)
+        } else {
+            self.other_word(word)
+        }
+    }
+
+    #[cold]
+    const fn other_word(&self, mut word: u64) -> Option<u64> {
         if !self.needed.fits(word) || word & self.clean == READ_ONLY | DBM {
             return None;
         }
@@ -330,10 +346,11 @@ impl Format for VmsaStage1 {
     #[inline(always)]
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
         let page = match access {
-            None => self.shape.page,
+            None => self.shape.page(),
             Some(Access { kind, privilege }) => self.pages[privilege as usize][kind as usize],
         };
-        self.shape.shortcuts(page)
+        // Offsets have no more bits than the root's index.
+        Some(self.shape.shortcuts(page, [self.shape.index_mask(); MOST_LEVELS]))
     }
 }
 
@@ -341,7 +358,7 @@ impl VmsaStage1 {
     /// Accessed pages that allow `access`, by bits that decide alone.
     const fn usual_page(&self, access: Access) -> Pattern {
         let Stage1Controls { pan, epan, wxn, regime, .. } = self.controls;
-        let page = self.shape.page.with(AF);
+        let page = self.shape.page().with(AF);
         let fetch = matches!(access.kind, AccessKind::Fetch);
         let page = match access.kind {
             AccessKind::Write => page.without(READ_ONLY),

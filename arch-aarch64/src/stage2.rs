@@ -4,11 +4,11 @@ use core::sync::atomic::AtomicU64;
 
 use pgtable::format::{
     Bits, ByteOrder, EntryOf, Format, Geometry, Groups, Mark, Pattern, Record, SecondStage,
-    Shortcuts, Unencodable, Words,
+    Shortcuts, Step, Unencodable, Words,
 };
 use pgtable::{Access, AccessKind, Cause, Gpa, Hpa, Level, Position, Privilege, Stage2};
 
-use crate::shape::{Granule, Shape, ShapeError, TABLE, VALID, arm_level};
+use crate::shape::{Granule, MOST_LEVELS, Shape, ShapeError, TABLE, VALID, arm_level};
 use crate::stage1_controls::input_limits;
 use crate::stage2_attributes::{
     AF, CLEAN, DBM, READ, SH, SOFTWARE, Stage2Attributes, WRITE, XN, XNX,
@@ -103,6 +103,8 @@ impl Default for Stage2Controls {
 pub struct VmsaStage2 {
     shape: Shape,
     controls: Stage2Controls,
+    /// The byte offsets of entries, by level: the root may be larger than another table.
+    index_masks: [u64; MOST_LEVELS],
 }
 
 impl VmsaStage2 {
@@ -147,7 +149,13 @@ impl VmsaStage2 {
         }
         match Shape::new(granule, (input_bits, min, max), levels, output_bits, lpa, ds, contiguous)
         {
-            Ok(shape) => Ok(Self { shape, controls }),
+            Ok(shape) => {
+                let mut index_masks = [shape.index_mask(); MOST_LEVELS];
+                let root = shape.geometry.root();
+                index_masks[root.0 as usize] =
+                    Step::index_mask::<AtomicU64>(shape.geometry.width(root));
+                Ok(Self { shape, controls, index_masks })
+            }
             Err(error) => Err(error),
         }
     }
@@ -332,7 +340,7 @@ impl Format for VmsaStage2 {
     /// Accessed pages that allow the access whatever else they say; addresses that stand in place.
     #[inline(always)]
     fn shortcuts(&self, access: Option<Access>) -> Option<Shortcuts> {
-        let page = self.shape.page;
+        let page = self.shape.page();
         let page = match access {
             None => page,
             Some(access) => match access.kind {
@@ -341,7 +349,7 @@ impl Format for VmsaStage2 {
                 AccessKind::Fetch => page.with(AF).without(XN | XNX),
             },
         };
-        self.shape.shortcuts(page)
+        Some(self.shape.shortcuts(page, self.index_masks))
     }
 }
 

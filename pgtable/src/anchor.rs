@@ -94,15 +94,16 @@ impl<F: Format, M: TableMemory<Output<F>>> Anchored<'_, F, M> {
         let (format, memory) = (&self.format, ByValue(self.memory));
         let Some(shortcuts) = format.shortcuts(Some(access)) else { return Err(Unusual::NONE) };
         let Some(offset) = format.offset(input) else { return Err(Unusual::NONE) };
-        let top = shortcuts.root();
-        let anchor = ANCHOR.min(top);
-        let part = offset >> (shortcuts.step(anchor).shift() + shortcuts.step(anchor).width());
+        if shortcuts.root() < ANCHOR {
+            return Err(Unusual::NONE);
+        }
+        let part = offset >> (shortcuts.step(ANCHOR).shift() + shortcuts.step(ANCHOR).width());
         if part != self.part || access != self.access {
             self.part = u64::MAX;
-            self.upper = upper_table(format, memory, self.root, anchor, (offset, access))?;
+            self.upper = upper_table(format, memory, self.root, ANCHOR, (offset, access))?;
             (self.part, self.access) = (part, access);
         }
-        let table = to_table::<F, _>(&shortcuts, memory, (anchor, self.upper), 0, offset)?;
+        let table = to_table::<F, _>(&shortcuts, memory, (ANCHOR, self.upper), 0, offset)?;
         entry::<F, _>(&shortcuts, memory, (0, table), offset)
             .and_then(|last| read_quickly(format, &last, offset))
             .ok_or(Unusual::NONE)

@@ -28,6 +28,7 @@ use crate::access::{Access, Attributes};
 use crate::address::low_bits;
 use crate::fault::Cause;
 use crate::geometry::{Level, Position};
+use crate::group::{group_of, has_groups};
 use crate::stage::Stage;
 use crate::word::{load_raw, swap};
 
@@ -333,7 +334,11 @@ impl Presence {
     /// What the entry in `memory` holds, in the architecture's bit order, if it is present.
     #[inline(always)]
     pub(crate) fn load<F: Format>(self, format: &F, memory: &F::Word) -> Option<u64> {
-        let raw = load_raw(memory);
+        self.present(format, load_raw(memory))
+    }
+
+    #[inline(always)]
+    fn present<F: Format>(self, format: &F, raw: u64) -> Option<u64> {
         if raw & self.some == 0 {
             return None;
         }
@@ -353,6 +358,18 @@ impl Presence {
     #[inline(always)]
     pub(crate) fn all_of(self, all: u64, any: u64) -> bool {
         self.usual.fits(all) && self.usual.fits(any)
+    }
+
+    /// The same, if it is no part of a group.
+    #[inline(always)]
+    pub(crate) fn load_single<F: Format>(self, format: &F, memory: &F::Word) -> Option<u64> {
+        // A usual entry is present, and none of a group.
+        let raw = load_raw(memory);
+        if has_groups::<F>() && self.usual.fits(raw) {
+            return Some(swap::<F>(raw));
+        }
+        let word = self.present(format, raw)?;
+        (group_of(format, word, self.at) == 0).then_some(word)
     }
 
     /// Whether the entry in `memory` is absent.

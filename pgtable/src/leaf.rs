@@ -223,6 +223,9 @@ where
         offset: u64,
     ) -> Option<(Last<Word<'_, F>>, Way)> {
         let (memory, root) = (InPlace(&self.memory), shortcuts.root());
+        if level > root {
+            return None;
+        }
         let mut way = Way::new();
         way.try_push(self.root).ok()?;
         let enter = |_, table| way.try_push(table).unwrap_or(());

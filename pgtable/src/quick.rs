@@ -40,14 +40,12 @@ impl<S> Last<S> {
 pub(crate) struct Unusual {
     /// Its level; 0 if there is none that could be a larger leaf.
     pub(crate) level: u8,
-    /// log2 of what it covers.
-    pub(crate) shift: u8,
     /// What it held when it was read.
     pub(crate) word: u64,
 }
 
 impl Unusual {
-    pub(crate) const NONE: Self = Self { level: 0, shift: 0, word: 0 };
+    pub(crate) const NONE: Self = Self { level: 0, word: 0 };
 }
 
 /// Descends from the root at `root` to the last level.
@@ -129,7 +127,7 @@ impl<F: Format, R: Reading<F>, E: FnMut(u8, u64)> Recogniser for Usual<'_, F, R,
                     (self.enter)(level - 1, table);
                     Ok(table)
                 }
-                None => Err(Unusual { level, shift: step.shift_of::<F>(), word }),
+                None => Err(Unusual { level, word }),
             },
             Err(_) => Err(Unusual::NONE),
         }

@@ -106,8 +106,10 @@ impl Field {
 pub struct Step {
     /// How far an offset is shifted right to bring the byte offset of its entry into place.
     index_shift: u8,
-    /// The bits that are that byte offset.
+    /// The bits that are that byte offset. More than a table's may be here that no offset has.
     index_mask: u64,
+    /// The index bits of a table.
+    width: u8,
     /// The entries that need no decoding.
     usual: Pattern,
     /// Where their address stands.
@@ -154,7 +156,16 @@ impl Step {
         usual: Pattern,
         address: Field,
     ) -> Self {
-        Self { index_shift: shift - W::SHIFT, index_mask, usual, address }
+        let width = index_mask.count_ones() as u8;
+        Self { index_shift: shift - W::SHIFT, index_mask, width, usual, address }
+    }
+
+    /// The same for tables of `2^width` entries. The mask of byte offsets may have bits beyond
+    /// those, if no offset of the format has them: so one mask does for a smaller root too.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_width(self, width: u8) -> Self {
+        Self { width, ..self }
     }
 
     /// The same for other entries.
@@ -189,7 +200,7 @@ impl Step {
     #[inline(always)]
     #[must_use]
     pub const fn width(self) -> u8 {
-        self.index_mask.count_ones() as u8
+        self.width
     }
 
     /// The entries that need no decoding.
@@ -227,14 +238,14 @@ impl Step {
 /// The usual entries of every level, for one access. See [`Format::shortcuts`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shortcuts {
-    /// The number of levels, at least 2.
+    /// The number of levels.
     levels: u8,
     /// By level, as far as there are.
     steps: [Step; MAX_LEVELS],
 }
 
 impl Shortcuts {
-    /// The shortcuts of a tree of `levels` levels, at least 2: `steps` by level.
+    /// The shortcuts of a tree of `levels` levels: `steps` by level.
     #[inline(always)]
     #[must_use]
     pub const fn new(levels: u8, steps: [Step; MAX_LEVELS]) -> Self {

@@ -249,7 +249,7 @@ pub fn shortcuts<F: Format>(format: &F, word: u64) {
 fn shortcut<F: Format>(format: &F, access: Option<Access>, word: u64) {
     let Some(shortcuts) = format.shortcuts(access) else { return };
     let geometry = format.geometry();
-    assert!((2..=MAX_LEVELS as u8).contains(&geometry.levels()));
+    assert!((1..=MAX_LEVELS as u8).contains(&geometry.levels()));
     assert_eq!(shortcuts.root(), geometry.root().0, "{format:?}");
     let mut path = F::Path::default();
     for level in (0..geometry.levels()).rev() {

@@ -292,10 +292,7 @@ where
     fn unmap_here(&mut self, input: Input<F>) -> bool {
         let format = &self.format;
         let Some((memory, index)) = self.here(input) else { return false };
-        let Some(word) = Presence::at(format, usual(format)).load(format, memory) else {
-            return false;
-        };
-        if group_of(format, word, usual(format)) > 0 {
+        if Presence::at(format, usual(format)).load_single(format, memory).is_none() {
             return false;
         }
         Word::<F>::new(memory).store(0);
