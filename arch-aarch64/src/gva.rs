@@ -32,8 +32,8 @@ pub enum Unsupported {
         /// What it is.
         e2h: bool,
     },
-    /// EL0 belongs to the EL2&0 regime (HCR_EL2.TGE = 1), not to EL1&0.
-    #[error("HCR_EL2.TGE is set: there is no EL1&0 regime")]
+    /// EL0 belongs to the EL2&0 regime (HCR_EL2.E2H and TGE are 1), not to EL1&0.
+    #[error("HCR_EL2.E2H and TGE are set: there is no EL1&0 regime")]
     Tge,
     /// TG0 or TG1 is reserved: hardware uses a granule of its choice.
     #[error("the granule of TCR.TG{} is reserved", *range as u8)]
@@ -76,7 +76,7 @@ pub struct Half {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Paging {
     regime: Regime,
-    /// SCTLR.M = 1, and HCR_EL2.DC = 0.
+    /// SCTLR.M = 1, and of EL1&0 HCR_EL2.DC and TGE are 0 (pseudocode `AArch64.S1Enabled`).
     on: bool,
     physical_bits: u8,
     tbi: [bool; 2],
@@ -114,11 +114,11 @@ impl Paging {
         if el1 && !hcr.rw() {
             return Err(Unsupported::AArch32);
         }
-        if el1 && hcr.tge() {
+        if el1 && is_host(hcr) {
             return Err(Unsupported::Tge);
         }
         let tcr = if el0 { Tcr::from_bits(tcr) } else { tcr_of_el2(tcr) };
-        let on = sctlr.m() && !(el1 && hcr.dc());
+        let on = sctlr.m() && !(el1 && (hcr.dc() || hcr.tge()));
         let half = |range, off: bool| {
             let walks = on && !off;
             walks.then(|| Half::of(regime, range, tcr, &registers, processor)).transpose()
@@ -202,6 +202,11 @@ impl Paging {
         }
         Ok(Tree::On { format, root, input: gva })
     }
+}
+
+/// Whether EL0 is the host's, under EL2&0: then VM and DC count as 0, and EL1&0 is not used.
+const fn is_host(hcr: Hcr) -> bool {
+    hcr.e2h() && hcr.tge()
 }
 
 /// TCR_EL2 with E2H = 0 as a TCR_EL1 whose upper range is off.
@@ -307,8 +312,8 @@ pub fn stage2_of(
 ) -> Result<Option<(VmsaStage2, Hpa)>, Unsupported> {
     Unsupported::check(&[(ControlRegister::Vtcr, vtcr), (ControlRegister::Hcr, hcr)])?;
     let (vtcr, hcr) = (Vtcr::from_bits(vtcr), Hcr::from_bits(hcr));
-    // DC works as if VM were set too.
-    if !hcr.vm() && !hcr.dc() || hcr.tge() {
+    // DC works as if VM were set too (pseudocode `AArch64.NSS2TTWParams`).
+    if !hcr.vm() && !hcr.dc() || is_host(hcr) {
         return Ok(None);
     }
     let reserved = Unsupported::Granule { range: VaRange::Lower };

@@ -355,9 +355,10 @@ impl Processor {
         tbid: true,
     };
 
-    /// By ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1 and ID_AA64ISAR1_EL1.
+    /// By ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1 and ID_AA64MMFR2_EL1, and by ID_AA64ISAR1_EL1 and
+    /// ID_AA64ISAR2_EL1.
     #[must_use]
-    pub const fn from_id(mmfr: [u64; 3], isar1: u64) -> Self {
+    pub const fn from_id(mmfr: [u64; 3], [isar1, isar2]: [u64; 2]) -> Self {
         const fn field(word: u64, shift: u32) -> u8 {
             (word >> shift & 15) as u8
         }
@@ -380,7 +381,8 @@ impl Processor {
             e0pd: field(mmfr2, 60) >= 1,
             xnx: field(mmfr1, 28) >= 1,
             fwb: field(mmfr2, 40) >= 1,
-            tbid: isar1 >> 4 & 0xff != 0 || isar1 >> 24 & 0xff != 0,
+            // APA, API, GPA, GPI; APA3, GPA3.
+            tbid: isar1 & 0xff00_0ff0 != 0 || isar2 & 0xff00 != 0,
         }
     }
 

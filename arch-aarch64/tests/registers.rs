@@ -160,7 +160,10 @@ fn before_a_walk() {
         (Registers { ttbr0: 1 << 40, ..tcr(|tcr| tcr.with_ips(0)) }, 0, read, Err(0x9600_0000)),
         (off, 0x1234, read, Ok((None, 0x1234))),
         (off, 1 << 48, read, Err(0x9600_0000)),
+        // DC, and TGE without E2H: stage 1 of EL1&0 is off.
         (Registers { hcr: plain.hcr | 1 << 12, ..plain }, 0x1234, read, Ok((None, 0x1234))),
+        (Registers { hcr: plain.hcr | 1 << 27, ..plain }, 0x1234, read, Ok((None, 0x1234))),
+        (Registers { hcr: plain.hcr | 1 << 34, ..plain }, 0, read, lower),
     ] {
         assert_eq!(tree(registers, gva, access), want, "{access} at {gva:#x} by {registers:x?}");
     }
@@ -175,7 +178,7 @@ fn before_a_walk() {
         Paging::of(Regime::El10, registers, &Processor::MAX).unwrap_err()
     };
     assert_eq!(refused(0), Unsupported::AArch32);
-    assert_eq!(refused(1 << 31 | 1 << 27), Unsupported::Tge);
+    assert_eq!(refused(1 << 34 | 1 << 31 | 1 << 27), Unsupported::Tge);
     let tg0 = Registers { tcr: plain.tcr | 3 << 14, ..plain };
     assert_eq!(
         Paging::of(Regime::El10, tg0, &Processor::MAX).unwrap_err().to_string(),
@@ -242,7 +245,22 @@ fn registers_of_every_shape() {
             }
         }
     }
-    assert_eq!(stage2_of(0x8000_0018, 0, 0, &Processor::MAX), Ok(None));
+    // VM, DC, TGE, E2H: which of them turn stage 2 on.
+    for (bits, want) in [
+        ([false; 4], false),
+        ([true, false, false, false], true),
+        ([false, true, false, false], true),
+        ([true, false, true, false], true),
+        ([true, false, false, true], true),
+        ([false, false, true, false], false),
+        ([true, true, true, true], false),
+    ] {
+        let [vm, dc, tge, e2h] = bits;
+        let hcr = Hcr::new().with_rw(true).with_vm(vm).with_dc(dc).with_tge(tge).with_e2h(e2h);
+        let vtcr = stage2(S2).vtcr().into_bits();
+        let read = stage2_of(vtcr, 0, hcr.into_bits(), &Processor::MAX);
+        assert_eq!(read.map(|stage| stage.is_some()), Ok(want), "{hcr:?}");
+    }
 }
 
 /// What hardware makes of root addresses and of start levels that nobody should write.
@@ -346,12 +364,19 @@ fn case_roots_and_start_levels() {
 fn processors() {
     let max = Processor::from_id(
         [0x2100_0323_1020_1126, 0x0110_1120_1031_2122, 0x1221_0111_1201_1011],
-        1 << 4,
+        [1 << 4, 0],
     );
     assert_eq!(max, Processor::MAX);
-    let a53 = Processor::from_id([0x1122, 0, 0], 0);
+    let a53 = Processor::from_id([0x1122, 0, 0], [0; 2]);
     assert_eq!((a53.physical_bits, a53.access_flag, a53.lpa2), (40, false, [false; 2]));
-    assert_eq!(Processor::from_id([5, 0, 0], 0).physical_bits, 48);
+    assert_eq!(Processor::from_id([5, 0, 0], [0; 2]).physical_bits, 48);
+    // FEAT_PAuth by each of its algorithms: addresses (APA, API, APA3) and generic (GPA, GPI, GPA3).
+    for bit in 0..128 {
+        let word = 1_u128 << bit;
+        let paired = Processor::from_id([0; 3], [word as u64, (word >> 64) as u64]);
+        let pauth = matches!(bit, 4..12 | 24..32 | 72..80);
+        assert_eq!(paired.tbid, pauth, "bit {bit}");
+    }
 }
 
 #[test]

@@ -45,7 +45,7 @@ const MMFR: [u64; 4] = [
     system([3, 0, 0, 7, 2]),
     system([3, 0, 0, 7, 3]),
 ];
-const ISAR: [u64; 2] = [system([3, 0, 0, 6, 0]), system([3, 0, 0, 6, 1])];
+const ISAR: [u64; 3] = [system([3, 0, 0, 6, 0]), system([3, 0, 0, 6, 1]), system([3, 0, 0, 6, 2])];
 
 /// Writes one.
 ///
@@ -87,9 +87,9 @@ impl Features {
     pub fn of(vcpu: &VcpuFd) -> io::Result<Self> {
         let [mmfr0, mmfr1, mmfr2, mmfr3] = MMFR.map(|register| get(vcpu, register));
         let (mmfr, mmfr3) = ([mmfr0?, mmfr1?, mmfr2?], mmfr3?);
-        let [isar0, isar1] = ISAR.map(|register| get(vcpu, register));
+        let [isar0, isar1, isar2] = ISAR.map(|register| get(vcpu, register));
         Ok(Self {
-            processor: Processor::from_id(mmfr, isar1?),
+            processor: Processor::from_id(mmfr, [isar1?, isar2?]),
             tlbi_ranges: isar0? >> 56 & 15 >= 2,
             ttl: mmfr[2] >> 48 & 15 >= 1,
             tcr2: mmfr3 & 15 >= 1,

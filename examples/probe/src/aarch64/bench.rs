@@ -63,9 +63,12 @@ pub enum Otherwise {
     DbmCountsForStores,
     /// The manual: an output address beyond the output size is an address size fault, and with LPA
     /// and LPA2 the address has 52 bits whatever that size is (D8.3.1). QEMU: with a size below 52
-    /// bits, descriptor bits 15:12 (LPA) and 9:8 (LPA2) are ignored; and so are bits 5:2 of TTBRs
-    /// under DS, which the manual makes address bits (`AArch64.S1TTBaseAddress`).
+    /// bits, descriptor bits 15:12 (LPA) and 9:8 (LPA2) are ignored.
     HighBitsIgnored,
+    /// The manual: under DS, bits 5:2 of a TTBR are address bits 51:48, and beyond the output size
+    /// they are an address size fault at level 0 (`AArch64.S1TTBaseAddress`,
+    /// `AArch64.S1Translate`). QEMU: with a size below 52 bits they are ignored.
+    RootBitsIgnored,
     /// The manual: of a block's address, what is below the block's size counts for nothing
     /// (`AArch64.LeafBase`). QEMU: it is held against the output size.
     BitsBelowBlock,
@@ -88,6 +91,7 @@ impl Otherwise {
         match self {
             Self::DbmCountsForStores => "QEMU: DBM counts for stores only",
             Self::HighBitsIgnored => "QEMU: high address bits ignored",
+            Self::RootBitsIgnored => "QEMU: bits 5:2 of TTBR ignored",
             Self::BitsBelowBlock => "QEMU: bits below a block count",
             Self::PanBeforeWxn => "QEMU: PAN before WXN",
             Self::NormalCountsAsDevice => "QEMU: a normal type's half",
@@ -542,7 +546,7 @@ fn predict(
         let same_roots = scene.paging == scene.strict;
         otherwise = Some(match same_roots {
             true => Otherwise::DbmCountsForStores,
-            false => Otherwise::HighBitsIgnored,
+            false => Otherwise::RootBitsIgnored,
         });
     }
     let tree = if access == Access::FETCH && bench.pan_denies(va) {
@@ -637,6 +641,7 @@ fn predict(
     let kind = match scene.mode {
         _ if otherwise.is_some() => otherwise.map_or("", Otherwise::name),
         Mode::Second | Mode::Both if of_a_set => "contiguous, behind stage 2",
+        _ if scene.odd_root => "EL1&0, bits 5:2 of TTBR1",
         _ if of_a_set => "contiguous, stage 1",
         Mode::First => "EL1&0",
         Mode::El2 => "EL2",

@@ -8,7 +8,7 @@
  *      0   1 when all is done
  *      8   how many records there are
  *      16  first address and end of the memory that is filled with blocks
- *      32  to be written: ID_AA64MMFR0 to 2, ID_AA64ISAR1
+ *      32  to be written: ID_AA64MMFR0 to 2, ID_AA64ISAR1 and 2
  *      256 the records, 320 bytes each
  *
  * A block is 16 bytes: code that loads its own number (its address / 16) into X2 and calls the
@@ -97,6 +97,8 @@ setup:
         str     x0, [x28, #48]
         mrs     x0, id_aa64isar1_el1
         str     x0, [x28, #56]
+        mrs     x0, s3_0_c0_c6_2        /* ID_AA64ISAR2_EL1 */
+        str     x0, [x28, #64]
 
         /* Blocks: movz x2, low; movk x2, high, lsl 16; hvc 0; nop */
         ldp     x5, x6, [x28, #16]

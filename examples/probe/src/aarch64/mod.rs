@@ -118,8 +118,8 @@ impl Options {
         let (_, cases) = self.cases(asked)?;
         report.fact("processor", format!("{:?}", self.arm_cpu));
         let (id, answers) = records::read(&fs::read(path)?, cases.len())?;
-        let [mmfr0, mmfr1, mmfr2, isar1] = id;
-        let read = Processor::from_id([mmfr0, mmfr1, mmfr2], isar1);
+        let [mmfr0, mmfr1, mmfr2, isar1, isar2] = id;
+        let read = Processor::from_id([mmfr0, mmfr1, mmfr2], [isar1, isar2]);
         if read != self.arm_cpu.machine().processor {
             return Err(format!("the ID registers {id:x?} say {read:?}").into());
         }

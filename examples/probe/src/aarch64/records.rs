@@ -103,7 +103,7 @@ pub fn write(orders: &[Order], tables: &[u64]) -> Vec<u8> {
 }
 
 /// The answers that the image holds afterwards, and the ID registers of the machine.
-pub fn read(image: &[u8], count: usize) -> Result<([u64; 4], Vec<Answer>), Box<dyn Error>> {
+pub fn read(image: &[u8], count: usize) -> Result<([u64; 5], Vec<Answer>), Box<dyn Error>> {
     let word = |at: usize| {
         let bytes = image.get(8 * at..)?.first_chunk::<8>()?;
         Some(u64::from_le_bytes(*bytes))
@@ -135,7 +135,7 @@ pub fn read(image: &[u8], count: usize) -> Result<([u64; 4], Vec<Answer>), Box<d
         })
     };
     let answers = (0..count).map(answer).collect::<Option<_>>();
-    let mut id = [0; 4];
+    let mut id = [0; 5];
     for (at, to) in id.iter_mut().enumerate() {
         *to = word(4 + at).ok_or("the image is too short")?;
     }

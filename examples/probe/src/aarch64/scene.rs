@@ -66,6 +66,8 @@ pub struct Scene {
     /// What the manual says to the same registers: TTBRs hold address bits 51:48 under DS, whatever
     /// the output size is (`AArch64.S1TTBaseAddress`).
     pub strict: Paging,
+    /// Bits 5:2 of TTBR1_EL1 are not all 0.
+    pub odd_root: bool,
     /// As `paging`, without PAN: what most AT instructions take.
     pub paging_without_pan: Paging,
     /// The same without hardware-managed dirty state: what QEMU takes for instruction fetches.
@@ -353,8 +355,8 @@ fn scene(
     };
     order.sctlr = SCTLR[usize::from(regime != Regime::El10)];
     let mut registers = Registers::default();
-    // What QEMU takes for no bits of TTBR1.
-    let mut beyond = 0;
+    // What QEMU takes for no bits of TTBR1, and whether there are any.
+    let (mut beyond, mut odd_root) = (0, false);
     if mode != Mode::Second {
         // Behind a second stage, any granule and size; tables must be in its reach.
         let size = if is_second {
@@ -373,7 +375,7 @@ fn scene(
         let mut tree = PageTable::new(format, memory.map::<Gpa>(), memory)?;
         let upper = controls.range == VaRange::Upper;
         // Code in a range of its own, so that the other one's root may be anywhere.
-        let apart = mode == Mode::First && upper && rng.bool();
+        let apart = mode == Mode::First && upper && (controls.ds || rng.bool());
         let lower = VmsaStage1::new(Stage1Controls { range: VaRange::Lower, ..controls })
             .map_err(|error| format!("{error}: {controls:?}"))?;
         let mut code_tree = match apart {
@@ -461,7 +463,8 @@ fn scene(
         // Bits 5:2 of a register for a root of 64 bytes or more: address bits 51:48, or none.
         let geometry = format.geometry();
         if apart && geometry.width(geometry.root()) >= 3 && rng.bool() {
-            let bits = rng.u64(..16) << 2;
+            let bits = rng.u64(1..16) << 2;
+            odd_root = true;
             let counted =
                 !controls.ds || controls.granule == Granule::K64 || controls.output_bits == 52;
             *if counted { &mut registers.ttbr1 } else { &mut beyond } |= bits;
@@ -503,6 +506,7 @@ fn scene(
         pan,
         paging,
         strict,
+        odd_root,
         paging_without_pan,
         paging_without_hd,
         paging_without_wxn,
