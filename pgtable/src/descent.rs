@@ -276,12 +276,6 @@ pub(crate) fn down<R: Recogniser>(
 ) -> Result<R::Table, R::End> {
     const { assert!(MAX_LEVELS == 8, "one step for each level above the last") };
     let mut table = from;
-    // A whole tree of the usual depth, without a test for each level.
-    if top == 3 && floor == 0 {
-        table = recogniser.below(3, table)?;
-        table = recogniser.below(2, table)?;
-        return recogniser.below(1, table);
-    }
     if top >= 7 && floor < 7 {
         table = recogniser.below(7, table)?;
     }

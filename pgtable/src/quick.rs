@@ -40,12 +40,14 @@ impl<S> Last<S> {
 pub(crate) struct Unusual {
     /// Its level; 0 if there is none that could be a larger leaf.
     pub(crate) level: u8,
+    /// log2 of what it covers.
+    pub(crate) shift: u8,
     /// What it held when it was read.
     pub(crate) word: u64,
 }
 
 impl Unusual {
-    pub(crate) const NONE: Self = Self { level: 0, word: 0 };
+    pub(crate) const NONE: Self = Self { level: 0, shift: 0, word: 0 };
 }
 
 /// Descends from the root at `root` to the last level.
@@ -56,7 +58,12 @@ pub(crate) fn descend_quickly<F: Format, R: Reading<F>>(
     root: u64,
     offset: u64,
 ) -> Result<Last<R::Slot>, Unusual> {
-    let table = to_table::<F, R>(shortcuts, memory, (shortcuts.root(), root), 0, offset)?;
+    // Of a tree of four levels, as most are, no level is asked whether it is there.
+    let table = if shortcuts.root() == 3 {
+        to_table::<F, R>(shortcuts, memory, (3, root), 0, offset)?
+    } else {
+        to_table::<F, R>(shortcuts, memory, (shortcuts.root(), root), 0, offset)?
+    };
     match entry::<F, R>(shortcuts, memory, (0, table), offset) {
         Some(last) => Ok(last),
         None => Err(Unusual::NONE),
@@ -127,7 +134,7 @@ impl<F: Format, R: Reading<F>, E: FnMut(u8, u64)> Recogniser for Usual<'_, F, R,
                     (self.enter)(level - 1, table);
                     Ok(table)
                 }
-                None => Err(Unusual { level, word }),
+                None => Err(Unusual { level, shift: step.shift_of::<F>(), word }),
             },
             Err(_) => Err(Unusual::NONE),
         }

@@ -70,11 +70,11 @@ pub(crate) fn read_large<F: Format>(
     input: Input<F>,
     access: Option<Access>,
 ) -> Option<TranslationOf<F>> {
-    let Unusual { level, word } = unusual;
+    let Unusual { level, shift, word } = unusual;
     if level == 0 {
         return None;
     }
-    let at = Position { level: Level(level), shift: format.geometry().shift(Level(level)) };
+    let at = Position { level: Level(level), shift };
     let offset = format.offset(input)?;
     let Entry::Leaf { output, attributes } = format.decode(word, at) else { return None };
     let path = F::Path::default();

@@ -31,7 +31,7 @@ use crate::fault::{Cause, Fault};
 use crate::format::{FirstStage, Format, SecondStage};
 use crate::geometry::{MAX_LEVELS, Position};
 use crate::memory::ReadMemory;
-use crate::quick::descend_quickly;
+use crate::quick::{entry, to_table};
 use crate::stage::{Stage1, Stage2};
 use crate::translate::{find, read_quickly};
 use crate::walk::{TranslationOf, Walker};
@@ -264,8 +264,9 @@ where
         let format = &self.stage1;
         let shortcuts = format.shortcuts(Some(access))?;
         let offset = format.offset(address)?;
-        let last =
-            descend_quickly::<F1, _>(&shortcuts, ByValue(memory), self.root.get(), offset).ok()?;
+        let (memory, top) = (ByValue(memory), (shortcuts.root(), self.root.get()));
+        let table = to_table::<F1, _>(&shortcuts, memory, top, 0, offset).ok()?;
+        let last = entry::<F1, _>(&shortcuts, memory, (0, table), offset)?;
         let stage1 = read_quickly(format, &last, offset)?;
         let stage2 = cache.remembered(self.stage2.format(), stage1.output, access)?;
         Some(TwoStageTranslation { stage1, stage2 })
