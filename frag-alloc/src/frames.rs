@@ -198,7 +198,13 @@ impl<A: Address, S: FrameSource<A>> Frames<A, S> {
     pub(crate) fn zero(&self, granule: u32, shift: u8) -> Result<(), Error<A>> {
         let (table, words) = (self.address(granule), 1 << (shift - 3));
         let zeroed = self.source.table(table, words)?;
-        zeroed.iter().for_each(|word| word.store(0, core::sync::atomic::Ordering::Relaxed));
+        let zero = |words: &[core::sync::atomic::AtomicU64]| {
+            words.iter().for_each(|word| word.store(0, core::sync::atomic::Ordering::Relaxed));
+        };
+        // Eight stores a turn: the compiler does not unroll loops of atomic accesses.
+        let mut eights = zeroed.chunks_exact(8);
+        (&mut eights).for_each(zero);
+        zero(eights.remainder());
         self.source.wrote(table, words);
         Ok(())
     }
