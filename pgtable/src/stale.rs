@@ -164,6 +164,33 @@ mod tests {
         assert_eq!((stale.ranges().len(), stale.everything()), (0, true));
     }
 
+    /// What may be mapped again: nothing where hardware may hold a translation, and nowhere while a
+    /// table that left may be walked.
+    #[test]
+    fn what_is_met() {
+        let page = |page: u64| Gva::new(page << 12);
+        let range = StaleRange { start: page(4), last: page(6), shift: 12 };
+        for (start, bytes, meets) in [
+            (page(0), 0x4000, false),
+            (page(0), 0x4001, true),
+            (page(6), 0x1000, true),
+            (page(7), 0x1000, false),
+            (page(7), u64::MAX, false),
+            (page(0), u64::MAX, true),
+            (page(4), 0, true),
+        ] {
+            let mut stale = Stale::<Gva>::new();
+            assert!(!stale.meets(start, bytes));
+            stale.add(range);
+            assert_eq!(stale.meets(start, bytes), meets, "{start} {bytes:#x}");
+            stale.tables = true;
+            assert!(stale.meets(start, bytes), "{start} {bytes:#x}");
+            stale.tables = false;
+            stale.all();
+            assert!(stale.meets(start, bytes), "{start} {bytes:#x}");
+        }
+    }
+
     #[test]
     fn how_many_pages() {
         for (last, shift, pages) in [

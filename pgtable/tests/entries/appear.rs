@@ -40,6 +40,11 @@ fn every_verb_says_what_appeared() {
     map(&mut tree, 0, 40 * K64, Leaves::Largest).unwrap();
     map(&mut tree, 40 * K64, K64, Leaves::Largest).unwrap();
     assert_eq!(told.take(), [(0, 40 * K64, true), (40 * K64, K64, true)]);
+    // One page into a table that is made for it; its rights change in place.
+    map(&mut tree, 2 * BLOCK, K64, Leaves::Largest).unwrap();
+    assert_eq!(told.take(), [(2 * BLOCK, K64, true)]);
+    tree.protect(Gva::new(2 * BLOCK), K64, Prot::R, &mut gather).unwrap();
+    assert_eq!(told.take(), []);
     // Half-way, and not at all.
     map(&mut tree, 50 * K64, K64, Leaves::Largest).unwrap();
     map(&mut tree, 45 * K64, 8 * K64, Leaves::Largest).unwrap_err();

@@ -6,6 +6,7 @@
 mod annotate;
 mod appear;
 mod groups;
+mod lines;
 mod narrow;
 mod regrouped;
 mod roots;
