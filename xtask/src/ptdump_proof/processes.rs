@@ -62,7 +62,18 @@ pub fn compare(console: &str, ptdump: &Ptdump, core: &Path, looks: bool) -> Resu
     if pages.len() < 2 || count < 10 {
         bail!("the guest tells of too few pages: {pages:x?}");
     }
+    let physical: Vec<_> = pages.values().flatten().map(|it| it.1).collect();
+    let aliases = ptdump.reverse(core, &physical)?;
     for (pid, pages) in pages {
+        for (address, physical) in &pages {
+            let is = |it: &Value| {
+                let place = (number(&it["va"]), number(&it["pa"]));
+                it["pid"].as_u64() == Some(pid) && place == (Some(*address), Some(*physical))
+            };
+            if !aliases.iter().any(is) {
+                bail!("ptdump reverse does not lead from {physical:#x} to {address:#x} of {pid}");
+            }
+        }
         let (addresses, theirs): (Vec<_>, Vec<_>) = pages.into_iter().unzip();
         let process = ["--process".to_owned(), pid.to_string()];
         let ours = ptdump.translate(core, &process, &addresses)?;

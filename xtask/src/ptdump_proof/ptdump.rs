@@ -80,6 +80,7 @@ impl Ptdump {
         let (key, mut answer) = match *command {
             "list" => ("ranges", json["ranges"].take()),
             "ps" => ("processes", json["processes"]["processes"].take()),
+            "reverse" => ("aliases", json["aliases"].take()),
             _ => ("translations", json["translations"].take()),
         };
         let Value::Array(all) = answer.take() else { bail!("ptdump's answer has no {key}") };
@@ -94,6 +95,14 @@ impl Ptdump {
     /// The same by the looks of their root tables.
     pub fn looks(&self, core: &Path) -> Result<Vec<Value>> {
         self.json(core, &[], &["ps", "--looks"], String::new())
+    }
+
+    /// Which addresses of which processes lead to these physical ones.
+    pub fn reverse(&self, core: &Path, physical: &[u64]) -> Result<Vec<Value>> {
+        let physical: Vec<_> = physical.iter().map(|it| format!("{it:#x}")).collect();
+        let words = ["reverse", "--all-processes"].into_iter();
+        let words: Vec<_> = words.chain(physical.iter().map(String::as_str)).collect();
+        self.json(core, &[], &words, String::new())
     }
 
     /// The root that it takes.
