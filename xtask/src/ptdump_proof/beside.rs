@@ -3,9 +3,9 @@
 //!
 //! drgn and volatility3 are Python packages: `--beside` names an interpreter that has them. drgn is
 //! given what Linux says of itself, reads eight bytes at each address, and has no list; volatility3
-//! is given the root, and knows physical memory that the core holds. memflow is a library: a program
-//! of ours (`ask_memflow`) gives it the root and the core's map of memory. With `--crash` crash is
-//! beside them, on the core as Linux would have written it; it has no list either.
+//! is given the root, and knows physical memory that the core holds. memflow is a library: a
+//! program of ours (`ask_memflow`) gives it the root and the core's map of memory. With `--crash`
+//! crash is beside them, on the core as Linux would have written it; it has no list either.
 
 use std::collections::HashMap;
 use std::fs;

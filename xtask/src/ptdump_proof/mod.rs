@@ -59,8 +59,8 @@ pub struct Options {
     /// Keep the core in this folder
     #[arg(long, value_name = "FOLDER")]
     keep: Option<std::path::PathBuf>,
-    /// Put other tools beside ptdump: memflow, and a Python that has drgn and volatility3. Of x86-64
-    /// alone
+    /// Put other tools beside ptdump: memflow, and a Python that has drgn and volatility3. Of
+    /// x86-64 alone
     #[arg(long, value_name = "PYTHON")]
     beside: Option<std::path::PathBuf>,
     /// Ask crash the same, too: fetches the kernel's symbols (860 MB). Of x86-64 alone
