@@ -1,4 +1,4 @@
-//! A hashed page table, named as in SDR1, and how its entries are laid out: they tell it themselves.
+//! A hashed page table, named as in SDR1, and how its entries are laid out: they tell it.
 //!
 //! Before ISA 3.0 an entry has the size of its segment (B) in bits 0:1 of its first doubleword,
 //! since then in bits 4:5 of its second (Power ISA v2.07B and v3.0B Book III, "Page Table Entry").

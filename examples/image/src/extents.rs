@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(twice, [extent(0x1000, 0x100, 700), extent(0x1800, 0x800, 500)]);
     }
 
-    /// Pieces that overlap: only other bytes are said, and all of them are looked at, up to a limit.
+    /// Pieces that overlap: only other bytes are said, and all are looked at, up to a limit.
     #[test]
     fn memory_that_stands_twice() {
         let mut bytes = vec![7_u8; 0x4_0000];
