@@ -203,8 +203,8 @@ impl Notes {
         }
     }
 
-    /// Takes in the text of a VMCOREINFO note. (Of more than a few that differ none is taken for the
-    /// right one.)
+    /// Takes in the text of a VMCOREINFO note. (Of more than a few that differ none is taken for
+    /// the right one.)
     pub(crate) fn take_vmcoreinfo(&mut self, text: &[u8]) {
         const MOST: usize = 16;
         if self.vmcoreinfo.len() == MOST {
