@@ -24,8 +24,10 @@ pub enum NotStage2 {
         /// EC.
         class: u8,
     },
-    /// It is an abort, but stage 2's tables did not cause it.
-    #[error("fault status {status:#x} is not a fault of stage 2: {}", name(*status))]
+    /// It is an abort that no change of stage 2's pages resolves: what its tables do not cause, and
+    /// the external abort of a walk that met a table outside memory, which a
+    /// [`VmsaStage2`](crate::VmsaStage2) reports too.
+    #[error("no page of stage 2 resolves fault status {status:#x}: {}", name(*status))]
     Status {
         /// DFSC or IFSC.
         status: u8,

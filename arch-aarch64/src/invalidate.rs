@@ -210,18 +210,27 @@ impl TlbiFeatures {
         (first, (bytes >> granule).saturating_add(last), self.entry(range.shift))
     }
 
+    /// Whether operations by range take several pages of `page` granules each, of so many granules.
+    const fn by_range(self, granules: u64, page: u64) -> bool {
+        self.ranges && granules > page && page < MOST_GRANULES
+    }
+
     /// How many operations the pages of `range` take.
     fn count<A: Address>(self, range: &StaleRange<A>) -> u64 {
         let (_, granules, shift) = self.stretch(range);
-        let pages = granules >> (shift - self.granule.shift());
-        if !self.ranges {
+        let page = 1 << (shift - self.granule.shift());
+        let pages = granules / page;
+        if !self.by_range(granules, page) {
             return pages;
         }
-        // One operation takes 2^21 granules at most; what is left takes one of each scale and one
-        // for a single granule, and with LPA2 up to 15 before the first multiple of 64 KiB.
-        pages.min((granules >> 21) + if self.ds { 20 } else { 5 })
+        // What is left of whole ranges takes one operation of each scale and one for a single
+        // granule, and with LPA2 up to 15 before the first multiple of 64 KiB.
+        pages.min(granules / MOST_GRANULES + if self.ds { 20 } else { 5 })
     }
 }
+
+/// The most granules that an operation by range takes: NUM = 31, SCALE = 3.
+const MOST_GRANULES: u64 = 1 << 21;
 
 /// The addresses and ranges of a gather as operands.
 #[derive(Clone, Debug)]
@@ -252,7 +261,7 @@ impl<A: Address> Iterator for Operands<'_, A> {
         let page = 1u64 << (shift - granule);
         let mut operand = Operand::Address(features.address(address, shift, self.asid));
         let mut done = page.min(granules);
-        if features.ranges && granules > page {
+        if features.by_range(granules, page) {
             // The base of a range is a multiple of 64 KiB with LPA2.
             let unit = if features.ds { 16 } else { granule };
             let aligned = address & low_bits(unit) == 0;
@@ -336,9 +345,12 @@ pub fn stage1<A: Address>(
         .chain(whole)
 }
 
-/// The operations that make stage 2's `stale` translations unreachable for the VMID in VTTBR_EL2:
-/// those by address, then [`Barrier::BETWEEN`], then VMALLE1IS, which drops what processors
-/// combined of both stages (D8.17.6.1); or VMALLS12E1IS alone.
+/// The operations that make stage 2's `stale` translations unreachable for the VMID in VTTBR_EL2.
+///
+/// The first part are those by address, and the second one is VMALLE1IS, which drops what
+/// processors combined of both stages (D8.17.6.1); [`Barrier::BETWEEN`] is owed between them. Where
+/// the first part is empty, the second one is VMALLS12E1IS, which does for everything and needs
+/// nothing before it. `None`: nothing is stale.
 pub fn stage2<A: Address>(
     stale: &Stale<A>,
     features: TlbiFeatures,

@@ -35,25 +35,49 @@ const fn cacheability(half: u8) -> u8 {
     }
 }
 
+/// A cacheability as one half of an Attr*n*, with the allocation hints and the transience of the
+/// half `like`.
+const fn half(cacheability: u8, like: u8) -> u8 {
+    let hints = like & 3;
+    let lasting = if like & 8 == 0 && hints != 0 { 0 } else { 0b1000 };
+    match cacheability {
+        1 => 0b0100,
+        2 => lasting | hints,
+        _ => lasting | 0b0100 | hints,
+    }
+}
+
 /// The half of an Attr*n* that stage 2's cacheability and stage 1's make: the weaker one, with
-/// stage 1's allocation hints.
+/// stage 1's hints (pseudocode `S2CombineS1AttrHints`).
 const fn combine_half(stage1: u8, stage2: u8) -> u8 {
     let first = cacheability(stage1);
-    match if first < stage2 { first } else { stage2 } {
-        1 => 0b0100,
-        2 => 0b1000 | stage1 & 3,
-        _ => 0b1100 | stage1 & 3,
-    }
+    half(if first < stage2 { first } else { stage2 }, stage1)
+}
+
+/// The half that FWB's write-back makes of stage 1's: with its hints, if it is cached.
+const fn write_back_half(stage1: u8) -> u8 {
+    if cacheability(stage1) == 1 { 0b1111 } else { half(3, stage1) }
 }
 
 /// The memory type that stage 1's Attr*n* and stage 2's type make together, in the encoding of an
 /// Attr*n*: what PAR_EL1 reports after AT S12E1R.
 ///
-/// Without FWB the weaker type counts (D8.6.5). With FWB, stage 2's device types and write-back
-/// replace stage 1's type, "not cached" replaces its normal types, and [`Stage2Memory::Stage1`]
-/// leaves it (D8.6.6).
+/// Without FWB the weaker type counts (D8.6.5). With FWB, stage 2's device types and "not cached"
+/// replace normal types, and leave a device's type that is as strong; write-back replaces every
+/// type and takes the allocation hints of a cached one; [`Stage2Memory::Stage1`] leaves it (D8.6.6,
+/// pseudocode `AArch64.S2ApplyFWBMemAttrs`). XS and tags are left out, but for that last one: 0x40,
+/// 0xa0 and 0xf0 count as 0x44, 0xaa and 0xff.
 #[must_use]
 pub const fn combined_memory(stage1: u8, stage2: Stage2Memory, fwb: bool) -> u8 {
+    if fwb && matches!(stage2, Stage2Memory::Stage1) {
+        return stage1;
+    }
+    let stage1 = match stage1 {
+        0x40 => 0x44,
+        0xa0 => 0xaa,
+        0xf0 => 0xff,
+        other => other,
+    };
     let device = match stage2 {
         Stage2Memory::DeviceNgnrne => Some(0x00),
         Stage2Memory::DeviceNgnre => Some(0x04),
@@ -62,8 +86,11 @@ pub const fn combined_memory(stage1: u8, stage2: Stage2Memory, fwb: bool) -> u8 
         _ => None,
     };
     let (outer, inner) = match (device, stage2) {
-        (Some(device), _) if fwb || !is_device(stage1) || device < stage1 => return device,
-        (_, Stage2Memory::WriteBack) if fwb => return 0xff,
+        (Some(device), _) if !is_device(stage1) || device < stage1 => return device,
+        (_, Stage2Memory::WriteBack) if fwb && is_device(stage1) => return 0xff,
+        (_, Stage2Memory::WriteBack) if fwb => {
+            return write_back_half(stage1 >> 4) << 4 | write_back_half(stage1 & 15);
+        }
         _ if is_device(stage1) => return stage1,
         (_, Stage2Memory::NonCacheable) => (1, 1),
         (_, Stage2Memory::WriteThrough) => (2, 2),

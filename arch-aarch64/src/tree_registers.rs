@@ -2,7 +2,7 @@
 
 use pgtable::{Gpa, Hpa};
 
-use crate::registers::{Sctlr, Tcr, TcrEl2, Ttbr, Vtcr, ps, tg0, tg1};
+use crate::registers::{Hcr, Sctlr, Tcr, TcrEl2, Ttbr, Vtcr, ps, tg0, tg1};
 use crate::shape::Granule;
 use crate::stage1::VmsaStage1;
 use crate::stage1_controls::{Stage1Controls, VaRange};
@@ -106,7 +106,7 @@ impl VmsaStage2 {
     /// Set are T0SZ, SL0, SL2, TG0, PS, HA, HD and DS as the controls have them; IRGN0, ORGN0 and
     /// SH0 for write-back, inner-shareable walks; the RES1 bit 31; and VS, for VMIDs of 16 bits:
     /// clear it on a processor that has 8 (ID_AA64MMFR1_EL1.VMIDBits = 0), where it is RES0.
-    /// Everything else is 0. XNX needs no bit; FWB is HCR_EL2's.
+    /// Everything else is 0. XNX needs no bit; FWB is HCR_EL2's ([`hcr`](Self::hcr)).
     #[must_use]
     pub const fn vtcr(&self) -> Vtcr {
         let Stage2Controls { granule, input_bits, ha, hd, output_bits, .. } = *self.controls();
@@ -130,6 +130,13 @@ impl VmsaStage2 {
             .with_res1(true)
             .with_ds(self.controls().ds && !matches!(granule, Granule::K64))
             .with_sl2(start < 0)
+    }
+
+    /// The bits of HCR_EL2 that have to be set for these trees: VM, and FWB as the controls have it.
+    /// OR them into the register, whose other bits (RW, traps, routing) are not translation's.
+    #[must_use]
+    pub const fn hcr(&self) -> Hcr {
+        Hcr::new().with_vm(true).with_fwb(self.controls().fwb)
     }
 
     /// VTTBR_EL2 for the tree whose root tables stand at `root`, with this VMID. Bits of `root`

@@ -189,3 +189,47 @@ fn operands_and_wholes() {
     assert_eq!(second(&[(0x1234_5000, 0x1234_5000)], false), (vec![ipa], Some(Tlbi::VmAllE1)));
     assert_eq!(second(&[], true), (vec![], Some(Tlbi::VmAllS12)));
 }
+
+/// Leaves of every size, few and many: operations are never more than the ceiling, and one by range
+/// takes no fewer leaves than one by address.
+#[test]
+fn no_more_operations_than_the_ceiling() {
+    let (mut whole, mut by_address) = (0, 0);
+    for (granule, shift, ds) in [
+        (Granule::K4, 12, false),
+        (Granule::K4, 21, true),
+        (Granule::K4, 30, false),
+        (Granule::K4, 39, true),
+        (Granule::K16, 25, false),
+        (Granule::K16, 36, true),
+        (Granule::K64, 16, false),
+        (Granule::K64, 29, false),
+        (Granule::K64, 42, false),
+    ] {
+        for leaves in [1, 2, 4, 5, 33, 64] {
+            for (ranges, ceiling) in
+                [1, 4, 64].into_iter().flat_map(|ceiling| [(false, ceiling), (true, ceiling)])
+            {
+                let features = TlbiFeatures { granule, ttl: true, ranges, ds, ceiling };
+                let mut gather = Gather::<Stage2, _>::new(&Unused, ());
+                gather.pages(Gpa::new(0), Gpa::new((leaves - 1) << shift), shift);
+                let case = format!("{leaves} leaves of 2^{shift}, {features:?}");
+                let (operations, then) = tlbi_stage2(gather.stale(), features);
+                let count = operations.count() as u64;
+                assert!(count <= ceiling.min(leaves), "{count}: {case}");
+                match then {
+                    Some(Tlbi::VmAllE1) => by_address += 1,
+                    Some(Tlbi::VmAllS12) => {
+                        assert_eq!(count, 0, "{case}");
+                        whole += 1;
+                    }
+                    other => panic!("{other:?}: {case}"),
+                }
+                // What fits by address fits.
+                assert!(leaves > ceiling || then == Some(Tlbi::VmAllE1), "{case}");
+                std::mem::forget(gather);
+            }
+        }
+    }
+    assert!(whole > 100 && by_address > 100, "{whole} {by_address}");
+}

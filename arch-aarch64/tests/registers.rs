@@ -237,7 +237,8 @@ fn registers_of_every_shape() {
                     ..S2
                 };
                 let Ok(format) = VmsaStage2::new(controls) else { continue };
-                let hcr = Hcr::new().with_vm(true).with_fwb(true).into_bits();
+                let hcr = format.hcr().into_bits();
+                assert_eq!(hcr, 1 << 46 | 1, "VM and FWB");
                 let vttbr = Ttbr::of(0x4000_0000, 5, true).into_bits();
                 assert_eq!(format.vttbr(Hpa::new(0x4000_0000), 5).into_bits(), vttbr);
                 let read = stage2_of(format.vtcr().into_bits(), vttbr, hcr, &Processor::MAX);
@@ -424,7 +425,24 @@ fn words() {
         (0x00, Stage2Memory::NonCacheable, true, 0x00),
         (0xbb, Stage2Memory::NonCacheable, true, 0x44),
         (0xbb, Stage2Memory::Stage1, true, 0xbb),
-        (0x00, Stage2Memory::DeviceGre, true, 0x0c),
+        (0x00, Stage2Memory::DeviceGre, true, 0x00),
+        (0x0c, Stage2Memory::DeviceNgnre, true, 0x04),
+        (0x44, Stage2Memory::DeviceGre, true, 0x0c),
+        // Hints are stage 1's, and whether they are transient.
+        (0x11, Stage2Memory::WriteBack, false, 0x11),
+        (0x52, Stage2Memory::WriteThrough, false, 0x12),
+        (0x11, Stage2Memory::Other(0b0110), false, 0x41),
+        (0x99, Stage2Memory::WriteBack, true, 0xdd),
+        (0x11, Stage2Memory::WriteBack, true, 0x55),
+        (0x4d, Stage2Memory::WriteBack, true, 0xfd),
+        (0x44, Stage2Memory::WriteBack, true, 0xff),
+        (0x11, Stage2Memory::Stage1, true, 0x11),
+        // XS and tags are left out.
+        (0x40, Stage2Memory::WriteBack, false, 0x44),
+        (0xa0, Stage2Memory::WriteBack, false, 0xaa),
+        (0xf0, Stage2Memory::WriteBack, false, 0xff),
+        (0xf0, Stage2Memory::WriteThrough, false, 0xbb),
+        (0xf0, Stage2Memory::Stage1, true, 0xf0),
     ] {
         assert_eq!(combined_memory(first, second, fwb), want, "{first:#x} {second:?} {fwb}");
     }

@@ -80,6 +80,9 @@ pub enum Otherwise {
     /// QEMU, in PAR_EL1: if the low half of that type's encoding is 4 (not cached), it counts as
     /// Device-nGnRE.
     NormalCountsAsDevice,
+    /// The manual: under FWB, of two device types the stronger one counts
+    /// (`AArch64.S2ApplyFWBMemAttrs`). QEMU, in PAR_EL1: stage 2's.
+    SecondDeviceCounts,
     /// The manual: a set of contiguous entries of which one differs from the others, or lacks the
     /// hint, is misprogrammed, and which of its entries counts is CONSTRAINED UNPREDICTABLE
     /// (D8.7.1). QEMU: ignores the hint, so that each entry counts by itself.
@@ -95,6 +98,7 @@ impl Otherwise {
             Self::BitsBelowBlock => "QEMU: bits below a block count",
             Self::PanBeforeWxn => "QEMU: PAN before WXN",
             Self::NormalCountsAsDevice => "QEMU: a normal type's half",
+            Self::SecondDeviceCounts => "QEMU: under FWB, stage 2's device type",
             Self::EntriesOfSetsAlone => "QEMU: entries of contiguous sets alone",
         }
     }
@@ -363,8 +367,11 @@ impl Bench<'_> {
                 let normal_half = first >= 16 && first & 15 == 4 && second.is_device()
                     || first < 16
                         && second.into_bits(fwb).is_some_and(|bits| bits & 3 == 1 && bits >= 4);
+                let forced = second.into_bits(fwb).map(|bits| bits << 2);
                 if normal_half && !fwb && attr > 4 {
                     (4, sh, Some(Otherwise::NormalCountsAsDevice))
+                } else if let (true, true, Some(forced)) = (fwb, second.is_device(), forced) {
+                    (forced, sh, (forced != attr).then_some(Otherwise::SecondDeviceCounts))
                 } else {
                     (attr, sh, None)
                 }

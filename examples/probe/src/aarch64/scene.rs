@@ -24,6 +24,10 @@ const MAPPINGS: usize = 40;
 const SCTLR: [u64; 2] = [0x30d0_1804, 0x30c5_1834];
 /// The contiguous hint of a block or page descriptor.
 pub const CONTIGUOUS: u64 = 1 << 52;
+/// Memory types of stage 1: usual ones; halves that differ; every device; allocation hints, of
+/// which some are transient.
+const MAIRS: [u64; 4] =
+    [0x0004_0044_bbff_4fff, Mair::USUAL.0, 0xff0c_0844_00bb_fff4, 0x9dd9_11ee_4d94_0c99];
 const GRANULES: [Granule; 3] = [Granule::K4, Granule::K16, Granule::K64];
 
 /// A machine, by what its processor has.
@@ -321,7 +325,7 @@ fn scene(
     let mut order = Order::default();
     let mut hcr = Hcr::new().with_rw(true);
     let mut first_mappings = Vec::new();
-    let mair = Mair([0x0004_0044_bbff_4fff, Mair::USUAL.0, 0xff0c_0844_00bb_fff4][rng.usize(..3)]);
+    let mair = Mair(MAIRS[rng.usize(..MAIRS.len())]);
     let id = rng.u16(1..256);
 
     // Stage 2 first: stage 1's pages are among its own.
