@@ -35,7 +35,7 @@ impl Invalidate<Stage2> for Print {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // On hardware: Processor::from_id with the ID registers.
     let processor = Processor { physical_bits: 48, ..Processor::MAX };
-    let controls = Stage2Controls { ha: processor.access_flag, ..Stage2Controls::new() };
+    let controls = Stage2Controls::new().on(&processor);
     let format = VmsaStage2::new(controls)?;
 
     let words: Vec<_> = (0..64 * 4096 / 8).map(|_| AtomicU64::new(0)).collect();

@@ -7,7 +7,7 @@
 use bitfield_struct::bitfield;
 use pgtable::low_bits;
 
-use crate::shape::Granule;
+use crate::shape::{Granule, USUAL_OUTPUT_BITS};
 
 /// TCR_EL1; also TCR_EL2 with HCR_EL2.E2H = 1.
 #[bitfield(u64)]
@@ -386,6 +386,11 @@ impl Processor {
         }
     }
 
+    /// The physical address bits, but 48 at most.
+    pub(crate) const fn narrow_output_bits(&self) -> u8 {
+        if self.physical_bits < USUAL_OUTPUT_BITS { self.physical_bits } else { USUAL_OUTPUT_BITS }
+    }
+
     /// Whether `granule` can have 52-bit addresses by DS, at stage 2 or stage 1.
     pub(crate) const fn has_lpa2(&self, granule: Granule, stage2: bool) -> bool {
         let [k4, k16] = if stage2 { self.lpa2_stage2 } else { self.lpa2 };
@@ -427,8 +432,8 @@ pub struct Registers {
     pub ttbr1: u64,
     /// SCTLR_EL1 or SCTLR_EL2.
     pub sctlr: u64,
-    /// HCR_EL2. Of a guest of KVM what the default has: `Hcr::new().with_rw(true)`. In the EL2&0
-    /// regime E2H is set.
+    /// HCR_EL2. Of a guest of KVM what the default has: `Hcr::new().with_rw(true)`; a hypervisor at
+    /// EL2 gives the register as it is. In the EL2&0 regime E2H is set.
     pub hcr: u64,
     /// PSTATE.PAN.
     pub pan: bool,

@@ -98,7 +98,8 @@ impl Stage1Attributes {
     fields! {
         /// AF: whether it is marked accessed.
         accessed with_accessed(bool) = af with_af;
-        /// DBM: whether hardware that manages dirty state may make it writable.
+        /// DBM: whether hardware that manages dirty state may make it writable. What is read by a
+        /// format for other hardware has none on a read-only page.
         dirty_modifier with_dirty_modifier(bool) = dbm with_dbm;
         /// GP: whether branches into it need landing pads.
         guarded with_guarded(bool) = gp with_gp;

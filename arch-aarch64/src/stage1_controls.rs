@@ -1,5 +1,6 @@
 //! The state that takes part in stage-1 translation.
 
+use crate::registers::Processor;
 use crate::shape::Granule;
 
 /// A translation regime of stage 1 (D8.1.2).
@@ -103,6 +104,21 @@ impl Stage1Controls {
             wxn: false,
             pan: false,
             epan: false,
+        }
+    }
+
+    /// The same on `processor`: physical addresses (48 bits of output at most, which need no DS),
+    /// small tables, LVA, access flag and dirty state as it has them.
+    #[must_use]
+    pub const fn on(self, processor: &Processor) -> Self {
+        Self {
+            output_bits: processor.narrow_output_bits(),
+            physical_bits: processor.physical_bits,
+            lva: processor.lva,
+            small_tables: processor.small_tables,
+            ha: processor.access_flag,
+            hd: processor.dirty_state,
+            ..self
         }
     }
 }

@@ -8,6 +8,7 @@ use pgtable::format::{
 };
 use pgtable::{Access, AccessKind, Cause, Gpa, Hpa, Level, Position, Privilege, Stage2};
 
+use crate::registers::Processor;
 use crate::shape::{Granule, MOST_LEVELS, Shape, ShapeError, TABLE, VALID, arm_level};
 use crate::stage1_controls::input_limits;
 use crate::stage2_attributes::{
@@ -73,6 +74,33 @@ impl Stage2Controls {
             hd: false,
             xnx: true,
             fwb: false,
+        }
+    }
+
+    /// The same on `processor`: physical addresses (48 bits of output at most, which need no DS),
+    /// small tables, access flag, dirty state, XNX and FWB as it has them.
+    ///
+    /// ```
+    /// use pgtable_aarch64::{Granule, Processor, Stage2Controls, VmsaStage2};
+    ///
+    /// // ID_AA64MMFR0 to 2, ID_AA64ISAR1 and 2: here of a Cortex-A53, with 40 bits.
+    /// let processor = Processor::from_id([0x1122, 0, 0], [0; 2]);
+    /// let controls = Stage2Controls::new().on(&processor).with_input(Granule::K4, 40);
+    /// assert!(!controls.ha && !controls.xnx);
+    /// assert_eq!(VmsaStage2::new(controls)?.vtcr().ps(), 2);
+    /// # Ok::<(), pgtable_aarch64::ShapeError>(())
+    /// ```
+    #[must_use]
+    pub const fn on(self, processor: &Processor) -> Self {
+        Self {
+            output_bits: processor.narrow_output_bits(),
+            physical_bits: processor.physical_bits,
+            small_tables: processor.small_tables,
+            ha: processor.access_flag,
+            hd: processor.dirty_state,
+            xnx: processor.xnx,
+            fwb: processor.fwb,
+            ..self
         }
     }
 

@@ -371,6 +371,27 @@ fn processors() {
     let a53 = Processor::from_id([0x1122, 0, 0], [0; 2]);
     assert_eq!((a53.physical_bits, a53.access_flag, a53.lpa2), (40, false, [false; 2]));
     assert_eq!(Processor::from_id([5, 0, 0], [0; 2]).physical_bits, 48);
+    // Controls on a processor are never more than it has.
+    for processor in [max, a53, Processor { physical_bits: 44, xnx: true, ..a53 }] {
+        let (first, second) = (S1.on(&processor), S2.on(&processor));
+        let bits = processor.physical_bits.min(48);
+        assert_eq!((first.output_bits, second.output_bits), (bits, bits));
+        assert_eq!(
+            (first.ha, first.hd, first.lva),
+            (processor.access_flag, processor.dirty_state, processor.lva)
+        );
+        assert_eq!(
+            (second.ha, second.hd, second.xnx),
+            (processor.access_flag, processor.dirty_state, processor.xnx)
+        );
+        assert_eq!([first.small_tables, second.small_tables], [processor.small_tables; 2]);
+        let of_id = Registers { tcr: stage1(first).tcr().into_bits(), ..plain() };
+        let paging = Paging::of(Regime::El10, of_id, &processor).unwrap();
+        assert_eq!(*paging.half(VaRange::Lower).unwrap().format.controls(), first);
+        let second = stage2(second);
+        let read = stage2_of(second.vtcr().into_bits(), 0, second.hcr().into_bits(), &processor);
+        assert_eq!(read, Ok(Some((second, Hpa::new(0)))));
+    }
     // FEAT_PAuth by each of its algorithms: addresses (APA, API, APA3) and generic (GPA, GPI, GPA3).
     for bit in 0..128 {
         let word = 1_u128 << bit;
