@@ -96,21 +96,24 @@ fn tree(cpus: usize) -> Box<SharedPageTable<LongMode, Memory, &'static Tables>> 
     Box::new(PageTable::new(format, memory, tables).unwrap().into())
 }
 
+/// Where the page is, of so many CPUs, that a CPU maps in a turn.
+type Place = fn(u64, u64, u64) -> u64;
+
 /// A CPU maps pages, and unmaps them.
 fn faults(cpus: usize) {
     let many = cpus as u64;
     // Where the CPU's page of that turn is: what CPUs have in common, from less to more.
-    let places: [(&str, &dyn Fn(u64, u64) -> u64); 3] = [
-        ("1 GiB each", &|cpu, turn| cpu * GIB + turn * PAGE),
-        ("2 MiB each", &|cpu, turn| cpu * MIB2 + turn * PAGE),
-        ("one table", &|cpu, turn| (turn * many + cpu) * PAGE),
+    let places: [(&str, Place); 3] = [
+        ("1 GiB each", |_, cpu, turn| cpu * GIB + turn * PAGE),
+        ("2 MiB each", |_, cpu, turn| cpu * MIB2 + turn * PAGE),
+        ("one table", |many, cpu, turn| (turn * many + cpu) * PAGE),
     ];
     let (attributes, small) = (Prot::RW.into(), Leaves::Exactly(12));
     for (whose, place) in places {
         let tree = tree(cpus);
         let writers: Vec<_> = (0..cpus).map(|_| Own(tree.writer().unwrap())).collect();
         // A page of each table is there before, and stays.
-        let at = |cpu: usize, turn| Gva::new(place(cpu as u64, turn));
+        let at = |cpu: usize, turn| Gva::new(place(many, cpu as u64, turn));
         (0..cpus).for_each(|cpu| {
             is_on(cpu);
             let page = at(cpu, 0);
