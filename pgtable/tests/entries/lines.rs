@@ -1,11 +1,12 @@
 //! Cache lines of entries, of which some are present: those go, and nothing else is told or counted.
 
 use std::cell::RefCell;
+use std::sync::atomic::Ordering;
 
 use pgtable::invalidate::{Gather, Invalidate, InvalidateFailed, Stale, Unused};
 use pgtable::memory::DirectMap;
 use pgtable::tree::PageTable;
-use pgtable::{Gpa, Gva, Leaves, Prot, Stage1};
+use pgtable::{Error, Gpa, Gva, Leaves, Prot, Stage1};
 use pgtable_x86::{Controls, Levels, LongMode};
 
 use crate::support::{Arena, Tables, ranges};
@@ -113,4 +114,29 @@ fn a_cursor_comes_back() {
     assert_eq!(found, Some(Gpa::new(0x9000)));
     assert!(tree.walker().query(there).unwrap().is_none());
     assert_eq!(tables.live(), 4);
+}
+
+/// An entry that is absent, though some of its bits are set, is room for a page; an address within
+/// a page is none of a page.
+#[test]
+fn a_cursor_maps_over_what_is_absent() {
+    let arena = Arena::new(1 << 20);
+    let tables = Tables::new(&arena);
+    let format = LongMode::new(Levels::Four, Controls::new());
+    let mut tree = PageTable::new(format, arena.memory(), &tables).unwrap();
+    let (page, beside) = (Gva::new(5 * PAGE), Gva::new(0));
+    tree.map(beside, Gpa::new(0), PAGE, Prot::RW.into(), Leaves::Largest).unwrap();
+    let entry = tree.walker().trace(page).last().unwrap().address;
+    arena.word(entry.get()).store(0xffe, Ordering::Relaxed);
+    let mut gather = Gather::new(&Unused, ());
+    let mut cursor = tree.cursor(&mut gather);
+    let within = cursor.map(Gva::new(5 * PAGE + 8), Gpa::new(0x9000), Prot::RW.into());
+    assert_eq!(within, Err(Error::LeafSize));
+    cursor.map(page, Gpa::new(0x9000), Prot::RW.into()).unwrap();
+    cursor.finish().unwrap();
+    let found = tree.walker().query(page).unwrap().map(|found| found.output);
+    assert_eq!(found, Some(Gpa::new(0x9000)));
+    assert_eq!(tree.unmap(beside, 16 * PAGE, &mut gather), Ok(2 * PAGE));
+    gather.finish(tree.tables()).unwrap();
+    assert_eq!(tables.live(), 1);
 }
