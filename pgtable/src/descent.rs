@@ -4,7 +4,8 @@
 //! translations, anchored, batches, two stages, verbs of single pages), or by decoding
 //! ([`descend`]: everything else, and whatever the shortcuts do not recognise, from the root
 //! again). The loop over levels stands here in two forms, and nowhere else: written out for what is
-//! small ([`down`]), and as a loop for decoding, whose step is too large to stand there seven times.
+//! small ([`down`]), and as a loop for decoding, whose step is too large to stand there seven
+//! times.
 //!
 //! A descent is bounded on any memory content: each step goes one level down, and every load goes
 //! through [`ReadMemory`]. Each decision is made on one reading of each word. A walk reads each

@@ -27,7 +27,7 @@ const UNCACHED: u64 = 1 << 61;
 const RESERVED: u64 = 1 << 63 | low_bits(7) << 54;
 static SHAPE: Geometry = Geometry::new(12, &[LevelGeometry { width: 9, leaf: true }; 4]);
 
-/// A tree of Sv48, as a hart reads it in which software sets A and D (Svade), without `mstatus.SUM`.
+/// A tree of Sv48, as a hart reads it in which software sets A and D (Svade), `mstatus.SUM` clear.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Sv48;
 

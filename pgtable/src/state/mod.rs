@@ -19,8 +19,8 @@
 //!
 //! The owner is a plain load and compare: while the word names an owner, only that owner stores to
 //! it. Two steps are atomic exchanges. A lock is taken from the shared tree; and the lock of a
-//! range that has [ended](crate::ranges::Ranges), which its writer could not give back because a guest hid the
-//! table, is taken over.
+//! range that has [ended](crate::ranges::Ranges), which its writer could not give back because a
+//! guest hid the table, is taken over.
 
 mod lock;
 mod owner;

@@ -1,4 +1,5 @@
-//! Cache lines of entries, of which some are present: those go, and nothing else is told or counted.
+//! Cache lines of entries, of which some are present: those go, and nothing else is told or
+//! counted. Ranges across tables, and a cursor that comes back.
 
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
