@@ -106,12 +106,14 @@ impl Model {
         if ptex >= ENTRIES {
             return (PARAMETER, None);
         }
-        if self.dialect == Dialect::Papr && flags & 1 << 15 != 0 && page + (1 << shift) > MEMORY {
-            return (PARAMETER, None);
-        }
         let places = if flags & 1 << 39 != 0 { ptex..ptex + 1 } else { ptex & !7..(ptex & !7) + 8 };
         for place in places {
             if self.entries[place as usize].0 & 1 == 0 {
+                // A page is zeroed where there is a place for its entry.
+                let zeroes = self.dialect == Dialect::Papr && flags & 1 << 15 != 0;
+                if zeroes && page + (1 << shift) > MEMORY {
+                    return (PARAMETER, None);
+                }
                 self.entries[place as usize] = (v & !0x60 | 1, r);
                 return (SUCCESS, Some(place));
             }
