@@ -103,9 +103,10 @@ impl Abort {
 
     /// The kind of fault, and the level of stage 2 at which it was met. The owner of a
     /// [`Stage2Tree`](pgtable::second_stage::Stage2Tree) faults the page in for a translation or a
-    /// permission fault, with [`access`](Self::access); records an access flag fault (`record`); and
-    /// meets an address size fault only if somebody else wrote the tables. What the host does not
-    /// grant (a store to ROM, a fetch from a page that is not executable) is the guest's to be told.
+    /// permission fault, with [`access`](Self::access); records an access flag fault (`record`);
+    /// and meets an address size fault only if somebody else wrote the tables. What the host does
+    /// not grant (a store to ROM, a fetch from a page that is not executable) is the guest's to be
+    /// told.
     #[must_use]
     pub const fn fault(&self) -> FaultStatus {
         self.fault

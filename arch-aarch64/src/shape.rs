@@ -397,7 +397,8 @@ const fn geometry(
     geometry
 }
 
-/// Tables, or pages, without these bits. (The value is a constant, which the compiler makes use of.)
+/// Tables, or pages, without these bits. (The value is a constant, which the compiler makes use
+/// of.)
 #[inline(always)]
 const fn usual(without: u64) -> Pattern {
     Pattern { compared: VALID | TABLE | without, value: VALID | TABLE }

@@ -132,8 +132,8 @@ impl VmsaStage2 {
             .with_sl2(start < 0)
     }
 
-    /// The bits of HCR_EL2 that have to be set for these trees: VM, and FWB as the controls have it.
-    /// OR them into the register, whose other bits (RW, traps, routing) are not translation's.
+    /// The bits of HCR_EL2 that have to be set for these trees: VM, and FWB as the controls have
+    /// it. OR them into the register, whose other bits (RW, traps, routing) are not translation's.
     #[must_use]
     pub const fn hcr(&self) -> Hcr {
         Hcr::new().with_vm(true).with_fwb(self.controls().fwb)

@@ -392,7 +392,7 @@ fn processors() {
         let read = stage2_of(second.vtcr().into_bits(), 0, second.hcr().into_bits(), &processor);
         assert_eq!(read, Ok(Some((second, Hpa::new(0)))));
     }
-    // FEAT_PAuth by each of its algorithms: addresses (APA, API, APA3) and generic (GPA, GPI, GPA3).
+    // FEAT_PAuth by each of its algorithms: addresses (APA, API, APA3), generic (GPA, GPI, GPA3).
     for bit in 0..128 {
         let word = 1_u128 << bit;
         let paired = Processor::from_id([0; 3], [word as u64, (word >> 64) as u64]);

@@ -310,8 +310,8 @@ where
 
     /// Takes the tables out of the tree to which the entries of `run` lead, as far as they follow
     /// each other, are all of `width`, may be taken out, and the gather has room; returns how many,
-    /// and how many pages they mapped. The entries stand in `node`'s table, at which the trail ends,
-    /// and the first covers `offset`.
+    /// and how many pages they mapped. The entries stand in `node`'s table, at which the trail
+    /// ends, and the first covers `offset`.
     fn drop_alike<L: Locks, I: Invalidate<F::Stage>>(
         &self,
         trail: &mut Trail<L>,

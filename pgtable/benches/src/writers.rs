@@ -2,7 +2,8 @@
 //! own, beside one global lock around the exclusive writer.
 //!
 //! 16 GiB are faulted in by pages of 4 KiB, in ranges of 2 MiB: all by one thread; half of them by
-//! each of two; and every one by both, page by page in turn. Tables come from frag-alloc, and wait for who descends.
+//! each of two; and every one by both, page by page in turn. Tables come from frag-alloc, and wait
+//! for who descends.
 //!
 //! Of other crates there is one with its own way of keeping writers apart that can be linked:
 //! `pagetable`, a lock-free radix tree in its own memory (nodes of 65,536 words), which frees

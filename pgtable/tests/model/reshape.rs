@@ -101,9 +101,9 @@ fn a_leaf_is_out_while_it_is_split() {
     tree.destroy(Gather::new(&by, ())).map_err(|(_, error)| error).unwrap();
 }
 
-/// A leaf of 1 GiB is split into pages at once: it is invalidated once, while nothing is mapped, and
-/// the pages outside of the range stay as large as they may. Where tables run out the rest stays
-/// large, and the error says from where on.
+/// A leaf of 1 GiB is split into pages at once: it is invalidated once, while nothing is mapped,
+/// and the pages outside of the range stay as large as they may. Where tables run out the rest
+/// stays large, and the error says from where on.
 #[test]
 fn two_levels_are_split_at_once() {
     const HUGE: u64 = 1 << 30;

@@ -59,8 +59,8 @@ impl ByHand {
         (word & PAGE_COMPARED == 1).then_some(word & ADDRESS)
     }
 
-    /// The sum of where `order` leads: of each block the tables of the last level are found, and the
-    /// entries in them asked for, before those of the block before are read.
+    /// The sum of where `order` leads: of each block the tables of the last level are found, and
+    /// the entries in them asked for, before those of the block before are read.
     pub fn find_all(&self, work: &Work, order: &[u32]) -> Option<u64> {
         let (mut sum, mut before) = (0u64, ([0; WAY], 0));
         for block in order.chunks(WAY) {
