@@ -99,7 +99,9 @@ pub struct Region<A, M, H = (), const SMALLEST: u8 = GRANULE> {
 }
 
 impl<A: Address, M: TableMemory<A>> Region<A, M> {
-    /// The `frames` frames of `2^shift` bytes from `start` on in `memory`.
+    /// The `frames` frames of `2^shift` bytes from `start` on in `memory`. A frame holds at most
+    /// 256 of the smallest tables: 64 KiB of 256 bytes ([`Frames::new`](crate::Frames::new) refuses
+    /// larger ones).
     ///
     /// # Errors
     /// [`MemoryError`] if `start` is not a multiple of the frame size, or a frame can't be reached

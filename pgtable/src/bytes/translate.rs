@@ -133,6 +133,10 @@ impl<T: TranslateRecording> Translate for Recording<T> {
 }
 
 /// Accesses of a debugger: whatever is mapped is reached, no right is judged, nothing is recorded.
+///
+/// For walks of one stage, over memory at its output addresses. A [`TwoStage`] judges every access,
+/// as its processor does: a debugger that has the guest's memory mapped needs the guest's stage
+/// alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Debugger<T>(pub T);
 

@@ -37,7 +37,8 @@ pub enum Placed {
     New,
     /// It was mapped, with fewer rights or records.
     Added,
-    /// It was mapped like that already: somebody else was faster.
+    /// It was mapped like that already: somebody else was faster. If the fault was for a right that
+    /// the page does not grant, it is met again: tell the guest, instead of letting it try again.
     Already,
 }
 

@@ -16,8 +16,10 @@ pub struct MemorySlot {
     pub hva: u64,
     /// The guest may not write it.
     pub read_only: bool,
-    /// Stores are being logged, page by page: leaves are of the smallest size, and only a store
-    /// makes a page dirty.
+    /// Stores are being logged, page by page: leaves that are placed from now on are of the
+    /// smallest size, and only a store makes a page dirty. Larger leaves that are there already
+    /// stay until a fault replaces them, and are logged whole: so begin the log by
+    /// [`write_protect`](super::Stage2Tree::write_protect), also where hardware records.
     pub logged: bool,
 }
 
