@@ -1,7 +1,5 @@
 //! Unmapping: leaves are cleared, and tables that become empty leave the tree.
 
-use core::cell::Cell;
-
 use crate::address::Address;
 use crate::alike::EIGHT;
 use crate::allocator::{Contents, TableAllocator};
@@ -19,7 +17,6 @@ use crate::space::Mapping;
 use crate::state::UNKNOWN;
 use crate::table::PageTable;
 use crate::trail::Trail;
-use crate::tree_tables::layout;
 use crate::walk::{LeafOf, bounds};
 use crate::word::{Word, load_raw};
 
@@ -258,12 +255,7 @@ where
         let entries = node.entries(offset, end & !(size - 1));
         let run = self.words(node.entry::<F>(offset), entries)?;
         let owner = trail.locks.owner();
-        // The entries of tables that left: counted together.
-        let left = Cell::new(0);
-        let interrupted = OnPanic::new(|| {
-            self.entries.left(left.get());
-            self.interrupted(node, offset, entries, owner);
-        });
+        let interrupted = OnPanic::new(|| self.interrupted(node, offset, entries, owner));
         let (mut unmapped, mut gone, mut done, mut room) = (0, 0, 0, Ok(()));
         while let Some(memory) = run.get(done) {
             let here = offset + done as u64 * size;
@@ -290,7 +282,6 @@ where
                     if tables == 0 {
                         break;
                     }
-                    left.set(left.get() + ((tables as u64) << width));
                     unmapped += pages << (node.shift - width);
                     (gone, done) = (gone + tables as u32, done + tables);
                 }
@@ -298,7 +289,6 @@ where
             }
         }
         *at = offset + done as u64 * size;
-        self.entries.left(left.get());
         interrupted.disarm();
         trail.cut(1);
         if gone > 0 {
@@ -355,8 +345,7 @@ where
                 live => live,
             };
             slot.store(0);
-            state.left();
-            gather.retire(<Output<F> as Address>::new(table), layout::<F>(below), Contents::Stale);
+            self.retire(below, had.owner(), Contents::Stale, gather);
             had.left();
             pages += u64::from(live);
             tables += 1;

@@ -31,12 +31,7 @@ impl Entries {
 
     /// A table of `2^width` entries left it.
     pub(crate) fn fewer(&self, width: u8) {
-        self.left(1 << (width & 63));
-    }
-
-    /// Tables of `entries` entries together left it.
-    pub(crate) fn left(&self, entries: u64) {
-        self.count(&self.gone, entries);
+        self.count(&self.gone, 1 << (width & 63));
     }
 
     /// The allocator did not take a table back that was never linked.

@@ -187,18 +187,12 @@ impl TableState {
         }
     }
 
-    /// The table left the tree. Its owner says so.
-    #[inline]
-    pub(crate) fn left(&self) {
-        self.0.store(0, Ordering::Release);
-    }
-
     /// The table left the tree of `owner`, which has it. False, and nothing changed, if it has not.
     #[inline]
     pub(crate) fn leave(&self, owner: Owner) -> bool {
         let had = self.live_of(owner).is_some();
         if had {
-            self.left();
+            self.0.store(0, Ordering::Release);
         }
         had
     }
